@@ -10121,8 +10121,11 @@ PROG = "runmaker4.py"
 AddArgument = Callable[..., Any]        # the type of an argument group's add_argument()
 
 
-def runner_words(text: str) -> str:
-    """Check an option value (argparse type): a command that runs another, for example 'nice -n 19'."""
+def check_runner_command(text: str) -> str:
+    """Return an option value unchanged if it is a command that runs another, for example 'nice -n 19'.
+
+    Raises argparse.ArgumentTypeError.
+    """
     try:
         words = shlex.split(text)
     except ValueError:                      # an open quote
@@ -10139,17 +10142,19 @@ def runner_words(text: str) -> str:
 
 
 def ends_with_shell_option(words: Sequence[str]) -> bool:
-    """Return True if the words end with a shell and `-c`: then the shell takes the next word as its whole
-    command.
+    """Return True if the words end with a shell and `-c`: it would take the next word as its whole command.
+
+    True for 'ssh h sh -c', 'bash -ec' and 'sh -c -e'; False for 'sh -c command' and 'bash -e'.
     """
-    shells = [index for index, word in enumerate(words) if ANY_SHELL.fullmatch(os.path.basename(word))]
-    if not shells:
+    shell_indexes = [index for index, word in enumerate(words) if ANY_SHELL.fullmatch(os.path.basename(word))]
+    if not shell_indexes:               # for example 'su alice -c'
         return words[-1:] == ["-c"]
-    options = words[shells[-1] + 1:]
-    c_options = [option for option in options if re.fullmatch("-[a-zA-Z]*c[a-zA-Z]*", option)]
+    words_after_shell = words[shell_indexes[-1] + 1:]
+    c_options = [word for word in words_after_shell if re.fullmatch("-[a-zA-Z]*c[a-zA-Z]*", word)]
     if not c_options:
         return False
-    return c_options[-1] == options[-1] or all(option.startswith("-") for option in options)
+    has_only_options = all(word.startswith("-") for word in words_after_shell)
+    return c_options[-1] == words_after_shell[-1] or has_only_options
 
 
 def nonempty(text: str) -> str:
@@ -10165,11 +10170,11 @@ def default_outdir(path: str) -> str:
 
 
 def output_path(text: str) -> str:
-    """Check an option value (argparse type): a file to write, but no lock file of a job file.
+    """Return an option value unchanged if it can name an output file.  Raises argparse.ArgumentTypeError.
 
-    Every program refuses a lock file with contents, and its job file.
+    It must not be the lock file of a job file: every program refuses a lock file with contents.
     """
-    for path in nonempty(text), os.path.realpath(text):
+    for path in nonempty(text), os.path.realpath(text):         # also the target of a symbolic link
         if match := LOCK_FILE.fullmatch(os.path.basename(path)):
             raise argparse.ArgumentTypeError(
                 f"'{printable(text)}' is the lock file of {printable(match[1])} (give another name)"
@@ -10180,8 +10185,8 @@ def output_path(text: str) -> str:
 MAX_RETRY_DELAY_SECONDS = 3600.0
 
 
-def retry_delay(text: str) -> float | None:
-    """Convert an option value (argparse type): a duration of at most an hour."""
+def parse_retry_delay(text: str) -> float | None:
+    """Return the seconds of an option value such as '5m', at most an hour; None for 'none': no delay."""
     seconds = duration(text)
     if seconds and seconds > MAX_RETRY_DELAY_SECONDS:
         limit = human_time(MAX_RETRY_DELAY_SECONDS)
@@ -10231,9 +10236,9 @@ def add_running_options(add: AddArgument) -> None:
         metavar="N",
         help="run a failing job up to N more times, at once",
     )
-    add("--retry-delay", type=retry_delay, metavar="T",
+    add("--retry-delay", type=parse_retry_delay, metavar="T",
         help="... after T, 2T, 4T, ... (up to 1h); the slot waits")
-    add("--runner", type=runner_words, metavar="CMD",
+    add("--runner", type=check_runner_command, metavar="CMD",
         help="run `CMD /bin/sh -c JOB`: nice -n 19, ssh \"$SLAVE_IP\"")
     add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
     add(
@@ -10246,7 +10251,7 @@ def add_running_options(add: AddArgument) -> None:
 
 
 def add_limits(add: AddArgument) -> None:
-    """Add the options that limit the time of jobs."""
+    """Add the options that limit the time of jobs.  add: add_argument() of an argument group."""
     add("--timeout", type=duration, metavar="T", help="kill a job that runs longer (90, 90s, 5m, 2h, 1d): !")
     add(
         "--walltime",
@@ -10264,7 +10269,7 @@ def add_limits(add: AddArgument) -> None:
 
 
 def add_records(add: AddArgument) -> None:
-    """Add the options of runner and server for the files that they write besides the job file."""
+    """Add the options for log file, output directory and job log.  add: add_argument() of a group."""
     add("-l", "--logfile", type=output_path, metavar="FILE",
         help="the last lines of every job; shared by all hosts")
     add(
@@ -10427,20 +10432,12 @@ class Program:
                     *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
         """Open the outputs for -l, --outdir and --joblog, and make the executor that writes to them.
 
-        network: the inputs are on a network file system, which can stop answering.  presence_lock: ours; the
-        journal records its number.  inputs: the job file and the other files that are read.  Raises
-        UsageError.
+        Return log file, output directory and job log; None: its option was not given.  network: the inputs
+        are on a network file system, which can stop answering.  presence_lock: ours; the journal records its
+        number.  inputs: the job file and the other files that are read.  Raises UsageError.
         """
         options = self.options
-        output_paths = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
-        paths_and_uses = [(path, "read") for path in inputs]
-        paths_and_uses += [(path, "written by another option") for path in output_paths]
-        uses: dict[str, str] = {}
-        for path, use in paths_and_uses:
-            real_path = os.path.realpath(path)
-            if real_path in uses:
-                raise UsageError(f"{path}: is also {uses[real_path]} (give another name)")
-            uses[real_path] = use
+        self._check_paths_differ(inputs)
         record_paths = options.logfile, options.outdir, options.joblog
         self.executor = FileExecutor(
             network or any(find_mount(path).network for path in record_paths if path),
@@ -10448,6 +10445,7 @@ class Program:
             functools.partial(self.in_loop, self.say_without_label),
         )
         on_error = functools.partial(self.in_loop, self._on_error)
+        # gets the line number of each job whose output could not be written completely
         on_incomplete = functools.partial(self.in_loop, self.runner_stats.incomplete.add)
         logfile = outdir = joblog = None
         if options.logfile:
@@ -10458,8 +10456,40 @@ class Program:
             joblog = JobLog(options.joblog, self.executor, on_error)
         return logfile, outdir, joblog
 
+    def _check_paths_differ(self, inputs: Iterable[str]) -> None:
+        """Raise UsageError if an output file is an input as well, or the file of another output option."""
+        options = self.options
+        output_paths = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
+        paths_and_uses = [(path, "read") for path in inputs]
+        paths_and_uses += [(path, "written by another option") for path in output_paths]
+        uses: dict[str, str] = {}
+        for path, use in paths_and_uses:
+            real_path = os.path.realpath(path)
+            if real_path in uses:
+                raise UsageError(f"{path}: is also {uses[real_path]} (give another name)")
+            uses[real_path] = use
+
     def main(self) -> int:
-        """Go into the background with -d, and work.  Return the exit status.  Raises UsageError."""
+        """Do the work of this program, with -d in the background.  Return the exit status.
+
+        Raises UsageError.
+        """
+        has_pid_file = self._prepare_process()
+        try:
+            exit_status = run_loop(self._run())
+        finally:
+            if has_pid_file:
+                remove_pid_file(self.options.pidfile)
+        self._report_incomplete_records()
+        if self.executor.pending:           # a call to a file system that does not answer
+            exit_without_waiting(exit_status)
+        return exit_status
+
+    def _prepare_process(self) -> bool:
+        """Go into the background with -d, write the pid file and redirect stderr (--errors).
+
+        Return True if there is a pid file.  Raises UsageError.
+        """
         options = self.options
         errors_fd = pid_fd = ready_fd = None
         if options.errors:
@@ -10478,18 +10508,14 @@ class Program:
         if ready_fd is not None:
             detach(ready_fd)
         keep_descriptors_from_jobs()
-        try:
-            exit_status = run_loop(self._run())
-        finally:
-            if pid_fd is not None:
-                remove_pid_file(options.pidfile)
+        return pid_fd is not None
+
+    def _report_incomplete_records(self) -> None:
+        """Report files that lack records: after a signal the program exits before all are written."""
         for file in self.executor.files:
-            if file.kept:               # after a signal we exit before all records are written
+            if file.kept:
                 problem = "the file system does not answer" if self.executor.pending else file.obstacle
                 warn(f"{self.prog}: {file.path}: {problem} (the {file.kind} is incomplete)")
-        if self.executor.pending:
-            exit_without_waiting(exit_status)
-        return exit_status
 
     def _print_background_hint(self) -> None:
         """Report the process id of the background process, how to stop it, and where messages go."""
@@ -10518,7 +10544,7 @@ class Program:
             self.stderr = Writer(2, self.loop, self._on_stderr_broken, self.on_writer_relieved)
         self.signals = Signals(self.loop)
         self._is_loop_running = True
-        self.loop.set_exception_handler(self._on_exception)
+        self.loop.set_exception_handler(self._end_after_defect)
         try:
             return await self.work()
         finally:
@@ -10529,13 +10555,15 @@ class Program:
         """Do the work of this program.  Return the exit status."""
         raise NotImplementedError
 
-    def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Shut the program down after a defect: a callback or a task of spawn_task() raised an exception.
+    def _end_after_defect(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Report an exception that no code has handled (a defect of this program), and shut the program down.
 
-        Otherwise the program would go on without the failed task, for example without the search for jobs.
+        The event loop calls this.  Otherwise the program would go on without the failed task, for example
+        without the search for jobs.
         """
         error = context.get("exception")
-        if error is None or "never retrieved" in context["message"]:    # not an exception; or known
+        # the loop also reports what is no exception, and exceptions of futures that no code awaits any more
+        if error is None or "never retrieved" in context["message"]:
             return loop.default_exception_handler(context)
         import traceback
         self.defects += 1
@@ -10621,7 +10649,7 @@ class RunnerProgram(Program):
         """Check the options that runner and client share.  Raises UsageError."""
         super().__init__(prog, label, options)
         self.slot_file: SlotFile | None = None
-        self.slots = self._slot_names()
+        self.slots = self._read_slot_names()
         size = options.memory
         self.memory = Memory(size, "--memory") if size else available_memory()
         self.host = os.fsencode(options.name or os.uname().nodename)
@@ -10638,22 +10666,33 @@ class RunnerProgram(Program):
             raise UsageError("--plain prints to stdout, and -d has none (see --outdir)")
         options.quiet |= options.plain
 
-    def _slot_names(self) -> Sequence[str]:
-        """Return the names of the slots for -j or --slots.  Raises UsageError."""
+    def _read_slot_names(self) -> Sequence[str]:
+        """Return the names of the slots: '1', '2', ... for -j, or those of --slots.  Raises UsageError.
+
+        For --slots @FILE, open the file with the names, and store it as `slot_file`.
+        """
         count = self.options.jobs
         names = self.options.slots
         if not names:
-            return [str(slot + 1) for slot in range(1 if count is None else count or available_cpus())]
+            if count is None:                   # no -j
+                count = 1
+            elif count == 0:
+                count = available_cpus()
+            return [str(number) for number in range(1, count + 1)]
         if count is not None:
             raise UsageError("give only one of -j and --slots")
         if not names.startswith("@"):
             return [name.strip() for name in names.split(",")]
-        mount = check_mount(names[1:], self.options.single_host, self.say)
-        self.slot_file = SlotFile(names[1:], mount, lambda text: self.in_loop(self.say, text))
+        path = names[1:]
+        mount = check_mount(path, self.options.single_host, self.say)
+        self.slot_file = SlotFile(path, mount, lambda text: self.in_loop(self.say, text))
         return self.slot_file.names
 
     def find_wall_time(self) -> None:
-        """Find the end of our Slurm job if --walltime auto is given.  Raises UsageError."""
+        """With --walltime auto, store in the option when our Slurm job ends.  Raises UsageError.
+
+        If no time is left for jobs, report that.
+        """
         walltime = self.options.walltime
         if isinstance(walltime, SlurmLimit):
             walltime.read_environment(self.options.kill_after)
@@ -10741,7 +10780,7 @@ class RunnerProgram(Program):
             self.say("one at a time (-j0: as many as CPUs)")
 
     async def run_to_end(self, jobs: Jobs) -> int:
-        """Run the jobs and print everything.  Return the exit status."""
+        """Run the jobs, wait until their output and our messages are printed, and return the exit status."""
         runner = self.runner
         if self.stderr.terminal and not self.options.quiet:
             self._print_terminal_hint()
@@ -10753,15 +10792,18 @@ class RunnerProgram(Program):
         summary = await jobs.sync_and_summarize(runner)
         if self.executor.has_kept_records:      # after a signal they have not been flushed yet
             await runner.in_time(self.executor.flush())
-        await self.print_remaining(self.stdout, lambda: bool(runner.kill_signal))
+
+        def was_killed() -> bool:
+            return bool(runner.kill_signal)
+
+        await self.print_remaining(self.stdout, was_killed)
         seconds = self.loop.time() - runner.began
-        exit_status = self.runner_stats.exit_status(summary)
-        if runner.kill_signal:
-            exit_status = 128 + runner.kill_signal
+        exit_status = 128 + runner.kill_signal if was_killed() else self.runner_stats.exit_status(summary)
         if exit_status or not self.options.plain or summary is None or summary.counts.new:
-            reasons_command = why_command(self.options)
-            self.say(self.runner_stats.closing_line(summary, jobs.orphans, seconds, "-r", reasons_command))
-        await self.print_remaining(self.stderr, lambda: bool(runner.kill_signal))
+            self.say(self.runner_stats.closing_line(
+                summary, jobs.orphans, seconds, retry="-r", reasons_command=why_command(self.options)
+            ))
+        await self.print_remaining(self.stderr, was_killed)
         return exit_status
 
 
@@ -10803,9 +10845,12 @@ class App(RunnerProgram):
             self.say(f"job output goes to {outdir}/ (--outdir DIR: elsewhere)")
 
     def main(self) -> int:
-        """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status."""
+        """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status.
+
+        Program.main() goes into the background with -d, and calls work() in the event loop.
+        """
         options = self.options
-        self.find_wall_time()
+        self.find_wall_time()                   # when Slurm will kill us, for --walltime auto
         if options.dry_run:
             if os.path.lexists(self.path):      # with --follow the file need not exist yet
                 self._print_dry_run()
@@ -10833,23 +10878,24 @@ class App(RunnerProgram):
             raise UsageError(f"{self.path}: {error_text(error)}") from None
 
     def _make_cursor(self, say: Say) -> Cursor:
-        """Open the job file, and return the cursor that claims jobs from it."""
+        """Open the job file, and return the cursor that finds and claims jobs in it."""
         return Cursor(
             JobQueue(JobFile(self.path, say=say, mount=self._mount, presence_lock=self._presence_lock)),
             [self._consumer],
-            ordinals=bool(self.options.logfile),
+            ordinals=bool(self.options.logfile),        # number the jobs, for their places in the log file
             wait_for_file=self.options.follow,
-            unchecked=not self._is_checked,
+            unchecked=not self._is_checked,             # the file did not exist at the start
         )
 
     async def work(self) -> int:
-        """Run the jobs of the file.  Return the exit status."""
+        """Connect the job file, the outputs and a runner, and run the jobs.  Return the exit status."""
         say = functools.partial(self.in_loop, self.say)
         reader = JobReader(self.path, say=say, mount=self._mount)
         jobs = FileJobs(self._make_cursor(say), reader, self.executor, self._consumer)
-        logfile, outdir, joblog = self._record_sinks
-        console = self.console_sinks(reader, with_output=not logfile)
-        sinks: list[Sink] = [*console, *filter(None, (logfile, outdir, joblog))]
+        logfile_sink, outdir_sink, joblog_sink = self._record_sinks
+        # the log file gets the last lines of each job, so the console need not print them
+        console = self.console_sinks(reader, with_output=not logfile_sink)
+        sinks: list[Sink] = [*console, *filter(None, (logfile_sink, outdir_sink, joblog_sink))]
         self.make_runner(jobs, sinks, self.executor)
         return await self.run_to_end(jobs)
 
@@ -11006,10 +11052,10 @@ class Message:
         return value
 
     def text(self, name: str, max_length: int = MAX_FRAME_BYTES) -> str:
-        """Return a text field that to_bytes() can convert."""
+        """Return a text field; raise WireError if it cannot be encoded as UTF-8, or is too long."""
         value = self._string(name, max_length)
         if not value.isascii():
-            to_bytes(value)
+            to_bytes(value)                     # only a check: raises WireError
         return value
 
     def data(self, name: str) -> bytes:
@@ -11061,9 +11107,10 @@ class Message:
         return value
 
     def state(self, name: str) -> bytes:
-        """Return a field that is the state of a line, one printable byte.  Raises WireError."""
+        """Return a field that is the state of a line: one printable byte.  # and / would begin comments."""
         value = self.data(name)
-        if len(value) != 1 or value in b"#/" or not b"!" <= value <= b"~":
+        is_comment = value in b"#/"
+        if len(value) != 1 or is_comment or not b"!" <= value <= b"~":
             raise WireError(f"{name}: no state")
         return value
 
@@ -11192,8 +11239,8 @@ class Channel:
         self._context = context
         self._state = state
         self.error = WireError()                    # why the state is BROKEN
-        self._nonce = secrets.token_hex(16)         # our challenge
-        self._nonces = ""                           # both challenges, the server's first
+        self._own_nonce = secrets.token_hex(16)     # our challenge: random, new for each connection
+        self._both_nonces = ""                      # both challenges, the server's first
         self._certificate_and_file = ""             # D + F from step 3 on
         self._encryption = ClearText()
         self._buffer = bytearray()                  # received bytes, decrypted, without a complete frame
@@ -11206,7 +11253,7 @@ class Channel:
         return self._state is State.OPEN
 
     def outgoing(self) -> bytes:
-        """Remove and return the bytes to send."""
+        """Return the bytes to send, and forget them."""
         data = self._clear_text + self._encryption.encrypt(b"".join(self._frames))
         self._clear_text = b""
         self._frames.clear()
@@ -11230,7 +11277,7 @@ class Channel:
         try:
             self._buffer += self._encryption.decrypt(data)
             while self._state is not State.OPEN:
-                if not self._take_step():
+                if not self._take_handshake_step():
                     return messages
             while message := self._next_message(MAX_FRAME_BYTES):
                 messages.append(message.fields)
@@ -11241,12 +11288,11 @@ class Channel:
             raise
         return messages
 
-    def _take_step(self) -> bool:
-        """Handle the next message of the handshake.  Return False if it is incomplete.  Raises WireError."""
+    def _take_handshake_step(self) -> bool:
+        """Handle the next message of the handshake.  Return False if it has not come.  Raises WireError."""
         handle_message, next_state = self.STEPS[self._state]
         if self._state is State.TLS:
-            certificate_hash = self._encryption.certificate_hash()
-            message = certificate_hash and Message({"certificate": certificate_hash})
+            message = self._certificate_message()
         else:
             message = self._next_message(MAX_EARLY_FRAME_BYTES)
         if not message:
@@ -11254,6 +11300,14 @@ class Channel:
         handle_message(self, message)
         self._state = next_state
         return True
+
+    def _certificate_message(self) -> Message | None:
+        """Return a message, made here, with the hash of the other end's certificate; None: not known yet.
+
+        The other end sends no message for the step in which OpenSSL starts TLS.
+        """
+        certificate_hash = self._encryption.certificate_hash()
+        return Message({"certificate": certificate_hash}) if certificate_hash else None
 
     def _next_message(self, max_bytes: int) -> Message | None:
         """Remove and return the next message; None: incomplete.  max_bytes: of its JSON. Raises WireError."""
@@ -11273,7 +11327,7 @@ class Channel:
         """Add a frame to outgoing()."""
         self._frames += (self.LENGTH_PREFIX.pack(len(body)), body)
 
-    def _add_step(self, **fields: object) -> None:
+    def _add_handshake_message(self, **fields: object) -> None:
         """Add a message of the handshake to outgoing()."""
         self._add_frame(encode(fields))
 
@@ -11285,7 +11339,7 @@ class Channel:
 
     def _proof(self, label: str) -> str:
         """Return H(label); see the top of this section."""
-        text = f"runmaker4 {WIRE_VERSION} {label}\n{self._nonces}{self._certificate_and_file}"
+        text = f"runmaker4 {WIRE_VERSION} {label}\n{self._both_nonces}{self._certificate_and_file}"
         return hmac.digest(self._token, text.encode("ascii"), "sha256").hex()
 
     def _is_proved(self, message: Message, label: str) -> bool:
@@ -11307,35 +11361,38 @@ class ServerChannel(Channel):
     def __init__(self, token: str, credentials: Credentials) -> None:
         super().__init__(token, credentials.context, State.KNOCK)
         self._credentials = credentials
-        self._add_step(runmaker4=WIRE_VERSION, nonce=self._nonce)
+        self._add_handshake_message(runmaker4=WIRE_VERSION, nonce=self._own_nonce)
 
-    def _take_knock(self, message: Message) -> None:
-        """Handle step 2: start TLS for a client that knows the token.  Raises WireError."""
+    def _answer_client(self, message: Message) -> None:
+        """Check the client's answer to our challenge; then send our proof, and start TLS (steps 2 and 3).
+
+        Raises WireError if the client does not know the token, or has another version.
+        """
         if message.integer("runmaker4") != WIRE_VERSION:
             self._refuse("version")
-        self._nonces = self._nonce + message.hexadecimal("nonce")
+        self._both_nonces = self._own_nonce + message.hexadecimal("nonce")
         if not self._is_proved(message, "client"):
             self._refuse("token")
-        certificate = self._credentials.certificate
+        certificate_hash = self._credentials.certificate
         file_id = self._credentials.file_id
-        self._certificate_and_file = certificate + file_id
-        self._add_step(certificate=certificate, file=file_id, proof=self._proof("server"))
+        self._certificate_and_file = certificate_hash + file_id         # part of each proof from now on
+        self._add_handshake_message(certificate=certificate_hash, file=file_id, proof=self._proof("server"))
         self._start_tls(server_side=True)
 
     def _refuse(self, cause: str) -> NoReturn:
         """Send the cause to the client, and raise Refused."""
-        self._add_step(error=cause)
+        self._add_handshake_message(error=cause)
         self._clear_text = self.outgoing()
         raise RefusedError(self.REFUSALS[cause])
 
-    def _take_confirmation(self, message: Message) -> None:
-        """Handle step 5: make sure that TLS ends at the client.  Raises WireError."""
+    def _check_confirmation(self, message: Message) -> None:
+        """Make sure that TLS ends at the client, not at a man in the middle (step 5).  Raises WireError."""
         if not self._is_proved(message, "confirmed"):
             raise WireError("TLS does not end at a client that knows the token")
 
     STEPS = {
-        State.KNOCK: (_take_knock, State.CONFIRMATION),
-        State.CONFIRMATION: (_take_confirmation, State.OPEN),
+        State.KNOCK: (_answer_client, State.CONFIRMATION),
+        State.CONFIRMATION: (_check_confirmation, State.OPEN),
     }
 
 
@@ -11346,37 +11403,49 @@ class ClientChannel(Channel):
         """required_file_id: the id of the file that the server must have; '': any file."""
         super().__init__(token, context, State.GREETING)
         self._required_file_id = required_file_id
-        self._certificate = ""                      # D
+        self._certificate_hash = ""                 # D
         self.file_id = ""                           # F
 
-    def _take_greeting(self, message: Message) -> None:
-        """Handle step 1: answer the server's challenge.  Raises WireError."""
+    def _answer_challenge(self, message: Message) -> None:
+        """Answer the server's challenge with a proof that we know the token, and challenge the server.
+
+        message: step 1 of the handshake, with the server's version and challenge.  Raises WireError.
+        """
         self._check_refusal(message)
-        version = message.integer("runmaker4")
+        version = message.integer("runmaker4")          # of the protocol
         if version != WIRE_VERSION:
             raise RefusedError(f"another version of the protocol ({version}, here it is {WIRE_VERSION})")
-        self._nonces = message.hexadecimal("nonce") + self._nonce
-        self._add_step(runmaker4=WIRE_VERSION, nonce=self._nonce, proof=self._proof("client"))
+        self._both_nonces = message.hexadecimal("nonce") + self._own_nonce
+        self._add_handshake_message(
+            runmaker4=WIRE_VERSION, nonce=self._own_nonce, proof=self._proof("client")
+        )
 
-    def _take_credentials(self, message: Message) -> None:
-        """Handle step 3: start TLS if the server knows the token and has the file.  Raises WireError."""
+    def _check_server_and_start_tls(self, message: Message) -> None:
+        """Start TLS if the server has proved that it knows the token, and if it serves the required file.
+
+        message: step 3 of the handshake, the server's answer to our challenge.  Raises WireError.
+        """
         self._check_refusal(message)
-        certificate = message.hexadecimal("certificate", 64)
+        certificate_hash = message.hexadecimal("certificate", 64)
         file_id = message.hexadecimal("file")
-        self._certificate_and_file = certificate + file_id
+        self._certificate_and_file = certificate_hash + file_id         # part of the proof
         if not self._is_proved(message, "server"):
             raise RefusedError(self.REFUSALS["token"])
-        if self._required_file_id not in ("", file_id):
+        accepts_any_file = self._required_file_id == ""
+        if not accepts_any_file and file_id != self._required_file_id:
             raise OtherFileError("another file is served")
-        self._certificate = certificate
+        self._certificate_hash = certificate_hash
         self.file_id = file_id
         self._start_tls(server_side=False)
 
-    def _take_certificate(self, message: Message) -> None:
-        """Handle step 4, and confirm it: TLS must end at the server.  Raises WireError."""
-        if message.hexadecimal("certificate", 64) != self._certificate:
+    def _check_certificate(self, message: Message) -> None:
+        """Make sure that TLS ends at the server (step 4), and prove to it that TLS ends here (step 5).
+
+        Raises WireError.
+        """
+        if message.hexadecimal("certificate", 64) != self._certificate_hash:
             raise WireError("TLS does not end at the server")
-        self._add_step(proof=self._proof("confirmed"))
+        self._add_handshake_message(proof=self._proof("confirmed"))
 
     def _check_refusal(self, message: Message) -> None:
         """Raise Refused if the server has sent an error."""
@@ -11384,9 +11453,9 @@ class ClientChannel(Channel):
             raise RefusedError(self.REFUSALS.get(message.text("error", 64), "refused"))
 
     STEPS = {
-        State.GREETING: (_take_greeting, State.CREDENTIALS),
-        State.CREDENTIALS: (_take_credentials, State.TLS),
-        State.TLS: (_take_certificate, State.OPEN),
+        State.GREETING: (_answer_challenge, State.CREDENTIALS),
+        State.CREDENTIALS: (_check_server_and_start_tls, State.TLS),
+        State.TLS: (_check_certificate, State.OPEN),
     }
 
 

@@ -327,9 +327,9 @@ class RunnerThatRunsNothing(RefusalCase):
     def test_in_whatever_form_and_others_are_not(self) -> None:
         for runner in self.NO:
             with self.subTest(runner=runner), self.assertRaises(argparse.ArgumentTypeError):
-                runmaker4.runner_words(runner)
+                runmaker4.check_runner_command(runner)
         for runner in self.YES:
-            self.assertEqual(runmaker4.runner_words(runner), runner)
+            self.assertEqual(runmaker4.check_runner_command(runner), runner)
 
 
 if __name__ == "__main__":
