@@ -10799,7 +10799,8 @@ class RunnerProgram(Program):
         await self.print_remaining(self.stdout, was_killed)
         seconds = self.loop.time() - runner.began
         exit_status = 128 + runner.kill_signal if was_killed() else self.runner_stats.exit_status(summary)
-        if exit_status or not self.options.plain or summary is None or summary.counts.new:
+        is_all_done = not exit_status and summary is not None and not summary.counts.new
+        if not self.options.plain or not is_all_done:
             self.say(self.runner_stats.closing_line(
                 summary, jobs.orphans, seconds, retry="-r", reasons_command=why_command(self.options)
             ))
