@@ -133,10 +133,7 @@ from typing import (
 
 
 def when_used(name: str) -> Any:
-    """Return a module that Python loads only when an attribute of it is used.
-
-    See the documentation of importlib.util.LazyLoader.
-    """
+    """Import a module lazily: Python loads it when an attribute of it is first used (LazyLoader)."""
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.find_spec(name)
@@ -217,9 +214,9 @@ def printable(text: str) -> str:
 
 
 def text_of(data: bytes) -> str:
-    """Decode bytes for a message, without characters that could control a terminal (printable()).
+    """Decode bytes for a message, with '?' for each character that could control a terminal.
 
-    Bytes that are not UTF-8 become the same bytes again when the text is written, except those of C1.
+    Bytes that are not UTF-8 become the same bytes again when the text is written, except 0x80 to 0x9f.
     """
     return printable(os.fsdecode(data))
 
@@ -931,13 +928,13 @@ def find_mount(path: str) -> Mount:
                 point = unescaped(line.split(" ")[4])
                 # The longest mount point counts, and of mounts on the same one the last
                 if len(point) >= len(mount.point) and path.startswith(point.rstrip("/") + "/"):
-                    mount = described_mount(line)
+                    mount = parse_mount(line)
     except OSError:
         pass                            # not Linux, or no current directory: no mount will be refused
     return mount
 
 
-def described_mount(line: str) -> Mount:
+def parse_mount(line: str) -> Mount:
     """Parse a line of /proc/self/mountinfo, such as '36 35 98:0 / /mnt rw,noatime - ext4 /dev/sda rw'."""
     mount, _, system = line.rstrip("\n").partition(" - ")
     point, options = mount.split(" ")[4:6]
@@ -1026,26 +1023,36 @@ class Opened:
 
 
 class Reading(enum.Enum):
-    """The way in which a Reader reads."""
+    """The way in which a Reader avoids data that this host's page cache has kept for too long."""
     CACHED = "with pread(2): this host alone uses the file"
     DIRECT = "with O_DIRECT"
     DROPPED = "with pread(2), after asking the kernel to drop the pages: the file system refuses O_DIRECT"
 
 
 class Reader(Opened):
-    """An open file; reads return the current contents."""
+    """An open file; reads return the current contents.
+
+    On a network file system this host's page cache can be old, so they bypass it, or drop it first.
+    """
 
     def __init__(self, fd: int | None, network: bool = False) -> None:
-        """Read from `fd`, on a network file system one from open_direct(); None: the reader is closed."""
+        """Read from `fd`, and own it; None: the reader is closed.
+
+        network: the file is on a network file system, so `fd` comes from open_direct().
+        """
         self._fd = fd
-        self.how = Reading.CACHED
+        self.reading_mode = Reading.CACHED
         if network:
             direct = fcntl.fcntl(self.fd, fcntl.F_GETFL) & os.O_DIRECT
-            self.how = Reading.DIRECT if direct else Reading.DROPPED
+            self.reading_mode = Reading.DIRECT if direct else Reading.DROPPED
 
     @classmethod
     def of(cls, fd: int, network: bool) -> Reader:
-        """Return a reader with its own descriptor of an open file."""
+        """Return a reader with its own descriptor of the file that is open as `fd`.
+
+        On a network file system open the file again, with O_DIRECT if possible: reads through `fd` can come
+        from this host's page cache.
+        """
         if not network:
             return cls(os.dup(fd))
         return cls(open_direct(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC, network), network)
@@ -1069,28 +1076,39 @@ class Reader(Opened):
             os.close(fd)
 
     def reopen(self) -> None:
-        """Replace the descriptor by one with a new open file description of the same file."""
+        """Open the same file again, in place of the old descriptor.
+
+        For the new open file description, a FUSE daemon has no cached data.
+        """
         flags = os.O_RDONLY | os.O_CLOEXEC
-        if self.how is Reading.DIRECT:
+        if self.reading_mode is Reading.DIRECT:
             flags |= os.O_DIRECT
         old_fd = self.fd
         self._fd = os.open(f"/proc/self/fd/{old_fd}", flags)
         os.close(old_fd)
 
     def pread(self, size: int, offset: int) -> bytes:
-        """Return `size` bytes from an offset on; fewer only at the end of the file."""
-        if self.how is Reading.DIRECT:
+        """Return `size` bytes from an offset on; fewer only at the end of the file.
+
+        On a network file system bypass the page cache with O_DIRECT.  If the file system refuses that, ask
+        the kernel to drop the file's cached pages before this read and each later one.
+        """
+        if self.reading_mode is Reading.DIRECT:
             try:
                 return self._read_blocks(size, offset)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-            flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
-            fcntl.fcntl(self.fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
-            self.how = Reading.DROPPED
-        if self.how is Reading.DROPPED:
+            self._stop_direct_reading()
+        if self.reading_mode is Reading.DROPPED:
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         return os.pread(self.fd, size, offset)
+
+    def _stop_direct_reading(self) -> None:
+        """Clear O_DIRECT on the descriptor, because the file system has refused a read with it."""
+        flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
+        fcntl.fcntl(self.fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+        self.reading_mode = Reading.DROPPED
 
     def _read_blocks(self, size: int, offset: int) -> bytes:
         """Do pread() with O_DIRECT: read the blocks that contain these bytes, into page-aligned memory."""
@@ -1186,10 +1204,10 @@ def lost_locks(fd: int, offsets: Iterable[int], mount: Mount) -> set[int]:
         os.close(second_fd)
 
 
-def inode_of(fd: int) -> list[bytes]:
-    """Return the two lines of proc_pid_fdinfo(5) with the mount id and inode of a file; [] before Linux 5.14.
+def file_identity_lines(fd: int) -> list[bytes]:
+    """Return two lines of /proc/self/fdinfo that identify an open file: its mount id and inode number.
 
-    fstat(2) would ask an NFS server after each lock; reading /proc does not.
+    fstat(2) would ask an NFS server after each lock; reading /proc does not.  []: Linux is older than 5.14.
     """
     with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
         identity = [line for line in lines if line.startswith((b"mnt_id:", b"ino:"))]
@@ -1207,10 +1225,10 @@ def path_names_fd(path: str, fd: int) -> bool:
 
 def are_same(fd: int, other_fd: int) -> bool:
     """Return True if two descriptors are of one file.  Before Linux 5.14 it asks an NFS server."""
-    inode = inode_of(fd)
-    if not inode:
+    identity = file_identity_lines(fd)
+    if not identity:
         return os.path.sameopenfile(fd, other_fd)
-    return inode == inode_of(other_fd)
+    return identity == file_identity_lines(other_fd)
 
 
 def mount_error(mount: Mount) -> str:
@@ -1313,18 +1331,19 @@ class Scan:
     """One walk through a job file, in chunks, from one line in a wanted state to the next.
 
     It adds a newline before the file, so that every line begins with a newline.  The lines between wanted
-    lines are searched and counted, never parsed.  It holds one chunk of the file.  Chunks are small at first
-    and after each refresh(), so that the next line comes from a fresh read; then they grow to 1 MiB.
+    lines are searched and counted, never parsed.  The buffer holds one chunk of the file.  Chunks are small
+    at first and after each refresh(), so that the next line comes from a fresh read; then they grow to 1 MiB.
     """
-    SMALL = 4096                # bytes of the first chunk
-    LARGE = 1 << 20             # bytes up to which chunks grow
+    MIN_CHUNK_SIZE = 4096                # bytes of the first chunk
+    MAX_CHUNK_SIZE = 1 << 20             # bytes up to which chunks grow
 
     def __init__(self, file: Reader, start: int, states: bytes | None = None, *,
                  counted: Counter[bytes] | None = None, check_numbers: bool = False, directives: bool = False,
                  end_offset: float = math.inf) -> None:
         """Start at the offset `start`, where a line begins.  states: the wanted states; None: all of them.
 
-        counted: gets the number of job lines in each state; lines get ordinals from it.
+        counted: gets the number of job lines in each state, also of lines that are not wanted; the sum gives
+        lines their ordinals.
         check_numbers: raise FileChangedError if the scan finds that line numbers are wrong.
         directives: also find directives.
         end_offset: lines after this offset are not wanted, but can be found.
@@ -1332,30 +1351,32 @@ class Scan:
         self.file = file
         self._checks_numbers = check_numbers
         self._end_offset = end_offset
-        self.pattern = wanted_lines(states, directives)
-        self._running_pattern = wanted_lines(RUNNING, directives)
+        self.pattern = wanted_lines_pattern(states, directives)
+        self._running_pattern = wanted_lines_pattern(RUNNING, directives)
         self.overlap = 64 if directives else 2      # bytes at the end of a chunk that can begin a match
         self._buffer = b"\n"
-        self._base = start - 1  # the offset of buffer[0] in the file
-        self._position = 0      # of the buffer; all before it is searched, and its lines are counted
-        self.lines = 0          # the number of lines that begin before this position
+        self._buffer_offset = start - 1  # the offset of buffer[0] in the file
+        self._position = 0      # an index of the buffer; all before it is searched, and its lines are counted
+        self.line_number = 0    # of the last line that begins at this position or before it; 0: none does
         self.counted = counted
-        self.size = self.SMALL
-        self.last: Line | None = None
-        self._find_again = False        # next() must find the last line again
+        self.chunk_size = self.MIN_CHUNK_SIZE      # bytes to read next
+        self.last: Line | None = None           # the line that next() returned last
+        self._must_repeat_line = False          # next() must return the last line again
         # raise Paused after the first chunk past this time (monotonic)
         self.pause_at = math.inf
 
     def next(self, only_running: bool = False) -> Line | None:
         """Return the next wanted line; None at the end of the file.  If the file grows, there can be another.
 
-        only_running: find only running jobs, and directives if wanted.  Raises FileChangedError, Paused.
+        only_running: find running jobs instead of the wanted states; directives remain wanted if they were.
+        Raises FileChangedError if line numbers are wrong, Paused after the time `pause_at`.
         """
         pattern = self._running_pattern if only_running else self.pattern
         while True:
             match = pattern.search(self._buffer, self._position)
             if match:
-                return self._take_line(match.start() + 1)
+                state_index = match.start() + 1         # a match begins with the newline before the line
+                return self._take_line(state_index)
             if not self._read_chunk():
                 return None
 
@@ -1365,44 +1386,56 @@ class Scan:
     @property
     def end(self) -> int:
         """Return the offset up to which the file was read: the file size, after next() returned None."""
-        return self._base + len(self._buffer)
+        return self._buffer_offset + len(self._buffer)
 
     def find_again(self, line: Line) -> None:
-        """Make next() find the last line, a directive, once more."""
-        self.lines -= 1
-        self._find_again = True
+        """Make next() return the last line, a directive, once more."""
+        self.line_number -= 1
+        self._must_repeat_line = True
         self.refresh(line)
 
     def seek_back(self, line: Line) -> bool:
-        """Go back to a job line, so that next() finds it again, with its current state.
+        """Go back to a job line above or at the position, so that next() reads and returns it again.
 
-        Return False if its text is not at its offset any more.
+        Return False if its text is not at its offset any more, because an edit has moved it.  From then on
+        `counted` is right only as a sum: the ordinal of a line is the number of job lines up to it.
         """
         self.last = line
-        self.lines = line.number - 1
-        self._find_again = True
+        lines_above = line.number - 1
+        self.line_number = lines_above
+        self._must_repeat_line = True
         if self.counted is not None:
             self.counted.clear()
-            self.counted[NEW] = line.ordinal - 1        # only the sum is used from here on, for ordinals
+            jobs_above = line.ordinal - 1
+            self.counted[NEW] = jobs_above              # in any state: only the sum is used
         return self.refresh(line)
 
-    def refresh(self, last: Line, data: bytes | None = None) -> bool:
+    def refresh(self, last_line: Line, data: bytes | None = None) -> bool:
         """Replace the buffer by a fresh read that begins at the last line; return True if that is unmoved.
 
         So next() does not find lines as they were a while ago.  The line is unmoved if its text, in any
         state, is still at its offset.  data: the file from that offset on, if the caller has just read it.
         """
-        self.size = self.SMALL
+        self.chunk_size = self.MIN_CHUNK_SIZE
         if data is None:
-            data = self.file.pread(self.size, last.offset)
-        self._buffer = b"\n" + data             # newline, state, text: the text begins at index 2
-        self._base = last.offset - 1
-        self._position = 0 if self._find_again else 1       # find this line once more, or go on below it
-        text = last.text[:self.SMALL - 1]
-        text_end = 2 + len(text)
+            data = self.file.pread(self.chunk_size, last_line.offset)
+        self._buffer = b"\n" + data
+        self._buffer_offset = last_line.offset - 1
+        # next() searches from here: at 0 it finds the last line once more, at 1 it goes on below that line
+        self._position = 0 if self._must_repeat_line else 1
+        return self._begins_with(last_line)
+
+    def _begins_with(self, line: Line) -> bool:
+        """Return True if the buffer begins with the text of this line, after a newline and any state.
+
+        Compare only as much of a long line as the smallest chunk has.
+        """
+        text_index = 2                          # after the newline and the state
+        text = line.text[:self.MIN_CHUNK_SIZE - 1]
+        text_end = text_index + len(text)
         next_byte = self._buffer[text_end:text_end + 1]
-        is_cut = len(text) < len(last.text)
-        return self._buffer.startswith(text, 2) and (is_cut or next_byte in (b"\n", b""))
+        is_cut = len(text) < len(line.text)
+        return self._buffer.startswith(text, text_index) and (is_cut or next_byte in (b"\n", b""))
 
     def _take_line(self, state_index: int) -> Line:
         """Return the line whose state is at buffer[state_index], and move the position to it.
@@ -1413,39 +1446,55 @@ class Scan:
         if newline < 0:
             self._drop_buffer_to(state_index - 1)
             state_index = 1                     # after the newline that precedes the line
-        while newline < 0:
-            length = len(self._buffer)
-            self._buffer += self.file.pread(max(self.size, length), self._base + length)
-            if len(self._buffer) == length:
-                break
-            newline = self._buffer.find(b"\n", length)
+            newline = self._read_to_newline()
         self._count_lines_to(state_index)
-        self._find_again = False
-        stop = newline if newline >= 0 else len(self._buffer)
+        self._must_repeat_line = False
+        is_complete = newline >= 0
+        line_end = newline if is_complete else len(self._buffer)
         ordinal = sum(self.counted.values()) if self.counted else 0
         # A line that only looks like a directive can begin with a blank
         state = self._buffer[state_index:state_index + 1].strip(b" \t") or DIRECTIVE
-        text = self._buffer[state_index + 1:stop]
-        self.last = Line(self.lines, ordinal, self._base + state_index, state, text, newline >= 0)
+        text = self._buffer[state_index + 1:line_end]
+        offset = self._buffer_offset + state_index
+        self.last = Line(self.line_number, ordinal, offset, state, text, is_complete)
         return self.last
 
+    def _read_to_newline(self) -> int:
+        """Add chunks to the buffer until one has a newline, and return its index; -1 at the end of the file.
+        """
+        newline = -1
+        while newline < 0:
+            length = len(self._buffer)
+            self._buffer += self.file.pread(max(self.chunk_size, length), self._buffer_offset + length)
+            if len(self._buffer) == length:
+                break
+            newline = self._buffer.find(b"\n", length)
+        return newline
+
     def _count_lines_to(self, stop: int) -> None:
-        """Count the lines that begin in the buffer before `stop`, and move the position there."""
-        self.lines += self._buffer.count(b"\n", self._position, stop)
+        """Move the position to buffer[stop], and add the lines that begin on the way to the line number.
+
+        `counted`, if there is one, gets the number of job lines among them in each state.
+        """
+        self.line_number += self._buffer.count(b"\n", self._position, stop)
         if self.counted is not None:
+            # The last newline can be at stop - 1; two more bytes, state and blank, show if a job follows it
             self.counted.update(JOB_LINE.findall(self._buffer, self._position, stop + 2))
         self._position = stop
 
     def _read_chunk(self) -> bool:
-        """Read the next chunk of the file; return False at the end of the file.
+        """Add the next chunk of the file to the buffer, after dropping what was searched.
 
-        Raises FileChangedError, and Paused if the time is over.
+        Return False at the end of the file.  Raises FileChangedError if line numbers are wrong.  Raises
+        Paused, if the time `pause_at` is over, only when the chunk is in the buffer, so that next() can
+        continue with it.
         """
+        # A match can begin in one chunk and end in the next, so the last bytes stay
         self._drop_buffer_to(max(self._position, len(self._buffer) - self.overlap))
-        offset = self._base + len(self._buffer)
-        data = self.file.pread(self.size, offset) if offset < self._end_offset else b""
+        offset = self._buffer_offset + len(self._buffer)
+        data = self.file.pread(self.chunk_size, offset) if offset < self._end_offset else b""
         self._buffer += data
-        self.size = min(2 * self.size, self.LARGE)
+        self.chunk_size = min(2 * self.chunk_size, self.MAX_CHUNK_SIZE)
         if data and time.monotonic() > self.pause_at:
             raise Paused
         return bool(data)
@@ -1462,13 +1511,16 @@ class Scan:
                 raise FileChangedError
         self._count_lines_to(stop)
         self._buffer = self._buffer[stop:]
-        self._base += stop
+        self._buffer_offset += stop
         self._position = 0
 
 
 @functools.cache
-def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
-    """Return the expression that finds job lines in these states (None: all), and directives if wanted."""
+def wanted_lines_pattern(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
+    """Return a regular expression that finds lines by their first two bytes, after the preceding newline.
+
+    It finds job lines in these states (None: all), and directives if wanted.
+    """
     beginnings = []
     if states is None:
         beginnings.append(rb"[^#/ \t\n][ \t]")
@@ -1480,25 +1532,42 @@ def wanted_lines(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
 
 
 def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
-    """Yield the job lines with one of these commands, in any state, from the offset `start` on."""
-    texts = {command + ending for command in commands for ending in (b"", b"\r")}
+    """Yield the job lines with one of these commands, in any state, from the offset `start` on.
+
+    A line begins at `start`, and has number 1.
+    """
+    if not commands:
+        return
+    # a carriage return at the end of a line does not belong to the command
+    command_forms = {command + ending for command in commands for ending in (b"", b"\r")}
     number = 0
     offset = start
-    incomplete = b""
-    size = Scan.SMALL
-    data = b"\n"
-    while texts and data:
-        data = file.pread(max(size, len(incomplete)), offset + len(incomplete))
-        size = min(2 * size, Scan.LARGE)
-        *lines, incomplete = (incomplete + data).split(b"\n")
-        for text in lines if data else [incomplete]:              # the last line can lack a newline
+    for lines, are_complete in read_lines(file, start):
+        for whole_line in lines:
             number += 1
-            # Looking up the text after the state is faster than parsing each line
-            if text[2:] in texts and JOB_LINE.match(b"\n" + text):
-                line = Line(number, 0, offset, text[:1], text[1:], bool(data))
+            # A job line is a state, a blank and the command.  A look-up is faster than parsing each line.
+            if whole_line[2:] in command_forms and JOB_LINE.match(b"\n" + whole_line):
+                state, text = whole_line[:1], whole_line[1:]
+                line = Line(number, 0, offset, state, text, are_complete)       # 0: jobs are not counted
                 if line.command in commands:
                     yield line
-            offset += len(text) + 1
+            offset += len(whole_line) + 1
+
+
+def read_lines(file: Reader, start: int) -> Iterator[tuple[list[bytes], bool]]:
+    """Yield the lines from the offset `start` on, without newlines, in lists of many, each list with True.
+
+    The last list has False: its only line is the end of the file after the last newline, mostly b''.
+    """
+    offset = start
+    incomplete = b""
+    size = Scan.MIN_CHUNK_SIZE
+    while data := file.pread(max(size, len(incomplete)), offset):
+        offset += len(data)
+        size = min(2 * size, Scan.MAX_CHUNK_SIZE)
+        *lines, incomplete = (incomplete + data).split(b"\n")
+        yield lines, True
+    yield [incomplete], False
 
 
 def count_lines(file: Reader, start: int, stop: float, state: bytes, command: bytes, limit: int) -> int:
@@ -1543,9 +1612,9 @@ def is_utf16(head: bytes) -> bool:
 
 
 def first_line(file: Reader) -> int:
-    """Return the offset of a job file's first line: 3 after a UTF-8 byte-order mark, otherwise 0.
+    """Return the offset at which the first line begins: 3 after a UTF-8 byte-order mark, otherwise 0.
 
-    Raises OSError for UTF-16.
+    Raises OSError if the file is UTF-16.
     """
     head = file.pread(BLOCK, 0)
     if is_utf16(head):
@@ -1553,10 +1622,10 @@ def first_line(file: Reader) -> int:
     return 3 if head.startswith(UTF8_MARK) else 0
 
 
-def without_links(path: str) -> str:
+def resolve_directories(path: str) -> str:
     """Resolve the symbolic links among the directories of a path, but not one at its end.
 
-    The file and the lock file must remain in the same directory, even if a link changes while we run.
+    So the file and its lock file remain in the same directory, even if a link changes while we run.
     """
     folder, name = os.path.split(path)
     real = os.path.realpath(folder or ".")
@@ -1576,9 +1645,10 @@ def lstat_no_link(path: str) -> os.stat_result:
 
 
 def open_job_file(path: str, flags: int) -> int:
-    """Open a regular file that is not UTF-16, and return the descriptor.
+    """Open a job file with these flags of os.open(), and return the descriptor.
 
-    Raises UsageError with a hint, for example 'FILE: no such file (make it, ...)'.
+    Raises UsageError, with a remedy if there is one, unless the path names a regular file that is not UTF-16,
+    not through a symbolic link: for example 'FILE: no such file (make it, ...)'.
     """
     try:
         mode = lstat_no_link(path).st_mode
@@ -1587,20 +1657,25 @@ def open_job_file(path: str, flags: int) -> int:
             raise UsageError(f"{path}: is {kind} (expected a job file)")
         fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            first_line(Reader(fd))
+            first_line(Reader(fd))              # raises OSError for UTF-16
         except OSError:
             os.close(fd)
             raise
         return fd
     except OSError as error:
-        rights = "readable and writable" if flags & os.O_RDWR else "readable"
-        hints = {
-            errno.ENOENT: " (make it, with a line '. COMMAND' for each job)",
-            errno.EACCES: f" (it must be {rights})",
-            errno.EROFS: " (jobs are claimed by writing to it)",
-        }
-        hint = hints.get(error.errno or 0, "")
-        raise UsageError(f"{path}: {error_text(error)}{hint}") from None
+        remedy = open_remedy(error.errno, flags)
+        raise UsageError(f"{path}: {error_text(error)}{remedy}") from None
+
+
+def open_remedy(error_number: int | None, flags: int) -> str:
+    """Return the remedy for an error of opening a job file, ' (make it, ...)'; '' if none is known."""
+    rights = "readable and writable" if flags & os.O_RDWR else "readable"
+    remedies = {
+        errno.ENOENT: " (make it, with a line '. COMMAND' for each job)",
+        errno.EACCES: f" (it must be {rights})",
+        errno.EROFS: " (jobs are claimed by writing to it)",
+    }
+    return remedies.get(error_number or 0, "")
 
 
 @contextlib.contextmanager
@@ -1794,10 +1869,10 @@ def parse_settings(text: bytes) -> Directive:
         if "" in (value.split(",") if name == "host" else [value]):
             raise ValueError(f"{name}= has an empty value")
         values[name] = value
-    return Directive("settings", _job_settings(values))
+    return Directive("settings", _parse_job_settings(values))
 
 
-def _job_settings(values: dict[str, str]) -> JobSettings:
+def _parse_job_settings(values: dict[str, str]) -> JobSettings:
     """Parse the values of a settings directive.  Raises ValueError."""
     hosts = tuple(values["host"].lower().split(",")) if "host" in values else ()
     for host in (host for host in hosts if "[" in host):
@@ -1812,16 +1887,16 @@ def _job_settings(values: dict[str, str]) -> JobSettings:
     for name in "slots", "memory":
         if name in values and "together" in values:
             raise ValueError(f"{name}= cannot be used with together=")
-    needs = _needs(values)
+    needs = _parse_resources_per_run(values)
     shell = values.get("shell", SHELL)
     if not POSIX_LIKE.fullmatch(os.path.basename(shell)):
         raise ValueError(f"shell={printable(shell)} is no POSIX-like shell: bash, zsh, ksh, dash, busybox "
                          "(a job may call others itself: . fish -c 'COMMANDS')")
     return JobSettings(
-        timeout=_value(values, "timeout", duration, NO_SETTINGS.timeout),
+        timeout=_parse_value(values, "timeout", duration, NO_SETTINGS.timeout),
         hosts=hosts,
         together=values.get("together", ""),
-        min_hosts=_value(
+        min_hosts=_parse_value(
             values, "min-hosts", lambda text: None if text == "all" else integer_between(0)(text), None
         ),
         needs=needs[0],
@@ -1830,18 +1905,18 @@ def _job_settings(values: dict[str, str]) -> JobSettings:
     )
 
 
-def _needs(values: Mapping[str, str]) -> tuple[Resources, ...]:
+def _parse_resources_per_run(values: Mapping[str, str]) -> tuple[Resources, ...]:
     """Return the resources for a job's first run, and for each further run after one that lacked memory.
 
     For example memory=4G,16G gives two: 1 slot and 4 GiB, 1 slot and 16 GiB.  Raises ValueError.
     """
-    slots = _value(values, "slots", integer_between(1, 100_000), 1)
+    slots = _parse_value(values, "slots", integer_between(1, 100_000), 1)
     no_memory: tuple[int, ...] = (0,)
-    sizes = _value(values, "memory", growing_sizes, no_memory)
+    sizes = _parse_value(values, "memory", growing_sizes, no_memory)
     return tuple(Resources(slots, size) for size in sizes)
 
 
-def _value(values: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
+def _parse_value(values: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
     """Return the parsed value of the setting `name`, or `default` if it is not in `values`.
 
     Raises a ValueError that names the setting.
@@ -2037,7 +2112,7 @@ class Tracking(enum.Enum):
     MISSED = "a check, or the result, has not found it"
     GONE = "it was missed for so long that it counts as removed, which was reported"
     DELETED = "the file was shorter by exactly this line, so equal lines are other jobs"
-    SET = "the last check has found another state at the offset"
+    CHANGED_ONCE = "the last check has found another state at the offset"
     CANCELLED = "two checks in a row have: a user has set that state"
 
 
@@ -2050,7 +2125,8 @@ class Job(Line):
     file_size: int = 0                  # bytes of the job file when it was FOUND last
     settings: JobSettings = NO_SETTINGS
     consumer: Consumer = NOBODY               # the consumer for which it was claimed
-    unconfirmed: bytes = b""            # the last attempted state; the file can have it despite an error
+    # the result whose write was attempted last; the file can have it despite an error; b"": no attempt yet
+    unconfirmed_state: bytes = b""
     gated: bool = False                 # its shell waits until open_gate() lets the job begin
     result_text: str = ""                       # the result of its last run: "exit 0", "signal 9"
     growth_count: int = 0               # how often its memory request grew after a run that lacked memory
@@ -2287,7 +2363,7 @@ class LockTableReader(Opened):
         self.path = lock_file_of(file)
         self._fd = None                         # None: closed, hidden, or the lock file does not exist
         self.inode: Identity | None = None      # kept by close(); None: no lock file was opened
-        self.hidden = False                     # we may not read the lock file, so its locks are unknown
+        self.is_unreadable = False      # we may not read the lock file, so its locks are unknown
 
     def refresh(self) -> None:
         """Drop this host's cache of the job file, the lock file and the names of both.
@@ -2314,7 +2390,7 @@ class LockTableReader(Opened):
         except FileNotFoundError:
             return False
 
-    def follow(self) -> bool:
+    def reopen_if_replaced(self) -> bool:
         """Open the lock file that the path names now, in place of the old one.
 
         Return False if that file is open already, or if there is none.
@@ -2334,14 +2410,14 @@ class LockTableReader(Opened):
 
         Return None for both if there is no lock file (then nothing is locked), or if it is hidden.
         """
-        was_hidden = self.hidden
-        self.hidden = False
+        was_hidden = self.is_unreadable
+        self.is_unreadable = False
         try:
             fd = open_lock_file(self.path, os.O_RDONLY, self.network)
         except FileNotFoundError:
             return None, None
         except PermissionError:
-            self.hidden = True
+            self.is_unreadable = True
             if not was_hidden:
                 self.say("cannot tell whether jobs marked r are still running: no permission to read "
                          f"{self.path}")
@@ -2382,7 +2458,7 @@ class LockTableReader(Opened):
 
         Return None if we may not read the lock file.
         """
-        if self.hidden:
+        if self.is_unreadable:
             return None
         if not self.is_open:
             return set()
@@ -2417,12 +2493,13 @@ class LockTable(LockTableReader):
         self.interval = interval
         self.job_locks: dict[int, JobLock] = {}        # the job locks that this process holds, by offset
         self.presence_lock = presence_lock                      # locked on `fd`
-        self.pulse = 0                          # its offset, see above; 0: none
-        self._frontiers: dict[int, int] = {}    # by kind: the offsets that locks on `fd` show to others
-        self._alive_at = 0.0                    # when `fd` was last known to have its locks (clock)
+        self.pulse_offset = 0                          # its offset, see above; 0: none
+        # by kind: the offsets that locks on `fd` show to others
+        self._published_frontiers: dict[int, int] = {}
+        self._locks_known_at = 0.0                    # when `fd` was last known to have its locks (clock)
         self._lengthened = False                   # we have made the lock file longer since we opened it
         # The length of the lock file after we first made it longer, if no other process used it then
-        self._length_alone: int | OtherUsers = OtherUsers.NOT_ASKED
+        self._length_at_first_claim: int | OtherUsers = OtherUsers.NOT_ASKED
 
     def _open(self) -> tuple[int | None, Identity | None]:
         """Open or create the lock file, and lock the bytes that show others that this process uses it.
@@ -2435,17 +2512,17 @@ class LockTable(LockTableReader):
             # "This process can claim lines": see lengthen_lock_file().  Also, an NFS client that holds a lock
             # on a file needs fewer round trips for the next lock.
             lock(fd, HERE_BYTE, shared=True)
-            self.pulse = 0
+            self.pulse_offset = 0
             if self.network and not self._mount.is_nfs:
-                self.pulse = lock_probe(fd)     # if this lock is lost, so are all: see the class
+                self.pulse_offset = lock_probe(fd)     # if this lock is lost, so are all: see the class
             if self.presence_lock:
                 self.presence_lock.take(fd)
             inode = identity_of(fd)
         except OSError:
             os.close(fd)
             raise
-        self._alive_at = opened_at
-        self._frontiers.clear()
+        self._locks_known_at = opened_at
+        self._published_frontiers.clear()
         self._lengthened = False
         return fd, inode
 
@@ -2456,25 +2533,25 @@ class LockTable(LockTableReader):
 
     def check_alive(self) -> None:
         """Raise OSError(EIO) if this host has lost its locks, so that another can hold our command mutex."""
-        if not self.is_alive():
+        if not self.still_has_locks():
             raise OSError(errno.EIO, "the locks were lost")
 
-    def is_alive(self) -> bool:
+    def still_has_locks(self) -> bool:
         """Return True if this host still has its locks, which it loses if it is cut off for too long.
 
         The file system is asked at most once per `interval`; until then the last answer counts.
         """
         now = self.clock()
-        if not self.network or not self.is_open or now - self._alive_at <= self.interval:
+        if not self.network or not self.is_open or now - self._locks_known_at <= self.interval:
             return True
-        if lost_locks(self.fd, [self.pulse], self._mount):
+        if lost_locks(self.fd, [self.pulse_offset], self._mount):
             return False
-        self._alive_at = now
+        self._locks_known_at = now
         return True
 
-    def expire_alive_check(self) -> None:
+    def expire_lock_check(self) -> None:
         """Make the next is_alive() ask the file system, whenever it was asked last."""
-        self._alive_at = -math.inf
+        self._locks_known_at = -math.inf
 
     # -- command mutexes -------------------------------------------------------------------------------------
 
@@ -2510,23 +2587,23 @@ class LockTable(LockTableReader):
 
     # -- frontiers (see Retries) -----------------------------------------------------------------------------
 
-    def show_frontier(self, kind: int, offset: int) -> None:
+    def publish_frontier(self, kind: int, offset: int) -> None:
         """Show other runners that we have retried the failed lines of a kind up to this offset.
 
         For that, lock the byte with that number in the kind's range, and unlock the one before.
         """
-        shown = self._frontiers.get(kind, 0)
+        shown = self._published_frontiers.get(kind, 0)
         if offset <= shown:
             return
         if shown:
             unlock(self.fd, FRONTIER_BYTES + kind * self.KIND_BYTES + shown)
-        self._frontiers[kind] = offset
+        self._published_frontiers[kind] = offset
         lock(self.fd, FRONTIER_BYTES + kind * self.KIND_BYTES + offset, shared=True)
 
     def others_frontiers(self) -> dict[int, int]:
         """Return, for each kind of failed lines, the offset up to which other runners have retried them.
 
-        Each has locked the byte of its offset (show_frontier()).  The farthest counts; of adjacent locked
+        Each has locked the byte of its offset (publish_frontier()).  The farthest counts; of adjacent locked
         bytes, which the kernel reports as one range, that is the last.
         """
         frontiers: dict[int, int] = {}
@@ -2623,10 +2700,10 @@ class LockTable(LockTableReader):
             return
         length = os.fstat(self.fd).st_size + 1
         os.ftruncate(self.fd, length)
-        if self._length_alone is OtherUsers.NOT_ASKED and is_free(self.fd, HERE_BYTE):
-            self._length_alone = length
+        if self._length_at_first_claim is OtherUsers.NOT_ASKED and is_free(self.fd, HERE_BYTE):
+            self._length_at_first_claim = length
         else:
-            self._length_alone = OtherUsers.OTHERS
+            self._length_at_first_claim = OtherUsers.OTHERS
         self._lengthened = True
 
     def is_only_claimer(self) -> bool:
@@ -2634,7 +2711,7 @@ class LockTable(LockTableReader):
 
         lengthen_lock_file() explains why.  Call it while holding the command mutex.
         """
-        return self._lengthened and self._length_alone == os.fstat(self.fd).st_size
+        return self._lengthened and self._length_at_first_claim == os.fstat(self.fd).st_size
 
 
 class JobReader(Opened):
@@ -2655,13 +2732,14 @@ class JobReader(Opened):
         self.path = path
         self.say = say
         self.clock = clock
-        self.real = without_links(path)         # the path that is opened
+        self.real = resolve_directories(path)         # the path that is opened
         self.mount = mount
         self.network = mount.network
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
         self._tail: tuple[int, bytes] | None = None         # the last seen size and last byte of the file
         self._tail_since = 0.0                  # when `_tail` was first seen (clock)
-        self._full_size = 0                     # the last size that was believed; at first, the size at open
+        # the size of the file when it was last known to be complete; at first, the size at open
+        self._trusted_size = 0
         self._fd = None                         # the open file
         self.reader = Reader(None)              # the open file, to read
         self.inode: Identity | None = None      # None: no file is open
@@ -2718,7 +2796,7 @@ class JobReader(Opened):
         wait = self._tail_since + patience - now
         if wait > 0:
             return min(wait, self.interval)
-        self._full_size = size
+        self._trusted_size = size
         return 0.0
 
     def is_held_up(self) -> bool:
@@ -2727,8 +2805,8 @@ class JobReader(Opened):
         Then the file is cut off: its former last byte is missing, or reads as NUL.  It is NUL if one of us
         has written a state just after the editor emptied the file: the gap before that state reads as NULs.
         """
-        return (self.network and self.reader.is_open and self._full_size > 0
-                and self.reader.pread(1, self._full_size - 1) in (b"", b"\0"))
+        return (self.network and self.reader.is_open and self._trusted_size > 0
+                and self.reader.pread(1, self._trusted_size - 1) in (b"", b"\0"))
 
     def summary(self, consumers: Consumers, groups: bool = False) -> Summary:
         """Count the jobs and find the failed ones, for the closing message of consumers that exit.
@@ -2743,7 +2821,7 @@ class JobReader(Opened):
         strays, first_stray = count_strays(self.reader, STRAY)
         consumer_count = len(consumers.all)
         if counted.new and consumers.all:
-            self._remove_takers_of_new_jobs(consumers, groups)
+            self._remove_consumers_with_jobs(consumers, groups)
         return Summary(
             counted,
             half_saved=snapshot.half_saved,
@@ -2779,11 +2857,11 @@ class JobReader(Opened):
         """Return True if certainly no other runner or server uses the file."""
         return self.lock_table.is_open and self.lock_table.presence_locks() == set()
 
-    def _remove_takers_of_new_jobs(self, consumers: Consumers, groups: bool) -> None:
+    def _remove_consumers_with_jobs(self, consumers: Consumers, groups: bool) -> None:
         """Remove from `consumers` each one that could run a new job of the file.  groups: see summary()."""
         def has_taker(scope: Directives) -> bool:
             """Return True if a consumer could run jobs under these directives."""
-            return (groups or not scope.settings.together) and consumers.include(scope)
+            return (groups or not scope.settings.together) and consumers.any_fits(scope)
 
         for _, scope in self._lines_with_directives(NEW, has_taker):
             if has_taker(scope):
@@ -2833,12 +2911,12 @@ class JobReader(Opened):
         """
         lock_table = self.lock_table
         bucket = bucket_of(line.command)
-        if lock_table.hidden:
+        if lock_table.is_unreadable:
             return False
         if lock_table.is_open:
             if lock_table.is_held(own_job_lock(line)):
                 return False
-            if not is_free(lock_table.fd, bucket, JOB_LOCKS) and self._has_job_lock_for_each(line.command):
+            if not is_free(lock_table.fd, bucket, JOB_LOCKS) and self._has_no_orphans(line.command):
                 return False
         self.refresh()
         self.refresh_reader()
@@ -2849,7 +2927,7 @@ class JobReader(Opened):
         # one, or are about to
         return lock_table.is_current()
 
-    def _has_job_lock_for_each(self, command: bytes) -> bool:
+    def _has_no_orphans(self, command: bytes) -> bool:
         """Return True if at least as many job locks of a command are held as it has lines `r`: no orphan.
 
         A claim adds one to both.  So if the first count of job locks is too small, count again after the
@@ -2858,9 +2936,9 @@ class JobReader(Opened):
         job_locks = self.lock_table.count_job_locks(command)
         if not job_locks:
             return False
-        if not self._are_running(command, job_locks + 1):
+        if not self._has_running_lines(command, job_locks + 1):
             return True
-        return not self._are_running(command, self.lock_table.count_job_locks(command) + 1)
+        return not self._has_running_lines(command, self.lock_table.count_job_locks(command) + 1)
 
     def has_room(self, command: bytes, orphan: bool = False, near: int | None = None) -> bool:
         """Return True if one more copy of a command can run: fewer job locks are held than lines will be `r`.
@@ -2869,9 +2947,9 @@ class JobReader(Opened):
         line at which the search for lines `r` begins; None: at the top.
         """
         job_locks = self.lock_table.count_job_locks(command)
-        return not job_locks or self._are_running(command, job_locks + orphan, near)
+        return not job_locks or self._has_running_lines(command, job_locks + orphan, near)
 
-    def _are_running(self, command: bytes, minimum: int, near: int | None = None) -> bool:
+    def _has_running_lines(self, command: bytes, minimum: int, near: int | None = None) -> bool:
         """Return True if at least `minimum` lines of a command are `r`; near: see has_room()."""
         middle = self.start if near is None else near
         count = count_lines(self.reader, middle, math.inf, RUNNING, command, minimum)
@@ -2918,7 +2996,7 @@ class JobReader(Opened):
         info = self._stat()
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
-    def _is_at_path_cached(self, fd: int | None) -> bool:
+    def _is_known_at_path(self, fd: int | None) -> bool:
         """Return True if the path names this open file, according to this host's cache of names.
 
         It is a cheap first test for network file systems.  On a local file system it is always False.
@@ -2933,14 +3011,14 @@ class JobReader(Opened):
         """
         changed = Changed.NOTHING
         self.refresh()
-        if not self._is_at_path_cached(self._fd):
+        if not self._is_known_at_path(self._fd):
             info = self._stat()
             if self.inode != (info.st_dev, info.st_ino):
                 if not stat.S_ISREG(info.st_mode):
                     raise OSError(errno.EINVAL, "is no longer a regular file")
                 self._open()
                 changed |= Changed.FILE
-        if self.lock_table.follow():
+        if self.lock_table.reopen_if_replaced():
             changed |= Changed.LOCK_FILE
         return changed
 
@@ -2967,7 +3045,7 @@ class JobReader(Opened):
         self._fd = fd
         self.reader = reader
         self.inode = info.st_dev, info.st_ino
-        self._full_size = self._full_size or info.st_size
+        self._trusted_size = self._trusted_size or info.st_size
 
     def _check_replacement(self, info: os.stat_result) -> None:
         """Raise OSError(EPERM) if we do not trust this file in place of the one that was open last."""
@@ -3034,7 +3112,7 @@ class JobFile(JobReader):
             self.real, mount, say=say, clock=clock, interval=self.interval, presence_lock=presence_lock
         )
         # the file when it was last seen with no process appending to it, and its size then
-        self._committed: tuple[Reader, int] | None = None
+        self._committed_reader_and_size: tuple[Reader, int] | None = None
         # the file in which name_lock_file() last locked a byte, and the lock file that it named; None: none
         self._marked_in_use: tuple[Reader, Identity | None] | None = None
 
@@ -3067,7 +3145,7 @@ class JobFile(JobReader):
                 self.refresh_reader()
             yield locked
 
-    def name_lock_file(self) -> None:
+    def mark_lock_file_in_use(self) -> None:
         """Lock the byte of the job file that identifies our lock file, unless it is locked already.
 
         So processes that reach one job file by two names, and so use two lock files, notice each other.
@@ -3104,7 +3182,7 @@ class JobFile(JobReader):
         name_lock_file().  It is for a process that claims no lines.
         """
         self.follow()
-        self.name_lock_file()
+        self.mark_lock_file_in_use()
 
     def check_at_path(self) -> int:
         """Return the descriptor of the job file; raise FileChangedError if the path no longer names it.
@@ -3114,7 +3192,7 @@ class JobFile(JobReader):
         if not self.is_open:
             raise FileChangedError
         try:
-            is_at_path = self._is_at_path_cached(self.fd) or self.signature()[:2] == self.inode
+            is_at_path = self._is_known_at_path(self.fd) or self.signature()[:2] == self.inode
         except FileNotFoundError:
             is_at_path = False                        # an editor is about to create a new one
         if not is_at_path:
@@ -3128,14 +3206,14 @@ class JobFile(JobReader):
         file, OSError(EBUSY) if another process uses another lock file.
         """
         fd = self.check_at_path()
-        self.name_lock_file()
+        self.mark_lock_file_in_use()
         return fd
 
     def is_at_path(self, fd: int) -> bool:
         """Return True if the path names this open file now."""
         try:
             self.refresh()
-            return self._is_at_path_cached(fd) or self.signature()[:2] == identity_of(fd)
+            return self._is_known_at_path(fd) or self.signature()[:2] == identity_of(fd)
         except FileNotFoundError:
             return False                        # an editor is about to create a new one
 
@@ -3143,7 +3221,7 @@ class JobFile(JobReader):
         """Return the size of the open file in bytes, as far as this host knows."""
         return os.fstat(self.fd).st_size
 
-    def _size_now(self) -> int:
+    def _current_size(self) -> int:
         """Return the size of the open file in bytes, as of now."""
         self.refresh()
         return self.size()
@@ -3173,7 +3251,7 @@ class JobFile(JobReader):
         """
         self.writable()
         committed = self.check_committed(line)
-        data = self.read_line(line, Scan.SMALL)
+        data = self.read_line(line, Scan.MIN_CHUNK_SIZE)
         if not data:
             raise FileChangedError
         if settings.line and self.state_at(settings.line) is None:
@@ -3195,23 +3273,23 @@ class JobFile(JobReader):
         full when lines are appended again, this can return True for a line that is cut off.
         """
         size = self.size()
-        if line.offset < self._committed_size(size):
+        if line.offset < self._known_committed_size(size):
             return True
         # Ask for the append lock before the size: if it is free, that size includes all appended lines.
-        if self.lock_table.is_appended_to() or self._size_now() != size:
+        if self.lock_table.is_appended_to() or self._current_size() != size:
             return False
-        self._committed = self.reader, size
+        self._committed_reader_and_size = self.reader, size
         return line.offset < size
 
-    def _committed_size(self, size: int) -> int:
+    def _known_committed_size(self, size: int) -> int:
         """Return the size up to which check_committed() has found lines complete; 0 if it must check again.
 
         Only a network file system needs that, where each check is a round trip.  size: the current one; if it
         is smaller, the file was edited.
         """
-        if not self.network or not self._committed:
+        if not self.network or not self._committed_reader_and_size:
             return 0
-        reader, committed_size = self._committed
+        reader, committed_size = self._committed_reader_and_size
         return committed_size if reader is self.reader and committed_size <= size else 0
 
     def write(self, line: Line, state: bytes) -> None:
@@ -3238,9 +3316,9 @@ class JobQueue:
         self.say = file.say
         self.claimed: dict[Job, None] = {}      # in the order in which they were claimed
         # jobs that are "lost" to others or "cancelled"; the next check_jobs() returns them
-        self._to_kill: dict[Job, str] = {}
+        self._jobs_to_kill: dict[Job, str] = {}
         self._searched_at = -math.inf           # when check_jobs() last searched the file (clock)
-        self._read_mode = Reading.CACHED              # how the last file was read
+        self._last_reading_mode = Reading.CACHED              # how the last file was read
         # time of the first ENOTCONN (clock); None: the file was opened since
         self._cut_off_since: float | None = None
         # when the path first named no file (clock); None: it named a file at the last look
@@ -3260,22 +3338,22 @@ class JobQueue:
         if changed & Changed.FILE:
             self._searched_at = -math.inf       # missing lines can be in this file
             self._cut_off_since = None
-            self._say_reading()
+            self._warn_if_direct_reading_refused()
         if changed & Changed.LOCK_FILE and old_inode not in (None, self.file.lock_table.inode):
             self.say(f"the lock file {self.file.lock_table.path} was removed; it was created and locked "
                      "again (do not remove it)")
             self.file.lock_table.free_job_locks()
         self.file.lock_table.ensure_presence_lock()
         self._forget_job_locks()
-        self._reconcile_all([job for job in self.claimed if not job.job_lock])
-        self.file.name_lock_file()
+        self._reconcile_commands([job for job in self.claimed if not job.job_lock])
+        self.file.mark_lock_file_in_use()
         return changed
 
-    def _say_reading(self) -> None:
+    def _warn_if_direct_reading_refused(self) -> None:
         """Report that the open file cannot be read with O_DIRECT, unless that was so for the last file."""
-        last_mode = self._read_mode
-        self._read_mode = self.file.reader.how
-        if self._read_mode is Reading.DROPPED and last_mode is not Reading.DROPPED:
+        last_mode = self._last_reading_mode
+        self._last_reading_mode = self.file.reader.reading_mode
+        if self._last_reading_mode is Reading.DROPPED and last_mode is not Reading.DROPPED:
             self.say(
                 f"the file system ({self.file.mount.kind}) refuses O_DIRECT, so results of other hosts can "
                 "be read late (test it with runwait4.py --check-locks DIR)"
@@ -3393,44 +3471,44 @@ class JobQueue:
         its line already has the state that the user set.
         """
         if state == HELD:
-            self.give_up(job)
+            self.release_job(job)
             return ""
         try:
-            return self._finish_if_there(job, state)
+            return self._write_result(job, state)
         except OSError as error:
             self.close_if_useless(error)
             why = error_text(error)
             if self._is_cut_off():
-                self.give_up(job)
+                self.release_job(job)
                 return (f"the client of the file system has died ({why}); the result {text_of(state)} is "
                         "not written")
             raise TemporaryError(f"the result {text_of(state)} cannot be written: {why}") from None
 
-    def _finish_if_there(self, job: Job, state: bytes) -> str:
+    def _write_result(self, job: Job, state: bytes) -> str:
         """Write a result at the job's offset, or else search for its line; give up if the file was deleted.
 
         Return the same as finish().  Raises TemporaryError.
         """
         try:
             try:
-                return self._finish(job, state)
+                return self._write_at_offset(job, state)
             except FileChangedError:
                 # The file or its lock file was replaced since the last look, the line was moved or
                 # overwritten, or locks were lost.  Call follow() without the command mutex: in a new lock
                 # file that is another mutex.
                 self._drop_lost_job_locks()
                 self.follow()
-                return self._search_and_finish(job, state)
+                return self._search_and_write(job, state)
         except FileNotFoundError:               # deleted; or an editor is about to create a new one
             now = self.file.clock()
             if self._no_file_since is None:
                 self._no_file_since = now
             if now - self._no_file_since < (self.file.MAX_LOOKS - 1) * self.file.interval:
                 raise NoFile("the file does not exist") from None
-            self.give_up(job)
+            self.release_job(job)
             return f"the file is gone; the result {text_of(state)} is not written"
 
-    def _finish(self, job: Job, state: bytes) -> str:
+    def _write_at_offset(self, job: Job, state: bytes) -> str:
         """Write a result over the `r` at the job's offset; return ''.
 
         Raises LockedNow if another process holds the command mutex, FileChangedError if the line was moved or
@@ -3440,8 +3518,8 @@ class JobQueue:
             if not locked:
                 raise LockedNow("another process holds the command mutex")
             self.file.check_at_path()
-            if self._is_written(job):
-                self.give_up(job)
+            if self._is_result_written(job):
+                self.release_job(job)
                 return ""
             if not self.still_has(job):
                 # This host was cut off, so another runner can have claimed the line and written this `r`.
@@ -3449,48 +3527,48 @@ class JobQueue:
                 raise FileChangedError("the job lock was lost")
             if self.file.state_at(job) != RUNNING:
                 raise FileChangedError("the line is not where it was")
-            job.unconfirmed = state
+            job.unconfirmed_state = state
             self.file.write(job, state)
             # While still holding the command mutex: its next holder must find as many job locks as lines `r`
-            self.give_up(job)
+            self.release_job(job)
             return ""
 
-    def _search_and_finish(self, job: Job, state: bytes) -> str:
+    def _search_and_write(self, job: Job, state: bytes) -> str:
         """Write a result after the job's line was not at its offset: search for the line first.
 
         Return the same as finish().  Raises TemporaryError if an editor could still be saving the file.
         """
-        state_now = self._reconcile_all([job]).get(job)
+        state_now = self._reconcile_commands([job]).get(job)
         if state_now and self._is_deleted(job):
             state_now = b""
         if job not in self.claimed:
-            self.give_up(job)                   # so that no look reports it lost again
+            self.release_job(job)                   # so that no look reports it lost again
             return f"another runner took over this job; the result {text_of(state)} is not written"
         if state_now is None:
-            return self._finish(job, state)
+            return self._write_at_offset(job, state)
         # If no other state is at the job's offset, an editor is perhaps about to write more
         if self.file.state_at(job) in (None, RUNNING):
             self._mark_absent(job)
             if not self._is_gone(job):
                 raise TemporaryError("the line is not where it was")
-        self.give_up(job)
+        self.release_job(job)
         if state_now and state in (state_now, NEW):
             return ""                           # the user set the same state, or the job was not started
         why = f"a user set the state '{text_of(state_now)}'" if state_now else "the line is gone"
         return f"{why}; the result {text_of(state)} is not written"
 
-    def _is_written(self, job: Job) -> bool:
+    def _is_result_written(self, job: Job) -> bool:
         """Return True if a job's line already has its result, although an earlier write() raised an error.
 
         For example, an fsync(2) can fail after the file server has received the byte.  Without this check the
         result would be written over another line `r` of the same command.
         """
-        return job.unconfirmed != b"" and self.file.state_at(job) == job.unconfirmed
+        return job.unconfirmed_state != b"" and self.file.state_at(job) == job.unconfirmed_state
 
-    def give_up(self, job: Job) -> None:
+    def release_job(self, job: Job) -> None:
         """Remove a job from `claimed` and free its job lock, without writing anything."""
         self.claimed.pop(job, None)
-        self._to_kill.pop(job, None)
+        self._jobs_to_kill.pop(job, None)
         self._free_job_lock(job)
 
     # -- checking claimed lines ------------------------------------------------------------------------------
@@ -3520,16 +3598,16 @@ class JobQueue:
         Return the jobs that the caller must stop, with the reason: "lost" if another runner has claimed the
         line, "cancelled" if the user has set its state.
         """
-        if not self.claimed and not self._to_kill:
+        if not self.claimed and not self._jobs_to_kill:
             return {}
         try:
             self._drop_lost_job_locks()
             self.follow()
             now = self.file.clock()
-            astray = self._find_astray()
+            astray = self._check_positions()
             if any(self._is_search_due(job, now) for job in astray):
-                for job, state in self._reconcile_all(astray).items():
-                    self._on_missing(job, state)
+                for job, state in self._reconcile_commands(astray).items():
+                    self._on_line_missing(job, state)
                 self._searched_at = now
         except OSError as error:
             # The file is missing, or cannot be read now.  Another look follows soon, and finish() reports it.
@@ -3537,11 +3615,11 @@ class JobQueue:
         assert self.file.lock_table.job_locks == {
             job.job_lock.offset: job.job_lock for job in self.claimed if job.job_lock
         }
-        to_kill = self._to_kill
-        self._to_kill = {}
+        to_kill = self._jobs_to_kill
+        self._jobs_to_kill = {}
         return to_kill
 
-    def _find_astray(self) -> list[Job]:
+    def _check_positions(self) -> list[Job]:
         """Return the claimed jobs that are astray: their lines are not at their offsets as `r`.
 
         Mark the other ones as found.  Leave out cancelled jobs, and those whose result is written.
@@ -3551,7 +3629,7 @@ class JobQueue:
         # the offsets of other jobs: after the file was replaced, two jobs can seem to have the same line
         used_offsets: set[int] = set()
         for job in self.claimed:
-            if job.cancelled or self._is_written(job):
+            if job.cancelled or self._is_result_written(job):
                 continue
             if job.offset not in used_offsets and self.file.state_at(job) == RUNNING:
                 job.mark_found(size)
@@ -3565,7 +3643,7 @@ class JobQueue:
 
         Searches for a missing line become less frequent: a long file each second would cost half a core.
         """
-        if job.tracking in (Tracking.FOUND, Tracking.SET):
+        if job.tracking in (Tracking.FOUND, Tracking.CHANGED_ONCE):
             return True
         pause = min((now - job.absent_since) / 2, 60 * self.file.interval)
         return now - self._searched_at >= pause
@@ -3575,13 +3653,13 @@ class JobQueue:
 
         The next follow() then opens them with new locks.
         """
-        if not self.file.lock_table.is_alive():
+        if not self.file.lock_table.still_has_locks():
             self.file.close_files()
         if self.file.lock_table.drop_lost_job_locks():
             self._forget_job_locks()
             self.file.close_files()                  # all other locks are lost as well
 
-    def _reconcile_all(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
+    def _reconcile_commands(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
         """Give these jobs, and all others of the same commands, their lines and job locks again.
 
         Return the jobs that have no line now: see _reconcile(), which does it for one command.
@@ -3598,7 +3676,7 @@ class JobQueue:
                 if locked:
                     self.file.check_at_path()
                     lines = self._reread_lines(command, known_lines)
-                    missing.update(self._reconcile(command, our_jobs[command], lines))
+                    missing.update(self._reconcile_command(command, our_jobs[command], lines))
         return missing
 
     def _reread_lines(self, command: bytes, known_lines: Sequence[Line]) -> list[Line]:
@@ -3616,7 +3694,9 @@ class JobQueue:
                 return reread
         return list(lines_of(self.file.reader, self.file.start, {command}))
 
-    def _reconcile(self, command: bytes, our_jobs: Sequence[Job], lines: Iterable[Line]) -> dict[Job, bytes]:
+    def _reconcile_command(
+        self, command: bytes, our_jobs: Sequence[Job], lines: Iterable[Line]
+    ) -> dict[Job, bytes]:
         """Give each of our jobs of a command a job lock and a line `r` again (steps 1 to 4 above).
 
         Call it while holding the command mutex, after check_at_path().  lines: all of the command, from
@@ -3627,7 +3707,7 @@ class JobQueue:
         free_running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
         job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
-        written = {job for job in our_jobs if self._is_written(job)}
+        written = {job for job in our_jobs if self._is_result_written(job)}
         unwritten = (job for job in our_jobs if job not in written)
         self._take_back_job_locks(unwritten, len(free_running) - job_locks)
         missing: dict[Job, bytes] = {}
@@ -3641,7 +3721,7 @@ class JobQueue:
         for job in astray:
             line = self._pick_line(job, by_offset, free_running, locks_of_others)
             if line and line.state in (RUNNING, NEW):
-                self._restore_running(line)
+                self._restore_running_state(line)
                 job.move_to(line)
                 job.mark_found(self.file.size())
             else:
@@ -3660,7 +3740,7 @@ class JobQueue:
         """
         # Each job lock of another process belongs to a line `r` of that process.  Any surplus is ours.
         if free_running and len(free_running) > locks_of_others:
-            return free_running.pop(self._pick_likeliest(job, free_running))
+            return free_running.pop(self._find_likeliest_offset(job, free_running))
         line = by_offset.get(job.offset) if len(by_offset) > 1 else next(iter(by_offset.values()), None)
         if line and line.state != RUNNING:
             return line
@@ -3681,10 +3761,10 @@ class JobQueue:
                 unlocked_lines += is_new - 1
                 self.say(f"line {job.number}: locked again")
             else:
-                self.give_up(job)
-                self._to_kill[job] = "lost"
+                self.release_job(job)
+                self._jobs_to_kill[job] = "lost"
 
-    def _pick_likeliest(self, job: Job, free_running: Mapping[int, Line]) -> int:
+    def _find_likeliest_offset(self, job: Job, free_running: Mapping[int, Line]) -> int:
         """Return the offset of the line `r`, out of `free_running`, that most likely belongs to a job.
 
         That is the line whose own_job_lock() the job has, otherwise one whose own_job_lock() is free,
@@ -3699,7 +3779,7 @@ class JobQueue:
                 return offset
         return min(free_running)
 
-    def _restore_running(self, line: Line) -> None:
+    def _restore_running_state(self, line: Line) -> None:
         """Write `r` again over the new line of a running job.  Call it while holding the command mutex."""
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
@@ -3722,7 +3802,7 @@ class JobQueue:
             patience = self.file.MAX_SAVE_SECONDS
         return self.file.clock() - job.absent_since >= patience
 
-    def _on_missing(self, job: Job, state: bytes) -> None:
+    def _on_line_missing(self, job: Job, state: bytes) -> None:
         """Update the tracking of a job whose line a search has not found (step 5), and report lines removed.
 
         state: the one that replaced its `r`, or b"", from _reconcile().  Only two searches in a row that find
@@ -3739,9 +3819,9 @@ class JobQueue:
         self._mark_absent(job)
         job.tracking = Tracking.GONE if self._is_gone(job) else Tracking.MISSED
         if state:
-            job.tracking = Tracking.CANCELLED if earlier is Tracking.SET else Tracking.SET
+            job.tracking = Tracking.CANCELLED if earlier is Tracking.CHANGED_ONCE else Tracking.CHANGED_ONCE
         if job.cancelled:
-            self._to_kill[job] = "cancelled"
+            self._jobs_to_kill[job] = "cancelled"
         elif job.tracking is Tracking.GONE and earlier is not Tracking.GONE:
             self._say_gone(job)
 
@@ -3844,21 +3924,27 @@ class Consumers:
 
     def __init__(self, consumers: Iterable[Consumer]) -> None:
         self.all = dict.fromkeys(consumers)
-        self.by_key: dict[ConsumerKey, set[Consumer]] = {}    # by Directives.consumer_key
+        # The kept answers of fitting(): the consumers that the jobs below some directives fit
+        self.fitting_by_key: dict[ConsumerKey, set[Consumer]] = {}
 
     def fitting(self, scope: Directives) -> Iterator[Consumer]:
-        """Return the consumers, in their order, that may take jobs below these directives."""
-        settings = scope.settings
-        if settings.suits_all and not scope.end:
-            return iter(self.all)
-        # keep the answer: files can have many directives, and servers many clients
-        key = scope.consumer_key
-        if key not in self.by_key:
-            self.by_key[key] = {consumer for consumer in self.all if consumer.fits(settings, scope.below_end)}
-        return filter(self.by_key[key].__contains__, self.all) if self.by_key[key] else iter(())
+        """Yield the consumers, in their order, that the jobs below these directives fit.
 
-    def include(self, scope: Directives) -> bool:
-        """Return True if at least one consumer may take jobs below these directives."""
+        Such a consumer matches host= and has the slots and memory.  Below a `#RUN end` it has no --follow.
+        """
+        settings = scope.settings
+        if settings.suits_all and not scope.below_end:
+            return iter(self.all)
+        # Compute the set once: files can have many directives, and servers many clients
+        key = scope.consumer_key
+        fitting = self.fitting_by_key.get(key)
+        if fitting is None:
+            fitting = {consumer for consumer in self.all if consumer.fits(settings, scope.below_end)}
+            self.fitting_by_key[key] = fitting
+        return filter(fitting.__contains__, self.all) if fitting else iter(())
+
+    def any_fits(self, scope: Directives) -> bool:
+        """Return True if the jobs below these directives fit at least one consumer."""
         return any(self.fitting(scope))
 
 
@@ -3888,24 +3974,24 @@ class Throttle:
         # the time of the finished parts of the task: seconds, and seconds on the CPU
         self._seconds = 0.0
         self._cpu_seconds = 0.0
-        # when the current part started, by the clock and by this thread's CPU time; None: no current part
-        self._part_start: tuple[float, float] | None = None
+        # when the part that runs now started, by the clock and by this thread's CPU time; None: none runs
+        self._part_started: tuple[float, float] | None = None
 
     def start(self) -> None:
-        """Set the stopwatch to 0 and start it."""
+        """Set the stopwatch to 0 and start it, because the task begins."""
         self._seconds = 0.0
         self._cpu_seconds = 0.0
         self.started_at = self.clock()
-        self._part_start = self.started_at, time.thread_time()
+        self._part_started = self.started_at, time.thread_time()
 
     def resume(self) -> None:
         """Start the stopwatch again after stop(), in the same thread: CPU times are per thread."""
-        self._part_start = self.clock(), time.thread_time()
+        self._part_started = self.clock(), time.thread_time()
 
     def stop(self) -> None:
         """Stop the stopwatch, because the task is interrupted or finished."""
         self._seconds, self._cpu_seconds = self._time_spent()
-        self._part_start = None
+        self._part_started = None
 
     __enter__ = start
 
@@ -3913,11 +3999,16 @@ class Throttle:
         self.stop()
 
     def _time_spent(self) -> tuple[float, float]:
-        """Return the seconds, and the seconds of CPU time, that the task has taken so far."""
-        if not self._part_start:
+        """Return the seconds by the clock, and the seconds of CPU time, that the task has taken so far.
+
+        Add the part that runs now, if any, to the parts that stop() has ended.
+        """
+        if not self._part_started:
             return self._seconds, self._cpu_seconds
-        part_start, cpu_start = self._part_start
-        return self._seconds + self.clock() - part_start, self._cpu_seconds + time.thread_time() - cpu_start
+        started_at, cpu_started_at = self._part_started
+        seconds = self._seconds + self.clock() - started_at
+        cpu_seconds = self._cpu_seconds + time.thread_time() - cpu_started_at
+        return seconds, cpu_seconds
 
     def pause_seconds(self, factor: float) -> float:
         """Return the length of the pause after the task, in seconds: its CPU time, multiplied by `factor`.
@@ -3930,7 +4021,8 @@ class Throttle:
     def seconds_until_due(self, factor: float, min_seconds: float = 0.0) -> float:
         """Return the seconds from now until the task is due again; 0 if it is due now.
 
-        factor: see pause_seconds().  min_seconds: from one start of the task to the next.
+        factor: the pause is the task's CPU time, multiplied by it (pause_seconds()).  min_seconds: from one
+        start of the task to the next.
         """
         return max(self.started_at + max(self.pause_seconds(factor), min_seconds) - self.clock(), 0.0)
 
@@ -4322,7 +4414,7 @@ class Retries:
             retry_pass.move_past(line, kind)
         if not retry_pass.is_restarted:
             for kind in kinds:
-                self._file.lock_table.show_frontier(kind, retry_pass.frontiers[kind])
+                self._file.lock_table.publish_frontier(kind, retry_pass.frontiers[kind])
 
     def _farthest_frontiers(self) -> dict[int, int]:
         """Return for each kind of failed lines the offset down to which passes have tried them.
@@ -4409,12 +4501,12 @@ class Orphans:
         if not self._file.mount.forgets_locks:
             return Suspicion.PROVED if looks_orphaned else Suspicion.NONE
         lock_table = self._file.lock_table
-        key = lock_table.pulse, line.number, line.command
+        key = lock_table.pulse_offset, line.number, line.command
         if not looks_orphaned:
             self._unlocked_since.pop(key, None)
             return Suspicion.NONE
         # If this host has lost its locks meanwhile, the first check proves nothing.
-        lock_table.expire_alive_check()
+        lock_table.expire_lock_check()
         lock_table.check_alive()
         now = self._file.clock()
         if now - self._unlocked_since.setdefault(key, now) < self.MIN_UNLOCKED_SECONDS:
@@ -4839,7 +4931,7 @@ class Walk:
         scope = self.above.scope
         if scope.error or scope.settings.together:
             return False
-        return self._resuming_consumers.include(scope)
+        return self._resuming_consumers.any_fits(scope)
 
     def _choose_consumer(self, line: Line, candidates: Collection[Consumer]) -> Consumer | None:
         """Return the first candidate that may take a line and has enough free slots and memory; or None.
@@ -5649,7 +5741,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
     """
     consumers = Consumers([consumer])
     above = Above()                     # the directives above the current line
-    may_take_jobs = consumers.include(above.scope)
+    may_take_jobs = consumers.any_fits(above.scope)
     is_memory_reported = False
     is_group_reported = False
     # failed lines that are retried will have run again when a check is made
@@ -5660,7 +5752,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
             above.enter(line)
             if above.find_block_below(line, file, failure_states):
                 return
-            may_take_jobs = consumers.include(above.scope)
+            may_take_jobs = consumers.any_fits(above.scope)
             if above.scope.settings.needs.memory and not is_memory_reported:
                 is_memory_reported = True
                 file.say(str(memory))
@@ -6035,7 +6127,7 @@ class FileJobs:
         """Tell the cursor how much the runner has free, and claim a job.  The executor calls this."""
         if capacity != self._consumer.capacity:
             self._consumer.capacity = capacity
-            self._cursor.consumers.by_key.clear()      # a cache: other settings can fit now
+            self._cursor.consumers.fitting_by_key.clear()      # a cache: other settings can fit now
         self._consumer.free = free
         return self._cursor.claim(exits_if_none)
 

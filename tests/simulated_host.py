@@ -598,7 +598,9 @@ class Machine:
         """What is to take the place of the modules os, fcntl, time, tempfile, and of a function that reads
         /proc.
         """
-        made: dict[str, Any] = {"inode_of": lambda fd: [b"%d" % id(self.of(self.world.me, fd).inode)]}
+        made: dict[str, Any] = {
+            "file_identity_lines": lambda fd: [b"%d" % id(self.of(self.world.me, fd).inode)],
+        }
         for module in os, os.path, fcntl, time, tempfile:
             made[module.__name__] = copy = types.ModuleType(module.__name__)
             copy.__dict__.update(vars(module))

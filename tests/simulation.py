@@ -1173,7 +1173,7 @@ def room(new: int, orphan: int) -> Callable[[], Patches]:
     def has_room(self: Any, command: bytes, orphan: bool = False, near: Any = None) -> bool:
         job_locks = self.lock_table.count(command)
         least = job_locks + orphan - (too_many_orphans if orphan else too_many_new)
-        return not job_locks or least <= 0 or self._are_running(command, least)
+        return not job_locks or least <= 0 or self._has_running_lines(command, least)
 
     return lambda: [(FILE, "has_room", has_room)]
 
@@ -1183,7 +1183,7 @@ def job_locks_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]
 
     count: makes that number from how many there are, and how many of them are ours.
     """
-    plain = QUEUE._reconcile
+    plain = QUEUE._reconcile_command
 
     def reconcile(self: Any, command: bytes, ours: Any, lines: Any) -> dict[Any, bytes]:
         lock_table = self.file.lock_table
@@ -1192,7 +1192,7 @@ def job_locks_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]
             missing: dict[Any, bytes] = plain(self, command, ours, lines)
             return missing
 
-    return lambda: [(QUEUE, "_reconcile", reconcile)]
+    return lambda: [(QUEUE, "_reconcile_command", reconcile)]
 
 
 PLANTED: dict[str, Callable[[], Patches]] = {
@@ -1216,7 +1216,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "second lock file": one(CORE, "lock_file_of", lambda path: LOCK_FILE + MACHINE.world.me.host.name),
     "lock file not checked": one(LOCK_TABLES, "is_current", lambda self: True),
     "no in-use lock": lambda: [
-        (FILE, "name_lock_file", lambda self: None),
+        (FILE, "mark_lock_file_in_use", lambda self: None),
         (CORE, "lock_all", lambda fd: None),
     ],
     "lost lease ignored": one(QUEUE, "_drop_lost_job_locks", lambda self: None),
@@ -1226,7 +1226,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
             plain(self, ours, spare + 1))),
     "job locks of others not counted": job_locks_counted(lambda job_locks, ours: ours),
     "a job lock too many counted": job_locks_counted(lambda job_locks, ours: job_locks + 1),
-    "not brought back": one(QUEUE, "_restore_running", lambda self, line: None),
+    "not brought back": one(QUEUE, "_restore_running_state", lambda self, line: None),
     "lost command mutex believed in": one(LOCK_TABLES, "check_alive", lambda self: None),
     # Who asks for the command mutex need not ask for the job lock, unless its clock stood still: its host was
     # suspended
@@ -1236,7 +1236,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     ],
     "result not verified": one(FILE, "state_at", lambda self, line, plain=FILE.state_at: (
         b"r" if isinstance(line, CORE.Job) else plain(self, line))),
-    "written twice": one(QUEUE, "_is_written", lambda self, job: False),
+    "written twice": one(QUEUE, "_is_result_written", lambda self, job: False),
     "left open": one(LOCK_TABLES, "close_job_lock", lambda self, fd: None),
     "closed twice": one(LOCK_TABLES, "close_job_lock", lambda self, fd, plain=LOCK_TABLES.close_job_lock: (
         plain(self, fd), CORE.os.close(fd))),
@@ -1252,7 +1252,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "alone though others claim": one(LOCK_TABLES, "is_only_claimer", lambda self: True),
     "alone since before others came": one(
         LOCK_TABLES, "lengthen_lock_file", lambda self, plain=LOCK_TABLES.lengthen_lock_file: (
-            plain(self), self.__dict__.update(_length_alone=CORE.os.fstat(self.fd).st_size))),
+            plain(self), self.__dict__.update(_length_at_first_claim=CORE.os.fstat(self.fd).st_size))),
     "an equal line's end": one(
         CORE.Orphans, "_known_result", lambda self, line: self._results[line.command].state),
     "names and sizes not seen": one(CORE.LockTable, "refresh", lambda self: None),

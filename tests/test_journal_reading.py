@@ -342,7 +342,7 @@ class OnANetwork(JournalCase):
 
         with self.on("nfs4", fstat=remembered):
             self.assertEqual(self.names(), ["1", "2", "3"])
-            self.assertNotEqual(self.opened().file.how, runmaker4.Reading.CACHED)
+            self.assertNotEqual(self.opened().file.reading_mode, runmaker4.Reading.CACHED)
 
     def test_so_is_what_a_run_has_printed(self) -> None:
         runs, _ = self.runs()

@@ -94,7 +94,7 @@ class ResultsWithoutAnAnswer(JobFileCase):
         said = queue.finish(first, b"d")
         for job in jobs[1:]:
             assert job
-            queue.give_up(job)
+            queue.release_job(job)
         return said, self.path.read_bytes()
 
     def test_no_equal_line_gets_a_result_that_stands_in_the_file(self) -> None:
@@ -274,12 +274,13 @@ class PastTheCache(JobFileCase):
 
     def test_a_file_that_was_replaced_is_known_by_its_inode(self) -> None:
         self.path.write_bytes(b". a\n")
+        identity = runmaker4.file_identity_lines
         with open(self.path, "rb") as old, open(self.path, "rb") as same:
-            self.assertEqual(runmaker4.inode_of(old.fileno()), runmaker4.inode_of(same.fileno()))
+            self.assertEqual(identity(old.fileno()), identity(same.fileno()))
             self.path.with_name("new").write_bytes(b". b\n")
             os.replace(self.path.with_name("new"), self.path)
             with open(self.path, "rb") as new:
-                self.assertNotEqual(runmaker4.inode_of(old.fileno()), runmaker4.inode_of(new.fileno()))
+                self.assertNotEqual(identity(old.fileno()), identity(new.fileno()))
 
 
 class OldEnds(FileCase):
@@ -612,7 +613,7 @@ class Patience(JobFileCase):
             self.clock.now += 10.0
             self.assertEqual(queue.check_jobs(), {})
         self.assertLess(sum(call.args[0] for call in sleep.call_args_list), 0.2)
-        queue.give_up(job)
+        queue.release_job(job)
 
 
 class Committed(JobFileCase):
@@ -639,7 +640,7 @@ class Committed(JobFileCase):
                 second = queue.claim(new).job
                 assert second
                 for held in job, second:
-                    queue.give_up(held)
+                    queue.release_job(held)
 
 
 class CommandMutexes(JobFileCase):
@@ -1083,7 +1084,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             numbers = [assignment.number for assignment in client.assignments.values()]
             self.assertEqual(len(self.served.claimed), len(numbers))
             for assignment in client.assignments.values():
-                self.served.give_up(assignment.job)
+                self.served.release_job(assignment.job)
             return (words + numbers)[0]
         return asyncio.run(come())
 
@@ -1161,7 +1162,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             )
             self.assertEqual([job.number for job in self.served.claimed], [1, 2])
             for job in list(self.served.claimed):
-                self.served.give_up(job)
+                self.served.release_job(job)
         for name, error_at in ("reclaim_line", 1), ("reclaim_line", 2), ("reclaim_line", 3), ("state_at", 1):
             with self.subTest(function=name, call=error_at):
                 asyncio.run(come(name, error_at))
@@ -1449,7 +1450,7 @@ class RetriesOfMany(JobFileCase):
         self.path.write_bytes(b"# new\n! a\n! b\n! c\n")
         shown: list[int] = []
         lock_table = queue.file.lock_table
-        with mock.patch.object(lock_table, "show_frontier", lambda _, offset: shown.append(offset)):
+        with mock.patch.object(lock_table, "publish_frontier", lambda _, offset: shown.append(offset)):
             self.assertEqual([job_of(cursor.claim()).command for _ in range(2)], [b"b", b"c"])
         self.assertEqual(shown, [])
 
@@ -1644,7 +1645,7 @@ class ScansInMemory(FileCase):
 
     def test_a_scan_that_wants_every_line_does_not_gather_the_file(self) -> None:
         self.path.write_bytes(b". echo job\n" * 20_000)
-        with mock.patch.multiple(runmaker4.Scan, SMALL=512, LARGE=4096):
+        with mock.patch.multiple(runmaker4.Scan, MIN_CHUNK_SIZE=512, MAX_CHUNK_SIZE=4096):
             scan = runmaker4.Scan(runmaker4.Reader(self.open()), 0)
             self.assertLess(max(len(scan._buffer) for _ in scan), 3 * 4096)
 

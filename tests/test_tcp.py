@@ -454,7 +454,7 @@ class LongFile(TcpCase):
     # After each 4 KiB it hears them, and notes that
     PIECES = """
 import runmaker4
-runmaker4.Cursor.SLICE, runmaker4.Scan.LARGE = 0.0, 4096
+runmaker4.Cursor.SLICE, runmaker4.Scan.MAX_CHUNK_SIZE = 0.0, 4096
 claim, pieces = runmaker4.Cursor.claim, []
 def claim_and_note(cursor, *args):
     job = claim(cursor, *args)

@@ -91,7 +91,7 @@ class Scans(FileCase):
         """The lines that a scan with chunks of these sizes finds."""
         self.path.write_bytes(data)
         with (
-            mock.patch.multiple(runmaker4.Scan, SMALL=sizes[0], LARGE=sizes[1]),
+            mock.patch.multiple(runmaker4.Scan, MIN_CHUNK_SIZE=sizes[0], MAX_CHUNK_SIZE=sizes[1]),
             open(self.path, "rb") as file,
         ):
             reader = runmaker4.Reader(file.fileno())
