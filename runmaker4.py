@@ -1818,10 +1818,10 @@ class Directives(NamedTuple):
         return self.settings.hosts, self.settings.needs, self.end is not None
 
     def below(self, line: Line) -> Directives:
-        """Return the directives below a line that is a directive.
+        """Return these directives with the effect of one more, the line `line`.
 
-        Below a malformed directive it is unknown which consumers the jobs are for.  So they count as jobs for
-        any consumer, and every consumer must wait.
+        If it is malformed, the result has an `error`, and every consumer (runner or client) must wait: it is
+        unknown for which of them the jobs below are.  So these have no settings, and fit any consumer.
         """
         try:
             directive = parse_settings(line.text)
@@ -1835,7 +1835,12 @@ class Directives(NamedTuple):
         return self._replace(barrier=line, check=directive.kind == "barrier check")
 
     def has_same_group(self, above: Directives) -> bool:
-        """Return True if a directive does not divide a group of jobs (together=).  above: those above it."""
+        """Return True if jobs below these directives can be in one group with jobs below `above`.
+
+        A group (together=) is a number of jobs that start together.  above: the directives without the last
+        directive line.  It divides the group if it gives another together=, or is a barrier, a `#RUN end` or
+        malformed.
+        """
         return (
             self.settings.together == above.settings.together
             and self.barrier is above.barrier
@@ -1873,21 +1878,14 @@ def parse_settings(text: bytes) -> Directive:
 
 
 def _parse_job_settings(values: dict[str, str]) -> JobSettings:
-    """Parse the values of a settings directive.  Raises ValueError."""
+    """Parse the settings of a directive: for example {'host': 'node1,node2', 'slots': '4'}.
+
+    Raises ValueError if a value is invalid, or if two settings cannot be used together.
+    """
     hosts = tuple(values["host"].lower().split(",")) if "host" in values else ()
-    for host in (host for host in hosts if "[" in host):
-        try:
-            fnmatch.fnmatchcase("", host)
-        except re.error:                        # [z-a], before Python 3.10
-            raise ValueError(f"host= has an invalid pattern: '{printable(host)}'") from None
-    if "together" in values and not hosts:
-        raise ValueError("together= requires host=")
-    if "min-hosts" in values and "together" not in values:
-        raise ValueError("min-hosts= requires together=")
-    for name in "slots", "memory":
-        if name in values and "together" in values:
-            raise ValueError(f"{name}= cannot be used with together=")
-    needs = _parse_resources_per_run(values)
+    _check_patterns(hosts)
+    _check_combinations(values)
+    resources_per_run = _parse_resources_per_run(values)
     shell = values.get("shell", SHELL)
     if not POSIX_LIKE.fullmatch(os.path.basename(shell)):
         raise ValueError(f"shell={printable(shell)} is no POSIX-like shell: bash, zsh, ksh, dash, busybox "
@@ -1896,13 +1894,36 @@ def _parse_job_settings(values: dict[str, str]) -> JobSettings:
         timeout=_parse_value(values, "timeout", duration, NO_SETTINGS.timeout),
         hosts=hosts,
         together=values.get("together", ""),
-        min_hosts=_parse_value(
-            values, "min-hosts", lambda text: None if text == "all" else integer_between(0)(text), None
-        ),
-        needs=needs[0],
-        larger_needs=needs[1:],
+        min_hosts=_parse_value(values, "min-hosts", integer_or_all, None),
+        needs=resources_per_run[0],
+        larger_needs=resources_per_run[1:],
         shell=shell,
     )
+
+
+def _check_patterns(hosts: Iterable[str]) -> None:
+    """Raise ValueError if a pattern of host= is invalid: before Python 3.10, [z-a] is."""
+    for host in (host for host in hosts if "[" in host):
+        try:
+            fnmatch.fnmatchcase("", host)
+        except re.error:
+            raise ValueError(f"host= has an invalid pattern: '{printable(host)}'") from None
+
+
+def _check_combinations(values: Collection[str]) -> None:
+    """Raise ValueError if settings with these names cannot be used in one directive."""
+    if "together" in values and "host" not in values:
+        raise ValueError("together= requires host=")
+    if "min-hosts" in values and "together" not in values:
+        raise ValueError("min-hosts= requires together=")
+    for name in "slots", "memory":
+        if name in values and "together" in values:
+            raise ValueError(f"{name}= cannot be used with together=")
+
+
+def integer_or_all(text: str) -> int | None:
+    """Parse the value of min-hosts=: an integer, or None for 'all'."""
+    return None if text == "all" else integer_between(0)(text)
 
 
 def _parse_resources_per_run(values: Mapping[str, str]) -> tuple[Resources, ...]:
@@ -1911,13 +1932,13 @@ def _parse_resources_per_run(values: Mapping[str, str]) -> tuple[Resources, ...]
     For example memory=4G,16G gives two: 1 slot and 4 GiB, 1 slot and 16 GiB.  Raises ValueError.
     """
     slots = _parse_value(values, "slots", integer_between(1, 100_000), 1)
-    no_memory: tuple[int, ...] = (0,)
-    sizes = _parse_value(values, "memory", growing_sizes, no_memory)
+    one_run_without_request: tuple[int, ...] = (0,)
+    sizes = _parse_value(values, "memory", growing_sizes, one_run_without_request)
     return tuple(Resources(slots, size) for size in sizes)
 
 
 def _parse_value(values: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
-    """Return the parsed value of the setting `name`, or `default` if it is not in `values`.
+    """Return the value of the setting `name`, parsed by `parse`; `default` if the setting is not in `values`.
 
     Raises a ValueError that names the setting.
     """
@@ -1928,7 +1949,10 @@ def _parse_value(values: Mapping[str, str], name: str, parse: Callable[[str], T]
 
 
 def stopped_by_check(failed_line: Line, check: Line) -> str:
-    """Return the message for a barrier check that stops the jobs below it.  bad: a job failed or in error."""
+    """Return the message for a barrier check that stops the jobs below it.
+
+    failed_line: the first job above it that failed or is in error.
+    """
     what_happened = "failed" if failed_line.state == FAILED else "ended in error"
     return (
         f"line {failed_line.number} {what_happened}, and the #RUN barrier check in line {check.number} "
@@ -1945,7 +1969,8 @@ def stopped_by_check(failed_line: Line, check: Line) -> str:
 # A newline before a line that is neither a job, nor a comment, nor blank.  A single byte at the end of the
 # file is not a stray, because an editor could still be writing the rest of that line.
 STRAY = re.compile(rb"\n(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:[#\n]|\Z)|.\Z)")
-# The same for a file without a job: a path there is the first word of a command, and `//` or `/*` a comment.
+# In a file without a job, a line that begins with a path is a stray as well: the path is the first word of a
+# command.  Of lines with `/`, only those that begin with `//`, `/*`, or `/` and a blank are comments there.
 STRAY_WITHOUT_JOBS = re.compile(STRAY.pattern.replace(b"[#/]", rb"#|/(?![^\s/*])"))
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
@@ -1988,14 +2013,14 @@ def name_strays(count: int, first_number: int) -> str:
 
 
 def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None:
-    """Report the first stray, a line that is neither a job nor a comment.
+    """Report how many lines are neither a job nor a comment (strays): no runner will run them.
 
-    Raises UsageError if the file has strays and no job, such as a plain list of commands, unless `refuse` is
-    False.
+    refuse: raise UsageError if the file has strays and no job: it is perhaps a plain list of commands.
     """
     with job_file(path, network) as file:
         has_job = Scan(file, first_line(file)).next() is not None
-        count, first_number = count_strays(file, STRAY if has_job else STRAY_WITHOUT_JOBS)
+        stray = STRAY if has_job else STRAY_WITHOUT_JOBS
+        count, first_number = count_strays(file, stray)
         if count and refuse and not has_job:
             subject = "line is" if count == 1 else "lines are"
             raise UsageError(
@@ -2007,11 +2032,16 @@ def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None
 
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
-    """Raise UsageError for a file that no job may start from: with strays and no job, or a malformed #RUN."""
+    """Raise UsageError for a job file from which no job may start.
+
+    Such a file has a malformed #RUN line, or no job but plain text.  In a file with jobs, report lines that
+    are neither a job nor a comment.
+    """
     check_lines(path, network, say)
     with job_file(path, network) as file:
-        for line in Scan(file, first_line(file), b"", directives=True):
-            if error := TOP.below(line).error:
+        no_jobs = b""
+        for directive in Scan(file, first_line(file), states=no_jobs, directives=True):
+            if error := TOP.below(directive).error:
                 raise UsageError(f"{path}: {error}")
 
 
@@ -2112,7 +2142,7 @@ class Tracking(enum.Enum):
     MISSED = "a check, or the result, has not found it"
     GONE = "it was missed for so long that it counts as removed, which was reported"
     DELETED = "the file was shorter by exactly this line, so equal lines are other jobs"
-    CHANGED_ONCE = "the last check has found another state at the offset"
+    CHANGED_ONCE = "the last check has found another state at the offset; an editor can be saving"
     CANCELLED = "two checks in a row have: a user has set that state"
 
 
@@ -2361,7 +2391,7 @@ class LockTableReader(Opened):
         self.network = mount.network
         self.say = say
         self.path = lock_file_of(file)
-        self._fd = None                         # None: closed, hidden, or the lock file does not exist
+        self._fd = None                 # None: closed, unreadable, or the lock file does not exist
         self.inode: Identity | None = None      # kept by close(); None: no lock file was opened
         self.is_unreadable = False      # we may not read the lock file, so its locks are unknown
 
@@ -2391,9 +2421,9 @@ class LockTableReader(Opened):
             return False
 
     def reopen_if_replaced(self) -> bool:
-        """Open the lock file that the path names now, in place of the old one.
+        """Open the lock file that the path names now, unless it is open already, and close the old one.
 
-        Return False if that file is open already, or if there is none.
+        Return True if a lock file was opened; False also if there is none, or if we may not read it.
         """
         if self.is_open and self.is_current():
             return False
@@ -2408,7 +2438,7 @@ class LockTableReader(Opened):
     def _open(self) -> tuple[int | None, Identity | None]:
         """Return a descriptor of the lock file, and its identity.
 
-        Return None for both if there is no lock file (then nothing is locked), or if it is hidden.
+        Return None for both if there is no lock file (then nothing is locked), or if we may not read it.
         """
         was_hidden = self.is_unreadable
         self.is_unreadable = False
@@ -2454,9 +2484,9 @@ class LockTableReader(Opened):
         return not is_free(self.fd, APPEND_BYTE)
 
     def presence_locks(self) -> set[int] | None:
-        """Return the presence locks that other runners and servers hold, as PresenceLock.offset.
+        """Return the numbers of the presence locks that other runners and servers hold: one for each.
 
-        Return None if we may not read the lock file.
+        An empty set: there are none, or there is no lock file.  None: we may not read the lock file.
         """
         if self.is_unreadable:
             return None
@@ -2486,25 +2516,26 @@ class LockTable(LockTableReader):
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  presence_lock: PresenceLock | None = None) -> None:
         """file: the path of the job file, without symbolic links.  interval: the seconds for which an answer
-        of is_alive() holds.  presence_lock: of a runner or server.
+        True of still_has_locks() holds.  presence_lock: of a runner or server.
         """
         super().__init__(file, mount, say)
         self.clock = clock
         self.interval = interval
         self.job_locks: dict[int, JobLock] = {}        # the job locks that this process holds, by offset
         self.presence_lock = presence_lock                      # locked on `fd`
-        self.pulse_offset = 0                          # its offset, see above; 0: none
+        self.pulse_offset = 0                   # the offset of the pulse, see above; 0: there is none
         # by kind: the offsets that locks on `fd` show to others
         self._published_frontiers: dict[int, int] = {}
-        self._locks_known_at = 0.0                    # when `fd` was last known to have its locks (clock)
-        self._lengthened = False                   # we have made the lock file longer since we opened it
+        self._locks_known_at = 0.0              # when `fd` was last known to have its locks (clock)
+        self._lengthened = False                # we have made the lock file longer since we opened it
         # The length of the lock file after we first made it longer, if no other process used it then
         self._length_at_first_claim: int | OtherUsers = OtherUsers.NOT_ASKED
 
-    def _open(self) -> tuple[int | None, Identity | None]:
+    def _open(self) -> tuple[int, Identity]:
         """Open or create the lock file, and lock the bytes that show others that this process uses it.
 
-        Return its descriptor and identity, never None.
+        Return the descriptor and the identity of the lock file.  These bytes are HERE_BYTE, the presence
+        lock, and the pulse: a byte at random that shows if the locks of this host are lost.
         """
         opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)
@@ -2514,7 +2545,7 @@ class LockTable(LockTableReader):
             lock(fd, HERE_BYTE, shared=True)
             self.pulse_offset = 0
             if self.network and not self._mount.is_nfs:
-                self.pulse_offset = lock_probe(fd)     # if this lock is lost, so are all: see the class
+                self.pulse_offset = lock_probe(fd)
             if self.presence_lock:
                 self.presence_lock.take(fd)
             inode = identity_of(fd)
@@ -2537,20 +2568,23 @@ class LockTable(LockTableReader):
             raise OSError(errno.EIO, "the locks were lost")
 
     def still_has_locks(self) -> bool:
-        """Return True if this host still has its locks, which it loses if it is cut off for too long.
+        """Return False if this host has lost the locks on `fd`, as it does if it is cut off for too long.
 
-        The file system is asked at most once per `interval`; until then the last answer counts.
+        On a local file system, or while no lock file is open, nothing can be lost: True.  After an answer
+        True, ask the file system again only when `interval` is over.
         """
         now = self.clock()
-        if not self.network or not self.is_open or now - self._locks_known_at <= self.interval:
+        can_be_lost = self.network and self.is_open
+        if not can_be_lost or now - self._locks_known_at <= self.interval:
             return True
+        # NFS refuses a read after a loss; elsewhere the pulse shows it
         if lost_locks(self.fd, [self.pulse_offset], self._mount):
             return False
         self._locks_known_at = now
         return True
 
     def expire_lock_check(self) -> None:
-        """Make the next is_alive() ask the file system, whenever it was asked last."""
+        """Make the next still_has_locks() ask the file system, whenever it was asked last."""
         self._locks_known_at = -math.inf
 
     # -- command mutexes -------------------------------------------------------------------------------------
@@ -2585,32 +2619,37 @@ class LockTable(LockTableReader):
             raise FileChangedError("the lock file is not open")
         return lock(self.fd, offset)
 
-    # -- frontiers (see Retries) -----------------------------------------------------------------------------
+    # -- progress of retries (see Retries) -------------------------------------------------------------------
 
     def publish_frontier(self, kind: int, offset: int) -> None:
         """Show other runners that we have retried the failed lines of a kind up to this offset.
 
-        For that, lock the byte with that number in the kind's range, and unlock the one before.
+        So they need not run these lines once more.  For that, lock the byte with that number in the range of
+        the kind, and unlock the byte shown before.  A smaller offset than that changes nothing.
+
+        kind: a number for the lines in one state that directives give to the same runners.
         """
-        shown = self._published_frontiers.get(kind, 0)
-        if offset <= shown:
+        shown_offset = self._published_frontiers.get(kind, 0)
+        if offset <= shown_offset:
             return
-        if shown:
-            unlock(self.fd, FRONTIER_BYTES + kind * self.KIND_BYTES + shown)
+        kind_range = FRONTIER_BYTES + kind * self.KIND_BYTES
+        if shown_offset:
+            unlock(self.fd, kind_range + shown_offset)
         self._published_frontiers[kind] = offset
-        lock(self.fd, FRONTIER_BYTES + kind * self.KIND_BYTES + offset, shared=True)
+        lock(self.fd, kind_range + offset, shared=True)
 
     def others_frontiers(self) -> dict[int, int]:
         """Return, for each kind of failed lines, the offset up to which other runners have retried them.
 
-        Each has locked the byte of its offset (publish_frontier()).  The farthest counts; of adjacent locked
-        bytes, which the kernel reports as one range, that is the last.
+        Each of them has locked the byte of its offset (publish_frontier()).  The farthest counts.
         """
-        frontiers: dict[int, int] = {}
-        for locked in other_locks(self.fd, FRONTIER_BYTES, 1 << 60):        # all kinds
-            kind, offset = divmod(locked.stop - 1 - FRONTIER_BYTES, self.KIND_BYTES)
-            frontiers[kind] = max(frontiers.get(kind, 0), offset)
-        return frontiers
+        offsets: dict[int, int] = {}
+        every_kind = 1 << 60                    # bytes
+        for locked in other_locks(self.fd, FRONTIER_BYTES, every_kind):
+            last_byte = locked.stop - 1         # the kernel reports adjacent locked bytes as one range
+            kind, offset = divmod(last_byte - FRONTIER_BYTES, self.KIND_BYTES)
+            offsets[kind] = max(offsets.get(kind, 0), offset)
+        return offsets
 
     # -- job locks -------------------------------------------------------------------------------------------
 
@@ -2688,19 +2727,22 @@ class LockTable(LockTableReader):
     # -- other processes that claim lines --------------------------------------------------------------------
 
     def lengthen_lock_file(self) -> None:
-        """Make the lock file one byte longer, once, before our first claim, for is_only_claimer().
+        """Make the lock file one byte longer, once, so that others notice that we claim lines from now on.
 
-        Each runner does that, and the file keeps its length when a runner dies.  So if the length is still
-        ours, no runner has started to claim after us.  What about the others?  A runner that started before
-        us either still holds HERE_BYTE, which we see; or it has lost that lock and must call this again
-        before its next claim.  A runner that starts at this moment locks HERE_BYTE first.  So either we find
-        that byte locked, or that runner makes the file longer than we have made it.
+        Each runner does that before its first claim, and the file keeps its length when a runner dies.  So if
+        the length is still ours, no runner has started to claim after us: is_only_claimer() compares it.
+
+        What about the others?  A runner that started before us either still holds HERE_BYTE, which we see; or
+        it has lost that lock and must call this again before its next claim.  A runner that starts at this
+        moment locks HERE_BYTE first.  So either we find that byte locked, or that runner makes the file
+        longer than we have made it.
         """
         if self._lengthened:
             return
         length = os.fstat(self.fd).st_size + 1
         os.ftruncate(self.fd, length)
-        if self._length_at_first_claim is OtherUsers.NOT_ASKED and is_free(self.fd, HERE_BYTE):
+        is_first_claim = self._length_at_first_claim is OtherUsers.NOT_ASKED
+        if is_first_claim and is_free(self.fd, HERE_BYTE):          # no other runner uses the lock file
             self._length_at_first_claim = length
         else:
             self._length_at_first_claim = OtherUsers.OTHERS
@@ -2709,7 +2751,9 @@ class LockTable(LockTableReader):
     def is_only_claimer(self) -> bool:
         """Return True if no other process can have claimed a line since our first claim.
 
-        lengthen_lock_file() explains why.  Call it while holding the command mutex.
+        Each process makes the lock file a byte longer before its first claim (lengthen_lock_file()), so the
+        length is unchanged if none has.  False: another can have, or we have not claimed a line in this lock
+        file.  Call it while holding the command mutex.
         """
         return self._lengthened and self._length_at_first_claim == os.fstat(self.fd).st_size
 
@@ -2720,7 +2764,7 @@ class JobReader(Opened):
     It is for one thread at a time.  On a network file system any call can take long, so the caller has a
     thread for it.
     """
-    ACCESS = os.O_RDONLY
+    ACCESS = os.O_RDONLY                # how the job file is opened
     MAX_LOOKS = 3  # a file or a line is gone after so many looks, an interval apart, missed it
     # seconds for which a network file system can hold up an editor that saves a file in place: MooseFS takes
     # 30 if two hosts write to one file
@@ -2755,7 +2799,11 @@ class JobReader(Opened):
     def lines(
         self, states: bytes | None = None, counted: Counter[bytes] | None = None, directives: bool = False
     ) -> Scan:
-        """Follow the path, and start a scan of the job lines in some states; None: in all states."""
+        """Start a scan, to iterate over the job lines in some states; None: in all states.
+
+        If the path names another file than the open one, open that first.  counted: gets the number of job
+        lines in each state while the scan goes on.  directives: yield lines that begin with #RUN as well.
+        """
         self.follow()
         return Scan(self.reader, self.start, states, counted=counted, directives=directives)
 
@@ -2767,9 +2815,13 @@ class JobReader(Opened):
         return lines_of_command
 
     def snapshot(self) -> Snapshot:
-        """Read the whole file: count the lines in each state, and separate orphans from running jobs."""
+        """Read the whole file: count the lines in each state, and separate orphans from running jobs.
+
+        Orphans are lines `r` that have neither a runner nor a job any more.  `half_saved` is set if an editor
+        could be in the middle of saving the file.
+        """
         snapshot = Snapshot(Counter())
-        scan = self.lines(RUNNING, snapshot.states)
+        scan = self.lines(RUNNING, counted=snapshot.states)      # finds lines `r`, but counts every state
         for line in scan:
             if self.is_orphan(line):
                 snapshot.orphans.append(line)
@@ -2787,16 +2839,19 @@ class JobReader(Opened):
         for the first time needs no wait.
         """
         now = self.clock()
-        tail = size, self.reader.pread(1, max(size - 1, 0))
+        last_byte = self.reader.pread(1, max(size - 1, 0))
+        tail = size, last_byte
         if tail != self._tail:
-            is_complete = self._tail is None and tail[1] == b"\n"
+            is_first_look = self._tail is None
+            needs_no_wait = is_first_look and last_byte == b"\n"
             self._tail = tail
-            self._tail_since = -math.inf if is_complete else now
-        patience = self.MAX_SAVE_SECONDS if self.is_held_up() else self.interval
-        wait = self._tail_since + patience - now
+            self._tail_since = -math.inf if needs_no_wait else now
+        # If a network file system delays an editor's save, the end of the file is missing for longer
+        unchanged_seconds = self.MAX_SAVE_SECONDS if self.is_held_up() else self.interval
+        wait = self._tail_since + unchanged_seconds - now
         if wait > 0:
             return min(wait, self.interval)
-        self._trusted_size = size
+        self._trusted_size = size               # is_held_up() will notice if the file gets shorter than that
         return 0.0
 
     def is_held_up(self) -> bool:
@@ -2809,27 +2864,27 @@ class JobReader(Opened):
                 and self.reader.pread(1, self._trusted_size - 1) in (b"", b"\0"))
 
     def summary(self, consumers: Consumers, groups: bool = False) -> Summary:
-        """Count the jobs and find the failed ones, for the closing message of consumers that exit.
+        """Read the file and describe it, for the closing message of consumers (runners or clients) that exit.
 
-        consumers: those that exit; remove from them each one that could run a remaining new job.
-        groups: they also run groups (together=).
+        Remove from `consumers` each one that could run a new job of the file; `jobs_left` is set if there was
+        one.  groups: the consumers also run jobs with together=.
         """
         snapshot = self.snapshot()
-        counted = count_states(snapshot)
+        counts = count_states(snapshot)
         bad_numbers, can_retry = self._find_bad_lines()
         numbers = [line.number for line in snapshot.orphans] + bad_numbers
-        strays, first_stray = count_strays(self.reader, STRAY)
-        consumer_count = len(consumers.all)
-        if counted.new and consumers.all:
-            self._remove_consumers_with_jobs(consumers, groups)
+        stray_count, first_stray = count_strays(self.reader, STRAY)     # neither jobs nor comments
+        jobs_left = False
+        if counts.new and consumers.all:
+            jobs_left = self._remove_consumers_with_jobs(consumers, groups)
         return Summary(
-            counted,
+            counts,
             half_saved=snapshot.half_saved,
             bad_lines=tuple(sorted(numbers)[:self.MAX_NAMED]),
             can_retry=bool(snapshot.orphans) or can_retry,
-            jobs_left=len(consumers.all) < consumer_count,
+            jobs_left=jobs_left,
             orphans=len(snapshot.orphans),
-            strays=strays,
+            strays=stray_count,
             first_stray=first_stray,
         )
 
@@ -2857,16 +2912,21 @@ class JobReader(Opened):
         """Return True if certainly no other runner or server uses the file."""
         return self.lock_table.is_open and self.lock_table.presence_locks() == set()
 
-    def _remove_consumers_with_jobs(self, consumers: Consumers, groups: bool) -> None:
-        """Remove from `consumers` each one that could run a new job of the file.  groups: see summary()."""
-        def has_taker(scope: Directives) -> bool:
-            """Return True if a consumer could run jobs under these directives."""
+    def _remove_consumers_with_jobs(self, consumers: Consumers, groups: bool) -> bool:
+        """Remove from `consumers` each one that could run a new job of the file.
+
+        Return True if there was one.  groups: they can also run jobs with together=.
+        """
+        def can_run_jobs(scope: Directives) -> bool:
+            """Return True if one of the consumers could run jobs below these directives."""
             return (groups or not scope.settings.together) and consumers.any_fits(scope)
 
-        for _, scope in self._lines_with_directives(NEW, has_taker):
-            if has_taker(scope):
-                for consumer in list(consumers.fitting(scope)):
-                    del consumers.all[consumer]
+        has_removed = False
+        for _, scope in self._lines_with_directives(NEW, can_run_jobs):
+            for consumer in list(consumers.fitting(scope)):
+                del consumers.all[consumer]
+                has_removed = True
+        return has_removed
 
     def _lines_with_directives(
         self, states: bytes, is_wanted: Callable[[Directives], bool]
@@ -2881,7 +2941,7 @@ class JobReader(Opened):
                 yield line, scope
 
     def read_line(self, line: Line, after: int = 1) -> bytes:
-        """Read a line again, and return it from its state to `after` bytes behind its text.
+        """Read a line again, and return it with its state, and `after` bytes that follow its text.
 
         Return b'' if another line, or none, is at its offset now.
         """
@@ -2910,14 +2970,10 @@ class JobReader(Opened):
         while holding the command mutex.
         """
         lock_table = self.lock_table
-        bucket = bucket_of(line.command)
         if lock_table.is_unreadable:
+            return False                        # which locks are held is unknown
+        if lock_table.is_open and self._locks_show_life(line):
             return False
-        if lock_table.is_open:
-            if lock_table.is_held(own_job_lock(line)):
-                return False
-            if not is_free(lock_table.fd, bucket, JOB_LOCKS) and self._has_no_orphans(line.command):
-                return False
         self.refresh()
         self.refresh_reader()
         # Read the state after the job locks: the job can have finished just before they were checked
@@ -2927,35 +2983,54 @@ class JobReader(Opened):
         # one, or are about to
         return lock_table.is_current()
 
-    def _has_no_orphans(self, command: bytes) -> bool:
-        """Return True if at least as many job locks of a command are held as it has lines `r`: no orphan.
+    def _locks_show_life(self, line: Line) -> bool:
+        """Return True if the held job locks show that a line `r` has a runner or a job.
 
-        A claim adds one to both.  So if the first count of job locks is too small, count again after the
-        lines were counted.
+        Both hold a job lock of the line's command as long as they live: the one with the line's number, or
+        another one if that was not free when the line was claimed, or if the line has moved since.
+        """
+        lock_table = self.lock_table
+        if lock_table.is_held(own_job_lock(line)):
+            return True
+        any_is_held = not is_free(lock_table.fd, bucket_of(line.command), JOB_LOCKS)
+        return any_is_held and self._has_no_orphans(line.command)
+
+    def _has_no_orphans(self, command: bytes) -> bool:
+        """Return True if at least as many job locks of a command are held as it has lines `r`.
+
+        Then each such line can have a job that lives.  A claim adds a job lock and a line `r`.  So if the
+        first count of job locks is too small, count again after the lines were counted.
         """
         job_locks = self.lock_table.count_job_locks(command)
         if not job_locks:
             return False
-        if not self._has_running_lines(command, job_locks + 1):
+        if not self._has_running_lines(command, at_least=job_locks + 1):
             return True
-        return not self._has_running_lines(command, self.lock_table.count_job_locks(command) + 1)
+        job_locks = self.lock_table.count_job_locks(command)
+        return not self._has_running_lines(command, at_least=job_locks + 1)
 
-    def has_room(self, command: bytes, orphan: bool = False, near: int | None = None) -> bool:
-        """Return True if one more copy of a command can run: fewer job locks are held than lines will be `r`.
+    def has_room(self, command: bytes, for_orphan: bool = False, search_start: int | None = None) -> bool:
+        """Return True if one more copy of a command can run without more copies than lines `r`.
 
-        orphan: the copy is for a line that is already `r`, otherwise for a new line.  near: the offset of a
-        line at which the search for lines `r` begins; None: at the top.
+        Each living copy holds a job lock, so at least as many lines must be `r` as job locks are held: the
+        new copy adds its own line.  for_orphan: its line is `r` already, so one line more must be `r`.
+
+        search_start: the offset of a line at which the search for lines `r` begins; None: the first line.
         """
         job_locks = self.lock_table.count_job_locks(command)
-        return not job_locks or self._has_running_lines(command, job_locks + orphan, near)
+        needed_lines = job_locks + 1 if for_orphan else job_locks
+        return not job_locks or self._has_running_lines(command, needed_lines, search_start)
 
-    def _has_running_lines(self, command: bytes, minimum: int, near: int | None = None) -> bool:
-        """Return True if at least `minimum` lines of a command are `r`; near: see has_room()."""
-        middle = self.start if near is None else near
-        count = count_lines(self.reader, middle, math.inf, RUNNING, command, minimum)
-        if count < minimum:
-            count += count_lines(self.reader, self.start, middle, RUNNING, command, minimum - count)
-        return count >= minimum
+    def _has_running_lines(self, command: bytes, at_least: int, search_start: int | None = None) -> bool:
+        """Return True if at least so many lines of a command are `r`.
+
+        search_start: search from this offset on, and then the lines above it; None: from the first line on.
+        """
+        middle = self.start if search_start is None else search_start
+        count = count_lines(self.reader, middle, math.inf, RUNNING, command, at_least)
+        if count < at_least:
+            count += count_lines(self.reader, self.start, middle, RUNNING, command, at_least - count)
+        return count >= at_least
 
     # -- the current file ------------------------------------------------------------------------------------
 
@@ -2966,7 +3041,9 @@ class JobReader(Opened):
     def refresh_reader(self) -> None:
         """Make later reads of `reader` return what other hosts had written by now.
 
-        Raises FileChangedError if the file was replaced, so that the FUSE daemon no longer knows it.
+        Only on FUSE it has an effect: it opens the file again, because the daemon of the file system can have
+        old data cached for the open file.  Raises FileChangedError if the file was replaced, so that the
+        daemon no longer knows it.
         """
         try:
             refresh_reader(self.reader, self.mount)
@@ -2997,9 +3074,9 @@ class JobReader(Opened):
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
     def _is_known_at_path(self, fd: int | None) -> bool:
-        """Return True if the path names this open file, according to this host's cache of names.
+        """Return True if this host knows, without asking a server, that the path names this open file.
 
-        It is a cheap first test for network file systems.  On a local file system it is always False.
+        False: it is unknown, as always on a local file system; the caller must test it by _stat().
         """
         return self.network and fd is not None and path_names_fd(self.real, fd)
 
@@ -3023,12 +3100,12 @@ class JobReader(Opened):
         return changed
 
     def _open(self) -> None:
-        """Open the file that the path names now, and close the old one.
+        """Open the job file that the path names now, and close the old one.
 
-        If it is opened for writing, lock it with lock_all(), as every process that writes it does.
+        Raises OSError, and keeps the old one, if the file is UTF-16, or if we do not trust its owner.
         """
         fd = os.open(self.real, self.ACCESS | os.O_CLOEXEC | os.O_NOFOLLOW)
-        reader = Reader(fd)
+        reader = Reader(fd)                     # on a local file system it reads through the same descriptor
         try:
             if self.network:
                 reader = Reader.of(fd, True)
@@ -3036,7 +3113,7 @@ class JobReader(Opened):
             info = os.fstat(fd)
             self._check_replacement(info)
             if self.ACCESS == os.O_RDWR:
-                lock_all(fd)
+                lock_all(fd)                    # as every process does that writes the file
         except OSError:
             close_all(fd, reader.detach())
             raise
@@ -3045,6 +3122,7 @@ class JobReader(Opened):
         self._fd = fd
         self.reader = reader
         self.inode = info.st_dev, info.st_ino
+        # A file that replaces another one can be half saved: its size is not trusted yet
         self._trusted_size = self._trusted_size or info.st_size
 
     def _check_replacement(self, info: os.stat_result) -> None:
@@ -3113,7 +3191,7 @@ class JobFile(JobReader):
         )
         # the file when it was last seen with no process appending to it, and its size then
         self._committed_reader_and_size: tuple[Reader, int] | None = None
-        # the file in which name_lock_file() last locked a byte, and the lock file that it named; None: none
+        # the file in which mark_lock_file_in_use() last locked a byte, and the lock file of that; None: none
         self._marked_in_use: tuple[Reader, Identity | None] | None = None
 
     @property
@@ -3146,9 +3224,11 @@ class JobFile(JobReader):
             yield locked
 
     def mark_lock_file_in_use(self) -> None:
-        """Lock the byte of the job file that identifies our lock file, unless it is locked already.
+        """Show other processes which lock file we use, by a lock on a byte of the job file.
 
-        So processes that reach one job file by two names, and so use two lock files, notice each other.
+        The inode number of the lock file selects the byte.  So processes that reach one job file by two
+        names, and so use two lock files, notice each other.  Do nothing if the byte is locked already.
+
         Raises OSError(EBUSY) if another process uses another lock file.
         """
         fd = self.fd
@@ -3156,7 +3236,8 @@ class JobFile(JobReader):
         if inode is None or self._marked_in_use == (self.reader, inode):
             return
         self._marked_in_use = None
-        # The pulse covers only locks that were taken after it.  So take the in-use lock again.
+        # The pulse, a byte of the new lock file by which we notice that locks were lost, covers only locks
+        # that were taken after it.  So take the lock on all of the job file again.
         unlock(fd, 0, IN_USE_BYTES)
         try:
             lock_all(fd)
@@ -3166,20 +3247,25 @@ class JobFile(JobReader):
         unlock(fd, USER_BYTES, USERS)
         our_byte = USER_BYTES + inode[1] % USERS
         lock(fd, our_byte, shared=True)
+        self._check_no_other_lock_file(our_byte)
+        self._marked_in_use = self.reader, inode
+
+    def _check_no_other_lock_file(self, our_byte: int) -> None:
+        """Raise OSError(EBUSY) if another process has locked a byte that identifies another lock file."""
         bytes_below = USER_BYTES, our_byte
         bytes_above = our_byte + 1, USER_BYTES + USERS
         for start, stop in (bytes_below, bytes_above):
-            if not is_free(fd, start, stop - start):
+            if not is_free(self.fd, start, stop - start):
                 raise OSError(
                     errno.EBUSY,
                     "is in use with another lock file (use one name for it; or a process without write "
                     "permission keeps it locked: lslocks names it)",
                 )
-        self._marked_in_use = self.reader, inode
 
     def open_to_write(self) -> None:
-        """Open the current job file and lock file, and mark the lock file as in use: follow(),
-        name_lock_file().  It is for a process that claims no lines.
+        """Open the job file and the lock file that the path names now, to write states but claim no lines.
+
+        Raises OSError(EBUSY) if another process uses another lock file for the same job file.
         """
         self.follow()
         self.mark_lock_file_in_use()
@@ -3200,10 +3286,10 @@ class JobFile(JobReader):
         return self.fd
 
     def writable(self) -> int:
-        """Check that a state may be written to the job file now, and return the descriptor for it.
+        """Return the descriptor of the job file, if a state may be written to the file now.
 
-        Call it while holding the command mutex.  Raises FileChangedError if the path no longer names the
-        file, OSError(EBUSY) if another process uses another lock file.
+        Raises FileChangedError if the path names another file, OSError(EBUSY) if another process uses another
+        lock file for the job file.  Call it while holding the command mutex.
         """
         fd = self.check_at_path()
         self.mark_lock_file_in_use()
@@ -3222,32 +3308,42 @@ class JobFile(JobReader):
         return os.fstat(self.fd).st_size
 
     def _current_size(self) -> int:
-        """Return the size of the open file in bytes, as of now."""
+        """Return the size of the open file in bytes, after dropping what this host has cached."""
         self.refresh()
         return self.size()
 
-    def change_state(self, line: Line, state: bytes, result: bytes = b"") -> Attempt:
-        """Write `state` over the state of an orphan or a finished line, unless the line has changed.
+    def change_state(self, line: Line, state: bytes, own_last_result: bytes = b"") -> Attempt:
+        """Write `state` over the state of an orphan (a line `r` without a job) or a finished line.
 
-        result: the result of this process's last run of an orphan's command; b"": none.  An orphan gets it
-        instead of `state` if no other process can have started a run since: then an editor has saved an old
-        `r` over our result.  Raises FileChangedError.
+        Write nothing if the line has changed: `check` of the returned Attempt is the reason then.
+
+        own_last_result: the result of this process's last run of an orphan's command; b"": none.  For
+        example, our run has written `d`, and an editor has saved the `r` that it had read before.  So the
+        orphan gets this result instead of `state`, unless another process can have started a run since.
+        Raises FileChangedError if the line has moved.
         """
         with self.command_mutex(line.command, self.patience) as locked:
             attempt = Attempt(LineCheck.LOCKED)
             if locked:
-                attempt = self.check_claimable(line, NO_SETTINGS, line.state == RUNNING)
+                is_orphan = line.state == RUNNING
+                attempt = self.check_claimable(line, NO_SETTINGS, needs_room=is_orphan)
             if attempt.check is LineCheck.OPEN:
-                attempt.new_state = result if result and self.lock_table.is_only_claimer() else state
+                can_restore_result = own_last_result and self.lock_table.is_only_claimer()
+                attempt.new_state = own_last_result if can_restore_result else state
                 self.write(line, attempt.new_state)
             return attempt
 
-    def check_claimable(self, line: Line, settings: JobSettings, needs_room: bool,
-                         near: int | None = None) -> Attempt:
-        """Check, while holding the command mutex, if a line can be claimed; return the answer in `check`.
+    def check_claimable(
+        self, line: Line, settings: JobSettings, needs_room: bool, search_start: int | None = None
+    ) -> Attempt:
+        """Read a line again, and return an Attempt whose `check` is OPEN if the line can be claimed.
 
-        needs_room: require that one more copy of the command may run, see has_room(), also for `near`.
-        Raises FileChangedError if the line, or the directive with its settings, is not at its offset.
+        Otherwise `check` is the reason why it cannot be claimed now.  Call it while holding the mutex of the
+        line's command.  Raises FileChangedError if the line, or the directive with its settings, is not at
+        its offset.
+
+        needs_room: require that one more copy of the command can run, with those that live: has_room().
+        search_start: the offset at which has_room() begins to search for lines `r`; None: the first line.
         """
         self.writable()
         committed = self.check_committed(line)
@@ -3257,16 +3353,19 @@ class JobFile(JobReader):
         if settings.line and self.state_at(settings.line) is None:
             # the directive above it has changed, or has moved
             raise FileChangedError
-        if data[:1] != line.state or (line.state == RUNNING and self.lock_table.is_held(own_job_lock(line))):
+        is_orphan = line.state == RUNNING
+        if data[:1] != line.state or (is_orphan and self.lock_table.is_held(own_job_lock(line))):
             return Attempt(LineCheck.CHANGED, data)       # claimed or edited since it was found
         if not committed:
             return Attempt(LineCheck.APPENDING, data)
-        if needs_room and not self.has_room(line.command, line.state == RUNNING, near):
+        if needs_room and not self.has_room(line.command, is_orphan, search_start):
             return Attempt(LineCheck.NO_JOB_LOCK, data)
         return Attempt(LineCheck.OPEN, data)
 
     def check_committed(self, line: Line) -> bool:
         """Return True if a line will stay: no append is in progress that could cut it off after an error.
+
+        On a network file system remember the size up to which that is so: each check is a round trip there.
 
         Call it while holding the command mutex: then FUSE knows the current size.  NFS can know an older,
         smaller size; then the line waits.  If an editor on another host shortens the file, and the disk is
@@ -3281,16 +3380,17 @@ class JobFile(JobReader):
         self._committed_reader_and_size = self.reader, size
         return line.offset < size
 
-    def _known_committed_size(self, size: int) -> int:
-        """Return the size up to which check_committed() has found lines complete; 0 if it must check again.
+    def _known_committed_size(self, current_size: int) -> int:
+        """Return the size of the file when it was last seen with no append in progress.
 
-        Only a network file system needs that, where each check is a round trip.  size: the current one; if it
-        is smaller, the file was edited.
+        0: check_committed() must check now.  That is so on a local file system, where a check is cheap, if
+        another file is open since, and if the file is shorter now (`current_size`), because it was edited.
         """
         if not self.network or not self._committed_reader_and_size:
             return 0
         reader, committed_size = self._committed_reader_and_size
-        return committed_size if reader is self.reader and committed_size <= size else 0
+        is_same_file = reader is self.reader
+        return committed_size if is_same_file and committed_size <= current_size else 0
 
     def write(self, line: Line, state: bytes) -> None:
         """Write the state of a line.  The caller holds its command mutex and has verified the line."""
@@ -3304,8 +3404,8 @@ class JobFile(JobReader):
 class JobQueue:
     """The jobs that were claimed from a job file: claims lines, checks the claimed lines and writes results.
 
-    A job is in `claimed` from claim() to give_up(); its job lock belongs to the lock file.  A queue does not
-    wait for jobs, and a `Cursor` chooses the next line.
+    A job is in `claimed` from claim() to release_job(); its job lock belongs to the lock file.  A queue does
+    not wait for jobs, and a `Cursor` chooses the next line.
     """
     MAX_SINGLE_READS = 16       # up to so many lines of a command are read one by one
     MAX_CUT_OFF_SECONDS = 60.0  # after so long with ENOTCONN the client of the file system counts as dead
@@ -3325,32 +3425,43 @@ class JobQueue:
         self._no_file_since: float | None = None
 
     def follow(self) -> Changed:
-        """Open the current job file and lock file; in a new lock file, lock job locks for all claimed jobs.
+        """Open the job file and the lock file that the path names now, if they are not open.
 
-        Return which of the two was opened.  The job locks come before name_lock_file(), which marks the lock
-        file as in use: until then no other runner can take the lines of these jobs for orphans.  Raises
-        OSError(EBUSY) if another process uses another lock file.  Then the jobs have their job locks all the
-        same, but no new line may be claimed.
+        Lock a job lock again for each claimed job that has none: in a new lock file, for all of them.  Return
+        which of the two files was opened.
+
+        Raises OSError(EBUSY) if another process uses another lock file.  Then the jobs have their job locks
+        all the same, but no new line may be claimed.
         """
         old_inode = self.file.lock_table.inode
         changed = self.file.follow()
         self._no_file_since = None
         if changed & Changed.FILE:
-            self._searched_at = -math.inf       # missing lines can be in this file
-            self._cut_off_since = None
-            self._warn_if_direct_reading_refused()
+            self._on_file_opened()
         if changed & Changed.LOCK_FILE and old_inode not in (None, self.file.lock_table.inode):
-            self.say(f"the lock file {self.file.lock_table.path} was removed; it was created and locked "
-                     "again (do not remove it)")
-            self.file.lock_table.free_job_locks()
+            self._on_lock_file_replaced()
         self.file.lock_table.ensure_presence_lock()
         self._forget_job_locks()
-        self._reconcile_commands([job for job in self.claimed if not job.job_lock])
+        jobs_without_lock = [job for job in self.claimed if not job.job_lock]
+        self._reconcile_commands(jobs_without_lock)
+        # Last: until then no other runner can take the lines of these jobs for orphans
         self.file.mark_lock_file_in_use()
         return changed
 
+    def _on_file_opened(self) -> None:
+        """Forget what was only known of the job file that was open before."""
+        self._searched_at = -math.inf           # missing lines can be in this file
+        self._cut_off_since = None
+        self._warn_if_direct_reading_refused()
+
+    def _on_lock_file_replaced(self) -> None:
+        """Report that the old lock file was removed, and free the job locks in it."""
+        self.say(f"the lock file {self.file.lock_table.path} was removed; it was created and locked "
+                 "again (do not remove it)")
+        self.file.lock_table.free_job_locks()
+
     def _warn_if_direct_reading_refused(self) -> None:
-        """Report that the open file cannot be read with O_DIRECT, unless that was so for the last file."""
+        """Report that the file system refuses O_DIRECT, unless that was so when the last file was opened."""
         last_mode = self._last_reading_mode
         self._last_reading_mode = self.file.reader.reading_mode
         if self._last_reading_mode is Reading.DROPPED and last_mode is not Reading.DROPPED:
@@ -3360,9 +3471,9 @@ class JobQueue:
             )
 
     def close_if_useless(self, error: OSError) -> None:
-        """Close the job file and its lock file after an error that can mean that their locks were lost.
+        """Close the job file and its lock file if an error can mean that our locks in them were lost.
 
-        The next follow() opens both again.  Other errors change nothing.
+        The next check opens both again.  After ENOTCONN, also note since when the file system is cut off.
         """
         if error.errno == errno.ENOTCONN and self._cut_off_since is None:
             self._cut_off_since = self.file.clock()
@@ -3429,7 +3540,10 @@ class JobQueue:
         with self.file.command_mutex(line.command, patience) as locked:
             attempt = Attempt(LineCheck.LOCKED)
             if locked:
-                attempt = self.file.check_claimable(line, settings, True, self._search_offset(line.command))
+                search_start = self._search_offset(line.command)
+                attempt = self.file.check_claimable(
+                    line, settings, needs_room=True, search_start=search_start
+                )
             if attempt.check is LineCheck.OPEN:
                 self.file.lock_table.lengthen_lock_file()
                 attempt.job = self._lock_and_mark(line, consumer, settings)
@@ -3485,13 +3599,14 @@ class JobQueue:
             raise TemporaryError(f"the result {text_of(state)} cannot be written: {why}") from None
 
     def _write_result(self, job: Job, state: bytes) -> str:
-        """Write a result at the job's offset, or else search for its line; give up if the file was deleted.
+        """Write a result over the job's `r`; if that is not at its offset, search the file for it first.
 
-        Return the same as finish().  Raises TemporaryError.
+        Return '' when it is written, or the reason why it will never be.  Raises TemporaryError: try again.
         """
         try:
             try:
-                return self._write_at_offset(job, state)
+                self._write_at_offset(job, state)
+                return ""
             except FileChangedError:
                 # The file or its lock file was replaced since the last look, the line was moved or
                 # overwritten, or locks were lost.  Call follow() without the command mutex: in a new lock
@@ -3499,17 +3614,24 @@ class JobQueue:
                 self._drop_lost_job_locks()
                 self.follow()
                 return self._search_and_write(job, state)
-        except FileNotFoundError:               # deleted; or an editor is about to create a new one
-            now = self.file.clock()
-            if self._no_file_since is None:
-                self._no_file_since = now
-            if now - self._no_file_since < (self.file.MAX_LOOKS - 1) * self.file.interval:
-                raise NoFile("the file does not exist") from None
-            self.release_job(job)
-            return f"the file is gone; the result {text_of(state)} is not written"
+        except FileNotFoundError:
+            return self._on_file_missing(job, state)
 
-    def _write_at_offset(self, job: Job, state: bytes) -> str:
-        """Write a result over the `r` at the job's offset; return ''.
+    def _on_file_missing(self, job: Job, state: bytes) -> str:
+        """Raise NoFile while an editor could be about to create the job file again.
+
+        Once it has been missing for too long, release the job, and return why its result is not written.
+        """
+        now = self.file.clock()
+        if self._no_file_since is None:
+            self._no_file_since = now
+        if now - self._no_file_since < (self.file.MAX_LOOKS - 1) * self.file.interval:
+            raise NoFile("the file does not exist") from None
+        self.release_job(job)
+        return f"the file is gone; the result {text_of(state)} is not written"
+
+    def _write_at_offset(self, job: Job, state: bytes) -> None:
+        """Write a result over the `r` at the job's offset, and remove the job from `claimed`.
 
         Raises LockedNow if another process holds the command mutex, FileChangedError if the line was moved or
         changed, or the job lock was lost.
@@ -3520,7 +3642,7 @@ class JobQueue:
             self.file.check_at_path()
             if self._is_result_written(job):
                 self.release_job(job)
-                return ""
+                return
             if not self.still_has(job):
                 # This host was cut off, so another runner can have claimed the line and written this `r`.
                 # The caller checks that without this command mutex, which can also be lost.
@@ -3531,31 +3653,43 @@ class JobQueue:
             self.file.write(job, state)
             # While still holding the command mutex: its next holder must find as many job locks as lines `r`
             self.release_job(job)
-            return ""
 
     def _search_and_write(self, job: Job, state: bytes) -> str:
-        """Write a result after the job's line was not at its offset: search for the line first.
+        """Search the file for the job's line, which is not at its offset as `r`, and write the result there.
 
-        Return the same as finish().  Raises TemporaryError if an editor could still be saving the file.
+        Return '' when it is written, or need not be; otherwise the reason why it will never be.  Raises
+        TemporaryError if the line is missing, but an editor could still be saving the file.
         """
+        # The state that has replaced the `r`; b"": the line is missing; None: the line was found
         state_now = self._reconcile_commands([job]).get(job)
         if state_now and self._is_deleted(job):
-            state_now = b""
+            state_now = b""                     # the line with that state is another one
         if job not in self.claimed:
             self.release_job(job)                   # so that no look reports it lost again
             return f"another runner took over this job; the result {text_of(state)} is not written"
         if state_now is None:
-            return self._write_at_offset(job, state)
+            self._write_at_offset(job, state)
+            return ""
         # If no other state is at the job's offset, an editor is perhaps about to write more
         if self.file.state_at(job) in (None, RUNNING):
             self._mark_absent(job)
             if not self._is_gone(job):
                 raise TemporaryError("the line is not where it was")
         self.release_job(job)
-        if state_now and state in (state_now, NEW):
-            return ""                           # the user set the same state, or the job was not started
+        return self._why_not_written(state, state_now)
+
+    @staticmethod
+    def _why_not_written(result: bytes, state_now: bytes) -> str:
+        """Return why a result is not written to a line without its `r`; '' if it need not be written.
+
+        state_now: the state that has replaced the `r`; b"": the line is missing.
+        """
+        is_set_by_user = result == state_now
+        is_not_started = result == NEW
+        if state_now and (is_set_by_user or is_not_started):
+            return ""
         why = f"a user set the state '{text_of(state_now)}'" if state_now else "the line is gone"
-        return f"{why}; the result {text_of(state)} is not written"
+        return f"{why}; the result {text_of(result)} is not written"
 
     def _is_result_written(self, job: Job) -> bool:
         """Return True if a job's line already has its result, although an earlier write() raised an error.
@@ -3574,7 +3708,7 @@ class JobQueue:
     # -- checking claimed lines ------------------------------------------------------------------------------
     #
     # A claimed line is astray if it is not at its offset as `r`, or if its job lock was lost.  Then
-    # _reconcile() puts all our jobs of the command in order in one step, while holding the command mutex.
+    # _reconcile_command() puts all our jobs of the command in order, while holding the command mutex.
     # Lines of one command are interchangeable: the invariant is that each held job lock has a line `r`.
     #
     #     1. A job whose job lock was lost takes one again if one line `r` has no job lock, or, if the job's
@@ -3593,10 +3727,11 @@ class JobQueue:
     #        to search for it, less and less often.
 
     def check_jobs(self) -> dict[Job, str]:
-        """Find lines that edits have moved, restore overwritten states, and take lost job locks again.
+        """Compare the claimed jobs with the file, and repair what edits and lost locks have changed.
 
-        Return the jobs that the caller must stop, with the reason: "lost" if another runner has claimed the
-        line, "cancelled" if the user has set its state.
+        Find lines that were moved, write overwritten `r` again, and take lost job locks again.  Return the
+        jobs that the caller must kill, each once, with the reason: "lost" if another runner has claimed the
+        line, "cancelled" if a user has set another state.
         """
         if not self.claimed and not self._jobs_to_kill:
             return {}
@@ -3604,7 +3739,7 @@ class JobQueue:
             self._drop_lost_job_locks()
             self.follow()
             now = self.file.clock()
-            astray = self._check_positions()
+            astray = self._check_positions()    # the jobs whose line is not at its offset as `r`
             if any(self._is_search_due(job, now) for job in astray):
                 for job, state in self._reconcile_commands(astray).items():
                     self._on_line_missing(job, state)
@@ -3612,17 +3747,22 @@ class JobQueue:
         except OSError as error:
             # The file is missing, or cannot be read now.  Another look follows soon, and finish() reports it.
             self.close_if_useless(error)
-        assert self.file.lock_table.job_locks == {
-            job.job_lock.offset: job.job_lock for job in self.claimed if job.job_lock
-        }
+        self._assert_locks_match()
         to_kill = self._jobs_to_kill
         self._jobs_to_kill = {}
         return to_kill
 
-    def _check_positions(self) -> list[Job]:
-        """Return the claimed jobs that are astray: their lines are not at their offsets as `r`.
+    def _assert_locks_match(self) -> None:
+        """Assert that the lock table holds exactly the job locks of the claimed jobs."""
+        assert self.file.lock_table.job_locks == {
+            job.job_lock.offset: job.job_lock for job in self.claimed if job.job_lock
+        }
 
-        Mark the other ones as found.  Leave out cancelled jobs, and those whose result is written.
+    def _check_positions(self) -> list[Job]:
+        """Mark the claimed jobs whose lines are at their offsets as `r` as found; return the others (astray).
+
+        Their lines were moved by an edit, or have another state now.  Leave out cancelled jobs, and those
+        whose result is written.
         """
         astray = []
         size = self.file.size()
@@ -3630,7 +3770,7 @@ class JobQueue:
         used_offsets: set[int] = set()
         for job in self.claimed:
             if job.cancelled or self._is_result_written(job):
-                continue
+                continue                        # it needs no line `r` any more
             if job.offset not in used_offsets and self.file.state_at(job) == RUNNING:
                 job.mark_found(size)
                 used_offsets.add(job.offset)
@@ -3639,10 +3779,11 @@ class JobQueue:
         return astray
 
     def _is_search_due(self, job: Job, now: float) -> bool:
-        """Return True if it is time to search the file for the line of a job.
+        """Return True if it is time to search the file for the line of a job, which is not at its offset.
 
         Searches for a missing line become less frequent: a long file each second would cost half a core.
         """
+        # FOUND: it is missing for the first time.  CHANGED_ONCE: this search decides if the job is cancelled.
         if job.tracking in (Tracking.FOUND, Tracking.CHANGED_ONCE):
             return True
         pause = min((now - job.absent_since) / 2, 60 * self.file.interval)
@@ -3660,9 +3801,10 @@ class JobQueue:
             self.file.close_files()                  # all other locks are lost as well
 
     def _reconcile_commands(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
-        """Give these jobs, and all others of the same commands, their lines and job locks again.
+        """Give these jobs, and all our others of the same commands, their lines and job locks again.
 
-        Return the jobs that have no line now: see _reconcile(), which does it for one command.
+        Search the file for the lines.  Leave out a command whose mutex another process holds.  Return the
+        jobs that have no line now, each with the state that has replaced its `r`; b"": the line is missing.
         """
         our_jobs: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
         if not our_jobs:
@@ -3697,54 +3839,64 @@ class JobQueue:
     def _reconcile_command(
         self, command: bytes, our_jobs: Sequence[Job], lines: Iterable[Line]
     ) -> dict[Job, bytes]:
-        """Give each of our jobs of a command a job lock and a line `r` again (steps 1 to 4 above).
+        """Give each of our jobs of a command a job lock and a line `r` again, after an edit or a lost lock.
 
         Call it while holding the command mutex, after check_at_path().  lines: all of the command, from
         _reread_lines().  Return the jobs that have no line now, each with the state that replaced its `r`;
         b"": the line is missing, or an `r` at its offset belongs to another job.
         """
         by_offset = {line.offset: line for line in lines}
-        free_running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
+        # The lines `r` that none of our jobs has: at first all, then each job gets one and removes it
+        unused_running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
         job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
         written = {job for job in our_jobs if self._is_result_written(job)}
+        # Step 1.  A job whose result is written needs no job lock any more.
         unwritten = (job for job in our_jobs if job not in written)
-        self._take_back_job_locks(unwritten, len(free_running) - job_locks)
+        self._take_back_job_locks(unwritten, len(unused_running) - job_locks)
         missing: dict[Job, bytes] = {}
         astray: list[Job] = []
+        # Step 2: our jobs keep their lines if these are `r`
         for job in our_jobs:
-            # If the user has set the state of a job's line, or we have, the job gets no other line
             if job.cancelled or job in written:
+                # The user has set the state of its line, or we have, so the job gets no other line
                 missing[job] = self.file.state_at(job) or b""
-            elif job in self.claimed and not free_running.pop(job.offset, None):
+            elif job in self.claimed and not unused_running.pop(job.offset, None):
                 astray.append(job)
+        # Steps 3 and 4: the others get the remaining lines
         for job in astray:
-            line = self._pick_line(job, by_offset, free_running, locks_of_others)
+            line = self._pick_line(job, by_offset, unused_running, locks_of_others)
             if line and line.state in (RUNNING, NEW):
-                self._restore_running_state(line)
-                job.move_to(line)
-                job.mark_found(self.file.size())
+                self._move_to_line(job, line)
             else:
                 missing[job] = line.state if line else b""
         return missing
 
-    def _pick_line(self, job: Job, by_offset: Mapping[int, Line], free_running: dict[int, Line],
+    def _move_to_line(self, job: Job, line: Line) -> None:
+        """Make `line` the line of a running job, and write `r` over its state if that is new."""
+        self._restore_running_state(line)
+        job.move_to(line)
+        job.mark_found(self.file.size())
+
+    def _pick_line(self, job: Job, by_offset: Mapping[int, Line], unused_running: dict[int, Line],
                    locks_of_others: int) -> Line | None:
         """Return the line for a running job whose line is not at its offset as `r`; None if there is none.
 
-        It is one that is `r`, one that is new (an editor saved an old `.` over the `r`), or one whose other
-        state has replaced the job's `r`.
+        A line `r` or a new line is the job's line from now on.  A line in any other state is the one whose
+        `r` was replaced: the job is perhaps cancelled.
 
-        by_offset: the lines of the command.  free_running: those `r` that none of our jobs has; remove the
+        by_offset: the lines of the command.  unused_running: those `r` that none of our jobs has; remove the
         returned line from it.  locks_of_others: the number of job locks that other processes hold.
         """
         # Each job lock of another process belongs to a line `r` of that process.  Any surplus is ours.
-        if free_running and len(free_running) > locks_of_others:
-            return free_running.pop(self._find_likeliest_offset(job, free_running))
-        line = by_offset.get(job.offset) if len(by_offset) > 1 else next(iter(by_offset.values()), None)
-        if line and line.state != RUNNING:
-            return line
-        return next((new_line for new_line in by_offset.values() if new_line.state == NEW), None)
+        if unused_running and len(unused_running) > locks_of_others:
+            return unused_running.pop(self._find_likeliest_offset(job, unused_running))
+        # The `r` was overwritten.  The only line of a command is the job's own, even if an edit has moved it.
+        is_only_line = len(by_offset) == 1
+        own_line = next(iter(by_offset.values())) if is_only_line else by_offset.get(job.offset)
+        if own_line and own_line.state != RUNNING:
+            return own_line
+        return next((line for line in by_offset.values() if line.state == NEW), None)
 
     def _take_back_job_locks(self, our_jobs: Iterable[Job], unlocked_lines: int) -> None:
         """Lock a job lock again for each job that has lost its own, unless another runner claimed the line.
@@ -3755,32 +3907,39 @@ class JobQueue:
         for job in our_jobs:
             if job.job_lock:
                 continue
-            is_new = self.file.state_at(job) == NEW              # an editor has overwritten the `r`
-            if unlocked_lines + is_new > 0:
+            usable_lines = unlocked_lines
+            if self.file.state_at(job) == NEW:
+                usable_lines += 1               # an editor has overwritten its `r`, which can be restored
+            if usable_lines > 0:
                 job.job_lock = self.file.lock_table.take_job_lock(job)
-                unlocked_lines += is_new - 1
+                unlocked_lines = usable_lines - 1
                 self.say(f"line {job.number}: locked again")
             else:
                 self.release_job(job)
                 self._jobs_to_kill[job] = "lost"
 
-    def _find_likeliest_offset(self, job: Job, free_running: Mapping[int, Line]) -> int:
-        """Return the offset of the line `r`, out of `free_running`, that most likely belongs to a job.
+    def _find_likeliest_offset(self, job: Job, unused_running: Mapping[int, Line]) -> int:
+        """Return the offset of the line `r` that most likely belongs to a job, after an edit has moved lines.
 
-        That is the line whose own_job_lock() the job has, otherwise one whose own_job_lock() is free,
-        otherwise the first.
+        unused_running: the lines `r` of the job's command that none of our jobs has, by offset; at least one.
+
+        A line's own job lock is the one with its number (own_job_lock()).  Prefer the line whose own job lock
+        this job holds, then one whose own job lock is free, so that no other job holds it, then the first.
         """
-        offset_by_lock = {own_job_lock(line): offset for offset, line in free_running.items()}
+        offset_by_lock = {own_job_lock(line): offset for offset, line in unused_running.items()}
         if job.job_lock and job.job_lock.offset in offset_by_lock:
             return offset_by_lock[job.job_lock.offset]
         is_held = self.file.lock_table.is_held
         for lock_offset, offset in offset_by_lock.items():
             if not is_held(lock_offset):
                 return offset
-        return min(free_running)
+        return min(unused_running)
 
     def _restore_running_state(self, line: Line) -> None:
-        """Write `r` again over the new line of a running job.  Call it while holding the command mutex."""
+        """Write `r` over the state of a running job's line, if an editor has overwritten the `r`.
+
+        Also set the state of `line`.  Call it while holding the command mutex.
+        """
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
             self.say(
@@ -3796,34 +3955,45 @@ class JobQueue:
             job.absent_since = self.file.clock()
 
     def _is_gone(self, job: Job) -> bool:
-        """Return True if a job's line has been missing for longer than saving a file can take."""
-        patience = (self.file.MAX_LOOKS - 1) * self.file.interval
+        """Return True if a job's line has been missing for longer than an editor can take to save the file.
+
+        On a network file system that can be a minute, if the file seems to be cut off: is_held_up().
+        """
+        max_absence = (self.file.MAX_LOOKS - 1) * self.file.interval
         if self.file.is_held_up():
-            patience = self.file.MAX_SAVE_SECONDS
-        return self.file.clock() - job.absent_since >= patience
+            max_absence = self.file.MAX_SAVE_SECONDS
+        return self.file.clock() - job.absent_since >= max_absence
 
     def _on_line_missing(self, job: Job, state: bytes) -> None:
-        """Update the tracking of a job whose line a search has not found (step 5), and report lines removed.
+        """Decide what happens to a running job whose line a search of the file has not found as `r`.
 
-        state: the one that replaced its `r`, or b"", from _reconcile().  Only two searches in a row that find
-        another state cancel a job, because an editor can be in the middle of saving.
+        state: the one that has replaced its `r`; b"": the line is missing.  If the line was removed, report
+        that once; the job runs on.  If two searches in a row have found another state, a user has set it: add
+        the job to those that the caller of check_jobs() must kill.
         """
         if job.cancelled or job.tracking is Tracking.DELETED:
-            return
+            return                              # it is decided
         if state and self._is_deleted(job):
+            # The file is shorter by exactly this line, so the line with that state is another one
             job.tracking = Tracking.DELETED
             job.absent_since = self.file.clock()
             self._say_gone(job)
             return
         earlier = job.tracking
         self._mark_absent(job)
-        job.tracking = Tracking.GONE if self._is_gone(job) else Tracking.MISSED
-        if state:
-            job.tracking = Tracking.CANCELLED if earlier is Tracking.CHANGED_ONCE else Tracking.CHANGED_ONCE
-        if job.cancelled:
+        is_gone = self._is_gone(job)
+        if state and earlier is Tracking.CHANGED_ONCE:
+            job.tracking = Tracking.CANCELLED
             self._jobs_to_kill[job] = "cancelled"
-        elif job.tracking is Tracking.GONE and earlier is not Tracking.GONE:
-            self._say_gone(job)
+        elif state:
+            # An editor can be in the middle of saving, so only the next search cancels the job
+            job.tracking = Tracking.CHANGED_ONCE
+        elif is_gone:
+            job.tracking = Tracking.GONE
+            if earlier is not Tracking.GONE:
+                self._say_gone(job)
+        else:
+            job.tracking = Tracking.MISSED      # an editor can be in the middle of saving
 
     def _is_deleted(self, job: Job) -> bool:
         """Return True if a job's line was deleted: the file has become shorter by exactly its length.
