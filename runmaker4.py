@@ -1154,8 +1154,8 @@ def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
 def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int:
     """Open a file, and create it if it does not exist, even if another host creates it at the same moment.
 
-    In that case MooseFS gives one of the hosts EEXIST, although neither used O_EXCL.  The file exists then,
-    or will in a moment, so another attempt opens it.
+    In that case MooseFS gives one of the hosts EEXIST, although neither used O_EXCL.  Another attempt opens
+    the file.
     """
     for _ in range(MAKING):
         with contextlib.suppress(FileExistsError):
@@ -3510,10 +3510,7 @@ class JobQueue:
         return os.dup(job.job_lock.fd) if job.job_lock else None
 
     def still_has(self, job: Job) -> bool:
-        """Return True if we certainly still hold a job's job lock: a host that was cut off loses it.
-
-        Only check_jobs() takes a lost job lock again.
-        """
+        """Return True if we certainly still hold a job's job lock: a host that was cut off loses it."""
         if not job.job_lock:
             return False
         try:
@@ -3854,15 +3851,8 @@ class JobQueue:
         # Step 1.  A job whose result is written needs no job lock any more.
         unwritten = (job for job in our_jobs if job not in written)
         self._take_back_job_locks(unwritten, len(unused_running) - job_locks)
-        missing: dict[Job, bytes] = {}
-        astray: list[Job] = []
         # Step 2: our jobs keep their lines if these are `r`
-        for job in our_jobs:
-            if job.cancelled or job in written:
-                # The user has set the state of its line, or we have, so the job gets no other line
-                missing[job] = self.file.state_at(job) or b""
-            elif job in self.claimed and not unused_running.pop(job.offset, None):
-                astray.append(job)
+        missing, astray = self._separate_astray(our_jobs, written, unused_running)
         # Steps 3 and 4: the others get the remaining lines
         for job in astray:
             line = self._pick_line(job, by_offset, unused_running, locks_of_others)
@@ -3871,6 +3861,22 @@ class JobQueue:
             else:
                 missing[job] = line.state if line else b""
         return missing
+
+    def _separate_astray(self, our_jobs: Iterable[Job], written: Collection[Job],
+                         unused_running: dict[int, Line]) -> tuple[dict[Job, bytes], list[Job]]:
+        """Return the jobs that get no other line, each with the state of its line, and those that need one.
+
+        The others keep their lines: remove these from `unused_running`.
+        """
+        settled: dict[Job, bytes] = {}
+        astray: list[Job] = []
+        for job in our_jobs:
+            if job.cancelled or job in written:
+                # The user has set the state of its line, or we have, so the job gets no other line
+                settled[job] = self.file.state_at(job) or b""
+            elif job in self.claimed and not unused_running.pop(job.offset, None):
+                astray.append(job)
+        return settled, astray
 
     def _move_to_line(self, job: Job, line: Line) -> None:
         """Make `line` the line of a running job, and write `r` over its state if that is new."""
