@@ -3110,7 +3110,7 @@ class ReportedJob:
 
     @classmethod
     def read(cls, item: Message) -> ReportedJob:
-        """Return the job that an item of `have` describes.  Raises WireError."""
+        """Return one job of a client's list of its jobs (the message `have`).  Raises WireError."""
         result = None if item.fields.get("result") is None else item.state("result")
         key, text = item.text("id", 16), item.data("text")
         if not KEY_PATTERN.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text:
@@ -3136,7 +3136,7 @@ class NoLine(enum.Enum):
 class Undetermined:
     """The answer if a reported job's line cannot be determined now."""
     why: str
-    is_read: bool = False               # the file could be read, but perhaps it is half saved
+    is_file_readable: bool = False      # the file could be read; perhaps it is half saved
 
 
 Answer = Union["Regained", NoLine, Undetermined]        # for a reported job
@@ -3148,6 +3148,13 @@ class Regained:
     job: Job
     record: bytes                       # the job's record in the log file
     keeps_files: bool                   # the output directory still has the files of this run
+
+
+@dataclass(frozen=True)
+class CommandSearch:
+    """The result of a search for the lines of some commands in the whole file."""
+    lines: dict[bytes, list[Line]]      # by command
+    is_reliable: bool                   # False: an editor was perhaps saving the file during the search
 
 
 @dataclass(frozen=True)
@@ -3210,41 +3217,51 @@ class Claims:
 
     # -- new lines -------------------------------------------------------------------------------------------
 
-    def claim_batch(self, offers: Sequence[tuple[Consumer, Resources]], any_exits: bool,
+    def claim_batch(self, offers: Sequence[tuple[Consumer, Resources]], decides_exit: bool,
                     all_consumers: Collection[Consumer]) -> ClaimedBatch:
-        """Claim up to MAX_BATCH_LINES lines, one for each client in turn, and find groups that can start.
+        """Claim up to MAX_BATCH_LINES lines for clients that wait for jobs, one for each client in turn.
 
-        offers: the free slots and memory of each waiting client; without any, only walk through the file.
-        any_exits: one of them exits if there is no job, so do not rely on an earlier walk.  all_consumers:
-        all clients, also busy ones, and lost ones in their grace.
+        Return the jobs, plans for the groups (jobs that start together) that the search has found, and why
+        there are no more jobs.
+
+        offers: the free slots and memory of each of these clients; empty: claim nothing, only find groups.
+        decides_exit: a client exits if there is no job, so search the file even if it seems unchanged.
+        all_consumers: all clients, also busy ones, and lost ones in their grace.
         """
         consumers = Consumers(consumer for consumer, _ in offers)
         for consumer, free in offers:
             consumer.free = free
-        urgent = any_exits and self._begin_urgent_walk()
+        is_urgent = decides_exit and self._begin_urgent_walk()
         jobs: list[Job] = []
         no_job: NoJob | None = None
-        pending_groups: dict[int, PendingGroup] = {}
-        while (consumers.all or not offers) and len(jobs) < MAX_BATCH_LINES:
-            result = self._cursor.claim(urgent, consumers, all_consumers)
-            for group in self._cursor.groups:
-                if group.jobs and group.is_complete and not group.started:
-                    first_line, _ = group.jobs[0]
-                    pending_groups[first_line.offset] = group
+        groups_to_start: dict[int, PendingGroup] = {}
+        only_finds_groups = not offers
+        while (consumers.all or only_finds_groups) and len(jobs) < MAX_BATCH_LINES:
+            result = self._cursor.claim(is_urgent, consumers, all_consumers)
+            groups_to_start.update(self._groups_to_start())
             if isinstance(result, NoJob):
                 no_job = result
                 break
             jobs.append(result)
-            self._subtract_needs(result, consumers)
-        return ClaimedBatch(jobs, self._plan_groups(pending_groups.values()), no_job)
+            self._take_from_offer(result, consumers)
+        return ClaimedBatch(jobs, self._plan_groups(groups_to_start.values()), no_job)
+
+    def _groups_to_start(self) -> dict[int, PendingGroup]:
+        """Return the found groups that a server can start now, by the offset of the first job."""
+        return {group.jobs[0][0].offset: group for group in self._cursor.groups
+                if group.jobs and group.is_complete and not group.started}
 
     @staticmethod
-    def _subtract_needs(job: Job, consumers: Consumers) -> None:
-        """Subtract a job's needs from the offer of its consumer, which is then last, or has no slots left."""
+    def _take_from_offer(job: Job, consumers: Consumers) -> None:
+        """Subtract the slots and memory that a claimed job needs from what its client has free.
+
+        `consumers.all` has the clients that still want jobs, the next one first.  Make the client the last
+        one, so that clients take turns; remove it if it has no free slot left.
+        """
         job.consumer.free -= job.settings.needs
         del consumers.all[job.consumer]
         if job.consumer.free.slots > 0:
-            consumers.all[job.consumer] = None
+            consumers.all[job.consumer] = None          # a dict keeps the order of insertion
 
     def _begin_urgent_walk(self) -> bool:
         """Return True, and remember the time, if an urgent walk can begin.
@@ -3266,11 +3283,11 @@ class Claims:
             self._cursor.forget()
             return []
 
-    def claim_group(self, hosts: Sequence[tuple[Consumer, GroupJobs]]) -> list[Job]:
-        """Claim the lines of a group for these consumers, in order; return the jobs before the first failure.
+    def claim_group(self, jobs_by_client: Sequence[tuple[Consumer, GroupJobs]]) -> list[Job]:
+        """Claim the lines of a group for these clients, in order; return the jobs before the first failure.
         """
         claimed: list[Job] = []
-        for consumer, jobs in hosts:
+        for consumer, jobs in jobs_by_client:
             for line, settings in jobs:
                 job = self._claim_line(consumer, line, settings)
                 if not job:
@@ -3308,11 +3325,14 @@ class Claims:
         """Release the previous server's job locks that no client has claimed."""
         self._file.lock_table.drop_unclaimed()
 
-    def find_lines(self, consumer: Consumer, reported: Sequence[ReportedJob], inherited: Sequence[Job],
-             is_final: bool) -> dict[str, Answer]:
-        """Claim the lines of jobs that a consumer reports; return the answers of the recovery table, by key.
+    def reclaim_lines(self, consumer: Consumer, reported: Sequence[ReportedJob], inherited: Sequence[Job],
+                      is_final: bool) -> dict[str, Answer]:
+        """Claim lines for jobs that a client (consumer) already has.  Return an answer for each, by its key:
 
-        The table is above Progress.  inherited: jobs of the previous server that no client has claimed.
+        Regained, with the job, if its line is claimed; NoLine if it cannot be, for example because another
+        runner has it; Undetermined if that is unknown now, for example because the file cannot be read.
+
+        inherited: jobs of the previous server that no client has claimed.
         is_final: the file was readable for so long that a line that is not in it is gone.
         """
         regained: dict[ReportedJob, Job] = {}
@@ -3334,7 +3354,7 @@ class Claims:
 
     def _answer_jobs(self, reported: Sequence[ReportedJob], inherited: Iterable[Job],
                     is_final: bool) -> Iterator[tuple[ReportedJob, Job | NoLine | Undetermined]]:
-        """Yield each of these jobs with the answer, as find_lines() does; a Job: the line is locked again.
+        """Yield each of these jobs with its answer, by the table above; a Job: its line is locked again.
 
         Jobs with a result choose first, see Progress.  Raises OSError: nothing is known about the jobs that
         were not yielded.
@@ -3349,21 +3369,21 @@ class Claims:
         for job in inherited:
             free_inherited.setdefault(job.command, {})[job.number] = job
         searched_commands = self._commands_to_search(states, inherited)
-        lines_by_command, is_complete = self._search_commands(searched_commands)
+        search = self._search_commands(searched_commands)
         # If one job of a command has no answer, later jobs of it have none: earlier jobs choose first
         undetermined: dict[bytes, Undetermined] = {}
-        if not (is_complete or (is_final and not file.is_held_up())):
-            half_saved = Undetermined("the file may be half saved", is_read=True)
+        if not (search.is_reliable or (is_final and not file.is_held_up())):
+            half_saved = Undetermined("the file may be half saved", is_file_readable=True)
             undetermined = dict.fromkeys(searched_commands, half_saved)
         # If a command is in the file once, that line is the job's own, wherever it is.
         only_line_numbers = {
-            command: lines[0].number for command, lines in lines_by_command.items() if len(lines) == 1
+            command: lines[0].number for command, lines in search.lines.items() if len(lines) == 1
         }
         # Among jobs with the same progress, jobs choose last if an edit has moved their own lines.
         reported = sorted(reported, key=lambda job: job.line.number not in free_inherited[job.line.command])
         for reported_job in sorted(reported, key=lambda job: job.progress):
             command = reported_job.line.command
-            same_lines = lines_by_command.get(command, [])
+            same_lines = search.lines.get(command, [])
             line = replace(reported_job.line, number=only_line_numbers.get(command, reported_job.line.number))
             result, state = reported_job.result, states[reported_job]
             if result is not None and self._is_result_in_file(result, state, same_lines):
@@ -3375,7 +3395,7 @@ class Claims:
                     own_states = OWN_LINE_STATES[reported_job.progress]
                     regained_job = queue.reclaim_line(line, free_inherited[command], same_lines, own_states)
             except TemporaryError as error:
-                undetermined[command] = Undetermined(str(error), is_read=True)
+                undetermined[command] = Undetermined(str(error), is_file_readable=True)
             if command in undetermined:
                 yield reported_job, undetermined[command]
             elif regained_job:
@@ -3384,38 +3404,41 @@ class Claims:
                 is_held = reported_job.progress is Progress.RUNS and self._is_held_state(state)
                 yield reported_job, NoLine.CANCELLED if is_held else NoLine.LOST
 
-    def _search_commands(self, commands: Collection[bytes]) -> tuple[dict[bytes, list[Line]], bool]:
-        """Return the lines of these commands, and False if the file was perhaps half saved during the search.
-
-        Raises OSError.
-        """
+    def _search_commands(self, commands: Collection[bytes]) -> CommandSearch:
+        """Search the whole file for the lines of these commands.  Raises OSError."""
         if not commands:
-            return {}, True
+            return CommandSearch({}, is_reliable=True)
         file = self._file
         signature = file.signature()
+        _device, _inode, size, _mtime = signature
         lines = file.lines_by_command(commands)
-        return lines, file.signature() == signature and not file.seconds_of_doubt(signature[2])
+        is_unchanged = file.signature() == signature
+        return CommandSearch(lines, is_reliable=is_unchanged and not file.seconds_of_doubt(size))
 
     @staticmethod
     def _commands_to_search(states: dict[ReportedJob, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
-        """Return the commands of reported jobs for which the whole file must be read.
+        """Return the commands of reported jobs whose lines must be searched for in the whole file.
 
-        For the others it is known which line belongs to which job: the line is at its offset, `r` or with the
-        job's result, and this server has inherited enough jobs of the command from the previous one.
+        That is not necessary if the previous server has left at least as many jobs of a command as clients
+        report, and the line of each reported job is where it was, `r` or with the result of the job.
+
         states: the state at each reported job's offset; None: the line has moved.
+        inherited: jobs of the previous server that no client has claimed.
         """
-        spare_count = Counter(job.command for job in inherited)
-        spare_count.subtract(reported_job.line.command for reported_job in states)
+        surplus = Counter(job.command for job in inherited)         # more jobs inherited than reported
+        surplus.subtract(reported_job.line.command for reported_job in states)
         return {job.line.command for job, state in states.items()
-                if spare_count[job.line.command] < 0 or state not in (RUNNING, job.result)}
+                if surplus[job.line.command] < 0 or state not in (RUNNING, job.result)}
 
     @staticmethod
     def _is_result_in_file(result: bytes, state: bytes | None, same_lines: Iterable[Line]) -> bool:
-        """Return True if a result is in the line already: the previous server had no time to report it.
+        """Return True if the file already has the result that a client reports for its job.
 
-        state: the state at the line's offset; None: an edit has moved the line.  Then any line of the command
-        (same_lines) with this result counts: a line that wrongly becomes `e` is better than a result in
-        another job's line.
+        The previous server has written it, and has died before the client got the acknowledgement.
+
+        state: the state of the line, read now; None: an edit has moved the line.  Then any line of the same
+        command (same_lines) with this result counts.  If that is another job's line, this job's own line
+        becomes `e`.  That is better than a result in another job's line.
         """
         if state is not None:
             return state == result
@@ -3427,31 +3450,37 @@ class Claims:
         return state is not None and state not in NEW + RUNNING + DONE + FAILED + ERROR
 
     def _restore_numbers(self, jobs: dict[ReportedJob, Job]) -> dict[str, Regained]:
-        """Give regained jobs the numbers under which their runs began; return them with records, by key.
+        """Give jobs whose lines are claimed again the numbers under which they run ($JOB_ID).
 
         A client can lie about numbers.  So use the number in the journal, or otherwise that of the line that
-        the job has now.
+        the job has now.  Return the jobs with their records in the log file, by key.
         """
         commands = {
             reported_job.job_tag: job.command for reported_job, job in jobs.items() if reported_job.job_tag
         }
         numbers_in_journal = self._records.find_unfinished_runs(commands)
         ordinals = self._count_ordinals() if jobs and self._records.log else {}
-        numbers_in_use = {job.number for job in set(self._queue.claimed).difference(jobs.values())}
+        other_jobs = set(self._queue.claimed).difference(jobs.values())
+        numbers_in_use = {job.number for job in other_jobs}
         regained: dict[str, Regained] = {}
         for reported_job, job in jobs.items():
-            job.state = NEW
+            job.state = NEW             # the state before this run is not known
             job.ordinal = ordinals.get(job.offset, 0)
-            # If two jobs name one run, the second has not run it.
+            # pop: if two jobs name one run, the second has not run it
             number = numbers_in_journal.pop(reported_job.job_tag, job.number)
+            has_later_run = number is None              # of the same line, in the journal
             if number is not None and number not in numbers_in_use:
                 job.number = number
             numbers_in_use.add(job.number)
-            regained[reported_job.key] = Regained(job, self._records.record_of(job), number is not None)
+            record = self._records.record_of(job)
+            regained[reported_job.key] = Regained(job, record, keeps_files=not has_later_run)
         return regained
 
     def _count_ordinals(self) -> dict[int, int]:
-        """Return the ordinals of running lines, by offset; {} if they cannot be counted."""
+        """Return the positions of running lines among all job lines (1: the first), by offset in the file.
+
+        {}: the file cannot be read.  The log file needs them: the job in position k has the k-th record.
+        """
         with contextlib.suppress(OSError):
             file = self._file
             lines = Scan(file.reader, file.start, RUNNING, counted=Counter())
@@ -3483,7 +3512,10 @@ class Recovery:
     # -- settled jobs ----------------------------------------------------------------------------------
 
     def on_settled(self, assignment: Assignment) -> None:
-        """Remember a job with a written result: perhaps the client was not notified."""
+        """Remember a job whose result is in the file: if a client reports the job again, it is settled.
+
+        A client does that if the connection is lost before the acknowledgement.
+        """
         # An OrderedDict, because a dict needs more and more time to find the first key.
         self._settled_keys[assignment.key] = None
         if len(self._settled_keys) > MAX_SETTLED_KEYS:
@@ -3547,53 +3579,66 @@ class Recovery:
                       reported: Sequence[ReportedJob]) -> dict[NoLine, list[str]] | Undetermined:
         """Give a client that comes back the lines of the jobs that it reports.
 
-        Return the keys of all jobs without a line, by the reason; Undetermined if the line of a job could not
-        be determined for so long that it would count as gone.  By then the client can be lost.
+        Search the file several times if necessary.  Return the keys of all jobs without a line, by the
+        reason; Undetermined if the line of a job could not be determined for so long that it would count as
+        gone.  By then the client can be lost.
         """
         deadline = boottime() + (JobReader.MAX_LOOKS - 1) * self._interval
-        is_read = True                  # each search so far could read the file
+        is_file_readable = True         # each search so far could read the file
         while True:
             is_last_search = boottime() >= deadline
-            answers = await self._search_for_jobs(client, reported, is_final=is_last_search and is_read)
+            # Final: a line is gone if it is still missing from a file that could be read all the time.
+            is_final = is_last_search and is_file_readable
+            answers = await self._search_for_jobs(client, reported, is_final)
             undetermined = [answer for answer in answers.values() if isinstance(answer, Undetermined)]
             if not undetermined:
-                return self._keys_without_line(client, reported, answers)
+                return self._keys_by_reason(client, reported, answers)
             if is_last_search:
                 return undetermined[0]
-            is_read = is_read and all(answer.is_read for answer in undetermined)
+            is_file_readable = is_file_readable and all(answer.is_file_readable for answer in undetermined)
             await asyncio.sleep(self.RETRY_INTERVALS * self._interval)
 
     async def _search_for_jobs(self, client: Client, reported: Sequence[ReportedJob],
-                        is_final: bool) -> dict[str, Answer]:
-        """Search once for the lines of jobs that a client has brought along, and give the found ones to it.
+                               is_final: bool) -> dict[str, Answer]:
+        """Search the file once for the lines of jobs that a client reports; assign the found ones to it.
 
-        Return the answer for each job that is not assigned to the client already, by the job's key: Regained,
-        or a NoLine.  is_final: answer in any case, even if the file could be half saved (find_lines()).
+        Return, by the key of the job: Regained (the line is found), a NoLine (why there is none), or
+        Undetermined.  Jobs whose line the client has, or whose result this server has written, get no answer.
+        is_final: a line that is missing is gone, even if an editor was perhaps saving the file.
         """
         async with self._search_lock:
             unassigned = [job for job in reported
-                      if job.key not in client.assignments and job.key not in self._settled_keys]
+                          if job.key not in client.assignments and job.key not in self._settled_keys]
             to_search = [job for job in unassigned if not self._is_assigned_elsewhere(job.key)]
-            # jobs of the previous server whose client has not come yet
+            # the absent client stands for all clients of the previous server that have not come yet
             absent_assignments = self._absent_client.assignments.values()
             inherited = {assignment.job: assignment for assignment in absent_assignments}
             # A job that is not searched for is lost, because another client has it
             answers: dict[str, Answer] = {job.key: NoLine.LOST for job in unassigned}
             answers.update(await self._executor.call(
-                self._claims.find_lines, client, to_search, list(inherited), is_final
+                self._claims.reclaim_lines, client, to_search, list(inherited), is_final
             ))
             for key, answer in answers.items():
                 if isinstance(answer, Regained):
-                    assignment = Assignment(key, client, answer.job, Phase.BEGUN, began_at=boottime(),
-                                  record=answer.record, keeps_files=answer.keeps_files)
-                    self._give_back(assignment, inherited.get(answer.job))
+                    self._assign_regained(client, key, answer, inherited.get(answer.job))
             return answers
 
-    def _keys_without_line(self, client: Client, reported: Iterable[ReportedJob],
-                   answers: dict[str, Answer]) -> dict[NoLine, list[str]]:
-        """Return the keys of the jobs for which a client has no line, by the reason.
+    def _assign_regained(self, client: Client, key: str, regained: Regained,
+                         inherited: Assignment | None) -> None:
+        """Assign a found line to the client that has its job.
 
-        A job without an answer is lost: the client had the line when it came, and has lost it since.
+        inherited: the assignment of this line to the absent client; None: it was not assigned.
+        """
+        assignment = Assignment(key, client, regained.job, Phase.BEGUN, began_at=boottime(),
+                                record=regained.record, keeps_files=regained.keeps_files)
+        self._restore_to_client(assignment, inherited)
+
+    def _keys_by_reason(self, client: Client, reported: Iterable[ReportedJob],
+                        answers: dict[str, Answer]) -> dict[NoLine, list[str]]:
+        """Return the keys of the reported jobs for which the client has no line, by the reason.
+
+        The reason is the answer.  Two things can have happened since the search: the result was written
+        (SETTLED), or the client has lost a line that it had (LOST).
         """
         keys: dict[NoLine, list[str]] = {no_line: [] for no_line in NoLine}
         for job in reported:
@@ -3605,18 +3650,21 @@ class Recovery:
         return keys
 
     def _is_assigned_elsewhere(self, key: str) -> bool:
-        """Return True if a job is assigned to another client of this server, and has no result yet.
+        """Return True if another client of this server has this job, which has no result yet.
 
-        The caller's client does not have it.  With a result the other client is about to lose the line: then
-        search for it, because both clients can be the same program, before and after its grace was over.
+        The caller has a client that reports the job, and does not have its line.  If a result is being
+        written, return False: the other client is about to lose the line, so the caller searches for it.
+        Both clients can be the same program, before and after its grace was over.
         """
         assignment = self._sessions.assignments.get(key)
         return assignment is not None and assignment.is_undecided
 
-    def _give_back(self, assignment: Assignment, inherited: Assignment | None) -> None:
-        """Give a line back to its client, unless the line was inherited and has been lost since.
+    def _restore_to_client(self, assignment: Assignment, inherited: Assignment | None) -> None:
+        """Let a client that has come back have the line of its job again, as this assignment.
 
-        inherited: the assignment to `_absent_client`; None: the line was free in the file.
+        inherited: the assignment of the line to the absent client, which has had it since the previous
+        server exited; it is replaced.  If that line has a result by now, or was lost, do nothing.
+        None: the line had no client, and was claimed again from the file.
         """
         number = assignment.number
         if inherited and not inherited.is_undecided:
@@ -3624,9 +3672,9 @@ class Recovery:
         if inherited:
             self._sessions.remove_assignment(inherited)
         else:
-            was_bad = number in self._runner_stats.bad_lines
-            self._say(f"line {number}: was taken back" + (" from e" if was_bad else ""))
-            if was_bad:
+            was_counted_as_error = number in self._runner_stats.bad_lines
+            self._say(f"line {number}: was taken back" + (" from e" if was_counted_as_error else ""))
+            if was_counted_as_error:
                 self._runner_stats.bad_lines.remove(number)
                 self._runner_stats.error -= 1
         self._sessions.add_assignment(assignment)
@@ -3642,7 +3690,8 @@ class Recovery:
 #        Only one claim runs at a time.
 #     2. claim_batch() claims lines for all waiting clients, one for each in turn.  After MAX_BATCH_LINES the
 #        file executor does other work first.
-#     3. _on_claimed() sends the claimed lines.  If no more were found, it remembers the report of that walk.
+#     3.  _on_batch_claimed() sends the claimed lines.  If no more were found, it remembers the report of that
+#        walk.
 #     4. A client that would exit gets `nothing` if a walk that began after its request found nothing, and no
 #        line can still come back unstarted.
 #     5.  For each group that a walk has met there is a plan: which host gets which jobs.  Once all its hosts
@@ -3729,30 +3778,34 @@ class Dispatcher:
         return set().union(*(plan.reserved for plan in self._group_plans.values()))
 
     def start_claiming(self, offers: dict[Client, Resources]) -> None:
-        """Start to claim lines; _on_claimed() gets the result.
+        """Start to claim lines of the job file for these clients; _on_batch_claimed() gets the result.
 
-        offers: the slots and memory that each client offers; {}: claim nothing, only walk through the file.
+        offers: the free slots and memory of each client; {}: claim nothing, but scan the file for groups.
         """
         self.is_claiming = True
-        met_end = self._last_report.met_end
-        any_exits = any(client.exits_without_jobs and (met_end or not client.follow) for client in offers)
+        decides_exit = any(self._exits_if_no_job(client) for client in offers)
         all_clients = set(self._sessions.clients.values())
-        on_claimed = functools.partial(self._on_claimed, {consumer: consumer for consumer in offers})
+        # Claims knows clients only as consumers: so get back the client, which is the same object
+        clients_by_consumer: dict[Consumer, Client] = {client: client for client in offers}
+        on_claimed = functools.partial(self._on_batch_claimed, clients_by_consumer)
         self._executor.call_then(
-            on_claimed, self._claims.claim_batch, list(offers.items()), any_exits, all_clients
+            on_claimed, self._claims.claim_batch, list(offers.items()), decides_exit, all_clients
         )
 
-    def _on_claimed(self, clients_by_consumer: dict[Consumer, Client], batch: ClaimedBatch) -> None:
-        """Send claimed lines to their clients, start groups, and answer clients that exit without a job.
+    def _exits_if_no_job(self, client: Client) -> bool:
+        """Return True if the client will exit unless it gets a job.
 
-        Then claim again if there can be more lines.  It is called when Claims.claim_batch() returns.
-        clients_by_consumer: the same objects, as Client instead of Consumer.
+        A client with --follow waits for more jobs instead, unless the file has a line `#RUN end`.
+        """
+        return client.exits_without_jobs and (self._last_report.met_end or not client.follow)
+
+    def _on_batch_claimed(self, clients_by_consumer: dict[Consumer, Client], batch: ClaimedBatch) -> None:
+        """Send the jobs that Claims.claim_batch() has claimed, and do what depends on its result.
+
+        That is: claim groups of jobs, notify clients that will exit, and claim again if lines can remain.
         """
         self.is_claiming = False
-        for client, assignments in self._assign_jobs(clients_by_consumer, batch.jobs).items():
-            slots = sum(int(assignment.job.settings.needs.slots) for assignment in assignments)
-            client.subtract_requested(slots)
-            self.send_jobs(client, assignments)
+        self._send_claimed(clients_by_consumer, batch.jobs)
         if batch.no_job is not None:
             self._on_no_job(batch.no_job)
         self._remember_groups(batch)
@@ -3761,6 +3814,13 @@ class Dispatcher:
         self._lifetime.on_progress()
         if batch.must_continue or (batch.jobs and self.waiting_clients):
             self._loop.call_soon(self._continue_claiming)
+
+    def _send_claimed(self, clients_by_consumer: dict[Consumer, Client], jobs: Iterable[Job]) -> None:
+        """Send claimed jobs to the clients for which they were claimed."""
+        for client, assignments in self._assign_jobs(clients_by_consumer, jobs).items():
+            slots = sum(int(assignment.job.settings.needs.slots) for assignment in assignments)
+            client.subtract_requested(slots)
+            self.send_jobs(client, assignments)
 
     def _assign_jobs(self, clients_by_consumer: dict[Consumer, Client],
                      jobs: Iterable[Job]) -> dict[Client, list[Assignment]]:
@@ -3783,16 +3843,19 @@ class Dispatcher:
         return to_send
 
     def _on_no_job(self, no_job: NoJob) -> None:
-        """Remember what a walk through the file found that claimed no more lines.
+        """Remember the result of a scan of the file that found no line to claim, or no more of them.
 
-        Drain the server if no line can be claimed any more: `failed` is the message.
+        After an error for which no line can be claimed any more, print it, and hand out no more jobs.
         """
-        if no_job.is_complete:                  # the walk has seen all that matters to the clients
+        was_interrupted = no_job.sliced         # to let the server serve clients
+        can_find_jobs_later = no_job.retry_after is not None
+        final_error = no_job.failed             # '': none
+        if no_job.is_complete:                  # the scan has met all that matters to the clients
             self._last_report = no_job.report
-        if not no_job.sliced:                   # otherwise the walk was interrupted and tells nothing yet
-            self.is_searching = no_job.retry_after is not None
-        if no_job.failed and self._lifetime.is_serving:
-            self._say(f"{no_job.failed} (no more jobs are handed out)")
+        if not was_interrupted:                 # otherwise the scan goes on
+            self.is_searching = can_find_jobs_later
+        if final_error and self._lifetime.is_serving:
+            self._say(f"{final_error} (no more jobs are handed out)")
             self._runner_stats.had_errors = True
             self._lifetime.drain()
 
@@ -3833,36 +3896,41 @@ class Dispatcher:
         client.send_message(type="jobs", request=client.request_number, jobs=entries)
 
     def answer_exiting_clients(self) -> None:
-        """Send `nothing` to waiting clients that exit if there are no jobs, where that is certain.
+        """Let waiting clients exit if it is certain that they get no more jobs: send them `nothing`.
 
-        It is not while a client can still give lines back unstarted.  When the server drains, it always is.
+        Only clients that have asked for that get the message.
         """
         exiting_clients = [client for client in self.waiting_clients if client.exits_without_jobs]
         if not exiting_clients:
             return
-        is_stopping = not self._lifetime.is_serving
-        sent_after = boottime() - RETURN_SECONDS
-        assignments = self._sessions.assignments.values()
-        can_return = (assignment.can_come_back_unstarted(sent_after) for assignment in assignments)
-        if not is_stopping and any(can_return):
+        is_stopping = not self._lifetime.is_serving     # no client gets jobs any more
+        if not is_stopping and self._can_jobs_come_back():
             return
         for client in exiting_clients:
             if client.can_get_jobs and (is_stopping or self._can_exit(client)):
                 client.send_no_jobs_message(self._last_report)
 
-    def _can_exit(self, client: Client) -> bool:
-        """Return True if a complete walk, begun after the client's last request, found no job for it.
+    def _can_jobs_come_back(self) -> bool:
+        """Return True if a client can still give a job back that it has not started: then the job is new.
 
-        False also if the client is kept free for a group, or can get jobs later that the walk has met.
+        Jobs sent more than RETURN_SECONDS ago do not count: clients normally do it sooner.
         """
-        report = self._last_report
-        if client not in report.consumers or report.began < client.requested_at:
-            return False
-        if client.follow and not report.met_end:
-            return False
-        if self.is_searching or client in self._reserved_clients():
-            return False
-        return not report.waits_for(client)
+        sent_after = boottime() - RETURN_SECONDS
+        assignments = self._sessions.assignments.values()
+        return any(assignment.can_come_back_unstarted(sent_after) for assignment in assignments)
+
+    def _can_exit(self, client: Client) -> bool:
+        """Return True if the client can exit: the file has no job for it, and it does not wait for more.
+
+        The scan of the file that has shown this must have begun after the client's last request.
+        """
+        report = self._last_report              # of the last scan that went far enough
+        was_included = client in report.consumers and report.began >= client.requested_at
+        waits_for_end = client.follow and not report.met_end        # --follow: it exits at `#RUN end`
+        is_kept_for_group = client in self._reserved_clients()
+        waits_for_jobs = report.waits_for(client)       # for example below a barrier
+        can_get_jobs = self.is_searching or waits_for_end or is_kept_for_group or waits_for_jobs
+        return was_included and not can_get_jobs
 
     # -- groups ----------------------------------------------------------------------------------------------
 
@@ -3873,15 +3941,17 @@ class Dispatcher:
         self._group_plans = new_plans if is_walk_complete else {**self._group_plans, **new_plans}
 
     def _claim_or_reserve_groups(self) -> None:
-        """Claim a group if its hosts all have a free slot; reserve its hosts if all are only connected."""
+        """Start to claim a group (jobs that start together) if a client with a free slot waits for each host.
+
+        If all hosts are connected, but some are busy, reserve their clients: they get no other jobs until the
+        group is claimed.  Groups further up in the file choose first.  One claim runs at a time, so at most
+        one group is claimed in a call.
+        """
         reserved: set[Client] = set()
-        for _, plan in sorted(self._group_plans.items()):       # in the order of the file
-            if plan.pending.waits:
-                continue                                # perhaps the previous server has started it
-            if len(plan.hosts) > Group.MAX_HOSTS:
-                name = printable(plan.pending.name)
-                self.say_once(f"line {plan.first_line.number}: the group {name} has more than "
-                              f"{Group.MAX_HOSTS} hosts; it waits")
+        for _, plan in sorted(self._group_plans.items()):       # by offset
+            # Jobs of it run, perhaps because the previous server has started it; or not all are found yet.
+            cannot_start_yet = plan.pending.waits
+            if cannot_start_yet or self._has_too_many_hosts(plan):
                 continue
             clients = self._choose_clients(plan, self._free_slots(reserved))
             if not all(clients.values()):
@@ -3893,6 +3963,15 @@ class Dispatcher:
                 chosen = {host: client for host, client in clients.items() if client}
                 self._claim_group(GroupClaim(plan, chosen))
 
+    def _has_too_many_hosts(self, plan: GroupPlan) -> bool:
+        """Return True if a group has more hosts than a server can start together; report that once."""
+        if len(plan.hosts) <= Group.MAX_HOSTS:
+            return False
+        name = printable(plan.pending.name)
+        self.say_once(f"line {plan.first_line.number}: the group {name} has more than "
+                      f"{Group.MAX_HOSTS} hosts; it waits")
+        return True
+
     def _free_slots(self, reserved: set[Client]) -> dict[Client, int]:
         """Return the number of slots for which each waiting client requests jobs; not for reserved ones."""
         available = [client for client in self.waiting_clients if client.can_get_jobs]
@@ -3900,24 +3979,25 @@ class Dispatcher:
                 for client in available if client not in reserved}
 
     def _clients_to_reserve(self, plan: GroupPlan, reserved: set[Client]) -> set[Client]:
-        """Return the clients to keep free for a group: all that it needs; none if one is not connected.
+        """Return the clients to keep free for a group, one for each host; none if a host is not connected.
 
         reserved: clients that are kept free for groups further up in the file.
         """
         connected = [client for client in self._sessions.clients.values() if client.link]
-        all_slots = {client: client.slots for client in connected if client not in reserved}
-        chosen = self._choose_clients(plan, all_slots)
-        clients = {client for client in chosen.values() if client}
-        return clients if all(chosen.values()) else set()
+        total_slots = {client: client.slots for client in connected if client not in reserved}
+        clients_by_host = self._choose_clients(plan, total_slots)      # None: the host is not connected
+        clients = {client for client in clients_by_host.values() if client}
+        is_complete = all(clients_by_host.values())
+        return clients if is_complete else set()
 
     def _claim_group(self, claim: GroupClaim) -> None:
         """Start to claim all lines of a group; _on_group_claimed() gets the result."""
         claim.plan.mark_started()
         self.is_claiming = True
         del self._group_plans[claim.plan.first_line.offset]
-        hosts = [(claim.clients[host], jobs) for host, jobs in claim.plan.hosts.items()]
+        jobs_by_client = [(claim.clients[host], jobs) for host, jobs in claim.plan.hosts.items()]
         on_claimed = functools.partial(self._on_group_claimed, claim)
-        self._executor.call_then(on_claimed, self._claims.claim_group, hosts)
+        self._executor.call_then(on_claimed, self._claims.claim_group, jobs_by_client)
 
     def _choose_clients(self, plan: GroupPlan, free: dict[Client, int]) -> dict[str, Client | None]:
         """Return a client for each host of a group; None for a host without a client.

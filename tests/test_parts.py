@@ -1228,12 +1228,12 @@ class LinesOfAClientThatComesBack(JobFileCase):
             job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=ours.line.text)
             assignment = server.Assignment(ours.key, client, job, server.Phase.BEGUN)
             sessions.add_assignment(assignment)
-            plain = self.of_worker.find_lines
+            plain = self.of_worker.reclaim_lines
 
             def find(*args: Any) -> Any:
                 sessions.remove_assignment(assignment)      # as when another runner took over this job
                 return plain(*args)
-            with mock.patch.object(self.of_worker, "find_lines", find):
+            with mock.patch.object(self.of_worker, "reclaim_lines", find):
                 others = await sessions.recovery.reclaim(client, [ours, sought])
             self.assertEqual(self.told(others), {"LOST": [1]})
             self.assertEqual([assignment.job.number for assignment in client.assignments.values()], [2])
@@ -1247,7 +1247,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             runner_stats = self.runner_stats
             runner_stats.add_result(job, b"e")
             self.assertEqual(runner_stats.bad_count, 1)
-            sessions.recovery._give_back(assignment, None)
+            sessions.recovery._restore_to_client(assignment, None)
             self.assertEqual((runner_stats.bad_count, runner_stats.bad_lines), (0, []))
         asyncio.run(come())
 
