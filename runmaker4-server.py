@@ -125,6 +125,7 @@ from runmaker4 import (
     Consumers,
     Credentials,
     Cursor,
+    Directives,
     Failures,
     FileChangedError,
     FileExecutor,
@@ -2382,7 +2383,7 @@ class Group:
             member.mark_lost()
         self._advance(member)
         if not self._unfinished:
-            self._print_results()
+            self._finish()
 
     def _advance(self, member: Member) -> None:
         """Continue the group after a host has finished a job, or was lost.
@@ -2424,17 +2425,22 @@ class Group:
         text = b"  %-20s %-20s %8s  %s\n" % (host, ending, elapsed.encode(), command)
         self._result_lines.append((assignment.number, text))
 
+    def _finish(self) -> None:
+        """Print the results after the last job; let the clients get other jobs."""
+        self._print_results()
+        for member in self._members:
+            member.client.leave_group()
+        self._dispatcher.hand_out_soon()
+
     def _print_results(self) -> None:
-        """Print the results of the group, by line; the clients can get other jobs now."""
+        """Print one line about the group, then one about each job, in the order of the file."""
         lost_count = sum(member.is_lost for member in self._members)
-        verdict = "failed" if self.stage is Stage.STOPPED else "succeeded"
+        too_many_lost = self.stage is Stage.STOPPED
+        verdict = "failed" if too_many_lost else "succeeded"
         hosts = plural(len(self._members), "host")
         text = (f"{printable(self._name)}: {verdict}: {lost_count} of {hosts} lost "
                 f"(min-hosts {self._min_hosts})\n")
         self._stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self._result_lines)))
-        for member in self._members:
-            member.client.leave_group()
-        self._dispatcher.hand_out_soon()
 
 
 # ---- --dry-run ---------------------------------------------------------------------------------------------
@@ -2443,11 +2449,12 @@ class Group:
 def preview(file: JobReader) -> Iterator[str]:
     """Yield the job lines that would start, as in the file, below headings that begin with #.
 
-    For example '# bob, timeout 30s', then the jobs for bob.  Raises OSError, ValueError (bad directive).
+    For example '# bob, timeout 30s', then the jobs for bob.  The jobs of a group (together=, which start at
+    one moment) are gathered, and yielded where the group ends.  Raises OSError, ValueError (bad directive).
     """
-    group_jobs: GroupJobs = []
-    directives = TOP
-    heading = ""                    # of the settings; '' once a job below them was yielded
+    group_jobs: GroupJobs = []      # of the group so far; []: no group
+    directives = TOP                # that apply to the next lines
+    heading = ""                    # to yield before the next job; '': none
     for line in file.lines(NEW, directives=True):
         if line.state != DIRECTIVE:
             if directives.settings.together:
@@ -2461,18 +2468,30 @@ def preview(file: JobReader) -> Iterator[str]:
         directives_above, directives = directives, directives.below(line)
         if directives.error:
             raise ValueError(directives.error)
-        if directives.has_same_group(directives_above) and directives.settings.together:
+        # for example a directive that gives the next jobs of the group to another host
+        continues_group = directives.settings.together and directives.has_same_group(directives_above)
+        if continues_group:
             continue
         yield from preview_group(file.reader, group_jobs)
         group_jobs = []
-        if directives.barrier is line:
-            yield f"# barrier{' check' if directives.check else ''} (line {line.number})"
-        elif directives.end is line:
-            yield f"# end (line {line.number})"
+        if directives.barrier is line or directives.end is line:
+            yield heading_of(line, directives)
         else:
-            settings = directives.settings
-            heading = f"# {', '.join(settings.hosts) or 'any host'}{settings_suffix(settings)}"
+            heading = heading_of(line, directives)
     yield from preview_group(file.reader, group_jobs)
+
+
+def heading_of(line: Line, directives: Directives) -> str:
+    """Return the preview of a directive: '# bob, timeout 30s', '# barrier check (line 5)', '# end (line 9)'.
+
+    line: the line of the directive.  directives: all that apply to the lines below it.
+    """
+    if directives.barrier is line:
+        return f"# barrier{' check' if directives.check else ''} (line {line.number})"
+    if directives.end is line:
+        return f"# end (line {line.number})"
+    settings = directives.settings
+    return f"# {', '.join(settings.hosts) or 'any host'}{settings_suffix(settings)}"
 
 
 def preview_group(file: Reader, jobs: GroupJobs) -> Iterator[str]:
@@ -2532,23 +2551,32 @@ class FileCount:
         return self.summary and replace(self.summary, jobs_left=self.summary.counts.new > 0)
 
     def summary_for(self, client: Client) -> dict[str, Any] | None:
-        """Return the summary for a client that exits, in the form of a message; None: no summary."""
+        """Return the counts for a client that exits, as fields of a message; None: the file was not read."""
         summary = self.summary
         if not summary:
             return None
-        has_jobs_left = summary.counts.new > 0 and client not in self.clients_without_jobs.all
+        no_job_for_client = client in self.clients_without_jobs.all
+        has_jobs_left = summary.counts.new > 0 and not no_job_for_client
         return dict(
-            now=summary.counts._asdict(),
-            bad=summary.bad_lines,
-            again=summary.can_retry,
-            left=has_jobs_left,
-            strays=summary.strays,
-            first_stray=summary.first_stray,
+            now=summary.counts._asdict(),       # the number of jobs in each state
+            bad=summary.bad_lines,              # the numbers of the first lines that failed
+            again=summary.can_retry,            # -r would run failed lines again
+            left=has_jobs_left,                 # the client could run a new job
+            strays=summary.strays,              # the number of lines that are neither jobs nor comments
+            first_stray=summary.first_stray,    # the number of the first of these lines
         )
+
+
+@dataclass(frozen=True)
+class CountRequest:
+    """A request for the counts of the file."""
+    link: ClientLink                    # on which the request came, and the answer goes
+    wants_summary: bool                 # a client asks, because it exits; False: a user wants a status
 
 
 class Accountant:
     """Counts the jobs in the file for clients and status requests, and sends them the result."""
+    PAUSE_FACTOR = 4                    # a pause after each count, in durations of that count
 
     def __init__(self, services: Services, sessions: Sessions, reader: JobReader, info: ServerInfo) -> None:
         """reader: no other part uses it.  info: for the status."""
@@ -2557,8 +2585,7 @@ class Accountant:
         self._sessions = sessions
         self._reader = reader
         self._server_info = info
-        # links with an open request; True: for a summary, because the client exits; False: for a status
-        self._requests: dict[tuple[ClientLink, bool], None] = {}
+        self._requests: dict[CountRequest, None] = {}       # in the order in which they came
         # answers all requests; done: there are none; None: there was none yet
         self._answer_task: asyncio.Future[None] | None = None
         self._next_count_at = 0.0               # when the file may be counted again, by boottime()
@@ -2570,7 +2597,7 @@ class Accountant:
 
     def add_request(self, link: ClientLink, wants_summary: bool) -> None:
         """Answer a request for a summary (wants_summary) or else a status, by a count that starts later."""
-        self._requests[link, wants_summary] = None
+        self._requests[CountRequest(link, wants_summary)] = None
         if not self._answer_task or self._answer_task.done():
             self._answer_task = spawn_task(self._answer_all())
 
@@ -2580,19 +2607,23 @@ class Accountant:
             await asyncio.sleep(self.pause_seconds)
             requests = self._requests
             self._requests = {}
-            await self._answer(requests)
+            await self._count_and_answer(requests)
 
-    async def _answer(self, requests: Iterable[tuple[ClientLink, bool]]) -> None:
-        """Count the file, and send the result to the links of these requests, unless they are closed."""
-        exiting_clients = [link.client for link, wants_summary in requests if wants_summary and link.client]
-        count = await self.count(exiting_clients, recheck=bool(exiting_clients))
-        for link, wants_summary in requests:
+    async def _count_and_answer(self, requests: Collection[CountRequest]) -> None:
+        """Count the jobs in the file, and send the result to each link that requested it and is still open.
+        """
+        exiting_clients = [request.link.client for request in requests
+                           if request.wants_summary and request.link.client]
+        # The exit status of a client depends on the count: so count again if the file can be half saved.
+        file_count = await self.count(exiting_clients, recheck=bool(exiting_clients))
+        for request in requests:
+            link = request.link
             if link.transport.is_closing():
                 continue
-            if not wants_summary:
-                self._send_status(link, count)
+            if not request.wants_summary:
+                self._send_status(link, file_count)
             elif link.client:
-                link.send(type="account", account=count.summary_for(link.client))
+                link.send(type="account", account=file_count.summary_for(link.client))
 
     async def count(self, clients: Sequence[Client] = (), recheck: bool = False) -> FileCount:
         """Return a count of the jobs in the file.  clients: the clients that exit.
@@ -2611,27 +2642,44 @@ class Accountant:
             await asyncio.sleep(self._reader.interval)
 
     def _scan_file(self, clients: Consumers) -> FileCount:
-        """Scan the file and count the jobs.  Called by the file executor.
+        """Scan the file and count the jobs.  Called by the file executor, perhaps in its thread.
 
-        clients: those that exit; reduced to those for which no new job remains.
+        clients: those that exit.  Each one that could run a remaining new job is removed from them.
         """
         file = self._reader
         throttle = Throttle()
         try:
             with throttle:
-                summary = file.summary(clients, groups=True)
-                first_lines = itertools.islice(file.lines(NEW), MAX_WAITING_JOBS)
-                waiting = [(line.number, line.command[:MAX_COMMAND_BYTES]) for line in first_lines]
-                block_reason = find_block_reason(file) if waiting and not summary.counts.running else None
+                summary = file.summary(clients, groups=True)    # removes clients
+                waiting_jobs = self._list_waiting_jobs()
+                nothing_runs = waiting_jobs and not summary.counts.running
+                block_reason = find_block_reason(file) if nothing_runs else None
         except OSError as error:
-            return FileCount(error_text(error), next_count_at=boottime() + throttle.pause_seconds(4))
-        stopped = block_reason.text if block_reason and block_reason.stops else ""
-        return FileCount("", summary, clients, waiting, stopped, boottime() + throttle.pause_seconds(4))
+            next_count_at = boottime() + throttle.pause_seconds(self.PAUSE_FACTOR)
+            return FileCount(error_text(error), next_count_at=next_count_at)
+        why_stopped = block_reason.text if block_reason and block_reason.stops else ""
+        next_count_at = boottime() + throttle.pause_seconds(self.PAUSE_FACTOR)
+        return FileCount(
+            summary=summary,
+            clients_without_jobs=clients,
+            waiting_jobs=waiting_jobs,
+            why_stopped=why_stopped,
+            next_count_at=next_count_at,
+        )
 
-    def _send_status(self, link: ClientLink, count: FileCount) -> None:
-        """Send a status: messages about the file, each client and its jobs, each of bounded length."""
+    def _list_waiting_jobs(self) -> list[tuple[int, bytes]]:
+        """Return the first new jobs of the file, for a status: line number, beginning of the command."""
+        first_lines = itertools.islice(self._reader.lines(NEW), MAX_WAITING_JOBS)
+        return [(line.number, line.command[:MAX_COMMAND_BYTES]) for line in first_lines]
+
+    def _send_status(self, link: ClientLink, file_count: FileCount) -> None:
+        """Send a status: a message about the server and the file, then one for each client and each job.
+
+        The length of each message is bounded.
+        """
         clock = boottime()
-        counts = count.summary.counts if count.summary else None
+        counts = file_count.summary.counts if file_count.summary else None     # None: the file was not read
+        total = counts.all + counts.held if counts else 0           # `all` is without the held jobs
         link.send(
             type="summary",
             file=to_text(os.fsencode(self._sessions.settings.path)),
@@ -2640,9 +2688,10 @@ class Accountant:
             pid=os.getpid(),
             since=round(clock - self._server_info.began, 1),
             grace=self._sessions.settings.grace,
-            fault=count.error,
-            counts=dict(counts._asdict(), total=counts.all + counts.held) if counts else {},
-            waiting=[dict(line=number, command=to_text(command)) for number, command in count.waiting_jobs],
+            fault=file_count.error,
+            counts=dict(counts._asdict(), total=total) if counts else {},
+            waiting=[dict(line=number, command=to_text(command))
+                     for number, command in file_count.waiting_jobs],
         )
         for client in self._sessions.clients.values():
             # skip the client without an id once no line of the previous server waits for its client
@@ -2681,8 +2730,8 @@ class Accountant:
 #     greet()         handles a hello: the client is new, or it is back within the grace
 #     receive_event() handles an event: settle() deals with a result, `Records` with the progress of a run
 #     settle()        writes the new state of a line to the file; then the event is dealt with
-#     check_jobs()    notifies clients of lines that others have changed in the file
 #     on_bye()        handles a bye
+#     watch_claimed_lines()  notifies clients of lines that others have changed in the file
 
 
 @dataclass(frozen=True)
@@ -2743,12 +2792,18 @@ class Sessions:
     # -- lines that clients have -----------------------------------------------------------------------------
 
     def has_resuming_client(self, assignment: Assignment) -> bool:
-        """Return True if a connected client has --resume, and can get the line of this lost job."""
+        """Return True if a connected client has --resume, and can run this job again.
+
+        The job is lost: its line is `r`, but its client did not come back in time.  It is not run again if it
+        belongs to a group, or was cancelled.
+        """
         settings = assignment.job.settings
         if settings.together or assignment.is_cancelled:
             return False
         connected = [client for client in self.clients.values() if client.link]
-        return any(client.retries(RUNNING) and client.fits(settings, below_end=False) for client in connected)
+        resuming = [client for client in connected if client.retries(RUNNING)]      # it runs lost jobs again
+        # below_end=False: ignore any `#RUN end` above the line
+        return any(client.fits(settings, below_end=False) for client in resuming)
 
     def add_assignment(self, assignment: Assignment) -> None:
         assignment.client.add_assignment(assignment)
@@ -2772,11 +2827,10 @@ class Sessions:
             assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
 
     def settle(self, assignment: Assignment, proposed_result: LineResult) -> Awaitable[bytes] | None:
-        """Decide the result of a line, and write it to the file, however long that takes.
+        """Decide the result of a job, and write it to the file; try again as long as an error is temporary.
 
         Return None if the result was decided before.  Otherwise return an awaitable of the state that is then
-        in the file; b"" if it cannot be written.  The first attempt goes to the file executor before settle()
-        returns: if it succeeds, all later calls of the executor find the new state.
+        in the file; b"" if it cannot be written.
         """
         line_result = assignment.decide_result(proposed_result)
         if not line_result:
@@ -2786,55 +2840,63 @@ class Sessions:
             assignment.client.inbox.open_event(line_result.event)
         job = assignment.job
         write = functools.partial(self.executor.start_call, self._claims.finish, job, line_result.state)
+        # persist() makes the first attempt at once: all later calls of the executor find the new state.
         pending_error = persist(write, self._interval, self.say, job)
-        return spawn_task(self._finish_settling(assignment, line_result, pending_error))
+        return spawn_task(self._remove_when_written(assignment, line_result, pending_error))
 
-    async def _finish_settling(
+    async def _remove_when_written(
         self, assignment: Assignment, line_result: LineResult, pending_error: Awaitable[str]
     ) -> bytes:
-        """Wait until a line's result is written, or writing has failed for good; then forget the line.
+        """Wait until a result is written, or writing has failed for good; then take the line off its client.
 
-        Return the state, or b"" if it cannot be written.  pending_error: why it cannot; '': it is written.
+        Count the result, and let the client's message be acknowledged.  Return the state, or b"" if it was
+        not written.  pending_error: why it was not written; '': it was.
         """
         error = await pending_error
         client = assignment.client
-        number = assignment.number
+        event = line_result.event           # the client's message with the result; None: another reason
         self._runner_stats.add_result(assignment.job, line_result.state)
         if error:
-            self.say(f"line {number}: {error}")
-            self._runner_stats.unwritten.append(number)
-            assignment.send_message("fault", text=error[:200])
-        elif line_result.event is not None:
+            self._report_unwritten(assignment, error)
+        elif event is not None:
             self.recovery.on_settled(assignment)
         self._remove_and_notify_group(assignment, line_result)
         self.drain_after_failures(self._runner_stats.bad_count)
-        if line_result.event is not None:
-            client.inbox.close_event(line_result.event)
+        if event is not None:
+            client.inbox.close_event(event)
         self._on_event_dealt_with(client)
         return b"" if error else line_result.state
 
-    async def check_jobs(self) -> None:
-        """Now and then follow moved lines, and notify clients of lines that were taken over or cancelled.
+    def _report_unwritten(self, assignment: Assignment, error: str) -> None:
+        """Report, also to the client, that the result of a line cannot be written to the file."""
+        self.say(f"line {assignment.number}: {error}")
+        self._runner_stats.unwritten.append(assignment.number)
+        assignment.send_message("fault", text=error[:200])
 
-        Never returns.
+    async def watch_claimed_lines(self) -> None:
+        """Check the claimed lines in the file again and again, and notify clients of changes.
+
+        Another runner can have taken over a line, or a user can have cancelled the job.  Lines that an edit
+        has moved are found again.  Never returns.
         """
         while True:
             await asyncio.sleep(self._interval / 2)
-            for job, cause in (await self.executor.call(self._claims.check_jobs)).items():
-                assignment = next(
-                    (assignment for assignment in self.assignments.values() if assignment.job is job), None
-                )
-                if not assignment:
-                    continue            # the line is settled by now
-                if cause == "cancelled":
+            causes = await self.executor.call(self._claims.check_jobs)      # "cancelled" or "lost"
+            for job, cause in causes.items():
+                assignment = self._find_assignment(job)
+                if assignment and cause == "cancelled":
                     self.cancel_job(assignment)
-                else:
-                    self._on_taken_over(assignment)
+                elif assignment:
+                    self._on_line_taken_over(assignment)
 
-    def _on_taken_over(self, assignment: Assignment) -> None:
-        """Remove a line that another runner took over, and notify the client.
+    def _find_assignment(self, job: Job) -> Assignment | None:
+        """Return the assignment of a claimed job; None: the job has its result by now."""
+        return next((assignment for assignment in self.assignments.values() if assignment.job is job), None)
 
-        Do nothing if a result is being written: finish() reports the loss then.
+    def _on_line_taken_over(self, assignment: Assignment) -> None:
+        """Take a line off its client, because another runner has taken it over, and notify the client.
+
+        Do nothing if a result is being written: then the loss is reported as a failure to write it.
         """
         if not assignment.is_undecided:
             return
@@ -2876,7 +2938,7 @@ class Sessions:
     def abort_groups(assignments: dict[str, Assignment]) -> list[Assignment]:
         """Call off the groups of these jobs that have not started.  Return the jobs of started groups."""
         for group in {assignment.group for assignment in assignments.values() if assignment.group}:
-            group.abort()
+            group.abort()               # if it has not started: then its jobs leave it
         return [assignment for assignment in assignments.values() if assignment.group]
 
     def kept_text(self, assignments: dict[str, Assignment]) -> str:
@@ -2885,8 +2947,12 @@ class Sessions:
         return f"; {name_lines(lines)} kept for {human_time(self.settings.grace)}" if lines else ""
 
     def greet(self, link: ClientLink, hello: Hello) -> Client:
-        """Return the client, new or come back, that sent this hello.  Raises WireError."""
-        if len({job.key for job in link.reported_jobs}) < len(link.reported_jobs):
+        """Return the client that sent this hello: a known one that has come back, or a new one.
+
+        A new client is added to `clients`.  Either one uses this link from now on.  Raises WireError.
+        """
+        has_duplicate = len({job.key for job in link.reported_jobs}) < len(link.reported_jobs)
+        if has_duplicate:
             raise WireError("one job twice")
         client = self.clients.get(hello.client_id)
         if client:
@@ -2952,29 +3018,30 @@ class Sessions:
 
     @staticmethod
     def _read_result(assignment: Assignment, message: Message, event: int) -> LineResult:
-        """Return the result of a job from a `finish` event.  Raises WireError if it is not valid.
+        """Return the result of a job from a client's message `finish`.  Raises WireError if it is not valid.
 
-        A held state is valid only if a user has cancelled the job.  event: acknowledged once the result is
-        written.
+        A held state is valid only if a user has cancelled the job.  event: the number of the message, which
+        is acknowledged once the result is written.
         """
         state = message.state("state")
-        cause = CAUSES.get(message.text("cause", 16))
+        cause = CAUSES.get(message.text("cause", 16))           # None: unknown
         if state == HELD and assignment.is_cancelled:
             cause = Cause.CANCELLED
-        elif state not in (DONE, FAILED, ERROR):
-            cause = None
-        if not cause:
+        elif not cause or state not in (DONE, FAILED, ERROR):
             raise WireError("not the end of a job")
         return LineResult(cause, state, printable(message.text("how", 64)), event)
 
     def _record_event(
         self, client: Client, kind: str, assignment: Assignment, message: Message, event: int
     ) -> None:
-        """Pass an event of a run on to the records, and count the output in it.  Raises WireError."""
-        size = self.records.handle_event(kind, client, assignment, message)
-        if self.executor.pool:
+        """Pass a message about a run on to the records: it began, wrote output or ended.  Raises WireError.
+
+        event: the number of the message.
+        """
+        output_bytes = self.records.handle_event(kind, client, assignment, message)
+        if self.executor.pool:          # a thread writes the record later; do not acknowledge it before
             client.inbox.mark_posted(event)
-        client.inbox.add_output_size(event, size)
+        client.inbox.add_output_size(event, output_bytes)
 
     def acknowledge_when_written(self, client: Client, event: int) -> None:
         """Acknowledge this event, and later ones posted by now, once the executor has written them."""
@@ -4152,7 +4219,7 @@ class Server(Program):
         ]
         chores = [
             spawn_task(self.dispatcher.poll_file()),
-            spawn_task(self.sessions.check_jobs()),
+            spawn_task(self.sessions.watch_claimed_lines()),
             spawn_task(self._check_clients_and_file()),
             spawn_task(self._drain_when_done()),
             spawn_task(self._watch_failures()),

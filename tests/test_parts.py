@@ -1258,7 +1258,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             assignment = server.Assignment("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
             sessions.add_assignment(assignment)
             self.assertIsNotNone(assignment.decide_result(server.LineResult(server.Cause.RAN, b"d", event=1)))
-            sessions._on_taken_over(assignment)
+            sessions._on_line_taken_over(assignment)
             self.assertEqual(self.runner_stats.error, 0, "who writes the result counts it")
             self.assertIn("key", sessions.assignments)
         asyncio.run(come())
