@@ -4158,21 +4158,39 @@ class Server(Program):
     # -- from start to end -----------------------------------------------------------------------------------
 
     def main(self) -> int:
-        """Check and open everything, then serve.  Return the exit status.  Raises UsageError."""
+        """Check and open everything that can fail, then serve.  Return the exit status.  Raises UsageError.
+
+        With --dry-run only print which jobs would start.
+        """
         if self.options.dry_run:
             return self._print_preview()
         allow_descriptors(MIN_DESCRIPTORS, "a server needs", "raise ulimit -Hn")
         context = tls_context(server_side=True)
         self._presence_lock = PresenceLock(of_server=True)
         self.stores = self.open_stores(self.mount.network, self._presence_lock, self.path)
-        # as many clients as the system allows
+        self._listen()
+        self._token, token_text = choose_token(self.options.new_token)
+        block_stop_signals()                          # otherwise the keeper could survive a signal
+        self._open_keeper()
+        self._credentials = make_credentials(context, find_file_id(self.path))
+        print_bytes(os.fsencode(f"Token for runmaker4-client.py: {token_text}\n"))
+        self.say(f"serving on port {self.port}")
+        return super().main()
+
+    def _listen(self) -> None:
+        """Open the sockets for clients, and allow as many connections as the system does."""
         _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         self._sockets = listen(self.options.host, self.options.port)
         self.port = self._sockets[0].getsockname()[1]
-        token, token_text = choose_token(self.options.new_token)
-        self._token = token
-        block_stop_signals()                          # otherwise the keeper could survive a signal
+
+    def _open_keeper(self) -> None:
+        """Start a keeper: a process that holds the locks of running jobs after the server has exited.
+
+        If the keeper of the previous server still runs, use that one, with its locks.  If another user's
+        process has the name of its socket, only warn.  Raises UsageError: the file is served already, or no
+        keeper can be started.
+        """
         try:
             self._keeper = KeeperLink(self.path, self.options.grace)
             self._keeper.take_over_or_start_keeper()
@@ -4184,10 +4202,6 @@ class Server(Program):
             )
         except OSError as error:
             raise UsageError(f"the keeper cannot be started: {error_text(error)}") from None
-        self._credentials = make_credentials(context, find_file_id(self.path))
-        print_bytes(os.fsencode(f"Token for runmaker4-client.py: {token_text}\n"))
-        self.say(f"serving on port {self.port}")
-        return super().main()
 
     def _print_preview(self) -> int:
         """Print which jobs would start where, for --dry-run; return the exit status.
@@ -4204,19 +4218,18 @@ class Server(Program):
         return 0
 
     async def work(self) -> int:
-        """Serve until there is a reason to exit, then shut down.  Return the exit status."""
+        """Serve clients until a signal, a defect or the end of all work; then shut down.
+
+        Return the exit status.  Called in the event loop.
+        """
         self.lifetime = Lifetime(self.loop)
-        self._make_parts()
+        self._make_components()
         if self.options.max_failed:
             await self.failures.count_failures()
         self.handle_signals(self._on_stop_signal, self._on_drain_signal)
         await self._set_up_keeper()
         self.executor.post(self.claims.take_presence_lock)
-        make_link = functools.partial(ClientLink, self.sessions, self.dispatcher, self.accountant,
-                                      self._token, self._credentials)
-        acceptors = [
-            Acceptor(sock, self.loop, make_link, self._say_unaccepted) for sock in self._sockets
-        ]
+        acceptors = self._accept_clients()
         chores = [
             spawn_task(self.dispatcher.poll_file()),
             spawn_task(self.sessions.watch_claimed_lines()),
@@ -4231,58 +4244,77 @@ class Server(Program):
         for acceptor in acceptors:
             acceptor.close()
         await self._shut_down()
-        status = self.lifetime.exit_status
+        status = self.lifetime.exit_status              # None: the results decide
         return self.runner_stats.exit_status(self._summary) if status is None else status
 
-    def _make_parts(self) -> None:
-        """Create the objects that make up the server, each from objects that are complete.
+    def _accept_clients(self) -> list[Acceptor]:
+        """Accept connections on the listening sockets from now on.  Return the acceptors, to be closed."""
+        make_link = functools.partial(ClientLink, self.sessions, self.dispatcher, self.accountant,
+                                      self._token, self._credentials)
+        return [Acceptor(sock, self.loop, make_link, self._say_unaccepted) for sock in self._sockets]
 
-        On a network file system a round trip takes long, so the dispatcher pauses longer between claims.
+    def _make_components(self) -> None:
+        """Create the objects that make up the server; each needs some that were created before.
+
+        `records` keeps job output, `claims` has the job file, `sessions` has the clients, `dispatcher` gives
+        them jobs, `accountant` counts the jobs in the file, and `failures` counts failed ones.
         """
-        options = self.options
-        say = functools.partial(self.in_loop, self.say)
+        say = functools.partial(self.in_loop, self.say)                 # can be called in the I/O thread
         reader = JobReader(self.path, say=say, mount=self.mount)        # to count lines
-        self.records = Records(self.stores, self.stdout if options.print else None, self.executor)
+        self.records = Records(self.stores, self.stdout if self.options.print else None, self.executor)
         served_file = ServedFile(
             self.path, say=say, mount=self.mount, presence_lock=self._presence_lock,
             give_to_keeper=self._keeper.give_locks
         )
-        self.claims = Claims(served_file, self.records, ordinals=bool(self.stores[0]))
+        has_log_file = bool(self.stores[0])
+        self.claims = Claims(served_file, self.records, ordinals=has_log_file)
         services = Services(self.loop, self.executor, self.claims, self.records, self.runner_stats,
                             self.lifetime, self.say, reader.interval)
-        max_strangers = max_stranger_count(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        settings = SessionSettings(self.path, options.grace, options.max_failed, max_strangers)
-        self.sessions = Sessions(services, settings, self._on_error)
-        pause = max(POLL_SECONDS, reader.interval / 5 if self.mount.network else 0)
-        self.dispatcher = Dispatcher(services, self.sessions, self.stdout, pause)
+        self.sessions = Sessions(services, self._session_settings(), self._on_error)
+        # On a network file system each scan takes long, so clients wait longer for the next one.
+        poll_seconds = max(POLL_SECONDS, reader.interval / 5 if self.mount.network else 0)
+        self.dispatcher = Dispatcher(services, self.sessions, self.stdout, poll_seconds)
         self.accountant = Accountant(services, self.sessions, reader, ServerInfo(self.port, self.began))
         self.failures = Failures(reader, self.executor, self.claims.count_renewed)
 
+    def _session_settings(self) -> SessionSettings:
+        """Return the settings that concern clients, from the options and the limit of open files."""
+        max_descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return SessionSettings(
+            path=self.path,
+            grace=self.options.grace,
+            max_failed=self.options.max_failed,
+            max_strangers=max_unauthenticated_connections(max_descriptors),
+        )
+
     async def _shut_down(self) -> None:
-        """Write and send everything, close connections and keeper, and print the closing line.
+        """Write and send everything, close connections, let the keeper exit, and print the closing line.
 
         In this order: results and records are written before clients learn that they are dealt with; the
-        last messages are sent before the connections are closed; the keeper exits only if no line is held.
-        After a signal no step waits for long.
+        last messages are sent before the connections are closed; the keeper, which holds the locks of running
+        jobs for the next server, exits only if no client has a job.
         """
-        signalled = self.lifetime.exit_status is not None
-        max_seconds = runmaker4.Runner.MAX_RESULT_SECONDS if signalled else None
+        in_haste = self.lifetime.exit_status is not None        # a signal or a defect: no step waits for long
+        max_seconds = runmaker4.Runner.MAX_RESULT_SECONDS if in_haste else None
         self.sessions.flush_records()
         self.executor.call_then(self._orphans.extend, self.claims.list_orphans)
         await self._await_in_time(self.executor.flush(), max_seconds)
-        if self._was_signalled:
+        if self._was_signalled:         # otherwise it was sent before; after a defect it is not sent
             self._send_closing_to_all()
-        self.executor.call_then(lambda done: None, self.claims.sync)
+        self.executor.call_then(lambda no_answer: None, self.claims.sync)
         await self._end_links()
         self._dismiss_keeper()
         await self._await_in_time(self.executor.flush(), max_seconds)
-        await self.print_remaining(self.stdout, lambda: signalled)
+        await self.print_remaining(self.stdout, lambda: in_haste)
         if self._was_signalled:
-            # We do not wait for a file system that does not answer.
-            count = await self._await_in_time(self.accountant.count(), runmaker4.Runner.MAX_ANSWER_SECONDS)
-            self._summary = count and count.summary_of_all()
+            await self._count_in_time()
         self._say_summary()
-        await self.print_remaining(self.stderr, lambda: signalled)
+        await self.print_remaining(self.stderr, lambda: in_haste)
+
+    async def _count_in_time(self) -> None:
+        """Count the jobs for the closing line, unless the file system does not answer soon."""
+        file_count = await self._await_in_time(self.accountant.count(), runmaker4.Runner.MAX_ANSWER_SECONDS)
+        self._summary = file_count and file_count.summary_of_all()
 
     @property
     def _was_signalled(self) -> bool:
@@ -4318,13 +4350,13 @@ class Server(Program):
         )
 
     def _send_closing_to_all(self) -> None:
-        """After a signal: acknowledge the events dealt with, and let clients wait for the next server.
+        """After a signal: send each client `closing`, so that it keeps its jobs for the next server.
 
-        Without an acknowledgement, clients would send output that this server has written to the next server
-        as well.
+        An acknowledgement of all messages that the server has dealt with goes before it.  Otherwise the
+        client would send output that is already written to the next server as well.
         """
         for client in self.sessions.clients.values():
-            client.send_closing(done=False)
+            client.send_closing(done=False)         # not done: another server will continue
 
     async def _await_in_time(self, awaitable: Awaitable[Any], seconds: float | None) -> Any:
         """Return the result of an awaitable; None after `seconds`, another signal or an exception.
@@ -4549,20 +4581,24 @@ def pipe_of_pem(label: bytes, data: bytes) -> int:
 
 
 def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
-    """Give a context a new certificate, for a server of the file with this id.  Raises UsageError."""
+    """Make a key and a certificate for a TLS context.  Raises UsageError: OpenSSL does not accept them.
+
+    Return the context, the hash of the certificate, which is what clients check, and the id of the job file.
+    """
     key = secrets.randbelow(ORDER - 1) + 1
-    certificate = CERTIFICATE + multiply_base(key) + SIGNATURE
-    pipes = (
-        pipe_of_pem(b"CERTIFICATE", certificate),
-        pipe_of_pem(b"EC PRIVATE KEY", PRIVATE_KEY + key.to_bytes(32, "big") + CURVE),
-    )
+    public_key = multiply_base(key)
+    # All other parts are constant, in DER.  The signature is only a placeholder.
+    certificate = CERTIFICATE + public_key + SIGNATURE
+    private_key = PRIVATE_KEY + key.to_bytes(32, "big") + CURVE
+    pipes = pipe_of_pem(b"CERTIFICATE", certificate), pipe_of_pem(b"EC PRIVATE KEY", private_key)
     try:
         context.load_cert_chain(*(f"/proc/self/fd/{pipe}" for pipe in pipes))
     except OSError as error:
         raise UsageError(f"OpenSSL refuses our certificate: {error_text(error)} (see openssl.cnf)") from None
     finally:
         close_all(*pipes)
-    return Credentials(context, hashlib.sha256(certificate).hexdigest(), file_id)
+    certificate_hash = hashlib.sha256(certificate).hexdigest()
+    return Credentials(context, certificate_hash, file_id)
 
 
 # ======== The file id =======================================================================================
@@ -4590,7 +4626,7 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
 # different files /tmp/runs.txt; two other hosts share the job file and no home directory.  The contents of
 # the lock file are never used, and the job file belongs to the user.  A user who may write in the directory
 # can remove `.NAME.id`, and make clients wait.  To give two files one id, that user would have to own
-# `.NAME.id`, and then it is refused (read_id()).
+# `.NAME.id`, and then it is refused (read_id_file()).
 
 
 def find_file_id(path: str) -> str:
@@ -4599,16 +4635,17 @@ def find_file_id(path: str) -> str:
     id_file = os.path.join(folder, f".{name}.id")
     owners = {os.geteuid(), 0, os.stat(path).st_uid}
     try:
-        return read_id(id_file, owners) or make_id(id_file)
+        return read_id_file(id_file, owners) or write_new_id(id_file)
     except OSError as error:
         why = error_text(error)
         raise UsageError(f"{id_file}: {why} (clients know the job file by an id in it)") from None
 
 
-def read_id(id_file: str, owners: set[int]) -> str:
-    """Return the id in `id_file`; '' if there is no such file, or it is empty or a copy of another one.
+def read_id_file(id_file: str, owners: set[int]) -> str:
+    """Return the id of a job file from its id file; '' if there is none, or it is empty or a copy.
 
-    owners: the users who may own it.  Raises OSError, also if `id_file` is not a valid id file.
+    The file contains its own inode number: the number in a copy is not that of the copy.
+    owners: the users who may own it.  Raises OSError, also if it is not a valid id file.
     """
     try:
         fd = os.open(id_file, os.O_RDONLY | runmaker4.LOCK_FILE_FLAGS)
@@ -4619,7 +4656,7 @@ def read_id(id_file: str, owners: set[int]) -> str:
         text = os.read(fd, 100) if stat.S_ISREG(info.st_mode) else b""
     finally:
         os.close(fd)
-    match = re.fullmatch(rb"runmaker4 ([0-9a-f]{32}) ([0-9]+)\n", text)
+    match = re.fullmatch(rb"runmaker4 ([0-9a-f]{32}) ([0-9]+)\n", text)         # the id, the inode number
     if not stat.S_ISREG(info.st_mode):
         raise OSError(errno.EEXIST, "not a regular file")
     if info.st_nlink > 1:
@@ -4628,10 +4665,11 @@ def read_id(id_file: str, owners: set[int]) -> str:
         raise OSError(errno.EPERM, f"belongs to {user_name(info.st_uid)}")
     if text and not match:
         raise OSError(errno.EEXIST, "is a file with other contents")
-    return match[1].decode() if match and int(match[2]) == info.st_ino else ""
+    is_original = match is not None and int(match[2]) == info.st_ino
+    return match[1].decode() if match and is_original else ""
 
 
-def make_id(id_file: str) -> str:
+def write_new_id(id_file: str) -> str:
     """Write a new id to a file, which can exist already.  Return the id.  Raises OSError.
 
     Only one server of this host does that at a time: the server with the keeper.  If another host does it at
@@ -4668,28 +4706,24 @@ def choose_token(make_new: bool) -> tuple[str, str]:
             )
         return token_in_environment, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
     path = token_path()
-    token = make_token(path, make_new)
+    token = read_or_create_token(path, make_new)
     # Other users can perhaps read output that is not on a terminal: for example a Slurm log, or `| tee log`.
     return token, f"{token if os.isatty(1) else '(shown on a terminal only)'} (written to {path})"
 
 
-def make_token(path: str, make_new: bool) -> str:
-    """Return the token in the file, or write a new one if there is none.  Raises UsageError.
+def read_or_create_token(path: str, make_new: bool) -> str:
+    """Return the token in a file; write a new one if there is none.  Raises UsageError.
 
     make_new: replace a valid token as well.  A symbolic link, which is never followed, and a file that others
-    could read or that has no token are replaced.  If servers create it at the same moment, all
-    get the same token.
+    could read or that has no token are replaced.  If servers create the file at the same moment, all get the
+    same token.
     """
     try:
         while True:
             try:
-                info = os.lstat(path)
-                if stat.S_ISREG(info.st_mode) and info.st_uid != os.geteuid():
-                    raise UsageError(f"{path}: belongs to another user (move it away)")
-                if stat.S_ISDIR(info.st_mode):
-                    raise UsageError(f"{path}: is a directory (move it away)")
-                if not make_new and stat.S_ISREG(info.st_mode):
-                    with contextlib.suppress(UsageError):
+                can_have_token = _is_own_file(path)
+                if can_have_token and not make_new:
+                    with contextlib.suppress(UsageError):       # no token, or others could read it
                         return read_token(path, follow=False)
                 return _write_token(path, os.replace)
             except FileNotFoundError:
@@ -4700,6 +4734,21 @@ def make_token(path: str, make_new: bool) -> str:
                     raise
     except OSError as error:
         raise UsageError(f"{path}: {error_text(error)} (the token must be written to this file)") from None
+
+
+def _is_own_file(path: str) -> bool:
+    """Return True for a regular file of this user, False for a symbolic link, for example.
+
+    Raises UsageError: it must not be replaced, because it belongs to another user, or is a directory;
+    OSError, FileNotFoundError.
+    """
+    info = os.lstat(path)
+    is_regular = stat.S_ISREG(info.st_mode)
+    if is_regular and info.st_uid != os.geteuid():
+        raise UsageError(f"{path}: belongs to another user (move it away)")
+    if stat.S_ISDIR(info.st_mode):
+        raise UsageError(f"{path}: is a directory (move it away)")
+    return is_regular
 
 
 def _write_token(path: str, move: Callable[[str, str], None]) -> str:
@@ -4767,14 +4816,15 @@ class Acceptor:
         self._sock.close()
 
 
-def max_stranger_count(max_descriptors: int) -> int:
-    """Return the maximum number of strangers: unauthenticated connections at once.
+def max_unauthenticated_connections(max_descriptors: int) -> int:
+    """Return the maximum number of connections, at one time, that have not proved to know the token.
 
-    They use a quarter of the file descriptors, clients the rest.  asyncio passes accepted connections on, and
-    closes dropped ones, some turns of the loop later: besides the strangers, up to four times as many
-    connections can be open as are accepted in one turn.
+    They get a quarter of the file descriptors that this process can have (max_descriptors), clients the rest.
     """
-    return min(MAX_UNAUTHENTICATED_BURST, max_descriptors // 4 - 4 * Acceptor.MAX_ACCEPTS_PER_TURN)
+    # asyncio passes accepted connections on, and closes dropped ones, some turns of the event loop later: so
+    # up to four times as many connections as are accepted in one turn are open in addition.
+    additional = 4 * Acceptor.MAX_ACCEPTS_PER_TURN
+    return min(MAX_UNAUTHENTICATED_BURST, max_descriptors // 4 - additional)
 
 
 def listen(host: str | None, port: int) -> list[socket.socket]:
