@@ -1383,7 +1383,7 @@ class Client(Consumer):
             if self.sessions.lifetime.is_exiting:
                 return
             self._forget_requests()
-            group_jobs = self.sessions.abort_groups(self.assignments)
+            group_jobs = self.sessions.abort_unstarted_groups(self.assignments)
             if detach_reason is DetachReason.LOST:
                 self._begin_grace(link.why)
             self.sessions.lifetime.on_progress()
@@ -1717,13 +1717,13 @@ class ClientLink(Link, asyncio.Protocol):
             if assignment and assignment.is_undecided:          # otherwise the line is settled already
                 self._on_ready(assignment)
         elif kind == "have" and not self._greeted_client:
-            jobs = [ReportedJob.read(item) for item in message.objects("jobs")]
+            jobs = [ReportedJob.from_message(item) for item in message.objects("jobs")]
             self.reported_jobs += jobs
             self._reported_bytes += sum(200 + len(job.line.text) for job in jobs)
             if self._reported_bytes > MAX_REPORTED_BYTES:
                 raise WireError("more jobs than it can have")
         elif kind == "hello" and not self._greeted_client:
-            self._greeted_client = self._sessions.greet(self, Hello.read(message))
+            self._greeted_client = self._sessions.client_for_hello(self, Hello.read(message))
         elif kind == "account" and client:
             client.set_slots(message)           # all slots, also spent ones and ones out of service
             self._accountant.add_request(self, wants_summary=True)
@@ -2335,7 +2335,8 @@ class Group:
         for assignment in self._unfinished:
             assignment.leave_group()            # so the group is not notified of the result
             self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
-        self._dispatcher.hand_out_soon(pause=1.0)       # the next attempt could fail at once, too
+        # the next attempt could fail at once, too
+        self._dispatcher.hand_out_soon(group_pause_seconds=1.0)
 
     def on_client_back(self, member: Member) -> None:
         """Send a client that has come back the next job; in a stopped group, the order to stop its job."""
@@ -2727,11 +2728,11 @@ class Accountant:
 #
 # Messages from clients are applied to the lines that the clients have:
 #
-#     greet()         handles a hello: the client is new, or it is back within the grace
-#     receive_event() handles an event: settle() deals with a result, `Records` with the progress of a run
-#     settle()        writes the new state of a line to the file; then the event is dealt with
-#     on_bye()        handles a bye
+#     client_for_hello()     handles a hello: the client is new, or it is back within the grace
+#     receive_event()        handles an event: settle() gets a result, `Records` the progress of a run
+#     settle()               writes the new state of a line to the file; then the event is dealt with
 #     watch_claimed_lines()  notifies clients of lines that others have changed in the file
+#     on_bye()               handles a bye
 
 
 @dataclass(frozen=True)
@@ -2935,7 +2936,7 @@ class Sessions:
     # -- clients that go and come back -----------------------------------------------------------------------
 
     @staticmethod
-    def abort_groups(assignments: dict[str, Assignment]) -> list[Assignment]:
+    def abort_unstarted_groups(assignments: dict[str, Assignment]) -> list[Assignment]:
         """Call off the groups of these jobs that have not started.  Return the jobs of started groups."""
         for group in {assignment.group for assignment in assignments.values() if assignment.group}:
             group.abort()               # if it has not started: then its jobs leave it
@@ -2946,7 +2947,7 @@ class Sessions:
         lines = [assignment.number for assignment in assignments.values() if assignment.is_undecided]
         return f"; {name_lines(lines)} kept for {human_time(self.settings.grace)}" if lines else ""
 
-    def greet(self, link: ClientLink, hello: Hello) -> Client:
+    def client_for_hello(self, link: ClientLink, hello: Hello) -> Client:
         """Return the client that sent this hello: a known one that has come back, or a new one.
 
         A new client is added to `clients`.  Either one uses this link from now on.  Raises WireError.
@@ -3176,7 +3177,7 @@ class ReportedJob:
     job_tag: str                        # of its last run; "": no run was reported to a server yet
 
     @classmethod
-    def read(cls, item: Message) -> ReportedJob:
+    def from_message(cls, item: Message) -> ReportedJob:
         """Return one job of a client's list of its jobs (the message `have`).  Raises WireError."""
         result = None if item.fields.get("result") is None else item.state("result")
         key, text = item.text("id", 16), item.data("text")
@@ -4099,7 +4100,7 @@ class Dispatcher:
             for assignment in assignments:
                 self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         self._lifetime.on_progress()
-        self.hand_out_soon(pause=0.0 if can_start else 1.0)
+        self.hand_out_soon(group_pause_seconds=0.0 if can_start else 1.0)
 
     def _assign_group(self, claim: GroupClaim, claimed: Sequence[Job]) -> list[Assignment]:
         """Assign the claimed jobs of a group to the clients of their hosts, in order."""
@@ -4117,12 +4118,12 @@ class Dispatcher:
             self._printed_texts.add(text)
             self._say(text)
 
-    def hand_out_soon(self, pause: float = 0.0) -> None:
+    def hand_out_soon(self, group_pause_seconds: float = 0.0) -> None:
         """Look for lines to hand out in the next turn of the event loop.
 
-        pause: seconds in which no group is started.
+        group_pause_seconds: start no group (jobs that start together) for this time, because one has failed.
         """
-        self._groups_paused_until = max(self._groups_paused_until, boottime() + pause)
+        self._groups_paused_until = max(self._groups_paused_until, boottime() + group_pause_seconds)
         self._loop.call_soon(self.hand_out_lines)
 
 
@@ -4417,7 +4418,7 @@ class Server(Program):
         """
         progress = self.lifetime.progress
         await progress.wait()
-        self.sessions.abort_groups(self.sessions.assignments)
+        self.sessions.abort_unstarted_groups(self.sessions.assignments)
         self.dispatcher.answer_exiting_clients()
         while not self.lifetime.is_exiting:
             progress.clear()

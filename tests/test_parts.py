@@ -1574,7 +1574,7 @@ class RetriesOfMany(JobFileCase):
         cursor = self.jobs(b". a\n#RUN barrier\n! b\n" + b"# a comment\n" * 3000, serving=True)
         busy, other = self.consumers(b"!er", b"")
         with mock.patch.object(runmaker4.Cursor, "SLICE", 0.0), \
-                mock.patch.object(runmaker4.Scan, "LARGE", 4096):
+                mock.patch.object(runmaker4.Scan, "MAX_CHUNK_SIZE", 4096):
             for _ in range(100):            # each claim reads 4 KiB
                 job = cursor.claim(False, runmaker4.Consumers([busy]), {busy, other})
                 if isinstance(job, runmaker4.Job):
