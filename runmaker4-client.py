@@ -84,12 +84,13 @@ from runmaker4 import (
     WireError,
     add_background,
     add_general,
-    add_limits,
     add_running_options,
+    add_time_limit_options,
     add_verbosity,
     allow_descriptors,
     boottime,
     columns_of,
+    display_text,
     duration,
     error_text,
     exit_now,
@@ -105,7 +106,6 @@ from runmaker4 import (
     read_token,
     run_main,
     spawn_task,
-    text_of,
     tls_context,
     to_bytes,
     to_text,
@@ -170,7 +170,7 @@ def make_parser() -> Parser:
         help="the host where runmaker4-server.py runs, or HOST:PORT")
     add_running_options(add)
     add("--follow", action="store_true", help="wait for more jobs")
-    add_limits(parser.add_argument_group("limits").add_argument)
+    add_time_limit_options(parser.add_argument_group("limits").add_argument)
     add = parser.add_argument_group("connection and status of the server").add_argument
     add("--token", metavar="TOKEN", help="the token of the server, or a file with it [$RUNMAKER4_TOKEN, "
                                          "~/.runmaker4.token, or asked]")
@@ -305,7 +305,7 @@ class Endpoint:
         try:
             while not channel.is_authenticated:
                 channel.receive(receive_bytes(sock, deadline))
-                sock.sendall(channel.outgoing())
+                sock.sendall(channel.take_outgoing())
         except (OSError, WireError):
             sock.close()
             raise
@@ -425,7 +425,7 @@ class RemoteJob(Job):
                 larger_needs=tuple(larger_needs),
                 shell=os.fsdecode(item.data("shell")),
             ),
-            of_group=item.flag("group"),
+            of_group=item.boolean("group"),
         )
 
     @property
@@ -979,7 +979,7 @@ class Welcome(NamedTuple):
             lost_keys=message.items("lost", str),
             settled_keys=message.items("settled", str),
             file=printable(message.text("file", 1000)),
-            server_wants=(message.flag("records"), message.flag("output")),
+            server_wants=(message.boolean("records"), message.boolean("output")),
         )
 
 
@@ -1132,7 +1132,7 @@ class Connection:
         if unwritten:
             self._say(f"the results of {plural(len(unwritten), 'job')} could not be sent to the server")
             self._program.runner_stats.unwritten += unwritten
-        await runner.in_time(self._request_summary())
+        await runner.wait_unless_killed(self._request_summary())
         self.link_life.apply_event(LinkEvent.CONCLUDE)
         link = self.link_life.link
         if link:
@@ -1265,7 +1265,7 @@ class Connection:
             self._jobs_to_kill.put_nowait((job, "lost"))
         elif job.result != NEW:
             self._on_unwritten(job, "another runner took over this job; "
-                                      f"the result {text_of(job.result)} is not written")
+                                      f"the result {display_text(job.result)} is not written")
 
     def _on_unwritten(self, job: RemoteJob, error: str) -> None:
         """Report and count a result that is not written to its line."""
@@ -1384,7 +1384,7 @@ class Connection:
         elif kind == "go":              # when to start a job of a group
             self._on_go(message)
         elif kind == "stop":
-            self._on_stop(message.text("id"), cancelled=message.flag("cancelled"))
+            self._on_stop(message.text("id"), cancelled=message.boolean("cancelled"))
         elif kind == "account":         # the summary of the file, which we request before we exit
             self._on_summary(message)
         elif kind == "closing":         # the server exits
@@ -1432,7 +1432,7 @@ class Connection:
         request_number = message.integer("request")
         for item in message.objects("jobs"):
             job = RemoteJob.from_message(item)
-            job.gated = item.flag("hold")       # a job of a group: its shell waits for the server's `go`
+            job.gated = item.boolean("hold")       # a job of a group: its shell waits for the server's `go`
             self._queue.append(job)
             self.loop.call_later(MAX_QUEUED_SECONDS, self._return_queued_job, job)
             self._requests.on_job(job)
@@ -1464,7 +1464,7 @@ class Connection:
         if job:
             self._on_unwritten(job, printable(message.text("text", 1000)))
 
-    def on_at_gate(self, job: Job) -> None:
+    def on_ready_to_start(self, job: Job) -> None:
         """Tell the server that a job of a group is ready: its shell runs, but waits to start the command.
 
         The server sends `go` when all jobs of the group are ready.
@@ -1521,7 +1521,7 @@ class Connection:
         request_number = message.integer("request")
         self._requests.on_no_job(
             request_number,
-            met_end=message.flag("ended"),
+            met_end=message.boolean("ended"),
             why_jobs_remain=printable(message.text("left", 1000)),
             can_exit=not self._queue,           # otherwise jobs have arrived since the request
         )
@@ -1542,11 +1542,11 @@ class Connection:
         summary = Message(message.fields["account"])
         counts = Message(summary.fields.get("now"))
         # with the option -1, when each slot has had its one job, jobs remain on purpose
-        has_jobs_left = summary.flag("left") and not self._runner.each_slot_had_job
+        has_jobs_left = summary.boolean("left") and not self._runner.each_slot_had_job
         return Summary(
             Counts(*(counts.integer(name) for name in STATES)),
             bad_lines=tuple(summary.items("bad", int)),
-            can_retry=summary.flag("again"),
+            can_retry=summary.boolean("again"),
             jobs_left=has_jobs_left,
             strays=summary.integer("strays"),
             first_stray=summary.integer("first_stray"),
@@ -1554,7 +1554,7 @@ class Connection:
 
     def _on_closing(self, link: ServerLink, message: Message) -> None:
         """Drop the link, because the server exits; with `done` it exits for good, so we exit too."""
-        if message.flag("done"):
+        if message.boolean("done"):
             self._on_summary(message)
             self.link_life.apply_event(LinkEvent.CONCLUDE)
             self._runner.drain()
@@ -1709,10 +1709,10 @@ class ClientProgram(RunnerProgram):
             self._warn_if_token_visible()
             return exit_status
         if self.slot_file:
-            self.slot_file.prepare()
+            self.slot_file.create_lock_file()
             self.executor = FileExecutor(self.slot_file.network, self.on_writer_relieved)
         allow_descriptors(32 + 4 * len(self.slots))             # both ends of two pipes for each job
-        self.find_wall_time()
+        self.read_slurm_time_limit()
         self._first_connection = self._connect_first()
         self._warn_if_token_visible()
         return super().main()                   # runs work(), in the background with -d
@@ -1763,7 +1763,7 @@ class ClientProgram(RunnerProgram):
         )
         self._connection = connection
         # the first of the two tasks, because it makes the slots that hello reports
-        jobs_task = asyncio.ensure_future(self.run_to_end(connection))
+        jobs_task = asyncio.ensure_future(self.run_and_report(connection))
         self._connection_task = asyncio.ensure_future(connection.stay_connected(self._first_connection))
         await asyncio.wait([self._connection_task, jobs_task], return_when=asyncio.FIRST_COMPLETED)
         was_refused = (
@@ -1794,7 +1794,7 @@ def ask_status(endpoint: Endpoint, seconds: float) -> dict[str, Any]:
     with endpoint.usage_errors():
         sock, channel = endpoint.dial(seconds)
         channel.send(dict(type="status"))
-        sock.sendall(channel.outgoing())
+        sock.sendall(channel.take_outgoing())
         with sock:
             return gather_status(sock, channel)
 
@@ -1815,7 +1815,7 @@ def gather_status(sock: socket.socket, channel: ClientChannel) -> dict[str, Any]
                     name=message.text("name"), address=message.text("address"), pid=message.process_id("pid"),
                     slots=message.integer("slots", 1_000_000), memory=message.integer("memory"),
                     promised=message.integer("promised"), seen=message.seconds("seen"),
-                    lost=message.flag("lost"), jobs=[]))
+                    lost=message.boolean("lost"), jobs=[]))
             elif kind == "job" and status and status["clients"]:
                 started = message.seconds_or_none("since")
                 status["clients"][-1]["jobs"].append(dict(

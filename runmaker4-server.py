@@ -116,10 +116,10 @@ from runmaker4 import (
     LOCAL,
     MUTEX_OFFSET,
     NEW,
+    NO_DIRECTIVES,
     PORT,
     RUNNING,
     SHELL,
-    TOP,
     Console,
     Consumer,
     Consumers,
@@ -171,7 +171,7 @@ from runmaker4 import (
     add_background,
     add_general,
     add_max_failed,
-    add_records,
+    add_record_options,
     allow_descriptors,
     block_stop_signals,
     boottime,
@@ -181,10 +181,12 @@ from runmaker4 import (
     check_mount,
     close_all,
     command_error,
+    display_text,
     duration,
     encode_timeout,
     error_text,
     exit_now,
+    failure_report_command,
     find_block_reason,
     fork_quietly,
     human_time,
@@ -208,7 +210,6 @@ from runmaker4 import (
     refuse_as_output,
     run_main,
     spawn_task,
-    text_of,
     tls_context,
     to_bytes,
     to_text,
@@ -218,7 +219,6 @@ from runmaker4 import (
     unlock,
     user_name,
     wait_ready,
-    why_command,
     write_all,
 )
 
@@ -307,7 +307,7 @@ def make_parser() -> Parser:
         "output and records of all clients",
         "for -l, --outdir and --print clients send all job output",
     ).add_argument
-    add_records(add)
+    add_record_options(add)
     add("--print", action="store_true", help="print the job output of all clients")
     add_background(parser.add_argument_group("background").add_argument)
     add_general(parser)
@@ -467,8 +467,15 @@ class ServedFile(JobFile):
     ) -> None:
         """presence_lock: the server's.  give_to_keeper: see SharedLockTable."""
         super().__init__(path, say=say, mount=mount)
-        self.lock_table = SharedLockTable(self.real, mount, say=say, clock=self.clock, interval=self.interval,
-                                         presence_lock=presence_lock, give_to_keeper=give_to_keeper)
+        self.lock_table = SharedLockTable(
+            self.real_path,
+            mount,
+            say=say,
+            clock=self.clock,
+            interval=self.interval,
+            presence_lock=presence_lock,
+            give_to_keeper=give_to_keeper,
+        )
 
 
 class ServedQueue(JobQueue):
@@ -527,7 +534,7 @@ class ServedQueue(JobQueue):
         lines.  A job lock for which no line is left stays unclaimed.  Raises OSError; the caller can try
         again, but not after ESTALE.
         """
-        self.follow()
+        self.reopen_if_replaced()
         self.lock_table.inherit(shared_fd)
         lines_by_bucket = self._find_lines_without_runner()
         jobs = []
@@ -736,9 +743,8 @@ class KeeperLink:
             if time.monotonic() > deadline:
                 if answer is None:
                     raise NameTakenError
-                raise UsageError(
-                    f"is served already, by process {text_of(answer[1:]) or '?'} (use that one, or stop it)"
-                )
+                pid = display_text(answer[1:]) or "?"
+                raise UsageError(f"is served already, by process {pid} (use that one, or stop it)")
             time.sleep(0.05)
 
     def _request_locks(self) -> bytes | None:
@@ -1242,7 +1248,7 @@ class Hello:
             name,
             message.data("directory"),
             retry,
-            message.flag("follow"),
+            message.boolean("follow"),
             message.process_id("pid"),
             Resources(message.integer("slots", MAX_SLOTS), message.integer("memory")),
         )
@@ -1437,7 +1443,7 @@ class Client(Consumer):
         settled_keys: the results of these jobs are written; it learns of further ones when it resends them.
         """
         sessions = self.sessions
-        is_writing_slow = sessions.records.is_behind(Writer.HIGH)
+        is_writing_slow = sessions.records.is_behind(Writer.HIGH_BACKLOG)
         link.send(
             type="welcome",
             file=to_text(os.fsencode(sessions.settings.path))[-MAX_NAME_CHARS:],
@@ -1537,7 +1543,7 @@ class Client(Consumer):
             self.free_memory = min(self.free_memory + memory_change, int(self.capacity.memory))
         self.request_number = message.integer("request")
         self.requested_at = boottime()
-        self.exits_without_jobs = message.flag("last")
+        self.exits_without_jobs = message.boolean("last")
         if self.exits_without_jobs:             # a client that requests nothing would get no answer
             self.requested_slots = max(self.requested_slots, 1)
 
@@ -1589,7 +1595,7 @@ class Client(Consumer):
             request=self.request_number,
             ended=report.met_end,                   # the scan has met a `#RUN end`
             # the barrier check that keeps jobs from this client for good, as a message; '': none does
-            left=report.stopped(self)[:MAX_REASON_CHARS],
+            left=report.why_stopped(self)[:MAX_REASON_CHARS],
         )
 
     def send_message(self, **message: Any) -> None:
@@ -1626,7 +1632,7 @@ class Client(Consumer):
             self._ack_timer.cancel()
             self._ack_timer = None
         sessions = self.sessions
-        must_not_send_more = sessions.records.is_behind(Writer.HIGH) or sessions.lifetime.is_exiting
+        must_not_send_more = sessions.records.is_behind(Writer.HIGH_BACKLOG) or sessions.lifetime.is_exiting
         if must_not_send_more and not is_final:
             return
         last_event = self.inbox.last_dealt_with
@@ -1913,7 +1919,7 @@ class Records:
         server has stopped.  In the output directory they do so only if its files are still of this run.
         """
         pid = message.process_id("pid")                 # 0: the job could not be started
-        is_resumed = message.flag("again")
+        is_resumed = message.boolean("again")
         if assignment.run:
             raise WireError("the run goes on already")
         earlier_record = assignment.record if is_resumed else None      # of the other server, in the log file
@@ -1944,7 +1950,7 @@ class Records:
             streams=(RemoteStream(b"stdout", is_resumed=is_resumed),
                      RemoteStream(b"stderr", is_resumed=is_resumed)),
             requested_memory=message.integer("promised"),
-            sinks=self._sinks_of_run(with_output=message.flag("output")),
+            sinks=self._sinks_of_run(with_output=message.boolean("output")),
             directory=client.directory,
         )
 
@@ -2454,9 +2460,9 @@ def preview(file: JobReader) -> Iterator[str]:
     one moment) are gathered, and yielded where the group ends.  Raises OSError, ValueError (bad directive).
     """
     group_jobs: GroupJobs = []      # of the group so far; []: no group
-    directives = TOP                # that apply to the next lines
+    directives = NO_DIRECTIVES                # that apply to the next lines
     heading = ""                    # to yield before the next job; '': none
-    for line in file.lines(NEW, directives=True):
+    for line in file.scan_lines(NEW, directives=True):
         if line.state != DIRECTIVE:
             if directives.settings.together:
                 group_jobs.append((line, directives.settings))
@@ -2466,7 +2472,7 @@ def preview(file: JobReader) -> Iterator[str]:
                 heading = ""
             yield bytes(line).decode(errors="surrogateescape")
             continue
-        directives_above, directives = directives, directives.below(line)
+        directives_above, directives = directives, directives.with_directive(line)
         if directives.error:
             raise ValueError(directives.error)
         # for example a directive that gives the next jobs of the group to another host
@@ -2651,7 +2657,7 @@ class Accountant:
         throttle = Throttle()
         try:
             with throttle:
-                summary = file.summary(clients, groups=True)    # removes clients
+                summary = file.summarize(clients, groups=True)    # removes clients
                 waiting_jobs = self._list_waiting_jobs()
                 nothing_runs = waiting_jobs and not summary.counts.running
                 block_reason = find_block_reason(file) if nothing_runs else None
@@ -2670,7 +2676,7 @@ class Accountant:
 
     def _list_waiting_jobs(self) -> list[tuple[int, bytes]]:
         """Return the first new jobs of the file, for a status: line number, beginning of the command."""
-        first_lines = itertools.islice(self._reader.lines(NEW), MAX_WAITING_JOBS)
+        first_lines = itertools.islice(self._reader.scan_lines(NEW), MAX_WAITING_JOBS)
         return [(line.number, line.command[:MAX_COMMAND_BYTES]) for line in first_lines]
 
     def _send_status(self, link: ClientLink, file_count: FileCount) -> None:
@@ -3024,7 +3030,7 @@ class Sessions:
         A held state is valid only if a user has cancelled the job.  event: the number of the message, which
         is acknowledged once the result is written.
         """
-        state = message.state("state")
+        state = message.state_byte("state")
         cause = CAUSES.get(message.text("cause", 16))           # None: unknown
         if state == HELD and assignment.is_cancelled:
             cause = Cause.CANCELLED
@@ -3179,7 +3185,7 @@ class ReportedJob:
     @classmethod
     def from_message(cls, item: Message) -> ReportedJob:
         """Return one job of a client's list of its jobs (the message `have`).  Raises WireError."""
-        result = None if item.fields.get("result") is None else item.state("result")
+        result = None if item.fields.get("result") is None else item.state_byte("result")
         key, text = item.text("id", 16), item.data("text")
         if not KEY_PATTERN.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text:
             raise WireError("no job")
@@ -3270,7 +3276,7 @@ class Claims:
     def take_presence_lock(self) -> None:
         """Lock the byte that shows others that this server runs, before the first client comes."""
         with contextlib.suppress(OSError):              # the first claim will report the error
-            self._queue.follow()
+            self._queue.reopen_if_replaced()
 
     def sync(self) -> None:
         self._file.sync()
@@ -3413,7 +3419,7 @@ class Claims:
                 else:
                     answers[reported_job.key] = answer
         except OSError as error:
-            self._queue.close_if_useless(error)
+            self._queue.close_if_locks_lost(error)
             undetermined = Undetermined(error_text(error))
         for job in regained.values():
             job.consumer = consumer
@@ -3430,7 +3436,7 @@ class Claims:
         queue = self._queue
         file = self._file
         if reported:
-            queue.follow()
+            queue.reopen_if_replaced()
         states = {reported_job: file.state_at(reported_job.line) for reported_job in reported}
         inherited = [job for job in inherited if job in queue.claimed]  # the others have just been lost
         free_inherited: dict[bytes, dict[int, Job]] = {job.line.command: {} for job in reported}
@@ -3440,7 +3446,7 @@ class Claims:
         search = self._search_commands(searched_commands)
         # If one job of a command has no answer, later jobs of it have none: earlier jobs choose first
         undetermined: dict[bytes, Undetermined] = {}
-        if not (search.is_reliable or (is_final and not file.is_held_up())):
+        if not (search.is_reliable or (is_final and not file.is_save_held_up())):
             half_saved = Undetermined("the file may be half saved", is_file_readable=True)
             undetermined = dict.fromkeys(searched_commands, half_saved)
         # If a command is in the file once, that line is the job's own, wherever it is.
@@ -3481,7 +3487,7 @@ class Claims:
         _device, _inode, size, _mtime = signature
         lines = file.lines_by_command(commands)
         is_unchanged = file.signature() == signature
-        return CommandSearch(lines, is_reliable=is_unchanged and not file.seconds_of_doubt(size))
+        return CommandSearch(lines, is_reliable=is_unchanged and not file.seconds_until_trusted(size))
 
     @staticmethod
     def _commands_to_search(states: dict[ReportedJob, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
@@ -3831,7 +3837,7 @@ class Dispatcher:
         self.has_new_request = False
         if not self._lifetime.is_serving:
             return self.answer_exiting_clients()
-        if self.is_claiming or not self.waiting_clients or self._records.is_behind(Writer.HIGH):
+        if self.is_claiming or not self.waiting_clients or self._records.is_behind(Writer.HIGH_BACKLOG):
             return
         reserved = self._reserved_clients()
         offers: dict[Client, Resources] = {}
@@ -3996,7 +4002,7 @@ class Dispatcher:
         was_included = client in report.consumers and report.began >= client.requested_at
         waits_for_end = client.follow and not report.met_end        # --follow: it exits at `#RUN end`
         is_kept_for_group = client in self._reserved_clients()
-        waits_for_jobs = report.waits_for(client)       # for example below a barrier
+        waits_for_jobs = report.has_later_jobs(client)       # for example below a barrier
         can_get_jobs = self.is_searching or waits_for_end or is_kept_for_group or waits_for_jobs
         return was_included and not can_get_jobs
 
@@ -4226,7 +4232,7 @@ class Server(Program):
         self.lifetime = Lifetime(self.loop)
         self._make_components()
         if self.options.max_failed:
-            await self.failures.count_failures()
+            await self.failures.count_new_failures()
         self.handle_signals(self._on_stop_signal, self._on_drain_signal)
         await self._set_up_keeper()
         self.executor.post(self.claims.take_presence_lock)
@@ -4343,7 +4349,7 @@ class Server(Program):
     def _say_summary(self) -> None:
         """Print the closing line of the server: results by state, time, and how to see failed jobs."""
         seconds = boottime() - self.began
-        why = why_command(self.options)
+        why = failure_report_command(self.options)
         self.say(
             self.runner_stats.closing_line(
                 self._summary, self._orphans, seconds, "runmaker4-client.py -r", why
@@ -4383,7 +4389,7 @@ class Server(Program):
 
     def on_writer_relieved(self) -> None:
         """Let clients send more output if most of it is written."""
-        if not self.records.is_behind(Writer.LOW):
+        if not self.records.is_behind(Writer.LOW_BACKLOG):
             for client in self.sessions.clients.values():
                 client.acknowledge()
 
@@ -4411,7 +4417,7 @@ class Server(Program):
         """With --max-failed: count the failures in the whole file now and then."""
         while self.options.max_failed:
             await self.failures.wait_until_due()
-            self.sessions.drain_after_failures(await self.failures.count_failures())
+            self.sessions.drain_after_failures(await self.failures.count_new_failures())
 
     async def _exit_when_drained(self) -> None:
         """Wait until the server drains; call off groups that have not begun; exit when nothing is left to do.

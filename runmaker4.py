@@ -49,7 +49,7 @@ The complete protocol by which runners share a file:
     that range; the offset of this byte identifies the lock file.
  8.  On a network file system a host caches data that it has read, and the cache can be old.  So after locking
     a command mutex a process first drops the cache (refresh_file()).  Then it reads with O_DIRECT (Reader),
-    on FUSE also through a new description (refresh_reader()).  It syncs each write.
+    on FUSE also through a new description (reopen_reader_on_fuse()).  It syncs each write.
 
 So if the file has one line of a command, no second copy of the command starts while one lives, however the
 file is edited.  The section "The job file" below has the proof; "Assumptions" lists when it does not hold.
@@ -132,7 +132,7 @@ from typing import (
 )
 
 
-def when_used(name: str) -> Any:
+def lazy_import(name: str) -> Any:
     """Import a module lazily: Python loads it when an attribute of it is first used (LazyLoader)."""
     if name in sys.modules:
         return sys.modules[name]
@@ -154,8 +154,8 @@ if TYPE_CHECKING:
     from typing import ParamSpec  # Python 3.10
     P = ParamSpec("P")
 else:
-    asyncio = when_used("asyncio")
-    socket = when_used("socket")
+    asyncio = lazy_import("asyncio")
+    socket = lazy_import("socket")
 
 VERSION = "4.1"
 NEW = b"."
@@ -188,7 +188,7 @@ T = TypeVar("T")
 # - Signals.  They are blocked from the first line of a script on, so that none can stop it half-way with a
 #   traceback.  run_main() unblocks INT and TERM, which simply kill us until there are handlers.
 # - Bytes.  Job files and output are bytes, which need not be text.  They are kept unchanged.  On the way to a
-#   terminal or a message they pass text_of(), so that they cannot control a terminal, or begin a line.
+#   terminal or a message they pass display_text(), so that they cannot control a terminal, or begin a line.
 # - Writing.  write(2) can write less than it is given.  write_all() repeats it until all is written.
 
 
@@ -213,7 +213,7 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub("?", text)
 
 
-def text_of(data: bytes) -> str:
+def display_text(data: bytes) -> str:
     """Decode bytes for a message, with '?' for each character that could control a terminal.
 
     Bytes that are not UTF-8 become the same bytes again when the text is written, except 0x80 to 0x9f.
@@ -228,7 +228,7 @@ def to_text(data: bytes) -> str:
 
 def one_line(data: bytes) -> bytes:
     """Replace control characters and newlines by '?', so that the bytes fit into one line of a terminal."""
-    return os.fsencode(text_of(data))
+    return os.fsencode(display_text(data))
 
 
 def quote(word: bytes) -> bytes:
@@ -355,7 +355,7 @@ def readme_path() -> str:
 
     In a checkout it is next to this script.  pip puts it into share/doc/runmaker4.
     """
-    sysconfig = when_used("sysconfig")
+    sysconfig = lazy_import("sysconfig")
     folders = [os.path.dirname(os.path.realpath(__file__))]
     for data_folder in (sysconfig.get_path("data"), sysconfig.get_path("data", "posix_user")):
         folders.append(os.path.join(data_folder, "share/doc/runmaker4"))
@@ -427,7 +427,7 @@ def filled(text: str, width: int, indent: str = "") -> str:
     The first line begins with `indent`, and the other lines with as many blanks.
     """
     text = " ".join(text.split())
-    lines: str = when_used("textwrap").fill(
+    lines: str = lazy_import("textwrap").fill(
         text, width, initial_indent=indent, subsequent_indent=" " * len(indent), break_on_hyphens=False
     )
     return lines
@@ -689,7 +689,7 @@ def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
         raise OSError(errno.ENOENT, "was removed")
     if not info.st_size:
         return 0, b""
-    with Reader.of(fd, network) as reader:
+    with Reader.with_own_fd(fd, network) as reader:
         return info.st_size, reader.pread(1, info.st_size - 1)
 
 
@@ -811,7 +811,7 @@ def stat_lock_file(fd: int, network: bool) -> os.stat_result:
         raise OSError(errno.EEXIST, "not a regular file")
     if info.st_nlink > 1:
         raise OSError(errno.EEXIST, "has several names (hard links)")
-    with Reader.of(fd, network) as reader:
+    with Reader.with_own_fd(fd, network) as reader:
         if reader.pread(BLOCK, 0).strip(b"\0"):
             raise OSError(errno.EEXIST, "is a file with contents, not one for locks")
     return info
@@ -909,8 +909,7 @@ class Mount(NamedTuple):
 
     @property
     def is_fuse(self) -> bool:
-        """Return True if a daemon of this host with its own cache answers (refresh_file(), refresh_reader()).
-        """
+        """Return True if a daemon of this host with its own cache answers (refresh_file, refresh_reader)."""
         return self.kind.partition(".")[0] == "fuse"
 
 
@@ -1047,7 +1046,7 @@ class Reader(Opened):
             self.reading_mode = Reading.DIRECT if direct else Reading.DROPPED
 
     @classmethod
-    def of(cls, fd: int, network: bool) -> Reader:
+    def with_own_fd(cls, fd: int, network: bool) -> Reader:
         """Return a reader with its own descriptor of the file that is open as `fd`.
 
         On a network file system open the file again, with O_DIRECT if possible: reads through `fd` can come
@@ -1531,7 +1530,7 @@ def wanted_lines_pattern(states: bytes | None, directives: bool) -> re.Pattern[b
     return re.compile(rb"\n(" + rb"|".join(beginnings) + rb")")
 
 
-def lines_of(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
+def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
     """Yield the job lines with one of these commands, in any state, from the offset `start` on.
 
     A line begins at `start`, and has number 1.
@@ -1611,7 +1610,7 @@ def is_utf16(head: bytes) -> bool:
     return len(head) > 3 and not low and 4 * high > len(head)
 
 
-def first_line(file: Reader) -> int:
+def first_line_offset(file: Reader) -> int:
     """Return the offset at which the first line begins: 3 after a UTF-8 byte-order mark, otherwise 0.
 
     Raises OSError if the file is UTF-16.
@@ -1657,7 +1656,7 @@ def open_job_file(path: str, flags: int) -> int:
             raise UsageError(f"{path}: is {kind} (expected a job file)")
         fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            first_line(Reader(fd))              # raises OSError for UTF-16
+            first_line_offset(Reader(fd))              # raises OSError for UTF-16
         except OSError:
             os.close(fd)
             raise
@@ -1683,7 +1682,7 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
     """Open a job file for reading, and close it at the end of the block.  Raises UsageError."""
     fd = open_job_file(path, os.O_RDONLY)
     try:
-        with Reader.of(fd, network) as file:
+        with Reader.with_own_fd(fd, network) as file:
             yield file
     except OSError as error:
         raise UsageError(f"{path}: {error_text(error)}") from None
@@ -1695,7 +1694,8 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
 #
 # A line `#RUN ...` applies to all jobs below it, up to the next directive of the same kind.  parse_settings()
 # parses one directive.  The combined effect of all directives above a line is a Directives: a reader of the
-# file begins with TOP, and calls Directives.below() at each directive.  No other code interprets directives.
+# file begins with NO_DIRECTIVES, and calls Directives.with_directive() at each directive.  No other code
+# interprets directives.
 
 
 class Unset(enum.Enum):
@@ -1817,7 +1817,7 @@ class Directives(NamedTuple):
         """Return, as a dictionary key, all conditions but together= for the consumers of these jobs."""
         return self.settings.hosts, self.settings.needs, self.end is not None
 
-    def below(self, line: Line) -> Directives:
+    def with_directive(self, line: Line) -> Directives:
         """Return these directives with the effect of one more, the line `line`.
 
         If it is malformed, the result has an `error`, and every consumer (runner or client) must wait: it is
@@ -1849,7 +1849,7 @@ class Directives(NamedTuple):
         )
 
 
-TOP = Directives()                   # above the first directive
+NO_DIRECTIVES = Directives()                   # above the first directive
 
 
 @functools.lru_cache(maxsize=1000)
@@ -1996,7 +1996,7 @@ def count_strays(file: Reader, stray: re.Pattern[bytes]) -> tuple[int, int]:
     count = 0
     first_number = 0
     lines_above = 0                                  # lines
-    for lines in whole_lines(file, first_line(file)):
+    for lines in whole_lines(file, first_line_offset(file)):
         text = b"\n" + lines                   # each line begins with a newline, as in a Scan
         positions = [match.start() for match in stray.finditer(text)]
         if positions and not count:
@@ -2012,13 +2012,13 @@ def name_strays(count: int, first_number: int) -> str:
     return f"line {first_number} is neither a job nor a comment{others}"
 
 
-def check_lines(path: str, network: bool, say: Say, refuse: bool = True) -> None:
+def check_for_strays(path: str, network: bool, say: Say, refuse: bool = True) -> None:
     """Report how many lines are neither a job nor a comment (strays): no runner will run them.
 
     refuse: raise UsageError if the file has strays and no job: it is perhaps a plain list of commands.
     """
     with job_file(path, network) as file:
-        has_job = Scan(file, first_line(file)).next() is not None
+        has_job = Scan(file, first_line_offset(file)).next() is not None
         stray = STRAY if has_job else STRAY_WITHOUT_JOBS
         count, first_number = count_strays(file, stray)
         if count and refuse and not has_job:
@@ -2037,11 +2037,11 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
     Such a file has a malformed #RUN line, or no job but plain text.  In a file with jobs, report lines that
     are neither a job nor a comment.
     """
-    check_lines(path, network, say)
+    check_for_strays(path, network, say)
     with job_file(path, network) as file:
         no_jobs = b""
-        for directive in Scan(file, first_line(file), states=no_jobs, directives=True):
-            if error := TOP.below(directive).error:
+        for directive in Scan(file, first_line_offset(file), states=no_jobs, directives=True):
+            if error := NO_DIRECTIVES.with_directive(directive).error:
                 raise UsageError(f"{path}: {error}")
 
 
@@ -2083,15 +2083,15 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # locks are locked in a LockTable; a JobReader has a LockTableReader, which only queries them.
 #
 # Each change of a state has these steps: lock the command mutex, which drops this host's cache; check that
-# the path still names this file (writable()), and that the line has not moved (read_line()); write; unlock
-# the command mutex.  No process follows while holding the command mutex.  If the file or the lock file is
-# another one by then, FileChangedError is raised, and the command mutex is unlocked.
+# the path still names this file (get_checked_fd()), and that the line has not moved (read_line()); write;
+# unlock the command mutex.  No process calls reopen_if_replaced() while holding the command mutex.  If the
+# file or the lock file is another one by then, FileChangedError is raised, and the command mutex is unlocked.
 #
-# Following means going on with the file and the lock file that the path names now.  JobReader.follow() opens
-# them, and sets the locks that a writing process needs, but no job lock; it returns which of the two it has
-# opened.  A holder of jobs first locks their job locks in a new lock file, and then marks this one as in use:
-# JobQueue.follow().  So only a JobQueue follows with its JobFile; code that counts lines at the same time has
-# its own JobReader.
+# reopen_if_replaced() goes on with the file and the lock file that the path names now.  That of a JobReader
+# opens them, and sets the locks that a writing process needs, but no job lock; it returns which of the two it
+# has opened.  That of a JobQueue, which holds jobs, first locks their job locks in a new lock file, and then
+# marks this one as in use.  So only a JobQueue may do that for its JobFile; code that counts lines at the
+# same time has its own JobReader.
 #
 # An editor can move, overwrite or delete a claimed line at any time.  So check_jobs() checks all of them
 # twice a second, on a network file system every 2.5 s, and returns the jobs that the runner must kill.
@@ -2372,7 +2372,7 @@ class OtherUsers(enum.Enum):
 
 
 class Changed(enum.Flag):
-    """What JobReader.follow() has opened, because the path names another file or none was open."""
+    """What reopen_if_replaced() has opened, because the path names another file or none was open."""
     NOTHING = 0
     FILE = enum.auto()
     LOCK_FILE = enum.auto()
@@ -2562,7 +2562,7 @@ class LockTable(LockTableReader):
         if self.presence_lock and not self.presence_lock.is_held:
             self.presence_lock.take(self.fd)
 
-    def check_alive(self) -> None:
+    def check_still_has_locks(self) -> None:
         """Raise OSError(EIO) if this host has lost its locks, so that another can hold our command mutex."""
         if not self.still_has_locks():
             raise OSError(errno.EIO, "the locks were lost")
@@ -2614,7 +2614,7 @@ class LockTable(LockTableReader):
 
         Raises FileChangedError if no lock file is open, OSError(EIO) if the locks of this host are lost.
         """
-        self.check_alive()
+        self.check_still_has_locks()
         if not self.is_open:
             raise FileChangedError("the lock file is not open")
         return lock(self.fd, offset)
@@ -2776,7 +2776,7 @@ class JobReader(Opened):
         self.path = path
         self.say = say
         self.clock = clock
-        self.real = resolve_directories(path)         # the path that is opened
+        self.real_path = resolve_directories(path)         # the path that is opened
         self.mount = mount
         self.network = mount.network
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
@@ -2789,14 +2789,14 @@ class JobReader(Opened):
         self.inode: Identity | None = None      # None: no file is open
         # stat(2) of the file that was opened last; None: none was
         self._opened_stat: os.stat_result | None = None
-        self.lock_table = LockTableReader(self.real, mount, say)
+        self.lock_table = LockTableReader(self.real_path, mount, say)
 
     @property
     def start(self) -> int:
         """Return the offset of the first line now: an editor can add or remove a byte-order mark."""
-        return first_line(self.reader)
+        return first_line_offset(self.reader)
 
-    def lines(
+    def scan_lines(
         self, states: bytes | None = None, counted: Counter[bytes] | None = None, directives: bool = False
     ) -> Scan:
         """Start a scan, to iterate over the job lines in some states; None: in all states.
@@ -2804,13 +2804,13 @@ class JobReader(Opened):
         If the path names another file than the open one, open that first.  counted: gets the number of job
         lines in each state while the scan goes on.  directives: yield lines that begin with #RUN as well.
         """
-        self.follow()
+        self.reopen_if_replaced()
         return Scan(self.reader, self.start, states, counted=counted, directives=directives)
 
     def lines_by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
         """Read the file, and return the job lines of each of these commands."""
         lines_of_command: dict[bytes, list[Line]] = {command: [] for command in commands}
-        for line in lines_of(self.reader, self.start, commands):
+        for line in find_command_lines(self.reader, self.start, commands):
             lines_of_command[line.command].append(line)
         return lines_of_command
 
@@ -2821,16 +2821,16 @@ class JobReader(Opened):
         could be in the middle of saving the file.
         """
         snapshot = Snapshot(Counter())
-        scan = self.lines(RUNNING, counted=snapshot.states)      # finds lines `r`, but counts every state
+        scan = self.scan_lines(RUNNING, counted=snapshot.states)    # finds lines `r`, but counts every state
         for line in scan:
             if self.is_orphan(line):
                 snapshot.orphans.append(line)
             else:
                 snapshot.running.append(line)
-        snapshot.half_saved = self.seconds_of_doubt(scan.end) > 0
+        snapshot.half_saved = self.seconds_until_trusted(scan.end) > 0
         return snapshot
 
-    def seconds_of_doubt(self, size: int) -> float:
+    def seconds_until_trusted(self, size: int) -> float:
         """Return the seconds to wait before the caller may trust a scan that has read `size` bytes.
 
         0: it may trust the scan now.  An editor that saves a file in place empties it first, and another
@@ -2847,14 +2847,14 @@ class JobReader(Opened):
             self._tail = tail
             self._tail_since = -math.inf if needs_no_wait else now
         # If a network file system delays an editor's save, the end of the file is missing for longer
-        unchanged_seconds = self.MAX_SAVE_SECONDS if self.is_held_up() else self.interval
+        unchanged_seconds = self.MAX_SAVE_SECONDS if self.is_save_held_up() else self.interval
         wait = self._tail_since + unchanged_seconds - now
         if wait > 0:
             return min(wait, self.interval)
-        self._trusted_size = size               # is_held_up() will notice if the file gets shorter than that
+        self._trusted_size = size               # is_save_held_up() will notice if the file gets shorter
         return 0.0
 
-    def is_held_up(self) -> bool:
+    def is_save_held_up(self) -> bool:
         """Return True if a network file system seems to hold up an editor that is saving the file in place.
 
         Then the file is cut off: its former last byte is missing, or reads as NUL.  It is NUL if one of us
@@ -2863,7 +2863,7 @@ class JobReader(Opened):
         return (self.network and self.reader.is_open and self._trusted_size > 0
                 and self.reader.pread(1, self._trusted_size - 1) in (b"", b"\0"))
 
-    def summary(self, consumers: Consumers, groups: bool = False) -> Summary:
+    def summarize(self, consumers: Consumers, groups: bool = False) -> Summary:
         """Read the file and describe it, for the closing message of consumers (runners or clients) that exit.
 
         Remove from `consumers` each one that could run a new job of the file; `jobs_left` is set if there was
@@ -2932,11 +2932,11 @@ class JobReader(Opened):
         self, states: bytes, is_wanted: Callable[[Directives], bool]
     ) -> Iterator[tuple[Line, Directives]]:
         """Yield each line in one of `states`, with the directives above it, if is_wanted() accepts these."""
-        scope = TOP
-        scan = self.lines(states, directives=True)
+        scope = NO_DIRECTIVES
+        scan = self.scan_lines(states, directives=True)
         while line := scan.next(only_running=not is_wanted(scope)):
             if line.state == DIRECTIVE:
-                scope = scope.below(line)
+                scope = scope.with_directive(line)
             elif line.state in states:          # only_running finds lines `r` even if `states` has no `r`
                 yield line, scope
 
@@ -2975,7 +2975,7 @@ class JobReader(Opened):
         if lock_table.is_open and self._locks_show_life(line):
             return False
         self.refresh()
-        self.refresh_reader()
+        self.reopen_reader_on_fuse()
         # Read the state after the job locks: the job can have finished just before they were checked
         if self.state_at(line) != RUNNING:
             return False
@@ -3009,7 +3009,9 @@ class JobReader(Opened):
         job_locks = self.lock_table.count_job_locks(command)
         return not self._has_running_lines(command, at_least=job_locks + 1)
 
-    def has_room(self, command: bytes, for_orphan: bool = False, search_start: int | None = None) -> bool:
+    def can_run_another_copy(
+        self, command: bytes, for_orphan: bool = False, search_start: int | None = None
+    ) -> bool:
         """Return True if one more copy of a command can run without more copies than lines `r`.
 
         Each living copy holds a job lock, so at least as many lines must be `r` as job locks are held: the
@@ -3038,7 +3040,7 @@ class JobReader(Opened):
         """Drop this host's cache of the job file, the lock file and the names of both."""
         self.lock_table.refresh()
 
-    def refresh_reader(self) -> None:
+    def reopen_reader_on_fuse(self) -> None:
         """Make later reads of `reader` return what other hosts had written by now.
 
         Only on FUSE it has an effect: it opens the file again, because the daemon of the file system can have
@@ -3059,10 +3061,10 @@ class JobReader(Opened):
         close-to-open).
         """
         self.refresh()
-        info = lstat_no_link(self.real)
+        info = lstat_no_link(self.real_path)
         if not self.network:
             return info
-        fd = os.open(self.real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(self.real_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             return os.fstat(fd)
         finally:
@@ -3078,9 +3080,9 @@ class JobReader(Opened):
 
         False: it is unknown, as always on a local file system; the caller must test it by _stat().
         """
-        return self.network and fd is not None and path_names_fd(self.real, fd)
+        return self.network and fd is not None and path_names_fd(self.real_path, fd)
 
-    def follow(self) -> Changed:
+    def reopen_if_replaced(self) -> Changed:
         """Open the job file and the lock file that the path names now, if they are not the open ones.
 
         Return which of the two was opened.  Raises OSError(EPERM) if the new job file belongs to a user who
@@ -3104,12 +3106,12 @@ class JobReader(Opened):
 
         Raises OSError, and keeps the old one, if the file is UTF-16, or if we do not trust its owner.
         """
-        fd = os.open(self.real, self.ACCESS | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(self.real_path, self.ACCESS | os.O_CLOEXEC | os.O_NOFOLLOW)
         reader = Reader(fd)                     # on a local file system it reads through the same descriptor
         try:
             if self.network:
-                reader = Reader.of(fd, True)
-            first_line(reader)                  # raises OSError for UTF-16
+                reader = Reader.with_own_fd(fd, True)
+            first_line_offset(reader)                  # raises OSError for UTF-16
             info = os.fstat(fd)
             self._check_replacement(info)
             if self.ACCESS == os.O_RDWR:
@@ -3172,8 +3174,8 @@ class JobFile(JobReader):
     back.  And it makes a write fail after the lease was lost.
 
     Command mutexes are in the lock file.  On a network file system, locking one also drops this host's cache.
-    While a process holds a command mutex, writable() checks the path, and all reads of `reader` return data
-    no older than the lock of the mutex.
+    While a process holds a command mutex, get_checked_fd() checks the path, and all reads of `reader` return
+    data no older than the lock of the mutex.
     """
     ACCESS = os.O_RDWR
     lock_table: LockTable
@@ -3187,7 +3189,7 @@ class JobFile(JobReader):
         """presence_lock: of a runner or server."""
         super().__init__(path, say=say, mount=mount, clock=clock)
         self.lock_table = LockTable(
-            self.real, mount, say=say, clock=clock, interval=self.interval, presence_lock=presence_lock
+            self.real_path, mount, say=say, clock=clock, interval=self.interval, presence_lock=presence_lock
         )
         # the file when it was last seen with no process appending to it, and its size then
         self._committed_reader_and_size: tuple[Reader, int] | None = None
@@ -3216,11 +3218,11 @@ class JobFile(JobReader):
         """Lock the mutex of a command for the `with` block, and make reads of the file current.
 
         Yield False if another process holds the mutex for `patience` seconds.  Raises FileChangedError if the
-        lock file was replaced; writable() checks the same for the job file.
+        lock file was replaced; get_checked_fd() checks the same for the job file.
         """
         with self.lock_table.locking(bucket_of(command) + MUTEX_OFFSET, patience) as locked:
             if locked:
-                self.refresh_reader()
+                self.reopen_reader_on_fuse()
             yield locked
 
     def mark_lock_file_in_use(self) -> None:
@@ -3267,7 +3269,7 @@ class JobFile(JobReader):
 
         Raises OSError(EBUSY) if another process uses another lock file for the same job file.
         """
-        self.follow()
+        self.reopen_if_replaced()
         self.mark_lock_file_in_use()
 
     def check_at_path(self) -> int:
@@ -3285,7 +3287,7 @@ class JobFile(JobReader):
             raise FileChangedError
         return self.fd
 
-    def writable(self) -> int:
+    def get_checked_fd(self) -> int:
         """Return the descriptor of the job file, if a state may be written to the file now.
 
         Raises FileChangedError if the path names another file, OSError(EBUSY) if another process uses another
@@ -3342,10 +3344,10 @@ class JobFile(JobReader):
         line's command.  Raises FileChangedError if the line, or the directive with its settings, is not at
         its offset.
 
-        needs_room: require that one more copy of the command can run, with those that live: has_room().
-        search_start: the offset at which has_room() begins to search for lines `r`; None: the first line.
+        needs_room: require that one more copy of the command can run, with those that live.  search_start:
+        the offset at which the search for lines `r` begins, which that needs; None: at the first line.
         """
-        self.writable()
+        self.get_checked_fd()
         committed = self.check_committed(line)
         data = self.read_line(line, Scan.MIN_CHUNK_SIZE)
         if not data:
@@ -3358,7 +3360,7 @@ class JobFile(JobReader):
             return Attempt(LineCheck.CHANGED, data)       # claimed or edited since it was found
         if not committed:
             return Attempt(LineCheck.APPENDING, data)
-        if needs_room and not self.has_room(line.command, is_orphan, search_start):
+        if needs_room and not self.can_run_another_copy(line.command, is_orphan, search_start):
             return Attempt(LineCheck.NO_JOB_LOCK, data)
         return Attempt(LineCheck.OPEN, data)
 
@@ -3394,11 +3396,11 @@ class JobFile(JobReader):
 
     def write(self, line: Line, state: bytes) -> None:
         """Write the state of a line.  The caller holds its command mutex and has verified the line."""
-        self.lock_table.check_alive()
+        self.lock_table.check_still_has_locks()
         os.pwrite(self.fd, state, line.offset)
         if self.network:
             os.fsync(self.fd)                   # only here a server that is full or lost causes an error
-            self.lock_table.check_alive()
+            self.lock_table.check_still_has_locks()
 
 
 class JobQueue:
@@ -3411,7 +3413,7 @@ class JobQueue:
     MAX_CUT_OFF_SECONDS = 60.0  # after so long with ENOTCONN the client of the file system counts as dead
 
     def __init__(self, file: JobFile) -> None:
-        """file: only this queue may call its follow()."""
+        """file: only this queue may call its reopen_if_replaced()."""
         self.file = file
         self.say = file.say
         self.claimed: dict[Job, None] = {}      # in the order in which they were claimed
@@ -3424,7 +3426,7 @@ class JobQueue:
         # when the path first named no file (clock); None: it named a file at the last look
         self._no_file_since: float | None = None
 
-    def follow(self) -> Changed:
+    def reopen_if_replaced(self) -> Changed:
         """Open the job file and the lock file that the path names now, if they are not open.
 
         Lock a job lock again for each claimed job that has none: in a new lock file, for all of them.  Return
@@ -3434,7 +3436,7 @@ class JobQueue:
         all the same, but no new line may be claimed.
         """
         old_inode = self.file.lock_table.inode
-        changed = self.file.follow()
+        changed = self.file.reopen_if_replaced()
         self._no_file_since = None
         if changed & Changed.FILE:
             self._on_file_opened()
@@ -3470,7 +3472,7 @@ class JobQueue:
                 "be read late (test it with runwait4.py --check-locks DIR)"
             )
 
-    def close_if_useless(self, error: OSError) -> None:
+    def close_if_locks_lost(self, error: OSError) -> None:
         """Close the job file and its lock file if an error can mean that our locks in them were lost.
 
         The next check opens both again.  After ENOTCONN, also note since when the file system is cut off.
@@ -3587,13 +3589,13 @@ class JobQueue:
         try:
             return self._write_result(job, state)
         except OSError as error:
-            self.close_if_useless(error)
+            self.close_if_locks_lost(error)
             why = error_text(error)
             if self._is_cut_off():
                 self.release_job(job)
-                return (f"the client of the file system has died ({why}); the result {text_of(state)} is "
-                        "not written")
-            raise TemporaryError(f"the result {text_of(state)} cannot be written: {why}") from None
+                return (f"the client of the file system has died ({why}); the result {display_text(state)} "
+                        "is not written")
+            raise TemporaryError(f"the result {display_text(state)} cannot be written: {why}") from None
 
     def _write_result(self, job: Job, state: bytes) -> str:
         """Write a result over the job's `r`; if that is not at its offset, search the file for it first.
@@ -3606,10 +3608,10 @@ class JobQueue:
                 return ""
             except FileChangedError:
                 # The file or its lock file was replaced since the last look, the line was moved or
-                # overwritten, or locks were lost.  Call follow() without the command mutex: in a new lock
-                # file that is another mutex.
+                # overwritten, or locks were lost.  Call reopen_if_replaced() without the command mutex: in a
+                # new lock file that is another mutex.
                 self._drop_lost_job_locks()
-                self.follow()
+                self.reopen_if_replaced()
                 return self._search_and_write(job, state)
         except FileNotFoundError:
             return self._on_file_missing(job, state)
@@ -3625,7 +3627,7 @@ class JobQueue:
         if now - self._no_file_since < (self.file.MAX_LOOKS - 1) * self.file.interval:
             raise NoFile("the file does not exist") from None
         self.release_job(job)
-        return f"the file is gone; the result {text_of(state)} is not written"
+        return f"the file is gone; the result {display_text(state)} is not written"
 
     def _write_at_offset(self, job: Job, state: bytes) -> None:
         """Write a result over the `r` at the job's offset, and remove the job from `claimed`.
@@ -3663,7 +3665,7 @@ class JobQueue:
             state_now = b""                     # the line with that state is another one
         if job not in self.claimed:
             self.release_job(job)                   # so that no look reports it lost again
-            return f"another runner took over this job; the result {text_of(state)} is not written"
+            return f"another runner took over this job; the result {display_text(state)} is not written"
         if state_now is None:
             self._write_at_offset(job, state)
             return ""
@@ -3685,8 +3687,8 @@ class JobQueue:
         is_not_started = result == NEW
         if state_now and (is_set_by_user or is_not_started):
             return ""
-        why = f"a user set the state '{text_of(state_now)}'" if state_now else "the line is gone"
-        return f"{why}; the result {text_of(result)} is not written"
+        why = f"a user set the state '{display_text(state_now)}'" if state_now else "the line is gone"
+        return f"{why}; the result {display_text(result)} is not written"
 
     def _is_result_written(self, job: Job) -> bool:
         """Return True if a job's line already has its result, although an earlier write() raised an error.
@@ -3734,7 +3736,7 @@ class JobQueue:
             return {}
         try:
             self._drop_lost_job_locks()
-            self.follow()
+            self.reopen_if_replaced()
             now = self.file.clock()
             astray = self._check_positions()    # the jobs whose line is not at its offset as `r`
             if any(self._is_search_due(job, now) for job in astray):
@@ -3743,7 +3745,7 @@ class JobQueue:
                 self._searched_at = now
         except OSError as error:
             # The file is missing, or cannot be read now.  Another look follows soon, and finish() reports it.
-            self.close_if_useless(error)
+            self.close_if_locks_lost(error)
         self._assert_locks_match()
         to_kill = self._jobs_to_kill
         self._jobs_to_kill = {}
@@ -3789,7 +3791,7 @@ class JobQueue:
     def _drop_lost_job_locks(self) -> None:
         """Forget the job locks that this host has lost.  If it has lost any lock, close both files.
 
-        The next follow() then opens them with new locks.
+        The next reopen_if_replaced() then opens them with new locks.
         """
         if not self.file.lock_table.still_has_locks():
             self.file.close_files()
@@ -3831,7 +3833,7 @@ class JobQueue:
             ]
             if len(reread) == len(known_lines):
                 return reread
-        return list(lines_of(self.file.reader, self.file.start, {command}))
+        return list(find_command_lines(self.file.reader, self.file.start, {command}))
 
     def _reconcile_command(
         self, command: bytes, our_jobs: Sequence[Job], lines: Iterable[Line]
@@ -3949,8 +3951,8 @@ class JobQueue:
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
             self.say(
-                f"line {line.number}: the job is running, so the {text_of(line.state)} that an editor saved "
-                "over r is r again (runset4.py --edit keeps states)"
+                f"line {line.number}: the job is running, so the {display_text(line.state)} that an editor "
+                "saved over r is r again (runset4.py --edit keeps states)"
             )
             line.state = RUNNING
 
@@ -3963,10 +3965,10 @@ class JobQueue:
     def _is_gone(self, job: Job) -> bool:
         """Return True if a job's line has been missing for longer than an editor can take to save the file.
 
-        On a network file system that can be a minute, if the file seems to be cut off: is_held_up().
+        On a network file system that can be a minute, if the file seems to be cut off: is_save_held_up().
         """
         max_absence = (self.file.MAX_LOOKS - 1) * self.file.interval
-        if self.file.is_held_up():
+        if self.file.is_save_held_up():
             max_absence = self.file.MAX_SAVE_SECONDS
         return self.file.clock() - job.absent_since >= max_absence
 
@@ -4224,7 +4226,7 @@ class Block(NamedTuple):
 @dataclass(eq=False, repr=False)
 class Above:
     """The directives and the first unfinished job from the top of a file to the walk's last line."""
-    scope: Directives = TOP                      # of the last line
+    scope: Directives = NO_DIRECTIVES                      # of the last line
     unfinished: Line | None = None          # the first job that was unfinished when the walk reached it
     unfinished_settings: JobSettings = NO_SETTINGS
     block: Block | None = None
@@ -4238,7 +4240,7 @@ class Above:
 
     def enter(self, line: Line) -> None:
         """Apply a directive, a line `#RUN ...`, to the lines that follow."""
-        self.scope = self.scope.below(line)
+        self.scope = self.scope.with_directive(line)
 
     def find_block_below(
         self, directive: Line, file: JobReader, bad_states: bytes = FAILED + ERROR
@@ -4683,7 +4685,7 @@ class Orphans:
             return Suspicion.NONE
         # If this host has lost its locks meanwhile, the first check proves nothing.
         lock_table.expire_lock_check()
-        lock_table.check_alive()
+        lock_table.check_still_has_locks()
         now = self._file.clock()
         if now - self._unlocked_since.setdefault(key, now) < self.MIN_UNLOCKED_SECONDS:
             return Suspicion.SOME
@@ -4710,8 +4712,9 @@ class Orphans:
         result = self._results[line.command].state
         if not result:
             return b""
-        equal_lines = itertools.islice(lines_of(self._file.reader, self._file.start, {line.command}), 2)
-        return result if len(list(equal_lines)) == 1 else b""
+        equal_lines = find_command_lines(self._file.reader, self._file.start, {line.command})
+        is_only_line = len(list(itertools.islice(equal_lines, 2))) == 1
+        return result if is_only_line else b""
 
     def _report_new_state(self, line: Line, state: bytes) -> None:
         """Report the new state of an orphan, for the first MAX_REPORTED orphans only."""
@@ -4724,7 +4727,8 @@ class Orphans:
         elif state == ERROR:
             text += f"marked e (--resume runs it again{self._hint(line)})"
         else:
-            text = f"an editor restored an old r; it is {text_of(state)} again, the result of the run here"
+            result = display_text(state)
+            text = f"an editor restored an old r; it is {result} again, the result of the run here"
         ending = "; further lines are not reported" if self._reported == self.MAX_REPORTED else ""
         self._file.say(f"line {line.number}: {text}{ending}")
 
@@ -4736,7 +4740,7 @@ class Orphans:
         result = self._results[line.command].state
         if not result:
             return ""
-        return f"; perhaps an editor restored an old r: a run here has finished, {text_of(result)}"
+        return f"; perhaps an editor restored an old r: a run here has finished, {display_text(result)}"
 
 
 # ---- one walk ----------------------------------------------------------------------------------------------
@@ -4762,17 +4766,17 @@ class WalkReport:
     waiting: frozenset[Consumer] = frozenset()     # consumers with jobs that they can perhaps take later
     stopped_by: str = ""                    # message of a barrier check that met a failure; '': none did
 
-    def waits_for(self, consumer: Consumer) -> bool:
+    def has_later_jobs(self, consumer: Consumer) -> bool:
         """Return True if the walk met jobs that this consumer can take later.
 
         Below a barrier check that met a failed job it never gets them.  But with --follow it waits all the
         same, until a walk meets `#RUN end`.
         """
         follows_until_end = consumer.follow and not self.met_end
-        is_stopped = self.stopped(consumer) != ""
+        is_stopped = self.why_stopped(consumer) != ""
         return consumer in self.waiting and (follows_until_end or not is_stopped)
 
-    def stopped(self, consumer: Consumer) -> str:
+    def why_stopped(self, consumer: Consumer) -> str:
         """Return the message of the check that keeps jobs from this consumer for good; '' if none does."""
         return self.stopped_by if consumer in self.waiting else ""
 
@@ -4851,7 +4855,8 @@ class Walk:
         # the first job of a group, if this process starts no groups
         self.unstartable_group_job: Line | None = None
         self.unstartable_group_settings = NO_SETTINGS
-        self.seconds_of_doubt = 0.0             # JobReader.seconds_of_doubt() of the end that the walk met
+        # JobReader.seconds_until_trusted() of the end that the walk has met
+        self.seconds_until_trusted = 0.0
         retries.on_walk_begin()
         counted: Counter[bytes] | None = Counter() if ordinals else None
         states = NEW + RUNNING + retries.retried_states
@@ -4915,14 +4920,14 @@ class Walk:
         """
         line = self.scan.next(self._only_running_matter)
         if line is None:
-            self.seconds_of_doubt = self._file.seconds_of_doubt(self.scan.end)
+            self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
             return Stop.END
         if self._is_rest_irrelevant():
             return Stop.OVER
         if not line.is_complete:
             # the last line has no newline: perhaps a process is still writing it
-            self.seconds_of_doubt = self._file.seconds_of_doubt(self.scan.end)
-            if self.seconds_of_doubt:
+            self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
+            if self.seconds_until_trusted:
                 return Stop.CUT
         if line.state != DIRECTIVE:
             return self._process_job_line(line)
@@ -5342,7 +5347,7 @@ class Rewalk:
         goes on, claim by claim                         after an interval, and 100 lengths: lines above may
                                                         have been edited in place
         met the end, and a line that may be had soon    after 0.05, then 1 interval, and 20 lengths
-        met the end of a file that can be half saved    after seconds_of_doubt(), and 20 lengths
+        met the end of a file that can be half saved    after seconds_until_trusted(), and 20 lengths
         met the end; the file has changed since         after 20 lengths
         met the end; the file looks unchanged           after 100 lengths, and an interval: time stamps are
                                                         coarse
@@ -5398,8 +5403,8 @@ class Rewalk:
         self._signature_when_idle = self.signature
         self._refused_walks = self._refused_walks + 1 if walk.claimable_soon else 0
         waits = []
-        if walk.seconds_of_doubt:               # the file can be half saved
-            waits.append(walk.seconds_of_doubt)
+        if walk.seconds_until_trusted:               # the file can be half saved
+            waits.append(walk.seconds_until_trusted)
         if walk.claimable_soon:                 # try again almost at once, then once in an interval
             intervals = self.FIRST_RETRY_INTERVALS if self._refused_walks == 1 else 1
             waits.append(self._file.interval * intervals)
@@ -5618,8 +5623,8 @@ class Cursor:
         after_edit: the previous walk ended because of an edit, so another walk will follow this one.
         """
         self.throttle.start()
-        self.queue.follow()
-        self._restart_if_replaced()             # after follow(), which opens the new file
+        self.queue.reopen_if_replaced()
+        self._restart_if_replaced()             # reopen_if_replaced() has opened the new file
         self._rewalk.on_walk_begin()
         self._walk = Walk(self.queue, consumers, self._resuming_consumers, self._retries, self._orphans,
                           self._results, ordinals=self._ordinals, serving=self._serving,
@@ -5632,7 +5637,7 @@ class Cursor:
         self._idle_walk = walk
         self._complete_last_group(walk, stop)
         retry_after = self._rewalk.on_walk_end(walk)
-        has_missed_lines = walk.seconds_of_doubt or walk.claimable_soon or walk.above.block
+        has_missed_lines = walk.seconds_until_trusted or walk.claimable_soon or walk.above.block
         if stop is Stop.END and not has_missed_lines:
             # these consumers have tried all failed lines that they must run again
             self._retries.end_passes(walk.always_present - walk.waiting_consumers)
@@ -5691,7 +5696,7 @@ class Cursor:
         """Report invalid lines of a file that did not exist at the start, and so could not be refused."""
         self._is_unchecked = False
         with contextlib.suppress(UsageError):      # the file is gone again
-            check_lines(self.file.path, self.file.network, self.say, refuse=False)
+            check_for_strays(self.file.path, self.file.network, self.say, refuse=False)
 
     # -- messages --------------------------------------------------------------------------------------------
 
@@ -5707,9 +5712,9 @@ class Cursor:
         if job.state == NEW and last_result.state and last_result.number == job.number:
             self._say_once(
                 "again",
-                f"line {job.number}: finished here as {text_of(last_result.state)}, and is new again; it "
-                "will run once more (an editor saved an old state, or a user set it; further lines are not "
-                "reported)",
+                f"line {job.number}: finished here as {display_text(last_result.state)}, and is new again; "
+                "it will run once more (an editor saved an old state, or a user set it; further lines are "
+                "not reported)",
             )
 
     def _report_obstacles(self, walk: Walk) -> None:
@@ -5733,7 +5738,8 @@ class Cursor:
         """
         if walk.refused_retry and self._rewalk.is_refused_repeatedly:
             line, check = walk.refused_retry
-            text = f"line {line.number}: is {text_of(line.state)}, and waits to be run again: {check.value}"
+            state = display_text(line.state)
+            text = f"line {line.number}: is {state}, and waits to be run again: {check.value}"
             self._say_once(text, text)
 
     def _report_if_idle(self) -> None:
@@ -5753,7 +5759,7 @@ class Cursor:
             reader.close_files()
             new_count = snapshot.states[NEW]
             if new_count and not snapshot.running:
-                self.say(new_jobs_wait(new_count, self.file.path))
+                self.say(new_jobs_wait_message(new_count, self.file.path))
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -5794,7 +5800,7 @@ class Cursor:
         unless the cursor waits for the file to be created.
         """
         self.forget()
-        self.queue.close_if_useless(error)
+        self.queue.close_if_locks_lost(error)
         now = self.clock()
         if self._errors_since is None:
             self._errors_since = now
@@ -5813,7 +5819,7 @@ class Cursor:
 # ---- reasons to wait, and the dry run ----------------------------------------------------------------------
 
 
-def new_jobs_wait(count: int, path: str) -> str:
+def new_jobs_wait_message(count: int, path: str) -> str:
     """Return the message, for example '3 new jobs wait: runwait4.py --status runs.txt shows why'."""
     return (f"{plural(count, 'new job')} {'waits' if count == 1 else 'wait'}: runwait4.py --status "
             f"{shlex.quote(as_argument(path))} shows why")
@@ -5834,7 +5840,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
     first_reason: BlockReason | None = None          # of the first line that no runner can take
     refused_commands: dict[bytes, str] = {}       # why no line of a command can be claimed now; '': one can
     only_running = False                # up to the next directive only running jobs matter
-    scan = file.lines(NEW + RUNNING, directives=True)
+    scan = file.scan_lines(NEW + RUNNING, directives=True)
     while line := scan.next(only_running):
         if line.state == DIRECTIVE:
             only_running = False
@@ -5874,10 +5880,10 @@ def _host_settings_in_use(file: JobReader) -> set[tuple[str, ...]]:
     So at least one host of each value has a runner.  Orphans do not count, because theirs is gone.
     """
     host_lists = set()
-    scope = TOP
-    for line in file.lines(RUNNING, directives=True):
+    scope = NO_DIRECTIVES
+    for line in file.scan_lines(RUNNING, directives=True):
         if line.state == DIRECTIVE:
-            scope = scope.below(line)
+            scope = scope.with_directive(line)
         elif scope.settings.hosts not in host_lists and not file.is_orphan(line):
             host_lists.add(scope.settings.hosts)
     return host_lists
@@ -5906,7 +5912,9 @@ def _reason_command_waits(command: bytes, file: JobReader) -> str:
     """Return what keeps every runner from claiming a line of this command now; '' if nothing does."""
     if file.lock_table.is_mutex_held(command):
         return "another process, which holds the command mutex (lslocks names it)"
-    return "" if file.has_room(command) else "a copy of the command that is running without a line r"
+    if file.can_run_another_copy(command):
+        return ""
+    return "a copy of the command that is running without a line r"
 
 
 def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Line]:
@@ -5922,7 +5930,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
     is_group_reported = False
     # failed lines that are retried will have run again when a check is made
     failure_states = (FAILED + ERROR).translate(None, consumer.retry)
-    for line in file.lines(NEW + consumer.retry, directives=True):
+    for line in file.scan_lines(NEW + consumer.retry, directives=True):
         if line.state == DIRECTIVE:
             # When a barrier is passed, all jobs above it have finished, so none is recorded as unfinished.
             above.enter(line)
@@ -6133,7 +6141,7 @@ class Failures:
         self._count_at_start: int | None = None     # failed jobs at the start; None: not counted yet
         self._throttle = Throttle()
 
-    async def count_failures(self) -> int:
+    async def count_new_failures(self) -> int:
         """Return the number of new failures since the first count; 0 if the file cannot be read.
 
         A failed line that we run again (--retry) no longer counts as failed in the file.  Such lines are
@@ -6150,7 +6158,7 @@ class Failures:
     def _count_failed_lines(self) -> int:
         """Return the number of failed lines, with those that we have run again."""
         with self._throttle:
-            return sum(1 for _ in self.file.lines(FAILED + ERROR)) + self._count_rerun_lines()
+            return sum(1 for _ in self.file.scan_lines(FAILED + ERROR)) + self._count_rerun_lines()
 
     async def wait_until_due(self) -> None:
         """Wait until another count is due: counting takes at most a tenth of the time."""
@@ -6190,7 +6198,7 @@ class FileCounter:
         """Return the number of lines in each state; None: the file does not exist yet, or is away."""
         counted: Counter[bytes] = Counter()
         with self._throttle, contextlib.suppress(OSError):
-            for _ in file.lines(RUNNING, counted):
+            for _ in file.scan_lines(RUNNING, counted):
                 pass                    # this also counts the lines in other states
             return counted
         return None
@@ -6249,7 +6257,7 @@ class Jobs(Protocol):
     def close_lock_copy(self, fd: int) -> None:
         """Close a descriptor from copy_lock_fd(): the job's shell has its own copy."""
 
-    def on_at_gate(self, job: Job) -> None:
+    def on_ready_to_start(self, job: Job) -> None:
         """Handle a shell that waits at its gate, until the server starts the group."""
 
     async def finish(self, job: Job, state: bytes) -> str:
@@ -6294,9 +6302,9 @@ class FileJobs:
             return result
         report = result.report
         retry_after = result.retry_after
-        if retry_after is None and report.waits_for(self._consumer):
+        if retry_after is None and report.has_later_jobs(self._consumer):
             retry_after = self.poll
-        stopped = report.stopped(self._consumer)
+        stopped = report.why_stopped(self._consumer)
         return replace(result, retry_after=retry_after, met_end=report.met_end, stopped=stopped)
 
     def _claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
@@ -6317,7 +6325,7 @@ class FileJobs:
     def close_lock_copy(self, fd: int) -> None:
         self.executor.post(self._queue.close_lock_copy, fd)
 
-    def on_at_gate(self, job: Job) -> None:
+    def on_ready_to_start(self, job: Job) -> None:
         """Do nothing: only a server starts groups."""
 
     async def finish(self, job: Job, state: bytes) -> str:
@@ -6334,7 +6342,7 @@ class FileJobs:
 
         None: the file cannot be read, or does not answer soon after a signal that has killed the jobs.
         """
-        return await runner.in_time(self._summarize_at_exit(runner))
+        return await runner.wait_unless_killed(self._summarize_at_exit(runner))
 
     def _summary(self, consumers: Consumers) -> Summary:
         """Count the jobs in the file for the closing line of this runner.
@@ -6345,7 +6353,7 @@ class FileJobs:
         # Ask for other runners before and after the count: a runner that exits in between can have had the
         # running jobs, and so can one that starts.
         was_only_runner = self._file.has_no_other_users()
-        summary = self._reader.summary(consumers)
+        summary = self._reader.summarize(consumers)
         is_only_runner = was_only_runner and self._file.has_no_other_users()
         has_unsupervised_jobs = summary.counts.running > 0 and is_only_runner
         return replace(summary, jobs_left=summary.jobs_left or has_unsupervised_jobs)
@@ -7033,8 +7041,8 @@ class Writer:
     O_NONBLOCK would apply to all processes that share the descriptor.  So a thread writes the data from a
     queue, and can block for as long as the reader does not read.  A regular file needs no thread.
     """
-    LOW = 1 << 18                       # bytes of backlog below which job output is read again
-    HIGH = 1 << 20                      # bytes of backlog above which job output is not read
+    LOW_BACKLOG = 1 << 18                       # bytes of backlog below which job output is read again
+    HIGH_BACKLOG = 1 << 20                      # bytes of backlog above which job output is not read
     GATHER_SECONDS = 0.02               # seconds for which lines are gathered
     MAX_GATHERED_BYTES = 1 << 16        # bytes: more than this is written at once
 
@@ -7042,7 +7050,7 @@ class Writer:
                  on_relieved: Callable[[], None] = lambda: None) -> None:
         """on_broken: called once, when a write has failed; all later data is dropped.
 
-        on_relieved: called after each write that leaves a backlog below LOW.
+        on_relieved: called after each write that leaves a backlog below LOW_BACKLOG.
         """
         self.fd = fd
         self.loop = loop
@@ -7139,7 +7147,7 @@ class Writer:
         if error and not self.closed:
             self.closed = True
             self.on_broken(error)
-        if self.backlog < self.LOW:
+        if self.backlog < self.LOW_BACKLOG:
             self.on_relieved()
         if not self.backlog:
             self.drained.set()
@@ -7876,7 +7884,7 @@ class LogFile(Sink):
         While the file system does not answer, so that many bytes wait for it, leave them for a later call.
         """
         for run, record in self.records.items():
-            file_system_answers = self.executor.backlog < Writer.HIGH
+            file_system_answers = self.executor.backlog < Writer.HIGH_BACKLOG
             if record.changed and file_system_answers:
                 self._write_record(run, record)
 
@@ -8107,7 +8115,7 @@ class RecordFile:
         if self._doubtful_bytes:
             lines_to_append = self.kept[APPEND_BYTE]
             doubtful_lines = lines_to_append[:self._doubtful_bytes]
-            with Reader.of(self.fd, network=True) as reader:
+            with Reader.with_own_fd(self.fd, network=True) as reader:
                 file_size = os.fstat(self.fd).st_size
                 tail_offset = max(file_size - self.TAIL_BYTES, 0)
                 tail = reader.pread(file_size - tail_offset, tail_offset)
@@ -8624,7 +8632,7 @@ class SlotFile:
             ) from None
         return names
 
-    def prepare(self) -> None:
+    def create_lock_file(self) -> None:
         """Create the lock file, in which runners lock the names that they use.  Raises UsageError."""
         try:
             os.close(open_lock_file_of(self._target))
@@ -8685,9 +8693,8 @@ class SlotFile:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
-            with Reader.of(fd, self.network) as reader:
-                first_line_offset = first_line(reader)
-                return reader.pread(self.MAX_FILE_BYTES + 1, first_line_offset), info
+            with Reader.with_own_fd(fd, self.network) as reader:
+                return reader.pread(self.MAX_FILE_BYTES + 1, first_line_offset(reader)), info
         finally:
             os.close(fd)
 
@@ -8851,7 +8858,7 @@ class RunnerStats:
         return "".join(f"; {hint}" for hint in hints)
 
 
-def why_command(options: argparse.Namespace) -> str:
+def failure_report_command(options: argparse.Namespace) -> str:
     """Return the command that shows why jobs failed; '' if this program writes no journal.
 
     For example, "runwait4.py --failed --outdir out runs.txt".
@@ -8952,8 +8959,8 @@ class Pump:
                 self._close(stream)
 
     def resume(self) -> None:
-        """Read job output again, if all backlogs are below LOW."""
-        if self._paused and self.backlog < Writer.LOW:
+        """Read job output again, if all backlogs are below LOW_BACKLOG."""
+        if self._paused and self.backlog < Writer.LOW_BACKLOG:
             self._paused_for += self._loop.time() - self._paused_at
             self._paused_at = math.inf
             for run in self.runs:
@@ -8998,7 +9005,7 @@ class Pump:
         if not data:
             return self._close(stream)
         self._pass_to_sinks(run, stream, data)
-        if self.backlog > Writer.HIGH and not self._paused:
+        if self.backlog > Writer.HIGH_BACKLOG and not self._paused:
             self._paused_at = self._loop.time()
             for paused_stream in itertools.chain.from_iterable(run.streams for run in self.runs):
                 self._unwatch(paused_stream)
@@ -9563,7 +9570,7 @@ class JobTask:
         """Wait at the gate until the server starts the group.  Return False if it does not; the shell has
         then exited.
         """
-        self._runner.jobs.on_at_gate(self.job)
+        self._runner.jobs.on_ready_to_start(self.job)
         while self.phase is Phase.AT_GATE:
             self._wake_event.clear()
             await self._wake_event.wait()
@@ -9732,7 +9739,7 @@ class Runner:
     async def run(self) -> None:
         """Run jobs until none remain, or until the runner drains and its last job has finished."""
         if self.jobs.failures and self.options.max_failed:
-            await self.jobs.failures.count_failures()           # earlier failures do not count
+            await self.jobs.failures.count_new_failures()           # earlier failures do not count
         chores = [spawn_task(chore) for chore in (
             self._watch_wall_time(), self._kill_lost_and_cancelled_jobs(), self._tick_sinks(),
             self._follow_slots(), self._watch_failures(), self._watch_memory())]
@@ -9773,7 +9780,7 @@ class Runner:
             slot.use is Use.SPENT for slot in self.slots.values() if slot.listed
         )
 
-    async def in_time(self, awaitable: Awaitable[T]) -> T | None:
+    async def wait_unless_killed(self, awaitable: Awaitable[T]) -> T | None:
         """Wait for the answer of a file system or server, and return it.
 
         After a signal that kills the jobs, wait MAX_ANSWER_SECONDS at most.  None: no answer by then; the
@@ -9917,7 +9924,7 @@ class Runner:
         failures = self.jobs.failures
         while failures and self.options.max_failed:
             await failures.wait_until_due()
-            self._stop_after_failures(await failures.count_failures())
+            self._stop_after_failures(await failures.count_new_failures())
 
     def _stop_after_failures(self, count: int) -> None:
         """Drain if too many jobs are failed or in error.  count: how many more than at the start."""
@@ -10326,7 +10333,7 @@ def open_pid_file(path: str) -> int:
         raise UsageError(f"{path}: is not a pid file: it holds more than a number (give another name)")
     with contextlib.suppress(OSError):      # on a file system without locks this cannot be checked
         if not lock(fd, 0):
-            number = text_of(head.strip())
+            number = display_text(head.strip())
             raise UsageError(f"{path}: is the pid file of process {number}, which lives (give another name)")
     return fd
 
@@ -10437,7 +10444,7 @@ def default_outdir(path: str) -> str:
     return f"{path}.out"
 
 
-def output_path(text: str) -> str:
+def check_output_path(text: str) -> str:
     """Return an option value unchanged if it can name an output file.  Raises argparse.ArgumentTypeError.
 
     It must not be the lock file of a job file: every program refuses a lock file with contents.
@@ -10518,7 +10525,7 @@ def add_running_options(add: AddArgument) -> None:
     add("--memory", type=memory_size, metavar="SIZE", help="memory for jobs with memory= (60G) [all]")
 
 
-def add_limits(add: AddArgument) -> None:
+def add_time_limit_options(add: AddArgument) -> None:
     """Add the options that limit the time of jobs.  add: add_argument() of an argument group."""
     add("--timeout", type=duration, metavar="T", help="kill a job that runs longer (90, 90s, 5m, 2h, 1d): !")
     add(
@@ -10536,9 +10543,9 @@ def add_limits(add: AddArgument) -> None:
     )
 
 
-def add_records(add: AddArgument) -> None:
+def add_record_options(add: AddArgument) -> None:
     """Add the options for log file, output directory and job log.  add: add_argument() of a group."""
-    add("-l", "--logfile", type=output_path, metavar="FILE",
+    add("-l", "--logfile", type=check_output_path, metavar="FILE",
         help="the last lines of every job; shared by all hosts")
     add(
         "-n",
@@ -10548,11 +10555,11 @@ def add_records(add: AddArgument) -> None:
         metavar="N",
         help="lines of output per record [3]",
     )
-    add("--outdir", type=output_path, default=os.environ.get("RUNMAKER4_OUTDIR") or None, metavar="DIR",
+    add("--outdir", type=check_output_path, default=os.environ.get("RUNMAKER4_OUTDIR") or None, metavar="DIR",
         help="DIR/LINE.out, .err; a journal [$RUNMAKER4_OUTDIR]")
     add(
         "--joblog",
-        type=output_path,
+        type=check_output_path,
         metavar="FILE",
         help="one line per run of a job, in GNU parallel's format",
     )
@@ -10575,8 +10582,8 @@ def add_verbosity(add: AddArgument) -> None:
 def add_background(add: AddArgument) -> None:
     """Add the options for the background."""
     add("-d", "--daemon", action="store_true", help="go into the background (start errors come first)")
-    add("--pidfile", type=output_path, metavar="FILE", help="write the process ID to FILE")
-    add("--errors", type=output_path, metavar="FILE", help="append messages to FILE instead of stderr")
+    add("--pidfile", type=check_output_path, metavar="FILE", help="write the process ID to FILE")
+    add("--errors", type=check_output_path, metavar="FILE", help="append messages to FILE instead of stderr")
 
 
 def add_general(parser: Parser) -> None:
@@ -10611,10 +10618,10 @@ def make_parser() -> Parser:
     add("--slot-errors", type=integer_between(1), default=0, metavar="N",
         help="retire a slot after N jobs in a row with status 255")
     add = parser.add_argument_group("limits").add_argument
-    add_limits(add)
+    add_time_limit_options(add)
     add_max_failed(add)
     add = parser.add_argument_group("output and records").add_argument
-    add_records(add)
+    add_record_options(add)
     add_verbosity(add)
     add = parser.add_argument_group("hosts and background").add_argument
     add("--name", type=nonempty, metavar="NAME", help="this host's name (messages, host=) [the node name]")
@@ -10956,7 +10963,7 @@ class RunnerProgram(Program):
         self.slot_file = SlotFile(path, mount, lambda text: self.in_loop(self.say, text))
         return self.slot_file.names
 
-    def find_wall_time(self) -> None:
+    def read_slurm_time_limit(self) -> None:
         """With --walltime auto, store in the option when our Slurm job ends.  Raises UsageError.
 
         If no time is left for jobs, report that.
@@ -11047,7 +11054,7 @@ class RunnerProgram(Program):
         if options.jobs is None and not options.slots and not options.one_only:
             self.say("one at a time (-j0: as many as CPUs)")
 
-    async def run_to_end(self, jobs: Jobs) -> int:
+    async def run_and_report(self, jobs: Jobs) -> int:
         """Run the jobs, wait until their output and our messages are printed, and return the exit status."""
         runner = self.runner
         if self.stderr.terminal and not self.options.quiet:
@@ -11059,7 +11066,7 @@ class RunnerProgram(Program):
             sink.on_exit()
         summary = await jobs.sync_and_summarize(runner)
         if self.executor.has_kept_records:      # after a signal they have not been flushed yet
-            await runner.in_time(self.executor.flush())
+            await runner.wait_unless_killed(self.executor.flush())
 
         def was_killed() -> bool:
             return bool(runner.kill_signal)
@@ -11069,8 +11076,9 @@ class RunnerProgram(Program):
         exit_status = 128 + runner.kill_signal if was_killed() else self.runner_stats.exit_status(summary)
         is_all_done = not exit_status and summary is not None and not summary.counts.new
         if not self.options.plain or not is_all_done:
+            reasons_command = failure_report_command(self.options)
             self.say(self.runner_stats.closing_line(
-                summary, jobs.orphans, seconds, retry="-r", reasons_command=why_command(self.options)
+                summary, jobs.orphans, seconds, retry="-r", reasons_command=reasons_command
             ))
         await self.print_remaining(self.stderr, was_killed)
         return exit_status
@@ -11119,13 +11127,13 @@ class App(RunnerProgram):
         Program.main() goes into the background with -d, and calls work() in the event loop.
         """
         options = self.options
-        self.find_wall_time()                   # when Slurm will kill us, for --walltime auto
+        self.read_slurm_time_limit()                   # when Slurm will kill us, for --walltime auto
         if options.dry_run:
             if os.path.lexists(self.path):      # with --follow the file need not exist yet
                 self._print_dry_run()
             return 0
         if self.slot_file:
-            self.slot_file.prepare()
+            self.slot_file.create_lock_file()
         # A job that starts has both ends of two pipes, and its job lock twice; with --outdir two files more
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
         self._record_sinks = self.open_stores(self.network, self._presence_lock, *self._inputs)
@@ -11166,7 +11174,7 @@ class App(RunnerProgram):
         console = self.console_sinks(reader, with_output=not logfile_sink)
         sinks: list[Sink] = [*console, *filter(None, (logfile_sink, outdir_sink, joblog_sink))]
         self.make_runner(jobs, sinks, self.executor)
-        return await self.run_to_end(jobs)
+        return await self.run_and_report(jobs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -11224,10 +11232,10 @@ if TYPE_CHECKING:
     import secrets
     import ssl
 else:
-    hashlib = when_used("hashlib")
-    hmac = when_used("hmac")
-    json = when_used("json")
-    secrets = when_used("secrets")
+    hashlib = lazy_import("hashlib")
+    hmac = lazy_import("hmac")
+    json = lazy_import("json")
+    secrets = lazy_import("secrets")
 
 WIRE_VERSION = 10
 PORT = 9998
@@ -11368,14 +11376,14 @@ class Message:
         seconds = self.seconds_or_none(name)
         return Unset.UNSET if seconds == 0 else seconds
 
-    def flag(self, name: str) -> bool:
+    def boolean(self, name: str) -> bool:
         """Return a field that is true or false.  Raises WireError."""
         value = self.fields.get(name)
         if not isinstance(value, bool):
             raise WireError(f"{name}: neither true nor false")
         return value
 
-    def state(self, name: str) -> bytes:
+    def state_byte(self, name: str) -> bytes:
         """Return a field that is the state of a line: one printable byte.  # and / would begin comments."""
         value = self.data(name)
         is_comment = value in b"#/"
@@ -11521,7 +11529,7 @@ class Channel:
         """Return True if the other end has proved that it knows the token and that TLS ends at it."""
         return self._state is State.OPEN
 
-    def outgoing(self) -> bytes:
+    def take_outgoing(self) -> bytes:
         """Return the bytes to send, and forget them."""
         data = self._clear_text + self._encryption.encrypt(b"".join(self._frames))
         self._clear_text = b""
@@ -11529,7 +11537,7 @@ class Channel:
         return data
 
     def send(self, message: dict[str, Any]) -> None:
-        """Add a message to outgoing().  Raise ValueError before authentication, or if it is too long."""
+        """Add a message to take_outgoing().  Raise ValueError before authentication, or if it is too long."""
         body = encode(message)
         if not self.is_authenticated or len(body) > MAX_FRAME_BYTES:
             raise ValueError("a message too early, or too long")
@@ -11593,16 +11601,16 @@ class Channel:
         return Message(decode(frame))
 
     def _add_frame(self, body: bytes) -> None:
-        """Add a frame to outgoing()."""
+        """Add a frame to take_outgoing()."""
         self._frames += (self.LENGTH_PREFIX.pack(len(body)), body)
 
     def _add_handshake_message(self, **fields: object) -> None:
-        """Add a message of the handshake to outgoing()."""
+        """Add a message of the handshake to take_outgoing()."""
         self._add_frame(encode(fields))
 
     def _start_tls(self, server_side: bool) -> None:
         """Decrypt all bytes after the last step, and encrypt all further frames.  Raises WireError."""
-        self._clear_text = self.outgoing()
+        self._clear_text = self.take_outgoing()
         self._encryption = Tls(self._context, server_side)
         self._buffer[:] = self._encryption.decrypt(bytes(self._buffer))
 
@@ -11651,7 +11659,7 @@ class ServerChannel(Channel):
     def _refuse(self, cause: str) -> NoReturn:
         """Send the cause to the client, and raise Refused."""
         self._add_handshake_message(error=cause)
-        self._clear_text = self.outgoing()
+        self._clear_text = self.take_outgoing()
         raise RefusedError(self.REFUSALS[cause])
 
     def _check_confirmation(self, message: Message) -> None:
@@ -11783,7 +11791,7 @@ class Link:
         if self._flush_timer:
             self._flush_timer.cancel()
             self._flush_timer = None
-        data = self.channel.outgoing()
+        data = self.channel.take_outgoing()
         # answers to messages that come after finish_writing() are not sent
         if data and not self.closing and not self.transport.is_closing():
             self.transport.write(data)

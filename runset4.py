@@ -74,19 +74,21 @@ from runmaker4 import (
     add_general,
     append_locked,
     bucket_of,
-    check_lines,
+    check_for_strays,
     check_lock_file,
     check_mount,
     command_error,
+    display_text,
     duration,
     error_text,
     exit_now,
-    first_line,
+    first_line_offset,
     give_rights,
     integer_between,
     is_utf16,
     job_file_path,
     keep_trying,
+    lazy_import,
     line_ranges,
     lock,
     lock_all,
@@ -102,15 +104,13 @@ from runmaker4 import (
     printable,
     quote,
     run_main,
-    text_of,
     warn,
-    when_used,
     whole_lines,
     write_all,
 )
 
 asyncio, configparser, csv, subprocess, tempfile = map(
-    when_used, ("asyncio", "configparser", "csv", "subprocess", "tempfile")
+    lazy_import, ("asyncio", "configparser", "csv", "subprocess", "tempfile")
 )
 
 PROG = "runset4.py"
@@ -132,7 +132,7 @@ def job_line(command: bytes) -> bytes:
     Raises ValueError with the reason if the command cannot be a job.
     """
     if b"\n" in command or b"\0" in command or not command.strip():
-        raise ValueError(f"not a command: '{text_of(command[:80])}' (one line, not empty, no NUL)")
+        raise ValueError(f"not a command: '{display_text(command[:80])}' (one line, not empty, no NUL)")
     if why := command_error(command):
         raise ValueError(why)
     return b". %s\n" % command
@@ -144,7 +144,7 @@ def directive_line(text: bytes) -> bytes:
     Raises ValueError with the reason if it is invalid.
     """
     if b"\n" in text or b"\0" in text:
-        raise ValueError(f"not a directive: '{text_of(text[:80])}' (one line, no NUL)")
+        raise ValueError(f"not a directive: '{display_text(text[:80])}' (one line, no NUL)")
     parse_settings(text[1:])            # without the #; raises ValueError
     return text + b"\n"
 
@@ -162,10 +162,10 @@ def new_line(text: bytes) -> bytes:
     if is_directive(text):
         return directive_line(text)
     if begins_with_state(text):
-        state_text = text_of(describe_state(text[:1]))
+        state_text = display_text(describe_state(text[:1]))
         raise ValueError(
-            f"'{text_of(text[:80])}' is a complete job line, in state {state_text} (leave out the state; "
-            "if it is a command, put a blank before it)"
+            f"'{display_text(text[:80])}' is a complete job line, in state {state_text} (leave out the "
+            "state; if it is a command, put a blank before it)"
         )
     return job_line(text)
 
@@ -205,16 +205,16 @@ def open_and_lock_to_append(file: JobFile, create: bool = True) -> Iterator[int]
     file.open_to_write()
     with append_lock(file):
         while True:
-            wait_for_path(file.real, deadline)
-            with open_to_append(file.real) as fd:
+            wait_for_path(file.real_path, deadline)
+            with open_to_append(file.real_path) as fd:
                 was_replaced = not file.is_at_path(fd)
                 if was_replaced:
                     continue
                 lock_all(fd)
-                file.lock_table.check_alive()
+                file.lock_table.check_still_has_locks()
                 yield fd
                 check_not_replaced(file, fd)
-                file.lock_table.check_alive()
+                file.lock_table.check_still_has_locks()
                 return
 
 
@@ -290,7 +290,7 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
                 f"cannot write a temporary file: {error_text(error)} (TMPDIR sets its directory)"
             ) from None
         with open_and_lock_to_append(file) as fd:
-            append_locked(fd, file.real, file.mount, iter(lambda: spool.read(BLOCK), b""))
+            append_locked(fd, file.real_path, file.mount, iter(lambda: spool.read(BLOCK), b""))
     return Added(job_count, line_count - job_count)
 
 
@@ -310,7 +310,7 @@ class Source:
     def __init__(self, path: str) -> None:
         """path: '-' for stdin."""
         self.path = path
-        self.name = "stdin" if path == "-" else text_of(os.fsencode(path))
+        self.name = "stdin" if path == "-" else display_text(os.fsencode(path))
         self.line_number = 0        # of the line read last; 0: none yet
 
     def __iter__(self) -> Iterator[bytes]:
@@ -401,7 +401,7 @@ class Selection:
             states = self.states
         elif self.ranges:
             states = None               # any
-        return filter(self._is_selected, file.lines(states))
+        return filter(self._is_selected, file.scan_lines(states))
 
     def _is_selected(self, line: Line) -> bool:
         """Return True if a line has a selected number and command; the caller has compared the state."""
@@ -449,7 +449,7 @@ def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
     with file.command_mutex(line.command) as acquired:
         if not acquired or not wait_until_committed(file, line):
             return "is being added, claimed, finished or edited (try again)"
-        file.writable()                         # with the mutex held: the file has not been replaced
+        file.get_checked_fd()                         # with the mutex held: the file has not been replaced
         state_now = file.state_at(line)
         if state_now is None or (state_now != line.state and not force):
             return "has changed since it was read; not set"
@@ -488,7 +488,8 @@ class ChangeCounts:
         phrases: list[str] = []
         for old_state, count in self.changed.items():
             if count:           # 0: recheck_cancelled_job() has taken the change back
-                old_text, new_text = text_of(describe_state(old_state)), text_of(describe_state(state))
+                old_text = display_text(describe_state(old_state))
+                new_text = display_text(describe_state(state))
                 phrases.append(f"{plural(count, 'line')}: {old_text} -> {new_text}")
         return ", ".join(phrases)
 
@@ -501,7 +502,7 @@ def set_states(
     Raises OSError (ESTALE: the file was replaced, so the new one can lack the changes).
     """
     file.open_to_write()
-    fd = file.writable()
+    fd = file.get_checked_fd()
     missing = selection.required_numbers()
     for line in selection.lines(file):
         missing.discard(line.number)
@@ -531,7 +532,7 @@ def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -
     """
     orphans: list[Line] = []
     with file.command_mutex(line.command) as acquired:
-        file.writable()
+        file.get_checked_fd()
         if not acquired or not wait_until_committed(file, line):
             raise OSError(errno.EAGAIN, f"line {line.number} keeps being added, claimed or edited")
         state_now = file.state_at(line)
@@ -559,7 +560,7 @@ def is_job_running(file: JobFile, line: Line, state_now: bytes | None) -> bool:
         return False
     if state_now == RUNNING:
         return not file.is_orphan(line)
-    has_extra_copy = not file.has_room(line.command)        # more held job locks than lines `r`
+    has_extra_copy = not file.can_run_another_copy(line.command)        # more held job locks than lines `r`
     return has_extra_copy
 
 
@@ -588,7 +589,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     """Cancel the selected jobs, and wait until those that run have exited; count and report what happened."""
     missing = selection.required_numbers()
     awaited: list[Line] = []
-    running_by_command = lines_by_command(file.lines(RUNNING))
+    running_by_command = lines_by_command(file.scan_lines(RUNNING))
     for line in selection.lines(file):
         missing.discard(line.number)
         running_lines = running_by_command.get(line.command, ())
@@ -627,7 +628,7 @@ def cancel_and_report(
     if is_orphan:
         file.say(f"line {line.number}: {ORPHAN_FOUND}; it is x now")
     elif state_now not in UNFINISHED_STATES:
-        file.say(f"line {line.number}: is {text_of(state_now)}, but its job runs")
+        file.say(f"line {line.number}: is {display_text(state_now)}, but its job runs")
     cancelled_line = replace(line, state=state_now)
     change_counts.count_change(file, cancelled_line, refusal="")
     return cancelled_line if is_running else None
@@ -637,7 +638,7 @@ def why_not_cancelled(state_now: bytes | None) -> str:
     """Return why a line in this state cannot be cancelled.  state_now: None if the line has moved."""
     if state_now is None:
         return "has moved since it was read; not cancelled (look, and run this again)"
-    return f"is not running: the state is {text_of(state_now)}"
+    return f"is not running: the state is {display_text(state_now)}"
 
 
 def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeCounts) -> None:
@@ -667,7 +668,7 @@ def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts
     if state in UNFINISHED_STATES:
         cancel_line(file, line)
         return True
-    if not file.has_room(line.command):
+    if not file.can_run_another_copy(line.command):
         return True
     is_as_cancelled = state in (HELD, line.state)       # a line that was neither `r` nor `.` keeps its state
     if not is_as_cancelled:
@@ -682,7 +683,7 @@ def report_still_running(file: JobFile, lines: Iterable[Line], change_counts: Ch
     """Report that the jobs of these cancelled lines have not exited, and why; count them as refused."""
     holders = Holders(file.lock_table.inode)
     for line in lines:
-        state_text = text_of(HELD if line.state in UNFINISHED_STATES else line.state)
+        state_text = display_text(HELD if line.state in UNFINISHED_STATES else line.state)
         why = why_still_running(line, holders, file.mount.is_fuse)
         change_counts.add_refusal(
             file,
@@ -715,7 +716,7 @@ def read_running_copies(file: JobFile, command: bytes) -> tuple[list[Line], int]
     with file.command_mutex(command) as acquired:
         if not acquired:
             return None
-        file.writable()
+        file.get_checked_fd()
         running_lines = [line for line in file.lines_by_command({command})[command] if line.state == RUNNING]
         return running_lines, file.lock_table.count_job_locks(command)
 
@@ -1106,10 +1107,10 @@ class EqualLines:
 
 def why_not_merged(current_line: bytes) -> str:
     """Return why a person's change to a job line is refused.  current_line: the line in the file now."""
-    why = f"has changed since: the state is {text_of(current_line[:1])} now"
+    why = f"has changed since: the state is {display_text(current_line[:1])} now"
     if is_running_line(current_line):
         why = "is r (--cancel it first)"
-    return f"{why}; '{text_of(current_line[2:80])}' was changed or deleted"
+    return f"{why}; '{display_text(current_line[2:80])}' was changed or deleted"
 
 
 LINES_MOVED = (
@@ -1254,7 +1255,7 @@ def hold_all_locks(file: JobFile) -> Iterator[int]:
             if not keep_trying(functools.partial(lock, fd, command_mutex), deadline - time.monotonic()):
                 raise OSError(errno.EAGAIN, "another process keeps changing it")
         file.refresh()
-        file.refresh_reader()
+        file.reopen_reader_on_fuse()
         yield fd
     finally:
         file.lock_table.close_job_lock(fd)
@@ -1268,7 +1269,7 @@ def apply_edit(file: JobFile, base: bytes, edited: bytes, quiet: bool = False) -
     """
     file.open_to_write()
     with append_lock(file), hold_all_locks(file) as lock_fd:
-        fd = file.writable()
+        fd = file.get_checked_fd()
         contents = read_to_end(file.reader)
         current = split_lines(contents)
         merged, refusals = merge(split_lines(base), split_lines(edited), current)
@@ -1307,10 +1308,10 @@ def _write_in_place(
     """
     appended = b"".join(line + b"\n" for line in merged[len(current):])
     if appended:
-        with open_to_append(file.real) as append_fd:
+        with open_to_append(file.real_path) as append_fd:
             check_not_replaced(file, append_fd)
             lock_all(append_fd)
-            append_locked(append_fd, file.real, file.mount, [appended])
+            append_locked(append_fd, file.real_path, file.mount, [appended])
     for line, old_line, offset in zip(merged, current, offsets):
         if line != old_line:
             os.pwrite(fd, line[:1], offset)
@@ -1326,7 +1327,7 @@ def _replace_file(
     OSError.
     """
     old_info = os.fstat(old_fd)
-    path = file.real
+    path = file.real_path
     new_text = b"".join(line + b"\n" for line in lines)
     bom = UTF8_MARK if old_contents.startswith(UTF8_MARK) else b""
     folder, name = os.path.split(path)
@@ -1627,7 +1628,7 @@ def check_template(template: bytes) -> None:
     for placeholder in PLACEHOLDER.finditer(template):
         offset = placeholder.start()
         if not is_number_placeholder(placeholder) and not UNQUOTED_TEXT.fullmatch(template, 0, offset):
-            raise argparse.ArgumentTypeError(f"{text_of(placeholder[0])} {why_unsafe(template, offset)}")
+            raise argparse.ArgumentTypeError(f"{display_text(placeholder[0])} {why_unsafe(template, offset)}")
 
 
 def why_unsafe(template: bytes, value_offset: int) -> str:
@@ -1711,9 +1712,9 @@ def with_column_numbers(template: bytes, column_names: Sequence[bytes]) -> bytes
             if name and content.endswith(suffix) and name in column_names:
                 return b"%b{%d%b}" % (dollar, column_names.index(name) + 1, suffix)
         if COLUMN_NAME.fullmatch(content) and not dollar:          # ${HOME} is for the shell
-            choices = ", ".join(text_of(name) for name in column_names if name)
+            choices = ", ".join(display_text(name) for name in column_names if name)
             raise ValueError(
-                f"the template needs a column {text_of(content)} (the columns are {choices})"
+                f"the template needs a column {display_text(content)} (the columns are {choices})"
             )
         return placeholder[0]
     return NAMED_PLACEHOLDER.sub(numbered, template)
@@ -1724,7 +1725,7 @@ def table_template(template: bytes, header: Sequence[bytes]) -> Template:
     names = [name.strip() for name in header]
     for name, count in Counter(names).items():
         if name and count > 1:
-            raise ValueError(f"two columns are named {text_of(name)}")
+            raise ValueError(f"two columns are named {display_text(name)}")
     template = with_column_numbers(template, names)
     try:
         check_template(with_placeholder(template))
@@ -1890,7 +1891,7 @@ def job_files(folder: str) -> list[str]:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if is_job_file(entry))
     except OSError as error:
-        raise UsageError(f"{text_of(os.fsencode(folder))}: {error_text(error)}") from None
+        raise UsageError(f"{display_text(os.fsencode(folder))}: {error_text(error)}") from None
     return [os.path.join(folder, name) for name in names]
 
 
@@ -1909,7 +1910,7 @@ def find_added_paths(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
     folder_pattern = b"|".join(map(re.escape, folders))
     pattern = re.compile(rb"^[^#/ \t\n][ \t].*[ \t]('?(?:%b)/[^/\n]*?)\r?$" % folder_pattern, re.MULTILINE)
     found_words: set[bytes] = set()
-    for lines in whole_lines(file, first_line(file)):
+    for lines in whole_lines(file, first_line_offset(file)):
         found_words |= path_by_word.keys() & set(pattern.findall(lines))
     return {path_by_word[word] for word in found_words}
 
@@ -1930,13 +1931,13 @@ def add_job_files(file: JobFile, names: Sequence[str]) -> int:
             paths_to_check -= new_lines.keys()
         line_by_path.update(new_lines)
     if not line_by_path:
-        raise UsageError(f"{text_of(os.fsencode(names[0]))}: no job files (nothing to add)")
+        raise UsageError(f"{display_text(os.fsencode(names[0]))}: no job files (nothing to add)")
     with open_and_lock_to_append(file) as fd:
-        with Reader.of(fd, file.network) as reader:
+        with Reader.with_own_fd(fd, file.network) as reader:
             added_paths = find_added_paths(reader, paths_to_check)
         lines = [line for path, line in line_by_path.items() if path not in added_paths]
         if lines:
-            append_locked(fd, file.real, file.mount, [b"".join(lines)])
+            append_locked(fd, file.real_path, file.mount, [b"".join(lines)])
     return len(lines)
 
 
@@ -1991,13 +1992,13 @@ class Test:
             self._add_command(target, plain if quoted is None else quoted)
         else:
             raise ValueError(
-                f"unknown line '{text_of(line[:80])}' (expected TARGET: COMMAND, -timeout: T or end)"
+                f"unknown line '{display_text(line[:80])}' (expected TARGET: COMMAND, -timeout: T or end)"
             )
 
     def _add_command(self, target: bytes, text: bytes) -> None:
         """Add a command that a target, a host, has to run.  Raises ValueError if there is no command."""
         if not text.strip():
-            raise ValueError(f"'{text_of(target)}' has no command (or the test above has no end)")
+            raise ValueError(f"'{display_text(target)}' has no command (or the test above has no end)")
         self.last_command = TestCommand(job_line(text), self.timeout)
         self.targets.setdefault(target, []).append(self.last_command)
 
@@ -2048,7 +2049,7 @@ def directive_timeout(text: bytes) -> bytes:
     """Return a timeout in the form of a directive: '5 m' -> '5m', '0s' -> 'none'.  Raises ValueError."""
     match = TEST_TIMEOUT.fullmatch(text)
     if not match and text != b"none":
-        raise ValueError(f"not a timeout: '{text_of(text[:80])}' (such as 330s, 5m, 2h or none)")
+        raise ValueError(f"not a timeout: '{display_text(text[:80])}' (such as 330s, 5m, 2h or none)")
     if not match or not match[1].strip(b"0"):
         return b"none"
     return check_value(duration, match[1] + match[2])
@@ -2077,7 +2078,7 @@ def read_tests(path: str) -> Iterator[Test]:
             test = None
             test_count += 1
         elif line == b"end" and test:
-            raise source.error_at_line(f"the test '{text_of(test.label)}' has no targets")
+            raise source.error_at_line(f"the test '{display_text(test.label)}' has no targets")
         elif test:
             try:
                 test.parse_line(line)
@@ -2087,13 +2088,13 @@ def read_tests(path: str) -> Iterator[Test]:
             match = TEST_LABEL.fullmatch(line)
             if not match or not match[1].strip():
                 raise source.error_at_line(
-                    f"not the label of a test: '{text_of(line[:80])}' (such as 'LABEL:')"
+                    f"not the label of a test: '{display_text(line[:80])}' (such as 'LABEL:')"
                 )
             test = Test(match[1].strip())
             label_line = source.line_number
     if test:
         source.line_number = label_line
-        raise source.error_at_line(f"the test '{text_of(test.label)}' has no end")
+        raise source.error_at_line(f"the test '{display_text(test.label)}' has no end")
     if not test_count:
         raise UsageError(f"{source.name}: no tests (nothing to add)")
 
@@ -2120,8 +2121,8 @@ def is_end_directive(line: Line) -> bool:
 
 def find_end_directives(file: JobFile, fd: int) -> list[Line]:
     """Return the valid lines `#RUN end` of a job file.  fd: of the open file."""
-    with Reader.of(fd, file.network) as reader:
-        lines = Scan(reader, first_line(reader), b"", directives=True)
+    with Reader.with_own_fd(fd, file.network) as reader:
+        lines = Scan(reader, first_line_offset(reader), b"", directives=True)
         return [line for line in lines if is_end_directive(line)]
 
 
@@ -2130,7 +2131,7 @@ def add_end_directive(file: JobFile) -> str:
     with open_and_lock_to_append(file) as fd:
         if find_end_directives(file, fd):
             return "has a #RUN end already"
-        append_locked(fd, file.real, file.mount, [b"#RUN end\n"])
+        append_locked(fd, file.real_path, file.mount, [b"#RUN end\n"])
     return "#RUN end added"
 
 
@@ -2140,7 +2141,7 @@ def say_jobs_below_end(file: JobFile) -> None:
     Call it without the append lock, so that no process must wait.
     """
     try:
-        end_line = next(filter(is_end_directive, file.lines(b"", directives=True)), None)
+        end_line = next(filter(is_end_directive, file.scan_lines(b"", directives=True)), None)
     except FileNotFoundError:
         raise FileChangedError from None
     if end_line and Scan(file.reader, end_line.offset, NEW).next():
@@ -2152,7 +2153,7 @@ def disable_end_directives(file: JobFile, change_counts: ChangeCounts) -> None:
     """Turn each line `#RUN end` into the comment `#off end`, so that --follow runners wait for jobs again."""
     with open_and_lock_to_append(file, create=False):
         file.open_to_write()
-        for line in find_end_directives(file, file.writable()):
+        for line in find_end_directives(file, file.get_checked_fd()):
             change_counts.count_change(file, line, set_state(file, line, b"#off", force=False))
 
 
@@ -2167,7 +2168,9 @@ def parse_state(text: str) -> bytes:
     state = STATES.get(text) or os.fsencode(text)
     if len(state) != 1 or state in b"#/" or not b"!" <= state <= b"~":
         raise argparse.ArgumentTypeError(
-            f"not a state: '{text_of(state)}' ({', '.join(STATES)}; or one printable character, not # or /)")
+            f"not a state: '{display_text(state)}' ({', '.join(STATES)}; or one printable character, not # "
+            "or /)"
+        )
     return state
 
 
@@ -2483,9 +2486,9 @@ def run_on_existing_file(options: argparse.Namespace, file: JobFile) -> int:
     os.close(open_job_file(file.path, os.O_RDWR))       # raises an error that names the reason
     if options.edit:
         exit_status = edit(file, quiet)
-        check_lines(file.path, file.network, file.say, refuse=False)
+        check_for_strays(file.path, file.network, file.say, refuse=False)
         return exit_status
-    check_lines(file.path, file.network, file.say, refuse=True)
+    check_for_strays(file.path, file.network, file.say, refuse=True)
     if options.reopen:
         return reopen_and_report(file, quiet)
     return change_states(file, options)
@@ -2506,7 +2509,7 @@ def reopen_and_report(file: JobFile, quiet: bool) -> int:
 def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
     """Append the requested lines, create the file if necessary, and print how many; return 0."""
     if os.path.lexists(file.path):
-        check_lines(file.path, file.network, file.say, refuse=False)
+        check_for_strays(file.path, file.network, file.say, refuse=False)
     message = add_lines(options, file)
     if not options.quiet:
         file.say(message)
@@ -2528,7 +2531,7 @@ def run_command(argv: Sequence[str]) -> int:
         mount = check_mount(path, options.single_host or only_list, say)
         if only_list:
             os.close(open_job_file(path, os.O_RDONLY))      # raises an error that names the reason
-            check_lines(path, mount.network, say)
+            check_for_strays(path, mount.network, say)
             return list_lines(JobReader(path, say=say, mount=mount), options.selection)
         file = JobFile(path, say=say, mount=mount)
         if os.path.lexists(path):

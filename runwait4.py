@@ -79,8 +79,9 @@ from runmaker4 import (
     add_general,
     as_argument,
     bucket_of,
-    check_lines,
+    check_for_strays,
     check_mount,
+    check_output_path,
     close_all,
     columns_of,
     count_states,
@@ -90,27 +91,27 @@ from runmaker4 import (
     exit_on,
     filled,
     find_block_reason,
+    find_command_lines,
     find_mount,
-    first_line,
+    first_line_offset,
     give_rights,
     human_time,
     is_free,
     job_file,
     job_file_path,
     keep_trying,
+    lazy_import,
     line_ranges,
-    lines_of,
     lock,
     memory_size,
     memory_text,
     mount_error,
     name_lines,
-    new_jobs_wait,
+    new_jobs_wait_message,
     nonempty,
     open_direct,
     open_job_file,
     other_locks,
-    output_path,
     plural,
     print_bytes,
     printable,
@@ -124,19 +125,18 @@ from runmaker4 import (
     to_text,
     unlock,
     warn,
-    when_used,
     whole_lines,
     write_all,
 )
 
-base64, html, json, secrets = map(when_used, ("base64", "html", "json", "secrets"))
+base64, html, json, secrets = map(lazy_import, ("base64", "html", "json", "secrets"))
 if TYPE_CHECKING:
     import subprocess
     import tempfile
     from typing import Concatenate, ParamSpec  # of Python 3.10
     P = ParamSpec("P")
 else:
-    subprocess, tempfile = map(when_used, ("subprocess", "tempfile"))
+    subprocess, tempfile = map(lazy_import, ("subprocess", "tempfile"))
 
 PROG = "runwait4.py"
 T = TypeVar("T")
@@ -197,10 +197,10 @@ def make_parser() -> Parser:
         metavar="LOG",
         help="a job log of runmaker4.py --joblog, or of GNU parallel",
     )
-    add("--timeline", type=output_path, metavar="OUT.json",
+    add("--timeline", type=check_output_path, metavar="OUT.json",
         help="write the runs as trace events, for Perfetto (ui.perfetto.dev) or\n"
              "chrome://tracing: a process per host, a thread per slot")
-    add("--report", type=output_path, metavar="OUT.html",
+    add("--report", type=check_output_path, metavar="OUT.html",
         help="write a page about the same runs for any browser; with --progress, update it\n"
              "while the jobs of FILE run")
     add = parser.add_argument_group("testing a file system").add_argument
@@ -337,25 +337,25 @@ class Watcher:
         self, states: bytes | None, predicate: Callable[[Line], bool] | None = None
     ) -> list[Line]:
         """Return the lines in one of these states (None: in any) that `predicate` accepts (None: all)."""
-        return list(filter(predicate, self.file.lines(states)))
+        return list(filter(predicate, self.file.scan_lines(states)))
 
     @retry_while_missing
     def lines_with_numbers(self, ranges: Sequence[range]) -> list[Line]:
         """Return the job lines with these numbers; stop reading at the last one."""
         last_number = max(numbers[-1] for numbers in ranges)
-        lines = itertools.takewhile(lambda line: line.number <= last_number, self.file.lines())
+        lines = itertools.takewhile(lambda line: line.number <= last_number, self.file.scan_lines())
         return [line for line in lines if any(line.number in numbers for numbers in ranges)]
 
     @retry_while_missing
     def held_lines(self, snapshot: Snapshot, max_lines: int) -> list[Line]:
         """Return the first `max_lines` held lines: those in a state other than `.` `r` `d` `!` `e`."""
         held_states = b"".join(state for state in snapshot.states if state not in LINE_STATES)
-        return list(itertools.islice(self.file.lines(held_states), max_lines)) if held_states else []
+        return list(itertools.islice(self.file.scan_lines(held_states), max_lines)) if held_states else []
 
     @retry_while_missing
     def presence_locks(self) -> set[int] | None:
         """Return the presence locks of all runners and servers; None: no permission to read them."""
-        self.file.follow()
+        self.file.reopen_if_replaced()
         return self.file.lock_table.presence_locks()
 
     @retry_while_missing
@@ -371,7 +371,7 @@ class Watcher:
             return []
         buckets = self._buckets_with_job_locks()
         held_lines: dict[bytes, list[Line]] = {}
-        for line in self.file.lines(held_states) if buckets else ():
+        for line in self.file.scan_lines(held_states) if buckets else ():
             if bucket_of(line.command) in buckets:
                 held_lines.setdefault(line.command, []).append(line)
         cancelled: list[Line] = []
@@ -425,7 +425,7 @@ class Watcher:
     @retry_while_missing
     def lines_with_commands(self, commands: Collection[bytes]) -> list[Line]:
         """Return the lines with one of these commands, grouped by command."""
-        self.file.follow()
+        self.file.reopen_if_replaced()
         return list(itertools.chain.from_iterable(self.file.lines_by_command(commands).values()))
 
     @retry_while_missing
@@ -435,7 +435,7 @@ class Watcher:
         A run was logged with the number and the command of its line.  If the job file no longer has the
         command at that number, the line has moved.
         """
-        self.file.follow()
+        self.file.reopen_if_replaced()
         # by line number, the command that the file must have there; deleted when it is found
         missing_commands = {run.line: run.command for run in runs}
         # one number was logged with two commands: it can be right for one of them only
@@ -495,7 +495,7 @@ class Watcher:
                 last_change = time.monotonic()
             elif do_only_new_remain and time.monotonic() - last_change > self.MAX_IDLE_SECONDS:
                 last_change = math.inf
-                on_idle(new_jobs_wait(job_counts.new, self.path))
+                on_idle(new_jobs_wait_message(job_counts.new, self.path))
             time.sleep(max(self._poll_seconds, self._throttle.pause_seconds(self.PAUSE_FACTOR)))
 
     def _update_stop_reason(self, do_only_new_remain: bool) -> bool:
@@ -1763,7 +1763,7 @@ def check_journal(log: Log, path: str) -> None:
     runs = log.start_pass(start_offset=max(0, log.size - BLOCK))
     commands = {run.command for run in deque(runs, 12)}
     with job_file(path, find_mount(path).network) as file:
-        if commands and not next(lines_of(file, first_line(file), commands), None):
+        if commands and not next(find_command_lines(file, first_line_offset(file), commands), None):
             say(f"{log.path}: no line of {path} belongs to the last runs (a journal of another job file?)")
 
 
@@ -3776,7 +3776,7 @@ def run_with_options(argv: Sequence[str]) -> int:
     path = options.file
     if path is not None:
         # for all that follows: report lines that are neither jobs nor comments; refuse a file without jobs
-        check_lines(path, find_mount(path).network, lambda text: say(f"{path}: {text}"))
+        check_for_strays(path, find_mount(path).network, lambda text: say(f"{path}: {text}"))
     if options.report is not None:
         exit_status = wait_and_write_report(options, argv)
         if options.stats:

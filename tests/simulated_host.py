@@ -29,7 +29,7 @@ Why it stands for the real one:
    asks for one; its calls answer ENOTCONN from then on, and when it is back all of its descriptors work
    again, without an error and without locks.
  - MooseFS ("fuse.mfs") is the same, but for what a read with O_DIRECT gives: what was read through this
-   description within the last second, unless the host itself has changed the file (see refresh_reader()).
+   description within the last second, unless the host itself has changed the file (reopen_reader_on_fuse()).
 Not modelled: NFSv3's ESTALE, a server that restarts, classic locks, files of more than one page, errors of
 reads, a computer that loses what was not synced.  Calls that are not modelled break the history that makes
 them.

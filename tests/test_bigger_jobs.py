@@ -120,7 +120,7 @@ class BigJobs(TcpCase):
     def test_a_name_is_used_again_that_another_slot_finds_unused(self) -> None:
         names = str(self.write("a\nb\n", "names.txt"))
         file, other = runmaker4.SlotFile(names, runmaker4.LOCAL, self.fail), runmaker4.Slot("b")
-        file.prepare()
+        file.create_lock_file()
         self.assertTrue(file.seize(other))
         self.write(f". {WAIT}\n")
         runner = self.start_patched(

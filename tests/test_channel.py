@@ -85,7 +85,7 @@ class Line:
         """A handshake as far as it comes: which ends are convinced, client and server."""
         for number in flights:
             sender, receiver = self.ends(number)
-            self.flights.append(sender.outgoing())
+            self.flights.append(sender.take_outgoing())
             try:
                 assert receiver.receive(alter(number, self.flights[-1])) == []
             except runmaker4.WireError as error:
@@ -140,7 +140,7 @@ def frames_of(sender: runmaker4.Channel, *messages: Message) -> list[bytes]:
     frames = []
     for message in messages:
         sender.send(message)
-        frames.append(sender.outgoing())
+        frames.append(sender.take_outgoing())
     return frames
 
 
@@ -186,13 +186,13 @@ class Handshake(ChannelCase):
     """Both ends prove that they know the token; nothing else convinces either of them."""
 
     def test_the_client_says_nothing_before_the_server(self) -> None:
-        self.assertEqual(Line().client.outgoing(), b"")
+        self.assertEqual(Line().client.take_outgoing(), b"")
 
     def test_an_end_is_convinced_only_by_the_last_byte(self) -> None:
         line = Line()
         for number in FLIGHTS:
             sender, receiver = line.ends(number)
-            for byte in sender.outgoing():
+            for byte in sender.take_outgoing():
                 self.assertFalse(receiver.is_authenticated)
                 self.assertEqual(receiver.receive(bytes([byte])), [])
         self.assertEqual((line.client.is_authenticated, line.server.is_authenticated), (True, True))
@@ -201,16 +201,16 @@ class Handshake(ChannelCase):
         for from_server in False, True:
             forger, receiver = Line().with_forger(from_server)
             forger.send({"type": "ping", "request": 1})
-            self.assertEqual(receiver.receive(forger.outgoing()), [{"type": "ping", "request": 1}])
+            self.assertEqual(receiver.receive(forger.take_outgoing()), [{"type": "ping", "request": 1}])
             receiver.send({"type": "pong", "request": 2})
-            self.assertEqual(forger.receive(receiver.outgoing()), [{"type": "pong", "request": 2}])
+            self.assertEqual(forger.receive(receiver.take_outgoing()), [{"type": "pong", "request": 2}])
 
     def test_what_comes_with_the_last_step_is_heard(self) -> None:
         """Nobody has to wait for a turn of the network between the steps."""
         line = Line()
         line.shake(flights=FLIGHTS[:CONFIRMATION])
         line.client.send({"a": 1})
-        self.assertEqual(line.server.receive(line.client.outgoing()), [{"a": 1}])
+        self.assertEqual(line.server.receive(line.client.take_outgoing()), [{"a": 1}])
 
     def test_no_two_channels_say_the_same(self) -> None:
         random.seed(1)                                  # which is of no use to who wants to foretell nonces
@@ -227,7 +227,7 @@ class Handshake(ChannelCase):
             with self.subTest(token=other):
                 line = Line(other)
                 self.assertEqual(line.shake(), (False, False))
-                self.assertIn("token", self.refuse(line.client, line.server.outgoing()))
+                self.assertIn("token", self.refuse(line.client, line.server.take_outgoing()))
 
     def test_a_server_that_does_not_know_the_token_is_refused(self) -> None:
         known: Message = dict(certificate="2" * 64, file="0" * 32)
@@ -248,7 +248,7 @@ class Handshake(ChannelCase):
             for end in Line().client, Line().server:
                 self.refuse(end, hello)
             client = Line().client
-            client.receive(Line().server.outgoing())
+            client.receive(Line().server.take_outgoing())
             fake = plain(certificate="2" * 64, file="0" * 32, proof="0" * 64)
             self.assertIn("token", self.refuse(client, fake + hello))
 
@@ -261,7 +261,7 @@ class Handshake(ChannelCase):
                 self.assertIn("version", self.refuse(client, plain(runmaker4=int(version), nonce="0" * 32)))
                 line = Line()
                 self.assertEqual(line.shake(self.changed(KNOCK, "runmaker4", version)), (False, False))
-                self.assertIn("version", self.refuse(line.client, line.server.outgoing()))
+                self.assertIn("version", self.refuse(line.client, line.server.take_outgoing()))
 
     def changed(self, flight: int, field: str, text: str) -> Alter:
         """A network that puts this JSON text in the place of a field of one flight."""
@@ -308,8 +308,8 @@ class Handshake(ChannelCase):
                 with mock.patch.object(secrets, "token_hex", return_value=nonce):
                     client = Line().client
                 server = Line().server
-                client.receive(server.outgoing())
-                knock = client.outgoing()
+                client.receive(server.take_outgoing())
+                knock = client.take_outgoing()
                 self.assertEqual(read_plain(knock)["nonce"], nonce)
                 self.refuse(server, knock)
 
@@ -354,14 +354,14 @@ class Handshake(ChannelCase):
 
     def test_a_clients_proof_is_no_servers_proof(self) -> None:
         first, second = Line().client, Line().client
-        first.receive(Line().server.outgoing())
-        knock = read_plain(first.outgoing())
+        first.receive(Line().server.take_outgoing())
+        knock = read_plain(first.take_outgoing())
         second.receive(plain(runmaker4=VERSION, nonce=knock["nonce"]))
         known: Message = dict(certificate="2" * 64, file="0" * 32)
-        for proof in knock["proof"], read_plain(second.outgoing())["proof"]:
+        for proof in knock["proof"], read_plain(second.take_outgoing())["proof"]:
             client = Line().client
             client.receive(plain(runmaker4=VERSION, nonce=knock["nonce"]))
-            client.outgoing()
+            client.take_outgoing()
             self.refuse(client, plain(**known, proof=proof))
         self.refuse(first, plain(**known, proof=knock["proof"]))
 
@@ -372,14 +372,14 @@ class Handshake(ChannelCase):
                 with self.subTest(text=text, number=number):
                     line = Line()
                     if number:
-                        line.client.receive(line.server.outgoing())
+                        line.client.receive(line.server.take_outgoing())
                     self.refuse(line.client, plain(error=text))
                     self.refuse(Line().server, plain(error=text))
 
     def test_a_message_before_the_proof_is_refused(self) -> None:
         line = proven()
         line.client.send(self.numbered(1)[0])
-        early = line.client.outgoing()
+        early = line.client.take_outgoing()
         self.assertEqual(self.received(Line().server, early, plain(type="ping", request=1)), [])
         self.refuse(Line().server, plain(type="ping", request=1))
         self.refuse(Line().client, plain(type="pong", request=1))
@@ -409,7 +409,7 @@ class States(ChannelCase):
                 line = Line()
                 line.shake(flights=FLIGHTS[:state])
                 sender, receiver = line.ends(state)
-                right = sender.outgoing()
+                right = sender.take_outgoing()
                 if other == state:
                     self.assertEqual(receiver.receive(right), [])
                 else:
@@ -422,9 +422,9 @@ class States(ChannelCase):
             _, receiver = Line().with_forger(from_server)
             receiver.send({"a": 1})
             self.refuse(receiver, b"\x17\x03\x03\x00\x20" + bytes(32))
-            alert = records(receiver.outgoing())
+            alert = records(receiver.take_outgoing())
             self.assertEqual([part[0] for part in alert], [23])                 # sealed as all else
-            self.assertEqual(receiver.outgoing(), b"")
+            self.assertEqual(receiver.take_outgoing(), b"")
             with self.assertRaises(ValueError):
                 receiver.send({"a": 1})
 
@@ -466,17 +466,17 @@ class OverTls(ChannelCase):
         to_server.certified = b"%b%b" % (CREDENTIALS.certificate.encode(), FILE_ID.encode())
         with mock.patch.object(to_server, "confirm"):
             to_server.start_tls(CONTEXT)
-            line.server.receive(to_server.outgoing())
-            to_server.receive(line.server.outgoing())
+            line.server.receive(to_server.take_outgoing())
+            to_server.receive(line.server.take_outgoing())
         self.assertTrue(to_server.is_authenticated, "he is in TLS with the server")
-        to_client.receive(line.client.outgoing())
-        self.assertIn("does not end", self.refuse(line.client, to_client.outgoing()))
+        to_client.receive(line.client.take_outgoing())
+        self.assertIn("does not end", self.refuse(line.client, to_client.take_outgoing()))
         with contextlib.suppress(ssl.SSLError):         # the client has hung up
-            self.assertEqual(to_client.receive(line.client.outgoing()), [])
+            self.assertEqual(to_client.receive(line.client.take_outgoing()), [])
         self.assertEqual(to_client.text, b"")           # no proof that he could hand on
         for proof in read_plain(line.flights[KNOCK])["proof"], read_plain(line.flights[CREDS])["proof"]:
             to_server.send({"proof": proof})
-            self.refuse(line.server, to_server.outgoing())
+            self.refuse(line.server, to_server.take_outgoing())
 
     def test_another_certificate_than_the_one_that_the_server_has_named(self) -> None:
         other = new_credentials()
@@ -489,7 +489,7 @@ class OverTls(ChannelCase):
         self.assertEqual(line.shake(), (False, False))
         self.assertIsInstance(line.client.error if isinstance(line.client, runmaker4.Channel) else None,
                               runmaker4.OtherFileError)
-        self.assertEqual((len(line.flights), line.client.outgoing()), (3, b""))
+        self.assertEqual((len(line.flights), line.client.take_outgoing()), (3, b""))
         line = Line(OTHER_TOKEN, wanted=OTHER_FILE)
         line.shake()
         self.assertIn("token", line.errors)
@@ -502,7 +502,7 @@ class OverTls(ChannelCase):
             assert forger.tls
             with contextlib.suppress(ssl.SSLWantReadError):
                 forger.tls.unwrap()
-            self.assertIn("closed", self.refuse(receiver, forger.outgoing()))
+            self.assertIn("closed", self.refuse(receiver, forger.take_outgoing()))
 
     def test_a_message_that_is_cut_off_is_none(self) -> None:
         for sender, receiver in both_ways():
@@ -511,7 +511,7 @@ class OverTls(ChannelCase):
 
     def test_no_session_is_offered_to_be_resumed(self) -> None:
         line = proven()
-        self.assertEqual((line.server.outgoing(), line.client.outgoing()), (b"", b""))
+        self.assertEqual((line.server.take_outgoing(), line.client.take_outgoing()), (b"", b""))
         sizes = {len(part) for part in records(line.flights[CERTIFICATE])}
         self.assertLess(max(sizes), 400)
 
@@ -576,8 +576,8 @@ class Messages(ChannelCase):
     def test_outgoing_bytes_are_given_once(self) -> None:
         for sender, _ in both_ways():
             sender.send({"type": "ping"})
-            self.assertNotEqual(sender.outgoing(), b"")
-            self.assertEqual(sender.outgoing(), b"")
+            self.assertNotEqual(sender.take_outgoing(), b"")
+            self.assertEqual(sender.take_outgoing(), b"")
 
 
 class Forgeries(ChannelCase):
@@ -655,7 +655,7 @@ class Sizes(ChannelCase):
                 forger, receiver = Line().with_forger(from_server)
                 assert forger.tls
                 forger.tls.write(length.to_bytes(4, "big"))         # not one byte more has to come
-                self.refuse(receiver, forger.outgoing())
+                self.refuse(receiver, forger.take_outgoing())
 
     def test_a_whole_megabyte_goes_through_and_no_more_is_sent(self) -> None:
         around = len(runmaker4.encode({"data": ""}))
@@ -669,7 +669,7 @@ class Sizes(ChannelCase):
         line = Line()
         line.shake(flights=FLIGHTS[:CONFIRMATION])
         line.client.send({"data": "x" * 5000})
-        self.assertEqual(line.server.receive(line.client.outgoing()), [{"data": "x" * 5000}])
+        self.assertEqual(line.server.receive(line.client.take_outgoing()), [{"data": "x" * 5000}])
 
     def test_a_channel_keeps_no_more_than_a_frame(self) -> None:
         line = proven()
@@ -678,7 +678,7 @@ class Sizes(ChannelCase):
         self.addCleanup(tracemalloc.stop)
         for _ in range(8):
             line.client.send(message)
-            for part in [line.client.outgoing()]:
+            for part in [line.client.take_outgoing()]:
                 half = len(part) // 2
                 self.assertEqual(line.server.receive(part[:half]), [])
                 self.assertEqual(len(line.server.receive(part[half:])), 1)
@@ -703,18 +703,18 @@ class Contents(ChannelCase):
                 with self.subTest(body=body[:80], from_server=from_server):
                     forger, receiver = Line().with_forger(from_server)
                     forger.put(b'{"a": 1}')
-                    self.assertEqual(receiver.receive(forger.outgoing()), [{"a": 1}])
+                    self.assertEqual(receiver.receive(forger.take_outgoing()), [{"a": 1}])
                     forger.put(body)
-                    bad = forger.outgoing()
+                    bad = forger.take_outgoing()
                     forger.put(b'{"a": 1}')
-                    self.refuse(receiver, bad, then=forger.outgoing())
+                    self.refuse(receiver, bad, then=forger.take_outgoing())
 
     def test_strange_texts_and_numbers_are_handed_on_as_they_are(self) -> None:
         for text in STRANGE:
             for from_server in False, True:
                 forger, receiver = Line().with_forger(from_server)
                 forger.put(f'{{"data": {text}}}'.encode())
-                self.assertEqual(receiver.receive(forger.outgoing()), [{"data": json.loads(text)}])
+                self.assertEqual(receiver.receive(forger.take_outgoing()), [{"data": json.loads(text)}])
 
 
 class Vectors(ChannelCase):
@@ -744,7 +744,7 @@ class Vectors(ChannelCase):
         self.assertEqual(knock, {"runmaker4": 10, "nonce": self.NONCES[False], "proof": self.CLIENT})
         self.assertEqual(creds, {"certificate": self.HASH, "file": FILE_ID, "proof": self.SERVER})
         line.client.send({"proof": self.CONFIRMED})
-        self.assertEqual(line.server.receive(line.client.outgoing()), [])
+        self.assertEqual(line.server.receive(line.client.take_outgoing()), [])
         self.assertTrue(line.server.is_authenticated)
 
 
@@ -856,7 +856,7 @@ class Secrecy(ChannelCase):
             line.shake(flights=FLIGHTS[:flight])
             sender, receiver = line.ends(flight)
             with mock.patch("hmac.compare_digest", return_value=False):
-                self.refuse(receiver, sender.outgoing())
+                self.refuse(receiver, sender.take_outgoing())
 
 
 class Fuzz(ChannelCase):
@@ -883,7 +883,7 @@ class Fuzz(ChannelCase):
         line = Line()
         for number in range(random_.randrange(steps)):
             sender, receiver = line.ends(number)
-            receiver.receive(sender.outgoing())
+            receiver.receive(sender.take_outgoing())
         return line, random_.choice([line.client, line.server])
 
     def test_random_bytes_and_objects_from_strangers(self) -> None:
@@ -936,7 +936,7 @@ class Fuzz(ChannelCase):
             ]
             for body in bodies:
                 forger.put(body)
-            for message in self.feed(random_, receiver, forger.outgoing()):
+            for message in self.feed(random_, receiver, forger.take_outgoing()):
                 self.assertIsInstance(message, dict)
                 json.dumps(message, allow_nan=False)
         self.check(24, 0.2, attack)
@@ -954,12 +954,12 @@ class Ended(unittest.IsolatedAsyncioTestCase):
         for _ in range(3):                              # until it says the last thing that the link must know
             line.client.receive(transport.write.call_args[0][0])
             if not line.client.is_authenticated:
-                link.data_received(line.client.outgoing())
+                link.data_received(line.client.take_outgoing())
         link.finish_writing()
         transport.write.side_effect = RuntimeError("Cannot call write() after write_eof()")
         with mock.patch.multiple(
             link, on_authenticated=mock.DEFAULT, on_batch_handled=mock.DEFAULT
         ) as called:
-            link.data_received(line.client.outgoing())
+            link.data_received(line.client.take_outgoing())
         self.assertTrue(called["on_authenticated"].called)
         transport.write_eof.assert_called_once_with()

@@ -497,7 +497,7 @@ class Staying(test_parts.JobFileCase):
         self.assertEqual(self.claimed(self.ROOM), b"a")
         with mock.patch.object(self.cursor, "_begin_walk", side_effect=AssertionError("it walks")):
             self.assertEqual([self.claimed(self.FULL) for _ in range(9)], [b""] * 9)
-            self.assertTrue(self.cursor.no_job.report.waits_for(self.consumer))
+            self.assertTrue(self.cursor.no_job.report.has_later_jobs(self.consumer))
             self.assertEqual(self.claimed(self.ROOM), b"b")
             self.assertEqual(self.claimed(self.FULL), b"")
 

@@ -59,7 +59,7 @@ class PlainCommands(MisreadCase):
     def test_one_line_is_enough_with_or_without_its_end(self) -> None:
         for text in "echo a", "echo a\r\n", ".echo", " . a\n", "\t/bin/true\n", b"\xef\xbb\xbfx\n", "\0\0":
             with self.subTest(text=text):
-                said, = self.said(runmaker4.check_lines, text)
+                said, = self.said(runmaker4.check_for_strays, text)
                 self.assertIn(": no jobs; 1 line is plain text, the first is line 1 (", said)
 
     def test_commands_that_begin_with_a_path_are_refused_like_any(self) -> None:
@@ -76,10 +76,10 @@ class PlainCommands(MisreadCase):
             "x echo a\n", b"\xef\xbb\xbf# a\n", b"\xef\xbb\xbf", "#" * 10_000, " " * 10_000 + "\n",
         ):
             with self.subTest(text=text[:20]):
-                self.assertEqual(self.said(runmaker4.check_lines, text), [])
+                self.assertEqual(self.said(runmaker4.check_for_strays, text), [])
 
     def test_the_first_byte_of_a_line_that_is_being_written_is_none(self) -> None:
-        self.assertEqual(self.said(runmaker4.check_lines, "# a\n."), [])
+        self.assertEqual(self.said(runmaker4.check_for_strays, "# a\n."), [])
 
     def test_jobs_can_be_added_to_it(self) -> None:
         self.write("echo a\n")
@@ -104,13 +104,13 @@ class StrayLines(MisreadCase):
 
     def test_all_lines_are_looked_at(self) -> None:
         text = "d true\n" * 100_000 + "stray\n" * 2 + "d true\n" * 9 + "more"
-        said, = self.said(runmaker4.check_lines, text)
+        said, = self.said(runmaker4.check_for_strays, text)
         self.assertTrue(said.startswith("line 100001 is neither a job nor a comment, nor are 2 more ("), said)
 
     def test_they_are_found_wherever_a_read_ends(self) -> None:
         for before in range(4090, 4097):
             text = b"d" + b" " * (before - 2) + b"\n.echo\n \t x\nd echo\n\t# no\n \r\n"
-            said, = self.said(runmaker4.check_lines, text)
+            said, = self.said(runmaker4.check_for_strays, text)
             self.assertTrue(said.startswith("line 2 is neither a job nor a comment, nor is 1 more ("), said)
 
 

@@ -84,9 +84,9 @@ class ResultsWithoutAnAnswer(JobFileCase):
         """
         queue = self.queue_on(text)
         queue.file.network = True
-        queue.follow()
+        queue.reopen_if_replaced()
         jobs = [queue.claim(line).job
-                for line in list(queue.file.lines(b"."))[:claims]]
+                for line in list(queue.file.scan_lines(b"."))[:claims]]
         first = jobs[0]
         assert first
         with mock.patch.object(os, "fsync", side_effect=OSError(code, "no answer")):
@@ -240,7 +240,7 @@ class PastTheCache(JobFileCase):
             for size in 0, 1, 4095, 4096, 4097, 8192, 20_000:
                 file.truncate(0)
                 os.pwrite(file.fileno(), random_.randbytes(size), 0)
-                with runmaker4.Reader.of(file.fileno(), True) as reader:
+                with runmaker4.Reader.with_own_fd(file.fileno(), True) as reader:
                     for _ in range(200):
                         at, count = (
                             random_.randrange(size + 5000),
@@ -363,7 +363,7 @@ class DeadClients(JobFileCase):
     def test_one_that_comes_back_gets_its_result(self) -> None:
         for _ in range(3):                      # the minute begins anew each time
             self.fail_for(40)
-            self.cursor.queue.follow()
+            self.cursor.queue.reopen_if_replaced()
         self.assertEqual(self.cursor.finish(self.job, b"d"), "")
         self.assertEqual(self.path.read_bytes(), b"d a\n")
 
@@ -422,7 +422,7 @@ class JobLocksTakenBack(JobFileCase):
     def test_who_only_looks_takes_no_job_for_an_orphan_meanwhile(self) -> None:
         reader = runmaker4.JobReader(str(self.path), say=self.fail)
         self.addCleanup(reader.close_files)
-        lines = list(reader.lines(b"r"))
+        lines = list(reader.scan_lines(b"r"))
         os.unlink(self.queue.file.lock_table.path)
         self.queue.check_jobs()
         self.assertEqual([reader.is_orphan(line) for line in lines], [False, False])
@@ -468,7 +468,7 @@ class EditedInPlace(JobFileCase):
 
     def test_a_line_that_was_found_is_not_claimed_once_the_byte_order_mark_is_gone(self) -> None:
         queue = self.queue_on(runmaker4.UTF8_MARK + b". echo\n")
-        found, = queue.file.lines()
+        found, = queue.file.scan_lines()
         self.path.write_bytes(b"# x. echo\n")
         with self.assertRaises(runmaker4.FileChangedError):
             queue.claim(found)
@@ -624,8 +624,8 @@ class Committed(JobFileCase):
             with self.subTest(network=network):
                 queue = self.queue_on(b". a\n" + b"d old\n" * 10)
                 queue.file.network = network
-                queue.follow()
-                first, last = [*queue.file.lines(b".d")][::10]
+                queue.reopen_if_replaced()
+                first, last = [*queue.file.scan_lines(b".d")][::10]
                 job = queue.claim(first).job
                 assert job
                 self.assertTrue(queue.file.check_committed(last))
@@ -634,7 +634,7 @@ class Committed(JobFileCase):
                 self.assertTrue(runmaker4.lock(other.lock_table.fd, runmaker4.APPEND_BYTE))
                 with self.path.open("ab") as file:
                     file.write(b". new\n")
-                new, = queue.file.lines(b".")
+                new, = queue.file.scan_lines(b".")
                 self.assertEqual(queue.claim(new).check, runmaker4.LineCheck.APPENDING)
                 other.close_files()
                 second = queue.claim(new).job
@@ -678,7 +678,7 @@ class MissingFile(JobFileCase):
                 self.assertRaises(runmaker4.TemporaryError, queue.finish, job, b"d")
             if not gone_at:
                 away.rename(self.path)
-                queue.follow()                      # as when a client asks for jobs
+                queue.reopen_if_replaced()                      # as when a client asks for jobs
         self.clock.now += 0.2
         self.assertIn("the file is gone", queue.finish(job, b"d"))
 
@@ -880,7 +880,7 @@ class OnlyLooking(JobFileCase):
         jobs = runmaker4.JobReader(str(self.path), say=self.fail)
         self.addCleanup(jobs.close_files)
         with mock.patch.object(runmaker4, "lock", side_effect=AssertionError):
-            found = jobs.summary(runmaker4.Consumers([runmaker4.Consumer("")]))
+            found = jobs.summarize(runmaker4.Consumers([runmaker4.Consumer("")]))
         self.assertEqual((found.orphans, found.jobs_left), (1, True))
         self.assertEqual(os.listdir(self.path.parent), [self.path.name])
 
@@ -899,7 +899,7 @@ class OnlyLooking(JobFileCase):
         with mock.patch.object(os, "pread", edit_and_read):
             for _ in range(5):
                 self.assertGreater(sum(jobs.snapshot().states.values()), 9000)
-                self.assertGreater(len(list(jobs.lines())), 9000)
+                self.assertGreater(len(list(jobs.scan_lines())), 9000)
 
 
 class CopiedSettings(unittest.TestCase):
@@ -1020,7 +1020,7 @@ class LinesOfADeadServer(JobFileCase):
         queue, jobs = self.adopt([text], b"r%s\n" % text * 3)
         self.assertEqual([job.offset for job in jobs], [0])
         file = queue.file
-        self.assertEqual([file.is_orphan(line) for line in file.lines(b"r")], [False, True, False])
+        self.assertEqual([file.is_orphan(line) for line in file.scan_lines(b"r")], [False, True, False])
 
     def test_a_line_of_another_runner_is_not_among_them_where_its_own_is_r_no_more(self) -> None:
         self.path.write_bytes(b"d echo\nr echo\n")
@@ -1185,7 +1185,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             return runmaker4.Attempt(runmaker4.LineCheck.LOCKED)
 
         for function, trouble, why in (
-            ("follow", FileNotFoundError(errno.ENOENT, "No such file"), "no such file"),
+            ("reopen_if_replaced", FileNotFoundError(errno.ENOENT, "No such file"), "no such file"),
             ("lines_by_command", OSError(errno.EIO, "Input/output error"), "input/output error"),
             ("claim", runmaker4.FileChangedError("edited"), "edited"),
             ("claim", locked, "holds the command mutex"),
@@ -1211,8 +1211,8 @@ class LinesOfAClientThatComesBack(JobFileCase):
     def test_a_line_that_is_not_in_a_file_that_is_being_saved_is_sought_again(self) -> None:
         async def come() -> None:
             sessions = self.sessions()
-            self.served.follow()
-            self.served.file.seconds_of_doubt(len(self.LINES))         # it was seen before it was emptied
+            self.served.reopen_if_replaced()
+            self.served.file.seconds_until_trusted(len(self.LINES))     # it was seen before it was emptied
             self.path.write_bytes(b"")
             told = asyncio.ensure_future(self.reclaim(sessions))
             await asyncio.sleep(0.3)
@@ -1561,7 +1561,7 @@ class RetriesOfMany(JobFileCase):
         first = job_of(cursor.claim(False, runmaker4.Consumers([busy]), {busy, other}))
         self.clock.now += 10.0
         found = cursor.claim(False, runmaker4.Consumers([other]), {busy, other})
-        self.assertTrue(isinstance(found, runmaker4.NoJob) and found.report.waits_for(other))
+        self.assertTrue(isinstance(found, runmaker4.NoJob) and found.report.has_later_jobs(other))
         cursor.finish(first, b"d")
         self.clock.now += 10.0
         cursor.finish(job_of(cursor.claim(False, runmaker4.Consumers([busy]), {busy, other})), b"!")

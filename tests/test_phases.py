@@ -61,7 +61,7 @@ class OneJob:
     async def still_has(self, _: Job) -> bool:
         return True
 
-    def on_at_gate(self, _: Job) -> None:
+    def on_ready_to_start(self, _: Job) -> None:
         pass
 
     async def finish(self, _: Job, state: bytes) -> str:

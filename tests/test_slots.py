@@ -603,7 +603,7 @@ class LockTable(SlotCase):
         """A file of names that can be locked."""
         with mock.patch.object(runmaker4.SlotFile, "INTERVAL", 0.01):
             file = runmaker4.SlotFile(str(self.dir / path), runmaker4.LOCAL, self.said.append)
-        file.prepare()
+        file.create_lock_file()
         return file
 
     def seize(self, file: runmaker4.SlotFile, name: str) -> bool:

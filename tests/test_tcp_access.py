@@ -355,7 +355,7 @@ class RefusedClients(RefusalCase):
         cuts = iter([True] * 3)
 
         def serve(peer: wire.Peer) -> None:
-            peer.push(peer.channel.outgoing()).pull()
+            peer.push(peer.channel.take_outgoing()).pull()
             if next(cuts, False):
                 peer.reset()
             else:

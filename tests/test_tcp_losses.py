@@ -45,7 +45,7 @@ runmaker4.wait_ready = lambda fds, event, seconds: right(fds, event, 1 / 0 if se
 # file `asked` says that somebody does
 SLOW = """
 import os, time, runmaker4
-init, follow = runmaker4.FileExecutor.__init__, runmaker4.JobFile.follow
+init, follow = runmaker4.FileExecutor.__init__, runmaker4.JobFile.reopen_if_replaced
 def init_threaded(worker, threaded, *args, **settings):
     init(worker, True, *args, **settings)
 def follow_slowly(file):
@@ -53,7 +53,7 @@ def follow_slowly(file):
         open("asked", "w").close()
         time.sleep(0.01)
     return follow(file)
-runmaker4.FileExecutor.__init__, runmaker4.JobFile.follow = init_threaded, follow_slowly
+runmaker4.FileExecutor.__init__, runmaker4.JobFile.reopen_if_replaced = init_threaded, follow_slowly
 """
 
 
@@ -710,12 +710,12 @@ class KilledServer(LossCase):
         dead, client = self.kill_server(f"{JOB}; echo said", LATER, up=(1, 2))
         away = """
 import os, runmaker4
-plain, times = runmaker4.JobFile.follow, iter("123")
+plain, times = runmaker4.JobFile.reopen_if_replaced, iter("123")
 def follow(self):
     if type(self).__name__ == "ServedFile" and next(times, ""):
         raise FileNotFoundError(2, "No such file or directory")
     return plain(self)
-runmaker4.JobFile.follow = follow
+runmaker4.JobFile.reopen_if_replaced = follow
 """
         self.PATCH = away
         server = self.serve_again(dead.port)

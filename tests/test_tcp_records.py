@@ -82,7 +82,7 @@ def seconds_of_status(server: Server) -> float:
             if channel.is_authenticated and not asked:
                 channel.send({"type": "status"})
                 asked = True
-            connection.sendall(channel.outgoing())
+            connection.sendall(channel.take_outgoing())
 
 
 def ticks(pid: int) -> int:

@@ -95,7 +95,8 @@ class Scans(FileCase):
             open(self.path, "rb") as file,
         ):
             reader = runmaker4.Reader(file.fileno())
-            return list(runmaker4.Scan(reader, runmaker4.first_line(reader), states, counted=Counter()))
+            start = runmaker4.first_line_offset(reader)
+            return list(runmaker4.Scan(reader, start, states, counted=Counter()))
 
     def test_random_files_in_chunks_of_all_sizes(self) -> None:
         random_ = random.Random(6)
@@ -125,7 +126,7 @@ class Scans(FileCase):
             with open(self.path, "wb", buffering=0) as writer, open(self.path, "rb") as file:
                 writer.write(data[:mark])
                 reader = runmaker4.Reader(file.fileno())
-                scan = runmaker4.Scan(reader, runmaker4.first_line(reader))
+                scan = runmaker4.Scan(reader, runmaker4.first_line_offset(reader))
                 for line in data[mark:].splitlines(keepends=True):
                     writer.write(line)
                     found += list(scan)
@@ -144,7 +145,7 @@ class Scans(FileCase):
                 for command in b"c", b"cc", b"c" * 300, b"":
                     start, later = sorted(random_.choices(begins, k=2))
                     end = random_.choice([later, float("inf")])
-                    found = [line for line in runmaker4.lines_of(reader, start, {command})
+                    found = [line for line in runmaker4.find_command_lines(reader, start, {command})
                              if line.state == b"r" and line.offset < end]
                     self.assertEqual(
                         runmaker4.count_lines(reader, start, end, b"r", command, 1000),

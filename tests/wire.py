@@ -203,7 +203,7 @@ class End:
     def send(self, message: dict[str, Any]) -> None:
         self.put(json.dumps(message).encode())
 
-    def outgoing(self) -> bytes:
+    def take_outgoing(self) -> bytes:
         """Take the bytes that are to be sent."""
         data, self.ready = self.ready, b""
         return data + self.to_send.read() if self.tls else data
@@ -424,19 +424,19 @@ class Peer:
         return self
 
     def _flush(self) -> None:
-        self.push(self.channel.outgoing())
+        self.push(self.channel.take_outgoing())
 
     def say(self, *messages: dict[str, Any]) -> "Peer":
         """Send messages."""
         for message in messages:
             self.channel.send(message)
-        return self.push(self.channel.outgoing())
+        return self.push(self.channel.take_outgoing())
 
     def put(self, *bodies: bytes) -> "Peer":
         """Send frames that have these bodies, whatever they are."""
         for body in bodies:
             self.channel.put(body)
-        return self.push(self.channel.outgoing())
+        return self.push(self.channel.take_outgoing())
 
     def hear(self, *kinds: str) -> dict[str, Any]:
         """Wait for a message of one of these types (of any, if none is given); others may be heard later."""

@@ -109,7 +109,7 @@ class Client(asyncio.Protocol):
         self.channel.send({"type": kind, **fields})
 
     def flush(self) -> None:
-        data = self.channel.outgoing()
+        data = self.channel.take_outgoing()
         if data:
             self.transport.write(data)
 
