@@ -2047,22 +2047,22 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 
 # ======== The job file ======================================================================================
 #
-# The protocol is in the docstring at the top.  Invariants that follow from it:
+# The docstring at the top has the protocol.  Invariants that follow from it:
 #
 #     I1  A job lock is locked before its `r` is written, and freed after that `r` was overwritten.
 #     I2  A process writes the state of a line only while holding the command mutex.  So no process of ours
-#         changes lines of this command that the holder of the mutex has read.
+#         changes lines of this command that the holder has read.
 #     I3  A living copy of a command, or the runner of that copy, holds a job lock of the command's bucket;
 #         two copies hold two.
-#     I4  For a command let h be the number of held job locks, R the number of its lines `r`.  No process of
-#         ours raises h - R above 0: a claim adds one to both, a result takes one from both, a repair adds to
-#         R alone, and an orphan is taken from R while h < R.
+#     I4  For a command let h be the number of held job locks, R the number of lines `r`.  No process of ours
+#         raises h - R above 0: a claim adds one to both, a result takes one from both, a repair adds to R
+#         alone, and an orphan is taken from R while h < R.
 #
 # Theorem: at no time do more copies of a command live than the file had lines of it when the last was
 # claimed.  A new line is claimed only if h <= R.  The line itself is one more than R, so h + 1 copies are at
 # most as many as lines.  An orphan is overwritten only if h < R, so h <= R still holds.  By I3 h counts each
-# living copy.  Lines are counted in the file that the path names, while holding the command mutex, so only
-# programs other than ours can change them before the `r` is written.  No step depends on the place of a line,
+# living copy.  Lines are counted in the file that the path names, while holding the command mutex, so before
+# the `r` is written only programs other than ours can change them.  No step depends on the place of a line,
 # on replaced files, or on the author of an edit.
 #
 # The theorem also holds on a network file system, where this host can have an old name, size or content
@@ -2075,23 +2075,23 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # Safety does not depend on that.
 #
 # If h > R, an editor has overwritten an `r`, and no line of the command can be claimed.  A living runner
-# repairs that: its check_jobs() writes `r` again, or kills a job that was cancelled.  If the runner is dead,
-# the line waits until the job has exited, and the next runner reports that.  Then the line is new.
+# repairs that: check_jobs() writes `r` again, or kills a cancelled job.  If the runner is dead, the line
+# waits until the job has exited, which the next runner reports.  Then the line is new.
 #
 # Responsibilities: a JobReader reads the file, and locks nothing; a JobFile writes states, while holding
-# command mutexes; a JobQueue has a JobFile, and holds the jobs that it has claimed.  Command mutexes and job
-# locks are locked in a LockTable; a JobReader has a LockTableReader, which only queries them.
+# command mutexes; a JobQueue has a JobFile, and holds claimed jobs.  A LockTable locks command mutexes and
+# job locks; a JobReader has a LockTableReader, which only queries them.
 #
 # Each change of a state has these steps: lock the command mutex, which drops this host's cache; check that
 # the path still names this file (get_checked_fd()), and that the line has not moved (read_line()); write;
-# unlock the command mutex.  No process calls reopen_if_replaced() while holding the command mutex.  If the
-# file or the lock file is another one by then, FileChangedError is raised, and the command mutex is unlocked.
+# unlock the command mutex.  If the file or the lock file was replaced, FileChangedError is raised, and the
+# command mutex is unlocked.  No process calls reopen_if_replaced() while holding the command mutex.
 #
-# reopen_if_replaced() goes on with the file and the lock file that the path names now.  That of a JobReader
-# opens them, and sets the locks that a writing process needs, but no job lock; it returns which of the two it
-# has opened.  That of a JobQueue, which holds jobs, first locks their job locks in a new lock file, and then
-# marks this one as in use.  So only a JobQueue may do that for its JobFile; code that counts lines at the
-# same time has its own JobReader.
+# reopen_if_replaced() opens the file and the lock file that the path names now.  In a JobReader it also sets
+# the locks that a writing process needs, but no job lock, and returns which of the two it has opened.  A
+# JobQueue, which holds jobs, first locks their job locks in a new lock file, and then marks this one as in
+# use.  So only a JobQueue may do that for its JobFile; code that counts lines at the same time has its own
+# JobReader.
 #
 # An editor can move, overwrite or delete a claimed line at any time.  So check_jobs() checks all of them
 # twice a second, on a network file system every 2.5 s, and returns the jobs that the runner must kill.
@@ -2102,16 +2102,16 @@ class Consumer:
     """A runner on the file, or a client of a server, that takes jobs."""
     name: str                   # the host name
     follow: bool = False        # it waits for more jobs, and exits at `#RUN end`
-    # The states of lines that it runs again (--retry, --resume): `!` and `e` once (see Retries); `r`, which
-    # means orphans, whenever it finds one
+    # The states of lines that it runs again (--retry, --resume): `!` and `e` once (see Retries); `r` means
+    # orphans, each time
     retry: bytes = b""
     capacity: Resources = UNBOUNDED
-    free: Resources = UNBOUNDED         # the free part of its capacity
+    free: Resources = UNBOUNDED         # the free part of `capacity`
 
     def matches_host(self, pattern: str) -> bool:
         """Return True if a pattern of host=, for example 'node*', matches this consumer's host name.
 
-        Its name up to the first dot counts as well.
+        The name up to the first dot counts as well.
         """
         name = self.name.lower()
         return any(fnmatch.fnmatchcase(host_name, pattern) for host_name in (name, name.partition(".")[0]))
@@ -2119,25 +2119,24 @@ class Consumer:
     def fits(self, settings: JobSettings, below_end: bool) -> bool:
         """Return True if host= and the capacity let the consumer take jobs with these settings.
 
-        below_end: the jobs are below a `#RUN end`, where a consumer with --follow takes none.
+        below_end: below a `#RUN end`, where a consumer with --follow takes none.
         """
         return (not (below_end and self.follow) and self.capacity.holds(settings.needs)
                 and (not settings.hosts or any(map(self.matches_host, settings.hosts))))
 
     def retries(self, state: bytes) -> bool:
-        """Return True if this consumer runs lines in this state again."""
         return state in self.retry
 
     def stop_retrying(self) -> None:
-        """Stop retrying failed lines for this consumer, because each was tried once; still retry orphans."""
+        """Retry only orphans from now on, because each failed line was tried once."""
         self.retry = RUNNING
 
 
-NOBODY = Consumer("")              # the consumer of a job that a server takes back, until its client is known
+NOBODY = Consumer("")              # the consumer of a job that a server takes back, until the client is known
 
 
 class Tracking(enum.Enum):
-    """Our knowledge about the place of a claimed line."""
+    """What we know about the place of a claimed line."""
     FOUND = "the line is at the known offset, as `r`"
     MISSED = "a check, or the result, has not found it"
     GONE = "it was missed for so long that it counts as removed, which was reported"
@@ -2149,32 +2148,30 @@ class Tracking(enum.Enum):
 @dataclass(eq=False, repr=False)
 class Job(Line):
     """A claimed line; `state` is the one before the claim."""
-    job_lock: JobLock | None = None            # the job inherits it; None: it was lost, or there is none yet
+    job_lock: JobLock | None = None            # the job inherits it; None: lost, or none yet
     tracking: Tracking = Tracking.FOUND
     absent_since: float = 0.0           # when it stopped being FOUND (JobQueue's clock)
-    file_size: int = 0                  # bytes of the job file when it was FOUND last
+    size_when_found: int = 0            # bytes of the job file when last FOUND
     settings: JobSettings = NO_SETTINGS
-    consumer: Consumer = NOBODY               # the consumer for which it was claimed
-    # the result whose write was attempted last; the file can have it despite an error; b"": no attempt yet
+    consumer: Consumer = NOBODY               # for which it was claimed
+    # the result that was written last; the file can have it despite an error; b"": none yet
     unconfirmed_state: bytes = b""
-    gated: bool = False                 # its shell waits until open_gate() lets the job begin
-    result_text: str = ""                       # the result of its last run: "exit 0", "signal 9"
-    growth_count: int = 0               # how often its memory request grew after a run that lacked memory
+    gated: bool = False                 # the shell waits until open_gate() lets the job begin
+    result_text: str = ""                       # the result of the last run: "exit 0", "signal 9"
+    growth_count: int = 0               # how often the memory request grew after a run that lacked memory
 
     @property
     def needs(self) -> Resources:
-        """Return the resources for the next run."""
         return self.settings.larger_needs[self.growth_count - 1] if self.growth_count else self.settings.needs
 
     @property
     def larger_needs(self) -> Resources | None:
-        """Return the resources for one more run, if the next run lacks memory; None: its request cannot grow.
+        """Return the resources for one more run if the next run lacks memory; None: the request cannot grow.
         """
         return next(iter(self.settings.larger_needs[self.growth_count:]), None)
 
     @property
     def cancelled(self) -> bool:
-        """Return True if a user has changed the state in the file, which cancels the job."""
         return self.tracking is Tracking.CANCELLED
 
     @property
@@ -2189,21 +2186,20 @@ class Job(Line):
         self.text = line.text
 
     def mark_found(self, file_size: int) -> None:
-        """Set the tracking to FOUND, in a file of this size (bytes)."""
         self.tracking = Tracking.FOUND
-        self.file_size = file_size
+        self.size_when_found = file_size
 
 
 class TemporaryError(Exception):
-    """A result cannot be written, or a line cannot be claimed, at this moment; try again."""
+    """A result cannot be written or a line claimed now; try again."""
 
 
 class LockedNow(TemporaryError):
-    """Another process holds the line's command mutex: mostly for a moment, which is not worth a message."""
+    """Another process holds the command mutex: mostly for a moment, so no message is needed."""
 
 
 class NoFile(TemporaryError):
-    """The job file does not exist.  Try again soon: it could come back for a moment only."""
+    """The job file does not exist, perhaps for a moment only; try again soon."""
 
 
 class LineCheck(enum.Enum):
@@ -2219,7 +2215,7 @@ class LineCheck(enum.Enum):
 class Attempt:
     """The result of an attempt to claim a line."""
     check: LineCheck
-    data: bytes = b""           # a piece of the file that begins with the line's state; b"": nothing was read
+    data: bytes = b""           # a piece of the file from the line's state on; b"": nothing was read
     job: Job | None = None      # the claimed line
     new_state: bytes = b""         # the line was not claimed, but got this state
 
@@ -2227,7 +2223,7 @@ class Attempt:
 @dataclass(eq=False, repr=False)
 class Snapshot:
     """The contents of a job file at one moment."""
-    states: Counter[bytes]                                      # the number of job lines in each state
+    states: Counter[bytes]                                      # job lines in each state
     running: list[Line] = field(default_factory=list)           # lines `r` that are not orphans
     orphans: list[Line] = field(default_factory=list)
     half_saved: bool = False    # an editor could be about to write more
@@ -2257,18 +2253,17 @@ class Counts(NamedTuple):
 
 
 def held_in(states: Counter[bytes]) -> int:
-    """Count the lines on hold: those that are neither new, running, done, failed nor in error."""
+    """Count the lines on hold: not new, running, done, failed or in error."""
     not_held = sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
     return sum(states.values()) - not_held
 
 
 def name_counts(**numbers: int) -> list[str]:
-    """Return the numbers that are not 0 with their names: for example ['31 done', '2 failed']."""
+    """Return the numbers other than 0 with their names: for example ['31 done', '2 failed']."""
     return [f"{number} {word}" for word, number in numbers.items() if number]
 
 
 def count_states(snapshot: Snapshot) -> Counts:
-    """Return the number of jobs in each state of a snapshot."""
     states = snapshot.states
     return Counts(
         states[NEW],
@@ -2284,13 +2279,13 @@ def count_states(snapshot: Snapshot) -> Counts:
 class Summary:
     """Describes a job file when some consumers exit."""
     counts: Counts
-    half_saved: bool = False    # an editor is perhaps about to write more
+    half_saved: bool = False    # an editor could be about to write more
     bad_lines: tuple[int, ...] = ()   # the numbers of the first lines that are `!`, `e` or orphans
-    can_retry: bool = False     # -r would run some of the bad lines again: not all belong to groups
+    can_retry: bool = False     # -r would run some bad lines again: not all belong to groups
     jobs_left: bool = False          # a new job remains that one of these consumers could have run
-    orphans: int = 0            # the orphans among the jobs in error
+    orphans: int = 0            # orphans among the jobs in error
     strays: int = 0             # lines that are neither jobs nor comments
-    first_stray: int = 0        # the number of the first stray; 0: none
+    first_stray: int = 0        # line number; 0: none
 
     def describe(self, with_lines: bool) -> str:
         """Return the summary for a closing line: for example '31 done, 2 failed (lines 3, 5), 9 new'."""
@@ -2306,7 +2301,7 @@ def close_all(*fds: int | None) -> None:
     """Close the descriptors that are not None."""
     different = set(fds)                        # one descriptor can be given twice
     for fd in {fd for fd in different if fd is not None}:
-        # EIO: the lease was lost, and so were writes that had not reached the server yet
+        # EIO: the lease was lost, and writes that had not reached the server
         with contextlib.suppress(OSError):
             os.close(fd)
 
@@ -2318,9 +2313,10 @@ def identity_of(fd: int) -> Identity:
 
 
 def own_job_lock(line: Line) -> int:
-    """Return the offset of the job lock that a job takes if it is free: the one with its line's number.
+    """Return the offset of a line's own job lock, which the job takes if it is free.
 
-    So jobs of lines with the same command have different locks.
+    It is byte "line number modulo JOB_LOCKS" of the command's bucket in the lock file. So jobs of different
+    lines with one command have different job locks.
     """
     return bucket_of(line.command) + line.number % JOB_LOCKS
 
@@ -2332,31 +2328,31 @@ class JobLock(NamedTuple):
 
 
 class PresenceLock:
-    """A byte of the lock file that a runner or a server keeps locked to show others that it runs.
+    """A byte of the lock file that a runner or server keeps locked to show others that it runs.
 
-    The presence lock is on the description of the command mutexes, which no job inherits.  So the kernel
-    frees it when the program dies; jobs that outlive the program hold job locks only.  The program locks it
-    whenever it opens a lock file, also after it lost a lease.  Jobs pay nothing for it.  The byte is drawn at
-    random, and its number identifies the program in the journal.
+    The presence lock is on the description of the command mutexes, which no job inherits. So the kernel frees
+    it when the program dies; jobs that outlive the program hold only job locks. The program locks it whenever
+    it opens a lock file, also after it lost a lease. Jobs pay nothing for it. The byte is drawn at random,
+    and identifies the program in the journal.
     """
-    COUNT = 1 << 32             # the number of presence locks
+    COUNT = 1 << 32
     SERVERS = 1 << 31           # presence locks from here on are for servers
-    TRIES = 9                   # in one take(), which must return even if another process locked all of them
+    TRIES = 9                   # in one take(), which must return even if another process locked all bytes
 
     def __init__(self, of_server: bool) -> None:
         self._of_server = of_server
         self.offset = self._draw()              # the byte, counted from PRESENCE_BYTES
-        self.is_held = False                # it is locked on the description of the last take()
+        self.is_held = False                # locked on the description of the last take()
 
     def _draw(self) -> int:
-        """Return the offset of a presence lock at random, from the half for servers or that for runners."""
+        """Return a presence lock at random, from the half for servers or that for runners."""
         drawn = int.from_bytes(os.urandom(4), "big") % self.SERVERS
         return self.SERVERS + drawn if self._of_server else drawn
 
     def take(self, fd: int) -> None:
         """Lock the byte through `fd`, a descriptor of the lock file.
 
-        If another process has locked that byte, draw another one.  Give up after TRIES bytes.
+        If it is taken, draw another. Give up after TRIES bytes.
         """
         for _ in range(self.TRIES):
             self.is_held = lock(fd, PRESENCE_BYTES + self.offset)
@@ -2381,7 +2377,7 @@ class Changed(enum.Flag):
 class LockTableReader(Opened):
     """The lock file of a job file, for queries: which job locks, command mutexes and presence locks are held?
 
-    It locks nothing.  All queries use `fd`, which has a description of this process's own.
+    It locks nothing. All queries use `fd`, on a description of this process's own.
     """
 
     def __init__(self, file: str, mount: Mount, say: Say) -> None:
@@ -2398,17 +2394,16 @@ class LockTableReader(Opened):
     def refresh(self) -> None:
         """Drop this host's cache of the job file, the lock file and the names of both.
 
-        An NFS client answers from the directory's cached attributes for up to a minute.  Without refresh() it
-        would notice only then that another host has renamed a new file to this path (seen on v4.2: 23 s
-        without, 0 s with it).
+        Without refresh(), an NFS client answers from the directory's cached attributes for up to a minute,
+        and does not notice that another host has renamed a new file to this path (seen on v4.2: for 23 s; 0 s
+        with it).
         """
         if self.network:
             refresh_file(self._file, self._mount)
 
     def is_current(self) -> bool:
-        """Return True if the path still names the lock file that is open.
-
-        If none is open, return True if the path names no file.
+        """Return True if the path still names the open lock file; if none is open, True if the path names no
+        file.
         """
         if not self.is_open:
             return not os.path.lexists(self.path)
@@ -2423,7 +2418,7 @@ class LockTableReader(Opened):
     def reopen_if_replaced(self) -> bool:
         """Open the lock file that the path names now, unless it is open already, and close the old one.
 
-        Return True if a lock file was opened; False also if there is none, or if we may not read it.
+        Return False if none was opened: also if there is none, or if we may not read it.
         """
         if self.is_open and self.is_current():
             return False
@@ -2438,7 +2433,7 @@ class LockTableReader(Opened):
     def _open(self) -> tuple[int | None, Identity | None]:
         """Return a descriptor of the lock file, and its identity.
 
-        Return None for both if there is no lock file (then nothing is locked), or if we may not read it.
+        None for both: there is no lock file (then nothing is locked), or we may not read it.
         """
         was_hidden = self.is_unreadable
         self.is_unreadable = False
@@ -2469,7 +2464,7 @@ class LockTableReader(Opened):
         return self.is_open and not is_free(self.fd, bucket_of(command) + MUTEX_OFFSET)
 
     def count_job_locks(self, command: bytes) -> int:
-        """Return the number of job locks of a command that are held, by any process."""
+        """Return how many job locks of a command are held, by any process."""
         if not self.is_open:
             return 0
         held = other_locks(self.fd, bucket_of(command), JOB_LOCKS)
@@ -2484,9 +2479,9 @@ class LockTableReader(Opened):
         return not is_free(self.fd, APPEND_BYTE)
 
     def presence_locks(self) -> set[int] | None:
-        """Return the numbers of the presence locks that other runners and servers hold: one for each.
+        """Return the number of the presence lock of each other runner and server.
 
-        An empty set: there are none, or there is no lock file.  None: we may not read the lock file.
+        Empty: there are none, or no lock file. None: we may not read the lock file.
         """
         if self.is_unreadable:
             return None
@@ -2499,63 +2494,64 @@ class LockTableReader(Opened):
 class LockTable(LockTableReader):
     """The lock file of a job file, to lock command mutexes and job locks, and to detect others that claim.
 
-    `fd` has all locks of this process except job locks.  A query through `fd` does not find the locks of its
-    own description.  So each job lock is on another description, which its job inherits (open_job_lock());
-    `job_locks` has the job locks that this process holds.
+    `fd` has all locks of this process except job locks. A query through `fd` does not find locks of the same
+    description. So each job lock is on another description, which the job inherits (open_job_lock()).
 
-    To lock a command mutex takes three steps: lock its byte; call refresh_file(), after which names and sizes
-    are as of now; check that the path still names this lock file.  If it does not, FileChangedError is
-    raised.
+    To lock a command mutex takes three steps: lock the byte; call refresh_file(), after which names and sizes
+    are as of now; check that the path still names this lock file, or else raise FileChangedError.
 
-    Locks on a network file system can be lost while this host is cut off (lost_locks()).  On NFS a read
-    detects that.  On all others `fd` has one more byte locked for as long as it is open, the pulse: if the
-    pulse is lost, so are all locks of this host.
+    Locks on a network file system can be lost while this host is cut off (lost_locks()). On NFS a read
+    detects that. On all others `fd` keeps one more byte locked, the pulse: if it is lost, so are all locks of
+    this host.
     """
     KIND_BYTES = 1 << 40              # bytes for the frontiers of a kind: the maximum size of a job file
 
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  presence_lock: PresenceLock | None = None) -> None:
-        """file: the path of the job file, without symbolic links.  interval: the seconds for which an answer
-        True of still_has_locks() holds.  presence_lock: of a runner or server.
+        """file: the path of the job file, without symbolic links. interval: the seconds for which an answer
+        True of still_has_locks() holds. presence_lock: of a runner or server.
         """
         super().__init__(file, mount, say)
         self.clock = clock
         self.interval = interval
-        self.job_locks: dict[int, JobLock] = {}        # the job locks that this process holds, by offset
+        self.job_locks: dict[int, JobLock] = {}        # held by this process, by offset
         self.presence_lock = presence_lock                      # locked on `fd`
-        self.pulse_offset = 0                   # the offset of the pulse, see above; 0: there is none
+        self.pulse_offset = 0                   # 0: there is no pulse
         # by kind: the offsets that locks on `fd` show to others
         self._published_frontiers: dict[int, int] = {}
         self._locks_known_at = 0.0              # when `fd` was last known to have its locks (clock)
-        self._lengthened = False                # we have made the lock file longer since we opened it
+        self._lengthened = False                # we have made the open lock file longer
         # The length of the lock file after we first made it longer, if no other process used it then
         self._length_at_first_claim: int | OtherUsers = OtherUsers.NOT_ASKED
 
     def _open(self) -> tuple[int, Identity]:
         """Open or create the lock file, and lock the bytes that show others that this process uses it.
 
-        Return the descriptor and the identity of the lock file.  These bytes are HERE_BYTE, the presence
-        lock, and the pulse: a byte at random that shows if the locks of this host are lost.
+        Return the descriptor and identity of the lock file.
         """
         opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)
         try:
-            # "This process can claim lines": see lengthen_lock_file().  Also, an NFS client that holds a lock
-            # on a file needs fewer round trips for the next lock.
-            lock(fd, HERE_BYTE, shared=True)
-            self.pulse_offset = 0
-            if self.network and not self._mount.is_nfs:
-                self.pulse_offset = lock_probe(fd)
-            if self.presence_lock:
-                self.presence_lock.take(fd)
+            self._lock_announcing_bytes(fd)
             inode = identity_of(fd)
         except OSError:
             os.close(fd)
             raise
         self._locks_known_at = opened_at
+        # What was shown to others in the old lock file must be shown again in this one
         self._published_frontiers.clear()
         self._lengthened = False
         return fd, inode
+
+    def _lock_announcing_bytes(self, fd: int) -> None:
+        """Lock HERE_BYTE ("this process can claim lines"), the pulse and the presence lock through `fd`."""
+        # Also, an NFS client that holds a lock on a file needs fewer round trips for the next lock
+        lock(fd, HERE_BYTE, shared=True)
+        self.pulse_offset = 0
+        if self.network and not self._mount.is_nfs:
+            self.pulse_offset = lock_probe(fd)
+        if self.presence_lock:
+            self.presence_lock.take(fd)
 
     def ensure_presence_lock(self) -> None:
         """Lock the presence lock if that failed when the lock file was opened."""
@@ -2568,23 +2564,23 @@ class LockTable(LockTableReader):
             raise OSError(errno.EIO, "the locks were lost")
 
     def still_has_locks(self) -> bool:
-        """Return False if this host has lost the locks on `fd`, as it does if it is cut off for too long.
+        """Return False if this host has lost the locks on `fd`, because it was cut off for too long.
 
-        On a local file system, or while no lock file is open, nothing can be lost: True.  After an answer
-        True, ask the file system again only when `interval` is over.
+        On a local file system, or while no lock file is open, nothing can be lost: True. After an answer
+        True, ask the file system again only after `interval`.
         """
         now = self.clock()
         can_be_lost = self.network and self.is_open
         if not can_be_lost or now - self._locks_known_at <= self.interval:
             return True
-        # NFS refuses a read after a loss; elsewhere the pulse shows it
+        # NFS refuses a read after a loss; elsewhere the pulse is lost
         if lost_locks(self.fd, [self.pulse_offset], self._mount):
             return False
         self._locks_known_at = now
         return True
 
     def expire_lock_check(self) -> None:
-        """Make the next still_has_locks() ask the file system, whenever it was asked last."""
+        """Make the next still_has_locks() ask the file system."""
         self._locks_known_at = -math.inf
 
     # -- command mutexes -------------------------------------------------------------------------------------
@@ -2593,8 +2589,8 @@ class LockTable(LockTableReader):
     def locking(self, offset: int, patience: float) -> Iterator[bool]:
         """Lock the byte at `offset` for the `with` block, and drop this host's cache.
 
-        Yield False if another process has that byte locked for `patience` seconds.  Raises FileChangedError
-        if the path no longer names this lock file.
+        Yield False if another process has the byte locked for `patience` seconds. Raises FileChangedError if
+        the path no longer names this lock file.
         """
         pause = 0.01 if self.network else 0.0005
         locked = keep_trying(lambda: self._lock(offset), patience, pause)
@@ -2606,13 +2602,13 @@ class LockTable(LockTableReader):
             yield locked
         finally:
             if locked and self.is_open:                 # close() in the block has unlocked everything
-                with contextlib.suppress(OSError):      # EIO, ESTALE: it is lost; all writes were synced
+                with contextlib.suppress(OSError):      # EIO, ESTALE: lost; all writes were synced
                     unlock(self.fd, offset)
 
     def _lock(self, offset: int) -> bool:
         """Lock a byte of the open lock file; return False if another process has it locked.
 
-        Raises FileChangedError if no lock file is open, OSError(EIO) if the locks of this host are lost.
+        Raises FileChangedError if no lock file is open, OSError(EIO) if this host has lost its locks.
         """
         self.check_still_has_locks()
         if not self.is_open:
@@ -2624,30 +2620,34 @@ class LockTable(LockTableReader):
     def publish_frontier(self, kind: int, offset: int) -> None:
         """Show other runners that we have retried the failed lines of a kind up to this offset.
 
-        So they need not run these lines once more.  For that, lock the byte with that number in the range of
-        the kind, and unlock the byte shown before.  A smaller offset than that changes nothing.
+        So they need not run these lines again. A lock shows the offset: for kind 2 and offset 500, on byte
+        FRONTIER_BYTES + 2 * KIND_BYTES + 500. Unlock the byte shown before. Ignore an offset that is not
+        larger.
 
         kind: a number for the lines in one state that directives give to the same runners.
         """
         shown_offset = self._published_frontiers.get(kind, 0)
         if offset <= shown_offset:
             return
-        kind_range = FRONTIER_BYTES + kind * self.KIND_BYTES
         if shown_offset:
-            unlock(self.fd, kind_range + shown_offset)
+            unlock(self.fd, self._frontier_byte(kind, shown_offset))
         self._published_frontiers[kind] = offset
-        lock(self.fd, kind_range + offset, shared=True)
+        lock(self.fd, self._frontier_byte(kind, offset), shared=True)
+
+    def _frontier_byte(self, kind: int, offset: int) -> int:
+        """Return the byte of the lock file that, locked, shows this frontier."""
+        return FRONTIER_BYTES + kind * self.KIND_BYTES + offset
 
     def others_frontiers(self) -> dict[int, int]:
         """Return, for each kind of failed lines, the offset up to which other runners have retried them.
 
-        Each of them has locked the byte of its offset (publish_frontier()).  The farthest counts.
+        They show it by locks (publish_frontier()). The largest offset of a kind counts.
         """
         offsets: dict[int, int] = {}
         every_kind = 1 << 60                    # bytes
         for locked in other_locks(self.fd, FRONTIER_BYTES, every_kind):
-            last_byte = locked.stop - 1         # the kernel reports adjacent locked bytes as one range
-            kind, offset = divmod(last_byte - FRONTIER_BYTES, self.KIND_BYTES)
+            last_byte = locked.stop - 1         # the kernel merges adjacent locked bytes
+            kind, offset = divmod(last_byte - FRONTIER_BYTES, self.KIND_BYTES)      # inverts _frontier_byte()
             offsets[kind] = max(offsets.get(kind, 0), offset)
         return offsets
 
@@ -2656,12 +2656,12 @@ class LockTable(LockTableReader):
     def is_ours(self, offset: int) -> bool:
         """Return True if this process holds the job lock at this offset.
 
-        An attempt to lock the byte would not show that: through the same descriptor it succeeds again.
+        Locking the byte would not show that: through the same descriptor it succeeds again.
         """
         return offset in self.job_locks
 
     def open_job_lock(self) -> int:
-        """Open the lock file once more, for a job lock, and return the descriptor."""
+        """Open the lock file once more, for a job lock; return the descriptor."""
         return open_direct(self.path, os.O_RDWR | os.O_CLOEXEC, self.network)
 
     def close_job_lock(self, fd: int) -> None:
@@ -2671,7 +2671,7 @@ class LockTable(LockTableReader):
     def take_job_lock(self, line: Line) -> JobLock:
         """Lock and return a free job lock of a line's command: own_job_lock() if possible, or else the next.
 
-        Call it while holding the command mutex.  Raises OSError(ENOLCK) if none of the 65,535 is free.
+        Call it while holding the command mutex. Raises OSError(ENOLCK) if none of the 65,535 is free.
         """
         bucket = bucket_of(line.command)
         preferred = own_job_lock(line)
@@ -2695,7 +2695,7 @@ class LockTable(LockTableReader):
     def free_job_lock(self, job_lock: JobLock) -> None:
         """Unlock a job lock explicitly, because processes of the job can still have the description open."""
         del self.job_locks[job_lock.offset]
-        with contextlib.suppress(OSError):              # EIO, ESTALE: it is already lost
+        with contextlib.suppress(OSError):              # EIO, ESTALE: already lost
             unlock(job_lock.fd, job_lock.offset)
         self.close_job_lock(job_lock.fd)
 
@@ -2704,11 +2704,11 @@ class LockTable(LockTableReader):
 
         An open file description whose locks were lost stays useless, even if a lock on it seems to succeed.
         Unlock all of it before closing our descriptor: the job has a copy, and this host still remembers the
-        lost locks, which would conflict with our new ones (seen on NFS v4.2).
+        lost locks, which would conflict with new ones (seen on NFS v4.2).
         """
         if not self.network:
             return False
-        offsets = defaultdict(list)              # the offsets of job locks, by descriptor
+        offsets = defaultdict(list)              # of job locks, by descriptor
         for job_lock in self.job_locks.values():
             offsets[job_lock.fd].append(job_lock.offset)
         lost_fds = [fd for fd in offsets if lost_locks(fd, offsets[fd], self._mount)]
@@ -2729,20 +2729,22 @@ class LockTable(LockTableReader):
     def lengthen_lock_file(self) -> None:
         """Make the lock file one byte longer, once, so that others notice that we claim lines from now on.
 
-        Each runner does that before its first claim, and the file keeps its length when a runner dies.  So if
-        the length is still ours, no runner has started to claim after us: is_only_claimer() compares it.
+        Each runner does so before its first claim, and the file stays longer when a runner dies. So while the
+        length is as we made it (is_only_claimer()), no runner has begun to claim since. What about the
+        others?
 
-        What about the others?  A runner that started before us either still holds HERE_BYTE, which we see; or
-        it has lost that lock and must call this again before its next claim.  A runner that starts at this
-        moment locks HERE_BYTE first.  So either we find that byte locked, or that runner makes the file
-        longer than we have made it.
+        1. A runner that began before us still has HERE_BYTE locked, so we record OTHERS. If it has lost that
+        lock, it must call this again before it claims.
+
+        2. A runner that begins now locks HERE_BYTE first. So we see that lock, or it makes the file longer
+        than we did.
         """
         if self._lengthened:
             return
         length = os.fstat(self.fd).st_size + 1
         os.ftruncate(self.fd, length)
         is_first_claim = self._length_at_first_claim is OtherUsers.NOT_ASKED
-        if is_first_claim and is_free(self.fd, HERE_BYTE):          # no other runner uses the lock file
+        if is_first_claim and is_free(self.fd, HERE_BYTE):          # no other process uses the lock file
             self._length_at_first_claim = length
         else:
             self._length_at_first_claim = OtherUsers.OTHERS
@@ -2751,25 +2753,24 @@ class LockTable(LockTableReader):
     def is_only_claimer(self) -> bool:
         """Return True if no other process can have claimed a line since our first claim.
 
-        Each process makes the lock file a byte longer before its first claim (lengthen_lock_file()), so the
-        length is unchanged if none has.  False: another can have, or we have not claimed a line in this lock
-        file.  Call it while holding the command mutex.
+        Then the lock file is as long as lengthen_lock_file() made it for us. False: another process can have
+        claimed, or we have claimed nothing in this lock file. Call it while holding the command mutex.
         """
         return self._lengthened and self._length_at_first_claim == os.fstat(self.fd).st_size
 
 
 class JobReader(Opened):
-    """A job file, to read: it follows the path, reads and counts lines, and finds orphans.  It locks nothing.
+    """A job file, to read: it follows the path, reads and counts lines, and finds orphans. It locks nothing.
 
-    It is for one thread at a time.  On a network file system any call can take long, so the caller has a
-    thread for it.
+    Use it from one thread at a time; on a network file system, where any call can take long, not from the
+    event loop.
     """
     ACCESS = os.O_RDONLY                # how the job file is opened
     MAX_LOOKS = 3  # a file or a line is gone after so many looks, an interval apart, missed it
-    # seconds for which a network file system can hold up an editor that saves a file in place: MooseFS takes
-    # 30 if two hosts write to one file
+    # how long a network file system can hold up an editor that saves a file in place: MooseFS takes 30 s if
+    # two hosts write to one file
     MAX_SAVE_SECONDS = 60.0
-    MAX_NAMED = 9                     # the maximum number of lines that a summary names
+    MAX_NAMED = 9                     # lines that a summary names
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
                  clock: Callable[[], float] = boottime) -> None:
@@ -2782,13 +2783,12 @@ class JobReader(Opened):
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
         self._tail: tuple[int, bytes] | None = None         # the last seen size and last byte of the file
         self._tail_since = 0.0                  # when `_tail` was first seen (clock)
-        # the size of the file when it was last known to be complete; at first, the size at open
+        # the size when the file was last known to be complete; at first, the size at open
         self._trusted_size = 0
-        self._fd = None                         # the open file
+        self._fd = None
         self.reader = Reader(None)              # the open file, to read
         self.inode: Identity | None = None      # None: no file is open
-        # stat(2) of the file that was opened last; None: none was
-        self._opened_stat: os.stat_result | None = None
+        self._opened_stat: os.stat_result | None = None         # of the file that was opened last
         self.lock_table = LockTableReader(self.real_path, mount, say)
 
     @property
@@ -2801,8 +2801,8 @@ class JobReader(Opened):
     ) -> Scan:
         """Start a scan, to iterate over the job lines in some states; None: in all states.
 
-        If the path names another file than the open one, open that first.  counted: gets the number of job
-        lines in each state while the scan goes on.  directives: yield lines that begin with #RUN as well.
+        If the path names another file than the open one, open that first. counted: gets the number of job
+        lines in each state during the scan. directives: also yield lines that begin with #RUN.
         """
         self.reopen_if_replaced()
         return Scan(self.reader, self.start, states, counted=counted, directives=directives)
@@ -2817,11 +2817,11 @@ class JobReader(Opened):
     def snapshot(self) -> Snapshot:
         """Read the whole file: count the lines in each state, and separate orphans from running jobs.
 
-        Orphans are lines `r` that have neither a runner nor a job any more.  `half_saved` is set if an editor
-        could be in the middle of saving the file.
+        Orphans are lines `r` without a runner or job. `half_saved` is set if an editor could be saving the
+        file.
         """
         snapshot = Snapshot(Counter())
-        scan = self.scan_lines(RUNNING, counted=snapshot.states)    # finds lines `r`, but counts every state
+        scan = self.scan_lines(RUNNING, counted=snapshot.states)    # finds lines `r`, counts every state
         for line in scan:
             if self.is_orphan(line):
                 snapshot.orphans.append(line)
@@ -2831,12 +2831,12 @@ class JobReader(Opened):
         return snapshot
 
     def seconds_until_trusted(self, size: int) -> float:
-        """Return the seconds to wait before the caller may trust a scan that has read `size` bytes.
+        """Return the seconds to wait before a scan that has read `size` bytes can be trusted; 0: trust it
+        now.
 
-        0: it may trust the scan now.  An editor that saves a file in place empties it first, and another
-        process can be in the middle of the last line.  So size and last byte must stay the same for a while,
-        on a network file system for up to MAX_SAVE_SECONDS.  A file that ends with a newline when it is read
-        for the first time needs no wait.
+        An editor that saves a file in place empties it first, and another process can be in the middle of the
+        last line. So size and last byte must stay the same for a while, on a network file system for up to
+        MAX_SAVE_SECONDS. A file that ends with a newline when first read needs no wait.
         """
         now = self.clock()
         last_byte = self.reader.pread(1, max(size - 1, 0))
@@ -2846,34 +2846,33 @@ class JobReader(Opened):
             needs_no_wait = is_first_look and last_byte == b"\n"
             self._tail = tail
             self._tail_since = -math.inf if needs_no_wait else now
-        # If a network file system delays an editor's save, the end of the file is missing for longer
         unchanged_seconds = self.MAX_SAVE_SECONDS if self.is_save_held_up() else self.interval
         wait = self._tail_since + unchanged_seconds - now
         if wait > 0:
             return min(wait, self.interval)
-        self._trusted_size = size               # is_save_held_up() will notice if the file gets shorter
+        self._trusted_size = size               # for is_save_held_up()
         return 0.0
 
     def is_save_held_up(self) -> bool:
         """Return True if a network file system seems to hold up an editor that is saving the file in place.
 
-        Then the file is cut off: its former last byte is missing, or reads as NUL.  It is NUL if one of us
-        has written a state just after the editor emptied the file: the gap before that state reads as NULs.
+        Then the file is cut off: the former last byte is missing, or reads as NUL. It is NUL if one of us has
+        written a state just after the editor emptied the file: the gap before that state reads as NULs.
         """
         return (self.network and self.reader.is_open and self._trusted_size > 0
                 and self.reader.pread(1, self._trusted_size - 1) in (b"", b"\0"))
 
     def summarize(self, consumers: Consumers, groups: bool = False) -> Summary:
-        """Read the file and describe it, for the closing message of consumers (runners or clients) that exit.
+        """Describe the file for the closing message of consumers (runners or clients) that are about to exit.
 
-        Remove from `consumers` each one that could run a new job of the file; `jobs_left` is set if there was
-        one.  groups: the consumers also run jobs with together=.
+        Remove each consumer from `consumers` that should not exit, because it could run a new job; then
+        `jobs_left` is set. groups: the consumers also run jobs with together=.
         """
         snapshot = self.snapshot()
         counts = count_states(snapshot)
         bad_numbers, can_retry = self._find_bad_lines()
         numbers = [line.number for line in snapshot.orphans] + bad_numbers
-        stray_count, first_stray = count_strays(self.reader, STRAY)     # neither jobs nor comments
+        stray_count, first_stray = count_strays(self.reader, STRAY)     # lines neither jobs nor comments
         jobs_left = False
         if counts.new and consumers.all:
             jobs_left = self._remove_consumers_with_jobs(consumers, groups)
@@ -2891,7 +2890,7 @@ class JobReader(Opened):
     def _find_bad_lines(self) -> tuple[list[int], bool]:
         """Return the numbers of the first MAX_NAMED lines that are `!` or `e`.
 
-        Also return True if one such line, not only among these, belongs to no group: then -r can retry it.
+        Also return True if any such line in the file belongs to no group: then -r can retry it.
         """
         numbers: list[int] = []
 
@@ -2913,12 +2912,12 @@ class JobReader(Opened):
         return self.lock_table.is_open and self.lock_table.presence_locks() == set()
 
     def _remove_consumers_with_jobs(self, consumers: Consumers, groups: bool) -> bool:
-        """Remove from `consumers` each one that could run a new job of the file.
+        """Remove each consumer from `consumers` that could run a new job of the file.
 
-        Return True if there was one.  groups: they can also run jobs with together=.
+        Return True if there was one. groups: they also run jobs with together=.
         """
         def can_run_jobs(scope: Directives) -> bool:
-            """Return True if one of the consumers could run jobs below these directives."""
+            """Return True if one of the remaining consumers could run jobs below these directives."""
             return (groups or not scope.settings.together) and consumers.any_fits(scope)
 
         has_removed = False
@@ -2931,19 +2930,28 @@ class JobReader(Opened):
     def _lines_with_directives(
         self, states: bytes, is_wanted: Callable[[Directives], bool]
     ) -> Iterator[tuple[Line, Directives]]:
-        """Yield each line in one of `states`, with the directives above it, if is_wanted() accepts these."""
+        """Yield each line in one of `states` (not `r`), with the directives above it, if is_wanted() accepts
+        these.
+
+        is_wanted() is called again after each line, so the answer can change.
+        """
         scope = NO_DIRECTIVES
         scan = self.scan_lines(states, directives=True)
-        while line := scan.next(only_running=not is_wanted(scope)):
+        while True:
+            # A scan for directives and lines `r`, which are few, quickly skips unwanted lines
+            skip_lines = not is_wanted(scope)
+            line = scan.next(only_running=skip_lines)
+            if not line:
+                return
             if line.state == DIRECTIVE:
                 scope = scope.with_directive(line)
-            elif line.state in states:          # only_running finds lines `r` even if `states` has no `r`
+            elif line.state in states:
                 yield line, scope
 
     def read_line(self, line: Line, after: int = 1) -> bytes:
-        """Read a line again, and return it with its state, and `after` bytes that follow its text.
+        """Read a line again; return it with state and `after` bytes that follow the text.
 
-        Return b'' if another line, or none, is at its offset now.
+        Return b'' if another line, or none, is at this offset now.
         """
         margin = min(line.offset, len(UTF8_MARK))
         text_end = 1 + len(line.text)
@@ -2958,7 +2966,7 @@ class JobReader(Opened):
         return data
 
     def state_at(self, line: Line) -> bytes | None:
-        """Return the state of a line, read now; None if the line is not at its offset any more."""
+        """Return the current state of a line; None if the line is not at its offset any more."""
         return self.read_line(line)[:1] or None
 
     # -- held locks ------------------------------------------------------------------------------------------
@@ -2966,67 +2974,69 @@ class JobReader(Opened):
     def is_orphan(self, line: Line) -> bool:
         """Return True if a line `r` is an orphan: it has neither a runner nor a job any more.
 
-        The answer is a hint, because a runner can claim a line at this moment.  change_state() checks again
+        The answer is a hint, because a runner can claim a line at the same time. change_state() checks again
         while holding the command mutex.
         """
         lock_table = self.lock_table
         if lock_table.is_unreadable:
-            return False                        # which locks are held is unknown
+            return False                        # it is unknown
         if lock_table.is_open and self._locks_show_life(line):
             return False
         self.refresh()
         self.reopen_reader_on_fuse()
-        # Read the state after the job locks: the job can have finished just before they were checked
+        # Read the state after the job locks: the job can have finished just before
         if self.state_at(line) != RUNNING:
             return False
-        # A lock file that was removed or created meanwhile proves nothing: its users have locked the next
-        # one, or are about to
+        # A lock file that was just removed or created proves nothing: the users lock the next one
         return lock_table.is_current()
 
     def _locks_show_life(self, line: Line) -> bool:
         """Return True if the held job locks show that a line `r` has a runner or a job.
 
-        Both hold a job lock of the line's command as long as they live: the one with the line's number, or
-        another one if that was not free when the line was claimed, or if the line has moved since.
+        Both hold a job lock in the command's bucket until they die: the line's own, or another if that was
+        taken, or if the line has moved since the claim. So if the own lock is free, count the held locks of
+        the bucket: if the command has no orphan, this line is none.
         """
         lock_table = self.lock_table
         if lock_table.is_held(own_job_lock(line)):
             return True
-        any_is_held = not is_free(lock_table.fd, bucket_of(line.command), JOB_LOCKS)
-        return any_is_held and self._has_no_orphans(line.command)
+        all_job_locks_free = is_free(lock_table.fd, bucket_of(line.command), JOB_LOCKS)
+        return not all_job_locks_free and self._has_no_orphans(line.command)
 
     def _has_no_orphans(self, command: bytes) -> bool:
-        """Return True if at least as many job locks of a command are held as it has lines `r`.
+        """Return True if a command has as many held job locks as lines `r`, or more: each line can have a
+        job.
 
-        Then each such line can have a job that lives.  A claim adds a job lock and a line `r`.  So if the
-        first count of job locks is too small, count again after the lines were counted.
+        A claim adds one to both. So if the first count of job locks is too small, count again after the
+        lines.
         """
         job_locks = self.lock_table.count_job_locks(command)
         if not job_locks:
             return False
-        if not self._has_running_lines(command, at_least=job_locks + 1):
-            return True
-        job_locks = self.lock_table.count_job_locks(command)
-        return not self._has_running_lines(command, at_least=job_locks + 1)
+        has_orphans = self._has_running_lines(command, at_least=job_locks + 1)
+        if has_orphans:                         # or a job was started since the locks were counted
+            job_locks = self.lock_table.count_job_locks(command)
+            has_orphans = self._has_running_lines(command, at_least=job_locks + 1)
+        return not has_orphans
 
     def can_run_another_copy(
         self, command: bytes, for_orphan: bool = False, search_start: int | None = None
     ) -> bool:
-        """Return True if one more copy of a command can run without more copies than lines `r`.
+        """Return True if, with one more copy of a command, no more copies live than lines are `r`.
 
-        Each living copy holds a job lock, so at least as many lines must be `r` as job locks are held: the
-        new copy adds its own line.  for_orphan: its line is `r` already, so one line more must be `r`.
+        Each living copy holds a job lock. The new copy brings a line `r`, so there must be one for each
+        living copy. for_orphan: the line of the new copy is `r` already, so one more is needed.
 
         search_start: the offset of a line at which the search for lines `r` begins; None: the first line.
         """
-        job_locks = self.lock_table.count_job_locks(command)
-        needed_lines = job_locks + 1 if for_orphan else job_locks
-        return not job_locks or self._has_running_lines(command, needed_lines, search_start)
+        living_copies = self.lock_table.count_job_locks(command)
+        needed_lines = living_copies + 1 if for_orphan else living_copies
+        return not living_copies or self._has_running_lines(command, needed_lines, search_start)
 
     def _has_running_lines(self, command: bytes, at_least: int, search_start: int | None = None) -> bool:
         """Return True if at least so many lines of a command are `r`.
 
-        search_start: search from this offset on, and then the lines above it; None: from the first line on.
+        search_start: search from this offset on, and then the lines above; None: from the first line on.
         """
         middle = self.start if search_start is None else search_start
         count = count_lines(self.reader, middle, math.inf, RUNNING, command, at_least)
@@ -3041,11 +3051,10 @@ class JobReader(Opened):
         self.lock_table.refresh()
 
     def reopen_reader_on_fuse(self) -> None:
-        """Make later reads of `reader` return what other hosts had written by now.
+        """On FUSE, open the file of `reader` again, so that later reads return what other hosts have written.
 
-        Only on FUSE it has an effect: it opens the file again, because the daemon of the file system can have
-        old data cached for the open file.  Raises FileChangedError if the file was replaced, so that the
-        daemon no longer knows it.
+        The file system's daemon can have old data cached for the open file. On other file systems do nothing.
+        Raises FileChangedError if the daemon no longer knows the file, because it was replaced.
         """
         try:
             refresh_reader(self.reader, self.mount)
@@ -3055,9 +3064,9 @@ class JobReader(Opened):
             raise FileChangedError from None
 
     def _stat(self) -> os.stat_result:
-        """Return stat(2) of the file that the path names now.  Raises OSError(ELOOP) for a symbolic link.
+        """Return stat(2) of the file that the path names now. Raises OSError(ELOOP) for a symbolic link.
 
-        On a network file system open the file for that: then NFS asks the server for size and times (nfs(5),
+        On a network file system open the file: then NFS asks the server for size and times (nfs(5),
         close-to-open).
         """
         self.refresh()
@@ -3075,18 +3084,21 @@ class JobReader(Opened):
         info = self._stat()
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
+    def _identity_at_path(self) -> tuple[int, ...]:
+        return self.signature()[:2]
+
     def _is_known_at_path(self, fd: int | None) -> bool:
         """Return True if this host knows, without asking a server, that the path names this open file.
 
-        False: it is unknown, as always on a local file system; the caller must test it by _stat().
+        False: unknown, as always on a local file system; check with _stat().
         """
         return self.network and fd is not None and path_names_fd(self.real_path, fd)
 
     def reopen_if_replaced(self) -> Changed:
-        """Open the job file and the lock file that the path names now, if they are not the open ones.
+        """Open the job file and the lock file that the path names now, unless they are open; return which was
+        opened.
 
-        Return which of the two was opened.  Raises OSError(EPERM) if the new job file belongs to a user who
-        could not write to the old one.
+        Raises OSError(EPERM) if the new job file belongs to a user who could not write to the old one.
         """
         changed = Changed.NOTHING
         self.refresh()
@@ -3104,10 +3116,10 @@ class JobReader(Opened):
     def _open(self) -> None:
         """Open the job file that the path names now, and close the old one.
 
-        Raises OSError, and keeps the old one, if the file is UTF-16, or if we do not trust its owner.
+        Raises OSError, and keeps the old one, if the file is UTF-16, or we do not trust the owner.
         """
         fd = os.open(self.real_path, self.ACCESS | os.O_CLOEXEC | os.O_NOFOLLOW)
-        reader = Reader(fd)                     # on a local file system it reads through the same descriptor
+        reader = Reader(fd)                     # local: reads through the same descriptor
         try:
             if self.network:
                 reader = Reader.with_own_fd(fd, True)
@@ -3115,7 +3127,7 @@ class JobReader(Opened):
             info = os.fstat(fd)
             self._check_replacement(info)
             if self.ACCESS == os.O_RDWR:
-                lock_all(fd)                    # as every process does that writes the file
+                lock_all(fd)
         except OSError:
             close_all(fd, reader.detach())
             raise
@@ -3128,7 +3140,7 @@ class JobReader(Opened):
         self._trusted_size = self._trusted_size or info.st_size
 
     def _check_replacement(self, info: os.stat_result) -> None:
-        """Raise OSError(EPERM) if we do not trust this file in place of the one that was open last."""
+        """Raise OSError(EPERM) if we do not trust this file to replace the one that was open last."""
         if self.is_open:
             with contextlib.suppress(OSError):  # owner and mode can have changed; the server can have lost it
                 self._opened_stat = os.fstat(self.fd)
@@ -3147,9 +3159,9 @@ class JobReader(Opened):
         self.inode = None
 
 
-# bytes of the job file that each process that writes it locks shared: the in-use lock
+# the in-use lock: each process that writes the job file locks bytes 0 to here shared
 IN_USE_BYTES = 1 << 62
-# after them: 2^61 bytes, one of which is locked to identify the lock file in use
+# then 2^61 bytes; a lock on one identifies the lock file in use
 USER_BYTES = IN_USE_BYTES + 2
 USERS = 1 << 61
 
@@ -3157,8 +3169,7 @@ USERS = 1 << 61
 def lock_all(fd: int) -> None:
     """Lock all of a job file, shared, as each process that writes it does: the in-use lock.
 
-    Once the lock is granted, NFS asks the server for the size.  Raises OSError; EBUSY: another process has an
-    exclusive lock.
+    Then NFS asks the server for the size. Raises OSError(EBUSY) if another process has an exclusive lock.
     """
     if not lock(fd, 0, IN_USE_BYTES, shared=True):
         raise OSError(
@@ -3167,21 +3178,21 @@ def lock_all(fd: int) -> None:
 
 
 class JobFile(JobReader):
-    """A job file, to write: the state of a line is written only while holding the mutex of its command.
+    """A job file, to write: the state of a line is written only while holding the mutex of the command.
 
-    Each process that may write the job file holds the in-use lock: all of the file, shared.  The in-use lock
-    keeps away programs that lock ranges of the file.  It keeps an NFS client from writing neighbouring bytes
-    back.  And it makes a write fail after the lease was lost.
+    Each process that may write the job file holds the in-use lock: all of the file, shared. The in-use lock
+    keeps away programs that lock ranges of the file. It keeps an NFS client from writing neighbouring bytes
+    back. And it makes a write fail after the lease was lost.
 
-    Command mutexes are in the lock file.  On a network file system, locking one also drops this host's cache.
-    While a process holds a command mutex, get_checked_fd() checks the path, and all reads of `reader` return
-    data no older than the lock of the mutex.
+    Command mutexes are in the lock file. On a network file system, locking one also drops this host's cache.
+    While a process holds one, get_checked_fd() checks the path, and all reads of `reader` return data no
+    older than that lock.
     """
     ACCESS = os.O_RDWR
     lock_table: LockTable
-    # seconds to wait for a command mutex, for a program that does nothing else meanwhile
+    # seconds to wait for a command mutex, in a program that has nothing else to do
     MUTEX_SECONDS = 2.0
-    MUTEX_SECONDS_CLAIM = 0.2   # for a claim: there are other lines to claim
+    MUTEX_SECONDS_CLAIM = 0.2   # for a claim: there are other lines
     MUTEX_SECONDS_LOCAL = 0.01  # for runners and servers on a local file system
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Callable[[], float] = boottime,
@@ -3191,24 +3202,23 @@ class JobFile(JobReader):
         self.lock_table = LockTable(
             self.real_path, mount, say=say, clock=clock, interval=self.interval, presence_lock=presence_lock
         )
-        # the file when it was last seen with no process appending to it, and its size then
+        # the file, and the size up to which all lines are committed (check_committed())
         self._committed_reader_and_size: tuple[Reader, int] | None = None
-        # the file in which mark_lock_file_in_use() last locked a byte, and the lock file of that; None: none
+        # the file in which mark_lock_file_in_use() last locked a byte, and the lock file that it shows
         self._marked_in_use: tuple[Reader, Identity | None] | None = None
 
     @property
     def patience(self) -> float:
-        """Return the seconds for which a runner or server waits for a command mutex before it tries later.
+        """Return how many seconds a runner or server waits for a command mutex before it tries later.
 
         On a local file system the event loop makes the calls: while it waits, it reads no output and applies
-        no timeout.  On a network file system a thread makes the calls, and each attempt is a round trip.
+        no timeout. On a network file system a thread makes them, and each attempt is a round trip.
         """
         return self.MUTEX_SECONDS if self.network else self.MUTEX_SECONDS_LOCAL
 
     def sync(self) -> None:
-        """Sync all writes to disk."""
         if self.is_open:
-            with contextlib.suppress(OSError):  # each write was checked; fsync only brings it to disk sooner
+            with contextlib.suppress(OSError):  # each write was checked; this only brings it to disk sooner
                 os.fsync(self.fd)
 
     # -- while holding the command mutex ---------------------------------------------------------------------
@@ -3217,8 +3227,8 @@ class JobFile(JobReader):
     def command_mutex(self, command: bytes, patience: float = MUTEX_SECONDS) -> Iterator[bool]:
         """Lock the mutex of a command for the `with` block, and make reads of the file current.
 
-        Yield False if another process holds the mutex for `patience` seconds.  Raises FileChangedError if the
-        lock file was replaced; get_checked_fd() checks the same for the job file.
+        Yield False if another process holds the mutex for `patience` seconds. Raises FileChangedError if the
+        lock file was replaced; get_checked_fd() checks the job file.
         """
         with self.lock_table.locking(bucket_of(command) + MUTEX_OFFSET, patience) as locked:
             if locked:
@@ -3228,29 +3238,34 @@ class JobFile(JobReader):
     def mark_lock_file_in_use(self) -> None:
         """Show other processes which lock file we use, by a lock on a byte of the job file.
 
-        The inode number of the lock file selects the byte.  So processes that reach one job file by two
-        names, and so use two lock files, notice each other.  Do nothing if the byte is locked already.
-
-        Raises OSError(EBUSY) if another process uses another lock file.
+        The inode number of the lock file selects the byte. So processes that reach one job file by two names,
+        and so use two lock files, notice each other: this raises OSError(EBUSY). Do nothing if the byte is
+        locked already.
         """
         fd = self.fd
         inode = self.lock_table.inode
         if inode is None or self._marked_in_use == (self.reader, inode):
             return
         self._marked_in_use = None
-        # The pulse, a byte of the new lock file by which we notice that locks were lost, covers only locks
-        # that were taken after it.  So take the lock on all of the job file again.
-        unlock(fd, 0, IN_USE_BYTES)
-        try:
-            lock_all(fd)
-        except OSError:
-            self.close_files()                  # nothing may be written without the in-use lock
-            raise
+        self._relock_in_use_lock()
         unlock(fd, USER_BYTES, USERS)
-        our_byte = USER_BYTES + inode[1] % USERS
+        _, inode_number = inode
+        our_byte = USER_BYTES + inode_number % USERS
         lock(fd, our_byte, shared=True)
         self._check_no_other_lock_file(our_byte)
         self._marked_in_use = self.reader, inode
+
+    def _relock_in_use_lock(self) -> None:
+        """Lock all of the job file again, after another lock file was opened.
+
+        The pulse, a byte of the new lock file, shows the loss only of locks that were taken after it.
+        """
+        unlock(self.fd, 0, IN_USE_BYTES)
+        try:
+            lock_all(self.fd)
+        except OSError:
+            self.close_files()                  # nothing may be written without the in-use lock
+            raise
 
     def _check_no_other_lock_file(self, our_byte: int) -> None:
         """Raise OSError(EBUSY) if another process has locked a byte that identifies another lock file."""
@@ -3265,9 +3280,9 @@ class JobFile(JobReader):
                 )
 
     def open_to_write(self) -> None:
-        """Open the job file and the lock file that the path names now, to write states but claim no lines.
+        """Open the job file and the lock file that the path names now, unless they are open, to write states.
 
-        Raises OSError(EBUSY) if another process uses another lock file for the same job file.
+        Show others which lock file is in use. Raises OSError(EBUSY) if another process uses another.
         """
         self.reopen_if_replaced()
         self.mark_lock_file_in_use()
@@ -3280,7 +3295,7 @@ class JobFile(JobReader):
         if not self.is_open:
             raise FileChangedError
         try:
-            is_at_path = self._is_known_at_path(self.fd) or self.signature()[:2] == self.inode
+            is_at_path = self._is_known_at_path(self.fd) or self._identity_at_path() == self.inode
         except FileNotFoundError:
             is_at_path = False                        # an editor is about to create a new one
         if not is_at_path:
@@ -3288,20 +3303,20 @@ class JobFile(JobReader):
         return self.fd
 
     def get_checked_fd(self) -> int:
-        """Return the descriptor of the job file, if a state may be written to the file now.
+        """Check that a state may be written to the file now; return the descriptor of the file.
 
-        Raises FileChangedError if the path names another file, OSError(EBUSY) if another process uses another
-        lock file for the job file.  Call it while holding the command mutex.
+        Also mark the lock file as in use. Raises FileChangedError if the path names another file,
+        OSError(EBUSY) if another process uses another lock file. Call it while holding the command mutex.
         """
         fd = self.check_at_path()
         self.mark_lock_file_in_use()
         return fd
 
     def is_at_path(self, fd: int) -> bool:
-        """Return True if the path names this open file now."""
+        """Return True if the path names this open file now, also on other hosts."""
         try:
             self.refresh()
-            return self._is_known_at_path(fd) or self.signature()[:2] == identity_of(fd)
+            return self._is_known_at_path(fd) or self._identity_at_path() == identity_of(fd)
         except FileNotFoundError:
             return False                        # an editor is about to create a new one
 
@@ -3310,19 +3325,19 @@ class JobFile(JobReader):
         return os.fstat(self.fd).st_size
 
     def _current_size(self) -> int:
-        """Return the size of the open file in bytes, after dropping what this host has cached."""
+        """Return the size of the open file in bytes, without this host's cache."""
         self.refresh()
         return self.size()
 
     def change_state(self, line: Line, state: bytes, own_last_result: bytes = b"") -> Attempt:
         """Write `state` over the state of an orphan (a line `r` without a job) or a finished line.
 
-        Write nothing if the line has changed: `check` of the returned Attempt is the reason then.
+        If the line has changed, write nothing: `check` of the returned Attempt is the reason. Raises
+        FileChangedError if the line has moved.
 
-        own_last_result: the result of this process's last run of an orphan's command; b"": none.  For
-        example, our run has written `d`, and an editor has saved the `r` that it had read before.  So the
-        orphan gets this result instead of `state`, unless another process can have started a run since.
-        Raises FileChangedError if the line has moved.
+        own_last_result: the result of this process's last run of an orphan's command; b"": none. Write it
+        instead of `state`, unless another process can have run the command since. For example, our run has
+        written `d`, and an editor has saved the `r` that it had read before.
         """
         with self.command_mutex(line.command, self.patience) as locked:
             attempt = Attempt(LineCheck.LOCKED)
@@ -3330,22 +3345,20 @@ class JobFile(JobReader):
                 is_orphan = line.state == RUNNING
                 attempt = self.check_claimable(line, NO_SETTINGS, needs_room=is_orphan)
             if attempt.check is LineCheck.OPEN:
-                can_restore_result = own_last_result and self.lock_table.is_only_claimer()
-                attempt.new_state = own_last_result if can_restore_result else state
+                our_run_was_last = own_last_result and self.lock_table.is_only_claimer()
+                attempt.new_state = own_last_result if our_run_was_last else state
                 self.write(line, attempt.new_state)
             return attempt
 
     def check_claimable(
         self, line: Line, settings: JobSettings, needs_room: bool, search_start: int | None = None
     ) -> Attempt:
-        """Read a line again, and return an Attempt whose `check` is OPEN if the line can be claimed.
+        """Read a line again; return in `check` of an Attempt that it can be claimed (OPEN), or why not.
 
-        Otherwise `check` is the reason why it cannot be claimed now.  Call it while holding the mutex of the
-        line's command.  Raises FileChangedError if the line, or the directive with its settings, is not at
-        its offset.
+        Call it while holding the command mutex. Raises FileChangedError if the line, or the directive with
+        its settings, is not at its offset.
 
-        needs_room: require that one more copy of the command can run, with those that live.  search_start:
-        the offset at which the search for lines `r` begins, which that needs; None: at the first line.
+        needs_room: only if can_run_another_copy(). search_start: see there.
         """
         self.get_checked_fd()
         committed = self.check_committed(line)
@@ -3353,11 +3366,11 @@ class JobFile(JobReader):
         if not data:
             raise FileChangedError
         if settings.line and self.state_at(settings.line) is None:
-            # the directive above it has changed, or has moved
-            raise FileChangedError
+            raise FileChangedError              # the directive has changed or moved
         is_orphan = line.state == RUNNING
-        if data[:1] != line.state or (is_orphan and self.lock_table.is_held(own_job_lock(line))):
-            return Attempt(LineCheck.CHANGED, data)       # claimed or edited since it was found
+        is_edited = data[:1] != line.state
+        if is_edited or (is_orphan and self.lock_table.is_held(own_job_lock(line))):
+            return Attempt(LineCheck.CHANGED, data)       # edited, or claimed, since it was found
         if not committed:
             return Attempt(LineCheck.APPENDING, data)
         if needs_room and not self.can_run_another_copy(line.command, is_orphan, search_start):
@@ -3365,28 +3378,29 @@ class JobFile(JobReader):
         return Attempt(LineCheck.OPEN, data)
 
     def check_committed(self, line: Line) -> bool:
-        """Return True if a line will stay: no append is in progress that could cut it off after an error.
+        """Return True if a line is committed: no append is in progress that could cut it off after an error.
 
-        On a network file system remember the size up to which that is so: each check is a round trip there.
+        On a network file system each check is a round trip, so remember the size up to which lines are
+        committed.
 
-        Call it while holding the command mutex: then FUSE knows the current size.  NFS can know an older,
-        smaller size; then the line waits.  If an editor on another host shortens the file, and the disk is
+        Call it while holding the command mutex: then FUSE knows the current size. NFS can know an older,
+        smaller size; then the line waits. If an editor on another host shortens the file, and the disk is
         full when lines are appended again, this can return True for a line that is cut off.
         """
         size = self.size()
         if line.offset < self._known_committed_size(size):
             return True
-        # Ask for the append lock before the size: if it is free, that size includes all appended lines.
+        # Check the append lock first: if it is free, the size includes all appended lines
         if self.lock_table.is_appended_to() or self._current_size() != size:
             return False
         self._committed_reader_and_size = self.reader, size
         return line.offset < size
 
     def _known_committed_size(self, current_size: int) -> int:
-        """Return the size of the file when it was last seen with no append in progress.
+        """Return the size up to which lines are known to be committed; 0: check_committed() must ask again.
 
-        0: check_committed() must check now.  That is so on a local file system, where a check is cheap, if
-        another file is open since, and if the file is shorter now (`current_size`), because it was edited.
+        0: on a local file system, where asking is cheap; after another file was opened; and if the file is
+        shorter now (`current_size`), because it was edited.
         """
         if not self.network or not self._committed_reader_and_size:
             return 0
@@ -3395,45 +3409,45 @@ class JobFile(JobReader):
         return committed_size if is_same_file and committed_size <= current_size else 0
 
     def write(self, line: Line, state: bytes) -> None:
-        """Write the state of a line.  The caller holds its command mutex and has verified the line."""
+        """Write the state of a line. The caller holds the command mutex and has verified the line."""
         self.lock_table.check_still_has_locks()
         os.pwrite(self.fd, state, line.offset)
         if self.network:
-            os.fsync(self.fd)                   # only here a server that is full or lost causes an error
+            os.fsync(self.fd)                   # reports a server that is full or lost
             self.lock_table.check_still_has_locks()
 
 
 class JobQueue:
-    """The jobs that were claimed from a job file: claims lines, checks the claimed lines and writes results.
+    """The jobs that were claimed from a job file: claims lines, checks claimed lines and writes results.
 
-    A job is in `claimed` from claim() to release_job(); its job lock belongs to the lock file.  A queue does
+    A job is in `claimed` from claim() to release_job(); the job lock belongs to the lock file. A queue does
     not wait for jobs, and a `Cursor` chooses the next line.
     """
-    MAX_SINGLE_READS = 16       # up to so many lines of a command are read one by one
+    MAX_SINGLE_READS = 16       # lines of a command that are read one by one
     MAX_CUT_OFF_SECONDS = 60.0  # after so long with ENOTCONN the client of the file system counts as dead
 
     def __init__(self, file: JobFile) -> None:
         """file: only this queue may call its reopen_if_replaced()."""
         self.file = file
         self.say = file.say
-        self.claimed: dict[Job, None] = {}      # in the order in which they were claimed
+        self.claimed: dict[Job, None] = {}      # in the order of claims
         # jobs that are "lost" to others or "cancelled"; the next check_jobs() returns them
         self._jobs_to_kill: dict[Job, str] = {}
         self._searched_at = -math.inf           # when check_jobs() last searched the file (clock)
         self._last_reading_mode = Reading.CACHED              # how the last file was read
-        # time of the first ENOTCONN (clock); None: the file was opened since
+        # when ENOTCONN first came (clock); None: the file was opened since
         self._cut_off_since: float | None = None
         # when the path first named no file (clock); None: it named a file at the last look
         self._no_file_since: float | None = None
 
     def reopen_if_replaced(self) -> Changed:
-        """Open the job file and the lock file that the path names now, if they are not open.
+        """Open the job file and the lock file that the path names now, unless they are open; return which was
+        opened.
 
-        Lock a job lock again for each claimed job that has none: in a new lock file, for all of them.  Return
-        which of the two files was opened.
+        Lock a job lock again for each claimed job that has none: in a new lock file, for all.
 
-        Raises OSError(EBUSY) if another process uses another lock file.  Then the jobs have their job locks
-        all the same, but no new line may be claimed.
+        Raises OSError(EBUSY) if another process uses another lock file. The jobs have job locks then, but no
+        new line may be claimed.
         """
         old_inode = self.file.lock_table.inode
         changed = self.file.reopen_if_replaced()
@@ -3445,13 +3459,13 @@ class JobQueue:
         self.file.lock_table.ensure_presence_lock()
         self._forget_job_locks()
         jobs_without_lock = [job for job in self.claimed if not job.job_lock]
-        self._reconcile_commands(jobs_without_lock)
-        # Last: until then no other runner can take the lines of these jobs for orphans
+        self._reconcile_commands(jobs_without_lock)             # locks job locks for them
+        # Last: until then no other runner can take lines of these jobs for orphans
         self.file.mark_lock_file_in_use()
         return changed
 
     def _on_file_opened(self) -> None:
-        """Forget what was only known of the job file that was open before."""
+        """Forget what was only known of the previous job file."""
         self._searched_at = -math.inf           # missing lines can be in this file
         self._cut_off_since = None
         self._warn_if_direct_reading_refused()
@@ -3463,7 +3477,7 @@ class JobQueue:
         self.file.lock_table.free_job_locks()
 
     def _warn_if_direct_reading_refused(self) -> None:
-        """Report that the file system refuses O_DIRECT, unless that was so when the last file was opened."""
+        """Report that the file system refuses O_DIRECT, unless it did so for the last file."""
         last_mode = self._last_reading_mode
         self._last_reading_mode = self.file.reader.reading_mode
         if self._last_reading_mode is Reading.DROPPED and last_mode is not Reading.DROPPED:
@@ -3473,9 +3487,9 @@ class JobQueue:
             )
 
     def close_if_locks_lost(self, error: OSError) -> None:
-        """Close the job file and its lock file if an error can mean that our locks in them were lost.
+        """Close the job file and the lock file if an error can mean that our locks were lost.
 
-        The next check opens both again.  After ENOTCONN, also note since when the file system is cut off.
+        The next check opens both again. After ENOTCONN, note since when the file system is cut off.
         """
         if error.errno == errno.ENOTCONN and self._cut_off_since is None:
             self._cut_off_since = self.file.clock()
@@ -3485,29 +3499,29 @@ class JobQueue:
     def _is_cut_off(self) -> bool:
         """Return True if the process that serves a FUSE file system on this host must be dead.
 
-        Then every call fails with ENOTCONN for ever.  GlusterFS also fails so while its servers do not
-        answer, and recovers; so this is True only after a minute of such errors.
+        Then every call fails with ENOTCONN for ever. GlusterFS also fails so while the servers do not answer,
+        and recovers; so wait for a minute of such errors.
         """
         return (self._cut_off_since is not None
                 and self.file.clock() - self._cut_off_since >= self.MAX_CUT_OFF_SECONDS)
 
     def _forget_job_locks(self) -> None:
-        """Clear `job_lock` of each claimed job whose job lock the lock table does not hold any more."""
+        """Clear `job_lock` of each claimed job whose job lock the lock table has lost or freed."""
         for job in self.claimed:
             if job.job_lock and self.file.lock_table.job_locks.get(job.job_lock.offset) is not job.job_lock:
                 job.job_lock = None
 
     def _free_job_lock(self, job: Job) -> None:
-        """Unlock a job's job lock, if it has one."""
         if job.job_lock:
             self.file.lock_table.free_job_lock(job.job_lock)
             job.job_lock = None
 
     @staticmethod
     def copy_lock_fd(job: Job) -> int | None:
-        """Return a copy of the descriptor with a job's job lock, which the shell of the job will inherit.
+        """Return a copy of the descriptor with a job's job lock, for the shell of the job; None: the lock is
+        lost.
 
-        None: the job has lost its job lock.  The caller closes the copy with close_lock_copy().
+        The caller closes the copy with close_lock_copy().
         """
         return os.dup(job.job_lock.fd) if job.job_lock else None
 
@@ -3524,7 +3538,7 @@ class JobQueue:
 
     @staticmethod
     def close_lock_copy(fd: int) -> None:
-        """Close a descriptor from copy_lock_fd(), after the shell has inherited its own copy."""
+        """Close a descriptor from copy_lock_fd(), after the shell has inherited it."""
         close_all(fd)
 
     # -- claiming a line -------------------------------------------------------------------------------------
@@ -3532,14 +3546,14 @@ class JobQueue:
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
         """Claim a line for a consumer: lock a job lock and write `r`, if the line has not changed.
 
-        Return the new job, or why the line cannot be claimed now (LineCheck), as an Attempt.
-        settings: of the directives above the line.  Raises FileChangedError if the line or the file moved.
+        Return an Attempt with the new job, or the reason why the line cannot be claimed now. settings: of the
+        directives above the line. Raises FileChangedError if the line or the file moved.
         """
         patience = min(self.file.MUTEX_SECONDS_CLAIM, self.file.patience)
         with self.file.command_mutex(line.command, patience) as locked:
             attempt = Attempt(LineCheck.LOCKED)
             if locked:
-                search_start = self._search_offset(line.command)
+                search_start = self._running_search_start(line.command)
                 attempt = self.file.check_claimable(
                     line, settings, needs_room=True, search_start=search_start
                 )
@@ -3559,17 +3573,17 @@ class JobQueue:
         except OSError:
             # If the disk is full, no `r` may remain.  After a lost lease one can: it is an orphan.
             with contextlib.suppress(OSError):
-                if self.file.state_at(line) == RUNNING:              # an editor can have saved meanwhile
+                if self.file.state_at(line) == RUNNING:              # an editor can have saved
                     self.file.write(line, line.state)
             self._free_job_lock(job)
             raise
         self.claimed[job] = None
         return job
 
-    def _search_offset(self, command: bytes) -> int | None:
-        """Return the offset at which to begin a search for running lines of a command.
+    def _running_search_start(self, command: bytes) -> int | None:
+        """Return the offset at which to begin a search for running lines of a command; None: at the top.
 
-        It is our first claimed line of it, because most running lines are below; None: begin at the top.
+        Begin at our first claimed line of the command, if it has not moved: most running lines are below.
         """
         first_job = next((job for job in self.claimed if job.command == command), None)
         return first_job.offset if first_job and self.file.state_at(first_job) is not None else None
@@ -3580,8 +3594,8 @@ class JobQueue:
         """Write the result of a job over its `r`, and remove the job from `claimed`.
 
         Return '', or the reason why the result will never be written, for example that a user set another
-        state.  Raises TemporaryError if the caller must try again.  state: HELD: the job was cancelled, so
-        its line already has the state that the user set.
+        state. Raises TemporaryError: try again. state: HELD: the job was cancelled, so the line has the state
+        that the user set.
         """
         if state == HELD:
             self.release_job(job)
@@ -3600,16 +3614,15 @@ class JobQueue:
     def _write_result(self, job: Job, state: bytes) -> str:
         """Write a result over the job's `r`; if that is not at its offset, search the file for it first.
 
-        Return '' when it is written, or the reason why it will never be.  Raises TemporaryError: try again.
+        Return '' when it is written, or the reason why it will never be. Raises TemporaryError: try again.
         """
         try:
             try:
                 self._write_at_offset(job, state)
                 return ""
             except FileChangedError:
-                # The file or its lock file was replaced since the last look, the line was moved or
-                # overwritten, or locks were lost.  Call reopen_if_replaced() without the command mutex: in a
-                # new lock file that is another mutex.
+                # The file or the lock file was replaced, the line was moved or overwritten, or locks were
+                # lost.  Call reopen_if_replaced() without the command mutex: a new lock file has another.
                 self._drop_lost_job_locks()
                 self.reopen_if_replaced()
                 return self._search_and_write(job, state)
@@ -3619,7 +3632,7 @@ class JobQueue:
     def _on_file_missing(self, job: Job, state: bytes) -> str:
         """Raise NoFile while an editor could be about to create the job file again.
 
-        Once it has been missing for too long, release the job, and return why its result is not written.
+        Then release the job, and return why the result is not written.
         """
         now = self.file.clock()
         if self._no_file_since is None:
@@ -3650,26 +3663,26 @@ class JobQueue:
                 raise FileChangedError("the line is not where it was")
             job.unconfirmed_state = state
             self.file.write(job, state)
-            # While still holding the command mutex: its next holder must find as many job locks as lines `r`
+            # While holding the command mutex: the next holder must find as many job locks as lines `r`
             self.release_job(job)
 
     def _search_and_write(self, job: Job, state: bytes) -> str:
         """Search the file for the job's line, which is not at its offset as `r`, and write the result there.
 
-        Return '' when it is written, or need not be; otherwise the reason why it will never be.  Raises
-        TemporaryError if the line is missing, but an editor could still be saving the file.
+        Return '' when it is written, or need not be; otherwise why it will never be. Raises TemporaryError if
+        the line is missing, but an editor could still be saving the file.
         """
         # The state that has replaced the `r`; b"": the line is missing; None: the line was found
         state_now = self._reconcile_commands([job]).get(job)
-        if state_now and self._is_deleted(job):
+        if state_now and self._is_line_deleted(job):
             state_now = b""                     # the line with that state is another one
-        if job not in self.claimed:
-            self.release_job(job)                   # so that no look reports it lost again
+        if job not in self.claimed:             # _reconcile_commands() has given it up
+            self.release_job(job)                   # so that check_jobs() does not report it again
             return f"another runner took over this job; the result {display_text(state)} is not written"
         if state_now is None:
             self._write_at_offset(job, state)
             return ""
-        # If no other state is at the job's offset, an editor is perhaps about to write more
+        # Unless another state is at the job's offset, an editor can be about to write more
         if self.file.state_at(job) in (None, RUNNING):
             self._mark_absent(job)
             if not self._is_gone(job):
@@ -3679,7 +3692,7 @@ class JobQueue:
 
     @staticmethod
     def _why_not_written(result: bytes, state_now: bytes) -> str:
-        """Return why a result is not written to a line without its `r`; '' if it need not be written.
+        """Return why a result is not written to a line that is no longer `r`; '': it need not be written.
 
         state_now: the state that has replaced the `r`; b"": the line is missing.
         """
@@ -3691,44 +3704,44 @@ class JobQueue:
         return f"{why}; the result {display_text(result)} is not written"
 
     def _is_result_written(self, job: Job) -> bool:
-        """Return True if a job's line already has its result, although an earlier write() raised an error.
+        """Return True if a job's line has the result, although an earlier write() raised an error.
 
-        For example, an fsync(2) can fail after the file server has received the byte.  Without this check the
-        result would be written over another line `r` of the same command.
+        For example, an fsync(2) can fail after the file server has received the byte. Without this check the
+        result would be written over another line `r` of the command.
         """
         return job.unconfirmed_state != b"" and self.file.state_at(job) == job.unconfirmed_state
 
     def release_job(self, job: Job) -> None:
-        """Remove a job from `claimed` and free its job lock, without writing anything."""
+        """Remove a job from `claimed` and free the job lock, without writing anything."""
         self.claimed.pop(job, None)
         self._jobs_to_kill.pop(job, None)
         self._free_job_lock(job)
 
     # -- checking claimed lines ------------------------------------------------------------------------------
     #
-    # A claimed line is astray if it is not at its offset as `r`, or if its job lock was lost.  Then
+    # A claimed line is astray if it is not at its offset as `r`, or if the job lock was lost.  Then
     # _reconcile_command() puts all our jobs of the command in order, while holding the command mutex.
     # Lines of one command are interchangeable: the invariant is that each held job lock has a line `r`.
     #
-    #     1. A job whose job lock was lost takes one again if one line `r` has no job lock, or, if the job's
+    #     1. A job that lost its job lock takes one again if one line `r` has no job lock, or, if the job's
     #        line is new again, if that line could be claimed.  Otherwise another runner has claimed the line:
     #        the job is lost.
-    #     2.  Our jobs keep their offsets if the lines at these are `r`.  A cancelled job gets no other line.
-    #     3.  Of the remaining lines `r`, as many belong to others as others hold job locks.  Any surplus is
+    #     2. Our jobs keep offsets at which the line is `r`.  A cancelled job gets no other line.
+    #     3. Of the remaining lines `r`, as many belong to others as others hold job locks.  Any surplus is
     #        ours: a job gets the line whose own job lock it holds, or a line whose own job lock is free, or
     #        any.
-    #     4. If the lines `r` are too few, an `r` was overwritten.  If a `.` is at the line's offset, that was
-    #        an editor that had read the file before the claim: the line is made `r` again.  If the command is
+    #     4. If the lines `r` are too few, an `r` was overwritten.  A `.` at the line's offset is from an
+    #        editor that had read the file before the claim: the line is made `r` again.  If the command is
     #        no longer at that offset, any new line of the command is made `r`.
     #     5. A line that is still missing was deleted if the file is shorter by exactly this line.  The job is
     #        cancelled if another state is at the line's offset, or on the only line of the command, and the
-    #        next look also finds that.  Otherwise the line counts as gone after a while.  The queue continues
-    #        to search for it, less and less often.
+    #        next check also finds that.  Otherwise the line counts as gone after a while.  The queue still
+    #        searches for it, less and less often.
 
     def check_jobs(self) -> dict[Job, str]:
         """Compare the claimed jobs with the file, and repair what edits and lost locks have changed.
 
-        Find lines that were moved, write overwritten `r` again, and take lost job locks again.  Return the
+        Find lines that were moved, write overwritten `r` again, and take lost job locks again. Return the
         jobs that the caller must kill, each once, with the reason: "lost" if another runner has claimed the
         line, "cancelled" if a user has set another state.
         """
@@ -3738,13 +3751,13 @@ class JobQueue:
             self._drop_lost_job_locks()
             self.reopen_if_replaced()
             now = self.file.clock()
-            astray = self._check_positions()    # the jobs whose line is not at its offset as `r`
+            astray = self._find_astray_jobs()
             if any(self._is_search_due(job, now) for job in astray):
                 for job, state in self._reconcile_commands(astray).items():
                     self._on_line_missing(job, state)
                 self._searched_at = now
         except OSError as error:
-            # The file is missing, or cannot be read now.  Another look follows soon, and finish() reports it.
+            # The file is missing, or cannot be read now.  Another check follows soon; finish() reports it.
             self.close_if_locks_lost(error)
         self._assert_locks_match()
         to_kill = self._jobs_to_kill
@@ -3757,19 +3770,18 @@ class JobQueue:
             job.job_lock.offset: job.job_lock for job in self.claimed if job.job_lock
         }
 
-    def _check_positions(self) -> list[Job]:
-        """Mark the claimed jobs whose lines are at their offsets as `r` as found; return the others (astray).
+    def _find_astray_jobs(self) -> list[Job]:
+        """Return the claimed jobs whose line is not at its offset as `r`; mark the others as found.
 
-        Their lines were moved by an edit, or have another state now.  Leave out cancelled jobs, and those
-        whose result is written.
+        Leave out cancelled jobs, and jobs whose result is written.
         """
         astray = []
         size = self.file.size()
-        # the offsets of other jobs: after the file was replaced, two jobs can seem to have the same line
+        # after the file was replaced, two jobs can seem to have the same line
         used_offsets: set[int] = set()
         for job in self.claimed:
             if job.cancelled or self._is_result_written(job):
-                continue                        # it needs no line `r` any more
+                continue                        # it needs no line `r`
             if job.offset not in used_offsets and self.file.state_at(job) == RUNNING:
                 job.mark_found(size)
                 used_offsets.add(job.offset)
@@ -3778,18 +3790,20 @@ class JobQueue:
         return astray
 
     def _is_search_due(self, job: Job, now: float) -> bool:
-        """Return True if it is time to search the file for the line of a job, which is not at its offset.
+        """Return True if it is time to search the file for the line of a job that is astray.
 
-        Searches for a missing line become less frequent: a long file each second would cost half a core.
+        Searches become less frequent: to read a long file each second would cost half a core.
         """
-        # FOUND: it is missing for the first time.  CHANGED_ONCE: this search decides if the job is cancelled.
+        # FOUND: until now; it is missing for the first time.  CHANGED_ONCE: this search decides if the job is
+        # cancelled.
         if job.tracking in (Tracking.FOUND, Tracking.CHANGED_ONCE):
             return True
-        pause = min((now - job.absent_since) / 2, 60 * self.file.interval)
+        seconds_missing = now - job.absent_since
+        pause = min(seconds_missing / 2, 60 * self.file.interval)
         return now - self._searched_at >= pause
 
     def _drop_lost_job_locks(self) -> None:
-        """Forget the job locks that this host has lost.  If it has lost any lock, close both files.
+        """Forget the job locks that this host has lost. If it has lost any lock, close both files.
 
         The next reopen_if_replaced() then opens them with new locks.
         """
@@ -3797,13 +3811,14 @@ class JobQueue:
             self.file.close_files()
         if self.file.lock_table.drop_lost_job_locks():
             self._forget_job_locks()
-            self.file.close_files()                  # all other locks are lost as well
+            self.file.close_files()                  # all other locks are lost, too
 
     def _reconcile_commands(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
-        """Give these jobs, and all our others of the same commands, their lines and job locks again.
+        """Give these jobs, and our other jobs of the same commands, lines `r` and job locks again.
 
-        Search the file for the lines.  Leave out a command whose mutex another process holds.  Return the
-        jobs that have no line now, each with the state that has replaced its `r`; b"": the line is missing.
+        That is needed after an edit or a loss of locks; _reconcile_command() has the rules. Leave out a
+        command whose mutex another process holds. Return the jobs that have no line now, each with the state
+        that has replaced the `r`; b"": the line is missing.
         """
         our_jobs: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
         if not our_jobs:
@@ -3821,11 +3836,10 @@ class JobQueue:
         return missing
 
     def _reread_lines(self, command: bytes, known_lines: Sequence[Line]) -> list[Line]:
-        """Return the current lines of a command.  Call it while holding the command mutex.
+        """Return the current lines of a command. Call it while holding the command mutex.
 
-        known_lines: the lines as they were read before the mutex was locked.  Read up to MAX_SINGLE_READS of
-        them one by one, which takes a round trip each on a network file system.  If there are more, or one
-        has moved, read the whole file again.
+        known_lines: as read before the mutex was locked. Read up to MAX_SINGLE_READS of them one by one, each
+        a round trip on a network file system. If there are more, or one has moved, read the whole file.
         """
         if len(known_lines) <= self.MAX_SINGLE_READS:
             reread = [
@@ -3840,12 +3854,14 @@ class JobQueue:
     ) -> dict[Job, bytes]:
         """Give each of our jobs of a command a job lock and a line `r` again, after an edit or a lost lock.
 
-        Call it while holding the command mutex, after check_at_path().  lines: all of the command, from
-        _reread_lines().  Return the jobs that have no line now, each with the state that replaced its `r`;
-        b"": the line is missing, or an `r` at its offset belongs to another job.
+        Return the jobs that have no line now, each with the state that replaced the `r`; b"": the line is
+        missing, or an `r` at its offset belongs to another job. The steps have the numbers of the list above.
+
+        Call it while holding the command mutex, after check_at_path(). lines: all of the command, from
+        _reread_lines().
         """
         by_offset = {line.offset: line for line in lines}
-        # The lines `r` that none of our jobs has: at first all, then each job gets one and removes it
+        # The lines `r` that none of our jobs has: at first all; each job removes one
         unused_running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
         job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
@@ -3853,10 +3869,13 @@ class JobQueue:
         # Step 1.  A job whose result is written needs no job lock any more.
         unwritten = (job for job in our_jobs if job not in written)
         self._take_back_job_locks(unwritten, len(unused_running) - job_locks)
-        # Step 2: our jobs keep their lines if these are `r`
-        missing, astray = self._separate_astray(our_jobs, written, unused_running)
-        # Steps 3 and 4: the others get the remaining lines
-        for job in astray:
+        # No other line for a job whose state is set: by the user, or as the result
+        missing = {
+            job: self.file.state_at(job) or b"" for job in our_jobs if job.cancelled or job in written
+        }
+        still_ours = [job for job in our_jobs if job not in missing and job in self.claimed]
+        astray = self._keep_lines_in_place(still_ours, unused_running)          # step 2
+        for job in astray:                                                      # steps 3 and 4
             line = self._pick_line(job, by_offset, unused_running, locks_of_others)
             if line and line.state in (RUNNING, NEW):
                 self._move_to_line(job, line)
@@ -3864,21 +3883,18 @@ class JobQueue:
                 missing[job] = line.state if line else b""
         return missing
 
-    def _separate_astray(self, our_jobs: Iterable[Job], written: Collection[Job],
-                         unused_running: dict[int, Line]) -> tuple[dict[Job, bytes], list[Job]]:
-        """Return the jobs that get no other line, each with the state of its line, and those that need one.
+    @staticmethod
+    def _keep_lines_in_place(jobs: Iterable[Job], unused_running: dict[int, Line]) -> list[Job]:
+        """Let each job keep the line at its offset if that is `r`; return the jobs that need another line.
 
-        The others keep their lines: remove these from `unused_running`.
+        unused_running: the lines `r` that no job has yet, by offset; remove those that jobs keep.
         """
-        settled: dict[Job, bytes] = {}
-        astray: list[Job] = []
-        for job in our_jobs:
-            if job.cancelled or job in written:
-                # The user has set the state of its line, or we have, so the job gets no other line
-                settled[job] = self.file.state_at(job) or b""
-            elif job in self.claimed and not unused_running.pop(job.offset, None):
-                astray.append(job)
-        return settled, astray
+        need_line = []
+        for job in jobs:
+            own_line = unused_running.pop(job.offset, None)
+            if not own_line:
+                need_line.append(job)
+        return need_line
 
     def _move_to_line(self, job: Job, line: Line) -> None:
         """Make `line` the line of a running job, and write `r` over its state if that is new."""
@@ -3888,39 +3904,44 @@ class JobQueue:
 
     def _pick_line(self, job: Job, by_offset: Mapping[int, Line], unused_running: dict[int, Line],
                    locks_of_others: int) -> Line | None:
-        """Return the line for a running job whose line is not at its offset as `r`; None if there is none.
+        """Return the line for a running job whose line is not at its offset as `r`; None: there is none.
 
-        A line `r` or a new line is the job's line from now on.  A line in any other state is the one whose
-        `r` was replaced: the job is perhaps cancelled.
+        1. A line `r` that belongs to no other job: the job's line was moved.
 
-        by_offset: the lines of the command.  unused_running: those `r` that none of our jobs has; remove the
-        returned line from it.  locks_of_others: the number of job locks that other processes hold.
+        2. The line at the job's offset, or the only line of the command, in another state: if that is not
+        new, the job is perhaps cancelled.
+
+        3. Any new line of the command.
+
+        by_offset: the lines of the command. unused_running: those `r` that none of our jobs has; remove the
+        returned line from it. locks_of_others: job locks that other processes hold.
         """
         # Each job lock of another process belongs to a line `r` of that process.  Any surplus is ours.
         if unused_running and len(unused_running) > locks_of_others:
             return unused_running.pop(self._find_likeliest_offset(job, unused_running))
-        # The `r` was overwritten.  The only line of a command is the job's own, even if an edit has moved it.
+        # The `r` was overwritten.  The only line of a command is the job's, even if an edit has moved it.
         is_only_line = len(by_offset) == 1
         own_line = next(iter(by_offset.values())) if is_only_line else by_offset.get(job.offset)
         if own_line and own_line.state != RUNNING:
             return own_line
         return next((line for line in by_offset.values() if line.state == NEW), None)
 
-    def _take_back_job_locks(self, our_jobs: Iterable[Job], unlocked_lines: int) -> None:
-        """Lock a job lock again for each job that has lost its own, unless another runner claimed the line.
+    def _take_back_job_locks(self, our_jobs: Iterable[Job], spare_lines: int) -> None:
+        """Lock a job lock again for each job that has lost its own. If another runner claimed the line, give
+        up the job.
 
-        In that case give up the job.  unlocked_lines: the number of lines `r` of the command minus the number
-        of held job locks: so many lines `r` can be ours.
+        check_jobs() then returns the job as "lost". spare_lines: the number of lines `r` of the command minus
+        the number of held job locks: so many lines can be ours.
         """
         for job in our_jobs:
             if job.job_lock:
                 continue
-            usable_lines = unlocked_lines
+            usable_lines = spare_lines
             if self.file.state_at(job) == NEW:
                 usable_lines += 1               # an editor has overwritten its `r`, which can be restored
             if usable_lines > 0:
                 job.job_lock = self.file.lock_table.take_job_lock(job)
-                unlocked_lines = usable_lines - 1
+                spare_lines = usable_lines - 1
                 self.say(f"line {job.number}: locked again")
             else:
                 self.release_job(job)
@@ -3929,10 +3950,10 @@ class JobQueue:
     def _find_likeliest_offset(self, job: Job, unused_running: Mapping[int, Line]) -> int:
         """Return the offset of the line `r` that most likely belongs to a job, after an edit has moved lines.
 
-        unused_running: the lines `r` of the job's command that none of our jobs has, by offset; at least one.
+        Prefer the line whose own job lock (own_job_lock()) the job holds, then one whose own job lock is
+        free, so that no other job holds it, then the first.
 
-        A line's own job lock is the one with its number (own_job_lock()).  Prefer the line whose own job lock
-        this job holds, then one whose own job lock is free, so that no other job holds it, then the first.
+        unused_running: the lines `r` of the command that none of our jobs has, by offset; at least one.
         """
         offset_by_lock = {own_job_lock(line): offset for offset, line in unused_running.items()}
         if job.job_lock and job.job_lock.offset in offset_by_lock:
@@ -3946,7 +3967,7 @@ class JobQueue:
     def _restore_running_state(self, line: Line) -> None:
         """Write `r` over the state of a running job's line, if an editor has overwritten the `r`.
 
-        Also set the state of `line`.  Call it while holding the command mutex.
+        Also set `line.state`. Call it while holding the command mutex.
         """
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
@@ -3975,14 +3996,18 @@ class JobQueue:
     def _on_line_missing(self, job: Job, state: bytes) -> None:
         """Decide what happens to a running job whose line a search of the file has not found as `r`.
 
-        state: the one that has replaced its `r`; b"": the line is missing.  If the line was removed, report
-        that once; the job runs on.  If two searches in a row have found another state, a user has set it: add
-        the job to those that the caller of check_jobs() must kill.
+        state: the one that has replaced the `r`; b"": the line is missing. An editor can be saving the file,
+        so one search is not enough:
+
+            line deleted (_is_line_deleted())       DELETED: report it; the job runs on
+            another state, for the first time       CHANGED_ONCE
+            another state, for the second time      CANCELLED: check_jobs() returns the job, to kill it
+            line missing                            MISSED
+            line missing for too long (_is_gone())  GONE: report it once; the job runs on
         """
         if job.cancelled or job.tracking is Tracking.DELETED:
-            return                              # it is decided
-        if state and self._is_deleted(job):
-            # The file is shorter by exactly this line, so the line with that state is another one
+            return
+        if state and self._is_line_deleted(job):        # the line with that state is another one
             job.tracking = Tracking.DELETED
             job.absent_since = self.file.clock()
             self._say_gone(job)
@@ -3994,33 +4019,31 @@ class JobQueue:
             job.tracking = Tracking.CANCELLED
             self._jobs_to_kill[job] = "cancelled"
         elif state:
-            # An editor can be in the middle of saving, so only the next search cancels the job
             job.tracking = Tracking.CHANGED_ONCE
         elif is_gone:
             job.tracking = Tracking.GONE
             if earlier is not Tracking.GONE:
                 self._say_gone(job)
         else:
-            job.tracking = Tracking.MISSED      # an editor can be in the middle of saving
+            job.tracking = Tracking.MISSED
 
-    def _is_deleted(self, job: Job) -> bool:
-        """Return True if a job's line was deleted: the file has become shorter by exactly its length.
+    def _is_line_deleted(self, job: Job) -> bool:
+        """Return True if a job's line was deleted: since it was last found, the file got shorter by exactly
+        its length.
 
-        Without this check the job of a deleted line would count as cancelled if an equal line is done.  If
-        several lines are deleted at a time, or others are appended meanwhile, the job becomes GONE or
-        CANCELLED instead.
+        Without this check the job of a deleted line would count as cancelled if an equal line is done. If
+        several lines are deleted at a time, or others are appended, the job becomes GONE or CANCELLED.
         """
         if job.tracking is not Tracking.FOUND:
             return job.tracking is Tracking.DELETED
-        return self.file.size() == job.file_size - job.length
+        return self.file.size() == job.size_when_found - job.length
 
     def _say_gone(self, job: Job) -> None:
-        """Report that a line is not in the file any more."""
         self.say(f"line {job.number}: no longer in the file; the job runs on")
 
 
 def lock_remedy(error_number: int | None) -> str:
-    """Return the remedy to print in parentheses after an error of the lock file.  error_number: an errno."""
+    """Return the remedy to print in parentheses after an error of the lock file. error_number: an errno."""
     if error_number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return "requires Linux 3.15 or newer, and a file system with locks"
     if error_number == errno.ENOLCK:
@@ -4035,10 +4058,22 @@ def lock_remedy(error_number: int | None) -> str:
 def check_lock_file(path: str, mount: Mount) -> None:
     """Check before the first job that all users of a job file will use one lock file, and that locks work.
 
-    Raises UsageError otherwise, for example for a file with two names.
+    Raises UsageError otherwise.
     """
     lock_path = lock_file_of(path)
     deadline = time.monotonic() + 3.0
+    _check_path(path, mount)
+    try:
+        _try_locks(path, lock_path)
+    except OSError as error:
+        raise UsageError(f"{lock_path}: {error_text(error)} ({lock_remedy(error.errno)})") from None
+    _check_can_open(path, mount, deadline)
+
+
+def _check_path(path: str, mount: Mount) -> None:
+    """Raise UsageError if users of this job file could use different lock files, or if the system has no
+    locks.
+    """
     if not sys.platform.startswith("linux"):
         raise UsageError(
             f"{path}: no open-file-description locks on this system (requires Linux 3.15 or newer)"
@@ -4052,21 +4087,6 @@ def check_lock_file(path: str, mount: Mount) -> None:
         raise UsageError(
             f"{path}: is a mount point, and runners on it would not see the others (mount the directory)"
         )
-    try:
-        _try_locks(path, lock_path)
-    except OSError as error:
-        raise UsageError(f"{lock_path}: {error_text(error)} ({lock_remedy(error.errno)})") from None
-    while True:
-        file = JobFile(path, say=lambda text: None, mount=mount)
-        try:
-            return file.open_to_write()
-        except OSError as error:
-            # EBUSY: users of a lock file that was removed switch to the new one within a moment
-            if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                raise UsageError(f"{path}: {error_text(error)}") from None
-            time.sleep(0.1)
-        finally:
-            file.close_files()
 
 
 def _try_locks(path: str, lock_path: str) -> None:
@@ -4078,6 +4098,26 @@ def _try_locks(path: str, lock_path: str) -> None:
                 f"{lock_path}: record locks on this file system do not exclude other processes (use "
                 "another one)"
             )
+
+
+def _check_can_open(path: str, mount: Mount, deadline: float) -> None:
+    """Open the job file and the lock file as a runner does, and close both. Raise UsageError if that fails.
+
+    While another lock file is in use, try again until `deadline` (time.monotonic()): users of a lock file
+    that was removed switch to the new one within a moment.
+    """
+    while True:
+        file = JobFile(path, say=lambda text: None, mount=mount)
+        try:
+            file.open_to_write()
+            return
+        except OSError as error:
+            is_other_lock_file_used = error.errno == errno.EBUSY
+            if not is_other_lock_file_used or time.monotonic() > deadline:
+                raise UsageError(f"{path}: {error_text(error)}") from None
+            time.sleep(0.1)
+        finally:
+            file.close_files()
 
 
 # ======== Finding work ======================================================================================
