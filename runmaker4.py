@@ -2061,14 +2061,14 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # Theorem: at no time do more copies of a command live than the file had lines of it when the last was
 # claimed.  A new line is claimed only if h <= R.  The line itself is one more than R, so h + 1 copies are at
 # most as many as lines.  An orphan is overwritten only if h < R, so h <= R still holds.  By I3 h counts each
-# living copy.  Lines are counted in the file that the path names, while holding the command mutex, so before
-# the `r` is written only programs other than ours can change them.  No step depends on the place of a line,
-# on replaced files, or on the author of an edit.
+# living copy.  Lines are counted in the file that the path names, while holding the command mutex, so only
+# other programs can change them before the `r` is written.  No step depends on the place of a line, on
+# replaced files, or on the author of an edit.
 #
 # The theorem also holds on a network file system, where this host can have an old name, size or content
-# cached: all of these are read while holding the command mutex, after refresh_file().  A read without the
-# mutex (a scan for the next line, a check of the jobs) can be old.  It only decides which command mutex to
-# lock next, or that there is nothing to do yet; and a walk that finds nothing is repeated.
+# cached: these are read while holding the command mutex, after refresh_file().  A read without the mutex (a
+# scan for the next line, a check of the jobs) can be old.  It only decides which command mutex to lock next,
+# or that there is nothing to do yet; and a walk that finds nothing is repeated.
 #
 # A line's own job lock is the line number modulo 65,535.  The runner takes it if it is free.  So until an
 # edit moves equal lines, job locks distinguish them: which one is an orphan, and which one a cancel means.
@@ -2078,23 +2078,22 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # repairs that: check_jobs() writes `r` again, or kills a cancelled job.  If the runner is dead, the line
 # waits until the job has exited, which the next runner reports.  Then the line is new.
 #
-# Responsibilities: a JobReader reads the file, and locks nothing; a JobFile writes states, while holding
-# command mutexes; a JobQueue has a JobFile, and holds claimed jobs.  A LockTable locks command mutexes and
-# job locks; a JobReader has a LockTableReader, which only queries them.
+# A JobReader reads the file, and locks nothing.  A JobFile writes states, while holding command mutexes.  A
+# JobQueue has a JobFile, and holds claimed jobs.  A LockTable locks command mutexes and job locks; a
+# JobReader has a LockTableReader, which only queries them.
 #
-# Each change of a state has these steps: lock the command mutex, which drops this host's cache; check that
-# the path still names this file (get_checked_fd()), and that the line has not moved (read_line()); write;
-# unlock the command mutex.  If the file or the lock file was replaced, FileChangedError is raised, and the
-# command mutex is unlocked.  No process calls reopen_if_replaced() while holding the command mutex.
+# Steps of a state change: lock the command mutex, which drops this host's cache; check that the path still
+# names this file (get_checked_fd()), and that the line has not moved (read_line()); write; unlock the command
+# mutex.  If the file or the lock file was replaced, unlock the mutex and raise FileChangedError.  No process
+# calls reopen_if_replaced() while holding the mutex.
 #
 # reopen_if_replaced() opens the file and the lock file that the path names now.  In a JobReader it also sets
-# the locks that a writing process needs, but no job lock, and returns which of the two it has opened.  A
-# JobQueue, which holds jobs, first locks their job locks in a new lock file, and then marks this one as in
-# use.  So only a JobQueue may do that for its JobFile; code that counts lines at the same time has its own
-# JobReader.
+# the locks that a writing process needs, but no job lock.  A JobQueue first locks the job locks of claimed
+# jobs in a new lock file, and then marks this one as in use.  So only a JobQueue may do that for its JobFile;
+# code that counts lines at the same time has a separate JobReader.
 #
-# An editor can move, overwrite or delete a claimed line at any time.  So check_jobs() checks all of them
-# twice a second, on a network file system every 2.5 s, and returns the jobs that the runner must kill.
+# An editor can move, overwrite or delete a claimed line at any time.  So check_jobs() checks them twice a
+# second, on a network file system every 2.5 s, and returns the jobs that the runner must kill.
 
 
 @dataclass(eq=False, repr=False)
@@ -2154,7 +2153,7 @@ class Job(Line):
     size_when_found: int = 0            # bytes of the job file when last FOUND
     settings: JobSettings = NO_SETTINGS
     consumer: Consumer = NOBODY               # for which it was claimed
-    # the result that was written last; the file can have it despite an error; b"": none yet
+    # the last result that we tried to write; the file can have it despite an error; b"": none
     unconfirmed_state: bytes = b""
     gated: bool = False                 # the shell waits until open_gate() lets the job begin
     result_text: str = ""                       # the result of the last run: "exit 0", "signal 9"
@@ -2162,12 +2161,12 @@ class Job(Line):
 
     @property
     def needs(self) -> Resources:
+        """Return the resources for the next run."""
         return self.settings.larger_needs[self.growth_count - 1] if self.growth_count else self.settings.needs
 
     @property
     def larger_needs(self) -> Resources | None:
-        """Return the resources for one more run if the next run lacks memory; None: the request cannot grow.
-        """
+        """Return the resources for one more run if the next lacks memory; None: the request cannot grow."""
         return next(iter(self.settings.larger_needs[self.growth_count:]), None)
 
     @property
@@ -2203,7 +2202,7 @@ class NoFile(TemporaryError):
 
 
 class LineCheck(enum.Enum):
-    """The result of checking a line while holding the command mutex."""
+    """The result of checking a line."""
     OPEN = "the line is as it was found, and can be claimed"
     CHANGED = "the line has another state"
     LOCKED = "another process holds the command mutex (lslocks names it)"
@@ -2301,7 +2300,7 @@ def close_all(*fds: int | None) -> None:
     """Close the descriptors that are not None."""
     different = set(fds)                        # one descriptor can be given twice
     for fd in {fd for fd in different if fd is not None}:
-        # EIO: the lease was lost, and writes that had not reached the server
+        # EIO: the lease was lost, and unsynced writes
         with contextlib.suppress(OSError):
             os.close(fd)
 
@@ -2315,7 +2314,7 @@ def identity_of(fd: int) -> Identity:
 def own_job_lock(line: Line) -> int:
     """Return the offset of a line's own job lock, which the job takes if it is free.
 
-    It is byte "line number modulo JOB_LOCKS" of the command's bucket in the lock file. So jobs of different
+    It is byte "line number modulo JOB_LOCKS" of the command's bucket in the lock file.  So jobs of different
     lines with one command have different job locks.
     """
     return bucket_of(line.command) + line.number % JOB_LOCKS
@@ -2330,10 +2329,10 @@ class JobLock(NamedTuple):
 class PresenceLock:
     """A byte of the lock file that a runner or server keeps locked to show others that it runs.
 
-    The presence lock is on the description of the command mutexes, which no job inherits. So the kernel frees
-    it when the program dies; jobs that outlive the program hold only job locks. The program locks it whenever
-    it opens a lock file, also after it lost a lease. Jobs pay nothing for it. The byte is drawn at random,
-    and identifies the program in the journal.
+    The presence lock is on the description of the command mutexes, which no job inherits.  So the kernel
+    frees it when the program dies; jobs that outlive the program hold only job locks.  The program locks it
+    whenever it opens a lock file, also after it lost a lease.  Jobs pay nothing for it.  The byte is drawn at
+    random, and identifies the program in the journal.
     """
     COUNT = 1 << 32
     SERVERS = 1 << 31           # presence locks from here on are for servers
@@ -2345,14 +2344,14 @@ class PresenceLock:
         self.is_held = False                # locked on the description of the last take()
 
     def _draw(self) -> int:
-        """Return a presence lock at random, from the half for servers or that for runners."""
+        """Draw a presence lock, from the half for servers or that for runners."""
         drawn = int.from_bytes(os.urandom(4), "big") % self.SERVERS
         return self.SERVERS + drawn if self._of_server else drawn
 
     def take(self, fd: int) -> None:
         """Lock the byte through `fd`, a descriptor of the lock file.
 
-        If it is taken, draw another. Give up after TRIES bytes.
+        If it is taken, draw another.  Give up after TRIES bytes.
         """
         for _ in range(self.TRIES):
             self.is_held = lock(fd, PRESENCE_BYTES + self.offset)
@@ -2368,7 +2367,7 @@ class OtherUsers(enum.Enum):
 
 
 class Changed(enum.Flag):
-    """What reopen_if_replaced() has opened, because the path names another file or none was open."""
+    """What reopen_if_replaced() has opened."""
     NOTHING = 0
     FILE = enum.auto()
     LOCK_FILE = enum.auto()
@@ -2377,7 +2376,7 @@ class Changed(enum.Flag):
 class LockTableReader(Opened):
     """The lock file of a job file, for queries: which job locks, command mutexes and presence locks are held?
 
-    It locks nothing. All queries use `fd`, on a description of this process's own.
+    It locks nothing.  All queries use `fd`, on a description of this process's own.
     """
 
     def __init__(self, file: str, mount: Mount, say: Say) -> None:
@@ -2394,17 +2393,15 @@ class LockTableReader(Opened):
     def refresh(self) -> None:
         """Drop this host's cache of the job file, the lock file and the names of both.
 
-        Without refresh(), an NFS client answers from the directory's cached attributes for up to a minute,
-        and does not notice that another host has renamed a new file to this path (seen on v4.2: for 23 s; 0 s
-        with it).
+        An NFS client caches the directory's attributes for up to a minute.  Until then it would not notice
+        that another host has renamed a new file to this path (seen on v4.2: 23 s without refresh(), 0 s with
+        it).
         """
         if self.network:
             refresh_file(self._file, self._mount)
 
     def is_current(self) -> bool:
-        """Return True if the path still names the open lock file; if none is open, True if the path names no
-        file.
-        """
+        """Return True if the path still names the open lock file, or no file if none is open."""
         if not self.is_open:
             return not os.path.lexists(self.path)
         try:
@@ -2416,7 +2413,7 @@ class LockTableReader(Opened):
             return False
 
     def reopen_if_replaced(self) -> bool:
-        """Open the lock file that the path names now, unless it is open already, and close the old one.
+        """Open the lock file that the path names now, unless it is open, and close the old one.
 
         Return False if none was opened: also if there is none, or if we may not read it.
         """
@@ -2460,7 +2457,7 @@ class LockTableReader(Opened):
         self._fd = None
 
     def is_mutex_held(self, command: bytes) -> bool:
-        """Return True if another process holds the mutex of a command now."""
+        """Return True if another process holds the mutex of a command."""
         return self.is_open and not is_free(self.fd, bucket_of(command) + MUTEX_OFFSET)
 
     def count_job_locks(self, command: bytes) -> int:
@@ -2481,7 +2478,7 @@ class LockTableReader(Opened):
     def presence_locks(self) -> set[int] | None:
         """Return the number of the presence lock of each other runner and server.
 
-        Empty: there are none, or no lock file. None: we may not read the lock file.
+        Empty: there are none, or no lock file.  None: we may not read the lock file.
         """
         if self.is_unreadable:
             return None
@@ -2494,22 +2491,22 @@ class LockTableReader(Opened):
 class LockTable(LockTableReader):
     """The lock file of a job file, to lock command mutexes and job locks, and to detect others that claim.
 
-    `fd` has all locks of this process except job locks. A query through `fd` does not find locks of the same
-    description. So each job lock is on another description, which the job inherits (open_job_lock()).
+    `fd` has all locks of this process except job locks.  A query through `fd` does not find locks of the same
+    description.  So each job lock is on another description, which the job inherits (open_job_lock()).
 
-    To lock a command mutex takes three steps: lock the byte; call refresh_file(), after which names and sizes
-    are as of now; check that the path still names this lock file, or else raise FileChangedError.
+    To lock a command mutex: lock the byte; call refresh_file(), after which names and sizes are as of now;
+    check that the path still names this lock file, or raise FileChangedError.
 
-    Locks on a network file system can be lost while this host is cut off (lost_locks()). On NFS a read
-    detects that. On all others `fd` keeps one more byte locked, the pulse: if it is lost, so are all locks of
-    this host.
+    Locks on a network file system can be lost while this host is cut off (lost_locks()).  On NFS a read
+    detects that.  On all others `fd` keeps one more byte locked, the pulse: if it is lost, so are all locks
+    of this host.
     """
     KIND_BYTES = 1 << 40              # bytes for the frontiers of a kind: the maximum size of a job file
 
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  presence_lock: PresenceLock | None = None) -> None:
-        """file: the path of the job file, without symbolic links. interval: the seconds for which an answer
-        True of still_has_locks() holds. presence_lock: of a runner or server.
+        """file: the path of the job file, without symbolic links.  interval: the seconds for which an answer
+        True of still_has_locks() holds.
         """
         super().__init__(file, mount, say)
         self.clock = clock
@@ -2527,7 +2524,7 @@ class LockTable(LockTableReader):
     def _open(self) -> tuple[int, Identity]:
         """Open or create the lock file, and lock the bytes that show others that this process uses it.
 
-        Return the descriptor and identity of the lock file.
+        Return descriptor and identity.
         """
         opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)
@@ -2538,7 +2535,7 @@ class LockTable(LockTableReader):
             os.close(fd)
             raise
         self._locks_known_at = opened_at
-        # What was shown to others in the old lock file must be shown again in this one
+        # What was shown to others in the old lock file must be shown again
         self._published_frontiers.clear()
         self._lengthened = False
         return fd, inode
@@ -2566,7 +2563,7 @@ class LockTable(LockTableReader):
     def still_has_locks(self) -> bool:
         """Return False if this host has lost the locks on `fd`, because it was cut off for too long.
 
-        On a local file system, or while no lock file is open, nothing can be lost: True. After an answer
+        On a local file system, or while no lock file is open, nothing can be lost: True.  After an answer
         True, ask the file system again only after `interval`.
         """
         now = self.clock()
@@ -2589,7 +2586,7 @@ class LockTable(LockTableReader):
     def locking(self, offset: int, patience: float) -> Iterator[bool]:
         """Lock the byte at `offset` for the `with` block, and drop this host's cache.
 
-        Yield False if another process has the byte locked for `patience` seconds. Raises FileChangedError if
+        Yield False if another process has the byte locked for `patience` seconds.  Raises FileChangedError if
         the path no longer names this lock file.
         """
         pause = 0.01 if self.network else 0.0005
@@ -2608,7 +2605,7 @@ class LockTable(LockTableReader):
     def _lock(self, offset: int) -> bool:
         """Lock a byte of the open lock file; return False if another process has it locked.
 
-        Raises FileChangedError if no lock file is open, OSError(EIO) if this host has lost its locks.
+        Raises OSError(EIO) if this host has lost its locks.
         """
         self.check_still_has_locks()
         if not self.is_open:
@@ -2620,9 +2617,8 @@ class LockTable(LockTableReader):
     def publish_frontier(self, kind: int, offset: int) -> None:
         """Show other runners that we have retried the failed lines of a kind up to this offset.
 
-        So they need not run these lines again. A lock shows the offset: for kind 2 and offset 500, on byte
-        FRONTIER_BYTES + 2 * KIND_BYTES + 500. Unlock the byte shown before. Ignore an offset that is not
-        larger.
+        So they need not run these lines again.  A lock on _frontier_byte() shows it; unlock the previous one.
+        Ignore an offset that is not larger.
 
         kind: a number for the lines in one state that directives give to the same runners.
         """
@@ -2635,16 +2631,16 @@ class LockTable(LockTableReader):
         lock(self.fd, self._frontier_byte(kind, offset), shared=True)
 
     def _frontier_byte(self, kind: int, offset: int) -> int:
-        """Return the byte of the lock file that, locked, shows this frontier."""
+        """Return the byte that shows a frontier: each kind has KIND_BYTES, one for each offset."""
         return FRONTIER_BYTES + kind * self.KIND_BYTES + offset
 
     def others_frontiers(self) -> dict[int, int]:
         """Return, for each kind of failed lines, the offset up to which other runners have retried them.
 
-        They show it by locks (publish_frontier()). The largest offset of a kind counts.
+        Locks show it (publish_frontier()).  The largest offset of a kind counts.
         """
         offsets: dict[int, int] = {}
-        every_kind = 1 << 60                    # bytes
+        every_kind = 1 << 60
         for locked in other_locks(self.fd, FRONTIER_BYTES, every_kind):
             last_byte = locked.stop - 1         # the kernel merges adjacent locked bytes
             kind, offset = divmod(last_byte - FRONTIER_BYTES, self.KIND_BYTES)      # inverts _frontier_byte()
@@ -2671,7 +2667,7 @@ class LockTable(LockTableReader):
     def take_job_lock(self, line: Line) -> JobLock:
         """Lock and return a free job lock of a line's command: own_job_lock() if possible, or else the next.
 
-        Call it while holding the command mutex. Raises OSError(ENOLCK) if none of the 65,535 is free.
+        Needs the command mutex.  Raises OSError(ENOLCK) if none of the 65,535 is free.
         """
         bucket = bucket_of(line.command)
         preferred = own_job_lock(line)
@@ -2729,15 +2725,12 @@ class LockTable(LockTableReader):
     def lengthen_lock_file(self) -> None:
         """Make the lock file one byte longer, once, so that others notice that we claim lines from now on.
 
-        Each runner does so before its first claim, and the file stays longer when a runner dies. So while the
-        length is as we made it (is_only_claimer()), no runner has begun to claim since. What about the
-        others?
+        Each runner does so before it first claims, and the file stays longer when the runner dies.  So while
+        the length is as we made it, no runner has begun to claim since (is_only_claimer()).  The others:
 
-        1. A runner that began before us still has HERE_BYTE locked, so we record OTHERS. If it has lost that
-        lock, it must call this again before it claims.
-
-        2. A runner that begins now locks HERE_BYTE first. So we see that lock, or it makes the file longer
-        than we did.
+        1. A runner that began before us still has HERE_BYTE locked, which we record as OTHERS.  If it has
+           lost that lock, it must call this again before it claims.  2.  A runner that begins now locks
+           HERE_BYTE first.  So we see that lock, or it makes the file longer than we did.
         """
         if self._lengthened:
             return
@@ -2753,22 +2746,22 @@ class LockTable(LockTableReader):
     def is_only_claimer(self) -> bool:
         """Return True if no other process can have claimed a line since our first claim.
 
-        Then the lock file is as long as lengthen_lock_file() made it for us. False: another process can have
-        claimed, or we have claimed nothing in this lock file. Call it while holding the command mutex.
+        Then the lock file is as long as lengthen_lock_file() made it.  False: another process can have
+        claimed, or we have claimed nothing in this lock file.  Needs the command mutex.
         """
         return self._lengthened and self._length_at_first_claim == os.fstat(self.fd).st_size
 
 
 class JobReader(Opened):
-    """A job file, to read: it follows the path, reads and counts lines, and finds orphans. It locks nothing.
+    """A job file, to read: it follows the path, reads and counts lines, and finds orphans.  It locks nothing.
 
-    Use it from one thread at a time; on a network file system, where any call can take long, not from the
-    event loop.
+    One thread at a time may use it; on a network file system not the event loop's, because any call can take
+    long.
     """
     ACCESS = os.O_RDONLY                # how the job file is opened
     MAX_LOOKS = 3  # a file or a line is gone after so many looks, an interval apart, missed it
-    # how long a network file system can hold up an editor that saves a file in place: MooseFS takes 30 s if
-    # two hosts write to one file
+    # a network file system can hold up an editor that saves a file in place: MooseFS takes 30 s if two hosts
+    # write to one file
     MAX_SAVE_SECONDS = 60.0
     MAX_NAMED = 9                     # lines that a summary names
 
@@ -2783,7 +2776,7 @@ class JobReader(Opened):
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
         self._tail: tuple[int, bytes] | None = None         # the last seen size and last byte of the file
         self._tail_since = 0.0                  # when `_tail` was first seen (clock)
-        # the size when the file was last known to be complete; at first, the size at open
+        # the size when the file was last known to be complete, or opened
         self._trusted_size = 0
         self._fd = None
         self.reader = Reader(None)              # the open file, to read
@@ -2801,14 +2794,14 @@ class JobReader(Opened):
     ) -> Scan:
         """Start a scan, to iterate over the job lines in some states; None: in all states.
 
-        If the path names another file than the open one, open that first. counted: gets the number of job
-        lines in each state during the scan. directives: also yield lines that begin with #RUN.
+        If the path names another file than the open one, open that first.  counted: gets the number of job
+        lines in each state during the scan.  directives: also yield lines that begin with #RUN.
         """
         self.reopen_if_replaced()
         return Scan(self.reader, self.start, states, counted=counted, directives=directives)
 
     def lines_by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
-        """Read the file, and return the job lines of each of these commands."""
+        """Read the file, and return the job lines of each command."""
         lines_of_command: dict[bytes, list[Line]] = {command: [] for command in commands}
         for line in find_command_lines(self.reader, self.start, commands):
             lines_of_command[line.command].append(line)
@@ -2817,8 +2810,7 @@ class JobReader(Opened):
     def snapshot(self) -> Snapshot:
         """Read the whole file: count the lines in each state, and separate orphans from running jobs.
 
-        Orphans are lines `r` without a runner or job. `half_saved` is set if an editor could be saving the
-        file.
+        Orphans are lines `r` without a runner or job.
         """
         snapshot = Snapshot(Counter())
         scan = self.scan_lines(RUNNING, counted=snapshot.states)    # finds lines `r`, counts every state
@@ -2831,12 +2823,11 @@ class JobReader(Opened):
         return snapshot
 
     def seconds_until_trusted(self, size: int) -> float:
-        """Return the seconds to wait before a scan that has read `size` bytes can be trusted; 0: trust it
-        now.
+        """Return the seconds until a scan that has read `size` bytes can be trusted; 0: now.
 
         An editor that saves a file in place empties it first, and another process can be in the middle of the
-        last line. So size and last byte must stay the same for a while, on a network file system for up to
-        MAX_SAVE_SECONDS. A file that ends with a newline when first read needs no wait.
+        last line.  So size and last byte must stay the same for a while, on a network file system for up to
+        MAX_SAVE_SECONDS.  A file that ends with a newline when first read needs no wait.
         """
         now = self.clock()
         last_byte = self.reader.pread(1, max(size - 1, 0))
@@ -2856,8 +2847,8 @@ class JobReader(Opened):
     def is_save_held_up(self) -> bool:
         """Return True if a network file system seems to hold up an editor that is saving the file in place.
 
-        Then the file is cut off: the former last byte is missing, or reads as NUL. It is NUL if one of us has
-        written a state just after the editor emptied the file: the gap before that state reads as NULs.
+        Then the former last byte is missing.  Or it reads as NUL, because one of us has written a state just
+        after the editor emptied the file: the gap before that state reads as NULs.
         """
         return (self.network and self.reader.is_open and self._trusted_size > 0
                 and self.reader.pread(1, self._trusted_size - 1) in (b"", b"\0"))
@@ -2865,14 +2856,14 @@ class JobReader(Opened):
     def summarize(self, consumers: Consumers, groups: bool = False) -> Summary:
         """Describe the file for the closing message of consumers (runners or clients) that are about to exit.
 
-        Remove each consumer from `consumers` that should not exit, because it could run a new job; then
-        `jobs_left` is set. groups: the consumers also run jobs with together=.
+        Remove each one from `consumers` that could still run a new job; then `jobs_left` is set.  groups: the
+        consumers also run jobs with together=.
         """
         snapshot = self.snapshot()
         counts = count_states(snapshot)
         bad_numbers, can_retry = self._find_bad_lines()
         numbers = [line.number for line in snapshot.orphans] + bad_numbers
-        stray_count, first_stray = count_strays(self.reader, STRAY)     # lines neither jobs nor comments
+        stray_count, first_stray = count_strays(self.reader, STRAY)
         jobs_left = False
         if counts.new and consumers.all:
             jobs_left = self._remove_consumers_with_jobs(consumers, groups)
@@ -2914,7 +2905,7 @@ class JobReader(Opened):
     def _remove_consumers_with_jobs(self, consumers: Consumers, groups: bool) -> bool:
         """Remove each consumer from `consumers` that could run a new job of the file.
 
-        Return True if there was one. groups: they also run jobs with together=.
+        Return True if there was one.  groups: they also run jobs with together=.
         """
         def can_run_jobs(scope: Directives) -> bool:
             """Return True if one of the remaining consumers could run jobs below these directives."""
@@ -2930,8 +2921,7 @@ class JobReader(Opened):
     def _lines_with_directives(
         self, states: bytes, is_wanted: Callable[[Directives], bool]
     ) -> Iterator[tuple[Line, Directives]]:
-        """Yield each line in one of `states` (not `r`), with the directives above it, if is_wanted() accepts
-        these.
+        """Yield each line in `states` (not `r`) with the directives above it, if is_wanted() accepts these.
 
         is_wanted() is called again after each line, so the answer can change.
         """
@@ -2974,7 +2964,7 @@ class JobReader(Opened):
     def is_orphan(self, line: Line) -> bool:
         """Return True if a line `r` is an orphan: it has neither a runner nor a job any more.
 
-        The answer is a hint, because a runner can claim a line at the same time. change_state() checks again
+        The answer is a hint, because a runner can claim a line at the same time.  change_state() checks again
         while holding the command mutex.
         """
         lock_table = self.lock_table
@@ -2984,7 +2974,7 @@ class JobReader(Opened):
             return False
         self.refresh()
         self.reopen_reader_on_fuse()
-        # Read the state after the job locks: the job can have finished just before
+        # Read the state after the job locks: the job can have just finished
         if self.state_at(line) != RUNNING:
             return False
         # A lock file that was just removed or created proves nothing: the users lock the next one
@@ -2994,7 +2984,7 @@ class JobReader(Opened):
         """Return True if the held job locks show that a line `r` has a runner or a job.
 
         Both hold a job lock in the command's bucket until they die: the line's own, or another if that was
-        taken, or if the line has moved since the claim. So if the own lock is free, count the held locks of
+        taken, or if the line has moved since the claim.  So if the own lock is free, count the held locks of
         the bucket: if the command has no orphan, this line is none.
         """
         lock_table = self.lock_table
@@ -3004,10 +2994,9 @@ class JobReader(Opened):
         return not all_job_locks_free and self._has_no_orphans(line.command)
 
     def _has_no_orphans(self, command: bytes) -> bool:
-        """Return True if a command has as many held job locks as lines `r`, or more: each line can have a
-        job.
+        """Return True if a command has enough held job locks for a living job on each line `r`.
 
-        A claim adds one to both. So if the first count of job locks is too small, count again after the
+        A claim adds one to both.  So if the first count of job locks is too small, count again after the
         lines.
         """
         job_locks = self.lock_table.count_job_locks(command)
@@ -3024,8 +3013,8 @@ class JobReader(Opened):
     ) -> bool:
         """Return True if, with one more copy of a command, no more copies live than lines are `r`.
 
-        Each living copy holds a job lock. The new copy brings a line `r`, so there must be one for each
-        living copy. for_orphan: the line of the new copy is `r` already, so one more is needed.
+        Each living copy holds a job lock.  The new copy brings a line `r`, so there must be one for each
+        living copy.  for_orphan: the line of the new copy is `r` already, so one more is needed.
 
         search_start: the offset of a line at which the search for lines `r` begins; None: the first line.
         """
@@ -3036,7 +3025,7 @@ class JobReader(Opened):
     def _has_running_lines(self, command: bytes, at_least: int, search_start: int | None = None) -> bool:
         """Return True if at least so many lines of a command are `r`.
 
-        search_start: search from this offset on, and then the lines above; None: from the first line on.
+        search_start: search from this offset on, then the lines above; None: from the first line on.
         """
         middle = self.start if search_start is None else search_start
         count = count_lines(self.reader, middle, math.inf, RUNNING, command, at_least)
@@ -3047,14 +3036,14 @@ class JobReader(Opened):
     # -- the current file ------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Drop this host's cache of the job file, the lock file and the names of both."""
+        """Drop this host's cache of the job file and the lock file."""
         self.lock_table.refresh()
 
     def reopen_reader_on_fuse(self) -> None:
         """On FUSE, open the file of `reader` again, so that later reads return what other hosts have written.
 
-        The file system's daemon can have old data cached for the open file. On other file systems do nothing.
-        Raises FileChangedError if the daemon no longer knows the file, because it was replaced.
+        The file system's daemon can have old data cached for the open file.  On other file systems do
+        nothing.  Raises FileChangedError if the daemon no longer knows the file, because it was replaced.
         """
         try:
             refresh_reader(self.reader, self.mount)
@@ -3064,7 +3053,7 @@ class JobReader(Opened):
             raise FileChangedError from None
 
     def _stat(self) -> os.stat_result:
-        """Return stat(2) of the file that the path names now. Raises OSError(ELOOP) for a symbolic link.
+        """Return stat(2) of the file that the path names now.  Raises OSError(ELOOP) for a symbolic link.
 
         On a network file system open the file: then NFS asks the server for size and times (nfs(5),
         close-to-open).
@@ -3085,7 +3074,7 @@ class JobReader(Opened):
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
     def _identity_at_path(self) -> tuple[int, ...]:
-        return self.signature()[:2]
+        return self.signature()[:2]             # device, inode
 
     def _is_known_at_path(self, fd: int | None) -> bool:
         """Return True if this host knows, without asking a server, that the path names this open file.
@@ -3095,10 +3084,10 @@ class JobReader(Opened):
         return self.network and fd is not None and path_names_fd(self.real_path, fd)
 
     def reopen_if_replaced(self) -> Changed:
-        """Open the job file and the lock file that the path names now, unless they are open; return which was
-        opened.
+        """Open the job file and the lock file that the path names now, unless they are open.
 
-        Raises OSError(EPERM) if the new job file belongs to a user who could not write to the old one.
+        Return which was opened.  Raises OSError(EPERM) if the new job file belongs to a user who could not
+        write to the old one.
         """
         changed = Changed.NOTHING
         self.refresh()
@@ -3123,7 +3112,7 @@ class JobReader(Opened):
         try:
             if self.network:
                 reader = Reader.with_own_fd(fd, True)
-            first_line_offset(reader)                  # raises OSError for UTF-16
+            first_line_offset(reader)                  # raises OSError
             info = os.fstat(fd)
             self._check_replacement(info)
             if self.ACCESS == os.O_RDWR:
@@ -3152,7 +3141,7 @@ class JobReader(Opened):
             )
 
     def close_files(self) -> None:
-        """Close the job file and its lock file; claimed lines keep their job locks."""
+        """Close job file and lock file; claimed lines keep their job locks."""
         close_all(self._fd, self.reader.detach())
         self.lock_table.close()
         self._fd = None
@@ -3169,7 +3158,7 @@ USERS = 1 << 61
 def lock_all(fd: int) -> None:
     """Lock all of a job file, shared, as each process that writes it does: the in-use lock.
 
-    Then NFS asks the server for the size. Raises OSError(EBUSY) if another process has an exclusive lock.
+    Then NFS asks the server for the size.  Raises OSError(EBUSY) if another process has an exclusive lock.
     """
     if not lock(fd, 0, IN_USE_BYTES, shared=True):
         raise OSError(
@@ -3180,24 +3169,23 @@ def lock_all(fd: int) -> None:
 class JobFile(JobReader):
     """A job file, to write: the state of a line is written only while holding the mutex of the command.
 
-    Each process that may write the job file holds the in-use lock: all of the file, shared. The in-use lock
-    keeps away programs that lock ranges of the file. It keeps an NFS client from writing neighbouring bytes
-    back. And it makes a write fail after the lease was lost.
+    Each process that may write the job file holds the in-use lock: all of the file, shared.  It keeps away
+    programs that lock ranges of the file, and an NFS client from writing neighbouring bytes back.  And it
+    makes a write fail after the lease was lost.
 
-    Command mutexes are in the lock file. On a network file system, locking one also drops this host's cache.
+    Command mutexes are in the lock file.  On a network file system, locking one also drops this host's cache.
     While a process holds one, get_checked_fd() checks the path, and all reads of `reader` return data no
     older than that lock.
     """
     ACCESS = os.O_RDWR
     lock_table: LockTable
-    # seconds to wait for a command mutex, in a program that has nothing else to do
+    # seconds to wait for a command mutex, if there is nothing else to do
     MUTEX_SECONDS = 2.0
     MUTEX_SECONDS_CLAIM = 0.2   # for a claim: there are other lines
     MUTEX_SECONDS_LOCAL = 0.01  # for runners and servers on a local file system
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Callable[[], float] = boottime,
                  presence_lock: PresenceLock | None = None) -> None:
-        """presence_lock: of a runner or server."""
         super().__init__(path, say=say, mount=mount, clock=clock)
         self.lock_table = LockTable(
             self.real_path, mount, say=say, clock=clock, interval=self.interval, presence_lock=presence_lock
@@ -3212,7 +3200,7 @@ class JobFile(JobReader):
         """Return how many seconds a runner or server waits for a command mutex before it tries later.
 
         On a local file system the event loop makes the calls: while it waits, it reads no output and applies
-        no timeout. On a network file system a thread makes them, and each attempt is a round trip.
+        no timeout.  On a network file system a thread makes them, and each attempt is a round trip.
         """
         return self.MUTEX_SECONDS if self.network else self.MUTEX_SECONDS_LOCAL
 
@@ -3227,7 +3215,7 @@ class JobFile(JobReader):
     def command_mutex(self, command: bytes, patience: float = MUTEX_SECONDS) -> Iterator[bool]:
         """Lock the mutex of a command for the `with` block, and make reads of the file current.
 
-        Yield False if another process holds the mutex for `patience` seconds. Raises FileChangedError if the
+        Yield False if another process holds the mutex for `patience` seconds.  Raises FileChangedError if the
         lock file was replaced; get_checked_fd() checks the job file.
         """
         with self.lock_table.locking(bucket_of(command) + MUTEX_OFFSET, patience) as locked:
@@ -3238,9 +3226,9 @@ class JobFile(JobReader):
     def mark_lock_file_in_use(self) -> None:
         """Show other processes which lock file we use, by a lock on a byte of the job file.
 
-        The inode number of the lock file selects the byte. So processes that reach one job file by two names,
-        and so use two lock files, notice each other: this raises OSError(EBUSY). Do nothing if the byte is
-        locked already.
+        The inode number of the lock file selects the byte.  So processes that reach one job file by two
+        names, and so use two lock files, notice each other: this raises OSError(EBUSY).  Do nothing if the
+        byte is locked already.
         """
         fd = self.fd
         inode = self.lock_table.inode
@@ -3282,7 +3270,7 @@ class JobFile(JobReader):
     def open_to_write(self) -> None:
         """Open the job file and the lock file that the path names now, unless they are open, to write states.
 
-        Show others which lock file is in use. Raises OSError(EBUSY) if another process uses another.
+        Show others which lock file is in use.  Raises OSError(EBUSY) if another process uses another.
         """
         self.reopen_if_replaced()
         self.mark_lock_file_in_use()
@@ -3290,14 +3278,14 @@ class JobFile(JobReader):
     def check_at_path(self) -> int:
         """Return the descriptor of the job file; raise FileChangedError if the path no longer names it.
 
-        Call it while holding the command mutex.
+        Needs the command mutex.
         """
         if not self.is_open:
             raise FileChangedError
         try:
             is_at_path = self._is_known_at_path(self.fd) or self._identity_at_path() == self.inode
         except FileNotFoundError:
-            is_at_path = False                        # an editor is about to create a new one
+            is_at_path = False                        # an editor is replacing it
         if not is_at_path:
             raise FileChangedError
         return self.fd
@@ -3305,38 +3293,38 @@ class JobFile(JobReader):
     def get_checked_fd(self) -> int:
         """Check that a state may be written to the file now; return the descriptor of the file.
 
-        Also mark the lock file as in use. Raises FileChangedError if the path names another file,
-        OSError(EBUSY) if another process uses another lock file. Call it while holding the command mutex.
+        Also mark the lock file as in use.  Raises FileChangedError if the path names another file,
+        OSError(EBUSY) if another process uses another lock file.  Needs the command mutex.
         """
         fd = self.check_at_path()
         self.mark_lock_file_in_use()
         return fd
 
     def is_at_path(self, fd: int) -> bool:
-        """Return True if the path names this open file now, also on other hosts."""
+        """Drop this host's cache, and return True if the path names this open file."""
         try:
             self.refresh()
             return self._is_known_at_path(fd) or self._identity_at_path() == identity_of(fd)
         except FileNotFoundError:
-            return False                        # an editor is about to create a new one
+            return False                        # an editor is replacing it
 
     def size(self) -> int:
         """Return the size of the open file in bytes, as far as this host knows."""
         return os.fstat(self.fd).st_size
 
     def _current_size(self) -> int:
-        """Return the size of the open file in bytes, without this host's cache."""
+        """Drop this host's cache, and return the size of the open file in bytes."""
         self.refresh()
         return self.size()
 
     def change_state(self, line: Line, state: bytes, own_last_result: bytes = b"") -> Attempt:
         """Write `state` over the state of an orphan (a line `r` without a job) or a finished line.
 
-        If the line has changed, write nothing: `check` of the returned Attempt is the reason. Raises
+        If the line has changed, write nothing: `check` of the returned Attempt is the reason.  Raises
         FileChangedError if the line has moved.
 
-        own_last_result: the result of this process's last run of an orphan's command; b"": none. Write it
-        instead of `state`, unless another process can have run the command since. For example, our run has
+        own_last_result: the result of this process's last run of an orphan's command; b"": none.  Write it
+        instead of `state`, unless another process can have run the command since.  For example, our run has
         written `d`, and an editor has saved the `r` that it had read before.
         """
         with self.command_mutex(line.command, self.patience) as locked:
@@ -3355,10 +3343,10 @@ class JobFile(JobReader):
     ) -> Attempt:
         """Read a line again; return in `check` of an Attempt that it can be claimed (OPEN), or why not.
 
-        Call it while holding the command mutex. Raises FileChangedError if the line, or the directive with
-        its settings, is not at its offset.
+        Needs the command mutex.  Raises FileChangedError if the line, or the directive with its settings, is
+        not at its offset.
 
-        needs_room: only if can_run_another_copy(). search_start: see there.
+        needs_room: also require can_run_another_copy(), which begins to search at `search_start`.
         """
         self.get_checked_fd()
         committed = self.check_committed(line)
@@ -3383,9 +3371,9 @@ class JobFile(JobReader):
         On a network file system each check is a round trip, so remember the size up to which lines are
         committed.
 
-        Call it while holding the command mutex: then FUSE knows the current size. NFS can know an older,
-        smaller size; then the line waits. If an editor on another host shortens the file, and the disk is
-        full when lines are appended again, this can return True for a line that is cut off.
+        Needs the command mutex, with which FUSE knows the current size.  NFS can know an older, smaller size;
+        then the line waits.  If an editor on another host shortens the file, and the disk is full when lines
+        are appended again, this can return True for a line that is cut off.
         """
         size = self.size()
         if line.offset < self._known_committed_size(size):
@@ -3409,7 +3397,7 @@ class JobFile(JobReader):
         return committed_size if is_same_file and committed_size <= current_size else 0
 
     def write(self, line: Line, state: bytes) -> None:
-        """Write the state of a line. The caller holds the command mutex and has verified the line."""
+        """Write the state of a line that was checked while holding the command mutex."""
         self.lock_table.check_still_has_locks()
         os.pwrite(self.fd, state, line.offset)
         if self.network:
@@ -3420,11 +3408,11 @@ class JobFile(JobReader):
 class JobQueue:
     """The jobs that were claimed from a job file: claims lines, checks claimed lines and writes results.
 
-    A job is in `claimed` from claim() to release_job(); the job lock belongs to the lock file. A queue does
+    A job is in `claimed` from claim() to release_job(); the job lock belongs to the lock file.  A queue does
     not wait for jobs, and a `Cursor` chooses the next line.
     """
     MAX_SINGLE_READS = 16       # lines of a command that are read one by one
-    MAX_CUT_OFF_SECONDS = 60.0  # after so long with ENOTCONN the client of the file system counts as dead
+    MAX_CUT_OFF_SECONDS = 60.0  # with ENOTCONN, until the client of the file system counts as dead
 
     def __init__(self, file: JobFile) -> None:
         """file: only this queue may call its reopen_if_replaced()."""
@@ -3437,16 +3425,16 @@ class JobQueue:
         self._last_reading_mode = Reading.CACHED              # how the last file was read
         # when ENOTCONN first came (clock); None: the file was opened since
         self._cut_off_since: float | None = None
-        # when the path first named no file (clock); None: it named a file at the last look
+        # when the path first named no file (clock); None: it names a file
         self._no_file_since: float | None = None
 
     def reopen_if_replaced(self) -> Changed:
-        """Open the job file and the lock file that the path names now, unless they are open; return which was
-        opened.
+        """Open the job file and the lock file that the path names now, unless they are open.
 
-        Lock a job lock again for each claimed job that has none: in a new lock file, for all.
+        Lock a job lock again for each claimed job that has none: in a new lock file, for all.  Return which
+        file was opened.
 
-        Raises OSError(EBUSY) if another process uses another lock file. The jobs have job locks then, but no
+        Raises OSError(EBUSY) if another process uses another lock file.  The jobs have job locks then, but no
         new line may be claimed.
         """
         old_inode = self.file.lock_table.inode
@@ -3489,7 +3477,7 @@ class JobQueue:
     def close_if_locks_lost(self, error: OSError) -> None:
         """Close the job file and the lock file if an error can mean that our locks were lost.
 
-        The next check opens both again. After ENOTCONN, note since when the file system is cut off.
+        The next check opens both again.  After ENOTCONN, note since when the file system is cut off.
         """
         if error.errno == errno.ENOTCONN and self._cut_off_since is None:
             self._cut_off_since = self.file.clock()
@@ -3499,8 +3487,8 @@ class JobQueue:
     def _is_cut_off(self) -> bool:
         """Return True if the process that serves a FUSE file system on this host must be dead.
 
-        Then every call fails with ENOTCONN for ever. GlusterFS also fails so while the servers do not answer,
-        and recovers; so wait for a minute of such errors.
+        Then every call fails with ENOTCONN for ever.  GlusterFS also fails so while the servers do not
+        answer, and recovers; so wait for a minute of such errors.
         """
         return (self._cut_off_since is not None
                 and self.file.clock() - self._cut_off_since >= self.MAX_CUT_OFF_SECONDS)
@@ -3518,10 +3506,9 @@ class JobQueue:
 
     @staticmethod
     def copy_lock_fd(job: Job) -> int | None:
-        """Return a copy of the descriptor with a job's job lock, for the shell of the job; None: the lock is
-        lost.
+        """Return a copy of the descriptor with a job's job lock, for the job's shell; None: the lock is lost.
 
-        The caller closes the copy with close_lock_copy().
+        The caller closes it with close_lock_copy().
         """
         return os.dup(job.job_lock.fd) if job.job_lock else None
 
@@ -3546,8 +3533,8 @@ class JobQueue:
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
         """Claim a line for a consumer: lock a job lock and write `r`, if the line has not changed.
 
-        Return an Attempt with the new job, or the reason why the line cannot be claimed now. settings: of the
-        directives above the line. Raises FileChangedError if the line or the file moved.
+        Return an Attempt with the new job, or the reason why the line cannot be claimed now.  settings: of
+        the directives above the line.  Raises FileChangedError if the line or the file moved.
         """
         patience = min(self.file.MUTEX_SECONDS_CLAIM, self.file.patience)
         with self.file.command_mutex(line.command, patience) as locked:
@@ -3593,9 +3580,9 @@ class JobQueue:
     def finish(self, job: Job, state: bytes) -> str:
         """Write the result of a job over its `r`, and remove the job from `claimed`.
 
-        Return '', or the reason why the result will never be written, for example that a user set another
-        state. Raises TemporaryError: try again. state: HELD: the job was cancelled, so the line has the state
-        that the user set.
+        Return '', or why the result will never be written, for example because a user set another state.
+        Raises TemporaryError: try again.  state: HELD: a user has cancelled the job by a state, which
+        remains.
         """
         if state == HELD:
             self.release_job(job)
@@ -3614,7 +3601,7 @@ class JobQueue:
     def _write_result(self, job: Job, state: bytes) -> str:
         """Write a result over the job's `r`; if that is not at its offset, search the file for it first.
 
-        Return '' when it is written, or the reason why it will never be. Raises TemporaryError: try again.
+        Return '' when it is written, or why it will never be.  Raises TemporaryError: try again.
         """
         try:
             try:
@@ -3632,7 +3619,7 @@ class JobQueue:
     def _on_file_missing(self, job: Job, state: bytes) -> str:
         """Raise NoFile while an editor could be about to create the job file again.
 
-        Then release the job, and return why the result is not written.
+        After that, release the job, and return why the result is not written.
         """
         now = self.file.clock()
         if self._no_file_since is None:
@@ -3669,8 +3656,8 @@ class JobQueue:
     def _search_and_write(self, job: Job, state: bytes) -> str:
         """Search the file for the job's line, which is not at its offset as `r`, and write the result there.
 
-        Return '' when it is written, or need not be; otherwise why it will never be. Raises TemporaryError if
-        the line is missing, but an editor could still be saving the file.
+        Return '' when it is written, or need not be; otherwise why it will never be.  Raises TemporaryError
+        if the line is missing, but an editor could still be saving the file.
         """
         # The state that has replaced the `r`; b"": the line is missing; None: the line was found
         state_now = self._reconcile_commands([job]).get(job)
@@ -3706,7 +3693,7 @@ class JobQueue:
     def _is_result_written(self, job: Job) -> bool:
         """Return True if a job's line has the result, although an earlier write() raised an error.
 
-        For example, an fsync(2) can fail after the file server has received the byte. Without this check the
+        For example, an fsync(2) can fail after the file server has received the byte.  Without this check the
         result would be written over another line `r` of the command.
         """
         return job.unconfirmed_state != b"" and self.file.state_at(job) == job.unconfirmed_state
@@ -3721,29 +3708,28 @@ class JobQueue:
     #
     # A claimed line is astray if it is not at its offset as `r`, or if the job lock was lost.  Then
     # _reconcile_command() puts all our jobs of the command in order, while holding the command mutex.
-    # Lines of one command are interchangeable: the invariant is that each held job lock has a line `r`.
+    # Lines of one command are interchangeable; the invariant: each held job lock has a line `r`.
     #
-    #     1. A job that lost its job lock takes one again if one line `r` has no job lock, or, if the job's
+    #     1. A job that lost the job lock takes one again if one line `r` has no job lock, or, if the job's
     #        line is new again, if that line could be claimed.  Otherwise another runner has claimed the line:
     #        the job is lost.
     #     2. Our jobs keep offsets at which the line is `r`.  A cancelled job gets no other line.
     #     3. Of the remaining lines `r`, as many belong to others as others hold job locks.  Any surplus is
-    #        ours: a job gets the line whose own job lock it holds, or a line whose own job lock is free, or
-    #        any.
+    #        ours: a job gets the line whose own job lock it holds, or one whose own job lock is free, or any.
     #     4. If the lines `r` are too few, an `r` was overwritten.  A `.` at the line's offset is from an
     #        editor that had read the file before the claim: the line is made `r` again.  If the command is
     #        no longer at that offset, any new line of the command is made `r`.
     #     5. A line that is still missing was deleted if the file is shorter by exactly this line.  The job is
     #        cancelled if another state is at the line's offset, or on the only line of the command, and the
-    #        next check also finds that.  Otherwise the line counts as gone after a while.  The queue still
-    #        searches for it, less and less often.
+    #        next check also finds that.  Otherwise the line counts as gone after a while.  Searches for it
+    #        go on, less and less often.
 
     def check_jobs(self) -> dict[Job, str]:
         """Compare the claimed jobs with the file, and repair what edits and lost locks have changed.
 
-        Find lines that were moved, write overwritten `r` again, and take lost job locks again. Return the
-        jobs that the caller must kill, each once, with the reason: "lost" if another runner has claimed the
-        line, "cancelled" if a user has set another state.
+        Find moved lines, write overwritten `r` again, and take lost job locks again.  Return the jobs that
+        the caller must kill, each once, with the reason: "lost" if another runner has claimed the line,
+        "cancelled" if a user has set another state.
         """
         if not self.claimed and not self._jobs_to_kill:
             return {}
@@ -3757,7 +3743,7 @@ class JobQueue:
                     self._on_line_missing(job, state)
                 self._searched_at = now
         except OSError as error:
-            # The file is missing, or cannot be read now.  Another check follows soon; finish() reports it.
+            # The file is missing or cannot be read now.  Another check follows; finish() reports it.
             self.close_if_locks_lost(error)
         self._assert_locks_match()
         to_kill = self._jobs_to_kill
@@ -3765,7 +3751,7 @@ class JobQueue:
         return to_kill
 
     def _assert_locks_match(self) -> None:
-        """Assert that the lock table holds exactly the job locks of the claimed jobs."""
+        """Assert that the lock table holds exactly the job locks of claimed jobs."""
         assert self.file.lock_table.job_locks == {
             job.job_lock.offset: job.job_lock for job in self.claimed if job.job_lock
         }
@@ -3790,12 +3776,11 @@ class JobQueue:
         return astray
 
     def _is_search_due(self, job: Job, now: float) -> bool:
-        """Return True if it is time to search the file for the line of a job that is astray.
+        """Return True if it is time to search the file for the line of an astray job.
 
         Searches become less frequent: to read a long file each second would cost half a core.
         """
-        # FOUND: until now; it is missing for the first time.  CHANGED_ONCE: this search decides if the job is
-        # cancelled.
+        # FOUND: not missing until now.  CHANGED_ONCE: this search decides if the job is cancelled.
         if job.tracking in (Tracking.FOUND, Tracking.CHANGED_ONCE):
             return True
         seconds_missing = now - job.absent_since
@@ -3803,7 +3788,7 @@ class JobQueue:
         return now - self._searched_at >= pause
 
     def _drop_lost_job_locks(self) -> None:
-        """Forget the job locks that this host has lost. If it has lost any lock, close both files.
+        """Forget the job locks that this host has lost.  If it has lost any lock, close both files.
 
         The next reopen_if_replaced() then opens them with new locks.
         """
@@ -3811,14 +3796,14 @@ class JobQueue:
             self.file.close_files()
         if self.file.lock_table.drop_lost_job_locks():
             self._forget_job_locks()
-            self.file.close_files()                  # all other locks are lost, too
+            self.file.close_files()                  # all other locks are also lost
 
     def _reconcile_commands(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
         """Give these jobs, and our other jobs of the same commands, lines `r` and job locks again.
 
-        That is needed after an edit or a loss of locks; _reconcile_command() has the rules. Leave out a
-        command whose mutex another process holds. Return the jobs that have no line now, each with the state
-        that has replaced the `r`; b"": the line is missing.
+        That is needed after an edit or a loss of locks; _reconcile_command() has the rules.  Leave out a
+        command whose mutex another process holds.  Return the jobs without a line, each with the state that
+        has replaced the `r`; b"": the line is missing.
         """
         our_jobs: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
         if not our_jobs:
@@ -3836,10 +3821,10 @@ class JobQueue:
         return missing
 
     def _reread_lines(self, command: bytes, known_lines: Sequence[Line]) -> list[Line]:
-        """Return the current lines of a command. Call it while holding the command mutex.
+        """Return the current lines of a command.  Needs the command mutex.
 
-        known_lines: as read before the mutex was locked. Read up to MAX_SINGLE_READS of them one by one, each
-        a round trip on a network file system. If there are more, or one has moved, read the whole file.
+        known_lines: as read before the mutex was locked.  Read up to MAX_SINGLE_READS of them one by one,
+        each a round trip on a network file system.  If there are more, or one has moved, read the whole file.
         """
         if len(known_lines) <= self.MAX_SINGLE_READS:
             reread = [
@@ -3854,11 +3839,10 @@ class JobQueue:
     ) -> dict[Job, bytes]:
         """Give each of our jobs of a command a job lock and a line `r` again, after an edit or a lost lock.
 
-        Return the jobs that have no line now, each with the state that replaced the `r`; b"": the line is
-        missing, or an `r` at its offset belongs to another job. The steps have the numbers of the list above.
+        Return the jobs without a line, each with the state that replaced the `r`; b"": the line is missing,
+        or an `r` at its offset belongs to another job.  Steps have the numbers of the list above.
 
-        Call it while holding the command mutex, after check_at_path(). lines: all of the command, from
-        _reread_lines().
+        Needs the command mutex and check_at_path().  lines: all of the command, from _reread_lines().
         """
         by_offset = {line.offset: line for line in lines}
         # The lines `r` that none of our jobs has: at first all; each job removes one
@@ -3866,7 +3850,7 @@ class JobQueue:
         job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
         written = {job for job in our_jobs if self._is_result_written(job)}
-        # Step 1.  A job whose result is written needs no job lock any more.
+        # Step 1: a job whose result is written needs no job lock
         unwritten = (job for job in our_jobs if job not in written)
         self._take_back_job_locks(unwritten, len(unused_running) - job_locks)
         # No other line for a job whose state is set: by the user, or as the result
@@ -3906,15 +3890,12 @@ class JobQueue:
                    locks_of_others: int) -> Line | None:
         """Return the line for a running job whose line is not at its offset as `r`; None: there is none.
 
-        1. A line `r` that belongs to no other job: the job's line was moved.
+        1. A line `r` that belongs to no other job: the job's line was moved.  2.  The line at the job's
+           offset, or the only line of the command, in another state: if that is not new, the job is perhaps
+           cancelled.  3.  Any new line of the command.
 
-        2. The line at the job's offset, or the only line of the command, in another state: if that is not
-        new, the job is perhaps cancelled.
-
-        3. Any new line of the command.
-
-        by_offset: the lines of the command. unused_running: those `r` that none of our jobs has; remove the
-        returned line from it. locks_of_others: job locks that other processes hold.
+        by_offset: the lines of the command.  unused_running: those `r` that none of our jobs has; remove the
+        returned line from it.  locks_of_others: job locks that other processes hold.
         """
         # Each job lock of another process belongs to a line `r` of that process.  Any surplus is ours.
         if unused_running and len(unused_running) > locks_of_others:
@@ -3927,11 +3908,11 @@ class JobQueue:
         return next((line for line in by_offset.values() if line.state == NEW), None)
 
     def _take_back_job_locks(self, our_jobs: Iterable[Job], spare_lines: int) -> None:
-        """Lock a job lock again for each job that has lost its own. If another runner claimed the line, give
-        up the job.
+        """Lock a job lock again for each job that lost it, or give up the job if another runner claimed the
+        line.
 
-        check_jobs() then returns the job as "lost". spare_lines: the number of lines `r` of the command minus
-        the number of held job locks: so many lines can be ours.
+        check_jobs() then returns the job as "lost".  spare_lines: the number of lines `r` of the command
+        minus the number of held job locks: so many lines can be ours.
         """
         for job in our_jobs:
             if job.job_lock:
@@ -3951,7 +3932,7 @@ class JobQueue:
         """Return the offset of the line `r` that most likely belongs to a job, after an edit has moved lines.
 
         Prefer the line whose own job lock (own_job_lock()) the job holds, then one whose own job lock is
-        free, so that no other job holds it, then the first.
+        free, then the first.
 
         unused_running: the lines `r` of the command that none of our jobs has, by offset; at least one.
         """
@@ -3967,7 +3948,7 @@ class JobQueue:
     def _restore_running_state(self, line: Line) -> None:
         """Write `r` over the state of a running job's line, if an editor has overwritten the `r`.
 
-        Also set `line.state`. Call it while holding the command mutex.
+        Also set `line.state`.  Needs the command mutex.
         """
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
@@ -3986,7 +3967,7 @@ class JobQueue:
     def _is_gone(self, job: Job) -> bool:
         """Return True if a job's line has been missing for longer than an editor can take to save the file.
 
-        On a network file system that can be a minute, if the file seems to be cut off: is_save_held_up().
+        That can be a minute on a network file system, if is_save_held_up().
         """
         max_absence = (self.file.MAX_LOOKS - 1) * self.file.interval
         if self.file.is_save_held_up():
@@ -3996,12 +3977,12 @@ class JobQueue:
     def _on_line_missing(self, job: Job, state: bytes) -> None:
         """Decide what happens to a running job whose line a search of the file has not found as `r`.
 
-        state: the one that has replaced the `r`; b"": the line is missing. An editor can be saving the file,
-        so one search is not enough:
+        state: it has replaced the `r`; b"": the line is missing.  An editor can be saving the file, so one
+        search is not enough:
 
             line deleted (_is_line_deleted())       DELETED: report it; the job runs on
             another state, for the first time       CHANGED_ONCE
-            another state, for the second time      CANCELLED: check_jobs() returns the job, to kill it
+            another state, for the second time      CANCELLED: check_jobs() returns the job
             line missing                            MISSED
             line missing for too long (_is_gone())  GONE: report it once; the job runs on
         """
@@ -4028,10 +4009,10 @@ class JobQueue:
             job.tracking = Tracking.MISSED
 
     def _is_line_deleted(self, job: Job) -> bool:
-        """Return True if a job's line was deleted: since it was last found, the file got shorter by exactly
-        its length.
+        """Return True if a job's line was deleted: the file is shorter by this line than when it was last
+        found.
 
-        Without this check the job of a deleted line would count as cancelled if an equal line is done. If
+        Without this check the job of a deleted line would count as cancelled if an equal line is done.  If
         several lines are deleted at a time, or others are appended, the job becomes GONE or CANCELLED.
         """
         if job.tracking is not Tracking.FOUND:
@@ -4043,7 +4024,7 @@ class JobQueue:
 
 
 def lock_remedy(error_number: int | None) -> str:
-    """Return the remedy to print in parentheses after an error of the lock file. error_number: an errno."""
+    """Return the remedy to print after an error of the lock file.  error_number: an errno."""
     if error_number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return "requires Linux 3.15 or newer, and a file system with locks"
     if error_number == errno.ENOLCK:
@@ -4058,7 +4039,7 @@ def lock_remedy(error_number: int | None) -> str:
 def check_lock_file(path: str, mount: Mount) -> None:
     """Check before the first job that all users of a job file will use one lock file, and that locks work.
 
-    Raises UsageError otherwise.
+    Raises UsageError.
     """
     lock_path = lock_file_of(path)
     deadline = time.monotonic() + 3.0
@@ -4071,9 +4052,7 @@ def check_lock_file(path: str, mount: Mount) -> None:
 
 
 def _check_path(path: str, mount: Mount) -> None:
-    """Raise UsageError if users of this job file could use different lock files, or if the system has no
-    locks.
-    """
+    """Raise UsageError if users of this job file could use different lock files, or cannot lock."""
     if not sys.platform.startswith("linux"):
         raise UsageError(
             f"{path}: no open-file-description locks on this system (requires Linux 3.15 or newer)"
@@ -4101,10 +4080,10 @@ def _try_locks(path: str, lock_path: str) -> None:
 
 
 def _check_can_open(path: str, mount: Mount, deadline: float) -> None:
-    """Open the job file and the lock file as a runner does, and close both. Raise UsageError if that fails.
+    """Open the job file and the lock file as a runner does, and close both.  Raise UsageError if that fails.
 
-    While another lock file is in use, try again until `deadline` (time.monotonic()): users of a lock file
-    that was removed switch to the new one within a moment.
+    After EBUSY, try again until `deadline` (time.monotonic()): users of a lock file that was removed switch
+    to the new one within a moment.
     """
     while True:
         file = JobFile(path, say=lambda text: None, mount=mount)
@@ -4112,8 +4091,7 @@ def _check_can_open(path: str, mount: Mount, deadline: float) -> None:
             file.open_to_write()
             return
         except OSError as error:
-            is_other_lock_file_used = error.errno == errno.EBUSY
-            if not is_other_lock_file_used or time.monotonic() > deadline:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise UsageError(f"{path}: {error_text(error)}") from None
             time.sleep(0.1)
         finally:
