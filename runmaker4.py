@@ -2171,11 +2171,12 @@ class Job(Line):
 
     @property
     def cancelled(self) -> bool:
+        """Return True if a user has cancelled the job by setting another state."""
         return self.tracking is Tracking.CANCELLED
 
     @property
     def length(self) -> int:
-        """Return the length of the line in bytes, with state and newline."""
+        """Return the line's length in bytes, with state and newline."""
         return 1 + len(self.text) + self.is_complete
 
     def move_to(self, line: Line) -> None:
@@ -2546,7 +2547,7 @@ class LockTable(LockTableReader):
         lock(fd, HERE_BYTE, shared=True)
         self.pulse_offset = 0
         if self.network and not self._mount.is_nfs:
-            self.pulse_offset = lock_probe(fd)
+            self.pulse_offset = lock_probe(fd)          # lost with all locks of this host
         if self.presence_lock:
             self.presence_lock.take(fd)
 
@@ -2689,7 +2690,7 @@ class LockTable(LockTableReader):
             self.free_job_lock(job_lock)
 
     def free_job_lock(self, job_lock: JobLock) -> None:
-        """Unlock a job lock explicitly, because processes of the job can still have the description open."""
+        """Unlock a job lock explicitly: processes of the job can still have the description open."""
         del self.job_locks[job_lock.offset]
         with contextlib.suppress(OSError):              # EIO, ESTALE: already lost
             unlock(job_lock.fd, job_lock.offset)
@@ -2729,8 +2730,9 @@ class LockTable(LockTableReader):
         the length is as we made it, no runner has begun to claim since (is_only_claimer()).  The others:
 
         1. A runner that began before us still has HERE_BYTE locked, which we record as OTHERS.  If it has
-           lost that lock, it must call this again before it claims.  2.  A runner that begins now locks
-           HERE_BYTE first.  So we see that lock, or it makes the file longer than we did.
+           lost that lock, it must call this again before it claims.
+        2. A runner that begins now locks HERE_BYTE first.  So we see that lock, or it makes the file longer
+           than we did.
         """
         if self._lengthened:
             return
@@ -2755,8 +2757,7 @@ class LockTable(LockTableReader):
 class JobReader(Opened):
     """A job file, to read: it follows the path, reads and counts lines, and finds orphans.  It locks nothing.
 
-    One thread at a time may use it; on a network file system not the event loop's, because any call can take
-    long.
+    Use it in one thread at a time; on a network file system not in the event loop's: calls can take long.
     """
     ACCESS = os.O_RDONLY                # how the job file is opened
     MAX_LOOKS = 3  # a file or a line is gone after so many looks, an interval apart, missed it
@@ -2792,7 +2793,7 @@ class JobReader(Opened):
     def scan_lines(
         self, states: bytes | None = None, counted: Counter[bytes] | None = None, directives: bool = False
     ) -> Scan:
-        """Start a scan, to iterate over the job lines in some states; None: in all states.
+        """Start a scan over the job lines in some states; None: in all.
 
         If the path names another file than the open one, open that first.  counted: gets the number of job
         lines in each state during the scan.  directives: also yield lines that begin with #RUN.
@@ -3192,7 +3193,7 @@ class JobFile(JobReader):
         )
         # the file, and the size up to which all lines are committed (check_committed())
         self._committed_reader_and_size: tuple[Reader, int] | None = None
-        # the file in which mark_lock_file_in_use() last locked a byte, and the lock file that it shows
+        # where mark_lock_file_in_use() last locked a byte, and the lock file that it shows
         self._marked_in_use: tuple[Reader, Identity | None] | None = None
 
     @property
@@ -3422,7 +3423,7 @@ class JobQueue:
         # jobs that are "lost" to others or "cancelled"; the next check_jobs() returns them
         self._jobs_to_kill: dict[Job, str] = {}
         self._searched_at = -math.inf           # when check_jobs() last searched the file (clock)
-        self._last_reading_mode = Reading.CACHED              # how the last file was read
+        self._last_reading_mode = Reading.CACHED
         # when ENOTCONN first came (clock); None: the file was opened since
         self._cut_off_since: float | None = None
         # when the path first named no file (clock); None: it names a file
@@ -3581,8 +3582,8 @@ class JobQueue:
         """Write the result of a job over its `r`, and remove the job from `claimed`.
 
         Return '', or why the result will never be written, for example because a user set another state.
-        Raises TemporaryError: try again.  state: HELD: a user has cancelled the job by a state, which
-        remains.
+        Raises TemporaryError: try again.  state: HELD: a user has cancelled the job; the line keeps the
+        user's state.
         """
         if state == HELD:
             self.release_job(job)
@@ -3890,9 +3891,10 @@ class JobQueue:
                    locks_of_others: int) -> Line | None:
         """Return the line for a running job whose line is not at its offset as `r`; None: there is none.
 
-        1. A line `r` that belongs to no other job: the job's line was moved.  2.  The line at the job's
-           offset, or the only line of the command, in another state: if that is not new, the job is perhaps
-           cancelled.  3.  Any new line of the command.
+        1. A line `r` that belongs to no other job: the job's line was moved.
+        2. The line at the job's offset, or the only line of the command, in another state: if that is not
+           new, the job is perhaps cancelled.
+        3. Any new line of the command.
 
         by_offset: the lines of the command.  unused_running: those `r` that none of our jobs has; remove the
         returned line from it.  locks_of_others: job locks that other processes hold.
