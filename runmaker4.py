@@ -4363,7 +4363,10 @@ class Results:
         return self._by_command.get(command, Result(b"", 0, 0, math.inf))
 
     def add(self, job: Job, state: bytes, now: float) -> None:
-        """Record the result of a job's run: the state that its line gets."""
+        """Record how a job's run has ended: count it if it failed, and keep `state` if that is `d` or `!`.
+
+        Forget the command with the oldest result if there are more than MAX_COMMANDS.
+        """
         result = self[job.command]
         if state in (FAILED, ERROR):
             result = result._replace(failures=result.failures + 1, since=min(result.since, now))
@@ -4403,32 +4406,34 @@ def hash_failed_kind(consumer_key: ConsumerKey, state: bytes) -> int:
 
 @dataclass(eq=False, repr=False)
 class RetryPass:
-    """How far a consumer has come that runs the failed lines of the file again, from the top: see Retries."""
+    """The progress of a consumer that runs each failed line once more, from the top of the file: see Retries.
+    """
     began_at: float                        # clock
-    frontiers: dict[int, int] = field(default_factory=dict)     # by kind; lines above were tried
+    # by kind of failed lines: the offset down to which these lines were tried
+    frontiers: dict[int, int] = field(default_factory=dict)
     # the offsets of failed lines below the frontier that are not due: they were claimed as new lines, while
     # a due line above them could not be claimed
     failed_early: set[int] = field(default_factory=set)
     # the frontiers of others when this pass began; None: it has not begun to walk
     others_frontiers_at_start: dict[int, int] | None = None
-    # an edit has moved lines, so the pass began at the top again; since then it counts tried lines
+    # an edit has moved lines, so the pass began at the top again, and counts tried lines by command
     is_restarted: bool = False
     # since then: how many failed lines of a command were passed, or failed after they were passed
     passed_counts: Counter[bytes] = field(default_factory=Counter)
 
     def has_passed(self, line: Line, kind: int) -> bool:
-        """Return True if the pass is already below a failed line of this kind, which is then not due."""
+        """Return True if a failed line of this kind is above the frontier, and so not due."""
         return line.offset < self.frontiers.get(kind, 0)
 
     def move_past(self, line: Line, kind: int) -> None:
-        """Record that the lines of this kind down to `line` were tried."""
+        """Move the frontier below `line`: the failed lines of this kind down to it were tried."""
         self.frontiers[kind] = max(self.frontiers.get(kind, 0), line.offset + 1)
 
-    def skip_lines_tried_by_others(self, others_frontiers: Mapping[int, int]) -> None:
+    def skip_to_others_frontiers(self, others_frontiers: Mapping[int, int]) -> None:
         """Skip the failed lines that other runners have run again since this pass began.
 
-        others_frontiers: for each kind of lines, the offset down to which others have tried them.  For
-        example, it was 500 when this pass began, and is 900 now: once the pass is at 500, it goes on at 900.
+        For example, the others' frontier was 500 when this pass began, and is 900 now: once this pass is at
+        500, it goes on at 900.
         """
         if self.others_frontiers_at_start is None or self.is_restarted:
             return
@@ -4440,17 +4445,20 @@ class RetryPass:
 
     def on_new_line_failed(self, job: Job) -> None:
         """Remember that a line is not due: the consumer has claimed it as a new line, and it has failed."""
-        # Above its frontier it is not due anyway.  Its kind is unknown here, so take the least frontier.
+        # Above the frontier no line is due.  The line's kind is unknown here, so take the least frontier.
         if job.offset >= min(self.frontiers.values(), default=0):
             self.failed_early.add(job.offset)
 
-    def count_failure_above(self, job: Job) -> None:
-        """Count a failed job if the pass has already come past its line, so that no walk will count it."""
+    def count_failed_line(self, job: Job) -> None:
+        """After restart(): count the line of a failed job as tried, if a walk has gone past it uncounted."""
         if job.offset < max(self.frontiers.values(), default=0):
             self.passed_counts[job.command] += 1
 
     def restart(self) -> None:
-        """Begin at the top again, after an edit."""
+        """Begin at the top again after an edit: offsets of tried lines are no longer valid.
+
+        From now on count the tried lines of each command instead.
+        """
         self.frontiers = {}
         self.failed_early = set()
         self.is_restarted = True
@@ -4527,7 +4535,7 @@ class Retries:
             self._consumers = Consumers(self._passes)
 
     def end_passes(self, consumers: Iterable[Consumer]) -> None:
-        """End the passes of these consumers, which have reached the end of the file."""
+        """Let these consumers retry no more lines: their passes have reached the end of the file."""
         for consumer in consumers:
             if self._passes.pop(consumer, None):
                 consumer.stop_retrying()
@@ -4536,7 +4544,8 @@ class Retries:
     def find_consumers_for_retry(self, line: Line, scope: Directives) -> set[Consumer]:
         """Return the consumers, present or absent, that must still run this failed line again.
 
-        Neither they nor other runners have tried it since they began their pass through the failed lines.
+        Each consumer goes through the failed lines once, from the top.  It skips a line that another runner
+        has tried meanwhile.
         """
         belongs_to_group = scope.settings.together != ""
         if scope.error or belongs_to_group:
@@ -4548,15 +4557,15 @@ class Retries:
             if consumer.retries(line.state) and not self._passes[consumer].has_passed(line, kind)
         }
         if candidates:
-            self.skip_lines_tried_by_others()       # can move frontiers below this line
+            self.skip_lines_tried_by_others()       # perhaps this one, so ask has_passed() again
         return {consumer for consumer, retry_pass in candidates.items()
                 if not retry_pass.has_passed(line, kind) and not self._was_tried_early(line, retry_pass)}
 
     def _was_tried_early(self, line: Line, retry_pass: RetryPass) -> bool:
-        """Return True if a failed line was tried already, although the pass has not come down to it.
+        """Return True if a failed line was tried, although the pass through the file is still above it.
 
-        The consumer claimed it when it was new.  Or, after an edit: n runs of its command have failed here,
-        and it is among the first n failed lines of the command.
+        The consumer claimed the line when it was new.  After an edit has restarted the pass: n runs of the
+        command have failed here, and the line is among the first n failed lines of the command.
         """
         if not retry_pass.is_restarted:
             return line.offset in retry_pass.failed_early
@@ -4564,9 +4573,9 @@ class Retries:
         return retry_pass.passed_counts[line.command] < failed_runs
 
     def record_passed_line(self, line: Line, scope: Directives) -> None:
-        """Record that a walk has passed a failed line that no consumer must run again.
+        """Count a failed line that a walk has gone past, because no consumer must run it again.
 
-        Only passes that an edit has restarted need that: they count the tried lines of each command.
+        Only passes that an edit has restarted count lines, by command: they cannot rely on offsets.
         """
         kind = hash_failed_kind(scope.consumer_key, line.state)
         for retry_pass in self._passes.values():
@@ -4575,10 +4584,10 @@ class Retries:
                 retry_pass.move_past(line, kind)
 
     def on_line_claimed(self, consumer: Consumer, job: Job, scope: Directives) -> None:
-        """Record that a consumer has tried the failed lines down to the line that it has claimed.
+        """Record that a consumer, after it has claimed a line, must retry no line above.
 
-        That is so, for lines with the same directives, because it claims lines in the order of the file.
-        Also remember the claimed line: if that moves later, an edit has moved lines.
+        Lines with the same directives are claimed in file order.  Also remember the claimed line: if it
+        moves later, an edit has moved lines.
         """
         self._last_claim = job, job.offset
         kinds = [hash_failed_kind(scope.consumer_key, state)
@@ -4591,21 +4600,22 @@ class Retries:
         self._move_frontiers_past(consumer, line, [hash_failed_kind(scope.consumer_key, line.state)])
 
     def on_job_failed(self, job: Job) -> None:
-        """Record that the line of a failed job was tried, in each pass that would not know that otherwise.
+        """Record that the line of a failed job was tried, in each pass that would retry it otherwise.
 
-        The claim of a failed line has moved the pass below it, the claim of a new line perhaps not.  A pass
-        that an edit has restarted counts the failed lines of each command.
+        The claim of a failed line has moved the frontier below it; the claim of a new line perhaps has not.
+        A pass that an edit has restarted counts the tried lines of each command.
         """
         for consumer, retry_pass in self._passes.items():
             if retry_pass.is_restarted:
-                retry_pass.count_failure_above(job)
+                retry_pass.count_failed_line(job)
             elif consumer is job.consumer and job.state == NEW:
                 retry_pass.on_new_line_failed(job)
 
     def _move_frontiers_past(self, consumer: Consumer, line: Line, kinds: list[int]) -> None:
-        """Record that a consumer has tried all failed lines of these kinds (numbers) down to `line`.
+        """Record that a consumer has tried the failed lines of these kinds down to `line`, and publish that.
 
-        Show that to other runners, but not after an edit: then the pass meets lines that it tried long ago.
+        Do not publish after an edit: then the pass meets lines that it tried long ago, and other runners
+        must not skip lines because of that.
         """
         retry_pass = self._passes[consumer]
         for kind in kinds:
@@ -4615,9 +4625,9 @@ class Retries:
                 self._file.lock_table.publish_frontier(kind, retry_pass.frontiers[kind])
 
     def _farthest_frontiers(self) -> dict[int, int]:
-        """Return for each kind of failed lines the offset down to which passes have tried them.
+        """Return for each kind of failed lines the offset down to which a runner has tried them.
 
-        Passes of this process and of others count, but none that an edit has restarted.
+        This includes the passes of this process, except those that an edit has restarted.
         """
         farthest = self._file.lock_table.others_frontiers()
         for retry_pass in self._passes.values():
@@ -4627,17 +4637,17 @@ class Retries:
         return farthest
 
     def skip_lines_tried_by_others(self) -> None:
-        """Let each pass skip the failed lines that others have tried since it began."""
+        """Let each consumer skip the failed lines that others have tried since its pass began."""
         if self._passes and self._file.lock_table.is_open:
             frontiers = self._farthest_frontiers()
             for retry_pass in self._passes.values():
-                retry_pass.skip_lines_tried_by_others(frontiers)
+                retry_pass.skip_to_others_frontiers(frontiers)
 
     def on_walk_begin(self) -> None:
         """Prepare the passes through the failed lines for a walk from the top of the file.
 
-        A new pass records how far others have come: what they try later, it can skip.  If an edit has moved
-        lines, all passes start again.
+        A new pass records how far other runners have come: what they try later, it can skip.  If an edit has
+        moved lines, restart all passes.
         """
         for retry_pass in self._passes.values():
             is_new = retry_pass.others_frontiers_at_start is None
@@ -4647,18 +4657,14 @@ class Retries:
             self.restart_passes()
 
     def _has_last_claim_moved(self) -> bool:
-        """Return True if the line that was claimed last is not at the offset at which it was claimed."""
+        """Return True if the line that was claimed last is now at another offset: an edit moved it."""
         if not self._last_claim:
             return False
         job, offset = self._last_claim
         return job.offset != offset or self._file.state_at(job) is None
 
     def restart_passes(self) -> None:
-        """Begin all passes at the top again: an edit has moved lines, or the file is another one.
-
-        Offsets of tried lines mean nothing any more.  From now on a pass counts the tried lines of each
-        command instead.
-        """
+        """Begin all passes at the top again: an edit has moved lines, or the file was replaced."""
         self._last_claim = None
         for retry_pass in self._passes.values():
             retry_pass.restart()
@@ -4690,15 +4696,16 @@ class Orphans:
         self._unlocked_since: dict[tuple[int, int, bytes], float] = {}
 
     def check_orphan(self, line: Line) -> Suspicion:
-        """Return how certain it is that a line `r` is an orphan, with neither runner nor job.
+        """Return how certain it is that a line `r` is an orphan: its runner and job have died.
 
-        On a file system that can lose locks, it is PROVED only if the line had no lock in checks at least
+        On a file system that can lose locks, it is PROVED only if the line had no lock in two checks
         MIN_UNLOCKED_SECONDS apart.  Raises OSError(EIO) if our own locks are lost.
         """
         looks_orphaned = self._file.is_orphan(line)
         if not self._file.mount.forgets_locks:
             return Suspicion.PROVED if looks_orphaned else Suspicion.NONE
         lock_table = self._file.lock_table
+        # a new pulse_offset: our lock file was opened again, so the first check must be repeated
         key = lock_table.pulse_offset, line.number, line.command
         if not looks_orphaned:
             self._unlocked_since.pop(key, None)
@@ -4712,10 +4719,10 @@ class Orphans:
         del self._unlocked_since[key]
         return Suspicion.PROVED
 
-    def resolve(self, line: Line, state: bytes) -> Attempt:
-        """Write `state` over an orphan, or the result of its last run here if that is certain.
+    def write_next_state(self, line: Line, state: bytes) -> Attempt:
+        """Write the result of the last run here over an orphan `r` if that is certain, otherwise `state`.
 
-        Report the new state, and remember the line if that is `e`.  Raises FileChangedError.
+        Report what was written (Attempt.new_state; b'': nothing).  Raises FileChangedError.
         """
         attempt = self._file.change_state(line, state, self._known_result(line))
         if attempt.new_state == ERROR:
@@ -4725,9 +4732,9 @@ class Orphans:
         return attempt
 
     def _known_result(self, line: Line) -> bytes:
-        """Return the result of the last run of an orphan's command in this process.
+        """Return the result of the last run of an orphan's command here; b'' if there was none.
 
-        b'' if it has not run here, or if another line has the same command.
+        Also b'' if another line has the same command: then the result can be of that line.
         """
         result = self._results[line.command].state
         if not result:
@@ -4737,7 +4744,7 @@ class Orphans:
         return result if is_only_line else b""
 
     def _report_new_state(self, line: Line, state: bytes) -> None:
-        """Report the new state of an orphan, for the first MAX_REPORTED orphans only."""
+        """Report the new state of a line `r` that was an orphan; only for the first MAX_REPORTED."""
         self._reported += 1
         if self._reported > self.MAX_REPORTED:
             return
@@ -4746,7 +4753,7 @@ class Orphans:
             text += "is new again"
         elif state == ERROR:
             text += f"marked e (--resume runs it again{self._hint(line)})"
-        else:
+        else:                       # the result was known, so an editor has written the `r`
             result = display_text(state)
             text = f"an editor restored an old r; it is {result} again, the result of the run here"
         ending = "; further lines are not reported" if self._reported == self.MAX_REPORTED else ""
@@ -4755,7 +4762,7 @@ class Orphans:
     def _hint(self, line: Line) -> str:
         """Return a hint about an orphan whose command has finished here; '' if it has not.
 
-        Perhaps an editor has restored an old `r`, or another runner has started the command since.
+        An editor has restored an old `r`, or another runner has started the command since.
         """
         result = self._results[line.command].state
         if not result:
@@ -5119,7 +5126,7 @@ class Walk:
         Go back to a line that became new, so that this walk can claim it.  Raises FileChangedError.
         """
         new_or_error = NEW if self._can_orphan_run_again() else ERROR
-        attempt = self._try_change(line, lambda: self._orphans.resolve(line, new_or_error))
+        attempt = self._try_change(line, lambda: self._orphans.write_next_state(line, new_or_error))
         if not attempt.new_state:
             self.above.add_unfinished(line)
         elif attempt.new_state == NEW and not self.scan.seek_back(line):
@@ -8812,17 +8819,18 @@ class RunnerStats:
         return self.failed + self.error
 
     def exit_status(self, summary: Summary | None) -> int:
-        """Return the exit status of the runner.  summary: None if the state of the file is unknown.
+        """Return the exit status of the runner: 0 if all is well, otherwise 1.
 
-        It is 1 if that is so, if the file has bad jobs or more jobs for us, or after an error of ours;
-        otherwise 0.
+        - The state of the file is unknown (`summary` is None), or it has bad jobs or more jobs for us.
+        - This runner has lost results, output or records, or could not use the file or slots.
+        - Another runner can be running jobs that this runner left in error.
         """
         if summary is None or summary.counts.bad or summary.jobs_left:
             return 1
         if self.unwritten or self.had_errors:
             return 1
-        # another runner can be running the jobs that we left in error
-        return int(bool(self.error and summary.counts.running))
+        may_run_elsewhere = self.error and summary.counts.running
+        return int(bool(may_run_elsewhere))
 
     def closing_line(self, summary: Summary | None, orphans: Sequence[int], seconds: float, retry: str,
                 reasons_command: str) -> str:
@@ -9238,10 +9246,10 @@ class JobTask:
         self._runner.processes.reap()           # a shell that has already exited keeps its result
         if self.phase is Phase.SETTLING:        # too late: the final state is being written
             return
-        if self.phase in (Phase.RUNNING, Phase.READING_ON):
+        has_run = self.state != NEW             # if not, the line gets its old state back
+        if self.phase in (Phase.RUNNING, Phase.READING_ON):     # the shell or processes that it left run
             self._kill_processes(cause)
-        # NEW: the job has not run yet, so its line gets its old state back
-        elif cause == "stopped" and self.state != NEW:
+        elif cause == "stopped" and has_run:
             self.state = ERROR                  # the job had to run again
         self._forbid_start(cause)
 
@@ -9268,8 +9276,11 @@ class JobTask:
             run.cause = "oom"
         self._enter_phase(Phase.READING_ON)     # processes of the job can still write output
 
-    def start_if_memory_is_free(self, free: Resources) -> bool:
-        """Let a GROWING job run again.  Return False if less memory is free than the job needs."""
+    def restart_if_memory_is_free(self, free: Resources) -> bool:
+        """Let a job that waits for memory run again.  Return False if less is free than the job needs.
+
+        Such a job is in the phase GROWING: the last run had too little memory.
+        """
         if free.memory < self.job.needs.memory:
             return False
         self._enter_phase(Phase.STARTING)
@@ -9310,29 +9321,33 @@ class JobTask:
     async def run_until_settled(self) -> None:
         """Wait for the run that start() has begun, run the job again if it must, and write its final state.
 
-        A run that lacked memory is repeated with the next larger size of memory=, if there is one, and is not
-        counted as a failure.  After any other failure the job runs again if --retries allows it.
+        A run that lacked memory is repeated with the next larger size of memory=, if there is one, and is no
+        failure.  After any other failure the job runs again if --retries allows it.
         """
         failures = 0
-        while self._shell:
+        while self._shell:                      # None: start() has started none
             await self._follow_run(self._shell)
-            if self.phase is Phase.SETTLING or self._must_not_run_again():
+            has_stopped_at_gate = self.phase is Phase.SETTLING
+            if has_stopped_at_gate or self._must_not_run_again():
                 break
             lacked_memory = self.run.cause in ("memory", "oom")
             if lacked_memory and self.job.larger_needs:         # memory= lists a larger size
-                can_grow = self._prepare_run_with_more_memory(self.job.larger_needs)
-                is_repeated = can_grow and await self._wait_for_next_run(Phase.GROWING, seconds=None)
+                can_run = await self._wait_for_more_memory(self.job.larger_needs)
             else:
                 failures += 1
-                is_repeated = await self._wait_to_retry(failures)
-            if not is_repeated:
+                can_run = await self._wait_to_retry(failures)
+            if not can_run:
                 break
-            if self.phase is not Phase.STARTING:
-                self._enter_phase(Phase.STARTING)
-            self.run = self._new_run()
-            self.run_result = self._kill_task = None
-            await self.start()
+            await self._start_again()
         await self.finish_job()
+
+    async def _start_again(self) -> None:
+        """Start the next run of the job, after the last one has finished."""
+        if self.phase is not Phase.STARTING:    # restart_if_memory_is_free() has already changed it
+            self._enter_phase(Phase.STARTING)
+        self.run = self._new_run()
+        self.run_result = self._kill_task = None
+        await self.start()
 
     def _must_not_run_again(self) -> bool:
         """Return True if the job must not run again, whatever --retries says."""
@@ -9393,24 +9408,22 @@ class JobTask:
         self._say(f"does not run again in {human_time(delay)}: that may not fit into the wall time")
         return False
 
-    def _prepare_run_with_more_memory(self, larger_needs: Resources) -> bool:
-        """Let the next run of a job that lacked memory have the next larger size of its memory=.
+    async def _wait_for_more_memory(self, larger_needs: Resources) -> bool:
+        """Wait until the job can run again with the next larger size of memory=, `larger_needs`.
 
-        Return False if it cannot run again: this runner has less memory, or starts no more jobs.
-        larger_needs: the resources for that run.
+        Return False if it must not: this runner has less memory, or starts no more jobs.
         """
         if larger_needs.memory > self._runner.options.memory:
             size, available = memory_text(larger_needs.memory), memory_text(self._runner.options.memory)
             self._say(f"{self.job.result_text}; does not run again with {size}: there are {available} here")
             return False
-        self.job.growth_count += 1              # from now on Job.needs is that larger size
-        return self._runner.admit_or_drain(self.job)
+        self.job.growth_count += 1              # from now on Job.needs is `larger_needs`
+        return self._runner.admit_or_drain(self.job) and await self._wait_for_next_run(Phase.GROWING, None)
 
     async def _wait_for_next_run(self, phase: Phase, seconds: float | None) -> bool:
         """Wait in a phase (WAITING or GROWING) until the job can run again.  Return False if it must not.
 
-        The job keeps its slots.  seconds: to wait; None: until enough memory is free, when
-        start_if_memory_is_free() changes the phase.
+        The job keeps the slots.  seconds: to wait; None: until restart_if_memory_is_free() changes the phase.
         """
         if self._runner.options.verbose:
             memory = f"with {memory_text(self.job.needs.memory)}"
@@ -9568,27 +9581,30 @@ class JobTask:
     # -- one run ---------------------------------------------------------------------------------------------
 
     async def _follow_run(self, shell: Child) -> None:
-        """Wait until a run has finished, and report its result.
+        """Wait until the run of this shell has finished, and report the result.
 
-        A job of a group can have a gate: its shell waits until all jobs of the group can begin.  If they
-        cannot, the shell exits, and the run has no result.
+        In a group, the shell first waits at a gate until all jobs of the group can begin.  If they cannot,
+        the shell exits without running the command, and there is no result.
         """
         try:
-            if not self.job.gated or await self._pass_gate():
+            has_begun = not self.job.gated or await self._wait_at_gate()
+            if has_begun:
                 await self._wait_for_result(shell)
             else:
                 self._runner.pump.finish_reading(self.run)
         finally:
-            # an exception, which is a defect, has left the run unfinished; its exit status would be lost
+            # only an exception, which is a defect, leaves the run unfinished: without this the exit status
+            # would be lost
             if self.run in self._runner.runs:
                 self._runner.runs.discard(self.run)
                 self._kill_processes("stopped")
                 await asyncio.wait([self._kill_task or shell.exited])
             self._shell = None
 
-    async def _pass_gate(self) -> bool:
-        """Wait at the gate until the server starts the group.  Return False if it does not; the shell has
-        then exited.
+    async def _wait_at_gate(self) -> bool:
+        """Wait until the server starts all jobs of the group.  Return False if it gives the group up.
+
+        Until then the shell waits at the gate, a pipe to us.  On False it has exited (phase SETTLING).
         """
         self._runner.jobs.on_ready_to_start(self.job)
         while self.phase is Phase.AT_GATE:
@@ -9762,7 +9778,7 @@ class Runner:
             await self.jobs.failures.count_new_failures()           # earlier failures do not count
         chores = [spawn_task(chore) for chore in (
             self._watch_wall_time(), self._kill_lost_and_cancelled_jobs(), self._tick_sinks(),
-            self._follow_slots(), self._watch_failures(), self._watch_memory())]
+            self._poll_slot_file(), self._watch_failures(), self._watch_memory())]
         self._set_slots(self._names)
         self._starting_jobs = spawn_task(self._start_jobs())
         await asyncio.wait([self._starting_jobs])
@@ -9786,9 +9802,9 @@ class Runner:
             self.runner_stats.had_errors = True
 
     def _has_only_broken_slots(self) -> bool:
-        """Return True if no slot can reach its host (--slot-errors); also if there is no slot.
-
-        A slot whose name was removed from the slot file does not count, unless it has had its one job (-1).
+        """Return True if no slot remains but BROKEN ones, which cannot reach their hosts (--slot-errors).
+        A slot whose name was removed from the slot file does not count, unless it is SPENT: with -1 it has
+        had its one job.
         """
         counting_slots = [slot for slot in self.slots.values() if slot.listed or slot.use is Use.SPENT]
         return all(slot.use is Use.BROKEN for slot in counting_slots)
@@ -10001,8 +10017,11 @@ class Runner:
         """Return the use of a slot that has had a job and is not broken: SPENT with -1, otherwise IDLE."""
         return Use.SPENT if self.options.one_only else Use.IDLE
 
-    async def _follow_slots(self) -> None:
-        """Reread the slot file now and then, and take back slots that other runners have freed."""
+    async def _poll_slot_file(self) -> None:
+        """Poll the slot file: update the slots after a change, and lock slots that other runners have freed.
+
+        A slot is ELSEWHERE while another runner uses the name.
+        """
         while self._slot_file:
             # a random part, so that runners that need the same names do not try at the same times
             await asyncio.sleep(self._slot_file.interval * (1 + os.urandom(1)[0] / 256))
@@ -10011,7 +10030,7 @@ class Runner:
                 self._set_slots(names)
             for slot in self.slots.values():
                 if slot.use is Use.ELSEWHERE and await self._lock_slot(slot):
-                    await self._free_slots([slot])
+                    await self._release_slots([slot])
                     self.changed.set()
 
     @property
@@ -10056,10 +10075,10 @@ class Runner:
         """Lock a shared slot for a job.  Return False if another runner has a job there."""
         return not self._slot_file or await self.executor.call(self._slot_file.seize, slot)
 
-    async def _free_slots(self, slots: Iterable[Slot], new_use: Use = Use.IDLE) -> None:
-        """Give slots a new use after a job, or after a reservation for one.
+    async def _release_slots(self, slots: Iterable[Slot], new_use: Use = Use.IDLE) -> None:
+        """Unlock the shared names of slots after a job or a reservation, and record the slots' new use.
 
-        Other runners can use a shared name again.  An idle slot can get this runner's next job.
+        IDLE: they can get the next job; SPENT or BROKEN: they get no more.
         """
         for slot in slots:
             # GIVEN_UP: the file system does not answer; our exit will unlock the names
@@ -10068,7 +10087,7 @@ class Runner:
             slot.use = new_use
             if slot.idle:
                 heapq.heappush(self._idle_slots, (slot.rank, slot))
-            elif slot.is_retired:               # one slot less in service
+            elif slot.is_retired:
                 self._count_slots()
 
     def _say_once(self, subject: str, text: str) -> None:
@@ -10111,15 +10130,19 @@ class Runner:
         return self.draining or (not may_get_slots and all(slot.is_retired for slot in self.slots.values()))
 
     async def _start_next_job(self) -> float | None:
-        """Claim a job and start it, if a slot is idle.
+        """Start the next run of a job that waits for memory, or, if there is none, claim and start a job.
 
         Return the seconds to wait before the next attempt; None: until an event sets `changed`.
         """
         if self.pump.backlog > self.MAX_BACKLOG_BYTES:          # job output is written too slowly
             return 1.0
         growing_task = next((task for task in self.tasks.values() if task.phase is Phase.GROWING), None)
-        if growing_task:                # no other job is started until the next run of this one can start
-            return 0.0 if growing_task.start_if_memory_is_free(self._free_resources(())) else None
+        if growing_task:                # no other job may take the memory that this one waits for
+            return 0.0 if growing_task.restart_if_memory_is_free(self._free_resources(())) else None
+        return await self._claim_and_start_job()
+
+    async def _claim_and_start_job(self) -> float | None:
+        """Reserve an idle slot, claim a job, and start it there.  Return as _start_next_job()."""
         slots: list[Slot] = []
         if not await self._add_idle_slots(slots, 1):
             self._say_slots_busy()
@@ -10127,17 +10150,21 @@ class Runner:
         claimed = await self.jobs.claim(self._exits_without_job(), self._free_resources(slots), self.capacity)
         if isinstance(claimed, NoJob):
             self._last_no_job = claimed         # before the await, in which others can read it
-            await self._free_slots(slots)
-            self._drain_if_no_job_can_follow(claimed)
+            await self._release_slots(slots)
+            self._exit_if_no_job_can_follow(claimed)
             return self.jobs.poll if claimed.retry_after is None else min(self.jobs.poll, claimed.retry_after)
         self._last_no_job = NoJob(met_end=self._last_no_job.met_end)
         return await self._start_claimed_job(claimed, slots)
 
-    def _drain_if_no_job_can_follow(self, no_job: NoJob) -> None:
-        """Start no more jobs from now on, if a claim that got no job shows that none can follow."""
+    def _exit_if_no_job_can_follow(self, no_job: NoJob) -> None:
+        """After a claim that got no job: start no more jobs, if no later claim can get one.
+
+        Then the runner exits, with an error if the job file or the server has failed.
+        """
+        why_claims_fail = no_job.failed         # '': they do not
         has_nothing_to_wait_for = no_job.retry_after is None
-        if no_job.failed:                       # the reason why no claim can succeed any more
-            self.fail(no_job.failed)
+        if why_claims_fail:
+            self.fail(why_claims_fail)
         elif has_nothing_to_wait_for and self._exits_without_job():
             self.drain()
 
@@ -10150,7 +10177,7 @@ class Runner:
         task = self.tasks[job] = JobTask(self, job, slots)
         if not await self._add_idle_slots(slots, job.needs.slots) or not self.admit_or_drain(job):
             # the runner drains since a signal during the claim, or time or shared slots do not suffice
-            await self._free_slots(slots)
+            await self._release_slots(slots)
             await task.finish_job()             # the line gets the state that it had before the claim
             del self.tasks[job]
             return 0.0
@@ -10213,7 +10240,7 @@ class Runner:
             self._stop_after_failures(self.runner_stats.bad_count)
             self._count_if_unreachable(task)
         for slot in task.slots:
-            await self._free_slots([slot], self._choose_next_use(slot, was_started=task.state != NEW))
+            await self._release_slots([slot], self._choose_next_use(slot, was_started=task.state != NEW))
         del self.tasks[task.job]
         self.changed.set()
 
@@ -10725,20 +10752,14 @@ class Program:
 
     def open_stores(self, network: bool, presence_lock: PresenceLock,
                     *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
-        """Open the outputs for -l, --outdir and --joblog, and make the executor that writes to them.
+        """Open the files for -l, --outdir and --joblog; None: the option was not given.
 
-        Return log file, output directory and job log; None: its option was not given.  network: the inputs
-        are on a network file system, which can stop answering.  presence_lock: ours; the journal records its
-        number.  inputs: the job file and the other files that are read.  Raises UsageError.
+        inputs: the job file and other files to read.  network: one of them is on a network file system.
+        presence_lock: the number goes into the journal, so that readers can tell if this process lives.
         """
         options = self.options
         self._check_paths_differ(inputs)
-        record_paths = options.logfile, options.outdir, options.joblog
-        self.executor = FileExecutor(
-            network or any(find_mount(path).network for path in record_paths if path),
-            self.on_writer_relieved,
-            functools.partial(self.in_loop, self.say_without_label),
-        )
+        self.executor = self._make_executor(network)
         on_error = functools.partial(self.in_loop, self._on_error)
         # gets the line number of each job whose output could not be written completely
         on_incomplete = functools.partial(self.in_loop, self.runner_stats.incomplete.add)
@@ -10750,6 +10771,13 @@ class Program:
         if options.joblog:
             joblog = JobLog(options.joblog, self.executor, on_error)
         return logfile, outdir, joblog
+
+    def _make_executor(self, has_network_input: bool) -> FileExecutor:
+        """Return the executor for file operations: with a thread if a network file system can block them."""
+        record_paths = self.options.logfile, self.options.outdir, self.options.joblog
+        needs_thread = has_network_input or any(find_mount(path).network for path in record_paths if path)
+        on_message = functools.partial(self.in_loop, self.say_without_label)
+        return FileExecutor(needs_thread, self.on_writer_relieved, on_message)
 
     def _check_paths_differ(self, inputs: Iterable[str]) -> None:
         """Raise UsageError if an output file is an input as well, or the file of another output option."""
@@ -11075,7 +11103,7 @@ class RunnerProgram(Program):
             self.say("one at a time (-j0: as many as CPUs)")
 
     async def run_and_report(self, jobs: Jobs) -> int:
-        """Run the jobs, wait until their output and our messages are printed, and return the exit status."""
+        """Run the jobs, print the output and the closing line, and return the exit status."""
         runner = self.runner
         if self.stderr.terminal and not self.options.quiet:
             self._print_terminal_hint()
@@ -11095,13 +11123,17 @@ class RunnerProgram(Program):
         seconds = self.loop.time() - runner.began
         exit_status = 128 + runner.kill_signal if was_killed() else self.runner_stats.exit_status(summary)
         is_all_done = not exit_status and summary is not None and not summary.counts.new
-        if not self.options.plain or not is_all_done:
-            reasons_command = failure_report_command(self.options)
-            self.say(self.runner_stats.closing_line(
-                summary, jobs.orphans, seconds, retry="-r", reasons_command=reasons_command
-            ))
+        if not (self.options.plain and is_all_done):        # --plain: only output, if all is well
+            self._print_closing_line(summary, jobs.orphans, seconds)
         await self.print_remaining(self.stderr, was_killed)
         return exit_status
+
+    def _print_closing_line(self, summary: Summary | None, orphans: Sequence[int], seconds: float) -> None:
+        """Print the last line, for example '3 done in 12s'.  summary: None: the file's state is unknown."""
+        reasons_command = failure_report_command(self.options)
+        self.say(self.runner_stats.closing_line(
+            summary, orphans, seconds, retry="-r", reasons_command=reasons_command
+        ))
 
 
 class App(RunnerProgram):
@@ -11589,7 +11621,7 @@ class Channel:
         """Handle the next message of the handshake.  Return False if it has not come.  Raises WireError."""
         handle_message, next_state = self.STEPS[self._state]
         if self._state is State.TLS:
-            message = self._certificate_message()
+            message = self._make_certificate_message()
         else:
             message = self._next_message(MAX_EARLY_FRAME_BYTES)
         if not message:
@@ -11598,10 +11630,10 @@ class Channel:
         self._state = next_state
         return True
 
-    def _certificate_message(self) -> Message | None:
-        """Return a message, made here, with the hash of the other end's certificate; None: not known yet.
+    def _make_certificate_message(self) -> Message | None:
+        """Return the peer's certificate hash in the form of a received message; None: not known yet.
 
-        The other end sends no message for the step in which OpenSSL starts TLS.
+        In step 4 only OpenSSL sends bytes, so the peer sends no message that STEPS could handle.
         """
         certificate_hash = self._encryption.certificate_hash()
         return Message({"certificate": certificate_hash}) if certificate_hash else None
@@ -11735,10 +11767,10 @@ class ClientChannel(Channel):
         self.file_id = file_id
         self._start_tls(server_side=False)
 
-    def _check_certificate(self, message: Message) -> None:
-        """Make sure that TLS ends at the server (step 4), and prove to it that TLS ends here (step 5).
+    def _check_certificate_and_confirm(self, message: Message) -> None:
+        """Make sure that TLS ends at the server; then prove to the server that TLS ends here (step 5).
 
-        Raises WireError.
+        message: the hash of the certificate that TLS uses.  The server has named its own in step 3.
         """
         if message.hexadecimal("certificate", 64) != self._certificate_hash:
             raise WireError("TLS does not end at the server")
@@ -11752,7 +11784,7 @@ class ClientChannel(Channel):
     STEPS = {
         State.GREETING: (_answer_challenge, State.CREDENTIALS),
         State.CREDENTIALS: (_check_server_and_start_tls, State.TLS),
-        State.TLS: (_check_certificate, State.OPEN),
+        State.TLS: (_check_certificate_and_confirm, State.OPEN),
     }
 
 
