@@ -4109,24 +4109,23 @@ def _check_can_open(path: str, mount: Mount, deadline: float) -> None:
 #                 can be claimed.  A Walk has no clock.
 #     Rewalk      decides when the next walk begins: walks must cost little, and no job may wait for long.
 #     Retries     decides which failed lines are due for consumers with --retry or --resume.
-#     Orphans     decides which lines `r` are orphans, and gives orphans their new states.
+#     Orphans     decides which lines `r` are orphans, and writes new states there.
 #     Results     remembers the results of the last runs in this process.
 #
-# If a walk has claimed no line, the answer is a NoJob: a report of the walk, the time to ask again, and if a
-# consumer may exit.  The same NoJob then answers further claims, without a walk, until Rewalk decides
-# otherwise.
+# If a walk has claimed no line, the answer is a NoJob: a report, the time to ask again, and if a consumer may
+# exit.  The same NoJob answers further claims, without a walk, until Rewalk decides otherwise.
 
 
 class Consumers:
-    """The consumers that want jobs now; the first has the next turn."""
+    """The consumers that want jobs now, the next one first."""
 
     def __init__(self, consumers: Iterable[Consumer]) -> None:
         self.all = dict.fromkeys(consumers)
-        # The kept answers of fitting(): the consumers that the jobs below some directives fit
+        # cached answers of fitting()
         self.fitting_by_key: dict[ConsumerKey, set[Consumer]] = {}
 
     def fitting(self, scope: Directives) -> Iterator[Consumer]:
-        """Yield the consumers, in their order, that the jobs below these directives fit.
+        """Yield, in order, the consumers that the jobs below these directives fit.
 
         Such a consumer matches host= and has the slots and memory.  Below a `#RUN end` it has no --follow.
         """
@@ -4142,23 +4141,21 @@ class Consumers:
         return filter(fitting.__contains__, self.all) if fitting else iter(())
 
     def any_fits(self, scope: Directives) -> bool:
-        """Return True if the jobs below these directives fit at least one consumer."""
         return any(self.fitting(scope))
 
 
 class BlockReason(NamedTuple):
     """The reason why no jobs are started."""
-    text: str                   # the message
-    stops: bool = False         # the reason is permanent: runners exit, except with --follow
+    text: str
+    stops: bool = False         # permanent: runners exit, except with --follow
 
 
 class Throttle:
     """A stopwatch for a repeated task, such as a walk through a file, that computes the pauses between.
 
-    A pause is a multiple of the CPU time that the task took, so the task never takes more than a fixed share
-    of the CPU.  The task can take much longer than its CPU time, because a file system does not answer for a
-    while, the machine is busy, or this process is stopped.  Then the pause is longer as well, but never
-    minutes.
+    A pause is a multiple of the CPU time that the task took, so the task gets a fixed share of the CPU at
+    most.  If a slow file system, a busy machine or a stopped process delays the task, the pause is longer
+    as well, but never minutes.
 
         with throttle:
             count_lines()
@@ -4169,25 +4166,25 @@ class Throttle:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.started_at = -math.inf     # when the task last started, by the clock
-        # the time of the finished parts of the task: seconds, and seconds on the CPU
+        # of the finished parts of the task
         self._seconds = 0.0
         self._cpu_seconds = 0.0
-        # when the part that runs now started, by the clock and by this thread's CPU time; None: none runs
+        # when the current part started, by the clock and by this thread's CPU time; None: none runs
         self._part_started: tuple[float, float] | None = None
 
     def start(self) -> None:
-        """Set the stopwatch to 0 and start it, because the task begins."""
+        """Set the stopwatch to 0 and start it: the task begins."""
         self._seconds = 0.0
         self._cpu_seconds = 0.0
         self.started_at = self.clock()
         self._part_started = self.started_at, time.thread_time()
 
     def resume(self) -> None:
-        """Start the stopwatch again after stop(), in the same thread: CPU times are per thread."""
+        """Continue after stop(), in the same thread: CPU times are per thread."""
         self._part_started = self.clock(), time.thread_time()
 
     def stop(self) -> None:
-        """Stop the stopwatch, because the task is interrupted or finished."""
+        """Stop the stopwatch: the task is interrupted or finished."""
         self._seconds, self._cpu_seconds = self._time_spent()
         self._part_started = None
 
@@ -4197,10 +4194,7 @@ class Throttle:
         self.stop()
 
     def _time_spent(self) -> tuple[float, float]:
-        """Return the seconds by the clock, and the seconds of CPU time, that the task has taken so far.
-
-        Add the part that runs now, if any, to the parts that stop() has ended.
-        """
+        """Return the seconds, and the seconds of CPU time, that the task has taken so far."""
         if not self._part_started:
             return self._seconds, self._cpu_seconds
         started_at, cpu_started_at = self._part_started
@@ -4209,18 +4203,17 @@ class Throttle:
         return seconds, cpu_seconds
 
     def pause_seconds(self, factor: float) -> float:
-        """Return the length of the pause after the task, in seconds: its CPU time, multiplied by `factor`.
+        """Return the seconds to pause after the task: `factor` times the CPU time that it took.
 
-        If its elapsed time, multiplied by `factor`, is more, return that, but at most MAX_PAUSE_SECONDS.
+        If `factor` times the elapsed time is more, return that, but at most MAX_PAUSE_SECONDS.
         """
         seconds, cpu_seconds = self._time_spent()
         return max(factor * cpu_seconds, min(factor * seconds, self.MAX_PAUSE_SECONDS))
 
     def seconds_until_due(self, factor: float, min_seconds: float = 0.0) -> float:
-        """Return the seconds from now until the task is due again; 0 if it is due now.
+        """Return the seconds until the task is due again; 0: it is due now.
 
-        factor: the pause is the task's CPU time, multiplied by it (pause_seconds()).  min_seconds: from one
-        start of the task to the next.
+        factor: as for pause_seconds().  min_seconds: from one start of the task to the next.
         """
         return max(self.started_at + max(self.pause_seconds(factor), min_seconds) - self.clock(), 0.0)
 
@@ -4239,27 +4232,26 @@ class Block(NamedTuple):
     """A line below which no jobs may be claimed for now, and the reason."""
     why: Why
     line: Line
-    # the message; '' at a barrier that waits: see find_block_reason()
-    text: str = ""
+    text: str = ""              # '' at a barrier that waits: find_block_reason() makes the message
 
 
 @dataclass(eq=False, repr=False)
 class Above:
     """The directives and the first unfinished job from the top of a file to the walk's last line."""
-    scope: Directives = NO_DIRECTIVES                      # of the last line
+    scope: Directives = NO_DIRECTIVES       # of the last line
     unfinished: Line | None = None          # the first job that was unfinished when the walk reached it
     unfinished_settings: JobSettings = NO_SETTINGS
     block: Block | None = None
-    checked_offset: int = 0                        # no line before this offset makes a barrier check fail
+    checked_offset: int = 0                 # no line before this offset makes a barrier check fail
 
     def add_unfinished(self, line: Line) -> None:
-        """Record a job that is not finished: barriers below it must wait."""
+        """Record an unfinished job: barriers below must wait."""
         if not self.unfinished:
             self.unfinished = line
             self.unfinished_settings = self.scope.settings
 
     def enter(self, line: Line) -> None:
-        """Apply a directive, a line `#RUN ...`, to the lines that follow."""
+        """Apply a directive (`#RUN ...`) to the lines that follow."""
         self.scope = self.scope.with_directive(line)
 
     def find_block_below(
@@ -4267,8 +4259,8 @@ class Above:
     ) -> Block | None:
         """Return what keeps the jobs below a directive from starting; None if they may start.
 
-        A barrier (`#RUN barrier`) waits for the jobs above it.  A barrier check then also requires that no
-        line above it is in one of `bad_states`.  Call enter() with the directive first.
+        A barrier (`#RUN barrier`) waits for the jobs above.  A barrier check also requires that no line
+        above is in one of `bad_states`.  Call enter() with the directive first.
         """
         if self.scope.error:
             return Block(Why.INVALID, directive, f"{self.scope.error}; the jobs below it wait")
@@ -4289,11 +4281,11 @@ class Above:
 def find_bad_line_above(
     barrier: Line, file: JobReader, bad_states: bytes, checked_offset: int
 ) -> Line | None:
-    """Return the first line above a barrier that is in one of `bad_states`; None if there is none.
+    """Return the first line above a barrier that is in one of `bad_states`; or None.
 
-    checked_offset: no such line begins before this offset.
+    checked_offset: no such line begins before.
     """
-    # Only a scan from the top knows line numbers.  Mostly a shorter scan finds that it is not needed.
+    # Only a scan from the top knows line numbers.  Mostly a shorter scan shows that none is needed.
     unchecked_start = max(checked_offset, file.start)
     if not _first_line_between(unchecked_start, barrier, file, bad_states):
         return None
@@ -4301,13 +4293,13 @@ def find_bad_line_above(
 
 
 def _first_line_between(start: int, barrier: Line, file: JobReader, states: bytes) -> Line | None:
-    """Return the first line in one of `states` between an offset and a barrier; or None."""
+    """Return the first line in one of `states` from an offset to a barrier; or None."""
     line = Scan(file.reader, start, states, end_offset=barrier.offset).next()
     return line if line and line.offset <= barrier.offset else None
 
 
 def no_group_message(line: Line, settings: JobSettings) -> str:
-    """Return the message about a job of a group if this process starts no groups."""
+    """Return the message about a job of a group, for a process that starts no groups."""
     return (
         f"line {line.number}: only runmaker4-server.py starts jobs with together=; skipping them "
         f"({settings.where})"
@@ -4326,18 +4318,18 @@ def describe_awaited_job(line: Line, settings: JobSettings) -> str:
 
 @dataclass(eq=False, repr=False)
 class PendingGroup:
-    """The new jobs of a group that a walk has found, each with its settings."""
+    """The new jobs of a group that a walk has found, with settings."""
     MAX_GROUP_JOBS = 10_000
 
     name: str
     below_end: bool = False     # the group is below `#RUN end`
     jobs: list[tuple[Line, JobSettings]] = field(default_factory=list)
-    is_complete: bool = False         # the walk has reached the end of the group
-    waits: bool = False         # it cannot be started: jobs of it run, or it can have jobs not found yet
+    is_complete: bool = False   # the walk has reached the end of the group
+    waits: bool = False         # it cannot be started: some of its jobs run, or are perhaps not found yet
     started: bool = False       # a server has begun to start it
 
     def begins_above(self, line: Line) -> bool:
-        """Return True if its first job is above this line."""
+        """Return True if the group's first job is above this line."""
         return bool(self.jobs) and self.jobs[0][0].offset < line.offset
 
 
@@ -4347,9 +4339,9 @@ class PendingGroup:
 class Result(NamedTuple):
     """The result of a command's last run in this process."""
     state: bytes                # b"": neither `d` nor `!`, or another run of the command has started since
-    number: int                 # the line's number
+    number: int                 # of the line
     failures: int               # failed runs of the command in this process
-    since: float                # the time of the first of them (clock)
+    since: float                # the time of the first failure (clock)
 
 
 class Results:
@@ -4370,7 +4362,7 @@ class Results:
         result = self[job.command]
         if state in (FAILED, ERROR):
             result = result._replace(failures=result.failures + 1, since=min(result.since, now))
-        self._by_command.pop(job.command, None)      # so that it becomes the last
+        self._by_command.pop(job.command, None)      # makes it the last
         self._by_command[job.command] = result._replace(
             state=state if state in (DONE, FAILED) else b"", number=job.number
         )
@@ -4378,14 +4370,14 @@ class Results:
             self._by_command.popitem(last=False)
 
     def forget_state(self, command: bytes) -> None:
-        """Forget the state of a command, because a run of it starts or can start."""
+        """Forget the state of a command: a run starts or can start."""
         if command in self._by_command:
             self._by_command[command] = self._by_command[command]._replace(state=b"")
 
     def count_failures(self, command: bytes, began: float) -> int:
         """Return how many runs of a command have failed in this process since the time `began` (clock).
 
-        Return 0 if a run also failed before that: then the number since is unknown.
+        0 if a run also failed before that: then the number is unknown.
         """
         result = self[command]
         return result.failures if result.since >= began else 0
@@ -4398,8 +4390,8 @@ class Results:
 def hash_failed_kind(consumer_key: ConsumerKey, state: bytes) -> int:
     """Return a number below 2^20, the same in all processes, for all failed lines of one kind.
 
-    Lines are of one kind if they have the same state, and directives give them to the same consumers.  The
-    number selects the lock bytes by which runners show each other how far they have retried these lines.
+    Lines of one kind have the same state, and directives give them to the same consumers.  The number
+    selects the lock bytes by which runners show each other how far they have retried these lines.
     """
     return int.from_bytes(blake2b(repr((consumer_key, state)).encode(), digest_size=4).digest(), "big") >> 12
 
@@ -4468,59 +4460,59 @@ class RetryPass:
 class Retries:
     """Decides which failed lines are due for consumers with --retry or --resume: each is run again once.
 
-    A consumer makes one *pass* through the file, from the top to the end, and claims due lines in order.  So
-    the pass remembers only its *frontier*, the offset down to which lines were tried:
+    A consumer makes one *pass* through the file, from top to end, and claims due lines in order.  So the pass
+    remembers only a *frontier*, the offset down to which lines were tried:
 
         ! first         tried; it has failed again
         r second        claimed last, so the frontier is here
         ! third         due
 
-    Lines of one state that directives give to the same consumers are of one *kind*.  Each kind has its own
+    Lines of one state that directives give to the same consumers are of one *kind*.  Each kind has a separate
     frontier, because consumers skip lines that they may not take.  A line keeps its state until it is
     claimed.
 
     - *At most once.*  Each claim of a failed line moves the frontier below that line.
-    - *At least once.*  The frontier never passes a due line that cannot be claimed now, because its command
+    - *At least once.*  The frontier never passes a due line that cannot be claimed now, because the command
       mutex is locked or lines are being appended.  That walk then claims no due line further down, and is
-      repeated soon.  If the command has no free job lock, because a copy of it runs, the line is made new
-      instead: the file remembers it.  A pass is over when a walk has reached the end of the file, unless the
-      file is just being saved.
+      repeated soon.  If the command has no free job lock, because a copy runs, the line is made new instead:
+      the file remembers it.  A pass is over when a walk has reached the end of the file, unless the file is
+      just being saved.
     - *Several passes.*  Each process shows its frontiers to others by locks on bytes.  Lines that others have
       passed since a pass began were tried since then: the pass can skip them.  If the others exit or lose
-      their locks, lines can be tried twice.  Limit: a result that is written between the moment when a pass
-      reads the line and its next claim, a few milliseconds later, is missed by a pass that begins just then.
+      these locks, lines can be tried twice.  Limit: a pass that begins within the few milliseconds between
+      another pass's read of a line and its next claim misses a result that is written in between.
     - *Barriers.*  A due line is unfinished.  For runners without these options it has failed.
     - *Edits.*  If the last claimed line is not at its offset, or the file was replaced, all frontiers go back
-      to the top, and others do not see them move.  From then on, as many failed lines of each command count
-      as tried as runs of it have failed in this process since the pass began.  So a line can be tried twice,
-      if another runner has tried it.  A line can be skipped if lines of equal length change places in a save
-      in place.
+      to the top, and others do not see them move.  From then on, if n runs of a command have failed in this
+      process since the pass began, the first n failed lines of the command count as tried.  So a line that
+      another runner has tried can be tried twice.  A line can be skipped if lines of equal length change
+      places in a save in place.
     """
 
     def __init__(self, file: JobFile, results: Results) -> None:
         self._file = file
         self._results = results
-        self.renewed = 0                        # the number of lines that were claimed or made new for a pass
+        self.renewed = 0                        # lines that were claimed or made new for a pass
         self._passes: dict[Consumer, RetryPass] = {}
         self._consumers = Consumers(())         # of the passes
-        # the line that was claimed last, with its offset then
+        # the last claimed line, with the offset at the claim
         self._last_claim: tuple[Job, int] | None = None
 
     @property
     def retried_states(self) -> bytes:
-        """Return the states of the lines that some consumer runs again: `!` or `e` or both."""
+        """Return the states of lines that a consumer runs again: `!` or `e` or both."""
         states = {state for consumer in self._passes for state in (FAILED, ERROR) if consumer.retries(state)}
         return b"".join(states)
 
     @property
     def consumers(self) -> frozenset[Consumer]:
-        """Return the consumers that have a pass."""
+        """Return the consumers with a pass."""
         return frozenset(self._passes)
 
     def set_consumers(self, present: Iterable[Consumer], absent: Collection[Consumer]) -> None:
-        """Begin a pass for each present consumer that runs failed lines again and has no pass yet.
+        """Begin a pass for each present consumer that runs failed lines again and has none yet.
 
-        absent: consumers that can return; they keep their passes.  End the passes of all other consumers.
+        Absent consumers can return, so they keep their passes.  End the passes of all others.
         """
         known = {*present, *absent}
         departed = [consumer for consumer in self._passes if consumer not in known]
@@ -4595,7 +4587,7 @@ class Retries:
         self._move_frontiers_past(consumer, job, kinds)
 
     def on_reset(self, consumer: Consumer, line: Line, scope: Directives) -> None:
-        """Move a consumer's frontier below a failed line that was made new instead of claimed."""
+        """After a failed line was made new instead of claimed: move the consumer's frontier below it."""
         self._results.forget_state(line.command)
         self._move_frontiers_past(consumer, line, [hash_failed_kind(scope.consumer_key, line.state)])
 
@@ -4681,7 +4673,7 @@ class Suspicion(enum.Enum):
 
 
 class Orphans:
-    """Finds the orphans among lines `r`, and gives each its next state."""
+    """Finds the orphans among lines `r`, and writes a new state over each."""
     MAX_REPORTED = 10                  # orphans that are reported one by one
     # On file systems that can lose locks without an error: seconds from the first to the last look that must
     # find a line `r` without a lock.  By then all runners have noticed lost locks and locked them again.
@@ -4692,7 +4684,7 @@ class Orphans:
         self._results = results
         self.marked: list[int] = []             # line numbers of the orphans that were marked `e`
         self._reported = 0
-        # when (clock) a line was first seen without a lock, by the pulse of our own locks, number and command
+        # when (clock) a line was first seen without a lock: see check_orphan()
         self._unlocked_since: dict[tuple[int, int, bytes], float] = {}
 
     def check_orphan(self, line: Line) -> Suspicion:
@@ -4710,7 +4702,7 @@ class Orphans:
         if not looks_orphaned:
             self._unlocked_since.pop(key, None)
             return Suspicion.NONE
-        # If this host has lost its locks meanwhile, the first check proves nothing.
+        # If this host has lost its own locks meanwhile, the first check proves nothing.
         lock_table.expire_lock_check()
         lock_table.check_still_has_locks()
         now = self._file.clock()
@@ -8779,33 +8771,32 @@ class SlotFile:
 
 # ======== The runner ========================================================================================
 #
-# A Runner waits for a free slot, claims a job, and starts a shell for it.  A JobTask for each job waits for
+# A Runner waits for a free slot, claims a job, and starts a shell for it.  For each job, a JobTask waits for
 # the shell's exit, runs the job again according to --retries, and writes the state.  Chores run concurrently:
 # they check the claimed lines, the wall time, the slot file, the memory of jobs, and the count of failures.
 #
-# With --retry-delay a failed job waits before it runs again.  The line stays `r`, the job keeps its slots and
-# its memory, and the runner holds the job lock.  So no other runner claims the line, and if the runner dies,
-# the line is orphaned.
+# With --retry-delay a failed job waits before it runs again.  The line stays `r`, the job keeps slots and
+# memory, and the runner holds the job lock.  So no other runner claims the line, and if the runner dies, the
+# line is orphaned.
 #
-# A runner drains after a signal, near the end of the wall time, or after --max-failed.  Then it claims no
-# more jobs, and the tasks finish by themselves.  All the while a Pump moves job output from the pipes to the
-# sinks.
+# A runner drains after a signal, near the end of the wall time, or after --max-failed: it claims no more
+# jobs, and the tasks finish.  All the while a Pump moves job output from the pipes to the sinks.
 
 
 @dataclass(eq=False, repr=False)
 class RunnerStats:
-    """Counts the results of a runner's jobs."""
+    """The results of a runner's jobs."""
     done: int = 0
     failed: int = 0
     error: int = 0
     cancelled: int = 0                  # killed because a user has changed the state
     had_errors: bool = False            # output or records were lost, or file or slots could not be used
-    unwritten: list[int] = field(default_factory=list)      # lines with a result that could not be written
+    unwritten: list[int] = field(default_factory=list)      # lines whose results could not be written
     bad_lines: list[int] = field(default_factory=list)      # lines that are failed or in error
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
 
     def add_result(self, job: Job, state: bytes) -> None:
-        """Count the result of a job by the state that its line gets."""
+        """Count a job by the state of the line after the run."""
         self.done += state == DONE
         self.failed += state == FAILED
         self.error += state == ERROR
@@ -8815,7 +8806,6 @@ class RunnerStats:
 
     @property
     def bad_count(self) -> int:
-        """Return the number of jobs that failed or are in error."""
         return self.failed + self.error
 
     def exit_status(self, summary: Summary | None) -> int:
@@ -8836,9 +8826,9 @@ class RunnerStats:
                 reasons_command: str) -> str:
         """Return the last line that we print: our results, the state of the file, and the next step.
 
-        For example: '3 done, 1 failed in 12s (line 4); -r runs them again'.  summary: of the file; None: its
-        state is unknown.  orphans: lines, left `r` by runners that died, which we marked `e`.  retry: the
-        option that runs jobs again.  reasons_command: the command that shows why jobs failed; '': none.
+        For example: '3 done, 1 failed in 12s (line 4); -r runs them again'.  summary: None: the file's state
+        is unknown.  orphans: lines of dead runners that we marked `e`.  retry: the option that runs jobs
+        again.  reasons_command: shows why jobs failed; '': none.
         """
         own_bad_lines = {*self.bad_lines, *self.unwritten, *orphans}
         error_count = self.error + len(orphans)
@@ -8868,13 +8858,13 @@ class RunnerStats:
         return f"{text} ({name_lines(bad_lines)})" if bad_lines else text
 
     def _has_run_all_jobs(self, counts: Counts, error_count: int) -> bool:
-        """Return True if our results are those of all jobs in the file, so that `counts` repeat them."""
+        """Return True if we have run all jobs in the file, so that `counts` repeat our results."""
         own_results = self.done, self.failed, error_count, self.cancelled
         file_results = counts.done, counts.failed, counts.error, counts.held
         return own_results == file_results and counts.processed == counts.all
 
     def _next_steps(self, summary: Summary, retry: str, reasons_command: str) -> str:
-        """Return what the user can do about the file, for example '; -r runs them again'; '': nothing."""
+        """Return hints for the user, for example '; -r runs them again'; '': none."""
         hints = []
         will_be_orphaned = self.unwritten and summary.counts.running    # results that could not be written
         if summary.can_retry or will_be_orphaned:
@@ -8889,7 +8879,7 @@ class RunnerStats:
 def failure_report_command(options: argparse.Namespace) -> str:
     """Return the command that shows why jobs failed; '' if this program writes no journal.
 
-    For example, "runwait4.py --failed --outdir out runs.txt".
+    For example, 'runwait4.py --failed --outdir out runs.txt'.
     """
     outdir = getattr(options, "outdir", None)               # a client has none
     if not outdir:
@@ -8905,7 +8895,7 @@ def too_many_failures(count: int) -> str:
 
 
 class Backlogged(Protocol):
-    """Anything with a backlog, for example a Writer."""
+    """Has a backlog, as a Writer."""
 
     @property
     def backlog(self) -> int:
@@ -8915,8 +8905,8 @@ class Backlogged(Protocol):
 class Pump:
     """Moves job output from the pipes to the sinks; reads nothing while a writer's backlog is large.
 
-    The pipes of a job are watched only once it is 10 ms old: most short jobs have ended by then, and the rest
-    of the output is read when a job ends.
+    The pipes of a job are watched only after 10 ms: most short jobs have then ended, and remaining output is
+    read when a job ends.
     """
     WATCH_AFTER_SECONDS = 0.01
     MAX_READ_BYTES = 1 << 18            # by one read(2)
@@ -8925,56 +8915,54 @@ class Pump:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
                  on_resumed: Callable[[], None]) -> None:
-        """writers: reading pauses while one has a large backlog.  on_resumed: called after a pause."""
+        """on_resumed: called after a pause."""
         self._loop = loop
         self._writers = writers
         self._on_resumed = on_resumed
         self.runs: set[Run] = set()         # that have started and not ended
-        # since when no job output is read, because of a writer's backlog (loop's time); inf: it is read
+        # since when no job output is read (loop's time); inf: it is read
         self._paused_at = math.inf
-        self._paused_for = 0.0              # seconds that all earlier pauses took
+        self._paused_for = 0.0              # seconds of all earlier pauses
         self._data_events: dict[Run, asyncio.Event] = {}        # see watch_with_event()
         self._timer: asyncio.TimerHandle | None = None      # until the next run is old enough to be watched
 
     @property
     def backlog(self) -> int:
-        """Return the largest backlog of a writer, in bytes."""
+        """Return the largest backlog of a writer in bytes."""
         return max(writer.backlog for writer in self._writers)
 
     def watch_soon(self, run: Run) -> None:
-        """Watch the pipes of a run that has started, once it is old enough."""
+        """Watch the pipes of a run that has just started, once it is old enough."""
         self.runs.add(run)
         if not self._timer:
             self._timer = self._loop.call_later(self.WATCH_AFTER_SECONDS, self._watch_long_runs)
 
     @staticmethod
     def has_writers(run: Run) -> bool:
-        """Return True if a process still has the other end of a pipe of the run open: more output can come.
-        """
+        """Return True if a process still holds the other end of a pipe of the run: more output can come."""
         poll = select.poll()
         fds = [stream.fd for stream in run.streams if stream.fd is not None]
         for fd in fds:
-            poll.register(fd, 0)                # poll(2) always reports HUP: no process can write any more
+            poll.register(fd, 0)                # poll(2) always reports HUP: no process can write
         return len(poll.poll(0)) < len(fds)
 
     def watch_with_event(self, run: Run, on_data: asyncio.Event) -> None:
-        """Watch the pipes of a run, and set the event `on_data` whenever one of them is readable."""
+        """Watch the pipes of a run, and set `on_data` whenever one is readable."""
         self._data_events[run] = on_data
         self._watch(run)
 
     def reading_time(self) -> float:
-        """Return the time, in seconds, of a clock that stops while no job output is read."""
+        """Return the seconds of a clock that stops while no job output is read."""
         return min(self._loop.time(), self._paused_at) - self._paused_for
 
     @property
     def _paused(self) -> bool:
-        """Return True while no job output is read."""
         return self._paused_at < math.inf
 
     def finish_reading(self, run: Run) -> None:
         """Read the remaining data from the pipes of a run that has ended, and close the pipes.
 
-        A pipe need not be at the end: background processes can keep it open.
+        Background processes can keep a pipe open, so do not wait for end of file.
         """
         self.runs.discard(run)
         self._data_events.pop(run, None)
@@ -8987,7 +8975,7 @@ class Pump:
                 self._close(stream)
 
     def resume(self) -> None:
-        """Read job output again, if all backlogs are below LOW_BACKLOG."""
+        """Read job output again if all backlogs are below LOW_BACKLOG."""
         if self._paused and self.backlog < Writer.LOW_BACKLOG:
             self._paused_for += self._loop.time() - self._paused_at
             self._paused_at = math.inf
@@ -8996,10 +8984,9 @@ class Pump:
             self._on_resumed()
 
     def _watch_long_runs(self) -> None:
-        """Read output, from now on, of all runs that have lasted for WATCH_AFTER_SECONDS.
+        """Watch the pipes of all runs that have lasted for WATCH_AFTER_SECONDS.
 
-        If there are younger runs, set a timer that calls this again when the oldest of them is old enough.
-        So one timer serves many short jobs.
+        If there are younger runs, set a timer for the oldest of them.  So one timer serves many short jobs.
         """
         now = self._loop.time()
         young_start_times = [
@@ -9014,7 +9001,7 @@ class Pump:
                 self._watch(run)
 
     def _watch(self, run: Run) -> None:
-        """Call _on_readable() when data comes, unless reading is paused."""
+        """Call _on_readable() when data comes; not while reading is paused."""
         for stream in run.streams:
             if stream.fd is not None and not stream.watched and not self._paused:
                 stream.watched = True
@@ -9044,7 +9031,6 @@ class Pump:
             sink.on_output(run, stream, data)
 
     def _close(self, stream: Stream) -> None:
-        """Close the pipe of a stream, if it is open."""
         self._unwatch(stream)
         if stream.fd is not None:
             os.close(stream.fd)
@@ -9052,43 +9038,42 @@ class Pump:
 
 
 class StopSignals:
-    """Remembers the times of the runner's stop signals, of which jobs can also have died.
+    """Remembers when the runner got stop signals, of which jobs can also have died.
 
     A process cannot see which other processes got a signal.  Slurm, systemd and Ctrl-C in some programs send
-    it to the runner and to the jobs, in any order, within a moment.  So a job counts as interrupted rather
-    than failed if, within TOGETHER_SECONDS of a stop signal of the runner, it dies of such a signal or exits
-    with 128 plus the signal number (as srun does).  Any failure within TOGETHER_SECONDS after a signal that
-    kills all jobs counts as interrupted.  While the runner only drains, jobs run to completion and can fail.
+    it to the runner and to the jobs, in any order.  So a job counts as interrupted rather than failed if,
+    within TOGETHER_SECONDS of a stop signal of the runner, it dies of such a signal or exits with 128 plus
+    the signal number (as srun does).  Any failure within TOGETHER_SECONDS after a signal that kills all jobs
+    counts as interrupted.  While the runner only drains, jobs run to completion and can fail.
     """
     TOGETHER_SECONDS = 1.0
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        # for each signal: when it came (loop's time), and True if all jobs had to be killed by then
+        # when each signal came (loop's time), and True if all jobs had to be killed by then
         self._signals: list[tuple[float, bool]] = []
         self._next_signal: asyncio.Future[None] = loop.create_future()
 
     def add_signal(self, kills_jobs: bool) -> None:
-        """Add a signal that came just now.  kills_jobs: the runner must kill all jobs."""
+        """Add a signal that came just now.  kills_jobs: the runner kills all jobs."""
         self._signals.append((self._loop.time(), kills_jobs))
         self._next_signal.set_result(None)
         self._next_signal = self._loop.create_future()
 
     async def wait_for_next(self, seconds: float | None, *futures: asyncio.Future[Any]) -> None:
-        """Wait until the next signal comes or one of `futures` is done.  seconds: None: without a limit."""
+        """Wait until the next signal comes or one of `futures` is done.  seconds: at most; None: no limit."""
         awaited: list[asyncio.Future[Any]] = [self._next_signal, *futures]
         await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
     def was_interrupted(self, run_result: RunResult, exited_at: float) -> bool:
-        """Return True if a run was interrupted by a signal that also came to the runner: it has not failed.
+        """Return True if a signal that also came to the runner interrupted a run: it has not failed.
 
         A run that died of a stop signal (INT, TERM, ...) was interrupted if the runner also got one within a
-        second, before or after.  A run that failed in another way was interrupted only if, within a second
-        before, the runner got a signal on which it kills all jobs.  exited_at: when the shell of the run
-        exited (loop's time).
+        second, before or after.  Any other failed run was interrupted only if the runner got a signal to kill
+        all jobs within a second before.  exited_at: when the shell exited (loop's time).
         """
         has_succeeded = run_result.status == 0
-        if run_result.cause or has_succeeded:       # a cause: it was killed for another reason
+        if run_result.cause or has_succeeded:       # a cause: killed for another reason
             return False
         signals_near = [
             (came_at, kills_jobs) for came_at, kills_jobs in self._signals
@@ -9099,10 +9084,10 @@ class StopSignals:
         return any(kills_jobs and came_at <= exited_at for came_at, kills_jobs in signals_near)
 
     async def find_out_if_interrupted(self, run_result: RunResult, exited_at: float) -> bool:
-        """Return True if a run was interrupted by a signal that also came to the runner: was_interrupted().
+        """Return True if a signal that also came to the runner interrupted a run: was_interrupted().
 
-        If the run died of a stop signal, for example of Ctrl-C, the runner can get the same signal a moment
-        later.  So wait until the runner gets one, or until a second after the exit.
+        If the run died of a stop signal, for example Ctrl-C, the runner can get the same signal a moment
+        later.  So wait for it until a second after the exit.
         """
         seconds_left = exited_at + self.TOGETHER_SECONDS - self._loop.time()
         can_signal_follow = run_result.died_of_stop_signal and not run_result.cause and seconds_left > 0
@@ -9128,21 +9113,20 @@ class StopSignals:
 #     SETTLING     (goes on)          (goes on)            (goes on)            (goes on)
 #
 # The cells give the processes that are killed and the new state of the line.  as before: the state before the
-# claim; or, if the job has run already, the result of its last run, which at * is `e` instead.  result: of
-# the last run, by the exit status of its shell.  as set: nothing is written; a message reports that if the
+# claim; or, if the job has run already, the result of the last run, which at * is `e` instead.  result: of
+# the last run, by the exit status of the shell.  as set: nothing is written; a message reports that if the
 # shell exited with 0.  nothing: nothing is written.
 #
 # A killed run gets TERM, and KILL after the grace period.  A second INT ends the grace period of all runs
-# that are being killed (TreeKiller.kills_at_once); a second TERM changes nothing, because Slurm sends it
-# twice.
-# A cause is replaced only by a stronger one; from weak to strong: stopped, cancelled, lost.
+# (TreeKiller.kills_at_once); a second TERM changes nothing, because Slurm sends it twice.  Only a stronger
+# cause replaces a cause; from weak to strong: stopped, cancelled, lost.
 #
 # Three events concern one run only; the job can run again after them.  A timeout kills a RUNNING run, which
-# has then failed, and the remaining processes of a run that is READING_ON, which keeps its result.  Too much
-# memory kills a RUNNING run.  The exit of the shell ends RUNNING and AT_GATE.  In other phases these events
-# have no effect.
+# has then failed, and the remaining processes of a READING_ON run, which keeps the result.  Too much memory
+# kills a RUNNING run.  The exit of the shell ends RUNNING and AT_GATE.  In other phases these events have no
+# effect.
 #
-# The phase changes in the same call as the event, not when the coroutine wakes up.  The facts that are judged
+# The phase changes in the same call as the event, not when the coroutine wakes up.  Facts that are judged
 # later (time, exit status, signal, the kernel's OOM kills) are recorded when the shell exits: reading the
 # remaining output can take longer than the interval between two signals that belong together.
 
@@ -9171,13 +9155,13 @@ CAUSES_BY_STRENGTH = ("", "refused", "stopped", "cancelled", "lost")
 
 
 class JobTask:
-    """Handles one job of a runner, from the claim until its state is written: see the table above."""
-    # a resource is used up for now: starting a process can succeed later
+    """Handles one job of a runner, from the claim until the final state is written: see the table above."""
+    # a resource is used up for now: a later attempt can succeed
     BUSY_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
     MAX_PAUSE = 5.0                     # seconds between two attempts to start a shell after BUSY_ERRORS
 
     def __init__(self, runner: Runner, job: Job, slots: Sequence[Slot]) -> None:
-        """slots: of the job; the caller can append more before start()."""
+        """slots: the caller can append more before start()."""
         self._runner = runner
         self.job = job
         self.slots = slots
@@ -9185,12 +9169,13 @@ class JobTask:
         self.cause = ""                 # why the job must not start (again): one of CAUSES_BY_STRENGTH
         self.state = NEW                # to write if the job does not run again; NEW: as before the claim
         self.run = self._new_run()      # the last run, perhaps not started yet
-        self.run_result: RunResult | None = None       # of that run; None: it has not finished
-        self._shell: Child | None = None        # of that run, from start to finish
-        self._gate_fd: int | None = None        # our end of the pipe on which that shell waits
-        self._kill_task: asyncio.Future[None] | None = None     # kills the processes of that run
-        self._exited_at = 0.0           # when that shell exited (loop's time)
-        self._oom_kills = 0             # the count of OomKills when that run began
+        # of that run:
+        self.run_result: RunResult | None = None        # None: not finished
+        self._shell: Child | None = None        # from start to finish
+        self._gate_fd: int | None = None        # our end of the pipe on which the shell waits
+        self._kill_task: asyncio.Future[None] | None = None     # kills the processes
+        self._exited_at = 0.0           # when the shell exited (loop's time)
+        self._oom_kills = 0             # the count of OomKills at the start
         self._wake_event = asyncio.Event()  # set on each change of phase or cause, on drain(), and on output
 
     def _new_run(self) -> Run:
@@ -9199,37 +9184,36 @@ class JobTask:
                    requested_memory=int(self.job.needs.memory))
 
     def _enter_phase(self, phase: Phase) -> None:
-        """Change the phase, and wake the coroutine that waits for it."""
+        """Change the phase, and wake the coroutine of the job."""
         assert phase in NEXT_PHASES[self.phase], (self.phase, phase)
         self.phase = phase
         self._wake_event.set()
 
     @property
     def _can_start(self) -> bool:
-        """Return True if the job can start (again): the runner does not drain, and nothing has forbidden it.
-        """
+        """Return True if the job can start (again)."""
         return not (self._runner.draining or self.cause)
 
     @property
     def is_being_killed(self) -> bool:
-        """Return True if the processes of the run are being killed, or have been."""
+        """Return True if the processes of the run are being killed, or were."""
         return self._kill_task is not None
 
     # -- events ----------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Keep the job from starting (again), because the runner drains.  A running job goes on."""
+        """Keep the job from starting (again): the runner drains.  A running job goes on."""
         self._close_gate()
         self._wake_event.set()
 
     def refuse_gate(self) -> None:
-        """Keep the job from starting if it has not passed its gate: the server has given the group up."""
+        """Keep the job from starting if it has not passed the gate: the server has given the group up."""
         if self.job.gated and self.phase in (Phase.STARTING, Phase.AT_GATE):
             self._forbid_start("refused")
 
     def open_gate(self) -> None:
-        """Let the shell of a job in a group start the command, if it waits at its gate, a pipe to us."""
-        self._runner.processes.reap()           # the shell can have died by now: then the phase changes
+        """Let the shell of a job in a group start the command, if it waits at the gate, a pipe to us."""
+        self._runner.processes.reap()           # changes the phase if the shell has died
         if self.phase is Phase.AT_GATE and self._gate_fd is not None:
             with contextlib.suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
                 os.write(self._gate_fd, b"\n")
@@ -9240,11 +9224,11 @@ class JobTask:
     def kill(self, cause: str) -> None:
         """Begin to kill the processes of the job, and keep it from starting (again).
 
-        cause: "stopped" (by a signal to the runner, or the wall time), "cancelled" (by a user), or "lost" (to
-        another runner).
+        cause: "stopped" (by a signal or the wall time), "cancelled" (by a user), or "lost" (to another
+        runner).
         """
         self._runner.processes.reap()           # a shell that has already exited keeps its result
-        if self.phase is Phase.SETTLING:        # too late: the final state is being written
+        if self.phase is Phase.SETTLING:        # the final state is being written
             return
         has_run = self.state != NEW             # if not, the line gets its old state back
         if self.phase in (Phase.RUNNING, Phase.READING_ON):     # the shell or processes that it left run
@@ -9260,17 +9244,14 @@ class JobTask:
             self._kill_processes(cause)
 
     def _on_exit(self, status: int) -> None:
-        """Record the exit of the shell when it is reaped, and enter the next phase of the job.
-
-        status: the wait status.
-        """
+        """Record the exit of the shell, and enter the next phase.  status: the wait status."""
         run = self.run
         self._exited_at = self._runner.loop.time()
         run.duration = self._exited_at - run.started
         if self.phase is Phase.AT_GATE:         # the command has not started
             self._enter_phase(Phase.SETTLING)
             return
-        # A KILL that is not ours is by the kernel's OOM killer if that has killed a process since the start
+        # A KILL that is not ours comes from the kernel's OOM killer if that has killed since the start
         is_killed = not run.cause and RunResult(status).fatal_signal == signal.SIGKILL
         if is_killed and self._runner.oom_kills.read_count() > self._oom_kills:
             run.cause = "oom"
@@ -9287,20 +9268,20 @@ class JobTask:
         return True
 
     def _forbid_start(self, cause: str) -> None:
-        """Keep the job from starting (again), for this cause or the stronger one that it has already."""
+        """Keep the job from starting (again), for this cause or a stronger earlier one."""
         self.cause = max(self.cause, cause, key=CAUSES_BY_STRENGTH.index)
         self._close_gate()
         self._wake_event.set()
 
     def _close_gate(self) -> None:
-        """Close our end of the pipe.  A shell that waits on the pipe reads end-of-file and exits."""
+        """Close our end of the pipe: a shell that waits there reads end-of-file and exits."""
         close_all(self._gate_fd)
         self._gate_fd = None
 
     def _kill_processes(self, cause: str) -> None:
-        """Begin to kill the process tree of the run, unless that has begun already.
+        """Begin to kill the process tree of the run, if that has not begun.
 
-        cause: the reason, for example "timeout"; it becomes the run's result if the shell still runs.
+        cause: for example "timeout"; it becomes the run's result if the shell still runs.
         """
         assert self._shell
         if not self._kill_task:
@@ -9319,10 +9300,10 @@ class JobTask:
     # -- the life of a job -----------------------------------------------------------------------------------
 
     async def run_until_settled(self) -> None:
-        """Wait for the run that start() has begun, run the job again if it must, and write its final state.
+        """Wait for the run that start() has begun, run the job again if it must, and write the final state.
 
-        A run that lacked memory is repeated with the next larger size of memory=, if there is one, and is no
-        failure.  After any other failure the job runs again if --retries allows it.
+        A run that lacked memory is repeated with the next larger size of memory=, and is no failure.  After
+        any other failure the job runs again if --retries allows it.
         """
         failures = 0
         while self._shell:                      # None: start() has started none
@@ -9342,7 +9323,7 @@ class JobTask:
         await self.finish_job()
 
     async def _start_again(self) -> None:
-        """Start the next run of the job, after the last one has finished."""
+        """Start the next run of the job."""
         if self.phase is not Phase.STARTING:    # restart_if_memory_is_free() has already changed it
             self._enter_phase(Phase.STARTING)
         self.run = self._new_run()
@@ -9355,15 +9336,14 @@ class JobTask:
         return self.state == DONE or not self._can_start or was_killed_for_good
 
     async def finish_job(self) -> None:
-        """Finish the job: determine its final state, pass that to the sinks, and write it to the line.
+        """Determine the final state of the job, pass it to the sinks, and write it to the line.
 
-        Writing can take long: it is tried until it succeeds.  If another runner has taken the line ("lost"),
-        write nothing.
+        Writing is tried until it succeeds.  If another runner has taken the line ("lost"), write nothing.
         """
-        if self.phase is not Phase.SETTLING:    # it is already SETTLING if the shell exited at its gate
+        if self.phase is not Phase.SETTLING:    # it is already if the shell exited at the gate
             self._enter_phase(Phase.SETTLING)
         if self.cause == "lost":
-            self.state = ERROR                  # another runner has the line now
+            self.state = ERROR
         elif self.cause == "cancelled" and self.state != DONE:
             self.state = HELD                   # even if the job has just failed by itself
         for sink in self.run.sinks:
@@ -9372,10 +9352,9 @@ class JobTask:
             await self._write_state()
 
     async def _write_state(self) -> None:
-        """Write the job's final state to its line; if that is NEW, release the line.
+        """Write the final state to the line; if it is NEW, release the line.
 
-        Try again until it succeeds, or can never succeed: then report that, and count the result as
-        unwritten.
+        Try until that succeeds, or can never succeed: then report that, and record the line as unwritten.
         """
         runner, jobs, job = self._runner, self._runner.jobs, self.job
         try:
@@ -9383,7 +9362,7 @@ class JobTask:
                 lambda: jobs.release(job) if self.state == NEW else jobs.finish(job, self.state),
                 jobs.interval, runner.say, job,
             )
-        except asyncio.CancelledError:          # Runner._exit_if_results_hang(): after a signal, too late
+        except asyncio.CancelledError:          # by Runner._exit_if_results_hang(), after a signal
             runner.runner_stats.unwritten.append(job.number)
             raise
         if error:
@@ -9396,7 +9375,7 @@ class JobTask:
     # -- running again ---------------------------------------------------------------------------------------
 
     async def _wait_to_retry(self, failures: int) -> bool:
-        """Wait until the job can run again after this number of failures.  Return False if it must not."""
+        """Wait until the job can run again after so many failures.  Return False if it must not."""
         runner = self._runner
         if failures > runner.options.retries:
             return False
@@ -9429,19 +9408,19 @@ class JobTask:
             memory = f"with {memory_text(self.job.needs.memory)}"
             self._say(f"again {memory if seconds is None else f'in {human_time(seconds)}'}")
         self._enter_phase(phase)
-        self._runner.changed.set()              # the memory of its last run is free
+        self._runner.changed.set()              # the memory of the last run is free
         if seconds is None:
             while self.phase is phase and self._can_start:
                 await self._wait_for_event(None)
         else:
             await self._wait_for_event(seconds)
-        # a host that was cut off from the file server can have lost the job lock; wait until we have it again
+        # a host that was cut off from the file server can have lost the job lock: wait until we have it again
         while self._can_start and not await self._runner.jobs.still_has(self.job):
             await self._wait_for_event(1.0)
         return self._can_start and self._runner.admit_or_drain(self.job)
 
     async def _wait_for_event(self, seconds: float | None) -> None:
-        """Wait for an event, `seconds` at most (None: no limit); not at all if the job must not start."""
+        """Wait for an event, `seconds` at most (None: no limit), unless the job must not start."""
         self._wake_event.clear()
         if self._can_start:
             with contextlib.suppress(asyncio.TimeoutError):
@@ -9452,7 +9431,7 @@ class JobTask:
     async def start(self) -> None:
         """Start the shell of the run, unless the job must not start.
 
-        If the shell cannot be started, report the reason and set the state to ERROR.
+        If that fails, report the reason and set the state to ERROR.
         """
         if not self.job.gated:
             self._announce_start()
@@ -9477,7 +9456,7 @@ class JobTask:
     async def _try_to_start(self) -> tuple[str, bool]:
         """Try to start the shell, unless the job must not start any more.
 
-        Return the reason of a failure ('': no failure), and True if another attempt can succeed.
+        Return the reason of a failure ('': none), and True if another attempt can succeed.
         """
         lock_fd = None
         jobs = self._runner.jobs
@@ -9503,11 +9482,11 @@ class JobTask:
             sink.on_starting(self.run)
 
     def _spawn_shell(self, lock_fd: int | None) -> None:
-        """Start the shell of the job with pipes for its output, and enter the next phase.
+        """Start the shell of the job with pipes for output, and enter the next phase.
 
-        A job with a gate (a job of a group, which begins with the others) gets one more pipe: the shell runs
-        the command once we write a line to it.  lock_fd: the descriptor with the job lock, which the shell
-        inherits; None: there is none.  Raises OSError, ValueError.
+        A job of a group that begins with the others gets another pipe, the gate: the shell runs the command
+        once we write a line to it.  lock_fd: has the job lock, which the shell inherits; None: there is none.
+        Raises OSError, ValueError.
         """
         run, has_gate = self.run, self.job.gated
         stream_names = [b"stdout", b"stderr"] if run.sinks else []      # without sinks output has no reader
@@ -9538,9 +9517,9 @@ class JobTask:
 
     @staticmethod
     def _open_pipes(names: Iterable[bytes]) -> tuple[dict[bytes, int], dict[bytes, int]]:
-        """Open a pipe for each name.  Return our ends by name, and the ends for the shell by name.
+        """Open a pipe for each name.  Return our ends and the shell's ends, each by name.
 
-        The shell reads from the pipe named b"gate", and writes to the others.  Raises OSError.
+        The shell reads from the pipe b"gate", and writes to the others.
         """
         our_fds: dict[bytes, int] = {}
         shell_fds: dict[bytes, int] = {}
@@ -9556,13 +9535,13 @@ class JobTask:
         return our_fds, shell_fds
 
     def _record_start(self) -> None:
-        """Record the start time of the run and the number of OOM kills so far."""
+        """Record the start time of the run and the count of OOM kills so far."""
         self.run.started_at = time.time()
         self.run.started = self._runner.loop.time()
         self._oom_kills = self._runner.oom_kills.recent_count()
 
     def _environ(self) -> dict[bytes, bytes]:
-        """Return the environment variables with the job's number, slots and memory."""
+        """Return the job's environment variables: number, slots and memory."""
         names = [os.fsencode(slot.name) for slot in self.run.slots]
         environ = {b"JOB_ID": b"%d" % self.job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                    b"RUNMAKER4_SLOTS": b",".join(names)}
@@ -9571,7 +9550,7 @@ class JobTask:
         return environ
 
     def _shell_and_command(self) -> tuple[str, bytes]:
-        """Return the shell to start and its command: that of the job, wrapped in --runner if given."""
+        """Return the shell to start and the command for it: the job's, wrapped in --runner if given."""
         settings, wrapper = self.job.settings, self._runner.options.runner
         if not wrapper:
             return settings.shell, self.job.command
@@ -9593,8 +9572,7 @@ class JobTask:
             else:
                 self._runner.pump.finish_reading(self.run)
         finally:
-            # only an exception, which is a defect, leaves the run unfinished: without this the exit status
-            # would be lost
+            # only an exception, which is a defect, leaves the run unfinished; its exit status would be lost
             if self.run in self._runner.runs:
                 self._runner.runs.discard(self.run)
                 self._kill_processes("stopped")
@@ -9604,7 +9582,7 @@ class JobTask:
     async def _wait_at_gate(self) -> bool:
         """Wait until the server starts all jobs of the group.  Return False if it gives the group up.
 
-        Until then the shell waits at the gate, a pipe to us.  On False it has exited (phase SETTLING).
+        Meanwhile the shell waits at the gate, a pipe to us.  On False the shell has exited.
         """
         self._runner.jobs.on_ready_to_start(self.job)
         while self.phase is Phase.AT_GATE:
@@ -9617,9 +9595,9 @@ class JobTask:
         return True
 
     async def _wait_for_result(self, shell: Child) -> None:
-        """Wait until the shell exits and its remaining output is read; then report the result of the run."""
+        """Wait until the shell exits and the remaining output is read; then report the result of the run."""
         runner, run = self._runner, self.run
-        runner.pump.watch_soon(run)             # moves output from the pipes to the sinks from now on
+        runner.pump.watch_soon(run)
         for sink in run.sinks:
             sink.on_started(run)
         timeout = runner.timeout_of(self.job)
@@ -9628,19 +9606,19 @@ class JobTask:
         await self._read_remaining_output()
         preliminary_result = RunResult(status, run.cause)
         was_interrupted = await runner.signals.find_out_if_interrupted(preliminary_result, self._exited_at)
-        if self._kill_task:                     # wait until the processes that the shell left are killed, too
+        if self._kill_task:                     # also kills the processes that the shell left
             await self._kill_task
         if timer:
             timer.cancel()
         runner.pump.finish_reading(run)
         if was_interrupted:
-            run.cause = "stopped"               # so the job gets `e`, not `!`, and is not repeated
+            run.cause = "stopped"               # gives `e`, not `!`, without a retry
         if run.peak:
             shell.add_memory(run.peak)
         self._report_result(self._result_of_run(status, timeout or 0.0))
 
     def _report_result(self, run_result: RunResult) -> None:
-        """Store the result of the run and the state that the line gets for it, and report it to the sinks."""
+        """Store the result of the run, and report it to the sinks."""
         self.run_result = run_result
         self.state = run_result.state
         self.job.result_text = str(run_result)
@@ -9648,10 +9626,10 @@ class JobTask:
             sink.on_ended(self.run, run_result)
 
     def _result_of_run(self, status: int, timeout: float) -> RunResult:
-        """Return the result of the run.  status: of its shell.  timeout: in seconds; 0: none."""
+        """Return the result of the run.  status: of the shell.  timeout: in seconds; 0: none."""
         cause = self.run.cause
         limit = self.run.requested_memory if cause == "memory" else timeout
-        # a cancelled job counts as killed by SIGTERM, no matter how its shell reacted to the signal
+        # a cancelled job counts as killed by SIGTERM, however the shell reacted
         return RunResult(signal.SIGTERM if cause == "cancelled" else status, cause, limit, self.run.peak)
 
     async def _read_remaining_output(self) -> None:
@@ -9659,8 +9637,8 @@ class JobTask:
 
         For example, bash with `exec > >(tee log)` exits before tee has written most of the output.  Stop
         after Pump.QUIET_SECONDS without output, after Pump.MAX_READING_SECONDS in all, or when these
-        processes are killed.  Only time in which output is read counts, so no output is lost while a slow
-        console or an unreachable server holds up all reading.
+        processes are killed.  Only time with reading counts, so a slow console or an unreachable server,
+        which holds up all reading, loses no output.
         """
         pump, run = self._runner.pump, self.run
         if not pump.has_writers(run):
@@ -9675,7 +9653,7 @@ class JobTask:
                 last_output_at = pump.reading_time()
 
     def measure_memory(self, table: ProcessTable) -> int:
-        """Return the bytes of memory that the processes of the run use now, and record the peak in `run`."""
+        """Return the bytes of memory that the processes of the run use, and record the peak."""
         assert self._shell
         used_bytes = int(table.measure_memory(self._shell, self.run.requested_memory))
         self.run.peak = max(self.run.peak, used_bytes)
@@ -9683,10 +9661,10 @@ class JobTask:
 
 
 class ExitStep(enum.IntEnum):
-    """The steps of a runner towards its exit.  A runner never goes back."""
-    NONE = 0            # it starts jobs
-    DRAINING = 1        # it starts no more jobs and waits for running jobs
-    GIVEN_UP = 2        # it no longer waits for any file system: its exit frees all locks
+    """The steps of a runner towards the exit.  A runner never goes back."""
+    NONE = 0            # starts jobs
+    DRAINING = 1        # starts no more jobs and waits for running jobs
+    GIVEN_UP = 2        # no longer waits for any file system: the exit frees all locks
 
 
 class RunnerOptions(NamedTuple):
@@ -9697,43 +9675,43 @@ class RunnerOptions(NamedTuple):
     retry_delay: float | None   # seconds until the first retry; None: at once
     runner: str | None          # the command that runs a job instead of a shell of this host
     one_only: bool              # -1: each slot gets one job
-    follow: bool                # the runner waits for more jobs
+    follow: bool                # wait for more jobs
     max_failed: int             # more jobs failed or in error after which the runner drains; 0: no limit
-    slot_errors: int            # jobs in a row that cannot reach their host until a slot retires; 0: no limit
-    memory: float               # bytes for all running jobs with memory= together
+    slot_errors: int            # jobs in a row that cannot reach the host until a slot retires; 0: no limit
+    memory: float               # bytes for all running jobs with memory=
     verbose: bool
 
 
 class Runner:
     """Assigns jobs to slots: claims a job and starts a JobTask for it.
 
-    A Jobs object is the source of jobs and keeps their results; the sinks receive the output.  The only file
-    that a Runner reads itself is the list of its slots, a SlotFile.
+    A Jobs object is the source of jobs and keeps results; the sinks receive the output.  The only file that
+    a Runner reads itself is the list of slots, a SlotFile.
 
     One loop starts all jobs (`_start_jobs`), so one claim is under way at a time, and only this loop makes
     slots busy.  The loop takes an idle slot, claims a job, takes as many more slots as the job needs, and
-    starts the shell; a job that cannot get all its slots is released.  Each job is in `tasks` from its claim
-    until its slots are free again.  Every event that concerns the loop sets `changed`: a job has finished,
+    starts the shell; a job that cannot get all slots is released.  Each job is in `tasks` from the claim
+    until the slots are free again.  Every event that concerns the loop sets `changed`: a job has finished,
     slots come and go, another runner has freed a shared slot, a writer has caught up, the server has news,
     the runner drains.  Otherwise the loop tries again after the time that the last claim returned.  The loop
-    ends when the runner drains, no jobs remain, or no slot will get a job any more.  Then the runner waits
-    for its running jobs.
+    ends when the runner drains, no jobs remain, or no slot will get a job.  Then the runner waits for running
+    jobs.
     """
     MAX_BACKLOG_BYTES = 1 << 24         # above this backlog of a writer no jobs are started
     UNREACHABLE_STATUS = 255            # exit status of ssh if it cannot reach the host, or loses it
-    MAX_RESULT_SECONDS = 10.0           # seconds for writing the states of jobs after a kill signal
-    MAX_ANSWER_SECONDS = 2.0            # seconds after a kill signal for an answer, for example the summary
+    MAX_RESULT_SECONDS = 10.0           # for writing the states of jobs after a kill signal
+    MAX_ANSWER_SECONDS = 2.0            # after a kill signal for an answer, for example the summary
     MIN_MEASURING_PAUSE = 1.0           # seconds between two measurements of the memory of jobs
-    MEASURING_PAUSE_FACTOR = 99         # a pause is this many times as long as a measurement: see Throttle
+    MEASURING_PAUSE_FACTOR = 99         # a pause takes so many times the CPU time of a measurement
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
                  host: bytes, options: RunnerOptions, say: Say, runner_stats: RunnerStats,
                  names: Sequence[str], slot_file: SlotFile | None, executor: FileExecutor) -> None:
-        """sinks: for runs that start from now on; the list can change.  writers: those of the console and of
-        files (see Pump).  host: the name of this host, for the sinks.
+        """sinks: for runs that start from now on; the list can change.  writers: of console and files (see
+        Pump).  host: the name of this host, for the sinks.  names: of the slots.
 
-        names: of the slots.  slot_file: the file with these names, which can change and which other runners
-        can share; None: the names are not from a file.  executor: makes the calls of the slot file.
+        slot_file: the file of these names, which can change, and which other runners can share; None: the
+        names are not from a file.
         """
         self.jobs = jobs
         self.processes = processes
@@ -9747,11 +9725,11 @@ class Runner:
         self.slots: dict[tuple[str, int], Slot] = {}        # by name and copy
         self._idle_slots: list[tuple[int, Slot]] = []   # a heap of slots that could get a job now, by rank
         self.in_service = 0                 # number of slots that get jobs, now or once others free them
-        self._next_rank = itertools.count()     # ranks of slots
+        self._next_rank = itertools.count()
         self._starting_jobs: asyncio.Future[None] | None = None     # the loop that starts jobs
         self.tasks: dict[Job, JobTask] = {}     # of the jobs whose lines are claimed here
         self._job_runs: set[asyncio.Future[None]] = set()   # a _run_to_end() for each started job
-        self._printed_subjects: set[str] = set()    # of messages that are printed only once
+        self._printed_subjects: set[str] = set()    # see _say_once()
         self.loop = asyncio.get_running_loop()
         self.runner_stats = runner_stats
         self.changed = asyncio.Event()      # an event that concerns _start_jobs()
@@ -9762,7 +9740,7 @@ class Runner:
         self.claim_error = ""               # why no more jobs can be claimed
         self._exit_step = ExitStep.NONE
         self.wall_over = False              # the runner exits because the wall time is over, or too near
-        self.kill_signal = 0                # the signal that made the runner kill its jobs; 0: none did
+        self.kill_signal = 0                # the signal that made the runner kill all jobs; 0: none did
         self.signals = StopSignals(self.loop)
         self.began = self.loop.time()
         walltime = options.walltime
@@ -9773,7 +9751,7 @@ class Runner:
     # -- from start to end -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run jobs until none remain, or until the runner drains and its last job has finished."""
+        """Run jobs until none remain, or until the runner drains and the last job has finished."""
         if self.jobs.failures and self.options.max_failed:
             await self.jobs.failures.count_new_failures()           # earlier failures do not count
         chores = [spawn_task(chore) for chore in (
@@ -9790,21 +9768,22 @@ class Runner:
             self._report_why_jobs_remain()
 
     def _report_why_jobs_remain(self) -> None:
-        """Report why jobs remain."""
+        """Report why the runner exits although jobs remain."""
         if self.claim_error:
             self.say(f"{self.claim_error} (no more jobs were started)")
             self.runner_stats.had_errors = True
         elif self._last_no_job.stopped:
-            if not self.options.follow:         # with --follow it was reported when it happened
+            if not self.options.follow:         # otherwise it was reported when it happened
                 self.say(self._last_no_job.stopped)
         elif not self.draining and self._has_only_broken_slots():
             self.say("no slot is left in service (no more jobs were started)")
             self.runner_stats.had_errors = True
 
     def _has_only_broken_slots(self) -> bool:
-        """Return True if no slot remains but BROKEN ones, which cannot reach their hosts (--slot-errors).
+        """Return True if only BROKEN slots remain, which cannot reach the hosts (--slot-errors), or none.
+
         A slot whose name was removed from the slot file does not count, unless it is SPENT: with -1 it has
-        had its one job.
+        had a job.
         """
         counting_slots = [slot for slot in self.slots.values() if slot.listed or slot.use is Use.SPENT]
         return all(slot.use is Use.BROKEN for slot in counting_slots)
@@ -9819,8 +9798,7 @@ class Runner:
     async def wait_unless_killed(self, awaitable: Awaitable[T]) -> T | None:
         """Wait for the answer of a file system or server, and return it.
 
-        After a signal that kills the jobs, wait MAX_ANSWER_SECONDS at most.  None: no answer by then; the
-        call goes on.
+        After a kill signal, wait MAX_ANSWER_SECONDS at most.  None: no answer; the call goes on.
         """
         future = asyncio.ensure_future(awaitable)
         while not future.done() and not self.kill_signal:
@@ -9829,7 +9807,7 @@ class Runner:
         return future.result() if future.done() else None
 
     def on_drain_signal(self, number: int) -> None:
-        """Start no more jobs and wait for running jobs, because of signal `number`."""
+        """Drain because of signal `number`: start no more jobs and wait for running jobs."""
         self.signals.add_signal(kills_jobs=self.kill_signal != 0)
         self.say(
             f"{signal.Signals(number).name}: starting no more jobs, waiting for "
@@ -9851,7 +9829,6 @@ class Runner:
             self.processes.kills_at_once = True
 
     async def _watch_wall_time(self) -> None:
-        """Kill all jobs when the wall time is over."""
         await asyncio.sleep(self.wall_end - self.loop.time())
         self.say(f"the wall time is over, killing {plural(self._unsettled, 'job')}")
         self.wall_over = True
@@ -9859,7 +9836,7 @@ class Runner:
 
     @property
     def _unsettled(self) -> int:
-        """Return the number of jobs that run, or wait to run."""
+        """Return the number of jobs that run or wait to run."""
         return sum(task.phase is not Phase.SETTLING for task in self.tasks.values())
 
     @property
@@ -9875,22 +9852,22 @@ class Runner:
             task.drain()
 
     def fail(self, why: str) -> None:
-        """Start no more jobs, because none can be claimed any more."""
+        """Start no more jobs: none can be claimed any more."""
         self.claim_error = why
         self.drain()
 
     def kill_job(self, job: Job, cause: str = "stopped") -> None:
-        """Kill a job or keep it from starting, if this runner still has it.  cause: as for JobTask.kill()."""
+        """Kill a job or keep it from starting, if this runner has it.  cause: as for JobTask.kill()."""
         if job in self.tasks:
             self.tasks[job].kill(cause)
 
     def open_gate(self, job: Job) -> None:
-        """Start a job whose shell waits at its gate."""
+        """Start a job of a group; the shell waits at the gate."""
         if job in self.tasks:
             self.tasks[job].open_gate()
 
     def refuse_gate(self, job: Job) -> None:
-        """Keep a job from starting if it has not passed its gate."""
+        """Keep a job of a group from starting if it has not passed the gate."""
         if job in self.tasks:
             self.tasks[job].refuse_gate()
 
@@ -9901,9 +9878,9 @@ class Runner:
             task.kill("stopped")
 
     async def _exit_if_results_hang(self) -> None:
-        """Exit after a kill signal, even if the file system does not answer, so that results are not written.
+        """Exit after a kill signal, even if a file system that does not answer holds up results.
 
-        Once all runs have ended, their tasks (`_job_runs`) have MAX_RESULT_SECONDS to write the results.
+        Once all runs have ended, the tasks (`_job_runs`) have MAX_RESULT_SECONDS to write the results.
         """
         while self.runs:
             await asyncio.sleep(0.05)
@@ -9913,8 +9890,8 @@ class Runner:
             future.cancel()
 
     async def _kill_lost_and_cancelled_jobs(self) -> None:
-        """Check the lines of running jobs, again and again.  Kill a job if another runner took over its line,
-        or if another state was written there.
+        """Poll the lines of running jobs; kill a job if another runner took over the line, or if a user or
+        program has written another state there.
         """
         while True:
             await asyncio.sleep(self.jobs.interval / 2)
@@ -9931,7 +9908,7 @@ class Runner:
                 sink.on_tick()
 
     async def _watch_memory(self) -> None:
-        """Kill each run that uses more memory than requested at two measurements in a row."""
+        """Kill runs that use more memory than requested at two measurements in a row."""
         exceeding: set[Run] = set()
         table = ProcessTable([])
         throttle = Throttle(self.loop.time)
@@ -9956,14 +9933,14 @@ class Runner:
             exceeding = exceeding_now
 
     async def _watch_failures(self) -> None:
-        """With --max-failed, count the failed jobs in the file now and then, and stop after too many."""
+        """With --max-failed, count failed jobs in the file now and then, and drain after too many."""
         failures = self.jobs.failures
         while failures and self.options.max_failed:
             await failures.wait_until_due()
             self._stop_after_failures(await failures.count_new_failures())
 
     def _stop_after_failures(self, count: int) -> None:
-        """Drain if too many jobs are failed or in error.  count: how many more than at the start."""
+        """Drain if too many jobs are failed or in error.  count: more than at the start."""
         if 0 < self.options.max_failed <= count and not self.draining:
             self.say(
                 f"{too_many_failures(count)}: starting no more jobs, waiting for "
@@ -9975,9 +9952,9 @@ class Runner:
     # -- slots -----------------------------------------------------------------------------------------------
 
     def _set_slots(self, names: Sequence[str]) -> None:
-        """Make one slot for each name in a list, and let slots with other names get no more jobs.
+        """Make one slot for each name in a list; slots with other names get no more jobs.
 
-        `slots` has them by name and copy: the names a, a, b give the keys (a, 0), (a, 1), (b, 0).
+        `slots` has them by name and copy: a, a, b give the keys (a, 0), (a, 1), (b, 0).
         """
         new_copies: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
         keys = dict.fromkeys((name, next(new_copies[name])) for name in names)
@@ -9991,9 +9968,9 @@ class Runner:
         self.changed.set()
 
     def _set_listed(self, slot: Slot, is_listed: bool) -> None:
-        """Record whether the name of a slot is in the list.
+        """Record if the name of a slot is in the list.
 
-        If the name of a broken slot is removed or returns, the slot is no longer broken.
+        A broken slot is no longer broken if the name is removed or returns.
         """
         remains_listed = slot.listed and is_listed
         slot.listed = is_listed
@@ -10001,9 +9978,9 @@ class Runner:
             slot.use = self._use_if_reachable()
 
     def _remove_unlisted_slots(self) -> None:
-        """Remove the slots whose names are not in the list, except those that have a job.
+        """Remove the slots whose names are not in the list, except those with a job.
 
-        With -1 also keep those that have had their one job: if the name returns, it gets no second one.
+        With -1 also keep those that have had a job: if the name returns, it gets no second one.
         """
         for key, slot in list(self.slots.items()):
             if not slot.listed and slot.use not in (Use.BUSY, Use.SPENT):
@@ -10014,7 +9991,7 @@ class Runner:
         self.in_service = sum(not slot.is_retired for slot in self.slots.values())
 
     def _use_if_reachable(self) -> Use:
-        """Return the use of a slot that has had a job and is not broken: SPENT with -1, otherwise IDLE."""
+        """Return the use of a slot that has had a job: SPENT with -1, otherwise IDLE."""
         return Use.SPENT if self.options.one_only else Use.IDLE
 
     async def _poll_slot_file(self) -> None:
@@ -10023,7 +10000,7 @@ class Runner:
         A slot is ELSEWHERE while another runner uses the name.
         """
         while self._slot_file:
-            # a random part, so that runners that need the same names do not try at the same times
+            # random, so that runners that need the same names do not try at the same times
             await asyncio.sleep(self._slot_file.interval * (1 + os.urandom(1)[0] / 256))
             names = await self.executor.call(self._slot_file.reload_names)
             if names is not None and not self.draining:
@@ -10040,17 +10017,17 @@ class Runner:
 
     @property
     def full_capacity(self) -> Resources:
-        """Return the resources of the runner as if all slots were in service."""
+        """Return the runner's resources as if all slots were in service."""
         return Resources(self.slot_count, self.options.memory)
 
     @property
     def capacity(self) -> Resources:
-        """Return the resources that jobs can have, now or when other jobs free them."""
+        """Return the resources that jobs can have, now or after other jobs."""
         return Resources(self.in_service, self.options.memory)
 
     def _free_resources(self, reserved_slots: Sequence[Slot]) -> Resources:
         """Return the slots and the memory that one job can get now, including slots reserved for it."""
-        # a GROWING job waits, without a process, until its next run can have more memory
+        # a GROWING job has no process: it waits until more memory is free
         allocated_memory = sum(
             job.needs.memory for job, task in self.tasks.items() if task.phase is not Phase.GROWING
         )
@@ -10060,11 +10037,11 @@ class Runner:
     async def _add_idle_slots(self, slots: list[Slot], count: float) -> bool:
         """Reserve idle slots: move them to `slots` until it has `count`.  Return False if there are too few.
 
-        A slot with a name is shared with other runners: if one of them uses it, mark it and skip it.
+        Mark and skip a slot if another runner uses the shared name.
         """
         while len(slots) < count and self._idle_slots:
             _, slot = heapq.heappop(self._idle_slots)
-            slot.use = Use.BUSY                 # before the await: its name can be removed meanwhile
+            slot.use = Use.BUSY                 # before the await: the name can be removed meanwhile
             if await self._lock_slot(slot):
                 slots.append(slot)
             else:
@@ -10097,7 +10074,7 @@ class Runner:
             self.say(text)
 
     def _say_slots_busy(self) -> None:
-        """Report once that other runners use all slots, if this runner waits for one."""
+        """Report once that this runner waits for a slot because other runners use all."""
         elsewhere = any(slot.use is Use.ELSEWHERE for slot in self.slots.values())
         if elsewhere and not self.tasks:
             self._say_once("slots", "all slots are in use by other runners; waiting for one")
@@ -10112,12 +10089,12 @@ class Runner:
             )
 
     async def _start_jobs(self) -> None:
-        """Start jobs on idle slots until the runner starts no more, because it drains or no jobs remain."""
+        """Start jobs on idle slots until the runner drains or no slot will get a job."""
         while not self._is_finished():
-            self.changed.clear()                # before the claim, so that no event during it is missed
+            self.changed.clear()                # before the claim, to miss no event during it
             pause = await self._start_next_job()
             if pause == 0:
-                await asyncio.sleep(0)          # let the loop handle signals and the job just started
+                await asyncio.sleep(0)          # handle signals and the job just started
                 continue
             timer = self.loop.call_later(pause, self.changed.set) if pause else None
             await self.changed.wait()
@@ -10125,7 +10102,7 @@ class Runner:
                 timer.cancel()
 
     def _is_finished(self) -> bool:
-        """Return True if no slot will get a job any more."""
+        """Return True if no slot will get a job again."""
         may_get_slots = self.tasks or (self._slot_file and self.options.follow and not self.options.one_only)
         return self.draining or (not may_get_slots and all(slot.is_retired for slot in self.slots.values()))
 
@@ -10157,10 +10134,7 @@ class Runner:
         return await self._start_claimed_job(claimed, slots)
 
     def _exit_if_no_job_can_follow(self, no_job: NoJob) -> None:
-        """After a claim that got no job: start no more jobs, if no later claim can get one.
-
-        Then the runner exits, with an error if the job file or the server has failed.
-        """
+        """After a claim that got no job: start no more jobs, if no later claim can get one."""
         why_claims_fail = no_job.failed         # '': they do not
         has_nothing_to_wait_for = no_job.retry_after is None
         if why_claims_fail:
@@ -10171,14 +10145,13 @@ class Runner:
     async def _start_claimed_job(self, job: Job, slots: list[Slot]) -> float | None:
         """Start a claimed job on a reserved slot and as many more as it needs; release it if it cannot start.
 
-        Return 0.0 if the next job can be claimed at once; None if no slot is idle, so that the runner must
-        wait for an event.
+        Return 0.0 if the next job can be claimed at once; None: no slot is idle, so wait for an event.
         """
         task = self.tasks[job] = JobTask(self, job, slots)
         if not await self._add_idle_slots(slots, job.needs.slots) or not self.admit_or_drain(job):
-            # the runner drains since a signal during the claim, or time or shared slots do not suffice
+            # a signal came during the claim, or time or shared slots do not suffice
             await self._release_slots(slots)
-            await task.finish_job()             # the line gets the state that it had before the claim
+            await task.finish_job()             # restores the state from before the claim
             del self.tasks[job]
             return 0.0
         if self.options.verbose:
@@ -10202,8 +10175,7 @@ class Runner:
     def admit_or_drain(self, job: Job) -> bool:
         """Return True if the runner can start this job, False if it starts no more jobs.
 
-        If the job's timeout is longer than the wall time that is left, report that and start no more jobs
-        from now on.
+        If the timeout is longer than the remaining wall time, report that and start no more jobs.
         """
         timeout = self.timeout_of(job) or 0.0
         seconds_left = self.wall_end - self.loop.time()
@@ -10215,7 +10187,7 @@ class Runner:
         return not self.draining
 
     def _report_too_late(self, job: Job, timeout: float, seconds_left: float) -> None:
-        """Report that a job with this timeout does not fit into the seconds of wall time that are left."""
+        """Report that a job with this timeout does not fit into the remaining wall time."""
         walltime = self.options.walltime
         hint = ""
         # with --walltime auto the next Slurm job can have more time
@@ -10229,10 +10201,10 @@ class Runner:
     # -- finished jobs ---------------------------------------------------------------------------------------
 
     async def _run_to_end(self, task: JobTask) -> None:
-        """Run a started job until it is settled, count it, and free its slots.
+        """Run a started job until it is settled, count it, and release the slots.
 
-        If a defect raises an exception here, the slots stay busy: otherwise the loop could start another job
-        before everything is stopped.
+        After an exception (a defect) the slots stay busy: otherwise the loop could start another job before
+        everything is stopped.
         """
         await task.run_until_settled()
         if task.state != NEW:
@@ -10245,9 +10217,9 @@ class Runner:
         self.changed.set()
 
     def _count_if_unreachable(self, task: JobTask) -> None:
-        """Count how many jobs in a row could not reach the host of their slot: exit status 255 of ssh(1).
+        """Count jobs in a row that could not reach the host of the slot: exit status 255 of ssh(1).
 
-        Any other result sets the count to 0.  Report the slot if it has reached the limit (--slot-errors).
+        Any other result sets the count to 0.  Report a slot that has reached the limit (--slot-errors).
         """
         slot = task.run.slot
         is_unreachable = (
@@ -10261,14 +10233,15 @@ class Runner:
             )
 
     def _is_unreachable(self, slot: Slot) -> bool:
-        """Return True if too many consecutive jobs of the slot could not reach its host."""
+        """Return True if too many jobs of the slot in a row could not reach the host."""
         return 0 < self.options.slot_errors <= slot.unreachable_jobs
 
     def _choose_next_use(self, slot: Slot, was_started: bool) -> Use:
-        """Return the use of a slot after its job: BROKEN (gets no more jobs), SPENT (its one job) or IDLE.
+        """Return the use of a slot after a job: BROKEN (gets no more jobs), SPENT (it was the only one) or
+        IDLE.
 
-        was_started: the job has run.  If the slot is broken, reset its count of jobs that could not reach the
-        host: the slot can be used again if its name returns to the list.
+        was_started: the job has run.  For a broken slot, reset the count of jobs that could not reach the
+        host: if the name returns to the list, the slot is used again.
         """
         if self._is_unreachable(slot):
             slot.unreachable_jobs = 0
@@ -10279,8 +10252,7 @@ class Runner:
 
 
 def shell_error(error: OSError, host: bytes) -> str:
-    """Return the reason why the shell that the error names cannot be started, for example 'no fish on alice'.
-    """
+    """Return why the shell that the error names cannot be started, for example 'no fish on alice'."""
     shell = os.fsdecode(error.filename)
     is_there = os.path.exists(shell) if "/" in shell else shutil.which(shell)
     return f"{shell}: {error_text(error)}" if is_there else f"no {shell} on {os.fsdecode(host)}"
@@ -10289,9 +10261,9 @@ def shell_error(error: OSError, host: bytes) -> str:
 def wrap_in_runner(runner: bytes, shell: str, command: bytes) -> bytes:
     """Return the command that makes `runner` run a job, for example `nice -n 19 /bin/sh -c 'echo 1'`.
 
-    The local shell parses the words after the runner, so they are quoted once; and once more for each ssh in
-    the runner, because ssh joins its arguments to one string, which a shell on the other host parses again.
-    A job that begins with - or + gets a leading blank; otherwise the shell would take it for an option.
+    The local shell parses the words after the runner, so they are quoted once; and once more for each ssh,
+    which joins arguments to one string that a shell on the other host parses again.  A job that begins with -
+    or + gets a leading blank; otherwise the shell would take it for an option.
     """
     job = b" " + command if command[:1] in (b"-", b"+") else command
     words = [*shell_words(shell), b"-c", job]
@@ -10305,13 +10277,13 @@ def wrap_in_runner(runner: bytes, shell: str, command: bytes) -> bytes:
 
 # ======== Background ========================================================================================
 #
-# With -d the program forks twice and leaves its session, so it has no terminal that could send SIGHUP.  The
-# original process waits until the start has succeeded, and reports that by its exit status.  Messages go to
-# --errors.  The pid file is removed at the end, but only if it still holds our process id.
+# With -d the program forks twice and leaves the session, so no terminal can send SIGHUP.  The original
+# process waits until the start has succeeded, and reports that by the exit status.  Messages go to --errors.
+# The pid file is removed at the end, if it still holds our process id.
 
 
 def open_descriptors() -> list[int]:
-    """Return the open descriptors; without /proc and /dev/fd, the numbers 0 to 1023."""
+    """Return the open descriptors; without /proc and /dev/fd, 0 to 1023."""
     for folder in ("/proc/self/fd", "/dev/fd"):
         with contextlib.suppress(FileNotFoundError):
             return [int(name) for name in os.listdir(folder)]
@@ -10319,17 +10291,15 @@ def open_descriptors() -> list[int]:
 
 
 def block_stop_signals() -> None:
-    """Block the stop signals until their handlers are installed, so that none ends a program that is half
-    started.
-    """
+    """Block the stop signals until handlers are installed, so that none ends a half-started program."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def keep_descriptors_from_jobs() -> None:
-    """Keep jobs from inheriting descriptors above 2 that we inherited, for example of `flock 9` or make."""
+    """Keep jobs from inheriting descriptors above 2 that we inherited, for example from `flock 9` or make."""
     for fd in open_descriptors():
         if fd > 2:
-            with contextlib.suppress(OSError):          # the descriptor that listed them is closed by now
+            with contextlib.suppress(OSError):          # the descriptor that listed them is closed
                 os.set_inheritable(fd, False)
 
 
@@ -10337,11 +10307,11 @@ def go_into_background() -> int:
     """Leave terminal and session (daemon(7)), but not the directory, in which the jobs must run.
 
     The original process waits until detach() is called with the returned descriptor; if we exit before, it
-    exits with status 2.  If the original process leads its session (ssh -t), its exit would otherwise send us
-    SIGHUP before we have left that session.
+    exits with status 2.  Without this wait, the exit of a session leader (ssh -t) would send us SIGHUP before
+    we have left that session.
     """
     read_fd, ready_fd = os.pipe()
-    # pending signals are meant for the process that runs the jobs, but a child does not inherit them
+    # a child does not inherit pending signals, which are for the process that runs the jobs
     pending_signals = signal.sigpending()
     if os.fork():
         os.close(ready_fd)
@@ -10356,9 +10326,8 @@ def go_into_background() -> int:
 
 
 def detach(ready_fd: int) -> None:
-    """Let the original process, which waits in go_into_background(), exit with status 0.
-
-    Redirect descriptors 0 to 2 to /dev/null, except regular files.
+    """Redirect descriptors 0 to 2 to /dev/null, except regular files.  Then let the original process, which
+    waits in go_into_background(), exit with status 0.
     """
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
@@ -10371,8 +10340,8 @@ def detach(ready_fd: int) -> None:
 def open_pid_file(path: str) -> int:
     """Open or create the pid file, and lock it until we exit.  Return the descriptor.
 
-    Raise UsageError also if the file holds more than a number, which would be lost, or if it is the pid file
-    of a live process, which could not be found any more.
+    Raise UsageError also if the file holds more than a number, which would be lost, or belongs to a live
+    process, which could not be found any more.
     """
     fd = open_record(path, os.O_RDWR | os.O_NOFOLLOW)
     head = read_head(fd, path, 32)
@@ -10386,7 +10355,6 @@ def open_pid_file(path: str) -> int:
 
 
 def write_pid_file(path: str, fd: int) -> None:
-    """Write our process id to the pid file.  Raises UsageError."""
     try:
         os.ftruncate(fd, 0)
         write_all(fd, b"%d\n" % os.getpid())
@@ -10395,7 +10363,7 @@ def write_pid_file(path: str, fd: int) -> None:
 
 
 def remove_pid_file(path: str) -> None:
-    """Remove the pid file, unless another process has written its own id there while our last jobs ran."""
+    """Remove the pid file, unless another process has written its id there since."""
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(fd, "rb") as file:
@@ -10405,10 +10373,7 @@ def remove_pid_file(path: str) -> None:
 
 
 def fork_quietly() -> int:
-    """Fork although there are threads, without Python's warning: the child needs no lock of a thread.
-
-    Return as os.fork().
-    """
+    """Fork despite threads, without Python's warning: the child needs no lock of a thread."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
@@ -10436,24 +10401,21 @@ def exit_without_waiting(exit_status: int) -> None:
 
 # ======== Command line ======================================================================================
 #
-# parse() reads the options.  App checks everything that can be checked before any job starts, and creates the
-# parts: the job file, the cursor, the executor, the sinks and the runner.
+# parse() reads the options.  App checks what can be checked before any job starts, and makes the parts: job
+# file, cursor, executor, sinks and runner.
 
 PROG = "runmaker4.py"
 AddArgument = Callable[..., Any]        # the type of an argument group's add_argument()
 
 
 def check_runner_command(text: str) -> str:
-    """Return an option value unchanged if it is a command that runs another, for example 'nice -n 19'.
-
-    Raises argparse.ArgumentTypeError.
-    """
+    """Check an option value (argparse type): a command that runs another, for example 'nice -n 19'."""
     try:
         words = shlex.split(text)
     except ValueError:                      # an open quote
         words = []
     if ends_with_shell_option(words):
-        # `bash -c /bin/sh -c JOB` runs a /bin/sh without a command, which ends with status 0
+        # `bash -c /bin/sh -c JOB` runs /bin/sh without a command: status 0
         raise argparse.ArgumentTypeError(
             f"'{printable(text)}' ends in {words[-1]}, and `/bin/sh -c JOB` comes after that, so no job "
             "would run (for bash write #RUN shell=bash above the jobs)"
@@ -10464,7 +10426,7 @@ def check_runner_command(text: str) -> str:
 
 
 def ends_with_shell_option(words: Sequence[str]) -> bool:
-    """Return True if the words end with a shell and `-c`: it would take the next word as its whole command.
+    """Return True if the words end with a shell and -c, so that the next word would be the whole command.
 
     True for 'ssh h sh -c', 'bash -ec' and 'sh -c -e'; False for 'sh -c command' and 'bash -e'.
     """
@@ -10480,23 +10442,23 @@ def ends_with_shell_option(words: Sequence[str]) -> bool:
 
 
 def nonempty(text: str) -> str:
-    """Check an option value (argparse type): any text that is not empty, as "$UNSET" would be."""
+    """Check an option value (argparse type): not empty, as "$UNSET" would be."""
     if not text:
         raise argparse.ArgumentTypeError("is empty (give a name)")
     return text
 
 
 def default_outdir(path: str) -> str:
-    """Return the default --outdir of runners in the background, next to the job file: runs.txt.out."""
+    """Return the default --outdir of runners in the background: runs.txt.out for runs.txt."""
     return f"{path}.out"
 
 
 def check_output_path(text: str) -> str:
-    """Return an option value unchanged if it can name an output file.  Raises argparse.ArgumentTypeError.
+    """Check an option value (argparse type): an output file, which is not the lock file of a job file.
 
-    It must not be the lock file of a job file: every program refuses a lock file with contents.
+    Every program refuses a lock file with contents.
     """
-    for path in nonempty(text), os.path.realpath(text):         # also the target of a symbolic link
+    for path in nonempty(text), os.path.realpath(text):         # the target of a symbolic link
         if match := LOCK_FILE.fullmatch(os.path.basename(path)):
             raise argparse.ArgumentTypeError(
                 f"'{printable(text)}' is the lock file of {printable(match[1])} (give another name)"
@@ -10508,7 +10470,7 @@ MAX_RETRY_DELAY_SECONDS = 3600.0
 
 
 def parse_retry_delay(text: str) -> float | None:
-    """Return the seconds of an option value such as '5m', at most an hour; None for 'none': no delay."""
+    """Convert an option value (argparse type) such as '5m' to seconds, an hour at most; None: 'none'."""
     seconds = duration(text)
     if seconds and seconds > MAX_RETRY_DELAY_SECONDS:
         limit = human_time(MAX_RETRY_DELAY_SECONDS)
@@ -10546,7 +10508,7 @@ JOB_VARIABLES = ("of a job: JOB_ID (the line), RUNMAKER4_SLOT, SLAVE_IP (the slo
 
 
 def add_running_options(add: AddArgument) -> None:
-    """Add the options of runner and client that select jobs and their number."""
+    """Add the options of runner and client that select and count jobs."""
     add("-j", "--jobs", type=integer_between(0, 100_000), metavar="N",
         help="run N jobs at once, 0: one per CPU of this process")
     add("-r", "--retry", action="store_true", help="as --resume; also run jobs that failed (!)")
@@ -10573,7 +10535,6 @@ def add_running_options(add: AddArgument) -> None:
 
 
 def add_time_limit_options(add: AddArgument) -> None:
-    """Add the options that limit the time of jobs.  add: add_argument() of an argument group."""
     add("--timeout", type=duration, metavar="T", help="kill a job that runs longer (90, 90s, 5m, 2h, 1d): !")
     add(
         "--walltime",
@@ -10591,7 +10552,7 @@ def add_time_limit_options(add: AddArgument) -> None:
 
 
 def add_record_options(add: AddArgument) -> None:
-    """Add the options for log file, output directory and job log.  add: add_argument() of a group."""
+    """Add the options for log file, output directory and job log."""
     add("-l", "--logfile", type=check_output_path, metavar="FILE",
         help="the last lines of every job; shared by all hosts")
     add(
@@ -10613,13 +10574,11 @@ def add_record_options(add: AddArgument) -> None:
 
 
 def add_max_failed(add: AddArgument) -> None:
-    """Add the option of runner and server to drain after failures."""
     add("--max-failed", type=integer_between(1), default=0, metavar="N",
         help="start no more once N more jobs are failed or in error")
 
 
 def add_verbosity(add: AddArgument) -> None:
-    """Add the options that control the amount of output."""
     add("-q", "--quiet", action="store_true", help="print only errors and the closing line")
     add("--plain", action="store_true", help="print job output only, one job after the other")
     add("-k", "--keep-order", action="store_true", help="with --plain: in the order of starts")
@@ -10627,21 +10586,19 @@ def add_verbosity(add: AddArgument) -> None:
 
 
 def add_background(add: AddArgument) -> None:
-    """Add the options for the background."""
     add("-d", "--daemon", action="store_true", help="go into the background (start errors come first)")
     add("--pidfile", type=check_output_path, metavar="FILE", help="write the process ID to FILE")
     add("--errors", type=check_output_path, metavar="FILE", help="append messages to FILE instead of stderr")
 
 
 def add_general(parser: Parser) -> None:
-    """Add the group of options that is the last one in the help of every script."""
+    """Add the last group in the help of every script."""
     add = parser.add_argument_group("general").add_argument
     add("--version", action="version", version=f"%(prog)s {VERSION}", help="print the version")
     add("-h", "--help", action="help", help="print this help")
 
 
 def make_parser() -> Parser:
-    """Return the parser of runmaker4.py's command line."""
     parser = Parser(
         PROG,
         purpose="Run the jobs of a text file on any number of hosts.  A job is a line '. COMMAND'; the dot "
@@ -10679,12 +10636,11 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the options of runmaker4.py.  Raises UsageError."""
     return parse_job_options(make_parser(), argv)
 
 
 def parse_job_options(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """Return the options of runner or client.  Raises UsageError."""
+    """Return the options of a runner or client.  Raises UsageError."""
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         neighbours = zip(argv, argv[1:])
@@ -10695,12 +10651,12 @@ def parse_job_options(parser: Parser, argv: Sequence[str]) -> argparse.Namespace
 
 
 def as_argument(path: str) -> str:
-    """Return a path in a form that no program takes for an option: ./-x for -x."""
+    """Return a path that no program takes for an option: ./-x for -x."""
     return f"./{path}" if path.startswith("-") else path
 
 
 def run_loop(coroutine: Coroutine[Any, Any, int]) -> int:
-    """Run a coroutine like asyncio.run(), but do not wait at the end for a name resolver that hangs."""
+    """Run a coroutine like asyncio.run(), but without waiting at the end for a name resolver that hangs."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     gc.enable()
@@ -10716,9 +10672,9 @@ def run_loop(coroutine: Coroutine[Any, Any, int]) -> int:
 
 
 def refuse_as_output(path: str) -> None:
-    """Refuse a job file that is our stdout or stderr: job output would become jobs.  Raises UsageError."""
+    """Raise UsageError if a job file is our stdout or stderr: job output would become jobs."""
     for fd, name in (1, "stdout"), (2, "stderr"):
-        with contextlib.suppress(OSError):          # the stream is closed, or the file does not exist yet
+        with contextlib.suppress(OSError):          # the stream is closed, or the file does not exist
             if os.path.samestat(os.fstat(fd), os.stat(path)):
                 raise UsageError(
                     f"{path}: {name} goes to this file, and output would become jobs (give another file)"
@@ -10734,19 +10690,17 @@ class Program:
     signals: Signals
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
-        """prog: the name of the program.  label: the job file, or the server, for messages.  Raises
-        UsageError.
-        """
+        """label: the job file, or the server, for messages."""
         self.prog = prog
         self.label = label
         self.options = options
-        self._is_loop_running = False   # the event loop and the attributes declared above exist
+        self._is_loop_running = False   # True: the attributes declared above exist
         self.executor = FileExecutor(False, self.on_writer_relieved)
         self.runner_stats = RunnerStats()
         self._error_count = 0
         self.defects = 0            # exceptions that are defects of this program
         try:
-            self.directory = os.getcwdb()       # the name now; the directory can be removed later
+            self.directory = os.getcwdb()       # now; the directory can be removed later
         except OSError:
             raise UsageError("the current directory is gone (cd to one that exists)") from None
 
@@ -10780,7 +10734,7 @@ class Program:
         return FileExecutor(needs_thread, self.on_writer_relieved, on_message)
 
     def _check_paths_differ(self, inputs: Iterable[str]) -> None:
-        """Raise UsageError if an output file is an input as well, or the file of another output option."""
+        """Raise UsageError if an output file is also an input, or the file of another output option."""
         options = self.options
         output_paths = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
         paths_and_uses = [(path, "read") for path in inputs]
@@ -10793,10 +10747,7 @@ class Program:
             uses[real_path] = use
 
     def main(self) -> int:
-        """Do the work of this program, with -d in the background.  Return the exit status.
-
-        Raises UsageError.
-        """
+        """Do the work of this program, with -d in the background.  Return the exit status."""
         has_pid_file = self._prepare_process()
         try:
             exit_status = run_loop(self._run())
@@ -10804,14 +10755,14 @@ class Program:
             if has_pid_file:
                 remove_pid_file(self.options.pidfile)
         self._report_incomplete_records()
-        if self.executor.pending:           # a call to a file system that does not answer
+        if self.executor.pending:           # a file system does not answer
             exit_without_waiting(exit_status)
         return exit_status
 
     def _prepare_process(self) -> bool:
         """Go into the background with -d, write the pid file and redirect stderr (--errors).
 
-        Return True if there is a pid file.  Raises UsageError.
+        Return True if there is a pid file.
         """
         options = self.options
         errors_fd = pid_fd = ready_fd = None
@@ -10834,14 +10785,14 @@ class Program:
         return pid_fd is not None
 
     def _report_incomplete_records(self) -> None:
-        """Report files that lack records: after a signal the program exits before all are written."""
+        """Report files that lack records: after a signal the program does not wait for all."""
         for file in self.executor.files:
             if file.kept:
                 problem = "the file system does not answer" if self.executor.pending else file.obstacle
                 warn(f"{self.prog}: {file.path}: {problem} (the {file.kind} is incomplete)")
 
     def _print_background_hint(self) -> None:
-        """Report the process id of the background process, how to stop it, and where messages go."""
+        """Report our process id in the background, how to stop us, and where messages go."""
         if getattr(self.options, "quiet", False):       # a server has no -q
             return
         pid = os.getpid()
@@ -10857,11 +10808,11 @@ class Program:
         )
 
     async def _run(self) -> int:
-        """Do everything that happens inside the event loop.  Return the exit status."""
+        """Set up the event loop and call work().  Return the exit status."""
         self.loop = asyncio.get_running_loop()
         writer_class = Terminal if os.isatty(1) else Writer
         self.stdout = writer_class(1, self.loop, self._on_stdout_broken, self.on_writer_relieved)
-        is_same_file = os.path.sameopenfile(1, 2)   # then one Writer for both, so that lines do not mix
+        is_same_file = os.path.sameopenfile(1, 2)   # then one Writer keeps lines from mixing
         self.stderr = self.stdout
         if not is_same_file:
             self.stderr = Writer(2, self.loop, self._on_stderr_broken, self.on_writer_relieved)
@@ -10879,13 +10830,13 @@ class Program:
         raise NotImplementedError
 
     def _end_after_defect(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Report an exception that no code has handled (a defect of this program), and shut the program down.
+        """Report an unhandled exception, a defect of this program, and shut down.
 
         The event loop calls this.  Otherwise the program would go on without the failed task, for example
         without the search for jobs.
         """
         error = context.get("exception")
-        # the loop also reports what is no exception, and exceptions of futures that no code awaits any more
+        # the loop also reports other problems, and exceptions of futures that no code awaits any more
         if error is None or "never retrieved" in context["message"]:
             return loop.default_exception_handler(context)
         import traceback
@@ -10899,11 +10850,11 @@ class Program:
             )
 
     def shut_down_after_defect(self) -> None:
-        """Shut down after a defect, and lose no job and no result."""
+        """Shut down after a defect, without losing a job or result."""
         raise NotImplementedError
 
     def on_writer_relieved(self) -> None:
-        """Resume the work that was held back, because a writer has caught up."""
+        """Resume work that was held back: a writer has caught up."""
         raise NotImplementedError
 
     def handle_signals(self, on_kill: Callable[[int], None], on_drain: Callable[[int], None]) -> None:
@@ -10912,11 +10863,10 @@ class Program:
             for number in numbers:
                 if signal.getsignal(number) != signal.SIG_IGN:      # else ignored at the start (nohup)
                     self.signals.handle(number, functools.partial(handler, number))
-        self.signals.dispatch()             # signals that were blocked until now, before any job is started
+        self.signals.dispatch()             # signals that were blocked, before any job is started
 
     async def print_remaining(self, writer: Writer, is_hurried: Callable[[], bool]) -> None:
-        """Wait until everything is printed; once is_hurried() is true (after a signal), two seconds at most.
-        """
+        """Wait until everything is printed; once is_hurried() (after a signal), two seconds at most."""
         while writer.backlog and not is_hurried():
             await writer.drain(0.5)
         await writer.drain(2.0)
@@ -10924,9 +10874,9 @@ class Program:
     # -- messages --------------------------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
-        """Print a message of one line on stderr, such as 'runmaker4.py: runs.txt: TEXT' (`label`: the file).
+        """Print a line on stderr, such as 'runmaker4.py: runs.txt: TEXT' (runs.txt is the label).
 
-        Before the event loop runs there is no Writer for stderr, so write it directly.
+        Before the event loop runs there is no Writer for stderr, so write directly.
         """
         line = f"{self.label}: {text}"
         if self._is_loop_running:
@@ -10935,14 +10885,14 @@ class Program:
             warn(f"{self.prog}: {line}")
 
     def in_loop(self, function: Callable[..., None], *args: Any) -> None:
-        """Call a function in the loop's thread; the caller can be the executor's thread."""
+        """Call a function in the loop's thread, perhaps from the executor's thread."""
         if self.executor.pool:
             self.loop.call_soon_threadsafe(function, *args)
         else:
             function(*args)
 
     def _on_error(self, text: str) -> None:
-        """Record that output or records were lost, and report that the first MAX_MESSAGES_OF_A_KIND times."""
+        """Record that output or records were lost; report that MAX_MESSAGES_OF_A_KIND times."""
         self.runner_stats.had_errors = True
         self._error_count += 1
         if self._error_count <= self.MAX_MESSAGES_OF_A_KIND:
@@ -10950,16 +10900,15 @@ class Program:
             self.say_without_label(text + (" (more such messages are left out)" if is_last else ""))
 
     def say_without_label(self, text: str) -> None:
-        """Print a message of one line on stderr, for example 'runmaker4.py: TEXT'."""
+        """Print a line on stderr, for example 'runmaker4.py: TEXT'."""
         self.stderr.write(os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
 
     def _on_stderr_broken(self, error: OSError) -> None:
-        """Do nothing: no stream remains to report it on."""
+        """Do nothing: no stream remains for a message."""
 
     def _on_stdout_broken(self, error: OSError) -> None:
-        """Report that stdout cannot be written any more.  The jobs continue."""
         self.say(f"stdout: {error_text(error)}; the jobs go on, but job output is no longer shown")
-        # if the reader has exited, nothing misses the output, and that is no error
+        # no error: the reader has exited and misses nothing
         has_no_reader = error.errno == errno.EPIPE or (error.errno == errno.EIO and self.stdout.terminal)
         self.runner_stats.had_errors |= not has_no_reader
 
@@ -10969,7 +10918,7 @@ class RunnerProgram(Program):
     MAX_ERASE_SECONDS = 0.2     # seconds to wait until a terminal has erased the status line
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
-        """Check the options that runner and client share.  Raises UsageError."""
+        """Check the options that runner and client share."""
         super().__init__(prog, label, options)
         self.slot_file: SlotFile | None = None
         self.slots = self._read_slot_names()
@@ -10990,9 +10939,9 @@ class RunnerProgram(Program):
         options.quiet |= options.plain
 
     def _read_slot_names(self) -> Sequence[str]:
-        """Return the names of the slots: '1', '2', ... for -j, or those of --slots.  Raises UsageError.
+        """Return the names of the slots: '1', '2', ... for -j, or those of --slots.
 
-        For --slots @FILE, open the file with the names, and store it as `slot_file`.
+        For --slots @FILE, open the file and store it as `slot_file`.
         """
         count = self.options.jobs
         names = self.options.slots
@@ -11012,10 +10961,7 @@ class RunnerProgram(Program):
         return self.slot_file.names
 
     def read_slurm_time_limit(self) -> None:
-        """With --walltime auto, store in the option when our Slurm job ends.  Raises UsageError.
-
-        If no time is left for jobs, report that.
-        """
+        """With --walltime auto, store in the option when our Slurm job ends; report if no time is left."""
         walltime = self.options.walltime
         if isinstance(walltime, SlurmLimit):
             walltime.read_environment(self.options.kill_after)
@@ -11027,9 +10973,9 @@ class RunnerProgram(Program):
                 )
 
     def console_sinks(self, file: JobReader | None, with_output: bool) -> list[Sink]:
-        """Return the sinks that print output and results.  file: the job file; None: the server has it.
+        """Return the sinks that print results, and with `with_output` also job output.
 
-        with_output: print job output as well.
+        file: the job file; None: the server has it.
         """
         options, is_dumb = self.options, os.environ.get("TERM") == "dumb"
         if options.plain:
@@ -11045,7 +10991,7 @@ class RunnerProgram(Program):
         return [Console(self.stdout, with_output, colour)]
 
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
-        """Make the runner and install its signal handlers.  files: the writer of files (see Pump)."""
+        """Make the runner and install signal handlers.  files: the writer of files (see Pump)."""
         options = self.options
         processes = Processes(self.loop, self.signals, options.kill_after)
         writers = self.stdout, self.stderr, files
@@ -11069,7 +11015,7 @@ class RunnerProgram(Program):
         return runner
 
     def _handle_ctrl_z(self) -> None:
-        """Make Ctrl-Z erase the status line, if there is one."""
+        """Make Ctrl-Z erase the status line."""
         terminal, is_ignored = self.stdout, signal.getsignal(signal.SIGTSTP) == signal.SIG_IGN
         if isinstance(terminal, Terminal) and terminal.status is not no_status and not is_ignored:
             self.signals.handle(signal.SIGTSTP, functools.partial(self._on_ctrl_z, terminal))
@@ -11078,7 +11024,7 @@ class RunnerProgram(Program):
         spawn_task(self._suspend(terminal))
 
     async def _suspend(self, terminal: Terminal) -> None:
-        """Erase the status line, stop like any process on Ctrl-Z, and redraw the line after `fg`."""
+        """Erase the status line, stop as usual on Ctrl-Z, and redraw the line after `fg`."""
         import threading
         terminal.erase()
         await terminal.drain(self.MAX_ERASE_SECONDS)
@@ -11092,11 +11038,10 @@ class RunnerProgram(Program):
         self.runner.pump.resume()
 
     def shut_down_after_defect(self) -> None:
-        """Start no more jobs; running jobs can finish, and their results are written."""
+        """Start no more jobs; running jobs can finish and results are written."""
         self.runner.drain()
 
     def _print_terminal_hint(self) -> None:
-        """Print the first hints for a user at a terminal."""
         options = self.options
         self.say("Ctrl-C kills the jobs; Ctrl-\\ starts no more")
         if options.jobs is None and not options.slots and not options.one_only:
@@ -11113,7 +11058,7 @@ class RunnerProgram(Program):
         for sink in runner.sinks:
             sink.on_exit()
         summary = await jobs.sync_and_summarize(runner)
-        if self.executor.has_kept_records:      # after a signal they have not been flushed yet
+        if self.executor.has_kept_records:      # after a signal: not flushed yet
             await runner.wait_unless_killed(self.executor.flush())
 
         def was_killed() -> bool:
@@ -11129,7 +11074,7 @@ class RunnerProgram(Program):
         return exit_status
 
     def _print_closing_line(self, summary: Summary | None, orphans: Sequence[int], seconds: float) -> None:
-        """Print the last line, for example '3 done in 12s'.  summary: None: the file's state is unknown."""
+        """Print the last line, such as '3 done in 12s'.  summary: None: the file's state is unknown."""
         reasons_command = failure_report_command(self.options)
         self.say(self.runner_stats.closing_line(
             summary, orphans, seconds, retry="-r", reasons_command=reasons_command
@@ -11137,12 +11082,12 @@ class RunnerProgram(Program):
 
 
 class App(RunnerProgram):
-    """The program runmaker4.py: checks everything that can be checked, then makes the parts and runs them."""
+    """The program runmaker4.py: checks everything, then makes the parts and runs jobs."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """Check the options, the file systems and the job file.  Raises UsageError."""
+        """Check the options, the file systems and the job file."""
         super().__init__(PROG, options.file, options)
-        self.host = one_line(self.host)         # for lines of records; a client refuses other names
+        self.host = one_line(self.host)         # for records; a client refuses other names
         self.path = options.file
         if options.daemon and not (options.outdir or options.logfile):
             options.outdir = default_outdir(self.path)      # otherwise job output would be lost
@@ -11151,13 +11096,13 @@ class App(RunnerProgram):
         self._consumer = Consumer(
             os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory.size)
         )
-        # all files that are read; network: one of them is on a network file system
+        # all files to read; network: one is on a network file system
         self._inputs = [self.path]
         self.network = self._mount.network
         if self.slot_file:
             self.network |= self.slot_file.network
             self._inputs += [self.slot_file.path, self.slot_file.lock_table]
-        # False: with --follow, the file need not exist yet; then the cursor checks it
+        # False: with --follow the file need not exist yet; the cursor checks it later
         self._is_checked = not options.follow or os.path.lexists(self.path)
         if self._is_checked:
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
@@ -11167,35 +11112,29 @@ class App(RunnerProgram):
             check_job_file(self.path, self.network, self.say)
 
     def _print_background_hint(self) -> None:
-        """Print the hint for a runner in the background, and where the output of its jobs goes."""
+        """Print the hint for a program in the background, and where job output goes."""
         super()._print_background_hint()
         outdir = self.options.outdir
         if not self.options.quiet and outdir == default_outdir(self.path):
             self.say(f"job output goes to {outdir}/ (--outdir DIR: elsewhere)")
 
     def main(self) -> int:
-        """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status.
-
-        Program.main() goes into the background with -d, and calls work() in the event loop.
-        """
+        """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status."""
         options = self.options
-        self.read_slurm_time_limit()                   # when Slurm will kill us, for --walltime auto
+        self.read_slurm_time_limit()
         if options.dry_run:
             if os.path.lexists(self.path):      # with --follow the file need not exist yet
                 self._print_dry_run()
             return 0
         if self.slot_file:
             self.slot_file.create_lock_file()
-        # A job that starts has both ends of two pipes, and its job lock twice; with --outdir two files more
+        # A job that starts has both ends of two pipes, and the job lock twice; with --outdir also two files
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
         self._record_sinks = self.open_stores(self.network, self._presence_lock, *self._inputs)
         return super().main()
 
     def _print_dry_run(self) -> None:
-        """Print the jobs that would run, and report the memory for them if a directive has memory=.
-
-        Raises UsageError, BrokenPipeError.
-        """
+        """Print the jobs that would run, and report the memory if a directive has memory=."""
         file = JobReader(self.path, say=self.say, mount=self._mount)
         jobs = dry_run(file, self._consumer, self.memory)
         try:
@@ -11207,22 +11146,22 @@ class App(RunnerProgram):
             raise UsageError(f"{self.path}: {error_text(error)}") from None
 
     def _make_cursor(self, say: Say) -> Cursor:
-        """Open the job file, and return the cursor that finds and claims jobs in it."""
+        """Open the job file, and return the cursor that finds and claims jobs."""
         return Cursor(
             JobQueue(JobFile(self.path, say=say, mount=self._mount, presence_lock=self._presence_lock)),
             [self._consumer],
-            ordinals=bool(self.options.logfile),        # number the jobs, for their places in the log file
+            ordinals=bool(self.options.logfile),        # number the jobs, for places in the log file
             wait_for_file=self.options.follow,
             unchecked=not self._is_checked,             # the file did not exist at the start
         )
 
     async def work(self) -> int:
-        """Connect the job file, the outputs and a runner, and run the jobs.  Return the exit status."""
+        """Connect job file, outputs and runner, and run the jobs.  Return the exit status."""
         say = functools.partial(self.in_loop, self.say)
         reader = JobReader(self.path, say=say, mount=self._mount)
         jobs = FileJobs(self._make_cursor(say), reader, self.executor, self._consumer)
         logfile_sink, outdir_sink, joblog_sink = self._record_sinks
-        # the log file gets the last lines of each job, so the console need not print them
+        # the log file gets the last lines of each job; the console need not print them
         console = self.console_sinks(reader, with_output=not logfile_sink)
         sinks: list[Sink] = [*console, *filter(None, (logfile_sink, outdir_sink, joblog_sink))]
         self.make_runner(jobs, sinks, self.executor)
@@ -11241,16 +11180,16 @@ if __name__ == "__main__":
 # ======== The wire ==========================================================================================
 #
 # The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 10.  Both know the token,
-# 128 random bits, which never crosses the wire: each end proves that it knows the token by answering a
-# challenge of the other.  After these proofs the two ends start TLS 1.3 (RFC 8446), so no bytes from an
-# unauthenticated peer reach OpenSSL.  Then they prove that TLS ends at them, not at a man in the middle.
+# 128 random bits, which never crosses the wire: each end proves that by answering a challenge of the other.
+# Then the two ends start TLS 1.3 (RFC 8446), so no bytes from an unauthenticated peer reach OpenSSL.  Finally
+# they prove that TLS ends at them, not at a man in the middle.
 #
-#      bytes                                       the receiver knows now
+#      bytes                                       the receiver knows
 #  1   S: {"runmaker4": 10, "nonce": NS}           C: the version
-#  2   C: {"runmaker4": 10, "nonce": NC,           S: C knows the token, and answers at this moment, because
-#          "proof": H("client")}                   NS is new
-#  3   S: {"certificate": D, "file": F,            C: S knows the token, answers at this moment, made the
-#          "proof": H("server")}                   certificate D, and serves the file F
+#  2   C: {"runmaker4": 10, "nonce": NC,           S: C knows the token, and answers now, because NS is new
+#          "proof": H("client")}
+#  3   S: {"certificate": D, "file": F,            C: S knows the token, answers now, made the certificate D,
+#          "proof": H("server")}                   and serves the file F
 #      or {"error": "version"}, {"error": "token"}; then S closes the connection
 #  4   both: the handshake of TLS 1.3              C: TLS ends at S, because only S has the key of D
 #                                                  S: nothing, because TLS asks C for no certificate
@@ -11265,14 +11204,14 @@ if __name__ == "__main__":
 #     F        = the file id, 128 random bits that S keeps for the job file: 32 hexadecimal digits
 #     frame    = the length of the JSON (4 bytes, big-endian), then the JSON
 #
-# A man in the middle without the token can relay steps 1 to 3, and then either relay TLS or terminate TLS
-# himself.  If he relays TLS, he sees lengths and times, and can cut the connection.  If he terminates TLS, C
-# finds a certificate other than D, and he has no proof for step 5.  If he leads C to another server of the
-# same user, C recognizes that by F.  A downgrade is impossible: each proof includes the version, and both
-# ends refuse every version of TLS but 1.3.  Replaying a recorded proof is useless: its text includes two
-# challenges that are new for each connection, and a label for its step.  A truncated message is ignored: a
-# frame counts when it is complete.  An attacker who learns the token later cannot decrypt a recording: the
-# keys of TLS 1.3 are new for each connection.
+# A man in the middle without the token can relay steps 1 to 3, and then relay or terminate TLS.  If he relays
+# TLS, he sees lengths and times, and can cut the connection.  If he terminates TLS, C finds a certificate
+# other than D, and he has no proof for step 5.  If he leads C to another server of the same user, C
+# recognizes that by F.  A downgrade is impossible: each proof includes the version, and both ends refuse
+# every TLS version but 1.3.  Replaying a recorded proof is useless: the text includes two challenges that are
+# new for each connection, and a label for the step.  A truncated message is ignored: a frame counts when
+# complete.  An attacker who learns the token later cannot decrypt a recording: TLS 1.3 makes new keys for
+# each connection.
 #
 # All parts of a text have fixed lengths, so different values never give the same text.  Bytes that are not
 # UTF-8 travel as lone surrogates (PEP 383).  Every length is checked before data of that length is stored.
@@ -11295,10 +11234,10 @@ MAX_EARLY_FRAME_BYTES = 1 << 10             # JSON, until the other end is authe
 MAX_FRAME_BYTES = 1 << 20                   # JSON, from then on
 MAX_PIECE_BYTES = 1 << 16                   # of output in a message; JSON can need six for each
 PING_SECONDS = 5.0                          # between two pings of a client; the server answers each
-MAX_SILENT_SECONDS = 15.0                   # without a frame, after which the other end is lost
-MAX_HANDSHAKE_SECONDS = 10.0                # within which the other end must be authenticated
-HEX_128_BITS = re.compile(r"[0-9a-f]{32}")  # 128 random bits: token and challenges
-MAX_UNREAD_BYTES = 1 << 24                  # with more unread bytes the other end is dropped
+MAX_SILENT_SECONDS = 15.0                   # without a frame; then the other end is lost
+MAX_HANDSHAKE_SECONDS = 10.0                # until the other end must be authenticated
+HEX_128_BITS = re.compile(r"[0-9a-f]{32}")  # token and challenges
+MAX_UNREAD_BYTES = 1 << 24                  # with more unread, the other end is dropped
 MAX_INTEGER = 1 << 62                       # for lines, bytes, requests, ...
 MAX_TIME_SECONDS = 1e11                     # about 3,000 years
 MAX_PID = (1 << 31) - 1                     # pid_t is an int
@@ -11325,14 +11264,14 @@ def to_bytes(text: str) -> bytes:
 
 
 def _bounded_int(digits: str) -> int:
-    """Convert the digits of an integer in JSON; raise ValueError if it is huge."""
+    """Convert an integer in JSON; raise ValueError if it is huge."""
     if len(digits) > 19:        # 2^63 has 19 digits; for thousands of digits int() takes long
         raise ValueError("a huge number")
     return int(digits)
 
 
 def _finite_float(text: str) -> float:
-    """Parse a number for JSON.  Raises ValueError for NaN and infinity."""
+    """Convert a number in JSON; raise ValueError for NaN and infinity."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError("a number that is not finite")
@@ -11340,12 +11279,11 @@ def _finite_float(text: str) -> float:
 
 
 def encode_timeout(timeout: float | Unset | None) -> float | None:
-    """Return a job's timeout as in a message: seconds; 0: the settings have none; None (null): no limit."""
+    """Return a job's timeout for a message: seconds; 0: the settings have none; None (null): no limit."""
     return 0.0 if timeout is Unset.UNSET else timeout
 
 
 def encode(message: Any) -> bytes:
-    """Return the bytes of a message: JSON in ASCII."""
     return json.dumps(message, separators=(",", ":")).encode("ascii")
 
 
@@ -11374,25 +11312,23 @@ class Message:
         self.fields = fields
 
     def _string(self, name: str, max_length: int) -> str:
-        """Return a field that is a string.  Raises WireError if it is not, or too long."""
         value = self.fields.get(name)
         if not isinstance(value, str) or len(value) > max_length:
             raise WireError(f"{name}: invalid text")
         return value
 
     def text(self, name: str, max_length: int = MAX_FRAME_BYTES) -> str:
-        """Return a text field; raise WireError if it cannot be encoded as UTF-8, or is too long."""
+        """Return a text field; raise WireError if it is too long or not UTF-8."""
         value = self._string(name, max_length)
         if not value.isascii():
-            to_bytes(value)                     # only a check: raises WireError
+            to_bytes(value)                     # only a check
         return value
 
     def data(self, name: str) -> bytes:
-        """Return the bytes of a text field; see to_bytes()."""
         return to_bytes(self._string(name, MAX_FRAME_BYTES))
 
     def hexadecimal(self, name: str, digits: int = 32) -> str:
-        """Return a text of exactly `digits` hexadecimal digits."""
+        """Return a field of exactly `digits` hexadecimal digits."""
         value = self.text(name, digits)
         if not re.fullmatch(f"[0-9a-f]{{{digits}}}", value):
             raise WireError(f"{name}: not {digits} hexadecimal digits")
@@ -11413,7 +11349,7 @@ class Message:
         return self.integer(name, MAX_PID)
 
     def seconds(self, name: str) -> float:
-        """Return a field that is a time or a duration in seconds.  Raises WireError."""
+        """Return a field that is a time or duration in seconds."""
         value = self.fields.get(name)
         if (isinstance(value, bool) or not isinstance(value, (int, float))
                 or not 0 <= value <= MAX_TIME_SECONDS):
@@ -11429,14 +11365,13 @@ class Message:
         return Unset.UNSET if seconds == 0 else seconds
 
     def boolean(self, name: str) -> bool:
-        """Return a field that is true or false.  Raises WireError."""
         value = self.fields.get(name)
         if not isinstance(value, bool):
             raise WireError(f"{name}: neither true nor false")
         return value
 
     def state_byte(self, name: str) -> bytes:
-        """Return a field that is the state of a line: one printable byte.  # and / would begin comments."""
+        """Return a field that is the state of a line: a printable byte, but not # or / (comments)."""
         value = self.data(name)
         is_comment = value in b"#/"
         if len(value) != 1 or is_comment or not b"!" <= value <= b"~":
@@ -11444,7 +11379,7 @@ class Message:
         return value
 
     def items(self, name: str, kind: type) -> list[Any]:
-        """Return a list of which all items have the type `kind`: str, dict, or int (0 to MAX_INTEGER)."""
+        """Return a list field with items of type `kind`: str, dict, or int (0 to MAX_INTEGER)."""
         value = self.fields.get(name)
         if not isinstance(value, list) or not all(type(item) is kind for item in value):
             raise WireError(f"{name}: not a valid list")
@@ -11460,7 +11395,7 @@ class Message:
 
 
 def tls_context(server_side: bool) -> ssl.SSLContext:
-    """Return a context for TLS 1.3 and no other version.  Raise UsageError if this Python lacks TLS 1.3.
+    """Return a context for TLS 1.3 only.  Raise UsageError if this Python lacks TLS 1.3.
 
     OpenSSL checks no certificates: the proofs do that.  Sessions are never resumed.
     """
@@ -11486,11 +11421,9 @@ class ClearText:
     """The encryption of a connection before TLS starts: none."""
 
     def decrypt(self, data: bytes) -> bytes:
-        """Return received bytes in clear."""
         return data
 
     def encrypt(self, text: bytes) -> bytes:
-        """Return the bytes to send for bytes in clear."""
         return text
 
     def certificate_hash(self) -> str | None:
@@ -11509,12 +11442,12 @@ class Tls(ClearText):
         self._connection = context.wrap_bio(self._received, self._to_send, server_side)
 
     def decrypt(self, data: bytes) -> bytes:
-        """Continue the handshake, then return the text in received bytes.  Raises WireError."""
+        """Continue the handshake, then return the decrypted bytes.  Raises WireError."""
         import ssl
         self._received.write(data)
         text = b""
         try:
-            self._connection.do_handshake()             # does nothing once the handshake is complete
+            self._connection.do_handshake()             # does nothing once complete
             while self._received.pending:
                 chunk = self._connection.read(self.MAX_RECORD_BYTES)
                 if not chunk:
@@ -11527,7 +11460,7 @@ class Tls(ClearText):
         return text
 
     def encrypt(self, text: bytes) -> bytes:
-        """Return the bytes to send: those of the handshake, then those for a text."""
+        """Return the bytes to send: of the handshake, then of the encrypted text."""
         if text:
             self._connection.write(text)
         return self._to_send.read()
@@ -11542,10 +11475,10 @@ class Tls(ClearText):
 
 
 class State(enum.Enum):
-    """The steps that an end waits for.  The numbers are those of the steps above.
+    """The steps that an end waits for, with the numbers above.
 
-    The tables STEPS of the two ends give, for each state, the method that handles the received message and
-    the next state.  Any other message breaks the connection for good.
+    The tables STEPS of both ends give, for each state, the method that handles the received message and the
+    next state.  Any other message breaks the connection for good.
     """
     GREETING = 1                        # the client
     KNOCK = 2                           # the server
@@ -11553,7 +11486,7 @@ class State(enum.Enum):
     TLS = 4                             # the client; the server already waits for step 5
     CONFIRMATION = 5                    # the server
     OPEN = 6                            # both: messages come and go
-    BROKEN = 7                          # both: wait for nothing any more
+    BROKEN = 7                          # both: wait for nothing
 
 
 class Channel:
@@ -11563,13 +11496,12 @@ class Channel:
     REFUSALS = {"token": "wrong token", "version": "another version of the protocol"}
 
     def __init__(self, token: str, context: ssl.SSLContext, state: State) -> None:
-        """token: the shared secret.  state: the first one."""
         self._token = token.encode()
         self._context = context
         self._state = state
         self.error = WireError()                    # why the state is BROKEN
         self._own_nonce = secrets.token_hex(16)     # our challenge: random, new for each connection
-        self._both_nonces = ""                      # both challenges, the server's first
+        self._both_nonces = ""                      # the server's first
         self._certificate_and_file = ""             # D + F from step 3 on
         self._encryption = ClearText()
         self._buffer = bytearray()                  # received bytes, decrypted, without a complete frame
@@ -11578,7 +11510,7 @@ class Channel:
 
     @property
     def is_authenticated(self) -> bool:
-        """Return True if the other end has proved that it knows the token and that TLS ends at it."""
+        """Return True if the other end has proved that it knows the token and that TLS ends there."""
         return self._state is State.OPEN
 
     def take_outgoing(self) -> bytes:
@@ -11589,7 +11521,7 @@ class Channel:
         return data
 
     def send(self, message: dict[str, Any]) -> None:
-        """Add a message to take_outgoing().  Raise ValueError before authentication, or if it is too long."""
+        """Add a message to take_outgoing().  Raise ValueError if it is too long, or before authentication."""
         body = encode(message)
         if not self.is_authenticated or len(body) > MAX_FRAME_BYTES:
             raise ValueError("a message too early, or too long")
@@ -11598,7 +11530,7 @@ class Channel:
     def receive(self, data: bytes) -> list[dict[str, Any]]:
         """Return the messages that received bytes complete.
 
-        Raise WireError if they violate the protocol, and again at each later call.
+        Raise WireError if the bytes violate the protocol, and again at each later call.
         """
         if self._state is State.BROKEN:
             raise self.error
@@ -11618,7 +11550,7 @@ class Channel:
         return messages
 
     def _take_handshake_step(self) -> bool:
-        """Handle the next message of the handshake.  Return False if it has not come.  Raises WireError."""
+        """Handle the next message of the handshake; return False if it has not come."""
         handle_message, next_state = self.STEPS[self._state]
         if self._state is State.TLS:
             message = self._make_certificate_message()
@@ -11631,15 +11563,15 @@ class Channel:
         return True
 
     def _make_certificate_message(self) -> Message | None:
-        """Return the peer's certificate hash in the form of a received message; None: not known yet.
+        """Return the peer's certificate hash, as if it had come in a message; None: not known yet.
 
-        In step 4 only OpenSSL sends bytes, so the peer sends no message that STEPS could handle.
+        In step 4 only OpenSSL sends bytes, so no message comes that STEPS could handle.
         """
         certificate_hash = self._encryption.certificate_hash()
         return Message({"certificate": certificate_hash}) if certificate_hash else None
 
     def _next_message(self, max_bytes: int) -> Message | None:
-        """Remove and return the next message; None: incomplete.  max_bytes: of its JSON. Raises WireError."""
+        """Remove and return the next message; None: incomplete.  max_bytes: of the JSON."""
         if len(self._buffer) < self.LENGTH_PREFIX.size:
             return None
         length, = self.LENGTH_PREFIX.unpack_from(self._buffer)
@@ -11653,26 +11585,24 @@ class Channel:
         return Message(decode(frame))
 
     def _add_frame(self, body: bytes) -> None:
-        """Add a frame to take_outgoing()."""
         self._frames += (self.LENGTH_PREFIX.pack(len(body)), body)
 
     def _add_handshake_message(self, **fields: object) -> None:
-        """Add a message of the handshake to take_outgoing()."""
         self._add_frame(encode(fields))
 
     def _start_tls(self, server_side: bool) -> None:
-        """Decrypt all bytes after the last step, and encrypt all further frames.  Raises WireError."""
+        """Decrypt all bytes after the last step, and encrypt all further frames."""
         self._clear_text = self.take_outgoing()
         self._encryption = Tls(self._context, server_side)
         self._buffer[:] = self._encryption.decrypt(bytes(self._buffer))
 
     def _proof(self, label: str) -> str:
-        """Return H(label); see the top of this section."""
+        """Return H(label): see the top of this section."""
         text = f"runmaker4 {WIRE_VERSION} {label}\n{self._both_nonces}{self._certificate_and_file}"
         return hmac.digest(self._token, text.encode("ascii"), "sha256").hex()
 
     def _is_proved(self, message: Message, label: str) -> bool:
-        """Return True if the proof in a message is the one for this label.  Raises WireError."""
+        """Return True if a message has the proof for this label."""
         return hmac.compare_digest(self._proof(label).encode("ascii"), message.data("proof"))
 
 
@@ -11693,9 +11623,7 @@ class ServerChannel(Channel):
         self._add_handshake_message(runmaker4=WIRE_VERSION, nonce=self._own_nonce)
 
     def _answer_client(self, message: Message) -> None:
-        """Check the client's answer to our challenge; then send our proof, and start TLS (steps 2 and 3).
-
-        Raises WireError if the client does not know the token, or has another version.
+        """Check the client's version and proof of the token; then send our proof, and start TLS (steps 2, 3).
         """
         if message.integer("runmaker4") != WIRE_VERSION:
             self._refuse("version")
@@ -11709,13 +11637,13 @@ class ServerChannel(Channel):
         self._start_tls(server_side=True)
 
     def _refuse(self, cause: str) -> NoReturn:
-        """Send the cause to the client, and raise Refused."""
+        """Send the cause to the client, and raise RefusedError."""
         self._add_handshake_message(error=cause)
         self._clear_text = self.take_outgoing()
         raise RefusedError(self.REFUSALS[cause])
 
     def _check_confirmation(self, message: Message) -> None:
-        """Make sure that TLS ends at the client, not at a man in the middle (step 5).  Raises WireError."""
+        """Make sure that TLS ends at the client, not at a man in the middle (step 5)."""
         if not self._is_proved(message, "confirmed"):
             raise WireError("TLS does not end at a client that knows the token")
 
@@ -11729,16 +11657,16 @@ class ClientChannel(Channel):
     """The client's end of a connection."""
 
     def __init__(self, token: str, context: ssl.SSLContext, required_file_id: str = "") -> None:
-        """required_file_id: the id of the file that the server must have; '': any file."""
+        """required_file_id: of the file that the server must have; '': any file."""
         super().__init__(token, context, State.GREETING)
         self._required_file_id = required_file_id
         self._certificate_hash = ""                 # D
         self.file_id = ""                           # F
 
     def _answer_challenge(self, message: Message) -> None:
-        """Answer the server's challenge with a proof that we know the token, and challenge the server.
+        """Prove to the server that we know the token, and challenge the server (step 2).
 
-        message: step 1 of the handshake, with the server's version and challenge.  Raises WireError.
+        message: step 1, with the server's version and challenge.
         """
         self._check_refusal(message)
         version = message.integer("runmaker4")          # of the protocol
@@ -11750,9 +11678,9 @@ class ClientChannel(Channel):
         )
 
     def _check_server_and_start_tls(self, message: Message) -> None:
-        """Start TLS if the server has proved that it knows the token, and if it serves the required file.
+        """Start TLS if the server has proved that it knows the token, and serves the required file.
 
-        message: step 3 of the handshake, the server's answer to our challenge.  Raises WireError.
+        message: step 3, the server's answer to our challenge.
         """
         self._check_refusal(message)
         certificate_hash = message.hexadecimal("certificate", 64)
@@ -11770,14 +11698,14 @@ class ClientChannel(Channel):
     def _check_certificate_and_confirm(self, message: Message) -> None:
         """Make sure that TLS ends at the server; then prove to the server that TLS ends here (step 5).
 
-        message: the hash of the certificate that TLS uses.  The server has named its own in step 3.
+        message: the hash of the certificate in TLS, which must be the one of step 3.
         """
         if message.hexadecimal("certificate", 64) != self._certificate_hash:
             raise WireError("TLS does not end at the server")
         self._add_handshake_message(proof=self._proof("confirmed"))
 
     def _check_refusal(self, message: Message) -> None:
-        """Raise Refused if the server has sent an error."""
+        """Raise RefusedError if the server has sent an error."""
         if "error" in message.fields:
             raise RefusedError(self.REFUSALS.get(message.text("error", 64), "refused"))
 
@@ -11798,9 +11726,9 @@ class Link:
         self.channel = channel
         self.loop = loop
         self.transport: Any = None
-        self.last_message_at = boottime()  # when the last message came; at first, when the Link was made
+        self.last_message_at = boottime()  # at first, when the Link was made
         self.why = ""                       # why the connection was dropped
-        self._is_flush_scheduled = False    # flush() will be called in this or the next loop iteration
+        self._is_flush_scheduled = False    # in this or the next loop iteration
         self.closing = False                # finish_writing() was called
         self._flush_timer: asyncio.TimerHandle | None = None    # until posted messages are sent
 
@@ -11814,7 +11742,7 @@ class Link:
         raise NotImplementedError
 
     def on_batch_handled(self) -> None:
-        """Handle the end of a batch: handle() was called for all messages that were received together."""
+        """Finish a batch: handle() was called for all messages that came together."""
 
     def disconnected(self, why: str) -> None:
         """Handle the loss of the connection."""
@@ -11823,13 +11751,13 @@ class Link:
     # -- methods that subclasses use -------------------------------------------------------------------------
 
     def send(self, **message: Any) -> None:
-        """Send a message, together with others of this iteration of the loop."""
+        """Send a message, together with others of this loop iteration."""
         if self.post(message) and not self._is_flush_scheduled:
             self._is_flush_scheduled = True
             self.loop.call_soon(self.flush)
 
     def post(self, message: dict[str, Any]) -> bool:
-        """Send a message within 20 milliseconds, together with others; return False if we are closing."""
+        """Send a message within 20 ms, together with others; return False if we are closing."""
         if self.closing or self.transport.is_closing():
             return False                    # disconnected() will handle that
         self.channel.send(message)
@@ -11844,14 +11772,14 @@ class Link:
             self._flush_timer.cancel()
             self._flush_timer = None
         data = self.channel.take_outgoing()
-        # answers to messages that come after finish_writing() are not sent
+        # after finish_writing() nothing is answered
         if data and not self.closing and not self.transport.is_closing():
             self.transport.write(data)
             if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
                 self.drop("it does not read messages")
 
     def finish_writing(self) -> None:
-        """Send no more messages.  Once the other end has read everything, it closes the connection."""
+        """Send no more messages.  The other end closes the connection after reading everything."""
         self.flush()
         if not self.transport.is_closing():
             self.closing = True
@@ -11859,7 +11787,6 @@ class Link:
                 self.transport.write_eof()
 
     def drop(self, why: str) -> None:
-        """Close the connection at once."""
         self.why = self.why or why
         self.transport.abort()
 
@@ -11869,8 +11796,8 @@ class Link:
         """Send the first message, without the delay of Nagle's algorithm."""
         self.transport = transport
         with contextlib.suppress(OSError):  # the connection is already closed
-            # With Nagle's algorithm a second small frame waits for the other end's delayed acknowledgement:
-            # 40 ms.  asyncio turns Nagle's algorithm off only for sockets with proto IPPROTO_TCP; accepted
+            # With Nagle's algorithm a second small frame waits 40 ms for the other end's delayed
+            # acknowledgement.  asyncio turns this off only for sockets with proto IPPROTO_TCP; accepted
             # sockets have proto 0.
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.flush()
@@ -11890,7 +11817,7 @@ class Link:
         except WireError as error:
             self.why = self.why or str(error)
             self.flush()
-            self.transport.close()          # once the refusal with its cause is written
+            self.transport.close()          # once the refusal is written
             return
         if self._is_flush_scheduled or not was_authenticated:
             self.flush()
@@ -11912,7 +11839,7 @@ class Link:
 
 
 def token_path() -> str:
-    """Return the path of the file in which the server stores its token: ~/.runmaker4.token."""
+    """Return the path of the server's token file: ~/.runmaker4.token."""
     return os.path.join(os.path.expanduser("~"), ".runmaker4.token")
 
 
@@ -11927,10 +11854,7 @@ def token_of_environment() -> str | None:
 
 
 def read_token(path: str, follow: bool = True) -> str:
-    """Return the token in a file that only we can access.  follow: the path can be a symbolic link.
-
-    Raises UsageError, OSError.
-    """
+    """Return the token in a file that only we can access.  follow: the path can be a symbolic link."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     if not follow:
         flags |= os.O_NOFOLLOW
