@@ -4145,7 +4145,7 @@ class Consumers:
 
 
 class BlockReason(NamedTuple):
-    """The reason why no jobs are started."""
+    """Why no jobs are started."""
     text: str
     stops: bool = False         # permanent: runners exit, except with --follow
 
@@ -4154,14 +4154,14 @@ class Throttle:
     """A stopwatch for a repeated task, such as a walk through a file, that computes the pauses between.
 
     A pause is a multiple of the CPU time that the task took, so the task gets a fixed share of the CPU at
-    most.  If a slow file system, a busy machine or a stopped process delays the task, the pause is longer
-    as well, but never minutes.
+    most.  If a slow file system, a busy machine or SIGSTOP delays the task, the pause is longer, but
+    never minutes.
 
         with throttle:
             count_lines()
         sleep(throttle.pause_seconds(9))        # at most a tenth of the CPU
     """
-    MAX_PAUSE_SECONDS = 3.0     # the maximum pause for time that was not spent on the CPU
+    MAX_PAUSE_SECONDS = 3.0     # for time that was not spent on the CPU
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
@@ -4229,7 +4229,7 @@ class Why(enum.Enum):
 
 
 class Block(NamedTuple):
-    """A line below which no jobs may be claimed for now, and the reason."""
+    """A line below which no jobs may be claimed for now."""
     why: Why
     line: Line
     text: str = ""              # '' at a barrier that waits: find_block_reason() makes the message
@@ -4299,7 +4299,7 @@ def _first_line_between(start: int, barrier: Line, file: JobReader, states: byte
 
 
 def no_group_message(line: Line, settings: JobSettings) -> str:
-    """Return the message about a job of a group, for a process that starts no groups."""
+    """Return the message for a job of a group if this process starts no groups."""
     return (
         f"line {line.number}: only runmaker4-server.py starts jobs with together=; skipping them "
         f"({settings.where})"
@@ -4418,7 +4418,7 @@ class RetryPass:
         return line.offset < self.frontiers.get(kind, 0)
 
     def move_past(self, line: Line, kind: int) -> None:
-        """Move the frontier below `line`: the failed lines of this kind down to it were tried."""
+        """Move the frontier below `line`: failed lines of this kind down to it were tried."""
         self.frontiers[kind] = max(self.frontiers.get(kind, 0), line.offset + 1)
 
     def skip_to_others_frontiers(self, others_frontiers: Mapping[int, int]) -> None:
@@ -4437,7 +4437,7 @@ class RetryPass:
 
     def on_new_line_failed(self, job: Job) -> None:
         """Remember that a line is not due: the consumer has claimed it as a new line, and it has failed."""
-        # Above the frontier no line is due.  The line's kind is unknown here, so take the least frontier.
+        # Above the frontier no line is due.  The kind is unknown here, so take the least frontier.
         if job.offset >= min(self.frontiers.values(), default=0):
             self.failed_early.add(job.offset)
 
@@ -4576,7 +4576,7 @@ class Retries:
                 retry_pass.move_past(line, kind)
 
     def on_line_claimed(self, consumer: Consumer, job: Job, scope: Directives) -> None:
-        """Record that a consumer, after it has claimed a line, must retry no line above.
+        """After a consumer has claimed a line, record that it has tried the failed lines above.
 
         Lines with the same directives are claimed in file order.  Also remember the claimed line: if it
         moves later, an edit has moved lines.
@@ -4592,7 +4592,7 @@ class Retries:
         self._move_frontiers_past(consumer, line, [hash_failed_kind(scope.consumer_key, line.state)])
 
     def on_job_failed(self, job: Job) -> None:
-        """Record that the line of a failed job was tried, in each pass that would retry it otherwise.
+        """Mark the line of a failed job as tried in each pass that would retry it otherwise.
 
         The claim of a failed line has moved the frontier below it; the claim of a new line perhaps has not.
         A pass that an edit has restarted counts the tried lines of each command.
@@ -4606,8 +4606,7 @@ class Retries:
     def _move_frontiers_past(self, consumer: Consumer, line: Line, kinds: list[int]) -> None:
         """Record that a consumer has tried the failed lines of these kinds down to `line`, and publish that.
 
-        Do not publish after an edit: then the pass meets lines that it tried long ago, and other runners
-        must not skip lines because of that.
+        Do not publish after an edit: then the pass meets lines that it tried long ago.
         """
         retry_pass = self._passes[consumer]
         for kind in kinds:
@@ -4617,9 +4616,9 @@ class Retries:
                 self._file.lock_table.publish_frontier(kind, retry_pass.frontiers[kind])
 
     def _farthest_frontiers(self) -> dict[int, int]:
-        """Return for each kind of failed lines the offset down to which a runner has tried them.
+        """Return, by kind of failed lines, the offset down to which a runner has tried them.
 
-        This includes the passes of this process, except those that an edit has restarted.
+        Passes of this process that an edit has restarted do not count.
         """
         farthest = self._file.lock_table.others_frontiers()
         for retry_pass in self._passes.values():
@@ -4638,8 +4637,8 @@ class Retries:
     def on_walk_begin(self) -> None:
         """Prepare the passes through the failed lines for a walk from the top of the file.
 
-        A new pass records how far other runners have come: what they try later, it can skip.  If an edit has
-        moved lines, restart all passes.
+        A new pass records how far other runners have come, to skip what they try later.  If an edit has moved
+        lines, restart all passes.
         """
         for retry_pass in self._passes.values():
             is_new = retry_pass.others_frontiers_at_start is None
@@ -4649,7 +4648,7 @@ class Retries:
             self.restart_passes()
 
     def _has_last_claim_moved(self) -> bool:
-        """Return True if the line that was claimed last is now at another offset: an edit moved it."""
+        """Return True if an edit has moved the line that was claimed last."""
         if not self._last_claim:
             return False
         job, offset = self._last_claim
@@ -4675,8 +4674,8 @@ class Suspicion(enum.Enum):
 class Orphans:
     """Finds the orphans among lines `r`, and writes a new state over each."""
     MAX_REPORTED = 10                  # orphans that are reported one by one
-    # On file systems that can lose locks without an error: seconds from the first to the last look that must
-    # find a line `r` without a lock.  By then all runners have noticed lost locks and locked them again.
+    # Where locks can be lost without an error: seconds between two checks that must find a line `r` without a
+    # lock.  By then all runners have noticed lost locks and locked them again.
     MIN_UNLOCKED_SECONDS = 15.0
 
     def __init__(self, file: JobFile, results: Results) -> None:
@@ -4702,7 +4701,7 @@ class Orphans:
         if not looks_orphaned:
             self._unlocked_since.pop(key, None)
             return Suspicion.NONE
-        # If this host has lost its own locks meanwhile, the first check proves nothing.
+        # If we have lost our own locks since, the first check proves nothing.
         lock_table.expire_lock_check()
         lock_table.check_still_has_locks()
         now = self._file.clock()
@@ -4754,7 +4753,7 @@ class Orphans:
     def _hint(self, line: Line) -> str:
         """Return a hint about an orphan whose command has finished here; '' if it has not.
 
-        An editor has restored an old `r`, or another runner has started the command since.
+        An editor has restored an `r`, or another runner has started the command since.
         """
         result = self._results[line.command].state
         if not result:
@@ -8771,9 +8770,9 @@ class SlotFile:
 
 # ======== The runner ========================================================================================
 #
-# A Runner waits for a free slot, claims a job, and starts a shell for it.  For each job, a JobTask waits for
-# the shell's exit, runs the job again according to --retries, and writes the state.  Chores run concurrently:
-# they check the claimed lines, the wall time, the slot file, the memory of jobs, and the count of failures.
+# A Runner waits for a free slot, claims a job, and starts a shell.  For each job, a JobTask waits for the
+# shell's exit, runs the job again according to --retries, and writes the state.  Concurrent chores check the
+# claimed lines, the wall time, the slot file, the memory of jobs, and the count of failures.
 #
 # With --retry-delay a failed job waits before it runs again.  The line stays `r`, the job keeps slots and
 # memory, and the runner holds the job lock.  So no other runner claims the line, and if the runner dies, the
@@ -8858,7 +8857,7 @@ class RunnerStats:
         return f"{text} ({name_lines(bad_lines)})" if bad_lines else text
 
     def _has_run_all_jobs(self, counts: Counts, error_count: int) -> bool:
-        """Return True if we have run all jobs in the file, so that `counts` repeat our results."""
+        """Return True if we have run all jobs in the file: `counts` are our results."""
         own_results = self.done, self.failed, error_count, self.cancelled
         file_results = counts.done, counts.failed, counts.error, counts.held
         return own_results == file_results and counts.processed == counts.all
@@ -9038,7 +9037,7 @@ class Pump:
 
 
 class StopSignals:
-    """Remembers when the runner got stop signals, of which jobs can also have died.
+    """Remembers when the runner got stop signals, which can also have killed jobs.
 
     A process cannot see which other processes got a signal.  Slurm, systemd and Ctrl-C in some programs send
     it to the runner and to the jobs, in any order.  So a job counts as interrupted rather than failed if,
@@ -9055,7 +9054,7 @@ class StopSignals:
         self._next_signal: asyncio.Future[None] = loop.create_future()
 
     def add_signal(self, kills_jobs: bool) -> None:
-        """Add a signal that came just now.  kills_jobs: the runner kills all jobs."""
+        """Record a signal that came now.  kills_jobs: the runner kills all jobs."""
         self._signals.append((self._loop.time(), kills_jobs))
         self._next_signal.set_result(None)
         self._next_signal = self._loop.create_future()
@@ -9196,7 +9195,7 @@ class JobTask:
 
     @property
     def is_being_killed(self) -> bool:
-        """Return True if the processes of the run are being killed, or were."""
+        """Return True if the run is being killed, or was."""
         return self._kill_task is not None
 
     # -- events ----------------------------------------------------------------------------------------------
@@ -9207,12 +9206,12 @@ class JobTask:
         self._wake_event.set()
 
     def refuse_gate(self) -> None:
-        """Keep the job from starting if it has not passed the gate: the server has given the group up."""
+        """Keep the job from starting, unless it has passed the gate: the server has given the group up."""
         if self.job.gated and self.phase in (Phase.STARTING, Phase.AT_GATE):
             self._forbid_start("refused")
 
     def open_gate(self) -> None:
-        """Let the shell of a job in a group start the command, if it waits at the gate, a pipe to us."""
+        """Let a shell that waits at the gate, a pipe to us, start the command."""
         self._runner.processes.reap()           # changes the phase if the shell has died
         if self.phase is Phase.AT_GATE and self._gate_fd is not None:
             with contextlib.suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
@@ -9572,7 +9571,7 @@ class JobTask:
             else:
                 self._runner.pump.finish_reading(self.run)
         finally:
-            # only an exception, which is a defect, leaves the run unfinished; its exit status would be lost
+            # only an exception (a defect) leaves the run unfinished; the exit status would be lost
             if self.run in self._runner.runs:
                 self._runner.runs.discard(self.run)
                 self._kill_processes("stopped")
@@ -9595,7 +9594,7 @@ class JobTask:
         return True
 
     async def _wait_for_result(self, shell: Child) -> None:
-        """Wait until the shell exits and the remaining output is read; then report the result of the run."""
+        """Wait until the shell exits, read the remaining output, and report the result of the run."""
         runner, run = self._runner, self.run
         runner.pump.watch_soon(run)
         for sink in run.sinks:
@@ -9697,8 +9696,8 @@ class Runner:
     ends when the runner drains, no jobs remain, or no slot will get a job.  Then the runner waits for running
     jobs.
     """
-    MAX_BACKLOG_BYTES = 1 << 24         # above this backlog of a writer no jobs are started
-    UNREACHABLE_STATUS = 255            # exit status of ssh if it cannot reach the host, or loses it
+    MAX_BACKLOG_BYTES = 1 << 24         # of a writer; above this no jobs are started
+    UNREACHABLE_STATUS = 255            # of ssh, if it cannot reach the host, or loses it
     MAX_RESULT_SECONDS = 10.0           # for writing the states of jobs after a kill signal
     MAX_ANSWER_SECONDS = 2.0            # after a kill signal for an answer, for example the summary
     MIN_MEASURING_PAUSE = 1.0           # seconds between two measurements of the memory of jobs
@@ -9723,11 +9722,11 @@ class Runner:
         self._slot_file = slot_file
         self.executor = executor
         self.slots: dict[tuple[str, int], Slot] = {}        # by name and copy
-        self._idle_slots: list[tuple[int, Slot]] = []   # a heap of slots that could get a job now, by rank
-        self.in_service = 0                 # number of slots that get jobs, now or once others free them
+        self._idle_slots: list[tuple[int, Slot]] = []   # a heap of slots that can get a job now, by rank
+        self.in_service = 0                 # slots that get jobs, now or later
         self._next_rank = itertools.count()
         self._starting_jobs: asyncio.Future[None] | None = None     # the loop that starts jobs
-        self.tasks: dict[Job, JobTask] = {}     # of the jobs whose lines are claimed here
+        self.tasks: dict[Job, JobTask] = {}     # of the jobs that this runner has claimed
         self._job_runs: set[asyncio.Future[None]] = set()   # a _run_to_end() for each started job
         self._printed_subjects: set[str] = set()    # see _say_once()
         self.loop = asyncio.get_running_loop()
@@ -9736,7 +9735,7 @@ class Runner:
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have started and not finished
         self.oom_kills = OomKills()
-        self._last_no_job = NoJob()         # the result of the last claim that got no job
+        self._last_no_job = NoJob()         # of the last claim that got no job
         self.claim_error = ""               # why no more jobs can be claimed
         self._exit_step = ExitStep.NONE
         self.wall_over = False              # the runner exits because the wall time is over, or too near
@@ -9782,8 +9781,7 @@ class Runner:
     def _has_only_broken_slots(self) -> bool:
         """Return True if only BROKEN slots remain, which cannot reach the hosts (--slot-errors), or none.
 
-        A slot whose name was removed from the slot file does not count, unless it is SPENT: with -1 it has
-        had a job.
+        A slot whose name was removed from the slot file counts only if it is SPENT: with -1 it has had a job.
         """
         counting_slots = [slot for slot in self.slots.values() if slot.listed or slot.use is Use.SPENT]
         return all(slot.use is Use.BROKEN for slot in counting_slots)
@@ -9857,7 +9855,7 @@ class Runner:
         self.drain()
 
     def kill_job(self, job: Job, cause: str = "stopped") -> None:
-        """Kill a job or keep it from starting, if this runner has it.  cause: as for JobTask.kill()."""
+        """Kill a job or keep it from starting, if it is ours.  cause: as for JobTask.kill()."""
         if job in self.tasks:
             self.tasks[job].kill(cause)
 
@@ -9872,7 +9870,7 @@ class Runner:
             self.tasks[job].refuse_gate()
 
     def kill_jobs(self) -> None:
-        """Start no more jobs, and kill all jobs."""
+        """Kill all jobs, and start no more."""
         self.drain()
         for task in self.tasks.values():
             task.kill("stopped")
@@ -9890,9 +9888,7 @@ class Runner:
             future.cancel()
 
     async def _kill_lost_and_cancelled_jobs(self) -> None:
-        """Poll the lines of running jobs; kill a job if another runner took over the line, or if a user or
-        program has written another state there.
-        """
+        """Poll running jobs' lines.  Kill a job if another runner has taken the line, or the state changed."""
         while True:
             await asyncio.sleep(self.jobs.interval / 2)
             for job, cause in (await self.jobs.check_jobs()).items():
@@ -10107,7 +10103,7 @@ class Runner:
         return self.draining or (not may_get_slots and all(slot.is_retired for slot in self.slots.values()))
 
     async def _start_next_job(self) -> float | None:
-        """Start the next run of a job that waits for memory, or, if there is none, claim and start a job.
+        """Start the next run of a job that waits for memory; without one, claim and start a job.
 
         Return the seconds to wait before the next attempt; None: until an event sets `changed`.
         """
@@ -10143,9 +10139,9 @@ class Runner:
             self.drain()
 
     async def _start_claimed_job(self, job: Job, slots: list[Slot]) -> float | None:
-        """Start a claimed job on a reserved slot and as many more as it needs; release it if it cannot start.
+        """Start a claimed job on a reserved slot and as many more as it needs, or release the job.
 
-        Return 0.0 if the next job can be claimed at once; None: no slot is idle, so wait for an event.
+        Return 0.0 if the next job can be claimed at once; None: no slot is idle.
         """
         task = self.tasks[job] = JobTask(self, job, slots)
         if not await self._add_idle_slots(slots, job.needs.slots) or not self.admit_or_drain(job):
@@ -10187,7 +10183,7 @@ class Runner:
         return not self.draining
 
     def _report_too_late(self, job: Job, timeout: float, seconds_left: float) -> None:
-        """Report that a job with this timeout does not fit into the remaining wall time."""
+        """Report that a job does not fit into the remaining wall time."""
         walltime = self.options.walltime
         hint = ""
         # with --walltime auto the next Slurm job can have more time
@@ -10237,8 +10233,7 @@ class Runner:
         return 0 < self.options.slot_errors <= slot.unreachable_jobs
 
     def _choose_next_use(self, slot: Slot, was_started: bool) -> Use:
-        """Return the use of a slot after a job: BROKEN (gets no more jobs), SPENT (it was the only one) or
-        IDLE.
+        """Return the use of a slot after a job: BROKEN (gets no more jobs), SPENT (one job only) or IDLE.
 
         was_started: the job has run.  For a broken slot, reset the count of jobs that could not reach the
         host: if the name returns to the list, the slot is used again.
@@ -10296,7 +10291,7 @@ def block_stop_signals() -> None:
 
 
 def keep_descriptors_from_jobs() -> None:
-    """Keep jobs from inheriting descriptors above 2 that we inherited, for example from `flock 9` or make."""
+    """Keep jobs from inheriting descriptors above 2 that we inherited, such as from `flock 9` or make."""
     for fd in open_descriptors():
         if fd > 2:
             with contextlib.suppress(OSError):          # the descriptor that listed them is closed
@@ -10331,7 +10326,7 @@ def detach(ready_fd: int) -> None:
     """
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
-        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a terminal, or a pipe whose reader waits for its end
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a terminal, or a pipe whose reader waits for EOF
             os.dup2(null, fd)
     os.write(ready_fd, b"+")
     os.close(ready_fd)
@@ -10363,7 +10358,7 @@ def write_pid_file(path: str, fd: int) -> None:
 
 
 def remove_pid_file(path: str) -> None:
-    """Remove the pid file, unless another process has written its id there since."""
+    """Remove the pid file, unless another process has replaced our id."""
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(fd, "rb") as file:
@@ -10373,7 +10368,7 @@ def remove_pid_file(path: str) -> None:
 
 
 def fork_quietly() -> int:
-    """Fork despite threads, without Python's warning: the child needs no lock of a thread."""
+    """Fork without Python's warning about threads: the child needs no lock of a thread."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
@@ -10698,7 +10693,7 @@ class Program:
         self.executor = FileExecutor(False, self.on_writer_relieved)
         self.runner_stats = RunnerStats()
         self._error_count = 0
-        self.defects = 0            # exceptions that are defects of this program
+        self.defects = 0            # unhandled exceptions
         try:
             self.directory = os.getcwdb()       # now; the directory can be removed later
         except OSError:
@@ -10709,7 +10704,7 @@ class Program:
         """Open the files for -l, --outdir and --joblog; None: the option was not given.
 
         inputs: the job file and other files to read.  network: one of them is on a network file system.
-        presence_lock: the number goes into the journal, so that readers can tell if this process lives.
+        presence_lock: the journal gets the number, so that readers can tell if this process lives.
         """
         options = self.options
         self._check_paths_differ(inputs)
@@ -10836,7 +10831,7 @@ class Program:
         without the search for jobs.
         """
         error = context.get("exception")
-        # the loop also reports other problems, and exceptions of futures that no code awaits any more
+        # the loop also reports other problems, and exceptions of futures that no code awaits
         if error is None or "never retrieved" in context["message"]:
             return loop.default_exception_handler(context)
         import traceback
@@ -10866,7 +10861,7 @@ class Program:
         self.signals.dispatch()             # signals that were blocked, before any job is started
 
     async def print_remaining(self, writer: Writer, is_hurried: Callable[[], bool]) -> None:
-        """Wait until everything is printed; once is_hurried() (after a signal), two seconds at most."""
+        """Wait until all is printed; once is_hurried() (after a signal), two seconds at most."""
         while writer.backlog and not is_hurried():
             await writer.drain(0.5)
         await writer.drain(2.0)
@@ -10915,7 +10910,7 @@ class Program:
 
 class RunnerProgram(Program):
     """The common part of runmaker4.py and runmaker4-client.py: a Runner, for any source of jobs."""
-    MAX_ERASE_SECONDS = 0.2     # seconds to wait until a terminal has erased the status line
+    MAX_ERASE_SECONDS = 0.2     # until a terminal has erased the status line
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
         """Check the options that runner and client share."""
@@ -10973,7 +10968,7 @@ class RunnerProgram(Program):
                 )
 
     def console_sinks(self, file: JobReader | None, with_output: bool) -> list[Sink]:
-        """Return the sinks that print results, and with `with_output` also job output.
+        """Return the sinks that print results and, with `with_output`, job output.
 
         file: the job file; None: the server has it.
         """
@@ -11256,7 +11251,7 @@ class OtherFileError(RefusedError):
 
 
 def to_bytes(text: str) -> bytes:
-    """Return the bytes from which to_text() made this text.  Raises WireError."""
+    """Return the bytes from which to_text() made this text."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -11504,13 +11499,13 @@ class Channel:
         self._both_nonces = ""                      # the server's first
         self._certificate_and_file = ""             # D + F from step 3 on
         self._encryption = ClearText()
-        self._buffer = bytearray()                  # received bytes, decrypted, without a complete frame
+        self._buffer = bytearray()                  # received and decrypted, without a complete frame
         self._frames: list[bytes] = []              # to encrypt and send
         self._clear_text = b""                      # to send before these frames, not encrypted
 
     @property
     def is_authenticated(self) -> bool:
-        """Return True if the other end has proved that it knows the token and that TLS ends there."""
+        """Return True if the other end has proved that it knows the token and ends TLS."""
         return self._state is State.OPEN
 
     def take_outgoing(self) -> bytes:
@@ -11563,7 +11558,7 @@ class Channel:
         return True
 
     def _make_certificate_message(self) -> Message | None:
-        """Return the peer's certificate hash, as if it had come in a message; None: not known yet.
+        """Return the peer's certificate hash, as if it had come in a message; None: not yet known.
 
         In step 4 only OpenSSL sends bytes, so no message comes that STEPS could handle.
         """
@@ -11609,7 +11604,7 @@ class Channel:
 @dataclass(frozen=True)
 class Credentials:
     """The things that a server proves in addition to the token."""
-    context: ssl.SSLContext             # has the certificate and its key
+    context: ssl.SSLContext             # has certificate and key
     certificate: str                    # D
     file_id: str                        # F
 
@@ -11698,7 +11693,7 @@ class ClientChannel(Channel):
     def _check_certificate_and_confirm(self, message: Message) -> None:
         """Make sure that TLS ends at the server; then prove to the server that TLS ends here (step 5).
 
-        message: the hash of the certificate in TLS, which must be the one of step 3.
+        message: the hash of the certificate in TLS.  It must be the one of step 3.
         """
         if message.hexadecimal("certificate", 64) != self._certificate_hash:
             raise WireError("TLS does not end at the server")
