@@ -4681,7 +4681,7 @@ class Orphans:
     def __init__(self, file: JobFile, results: Results) -> None:
         self._file = file
         self._results = results
-        self.marked: list[int] = []             # line numbers of the orphans that were marked `e`
+        self.marked: list[int] = []             # line numbers of orphans marked `e`
         self._reported = 0
         # when (clock) a line was first seen without a lock: see check_orphan()
         self._unlocked_since: dict[tuple[int, int, bytes], float] = {}
@@ -8791,7 +8791,7 @@ class RunnerStats:
     cancelled: int = 0                  # killed because a user has changed the state
     had_errors: bool = False            # output or records were lost, or file or slots could not be used
     unwritten: list[int] = field(default_factory=list)      # lines whose results could not be written
-    bad_lines: list[int] = field(default_factory=list)      # lines that are failed or in error
+    bad_lines: list[int] = field(default_factory=list)      # failed or in error
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
 
     def add_result(self, job: Job, state: bytes) -> None:
@@ -8865,7 +8865,7 @@ class RunnerStats:
     def _next_steps(self, summary: Summary, retry: str, reasons_command: str) -> str:
         """Return hints for the user, for example '; -r runs them again'; '': none."""
         hints = []
-        will_be_orphaned = self.unwritten and summary.counts.running    # results that could not be written
+        will_be_orphaned = self.unwritten and summary.counts.running
         if summary.can_retry or will_be_orphaned:
             hints.append(f"{retry} runs them again")
         if summary.strays:
@@ -9068,8 +9068,8 @@ class StopSignals:
         """Return True if a signal that also came to the runner interrupted a run: it has not failed.
 
         A run that died of a stop signal (INT, TERM, ...) was interrupted if the runner also got one within a
-        second, before or after.  Any other failed run was interrupted only if the runner got a signal to kill
-        all jobs within a second before.  exited_at: when the shell exited (loop's time).
+        second, before or after.  Any other failed run was interrupted only if, within a second before, the
+        runner got a signal to kill all jobs.  exited_at: when the shell exited (loop's time).
         """
         has_succeeded = run_result.status == 0
         if run_result.cause or has_succeeded:       # a cause: killed for another reason
@@ -9116,9 +9116,9 @@ class StopSignals:
 # the last run, by the exit status of the shell.  as set: nothing is written; a message reports that if the
 # shell exited with 0.  nothing: nothing is written.
 #
-# A killed run gets TERM, and KILL after the grace period.  A second INT ends the grace period of all runs
-# (TreeKiller.kills_at_once); a second TERM changes nothing, because Slurm sends it twice.  Only a stronger
-# cause replaces a cause; from weak to strong: stopped, cancelled, lost.
+# A killed run gets TERM, and KILL after the grace period.  A second INT ends the grace period of all killed
+# runs (TreeKiller.kills_at_once); a second TERM changes nothing, because Slurm sends it twice.  Only a
+# stronger cause replaces a cause; from weak to strong: stopped, cancelled, lost.
 #
 # Three events concern one run only; the job can run again after them.  A timeout kills a RUNNING run, which
 # has then failed, and the remaining processes of a READING_ON run, which keeps the result.  Too much memory
@@ -9211,7 +9211,7 @@ class JobTask:
             self._forbid_start("refused")
 
     def open_gate(self) -> None:
-        """Let a shell that waits at the gate, a pipe to us, start the command."""
+        """Let the shell of a job in a group start the command, if it waits at the gate (a pipe)."""
         self._runner.processes.reap()           # changes the phase if the shell has died
         if self.phase is Phase.AT_GATE and self._gate_fd is not None:
             with contextlib.suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
@@ -9888,7 +9888,7 @@ class Runner:
             future.cancel()
 
     async def _kill_lost_and_cancelled_jobs(self) -> None:
-        """Poll running jobs' lines.  Kill a job if another runner has taken the line, or the state changed."""
+        """Poll the lines of running jobs.  Kill a job that is lost to another runner or was cancelled."""
         while True:
             await asyncio.sleep(self.jobs.interval / 2)
             for job, cause in (await self.jobs.check_jobs()).items():
@@ -10051,7 +10051,7 @@ class Runner:
     async def _release_slots(self, slots: Iterable[Slot], new_use: Use = Use.IDLE) -> None:
         """Unlock the shared names of slots after a job or a reservation, and record the slots' new use.
 
-        IDLE: they can get the next job; SPENT or BROKEN: they get no more.
+        IDLE: they can get the next job if listed; SPENT or BROKEN: they get no more.
         """
         for slot in slots:
             # GIVEN_UP: the file system does not answer; our exit will unlock the names
