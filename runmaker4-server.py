@@ -233,7 +233,7 @@ BACKLOG = MAX_UNAUTHENTICATED_BURST     # connections that wait for accept(2)
 MIN_DESCRIPTORS = 64            # open files: some 20 for the server, 16 for strangers, the rest for clients
 UNACCEPTED_REPORT_SECONDS = 60.0        # between messages about connections that were not accepted
 MAX_BATCH_LINES = 64            # lines claimed in one go; then other work follows
-MAX_LINES_AHEAD = 16            # lines that a client gets before it requests them: see Client.lines_ahead
+MAX_PREFETCHED_LINES = 16       # lines that a client gets before it requests them: Client.prefetch_count
 SHORT_JOB_SECONDS = 0.1         # from sending a line to the result of a short job
 POLL_SECONDS = 0.1              # between scans of a local file, while clients wait
 MAX_WINDOW_BYTES = 1 << 20      # unacknowledged output that a client may send
@@ -354,7 +354,7 @@ class SharedLockTable(LockTable):
         self._shared_fd = -1                    # the description with the job locks; -1: none
         self._shared_inode: tuple[int, int] | None = None       # device and inode of its lock file
         # job locks of the previous server that have no line yet
-        self.unclaimed: set[int] = set()
+        self.locks_without_line: set[int] = set()
 
     @property
     def _is_shared_fd_current(self) -> bool:
@@ -392,14 +392,15 @@ class SharedLockTable(LockTable):
         if is_free(self.fd, bucket_offset, JOB_LOCKS):
             return 0
         bucket = range(bucket_offset, bucket_offset + JOB_LOCKS)
-        our_count = sum(offset in bucket for offset in itertools.chain(self.job_locks, self.unclaimed))
+        our_offsets = itertools.chain(self.job_locks, self.locks_without_line)
+        our_count = sum(offset in bucket for offset in our_offsets)
         return our_count + sum(map(len, other_locks(self._shared_fd, bucket_offset, JOB_LOCKS)))
 
     def is_ours(self, offset: int) -> bool:
         """Return True if this server holds the job lock at this offset."""
-        return offset in self.job_locks or offset in self.unclaimed
+        return offset in self.job_locks or offset in self.locks_without_line
 
-    def inherit(self, shared_fd: int) -> None:
+    def inherit_locks(self, shared_fd: int) -> None:
         """Take over the job locks of the previous server, which has died; `shared_fd` still has them locked.
 
         `unclaimed` then has their offsets, until their jobs are known.  Job locks of other runners are not
@@ -407,13 +408,13 @@ class SharedLockTable(LockTable):
         """
         if identity_of(shared_fd) != self.inode:
             raise OSError(errno.ESTALE, "the lock file was removed")
-        locked_offsets = list(self._find_held_job_locks())
+        locked_offsets = list(self._find_inherited_job_locks())
         self.lengthen_lock_file()               # shows other runners that this process has claimed lines, too
-        self.unclaimed = {offset for offset in locked_offsets if self._lock_again(shared_fd, offset)}
+        self.locks_without_line = {offset for offset in locked_offsets if self._lock_again(shared_fd, offset)}
         self._shared_fd = shared_fd
         self._shared_inode = self.inode
 
-    def _find_held_job_locks(self) -> Iterator[int]:
+    def _find_inherited_job_locks(self) -> Iterator[int]:
         """Yield the offset of each job lock that is locked through a descriptor other than `fd`."""
         for locked_range in other_locks(self.fd, 0, IN_USE_BYTES):
             # A range with a command mutex is locked to write a state, or by `runset4.py --edit`, not for jobs
@@ -430,26 +431,26 @@ class SharedLockTable(LockTable):
         """
         return lock(fd, offset, shared=True) and lock(fd, offset)
 
-    def find_unclaimed(self, command: bytes) -> int | None:
+    def find_lock_without_line(self, command: bytes) -> int | None:
         """Return the offset of an unclaimed job lock of a command; None if there is none."""
         bucket_offset = bucket_of(command)
         bucket = range(bucket_offset, bucket_offset + JOB_LOCKS)
-        return next((offset for offset in self.unclaimed if offset in bucket), None)
+        return next((offset for offset in self.locks_without_line if offset in bucket), None)
 
-    def adopt_job_lock(self, offset: int) -> JobLock:
+    def take_lock_without_line(self, offset: int) -> JobLock:
         """Move a job lock from `unclaimed` to `job_locks` and return it; the caller has found a line for it.
         """
-        self.unclaimed.remove(offset)
+        self.locks_without_line.remove(offset)
         job_lock = JobLock(self._shared_fd, offset)
         self.job_locks[offset] = job_lock
         return job_lock
 
-    def drop_unclaimed(self) -> None:
+    def drop_locks_without_line(self) -> None:
         """Unlock the unclaimed job locks of the previous server: no client will come for them."""
-        for offset in self.unclaimed:
+        for offset in self.locks_without_line:
             with contextlib.suppress(OSError):          # EIO: the lease was lost, and with it the locks
                 unlock(self._shared_fd, offset)
-        self.unclaimed.clear()
+        self.locks_without_line.clear()
 
 
 class ServedFile(JobFile):
@@ -486,7 +487,7 @@ class ServedQueue(JobQueue):
         super().__init__(file)
         self.lock_table = file.lock_table
 
-    def reclaim_line(self, line: Line, inherited: dict[int, Job], candidates: list[Line],
+    def reclaim_line(self, line: Line, inherited_jobs: dict[int, Job], candidate_lines: list[Line],
                      own_states: bytes) -> Job | None:
         """Find a line for a job that a returning client reports; return the line's Job, None if none is left.
 
@@ -495,12 +496,13 @@ class ServedQueue(JobQueue):
         try to claim one of `candidates`, the lines in the file.  The job or line that is used is removed from
         there.  own_states, TemporaryError: see _claim_for_reported_job().
         """
-        if inherited:
-            return inherited.pop(line.number if line.number in inherited else next(iter(inherited)))
-        lock_offset = self.lock_table.find_unclaimed(line.command)
+        if inherited_jobs:
+            is_number_known = line.number in inherited_jobs
+            return inherited_jobs.pop(line.number if is_number_known else next(iter(inherited_jobs)))
+        lock_offset = self.lock_table.find_lock_without_line(line.command)
         if lock_offset is not None:                 # check_jobs() will find the offset of the line
-            return self._adopt(Job(**vars(line)), lock_offset)
-        return self._claim_for_reported_job(line, candidates, own_states)
+            return self._use_lock_without_line(Job(**vars(line)), lock_offset)
+        return self._claim_for_reported_job(line, candidate_lines, own_states)
 
     def _claim_for_reported_job(self, line: Line, candidates: list[Line], own_states: bytes) -> Job | None:
         """Claim a line for a job that a client already has; return None if other runners have all lines.
@@ -526,7 +528,7 @@ class ServedQueue(JobQueue):
                 raise TemporaryError(attempt.check.value)
         return None
 
-    def adopt(self, shared_fd: int) -> list[Job]:
+    def inherit_jobs(self, shared_fd: int) -> list[Job]:
         """Take over the job locks of a dead server; return the jobs of their lines, which are claimed now.
 
         shared_fd: has the job locks locked.  A job lock shows only the command.  So it gets any line `r` of
@@ -535,17 +537,17 @@ class ServedQueue(JobQueue):
         again, but not after ESTALE.
         """
         self.reopen_if_replaced()
-        self.lock_table.inherit(shared_fd)
+        self.lock_table.inherit_locks(shared_fd)
         lines_by_bucket = self._find_lines_without_runner()
         jobs = []
-        for offset in sorted(self.lock_table.unclaimed):
+        for offset in sorted(self.lock_table.locks_without_line):
             bucket_offset = offset - offset % (JOB_LOCKS + 1)   # a bucket: job locks, then a command mutex
             candidates = lines_by_bucket.get(bucket_offset)
             if candidates:
                 lines_of_lock = (line for line in candidates if own_job_lock(line) == offset)
                 best_line = next(lines_of_lock, candidates[-1])
                 candidates.remove(best_line)
-                jobs.append(self._adopt(Job(**vars(best_line)), offset))
+                jobs.append(self._use_lock_without_line(Job(**vars(best_line)), offset))
         return jobs
 
     def _find_lines_without_runner(self) -> dict[int, list[Line]]:
@@ -558,13 +560,13 @@ class ServedQueue(JobQueue):
         lines_by_bucket: dict[int, list[Line]] = {}
         for line in Scan(self.file.reader, self.file.start, RUNNING):
             own_offset = own_job_lock(line)
-            if own_offset in lock_table.unclaimed or not lock_table.is_held(own_offset):
+            if own_offset in lock_table.locks_without_line or not lock_table.is_held(own_offset):
                 lines_by_bucket.setdefault(bucket_of(line.command), []).append(line)
         return lines_by_bucket
 
-    def _adopt(self, job: Job, offset: int) -> Job:
+    def _use_lock_without_line(self, job: Job, offset: int) -> Job:
         """Note that a job is claimed, and that its job lock is the unclaimed one at this offset."""
-        job.job_lock = self.lock_table.adopt_job_lock(offset)
+        job.job_lock = self.lock_table.take_lock_without_line(offset)
         self.claimed[job] = None
         return job
 
@@ -722,7 +724,7 @@ class KeeperLink:
         folder_info = os.stat(folder)
         name_hash = hashlib.sha256(name).hexdigest()
         folder_id = f"{folder_info.st_dev:x}.{folder_info.st_ino:x}"
-        self.name = f"\0runmaker4.{os.geteuid()}.{folder_id}.{name_hash[:32]}"
+        self.socket_address = f"\0runmaker4.{os.geteuid()}.{folder_id}.{name_hash[:32]}"
         self._grace = grace
         self.keeper_sock: socket.socket | None = None   # closed when the keeper dies; None: no keeper
         self._started_at = 0.0              # when the keeper was started, by time.monotonic()
@@ -737,7 +739,7 @@ class KeeperLink:
         """
         deadline = time.monotonic() + self.MAX_EXIT_SECONDS
         while not self._start_keeper():
-            answer = self._request_locks()
+            answer = self._take_over_locks()
             if self.keeper_sock:                # we got the job locks
                 return self.introduce_server()
             if time.monotonic() > deadline:
@@ -747,7 +749,7 @@ class KeeperLink:
                 raise UsageError(f"is served already, by process {pid} (use that one, or stop it)")
             time.sleep(0.05)
 
-    def _request_locks(self) -> bytes | None:
+    def _take_over_locks(self) -> bytes | None:
         """Request the job locks from the process that has the keeper's name; return the answer.
 
         b"": a process of this user has the name but does not answer; None: no process of this user has it.
@@ -757,7 +759,7 @@ class KeeperLink:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.settimeout(self.MAX_EXIT_SECONDS)
         with contextlib.suppress(OSError):      # that process is exiting, was stopped, or is not a keeper
-            sock.connect(self.name)
+            sock.connect(self.socket_address)
             if same_user(sock):
                 answer = b""
                 answer, fds, _, _ = socket.recv_fds(sock, 64, 1)
@@ -774,7 +776,7 @@ class KeeperLink:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             # A server that connects between bind() and listen() is refused, and tries again.
-            listener.bind(self.name)
+            listener.bind(self.socket_address)
         except OSError as error:
             listener.close()
             if error.errno != errno.EADDRINUSE:
@@ -1166,8 +1168,8 @@ class Inbox:
     def __init__(self) -> None:
         self._newest_event = 0          # the number of the last event that has come; 0: none has
         self.last_acknowledged = 0      # the last event that was acknowledged to the client
-        # the first event that was posted to the FileExecutor since pop_first_posted(); None: none was
-        self._first_posted: int | None = None
+        # the first event that was posted to the FileExecutor since pop_first_unwritten(); None: none was
+        self._first_unwritten: int | None = None
         self.unacknowledged_bytes = 0   # output in events that are not acknowledged
         self._open_events: set[int] = set()     # events that are not dealt with
         self._output_sizes: deque[tuple[int, int]] = deque()    # event, bytes of output in it
@@ -1194,20 +1196,20 @@ class Inbox:
     def close_event(self, event_number: int) -> None:
         self._open_events.discard(event_number)
 
-    def mark_posted(self, event_number: int) -> None:
+    def hold_back_acknowledgement(self, event_number: int) -> None:
         """Note that the I/O thread will write the contents of an event.
 
         It writes events in order.  So it is enough to keep the first one open: while that is not dealt with,
-        no later event is acknowledged.  pop_first_posted() returns it, for close_event() once all is written.
+        no later event is acknowledged.  pop_first_unwritten() returns it, for close_event() when it is written.
         """
-        if self._first_posted is None:
-            self._first_posted = event_number
+        if self._first_unwritten is None:
+            self._first_unwritten = event_number
             self.open_event(event_number)
 
-    def pop_first_posted(self) -> int | None:
+    def pop_first_unwritten(self) -> int | None:
         """Return the first event that was posted since the last call, and forget it; None: none was."""
-        event = self._first_posted
-        self._first_posted = None
+        event = self._first_unwritten
+        self._first_unwritten = None
         return event
 
     def add_output_size(self, event_number: int, size: int) -> None:
@@ -1326,7 +1328,7 @@ class Client(Consumer):
         return 2 * self.slots - sum(assignment.is_undecided for assignment in self.assignments.values())
 
     @property
-    def lines_ahead(self) -> int:
+    def prefetch_count(self) -> int:
         """Return the number of lines that the client gets in advance, so that short jobs share messages.
 
         That is one line for every four short jobs in a row.  If a long job comes, the client gives the
@@ -1335,13 +1337,13 @@ class Client(Consumer):
         """
         if self.sessions.settings.max_failed:
             return 0
-        return min(self._short_jobs_in_row // 4, MAX_LINES_AHEAD)
+        return min(self._short_jobs_in_row // 4, MAX_PREFETCHED_LINES)
 
     @property
     def slots_to_fill(self) -> int:
         """Return the number of lines to send now; 0: the client has requested none, or has enough lines."""
         requested = min(self.requested_slots, self.line_allowance)
-        return requested + self.lines_ahead if requested > 0 else 0
+        return requested + self.prefetch_count if requested > 0 else 0
 
     @property
     def allocated_memory(self) -> int:
@@ -1413,7 +1415,7 @@ class Client(Consumer):
         Return the reason for that.  If the reported jobs cannot be looked up, drop the link instead.
         """
         reported_keys = {job.key for job in link.reported_jobs}
-        self._settle_unknown(reported_keys)
+        self._settle_unreported(reported_keys)
         for assignment in self.assignments.values():
             if assignment.key in reported_keys and assignment.phase is Phase.SENT:
                 assignment.mark_begun()
@@ -1466,7 +1468,7 @@ class Client(Consumer):
         for member in {assignment.member for assignment in self.assignments.values() if assignment.member}:
             member.group.on_client_back(member)
 
-    def _settle_unknown(self, reported_keys: set[str]) -> None:
+    def _settle_unreported(self, reported_keys: set[str]) -> None:
         """Decide the results of lines that were sent to the client, but whose jobs it does not have.
 
         reported_keys: of the jobs that the client has.
@@ -1500,7 +1502,7 @@ class Client(Consumer):
         """Settle the lines of a client that has sent bye.  group_jobs: its jobs in groups that have begun."""
         for assignment in group_jobs:
             self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
-        self._settle_unknown(set())
+        self._settle_unreported(set())
 
     def _settle_after_grace(self) -> None:
         """Settle the lines of a client that did not come back within the grace, and report them later."""
@@ -1512,9 +1514,9 @@ class Client(Consumer):
             if settled and not assignment.is_cancelled:
                 pending_states.append((assignment.number, settled))
         if pending_states:
-            spawn_task(self._report_expired(pending_states))
+            spawn_task(self._report_client_gone(pending_states))
 
-    async def _report_expired(self, pending_states: list[tuple[int, Awaitable[bytes]]]) -> None:
+    async def _report_client_gone(self, pending_states: list[tuple[int, Awaitable[bytes]]]) -> None:
         """Report that the client is gone for good, and the new states of the lines.
 
         pending_states: numbers of lines, each with the awaitable of the new state that settle() returns.
@@ -1755,7 +1757,7 @@ class ClientLink(Link, asyncio.Protocol):
         """
         client = self.client
         if client:
-            first_unwritten_event = client.inbox.pop_first_posted()
+            first_unwritten_event = client.inbox.pop_first_unwritten()
             if first_unwritten_event is not None:
                 self._sessions.acknowledge_when_written(client, first_unwritten_event)
             client.acknowledge_soon()
@@ -1903,7 +1905,7 @@ class Records:
     def handle_event(self, kind: str, client: Client, assignment: Assignment, message: Message) -> int:
         """Pass an event of a run to the sinks; return the bytes of output in it.  Raises WireError."""
         if kind == "begin":
-            self._begin_run(client, assignment, message)
+            self._begin_or_resume_run(client, assignment, message)
         elif kind == "output":
             return self._pass_output(assignment.run, message)
         elif kind == "end":
@@ -1912,7 +1914,7 @@ class Records:
             raise WireError(f"an unknown message {kind!a}")
         return 0
 
-    def _begin_run(self, client: Client, assignment: Assignment, message: Message) -> None:
+    def _begin_or_resume_run(self, client: Client, assignment: Assignment, message: Message) -> None:
         """Start the records of a run, after the `begin` message of the client.  Raises WireError.
 
         `again` in that message: the run has begun under another server, and the records continue where that
@@ -2388,11 +2390,11 @@ class Group:
         member.remove_job(assignment)
         if was_preparing or line_result.cause.loses_host:
             member.mark_lost()
-        self._advance(member)
+        self._continue_after(member)
         if not self._unfinished:
             self._finish()
 
-    def _advance(self, member: Member) -> None:
+    def _continue_after(self, member: Member) -> None:
         """Continue the group after a host has finished a job, or was lost.
 
         Stop the group if fewer hosts than min-hosts= remain.  While the group is preparing, the host is lost
@@ -2402,7 +2404,7 @@ class Group:
         if self.stage is not Stage.STOPPED and host_count < self._min_hosts:
             self._stop_group()
         elif self.stage is Stage.PREPARING:
-            self._drop_queue(member)
+            self._settle_unsent_jobs(member)
             self._start_if_ready()
         elif not member.current:
             self._send_next(member)
@@ -2415,9 +2417,9 @@ class Group:
             if member.current and member.current.is_undecided:
                 member.stop_current()
         for member in self._members:
-            self._drop_queue(member)
+            self._settle_unsent_jobs(member)
 
-    def _drop_queue(self, member: Member) -> None:
+    def _settle_unsent_jobs(self, member: Member) -> None:
         """Settle the jobs that were not sent to the client: they will not begin."""
         for assignment in member.empty_queue():
             self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
@@ -3047,7 +3049,7 @@ class Sessions:
         """
         output_bytes = self.records.handle_event(kind, client, assignment, message)
         if self.executor.pool:          # a thread writes the record later; do not acknowledge it before
-            client.inbox.mark_posted(event)
+            client.inbox.hold_back_acknowledgement(event)
         client.inbox.add_output_size(event, output_bytes)
 
     def acknowledge_when_written(self, client: Client, event: int) -> None:
@@ -3391,13 +3393,13 @@ class Claims:
     # -- lines of the server before us, and of clients that come back ----------------------------------------
 
     def adopt(self, lock_fd: int) -> AdoptedJobs:
-        """Take over the job locks that this descriptor holds, as ServedQueue.adopt().  Raises OSError."""
-        jobs = self._queue.adopt(lock_fd)
-        return AdoptedJobs(jobs, bool(self._file.lock_table.unclaimed))
+        """Take over the job locks that this descriptor holds: ServedQueue.inherit_jobs().  Raises OSError."""
+        jobs = self._queue.inherit_jobs(lock_fd)
+        return AdoptedJobs(jobs, bool(self._file.lock_table.locks_without_line))
 
     def drop_unclaimed(self) -> None:
         """Release the previous server's job locks that no client has claimed."""
-        self._file.lock_table.drop_unclaimed()
+        self._file.lock_table.drop_locks_without_line()
 
     def reclaim_lines(self, consumer: Consumer, reported: Sequence[ReportedJob], inherited: Sequence[Job],
                       is_final: bool) -> dict[str, Answer]:

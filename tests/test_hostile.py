@@ -1035,7 +1035,7 @@ print(len(socket.recv_fds(visit, 100, 9)[1]))
         server = self.start_server("--grace", 30, preexec_fn=lambda: os.umask(0))
         self.start_client(server, up=(1,))
         server.kill()
-        name: str = server_module.KeeperLink(str(self.dir / "runs.txt"), 0.0).name
+        name: str = server_module.KeeperLink(str(self.dir / "runs.txt"), 0.0).socket_address
         return name[1:]
 
     def test_its_socket_is_for_the_same_user(self) -> None:
@@ -1061,7 +1061,7 @@ signal.pause()
         for listens in (False, True) if os.geteuid() == 0 else (False,):
             with self.subTest(listens=listens):
                 file = self.write(". echo ran\n", f"runs.{listens}")
-                name = server_module.KeeperLink(str(file), 0.0).name[1:]
+                name = server_module.KeeperLink(str(file), 0.0).socket_address[1:]
                 thief = self.start(sys.executable, "-c", self.TAKE, name, listens, stdout=subprocess.PIPE)
                 self.assertEqual(present(thief.stdout).readline(), b"taken\n")
                 server = self.start_server(file=file.name)

@@ -976,7 +976,7 @@ class LinesOfADeadServer(JobFileCase):
         self.addCleanup(file.close_files)
         self.addCleanup(os.close, fd)
         queue = server.ServedQueue(file)
-        return queue, queue.adopt(fd)
+        return queue, queue.inherit_jobs(fd)
 
     def take_back(self, queue: ServedQueue, jobs: list[runmaker4.Job], *texts: bytes) -> list[int]:
         """Where the lines of clients are that say where they were."""
@@ -1005,10 +1005,10 @@ class LinesOfADeadServer(JobFileCase):
     def test_a_seat_whose_line_is_r_no_more_is_kept_for_its_client(self) -> None:
         text = b" echo same"
         queue, jobs = self.adopt([text], b". echo same\n")
-        self.assertEqual((jobs, len(queue.lock_table.unclaimed)), ([], 1))
+        self.assertEqual((jobs, len(queue.lock_table.locks_without_line)), ([], 1))
         job = present(queue.reclaim_line(runmaker4.Line(1, 1, 0, b".", text), {}, [], b""))
         queue.check_jobs()
-        self.assertEqual((job.offset, queue.lock_table.unclaimed), (0, set()))
+        self.assertEqual((job.offset, queue.lock_table.locks_without_line), (0, set()))
         self.assertEqual(self.path.read_bytes(), b"r echo same\n")
 
     def test_orphans_and_lines_that_others_have_are_not_among_them(self) -> None:
@@ -1028,7 +1028,7 @@ class LinesOfADeadServer(JobFileCase):
         self.addCleanup(os.close, other)
         self.assertTrue(runmaker4.lock(other, runmaker4.bucket_of(b"echo") + 2))
         queue, jobs = self.adopt([b" echo"], b"d echo\nr echo\n")
-        self.assertEqual((jobs, len(queue.lock_table.unclaimed)), ([], 1))
+        self.assertEqual((jobs, len(queue.lock_table.locks_without_line)), ([], 1))
 
 
 class LinesOfAClientThatComesBack(JobFileCase):

@@ -38,22 +38,22 @@ class Throttle(unittest.IsolatedAsyncioTestCase):
         assignment.mark_sent()
         self.now += after
         client.count_short_jobs(assignment, server.LineResult(server.Cause.RAN, state))
-        ahead: int = client.lines_ahead
+        ahead: int = client.prefetch_count
         return ahead
 
     def ready(self, **settings: int) -> Any:
         """A client that gets as many as it can."""
         client = self.client(**settings)
-        for _ in range(4 * server.MAX_LINES_AHEAD):
+        for _ in range(4 * server.MAX_PREFETCHED_LINES):
             self.end(client)
         return client
 
     def test_one_more_for_each_four_short_jobs_and_no_more_than_some(self) -> None:
         client = self.client()
         self.assertEqual([self.end(client) for _ in range(9)], [0, 0, 0, 1, 1, 1, 1, 2, 2])
-        self.assertEqual(self.ready().lines_ahead, server.MAX_LINES_AHEAD)
+        self.assertEqual(self.ready().prefetch_count, server.MAX_PREFETCHED_LINES)
         client = self.ready()
-        self.assertEqual(self.end(client), server.MAX_LINES_AHEAD)
+        self.assertEqual(self.end(client), server.MAX_PREFETCHED_LINES)
 
     def test_a_job_that_takes_longer_or_fails_or_comes_back_ends_that(self) -> None:
         self.assertEqual(self.end(self.ready(), after=server.SHORT_JOB_SECONDS), 0)
@@ -64,15 +64,15 @@ class Throttle(unittest.IsolatedAsyncioTestCase):
         client = self.ready()
         assignment = server.Assignment("key", client, runmaker4.Job(1, 0, 0, b".", b" true"))
         client.count_short_jobs(assignment, server.LineResult(server.Cause.RAN, b"d"))
-        self.assertEqual(client.lines_ahead, 0)
+        self.assertEqual(client.prefetch_count, 0)
 
     def test_there_are_none_with_a_limit_to_failures(self) -> None:
-        self.assertEqual(self.ready(max_failed=1).lines_ahead, 0)
+        self.assertEqual(self.ready(max_failed=1).prefetch_count, 0)
 
     def test_only_who_asks_gets_lines(self) -> None:
         client = self.ready()
-        self.assertEqual(client.slots_to_fill, 1 + server.MAX_LINES_AHEAD)
-        client.subtract_requested(1 + server.MAX_LINES_AHEAD)
+        self.assertEqual(client.slots_to_fill, 1 + server.MAX_PREFETCHED_LINES)
+        client.subtract_requested(1 + server.MAX_PREFETCHED_LINES)
         self.assertEqual((client.requested_slots, client.slots_to_fill), (0, 0))
         client.requested_slots = 1
         client.assignments = {str(number): SimpleNamespace(is_undecided=True) for number in range(4)}
