@@ -4,8 +4,8 @@ system.
 
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
-The server claims lines for clients with the same locks as runmaker4.py, so both can work on one file
-together.  Handshake and frames are runmaker4.py's ("The wire").  After the handshake they send:
+The server claims lines for clients with the locks of runmaker4.py, so both can work on one file together.
+Handshake and frames are runmaker4.py's ("The wire").  After the handshake they send:
 
     client                                              server
     have       jobs from an earlier connection
@@ -28,8 +28,8 @@ together.  Handshake and frames are runmaker4.py's ("The wire").  After the hand
                                                                    the run goes on, and for a journal on a
                                                                    network file system)
                                                         fault      a result could not be written
-                                                        lost       another runner has this line now: kill
-                                                                   the job
+                                                        lost       another runner has this line: kill the
+                                                                   job
     account    a request for the counts of the file     account    how many jobs in each state; are there
                                                                    new ones that the client could run?
     bye        the client exits and has no more jobs    closing    the server exits (done: no more jobs are
@@ -41,24 +41,23 @@ These rules keep jobs from being lost or run twice:
  1. A client is lost when the connection is closed, or after 15 s of silence.  It has --grace to come back.
     During the grace the lines of a lost client stay `r` and locked.  After the grace they become `e`, even
     if the client has not reported the start of these jobs: the server cannot know.
- 2. A client starts a job only if the server has answered a request that the client sent less than half the
+ 2.  A client starts a job only if the server has answered a request that the client sent less than half the
     grace (and less than 15 s) ago.  Otherwise the line can have become `e` while the client slept, and
-    another runner can have it by now.
- 3. A client that comes back lists its jobs.  It keeps a job if no other runner has taken the line since,
-    and kills the copy of any other.  While the server cannot read the file, it does not answer, and after
-    a while drops the connection: the client keeps all jobs and connects again.  Jobs that it does not
-    list were not started, and become `.`; so do jobs that it gives back because it had not begun them
-    when it lost the server.  For running jobs, a client also resends events that another server has
-    acknowledged: `begin`, and unfinished output lines.  A client can lie: a job has the number that the
-    server finds in the journal or in the file, not the one that the client names.  After a restart of the
-    server a client can also name a running line of another client: the new server knows the running lines,
-    but not which client has which line.  To bind a line to a client would need a secret that clients do not
-    know, in a file that outlives the server.  Such a secret would not help: a client that lies knows the
-    token, so it can pass for the server and stop the job of the other client.
- 4.  All job locks are on one open file description, shared with a keeper: a small process that only outlives
-    the server by the grace.  The next server gets the description, and with it the job locks, from the
-    keeper.  Clients that come back name the lines; lines that no client has named become `e` after the
-    grace.
+    another runner can have it.
+ 3.  A client that comes back lists its jobs.  It keeps a job if no other runner has taken the line since,
+    and kills all others.  While the server cannot read the file, it does not answer, and after a while
+    drops the connection: the client keeps all jobs and connects again.  Jobs that it does not list were
+    not started, and become `.`; so do jobs that it gives back because it had not begun them when it lost
+    the server.  For running jobs, a client also resends events that another server has acknowledged:
+    `begin`, and unfinished output lines.  A client can lie: a job has the number that the server finds in
+    the journal or in the file, not the one that the client names.  After a restart of the server a client
+    can also name a running line of another client: the new server knows the running lines, but not which
+    client has which.  To bind a line to a client would need a secret that clients do not know, in a file
+    that outlives the server.  It would not help: a client that lies knows the token, so it can pass for
+    the server and stop the job of the other client.
+ 4.  All job locks are on one open file description, shared with a keeper: a small process that outlives the
+    server by the grace.  The next server gets the description, and with it the job locks, from the keeper.
+    Clients that come back name the lines; lines that no client has named become `e` after the grace.
 """
 
 from __future__ import annotations
@@ -120,6 +119,7 @@ from runmaker4 import (
     PORT,
     RUNNING,
     SHELL,
+    Attempt,
     Console,
     Consumer,
     Consumers,
@@ -226,13 +226,13 @@ if TYPE_CHECKING:
     import ssl
 
 PROG = "runmaker4-server.py"
-MAX_UNAUTHENTICATED = 100       # connections at once that are not authenticated yet
-# the same limit while each of them is less than a second old: clients that start together
+MAX_UNAUTHENTICATED = 100       # connections that are not authenticated yet
+# the same limit while each is less than a second old: clients that start together
 MAX_UNAUTHENTICATED_BURST = 1000
 BACKLOG = MAX_UNAUTHENTICATED_BURST     # connections that wait for accept(2)
 MIN_DESCRIPTORS = 64            # open files: some 20 for the server, 16 for strangers, the rest for clients
 UNACCEPTED_REPORT_SECONDS = 60.0        # between messages about connections that were not accepted
-MAX_BATCH_LINES = 64            # lines claimed in one go; then other work follows
+MAX_BATCH_LINES = 64            # lines claimed before other work follows
 MAX_PREFETCHED_LINES = 16       # lines that a client gets before it requests them: Client.prefetch_count
 SHORT_JOB_SECONDS = 0.1         # from sending a line to the result of a short job
 POLL_SECONDS = 0.1              # between scans of a local file, while clients wait
@@ -240,17 +240,17 @@ MAX_WINDOW_BYTES = 1 << 20      # unacknowledged output that a client may send
 MAX_ALL_WINDOWS_BYTES = 1 << 24     # unacknowledged output that all clients together may send
 MAX_REPORTED_BYTES = 1 << 25    # jobs that a client may report
 MAX_JOBS_BYTES = 128 << 10      # several jobs in a message
-ACKNOWLEDGE_SECONDS = 0.01      # time in which events are gathered for one acknowledgement
-RETURN_SECONDS = 5.0            # time within which a client normally starts a job or gives it back
-MAX_SETTLED_KEYS = 10_000       # finished jobs that are remembered
-KEY_PATTERN = re.compile(r"[0-9a-f]{16}")       # the key of a job
+ACKNOWLEDGE_SECONDS = 0.01      # in which events are gathered for one acknowledgement
+RETURN_SECONDS = 5.0            # within which a client normally starts a job or gives it back
+MAX_SETTLED_KEYS = 10_000       # finished jobs to remember
+KEY_PATTERN = re.compile(r"[0-9a-f]{16}")       # of a job
 MAX_SLOTS = 1_000_000           # of a client
 MAX_LIST_KEYS = 10_000          # in a list of a message
-MAX_NAME_CHARS = 200            # last characters of the job file's name that a welcome contains
+MAX_NAME_CHARS = 200            # last characters of the job file's name in a welcome
 MAX_REASON_CHARS = 1000         # of the message in `nothing`
 MAX_COMMAND_BYTES = 4096        # of a command in a status
 MAX_WAITING_JOBS = 10           # in a status
-MAX_JOURNAL_BYTES = 1 << 24     # at the end of the journal, searched for starts of runs
+MAX_JOURNAL_BYTES = 1 << 24     # the end of the journal that is searched for starts of runs
 
 
 def make_parser() -> Parser:
@@ -315,7 +315,7 @@ def make_parser() -> Parser:
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the options in these command-line arguments.  Raises UsageError."""
+    """Return the options on the command line.  Raises UsageError."""
     parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
     if options.grace is None:
@@ -326,46 +326,47 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 # ======== The job file of a server ==========================================================================
 #
 # A runner has each job lock on a separate open file description, which the job inherits.  A server's jobs
-# run on other hosts, and their lines must stay locked when the server dies.  So the server has all job locks
+# run on other hosts, and the lines must stay locked when the server dies.  So the server has all job locks
 # on one description, which the keeper also holds open:
 #
 #     1.  The server claims a line as a runner does, except for the description that the job lock is on.
-#     2.  Two locks on one description do not exclude each other.  So the server itself remembers its job
-#        locks, and counts them where a runner would ask the kernel.
+#     2.  Two locks on one description do not exclude each other.  So the server remembers its job locks, and
+#        counts them where a runner would ask the kernel.
 #     3. The next server gets the description, and so all job locks, from the keeper.  It identifies them with
-#        a second description: if that one cannot lock a job lock, and the inherited one can, the job lock is
-#        locked on the inherited one.
-#     4. A job lock shows the command of its line, but not which client has the job.  Until a client has named
-#        the job, or the grace is over, no client has the line.  A job lock without a line `r` is `unclaimed`.
+#        a second description: a job lock that the second cannot lock, and the inherited one can, is locked
+#        on the inherited one.
+#     4. A job lock shows the command of the line, but not which client has the job.  Until a client has named
+#        the job, or the grace is over, no client has the line.  A job lock whose command has no line `r` for
+#        it is in `locks_without_line`.
 
 
 class SharedLockTable(LockTable):
     """A lock file with all job locks on one description, which outlives the server.
 
-    A description is what open(2) makes; it is replaced only after its lease was lost, or the lock file
-    removed.  `job_locks` and `unclaimed` are the job locks on it.  `fd` is another description, which these
-    locks exclude.
+    A description is what open(2) makes; it is replaced only after a lost lease, or if the lock file was
+    removed.  The locks on it are `job_locks` and `locks_without_line`.  `fd` is another description, which
+    these locks exclude.
     """
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  presence_lock: PresenceLock | None, give_to_keeper: Callable[[int], None]) -> None:
-        """give_to_keeper: called with each new description, because the keeper process must also hold it."""
+        """give_to_keeper: called with each new description, which the keeper process must also hold."""
         super().__init__(file, mount, say=say, clock=clock, interval=interval, presence_lock=presence_lock)
         self._give_to_keeper = give_to_keeper
         self._shared_fd = -1                    # the description with the job locks; -1: none
-        self._shared_inode: tuple[int, int] | None = None       # device and inode of its lock file
-        # job locks of the previous server that have no line yet
+        self._shared_inode: tuple[int, int] | None = None       # device and inode of that lock file
+        # offsets of the previous server's job locks for which no line is known yet
         self.locks_without_line: set[int] = set()
 
     @property
     def _is_shared_fd_current(self) -> bool:
-        """Return True if the shared descriptor is open, and of the lock file that is in use now."""
+        """Return True if the shared descriptor is open, and of the present lock file."""
         return self._shared_fd >= 0 and self._shared_inode == self.inode
 
     def open_job_lock(self) -> int:
         """Return the shared descriptor, through which all job locks are locked.
 
-        If there is none yet, or the lock file was removed and created again, open the lock file first.  The
-        keeper process gets a copy of each new descriptor.
+        If there is none, or the lock file was created again, open the lock file and give the keeper process
+        a copy of the descriptor.
         """
         if not self._is_shared_fd_current:
             self._shared_fd = super().open_job_lock()
@@ -377,7 +378,7 @@ class SharedLockTable(LockTable):
         """Leave the description open: other job locks can be on it."""
 
     def discard(self, fd: int) -> None:
-        """Close the shared descriptor: the locks on it are lost."""
+        """Close the shared descriptor: its locks are lost."""
         close_all(fd)
         self._shared_fd = -1
 
@@ -386,8 +387,8 @@ class SharedLockTable(LockTable):
 
         Do not ask the kernel about our own: they can be hundreds.
         """
-        bucket_offset = bucket_of(command)
-        if not self._is_shared_fd_current:
+        bucket_offset = bucket_of(command)      # where the JOB_LOCKS job locks of this command begin
+        if not self._is_shared_fd_current:      # then we hold none: ask the kernel about all
             return super().count_job_locks(command)
         if is_free(self.fd, bucket_offset, JOB_LOCKS):
             return 0
@@ -397,56 +398,59 @@ class SharedLockTable(LockTable):
         return our_count + sum(map(len, other_locks(self._shared_fd, bucket_offset, JOB_LOCKS)))
 
     def is_ours(self, offset: int) -> bool:
-        """Return True if this server holds the job lock at this offset."""
+        """Return True if this server holds this job lock."""
         return offset in self.job_locks or offset in self.locks_without_line
 
     def inherit_locks(self, shared_fd: int) -> None:
         """Take over the job locks of the previous server, which has died; `shared_fd` still has them locked.
 
-        `unclaimed` then has their offsets, until their jobs are known.  Job locks of other runners are not
-        among them.  Raises OSError(ESTALE): the lock file was removed.
+        They are `locks_without_line` until their lines are known.  Job locks of other runners are left out.
+        Raises OSError(ESTALE): the lock file was removed.
         """
         if identity_of(shared_fd) != self.inode:
             raise OSError(errno.ESTALE, "the lock file was removed")
-        locked_offsets = list(self._find_inherited_job_locks())
-        self.lengthen_lock_file()               # shows other runners that this process has claimed lines, too
+        locked_offsets = list(self._find_held_job_locks())
+        self.lengthen_lock_file()               # shows runners that another process claims lines
         self.locks_without_line = {offset for offset in locked_offsets if self._lock_again(shared_fd, offset)}
         self._shared_fd = shared_fd
         self._shared_inode = self.inode
 
-    def _find_inherited_job_locks(self) -> Iterator[int]:
-        """Yield the offset of each job lock that is locked through a descriptor other than `fd`."""
-        for locked_range in other_locks(self.fd, 0, IN_USE_BYTES):
-            # A range with a command mutex is locked to write a state, or by `runset4.py --edit`, not for jobs
-            mutex_offset = locked_range.start | MUTEX_OFFSET        # the last byte of each 2^16
-            if mutex_offset not in locked_range:
+    def _find_held_job_locks(self) -> Iterator[int]:
+        """Yield the offset of each job lock that is locked, by any process.
+
+        The lock file is a row of buckets of 2^16 bytes, one for each hash of a command: job locks, and as
+        the last byte the command mutex.
+        """
+        for locked_range in other_locks(self.fd, 0, IN_USE_BYTES):      # nothing is locked through `fd`
+            mutex_of_bucket = locked_range.start | MUTEX_OFFSET
+            # A range with a mutex is locked to write a state, or by `runset4.py --edit`, not for jobs
+            if mutex_of_bucket not in locked_range:
                 yield from locked_range
 
     @staticmethod
     def _lock_again(fd: int, offset: int) -> bool:
         """Lock a byte that `fd` perhaps has locked already; return False if another descriptor has it locked.
 
-        Afterwards the lock is exclusive, as before.  In between it is shared, because on CephFS a second lock
-        of the same kind would damage the first.
+        The lock becomes shared, then exclusive again: on CephFS a second lock of the same kind would damage
+        the first.
         """
         return lock(fd, offset, shared=True) and lock(fd, offset)
 
     def find_lock_without_line(self, command: bytes) -> int | None:
-        """Return the offset of an unclaimed job lock of a command; None if there is none."""
+        """Return the offset of an inherited job lock of a command, without a line; None: there is none."""
         bucket_offset = bucket_of(command)
         bucket = range(bucket_offset, bucket_offset + JOB_LOCKS)
         return next((offset for offset in self.locks_without_line if offset in bucket), None)
 
     def take_lock_without_line(self, offset: int) -> JobLock:
-        """Move a job lock from `unclaimed` to `job_locks` and return it; the caller has found a line for it.
-        """
+        """Move a job lock for which a line was found from `locks_without_line` to `job_locks`; return it."""
         self.locks_without_line.remove(offset)
         job_lock = JobLock(self._shared_fd, offset)
         self.job_locks[offset] = job_lock
         return job_lock
 
     def drop_locks_without_line(self) -> None:
-        """Unlock the unclaimed job locks of the previous server: no client will come for them."""
+        """Unlock inherited job locks without a line: no client will come for them."""
         for offset in self.locks_without_line:
             with contextlib.suppress(OSError):          # EIO: the lease was lost, and with it the locks
                 unlock(self._shared_fd, offset)
@@ -466,7 +470,7 @@ class ServedFile(JobFile):
         presence_lock: PresenceLock | None = None,
         give_to_keeper: Callable[[int], None] = lambda fd: None,
     ) -> None:
-        """presence_lock: the server's.  give_to_keeper: see SharedLockTable."""
+        """give_to_keeper: called with each new descriptor of the lock file that has job locks."""
         super().__init__(path, say=say, mount=mount)
         self.lock_table = SharedLockTable(
             self.real_path,
@@ -492,16 +496,18 @@ class ServedQueue(JobQueue):
         """Find a line for a job that a returning client reports; return the line's Job, None if none is left.
 
         Any line with the job's command will do, preferably the one with the reported number.  First use what
-        the previous server had claimed: a job in `inherited` (by number), or a job lock without a line.  Then
-        try to claim one of `candidates`, the lines in the file.  The job or line that is used is removed from
-        there.  own_states, TemporaryError: see _claim_for_reported_job().
+        the previous server had claimed: one of inherited_jobs (by number), or a job lock without a line.
+        Then try to claim one of candidate_lines, which are in the file.  Remove the used job or line there.
+
+        own_states: the states besides `r` in which the line with the reported number can be claimed, for
+        example `e` if the grace was over before.  TemporaryError: it is unknown whether a line has a runner.
         """
         if inherited_jobs:
             is_number_known = line.number in inherited_jobs
             return inherited_jobs.pop(line.number if is_number_known else next(iter(inherited_jobs)))
         lock_offset = self.lock_table.find_lock_without_line(line.command)
         if lock_offset is not None:                 # check_jobs() will find the offset of the line
-            return self._use_lock_without_line(Job(**vars(line)), lock_offset)
+            return self._claim_with_inherited_lock(Job(**vars(line)), lock_offset)
         return self._claim_for_reported_job(line, candidate_lines, own_states)
 
     def _claim_for_reported_job(self, line: Line, candidates: list[Line], own_states: bytes) -> Job | None:
@@ -521,51 +527,62 @@ class ServedQueue(JobQueue):
             if attempt.job:
                 candidates.remove(candidate)
                 return attempt.job
-            has_other_runner = attempt.check is LineCheck.CHANGED and attempt.data[:1] == RUNNING
-            # as many copies of the command run as it has lines `r`
-            has_no_room = attempt.check is LineCheck.NO_JOB_LOCK
-            if not has_other_runner and not has_no_room:
+            if not self._has_other_runner(attempt):
                 raise TemporaryError(attempt.check.value)
         return None
+
+    @staticmethod
+    def _has_other_runner(attempt: Attempt) -> bool:
+        """Return True if a line was not claimed because other runners have all lines `r` of the command."""
+        was_taken_since = attempt.check is LineCheck.CHANGED and attempt.data[:1] == RUNNING
+        # as many copies of the command run as it has lines `r`
+        has_no_room = attempt.check is LineCheck.NO_JOB_LOCK
+        return was_taken_since or has_no_room
 
     def inherit_jobs(self, shared_fd: int) -> list[Job]:
         """Take over the job locks of a dead server; return the jobs of their lines, which are claimed now.
 
-        shared_fd: has the job locks locked.  A job lock shows only the command.  So it gets any line `r` of
-        that command, preferably the one for whose number it was locked; clients that come back name their
-        lines.  A job lock for which no line is left stays unclaimed.  Raises OSError; the caller can try
-        again, but not after ESTALE.
+        shared_fd: has the job locks locked.  A lock in the lock file shows which command runs, not on which
+        line.  So each lock gets any line `r` of the command; clients that come back name the lines.  A lock
+        for which no line is left remains in `locks_without_line`.  Raises OSError; the caller can try again,
+        but not after ESTALE.
         """
         self.reopen_if_replaced()
         self.lock_table.inherit_locks(shared_fd)
-        lines_by_bucket = self._find_lines_without_runner()
+        lines_by_bucket = self._find_lines_for_inherited_locks()
         jobs = []
-        for offset in sorted(self.lock_table.locks_without_line):
-            bucket_offset = offset - offset % (JOB_LOCKS + 1)   # a bucket: job locks, then a command mutex
+        for lock_offset in sorted(self.lock_table.locks_without_line):
+            # A bucket has the job locks of a command, and then one byte, the command mutex.
+            bucket_offset = lock_offset - lock_offset % (JOB_LOCKS + 1)
             candidates = lines_by_bucket.get(bucket_offset)
             if candidates:
-                lines_of_lock = (line for line in candidates if own_job_lock(line) == offset)
-                best_line = next(lines_of_lock, candidates[-1])
-                candidates.remove(best_line)
-                jobs.append(self._use_lock_without_line(Job(**vars(best_line)), offset))
+                line = self._choose_line(candidates, lock_offset)
+                candidates.remove(line)
+                jobs.append(self._claim_with_inherited_lock(Job(**vars(line)), lock_offset))
         return jobs
 
-    def _find_lines_without_runner(self) -> dict[int, list[Line]]:
+    @staticmethod
+    def _choose_line(candidates: list[Line], lock_offset: int) -> Line:
+        """Return the line for which a runner first tries this job lock; the last if it is not there."""
+        return next((line for line in candidates if own_job_lock(line) == lock_offset), candidates[-1])
+
+    def _find_lines_for_inherited_locks(self) -> dict[int, list[Line]]:
         """Return the lines `r` that no other runner has, by the offset of the command's bucket.
 
-        A bucket is the range of the lock file with the job locks of a command.  In that range, the job lock
-        with the line's number is free, or locked by the previous server (`unclaimed`).  Raises OSError.
+        own_job_lock() is the byte of the lock file that a runner locks for a line, unless that byte is taken.
+        If it is free, or the previous server has locked it, no other runner has the line.  Raises OSError.
         """
         lock_table = self.lock_table
         lines_by_bucket: dict[int, list[Line]] = {}
         for line in Scan(self.file.reader, self.file.start, RUNNING):
             own_offset = own_job_lock(line)
-            if own_offset in lock_table.locks_without_line or not lock_table.is_held(own_offset):
+            is_inherited = own_offset in lock_table.locks_without_line
+            if is_inherited or not lock_table.is_held(own_offset):
                 lines_by_bucket.setdefault(bucket_of(line.command), []).append(line)
         return lines_by_bucket
 
-    def _use_lock_without_line(self, job: Job, offset: int) -> Job:
-        """Note that a job is claimed, and that its job lock is the unclaimed one at this offset."""
+    def _claim_with_inherited_lock(self, job: Job, offset: int) -> Job:
+        """Note that a job is claimed, with the inherited job lock at this offset."""
         job.job_lock = self.lock_table.take_lock_without_line(offset)
         self.claimed[job] = None
         return job
@@ -574,44 +591,45 @@ class ServedQueue(JobQueue):
 # ======== The keeper ========================================================================================
 #
 # A lock on an open file description lasts as long as a process has that description open.  The keeper is a
-# process that still has it open when the server is dead:
+# process that has it open when the server is dead:
 #
 #     1.  The server forks the keeper, and sends it the descriptor over a socket pair.  The keeper closes all
 #        other descriptors.
-#     2. When the server dies, the keeper gets an end of file from that socket.  Then it waits --grace for the
-#        next server, or exits at once if nothing is locked.
-#     3.  The next server connects to an abstract socket (unix(7)).  The socket's name is made from the
-#        directory and the name of the job file, and vanishes with the keeper.  The next server gets the
-#        descriptor, and the keeper serves that server from then on.
+#     2. When the server dies, the keeper reads an end of file from that socket.  Then it waits --grace for
+#        the next server, or exits at once if nothing is locked.
+#     3.  The next server connects to an abstract socket (unix(7)), whose name is made from the directory and
+#        the name of the job file, and vanishes with the keeper.  It gets the descriptor, and the keeper
+#        serves that server from then on.
 #     4.  If the old server still lives, the keeper reports this to the new server, which refuses to start.
 #
-# Both sockets are SOCK_SEQPACKET: a message is a packet, which can contain descriptors.
+# Both sockets are SOCK_SEQPACKET: a message is a packet, and can contain descriptors.
 
 
 def same_user(sock: socket.socket) -> bool:
-    """Return True if the process at the other end is ours (unix(7), SO_PEERCRED)."""
+    """Return True if our user runs the process at the other end (unix(7), SO_PEERCRED)."""
     uid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
     return uid == os.geteuid()
 
 
 class Keeper:
     """The keeper process: holds the descriptor with the job locks, and sends it to the next server."""
-    KEPT, BUSY = b"k", b"b"             # answers to a new server: gets the descriptor; the old server lives
+    KEPT, BUSY = b"k", b"b"             # answers to a new server: here are the locks; the old server lives
 
     def __init__(self, listener: socket.socket, server_sock: socket.socket) -> None:
         """listener: where the next server connects; server_sock: closed when the present server dies."""
         self._listener = listener
         self._server_sock = server_sock
-        self._locks_fd = -1             # the descriptor with the job locks; -1: none was sent yet
+        self._locks_fd = -1             # has the job locks; -1: none was sent yet
         self._grace = 0.0               # seconds
         self._server_pid = b""          # in decimal
         self._deadline: float | None = None     # when the grace is over; None: the server lives
 
     def run(self) -> None:
-        """Serve until the server has been dead for the grace time, or dies while nothing is locked.
+        """Hold the job locks for the next server, until the server has been dead for the grace time.
 
-        If a defect ends this sooner, a living server starts another keeper.  After the death of the server,
-        hold the locks until the grace is over all the same: no other runner may start the running jobs.
+        Return at once if nothing is locked when the server dies.  After a defect, a living server starts
+        another keeper; if the server is dead, hold the locks for the rest of the grace: no other runner may
+        start the running jobs.
         """
         try:
             while self._handle_next_event():
@@ -621,7 +639,7 @@ class Keeper:
                 time.sleep(max(0.0, self._deadline - time.monotonic()))
 
     def _handle_next_event(self) -> bool:
-        """Wait for a message, the death of the server, a new server or the end of the grace; handle it.
+        """Wait for a message, the server's death, a new server or the end of the grace; handle it.
 
         Return False if the keeper must exit.
         """
@@ -641,9 +659,9 @@ class Keeper:
         return True
 
     def _begin_grace(self) -> bool:
-        """Wait for the next server from now on, because the server has died.
+        """Begin to wait for the next server, after the death of the server.
 
-        Return False if no job lock is held: then there is nothing to wait for.
+        Return False if no job lock is held: there is nothing to wait for.
         """
         self._deadline = time.monotonic() + self._grace     # set first: run() waits even if the query fails
         if not self._has_job_locks():
@@ -652,21 +670,18 @@ class Keeper:
         return True
 
     def _has_job_locks(self) -> bool:
-        """Return True if any job lock is held in the lock file, by this keeper or by a runner.
-
-        The kernel does not say by which of them.
-        """
+        """Return True if a job lock is held, by this keeper or a runner: the kernel does not say by which."""
         if self._locks_fd < 0:
             return False
         try:
-            # A query does not find locks of its own description.  open() makes another one, which does.
+            # A query through a description does not find the locks on it: open() makes another one.
             with open(f"/proc/self/fd/{self._locks_fd}", "rb") as lock_file:
                 return not is_free(lock_file.fileno(), 0, IN_USE_BYTES)
-        except OSError:                 # of the file system: rather hold locks in vain than lose one
+        except OSError:                 # rather hold locks in vain than lose one
             return True
 
     def _receive_from_server(self) -> bool:
-        """Receive a descriptor, or grace and process ID, from the server; return False if it is dead."""
+        """Receive a descriptor, or grace and process ID; return False if the server is dead."""
         try:
             data, fds, _, _ = socket.recv_fds(self._server_sock, 64, 1)
         except OSError:
@@ -682,10 +697,10 @@ class Keeper:
         return bool(data)
 
     def _answer_new_server(self) -> None:
-        """Accept the connection of a new server.
+        """Accept a new server's connection.
 
         If the old server is dead, send the new one the descriptor with the job locks, and serve it from now
-        on.  Otherwise send it the process ID of the old server, and close the connection.
+        on.  Otherwise send the old server's process ID, and close the connection.
         """
         new_server, _ = self._listener.accept()
         with contextlib.suppress(OSError):
@@ -706,19 +721,18 @@ class NameTakenError(Exception):
 
 
 class KeeperLink:
-    """The server's connection to the keeper process, which gets the descriptor that must outlive the server.
-    """
+    """The server's connection to the keeper: the process that holds the job locks when the server is dead."""
     MAX_EXIT_SECONDS = 2.0              # to wait for a server that is about to exit
-    # to wait until the kernel has closed all sockets of a killed keeper: the socket that shows us its death
-    # can be closed before the socket that has its name
+    # to wait for the kernel to close all sockets of a killed keeper: the one that shows us the death can be
+    # closed before the one with the name
     MAX_CLOSING_SECONDS = 0.5
 
     def __init__(self, path: str, grace: float) -> None:
         """path: of the job file.  grace: seconds.  Raises OSError.
 
         In two containers that share abstract names (a network namespace), one path can lead to two files, and
-        two paths to one file.  So the socket's name contains the device and inode of the directory; those of
-        the lock file change when it is removed and created again.
+        two paths to one file.  So the address contains device and inode of the directory; those of the lock
+        file change when it is created again.
         """
         folder, name = os.path.split(os.path.realpath(os.fsencode(path)))
         folder_info = os.stat(folder)
@@ -728,14 +742,14 @@ class KeeperLink:
         self._grace = grace
         self.keeper_sock: socket.socket | None = None   # closed when the keeper dies; None: no keeper
         self._started_at = 0.0              # when the keeper was started, by time.monotonic()
-        self.locks_fd = -1                  # the descriptor with the job locks; -1: none yet
+        self.locks_fd = -1                  # has the job locks; -1: none yet
 
     def take_over_or_start_keeper(self) -> None:
         """Start a keeper; if the previous server's keeper still runs, get the job locks from that one.
 
-        A keeper is a process that still holds the job locks when the server is dead.  After MAX_EXIT_SECONDS
-        without success, raise UsageError: the previous server lives; or NameTakenError: the name of the
-        keeper's socket is in use, but not by a process of this user.  Raises OSError.
+        A keeper is a process that holds the job locks when the server is dead.  After MAX_EXIT_SECONDS
+        without success, raise UsageError: the previous server lives; or NameTakenError: another user's
+        process has the socket address.  Raises OSError.
         """
         deadline = time.monotonic() + self.MAX_EXIT_SECONDS
         while not self._start_keeper():
@@ -750,10 +764,10 @@ class KeeperLink:
             time.sleep(0.05)
 
     def _take_over_locks(self) -> bytes | None:
-        """Request the job locks from the process that has the keeper's name; return the answer.
+        """Get the job locks of a dead server from its keeper, which becomes ours; return the keeper's answer.
 
-        b"": a process of this user has the name but does not answer; None: no process of this user has it.
-        With the job locks, that process becomes our keeper.
+        The keeper sends no locks while its server lives.  b"": a process of this user has the socket address
+        but does not answer; None: no process of this user has it.
         """
         answer = None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -761,7 +775,7 @@ class KeeperLink:
         with contextlib.suppress(OSError):      # that process is exiting, was stopped, or is not a keeper
             sock.connect(self.socket_address)
             if same_user(sock):
-                answer = b""
+                answer = b""                    # if recv_fds() raises OSError
                 answer, fds, _, _ = socket.recv_fds(sock, 64, 1)
                 if fds:
                     sock.settimeout(None)
@@ -772,7 +786,10 @@ class KeeperLink:
         return answer
 
     def _start_keeper(self) -> bool:
-        """Start a keeper process; return False if another process has the name.  Raises OSError."""
+        """Fork a process that holds the job locks when the server is dead; return True in the server.
+
+        Return False if another process has the socket address.  Raises OSError.
+        """
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             # A server that connects between bind() and listen() is refused, and tries again.
@@ -785,8 +802,9 @@ class KeeperLink:
         listener.listen(8)
         self._started_at = time.monotonic()
         our_end, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if fork_quietly() == 0:
-            self._become_keeper(listener, keeper_end)
+        is_child = fork_quietly() == 0
+        if is_child:
+            self._become_keeper(listener, keeper_end)       # never returns
         listener.close()
         keeper_end.close()
         self.keeper_sock = our_end
@@ -797,7 +815,7 @@ class KeeperLink:
 
     @staticmethod
     def _become_keeper(listener: socket.socket, server_sock: socket.socket) -> None:
-        """Run the keeper in the child process, without any other descriptors.  Never returns."""
+        """Run the keeper in the child process, without other descriptors.  Never returns."""
         exit_status = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -810,7 +828,7 @@ class KeeperLink:
             needed_fds = {0, 1, 2, listener.fileno(), server_sock.fileno()}
             for fd in open_descriptors():               # client connections must close with the server
                 if fd not in needed_fds:
-                    with contextlib.suppress(OSError):  # the descriptor that listed them is already closed
+                    with contextlib.suppress(OSError):  # the one that listed them is closed
                         os.close(fd)
             Keeper(listener, server_sock).run()
             exit_status = 0
@@ -818,19 +836,16 @@ class KeeperLink:
             os._exit(exit_status)
 
     def introduce_server(self) -> None:
-        """Send the keeper the grace and our process ID.
-
-        A fork (--background) changes the process ID, so the server calls this again.
-        """
+        """Send the keeper the grace and our process ID, which changes after a fork (--background)."""
         self._send(b"%f %d" % (self._grace, os.getpid()))
 
     def give_locks(self, fd: int) -> None:
-        """Send the keeper the descriptor with the job locks, to hold instead of the one that it has."""
+        """Send the keeper a new descriptor with the job locks, to hold instead of the old one."""
         self.locks_fd = fd
         self._send(b"locks", fd)
 
     def restart_keeper(self) -> None:
-        """Start another keeper after one has died.  Raises OSError, also if the last one died at once."""
+        """Start another keeper after one has died.  Raises OSError, also if that one died at once."""
         self._close()
         if time.monotonic() - self._started_at < 1.0:
             raise OSError(errno.ECHILD, "it exits at once")
@@ -843,7 +858,7 @@ class KeeperLink:
             time.sleep(0.01)
 
     def dismiss_keeper(self) -> None:
-        """Let the keeper exit: nothing remains that must outlive the server."""
+        """Let the keeper exit: nothing must outlive the server."""
         self._grace = 0.0
         self.introduce_server()
         self._close()
@@ -855,9 +870,9 @@ class KeeperLink:
             self.keeper_sock = None
 
     def _send(self, data: bytes, *fds: int) -> None:
-        """Send bytes, and copies of descriptors, to the keeper process, if it lives."""
+        """Send bytes and descriptors to the keeper, if it lives."""
         if self.keeper_sock:
-            with contextlib.suppress(OSError):          # the keeper has died; _on_keeper_died() will notice
+            with contextlib.suppress(OSError):          # it has died; _on_keeper_died() will notice
                 if fds:
                     socket.send_fds(self.keeper_sock, [data], fds)
                 else:
@@ -866,7 +881,7 @@ class KeeperLink:
 
 # ======== The life of the server ============================================================================
 #
-# Each event changes the phase at once; the coroutines that react to the change run a little later:
+# Each event changes the phase at once; the coroutines that react run a little later:
 #
 #     event                                               SERVING     DRAINING    EXITING
 #     HUP, USR1, QUIT, --exit-when-done, --max-failed,    DRAINING    -           -
@@ -880,20 +895,19 @@ class KeeperLink:
 
 
 class ServerPhase(enum.Enum):
-    """The progress of the server."""
     SERVING = enum.auto()               # lines are handed out
     DRAINING = enum.auto()              # no line is handed out; running jobs finish
-    EXITING = enum.auto()               # no message of a client is handled any more
+    EXITING = enum.auto()               # messages of clients are ignored
 
 
 class Lifetime:
-    """The phase of the server, and the exit status if a signal or a defect has determined it."""
+    """The phase of the server, and the exit status after a signal or a defect."""
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.phase = ServerPhase.SERVING
         self.exit_status: int | None = None     # None: the counts of the file decide
         self.exiting: asyncio.Future[None] = loop.create_future()       # done: the phase is EXITING
-        self.hurrying: asyncio.Future[None] = loop.create_future()      # done: wait for nothing any more
-        self.progress = asyncio.Event()         # set in DRAINING when perhaps no line and no event is left
+        self.hurrying: asyncio.Future[None] = loop.create_future()      # done: wait for nothing
+        self.progress = asyncio.Event()         # set in DRAINING: perhaps no line and no event is left
 
     @property
     def is_serving(self) -> bool:
@@ -904,18 +918,18 @@ class Lifetime:
         return self.phase is ServerPhase.EXITING
 
     def drain(self) -> None:
-        """Hand out no more lines; exit when nothing is left to wait for."""
+        """Hand out no more lines; exit when all lines and events are dealt with."""
         if self.phase is ServerPhase.SERVING:
             self.phase = ServerPhase.DRAINING
             self.progress.set()
 
     def on_progress(self) -> None:
-        """Note that a line or an event was dealt with: a draining server exits after the last one."""
+        """Note that a line or event was dealt with: a draining server exits after the last one."""
         if self.phase is ServerPhase.DRAINING:
             self.progress.set()
 
     def start_exiting(self, status: int | None = None) -> None:
-        """Begin to exit: the server waits for the future `exiting`.  The first call counts.
+        """Begin to exit: complete the future `exiting`.  The first call counts.
 
         status: the exit status; None: the counts of the file decide.
         """
@@ -925,7 +939,7 @@ class Lifetime:
             self.exiting.set_result(None)
 
     def hurry(self) -> None:
-        """Wait for nothing any more while exiting."""
+        """Exit without waiting for anything."""
         assert self.is_exiting
         if not self.hurrying.done():
             self.hurrying.set_result(None)
@@ -933,13 +947,13 @@ class Lifetime:
 
 # ======== Lines that clients have ===========================================================================
 #
-# A line that was claimed for a client is an `Assignment`, until the result of the line is written.  Several
-# events can decide the result at one time: the client reports the end of the job, the grace of that client
-# is over, a user sets the state in the file, the group is stopped.  The first `LineResult` counts, and only
+# A line that was claimed for a client is an `Assignment`, until the result is written.  Several events can
+# decide the result at one time: the client reports the end of the job, the client's grace is over, a user
+# sets the state in the file, the group is stopped.  The first `LineResult` counts, and only
 # Assignment.decide_result() can alter it.
 
 
-# A line that a client has is in one of these phases.  Only methods of Assignment change the phase:
+# A line that a client has is in one of these phases, which only methods of Assignment change:
 #
 #     phase     meaning                                      next phase
 #     CLAIMED   the client does not know the line yet: the   SENT by mark_sent(), ENDING, OVER
@@ -950,16 +964,15 @@ class Lifetime:
 #     BEGUN     the client has the line, or the group has    ENDING, OVER
 #               let it begin
 #     ENDING    decide_result() has set the result, which    OVER
-#               is now being written
+#               is being written
 #     OVER      no client has the line                       none: mark_over() is the last call
 #
-# A line of the previous server is SENT, because no more is known.  A line that a client has brought back is
-# BEGUN.  OVER follows without ENDING in two cases: another runner has taken the line, or a client has come
-# for an inherited line.
+# A line of the previous server is SENT, because no more is known; one that a client has brought back is
+# BEGUN.  OVER follows without ENDING if another runner has taken the line, or a client has come for an
+# inherited line.
 
 
 class Phase(enum.Enum):
-    """The progress of a line that was claimed for a client."""
     CLAIMED = enum.auto()
     SENT = enum.auto()
     BEGUN = enum.auto()
@@ -968,7 +981,7 @@ class Phase(enum.Enum):
 
 
 class Cause(enum.Enum):
-    """Why a client no longer has a line; the text is shown if nothing better is known."""
+    """Why a client no longer has a line, with the text for messages."""
     RAN = "ended"                       # the job has exited
     TIMEOUT = "timeout"
     MEMORY = "memory"                   # the job used more than it requested
@@ -982,11 +995,11 @@ class Cause(enum.Enum):
 
     @property
     def loses_host(self) -> bool:
-        """Return True if a host of a group counts as lost when one of its jobs ends for this cause."""
+        """Return True if a host of a group counts as lost after this end of a job."""
         return self in (Cause.TIMEOUT, Cause.UNSTARTED, Cause.VANISHED, Cause.TAKEN)
 
 
-# The causes that a client reports for the end of a job, in addition to the state
+# What a client reports for the end of a job, in addition to the state
 CAUSES = {
     "": Cause.RAN,
     "timeout": Cause.TIMEOUT,
@@ -999,11 +1012,10 @@ CAUSES = {
 
 @dataclass(frozen=True)
 class LineResult:
-    """The result of a line."""
     cause: Cause
     state: bytes                        # the new state of the line
     how_ended: str = ""                 # for messages, for example "exit 0"; "": as the cause says
-    event: int | None = None            # the client's event to acknowledge once the state is written
+    event: int | None = None            # to acknowledge to the client once the state is written
 
     @property
     def text(self) -> str:
@@ -1014,7 +1026,7 @@ class LineResult:
 @dataclass(eq=False)
 class Assignment:
     """A line that was claimed for a client."""
-    key: str                            # identifies the job in messages to and from the client
+    key: str                            # identifies the job in messages
     client: Client
     job: Job
     phase: Phase = Phase.CLAIMED
@@ -1023,13 +1035,13 @@ class Assignment:
     pid: int = 0                        # of the shell; 0: unknown
     member: Member | None = None        # the host of the group; None: it is in no group
     run: Run | None = None              # the current run; None: no run, or no records are kept
-    # The next two are for a job that a client has brought back.
-    record: bytes | None = None         # the job's record in the log file
+    # The next two are for a job that a client has brought back:
+    record: bytes | None = None         # in the log file
     keeps_files: bool = False           # the output directory still has the files of this run
 
     @property
     def number(self) -> int:
-        """Return the number of the line, as an editor shows it."""
+        """Return the line number that an editor shows."""
         return self.job.number
 
     @property
@@ -1047,28 +1059,28 @@ class Assignment:
 
     @property
     def is_gated(self) -> bool:
-        """Return True if the job's shell must wait at the gate, because the group prepares to start."""
+        """Return True if the shell must wait at the gate: the group prepares to start."""
         return self.group is not None and self.group.stage is Stage.PREPARING
 
     def send_message(self, type: str, **fields: Any) -> None:
-        """Send the client a message about the job, if the client is connected."""
+        """Send the client a message about the job, if it is connected."""
         self.client.send_message(type=type, id=self.key, **fields)
 
     @property
     def is_undecided(self) -> bool:
-        """Return True if no result of the line was decided yet, and the client still has the line."""
+        """Return True if the client still has the line, and no result was decided."""
         return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
 
     def can_come_back_unstarted(self, sent_after: float) -> bool:
         """Return True if the connected client can still give the job back unstarted.
 
-        It was sent the job later than `sent_after` (boottime()), and has not reported the start.
+        It was sent the job after the time `sent_after` (boottime()), and has not reported the start.
         """
         was_sent_recently = self.sent_at is not None and self.sent_at > sent_after
         return was_sent_recently and self.began_at is None and self.client.link is not None
 
     def make_job_entry(self) -> dict[str, Any]:
-        """Return the fields of the job in a `jobs` message, which hands jobs out to a client."""
+        """Return the job's fields in a `jobs` message, which hands out jobs to a client."""
         job = self.job
         settings = job.settings
         return dict(
@@ -1081,16 +1093,16 @@ class Assignment:
             memory=[needs.memory for needs in (settings.needs, *settings.larger_needs)],
             shell=to_text(os.fsencode(settings.shell)),
             group=bool(settings.together),
-            hold=self.is_gated,         # the shell must wait until all hosts of the group are ready
+            hold=self.is_gated,         # the shell waits until all hosts of the group are ready
         )
 
     def mark_sent(self) -> None:
-        """Note that the client is sent the job now, or the order to start it (`go`)."""
+        """Note that the client is now sent the job, or the order to start it (`go`)."""
         self.phase = Phase.SENT
         self.sent_at = boottime()
 
     def mark_unsent(self) -> None:
-        """Note that the message with the job did not reach the client: the job must be sent again."""
+        """Note that the message with the job was lost: it must be sent again."""
         self.phase = Phase.CLAIMED
         self.sent_at = None
 
@@ -1103,39 +1115,50 @@ class Assignment:
     def decide_result(self, proposed_result: LineResult) -> LineResult | None:
         """Set the phase to ENDING, and return the final result of the line.
 
-        Return None if the result was decided before, or no client has the line any more.  A result of the
-        job's own (`d`, `!`) is final.  An error `e`, or a new `.` for a job that was not begun, is altered if
-        the group has begun or was stopped, or a user has set the line's state.
+        Return None if the result was decided before, or no client has the line.  `d` and `!` are final.
+        These results are altered, in this order:
+
+            given back to a group that has begun    `e`: the client counts as lost (unless cancelled)
+            `e`, and the group was stopped          the cause is STOPPED
+            `e` or `.`, but a user has set a state  HELD: the state in the file remains
         """
         if not self.is_undecided:
             return None
         self.phase = Phase.ENDING
         line_result = proposed_result
-        cancelled = self.is_cancelled
-        stage = self.group.stage if self.group else None
+        if self.group:
+            line_result = self._alter_for_group(line_result, self.group.stage)
+        if self.is_cancelled:
+            line_result = self._alter_for_cancelled(line_result)
+        return line_result
+
+    def _alter_for_group(self, line_result: LineResult, stage: Stage) -> LineResult:
+        """Return the result of a job in a group that is in this stage."""
+        # The other hosts do not wait for a job that was given back, so this host counts as lost.
         has_group_begun = stage in (Stage.RUNNING, Stage.STOPPED)
-        # The client has given the job back, but the other hosts do not wait: this host counts as lost.
-        if line_result.cause is Cause.RETURNED and has_group_begun and not cancelled:
+        if line_result.cause is Cause.RETURNED and has_group_begun and not self.is_cancelled:
             line_result = replace(line_result, cause=Cause.VANISHED, state=ERROR)
         # Too many hosts were lost, so the client was ordered to stop the job.
         if line_result.state == ERROR and stage is Stage.STOPPED:
             line_result = replace(line_result, cause=Cause.STOPPED, how_ended="")
-        # HELD: the state that the user has set stays in the file.
-        if line_result.state in (NEW, ERROR) and cancelled:
-            never_ran = line_result.cause in (Cause.RETURNED, Cause.UNSTARTED)
-            cause = Cause.CANCELLED if never_ran else line_result.cause
-            line_result = replace(line_result, cause=cause, state=HELD)
         return line_result
+
+    @staticmethod
+    def _alter_for_cancelled(line_result: LineResult) -> LineResult:
+        """Return the result of a line whose state a user has set."""
+        if line_result.state not in (NEW, ERROR):
+            return line_result
+        never_ran = line_result.cause in (Cause.RETURNED, Cause.UNSTARTED)
+        cause = Cause.CANCELLED if never_ran else line_result.cause
+        return replace(line_result, cause=cause, state=HELD)
 
     def mark_over(self) -> None:
         self.phase = Phase.OVER
 
     def join_group(self, member: Member) -> None:
-        """Add the line to a group that is about to begin, for this host of the group."""
         self.member = member
 
     def leave_group(self) -> None:
-        """Remove the line from the group, which was called off."""
         self.member = None
 
     def begin_run(self, run: Run) -> None:
@@ -1143,7 +1166,7 @@ class Assignment:
         self.record = None
 
     def end_run(self) -> Run | None:
-        """Keep no more records of the run; return the run, or None if there is none."""
+        """Keep no more records of the run; return it, None: there is none."""
         run = self.run
         self.run = None
         return run
@@ -1151,27 +1174,26 @@ class Assignment:
 
 # ======== Clients and connections ===========================================================================
 #
-# A `Client` outlives its connections: it has one `ClientLink` after the other.  Messages that must not be
-# lost come as events, which have numbers and come again after a new connection.  The `Inbox` drops events
-# that came before.  An event is dealt with when its contents are written; only then it is acknowledged, in
-# order.  An acknowledgement also lets the client send more output, so none is sent while the disk is too
-# slow.
+# A `Client` outlives connections: it has one `ClientLink` after the other.  Messages that must not be lost
+# come as events, which have numbers and come again after a new connection.  The `Inbox` drops events that
+# came before.  An event is dealt with when its contents are written; only then it is acknowledged, in order.
+# An acknowledgement also lets the client send more output, so none is sent while the disk is too slow.
 
 
 class Inbox:
-    """The events of a client, by number: which have come, are dealt with, and are acknowledged.
+    """The numbers of a client's events: which have come, are dealt with, and are acknowledged.
 
-    After a new connection an event can come once more; only the first time counts.  An event is open until
-    its contents are in the files.
+    After a new connection an event can come again; only the first time counts.  An event is open until it is
+    dealt with: the contents are in the files.
     """
 
     def __init__(self) -> None:
-        self._newest_event = 0          # the number of the last event that has come; 0: none has
+        self._newest_event = 0          # the last event that has come; 0: none has
         self.last_acknowledged = 0      # the last event that was acknowledged to the client
-        # the first event that was posted to the FileExecutor since pop_first_unwritten(); None: none was
+        # the first event that was given to the I/O thread since pop_first_unwritten(); None: none was
         self._first_unwritten: int | None = None
         self.unacknowledged_bytes = 0   # output in events that are not acknowledged
-        self._open_events: set[int] = set()     # events that are not dealt with
+        self._open_events: set[int] = set()
         self._output_sizes: deque[tuple[int, int]] = deque()    # event, bytes of output in it
 
     @property
@@ -1180,11 +1202,11 @@ class Inbox:
 
     @property
     def last_dealt_with(self) -> int:
-        """Return the last event up to which all events are dealt with; 0: none is."""
+        """Return the last event up to which all are dealt with; 0: none is."""
         return min(self._open_events) - 1 if self._open_events else self._newest_event
 
     def receive_event(self, event_number: int) -> bool:
-        """Note that an event has come; return False if it came before: then it must be ignored."""
+        """Note that an event has come; return False if it came before and must be ignored."""
         if event_number <= self._newest_event:
             return False
         self._newest_event = event_number
@@ -1197,30 +1219,30 @@ class Inbox:
         self._open_events.discard(event_number)
 
     def hold_back_acknowledgement(self, event_number: int) -> None:
-        """Note that the I/O thread will write the contents of an event.
+        """Acknowledge an event only after the I/O thread has written the contents.
 
-        It writes events in order.  So it is enough to keep the first one open: while that is not dealt with,
-        no later event is acknowledged.  pop_first_unwritten() returns it, for close_event() when it is written.
+        Events are written and acknowledged in order, so it is enough to keep the first of several open.
+        pop_first_unwritten() returns that one, for close_event() after the thread has written it.
         """
         if self._first_unwritten is None:
             self._first_unwritten = event_number
             self.open_event(event_number)
 
     def pop_first_unwritten(self) -> int | None:
-        """Return the first event that was posted since the last call, and forget it; None: none was."""
+        """Return the first event that was held back since the last call; None: none was."""
         event = self._first_unwritten
         self._first_unwritten = None
         return event
 
     def add_output_size(self, event_number: int, size: int) -> None:
-        """Count the bytes of output in an event.  Raises WireError if too many are unacknowledged."""
+        """Count the output in an event, in bytes.  Raises WireError: too much is unacknowledged."""
         self.unacknowledged_bytes += size
         self._output_sizes.append((event_number, size))
         if self.unacknowledged_bytes > 4 * MAX_WINDOW_BYTES:
             raise WireError("more output than was asked for")
 
     def mark_acknowledged(self, last_event: int) -> None:
-        """Note that all events up to this one are acknowledged to the client."""
+        """Note that all events up to this one are acknowledged."""
         self.last_acknowledged = last_event
         while self._output_sizes and self._output_sizes[0][0] <= last_event:
             self.unacknowledged_bytes -= self._output_sizes.popleft()[1]
@@ -1229,9 +1251,9 @@ class Inbox:
 @dataclass(frozen=True)
 class Hello:
     """The properties of a client, which decide what jobs it gets."""
-    client_id: str                      # a random identifier, drawn at the start of the client
-    name: str                           # of its host
-    directory: bytes                    # where the jobs run
+    client_id: str                      # random, drawn at the start of the client
+    name: str                           # of the host
+    directory: bytes                    # where jobs run
     retry: bytes                        # as Consumer.retry
     follow: bool
     pid: int
@@ -1239,7 +1261,7 @@ class Hello:
 
     @classmethod
     def read(cls, message: Message) -> Hello:
-        """Return the hello in a message.  Raises WireError."""
+        """Parse a `hello` message.  Raises WireError."""
         client, name = message.text("client", 16), message.text("name", 255)
         retry = message.data("retry")
         is_known_retry = retry in (b"", RUNNING, ERROR + RUNNING, FAILED + ERROR + RUNNING)
@@ -1257,47 +1279,47 @@ class Hello:
 
 
 class DetachReason(enum.Enum):
-    """Why the server handles no more messages from a link."""
+    """Why the server ignores further messages from a link."""
     LOST = enum.auto()                  # the client has the grace to come back
     REPLACED = enum.auto()              # the client has a new connection
     BYE = enum.auto()                   # the client has sent bye
 
 
 class Client(Consumer):
-    """A client, as long as it is connected or can come back.
+    """A client that is connected, or can come back.
 
-    One coroutine, serve_client(), serves the client on one link (connection) after the other, until the
-    client has sent bye, or was away for the grace.  A closed link sets its future `detached`.  The property
-    `link` checks that future, because the coroutine runs only a little later.
+    One coroutine, serve_client(), serves it on one link (connection) after the other, until it has sent bye,
+    or was away for the grace.  A closed link sets the future `detached`.  The property `link` checks that
+    future, because the coroutine runs only a little later.
     """
 
     def __init__(self, sessions: Sessions, id: str) -> None:
-        """id: as in the hello; "": stands for all clients of the previous server."""
+        """id: as in the hello; "": all clients of the previous server."""
         super().__init__("?", capacity=Resources(0))
         self.sessions = sessions
         self.id = id
         self.address = "?"
         self.pid = 0
-        self.directory = b""            # where the jobs run
-        self._newest_link: ClientLink | None = None     # the link of the last hello
+        self.directory = b""            # where jobs run
+        self._newest_link: ClientLink | None = None     # of the last hello
         self._hello_came = asyncio.Event()      # set until serve_client() has dealt with that hello
         self._lost_at = boottime()      # when the last link was lost
-        self.assignments: dict[str, Assignment] = {}    # the lines that it has, by key
-        self._group_count = 0           # groups that it is a host of; if any, it gets no other jobs
-        self.requested_slots = 0        # slots for which it waits for jobs
+        self.assignments: dict[str, Assignment] = {}    # its lines, by key
+        self._group_count = 0           # groups in which it is a host; if any, it gets no other jobs
+        self.requested_slots = 0        # for which it waits for jobs
         self.free_memory = 0            # bytes for these jobs; negative: the memory has shrunk since
-        self.request_number = 0         # the number of the last `claim` message, which answers repeat
+        self.request_number = 0         # of the last `claim` message, which answers repeat
         self.requested_at = 0.0         # when that message came, by boottime()
         self.exits_without_jobs = False     # that message was marked `last`: it exits if there are no jobs
-        self._short_jobs_in_row = 0     # short jobs in a row, up to the last one, see count_short_jobs()
+        self._short_jobs_in_row = 0     # up to the last job, see count_short_jobs()
         self.inbox = Inbox()
-        self._ack_timer: asyncio.TimerHandle | None = None      # runs until gathered events are acknowledged
+        self._ack_timer: asyncio.TimerHandle | None = None      # until gathered events are acknowledged
 
     # -- properties ------------------------------------------------------------------------------------------
 
     @property
     def slots(self) -> int:
-        """Return the number of jobs that the client can run at once."""
+        """Return how many jobs the client can run at once."""
         return int(self.capacity.slots)
 
     @property
@@ -1307,7 +1329,7 @@ class Client(Consumer):
 
     @property
     def can_get_jobs(self) -> bool:
-        """Return True if the client can get jobs: it is connected, and not a host of a group."""
+        """Return True if the client is connected, and not a host of a group."""
         return self.link is not None and not self._group_count
 
     @property
@@ -1321,19 +1343,18 @@ class Client(Consumer):
 
     @property
     def line_allowance(self) -> int:
-        """Return the number of further lines that the client may get.
+        """Return how many more lines the client may get.
 
-        A client may have two undecided lines for each slot: slots out of service can still finish jobs.
+        It may have two undecided lines for each slot: slots out of service can still finish jobs.
         """
         return 2 * self.slots - sum(assignment.is_undecided for assignment in self.assignments.values())
 
     @property
     def prefetch_count(self) -> int:
-        """Return the number of lines that the client gets in advance, so that short jobs share messages.
+        """Return how many jobs to send before the client has free slots: a message then has several jobs.
 
-        That is one line for every four short jobs in a row.  If a long job comes, the client gives the
-        waiting jobs back after a second.  With --max-failed it is 0: a client starts all jobs that it has,
-        also after the limit is reached.
+        One for every four short jobs in a row.  Behind a longer job, the client gives waiting jobs back after
+        a second.  0 with --max-failed: a client starts all jobs that it has, also after the limit is reached.
         """
         if self.sessions.settings.max_failed:
             return 0
@@ -1341,24 +1362,24 @@ class Client(Consumer):
 
     @property
     def slots_to_fill(self) -> int:
-        """Return the number of lines to send now; 0: the client has requested none, or has enough lines."""
+        """Return how many lines to send now; 0: the client has requested none, or has enough."""
         requested = min(self.requested_slots, self.line_allowance)
         return requested + self.prefetch_count if requested > 0 else 0
 
     @property
     def allocated_memory(self) -> int:
-        """Return the bytes of memory that are allocated to jobs that the client runs or was sent."""
+        """Return the memory for the client's jobs, in bytes."""
         return int(min(max(self.capacity.memory - self.free_memory, 0), runmaker4.MAX_INTEGER))
 
     @property
     def where(self) -> str:
-        """Return, for example, 'bob (10.0.0.2)'."""
+        """Return for example 'bob (10.0.0.2)'."""
         return f"{printable(self.name)} ({self.address})"
 
     # -- connections -----------------------------------------------------------------------------------------
 
     def on_hello(self, link: ClientLink, hello: Hello) -> None:
-        """Take the properties in a `hello`, and let serve_client() use the connection on which it came."""
+        """Take the properties in a `hello`, and let serve_client() use the link on which it came."""
         if self._newest_link and self._newest_link.detached.done():
             self.sessions.say(f"client {self.where} came back")
         elif self._newest_link:                 # it is dead, but the server has not noticed
@@ -1370,7 +1391,6 @@ class Client(Consumer):
         self._hello_came.set()
 
     def _take_properties(self, hello: Hello) -> None:
-        """Set the client's properties to those in a `hello` message."""
         self.name = hello.name
         self.pid = hello.pid
         self.directory = hello.directory
@@ -1381,27 +1401,28 @@ class Client(Consumer):
         self.free_memory = int(hello.capacity.memory)   # the next `claim` subtracts what running jobs use
 
     async def serve_client(self) -> None:
-        """Serve the client on one link after the other; settle the remaining lines at the end.
+        """Serve the client on one connection (link) after the other; settle the remaining lines at the end.
 
-        Return when the client has sent bye, when the grace passes without a new link, or when the server
-        exits: then the lines are kept for the next server.
+        Return after `bye` from the client, after the grace without a new link, or when the server exits: then
+        the lines are kept for the next server.  If a link is lost, or replaced by a new one (DetachReason),
+        wait for the next.
         """
         while link := await self._next_link():
             detach_reason = await self._serve_link(link)
             if self.sessions.lifetime.is_exiting:
                 return
             self._forget_requests()
-            group_jobs = self.sessions.abort_unstarted_groups(self.assignments)
+            jobs_in_started_groups = self.sessions.abort_unstarted_groups(self.assignments)
             if detach_reason is DetachReason.LOST:
                 self._begin_grace(link.why)
             self.sessions.lifetime.on_progress()
             if detach_reason is DetachReason.BYE:
-                return self._settle_after_bye(group_jobs)
+                return self._settle_after_bye(jobs_in_started_groups)
         if not self.sessions.lifetime.is_exiting:
             self._settle_after_grace()
 
     async def _next_link(self) -> ClientLink | None:
-        """Wait for the next hello; return the link.  None: no hello came within the grace."""
+        """Wait for the next hello; return its link.  None: no hello came within the grace."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._hello_came.wait(), self.sessions.settings.grace)
         if not self._hello_came.is_set():
@@ -1410,9 +1431,11 @@ class Client(Consumer):
         return self._newest_link
 
     async def _serve_link(self, link: ClientLink) -> DetachReason:
-        """Settle what has changed while the client was away, welcome it, and wait until the link is detached.
+        """Compare the client's jobs with its lines, welcome it, and wait until the link is detached.
 
-        Return the reason for that.  If the reported jobs cannot be looked up, drop the link instead.
+        A job that the client does not report was not started, or is lost: settle the line.  A reported job
+        without a line gets one if possible; if that cannot be known now, drop the link instead of welcoming.
+        Return why the link was detached.
         """
         reported_keys = {job.key for job in link.reported_jobs}
         self._settle_unreported(reported_keys)
@@ -1427,12 +1450,14 @@ class Client(Consumer):
         return await link.detached
 
     def _welcome(self, link: ClientLink, keys_without_line: dict[NoLine, list[str]]) -> None:
-        """Answer the `hello` of a client, and repeat the orders that it can have missed.
+        """Answer the `hello` of a client, and repeat orders (`stop`, `go`) that it can have missed.
 
-        keys_without_line: of the jobs that the client has, but not their lines, by the reason.
+        keys_without_line: of the client's jobs without a line, by the reason.  LOST: the line is gone, or
+        another runner has it; CANCELLED: a user has set the state; the client kills both.  SETTLED: the
+        result is written.
         """
         link.mark_welcomed()
-        self._on_acknowledged(self.inbox.last_dealt_with)       # by the field `seen` of the welcome
+        self._on_acknowledged(self.inbox.last_dealt_with)       # the welcome's field `seen` acknowledges
         self._send_welcome(link, keys_without_line[NoLine.LOST], keys_without_line[NoLine.SETTLED])
         for key in keys_without_line[NoLine.CANCELLED]:
             link.send(type="stop", id=key, cancelled=True)
@@ -1441,8 +1466,9 @@ class Client(Consumer):
     def _send_welcome(self, link: ClientLink, lost_keys: list[str], settled_keys: list[str]) -> None:
         """Send the `welcome` message: what the client must know and send on this connection.
 
-        lost_keys: the client must kill these jobs; those above MAX_LIST_KEYS get separate messages.
-        settled_keys: the results of these jobs are written; it learns of further ones when it resends them.
+        lost_keys: of jobs to kill; those above MAX_LIST_KEYS get separate messages.
+        settled_keys: of jobs whose results are written; the client learns of further ones when it resends
+        them.
         """
         sessions = self.sessions
         is_writing_slow = sessions.records.is_behind(Writer.HIGH_BACKLOG)
@@ -1451,7 +1477,7 @@ class Client(Consumer):
             file=to_text(os.fsencode(sessions.settings.path))[-MAX_NAME_CHARS:],
             grace=sessions.settings.grace,
             seen=self.inbox.last_acknowledged,      # the client sends later events again
-            # bytes of output that the client can send before the next acknowledgement
+            # bytes of output before the next acknowledgement
             window=runmaker4.MAX_PIECE_BYTES if is_writing_slow else sessions.window_size(),
             lost=lost_keys[:MAX_LIST_KEYS],
             settled=settled_keys[:MAX_LIST_KEYS],
@@ -1461,7 +1487,7 @@ class Client(Consumer):
             link.send(type="lost", id=key)
 
     def _repeat_orders(self) -> None:
-        """Order the client again to stop jobs that a user has cancelled, and to go on in its groups."""
+        """Order the client again to stop cancelled jobs, and to go on in groups."""
         for assignment in list(self.assignments.values()):
             if assignment.is_cancelled:
                 self.sessions.cancel_job(assignment)
@@ -1469,7 +1495,7 @@ class Client(Consumer):
             member.group.on_client_back(member)
 
     def _settle_unreported(self, reported_keys: set[str]) -> None:
-        """Decide the results of lines that were sent to the client, but whose jobs it does not have.
+        """Settle the lines that were sent to the client, but whose jobs it did not report when it came back.
 
         reported_keys: of the jobs that the client has.
         """
@@ -1480,15 +1506,15 @@ class Client(Consumer):
             # The message was lost, and the group is running: it sends the job again.
             if member and member.group.requeue_job(member, assignment):
                 continue
-            # The job has begun, or its group has, so it cannot start later: `e`.
+            # The job or the group has begun: the job cannot start later.
             if member or assignment.phase is Phase.BEGUN:
                 self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
-            # The message was lost, so the job was not begun: `.`.
+            # The message was lost: the job was not begun.
             else:
                 self.sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
 
     def _forget_requests(self) -> None:
-        """Forget the jobs that the client has requested: it will request them again on its next link."""
+        """Forget requests for jobs: the client repeats them on the next link."""
         self.requested_slots = 0
         self.exits_without_jobs = False
         self.request_number = 0
@@ -1498,35 +1524,41 @@ class Client(Consumer):
         self._lost_at = boottime()
         self.sessions.say(f"client {self.where} is lost: {why}{self.sessions.kept_text(self.assignments)}")
 
-    def _settle_after_bye(self, group_jobs: list[Assignment]) -> None:
-        """Settle the lines of a client that has sent bye.  group_jobs: its jobs in groups that have begun."""
-        for assignment in group_jobs:
+    def _settle_after_bye(self, jobs_in_started_groups: list[Assignment]) -> None:
+        """Settle the lines of a client that has sent bye: it exits, and has no more jobs."""
+        for assignment in jobs_in_started_groups:
             self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
         self._settle_unreported(set())
 
     def _settle_after_grace(self) -> None:
-        """Settle the lines of a client that did not come back within the grace, and report them later."""
+        """Write the lines of a client that did not come back within the grace, and report that.
+
+        A line becomes new if a client with --resume can take it, otherwise `e`.
+        """
         del self.sessions.clients[self.id]      # if it comes again, it is another Client
         pending_states: list[tuple[int, Awaitable[bytes]]] = []
         for assignment in list(self.assignments.values()):
             state = NEW if self.sessions.has_resuming_client(assignment) else ERROR
-            settled = self.sessions.settle(assignment, LineResult(Cause.VANISHED, state))
-            if settled and not assignment.is_cancelled:
-                pending_states.append((assignment.number, settled))
+            state_written = self.sessions.settle(assignment, LineResult(Cause.VANISHED, state))
+            if state_written and not assignment.is_cancelled:
+                pending_states.append((assignment.number, state_written))
         if pending_states:
             spawn_task(self._report_client_gone(pending_states))
 
     async def _report_client_gone(self, pending_states: list[tuple[int, Awaitable[bytes]]]) -> None:
         """Report that the client is gone for good, and the new states of the lines.
 
-        pending_states: numbers of lines, each with the awaitable of the new state that settle() returns.
+        pending_states: line numbers, each with an awaitable of the state that is written in the end.
         """
-        states = [(line, await state) for line, state in pending_states]
+        states = [(number, await state) for number, state in pending_states]
+        error_numbers = [number for number, state in states if state == ERROR]
+        new_numbers = [number for number, state in states if state == NEW]
         subject = f"client {self.where}" if self.id else "clients of the previous server"
         text = f"{subject} did not come back within {human_time(self.sessions.settings.grace)}"
-        for new_state, meaning in (ERROR, "marked e"), (NEW, "new again, for a client with --resume"):
-            lines = [line for line, state in states if state == new_state]
-            text += f"; {name_lines(lines)} {meaning}" if lines else ""
+        if error_numbers:
+            text += f"; {name_lines(error_numbers)} marked e"
+        if new_numbers:
+            text += f"; {name_lines(new_numbers)} new again, for a client with --resume"
         self.sessions.say(f"{text} (if a client was killed, its jobs may still run)")
 
     # -- requests and jobs -----------------------------------------------------------------------------------
@@ -1534,11 +1566,11 @@ class Client(Consumer):
     def on_claim_message(self, message: Message) -> None:
         """Note a request for jobs (a `claim` message).  Raises WireError.
 
-        `want` and `memory` are added to earlier requests; `memory` is negative if the client has less now.
+        `want` and `memory` add to earlier requests; `memory` is negative if the client has less now.
         `last`: the client will exit if it gets no job.
         """
         self.set_slots(message)
-        # This can be more than the client's slots: `line_allowance` limits the number of jobs.
+        # Can be more than the client's slots: `line_allowance` limits the jobs.
         self.requested_slots = min(self.requested_slots + message.integer("want", MAX_SLOTS), MAX_SLOTS)
         if "memory" in message.fields:
             memory_change = message.integer("memory", least=-runmaker4.MAX_INTEGER)
@@ -1550,7 +1582,7 @@ class Client(Consumer):
             self.requested_slots = max(self.requested_slots, 1)
 
     def set_slots(self, message: Message) -> None:
-        """Update the client's number of slots if the message contains it: it can change (--slots @FILE).
+        """Update the number of slots, which can change (--slots @FILE), if it is in the message.
 
         Raises WireError.
         """
@@ -1564,11 +1596,11 @@ class Client(Consumer):
         del self.assignments[assignment.key]
 
     def subtract_requested(self, slots: int) -> None:
-        """Note that the client gets jobs for this many slots; that can be more than it has requested."""
+        """Note that the client gets jobs for these slots; they can be more than it has requested."""
         self.requested_slots = max(self.requested_slots - slots, 0)
 
     def count_short_jobs(self, assignment: Assignment, line_result: LineResult) -> None:
-        """Count short jobs in a row: done within SHORT_JOB_SECONDS of being sent.  Any other ends the row."""
+        """Count jobs that were done within SHORT_JOB_SECONDS of being sent; any other ends the row."""
         was_short = assignment.sent_at is not None and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
         is_in_row = was_short and line_result.state == DONE
         self._short_jobs_in_row = self._short_jobs_in_row + 1 if is_in_row else 0
@@ -1577,31 +1609,29 @@ class Client(Consumer):
         self.free_memory -= int(assignment.job.settings.needs.memory)
 
     def enter_group(self) -> None:
-        """Note that the client is a host of a group that has begun to prepare."""
         self._group_count += 1
 
     def leave_group(self) -> None:
-        """Note that a group of the client is over, or called off."""
         self._group_count -= 1
 
     # -- messages to the client ------------------------------------------------------------------------------
 
     def send_no_jobs_message(self, report: WalkReport) -> None:
-        """Send the message `nothing` to a client that exits if there are no jobs: there are none.
+        """Send the message `nothing`: there are no jobs for this client, so it exits.
 
-        report: what the last scan of the file (a walk) has found.
+        report: what the last scan of the file has found.
         """
         self.exits_without_jobs = False
         self.send_message(
             type="nothing",
             request=self.request_number,
             ended=report.met_end,                   # the scan has met a `#RUN end`
-            # the barrier check that keeps jobs from this client for good, as a message; '': none does
+            # why jobs remain that will never start (a barrier check has failed); '': none remain
             left=report.why_stopped(self)[:MAX_REASON_CHARS],
         )
 
     def send_message(self, **message: Any) -> None:
-        """Send a message, if the client is connected."""
+        """Send a message if the client is connected."""
         if self.link:
             self.link.send(**message)
 
@@ -1612,7 +1642,7 @@ class Client(Consumer):
     def acknowledge_soon(self) -> None:
         """Acknowledge events within ACKNOWLEDGE_SECONDS, so that many events share a message.
 
-        Do so at once if the client can be waiting: it has no job, or much output is unacknowledged.
+        Do so at once if the client can be waiting: it has no job, or much unacknowledged output.
         """
         if not self.assignments or self.inbox.unacknowledged_bytes > MAX_WINDOW_BYTES // 8:
             self.acknowledge()
@@ -1620,15 +1650,15 @@ class Client(Consumer):
             self._ack_timer = self.sessions.loop.call_later(ACKNOWLEDGE_SECONDS, self.acknowledge)
 
     def send_closing(self, **fields: Any) -> None:
-        """Acknowledge all events dealt with by now, and send `closing`: the server exits."""
+        """Acknowledge all events dealt with, and send `closing`: the server exits."""
         self.acknowledge(is_final=True)
         self.send_message(type="closing", **fields)
 
     def acknowledge(self, is_final: bool = False) -> None:
         """Acknowledge the events that are dealt with: then the client can send more output.
 
-        Do nothing while the disk or the terminal is too slow, or once the server exits, unless `is_final`:
-        no acknowledgement follows this one.
+        Unless is_final, do nothing while the disk or terminal is too slow, or once the server exits.
+        is_final: no acknowledgement follows.
         """
         if self._ack_timer:
             self._ack_timer.cancel()
@@ -1646,8 +1676,8 @@ class Client(Consumer):
     def _on_acknowledged(self, last_event: int) -> None:
         """Note that the events up to this one are acknowledged.
 
-        Write the gathered entries of the journal first, except on a network file system (with a pool of
-        threads), where each such write costs some six round trips.
+        Write gathered journal entries first, except on a network file system (with a thread pool), where that
+        costs some six round trips each time.
         """
         if not self.sessions.executor.pool:
             self.sessions.records.flush_journal()
@@ -1655,7 +1685,7 @@ class Client(Consumer):
 
 
 class ClientLink(Link, asyncio.Protocol):
-    """A connection of the server: passes each message on to the part that deals with it."""
+    """A connection of the server: passes messages on to the parts that deal with them."""
 
     def __init__(self, sessions: Sessions, dispatcher: Dispatcher, accountant: Accountant, token: str,
                  credentials: Credentials) -> None:
@@ -1663,40 +1693,37 @@ class ClientLink(Link, asyncio.Protocol):
         self._sessions = sessions
         self._dispatcher = dispatcher
         self._accountant = accountant
-        self._greeted_client: Client | None = None      # the client that has sent hello
+        self._greeted_client: Client | None = None      # has sent hello
         self._is_welcomed = False               # that hello was answered
         self.detached: asyncio.Future[DetachReason] = self.loop.create_future()
-        self.reported_jobs: list[ReportedJob] = []      # the jobs that the client has when it connects
-        self._reported_bytes = 0                # the size of these jobs, roughly
+        self.reported_jobs: list[ReportedJob] = []      # that the client has when it connects
+        self._reported_bytes = 0                # their size, roughly
         self.clock: Clock | None = None         # the client's, while a group asks for it
 
     @property
     def client(self) -> Client | None:
-        """Return the client that was welcomed on this link; None: no client was, or the link is gone."""
+        """Return the client that was welcomed on this link; None: none was, or the link is gone."""
         return self._greeted_client if self._is_welcomed and not self.detached.done() else None
 
     def mark_welcomed(self) -> None:
         self._is_welcomed = True
 
     def detach(self, detach_reason: DetachReason) -> None:
-        """Ignore further messages on this link, and forget the client's requests; set `detached`.
-
-        The first call counts.
-        """
+        """Ignore further messages on this link, and forget the client's requests.  The first call counts."""
         if not self.detached.done():
             self.detached.set_result(detach_reason)
             if self._greeted_client:
                 self._dispatcher.remove_client(self._greeted_client)
 
     def ask_clock(self, on_known: Callable[[], None]) -> Clock:
-        """Ask the client several times for the time of its clock.  on_known: called after the last answer."""
+        """Ask the client several times what time it is.  on_known: called after the last answer."""
         self.clock = Clock(self, on_known)
         return self.clock
 
     def connection_made(self, transport: Any) -> None:
-        """Register the new connection with its address; nothing is known of the client yet."""
+        """Register a new connection; the client is still unknown."""
         peer_name = transport.get_extra_info("peername")
-        # None: the peer has closed the connection already.  ::ffff: is the prefix of an IPv4 address in IPv6.
+        # None: the peer has already closed the connection.  ::ffff: is the prefix of an IPv4 address in IPv6.
         self.address = peer_name[0].removeprefix("::ffff:") if peer_name else "?"
         super().connection_made(transport)
         self._sessions.add_link(self)
@@ -1705,7 +1732,7 @@ class ClientLink(Link, asyncio.Protocol):
         self._sessions.mark_authenticated(self)
 
     def handle(self, message: Message) -> None:
-        """Pass a message on to the part that deals with it.  Raises WireError."""
+        """Handle a message.  Raises WireError."""
         if self._sessions.lifetime.is_exiting:
             return                      # the client sends unacknowledged events to the next server
         kind = message.text("type", 16)
@@ -1733,7 +1760,7 @@ class ClientLink(Link, asyncio.Protocol):
         elif kind == "hello" and not self._greeted_client:
             self._greeted_client = self._sessions.client_for_hello(self, Hello.read(message))
         elif kind == "account" and client:
-            client.set_slots(message)           # all slots, also spent ones and ones out of service
+            client.set_slots(message)           # all, also spent ones and ones out of service
             self._accountant.add_request(self, wants_summary=True)
         elif kind == "status":
             self._accountant.add_request(self, wants_summary=False)
@@ -1744,16 +1771,17 @@ class ClientLink(Link, asyncio.Protocol):
 
     @staticmethod
     def _on_ready(assignment: Assignment) -> None:
-        """Notify the group that the shell of a job waits at the gate.  Raises WireError."""
+        """Notify the group that a job's shell waits at the gate.  Raises WireError."""
         member = assignment.member
         if not member or assignment is not member.current:
             raise WireError("that job does not wait at a gate")
         member.group.on_ready(member)
 
     def on_batch_handled(self) -> None:
-        """Acknowledge events, and hand out lines, after all messages that came together were handled.
+        """Acknowledge events and hand out lines, after all messages that came together were handled.
 
-        Events whose contents the I/O thread still has to write are acknowledged when that is done.
+        Events up to the first unwritten one are acknowledged now, the others when the I/O thread has written
+        them.
         """
         client = self.client
         if client:
@@ -1765,17 +1793,17 @@ class ClientLink(Link, asyncio.Protocol):
             self._dispatcher.hand_out_lines()
 
     def disconnected(self, why: str) -> None:
-        """Remove the closed link; the client can come back on another one."""
+        """Remove the closed link; the client can come back on another."""
         self._sessions.remove_link(self)
         self.why = why
         self.detach(DetachReason.LOST)
 
     def extend_silence(self) -> None:
-        """Do not drop the link within the next MAX_SILENT_SECONDS / 2: perhaps we could not receive."""
+        """Keep the link for at least MAX_SILENT_SECONDS / 2: perhaps we could not receive."""
         self.last_message_at = max(self.last_message_at, boottime() - runmaker4.MAX_SILENT_SECONDS / 2)
 
     def drop_if_silent(self) -> None:
-        """Drop the link if it was silent for too long, or does not authenticate soon."""
+        """Drop the link if it is silent, or unauthenticated, for too long."""
         silence = boottime() - self.last_message_at
         if not self.channel.is_authenticated and silence > runmaker4.MAX_HANDSHAKE_SECONDS:
             self.drop("it does not authenticate")
@@ -1786,14 +1814,15 @@ class ClientLink(Link, asyncio.Protocol):
 # ======== Records ===========================================================================================
 #
 # Events of clients' runs go to the sinks that a runner uses: --print, -l, --outdir, --joblog.  A `Run` is
-# created for a `begin`, and abandoned if no `end` can come.  The records of a run that
-# began under the previous server continue in that server's files: its `begin` has the flag `again`, and the
-# journal shows the line and the files of the run.
+# created for a `begin`, and abandoned if no `end` can come.  Records of a run that began under the previous
+# server continue in that server's files: `begin` then has the flag `again`, and the journal shows line and
+# files of the run.
 
 
-# An entry of the journal about a run, as OutDir writes it: event, run, line
+# An entry of the journal about a run, as OutDir writes it
 RUN_ENTRY = re.compile(
-    rb'\{"time": [\d.]+, "event": "(start|end)", "run": "((?:[^"\\]|\\.)*)", "line": (\d+), '
+    rb'\{"time": [\d.]+, "event": "(?P<event>start|end)", "run": "(?P<quoted_tag>(?:[^"\\]|\\.)*)", '
+    rb'"line": (?P<line_number>\d+), '
 )
 
 
@@ -1803,13 +1832,13 @@ class RemoteStream(Stream):
     def __init__(self, name: bytes, *, is_resumed: bool) -> None:
         """is_resumed: another server received the earlier output."""
         super().__init__(name, -1)              # -1: no descriptor
-        # where the next piece of output must begin; None: anywhere, because earlier pieces are not known
+        # where the next piece of output must begin; None: anywhere, because earlier pieces are unknown
         self._next_offset: int | None = None if is_resumed else 0
 
     def count_received(self, offset: int, data: bytes) -> None:
-        """Count the bytes of the stream up to the end of this piece of output, which begins at `offset`.
+        """Count the bytes up to the end of this piece of output, which begins at `offset`.
 
-        Raises WireError if the piece does not begin where the last one ended.
+        Raises WireError if it does not begin where the last one ended.
         """
         if self._next_offset is not None and offset != self._next_offset:
             raise WireError("a piece is missing")
@@ -1819,7 +1848,7 @@ class RemoteStream(Stream):
 
 
 class Records:
-    """Feeds the sinks of the server (files and console) with the events of clients' runs."""
+    """Passes the events of clients' runs to the sinks: files and console."""
 
     def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], console: Writer | None,
                  executor: FileExecutor) -> None:
@@ -1833,24 +1862,24 @@ class Records:
         self._print_sink = Console(console, with_output=True, colour=False) if console else None
 
     def wanted_events(self) -> dict[str, bool]:
-        """Return which events clients must send: begin and end of runs (records), job output (output)."""
+        """Return which events clients must send: begin and end of runs (records), job output."""
         output = bool(self.log or self._print_sink or self._outdir)
         return dict(records=output or bool(self._joblog), output=output)
 
     def is_behind(self, limit: int) -> bool:
-        """Return True if more than `limit` bytes wait to be written: the disk or the terminal is too slow."""
+        """Return True if more than `limit` bytes wait to be written to the disk or the terminal."""
         return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
     def record_of(self, job: Job) -> bytes:
         """Return a job's record in the log file: a heading and the last lines of output.
 
-        Return b"" if there is none, or another command's is at its place.  Can run in the I/O thread.
+        b"": there is none, or the place has another command's.  Can run in the I/O thread.
         """
         record = b""
         with contextlib.suppress(OSError):      # then a new record begins
             record = self.log.read_record(job) if self.log else b""
         heading = b".-> %s (in " % job.command          # then the directory, which can have changed
-        # A heading is cut to WIDTH bytes, or to up to four fewer, because it is cut between characters.
+        # A heading is cut to WIDTH bytes, or up to four fewer, because it is cut between characters.
         heading_start = heading[:LogFile.WIDTH - 4]
         is_of_this_command = record.startswith(heading_start)
         return record if is_of_this_command else b""
@@ -1858,35 +1887,38 @@ class Records:
     def find_unfinished_runs(self, commands: dict[str, bytes]) -> dict[str, int | None]:
         """Return the line numbers of runs that have a start but no end in the journal, by job tag.
 
-        None instead of a number: a later run of that line has started.  commands: of the runs to find, by
-        job tag; a run with the tag but another command is ignored.  An end with the cause `lost` is none.
+        None instead of a number: a later run of the line has started.  commands: of the runs to find, by job
+        tag; a run with another command is ignored.  An end with the cause `lost` does not count.
         Can run in the I/O thread.
         """
         if not self._outdir or not commands:
             return {}
-        # by the tag as it is in the journal; [1:-1]: without the quotes, as RUN_ENTRY matches
+        # by the tag as the journal has it: quoted as in JSON, but without the quotation marks
         searched_tags = {json.dumps(job_tag)[1:-1].encode(): job_tag for job_tag in commands}
-        line_numbers: dict[str, int] = {}
-        latest_tags: dict[int, bytes] = {}          # of the last run of each line
+        unfinished: dict[str, int] = {}             # line numbers, by job tag
+        latest_tags: dict[int, str | None] = {}     # by line number: the last run; None: not one to find
         for entry in self._read_run_entries(self._outdir):
-            event, quoted_tag, line_number = entry[1], entry[2], int(entry[3])
-            job_tag = searched_tags.get(quoted_tag)     # None: not a run to find
-            if event == b"start":
-                latest_tags[line_number] = quoted_tag
-                if job_tag is not None and self._is_entry_of(entry, commands[job_tag]):
-                    line_numbers[job_tag] = line_number
-            elif job_tag is not None and b'"cause": "lost"' not in entry.string:
-                line_numbers.pop(job_tag, None)
+            line_number = int(entry["line_number"])
+            job_tag = searched_tags.get(entry["quoted_tag"])
+            is_start = entry["event"] == b"start"
+            if is_start:
+                latest_tags[line_number] = job_tag
+            if job_tag is None:
+                continue
+            if is_start and self._is_entry_of(entry, commands[job_tag]):
+                unfinished[job_tag] = line_number
+            elif not is_start and b'"cause": "lost"' not in entry.string:
+                unfinished.pop(job_tag, None)
         return {
-            job_tag: line_number if searched_tags.get(latest_tags[line_number]) == job_tag else None
-            for job_tag, line_number in line_numbers.items()
+            job_tag: line_number if latest_tags[line_number] == job_tag else None
+            for job_tag, line_number in unfinished.items()
         }
 
     @staticmethod
     def _read_run_entries(outdir: OutDir) -> Iterator[re.Match[bytes]]:
         """Yield the starts and ends of runs in the last MAX_JOURNAL_BYTES of the journal, in order.
 
-        They are matches of RUN_ENTRY.  If the journal cannot be read, yield nothing.
+        If the journal cannot be read, yield nothing.
         """
         journal = outdir.journal
         journal.flush()
@@ -1898,12 +1930,12 @@ class Records:
 
     @staticmethod
     def _is_entry_of(entry: re.Match[bytes], command: bytes) -> bool:
-        """Return True if an entry of the journal about a run has this command."""
+        """Return True if a journal entry about a run has this command."""
         command_field = b'"command": %s, ' % json.dumps(to_text(command)).encode()
         return entry.string.startswith(command_field, entry.end())
 
     def handle_event(self, kind: str, client: Client, assignment: Assignment, message: Message) -> int:
-        """Pass an event of a run to the sinks; return the bytes of output in it.  Raises WireError."""
+        """Pass an event of a run to the sinks; return how many bytes of output it has.  Raises WireError."""
         if kind == "begin":
             self._begin_or_resume_run(client, assignment, message)
         elif kind == "output":
@@ -1915,10 +1947,9 @@ class Records:
         return 0
 
     def _begin_or_resume_run(self, client: Client, assignment: Assignment, message: Message) -> None:
-        """Start the records of a run, after the `begin` message of the client.  Raises WireError.
+        """Begin the records of a run after the client's `begin` message, or continue an earlier server's.
 
-        `again` in that message: the run has begun under another server, and the records continue where that
-        server has stopped.  In the output directory they do so only if its files are still of this run.
+        That server's are continued if the message has the flag `again`.  Raises WireError.
         """
         pid = message.process_id("pid")                 # 0: the job could not be started
         is_resumed = message.boolean("again")
@@ -1930,18 +1961,23 @@ class Records:
         run = self._make_run(client, assignment.job, message, pid, is_resumed)
         assignment.begin_run(run)
         for sink in run.sinks:
+            # the output directory can have files of a later run
             has_earlier_files = sink is not self._outdir or assignment.keeps_files
             if earlier_record is not None and has_earlier_files:
                 sink.on_resumed(run, earlier_record)
-                continue
-            sink.on_starting(run)
-            if run.shell:
-                sink.on_started(run)
+            else:
+                self._start_sink(sink, run)
+
+    @staticmethod
+    def _start_sink(sink: Sink, run: Run) -> None:
+        sink.on_starting(run)
+        if run.shell:                   # None: the job could not be started
+            sink.on_started(run)
 
     def _make_run(self, client: Client, job: Job, message: Message, pid: int, is_resumed: bool) -> Run:
         """Return the run that a `begin` message describes.  Raises WireError.
 
-        The field `mark` is the job tag, `promised` the bytes of memory that the job requests.
+        The field `mark` is the job tag, `promised` the requested memory in bytes.
         """
         return Run(
             job,
@@ -1957,16 +1993,13 @@ class Records:
         )
 
     def _sinks_of_run(self, *, with_output: bool) -> list[Sink]:
-        """Return the sinks of a run: the parts that record or print it.
-
-        with_output: the client sends the job output.
-        """
+        """Return the sinks that record or print a run.  with_output: the client sends job output."""
         output_sinks = (self._print_sink, self._outdir, self.log) if with_output else ()
         return [*filter(None, (self._joblog, *output_sinks))]
 
     @staticmethod
     def _pass_output(run: Run | None, message: Message) -> int:
-        """Pass a piece of output to the sinks of a run; return the number of bytes.  Raises WireError."""
+        """Pass a piece of output to the sinks; return the number of bytes.  Raises WireError."""
         name = message.text("stream", 16).encode()
         offset = message.integer("at")
         data = message.data("data")
@@ -1982,7 +2015,7 @@ class Records:
 
     @staticmethod
     def _end_run(assignment: Assignment, message: Message) -> None:
-        """End the records of a run that has ended, or could not be started (no exit status in the message).
+        """End the records of a run; without a status in the message, it could not be started.
 
         Raises WireError.
         """
@@ -1999,7 +2032,7 @@ class Records:
                 raise WireError("the exit status of no process")
             run_result = Records._read_run_result(run.cause, message)
             Records._update_usage(run.shell, message)
-        # Not before the message was read: after a WireError above abandon_run() must still find the run.
+        # Not sooner: after a WireError above, abandon_run() must find the run.
         assignment.end_run()
         for sink in run.sinks:
             if run_result:
@@ -2009,7 +2042,7 @@ class Records:
 
     @staticmethod
     def _read_run_result(cause: str, message: Message) -> RunResult:
-        """Return how the shell of a run has ended, from an `end` message.  Raises WireError."""
+        """Return how a shell has ended, from an `end` message.  Raises WireError."""
         status = message.integer("status", 0xFFFF)      # as from waitpid(2)
         peak_memory = message.integer("taken")          # bytes
         is_limit_in_bytes = cause == "memory"           # otherwise it is the timeout
@@ -2018,20 +2051,20 @@ class Records:
 
     @staticmethod
     def _update_usage(shell: Shell, message: Message) -> None:
-        """Note the CPU time and memory that a shell and its children used.  Raises WireError."""
+        """Note the CPU time and memory of a shell and its children.  Raises WireError."""
         shell.cpu = message.seconds_or_none("cpu")
         shell.memory = message.integer_or_none("memory")
         shell.memory_below = message.integer_or_none("memory_below")
 
     @staticmethod
     def abandon_run(assignment: Assignment) -> None:
-        """End the records of the current run, if any: the client will never report the end."""
+        """End the records of the current run, if any, without a result: the client will never report one."""
         run = assignment.end_run()
         if run:
             run.cause = "cancelled" if assignment.is_cancelled else "lost"
             run.duration = max(time.time() - run.started_at, 0.0)
             for sink in run.sinks:
-                sink.on_unstarted(run)
+                sink.on_unstarted(run)      # also the last event of a run whose result is unknown
 
     def flush_journal(self) -> None:
         if self._outdir:
@@ -2042,18 +2075,18 @@ class Records:
 #
 # The jobs of a group (together=) start at one moment, on hosts with different clocks and round-trip times:
 #
-#     1.  The server claims all lines of the group.  Each client gets its first job, to hold it: it starts the
+#     1.  The server claims all lines of the group.  Each client gets the first job, to hold it: it starts the
 #        shell, which waits at a pipe, and sends `ready`.  Meanwhile the server asks the client several times
-#        for its clock.  The quickest answer gives the best clock offset: the server assumes that the client
+#        for the time.  The quickest answer gives the best clock offset: the server assumes that the client
 #        read the clock half a round trip after the question.
-#     2.  When all clients are ready, each gets one small frame, `go`, with a time slightly ahead by the clock
-#        of that client.
-#     3.  If a client is lost before `go`, or gives its job back, the attempt ends: no job has begun, and all
-#        lines become `.` again.  A job that a lost client holds cannot begin: the gate of its shell is shut
-#        for good when the link is lost.
+#     2.  When all clients are ready, each gets one small frame, `go`, with a time slightly ahead by that
+#        client's clock.
+#     3.  If a client is lost before `go`, or gives the job back, the attempt ends: no job has begun, and all
+#        lines become `.` again.  A job that a lost client holds cannot begin: the shell's gate is shut for
+#        good when the link is lost.
 #
-# After `go` the further jobs of a client follow in order.  The group ends when all its jobs have ended.  If
-# too many hosts are lost, running jobs are stopped, and no further job of the group begins.
+# After `go`, a client's further jobs follow in order.  The group ends when all jobs have ended.  If too many
+# hosts are lost, running jobs are stopped, and no further job begins.
 
 GroupJobs = list[tuple[Line, JobSettings]]
 
@@ -2063,12 +2096,12 @@ class Clock:
     QUESTIONS = 8
 
     def __init__(self, link: ClientLink, on_known: Callable[[], None]) -> None:
-        """on_known: called when all questions are answered."""
+        """on_known: called after the last answer."""
         self._link = link
         self._loop = link.loop
         self._on_known = on_known
         self.round_trip = float("inf")  # seconds from a question to the quickest answer
-        self.offset = 0.0               # the client's time when the time of our event loop is 0
+        self.offset = 0.0               # the client's time when our event loop's time is 0
         self._unanswered = self.QUESTIONS
         self._ask_time()
 
@@ -2077,13 +2110,13 @@ class Clock:
         return not self._unanswered
 
     def _ask_time(self) -> None:
-        """Send the next question to the client, at once."""
+        """Send the next question at once."""
         self._asked_at = self._loop.time()
         self._link.send(type="sync")
         self._link.flush()
 
     def on_answer(self, client_time: float) -> None:
-        """Use the client's answer if it is the quickest so far; ask the next question."""
+        """Use an answer if it is the quickest so far; ask the next question."""
         if not self._unanswered:
             return
         now = self._loop.time()
@@ -2100,16 +2133,16 @@ class Clock:
 def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
     """Return the jobs of a group by host: below `#RUN host=alice,bob` they go to alice and bob in turn.
 
-    All jobs below the directive count for that, also those that are done.  So read the file again, up to the
-    last job of each directive.  Raises FileChangedError if it was edited since the jobs were read.
+    All jobs below the directive count for that, also done ones.  So read the file again, up to the last job
+    of each directive.  Raises FileChangedError if it was edited since the jobs were read.
     """
     hosts: dict[str, GroupJobs] = {}
-    job_indexes: dict[JobSettings, dict[int, int]] = {}     # by directive: the position of a job, by offset
-    last_offsets = {settings: line.offset for line, settings in jobs}       # of the last job of a directive
+    job_indexes: dict[JobSettings, dict[int, int]] = {}     # by directive: a job's position, by offset
+    last_offsets = {settings: line.offset for line, settings in jobs}       # of a directive's last job
     for line, settings in jobs:
         if settings.line and settings not in job_indexes and len(settings.hosts) > 1:
             job_indexes[settings] = index_jobs_below(file, settings.line, last_offsets[settings])
-        # 0: all jobs go to the only host; None: no job begins at this offset any more
+        # 0: there is only one host; None: the job is no longer at this offset
         job_index = job_indexes[settings].get(line.offset) if settings in job_indexes else 0
         if job_index is None:
             raise FileChangedError
@@ -2119,7 +2152,7 @@ def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
 
 
 def index_jobs_below(file: Reader, directive: Line, last_offset: int) -> dict[int, int]:
-    """Return the index of each job line below a directive, by offset: 0 for the first job line.
+    """Return the index of each job line below a directive, by offset; the first has index 0.
 
     last_offset: of the last job line that counts.  Raises OSError.
     """
@@ -2129,10 +2162,10 @@ def index_jobs_below(file: Reader, directive: Line, last_offset: int) -> dict[in
 
 @dataclass(eq=False)
 class GroupPlan:
-    """A group that waits for hosts, with the jobs of each host."""
+    """A group that waits for hosts."""
     pending: PendingGroup                       # as a walk through the file has found it
-    hosts: dict[str, GroupJobs]                 # by entry of host=
-    # clients that get no other jobs, because all hosts are connected, but some are busy
+    hosts: dict[str, GroupJobs]                 # the jobs, by entry of host=
+    # get no other jobs, because all hosts are connected, but some are busy
     reserved: set[Client] = field(default_factory=set)
 
     @property
@@ -2140,15 +2173,15 @@ class GroupPlan:
         return self.pending.jobs[0][0]
 
     def reserve_clients(self, clients: set[Client]) -> None:
-        """Keep these clients free for the group from now on, and no others."""
+        """Keep these clients free for the group, and no others."""
         self.reserved = clients
 
     def mark_started(self) -> None:
-        """Note that the lines will be claimed now: walks do not report the group any more."""
+        """Note that the lines will be claimed now: walks no longer report the group."""
         self.pending.started = True
 
     def mark_called_off(self) -> None:
-        """Note that the group could not begin: walks report the group again."""
+        """Note that the group could not begin: walks report it again."""
         self.pending.started = False
 
 
@@ -2170,14 +2203,13 @@ class GroupClaim:
 
 @dataclass(eq=False)
 class Member:
-    """A host of a group that runs or will run, with client and jobs."""
+    """A host of a group whose lines are claimed."""
     group: Group
     host: str
     client: Client
     clock: Clock                                # of the client
     queue: deque[Assignment]                    # jobs that were not sent to the client
-    # the unfinished job that was sent to the client
-    current: Assignment | None = None
+    current: Assignment | None = None           # the unfinished job that was sent; None: none was
     is_at_gate: bool = False                    # the shell of the first job waits, or has waited
     is_lost: bool = False                       # the host counts as lost, see Cause.loses_host
 
@@ -2188,13 +2220,12 @@ class Member:
         return waits and self.clock.is_known and self.client.link is not None
 
     def mark_at_gate(self) -> None:
-        """Note that the shell of the first job waits for the order to begin."""
         self.is_at_gate = True
 
     def take_next_job(self) -> Assignment | None:
-        """Return the next job to send to the client; None: there is none, or the client is away.
+        """Return the next job to send, which becomes the current one; None: no job, or the client is away.
 
-        The job becomes the current one.  Skip cancelled jobs: the group is notified when they are settled.
+        Skip cancelled jobs: the group is notified when they are settled.
         """
         while self.queue and not self.queue[0].is_undecided:
             self.queue.popleft()
@@ -2204,13 +2235,13 @@ class Member:
         return self.current
 
     def requeue_job(self, assignment: Assignment) -> None:
-        """Make a job the next one again: it was sent to the client, but the client does not know it."""
+        """Make a job the next one again: the message with it did not reach the client."""
         assignment.mark_unsent()
         self.queue.appendleft(assignment)
         self.current = None
 
     def remove_job(self, assignment: Assignment) -> None:
-        """Remove a job that has ended, perhaps before it was sent to the client."""
+        """Remove a job that has ended, perhaps before it was sent."""
         if self.current is assignment:
             self.current = None
         elif assignment in self.queue:
@@ -2220,7 +2251,7 @@ class Member:
         self.is_lost = True
 
     def empty_queue(self) -> Sequence[Assignment]:
-        """Remove and return the jobs that were not sent to the client."""
+        """Remove and return the jobs that were not sent."""
         unsent = self.queue
         self.queue = deque()
         return unsent
@@ -2231,7 +2262,7 @@ class Member:
             self.current.send_message("stop", cancelled=False)
 
 
-# A group is in one of these stages.  Only methods of Group change the stage:
+# A group is in one of these stages, which only methods of Group change:
 #
 #     event                          PREPARING             RUNNING                         STOPPED
 #     all hosts are ready            RUNNING: `go`         -                               -
@@ -2246,12 +2277,11 @@ class Member:
 #     remain                                               stopped, the others are `e`
 #     a client comes back            impossible            it gets the next job            its job is stopped
 #
-# A host is ready when its shell waits at the gate and the offset of its clock is known.  RUNNING and STOPPED
-# end when all jobs are finished; then the results are printed.  In CALLED_OFF no line belongs to the group.
+# A host is ready when the shell waits at the gate and the clock offset is known.  RUNNING and STOPPED end
+# when all jobs are finished; then the results are printed.  In CALLED_OFF no line belongs to the group.
 
 
 class Stage(enum.Enum):
-    """The progress of a group."""
     PREPARING = enum.auto()                     # shells start and wait at the gate
     RUNNING = enum.auto()                       # all hosts have begun at one moment
     STOPPED = enum.auto()                       # too many hosts were lost: running jobs are stopped
@@ -2267,7 +2297,7 @@ class Group:
 
     def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, claim: GroupClaim,
                  links: dict[Client, ClientLink]) -> None:
-        """stdout: where the results are printed.  claim: all lines are claimed.  links: of the clients."""
+        """stdout: for the results.  claim: of all lines."""
         self._dispatcher = dispatcher
         self._loop = sessions.loop
         self._sessions = sessions
@@ -2285,10 +2315,10 @@ class Group:
         self._min_hosts = len(self._members) if min_hosts is None else min(min_hosts, len(self._members))
         self.stage = Stage.PREPARING
         self._unfinished = {assignment for member in self._members for assignment in member.queue}
-        self._result_lines: list[tuple[int, bytes]] = []        # to print at the end: line number, text
+        self._result_lines: list[tuple[int, bytes]] = []        # for the end: line number, text
 
     def prepare(self) -> None:
-        """Send each host the first job.  The shells must be ready within MAX_PREPARING_SECONDS."""
+        """Send each host the first job; the shells must be ready within MAX_PREPARING_SECONDS."""
         self._prepare_timer = self._loop.call_later(self.MAX_PREPARING_SECONDS, self._on_prepare_timeout)
         for member in self._members:
             member.client.enter_group()
@@ -2296,18 +2326,18 @@ class Group:
             self._send_next(member)
 
     def on_ready(self, member: Member) -> None:
-        """Note that a host's shell waits at the gate; start all after the last one."""
+        """Note that a host's shell waits at the gate; after the last one, start all."""
         member.mark_at_gate()
         self._start_if_ready()
 
     def _start_if_ready(self) -> None:
-        """Start the jobs if all hosts that are not lost are ready."""
+        """Start the jobs if all hosts but the lost ones are ready."""
         preparing = self.stage is Stage.PREPARING
         if preparing and all(member.is_lost or member.is_ready for member in self._members):
             self._start_all()
 
     def _on_prepare_timeout(self) -> None:
-        """Report the hosts that are not ready in time, and give all lines back."""
+        """Report the hosts that are not ready, and give all lines back."""
         hosts = ", ".join(member.host for member in self._members if not member.is_ready)
         self._dispatcher.say_once(
             f"group {printable(self._name)}: not ready within {human_time(self.MAX_PREPARING_SECONDS)}: "
@@ -2316,7 +2346,7 @@ class Group:
         self.abort()
 
     def _start_all(self) -> None:
-        """Let all hosts begin at one moment, far enough ahead for `go` to reach each client."""
+        """Let all hosts begin at one moment, far enough ahead for `go` to reach them."""
         self.stage = Stage.RUNNING
         self._prepare_timer.cancel()
         present_members = [member for member in self._members if not member.is_lost]
@@ -2332,31 +2362,31 @@ class Group:
             member.client.flush()
 
     def abort(self) -> None:
-        """Call the group off if no job has begun: all lines become `.`.  A group that has begun continues."""
+        """Call the group off if no job has begun: all lines become `.`.  Otherwise do nothing."""
         if self.stage is not Stage.PREPARING:
             return
         self.stage = Stage.CALLED_OFF
         self._prepare_timer.cancel()
         for member in self._members:
-            member.client.leave_group()         # it can get other jobs now
-            member.stop_current()               # the shell must not wait any longer
+            member.client.leave_group()         # it can get other jobs
+            member.stop_current()               # the shell must not wait
         for assignment in self._unfinished:
-            assignment.leave_group()            # so the group is not notified of the result
+            assignment.leave_group()            # the group is not notified of the result
             self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         # the next attempt could fail at once, too
         self._dispatcher.hand_out_soon(group_pause_seconds=1.0)
 
     def on_client_back(self, member: Member) -> None:
-        """Send a client that has come back the next job; in a stopped group, the order to stop its job."""
+        """Send a client that has come back the next job; in a stopped group, the order to stop."""
         if not member.current:
             self._send_next(member)
         elif self.stage is Stage.STOPPED:
             member.stop_current()
 
     def requeue_job(self, member: Member, assignment: Assignment) -> bool:
-        """Queue a job again that its client does not have after it came back; return True if that was done.
+        """Queue a job again that the client does not have after it came back.
 
-        Return False if the job was begun, or the group is not running.
+        Return False instead if the job was begun, or the group is not running.
         """
         was_not_begun = assignment.phase is Phase.SENT
         if self.stage is not Stage.RUNNING or not was_not_begun:
@@ -2365,7 +2395,7 @@ class Group:
         return True
 
     def _send_next(self, member: Member) -> None:
-        """Send a host the next job if there is one and the client is connected."""
+        """Send a connected host the next job, if any."""
         assignment = member.take_next_job()
         if not assignment:
             return
@@ -2377,10 +2407,11 @@ class Group:
         self._dispatcher.send_jobs(member.client, [assignment])
 
     def on_job_finished(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
-        """Advance the group after one of its jobs finished.
+        """Continue the group after one of its jobs finished, on the host `member`.
 
-        While preparing: an error drops the host, any other result cancels the attempt.  Later: a loss drops
-        the host.
+        While preparing, no job has begun: after an error, go on without the host; after any other result, for
+        example if the client gave the job back, call the group off, to try again later.  While running, go on
+        without a host that has lost a job (Cause.loses_host).
         """
         was_preparing = self.stage is Stage.PREPARING
         if was_preparing and line_result.state != ERROR:
@@ -2397,8 +2428,9 @@ class Group:
     def _continue_after(self, member: Member) -> None:
         """Continue the group after a host has finished a job, or was lost.
 
-        Stop the group if fewer hosts than min-hosts= remain.  While the group is preparing, the host is lost
-        in either case, and the others can be ready without it.  While it is running, send its next job.
+        If fewer hosts than min-hosts= remain, stop all.  While preparing, no job can finish, so the host is
+        lost: settle its other jobs, and start the other hosts if they are ready.  While running, send the
+        next job.
         """
         host_count = sum(not member.is_lost for member in self._members)
         if self.stage is not Stage.STOPPED and host_count < self._min_hosts:
@@ -2410,7 +2442,7 @@ class Group:
             self._send_next(member)
 
     def _stop_group(self) -> None:
-        """Stop running jobs, and begin no more: too many hosts are lost."""
+        """Stop running jobs and begin no more: too many hosts are lost."""
         self.stage = Stage.STOPPED
         self._prepare_timer.cancel()
         for member in self._members:
@@ -2420,14 +2452,14 @@ class Group:
             self._settle_unsent_jobs(member)
 
     def _settle_unsent_jobs(self, member: Member) -> None:
-        """Settle the jobs that were not sent to the client: they will not begin."""
+        """Mark a host's jobs that were not sent `e`: they will not begin."""
         for assignment in member.empty_queue():
             self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
 
     def _add_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
         """Add a result line: host, how the job ended, elapsed time, command."""
         elapsed = "" if assignment.sent_at is None else human_time(boottime() - assignment.sent_at)
-        # As on the console: a program gets the raw bytes of a command, a terminal gets no control characters.
+        # As on the console: a program gets the command's raw bytes, a terminal gets no control characters.
         command = one_line(assignment.command) if self._stdout.terminal else assignment.command
         host = os.fsencode(printable(member.host))
         ending = os.fsencode(line_result.text)
@@ -2435,14 +2467,14 @@ class Group:
         self._result_lines.append((assignment.number, text))
 
     def _finish(self) -> None:
-        """Print the results after the last job; let the clients get other jobs."""
+        """Print the results after the last job; clients can get other jobs."""
         self._print_results()
         for member in self._members:
             member.client.leave_group()
         self._dispatcher.hand_out_soon()
 
     def _print_results(self) -> None:
-        """Print one line about the group, then one about each job, in the order of the file."""
+        """Print a line about the group, then one about each job, in the order of the file."""
         lost_count = sum(member.is_lost for member in self._members)
         too_many_lost = self.stage is Stage.STOPPED
         verdict = "failed" if too_many_lost else "succeeded"
@@ -2456,44 +2488,45 @@ class Group:
 
 
 def preview(file: JobReader) -> Iterator[str]:
-    """Yield the job lines that would start, as in the file, below headings that begin with #.
+    """Yield the job lines that would start, as in the file, below headings such as '# bob, timeout 30s'.
 
-    For example '# bob, timeout 30s', then the jobs for bob.  The jobs of a group (together=, which start at
-    one moment) are gathered, and yielded where the group ends.  Raises OSError, ValueError (bad directive).
+    The jobs of a group (together=, which start at one moment) are gathered, and yielded where the group ends.
+    Raises OSError, ValueError (bad directive).
     """
     group_jobs: GroupJobs = []      # of the group so far; []: no group
     directives = NO_DIRECTIVES                # that apply to the next lines
     heading = ""                    # to yield before the next job; '': none
     for line in file.scan_lines(NEW, directives=True):
-        if line.state != DIRECTIVE:
-            if directives.settings.together:
-                group_jobs.append((line, directives.settings))
-                continue
+        is_directive = line.state == DIRECTIVE
+        if not is_directive and directives.settings.together:
+            group_jobs.append((line, directives.settings))
+        elif not is_directive:
             if heading:
                 yield heading
                 heading = ""
             yield bytes(line).decode(errors="surrogateescape")
-            continue
-        directives_above, directives = directives, directives.with_directive(line)
-        if directives.error:
-            raise ValueError(directives.error)
-        # for example a directive that gives the next jobs of the group to another host
-        continues_group = directives.settings.together and directives.has_same_group(directives_above)
-        if continues_group:
-            continue
-        yield from preview_group(file.reader, group_jobs)
-        group_jobs = []
-        if directives.barrier is line or directives.end is line:
-            yield heading_of(line, directives)
         else:
-            heading = heading_of(line, directives)
+            directives_above, directives = directives, directives.with_directive(line)
+            if directives.error:
+                raise ValueError(directives.error)
+            # for example a directive that gives the next jobs of the group to another host
+            continues_group = directives.settings.together and directives.has_same_group(directives_above)
+            if continues_group:
+                continue
+            yield from preview_group(file.reader, group_jobs)
+            group_jobs = []
+            # A barrier or end is shown even if no job follows, other settings only above a job.
+            if directives.barrier is line or directives.end is line:
+                yield heading_of(line, directives)
+            else:
+                heading = heading_of(line, directives)
     yield from preview_group(file.reader, group_jobs)
 
 
 def heading_of(line: Line, directives: Directives) -> str:
     """Return the preview of a directive: '# bob, timeout 30s', '# barrier check (line 5)', '# end (line 9)'.
 
-    line: the line of the directive.  directives: all that apply to the lines below it.
+    directives: all that apply below the line.
     """
     if directives.barrier is line:
         return f"# barrier{' check' if directives.check else ''} (line {line.number})"
@@ -2504,7 +2537,7 @@ def heading_of(line: Line, directives: Directives) -> str:
 
 
 def preview_group(file: Reader, jobs: GroupJobs) -> Iterator[str]:
-    """Yield the preview of a group: the jobs of each host below headings.  Raises OSError."""
+    """Yield each host's jobs in a group below headings.  Raises OSError."""
     if not jobs:
         return
     hosts = jobs_by_host(file, jobs)
