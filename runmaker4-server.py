@@ -9,8 +9,8 @@ Handshake and frames are runmaker4.py's ("The wire").  After the handshake they 
 
     client                                              server
     have       jobs from an earlier connection
-    hello      name, slots, memory and options of the   welcome    the served file, which of these jobs the
-               client                                              client has lost, which records and output
+    hello      name, slots, memory and options          welcome    the served file, which of these jobs the
+                                                                   client has lost, which records and output
                                                                    to send, the number of the last event
     claim      a request for jobs: additional slots     jobs       some, as soon as there are any; a few
                and memory; the number of all slots                 ahead if the jobs are short
@@ -38,23 +38,22 @@ Handshake and frames are runmaker4.py's ("The wire").  After the handshake they 
 
 These rules keep jobs from being lost or run twice:
 
- 1. A client is lost when the connection is closed, or after 15 s of silence.  It has --grace to come back.
-    During the grace the lines of a lost client stay `r` and locked.  After the grace they become `e`, even
-    if the client has not reported the start of these jobs: the server cannot know.
+ 1.  A client is lost when the connection is closed, or after 15 s of silence.  During --grace it can come
+    back, and the lines stay `r` and locked.  Then they become `e`, even if the client has not reported the
+    start of these jobs: the server cannot know.
  2.  A client starts a job only if the server has answered a request that the client sent less than half the
     grace (and less than 15 s) ago.  Otherwise the line can have become `e` while the client slept, and
     another runner can have it.
  3.  A client that comes back lists its jobs.  It keeps a job if no other runner has taken the line since,
-    and kills all others.  While the server cannot read the file, it does not answer, and after a while
+    and kills all other jobs.  While the server cannot read the file, it does not answer, and after a while
     drops the connection: the client keeps all jobs and connects again.  Jobs that it does not list were
     not started, and become `.`; so do jobs that it gives back because it had not begun them when it lost
     the server.  For running jobs, a client also resends events that another server has acknowledged:
     `begin`, and unfinished output lines.  A client can lie: a job has the number that the server finds in
     the journal or in the file, not the one that the client names.  After a restart of the server a client
     can also name a running line of another client: the new server knows the running lines, but not which
-    client has which.  To bind a line to a client would need a secret that clients do not know, in a file
-    that outlives the server.  It would not help: a client that lies knows the token, so it can pass for
-    the server and stop the job of the other client.
+    client has which.  A secret to bind a line to a client, in a file that outlives the server, would not
+    help: a client that lies knows the token, so it can pass for the server and stop the other client's job.
  4.  All job locks are on one open file description, shared with a keeper: a small process that outlives the
     server by the grace.  The next server gets the description, and with it the job locks, from the keeper.
     Clients that come back name the lines; lines that no client has named become `e` after the grace.
@@ -315,7 +314,6 @@ def make_parser() -> Parser:
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the options on the command line.  Raises UsageError."""
     parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
     if options.grace is None:
@@ -336,8 +334,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 #        a second description: a job lock that the second cannot lock, and the inherited one can, is locked
 #        on the inherited one.
 #     4. A job lock shows the command of the line, but not which client has the job.  Until a client has named
-#        the job, or the grace is over, no client has the line.  A job lock whose command has no line `r` for
-#        it is in `locks_without_line`.
+#        the job, or the grace is over, no client has the line.
 
 
 class SharedLockTable(LockTable):
@@ -359,7 +356,6 @@ class SharedLockTable(LockTable):
 
     @property
     def _is_shared_fd_current(self) -> bool:
-        """Return True if the shared descriptor is open, and of the present lock file."""
         return self._shared_fd >= 0 and self._shared_inode == self.inode
 
     def open_job_lock(self) -> int:
@@ -388,7 +384,7 @@ class SharedLockTable(LockTable):
         Do not ask the kernel about our own: they can be hundreds.
         """
         bucket_offset = bucket_of(command)      # where the JOB_LOCKS job locks of this command begin
-        if not self._is_shared_fd_current:      # then we hold none: ask the kernel about all
+        if not self._is_shared_fd_current:      # then none is ours: ask the kernel about all
             return super().count_job_locks(command)
         if is_free(self.fd, bucket_offset, JOB_LOCKS):
             return 0
@@ -398,7 +394,6 @@ class SharedLockTable(LockTable):
         return our_count + sum(map(len, other_locks(self._shared_fd, bucket_offset, JOB_LOCKS)))
 
     def is_ours(self, offset: int) -> bool:
-        """Return True if this server holds this job lock."""
         return offset in self.job_locks or offset in self.locks_without_line
 
     def inherit_locks(self, shared_fd: int) -> None:
@@ -416,12 +411,11 @@ class SharedLockTable(LockTable):
         self._shared_inode = self.inode
 
     def _find_held_job_locks(self) -> Iterator[int]:
-        """Yield the offset of each job lock that is locked, by any process.
+        """Yield the offset of each job lock that the previous server or a runner holds.
 
-        The lock file is a row of buckets of 2^16 bytes, one for each hash of a command: job locks, and as
-        the last byte the command mutex.
+        A bucket of the lock file has 2^16 bytes: the job locks of a command, and last the command mutex.
         """
-        for locked_range in other_locks(self.fd, 0, IN_USE_BYTES):      # nothing is locked through `fd`
+        for locked_range in other_locks(self.fd, 0, IN_USE_BYTES):      # on other descriptions than `fd`
             mutex_of_bucket = locked_range.start | MUTEX_OFFSET
             # A range with a mutex is locked to write a state, or by `runset4.py --edit`, not for jobs
             if mutex_of_bucket not in locked_range:
@@ -470,7 +464,6 @@ class ServedFile(JobFile):
         presence_lock: PresenceLock | None = None,
         give_to_keeper: Callable[[int], None] = lambda fd: None,
     ) -> None:
-        """give_to_keeper: called with each new descriptor of the lock file that has job locks."""
         super().__init__(path, say=say, mount=mount)
         self.lock_table = SharedLockTable(
             self.real_path,
@@ -497,7 +490,7 @@ class ServedQueue(JobQueue):
 
         Any line with the job's command will do, preferably the one with the reported number.  First use what
         the previous server had claimed: one of inherited_jobs (by number), or a job lock without a line.
-        Then try to claim one of candidate_lines, which are in the file.  Remove the used job or line there.
+        Then try candidate_lines, which are in the file.  Remove the used job or line there.
 
         own_states: the states besides `r` in which the line with the reported number can be claimed, for
         example `e` if the grace was over before.  TemporaryError: it is unknown whether a line has a runner.
@@ -513,10 +506,10 @@ class ServedQueue(JobQueue):
     def _claim_for_reported_job(self, line: Line, candidates: list[Line], own_states: bytes) -> Job | None:
         """Claim a line for a job that a client already has; return None if other runners have all lines.
 
-        line: as the client reports it.  candidates: the lines in the file with the same command; the claimed
-        one is removed.  own_states: the states besides `r` in which the line with the reported number can be
-        claimed; any other line must be `r`.  Raises TemporaryError if it is unknown whether a line has a
-        runner, for example because another process holds the command mutex.
+        line: as the client reports it.  candidates: the lines in the file with this command; the claimed one
+        is removed.  A line must be `r`, or have the reported number and one of own_states.  Raises
+        TemporaryError if it is unknown whether a line has a runner, for example because another process holds
+        the command mutex.
         """
         # the line with the reported number first
         for candidate in sorted(candidates, key=lambda candidate: candidate.number != line.number):
@@ -533,7 +526,7 @@ class ServedQueue(JobQueue):
 
     @staticmethod
     def _has_other_runner(attempt: Attempt) -> bool:
-        """Return True if a line was not claimed because other runners have all lines `r` of the command."""
+        """Return True if a line was not claimed because another runner certainly has it."""
         was_taken_since = attempt.check is LineCheck.CHANGED and attempt.data[:1] == RUNNING
         # as many copies of the command run as it has lines `r`
         has_no_room = attempt.check is LineCheck.NO_JOB_LOCK
@@ -542,17 +535,16 @@ class ServedQueue(JobQueue):
     def inherit_jobs(self, shared_fd: int) -> list[Job]:
         """Take over the job locks of a dead server; return the jobs of their lines, which are claimed now.
 
-        shared_fd: has the job locks locked.  A lock in the lock file shows which command runs, not on which
-        line.  So each lock gets any line `r` of the command; clients that come back name the lines.  A lock
-        for which no line is left remains in `locks_without_line`.  Raises OSError; the caller can try again,
-        but not after ESTALE.
+        shared_fd: has the job locks locked.  A job lock shows the command that runs, not the line.  So each
+        gets any line `r` of the command; clients that come back name the lines.  A lock for which no line is
+        left remains in `locks_without_line`.  Raises OSError; try again, except after ESTALE.
         """
         self.reopen_if_replaced()
         self.lock_table.inherit_locks(shared_fd)
         lines_by_bucket = self._find_lines_for_inherited_locks()
         jobs = []
         for lock_offset in sorted(self.lock_table.locks_without_line):
-            # A bucket has the job locks of a command, and then one byte, the command mutex.
+            # A bucket has the job locks of a command, and last the command mutex.
             bucket_offset = lock_offset - lock_offset % (JOB_LOCKS + 1)
             candidates = lines_by_bucket.get(bucket_offset)
             if candidates:
@@ -598,8 +590,8 @@ class ServedQueue(JobQueue):
 #     2. When the server dies, the keeper reads an end of file from that socket.  Then it waits --grace for
 #        the next server, or exits at once if nothing is locked.
 #     3.  The next server connects to an abstract socket (unix(7)), whose name is made from the directory and
-#        the name of the job file, and vanishes with the keeper.  It gets the descriptor, and the keeper
-#        serves that server from then on.
+#        the name of the job file, and vanishes with the keeper.  The keeper sends the descriptor, and serves
+#        that server from then on.
 #     4.  If the old server still lives, the keeper reports this to the new server, which refuses to start.
 #
 # Both sockets are SOCK_SEQPACKET: a message is a packet, and can contain descriptors.
@@ -659,10 +651,7 @@ class Keeper:
         return True
 
     def _begin_grace(self) -> bool:
-        """Begin to wait for the next server, after the death of the server.
-
-        Return False if no job lock is held: there is nothing to wait for.
-        """
+        """Begin to wait for the next server; return False if no job lock is held: there is no need to."""
         self._deadline = time.monotonic() + self._grace     # set first: run() waits even if the query fails
         if not self._has_job_locks():
             self._deadline = None
@@ -697,10 +686,9 @@ class Keeper:
         return bool(data)
 
     def _answer_new_server(self) -> None:
-        """Accept a new server's connection.
+        """Send a new server the descriptor with the job locks, and serve it from now on.
 
-        If the old server is dead, send the new one the descriptor with the job locks, and serve it from now
-        on.  Otherwise send the old server's process ID, and close the connection.
+        If the old server lives, send only that server's process ID.
         """
         new_server, _ = self._listener.accept()
         with contextlib.suppress(OSError):
@@ -717,7 +705,7 @@ class Keeper:
 
 
 class NameTakenError(Exception):
-    """The name of the keeper's socket is in use: any user on this host can bind an abstract name."""
+    """Another user's process has the keeper's socket address: any user can bind an abstract name."""
 
 
 class KeeperLink:
@@ -786,7 +774,7 @@ class KeeperLink:
         return answer
 
     def _start_keeper(self) -> bool:
-        """Fork a process that holds the job locks when the server is dead; return True in the server.
+        """Fork a process that holds the job locks when the server is dead.
 
         Return False if another process has the socket address.  Raises OSError.
         """
@@ -1034,14 +1022,13 @@ class Assignment:
     began_at: float | None = None       # when the job began, as far as we know; boottime()
     pid: int = 0                        # of the shell; 0: unknown
     member: Member | None = None        # the host of the group; None: it is in no group
-    run: Run | None = None              # the current run; None: no run, or no records are kept
+    run: Run | None = None              # None: there is none, or no records are kept
     # The next two are for a job that a client has brought back:
     record: bytes | None = None         # in the log file
     keeps_files: bool = False           # the output directory still has the files of this run
 
     @property
     def number(self) -> int:
-        """Return the line number that an editor shows."""
         return self.job.number
 
     @property
@@ -1063,7 +1050,7 @@ class Assignment:
         return self.group is not None and self.group.stage is Stage.PREPARING
 
     def send_message(self, type: str, **fields: Any) -> None:
-        """Send the client a message about the job, if it is connected."""
+        """Send the client, if connected, a message about the job."""
         self.client.send_message(type=type, id=self.key, **fields)
 
     @property
@@ -1072,15 +1059,14 @@ class Assignment:
         return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
 
     def can_come_back_unstarted(self, sent_after: float) -> bool:
-        """Return True if the connected client can still give the job back unstarted.
-
-        It was sent the job after the time `sent_after` (boottime()), and has not reported the start.
+        """Return True if the client is connected, was sent the job after `sent_after` (boottime()), and has
+        not reported the start.
         """
         was_sent_recently = self.sent_at is not None and self.sent_at > sent_after
         return was_sent_recently and self.began_at is None and self.client.link is not None
 
     def make_job_entry(self) -> dict[str, Any]:
-        """Return the job's fields in a `jobs` message, which hands out jobs to a client."""
+        """Return the job's fields for a `jobs` message."""
         job = self.job
         settings = job.settings
         return dict(
@@ -1093,7 +1079,7 @@ class Assignment:
             memory=[needs.memory for needs in (settings.needs, *settings.larger_needs)],
             shell=to_text(os.fsencode(settings.shell)),
             group=bool(settings.together),
-            hold=self.is_gated,         # the shell waits until all hosts of the group are ready
+            hold=self.is_gated,
         )
 
     def mark_sent(self) -> None:
@@ -1133,7 +1119,6 @@ class Assignment:
         return line_result
 
     def _alter_for_group(self, line_result: LineResult, stage: Stage) -> LineResult:
-        """Return the result of a job in a group that is in this stage."""
         # The other hosts do not wait for a job that was given back, so this host counts as lost.
         has_group_begun = stage in (Stage.RUNNING, Stage.STOPPED)
         if line_result.cause is Cause.RETURNED and has_group_begun and not self.is_cancelled:
@@ -1145,7 +1130,7 @@ class Assignment:
 
     @staticmethod
     def _alter_for_cancelled(line_result: LineResult) -> LineResult:
-        """Return the result of a line whose state a user has set."""
+        """HELD: the state that the user has set remains in the file."""
         if line_result.state not in (NEW, ERROR):
             return line_result
         never_ran = line_result.cause in (Cause.RETURNED, Cause.UNSTARTED)
@@ -1166,7 +1151,7 @@ class Assignment:
         self.record = None
 
     def end_run(self) -> Run | None:
-        """Keep no more records of the run; return it, None: there is none."""
+        """Keep no more records of the run; return it; None: there is none."""
         run = self.run
         self.run = None
         return run
@@ -1183,14 +1168,13 @@ class Assignment:
 class Inbox:
     """The numbers of a client's events: which have come, are dealt with, and are acknowledged.
 
-    After a new connection an event can come again; only the first time counts.  An event is open until it is
-    dealt with: the contents are in the files.
+    An event is open until it is dealt with: the contents are in the files.
     """
 
     def __init__(self) -> None:
         self._newest_event = 0          # the last event that has come; 0: none has
         self.last_acknowledged = 0      # the last event that was acknowledged to the client
-        # the first event that was given to the I/O thread since pop_first_unwritten(); None: none was
+        # None: no event was given to the I/O thread since pop_first_unwritten()
         self._first_unwritten: int | None = None
         self.unacknowledged_bytes = 0   # output in events that are not acknowledged
         self._open_events: set[int] = set()
@@ -1242,7 +1226,6 @@ class Inbox:
             raise WireError("more output than was asked for")
 
     def mark_acknowledged(self, last_event: int) -> None:
-        """Note that all events up to this one are acknowledged."""
         self.last_acknowledged = last_event
         while self._output_sizes and self._output_sizes[0][0] <= last_event:
             self.unacknowledged_bytes -= self._output_sizes.popleft()[1]
@@ -1282,15 +1265,15 @@ class DetachReason(enum.Enum):
     """Why the server ignores further messages from a link."""
     LOST = enum.auto()                  # the client has the grace to come back
     REPLACED = enum.auto()              # the client has a new connection
-    BYE = enum.auto()                   # the client has sent bye
+    BYE = enum.auto()
 
 
 class Client(Consumer):
     """A client that is connected, or can come back.
 
-    One coroutine, serve_client(), serves it on one link (connection) after the other, until it has sent bye,
-    or was away for the grace.  A closed link sets the future `detached`.  The property `link` checks that
-    future, because the coroutine runs only a little later.
+    The coroutine serve_client() serves it until it has sent bye, or was away for the grace.  A closed link
+    (connection) sets the future `detached`.  The property `link` checks that future, because the coroutine
+    runs only a little later.
     """
 
     def __init__(self, sessions: Sessions, id: str) -> None:
@@ -1311,7 +1294,7 @@ class Client(Consumer):
         self.request_number = 0         # of the last `claim` message, which answers repeat
         self.requested_at = 0.0         # when that message came, by boottime()
         self.exits_without_jobs = False     # that message was marked `last`: it exits if there are no jobs
-        self._short_jobs_in_row = 0     # up to the last job, see count_short_jobs()
+        self._short_jobs_in_row = 0
         self.inbox = Inbox()
         self._ack_timer: asyncio.TimerHandle | None = None      # until gathered events are acknowledged
 
@@ -1319,7 +1302,6 @@ class Client(Consumer):
 
     @property
     def slots(self) -> int:
-        """Return how many jobs the client can run at once."""
         return int(self.capacity.slots)
 
     @property
@@ -1329,12 +1311,11 @@ class Client(Consumer):
 
     @property
     def can_get_jobs(self) -> bool:
-        """Return True if the client is connected, and not a host of a group."""
         return self.link is not None and not self._group_count
 
     @property
     def silent_seconds(self) -> float:
-        """Return the seconds since the client's last frame, or since the link was lost."""
+        """Return the seconds since the last frame, or since the link was lost."""
         return boottime() - (self.link.last_message_at if self.link else self._lost_at)
 
     def matches_host(self, host: str) -> bool:
@@ -1368,7 +1349,7 @@ class Client(Consumer):
 
     @property
     def allocated_memory(self) -> int:
-        """Return the memory for the client's jobs, in bytes."""
+        """Return the memory that is allocated to the client's jobs, in bytes."""
         return int(min(max(self.capacity.memory - self.free_memory, 0), runmaker4.MAX_INTEGER))
 
     @property
@@ -1495,15 +1476,12 @@ class Client(Consumer):
             member.group.on_client_back(member)
 
     def _settle_unreported(self, reported_keys: set[str]) -> None:
-        """Settle the lines that were sent to the client, but whose jobs it did not report when it came back.
-
-        reported_keys: of the jobs that the client has.
-        """
+        """Settle lines that were sent to the client, but whose jobs it did not report when it came back."""
         for assignment in list(self.assignments.values()):
-            member = assignment.member          # None: the job is in no group of hosts
+            member = assignment.member          # None: the job is in no group
             if assignment.key in reported_keys or assignment.phase not in (Phase.SENT, Phase.BEGUN):
                 continue
-            # The message was lost, and the group is running: it sends the job again.
+            # The message was lost, but the running group sends the job again.
             if member and member.group.requeue_job(member, assignment):
                 continue
             # The job or the group has begun: the job cannot start later.
@@ -1520,7 +1498,6 @@ class Client(Consumer):
         self.request_number = 0
 
     def _begin_grace(self, why: str) -> None:
-        """Report that the client is lost: the grace begins."""
         self._lost_at = boottime()
         self.sessions.say(f"client {self.where} is lost: {why}{self.sessions.kept_text(self.assignments)}")
 
@@ -1631,7 +1608,6 @@ class Client(Consumer):
         )
 
     def send_message(self, **message: Any) -> None:
-        """Send a message if the client is connected."""
         if self.link:
             self.link.send(**message)
 
@@ -1702,7 +1678,7 @@ class ClientLink(Link, asyncio.Protocol):
 
     @property
     def client(self) -> Client | None:
-        """Return the client that was welcomed on this link; None: none was, or the link is gone."""
+        """Return the welcomed client; None: there is none, or the link is gone."""
         return self._greeted_client if self._is_welcomed and not self.detached.done() else None
 
     def mark_welcomed(self) -> None:
@@ -1721,7 +1697,6 @@ class ClientLink(Link, asyncio.Protocol):
         return self.clock
 
     def connection_made(self, transport: Any) -> None:
-        """Register a new connection; the client is still unknown."""
         peer_name = transport.get_extra_info("peername")
         # None: the peer has already closed the connection.  ::ffff: is the prefix of an IPv4 address in IPv6.
         self.address = peer_name[0].removeprefix("::ffff:") if peer_name else "?"
@@ -1793,7 +1768,6 @@ class ClientLink(Link, asyncio.Protocol):
             self._dispatcher.hand_out_lines()
 
     def disconnected(self, why: str) -> None:
-        """Remove the closed link; the client can come back on another."""
         self._sessions.remove_link(self)
         self.why = why
         self.detach(DetachReason.LOST)
@@ -1803,7 +1777,6 @@ class ClientLink(Link, asyncio.Protocol):
         self.last_message_at = max(self.last_message_at, boottime() - runmaker4.MAX_SILENT_SECONDS / 2)
 
     def drop_if_silent(self) -> None:
-        """Drop the link if it is silent, or unauthenticated, for too long."""
         silence = boottime() - self.last_message_at
         if not self.channel.is_authenticated and silence > runmaker4.MAX_HANDSHAKE_SECONDS:
             self.drop("it does not authenticate")
@@ -1836,10 +1809,7 @@ class RemoteStream(Stream):
         self._next_offset: int | None = None if is_resumed else 0
 
     def count_received(self, offset: int, data: bytes) -> None:
-        """Count the bytes up to the end of this piece of output, which begins at `offset`.
-
-        Raises WireError if it does not begin where the last one ended.
-        """
+        """Count a piece of output that begins at `offset`.  Raises WireError: another is missing before."""
         if self._next_offset is not None and offset != self._next_offset:
             raise WireError("a piece is missing")
         end_offset = offset + len(data)
@@ -1930,7 +1900,6 @@ class Records:
 
     @staticmethod
     def _is_entry_of(entry: re.Match[bytes], command: bytes) -> bool:
-        """Return True if a journal entry about a run has this command."""
         command_field = b'"command": %s, ' % json.dumps(to_text(command)).encode()
         return entry.string.startswith(command_field, entry.end())
 
@@ -1947,9 +1916,9 @@ class Records:
         return 0
 
     def _begin_or_resume_run(self, client: Client, assignment: Assignment, message: Message) -> None:
-        """Begin the records of a run after the client's `begin` message, or continue an earlier server's.
+        """Begin the records of a run after the client's `begin` message.
 
-        That server's are continued if the message has the flag `again`.  Raises WireError.
+        With the flag `again`, continue those of an earlier server.  Raises WireError.
         """
         pid = message.process_id("pid")                 # 0: the job could not be started
         is_resumed = message.boolean("again")
@@ -2096,7 +2065,6 @@ class Clock:
     QUESTIONS = 8
 
     def __init__(self, link: ClientLink, on_known: Callable[[], None]) -> None:
-        """on_known: called after the last answer."""
         self._link = link
         self._loop = link.loop
         self._on_known = on_known
@@ -2110,7 +2078,6 @@ class Clock:
         return not self._unanswered
 
     def _ask_time(self) -> None:
-        """Send the next question at once."""
         self._asked_at = self._loop.time()
         self._link.send(type="sync")
         self._link.flush()
@@ -2173,7 +2140,6 @@ class GroupPlan:
         return self.pending.jobs[0][0]
 
     def reserve_clients(self, clients: set[Client]) -> None:
-        """Keep these clients free for the group, and no others."""
         self.reserved = clients
 
     def mark_started(self) -> None:
@@ -2207,7 +2173,7 @@ class Member:
     group: Group
     host: str
     client: Client
-    clock: Clock                                # of the client
+    clock: Clock
     queue: deque[Assignment]                    # jobs that were not sent to the client
     current: Assignment | None = None           # the unfinished job that was sent; None: none was
     is_at_gate: bool = False                    # the shell of the first job waits, or has waited
@@ -2326,12 +2292,11 @@ class Group:
             self._send_next(member)
 
     def on_ready(self, member: Member) -> None:
-        """Note that a host's shell waits at the gate; after the last one, start all."""
+        """Handle the message that a host's shell waits at the gate."""
         member.mark_at_gate()
         self._start_if_ready()
 
     def _start_if_ready(self) -> None:
-        """Start the jobs if all hosts but the lost ones are ready."""
         preparing = self.stage is Stage.PREPARING
         if preparing and all(member.is_lost or member.is_ready for member in self._members):
             self._start_all()
@@ -2409,9 +2374,9 @@ class Group:
     def on_job_finished(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
         """Continue the group after one of its jobs finished, on the host `member`.
 
-        While preparing, no job has begun: after an error, go on without the host; after any other result, for
-        example if the client gave the job back, call the group off, to try again later.  While running, go on
-        without a host that has lost a job (Cause.loses_host).
+        While preparing, no job has begun: after an error, go on without the host; otherwise (the client gave
+        the job back) call the group off, to try again later.  While running, go on without a host that has
+        lost a job (Cause.loses_host).
         """
         was_preparing = self.stage is Stage.PREPARING
         if was_preparing and line_result.state != ERROR:
@@ -2428,9 +2393,8 @@ class Group:
     def _continue_after(self, member: Member) -> None:
         """Continue the group after a host has finished a job, or was lost.
 
-        If fewer hosts than min-hosts= remain, stop all.  While preparing, no job can finish, so the host is
-        lost: settle its other jobs, and start the other hosts if they are ready.  While running, send the
-        next job.
+        If fewer hosts than min-hosts= remain, stop all.  While preparing, the host is lost: settle further
+        jobs, and start the other hosts if they are ready.  While running, send the next job.
         """
         host_count = sum(not member.is_lost for member in self._members)
         if self.stage is not Stage.STOPPED and host_count < self._min_hosts:
@@ -2467,7 +2431,6 @@ class Group:
         self._result_lines.append((assignment.number, text))
 
     def _finish(self) -> None:
-        """Print the results after the last job; clients can get other jobs."""
         self._print_results()
         for member in self._members:
             member.client.leave_group()
@@ -2494,7 +2457,7 @@ def preview(file: JobReader) -> Iterator[str]:
     Raises OSError, ValueError (bad directive).
     """
     group_jobs: GroupJobs = []      # of the group so far; []: no group
-    directives = NO_DIRECTIVES                # that apply to the next lines
+    directives = NO_DIRECTIVES
     heading = ""                    # to yield before the next job; '': none
     for line in file.scan_lines(NEW, directives=True):
         is_directive = line.state == DIRECTIVE
@@ -2526,7 +2489,7 @@ def preview(file: JobReader) -> Iterator[str]:
 def heading_of(line: Line, directives: Directives) -> str:
     """Return the preview of a directive: '# bob, timeout 30s', '# barrier check (line 5)', '# end (line 9)'.
 
-    directives: all that apply below the line.
+    directives: that apply below the line.
     """
     if directives.barrier is line:
         return f"# barrier{' check' if directives.check else ''} (line {line.number})"
