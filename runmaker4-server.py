@@ -1431,7 +1431,7 @@ class Client(Consumer):
         return await link.detached
 
     def _welcome(self, link: ClientLink, keys_without_line: dict[NoLine, list[str]]) -> None:
-        """Answer the `hello` of a client, and repeat orders (`stop`, `go`) that it can have missed.
+        """Answer the `hello` of a client, and repeat orders that it can have missed, for example `stop`.
 
         keys_without_line: of the client's jobs without a line, by the reason.  LOST: the line is gone, or
         another runner has it; CANCELLED: a user has set the state; the client kills both.  SETTLED: the
@@ -1458,7 +1458,7 @@ class Client(Consumer):
             file=to_text(os.fsencode(sessions.settings.path))[-MAX_NAME_CHARS:],
             grace=sessions.settings.grace,
             seen=self.inbox.last_acknowledged,      # the client sends later events again
-            # bytes of output before the next acknowledgement
+            # bytes of output that it can send before the next acknowledgement
             window=runmaker4.MAX_PIECE_BYTES if is_writing_slow else sessions.window_size(),
             lost=lost_keys[:MAX_LIST_KEYS],
             settled=settled_keys[:MAX_LIST_KEYS],
