@@ -212,7 +212,10 @@ def make_parser() -> Parser:
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the checked options; without --outdir, `outdir` is a default that has a journal, or None."""
+    """Return the checked options.
+
+    Without --outdir and --joblog, `outdir` is RUNMAKER4_OUTDIR; else FILE.out if it has a journal, or None.
+    """
     parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
     is_outdir_named = options.outdir is not None
@@ -223,7 +226,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def find_background_outdir(path: str | None) -> str | None:
-    """Return FILE.out, where background runners without --outdir keep the journal; None: it cannot be read.
+    """Return FILE.out, where background runners without --outdir keep the journal; None: no readable journal.
     """
     if path is None or not os.access(os.path.join(default_outdir(path), "journal"), os.R_OK):
         return None
@@ -360,12 +363,11 @@ class Watcher:
 
     @retry_while_missing
     def cancelled_lines(self, snapshot: Snapshot) -> list[Line]:
-        """Return the lines that a user has cancelled, for example with `x` over `r`, and that still run.
+        """Return the lines whose jobs still run although a user has cancelled them, for example by an `x`.
 
-        They are lines on hold.  A running job holds a job lock; so a command has such lines if more of its
-        job locks are held than it has lines `r`.  snapshot: the last result of complete_snapshot().
+        Each running job holds a job lock.  So if a command has three locked job locks, but one line `r`, then
+        the jobs of two held lines still run.  snapshot: the last result of complete_snapshot().
         """
-        # all states but the known ones put a line on hold
         held_states = b"".join(snapshot.states.keys() - LINE_STATES.keys())
         if not held_states or not self.file.lock_table.is_open:
             return []
@@ -377,7 +379,7 @@ class Watcher:
         cancelled: list[Line] = []
         for command, lines in held_lines.items():
             running = [line for line in snapshot.running + snapshot.orphans if line.command == command]
-            cancelled += self._lines_with_spare_job_locks(lines, running)
+            cancelled += self._lines_whose_jobs_still_run(lines, running)
         return sorted(cancelled, key=lambda line: line.number)
 
     def _buckets_with_job_locks(self) -> set[int]:
@@ -395,32 +397,33 @@ class Watcher:
                 buckets.add(bucket)
         return buckets
 
-    def _lines_with_spare_job_locks(self, lines: Sequence[Line], running: Iterable[Line]) -> list[Line]:
-        """Return those of the cancelled `lines` whose jobs still run, as far as held job locks show.
+    def _lines_whose_jobs_still_run(self, held_lines: Sequence[Line], running: Iterable[Line]) -> list[Line]:
+        """Return those of the held lines of a command whose jobs still run, as far as job locks show.
 
-        All lines have one command.  running: the lines `r` of the command, whose jobs hold locks as well.  A
-        job takes the lock with the number of its line, or another if that is held, and the line can have
-        moved since.  So a lock that no running line needs counts for the line with the nearest number.
+        running: the lines `r` of the command.  A job takes the job lock with the number of the line, or if
+        that is taken another; and the line can have moved since.  So a lock that no line `r` needs counts for
+        the nearest held line: if 5 is `r`, 3 and 9 are held, and locks 5 and 8 are taken, then 9 still runs.
         """
-        line_by_lock_number = {line.number % JOB_LOCKS: line for line in lines}
-        spare_numbers = self._spare_lock_numbers(bucket_of(lines[0].command), running)
+        line_by_lock_number = {line.number % JOB_LOCKS: line for line in held_lines}
+        left_over_numbers = self._left_over_job_locks(bucket_of(held_lines[0].command), running)
         lines_with_jobs = []
-        for spare_number in spare_numbers[:len(line_by_lock_number)]:
-            lock_number = nearest_number(sorted(line_by_lock_number), spare_number)
+        for left_over_number in left_over_numbers[:len(line_by_lock_number)]:
+            lock_number = nearest_number(sorted(line_by_lock_number), left_over_number)
             lines_with_jobs.append(line_by_lock_number.pop(lock_number))
         return lines_with_jobs
 
-    def _spare_lock_numbers(self, bucket: int, running: Iterable[Line]) -> list[int]:
-        """Return the numbers (from 0) of the held job locks of a bucket that no running line needs.
+    def _left_over_job_locks(self, bucket: int, running: Iterable[Line]) -> list[int]:
+        """Return the numbers (from 0) of a command's held job locks, without one for each running line.
 
-        Each of the running lines needs one: the held lock whose number is nearest to the number of the line.
+        That one is the held lock nearest to the number of the line, modulo JOB_LOCKS: the runner tries this
+        number first.  bucket: offset of the command's bucket.
         """
         locked_ranges = other_locks(self.file.lock_table.fd, bucket, JOB_LOCKS)
-        spare_numbers = sorted(offset - bucket for locked in locked_ranges for offset in locked)
+        held_numbers = sorted(offset - bucket for locked in locked_ranges for offset in locked)
         for line in running:
-            if spare_numbers:
-                spare_numbers.remove(nearest_number(spare_numbers, line.number % JOB_LOCKS))
-        return spare_numbers
+            if held_numbers:
+                held_numbers.remove(nearest_number(held_numbers, line.number % JOB_LOCKS))
+        return held_numbers
 
     @retry_while_missing
     def lines_with_commands(self, commands: Collection[bytes]) -> list[Line]:
@@ -454,10 +457,10 @@ class Watcher:
         return text == command and JOB_LINE.match(b"\n" + state_and_blank) is not None
 
     @retry_while_missing
-    def can_log_lack_ends(self) -> bool:
-        """Return True if the log can still lack the end of a run, because the job file changed just now.
+    def can_log_be_behind(self) -> bool:
+        """Return True if a result can be in the job file, and not yet in the log.
 
-        A runner writes the result of a job into the job file, and a moment later into the log.
+        A runner logs the result up to `_max_journal_delay` seconds after it has changed the job file.
         """
         *_, mtime_ns = self.file.signature()
         age = time.time() - mtime_ns / 1e9      # negative if the clock of a file server is ahead
@@ -488,7 +491,10 @@ class Watcher:
             if not is_any_unfinished and not snapshot.half_saved:
                 return job_counts
             do_only_new_remain = job_counts.new > 0 and job_counts.running == 0
-            if self._update_stop_reason(do_only_new_remain):
+            previous_reason = self.stop_reason
+            self.stop_reason = self._find_stop_reason() if do_only_new_remain else ""
+            # one poll alone can fall between two edits
+            if self.stop_reason and self.stop_reason == previous_reason:
                 return job_counts
             if job_counts != last_counts:
                 last_counts = job_counts
@@ -498,20 +504,18 @@ class Watcher:
                 on_idle(new_jobs_wait_message(job_counts.new, self.path))
             time.sleep(max(self._poll_seconds, self._throttle.pause_seconds(self.PAUSE_FACTOR)))
 
-    def _update_stop_reason(self, do_only_new_remain: bool) -> bool:
-        """Set `stop_reason` to why no runner will start the new jobs; '' if one can, or if jobs are running.
-
-        Return True if the previous call set the same reason: one poll alone can fall between two edits.
-        """
-        previous_reason = self.stop_reason
-        block_reason = self.block_reason() if do_only_new_remain else None
-        self.stop_reason = block_reason.text if block_reason and block_reason.stops else ""
-        return self.stop_reason != "" and self.stop_reason == previous_reason
+    def _find_stop_reason(self) -> str:
+        """Return the reason for which runners exit without starting the new jobs; '' if there is none."""
+        block_reason = self.block_reason()
+        return block_reason.text if block_reason and block_reason.stops else ""
 
     @retry_while_missing
     def block_reason(self, hosts: Collection[str] = ()) -> BlockReason | None:
-        """Return why new jobs cannot start; None if they can.  hosts: some hosts with runners."""
-        self._throttle.resume()
+        """Return why no runner can start a new job, perhaps only for a while; None if one can.
+
+        hosts: the names of hosts that have runners, as far as known.
+        """
+        self._throttle.resume()     # this is part of the poll, whose CPU time determines the next pause
         try:
             return find_block_reason(self.file, hosts)
         finally:
@@ -576,6 +580,7 @@ class TerminalProgress(ProgressBar):
 
 STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "x": "cancelled",
                "?": "unknown"}
+BAD_STATES = "!e"               # of runs that have failed or ended in error
 
 
 def refuse_special_file(path: str, hint: str) -> None:
@@ -839,7 +844,12 @@ class JournalPass(LogPass):
         A "start" event is kept until the "end" event of the run comes; a "moved" event renames an output
         file.  Other events are ignored.
         """
-        if self._process_by_head(position, line):
+        head = self._match_head(line)
+        if head and self._filter and not self._filter(head):
+            return None
+        if head and head["event"] == b"start":
+            # most starts are never decoded, because the end repeats the fields: that halves the time
+            self._add_start(head["run"].decode(), position, line, body_offset=head.end())
             return None
         event = self._parse_event(line)
         event_type = event["event"]
@@ -854,24 +864,15 @@ class JournalPass(LogPass):
             raise ValueError
         return None
 
-    def _process_by_head(self, position: int, line: bytes) -> bool:
-        """Process a line by its first fields alone, if that is possible; False: it must be decoded.
+    def _match_head(self, line: bytes) -> re.Match[bytes] | None:
+        """Return the first fields of a start, or for a filter also of an end; None: decode the line.
 
-        It is possible for a start, which is kept, and for a run that the filter rejects.  Most starts are
-        never decoded, because the end repeats their fields: that halves the time.
+        EVENT_HEAD takes longer, because it includes the command; only a filter needs that.
         """
         # runmaker4 writes only ASCII; the filter compares commands as runmaker4 writes them
         if not (line.isascii() and line.endswith(b"}")):
-            return False
-        head = (self.EVENT_HEAD if self._filter else self.START_HEAD).match(line)
-        if not head:
-            return False
-        if self._filter and not self._filter(head):
-            return True
-        if head["event"] != b"start":
-            return False
-        self._add_start(head["run"].decode(), position, line, body_offset=head.end())
-        return True
+            return None
+        return (self.EVENT_HEAD if self._filter else self.START_HEAD).match(line)
 
     def _add_rename(self, position: int, old_name: str, new_name: str) -> None:
         """Record that an output file was renamed at this position of the log."""
@@ -889,17 +890,14 @@ class JournalPass(LogPass):
     def _add_end(self, run: RunRecord, line: bytes) -> RunRecord | None:
         """Record that a run has ended, and return the run.  line: the end event from which it was made.
 
-        Return None if the run was only lost: its client can come back, so it is kept as a run without an end.
+        Return None if the run was only lost: the client can come back, so it is kept as a run without an end.
         Return None also for a second end: a server was restarted before it could acknowledge the first.
         """
         if run.name in self._recently_ended:
             return None
         if entry := self._unended_entries.pop(run.name, None):
             start_position, start_line, body_offset = entry
-            # an end that repeats all fields of the start shows that the start is valid, too
-            if not (body_offset == self.ALREADY_CHECKED
-                    or self._repeats_fields(line, start_line[body_offset:])):
-                self._run_of_line(start_position, start_line)       # only to record it if it is invalid
+            self._check_start(start_position, start_line, body_offset, end_line=line)
         if run.cause == "lost":
             self._unended_entries[run.name] = run.position, line, self.ALREADY_CHECKED
             return None
@@ -908,13 +906,24 @@ class JournalPass(LogPass):
             self._recently_ended.popitem(last=False)
         return run
 
+    def _check_start(self, start_position: int, start_line: bytes, body_offset: int, end_line: bytes) -> None:
+        """Record the start of a run as invalid if it is: the pass reports that.  end_line: a valid end.
+
+        If the end repeats the fields of the start, they are valid, and the start need not be decoded.
+        """
+        is_valid = (body_offset == self.ALREADY_CHECKED
+                    or self._repeats_fields(end_line, start_fields=start_line[body_offset:]))
+        if not is_valid:
+            self._run_of_line(start_position, start_line)       # decodes it, and records an invalid line
+
     @staticmethod
     def _repeats_fields(end_line: bytes, start_fields: bytes) -> bool:
-        """Return True if an end event repeats these fields of the start event.
+        """Return True if an end event repeats these fields of the start event, in the same order.
 
-        start_fields: the last part of the line of the start, from "run" to the closing brace.
+        start_fields: the start event from the field "run" to the closing brace.
         """
-        return end_line.startswith(start_fields[:-1], end_line.find(b'"run": '))
+        without_brace = start_fields[:-1]       # the end has more fields
+        return end_line.startswith(without_brace, end_line.find(b'"run": '))
 
     def _unended_runs(self) -> Iterator[RunRecord]:
         for position, line, _ in self._unended_entries.values():
@@ -936,18 +945,25 @@ class JournalPass(LogPass):
         """Set `files` of these runs to the current names of the output files; of runs without an end also
         `bytes`, the size of the output.
 
-        An end event has names and size.  But a later run that uses a name gives the older file another name.
-        The output of a run without an end is in LINE.out and LINE.err, or in files that had these names.
+        The names in an end event can be old: a later run that prints to a file of this name first renames
+        the existing file.
         """
         output = LastOutput(os.path.dirname(self.log.path))
         for run in {*runs}:
-            has_ended = run.ended is not None
-            logged_names = run.files if has_ended else [f"{run.line}{suffix}" for suffix in output.SUFFIXES]
-            run.files = [self.current_name(name, run.position) for name in logged_names]
-            if not has_ended:
-                sizes = output.file_sizes(run)      # without files that do not exist
-                run.files = list(sizes)
-                run.bytes = sum(sizes.values())
+            if run.ended is None:
+                self._set_output_of_unended(run, output)
+            else:
+                run.files = [self.current_name(name, run.position) for name in run.files]
+
+    def _set_output_of_unended(self, run: RunRecord, output: LastOutput) -> None:
+        """Find the output files of a run without an end, and set `files` and `bytes` to names and total size.
+
+        They are LINE.out and LINE.err, or files that had these names during the run.
+        """
+        run.files = [self.current_name(f"{run.line}{suffix}", run.position) for suffix in output.SUFFIXES]
+        sizes = output.file_sizes(run)      # without files that do not exist
+        run.files = list(sizes)
+        run.bytes = sum(sizes.values())
 
     def current_name(self, name: str, position: int) -> str:
         """Return the current name of a file that had this name at this position of the log."""
@@ -1241,13 +1257,13 @@ class LineRuns:
         return self.last_runs[line.number].position == run.position
 
     def is_last_run_certain(self, line: Line) -> bool:
-        """Return True if the last run of a line is running, and no earlier part of the log can change that.
+        """Return True if the last run is known without reading an earlier part of the log: it is running.
 
-        For one of several equal lines it can: numbers in that part decide if they are paired in order.
+        Not so if several lines have the command: all logged line numbers decide which run belongs to which.
         """
         run = self.last_runs.get(line.number)
-        return (run is not None and run.ended is None and run.line == line.number
-                and len(self._numbers_of[line.command]) == 1)
+        is_command_unique = len(self._numbers_of[line.command]) == 1
+        return run is not None and run.ended is None and run.line == line.number and is_command_unique
 
 
 def filter_by_commands(commands: Iterable[bytes]) -> RunFilter:
@@ -1257,12 +1273,15 @@ def filter_by_commands(commands: Iterable[bytes]) -> RunFilter:
 
 
 def also_accept_incomplete(run_filter: RunFilter) -> RunFilter:
-    """Return a filter that accepts what `run_filter` accepts, and runs some of whose output was not written.
+    """Return a filter that also accepts runs of which some output could not be written.
 
-    The journal marks these runs with the field "incomplete".  To save time, search for that word in the line
-    instead of decoding it: few other lines contain the word.
+    The journal marks them with the field "incomplete".  To save time, search the undecoded line for this
+    word: few other lines contain it.
     """
-    return lambda head: run_filter(head) or b'"incomplete"' in head.string
+    def accepts(head: re.Match[bytes]) -> bool:
+        journal_line = head.string
+        return run_filter(head) or b'"incomplete"' in journal_line
+    return accepts
 
 
 # ======== Who is at work ====================================================================================
@@ -1281,13 +1300,17 @@ class RunnersAtWork:
     def has_runner_exited(self, run: RunRecord | None) -> bool:
         """Return True if the runner that started a run, or the server that assigned it, has surely exited.
 
-        A server takes over the runs of the previous server, so any living server counts.  False: perhaps not.
+        False: alive, or unknown.  If the run or the starter is unknown, all runners and servers must be gone.
         """
         if not self._presence_locks or not run or run.runner is None:
             return self.has_no_runners
-        if run.runner >= PresenceLock.SERVERS:
-            return max(self._presence_locks) < PresenceLock.SERVERS
+        if self._is_of_server(run.runner):      # a new server takes over the runs of the previous one
+            return not any(map(self._is_of_server, self._presence_locks))
         return run.runner not in self._presence_locks
+
+    @staticmethod
+    def _is_of_server(presence_lock: int) -> bool:
+        return presence_lock >= PresenceLock.SERVERS
 
     @property
     def has_no_runners(self) -> bool:
@@ -1298,7 +1321,7 @@ class RunnersAtWork:
         """Return the numbers of runners and servers; None: unknown."""
         if self._presence_locks is None:
             return {"runners": None, "servers": None}
-        servers = sum(presence_lock >= PresenceLock.SERVERS for presence_lock in self._presence_locks)
+        servers = sum(map(self._is_of_server, self._presence_locks))
         return {"runners": len(self._presence_locks) - servers, "servers": servers}
 
 
@@ -1435,7 +1458,7 @@ class Observation:
         self.cancelled_lines: list[Line] = []
         self.selected_lines: Sequence[Line] = ()
         self.runners_at_work = RunnersAtWork(None)
-        self._can_log_lack_ends = False         # see Watcher.can_log_lack_ends()
+        self._can_log_be_behind = False         # see Watcher.can_log_be_behind()
         if watcher:
             locks_before = watcher.presence_locks() or set()
             self.snapshot = watcher.complete_snapshot()
@@ -1443,7 +1466,7 @@ class Observation:
             self.selected_lines = select_lines(watcher, self.snapshot)
             locks_after = watcher.presence_locks()
             self.runners_at_work = RunnersAtWork(None if locks_after is None else locks_after | locks_before)
-            self._can_log_lack_ends = watcher.can_log_lack_ends()
+            self._can_log_be_behind = watcher.can_log_be_behind()
         self.lines_with_jobs = [*self.snapshot.running, *self.cancelled_lines]
         self._numbers_with_jobs = {line.number for line in self.lines_with_jobs}
         self._orphan_numbers = {line.number for line in self.snapshot.orphans}
@@ -1468,7 +1491,7 @@ class Observation:
     def rows_of_running_lines(self) -> list[Row]:
         """Return the row of the last run of each line that is `r`, or cancelled and still running.
 
-        Read the recent runs, and the complete log only if a current run is missing.
+        Mostly the end of the log has the starts of all running jobs.  Otherwise read the complete log.
         """
         lines = [*self.lines_with_jobs, *self.snapshot.orphans]
         commands = {line.command for line in lines}
@@ -1483,26 +1506,32 @@ class Observation:
 
         Also yield the row of any other line whose last run has incomplete output, so that the user sees it.
         """
-        commands = {line.command for line in self.selected_lines}
-        while True:
-            # To know the last run of a line, all runs of its command must be read.  So if a run of another
-            # command is incomplete, read once more with that command.
-            journal_pass = self.log.start_pass(also_accept_incomplete(filter_by_commands(commands)))
-            last_runs = add_last_runs({}, journal_pass)
-            other_commands = {run.command for run in last_runs.values() if run.incomplete} - commands
-            if not other_commands:
-                break
-            commands |= other_commands
-        line_runs = self.match_runs_with_lines(commands, last_runs.values())
+        commands, last_runs, log_pass = self._read_last_runs()
+        line_runs = self.match_runs_with_lines(commands, last_runs)
         last_run_of = line_runs.last_runs
         selected_numbers = {line.number for line in self.selected_lines}
         shown_numbers = [number for number in sorted(line_runs.lines) if number in selected_numbers
                          or (number in last_run_of and last_run_of[number].incomplete)]
-        journal_pass.set_current_file_names(
+        log_pass.set_current_file_names(
             last_run_of[number] for number in shown_numbers if number in last_run_of
         )
         for number in shown_numbers:
             yield self.row_of_line(line_runs.lines[number], line_runs)
+
+    def _read_last_runs(self) -> tuple[set[bytes], Collection[RunRecord], LogPass]:
+        """Read the runs of some commands; return the commands, the runs of add_last_runs(), and the pass.
+
+        The commands are those of the selected lines, and those of runs with incomplete output.
+        """
+        commands = {line.command for line in self.selected_lines}
+        while True:
+            log_pass = self.log.start_pass(also_accept_incomplete(filter_by_commands(commands)))
+            last_runs = add_last_runs({}, log_pass)
+            other_commands = {run.command for run in last_runs.values() if run.incomplete} - commands
+            if not other_commands:
+                return commands, last_runs.values(), log_pass
+            # of these commands only incomplete runs were read, perhaps not the last ones: read once more
+            commands |= other_commands
 
     def rows_of_all_runs(self) -> Iterator[Row]:
         """Yield the rows of all runs of the selected lines, in the order of the file and of the log.
@@ -1527,13 +1556,12 @@ class Observation:
                 yield self.row_of_line(line, line_runs)
 
     def match_runs_with_lines(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
-        """Find the current line of each of these runs, and the last run of each line that has a run.
+        """Match the runs of some commands with the lines that have these commands now; ignore other runs.
 
-        A run belongs to a line with the same command; LineRuns decides between several.  commands: read the
-        lines with these commands, and ignore other runs.  Without a job file no run has a line.
+        Without a job file no run has a line.
         """
         lines = self.watcher.lines_with_commands(commands) if self.watcher and commands else []
-        # later lines replace earlier ones
+        # LineRuns keeps the last of the lines with one number: as observed, not as read again just now
         observed_lines = [*self.lines_with_jobs, *self.snapshot.orphans, *self.selected_lines]
         lines += [line for line in observed_lines if line.command in commands]
         return LineRuns(lines, self._numbers_with_jobs, runs)
@@ -1544,15 +1572,15 @@ class Observation:
         return self.row_of_run(run, line_runs) if run else Row(line, self.line_state_of(line), is_last=True)
 
     def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
-        """Return the row of a run, with its current line; set the state of the run if it has no end.
+        """Return the row of a run and the line to which it belongs now.
 
-        If the line was removed from the file, the row has a line as it was at the time of the run.
-        line_runs: which line a run belongs to.
+        If the line was removed from the file, the row has the line at the time of the run.  Also set the
+        state of a run without an end in the log, as the row shows that.
         """
-        line = line_runs.line_of(run)
         self.set_unended_state(run, line_runs)
+        line = line_runs.line_of(run)
         if not line:
-            text = b" " + run.command       # what follows the state byte in the file
+            text = b" " + run.command       # the part of the line after the state byte
             return Row(Line(number=run.line, ordinal=0, offset=0, state=b"", text=text), run=run)
         is_running = (run.state, run.cause) == self.STILL_RUNNING
         seconds_running = self.clocks.seconds_since(run.host, run.began) if is_running else None
@@ -1584,7 +1612,7 @@ class Observation:
             run.state, run.cause = self.STILL_RUNNING
         elif line and is_last and line.state == RUNNING:
             run.state, run.cause = self.LOST
-        elif line and self._can_log_lack_ends and not self.runners_at_work.has_runner_exited(run):
+        elif line and self._can_log_be_behind and not self.runners_at_work.has_runner_exited(run):
             run.state, run.cause = self.ENDING
         elif line and is_last and line.state == ERROR:
             run.state, run.cause = self.LOST
@@ -1800,15 +1828,20 @@ def read_status(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]
     }
 
 
-def status_fields_of_line(line: Line, row: Row, runners_at_work: RunnersAtWork) -> dict[str, Any]:
-    """Return the fields of the status for a running line or an orphan.  row: of the last run of the line."""
-    run = row.run
+def status_fields_of_line(line: Line, last_row: Row, runners_at_work: RunnersAtWork) -> dict[str, Any]:
+    """Return the fields of the status for a running line or an orphan.
+
+    last_row: of the last run in the log.  If that has ended, the current run is not in the log yet: leave out
+    the fields of the run.  But if it was not successful and the runner is alive, the job can be between two
+    tries: return host and slot, which the runner keeps.
+    """
+    run = last_row.run
     if not run or run.ended is None:
-        return {**row.json_job_fields(), "without_runner": runners_at_work.has_runner_exited(run)}
-    # The last known run has ended, so it is not the current one, which the log perhaps does not have yet.
+        return {**last_row.json_job_fields(), "without_runner": runners_at_work.has_runner_exited(run)}
     fields = {**Row(line).json_job_fields(), "without_runner": runners_at_work.has_no_runners}
-    # Or it has failed and will be tried again: between two tries the runner keeps line and slot.
-    if run.state in "!e" and run.runner is not None and not runners_at_work.has_runner_exited(run):
+    was_unsuccessful = run.state in BAD_STATES
+    is_runner_alive = run.runner is not None and not runners_at_work.has_runner_exited(run)
+    if was_unsuccessful and is_runner_alive:
         fields.update(host=run.host, slot=run.slot)
     return fields
 
@@ -2144,20 +2177,18 @@ class CommandStats:
     def __init__(self, first_word: bytes) -> None:
         """Start with no runs.  first_word: the common one, with … for each number."""
         self._first_word = first_word
-        self._common_words: list[bytes] | None = None       # with which all commands begin
+        self._common_words: list[bytes] | None = None       # all commands begin with these; None: no command
         self._do_commands_differ = False
         self.stats = RunStats()
         self.peaks = Peaks()
 
     def add(self, run: RunRecord, words: list[bytes]) -> None:
-        """Count a finished run.  words: those of its command."""
+        """Count a finished run, and keep the words with which all commands begin.  words: of this command."""
         if self._common_words is None:
             self._common_words = words
         elif words != self._common_words:
             self._do_commands_differ = True
-            if words[:len(self._common_words)] != self._common_words:
-                are_equal = [*map(operator.eq, self._common_words, words), False]
-                self._common_words = self._common_words[:are_equal.index(False)]
+            self._common_words = common_prefix(self._common_words, words)
         self.stats.add(run)
         self.peaks.add(run)
 
@@ -2168,6 +2199,14 @@ class CommandStats:
         if self._do_commands_differ:
             name += b" " + CommandGroups.PLACEHOLDER
         return printable(to_text(name))
+
+
+def common_prefix(words: list[bytes], other_words: list[bytes]) -> list[bytes]:
+    """Return the words with which both lists begin."""
+    if other_words[:len(words)] == words:       # mostly, and faster
+        return words
+    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(words, other_words))
+    return [word for word, _ in pairs]
 
 
 class CommandGroups:
@@ -2289,7 +2328,10 @@ class JobLogPass(LogPass):
     MAX_TIME = 9 * 10 ** 9      # seconds since 1970: viewers count nanoseconds in 64 bits
 
     def _read_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Return the run of a line; None: the header.  Exit status -1 is a timeout, as in GNU parallel."""
+        """Return the run of a line; None: the header.  ValueError: the line is invalid.
+
+        An exit status of -1 is a timeout, as in GNU parallel.
+        """
         if line == JobLog.HEADER[:-1]:          # without newline
             return None
         match = self.LINE.fullmatch(line)
@@ -2303,37 +2345,39 @@ class JobLogPass(LogPass):
         if start + seconds > self.MAX_TIME:
             raise ValueError
         return RunRecord(
-            "",
-            int(number),
-            command,
-            to_text(host),
-            "",
-            0,
-            start,
-            start + seconds,
-            self._line_state(exit_status, signal_number),
-            -1 if signal_number else exit_status,
-            signal_number,
-            "timeout" if exit_status == -1 else "",
-            seconds,
-            None,
-            None,
-            0,
-            [],
-            False,
-            None,
-            None,
+            name="",
+            line=int(number),
+            command=command,
+            host=to_text(host),
+            slot="",
+            pid=0,
+            began=start,
+            ended=start + seconds,
+            state=self._line_state(exit_status, signal_number),
+            exit=-1 if signal_number else exit_status,
+            signal=signal_number,
+            cause="timeout" if exit_status == -1 else "",
+            seconds=seconds,
+            cpu=None,
+            memory=None,
+            bytes=0,
+            files=[],
+            incomplete=False,
+            memory_below=None,
+            runner=None,
             promised=None,
             position=position,
         )
 
     @staticmethod
     def _line_state(exit_status: int, signal_number: int) -> str:
-        """Return the state of the job's line.
+        """Return the state in which a run leaves the line: 'd' done, '!' failed, 'e' error.
 
-        A job that was killed by a signal that stops runners was stopped as well: the line is in error.
+        A signal that stops runners has stopped the job as well, so that is an error; but a timeout, whose
+        signal comes from the runner, is a failure.
         """
-        if signal_number in STOP_SIGNALS and exit_status != -1:
+        is_timeout = exit_status == -1
+        if signal_number in STOP_SIGNALS and not is_timeout:
             return "e"
         return "!" if exit_status or signal_number else "d"
 
@@ -2396,10 +2440,11 @@ class Spans:
     def _assign_tracks(self, runs: Sequence[int]) -> list[array[int]]:
         """Put each run on the first track that is free when the run begins; return the runs of each track.
 
-        runs: indexes, in the order of the log.  If two overlap by rounding, the earlier one is shortened, by
-        less than half.
+        Logged times are rounded, so a run can seem to begin before the end of the previous run on the track.
+        Then also shorten the previous run in `durations_us`, by less than half.  runs: indexes, in the order
+        of the log.
         """
-        starts, durations = self.starts_us, self.durations_us
+        starts = self.starts_us
         tracks: list[array[int]] = []
         free_tracks: list[int] = []                     # a heap
         busy_tracks: list[tuple[int, int]] = []         # a heap: when the track becomes free, and the track
@@ -2410,12 +2455,15 @@ class Spans:
             if track == len(tracks):
                 tracks.append(array("q"))
             else:
-                previous = tracks[track][-1]
-                durations[previous] = min(durations[previous], starts[run] - starts[previous])
+                self._limit_end(tracks[track][-1], latest_end=starts[run])
             tracks[track].append(run)
-            rounding = min(MAX_ROUNDING_MICROSECONDS, (durations[run] - 1) // 2)
-            heapq.heappush(busy_tracks, (starts[run] + durations[run] - rounding, track))
+            duration = self.durations_us[run]
+            rounding = min(MAX_ROUNDING_MICROSECONDS, (duration - 1) // 2)
+            heapq.heappush(busy_tracks, (starts[run] + duration - rounding, track))
         return tracks
+
+    def _limit_end(self, run: int, latest_end: int) -> None:
+        self.durations_us[run] = min(self.durations_us[run], latest_end - self.starts_us[run])
 
 
 def natural_sort_key(name: str) -> list[tuple[int, str]]:
@@ -2656,7 +2704,7 @@ class LogSummary:
         self.states.update(map(operator.attrgetter("state"), runs))
         self.slots.update(map(operator.attrgetter("host", "slot"), runs))
         self.first_time = min([self.first_time, *map(operator.attrgetter("began"), runs)])
-        self._failed_runs += [run for run in runs if run.state in "!e"]         # also lost ones
+        self._failed_runs += [run for run in runs if run.state in BAD_STATES]       # also lost ones
         finished = [run for run in runs if run.ended is not None]
         self._drawn_runs += finished            # drawn_runs adds those without an end
         self.slowest_runs = self._select_largest(self.slowest_runs, finished, "seconds")
@@ -3090,7 +3138,7 @@ class Report:
         log_pass = observation.log.start_pass()
         watched_commands = {line.command for line in [*lines_to_fix, *observation.lines_with_jobs]}
         self.summary = summary = LogSummary(log_pass, watched_commands, max_lines_to_fix=len(lines_to_fix))
-        line_runs = self._match_runs(observation, watched_commands)
+        line_runs = self._match_shown_runs(observation, watched_commands)
         for run in summary.unended_runs:
             observation.set_unended_state(run, line_runs)
         summary.finish_summary(now=time.time() if is_live or observation.snapshot.running else None)
@@ -3109,18 +3157,18 @@ class Report:
                             for line in lines_to_fix[:LogSummary.MAX_FAILURES]]
         self.failed_rows = [observation.row_of_run(run, line_runs)
                             for run in summary.failed_runs if run not in last_runs][:LogSummary.MAX_FAILURES]
-        self.failed_count = sum(summary.states[state] for state in "!e") - sum(
-            run is not None and run.state in "!e" for run in last_runs)
+        self.failed_count = sum(summary.states[state] for state in BAD_STATES) - sum(
+            run is not None and run.state in BAD_STATES for run in last_runs)
         self.slowest_rows = [observation.row_of_run(run, line_runs) for run in summary.slowest_runs]
         self.largest_rows = [observation.row_of_run(run, line_runs) for run in summary.largest_runs]
         rows = [*self.rows_to_fix, *self.failed_rows, *self.slowest_rows, *self.largest_rows]
         log_pass.set_current_file_names(row.run for row in rows if row.run)
 
-    def _match_runs(self, observation: Observation, watched_commands: Collection[bytes]) -> LineRuns:
-        """Find the lines of the job file to which the runs belong that the page draws or lists.
+    def _match_shown_runs(self, observation: Observation, watched_commands: Collection[bytes]) -> LineRuns:
+        """Match the runs that the page draws or lists with the lines of the job file.
 
-        Only lines of some commands are read: of `watched_commands`, of runs in the tables, and of drawn runs
-        whose lines have moved.  For all other runs the line number in the log is still right.
+        To save time, leave out drawn runs whose line still has the number in the log.  Match all runs in
+        tables, and all with a command of lines to fix or with jobs, `watched_commands`.
         """
         summary = self.summary
         runs_in_tables = [
@@ -3148,11 +3196,11 @@ class Report:
         yield Table("Largest runs", self.largest_rows, finished_count)
 
     def group_failures(self, outputs: OutputCache) -> FailuresByWords:
-        """Group the lines in state failed or error by the last words of their output; without a job file,
-        the failed runs.
+        """Group the lines that are failed or in error by the last words of their output.
 
-        Other failed runs, for example those of a line that is done by now, are not counted in the groups, but
-        a search finds them: as many as their table shows, or MAX_FAILURES together with the lines.
+        Other failed runs, for example of a line that is done now, are in the groups but not in the counts:
+        only the page's search shows them.  There are at least as many as their table shows; together with
+        the lines, otherwise MAX_FAILURES.  Without a job file, group and count the failed runs.
         """
         if not self.job_counts:
             return FailuresByWords(self.failed_rows, self.failed_count, uncounted_rows=(), outputs=outputs)
@@ -3414,22 +3462,24 @@ class Host:
     def update_results(self) -> None:
         """Test the locks and the file of this host, and record in `results` which trials pass or fail.
 
-        The host counts: again and again it writes the next count into its file, and then locks the byte of
-        that count.  So the file must show at least the count whose byte is locked; if it ever shows less, we
-        have read old data, and the trial "fresh" has failed.  The trials "excluded" and "inherited" have
-        passed if their byte of the file was ever found locked.
+        "fresh" (reads show new data): once a second the host writes the next count into the file, and then
+        locks the byte of this count.  So the file must show at least the count whose byte is locked.  If it
+        ever shows less, we have read old data, and the trial has failed.
+
+        "excluded" (the host's own lock) and "inherited" (the lock of a job): passed if the byte was ever
+        found locked.
         """
-        min_count = self._locked_count()
-        count = self._read_count()
-        has_counted = max(min_count, count) > self.first_count
-        # a host takes the locks of these trials before it counts; our test could prevent that
+        locked_count = self._locked_count()
+        count_in_file = self._read_count()
+        has_counted = max(locked_count, count_in_file) > self.first_count
+        # a host takes these two locks before it counts; an earlier test, which also locks, could prevent that
         if has_counted:
             for trial, offset in TRIAL_LOCKS.items():
                 has_passed = self.results.get(trial, False)
                 self.results[trial] = has_passed or self.is_locked(offset)
-        if min_count > 0:
+        if locked_count > 0:
             was_always_fresh = self.results.get("fresh", True)
-            self.results["fresh"] = was_always_fresh and count >= min_count
+            self.results["fresh"] = was_always_fresh and count_in_file >= locked_count
         # Read again: if no lock of ours comes between, a stale cache then shows in the next call.  Locks
         # refresh the cache on some file systems.
         self.reader.pread(BLOCK, 0)
@@ -3477,14 +3527,17 @@ class LockCheck:
                 self.errors.append(text)
 
     def run_trials(self) -> int:
-        """Run all trials, and print the observations; return the exit status."""
+        """Test the locks of all hosts for a minute, while they test ours; print the results.
+
+        Return the exit status.  Our file, with our locks and counts, exists only for that time.
+        """
         with self.collect_errors():
             try:
                 with open(self.path, "xb", buffering=0) as file:
                     self.hold_locks_and_count(file.fileno())
             finally:
                 self.remove_files()             # after the close: NFS keeps a file that is open
-        return self.print_observations()
+        return self.judge_and_print()
 
     def hold_locks_and_count(self, fd: int) -> None:
         """Take locks in our file, and then count in it and test all hosts, for a minute or so.
@@ -3508,7 +3561,7 @@ class LockCheck:
                 with self.collect_errors():
                     self.update_hosts()
                 with self.collect_errors():
-                    self.write_count(fd)
+                    self.publish_count(fd)
         finally:
             close_all(read_fd, write_fd)
 
@@ -3551,10 +3604,11 @@ class LockCheck:
                         self.hosts[path] = Host(path, self.mount)
                     self.hosts[path].update_results()
 
-    def write_count(self, fd: int) -> None:
-        """Write the count at the start of our file, and then lock the byte of this count instead of the last.
+    def publish_count(self, fd: int) -> None:
+        """Write `count` at the start of our file, and then lock the byte for this count.
 
-        So a host that finds the byte locked, but reads a lower count, has read old data.
+        A host that finds this byte locked, but reads a lower count, has read old data.  The byte of the
+        previous count stays locked until then, so some byte is always locked.
         """
         pwrite_all(fd, b"%06d" % self.count, 0)
         os.fsync(fd)
@@ -3578,11 +3632,11 @@ class LockCheck:
             with contextlib.suppress(OSError):              # it was removed, or is another user's
                 os.unlink(path)
 
-    def print_observations(self) -> int:
-        """Judge what we have seen of all hosts, print it, and return the exit status.
+    def judge_and_print(self) -> int:
+        """Print the results of all hosts, and what follows from them; add failed trials to `errors`.
 
-        It is 0 if all trials were made and passed, on a network file system also those of another host.
-        Failed trials are added to `errors`.
+        Return the exit status: 0 if all trials were made and passed, on a network file system by at least two
+        hosts.
         """
         hosts = sorted(self.hosts.values(), key=lambda host: (host.host_name, host.path))
         our_boot_id = boot_id()
@@ -3590,7 +3644,8 @@ class LockCheck:
         incomplete_hosts = [host.host_name for host in hosts if host.results.keys() != TRIALS.keys()]
         if self.path not in self.hosts:
             incomplete_hosts.append(self.our_name)
-        is_alone = self.mount.network and all(host.boot_id == our_boot_id for host in hosts)
+        has_no_other_host = all(host.boot_id == our_boot_id for host in hosts)
+        is_alone = self.mount.network and has_no_other_host
         lines = [
             f"{self.directory}: {self.our_name} has seen:",
             *format_table(self._result_rows(hosts, our_boot_id), math.inf, right_columns=()),

@@ -25,7 +25,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 EVIL = "</script><img src=x onerror=\"document.title='owned'\">"
 LONG_AGO = """
 import runwait4
-runwait4.Watcher.can_log_lack_ends = lambda self: False
+runwait4.Watcher.can_log_be_behind = lambda self: False
 """
 HERE = os.uname().nodename
 FAILED_RUNS = "Runs that failed or ended in error"
