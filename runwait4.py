@@ -2,8 +2,8 @@
 """runwait4 - look at a job file of runmaker4: wait for jobs, show progress and running jobs, draw finished
 runs.
 
-runwait4.py never writes to the file. A line `r` whose job lock is not held is an orphan, and counts as error.
-UsageError, which most functions can raise, ends the program with a message of one line.
+runwait4.py never writes to the file.  A line `r` whose job lock is not held is an orphan, and counts as
+error.  Most functions can raise UsageError, which ends the program with a message of one line.
 
 The sections, top-down: the command line, waiting, progress, the journal, job output, matching runs to lines,
 who is at work, observations, running jobs, runs of lines, statistics, the job log, the timeline, the report,
@@ -141,7 +141,7 @@ else:
 PROG = "runwait4.py"
 T = TypeVar("T")
 N = TypeVar("N", int, float)
-# accepts or rejects a run by the first fields of its line in the journal: a match of JournalPass.EVENT_HEAD
+# accepts or rejects a run by the first fields in the journal: a match of JournalPass.EVENT_HEAD
 RunFilter = Callable[[re.Match[bytes]], bool]
 
 
@@ -149,7 +149,6 @@ RunFilter = Callable[[re.Match[bytes]], bool]
 
 
 def make_parser() -> Parser:
-    """Return the parser of the command line."""
     parser = Parser(
         PROG,
         purpose="Look at a job file: wait for jobs, show progress, running jobs and failed jobs, draw "
@@ -244,7 +243,7 @@ EXCLUDED = {                    # by option, the options that exclude it
 
 
 def check_options(options: argparse.Namespace, parser: Parser, outdir_named: bool) -> None:
-    """Refuse options that exclude each other.  Raises UsageError.
+    """Refuse options that exclude each other.
 
     outdir_named: --outdir is on the command line.
     """
@@ -284,17 +283,17 @@ def check_options(options: argparse.Namespace, parser: Parser, outdir_named: boo
 
 # ======== Waiting ===========================================================================================
 #
-# A Watcher reads the complete job file at each poll, and counts the states.  A line `r` counts as running if
-# a process holds a job lock of the command; otherwise it is an orphan.  The waiting is over when no job is
-# new or running, or when two polls in a row find that no runner will start the new jobs.  A file that an
-# editor has only half saved is polled again.
+# A Watcher polls the complete job file and counts the states.  A line `r` counts as running if a process
+# holds a job lock of the command; otherwise it is an orphan.  The waiting is over when no job is new or
+# running, or when two polls in a row find that no runner will start the new jobs.  A half saved file is
+# polled again.
 
 # by state byte; all others are "held"
 LINE_STATES = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error"}
 
 
 def retry_while_missing(method: Callable[Concatenate[Watcher, P], T]) -> Callable[Concatenate[Watcher, P], T]:
-    """Decorate a method of Watcher to retry on OSError, because an editor that saves can remove the job file.
+    """Make a method of Watcher retry on OSError: an editor that saves can remove the job file.
 
     After MAX_MISSING_SECONDS the method raises UsageError.
     """
@@ -312,26 +311,26 @@ def retry_while_missing(method: Callable[Concatenate[Watcher, P], T]) -> Callabl
 
 
 class Watcher:
-    """Polls the job file, but never spends more than a twentieth of the CPU time on that."""
-    MAX_MISSING_SECONDS = 5.0   # how long to wait for a missing file: editors replace it
-    MAX_IDLE_SECONDS = 30.0     # time without a claim or result until wait() reports that new jobs wait
-    PAUSE_FACTOR = 20           # the pause between polls, as a multiple of the time that a poll takes
+    """Polls the job file, with at most a twentieth of a CPU."""
+    MAX_MISSING_SECONDS = 5.0   # for a missing file: editors replace it
+    MAX_IDLE_SECONDS = 30.0     # without a claim or result, until wait() reports that new jobs wait
+    PAUSE_FACTOR = 20           # the pause between polls, as a multiple of the time for a poll
 
     def __init__(self, path: str) -> None:
-        """Check that the job file can be read.  Raises UsageError."""
+        """Check that the job file can be read."""
         os.close(open_job_file(path, os.O_RDONLY))
         self.path = path
         mount = check_mount(path, single_host=True, say=warn)
         self.file = JobReader(path, say=lambda text: say(f"{path}: {text}"), mount=mount)
         self._poll_seconds = 5.0 if mount.network else 0.2
-        # seconds after a change of the job file in which the host appends the end of the run to the journal
+        # maximum seconds from a result in the job file to the end of the run in the journal
         self._max_journal_delay = 20.0 if mount.network else 5.0
         self._throttle = Throttle()
         self.stop_reason = ""   # why no runner will start the new jobs; "": one can
 
     @retry_while_missing
     def _read_snapshot(self) -> Snapshot:
-        """Return the current states and running lines; the file can be half saved by an editor."""
+        """Return the current states and running lines; an editor can have half saved them."""
         with self._throttle:
             return self.file.snapshot()
 
@@ -339,19 +338,19 @@ class Watcher:
     def select_lines(
         self, states: bytes | None, predicate: Callable[[Line], bool] | None = None
     ) -> list[Line]:
-        """Return the lines in one of these states (None: in any) that `predicate` accepts (None: all)."""
+        """Return the lines in these states (None: any) that `predicate` accepts (None: all)."""
         return list(filter(predicate, self.file.scan_lines(states)))
 
     @retry_while_missing
     def lines_with_numbers(self, ranges: Sequence[range]) -> list[Line]:
-        """Return the job lines with these numbers; stop reading at the last one."""
+        """Return the job lines with these numbers; read only up to the last one."""
         last_number = max(numbers[-1] for numbers in ranges)
         lines = itertools.takewhile(lambda line: line.number <= last_number, self.file.scan_lines())
         return [line for line in lines if any(line.number in numbers for numbers in ranges)]
 
     @retry_while_missing
     def held_lines(self, snapshot: Snapshot, max_lines: int) -> list[Line]:
-        """Return the first `max_lines` held lines: those in a state other than `.` `r` `d` `!` `e`."""
+        """Return the first `max_lines` held lines: in a state other than `.` `r` `d` `!` `e`."""
         held_states = b"".join(state for state in snapshot.states if state not in LINE_STATES)
         return list(itertools.islice(self.file.scan_lines(held_states), max_lines)) if held_states else []
 
@@ -385,8 +384,8 @@ class Watcher:
     def _buckets_with_job_locks(self) -> set[int]:
         """Return the offsets of the buckets in which a process holds a job lock.
 
-        A bucket is the range of 2^16 bytes in the lock file that belongs to one command.  Its last byte is
-        the command mutex, and each of the other bytes is the lock of one running job.
+        A bucket is the range of 2^16 bytes in the lock file for one command.  The last byte is the command
+        mutex; each other byte is the lock of one running job.
         """
         buckets = set()
         for locked in other_locks(self.file.lock_table.fd, 0, BUCKETS_END):
@@ -416,7 +415,7 @@ class Watcher:
         """Return the numbers (from 0) of a command's held job locks, without one for each running line.
 
         That one is the held lock nearest to the number of the line, modulo JOB_LOCKS: the runner tries this
-        number first.  bucket: offset of the command's bucket.
+        number first.
         """
         locked_ranges = other_locks(self.file.lock_table.fd, bucket, JOB_LOCKS)
         held_numbers = sorted(offset - bucket for locked in locked_ranges for offset in locked)
@@ -433,15 +432,14 @@ class Watcher:
 
     @retry_while_missing
     def commands_of_moved_lines(self, runs: Collection[RunRecord]) -> set[bytes]:
-        """Return the commands of those runs whose lines now have other numbers, or were removed.
+        """Return the commands of runs whose lines now have other numbers, or were removed.
 
-        A run was logged with the number and the command of its line.  If the job file no longer has the
-        command at that number, the line has moved.
+        A line has moved if the job file no longer has the command at the logged number.
         """
         self.file.reopen_if_replaced()
-        # by line number, the command that the file must have there; deleted when it is found
+        # by line number, the command to find there; deleted when found
         missing_commands = {run.line: run.command for run in runs}
-        # one number was logged with two commands: it can be right for one of them only
+        # a number that was logged with two commands can be right for one only
         moved_commands = {run.command for run in runs if missing_commands[run.line] != run.command}
         chunks = whole_lines(self.file.reader, self.file.start)
         lines = itertools.chain.from_iterable(chunk.removesuffix(b"\n").split(b"\n") for chunk in chunks)
@@ -452,7 +450,7 @@ class Watcher:
 
     @staticmethod
     def _is_job_with_command(line: bytes, command: bytes) -> bool:
-        """Return True if a line of the file is a job with this command: state byte, blank, command."""
+        """Return True if a line is a job with this command: state byte, blank, command."""
         state_and_blank, text = line[:2], line[2:]
         return text == command and JOB_LINE.match(b"\n" + state_and_blank) is not None
 
@@ -467,7 +465,7 @@ class Watcher:
         return -Clocks.MAX_APART_SECONDS <= age < self._max_journal_delay
 
     def complete_snapshot(self) -> Snapshot:
-        """Return a snapshot of the job file; wait as long as an editor has only half saved it."""
+        """Return a snapshot of the job file; wait while it is half saved."""
         while (snapshot := self._read_snapshot()).half_saved:
             time.sleep(self._poll_seconds)
         return snapshot
@@ -475,10 +473,10 @@ class Watcher:
     def wait(self, on_counts: Callable[[Counts], None], on_idle: Callable[[str], None]) -> Counts:
         """Wait until no job is new or running, or no runner will start the new jobs; return the last counts.
 
-        In the second case `stop_reason` has the reason.  Raises UsageError.
+        In the second case set `stop_reason`.
 
-        on_counts: called with the counts of each poll.  on_idle: called with a message if new jobs have
-        waited for MAX_IDLE_SECONDS while no job ran; called again only after the counts have changed.
+        on_counts: called at each poll.  on_idle: called with a message if new jobs have waited for
+        MAX_IDLE_SECONDS while no job ran; again only after the counts have changed.
         """
         last_counts: Counts | None = None
         last_change = 0.0       # monotonic; inf: on_idle() was called after the last change
@@ -526,7 +524,7 @@ class Watcher:
 
 
 class PipeProgress:
-    """Prints a line per change, at most one a second; the last change is always printed."""
+    """Prints a line per change, at most one a second; the last always."""
 
     def __init__(self) -> None:
         self._printed_line = ""
@@ -534,13 +532,13 @@ class PipeProgress:
         self._current_line = ""
 
     def update(self, job_counts: Counts) -> None:
-        """Print the line for these counts, unless a line was printed within the last second."""
+        """Print these counts, unless a line was printed within the last second."""
         self._current_line = progress_line(job_counts)
         if time.monotonic() - self._printed_at >= 1.0:
             self.keep_last_line()
 
     def keep_last_line(self) -> None:
-        """Print the line for the last counts, if update() did not: it prints at most one line a second."""
+        """Print the last counts, if update() did not."""
         if self._current_line != self._printed_line:
             print_bytes(f"{self._current_line}\n".encode())
             self._printed_line = self._current_line
@@ -548,7 +546,7 @@ class PipeProgress:
 
 
 class TerminalProgress(ProgressBar):
-    """One line, redrawn in place, as wide as the terminal."""
+    """A bar as wide as the terminal, redrawn in place."""
     CLEAR = "\r\x1b[K"
 
     def __init__(
@@ -558,11 +556,10 @@ class TerminalProgress(ProgressBar):
         self.put = put
 
     def update(self, job_counts: Counts) -> None:
-        """Redraw the line."""
         self.put((self.CLEAR + self.line(job_counts, columns_of(1))).encode())
 
     def keep_last_line(self) -> None:
-        """Keep the line that is on the terminal, and move the cursor below it."""
+        """Leave the bar on the terminal, and move the cursor below it."""
         self.put(b"\n")
 
 
@@ -572,11 +569,11 @@ class TerminalProgress(ProgressBar):
 # when an output file of an earlier run gets another name.
 #
 # It is read forwards, in one pass.  A start is decoded only if the run has no end: usually the end follows,
-# and repeats all fields of the start.  An end names the output files as of that moment; their present names
-# are known after the last line.
+# and repeats all fields of the start.  An end has the names of the output files at that time; the current
+# names are known after the last line.
 #
-# The starts of running jobs are near the end.  So --status reads the last part first, and the remainder only
-# if a run is missing.
+# The starts of running jobs are near the end of the journal.  So --status reads the last part first, and the
+# complete journal only if a run is missing.
 
 STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "x": "cancelled",
                "?": "unknown"}
@@ -584,10 +581,7 @@ BAD_STATES = "!e"               # of runs that have failed or ended in error
 
 
 def refuse_special_file(path: str, hint: str) -> None:
-    """Refuse a path to anything but a regular file, for example to a pipe, which can take forever to open.
-
-    Raises UsageError.
-    """
+    """Refuse anything but a regular file, for example a pipe, which can take forever to open."""
     if os.path.exists(path) and not os.path.isfile(path):
         actual_kind = "is a directory" if os.path.isdir(path) else "not a regular file"
         raise UsageError(f"{path}: {actual_kind} ({hint})")
@@ -598,7 +592,7 @@ class RunRecord:
     """One execution of a job, as in a log.
 
     A run without an end has no `ended`, `seconds`, `cpu` and `memory`.  Observation.set_unended_state() sets
-    its `state` and perhaps a `cause`.
+    `state` and perhaps `cause`.
     """
 
     __slots__ = (
@@ -626,7 +620,7 @@ class RunRecord:
         "state",
     )
     name: str                   # unique forever
-    line: int                   # the number of the job's line when the record was written
+    line: int                   # number of the job's line when the record was written
     command: bytes
     host: str
     slot: str
@@ -643,12 +637,12 @@ class RunRecord:
     memory: int | None          # bytes at the peak; None: unknown
     bytes: int                  # of output
     files: list[str]            # output files: names in DIR at `position`, or by set_current_file_names() now
-    incomplete: bool            # some output could not be written
+    incomplete: bool            # some output was not written
     memory_below: int | None    # an upper bound of the peak, if it could not be measured
-    # presence lock of the runner that started the run, or of the server that assigned it; None: unknown
+    # presence lock of the runner that started it, or the server that assigned it; None: unknown
     runner: int | None
     promised: int | None        # bytes of requested memory; None: not requested
-    position: int               # the position in the log of the line for this run
+    position: int               # in the log, of the line for this run
 
     @property
     def peak_text(self) -> str:
@@ -658,12 +652,12 @@ class RunRecord:
 
     @property
     def lacked_memory(self) -> bool:
-        """Return True if the job was killed because it needed more memory than it could have."""
+        """Return True if the job was killed for lack of memory."""
         return self.cause in ("memory", "oom")
 
 
 class LogPass:
-    """One forward pass through a log, or through the last part.
+    """One forward pass through a log, or the last part of a log.
 
     Another pass yields other objects for the same runs.
     """
@@ -681,10 +675,10 @@ class LogPass:
     def __iter__(self) -> Iterator[RunRecord]:
         """Yield each run once: finished runs in the order of their ends, and then the others.
 
-        Call it at most once.  Raises UsageError.
+        Call it at most once.
         """
         try:
-            # a position is the line number, or after a start offset an upper bound of it
+            # a position is the line number, or after a start offset an upper bound
             for position, line in enumerate(self.log.lines(self._start_offset), self._start_offset + 1):
                 try:
                     run = self._read_line(position, line)
@@ -700,30 +694,29 @@ class LogPass:
             self.log.report_invalid(self._invalid_positions)
 
     def _read_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Process a line; return the run that it finishes, or None.  Raises INVALID_LINE_ERRORS."""
+        """Process a line; return the run if it is finished, or None.  Raises INVALID_LINE_ERRORS."""
         raise NotImplementedError
 
     def _unended_runs(self) -> Iterator[RunRecord]:
-        """Yield the runs without an end."""
         return iter(())
 
     def set_current_file_names(self, runs: Iterable[RunRecord]) -> None:
-        """Set `files` of these runs to the current names, and of runs without an end also `bytes`.
+        """Set `files` of these runs to the current names; of runs without an end also set `bytes`.
 
-        Call it after the pass, once for a run.
+        Call it after the pass, once per run.
         """
 
 
 class Log:
-    """A file with one line per event of a run.  It is read as it was when it was opened; see LogPass."""
+    """A file with one line per event of a run, read up to the size when it was opened."""
     KIND = ""
     PASS_CLASS = LogPass
-    MAX_LINE_BYTES = 1 << 23    # commands are shorter
-    READ_BYTES = 1 << 18        # bytes to read at a time
+    MAX_LINE_BYTES = 1 << 23    # more than any command
+    READ_BYTES = 1 << 18        # at a time
     INVALID_LINE = b"\n"        # no line contains a newline, so no pass accepts it
 
     def __init__(self, path: str, say: Callable[[str], None]) -> None:
-        """Open the log.  say: prints a message about invalid lines.  Raises UsageError."""
+        """Open the log.  say: prints a message about invalid lines."""
         self.path = path
         self._say = say
         self._has_reported_invalid = False
@@ -735,7 +728,7 @@ class Log:
             raise UsageError(f"{path}: {error_text(error)} (expected a {self.KIND})") from None
 
     def _open(self) -> Reader:
-        """Open the log so that a network file system shows what other hosts have written up to now."""
+        """Open the log, on a network file system with all that other hosts have written."""
         mount = find_mount(self.path)
         if mount.network:
             refresh_file(self.path, mount)
@@ -743,32 +736,31 @@ class Log:
         return Reader(open_direct(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network), mount.network)
 
     def _find_size(self) -> int:
-        """Return the size in bytes.  NFS can report an old size, but reads beyond it."""
+        """Return the size in bytes.  NFS can report an old size, but reads go beyond."""
         size = os.fstat(self.file.fd).st_size
         while data := self.file.pread(self.READ_BYTES, size):
             size += len(data)
         return size
 
     def start_pass(self, run_filter: RunFilter | None = None, start_offset: int = 0) -> LogPass:
-        """Return an iterable that reads the log once, from `start_offset` on, and yields its runs.
+        """Return an iterable of the runs that reads the log once, from `start_offset` on.
 
-        run_filter: lets the pass save time on runs that it rejects; some of them can still come, so the
-        caller must check again.  None: accept all.
+        run_filter: the pass saves time on runs that it rejects, but can still yield some.  None: accept all.
         """
         return self.PASS_CLASS(self, run_filter, start_offset)
 
     def lines(self, start_offset: int) -> Iterator[bytes]:
-        """Yield the lines without their newlines, from the first that begins after `start_offset`.
+        """Yield the lines without newlines, from the first that begins after `start_offset`.
 
-        Replace a line that is too long, and text after the last newline, by INVALID_LINE.
+        Yield INVALID_LINE for a line that is too long, and for text after the last newline.
         """
-        partial = b""                           # the start of a line, of which more can follow
-        in_cut_line = start_offset > 0          # the next text can be the end of a line that began earlier
-        in_long_line = False                    # the start of a line that is too long was dropped
+        partial = b""                           # the start of a line
+        in_cut_line = start_offset > 0          # the next text can end a line that began earlier
+        in_long_line = False                    # the start of a long line was dropped
         for data in self._chunks(start_offset):
             *lines, partial = (partial + data).split(b"\n")
             if lines:
-                # now lines[0] ends the cut or long line
+                # lines[0] ends the cut or long line
                 if in_cut_line:
                     del lines[0]
                 elif in_long_line:
@@ -782,14 +774,14 @@ class Log:
             yield self.INVALID_LINE
 
     def _chunks(self, offset: int) -> Iterator[bytes]:
-        """Yield the bytes of the log from `offset` on, READ_BYTES or less at a time."""
+        """Yield the log from `offset` on, up to READ_BYTES at a time."""
         while offset < self.size and (
                 data := self.file.pread(min(self.READ_BYTES, self.size - offset), offset)):
             offset += len(data)
             yield data
 
     def report_invalid(self, positions: Collection[int]) -> None:
-        """Report once the invalid lines that a complete pass has found."""
+        """Report the invalid lines of a complete pass, once."""
         if positions and not self._has_reported_invalid:
             self._has_reported_invalid = True
             self._say(f"{self.path}: {plural(len(positions), 'line')} skipped: truncated, or not lines of a "
@@ -814,9 +806,9 @@ class JournalPass(LogPass):
     )
     NO_END_FIELDS: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0, ()     # END_FIELDS of a start
     END_STATES = frozenset("d!e.x")         # of runs with an end
-    MAX_REMEMBERED_RUNS = 50_000            # finished runs, because an end can be logged twice
-    MAX_NUMBER = 10 ** 10                   # the bound of times (seconds since 1970) and most numbers
-    # The head of a line as runmaker4 writes it; the match ends before the field "run".  Command: as JSON
+    MAX_REMEMBERED_RUNS = 50_000            # finished ones: an end can be logged twice
+    MAX_NUMBER = 10 ** 10                   # of times (seconds since 1970) and most numbers
+    # The head of a line as runmaker4 writes it; the match ends before the field "run".  The command is JSON
     HEAD_BEGINNING = (
         rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(?P<event>%s)", (?="run": "(?P<run>[^"\\]*)", '
     )
@@ -824,25 +816,25 @@ class JournalPass(LogPass):
         HEAD_BEGINNING % b"start|end" + rb'"line": (\d+), "command": (?P<command>"[^"\\]*(?:\\.[^"\\]*)*"), )'
     )
     START_HEAD = re.compile(HEAD_BEGINNING % b"start" + b")")
-    ALREADY_CHECKED = 0                     # as an offset of fields: they need not be compared
-    NUMBER_TYPES = frozenset((int, float))  # not bool, which is also an int for isinstance()
+    ALREADY_CHECKED = 0                     # as an offset of fields: do not compare them
+    NUMBER_TYPES = frozenset((int, float))  # not bool, an int for isinstance()
 
     def __init__(self, log: Log, run_filter: RunFilter | None, start_offset: int) -> None:
         """See Log.start_pass() for the parameters."""
         super().__init__(log, run_filter, start_offset)
         self._decode = json.JSONDecoder().scan_once
         # by the name of a run without an end: position and line of the start, or of an end with cause "lost";
-        # and the offset in the line from which the end must repeat the fields, or ALREADY_CHECKED
+        # and the offset of the fields that the end must repeat, or ALREADY_CHECKED
         self._unended_entries: dict[str, tuple[int, bytes, int]] = {}
         self._recently_ended: OrderedDict[str, None] = OrderedDict()    # names of runs, the latest last
-        # by the name of a file: positions at which a file of this name was renamed, and the new name
+        # by file name: positions at which a file of this name was renamed, and the new name
         self._renames: dict[str, list[tuple[int, str]]] = {}
 
     def _read_line(self, position: int, line: bytes) -> RunRecord | None:
         """Process a line; return the run that it finishes, or None.  Raises INVALID_LINE_ERRORS.
 
-        A "start" event is kept until the "end" event of the run comes; a "moved" event renames an output
-        file.  Other events are ignored.
+        Keep a "start" event until the "end" event of the run; record the new name of a "moved" output file.
+        Ignore other events.
         """
         head = self._match_head(line)
         if head and self._filter and not self._filter(head):
@@ -867,7 +859,7 @@ class JournalPass(LogPass):
     def _match_head(self, line: bytes) -> re.Match[bytes] | None:
         """Return the first fields of a start, or for a filter also of an end; None: decode the line.
 
-        EVENT_HEAD takes longer, because it includes the command; only a filter needs that.
+        Only a filter needs the command; the match takes longer with it.
         """
         # runmaker4 writes only ASCII; the filter compares commands as runmaker4 writes them
         if not (line.isascii() and line.endswith(b"}")):
@@ -875,23 +867,23 @@ class JournalPass(LogPass):
         return (self.EVENT_HEAD if self._filter else self.START_HEAD).match(line)
 
     def _add_rename(self, position: int, old_name: str, new_name: str) -> None:
-        """Record that an output file was renamed at this position of the log."""
-        to_bytes(old_name + new_name)       # WireError: half a surrogate pair is no name
+        """Record that an output file was renamed."""
+        to_bytes(old_name + new_name)       # WireError: half a surrogate pair
         self._renames.setdefault(old_name, []).append((position, new_name))
 
     def _add_start(self, run_name: str, position: int, line: bytes, body_offset: int) -> None:
         """Keep the start of a run, unless the run has ended.
 
-        body_offset: the offset in the line of the fields that the end must repeat, or ALREADY_CHECKED.
+        body_offset: in the line, of the fields that the end must repeat, or ALREADY_CHECKED.
         """
         if run_name not in self._recently_ended:
             self._unended_entries.setdefault(run_name, (position, line, body_offset))
 
     def _add_end(self, run: RunRecord, line: bytes) -> RunRecord | None:
-        """Record that a run has ended, and return the run.  line: the end event from which it was made.
+        """Record that a run has ended, and return it.  line: the end event.
 
-        Return None if the run was only lost: the client can come back, so it is kept as a run without an end.
-        Return None also for a second end: a server was restarted before it could acknowledge the first.
+        None: the run was only lost (the client can come back, so keep it as a run without an end); or this is
+        a second end (a server was restarted before it could acknowledge the first).
         """
         if run.name in self._recently_ended:
             return None
@@ -907,9 +899,9 @@ class JournalPass(LogPass):
         return run
 
     def _check_start(self, start_position: int, start_line: bytes, body_offset: int, end_line: bytes) -> None:
-        """Record the start of a run as invalid if it is: the pass reports that.  end_line: a valid end.
+        """Record the start of a run as invalid if it is.  end_line: a valid end.
 
-        If the end repeats the fields of the start, they are valid, and the start need not be decoded.
+        Fields that the end repeats are valid without decoding them.
         """
         is_valid = (body_offset == self.ALREADY_CHECKED
                     or self._repeats_fields(end_line, start_fields=start_line[body_offset:]))
@@ -918,9 +910,9 @@ class JournalPass(LogPass):
 
     @staticmethod
     def _repeats_fields(end_line: bytes, start_fields: bytes) -> bool:
-        """Return True if an end event repeats these fields of the start event, in the same order.
+        """Return True if an end event repeats these fields of the start event in this order.
 
-        start_fields: the start event from the field "run" to the closing brace.
+        start_fields: from "run" to the closing brace.
         """
         without_brace = start_fields[:-1]       # the end has more fields
         return end_line.startswith(without_brace, end_line.find(b'"run": '))
@@ -931,9 +923,7 @@ class JournalPass(LogPass):
                 yield run
 
     def _run_of_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Decode the line of a start or an end, and return the run.
-
-        None: the line is invalid.  Then its position is added to those that the pass reports at the end.
+        """Decode a start or an end, and return the run.  If the line is invalid, record that and return None.
         """
         try:
             return self._run_of_event(position, line, self._parse_event(line))
@@ -942,11 +932,9 @@ class JournalPass(LogPass):
             return None
 
     def set_current_file_names(self, runs: Iterable[RunRecord]) -> None:
-        """Set `files` of these runs to the current names of the output files; of runs without an end also
-        `bytes`, the size of the output.
+        """Set `files` of these runs to the current names; of runs without an end also `bytes` (of output).
 
-        The names in an end event can be old: a later run that prints to a file of this name first renames
-        the existing file.
+        The names in an end event can be old: a later run that needs a name renames the existing file.
         """
         output = LastOutput(os.path.dirname(self.log.path))
         for run in {*runs}:
@@ -956,17 +944,17 @@ class JournalPass(LogPass):
                 run.files = [self.current_name(name, run.position) for name in run.files]
 
     def _set_output_of_unended(self, run: RunRecord, output: LastOutput) -> None:
-        """Find the output files of a run without an end, and set `files` and `bytes` to names and total size.
+        """Set `files` and `bytes` of a run without an end to names and total size of the output files.
 
         They are LINE.out and LINE.err, or files that had these names during the run.
         """
         run.files = [self.current_name(f"{run.line}{suffix}", run.position) for suffix in output.SUFFIXES]
-        sizes = output.file_sizes(run)      # without files that do not exist
+        sizes = output.file_sizes(run)      # only of existing files
         run.files = list(sizes)
         run.bytes = sum(sizes.values())
 
     def current_name(self, name: str, position: int) -> str:
-        """Return the current name of a file that had this name at this position of the log."""
+        """Return the current name of a file with this name at this position of the log."""
         renames = self._renames.get(name, ())
         next_rename = bisect.bisect_left(renames, (position + 1,))
         while next_rename < len(renames):
@@ -976,21 +964,18 @@ class JournalPass(LogPass):
         return name
 
     def _parse_event(self, line: bytes) -> dict[str, Any]:
-        """Return the JSON object of a line.  Raises INVALID_LINE_ERRORS."""
+        """Return a line as JSON object.  Raises INVALID_LINE_ERRORS."""
         text = line.decode()
         event: dict[str, Any]
-        event, end_offset = self._decode(text, 0)       # json.loads() takes half as long again
+        event, end_offset = self._decode(text, 0)       # json.loads() takes 50 % longer
         if end_offset != len(text):
             raise ValueError
         return event
 
     def _run_of_event(self, position: int, line: bytes, event: dict[str, Any]) -> RunRecord:
-        """Check each field of a start or an end, and return the run.  Raises INVALID_LINE_ERRORS.
-
-        event: the JSON object of the line.
-        """
+        """Check the fields of a start or an end, and return the run.  Raises INVALID_LINE_ERRORS."""
         ended = event["event"] == "end"
-        # otherwise a text can contain half a surrogate pair, for which to_bytes() raises WireError
+        # otherwise a text can have half a surrogate pair, for which to_bytes() raises WireError
         is_plain = line.isascii() and b"\\u" not in line
         event_time, run_name, line_number, command, host, slot, pid = self.COMMON_FIELDS(event)
         runner = event.get("runner")
@@ -1055,14 +1040,13 @@ class JournalReader(Log):
     PASS_CLASS = JournalPass
 
     def __init__(self, directory: str, say: Callable[[str], None]) -> None:
-        """Open DIRECTORY/journal.  Raises UsageError."""
+        """Open DIRECTORY/journal."""
         if not os.path.isdir(directory):
             problem = "not a directory" if os.path.exists(directory) else "no such directory"
             raise UsageError(f"{directory}: {problem} (expected the --outdir of runmaker4.py)")
         super().__init__(os.path.join(directory, "journal"), say)
 
     def _open(self) -> Reader:
-        """Open the journal.  Raises UsageError if the directory has none."""
         try:
             return super()._open()
         except FileNotFoundError:
@@ -1074,26 +1058,26 @@ class JournalReader(Log):
 
 # ======== Job output ========================================================================================
 #
-# The end of a run names the output files.  A run without an end prints to LINE.out and LINE.err, or to the
-# present names of these files if they were renamed.
+# The end of a run names the output files.  A run without an end prints to LINE.out and LINE.err, or if they
+# were renamed to the current names.
 
 
 class LastOutput:
     """The last lines in the output files of runs."""
-    SUFFIXES = ".out", ".err"   # of output files, after the number of the line at the start of the run
-    MAX_READ_BYTES = 1 << 14    # of a file: only the end is read
+    SUFFIXES = ".out", ".err"   # after the number of the line at the start of the run
+    MAX_READ_BYTES = 1 << 14    # of a file: the end
     MAX_COLUMNS = 500           # of a line, also on a wider terminal
 
     def __init__(self, directory: str, max_lines: int = 3) -> None:
-        """Set the directory of the files, and how many lines of each to return at most."""
+        """Set the directory of the files.  max_lines: of each file."""
         self.directory = directory
         self._max_lines = max_lines
         self.network = find_mount(directory).network
 
     def last_lines(self, run: RunRecord) -> list[str]:
-        """Return the last lines of a run's stderr, or if it is empty of stdout.
+        """Return the last lines of a run's stderr, or of stdout if stderr is empty.
 
-        If a file cannot be read, return a line with the reason: '(3.out: No such file or directory)'.
+        If a file cannot be read, return the reason: '(3.out: No such file or directory)'.
         """
         errors = []
         for name in sorted(run.files, key=lambda name: ".err" not in name):
@@ -1107,7 +1091,7 @@ class LastOutput:
         return errors
 
     def _read_tail(self, name: str) -> list[bytes]:
-        """Return the last lines of a file that are not blank.  Raises OSError, ValueError."""
+        """Return the last non-blank lines.  Raises OSError, ValueError."""
         with self._open_output_file(name) as file:
             offset = max(0, os.fstat(file.fd).st_size - self.MAX_READ_BYTES)
             lines = file.pread(self.MAX_READ_BYTES, offset).split(b"\n")
@@ -1116,7 +1100,7 @@ class LastOutput:
         return [line for line in last_parts if line.strip()][-self._max_lines:]
 
     def file_sizes(self, run: RunRecord) -> dict[str, int]:
-        """Return the size of each output file of a run, by name; leave out files that cannot be opened."""
+        """Return the sizes of a run's output files by name, without files that cannot be opened."""
         sizes = {}
         for name in run.files:
             with contextlib.suppress(OSError, ValueError), self._open_output_file(name) as file:
@@ -1124,10 +1108,10 @@ class LastOutput:
         return sizes
 
     def _open_output_file(self, name: str) -> Reader:
-        """Open an output file for reading.  Raises OSError; ValueError: not a regular file in `directory`.
+        """Open an output file.  Raises OSError; ValueError: not a regular file in `directory`.
 
-        On a network file system it can appear as it was when the log was opened, because only then the cache
-        of the directory was refreshed.
+        On a network file system the file can appear as of the time when the log was opened: only then the
+        cache of the directory was refreshed.
         """
         if os.path.basename(name) != name:
             raise ValueError("a path to another directory")
@@ -1142,24 +1126,23 @@ class LastOutput:
 
 # ======== Matching runs to lines ============================================================================
 #
-# The journal has the line number of a run at the time of the record.  Lines can have been moved, inserted and
-# removed since then, and several can have the same command.  A run belongs to a line with the same command.
-# Of several lines, it belongs to the one with the same number, or otherwise to the nearest.  Of two equally
-# near ones, it belongs to the lower one in the file, because lines are usually inserted above.
+# The journal has the number of the line when the record was written.  Since then lines can have been moved,
+# inserted and removed, and several can have one command.  A run belongs to a line with the same command: of
+# several to the one with the same number, otherwise to the nearest; of two equally near ones to the lower one
+# in the file, because lines are usually inserted above.
 #
-# A line inserted above equal lines (lines with one command) shifts the numbers of all of them.  So if the log
-# has as many numbers of a command as the file has lines with it, they are paired in order first.
+# A line inserted above equal lines (with one command) shifts all their numbers.  So if the log has as many
+# numbers of a command as the file has lines, numbers and lines are paired in order first.
 #
-# If several runs belong to a line, the last run is the one with the nearest number, and of equally near ones
-# the last one in the journal.
+# Of several runs of a line, the last run is the one with the nearest number, and of equally near ones the
+# last one in the journal.
 #
-# A run without an end belongs to a line with a running job, or with an end that is on the way to the journal.
-# So while lines with this command are `r`, or cancelled and still running, the run belongs to one of these.
+# The line of a run without an end has a running job, or the end is on the way to the journal.  So while lines
+# with this command are `r`, or cancelled and still running, the run belongs to one of these.
 
 
 def nearest_number(numbers: Sequence[int], number: int) -> int:
-    """Return the one of some ascending numbers that is nearest to `number`; of two equally near, the larger.
-    """
+    """Return the one of ascending `numbers` that is nearest to `number`; of two equally near, the larger."""
     index = bisect.bisect_left(numbers, number)
     if numbers[index:index + 1] == [number]:
         return number
@@ -1171,10 +1154,10 @@ LastRuns = dict[tuple[bytes, int, bool], RunRecord]     # by command, logged lin
 
 
 def add_last_runs(last_runs: LastRuns, runs: Iterable[RunRecord]) -> LastRuns:
-    """Update the dict `last_runs` with these runs, and return it.
+    """Add these runs to `last_runs`, and return that.
 
-    It keeps the last finished and the last unfinished run of each pair of command and line number.  No other
-    run can be the last run of a line.  So memory use does not depend on the length of the log.
+    For each command and line number, keep only the last finished and the last unfinished run: no other can be
+    the last run of a line.  So memory use does not grow with the log.
     """
     for run in runs:
         key = run.command, run.line, run.ended is None
@@ -1189,10 +1172,10 @@ class LineRuns:
     def __init__(
         self, lines: Iterable[Line], numbers_with_jobs: Collection[int], runs: Iterable[RunRecord]
     ) -> None:
-        """Match runs with lines.
+        """Match runs with lines; ignore runs of other commands.
 
-        lines: all with one of some commands.  numbers_with_jobs: of the lines with running jobs.  runs: at
-        least those of these commands that add_last_runs() keeps; runs of other commands are ignored.
+        lines: all with one of some commands.  numbers_with_jobs: of lines with running jobs.  runs: at least
+        those of these commands that add_last_runs() keeps.
         """
         self.lines = {line.number: line for line in lines}
         self._numbers_of: dict[bytes, list[int]] = {}               # of the lines, by command
@@ -1214,11 +1197,11 @@ class LineRuns:
                 self.last_runs[number] = run
 
     def _map_logged_to_current_numbers(self, runs: Iterable[RunRecord]) -> dict[tuple[bytes, int], int]:
-        """Return the current line number by command and logged line number, where the two numbers differ.
+        """Return the current line number by command and logged number, where the numbers differ.
 
-        A line that is inserted above others changes their numbers.  If a command was logged with as many line
-        numbers as there are lines with it now, then the lowest logged number is that of the first line now,
-        and so on: logged 3 and 5, now 4 and 6, is {(command, 3): 4, (command, 5): 6}.
+        If the log has as many line numbers of a command as there are lines now, then the lowest logged number
+        is that of the first line, and so on: logged 3 and 5, now 4 and 6, is {(command, 3): 4, (command, 5):
+        6}.
         """
         logged_numbers: defaultdict[bytes, set[int]] = defaultdict(set)
         for run in runs:
@@ -1233,15 +1216,15 @@ class LineRuns:
         return changed_numbers
 
     def _expected_number(self, run: RunRecord) -> int:
-        """Return the line number to expect now for a run: the paired one, or otherwise the logged one."""
+        """Return the current line number of a run: as paired, otherwise as logged."""
         if not self._shifted_numbers:
             return run.line
         return self._shifted_numbers.get((run.command, run.line), run.line)
 
     def _line_number(self, run: RunRecord) -> int:
-        """Return the number of the line that a run belongs to: the nearest one with the command of the run.
+        """Return the number of a run's line: the nearest line with the command, which must exist.
 
-        If the run has not ended, only running lines count.  A line with this command must exist.
+        For a run without an end only running lines count, if there are any.
         """
         numbers = self._numbers_of[run.command]
         if run.ended is None:
@@ -1249,17 +1232,17 @@ class LineRuns:
         return nearest_number(numbers, self._expected_number(run))
 
     def line_of(self, run: RunRecord) -> Line | None:
-        """Return the line that a run belongs to; None: no line has this command."""
+        """Return the line of a run; None: no line has this command."""
         return self.lines[self._line_number(run)] if run.command in self._numbers_of else None
 
     def is_last(self, run: RunRecord, line: Line) -> bool:
-        """Return True if this run of the line is the last one."""
         return self.last_runs[line.number].position == run.position
 
     def is_last_run_certain(self, line: Line) -> bool:
-        """Return True if the last run is known without reading an earlier part of the log: it is running.
+        """Return True if the last run is running, and earlier parts of the log cannot change that.
 
-        Not so if several lines have the command: all logged line numbers decide which run belongs to which.
+        They can if several lines have the command: all logged line numbers decide which run belongs to which
+        line.
         """
         run = self.last_runs.get(line.number)
         is_command_unique = len(self._numbers_of[line.command]) == 1
@@ -1267,7 +1250,7 @@ class LineRuns:
 
 
 def filter_by_commands(commands: Iterable[bytes]) -> RunFilter:
-    """Return a filter that accepts runs with one of these commands, by the head of a journal line."""
+    """Return a filter that accepts runs of these commands."""
     encoded_commands = {json.dumps(to_text(command)).encode() for command in commands}      # as in a journal
     return lambda head: head["command"] in encoded_commands
 
@@ -1276,7 +1259,7 @@ def also_accept_incomplete(run_filter: RunFilter) -> RunFilter:
     """Return a filter that also accepts runs of which some output could not be written.
 
     The journal marks them with the field "incomplete".  To save time, search the undecoded line for this
-    word: few other lines contain it.
+    word; few others contain it.
     """
     def accepts(head: re.Match[bytes]) -> bool:
         journal_line = head.string
@@ -1286,21 +1269,21 @@ def also_accept_incomplete(run_filter: RunFilter) -> RunFilter:
 
 # ======== Who is at work ====================================================================================
 #
-# Each runner and each server holds a presence lock in the lock file, and loses it on exit (PresenceLock in
-# runmaker4.py).  The journal has the presence lock of the program that started a run.
+# Each runner and server holds a presence lock in the lock file until it exits (PresenceLock in runmaker4.py).
+# The journal has the presence lock of the program that started a run.
 
 
 class RunnersAtWork:
     """The runners and servers that use a job file."""
 
     def __init__(self, presence_locks: Collection[int] | None) -> None:
-        """Keep the numbers of the presence locks that are held; None: unknown."""
+        """presence_locks: the numbers of the held ones; None: unknown."""
         self._presence_locks = presence_locks
 
     def has_runner_exited(self, run: RunRecord | None) -> bool:
         """Return True if the runner that started a run, or the server that assigned it, has surely exited.
 
-        False: alive, or unknown.  If the run or the starter is unknown, all runners and servers must be gone.
+        If the run or the starter is unknown, True means that no runner or server is alive.
         """
         if not self._presence_locks or not run or run.runner is None:
             return self.has_no_runners
@@ -1314,7 +1297,7 @@ class RunnersAtWork:
 
     @property
     def has_no_runners(self) -> bool:
-        """Return True if no runner and no server is alive; False also if unknown."""
+        """Return True if no runner or server is alive; False also if unknown."""
         return self._presence_locks is not None and not self._presence_locks
 
     def count_by_kind(self) -> dict[str, int | None]:
@@ -1326,18 +1309,18 @@ class RunnersAtWork:
 
 
 class Clocks:
-    """The hosts with wrong clocks, as far as a log shows them.  Ages of times from these hosts are unknown.
+    """The hosts with wrong clocks, as far as a log shows.  Ages of times from these hosts are unknown.
 
-    The file server records when the last line was appended. A clock is fast if one of its times is more than
-    MAX_APART_SECONDS after that. Lines are appended as events happen, so a time can be compared with the time
-    in the previous line if that is from another host, and in the last line with the mtime of the file.  But a
-    client that was disconnected appends late, so one early time proves nothing: a clock is slow only if all
-    comparable times are more than MAX_APART_SECONDS too early.
+    The file server records when the last line was appended (mtime).  A clock is fast if a time is more than
+    MAX_APART_SECONDS after that.  Lines are appended as events happen, so a time can be compared with the
+    previous line if that is from another host, and the last line with the mtime.  But a disconnected client
+    appends late, so one early time proves nothing: a clock is slow only if all comparable times are more than
+    MAX_APART_SECONDS too early.
     """
     MAX_APART_SECONDS = 60.0
 
     def __init__(self, log_mtime: float, runs: Iterable[RunRecord] = ()) -> None:
-        """Set `wrong_hosts`.  log_mtime: by the clock of the file server.  runs: the last few."""
+        """Set `wrong_hosts`.  log_mtime: by the file server's clock.  runs: the last few."""
         self._is_local_clock_wrong = log_mtime > time.time() + self.MAX_APART_SECONDS
         in_order = sorted(runs, key=operator.attrgetter("position"))
         latest_credible = log_mtime + self.MAX_APART_SECONDS
@@ -1362,7 +1345,7 @@ class Clocks:
         return not self.wrong_hosts and not self._is_local_clock_wrong
 
     def seconds_since(self, host: str, timestamp: float) -> float | None:
-        """Return the seconds since `timestamp`, which is by the clock of `host`; None: unknown."""
+        """Return the seconds since `timestamp`, by the clock of `host`; None: unknown."""
         if self._is_local_clock_wrong or host in self.wrong_hosts:
             return None
         return max(0.0, time.time() - timestamp)
@@ -1377,35 +1360,35 @@ class Clocks:
 #                    view selects
 #   presence locks   also of runners that start meanwhile
 #   mtime            shows that ends of runs can still be on the way to the log
-#   the log          is opened last.  So it has the ends of all runs with finished lines, except ends that are
-#                    on the way.  A runner appends all ends before it releases the presence lock.
+#   the log          is opened last.  So it has the ends of all runs with finished lines, except ends on the
+#                    way.  A runner appends all ends before it releases the presence lock.
 #
 # --status, --failed, --show and the page are made of rows.  --stats and --timeline read only the log.
 
-# by the state of a run, the name of the state in which the run leaves the line
+# by the state of a run, the name of the line state in which it leaves the line
 LINE_STATE_AFTER = {**STATE_NAMES, ".": "new", "x": "held"}
 
 
 @dataclass(frozen=True)
 class Row:
     """A line and one of its runs, as of one observation."""
-    line: Line                  # if the line was removed: as of the run
-    line_state: str = ""        # a word; an orphan is in error; "": the line was removed
+    line: Line                  # if removed from the file: as of the run
+    line_state: str = ""        # a word; an orphan is in error; "": removed
     run: RunRecord | None = None        # None: the log has none
     is_last: bool = False       # the log has no later run of the line
-    seconds_running: float | None = None        # of a running job, until now; None: not running, or unknown
-    # fields of a run that --json copies
+    seconds_running: float | None = None        # None: not running, or unknown
+    # of a run, for --json
     RUN_FIELDS = "cause", "cpu", "memory", "memory_below", "promised", "bytes", "files", "incomplete"
 
     @property
     def differing_line_state(self) -> str:
-        """The state of the line, if the run has not left it in that state; otherwise ''."""
+        """The state of the line if the run has left it in another state; otherwise ''."""
         return self.line_state if self.run and self.line_state != LINE_STATE_AFTER[self.run.state] else ""
 
     def json_job_fields(self) -> dict[str, Any]:
-        """Return those --json fields that --status prints as well: line, command, host, slot, pid and times.
+        """Return the --json fields that --status also has: line, command, host, slot, pid and times.
 
-        None: unknown.  `seconds` is the run time, up to now if the job is running.
+        None: unknown.  `seconds` of a running job: up to now.
         """
         run = self.run
         seconds = run.seconds if run and run.ended is not None else self.seconds_running
@@ -1420,7 +1403,7 @@ class Row:
         }
 
     def json_fields(self) -> dict[str, Any]:
-        """Return all fields of this row for --failed --json and --show --json; None: unknown."""
+        """Return all fields for --failed --json and --show --json; None: unknown."""
         run = self.run
         return {
             **self.json_job_fields(),
@@ -1434,12 +1417,12 @@ class Row:
 
 
 class Observation:
-    """A job file, its locks and a log of its runs, as of one moment.  The job file or the log can be absent.
+    """A job file, the locks and a log of the runs, as of one moment.  The job file or the log can be absent.
     """
-    TAIL_BYTES = 1 << 22        # the last part of a log: mostly enough for the starts of all running jobs
+    TAIL_BYTES = 1 << 22        # of a log: mostly enough for the starts of all running jobs
     # state and cause of a run without an end
     STILL_RUNNING = "r", ""
-    ENDING = "r", "ending"      # the job has finished; the end is not in the log yet
+    ENDING = "r", "ending"      # finished; the end is not in the log yet
     LOST = "e", "lost"
     END_UNKNOWN = "?", "unknown"
 
@@ -1449,9 +1432,9 @@ class Observation:
         open_log: Callable[[], Log],
         select_lines: Callable[[Watcher, Snapshot], Sequence[Line]] = lambda watcher, snapshot: (),
     ) -> None:
-        """Read the job file and the locks, and then open the log.  Raises UsageError.
+        """Read the job file and the locks, and then open the log.
 
-        select_lines: returns the lines that the view is about, in the order of the file.
+        select_lines: returns the lines to view, in the order of the file.
         """
         self.watcher = watcher
         self.snapshot = Snapshot(Counter())
@@ -1480,18 +1463,17 @@ class Observation:
 
     @functools.cached_property
     def recent_runs(self) -> list[RunRecord]:
-        """The runs in the last TAIL_BYTES of the log, which are read on first use."""
+        """The runs in the last TAIL_BYTES of the log, read on first use."""
         return list(self.log.start_pass(start_offset=max(0, self.log.size - self.TAIL_BYTES)))
 
     @functools.cached_property
     def clocks(self) -> Clocks:
-        """The clocks of the hosts, according to the recent runs."""
         return Clocks(self.log.mtime, self.recent_runs)
 
     def rows_of_running_lines(self) -> list[Row]:
         """Return the row of the last run of each line that is `r`, or cancelled and still running.
 
-        Mostly the end of the log has the starts of all running jobs.  Otherwise read the complete log.
+        Mostly the recent runs include all running ones.  Otherwise read the complete log.
         """
         lines = [*self.lines_with_jobs, *self.snapshot.orphans]
         commands = {line.command for line in lines}
@@ -1502,9 +1484,8 @@ class Observation:
         return [self.row_of_line(line, line_runs) for line in lines]
 
     def last_rows(self) -> Iterator[Row]:
-        """Yield the row of the last run of each selected line, in the order of the file.
-
-        Also yield the row of any other line whose last run has incomplete output, so that the user sees it.
+        """Yield the row of the last run of each selected line, and of other lines whose last run has
+        incomplete output, so that the user sees it.  The order is that of the file.
         """
         commands, last_runs, log_pass = self._read_last_runs()
         line_runs = self.match_runs_with_lines(commands, last_runs)
@@ -1519,9 +1500,9 @@ class Observation:
             yield self.row_of_line(line_runs.lines[number], line_runs)
 
     def _read_last_runs(self) -> tuple[set[bytes], Collection[RunRecord], LogPass]:
-        """Read the runs of some commands; return the commands, the runs of add_last_runs(), and the pass.
+        """Return commands, the runs of these that add_last_runs() keeps, and the pass through the log.
 
-        The commands are those of the selected lines, and those of runs with incomplete output.
+        The commands are those of the selected lines and of runs with incomplete output.
         """
         commands = {line.command for line in self.selected_lines}
         while True:
@@ -1530,13 +1511,12 @@ class Observation:
             other_commands = {run.command for run in last_runs.values() if run.incomplete} - commands
             if not other_commands:
                 return commands, last_runs.values(), log_pass
-            # of these commands only incomplete runs were read, perhaps not the last ones: read once more
+            # only incomplete runs of these were read, perhaps not the last ones: read again
             commands |= other_commands
 
     def rows_of_all_runs(self) -> Iterator[Row]:
-        """Yield the rows of all runs of the selected lines, in the order of the file and of the log.
-
-        A line without a run also has a row.
+        """Yield the rows of all runs of the selected lines, in the order of the file and of the log; a line
+        without a run also has a row.
         """
         commands = {line.command for line in self.selected_lines}
         journal_pass = self.log.start_pass(filter_by_commands(commands))
@@ -1556,26 +1536,25 @@ class Observation:
                 yield self.row_of_line(line, line_runs)
 
     def match_runs_with_lines(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
-        """Match the runs of some commands with the lines that have these commands now; ignore other runs.
+        """Match the runs of some commands with the lines that have them now; ignore other runs.
 
         Without a job file no run has a line.
         """
         lines = self.watcher.lines_with_commands(commands) if self.watcher and commands else []
-        # LineRuns keeps the last of the lines with one number: as observed, not as read again just now
+        # LineRuns keeps the last of lines with one number: as observed, not as read now
         observed_lines = [*self.lines_with_jobs, *self.snapshot.orphans, *self.selected_lines]
         lines += [line for line in observed_lines if line.command in commands]
         return LineRuns(lines, self._numbers_with_jobs, runs)
 
     def row_of_line(self, line: Line, line_runs: LineRuns) -> Row:
-        """Return the row of a line's last run, or of the line alone if it has no known run."""
+        """Return the row of a line's last run, or of the line alone if no run is known."""
         run = line_runs.last_runs.get(line.number)
         return self.row_of_run(run, line_runs) if run else Row(line, self.line_state_of(line), is_last=True)
 
     def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
-        """Return the row of a run and the line to which it belongs now.
+        """Return the row of a run with the current line; before that, set the state of a run without an end.
 
-        If the line was removed from the file, the row has the line at the time of the run.  Also set the
-        state of a run without an end in the log, as the row shows that.
+        If the line was removed from the file, the row has the line at the time of the run.
         """
         self.set_unended_state(run, line_runs)
         line = line_runs.line_of(run)
@@ -1588,13 +1567,13 @@ class Observation:
         return Row(line, self.line_state_of(line), run, is_last, seconds_running)
 
     def line_state_of(self, line: Line) -> str:
-        """Return the state of a line as a word; an orphan is in error."""
+        """Return the state of a line as a word: 'error' for an orphan."""
         if line.number in self._orphan_numbers:
             return LINE_STATES[ERROR]
         return LINE_STATES.get(line.state, "held")
 
     def set_unended_state(self, run: RunRecord, line_runs: LineRuns) -> None:
-        """Set `state` and `cause` of a run of which the log has no end; do nothing if the log has it.
+        """Set `state` and `cause` of a run if the log has no end of it.
 
         The first condition that holds counts:
 
@@ -1622,9 +1601,9 @@ class Observation:
 
 @contextlib.contextmanager
 def without_garbage_collector() -> Iterator[None]:
-    """Turn off the collector of cyclic garbage, which would visit all lines and runs again and again.
+    """Turn off the collector of cyclic garbage, which would visit all lines and runs repeatedly.
 
-    That would take a quarter of the time, and no view makes cycles.
+    It would take a quarter of the time, and no view makes cycles.
     """
     gc.disable()
     try:
@@ -1634,7 +1613,7 @@ def without_garbage_collector() -> Iterator[None]:
 
 
 def open_log(options: argparse.Namespace, say: Callable[[str], None]) -> Log:
-    """Return the journal or the job log that the options name; otherwise an empty log.  Raises UsageError."""
+    """Return the journal or job log that the options name, or an empty log."""
     if options.joblog is not None:
         return JobLogReader(options.joblog, say)
     return NoLog() if options.outdir is None else JournalReader(options.outdir, say)
@@ -1644,19 +1623,19 @@ def open_log(options: argparse.Namespace, say: Callable[[str], None]) -> Log:
 #
 # The job file has the running lines; the journal has hosts and start times.
 
-MIN_WIDE_COLUMNS = 60           # a narrower table has neither slots nor start times
+MIN_WIDE_COLUMNS = 60           # a narrower table has no slots and start times
 
 
 def jobs_per_hour(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row]) -> float | None:
     """Return the current rate of finished jobs; None: too few to measure.
 
-    runs: in the order of the log; of each job only the last run counts.  unfinished_rows: by line number;
-    jobs of these lines do not count, although earlier tries are finished.
+    runs: in the order of the log; the last run of each job counts.  unfinished_rows: by line number; earlier
+    tries of these jobs do not count.
     """
     end_times: dict[tuple[int, bytes], float] = {}
     for run in runs:
         end_times.pop((run.line, run.command), None)
-        if run.ended is not None and run.state != ".":      # put back: the job is as new as before
+        if run.ended is not None and run.state != ".":      # put back: the job is new again
             end_times[run.line, run.command] = run.ended
     for number, row in unfinished_rows.items():
         end_times.pop((number, row.line.command), None)
@@ -1669,13 +1648,14 @@ def jobs_per_hour(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row])
 
 
 def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
-    """Yield a status (of read_status()) as lines of text.  columns: the maximum width of the table."""
+    """Yield a status (of read_status()) as lines of text.  columns: the maximum width."""
     yield from status_summary(status)
     yield from status_table(status, columns)
 
 
 def status_summary(status: dict[str, Any]) -> Iterator[str]:
-    """Yield lines with the numbers of jobs, runners and servers, the time left, and why new jobs wait."""
+    """Yield the lines about the numbers of jobs, runners and servers, the time left, and why new jobs wait.
+    """
     counts_text = ", ".join(f"{status[name]} {name}" for name in Counts._fields)
     yield f"{plural(status['total'], 'job')}: {counts_text}"
     if per_hour := status["per_hour"]:
@@ -1693,10 +1673,7 @@ def status_summary(status: dict[str, Any]) -> Iterator[str]:
 
 
 def status_table(status: dict[str, Any], columns: float) -> Iterator[str]:
-    """Yield the lines of the table of running jobs and orphans; none if there are no such jobs.
-
-    A table narrower than MIN_WIDE_COLUMNS has neither slots nor start times.
-    """
+    """Yield the lines of the table of running jobs and orphans, if there are any."""
     is_narrow = columns < MIN_WIDE_COLUMNS
     rows = []
     is_any_host_known = False
@@ -1709,7 +1686,7 @@ def status_table(status: dict[str, Any], columns: float) -> Iterator[str]:
         return
     all_headings = ["line", "host", "slot", "since", "for", "command"]      # of the cells of status_row()
     headings = all_headings
-    if not is_any_host_known:               # then the times are unknown, too
+    if not is_any_host_known:               # nor any time
         headings = ["line", "command"]
     elif is_narrow:
         headings = ["line", "host", "for", "command"]
@@ -1720,7 +1697,7 @@ def status_table(status: dict[str, Any], columns: float) -> Iterator[str]:
 
 
 def status_row(job: dict[str, Any], remark: str) -> list[str]:
-    """Return the cells of the table of running jobs for one job; the remark comes before the command."""
+    """Return the cells for a job in the table of running jobs.  remark: before the command."""
     start = "-" if job["start"] is None else format_time(job["start"])
     elapsed = "-" if job["seconds"] is None else human_time(job["seconds"])
     command = remark + job["command"]
@@ -1728,10 +1705,10 @@ def status_row(job: dict[str, Any], remark: str) -> list[str]:
 
 
 def remark_before_command(job_list: str, is_unsupervised: bool, is_narrow: bool) -> str:
-    """Return a remark to print before the command of a job, for example '(orphan) '; '' for most jobs.
+    """Return a remark to print before a command, for example '(orphan) '; '' for most jobs.
 
-    job_list: the field of the status that has the job: 'jobs', 'cancelled' or 'orphans'.  is_unsupervised:
-    the runner has exited.  is_narrow: make it short, for a narrow terminal.
+    job_list: 'jobs', 'cancelled' or 'orphans'.  is_unsupervised: the runner has exited.  is_narrow: make it
+    short.
     """
     if job_list == "orphans":
         return "(orphan) "
@@ -1753,12 +1730,12 @@ def format_time(timestamp: float) -> str:
 
 
 def stdout_columns() -> float:
-    """Return the maximum length of a line on stdout; infinite unless that is a terminal."""
+    """Return the maximum length of a line on stdout; infinite without a terminal."""
     return columns_of(1) - 1 if os.isatty(1) else math.inf
 
 
 def fit_to_width(text: str, columns: float) -> str:
-    """Return a text without control characters, cut and ended by '...' if it is too wide."""
+    """Return a text without control characters; if it is too wide, cut and with '...'  at the end."""
     text = printable(text)
     return text if len(text) <= columns else f"{text[:max(int(columns) - 3, 0)]}..."
 
@@ -1766,10 +1743,9 @@ def fit_to_width(text: str, columns: float) -> str:
 def format_table(
     rows: Sequence[Sequence[str]], columns: float, right_columns: Collection[int]
 ) -> Iterator[str]:
-    """Yield the lines of a table with aligned columns; the last column has the remaining width.
+    """Yield the lines of a table with aligned columns.  The last column has the remaining width.
 
-    columns: the maximum width; nothing is cut if it is infinite.  right_columns: indexes of right-aligned
-    columns.
+    columns: the maximum width; infinite: cut nothing.  right_columns: indexes of right-aligned columns.
     """
     last_column = len(rows[0]) - 1
     max_width = 18 if columns < math.inf else math.inf      # of a cell
@@ -1787,7 +1763,7 @@ def say(text: str) -> None:
 
 
 def check_journal(log: Log, path: str) -> None:
-    """Warn if the last runs of a log belong to no line of this job file."""
+    """Warn if the last runs in a log have no line in this job file."""
     runs = log.start_pass(start_offset=max(0, log.size - BLOCK))
     commands = {run.command for run in deque(runs, 12)}
     with job_file(path, find_mount(path).network) as file:
@@ -1796,13 +1772,13 @@ def check_journal(log: Log, path: str) -> None:
 
 
 def read_status(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
-    """Read the job file and the journal, and return the status as a dict: what --status --json prints."""
+    """Return the status of the job file as a dict, which --status --json prints."""
     with Observation(watcher, functools.partial(open_log, options, say)) as observation:
         check_journal(observation.log, watcher.path)
         job_counts = count_states(observation.snapshot)
         rows = {row.line.number: row for row in observation.rows_of_running_lines()}
         per_hour = None
-        # without running jobs, the last rate is not the current one
+        # without running jobs the rate is an old one
         if job_counts.running and observation.clocks.are_all_right:
             per_hour = jobs_per_hour(observation.recent_runs, rows)
     runners_at_work = observation.runners_at_work
@@ -1831,9 +1807,9 @@ def read_status(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]
 def status_fields_of_line(line: Line, last_row: Row, runners_at_work: RunnersAtWork) -> dict[str, Any]:
     """Return the fields of the status for a running line or an orphan.
 
-    last_row: of the last run in the log.  If that has ended, the current run is not in the log yet: leave out
-    the fields of the run.  But if it was not successful and the runner is alive, the job can be between two
-    tries: return host and slot, which the runner keeps.
+    last_row: of the last run in the log.  If that has ended, the current run is not in the log yet, and the
+    fields of a run are None.  But if that was unsuccessful and the runner is alive, return host and slot: a
+    runner keeps them between two tries.
     """
     run = last_row.run
     if not run or run.ended is None:
@@ -1849,9 +1825,9 @@ def status_fields_of_line(line: Line, last_row: Row, runners_at_work: RunnersAtW
 def find_wait_reason(
     watcher: Watcher, job_counts: Counts, runners_at_work: RunnersAtWork, hosts: Collection[str]
 ) -> str:
-    """Return why new jobs wait, or that no runner is alive; '' if no job is new, or a runner can take one.
+    """Return why new jobs wait, for example for a runner; '' if none is new, or a runner can take one.
 
-    hosts: some of the hosts at work.
+    hosts: names of hosts with runners, as far as known.
     """
     if not job_counts.new:
         return ""
@@ -1864,8 +1840,8 @@ def find_wait_reason(
 
 # ======== Runs of lines =====================================================================================
 #
-# --failed selects the lines that are failed or in error, and the last run of each; --show selects the named
-# lines, and all runs of them.  The journal has the results of these runs, the output files the last lines.
+# --failed shows the lines that are failed or in error, and the last run of each; --show the named lines, and
+# all runs of them.  The journal has the results, the output files have the last lines.
 
 
 def describe_result(run: RunRecord) -> str:
@@ -1878,7 +1854,7 @@ def describe_result(run: RunRecord) -> str:
         return "running"
     text = "could not be started"
     if run.exit >= 0:
-        # 128 + a signal: the exit status of a shell whose last command was killed
+        # 128 + signal: a shell whose last command was killed
         text = f"exit {run.exit}{signal_suffix(run.exit - 128)}"
     if run.signal:
         text = f"signal {run.signal}{signal_suffix(run.signal)}"
@@ -1887,7 +1863,7 @@ def describe_result(run: RunRecord) -> str:
 
 @functools.lru_cache
 def signal_suffix(number: int) -> str:
-    """Return the name of a signal as ' (SIGSEGV)'; '' if no signal has this number."""
+    """Return the name of a signal as ' (SIGSEGV)'; '' for other numbers."""
     try:
         return f" ({signal.Signals(number).name})"
     except ValueError:
@@ -1920,13 +1896,13 @@ def format_peak(
 
 
 def find_bad_lines(watcher: Watcher, snapshot: Snapshot) -> list[Line]:
-    """Return the lines that are failed or in error, also orphans, in the order of the file."""
+    """Return the lines that are failed or in error, and orphans, in the order of the file."""
     lines = [*watcher.select_lines(FAILED + ERROR), *snapshot.orphans]
     return sorted(lines, key=operator.attrgetter("number"))
 
 
 def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Line]:
-    """Return the selected job lines: by numbers, a command, or a shell pattern.  UsageError: none matches."""
+    """Return the lines selected by numbers, command, or shell pattern.  UsageError: none matches."""
     command = os.fsencode(selection)
     try:
         ranges = line_ranges(selection)
@@ -1947,7 +1923,7 @@ def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Lin
 
 
 def format_row(row: Row, output: LastOutput | None, columns: float) -> Iterator[str]:
-    """Yield a row as lines of text: result, host, time and command, details, and the last lines of output.
+    """Yield a row as lines of text: result, host, time, command, details, and the last lines of output.
 
     output: None without a log.
     """
@@ -1962,8 +1938,7 @@ def format_row(row: Row, output: LastOutput | None, columns: float) -> Iterator[
 
 
 def describe_last_run(row: Row, has_log: bool) -> str:
-    """Return the result of a row in words: 'exit 3 on node1, 14:03:22, after 49 ms', 'failed; last run: ...'.
-    """
+    """Return a row's result in words: 'exit 3 on node1, 14:03:22, after 49 ms', 'failed; last run: ...'."""
     if not row.run:
         return f"{row.line_state}; no run in the journal" if has_log else row.line_state
     text = describe_run(row.run)
@@ -1990,10 +1965,10 @@ def describe_run(run: RunRecord) -> str:
 
 
 def describe_resources_and_output(run: RunRecord, directory: str) -> str:
-    """Return slot, process, CPU time and output of a run in words, joined by commas.
+    """Return slot, process, CPU time and output of a run in words.
 
-    For example 'slot 2, process 4712, CPU 1.9s, printed 95 B: out/17.out, out/17.err'.  directory: of the
-    output files.
+    For example 'slot 2, process 4712, CPU 1.9s, printed 95 B: out/17.out, out/17.err'.  directory: of these
+    files.
     """
     parts = [f"slot {run.slot}"]
     if run.pid:
@@ -2010,12 +1985,11 @@ def describe_resources_and_output(run: RunRecord, directory: str) -> str:
 
 @without_garbage_collector()
 def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
-    """Print the last runs of failed lines for --failed, or all runs of the named lines for --show.
+    """For --failed print the last runs of failed lines, for --show all runs of the named lines.
 
-    Also warn if the journal is of another job file.  Return the number of lines by state.  Raises
-    BrokenPipeError.
+    Return the number of lines by state.  Raises BrokenPipeError.
     """
-    is_failed_only = options.show is None       # --failed; otherwise --show LINE
+    is_failed_only = options.show is None       # otherwise --show LINE
     select_lines = find_bad_lines if is_failed_only else functools.partial(find_lines, options.show)
     output = None
     if options.outdir is not None:
@@ -2032,7 +2006,7 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
 
 
 def print_rows(rows: Iterable[Row], output: LastOutput | None, columns: float, as_json: bool) -> None:
-    """Print rows as one JSON object, or each as some lines of text.  output, columns: see format_row()."""
+    """Print rows as one JSON object, or each as lines of text by format_row()."""
     if as_json:
         print_lines([json.dumps({"runs": [row.json_fields() for row in rows]})])
         return
@@ -2041,43 +2015,42 @@ def print_rows(rows: Iterable[Row], output: LastOutput | None, columns: float, a
 
 
 def print_lines(texts: Iterable[str]) -> None:
-    """Print texts on stdout, each with a newline."""
     print_bytes(to_bytes("".join(f"{text}\n" for text in texts)))
 
 
 # ======== Statistics ========================================================================================
 #
-# The ends in the journal are counted by host and by command, in one pass.  Two numbers of each run are kept,
-# time and memory, because a quantile needs all of them.
+# The ends in the journal are counted by host and by command, in one pass.  Time and memory of each run are
+# kept, because a quantile needs all of them.
 
 
 def quantiles(values: Iterable[N], percents: Sequence[int] = (50, 90, 100)) -> list[N]:
-    """Return the median, the 90th percentile and the maximum, or other percentiles; [] for no values."""
+    """Return the median, 90th percentile and maximum, or other percentiles; [] for no values."""
     in_order = sorted(values)
     return [in_order[math.ceil(len(in_order) * percent / 100) - 1] for percent in percents if in_order]
 
 
-# a number in a command or in output
+# in a command or in output
 NUMBER_PATTERN = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def largest_known(*sizes: int | None) -> int | None:
-    """Return the largest of the known sizes; None: all are None."""
+    """Return the largest of the sizes that are not None; None: all are."""
     return max((size for size in sizes if size is not None), default=None)
 
 
 class RunStats:
-    """Statistics of some runs: those of a host, of similar commands, or all."""
+    """Statistics of the runs of a host, of similar commands, or of all runs."""
 
     def __init__(self) -> None:
         self.seconds = array("d")               # the run times
-        # CPU time of the runs for which it is known, and elapsed time of the same runs
+        # of the runs with known CPU time: this, and elapsed time
         self.cpu_seconds = self.seconds_with_known_cpu = 0.0
-        self.largest_memory: int | None = None          # the largest known peak, in bytes
+        self.largest_memory: int | None = None          # of the known peaks, in bytes
         self.largest_upper_bound: int | None = None     # of the peaks that could not be measured
 
     def add(self, run: RunRecord) -> None:
-        """Add the times and the memory of a finished run; ignore an unfinished one."""
+        """Add times and memory of a finished run; ignore an unfinished one."""
         if run.seconds is None:
             return
         self.seconds.append(run.seconds)
@@ -2086,11 +2059,11 @@ class RunStats:
             self.seconds_with_known_cpu += run.seconds
         if run.memory is not None and (self.largest_memory is None or run.memory > self.largest_memory):
             self.largest_memory = run.memory
-        if run.memory_below is not None:        # the peak is not known, only that it was below this
+        if run.memory_below is not None:        # the unknown peak was below this
             self.largest_upper_bound = max(self.largest_upper_bound or 0, run.memory_below)
 
     def add_stats(self, stats: RunStats) -> None:
-        """Count the runs that `stats` has counted."""
+        """Add the runs of other statistics."""
         self.seconds += stats.seconds
         self.cpu_seconds += stats.cpu_seconds
         self.seconds_with_known_cpu += stats.seconds_with_known_cpu
@@ -2098,11 +2071,11 @@ class RunStats:
         self.largest_upper_bound = largest_known(self.largest_upper_bound, stats.largest_upper_bound)
 
     def json_fields(self) -> dict[str, Any]:
-        """Return the statistics as fields for --stats --json.  At least one run must have been added.
+        """Return the fields for --stats --json.  At least one run must have been added.
 
         Run times are in seconds.  cpu_use: 1.5 if the runs used one and a half CPUs on average.  memory: the
-        largest known peak, in bytes.  memory_below: all peaks that could not be measured were below this.
-        None: unknown, or there are no such runs.
+        largest known peak, in bytes.  memory_below: the unknown peaks were below this.  None: unknown, or no
+        such runs.
         """
         median, p90, longest = quantiles(self.seconds)
         cpu_use = self.cpu_seconds / self.seconds_with_known_cpu if self.seconds_with_known_cpu else None
@@ -2121,15 +2094,15 @@ class Peaks:
     """Peak memory of the runs of similar commands."""
 
     def __init__(self) -> None:
-        self.killed_count = 0           # runs that were killed for lack of memory
-        self._sizes = array("q")        # peaks of the others, in bytes; an upper bound if a peak is unknown
-        # the jobs, by line and command, whose last run was killed for lack of memory
+        self.killed_count = 0           # runs killed for lack of memory
+        self._sizes = array("q")        # of the others, in bytes; an upper bound if a peak is unknown
+        # jobs, by line and command, whose last run was killed for lack of memory
         self._jobs_with_unknown_peak: set[tuple[int, bytes]] = set()
 
     def add(self, run: RunRecord) -> None:
-        """Record the peak memory of a run that is done or failed, or that it was killed for lack of memory.
+        """Record the peak memory of a run, or that the run was killed for lack of memory.
 
-        Ignore other runs: they were stopped, perhaps before the peak.
+        Ignore runs that ended in error: they were stopped, perhaps before the peak.
         """
         is_done_or_failed = run.state in "d!"
         if run.lacked_memory:
@@ -2138,7 +2111,7 @@ class Peaks:
         elif is_done_or_failed:
             if self._jobs_with_unknown_peak:    # an earlier try with less memory can have been killed
                 self._jobs_with_unknown_peak.discard((run.line, run.command))
-            # memory_below is an upper bound of a peak that was not measured, so it is on the safe side
+            # memory_below: an upper bound of an unknown peak is on the safe side
             size = run.memory if run.memory is not None else run.memory_below
             if size is not None:
                 self._sizes.append(size)
@@ -2149,7 +2122,7 @@ class Peaks:
         return max(self._sizes, default=-1)
 
     def sufficient_memory(self) -> int | None:
-        """Return the `memory=`, in bytes, that is enough for 99 of 100 runs; None: unknown.
+        """Return the bytes of `memory=` that are enough for 99 of 100 runs; None: unknown.
 
         Killed jobs count as larger than all others.
         """
@@ -2158,32 +2131,32 @@ class Peaks:
 
 
 def round_size(size: int) -> int:
-    """Return a number of bytes, rounded up to two significant digits in K, M, G or T: 3.5G, 35G, 160M.
+    """Return a number of bytes, rounded up to two significant digits in K, M, G or T (3.5G, 160M).
 
-    So the size has a short text for the setting `memory=`.
+    So the text for `memory=` is short.
     """
     unit = next((unit for unit in "KMG" if size < 1000 * SIZE_UNITS[unit]), "T")
     amount = max(size, 1) / SIZE_UNITS[unit]
-    # digits after the point: 1 for 3.5, 0 for 35, and -1 for 350, which is rounded to tens
+    # digits after the point: 1 for 3.5, 0 for 35, -1 for 350, which is rounded to tens
     decimals = 1 if amount < 1 else max(1 - math.floor(math.log10(amount)), -2)
     rounded = math.ceil(amount * 10 ** decimals) / 10 ** decimals
-    # the number of bytes is the one that runmaker4.py would read from this text
+    # the number that runmaker4.py reads from this text
     return memory_size(f"{rounded:.12g}{unit}")
 
 
 class CommandStats:
-    """Statistics of similar commands: those that begin with the same word, apart from numbers in it."""
+    """Statistics of commands with the same first word, apart from numbers in this word."""
 
     def __init__(self, first_word: bytes) -> None:
-        """Start with no runs.  first_word: the common one, with … for each number."""
+        """first_word: with … for each number."""
         self._first_word = first_word
-        self._common_words: list[bytes] | None = None       # all commands begin with these; None: no command
+        self._common_words: list[bytes] | None = None       # of all commands; None: no command
         self._do_commands_differ = False
         self.stats = RunStats()
         self.peaks = Peaks()
 
     def add(self, run: RunRecord, words: list[bytes]) -> None:
-        """Count a finished run, and keep the words with which all commands begin.  words: of this command."""
+        """Count a finished run; keep only the common first words.  words: of the command."""
         if self._common_words is None:
             self._common_words = words
         elif words != self._common_words:
@@ -2203,19 +2176,19 @@ class CommandStats:
 
 def common_prefix(words: list[bytes], other_words: list[bytes]) -> list[bytes]:
     """Return the words with which both lists begin."""
-    if other_words[:len(words)] == words:       # mostly, and faster
+    if other_words[:len(words)] == words:       # mostly
         return words
     pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(words, other_words))
     return [word for word, _ in pairs]
 
 
 class CommandGroups:
-    """Runs grouped by command: those that begin with the same word, apart from numbers in it, are similar."""
-    MAX_GROUPS = 1000           # all other commands make one more
+    """Runs grouped by the first word of the command, apart from numbers in this word."""
+    MAX_GROUPS = 1000           # others make one more
     SHOWN_GROUPS = 20
     NUMBER_PATTERN = re.compile(NUMBER_PATTERN.pattern.encode())
     PLACEHOLDER = "…".encode()  # replaces what differs
-    OTHERS_KEY = PLACEHOLDER    # the group of all commands after MAX_GROUPS
+    OTHERS_KEY = PLACEHOLDER    # of all groups after MAX_GROUPS
 
     def __init__(self) -> None:
         self._groups: dict[bytes, CommandStats] = {}    # by the first word, with … for each number
@@ -2223,8 +2196,7 @@ class CommandGroups:
     def add(self, run: RunRecord) -> None:
         """Count a finished run in the group of its command.
 
-        The key of a group is the first word of its commands, without the numbers: `./sim-1 a` and `./sim-2 b`
-        are both in the group './sim-…'.
+        For example, `./sim-1 a` and `./sim-2 b` are in the group './sim-…'.
         """
         words = run.command.split()
         group_key = self.NUMBER_PATTERN.sub(self.PLACEHOLDER, words[0]) if words else b""
@@ -2235,23 +2207,22 @@ class CommandGroups:
         self._groups[group_key].add(run, words)
 
     def json_fields(self) -> list[dict[str, Any]]:
-        """Return the --json fields of each group."""
         return [{"command": group.name, **group.stats.json_fields(), "too_little": group.peaks.killed_count,
                  "enough": group.peaks.sufficient_memory()} for group in self.groups_by_memory()]
 
     def groups_by_memory(self) -> list[CommandStats]:
-        """Return the groups, the one with the largest peak memory first."""
+        """Return the groups, the largest peak memory first."""
         return sorted(self._groups.values(), key=lambda group: -group.peaks.largest_size)
 
 
 def print_stats(outdir: str, path: str | None, as_json: bool) -> None:
-    """Print statistics of the runs, per host, in all and per command.  Raises BrokenPipeError."""
+    """Print statistics of the runs per host, in all and per command.  Raises BrokenPipeError."""
     stats = read_stats(outdir, path)
     print_lines([json.dumps(stats)] if as_json else stats_lines(stats, stdout_columns()))
 
 
 def read_stats(outdir: str, path: str | None) -> dict[str, Any]:
-    """Return statistics of a journal, as --json prints them.  path: the job file, if it is known."""
+    """Return the statistics of a journal as --json prints them.  path: the job file, if known."""
     journal = JournalReader(outdir, say)
     stats_by_host: defaultdict[str, RunStats] = defaultdict(RunStats)
     total = RunStats()
@@ -2293,10 +2264,10 @@ STATS_HEADINGS = ["runs", "median", "90%", "longest", "CPU", "memory"]      # of
 
 
 def command_rows(groups: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Return the rows of the table of commands: the headings, and the first SHOWN_GROUPS groups.
+    """Return the rows of the table of commands: the headings, and SHOWN_GROUPS groups.
 
-    Two columns come after those of each table.  "too little": the number of runs that were killed for lack
-    of memory; without such runs there is no column.  "memory=": the request that is enough, or '-'.
+    Two columns are special.  "too little": the number of runs killed for lack of memory; only if there are
+    such runs.  "memory=": the request that is enough, or '-'.
     """
     has_killed_runs = any(group["too_little"] for group in groups)
     killed_heading = ["too little"] if has_killed_runs else []
@@ -2318,20 +2289,17 @@ def stats_row(name: str, stats: dict[str, Any]) -> list[str]:
 # ======== The job log =======================================================================================
 #
 # `runmaker4.py --joblog LOG`, like GNU parallel, writes a line for each finished run: nine fields with tabs
-# between them.  They have neither slots nor memory nor files.  The state follows from exit status and signal.
+# between them, without slot, memory and files.  The state follows from exit status and signal.
 
 
 class JobLogPass(LogPass):
-    """One pass through a job log.  It yields all runs, and all are finished."""
+    """One pass through a job log, which has only finished runs."""
     LINE = re.compile(rb"(\d{1,15})\t([^\t]+)\t *(\d{1,10}(?:\.\d{1,9})?)\t *(\d{1,10}(?:\.\d{1,9})?)"
                       rb"\t[-\d.]+\t[-\d.]+\t(-?\d{1,9})\t(\d{1,9})\t(.*)", re.DOTALL)
     MAX_TIME = 9 * 10 ** 9      # seconds since 1970: viewers count nanoseconds in 64 bits
 
     def _read_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Return the run of a line; None: the header.  ValueError: the line is invalid.
-
-        An exit status of -1 is a timeout, as in GNU parallel.
-        """
+        """Return the run of a line; None: the header.  ValueError: the line is invalid."""
         if line == JobLog.HEADER[:-1]:          # without newline
             return None
         match = self.LINE.fullmatch(line)
@@ -2373,8 +2341,8 @@ class JobLogPass(LogPass):
     def _line_state(exit_status: int, signal_number: int) -> str:
         """Return the state in which a run leaves the line: 'd' done, '!' failed, 'e' error.
 
-        A signal that stops runners has stopped the job as well, so that is an error; but a timeout, whose
-        signal comes from the runner, is a failure.
+        A signal that stops runners has stopped the job as well: an error.  A timeout is a failure; GNU
+        parallel logs the exit status -1.
         """
         is_timeout = exit_status == -1
         if signal_number in STOP_SIGNALS and not is_timeout:
@@ -2386,7 +2354,7 @@ class JobLogReader(Log):
     """A job log, of runmaker4.py or of GNU parallel."""
     KIND = "job log"
     PASS_CLASS = JobLogPass
-    MAX_LINE_BYTES = 1 << 20    # commands are shorter
+    MAX_LINE_BYTES = 1 << 20    # more than any command
 
 
 # ======== The timeline ======================================================================================
@@ -2394,18 +2362,18 @@ class JobLogReader(Log):
 # The timeline is a file of trace events (Trace Event Format, JSON object form), for Perfetto and
 # chrome://tracing.  A track has runs that follow each other.  A slot of the journal is one track, or several
 # if two runners of a host have slots of this name.  A job log has no slots, because GNU parallel must also
-# read it.  So each run is on the first track of the host that is free.  Times are in microseconds.
+# read it; each run is on the first free track of the host.  Times are in microseconds.
 
-# an overlap of neighbours that counts as rounding: job logs have milliseconds
+# of an overlap: job logs have milliseconds
 MAX_ROUNDING_MICROSECONDS = 1500
 
 
 class Spans:
     """Start times and durations of runs, in microseconds.
 
-    A run is the index of its time in `starts_us`.
+    A run is an index of `starts_us`.
     """
-    MIN_DURATION_US = 1         # viewers would draw the next run into a run that takes no time
+    MIN_DURATION_US = 1         # into a run without duration viewers would draw the next one
 
     def __init__(self) -> None:
         self.starts_us = array("q")
@@ -2414,10 +2382,9 @@ class Spans:
         self.runs_by_slot: dict[tuple[str, str], array[int]] = {}
 
     def add(self, run: RunRecord, seconds: float, on_track: bool = True) -> None:
-        """Add start and duration of a run, which gets the next index.
+        """Add a run, which gets the next index.
 
-        on_track: the picture draws the run in a track (a row) of its slot.  False: record only that the slot
-        exists.
+        on_track: draw the run in a track (a row) of the slot.  False: record only that the slot exists.
         """
         runs_on_tracks = self.runs_by_slot.setdefault((run.host, run.slot), array("q"))
         run_index = len(self.starts_us)
@@ -2427,10 +2394,10 @@ class Spans:
         self.durations_us.append(max(self.MIN_DURATION_US, round(seconds * 1e6)))
 
     def named_tracks(self) -> Iterator[tuple[str, str, array[int]]]:
-        """Yield host, name and runs of each track, a row of the timeline in which runs do not overlap.
+        """Yield host, name and runs of each track, a row in which runs do not overlap.
 
-        The second track of slot 'a' has the name 'a (2)'.  If runs have no slots, the names are 1, 2, ...
-        A slot without runs gets one empty track.
+        The second track of slot 'a' is named 'a (2)'.  Without slots, the names are 1, 2, ...  A slot without
+        runs gets an empty track.
         """
         for host, slot in sorted(self.runs_by_slot, key=lambda names: [*map(natural_sort_key, names)]):
             tracks = self._assign_tracks(self.runs_by_slot[host, slot])
@@ -2440,15 +2407,14 @@ class Spans:
     def _assign_tracks(self, runs: Sequence[int]) -> list[array[int]]:
         """Put each run on the first track that is free when the run begins; return the runs of each track.
 
-        Logged times are rounded, so a run can seem to begin before the end of the previous run on the track.
-        Then also shorten the previous run in `durations_us`, by less than half.  runs: indexes, in the order
-        of the log.
+        Logged times are rounded, so a run can seem to begin before the previous one ends.  Then shorten the
+        previous run in `durations_us`, by less than half.  runs: in the order of the log.
         """
         starts = self.starts_us
         tracks: list[array[int]] = []
         free_tracks: list[int] = []                     # a heap
-        busy_tracks: list[tuple[int, int]] = []         # a heap: when the track becomes free, and the track
-        for run in sorted(runs, key=starts.__getitem__):        # equal start times: as in the log
+        busy_tracks: list[tuple[int, int]] = []         # a heap: when free again, and the track
+        for run in sorted(runs, key=starts.__getitem__):        # with equal starts: as in the log
             while busy_tracks and busy_tracks[0][0] <= starts[run]:
                 heapq.heappush(free_tracks, heapq.heappop(busy_tracks)[1])
             track = heapq.heappop(free_tracks) if free_tracks else len(tracks)
@@ -2473,17 +2439,17 @@ def natural_sort_key(name: str) -> list[tuple[int, str]]:
 
 
 class Timeline:
-    """The runs of a log as trace events.  Keeps only times and tracks; reads the log again for the events.
+    """The runs of a log as trace events.  Keeps only times and tracks; the events need a second pass.
 
     A host is a process of the trace, a slot a thread.  Perfetto finds the name of a thread by `tid` alone, so
-    each `tid` is unique.  The thread whose `tid` is its `pid` is the main one, and is shown first: slot 1.
+    each `tid` is unique.  The main thread, with `tid` equal to `pid`, is shown first: slot 1.
     """
-    # the first bytes of our timelines; the format leaves `otherData` to the program that writes
+    # the first bytes of our timelines; `otherData` has no meaning in the format
     FILE_HEAD = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":['
-    MAX_NAME_CHARACTERS = 100   # of a command in the name of the event
+    MAX_NAME_CHARACTERS = 100   # of the command in an event's name
 
     def __init__(self, log: Log) -> None:
-        """Read the log for the times, and assign the tracks."""
+        """Read the times, and assign the tracks."""
         self.log = log
         spans = Spans()
         for run in self._finished_runs():
@@ -2492,11 +2458,10 @@ class Timeline:
         self.durations_us = spans.durations_us
 
     def _finished_runs(self) -> Iterator[RunRecord]:
-        """Yield the finished runs.  Raises UsageError."""
         return (run for run in self.log.start_pass() if run.ended is not None)
 
     def write(self, file: BinaryIO) -> None:
-        """Write all events as JSON, one per line.  Raises OSError, UsageError."""
+        """Write all events as JSON, one per line."""
         encode = json.JSONEncoder(separators=(",", ":")).encode
         file.write(self.FILE_HEAD)
         for separator, event in zip(itertools.chain([b"\n"], itertools.repeat(b",\n")), self._events()):
@@ -2504,11 +2469,10 @@ class Timeline:
         file.write(b"\n]}\n")
 
     def _events(self) -> Iterator[dict[str, Any]]:
-        """Yield the trace events of the timeline: names of all hosts and tracks, then an event for each run.
+        """Yield the trace events: names of all hosts and tracks, then an event for each run.
 
-        A track is a row of the picture: runs that do not overlap.  A host can have several tracks.  The
-        viewer calls hosts processes and tracks threads, with numbers pid and tid (from 1); a host has the
-        number of its first track.
+        Viewers call hosts processes and tracks threads, with numbers pid and tid (from 1).  The number of a
+        host is that of the first track.
         """
         tid_of_run = array("q", [0]) * len(self.durations_us)       # in the order of the log
         pid_of_track = array("q")
@@ -2530,7 +2494,7 @@ class Timeline:
     def _metadata_events(
         kind: str, name: str, pid: int, tid: int, sort_index: int
     ) -> Iterator[dict[str, Any]]:
-        """Yield the metadata events (ph M) that name and order a process or a thread: `kind`."""
+        """Yield the metadata events (ph M) that name and order a "process" or "thread", `kind`."""
         for key, value in ("name", name), ("sort_index", sort_index):
             yield {
                 "ph": "M",
@@ -2542,7 +2506,7 @@ class Timeline:
             }
 
     def _trace_event(self, pid: int, tid: int, duration_us: int, run: RunRecord) -> dict[str, Any]:
-        """Return the "complete event" (ph X) of a run; exit statuses are as in GNU parallel."""
+        """Return the "complete event" (ph X) of a run, with exit status as in GNU parallel."""
         command, state = decode_readable(run.command), STATE_NAMES[run.state]
         exit_status = -1 if run.cause == "timeout" else max(run.exit, 0) if run.signal else run.exit
         args = {
@@ -2558,24 +2522,21 @@ class Timeline:
 
 
 def decode_readable(data: bytes) -> str:
-    """Return bytes as text that every JSON reader takes: invalid UTF-8 is replaced.
+    """Return text for any JSON reader: invalid UTF-8 is replaced.
 
-    GNU parallel logs the newlines in a command as NULs.
+    GNU parallel logs newlines in commands as NULs.
     """
     return data.decode(errors="replace").replace("\0", "\n")
 
 
 def to_valid_text(text: str) -> str:
-    """Return text that any reader takes, in any locale: bytes that were not UTF-8 are replaced."""
+    """Return text for any reader, in any locale: bytes that were not UTF-8 are replaced."""
     return decode_readable(to_bytes(text))
 
 
 def refuse_foreign_file(path: str, kind: str, head: bytes) -> None:
-    """Refuse to replace a file unless it is missing or empty, or begins with `head`: then it is ours.
-
-    Raises UsageError.
-    """
-    if re.match("/dev/(fd|std)|/proc/", path):          # the file of a `>>file` would be replaced
+    """Refuse to replace a file unless it is missing, empty, or begins with `head`: then it is ours."""
+    if re.match("/dev/(fd|std)|/proc/", path):          # would replace the file of a `>>file`
         raise UsageError(f"{path}: the name of an open file (give another name)")
     refuse_special_file(path, "give another name")
     try:
@@ -2591,9 +2552,9 @@ def refuse_foreign_file(path: str, kind: str, head: bytes) -> None:
 
 @contextlib.contextmanager
 def open_replacement(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
-    """Open a temporary file, which replaces `path` at the end of the block; after an error it is removed.
+    """Open a temporary file, which replaces `path` at the end of the block; remove it after an error.
 
-    An existing file must be empty, or begin with `head`; the rights are kept.  Raises UsageError.
+    An existing file must be empty, or begin with `head`; keep the rights.
     """
     target = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
@@ -2616,7 +2577,6 @@ def open_replacement(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
 
 
 def write_timeline(log: Log, out_path: str) -> None:
-    """Write the timeline of a log.  Raises UsageError."""
     with log.file, open_replacement(out_path, "timeline", Timeline.FILE_HEAD) as file:
         timeline = Timeline(log)
         if not timeline.tracks:
@@ -2628,46 +2588,46 @@ def write_timeline(log: Log, out_path: str) -> None:
 #
 # The report is one page: PAGE, at the end of this file, with figures and tables as HTML, and with the data
 # for drawing and searching as compressed JSON.  One pass through the log counts all runs (LogSummary), and
-# keeps some for the tables and pictures.  The output of a bounded number of failed runs is read.
+# keeps some for tables and pictures.  The output of a limited number of failed runs is read.
 #
-# A run with an unknown end is hatched, and drawn up to the last sign of life of the runner in the log.  The
-# slot can have run other jobs by then.  So the run is on no track, and the runs of tracks are drawn over it.
+# A run with an unknown end is hatched, and drawn up to the last sign of life of the runner in the log.  Until
+# then the slot can have run other jobs.  So the run is on no track, and runs on tracks are drawn over it.
 #
 # No text from jobs becomes markup: tag() and escape_html() quote it, and the script uses textContent.
 
 STATE_LETTERS = "".join(STATE_NAMES)    # as the page numbers them
-# for browsers without scripts; the script does not reload the page while the user types
+# only without scripts: the script does not reload while the user types
 REFRESH_TAG = '<noscript><meta http-equiv="refresh" content="%d"></noscript>'
-# CSS class of the colour, by state of a job
+# CSS class of the colour, by job state
 COLOUR_CLASSES = {"done": "s0", "failed": "s1", "error": "s2", "running": "s4", "held": "s3", "new": "line"}
-UNKNOWN_END_NAMES = {"e": "lost", "?": "unknown"}       # in the legend, of runs that are drawn without an end
+UNKNOWN_END_NAMES = {"e": "lost", "?": "unknown"}       # in the legend
 
 
 class LogSummary:
-    """The counts of all runs in a log, and the runs that the page draws or lists."""
+    """The counts of all runs in a log, and the runs that the page shows."""
     MAX_DRAWN_RUNS = 60_000     # finished runs in the pictures, besides all unfinished ones
-    SHOWN_RUNS = 200            # of the slowest and of the largest runs
+    SHOWN_RUNS = 200            # of the slowest and of the largest
     MAX_FAILURES = 2000         # failed runs with their output
     BATCH_RUNS = 10_000         # counted at a time
 
     def __init__(
         self, runs: Iterable[RunRecord], watched_commands: Collection[bytes], max_lines_to_fix: int
     ) -> None:
-        """Count the finished runs, and keep the others in `unended_runs`.
+        """Count the finished runs; keep the others in `unended_runs`.
 
-        The caller must then set the states of these, and call finish_summary().  watched_commands: keep their
-        last runs.  max_lines_to_fix: how many failed runs have another table.
+        Then set the states of these, and call finish_summary().  watched_commands: keep the last runs of
+        these.  max_lines_to_fix: so many failed runs have another table.
         """
         self.states: Counter[str] = Counter()
         self.slots: set[tuple[str, str]] = set()
         self.stats = RunStats()
         self.first_time = math.inf
-        self.last_time = 0.0    # of the last event in the log, or now if the pictures go on until now
+        self.last_time = 0.0    # of the last event in the log, or now
         self.last_runs: LastRuns = {}                   # of watched commands
         self.unended_runs: list[RunRecord] = []
         self.slowest_runs: list[RunRecord] = []
         self.largest_runs: list[RunRecord] = []
-        self._last_signs_of_life: dict[str, float] = {}         # by runner: the time of the last event
+        self._last_signs_of_life: dict[str, float] = {}         # by runner: time of the last event
         self._drawn_runs: deque[RunRecord] = deque(maxlen=self.MAX_DRAWN_RUNS)
         self._failed_runs: deque[RunRecord] = deque(maxlen=self.MAX_FAILURES + max_lines_to_fix)
         in_order = iter(runs)
@@ -2677,11 +2637,10 @@ class LogSummary:
             self._add_runs([run for run in batch if run.ended is not None])
 
     def finish_summary(self, now: float | None) -> None:
-        """Count the runs without an end, and set `last_time`, up to which the pictures show running jobs.
+        """Count the runs without an end, and set `last_time`, the end of the pictures.
 
-        Before that, the caller must set the states of `unended_runs`.  now: the time up to which jobs have
-        run; None: only the times of events in the log are known.  Without any runs, first and last time are
-        the present.
+        First set the states of `unended_runs`.  now: jobs still run; None: the last event in the log counts.
+        Without runs, first and last time are the present.
         """
         self._add_runs(self.unended_runs)
         self.last_time = max([now or 0.0, *self._last_signs_of_life.values()])
@@ -2689,11 +2648,10 @@ class LogSummary:
             self.first_time = self.last_time = time.time()
 
     def _add_runs(self, runs: Sequence[RunRecord]) -> None:
-        """Add runs to the totals, and keep those that the page draws or lists.
+        """Add runs to the totals, and keep those that the page shows.
 
-        The totals are the states, slots and statistics, the time of the first start, and the last event of
-        each runner.  Of the runs, keep the last finished ones for the pictures, the last failed ones, the
-        slowest, and those with the largest memory.
+        Totals are states, slots, statistics, the first start, and the last event of each runner.  Keep the
+        last finished runs for the pictures, the last failed ones, the slowest, and the largest in memory.
         """
         for run in runs:
             self.stats.add(run)
@@ -2714,20 +2672,19 @@ class LogSummary:
     def _select_largest(
         self, best: list[RunRecord], candidates: list[RunRecord], field_name: str
     ) -> list[RunRecord]:
-        """Return SHOWN_RUNS runs with the largest values of a field; of equal ones the latest.
+        """Return the SHOWN_RUNS runs with the largest values of a field; of equal ones the latest.
 
         best: the same of earlier runs.
         """
         if len(best) == self.SHOWN_RUNS:
             least = getattr(best[-1], field_name)
             candidates = [run for run in candidates if getattr(run, field_name) >= least]
-        # The latest come first, so earlier ones with equal values never enter the heap
+        # latest first: so earlier ones with equal values never enter the heap
         latest_first = (best + candidates)[::-1]
         return heapq.nlargest(self.SHOWN_RUNS, latest_first, operator.attrgetter(field_name, "position"))
 
     @property
     def run_count(self) -> int:
-        """The number of runs."""
         return sum(self.states.values())
 
     @property
@@ -2737,14 +2694,14 @@ class LogSummary:
 
     @property
     def failed_runs(self) -> list[RunRecord]:
-        """The last runs that failed or ended in error, the latest first."""
+        """The last runs that failed or ended in error, latest first."""
         return sorted(self._failed_runs, key=lambda run: (run.ended or run.began, run.position), reverse=True)
 
     def seconds_in_pictures(self, run: RunRecord) -> float:
-        """Return the length of a run in the pictures, in seconds.
+        """Return the length of a run in the pictures.
 
-        The log has no end of a running job, or of a lost run.  Draw the job up to the end of the pictures,
-        and the lost run up to the last event that its runner has logged.
+        Draw a running job up to the end of the pictures, and a lost run up to the last logged event of the
+        runner.
         """
         if run.seconds is not None:
             return run.seconds
@@ -2755,28 +2712,28 @@ class LogSummary:
 
 
 def runner_prefix_of(run: RunRecord) -> str:
-    """Return the prefix that the names of all runs of a runner have; '' in a job log, which has no names."""
+    """Return the prefix of the names of all runs of a runner; '' in a job log, which has no names."""
     return run.name.rpartition("-")[0]
 
 
 def is_end_unknown(run: RunRecord) -> bool:
-    """Return True if a run is over, but it is unknown since when."""
+    """Return True if a run is over, but unknown since when."""
     return run.seconds is None and run.state != "r"
 
 
 class OutputCache:
-    """The last lines of output, each file read once; and links to the files."""
+    """The last lines of output, read once per file, and links to the files."""
 
     def __init__(self, outdir: str | None, page: str) -> None:
-        """Find out if the page, a path, can link to the output files."""
+        """Find out if the page at this path can link to the output files."""
         page_directory = os.path.dirname(os.path.realpath(page))
         self.last_output = LastOutput(outdir) if outdir is not None else None
-        # None: the page cannot link to output files
+        # None: no links
         self.base_url = relative_link(page_directory, outdir) if outdir is not None else None
         self._lines_of_run: dict[RunRecord, list[str]] = {}
 
     def last_lines(self, run: RunRecord | None) -> list[str]:
-        """Return the last lines that a run printed, or why they cannot be read."""
+        """Return the last lines of a run's output, or why they cannot be read."""
         if self.last_output is None or run is None:
             return []
         if run not in self._lines_of_run:
@@ -2784,13 +2741,13 @@ class OutputCache:
         return self._lines_of_run[run]
 
     def linkable_names(self, run: RunRecord) -> list[str]:
-        """Return the names of a run's output files that the page can link to: those that can be opened."""
+        """Return the names of a run's output files that can be linked and opened."""
         if not self.last_output or self.base_url is None:
             return []
         return sorted(self.last_output.file_sizes(run))
 
     def links_html(self, run: RunRecord) -> str:
-        """Return links to the output files of a run as HTML."""
+        """Return links to a run's output files as HTML."""
         return " ".join(
             tag("a", escape_html(f".{name.rpartition('.')[2]}"), href=f"{self.base_url}{quote_url(name)}")
             for name in self.linkable_names(run)
@@ -2798,7 +2755,7 @@ class OutputCache:
 
 
 def relative_link(page_directory: str, directory: str) -> str | None:
-    """Return a relative link to a directory, './out/'; None if it is not in the directory of the page."""
+    """Return a relative link to a directory, './out/'; None: not in the directory of the page."""
     relative_path = os.path.relpath(os.path.realpath(directory), page_directory)
     if relative_path.split(os.sep)[0] == os.pardir:
         return None
@@ -2812,19 +2769,19 @@ def quote_url(name: str) -> str:
 
 
 class Pictures:
-    """The data for drawing and searching: the last runs by slot, and the number of running jobs over time."""
+    """The data for drawing and searching: the last runs by slot, and running jobs over time."""
     BINS = 1000                             # parts of the time
     MAX_COMMAND_CHARACTERS = 1000
     MAX_COMMANDS_CHARACTERS = 6_000_000     # of all commands
 
     def __init__(self, report: Report) -> None:
-        """Put the drawn runs on tracks.  Below, runs are indexes of `runs`."""
+        """Put the drawn runs on tracks."""
         self.runs = report.summary.drawn_runs
         self.current_numbers = report.current_numbers
         self.spans = Spans()
         for run in self.runs:
             self.spans.add(run, report.summary.seconds_in_pictures(run), on_track=not is_end_unknown(run))
-        self.max_characters = self.MAX_COMMAND_CHARACTERS       # of a command that can be searched
+        self.max_characters = self.MAX_COMMAND_CHARACTERS       # of a command, to search
         total = sum(min(len(run.command), self.max_characters) for run in self.runs)
         if total > self.MAX_COMMANDS_CHARACTERS:
             self.max_characters = self.MAX_COMMANDS_CHARACTERS // len(self.runs)
@@ -2837,17 +2794,17 @@ class Pictures:
         self.duration = max(1, last_end - self.first_start)
 
     def page_data(self, failures: FailuresByWords, outputs: OutputCache) -> dict[str, Any]:
-        """Return the data of the page.  Times are in ticks; a start is relative to the previous one.
+        """Return the data of the page.  Times are in ticks; a start counts from the previous one.
 
-        The runs of all tracks come first, one track after the other, then the runs with unknown ends.
+        First come the runs of each track, then those with unknown ends.  Here a run is an index of `runs`.
         """
-        tick = max(1000, self.duration >> 30)       # microseconds: about 2^30 ticks at most
+        tick = max(1000, self.duration >> 30)       # microseconds; at most about 2^30 ticks
         in_order = [run for *_, runs in self.tracks for run in runs] + self.untracked_runs
         starts: list[int] = []                      # in ticks
         for runs in [*(runs for *_, runs in self.tracks), self.untracked_runs]:
             ticks = [(self.spans.starts_us[run] - self.first_start) // tick for run in runs]
             starts += map(operator.sub, ticks, [0, *ticks])
-        endings: dict[tuple[int, str], int] = {}    # numbers of state and result
+        endings: dict[tuple[int, str], int] = {}    # numbers
         ending_of = [endings.setdefault((STATE_LETTERS.index(run.state), describe_result(run)), len(endings))
                      for run in self.runs]
         track_numbers = {(host, slot): number for number, (host, slot, _) in enumerate(self.tracks)}
@@ -2882,7 +2839,7 @@ class Pictures:
         }
 
     def _average_running_jobs(self) -> list[float]:
-        """Return the average number of running jobs for each of BINS equal parts of the time."""
+        """Return the average number of running jobs in each of BINS equal parts of the time."""
         changes = [0.0] * (self.BINS + 2)       # from the previous bin
         bin_width = self.duration / self.BINS
         for start_time, duration in zip(self.spans.starts_us, self.spans.durations_us):
@@ -2890,7 +2847,7 @@ class Pictures:
             end_in_bins = start_in_bins + duration / bin_width
             first_index = int(start_in_bins)
             last_index = int(end_in_bins)
-            # a run counts in part where it starts and ends
+            # where it starts and ends, a run counts in part
             changes[first_index] += first_index + 1 - start_in_bins
             changes[first_index + 1] += start_in_bins - first_index
             changes[last_index] -= last_index + 1 - end_in_bins
@@ -2899,7 +2856,7 @@ class Pictures:
 
 
 def shorten(text: str, max_characters: int) -> str:
-    """Return a text, shortened to 'the first max_characters...' if it is longer."""
+    """Return a text; if it is too long, the first `max_characters` and '...'."""
     return text if len(text) <= max_characters else f"{text[:max_characters]}..."
 
 
@@ -2916,7 +2873,7 @@ def tag(name: str, *contents: str, **attributes: object) -> str:
 
 
 def section(title: str, note: str, *contents: str, **attributes: str) -> str:
-    """Return a section of the page: a heading, a note next to it, and the contents."""
+    """Return a section of the page: a heading, next to it a note, and the contents."""
     head = tag("div", tag("h2", title), tag("p", note, class_="hint"), class_="head")
     return tag("section", head, *contents, **attributes)
 
@@ -2930,7 +2887,7 @@ def escape_html(text: str) -> str:
 def legend_html(entries: Iterable[tuple[str, int, str]], head: str = "") -> str:
     """Return a legend of colours as HTML.
 
-    entries: name, number and CSS class, for example ("done", 3, "s0"); numbers of 0 are left out.
+    entries: name, number and CSS class, for example ("done", 3, "s0"); numbers of 0 are omitted.
     """
     items = [tag("li", tag("i", class_=f"fill {colour}"), f"<b>{count:,}</b> {name}")
              for name, count, colour in entries if count]
@@ -2938,7 +2895,7 @@ def legend_html(entries: Iterable[tuple[str, int, str]], head: str = "") -> str:
 
 
 def bar_html(title: str, entries: Sequence[tuple[str, int, str]]) -> str:
-    """Return a bar and the legend as HTML.  entries: see legend_html()."""
+    """Return a bar with legend as HTML.  entries: as for legend_html()."""
     parts = [tag("span", style=f"flex: {count}", class_=f"fill {colour}")
              for _, count, colour in entries if count]
     return tag("div", *parts, id="bar") + legend_html(entries, f"<li>{title}:</li>")
@@ -2946,24 +2903,24 @@ def bar_html(title: str, entries: Sequence[tuple[str, int, str]]) -> str:
 
 @dataclass
 class FailureGroup:
-    """A group of failures with the same last words."""
+    """Failures with the same last words."""
     words: str                  # with … for each number, if they differ
     rows: list[Row] = field(default_factory=list)
     uncounted_rows: list[Row] = field(default_factory=list)     # only a search finds these
 
 
 class FailuresByWords:
-    """Failures grouped by last words: the last line of output, or how the run ended.
+    """Failures grouped by the last line of output, or how the run ended.
 
-    Lines that differ only in numbers are the same words: `step 341: no convergence`.
+    Numbers are ignored, for example in `step 341: no convergence`.
     """
-    MAX_LINE_CHARACTERS = 200   # that are compared
+    MAX_LINE_CHARACTERS = 200   # compared
     SHOWN_GROUPS = 20
 
     def __init__(
         self, rows: Sequence[Row], total: int, uncounted_rows: Sequence[Row], outputs: OutputCache
     ) -> None:
-        """Group some of the failures.  total: the number of all.  uncounted_rows: more, for a search only."""
+        """Group some failures.  total: the number of all.  uncounted_rows: more, for a search only."""
         self.count = len(rows)
         self.total = total
         groups: dict[str, FailureGroup] = {}
@@ -2981,7 +2938,7 @@ class FailuresByWords:
 
     @staticmethod
     def _last_words(row: Row, outputs: OutputCache) -> str:
-        """Return the last line that a run printed, or how it ended: '(exit 3, printed nothing)'."""
+        """Return the last line of output, or how the run ended: '(exit 3, printed nothing)'."""
         if row.run is None:
             return "(no known run)"
         output_lines = outputs.last_lines(row.run)
@@ -2992,7 +2949,7 @@ class FailuresByWords:
         return f"({describe_result(row.run)}{no_output})"
 
     def groups_html(self, unit: str) -> str:
-        """Return the section of the largest groups as HTML; '' if there are none.  unit: 'line' or 'run'."""
+        """Return the section of the largest groups as HTML; '' without groups.  unit: 'line' or 'run'."""
         counted_groups = [group for group in self.groups if group.rows]
         if not counted_groups:
             return ""
@@ -3018,10 +2975,9 @@ class FailuresByWords:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the page."""
     title: str
     rows: Sequence[Row]         # the first SHOWN_ROWS are shown
-    total: int                  # the number of rows without a limit
+    total: int                  # rows without a limit
     SHOWN_ROWS = 200
 
 
@@ -3030,7 +2986,7 @@ EMPTY_CELL: Cell = "", -1
 
 
 class Tables:
-    """The tables of the page.  All have the same columns: those with any known value."""
+    """The tables of the page.  All have the same columns: those with any value."""
 
     COLUMNS = (                 # heading, and CSS classes
         ("Line", "line"),
@@ -3061,10 +3017,10 @@ class Tables:
     def _table_html(
         self, table: Table, cells_of_rows: Sequence[Sequence[Cell]], used_columns: Sequence[int]
     ) -> str:
-        """Return a table as HTML, with the number of its rows: '12', or '200 of 4,321' if it was cut.
+        """Return a table as HTML, with the number of rows: '12', or '200 of 4,321' if it was cut.
 
-        cells_of_rows: the cells of each row that is shown, in the order of table.rows, one for each of
-        COLUMNS.  used_columns: indexes of the columns that are not empty.
+        cells_of_rows: of the shown rows in the order of table.rows, a cell for each of COLUMNS.
+        used_columns: indexes of COLUMNS.
         """
         count = len(cells_of_rows)
         was_cut = table.total > count and count == Table.SHOWN_ROWS
@@ -3079,7 +3035,7 @@ class Tables:
         return section(table.title, note, tag("div", content, class_="scroll"), class_="runs")
 
     def _row_html(self, row: Row, cells: Sequence[tuple[str, object, str]]) -> str:
-        """Return a row as HTML, with command and output below the cells: content, sort key, CSS class."""
+        """Return a row as HTML, with command and output below the cells (content, sort key, CSS class)."""
         cell_tags = [tag("td", text, class_=css_class, data_key=key) for text, key, css_class in cells]
         output_text = "\n".join(self.outputs.last_lines(row.run))
         has_moved = row.run is not None and row.run.line != row.line.number
@@ -3130,10 +3086,10 @@ class Tables:
 
 
 class Report:
-    """The data of the page, as of one observation: all runs of a log, and the rows of the tables."""
+    """The data of the page, as of one observation."""
 
     def __init__(self, observation: Observation, is_live: bool) -> None:
-        """Read the log.  The selected lines of the observation are to fix.  is_live: jobs are waited for."""
+        """Read the log.  The selected lines of the observation are to fix.  is_live: jobs still run."""
         lines_to_fix = observation.selected_lines
         log_pass = observation.log.start_pass()
         watched_commands = {line.command for line in [*lines_to_fix, *observation.lines_with_jobs]}
@@ -3144,7 +3100,7 @@ class Report:
         summary.finish_summary(now=time.time() if is_live or observation.snapshot.running else None)
         self.observation = observation
         self.job_counts = count_states(observation.snapshot) if observation.watcher else None
-        # by drawn run, the current number of the line, if it has changed
+        # by drawn run, the current line number if it has changed
         self.current_numbers = {run: line.number for run in summary.drawn_runs
                                 if (line := line_runs.line_of(run)) and line.number != run.line}
         last_runs = {line_runs.last_runs.get(line.number) for line in lines_to_fix}
@@ -3165,10 +3121,10 @@ class Report:
         log_pass.set_current_file_names(row.run for row in rows if row.run)
 
     def _match_shown_runs(self, observation: Observation, watched_commands: Collection[bytes]) -> LineRuns:
-        """Match the runs that the page draws or lists with the lines of the job file.
+        """Match the runs that the page shows with the lines of the job file.
 
-        To save time, leave out drawn runs whose line still has the number in the log.  Match all runs in
-        tables, and all with a command of lines to fix or with jobs, `watched_commands`.
+        To save time, leave out drawn runs whose lines still have the logged numbers.  Do not leave out runs
+        in tables, or of `watched_commands`: of lines to fix or with jobs.
         """
         summary = self.summary
         runs_in_tables = [
@@ -3183,7 +3139,7 @@ class Report:
         return observation.match_runs_with_lines(commands, shown_runs)
 
     def tables(self) -> Iterator[Table]:
-        """Yield the tables, the lines that remain to be fixed first."""
+        """Yield the tables, first the lines to fix."""
         finished_count = len(self.summary.stats.seconds)
         if self.job_counts and self.observation.watcher:
             held_lines = self.observation.watcher.held_lines(self.observation.snapshot, Table.SHOWN_ROWS)
@@ -3198,9 +3154,9 @@ class Report:
     def group_failures(self, outputs: OutputCache) -> FailuresByWords:
         """Group the lines that are failed or in error by the last words of their output.
 
-        Other failed runs, for example of a line that is done now, are in the groups but not in the counts:
-        only the page's search shows them.  There are at least as many as their table shows; together with
-        the lines, otherwise MAX_FAILURES.  Without a job file, group and count the failed runs.
+        Add other failed runs, for example of a line that is done now, to the groups but not to the counts:
+        only the page's search shows them.  All that the table shows are added, or more, up to MAX_FAILURES
+        with the lines.  Without a job file, group and count all failed runs.
         """
         if not self.job_counts:
             return FailuresByWords(self.failed_rows, self.failed_count, uncounted_rows=(), outputs=outputs)
@@ -3214,10 +3170,10 @@ class Reporter:
     """Writes the page, once or repeatedly."""
     MIN_PAGE_SECONDS = 10.0     # between two pages
     KIND = "report"             # in messages
-    FILE_HEAD = b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"           # the first bytes of PAGE
+    FILE_HEAD = b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"           # first bytes of PAGE
 
     def __init__(self, options: argparse.Namespace, watcher: Watcher | None, argv: Sequence[str]) -> None:
-        """Check that the page can be written.  argv: for display.  Raises UsageError."""
+        """Check that the page can be written.  argv: for display."""
         self.options = options
         self.host_and_directory = os.uname().nodename
         with contextlib.suppress(OSError):          # the current directory was removed
@@ -3233,10 +3189,10 @@ class Reporter:
         self._last_error = ""       # why the last page could not be written
 
     def write_page_if_due(self) -> str:
-        """Write the page while the jobs run, if the time for the next page has come and there is a log.
+        """Write a live page if one is due and there is a log.
 
-        Return why it cannot be written, if the reason is new; otherwise ''.  Set when the next page is due,
-        so that all pages together take at most a twentieth of the time.
+        Return why it cannot be written, if the reason is new; otherwise ''.  All pages together take at most
+        a twentieth of the time.
         """
         start = time.monotonic()
         new_error = ""
@@ -3251,15 +3207,15 @@ class Reporter:
         return new_error
 
     def _seconds_to_next_page(self, start: float) -> float:
-        """Return the seconds between pages, if one that was begun at `start` (monotonic) is written now."""
+        """Return the seconds between pages if one took the time since `start` (monotonic)."""
         return max(self.MIN_PAGE_SECONDS, 20 * (time.monotonic() - start))
 
     @without_garbage_collector()
     def write_page(self, is_live: bool = False) -> None:
-        """Read job file and log, and write the page to the file of --report.  Raises UsageError.
+        """Read job file and log, and write the page to the file of --report.
 
-        is_live: jobs still run, so another page follows.  The last page prints messages on stderr, for
-        example about invalid lines in the log; a live page only shows them.
+        is_live: jobs still run, so another page follows.  Only the last page prints messages on stderr, for
+        example about invalid lines in the log; all pages show them.
         """
         start = time.monotonic()
         messages: list[str] = []
@@ -3268,7 +3224,7 @@ class Reporter:
             report = Report(observation, is_live)
         if not report.summary.states and not is_live:
             raise UsageError(f"{self.log_path}: no runs (expected a {observation.log.KIND})")
-        # the page shows this time; the remaining steps take little time
+        # the page shows this; the remaining steps take little time
         self.seconds_between_pages = self._seconds_to_next_page(start)
         page = self._page_html(report, is_live, messages)
         with open_replacement(self.options.report, self.KIND, self.FILE_HEAD) as file:
@@ -3278,7 +3234,6 @@ class Reporter:
                 say(text)
 
     def _page_html(self, report: Report, is_live: bool, messages: Sequence[str]) -> str:
-        """Return the page as HTML."""
         summary = report.summary
         outputs = OutputCache(self.options.outdir, self.options.report)
         failures = report.group_failures(outputs)
@@ -3306,7 +3261,7 @@ class Reporter:
 
     @staticmethod
     def _caveats(report: Report, pictures: Pictures) -> Iterator[str]:
-        """Yield warnings for the top of the page: what it does not show, or shows wrongly."""
+        """Yield warnings: what the page does not show, or shows wrongly."""
         drawn_count = len(pictures.runs)
         if drawn_count < report.summary.run_count:
             yield f"the pictures show the last {drawn_count:,} runs of {report.summary.run_count:,}"
@@ -3318,10 +3273,10 @@ class Reporter:
             yield f"the {clocks} wrong: times of different hosts cannot be compared"
 
     def _page_info_html(self, summary: LogSummary, is_live: bool) -> Iterator[str]:
-        """Yield the parts of the line at the top of the page as HTML.
+        """Yield the parts of the first line of the page as HTML.
 
-        They are the time range of the runs, '4 slots on 2 hosts', and 'made 2026-11-20 14:03:22'.  is_live:
-        the page is written again and again while jobs run; then it also says how often.
+        They are the time range of the runs, '4 slots on 2 hosts', and 'made 2026-11-20 14:03:22', for a live
+        page also how often it is updated.
         """
         time_format = "%Y-%m-%d %H:%M:%S"
         if summary.states:
@@ -3338,12 +3293,12 @@ class Reporter:
 
     @staticmethod
     def _legend_html(summary: LogSummary) -> str:
-        """Return the legend of the pictures as HTML: the colour of each state, and how many runs have it.
+        """Return the legend of the pictures as HTML: colour and number of runs of each state.
 
-        A state has a second entry for runs that are over, but it is unknown since when: they are hatched.
+        A state has a second, hatched entry for runs that are over, but unknown since when.
         """
         drawn_counts = Counter((run.state, is_end_unknown(run)) for run in summary.drawn_runs)
-        entries = []        # name, number of runs, CSS class; legend_html() leaves out those without runs
+        entries = []        # name, number of runs, CSS class
         for number, (state, name) in enumerate(STATE_NAMES.items()):
             colour = f"s{number}"
             entries.append((name, drawn_counts[state, False], colour))
@@ -3353,7 +3308,7 @@ class Reporter:
 
     @staticmethod
     def _figures_html(report: Report) -> str:
-        """Return a bar of the jobs, or of the runs if no job file is named, and figures, as HTML."""
+        """Return a bar of the jobs, or without a job file of the runs, and figures, as HTML."""
         summary = report.summary
         job_counts = report.job_counts
         run_counts = [
@@ -3386,16 +3341,16 @@ class Reporter:
 
 # ======== Checking a directory's locks ======================================================================
 #
-# Each host creates a file in the directory with name and boot id in the first line, and locks two bytes, one
-# for itself and one for a job.  Then the host counts: once a second it reads the files of all hosts, writes
+# Each host creates a file in the directory, with name and boot id in the first line, and locks two bytes: one
+# for the host and one for a job.  Then the host counts: once a second it reads the files of all hosts, writes
 # the next count over the last one, and locks the byte of that count.  A host that finds this byte locked
 # knows the lowest count that a read must show, without a clock.  No host waits for another.
 #
-# The locks of a host are tested after it starts to count, because it has taken them then.  An earlier test,
-# which is also a lock, could keep the host from locking the byte.  A host that exits releases its locks.  So
-# a lock counts as missing only if it was never found.
+# The locks of a host are tested after it has started to count, and so has taken them.  An earlier test, which
+# is also a lock, could keep the host from locking the byte.  A host that exits releases all locks.  So a lock
+# counts as missing only if it was never found.
 #
-# Other users can create files in the directory.  We create our file exclusively.  We open only regular files
+# Other users can create files in the directory.  So we create our file exclusively, open only regular files
 # with one name, follow no links, and rely on no contents.
 
 TRIALS = {
@@ -3403,7 +3358,7 @@ TRIALS = {
     "inherited": "a job keeps the lock of its runner, also if the runner is killed, until the job exits",
     "fresh": "data written by one host is read by others at once",
 }
-REMEDIES = {                       # by the beginning of the file system's type; the first match counts
+REMEDIES = {                       # by how the file system's type begins; the first match counts
     "nfs": "mount with vers=4.2; or with NFSv3 let rpc.statd run on hosts and server, without nolock and "
            "local_lock",
     "lustre": "mount with flock",
@@ -3418,21 +3373,21 @@ REMEDIES = {                       # by the beginning of the file system's type;
             "locks); MooseFS: mount with mfscachemode=NEVER",
 }
 TRIAL_LOCKS = {"excluded": 1 << 62, "inherited": (1 << 62) + 1}         # offsets of locked bytes, by trial
-COUNT_LOCKS = range(1 << 61, (1 << 61) + 1_000_000)                     # the same, by count (six digits)
+COUNT_LOCKS = range(1 << 61, (1 << 61) + 1_000_000)                     # by count (six digits)
 # count, host name, boot id, file system
 HEADER_LINE = re.compile(rb"(\d{6})\trunmaker4-check 3\t([^\t\n]{1,99})\t([^\t\n]{1,99})\t([^\t\n]{1,299})\n")
 
 
 class Host:
-    """A host that runs this check in the directory, perhaps ours, and our observations of it."""
+    """A host, perhaps ours, that runs this check in the directory, and what we observe of it."""
 
     def __init__(self, path: str, mount: Mount) -> None:
-        """Open the file of a host.  Raises OSError; ENOENT also for a file without a complete first line."""
+        """Open the file of a host.  Raises OSError: ENOENT also without a complete first line."""
         self.path = path
         self.mount = mount
-        self.results: dict[str, bool] = {}      # by trial: True if passed, False if failed; absent: not made
+        self.results: dict[str, bool] = {}      # by trial: True: passed; False: failed; absent: not made
         refresh_file(path, mount)
-        # Open for writing, as runners do: while a file is open so, NFS keeps old pages
+        # for writing, as runners do: while a file is open so, NFS keeps old pages
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self.reader = Reader(open_direct(path, flags, mount.network), mount.network)
         info = os.fstat(self.reader.fd)
@@ -3442,37 +3397,36 @@ class Host:
         if not header:
             self.reader.close()
             raise FileNotFoundError(errno.ENOENT, "not, or not yet, a file of this check", path)
-        self.first_count = int(header[1])       # when we found the file
+        self.first_count = int(header[1])       # when we found it
         self.host_name, self.boot_id, self.file_system = (
             field.decode(errors="replace") for field in header.groups()[1:]
         )
 
     def is_locked(self, offset: int) -> bool:
-        """Return True if the process of this check on that host has the byte at `offset` of its file locked.
+        """Return True if this host has locked the byte at `offset` of the file.
 
-        Try a shared lock, which succeeds although other hosts try at the same time.
+        Try a shared lock: several hosts can do that at once.
         """
         fd = self.reader.fd
         if lock(fd, offset, shared=True):
             unlock(fd, offset)
             return False
-        # refused; but the byte counts as locked only if the file system also reports another lock
+        # refused; but the file system must also report another lock
         return not is_free(fd, offset)
 
     def update_results(self) -> None:
-        """Test the locks and the file of this host, and record in `results` which trials pass or fail.
+        """Test the locks and the file of this host; record in `results` which trials pass or fail.
 
-        "fresh" (reads show new data): once a second the host writes the next count into the file, and then
-        locks the byte of this count.  So the file must show at least the count whose byte is locked.  If it
-        ever shows less, we have read old data, and the trial has failed.
+        "fresh" (reads show new data): the host writes the next count into the file, and then locks the byte
+        of this count, once a second.  If the file ever shows less than the count whose byte is locked, we
+        have read old data: failed.
 
-        "excluded" (the host's own lock) and "inherited" (the lock of a job): passed if the byte was ever
-        found locked.
+        "excluded" (a lock of the host) and "inherited" (of a job): passed if ever found locked.
         """
         locked_count = self._locked_count()
         count_in_file = self._read_count()
         has_counted = max(locked_count, count_in_file) > self.first_count
-        # a host takes these two locks before it counts; an earlier test, which also locks, could prevent that
+        # the host takes these locks before it counts; an earlier test, which also locks, could prevent that
         if has_counted:
             for trial, offset in TRIAL_LOCKS.items():
                 has_passed = self.results.get(trial, False)
@@ -3480,8 +3434,8 @@ class Host:
         if locked_count > 0:
             was_always_fresh = self.results.get("fresh", True)
             self.results["fresh"] = was_always_fresh and count_in_file >= locked_count
-        # Read again: if no lock of ours comes between, a stale cache then shows in the next call.  Locks
-        # refresh the cache on some file systems.
+        # Read again: without a lock of ours between, the next call can find a stale cache.  On some file
+        # systems locks refresh the cache.
         self.reader.pread(BLOCK, 0)
 
     def _locked_count(self) -> int:
@@ -3490,7 +3444,7 @@ class Host:
         return max((locked[-1] - COUNT_LOCKS[0] for locked in locked_ranges), default=0)
 
     def _read_count(self) -> int:
-        """Return the count that the file of the host shows, as fresh as for a runner; 0: it shows none."""
+        """Return the count in the host's file, read as a runner reads; 0: none."""
         refresh_file(self.path, self.mount)
         refresh_reader(self.reader, self.mount)
         header = HEADER_LINE.match(self.reader.pread(BLOCK, 0))
@@ -3498,12 +3452,12 @@ class Host:
 
 
 class LockCheck:
-    """Tests, with all hosts that run this check in the directory, if runners can rely on the locks."""
+    """Tests, with all hosts that run this check in the directory, if runners can rely on locks."""
     CHECK_SECONDS = 60.0        # on a network file system
     PAUSE_SECONDS = 1.0         # between two counts on a network file system
-    MIN_COUNT = 4               # after so many counts a host has tested all on itself
-    MAX_SILENT_SECONDS = 60.0   # after the check, until we report that the file system does not answer
-    MAX_CLEANUP_SECONDS = 2.0   # for an interrupted check to remove its file
+    MIN_COUNT = 4               # then a host has tested all on itself
+    MAX_SILENT_SECONDS = 60.0   # after the check: then the file system does not answer
+    MAX_CLEANUP_SECONDS = 2.0   # for an interrupted check to remove the file
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -3511,14 +3465,14 @@ class LockCheck:
         self.our_name = printable(os.uname().nodename)[:64]
         file_suffix = f"{re.sub('[^A-Za-z0-9.-]', '_', self.our_name)}-{os.urandom(4).hex()}"
         self.path = os.path.join(directory, f"runmaker4-check-{file_suffix}")
-        self.count = 0                          # the last one that was written; 0: none
-        self.hosts: dict[str, Host] = {}        # by path; we are one of them
+        self.count = 0                          # the last one written; 0: none
+        self.hosts: dict[str, Host] = {}        # by path; also ours
         error = mount_error(self.mount)
         self.errors = [f"{self.our_name}: {error}"] if error else []
 
     @contextlib.contextmanager
     def collect_errors(self, *ignored_errnos: int) -> Iterator[None]:
-        """Add an OSError of the block to `errors`, unless it has one of these numbers."""
+        """Add an OSError of the block to `errors`, except these numbers."""
         try:
             yield
         except OSError as error:
@@ -3529,7 +3483,7 @@ class LockCheck:
     def run_trials(self) -> int:
         """Test the locks of all hosts for a minute, while they test ours; print the results.
 
-        Return the exit status.  Our file, with our locks and counts, exists only for that time.
+        Return the exit status.  Our file, with locks and counts, exists for this time.
         """
         with self.collect_errors():
             try:
@@ -3540,15 +3494,15 @@ class LockCheck:
         return self.judge_and_print()
 
     def hold_locks_and_count(self, fd: int) -> None:
-        """Take locks in our file, and then count in it and test all hosts, for a minute or so.
+        """Take locks in our file, and then for a minute count in it and test all hosts.
 
-        The other hosts test at the same time if they find our locks, and if they read at once what we write.
-        A host that gets no locks continues, so that the others see it.  fd: of our file.
+        Meanwhile the other hosts test if they find our locks, and if they read at once what we write.  A host
+        that gets no locks continues, so that the others see that.  fd: of our file.
         """
-        read_fd, write_fd = os.pipe()           # the job reads from it, and exits when we close it, or die
+        read_fd, write_fd = os.pipe()           # the job reads it, and exits when we close it or die
         try:
             with self.collect_errors():
-                self.write_header(fd)           # first, so that others notice if a lock call never returns
+                self.write_header(fd)           # first: others notice if a lock call never returns
             with self.collect_errors():
                 self.take_test_locks(fd, read_fd)
             start = time.monotonic()
@@ -3567,10 +3521,10 @@ class LockCheck:
 
     @staticmethod
     def take_test_locks(fd: int, pipe_fd: int) -> None:
-        """Lock two bytes of our file for the other hosts to test: one for us, and one for a job.
+        """Lock two bytes of our file for other hosts to test: one for us, one for a job.
 
-        The job, `cat`, outlives the shell that starts it and is killed, as a job can outlive its runner.  It
-        must keep the lock through the descriptor that it inherits.  It exits when we close the pipe.
+        The job, `cat`, outlives the shell that starts it and is killed, as a job can outlive the runner.  The
+        inherited descriptor must keep the lock.  `cat` exits when we close the pipe.
         """
         lock(fd, TRIAL_LOCKS["excluded"])
         job_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
@@ -3582,9 +3536,9 @@ class LockCheck:
             os.close(job_fd)        # from now on only the job has the lock
 
     def write_header(self, fd: int) -> None:
-        """Write the first line of this host's file: version, host name, boot id, and file system.
+        """Write the first line of our file: version, host name, boot id, and file system.
 
-        The file system is named with the mount options that decide if locks work, such as `nfs4 vers=4.2`.
+        The file system includes the mount options that matter for locks: `nfs4 vers=4.2`.
         """
         relevant_options = re.compile("vers=|nolock|local_lock=[^n]")
         mount_options = sorted(filter(relevant_options.match, self.mount.options))
@@ -3594,11 +3548,11 @@ class LockCheck:
         os.fsync(fd)
 
     def update_hosts(self) -> None:
-        """Find the files of all hosts that run this check, and test the locks and the count of each host."""
+        """Find the files of all hosts that run this check, and test locks and count of each."""
         for name in os.listdir(self.directory):
             if re.fullmatch("runmaker4-check-.*-[0-9a-f]{8}", name):
                 path = os.path.join(self.directory, name)
-                # with these errors the host has exited, or the name is not a test file
+                # the host has exited, or this is no test file
                 with self.collect_errors(errno.ENOENT, errno.ESTALE, errno.ELOOP, errno.EISDIR):
                     if path not in self.hosts:
                         self.hosts[path] = Host(path, self.mount)
@@ -3608,7 +3562,7 @@ class LockCheck:
         """Write `count` at the start of our file, and then lock the byte for this count.
 
         A host that finds this byte locked, but reads a lower count, has read old data.  The byte of the
-        previous count stays locked until then, so some byte is always locked.
+        previous count stays locked until then.
         """
         pwrite_all(fd, b"%06d" % self.count, 0)
         os.fsync(fd)
@@ -3616,10 +3570,10 @@ class LockCheck:
         unlock(fd, COUNT_LOCKS[self.count - 1])
 
     def remove_files(self) -> None:
-        """Remove our file, and files of other hosts whose check has exited; close all descriptors.
+        """Remove our file, and files of checks that were killed; close all descriptors.
 
-        Such a file remains if a check is killed.  Its host has not counted while we looked, and does not hold
-        the lock of the trial "excluded", which each check takes at the start and keeps.
+        The host of such a file has not counted while we looked, and does not hold the lock of the trial
+        "excluded", which a check takes at the start and keeps.
         """
         paths = [self.path]
         for host in self.hosts.values():
@@ -3629,11 +3583,11 @@ class LockCheck:
                     paths.append(host.path)
             host.reader.close()
         for path in paths:
-            with contextlib.suppress(OSError):              # it was removed, or is another user's
+            with contextlib.suppress(OSError):              # removed, or another user's
                 os.unlink(path)
 
     def judge_and_print(self) -> int:
-        """Print the results of all hosts, and what follows from them; add failed trials to `errors`.
+        """Print the results of all hosts and the conclusion; add failed trials to `errors`.
 
         Return the exit status: 0 if all trials were made and passed, on a network file system by at least two
         hosts.
@@ -3657,7 +3611,7 @@ class LockCheck:
 
     @staticmethod
     def _result_rows(hosts: Sequence[Host], our_boot_id: str) -> list[list[str]]:
-        """Return the rows of the table of hosts and trials: 'yes', 'NO', or '-' for a trial not made."""
+        """Return the table of hosts and trials: 'yes', 'NO', or '-' for a trial not made."""
         rows = [["host", *TRIALS, "file system"]]
         for host in hosts:
             results = [{True: "yes", False: "NO", None: "-"}[host.results.get(trial)] for trial in TRIALS]
@@ -3667,7 +3621,7 @@ class LockCheck:
         return rows
 
     def find_errors(self, hosts: Sequence[Host], our_boot_id: str) -> None:
-        """Add to `errors` the failed trials, and the names that several machines have."""
+        """Add to `errors` the failed trials, and the names of several machines."""
         machines = {(self.our_name, our_boot_id), *((host.host_name, host.boot_id) for host in hosts)}
         name_counts = Counter(name for name, _ in machines)
         self.errors += [f"{name}: several hosts have this name: an NFSv4 server takes them for one that "
@@ -3678,10 +3632,10 @@ class LockCheck:
                 self.errors.append(f"{trial}: failed for {', '.join(failed_hosts)} ({text})")
 
     def conclude(self, incomplete_hosts: Sequence[str], is_alone: bool) -> Iterator[str]:
-        """Yield the conclusion for users who want to share job files.
+        """Yield the conclusion: can the hosts share job files here?
 
-        incomplete_hosts: hosts for which a trial is missing.  is_alone: other hosts can use this directory,
-        but none has come.
+        incomplete_hosts: with a missing trial.  is_alone: other hosts can use this directory, but none has
+        come.
         """
         if self.errors:
             remedy = next((text for kind, text in REMEDIES.items() if self.mount.kind.startswith(kind)), "")
@@ -3711,17 +3665,16 @@ class LockCheck:
 
 
 def boot_id() -> str:
-    """Return a random id that the kernel makes at each boot of this machine."""
+    """Return the random id of the kernel since the last boot."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
 
 def check_locks(directory: str) -> int:
-    """Check the locks of a directory; return the exit status.  Raises UsageError.
+    """Check the locks of a directory; return the exit status.
 
-    A child makes the check, because a call might never return if the file system is away, and then only the
-    parent can report that.  The child prints into a file: a reader of our stdout would wait for a hanging
-    child.
+    A child makes the check: if the file system is away, a call can hang, and only the parent can report that.
+    The child prints into a file: a reader of our stdout would wait for a hanging child.
     """
     if not os.path.isdir(directory):
         raise UsageError(f"{directory}: not a directory (give the directory for the job file)")
@@ -3732,7 +3685,7 @@ def check_locks(directory: str) -> int:
     with tempfile.TemporaryFile(buffering=0) as output:
         child = os.fork()
         if not child:
-            os.setsid()                         # Ctrl-C reaches it only through us
+            os.setsid()                         # Ctrl-C reaches only us
             for fd in (1, 2):
                 os.dup2(output.fileno(), fd)
             return LockCheck(directory).run_trials()
@@ -3743,7 +3696,7 @@ def check_locks(directory: str) -> int:
         try:
             is_finished = keep_trying(has_exited, LockCheck.CHECK_SECONDS + LockCheck.MAX_SILENT_SECONDS)
         finally:
-            os.kill(child, signal.SIGTERM)      # the kernel does not reuse its pid until we wait for it
+            os.kill(child, signal.SIGTERM)      # the pid is not reused until we wait for it
             keep_trying(has_exited, LockCheck.MAX_CLEANUP_SECONDS)
         if is_finished:
             print_bytes(os.pread(output.fileno(), os.fstat(output.fileno()).st_size, 0))
@@ -3765,8 +3718,8 @@ def wait_for_jobs(
 ) -> Counts:
     """Wait until no job is new or running, or no runner will start the new jobs; return the last counts.
 
-    with_progress: show a progress bar until then, or until a signal ends the program.  message_after_poll:
-    called after each poll of the job file, returns a message to print or ''.
+    with_progress: show a progress bar until then, or until a signal.  message_after_poll: called after each
+    poll, returns a message to print or ''.
     """
     display: PipeProgress | TerminalProgress | None = None
     if with_progress:
@@ -3784,7 +3737,7 @@ def wait_for_jobs(
 
     def print_message(message: str) -> None:
         if display:
-            display.keep_last_line()        # the message must not be printed into the bar
+            display.keep_last_line()        # do not print into the bar
         say(message)
 
     try:
@@ -3795,17 +3748,16 @@ def wait_for_jobs(
 
 
 def say_stop_reason(watcher: Watcher) -> bool:
-    """Print why no runner will start the new jobs, if the waiting was given up for that; return True if so.
-    """
+    """If the waiting was given up, print why no runner will start the new jobs, and return True."""
     if watcher.stop_reason:
         say(f"{watcher.path}: {watcher.stop_reason}")
     return bool(watcher.stop_reason)
 
 
 def wait_and_write_report(options: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Write the report; with --progress wait for the jobs, and write it also while they run.
+    """Write the report; with --progress wait for the jobs, and write it repeatedly.
 
-    Return the exit status: 1 if the waiting was given up because no runner will start the new jobs.
+    Return the exit status: 1 if no runner will start the new jobs.
     """
     exit_on(signal.SIGINT, signal.SIGTERM)
     watcher = Watcher(options.file) if options.file is not None else None
@@ -3821,16 +3773,13 @@ def wait_and_write_report(options: argparse.Namespace, argv: Sequence[str]) -> i
 
 
 def run_with_options(argv: Sequence[str]) -> int:
-    """Run the program with these command line arguments: do the one thing that the options name.
-
-    Return the exit status.
-    """
+    """Do what these command line arguments name; return the exit status."""
     options = parse_options(argv)
     if options.check_locks is not None:
         return check_locks(options.check_locks)
     path = options.file
     if path is not None:
-        # for all that follows: report lines that are neither jobs nor comments; refuse a file without jobs
+        # report lines that are neither jobs nor comments; refuse a file without jobs
         check_for_strays(path, find_mount(path).network, lambda text: say(f"{path}: {text}"))
     if options.report is not None:
         exit_status = wait_and_write_report(options, argv)
@@ -3847,12 +3796,12 @@ def run_with_options(argv: Sequence[str]) -> int:
         return print_or_wait_for_jobs(options)
     except BrokenPipeError:
         if options.use_exit_status:
-            return 1                        # unknown if all jobs would be done
+            return 1                        # unknown if all jobs are done
         raise
 
 
 def write_timeline_and_messages(options: argparse.Namespace) -> None:
-    """Write the timeline, and then print the messages about the log.  Raises UsageError."""
+    """Write the timeline, and then print messages about the log."""
     exit_on(signal.SIGINT, signal.SIGTERM)
     messages: list[str] = []
     write_timeline(open_log(options, messages.append), options.timeline)
@@ -3861,10 +3810,10 @@ def write_timeline_and_messages(options: argparse.Namespace) -> None:
 
 
 def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
-    """Print the status or the runs of the job file; without such an option, wait for its jobs.
+    """Print the status or the runs of the job file; without such an option, wait for the jobs.
 
-    Return the exit status: 1 if the waiting was given up because no runner will start the new jobs; with
-    --use-exit-status also if some jobs are neither done nor held.  Raises BrokenPipeError.
+    Return the exit status: 1 if no runner will start the new jobs; with --use-exit-status also if jobs are
+    neither done nor held.  Raises BrokenPipeError.
     """
     watcher = Watcher(options.file)
     if options.status:
@@ -3875,12 +3824,12 @@ def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
         job_counts = wait_for_jobs(watcher, options.progress)
         if say_stop_reason(watcher):
             return 1
-    are_all_done = job_counts.done == job_counts.all        # apart from held jobs, which do not count
+    are_all_done = job_counts.done == job_counts.all        # held jobs do not count
     return 1 if options.use_exit_status and not are_all_done else 0
 
 
 def print_status(watcher: Watcher, options: argparse.Namespace) -> Counts:
-    """Print the status; return the counts by state."""
+    """Print the status; return the job counts."""
     status = read_status(watcher, options)
     with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status still counts
         print_lines([json.dumps(status)] if options.json else status_lines(status, stdout_columns()))
@@ -3894,17 +3843,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 # ======== The page of the report ============================================================================
 #
-# PAGE is a template: Reporter replaces the @NAMES@.  The page loads nothing, and the Content-Security-Policy
+# PAGE is a template: Reporter replaces the @NAMES@.  The page loads nothing; the Content-Security-Policy
 # forbids that.
 #
 # The script unpacks the data and draws on two canvases: the number of running jobs over time, and below that
 # a row for each track.  A run that is at least as wide as a pixel is a rectangle.  Shorter runs that begin in
 # one pixel share a column.  Runs that failed or are in error have at least a fifth of the height, so that
-# none is lost among many others.  Runs with unknown ends come last in the data, and are drawn first.
+# none is lost among many.  Runs with unknown ends come last in the data, and are drawn first.
 #
-# A search marks the runs that it finds in `hits`.  The picture dims all others, and the tables hide them.
-# Session storage survives a reload: it holds the search, the visible time range, and when the page was last
-# new.
+# A search marks the found runs in `hits`.  The picture dims all others, and the tables hide them.  Session
+# storage survives a reload: it holds the search, the visible time range, and when the page was last new.
 
 PAGE = r"""<!DOCTYPE html>
 <!-- made by runwait4.py -->
