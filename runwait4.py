@@ -312,7 +312,7 @@ def retry_while_missing(method: Callable[Concatenate[Watcher, P], T]) -> Callabl
 
 class Watcher:
     """Polls the job file, with at most a twentieth of a CPU."""
-    MAX_MISSING_SECONDS = 5.0   # for a missing file: editors replace it
+    MAX_MISSING_SECONDS = 5.0   # to wait for a missing file: editors replace it
     MAX_IDLE_SECONDS = 30.0     # without a claim or result, until wait() reports that new jobs wait
     PAUSE_FACTOR = 20           # the pause between polls, as a multiple of the time for a poll
 
@@ -415,7 +415,7 @@ class Watcher:
         """Return the numbers (from 0) of a command's held job locks, without one for each running line.
 
         That one is the held lock nearest to the number of the line, modulo JOB_LOCKS: the runner tries this
-        number first.
+        number first.  bucket: the offset of the command's bucket.
         """
         locked_ranges = other_locks(self.file.lock_table.fd, bucket, JOB_LOCKS)
         held_numbers = sorted(offset - bucket for locked in locked_ranges for offset in locked)
@@ -639,7 +639,7 @@ class RunRecord:
     files: list[str]            # output files: names in DIR at `position`, or by set_current_file_names() now
     incomplete: bool            # some output was not written
     memory_below: int | None    # an upper bound of the peak, if it could not be measured
-    # presence lock of the runner that started it, or the server that assigned it; None: unknown
+    # presence lock of the runner that started the run, or the server that assigned it; None: unknown
     runner: int | None
     promised: int | None        # bytes of requested memory; None: not requested
     position: int               # in the log, of the line for this run
@@ -694,7 +694,7 @@ class LogPass:
             self.log.report_invalid(self._invalid_positions)
 
     def _read_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Process a line; return the run if it is finished, or None.  Raises INVALID_LINE_ERRORS."""
+        """Process a line; return the run that it finishes, or None.  Raises INVALID_LINE_ERRORS."""
         raise NotImplementedError
 
     def _unended_runs(self) -> Iterator[RunRecord]:
@@ -745,7 +745,8 @@ class Log:
     def start_pass(self, run_filter: RunFilter | None = None, start_offset: int = 0) -> LogPass:
         """Return an iterable of the runs that reads the log once, from `start_offset` on.
 
-        run_filter: the pass saves time on runs that it rejects, but can still yield some.  None: accept all.
+        run_filter: lets the pass save time on runs that it rejects, but the pass can still yield some.  None:
+        accept all.
         """
         return self.PASS_CLASS(self, run_filter, start_offset)
 
@@ -807,7 +808,7 @@ class JournalPass(LogPass):
     NO_END_FIELDS: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0, ()     # END_FIELDS of a start
     END_STATES = frozenset("d!e.x")         # of runs with an end
     MAX_REMEMBERED_RUNS = 50_000            # finished ones: an end can be logged twice
-    MAX_NUMBER = 10 ** 10                   # of times (seconds since 1970) and most numbers
+    MAX_NUMBER = 10 ** 10                   # the bound of times (seconds since 1970) and most numbers
     # The head of a line as runmaker4 writes it; the match ends before the field "run".  The command is JSON
     HEAD_BEGINNING = (
         rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(?P<event>%s)", (?="run": "(?P<run>[^"\\]*)", '
@@ -899,7 +900,7 @@ class JournalPass(LogPass):
         return run
 
     def _check_start(self, start_position: int, start_line: bytes, body_offset: int, end_line: bytes) -> None:
-        """Record the start of a run as invalid if it is.  end_line: a valid end.
+        """Add the start of a run to the invalid lines if it is invalid.  end_line: a valid end.
 
         Fields that the end repeats are valid without decoding them.
         """
@@ -923,8 +924,7 @@ class JournalPass(LogPass):
                 yield run
 
     def _run_of_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Decode a start or an end, and return the run.  If the line is invalid, record that and return None.
-        """
+        """Decode a start or an end, and return the run.  If it is invalid, record that; return None."""
         try:
             return self._run_of_event(position, line, self._parse_event(line))
         except self.INVALID_LINE_ERRORS:
@@ -1058,14 +1058,14 @@ class JournalReader(Log):
 
 # ======== Job output ========================================================================================
 #
-# The end of a run names the output files.  A run without an end prints to LINE.out and LINE.err, or if they
-# were renamed to the current names.
+# The end of a run names the output files.  A run without an end prints to LINE.out and LINE.err, which can
+# have been renamed since.
 
 
 class LastOutput:
     """The last lines in the output files of runs."""
     SUFFIXES = ".out", ".err"   # after the number of the line at the start of the run
-    MAX_READ_BYTES = 1 << 14    # of a file: the end
+    MAX_READ_BYTES = 1 << 14    # of a file: only the end is read
     MAX_COLUMNS = 500           # of a line, also on a wider terminal
 
     def __init__(self, directory: str, max_lines: int = 3) -> None:
@@ -1200,8 +1200,8 @@ class LineRuns:
         """Return the current line number by command and logged number, where the numbers differ.
 
         If the log has as many line numbers of a command as there are lines now, then the lowest logged number
-        is that of the first line, and so on: logged 3 and 5, now 4 and 6, is {(command, 3): 4, (command, 5):
-        6}.
+        is that of the first line, and so on.  For example, logged 3 and 5, now 4 and 6:
+        {(command, 3): 4, (command, 5): 6}.
         """
         logged_numbers: defaultdict[bytes, set[int]] = defaultdict(set)
         for run in runs:
@@ -1216,7 +1216,7 @@ class LineRuns:
         return changed_numbers
 
     def _expected_number(self, run: RunRecord) -> int:
-        """Return the current line number of a run: as paired, otherwise as logged."""
+        """Return the expected line number of a run: as paired, otherwise as logged."""
         if not self._shifted_numbers:
             return run.line
         return self._shifted_numbers.get((run.command, run.line), run.line)
@@ -1277,7 +1277,7 @@ class RunnersAtWork:
     """The runners and servers that use a job file."""
 
     def __init__(self, presence_locks: Collection[int] | None) -> None:
-        """presence_locks: the numbers of the held ones; None: unknown."""
+        """Set the numbers of the held presence locks; None: unknown."""
         self._presence_locks = presence_locks
 
     def has_runner_exited(self, run: RunRecord | None) -> bool:
@@ -1377,7 +1377,7 @@ class Row:
     run: RunRecord | None = None        # None: the log has none
     is_last: bool = False       # the log has no later run of the line
     seconds_running: float | None = None        # None: not running, or unknown
-    # of a run, for --json
+    # fields of a run for --json
     RUN_FIELDS = "cause", "cpu", "memory", "memory_below", "promised", "bytes", "files", "incomplete"
 
     @property
@@ -1419,7 +1419,7 @@ class Row:
 class Observation:
     """A job file, the locks and a log of the runs, as of one moment.  The job file or the log can be absent.
     """
-    TAIL_BYTES = 1 << 22        # of a log: mostly enough for the starts of all running jobs
+    TAIL_BYTES = 1 << 22        # the end of a log: mostly enough for the starts of all running jobs
     # state and cause of a run without an end
     STILL_RUNNING = "r", ""
     ENDING = "r", "ending"      # finished; the end is not in the log yet
@@ -1484,8 +1484,9 @@ class Observation:
         return [self.row_of_line(line, line_runs) for line in lines]
 
     def last_rows(self) -> Iterator[Row]:
-        """Yield the row of the last run of each selected line, and of other lines whose last run has
-        incomplete output, so that the user sees it.  The order is that of the file.
+        """Yield the row of the last run of each selected line, in the order of the file.
+
+        Include other lines whose last run has incomplete output, so that the user sees it.
         """
         commands, last_runs, log_pass = self._read_last_runs()
         line_runs = self.match_runs_with_lines(commands, last_runs)
@@ -1515,8 +1516,9 @@ class Observation:
             commands |= other_commands
 
     def rows_of_all_runs(self) -> Iterator[Row]:
-        """Yield the rows of all runs of the selected lines, in the order of the file and of the log; a line
-        without a run also has a row.
+        """Yield the rows of all runs of the selected lines, in the order of the file and of the log.
+
+        A line without a run has a row as well.
         """
         commands = {line.command for line in self.selected_lines}
         journal_pass = self.log.start_pass(filter_by_commands(commands))
@@ -1629,8 +1631,8 @@ MIN_WIDE_COLUMNS = 60           # a narrower table has no slots and start times
 def jobs_per_hour(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row]) -> float | None:
     """Return the current rate of finished jobs; None: too few to measure.
 
-    runs: in the order of the log; the last run of each job counts.  unfinished_rows: by line number; earlier
-    tries of these jobs do not count.
+    runs: in the order of the log; only the last run of each job counts.  unfinished_rows: by line number;
+    earlier tries of these jobs do not count.
     """
     end_times: dict[tuple[int, bytes], float] = {}
     for run in runs:
@@ -1686,7 +1688,7 @@ def status_table(status: dict[str, Any], columns: float) -> Iterator[str]:
         return
     all_headings = ["line", "host", "slot", "since", "for", "command"]      # of the cells of status_row()
     headings = all_headings
-    if not is_any_host_known:               # nor any time
+    if not is_any_host_known:               # then no time is known
         headings = ["line", "command"]
     elif is_narrow:
         headings = ["line", "host", "for", "command"]
@@ -1735,7 +1737,7 @@ def stdout_columns() -> float:
 
 
 def fit_to_width(text: str, columns: float) -> str:
-    """Return a text without control characters; if it is too wide, cut and with '...'  at the end."""
+    """Return a text without control characters; if it is too wide, cut it and end it by '...'."""
     text = printable(text)
     return text if len(text) <= columns else f"{text[:max(int(columns) - 3, 0)]}..."
 
@@ -1808,8 +1810,8 @@ def status_fields_of_line(line: Line, last_row: Row, runners_at_work: RunnersAtW
     """Return the fields of the status for a running line or an orphan.
 
     last_row: of the last run in the log.  If that has ended, the current run is not in the log yet, and the
-    fields of a run are None.  But if that was unsuccessful and the runner is alive, return host and slot: a
-    runner keeps them between two tries.
+    fields of a run are None.  But if the last run was unsuccessful and the runner is alive, return host and
+    slot: a runner keeps them between two tries.
     """
     run = last_row.run
     if not run or run.ended is None:
@@ -1863,7 +1865,7 @@ def describe_result(run: RunRecord) -> str:
 
 @functools.lru_cache
 def signal_suffix(number: int) -> str:
-    """Return the name of a signal as ' (SIGSEGV)'; '' for other numbers."""
+    """Return the name of a signal as ' (SIGSEGV)'; '' if no signal has this number."""
     try:
         return f" ({signal.Signals(number).name})"
     except ValueError:
@@ -2030,7 +2032,7 @@ def quantiles(values: Iterable[N], percents: Sequence[int] = (50, 90, 100)) -> l
     return [in_order[math.ceil(len(in_order) * percent / 100) - 1] for percent in percents if in_order]
 
 
-# in a command or in output
+# a number in a command or in output
 NUMBER_PATTERN = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -2044,7 +2046,7 @@ class RunStats:
 
     def __init__(self) -> None:
         self.seconds = array("d")               # the run times
-        # of the runs with known CPU time: this, and elapsed time
+        # CPU time and elapsed time of the runs with known CPU time
         self.cpu_seconds = self.seconds_with_known_cpu = 0.0
         self.largest_memory: int | None = None          # of the known peaks, in bytes
         self.largest_upper_bound: int | None = None     # of the peaks that could not be measured
@@ -2100,9 +2102,9 @@ class Peaks:
         self._jobs_with_unknown_peak: set[tuple[int, bytes]] = set()
 
     def add(self, run: RunRecord) -> None:
-        """Record the peak memory of a run, or that the run was killed for lack of memory.
+        """Record the peak memory of a done or failed run, or that a run was killed for lack of memory.
 
-        Ignore runs that ended in error: they were stopped, perhaps before the peak.
+        Ignore other runs: they were stopped, perhaps before the peak.
         """
         is_done_or_failed = run.state in "d!"
         if run.lacked_memory:
@@ -2150,7 +2152,7 @@ class CommandStats:
     def __init__(self, first_word: bytes) -> None:
         """first_word: with … for each number."""
         self._first_word = first_word
-        self._common_words: list[bytes] | None = None       # of all commands; None: no command
+        self._common_words: list[bytes] | None = None       # with which all commands begin; None: no command
         self._do_commands_differ = False
         self.stats = RunStats()
         self.peaks = Peaks()
@@ -2176,7 +2178,7 @@ class CommandStats:
 
 def common_prefix(words: list[bytes], other_words: list[bytes]) -> list[bytes]:
     """Return the words with which both lists begin."""
-    if other_words[:len(words)] == words:       # mostly
+    if other_words[:len(words)] == words:       # mostly: test this first
         return words
     pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(words, other_words))
     return [word for word, _ in pairs]
@@ -2188,7 +2190,7 @@ class CommandGroups:
     SHOWN_GROUPS = 20
     NUMBER_PATTERN = re.compile(NUMBER_PATTERN.pattern.encode())
     PLACEHOLDER = "…".encode()  # replaces what differs
-    OTHERS_KEY = PLACEHOLDER    # of all groups after MAX_GROUPS
+    OTHERS_KEY = PLACEHOLDER    # the group of all others
 
     def __init__(self) -> None:
         self._groups: dict[bytes, CommandStats] = {}    # by the first word, with … for each number
@@ -2264,10 +2266,10 @@ STATS_HEADINGS = ["runs", "median", "90%", "longest", "CPU", "memory"]      # of
 
 
 def command_rows(groups: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Return the rows of the table of commands: the headings, and SHOWN_GROUPS groups.
+    """Return the rows of the table of commands: the headings, and the first SHOWN_GROUPS groups.
 
-    Two columns are special.  "too little": the number of runs killed for lack of memory; only if there are
-    such runs.  "memory=": the request that is enough, or '-'.
+    Two columns are added.  "too little": the number of runs killed for lack of memory; only if there are such
+    runs.  "memory=": the request that is enough, or '-'.
     """
     has_killed_runs = any(group["too_little"] for group in groups)
     killed_heading = ["too little"] if has_killed_runs else []
@@ -2364,7 +2366,7 @@ class JobLogReader(Log):
 # if two runners of a host have slots of this name.  A job log has no slots, because GNU parallel must also
 # read it; each run is on the first free track of the host.  Times are in microseconds.
 
-# of an overlap: job logs have milliseconds
+# a longer overlap is not from rounding: job logs have milliseconds
 MAX_ROUNDING_MICROSECONDS = 1500
 
 
@@ -2373,7 +2375,7 @@ class Spans:
 
     A run is an index of `starts_us`.
     """
-    MIN_DURATION_US = 1         # into a run without duration viewers would draw the next one
+    MIN_DURATION_US = 1         # viewers would draw the next run into a run without duration
 
     def __init__(self) -> None:
         self.starts_us = array("q")
@@ -2444,7 +2446,7 @@ class Timeline:
     A host is a process of the trace, a slot a thread.  Perfetto finds the name of a thread by `tid` alone, so
     each `tid` is unique.  The main thread, with `tid` equal to `pid`, is shown first: slot 1.
     """
-    # the first bytes of our timelines; `otherData` has no meaning in the format
+    # the first bytes of our timelines; the format leaves `otherData` to the writer
     FILE_HEAD = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":['
     MAX_NAME_CHARACTERS = 100   # of the command in an event's name
 
@@ -2615,8 +2617,8 @@ class LogSummary:
     ) -> None:
         """Count the finished runs; keep the others in `unended_runs`.
 
-        Then set the states of these, and call finish_summary().  watched_commands: keep the last runs of
-        these.  max_lines_to_fix: so many failed runs have another table.
+        After that, set the states of these, and call finish_summary().  watched_commands: keep the last runs
+        of these.  max_lines_to_fix: how many failed runs have another table.
         """
         self.states: Counter[str] = Counter()
         self.slots: set[tuple[str, str]] = set()
@@ -2639,8 +2641,8 @@ class LogSummary:
     def finish_summary(self, now: float | None) -> None:
         """Count the runs without an end, and set `last_time`, the end of the pictures.
 
-        First set the states of `unended_runs`.  now: jobs still run; None: the last event in the log counts.
-        Without runs, first and last time are the present.
+        Set the states of `unended_runs` before.  now: the time, if jobs still run; None: use the last event
+        in the log.  Without runs, first and last time are the present.
         """
         self._add_runs(self.unended_runs)
         self.last_time = max([now or 0.0, *self._last_signs_of_life.values()])
@@ -2651,7 +2653,8 @@ class LogSummary:
         """Add runs to the totals, and keep those that the page shows.
 
         Totals are states, slots, statistics, the first start, and the last event of each runner.  Keep the
-        last finished runs for the pictures, the last failed ones, the slowest, and the largest in memory.
+        last finished runs for the pictures, the last failed ones, the slowest, and those with the largest
+        memory.
         """
         for run in runs:
             self.stats.add(run)
@@ -2781,7 +2784,7 @@ class Pictures:
         self.spans = Spans()
         for run in self.runs:
             self.spans.add(run, report.summary.seconds_in_pictures(run), on_track=not is_end_unknown(run))
-        self.max_characters = self.MAX_COMMAND_CHARACTERS       # of a command, to search
+        self.max_characters = self.MAX_COMMAND_CHARACTERS       # of each command, for the search
         total = sum(min(len(run.command), self.max_characters) for run in self.runs)
         if total > self.MAX_COMMANDS_CHARACTERS:
             self.max_characters = self.MAX_COMMANDS_CHARACTERS // len(self.runs)
@@ -2796,7 +2799,7 @@ class Pictures:
     def page_data(self, failures: FailuresByWords, outputs: OutputCache) -> dict[str, Any]:
         """Return the data of the page.  Times are in ticks; a start counts from the previous one.
 
-        First come the runs of each track, then those with unknown ends.  Here a run is an index of `runs`.
+        First come the runs of each track, then those with unknown ends.  Tracks contain indexes of `runs`.
         """
         tick = max(1000, self.duration >> 30)       # microseconds; at most about 2^30 ticks
         in_order = [run for *_, runs in self.tracks for run in runs] + self.untracked_runs
@@ -2804,7 +2807,7 @@ class Pictures:
         for runs in [*(runs for *_, runs in self.tracks), self.untracked_runs]:
             ticks = [(self.spans.starts_us[run] - self.first_start) // tick for run in runs]
             starts += map(operator.sub, ticks, [0, *ticks])
-        endings: dict[tuple[int, str], int] = {}    # numbers
+        endings: dict[tuple[int, str], int] = {}    # by state and result, the index in the list
         ending_of = [endings.setdefault((STATE_LETTERS.index(run.state), describe_result(run)), len(endings))
                      for run in self.runs]
         track_numbers = {(host, slot): number for number, (host, slot, _) in enumerate(self.tracks)}
@@ -2912,9 +2915,9 @@ class FailureGroup:
 class FailuresByWords:
     """Failures grouped by the last line of output, or how the run ended.
 
-    Numbers are ignored, for example in `step 341: no convergence`.
+    Ignore numbers, for example in `step 341: no convergence`.
     """
-    MAX_LINE_CHARACTERS = 200   # compared
+    MAX_LINE_CHARACTERS = 200   # of the line: these are compared
     SHOWN_GROUPS = 20
 
     def __init__(
@@ -2949,7 +2952,7 @@ class FailuresByWords:
         return f"({describe_result(row.run)}{no_output})"
 
     def groups_html(self, unit: str) -> str:
-        """Return the section of the largest groups as HTML; '' without groups.  unit: 'line' or 'run'."""
+        """Return the section of the largest groups as HTML; '' if there are none.  unit: 'line' or 'run'."""
         counted_groups = [group for group in self.groups if group.rows]
         if not counted_groups:
             return ""
@@ -3019,8 +3022,8 @@ class Tables:
     ) -> str:
         """Return a table as HTML, with the number of rows: '12', or '200 of 4,321' if it was cut.
 
-        cells_of_rows: of the shown rows in the order of table.rows, a cell for each of COLUMNS.
-        used_columns: indexes of COLUMNS.
+        cells_of_rows: of the shown rows, in the order of table.rows, a cell for each of COLUMNS.
+        used_columns: indexes of the columns that are not empty.
         """
         count = len(cells_of_rows)
         was_cut = table.total > count and count == Table.SHOWN_ROWS
@@ -3123,8 +3126,8 @@ class Report:
     def _match_shown_runs(self, observation: Observation, watched_commands: Collection[bytes]) -> LineRuns:
         """Match the runs that the page shows with the lines of the job file.
 
-        To save time, leave out drawn runs whose lines still have the logged numbers.  Do not leave out runs
-        in tables, or of `watched_commands`: of lines to fix or with jobs.
+        To save time, leave out drawn runs whose lines still have the logged numbers.  But match all runs in
+        tables, and all of `watched_commands`: of lines to fix or with jobs.
         """
         summary = self.summary
         runs_in_tables = [
@@ -3382,10 +3385,10 @@ class Host:
     """A host, perhaps ours, that runs this check in the directory, and what we observe of it."""
 
     def __init__(self, path: str, mount: Mount) -> None:
-        """Open the file of a host.  Raises OSError: ENOENT also without a complete first line."""
+        """Open the file of a host.  Raises OSError; ENOENT also if the first line is not complete."""
         self.path = path
         self.mount = mount
-        self.results: dict[str, bool] = {}      # by trial: True: passed; False: failed; absent: not made
+        self.results: dict[str, bool] = {}      # by trial: passed (True), failed (False), not made (absent)
         refresh_file(path, mount)
         # for writing, as runners do: while a file is open so, NFS keeps old pages
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -3403,7 +3406,7 @@ class Host:
         )
 
     def is_locked(self, offset: int) -> bool:
-        """Return True if this host has locked the byte at `offset` of the file.
+        """Return True if this host has locked the byte at `offset` of the host's file.
 
         Try a shared lock: several hosts can do that at once.
         """
@@ -3411,7 +3414,7 @@ class Host:
         if lock(fd, offset, shared=True):
             unlock(fd, offset)
             return False
-        # refused; but the file system must also report another lock
+        # refused; but it counts only if the file system also reports another lock
         return not is_free(fd, offset)
 
     def update_results(self) -> None:
@@ -3421,7 +3424,8 @@ class Host:
         of this count, once a second.  If the file ever shows less than the count whose byte is locked, we
         have read old data: failed.
 
-        "excluded" (a lock of the host) and "inherited" (of a job): passed if ever found locked.
+        "excluded" (a lock of the host) and "inherited" (a lock of a job): passed if the byte was ever found
+        locked.
         """
         locked_count = self._locked_count()
         count_in_file = self._read_count()
@@ -3434,7 +3438,7 @@ class Host:
         if locked_count > 0:
             was_always_fresh = self.results.get("fresh", True)
             self.results["fresh"] = was_always_fresh and count_in_file >= locked_count
-        # Read again: without a lock of ours between, the next call can find a stale cache.  On some file
+        # Read again: then the next call shows a stale cache if we have taken no lock between.  On some file
         # systems locks refresh the cache.
         self.reader.pread(BLOCK, 0)
 
@@ -3455,8 +3459,8 @@ class LockCheck:
     """Tests, with all hosts that run this check in the directory, if runners can rely on locks."""
     CHECK_SECONDS = 60.0        # on a network file system
     PAUSE_SECONDS = 1.0         # between two counts on a network file system
-    MIN_COUNT = 4               # then a host has tested all on itself
-    MAX_SILENT_SECONDS = 60.0   # after the check: then the file system does not answer
+    MIN_COUNT = 4               # after so many counts a host has tested all on itself
+    MAX_SILENT_SECONDS = 60.0   # after the check; then we report that the file system does not answer
     MAX_CLEANUP_SECONDS = 2.0   # for an interrupted check to remove the file
 
     def __init__(self, directory: str) -> None:
@@ -3472,7 +3476,7 @@ class LockCheck:
 
     @contextlib.contextmanager
     def collect_errors(self, *ignored_errnos: int) -> Iterator[None]:
-        """Add an OSError of the block to `errors`, except these numbers."""
+        """Add an OSError of the block to `errors`, unless it has one of these numbers."""
         try:
             yield
         except OSError as error:
@@ -3483,7 +3487,7 @@ class LockCheck:
     def run_trials(self) -> int:
         """Test the locks of all hosts for a minute, while they test ours; print the results.
 
-        Return the exit status.  Our file, with locks and counts, exists for this time.
+        Return the exit status.  Our file, with locks and counts, exists only for this time.
         """
         with self.collect_errors():
             try:
@@ -3538,7 +3542,7 @@ class LockCheck:
     def write_header(self, fd: int) -> None:
         """Write the first line of our file: version, host name, boot id, and file system.
 
-        The file system includes the mount options that matter for locks: `nfs4 vers=4.2`.
+        The file system includes the mount options that matter for locks, for example `nfs4 vers=4.2`.
         """
         relevant_options = re.compile("vers=|nolock|local_lock=[^n]")
         mount_options = sorted(filter(relevant_options.match, self.mount.options))
@@ -3552,7 +3556,7 @@ class LockCheck:
         for name in os.listdir(self.directory):
             if re.fullmatch("runmaker4-check-.*-[0-9a-f]{8}", name):
                 path = os.path.join(self.directory, name)
-                # the host has exited, or this is no test file
+                # with these errors the host has exited, or this is no test file
                 with self.collect_errors(errno.ENOENT, errno.ESTALE, errno.ELOOP, errno.EISDIR):
                     if path not in self.hosts:
                         self.hosts[path] = Host(path, self.mount)
@@ -3621,7 +3625,7 @@ class LockCheck:
         return rows
 
     def find_errors(self, hosts: Sequence[Host], our_boot_id: str) -> None:
-        """Add to `errors` the failed trials, and the names of several machines."""
+        """Add to `errors` the failed trials, and the names that several machines share."""
         machines = {(self.our_name, our_boot_id), *((host.host_name, host.boot_id) for host in hosts)}
         name_counts = Counter(name for name, _ in machines)
         self.errors += [f"{name}: several hosts have this name: an NFSv4 server takes them for one that "
@@ -3665,7 +3669,7 @@ class LockCheck:
 
 
 def boot_id() -> str:
-    """Return the random id of the kernel since the last boot."""
+    """Return the random id that the kernel of this host made at boot."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
@@ -3755,7 +3759,7 @@ def say_stop_reason(watcher: Watcher) -> bool:
 
 
 def wait_and_write_report(options: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Write the report; with --progress wait for the jobs, and write it repeatedly.
+    """Write the report; with --progress wait for the jobs, and write it repeatedly meanwhile.
 
     Return the exit status: 1 if no runner will start the new jobs.
     """
@@ -3773,7 +3777,7 @@ def wait_and_write_report(options: argparse.Namespace, argv: Sequence[str]) -> i
 
 
 def run_with_options(argv: Sequence[str]) -> int:
-    """Do what these command line arguments name; return the exit status."""
+    """Run the program with these command line arguments; return the exit status."""
     options = parse_options(argv)
     if options.check_locks is not None:
         return check_locks(options.check_locks)
