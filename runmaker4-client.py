@@ -122,6 +122,7 @@ MAX_CONNECT_SECONDS = 10.0      # of an attempt
 MAX_DIALS = 4                   # attempts to connect, if connections are reset before a reason arrives
 MAX_QUEUED_SECONDS = 1.0        # a job that no slot has taken by then is given back
 MAX_COUNT_SECONDS = 30.0        # for a server to count the file: with orphans it scans three times
+HANDSHAKE_POLL_SECONDS = 0.2    # between two checks if the welcome has come, or is late
 STATES = ("new", "running", "done", "failed", "error", "held")
 FOREVER = 1e9                   # seconds: no time limit, only an event ends the wait
 
@@ -475,16 +476,16 @@ class RemoteJob(Job):
             self.replay = []
 
     def _keep_incomplete_line(self, event: Event) -> None:
-        """Add acknowledged output to `replay`, but only from its last newline on; shorten the event to that.
+        """Keep acknowledged output in `replay`, from its last newline on; cut the rest off the event.
 
-        Another server needs only the incomplete line of each stream.  So remove earlier output of this stream
-        from `replay` if a newline has come, or if the line is so long that servers do not wait for its end.
+        Another server needs only the incomplete line at the end of each stream.  So drop what was kept of
+        this stream before if the line is now complete, or so long that servers do not wait for its end.
         """
         complete_bytes = event.data.rfind(b"\n") + 1        # up to the last newline; 0: there is none
-        line_start = [kept_event for kept_event in self.replay if kept_event.stream == event.stream]
-        is_too_long = sum(kept_event.size for kept_event in line_start) > Lines.MAX_PIECE_BYTES
+        kept_of_stream = [kept_event for kept_event in self.replay if kept_event.stream == event.stream]
+        is_too_long = sum(kept_event.size for kept_event in kept_of_stream) > Lines.MAX_PIECE_BYTES
         if complete_bytes or is_too_long:
-            self.replay = [kept_event for kept_event in self.replay if kept_event not in line_start]
+            self.replay = [kept_event for kept_event in self.replay if kept_event not in kept_of_stream]
         if complete_bytes < len(event.data):
             event.cut_start(complete_bytes)
             self.replay.append(event)
@@ -830,22 +831,36 @@ class LinkLife:
         await asyncio.wait_for(connecting, min(MAX_CONNECT_SECONDS, self._seconds_left()))
         return link
 
+    @property
+    def _is_in_use(self) -> bool:
+        """Return True if the last link has got a welcome, and is not lost."""
+        return self.link is not None
+
     async def keep_alive(self, link: ServerLink) -> str:
-        """Send pings on a link, and drop it if the server is silent; when it is lost, return the reason."""
+        """Send pings on a link, and drop it if the server is silent; when it is lost, return the reason.
+
+        Before the welcome send none, but drop the link if the handshake takes too long.
+        """
         opened_at = boottime()
         while not link.lost_reason.done():
-            pause = min(runmaker4.PING_SECONDS, self._grace / 8) if self.link else 0.2
+            # grace / 8: an answer lets us start jobs for only half of the grace
+            ping_pause = min(runmaker4.PING_SECONDS, self._grace / 8)
+            pause = ping_pause if self._is_in_use else HANDSHAKE_POLL_SECONDS
             await asyncio.wait([link.lost_reason], timeout=pause)
             now = boottime()
             if link.lost_reason.done():
                 break
-            if self.link:
+            if self._is_in_use:
                 if now - link.last_message_at > runmaker4.MAX_SILENT_SECONDS:
                     link.drop(f"nothing was heard for {human_time(runmaker4.MAX_SILENT_SECONDS)}")
                 else:
                     link.request("ping")
             elif now - opened_at > min(runmaker4.MAX_HANDSHAKE_SECONDS, self._seconds_left()):
                 link.drop("no answer")
+        return self._why_lost(link)
+
+    def _why_lost(self, link: ServerLink) -> str:
+        """Return why a lost link was lost, for a message."""
         error = link.channel.error
         if isinstance(error, OtherFileError):
             return f"the server has another file; waiting for the server of {self.file}"
@@ -888,9 +903,15 @@ class Requests:
         self._reported_slots = 0    # slots in service, as last reported to the server
         # bytes that the server may still allocate to jobs: our offers less the needs of jobs that arrived
         self._offered_memory = 0
-        self._exit_request: int | None = None       # the request that says we exit if there is no job
-        # why there is no job; `retry_after`: FOREVER, or None once `_exit_request` was answered by `nothing`
+        # the number of the claim that announced: if there is no job, we exit
+        self._exit_request: int | None = None
+        # why there is no job; `retry_after`: None once the server has answered that we can exit
         self.no_job = NoJob(FOREVER)
+
+    @property
+    def is_exit_granted(self) -> bool:
+        """Return True if we announced our exit, and the server had no job for us."""
+        return self.no_job.retry_after is None
 
     def make_hello(self, slots: int, free_memory: float) -> dict[str, int]:
         """Return the fields of a `hello`: slots in service, bytes of memory."""
@@ -934,11 +955,11 @@ class Requests:
         self._offered_memory -= int(job.needs.memory)
 
     def on_no_job(self, request: int, *, met_end: bool, why_jobs_remain: str, can_exit: bool) -> None:
-        """Remember in `no_job` that the server has no job for us; the runner exits if `retry_after` is None.
+        """Remember in `no_job` the server's answer that it has no job for us.
 
-        request: the number of the answered request.  Only the answer to a request that said that we exit lets
-        the runner exit, and only if can_exit is True.  met_end: the server has met a `#RUN end`, where
-        runners with --follow exit, too.  why_jobs_remain: '': none do.
+        request: the number of the answered request.  If can_exit is True, and this or an earlier claim
+        announced our exit, `retry_after` becomes None: the runner exits.  met_end: the server has met a `#RUN
+        end`, where runners with --follow exit, too.  why_jobs_remain: '': none do.
         """
         retry_after = self.no_job.retry_after
         is_exit_answered = self._exit_request is not None and request >= self._exit_request
@@ -950,7 +971,7 @@ class Requests:
     def forget_no_job(self) -> None:
         """Forget that the server had no job for us, so that the client can ask again after a change."""
         self._exit_request = None
-        if self.no_job.retry_after is None:
+        if self.is_exit_granted:
             self.no_job = replace(self.no_job, retry_after=FOREVER)
 
     def on_lost(self) -> None:
@@ -1037,25 +1058,25 @@ class Connection:
         return current if current is job else None
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> RemoteJob | NoJob:
-        """Return the next job that the server has sent, and ask it for more; a NoJob if none can start now.
+        """Return a job that the server has sent, and ask for more; a NoJob if none can start now.
 
-        This does not wait for the server: when jobs arrive, the runner is woken and claims again.
+        This does not wait for the server: arriving jobs wake the runner, which claims again.
 
-        exits_if_none: the runner exits if there is no job.  free: its slots and memory that no job has.
+        exits_if_none: the runner exits if there is no job.  free: slots and memory that no job has.
         """
         free_memory = free.memory - sum(job.needs.memory for job in self._queue)
         # The first job waits until it fits, and the others wait for it.  So only report our memory.
         if self._queue and not free.holds(self._queue[0].needs):
             self._request_jobs(slot_count=0, free_memory=free_memory)
-            return NoJob(retry_after=FOREVER)
+            return NoJob(retry_after=FOREVER)       # the end of a job wakes the runner
         if self._queue and self.link_life.can_start_jobs:
             job = self._queue.popleft()
             self._jobs[job.key] = job
             self._requests.forget_no_job()
             self._request_for_free_slots(free_memory)
             return job
-        # Nothing can start now.  Ask, unless the server has answered already that we can exit.
-        if self._requests.no_job.retry_after is not None:
+        # nothing can start now
+        if not self._requests.is_exit_granted:
             # with --follow the server answers such a request only after it has met a `#RUN end`
             is_idle_follower = self._follow and not self._runner.tasks
             self._request_for_free_slots(free_memory, exits_if_none or is_idle_follower)
@@ -1073,9 +1094,10 @@ class Connection:
         """Do nothing, because nothing was lent."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Queue a job's new state for the server; return '', because an error is only reported later.
+        """Queue the event that a job has finished in this state.
 
-        Do nothing if this client no longer has the job.
+        Return '', no error: if the server cannot write the result, it reports that later.  Do nothing if this
+        client no longer has the job.
         """
         remote_job = self.our_job(job)
         if not remote_job:
@@ -1084,7 +1106,7 @@ class Connection:
         is_exiting_early = self._runner.kill_signal or self._runner.wall_over
         if state == ERROR and is_exiting_early:
             cause = "vanished"                      # we killed it, because we exit
-        # for these two causes the way in which the run ended does not matter
+        # killed at our exit, or no run has started: then how the run ended does not matter
         how_it_ended = "" if cause in ("vanished", "unstarted") else remote_job.result_text
         self._queue_result(
             remote_job, state, type="finish", state=to_text(state), cause=cause, how=how_it_ended
@@ -1121,9 +1143,11 @@ class Connection:
         return {} if job.has_ended else {job: cause}
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """Send all results and a `bye` to the server; no job is running any more.
+        """End the session after the last job; return the server's summary of the file.
 
-        Return the server's summary of the file; None if it has none, or no server is reached.
+        Give back jobs without a slot; wait until the server has all results, and count the others as
+        unwritten; ask for the summary; send `bye`, and close the link.  None: the server has no summary, or
+        no server is reached.
         """
         for job in list(self._queue):
             self._return_queued_job(job)
@@ -1195,7 +1219,11 @@ class Connection:
         self._request_jobs(free_slots, free_memory, exits_if_none)
 
     def _request_jobs(self, slot_count: int, free_memory: float, exits_if_none: bool = False) -> None:
-        """Ask for jobs for more slots, and report our free memory, unless nothing has changed."""
+        """Ask for jobs for more slots, and report our free memory.
+
+        Send nothing without a link, while draining, or if nothing has changed (then make_claim() returns
+        None).
+        """
         link = self.link_life.link
         if not link or self._runner.draining:
             return
@@ -1274,20 +1302,21 @@ class Connection:
 
     # -- connecting ------------------------------------------------------------------------------------------
 
-    async def stay_connected(self, existing: tuple[socket.socket, ClientChannel] | None) -> None:
+    async def stay_connected(self, first_connection: tuple[socket.socket, ClientChannel] | None) -> None:
         """Connect, and reconnect after each loss, until the client exits or gives up.
 
-        existing: a connection that was made in advance; None: dial.
+        first_connection: made in advance; None: dial.  Raises UsageError if a server refuses us before any
+        welcome.
 
         A refusal comes from an end that has not proved that it knows the token: after a crash another user's
         server can have the port.  So after a refusal we neither kill jobs nor stop waiting for our server.
-        Raises UsageError if a server refuses us before any welcome.
         """
         while self.link_life.wants_server:
             complaint = Complaint.LOSS
             try:
+                # the server of another file could not write our results; without jobs any file will do
                 required_file_id = self.link_life.file_id if self._jobs else ""
-                link = await self.link_life.connect(self, existing, required_file_id)
+                link = await self.link_life.connect(self, first_connection, required_file_id)
                 why = await self.link_life.keep_alive(link)
                 if isinstance(link.channel.error, RefusedError):
                     complaint = Complaint.REFUSAL
@@ -1295,14 +1324,18 @@ class Connection:
                         raise UsageError(f"{self._endpoint.host}: {why}")
             except (OSError, asyncio.TimeoutError) as error:
                 why = self._endpoint.why_unreachable(error)
-            existing = None
+            first_connection = None
             self._on_link_lost(why, complaint)
             seconds_down = await self.link_life.pause_before_retry()
             if seconds_down is not None:
                 self._give_up(f"no server for {human_time(seconds_down)}: {why}")
 
     def greet(self, link: ServerLink) -> None:
-        """Send `have` for each of our jobs, and then `hello`, on a new, authenticated link."""
+        """Name our jobs (`have`) and ourselves (`hello`) to the server, on a new, authenticated link.
+
+        A server that was restarted takes the lines of these jobs back for us.  Send nothing if we are exiting
+        already.
+        """
         self.link_life.on_proven(link)
         if not self.link_life.wants_server:
             return
@@ -1320,10 +1353,10 @@ class Connection:
         )
 
     def _on_link_lost(self, why: str, complaint: Complaint) -> None:
-        """Report a lost link, or a failed attempt, unless it was reported; give back jobs without a slot.
+        """Give back jobs without a slot, after a lost link or a failed attempt; report that once.
 
-        why: for the message.  complaint: a loss or a refusal.  Running jobs go on.  The jobs of a group that
-        have not begun (their shells wait at a gate for the server's message `go`) will not begin.
+        why: for the message.  complaint: a loss or a refusal.  Running jobs go on.  Jobs of a group whose
+        shells still wait for the server's message `go` will not begin.
         """
         must_report = self.link_life.on_lost(complaint)
         if must_report:
@@ -1337,7 +1370,7 @@ class Connection:
         self._queue.clear()
         self._start_times.clear()
         for job in self._jobs.values():
-            self._runner.refuse_gate(job)
+            self._runner.refuse_gate(job)       # does nothing if the job does not wait for `go`
         self._requests.on_lost()
 
     @property
@@ -1388,7 +1421,7 @@ class Connection:
         elif kind == "account":         # the summary of the file, which we request before we exit
             self._on_summary(message)
         elif kind == "closing":         # the server exits
-            self._on_closing(link, message)
+            self._on_server_closing(link, message)
         else:
             raise WireError(f"an unknown message {kind!a}")
 
@@ -1427,7 +1460,7 @@ class Connection:
     def _on_jobs_arrived(self, link: ServerLink, message: Message) -> None:
         """Queue jobs that the server has assigned to us, and wake the runner, which takes them with claim().
 
-        A job that no slot has taken after MAX_QUEUED_SECONDS is given back to the server.
+        A job without a slot after MAX_QUEUED_SECONDS is given back.
         """
         request_number = message.integer("request")
         for item in message.objects("jobs"):
@@ -1437,7 +1470,8 @@ class Connection:
             self.loop.call_later(MAX_QUEUED_SECONDS, self._return_queued_job, job)
             self._requests.on_job(job)
         self.link_life.on_answer(request_number)
-        # The answered request is too old to start jobs: the server can have given them to others since.
+        # The answered request can be too old to start jobs: the server could have given them to others since.
+        # The answer to a new one renews our permission.
         if not self.link_life.can_start_jobs:
             link.request("ping")
         self._requests.forget_no_job()          # an earlier answer that we can exit no longer holds
@@ -1475,11 +1509,16 @@ class Connection:
             link.send(type="ready", id=remote_job.key)
 
     def _on_go(self, message: Message) -> None:
-        """Start a job of a group, whose shell waits, at the time of our loop that the server names."""
+        """Start a job of a group at the time of our loop that the server names.
+
+        The job's shell runs, and waits at a gate.  _open_gates() is called early, and sleeps for the last
+        moment.
+        """
         job = self._jobs.get(message.text("id"))
         start_time = message.seconds("at")
         if job:
             self._start_times[job] = start_time
+            # should the time be wrong, do not wait for long
             delay = min(start_time - self.loop.time(), self.MAX_START_DELAY_SECONDS)
             self.loop.call_later(max(delay - self.TIMER_LATENESS_SECONDS, 0.0), self._open_gates, start_time)
 
@@ -1536,7 +1575,11 @@ class Connection:
         self._progress.set()
 
     def _read_summary(self, message: Message) -> Summary | None:
-        """Return the summary of the job file in a message; None: the server cannot read the file."""
+        """Return the summary of the job file in a message; None: the server cannot read the file.
+
+        Fields of `account`: `now`, the counts of jobs by state; `left`, a new job remains for us; `bad`, the
+        first bad lines; `again`, -r would run some of them; `strays`, lines that are plain text.
+        """
         if message.fields.get("account") is None:
             return None
         summary = Message(message.fields["account"])
@@ -1552,10 +1595,11 @@ class Connection:
             first_stray=summary.integer("first_stray"),
         )
 
-    def _on_closing(self, link: ServerLink, message: Message) -> None:
-        """Drop the link, because the server exits; with `done` it exits for good, so we exit too."""
-        if message.boolean("done"):
-            self._on_summary(message)
+    def _on_server_closing(self, link: ServerLink, message: Message) -> None:
+        """Drop the link, because the server exits; exit too if it exits for good."""
+        is_for_good = message.boolean("done")
+        if is_for_good:
+            self._on_summary(message)           # this message has it
             self.link_life.apply_event(LinkEvent.CONCLUDE)
             self._runner.drain()
         link.drop("the server was stopped")
@@ -1609,10 +1653,13 @@ class ServerSink(Sink):
             )
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Report the end of a run, unless its start was not reported."""
+        """Report the end of a run, and note a cause of failure for the job's result.
+
+        Report nothing of a run that ends before RUN_DELAY, if the server keeps no records.
+        """
         self._set_cause(run, run_result.cause if run_result.cause in FAILURE_CAUSES else "")
         if run in self._unreported_runs:
-            del self._unreported_runs[run]
+            del self._unreported_runs[run]      # the `begin` was not sent
         else:
             self._send_end(run, run_result)
 
@@ -1745,22 +1792,12 @@ class ClientProgram(RunnerProgram):
     async def work(self) -> int:
         """Run jobs from the server until none are left, and stay connected meanwhile; return the exit status.
 
-        The status is 2 if the client gave up, and no server had ever accepted it.  Raises UsageError if a
-        server refuses us, and none has accepted us before.
+        The status is 2 instead of 1 if we gave up, and no server had ever accepted us.  Raises UsageError if
+        a server refuses us, and none has accepted us before.
         """
-        options = self.options
-        # print job output and results; the same for all servers to which we connect one after the other
+        # these print job output and results; the same for all servers, one after the other
         self.console = self.console_sinks(None, with_output=True)
-        connection = Connection(
-            self,
-            self.loop,
-            self._endpoint,
-            give_up=options.give_up,
-            follow=options.follow,
-            quiet=options.quiet,
-            # _connect_first() has reported an error
-            reported_complaint=Complaint.NOTHING if self._first_connection else Complaint.LOSS,
-        )
+        connection = self._make_connection()
         self._connection = connection
         # the first of the two tasks, because it makes the slots that hello reports
         jobs_task = asyncio.ensure_future(self.run_and_report(connection))
@@ -1775,6 +1812,19 @@ class ClientProgram(RunnerProgram):
         exit_status = await jobs_task
         had_no_server = connection.has_given_up_unserved
         return 2 if had_no_server and exit_status == 1 else exit_status
+
+    def _make_connection(self) -> Connection:
+        """Return the connection that gives the runner jobs; stay_connected() opens the links."""
+        was_loss_reported = not self._first_connection      # by _connect_first()
+        return Connection(
+            self,
+            self.loop,
+            self._endpoint,
+            give_up=self.options.give_up,
+            follow=self.options.follow,
+            quiet=self.options.quiet,
+            reported_complaint=Complaint.LOSS if was_loss_reported else Complaint.NOTHING,
+        )
 
     def shut_down_after_defect(self) -> None:
         """After a defect, also kill the jobs if no task stays connected: no server would get the results."""

@@ -472,9 +472,10 @@ class ChangeCounts:
         self.refused += 1
 
     def count_change(self, file: JobFile, line: Line, refusal: str) -> bool:
-        """Count a line as changed if `refusal` is '', otherwise as refused, and print it as the reason.
+        """Count a line as changed; or count it as refused, and print the refusal.  Return True if it was
+        changed.
 
-        Return True if the line was changed.  line.state: the state before the change.
+        refusal: why the line was not changed; '': it was.  line.state: the state before the change.
         """
         was_changed = not refusal
         if was_changed:
@@ -520,15 +521,20 @@ MAX_EXIT_WAIT_SECONDS = 10.0        # for cancelled jobs
 UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes x
 
 
-def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -> tuple[bytes | None, bool]:
-    """Write x over the `r` or `.` of a line; return the old state, and True if its job is still running.
+class Cancellation(NamedTuple):
+    """What cancel_line() found."""
+    old_state: bytes | None     # None: the line has moved, and was not changed
+    is_running: bool            # the job still runs
 
-    The old state is None if the line has moved; then nothing is written.  A living runner sees that its line
-    is not `r`, and kills the job; the caller must kill a job whose runner is dead.
 
-    running_lines: the lines `r` of this command.  If the job runs, write e over the orphans among the others,
-    which have neither a runner nor a job.  Otherwise each of them would seem to have a running copy, and the
-    cancelled copy would seem to have exited.
+def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -> Cancellation:
+    """Write x over the `r` or `.` of a line.
+
+    A living runner sees that its line is not `r`, and kills the job; the caller must kill a job whose runner
+    is dead.
+
+    running_lines: the lines `r` of this command.  If the job runs, write e over the orphans among the others.
+    Otherwise each orphan would seem to have a running copy, and the cancelled copy would seem to have exited.
     """
     orphans: list[Line] = []
     with file.command_mutex(line.command) as acquired:
@@ -544,15 +550,15 @@ def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -
             file.write(line, HELD)
     for orphan in orphans:
         file.say(f"line {orphan.number}: {ORPHAN_FOUND}; it is e now")
-    return state_now, is_running
+    return Cancellation(state_now, is_running)
 
 
 def is_job_running(file: JobFile, line: Line, state_now: bytes | None) -> bool:
-    """Return True if the job of a line is running.  The caller holds the mutex of the command.
+    """Return True if the job of a line is running, or could be.  The caller holds the mutex of the command.
 
     A job can run though its line is not `r`, for example after an editor has saved an old `.` over the `r`.
     Each running copy of a command holds one job lock.  So if the command has more held job locks than lines
-    `r`, a copy runs for a line in another state.
+    `r`, a copy runs for a line in another state: perhaps for this one.
 
     state_now: None if the line has moved.
     """
@@ -560,8 +566,8 @@ def is_job_running(file: JobFile, line: Line, state_now: bytes | None) -> bool:
         return False
     if state_now == RUNNING:
         return not file.is_orphan(line)
-    has_extra_copy = not file.can_run_another_copy(line.command)        # more held job locks than lines `r`
-    return has_extra_copy
+    has_copy_without_r = not file.can_run_another_copy(line.command)    # more held job locks than lines `r`
+    return has_copy_without_r
 
 
 def mark_orphans(file: JobFile, lines: Iterable[Line]) -> list[Line]:
@@ -611,8 +617,8 @@ def cancel_and_report(
     """Cancel a selected job by writing x over `r` or `.`; return the line if we must wait for the job's exit.
 
     The returned line has the state before the x.  If the user has named the line by number or command, a job
-    that runs in any other state is cancelled, too.  If a job has just finished, the line keeps the result,
-    and we report that.  running_lines: the lines `r` of the same command.
+    that runs in any other state is cancelled, too.  A finished job keeps the result.  running_lines: the
+    lines `r` of the same command.
     """
     state_now: bytes | None = line.state
     is_running = False
@@ -624,14 +630,19 @@ def cancel_and_report(
         if user_must_know:
             change_counts.count_change(file, line, why_not_cancelled(state_now))
         return None
-    is_orphan = state_now == RUNNING and not is_running
-    if is_orphan:
-        file.say(f"line {line.number}: {ORPHAN_FOUND}; it is x now")
-    elif state_now not in UNFINISHED_STATES:
-        file.say(f"line {line.number}: is {display_text(state_now)}, but its job runs")
+    say_unusual_cancel(file, line.number, state_now, is_running)
     cancelled_line = replace(line, state=state_now)
     change_counts.count_change(file, cancelled_line, refusal="")
     return cancelled_line if is_running else None
+
+
+def say_unusual_cancel(file: JobFile, number: int, old_state: bytes, is_running: bool) -> None:
+    """Print that the cancelled line had no job, or a running job without `r`."""
+    is_orphan = old_state == RUNNING and not is_running
+    if is_orphan:
+        file.say(f"line {number}: {ORPHAN_FOUND}; it is x now")
+    elif old_state not in UNFINISHED_STATES:
+        file.say(f"line {number}: is {display_text(old_state)}, but its job runs")
 
 
 def why_not_cancelled(state_now: bytes | None) -> str:
@@ -659,16 +670,18 @@ def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeC
 
 
 def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts) -> bool:
-    """Return True if a cancelled job is still running: its command has more held job locks than lines `r`.
+    """Return True if a cancelled job can be still running; then the caller checks again later.
 
-    If an editor has saved an old `r` or `.` over the x, cancel the job once more, and return True.  If the
-    job has exited, but its line is not x, count the line as refused instead of changed, and report that.
+    The job has exited when the command has no more held job locks than lines `r`.  If the line is not x then,
+    count it as refused instead of changed, and report that.  If an editor has saved an old `r` or `.` over
+    the x, cancel the job once more, and return True.  line.state: the state before the x.
     """
     state = file.state_at(line)
     if state in UNFINISHED_STATES:
         cancel_line(file, line)
         return True
-    if not file.can_run_another_copy(line.command):
+    is_running = not file.can_run_another_copy(line.command)
+    if is_running:
         return True
     is_as_cancelled = state in (HELD, line.state)       # a line that was neither `r` nor `.` keeps its state
     if not is_as_cancelled:
@@ -709,9 +722,10 @@ def kill_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
 
 
 def read_running_copies(file: JobFile, command: bytes) -> tuple[list[Line], int] | None:
-    """Return the lines `r` of a command and the number of its held job locks, both at one moment.
+    """Return the lines `r` of a command and the number of its running copies, both at one moment.
 
-    Each running copy of the command holds one job lock.  None: other processes kept the command mutex.
+    Each running copy holds one job lock, so held locks are counted.  More copies than lines: cancelled copies
+    still run.  None: other processes kept the command mutex.
     """
     with file.command_mutex(command) as acquired:
         if not acquired:
@@ -727,11 +741,10 @@ def match_unsupervised_jobs(
     """Return the jobs to kill for cancelled lines of one command, each with its line.
 
     unsupervised_jobs: the jobs of this command whose runners are dead, by the offset of the job lock that
-    each holds.  The lock with the number of a line belongs to the job of that line.  So if lines 3 and 7 have
-    this command, only 3 is cancelled, and both jobs run, the one that holds the lock number 3 is returned.
+    each holds.
 
-    After an edit has moved lines, the numbers differ.  Then a job is returned only if no copy of the command
-    has a living runner, because otherwise the cancelled job could be that copy.
+    After an edit has moved lines, job locks and lines no longer match.  Then a job is returned only if no
+    copy of the command has a living runner, because otherwise the cancelled job could be that copy.
     """
     command = lines[0].command
     running_copies = read_running_copies(file, command)
@@ -742,28 +755,41 @@ def match_unsupervised_jobs(
     jobs_without_line = {
         job_lock: job for job_lock, job in unsupervised_jobs.items() if job_lock not in locks_of_running_lines
     }
+    matched, unmatched_lines, unmatched_jobs = match_by_job_lock(lines, jobs_without_line)
+    has_living_runner = copy_count != len(unsupervised_jobs)
+    if not has_living_runner:
+        matched += zip(unmatched_lines, unmatched_jobs)
+    # each line that is still `r` has a job that must live, whichever it is
+    max_kills = max(copy_count - len(running_lines), 0)
+    return matched[:max_kills]
+
+
+def match_by_job_lock(
+    lines: Iterable[Line], jobs: Mapping[int, Shell]
+) -> tuple[list[tuple[Line, Shell]], list[Line], list[Shell]]:
+    """Return each line with the job that holds the line's own job lock; the other lines; the other jobs.
+
+    A runner locks the job lock of the line's number if that is free.  So if lines 3 and 7 have the same
+    command, the copy that holds lock number 3 is the job of line 3.  jobs: by the offsets of the job locks.
+    """
+    remaining_jobs = dict(jobs)
     matched: list[tuple[Line, Shell]] = []
     unmatched_lines: list[Line] = []
     for line in lines:
-        own_job = jobs_without_line.pop(own_job_lock(line), None)
+        own_job = remaining_jobs.pop(own_job_lock(line), None)
         if own_job:
             matched.append((line, own_job))
         else:
             unmatched_lines.append(line)
-    has_living_runner = copy_count != len(unsupervised_jobs)
-    if not has_living_runner:
-        matched += zip(unmatched_lines, jobs_without_line.values())
-    # Each line that is still `r` has a job that must live
-    max_kills = max(copy_count - len(running_lines), 0)
-    return matched[:max_kills]
+    return matched, unmatched_lines, list(remaining_jobs.values())
 
 
 CLIENT_AWAY = ("no answer from the client, which kills the job when it is back; otherwise the line is free "
                "after the server's --grace, but the job can go on running")
 
 
-def is_server(presence_lock: int) -> bool:
-    """Return True if this presence lock, which each user of the job file has, is a server's."""
+def is_server_lock(presence_lock: int) -> bool:
+    """Return True if the presence lock with this number is for servers, not runners."""
     return PresenceLock.SERVERS <= presence_lock < PresenceLock.COUNT
 
 
@@ -826,6 +852,18 @@ class Hold(NamedTuple):
         return any(held.start < job_locks.stop and job_locks.start < held.stop for held in self.job_locks)
 
 
+class LockedRanges(NamedTuple):
+    """The locks of a descriptor."""
+    ranges: list[range]         # bytes of the lock file
+    is_inheritable: bool        # execve(2) leaves the descriptor open
+
+
+def job_locks_of(command: bytes) -> range:
+    """Return the offsets of all job locks of a command."""
+    start = bucket_of(command)
+    return range(start, start + JOB_LOCKS)
+
+
 # A lock in /proc/PID/fdinfo/FD: inode, first and last byte (proc(5)).  EOF: to the end of any file, so this
 # is no lock of ours.
 LOCK_LINE = re.compile(rb"\d+: \S+ +\S+ +\S+ +-?\d+ [0-9a-f]+:[0-9a-f]+:(\d+) (\d+) (\d+|EOF)")
@@ -876,56 +914,58 @@ class Holders:
     def _uses_lock_file(self, pid: int, fds: Iterable[int]) -> bool:
         """Return True if a process with these descriptors is a runner, server or keeper: they lock HERE_BYTE.
         """
-        return any(HERE_BYTE in span for fd in fds for span in self._locked_ranges(pid, fd)[0])
+        return any(HERE_BYTE in span for fd in fds for span in self._locked_ranges(pid, fd).ranges)
 
-    def _locked_ranges(self, pid: int, fd: int) -> tuple[list[range], bool]:
-        """Return the bytes of the lock file that a descriptor has locked, and True if execve(2) keeps it."""
+    def _locked_ranges(self, pid: int, fd: int) -> LockedRanges:
+        """Return the bytes of the lock file that a descriptor has locked."""
+        nothing = LockedRanges([], is_inheritable=False)
         try:
             info = os.stat(f"/proc/{pid}/fd/{fd}")
             if (info.st_dev, info.st_ino) != self.lock_file_id:
-                return [], False
+                return nothing
             with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
                 text = file.read()
         except OSError:                                     # the descriptor was closed
-            return [], False
+            return nothing
         flags = self.FLAGS.search(text)
         ranges = [range(int(first), int(last) + 1) for _, first, last in LOCK_LINE.findall(text)
                   if last != b"EOF"]
-        return ranges, flags is not None and not int(flags[1], 8) & os.O_CLOEXEC
+        return LockedRanges(ranges, flags is not None and not int(flags[1], 8) & os.O_CLOEXEC)
 
     def unsupervised_jobs(self, command: bytes) -> dict[int, Shell]:
         """Return the jobs of a command whose runners are dead, by the offset of the job lock."""
-        start = bucket_of(command)
+        job_locks = job_locks_of(command)
         locked_ranges = [span for hold in self.job_holds for span in hold.job_locks]
-        job_locks = {job_lock for span in locked_ranges for job_lock in span
-                     if start <= job_lock < start + JOB_LOCKS}
-        jobs = {job_lock: self._unsupervised_job(job_lock) for job_lock in job_locks}
+        held_locks = {job_lock for span in locked_ranges for job_lock in span if job_lock in job_locks}
+        jobs = {job_lock: self._unsupervised_job(job_lock) for job_lock in held_locks}
         return {job_lock: job for job_lock, job in jobs.items() if job}
 
     def _unsupervised_job(self, job_lock: int) -> Shell | None:
-        """Return the job that holds the job lock at this offset, if no runner holds it: the runner is dead.
+        """Return the job that holds the job lock at this offset, if the job's runner is dead.
 
-        A runner and the processes of its job hold the lock through one open file description, which the job
-        has inherited.  None: no job holds the lock, or a process that can kill the job holds it, too.
+        A living runner holds the lock, too.  None: no job holds the lock, or a process does that can kill the
+        job.
         """
         holds = [hold for hold in self.all_holds if hold.overlaps(range(job_lock, job_lock + 1))]
         tags_by_pid = {hold.pid: self._tags_of(hold.pid) for hold in holds}
         job_pids = [hold.pid for hold in holds if hold.inherited and tags_by_pid[hold.pid]]
         if not job_pids:
             return None
-        # A process carries the tag of its job, after those of the jobs around that: a job can be a runner.
-        # So the shortest chain of tags ends with the tag of the job that holds the lock.
+        # If the job is a runner itself, processes of inner jobs carry more tags.  So the shortest list ends
+        # with the tag of the job that holds the lock.
         tag = min((tags_by_pid[pid] for pid in job_pids), key=len)[-1]
+        # a process with the lock that is no part of the job
         is_supervised = any(tag not in tags_by_pid[hold.pid] for hold in holds if not hold.inherited)
         if is_supervised:
             return None
-        shell_pid = self._find_shell(job_pids)
+        shell_pid = self._find_shell_or_session(job_pids)
         return Shell(shell_pid, tag) if shell_pid else None
 
-    def _find_shell(self, job_pids: Iterable[int]) -> int:
-        """Return the PID of a job's shell, which leads a session.  job_pids: processes of the job.
+    def _find_shell_or_session(self, job_pids: Iterable[int]) -> int:
+        """Return the PID of a job's shell: also the number of the session that the shell leads.
 
-        If the shell has exited, return the number of a session of the job; 0: all processes have exited.
+        If the shell has exited, return the number of any session of these processes of the job; 0: all have
+        exited.
         """
         # a process that leads its session comes first (False < True): it is the job's shell
         sessions = sorted((session != pid, session) for pid in job_pids if (session := self._session(pid)))
@@ -935,8 +975,7 @@ class Holders:
     def _tags_of(pid: int) -> list[bytes]:
         """Return the tags of the jobs that a process belongs to, the outermost first; []: none.
 
-        A tag is a value that all processes of a job have in their environment.  A job can be a runner itself:
-        processes of the inner job have the tags of both.
+        All processes of a job have its tag in their environment, also if the job is a runner with jobs.
         """
         try:
             return ProcessTable.tags_of(str(pid))
@@ -954,14 +993,14 @@ class Holders:
     def is_server(self, pid: int) -> bool:
         """Return True if a process has the presence lock of a server; False also if it has exited."""
         with contextlib.suppress(OSError):                  # the process has exited
-            locked_ranges = [span for fd in os.listdir(f"/proc/{pid}/fd")
-                             for span in self._locked_ranges(pid, int(fd))[0]]
-            return any(is_server(span.start - PRESENCE_BYTES) for span in locked_ranges)
+            fds = map(int, os.listdir(f"/proc/{pid}/fd"))
+            locked_ranges = [span for fd in fds for span in self._locked_ranges(pid, fd).ranges]
+            return any(is_server_lock(span.start - PRESENCE_BYTES) for span in locked_ranges)
         return False
 
     def pids(self, command: bytes, of_jobs: bool) -> list[int]:
         """Return the processes with job locks of a command.  of_jobs: those of jobs; False: all others."""
-        job_locks = range(bucket_of(command), bucket_of(command) + JOB_LOCKS)
+        job_locks = job_locks_of(command)
         holds = [hold for hold in self.all_holds if hold.inherited == of_jobs]
         return sorted({hold.pid for hold in holds if hold.overlaps(job_locks)})
 
@@ -1060,11 +1099,13 @@ class EqualLines:
     edited_indexes: list[int] = field(default_factory=list)     # in the edited copy
 
     def merge(self, base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes]) -> list[bytes]:
-        """Return these lines after the merge, with the person's states where the person has changed them.
+        """Return these lines after the merge: with a person's states where the person has changed them.
 
         base: all lines that the person got.  edited: those of the person's copy.  current: those of the file
-        now.  Raises EditRefusedError if another process has changed a state there, too, and not to the same;
-        if the person gives a line the state `r`, which only runners set; or takes `r` from a running job.
+        now.
+
+        Raises EditRefusedError if another process has set a different state there; if the person gives a line
+        the state `r`, which only runners set; or takes `r` from a running job.
         """
         base_part = [base[index] for index in self.base_indexes]
         edited_part = [edited[index] for index in self.edited_indexes]
@@ -1073,14 +1114,16 @@ class EqualLines:
             return current_part
         if not base_part and (why := why_line_invalid(edited_part[0])):
             raise EditRefusedError(f"line {self.edited_indexes[0] + 1} of the copy: {why}")
-        # between the lines at start and end that the person has left as they were
+        # merge only the part that the person has changed
         equal_at_start, equal_at_end = common_ends(base_part, edited_part)
         changed = slice(equal_at_start, len(base_part) - equal_at_end)
         new_part = edited_part[equal_at_start:len(edited_part) - equal_at_end]
         old_part = current_part[changed]
         added_running = count_running(new_part) - count_running(old_part)
+        # the person and another process have set different states
         has_conflict = old_part not in (base_part[changed], new_part)
-        if added_running < 0 or has_conflict:
+        took_running = added_running < 0
+        if took_running or has_conflict:
             raise self._conflict_error(base, current, self.base_indexes[changed])
         if added_running > 0:
             raise self._new_running_error(edited, self.edited_indexes[equal_at_start:])
@@ -1221,11 +1264,11 @@ def offsets_of_lines(data: bytes) -> list[int]:
 
 
 def lock_free_buckets(fd: int) -> list[int]:
-    """Lock all buckets of a lock file in which no other process has a lock, in as large ranges as possible.
+    """Lock all unused buckets of a lock file, and return the offsets of the command mutexes of the others.
 
-    The bucket of a command is 65,535 bytes for job locks and then its command mutex.  Return the offsets of
-    the mutexes of the other buckets.  Lock nothing in these, because a process that holds a mutex counts the
-    job locks of its bucket.  fd: of the lock file.
+    The bucket of a command is 65,535 bytes for job locks and then the command mutex.  A bucket is in use if
+    another process has a lock in it.  There lock nothing, because a process that holds a mutex counts the job
+    locks of the bucket.  Locks are as large ranges as possible.  fd: of the lock file.
     """
     mutexes: list[int] = []
     ranges_to_lock = [(0, BUCKETS_END)]
@@ -1234,7 +1277,7 @@ def lock_free_buckets(fd: int) -> list[int]:
         if start < stop and not lock(fd, start, stop - start):
             held_range = other_lock(fd, start, stop - start)
             held_offset = held_range.start if held_range else start     # None: it was just unlocked
-            command_mutex = held_offset | MUTEX_OFFSET      # the last byte of that bucket
+            command_mutex = held_offset | MUTEX_OFFSET      # the last byte of that bucket of 2^16 bytes
             bucket_start = command_mutex - MUTEX_OFFSET
             mutexes.append(command_mutex)
             ranges_to_lock += [(start, bucket_start), (command_mutex + 1, stop)]
@@ -1291,9 +1334,9 @@ LAST_MUTEX_OFFSET = BUCKETS_END - 1     # of the command mutex of the last bucke
 
 
 def check_locks_held(file: JobFile, lock_fd: int) -> None:
-    """Raise OSError (EIO) if a network file system dropped our locks, so a runner can have claimed lines.
+    """Raise OSError (EIO) if a network file system has dropped our locks, so that runners could claim lines.
 
-    lock_fd: from hold_all_locks().
+    lock_fd: from hold_all_locks(); it has the mutexes of all commands.  The last mutex stands for all locks.
     """
     if file.network and lost_locks(lock_fd, [LAST_MUTEX_OFFSET], file.mount):
         raise OSError(errno.EIO, "the locks were lost")
@@ -1634,9 +1677,10 @@ def check_template(template: bytes) -> None:
 def why_unsafe(template: bytes, value_offset: int) -> str:
     """Return why a value at this offset of a template cannot be quoted, and the remedy.
 
-    For example 'is quoted already (remove your quotes)' for the placeholder in 'echo "{}"'.  Call it only if
-    the text before the offset does not match UNQUOTED_TEXT.
+    For example 'is quoted already (remove your quotes)' for the placeholder in 'echo "{}"'.  UNQUOTED_TEXT
+    must not match the whole text before the offset.
     """
+    # it matches up to the first unsafe construct
     safe_part = UNQUOTED_TEXT.match(template, 0, value_offset)
     unsafe_offset = safe_part.end() if safe_part else 0
     # the quote that is opened here, if any: by itself, or as $'...' or $"..."
@@ -2403,7 +2447,8 @@ def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
 def describe_still_running(lines: Sequence[int], state: bytes) -> str:
     """Return a message about jobs that still run after --force has replaced the `r` of their lines.
 
-    lines: their numbers.  state: the one that was written instead of `r`.
+    A living runner restores an `r` that has become `.`, because an editor can have saved an old state; any
+    other state cancels the job.  lines: numbers.  state: written instead of `r`.
     """
     effect = "writes r over it again" if state == NEW else "kills the job now"
     return (
@@ -2477,13 +2522,18 @@ def list_lines(file: JobReader, selection: Selection) -> int:
     return 1 if none_selected or missing else 0
 
 
+def check_openable(path: str, flags: int) -> None:
+    """Raise OSError, which names the reason, if a job file cannot be opened with these flags of open(2)."""
+    os.close(open_job_file(path, flags))
+
+
 def run_on_existing_file(options: argparse.Namespace, file: JobFile) -> int:
     """Run --edit, --reopen, --set or --cancel; return the exit status.
 
     Raises UsageError if the file has lines of other text and no job, but after --edit only report that.
     """
     quiet: bool = options.quiet
-    os.close(open_job_file(file.path, os.O_RDWR))       # raises an error that names the reason
+    check_openable(file.path, os.O_RDWR)
     if options.edit:
         exit_status = edit(file, quiet)
         check_for_strays(file.path, file.network, file.say, refuse=False)
@@ -2518,7 +2568,7 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
 
 
 def run_command(argv: Sequence[str]) -> int:
-    """Do what the command line asks for: list, add, edit or change jobs; return the exit status."""
+    """Do the action of the command line, such as --list or --add; return the exit status."""
     options = parse_options(argv)
     path: str = options.file
     only_list: bool = options.list
@@ -2530,12 +2580,12 @@ def run_command(argv: Sequence[str]) -> int:
         # --list locks nothing, so it works on any file system
         mount = check_mount(path, options.single_host or only_list, say)
         if only_list:
-            os.close(open_job_file(path, os.O_RDONLY))      # raises an error that names the reason
+            check_openable(path, os.O_RDONLY)
             check_for_strays(path, mount.network, say)
             return list_lines(JobReader(path, say=say, mount=mount), options.selection)
         file = JobFile(path, say=say, mount=mount)
         if os.path.lexists(path):
-            os.close(open_job_file(path, os.O_RDWR))
+            check_openable(path, os.O_RDWR)
             check_lock_file(path, mount)
         if options.action in ADD_ACTIONS:
             return add_and_report(options, file)
