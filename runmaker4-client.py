@@ -4,14 +4,13 @@ system.
 
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
-It is runmaker4.py's `Runner` with a connection instead of a file: jobs come from the server, and results go
-to the server.  Everything that must not be lost (the start of a run, its output, its result) is an event,
-which the client sends again after each reconnect, until the server has acknowledged it.  While the connection
-is lost, jobs keep running; once 2 MiB of output for the server are unsent, the client stops reading the pipes
-of the jobs.
+It is runmaker4.py's `Runner` with a connection instead of a file.  Everything that must not be lost (start,
+output and result of a run) is an event, which the client sends again after each reconnect, until the server
+has acknowledged it.  While the connection is lost, jobs keep running; once 2 MiB of output are unsent, the
+client stops reading the pipes of the jobs.
 
 The client asks for a job when a slot is free.  If jobs are short, the server sends some ahead.  The client
-gives back a job that no slot has taken within a second.
+gives back a job that gets no slot within a second.
 The protocol is described in runmaker4-server.py.
 """
 from __future__ import annotations
@@ -120,15 +119,15 @@ PROG = "runmaker4-client.py"
 MAX_PAUSE_SECONDS = 30.0        # between two attempts to connect
 MAX_CONNECT_SECONDS = 10.0      # of an attempt
 MAX_DIALS = 4                   # attempts to connect, if connections are reset before a reason arrives
-MAX_QUEUED_SECONDS = 1.0        # a job that no slot has taken by then is given back
+MAX_QUEUED_SECONDS = 1.0        # then a job without a slot is given back
 MAX_COUNT_SECONDS = 30.0        # for a server to count the file: with orphans it scans three times
 HANDSHAKE_POLL_SECONDS = 0.2    # between two checks if the welcome has come, or is late
 STATES = ("new", "running", "done", "failed", "error", "held")
-FOREVER = 1e9                   # seconds: no time limit, only an event ends the wait
+FOREVER = 1e9                   # seconds: only an event ends the wait
 
 
 def duration_or_zero(text: str) -> float | None:
-    """Return the seconds of a duration such as '5m', also of '0'; None: no limit.  For argparse."""
+    """Return the seconds of a duration such as '5m' or '0'.  For argparse."""
     return 0.0 if text == "0" else duration(text)
 
 
@@ -139,7 +138,7 @@ ADDRESS = re.compile(r"(?:\[([^\[\]]+)\]|([^:]+)):([0-9]{1,5})|([^:\[\]]*|[^\[\]
 def server_address(text: str) -> tuple[str, int | None]:
     """Return host and port of 'alice', 'alice:9998', '::1' or '[::1]:9998'.  For argparse.
 
-    The port is None if the text has none: then --port applies.
+    The port is None if not given: then --port applies.
     """
     match = ADDRESS.fullmatch(text)
     port = int(match[3]) if match and match[3] else None
@@ -149,7 +148,6 @@ def server_address(text: str) -> tuple[str, int | None]:
 
 
 def make_parser() -> Parser:
-    """Return the parser of the command line."""
     parser = Parser(
         PROG,
         purpose="Run jobs that runmaker4-server.py hands out over TCP.",
@@ -207,8 +205,8 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 
 # ======== The token =========================================================================================
 #
-# The first of these that exists is used: --token, $RUNMAKER4_TOKEN, the file that a server on this host or a
-# user has written, the user's input.  The token is read once, and no message shows it.
+# We use the first that exists: --token, $RUNMAKER4_TOKEN, the file that a server on this host or a user has
+# written, the user's input.  The token is read once, and no message shows it.
 
 
 class Token(NamedTuple):
@@ -220,8 +218,8 @@ class Token(NamedTuple):
 def find_token(token_option: str | None) -> Token:
     """Return the token from --token, $RUNMAKER4_TOKEN, the token file or the terminal.
 
-    token_option: the value of --token, a token or a file that contains one; None: not given.  Raises
-    UsageError, which does not show the token.
+    token_option: of --token, a token or a file with one; None: not given.  Raises UsageError, which does not
+    show the token.
     """
     if token_option is not None and HEX_128_BITS.fullmatch(token_option):
         return Token(token_option, "--token")
@@ -258,9 +256,8 @@ def ask_for_token() -> str:
 
 # ======== Dialling ==========================================================================================
 #
-# The first connection is made before the event loop exists, and before the program goes into the background,
-# so that errors appear on the user's terminal.  --status needs no other connection.  A blocking socket is
-# enough for both.
+# The first connection is made before the event loop, and before the program goes into the background, so that
+# errors appear on the user's terminal.  --status needs no other.  A blocking socket is enough for both.
 
 
 def receive_bytes(sock: socket.socket, deadline: float) -> bytes:
@@ -277,20 +274,20 @@ def receive_bytes(sock: socket.socket, deadline: float) -> bytes:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The address of the server, and the token for it."""
+    """The server's address and token."""
     host: str
     port: int
     token: Token
     context: ssl.SSLContext
 
     def open_channel(self, file_id: str = "") -> ClientChannel:
-        """Return a channel for a new connection.  file_id: of the required job file; '': any."""
+        """file_id: of the required job file; '': any."""
         return ClientChannel(self.token.text, self.context, file_id)
 
     def dial(self, seconds: float) -> tuple[socket.socket, ClientChannel]:
-        """Connect, and authenticate both ends; return the socket and its channel.
+        """Connect, and authenticate both ends.
 
-        seconds: for each attempt. A TCP reset can overtake the message with the reason: then try again.
+        seconds: for each attempt.  A TCP reset can overtake the message with the reason: then try again.
         """
         for _ in range(MAX_DIALS - 1):
             with contextlib.suppress(ConnectionResetError, BrokenPipeError):
@@ -299,7 +296,6 @@ class Endpoint:
         return self._dial_once(seconds)
 
     def _dial_once(self, seconds: float) -> tuple[socket.socket, ClientChannel]:
-        """Connect and authenticate, in one attempt."""
         deadline = boottime() + seconds
         sock = socket.create_connection((self.host, self.port), timeout=seconds)
         channel = self.open_channel()
@@ -313,7 +309,7 @@ class Endpoint:
         return sock, channel
 
     def why_unreachable(self, error: Exception) -> str:
-        """Return why no connection to the server was made, and a remedy: 'port 9998: no answer (is ...)'."""
+        """Return why no connection was made, and a remedy: 'port 9998: no answer (is ...)'."""
         number = error.errno if isinstance(error, OSError) else None
         text = os.strerror(number).lower() if number and number > 0 else "no connection"
         if isinstance(error, (TimeoutError, asyncio.TimeoutError, socket.timeout)):
@@ -321,7 +317,7 @@ class Endpoint:
         return f"port {self.port}: {text} (is runmaker4-server.py running on that host?)"
 
     def why_rejected(self, error: WireError) -> str:
-        """Return why the two ends did not authenticate each other, and a remedy: 'wrong token, from ...'."""
+        """Return why authentication failed, and a remedy: 'wrong token, from ...'."""
         if str(error) == "wrong token":
             return (
                 f"wrong token, from {printable(self.token.source)} (the first line that the server printed "
@@ -333,7 +329,7 @@ class Endpoint:
 
     @contextlib.contextmanager
     def usage_errors(self) -> Iterator[None]:
-        """Raise UsageError for errors that waiting cannot cure: an unknown host, or a failed handshake."""
+        """Raise UsageError for errors that waiting cannot cure: an unknown host, a failed handshake."""
         try:
             yield
         except (socket.gaierror, UnicodeError) as error:
@@ -345,17 +341,16 @@ class Endpoint:
 
 # ======== What the server must learn ========================================================================
 #
-# Everything that must not be lost is an event: a run has started, printed or ended; a job has its result, or
-# is given back.  Events are numbered from 1.  An event is
+# Everything that must not be lost is an event: a run has started, printed or ended; a job has a result, or is
+# given back.  Events are numbered from 1.  An event is
 #
-#     unsent, then in flight,     in the `Outbox`, until the server acknowledges it: by then it is written to
-#                                 the files
-#     acknowledged                in the `replay` of its `RemoteJob`, if another server would need it to
+#     unsent, then in flight,     in the `Outbox`, until the server acknowledges it, after writing it to files
+#     acknowledged                in the `replay` of the `RemoteJob`, if another server would need it to
 #                                 continue the records of a run: the `begin`, and the output since the last
 #                                 complete line
 #
-# A new connection makes all of them unsent again, in the order of the numbers.  The server reports the number
-# of the last event that it has dealt with; events up to that number are not sent again.
+# A new connection makes all events unsent again, in order.  The server reports the number of the last event
+# that it has dealt with; later ones are sent again.
 
 
 @dataclass(eq=False)
@@ -367,7 +362,6 @@ class Event:
 
     @property
     def key(self) -> str:
-        """Return the key of the event's job."""
         return str(self.message["id"])
 
     @property
@@ -377,41 +371,40 @@ class Event:
 
     @property
     def stream(self) -> str | None:
-        """Return the stream of an output event, 'stdout' or 'stderr'; None for other events."""
+        """Return 'stdout' or 'stderr' for an output event, otherwise None."""
         return self.message.get("stream")
 
     @property
     def data(self) -> bytes:
-        """Return the output in an output event."""
         return to_bytes(self.message["data"])
 
     def mark_repeated(self) -> None:
-        """Mark a `begin` that one server has acknowledged already, for the next server."""
+        """Mark a `begin` that a server has acknowledged, for the next server."""
         self.message["again"] = True
 
     def cut_start(self, count: int) -> None:
-        """Remove the first `count` bytes of the output, and adjust `at`, the offset in the stream."""
+        """Remove the first `count` bytes of the output; adjust `at`, the offset in the stream."""
         self.message.update(at=self.message["at"] + count, data=to_text(self.data[count:]))
         self.size -= count
 
 
 @dataclass(eq=False)
 class RemoteJob(Job):
-    """A job that a server has assigned to us, and what the server must learn about it."""
+    """A job from the server, and what the server must learn about it."""
     key: str = ""
     of_group: bool = False              # with together=: not given back when the connection is lost
-    result: bytes | None = None         # see set_result(); None: not finished
+    result: bytes | None = None         # reported to the server; NEW: given back; None: not finished
     # why the last run ended: one of FAILURE_CAUSES, "unstarted" (no run has started), or "": none of these
     cause: str = "unstarted"
-    job_tag: str = ""                   # of the last run that was reported to the server
+    job_tag: str = ""                   # of the last run reported to the server; '': it has no process
     # acknowledged events that another server would also need
     replay: list[Event] = field(default_factory=list)
 
     @classmethod
     def from_message(cls, item: Message) -> RemoteJob:
-        """Return a job that the server assigns to us, from its item in a `jobs` message."""
+        """Return a job from an item of a `jobs` message."""
         slots = item.integer("slots", 100_000)
-        # several amounts: after a run without enough memory the next amount is used
+        # after a run without enough memory the next amount applies
         needs, *larger_needs = (Resources(slots, memory) for memory in item.items("memory", int) or [0])
         return cls(
             number=item.integer("number"),          # of the line in the server's file
@@ -436,11 +429,10 @@ class RemoteJob(Job):
 
     @property
     def slots(self) -> int:
-        """Return the number of slots that the job needs."""
         return int(self.needs.slots)
 
     def describe(self) -> dict[str, Any]:
-        """Return the item of a `have` message, which tells a server that we have this job."""
+        """Return the job as an item of a `have` message."""
         return dict(
             id=self.key,
             number=self.number,
@@ -451,21 +443,18 @@ class RemoteJob(Job):
         )
 
     def set_job_tag(self, job_tag: str) -> None:
-        """Remember the tag of the run that is being reported; '': it has no process."""
         self.job_tag = job_tag
 
     def set_cause(self, cause: str) -> None:
-        """Remember why the last run ended: '' or one of FAILURE_CAUSES."""
         self.cause = cause
 
     def set_result(self, result: bytes) -> None:
-        """Remember the result that is being reported to the server; NEW: the job is given back."""
         self.result = result
 
     def keep_for_replay(self, event: Event) -> None:
-        """Keep the part of an acknowledged event that another server would need to continue the records.
+        """Keep the part of an acknowledged event that another server needs to continue the records.
 
-        That is the `begin` of a run, and the output of incomplete lines; nothing after its `end`.
+        That is the `begin` of a run, and the output of incomplete lines; nothing after the `end`.
         """
         if event.kind == "begin":
             event.mark_repeated()
@@ -476,10 +465,10 @@ class RemoteJob(Job):
             self.replay = []
 
     def _keep_incomplete_line(self, event: Event) -> None:
-        """Keep acknowledged output in `replay`, from its last newline on; cut the rest off the event.
+        """Keep acknowledged output in `replay`, from the last newline on; cut the rest off the event.
 
-        Another server needs only the incomplete line at the end of each stream.  So drop what was kept of
-        this stream before if the line is now complete, or so long that servers do not wait for its end.
+        Another server needs only the incomplete last line of each stream.  So drop what was kept of this
+        stream if the line is now complete, or so long that servers do not wait for the rest.
         """
         complete_bytes = event.data.rfind(b"\n") + 1        # up to the last newline; 0: there is none
         kept_of_stream = [kept_event for kept_event in self.replay if kept_event.stream == event.stream]
@@ -492,10 +481,9 @@ class RemoteJob(Job):
 
 
 class Outbox:
-    """The events for the server, in order; each is kept until the server has acknowledged it.
+    """Events for the server, in order, each kept until the server has acknowledged it.
 
-    An event is unsent first, then in flight.  Output is sent only as far as the server's window allows, and
-    later events wait for it.  After a reconnect all events that were in flight are unsent again.
+    Output is sent only as far as the server's window allows, and later events wait.
     """
 
     def __init__(self) -> None:
@@ -516,7 +504,7 @@ class Outbox:
         self._window_bytes = max(size, 1)
 
     def add(self, message: dict[str, Any], size: int) -> None:
-        """Queue an event.  size: the bytes of output in it."""
+        """Queue an event.  size: bytes of output in it."""
         self._last_number += 1
         message["n"] = self._last_number
         self._unsent.append(Event(self._last_number, message, size))
@@ -544,7 +532,7 @@ class Outbox:
         """Make all events unsent for a new connection; remove and return those that the server has.
 
         to_repeat: acknowledged events that another server needs.  last_number: of the last event that the
-        server has dealt with.
+        server has.
         """
         self._unsent.extendleft(reversed(self._in_flight))
         self._unsent.extendleft(sorted(to_repeat, key=lambda event: event.number, reverse=True))
@@ -556,35 +544,34 @@ class Outbox:
         return acknowledged
 
     def drop(self, key: str) -> None:
-        """Remove all events of a job, so that the server does not get them.  key: of the job."""
+        """Remove all events of the job with this key."""
         self._unsent = deque(event for event in self._unsent if event.key != key)
         self._in_flight = deque(event for event in self._in_flight if event.key != key)
         self._recount_bytes()
 
     def _recount_bytes(self) -> None:
-        """Count the bytes of output in flight and unsent again."""
         self._in_flight_bytes = sum(event.size for event in self._in_flight)
         self.backlog = sum(event.size for event in self._unsent)
 
 
 # ======== The connection ====================================================================================
 #
-# A `Connection` gives its `Runner` jobs, as a job file does in runmaker4.py: claim() returns a job that has
-# arrived, or asks for some; finish() and release() make an event of the result.  None of them waits for the
-# server.  `Requests` decides how many jobs to ask for; `LinkLife` opens one `ServerLink` after the other, and
-# its state decides which actions are allowed.  The steps on each link:
+# A `Connection` gives the `Runner` jobs, as a job file does in runmaker4.py: claim() returns a job that has
+# arrived, or asks for some; finish() and release() queue an event.  None of them waits for the server.
+# `Requests` decides how many jobs to ask for; `LinkLife` opens one `ServerLink` after the other, and knows
+# which actions are allowed.  The steps on each link:
 #
-#     1.  We send `have` for each job that we hold, then `hello`.
-#     2.  `welcome` lists the jobs that others have taken (we kill them) and the results that the server has.
-#        It also has the number of our last event that the server has dealt with: the `Outbox` sends the later
-#        events.  From then on the link is in use.
+#     1. We send `have` for each job that we hold, then `hello`.
+#     2. `welcome` lists the jobs that others have taken (we kill them), the results that the server has, and
+#        the number of our last event that it has dealt with: the `Outbox` sends the later events.  Now the
+#        link is in use.
 #     3. Each request for jobs has a number.  The server answers with `jobs`, or with `nothing` if the request
 #        says that we exit otherwise.  An answer proves that the server was alive when the request was sent.
-#        We start a job only soon after that, for its line can become `e` once we are silent for the grace.
-#     4.  When the link is lost, jobs keep running.  We give back the jobs that no slot has taken, because the
-#        next server must know that they were not started; but we just forget the jobs of a group.
-#     5. As long as we have jobs or results, we accept only a server of the same file: the handshake ends when
-#        a server proves another file id, before we have named a job.  Without jobs we accept any file.
+#        We start a job only soon after that, for the line can become `e` once we are silent for the grace.
+#     4. When the link is lost, jobs keep running.  We give back the jobs without a slot, because the next
+#        server must know that they were not started; but we just forget the jobs of a group.
+#     5. While we have jobs or results, we accept only a server of the same file: the handshake ends when a
+#        server proves another file id, before we have named a job.  Without jobs we accept any file.
 #
 # To exit, we wait until all events are acknowledged, ask for a summary of the file, and send `bye`.
 
@@ -593,11 +580,11 @@ class Complaint(enum.Enum):
     """What was reported since the server was lost, so that it is reported once."""
     NOTHING = enum.auto()
     LOSS = enum.auto()                  # the loss
-    REFUSAL = enum.auto()               # the reason why a server refuses us
+    REFUSAL = enum.auto()               # why a server refuses us
 
 
 class ServerLink(Link, asyncio.Protocol):
-    """A link of a Connection to the server, from connect to loss."""
+    """A link to the server, from connect to loss."""
     channel: ClientChannel
 
     def __init__(self, connection: Connection, channel: ClientChannel) -> None:
@@ -623,26 +610,24 @@ class ServerLink(Link, asyncio.Protocol):
             self.lost_reason.set_result(why)
 
     def request(self, kind: str, **fields: Any) -> int:
-        """Send a request, which the server will answer; return its number: the time in microseconds."""
+        """Send a request, which the server will answer; return the number: the time in microseconds."""
         number = int(boottime() * 1e6)
         self.send(type=kind, request=number, **fields)
         return number
 
 
 class LinkState(enum.Enum):
-    """The state of a LinkLife."""
     DIALLING = enum.auto()              # connecting, and authenticating both ends
     GREETING = enum.auto()              # both ends are authenticated, we have sent hello
     IN_USE = enum.auto()                # the server has sent welcome
     PAUSED = enum.auto()                # no link; waiting for the next attempt
-    LEAVING = enum.auto()               # the link is in use, and it will be the last one
+    LEAVING = enum.auto()               # the link is in use, and is the last one
     OVER = enum.auto()                  # we or the server have exited for good
     GIVEN_UP = enum.auto()              # there was no server for the time of --give-up
 
 
 class LinkEvent(enum.Enum):
-    """An event that changes the state of a LinkLife."""
-    PROVEN = enum.auto()                # both ends of a new link are authenticated
+    PROVEN = enum.auto()                # both ends are authenticated
     WELCOME = enum.auto()               # the server has sent welcome
     LOST = enum.auto()                  # an attempt has failed, or a link is lost
     RETRY = enum.auto()                 # the pause is over
@@ -701,15 +686,15 @@ class LinkLife:
         OVER        -     same      x        same    x         x         same
         GIVEN_UP    -     x         x        x       x         x         same
 
-    link: messages may be sent and are understood (welcome and closing are always understood).  x: cannot
-    happen; if it does, apply_event() raises RuntimeError.  In OVER a pending attempt can still succeed or
-    fail, but all messages of the server are ignored.
+    link: messages can be sent and are understood (welcome and closing always are).  x: cannot happen; if it
+    does, apply_event() raises RuntimeError.  In OVER a pending attempt can still succeed or fail, but all
+    messages of the server are ignored.
     """
 
     def __init__(self, endpoint: Endpoint, give_up: float | None, reported_complaint: Complaint) -> None:
-        """give_up: seconds without a server after which the client exits; None: never.
+        """give_up: exit after these seconds without a server; None: never.
 
-        reported_complaint: what was reported about the first attempt to connect.
+        reported_complaint: about the first attempt to connect.
         """
         self._endpoint = endpoint
         self._give_up_seconds = FOREVER if give_up is None else give_up
@@ -718,14 +703,14 @@ class LinkLife:
         self._link: ServerLink | None = None        # the last link with authenticated ends
         self.was_accepted = False                   # on this link or an earlier one
         self.file = ""                              # the job file of the last server
-        self.file_id = ""                           # its id
+        self.file_id = ""
         self._down_since = boottime()               # when the last link in use was lost
         self._grace = 60.0                          # seconds for which the server keeps our lines
         self._server_alive_at = -FOREVER            # when the last answered request was sent
         self._next_pause = 0.1                      # seconds to the next attempt, if this one fails
 
     def apply_event(self, event: LinkEvent) -> None:
-        """Enter the state that follows this event.  Raises RuntimeError if the event cannot happen now."""
+        """Enter the next state.  Raises RuntimeError if the event cannot happen now."""
         next_state = NEXT_STATES[self.state].get(event)
         if next_state is None:
             raise RuntimeError(f"{event.name} in the state {self.state.name}")
@@ -733,29 +718,29 @@ class LinkLife:
 
     @property
     def link(self) -> ServerLink | None:
-        """Return the link that is in use; None: there is none."""
+        """Return the link in use; None: none is."""
         return self._link if self.state in (LinkState.IN_USE, LinkState.LEAVING) else None
 
     @property
     def wants_server(self) -> bool:
-        """Return True if the client uses a server or tries to reach one, and is not about to exit."""
+        """Return True if the client uses or tries to reach a server, and will not exit soon."""
         return self.state in (LinkState.DIALLING, LinkState.GREETING, LinkState.IN_USE, LinkState.PAUSED)
 
     @property
     def can_start_jobs(self) -> bool:
-        """Return True if the client can start jobs now: the server has answered a request that is recent.
+        """Return True if jobs can start: the server has answered a recent request.
 
-        A server that hears nothing from us for the grace (its option --grace) gives our jobs to others.  So a
-        job that starts later could run twice.  Half of the grace is the safety margin.
+        A server that hears nothing from us for the grace (option --grace) gives our jobs to others: a job
+        that starts later could run twice.  Half of the grace is the safety margin.
         """
         max_age = min(self._grace / 2, runmaker4.MAX_SILENT_SECONDS)
         request_age = boottime() - self._server_alive_at
         return self.link is not None and request_age < max_age
 
     def max_summary_wait(self) -> float:
-        """Return the seconds to wait at the exit for the server's summary of the file.
+        """Return the seconds to wait at the exit for the server's summary.
 
-        0: no server has ever accepted us, and the user knows, because an error was reported.
+        0: no server has ever accepted us, and an error was reported.
         """
         if self.link:
             return MAX_COUNT_SECONDS
@@ -765,14 +750,14 @@ class LinkLife:
         return 0.0 if never_accepted_and_reported else MAX_CONNECT_SECONDS
 
     def on_proven(self, link: ServerLink) -> None:
-        """Take over a link on which both ends have just authenticated each other."""
+        """Take over a link on which both ends have just authenticated."""
         self._link = link
         self.apply_event(LinkEvent.PROVEN)
 
     def on_welcome(self, file: str, file_id: str, grace: float) -> str:
-        """Take a link into use, after the server's welcome; return a message such as 'serving runs.txt'.
+        """Use a link after the server's welcome; return a message such as 'serving runs.txt'.
 
-        grace: seconds for which the server keeps our lines after the last message.
+        grace: seconds of silence for which the server keeps our lines.
         """
         message = f"serving {file}"
         if self.was_accepted:
@@ -789,14 +774,14 @@ class LinkLife:
         return message
 
     def on_answer(self, number: int) -> None:
-        """Remember that the server was alive when a request was sent.  number: of the answered request."""
+        """Remember that the server was alive when we sent the request with this number."""
         self._server_alive_at = max(self._server_alive_at, min(number / 1e6, boottime()))
 
     def on_lost(self, complaint: Complaint) -> bool:
         """Change the state after a lost link or a failed attempt; return True if the caller must report it.
 
-        complaint: what can be reported, the loss or a refusal.  A client that tries again and again reports a
-        loss once, and once more if a server refuses it, because a refusal names a remedy.
+        complaint: a loss or a refusal.  A client that keeps trying reports a loss once, and once more if a
+        server refuses it, because a refusal names a remedy.
         """
         if self.link:
             self._down_since = boottime()
@@ -812,10 +797,10 @@ class LinkLife:
 
     async def connect(self, connection: Connection, existing: tuple[socket.socket, ClientChannel] | None,
                       file_id: str) -> ServerLink:
-        """Return a new link to the server, on which both ends are authenticated, or soon will be.
+        """Return a new link, on which both ends are authenticated, or soon will be.
 
-        existing: a connection that was dialled in advance; None: dial now.  file_id: the id of the job file
-        that the server must have; '': any.  Raises OSError, asyncio.TimeoutError.
+        existing: a connection made in advance; None: dial.  file_id: of the required job file; '': any.
+        Raises OSError, asyncio.TimeoutError.
         """
         loop = connection.loop
         if existing:
@@ -833,11 +818,10 @@ class LinkLife:
 
     @property
     def _is_in_use(self) -> bool:
-        """Return True if the last link has got a welcome, and is not lost."""
         return self.link is not None
 
     async def keep_alive(self, link: ServerLink) -> str:
-        """Send pings on a link, and drop it if the server is silent; when it is lost, return the reason.
+        """Send pings, drop the link if the server is silent, and return the reason when the link is lost.
 
         Before the welcome send none, but drop the link if the handshake takes too long.
         """
@@ -860,7 +844,6 @@ class LinkLife:
         return self._why_lost(link)
 
     def _why_lost(self, link: ServerLink) -> str:
-        """Return why a lost link was lost, for a message."""
         error = link.channel.error
         if isinstance(error, OtherFileError):
             return f"the server has another file; waiting for the server of {self.file}"
@@ -871,7 +854,7 @@ class LinkLife:
     async def pause_before_retry(self) -> float | None:
         """Wait for the next attempt to connect, if the client still wants a server.
 
-        Return the seconds without a server if the client now gives up, otherwise None.
+        Return the seconds without a server if the client gives up, otherwise None.
         """
         if self.state is not LinkState.PAUSED:
             return None
@@ -879,33 +862,32 @@ class LinkLife:
         if seconds_down >= self._give_up_seconds:
             self.apply_event(LinkEvent.TIME_UP)
             return seconds_down
-        # randomly shorter, because otherwise all clients of a server would reconnect at once
+        # random, because otherwise all clients of a server would reconnect at once
         await asyncio.sleep(min(self._next_pause * random.uniform(0.5, 1.0), self._seconds_left()))
         self._next_pause = min(2 * self._next_pause, MAX_PAUSE_SECONDS)
-        if self.wants_server:                       # we may be about to exit by now
+        if self.wants_server:                       # not yet about to exit
             self.apply_event(LinkEvent.RETRY)
         return None
 
     def _seconds_left(self) -> float:
-        """Return the seconds until the client gives up; at least 0.5, which is enough for an attempt."""
+        """Return the seconds until the client gives up; at least 0.5, enough for an attempt."""
         return max(self._give_up_seconds - (boottime() - self._down_since), 0.5)
 
 
 class Requests:
-    """Counts what we asked the server for, and decides what to ask for next.  Sends nothing itself.
+    """Counts what we asked the server for, and decides what to ask for next.  Sends nothing.
 
-    `want` and the memory are sent as differences.  So it does not matter which jobs are on their way to us at
-    this moment.
+    `want` and memory are sent as differences, so jobs under way to us do not matter.
     """
 
     def __init__(self) -> None:
-        self.pending_slots = 0      # for which we asked for jobs that have not arrived
-        self._reported_slots = 0    # slots in service, as last reported to the server
-        # bytes that the server may still allocate to jobs: our offers less the needs of jobs that arrived
+        self.pending_slots = 0      # for which requested jobs have not arrived
+        self._reported_slots = 0    # slots in service, as last reported
+        # bytes that the server can still allocate: our offers less the needs of arrived jobs
         self._offered_memory = 0
         # the number of the claim that announced: if there is no job, we exit
         self._exit_request: int | None = None
-        # why there is no job; `retry_after`: None once the server has answered that we can exit
+        # why there is no job; `retry_after`: None once we can exit
         self.no_job = NoJob(FOREVER)
 
     @property
@@ -914,7 +896,7 @@ class Requests:
         return self.no_job.retry_after is None
 
     def make_hello(self, slots: int, free_memory: float) -> dict[str, int]:
-        """Return the fields of a `hello`: slots in service, bytes of memory."""
+        """Return fields of a `hello`: slots in service, bytes of memory."""
         self._reported_slots = slots
         self._offered_memory = int(min(free_memory, runmaker4.MAX_INTEGER))
         return dict(slots=slots, memory=self._offered_memory)
@@ -922,12 +904,12 @@ class Requests:
     def make_claim(
         self, wanted_slots: int, free_memory: float, slots: int, exits_if_none: bool
     ) -> dict[str, Any] | None:
-        """Return the fields of a `claim` message, which asks for jobs; None: nothing has changed, send none.
+        """Return the fields of a `claim`, which the caller must send to ask for jobs; None: nothing has
+        changed.
 
-        The caller must send the message.  `want` and `memory` are additions to what earlier claims asked
-        for; memory can be negative.
+        `want` and `memory` are additions to earlier claims; memory can be negative.
 
-        wanted_slots: more slots to fill.  free_memory: bytes that no job has.  slots: the slots in service.
+        wanted_slots: more slots to fill.  free_memory: bytes that no job has.  slots: in service.
         exits_if_none: the client exits if there is no job; later claims repeat that until one is answered.
         """
         more_memory = int(min(max(free_memory, 0), runmaker4.MAX_INTEGER)) - self._offered_memory
@@ -945,46 +927,46 @@ class Requests:
         )
 
     def on_sent(self, request: int, claim: dict[str, Any]) -> None:
-        """Remember the number of the request with this claim if the claim says that we exit."""
+        """Remember the number of the sent claim if it announces our exit."""
         if claim["last"]:
             self._exit_request = request
 
     def on_job(self, job: RemoteJob) -> None:
-        """Subtract an arrived job from the pending slots and the offered memory."""
+        """Subtract an arrived job from pending slots and offered memory."""
         self.pending_slots = max(self.pending_slots - job.slots, 0)
         self._offered_memory -= int(job.needs.memory)
 
     def on_no_job(self, request: int, *, met_end: bool, why_jobs_remain: str, can_exit: bool) -> None:
         """Remember in `no_job` the server's answer that it has no job for us.
 
-        request: the number of the answered request.  If can_exit is True, and this or an earlier claim
-        announced our exit, `retry_after` becomes None: the runner exits.  met_end: the server has met a `#RUN
-        end`, where runners with --follow exit, too.  why_jobs_remain: '': none do.
+        request: the number of the answered request.  If can_exit is True, and this or an earlier request
+        announced our exit, `retry_after` becomes None: the runner exits.  met_end: at a `#RUN end`, where
+        runners with --follow exit, too.  why_jobs_remain: '': none do.
         """
         retry_after = self.no_job.retry_after
         is_exit_answered = self._exit_request is not None and request >= self._exit_request
         if is_exit_answered and can_exit:
             self._exit_request = None
-            retry_after = None                  # there is nothing to wait for
+            retry_after = None                  # nothing to wait for
         self.no_job = NoJob(retry_after, met_end=met_end, stopped=why_jobs_remain)
 
     def forget_no_job(self) -> None:
-        """Forget that the server had no job for us, so that the client can ask again after a change."""
+        """Forget that the server had no job, so that the client can ask again after a change."""
         self._exit_request = None
         if self.is_exit_granted:
             self.no_job = replace(self.no_job, retry_after=FOREVER)
 
     def on_lost(self) -> None:
-        """Forget the open requests after the link is lost."""
+        """Forget the open requests of the lost link."""
         self.pending_slots = 0
         self.forget_no_job()
 
 
 class Welcome(NamedTuple):
     """The server's answer to our `hello`: it accepts us."""
-    grace: float                # seconds for which it keeps our lines when it hears nothing from us
+    grace: float                # seconds of silence for which it keeps our lines
     last_event: int             # the number of our last event that it has dealt with
-    window: int                 # bytes of output that it accepts before it acknowledges them
+    window: int                 # bytes of unacknowledged output that it accepts
     lost_keys: list[str]        # our jobs that other runners have taken over
     settled_keys: list[str]     # our jobs whose results are written
     file: str
@@ -992,7 +974,7 @@ class Welcome(NamedTuple):
 
     @classmethod
     def from_message(cls, message: Message) -> Welcome:
-        """Return the contents of a `welcome` message.  Raises WireError if it is malformed."""
+        """Return the contents of a `welcome`.  Raises WireError if it is malformed."""
         return cls(
             grace=max(message.seconds("grace"), 0.1),
             last_event=message.integer("seen"),
@@ -1015,7 +997,7 @@ class Connection:
 
     def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *,
                  give_up: float | None, follow: bool, quiet: bool, reported_complaint: Complaint) -> None:
-        """give_up: seconds without a server after which we exit; None: never.  follow: wait for new jobs.
+        """give_up: exit after these seconds without a server; None: never.  follow: wait for new jobs.
 
         quiet: do not report the first connection.  reported_complaint: about the first attempt to connect.
         """
@@ -1029,19 +1011,19 @@ class Connection:
         self.link_life = LinkLife(endpoint, give_up, reported_complaint)
         self._requests = Requests()
         self.orphans: list[int] = []                # the server counts them
-        self.failures: Failures | None = None       # the server also counts these
+        self.failures: Failures | None = None       # as well
         # the states of lines that the server must still run again for us: see Consumer.retry
         self._retry = to_text(program.retry)
-        # our jobs by key, without the jobs that wait for a slot: these are only in the queue
+        # our jobs by key, without those in the queue, which wait for a slot
         self._jobs: dict[str, RemoteJob] = {}
         self._queue: deque[RemoteJob] = deque()
         self._outbox = Outbox()
         self._server_wants = (False, False)         # records of runs, output of jobs
-        # when to start each job of a group: until then its shell waits at a gate (loop's time)
+        # when to start each job of a group (loop's time); until then the shell waits at a gate
         self._start_times: dict[RemoteJob, float] = {}
         # jobs for check_jobs() to return: "lost" to others, or "cancelled"
         self._jobs_to_kill: asyncio.Queue[tuple[RemoteJob, str]] = asyncio.Queue()
-        # set when sync_and_summarize() may go on: after an acknowledgement or a summary
+        # set after an acknowledgement or a summary: sync_and_summarize() can go on
         self._progress = asyncio.Event()
         # the summary of the server's file; None: the server has none
         self._summary: asyncio.Future[Summary | None] = loop.create_future()
@@ -1052,7 +1034,7 @@ class Connection:
     def our_job(self, job: Job) -> RemoteJob | None:
         """Return a job if this client still has it.
 
-        None: another runner has the line, or the server has acknowledged the result.
+        None: another runner has the line, or the server has the result.
         """
         current = self._jobs.get(job.key) if isinstance(job, RemoteJob) else None
         return current if current is job else None
@@ -1065,7 +1047,7 @@ class Connection:
         exits_if_none: the runner exits if there is no job.  free: slots and memory that no job has.
         """
         free_memory = free.memory - sum(job.needs.memory for job in self._queue)
-        # The first job waits until it fits, and the others wait for it.  So only report our memory.
+        # the first job waits until it fits, and the others wait for it: only report our memory
         if self._queue and not free.holds(self._queue[0].needs):
             self._request_jobs(slot_count=0, free_memory=free_memory)
             return NoJob(retry_after=FOREVER)       # the end of a job wakes the runner
@@ -1077,27 +1059,26 @@ class Connection:
             return job
         # nothing can start now
         if not self._requests.is_exit_granted:
-            # with --follow the server answers such a request only after it has met a `#RUN end`
+            # with --follow the server answers only after it has met a `#RUN end`
             is_idle_follower = self._follow and not self._runner.tasks
             self._request_for_free_slots(free_memory, exits_if_none or is_idle_follower)
         return self._requests.no_job
 
     async def copy_lock_fd(self, job: Job) -> int | None:
-        """Return None, no lock for the job to inherit: the server has it."""
+        """Return None, no lock to inherit: the server has it."""
         return None
 
     async def still_has(self, job: Job) -> bool:
-        """Return True if a job can run once more: without a server, others can get the job meanwhile."""
+        """Return True if a job can run once more: without a server, others can get it meanwhile."""
         return self.our_job(job) is not None and self.link_life.can_start_jobs
 
     def close_lock_copy(self, fd: int) -> None:
         """Do nothing, because nothing was lent."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Queue the event that a job has finished in this state.
+        """Queue the event that a job has finished in this state, if this client still has the job.
 
-        Return '', no error: if the server cannot write the result, it reports that later.  Do nothing if this
-        client no longer has the job.
+        Return '', no error: the server reports later if it cannot write the result.
         """
         remote_job = self.our_job(job)
         if not remote_job:
@@ -1106,7 +1087,7 @@ class Connection:
         is_exiting_early = self._runner.kill_signal or self._runner.wall_over
         if state == ERROR and is_exiting_early:
             cause = "vanished"                      # we killed it, because we exit
-        # killed at our exit, or no run has started: then how the run ended does not matter
+        # if killed at our exit or never started, how the run ended does not matter
         how_it_ended = "" if cause in ("vanished", "unstarted") else remote_job.result_text
         self._queue_result(
             remote_job, state, type="finish", state=to_text(state), cause=cause, how=how_it_ended
@@ -1114,30 +1095,25 @@ class Connection:
         return ""
 
     async def release(self, job: Job) -> str:
-        """Give a job that was not started back to the server; return '': that cannot fail.
-
-        Do nothing if this client no longer has the job.
-        """
+        """Give back a job that was not started, if this client still has it; return '': that cannot fail."""
         remote_job = self.our_job(job)
         if remote_job:
             self._give_back(remote_job)
         return ""
 
     def _give_back(self, job: RemoteJob) -> None:
-        """Return a job to the server, which can assign it again."""
         self._jobs[job.key] = job
         self._queue_result(job, NEW, type="release")
 
     def _queue_result(self, job: RemoteJob, result: bytes, **message: Any) -> None:
-        """Queue an event with a job's result."""
         job.set_result(result)
         self.send_event(id=job.key, **message)
 
     async def check_jobs(self) -> dict[Job, str]:
-        """Wait for a message that a job must be killed; return the job, and 'lost' or 'cancelled'.
+        """Wait for a message that a job must be killed; return the job, and 'lost' (to another runner) or
+        'cancelled'.
 
-        'lost': another runner has it.  {}: the job has finished meanwhile.  The runner kills the job, and
-        calls this again.
+        {}: the job has finished meanwhile.
         """
         job, cause = await self._jobs_to_kill.get()
         return {} if job.has_ended else {job: cause}
@@ -1146,8 +1122,7 @@ class Connection:
         """End the session after the last job; return the server's summary of the file.
 
         Give back jobs without a slot; wait until the server has all results, and count the others as
-        unwritten; ask for the summary; send `bye`, and close the link.  None: the server has no summary, or
-        no server is reached.
+        unwritten; ask for the summary; send `bye`, and close the link.  None: no summary, or no server.
         """
         for job in list(self._queue):
             self._return_queued_job(job)
@@ -1168,8 +1143,8 @@ class Connection:
     async def _wait_for_acknowledgements(self, runner: Runner) -> None:
         """Wait until the server has acknowledged all events, or there will be no server.
 
-        After a kill signal, the end of the wall time or a defect of this program, wait for
-        runner.MAX_RESULT_SECONDS at most, and after a second Ctrl-C no longer.
+        After a kill signal, the end of the wall time or a defect of ours, wait at most
+        runner.MAX_RESULT_SECONDS; a second Ctrl-C ends the wait.
         """
         started = boottime()
         while not self._outbox.is_empty and self.link_life.wants_server:
@@ -1189,7 +1164,7 @@ class Connection:
     async def _request_summary(self) -> None:
         """Ask for the file's summary on each new link, until a server answers or max_summary_wait() is over.
 
-        A server that exits for good sends the summary with its `closing`, without a request.
+        A server that exits for good sends it unasked, with `closing`.
         """
         started = boottime()
         asked_link: ServerLink | None = None
@@ -1205,13 +1180,13 @@ class Connection:
     # -- asking for jobs -------------------------------------------------------------------------------------
 
     def _usable_slots(self) -> int:
-        """Return the number of slots that we use or could use: without those that other runners have."""
+        """Return the number of slots that we use or could use: other runners do not have them."""
         return sum(slot.busy or slot.idle for slot in self._runner.slots.values())
 
     def _request_for_free_slots(self, free_memory: float, exits_if_none: bool = False) -> None:
-        """Ask for jobs for all slots that are free, less those for which jobs are queued or under way.
+        """Ask for jobs for all free slots for which none are queued or under way.
 
-        free_memory: bytes that no job has.  exits_if_none: see Requests.make_claim().
+        free_memory: bytes that no job has.  exits_if_none: the client exits if there is no job.
         """
         expected_slots = sum(job.slots for job in self._queue) + self._requests.pending_slots
         busy_slots = sum(job.slots for job in self._running_jobs())
@@ -1221,8 +1196,7 @@ class Connection:
     def _request_jobs(self, slot_count: int, free_memory: float, exits_if_none: bool = False) -> None:
         """Ask for jobs for more slots, and report our free memory.
 
-        Send nothing without a link, while draining, or if nothing has changed (then make_claim() returns
-        None).
+        Not without a link, while draining, or if nothing has changed (make_claim() returns None).
         """
         link = self.link_life.link
         if not link or self._runner.draining:
@@ -1236,34 +1210,33 @@ class Connection:
         return [job for job in self._jobs.values() if not job.has_ended]
 
     def _return_queued_job(self, job: RemoteJob) -> None:
-        """Give a job back if it still waits for a slot, so that another runner can get it."""
+        """Give a job back if it still waits for a slot."""
         if job in self._queue:
             self._queue.remove(job)
             self._give_back(job)
-            # a slot can be free: claim() returns no later job while this one waits
+            # a slot can be free: while this job waited, claim() returned no later one
             self._wake_runner()
 
     def _wake_runner(self) -> None:
-        """Let the runner claim again, because something has changed."""
+        """Let the runner claim again: something has changed."""
         self._runner.changed.set()
 
     # -- events ----------------------------------------------------------------------------------------------
 
     def send_event(self, size: int = 0, **message: Any) -> None:
-        """Send the server a message that must not be lost.  size: the bytes of output in it."""
+        """Send the server a message that must not be lost.  size: bytes of output in it."""
         self._outbox.add(message, size)
         self._send_queued_events()
 
     def _send_queued_events(self) -> None:
-        """Send unsent events, if a link is in use."""
         link = self.link_life.link
         if link:
             self._outbox.send(link)
 
     def _on_acknowledged(self, events: Iterable[Event]) -> None:
-        """Handle events that the server has acknowledged, because they are in its files.
+        """Handle events that the server has acknowledged, because they are in files.
 
-        Forget a job whose result is acknowledged.  Keep other events with their job, for a next server.
+        Forget a job whose result is acknowledged; keep other events for a next server.
         """
         for event in events:
             job = self._jobs.get(event.key)
@@ -1277,7 +1250,7 @@ class Connection:
         self._runner.pump.resume()
 
     def _drop_job(self, key: str) -> RemoteJob | None:
-        """Forget a job and its unacknowledged events; return the job, None if it was not in `_jobs`."""
+        """Forget a job and its unacknowledged events; return the job, None if it is not in `_jobs`."""
         job = self._jobs.pop(key, None)
         self._queue = deque(queued_job for queued_job in self._queue if queued_job.key != key)
         self._outbox.drop(key)
@@ -1285,7 +1258,7 @@ class Connection:
         return job
 
     def _on_job_lost(self, key: str) -> None:
-        """Kill a job that another runner has taken over, or report that its result is not written."""
+        """Kill a job that another runner has taken over, or report that the result is not written."""
         job = self._drop_job(key)
         if not job:
             return
@@ -1296,7 +1269,6 @@ class Connection:
                                       f"the result {display_text(job.result)} is not written")
 
     def _on_unwritten(self, job: RemoteJob, error: str) -> None:
-        """Report and count a result that is not written to its line."""
         self._say(f"line {job.number}: {error}")
         self._program.runner_stats.unwritten.append(job.number)
 
@@ -1309,7 +1281,7 @@ class Connection:
         welcome.
 
         A refusal comes from an end that has not proved that it knows the token: after a crash another user's
-        server can have the port.  So after a refusal we neither kill jobs nor stop waiting for our server.
+        server can have the port.  So then neither kill jobs nor stop waiting for our server.
         """
         while self.link_life.wants_server:
             complaint = Complaint.LOSS
@@ -1333,13 +1305,12 @@ class Connection:
     def greet(self, link: ServerLink) -> None:
         """Name our jobs (`have`) and ourselves (`hello`) to the server, on a new, authenticated link.
 
-        A server that was restarted takes the lines of these jobs back for us.  Send nothing if we are exiting
-        already.
+        A restarted server takes the lines of these jobs back for us.  Send nothing if we are exiting.
         """
         self.link_life.on_proven(link)
         if not self.link_life.wants_server:
             return
-        for job in self._jobs.values():             # one by one, because one command can fill a message
+        for job in self._jobs.values():             # one by one: a command can fill a message
             link.send(type="have", jobs=[job.describe()])
         link.send(
             type="hello",
@@ -1355,22 +1326,22 @@ class Connection:
     def _on_link_lost(self, why: str, complaint: Complaint) -> None:
         """Give back jobs without a slot, after a lost link or a failed attempt; report that once.
 
-        why: for the message.  complaint: a loss or a refusal.  Running jobs go on.  Jobs of a group whose
-        shells still wait for the server's message `go` will not begin.
+        complaint: a loss or a refusal.  Running jobs go on.  Jobs of a group whose shells still wait for the
+        server's `go` will not begin.
         """
         must_report = self.link_life.on_lost(complaint)
         if must_report:
             unfinished = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
             self._say(f"{why}{unfinished}; trying again")
         for job in self._queue:
-            # A new server must know that a job was not started.  It sends a job of a group again if we do not
-            # name it.
+            # A new server must know that a job was not started.  Jobs of a group it sends again if we do not
+            # name them.
             if not job.of_group:
                 self._give_back(job)
         self._queue.clear()
         self._start_times.clear()
         for job in self._jobs.values():
-            self._runner.refuse_gate(job)       # does nothing if the job does not wait for `go`
+            self._runner.refuse_gate(job)       # only a job that waits for `go`
         self._requests.on_lost()
 
     @property
@@ -1379,7 +1350,7 @@ class Connection:
         return self.link_life.state is LinkState.GIVEN_UP and not self.link_life.was_accepted
 
     def _give_up(self, why: str) -> None:
-        """Kill running jobs, and exit with this error, because there was no server for too long."""
+        """Kill running jobs, and exit with this error."""
         self._progress.set()
         self._runner.fail(why)
         self._runner.kill_jobs()
@@ -1387,9 +1358,9 @@ class Connection:
     # -- messages --------------------------------------------------------------------------------------------
 
     def handle(self, link: ServerLink, message: Message) -> None:
-        """Call the handler of a message from the server.
+        """Handle a message from the server.
 
-        Raises WireError if the message is unknown, malformed, or comes before the server's welcome.
+        Raises WireError if it is unknown, malformed, or comes before the welcome.
         """
         kind = message.text("type", 16)
         is_exiting = self.link_life.state is LinkState.OVER
@@ -1426,10 +1397,9 @@ class Connection:
             raise WireError(f"an unknown message {kind!a}")
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
-        """Begin to use a link, because the server accepts us; send unacknowledged events to it.
+        """Use a link, because the server accepts us; send the events that the server lacks.
 
-        Kill the jobs that other runners have taken over meanwhile, and forget those whose results the server
-        has written.
+        Kill jobs that other runners have taken over; forget jobs whose results are written.
         """
         welcome = Welcome.from_message(message)
         is_first_welcome = not self.link_life.was_accepted
@@ -1449,18 +1419,18 @@ class Connection:
         self._wake_runner()
 
     def _resend_events(self, last_event: int) -> None:
-        """Send all events that a newly connected server lacks.  last_event: the number of the last it has."""
+        """Send all events that a new server lacks.  last_event: the number of the last that it has."""
         to_repeat = [event for job in self._jobs.values() for event in job.replay]
         self._on_acknowledged(self._outbox.replay(to_repeat, last_event))
 
     def _sinks(self) -> list[Sink]:
-        """Return the receivers of run events, for runs that start from now on: the server and the console."""
+        """Return the receivers of events of new runs: the server and the console."""
         return [ServerSink(self, *self._server_wants), *self._program.console]
 
     def _on_jobs_arrived(self, link: ServerLink, message: Message) -> None:
-        """Queue jobs that the server has assigned to us, and wake the runner, which takes them with claim().
+        """Queue jobs that the server has assigned to us, and wake the runner, which claims them.
 
-        A job without a slot after MAX_QUEUED_SECONDS is given back.
+        After MAX_QUEUED_SECONDS without a slot a job is given back.
         """
         request_number = message.integer("request")
         for item in message.objects("jobs"):
@@ -1470,23 +1440,23 @@ class Connection:
             self.loop.call_later(MAX_QUEUED_SECONDS, self._return_queued_job, job)
             self._requests.on_job(job)
         self.link_life.on_answer(request_number)
-        # The answered request can be too old to start jobs: the server could have given them to others since.
-        # The answer to a new one renews our permission.
+        # If the answered request is too old, the server can have given the jobs to others since.  The answer
+        # to a ping permits us to start them.
         if not self.link_life.can_start_jobs:
             link.request("ping")
         self._requests.forget_no_job()          # an earlier answer that we can exit no longer holds
         self._wake_runner()
 
     def _on_ack(self, message: Message) -> None:
-        """Handle an acknowledgement: of events, up to the number `n`.
+        """Handle an acknowledgement of the events up to number `n`.
 
-        `window` is the number of bytes of output that can now be on their way to the server.
+        `window`: bytes of output that can be in flight.
         """
         self._outbox.set_window(message.integer("window"))
         self._on_acknowledged(self._outbox.acknowledge(message.integer("n")))
 
     def _on_pong(self, message: Message) -> None:
-        """Handle the answer to a ping, which proves that the server is alive: queued jobs can start now."""
+        """Handle the answer to a ping, which proves that the server is alive: queued jobs can start."""
         self._retry = message.text("retry", 3)
         self.link_life.on_answer(message.integer("request"))
         if self._queue:
@@ -1499,9 +1469,9 @@ class Connection:
             self._on_unwritten(job, printable(message.text("text", 1000)))
 
     def on_ready_to_start(self, job: Job) -> None:
-        """Tell the server that a job of a group is ready: its shell runs, but waits to start the command.
+        """Tell the server that a job of a group is ready: the shell runs, but has not started the command.
 
-        The server sends `go` when all jobs of the group are ready.
+        The server sends `go` when the whole group is ready.
         """
         remote_job = self.our_job(job)
         link = self.link_life.link
@@ -1509,23 +1479,22 @@ class Connection:
             link.send(type="ready", id=remote_job.key)
 
     def _on_go(self, message: Message) -> None:
-        """Start a job of a group at the time of our loop that the server names.
+        """Start a job of a group, whose shell waits at a gate, at the time of our loop that the server names.
 
-        The job's shell runs, and waits at a gate.  _open_gates() is called early, and sleeps for the last
-        moment.
+        _open_gates() is called early, and sleeps for the last moment.
         """
         job = self._jobs.get(message.text("id"))
         start_time = message.seconds("at")
         if job:
             self._start_times[job] = start_time
-            # should the time be wrong, do not wait for long
+            # a wrong time must not delay for long
             delay = min(start_time - self.loop.time(), self.MAX_START_DELAY_SECONDS)
             self.loop.call_later(max(delay - self.TIMER_LATENESS_SECONDS, 0.0), self._open_gates, start_time)
 
     def _on_stop(self, key: str, cancelled: bool) -> None:
-        """Kill a job that runs, or give it back if it waits for a slot.  key: of the job.
+        """Kill a running job, or give it back if it waits for a slot.
 
-        cancelled: a user has cancelled the job; otherwise the group has stopped.  Finished jobs are ignored.
+        cancelled: by a user; False: the group has stopped.  Finished jobs are ignored.
         """
         queued_job = next((job for job in self._queue if job.key == key), None)
         job = self._jobs.get(key)
@@ -1542,8 +1511,8 @@ class Connection:
         """Start the jobs that are due at this time.
 
         Sleep for the last moment, because timers are late by up to a millisecond, and sleep is not.
-        Afterwards sleep to leave the processors to the jobs.  If several clients share a machine, the work of
-        each client at this moment would delay the jobs of clients that are slightly later.
+        Afterwards sleep to leave the processors to the jobs: if clients share a machine, the work of each
+        would delay jobs of clients that are slightly later.
         """
         due_jobs = [job for job, start_time in self._start_times.items() if start_time <= due_time]
         self._start_times = {
@@ -1556,7 +1525,7 @@ class Connection:
             time.sleep(self.QUIET_SECONDS)
 
     def _on_no_job(self, message: Message) -> None:
-        """Handle the answer that the server has no job for us: wake the runner, which exits if it can."""
+        """Handle the answer that there is no job: wake the runner, which exits if it can."""
         request_number = message.integer("request")
         self._requests.on_no_job(
             request_number,
@@ -1568,7 +1537,7 @@ class Connection:
         self._wake_runner()
 
     def _on_summary(self, message: Message) -> None:
-        """Store the server's summary of the job file, for sync_and_summarize().  The first one counts."""
+        """Store the server's summary of the job file.  The first one counts."""
         summary = self._read_summary(message)
         if not self._summary.done():
             self._summary.set_result(summary)
@@ -1577,14 +1546,14 @@ class Connection:
     def _read_summary(self, message: Message) -> Summary | None:
         """Return the summary of the job file in a message; None: the server cannot read the file.
 
-        Fields of `account`: `now`, the counts of jobs by state; `left`, a new job remains for us; `bad`, the
-        first bad lines; `again`, -r would run some of them; `strays`, lines that are plain text.
+        Fields: `now`, counts by state; `left`, a new job remains for us; `bad`, the first bad lines; `again`,
+        -r would run some of them; `strays`, lines of plain text.
         """
         if message.fields.get("account") is None:
             return None
         summary = Message(message.fields["account"])
         counts = Message(summary.fields.get("now"))
-        # with the option -1, when each slot has had its one job, jobs remain on purpose
+        # with -1, when each slot has had its job, jobs remain on purpose
         has_jobs_left = summary.boolean("left") and not self._runner.each_slot_had_job
         return Summary(
             Counts(*(counts.integer(name) for name in STATES)),
@@ -1596,7 +1565,7 @@ class Connection:
         )
 
     def _on_server_closing(self, link: ServerLink, message: Message) -> None:
-        """Drop the link, because the server exits; exit too if it exits for good."""
+        """Drop the link, because the server exits; exit too if that is for good."""
         is_for_good = message.boolean("done")
         if is_for_good:
             self._on_summary(message)           # this message has it
@@ -1607,17 +1576,17 @@ class Connection:
 
 # ======== What the server is told of runs ===================================================================
 #
-# To a `Runner` the server's records are one more sink.  The server's options decide what they need: with
-# --joblog only the start and end of runs; with -l, --outdir or --print also all output.  Without records the
-# server needs runs only for --status, so a run that ends within RUN_DELAY is not reported.
+# To a `Runner` the server's records are one more sink.  The server's options decide: with --joblog only the
+# start and end of runs are sent; with -l, --outdir or --print also all output.  Without records the server
+# needs runs only for --status, so a run that ends within RUN_DELAY is not reported.
 
 
 class ServerSink(Sink):
-    """Reports the start, the output and the end of runs to the server."""
-    RUN_DELAY = 0.05                # seconds before a run is reported to a server without records
+    """Reports the start, output and end of runs to the server."""
+    RUN_DELAY = 0.05                # seconds; shorter runs are not reported to a server without records
 
     def __init__(self, connection: Connection, keeps_records: bool, wants_output: bool) -> None:
-        """keeps_records: the server has records of runs.  wants_output: also the output of runs."""
+        """keeps_records: the server records runs.  wants_output: also job output."""
         self._connection = connection
         self._keeps_records = keeps_records
         self._wants_output = wants_output
@@ -1625,10 +1594,7 @@ class ServerSink(Sink):
         self._timer: asyncio.TimerHandle | None = None
 
     def on_started(self, run: Run) -> None:
-        """Send the `begin` of a run to the server: at once if the server writes records, otherwise later.
-
-        Without records it serves --status only.  So runs shorter than RUN_DELAY are not sent at all.
-        """
+        """Send the `begin` of a run, at once if the server keeps records, otherwise after RUN_DELAY."""
         if self._keeps_records:
             return self._send_begin(run)
         self._unreported_runs[run] = None
@@ -1636,8 +1602,7 @@ class ServerSink(Sink):
             self._timer = self._connection.loop.call_later(self.RUN_DELAY, self._send_unreported_begins)
 
     def on_unstarted(self, run: Run) -> None:
-        """Handle a run that could not be started: report it with start and end, if the server keeps records.
-        """
+        """Report start and end of a run that could not be started, if the server keeps records."""
         self._set_cause(run, "unstarted")
         if self._keeps_records:
             self._send_begin(run)
@@ -1655,7 +1620,7 @@ class ServerSink(Sink):
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Report the end of a run, and note a cause of failure for the job's result.
 
-        Report nothing of a run that ends before RUN_DELAY, if the server keeps no records.
+        Without records a run shorter than RUN_DELAY is not reported.
         """
         self._set_cause(run, run_result.cause if run_result.cause in FAILURE_CAUSES else "")
         if run in self._unreported_runs:
@@ -1664,23 +1629,20 @@ class ServerSink(Sink):
             self._send_end(run, run_result)
 
     def _set_cause(self, run: Run, cause: str) -> None:
-        """Remember why a run ended, for the result of its job.
-
-        cause: 'timeout', 'memory', 'oom' or 'unstarted'; '': none of these.
-        """
+        """Remember why a run ended: 'timeout', 'memory', 'oom' or 'unstarted'; '': none of these."""
         job = self._connection.our_job(run.job)
         if job:
             job.set_cause(cause)
 
     def _send_unreported_begins(self) -> None:
-        """Send the `begin` of all runs that were not sent yet: the oldest has run for RUN_DELAY seconds."""
+        """Send the `begin` of all unreported runs: the oldest has run for RUN_DELAY."""
         self._timer = None
         for run in self._unreported_runs:
             self._send_begin(run)
         self._unreported_runs.clear()
 
     def _send_begin(self, run: Run) -> None:
-        """Report the start of a run to the server; a run that could not be started has the PID 0."""
+        """Report the start of a run; one that could not be started has the PID 0."""
         pid, job_tag = (run.shell.pid, to_text(run.shell.job_tag)) if run.shell else (0, "")
         job = self._connection.our_job(run.job)
         if job:
@@ -1691,14 +1653,14 @@ class ServerSink(Sink):
             time=run.started_at,
             slot=name_in_records(run.slot.name),
             pid=pid,
-            mark=job_tag,                       # all processes of the run have it in their environment
+            mark=job_tag,                       # in the environment of all processes of the run
             promised=run.requested_memory,      # bytes
             output=self._wants_output,          # events with output will follow
             again=False,                        # True once another server gets the event
         )
 
     def _send_end(self, run: Run, run_result: RunResult | None) -> None:
-        """Report the end of a run to the server.  run_result: None if the run could not be started."""
+        """Report the end of a run.  run_result: None if the run could not be started."""
         shell = run.shell
         output_bytes = {
             to_text(name): sum(stream.received for stream in run.streams if stream.name == name)
@@ -1710,9 +1672,9 @@ class ServerSink(Sink):
             seconds=run.duration,
             cause=run.cause,
             status=run_result.status if run_result else None,       # the shell's wait status
-            # the timeout in seconds; or bytes, if the run was killed because it used more memory
+            # the timeout in seconds; or bytes, if the run was killed for using more memory
             limit=run_result.limit if run_result else 0.0,
-            taken=run.peak,                     # the most bytes of memory that a poll has seen in use
+            taken=run.peak,                     # the most bytes of memory that a poll has seen
             cpu=shell.cpu if shell else None,   # seconds
             memory=shell.memory if shell else None,     # the peak in bytes; None: not known
             memory_below=shell.memory_below if shell else None,     # if so, its upper bound
@@ -1720,32 +1682,31 @@ class ServerSink(Sink):
         )
 
     def _send_event(self, run: Run, kind: str, size: int = 0, **fields: Any) -> None:
-        """Queue an event of a run for the server, if its job is still ours.  size: of the output in it."""
+        """Queue an event of a run, if the job is still ours.  size: bytes of output."""
         job = self._connection.our_job(run.job)
         if job:
             self._connection.send_event(size, type=kind, id=job.key, **fields)
 
 
 def name_in_records(name: str) -> str:
-    """Return the name of a host or slot for the server's records: printable, 255 characters at most."""
+    """Return a name of a host or slot for records: printable, at most 255 characters."""
     return printable(name)[:255]
 
 
 # ======== The program =======================================================================================
 #
-# The first connection is made in the foreground.  Then the loop has two tasks: one runs jobs to the end, the
-# other stays connected.  We exit after the first task, unless a server refuses us before any welcome.
+# The first connection is made in the foreground.  Then the loop has two tasks: one runs jobs, the other stays
+# connected.  We exit after the first task, unless a server refuses us before any welcome.
 
 
 class ClientProgram(RunnerProgram):
-    """Connects first, so that errors are reported at once; then runs jobs, in the background with -d."""
+    """Connects first, to report errors at once; then runs jobs, in the background with -d."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        """Parse the command line, and find the token."""
         options = parse_options(argv)
         context = tls_context(server_side=False)
         self._endpoint = Endpoint(options.server, options.port, find_token(options.token), context)
-        # seconds for an attempt to connect before there is an event loop
+        # for an attempt to connect before the event loop
         self._dial_seconds = min(MAX_CONNECT_SECONDS, options.give_up or MAX_CONNECT_SECONDS)
         super().__init__(PROG, options.server, options)
 
@@ -1765,7 +1726,7 @@ class ClientProgram(RunnerProgram):
         return super().main()                   # runs work(), in the background with -d
 
     def _warn_if_token_visible(self) -> None:
-        """Warn that other users can see the token, if --token has the token itself instead of a file."""
+        """Warn that other users can see the token, if --token has the token itself, not a file."""
         option = self.options.token
         is_token_itself = option and HEX_128_BITS.fullmatch(option)
         if is_token_itself:
@@ -1790,16 +1751,16 @@ class ClientProgram(RunnerProgram):
             return None
 
     async def work(self) -> int:
-        """Run jobs from the server until none are left, and stay connected meanwhile; return the exit status.
+        """Run the server's jobs until none are left, and stay connected; return the exit status.
 
         The status is 2 instead of 1 if we gave up, and no server had ever accepted us.  Raises UsageError if
         a server refuses us, and none has accepted us before.
         """
-        # these print job output and results; the same for all servers, one after the other
+        # prints job output and results; the same for all servers
         self.console = self.console_sinks(None, with_output=True)
         connection = self._make_connection()
         self._connection = connection
-        # the first of the two tasks, because it makes the slots that hello reports
+        # the first task, because it makes the slots that hello reports
         jobs_task = asyncio.ensure_future(self.run_and_report(connection))
         self._connection_task = asyncio.ensure_future(connection.stay_connected(self._first_connection))
         await asyncio.wait([self._connection_task, jobs_task], return_when=asyncio.FIRST_COMPLETED)
@@ -1814,7 +1775,6 @@ class ClientProgram(RunnerProgram):
         return 2 if had_no_server and exit_status == 1 else exit_status
 
     def _make_connection(self) -> Connection:
-        """Return the connection that gives the runner jobs; stay_connected() opens the links."""
         was_loss_reported = not self._first_connection      # by _connect_first()
         return Connection(
             self,
@@ -1827,7 +1787,7 @@ class ClientProgram(RunnerProgram):
         )
 
     def shut_down_after_defect(self) -> None:
-        """After a defect, also kill the jobs if no task stays connected: no server would get the results."""
+        """After a defect, also kill the jobs if no task stays connected: no server would get results."""
         super().shut_down_after_defect()
         if self._connection_task.done():
             self.runner.kill_jobs()
@@ -1835,8 +1795,8 @@ class ClientProgram(RunnerProgram):
 
 # ======== --status ==========================================================================================
 #
-# Without a `hello` the server does not treat us as a client.  It answers `status` with messages of bounded
-# length: `summary`, for each client a `client` and a `job` for each job of that client, and `end`.
+# Without a `hello` we are no client.  The server answers `status` with messages of bounded length: `summary`,
+# for each client a `client` and a `job` for each job of that client, and `end`.
 
 
 def ask_status(endpoint: Endpoint, seconds: float) -> dict[str, Any]:
@@ -1876,10 +1836,10 @@ def gather_status(sock: socket.socket, channel: ClientChannel) -> dict[str, Any]
 
 
 def status_from_summary(message: Message) -> dict[str, Any]:
-    """Return the server's status, as --json prints it, from the first message of it: `summary`.
+    """Return the status, as --json prints it, from the first message, `summary`; further ones have the
+    `clients`.
 
-    The list `clients` is empty, because further messages have the clients.  Raises UsageError if the server
-    cannot read the file.
+    Raises UsageError if the server cannot read the file.
     """
     if message.text("fault"):
         raise UsageError(f"{printable(message.text('file'))}: {printable(message.text('fault'))}")
@@ -1912,7 +1872,7 @@ def print_status(endpoint: Endpoint, seconds: float, *, as_json: bool) -> int:
 
 
 def status_lines(status: dict[str, Any], width: float) -> list[str]:
-    """Return a status as text for a terminal, in lines of at most `width` columns; math.inf: any length."""
+    """Return a status as text, in lines of at most `width` columns; math.inf: any length."""
     lines = [
         f"{status['file']} on {status['host']}, port {status['port']}, "
         f"served for {human_time(status['since'])}",
