@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """runset4 - write a job file of runmaker4: set states, list jobs, add jobs, import jobs of other tools.
 
-A state is set while holding the mutex of the line's command, so running jobs and runners are never disturbed.
-Lines are appended all or none, under the append lock. runmaker4.py explains the locks.
+A state is set while holding the mutex of the line's command, so running jobs and runners are not disturbed.
+Lines are appended all or none, under the append lock.  runmaker4.py explains the locks.
 
 Each import yields the lines to append, and raises UsageError with the line number of an error.
 """
@@ -119,15 +119,15 @@ PROG = "runset4.py"
 # ======== Appending =========================================================================================
 #
 # All lines are made first, so nothing is written if one is wrong.  Then we append them in one go, under the
-# append lock.  After an error the written part is removed again.  So a reader counts a line as complete only
-# when no process holds the append lock.
+# append lock; after an error the written part is removed.  So a reader counts a line as complete only when
+# the append lock is free.
 
-BLOCK = 1 << 20                     # bytes that are read or written at once
-MAX_BYTES_IN_MEMORY = 16 << 20     # of new lines that are kept without a temporary file
+BLOCK = 1 << 20                     # bytes read or written at once
+MAX_BYTES_IN_MEMORY = 16 << 20     # of new lines; more need a temporary file
 
 
 def job_line(command: bytes) -> bytes:
-    """Return the job file's line for a new job, for example b'. make all\\n'.
+    """Return the line for a new job, for example b'. make all\\n'.
 
     Raises ValueError with the reason if the command cannot be a job.
     """
@@ -139,13 +139,13 @@ def job_line(command: bytes) -> bytes:
 
 
 def directive_line(text: bytes) -> bytes:
-    """Return the line of a directive, such as b'#RUN timeout=5m\\n', after checking it.
+    """Return the line of a directive, such as b'#RUN timeout=5m\\n'.
 
     Raises ValueError with the reason if it is invalid.
     """
     if b"\n" in text or b"\0" in text:
         raise ValueError(f"not a directive: '{display_text(text[:80])}' (one line, no NUL)")
-    parse_settings(text[1:])            # without the #; raises ValueError
+    parse_settings(text[1:])            # raises ValueError
     return text + b"\n"
 
 
@@ -155,7 +155,7 @@ def is_directive(line: bytes) -> bool:
 
 
 def new_line(text: bytes) -> bytes:
-    """Return the line of the job file for a directive or a command.
+    """Return the line for a directive or a command.
 
     Raises ValueError, also for a complete job line: the state must be omitted.
     """
@@ -171,7 +171,7 @@ def new_line(text: bytes) -> bytes:
 
 
 def begins_with_state(text: bytes) -> bool:
-    """Return True if a text is already a job line, in one of the known states: '. make' or 'd make'."""
+    """Return True for a job line in one of the known states: '. make' or 'd make'."""
     return text[:1] in KNOWN_STATES and text[1:2] in (b" ", b"\t")
 
 
@@ -180,7 +180,7 @@ MAX_APPEND_WAIT_SECONDS = 30.0      # for other processes that append
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Delay the signals INT, TERM and HUP until the end of the `with` block."""
+    """Delay INT, TERM and HUP until the end of the `with` block."""
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
@@ -190,14 +190,14 @@ def uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_and_lock_to_append(file: JobFile, create: bool = True) -> Iterator[int]:
-    """Open a job file, and keep others from appending to it during the `with` block; yield the descriptor.
+    """Open a job file, and keep others from appending during the `with` block; yield the descriptor.
 
     An editor can replace the file at any moment, and lines appended to the old file are lost.  So open the
     path again until it names the open file.  If it names another file at the end of the block, a person must
     look: the editor can have read the lines in the old file or not.  Appending again could run them twice,
     and not appending could lose them.
 
-    create: create the file if it does not exist.  Raises UsageError, OSError (ESTALE: the file was replaced).
+    create: if the file does not exist.  Raises UsageError, OSError (ESTALE: the file was replaced).
     """
     deadline = time.monotonic() + MAX_APPEND_WAIT_SECONDS
     if create and not os.path.lexists(file.path):
@@ -219,14 +219,14 @@ def open_and_lock_to_append(file: JobFile, create: bool = True) -> Iterator[int]
 
 
 def check_not_replaced(file: JobFile, fd: int) -> None:
-    """Raise FileChangedError if the job file's path names another file than this descriptor."""
+    """Raise FileChangedError if the job file's path names another file than `fd`."""
     if not file.is_at_path(fd):
         raise FileChangedError
 
 
 @contextlib.contextmanager
 def append_lock(file: JobFile) -> Iterator[None]:
-    """Hold the append lock of a job file, so that only we append; block signals meanwhile."""
+    """Hold a job file's append lock, so that only we append; block signals meanwhile."""
 
     with file.lock_table.locking(APPEND_BYTE, MAX_APPEND_WAIT_SECONDS) as acquired, uninterrupted():
         if not acquired:
@@ -236,7 +236,7 @@ def append_lock(file: JobFile) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_to_append(path: str) -> Iterator[int]:
-    """Yield a descriptor of a job file that is only for appending; read the file with a Reader."""
+    """Yield a descriptor of a job file for appending only; read the file with a Reader."""
     fd = open_job_file(path, os.O_RDWR | os.O_APPEND)
     try:
         yield fd
@@ -258,7 +258,7 @@ def wait_for_path(path: str, deadline: float) -> None:
 
 
 class Added(NamedTuple):
-    """How many lines of each kind were appended."""
+    """How many lines were appended."""
     jobs: int
     directives: int
 
@@ -273,13 +273,13 @@ class Added(NamedTuple):
 
 
 def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
-    """Append lines to a job file, all or none; return how many.  All are made before the file is touched."""
+    """Append lines to a job file, all or none; make all before touching the file."""
     line_count = 0
     job_count = 0
     with tempfile.SpooledTemporaryFile(MAX_BYTES_IN_MEMORY) as spool:
         try:
             remaining_lines = iter(lines)
-            # 256 lines at once, because line by line takes eight times as long
+            # line by line takes eight times as long
             while batch := b"".join(itertools.islice(remaining_lines, 256)):
                 spool.write(batch)
                 job_count += batch.count(b"\n. ") + batch.startswith(b". ")
@@ -295,7 +295,7 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
 
 
 def lines_of_arguments(commands: Sequence[str]) -> Iterator[bytes]:
-    """Yield the new lines for the commands and directives after --add."""
+    """Yield the lines for the commands and directives after --add."""
     for command in commands:
         try:
             yield new_line(os.fsencode(command))
@@ -304,8 +304,8 @@ def lines_of_arguments(commands: Sequence[str]) -> Iterator[bytes]:
 
 
 class Source:
-    """A text file, or stdin, from which jobs are imported; errors name the line that was read last."""
-    MAX_LINE_BYTES = 2 * LONGEST_COMMAND    # the command in a longer line would be too long
+    """A text file, or stdin, from which jobs are imported; errors name the line read last."""
+    MAX_LINE_BYTES = 2 * LONGEST_COMMAND    # a longer line has too long a command
 
     def __init__(self, path: str) -> None:
         """path: '-' for stdin."""
@@ -326,7 +326,7 @@ class Source:
             raise UsageError(f"{self.name}: {error_text(error)}") from None
 
     def _check_and_strip(self, line: bytes) -> bytes:
-        """Return the line that was just read without the newline.  Raises UsageError if it is not text."""
+        """Return the line just read without the newline.  Raises UsageError if it is not text."""
         if self.line_number == 1:
             line = self._without_bom(line)
         if b"\0" in line:
@@ -340,7 +340,6 @@ class Source:
         return line
 
     def _without_bom(self, line: bytes) -> bytes:
-        """Return the first line without the UTF-8 BOM."""
         if is_utf16(line[:4096]):
             raise UsageError(f"{self.name}: is UTF-16 (save it as UTF-8)")
         if line.startswith(UTF8_MARK):
@@ -348,40 +347,38 @@ class Source:
         return line
 
     def error_at_line(self, text: object) -> UsageError:
-        """Return a UsageError that names the line read last, such as 'list: line 3: not a command'."""
+        """Return a UsageError that names the line read last: 'list: line 3: not a command'."""
         return UsageError(f"{self.name}: line {self.line_number}: {text}")
 
 
 # ======== States ============================================================================================
 #
 # We change a state as runners do: while holding the mutex of the line's command, after reading the line
-# again.  A line `r` is not changed unless it is an orphan.  To cancel a job, we write x over the `r`: the
-# runner sees that at the next poll, and kills the job.  If the runner is dead and the job runs on this host,
-# we kill the job ourselves; the processes that hold the job lock show that (Holders).  If it runs on another
-# host, a user must do this on that host; the journal names the host.
+# again.  A line `r` is changed only if it is an orphan.  To cancel a job, we write x over the `r`: the runner
+# sees that at the next poll, and kills the job.  If the runner is dead and the job runs on this host, we kill
+# the job; the processes that hold the job lock show that (Holders).  If it runs on another host, which the
+# journal names, a user must do this there.
 
 STATES = {"new": NEW, "running": RUNNING, "done": DONE, "failed": FAILED, "error": ERROR, "held": HELD}
 KNOWN_STATES = b"".join(STATES.values())
 UNHELD_STATES = b"".join(state for state in STATES.values() if state != HELD)
-STATE_LETTERS = re.compile(r"(?:([.rd!ex])(?!.*\1))+")  # each state once, so the text `err` does not match
+STATE_LETTERS = re.compile(r"(?:([.rd!ex])(?!.*\1))+")  # each state once, so `err` does not match
 
 
 def describe_state(state: bytes) -> bytes:
-    """Return a state as messages and --list show it: b'.', or b'x (held)' for a state that no runner claims.
-    """
+    """Return a state as shown to users: b'.', or b'x (held)' for a state that no runner claims."""
     return state if state in UNHELD_STATES else state + b" (held)"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The jobs that the user selected: those that match all given conditions."""
+    """The jobs that match all given conditions."""
     ranges: Sequence[range]     # of line numbers, from 1; empty: no condition
     states: bytes               # one byte per state; b"": no condition
     pattern: bytes | None       # a complete command, or a shell pattern; None: no condition
 
     @property
     def has_conditions(self) -> bool:
-        """Return True if any condition is given."""
         return self.states != b"" or self.names_jobs
 
     @property
@@ -392,19 +389,19 @@ class Selection:
     def lines(self, file: JobReader, default_states: bytes | None = KNOWN_STATES) -> Iterator[Line]:
         """Yield the selected job lines.
 
-        default_states: the states to select if neither states nor numbers are given; None: any.  The text
-        `I have a list` is a job line in state `I`, which counts as held.  Lines in such unusual states are
-        changed only by number or by --state.
+        default_states: selected if neither states nor numbers are given; None: any.  The text `I have a list`
+        is a job line in state `I`, which counts as held.  Lines in such unusual states are changed only by
+        number or by --state.
         """
         states = default_states
         if self.states:
             states = self.states
         elif self.ranges:
-            states = None               # any
+            states = None
         return filter(self._is_selected, file.scan_lines(states))
 
     def _is_selected(self, line: Line) -> bool:
-        """Return True if a line has a selected number and command; the caller has compared the state."""
+        """Return True if a line has a selected number and command; lines() has compared the state."""
         if self.ranges and not self._has_number(line.number):
             return False
         if self.pattern is None or line.command == self.pattern:
@@ -413,12 +410,11 @@ class Selection:
 
     @functools.cached_property
     def _single_numbers(self) -> set[int]:
-        """The line numbers that are given one by one; a set, because thousands can be given."""
+        """The line numbers given one by one; a set, because there can be thousands."""
         return {span[0] for span in self.ranges if span[0] == span[-1]}
 
     @functools.cached_property
     def _long_ranges(self) -> list[range]:
-        """The ranges of two and more line numbers."""
         return [span for span in self.ranges if span[0] != span[-1]]
 
     def _has_number(self, number: int) -> bool:
@@ -431,7 +427,7 @@ class Selection:
 
     @property
     def refusal(self) -> str:
-        """The message about one of the required_numbers() that is not a selected job."""
+        """Why one of the required_numbers() is refused."""
         return "not a job" if self.pattern is None else "not a matching job"
 
 
@@ -449,7 +445,7 @@ def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
     with file.command_mutex(line.command) as acquired:
         if not acquired or not wait_until_committed(file, line):
             return "is being added, claimed, finished or edited (try again)"
-        file.get_checked_fd()                         # with the mutex held: the file has not been replaced
+        file.get_checked_fd()                         # the file has not been replaced
         state_now = file.state_at(line)
         if state_now is None or (state_now != line.state and not force):
             return "has changed since it was read; not set"
@@ -475,7 +471,7 @@ class ChangeCounts:
         """Count a line as changed; or count it as refused, and print the refusal.  Return True if it was
         changed.
 
-        refusal: why the line was not changed; '': it was.  line.state: the state before the change.
+        refusal: why it was not changed; '': it was.  line.state: before the change.
         """
         was_changed = not refusal
         if was_changed:
@@ -485,7 +481,7 @@ class ChangeCounts:
         return was_changed
 
     def summary(self, state: bytes) -> str:
-        """Return '2 lines: ! -> ., 1 line: x (held) -> .', where `state` is the new state."""
+        """Return '2 lines: ! -> ., 1 line: x (held) -> .'.  state: the new one."""
         phrases: list[str] = []
         for old_state, count in self.changed.items():
             if count:           # 0: recheck_cancelled_job() has taken the change back
@@ -524,17 +520,17 @@ UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes x
 class Cancellation(NamedTuple):
     """What cancel_line() found."""
     old_state: bytes | None     # None: the line has moved, and was not changed
-    is_running: bool            # the job still runs
+    is_running: bool            # the job runs
 
 
 def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -> Cancellation:
     """Write x over the `r` or `.` of a line.
 
-    A living runner sees that its line is not `r`, and kills the job; the caller must kill a job whose runner
+    A living runner sees that the line is not `r`, and kills the job; the caller must kill a job whose runner
     is dead.
 
-    running_lines: the lines `r` of this command.  If the job runs, write e over the orphans among the others.
-    Otherwise each orphan would seem to have a running copy, and the cancelled copy would seem to have exited.
+    running_lines: the lines `r` of this command.  If the job runs, write e over the orphans among the others:
+    otherwise each would seem to have a running copy, and the cancelled copy would seem to have exited.
     """
     orphans: list[Line] = []
     with file.command_mutex(line.command) as acquired:
@@ -554,9 +550,9 @@ def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -
 
 
 def is_job_running(file: JobFile, line: Line, state_now: bytes | None) -> bool:
-    """Return True if the job of a line is running, or could be.  The caller holds the mutex of the command.
+    """Return True if the job of a line is running, or could be.  The caller holds the command mutex.
 
-    A job can run though its line is not `r`, for example after an editor has saved an old `.` over the `r`.
+    A job can run though the line is not `r`, for example after an editor has saved an old `.` over the `r`.
     Each running copy of a command holds one job lock.  So if the command has more held job locks than lines
     `r`, a copy runs for a line in another state: perhaps for this one.
 
@@ -573,7 +569,7 @@ def is_job_running(file: JobFile, line: Line, state_now: bytes | None) -> bool:
 def mark_orphans(file: JobFile, lines: Iterable[Line]) -> list[Line]:
     """Write e over those of these lines `r` that have neither a runner nor a job; return them.
 
-    The caller holds the mutex of the command.
+    The caller holds the command mutex.
     """
     orphans: list[Line] = []
     for line in lines:
@@ -584,7 +580,6 @@ def mark_orphans(file: JobFile, lines: Iterable[Line]) -> list[Line]:
 
 
 def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
-    """Group lines by command."""
     grouped: defaultdict[bytes, list[Line]] = defaultdict(list)
     for line in lines:
         grouped[line.command].append(line)
@@ -592,7 +587,7 @@ def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
 
 
 def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCounts) -> None:
-    """Cancel the selected jobs, and wait until those that run have exited; count and report what happened."""
+    """Cancel the selected jobs, wait until running ones have exited, and report what happened."""
     missing = selection.required_numbers()
     awaited: list[Line] = []
     running_by_command = lines_by_command(file.scan_lines(RUNNING))
@@ -618,14 +613,14 @@ def cancel_and_report(
 
     The returned line has the state before the x.  If the user has named the line by number or command, a job
     that runs in any other state is cancelled, too.  A finished job keeps the result.  running_lines: the
-    lines `r` of the same command.
+    lines `r` of the command.
     """
     state_now: bytes | None = line.state
     is_running = False
     if line.state in UNFINISHED_STATES or selection.names_jobs:
         state_now, is_running = cancel_line(file, line, running_lines)
     if state_now is None or not (is_running or state_now in UNFINISHED_STATES):     # nothing to cancel
-        # a line that only has a selected state or command, and has no job to cancel, is passed over
+        # skip a line that only has a selected state or command
         user_must_know = selection.ranges or line.state in UNFINISHED_STATES
         if user_must_know:
             change_counts.count_change(file, line, why_not_cancelled(state_now))
@@ -653,12 +648,12 @@ def why_not_cancelled(state_now: bytes | None) -> str:
 
 
 def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeCounts) -> None:
-    """Wait until these cancelled jobs have exited, and report those that have not after a time limit.
+    """Wait until these cancelled jobs have exited; report those that have not after a time limit.
 
-    Meanwhile kill those jobs that run on this host and whose runners are dead.
+    Meanwhile kill those that run on this host and whose runners are dead.
     """
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
-    next_scan = 0.0                     # when to search for jobs without a runner again
+    next_scan = 0.0                     # when to search for jobs without a runner
     while awaited and time.monotonic() < deadline:
         if time.monotonic() >= next_scan:
             kill_unsupervised_jobs(file, awaited)
@@ -670,11 +665,11 @@ def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeC
 
 
 def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts) -> bool:
-    """Return True if a cancelled job can be still running; then the caller checks again later.
+    """Return True if a cancelled job can still be running; then the caller checks again later.
 
     The job has exited when the command has no more held job locks than lines `r`.  If the line is not x then,
-    count it as refused instead of changed, and report that.  If an editor has saved an old `r` or `.` over
-    the x, cancel the job once more, and return True.  line.state: the state before the x.
+    report it, and count it as refused instead of changed.  If an editor has saved an old `r` or `.` over the
+    x, cancel the job again, and return True.  line.state: before the x.
     """
     state = file.state_at(line)
     if state in UNFINISHED_STATES:
@@ -722,10 +717,10 @@ def kill_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
 
 
 def read_running_copies(file: JobFile, command: bytes) -> tuple[list[Line], int] | None:
-    """Return the lines `r` of a command and the number of its running copies, both at one moment.
+    """Return the lines `r` of a command and the number of running copies, both at one moment.
 
-    Each running copy holds one job lock, so held locks are counted.  More copies than lines: cancelled copies
-    still run.  None: other processes kept the command mutex.
+    Each copy holds one job lock, so held locks are counted.  More copies than lines: cancelled copies still
+    run. None: other processes kept the command mutex.
     """
     with file.command_mutex(command) as acquired:
         if not acquired:
@@ -738,10 +733,9 @@ def read_running_copies(file: JobFile, command: bytes) -> tuple[list[Line], int]
 def match_unsupervised_jobs(
     file: JobFile, lines: Sequence[Line], unsupervised_jobs: Mapping[int, Shell]
 ) -> list[tuple[Line, Shell]]:
-    """Return the jobs to kill for cancelled lines of one command, each with its line.
+    """Return the jobs to kill for cancelled lines of one command, each with the line.
 
-    unsupervised_jobs: the jobs of this command whose runners are dead, by the offset of the job lock that
-    each holds.
+    unsupervised_jobs: the jobs of this command whose runners are dead, by the offset of the held job lock.
 
     After an edit has moved lines, job locks and lines no longer match.  Then a job is returned only if no
     copy of the command has a living runner, because otherwise the cancelled job could be that copy.
@@ -767,10 +761,10 @@ def match_unsupervised_jobs(
 def match_by_job_lock(
     lines: Iterable[Line], jobs: Mapping[int, Shell]
 ) -> tuple[list[tuple[Line, Shell]], list[Line], list[Shell]]:
-    """Return each line with the job that holds the line's own job lock; the other lines; the other jobs.
+    """Return each line with the job that holds the line's job lock; the other lines; the other jobs.
 
     A runner locks the job lock of the line's number if that is free.  So if lines 3 and 7 have the same
-    command, the copy that holds lock number 3 is the job of line 3.  jobs: by the offsets of the job locks.
+    command, the copy that holds lock number 3 is the job of line 3.  jobs: by offset of the job lock.
     """
     remaining_jobs = dict(jobs)
     matched: list[tuple[Line, Shell]] = []
@@ -789,34 +783,34 @@ CLIENT_AWAY = ("no answer from the client, which kills the job when it is back; 
 
 
 def is_server_lock(presence_lock: int) -> bool:
-    """Return True if the presence lock with this number is for servers, not runners."""
+    """Return True if the presence lock with this number is a server's."""
     return PresenceLock.SERVERS <= presence_lock < PresenceLock.COUNT
 
 
 def why_still_running(line: Line, holders: Holders, on_fuse: bool) -> str:
-    """Return why a cancelled job has not exited, as far as the processes show that hold its job locks.
+    """Return why a cancelled job has not exited, as far as the holders of job locks show that.
 
-    on_fuse: the job file is on FUSE.  The FUSE daemon holds these locks, so the kernel does not name the
-    job's processes.
+    on_fuse: the job file is on FUSE.  The FUSE daemon holds the locks, so the kernel does not name the job's
+    processes.
     """
     unsupervised = holders.unsupervised_jobs(line.command)
     runner_pids = holders.pids(line.command, of_jobs=False)
-    # A server holds a job lock: one of its clients runs the job.
+    # a server holds a job lock: a client runs the job
     if any(map(holders.is_server, runner_pids)):
         return CLIENT_AWAY
-    # A runner holds a job lock, and other copies of the command have no runner: each can be the job.
+    # a runner holds a job lock, and other copies have no runner: each can be the job
     if runner_pids and unsupervised:
         pids = ", ".join(str(job.pid) for job in unsupervised.values())
         return (f"ambiguous, because an edit has moved equal lines: process {pids} of "
                 f"this host has no runner, and process {runner_pids[0]} runs another copy")
-    # The runner of the job lives, and must kill it.
+    # the runner must kill the job
     if runner_pids:
         return f"process {runner_pids[0]} of this host should kill it, and does not"
-    # No runner holds a job lock, only the job itself.
+    # only the job holds a job lock
     job_pids = holders.pids(line.command, of_jobs=True)
     if job_pids:
         return f"process {job_pids[0]} of this host is still running"
-    # No process of this host that we can see holds a job lock.
+    # no process that we can see holds a job lock
     if on_fuse:
         return "this file system does not show the owner of a lock: kill the job by hand, on its host"
     return (f"no visible process of this host runs it: use {PROG} --cancel on the right host (runwait4.py "
@@ -826,17 +820,16 @@ def why_still_running(line: Line, holders: Holders, on_fuse: bool) -> str:
 # ---- unsupervised jobs -------------------------------------------------------------------------------------
 #
 # /proc/PID/fdinfo/FD names the locks of a process's open file description (proc(5)), and /proc/PID/fd/FD the
-# file.  So we know exactly which processes of this host hold a job lock, as far as we can look: at our own
-# processes, or as root at all.  A signal must reach a job and nothing else:
+# file.  So we know which processes of this host hold a job lock: of our own processes, or as root of all.  A
+# signal must reach a job and nothing else:
 #
 #  - A job's processes have the description only by inheritance: a descriptor from LOCK_FD on that execve(2)
-#    leaves open.  Descriptors of a runner are closed by execve(2).  A server can have one that is not, but
-#    every process that uses a lock file has HERE_BYTE of it locked, and a keeper has only the first few
-#    descriptors.  Each process that has inherited the description descends from the job's shell, as all of
-#    that session do, all with the job's tag, and their children.  At least one must carry the tag.
-#  - Another process that has this description and does not carry that tag is the runner, a server or a
-#    keeper.  Such a process is alive, and it is the one that must kill the job.  A runner holds a job lock
-#    for as long as it holds the line.
+#    leaves open.  execve(2) closes a runner's descriptors.  A server can have one that stays open, but every
+#    process that uses a lock file has HERE_BYTE locked, and a keeper has only the first few descriptors.  A
+#    process that has inherited the description descends from the job's shell, as do all of that session, all
+#    with the job's tag, and all their children.  At least one must carry the tag.
+#  - Another process that has this description, but not that tag, is the runner, a server or a keeper.  It is
+#    alive, and must kill the job.  A runner holds a job lock as long as the line.
 #  - Signals are sent at once after each scan.  If a process exits in between, the kernel gives that PID to
 #    another process only after all other PIDs (32,768 at least).
 
@@ -845,10 +838,9 @@ class Hold(NamedTuple):
     """A descriptor of a process, with the job locks that it holds."""
     pid: int
     job_locks: list[range]      # bytes of the lock file
-    inherited: bool             # this is a process of a job, which inherited the descriptor from the runner
+    inherited: bool             # a process of a job, which inherited the descriptor from the runner
 
     def overlaps(self, job_locks: range) -> bool:
-        """Return True if the descriptor holds any of these locks."""
         return any(held.start < job_locks.stop and job_locks.start < held.stop for held in self.job_locks)
 
 
@@ -864,30 +856,29 @@ def job_locks_of(command: bytes) -> range:
     return range(start, start + JOB_LOCKS)
 
 
-# A lock in /proc/PID/fdinfo/FD: inode, first and last byte (proc(5)).  EOF: to the end of any file, so this
-# is no lock of ours.
+# a lock in /proc/PID/fdinfo/FD: inode, first and last byte (proc(5)); EOF, the end of any file: not ours
 LOCK_LINE = re.compile(rb"\d+: \S+ +\S+ +\S+ +-?\d+ [0-9a-f]+:[0-9a-f]+:(\d+) (\d+) (\d+|EOF)")
 
 
 class Holders:
     """The processes of this host that hold job locks of a lock file, as far as /proc shows them.
 
-    A runner and its job hold a job lock while the job runs; an unsupervised job holds it alone.
+    While a job runs, job and runner hold a job lock; an unsupervised job holds it alone.
     """
     FLAGS = re.compile(rb"^flags:\s+([0-7]+)", re.MULTILINE)
 
     def __init__(self, lock_file_id: Identity | None) -> None:
-        """lock_file_id: device and inode of the lock file; None: it does not exist, and has no holders."""
+        """lock_file_id: device and inode of the lock file; None: it does not exist."""
         self.lock_file_id = lock_file_id
         self.job_holds = [hold for hold in self._scan_processes(LOCK_FD) if hold.inherited]
 
     @functools.cached_property
     def all_holds(self) -> list[Hold]:
-        """All descriptors with job locks: those of jobs, runners and servers."""
+        """All descriptors with job locks: of jobs, runners and servers."""
         return list(self._scan_processes(0))
 
     def _scan_processes(self, min_fd: int) -> Iterator[Hold]:
-        """Yield the descriptors, from the number min_fd on, that hold job locks."""
+        """Yield the descriptors, from number min_fd on, that hold job locks."""
         with contextlib.suppress(OSError):                  # no /proc
             for name in filter(str.isdigit, os.listdir("/proc")):
                 with contextlib.suppress(OSError):          # the process has exited, or is another user's
@@ -895,19 +886,19 @@ class Holders:
                     yield from self._scan_process(int(name), fds, min_fd)
 
     def _scan_process(self, pid: int, fds: Sequence[int], min_fd: int) -> Iterator[Hold]:
-        """Yield those descriptors of a process that hold job locks.
+        """Yield a process's descriptors that hold job locks.
 
-        fds: all its descriptors.  min_fd: skip those with lower numbers.
+        fds: all descriptors.  min_fd: skip those with lower numbers.
         """
         for fd in fds:
             if fd < min_fd:
                 continue
             ranges, is_inheritable = self._locked_ranges(pid, fd)
-            # the bytes from BUCKETS_END on are locked for other purposes
+            # the bytes from BUCKETS_END on have other purposes
             job_locks = [span for span in ranges if span.start < BUCKETS_END]
             if job_locks:
-                # A runner starts a job with the job lock as a descriptor from LOCK_FD on.  A process that
-                # uses the lock file itself, such as a runner or a server, is no process of a job.
+                # A job gets the job lock as a descriptor from LOCK_FD on.  A process that uses the lock file
+                # itself, such as a runner or a server, is no process of a job.
                 inherited = is_inheritable and fd >= LOCK_FD and not self._uses_lock_file(pid, fds)
                 yield Hold(pid, job_locks, inherited)
 
@@ -941,7 +932,7 @@ class Holders:
         return {job_lock: job for job_lock, job in jobs.items() if job}
 
     def _unsupervised_job(self, job_lock: int) -> Shell | None:
-        """Return the job that holds the job lock at this offset, if the job's runner is dead.
+        """Return the job that holds this job lock, if the job's runner is dead.
 
         A living runner holds the lock, too.  None: no job holds the lock, or a process does that can kill the
         job.
@@ -951,10 +942,10 @@ class Holders:
         job_pids = [hold.pid for hold in holds if hold.inherited and tags_by_pid[hold.pid]]
         if not job_pids:
             return None
-        # If the job is a runner itself, processes of inner jobs carry more tags.  So the shortest list ends
-        # with the tag of the job that holds the lock.
+        # If the job is a runner, processes of inner jobs carry more tags.  So the shortest list ends with the
+        # tag of the job that holds the lock.
         tag = min((tags_by_pid[pid] for pid in job_pids), key=len)[-1]
-        # a process with the lock that is no part of the job
+        # by a process that is no part of the job
         is_supervised = any(tag not in tags_by_pid[hold.pid] for hold in holds if not hold.inherited)
         if is_supervised:
             return None
@@ -962,12 +953,11 @@ class Holders:
         return Shell(shell_pid, tag) if shell_pid else None
 
     def _find_shell_or_session(self, job_pids: Iterable[int]) -> int:
-        """Return the PID of a job's shell: also the number of the session that the shell leads.
+        """Return the PID of a job's shell, which is also the number of the shell's session.
 
-        If the shell has exited, return the number of any session of these processes of the job; 0: all have
-        exited.
+        If the shell has exited, return the number of any session of the job's processes; 0: all have exited.
         """
-        # a process that leads its session comes first (False < True): it is the job's shell
+        # the shell, which leads its session, comes first (False < True)
         sessions = sorted((session != pid, session) for pid in job_pids if (session := self._session(pid)))
         return sessions[0][1] if sessions else 0
 
@@ -975,7 +965,7 @@ class Holders:
     def _tags_of(pid: int) -> list[bytes]:
         """Return the tags of the jobs that a process belongs to, the outermost first; []: none.
 
-        All processes of a job have its tag in their environment, also if the job is a runner with jobs.
+        A job's tag is in the environment of all its processes, and, if the job is a runner, of inner jobs.
         """
         try:
             return ProcessTable.tags_of(str(pid))
@@ -1010,7 +1000,7 @@ def kill_unsupervised(jobs: Iterable[Shell]) -> None:
     async def kill_all() -> None:
         loop = asyncio.get_running_loop()
         exited = loop.create_future()
-        exited.set_result(0)            # not our child, so we cannot wait for it; its session is watched
+        exited.set_result(0)            # not our child, so we cannot wait; the session is watched
         killer = TreeKiller(loop, GRACE)
         await asyncio.gather(*(killer.kill_tree(Child(job.pid, job.job_tag, exited)) for job in jobs))
 
@@ -1019,17 +1009,17 @@ def kill_unsupervised(jobs: Iterable[Shell]) -> None:
 
 # ======== Editing ===========================================================================================
 #
-# A person edits a copy, and we merge the changes into the live file, all or nothing.  The person sees the
-# refused changes and can fix the copy ("What now?", as visudo asks).  Meanwhile other processes can change
-# states and append lines; if they have done more, nothing is written.
+# A person edits a copy, and we merge the changes into the live file, all or nothing.  The person sees refused
+# changes and can fix the copy ("What now?", as visudo asks).  Meanwhile other processes can change states and
+# append lines; after any other change nothing is written.
 #
 # While we merge and write, we hold the append lock, and all of the lock file except the job locks of running
-# jobs.  So no line can be claimed, finished or set during that time, and a process that locks a command mutex
-# afterwards opens the file that the path names then.  Running lines and their job locks remain, and no job is
-# waited for.  States and appended lines are written in place.  Any other change makes a new file, by rename.
+# jobs.  So no line can be claimed, finished or set, and a process that locks a command mutex afterwards opens
+# the file that the path names then.  Running lines and job locks remain, and we wait for no job. States and
+# appended lines are written in place.  Any other change makes a new file, by rename.
 
-MIN_EDITOR_SECONDS = 1.0            # an editor that exits sooner has not shown the copy to a person
-MAX_REFUSALS_SHOWN = 20             # reasons for refusing an edit that are printed
+MIN_EDITOR_SECONDS = 1.0            # an editor that exits sooner has not shown the copy
+MAX_REFUSALS_SHOWN = 20             # reasons that are printed
 MAX_MUTEX_WAIT_SECONDS = 10.0       # for processes that hold a command mutex
 
 
@@ -1048,8 +1038,8 @@ def count_running(lines: Iterable[bytes]) -> int:
 
 
 def merge_key(line: bytes) -> bytes:
-    """Return a key that is equal for lines that differ only in the state, as b'. make' and b'd make' do."""
-    # no line contains a newline, so a job never has the key of another line
+    """Return a key that is equal for lines that differ only in the state: b'. make' and b'd make'."""
+    # no other line contains a newline
     return b"\n" + line[1:] if is_job(line) else line
 
 
@@ -1071,13 +1061,13 @@ def count_equal_at_start(lines: Iterable[bytes], other_lines: Iterable[bytes]) -
 
 
 def common_ends(old_lines: Sequence[bytes], new_lines: Sequence[bytes]) -> tuple[int, int]:
-    """Return the numbers of equal lines at the start, and at the end of the lines that remain."""
+    """Return the numbers of equal lines at the start, and at the end of the remaining lines."""
     start = count_equal_at_start(old_lines, new_lines)
     return start, count_equal_at_start(reversed(old_lines[start:]), reversed(new_lines[start:]))
 
 
 def why_line_invalid(line: bytes) -> str:
-    """Return the error in a line that a person has written; '': it is valid."""
+    """Return the error in a line that a person has written; '': none."""
     try:
         if is_directive(line):
             parse_settings(line[1:])
@@ -1089,23 +1079,22 @@ def why_line_invalid(line: bytes) -> str:
 
 
 class EditRefusedError(Exception):
-    """A change that a person made in the copy is refused; the text is the reason."""
+    """A person's change is refused; the text is the reason."""
 
 
 @dataclass
 class EqualLines:
-    """The indexes of all lines with one merge_key(), which differ at most in their states."""
+    """The indexes of all lines with one merge_key(), which differ at most in the state."""
     base_indexes: list[int] = field(default_factory=list)       # in the original, and so in the file
     edited_indexes: list[int] = field(default_factory=list)     # in the edited copy
 
     def merge(self, base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes]) -> list[bytes]:
         """Return these lines after the merge: with a person's states where the person has changed them.
 
-        base: all lines that the person got.  edited: those of the person's copy.  current: those of the file
-        now.
+        base: all lines that the person got.  edited: in the person's copy.  current: in the file now.
 
-        Raises EditRefusedError if another process has set a different state there; if the person gives a line
-        the state `r`, which only runners set; or takes `r` from a running job.
+        Raises EditRefusedError if another process has set a different state; if the person gives a line the
+        state `r`, which only runners set; or takes `r` from a running job.
         """
         base_part = [base[index] for index in self.base_indexes]
         edited_part = [edited[index] for index in self.edited_indexes]
@@ -1114,7 +1103,7 @@ class EqualLines:
             return current_part
         if not base_part and (why := why_line_invalid(edited_part[0])):
             raise EditRefusedError(f"line {self.edited_indexes[0] + 1} of the copy: {why}")
-        # merge only the part that the person has changed
+        # merge only what the person has changed
         equal_at_start, equal_at_end = common_ends(base_part, edited_part)
         changed = slice(equal_at_start, len(base_part) - equal_at_end)
         new_part = edited_part[equal_at_start:len(edited_part) - equal_at_end]
@@ -1149,7 +1138,7 @@ class EqualLines:
 
 
 def why_not_merged(current_line: bytes) -> str:
-    """Return why a person's change to a job line is refused.  current_line: the line in the file now."""
+    """Return why a person's change to a job line is refused.  current_line: in the file now."""
     why = f"has changed since: the state is {display_text(current_line[:1])} now"
     if is_running_line(current_line):
         why = "is r (--cancel it first)"
@@ -1165,14 +1154,14 @@ LINES_MOVED = (
 def merge(
     base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes]
 ) -> tuple[list[bytes], list[str]]:
-    """Merge a person's changes into a job file; return the merged lines, and the refused changes as messages.
+    """Merge a person's changes into a job file; return the merged lines, and messages about refused changes.
 
-    base: the lines that the person got.  edited: those of the person's copy.  current: those of the file now,
-    in which other processes can have changed states and appended lines.
+    base: the lines that the person got.  edited: in the person's copy.  current: in the file now, in which
+    other processes can have changed states and appended lines.
 
     The result has the lines of `edited`, in that order, and the appended lines.  Lines that differ only in
-    the state are matched with each other, and have the state of `current` unless the person has changed it.
-    If any change is refused, no lines are returned.
+    the state are matched, and have the state of `current` unless the person has changed it.  If any change is
+    refused, no lines are returned.
     """
     base_count = len(base)
     base_keys = [*map(merge_key, base)]
@@ -1206,11 +1195,11 @@ def merge(
 def insert_appended_lines(
     merged: Sequence[bytes], appended: Sequence[bytes], base_keys: Sequence[bytes]
 ) -> list[bytes]:
-    """Return merged lines together with the lines that other processes have appended meanwhile.
+    """Return merged lines with the lines that other processes have appended meanwhile.
 
     If the person has only appended lines and changed states, the lines of the other processes come first, so
-    that they keep their offsets in the file.  Otherwise they come last.  base_keys: merge_key() of each line
-    that the person got.
+    that they keep their offsets in the file; otherwise last.  base_keys: merge_key() of each line that the
+    person got.
     """
     base_count = len(base_keys)
     has_only_new_lines_at_end = base_keys == [*map(merge_key, merged[:base_count])]
@@ -1231,7 +1220,7 @@ def can_write_in_place(merged: Sequence[bytes], current: Sequence[bytes]) -> boo
 
 
 def summarize_changes(merged: Sequence[bytes], current: Sequence[bytes]) -> str:
-    """Return a summary of the changes: '2 states set, 1 line changed, 3 lines added'."""
+    """Return a summary such as '2 states set, 1 line changed, 3 lines added'."""
     old_counts = Counter(map(merge_key, current))
     new_counts = Counter(map(merge_key, merged))
     added = sum((new_counts - old_counts).values())
@@ -1249,7 +1238,6 @@ def summarize_changes(merged: Sequence[bytes], current: Sequence[bytes]) -> str:
 
 
 def read_to_end(file: Reader, start_offset: int = 0) -> bytes:
-    """Return the bytes of a file from an offset to the end."""
     data = bytearray()
     while chunk := file.pread(BLOCK, start_offset + len(data)):
         data += chunk
@@ -1257,18 +1245,18 @@ def read_to_end(file: Reader, start_offset: int = 0) -> bytes:
 
 
 def offsets_of_lines(data: bytes) -> list[int]:
-    """Return the offset of each line of a job file, and the offset after the last line."""
+    """Return the offset of each line of a job file, and the offset after the last."""
     start = len(UTF8_MARK) if data.startswith(UTF8_MARK) else 0
     sizes = [len(line) + 1 for line in split_lines(data)]
     return list(itertools.accumulate(sizes, initial=start))
 
 
 def lock_free_buckets(fd: int) -> list[int]:
-    """Lock all unused buckets of a lock file, and return the offsets of the command mutexes of the others.
+    """Lock all unused buckets of a lock file; return the offsets of the command mutexes of the others.
 
-    The bucket of a command is 65,535 bytes for job locks and then the command mutex.  A bucket is in use if
-    another process has a lock in it.  There lock nothing, because a process that holds a mutex counts the job
-    locks of the bucket.  Locks are as large ranges as possible.  fd: of the lock file.
+    A command's bucket is 65,535 bytes for job locks and then the command mutex.  It is in use if another
+    process has a lock in it.  There lock nothing, because a process that holds a mutex counts the job locks
+    of the bucket.  Lock ranges as large as possible.  fd: of the lock file.
     """
     mutexes: list[int] = []
     ranges_to_lock = [(0, BUCKETS_END)]
@@ -1276,8 +1264,8 @@ def lock_free_buckets(fd: int) -> list[int]:
         start, stop = ranges_to_lock.pop()
         if start < stop and not lock(fd, start, stop - start):
             held_range = other_lock(fd, start, stop - start)
-            held_offset = held_range.start if held_range else start     # None: it was just unlocked
-            command_mutex = held_offset | MUTEX_OFFSET      # the last byte of that bucket of 2^16 bytes
+            held_offset = held_range.start if held_range else start     # None: just unlocked
+            command_mutex = held_offset | MUTEX_OFFSET      # the last byte of that bucket of 2^16
             bucket_start = command_mutex - MUTEX_OFFSET
             mutexes.append(command_mutex)
             ranges_to_lock += [(start, bucket_start), (command_mutex + 1, stop)]
@@ -1286,9 +1274,9 @@ def lock_free_buckets(fd: int) -> list[int]:
 
 @contextlib.contextmanager
 def hold_all_locks(file: JobFile) -> Iterator[int]:
-    """Lock the mutex of each possible command for the `with` block; yield the descriptor that has the locks.
+    """Lock the mutex of each possible command for the `with` block; yield the descriptor with the locks.
 
-    So no other process can write the state of a line.  Raises OSError(EAGAIN) if a process keeps a mutex.
+    So no other process can write states.  Raises OSError(EAGAIN) if a process keeps a mutex.
     """
     fd = file.lock_table.open_job_lock()
     deadline = time.monotonic() + MAX_MUTEX_WAIT_SECONDS
@@ -1324,7 +1312,7 @@ def apply_edit(file: JobFile, base: bytes, edited: bytes, quiet: bool = False) -
             check_not_replaced(file, fd)
         else:
             _replace_file(file, fd, lock_fd, merged, contents)
-    # not while we have all the locks, because a write to a terminal can block
+    # without the locks, because a write to a terminal can block
     if not quiet:
         file.say(summarize_changes(merged, current))
     return []
@@ -1336,7 +1324,7 @@ LAST_MUTEX_OFFSET = BUCKETS_END - 1     # of the command mutex of the last bucke
 def check_locks_held(file: JobFile, lock_fd: int) -> None:
     """Raise OSError (EIO) if a network file system has dropped our locks, so that runners could claim lines.
 
-    lock_fd: from hold_all_locks(); it has the mutexes of all commands.  The last mutex stands for all locks.
+    lock_fd: from hold_all_locks(); it has all command mutexes.  The last one stands for all.
     """
     if file.network and lost_locks(lock_fd, [LAST_MUTEX_OFFSET], file.mount):
         raise OSError(errno.EIO, "the locks were lost")
@@ -1366,8 +1354,7 @@ def _replace_file(
 ) -> None:
     """Replace the file, by a rename, by a new one with these lines and the same owner rights.
 
-    lock_fd: from hold_all_locks().  Raises UsageError (other users would lose write access),
-    OSError.
+    lock_fd: from hold_all_locks().  Raises UsageError (other users would lose write access), OSError.
     """
     old_info = os.fstat(old_fd)
     path = file.real_path
@@ -1384,15 +1371,15 @@ def _replace_file(
             )
         write_all(new_fd, bom + new_text)
         os.fsync(new_fd)
-        # if the locks are lost after this check, the rename can put old states back, and nothing worse
+        # if the locks are lost after this check, the rename can put old states back, no worse
         check_locks_held(file, lock_fd)
         os.rename(temporary_path, path)
-        sync_directory(folder)                  # otherwise a power loss can bring the old file back
+        sync_directory(folder)                  # or a power loss can bring the old file back
         # `echo >>` does not take the append lock
         appended = read_to_end(file.reader, len(old_contents))
         if appended.strip():
             appended = appended if appended.endswith(b"\n") else appended + b"\n"
-            fcntl.fcntl(new_fd, fcntl.F_SETFL, os.O_APPEND)     # other processes can append to it already
+            fcntl.fcntl(new_fd, fcntl.F_SETFL, os.O_APPEND)     # other processes can append already
             append_locked(new_fd, path, file.mount, [appended])
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -1421,7 +1408,6 @@ def sync_directory(folder: str) -> None:
 
 
 def read_original(file: JobFile) -> bytes:
-    """Return the contents of the file now, for a person to edit."""
     file.open_to_write()
     return read_to_end(file.reader)
 
@@ -1485,7 +1471,7 @@ def say_refused(file: JobFile, copy_path: str, refusals: Sequence[str]) -> None:
 
 
 def remove_copy(copy_path: str) -> None:
-    """Remove a copy and its temporary directory; ignore errors, because the edit is complete."""
+    """Remove a copy and the temporary directory; ignore errors: the edit is complete."""
     shutil.rmtree(os.path.dirname(copy_path), ignore_errors=True)
 
 
@@ -1526,7 +1512,7 @@ def why_invalid_copy(base: bytes, edited: bytes) -> str:
 
 
 def ask_to_edit_again() -> bool:
-    """Return True if the person wants to edit the copy once more; False if stdin or stderr is no terminal."""
+    """Return True if the person wants to edit the copy again; False if stdin or stderr is no terminal."""
     if not (os.isatty(0) and os.isatty(2)):
         return False
     try:
@@ -1545,7 +1531,7 @@ SWEEP_WORDS = (":::", ":::+", "::::", "::::+")      # :::: is refused: GNU paral
 
 
 def without_extension(path: bytes) -> bytes:
-    """Return a path without the extension, as GNU parallel does: b'a/b.c' -> b'a/b', b'.b' -> b''."""
+    """Return a path without extension, as GNU parallel does: b'a/b.c' -> b'a/b', b'.b' -> b''."""
     stem, dot, extension = path.rpartition(b".")
     return stem if dot and b"/" not in extension else path
 
@@ -1558,7 +1544,7 @@ def directory(path: bytes) -> bytes:
 
 
 def with_placeholder(template: bytes) -> bytes:
-    """Return a template, with {} added at the end if it has no placeholder for a value: 'wc' -> 'wc {}'."""
+    """Return a template, with {} at the end if no placeholder is for a value: 'wc' -> 'wc {}'."""
     for placeholder in PLACEHOLDER.finditer(template):
         if not is_number_placeholder(placeholder):
             return template
@@ -1566,14 +1552,14 @@ def with_placeholder(template: bytes) -> bytes:
 
 
 def is_number_placeholder(placeholder: re.Match[bytes]) -> bool:
-    """Return True if a placeholder is {#}, for the number of a job."""
+    """Return True for {#}, the number of a job."""
     return placeholder["suffix"] is None        # only {#} has no suffix, not even an empty one
 
 
 def spread_over_columns(columns: Iterable[int], placeholder: re.Match[bytes]) -> bytes:
     """Return one placeholder for each column, instead of one for the line: '{.}' -> '{1.} {2.}'.
 
-    A placeholder that names a column, and {#}, remain.  For re.sub(), which calls it for each placeholder.
+    A placeholder that names a column, and {#}, remain.  For re.sub().
     """
     is_for_line = placeholder["column"] == b""
     if not is_for_line:
@@ -1600,7 +1586,7 @@ class Template:
         if column_count:
             columns = range(1, column_count + 1)
             text = PLACEHOLDER.sub(functools.partial(spread_over_columns, columns), text)
-        # for each placeholder the column (0: the line), and the function that gets the part (None: it is {#})
+        # for each placeholder the column (0: the line), and the function that gets the part (None: {#})
         self.placeholders: list[tuple[int, Callable[[bytes], bytes] | None]] = []
         for placeholder in PLACEHOLDER.finditer(text):
             column = int(placeholder["column"] or 0)
@@ -1610,20 +1596,19 @@ class Template:
 
     @staticmethod
     def _conversion(placeholder: re.Match[bytes]) -> bytes:
-        """Return the %-conversion that takes the place of a placeholder in `format`."""
+        """Return the %-conversion for a placeholder in `format`."""
         return b"%d" if is_number_placeholder(placeholder) else b"%b"
 
     def fill(self, number: int, line: bytes, columns: Sequence[bytes] = ()) -> bytes:
-        """Return the command for one line of input, with quoted values in place of the placeholders.
+        """Return the command for one line of input, with quoted values for the placeholders.
 
-        number: for {#}.  line: for {}, the whole line.  columns: for {1}, {2}, ...  Raises ValueError if a
-        column is missing.
+        number: for {#}.  line: for {}.  columns: for {1}, {2}, ...  Raises ValueError if a column is missing.
         """
         if len(columns) < self.max_column:
             raise ValueError(f"no value for {{{self.max_column}}} ({plural(len(columns), 'column')})")
         values: list[bytes | int] = []
         for column, get_part in self.placeholders:
-            if get_part:                        # the value, or for example only its file name
+            if get_part:                        # the value, or for example only the file name
                 value = columns[column - 1] if column else line
                 values.append(quote(get_part(value)))
             else:
@@ -1635,8 +1620,8 @@ class Template:
 #
 # A value is quoted when it is inserted.  Inside quotes of the template, the quotes of the value would close
 # them, and the shell would run the contents of the value.  So a placeholder is allowed only if no quotes are
-# open before it: only characters that quote nothing, and closed quotes without a substitution, because
-# quoting starts again inside one.  That refuses more than necessary; in return we need no shell grammar.
+# open before it: only characters that quote nothing, and closed quotes without a substitution, inside which
+# quoting starts again.  That refuses more than necessary, but needs no shell grammar.
 
 UNQUOTED_TEXT = re.compile(rb"""(?:
     [^'"`\\$(]
@@ -1649,7 +1634,7 @@ UNQUOTED_TEXT = re.compile(rb"""(?:
 )*""", re.VERBOSE)
 
 
-# by the first characters: constructs in or after which a value is not allowed, and the remedy
+# by the first characters: constructs in or after which no value is allowed, and the remedy
 UNSAFE_CONSTRUCTS = {
     b"`": ("`...`", "write $(...) instead"),
     b"((": ("((...))", "set a variable first: n={}; echo $((n))"),
@@ -1665,8 +1650,8 @@ UNSAFE_CONSTRUCTS = {
 def check_template(template: bytes) -> None:
     """Raise argparse.ArgumentTypeError if a template has a placeholder inside quotes, as in 'echo "{}"'.
 
-    Values are quoted when they are filled in.  Inside quotes these quotes would end the quoting, and the
-    shell could run the contents of a value.  Numbers, such as {#}, are safe anywhere.
+    Values are quoted when filled in.  Inside quotes that would end the quoting, and the shell could run the
+    contents of a value.  Numbers, such as {#}, are safe anywhere.
     """
     for placeholder in PLACEHOLDER.finditer(template):
         offset = placeholder.start()
@@ -1697,7 +1682,7 @@ def why_unsafe(template: bytes, value_offset: int) -> str:
 
 
 def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
-    """Return the columns of a line.  colsep: the separator; None: blanks."""
+    """colsep: the separator; None: blanks."""
     if not colsep:
         return line.split()
     return [column.strip() for column in colsep.split(line)]
@@ -1709,7 +1694,7 @@ def lines_from_list_file(
     """Yield a job line for each line of a list file: a command, or values for the placeholders of a template.
 
     Copy #RUN directives; skip blank lines and comments.  template_text: None: the list has commands.  colsep:
-    the separator of columns; None: blanks.  Raises UsageError if a line is invalid, or nothing is to add.
+    of columns; None: blanks.  Raises UsageError if a line is invalid, or there is nothing to add.
     """
     source = Source(path)
     template = Template(template_text) if template_text else None
@@ -1738,8 +1723,8 @@ def lines_from_list_file(
 
 # ---- tables ------------------------------------------------------------------------------------------------
 #
-# A table is read by the rules of RFC 4180.  The first row names the columns.  In the template each name
-# becomes the number of the column; after that a table is like any list.
+# A table follows RFC 4180.  The first row names the columns.  In the template each name becomes the column's
+# number; then a table is like any list.
 
 NAMED_PLACEHOLDER = re.compile(rb"(\$?)\{([^{}]+)\}")
 # text in braces that can only be a placeholder for a column
@@ -1748,7 +1733,7 @@ NAME_SUFFIXES = (b"", b"//", b"/.", b"/", b".")             # after a column nam
 
 
 def with_column_numbers(template: bytes, column_names: Sequence[bytes]) -> bytes:
-    """Return a template with column numbers instead of names, for example b'wc {file.}' -> b'wc {2.}'."""
+    """Return a template with column numbers instead of names: b'wc {file.}' -> b'wc {2.}'."""
     def numbered(placeholder: re.Match[bytes]) -> bytes:
         dollar, content = placeholder.groups()
         for suffix in NAME_SUFFIXES:
@@ -1765,7 +1750,7 @@ def with_column_numbers(template: bytes, column_names: Sequence[bytes]) -> bytes
 
 
 def table_template(template: bytes, header: Sequence[bytes]) -> Template:
-    """Return a template for the rows of a table.  header: the names of the columns.  Raises ValueError."""
+    """Return a template for the rows of a table.  header: the column names.  Raises ValueError."""
     names = [name.strip() for name in header]
     for name, count in Counter(names).items():
         if name and count > 1:
@@ -1823,7 +1808,7 @@ def lines_of_table(path: str, template_text: bytes) -> Iterator[bytes]:
 
 
 def parse_sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
-    """Return for each `:::` the values, each with the values linked to it by `:::+`.
+    """Return for each `:::` the values, each with the values that `:::+` links to it.
 
     For example '::: a b :::+ 1 2 ::: x' returns [[(b'a', b'1'), (b'b', b'2')], [(b'x',)]].
     """
@@ -1845,10 +1830,10 @@ def parse_sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
 
 
 def lines_of_sweep(template_text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> Iterator[bytes]:
-    """Yield the line of a job for each combination of values.  The last value changes fastest.
+    """Yield a job line for each combination of values.  The last value changes fastest.
 
-    sources: for each `:::` its values.  Each of them is a tuple, because `:::+` links more values to it: for
-    '::: a b :::+ 1 2 ::: x' this is [[(b'a', b'1'), (b'b', b'2')], [(b'x',)]].
+    sources: for each `:::` the values, in tuples, because `:::+` links values: for '::: a b :::+ 1 2 ::: x'
+    [[(b'a', b'1'), (b'b', b'2')], [(b'x',)]].
     """
     column_count = sum(len(value_tuples[0]) for value_tuples in sources)
     template = Template(template_text, column_count)
@@ -1862,18 +1847,18 @@ def lines_of_sweep(template_text: bytes, sources: Sequence[Sequence[tuple[bytes,
 
 # ======== Job files =========================================================================================
 #
-# fjd has one file per job.  The file names an executable, which gets the path of the file as argument.  So
-# the job becomes a line with the executable and the path.  We search for lines that end with a path under the
-# append lock, so two calls that add the same directory add each file once.
+# fjd has one file per job.  The file names an executable, which gets the path of the file as argument.  The
+# job becomes a line with both.  We search for lines that end with a path under the append lock, so two calls
+# that add the same directory add each file once.
 
 FJD_SECTIONS = ("control", "fjd")
-MAX_JOB_FILE_BYTES = 1 << 20        # a larger file is not a job file of fjd
+MAX_JOB_FILE_BYTES = 1 << 20        # a larger file is no job file of fjd
 
 
 def line_of_fjd_file(path: str) -> bytes:
-    """Return the job line for a job file of fjd, which is an .ini file that names an executable.
+    """Return the job line for a job file of fjd, an .ini file that names an executable.
 
-    The command is the executable with the path of the file as argument.  Raises UsageError.
+    The command is the executable with the file's path as argument.  Raises UsageError.
     """
     source = Source("./-" if path == "-" else path)     # Source would read stdin for '-'
     executable = read_executable(source)
@@ -1887,7 +1872,7 @@ def line_of_fjd_file(path: str) -> bytes:
 def read_executable(source: Source) -> str:
     """Return the executable that a job file of fjd names, by executable= in [control] or [fjd].
 
-    Raises UsageError; for a syntax error it names the line.
+    Raises UsageError, for a syntax error with the line.
     """
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
@@ -1922,7 +1907,7 @@ def absolute_path(path: str) -> bytes:
 
 
 def is_job_file(entry: os.DirEntry[str]) -> bool:
-    """Return True if a directory entry is a file, neither hidden nor an editor's backup (NAME~)."""
+    """Return True for a file that is neither hidden nor an editor's backup (NAME~)."""
     try:
         return not entry.name.startswith(".") and not entry.name.endswith("~") and entry.is_file()
     except OSError:                 # for example a loop of links
@@ -1930,7 +1915,7 @@ def is_job_file(entry: os.DirEntry[str]) -> bool:
 
 
 def job_files(folder: str) -> list[str]:
-    """Return the paths of the job files in a directory, sorted by name."""
+    """Return the paths of the job files in a directory, sorted."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if is_job_file(entry))
@@ -1942,7 +1927,7 @@ def job_files(folder: str) -> list[str]:
 def find_added_paths(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
     """Return those of these absolute paths that are the last word of a job's command, in any state.
 
-    One regular expression finds the last words that begin with the directory of a path.
+    One regular expression finds the last words that begin with a path's directory.
     """
     path_by_word = {quote(path): path for path in paths}
     if not path_by_word:
@@ -1962,10 +1947,10 @@ def find_added_paths(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
 def add_job_files(file: JobFile, names: Sequence[str]) -> int:
     """Append a job for each of these job files of fjd, and for those in these directories; return how many.
 
-    A file that the user names is always added, one in a directory only if no job of `file` has its path.
+    A file that the user names is always added, one in a directory only if no job has the path.
     """
     line_by_path: dict[bytes, bytes] = {}
-    paths_to_check: set[bytes] = set()          # those found in a directory
+    paths_to_check: set[bytes] = set()          # found in a directory
     for name in names:
         if os.path.isdir(name):
             new_lines = {absolute_path(path): line_of_fjd_file(path) for path in job_files(name)}
@@ -1996,8 +1981,8 @@ def add_job_files(file: JobFile, names: Sequence[str]) -> int:
 #     -timeout: T                   for the command above
 #     end                           ends the test
 #
-# A test becomes a group below a barrier.  The commands become jobs, under `#RUN` lines that name the group,
-# the target as host, and the timeout.  After an error, a message names the line, and nothing is added.
+# A test becomes a group below a barrier.  The commands become jobs, under `#RUN` lines with group, target (as
+# host) and timeout.  After an error, a message names the line, and nothing is added.
 
 TEST_LABEL = re.compile(rb"([^:]+):")
 TEST_FLAG = re.compile(rb"-(generaltimeout|minhosts|timeout)\s*:\s*(.*)")
@@ -2008,7 +1993,6 @@ TEST_TIMEOUT = re.compile(rb"(\d+)\s*([hms])")
 
 @dataclass
 class TestCommand:
-    """A command of a test."""
     line: bytes                     # of the new job
     timeout: bytes                  # as in a directive: b"5m"; b"": not given
 
@@ -2017,7 +2001,7 @@ class TestCommand:
 class Test:
     """A test: commands that several hosts start at the same moment."""
     label: bytes
-    timeout: bytes = b""            # for commands that have none; b"": none given
+    timeout: bytes = b""            # for commands that have none; b"": not given
     min_hosts: bytes = b"all"       # how many hosts must not time out
     targets: dict[bytes, list[TestCommand]] = field(default_factory=dict)   # by host
     last_command: TestCommand | None = None
@@ -2040,16 +2024,16 @@ class Test:
             )
 
     def _add_command(self, target: bytes, text: bytes) -> None:
-        """Add a command that a target, a host, has to run.  Raises ValueError if there is no command."""
+        """Add a command for a target, a host.  Raises ValueError if there is no command."""
         if not text.strip():
             raise ValueError(f"'{display_text(target)}' has no command (or the test above has no end)")
         self.last_command = TestCommand(job_line(text), self.timeout)
         self.targets.setdefault(target, []).append(self.last_command)
 
     def _apply_flag(self, name: str, value: bytes) -> None:
-        """Apply '-NAME: VALUE': `timeout` to the command above, the other flags to the whole test.
+        """Apply '-NAME: VALUE': `timeout` to the command above, other flags to the whole test.
 
-        These must be above the first target.  Raises ValueError if a flag or its value is not allowed.
+        These must be above the first target.  Raises ValueError if a flag or value is not allowed.
         """
         if name == "timeout":
             if not self.last_command:
@@ -2066,9 +2050,9 @@ class Test:
     def job_file_lines(self) -> Iterator[bytes]:
         """Yield the lines of the job file for this test.
 
-        `#RUN barrier` comes first: the jobs below it wait until all jobs above have finished.  Then each
-        command becomes a job.  `#RUN together=LABEL host=TARGET timeout=5m min-hosts=all` makes the jobs
-        below it a group, whose hosts start at the same moment.  It is repeated only where it changes.
+        `#RUN barrier`: the jobs below wait until all jobs above have finished.  Then each command becomes a
+        job.  `#RUN together=LABEL host=TARGET timeout=5m min-hosts=all` makes the jobs below a group, whose
+        hosts start at the same moment.  It is repeated only where it changes.
         """
         yield b"#RUN barrier\n# test %b\n" % self.label
         group = re.sub(rb"[\s,=]+", b"_", self.label)       # a setting cannot contain these characters
@@ -2090,7 +2074,7 @@ class Test:
 
 
 def directive_timeout(text: bytes) -> bytes:
-    """Return a timeout in the form of a directive: '5 m' -> '5m', '0s' -> 'none'.  Raises ValueError."""
+    """Return a timeout as in a directive: '5 m' -> '5m', '0s' -> 'none'.  Raises ValueError."""
     match = TEST_TIMEOUT.fullmatch(text)
     if not match and text != b"none":
         raise ValueError(f"not a timeout: '{display_text(text[:80])}' (such as 330s, 5m, 2h or none)")
@@ -2109,10 +2093,9 @@ def check_value(parse: Callable[[str], object], text: bytes) -> bytes:
 
 
 def read_tests(path: str) -> Iterator[Test]:
-    """Yield the tests of a NetJobs configuration."""
     source = Source(path)
     test: Test | None = None
-    label_line = 0                          # the line number of the test's label
+    label_line = 0
     test_count = 0
     for line in map(bytes.strip, source):
         if line[:1] in b"#":                # or b""
@@ -2147,13 +2130,13 @@ def lines_of_tests(path: str) -> Iterator[bytes]:
     """Yield the new lines, directives and jobs, for a NetJobs configuration."""
     for test in read_tests(path):
         yield from test.job_file_lines()
-    yield b"#RUN\n"                         # the settings of the last test do not apply to jobs added later
+    yield b"#RUN\n"                         # the last test's settings do not apply to later jobs
 
 
 # ======== The end of following ==============================================================================
 #
-# `#RUN end` is a line of the job file like any other: it is appended under the append lock.  To undo that, we
-# write `#off` over the first four bytes, while holding the mutex of the line's text.
+# `#RUN end` is a line like any other: it is appended under the append lock.  To undo that, we write `#off`
+# over the first four bytes, while holding the mutex of the line's text.
 
 
 def is_end_directive(line: Line) -> bool:
@@ -2164,7 +2147,7 @@ def is_end_directive(line: Line) -> bool:
 
 
 def find_end_directives(file: JobFile, fd: int) -> list[Line]:
-    """Return the valid lines `#RUN end` of a job file.  fd: of the open file."""
+    """Return the valid lines `#RUN end` of an open job file."""
     with Reader.with_own_fd(fd, file.network) as reader:
         lines = Scan(reader, first_line_offset(reader), b"", directives=True)
         return [line for line in lines if is_end_directive(line)]
@@ -2180,7 +2163,7 @@ def add_end_directive(file: JobFile) -> str:
 
 
 def say_jobs_below_end(file: JobFile) -> None:
-    """Print a warning about new jobs below a `#RUN end`, where --follow runners do not see them.
+    """Warn about new jobs below a `#RUN end`, where --follow runners do not see them.
 
     Call it without the append lock, so that no process must wait.
     """
@@ -2194,7 +2177,7 @@ def say_jobs_below_end(file: JobFile) -> None:
 
 
 def disable_end_directives(file: JobFile, change_counts: ChangeCounts) -> None:
-    """Turn each line `#RUN end` into the comment `#off end`, so that --follow runners wait for jobs again."""
+    """Turn each `#RUN end` into the comment `#off end`, so that --follow runners wait for jobs again."""
     with open_and_lock_to_append(file, create=False):
         file.open_to_write()
         for line in find_end_directives(file, file.get_checked_fd()):
@@ -2203,12 +2186,12 @@ def disable_end_directives(file: JobFile, change_counts: ChangeCounts) -> None:
 
 # ======== Command line ======================================================================================
 #
-# A call does one thing.  Lines are selected one by one, while the file is read.  Each refused line is
-# reported, and then the exit status is 1; it is 2 if nothing was started.
+# A call does one thing.  Lines are selected while the file is read.  Each refused line is reported, and then
+# the exit status is 1; it is 2 if nothing was started.
 
 
 def parse_state(text: str) -> bytes:
-    """Return the state that a word or a byte names: 'new' and '.' return b'.'.  For argparse."""
+    """Return the state that a word or byte names: 'new' and '.' return b'.'.  For argparse."""
     state = STATES.get(text) or os.fsencode(text)
     if len(state) != 1 or state in b"#/" or not b"!" <= state <= b"~":
         raise argparse.ArgumentTypeError(
@@ -2219,7 +2202,7 @@ def parse_state(text: str) -> bytes:
 
 
 def parse_settable_state(text: str) -> bytes:
-    """Return the state that a word or a byte names, but refuse r.  For argparse."""
+    """Return the state that a word or byte names; refuse r.  For argparse."""
     new_state = parse_state(text)
     if new_state == RUNNING:
         raise argparse.ArgumentTypeError("only runners set r (. is new)")
@@ -2235,7 +2218,7 @@ def parse_states(text: str) -> bytes:
 
 
 def parse_template(text: str) -> bytes:
-    """Return a command with placeholders, such as 'simulate {1}', after checking it.  For argparse.
+    """Return a command with placeholders, such as 'simulate {1}'.  For argparse.
 
     Refuse a directive, column 0, and a placeholder within quotes.
     """
@@ -2251,7 +2234,7 @@ def parse_template(text: str) -> bytes:
 
 
 def parse_separator(text: str) -> re.Pattern[bytes]:
-    """Compile the regular expression for the separator of columns; it must not match b''.  For argparse."""
+    """Compile the regular expression that separates columns; it must not match b''.  For argparse."""
     with contextlib.suppress(re.error):
         pattern = re.compile(os.fsencode(text))
         if not pattern.search(b""):
@@ -2276,7 +2259,6 @@ Run failed jobs again, cancel one, edit while jobs run, add, hold:
 
 
 def make_parser() -> Parser:
-    """Return the parser of the command line."""
     parser = Parser(
         PROG,
         purpose="Write a job file, also while jobs run: set states, cancel, edit, list, add.",
@@ -2364,7 +2346,7 @@ def make_parser() -> Parser:
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """Parse and check the command line.
 
-    The result also has `action`, the one option that says what to do, such as 'add_list'; the Selection
+    The result also has `action`, the option that says what to do, such as 'add_list'; the Selection
     `selection`; and the values after `:::`, `sweep`.
     """
     parser = make_parser()
@@ -2431,7 +2413,7 @@ def add_lines(options: argparse.Namespace, file: JobFile) -> str:
 
 
 def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
-    """Return the new lines for --add or --add-list, made one by one."""
+    """Return the new lines for --add or --add-list."""
     template = options.template
     sources = options.sweep
     path = options.add_list
@@ -2445,10 +2427,10 @@ def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
 
 
 def describe_still_running(lines: Sequence[int], state: bytes) -> str:
-    """Return a message about jobs that still run after --force has replaced the `r` of their lines.
+    """Return a message about jobs that still run after --force has replaced the `r` of the lines.
 
     A living runner restores an `r` that has become `.`, because an editor can have saved an old state; any
-    other state cancels the job.  lines: numbers.  state: written instead of `r`.
+    other state cancels the job.  state: written instead of `r`.
     """
     effect = "writes r over it again" if state == NEW else "kills the job now"
     return (
@@ -2461,7 +2443,7 @@ def describe_still_running(lines: Sequence[int], state: bytes) -> str:
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
     """Set or cancel the selected lines, and print the changes; return the exit status.
 
-    The status is 1 if no line was changed, a line was refused, or the file was replaced meanwhile.
+    1: no line was changed, a line was refused, or the file was replaced.
     """
     change_counts = ChangeCounts()
     state: bytes = HELD if options.cancel else options.set
@@ -2490,7 +2472,7 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
 def report_changes(
     file: JobFile, options: argparse.Namespace, state: bytes, change_counts: ChangeCounts
 ) -> None:
-    """Print how many lines have got a new state, and warn of side effects."""
+    """Print how many lines have a new state, and warn of side effects."""
     summary = change_counts.summary(state)
     if summary:
         file.say(summary)
@@ -2523,14 +2505,14 @@ def list_lines(file: JobReader, selection: Selection) -> int:
 
 
 def check_openable(path: str, flags: int) -> None:
-    """Raise OSError, which names the reason, if a job file cannot be opened with these flags of open(2)."""
+    """Raise OSError, with the reason, if a job file cannot be opened with these flags of open(2)."""
     os.close(open_job_file(path, flags))
 
 
 def run_on_existing_file(options: argparse.Namespace, file: JobFile) -> int:
     """Run --edit, --reopen, --set or --cancel; return the exit status.
 
-    Raises UsageError if the file has lines of other text and no job, but after --edit only report that.
+    Raises UsageError if the file has lines of other text and no job; after --edit only report that.
     """
     quiet: bool = options.quiet
     check_openable(file.path, os.O_RDWR)
