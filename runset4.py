@@ -193,9 +193,9 @@ def open_and_lock_to_append(file: JobFile, create: bool = True) -> Iterator[int]
     """Open a job file, and keep others from appending during the `with` block; yield the descriptor.
 
     An editor can replace the file at any moment, and lines appended to the old file are lost.  So open the
-    path again until it names the open file.  If it names another file at the end of the block, a person must
-    look: the editor can have read the lines in the old file or not.  Appending again could run them twice,
-    and not appending could lose them.
+    path until it names the open file.  If it names another file at the end of the block, a person must look:
+    the editor can have read the lines in the old file or not.  Appending again could run them twice, and not
+    appending could lose them.
 
     create: if the file does not exist.  Raises UsageError, OSError (ESTALE: the file was replaced).
     """
@@ -304,7 +304,7 @@ def lines_of_arguments(commands: Sequence[str]) -> Iterator[bytes]:
 
 
 class Source:
-    """A text file, or stdin, from which jobs are imported; errors name the line read last."""
+    """A text file, or stdin, with jobs to import; errors name the line read last."""
     MAX_LINE_BYTES = 2 * LONGEST_COMMAND    # a longer line has too long a command
 
     def __init__(self, path: str) -> None:
@@ -326,7 +326,7 @@ class Source:
             raise UsageError(f"{self.name}: {error_text(error)}") from None
 
     def _check_and_strip(self, line: bytes) -> bytes:
-        """Return the line just read without the newline.  Raises UsageError if it is not text."""
+        """Return a line without the newline.  Raises UsageError if it is not text."""
         if self.line_number == 1:
             line = self._without_bom(line)
         if b"\0" in line:
@@ -410,7 +410,7 @@ class Selection:
 
     @functools.cached_property
     def _single_numbers(self) -> set[int]:
-        """The line numbers given one by one; a set, because there can be thousands."""
+        """Line numbers given one by one; a set, because there can be thousands."""
         return {span[0] for span in self.ranges if span[0] == span[-1]}
 
     @functools.cached_property
@@ -439,13 +439,13 @@ def wait_until_committed(file: JobFile, line: Line) -> bool:
 def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
     """Set the state of a line that was read before; return '', or why that was refused.
 
-    Without `force`, a line that is running, or has changed since, is refused.  Raises OSError (ESTALE: the
-    file was replaced).
+    Without `force`, refuse a line that is running, or has changed since.  Raises OSError (ESTALE: the file
+    was replaced).
     """
     with file.command_mutex(line.command) as acquired:
         if not acquired or not wait_until_committed(file, line):
             return "is being added, claimed, finished or edited (try again)"
-        file.get_checked_fd()                         # the file has not been replaced
+        file.get_checked_fd()                         # raises if the file was replaced
         state_now = file.state_at(line)
         if state_now is None or (state_now != line.state and not force):
             return "has changed since it was read; not set"
@@ -553,8 +553,8 @@ def is_job_running(file: JobFile, line: Line, state_now: bytes | None) -> bool:
     """Return True if the job of a line is running, or could be.  The caller holds the command mutex.
 
     A job can run though the line is not `r`, for example after an editor has saved an old `.` over the `r`.
-    Each running copy of a command holds one job lock.  So if the command has more held job locks than lines
-    `r`, a copy runs for a line in another state: perhaps for this one.
+    Each running copy holds one job lock.  So if a command has more held job locks than lines `r`, a copy runs
+    for a line in another state: perhaps for this one.
 
     state_now: None if the line has moved.
     """
@@ -612,8 +612,7 @@ def cancel_and_report(
     """Cancel a selected job by writing x over `r` or `.`; return the line if we must wait for the job's exit.
 
     The returned line has the state before the x.  If the user has named the line by number or command, a job
-    that runs in any other state is cancelled, too.  A finished job keeps the result.  running_lines: the
-    lines `r` of the command.
+    that runs in any other state is cancelled, too.  A finished job keeps the result.
     """
     state_now: bytes | None = line.state
     is_running = False
@@ -641,16 +640,16 @@ def say_unusual_cancel(file: JobFile, number: int, old_state: bytes, is_running:
 
 
 def why_not_cancelled(state_now: bytes | None) -> str:
-    """Return why a line in this state cannot be cancelled.  state_now: None if the line has moved."""
+    """Return why a line in this state is not cancelled.  state_now: None if it has moved."""
     if state_now is None:
         return "has moved since it was read; not cancelled (look, and run this again)"
     return f"is not running: the state is {display_text(state_now)}"
 
 
 def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeCounts) -> None:
-    """Wait until these cancelled jobs have exited; report those that have not after a time limit.
+    """Wait until these cancelled jobs have exited; report those that take too long.
 
-    Meanwhile kill those that run on this host and whose runners are dead.
+    Meanwhile kill those on this host whose runners are dead.
     """
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
     next_scan = 0.0                     # when to search for jobs without a runner
@@ -669,7 +668,7 @@ def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts
 
     The job has exited when the command has no more held job locks than lines `r`.  If the line is not x then,
     report it, and count it as refused instead of changed.  If an editor has saved an old `r` or `.` over the
-    x, cancel the job again, and return True.  line.state: before the x.
+    x, cancel the job again, and return True.
     """
     state = file.state_at(line)
     if state in UNFINISHED_STATES:
@@ -678,7 +677,8 @@ def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts
     is_running = not file.can_run_another_copy(line.command)
     if is_running:
         return True
-    is_as_cancelled = state in (HELD, line.state)       # a line that was neither `r` nor `.` keeps its state
+    # line.state: before the x; a line that was neither `r` nor `.` keeps it
+    is_as_cancelled = state in (HELD, line.state)
     if not is_as_cancelled:
         change_counts.changed[line.state] -= 1
         change_counts.add_refusal(
@@ -688,7 +688,7 @@ def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts
 
 
 def report_still_running(file: JobFile, lines: Iterable[Line], change_counts: ChangeCounts) -> None:
-    """Report that the jobs of these cancelled lines have not exited, and why; count them as refused."""
+    """Report that these cancelled jobs have not exited, and why; count the lines as refused."""
     holders = Holders(file.lock_table.inode)
     for line in lines:
         state_text = display_text(HELD if line.state in UNFINISHED_STATES else line.state)
@@ -701,7 +701,7 @@ def report_still_running(file: JobFile, lines: Iterable[Line], change_counts: Ch
 
 
 def kill_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
-    """Kill those jobs of these cancelled lines that run on this host and whose runners are dead."""
+    """Kill those of these cancelled jobs that run on this host and whose runners are dead."""
     holders = Holders(file.lock_table.inode)
     if not holders.job_holds:
         return
@@ -719,8 +719,8 @@ def kill_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
 def read_running_copies(file: JobFile, command: bytes) -> tuple[list[Line], int] | None:
     """Return the lines `r` of a command and the number of running copies, both at one moment.
 
-    Each copy holds one job lock, so held locks are counted.  More copies than lines: cancelled copies still
-    run. None: other processes kept the command mutex.
+    Each copy holds one job lock, so held locks are counted.  If there are more copies than lines, cancelled
+    copies still run.  None: other processes kept the command mutex.
     """
     with file.command_mutex(command) as acquired:
         if not acquired:
@@ -735,10 +735,10 @@ def match_unsupervised_jobs(
 ) -> list[tuple[Line, Shell]]:
     """Return the jobs to kill for cancelled lines of one command, each with the line.
 
-    unsupervised_jobs: the jobs of this command whose runners are dead, by the offset of the held job lock.
+    unsupervised_jobs: of this command, without a living runner, by the offset of the held job lock.
 
-    After an edit has moved lines, job locks and lines no longer match.  Then a job is returned only if no
-    copy of the command has a living runner, because otherwise the cancelled job could be that copy.
+    After an edit has moved lines, job locks and lines no longer match.  Then return a job only if no copy of
+    the command has a living runner: otherwise the cancelled job could be that copy.
     """
     command = lines[0].command
     running_copies = read_running_copies(file, command)
@@ -763,8 +763,8 @@ def match_by_job_lock(
 ) -> tuple[list[tuple[Line, Shell]], list[Line], list[Shell]]:
     """Return each line with the job that holds the line's job lock; the other lines; the other jobs.
 
-    A runner locks the job lock of the line's number if that is free.  So if lines 3 and 7 have the same
-    command, the copy that holds lock number 3 is the job of line 3.  jobs: by offset of the job lock.
+    A runner locks the job lock of the line's number if that is free.  So if lines 3 and 7 have one command,
+    the copy that holds lock number 3 is the job of line 3.  jobs: by offset of the job lock.
     """
     remaining_jobs = dict(jobs)
     matched: list[tuple[Line, Shell]] = []
@@ -851,7 +851,6 @@ class LockedRanges(NamedTuple):
 
 
 def job_locks_of(command: bytes) -> range:
-    """Return the offsets of all job locks of a command."""
     start = bucket_of(command)
     return range(start, start + JOB_LOCKS)
 
@@ -934,8 +933,7 @@ class Holders:
     def _unsupervised_job(self, job_lock: int) -> Shell | None:
         """Return the job that holds this job lock, if the job's runner is dead.
 
-        A living runner holds the lock, too.  None: no job holds the lock, or a process does that can kill the
-        job.
+        A living runner holds the lock, too.  None: no job holds it, or a process does that can kill the job.
         """
         holds = [hold for hold in self.all_holds if hold.overlaps(range(job_lock, job_lock + 1))]
         tags_by_pid = {hold.pid: self._tags_of(hold.pid) for hold in holds}
@@ -957,13 +955,13 @@ class Holders:
 
         If the shell has exited, return the number of any session of the job's processes; 0: all have exited.
         """
-        # the shell, which leads its session, comes first (False < True)
+        # the shell leads its session, so it comes first (False < True)
         sessions = sorted((session != pid, session) for pid in job_pids if (session := self._session(pid)))
         return sessions[0][1] if sessions else 0
 
     @staticmethod
     def _tags_of(pid: int) -> list[bytes]:
-        """Return the tags of the jobs that a process belongs to, the outermost first; []: none.
+        """Return the tags of the jobs that a process belongs to, outermost first; []: none.
 
         A job's tag is in the environment of all its processes, and, if the job is a runner, of inner jobs.
         """
@@ -981,7 +979,7 @@ class Holders:
             return 0
 
     def is_server(self, pid: int) -> bool:
-        """Return True if a process has the presence lock of a server; False also if it has exited."""
+        """Return True if a living process has a server's presence lock."""
         with contextlib.suppress(OSError):                  # the process has exited
             fds = map(int, os.listdir(f"/proc/{pid}/fd"))
             locked_ranges = [span for fd in fds for span in self._locked_ranges(pid, fd).ranges]
@@ -1029,7 +1027,6 @@ def is_job(line: bytes) -> bool:
 
 
 def is_running_line(line: bytes) -> bool:
-    """Return True for a job line in the state r."""
     return line[:1] == RUNNING and is_job(line)
 
 
@@ -1159,8 +1156,8 @@ def merge(
     base: the lines that the person got.  edited: in the person's copy.  current: in the file now, in which
     other processes can have changed states and appended lines.
 
-    The result has the lines of `edited`, in that order, and the appended lines.  Lines that differ only in
-    the state are matched, and have the state of `current` unless the person has changed it.  If any change is
+    The result has the lines of `edited`, in that order, and the appended ones.  Lines that differ only in the
+    state are matched, and have the state of `current` unless the person has changed it.  If any change is
     refused, no lines are returned.
     """
     base_count = len(base)
@@ -1197,9 +1194,8 @@ def insert_appended_lines(
 ) -> list[bytes]:
     """Return merged lines with the lines that other processes have appended meanwhile.
 
-    If the person has only appended lines and changed states, the lines of the other processes come first, so
-    that they keep their offsets in the file; otherwise last.  base_keys: merge_key() of each line that the
-    person got.
+    If the person has only appended lines and changed states, the others' lines come first, and so keep their
+    offsets in the file; otherwise last.  base_keys: merge_key() of each line that the person got.
     """
     base_count = len(base_keys)
     has_only_new_lines_at_end = base_keys == [*map(merge_key, merged[:base_count])]
@@ -1255,8 +1251,8 @@ def lock_free_buckets(fd: int) -> list[int]:
     """Lock all unused buckets of a lock file; return the offsets of the command mutexes of the others.
 
     A command's bucket is 65,535 bytes for job locks and then the command mutex.  It is in use if another
-    process has a lock in it.  There lock nothing, because a process that holds a mutex counts the job locks
-    of the bucket.  Lock ranges as large as possible.  fd: of the lock file.
+    process has a lock in it.  There lock nothing: a process that holds a mutex counts the job locks of the
+    bucket. Lock ranges as large as possible.
     """
     mutexes: list[int] = []
     ranges_to_lock = [(0, BUCKETS_END)]
@@ -1265,7 +1261,7 @@ def lock_free_buckets(fd: int) -> list[int]:
         if start < stop and not lock(fd, start, stop - start):
             held_range = other_lock(fd, start, stop - start)
             held_offset = held_range.start if held_range else start     # None: just unlocked
-            command_mutex = held_offset | MUTEX_OFFSET      # the last byte of that bucket of 2^16
+            command_mutex = held_offset | MUTEX_OFFSET      # the last of 2^16 bytes of that bucket
             bucket_start = command_mutex - MUTEX_OFFSET
             mutexes.append(command_mutex)
             ranges_to_lock += [(start, bucket_start), (command_mutex + 1, stop)]
@@ -1295,8 +1291,8 @@ def hold_all_locks(file: JobFile) -> Iterator[int]:
 def apply_edit(file: JobFile, base: bytes, edited: bytes, quiet: bool = False) -> list[str]:
     """Merge an edited copy into the file, and print the changes; return the refused changes.
 
-    If any change is refused, nothing is written.  base: the contents that the person got.  Raises OSError
-    (ESTALE: the file was replaced or removed).
+    If any is refused, nothing is written.  base: the contents that the person got.  Raises OSError (ESTALE:
+    the file was replaced or removed).
     """
     file.open_to_write()
     with append_lock(file), hold_all_locks(file) as lock_fd:
@@ -1324,7 +1320,7 @@ LAST_MUTEX_OFFSET = BUCKETS_END - 1     # of the command mutex of the last bucke
 def check_locks_held(file: JobFile, lock_fd: int) -> None:
     """Raise OSError (EIO) if a network file system has dropped our locks, so that runners could claim lines.
 
-    lock_fd: from hold_all_locks(); it has all command mutexes.  The last one stands for all.
+    lock_fd: from hold_all_locks(), with all command mutexes.  The last one stands for all.
     """
     if file.network and lost_locks(lock_fd, [LAST_MUTEX_OFFSET], file.mount):
         raise OSError(errno.EIO, "the locks were lost")
@@ -1335,7 +1331,7 @@ def _write_in_place(
 ) -> None:
     """Append the new lines, then write the changed states.
 
-    merged, current: the lines as they will be and as they are.  offsets: of the current lines.
+    merged, current: the lines as they will be, and as they are.  offsets: of current lines.
     """
     appended = b"".join(line + b"\n" for line in merged[len(current):])
     if appended:
@@ -1390,7 +1386,7 @@ def _replace_file(
 
 
 def locks_out_writers(old_info: os.stat_result, new_info: os.stat_result) -> bool:
-    """Return True if a user who can write to the old file could not write to the new one of the same mode."""
+    """Return True if a user can write to the old file, but could not to the new one of the same mode."""
     if old_info.st_mode & 0o006 == 0o006:
         return False
     if old_info.st_gid != new_info.st_gid and old_info.st_mode & 0o060:
@@ -1650,8 +1646,8 @@ UNSAFE_CONSTRUCTS = {
 def check_template(template: bytes) -> None:
     """Raise argparse.ArgumentTypeError if a template has a placeholder inside quotes, as in 'echo "{}"'.
 
-    Values are quoted when filled in.  Inside quotes that would end the quoting, and the shell could run the
-    contents of a value.  Numbers, such as {#}, are safe anywhere.
+    Values are quoted when filled in.  Inside quotes these quotes would end the quoting, and the shell could
+    run the contents of a value.  Numbers, such as {#}, are safe anywhere.
     """
     for placeholder in PLACEHOLDER.finditer(template):
         offset = placeholder.start()
@@ -1784,7 +1780,7 @@ def table_rows(source: Source) -> Iterator[bytes | list[bytes]]:
 
 
 def lines_of_table(path: str, template_text: bytes) -> Iterator[bytes]:
-    """Yield the new lines for a table: each row below the first becomes a job; directives are copied."""
+    """Yield a job line for each row of a table below the first; copy directives."""
     source = Source(path)
     template = None
     width = 0
@@ -1856,9 +1852,9 @@ MAX_JOB_FILE_BYTES = 1 << 20        # a larger file is no job file of fjd
 
 
 def line_of_fjd_file(path: str) -> bytes:
-    """Return the job line for a job file of fjd, an .ini file that names an executable.
+    """Return the job line for a job file of fjd: the executable that the file names, and the file's path.
 
-    The command is the executable with the file's path as argument.  Raises UsageError.
+    Raises UsageError.
     """
     source = Source("./-" if path == "-" else path)     # Source would read stdin for '-'
     executable = read_executable(source)
@@ -2024,7 +2020,7 @@ class Test:
             )
 
     def _add_command(self, target: bytes, text: bytes) -> None:
-        """Add a command for a target, a host.  Raises ValueError if there is no command."""
+        """Add a command for a target, a host.  Raises ValueError if the command is empty."""
         if not text.strip():
             raise ValueError(f"'{display_text(target)}' has no command (or the test above has no end)")
         self.last_command = TestCommand(job_line(text), self.timeout)
@@ -2127,7 +2123,7 @@ def read_tests(path: str) -> Iterator[Test]:
 
 
 def lines_of_tests(path: str) -> Iterator[bytes]:
-    """Yield the new lines, directives and jobs, for a NetJobs configuration."""
+    """Yield the new lines for a NetJobs configuration."""
     for test in read_tests(path):
         yield from test.job_file_lines()
     yield b"#RUN\n"                         # the last test's settings do not apply to later jobs
@@ -2140,7 +2136,6 @@ def lines_of_tests(path: str) -> Iterator[bytes]:
 
 
 def is_end_directive(line: Line) -> bool:
-    """Return True if a line is a valid `#RUN end`."""
     with contextlib.suppress(ValueError):
         return parse_settings(line.text).kind == "end"
     return False
@@ -2383,7 +2378,7 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
 
 
 def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> None:
-    """Refuse options for appended lines that exclude each other."""
+    """Refuse options for new lines that exclude each other."""
     template = options.template
     commands = options.add
     sweep = options.sweep
@@ -2429,8 +2424,8 @@ def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
 def describe_still_running(lines: Sequence[int], state: bytes) -> str:
     """Return a message about jobs that still run after --force has replaced the `r` of the lines.
 
-    A living runner restores an `r` that has become `.`, because an editor can have saved an old state; any
-    other state cancels the job.  state: written instead of `r`.
+    state: written instead.  A living runner restores an `r` that has become `.`, because an editor can have
+    saved an old state; any other state cancels the job.
     """
     effect = "writes r over it again" if state == NEW else "kills the job now"
     return (
@@ -2472,7 +2467,7 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
 def report_changes(
     file: JobFile, options: argparse.Namespace, state: bytes, change_counts: ChangeCounts
 ) -> None:
-    """Print how many lines have a new state, and warn of side effects."""
+    """Print how many lines have a new state; warn of side effects."""
     summary = change_counts.summary(state)
     if summary:
         file.say(summary)
@@ -2539,7 +2534,7 @@ def reopen_and_report(file: JobFile, quiet: bool) -> int:
 
 
 def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
-    """Append the requested lines, create the file if necessary, and print how many; return 0."""
+    """Append the requested lines, to a new file if necessary, and print how many; return 0."""
     if os.path.lexists(file.path):
         check_for_strays(file.path, file.network, file.say, refuse=False)
     message = add_lines(options, file)
@@ -2550,7 +2545,7 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
 
 
 def run_command(argv: Sequence[str]) -> int:
-    """Do the action of the command line, such as --list or --add; return the exit status."""
+    """Do the action of the command line, such as --list; return the exit status."""
     options = parse_options(argv)
     path: str = options.file
     only_list: bool = options.list
