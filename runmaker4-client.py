@@ -127,7 +127,7 @@ FOREVER = 1e9                   # seconds: only an event ends the wait
 
 
 def duration_or_zero(text: str) -> float | None:
-    """Return the seconds of a duration such as '5m' or '0'.  For argparse."""
+    """Return the seconds of a duration such as '5m' or '0'; None: no limit.  For argparse."""
     return 0.0 if text == "0" else duration(text)
 
 
@@ -281,7 +281,7 @@ class Endpoint:
     context: ssl.SSLContext
 
     def open_channel(self, file_id: str = "") -> ClientChannel:
-        """file_id: of the required job file; '': any."""
+        """Return a new channel.  file_id: of the required job file; '': any."""
         return ClientChannel(self.token.text, self.context, file_id)
 
     def dial(self, seconds: float) -> tuple[socket.socket, ClientChannel]:
@@ -350,7 +350,7 @@ class Endpoint:
 #                                 complete line
 #
 # A new connection makes all events unsent again, in order.  The server reports the number of the last event
-# that it has dealt with; later ones are sent again.
+# that it has dealt with; only later ones are sent again.
 
 
 @dataclass(eq=False)
@@ -396,7 +396,7 @@ class RemoteJob(Job):
     result: bytes | None = None         # reported to the server; NEW: given back; None: not finished
     # why the last run ended: one of FAILURE_CAUSES, "unstarted" (no run has started), or "": none of these
     cause: str = "unstarted"
-    job_tag: str = ""                   # of the last run reported to the server; '': it has no process
+    job_tag: str = ""                   # of the last run reported to the server; '': none, or no process
     # acknowledged events that another server would also need
     replay: list[Event] = field(default_factory=list)
 
@@ -827,7 +827,7 @@ class LinkLife:
         """
         opened_at = boottime()
         while not link.lost_reason.done():
-            # grace / 8: an answer lets us start jobs for only half of the grace
+            # several pings in the half grace for which an answer lets us start jobs
             ping_pause = min(runmaker4.PING_SECONDS, self._grace / 8)
             pause = ping_pause if self._is_in_use else HANDSHAKE_POLL_SECONDS
             await asyncio.wait([link.lost_reason], timeout=pause)
@@ -1011,12 +1011,11 @@ class Connection:
         self.link_life = LinkLife(endpoint, give_up, reported_complaint)
         self._requests = Requests()
         self.orphans: list[int] = []                # the server counts them
-        self.failures: Failures | None = None       # as well
+        self.failures: Failures | None = None       # the server also counts these
         # the states of lines that the server must still run again for us: see Consumer.retry
         self._retry = to_text(program.retry)
-        # our jobs by key, without those in the queue, which wait for a slot
-        self._jobs: dict[str, RemoteJob] = {}
-        self._queue: deque[RemoteJob] = deque()
+        self._jobs: dict[str, RemoteJob] = {}       # ours with slots or results, by key
+        self._waiting_jobs: deque[RemoteJob] = deque()   # the others: no slot has taken them yet
         self._outbox = Outbox()
         self._server_wants = (False, False)         # records of runs, output of jobs
         # when to start each job of a group (loop's time); until then the shell waits at a gate
@@ -1046,13 +1045,13 @@ class Connection:
 
         exits_if_none: the runner exits if there is no job.  free: slots and memory that no job has.
         """
-        free_memory = free.memory - sum(job.needs.memory for job in self._queue)
+        free_memory = free.memory - sum(job.needs.memory for job in self._waiting_jobs)
         # the first job waits until it fits, and the others wait for it: only report our memory
-        if self._queue and not free.holds(self._queue[0].needs):
+        if self._waiting_jobs and not free.holds(self._waiting_jobs[0].needs):
             self._request_jobs(slot_count=0, free_memory=free_memory)
             return NoJob(retry_after=FOREVER)       # the end of a job wakes the runner
-        if self._queue and self.link_life.can_start_jobs:
-            job = self._queue.popleft()
+        if self._waiting_jobs and self.link_life.can_start_jobs:
+            job = self._waiting_jobs.popleft()
             self._jobs[job.key] = job
             self._requests.forget_no_job()
             self._request_for_free_slots(free_memory)
@@ -1124,7 +1123,7 @@ class Connection:
         Give back jobs without a slot; wait until the server has all results, and count the others as
         unwritten; ask for the summary; send `bye`, and close the link.  None: no summary, or no server.
         """
-        for job in list(self._queue):
+        for job in list(self._waiting_jobs):
             self._return_queued_job(job)
         await self._wait_for_acknowledgements(runner)
         unwritten = [job.number for job in self._jobs.values()]
@@ -1188,7 +1187,7 @@ class Connection:
 
         free_memory: bytes that no job has.  exits_if_none: the client exits if there is no job.
         """
-        expected_slots = sum(job.slots for job in self._queue) + self._requests.pending_slots
+        expected_slots = sum(job.slots for job in self._waiting_jobs) + self._requests.pending_slots
         busy_slots = sum(job.slots for job in self._running_jobs())
         free_slots = max(self._usable_slots() - busy_slots - expected_slots, 0)
         self._request_jobs(free_slots, free_memory, exits_if_none)
@@ -1211,8 +1210,8 @@ class Connection:
 
     def _return_queued_job(self, job: RemoteJob) -> None:
         """Give a job back if it still waits for a slot."""
-        if job in self._queue:
-            self._queue.remove(job)
+        if job in self._waiting_jobs:
+            self._waiting_jobs.remove(job)
             self._give_back(job)
             # a slot can be free: while this job waited, claim() returned no later one
             self._wake_runner()
@@ -1252,7 +1251,7 @@ class Connection:
     def _drop_job(self, key: str) -> RemoteJob | None:
         """Forget a job and its unacknowledged events; return the job, None if it is not in `_jobs`."""
         job = self._jobs.pop(key, None)
-        self._queue = deque(queued_job for queued_job in self._queue if queued_job.key != key)
+        self._waiting_jobs = deque(queued_job for queued_job in self._waiting_jobs if queued_job.key != key)
         self._outbox.drop(key)
         self._progress.set()
         return job
@@ -1333,12 +1332,12 @@ class Connection:
         if must_report:
             unfinished = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
             self._say(f"{why}{unfinished}; trying again")
-        for job in self._queue:
+        for job in self._waiting_jobs:
             # A new server must know that a job was not started.  Jobs of a group it sends again if we do not
             # name them.
             if not job.of_group:
                 self._give_back(job)
-        self._queue.clear()
+        self._waiting_jobs.clear()
         self._start_times.clear()
         for job in self._jobs.values():
             self._runner.refuse_gate(job)       # only a job that waits for `go`
@@ -1436,7 +1435,7 @@ class Connection:
         for item in message.objects("jobs"):
             job = RemoteJob.from_message(item)
             job.gated = item.boolean("hold")       # a job of a group: its shell waits for the server's `go`
-            self._queue.append(job)
+            self._waiting_jobs.append(job)
             self.loop.call_later(MAX_QUEUED_SECONDS, self._return_queued_job, job)
             self._requests.on_job(job)
         self.link_life.on_answer(request_number)
@@ -1459,7 +1458,7 @@ class Connection:
         """Handle the answer to a ping, which proves that the server is alive: queued jobs can start."""
         self._retry = message.text("retry", 3)
         self.link_life.on_answer(message.integer("request"))
-        if self._queue:
+        if self._waiting_jobs:
             self._wake_runner()
 
     def _on_fault(self, message: Message) -> None:
@@ -1496,7 +1495,7 @@ class Connection:
 
         cancelled: by a user; False: the group has stopped.  Finished jobs are ignored.
         """
-        queued_job = next((job for job in self._queue if job.key == key), None)
+        queued_job = next((job for job in self._waiting_jobs if job.key == key), None)
         job = self._jobs.get(key)
         if queued_job:
             self._return_queued_job(queued_job)
@@ -1531,7 +1530,7 @@ class Connection:
             request_number,
             met_end=message.boolean("ended"),
             why_jobs_remain=printable(message.text("left", 1000)),
-            can_exit=not self._queue,           # otherwise jobs have arrived since the request
+            can_exit=not self._waiting_jobs,    # otherwise jobs have arrived since the request
         )
         self.link_life.on_answer(request_number)
         self._wake_runner()
@@ -1578,12 +1577,12 @@ class Connection:
 #
 # To a `Runner` the server's records are one more sink.  The server's options decide: with --joblog only the
 # start and end of runs are sent; with -l, --outdir or --print also all output.  Without records the server
-# needs runs only for --status, so a run that ends within RUN_DELAY is not reported.
+# needs runs only for --status, so a run that ends within RUN_DELAY need not be reported.
 
 
 class ServerSink(Sink):
     """Reports the start, output and end of runs to the server."""
-    RUN_DELAY = 0.05                # seconds; shorter runs are not reported to a server without records
+    RUN_DELAY = 0.05                # seconds before a run is reported to a server without records
 
     def __init__(self, connection: Connection, keeps_records: bool, wants_output: bool) -> None:
         """keeps_records: the server records runs.  wants_output: also job output."""
@@ -1594,7 +1593,7 @@ class ServerSink(Sink):
         self._timer: asyncio.TimerHandle | None = None
 
     def on_started(self, run: Run) -> None:
-        """Send the `begin` of a run, at once if the server keeps records, otherwise after RUN_DELAY."""
+        """Send the `begin` of a run, at once if the server keeps records, otherwise within RUN_DELAY."""
         if self._keeps_records:
             return self._send_begin(run)
         self._unreported_runs[run] = None
@@ -1618,13 +1617,12 @@ class ServerSink(Sink):
             )
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Report the end of a run, and note a cause of failure for the job's result.
-
-        Without records a run shorter than RUN_DELAY is not reported.
+        """Report the end of a run, unless the start was not reported; note a cause of failure for the job's
+        result.
         """
         self._set_cause(run, run_result.cause if run_result.cause in FAILURE_CAUSES else "")
         if run in self._unreported_runs:
-            del self._unreported_runs[run]      # the `begin` was not sent
+            del self._unreported_runs[run]      # too short to report
         else:
             self._send_end(run, run_result)
 

@@ -389,9 +389,9 @@ class Selection:
     def lines(self, file: JobReader, default_states: bytes | None = KNOWN_STATES) -> Iterator[Line]:
         """Yield the selected job lines.
 
-        default_states: selected if neither states nor numbers are given; None: any.  The text `I have a list`
-        is a job line in state `I`, which counts as held.  Lines in such unusual states are changed only by
-        number or by --state.
+        default_states: selected if neither states nor numbers are given; None: any.  `I have a list` is a job
+        line in state `I`, which counts as held; lines in such unusual states are changed only by number or
+        --state.
         """
         states = default_states
         if self.states:
@@ -468,8 +468,7 @@ class ChangeCounts:
         self.refused += 1
 
     def count_change(self, file: JobFile, line: Line, refusal: str) -> bool:
-        """Count a line as changed; or count it as refused, and print the refusal.  Return True if it was
-        changed.
+        """Count a line as changed, or count it as refused and print the refusal; return True if changed.
 
         refusal: why it was not changed; '': it was.  line.state: before the change.
         """
@@ -887,7 +886,7 @@ class Holders:
     def _scan_process(self, pid: int, fds: Sequence[int], min_fd: int) -> Iterator[Hold]:
         """Yield a process's descriptors that hold job locks.
 
-        fds: all descriptors.  min_fd: skip those with lower numbers.
+        fds: all descriptors.  min_fd: skip lower ones.
         """
         for fd in fds:
             if fd < min_fd:
@@ -1013,7 +1012,7 @@ def kill_unsupervised(jobs: Iterable[Shell]) -> None:
 #
 # While we merge and write, we hold the append lock, and all of the lock file except the job locks of running
 # jobs.  So no line can be claimed, finished or set, and a process that locks a command mutex afterwards opens
-# the file that the path names then.  Running lines and job locks remain, and we wait for no job. States and
+# the file that the path names then.  Running lines and job locks remain, and we wait for no job.  States and
 # appended lines are written in place.  Any other change makes a new file, by rename.
 
 MIN_EDITOR_SECONDS = 1.0            # an editor that exits sooner has not shown the copy
@@ -1036,7 +1035,7 @@ def count_running(lines: Iterable[bytes]) -> int:
 
 def merge_key(line: bytes) -> bytes:
     """Return a key that is equal for lines that differ only in the state: b'. make' and b'd make'."""
-    # no other line contains a newline
+    # no line contains a newline, so only jobs have such keys
     return b"\n" + line[1:] if is_job(line) else line
 
 
@@ -1252,7 +1251,7 @@ def lock_free_buckets(fd: int) -> list[int]:
 
     A command's bucket is 65,535 bytes for job locks and then the command mutex.  It is in use if another
     process has a lock in it.  There lock nothing: a process that holds a mutex counts the job locks of the
-    bucket. Lock ranges as large as possible.
+    bucket.  Lock ranges as large as possible.
     """
     mutexes: list[int] = []
     ranges_to_lock = [(0, BUCKETS_END)]
@@ -1270,7 +1269,7 @@ def lock_free_buckets(fd: int) -> list[int]:
 
 @contextlib.contextmanager
 def hold_all_locks(file: JobFile) -> Iterator[int]:
-    """Lock the mutex of each possible command for the `with` block; yield the descriptor with the locks.
+    """Lock all command mutexes for the `with` block; yield the descriptor with the locks.
 
     So no other process can write states.  Raises OSError(EAGAIN) if a process keeps a mutex.
     """
@@ -1386,7 +1385,7 @@ def _replace_file(
 
 
 def locks_out_writers(old_info: os.stat_result, new_info: os.stat_result) -> bool:
-    """Return True if a user can write to the old file, but could not to the new one of the same mode."""
+    """Return True if a user can write to the old file, but not to a new one of the same mode."""
     if old_info.st_mode & 0o006 == 0o006:
         return False
     if old_info.st_gid != new_info.st_gid and old_info.st_mode & 0o060:
@@ -1395,7 +1394,7 @@ def locks_out_writers(old_info: os.stat_result, new_info: os.stat_result) -> boo
 
 
 def sync_directory(folder: str) -> None:
-    """Sync a directory to disk, so that a rename in it survives a power loss."""
+    """Sync a directory, so that a rename in it survives a power loss."""
     fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -1508,7 +1507,7 @@ def why_invalid_copy(base: bytes, edited: bytes) -> str:
 
 
 def ask_to_edit_again() -> bool:
-    """Return True if the person wants to edit the copy again; False if stdin or stderr is no terminal."""
+    """Return True if the person wants to edit again; False if stdin or stderr is no terminal."""
     if not (os.isatty(0) and os.isatty(2)):
         return False
     try:
@@ -1678,7 +1677,7 @@ def why_unsafe(template: bytes, value_offset: int) -> str:
 
 
 def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
-    """colsep: the separator; None: blanks."""
+    """Return the columns of a line.  colsep: the separator; None: blanks."""
     if not colsep:
         return line.split()
     return [column.strip() for column in colsep.split(line)]
@@ -1687,7 +1686,7 @@ def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
 def lines_from_list_file(
     path: str, template_text: bytes | None, colsep: re.Pattern[bytes] | None = None
 ) -> Iterator[bytes]:
-    """Yield a job line for each line of a list file: a command, or values for the placeholders of a template.
+    """Yield a job line for each line of a list file: a command, or values for a template.
 
     Copy #RUN directives; skip blank lines and comments.  template_text: None: the list has commands.  colsep:
     of columns; None: blanks.  Raises UsageError if a line is invalid, or there is nothing to add.
@@ -1762,8 +1761,7 @@ def table_template(template: bytes, header: Sequence[bytes]) -> Template:
 def table_rows(source: Source) -> Iterator[bytes | list[bytes]]:
     """Yield each row of a CSV table as a list, and each directive between rows as bytes.
 
-    The csv module reads only text.  Latin-1 decodes any byte to one character, and encodes that to the same
-    byte.
+    The csv module reads only text; Latin-1 maps any byte to one character, and back.
     """
     lines = iter(source)
     following_lines = (line.decode("latin-1") + "\n" for line in lines)
@@ -1852,10 +1850,7 @@ MAX_JOB_FILE_BYTES = 1 << 20        # a larger file is no job file of fjd
 
 
 def line_of_fjd_file(path: str) -> bytes:
-    """Return the job line for a job file of fjd: the executable that the file names, and the file's path.
-
-    Raises UsageError.
-    """
+    """Return the job line for a job file of fjd: the executable that the file names, and the file's path."""
     source = Source("./-" if path == "-" else path)     # Source would read stdin for '-'
     executable = read_executable(source)
     try:
@@ -2003,7 +1998,7 @@ class Test:
     last_command: TestCommand | None = None
 
     def parse_line(self, line: bytes) -> None:
-        """Add what a line of the configuration says: a command, or a flag such as '-timeout: 5m'.
+        """Add the command or flag of a line, such as '-timeout: 5m'.
 
         Raises ValueError with the reason if the line is invalid.
         """
