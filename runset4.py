@@ -1088,9 +1088,6 @@ class EqualLines:
         """Return these lines after the merge: with a person's states where the person has changed them.
 
         base: all lines that the person got.  edited: in the person's copy.  current: in the file now.
-
-        Raises EditRefusedError if another process has set a different state; if the person gives a line the
-        state `r`, which only runners set; or takes `r` from a running job.
         """
         base_part = [base[index] for index in self.base_indexes]
         edited_part = [edited[index] for index in self.edited_indexes]
@@ -1103,23 +1100,38 @@ class EqualLines:
         equal_at_start, equal_at_end = common_ends(base_part, edited_part)
         changed = slice(equal_at_start, len(base_part) - equal_at_end)
         new_part = edited_part[equal_at_start:len(edited_part) - equal_at_end]
-        old_part = current_part[changed]
-        added_running = count_running(new_part) - count_running(old_part)
-        # the person and another process have set different states
-        has_conflict = old_part not in (base_part[changed], new_part)
-        took_running = added_running < 0
-        if took_running or has_conflict:
-            raise self._conflict_error(base, current, self.base_indexes[changed])
-        if added_running > 0:
-            raise self._new_running_error(edited, self.edited_indexes[equal_at_start:])
+        self._check_new_states(base, edited, current, changed, new_part)
         return [*current_part[:equal_at_start], *new_part, *current_part[changed.stop:]]
+
+    def _check_new_states(
+        self,
+        base: Sequence[bytes],
+        edited: Sequence[bytes],
+        current: Sequence[bytes],
+        changed: slice,
+        new_part: Sequence[bytes],
+    ) -> None:
+        """Raise EditRefusedError if the person's lines new_part cannot replace the lines `changed`.
+
+        Another process has set a different state; or the person gives a line the state `r`, which only
+        runners set, or takes `r` from a running job.
+        """
+        changed_indexes = self.base_indexes[changed]
+        base_part = [base[index] for index in changed_indexes]
+        current_part = [current[index] for index in changed_indexes]
+        added_running = count_running(new_part) - count_running(current_part)
+        takes_running = added_running < 0
+        has_conflict = current_part not in (base_part, new_part)
+        if takes_running or has_conflict:
+            raise self._conflict_error(base, current, changed_indexes)
+        if added_running > 0:
+            raise self._new_running_error(edited, self.edited_indexes[changed.start:])
 
     @staticmethod
     def _conflict_error(
         base: Sequence[bytes], current: Sequence[bytes], changed_indexes: Iterable[int]
     ) -> EditRefusedError:
-        """Return the error for the first changed line that is running, or that another process has changed.
-        """
+        """Return the error for the first changed line that runs, or that another process has changed."""
         refused = [index for index in changed_indexes
                    if is_running_line(current[index]) or base[index] != current[index]]
         return EditRefusedError(f"line {refused[0] + 1}: {why_not_merged(current[refused[0]])}")
