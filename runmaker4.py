@@ -4765,7 +4765,7 @@ class Orphans:
 
 
 class Stop(enum.Enum):
-    """The reason why a walk stopped without a job."""
+    """Why a walk stopped without a job."""
     END = "it has met the end of the file"
     CUT = "it has met a last line without a newline, which can be incomplete"
     OVER = "nothing below can matter to the consumers"
@@ -4781,32 +4781,34 @@ class WalkReport:
     consumers: frozenset[Consumer] = frozenset()      # present during the whole walk
     began: float = -math.inf                # by the file's clock
     met_end: bool = False                   # it met `#RUN end`
-    waiting: frozenset[Consumer] = frozenset()     # consumers with jobs that they can perhaps take later
+    waiting: frozenset[Consumer] = frozenset()     # these can perhaps take jobs later
     stopped_by: str = ""                    # message of a barrier check that met a failure; '': none did
 
     def has_later_jobs(self, consumer: Consumer) -> bool:
-        """Return True if the walk met jobs that this consumer can take later.
+        """Return True if this consumer must wait for jobs that the walk has met.
 
-        Below a barrier check that met a failed job it never gets them.  But with --follow it waits all the
+        Below a barrier check that met a failed job it never gets any.  But with --follow it waits all the
         same, until a walk meets `#RUN end`.
         """
+        if consumer not in self.waiting:
+            return False
         follows_until_end = consumer.follow and not self.met_end
-        is_stopped = self.why_stopped(consumer) != ""
-        return consumer in self.waiting and (follows_until_end or not is_stopped)
+        return follows_until_end or not self.stopped_by
 
     def why_stopped(self, consumer: Consumer) -> str:
-        """Return the message of the check that keeps jobs from this consumer for good; '' if none does."""
+        """Return the message of the check that keeps jobs from this consumer for good; '': none does."""
         return self.stopped_by if consumer in self.waiting else ""
 
 
 class Walk:
     """One walk through a job file, from the top to the end: claim_next() goes on to the next job.
 
-    Directives take effect when the walk meets them, because they apply only to the lines below.  At a barrier
-    the walk knows the first job above that was unfinished when the walk met that job:
+    A directive applies to the lines below, so it takes effect when the walk meets it.  Below a *block* no job
+    can start: at a barrier that waits or a check that failed, and where the meaning is unknown.  At a barrier
+    the walk knows the first job above that was unfinished when met:
 
     - Until that job has finished, the barrier cannot be passed, whatever the other jobs do.
-    - When it has finished, others may still be unfinished.  So another walk begins at the top, and only a
+    - When it has finished, others can still be unfinished.  So another walk begins at the top, and only a
       walk that has met no unfinished job passes.
     - A walk that has claimed a job stops at the barrier, because that job runs now.
     - A walk that has claimed nothing reads on, only to record which consumers have jobs below the barrier:
@@ -4827,9 +4829,9 @@ class Walk:
         began: float,
         after_edit: bool,
     ) -> None:
-        """resuming_consumers: those, present or not, for which orphans become new again.  serving: consumers
-        come and go, and a server starts the groups.  began: by the file's clock.  after_edit: an edit ended
-        the previous walk.
+        """resuming_consumers: those, present or not, for which orphans become new again. serving: consumers
+        come and go, and a server starts the groups. began: by the file's clock. after_edit: an edit ended the
+        previous walk.
         """
         self._queue = queue
         self._file = file = queue.file
@@ -4840,40 +4842,40 @@ class Walk:
         self._results = results
         self._starts_groups = serving
         self.began = began
-        # the walk has claimed a job, or the file is being edited: another walk follows in any case
-        self.needs_another = after_edit
-        self.always_present = frozenset(consumers.all)  # consumers that were present during the whole walk
-        self._retrying_consumers = retries.consumers    # the walk has met their due lines from the top on
+        # another walk must follow, because this one has claimed a job, or the file is being edited
+        self.needs_another_walk = after_edit
+        self.always_present = frozenset(consumers.all)  # consumers present during the whole walk
+        self._retrying_consumers = retries.consumers    # those that run failed lines again, from the top on
         self.above = Above()
-        # `above.unfinished` has finished by now: another walk must check the other jobs
-        self.awaited_job_finished = False
+        # `above.unfinished` has finished: another walk must check the other jobs
+        self.saw_awaited_job_finished = False
         # up to the next directive only running jobs matter
         self._only_running_matter = False
-        # the walk met a line that can be claimable a moment later: another runner had just taken the line or
-        # held its command mutex, the line may be an orphan, or lines are being appended
+        # a line met can be claimable a moment later: another runner had just taken it or held the command
+        # mutex, it may be an orphan, or lines are being appended
         self.claimable_soon = False
-        # a due failed line that could not be claimed, and why: no due line below it is claimed
+        # a due failed line that could not be claimed, and why: no due line below is claimed
         self.refused_retry: tuple[Line, LineCheck] | None = None
-        # commands of which no line can be claimed for now, and why
+        # commands of which no line can be claimed now, and why
         self._refused_commands: dict[bytes, LineCheck] = {}
         # new jobs of groups, or jobs of other consumers, were skipped
         self.has_skipped_jobs = False
-        # for each Directives.consumer_key the first skipped new job and its directives: a consumer that comes
-        # later begins there
+        # for each Directives.consumer_key the first skipped new job, with directives: later consumers begin
+        # there
         self._skipped_new: dict[ConsumerKey, tuple[Line, Directives]] = {}
-        # for each consumer that was absent, or had too little free: the first failed line that it must run
-        # again, and the directives of that line
+        # for each consumer that was absent or had too little free: the first failed line to run again, with
+        # directives
         self._skipped_failed: dict[Consumer, tuple[Line, Directives]] = {}
-        # consumers with jobs that they cannot take now, but perhaps later
+        # consumers with jobs that they can perhaps take later
         self.waiting_consumers: set[Consumer] = set()
         self._first_blocked_job: Line | None = None     # the first one below the block that a consumer needs
-        # for consumers that had too little free for a job: that job and its needs
+        # for consumers that had too little free for a job: that job and the needs
         self._waiting_for_capacity: dict[Consumer, tuple[Line, Resources]] = {}
         self.groups: list[PendingGroup] = []
         # the first job of a group, if this process starts no groups
         self.unstartable_group_job: Line | None = None
         self.unstartable_group_settings = NO_SETTINGS
-        # JobReader.seconds_until_trusted() of the end that the walk has met
+        # JobReader.seconds_until_trusted() of the end met
         self.seconds_until_trusted = 0.0
         retries.on_walk_begin()
         counted: Counter[bytes] | None = Counter() if ordinals else None
@@ -4888,23 +4890,28 @@ class Walk:
         return self.above.scope.below_end
 
     def report(self) -> WalkReport:
-        """Return what the walk has found so far."""
+        """Return which consumers must wait, and if the walk has met `#RUN end` or a failed check so far."""
         block = self.above.block
-        stopped_by = block.text if block and block.why is Why.STOPPED else ""
-        waiting = frozenset(self.waiting_consumers)
-        return WalkReport(self.always_present, self.began, self.met_end, waiting, stopped_by)
+        return WalkReport(
+            consumers=self.always_present,
+            began=self.began,
+            met_end=self.met_end,
+            waiting=frozenset(self.waiting_consumers),
+            stopped_by=block.text if block and block.why is Why.STOPPED else "",
+        )
 
     def claim_next(self, consumers: Consumers, pause_at: float) -> Job | Stop:
-        """Walk on, and claim the next job that one of these consumers may take; or return why it stopped.
+        """Walk on, and claim the next job that one of these consumers may take; or return why the walk
+        stopped.
 
-        Stop.RESTART: the file was edited, so the caller must begin a new walk.  consumers: between calls with
-        the same object, consumers may be removed from it, but none added.  pause_at: the time
-        (time.monotonic()) after which it returns Stop.SLICED.
+        Stop.RESTART: the file was edited, so a new walk must begin. consumers: between calls with the same
+        object, consumers may be removed, but not added. pause_at: the time (time.monotonic()) after which to
+        return Stop.SLICED.
         """
         self.scan.pause_at = pause_at
         try:
             self._release_consumers(consumers.all)
-            if consumers is not self._consumers and not self._change_consumers(consumers):
+            if consumers is not self._consumers and not self._continue_for_consumers(consumers):
                 return Stop.RESTART
             result = None
             while result is None:
@@ -4916,10 +4923,10 @@ class Walk:
             return Stop.RESTART
 
     def reread_last_line(self) -> bool:
-        """Read the line at which the walk is again.  Return False if an edit has moved it."""
+        """Read the walk's last line again.  Return False if an edit has moved it."""
         return not self.scan.last or self.scan.refresh(self.scan.last)
 
-    def _change_consumers(self, consumers: Consumers) -> bool:
+    def _continue_for_consumers(self, consumers: Consumers) -> bool:
         """Continue the walk for other consumers, at the first skipped line that one of them may take.
 
         Return False if an edit has moved that line.
@@ -4927,14 +4934,47 @@ class Walk:
         self._consumers = consumers
         self._only_running_matter = False       # new jobs here can be for these consumers
         self.always_present = self.always_present.intersection(consumers.all)
-        line = self._rewind_to_first_skipped()
-        return line is None or self.scan.seek_back(line)
+        skipped = self._find_first_skipped()
+        if not skipped:
+            return True
+        line, self.above.scope = skipped
+        self._forget_from(line)
+        return self.scan.seek_back(line)
+
+    def _find_first_skipped(self) -> tuple[Line, Directives] | None:
+        """Return the first skipped line that a consumer may take, with the directives above it; or None.
+
+        Ignore consumers that wait for slots or memory: they were present when the walk met the line.
+        """
+        skipped_lines = [
+            (line, scope) for line, scope in self._skipped_new.values()
+            if any(consumer not in self._waiting_for_capacity for consumer in self._consumers.fitting(scope))
+        ]
+        skipped_lines += [
+            line_and_scope for consumer, line_and_scope in self._skipped_failed.items()
+            if consumer in self._consumers.all and consumer not in self._waiting_for_capacity
+        ]
+        return min(skipped_lines, key=lambda line_and_scope: line_and_scope[0].offset, default=None)
+
+    def _forget_from(self, line: Line) -> None:
+        """Forget what the walk met from this line on, because it goes back there: skipped lines, groups, and
+        the block, a line below which no job can start.
+        """
+        self.above.block = None
+        self._first_blocked_job = None
+        self._skipped_new = {
+            key: skipped for key, skipped in self._skipped_new.items() if skipped[0].offset < line.offset
+        }
+        self._skipped_failed = {
+            key: skipped for key, skipped in self._skipped_failed.items() if skipped[0].offset < line.offset
+        }
+        self.groups = [group for group in self.groups if group.begins_above(line)]
 
     def _process_next_line(self) -> Job | Stop | None:
         """Read the next line; apply a directive, claim or skip a job.
 
-        Return the job that was claimed, the reason why the walk stops here, or None: the walk continues.
-        Raises Paused, FileChangedError.
+        Return the claimed job, or why the walk stops here; None: it continues.  Raises Paused,
+        FileChangedError.
         """
         line = self.scan.next(self._only_running_matter)
         if line is None:
@@ -4943,7 +4983,7 @@ class Walk:
         if self._is_rest_irrelevant():
             return Stop.OVER
         if not line.is_complete:
-            # the last line has no newline: perhaps a process is still writing it
+            # without a newline, a process is perhaps still writing the line
             self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
             if self.seconds_until_trusted:
                 return Stop.CUT
@@ -4955,10 +4995,10 @@ class Walk:
         return Stop.BARRIER
 
     def _process_job_line(self, line: Line) -> Job | Stop | None:
-        """Claim or skip a job, and return as _process_next_line() does."""
+        """Claim or skip a job.  Return the claimed job, or why the walk stops here; None: it continues."""
         job = self._claim_or_skip(line)
         if job:
-            self.needs_another = True
+            self.needs_another_walk = True
             return job
         if self._all_wait_for_capacity():
             # continue here when a consumer has enough free: a walk from the top would take long
@@ -4966,7 +5006,11 @@ class Walk:
         return None
 
     def _is_rest_irrelevant(self) -> bool:
-        """Return True if no line below can matter: all consumers must wait, or exit at `#RUN end`."""
+        """Return True if no line below can matter: all consumers must wait or exit.
+
+        A consumer with --follow exits at `#RUN end`.  Below a block (`above.block`) no job can start, and the
+        walk only finds out which consumers must wait.
+        """
         consumers = self._consumers.all
         if not consumers:
             return False                        # a server reads all, for groups and orphans
@@ -4977,18 +5021,18 @@ class Walk:
             return False                        # jobs below can be claimed
         if block.why is Why.STOPPED and any(consumer.follow for consumer in consumers):
             return False                        # a `#RUN end` can be below
-        # below a block the walk only finds out which consumers must wait: now all of them
-        return self._first_blocked_job is not None and consumers.keys() <= self.waiting_consumers
+        all_wait = consumers.keys() <= self.waiting_consumers
+        return self._first_blocked_job is not None and all_wait
 
     # -- consumers with too little free ----------------------------------------------------------------------
 
     def _all_wait_for_capacity(self) -> bool:
-        """Return True if each consumer waits until it has enough slots or memory for a job above."""
+        """Return True if each consumer waits for slots or memory for a job above."""
         return bool(self._consumers.all) and self._consumers.all.keys() <= self._waiting_for_capacity.keys()
 
     def _release_consumers(self, consumers: Mapping[Consumer, None]) -> None:
-        """End the wait of each consumer that now has enough slots and memory for its job, or whose job's line
-        has changed.  consumers: a dictionary used as an ordered set.
+        """End the wait for slots and memory of each consumer that now has enough for the job, or if the job's
+        line has changed.
         """
         state_at_offset: dict[int, bytes | None] = {}
         for consumer in self._waiting_for_capacity.keys() & consumers.keys():
@@ -5000,75 +5044,46 @@ class Walk:
                 del self._waiting_for_capacity[consumer]
 
     def has_room(self) -> bool:
-        """Return True if a consumer that waited now has enough slots and memory for its job."""
+        """Return True if a consumer that waited now has enough slots and memory for the job."""
         return any(consumer.free.holds(needs) for consumer, (_, needs) in self._waiting_for_capacity.items())
-
-    def _rewind_to_first_skipped(self) -> Line | None:
-        """Return the first skipped line that a consumer may take, and forget what was met from there on.
-
-        The walk must then read these lines again.  None: there is no such line.  Ignore consumers that wait
-        for slots or memory: they were present when the walk reached the line.
-        """
-        skipped_lines = [
-            (line, scope) for line, scope in self._skipped_new.values()
-            if any(consumer not in self._waiting_for_capacity for consumer in self._consumers.fitting(scope))
-        ]
-        skipped_lines += [
-            line_and_scope for consumer, line_and_scope in self._skipped_failed.items()
-            if consumer in self._consumers.all and consumer not in self._waiting_for_capacity
-        ]
-        if not skipped_lines:
-            return None
-        line, self.above.scope = min(skipped_lines, key=lambda line_and_scope: line_and_scope[0].offset)
-        self._forget_from(line)
-        return line
-
-    def _forget_from(self, line: Line) -> None:
-        """Forget the block, and the skipped lines and groups from this line on."""
-        self.above.block = None
-        self._first_blocked_job = None
-        self._skipped_new = {
-            key: skipped for key, skipped in self._skipped_new.items() if skipped[0].offset < line.offset
-        }
-        self._skipped_failed = {
-            key: skipped for key, skipped in self._skipped_failed.items() if skipped[0].offset < line.offset
-        }
-        self.groups = [group for group in self.groups if group.begins_above(line)]
 
     # -- jobs that are met -----------------------------------------------------------------------------------
 
     def _claim_or_skip(self, line: Line) -> Job | None:
-        """Claim a line for a consumer that may take it now, and return the job.
+        """Claim a new line, or a failed one that must run again, for a consumer that may take it now.
 
-        Otherwise return None, and record which consumers must wait, and if the job is unfinished: then
-        barriers below wait.  Raises FileChangedError.
+        Return the job; None: it was skipped.  Then record which consumers must wait for it, and if it is
+        unfinished, so that barriers below wait.  Raises FileChangedError.
         """
         if line.state == NEW:
             return self._claim_or_skip_new(line)
         if line.state != RUNNING:
             return self._claim_or_skip_failed(line)
         if not self.above.block:                # below a block, running jobs do not matter
-            self._on_running(line)
+            self._check_running_line(line)
         return None
 
     def _claim_or_skip_new(self, line: Line) -> Job | None:
         """Claim a new line for the first consumer that may take it, and return the job.
 
-        None: the claim has failed, or the line was skipped: it is below a block (a barrier that waits, or an
-        invalid directive) or in a group, or no consumer can take it now.
+        None: the claim has failed, or the line was skipped, because no consumer can take it now, or it is in
+        a group or below a block (for example a barrier that waits).
         """
         if self.above.block:
-            self._on_new_job_below_block(line)
+            self._record_new_below_block(line)
             return None
         consumer = self._choose_consumer(line, self._consumers.all)
-        is_in_group = self.above.scope.settings.together != ""
-        if consumer and not is_in_group:
+        if self.above.scope.settings.together:
+            self._skip_group_job(line)
+            return None
+        if consumer:
             self.above.add_unfinished(line)
             return self._claim_new(line, consumer)
-        if self._waiting_for_capacity and not is_in_group:
-            self._record_skipped_new(line)
-        else:
-            self._skip_new(line)
+        if not self._waiting_for_capacity:
+            # no consumer may take new jobs up to the next directive, but failed lines can be due
+            self._only_running_matter = not self._retrying_consumers
+            self.has_skipped_jobs = True
+        self._record_skipped_new(line)
         return None
 
     def _claim_or_skip_failed(self, line: Line) -> Job | None:
@@ -5087,18 +5102,24 @@ class Walk:
             chosen = self._choose_consumer(line, due_consumers)
             if chosen:
                 return self._claim_for_retry(line, chosen)
-        self.waiting_consumers |= present_due
-        if not self.above.block:
-            # consumers that are absent or have too little free begin at this line later
-            able = present_due - self._waiting_for_capacity.keys()
-            self._record_skipped_failed(line, due_consumers - able)
-        elif present_due:
-            self._first_blocked_job = self._first_blocked_job or line
+        self._skip_failed(line, due_consumers, present_due)
         return None
 
-    def _on_running(self, line: Line) -> None:
-        """Record a running job as unfinished: barriers below it wait.  Give an orphan, a line `r` that has
-        neither runner nor job, its next state.
+    def _skip_failed(self, line: Line, due_consumers: set[Consumer], present_due: set[Consumer]) -> None:
+        """Skip a failed line that these consumers must run again, but none can take now: they must wait.
+
+        present_due: those of them that are present.
+        """
+        self.waiting_consumers |= present_due
+        if not self.above.block:
+            with_capacity = present_due - self._waiting_for_capacity.keys()
+            self._record_skipped_failed(line, due_consumers - with_capacity)
+        elif present_due:
+            self._first_blocked_job = self._first_blocked_job or line
+
+    def _check_running_line(self, line: Line) -> None:
+        """Record a running job as unfinished, so that barriers below wait; or give an orphan (a line `r` with
+        neither runner nor job) its next state.
         """
         suspicion = self._orphans.check_orphan(line)
         if suspicion is Suspicion.PROVED:
@@ -5106,37 +5127,40 @@ class Walk:
             return
         self.above.add_unfinished(line)
         if suspicion is Suspicion.SOME:
-            self.claimable_soon = True          # a later walk checks again
+            self.claimable_soon = True          # perhaps an orphan: a later walk checks again
         elif self.above.scope.settings.together:
             self._current_group().waits = True  # a server starts all jobs of a group together
 
     def _resolve_orphan(self, line: Line) -> None:
-        """Write the next state of an orphan: the result of its last run here if that result is certain.
-        Otherwise it becomes new if a consumer, present or not, runs orphans again, and `e` if none does.
+        """Give an orphan, a line `r` with neither runner nor job, its next state.
 
-        Go back to a line that became new, so that this walk can claim it.  Raises FileChangedError.
+        If the result of the last run here is certain, that is the state.  Otherwise the line becomes new if a
+        consumer, present or not, runs orphans again, and `e` if none does.  Go back to a new line, so that
+        this walk can claim it.  Raises FileChangedError.
         """
         new_or_error = NEW if self._can_orphan_run_again() else ERROR
         attempt = self._try_change(line, lambda: self._orphans.write_next_state(line, new_or_error))
-        if not attempt.new_state:
+        if not attempt.new_state:               # it could not be written now
             self.above.add_unfinished(line)
         elif attempt.new_state == NEW and not self.scan.seek_back(line):
             raise FileChangedError
 
     def _can_orphan_run_again(self) -> bool:
-        """Return True if a consumer, present or not, runs orphans again (--resume) and may take this line:
-        not in a group, nor below a malformed directive.
+        """Return True if a consumer, present or not, runs orphans again (--resume) and may take one here.
+
+        None may in a group, or below a malformed directive.
         """
         scope = self.above.scope
-        if scope.error or scope.settings.together:
+        is_in_group = scope.settings.together != ""
+        if scope.error or is_in_group:
             return False
         return self._resuming_consumers.any_fits(scope)
 
     def _choose_consumer(self, line: Line, candidates: Collection[Consumer]) -> Consumer | None:
         """Return the first candidate that may take a line and has enough free slots and memory; or None.
 
-        A candidate without enough waits until it has enough, and takes nothing below meanwhile.  Otherwise
-        small jobs could delay a big one for ever.
+        A candidate without enough waits, and takes nothing below meanwhile.  Otherwise small jobs could delay
+        a big one for ever.
         """
         needs = self.above.scope.settings.needs
         for consumer in self._consumers.fitting(self.above.scope):
@@ -5148,48 +5172,48 @@ class Walk:
         return None
 
     def _record_skipped_new(self, line: Line) -> None:
-        """Record a new job at which a consumer that comes later must begin."""
+        """Record a new job at which consumers that come later must begin."""
         assert not self.above.block, "a walk that begins below a block would not know of it"
         self.above.add_unfinished(line)
         self._skipped_new.setdefault(self.above.scope.consumer_key, (line, self.above.scope))
 
     def _record_skipped_failed(self, line: Line, consumers: Iterable[Consumer]) -> None:
-        """Record that these consumers must begin at this failed line later, or at an earlier one."""
+        """Record a failed line that these consumers, absent or with too little free, must run again.
+
+        Each begins at the first such line once it can.
+        """
         assert not self.above.block, "a walk that begins below a block would not know of it"
         for consumer in consumers:
             self._skipped_failed.setdefault(consumer, (line, self.above.scope))
             self.has_skipped_jobs = True
 
-    def _skip_new(self, line: Line) -> None:
-        """Skip a new job that no consumer may take now, or a job of a group (together=).
-
-        A server collects the jobs of a group, to start them together.
-        """
-        settings = self.above.scope.settings
-        is_collected = settings.together != "" and self._starts_groups
-        # Up to the next directive no consumer may take new jobs; failed lines can be due.
-        self._only_running_matter = not (is_collected or self._retrying_consumers)
+    def _skip_group_job(self, line: Line) -> None:
+        """Skip a new job of a group (together=).  A server collects it, to start all jobs together."""
         self.has_skipped_jobs = True
-        if is_collected:
+        if self._starts_groups:
+            self._only_running_matter = False
             self._add_to_group(line)
             self._add_waiting_consumers()
-        elif not settings.together:
-            self._record_skipped_new(line)
-        else:
-            self.above.add_unfinished(line)
-            if not self.unstartable_group_job:
-                self.unstartable_group_job, self.unstartable_group_settings = line, settings
+            return
+        # no consumer may take new jobs up to the next directive, but failed lines can be due
+        self._only_running_matter = not self._retrying_consumers
+        self.above.add_unfinished(line)
+        if not self.unstartable_group_job:
+            self.unstartable_group_job = line
+            self.unstartable_group_settings = self.above.scope.settings
 
-    def _on_new_job_below_block(self, line: Line) -> None:
+    def _record_new_below_block(self, line: Line) -> None:
         """Record a new job below a barrier that waits: the consumers that may take it must wait as well."""
         can_start_later = self._starts_groups or not self.above.scope.settings.together
-        if can_start_later and self._add_waiting_consumers() and not self._first_blocked_job:
-            self._first_blocked_job = line
-        # new jobs up to the next directive are for the same consumers
+        if can_start_later:
+            is_needed = self._add_waiting_consumers()
+            if is_needed and not self._first_blocked_job:
+                self._first_blocked_job = line
+        # new jobs up to the next directive are for the same consumers, but failed lines can be due
         self._only_running_matter = not self._retrying_consumers
 
     def _add_waiting_consumers(self) -> bool:
-        """Record that all consumers that may take jobs here must wait.  Return False if there is none."""
+        """Record that all consumers that may take jobs here must wait.  Return False if there are none."""
         consumers = set(self._consumers.fitting(self.above.scope))
         self.waiting_consumers |= consumers
         return bool(consumers)
@@ -5199,22 +5223,25 @@ class Walk:
     def _claim_new(self, line: Line, consumer: Consumer) -> Job | None:
         """Claim a new line for a consumer, and return the job; None if that fails.
 
-        A consumer runs failed lines again in the order of the file.  So also record that it has tried all of
-        them above, unless the walk has skipped one.
+        A consumer runs failed lines again in the order of the file.  So record that it has tried all above,
+        unless it came during the walk, or the walk skipped one.
         """
         settings = self.above.scope.settings
         job = self._try_change(line, lambda: self._queue.claim(line, consumer, settings)).job
-        has_met_all_above = consumer in self._retrying_consumers & self.always_present
-        if job and has_met_all_above and not self.refused_retry:
+        has_met_all_failed = consumer in self._retrying_consumers & self.always_present
+        has_tried_all_failed = has_met_all_failed and not self.refused_retry
+        if job and has_tried_all_failed:
             self._advance_pass(job, consumer)
         return job
 
     def _claim_for_retry(self, line: Line, consumer: Consumer) -> Job | None:
-        """Claim a failed line that a consumer must run again, and record that it was tried.  Return the job.
+        """Claim a failed line that a consumer must run again, and return the job; None if that fails:
 
-        None: another process holds the command mutex now, so this walk claims no failed line below
-        (`refused_retry`).  Or a copy of the command runs, perhaps for hours: then the line is made new, and
-        waits like any new line.
+        - A copy of the command runs, perhaps for hours.  The line is made new, waits like any new line, and
+          counts as tried.
+        - The claim is refused, for example because another process holds the command mutex.  Then this walk
+          claims no failed line below (`refused_retry`).
+        - Another runner was faster (CHANGED).
         """
         settings = self.above.scope.settings
         attempt = self._try_change(line, lambda: self._queue.claim(line, consumer, settings))
@@ -5238,10 +5265,10 @@ class Walk:
             self._retries.on_line_claimed(consumer, job, self.above.scope)
 
     def _try_change(self, line: Line, change: Callable[[], Attempt]) -> Attempt:
-        """Call `change`, which claims a line or changes its state, and read on from that line.
+        """Call `change`, which claims a line or changes the state, and read the file again from that line on.
 
         Do not call it if this walk was refused another line of the same command.  Raises FileChangedError if
-        the file was edited during the walk.
+        an edit has moved the line.
         """
         if line.command in self._refused_commands:
             self.claimable_soon = True
@@ -5250,17 +5277,17 @@ class Walk:
         if not self.scan.refresh(line, attempt.data or None):
             raise FileChangedError
         if not (attempt.job or attempt.new_state):
-            self._on_refused(line, attempt)
+            self._on_claim_refused(line, attempt)
         return attempt
 
-    def _on_refused(self, line: Line, attempt: Attempt) -> None:
+    def _on_claim_refused(self, line: Line, attempt: Attempt) -> None:
         """Record that a line could not be claimed or changed now.  Raises FileChangedError."""
         self.claimable_soon = True
         if attempt.check is not LineCheck.CHANGED:
             self._refused_commands[line.command] = attempt.check
             return
         # Another runner has run the line, or marked it `e`, since the walk read it.  So read it again as a
-        # failed line: a claim further down would move the frontier past it.
+        # failed line, which can be due: after a claim further down it would count as tried.
         was_run_elsewhere = attempt.data[:1] in self._retries.retried_states
         if was_run_elsewhere and not self.scan.seek_back(line):
             raise FileChangedError
@@ -5287,19 +5314,20 @@ class Walk:
                 f"{PendingGroup.MAX_GROUP_JOBS:,} jobs; it and the jobs below wait",
             )
 
-    def end_group(self, is_blocked: bool = False) -> None:
-        """Mark the last group as complete: no job below belongs to it.  is_blocked: it cannot be started."""
+    def end_group(self, waits: bool = False) -> None:
+        """Mark the last group as complete: no job below belongs to it.  waits: it cannot be started."""
         if self.groups and not self.groups[-1].is_complete:
             self.groups[-1].is_complete = True
-            if is_blocked:
+            if waits:
                 self.groups[-1].waits = True
 
     # -- directives ------------------------------------------------------------------------------------------
 
     def _apply_directive(self, line: Line) -> bool:
-        """Apply a directive to the lines below it.
+        """Apply a directive to the lines below.  Return False at a barrier if another walk must come first.
 
-        Return False at a barrier if another walk must first check the jobs above it once more.
+        A barrier waits for all jobs above, but this walk knows only the first that was unfinished
+        (`above.unfinished`).  If that has finished now, another walk must check the others again.
         """
         directives_above = self.above.scope
         self.above.enter(line)
@@ -5308,8 +5336,10 @@ class Walk:
         if self.above.block:
             return True                         # jobs cannot start here anyway
         is_barrier = self.above.scope.barrier is line
-        # The first unfinished job has finished, or this walk has itself started a job above.
-        if is_barrier and self.above.unfinished and (self.check_awaited_job() or self.needs_another):
+        # needs_another_walk: this walk has itself started a job above
+        if is_barrier and self.above.unfinished and (
+            self.has_awaited_job_finished() or self.needs_another_walk
+        ):
             return False
         self.above.block = self.above.find_block_below(line, self._file)
         return True
@@ -5318,20 +5348,20 @@ class Walk:
         """End the group of the jobs above a directive, unless the new directives continue it."""
         if self.groups and not self.above.scope.has_same_group(directives_above):
             # Below an invalid directive it is unknown if jobs belong to the group above
-            self.end_group(is_blocked=self.above.scope.error != "")
+            self.end_group(waits=self.above.scope.error != "")
 
-    def check_awaited_job(self) -> bool:
+    def has_awaited_job_finished(self) -> bool:
         """Return True if the job for which a barrier waits has finished, so that another walk is due.
 
-        It is the first unfinished job that the walk has met.  Once True, it stays True for this walk.
+        It is the first unfinished job that the walk has met.  Once True, always True for this walk.
         """
         first_unfinished = self.above.unfinished
-        if first_unfinished and not self.awaited_job_finished:
+        if first_unfinished and not self.saw_awaited_job_finished:
             state = self._file.state_at(first_unfinished)       # None: an edit has moved the line
-            # a failed line that is to run again keeps its state until it is claimed
+            # a failed line that must run again keeps the state until it is claimed
             unfinished_states = NEW, RUNNING, first_unfinished.state
-            self.awaited_job_finished = state is not None and state not in unfinished_states
-        return self.awaited_job_finished
+            self.saw_awaited_job_finished = state is not None and state not in unfinished_states
+        return self.saw_awaited_job_finished
 
 
 # ---- when to walk ------------------------------------------------------------------------------------------
@@ -5339,14 +5369,14 @@ class Walk:
 
 @dataclass(frozen=True)
 class NoJob:
-    """The reason why a claim found no job.  Its truth value is false; that of a Job is true."""
-    retry_after: float | None = None  # seconds until there may be a job; None: there is nothing to wait for
+    """Why a claim found no job.  Its truth value is false; that of a Job is true."""
+    retry_after: float | None = None  # seconds until there can be a job; None: nothing to wait for
     failed: str = ""            # why nothing can be claimed any more
     met_end: bool = False       # consumers that follow must leave
     stopped: str = ""           # why jobs remain that the consumer should have had
-    report: WalkReport = field(default_factory=WalkReport)      # what the cursor found
-    is_complete: bool = False         # the cursor has walked as far as anything can matter to its consumers
-    sliced: bool = False        # the walk has used up its time: claim again
+    report: WalkReport = field(default_factory=WalkReport)
+    is_complete: bool = False   # the cursor has walked as far as anything can matter to the consumers
+    sliced: bool = False        # the walk has used up the time slice: claim again
 
     def __bool__(self) -> bool:
         return False
@@ -5364,8 +5394,8 @@ class Rewalk:
           has not ended, but it has taken jobs          after an interval, and 20 lengths
         goes on, claim by claim                         after an interval, and 100 lengths: lines above may
                                                         have been edited in place
-        met the end, and a line that may be had soon    after 0.05, then 1 interval, and 20 lengths
-        met the end of a file that can be half saved    after seconds_until_trusted(), and 20 lengths
+        met the end, and a line claimable soon          after 0.05, then 1 interval, and 20 lengths
+        met the end of a file perhaps half saved        after seconds_until_trusted(), and 20 lengths
         met the end; the file has changed since         after 20 lengths
         met the end; the file looks unchanged           after 100 lengths, and an interval: time stamps are
                                                         coarse
@@ -5376,9 +5406,9 @@ class Rewalk:
           has ended                                     after 1 length
         met the end; a consumer asks for the last time  at once, unless it waits for jobs
     """
-    FIRST_RETRY_INTERVALS = 0.05    # from the first walk that must try again to the next one
-    MIN_PAUSE_SECONDS = 0.01        # from a walk that must try again to the next one
-    PAUSE_FACTOR = 20               # times the length of a walk: the pause before the next one
+    FIRST_RETRY_INTERVALS = 0.05    # from the first walk that must try again to the next
+    MIN_PAUSE_SECONDS = 0.01        # from a walk that must try again to the next
+    PAUSE_FACTOR = 20               # times the length of a walk: the pause before the next
     LONG_PAUSE_FACTOR = 100         # the same, if nothing seems to change
 
     def __init__(self, file: JobReader) -> None:
@@ -5387,41 +5417,45 @@ class Rewalk:
         self.signature: tuple[int, ...] = ()    # of the file, at the start of the last walk
         # the same, of the last walk that found no job; None: another walk is due
         self._signature_when_idle: tuple[int, ...] | None = None
-        self._refused_walks = 0                 # how many such walks in a row had `claimable_soon`
+        self._refused_walks = 0                 # successive walks that found no job, but had `claimable_soon`
 
     def on_walk_begin(self) -> None:
         self.signature = self._file.signature()
 
     def expire(self) -> None:
-        """Forget that the last walk found no job, so that another one is due."""
+        """Make another walk due, whatever the last one has found."""
         self._signature_when_idle = None
 
     def is_overdue(self) -> bool:
-        """Return True if the current walk is so old that another one must begin."""
+        """Return True if the current walk is so old that another must begin: lines above can have been
+        edited.
+        """
         return self.throttle.seconds_until_due(self.LONG_PAUSE_FACTOR, self._file.interval) == 0
 
     def has_size_changed(self) -> bool:
-        """Return True if the file has another size than at the start of the last walk."""
+        """Return True if the file size has changed since the last walk began."""
         _, _, size_at_start, _ = self.signature
         _, _, size_now, _ = self._file.signature()
         return size_now != size_at_start
 
     def seconds_until_next(self, walk: Walk) -> float:
-        """Return the seconds until a new walk may begin, after one that stopped at a barrier or a big job."""
-        if walk.awaited_job_finished:           # the barrier can be open now
-            return self.throttle.seconds_until_due(1)
-        min_seconds = 0.0 if walk.has_room() else self._file.interval
+        """Return the seconds until another walk may begin: this one stopped at a barrier or a big job."""
+        if walk.saw_awaited_job_finished:       # the barrier can be open now
+            return self.throttle.seconds_until_due(factor=1)
+        min_seconds = 0.0 if walk.has_room() else self._file.interval     # with room the big job can start
         return self.throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds)
 
-    def on_walk_end(self, walk: Walk) -> float | None:
-        """Record that a walk has found no job.
-
-        Return the seconds after which another walk is certainly due; None: only after a change of the file.
-        """
+    def on_walk_end(self, walk: Walk) -> None:
+        """Record that a walk has found no job."""
         self._signature_when_idle = self.signature
         self._refused_walks = self._refused_walks + 1 if walk.claimable_soon else 0
+
+    def seconds_until_retry(self, walk: Walk) -> float | None:
+        """Return the seconds after which another walk is due even if the file does not change; None: it is
+        not.  `walk`: the last one, which has found no job.
+        """
         waits = []
-        if walk.seconds_until_trusted:               # the file can be half saved
+        if walk.seconds_until_trusted:          # the file can be half saved
             waits.append(walk.seconds_until_trusted)
         if walk.claimable_soon:                 # try again almost at once, then once in an interval
             intervals = self.FIRST_RETRY_INTERVALS if self._refused_walks == 1 else 1
@@ -5432,26 +5466,32 @@ class Rewalk:
 
     @property
     def is_refused_repeatedly(self) -> bool:
-        """Return True if the last two walks found no job, but a line that can be claimable soon."""
+        """Return True if the last two walks found no job, but lines that can be claimable soon."""
         return self._refused_walks > 1
 
     def is_due(self, walk: Walk, consumers: Consumers, seconds_until_retry: float | None) -> bool:
         """Return True if another walk is due after `walk`, which has found no job.
 
-        seconds_until_retry: the result of on_walk_end() for that walk.
+        seconds_until_retry: what the method of that name has returned after that walk.
         """
-        if not self._signature_when_idle:       # expire() has requested another walk
+        if not self._signature_when_idle:       # expire() was called
             return True
-        were_present = walk.always_present.issuperset(consumers.all)
-        if not were_present and walk.has_skipped_jobs:      # they can be for the new consumers
+        has_newcomers = not walk.always_present.issuperset(consumers.all)
+        if has_newcomers and walk.has_skipped_jobs:         # these jobs can be for the newcomers
             return True
         block = walk.above.block
-        if block and block.why is Why.WAITS and walk.check_awaited_job():
+        waits_at_barrier = block is not None and block.why is Why.WAITS
+        if waits_at_barrier and walk.has_awaited_job_finished():
             return self.seconds_until_next(walk) == 0
         if self.throttle.seconds_until_due(self.PAUSE_FACTOR) > 0:      # walks through huge files cost much
             return False
-        if not were_present or seconds_until_retry is not None or walk.waiting_consumers:
-            return True
+        can_find_jobs = has_newcomers or seconds_until_retry is not None or bool(walk.waiting_consumers)
+        return can_find_jobs or self._can_file_have_changed()
+
+    def _can_file_have_changed(self) -> bool:
+        """Return True if the file has changed since the last walk, or if that is long ago: a change can leave
+        the signature as it was, because time stamps are coarse.
+        """
         return self.is_overdue() or self._file.signature() != self._signature_when_idle
 
 
@@ -5466,9 +5506,8 @@ class Cursor:
 
     def __init__(self, queue: JobQueue, consumers: Iterable[Consumer] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
-        """consumers: claim for these unless claim() gets others.  ordinals: give lines their ordinals.
-        wait_for_file: the file may be created later.  unchecked: the file did not exist to be checked.
-
+        """consumers: claim for these unless claim() gets others. ordinals: give lines ordinals.
+        wait_for_file: the file can be created later. unchecked: the file did not exist to be checked.
         serving: consumers come and go, and a server starts the groups that the cursor finds.
         """
         self.queue = queue
@@ -5478,7 +5517,7 @@ class Cursor:
         self._ordinals = ordinals
         self._wait_for_file = wait_for_file
         self._serving = serving
-        self._is_unchecked = unchecked
+        self._is_file_unchecked = unchecked
         self.interval = file.interval
         self.consumers = Consumers(consumers)            # of the last claim
         self._results = Results()
@@ -5489,15 +5528,15 @@ class Cursor:
         self._idle_walk: Walk | None = None     # the last one that found nothing
         self.no_job = NoJob()                   # the result of the last claim that found no job
         self.inode = file.inode                 # of the file of the walk
-        self._last_claim_at = 0.0               # (clock)
-        # the last claim returned in the middle of a walk, and must be repeated
+        self._last_walked_at = 0.0               # (clock)
+        # the last claim returned in the middle of a walk: repeat it
         self.sliced = False
         self._errors_since: float | None = None
         self._waiting_signature: tuple[int, ...] = ()   # of the file, after the last walk that found no job
         # when (clock) to report waiting jobs if the file still has that signature
         self._report_waiting_at = math.inf
-        self._printed_subjects: set[str] = set()        # subjects of one-time messages that were printed
-        self._printed_block = ""                        # the text of the block that was reported last
+        self._printed_subjects: set[str] = set()        # of one-time messages
+        self._printed_block = ""                        # the text of the block reported last
 
     @property
     def orphans(self) -> list[int]:
@@ -5520,30 +5559,30 @@ class Cursor:
         return walk.groups if walk else []
 
     def claim(self, exits_if_none: bool = False, consumers: Consumers | None = None,
-              known: Collection[Consumer] = ()) -> Job | NoJob:
+              absent: Collection[Consumer] = ()) -> Job | NoJob:
         """Claim the next job for the first of the consumers that may take it; or return why there is none.
 
-        exits_if_none: the caller has no running job, and will exit if it gets none; so walk through the file
-        once more, unless there are jobs to wait for.  consumers: between calls with the same object,
-        consumers may be removed from it, but none added.  known: consumers that are busy, or can return.
+        exits_if_none: the caller has no running job, and will exit if it gets none.  So search the file once
+        more, unless there are jobs to wait for.  consumers: between calls with the same object, consumers
+        may be removed, but not added.  absent: consumers that want no job now, but later.
         """
         result: Job | NoJob
         try:
-            result = self._walk_if_due(exits_if_none, consumers or self.consumers, known)
+            result = self._walk_if_due(exits_if_none, consumers or self.consumers, absent)
             self._errors_since = None
-            if self._is_unchecked:
+            if self._is_file_unchecked:
                 self._check_new_file()
         except OSError as error:
-            result = self._retry_or_fail(error)
+            result = self._no_job_after_error(error)
         if isinstance(result, NoJob):
             self.no_job = result
         return result
 
     def _walk_if_due(self, exits_if_none: bool, consumers: Consumers,
-                     known: Collection[Consumer]) -> Job | NoJob:
-        """Walk on to the next job and claim it; or return the last NoJob again if no walk is due."""
+                     absent: Collection[Consumer]) -> Job | NoJob:
+        """Walk down the file to the next job and claim it; or repeat the last NoJob if no walk is due."""
         self._restart_if_replaced()
-        self._set_consumers(consumers, known)
+        self._set_consumers(consumers, absent)
         last_walk = None if self._walk else self._idle_walk     # a current walk goes on
         if last_walk and not self._is_walk_due(last_walk, exits_if_none):
             return self._repeat_last_no_job(last_walk)
@@ -5553,19 +5592,20 @@ class Cursor:
         finally:
             self.throttle.stop()
 
-    def _set_consumers(self, consumers: Consumers, known: Collection[Consumer]) -> None:
-        """Claim for these consumers from now on.  known: consumers that are busy, or can return.
+    def _set_consumers(self, consumers: Consumers, absent: Collection[Consumer]) -> None:
+        """Claim for these consumers from now on.  absent: consumers that want no job now, but later.
 
-        If one of them has come with --retry or --resume, the next walk begins at the top, where failed lines
-        can be due.
+        If one has come with --retry or --resume, the next walk begins at the top, where failed lines can be
+        due.
         """
-        earlier = self._retries.consumers
-        self._retries.set_consumers(consumers.all, known)
-        if not earlier.issuperset(self._retries.consumers):
+        retrying_before = self._retries.consumers
+        self._retries.set_consumers(consumers.all, absent)
+        has_one_come = not retrying_before.issuperset(self._retries.consumers)
+        if has_one_come:
             self.forget()
         self.consumers = consumers
         self._resuming_consumers = Consumers(
-            consumer for consumer in (*consumers.all, *known) if consumer.retries(RUNNING)
+            consumer for consumer in (*consumers.all, *absent) if consumer.retries(RUNNING)
         )
 
     def _is_walk_due(self, walk: Walk, exits_if_none: bool) -> bool:
@@ -5575,19 +5615,24 @@ class Cursor:
         return self._rewalk.is_due(walk, self.consumers, self.no_job.retry_after)
 
     def _repeat_last_no_job(self, walk: Walk) -> NoJob:
-        """Return the last NoJob again; with a new time for the next claim if the job for which a barrier
-        waits has finished, or if a consumer now has enough slots and memory for a job.
+        """Return the NoJob of the last claim again.
+
+        A new walk can be due sooner if the job that a barrier waits for has finished, or a consumer now has
+        enough slots and memory.  Then set a new time for the next claim.
         """
-        if walk.awaited_job_finished or walk.has_room():
+        if walk.saw_awaited_job_finished or walk.has_room():
             return replace(self.no_job, retry_after=self._rewalk.seconds_until_next(walk))
         return self.no_job
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
-        """Continue the current walk, or begin another one, until it claims a job or has to stop."""
+        """Continue the current walk, or begin another, until it claims a job or has to stop.
+
+        Begin another if an edit has moved the line at which the walk is, or if the walk is overdue.
+        """
         now = self.clock()
-        is_stale = now - self._last_claim_at > self._seconds_until_stale()
-        was_sliced = self.sliced
-        self._last_claim_at = now
+        is_stale = now - self._last_walked_at > self._seconds_until_stale()
+        was_sliced = self.sliced                # then the walk goes on at once
+        self._last_walked_at = now
         self.sliced = False
         was_edited = False
         if self._walk and not was_sliced:
@@ -5600,7 +5645,7 @@ class Cursor:
         """Walk, and walk again while another walk is due at once, until there is a job or none for now.
 
         A server's walk pauses after SLICE seconds (`sliced`), to let the server do other work; the next claim
-        continues it there.  after_edit: see _begin_walk().
+        continues there. after_edit: see _begin_walk().
         """
         pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
         while True:
@@ -5630,19 +5675,19 @@ class Cursor:
             if not pause:
                 return None
             return NoJob(retry_after=min(self.MAX_BARRIER_PAUSE, pause), report=walk.report())
-        # otherwise it has met all lines that matter
-        if walk.needs_another:
+        # END, CUT, OVER: the walk has met all lines that matter
+        if walk.needs_another_walk:
             return None
         return self._end_walk(walk, stop)
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
-        """Open the file that the path names now, begin a walk at its top, and keep the walk in `_walk`.
+        """Begin a walk at the top of the file that the path names now, and keep it in `_walk`.
 
-        after_edit: the previous walk ended because of an edit, so another walk will follow this one.
+        after_edit: an edit ended the previous walk, so another walk will follow this one.
         """
         self.throttle.start()
         self.queue.reopen_if_replaced()
-        self._restart_if_replaced()             # reopen_if_replaced() has opened the new file
+        self._restart_if_replaced()             # if it was, forget the old file
         self._rewalk.on_walk_begin()
         self._walk = Walk(self.queue, consumers, self._resuming_consumers, self._retries, self._orphans,
                           self._results, ordinals=self._ordinals, serving=self._serving,
@@ -5654,9 +5699,10 @@ class Cursor:
         self._walk = None
         self._idle_walk = walk
         self._complete_last_group(walk, stop)
-        retry_after = self._rewalk.on_walk_end(walk)
-        has_missed_lines = walk.seconds_until_trusted or walk.claimable_soon or walk.above.block
-        if stop is Stop.END and not has_missed_lines:
+        self._rewalk.on_walk_end(walk)
+        retry_after = self._rewalk.seconds_until_retry(walk)
+        can_more_come = walk.seconds_until_trusted or walk.claimable_soon or walk.above.block
+        if stop is Stop.END and not can_more_come:
             # these consumers have tried all failed lines that they must run again
             self._retries.end_passes(walk.always_present - walk.waiting_consumers)
         self._report_obstacles(walk)
@@ -5667,19 +5713,19 @@ class Cursor:
     def _complete_last_group(self, walk: Walk, stop: Stop) -> None:
         """Mark the last group as complete at the end of the file.
 
-        The group must wait if the walk can have met only a part of it, because lines are being appended.
+        But it must wait if the walk can have met only a part, because lines are being appended.
         """
         if not walk.groups or walk.groups[-1].is_complete:
             return
-        is_blocked = stop is Stop.CUT           # the last line has no newline
-        if not is_blocked:
+        can_be_partial = stop is Stop.CUT       # the last line has no newline
+        if not can_be_partial:
             # Check this before the size: if no process is appending, the size includes all appended lines.
-            is_blocked = self.file.lock_table.is_appended_to()
-            walk.claimable_soon |= is_blocked
-        walk.end_group(is_blocked=is_blocked or self._rewalk.has_size_changed())
+            can_be_partial = self.file.lock_table.is_appended_to()
+            walk.claimable_soon |= can_be_partial
+        walk.end_group(waits=can_be_partial or self._rewalk.has_size_changed())
 
     def _seconds_until_stale(self) -> float:
-        """Return the seconds after which the part of the file that was read ahead must be read again.
+        """Return the seconds after which lines read ahead must be read again.
 
         On a network file system this is longer, because each read is a round trip; but not once the walk has
         noticed another runner, because then lines change all the time.
@@ -5691,14 +5737,15 @@ class Cursor:
     def _restart_if_replaced(self) -> None:
         """Drop the current walk if the job file was opened again, or was replaced by another file.
 
-        Another file is reported, and in it --retry and --resume begin at the top again.
+        Report another file; in it, --retry and --resume begin at the top again.
         """
         old_inode = self.inode
         new_inode = self.file.inode
         was_replaced = new_inode != old_inode
-        if was_replaced or (self._walk and self._walk.scan.file is not self.file.reader):
+        was_reopened = self._walk is not None and self._walk.scan.file is not self.file.reader
+        if was_replaced or was_reopened:
             self.forget()
-            # None: the file is closed, and the next walk opens it.  An equal inode: it was only reopened.
+            # None: the file is closed, and the next walk opens it
             if new_inode is not None and was_replaced:
                 self.inode = new_inode
                 if old_inode is not None:
@@ -5706,28 +5753,32 @@ class Cursor:
                     self.say("was replaced by another file of this name; going on with that")
 
     def forget(self) -> None:
-        """Drop the current walk and the result of the last one, so that the next claim begins a new walk."""
+        """Drop the current walk and the last NoJob, so that the next claim begins a new walk."""
         self._walk = None
         self._rewalk.expire()
 
     def _check_new_file(self) -> None:
-        """Report invalid lines of a file that did not exist at the start, and so could not be refused."""
-        self._is_unchecked = False
+        """Report invalid lines of a file that could not be refused at the start, because it did not exist."""
+        self._is_file_unchecked = False
         with contextlib.suppress(UsageError):      # the file is gone again
             check_for_strays(self.file.path, self.file.network, self.say, refuse=False)
 
     # -- messages --------------------------------------------------------------------------------------------
 
     def _say_once(self, subject: str, text: str) -> None:
-        """Print a message, unless one with the same subject was printed before."""
+        """Print a message, unless one with this subject was printed before."""
         if subject not in self._printed_subjects:
             self._printed_subjects.add(subject)
             self.say(text)
 
     def _report_rerun(self, job: Job) -> None:
-        """Report, once, that a claimed line already has a result from this process and will run again."""
+        """Report, once, that a line which has run to the end in this process was new again, and was claimed.
+
+        For example, an editor has saved an old state.
+        """
+        was_new = job.state == NEW              # before the claim
         last_result = self._results[job.command]
-        if job.state == NEW and last_result.state and last_result.number == job.number:
+        if was_new and last_result.state and last_result.number == job.number:
             self._say_once(
                 "again",
                 f"line {job.number}: finished here as {display_text(last_result.state)}, and is new again; "
@@ -5738,20 +5789,20 @@ class Cursor:
     def _report_obstacles(self, walk: Walk) -> None:
         """Report, once, why jobs cannot start: a problem in the file, or a group that needs a server."""
         block = walk.above.block
-        text = block.text if block else ""
+        problem = block.text if block else ""
         is_stopped = block is not None and block.why is Why.STOPPED
         if is_stopped and not any(consumer.follow for consumer in walk.waiting_consumers):
-            text = ""                           # a runner that exits because of it reports it itself
-        if text and text != self._printed_block:
-            self.say(text)
-        self._printed_block = text
+            problem = ""                        # the runners exit because of it, and then report it
+        if problem and problem != self._printed_block:
+            self.say(problem)
+        self._printed_block = problem
         if walk.unstartable_group_job:
             self._say_once(
                 "groups", no_group_message(walk.unstartable_group_job, walk.unstartable_group_settings)
             )
 
     def _report_refused_retry(self, walk: Walk) -> None:
-        """Report, once for each line and reason, why a failed line cannot be run again yet, if two walks in a
+        """Report, once for each line and reason, why a failed line cannot be run again yet: two walks in a
         row could not claim it.
         """
         if walk.refused_retry and self._rewalk.is_refused_repeatedly:
@@ -5763,12 +5814,13 @@ class Cursor:
     def _report_if_idle(self) -> None:
         """Report, once, that new jobs wait although nothing has happened for MIN_IDLE_SECONDS.
 
-        Each claim and each result writes to the file; so an equal signature (size and time of the last write)
-        means that no job was claimed or finished.
+        Each claim and each result writes to the file.  So an equal signature (size and time of the last
+        write) means that no job was claimed or finished.
         """
         now = self.clock()
-        if self._waiting_signature != self._rewalk.signature:
-            self._waiting_signature = self._rewalk.signature
+        signature = self._rewalk.signature      # when the last walk began
+        if self._waiting_signature != signature:
+            self._waiting_signature = signature
             self._report_waiting_at = now + self.MIN_IDLE_SECONDS
         elif now >= self._report_waiting_at:
             self._report_waiting_at = math.inf  # reported, until the file changes
@@ -5782,9 +5834,10 @@ class Cursor:
     # -- results ---------------------------------------------------------------------------------------------
 
     def check_jobs(self) -> dict[Job, str]:
-        """Check the claimed lines, and return the jobs that the caller must stop, as JobQueue.check_jobs().
+        """Compare the claimed lines with the file, and return the jobs that the caller must stop, each with
+        the reason: "lost" to another runner, or "cancelled".
 
-        Also learn which failed lines other runners have run again: consumers here skip these.
+        Also skip the failed lines that other runners have run again.
         """
         to_kill = self.queue.check_jobs()
         with contextlib.suppress(OSError):      # the next claim will get the same error
@@ -5792,7 +5845,7 @@ class Cursor:
         return to_kill
 
     def finish(self, job: Job, state: bytes) -> str:
-        """Write the result of a job: JobQueue.finish().  Return '', or why it will never be written.
+        """Write the result of a job, and remember it.  Return '', or why it will never be written.
 
         Raises TemporaryError if the caller must try again.
         """
@@ -5811,10 +5864,10 @@ class Cursor:
 
     # -- errors ----------------------------------------------------------------------------------------------
 
-    def _retry_or_fail(self, error: OSError) -> NoJob:
-        """Return a NoJob after an error of the file system: try again in a while, or fail for good.
+    def _no_job_after_error(self, error: OSError) -> NoJob:
+        """Return a NoJob after an error of the file system: try again in a while, or give up (`failed`).
 
-        It fails if errors have lasted for MAX_ERROR_SECONDS, on a local file system for MAX_LOOKS intervals,
+        Give up if errors have lasted for MAX_ERROR_SECONDS, on a local file system for MAX_LOOKS intervals,
         unless the cursor waits for the file to be created.
         """
         self.forget()
@@ -5824,13 +5877,14 @@ class Cursor:
             self._errors_since = now
             plan = "waiting for it" if self._waits_for_file(error) else "trying again"
             self.say(f"{error_text(error)}; {plan}")
-        patience = self.MAX_ERROR_SECONDS if self.file.network else self.file.MAX_LOOKS * self.interval
+        local_patience = self.file.MAX_LOOKS * self.interval
+        patience = self.MAX_ERROR_SECONDS if self.file.network else local_patience
         if now - self._errors_since >= patience and not self._waits_for_file(error):
             return NoJob(failed=error_text(error))
         return NoJob(retry_after=self.interval)
 
     def _waits_for_file(self, error: OSError) -> bool:
-        """Return True if the file does not exist, and the cursor was told to wait until it does."""
+        """Return True if the file does not exist, and the cursor waits until it does."""
         return self._wait_for_file and error.errno == errno.ENOENT
 
 
@@ -5838,31 +5892,30 @@ class Cursor:
 
 
 def new_jobs_wait_message(count: int, path: str) -> str:
-    """Return the message, for example '3 new jobs wait: runwait4.py --status runs.txt shows why'."""
+    """Return, for example, '3 new jobs wait: runwait4.py --status runs.txt shows why'."""
     return (f"{plural(count, 'new job')} {'waits' if count == 1 else 'wait'}: runwait4.py --status "
             f"{shlex.quote(as_argument(path))} shows why")
 
 
-# an unknown runner: of host= only `*` matches it, it has one slot, and any amount of memory
+# an unknown runner with one slot and any amount of memory; of host= only `*` matches
 ANYBODY = Consumer("", capacity=Resources(1, math.inf))
 
 
 def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReason | None:
-    """Return the reason why no runner can take any of the new jobs; None if one can, or if no job is new.
+    """Return why no runner can take any of the new jobs; None: one can, or no job is new.
 
-    For example 'line 7 waits for host bob (#RUN in line 4)'.  hosts: the names of hosts that are known to
-    have a runner.
+    For example 'line 7 waits for host bob (#RUN in line 4)'. hosts: names of hosts known to have a runner.
     """
     busy_host_lists: set[tuple[str, ...]] | None = None
     above = Above()
     first_reason: BlockReason | None = None          # of the first line that no runner can take
     refused_commands: dict[bytes, str] = {}       # why no line of a command can be claimed now; '': one can
-    only_running = False                # up to the next directive only running jobs matter
+    only_running = False                # only running jobs matter up to the next directive
     scan = file.scan_lines(NEW + RUNNING, directives=True)
     while line := scan.next(only_running):
         if line.state == DIRECTIVE:
             only_running = False
-            # a check is made only if no job above is unfinished: then any line `r` above is an orphan
+            # a check comes only if no job above is unfinished: then any line `r` above is an orphan
             above.enter(line)
             above.block = above.block or above.find_block_below(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
@@ -5895,7 +5948,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
 def _host_settings_in_use(file: JobReader) -> set[tuple[str, ...]]:
     """Return the values of host= of the jobs that run now, each a tuple of names and patterns.
 
-    So at least one host of each value has a runner.  Orphans do not count, because theirs is gone.
+    So at least one host of each value has a runner.  Orphans do not count: they have no runner.
     """
     host_lists = set()
     scope = NO_DIRECTIVES
@@ -5908,18 +5961,19 @@ def _host_settings_in_use(file: JobReader) -> set[tuple[str, ...]]:
 
 
 def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
-    """Return the reason why a job in this line, below a barrier or an invalid directive, cannot start.
+    """Return why a job in this line, below a block, cannot start.
 
-    above: has the first unfinished job above the line.
+    Either the block is a barrier that waits for the first unfinished job above, or it has a message.
     """
-    if block.why is not Why.WAITS or not above.unfinished:
+    is_waiting_barrier = block.why is Why.WAITS
+    if not is_waiting_barrier or not above.unfinished:
         return BlockReason(block.text, stops=block.why is Why.STOPPED)
     return BlockReason(f"line {line.number} waits at the #RUN barrier in line {block.line.number} for "
                  f"{describe_awaited_job(above.unfinished, above.unfinished_settings)}")
 
 
 def _required_runner(settings: JobSettings) -> str:
-    """Return the kind of runner that a job requires, such as 'host bob (#RUN in line 4)'; '': any runner."""
+    """Return which runner a job requires, such as 'host bob (#RUN in line 4)'; '': any."""
     if settings.together:
         return (f"the hosts of the group {printable(settings.together)} ({settings.where}; "
                 "runmaker4-server.py starts it)")
@@ -5927,7 +5981,7 @@ def _required_runner(settings: JobSettings) -> str:
 
 
 def _reason_command_waits(command: bytes, file: JobReader) -> str:
-    """Return what keeps every runner from claiming a line of this command now; '' if nothing does."""
+    """Return what keeps every runner from claiming a line of this command now; '': nothing."""
     if file.lock_table.is_mutex_held(command):
         return "another process, which holds the command mutex (lslocks names it)"
     if file.can_run_another_copy(command):
@@ -5938,30 +5992,32 @@ def _reason_command_waits(command: bytes, file: JobReader) -> str:
 def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Line]:
     """Yield the lines that this consumer would run if it were alone, without changing anything.
 
-    Stop at a directive that keeps the jobs below it from starting.  memory: the limit for jobs here, which is
-    reported if a directive has memory=.
+    Stop at a directive that keeps the jobs below from starting.  Report `memory`, the limit for jobs here, if
+    a directive has memory=, and the first job of a group, because only a server starts groups.
     """
+    reported_subjects: set[str] = set()
+
+    def say_once(subject: str, text: str) -> None:
+        if subject not in reported_subjects:
+            reported_subjects.add(subject)
+            file.say(text)
+
     consumers = Consumers([consumer])
-    above = Above()                     # the directives above the current line
+    above = Above()                     # no job is added as unfinished: all have run when a barrier is met
     may_take_jobs = consumers.any_fits(above.scope)
-    is_memory_reported = False
-    is_group_reported = False
-    # failed lines that are retried will have run again when a check is made
-    failure_states = (FAILED + ERROR).translate(None, consumer.retry)
+    # a barrier check does not fail for states that the consumer runs again
+    failure_states = (FAILED + ERROR).translate(None, delete=consumer.retry)
     for line in file.scan_lines(NEW + consumer.retry, directives=True):
         if line.state == DIRECTIVE:
-            # When a barrier is passed, all jobs above it have finished, so none is recorded as unfinished.
             above.enter(line)
             if above.find_block_below(line, file, failure_states):
                 return
             may_take_jobs = consumers.any_fits(above.scope)
-            if above.scope.settings.needs.memory and not is_memory_reported:
-                is_memory_reported = True
-                file.say(str(memory))
+            if above.scope.settings.needs.memory:
+                say_once("memory", str(memory))
         elif above.scope.settings.together:
-            if line.state == NEW and not is_group_reported:
-                is_group_reported = True
-                file.say(no_group_message(line, above.scope.settings))
+            if line.state == NEW:
+                say_once("group", no_group_message(line, above.scope.settings))
         elif may_take_jobs and (line.state != RUNNING or file.is_orphan(line)):
             yield line
 
@@ -5969,12 +6025,12 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
 # ======== The executor ======================================================================================
 #
 # An event loop must not wait for a file system.  So every file operation goes through a FileExecutor.  On a
-# local file system it makes a call at once; on a network file system one thread makes all calls.  Calls are
-# made in the order in which they come, so the start of a job is recorded before its end.  A caller that needs
-# the answer uses call(), start_call() or call_then(); one that does not, post().
+# local file system it makes each call at once; on a network file system one thread makes all calls.  Calls
+# keep their order, so the start of a job is recorded before the end.  A caller that needs the answer uses
+# call(), start_call() or call_then(); one that does not, post().
 #
-# A record that cannot be written yet, because another process holds a lock, remains in its RecordFile.  The
-# executor tries such records again every RETRY_SECONDS.
+# A record that cannot be written yet, because another process holds a lock, remains in the RecordFile.  The
+# executor tries again every RETRY_SECONDS.
 #
 # FileJobs calls a JobQueue and its Cursor through an executor.  A Runner gets its jobs from there: see Jobs.
 
@@ -5982,7 +6038,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
 def spawn_task(work: Awaitable[Any]) -> asyncio.Future[Any]:
     """Start a task that is never awaited, and return it.
 
-    An exception in the task is a defect; the loop's exception handler gets it as soon as the task is done.
+    An exception in the task is a defect; the loop's exception handler gets it once the task is done.
     """
     def raise_error(task: asyncio.Future[Any]) -> None:
         if not task.cancelled():
@@ -5993,8 +6049,8 @@ def spawn_task(work: Awaitable[Any]) -> asyncio.Future[Any]:
     return task
 
 
-FIRST_RETRY_SECONDS = 0.05      # seconds from the first attempt to write a result to the second
-MAX_RETRY_SECONDS = 30.0            # each further pause is twice as long, up to this
+FIRST_RETRY_SECONDS = 0.05      # from the first attempt to write a result to the second
+MAX_RETRY_SECONDS = 30.0        # each further pause is twice as long, up to this
 
 
 def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job) -> Awaitable[str]:
@@ -6005,12 +6061,13 @@ def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job:
     another process keeps the command locked; other reasons are reported at once.  While there is no file, all
     pauses are a tenth of the interval.
     """
-    return _retry_while_temporary(write(), write, interval, say, job)
+    first_attempt = write()             # which starts now
+    return _retry_while_temporary(first_attempt, write, interval, say, job)
 
 
 async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
                                  interval: float, say: Say, job: Job) -> str:
-    """Await an attempt to write a result; while it raises TemporaryError, pause and make another one.
+    """Await an attempt to write a result; while it raises TemporaryError, pause and make another.
 
     Return the permanent error, or ''.  See persist().
     """
@@ -6043,8 +6100,7 @@ class FileExecutor:
 
     def __init__(self, threaded: bool, on_relieved: Callable[[], None] = lambda: None,
                  say: Say = lambda text: None) -> None:
-        """threaded: the file system can block.  on_relieved: called when the thread has made a posted call.
-
+        """threaded: the file system can block. on_relieved: called when the thread has made a posted call.
         say: gets messages about records that wait.
         """
         from concurrent import futures  # which asyncio has loaded
@@ -6058,7 +6114,7 @@ class FileExecutor:
         self.pending: set[futures.Future[Any]] = set()      # calls in the queue or in progress
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Make a call and wait for its answer."""
+        """Make a call and return the answer."""
         if not self.pool:
             return function(*args, **kwargs)
         return await asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
@@ -6107,7 +6163,7 @@ class FileExecutor:
         return future
 
     def _on_posted_call_done(self, size: int, answer: asyncio.Future[object]) -> None:
-        """Subtract the bytes of a call from the backlog, and raise the exception of the call."""
+        """Subtract a call from the backlog, and raise any exception of the call."""
         self.backlog -= size
         self._on_relieved()
         self._schedule_retry()
@@ -6123,14 +6179,14 @@ class FileExecutor:
             self._timer = asyncio.get_running_loop().call_later(delay, self._retry_kept_records)
 
     def _retry_kept_records(self) -> None:
-        """Try again to write the records that could not be written to a file: RecordFile.write_kept()."""
+        """Try again to write the records that the files keep."""
         self._timer = None
         if self._retries_allowed:
             for file in self.files:
                 self.post(file.write_kept)
 
     async def close(self) -> None:
-        """Stop trying kept records, and wait for pending calls, for MAX_CLOSING_SECONDS seconds at most.
+        """Stop trying kept records, and wait for pending calls, for at most MAX_CLOSING_SECONDS.
 
         This is the last thing that happens in the loop.  On Python 3.9 an answer that comes to a closed loop
         causes a traceback.  A call that is pending after this waits for a file system that does not answer.
@@ -6141,7 +6197,7 @@ class FileExecutor:
             await asyncio.wait_for(self.call(int), self.MAX_CLOSING_SECONDS)
 
     async def flush(self) -> None:
-        """Wait until all calls are done, their callbacks have run, and all records are written."""
+        """Wait until all calls are done, the callbacks have run, and all records are written."""
         await self.call(int)                    # int() does nothing, and calls are made in order
         while self.has_kept_records:
             await asyncio.sleep(self.RETRY_SECONDS)
@@ -6152,7 +6208,7 @@ class Failures:
     """Counts the jobs of a file that have failed, or are in error, since the start, on any runner."""
 
     def __init__(self, file: JobReader, executor: FileExecutor, count_rerun_lines: Callable[[], int]) -> None:
-        """count_rerun_lines: returns how many failed lines we have run again; the executor calls it."""
+        """count_rerun_lines: returns how many failed lines we have run again; called in the executor."""
         self.file = file
         self.executor = executor
         self._count_rerun_lines = count_rerun_lines
@@ -6160,10 +6216,11 @@ class Failures:
         self._throttle = Throttle()
 
     async def count_new_failures(self) -> int:
-        """Return the number of new failures since the first count; 0 if the file cannot be read.
+        """Return the number of new failures since the first call, which returns 0; 0 if the file cannot be
+        read.
 
-        A failed line that we run again (--retry) no longer counts as failed in the file.  Such lines are
-        added, so the number rises only if they fail again.
+        A failed line that we run again (--retry) no longer counts as failed in the file.
+        _count_failed_lines() adds it, so the number rises only if it fails again.
         """
         try:
             failed_count = await self.executor.call(self._count_failed_lines)
@@ -6174,7 +6231,7 @@ class Failures:
         return failed_count - self._count_at_start
 
     def _count_failed_lines(self) -> int:
-        """Return the number of failed lines, with those that we have run again."""
+        """Return the number of failed lines, including those that we have run again."""
         with self._throttle:
             return sum(1 for _ in self.file.scan_lines(FAILED + ERROR)) + self._count_rerun_lines()
 
@@ -6184,14 +6241,14 @@ class Failures:
 
 
 class FileCounter:
-    """Counts the lines of a job file by state: counts the file now and then, and adds the changes of our own
-    jobs since.
+    """Counts the lines of a job file by state: counts the file now and then, and adds changes by our own jobs
+    since.
 
     Without a file (the server has it), only our own jobs are counted.  Jobs that start or finish during a
     count can make a number slightly wrong until the next count.
     """
-    PAUSE_FACTOR = 50                   # a pause is 50 times as long as a count: at most 1/50 of a CPU's time
-    MIN_COUNT_SECONDS = 2.0             # seconds from one count to the next, at least
+    PAUSE_FACTOR = 50                   # a pause is 50 times as long as a count: at most 1/50 of a CPU
+    MIN_COUNT_SECONDS = 2.0             # from one count to the next
     MIN_COUNT_SECONDS_FAR = 15.0        # on a network file system
 
     def __init__(self, file: JobReader | None, executor: FileExecutor) -> None:
@@ -6200,12 +6257,14 @@ class FileCounter:
         self.counted: Counter[bytes] | None = None      # lines by state; None: no count yet
         # changes by our jobs that the last count does not contain; a number can be negative
         self._own_changes: Counter[bytes] = Counter()
-        # `_own_changes` when the current count was requested; None: no count is in progress
+        # `_own_changes` when the current count was requested; None: none is in progress
         self._changes_at_request: Counter[bytes] | None = None
         self._throttle = Throttle()
 
     def request_count_if_due(self) -> None:
-        if not self._file or self._changes_at_request is not None:
+        """Start a count of the file, in the executor, unless one is in progress or the last is recent."""
+        is_in_progress = self._changes_at_request is not None
+        if not self._file or is_in_progress:
             return
         min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
         if not self._throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds):
@@ -6213,7 +6272,7 @@ class FileCounter:
             self._executor.call_then(self._on_counted, self._count_states, self._file)
 
     def _count_states(self, file: JobReader) -> Counter[bytes] | None:
-        """Return the number of lines in each state; None: the file does not exist yet, or is away."""
+        """Return the number of lines in each state; None: the file is away, or does not exist yet."""
         counted: Counter[bytes] = Counter()
         with self._throttle, contextlib.suppress(OSError):
             for _ in file.scan_lines(RUNNING, counted):
@@ -6229,7 +6288,7 @@ class FileCounter:
         self._changes_at_request = None
 
     def on_job_started(self, previous_state: bytes) -> None:
-        """Count one of our jobs as running.  previous_state: the state of its line before the claim."""
+        """Count one of our jobs as running. previous_state: of the line, before the claim."""
         self._own_changes[RUNNING] += 1
         if self._file:
             self._own_changes[previous_state] -= 1
@@ -6241,7 +6300,6 @@ class FileCounter:
 
     @property
     def counts(self) -> Counts:
-        """Return the number of jobs in each state."""
         states = Counter(self.counted)
         states.update(self._own_changes)
         states = +states                # without negative numbers
@@ -6258,18 +6316,18 @@ class Jobs(Protocol):
     failures: Failures | None           # counts the failures of the whole file; None: the server does
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Return a job, or the reason why there is none.  exits_if_none: the runner exits if there is none.
+        """Return a job, or why there is none. exits_if_none: the runner exits if there is none.
 
-        capacity: all resources of the runner.  free: its free resources.
+        free, capacity: the runner's free and total resources.
         """
 
     async def copy_lock_fd(self, job: Job) -> int | None:
-        """Return a descriptor of the job lock for the job to inherit; None: the job has no job lock."""
+        """Return a descriptor of the job lock for the job to inherit; None: the job has none."""
 
     async def still_has(self, job: Job) -> bool:
-        """Return True if a job can run here again after a pause: surely no other runner has its line.
+        """Return True if a job can run here again after a pause: surely no other runner has the line.
 
-        If another runner has taken it, check_jobs() will report the job soon.
+        If another runner has, check_jobs() will report the job soon.
         """
 
     def close_lock_copy(self, fd: int) -> None:
@@ -6291,15 +6349,15 @@ class Jobs(Protocol):
         """Return the jobs to kill, and why: "lost" to another runner, or "cancelled"."""
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """Finish after the last job.  Return a summary of the file; None if it cannot be known."""
+        """Finish after the last job.  Return a summary of the file; None: unknown."""
 
 
 class FileJobs:
-    """The `Jobs` of a runner on the shared file: a `FileExecutor` calls a cursor and its queue."""
+    """The `Jobs` of a runner on the shared file: a `FileExecutor` calls a cursor and a queue."""
     EMPTY_FILE = Summary(Counts(0, 0, 0, 0, 0, 0))
 
     def __init__(self, cursor: Cursor, reader: JobReader, executor: FileExecutor, consumer: Consumer) -> None:
-        """cursor: finds and claims lines.  reader: reads the same file, to count lines."""
+        """cursor: finds and claims lines. reader: reads the same file, to count lines."""
         self._cursor = cursor
         self._queue = cursor.queue
         self._file = cursor.file
@@ -6312,26 +6370,31 @@ class FileJobs:
         self.failures: Failures | None = Failures(reader, executor, lambda: cursor.renewed)
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Return a job; or a NoJob with what the walk found for this runner: if it must poll for jobs, if it
-        must leave at `#RUN end`, and what stops its jobs.
+        """Return a job; or why there is none, with what the walk has found for this runner.
+
+        exits_if_none: the runner exits if there is none.
         """
         result = await self.executor.call(self._claim, exits_if_none, free, capacity)
-        if isinstance(result, Job):
-            return result
-        report = result.report
-        retry_after = result.retry_after
-        if retry_after is None and report.has_later_jobs(self._consumer):
-            retry_after = self.poll
-        stopped = report.why_stopped(self._consumer)
-        return replace(result, retry_after=retry_after, met_end=report.met_end, stopped=stopped)
+        return result if isinstance(result, Job) else self._add_findings(result)
 
     def _claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Tell the cursor how much the runner has free, and claim a job.  The executor calls this."""
+        """Claim a job that fits these resources of the runner.  Called in the executor."""
         if capacity != self._consumer.capacity:
             self._consumer.capacity = capacity
             self._cursor.consumers.fitting_by_key.clear()      # a cache: other settings can fit now
         self._consumer.free = free
         return self._cursor.claim(exits_if_none)
+
+    def _add_findings(self, no_job: NoJob) -> NoJob:
+        """Return a NoJob with what the walk has found for this runner: if it met `#RUN end`, what stops jobs,
+        and, if the runner must wait for jobs, when to ask again: after `poll` seconds at the latest.
+        """
+        report = no_job.report
+        retry_after = no_job.retry_after
+        if retry_after is None and report.has_later_jobs(self._consumer):
+            retry_after = self.poll
+        stopped = report.why_stopped(self._consumer)
+        return replace(no_job, retry_after=retry_after, met_end=report.met_end, stopped=stopped)
 
     async def copy_lock_fd(self, job: Job) -> int | None:
         """Return a copy of the job lock's descriptor: the executor can close the original at any time."""
@@ -6362,14 +6425,14 @@ class FileJobs:
         """
         return await runner.wait_unless_killed(self._summarize_at_exit(runner))
 
-    def _summary(self, consumers: Consumers) -> Summary:
+    def _count_jobs(self, consumers: Consumers) -> Summary:
         """Count the jobs in the file for the closing line of this runner.
 
-        If jobs run although no other runner or server uses the file, their runner is dead.  They count as
-        left, because no runner will see their exit status.
+        Jobs that run although no other runner or server uses the file have lost their runner.  They count as
+        left, because no runner will see the exit status.
         """
-        # Ask for other runners before and after the count: a runner that exits in between can have had the
-        # running jobs, and so can one that starts.
+        # Ask for other runners before and after the count: one that exits or starts in between can have the
+        # running jobs.
         was_only_runner = self._file.has_no_other_users()
         summary = self._reader.summarize(consumers)
         is_only_runner = was_only_runner and self._file.has_no_other_users()
@@ -6379,28 +6442,32 @@ class FileJobs:
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
         """Sync the file, and summarize it up to MAX_LOOKS times, until it is not about to change.
 
-        None: the file cannot be read, which is reported.
+        EMPTY_FILE: with --follow, the file never came.  None: the file cannot be read, which is reported.
         """
         if not runner.kill_signal:
             await self.executor.call(self._file.sync)
             await self.executor.flush()
         for attempt in range(1, self._reader.MAX_LOOKS + 1):
             is_last_attempt = attempt == self._reader.MAX_LOOKS
-            consumers = Consumers(() if runner.each_slot_had_job else (self._consumer,))
-            # A job that does not fit only because slots are out of service counts as left.
-            self._consumer.capacity = runner.full_capacity
             try:
-                summary = await self.executor.call(self._summary, consumers)
+                summary = await self._summarize(runner)
                 if runner.kill_signal or is_last_attempt or not self._can_change_soon(summary):
                     return summary
             except OSError as error:
-                if error.errno == errno.ENOENT and runner.options.follow and not self._file.is_open:
-                    return self.EMPTY_FILE              # the file never came
+                file_never_came = error.errno == errno.ENOENT and not self._file.is_open
+                if file_never_came and runner.options.follow:
+                    return self.EMPTY_FILE
                 if runner.kill_signal or runner.claim_error or is_last_attempt:
                     runner.say(f"{error_text(error)}; the state of the jobs is unknown")
                     return None
             await asyncio.sleep(self.interval)
         return None
+
+    async def _summarize(self, runner: Runner) -> Summary:
+        consumers = Consumers(() if runner.each_slot_had_job else (self._consumer,))
+        # A job that does not fit only because slots are out of service counts as left.
+        self._consumer.capacity = runner.full_capacity
+        return await self.executor.call(self._count_jobs, consumers)
 
     def _can_change_soon(self, summary: Summary) -> bool:
         """Return True if an editor seems to be saving the file, or runners with --resume can take orphans."""

@@ -71,7 +71,7 @@ class Cancel(RunCase):
         self.write(f"r {job}\n. {job}\n")
         hasty = (
             "import runmaker4\n"
-            "runmaker4.Walk._on_running = lambda self, line: None\n"
+            "runmaker4.Walk._check_running_line = lambda self, line: None\n"
         )  # it meets no orphan itself
         runner = self.start_patched(hasty, "-q", "runs.txt")
         pid = int(self.wait_file("pids"))
