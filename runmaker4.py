@@ -4787,8 +4787,7 @@ class WalkReport:
     def has_later_jobs(self, consumer: Consumer) -> bool:
         """Return True if this consumer must wait for jobs that the walk has met.
 
-        Below a barrier check that met a failed job it never gets any.  But with --follow it waits all the
-        same, until a walk meets `#RUN end`.
+        Below a failed barrier check it gets none.  But with --follow it waits until a walk meets `#RUN end`.
         """
         if consumer not in self.waiting:
             return False
@@ -4801,18 +4800,18 @@ class WalkReport:
 
 
 class Walk:
-    """One walk through a job file, from the top to the end: claim_next() goes on to the next job.
+    """One walk down a job file: claim_next() goes on to the next job.
 
-    A directive applies to the lines below, so it takes effect when the walk meets it.  Below a *block* no job
-    can start: at a barrier that waits or a check that failed, and where the meaning is unknown.  At a barrier
-    the walk knows the first job above that was unfinished when met:
+    A directive takes effect when the walk meets it, because it applies to the lines below.  Below a *block*
+    no job can start: a barrier that waits, a check that failed, or an invalid directive.  At a barrier the
+    walk knows the first job above that was unfinished when met:
 
-    - Until that job has finished, the barrier cannot be passed, whatever the other jobs do.
-    - When it has finished, others can still be unfinished.  So another walk begins at the top, and only a
-      walk that has met no unfinished job passes.
+    - Until that job has finished, the barrier cannot be passed.
+    - Then others can still be unfinished.  So another walk begins at the top, and only a walk that has met no
+      unfinished job passes.
     - A walk that has claimed a job stops at the barrier, because that job runs now.
-    - A walk that has claimed nothing reads on, only to record which consumers have jobs below the barrier:
-      these must wait, the others can exit.
+    - A walk that has claimed nothing reads on, only to record which consumers have jobs below: these must wait,
+      the others can exit.
     """
 
     def __init__(
@@ -4842,17 +4841,17 @@ class Walk:
         self._results = results
         self._starts_groups = serving
         self.began = began
-        # another walk must follow, because this one has claimed a job, or the file is being edited
+        # another walk follows: this one has claimed a job, or the file is being edited
         self.needs_another_walk = after_edit
         self.always_present = frozenset(consumers.all)  # consumers present during the whole walk
-        self._retrying_consumers = retries.consumers    # those that run failed lines again, from the top on
+        self._retrying_consumers = retries.consumers    # since the walk began
         self.above = Above()
-        # `above.unfinished` has finished: another walk must check the other jobs
+        # then another walk must check the other jobs
         self.saw_awaited_job_finished = False
         # up to the next directive only running jobs matter
         self._only_running_matter = False
-        # a line met can be claimable a moment later: another runner had just taken it or held the command
-        # mutex, it may be an orphan, or lines are being appended
+        # a line can soon be claimable: another runner had just taken it or held the command mutex, it may be
+        # an orphan, or lines are being appended
         self.claimable_soon = False
         # a due failed line that could not be claimed, and why: no due line below is claimed
         self.refused_retry: tuple[Line, LineCheck] | None = None
@@ -4863,13 +4862,12 @@ class Walk:
         # for each Directives.consumer_key the first skipped new job, with directives: later consumers begin
         # there
         self._skipped_new: dict[ConsumerKey, tuple[Line, Directives]] = {}
-        # for each consumer that was absent or had too little free: the first failed line to run again, with
-        # directives
+        # for consumers that were absent or had too little free: the first failed line to run again
         self._skipped_failed: dict[Consumer, tuple[Line, Directives]] = {}
         # consumers with jobs that they can perhaps take later
         self.waiting_consumers: set[Consumer] = set()
         self._first_blocked_job: Line | None = None     # the first one below the block that a consumer needs
-        # for consumers that had too little free for a job: that job and the needs
+        # consumers that had too little free for a job: that job and the needs
         self._waiting_for_capacity: dict[Consumer, tuple[Line, Resources]] = {}
         self.groups: list[PendingGroup] = []
         # the first job of a group, if this process starts no groups
@@ -4904,9 +4902,8 @@ class Walk:
         """Walk on, and claim the next job that one of these consumers may take; or return why the walk
         stopped.
 
-        Stop.RESTART: the file was edited, so a new walk must begin. consumers: between calls with the same
-        object, consumers may be removed, but not added. pause_at: the time (time.monotonic()) after which to
-        return Stop.SLICED.
+        consumers: between calls with the same object, consumers may be removed, but not added.  pause_at:
+        when (time.monotonic()) to return Stop.SLICED.
         """
         self.scan.pause_at = pause_at
         try:
@@ -4944,7 +4941,7 @@ class Walk:
     def _find_first_skipped(self) -> tuple[Line, Directives] | None:
         """Return the first skipped line that a consumer may take, with the directives above it; or None.
 
-        Ignore consumers that wait for slots or memory: they were present when the walk met the line.
+        Consumers that wait for slots or memory do not count: they were present when the walk met the line.
         """
         skipped_lines = [
             (line, scope) for line, scope in self._skipped_new.values()
@@ -4973,8 +4970,7 @@ class Walk:
     def _process_next_line(self) -> Job | Stop | None:
         """Read the next line; apply a directive, claim or skip a job.
 
-        Return the claimed job, or why the walk stops here; None: it continues.  Raises Paused,
-        FileChangedError.
+        Return the claimed job, or why the walk stops here; None: it continues.
         """
         line = self.scan.next(self._only_running_matter)
         if line is None:
@@ -4983,7 +4979,7 @@ class Walk:
         if self._is_rest_irrelevant():
             return Stop.OVER
         if not line.is_complete:
-            # without a newline, a process is perhaps still writing the line
+            # a process is perhaps still writing the line
             self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
             if self.seconds_until_trusted:
                 return Stop.CUT
@@ -5001,15 +4997,14 @@ class Walk:
             self.needs_another_walk = True
             return job
         if self._all_wait_for_capacity():
-            # continue here when a consumer has enough free: a walk from the top would take long
+            # continue here later: a walk from the top would take long
             return Stop.SHORT if self.scan.seek_back(line) else Stop.RESTART
         return None
 
     def _is_rest_irrelevant(self) -> bool:
         """Return True if no line below can matter: all consumers must wait or exit.
 
-        A consumer with --follow exits at `#RUN end`.  Below a block (`above.block`) no job can start, and the
-        walk only finds out which consumers must wait.
+        Below a block (`above.block`) no job can start.  Consumers with --follow exit at `#RUN end`.
         """
         consumers = self._consumers.all
         if not consumers:
@@ -5018,7 +5013,7 @@ class Walk:
             return True
         block = self.above.block
         if not block:
-            return False                        # jobs below can be claimed
+            return False
         if block.why is Why.STOPPED and any(consumer.follow for consumer in consumers):
             return False                        # a `#RUN end` can be below
         all_wait = consumers.keys() <= self.waiting_consumers
@@ -5050,10 +5045,10 @@ class Walk:
     # -- jobs that are met -----------------------------------------------------------------------------------
 
     def _claim_or_skip(self, line: Line) -> Job | None:
-        """Claim a new line, or a failed one that must run again, for a consumer that may take it now.
+        """Claim a new line, or a failed one that must run again, for a consumer; return the job.
 
-        Return the job; None: it was skipped.  Then record which consumers must wait for it, and if it is
-        unfinished, so that barriers below wait.  Raises FileChangedError.
+        None: it was skipped.  Then record which consumers must wait, and if the job is unfinished: barriers
+        below wait for it.
         """
         if line.state == NEW:
             return self._claim_or_skip_new(line)
@@ -5066,8 +5061,8 @@ class Walk:
     def _claim_or_skip_new(self, line: Line) -> Job | None:
         """Claim a new line for the first consumer that may take it, and return the job.
 
-        None: the claim has failed, or the line was skipped, because no consumer can take it now, or it is in
-        a group or below a block (for example a barrier that waits).
+        None: the claim has failed, or no consumer can take the line now, or it is in a group or below a block
+        (such as a barrier that waits).
         """
         if self.above.block:
             self._record_new_below_block(line)
@@ -5089,7 +5084,7 @@ class Walk:
     def _claim_or_skip_failed(self, line: Line) -> Job | None:
         """Claim a failed line for a consumer that must run it again (--retry or --resume); return the job.
 
-        None: no consumer must do so (each line is tried once), none can take it now, or the claim has failed.
+        None: no consumer must (each line is tried once), none can now, or the claim has failed.
         """
         due_consumers = self._retries.find_consumers_for_retry(line, self.above.scope)      # present or not
         if not due_consumers:
@@ -5106,9 +5101,9 @@ class Walk:
         return None
 
     def _skip_failed(self, line: Line, due_consumers: set[Consumer], present_due: set[Consumer]) -> None:
-        """Skip a failed line that these consumers must run again, but none can take now: they must wait.
+        """Skip a failed line that these consumers must run again but cannot now: they must wait.
 
-        present_due: those of them that are present.
+        present_due: those present.
         """
         self.waiting_consumers |= present_due
         if not self.above.block:
@@ -5134,9 +5129,8 @@ class Walk:
     def _resolve_orphan(self, line: Line) -> None:
         """Give an orphan, a line `r` with neither runner nor job, its next state.
 
-        If the result of the last run here is certain, that is the state.  Otherwise the line becomes new if a
-        consumer, present or not, runs orphans again, and `e` if none does.  Go back to a new line, so that
-        this walk can claim it.  Raises FileChangedError.
+        That is the result of the last run here, if certain; otherwise new if a consumer, present or not, runs
+        orphans again, and `e` if none does.  Go back to a new line, so that this walk can claim it.
         """
         new_or_error = NEW if self._can_orphan_run_again() else ERROR
         attempt = self._try_change(line, lambda: self._orphans.write_next_state(line, new_or_error))
@@ -5146,9 +5140,8 @@ class Walk:
             raise FileChangedError
 
     def _can_orphan_run_again(self) -> bool:
-        """Return True if a consumer, present or not, runs orphans again (--resume) and may take one here.
-
-        None may in a group, or below a malformed directive.
+        """Return True if a consumer, present or not, runs orphans again (--resume) and may take one here: not
+        in a group, nor below a malformed directive.
         """
         scope = self.above.scope
         is_in_group = scope.settings.together != ""
@@ -5159,8 +5152,8 @@ class Walk:
     def _choose_consumer(self, line: Line, candidates: Collection[Consumer]) -> Consumer | None:
         """Return the first candidate that may take a line and has enough free slots and memory; or None.
 
-        A candidate without enough waits, and takes nothing below meanwhile.  Otherwise small jobs could delay
-        a big one for ever.
+        A candidate without enough waits, and takes nothing below: otherwise small jobs could delay a big one
+        for ever.
         """
         needs = self.above.scope.settings.needs
         for consumer in self._consumers.fitting(self.above.scope):
@@ -5178,9 +5171,7 @@ class Walk:
         self._skipped_new.setdefault(self.above.scope.consumer_key, (line, self.above.scope))
 
     def _record_skipped_failed(self, line: Line, consumers: Iterable[Consumer]) -> None:
-        """Record a failed line that these consumers, absent or with too little free, must run again.
-
-        Each begins at the first such line once it can.
+        """Record a failed line that these consumers must run again later: each begins at the first such line.
         """
         assert not self.above.block, "a walk that begins below a block would not know of it"
         for consumer in consumers:
@@ -5195,21 +5186,20 @@ class Walk:
             self._add_to_group(line)
             self._add_waiting_consumers()
             return
-        # no consumer may take new jobs up to the next directive, but failed lines can be due
-        self._only_running_matter = not self._retrying_consumers
+        self._only_running_matter = not self._retrying_consumers    # failed lines can be due
         self.above.add_unfinished(line)
         if not self.unstartable_group_job:
             self.unstartable_group_job = line
             self.unstartable_group_settings = self.above.scope.settings
 
     def _record_new_below_block(self, line: Line) -> None:
-        """Record a new job below a barrier that waits: the consumers that may take it must wait as well."""
+        """Record a new job below a block: the consumers that may take it must wait."""
         can_start_later = self._starts_groups or not self.above.scope.settings.together
         if can_start_later:
             is_needed = self._add_waiting_consumers()
             if is_needed and not self._first_blocked_job:
                 self._first_blocked_job = line
-        # new jobs up to the next directive are for the same consumers, but failed lines can be due
+        # new jobs up to the next directive are for the same consumers
         self._only_running_matter = not self._retrying_consumers
 
     def _add_waiting_consumers(self) -> bool:
@@ -5237,10 +5227,9 @@ class Walk:
     def _claim_for_retry(self, line: Line, consumer: Consumer) -> Job | None:
         """Claim a failed line that a consumer must run again, and return the job; None if that fails:
 
-        - A copy of the command runs, perhaps for hours.  The line is made new, waits like any new line, and
-          counts as tried.
-        - The claim is refused, for example because another process holds the command mutex.  Then this walk
-          claims no failed line below (`refused_retry`).
+        - A copy of the command runs, perhaps for hours.  The line is made new, and counts as tried.
+        - The line is refused, for example because another process holds the command mutex.  Then this walk claims
+          no failed line below (`refused_retry`).
         - Another runner was faster (CHANGED).
         """
         settings = self.above.scope.settings
@@ -5267,8 +5256,8 @@ class Walk:
     def _try_change(self, line: Line, change: Callable[[], Attempt]) -> Attempt:
         """Call `change`, which claims a line or changes the state, and read the file again from that line on.
 
-        Do not call it if this walk was refused another line of the same command.  Raises FileChangedError if
-        an edit has moved the line.
+        Do not call it if this walk was refused another line of the command.  Raises FileChangedError if an
+        edit has moved the line.
         """
         if line.command in self._refused_commands:
             self.claimable_soon = True
@@ -5281,7 +5270,7 @@ class Walk:
         return attempt
 
     def _on_claim_refused(self, line: Line, attempt: Attempt) -> None:
-        """Record that a line could not be claimed or changed now.  Raises FileChangedError."""
+        """Record that a line could not be claimed or changed now."""
         self.claimable_soon = True
         if attempt.check is not LineCheck.CHANGED:
             self._refused_commands[line.command] = attempt.check
@@ -5326,8 +5315,8 @@ class Walk:
     def _apply_directive(self, line: Line) -> bool:
         """Apply a directive to the lines below.  Return False at a barrier if another walk must come first.
 
-        A barrier waits for all jobs above, but this walk knows only the first that was unfinished
-        (`above.unfinished`).  If that has finished now, another walk must check the others again.
+        This walk knows only the first unfinished job above (`above.unfinished`).  Once that has finished,
+        another walk must check the others.
         """
         directives_above = self.above.scope
         self.above.enter(line)
@@ -5345,15 +5334,15 @@ class Walk:
         return True
 
     def _end_group_unless_same(self, directives_above: Directives) -> None:
-        """End the group of the jobs above a directive, unless the new directives continue it."""
+        """End the group above a directive, unless the directive continues it."""
         if self.groups and not self.above.scope.has_same_group(directives_above):
             # Below an invalid directive it is unknown if jobs belong to the group above
             self.end_group(waits=self.above.scope.error != "")
 
     def has_awaited_job_finished(self) -> bool:
-        """Return True if the job for which a barrier waits has finished, so that another walk is due.
+        """Return True if the job for which a barrier waits, the first unfinished one met, has finished.
 
-        It is the first unfinished job that the walk has met.  Once True, always True for this walk.
+        Then another walk is due.  Once True, always True for this walk.
         """
         first_unfinished = self.above.unfinished
         if first_unfinished and not self.saw_awaited_job_finished:
@@ -5406,16 +5395,16 @@ class Rewalk:
           has ended                                     after 1 length
         met the end; a consumer asks for the last time  at once, unless it waits for jobs
     """
-    FIRST_RETRY_INTERVALS = 0.05    # from the first walk that must try again to the next
-    MIN_PAUSE_SECONDS = 0.01        # from a walk that must try again to the next
-    PAUSE_FACTOR = 20               # times the length of a walk: the pause before the next
+    FIRST_RETRY_INTERVALS = 0.05    # after the first walk that must try again
+    MIN_PAUSE_SECONDS = 0.01        # after a walk that must try again
+    PAUSE_FACTOR = 20               # times the length of a walk: the pause after it
     LONG_PAUSE_FACTOR = 100         # the same, if nothing seems to change
 
     def __init__(self, file: JobReader) -> None:
         self._file = file
         self.throttle = Throttle(file.clock)            # of walks, without the pauses between claims
         self.signature: tuple[int, ...] = ()    # of the file, at the start of the last walk
-        # the same, of the last walk that found no job; None: another walk is due
+        # the same, of the last walk that found no job; None: another is due
         self._signature_when_idle: tuple[int, ...] | None = None
         self._refused_walks = 0                 # successive walks that found no job, but had `claimable_soon`
 
@@ -5451,8 +5440,9 @@ class Rewalk:
         self._refused_walks = self._refused_walks + 1 if walk.claimable_soon else 0
 
     def seconds_until_retry(self, walk: Walk) -> float | None:
-        """Return the seconds after which another walk is due even if the file does not change; None: it is
-        not.  `walk`: the last one, which has found no job.
+        """Return the seconds until another walk is due even if the file does not change; None: none is.
+
+        walk: the last one, which found no job.
         """
         waits = []
         if walk.seconds_until_trusted:          # the file can be half saved
@@ -5470,9 +5460,9 @@ class Rewalk:
         return self._refused_walks > 1
 
     def is_due(self, walk: Walk, consumers: Consumers, seconds_until_retry: float | None) -> bool:
-        """Return True if another walk is due after `walk`, which has found no job.
+        """Return True if another walk is due after `walk`, which found no job.
 
-        seconds_until_retry: what the method of that name has returned after that walk.
+        seconds_until_retry: what seconds_until_retry() returned after that walk.
         """
         if not self._signature_when_idle:       # expire() was called
             return True
@@ -5489,20 +5479,20 @@ class Rewalk:
         return can_find_jobs or self._can_file_have_changed()
 
     def _can_file_have_changed(self) -> bool:
-        """Return True if the file has changed since the last walk, or if that is long ago: a change can leave
-        the signature as it was, because time stamps are coarse.
+        """Return True if the file looks changed since the last walk, or if that is long ago: coarse time
+        stamps can hide a change.
         """
         return self.is_overdue() or self._file.signature() != self._signature_when_idle
 
 
 class Cursor:
     """Finds and claims the next line for one consumer or, at a server, for many."""
-    MAX_ERROR_SECONDS = 30.0    # seconds for which errors of a network file system are tolerated
-    MIN_IDLE_SECONDS = 30.0     # seconds without any change after which the cursor reports that new jobs wait
+    MAX_ERROR_SECONDS = 30.0    # for errors of a network file system
+    MIN_IDLE_SECONDS = 30.0     # without any change: then report that new jobs wait
     STALE_SECONDS = 0.002       # see _seconds_until_stale()
     STALE_SECONDS_FAR = 1.0     # on a network file system
-    MAX_BARRIER_PAUSE = 0.25    # seconds at most between looks at a barrier
-    SLICE = 0.05                # seconds after which a claim of a server returns, to let it serve clients
+    MAX_BARRIER_PAUSE = 0.25    # seconds between looks at a barrier
+    SLICE = 0.05                # seconds after which a server's claim returns, to let it serve clients
 
     def __init__(self, queue: JobQueue, consumers: Iterable[Consumer] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
@@ -5526,17 +5516,17 @@ class Cursor:
         self._rewalk = Rewalk(file)
         self._walk: Walk | None = None
         self._idle_walk: Walk | None = None     # the last one that found nothing
-        self.no_job = NoJob()                   # the result of the last claim that found no job
+        self.no_job = NoJob()                   # the last one returned
         self.inode = file.inode                 # of the file of the walk
         self._last_walked_at = 0.0               # (clock)
-        # the last claim returned in the middle of a walk: repeat it
+        # the last claim paused in the middle of a walk: repeat it
         self.sliced = False
         self._errors_since: float | None = None
         self._waiting_signature: tuple[int, ...] = ()   # of the file, after the last walk that found no job
-        # when (clock) to report waiting jobs if the file still has that signature
+        # when (clock), if the file still has that signature
         self._report_waiting_at = math.inf
         self._printed_subjects: set[str] = set()        # of one-time messages
-        self._printed_block = ""                        # the text of the block reported last
+        self._printed_block = ""
 
     @property
     def orphans(self) -> list[int]:
@@ -5562,9 +5552,9 @@ class Cursor:
               absent: Collection[Consumer] = ()) -> Job | NoJob:
         """Claim the next job for the first of the consumers that may take it; or return why there is none.
 
-        exits_if_none: the caller has no running job, and will exit if it gets none.  So search the file once
-        more, unless there are jobs to wait for.  consumers: between calls with the same object, consumers
-        may be removed, but not added.  absent: consumers that want no job now, but later.
+        exits_if_none: the caller has no running job, and exits if it gets none.  So search the file once
+        more, unless there are jobs to wait for.  consumers: between calls with the same object, consumers may
+        be removed, but not added.  absent: consumers that want jobs later.
         """
         result: Job | NoJob
         try:
@@ -5593,10 +5583,9 @@ class Cursor:
             self.throttle.stop()
 
     def _set_consumers(self, consumers: Consumers, absent: Collection[Consumer]) -> None:
-        """Claim for these consumers from now on.  absent: consumers that want no job now, but later.
+        """Claim for these consumers from now on.  absent: consumers that want jobs later.
 
-        If one has come with --retry or --resume, the next walk begins at the top, where failed lines can be
-        due.
+        If one has come with --retry or --resume, begin a walk at the top, where failed lines can be due.
         """
         retrying_before = self._retries.consumers
         self._retries.set_consumers(consumers.all, absent)
@@ -5615,19 +5604,17 @@ class Cursor:
         return self._rewalk.is_due(walk, self.consumers, self.no_job.retry_after)
 
     def _repeat_last_no_job(self, walk: Walk) -> NoJob:
-        """Return the NoJob of the last claim again.
-
-        A new walk can be due sooner if the job that a barrier waits for has finished, or a consumer now has
-        enough slots and memory.  Then set a new time for the next claim.
+        """Return the last NoJob again; with a new time for the next claim if the job that a barrier waits for
+        has finished, or a consumer now has enough slots and memory.
         """
         if walk.saw_awaited_job_finished or walk.has_room():
             return replace(self.no_job, retry_after=self._rewalk.seconds_until_next(walk))
         return self.no_job
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
-        """Continue the current walk, or begin another, until it claims a job or has to stop.
+        """Continue the current walk until it claims a job or has to stop.
 
-        Begin another if an edit has moved the line at which the walk is, or if the walk is overdue.
+        Begin another if an edit has moved the current line, or if the walk is overdue.
         """
         now = self.clock()
         is_stale = now - self._last_walked_at > self._seconds_until_stale()
@@ -5642,10 +5629,10 @@ class Cursor:
         return self._claim_in_walks(consumers, was_edited)
 
     def _claim_in_walks(self, consumers: Consumers, after_edit: bool) -> Job | NoJob:
-        """Walk, and walk again while another walk is due at once, until there is a job or none for now.
+        """Walk, again while another walk is due at once, until there is a job or none for now.
 
-        A server's walk pauses after SLICE seconds (`sliced`), to let the server do other work; the next claim
-        continues there. after_edit: see _begin_walk().
+        A server's walk pauses after SLICE seconds (`sliced`), to let the server do other work.  after_edit:
+        an edit ended the previous walk.
         """
         pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
         while True:
@@ -5658,7 +5645,7 @@ class Cursor:
             no_job = self._on_walk_stop(walk, result)
             if no_job is not None:
                 return no_job
-            self._walk = None                   # the walk is over, and another one is due at once
+            self._walk = None                   # another one is due at once
             after_edit = result is Stop.RESTART
 
     def _on_walk_stop(self, walk: Walk, stop: Stop) -> NoJob | None:
@@ -5668,7 +5655,7 @@ class Cursor:
         if stop is Stop.SLICED:                 # the next claim continues the walk at once
             self.sliced = True
             return NoJob(retry_after=0.0, report=walk.report(), sliced=True)
-        if stop is Stop.SHORT:                  # the walk can go on once a consumer has enough free
+        if stop is Stop.SHORT:                  # goes on once a consumer has enough free
             return NoJob(report=walk.report())
         if stop is Stop.BARRIER:                # only another walk can pass it
             pause = self._rewalk.seconds_until_next(walk)
@@ -5713,7 +5700,7 @@ class Cursor:
     def _complete_last_group(self, walk: Walk, stop: Stop) -> None:
         """Mark the last group as complete at the end of the file.
 
-        But it must wait if the walk can have met only a part, because lines are being appended.
+        It must wait if the walk can have met only a part, because lines are being appended.
         """
         if not walk.groups or walk.groups[-1].is_complete:
             return
@@ -5727,8 +5714,8 @@ class Cursor:
     def _seconds_until_stale(self) -> float:
         """Return the seconds after which lines read ahead must be read again.
 
-        On a network file system this is longer, because each read is a round trip; but not once the walk has
-        noticed another runner, because then lines change all the time.
+        On a network file system, where each read is a round trip, this is longer; but not once the walk has
+        noticed another runner: then lines change all the time.
         """
         has_noticed_runner = self._walk is not None and self._walk.claimable_soon
         is_far = self.file.network and not has_noticed_runner
@@ -5772,10 +5759,7 @@ class Cursor:
             self.say(text)
 
     def _report_rerun(self, job: Job) -> None:
-        """Report, once, that a line which has run to the end in this process was new again, and was claimed.
-
-        For example, an editor has saved an old state.
-        """
+        """Report, once, that a claimed line was new again although it has run to the end in this process."""
         was_new = job.state == NEW              # before the claim
         last_result = self._results[job.command]
         if was_new and last_result.state and last_result.number == job.number:
@@ -5867,8 +5851,8 @@ class Cursor:
     def _no_job_after_error(self, error: OSError) -> NoJob:
         """Return a NoJob after an error of the file system: try again in a while, or give up (`failed`).
 
-        Give up if errors have lasted for MAX_ERROR_SECONDS, on a local file system for MAX_LOOKS intervals,
-        unless the cursor waits for the file to be created.
+        Give up after MAX_ERROR_SECONDS of errors, on a local file system after MAX_LOOKS intervals, unless
+        the cursor waits for the file to be created.
         """
         self.forget()
         self.queue.close_if_locks_lost(error)
@@ -5904,7 +5888,7 @@ ANYBODY = Consumer("", capacity=Resources(1, math.inf))
 def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReason | None:
     """Return why no runner can take any of the new jobs; None: one can, or no job is new.
 
-    For example 'line 7 waits for host bob (#RUN in line 4)'. hosts: names of hosts known to have a runner.
+    For example 'line 7 waits for host bob (#RUN in line 4)'.  hosts: names of hosts known to have a runner.
     """
     busy_host_lists: set[tuple[str, ...]] | None = None
     above = Above()
@@ -5946,9 +5930,9 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
 
 
 def _host_settings_in_use(file: JobReader) -> set[tuple[str, ...]]:
-    """Return the values of host= of the jobs that run now, each a tuple of names and patterns.
+    """Return the values of host= of running jobs, each a tuple of names and patterns.
 
-    So at least one host of each value has a runner.  Orphans do not count: they have no runner.
+    At least one host of each value has a runner.  Orphans do not count: they have none.
     """
     host_lists = set()
     scope = NO_DIRECTIVES
@@ -5961,9 +5945,8 @@ def _host_settings_in_use(file: JobReader) -> set[tuple[str, ...]]:
 
 
 def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
-    """Return why a job in this line, below a block, cannot start.
-
-    Either the block is a barrier that waits for the first unfinished job above, or it has a message.
+    """Return why a job below a block cannot start: a barrier waits for the first unfinished job above, or the
+    block has a message.
     """
     is_waiting_barrier = block.why is Why.WAITS
     if not is_waiting_barrier or not above.unfinished:
@@ -5993,7 +5976,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
     """Yield the lines that this consumer would run if it were alone, without changing anything.
 
     Stop at a directive that keeps the jobs below from starting.  Report `memory`, the limit for jobs here, if
-    a directive has memory=, and the first job of a group, because only a server starts groups.
+    a directive has memory=, and the first job of a group, which only a server starts.
     """
     reported_subjects: set[str] = set()
 
@@ -6057,9 +6040,9 @@ def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job:
     """Call write() until it does not raise TemporaryError, with exponential back-off.
 
     write: attempts to write a job's result, and returns the permanent error, or ''; so does the awaitable.
-    The first call is made before persist() returns.  interval: seconds after which a message reports that
-    another process keeps the command locked; other reasons are reported at once.  While there is no file, all
-    pauses are a tenth of the interval.
+    The first call is made before persist() returns.  interval: seconds after which to report that another
+    process keeps the command locked; other reasons are reported at once.  While there is no file, pauses are
+    a tenth of it.
     """
     first_attempt = write()             # which starts now
     return _retry_while_temporary(first_attempt, write, interval, say, job)
@@ -6069,7 +6052,7 @@ async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Aw
                                  interval: float, say: Say, job: Job) -> str:
     """Await an attempt to write a result; while it raises TemporaryError, pause and make another.
 
-    Return the permanent error, or ''.  See persist().
+    Return the permanent error, or ''.
     """
     waited, pause = 0.0, FIRST_RETRY_SECONDS
     is_reported = False
@@ -6089,14 +6072,14 @@ async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Aw
 
 
 class FileExecutor:
-    """Makes file operations in the order they come: at once, or in one thread if the file system can block.
+    """Makes file operations in order: at once, or in one thread if the file system can block.
 
-    An NFS server that does not answer blocks every call until it does.  Meanwhile output, timeouts and
-    signals are processed; claims, results and records wait.
+    An NFS server that does not answer blocks every call.  Meanwhile output, timeouts and signals are
+    processed; claims, results and records wait.
     """
-    RETRY_SECONDS = 0.02            # seconds until records are tried again
+    RETRY_SECONDS = 0.02            # until records are tried again
     RETRY_SECONDS_FAR = 0.5         # if each attempt is a round trip
-    MAX_CLOSING_SECONDS = 1.0       # seconds to wait for unfinished calls when the program exits
+    MAX_CLOSING_SECONDS = 1.0       # for unfinished calls when the program exits
 
     def __init__(self, threaded: bool, on_relieved: Callable[[], None] = lambda: None,
                  say: Say = lambda text: None) -> None:
@@ -6110,7 +6093,7 @@ class FileExecutor:
         self.backlog = 0            # bytes posted and not yet written
         self.files: list[RecordFile] = []       # all record files; each adds itself
         self._timer: asyncio.TimerHandle | None = None      # of the next try of kept records
-        self._retries_allowed = True    # kept records are tried again; False once the program exits
+        self._retries_allowed = True    # False once the program exits
         self.pending: set[futures.Future[Any]] = set()      # calls in the queue or in progress
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -6167,7 +6150,7 @@ class FileExecutor:
         self.backlog -= size
         self._on_relieved()
         self._schedule_retry()
-        answer.result()             # an exception is a defect, for the loop's exception handler
+        answer.result()             # an exception is a defect
 
     @property
     def has_kept_records(self) -> bool:
@@ -6188,12 +6171,12 @@ class FileExecutor:
     async def close(self) -> None:
         """Stop trying kept records, and wait for pending calls, for at most MAX_CLOSING_SECONDS.
 
-        This is the last thing that happens in the loop.  On Python 3.9 an answer that comes to a closed loop
-        causes a traceback.  A call that is pending after this waits for a file system that does not answer.
+        This comes last in the loop: on Python 3.9 an answer to a closed loop causes a traceback.  A call that
+        is pending after this waits for a file system that does not answer.
         """
         self._retries_allowed = False
         with contextlib.suppress(asyncio.TimeoutError):
-            # int() does nothing; as the last call in the queue it is done when all others are
+            # int() does nothing; in the queue it comes last
             await asyncio.wait_for(self.call(int), self.MAX_CLOSING_SECONDS)
 
     async def flush(self) -> None:
@@ -6216,15 +6199,14 @@ class Failures:
         self._throttle = Throttle()
 
     async def count_new_failures(self) -> int:
-        """Return the number of new failures since the first call, which returns 0; 0 if the file cannot be
-        read.
+        """Return the number of failures since the first call, which returns 0; 0 if the file cannot be read.
 
-        A failed line that we run again (--retry) no longer counts as failed in the file.
-        _count_failed_lines() adds it, so the number rises only if it fails again.
+        A failed line that we run again (--retry) no longer counts in the file.  But _count_failed_lines()
+        adds it, so the number rises only if it fails again.
         """
         try:
             failed_count = await self.executor.call(self._count_failed_lines)
-        except OSError:                     # the file does not exist yet, or is away for a moment
+        except OSError:                     # it does not exist yet, or is away for a moment
             return 0
         if self._count_at_start is None:
             self._count_at_start = failed_count
@@ -6241,13 +6223,13 @@ class Failures:
 
 
 class FileCounter:
-    """Counts the lines of a job file by state: counts the file now and then, and adds changes by our own jobs
-    since.
+    """Counts the lines of a job file by state: now and then the file, and between counts the changes by our
+    own jobs.
 
     Without a file (the server has it), only our own jobs are counted.  Jobs that start or finish during a
-    count can make a number slightly wrong until the next count.
+    count can make a number slightly wrong until the next.
     """
-    PAUSE_FACTOR = 50                   # a pause is 50 times as long as a count: at most 1/50 of a CPU
+    PAUSE_FACTOR = 50                   # so counts take at most 1/50 of a CPU
     MIN_COUNT_SECONDS = 2.0             # from one count to the next
     MIN_COUNT_SECONDS_FAR = 15.0        # on a network file system
 
@@ -6255,7 +6237,7 @@ class FileCounter:
         self._file = file
         self._executor = executor
         self.counted: Counter[bytes] | None = None      # lines by state; None: no count yet
-        # changes by our jobs that the last count does not contain; a number can be negative
+        # changes by our jobs since the last count; can be negative
         self._own_changes: Counter[bytes] = Counter()
         # `_own_changes` when the current count was requested; None: none is in progress
         self._changes_at_request: Counter[bytes] | None = None
@@ -6276,7 +6258,7 @@ class FileCounter:
         counted: Counter[bytes] = Counter()
         with self._throttle, contextlib.suppress(OSError):
             for _ in file.scan_lines(RUNNING, counted):
-                pass                    # this also counts the lines in other states
+                pass                    # the scan counts the lines in all states
             return counted
         return None
 
@@ -6327,7 +6309,7 @@ class Jobs(Protocol):
     async def still_has(self, job: Job) -> bool:
         """Return True if a job can run here again after a pause: surely no other runner has the line.
 
-        If another runner has, check_jobs() will report the job soon.
+        If another has, check_jobs() will report the job soon.
         """
 
     def close_lock_copy(self, fd: int) -> None:
@@ -6386,8 +6368,9 @@ class FileJobs:
         return self._cursor.claim(exits_if_none)
 
     def _add_findings(self, no_job: NoJob) -> NoJob:
-        """Return a NoJob with what the walk has found for this runner: if it met `#RUN end`, what stops jobs,
-        and, if the runner must wait for jobs, when to ask again: after `poll` seconds at the latest.
+        """Add the walk's findings for this runner: if `#RUN end` was met, and what stops jobs.
+
+        If it must wait for jobs, but no time is known, it asks again after `poll` seconds.
         """
         report = no_job.report
         retry_after = no_job.retry_after
@@ -6426,7 +6409,7 @@ class FileJobs:
         return await runner.wait_unless_killed(self._summarize_at_exit(runner))
 
     def _count_jobs(self, consumers: Consumers) -> Summary:
-        """Count the jobs in the file for the closing line of this runner.
+        """Count the jobs in the file for this runner's closing line.
 
         Jobs that run although no other runner or server uses the file have lost their runner.  They count as
         left, because no runner will see the exit status.
