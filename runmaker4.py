@@ -4777,7 +4777,7 @@ class Stop(enum.Enum):
 
 @dataclass(frozen=True)
 class WalkReport:
-    """What a walk found for its consumers."""
+    """What a walk found for the consumers."""
     consumers: frozenset[Consumer] = frozenset()      # present during the whole walk
     began: float = -math.inf                # by the file's clock
     met_end: bool = False                   # it met `#RUN end`
@@ -4803,15 +4803,15 @@ class Walk:
     """One walk down a job file: claim_next() goes on to the next job.
 
     A directive takes effect when the walk meets it, because it applies to the lines below.  Below a *block*
-    no job can start: a barrier that waits, a check that failed, or an invalid directive.  At a barrier the
-    walk knows the first job above that was unfinished when met:
+    no job can start: a barrier that waits, a check that failed, an invalid directive or too big a group.  At
+    a barrier the walk knows the first job above that was unfinished when met:
 
     - Until that job has finished, the barrier cannot be passed.
     - Then others can still be unfinished.  So another walk begins at the top, and only a walk that has met no
       unfinished job passes.
     - A walk that has claimed a job stops at the barrier, because that job runs now.
-    - A walk that has claimed nothing reads on, only to record which consumers have jobs below: these must wait,
-      the others can exit.
+    - A walk that has claimed nothing reads on, only to record which consumers have jobs below: these must
+      wait, the others can exit.
     """
 
     def __init__(
@@ -4828,9 +4828,9 @@ class Walk:
         began: float,
         after_edit: bool,
     ) -> None:
-        """resuming_consumers: those, present or not, for which orphans become new again. serving: consumers
-        come and go, and a server starts the groups. began: by the file's clock. after_edit: an edit ended the
-        previous walk.
+        """resuming_consumers: those, present or not, for which orphans become new again.  serving: for a
+        server, which starts groups.  began: by the file's clock.  after_edit: an edit ended the previous
+        walk.
         """
         self._queue = queue
         self._file = file = queue.file
@@ -4843,7 +4843,7 @@ class Walk:
         self.began = began
         # another walk follows: this one has claimed a job, or the file is being edited
         self.needs_another_walk = after_edit
-        self.always_present = frozenset(consumers.all)  # consumers present during the whole walk
+        self.always_present = frozenset(consumers.all)  # during the whole walk
         self._retrying_consumers = retries.consumers    # since the walk began
         self.above = Above()
         # then another walk must check the other jobs
@@ -4888,7 +4888,7 @@ class Walk:
         return self.above.scope.below_end
 
     def report(self) -> WalkReport:
-        """Return which consumers must wait, and if the walk has met `#RUN end` or a failed check so far."""
+        """Return which consumers must wait, and if `#RUN end` or a failed check was met so far."""
         block = self.above.block
         return WalkReport(
             consumers=self.always_present,
@@ -4899,8 +4899,7 @@ class Walk:
         )
 
     def claim_next(self, consumers: Consumers, pause_at: float) -> Job | Stop:
-        """Walk on, and claim the next job that one of these consumers may take; or return why the walk
-        stopped.
+        """Walk on, and claim the next job that one of these consumers may take; or return why the walk stops.
 
         consumers: between calls with the same object, consumers may be removed, but not added.  pause_at:
         when (time.monotonic()) to return Stop.SLICED.
@@ -4955,7 +4954,7 @@ class Walk:
 
     def _forget_from(self, line: Line) -> None:
         """Forget what the walk met from this line on, because it goes back there: skipped lines, groups, and
-        the block, a line below which no job can start.
+        the block, below which no job can start.
         """
         self.above.block = None
         self._first_blocked_job = None
@@ -5026,8 +5025,8 @@ class Walk:
         return bool(self._consumers.all) and self._consumers.all.keys() <= self._waiting_for_capacity.keys()
 
     def _release_consumers(self, consumers: Mapping[Consumer, None]) -> None:
-        """End the wait for slots and memory of each consumer that now has enough for the job, or if the job's
-        line has changed.
+        """End the wait for slots and memory of each consumer that now has enough, or whose job's line has
+        changed.
         """
         state_at_offset: dict[int, bytes | None] = {}
         for consumer in self._waiting_for_capacity.keys() & consumers.keys():
@@ -5075,7 +5074,7 @@ class Walk:
             self.above.add_unfinished(line)
             return self._claim_new(line, consumer)
         if not self._waiting_for_capacity:
-            # no consumer may take new jobs up to the next directive, but failed lines can be due
+            # none may take new jobs up to the next directive, but failed lines can be due
             self._only_running_matter = not self._retrying_consumers
             self.has_skipped_jobs = True
         self._record_skipped_new(line)
@@ -5107,14 +5106,14 @@ class Walk:
         """
         self.waiting_consumers |= present_due
         if not self.above.block:
-            with_capacity = present_due - self._waiting_for_capacity.keys()
-            self._record_skipped_failed(line, due_consumers - with_capacity)
+            present_with_capacity = present_due - self._waiting_for_capacity.keys()
+            self._record_skipped_failed(line, due_consumers - present_with_capacity)
         elif present_due:
             self._first_blocked_job = self._first_blocked_job or line
 
     def _check_running_line(self, line: Line) -> None:
-        """Record a running job as unfinished, so that barriers below wait; or give an orphan (a line `r` with
-        neither runner nor job) its next state.
+        """Record a running job as unfinished, so that barriers below wait; or give an orphan, a line `r` with
+        neither runner nor job, the next state.
         """
         suspicion = self._orphans.check_orphan(line)
         if suspicion is Suspicion.PROVED:
@@ -5171,8 +5170,7 @@ class Walk:
         self._skipped_new.setdefault(self.above.scope.consumer_key, (line, self.above.scope))
 
     def _record_skipped_failed(self, line: Line, consumers: Iterable[Consumer]) -> None:
-        """Record a failed line that these consumers must run again later: each begins at the first such line.
-        """
+        """Record a failed line that these consumers must run again later; each begins at the first."""
         assert not self.above.block, "a walk that begins below a block would not know of it"
         for consumer in consumers:
             self._skipped_failed.setdefault(consumer, (line, self.above.scope))
@@ -5228,9 +5226,9 @@ class Walk:
         """Claim a failed line that a consumer must run again, and return the job; None if that fails:
 
         - A copy of the command runs, perhaps for hours.  The line is made new, and counts as tried.
-        - The line is refused, for example because another process holds the command mutex.  Then this walk claims
-          no failed line below (`refused_retry`).
-        - Another runner was faster (CHANGED).
+        - The line is refused, for example because another process holds the command mutex.  Then this walk
+          claims no failed line below (`refused_retry`).
+        - The line has another state now (CHANGED).
         """
         settings = self.above.scope.settings
         attempt = self._try_change(line, lambda: self._queue.claim(line, consumer, settings))
@@ -5334,7 +5332,6 @@ class Walk:
         return True
 
     def _end_group_unless_same(self, directives_above: Directives) -> None:
-        """End the group above a directive, unless the directive continues it."""
         if self.groups and not self.above.scope.has_same_group(directives_above):
             # Below an invalid directive it is unknown if jobs belong to the group above
             self.end_group(waits=self.above.scope.error != "")
@@ -5342,7 +5339,7 @@ class Walk:
     def has_awaited_job_finished(self) -> bool:
         """Return True if the job for which a barrier waits, the first unfinished one met, has finished.
 
-        Then another walk is due.  Once True, always True for this walk.
+        Once True, always True for this walk.
         """
         first_unfinished = self.above.unfinished
         if first_unfinished and not self.saw_awaited_job_finished:
@@ -5358,14 +5355,14 @@ class Walk:
 
 @dataclass(frozen=True)
 class NoJob:
-    """Why a claim found no job.  Its truth value is false; that of a Job is true."""
+    """Why a claim found no job.  In a condition, a NoJob is false and a Job is true."""
     retry_after: float | None = None  # seconds until there can be a job; None: nothing to wait for
     failed: str = ""            # why nothing can be claimed any more
     met_end: bool = False       # consumers that follow must leave
     stopped: str = ""           # why jobs remain that the consumer should have had
     report: WalkReport = field(default_factory=WalkReport)
-    is_complete: bool = False   # the cursor has walked as far as anything can matter to the consumers
-    sliced: bool = False        # the walk has used up the time slice: claim again
+    is_complete: bool = False   # the walk has met all that matters to the consumers
+    sliced: bool = False        # the time slice is over: claim again
 
     def __bool__(self) -> bool:
         return False
@@ -5374,13 +5371,13 @@ class NoJob:
 class Rewalk:
     """Decides when a cursor walks through the file again: idle runners cost little, and no job waits long.
 
-        the walk                                        another one begins (a length: the time the walk took)
+        the walk                                        another begins (a length: the time the walk took)
         ----------------------------------------------  -----------------------------------------------------
         has taken a job, or began after an edit         at once, when it meets the end
         was overtaken by an edit                        at once
-        stops at a barrier whose first unfinished job
+        is at a barrier whose first unfinished job
           has ended                                     after 1 length
-          has not ended, but it has taken jobs          after an interval, and 20 lengths
+          has not ended, but the walk has taken jobs    after an interval, and 20 lengths
         goes on, claim by claim                         after an interval, and 100 lengths: lines above may
                                                         have been edited in place
         met the end, and a line claimable soon          after 0.05, then 1 interval, and 20 lengths
@@ -5391,8 +5388,6 @@ class Rewalk:
         met jobs that a consumer waits for              after 20 lengths
         was not made for a consumer that asks now       at once if it has skipped jobs, otherwise after 20
                                                         lengths
-        waits at a barrier whose first unfinished job
-          has ended                                     after 1 length
         met the end; a consumer asks for the last time  at once, unless it waits for jobs
     """
     FIRST_RETRY_INTERVALS = 0.05    # after the first walk that must try again
@@ -5416,13 +5411,10 @@ class Rewalk:
         self._signature_when_idle = None
 
     def is_overdue(self) -> bool:
-        """Return True if the current walk is so old that another must begin: lines above can have been
-        edited.
-        """
+        """Return True if the walk is so old that another must begin: lines above may have been edited."""
         return self.throttle.seconds_until_due(self.LONG_PAUSE_FACTOR, self._file.interval) == 0
 
     def has_size_changed(self) -> bool:
-        """Return True if the file size has changed since the last walk began."""
         _, _, size_at_start, _ = self.signature
         _, _, size_now, _ = self._file.signature()
         return size_now != size_at_start
@@ -5440,10 +5432,7 @@ class Rewalk:
         self._refused_walks = self._refused_walks + 1 if walk.claimable_soon else 0
 
     def seconds_until_retry(self, walk: Walk) -> float | None:
-        """Return the seconds until another walk is due even if the file does not change; None: none is.
-
-        walk: the last one, which found no job.
-        """
+        """Return the seconds until another walk is due even if the file does not change; None: none is."""
         waits = []
         if walk.seconds_until_trusted:          # the file can be half saved
             waits.append(walk.seconds_until_trusted)
@@ -5462,12 +5451,12 @@ class Rewalk:
     def is_due(self, walk: Walk, consumers: Consumers, seconds_until_retry: float | None) -> bool:
         """Return True if another walk is due after `walk`, which found no job.
 
-        seconds_until_retry: what seconds_until_retry() returned after that walk.
+        seconds_until_retry: returned after that walk.
         """
         if not self._signature_when_idle:       # expire() was called
             return True
         has_newcomers = not walk.always_present.issuperset(consumers.all)
-        if has_newcomers and walk.has_skipped_jobs:         # these jobs can be for the newcomers
+        if has_newcomers and walk.has_skipped_jobs:         # perhaps jobs for the newcomers
             return True
         block = walk.above.block
         waits_at_barrier = block is not None and block.why is Why.WAITS
@@ -5492,13 +5481,13 @@ class Cursor:
     STALE_SECONDS = 0.002       # see _seconds_until_stale()
     STALE_SECONDS_FAR = 1.0     # on a network file system
     MAX_BARRIER_PAUSE = 0.25    # seconds between looks at a barrier
-    SLICE = 0.05                # seconds after which a server's claim returns, to let it serve clients
+    SLICE = 0.05                # then a server's claim returns, to serve clients
 
     def __init__(self, queue: JobQueue, consumers: Iterable[Consumer] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
-        """consumers: claim for these unless claim() gets others. ordinals: give lines ordinals.
-        wait_for_file: the file can be created later. unchecked: the file did not exist to be checked.
-        serving: consumers come and go, and a server starts the groups that the cursor finds.
+        """consumers: claim for these unless claim() gets others.  wait_for_file: the file can be created
+        later.  unchecked: the file did not exist to be checked.  serving: consumers come and go, and a server
+        starts the groups.
         """
         self.queue = queue
         self.file = file = queue.file
@@ -5522,7 +5511,7 @@ class Cursor:
         # the last claim paused in the middle of a walk: repeat it
         self.sliced = False
         self._errors_since: float | None = None
-        self._waiting_signature: tuple[int, ...] = ()   # of the file, after the last walk that found no job
+        self._waiting_signature: tuple[int, ...] = ()   # of the file, at the last walk without a job
         # when (clock), if the file still has that signature
         self._report_waiting_at = math.inf
         self._printed_subjects: set[str] = set()        # of one-time messages
@@ -5530,12 +5519,12 @@ class Cursor:
 
     @property
     def orphans(self) -> list[int]:
-        """Return the line numbers of the orphans that were marked `e`."""
+        """Return the line numbers of orphans marked `e`."""
         return self._orphans.marked
 
     @property
     def renewed(self) -> int:
-        """Return the number of lines that were claimed or made new because of --retry or --resume."""
+        """Return the number of lines claimed or made new because of --retry or --resume."""
         return self._retries.renewed
 
     @property
@@ -5544,7 +5533,7 @@ class Cursor:
 
     @property
     def groups(self) -> list[PendingGroup]:
-        """Return the groups that the current walk, or else the last one, has found so far."""
+        """Return the groups found so far by the current walk, or else by the last one."""
         walk = self._walk or self._idle_walk
         return walk.groups if walk else []
 
@@ -5570,7 +5559,7 @@ class Cursor:
 
     def _walk_if_due(self, exits_if_none: bool, consumers: Consumers,
                      absent: Collection[Consumer]) -> Job | NoJob:
-        """Walk down the file to the next job and claim it; or repeat the last NoJob if no walk is due."""
+        """Walk on to the next job and claim it; or repeat the last NoJob if no walk is due."""
         self._restart_if_replaced()
         self._set_consumers(consumers, absent)
         last_walk = None if self._walk else self._idle_walk     # a current walk goes on
@@ -5583,7 +5572,7 @@ class Cursor:
             self.throttle.stop()
 
     def _set_consumers(self, consumers: Consumers, absent: Collection[Consumer]) -> None:
-        """Claim for these consumers from now on.  absent: consumers that want jobs later.
+        """Claim for these consumers from now on.
 
         If one has come with --retry or --resume, begin a walk at the top, where failed lines can be due.
         """
@@ -5598,7 +5587,6 @@ class Cursor:
         )
 
     def _is_walk_due(self, walk: Walk, exits_if_none: bool) -> bool:
-        """Return True if another walk is due after one that has found no job."""
         if exits_if_none and not walk.waiting_consumers:
             return True
         return self._rewalk.is_due(walk, self.consumers, self.no_job.retry_after)
@@ -5631,8 +5619,7 @@ class Cursor:
     def _claim_in_walks(self, consumers: Consumers, after_edit: bool) -> Job | NoJob:
         """Walk, again while another walk is due at once, until there is a job or none for now.
 
-        A server's walk pauses after SLICE seconds (`sliced`), to let the server do other work.  after_edit:
-        an edit ended the previous walk.
+        A server's walk pauses after SLICE seconds (`sliced`), to let the server do other work.
         """
         pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
         while True:
@@ -5668,10 +5655,7 @@ class Cursor:
         return self._end_walk(walk, stop)
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
-        """Begin a walk at the top of the file that the path names now, and keep it in `_walk`.
-
-        after_edit: an edit ended the previous walk, so another walk will follow this one.
-        """
+        """Begin a walk at the top of the file that the path names now, and keep it in `_walk`."""
         self.throttle.start()
         self.queue.reopen_if_replaced()
         self._restart_if_replaced()             # if it was, forget the old file
@@ -5682,7 +5666,7 @@ class Cursor:
         return self._walk
 
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
-        """Record that a walk is over and has found no job, and report what keeps jobs from starting."""
+        """Record that a walk has found no job, and report what keeps jobs from starting."""
         self._walk = None
         self._idle_walk = walk
         self._complete_last_group(walk, stop)
@@ -5722,7 +5706,7 @@ class Cursor:
         return self.STALE_SECONDS_FAR if is_far else self.STALE_SECONDS
 
     def _restart_if_replaced(self) -> None:
-        """Drop the current walk if the job file was opened again, or was replaced by another file.
+        """Drop the current walk if the job file was opened again or replaced by another.
 
         Report another file; in it, --retry and --resume begin at the top again.
         """
@@ -5745,7 +5729,7 @@ class Cursor:
         self._rewalk.expire()
 
     def _check_new_file(self) -> None:
-        """Report invalid lines of a file that could not be refused at the start, because it did not exist."""
+        """Report invalid lines of a file that did not exist at the start, and so was not refused."""
         self._is_file_unchecked = False
         with contextlib.suppress(UsageError):      # the file is gone again
             check_for_strays(self.file.path, self.file.network, self.say, refuse=False)
@@ -5753,7 +5737,6 @@ class Cursor:
     # -- messages --------------------------------------------------------------------------------------------
 
     def _say_once(self, subject: str, text: str) -> None:
-        """Print a message, unless one with this subject was printed before."""
         if subject not in self._printed_subjects:
             self._printed_subjects.add(subject)
             self.say(text)
@@ -5786,9 +5769,7 @@ class Cursor:
             )
 
     def _report_refused_retry(self, walk: Walk) -> None:
-        """Report, once for each line and reason, why a failed line cannot be run again yet: two walks in a
-        row could not claim it.
-        """
+        """Report, once for each line and reason, why two walks in a row could not run a failed line again."""
         if walk.refused_retry and self._rewalk.is_refused_repeatedly:
             line, check = walk.refused_retry
             state = display_text(line.state)
@@ -5818,8 +5799,7 @@ class Cursor:
     # -- results ---------------------------------------------------------------------------------------------
 
     def check_jobs(self) -> dict[Job, str]:
-        """Compare the claimed lines with the file, and return the jobs that the caller must stop, each with
-        the reason: "lost" to another runner, or "cancelled".
+        """Return the jobs to kill, and why: "lost" to another runner, or "cancelled".
 
         Also skip the failed lines that other runners have run again.
         """
@@ -5831,7 +5811,7 @@ class Cursor:
     def finish(self, job: Job, state: bytes) -> str:
         """Write the result of a job, and remember it.  Return '', or why it will never be written.
 
-        Raises TemporaryError if the caller must try again.
+        Raises TemporaryError: try again.
         """
         error = self.queue.finish(job, state)
         self._results.add(job, state, self.clock())
@@ -5868,7 +5848,6 @@ class Cursor:
         return NoJob(retry_after=self.interval)
 
     def _waits_for_file(self, error: OSError) -> bool:
-        """Return True if the file does not exist, and the cursor waits until it does."""
         return self._wait_for_file and error.errno == errno.ENOENT
 
 
@@ -5888,7 +5867,7 @@ ANYBODY = Consumer("", capacity=Resources(1, math.inf))
 def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReason | None:
     """Return why no runner can take any of the new jobs; None: one can, or no job is new.
 
-    For example 'line 7 waits for host bob (#RUN in line 4)'.  hosts: names of hosts known to have a runner.
+    For example 'line 7 waits for host bob (#RUN in line 4)'.  hosts: those known to have a runner.
     """
     busy_host_lists: set[tuple[str, ...]] | None = None
     above = Above()
@@ -6025,14 +6004,14 @@ def spawn_task(work: Awaitable[Any]) -> asyncio.Future[Any]:
     """
     def raise_error(task: asyncio.Future[Any]) -> None:
         if not task.cancelled():
-            task.result()                       # raises the exception of the task
+            task.result()                       # raises any exception
 
     task = asyncio.ensure_future(work)
     task.add_done_callback(raise_error)
     return task
 
 
-FIRST_RETRY_SECONDS = 0.05      # from the first attempt to write a result to the second
+FIRST_RETRY_SECONDS = 0.05      # after the first attempt to write a result
 MAX_RETRY_SECONDS = 30.0        # each further pause is twice as long, up to this
 
 
@@ -6042,7 +6021,7 @@ def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job:
     write: attempts to write a job's result, and returns the permanent error, or ''; so does the awaitable.
     The first call is made before persist() returns.  interval: seconds after which to report that another
     process keeps the command locked; other reasons are reported at once.  While there is no file, pauses are
-    a tenth of it.
+    a tenth of the interval.
     """
     first_attempt = write()             # which starts now
     return _retry_while_temporary(first_attempt, write, interval, say, job)
@@ -6050,7 +6029,7 @@ def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job:
 
 async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
                                  interval: float, say: Say, job: Job) -> str:
-    """Await an attempt to write a result; while it raises TemporaryError, pause and make another.
+    """Await an attempt to write a result; make another while it raises TemporaryError.
 
     Return the permanent error, or ''.
     """
@@ -6083,7 +6062,7 @@ class FileExecutor:
 
     def __init__(self, threaded: bool, on_relieved: Callable[[], None] = lambda: None,
                  say: Say = lambda text: None) -> None:
-        """threaded: the file system can block. on_relieved: called when the thread has made a posted call.
+        """threaded: the file system can block.  on_relieved: called when the thread has made a posted call.
         say: gets messages about records that wait.
         """
         from concurrent import futures  # which asyncio has loaded
@@ -6097,7 +6076,6 @@ class FileExecutor:
         self.pending: set[futures.Future[Any]] = set()      # calls in the queue or in progress
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Make a call and return the answer."""
         if not self.pool:
             return function(*args, **kwargs)
         return await asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
@@ -6146,7 +6124,6 @@ class FileExecutor:
         return future
 
     def _on_posted_call_done(self, size: int, answer: asyncio.Future[object]) -> None:
-        """Subtract a call from the backlog, and raise any exception of the call."""
         self.backlog -= size
         self._on_relieved()
         self._schedule_retry()
@@ -6162,7 +6139,6 @@ class FileExecutor:
             self._timer = asyncio.get_running_loop().call_later(delay, self._retry_kept_records)
 
     def _retry_kept_records(self) -> None:
-        """Try again to write the records that the files keep."""
         self._timer = None
         if self._retries_allowed:
             for file in self.files:
@@ -6171,8 +6147,8 @@ class FileExecutor:
     async def close(self) -> None:
         """Stop trying kept records, and wait for pending calls, for at most MAX_CLOSING_SECONDS.
 
-        This comes last in the loop: on Python 3.9 an answer to a closed loop causes a traceback.  A call that
-        is pending after this waits for a file system that does not answer.
+        This comes last in the loop: on Python 3.9 an answer to a closed loop causes a traceback.  A call
+        still pending then waits for a file system that does not answer.
         """
         self._retries_allowed = False
         with contextlib.suppress(asyncio.TimeoutError):
@@ -6223,8 +6199,7 @@ class Failures:
 
 
 class FileCounter:
-    """Counts the lines of a job file by state: now and then the file, and between counts the changes by our
-    own jobs.
+    """Counts the lines of a job file by state: now and then the file, and between counts our own changes.
 
     Without a file (the server has it), only our own jobs are counted.  Jobs that start or finish during a
     count can make a number slightly wrong until the next.
@@ -6270,13 +6245,12 @@ class FileCounter:
         self._changes_at_request = None
 
     def on_job_started(self, previous_state: bytes) -> None:
-        """Count one of our jobs as running. previous_state: of the line, before the claim."""
+        """previous_state: of the job's line, before the claim."""
         self._own_changes[RUNNING] += 1
         if self._file:
             self._own_changes[previous_state] -= 1
 
     def on_job_over(self, new_state: bytes) -> None:
-        """Count one of our running jobs in its new state."""
         self._own_changes[RUNNING] -= 1
         self._own_changes[new_state] += 1
 
@@ -6294,11 +6268,11 @@ class Jobs(Protocol):
     """The source of a Runner's jobs: a job file, or a connection to a server."""
     interval: float                     # seconds between checks of the claimed lines
     poll: float                         # seconds between checks for new jobs while there are none
-    orphans: list[int]                  # the line numbers of orphans that were marked `e`
+    orphans: list[int]                  # line numbers of orphans marked `e`
     failures: Failures | None           # counts the failures of the whole file; None: the server does
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Return a job, or why there is none. exits_if_none: the runner exits if there is none.
+        """Return a job, or why there is none.  exits_if_none: the runner exits if there is none.
 
         free, capacity: the runner's free and total resources.
         """
@@ -6313,10 +6287,10 @@ class Jobs(Protocol):
         """
 
     def close_lock_copy(self, fd: int) -> None:
-        """Close a descriptor from copy_lock_fd(): the job's shell has its own copy."""
+        """Close a descriptor from copy_lock_fd(): the job's shell has a copy."""
 
     def on_ready_to_start(self, job: Job) -> None:
-        """Handle a shell that waits at its gate, until the server starts the group."""
+        """Handle a shell that waits at the gate, until the server starts the group."""
 
     async def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give the line up.  Return the permanent error, or ''.
@@ -6339,7 +6313,7 @@ class FileJobs:
     EMPTY_FILE = Summary(Counts(0, 0, 0, 0, 0, 0))
 
     def __init__(self, cursor: Cursor, reader: JobReader, executor: FileExecutor, consumer: Consumer) -> None:
-        """cursor: finds and claims lines. reader: reads the same file, to count lines."""
+        """reader: reads the same file as the cursor, to count lines."""
         self._cursor = cursor
         self._queue = cursor.queue
         self._file = cursor.file
@@ -6402,7 +6376,7 @@ class FileJobs:
         return await self.executor.call(self._cursor.check_jobs)
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """Bring all writes to disk, and return the summary for the closing line.
+        """Bring all writes to disk, and return a summary.
 
         None: the file cannot be read, or does not answer soon after a signal that has killed the jobs.
         """
