@@ -1181,26 +1181,45 @@ def give_rights(new: int, old: os.stat_result) -> None:
 
 
 def lost_locks(fd: int, offsets: Iterable[int], mount: Mount) -> set[int]:
-    """Return the offsets, out of `offsets`, at which this descriptor has lost the lock that it had.
+    """Return those of `offsets` at which this descriptor has lost a lock.
 
-    A host that was cut off for too long loses its locks.  NFS then answers EIO to a read through the locking
-    descriptor if the read asks the server, while a lock on it can seem to succeed.  On other network file
-    systems only the locks can reveal the loss (seen on GlusterFS): another description finds the byte free,
-    or this descriptor finds a lock of another description on it.
+    A host that was cut off for too long loses locks.
     """
-    if not mount.forgets_locks:
-        try:
-            Reader(fd, True).pread(1, 0)
-            return set()
-        except OSError as error:
-            if error.errno not in LOCKS_LOST:
-                raise
-            return set(offsets)
-    second_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    if mount.forgets_locks:
+        return _locks_lost_silently(fd, offsets)
+    return set(offsets) if _locks_lost_by_nfs(fd) else set()
+
+
+def _locks_lost_by_nfs(fd: int) -> bool:
+    """Return True if NFS has lost the locks of this descriptor.
+
+    NFS then answers EIO to a read that asks the server, while a new lock can seem to succeed.
+    """
     try:
-        return {offset for offset in offsets if is_free(second_fd, offset) or not is_free(fd, offset)}
+        Reader(fd, True).pread(1, 0)
+    except OSError as error:
+        if error.errno not in LOCKS_LOST:
+            raise
+        return True
+    return False
+
+
+def _locks_lost_silently(fd: int, offsets: Iterable[int]) -> set[int]:
+    """Return those of `offsets` at which this descriptor, which had locked them all, has no lock now.
+
+    Only queries reveal this on network file systems other than NFS (seen on GlusterFS).  A query ignores the
+    locks of the querying description: so a second description must find our lock, and `fd` must find none.
+    """
+    second_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    lost = set()
+    try:
+        for offset in offsets:
+            no_lock = is_free(second_fd, offset)
+            if no_lock or not is_free(fd, offset):      # the second: another description has locked the byte
+                lost.add(offset)
     finally:
         os.close(second_fd)
+    return lost
 
 
 def file_identity_lines(fd: int) -> list[bytes]:
@@ -1304,7 +1323,7 @@ class Line:
         return b"%d %s %s" % (self.number, self.state, self.command)
 
 
-# bytes: execve(2) accepts an argument of 128 KiB, which is b"{ :; COMMAND\n\n}\nexit\0" (Processes.start)
+# bytes: execve(2) accepts an argument of 128 KiB: b"{ :; COMMAND\n\n}\nexit\0" (Processes._shell_script)
 LONGEST_COMMAND = (128 << 10) - 14
 
 
@@ -1331,7 +1350,7 @@ class Scan:
 
     It adds a newline before the file, so that every line begins with a newline.  The lines between wanted
     lines are searched and counted, never parsed.  The buffer holds one chunk of the file.  Chunks are small
-    at first and after each refresh(), so that the next line comes from a fresh read; then they grow to 1 MiB.
+    at first and after each reread_from(): the next line comes from a fresh read; then they grow to 1 MiB.
     """
     MIN_CHUNK_SIZE = 4096                # bytes of the first chunk
     MAX_CHUNK_SIZE = 1 << 20             # bytes up to which chunks grow
@@ -1375,7 +1394,7 @@ class Scan:
             match = pattern.search(self._buffer, self._position)
             if match:
                 state_index = match.start() + 1         # a match begins with the newline before the line
-                return self._take_line(state_index)
+                return self._parse_line_at(state_index)
             if not self._read_chunk():
                 return None
 
@@ -1391,43 +1410,49 @@ class Scan:
         """Make next() return the last line, a directive, once more."""
         self.line_number -= 1
         self._must_repeat_line = True
-        self.refresh(line)
+        self.reread_from(line)
 
     def seek_back(self, line: Line) -> bool:
         """Go back to a job line above or at the position, so that next() reads and returns it again.
 
-        Return False if its text is not at its offset any more, because an edit has moved it.  From then on
-        `counted` is right only as a sum: the ordinal of a line is the number of job lines up to it.
+        Return False if an edit has moved the line.
         """
         self.last = line
         lines_above = line.number - 1
         self.line_number = lines_above
         self._must_repeat_line = True
+        jobs_above = line.ordinal - 1
+        self._set_job_count(jobs_above)
+        return self.reread_from(line)
+
+    def _set_job_count(self, jobs_above: int) -> None:
+        """Set the number of job lines counted so far, from which next() computes the ordinal of a line.
+
+        From now on only the sum of `counted` is right, because the states of these lines are unknown.
+        """
         if self.counted is not None:
             self.counted.clear()
-            jobs_above = line.ordinal - 1
-            self.counted[NEW] = jobs_above              # in any state: only the sum is used
-        return self.refresh(line)
+            self.counted[NEW] = jobs_above
 
-    def refresh(self, last_line: Line, data: bytes | None = None) -> bool:
-        """Replace the buffer by a fresh read that begins at the last line; return True if that is unmoved.
+    def reread_from(self, last_line: Line, data: bytes | None = None) -> bool:
+        """Replace the buffer by a fresh read that begins at the last line, so that next() finds no old data.
 
-        So next() does not find lines as they were a while ago.  The line is unmoved if its text, in any
-        state, is still at its offset.  data: the file from that offset on, if the caller has just read it.
+        Return True if the line is still there: the same text at the same offset, in any state.
+        data: the file from that offset on, if the caller has just read it.
         """
         self.chunk_size = self.MIN_CHUNK_SIZE
         if data is None:
             data = self.file.pread(self.chunk_size, last_line.offset)
         self._buffer = b"\n" + data
         self._buffer_offset = last_line.offset - 1
-        # next() searches from here: at 0 it finds the last line once more, at 1 it goes on below that line
+        # next() searches for a newline and a state: from 0 it finds the last line again, from 1 the next one
         self._position = 0 if self._must_repeat_line else 1
         return self._begins_with(last_line)
 
     def _begins_with(self, line: Line) -> bool:
-        """Return True if the buffer begins with the text of this line, after a newline and any state.
+        """Return True if the buffer is a newline, any state and the text of this line.
 
-        Compare only as much of a long line as the smallest chunk has.
+        Of a long line compare only as much as the smallest chunk has.
         """
         text_index = 2                          # after the newline and the state
         text = line.text[:self.MIN_CHUNK_SIZE - 1]
@@ -1436,22 +1461,19 @@ class Scan:
         is_cut = len(text) < len(line.text)
         return self._buffer.startswith(text, text_index) and (is_cut or next_byte in (b"\n", b""))
 
-    def _take_line(self, state_index: int) -> Line:
-        """Return the line whose state is at buffer[state_index], and move the position to it.
-
-        If the line ends after the buffer, drop all before it, and read on up to its end.  It becomes `last`.
-        """
+    def _parse_line_at(self, state_index: int) -> Line:
+        """Return the line whose state is buffer[state_index], move the position there, and set `last`."""
         newline = self._buffer.find(b"\n", state_index)
-        if newline < 0:
-            self._drop_buffer_to(state_index - 1)
-            state_index = 1                     # after the newline that precedes the line
+        if newline < 0:                             # the end of the line is not in the buffer yet
+            self._drop_buffer_to(state_index - 1)   # now buffer[0] is the newline before the line
+            state_index = 1
             newline = self._read_to_newline()
         self._count_lines_to(state_index)
         self._must_repeat_line = False
         is_complete = newline >= 0
         line_end = newline if is_complete else len(self._buffer)
         ordinal = sum(self.counted.values()) if self.counted else 0
-        # A line that only looks like a directive can begin with a blank
+        # A malformed directive can begin with a blank (DIRECTIVE_LIKE)
         state = self._buffer[state_index:state_index + 1].strip(b" \t") or DIRECTIVE
         text = self._buffer[state_index + 1:line_end]
         offset = self._buffer_offset + state_index
@@ -1459,8 +1481,7 @@ class Scan:
         return self.last
 
     def _read_to_newline(self) -> int:
-        """Add chunks to the buffer until one has a newline, and return its index; -1 at the end of the file.
-        """
+        """Add chunks to the buffer up to a newline, and return that index; -1 at the end of the file."""
         newline = -1
         while newline < 0:
             length = len(self._buffer)
@@ -1471,10 +1492,7 @@ class Scan:
         return newline
 
     def _count_lines_to(self, stop: int) -> None:
-        """Move the position to buffer[stop], and add the lines that begin on the way to the line number.
-
-        `counted`, if there is one, gets the number of job lines among them in each state.
-        """
+        """Move the position to buffer[stop], and count the lines that begin on the way."""
         self.line_number += self._buffer.count(b"\n", self._position, stop)
         if self.counted is not None:
             # The last newline can be at stop - 1; two more bytes, state and blank, show if a job follows it
@@ -1482,13 +1500,13 @@ class Scan:
         self._position = stop
 
     def _read_chunk(self) -> bool:
-        """Add the next chunk of the file to the buffer, after dropping what was searched.
+        """Drop the part of the buffer that was searched, and add the next chunk of the file.
 
-        Return False at the end of the file.  Raises FileChangedError if line numbers are wrong.  Raises
-        Paused, if the time `pause_at` is over, only when the chunk is in the buffer, so that next() can
-        continue with it.
+        Return False at the end of the file.  After the time `pause_at` raise Paused; the chunk is in the
+        buffer then, so next() can continue.
         """
-        # A match can begin in one chunk and end in the next, so the last bytes stay
+        # A match can begin in one chunk and end in the next, so the last bytes stay.  This counts lines, and
+        # raises FileChangedError if line numbers are wrong.
         self._drop_buffer_to(max(self._position, len(self._buffer) - self.overlap))
         offset = self._buffer_offset + len(self._buffer)
         data = self.file.pread(self.chunk_size, offset) if offset < self._end_offset else b""
@@ -1704,8 +1722,8 @@ class Unset(enum.Enum):
 
 
 SHELL = "/bin/sh"
-# The names of shells that jobs can use: they understand the wrapper of a job (Processes.start).  Other
-# programs must not get `-c JOB`: `true -c JOB` does nothing, and the job would count as done.
+# Names of shells that understand Processes._shell_script().  Other programs must not get `-c JOB`:
+# `true -c JOB` does nothing, and the job would count as done.
 POSIX_LIKE = re.compile(r"(z?sh|[bdy]?ash|(m|l|o|lo|pd)?ksh|busybox)(-?[0-9][-+.\w]*|-static)?", re.ASCII)
 ANY_SHELL = re.compile(rf"{POSIX_LIKE.pattern}|rbash|t?csh|fish", re.ASCII)
 
@@ -1834,18 +1852,17 @@ class Directives(NamedTuple):
             return self._replace(end=line)
         return self._replace(barrier=line, check=directive.kind == "barrier check")
 
-    def has_same_group(self, above: Directives) -> bool:
-        """Return True if jobs below these directives can be in one group with jobs below `above`.
+    def has_same_group(self, previous: Directives) -> bool:
+        """Return True if jobs below these directives and jobs below `previous` can be in one together= group.
 
-        A group (together=) is a number of jobs that start together.  above: the directives without the last
-        directive line.  It divides the group if it gives another together=, or is a barrier, a `#RUN end` or
-        malformed.
+        previous: these directives without the last directive line.  That line divides the group if it gives
+        another together=, or is a barrier, a `#RUN end` or malformed.
         """
         return (
-            self.settings.together == above.settings.together
-            and self.barrier is above.barrier
-            and self.end is above.end
-            and self.error == above.error
+            self.settings.together == previous.settings.together
+            and self.barrier is previous.barrier
+            and self.end is previous.end
+            and self.error == previous.error
         )
 
 
@@ -2032,17 +2049,17 @@ def check_for_strays(path: str, network: bool, say: Say, refuse: bool = True) ->
 
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
-    """Raise UsageError for a job file from which no job may start.
+    """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job.
 
-    Such a file has a malformed #RUN line, or no job but plain text.  In a file with jobs, report lines that
-    are neither a job nor a comment.
+    In a file with jobs, report lines that are neither a job nor a comment.
     """
-    check_for_strays(path, network, say)
+    check_for_strays(path, network, say)            # refuses plain text without a job
     with job_file(path, network) as file:
-        no_jobs = b""
-        for directive in Scan(file, first_line_offset(file), states=no_jobs, directives=True):
-            if error := NO_DIRECTIVES.with_directive(directive).error:
-                raise UsageError(f"{path}: {error}")
+        directives_only = b""                       # no state of a job is wanted
+        for directive in Scan(file, first_line_offset(file), states=directives_only, directives=True):
+            why_malformed = NO_DIRECTIVES.with_directive(directive).error
+            if why_malformed:
+                raise UsageError(f"{path}: {why_malformed}")
 
 
 # ======== The job file ======================================================================================
@@ -4920,7 +4937,7 @@ class Walk:
 
     def reread_last_line(self) -> bool:
         """Read the walk's last line again.  Return False if an edit has moved it."""
-        return not self.scan.last or self.scan.refresh(self.scan.last)
+        return not self.scan.last or self.scan.reread_from(self.scan.last)
 
     def _continue_for_consumers(self, consumers: Consumers) -> bool:
         """Continue the walk for other consumers, at the first skipped line that one of them may take.
@@ -5261,7 +5278,7 @@ class Walk:
             self.claimable_soon = True
             return Attempt(self._refused_commands[line.command])
         attempt = change()
-        if not self.scan.refresh(line, attempt.data or None):
+        if not self.scan.reread_from(line, attempt.data or None):
             raise FileChangedError
         if not (attempt.job or attempt.new_state):
             self._on_claim_refused(line, attempt)
@@ -6520,8 +6537,35 @@ class ProcessId(NamedTuple):
         return self.ticks >= other.ticks and self.pid > other.pid
 
 
+class ProcessStat(NamedTuple):
+    """The fields of /proc/PID/stat that a ProcessTable needs (proc(5))."""
+    state: bytes
+    parent: int
+    session: int
+    threads: int
+    start_ticks: int            # from the boot of the system to the start of the process
+    resident_pages: int
+
+    @classmethod
+    def read(cls, pid_text: str) -> ProcessStat:
+        """Read the fields of a process.  Raises OSError if it has exited."""
+        fd = os.open(f"/proc/{pid_text}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # the first two fields are the pid and the name, '(NAME)'; the name can contain blanks and )
+            state, parent, _, session, *fields = os.read(fd, 4096).rpartition(b")")[2].split()
+        finally:
+            os.close(fd)
+        # the numbers in proc(5) are 7 larger than these indices: num_threads, starttime, rss
+        return cls(state, int(parent), int(session), int(fields[13]), int(fields[15]), int(fields[17]))
+
+    @property
+    def is_alive(self) -> bool:
+        """Return False for a zombie.  A process also shows Z if only the first thread has exited."""
+        return self.state not in (b"Z", b"X") or self.threads > 1
+
+
 class ProcessTable:
-    """All living processes (proc(5)), by parent, by session, and by the job that tagged them."""
+    """All living processes (proc(5)), by parent, by session, and by job tag (JOB_TAG_VARIABLE)."""
     TAG_ENTRY = re.compile(rb"(?:^|\0)" + JOB_TAG_VARIABLE + rb"=([^\0]*)")
 
     def __init__(
@@ -6530,7 +6574,7 @@ class ProcessTable:
         """pid_names: the numeric entries of /proc.  earlier_tags: see read()."""
         self._earlier_tags = earlier_tags or {}
         self._one_second_ago = ProcessId.latest().ticks - TICKS
-        # the jobs that a process belongs to; only of processes that are older than a second
+        # tags of the jobs that a process belongs to; only of processes older than a second
         self.tags: dict[ProcessId, Sequence[bytes]] = {}
         self.births: dict[int, ProcessId] = {}          # by pid, as the next two
         self._resident_pages: dict[int, int] = {}
@@ -6540,7 +6584,7 @@ class ProcessTable:
         self.tagged: dict[bytes, list[int]] = {}        # pids by the tag of each job that they belong to
         for pid_text in pid_names:
             with contextlib.suppress(OSError):      # the process has exited meanwhile
-                self._add(pid_text)
+                self._add_process(pid_text)
 
     @classmethod
     def read(cls, earlier_tags: Mapping[ProcessId, Sequence[bytes]] | None = None) -> ProcessTable:
@@ -6567,32 +6611,31 @@ class ProcessTable:
             match = cls.TAG_ENTRY.search(file.read())
         return match[1].split(b"/") if match else []
 
-    def _add(self, pid_text: str) -> None:
+    def _add_process(self, pid_text: str) -> None:
         """Add a process, unless it is a zombie."""
-        fd = os.open(f"/proc/{pid_text}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            state, parent, _, session, *fields = os.read(fd, 4096).rpartition(b")")[2].split()
-        finally:
-            os.close(fd)
-        # the numbers in proc(5) are 7 larger than these indices: num_threads, starttime, rss
-        threads = int(fields[13])       # a process whose first thread has exited also shows Z, but lives
-        if state in (b"Z", b"X") and threads <= 1:
+        process = ProcessStat.read(pid_text)
+        if not process.is_alive:
             return
         pid = int(pid_text)
-        process_id = self.births[pid] = ProcessId(int(fields[15]), pid)
-        self._resident_pages[pid] = int(fields[17])
-        self.parents[pid] = int(parent)
-        self.children.setdefault(int(parent), []).append(pid)
-        self.sessions.setdefault(int(session), []).append(pid)
+        process_id = self.births[pid] = ProcessId(process.start_ticks, pid)
+        self._resident_pages[pid] = process.resident_pages
+        self.parents[pid] = process.parent
+        self.children.setdefault(process.parent, []).append(pid)
+        self.sessions.setdefault(process.session, []).append(pid)
+        self._add_tags(process_id)
+
+    def _add_tags(self, process_id: ProcessId) -> None:
+        """Add a process to each job whose tag it has; of another user's process the tags are unreadable."""
         tags = self._earlier_tags.get(process_id)
         if tags is None:
             tags = []
             with contextlib.suppress(PermissionError):
-                tags = self.tags_of(pid_text)
-        if process_id.ticks < self._one_second_ago:     # soon after the start, execve(2) can change the tags
+                tags = self.tags_of(str(process_id.pid))
+        is_older_than_a_second = process_id.ticks < self._one_second_ago
+        if is_older_than_a_second:              # in a younger one execve(2) can still change the tags
             self.tags[process_id] = tags
         for tag in tags:
-            self.tagged.setdefault(tag, []).append(pid)
+            self.tagged.setdefault(tag, []).append(process_id.pid)
 
     def session_processes(self, shell: Shell) -> list[int]:
         """Return the living processes of the shell's session; without /proc, [-pid] for its process group."""
@@ -6637,21 +6680,23 @@ class ProcessTable:
         """
         return self.births.get(pid, ProcessId(0, pid))
 
-    def needing_term(self, pids: Iterable[int], signalled: Mapping[ProcessId, ProcessId]) -> list[int]:
-        """Return the processes of a job that must get TERM: those that did not get it, except processes that
-        others have started after they got it, to clean up.
+    def needing_term(self, pids: Iterable[int], newest_at_term: Mapping[ProcessId, ProcessId]) -> list[int]:
+        """Return the processes of a job that must still get TERM.
 
-        pids: parents come before their children.  signalled: the processes that got TERM, each with the
-        latest ProcessId of that moment.
+        Clean-up processes must not: a process started them after it got TERM, or another clean-up process
+        started them.
+        pids: each parent before the children.  newest_at_term: for each process that got TERM, the newest
+        process at that time; a younger child is a clean-up process.
         """
         needing_term: list[int] = []
         cleanup_pids: set[int] = set()
         for pid in pids:
-            if self.identify(pid) in signalled:
+            got_term = self.identify(pid) in newest_at_term
+            if got_term:
                 continue
             parent = self.parents.get(pid, 0)
-            parent_term = signalled.get(self.identify(parent))          # when the parent got TERM
-            was_born_after = parent_term is not None and self.identify(pid).is_after(parent_term)
+            newest = newest_at_term.get(self.identify(parent))      # None: the parent got no TERM
+            was_born_after = newest is not None and self.identify(pid).is_after(newest)
             if parent in cleanup_pids or was_born_after:
                 cleanup_pids.add(pid)
             else:
@@ -6773,7 +6818,7 @@ class TreeKiller:
         the kernel can reuse it for any process.  An empty session gets no new members.
         """
         start = self._loop.time()
-        signalled: dict[ProcessId, ProcessId] = {}      # see ProcessTable.needing_term()
+        newest_at_term: dict[ProcessId, ProcessId] = {}      # see ProcessTable.needing_term()
         empty_readings = 0
         pause = 0.005
         while True:
@@ -6791,17 +6836,21 @@ class TreeKiller:
             if self.kills_at_once or elapsed > self.grace:
                 self._signal(alive, signal.SIGKILL)
             else:
-                self._terminate(table.needing_term(alive, signalled), table, signalled)
+                self._terminate(table.needing_term(alive, newest_at_term), table, newest_at_term)
             await asyncio.sleep(0.02 if empty_readings else pause)
             pause = min(2 * pause, 0.1)
 
     def _terminate(self, pids: Sequence[int], table: ProcessTable,
-                   signalled: dict[ProcessId, ProcessId]) -> None:
-        """Send TERM and CONT to processes, and add them to `signalled`."""
+                   newest_at_term: dict[ProcessId, ProcessId]) -> None:
+        """Send TERM and CONT to processes, and add each to `newest_at_term`, with the newest process now.
+
+        Younger children count as clean-up processes, which get no TERM.
+        """
         self._signal(pids, signal.SIGTERM)
-        latest = ProcessId.latest()
+        # read before CONT: a stopped process handles TERM only then, and so starts only younger children
+        newest = ProcessId.latest()
         self._signal(pids, signal.SIGCONT)      # not before all have got TERM
-        signalled.update((table.identify(pid), latest) for pid in pids)
+        newest_at_term.update((table.identify(pid), newest) for pid in pids)
 
     async def _fresh_table(self) -> ProcessTable:
         """Return a table that is read after this call.  All waiting callers share one table."""
@@ -6846,31 +6895,47 @@ class Processes(TreeKiller):
     def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out_fd: int | None,
               err_fd: int | None, inherited_fds: Sequence[int], on_exit: Callable[[int], None],
               gate_fd: int | None = None) -> Child:
-        """Start a job's shell in a session of its own.  Raises OSError, ValueError (a NUL in the command).
+        """Start a job's shell in a new session.  Raises OSError, ValueError (a NUL in the command).
 
-        shell: a path, or a name that is looked up in our own PATH.  out_fd, err_fd: None: /dev/null.
-        inherited_fds: descriptors that the shell holds as long as it lives.  on_exit: called with the wait
-        status at the moment when the shell is waited for.  gate_fd: the shell first reads a line from this
-        descriptor; at end of file the shell exits.
-
-        The `exit` at the end keeps the shell alive during the last command.  Without it shells exec that
-        command; and if the command closes all descriptors above 2, as ssh does, the job lock would be lost.
-        The empty line is for a command that ends with a backslash.  The braces are for a command that is cut
-        off after `&&` or `|`, which `exit` would complete.
+        shell: a path, or a name to look up in our own PATH.  environ: variables in addition to ours.
+        out_fd, err_fd: None: /dev/null.  inherited_fds: descriptors that the shell holds as long as it lives.
+        on_exit: called with the wait status when the shell is waited for.  gate_fd: the shell first reads a
+        line from this descriptor, and exits at end of file.
         """
         job_tag = next(self._new_tags)
-        # The shell's numbers are none of `inherited_fds`: some C libraries leave close-on-exec set if dup2(2)
-        # gets one number twice.
-        free_numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in inherited_fds)
-        standard = zip((gate_fd, out_fd, err_fd), range(3))
-        pairs: list[tuple[int | None, int]] = [*standard, *zip(inherited_fds, free_numbers)]
-        actions = [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in pairs]
-        command = (b"" if gate_fd is None else GATE) + b"{ :; %s\n\n}\nexit" % command
+        actions = self._spawn_actions((gate_fd, out_fd, err_fd), inherited_fds)
+        script = self._shell_script(command, has_gate=gate_fd is not None)
+        # the tags, also of the jobs that we run in, by which ProcessTable finds all processes of a job
         environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
-        pid = os.posix_spawnp(shell, (*shell_words(shell), b"-c", command), environ, file_actions=actions,
+        pid = os.posix_spawnp(shell, (*shell_words(shell), b"-c", script), environ, file_actions=actions,
                               setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
         child = self.running[pid] = Child(pid, job_tag, self._loop.create_future(), on_exit)
         return child
+
+    def _spawn_actions(self, standard_fds: Iterable[int | None],
+                       inherited_fds: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Return the posix_spawn(3) actions that copy our descriptors to 0, 1, 2, and to free numbers.
+
+        standard_fds: None: /dev/null.
+        """
+        # A copy gets none of the numbers in `inherited_fds`: some C libraries leave close-on-exec set if
+        # dup2(2) gets one number twice.
+        free_numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in inherited_fds)
+        pairs: list[tuple[int | None, int]] = [
+            *zip(standard_fds, range(3)), *zip(inherited_fds, free_numbers)
+        ]
+        return [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in pairs]
+
+    @staticmethod
+    def _shell_script(command: bytes, has_gate: bool) -> bytes:
+        """Return the text that a shell runs for a job's command.
+
+        The `exit` keeps the shell alive during the last command.  Without it shells exec that command; if it
+        closes all descriptors above 2, as ssh does, the job lock would be lost.  The empty line is for a
+        command that ends with a backslash.  The braces are for one that is cut off after `&&` or `|`, which
+        `exit` would complete.
+        """
+        return (GATE if has_gate else b"") + b"{ :; %s\n\n}\nexit" % command
 
     def reap(self) -> None:
         """Collect the wait status and the resource usage of the children that have exited."""
@@ -8064,7 +8129,7 @@ class RecordFile:
         self.fd = open_record(path, flags)
         self._mount = find_mount(path)
         self.kept: dict[int, bytearray] = {}        # records by offset; at APPEND_BYTE the lines to append
-        # of the lines to append: so many bytes at the beginning can be in the file, after a failed append
+        # after a failed append: so many first bytes of kept[APPEND_BYTE] can be in the file already
         self._doubtful_bytes = 0
         self._access = Access.READY
         self.obstacle = ""                          # why the last try that failed did so
@@ -8075,18 +8140,18 @@ class RecordFile:
     def append(self, lines: bytes) -> None:
         """Append lines, now or later."""
         self.kept.setdefault(APPEND_BYTE, bytearray()).extend(lines)
-        self._try_to_write(APPEND_BYTE)
+        self._write_or_keep(APPEND_BYTE)
 
     def write(self, offset: int, record: bytes) -> None:
         """Write a record at an offset, now or later, instead of one that waits there."""
         self.kept[offset] = bytearray(record)
-        self._try_to_write(offset)
+        self._write_or_keep(offset)
 
     def write_kept(self) -> None:
         """Try the kept records again, and report the obstacle once if it has lasted for REPORT_AFTER_SECONDS.
         """
         for offset in list(self.kept):
-            self._try_to_write(offset)
+            self._write_or_keep(offset)
         if self.kept and time.monotonic() > self._report_at:
             self._report_at = math.inf
             self._executor.say(
@@ -8094,38 +8159,43 @@ class RecordFile:
                 "be written)"
             )
 
-    def _try_to_write(self, offset: int) -> None:
-        """Write the record that is kept for an offset, and forget it; at APPEND_BYTE: the lines to append.
+    def _write_or_keep(self, offset: int) -> None:
+        """Write kept[offset] to the file and remove it from `kept`; keep it for a later try if it must wait.
 
-        Keep the record for a later try if its lock was refused, or if the network file system was away.
-        After any other error report the error and drop the record.
+        It must wait if another process has the lock, or if the network file system was away.  After any other
+        error it is dropped.
         """
         keep_for_later = False          # also after a defect, which would happen again
         try:
             is_written = self._lock_and_write(offset)
             keep_for_later = not is_written
         except OSError as error:
-            keep_for_later = self._mount.network and error.errno in LOCKS_LOST
-            if keep_for_later:
-                self._begin_waiting(Access.LOST, error_text(error))
-            else:
-                self._on_error(
-                    f"{self.path}: {error_text(error)} (the {self.kind} is incomplete; the jobs go on)"
-                )
+            keep_for_later = self._can_try_again(error)
         finally:
             if not keep_for_later:
                 del self.kept[offset]
-                self._doubtful_bytes = 0        # they were the first bytes of the lines just forgotten
+                self._doubtful_bytes = 0        # they were the first bytes of the lines just removed
             # a lock was granted, and nothing is left to write: no record waits any more
             if self._access is Access.READY and not self.kept:
                 self._waiting_since = math.inf
 
-    def _lock_and_write(self, offset: int) -> bool:
-        """Lock the bytes of the record that is kept for an offset, and write it.  Raises OSError.
+    def _can_try_again(self, error: OSError) -> bool:
+        """Return True if the network file system was away; report any other error."""
+        was_away = self._mount.network and error.errno in LOCKS_LOST
+        if was_away:
+            self._begin_waiting(Access.LOST, error_text(error))
+        else:
+            self._on_error(
+                f"{self.path}: {error_text(error)} (the {self.kind} is incomplete; the jobs go on)"
+            )
+        return was_away
 
-        Return False if the lock was refused, so that the record must wait.  On a file system of one host,
-        write the record without the lock once records have waited for MAX_LOCK_WAIT_SECONDS: there it can
-        destroy no other record.
+    def _lock_and_write(self, offset: int) -> bool:
+        """Lock the bytes at an offset, and write kept[offset] there.  Raises OSError.
+
+        APPEND_BYTE is one byte, locked to append kept[APPEND_BYTE] to the file.
+        Return False if the lock was refused and the record must wait.  On a file system of one host, a write
+        without the lock can destroy no other record: after MAX_LOCK_WAIT_SECONDS do that.
         """
         if self._access is Access.LOST:
             self._reopen()
@@ -8137,13 +8207,11 @@ class RecordFile:
             finally:
                 unlock(self.fd, offset, locked_bytes)
             return True
-        must_have_lock = (
-            self._mount.network or time.monotonic() - self._waiting_since < self.MAX_LOCK_WAIT_SECONDS
-        )
-        if must_have_lock:
-            return False
-        self._write_record(offset, record)
-        return True
+        waited_seconds = time.monotonic() - self._waiting_since
+        may_write_unlocked = not self._mount.network and waited_seconds >= self.MAX_LOCK_WAIT_SECONDS
+        if may_write_unlocked:
+            self._write_record(offset, record)
+        return may_write_unlocked
 
     def _reopen(self) -> None:
         """Open the file again, because the network file system was away.  Raises OSError.
@@ -8180,9 +8248,11 @@ class RecordFile:
         return False
 
     def _begin_waiting(self, access: Access, reason: str) -> None:
-        """Store why a record must wait; `access` decides what the next try does first.
+        """Store why a record must wait, and start the clock if no other record waits yet.
 
-        If no other record waits yet, the time until it is reported, or is written without a lock, begins now.
+        REPORT_AFTER_SECONDS later the reason is reported; MAX_LOCK_WAIT_SECONDS later a record on a file
+        system of one host is written without the lock.  access: for example LOST: the next try first opens
+        the file again.
         """
         self._access = access
         self.obstacle = reason
