@@ -133,7 +133,7 @@ from typing import (
 
 
 def lazy_import(name: str) -> Any:
-    """Import a module lazily: Python loads it when an attribute of it is first used (LazyLoader)."""
+    """Import a module that Python loads when an attribute is first used (LazyLoader)."""
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.find_spec(name)
@@ -145,7 +145,7 @@ def lazy_import(name: str) -> Any:
     return module
 
 
-# Loading these takes a third as long as loading this file, and runset4.py never needs them.
+# They take a third as long to load as this file, and runset4.py never needs them.
 if TYPE_CHECKING:
     import asyncio
     import queue
@@ -163,7 +163,7 @@ RUNNING = b"r"
 DONE = b"d"
 FAILED = b"!"
 ERROR = b"e"
-HELD = b"x"                     # by convention; in this program it represents any other state
+HELD = b"x"                     # here it represents any other state
 
 # Bytes of a lock file after all buckets.  The first only marks the end: older versions lock it in journals.
 BUCKETS_END = 1 << 62
@@ -174,22 +174,22 @@ PROBE_BYTES = BUCKETS_END + 3      # 2^32 bytes from here: the start-up test, an
 PRESENCE_BYTES = PROBE_BYTES + (1 << 32)
 FRONTIER_BYTES = PRESENCE_BYTES + (1 << 32)    # 2^60 bytes from here: frontiers of passes (Retries)
 
-Say = Callable[[str], None]     # takes a message of one line, without program and file name
+Say = Callable[[str], None]     # prints a message of one line, without program and file name
 Identity = tuple[int, int]      # of a file: device and inode number
 T = TypeVar("T")
 
 
 # ======== Basics ============================================================================================
 #
-# Functions for every script.  A script is a function main(), which run_main() calls:
+# Functions for every script.  run_main() calls the main() of a script:
 #
-# - Errors.  An error that the user can fix is raised as a UsageError, wherever it is found.  run_main()
-#   prints it as one line on stderr, and the exit status is 2.
-# - Signals.  They are blocked from the first line of a script on, so that none can stop it half-way with a
+# - Errors.  An error that the user can fix is raised as a UsageError.  run_main() prints it as one line on
+#   stderr, and the exit status is 2.
+# - Signals.  They are blocked from the first line of a script on, so that none stops it half-way with a
 #   traceback.  run_main() unblocks INT and TERM, which simply kill us until there are handlers.
-# - Bytes.  Job files and output are bytes, which need not be text.  They are kept unchanged.  On the way to a
-#   terminal or a message they pass display_text(), so that they cannot control a terminal, or begin a line.
-# - Writing.  write(2) can write less than it is given.  write_all() repeats it until all is written.
+# - Bytes.  Job files and output are bytes, kept unchanged, and need not be text.  For a terminal or a message
+#   display_text() makes them harmless: they cannot control a terminal, or begin a line.
+# - Writing.  write(2) can write less than it is given.  write_all() repeats it.
 
 
 class UsageError(Exception):
@@ -197,14 +197,14 @@ class UsageError(Exception):
 
 
 def error_text(error: OSError) -> str:
-    """Return the message of an OSError without number and file name: 'no space left on device'."""
+    """Return the bare message of an OSError: 'no space left on device'."""
     text = error.strerror or str(error)
     return text[:1].lower() + text[1:]
 
 
-# Control characters, C0 and C1; characters that turn the direction of writing, and so could make a text look
-# like another one (Unicode Standard Annex 9, 2: bidirectional formatting characters); line and paragraph
-# separators; and bytes that are not UTF-8, but C1 for an 8-bit terminal (PEP 383: byte 0x80 is \udc80)
+# Control characters, C0 and C1; characters that turn the direction of writing, which could disguise a text
+# (Unicode Standard Annex 9, 2: bidirectional formatting characters); line and paragraph separators; and bytes
+# that are not UTF-8, but C1 for an 8-bit terminal (PEP 383: byte 0x80 is \udc80)
 UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\udc80-\udc9f]")
 
 
@@ -216,23 +216,23 @@ def printable(text: str) -> str:
 def display_text(data: bytes) -> str:
     """Decode bytes for a message, with '?' for each character that could control a terminal.
 
-    Bytes that are not UTF-8 become the same bytes again when the text is written, except 0x80 to 0x9f.
+    Writing the text restores bytes that are not UTF-8, except 0x80 to 0x9f.
     """
     return printable(os.fsdecode(data))
 
 
 def to_text(data: bytes) -> str:
-    """Decode bytes for JSON, the wire or a journal, in any locale, without loss: to_bytes() reverses it."""
+    """Decode bytes for JSON, the wire or a journal, in any locale; to_bytes() reverses it without loss."""
     return data.decode("utf-8", "surrogateescape")
 
 
 def one_line(data: bytes) -> bytes:
-    """Replace control characters and newlines by '?', so that the bytes fit into one line of a terminal."""
+    """Replace control characters and newlines by '?'."""
     return os.fsencode(display_text(data))
 
 
 def quote(word: bytes) -> bytes:
-    """Quote bytes as shlex.quote() quotes text."""
+    """Quote bytes for a shell."""
     return os.fsencode(shlex.quote(os.fsdecode(word)))
 
 
@@ -241,9 +241,7 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def duration(text: str) -> float | None:
-    """Return the seconds in '90', '90s', '5m', '1.5h' or '1d'; None for 'none' (no limit).
-
-    Raises argparse.ArgumentTypeError.
+    """Return the seconds in '90', '90s', '5m', '1.5h' or '1d'; None for 'none' (no limit); an argparse type.
     """
     if text == "none":
         return None
@@ -273,7 +271,7 @@ SIZE_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def memory_size(text: str) -> int:
-    """Return the bytes in '512M', '4G' or '1.5T'.  Raises argparse.ArgumentTypeError."""
+    """Return the bytes in '512M', '4G' or '1.5T' (an argparse type)."""
     match = SIZE.fullmatch(text)
     size = int(float(match[1]) * SIZE_UNITS[match[2]]) if match else 0
     if not 0 < size < 1 << 60:
@@ -282,10 +280,7 @@ def memory_size(text: str) -> int:
 
 
 def growing_sizes(text: str) -> tuple[int, ...]:
-    """Return the sizes in '4G,16G,64G' in bytes; each must be larger than the one before it.
-
-    Raises argparse.ArgumentTypeError.
-    """
+    """Return the bytes in '4G,16G,64G', an argparse type; each size must be larger than the previous one."""
     sizes = tuple(map(memory_size, text.split(",")))
     if any(size <= previous for previous, size in zip(sizes, sizes[1:])):
         raise argparse.ArgumentTypeError(f"not growing: '{printable(text)}' (such as 4G,16G,64G)")
@@ -337,7 +332,7 @@ def plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-NAMED_LINES = 8                 # a message names at most this many lines
+NAMED_LINES = 8                 # at most, in a message
 
 
 def name_lines(numbers: Iterable[int]) -> str:
@@ -367,11 +362,11 @@ def readme_path() -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser that begins the help with the program's purpose, and raises errors as UsageError."""
+    """An argparse parser whose help begins with the program's purpose, and which raises UsageError."""
 
     def __init__(self, prog: str, purpose: str, usage: str, examples: str, statuses: Mapping[str, str],
                  notes: Mapping[str, str]) -> None:
-        """purpose: a paragraph.  statuses: the meaning of each exit status.  notes: texts by title."""
+        """purpose: a paragraph.  statuses: meanings by exit status.  notes: texts by title."""
         super().__init__(
             prog=prog,
             usage=f"{prog} {usage}",
@@ -403,17 +398,17 @@ class Parser(argparse.ArgumentParser):
         print_bytes(self.format_help().encode())
 
     def error(self, message: str) -> Any:
-        """Refuse the command line: raise UsageError."""
+        """Raise UsageError."""
         if message.endswith("expected one argument"):       # argparse takes -1 for an option
             message += "; if it begins with -, write OPTION=ARGUMENT"
         raise UsageError(f"{message} (see --help)")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """A formatter that writes `-j, --jobs N` where argparse before Python 3.13 writes `-j N, --jobs N`."""
+    """Writes `-j, --jobs N` where argparse before Python 3.13 writes `-j N, --jobs N`."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        """Return '-j, --jobs N' for an option, as the help lists it."""
+        """Return '-j, --jobs N' for an option."""
         text = super()._format_action_invocation(action)
         if len(action.option_strings) < 2 or action.nargs == 0:
             return text
@@ -424,7 +419,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 def filled(text: str, width: int, indent: str = "") -> str:
     """Break a paragraph into lines of at most `width` characters.
 
-    The first line begins with `indent`, and the other lines with as many blanks.
+    The first line begins with `indent`, the others with as many blanks.
     """
     text = " ".join(text.split())
     lines: str = lazy_import("textwrap").fill(
@@ -436,7 +431,7 @@ def filled(text: str, width: int, indent: str = "") -> str:
 def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     """Run the main() of a script, and return the exit status.
 
-    A UsageError becomes one line on stderr and status 2.  Ctrl-C gives 130, and a closed pipe 0.
+    A UsageError becomes one line on stderr and status 2.  Ctrl-C gives 130, a closed pipe 0.
 
     Signals were blocked from the first line on.  Until there are handlers, INT and TERM simply kill us: no
     job runs yet, and we could be waiting for a file system or a server that does not answer.  HUP, USR1 and
@@ -459,30 +454,30 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
 
 
 def exit_on(*signums: int) -> None:
-    """Make these signals raise SystemExit with status 128 + n, except those that are ignored (nohup)."""
+    """Make these signals raise SystemExit with status 128 + n, except ignored ones (nohup)."""
     for signum in signums:
         if signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, lambda signum, _: sys.exit(128 + signum))
 
 
 def exit_now(status: int) -> None:
-    """Exit with this status, without Python's clean-up, which takes as long as 20 short jobs.
+    """Exit without Python's clean-up, which takes as long as 20 short jobs.
 
-    Nothing is lost, because all our output is unbuffered.
+    Nothing is lost: our output is unbuffered.
     """
     os._exit(status)
 
 
 def warn(text: str) -> None:
     """Print a line on stderr, unbuffered."""
-    with contextlib.suppress(OSError):      # stderr is closed, or full: there is nowhere left to report it
+    with contextlib.suppress(OSError):      # stderr is closed or full: there is nowhere to report it
         write_all(2, os.fsencode(printable(text)) + b"\n")
 
 
 def open_standard_descriptors() -> None:
     """Open /dev/null for each of descriptors 0, 1 and 2 that is closed.
 
-    Otherwise the next file that we open would get that number, and our output would be written into it.
+    Otherwise the next file that we open would get that number, and our output.
     """
     while True:
         fd = os.open(os.devnull, os.O_RDWR)
@@ -514,8 +509,8 @@ def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
 def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[int]:
     """Wait until at least one descriptor is ready, and return the ready ones; [] after `seconds`.
 
-    event: select.POLLIN to read, POLLOUT to write.  seconds: None for no timeout.  It uses poll(2), because
-    select(2) takes no descriptor above 1,023.
+    event: select.POLLIN to read, POLLOUT to write.  seconds: None: no timeout.  select(2) would take no
+    descriptor above 1,023.
     """
     poller = select.poll()
     for fd in fds:
@@ -541,9 +536,9 @@ def print_bytes(data: bytes) -> None:
 
 
 def print_lines(lines: Iterable[bytes]) -> int:
-    """Print many lines, 1,000 at a time, and return the number of lines.
+    """Print many lines, and return how many; on a terminal, replace control characters.
 
-    If stdout is a terminal, control characters are replaced.  Raises BrokenPipeError, UsageError.
+    Raises BrokenPipeError, UsageError.
     """
     count = 0
     printed_lines = map(one_line, lines) if os.isatty(1) else iter(lines)
@@ -554,7 +549,7 @@ def print_lines(lines: Iterable[bytes]) -> int:
 
 
 def boottime() -> float:
-    """Return the seconds since the machine was started, with the time in which it was suspended.
+    """Return the seconds since the machine was started.
 
     time.monotonic() stops during a suspend; CLOCK_BOOTTIME does not (clock_gettime(2)).
     """
@@ -565,17 +560,17 @@ def boottime() -> float:
 
 # ======== Record locks ======================================================================================
 #
-# Runners coordinate by locks on bytes.  A byte can be locked by one, or shared by many; it need not exist in
-# the file.  No process blocks on a lock: lock() returns True or False at once, and a process that needs the
-# lock tries again (keep_trying()).
+# Runners coordinate by locks on bytes.  One process can lock a byte, or many share it; the byte need not
+# exist in the file.  No process blocks on a lock: lock() returns True or False at once, and a process that
+# needs the lock tries again (keep_trying()).
 #
 # The locks are open-file-description locks (fcntl(2)): the description that open() made owns them, not the
-# process.  So two opens of one process exclude each other; the close of another descriptor of the file frees
+# process.  So two opens of one process exclude each other; closing another descriptor of the file frees
 # nothing; and a child that inherits the descriptor also holds the lock, until both have closed it or one has
 # unlocked it.  The kernel frees the locks of a process that dies in any way: so they are life signs.
 #
-# other_lock() and other_locks() only query: the first finds one lock of other descriptions, the second all of
-# them.  A lock never conflicts with its own description; so only another description can query it.
+# other_lock() and other_locks() only query locks of other descriptions: one of them, or all.  So a
+# description cannot query the locks that it owns.
 #
 # struct flock is short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).  Linux has
 # these locks since 3.15.
@@ -588,9 +583,9 @@ OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
 def lock(fd: int, offset: int, length: int = 1, shared: bool = False) -> bool:
     """Lock bytes without waiting; return False if another description has any of them locked.
 
-    Do not call it for bytes that this description has locked in the same way already.  The CephFS server
-    merges the two locks into one with a 32-bit end (src/mds/flock.cc, adjust_locks()).  Seen on CephFS 16.2:
-    of [0, 2^62) all became locked, of [0, 2^32 + 5) the first five bytes remained.
+    Never lock bytes twice in the same way with one description.  The CephFS server merges the two locks into
+    one with a 32-bit end (src/mds/flock.cc, adjust_locks()).  Seen on CephFS 16.2: of [0, 2^62) all became
+    locked, of [0, 2^32 + 5) the first five bytes remained.
     """
     kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
     try:
@@ -610,8 +605,7 @@ def unlock(fd: int, offset: int, length: int = 1) -> None:
 def other_lock(fd: int, offset: int, length: int = 1) -> range | None:
     """Return the part of these bytes that a lock of another open file description covers; None if none does.
 
-    If several locks cover bytes, the kernel reports one of them, not always the first.  A descriptor that is
-    open for reading suffices.
+    Of several locks the kernel reports one, not always the first.  A descriptor open for reading suffices.
     """
     if not length:
         return None                             # for fcntl(2) a length of 0 means all up to the end
@@ -633,7 +627,7 @@ def is_free(fd: int, offset: int, length: int = 1) -> bool:
 def other_locks(fd: int, offset: int, length: int) -> Iterator[range]:
     """Yield the ranges of these bytes that other descriptions have locked, in no order.
 
-    The kernel reports one lock at a time, so it is asked again about the bytes left and right of that lock.
+    The kernel reports one lock at a time, so query the bytes left and right of that lock again.
     """
     unexplored = [(offset, offset + length)]
     while unexplored:
@@ -650,7 +644,7 @@ def other_locks(fd: int, offset: int, length: int) -> Iterator[range]:
 def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.002) -> bool:
     """Call `attempt` until it returns True, for `patience` seconds at most; return the last result.
 
-    pause: seconds before the second call; each pause is twice as long as the previous one, up to 0.02.
+    pause: seconds before the second call; later pauses double, up to 0.02.
     """
     deadline = time.monotonic() + patience
     while not (succeeded := attempt()) and time.monotonic() < deadline:
@@ -660,14 +654,14 @@ def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.0
 
 
 def find_append_position(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, bytes]:
-    """Return the size of a file, and the bytes to write before the next line that is appended to it.
+    """Return the size of a file, and the bytes to write before the next line that is appended.
 
-    These are `header` for an empty file, and the missing newline if the last line has none.
+    These are `header` for an empty file, and a newline if the last line has none.
 
-    On a network file system this host can have an older state of the file cached, because other hosts also
-    append.  An older size is harmless: a line ended at it, with a newline, so nothing is added.  If the file
-    seems to be empty, or reads as shorter than its size, drop the cache and read once more.  If that fails,
-    the file can get an empty line too many, or a second header.
+    On a network file system other hosts also append, and this host can have an older state cached.  An older
+    size is harmless: a line ended there, with a newline, so nothing is added.  If the file seems empty, or
+    reads as shorter than the size, drop the cache and read once more.  If that fails, the file can get an
+    empty line too many, or a second header.
     """
     size, last_byte = _size_and_last(fd, mount.network)
     if mount.network and not last_byte:
@@ -694,13 +688,12 @@ def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
 
 
 def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], header: bytes = b"") -> None:
-    """Append lines to a file: all of them, or none.
+    """Append lines to a file, all or none, and sync: a network file system reports errors only then.
 
-    When it returns, they are on disk: a network file system reports errors only when it writes to disk.
-    After an error it cuts the new bytes off again, if they surely are still the end of the file.
+    After an error cut the new bytes off again, if they surely are still the end of the file.
 
-    fd: open with O_RDWR | O_APPEND; the caller has the append lock of the file.  pieces: the lines; a piece
-    can end in the middle of a line.  header: the first bytes of an empty file.
+    fd: open with O_RDWR | O_APPEND; the caller has the append lock.  pieces: the lines; a piece can end in
+    the middle of a line.  header: the first bytes of an empty file.
     """
     size, separator = find_append_position(fd, path, mount, header)
     written = 0
@@ -713,14 +706,14 @@ def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], hea
                 written += count
         os.fsync(fd)
     except OSError as error:
-        # If the locks were lost, others could have appended lines by now, so nothing is cut off
+        # If locks were lost, other processes can have appended lines, so nothing is cut off
         if written and error.errno not in LOCKS_LOST and os.fstat(fd).st_size == size + written:
             os.ftruncate(fd, size)
         raise
 
 
 def lock_probe(fd: int) -> int:
-    """Lock a free byte of PROBE_BYTES at random, for a test of locks or a pulse, and return the offset."""
+    """Lock a random free byte of PROBE_BYTES, for a test of locks or a pulse, and return the offset."""
     while not lock(fd, offset := PROBE_BYTES + int.from_bytes(os.urandom(4), "big")):
         pass
     return offset
@@ -728,20 +721,19 @@ def lock_probe(fd: int) -> int:
 
 # ---- lock files --------------------------------------------------------------------------------------------
 #
-# Locks in a file that editors replace or rewrite would remain on the old file.  So runners lock bytes of a
-# lock file, `.NAME.lock` next to the real file NAME, which no editor knows.  Its contents are never used; it
-# becomes one byte longer with each runner that claims lines.  Never delete it while jobs run.
+# When an editor replaces a file, locks would remain on the old one.  So runners lock bytes of a lock file,
+# `.NAME.lock` next to the real file NAME, which no editor knows.  The contents are never used; each runner
+# that claims lines makes the file one byte longer.  Never delete it while jobs run.
 #
-# The lock file of a job file has a bucket of 2^16 bytes for each command, at a hash of the command's text:
-# job locks, and after them the command mutex.  So the bucket of a command does not depend on the place of the
-# line.
+# The lock file of a job file has a bucket of 2^16 bytes for each command, at a hash of the command's text,
+# wherever the line is: job locks, and after them the command mutex.
 
 JOB_LOCKS = (1 << 16) - 1           # job locks of a bucket
-MUTEX_OFFSET = JOB_LOCKS            # the command mutex is the byte after them
+MUTEX_OFFSET = JOB_LOCKS            # of the command mutex in a bucket
 
 
 def bucket_of(command: bytes) -> int:
-    """Return the offset of the bucket of a command in the lock file, in bytes.
+    """Return the offset of a command's bucket in the lock file.
 
     There are 2^46 buckets.  Two commands that share one by chance wait for each other, and are safe.
     """
@@ -752,7 +744,6 @@ LOCK_FILE = re.compile(r"\.(.+)\.lock", re.DOTALL)        # a lock file's name; 
 
 
 def lock_file_of(path: str) -> str:
-    """Return the path of a file's lock file."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.lock")
 
@@ -762,7 +753,7 @@ LOCK_FILE_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def open_lock_file(path: str, flags: int, network: bool) -> int:
-    """Open the file at the path of a lock file.  Raises OSError, also for a symbolic link."""
+    """Open a lock file.  Raises OSError, also for a symbolic link."""
     try:
         return open_direct(path, flags | LOCK_FILE_FLAGS, network)
     except OSError as error:
@@ -772,11 +763,11 @@ def open_lock_file(path: str, flags: int, network: bool) -> int:
 
 
 def open_lock_file_of(path: str, network: bool = False) -> int:
-    """Open the lock file of the file at this path, and create it if there is none.
+    """Open the lock file of the file at this path; create it if there is none.
 
-    Only users with write permission for the file may open the lock file: any user who can read it could lock
-    any byte of it, shared, and so stop all runners.  The owner of the lock file could remove it while jobs
-    run.  So it is refused unless it belongs to us, to root, or to the owner of the file.
+    Only users with write permission for the file may open it: any user who can read a lock file can lock any
+    byte, shared, and so stop all runners.  The owner of the lock file could remove it while jobs run, so that
+    must be us, root, or the owner of the file.
     """
     lock_path = lock_file_of(path)
     try:
@@ -801,10 +792,10 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
 
 
 def stat_lock_file(fd: int, network: bool) -> os.stat_result:
-    """Return the status of an open lock file.  Raises OSError if the file is something else by that name.
+    """Return the status of an open lock file.  Raises OSError if another program's file has that name.
 
-    A lock file contains only NULs, because our programs set nothing but the length.  Another program's file
-    could have that name, and we must not change the mode of that file.
+    A lock file contains only NULs, because our programs set nothing but the length.  The caller will change
+    the mode, which must not happen to any other file.
     """
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
@@ -820,8 +811,8 @@ def stat_lock_file(fd: int, network: bool) -> os.stat_result:
 def is_trusted_replacement(new: os.stat_result, old: os.stat_result) -> bool:
     """Return True if we trust a new file in place of the job file, whose commands we run.
 
-    We do if it belongs to us, to root or to the owner of the old file.  We also do if everybody, or the group
-    of both files, had write permission for the old file: then the author could have written the same into it.
+    It must belong to us, to root or to the owner of the old file.  Or all users, or the group of both files,
+    had write permission for the old file: then the author could have written the same there.
     """
     if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & stat.S_IWOTH:
         return True
@@ -829,7 +820,7 @@ def is_trusted_replacement(new: os.stat_result, old: os.stat_result) -> bool:
 
 
 def stat_or_none(path: str) -> os.stat_result | None:
-    """Return the status of a file; None if there is no such file at this moment."""
+    """Return the status of a file; None if there is none."""
     try:
         return os.stat(path)
     except FileNotFoundError:
@@ -837,7 +828,7 @@ def stat_or_none(path: str) -> os.stat_result | None:
 
 
 def share_lock_file(fd: int, lock_status: os.stat_result, file_status: os.stat_result) -> None:
-    """Set the group and mode of a lock file so that only users who may write to the file may open it."""
+    """Set group and mode of a lock file so that only users who may write to the file may open it."""
     mode = 0o600
     if file_status.st_mode & stat.S_IWGRP:
         mode |= 0o060
@@ -846,7 +837,7 @@ def share_lock_file(fd: int, lock_status: os.stat_result, file_status: os.stat_r
     if lock_status.st_gid != file_status.st_gid:
         try:
             os.fchown(fd, -1, file_status.st_gid)
-        except OSError:                         # we are not in that group; our own group gets no rights
+        except OSError:                         # we are not in that group; our own gets no rights
             mode &= ~0o060
     if lock_status.st_mode & 0o777 != mode:
         with contextlib.suppress(OSError):      # it was removed, or the file system has no modes
@@ -864,28 +855,27 @@ def user_name(uid: int) -> str:
 
 # ======== File systems ======================================================================================
 #
-# The guarantees of a lock and a read depend on the file system.  /proc/self/mountinfo has its kind.  On a
-# local one both do what fcntl(2) and read(2) promise.  On all others a lock excludes other hosts, but this
-# host can answer reads, names and sizes from the cache.  So refresh_file() makes names and sizes current, a
-# Reader bypasses this host's page cache, and lost_locks() finds lost locks.
+# The guarantees of a lock and a read depend on the kind of file system (/proc/self/mountinfo).  On a local
+# one both do what fcntl(2) and read(2) promise.  On all others a lock excludes other hosts, but this host can
+# answer reads, names and sizes from the cache.  So refresh_file() makes names and sizes current, a Reader
+# bypasses this host's page cache, and lost_locks() finds lost locks.
 
 MOUNTINFO = "/proc/self/mountinfo"
-# Kinds that only one host can use; fuseblk is FUSE on a disk of this host (ntfs-3g).  Only one host can use
-# the upper directory of an overlay.  All others count as network file systems, also unknown kinds: a new kind
-# must be slow and right, not fast and wrong.
+# Kinds that only one host can use; fuseblk is FUSE on a disk of this host (ntfs-3g), and only one host can
+# use the upper directory of an overlay.  All others count as network file systems, also unknown kinds: a new
+# kind must be slow and right, not fast and wrong.
 LOCAL_KINDS = {
     "", "adfs", "affs", "apfs", "bcachefs", "btrfs", "ecryptfs", "erofs", "exfat", "ext2", "ext3", "ext4",
     "f2fs", "fuseblk", "hfs", "hfsplus", "hugetlbfs", "iso9660", "jfs", "minix", "msdos", "nilfs2", "ntfs",
     "ntfs3", "overlay", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "ubifs", "udf", "ufs", "vfat",
     "xfs", "zfs",
 }
-# Kinds on which tests/test_real_nfs.py, test_real_fs.py and test_real_machines.py test the whole protocol
-# with several hosts
+# Tested with several hosts by tests/test_real_nfs.py, test_real_fs.py and test_real_machines.py
 TESTED_KINDS = {"nfs", "nfs4", "ceph", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.mfs"}
 
 
 class Mount(NamedTuple):
-    """The mount of a file: the kind of file system, for example 'ext4', the options, and the mount point."""
+    """The mount of a file: the kind of file system, such as 'ext4', options, and mount point."""
     kind: str
     options: frozenset[str]
     point: str = "/"
@@ -909,7 +899,7 @@ class Mount(NamedTuple):
 
     @property
     def is_fuse(self) -> bool:
-        """Return True if a daemon of this host with its own cache answers (refresh_file, refresh_reader)."""
+        """Return True if a daemon of this host answers, from another cache (refresh_file, refresh_reader)."""
         return self.kind.partition(".")[0] == "fuse"
 
 
@@ -917,7 +907,7 @@ LOCAL = Mount("", frozenset())
 
 
 def find_mount(path: str) -> Mount:
-    """Return the mount that a path is on, from /proc/self/mountinfo (proc(5)); LOCAL if it is unreadable."""
+    """Return the mount of a path, from /proc/self/mountinfo (proc(5)); LOCAL if that is unreadable."""
     mount = LOCAL
     try:
         path = os.path.realpath(path) + "/"
@@ -925,7 +915,7 @@ def find_mount(path: str) -> Mount:
         with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape", newline="\n") as mounts:
             for line in mounts:
                 point = unescaped(line.split(" ")[4])
-                # The longest mount point counts, and of mounts on the same one the last
+                # The longest mount point counts, and of several mounts there the last
                 if len(point) >= len(mount.point) and path.startswith(point.rstrip("/") + "/"):
                     mount = parse_mount(line)
     except OSError:
@@ -957,22 +947,21 @@ def refresh_names(path: str) -> None:
 
 
 def open_folder_of(path: str) -> int:
-    """Open the directory that contains this path, and return the descriptor."""
     return os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def refresh_file(path: str, mount: Mount) -> None:
-    """Drop this host's cache of this file and of the other files in the same folder.
+    """Drop this host's cache of all files in the folder of this file.
 
     Afterwards names, sizes and the contents of small files are as of now or later.
 
     - NFS asks the server for names when the directory is opened, and for a size at each lock.
-    - FUSE keeps names and sizes for as long as the daemon allows (GlusterFS: 1 s).  A listing refreshes them
-      for the whole directory (READDIRPLUS; fs/fuse/readdir.c, fuse_direntplus_link()).
+    - FUSE keeps names and sizes as long as the daemon allows (GlusterFS: 1 s).  A listing refreshes them for
+      the whole directory (READDIRPLUS; fs/fuse/readdir.c, fuse_direntplus_link()).
     - GlusterFS answers reads of files up to 64 KiB, even with O_DIRECT, from a cache that any look-up on this
-      host has filled within the last second (xlators/performance/quick-read).  A listing makes it drop old
-      entries (qr_readdirp_cbk()).  Seen on GlusterFS 10.3: 20 of 40 of these reads were old; after a listing,
-      none of 200.
+      host fills for a second (xlators/performance/quick-read).  A listing drops old entries
+      (qr_readdirp_cbk()).  Seen on GlusterFS 10.3: 20 of 40 of these reads were old; after a listing, none of
+      200.
     """
     if not mount.is_fuse:
         return refresh_names(path)
@@ -991,11 +980,11 @@ def refresh_file(path: str, mount: Mount) -> None:
 
 # ---- reading data of other hosts ---------------------------------------------------------------------------
 #
-# A host caches the pages of files that it has read.  On network file systems they can be old: on NFS without
-# a limit, on CephFS and GlusterFS for many seconds.  A lock alone makes them current on NFS only.  So the
-# protocol reads with O_DIRECT on these file systems, which bypasses the page cache, in whole aligned blocks,
-# which all file systems with O_DIRECT accept (open(2), NOTES).  It writes through another descriptor, without
-# O_DIRECT (GlusterFS refuses to write single bytes with it), and syncs.
+# A host caches file pages that it has read.  On network file systems they can be old: on NFS without a limit,
+# on CephFS and GlusterFS for many seconds.  A lock alone makes them current on NFS only.  So on these file
+# systems the protocol reads with O_DIRECT, which bypasses the page cache, in whole aligned blocks, which all
+# file systems with O_DIRECT accept (open(2), NOTES).  It writes through another descriptor, without O_DIRECT
+# (GlusterFS refuses to write single bytes with it), and syncs.
 
 BLOCK = 4096                    # bytes
 MAKING = 20                     # attempts to open a file that another host is creating
@@ -1006,7 +995,7 @@ LOCKS_LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.EBADFD, errno.ENOTCONN
 
 class Opened:
     """An object with a file that is open, or closed for now."""
-    _fd: int | None                     # None: it is not open
+    _fd: int | None                     # None: closed
 
     @property
     def is_open(self) -> bool:
@@ -1014,15 +1003,14 @@ class Opened:
 
     @property
     def fd(self) -> int:
-        """Return the descriptor.  Raises OSError(EBADF), as any system call would, if the file is not open.
-        """
+        """Return the descriptor.  Raises OSError(EBADF), as any system call would, if the file is closed."""
         if self._fd is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return self._fd
 
 
 class Reading(enum.Enum):
-    """The way in which a Reader avoids data that this host's page cache has kept for too long."""
+    """How a Reader avoids old data in this host's page cache."""
     CACHED = "with pread(2): this host alone uses the file"
     DIRECT = "with O_DIRECT"
     DROPPED = "with pread(2), after asking the kernel to drop the pages: the file system refuses O_DIRECT"
@@ -1031,13 +1019,13 @@ class Reading(enum.Enum):
 class Reader(Opened):
     """An open file; reads return the current contents.
 
-    On a network file system this host's page cache can be old, so they bypass it, or drop it first.
+    On a network file system this host's page cache can be old, so reads bypass or drop it.
     """
 
     def __init__(self, fd: int | None, network: bool = False) -> None:
         """Read from `fd`, and own it; None: the reader is closed.
 
-        network: the file is on a network file system, so `fd` comes from open_direct().
+        network: the file is on a network file system, and open_direct() opened `fd`.
         """
         self._fd = fd
         self.reading_mode = Reading.CACHED
@@ -1047,7 +1035,7 @@ class Reader(Opened):
 
     @classmethod
     def with_own_fd(cls, fd: int, network: bool) -> Reader:
-        """Return a reader with its own descriptor of the file that is open as `fd`.
+        """Return a reader with a new descriptor of the file that is open as `fd`.
 
         On a network file system open the file again, with O_DIRECT if possible: reads through `fd` can come
         from this host's page cache.
@@ -1063,22 +1051,18 @@ class Reader(Opened):
         self.close()
 
     def detach(self) -> int | None:
-        """Return the descriptor, which the caller must close, and become closed; None if already closed."""
+        """Become closed, and return the descriptor, which the caller must close; None if already closed."""
         fd = self._fd
         self._fd = None
         return fd
 
     def close(self) -> None:
-        """Close the file, if it is open."""
         fd = self.detach()
         if fd is not None:
             os.close(fd)
 
     def reopen(self) -> None:
-        """Open the same file again, in place of the old descriptor.
-
-        For the new open file description, a FUSE daemon has no cached data.
-        """
+        """Open the same file again: for a new open file description a FUSE daemon has no cached data."""
         flags = os.O_RDONLY | os.O_CLOEXEC
         if self.reading_mode is Reading.DIRECT:
             flags |= os.O_DIRECT
@@ -1089,8 +1073,8 @@ class Reader(Opened):
     def pread(self, size: int, offset: int) -> bytes:
         """Return `size` bytes from an offset on; fewer only at the end of the file.
 
-        On a network file system bypass the page cache with O_DIRECT.  If the file system refuses that, ask
-        the kernel to drop the file's cached pages before this read and each later one.
+        On a network file system use O_DIRECT.  If that is refused, ask the kernel to drop the file's cached
+        pages before this read and all later ones.
         """
         if self.reading_mode is Reading.DIRECT:
             try:
@@ -1104,13 +1088,13 @@ class Reader(Opened):
         return os.pread(self.fd, size, offset)
 
     def _stop_direct_reading(self) -> None:
-        """Clear O_DIRECT on the descriptor, because the file system has refused a read with it."""
+        """Clear O_DIRECT on the descriptor: the file system has refused a read with it."""
         flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
         fcntl.fcntl(self.fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
         self.reading_mode = Reading.DROPPED
 
     def _read_blocks(self, size: int, offset: int) -> bytes:
-        """Do pread() with O_DIRECT: read the blocks that contain these bytes, into page-aligned memory."""
+        """Do pread() with O_DIRECT: read whole blocks into page-aligned memory."""
         skipped = offset % BLOCK
         first_block = offset - skipped
         blocks = -(-(skipped + size) // BLOCK)          # rounded up
@@ -1131,9 +1115,9 @@ def refresh_reader(file: Reader, mount: Mount) -> None:
     """Make later reads of a file return what other hosts had written by now.  Call refresh_file() first.
 
     A FUSE daemon can cache data for each open file description, even with O_DIRECT, and drop it too late; so
-    the reader gets a new description, for which nothing is cached.  MooseFS caches for up to 60 s.  One
-    thread of its daemon learns that a file has changed, another that a lock is granted, and the second can be
-    first (mfsclient/extrapackets.c, readdata.c; seen on 3.0.117 with the first thread stopped).
+    open a new description.  MooseFS caches for up to 60 s.  One thread of the MooseFS daemon learns that a
+    file has changed, another that a lock is granted, and the second can be first (mfsclient/extrapackets.c,
+    readdata.c; seen on 3.0.117 with the first thread stopped).
     """
     if mount.is_fuse:
         file.reopen()
@@ -1151,10 +1135,9 @@ def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
 
 
 def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int:
-    """Open a file, and create it if it does not exist, even if another host creates it at the same moment.
+    """Open a file, or create it, even if another host creates it at the same moment.
 
-    In that case MooseFS gives one of the hosts EEXIST, although neither used O_EXCL.  Another attempt opens
-    the file.
+    Then MooseFS gives one of the hosts EEXIST, although neither used O_EXCL.  Another attempt opens the file.
     """
     for _ in range(MAKING):
         with contextlib.suppress(FileExistsError):
@@ -1164,7 +1147,7 @@ def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int
 
 
 def give_rights(new: int, old: os.stat_result) -> None:
-    """Give a new file the owner, group and mode of an old one, as far as the kernel allows it."""
+    """Give a new file the owner, group and mode of an old one, as far as the kernel allows."""
     for owner in old.st_uid, -1:
         # Only root may change the owner; others may only set a group that they are in
         with contextlib.suppress(PermissionError):
@@ -1176,8 +1159,8 @@ def give_rights(new: int, old: os.stat_result) -> None:
 # ---- identity of files, lost locks -------------------------------------------------------------------------
 #
 # A path can lead to another file at any time, and a host that was cut off loses locks without a notice.  So
-# there are two regular checks: path_names_fd() returns True if the path still leads to an open file, and
-# lost_locks() returns the lost locks.  On NFS neither makes an unnecessary round trip.
+# there are two regular checks: path_names_fd() and lost_locks().  On NFS neither makes an unnecessary round
+# trip.
 
 
 def lost_locks(fd: int, offsets: Iterable[int], mount: Mount) -> set[int]:
@@ -1223,9 +1206,9 @@ def _locks_lost_silently(fd: int, offsets: Iterable[int]) -> set[int]:
 
 
 def file_identity_lines(fd: int) -> list[bytes]:
-    """Return two lines of /proc/self/fdinfo that identify an open file: its mount id and inode number.
+    """Return two lines of /proc/self/fdinfo that identify an open file: the mount id and the inode number.
 
-    fstat(2) would ask an NFS server after each lock; reading /proc does not.  []: Linux is older than 5.14.
+    After each lock fstat(2) would ask an NFS server; reading /proc does not.  []: Linux is older than 5.14.
     """
     with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
         identity = [line for line in lines if line.startswith((b"mnt_id:", b"ino:"))]
@@ -1242,7 +1225,7 @@ def path_names_fd(path: str, fd: int) -> bool:
 
 
 def are_same(fd: int, other_fd: int) -> bool:
-    """Return True if two descriptors are of one file.  Before Linux 5.14 it asks an NFS server."""
+    """Return True if two descriptors are of one file.  Before Linux 5.14 this asks an NFS server."""
     identity = file_identity_lines(fd)
     if not identity:
         return os.path.sameopenfile(fd, other_fd)
@@ -1250,7 +1233,7 @@ def are_same(fd: int, other_fd: int) -> bool:
 
 
 def mount_error(mount: Mount) -> str:
-    """Return the reason why locks on this mount do not exclude other hosts; '' if no such reason is known."""
+    """Return why locks on this mount do not exclude other hosts; '' if no reason is known."""
     kind = mount.kind
     options = mount.options
     if kind == "nfs":                       # version 3 or older; version 4 is nfs4, and ignores these options
@@ -1271,10 +1254,9 @@ def mount_error(mount: Mount) -> str:
 
 
 def check_mount(path: str, single_host: bool, say: Say) -> Mount:
-    """Return the mount of a path, if locks on it exclude other hosts; otherwise raise UsageError.
+    """Return the mount of a path; raise UsageError if locks there do not exclude other hosts.
 
-    Report a file system with which the program was not tested.  single_host: only this host uses the file,
-    so accept every file system.
+    Report an untested file system.  single_host: only this host uses the file, so accept all.
     """
     mount = find_mount(path)
     why = "" if single_host else mount_error(mount)
@@ -1291,27 +1273,26 @@ def check_mount(path: str, single_host: bool, say: Say) -> Mount:
 
 # ======== Job lines and directives ==========================================================================
 #
-# A Scan reads a job file in chunks.  One regular expression finds the next line in a wanted state, and
-# nothing else is parsed; so a million done lines cost no more than a search.  The scan counts line numbers on
-# the way.  The expression also finds directives, as lines in the state DIRECTIVE.  parse_settings() parses
-# directives.
+# A Scan reads a job file in chunks, and counts line numbers.  One regular expression finds the next line in a
+# wanted state, and nothing else is parsed; so a million done lines cost no more than a search.  It also finds
+# directives, as lines in the state DIRECTIVE, for parse_settings().
 
 UTF8_MARK = b"\xef\xbb\xbf"
 JOB_LINE = re.compile(rb"\n([^#/ \t\n])[ \t]")
 DIRECTIVE = b"#"                # the "state" of a Line that is a directive
-# The beginning of a directive, or of a comment that looks like one and is not prose.  Such a comment is a
-# malformed directive: if runners ignored it, the author could lose a barrier.
+# The beginning of a directive, or of a comment that looks like one and is not prose: a malformed directive.
+# If runners ignored it, the author could lose a barrier.
 DIRECTIVE_LIKE = rb"#RUN|(?i:[ \t]*#[ \t]*run[ \t]+(?:(?:barrier|end)[ \t\r\n]|[-\w]+=))"
 
 
 @dataclass(eq=False, repr=False)
 class Line:
     """A job line as it was read."""
-    number: int             # as editors show it, from 1; kept up to date while the line is claimed
+    number: int             # as in editors, from 1; kept up to date while the line is claimed
     ordinal: int            # counts job lines only, from 1; 0 if the scan does not count them
     offset: int             # of the state byte
     state: bytes
-    text: bytes             # all between the state and the newline: separator, command, perhaps \r
+    text: bytes             # between the state and the newline: separator, command, perhaps \r
     is_complete: bool = True      # it ends with a newline
 
     @property
@@ -1328,7 +1309,7 @@ LONGEST_COMMAND = (128 << 10) - 14
 
 
 def command_error(command: bytes) -> str:
-    """Return the reason why no runner can start a command; '' if the command is valid."""
+    """Return why no runner can start a command; '' if it is valid."""
     if len(command) > LONGEST_COMMAND:
         return "the command is longer than 128 KiB (put it into a script)"
     return "" if command.strip() else "no command after the state"
@@ -1342,26 +1323,25 @@ class FileChangedError(OSError):
 
 
 class Paused(Exception):
-    """A scan has used up its time (Scan.pause_at); call next() to continue."""
+    """Raised by a scan after the time Scan.pause_at; call next() to continue."""
 
 
 class Scan:
     """One walk through a job file, in chunks, from one line in a wanted state to the next.
 
-    It adds a newline before the file, so that every line begins with a newline.  The lines between wanted
-    lines are searched and counted, never parsed.  The buffer holds one chunk of the file.  Chunks are small
-    at first and after each reread_from(): the next line comes from a fresh read; then they grow to 1 MiB.
+    The scan adds a newline before the file, so every line begins with a newline.  Lines between wanted lines
+    are searched and counted, never parsed.  The buffer holds one chunk of the file.  Chunks are small at
+    first and after reread_from(), so that the next line comes from a fresh read; then they grow.
     """
-    MIN_CHUNK_SIZE = 4096                # bytes of the first chunk
-    MAX_CHUNK_SIZE = 1 << 20             # bytes up to which chunks grow
+    MIN_CHUNK_SIZE = 4096                # bytes
+    MAX_CHUNK_SIZE = 1 << 20
 
     def __init__(self, file: Reader, start: int, states: bytes | None = None, *,
                  counted: Counter[bytes] | None = None, check_numbers: bool = False, directives: bool = False,
                  end_offset: float = math.inf) -> None:
-        """Start at the offset `start`, where a line begins.  states: the wanted states; None: all of them.
+        """Start at the offset `start`, where a line begins.  states: the wanted states; None: all.
 
-        counted: gets the number of job lines in each state, also of lines that are not wanted; the sum gives
-        lines their ordinals.
+        counted: gets the number of job lines in each state, also of unwanted lines; the sum gives ordinals.
         check_numbers: raise FileChangedError if the scan finds that line numbers are wrong.
         directives: also find directives.
         end_offset: lines after this offset are not wanted, but can be found.
@@ -1373,20 +1353,20 @@ class Scan:
         self._running_pattern = wanted_lines_pattern(RUNNING, directives)
         self.overlap = 64 if directives else 2      # bytes at the end of a chunk that can begin a match
         self._buffer = b"\n"
-        self._buffer_offset = start - 1  # the offset of buffer[0] in the file
-        self._position = 0      # an index of the buffer; all before it is searched, and its lines are counted
-        self.line_number = 0    # of the last line that begins at this position or before it; 0: none does
+        self._buffer_offset = start - 1  # of buffer[0] in the file
+        self._position = 0      # an index of the buffer; all before is searched, and the lines are counted
+        self.line_number = 0    # of the last line that begins at or before this position; 0: none does
         self.counted = counted
         self.chunk_size = self.MIN_CHUNK_SIZE      # bytes to read next
-        self.last: Line | None = None           # the line that next() returned last
-        self._must_repeat_line = False          # next() must return the last line again
+        self.last: Line | None = None           # what next() returned last
+        self._must_repeat_line = False          # next() must return `last` again
         # raise Paused after the first chunk past this time (monotonic)
         self.pause_at = math.inf
 
     def next(self, only_running: bool = False) -> Line | None:
         """Return the next wanted line; None at the end of the file.  If the file grows, there can be another.
 
-        only_running: find running jobs instead of the wanted states; directives remain wanted if they were.
+        only_running: find running jobs instead of the wanted states, and directives as before.
         Raises FileChangedError if line numbers are wrong, Paused after the time `pause_at`.
         """
         pattern = self._running_pattern if only_running else self.pattern
@@ -1403,7 +1383,7 @@ class Scan:
 
     @property
     def end(self) -> int:
-        """Return the offset up to which the file was read: the file size, after next() returned None."""
+        """Return the offset up to which the file was read: the file size once next() returned None."""
         return self._buffer_offset + len(self._buffer)
 
     def find_again(self, line: Line) -> None:
@@ -1519,8 +1499,8 @@ class Scan:
     def _drop_buffer_to(self, stop: int) -> None:
         """Count the lines of buffer[:stop], and drop this part of the buffer.
 
-        Raises FileChangedError if the last line that was found has moved: then an editor inserted or removed
-        text above it, and all line numbers would be wrong.
+        Raises FileChangedError if the last line found has moved: then an editor has inserted or removed text
+        above, and all line numbers would be wrong.
         """
         if self._checks_numbers and self.last:
             text = self.last.text[:64]
@@ -1534,9 +1514,9 @@ class Scan:
 
 @functools.cache
 def wanted_lines_pattern(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
-    """Return a regular expression that finds lines by their first two bytes, after the preceding newline.
+    """Return a pattern that finds job lines in these states (None: all), and directives if wanted.
 
-    It finds job lines in these states (None: all), and directives if wanted.
+    A match is the newline before a line, and the first bytes of the line.
     """
     beginnings = []
     if states is None:
@@ -1551,7 +1531,7 @@ def wanted_lines_pattern(states: bytes | None, directives: bool) -> re.Pattern[b
 def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
     """Yield the job lines with one of these commands, in any state, from the offset `start` on.
 
-    A line begins at `start`, and has number 1.
+    The line that begins there has number 1.
     """
     if not commands:
         return
@@ -1562,7 +1542,7 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
     for lines, are_complete in read_lines(file, start):
         for whole_line in lines:
             number += 1
-            # A job line is a state, a blank and the command.  A look-up is faster than parsing each line.
+            # After state and blank comes the command.  A look-up is faster than parsing each line.
             if whole_line[2:] in command_forms and JOB_LINE.match(b"\n" + whole_line):
                 state, text = whole_line[:1], whole_line[1:]
                 line = Line(number, 0, offset, state, text, are_complete)       # 0: jobs are not counted
@@ -1572,9 +1552,9 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
 
 
 def read_lines(file: Reader, start: int) -> Iterator[tuple[list[bytes], bool]]:
-    """Yield the lines from the offset `start` on, without newlines, in lists of many, each list with True.
+    """Yield the lines from the offset `start` on, without newlines: lists of many lines, each with True.
 
-    The last list has False: its only line is the end of the file after the last newline, mostly b''.
+    With False comes a last list: one line, the end of the file after the last newline, mostly b''.
     """
     offset = start
     incomplete = b""
@@ -1588,9 +1568,9 @@ def read_lines(file: Reader, start: int) -> Iterator[tuple[list[bytes], bool]]:
 
 
 def count_lines(file: Reader, start: int, stop: float, state: bytes, command: bytes, limit: int) -> int:
-    """Count the lines of a command in a state between two offsets at which lines begin.
+    """Count the lines of a command in a state between two offsets at which lines begin, up to `limit`.
 
-    Stop as soon as `limit` lines are counted.  Search without parsing, because hundreds can be `r`.
+    Search without parsing, because hundreds can be `r`.
     """
     matches = []
     for blank in (b" ", b"\t"):
@@ -1606,7 +1586,7 @@ def count_lines(file: Reader, start: int, stop: float, state: bytes, command: by
             lines, _, incomplete = (incomplete + data).rpartition(b"\n")
         else:
             lines = incomplete                        # the last line, which has no newline
-        # Each line gets its own two newlines, because count() finds no overlapping matches
+        # Each line gets two newlines, because count() finds no overlapping matches
         text = b"\n" + lines.replace(b"\n", b"\n\n") + b"\n"
         count += sum(map(text.count, matches))
         if not data:
@@ -1619,8 +1599,8 @@ def count_lines(file: Reader, start: int, stop: float, state: bytes, command: by
 def is_utf16(head: bytes) -> bool:
     """Return True if a text is UTF-16.
 
-    It is if it has a byte-order mark, or if more than half of the bytes at even indexes are NUL and no byte
-    at an odd index, or the other way round: ASCII text in UTF-16 looks like that.
+    Then it has a byte-order mark; or more than half of the bytes at even indexes are NUL and no byte at an
+    odd index, or the other way round, as in ASCII text.
     """
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True
@@ -1629,7 +1609,7 @@ def is_utf16(head: bytes) -> bool:
 
 
 def first_line_offset(file: Reader) -> int:
-    """Return the offset at which the first line begins: 3 after a UTF-8 byte-order mark, otherwise 0.
+    """Return the offset of the first line: 3 after a UTF-8 byte-order mark, otherwise 0.
 
     Raises OSError if the file is UTF-16.
     """
@@ -1640,9 +1620,9 @@ def first_line_offset(file: Reader) -> int:
 
 
 def resolve_directories(path: str) -> str:
-    """Resolve the symbolic links among the directories of a path, but not one at its end.
+    """Resolve symbolic links among the directories of a path, but not one at the end.
 
-    So the file and its lock file remain in the same directory, even if a link changes while we run.
+    So file and lock file remain in the same directory, even if a link changes while we run.
     """
     folder, name = os.path.split(path)
     real = os.path.realpath(folder or ".")
@@ -1664,8 +1644,8 @@ def lstat_no_link(path: str) -> os.stat_result:
 def open_job_file(path: str, flags: int) -> int:
     """Open a job file with these flags of os.open(), and return the descriptor.
 
-    Raises UsageError, with a remedy if there is one, unless the path names a regular file that is not UTF-16,
-    not through a symbolic link: for example 'FILE: no such file (make it, ...)'.
+    The path must name a regular file, not UTF-16, and no symbolic link.  Otherwise raise UsageError, with a
+    remedy if there is one: 'FILE: no such file (make it, ...)'.
     """
     try:
         mode = lstat_no_link(path).st_mode
@@ -1685,7 +1665,7 @@ def open_job_file(path: str, flags: int) -> int:
 
 
 def open_remedy(error_number: int | None, flags: int) -> str:
-    """Return the remedy for an error of opening a job file, ' (make it, ...)'; '' if none is known."""
+    """Return the remedy for an error of open_job_file(), ' (make it, ...)'; '' if none is known."""
     rights = "readable and writable" if flags & os.O_RDWR else "readable"
     remedies = {
         errno.ENOENT: " (make it, with a line '. COMMAND' for each job)",
@@ -1697,7 +1677,7 @@ def open_remedy(error_number: int | None, flags: int) -> str:
 
 @contextlib.contextmanager
 def job_file(path: str, network: bool) -> Iterator[Reader]:
-    """Open a job file for reading, and close it at the end of the block.  Raises UsageError."""
+    """Open a job file for reading, for a with block.  Raises UsageError."""
     fd = open_job_file(path, os.O_RDONLY)
     try:
         with Reader.with_own_fd(fd, network) as file:
@@ -1710,10 +1690,10 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
 
 # ---- directives --------------------------------------------------------------------------------------------
 #
-# A line `#RUN ...` applies to all jobs below it, up to the next directive of the same kind.  parse_settings()
-# parses one directive.  The combined effect of all directives above a line is a Directives: a reader of the
-# file begins with NO_DIRECTIVES, and calls Directives.with_directive() at each directive.  No other code
-# interprets directives.
+# A line `#RUN ...` applies to all jobs below, up to the next directive of the same kind.  parse_settings()
+# parses one directive.  A Directives is the combined effect of all directives above a line: a reader of the
+# file begins with NO_DIRECTIVES, and calls Directives.with_directive() at each.  No other code interprets
+# directives.
 
 
 class Unset(enum.Enum):
@@ -1745,7 +1725,7 @@ class Resources(NamedTuple):
         return Resources(self.slots - taken.slots, self.memory - taken.memory)
 
     def holds(self, needs: Resources) -> bool:
-        """Return True if there is enough for a job.  If it needs no memory, free memory can be negative."""
+        """Return True if there is enough for a job.  For one without memory=, free memory can be negative."""
         return needs.slots <= self.slots and (not needs.memory or needs.memory <= self.memory)
 
 
@@ -1756,15 +1736,15 @@ UNBOUNDED = Resources(math.inf, math.inf)
 @dataclass(eq=False, repr=False)
 class JobSettings:
     """The settings that a settings directive gives the jobs below it."""
-    line: Line | None = None            # the directive itself; None: there is none
+    line: Line | None = None            # the directive; None: there is none
     timeout: float | Unset | None = Unset.UNSET         # seconds; None: no limit
     hosts: tuple[str, ...] = ()         # names and patterns, in lower case; (): any host
     together: str = ""                  # the name of a group; "": no group
     min_hosts: int | None = None        # of the group; None: all
-    needs: Resources = ONE_SLOT         # the resources of its runner that each job takes
-    # the resources for later runs, one after the other, after a run without enough memory
+    needs: Resources = ONE_SLOT         # of each job
+    # for later runs, one after the other, after a run that lacked memory
     larger_needs: tuple[Resources, ...] = ()
-    shell: str = SHELL                  # a name or path of the shell that runs each job
+    shell: str = SHELL                  # a name or path
 
     def __str__(self) -> str:
         """Return 'host bob with 4 slots or more (#RUN in line 4)'."""
@@ -1780,7 +1760,7 @@ class JobSettings:
 
     @property
     def suits_all(self) -> bool:
-        """Return True if any runner may run the jobs: they require neither hosts nor more than one slot."""
+        """Return True if any runner may run the jobs: they require no host and only one slot."""
         return not self.hosts and self.needs == ONE_SLOT
 
     @property
@@ -1789,7 +1769,7 @@ class JobSettings:
         return f"#RUN in line {self.line.number}" if self.line else "no #RUN line"
 
     def at(self, directive: Line) -> JobSettings:
-        """Return a copy of these settings, with `directive` as the line that they come from."""
+        """Return a copy of these settings with `directive` as `line`."""
         return replace(self, line=directive)
 
 
@@ -1817,7 +1797,7 @@ ConsumerKey = tuple[tuple[str, ...], Resources, bool]
 class Directives(NamedTuple):
     """The combined effect of the directives above a line of a job file.
 
-    A job that cannot start for now has a Block, which also depends on the states of lines.
+    A Block, why a job cannot start for now, also depends on the states of lines.
     """
     settings: JobSettings = NO_SETTINGS     # of the last settings directive
     barrier: Line | None = None             # the last one
@@ -1827,19 +1807,19 @@ class Directives(NamedTuple):
 
     @property
     def below_end(self) -> bool:
-        """Return True if a line is below a `#RUN end`, where runners with --follow take no jobs."""
+        """Return True below a `#RUN end`, where runners with --follow take no jobs."""
         return self.end is not None
 
     @property
     def consumer_key(self) -> ConsumerKey:
-        """Return, as a dictionary key, all conditions but together= for the consumers of these jobs."""
+        """Return all conditions but together= for the consumers of these jobs, as a dictionary key."""
         return self.settings.hosts, self.settings.needs, self.end is not None
 
     def with_directive(self, line: Line) -> Directives:
-        """Return these directives with the effect of one more, the line `line`.
+        """Return these directives with the effect of one more.
 
-        If it is malformed, the result has an `error`, and every consumer (runner or client) must wait: it is
-        unknown for which of them the jobs below are.  So these have no settings, and fit any consumer.
+        If that is malformed, the result has an `error`, and every consumer (runner or client) must wait: it
+        is unknown for which of them the jobs below are.  So these have no settings, and fit any consumer.
         """
         try:
             directive = parse_settings(line.text)
@@ -1871,10 +1851,7 @@ NO_DIRECTIVES = Directives()                   # above the first directive
 
 @functools.lru_cache(maxsize=1000)
 def parse_settings(text: bytes) -> Directive:
-    """Parse a directive.  Raises ValueError.
-
-    text: Line.text, which begins with `RUN`.
-    """
+    """Parse a directive: Line.text, which begins with `RUN`.  Raises ValueError."""
     name, *words = [os.fsdecode(word) for word in re.split(rb"[ \t]+", text.rstrip(b" \t\r"))]
     if name != "RUN":
         raise ValueError("looks like a directive, but is none (write #RUN, a blank, and the settings)")
@@ -1895,9 +1872,9 @@ def parse_settings(text: bytes) -> Directive:
 
 
 def _parse_job_settings(values: dict[str, str]) -> JobSettings:
-    """Parse the settings of a directive: for example {'host': 'node1,node2', 'slots': '4'}.
+    """Parse the settings of a directive, for example {'host': 'node1,node2', 'slots': '4'}.
 
-    Raises ValueError if a value is invalid, or if two settings cannot be used together.
+    Raises ValueError if a value, or a combination, is invalid.
     """
     hosts = tuple(values["host"].lower().split(",")) if "host" in values else ()
     _check_patterns(hosts)
@@ -1928,7 +1905,7 @@ def _check_patterns(hosts: Iterable[str]) -> None:
 
 
 def _check_combinations(values: Collection[str]) -> None:
-    """Raise ValueError if settings with these names cannot be used in one directive."""
+    """Raise ValueError if one directive cannot have settings with these names."""
     if "together" in values and "host" not in values:
         raise ValueError("together= requires host=")
     if "min-hosts" in values and "together" not in values:
@@ -1946,7 +1923,7 @@ def integer_or_all(text: str) -> int | None:
 def _parse_resources_per_run(values: Mapping[str, str]) -> tuple[Resources, ...]:
     """Return the resources for a job's first run, and for each further run after one that lacked memory.
 
-    For example memory=4G,16G gives two: 1 slot and 4 GiB, 1 slot and 16 GiB.  Raises ValueError.
+    memory=4G,16G gives two: 1 slot and 4 GiB, 1 slot and 16 GiB.  Raises ValueError.
     """
     slots = _parse_value(values, "slots", integer_between(1, 100_000), 1)
     one_run_without_request: tuple[int, ...] = (0,)
@@ -1955,7 +1932,7 @@ def _parse_resources_per_run(values: Mapping[str, str]) -> tuple[Resources, ...]
 
 
 def _parse_value(values: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
-    """Return the value of the setting `name`, parsed by `parse`; `default` if the setting is not in `values`.
+    """Return the parsed value of the setting `name`; `default` if `values` has none.
 
     Raises a ValueError that names the setting.
     """
@@ -1966,9 +1943,9 @@ def _parse_value(values: Mapping[str, str], name: str, parse: Callable[[str], T]
 
 
 def stopped_by_check(failed_line: Line, check: Line) -> str:
-    """Return the message for a barrier check that stops the jobs below it.
+    """Return the message for a barrier check that stops the jobs below.
 
-    failed_line: the first job above it that failed or is in error.
+    failed_line: the first job above that failed or is in error.
     """
     what_happened = "failed" if failed_line.state == FAILED else "ended in error"
     return (
@@ -1979,22 +1956,22 @@ def stopped_by_check(failed_line: Line, check: Line) -> str:
 
 # ---- stray lines -------------------------------------------------------------------------------------------
 #
-# A line without the blank after the dot is a stray: neither a job nor a comment.  No runner runs it.  So a
+# A line without the blank after the dot is a stray, neither a job nor a comment, and no runner runs it.  So a
 # runner searches the file for strays once, before it starts jobs.
 
 
 # A newline before a line that is neither a job, nor a comment, nor blank.  A single byte at the end of the
-# file is not a stray, because an editor could still be writing the rest of that line.
+# file is no stray: an editor could still be writing that line.
 STRAY = re.compile(rb"\n(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:[#\n]|\Z)|.\Z)")
-# In a file without a job, a line that begins with a path is a stray as well: the path is the first word of a
-# command.  Of lines with `/`, only those that begin with `//`, `/*`, or `/` and a blank are comments there.
+# In a file without a job, a line that begins with a path is a stray as well, a command.  Of lines with `/`,
+# only those that begin with `//`, `/*`, or `/` and a blank are comments there.
 STRAY_WITHOUT_JOBS = re.compile(STRAY.pattern.replace(b"[#/]", rb"#|/(?![^\s/*])"))
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
 
 def whole_lines(file: Reader, offset: int) -> Iterator[bytes]:
-    """Yield the file from an offset on, in pieces that end where a line ends; the last can lack a newline."""
-    incomplete: list[bytes] = []                # the parts of a line that continues in the next read
+    """Yield the file from an offset on, in pieces of whole lines; the last can lack a newline."""
+    incomplete: list[bytes] = []                # parts of a line that continues in the next read
     while data := file.pread(1 << 20, offset):
         offset += len(data)
         lines, newline, rest = data.rpartition(b"\n")
@@ -2006,15 +1983,12 @@ def whole_lines(file: Reader, offset: int) -> Iterator[bytes]:
 
 
 def count_strays(file: Reader, stray: re.Pattern[bytes]) -> tuple[int, int]:
-    """Count the strays, lines that are neither a job nor a comment.
-
-    Return their number, and the line number of the first one, or 0 if there is none.
-    """
+    """Return the number of strays, and the line number of the first one; 0: none."""
     count = 0
     first_number = 0
-    lines_above = 0                                  # lines
+    lines_above = 0
     for lines in whole_lines(file, first_line_offset(file)):
-        text = b"\n" + lines                   # each line begins with a newline, as in a Scan
+        text = b"\n" + lines                   # so each line begins with a newline
         positions = [match.start() for match in stray.finditer(text)]
         if positions and not count:
             first_number = lines_above + text.count(b"\n", 0, positions[0] + 1)
@@ -2032,7 +2006,7 @@ def name_strays(count: int, first_number: int) -> str:
 def check_for_strays(path: str, network: bool, say: Say, refuse: bool = True) -> None:
     """Report how many lines are neither a job nor a comment (strays): no runner will run them.
 
-    refuse: raise UsageError if the file has strays and no job: it is perhaps a plain list of commands.
+    refuse: raise UsageError if the file has strays and no job; perhaps it is a plain list of commands.
     """
     with job_file(path, network) as file:
         has_job = Scan(file, first_line_offset(file)).next() is not None
@@ -6450,29 +6424,29 @@ class FileJobs:
 
 # ======== Processes =========================================================================================
 #
-# A job is a shell in its own session, started by posix_spawn(3), with the descriptor of its job lock and with
-# a tag in its environment.  SIGCHLD wakes the loop by a byte in a pipe; wait4(2) then returns the shells
-# that have exited, and their resource usage.
+# A job is a shell in a new session, started by posix_spawn(3), with the descriptor of the job lock, and with
+# a tag in the environment.  SIGCHLD wakes the loop by a byte in a pipe; wait4(2) then returns the shells that
+# have exited, and the resource usage.
 #
-# To kill a job is to kill its tree: the processes of its session, all processes with its tag, and their
+# To kill a job is to kill a tree: the processes of the session, all processes with the tag, and all
 # descendants, as /proc shows them.  Each process gets TERM once, and KILL after the grace.
 #
-# The tree is read again and again, because a process can have been forked meanwhile: that process also
-# gets TERM.  But processes that a process starts after it got TERM are its way to exit: the commands of a
-# trap that cleans up, or of a loop that goes on.  They get no TERM as long as their parent lives; otherwise
-# none of them would run for more than some milliseconds.  The job is dead when two scans in a row have found
-# no process.
+# The tree is read again and again, because a process can have been forked meanwhile: that process also gets
+# TERM.  But a process that has got TERM can start others to clean up: the commands of a trap, or of a loop
+# that goes on.  They get no TERM as long as the parent lives; otherwise none would run for more than some
+# milliseconds.  The job is dead when two scans in a row have found no process.
 #
-# `runset4.py --cancel` on the host of a job also kills a job in this way if its runner is dead.  It finds the
-# processes by the job lock: all that inherited the open file description that locks it (runset4.py, Holders).
+# If the runner of a job is dead, `runset4.py --cancel` on that host also kills the job in this way.  It finds
+# the processes by the job lock: all that inherited the open file description that locks it (runset4.py,
+# Holders).
 
 LOCK_FD = 64                        # descriptor of the job lock in a job: out of the way of `exec 3>file`
-# the first commands of a shell that must wait at its gate: it reads a line
+# the first commands of a shell that must wait at a gate: it reads a line
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
-# a command whose shell does not wait for it: it ends in &, and neither in && nor in \&, nor in a comment
+# a command that the shell does not wait for: it ends in &, and neither in && nor in \&, nor in a comment
 BACKGROUND = re.compile(rb"(?!.*\s#).*(?<![&\\])&\s*\Z")
 GRACE = 10.0                        # seconds from TERM to KILL, unless set by --kill-after
-JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # in the environment of all processes of a job, in any session
+JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # all processes of a job have it in the environment
 # ru_maxrss of getrusage(2) is in KiB; on macOS in bytes
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -6484,11 +6458,11 @@ DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {sign
 class Shell:
     """The shell of a running job, as far as records need it."""
     pid: int                        # also the number of its session
-    job_tag: bytes                      # the value of JOB_TAG_VARIABLE for the processes of this job
-    # CPU seconds, user and system, of the shell and its waited-for children; None: not known, or not yet
+    job_tag: bytes                      # the value of JOB_TAG_VARIABLE
+    # CPU seconds, user and system, of the shell and all waited-for children; None: unknown, or not yet known
     cpu: float | None = None
-    memory: int | None = None       # peak of these processes, in bytes; None: not known, or not yet
-    memory_below: int | None = None         # upper bound of the peak, in bytes, if the peak is not known
+    memory: int | None = None       # peak of these processes, in bytes; None: as cpu
+    memory_below: int | None = None         # upper bound of an unknown peak, in bytes
 
     def add_memory(self, size: int) -> None:
         """Raise the peak to the memory that the job's processes used together, in bytes."""
@@ -6501,14 +6475,14 @@ class Child(Shell):
 
     def __init__(self, pid: int, job_tag: bytes, exited: asyncio.Future[int],
                  on_exit: Callable[[int], None] = lambda status: None) -> None:
-        """on_exit: called with the wait status at the moment when the shell is waited for."""
+        """on_exit: called with the wait status when the shell is waited for."""
         super().__init__(pid, job_tag)
         self.exited = exited            # the wait status (waitpid(2))
         self._exit_callback = on_exit
-        self.session_ended = False      # True: after the exit, no process of the session was alive
+        self.session_ended = False      # True: since the exit no process of the session lives
 
     def on_exit(self, status: int) -> None:
-        """Store the shell's wait status, unless that is known, and call the callback."""
+        """Store the wait status, unless that is known, and call the callback."""
         if not self.exited.done():
             self.exited.set_result(status)
             self._exit_callback(status)
@@ -6516,7 +6490,7 @@ class Child(Shell):
 
 class ProcessId(NamedTuple):
     """Start time and pid: tells apart two processes with the same pid, and orders processes by start."""
-    ticks: int          # from the boot of the system to the start of the process (proc(5): starttime)
+    ticks: int          # from boot to the start of the process (proc(5): starttime)
     pid: int
 
     @classmethod
@@ -6543,7 +6517,7 @@ class ProcessStat(NamedTuple):
     parent: int
     session: int
     threads: int
-    start_ticks: int            # from the boot of the system to the start of the process
+    start_ticks: int            # as ProcessId.ticks
     resident_pages: int
 
     @classmethod
@@ -6590,8 +6564,8 @@ class ProcessTable:
     def read(cls, earlier_tags: Mapping[ProcessId, Sequence[bytes]] | None = None) -> ProcessTable:
         """Return the current table; without /proc it is empty, and so false.
 
-        earlier_tags: the `tags` of an earlier table, which are not read again: reading tags takes most of
-        the time.  Only for a caller that kills no process, because execve(2) can change a tag.
+        earlier_tags: the `tags` of an earlier table, instead of reading them again, which takes most of the
+        time.  Not for a caller that kills processes, because execve(2) can change a tag.
         """
         try:
             return cls(filter(str.isdigit, os.listdir("/proc")), earlier_tags)
@@ -6605,7 +6579,7 @@ class ProcessTable:
     def tags_of(cls, pid_text: str) -> list[bytes]:
         """Return the tags of the jobs that a process belongs to, the outermost first.
 
-        Raises OSError: PermissionError if the process belongs to another user.
+        Raises PermissionError for a process of another user, or OSError.
         """
         with open(f"/proc/{pid_text}/environ", "rb") as file:
             match = cls.TAG_ENTRY.search(file.read())
@@ -6638,7 +6612,7 @@ class ProcessTable:
             self.tagged.setdefault(tag, []).append(process_id.pid)
 
     def session_processes(self, shell: Shell) -> list[int]:
-        """Return the living processes of the shell's session; without /proc, [-pid] for its process group."""
+        """Return the living processes of the shell's session; without /proc, [-pid] for the process group."""
         if self:                        # there is a /proc
             return self.sessions.get(shell.pid, [])
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -6647,9 +6621,9 @@ class ProcessTable:
         return []
 
     def job_processes(self, shell: Child) -> list[int]:
-        """Return the living processes of a job: of its session, or with its tag, and their descendants.
+        """Return the living processes of a job: in the session or with the tag, and all descendants.
 
-        The shell comes first, and each parent before its children.  If a command were killed before the
+        The shell comes first, and each parent before the children.  If a command were killed before the
         shell, the shell would start the next command.
         """
         session = [] if shell.session_ended else self.session_processes(shell)
@@ -6666,18 +6640,16 @@ class ProcessTable:
     def measure_memory(self, shell: Child, requested: float) -> float:
         """Return the resident memory of a job, in bytes.  Below 3/4 of `requested` it is an upper bound.
 
-        The table counts shared pages once for each process.  Its sum can be some MB too small, because the
-        kernel adds up its counters late.  The share of each process is read only if it matters, because that
-        takes the kernel a while.
+        The table counts shared pages once for each process.  The sum can be some MB too small, because the
+        kernel adds up counters late.  The exact share of each process takes the kernel a while, so it is
+        read only if it matters.
         """
         pids = self.job_processes(shell)
         upper_bound = sum(self._resident_pages.get(pid, 0) for pid in pids) * PAGE
         return upper_bound if upper_bound < requested * 0.75 else float(sum(map(resident_memory, pids)))
 
     def identify(self, pid: int) -> ProcessId:
-        """Return the start time and pid of a process; for a group (-pid), or a pid that is not in the table,
-        a time before all others.
-        """
+        """Return the ProcessId of a pid; for a group (-pid), or an unknown pid, one with the time 0."""
         return self.births.get(pid, ProcessId(0, pid))
 
     def needing_term(self, pids: Iterable[int], newest_at_term: Mapping[ProcessId, ProcessId]) -> list[int]:
@@ -6708,9 +6680,9 @@ PSS = re.compile(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
 
 
 def resident_memory(pid: int) -> int:
-    """Return the resident memory of a process, in bytes, with its share of shared pages (proc(5): Pss).
+    """Return the resident memory of a process, in bytes, with a share of shared pages (proc(5): Pss).
 
-    If that share cannot be read, shared pages do not count.  0 if nothing can be read, for example because
+    If that share is unreadable, shared pages do not count; if nothing can be read, return 0, for example when
     the process has exited.
     """
     with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
@@ -6723,10 +6695,10 @@ def resident_memory(pid: int) -> int:
 
 
 class OomKills:
-    """Counts the processes that the kernel's OOM killer has killed in our control group and the groups below:
-    see docs/architecture.md.
+    """Counts the kills of the kernel's OOM killer in our control group and those below: see
+    docs/architecture.md.
     """
-    MAX_AGE_SECONDS = 0.05      # seconds for which recent_count() returns the same number
+    MAX_AGE_SECONDS = 0.05      # for which recent_count() returns the same number
     KILLS = re.compile(r"^oom_kill ([0-9]+)", re.MULTILINE)
 
     def __init__(self) -> None:
@@ -6739,7 +6711,7 @@ class OomKills:
         return self._count if is_recent else self.read_count()
 
     def read_count(self) -> int:
-        """Return how many processes the OOM killer has killed; 0 if the kernel does not count them."""
+        """Return the number of kills; 0 if the kernel does not count them."""
         self._read_at = time.monotonic()
         match = self.KILLS.search(next(cgroup_texts("memory.events"), ""))
         self._count = int(match[1]) if match else 0
@@ -6750,16 +6722,16 @@ class Signals:
     """Calls handlers in the event loop when signals come.
 
     The C-level handler writes the signal's number to a pipe that the loop watches (signal.set_wakeup_fd).
-    asyncio's own add_signal_handler wakes the loop twice for each signal, which for SIGCHLD costs 5 % of a
+    asyncio's add_signal_handler would wake the loop twice for each signal; for SIGCHLD that costs 5 % of a
     short job.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Make `loop` call dispatch() whenever a signal has come."""
+        """Make `loop` call dispatch() for signals."""
         self._handlers: dict[int, Callable[[], None]] = {}      # by signal number
         self.read_fd, write_fd = os.pipe()
         os.set_blocking(write_fd, False)
-        # a full pipe will be read, and one byte of SIGCHLD is enough for reap()
+        # a full pipe will be read, and one byte of SIGCHLD suffices for reap()
         signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
         os.set_blocking(self.read_fd, False)
         loop.add_reader(self.read_fd, self.dispatch)
@@ -6770,9 +6742,9 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or our parent, can have blocked it
 
     def ignore_from_now_on(self) -> None:
-        """Ignore all handled signals, because we are about to exit.
+        """Ignore all handled signals before we exit.
 
-        Python restores default actions when it exits, and a late HUP would become our exit status.
+        Python restores default actions at exit, and a late HUP would become our exit status.
         """
         signal.set_wakeup_fd(-1)
         for number in self._handlers:
@@ -6798,9 +6770,9 @@ def shell_words(shell: str) -> list[bytes]:
 
 class TreeKiller:
     """Kills process trees."""
-    # so many readings in a row must find no process of a job: during execve(2) a process shows no tag
+    # in a row, until a job counts as dead: during execve(2) a process shows no tag
     EMPTY_READINGS = 2
-    MAX_DYING_SECONDS = 5.0         # seconds from KILL until a process must be dead
+    MAX_DYING_SECONDS = 5.0         # from KILL until a process must be dead
 
     def __init__(self, loop: asyncio.AbstractEventLoop, grace: float | None) -> None:
         """grace: seconds from TERM to KILL; None: never KILL."""
@@ -6809,20 +6781,20 @@ class TreeKiller:
         self.kills_at_once = False      # KILL now, without grace
         # the next reading of the table, which all waiting callers share; None: no caller waits
         self._reading: asyncio.Task[ProcessTable] | None = None
-        self._next_reading_at = 0.0     # when the next reading can begin, at the earliest (loop time)
+        self._next_reading_at = 0.0     # at the earliest (loop time)
 
     async def kill_tree(self, shell: Child) -> list[int]:
         """Kill the tree of a job: TERM and CONT, after the grace KILL.  Return the processes that do not die.
 
-        Once the shell was waited for and its session was seen empty, the session number is ignored, because
-        the kernel can reuse it for any process.  An empty session gets no new members.
+        Once the shell was waited for and the session is empty, ignore the session number: the kernel can
+        reuse it for any process.  An empty session gets no new members.
         """
         start = self._loop.time()
         newest_at_term: dict[ProcessId, ProcessId] = {}      # see ProcessTable.needing_term()
         empty_readings = 0
         pause = 0.005
         while True:
-            has_exited = shell.exited.done()        # checked before the reading, which takes a while
+            has_exited = shell.exited.done()        # before the reading, which takes a while
             table = await self._fresh_table()
             if has_exited and not table.session_processes(shell):
                 shell.session_ended = True
@@ -6853,7 +6825,7 @@ class TreeKiller:
         newest_at_term.update((table.identify(pid), newest) for pid in pids)
 
     async def _fresh_table(self) -> ProcessTable:
-        """Return a table that is read after this call.  All waiting callers share one table."""
+        """Return a table that is read after this call; all waiting callers share one."""
         if not self._reading:
             self._reading = asyncio.ensure_future(self._read_after_pause())
         return await asyncio.shield(self._reading)
@@ -6885,10 +6857,10 @@ class Processes(TreeKiller):
         self._new_tags = (b"%s-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
-        # the token is secret; and memory that another runner has allocated to us is not for each job
+        # the token is secret; memory that another runner has allocated to us is not for each job
         hidden = b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY"
         self.environ = {key: value for key, value in os.environb.items() if key not in hidden}
-        own_tags = self.environ.get(JOB_TAG_VARIABLE)   # if we are a job ourselves, our jobs are part of it
+        own_tags = self.environ.get(JOB_TAG_VARIABLE)   # if we are a job, our jobs are part of it
         self.outer_tags = own_tags + b"/" if own_tags else b""
         signals.handle(signal.SIGCHLD, self.reap)
 
@@ -6938,12 +6910,12 @@ class Processes(TreeKiller):
         return (GATE if has_gate else b"") + b"{ :; %s\n\n}\nexit" % command
 
     def reap(self) -> None:
-        """Collect the wait status and the resource usage of the children that have exited."""
+        """Collect wait status and resource usage of the children that have exited."""
         with contextlib.suppress(ChildProcessError):
             while (waited := os.wait4(-1, os.WNOHANG))[0]:
                 pid, status, usage = waited
                 shell = self.running.pop(pid, None)
-                # None: a child that this process had before execve(2)
+                # None: a child from before execve(2)
                 if shell and not shell.exited.done():
                     shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
                     own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -6958,7 +6930,7 @@ class Processes(TreeKiller):
 # ---- number of CPUs ----------------------------------------------------------------------------------------
 #
 # -j0 runs one job per CPU that we can use: the least of the CPUs that we may be scheduled on, the quota of a
-# control group, and the CPUs that Slurm has given this task.
+# control group, and the CPUs from Slurm.
 
 CGROUP_ROOT, PROC_CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 
@@ -6970,9 +6942,9 @@ def available_cpus() -> int:
 
 
 def cgroup_texts(name: str) -> Iterator[str]:
-    """Yield the text of a file of our control group, then of each group above (cgroups(7), version 2).
+    """Yield the text of a file, such as 'cpu.max', of our control group, then of each group above.
 
-    name: for example 'cpu.max'.  Files that cannot be read are left out.
+    Leave out unreadable files.  For cgroups(7), version 2.
     """
     try:
         with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as lines:
@@ -6994,12 +6966,11 @@ def cgroup_cpus() -> float:
 
 
 def slurm_cpus(environ: Mapping[str, str]) -> float:
-    """Return the number of CPUs that Slurm gives a task; infinite if no variable is set.
+    """Return the number of CPUs that Slurm gives a task; infinite if no variable is set to a number.
 
-    Slurm's option -c sets the number.  Without -c the tasks of a step share the CPUs of their node, and a
-    batch script has all of them.  If nodes have different numbers of tasks, the largest number counts on all.
-    Unless tasks are bound to CPUs, only these variables show the number.  A value that is not a number is
-    ignored.
+    Slurm's option -c sets it.  Without -c the tasks of a step share the CPUs of a node, and a batch script
+    has all.  If nodes have different numbers of tasks, the largest number counts.  Unless tasks are bound to
+    CPUs, only these variables show the number.
     """
     task_cpus = slurm_number(environ, "SLURM_CPUS_PER_TASK")
     if task_cpus < math.inf:
@@ -7008,13 +6979,13 @@ def slurm_cpus(environ: Mapping[str, str]) -> float:
 
 
 def slurm_number(environ: Mapping[str, str], name: str) -> float:
-    """Return the number above 0 in a variable of Slurm; infinite if there is none."""
+    """Return the positive number in a variable of Slurm; infinite if there is none."""
     number = re.fullmatch("[1-9][0-9]{0,8}", environ.get(name, ""))
     return int(number[0]) if number else math.inf
 
 
 def slurm_tasks(environ: Mapping[str, str]) -> int:
-    """Return the number of tasks that share the resources of a node; 1 if Slurm does not set it."""
+    """Return the number of tasks that share a node; 1 if Slurm does not set it."""
     layout = environ.get("SLURM_STEP_TASKS_PER_NODE", "") if "SLURM_STEP_ID" in environ else ""
     # `2(x3),1`: two on each of three nodes, one on the last
     task_counts = re.findall(r"\b[0-9]+", layout, re.ASCII)
@@ -7027,7 +6998,7 @@ def slurm_tasks(environ: Mapping[str, str]) -> int:
 class Memory(NamedTuple):
     """A bound on the memory that the memory= jobs of a runner use together."""
     size: float                 # bytes
-    whence: str                 # where the bound comes from
+    whence: str                 # the source of the bound
 
     @property
     def whole_bytes(self) -> int | None:
@@ -7035,14 +7006,12 @@ class Memory(NamedTuple):
         return int(self.size) if math.isfinite(self.size) else None
 
     def __str__(self) -> str:
-        """Return, for example, '60G of memory for jobs with memory= (--memory)'."""
+        """Return '60G of memory for jobs with memory= (--memory)'."""
         return f"{memory_text(self.size)} of memory for jobs with memory= ({self.whence})"
 
 
 def available_memory() -> Memory:
-    """Return the memory that this process can use: the least of the host's memory, the limits of the control
-    groups and of Slurm, and the memory allocated to this process as a job.
-    """
+    """Return the memory that this process can use: the least of these limits."""
     return min(
         Memory(host_memory(), "all of this host's"),
         Memory(cgroup_memory(), "the limit of the control group"),
@@ -7061,22 +7030,21 @@ def host_memory() -> float:
 
 
 def cgroup_memory() -> float:
-    """Return the lowest limit of the control groups in bytes; infinite if none has a limit."""
+    """Return the lowest limit of our control groups in bytes; infinite if there is none."""
     return min([math.inf, *(int(text) for text in cgroup_texts("memory.max") if text.strip().isdigit())])
 
 
 def allocated_memory(environ: Mapping[str, str]) -> float:
-    """Return the bytes that a runner has allocated to this process; infinite if it is no such job."""
+    """Return the bytes that an outer runner has allocated to this process; infinite if there is none."""
     text = environ.get("RUNMAKER4_MEMORY", "")
     return float(text) if text.isascii() and text.isdigit() else math.inf
 
 
 def slurm_memory(environ: Mapping[str, str]) -> float:
-    """Return the bytes of memory that Slurm gives a task; infinite if Slurm sets no limit.
+    """Return the bytes of memory that Slurm gives a task; infinite if unset, or if 0: the whole node.
 
-    A limit of 0 also means none: all memory of the node.  Slurm gives memory per node, per CPU or per GPU, in
-    MiB.  Only a step (srun) has tasks, which share the memory of a node; a batch script can use all memory
-    that its Slurm job has on the node, regardless of -c.
+    Slurm gives memory per node, per CPU or per GPU, in MiB.  Only a step (srun) has tasks, which share the
+    memory of a node; a batch script can use all memory that the Slurm job has there, regardless of -c.
     """
     is_step = "SLURM_STEP_ID" in environ
     cpus = slurm_cpus(environ) if is_step else slurm_number(environ, "SLURM_CPUS_ON_NODE")
@@ -7088,20 +7056,20 @@ def slurm_memory(environ: Mapping[str, str]) -> float:
 
 # ---- until when --------------------------------------------------------------------------------------------
 #
-# With --walltime auto, jobs end a margin before Slurm kills the runner.  Since Slurm 23.02 each Slurm job has
-# the time of that in SLURM_JOB_END_TIME.
+# With --walltime auto, jobs end a margin before Slurm kills the runner: at SLURM_JOB_END_TIME, since Slurm
+# 23.02.
 
 
 @dataclass
 class SlurmLimit:
-    """--walltime auto: jobs must end a margin before Slurm kills the Slurm job that the runner is in."""
+    """--walltime auto: jobs must end a margin before Slurm kills the runner's Slurm job."""
     requested_margin: float | None      # seconds; None: 30 more than --kill-after
-    margin: float = 0.0                 # seconds; set by read_environment()
-    kill_time: float = math.inf         # when Slurm kills us (seconds since the epoch); set as `margin`
+    margin: float = 0.0                 # seconds; read_environment() sets this and kill_time
+    kill_time: float = math.inf         # when Slurm kills us (seconds since the epoch)
 
     @property
     def seconds_left(self) -> float:
-        """Return the seconds until jobs must have finished."""
+        """Return the seconds that jobs have left."""
         return self.kill_time - self.margin - time.time()
 
     def read_environment(self, kill_after: float | None) -> None:
@@ -7131,31 +7099,30 @@ def allow_descriptors(needed: int, user: str = "so many jobs need",
 
 # ======== Output ============================================================================================
 #
-# The events of a run go to sinks: starting, started, output, and ended or unstarted.  The console, the log
-# file, the output directory and the job log are sinks.  No sink blocks the event loop: the console writes
+# The events of a run go to sinks: starting, started, output, and ended or unstarted.  Sinks are the console,
+# the log file, the output directory and the job log.  No sink blocks the event loop: the console writes
 # through a Writer, which has a thread for a terminal or a pipe, the others through the FileExecutor.  A
 # record whose bytes another process has locked is kept and tried again.  The backlog is the number of bytes
-# still to be written.  While it is large, the runner does not read job output, and jobs block on their pipes.
+# still to be written.  While it is large, the runner reads no job output, and jobs block on the pipes.
 #
-# There are three kinds of console.  Console prints all events for programs.  Plain prints job output only
-# (--plain).  TerminalConsole prints for people, with a status line that its Writer, a Terminal, keeps at the
-# bottom.
+# There are three consoles.  Console prints all events for programs.  Plain prints job output only (--plain).
+# TerminalConsole prints for people; the Writer is a Terminal, which keeps a status line at the bottom.
 
 
 class Writer:
     """Writes to a descriptor that other processes share (a terminal, a pipe); never blocks the event loop.
 
-    O_NONBLOCK would apply to all processes that share the descriptor.  So a thread writes the data from a
-    queue, and can block for as long as the reader does not read.  A regular file needs no thread.
+    O_NONBLOCK would apply to all of these processes.  So a thread writes the data from a queue, and can block
+    as long as the reader does not read.  A regular file needs no thread.
     """
-    LOW_BACKLOG = 1 << 18                       # bytes of backlog below which job output is read again
-    HIGH_BACKLOG = 1 << 20                      # bytes of backlog above which job output is not read
-    GATHER_SECONDS = 0.02               # seconds for which lines are gathered
-    MAX_GATHERED_BYTES = 1 << 16        # bytes: more than this is written at once
+    LOW_BACKLOG = 1 << 18                       # bytes below which job output is read again
+    HIGH_BACKLOG = 1 << 20                      # bytes above which job output is not read
+    GATHER_SECONDS = 0.02               # for which lines are gathered
+    MAX_GATHERED_BYTES = 1 << 16        # more is written at once
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
                  on_relieved: Callable[[], None] = lambda: None) -> None:
-        """on_broken: called once, when a write has failed; all later data is dropped.
+        """on_broken: called once, when a write has failed; later data is dropped.
 
         on_relieved: called after each write that leaves a backlog below LOW_BACKLOG.
         """
@@ -7164,17 +7131,17 @@ class Writer:
         self.on_broken = on_broken
         self.on_relieved = on_relieved
         self.terminal = os.isatty(fd)
-        self.gathered: list[bytes] = []     # data that waits for more data, to be written together
+        self.gathered: list[bytes] = []     # waits for more data, to be written together
         self.gathered_bytes = 0
-        self.backlog = 0                # bytes not yet written
-        self.closed = False                 # after an error nothing is written
+        self.backlog = 0                # bytes not yet written, also of `gathered`
+        self.closed = False                 # True after an error: nothing is written
         self.drained = asyncio.Event()      # the backlog is empty
         self.timer: asyncio.TimerHandle | None = None       # calls flush()
         is_file = stat.S_ISREG(os.fstat(fd).st_mode)
         self.queue = None if is_file else self._start_thread()
 
     def _start_thread(self) -> queue.SimpleQueue[tuple[int, Iterable[bytes]]]:
-        """Start the thread that writes, and return its queue: (bytes in all, chunks) per write.
+        """Start the thread that writes, and return the queue: (bytes in all, chunks) per write.
 
         The program exits without waiting for the thread.
         """
@@ -7185,9 +7152,7 @@ class Writer:
         return write_queue
 
     def write(self, data: bytes) -> None:
-        """Write data, together with data that follows within a moment: waking the thread costs as much as
-        writing several lines.
-        """
+        """Write data, with data of the next moment: waking the thread costs as much as several lines."""
         if self.closed or not data:
             return
         self.gathered.append(data)
@@ -7203,22 +7168,22 @@ class Writer:
         return self.GATHER_SECONDS
 
     def flush(self) -> None:
-        """Pass the gathered data to the thread that writes, instead of waiting for more."""
+        """Write the gathered data, instead of waiting for more."""
         if self.timer:
             self.timer.cancel()
             self.timer = None
         data = self._bytes_to_write(b"".join(self.gathered))
         self.gathered.clear()
-        self.backlog += len(data) - self.gathered_bytes         # a status line can be added to the data
+        self.backlog += len(data) - self.gathered_bytes         # for an added status line
         self.gathered_bytes = 0
         self._enqueue(len(data), [data])
 
     def _bytes_to_write(self, data: bytes) -> bytes:
-        """Return the bytes to write for gathered data; a terminal adds its status line (Terminal)."""
+        """Return the bytes to write for gathered data; a Terminal adds the status line."""
         return data
 
     def write_chunks(self, size: int, chunks: Iterable[bytes]) -> None:
-        """Write chunks, each produced only when it is written.  size: total bytes of the chunks."""
+        """Write chunks, each produced only when it is written.  size: bytes in all."""
         self.flush()
         self.backlog += size
         self._enqueue(size, chunks)
@@ -7231,7 +7196,7 @@ class Writer:
             self._on_written(size, self._write_chunks(chunks))
 
     def _write_all(self, write_queue: queue.SimpleQueue[tuple[int, Iterable[bytes]]]) -> None:
-        """Write what the queue contains, forever, in the thread; drop all data after the first error."""
+        """Write from the queue, forever, in the thread; drop all data after the first error."""
         error = None
         with contextlib.suppress(RuntimeError):             # the event loop is closed: the program exits
             while True:
@@ -7240,7 +7205,7 @@ class Writer:
                 self.loop.call_soon_threadsafe(self._on_written, size, error)
 
     def _write_chunks(self, chunks: Iterable[bytes]) -> OSError | None:
-        """Write chunks; return the error that stopped it, or None."""
+        """Write chunks; return the error, or None."""
         try:
             for chunk in chunks:
                 write_all(self.fd, chunk)
@@ -7260,7 +7225,7 @@ class Writer:
             self.drained.set()
 
     async def drain(self, max_seconds: float) -> None:
-        """Wait until everything is written, for `max_seconds` at most."""
+        """Write everything, waiting for `max_seconds` at most."""
         self.flush()
         self.drained.clear()
         if self.backlog:
@@ -7276,15 +7241,15 @@ def no_status(columns: int) -> str:
 class Terminal(Writer):
     """A terminal with a status line below all printed lines.
 
-    Job output and the runner's messages go through the same Terminal, so nothing is printed into the middle
-    of the status line.  One write(2) erases the status line, prints the gathered data, and redraws the status
-    line below.  While the terminal does not accept data (Ctrl-S), no status line is drawn.
+    Job output and the runner's messages go through the same Terminal, so nothing is printed into the status
+    line.  One write(2) erases the status line, prints the gathered data, and redraws the status line below.
+    While the terminal does not accept data (Ctrl-S), no status line is drawn.
 
     The cursor stays at the beginning of the status line.  If a narrower window breaks the line in two, both
     parts follow the cursor and are erased; a typed `^C` overwrites the line.  While the runner is in the
     background, the cursor is in a line of the shell, and nothing is erased or drawn.
     """
-    MIN_DRAWING_PAUSE = 0.1             # minimum seconds from one drawing of the line to the next
+    MIN_DRAWING_PAUSE = 0.1             # seconds from one drawing of the line to the next
     ERASE = b"\r\x1b[J"                 # from the beginning of this line to the end of the screen
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
@@ -7292,10 +7257,10 @@ class Terminal(Writer):
         super().__init__(fd, loop, on_broken, on_relieved)
         self.status: Callable[[int], str] = no_status       # the line for a number of columns; "": none
         self._is_drawn = False          # the terminal shows a status line
-        self._drawn_at = -math.inf      # when a status line was last drawn (event loop's time)
+        self._drawn_at = -math.inf      # the last time (event loop's)
 
     def redraw(self) -> None:
-        """Redraw the status line, unless it is too early or other data is waiting to be written."""
+        """Redraw the status line, unless it is too early or other data waits to be written."""
         if not self.closed and not self.backlog and self._seconds_until_due() <= 0:
             self.flush()
 
@@ -7319,9 +7284,7 @@ class Terminal(Writer):
         return max(self.GATHER_SECONDS, self._seconds_until_due())
 
     def _bytes_to_write(self, data: bytes) -> bytes:
-        """Return the bytes that erase the status line and print data, and redraw the status line if it is
-        due.
-        """
+        """Return the bytes that erase the status line, print data, and, if it is due, redraw the line."""
         may_draw = in_foreground(self.fd)
         has_backlog = self.backlog > self.gathered_bytes
         is_too_early = bool(data) and self._seconds_until_due() > 0
@@ -7337,25 +7300,25 @@ class Terminal(Writer):
         return data + status_line + b"\r"
 
     def _columns(self) -> int:
-        """Return the width of the terminal in characters; 80 if it was just closed."""
+        """Return the width of the terminal in characters."""
         try:
             return columns_of(self.fd)
-        except OSError:                 # the terminal has just been closed
+        except OSError:                 # it has just been closed
             return 80
 
 
 def in_foreground(fd: int) -> bool:
-    """Return True if we can draw on a terminal: the shell has not put us into the background."""
+    """Return True if we can draw on a terminal: no shell has put us into the background."""
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
-    except OSError:                     # not our controlling terminal: no shell puts us into its background
+    except OSError:                     # not our controlling terminal: no shell does so there
         return True
 
 
 KILL_SIGNALS, DRAIN_SIGNALS = (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
-# causes that make a job failed: it ran too long, used more memory than allocated to it, or the host had none
+# causes that make a job failed: it ran too long, used more memory than allocated, or the host had none
 FAILURE_CAUSES = "timeout", "memory", "oom"
-STOP_SIGNALS = KILL_SIGNALS + DRAIN_SIGNALS     # the runner kills its jobs, or starts no more jobs
+STOP_SIGNALS = KILL_SIGNALS + DRAIN_SIGNALS     # the runner kills all jobs, or starts no more
 
 
 class RunResult(NamedTuple):
@@ -7364,7 +7327,7 @@ class RunResult(NamedTuple):
     # one of FAILURE_CAUSES, "stopped", "cancelled" or "lost"; "": the run ended by itself
     cause: str = ""
     limit: float = 0.0                  # the timeout in seconds; if the cause is "memory", bytes allocated
-    peak: int = 0                       # the most bytes of memory seen in use by all processes of the run
+    peak: int = 0                       # the most bytes of memory seen in use by all processes
 
     @property
     def code(self) -> int:
@@ -7378,7 +7341,7 @@ class RunResult(NamedTuple):
 
     @property
     def state(self) -> bytes:
-        """Return the new state of the job's line."""
+        """Return the new state of the line."""
         if self.cause == "cancelled":
             return HELD
         if self.cause:
@@ -7392,11 +7355,11 @@ class RunResult(NamedTuple):
 
     @property
     def died_of_stop_signal(self) -> bool:
-        """Return True if the run died of a signal that also stops a runner; see fatal_signal."""
+        """Return True if the run died of a signal that also stops a runner."""
         return self.fatal_signal in STOP_SIGNALS
 
     def __str__(self) -> str:
-        """Return, for example, 'exit 3', 'signal 9', 'timeout after 60s', or 'cancelled'."""
+        """Return 'exit 3', 'signal 9', 'timeout after 60s', 'cancelled', ..."""
         if self.cause == "timeout":
             return f"timeout after {self.limit:.12g}s"
         if self.cause == "memory":
@@ -7414,19 +7377,19 @@ class Run:
     slots: Sequence[Slot]               # the job's
     host: bytes
     started_at: float = field(default_factory=time.time)     # seconds since the epoch
-    started: float = 0.0                # the same moment by the monotonic clock, once the shell was started
-    duration: float = 0.0               # seconds from the start to the end
+    started: float = 0.0                # the same by the monotonic clock, once the shell was started
+    duration: float = 0.0               # seconds; 0 until the end
     shell: Shell | None = None
     streams: tuple[Stream, ...] = ()    # stdout and stderr
-    sinks: Sequence[Sink] = ()          # they receive the run's events
-    directory: bytes = b""              # where the run has its own working directory; b"": ours
+    sinks: Sequence[Sink] = ()          # of the run's events
+    directory: bytes = b""              # the run's working directory; b"": ours
     cause: str = ""                     # why the run is being killed, or was; see RunResult
     requested_memory: int = 0           # bytes, by memory=; 0: none
-    peak: int = 0                       # the most bytes of memory that a poll found in use
+    peak: int = 0                       # the most bytes of memory seen in use by all processes
 
     @property
     def slot(self) -> Slot:
-        """Return the slot that records name: the first one."""
+        """Return the first slot, which records name."""
         return self.slots[0]
 
     @property
@@ -7436,22 +7399,22 @@ class Run:
 
     @property
     def pid(self) -> int:
-        """Return the process ID of the shell; 0: no shell."""
+        """Return the pid of the shell; 0: no shell."""
         return self.shell.pid if self.shell else 0
 
     @property
     def host_and_pid(self) -> bytes:
-        """Return the host and the process ID, for example b'(alice,601)'."""
+        """Return host and pid, for example b'(alice,601)'."""
         return b"(%s,%d)" % (self.host, self.pid)
 
 
 @dataclass(eq=False, repr=False)
 class Stream:
-    """One of the two pipes that a job writes to."""
+    """A pipe that a job writes to."""
     name: bytes                         # b"stdout" or b"stderr"
     fd: int | None                      # None: read to the end
     received: int = 0                   # bytes
-    watched: bool = False               # the event loop calls us when data comes
+    watched: bool = False               # the event loop waits for data
 
 
 class Sink:
@@ -7462,20 +7425,18 @@ class Sink:
     """
 
     def on_starting(self, run: Run) -> None:
-        """Handle a run that is about to start; it has no process yet."""
+        """Handle a run that has no process yet."""
 
     def on_started(self, run: Run) -> None:
         """Handle the start of a run's shell."""
 
     def on_unstarted(self, run: Run) -> None:
-        """Handle a run that could not be started, or whose result will never be known: the last event of the
-        run.
-        """
+        """Handle a run that could not be started, or whose result will never be known: the last event."""
 
     def on_resumed(self, run: Run, record: bytes) -> None:
         """Handle a run, on a server, that was started under the previous server.
 
-        record: what the previous server wrote about the run in the log file.
+        record: that server's record of the run in the log file.
         """
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
@@ -7485,7 +7446,7 @@ class Sink:
         """Handle the end of a run, after all output of the run."""
 
     def on_job_over(self, job: Job, state: bytes) -> None:
-        """Handle the end of a job: this runner will not run it again.  state: the new state of the line."""
+        """Handle a job that will not run again on this runner.  state: the new state of the line."""
 
     def on_tick(self) -> None:
         """Do what is due once a second."""
@@ -7525,11 +7486,11 @@ def columns_of(fd: int) -> int:
 
 class Rate:
     """The rate at which jobs are processed: over the last five minutes, or the last 20 changes if longer."""
-    MIN_SECONDS = 300.0         # minimum seconds that the rate covers, once so many have passed
-    MIN_CHANGES = 20            # minimum changes that the rate covers, once there were so many
+    MIN_SECONDS = 300.0         # that the rate covers, once so many have passed
+    MIN_CHANGES = 20            # that the rate covers, once there were so many
 
     def __init__(self) -> None:
-        # (time, number of processed jobs); an entry per change
+        # (time, number of processed jobs)
         self._changes: deque[tuple[float, int]] = deque()
 
     def add_count(self, timestamp: float, processed: int) -> None:
@@ -7539,7 +7500,7 @@ class Rate:
 
     @property
     def last_change(self) -> float | None:
-        """Return the time of the last change; None: no change yet."""
+        """Return the time of the last change; None: none yet."""
         return self._changes[-1][0] if len(self._changes) > 1 else None
 
     def per_second(self, now: float) -> float:
@@ -7553,7 +7514,7 @@ class Rate:
 
 
 class ProgressBar:
-    """A status line as wide as fits: a bar, the recent rate and the time left; at the end, the time taken."""
+    """A status line as wide as fits: a bar, the recent rate and the time left; at the end the time taken."""
     MAX_BAR_COLUMNS = 60
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -7562,12 +7523,12 @@ class ProgressBar:
         self._start = clock()
 
     def line(self, counts: Counts, columns: int) -> str:
-        """Return the status line for a terminal with this number of columns."""
+        """Return the status line for a terminal of this width."""
         self._rate.add_count(self._clock(), counts.processed)
         return self._fit_line(counts, columns)
 
     def _fit_line(self, counts: Counts, columns: int) -> str:
-        """Return the longest text that fits, with a bar that fills the remaining columns."""
+        """Return the longest text that fits, and a bar in the remaining columns."""
         bad_jobs = "".join(f", {text}" for text in name_counts(failed=counts.failed, error=counts.error))
         without_rate = f"progress: {counts.processed:3} of {counts.all:3} jobs processed{bad_jobs} []"
         shortest = f"{counts.processed}/{counts.all}{bad_jobs} []"
@@ -7598,10 +7559,10 @@ class Lines:
 
     def __init__(self) -> None:
         self.incomplete_line = bytearray()
-        self.was_cut = False            # feed() returned the beginning of a long line, with a newline added
+        self.was_cut = False            # feed() has returned a part of a long line, with a newline added
 
     def feed(self, data: bytes) -> bytes:
-        """Add data, and return all complete lines so far; b"" if there are none."""
+        """Add data, and return all complete lines so far; b"": none."""
         if self.was_cut and data:
             self.was_cut = False
             if data.startswith(b"\n"):      # this newline was added already
@@ -7616,16 +7577,14 @@ class Lines:
         return lines
 
     def take_incomplete_line(self) -> bytes:
-        """Remove and return the remaining data as a line; b"" if there is none."""
+        """Remove and return the remaining data as a line; b"": none."""
         line = bytes(self.incomplete_line) + b"\n" if self.incomplete_line else b""
         self.incomplete_line.clear()
         return line
 
 
 class Console(Sink):
-    """Prints for programs: all events, and job output in complete lines, each after the name of the stream,
-    the host and the process ID.
-    """
+    """Prints for programs: all events, and job output in complete lines: 'stdout (alice,601): text'."""
     RED = b"\x1b[31m"
     PLAIN = b"\x1b[0m"
 
@@ -7663,7 +7622,7 @@ class Console(Sink):
         self.writer.write(line + b"\n")
 
     def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
-        """Print complete lines, each after a prefix such as b'stdout (alice,601): '."""
+        """Print complete lines, each with a prefix such as b'stdout (alice,601): '."""
         if lines:
             prefix = b"%s %s: " % (stream.name, run.host_and_pid)
             body = lines[:-1].replace(b"\n", b"\n" + prefix)
@@ -7671,33 +7630,32 @@ class Console(Sink):
 
 
 class TerminalConsole(Sink):
-    """Prints for people on a terminal: job output, each line after the job's line number; how each run ended;
-    and at the bottom the progress.
+    """Prints for people on a terminal: job output with line numbers, run results, at the bottom the progress.
     """
     RED = b"\x1b[31m"
     MAGENTA = b"\x1b[35m"
     PLAIN = b"\x1b[0m"
-    # what a terminal overwrites: everything up to the last carriage return; and carriage returns at the end
+    # what a terminal overwrites, up to the last carriage return; and carriage returns at the end
     INVISIBLE = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
 
     def __init__(self, terminal: Terminal, file_counter: FileCounter, bar: ProgressBar | None, colour: bool,
                  max_runs: int) -> None:
-        """bar: None: no status line.  max_runs: the number of runs of a job if each fails."""
+        """bar: None: no status line.  max_runs: of a job, if each run fails."""
         self._terminal = terminal
         self._file_counter = file_counter
         self._bar = bar
         self._colour = colour
         self._max_runs = max_runs
         self._lines: defaultdict[Stream, Lines] = defaultdict(Lines)
-        self._runs_started: Counter[Job] = Counter()   # of each job that is not over
+        self._runs_started: Counter[Job] = Counter()   # by each job that is not over
         if bar:
             terminal.status = self._format_status_line
 
     def _format_status_line(self, columns: int) -> str:
-        """Return the status line for a terminal of this width, cut to `columns` - 1 characters; "": none yet.
+        """Return the status line, of at most `columns` - 1 characters; "": none yet.
 
-        A progress bar for all jobs of the file; if the file was not counted, only the numbers of this
-        runner's jobs: 'progress: 3 done, 1 failed, 2 running'.
+        A progress bar for all jobs of the file; if the file was not counted, the numbers of this runner's
+        jobs: 'progress: 3 done, 1 failed, 2 running'.
         """
         counts = self._file_counter.counts
         file_was_counted = self._file_counter.counted is not None
@@ -7712,7 +7670,6 @@ class TerminalConsole(Sink):
         return text[:columns - 1]
 
     def on_starting(self, run: Run) -> None:
-        """Count the job as running, also in the progress bar."""
         self._count_as_running(run.job)
         self._runs_started[run.job] += 1
         if self._bar:
@@ -7749,7 +7706,7 @@ class TerminalConsole(Sink):
     def on_tick(self) -> None:
         if self._bar:
             self._file_counter.request_count_if_due()
-            self._terminal.redraw()          # the window size can have changed, or Ctrl-Z stopped us
+            self._terminal.redraw()          # after a new window size, or Ctrl-Z
 
     def on_exit(self) -> None:
         self._terminal.end_status()
@@ -7761,14 +7718,13 @@ class TerminalConsole(Sink):
             self._file_counter.on_job_started(job.state)
 
     def _print_incomplete_lines(self, run: Run) -> None:
-        """Print the incomplete lines of a run."""
         for stream in run.streams:
             self._print_lines(run, stream, self._lines.pop(stream, Lines()).take_incomplete_line())
 
     def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
         """Print output lines of a job, each with the prefix '[LINE NUMBER] ', magenta for stderr.
 
-        If the job prints escape sequences, reset the colour at the end of each line.
+        After escape sequences of the job, reset the colour at the end of each line.
         """
         if not lines:
             return
@@ -7784,7 +7740,7 @@ class TerminalConsole(Sink):
         self._terminal.write(prefix + body + line_end)
 
     def _in_colour(self, colour: bytes, line: bytes) -> bytes:
-        """Return a line, which ends with a newline, in this colour if colours are on."""
+        """Return a line, which ends with a newline, in a colour if colours are on."""
         if not self._colour:
             return line
         return colour + line[:-1] + self.PLAIN + b"\n"
@@ -7793,22 +7749,22 @@ class TerminalConsole(Sink):
 class Spool:
     """Blocks of held-back output in one temporary file: one file per job would exhaust the descriptors.
 
-    The space of a block that was read is reused, so the file is never larger than the most output held back
-    at one time.  The event loop stores blocks, and a writer's thread reads them: pread(2) and pwrite(2) share
-    no position.
+    The space of a block that was read is reused, so the file is as large as the most output held back at one
+    time.  The event loop stores blocks, and a writer's thread reads them: pread(2) and pwrite(2) share no
+    position.
     """
     BLOCK_BYTES = 1 << 20
 
     def __init__(self) -> None:
-        self.file: Any = None           # without a name; made when needed, and deleted when we exit
-        self.free_offsets: deque[int] = deque()     # offsets of blocks that were read
+        self.file: Any = None           # without a name; made when needed, deleted when we exit
+        self.free_offsets: deque[int] = deque()     # of blocks that were read
         self.end_offset = 0             # the size of the file
 
     def store(self, block: bytes) -> int:
-        """Store a block, and return its offset.  Raises OSError."""
+        """Store a block, and return the offset.  Raises OSError."""
         if self.file is None:
             import tempfile
-            self.file = tempfile.TemporaryFile(buffering=0)     # noqa: SIM115 (it stays open until we exit)
+            self.file = tempfile.TemporaryFile(buffering=0)     # noqa: SIM115 (open until we exit)
         if not self.free_offsets:
             self.free_offsets.append(self.end_offset)
             self.end_offset += self.BLOCK_BYTES
@@ -7816,14 +7772,14 @@ class Spool:
         return self.free_offsets.popleft()
 
     def take(self, offset: int) -> bytes:
-        """Read the block at an offset, and free its space.  Raises OSError."""
+        """Read the block at an offset, and free the space.  Raises OSError."""
         block = os.pread(self.file.fileno(), self.BLOCK_BYTES, offset)
         self.free_offsets.append(offset)
         return block
 
 
 class PendingOutput:
-    """Output of a job on one stream that waits for its turn: blocks in the spool, the remainder in memory."""
+    """Held-back output of a job on one stream: blocks in the spool, the remainder in memory."""
 
     def __init__(self, spool: Spool) -> None:
         self.spool = spool
@@ -7832,7 +7788,6 @@ class PendingOutput:
 
     @property
     def size(self) -> int:
-        """Return the size in bytes."""
         return len(self.blocks) * Spool.BLOCK_BYTES + len(self.tail)
 
     def add(self, data: bytes) -> None:
@@ -7844,9 +7799,9 @@ class PendingOutput:
             self.blocks.append(self.spool.store(block))
 
     def take_pieces(self, on_unreadable: Say) -> Iterator[bytes]:
-        """Yield all output in order, once: each block that is read from the spool is removed there.
+        """Yield all output in order, once, and remove it from the spool.  Leave out unreadable blocks.
 
-        Unreadable blocks are left out.  on_unreadable: gets the reason, in the thread that iterates.
+        on_unreadable: called with the reason, in the thread that iterates.
         """
         for offset in self.blocks:
             try:
@@ -7859,9 +7814,7 @@ class PendingOutput:
 
 
 class Plain(Sink):
-    """Prints job output only, all output of a job together once the job is over: stdout to stdout, stderr to
-    stderr.
-    """
+    """Prints job output only, all of a job once the job is over: stdout to stdout, stderr to stderr."""
 
     def __init__(self, writers: Mapping[bytes, Writer], in_order: bool, on_error: Say) -> None:
         """writers: by the name of the stream.  in_order: print jobs in the order in which they started."""
@@ -7869,7 +7822,7 @@ class Plain(Sink):
         self.in_order = in_order
         self.on_error = on_error
         self.spool = Spool()
-        # jobs in the order in which they started; their output by the name of the stream
+        # for each job, in the order of the starts, the output by the name of the stream
         self.pending: dict[Job, dict[bytes, PendingOutput]] = {}
         self.finished: set[Job] = set()                 # jobs that are over but wait for earlier ones
 
@@ -7877,20 +7830,19 @@ class Plain(Sink):
         self.pending.setdefault(run.job, {})
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        """Keep the output until the job is over."""
         try:
             self.pending[run.job].setdefault(stream.name, PendingOutput(self.spool)).add(data)
         except OSError as error:
             self._on_loss(run.job, error_text(error))
 
     def on_job_over(self, job: Job, state: bytes) -> None:
-        """Print all output of a job; with in_order, after the output of all jobs that started before it."""
-        if job in self.pending:             # otherwise the job was not started
+        """Print all output of a job; with in_order, after the output of all jobs that started before."""
+        if job in self.pending:             # otherwise it was not started
             self.finished.add(job)
         if not self.in_order:
             self._print_job(job)
             return
-        # every job before the first unfinished one; a list, because _print_job() changes `pending`
+        # all jobs before the first unfinished one; a list, because _print_job() changes `pending`
         printable = list(itertools.takewhile(self.finished.__contains__, self.pending))
         for next_job in printable:
             self._print_job(next_job)
@@ -7900,7 +7852,7 @@ class Plain(Sink):
             self._print_job(job)
 
     def _print_job(self, job: Job) -> None:
-        """Print the stored output of a job, and forget it."""
+        """Print the output of a job, and forget the job."""
         self.finished.discard(job)
         for name, output in self.pending.pop(job, {}).items():
             writer = self.writers[name]
@@ -7908,7 +7860,7 @@ class Plain(Sink):
             writer.write_chunks(output.size, output.take_pieces(on_unreadable))
 
     def _report_unreadable(self, writer: Writer, job: Job, why: str) -> None:
-        """Report, from the writer's thread, that some output of a job cannot be read back."""
+        """Report, from the writer's thread, that some output of a job is lost."""
         writer.loop.call_soon_threadsafe(self._on_loss, job, why)
 
     def _on_loss(self, job: Job, why: str) -> None:
@@ -7919,7 +7871,7 @@ class Plain(Sink):
 
 @dataclass(eq=False, repr=False)
 class Record:
-    """The content of a record in the log file: the last lines of a run."""
+    """A record in the log file: the last lines of a run."""
     lines: deque[bytes]
     incomplete_lines: dict[Stream, bytes] = field(default_factory=dict)
     changed: bool = True                # since the last write
@@ -7935,7 +7887,7 @@ class LogFile(Sink):
 
     def __init__(self, path: str, max_lines: int, directory: bytes, executor: FileExecutor,
                  on_error: Say) -> None:
-        """max_lines: output lines per record.  directory: where jobs run.  Raises UsageError."""
+        """max_lines: of output, per record.  directory: where jobs run.  Raises UsageError."""
         self.max_lines = max_lines
         self._directory = directory
         self.executor = executor
@@ -7960,13 +7912,13 @@ class LogFile(Sink):
             self._write_record(run, record)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        """Add complete lines of output to the record of the run; keep an incomplete one for the next call."""
+        """Add complete output lines to the record of the run; keep an incomplete one for the next call."""
         record = self.records[run]
         record.changed = True
         previous_part = record.incomplete_lines.get(stream, b"")
         *lines, last_part = data.rsplit(b"\n", self.max_lines + 1)
         if lines:
-            # the first line continues the incomplete line of the previous data
+            # the first line continues the incomplete one
             if len(lines) <= self.max_lines:
                 lines[0] = previous_part + lines[0]
             for line in lines[-self.max_lines:]:
@@ -7977,7 +7929,7 @@ class LogFile(Sink):
         record.incomplete_lines[stream] = last_part[:self.WIDTH + 4]
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Write the final record of a run: its last lines, and a status line such as '+ exit 0 "COMMAND"'."""
+        """Write the final record of a run: the last lines, and a status line such as '+ exit 0 "COMMAND"'."""
         record = self.records.pop(run)
         for stream, incomplete_line in record.incomplete_lines.items():
             if incomplete_line:
@@ -7988,7 +7940,7 @@ class LogFile(Sink):
     def on_tick(self) -> None:
         """Write the last lines of each run that has printed since the last call; called once a second.
 
-        While the file system does not answer, so that many bytes wait for it, leave them for a later call.
+        While many bytes wait, because the file system does not answer, leave them for a later call.
         """
         for run, record in self.records.items():
             file_system_answers = self.executor.backlog < Writer.HIGH_BACKLOG
@@ -8004,7 +7956,7 @@ class LogFile(Sink):
         """Write the record of a run, padded to the fixed size."""
         record.changed = False
         if not run.job.ordinal:
-            return                          # the jobs above were not counted, so the record has no place
+            return                          # the jobs above were not counted: the record has no place
         directory = one_line(run.directory or self._directory)
         lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
         lines += [b""] * (1 + self.max_lines - len(lines))
@@ -8012,11 +7964,10 @@ class LogFile(Sink):
         self.executor.post(self.file.write, self._offset_of(run.job), data, size=self.record_bytes)
 
     def _offset_of(self, job: Job) -> int:
-        """Return the offset of the record of a job with an ordinal."""
         return (job.ordinal - 1) * self.record_bytes
 
     def read_record(self, job: Job) -> bytes:
-        """Return the record of a job; b"" if it has no ordinal.  Runs in the I/O thread.  Raises OSError."""
+        """Return the record of a job; b"": it has no ordinal.  Runs in the I/O thread.  Raises OSError."""
         if not job.ordinal:
             return b""
         return os.pread(self.file.fd, self.record_bytes, self._offset_of(job))
@@ -8036,8 +7987,8 @@ def cut_or_pad(line: bytes, width: int) -> bytes:
 def open_record(path: str, flags: int) -> int:
     """Open or create a file for records.  Raises UsageError.
 
-    flags: O_NOFOLLOW refuses a symbolic link.  A dangling link is always refused: the user who made the link
-    would choose where we create a file.
+    flags: O_NOFOLLOW refuses a symbolic link.  A dangling one is always refused: the user who made it would
+    choose where we create a file.
     """
     flags |= os.O_CLOEXEC | os.O_NONBLOCK
     try:
@@ -8064,8 +8015,8 @@ def read_head(fd: int, path: str, size: int) -> bytes:
         raise UsageError(f"{path}: {error_text(error)}") from None
 
 
-# A RecordFile keeps each record that cannot be written yet, and tries it again.  What a try has found, and
-# what the next try of any record in the file does:
+# A RecordFile keeps each record that cannot be written yet.  What a try has found, and what the next try of
+# any record in the file does:
 #
 #             found                                             next try
 #   READY     the lock was granted, or nothing was tried yet    locks, writes
@@ -8074,15 +8025,15 @@ def read_head(fd: int, path: str, size: int) -> bytes:
 #   LOST      the network file system was away, and the         opens the file again, locks, writes
 #             descriptor is no longer usable
 #
-# - A record remains in `kept` until it is written or given up, because the event loop looks there while the
-#   I/O thread writes.
+# - A record remains in `kept` until it is written or given up: the event loop looks there while the I/O
+#   thread writes.
 # - `kept` has either lines at APPEND_BYTE (journal, job log) or records at offsets (log file).
-# - A wait begins when the first record is kept, and ends when a lock is granted and no record is kept.  While
-#   records are written without the lock, it goes on, so only the first of them has to wait.
+# - A wait begins when the first record is kept, and ends when a lock is granted and no record is kept.  It
+#   goes on while records are written without the lock, so only the first of them has to wait.
 
 
 class Access(enum.Enum):
-    """The result of the last try of a record: the table above."""
+    """What the last try of a record has found: the table above."""
     READY = enum.auto()
     REFUSED = enum.auto()
     LOST = enum.auto()
@@ -8093,32 +8044,32 @@ class RecordFile:
 
     Hosts that share the file over a network need a lock for each record.  Otherwise two hosts append at the
     same offset; and NFS writes back complete pages, with old data of other hosts around the record, unless a
-    lock is held.  But any user with read permission can hold a shared lock on a file, for any time.  So each
+    lock is held.  But any user with read permission can hold a shared lock on a file, for any time.  So a
     lock is only tried, never waited for.  A record that cannot be written is kept, and the FileExecutor tries
     it again.  No record is dropped while there is memory for it.
 
     A lock file that readers cannot open would not do: on NFS, a granted lock makes this host's copy of the
     locked file current, size and contents, and of no other file.  So a runner would append at an old size,
-    over lines of other hosts.  And records would wait all the same, for a host that is cut off under the lock
-    or for a file server that is away.
+    over lines of other hosts.  And records would still wait for a host that is cut off under the lock, or for
+    a file server that is away.
 
     On a file system of one host, write(2) with O_APPEND finds the end and writes there in one step (open(2)),
-    and a write at a fixed offset changes no bytes around it.  There, a lock only prevents two runners from
-    writing two headers, or one newline too many after a line; so after MAX_LOCK_WAIT_SECONDS a record is
-    written without a lock.  Therefore nothing is truncated there after an error, as append_locked() does:
-    another runner can have written those bytes.  If a record did not fit on the disk, a part of it can
-    remain.  The next record starts with a newline to separate the two.
+    and a write at a fixed offset changes no bytes around it.  A lock only prevents two headers, or one
+    newline too many after a line; so after MAX_LOCK_WAIT_SECONDS a record is written without a lock.
+    Therefore nothing is truncated after an error, unlike in append_locked(): another runner can have written
+    those bytes.  If a record did not fit on the disk, a part can remain.  The next record starts with a
+    newline to separate the two.
     """
     MAX_LOCK_WAIT_SECONDS = 1.0         # on a file system of one host
-    REPORT_AFTER_SECONDS = 5.0  # seconds until the reason why records wait is reported
-    TAIL_BYTES = 1 << 20                # bytes at the end in which to look for a record after a failed append
+    REPORT_AFTER_SECONDS = 5.0  # until the reason why records wait is reported
+    TAIL_BYTES = 1 << 20                # at the end, in which to look for a record after a failed append
 
     def __init__(self, path: str, kind: str, flags: int, executor: FileExecutor, on_error: Say,
                  header: bytes = b"") -> None:
         """Open or create the file.  Raises UsageError.
 
         kind: for messages, such as 'journal'.  flags: for open(2).  on_error: gets a message about each
-        record that is given up.  header: an empty file gets it first.
+        record that is given up.  header: of an empty file.
         """
         self.path = path
         self.kind = kind
@@ -8132,8 +8083,8 @@ class RecordFile:
         # after a failed append: so many first bytes of kept[APPEND_BYTE] can be in the file already
         self._doubtful_bytes = 0
         self._access = Access.READY
-        self.obstacle = ""                          # why the last try that failed did so
-        self._waiting_since = math.inf              # monotonic seconds; inf: no record has to wait
+        self.obstacle = ""                          # why the last failed try failed
+        self._waiting_since = math.inf              # monotonic seconds; inf: no record waits
         self._report_at = math.inf                  # when to report the obstacle; inf: it was reported
         executor.files.append(self)
 
@@ -8148,8 +8099,7 @@ class RecordFile:
         self._write_or_keep(offset)
 
     def write_kept(self) -> None:
-        """Try the kept records again, and report the obstacle once if it has lasted for REPORT_AFTER_SECONDS.
-        """
+        """Try the kept records again, and report the obstacle once after REPORT_AFTER_SECONDS."""
         for offset in list(self.kept):
             self._write_or_keep(offset)
         if self.kept and time.monotonic() > self._report_at:
@@ -8162,8 +8112,8 @@ class RecordFile:
     def _write_or_keep(self, offset: int) -> None:
         """Write kept[offset] to the file and remove it from `kept`; keep it for a later try if it must wait.
 
-        It must wait if another process has the lock, or if the network file system was away.  After any other
-        error it is dropped.
+        It must wait if another process has the lock, or if the network file system was away.  Any other error
+        is reported and drops the record.
         """
         keep_for_later = False          # also after a defect, which would happen again
         try:
@@ -8216,7 +8166,7 @@ class RecordFile:
     def _reopen(self) -> None:
         """Open the file again, because the network file system was away.  Raises OSError.
 
-        The last append, which failed, can have reached the file all the same.  If its lines are near the end
+        The last append, which failed, can have reached the file all the same.  If the lines are near the end
         of the file, remove them from the lines to append, so that they are not written twice.
         """
         fd = os.open(self.path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -8261,9 +8211,9 @@ class RecordFile:
             self._report_at = self._waiting_since + self.REPORT_AFTER_SECONDS
 
     def _write_record(self, offset: int, record: bytearray) -> None:
-        """Write a record at an offset; APPEND_BYTE: append it to the file.  Raises OSError.
+        """Write a record at an offset; APPEND_BYTE: append it.  Raises OSError.
 
-        On a network file system it is on the disk when this returns.
+        On a network file system sync it to disk.
         """
         if offset == APPEND_BYTE:
             self._append_to_file(record)
@@ -8273,10 +8223,10 @@ class RecordFile:
             os.fsync(self.fd)
 
     def _append_to_file(self, lines: bytearray) -> None:
-        """Append lines; an empty file gets the header first, an incomplete last line its newline.
+        """Append lines, after the header of an empty file, or the newline of an incomplete line.
 
-        On a network file system the lines can reach the file although the append fails.  Until the outcome is
-        known, their number of bytes is stored as doubtful.  Raises OSError.
+        On a network file system the lines can reach the file although the append fails.  So store how many
+        bytes are doubtful until the outcome is known.  Raises OSError.
         """
         if self._mount.network:
             self._doubtful_bytes = len(lines)
@@ -8289,32 +8239,32 @@ class RecordFile:
 class OutFile:
     """The file in the output directory for one stream of one run, created at the first output.
 
-    Most jobs print nothing on stderr, many nothing at all; creating empty files for them would cost more than
-    a short job (several round trips on NFS).
+    Most jobs print nothing on stderr, many nothing at all; an empty file would cost more than a short job
+    (several round trips on NFS).
 
     The name contains the line number of the job at the start of the run, regardless of later edits.  A later
-    run with that line number gives the file the next numbered name, permanently, so the plain name is the
-    file of the latest run: see numbered_name().  No run ever writes to or removes the file of another run:
-    files are created with O_EXCL only.
+    run with that line number gives the file the next numbered name, permanently, so the latest run has the
+    plain name: see numbered_name().  No run ever writes to or removes the file of another run: files are
+    created with O_EXCL only.
     """
 
     def __init__(self, name: str, is_new: bool, journal: Journal) -> None:
-        """is_new: create a file.  Otherwise the run started under a previous server: continue its file."""
+        """is_new: create a file; otherwise continue one, of a run that started under a previous server."""
         self.name = os.path.join(journal.folder, name)
         self._is_new = is_new
         self.journal = journal
         self.on_error = journal.on_error
         self._fd: int | None = None         # None: no file yet
-        self.size = 0                       # the end of the file, as far as known
+        self.size = 0                       # as far as known
         self.has_failed = False             # True: no more writes
 
     def move_older_file_away(self) -> None:
         """Rename the file of an older run to, for example, 12.out.~2~, and add that to the journal.
 
-        If there is an older file that cannot be renamed, report that; our file then gets another name.
+        If that fails, report it; our file then gets another name.
         """
         try:
-            # mostly no file has the name, and one lstat(2) shows that, unless this host caches names
+            # mostly there is no such file, and one lstat(2) shows that, unless this host caches names
             can_exist = self.journal.network or os.path.lexists(self.name)
             new_name = keep_older(self.name) if can_exist else ""       # '': there was none
         except OSError as error:
@@ -8335,26 +8285,23 @@ class OutFile:
                 raise OSError(errno.EINVAL, "a piece is missing")
             pwrite_all(self._fd, data, offset)
             self.size = offset + len(data)
-        except OSError as error:            # later data would leave a hole before it: the file ends here
+        except OSError as error:            # later data would leave a hole: the file ends here
             self._give_up(error)
 
     def _create(self) -> int:
-        """Create the file, under a numbered name if the plain name is not available.  Raises OSError."""
+        """Create the file, under a numbered name if the plain name is taken.  Raises OSError."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         flags |= os.O_NONBLOCK              # if a FIFO has the name: fail instead of waiting for a reader
         if not self._is_new:
             return os.open(self.name, flags, 0o666)
         try:
             return os.open(self.name, flags | os.O_EXCL, 0o666)
-        except OSError:                     # the name is taken: by an older file that stayed, or a newer one
+        except OSError:                     # taken by an older file that stayed, or a newer one
             fd, self.name = create_numbered(self.name)
             return fd
 
     def close(self) -> None:
-        """Close the file after the end of the run, if there is one; nothing is written to it any more.
-
-        An error counts as a failed write: it is reported, and `has_failed` is set.
-        """
+        """Close the file, if there is one, after the end of the run.  An error counts as a failed write."""
         if self._fd is None:
             return
         try:
@@ -8375,14 +8322,14 @@ class OutFile:
 
 
 def numbered_name(name: str, number: int) -> str:
-    """Return the name of an older file in the form of cp --backup=numbered, for example 'name.~2~'."""
+    """Return the name of an older file as in cp --backup=numbered, for example 'name.~2~'."""
     return f"{name}.~{number}~"
 
 
 def free_number(name: str) -> int:
     """Return an unused number that is one above a used number, or 1; see numbered_name().
 
-    A binary search: few lstat(2) calls even among thousands of files.
+    A binary search needs few lstat(2) calls even among thousands of files.
     """
     used = 0
     free = 1
@@ -8399,7 +8346,7 @@ def free_number(name: str) -> int:
 
 
 def create_numbered(name: str) -> tuple[int, str]:
-    """Create an empty file under the next numbered name; return its descriptor and name.  Raises OSError."""
+    """Create an empty file under the next numbered name; return descriptor and name.  Raises OSError."""
     number = free_number(name)
     while True:
         new_name = numbered_name(name, number)
@@ -8409,10 +8356,10 @@ def create_numbered(name: str) -> tuple[int, str]:
 
 
 def keep_older(name: str) -> str:
-    """Keep the file of an earlier run: rename it to the next numbered name, for example NAME.~2~.
+    """Rename the file of an earlier run to the next numbered name, for example NAME.~2~.
 
     Return the new name; '' if there is no file.  rename(2) replaces a file that has the new name, and other
-    processes can rename files at the same moment.  So reserve the new name with an empty file first.
+    processes can rename files at the same moment.  So first reserve the new name with an empty file.
     """
     refresh_names(name)                     # NFS: ask the server, not this host's cache
     if not os.path.lexists(name):
@@ -8434,8 +8381,8 @@ def keep_older(name: str) -> str:
 def find_current_name(name: str, info: os.stat_result) -> str:
     """Return the name that a file has now: `name`, NAME.~1~, NAME.~2~, ...  Raises OSError.
 
-    A later run that needs `name` for its output renames the file to the next number.  info: the stat(2)
-    result of the open file, by which it is recognized.
+    A later run that needs `name` renames the file to the next number.  info: the stat(2) result of the open
+    file, which identifies it.
     """
     if is_file(name, info):
         return name
@@ -8457,13 +8404,13 @@ class Journal:
     """DIR/journal: the events of all runs, one JSON object per line, appended by all hosts.  All methods run
     in the I/O thread.
 
-    An `end` event is written at once, together with the gathered events, unless the last write was a moment
-    ago: short jobs end hundreds of times a second, and on a network file system an append costs some six
-    round trips.  `start` and `moved` events are only informative.  They, and `end` events that were not
-    written at once, wait for the next write, one second at most.
+    An `end` event is written at once, with the gathered events, unless the last write was a moment ago: short
+    jobs end hundreds of times a second, and on a network file system an append costs some six round trips.
+    `start` and `moved` events are only informative.  They, and the remaining `end` events, wait for the next
+    write, one second at most.
     """
-    GATHER_SECONDS = 1.0                # seconds for which events are gathered
-    END_GATHER_SECONDS = 0.05           # as GATHER_SECONDS, for an `end` event on a file system of one host
+    GATHER_SECONDS = 1.0                # for which events are gathered
+    END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
 
     def __init__(self, folder: str, executor: FileExecutor, on_error: Say) -> None:
         """Open or create the journal.  Raises UsageError."""
@@ -8483,19 +8430,18 @@ class Journal:
             )
         self.network = bool(executor.pool)
         self._end_gather_seconds = self.GATHER_SECONDS if self.network else self.END_GATHER_SECONDS
-        # events, encoded together later: four times as fast as one by one
+        # events, encoded together: four times as fast as one by one
         self._gathered: list[dict[str, Any]] = []
-        self._flushed_at = -math.inf        # when the last write was (monotonic seconds)
+        self._flushed_at = -math.inf        # the last write (monotonic seconds)
 
     def add(self, entry: dict[str, Any], is_end: bool = False) -> None:
-        """Add an event.  is_end: an `end` event, which is written at once if possible."""
+        """Add an event.  is_end: an `end` event, to write at once if possible."""
         self._gathered.append(entry)
         seconds = self._end_gather_seconds if is_end else self.GATHER_SECONDS
         if time.monotonic() - self._flushed_at > seconds:
             self.flush()
 
     def flush(self) -> None:
-        """Write the gathered events."""
         if self._gathered:
             data = "".join(f"{self.encode(entry)}\n" for entry in self._gathered).encode()
             self._gathered.clear()
@@ -8518,7 +8464,7 @@ class OutDir(Sink):
         """Create the directory if necessary.  Raises UsageError.
 
         on_incomplete: called with the line number of each run whose output could not be written completely.
-        presence_lock: that of our runner or server.
+        presence_lock: of our runner or server.
         """
         self.executor = executor
         self._on_incomplete = on_incomplete
@@ -8551,7 +8497,7 @@ class OutDir(Sink):
         self._close_run(run, run_result)
 
     def _close_run(self, run: Run, run_result: RunResult | None) -> None:
-        """Close the files of a run, and write the `end` event.  run_result: None: it will never be known."""
+        """Close the files of a run, and write the `end` event.  run_result: None: never known."""
         files = [self._files.pop(stream) for stream in run.streams if stream in self._files]
         for file in files:
             self.executor.post(file.close)
@@ -8583,7 +8529,7 @@ class OutDir(Sink):
         """Return the fields that the journal's `start` and `end` events of a run have in common.
 
         "time" is the start plus the duration, which is 0 until the run has ended.  "run" identifies the run:
-        it is the tag that its processes have in their environment; a run without a shell gets host and time.
+        it is the job tag (JOB_TAG_VARIABLE); without a shell it is host and time.
         """
         requested = {"promised": run.requested_memory} if run.requested_memory else {}
         run_id = run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())
@@ -8601,7 +8547,7 @@ class OutDir(Sink):
         }
 
     def _write_end(self, entry: dict[str, Any], files: Sequence[OutFile]) -> None:
-        """Write the `end` event, with the names of the files that have output."""
+        """Write the `end` event, with the names of files that have output."""
         entry["files"] = [os.path.basename(file.name) for file in files if file.size]
         if any(file.has_failed for file in files):
             entry["incomplete"] = True
@@ -8628,7 +8574,6 @@ class JobLog(Sink):
             raise UsageError(f"{path}: is not a job log (give another name)")
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Append a line for the run, in the format of GNU parallel --joblog."""
         code = -1 if run_result.cause == "timeout" else run_result.code         # as in GNU parallel
         line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
             run.job.number,
@@ -8646,9 +8591,9 @@ class JobLog(Sink):
 # ======== Slots =============================================================================================
 #
 # A slot is the right to run one job at a time.  `-j N` makes N slots.  `--slots` gives them names, and each
-# job receives the name of its slot.  Several runners can share the names in a file (`--slots @NAMES`): a slot
+# job receives the name of a slot.  Several runners can share the names in a file (`--slots @NAMES`): a slot
 # is in use while a byte in the lock file of NAMES is locked, at an offset computed from the name.  The job
-# inherits this lock along with the job lock, so a slot stays in use for as long as the job lives.
+# inherits this lock along with the job lock, so a slot stays in use as long as the job lives.
 
 
 class Use(enum.Enum):
@@ -8662,14 +8607,14 @@ class Use(enum.Enum):
 
 @dataclass(eq=False, repr=False)
 class Slot:
-    """Runs one job at a time.  The name is for the job: it can be a host, or a GPU."""
+    """Runs one job at a time.  The name is for the job, for example a host or a GPU."""
     name: str
-    copy: int = 0                       # number of a slot among those of the same name, from 0
+    copy: int = 0                       # number among slots of the same name, from 0
     rank: int = 0                       # the idle slot with the lowest rank gets the next job
     fd: int | None = None               # holds the lock of a shared name while a job runs, which inherits it
     use: Use = Use.IDLE
-    listed: bool = True                 # it is in the list of names; otherwise it gets no more jobs
-    unreachable_jobs: int = 0           # so many of the last jobs in a row exited with status 255 (ssh)
+    listed: bool = True                 # in the list of names; otherwise it gets no more jobs
+    unreachable_jobs: int = 0           # so many last jobs in a row exited with status 255 (ssh)
 
     @property
     def busy(self) -> bool:
@@ -8677,7 +8622,7 @@ class Slot:
 
     @property
     def is_retired(self) -> bool:
-        """Return True if the slot will get no more jobs from now on."""
+        """Return True if the slot will get no more jobs."""
         return not self.listed or self.use in (Use.SPENT, Use.BROKEN)
 
     @property
@@ -8687,25 +8632,25 @@ class Slot:
 
     @property
     def lock_offset(self) -> int:
-        """Return the offset of the byte to lock for the slot in the lock file of NAMES."""
+        """Return the offset of the slot's byte in the lock file of NAMES."""
         key = b"%d %s" % (self.copy, os.fsencode(self.name))
         return int.from_bytes(blake2b(key, digest_size=7).digest(), "big")
 
 
 class UnfinishedLine(NamedTuple):
     """A last line without a newline, which an editor can still be writing."""
-    signature: tuple[int, ...]          # changes when the file changes: device, inode, size and mtime
-    first_seen: float                   # since when the file has had this signature (monotonic seconds)
+    signature: tuple[int, ...]          # of the file: device, inode, size and mtime
+    first_seen: float                   # when the file got this signature (monotonic seconds)
 
 
 class SlotFile:
     """A file NAMES with one name per line; blank lines and lines that begin with # are ignored.
 
-    While a job runs on a name, the runner and the job hold a lock on a byte of the lock file .NAMES.lock,
-    at an offset computed from the name: so NAMES can be edited or replaced at any time.  All users with write
-    permission for NAMES can open the lock file.  It is never written to.  Never delete it: without it, names
-    could be used twice until the running jobs have ended.  A symbolic link is resolved at the start, so
-    runners share names even if they use different paths to the file.
+    While a job runs on a name, runner and job hold a lock on a byte of the lock file .NAMES.lock, at an
+    offset computed from the name: so NAMES can be edited or replaced at any time.  All users with write
+    permission for NAMES can open the lock file.  It is never written to.  Never delete it: names could be
+    used twice until the running jobs have ended.  A symbolic link is resolved at the start, so runners share
+    names even through different paths.
     """
     INTERVAL = 0.1                      # seconds from poll to poll (network file system: 1)
     MAX_FILE_BYTES = 1 << 20
@@ -8721,16 +8666,17 @@ class SlotFile:
         self.lock_table = lock_file_of(self._target)
         self.interval = 1.0 if self.network else self.INTERVAL
         self._unfinished_line: UnfinishedLine | None = None     # None: the last line has a newline
-        self._last_problems: dict[str, str] = {}        # the last reported problem of each subject
+        self._last_problems: dict[str, str] = {}        # the last report on each subject
         self.names = self._read_first_names()
         self._raise_descriptor_limit()
 
     def _read_first_names(self) -> list[str]:
         """Return the names when the program starts, at least one.  Raises UsageError if there is none.
 
-        While the file is empty or its only line unfinished, an editor can be saving it: wait about a second.
+        An editor that saves in place truncates the file first.  So while it is empty, or the only line is
+        unfinished, wait about a second.
         """
-        deadline = time.monotonic() + 1.0               # an editor that saves in place truncates it first
+        deadline = time.monotonic() + 1.0
         try:
             names = self._read_names()
             while not names and (self._unfinished_line or time.monotonic() < deadline):
@@ -8745,7 +8691,7 @@ class SlotFile:
         return names
 
     def create_lock_file(self) -> None:
-        """Create the lock file, in which runners lock the names that they use.  Raises UsageError."""
+        """Create the lock file, in which runners lock names in use.  Raises UsageError."""
         try:
             os.close(open_lock_file_of(self._target))
         except OSError as error:
@@ -8756,8 +8702,8 @@ class SlotFile:
     def reload_names(self) -> Sequence[str] | None:
         """Read the file again.  Return the new names, and store them in `names`; None: no change.
 
-        If the file is empty or cannot be read, report that once and keep the last names.  For more names,
-        raise the limit of open files.
+        If the file is empty or unreadable, report that once and keep the last names.  For more names, raise
+        the limit of open files.
         """
         try:
             names = self._read_names()
@@ -8773,9 +8719,7 @@ class SlotFile:
         return names
 
     def _raise_descriptor_limit(self) -> None:
-        """Raise the soft limit of open files, which jobs inherit, to the need of all names.
-
-        The hard limit bounds it.
+        """Raise the soft limit of open files, which jobs inherit, to the need of all names or the hard limit.
         """
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         needed = 32 + len(self.names) * self.DESCRIPTORS_PER_NAME
@@ -8784,7 +8728,7 @@ class SlotFile:
         allow_descriptors(needed)
 
     def _read_names(self) -> list[str]:
-        """Return the names that are in the file now, except an unfinished last line.  Raises OSError."""
+        """Return the names in the file, except an unfinished last line.  Raises OSError."""
         data, info = self._read_file()
         if len(data) > self.MAX_FILE_BYTES or b"\0" in data:
             raise OSError(errno.EINVAL, "is no list of names")
@@ -8793,9 +8737,9 @@ class SlotFile:
         return [os.fsdecode(line) for line in stripped_lines if line and not line.startswith(b"#")]
 
     def _read_file(self) -> tuple[bytes, os.stat_result]:
-        """Return the contents of the file, and its status.  Raises OSError.
+        """Return the contents of the file, without a byte-order mark, and the status.  Raises OSError.
 
-        At most one byte more than MAX_FILE_BYTES is read.  A byte-order mark is left out.
+        Read at most one byte more than MAX_FILE_BYTES.
         """
         if self.network:
             refresh_file(self._target, self.mount)
@@ -8813,7 +8757,7 @@ class SlotFile:
     def _complete_lines(self, data: bytes, info: os.stat_result) -> bytes:
         """Return the data of the file, without an unfinished last line.
 
-        Once the file is unchanged for a second, that line counts as complete.  info: the status of the file.
+        Once the file is unchanged for a second, that line is complete.  info: the status of the file.
         """
         if not data or data.endswith(b"\n"):
             self._unfinished_line = None
@@ -8827,8 +8771,8 @@ class SlotFile:
         return data
 
     def seize(self, slot: Slot) -> bool:
-        """Lock the name of a slot.  Return False if another runner, or the job of a dead runner, holds the
-        lock, or if locking failed.
+        """Lock the name of a slot.  Return False if another runner, or a dead runner's job, has it, or after
+        an error.
         """
         assert slot.fd is None
         try:
@@ -8841,7 +8785,7 @@ class SlotFile:
         return False
 
     def release(self, slot: Slot) -> None:
-        """Unlock the name of a slot for other runners, if we hold the lock."""
+        """Unlock the name of a slot, if we have it locked."""
         if slot.fd is not None:
             with contextlib.suppress(OSError):          # EIO, ESTALE: the lock is lost already
                 unlock(slot.fd, slot.lock_offset)
@@ -8854,9 +8798,7 @@ class SlotFile:
         slot.fd = None
 
     def _report_problem(self, subject: str, problem: str) -> None:
-        """Report a problem of a subject, unless the last report on the subject was the same; problem: '':
-        none.
-        """
+        """Report a problem, unless the last report on the subject was the same.  problem: '': none."""
         if problem and problem != self._last_problems.get(subject):
             self.say(f"{self.path}: {problem}")
         self._last_problems[subject] = problem
