@@ -5,9 +5,9 @@
     . simulate --seed 1                 (the same on any other host that sees the file)
     . simulate --seed 2
 
-One text file is the queue.  A line ". CMD" is a job; the first byte of the line is the job's state, and
-runners rewrite that byte in place.  Any number of runners, on any number of hosts, can work on one file at
-once; there is nothing to set up.
+One text file is the queue.  A line ". CMD" is a job; the first byte is the job's state, which runners rewrite
+in place.  Any number of runners, on any number of hosts, can work on one file at once; there is nothing to
+set up.
 
     .  new                  d  done: exit 0                        #  /  a comment, as is every line whose
     r  running              !  failed: exit not 0, timed out, or         second byte is neither blank nor tab
@@ -17,11 +17,11 @@ once; there is nothing to set up.
 
 The complete protocol by which runners share a file:
 
- 1.  Locks belong to commands.  Next to the real job file NAME is the lock file `.NAME.lock`, a file that no
-    editor knows.  Never delete it while jobs run.  Each command hashes to a bucket of 2^16 bytes in it:
-    65,535 job locks, and after them the command mutex.  A job lock is locked as long as a copy of the command
-    or the runner of that copy lives.  The command mutex is locked for the moment in which the state of a line
-    of this command is written.  All of these are open-file-description record locks.
+ 1.  Locks belong to commands.  Next to the real job file NAME is the lock file `.NAME.lock`, which no editor
+    knows.  Never delete it while jobs run.  Each command hashes to a bucket of 2^16 bytes in it: 65,535 job
+    locks, and after them the command mutex.  A job lock is locked as long as a copy of the command or the
+    runner of that copy lives.  The command mutex is locked while the state of a line of this command is
+    written.  All of these are open-file-description record locks.
  2.  Claim a line that is new, or with --resume in error, or with -r failed: lock the command mutex.  The path
     must still name this file, and the line, which is read again, must be unchanged and complete.  Count the
     held job locks h, and the lines R of this command that are `r`.  The line can be claimed if h <= R.  Open
@@ -47,16 +47,15 @@ The complete protocol by which runners share a file:
     mutex.
  7.  Each process of ours that can write the job file holds a shared lock on all of it, and on one byte after
     that range; the offset of this byte identifies the lock file.
- 8.  On a network file system a host caches data that it has read, and the cache can be old.  So after locking
-    a command mutex a process first drops the cache (refresh_file()).  Then it reads with O_DIRECT (Reader),
-    on FUSE also through a new description (reopen_reader_on_fuse()).  It syncs each write.
+ 8.  On a network file system a host's cache can be old.  So after locking a command mutex a process first
+    drops the cache (refresh_file()).  Then it reads with O_DIRECT (Reader), on FUSE also through a new
+    description (reopen_reader_on_fuse()).  It syncs each write.
 
 So if the file has one line of a command, no second copy of the command starts while one lives, however the
 file is edited.  The section "The job file" below has the proof; "Assumptions" lists when it does not hold.
 
-Lines that begin with "#RUN" are directives: which hosts get the jobs below them, the time limit of these
-jobs, and which jobs must finish before.  They are not part of the protocol: each runner reads them before it
-claims.
+Lines that begin with "#RUN" are directives: which hosts get the jobs below, a time limit, and which jobs must
+finish before.  They are not part of the protocol: each runner reads them before it claims.
 
 Assumptions: the file system shares record locks between all hosts that use the file (`check_mount` refuses
 the known exceptions), and no user or program removes the lock file; editors may replace or rewrite the file,
@@ -168,7 +167,7 @@ HELD = b"x"                     # here it represents any other state
 # Bytes of a lock file after all buckets.  The first only marks the end: older versions lock it in journals.
 BUCKETS_END = 1 << 62
 APPEND_BYTE = BUCKETS_END + 1      # locked exclusively to append
-HERE_BYTE = BUCKETS_END + 2        # locked shared by each process that can claim lines or set states
+HERE_BYTE = BUCKETS_END + 2        # shared by all processes that can claim lines or set states
 PROBE_BYTES = BUCKETS_END + 3      # 2^32 bytes from here: the start-up test, and pulses, one byte each
 # 2^32 bytes from here: presence locks of runners, and then of servers
 PRESENCE_BYTES = PROBE_BYTES + (1 << 32)
@@ -187,8 +186,8 @@ T = TypeVar("T")
 #   stderr, and the exit status is 2.
 # - Signals.  They are blocked from the first line of a script on, so that none stops it half-way with a
 #   traceback.  run_main() unblocks INT and TERM, which simply kill us until there are handlers.
-# - Bytes.  Job files and output are bytes, kept unchanged, and need not be text.  For a terminal or a message
-#   display_text() makes them harmless: they cannot control a terminal, or begin a line.
+# - Bytes.  Job files and output are bytes, not always text, and kept unchanged.  In messages display_text()
+#   keeps them from controlling a terminal, or beginning a line.
 # - Writing.  write(2) can write less than it is given.  write_all() repeats it.
 
 
@@ -256,7 +255,7 @@ def duration(text: str) -> float | None:
 
 
 def integer_between(least: int, most: int = 1_000_000) -> Callable[[str], int]:
-    """Return an argparse type, a function that parses an integer from `least` to `most`."""
+    """Return an argparse type for an integer from `least` to `most`."""
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
             raise argparse.ArgumentTypeError(
@@ -301,7 +300,7 @@ def line_range(text: str) -> range:
 
 
 def line_ranges(text: str) -> list[range]:
-    """Parse line numbers and FROM-TO with commas between them, such as '1,2,5-9' (an argparse type)."""
+    """Return the line numbers in a list such as '1,2,5-9' (an argparse type)."""
     ranges = [line_range(word) for word in text.split(",")]
     if not all(ranges):
         raise argparse.ArgumentTypeError(
@@ -346,10 +345,7 @@ def name_lines(numbers: Iterable[int]) -> str:
 
 
 def readme_path() -> str:
-    """Return the path of our README.md; '' if only the scripts were copied to this machine.
-
-    In a checkout it is next to this script.  pip puts it into share/doc/runmaker4.
-    """
+    """Return the path of our README.md, next to this script or in share/doc/runmaker4 (pip); '': none."""
     sysconfig = lazy_import("sysconfig")
     folders = [os.path.dirname(os.path.realpath(__file__))]
     for data_folder in (sysconfig.get_path("data"), sysconfig.get_path("data", "posix_user")):
@@ -398,7 +394,6 @@ class Parser(argparse.ArgumentParser):
         print_bytes(self.format_help().encode())
 
     def error(self, message: str) -> Any:
-        """Raise UsageError."""
         if message.endswith("expected one argument"):       # argparse takes -1 for an option
             message += "; if it begins with -, write OPTION=ARGUMENT"
         raise UsageError(f"{message} (see --help)")
@@ -408,7 +403,6 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Writes `-j, --jobs N` where argparse before Python 3.13 writes `-j N, --jobs N`."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        """Return '-j, --jobs N' for an option."""
         text = super()._format_action_invocation(action)
         if len(action.option_strings) < 2 or action.nargs == 0:
             return text
@@ -433,9 +427,8 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
 
     A UsageError becomes one line on stderr and status 2.  Ctrl-C gives 130, a closed pipe 0.
 
-    Signals were blocked from the first line on.  Until there are handlers, INT and TERM simply kill us: no
-    job runs yet, and we could be waiting for a file system or a server that does not answer.  HUP, USR1 and
-    QUIT remain blocked until they have a handler.
+    Until there are handlers, INT and TERM simply kill us: no job runs yet, and we could be waiting for a file
+    system or a server that does not answer.  HUP, USR1 and QUIT remain blocked until they have a handler.
     """
     open_standard_descriptors()
     for signum in {signal.SIGINT, signal.SIGTERM}.intersection(signal.sigpending()):
@@ -603,9 +596,9 @@ def unlock(fd: int, offset: int, length: int = 1) -> None:
 
 
 def other_lock(fd: int, offset: int, length: int = 1) -> range | None:
-    """Return the part of these bytes that a lock of another open file description covers; None if none does.
+    """Return the part of these bytes that another open file description has locked; None: no part.
 
-    Of several locks the kernel reports one, not always the first.  A descriptor open for reading suffices.
+    Of several locks the kernel reports any one.  A descriptor open for reading suffices.
     """
     if not length:
         return None                             # for fcntl(2) a length of 0 means all up to the end
@@ -660,8 +653,8 @@ def find_append_position(fd: int, path: str, mount: Mount, header: bytes = b"") 
 
     On a network file system other hosts also append, and this host can have an older state cached.  An older
     size is harmless: a line ended there, with a newline, so nothing is added.  If the file seems empty, or
-    reads as shorter than the size, drop the cache and read once more.  If that fails, the file can get an
-    empty line too many, or a second header.
+    shorter than the size, drop the cache and read once more.  If that fails, the file can get a superfluous
+    empty line, or a second header.
     """
     size, last_byte = _size_and_last(fd, mount.network)
     if mount.network and not last_byte:
@@ -766,8 +759,8 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
     """Open the lock file of the file at this path; create it if there is none.
 
     Only users with write permission for the file may open it: any user who can read a lock file can lock any
-    byte, shared, and so stop all runners.  The owner of the lock file could remove it while jobs run, so that
-    must be us, root, or the owner of the file.
+    byte, shared, and so stop all runners.  The owner of the lock file could remove it while jobs run: so only
+    us, root, or the owner of the file.
     """
     lock_path = lock_file_of(path)
     try:
@@ -794,8 +787,8 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
 def stat_lock_file(fd: int, network: bool) -> os.stat_result:
     """Return the status of an open lock file.  Raises OSError if another program's file has that name.
 
-    A lock file contains only NULs, because our programs set nothing but the length.  The caller will change
-    the mode, which must not happen to any other file.
+    A lock file contains only NULs: our programs set nothing but the length.  The caller will change the mode,
+    which must not happen to any other file.
     """
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
@@ -811,8 +804,8 @@ def stat_lock_file(fd: int, network: bool) -> os.stat_result:
 def is_trusted_replacement(new: os.stat_result, old: os.stat_result) -> bool:
     """Return True if we trust a new file in place of the job file, whose commands we run.
 
-    It must belong to us, to root or to the owner of the old file.  Or all users, or the group of both files,
-    had write permission for the old file: then the author could have written the same there.
+    It must belong to us, to root or to the owner of the old file.  Or the author could have written the same
+    into the old file: all users, or the group of both files, had write permission.
     """
     if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & stat.S_IWOTH:
         return True
@@ -820,7 +813,6 @@ def is_trusted_replacement(new: os.stat_result, old: os.stat_result) -> bool:
 
 
 def stat_or_none(path: str) -> os.stat_result | None:
-    """Return the status of a file; None if there is none."""
     try:
         return os.stat(path)
     except FileNotFoundError:
@@ -941,7 +933,7 @@ def unescaped(field: str) -> str:
 
 
 def refresh_names(path: str) -> None:
-    """Make NFS ask the server for the names in this file's folder, instead of answering from the cache."""
+    """Make NFS ask the server for the names in this file's folder, not the cache."""
     with contextlib.suppress(PermissionError):      # we may use the names in the folder, but not list them
         os.close(open_folder_of(path))
 
@@ -1017,10 +1009,7 @@ class Reading(enum.Enum):
 
 
 class Reader(Opened):
-    """An open file; reads return the current contents.
-
-    On a network file system this host's page cache can be old, so reads bypass or drop it.
-    """
+    """An open file; reads return the current contents, not old pages of this host's cache."""
 
     def __init__(self, fd: int | None, network: bool = False) -> None:
         """Read from `fd`, and own it; None: the reader is closed.
@@ -1037,8 +1026,8 @@ class Reader(Opened):
     def with_own_fd(cls, fd: int, network: bool) -> Reader:
         """Return a reader with a new descriptor of the file that is open as `fd`.
 
-        On a network file system open the file again, with O_DIRECT if possible: reads through `fd` can come
-        from this host's page cache.
+        On a network file system open the file again, with O_DIRECT if possible: data read through `fd` can be
+        old.
         """
         if not network:
             return cls(os.dup(fd))
@@ -1159,15 +1148,11 @@ def give_rights(new: int, old: os.stat_result) -> None:
 # ---- identity of files, lost locks -------------------------------------------------------------------------
 #
 # A path can lead to another file at any time, and a host that was cut off loses locks without a notice.  So
-# there are two regular checks: path_names_fd() and lost_locks().  On NFS neither makes an unnecessary round
-# trip.
+# path_names_fd() and lost_locks() are called regularly.  On NFS neither makes an unnecessary round trip.
 
 
 def lost_locks(fd: int, offsets: Iterable[int], mount: Mount) -> set[int]:
-    """Return those of `offsets` at which this descriptor has lost a lock.
-
-    A host that was cut off for too long loses locks.
-    """
+    """Return the offsets at which this descriptor has lost a lock: the host was cut off for too long."""
     if mount.forgets_locks:
         return _locks_lost_silently(fd, offsets)
     return set(offsets) if _locks_lost_by_nfs(fd) else set()
@@ -1188,7 +1173,7 @@ def _locks_lost_by_nfs(fd: int) -> bool:
 
 
 def _locks_lost_silently(fd: int, offsets: Iterable[int]) -> set[int]:
-    """Return those of `offsets` at which this descriptor, which had locked them all, has no lock now.
+    """Return the offsets at which this descriptor, which had locked them all, has no lock now.
 
     Only queries reveal this on network file systems other than NFS (seen on GlusterFS).  A query ignores the
     locks of the querying description: so a second description must find our lock, and `fd` must find none.
@@ -1364,7 +1349,7 @@ class Scan:
         self.pause_at = math.inf
 
     def next(self, only_running: bool = False) -> Line | None:
-        """Return the next wanted line; None at the end of the file.  If the file grows, there can be another.
+        """Return the next wanted line; None at the end of the file, which can grow later.
 
         only_running: find running jobs instead of the wanted states, and directives as before.
         Raises FileChangedError if line numbers are wrong, Paused after the time `pause_at`.
@@ -1383,7 +1368,7 @@ class Scan:
 
     @property
     def end(self) -> int:
-        """Return the offset up to which the file was read: the file size once next() returned None."""
+        """Return the offset up to which the file was read: all of it, once next() returned None."""
         return self._buffer_offset + len(self._buffer)
 
     def find_again(self, line: Line) -> None:
@@ -1430,7 +1415,7 @@ class Scan:
         return self._begins_with(last_line)
 
     def _begins_with(self, line: Line) -> bool:
-        """Return True if the buffer is a newline, any state and the text of this line.
+        """Return True if the buffer begins with a newline, any state and the text of this line.
 
         Of a long line compare only as much as the smallest chunk has.
         """
@@ -1535,7 +1520,7 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
     """
     if not commands:
         return
-    # a carriage return at the end of a line does not belong to the command
+    # a carriage return at the end is not part of the command
     command_forms = {command + ending for command in commands for ending in (b"", b"\r")}
     number = 0
     offset = start
@@ -1554,7 +1539,7 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
 def read_lines(file: Reader, start: int) -> Iterator[tuple[list[bytes], bool]]:
     """Yield the lines from the offset `start` on, without newlines: lists of many lines, each with True.
 
-    With False comes a last list: one line, the end of the file after the last newline, mostly b''.
+    The last list comes with False: one line, the end of the file after the last newline, mostly b''.
     """
     offset = start
     incomplete = b""
@@ -1599,8 +1584,8 @@ def count_lines(file: Reader, start: int, stop: float, state: bytes, command: by
 def is_utf16(head: bytes) -> bool:
     """Return True if a text is UTF-16.
 
-    Then it has a byte-order mark; or more than half of the bytes at even indexes are NUL and no byte at an
-    odd index, or the other way round, as in ASCII text.
+    It has a byte-order mark; or, as in ASCII text, more than half of the bytes at even indexes are NUL and
+    none at odd indexes, or the other way round.
     """
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True
@@ -1632,8 +1617,8 @@ def resolve_directories(path: str) -> str:
 def lstat_no_link(path: str) -> os.stat_result:
     """Return the status of a job file; raise OSError(ELOOP) if the path is a symbolic link.
 
-    The lock file is named after the path, so a runner that used the link would not see the locks of a runner
-    that uses the file.
+    The lock file is named after the path, so runners that use the link and runners that use the file would
+    not see each other's locks.
     """
     info = os.lstat(path)
     if stat.S_ISLNK(info.st_mode):
@@ -1795,10 +1780,7 @@ ConsumerKey = tuple[tuple[str, ...], Resources, bool]
 
 
 class Directives(NamedTuple):
-    """The combined effect of the directives above a line of a job file.
-
-    A Block, why a job cannot start for now, also depends on the states of lines.
-    """
+    """The combined effect of the directives above a line of a job file."""
     settings: JobSettings = NO_SETTINGS     # of the last settings directive
     barrier: Line | None = None             # the last one
     check: bool = False                     # it is a `#RUN barrier check`
@@ -1905,7 +1887,7 @@ def _check_patterns(hosts: Iterable[str]) -> None:
 
 
 def _check_combinations(values: Collection[str]) -> None:
-    """Raise ValueError if one directive cannot have settings with these names."""
+    """Raise ValueError if one directive cannot have all these settings."""
     if "together" in values and "host" not in values:
         raise ValueError("together= requires host=")
     if "min-hosts" in values and "together" not in values:
@@ -1956,8 +1938,8 @@ def stopped_by_check(failed_line: Line, check: Line) -> str:
 
 # ---- stray lines -------------------------------------------------------------------------------------------
 #
-# A line without the blank after the dot is a stray, neither a job nor a comment, and no runner runs it.  So a
-# runner searches the file for strays once, before it starts jobs.
+# A line without the blank after the dot is a stray, neither a job nor a comment, and no runner runs it.  So
+# each runner first searches the file for strays.
 
 
 # A newline before a line that is neither a job, nor a comment, nor blank.  A single byte at the end of the
@@ -6445,7 +6427,7 @@ LOCK_FD = 64                        # descriptor of the job lock in a job: out o
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
 # a command that the shell does not wait for: it ends in &, and neither in && nor in \&, nor in a comment
 BACKGROUND = re.compile(rb"(?!.*\s#).*(?<![&\\])&\s*\Z")
-GRACE = 10.0                        # seconds from TERM to KILL, unless set by --kill-after
+GRACE = 10.0                        # seconds from TERM to KILL (--kill-after)
 JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # all processes of a job have it in the environment
 # ru_maxrss of getrusage(2) is in KiB; on macOS in bytes
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -6461,7 +6443,7 @@ class Shell:
     job_tag: bytes                      # the value of JOB_TAG_VARIABLE
     # CPU seconds, user and system, of the shell and all waited-for children; None: unknown, or not yet known
     cpu: float | None = None
-    memory: int | None = None       # peak of these processes, in bytes; None: as cpu
+    memory: int | None = None       # peak of these processes, in bytes; None as above
     memory_below: int | None = None         # upper bound of an unknown peak, in bytes
 
     def add_memory(self, size: int) -> None:
@@ -6506,7 +6488,7 @@ class ProcessId(NamedTuple):
     def is_after(self, other: ProcessId) -> bool:
         """Return True if this process surely started later than `other`.
 
-        Within one tick the pids decide.  Once pids have wrapped around to small numbers, the result is False.
+        Within one tick the pids decide.  False once pids have wrapped around to small numbers.
         """
         return self.ticks >= other.ticks and self.pid > other.pid
 
@@ -6599,7 +6581,7 @@ class ProcessTable:
         self._add_tags(process_id)
 
     def _add_tags(self, process_id: ProcessId) -> None:
-        """Add a process to each job whose tag it has; of another user's process the tags are unreadable."""
+        """Add a process to each job whose tag it has; another user's process shows none."""
         tags = self._earlier_tags.get(process_id)
         if tags is None:
             tags = []
@@ -6641,8 +6623,7 @@ class ProcessTable:
         """Return the resident memory of a job, in bytes.  Below 3/4 of `requested` it is an upper bound.
 
         The table counts shared pages once for each process.  The sum can be some MB too small, because the
-        kernel adds up counters late.  The exact share of each process takes the kernel a while, so it is
-        read only if it matters.
+        kernel adds up counters late.  Reading the exact share of each process takes a while.
         """
         pids = self.job_processes(shell)
         upper_bound = sum(self._resident_pages.get(pid, 0) for pid in pids) * PAGE
@@ -6653,12 +6634,11 @@ class ProcessTable:
         return self.births.get(pid, ProcessId(0, pid))
 
     def needing_term(self, pids: Iterable[int], newest_at_term: Mapping[ProcessId, ProcessId]) -> list[int]:
-        """Return the processes of a job that must still get TERM.
+        """Return the processes of a job that must still get TERM: not clean-up processes.
 
-        Clean-up processes must not: a process started them after it got TERM, or another clean-up process
-        started them.
+        Those are started by a process after it got TERM, or by another clean-up process.
         pids: each parent before the children.  newest_at_term: for each process that got TERM, the newest
-        process at that time; a younger child is a clean-up process.
+        process at that time, so a younger child is a clean-up process.
         """
         needing_term: list[int] = []
         cleanup_pids: set[int] = set()
@@ -6682,8 +6662,8 @@ PSS = re.compile(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
 def resident_memory(pid: int) -> int:
     """Return the resident memory of a process, in bytes, with a share of shared pages (proc(5): Pss).
 
-    If that share is unreadable, shared pages do not count; if nothing can be read, return 0, for example when
-    the process has exited.
+    If that share is unreadable, shared pages do not count.  0: nothing is readable, for example because the
+    process has exited.
     """
     with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
         if share := PSS.search(file.read()):
@@ -6727,7 +6707,6 @@ class Signals:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Make `loop` call dispatch() for signals."""
         self._handlers: dict[int, Callable[[], None]] = {}      # by signal number
         self.read_fd, write_fd = os.pipe()
         os.set_blocking(write_fd, False)
@@ -6779,15 +6758,15 @@ class TreeKiller:
         self._loop = loop
         self.grace = math.inf if grace is None else grace
         self.kills_at_once = False      # KILL now, without grace
-        # the next reading of the table, which all waiting callers share; None: no caller waits
+        # all waiting callers share the next reading of the table; None: no caller waits
         self._reading: asyncio.Task[ProcessTable] | None = None
         self._next_reading_at = 0.0     # at the earliest (loop time)
 
     async def kill_tree(self, shell: Child) -> list[int]:
         """Kill the tree of a job: TERM and CONT, after the grace KILL.  Return the processes that do not die.
 
-        Once the shell was waited for and the session is empty, ignore the session number: the kernel can
-        reuse it for any process.  An empty session gets no new members.
+        Once the shell was waited for and the session is empty, ignore the session number, which the kernel
+        can reuse.  An empty session gets no new members.
         """
         start = self._loop.time()
         newest_at_term: dict[ProcessId, ProcessId] = {}      # see ProcessTable.needing_term()
@@ -6814,12 +6793,12 @@ class TreeKiller:
 
     def _terminate(self, pids: Sequence[int], table: ProcessTable,
                    newest_at_term: dict[ProcessId, ProcessId]) -> None:
-        """Send TERM and CONT to processes, and add each to `newest_at_term`, with the newest process now.
+        """Send TERM and CONT to processes, and store for each the newest process now.
 
         Younger children count as clean-up processes, which get no TERM.
         """
         self._signal(pids, signal.SIGTERM)
-        # read before CONT: a stopped process handles TERM only then, and so starts only younger children
+        # before CONT: a stopped process handles TERM only then, so all children that clean up are younger
         newest = ProcessId.latest()
         self._signal(pids, signal.SIGCONT)      # not before all have got TERM
         newest_at_term.update((table.identify(pid), newest) for pid in pids)
@@ -6877,7 +6856,7 @@ class Processes(TreeKiller):
         job_tag = next(self._new_tags)
         actions = self._spawn_actions((gate_fd, out_fd, err_fd), inherited_fds)
         script = self._shell_script(command, has_gate=gate_fd is not None)
-        # the tags, also of the jobs that we run in, by which ProcessTable finds all processes of a job
+        # ProcessTable finds the processes of a job, and of the jobs around it, by these tags
         environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
         pid = os.posix_spawnp(shell, (*shell_words(shell), b"-c", script), environ, file_actions=actions,
                               setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
@@ -6890,8 +6869,7 @@ class Processes(TreeKiller):
 
         standard_fds: None: /dev/null.
         """
-        # A copy gets none of the numbers in `inherited_fds`: some C libraries leave close-on-exec set if
-        # dup2(2) gets one number twice.
+        # none of `inherited_fds`: some C libraries leave close-on-exec set if dup2(2) gets one number twice
         free_numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in inherited_fds)
         pairs: list[tuple[int | None, int]] = [
             *zip(standard_fds, range(3)), *zip(inherited_fds, free_numbers)
@@ -6900,12 +6878,12 @@ class Processes(TreeKiller):
 
     @staticmethod
     def _shell_script(command: bytes, has_gate: bool) -> bytes:
-        """Return the text that a shell runs for a job's command.
+        """Return what a shell runs for a job's command.
 
-        The `exit` keeps the shell alive during the last command.  Without it shells exec that command; if it
-        closes all descriptors above 2, as ssh does, the job lock would be lost.  The empty line is for a
-        command that ends with a backslash.  The braces are for one that is cut off after `&&` or `|`, which
-        `exit` would complete.
+        The `exit` keeps the shell alive during the last command.  Otherwise shells exec that command; if it
+        closes all descriptors above 2, as ssh does, the job lock is lost.  The empty line is for a command
+        that ends with a backslash.  The braces are for one cut off after `&&` or `|`, which `exit` would
+        complete.
         """
         return (GATE if has_gate else b"") + b"{ :; %s\n\n}\nexit" % command
 
@@ -6944,7 +6922,7 @@ def available_cpus() -> int:
 def cgroup_texts(name: str) -> Iterator[str]:
     """Yield the text of a file, such as 'cpu.max', of our control group, then of each group above.
 
-    Leave out unreadable files.  For cgroups(7), version 2.
+    Leave out unreadable files.  cgroups(7), version 2.
     """
     try:
         with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as lines:
@@ -7056,8 +7034,7 @@ def slurm_memory(environ: Mapping[str, str]) -> float:
 
 # ---- until when --------------------------------------------------------------------------------------------
 #
-# With --walltime auto, jobs end a margin before Slurm kills the runner: at SLURM_JOB_END_TIME, since Slurm
-# 23.02.
+# With --walltime auto, jobs end a margin before Slurm kills the runner, at SLURM_JOB_END_TIME (Slurm 23.02).
 
 
 @dataclass
@@ -7164,7 +7141,6 @@ class Writer:
             self.flush()
 
     def _gather_seconds(self) -> float:
-        """Return the seconds for which to gather lines from now on."""
         return self.GATHER_SECONDS
 
     def flush(self) -> None:
@@ -7241,9 +7217,9 @@ def no_status(columns: int) -> str:
 class Terminal(Writer):
     """A terminal with a status line below all printed lines.
 
-    Job output and the runner's messages go through the same Terminal, so nothing is printed into the status
-    line.  One write(2) erases the status line, prints the gathered data, and redraws the status line below.
-    While the terminal does not accept data (Ctrl-S), no status line is drawn.
+    Job output and messages go through the same Terminal, so nothing is printed into the status line.  One
+    write(2) erases it, prints the gathered data, and redraws the status line below.  While the terminal does
+    not accept data (Ctrl-S), none is drawn.
 
     The cursor stays at the beginning of the status line.  If a narrower window breaks the line in two, both
     parts follow the cursor and are erased; a typed `^C` overwrites the line.  While the runner is in the
@@ -7284,7 +7260,7 @@ class Terminal(Writer):
         return max(self.GATHER_SECONDS, self._seconds_until_due())
 
     def _bytes_to_write(self, data: bytes) -> bytes:
-        """Return the bytes that erase the status line, print data, and, if it is due, redraw the line."""
+        """Return bytes that erase the status line, print data, and, if due, redraw the line."""
         may_draw = in_foreground(self.fd)
         has_backlog = self.backlog > self.gathered_bytes
         is_too_early = bool(data) and self._seconds_until_due() > 0
@@ -7300,7 +7276,6 @@ class Terminal(Writer):
         return data + status_line + b"\r"
 
     def _columns(self) -> int:
-        """Return the width of the terminal in characters."""
         try:
             return columns_of(self.fd)
         except OSError:                 # it has just been closed
@@ -7322,9 +7297,9 @@ STOP_SIGNALS = KILL_SIGNALS + DRAIN_SIGNALS     # the runner kills all jobs, or 
 
 
 class RunResult(NamedTuple):
-    """How a run ended: the shell's wait status, and the cause if the run did not end by itself."""
+    """How a run ended: the shell's wait status, and the cause if it did not end by itself."""
     status: int
-    # one of FAILURE_CAUSES, "stopped", "cancelled" or "lost"; "": the run ended by itself
+    # one of FAILURE_CAUSES, "stopped", "cancelled" or "lost"; "": none
     cause: str = ""
     limit: float = 0.0                  # the timeout in seconds; if the cause is "memory", bytes allocated
     peak: int = 0                       # the most bytes of memory seen in use by all processes
@@ -7374,7 +7349,7 @@ class RunResult(NamedTuple):
 class Run:
     """One run of a job, as the sinks and the runner see it."""
     job: Job
-    slots: Sequence[Slot]               # the job's
+    slots: Sequence[Slot]
     host: bytes
     started_at: float = field(default_factory=time.time)     # seconds since the epoch
     started: float = 0.0                # the same by the monotonic clock, once the shell was started
@@ -7434,16 +7409,13 @@ class Sink:
         """Handle a run that could not be started, or whose result will never be known: the last event."""
 
     def on_resumed(self, run: Run, record: bytes) -> None:
-        """Handle a run, on a server, that was started under the previous server.
-
-        record: that server's record of the run in the log file.
-        """
+        """Handle a run, on a server, that was started under the previous server.  record: of the log file."""
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         """Handle job output."""
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Handle the end of a run, after all output of the run."""
+        """Handle the end of a run, after all output."""
 
     def on_job_over(self, job: Job, state: bytes) -> None:
         """Handle a job that will not run again on this runner.  state: the new state of the line."""
@@ -7452,7 +7424,7 @@ class Sink:
         """Do what is due once a second."""
 
     def on_exit(self) -> None:
-        """Finish: all runs have ended, and no more will start."""
+        """Finish: no run remains, and none will start."""
 
 
 # ---- how far it is -----------------------------------------------------------------------------------------
@@ -7486,8 +7458,8 @@ def columns_of(fd: int) -> int:
 
 class Rate:
     """The rate at which jobs are processed: over the last five minutes, or the last 20 changes if longer."""
-    MIN_SECONDS = 300.0         # that the rate covers, once so many have passed
-    MIN_CHANGES = 20            # that the rate covers, once there were so many
+    MIN_SECONDS = 300.0         # covered, once so many have passed
+    MIN_CHANGES = 20            # covered, once there were so many
 
     def __init__(self) -> None:
         # (time, number of processed jobs)
@@ -7523,7 +7495,6 @@ class ProgressBar:
         self._start = clock()
 
     def line(self, counts: Counts, columns: int) -> str:
-        """Return the status line for a terminal of this width."""
         self._rate.add_count(self._clock(), counts.processed)
         return self._fit_line(counts, columns)
 
@@ -7654,7 +7625,7 @@ class TerminalConsole(Sink):
     def _format_status_line(self, columns: int) -> str:
         """Return the status line, of at most `columns` - 1 characters; "": none yet.
 
-        A progress bar for all jobs of the file; if the file was not counted, the numbers of this runner's
+        It is a progress bar for all jobs of the file; if they were not counted, numbers of this runner's
         jobs: 'progress: 3 done, 1 failed, 2 running'.
         """
         counts = self._file_counter.counts
@@ -7712,7 +7683,6 @@ class TerminalConsole(Sink):
         self._terminal.end_status()
 
     def _count_as_running(self, job: Job) -> None:
-        """Count a job as running, once."""
         if job not in self._runs_started:
             self._runs_started[job] = 0
             self._file_counter.on_job_started(job.state)
@@ -7749,9 +7719,8 @@ class TerminalConsole(Sink):
 class Spool:
     """Blocks of held-back output in one temporary file: one file per job would exhaust the descriptors.
 
-    The space of a block that was read is reused, so the file is as large as the most output held back at one
-    time.  The event loop stores blocks, and a writer's thread reads them: pread(2) and pwrite(2) share no
-    position.
+    The space of a block that was read is reused, so the file stays as small as possible.  The event loop
+    stores blocks, and a writer's thread reads them: pread(2) and pwrite(2) share no position.
     """
     BLOCK_BYTES = 1 << 20
 
@@ -7817,7 +7786,7 @@ class Plain(Sink):
     """Prints job output only, all of a job once the job is over: stdout to stdout, stderr to stderr."""
 
     def __init__(self, writers: Mapping[bytes, Writer], in_order: bool, on_error: Say) -> None:
-        """writers: by the name of the stream.  in_order: print jobs in the order in which they started."""
+        """writers: by the name of the stream.  in_order: print jobs in the order of the starts."""
         self.writers = writers
         self.in_order = in_order
         self.on_error = on_error
@@ -7836,7 +7805,7 @@ class Plain(Sink):
             self._on_loss(run.job, error_text(error))
 
     def on_job_over(self, job: Job, state: bytes) -> None:
-        """Print all output of a job; with in_order, after the output of all jobs that started before."""
+        """Print all output of a job; with in_order, after all jobs that started before."""
         if job in self.pending:             # otherwise it was not started
             self.finished.add(job)
         if not self.in_order:
@@ -7860,7 +7829,7 @@ class Plain(Sink):
             writer.write_chunks(output.size, output.take_pieces(on_unreadable))
 
     def _report_unreadable(self, writer: Writer, job: Job, why: str) -> None:
-        """Report, from the writer's thread, that some output of a job is lost."""
+        """Report, from the writer's thread, a loss of output."""
         writer.loop.call_soon_threadsafe(self._on_loss, job, why)
 
     def _on_loss(self, job: Job, why: str) -> None:
@@ -7912,7 +7881,7 @@ class LogFile(Sink):
             self._write_record(run, record)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        """Add complete output lines to the record of the run; keep an incomplete one for the next call."""
+        """Add complete output lines to the record; keep an incomplete one for the next call."""
         record = self.records[run]
         record.changed = True
         previous_part = record.incomplete_lines.get(stream, b"")
@@ -7929,7 +7898,7 @@ class LogFile(Sink):
         record.incomplete_lines[stream] = last_part[:self.WIDTH + 4]
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Write the final record of a run: the last lines, and a status line such as '+ exit 0 "COMMAND"'."""
+        """Write the final record of a run: the last lines, and a status such as '+ exit 0 "COMMAND"'."""
         record = self.records.pop(run)
         for stream, incomplete_line in record.incomplete_lines.items():
             if incomplete_line:
@@ -7938,9 +7907,9 @@ class LogFile(Sink):
         self._write_record(run, record)
 
     def on_tick(self) -> None:
-        """Write the last lines of each run that has printed since the last call; called once a second.
+        """Write the last lines of each run that has printed since the last second.
 
-        While many bytes wait, because the file system does not answer, leave them for a later call.
+        While many bytes wait, because the file system does not answer, leave that for a later call.
         """
         for run, record in self.records.items():
             file_system_answers = self.executor.backlog < Writer.HIGH_BACKLOG
@@ -7987,8 +7956,8 @@ def cut_or_pad(line: bytes, width: int) -> bytes:
 def open_record(path: str, flags: int) -> int:
     """Open or create a file for records.  Raises UsageError.
 
-    flags: O_NOFOLLOW refuses a symbolic link.  A dangling one is always refused: the user who made it would
-    choose where we create a file.
+    flags: O_NOFOLLOW refuses a symbolic link.  A dangling one is always refused: another user could choose
+    where we create a file.
     """
     flags |= os.O_CLOEXEC | os.O_NONBLOCK
     try:
@@ -8044,9 +8013,9 @@ class RecordFile:
 
     Hosts that share the file over a network need a lock for each record.  Otherwise two hosts append at the
     same offset; and NFS writes back complete pages, with old data of other hosts around the record, unless a
-    lock is held.  But any user with read permission can hold a shared lock on a file, for any time.  So a
-    lock is only tried, never waited for.  A record that cannot be written is kept, and the FileExecutor tries
-    it again.  No record is dropped while there is memory for it.
+    lock is held.  But any user with read permission can hold a shared lock, for any time.  So a lock is only
+    tried, never waited for.  A record that cannot be written is kept, and the FileExecutor tries it again.
+    No record is dropped while there is memory for it.
 
     A lock file that readers cannot open would not do: on NFS, a granted lock makes this host's copy of the
     locked file current, size and contents, and of no other file.  So a runner would append at an old size,
@@ -8110,10 +8079,10 @@ class RecordFile:
             )
 
     def _write_or_keep(self, offset: int) -> None:
-        """Write kept[offset] to the file and remove it from `kept`; keep it for a later try if it must wait.
+        """Write kept[offset] to the file, and remove it from `kept`.
 
-        It must wait if another process has the lock, or if the network file system was away.  Any other error
-        is reported and drops the record.
+        Keep it if another process has the lock, or if the network file system was away.  Any other error is
+        reported and drops the record.
         """
         keep_for_later = False          # also after a defect, which would happen again
         try:
@@ -8125,7 +8094,7 @@ class RecordFile:
             if not keep_for_later:
                 del self.kept[offset]
                 self._doubtful_bytes = 0        # they were the first bytes of the lines just removed
-            # a lock was granted, and nothing is left to write: no record waits any more
+            # no record waits any more
             if self._access is Access.READY and not self.kept:
                 self._waiting_since = math.inf
 
@@ -8144,8 +8113,8 @@ class RecordFile:
         """Lock the bytes at an offset, and write kept[offset] there.  Raises OSError.
 
         APPEND_BYTE is one byte, locked to append kept[APPEND_BYTE] to the file.
-        Return False if the lock was refused and the record must wait.  On a file system of one host, a write
-        without the lock can destroy no other record: after MAX_LOCK_WAIT_SECONDS do that.
+        Return False if the lock was refused.  On a file system of one host, a write without the lock can
+        destroy no other record: after MAX_LOCK_WAIT_SECONDS do that.
         """
         if self._access is Access.LOST:
             self._reopen()
@@ -8167,7 +8136,7 @@ class RecordFile:
         """Open the file again, because the network file system was away.  Raises OSError.
 
         The last append, which failed, can have reached the file all the same.  If the lines are near the end
-        of the file, remove them from the lines to append, so that they are not written twice.
+        of the file, do not append them again.
         """
         fd = os.open(self.path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK)
         os.dup2(fd, self.fd, inheritable=False)         # replaces the descriptor that is no longer usable
@@ -8200,9 +8169,8 @@ class RecordFile:
     def _begin_waiting(self, access: Access, reason: str) -> None:
         """Store why a record must wait, and start the clock if no other record waits yet.
 
-        REPORT_AFTER_SECONDS later the reason is reported; MAX_LOCK_WAIT_SECONDS later a record on a file
-        system of one host is written without the lock.  access: for example LOST: the next try first opens
-        the file again.
+        REPORT_AFTER_SECONDS later the reason is reported; MAX_LOCK_WAIT_SECONDS later a file system of one
+        host needs no lock.  access: for example LOST: the next try first opens the file again.
         """
         self._access = access
         self.obstacle = reason
@@ -8225,8 +8193,8 @@ class RecordFile:
     def _append_to_file(self, lines: bytearray) -> None:
         """Append lines, after the header of an empty file, or the newline of an incomplete line.
 
-        On a network file system the lines can reach the file although the append fails.  So store how many
-        bytes are doubtful until the outcome is known.  Raises OSError.
+        On a network file system the lines can reach the file although the append fails.  So the number of
+        bytes is stored before.  Raises OSError.
         """
         if self._mount.network:
             self._doubtful_bytes = len(lines)
@@ -8244,8 +8212,7 @@ class OutFile:
 
     The name contains the line number of the job at the start of the run, regardless of later edits.  A later
     run with that line number gives the file the next numbered name, permanently, so the latest run has the
-    plain name: see numbered_name().  No run ever writes to or removes the file of another run: files are
-    created with O_EXCL only.
+    plain name.  No run ever writes to or removes the file of another run: files are created with O_EXCL only.
     """
 
     def __init__(self, name: str, is_new: bool, journal: Journal) -> None:
@@ -8316,7 +8283,7 @@ class OutFile:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        """Report an error, and write nothing more to the file."""
+        """Report an error, and write no more."""
         self.has_failed = True
         self.on_error(f"{self.name}: {error_text(error)} (this output is incomplete; the jobs go on)")
 
@@ -8327,7 +8294,7 @@ def numbered_name(name: str, number: int) -> str:
 
 
 def free_number(name: str) -> int:
-    """Return an unused number that is one above a used number, or 1; see numbered_name().
+    """Return an unused number for numbered_name() that is one above a used number, or 1.
 
     A binary search needs few lstat(2) calls even among thousands of files.
     """
@@ -8406,8 +8373,7 @@ class Journal:
 
     An `end` event is written at once, with the gathered events, unless the last write was a moment ago: short
     jobs end hundreds of times a second, and on a network file system an append costs some six round trips.
-    `start` and `moved` events are only informative.  They, and the remaining `end` events, wait for the next
-    write, one second at most.
+    All other events wait for the next write, one second at most; `start` and `moved` are only informative.
     """
     GATHER_SECONDS = 1.0                # for which events are gathered
     END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
@@ -8463,7 +8429,7 @@ class OutDir(Sink):
     ) -> None:
         """Create the directory if necessary.  Raises UsageError.
 
-        on_incomplete: called with the line number of each run whose output could not be written completely.
+        on_incomplete: called with the line number of each run whose output is incomplete.
         presence_lock: of our runner or server.
         """
         self.executor = executor
@@ -8547,7 +8513,7 @@ class OutDir(Sink):
         }
 
     def _write_end(self, entry: dict[str, Any], files: Sequence[OutFile]) -> None:
-        """Write the `end` event, with the names of files that have output."""
+        """Write the `end` event, with the names of non-empty files."""
         entry["files"] = [os.path.basename(file.name) for file in files if file.size]
         if any(file.has_failed for file in files):
             entry["incomplete"] = True
@@ -8627,7 +8593,6 @@ class Slot:
 
     @property
     def idle(self) -> bool:
-        """Return True if the slot can get a job now."""
         return self.listed and self.use is Use.IDLE
 
     @property
@@ -8648,9 +8613,9 @@ class SlotFile:
 
     While a job runs on a name, runner and job hold a lock on a byte of the lock file .NAMES.lock, at an
     offset computed from the name: so NAMES can be edited or replaced at any time.  All users with write
-    permission for NAMES can open the lock file.  It is never written to.  Never delete it: names could be
-    used twice until the running jobs have ended.  A symbolic link is resolved at the start, so runners share
-    names even through different paths.
+    permission for NAMES can open the lock file.  It is never written to.  Never delete it while jobs run:
+    names could be used twice.  A symbolic link is resolved at the start, so runners share names even through
+    different paths.
     """
     INTERVAL = 0.1                      # seconds from poll to poll (network file system: 1)
     MAX_FILE_BYTES = 1 << 20
@@ -8700,10 +8665,9 @@ class SlotFile:
             ) from None
 
     def reload_names(self) -> Sequence[str] | None:
-        """Read the file again.  Return the new names, and store them in `names`; None: no change.
+        """Read the file again, and return the new names, also as `names`; None: no change.
 
-        If the file is empty or unreadable, report that once and keep the last names.  For more names, raise
-        the limit of open files.
+        If the file is empty or unreadable, report that once and keep the last names.
         """
         try:
             names = self._read_names()
@@ -8719,8 +8683,7 @@ class SlotFile:
         return names
 
     def _raise_descriptor_limit(self) -> None:
-        """Raise the soft limit of open files, which jobs inherit, to the need of all names or the hard limit.
-        """
+        """Raise the soft limit of open files, for jobs too, to the need of all names or to the hard limit."""
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         needed = 32 + len(self.names) * self.DESCRIPTORS_PER_NAME
         if hard != resource.RLIM_INFINITY:
@@ -8739,7 +8702,7 @@ class SlotFile:
     def _read_file(self) -> tuple[bytes, os.stat_result]:
         """Return the contents of the file, without a byte-order mark, and the status.  Raises OSError.
 
-        Read at most one byte more than MAX_FILE_BYTES.
+        Of a file that is too long return MAX_FILE_BYTES and one byte.
         """
         if self.network:
             refresh_file(self._target, self.mount)
@@ -8757,7 +8720,7 @@ class SlotFile:
     def _complete_lines(self, data: bytes, info: os.stat_result) -> bytes:
         """Return the data of the file, without an unfinished last line.
 
-        Once the file is unchanged for a second, that line is complete.  info: the status of the file.
+        Once the file is unchanged for a second, that line is complete.
         """
         if not data or data.endswith(b"\n"):
             self._unfinished_line = None
