@@ -162,7 +162,7 @@ RUNNING = b"r"
 DONE = b"d"
 FAILED = b"!"
 ERROR = b"e"
-HELD = b"x"                     # here it represents any other state
+HELD = b"x"                     # by convention; represents any other state
 
 # Bytes of a lock file after all buckets.  The first only marks the end: older versions lock it in journals.
 BUCKETS_END = 1 << 62
@@ -358,7 +358,7 @@ def readme_path() -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose help begins with the program's purpose, and which raises UsageError."""
+    """An argparse parser that begins the help with the program's purpose, and raises UsageError."""
 
     def __init__(self, prog: str, purpose: str, usage: str, examples: str, statuses: Mapping[str, str],
                  notes: Mapping[str, str]) -> None:
@@ -427,8 +427,9 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
 
     A UsageError becomes one line on stderr and status 2.  Ctrl-C gives 130, a closed pipe 0.
 
-    Until there are handlers, INT and TERM simply kill us: no job runs yet, and we could be waiting for a file
-    system or a server that does not answer.  HUP, USR1 and QUIT remain blocked until they have a handler.
+    Signals were blocked until now.  Without handlers INT and TERM simply kill us: no job runs yet, and we
+    could be waiting for a file system or a server that does not answer.  HUP, USR1 and QUIT remain blocked
+    until they have a handler.
     """
     open_standard_descriptors()
     for signum in {signal.SIGINT, signal.SIGTERM}.intersection(signal.sigpending()):
@@ -652,8 +653,8 @@ def find_append_position(fd: int, path: str, mount: Mount, header: bytes = b"") 
     These are `header` for an empty file, and a newline if the last line has none.
 
     On a network file system other hosts also append, and this host can have an older state cached.  An older
-    size is harmless: a line ended there, with a newline, so nothing is added.  If the file seems empty, or
-    shorter than the size, drop the cache and read once more.  If that fails, the file can get a superfluous
+    size is harmless: a line ended there, with a newline, so nothing is added.  If the file seems empty, or a
+    read returns nothing, drop the cache and read once more.  If that fails, the file can get a superfluous
     empty line, or a second header.
     """
     size, last_byte = _size_and_last(fd, mount.network)
@@ -759,7 +760,7 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
     """Open the lock file of the file at this path; create it if there is none.
 
     Only users with write permission for the file may open it: any user who can read a lock file can lock any
-    byte, shared, and so stop all runners.  The owner of the lock file could remove it while jobs run: so only
+    byte, shared, and so stop all runners.  The owner could remove a lock file while jobs run, so that must be
     us, root, or the owner of the file.
     """
     lock_path = lock_file_of(path)
@@ -6439,7 +6440,7 @@ DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {sign
 @dataclass(eq=False, repr=False)
 class Shell:
     """The shell of a running job, as far as records need it."""
-    pid: int                        # also the number of its session
+    pid: int                        # also the session number
     job_tag: bytes                      # the value of JOB_TAG_VARIABLE
     # CPU seconds, user and system, of the shell and all waited-for children; None: unknown, or not yet known
     cpu: float | None = None
@@ -6798,7 +6799,7 @@ class TreeKiller:
         Younger children count as clean-up processes, which get no TERM.
         """
         self._signal(pids, signal.SIGTERM)
-        # before CONT: a stopped process handles TERM only then, so all children that clean up are younger
+        # before CONT: a stopped process handles TERM only then, and so starts only younger children
         newest = ProcessId.latest()
         self._signal(pids, signal.SIGCONT)      # not before all have got TERM
         newest_at_term.update((table.identify(pid), newest) for pid in pids)
@@ -7034,7 +7035,8 @@ def slurm_memory(environ: Mapping[str, str]) -> float:
 
 # ---- until when --------------------------------------------------------------------------------------------
 #
-# With --walltime auto, jobs end a margin before Slurm kills the runner, at SLURM_JOB_END_TIME (Slurm 23.02).
+# With --walltime auto, jobs end a margin before Slurm kills the runner: at SLURM_JOB_END_TIME (Slurm 23.02
+# or later).
 
 
 @dataclass
@@ -7286,7 +7288,7 @@ def in_foreground(fd: int) -> bool:
     """Return True if we can draw on a terminal: no shell has put us into the background."""
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
-    except OSError:                     # not our controlling terminal: no shell does so there
+    except OSError:                     # not our controlling terminal: no shell does that
         return True
 
 
@@ -7719,8 +7721,8 @@ class TerminalConsole(Sink):
 class Spool:
     """Blocks of held-back output in one temporary file: one file per job would exhaust the descriptors.
 
-    The space of a block that was read is reused, so the file stays as small as possible.  The event loop
-    stores blocks, and a writer's thread reads them: pread(2) and pwrite(2) share no position.
+    The space of a block that was read is reused, so the file never exceeds the most output held back at once.
+    The event loop stores blocks, and a writer's thread reads them: pread(2) and pwrite(2) share no position.
     """
     BLOCK_BYTES = 1 << 20
 
@@ -8169,8 +8171,8 @@ class RecordFile:
     def _begin_waiting(self, access: Access, reason: str) -> None:
         """Store why a record must wait, and start the clock if no other record waits yet.
 
-        REPORT_AFTER_SECONDS later the reason is reported; MAX_LOCK_WAIT_SECONDS later a file system of one
-        host needs no lock.  access: for example LOST: the next try first opens the file again.
+        REPORT_AFTER_SECONDS later the reason is reported; MAX_LOCK_WAIT_SECONDS later records on a file
+        system of one host need no lock.  access: for example LOST: the next try first opens the file again.
         """
         self._access = access
         self.obstacle = reason
@@ -8193,8 +8195,8 @@ class RecordFile:
     def _append_to_file(self, lines: bytearray) -> None:
         """Append lines, after the header of an empty file, or the newline of an incomplete line.
 
-        On a network file system the lines can reach the file although the append fails.  So the number of
-        bytes is stored before.  Raises OSError.
+        On a network file system the lines can reach the file although the append fails.  So first store the
+        number of doubtful bytes.  Raises OSError.
         """
         if self._mount.network:
             self._doubtful_bytes = len(lines)
