@@ -1471,7 +1471,7 @@ class Client(Consumer):
         """Order the client again to stop cancelled jobs, and to go on in groups."""
         for assignment in list(self.assignments.values()):
             if assignment.is_cancelled:
-                self.sessions.cancel_job(assignment)
+                self.sessions.stop_cancelled_job(assignment)
         for member in {assignment.member for assignment in self.assignments.values() if assignment.member}:
             member.group.on_client_back(member)
 
@@ -2131,8 +2131,8 @@ def index_jobs_below(file: Reader, directive: Line, last_offset: int) -> dict[in
 class GroupPlan:
     """A group that waits for hosts."""
     pending: PendingGroup                       # as a walk through the file has found it
-    hosts: dict[str, GroupJobs]                 # the jobs, by entry of host=
-    # get no other jobs, because all hosts are connected, but some are busy
+    jobs_by_host: dict[str, GroupJobs]          # by entry of host=
+    # clients that get no other jobs, because all hosts are connected, but some are busy
     reserved: set[Client] = field(default_factory=set)
 
     @property
@@ -2164,7 +2164,7 @@ class GroupClaim:
 
     @property
     def is_complete(self) -> bool:
-        return sum(map(len, self.assignments.values())) == sum(map(len, self.plan.hosts.values()))
+        return sum(map(len, self.assignments.values())) == sum(map(len, self.plan.jobs_by_host.values()))
 
 
 @dataclass(eq=False)
@@ -2701,11 +2701,11 @@ class Accountant:
         for client in self._sessions.clients.values():
             # skip the client without an id once no line of the previous server waits for its client
             if client.id or client.assignments:
-                self._send_client_status(link, client, clock)
+                self._send_client_and_jobs(link, client, clock)
         link.send(type="end")
 
     @staticmethod
-    def _send_client_status(link: ClientLink, client: Client, clock: float) -> None:
+    def _send_client_and_jobs(link: ClientLink, client: Client, clock: float) -> None:
         """Send the part of a status for a client and the jobs there.  clock: the time by boottime()."""
         link.send(
             type="client",
@@ -2847,9 +2847,9 @@ class Sessions:
         write = functools.partial(self.executor.start_call, self._claims.finish, job, line_result.state)
         # persist() makes the first attempt at once: all later calls of the executor find the new state.
         pending_error = persist(write, self._interval, self.say, job)
-        return spawn_task(self._remove_when_written(assignment, line_result, pending_error))
+        return spawn_task(self._complete_result(assignment, line_result, pending_error))
 
-    async def _remove_when_written(
+    async def _complete_result(
         self, assignment: Assignment, line_result: LineResult, pending_error: Awaitable[str]
     ) -> bytes:
         """Wait until a result is written, or writing has failed for good; then take the line off its client.
@@ -2890,7 +2890,7 @@ class Sessions:
             for job, cause in causes.items():
                 assignment = self._find_assignment(job)
                 if assignment and cause == "cancelled":
-                    self.cancel_job(assignment)
+                    self.stop_cancelled_job(assignment)
                 elif assignment:
                     self._on_line_taken_over(assignment)
 
@@ -2910,7 +2910,7 @@ class Sessions:
         assignment.send_message("lost")
         self._remove_and_notify_group(assignment, LineResult(Cause.TAKEN, ERROR))
 
-    def cancel_job(self, assignment: Assignment) -> None:
+    def stop_cancelled_job(self, assignment: Assignment) -> None:
         """Stop a job after a user has set the state of the line in the file.
 
         Send the client a message, a lost one when it comes back.  Settle a line that was not yet sent.
@@ -3233,7 +3233,7 @@ class CommandSearch:
 class AdoptedJobs:
     """The jobs and job locks taken over from the previous server."""
     jobs: list[Job]
-    has_unclaimed: bool                 # it also had job locks of unknown lines
+    has_unclaimed_locks: bool                 # it also had job locks of unknown lines
 
 
 @dataclass(eq=False)
@@ -3613,7 +3613,7 @@ class Recovery:
             grace = human_time(self._sessions.settings.grace)
             self._say(f"took over {plural(len(jobs), 'running job')} of the previous server; waiting {grace} "
                      "for the clients")
-        if jobs or adopted.has_unclaimed:
+        if jobs or adopted.has_unclaimed_locks:
             spawn_task(self._await_clients())
 
     async def _adopt_lines(self, lock_fd: int) -> AdoptedJobs | None:
@@ -3664,7 +3664,7 @@ class Recovery:
             answers = await self._search_for_jobs(client, reported, is_final)
             undetermined = [answer for answer in answers.values() if isinstance(answer, Undetermined)]
             if not undetermined:
-                return self._keys_by_reason(client, reported, answers)
+                return self._keys_without_line(client, reported, answers)
             if is_last_search:
                 return undetermined[0]
             is_file_readable = is_file_readable and all(answer.is_file_readable for answer in undetermined)
@@ -3705,7 +3705,7 @@ class Recovery:
                                 record=regained.record, keeps_files=regained.keeps_files)
         self._restore_to_client(assignment, inherited)
 
-    def _keys_by_reason(self, client: Client, reported: Iterable[ReportedJob],
+    def _keys_without_line(self, client: Client, reported: Iterable[ReportedJob],
                         answers: dict[str, Answer]) -> dict[NoLine, list[str]]:
         """Return the keys of the reported jobs for which the client has no line, by the reason.
 
@@ -4037,7 +4037,7 @@ class Dispatcher:
 
     def _has_too_many_hosts(self, plan: GroupPlan) -> bool:
         """Return True if a group has more hosts than a server can start together; report that once."""
-        if len(plan.hosts) <= Group.MAX_HOSTS:
+        if len(plan.jobs_by_host) <= Group.MAX_HOSTS:
             return False
         name = printable(plan.pending.name)
         self.say_once(f"line {plan.first_line.number}: the group {name} has more than "
@@ -4063,12 +4063,12 @@ class Dispatcher:
         return clients if is_complete else set()
 
     def _claim_group(self, claim: GroupClaim) -> None:
-        """Start to claim all lines of a group; _on_group_claimed() gets the result."""
+        """Start to claim all lines of a group; _prepare_or_return_group() gets the result."""
         claim.plan.mark_started()
         self.is_claiming = True
         del self._group_plans[claim.plan.first_line.offset]
-        jobs_by_client = [(claim.clients[host], jobs) for host, jobs in claim.plan.hosts.items()]
-        on_claimed = functools.partial(self._on_group_claimed, claim)
+        jobs_by_client = [(claim.clients[host], jobs) for host, jobs in claim.plan.jobs_by_host.items()]
+        on_claimed = functools.partial(self._prepare_or_return_group, claim)
         self._executor.call_then(on_claimed, self._claims.claim_group, jobs_by_client)
 
     def _choose_clients(self, plan: GroupPlan, free: dict[Client, int]) -> dict[str, Client | None]:
@@ -4077,9 +4077,10 @@ class Dispatcher:
         A host that only few slots match chooses first.  free: the number of free slots of each client.
         """
         clients = [client for client in free if not (plan.pending.below_end and client.follow)]
-        matching = {host: [client for client in clients if client.matches_host(host)] for host in plan.hosts}
+        matching = {host: [client for client in clients if client.matches_host(host)]
+                    for host in plan.jobs_by_host}
         remaining = dict(free)
-        chosen: dict[str, Client | None] = dict.fromkeys(plan.hosts)
+        chosen: dict[str, Client | None] = dict.fromkeys(plan.jobs_by_host)
         for host in sorted(matching, key=lambda host: sum(free[client] for client in matching[host])):
             client = next((client for client in matching[host] if remaining[client] > 0), None)
             if client:
@@ -4087,7 +4088,7 @@ class Dispatcher:
                 remaining[client] -= 1
         return chosen
 
-    def _on_group_claimed(self, claim: GroupClaim, claimed: Sequence[Job]) -> None:
+    def _prepare_or_return_group(self, claim: GroupClaim, claimed: Sequence[Job]) -> None:
         """Prepare a group whose lines were claimed.  claimed: the jobs, up to the first failure.
 
         Give the lines back if some could not be claimed, a client was lost since, or the server drains.
@@ -4108,7 +4109,7 @@ class Dispatcher:
 
     def _assign_group(self, claim: GroupClaim, claimed: Sequence[Job]) -> list[Assignment]:
         """Assign the claimed jobs of a group to the clients of their hosts, in order."""
-        hosts = ((host, claim.clients[host]) for host, jobs in claim.plan.hosts.items() for _ in jobs)
+        hosts = ((host, claim.clients[host]) for host, jobs in claim.plan.jobs_by_host.items() for _ in jobs)
         for (host, client), job in zip(hosts, claimed):         # some jobs at the end can be missing
             claim.add_assignment(host, Assignment(next(self._keys), client, job))
         assignments = list(itertools.chain.from_iterable(claim.assignments.values()))
@@ -4308,7 +4309,7 @@ class Server(Program):
             self._send_closing_to_all()
         self.executor.call_then(lambda no_answer: None, self.claims.sync)
         await self._end_links()
-        self._dismiss_keeper()
+        self._let_keeper_exit()
         await self._await_in_time(self.executor.flush(), max_seconds)
         await self.print_remaining(self.stdout, lambda: in_haste)
         if self._was_signalled:
@@ -4337,7 +4338,7 @@ class Server(Program):
         while self.sessions.links and self.loop.time() < deadline:
             await asyncio.sleep(0.01)
 
-    def _dismiss_keeper(self) -> None:
+    def _let_keeper_exit(self) -> None:
         """Let the keeper process exit, unless lines must stay locked, or it is unknown whether some must."""
         unknown = self.defects or self.sessions.recovery.has_abandoned_lines
         if self._keeper.keeper_sock and not self.sessions.assignments and not unknown:
