@@ -2526,9 +2526,9 @@ def settings_suffix(settings: JobSettings) -> str:
 
 # ======== Counting ==========================================================================================
 #
-# Three parties request a count of the file: clients that exit, users who want a status, and the server,
-# which exits when all jobs have ended.  Counting a long file takes a while.  So one count answers all earlier
-# requests, and the next count begins only after a pause of four times the duration of the last.
+# Three parties request a count of the file: clients that exit, users who want a status, and the server, which
+# exits when all jobs have ended.  Counting a long file takes a while.  So one count answers all earlier
+# requests, and the next begins after a pause of four times the duration.
 
 
 @dataclass(frozen=True)
@@ -2536,78 +2536,78 @@ class FileCount:
     """A count of the jobs in the file, by state."""
     error: str = ""                     # why the file cannot be read; "": it was read
     summary: Summary | None = None      # None: the file cannot be read
-    # exiting clients for which no new job remains
+    # exiting clients without a new job
     clients_without_jobs: Consumers = field(default_factory=lambda: Consumers(()))
-    # the first new jobs: line number, command
+    # first new jobs: line number, command
     waiting_jobs: list[tuple[int, bytes]] = field(default_factory=list)
-    why_stopped: str = ""               # why these jobs will not be started; '': they will be
+    why_stopped: str = ""               # why these jobs will not start; '': they will
     next_count_at: float = 0.0          # when the file may be counted again, by boottime()
 
     @property
     def is_done(self) -> bool:
-        """Return True if all jobs have ended, or no more will be started; False if the file was not read."""
+        """Return True if all jobs have ended, or no more will start; False if the file was not read."""
         summary = self.summary
         if not summary or summary.half_saved or summary.counts.running:
             return False
         return not summary.counts.new or bool(self.why_stopped)
 
     def summary_of_all(self) -> Summary | None:
-        """Return the summary for the server, for which any new job counts as left; None: no summary."""
+        """Return the summary in which any new job counts as left; None: no summary."""
         return self.summary and replace(self.summary, jobs_left=self.summary.counts.new > 0)
 
     def summary_for(self, client: Client) -> dict[str, Any] | None:
-        """Return the counts for a client that exits, as fields of a message; None: the file was not read."""
+        """Return the counts for an exiting client, as message fields; None: the file was not read."""
         summary = self.summary
         if not summary:
             return None
         no_job_for_client = client in self.clients_without_jobs.all
         has_jobs_left = summary.counts.new > 0 and not no_job_for_client
         return dict(
-            now=summary.counts._asdict(),       # the number of jobs in each state
-            bad=summary.bad_lines,              # the numbers of the first lines that failed
+            now=summary.counts._asdict(),       # number of jobs by state
+            bad=summary.bad_lines,              # numbers of the first failed lines
             again=summary.can_retry,            # -r would run failed lines again
             left=has_jobs_left,                 # the client could run a new job
-            strays=summary.strays,              # the number of lines that are neither jobs nor comments
-            first_stray=summary.first_stray,    # the number of the first of these lines
+            strays=summary.strays,              # how many lines are neither jobs nor comments
+            first_stray=summary.first_stray,    # number of the first
         )
 
 
 @dataclass(frozen=True)
 class CountRequest:
     """A request for the counts of the file."""
-    link: ClientLink                    # on which the request came, and the answer goes
-    wants_summary: bool                 # a client asks, because it exits; False: a user wants a status
+    link: ClientLink                    # for the answer
+    wants_summary: bool                 # a client exits; False: a user wants a status
 
 
 class Accountant:
-    """Counts the jobs in the file for clients and status requests, and sends them the result."""
-    PAUSE_FACTOR = 4                    # a pause after each count, in durations of that count
+    """Counts the jobs in the file, and sends the result to clients and status requests."""
+    PAUSE_FACTOR = 4                    # the pause after a count, in durations of that count
 
     def __init__(self, services: Services, sessions: Sessions, reader: JobReader, info: ServerInfo) -> None:
-        """reader: no other part uses it.  info: for the status."""
+        """reader: used by no other part.  info: for the status."""
         self._executor = services.executor
         self._lifetime = services.lifetime
         self._sessions = sessions
         self._reader = reader
         self._server_info = info
-        self._requests: dict[CountRequest, None] = {}       # in the order in which they came
-        # answers all requests; done: there are none; None: there was none yet
+        self._requests: dict[CountRequest, None] = {}       # oldest first
+        # answers all requests; done: there are none; None: none came yet
         self._answer_task: asyncio.Future[None] | None = None
-        self._next_count_at = 0.0               # when the file may be counted again, by boottime()
+        self._next_count_at = 0.0               # when the file may be counted, by boottime()
 
     @property
     def pause_seconds(self) -> float:
-        """Return the seconds until the next count is allowed: counting takes a fifth of the time at most."""
+        """Return the seconds until the next count may begin: counting takes at most a fifth of the time."""
         return max(self._next_count_at - boottime(), 0.0)
 
     def add_request(self, link: ClientLink, wants_summary: bool) -> None:
-        """Answer a request for a summary (wants_summary) or else a status, by a count that starts later."""
+        """Answer a request for a summary (wants_summary) or a status, after a later count."""
         self._requests[CountRequest(link, wants_summary)] = None
         if not self._answer_task or self._answer_task.done():
             self._answer_task = spawn_task(self._answer_all())
 
     async def _answer_all(self) -> None:
-        """Answer requests until there are none; one count answers all earlier ones."""
+        """Answer requests until there are none; a count answers all earlier ones."""
         while self._requests:
             await asyncio.sleep(self.pause_seconds)
             requests = self._requests
@@ -2615,11 +2615,10 @@ class Accountant:
             await self._count_and_answer(requests)
 
     async def _count_and_answer(self, requests: Collection[CountRequest]) -> None:
-        """Count the jobs in the file, and send the result to each link that requested it and is still open.
-        """
+        """Count the jobs in the file, and send the result to each requesting link that is still open."""
         exiting_clients = [request.link.client for request in requests
                            if request.wants_summary and request.link.client]
-        # The exit status of a client depends on the count: so count again if the file can be half saved.
+        # A client's exit status depends on the count: so recheck a file that can be half saved.
         file_count = await self.count(exiting_clients, recheck=bool(exiting_clients))
         for request in requests:
             link = request.link
@@ -2631,9 +2630,9 @@ class Accountant:
                 link.send(type="account", account=file_count.summary_for(link.client))
 
     async def count(self, clients: Sequence[Client] = (), recheck: bool = False) -> FileCount:
-        """Return a count of the jobs in the file.  clients: the clients that exit.
+        """Return a count of the jobs in the file.  clients: those that exit.
 
-        recheck: scan again, a few times, if an editor seems about to fill the file, or reading it fails.
+        recheck: scan again, a few times, if reading fails or an editor seems about to fill the file.
         """
         scan_count = 0
         while True:
@@ -2647,9 +2646,9 @@ class Accountant:
             await asyncio.sleep(self._reader.interval)
 
     def _scan_file(self, clients: Consumers) -> FileCount:
-        """Scan the file and count the jobs.  Called by the file executor, perhaps in its thread.
+        """Scan the file and count the jobs.  Called by the file executor, perhaps in a thread.
 
-        clients: those that exit.  Each one that could run a remaining new job is removed from them.
+        clients: those that exit.  Remove each that could run a new job.
         """
         file = self._reader
         throttle = Throttle()
@@ -2673,18 +2672,18 @@ class Accountant:
         )
 
     def _list_waiting_jobs(self) -> list[tuple[int, bytes]]:
-        """Return the first new jobs of the file, for a status: line number, beginning of the command."""
+        """Return the first new jobs, for a status: line number, beginning of the command."""
         first_lines = itertools.islice(self._reader.scan_lines(NEW), MAX_WAITING_JOBS)
         return [(line.number, line.command[:MAX_COMMAND_BYTES]) for line in first_lines]
 
     def _send_status(self, link: ClientLink, file_count: FileCount) -> None:
-        """Send a status: a message about the server and the file, then one for each client and each job.
+        """Send a status: a message about server and file, then one for each client and each job.
 
-        The length of each message is bounded.
+        Each message has a bounded length.
         """
         clock = boottime()
         counts = file_count.summary.counts if file_count.summary else None     # None: the file was not read
-        total = counts.all + counts.held if counts else 0           # `all` is without the held jobs
+        total = counts.all + counts.held if counts else 0           # `all`: without held jobs
         link.send(
             type="summary",
             file=to_text(os.fsencode(self._sessions.settings.path)),
@@ -2699,14 +2698,17 @@ class Accountant:
                      for number, command in file_count.waiting_jobs],
         )
         for client in self._sessions.clients.values():
-            # skip the client without an id once no line of the previous server waits for its client
+            # the client without an id has the previous server's lines until clients come
             if client.id or client.assignments:
                 self._send_client_and_jobs(link, client, clock)
         link.send(type="end")
 
     @staticmethod
     def _send_client_and_jobs(link: ClientLink, client: Client, clock: float) -> None:
-        """Send the part of a status for a client and the jobs there.  clock: the time by boottime()."""
+        """Send the part of a status for one client: a `client` message, then a `job` message for each job.
+
+        clock: the time by boottime().
+        """
         link.send(
             type="client",
             name=client.name,
@@ -2714,8 +2716,8 @@ class Accountant:
             pid=client.pid,
             slots=client.slots,
             memory=int(client.capacity.memory),
-            promised=client.allocated_memory,
-            seen=round(max(client.silent_seconds, 0.0), 1),
+            promised=client.allocated_memory,                   # bytes that the jobs have requested
+            seen=round(max(client.silent_seconds, 0.0), 1),     # seconds since the last message
             lost=client.link is None,
         )
         for assignment in client.assignments.values():
@@ -2723,6 +2725,7 @@ class Accountant:
                 type="job",
                 line=assignment.number,
                 pid=assignment.pid,
+                # seconds; None: it has not started
                 since=None if assignment.began_at is None else round(clock - assignment.began_at, 1),
                 command=to_text(assignment.command[:MAX_COMMAND_BYTES]),
             )
@@ -2730,18 +2733,18 @@ class Accountant:
 
 # ======== Sessions ==========================================================================================
 #
-# Messages from clients are applied to the lines that the clients have:
+# Messages from clients are applied to the clients' lines:
 #
-#     client_for_hello()     handles a hello: the client is new, or it is back within the grace
-#     receive_event()        handles an event: settle() gets a result, `Records` the progress of a run
-#     settle()               writes the new state of a line to the file; then the event is dealt with
-#     watch_claimed_lines()  notifies clients of lines that others have changed in the file
+#     client_for_hello()     handles a hello: the client is new, or back within the grace
+#     receive_event()        handles an event: settle() gets a result, `Records` a run's progress
+#     settle()               writes a line's new state to the file; then the event is dealt with
+#     watch_claimed_lines()  notifies clients of lines that others have changed
 #     on_bye()               handles a bye
 
 
 @dataclass(frozen=True)
 class Services:
-    """The parts of the server that other parts use.  All of them exist before any other part."""
+    """The parts that other parts use.  They are created first."""
     loop: asyncio.AbstractEventLoop
     executor: FileExecutor
     claims: Claims
@@ -2749,16 +2752,16 @@ class Services:
     runner_stats: RunnerStats
     lifetime: Lifetime
     say: Say
-    interval: float                     # seconds from one check of the claimed lines to the next
+    interval: float                     # seconds between checks of the claimed lines
 
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """The settings of the server that concern clients."""
+    """The server's settings that concern clients."""
     path: str                           # of the job file
     grace: float                        # seconds in which a lost client can come back
     max_failed: int                     # 0: no limit
-    max_strangers: int                  # unauthenticated connections at once
+    max_strangers: int                  # unauthenticated connections
 
 
 @dataclass(frozen=True)
@@ -2769,10 +2772,10 @@ class ServerInfo:
 
 
 class Sessions:
-    """The clients that are connected or can come back, with lines and messages.
+    """The clients that are connected or can come back.
 
-    From add_assignment() to remove_assignment(), the assignment of a line is in `assignments` here and in
-    the client's, by its key, and the line is locked.
+    From add_assignment() to remove_assignment() an assignment is, by key, in `assignments` here and in the
+    client, and the line is locked.
     """
 
     def __init__(self, services: Services, settings: SessionSettings, on_error: Say) -> None:
@@ -2791,23 +2794,23 @@ class Sessions:
         self.assignments: dict[str, Assignment] = {}
         self.recovery = Recovery(services, self)
         self.links: dict[ClientLink, None] = {}
-        # the links that are neither authenticated nor dropped, oldest first
+        # links neither authenticated nor dropped, oldest first
         self._strangers: OrderedDict[ClientLink, None] = OrderedDict()
 
     # -- lines that clients have -----------------------------------------------------------------------------
 
     def has_resuming_client(self, assignment: Assignment) -> bool:
-        """Return True if a connected client has --resume, and can run this job again.
+        """Return True if a connected client has --resume, and can run this lost job again.
 
-        The job is lost: its line is `r`, but its client did not come back in time.  It is not run again if it
-        belongs to a group, or was cancelled.
+        The line is `r`, but the client did not come back in time.  Jobs of groups and cancelled jobs are not
+        run again.
         """
         settings = assignment.job.settings
         if settings.together or assignment.is_cancelled:
             return False
         connected = [client for client in self.clients.values() if client.link]
-        resuming = [client for client in connected if client.retries(RUNNING)]      # it runs lost jobs again
-        # below_end=False: ignore any `#RUN end` above the line
+        resuming = [client for client in connected if client.retries(RUNNING)]      # runs lost jobs again
+        # below_end=False: ignore `#RUN end`
         return any(client.fits(settings, below_end=False) for client in resuming)
 
     def add_assignment(self, assignment: Assignment) -> None:
@@ -2815,11 +2818,11 @@ class Sessions:
         self.assignments[assignment.key] = assignment
 
     def remove_assignment(self, assignment: Assignment) -> bool:
-        """Remove this line from its client, and end the records.  Return False if that was done before."""
+        """Take a line off its client, and end the records.  Return False if that was done before."""
         if assignment.phase is Phase.OVER:
             return False
         assignment.mark_over()
-        # otherwise the client is back and has a new assignment for the job
+        # otherwise the client is back, with a new assignment
         if self.assignments.get(assignment.key) is assignment:
             del self.assignments[assignment.key]
         assignment.client.remove_assignment(assignment)
@@ -2827,15 +2830,14 @@ class Sessions:
         return True
 
     def _remove_and_notify_group(self, assignment: Assignment, line_result: LineResult) -> None:
-        """Remove this line from its client, and notify the job's group, if any, of the result."""
         if self.remove_assignment(assignment) and assignment.member:
             assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
 
     def settle(self, assignment: Assignment, proposed_result: LineResult) -> Awaitable[bytes] | None:
         """Decide the result of a job, and write it to the file; try again as long as an error is temporary.
 
-        Return None if the result was decided before.  Otherwise return an awaitable of the state that is then
-        in the file; b"" if it cannot be written.
+        The client has the line until the result is written, or writing has failed for good.  Return None if
+        the result was decided before; otherwise an awaitable of the written state, or b"" if writing failed.
         """
         line_result = assignment.decide_result(proposed_result)
         if not line_result:
@@ -2846,20 +2848,20 @@ class Sessions:
         job = assignment.job
         write = functools.partial(self.executor.start_call, self._claims.finish, job, line_result.state)
         # persist() makes the first attempt at once: all later calls of the executor find the new state.
-        pending_error = persist(write, self._interval, self.say, job)
-        return spawn_task(self._complete_result(assignment, line_result, pending_error))
+        write_outcome = persist(write, self._interval, self.say, job)
+        return spawn_task(self._complete_result(assignment, line_result, write_outcome))
 
     async def _complete_result(
-        self, assignment: Assignment, line_result: LineResult, pending_error: Awaitable[str]
+        self, assignment: Assignment, line_result: LineResult, write_outcome: Awaitable[str]
     ) -> bytes:
-        """Wait until a result is written, or writing has failed for good; then take the line off its client.
+        """Wait until a result is written, or writing has failed for good; then count it, and remove the line.
 
-        Count the result, and let the client's message be acknowledged.  Return the state, or b"" if it was
-        not written.  pending_error: why it was not written; '': it was.
+        If the result came in a client's message, acknowledge that.  Return the state, or b"" if it was not
+        written.  write_outcome: why it was not written; '': it was.
         """
-        error = await pending_error
+        error = await write_outcome
         client = assignment.client
-        event = line_result.event           # the client's message with the result; None: another reason
+        event = line_result.event           # the number of that message; None: it did not
         self._runner_stats.add_result(assignment.job, line_result.state)
         if error:
             self._report_unwritten(assignment, error)
@@ -2873,16 +2875,16 @@ class Sessions:
         return b"" if error else line_result.state
 
     def _report_unwritten(self, assignment: Assignment, error: str) -> None:
-        """Report, also to the client, that the result of a line cannot be written to the file."""
+        """Report, also to the client, that a result cannot be written."""
         self.say(f"line {assignment.number}: {error}")
         self._runner_stats.unwritten.append(assignment.number)
         assignment.send_message("fault", text=error[:200])
 
     async def watch_claimed_lines(self) -> None:
-        """Check the claimed lines in the file again and again, and notify clients of changes.
+        """Check the claimed lines in the file repeatedly, and notify clients of changes.
 
-        Another runner can have taken over a line, or a user can have cancelled the job.  Lines that an edit
-        has moved are found again.  Never returns.
+        Another runner can take over a line; a user can cancel a job.  Lines that an edit has moved are found
+        again.  Never returns.
         """
         while True:
             await asyncio.sleep(self._interval / 2)
@@ -2895,13 +2897,13 @@ class Sessions:
                     self._on_line_taken_over(assignment)
 
     def _find_assignment(self, job: Job) -> Assignment | None:
-        """Return the assignment of a claimed job; None: the job has its result by now."""
+        """Return the assignment of a claimed job; None: the job has a result."""
         return next((assignment for assignment in self.assignments.values() if assignment.job is job), None)
 
     def _on_line_taken_over(self, assignment: Assignment) -> None:
-        """Take a line off its client, because another runner has taken it over, and notify the client.
+        """Take a line off its client, because another runner has taken over the job, and notify the client.
 
-        Do nothing if a result is being written: then the loss is reported as a failure to write it.
+        Do nothing if a result is being written: that will fail, and report the loss.
         """
         if not assignment.is_undecided:
             return
@@ -2911,9 +2913,9 @@ class Sessions:
         self._remove_and_notify_group(assignment, LineResult(Cause.TAKEN, ERROR))
 
     def stop_cancelled_job(self, assignment: Assignment) -> None:
-        """Stop a job after a user has set the state of the line in the file.
+        """Tell the client to stop a job, because a user has set the state of the line in the file.
 
-        Send the client a message, a lost one when it comes back.  Settle a line that was not yet sent.
+        A lost client gets the message when it comes back.  A job that was not yet sent is settled.
         """
         if assignment.phase is Phase.CLAIMED:
             self.settle(assignment, LineResult(Cause.CANCELLED, HELD))
@@ -2923,7 +2925,7 @@ class Sessions:
     # -- no more jobs ----------------------------------------------------------------------------------------
 
     def drain(self, why: str) -> None:
-        """Hand out no more jobs; print the reason, and the number of jobs that clients still have."""
+        """Hand out no more jobs; print why, and how many jobs clients still have."""
         job_count = plural(len(self.assignments), "job")
         self.say(f"{why}: handing out no more jobs, waiting for {job_count}")
         self.lifetime.drain()
@@ -2931,7 +2933,7 @@ class Sessions:
     def drain_after_failures(self, count: int) -> None:
         """Hand out no more jobs if --max-failed is reached.
 
-        count: jobs that are failed or in error, and were not at the start.
+        count: jobs that have failed, or had an error, since the start.
         """
         if 0 < self.settings.max_failed <= count and self.lifetime.is_serving:
             self._runner_stats.had_errors = True
@@ -2943,18 +2945,18 @@ class Sessions:
     def abort_unstarted_groups(assignments: dict[str, Assignment]) -> list[Assignment]:
         """Call off the groups of these jobs that have not started.  Return the jobs of started groups."""
         for group in {assignment.group for assignment in assignments.values() if assignment.group}:
-            group.abort()               # if it has not started: then its jobs leave it
+            group.abort()               # not started: sets `assignment.group` of each job to None
         return [assignment for assignment in assignments.values() if assignment.group]
 
     def kept_text(self, assignments: dict[str, Assignment]) -> str:
-        """Return a text for a message: '; lines 3, 5 kept for 60s', or '' if there are none."""
+        """Return a text for a message: '; lines 3, 5 kept for 60s'; '' if there are none."""
         lines = [assignment.number for assignment in assignments.values() if assignment.is_undecided]
         return f"; {name_lines(lines)} kept for {human_time(self.settings.grace)}" if lines else ""
 
     def client_for_hello(self, link: ClientLink, hello: Hello) -> Client:
-        """Return the client that sent this hello: a known one that has come back, or a new one.
+        """Return the client that sent this hello: one that has come back, or a new one, added to `clients`.
 
-        A new client is added to `clients`.  Either one uses this link from now on.  Raises WireError.
+        From now on it uses this link.  Raises WireError.
         """
         has_duplicate = len({job.key for job in link.reported_jobs}) < len(link.reported_jobs)
         if has_duplicate:
@@ -2970,12 +2972,11 @@ class Sessions:
         return client
 
     def add_client(self, client: Client) -> asyncio.Future[None]:
-        """Add a client, and serve it.  Return that task, done when the client will not come back."""
+        """Add a client, and serve it.  Return the task, done when the client will not come back."""
         self.clients[client.id] = client
         return spawn_task(client.serve_client())
 
     def on_bye(self, client: Client, link: ClientLink) -> None:
-        """Remove a client that has sent bye."""
         self.say(f"client {client.where} left")
         del self.clients[client.id]
         link.detach(DetachReason.BYE)
@@ -2985,21 +2986,21 @@ class Sessions:
     def receive_event(self, client: Client, kind: str, message: Message) -> None:
         """Apply an event, unless it was received before.  Raises WireError.
 
-        An invalid event also counts as received: it would be invalid the next time.
+        An invalid event counts as received: it will not become valid.
         """
-        event = message.integer("n")
-        if not client.inbox.receive_event(event):
+        event_number = message.integer("n")
+        if not client.inbox.receive_event(event_number):
             return
         try:
-            self._apply_event(client, kind, message, event)
+            self._apply_event(client, kind, message, event_number)
         except WireError as error:
             self._on_error(f"client {client.where}: invalid event '{printable(kind)}', not handled: {error}")
             raise
 
-    def _apply_event(self, client: Client, kind: str, message: Message, event: int) -> None:
+    def _apply_event(self, client: Client, kind: str, message: Message, event_number: int) -> None:
         """Apply an event: settle a line, or keep records of a run.  Raises WireError.
 
-        An event of a line that is settled or lost changes nothing: the client was notified, or will be.
+        Ignore an event of a settled or lost line: the client was notified, or will be.
         """
         assignment = client.assignments.get(message.text("id", 16))
         if assignment is None or not assignment.is_undecided:
@@ -3007,13 +3008,13 @@ class Sessions:
         if assignment.phase is Phase.CLAIMED:
             raise WireError("it was not given that job")
         if kind == "finish":
-            self.settle(assignment, self._read_result(assignment, message, event))
+            self.settle(assignment, self._read_result(assignment, message, event_number))
         elif kind == "release":
-            self.settle(assignment, LineResult(Cause.RETURNED, NEW, event=event))
+            self.settle(assignment, LineResult(Cause.RETURNED, NEW, event=event_number))
         else:
             if kind == "begin":
                 self._mark_begun(assignment, message)
-            self._record_event(client, kind, assignment, message, event)
+            self._record_event(client, kind, assignment, message, event_number)
 
     @staticmethod
     def _mark_begun(assignment: Assignment, message: Message) -> None:
@@ -3022,11 +3023,11 @@ class Sessions:
         assignment.mark_begun(message.process_id("pid"))
 
     @staticmethod
-    def _read_result(assignment: Assignment, message: Message, event: int) -> LineResult:
-        """Return the result of a job from a client's message `finish`.  Raises WireError if it is not valid.
+    def _read_result(assignment: Assignment, message: Message, event_number: int) -> LineResult:
+        """Return the result of a job from a client's message `finish`.  Raises WireError: it is not valid.
 
-        A held state is valid only if a user has cancelled the job.  event: the number of the message, which
-        is acknowledged once the result is written.
+        A held state is valid only if a user has cancelled the job.  event_number: to acknowledge the message
+        once the result is written.
         """
         state = message.state_byte("state")
         cause = CAUSES.get(message.text("cause", 16))           # None: unknown
@@ -3034,36 +3035,37 @@ class Sessions:
             cause = Cause.CANCELLED
         elif not cause or state not in (DONE, FAILED, ERROR):
             raise WireError("not the end of a job")
-        return LineResult(cause, state, printable(message.text("how", 64)), event)
+        return LineResult(cause, state, printable(message.text("how", 64)), event_number)
 
     def _record_event(
-        self, client: Client, kind: str, assignment: Assignment, message: Message, event: int
+        self, client: Client, kind: str, assignment: Assignment, message: Message, event_number: int
     ) -> None:
-        """Pass a message about a run on to the records: it began, wrote output or ended.  Raises WireError.
+        """Record a client's message about a run: it began, wrote output or ended.  Raises WireError.
 
-        event: the number of the message.
+        event_number: to acknowledge the message once the record is written.
         """
         output_bytes = self.records.handle_event(kind, client, assignment, message)
-        if self.executor.pool:          # a thread writes the record later; do not acknowledge it before
-            client.inbox.hold_back_acknowledgement(event)
-        client.inbox.add_output_size(event, output_bytes)
+        is_written_later = self.executor.pool is not None       # by a thread
+        if is_written_later:
+            client.inbox.hold_back_acknowledgement(event_number)
+        client.inbox.add_output_size(event_number, output_bytes)    # limits unacknowledged output
 
-    def acknowledge_when_written(self, client: Client, event: int) -> None:
-        """Acknowledge this event, and later ones posted by now, once the executor has written them."""
+    def acknowledge_when_written(self, client: Client, event_number: int) -> None:
+        """Acknowledge an event, and later ones already posted, once the executor has written them."""
         def on_written(_: object) -> None:
-            client.inbox.close_event(event)
+            client.inbox.close_event(event_number)
             self._on_event_dealt_with(client)
         self.executor.call_then(on_written, int)  # int() does nothing: it only comes after the earlier calls
 
     def _on_event_dealt_with(self, client: Client) -> None:
-        """Acknowledge soon, after an event of this client was dealt with; perhaps it was the last event."""
+        """Acknowledge an event of this client soon; perhaps the server waited only for it to exit."""
         client.acknowledge_soon()
         self.lifetime.on_progress()
 
     # -- output that comes faster than it is written ---------------------------------------------------------
 
     def window_size(self) -> int:
-        """Return the bytes of output that each client can send before an acknowledgement."""
+        """Return how many bytes of output each client can send before an acknowledgement."""
         share = MAX_ALL_WINDOWS_BYTES // (len(self.clients) or 1)
         return max(runmaker4.MAX_PIECE_BYTES, min(MAX_WINDOW_BYTES, share))
 
@@ -3089,7 +3091,7 @@ class Sessions:
     def drop_silent(self, slept: bool) -> None:
         """Drop connections that were silent for too long.
 
-        slept: this process did not run for a while.  Then drop none: their messages arrive only now.
+        slept: this process did not run for a while.  Then drop none: messages arrive only now.
         """
         for link in list(self.links):
             if slept:
@@ -3101,8 +3103,8 @@ class Sessions:
     def _limit_strangers(self) -> None:
         """Drop the oldest connections that have not proved to know the token, if there are too many.
 
-        More than MAX_UNAUTHENTICATED, up to `max_strangers`, are kept for a second, because many clients can
-        start together.
+        Keep more than MAX_UNAUTHENTICATED, up to `max_strangers`, for a second: many clients can start at
+        once.
         """
         while len(self._strangers) > min(MAX_UNAUTHENTICATED, self.settings.max_strangers):
             oldest = next(iter(self._strangers))
@@ -3115,22 +3117,21 @@ class Sessions:
 
 # ======== Recovery ==========================================================================================
 #
-# A client can have jobs that this server has not assigned to it: an earlier server has, or the lines became
-# `e` when the grace of the client was over.  The client gets back the lines that are still available:
+# A client can have jobs that this server has not assigned: an earlier server has, or the lines became `e`
+# when the client's grace was over.  The client gets back the lines that are still available:
 #
 #     1. A server that takes over gets from the keeper an open file description of the lock file, which holds
-#        the job locks of the previous server: inherit().  Job locks show which lines run, but not which
-#        client has them.  So these lines belong to a client that never comes, `_absent_client`; the grace
-#        begins with the server.
-#     2.  Each client that connects names its jobs, and reclaim() answers.  It deals with one client after the
-#        other, because two clients can name one line.
-#     3.  When the grace of that client is over, its lines become `e`, and the remaining job locks are
-#        released.
+#        the previous server's job locks: inherit().  Job locks show which lines run, but not which client has
+#        them.  So these lines belong to a client that never comes, `_absent_client`; its grace begins with
+#        the server.
+#     2. Each client that connects names its jobs, and reclaim() answers, one client after the other, because
+#        two clients can name one line.
+#     3. When the absent client's grace is over, the remaining lines become `e`, and the remaining job locks
+#        are released.
 #
-# A job that a client has on this server already needs no answer.  For every other job the first row that
-# holds counts.  A line without a runner is claimed as any runner claims it: while holding its command mutex,
-# and by the count of job locks.  So no second copy can start because of this, and a copy that gets no line is
-# killed.
+# A job that a client already has on this server needs no answer.  For any other job the first row that holds
+# counts.  A line without a runner is claimed as by any runner: while holding the command mutex, and by the
+# count of job locks.  So no second copy can start, and a copy that gets no line is killed.
 #
 #     reported as            in the file                                           answer
 #     anything               the result, written by this server                    settled
@@ -3143,27 +3144,25 @@ class Sessions:
 #     runs                   a state that is held, at the offset                   cancelled
 #     anything               another's `r`, another state, no such line            lost
 #
-# If the file cannot be read now, or can be half saved, or another process changes a line of the command at
-# this moment, the answer is `Undetermined`.  The server searches again, for as long as a line must be missing
-# before it counts as gone.  Then it drops the connection, so that the client keeps its jobs and comes back.
-# No job can be called lost because of this: each search answers for each job, with one of three types, and a
-# job without an answer has no default.  `LOST` is written in only three places: another client of this server
-# has the job; the line was searched for in the whole file, which was read without an error and without a
-# doubt; the client had the line, and has lost it since.
+# If the file cannot be read now, or can be half saved, or another process is changing a line of the command,
+# the answer is `Undetermined`.  The server searches again, for as long as a line must be missing to count as
+# gone.  Then it drops the connection, so that the client keeps the jobs and comes back.  No job is called
+# lost because of this: each search answers for each job, with one of three types, and no job has a default
+# answer.  `LOST` is written in only three places: another client of this server has the job; the line is not
+# in the whole file, which was read without error and without doubt; the client has lost the line since.
 #
-# If a command has several lines, any of them is good, preferably the one with the job's number.  A line that
-# became `e` or `.` must be the job's own line: the one with its number, or the only one of its command.  The
-# reason is that a command can use $JOB_ID: a run under another number is not a run of this line.
+# If a command has several lines, any will do, preferably the one with the job's number.  A line that became
+# `e` or `.` must be the job's own: the one with that number, or the command's only line.  A command can use
+# $JOB_ID, so a run under another number is not a run of this line.
 #
-# "Runs" includes a job that is about to start.  Jobs with a result of their own choose first, because they
-# must not run again.  Running jobs are next: killing one loses its work so far.  Jobs that were given back or
-# interrupted are last, because they will run again anyway.  They get no line `e`: that may be another job's
-# result, and remains.
+# "Runs" includes a job that is about to start.  Jobs with a result choose first: they must not run again.
+# Running jobs are next: killing one loses work.  Jobs that were given back or interrupted are last: they will
+# run again anyway.  They get no line `e`, which can be another job's result, and remains.
 
 
 class Progress(enum.IntEnum):
-    """The progress that a client reports of a job, in the order in which jobs choose lines."""
-    ENDED = 0                           # it has a result
+    """The progress of a job as a client reports it, in the order in which jobs choose lines."""
+    ENDED = 0                           # has a result
     RUNS = 1                            # or is about to run
     GIVEN_BACK = 2                      # or was interrupted
 
@@ -3175,20 +3174,25 @@ OWN_LINE_STATES = {Progress.ENDED: ERROR + NEW, Progress.RUNS: ERROR + NEW, Prog
 @dataclass(frozen=True)
 class ReportedJob:
     """A job that a client reports as its own."""
+    MAX_TAG_LENGTH = 512
+
     key: str
     line: Line
-    result: bytes | None                # None: it has not finished
-    job_tag: str                        # of its last run; "": no run was reported to a server yet
+    result: bytes | None                # the line's new state; None: the job has not finished
+    job_tag: str                        # of the last run; "": none was reported to a server yet
 
     @classmethod
-    def from_message(cls, item: Message) -> ReportedJob:
-        """Return one job of a client's list of its jobs (the message `have`).  Raises WireError."""
-        result = None if item.fields.get("result") is None else item.state_byte("result")
-        key, text = item.text("id", 16), item.data("text")
-        if not KEY_PATTERN.fullmatch(key) or text[:1] not in (b" ", b"\t") or b"\n" in text:
+    def from_message(cls, entry: Message) -> ReportedJob:
+        """Return one job from the list in a client's message `have`.  Raises WireError."""
+        has_result = entry.fields.get("result") is not None
+        result = entry.state_byte("result") if has_result else None
+        key, text = entry.text("id", 16), entry.data("text")
+        is_job_text = text[:1] in (b" ", b"\t") and b"\n" not in text       # a job line after the state byte
+        if not KEY_PATTERN.fullmatch(key) or not is_job_text:
             raise WireError("no job")
-        line = Line(item.integer("number"), 0, item.integer("offset"), NEW, text)
-        return cls(key, line, result, item.text("run", 512))
+        # 0, NEW: the client knows neither the ordinal nor the state
+        line = Line(entry.integer("number"), 0, entry.integer("offset"), NEW, text)
+        return cls(key, line, result, entry.text("run", cls.MAX_TAG_LENGTH))
 
     @property
     def progress(self) -> Progress:
@@ -3198,17 +3202,17 @@ class ReportedJob:
 
 
 class NoLine(enum.Enum):
-    """The reason why a client gets no line for a reported job."""
+    """Why a client gets no line for a reported job."""
     LOST = enum.auto()                  # another runner has the line, or the line is gone
-    CANCELLED = enum.auto()             # the line was set to a state that is held
-    SETTLED = enum.auto()               # the job's result is in the line
+    CANCELLED = enum.auto()             # a user has set the line to a held state
+    SETTLED = enum.auto()               # the line has the job's result
 
 
 @dataclass(frozen=True)
 class Undetermined:
-    """The answer if a reported job's line cannot be determined now."""
+    """The answer if a job's line cannot be determined now."""
     why: str
-    is_file_readable: bool = False      # the file could be read; perhaps it is half saved
+    is_file_readable: bool = False      # but perhaps the file is half saved
 
 
 Answer = Union["Regained", NoLine, Undetermined]        # for a reported job
@@ -3216,46 +3220,45 @@ Answer = Union["Regained", NoLine, Undetermined]        # for a reported job
 
 @dataclass(frozen=True)
 class Regained:
-    """A reported job with a line that is locked for the client again."""
+    """A reported job whose line is locked for the client again."""
     job: Job
-    record: bytes                       # the job's record in the log file
-    keeps_files: bool                   # the output directory still has the files of this run
+    record: bytes                       # in the log file
+    keeps_files: bool                   # the output directory still has this run's files
 
 
 @dataclass(frozen=True)
 class CommandSearch:
-    """The result of a search for the lines of some commands in the whole file."""
+    """The result of a search of the whole file for the lines of some commands."""
     lines: dict[bytes, list[Line]]      # by command
-    is_reliable: bool                   # False: an editor was perhaps saving the file during the search
+    is_reliable: bool                   # False: perhaps an editor was saving the file
 
 
 @dataclass(frozen=True)
 class AdoptedJobs:
     """The jobs and job locks taken over from the previous server."""
     jobs: list[Job]
-    has_unclaimed_locks: bool                 # it also had job locks of unknown lines
+    has_unclaimed_locks: bool           # there are also job locks whose lines are unknown
 
 
 @dataclass(eq=False)
 class ClaimedBatch:
     """The result of an attempt to claim lines."""
     jobs: list[Job]
-    plans: list[GroupPlan]              # of groups that the walk through the file has met
+    plans: list[GroupPlan]              # of the groups that the walk has met
     no_job: NoJob | None                # why there are no more jobs; None: enough were claimed
 
     @property
     def must_continue(self) -> bool:
-        """Return True if the next claim must continue the walk through the file."""
+        """Return True if the next claim must continue the walk."""
         return self.no_job is not None and self.no_job.sliced
 
 
 class Claims:
-    """Claims lines for clients, and writes their results: everything that a server does with its job file
-    except counting.
+    """Claims lines for clients, and writes results: all that a server does with the job file but counting.
 
-    Only the file executor calls the methods, perhaps in a thread, and no other object has this job file, its
-    queue and its cursor.  Two kinds of objects are known on both sides.  Each attribute is written on one
-    side only, and its values are immutable, so the other side reads the old value or the new one:
+    Only the file executor calls the methods, perhaps in a thread, and no other object has this job file,
+    queue and cursor.  Both sides know two kinds of objects.  Each attribute is written on one side only, and
+    has immutable values, so the other side reads the old value or the new one:
 
         object                  written by Claims                  written in the event loop
         Job                     all attributes                     none
@@ -3264,23 +3267,23 @@ class Claims:
     """
 
     def __init__(self, file: ServedFile, records: Records, ordinals: bool) -> None:
-        """ordinals: True if lines get ordinals, which the log file needs."""
+        """ordinals: lines get ordinals, which the log file needs."""
         self._file = file
         self._queue = ServedQueue(file)
         self._cursor = Cursor(self._queue, ordinals=ordinals, serving=True)
         self._records = records
-        self._last_urgent_at = 0.0      # when a walk was last urgent, for clients that would exit; boottime()
+        self._last_urgent_at = 0.0      # when the last urgent walk began, by boottime()
 
     def take_presence_lock(self) -> None:
-        """Lock the byte that shows others that this server runs, before the first client comes."""
-        with contextlib.suppress(OSError):              # the first claim will report the error
+        """Lock the byte that shows that this server runs, before the first client comes."""
+        with contextlib.suppress(OSError):              # the first claim will report it
             self._queue.reopen_if_replaced()
 
     def sync(self) -> None:
         self._file.sync()
 
     def count_renewed(self) -> int:
-        """Return the number of failed lines claimed, or made new, because of --retry or --resume."""
+        """Return how many failed lines were claimed, or made new, because of --retry or --resume."""
         return self._cursor.renewed
 
     def list_orphans(self) -> list[int]:
@@ -3296,18 +3299,18 @@ class Claims:
         Return the jobs, plans for the groups (jobs that start together) that the search has found, and why
         there are no more jobs.
 
-        offers: the free slots and memory of each of these clients; empty: claim nothing, only find groups.
-        decides_exit: a client exits if there is no job, so search the file even if it seems unchanged.
-        all_consumers: all clients, also busy ones, and lost ones in their grace.
+        offers: these clients with free slots and memory; empty: claim nothing, only find groups.
+        decides_exit: a client exits if there is no job, so search even if the file seems unchanged.
+        all_consumers: all clients, also busy ones, and lost ones in the grace.
         """
-        consumers = Consumers(consumer for consumer, _ in offers)
+        consumers = Consumers(consumer for consumer, _ in offers)       # that still want jobs
         for consumer, free in offers:
             consumer.free = free
         is_urgent = decides_exit and self._begin_urgent_walk()
         jobs: list[Job] = []
         no_job: NoJob | None = None
-        groups_to_start: dict[int, PendingGroup] = {}
-        only_finds_groups = not offers
+        groups_to_start: dict[int, PendingGroup] = {}       # by the offset of the first job
+        only_finds_groups = not offers                      # the first result is a NoJob
         while (consumers.all or only_finds_groups) and len(jobs) < MAX_BATCH_LINES:
             result = self._cursor.claim(is_urgent, consumers, all_consumers)
             groups_to_start.update(self._groups_to_start())
@@ -3315,20 +3318,19 @@ class Claims:
                 no_job = result
                 break
             jobs.append(result)
-            self._take_from_offer(result, consumers)
+            self._take_from_offer(result, consumers)        # removes a client without a free slot
         return ClaimedBatch(jobs, self._plan_groups(groups_to_start.values()), no_job)
 
     def _groups_to_start(self) -> dict[int, PendingGroup]:
-        """Return the found groups that a server can start now, by the offset of the first job."""
+        """Return the groups that can start now, by the offset of the first job."""
         return {group.jobs[0][0].offset: group for group in self._cursor.groups
                 if group.jobs and group.is_complete and not group.started}
 
     @staticmethod
     def _take_from_offer(job: Job, consumers: Consumers) -> None:
-        """Subtract the slots and memory that a claimed job needs from what its client has free.
+        """Subtract the slots and memory of a claimed job from what the client has free.
 
-        `consumers.all` has the clients that still want jobs, the next one first.  Make the client the last
-        one, so that clients take turns; remove it if it has no free slot left.
+        Clients take turns: make this client the last of `consumers.all`; remove it if it has no free slot.
         """
         job.consumer.free -= job.settings.needs
         del consumers.all[job.consumer]
@@ -3338,8 +3340,7 @@ class Claims:
     def _begin_urgent_walk(self) -> bool:
         """Return True, and remember the time, if an urgent walk can begin.
 
-        An urgent walk reads the file to its end at once.  After it, the next one must wait for 20 times as
-        long as a walk takes.
+        Such a walk reads the file to the end at once.  The next must wait 20 times as long as a walk takes.
         """
         now = boottime()
         if now - self._last_urgent_at < self._cursor.throttle.pause_seconds(20):
@@ -3351,13 +3352,12 @@ class Claims:
         """Return a plan for each group: which host gets which jobs; [] if the file was just edited."""
         try:
             return [GroupPlan(group, jobs_by_host(self._file.reader, group.jobs)) for group in groups]
-        except OSError:                                 # the file was edited at this moment
+        except OSError:
             self._cursor.forget()
             return []
 
     def claim_group(self, jobs_by_client: Sequence[tuple[Consumer, GroupJobs]]) -> list[Job]:
-        """Claim the lines of a group for these clients, in order; return the jobs before the first failure.
-        """
+        """Claim the lines of a group for these clients, in order; return the jobs up to the first failure."""
         claimed: list[Job] = []
         for consumer, jobs in jobs_by_client:
             for line, settings in jobs:
@@ -3368,12 +3368,16 @@ class Claims:
         return claimed
 
     def _claim_line(self, client: Consumer, line: Line, settings: JobSettings) -> Job | None:
-        """Claim one line of a group for a client.  Return None if that fails: the file has changed."""
+        """Claim one line of a group for a client.
+
+        Return None if the file has changed or cannot be read.  The next walk begins at the top, and reports
+        an error that lasts.
+        """
         with contextlib.suppress(OSError):
             job = self._queue.claim(line, client, settings).job
             if job:
                 return job
-        self._cursor.forget()               # the next walk begins at the top
+        self._cursor.forget()
         return None
 
     # -- claimed lines ---------------------------------------------------------------------------------------
@@ -3394,42 +3398,48 @@ class Claims:
         return AdoptedJobs(jobs, bool(self._file.lock_table.locks_without_line))
 
     def drop_unclaimed(self) -> None:
-        """Release the previous server's job locks that no client has claimed."""
+        """Release the previous server's job locks for which no client came."""
         self._file.lock_table.drop_locks_without_line()
 
     def reclaim_lines(self, consumer: Consumer, reported: Sequence[ReportedJob], inherited: Sequence[Job],
-                      is_final: bool) -> dict[str, Answer]:
-        """Claim lines for jobs that a client (consumer) already has.  Return an answer for each, by its key:
+                      may_conclude_lost: bool) -> dict[str, Answer]:
+        """Claim lines for jobs that a client (consumer) already has.  Return an answer for each, by job key:
 
-        Regained, with the job, if its line is claimed; NoLine if it cannot be, for example because another
-        runner has it; Undetermined if that is unknown now, for example because the file cannot be read.
+        Regained: the line is claimed; NoLine: it cannot be, for example because another runner has it;
+        Undetermined: that is unknown now, for example because the file cannot be read.
 
-        inherited: jobs of the previous server that no client has claimed.
-        is_final: the file was readable for so long that a line that is not in it is gone.
+        inherited: the previous server's jobs that no client has claimed.
+        may_conclude_lost: the file was readable for so long that a missing line is gone.
         """
-        regained: dict[ReportedJob, Job] = {}
         answers: dict[str, Answer] = {}
-        undetermined = Undetermined("")
+        jobs: dict[ReportedJob, Job] = {}
+        for reported_job, answer in self._answers_until_error(reported, inherited, may_conclude_lost).items():
+            if isinstance(answer, Job):
+                answer.consumer = consumer
+                jobs[reported_job] = answer
+            else:
+                answers[reported_job.key] = answer
+        answers.update(self._restore_runs(jobs))
+        return {reported_job.key: answers[reported_job.key] for reported_job in reported}
+
+    def _answers_until_error(self, reported: Sequence[ReportedJob], inherited: Iterable[Job],
+                             may_conclude_lost: bool) -> dict[ReportedJob, Job | NoLine | Undetermined]:
+        """Return the answers of _answer_jobs(); after an error Undetermined for the jobs without one."""
+        answers: dict[ReportedJob, Job | NoLine | Undetermined] = {}
         try:
-            for reported_job, answer in self._answer_jobs(reported, inherited, is_final):
-                if isinstance(answer, Job):
-                    regained[reported_job] = answer
-                else:
-                    answers[reported_job.key] = answer
+            for reported_job, answer in self._answer_jobs(reported, inherited, may_conclude_lost):
+                answers[reported_job] = answer
         except OSError as error:
             self._queue.close_if_locks_lost(error)
             undetermined = Undetermined(error_text(error))
-        for job in regained.values():
-            job.consumer = consumer
-        answers.update(self._restore_numbers(regained))
-        return {reported_job.key: answers.get(reported_job.key, undetermined) for reported_job in reported}
+            return {**dict.fromkeys(reported, undetermined), **answers}
+        return answers
 
     def _answer_jobs(self, reported: Sequence[ReportedJob], inherited: Iterable[Job],
-                    is_final: bool) -> Iterator[tuple[ReportedJob, Job | NoLine | Undetermined]]:
-        """Yield each of these jobs with its answer, by the table above; a Job: its line is locked again.
+                     may_conclude_lost: bool) -> Iterator[tuple[ReportedJob, Job | NoLine | Undetermined]]:
+        """Yield each of these jobs with the answer, by the table above; a Job: the line is locked again.
 
-        Jobs with a result choose first, see Progress.  Raises OSError: nothing is known about the jobs that
-        were not yielded.
+        Jobs choose in the order of Progress.  Raises OSError: jobs that were not yielded have no answer.
         """
         queue = self._queue
         file = self._file
@@ -3442,22 +3452,24 @@ class Claims:
             free_inherited.setdefault(job.command, {})[job.number] = job
         searched_commands = self._commands_to_search(states, inherited)
         search = self._search_commands(searched_commands)
-        # If one job of a command has no answer, later jobs of it have none: earlier jobs choose first
+        # If one job of a command has no answer, later ones have none: they choose after it
         undetermined: dict[bytes, Undetermined] = {}
-        if not (search.is_reliable or (is_final and not file.is_save_held_up())):
+        if not (search.is_reliable or (may_conclude_lost and not file.is_save_held_up())):
             half_saved = Undetermined("the file may be half saved", is_file_readable=True)
             undetermined = dict.fromkeys(searched_commands, half_saved)
-        # If a command is in the file once, that line is the job's own, wherever it is.
+        # A command's only line is the job's own.
         only_line_numbers = {
             command: lines[0].number for command, lines in search.lines.items() if len(lines) == 1
         }
-        # Among jobs with the same progress, jobs choose last if an edit has moved their own lines.
+        # With the same progress, jobs whose own lines an edit has moved choose last.
         reported = sorted(reported, key=lambda job: job.line.number not in free_inherited[job.line.command])
         for reported_job in sorted(reported, key=lambda job: job.progress):
             command = reported_job.line.command
             same_lines = search.lines.get(command, [])
             line = replace(reported_job.line, number=only_line_numbers.get(command, reported_job.line.number))
             result, state = reported_job.result, states[reported_job]
+            # A moved line can be another job's.  Then this job's line becomes `e`, which is better than a
+            # result in another job's line.
             if result is not None and self._is_result_in_file(result, state, same_lines):
                 yield reported_job, NoLine.SETTLED
                 continue
@@ -3489,28 +3501,27 @@ class Claims:
 
     @staticmethod
     def _commands_to_search(states: dict[ReportedJob, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
-        """Return the commands of reported jobs whose lines must be searched for in the whole file.
+        """Return the commands whose lines must be searched for in the whole file.
 
-        That is not necessary if the previous server has left at least as many jobs of a command as clients
-        report, and the line of each reported job is where it was, `r` or with the result of the job.
+        These are the commands with fewer inherited than reported jobs, and those with a reported job whose
+        line has moved, or has neither `r` nor the job's result.
 
-        states: the state at each reported job's offset; None: the line has moved.
+        states: at each reported job's offset; None: the line has moved.
         inherited: jobs of the previous server that no client has claimed.
         """
-        surplus = Counter(job.command for job in inherited)         # more jobs inherited than reported
-        surplus.subtract(reported_job.line.command for reported_job in states)
+        inherited_minus_reported = Counter(job.command for job in inherited)
+        inherited_minus_reported.subtract(reported_job.line.command for reported_job in states)
         return {job.line.command for job, state in states.items()
-                if surplus[job.line.command] < 0 or state not in (RUNNING, job.result)}
+                if inherited_minus_reported[job.line.command] < 0 or state not in (RUNNING, job.result)}
 
     @staticmethod
     def _is_result_in_file(result: bytes, state: bytes | None, same_lines: Iterable[Line]) -> bool:
-        """Return True if the file already has the result that a client reports for its job.
+        """Return True if the file already has the result that a client reports for a job.
 
-        The previous server has written it, and has died before the client got the acknowledgement.
+        The previous server has written it, and has exited before it was acknowledged.
 
-        state: the state of the line, read now; None: an edit has moved the line.  Then any line of the same
-        command (same_lines) with this result counts.  If that is another job's line, this job's own line
-        becomes `e`.  That is better than a result in another job's line.
+        state: of the job's line; None: an edit has moved the line, so any line of the command (same_lines)
+        with this result counts.
         """
         if state is not None:
             return state == result
@@ -3518,40 +3529,40 @@ class Claims:
 
     @staticmethod
     def _is_held_state(state: bytes | None) -> bool:
-        """Return True if the line is held: a user has set a state that no runner writes."""
+        """Return True if a user has set a state that no runner writes."""
         return state is not None and state not in NEW + RUNNING + DONE + FAILED + ERROR
 
-    def _restore_numbers(self, jobs: dict[ReportedJob, Job]) -> dict[str, Regained]:
-        """Give jobs whose lines are claimed again the numbers under which they run ($JOB_ID).
+    def _restore_runs(self, jobs: dict[ReportedJob, Job]) -> dict[str, Regained]:
+        """Restore number ($JOB_ID) and ordinal of these jobs, whose lines are claimed again.
 
-        A client can lie about numbers.  So use the number in the journal, or otherwise that of the line that
-        the job has now.  Return the jobs with their records in the log file, by key.
+        Return the jobs with log records, by key.
         """
         commands = {
             reported_job.job_tag: job.command for reported_job, job in jobs.items() if reported_job.job_tag
         }
+        # A client can lie about numbers, so the journal decides.  None: it has a later run of the line.
         numbers_in_journal = self._records.find_unfinished_runs(commands)
         ordinals = self._count_ordinals() if jobs and self._records.log else {}
         other_jobs = set(self._queue.claimed).difference(jobs.values())
         numbers_in_use = {job.number for job in other_jobs}
         regained: dict[str, Regained] = {}
         for reported_job, job in jobs.items():
-            job.state = NEW             # the state before this run is not known
+            job.state = NEW             # the state before the run is unknown
             job.ordinal = ordinals.get(job.offset, 0)
-            # pop: if two jobs name one run, the second has not run it
-            number = numbers_in_journal.pop(reported_job.job_tag, job.number)
-            has_later_run = number is None              # of the same line, in the journal
-            if number is not None and number not in numbers_in_use:
-                job.number = number
+            # pop: if two jobs name one run, the second has not run it.  Default: the line's number now
+            journal_number = numbers_in_journal.pop(reported_job.job_tag, job.number)
+            has_later_run = journal_number is None
+            if journal_number is not None and journal_number not in numbers_in_use:
+                job.number = journal_number
             numbers_in_use.add(job.number)
             record = self._records.record_of(job)
             regained[reported_job.key] = Regained(job, record, keeps_files=not has_later_run)
         return regained
 
     def _count_ordinals(self) -> dict[int, int]:
-        """Return the positions of running lines among all job lines (1: the first), by offset in the file.
+        """Return the positions of running lines among all job lines (1: the first), by offset.
 
-        {}: the file cannot be read.  The log file needs them: the job in position k has the k-th record.
+        In the log file job k has the k-th record.  {}: the file cannot be read.
         """
         with contextlib.suppress(OSError):
             file = self._file
@@ -3561,11 +3572,11 @@ class Claims:
 
 
 class Recovery:
-    """Finds the lines of jobs that clients have but this server has not assigned to them."""
-    RETRY_INTERVALS = 0.1               # from search to search, in intervals of the job file
+    """Finds the lines of jobs that clients have, and that this server has not assigned."""
+    RETRY_INTERVALS = 0.1               # between searches, in intervals of the job file
 
     def __init__(self, services: Services, sessions: Sessions) -> None:
-        """sessions: its constructor can still be running."""
+        """sessions: perhaps not completely constructed."""
         self._sessions = sessions
         self._loop = services.loop
         self._say = services.say
@@ -3576,19 +3587,19 @@ class Recovery:
         self._runner_stats = services.runner_stats
         # has the previous server's lines until clients come for them
         self._absent_client = Client(sessions, "")
-        self.has_abandoned_lines = False        # we exited before these lines could be taken over
-        # the keys of jobs with written results, oldest first: perhaps the clients do not know yet
+        self.has_abandoned_lines = False        # we exited before they could be taken over
+        # keys of jobs with written results, oldest first: perhaps the clients do not know
         self._settled_keys: OrderedDict[str, None] = OrderedDict()
-        self._search_lock = asyncio.Lock()      # held while searching for the lines of one client
+        self._search_lock = asyncio.Lock()      # held during a search for one client
 
     # -- settled jobs ----------------------------------------------------------------------------------
 
     def on_settled(self, assignment: Assignment) -> None:
-        """Remember a job whose result is in the file: if a client reports the job again, it is settled.
+        """Remember that a job's result is in the file.
 
-        A client does that if the connection is lost before the acknowledgement.
+        A client that loses the connection before the acknowledgement reports the job again.
         """
-        # An OrderedDict, because a dict needs more and more time to find the first key.
+        # OrderedDict: a dict takes ever longer to find the first key
         self._settled_keys[assignment.key] = None
         if len(self._settled_keys) > MAX_SETTLED_KEYS:
             self._settled_keys.popitem(last=False)
@@ -3596,30 +3607,31 @@ class Recovery:
     # -- the server before -----------------------------------------------------------------------------------
 
     async def inherit(self, lock_fd: int) -> None:
-        """Take over the lines that the previous server had claimed, until their clients come for them.
+        """Take over the lines that the previous server had claimed, until clients come for them.
 
-        lock_fd: the descriptor with the job locks of these lines.  If they cannot be taken over, the job
-        locks are released.  After the grace the remaining lines become `e`.
+        After the grace, the time that clients have, the remaining lines become `e`.
+
+        lock_fd: has the job locks, which are released if the lines cannot be taken over.
         """
         adopted = await self._adopt_lines(lock_fd)
         if adopted is None:
             return
         jobs = adopted.jobs
         for job in jobs:
-            # no client can name a key like this one
-            assignment = Assignment(f"line {job.number}", self._absent_client, job, Phase.SENT)
+            key = f"line {job.number}"          # not a KEY_PATTERN: no client can name it
+            assignment = Assignment(key, self._absent_client, job, Phase.SENT)
             self._sessions.add_assignment(assignment)
         if jobs:
             grace = human_time(self._sessions.settings.grace)
             self._say(f"took over {plural(len(jobs), 'running job')} of the previous server; waiting {grace} "
                      "for the clients")
-        if jobs or adopted.has_unclaimed_locks:
+        if jobs or adopted.has_unclaimed_locks:         # clients can also come for locks
             spawn_task(self._await_clients())
 
     async def _adopt_lines(self, lock_fd: int) -> AdoptedJobs | None:
-        """Claim the lines of the previous server, whose job locks `lock_fd` holds.
+        """Claim the previous server's lines, whose job locks `lock_fd` holds; return None if that fails.
 
-        After an error try again, for MAX_ERROR_SECONDS at most.  Return None if it fails.
+        After an error try again, for at most MAX_ERROR_SECONDS.
         """
         is_reported = False
         deadline = self._loop.time() + Cursor.MAX_ERROR_SECONDS
@@ -3641,7 +3653,7 @@ class Recovery:
         return None
 
     async def _await_clients(self) -> None:
-        """Wait for the grace, then release the lines and job locks that no client has claimed."""
+        """Wait for the grace, then release lines and job locks that no client has claimed."""
         await self._sessions.add_client(self._absent_client)
         self._executor.post(self._claims.drop_unclaimed)
 
@@ -3651,17 +3663,17 @@ class Recovery:
                       reported: Sequence[ReportedJob]) -> dict[NoLine, list[str]] | Undetermined:
         """Give a client that comes back the lines of the jobs that it reports.
 
-        Search the file several times if necessary.  Return the keys of all jobs without a line, by the
-        reason; Undetermined if the line of a job could not be determined for so long that it would count as
-        gone.  By then the client can be lost.
+        Search until each job has a line or a reason for having none, at most for as long as a line must be
+        missing to count as gone.  Return the keys of jobs without a line, by reason; Undetermined if a job
+        has neither.  The client can be lost meanwhile.
         """
         deadline = boottime() + (JobReader.MAX_LOOKS - 1) * self._interval
         is_file_readable = True         # each search so far could read the file
         while True:
             is_last_search = boottime() >= deadline
-            # Final: a line is gone if it is still missing from a file that could be read all the time.
-            is_final = is_last_search and is_file_readable
-            answers = await self._search_for_jobs(client, reported, is_final)
+            # A line is LOST only if every search could read the file, and the last misses the line.
+            may_conclude_lost = is_last_search and is_file_readable
+            answers = await self._search_for_jobs(client, reported, may_conclude_lost)
             undetermined = [answer for answer in answers.values() if isinstance(answer, Undetermined)]
             if not undetermined:
                 return self._keys_without_line(client, reported, answers)
@@ -3671,24 +3683,24 @@ class Recovery:
             await asyncio.sleep(self.RETRY_INTERVALS * self._interval)
 
     async def _search_for_jobs(self, client: Client, reported: Sequence[ReportedJob],
-                               is_final: bool) -> dict[str, Answer]:
-        """Search the file once for the lines of jobs that a client reports; assign the found ones to it.
+                               may_conclude_lost: bool) -> dict[str, Answer]:
+        """Search the file once for the lines of jobs that a client reports, and assign the found ones.
 
-        Return, by the key of the job: Regained (the line is found), a NoLine (why there is none), or
-        Undetermined.  Jobs whose line the client has, or whose result this server has written, get no answer.
-        is_final: a line that is missing is gone, even if an editor was perhaps saving the file.
+        Return an answer by job key: Regained (the line is found), a NoLine (why there is none), or
+        Undetermined; none for jobs whose line the client has, or whose result this server has written.
+        may_conclude_lost: a missing line is gone, even if the file can be half saved.
         """
         async with self._search_lock:
             unassigned = [job for job in reported
                           if job.key not in client.assignments and job.key not in self._settled_keys]
             to_search = [job for job in unassigned if not self._is_assigned_elsewhere(job.key)]
-            # the absent client stands for all clients of the previous server that have not come yet
+            # the absent client stands for all clients that have not come yet
             absent_assignments = self._absent_client.assignments.values()
             inherited = {assignment.job: assignment for assignment in absent_assignments}
-            # A job that is not searched for is lost, because another client has it
+            # not searched for: another client has the job
             answers: dict[str, Answer] = {job.key: NoLine.LOST for job in unassigned}
             answers.update(await self._executor.call(
-                self._claims.reclaim_lines, client, to_search, list(inherited), is_final
+                self._claims.reclaim_lines, client, to_search, list(inherited), may_conclude_lost
             ))
             for key, answer in answers.items():
                 if isinstance(answer, Regained):
@@ -3697,60 +3709,60 @@ class Recovery:
 
     def _assign_regained(self, client: Client, key: str, regained: Regained,
                          inherited: Assignment | None) -> None:
-        """Assign a found line to the client that has its job.
+        """Assign a found line to the client that has the job.
 
-        inherited: the assignment of this line to the absent client; None: it was not assigned.
+        inherited: the line's assignment to the absent client; None: it was not assigned.
         """
         assignment = Assignment(key, client, regained.job, Phase.BEGUN, began_at=boottime(),
                                 record=regained.record, keeps_files=regained.keeps_files)
         self._restore_to_client(assignment, inherited)
 
     def _keys_without_line(self, client: Client, reported: Iterable[ReportedJob],
-                        answers: dict[str, Answer]) -> dict[NoLine, list[str]]:
-        """Return the keys of the reported jobs for which the client has no line, by the reason.
+                           answers: dict[str, Answer]) -> dict[NoLine, list[str]]:
+        """Return the keys of reported jobs for which the client has no line, by reason.
 
-        The reason is the answer.  Two things can have happened since the search: the result was written
-        (SETTLED), or the client has lost a line that it had (LOST).
+        answers: of the search, by key.  Since then a result can have been written (SETTLED), or the client
+        can have lost a line (LOST).
         """
         keys: dict[NoLine, list[str]] = {no_line: [] for no_line in NoLine}
         for job in reported:
             answer = answers.get(job.key)
-            if job.key in self._settled_keys:            # perhaps only since the search
+            if job.key in self._settled_keys:
                 keys[NoLine.SETTLED].append(job.key)
             elif job.key not in client.assignments:
                 keys[answer if isinstance(answer, NoLine) else NoLine.LOST].append(job.key)
         return keys
 
     def _is_assigned_elsewhere(self, key: str) -> bool:
-        """Return True if another client of this server has this job, which has no result yet.
+        """Return True if a client has this unfinished job, other than the client that now reports it.
 
-        The caller has a client that reports the job, and does not have its line.  If a result is being
-        written, return False: the other client is about to lose the line, so the caller searches for it.
-        Both clients can be the same program, before and after its grace was over.
+        False while a result is being written: that client is about to lose the line, so search for it.  Both
+        clients can be one program, before and after the grace was over.
         """
         assignment = self._sessions.assignments.get(key)
         return assignment is not None and assignment.is_undecided
 
-    def _restore_to_client(self, assignment: Assignment, inherited: Assignment | None) -> None:
-        """Let a client that has come back have the line of its job again, as this assignment.
+    def _restore_to_client(self, assignment: Assignment, previous_assignment: Assignment | None) -> None:
+        """Let a client that has come back have a line again, as this assignment.
 
-        inherited: the assignment of the line to the absent client, which has had it since the previous
-        server exited; it is replaced.  If that line has a result by now, or was lost, do nothing.
-        None: the line had no client, and was claimed again from the file.
+        Do nothing if the line has a result, or was lost.  previous_assignment: to the absent client, to be
+        replaced; None: the line had no client, and was claimed again from the file.
         """
-        number = assignment.number
-        if inherited and not inherited.is_undecided:
+        if previous_assignment and not previous_assignment.is_undecided:
             return
-        if inherited:
-            self._sessions.remove_assignment(inherited)
+        if previous_assignment:
+            self._sessions.remove_assignment(previous_assignment)
         else:
-            was_counted_as_error = number in self._runner_stats.bad_lines
-            self._say(f"line {number}: was taken back" + (" from e" if was_counted_as_error else ""))
-            if was_counted_as_error:
-                self._runner_stats.bad_lines.remove(number)
-                self._runner_stats.error -= 1
+            self._report_taken_back(assignment.number)
         self._sessions.add_assignment(assignment)
 
+    def _report_taken_back(self, number: int) -> None:
+        """Report that a line was claimed again; if it was counted as an error, undo that."""
+        was_counted_as_error = number in self._runner_stats.bad_lines
+        self._say(f"line {number}: was taken back" + (" from e" if was_counted_as_error else ""))
+        if was_counted_as_error:
+            self._runner_stats.bad_lines.remove(number)
+            self._runner_stats.error -= 1
 
 
 # ======== Handing out =======================================================================================
@@ -3762,24 +3774,23 @@ class Recovery:
 #        Only one claim runs at a time.
 #     2. claim_batch() claims lines for all waiting clients, one for each in turn.  After MAX_BATCH_LINES the
 #        file executor does other work first.
-#     3.  _on_batch_claimed() sends the claimed lines.  If no more were found, it remembers the report of that
-#        walk.
-#     4. A client that would exit gets `nothing` if a walk that began after its request found nothing, and no
-#        line can still come back unstarted.
-#     5.  For each group that a walk has met there is a plan: which host gets which jobs.  Once all its hosts
-#        have a free slot, its lines are claimed, all or none.  If all its hosts are connected but some are
-#        busy, these hosts get no other jobs until then.
+#     3. _on_batch_claimed() sends the lines.  If no more were found, it remembers the walk's report.
+#     4. A client that would exit gets `nothing` if a walk that began after the request found nothing, and no
+#        line can come back unstarted.
+#     5. Each group that a walk has met has a plan: which host gets which jobs.  Once all hosts have a free
+#        slot, the lines are claimed, all or none.  If all hosts are connected but some are busy, the hosts
+#        get no other jobs until then.
 
 
 class Dispatcher:
     """Claims lines, hands them out to the clients that wait for jobs, and starts groups.
 
-    Claiming locks a line and marks it `r`; the file executor does it, perhaps in a thread.  A walk is a scan
-    of the file that finds the lines to claim; it can take several claims.
+    The file executor claims: it locks a line and marks it `r`, perhaps in a thread.  A walk is a scan of the
+    file for lines to claim, perhaps by several claims.  A group is a set of jobs that start together.
     """
 
     def __init__(self, services: Services, sessions: Sessions, stdout: Writer, poll_seconds: float) -> None:
-        """stdout: where results of groups are printed.  poll_seconds: between scans while clients wait."""
+        """stdout: for results of groups.  poll_seconds: between scans while clients wait."""
         self._sessions = sessions
         self._stdout = stdout
         self._poll_seconds = poll_seconds
@@ -3790,24 +3801,24 @@ class Dispatcher:
         self._executor = services.executor
         self._records = services.records
         self._runner_stats = services.runner_stats
-        # Yields random keys without end, as no key is "".  A client names the keys of jobs when it connects.
-        # So a key must be hard to guess, and different from the keys of other servers.
+        # Yields random keys without end, as no key is "".  A client that connects names keys of jobs.  So a
+        # key must be hard to guess, and unlike those of other servers.
         self._keys = iter(lambda: secrets.token_hex(8), "")
-        # clients that want jobs, by turns: the client served last is last
+        # clients that want jobs; last: the one served last
         self.waiting_clients: dict[Client, None] = {}
         self._last_report = WalkReport()        # of the last complete walk that found nothing
-        self.is_searching = True                # it is too early to report that there are no jobs
+        self.is_searching = True                # too early to report that there are no jobs
         # groups that wait for hosts, by the offset of the first job
         self._group_plans: dict[int, GroupPlan] = {}
-        self._printed_texts: set[str] = set()   # messages that must not be repeated
-        self._groups_paused_until = 0.0         # no group is started before, by boottime()
-        self.has_new_request = False            # a client has just requested jobs
-        self.is_claiming = False                # the file executor claims lines, or a group, now
+        self._printed_texts: set[str] = set()   # messages not to repeat
+        self._groups_paused_until = 0.0         # no group starts before, by boottime()
+        self.has_new_request = False            # a client just requested jobs
+        self.is_claiming = False                # the file executor claims lines, or a group
 
     async def poll_file(self) -> None:
         """While clients wait, look for new lines now and then.  Never returns.
 
-        If the file has not changed, that costs a stat(2).
+        A look at an unchanged file costs a stat(2).
         """
         while True:
             await asyncio.sleep(self._poll_seconds)
@@ -3817,18 +3828,18 @@ class Dispatcher:
     def enqueue_client(self, client: Client) -> None:
         """Queue a client that requested jobs.
 
-        Lines are claimed only after all messages that were read together are handled.
+        Lines are claimed once all messages that were read together are handled.
         """
         if client.requested_slots:
             self.waiting_clients.setdefault(client, None)
         self.has_new_request = True
 
     def remove_client(self, client: Client) -> None:
-        """Remove a client that is not connected any more from the waiting ones."""
+        """Remove a disconnected client from the waiting ones."""
         self.waiting_clients.pop(client, None)
 
     def hand_out_lines(self) -> None:
-        """Start to claim lines for the waiting clients, in turn, so that no client gets all.
+        """Start to claim lines for the waiting clients, in turn, so that none gets all.
 
         Do nothing during another claim, or while records are written too slowly.
         """
@@ -3846,18 +3857,18 @@ class Dispatcher:
         self.start_claiming(offers)
 
     def _reserved_clients(self) -> set[Client]:
-        """Return the clients that get no other jobs, because a group waits for them."""
+        """Return the clients that get no other jobs because a group waits for them."""
         return set().union(*(plan.reserved for plan in self._group_plans.values()))
 
     def start_claiming(self, offers: dict[Client, Resources]) -> None:
-        """Start to claim lines of the job file for these clients; _on_batch_claimed() gets the result.
+        """Start to claim lines for these clients; _on_batch_claimed() gets the result.
 
-        offers: the free slots and memory of each client; {}: claim nothing, but scan the file for groups.
+        offers: the free slots and memory of each client; {}: only scan the file for groups.
         """
         self.is_claiming = True
         decides_exit = any(self._exits_if_no_job(client) for client in offers)
         all_clients = set(self._sessions.clients.values())
-        # Claims knows clients only as consumers: so get back the client, which is the same object
+        # Claims knows only the base class, Consumer; key and value are the same object
         clients_by_consumer: dict[Consumer, Client] = {client: client for client in offers}
         on_claimed = functools.partial(self._on_batch_claimed, clients_by_consumer)
         self._executor.call_then(
@@ -3867,14 +3878,16 @@ class Dispatcher:
     def _exits_if_no_job(self, client: Client) -> bool:
         """Return True if the client will exit unless it gets a job.
 
-        A client with --follow waits for more jobs instead, unless the file has a line `#RUN end`.
+        With --follow it waits instead, unless the file has a line `#RUN end`.
         """
         return client.exits_without_jobs and (self._last_report.met_end or not client.follow)
 
     def _on_batch_claimed(self, clients_by_consumer: dict[Consumer, Client], batch: ClaimedBatch) -> None:
-        """Send the jobs that Claims.claim_batch() has claimed, and do what depends on its result.
+        """Send the jobs that Claims.claim_batch() has claimed; claim again if lines can remain.
 
-        That is: claim groups of jobs, notify clients that will exit, and claim again if lines can remain.
+        In between, claim a group or reserve clients for groups, and let clients exit that can get no job.
+
+        clients_by_consumer: key and value are the same object.
         """
         self.is_claiming = False
         self._send_claimed(clients_by_consumer, batch.jobs)
@@ -3884,11 +3897,11 @@ class Dispatcher:
         self._claim_or_reserve_groups()
         self.answer_exiting_clients()
         self._lifetime.on_progress()
-        if batch.must_continue or (batch.jobs and self.waiting_clients):
+        can_lines_remain = batch.must_continue or (batch.jobs and self.waiting_clients)
+        if can_lines_remain:
             self._loop.call_soon(self._continue_claiming)
 
     def _send_claimed(self, clients_by_consumer: dict[Consumer, Client], jobs: Iterable[Job]) -> None:
-        """Send claimed jobs to the clients for which they were claimed."""
         for client, assignments in self._assign_jobs(clients_by_consumer, jobs).items():
             slots = sum(int(assignment.job.settings.needs.slots) for assignment in assignments)
             client.subtract_requested(slots)
@@ -3898,8 +3911,8 @@ class Dispatcher:
                      jobs: Iterable[Job]) -> dict[Client, list[Assignment]]:
         """Assign each claimed line to its client; return the assignments to send, by client.
 
-        A line that cannot be started becomes `e`.  If the client is not connected any more, or the server
-        drains, the line becomes `.` again.
+        A line that cannot be started becomes `e`.  If the client is lost, or the server drains, the line
+        becomes `.` again.
         """
         to_send: dict[Client, list[Assignment]] = {}
         for job in jobs:
@@ -3915,16 +3928,13 @@ class Dispatcher:
         return to_send
 
     def _on_no_job(self, no_job: NoJob) -> None:
-        """Remember the result of a scan of the file that found no line to claim, or no more of them.
-
-        After an error for which no line can be claimed any more, print it, and hand out no more jobs.
-        """
-        was_interrupted = no_job.sliced         # to let the server serve clients
+        """Remember why a walk found no more lines.  If none can ever be claimed, print why, and drain."""
+        was_interrupted = no_job.sliced         # to serve clients; the walk goes on
         can_find_jobs_later = no_job.retry_after is not None
         final_error = no_job.failed             # '': none
-        if no_job.is_complete:                  # the scan has met all that matters to the clients
+        if no_job.is_complete:                  # the walk has met all that matters to the clients
             self._last_report = no_job.report
-        if not was_interrupted:                 # otherwise the scan goes on
+        if not was_interrupted:
             self.is_searching = can_find_jobs_later
         if final_error and self._lifetime.is_serving:
             self._say(f"{final_error} (no more jobs are handed out)")
@@ -3932,14 +3942,14 @@ class Dispatcher:
             self._lifetime.drain()
 
     def _continue_claiming(self) -> None:
-        """Claim more lines for clients that wait.  If none waits, only continue the walk through the file."""
+        """Claim more lines for waiting clients.  If none waits, only continue the walk."""
         if self.waiting_clients:
             self.hand_out_lines()
         elif not self.is_claiming and self._lifetime.is_serving:
             self.start_claiming({})
 
     def is_startable(self, assignment: Assignment) -> bool:
-        """Return True if a client can start the job; otherwise print why the command cannot be started."""
+        """Return True if a client can start the job; otherwise print why not."""
         error = command_error(assignment.command)
         if error:
             self._say(f"line {assignment.number}: cannot be started: {error}")
@@ -3948,11 +3958,11 @@ class Dispatcher:
     def send_jobs(self, client: Client, assignments: list[Assignment]) -> None:
         """Send jobs to a client, in messages of at most MAX_JOBS_BYTES, unless one job has more.
 
-        The client waits no longer, or, if it wants more jobs, is last in turn.
+        If the client wants more jobs, it waits as the last in turn.
         """
         self.waiting_clients.pop(client, None)
         if client.requested_slots > 0:
-            self.waiting_clients[client] = None                 # the last in turn
+            self.waiting_clients[client] = None
         entries: list[dict[str, Any]] = []
         message_bytes = 0
         for assignment in assignments:
@@ -3968,10 +3978,7 @@ class Dispatcher:
         client.send_message(type="jobs", request=client.request_number, jobs=entries)
 
     def answer_exiting_clients(self) -> None:
-        """Let waiting clients exit if it is certain that they get no more jobs: send them `nothing`.
-
-        Only clients that have asked for that get the message.
-        """
+        """Send `nothing` to waiting clients that asked for it and certainly get no more jobs: they exit."""
         exiting_clients = [client for client in self.waiting_clients if client.exits_without_jobs]
         if not exiting_clients:
             return
@@ -3983,60 +3990,65 @@ class Dispatcher:
                 client.send_no_jobs_message(self._last_report)
 
     def _can_jobs_come_back(self) -> bool:
-        """Return True if a client can still give a job back that it has not started: then the job is new.
+        """Return True if a client can still give an unstarted job back, so that it is new.
 
-        Jobs sent more than RETURN_SECONDS ago do not count: clients normally do it sooner.
+        Ignore jobs sent more than RETURN_SECONDS ago: clients normally do that sooner.
         """
         sent_after = boottime() - RETURN_SECONDS
         assignments = self._sessions.assignments.values()
         return any(assignment.can_come_back_unstarted(sent_after) for assignment in assignments)
 
     def _can_exit(self, client: Client) -> bool:
-        """Return True if the client can exit: the file has no job for it, and it does not wait for more.
+        """Return True if the client can exit: the file has no job for it, now or later.
 
-        The scan of the file that has shown this must have begun after the client's last request.
+        A complete walk that began after the client's last request must have shown that.
         """
-        report = self._last_report              # of the last scan that went far enough
+        report = self._last_report
         was_included = client in report.consumers and report.began >= client.requested_at
         waits_for_end = client.follow and not report.met_end        # --follow: it exits at `#RUN end`
         is_kept_for_group = client in self._reserved_clients()
         waits_for_jobs = report.has_later_jobs(client)       # for example below a barrier
-        can_get_jobs = self.is_searching or waits_for_end or is_kept_for_group or waits_for_jobs
-        return was_included and not can_get_jobs
+        can_get_jobs_later = self.is_searching or waits_for_end or is_kept_for_group or waits_for_jobs
+        return was_included and not can_get_jobs_later
 
     # -- groups ----------------------------------------------------------------------------------------------
 
     def _remember_groups(self, batch: ClaimedBatch) -> None:
-        """Note the groups that the last claim has met: after a complete walk these are all that wait."""
+        """Note the groups that the last claim has met: after a complete walk no others wait."""
         new_plans = {plan.first_line.offset: plan for plan in batch.plans}
         is_walk_complete = batch.no_job is not None and not batch.must_continue
         self._group_plans = new_plans if is_walk_complete else {**self._group_plans, **new_plans}
 
     def _claim_or_reserve_groups(self) -> None:
-        """Start to claim a group (jobs that start together) if a client with a free slot waits for each host.
+        """Claim a waiting group, or reserve clients; groups further up in the file choose first.
 
-        If all hosts are connected, but some are busy, reserve their clients: they get no other jobs until the
-        group is claimed.  Groups further up in the file choose first.  One claim runs at a time, so at most
-        one group is claimed in a call.
+        Claim at most one group in a call, because one claim runs at a time.
         """
         reserved: set[Client] = set()
         for _, plan in sorted(self._group_plans.items()):       # by offset
-            # Jobs of it run, perhaps because the previous server has started it; or not all are found yet.
+            # Jobs of it run, perhaps since the previous server; or not all are found yet.
             cannot_start_yet = plan.pending.waits
-            if cannot_start_yet or self._has_too_many_hosts(plan):
-                continue
-            clients = self._choose_clients(plan, self._free_slots(reserved))
-            if not all(clients.values()):
-                plan.reserve_clients(self._clients_to_reserve(plan, reserved))
-                reserved |= plan.reserved
-                continue
-            is_paused = boottime() < self._groups_paused_until
-            if not self.is_claiming and self._lifetime.is_serving and not is_paused:
-                chosen = {host: client for host, client in clients.items() if client}
-                self._claim_group(GroupClaim(plan, chosen))
+            if not cannot_start_yet and not self._has_too_many_hosts(plan):
+                self._claim_or_reserve_group(plan, reserved)
+
+    def _claim_or_reserve_group(self, plan: GroupPlan, reserved: set[Client]) -> None:
+        """Start to claim a group (jobs that start together) if a client with a free slot waits for each host.
+
+        If all hosts are connected, but some are busy, reserve a client of each: it gets no other jobs until
+        the group is claimed.  reserved: clients of groups further up; this group's are added.
+        """
+        clients = self._choose_clients(plan, self._free_slots(reserved))
+        if not all(clients.values()):
+            plan.reserve_clients(self._clients_to_reserve(plan, reserved))
+            reserved.update(plan.reserved)
+            return
+        is_paused = boottime() < self._groups_paused_until
+        if not self.is_claiming and self._lifetime.is_serving and not is_paused:
+            chosen = {host: client for host, client in clients.items() if client}
+            self._claim_group(GroupClaim(plan, chosen))
 
     def _has_too_many_hosts(self, plan: GroupPlan) -> bool:
-        """Return True if a group has more hosts than a server can start together; report that once."""
+        """Return True if a group has more hosts than can start at once; report that once."""
         if len(plan.jobs_by_host) <= Group.MAX_HOSTS:
             return False
         name = printable(plan.pending.name)
@@ -4045,7 +4057,7 @@ class Dispatcher:
         return True
 
     def _free_slots(self, reserved: set[Client]) -> dict[Client, int]:
-        """Return the number of slots for which each waiting client requests jobs; not for reserved ones."""
+        """Return the number of slots for which each waiting, unreserved client requests jobs."""
         available = [client for client in self.waiting_clients if client.can_get_jobs]
         return {client: min(client.requested_slots, client.line_allowance)
                 for client in available if client not in reserved}
@@ -4053,19 +4065,22 @@ class Dispatcher:
     def _clients_to_reserve(self, plan: GroupPlan, reserved: set[Client]) -> set[Client]:
         """Return the clients to keep free for a group, one for each host; none if a host is not connected.
 
-        reserved: clients that are kept free for groups further up in the file.
+        reserved: kept free for groups further up.
         """
         connected = [client for client in self._sessions.clients.values() if client.link]
         total_slots = {client: client.slots for client in connected if client not in reserved}
-        clients_by_host = self._choose_clients(plan, total_slots)      # None: the host is not connected
+        clients_by_host = self._choose_clients(plan, total_slots)      # None: not connected
         clients = {client for client in clients_by_host.values() if client}
         is_complete = all(clients_by_host.values())
         return clients if is_complete else set()
 
     def _claim_group(self, claim: GroupClaim) -> None:
-        """Start to claim all lines of a group; _prepare_or_return_group() gets the result."""
+        """Start to claim all lines of a group: lock them and mark them `r`.
+
+        The group no longer waits.  _prepare_or_return_group() gets the result.
+        """
         claim.plan.mark_started()
-        self.is_claiming = True
+        self.is_claiming = True                 # until then no other claim starts
         del self._group_plans[claim.plan.first_line.offset]
         jobs_by_client = [(claim.clients[host], jobs) for host, jobs in claim.plan.jobs_by_host.items()]
         on_claimed = functools.partial(self._prepare_or_return_group, claim)
@@ -4074,7 +4089,7 @@ class Dispatcher:
     def _choose_clients(self, plan: GroupPlan, free: dict[Client, int]) -> dict[str, Client | None]:
         """Return a client for each host of a group; None for a host without a client.
 
-        A host that only few slots match chooses first.  free: the number of free slots of each client.
+        A host that few slots match chooses first.  free: the number of free slots of each client.
         """
         clients = [client for client in free if not (plan.pending.below_end and client.follow)]
         matching = {host: [client for client in clients if client.matches_host(host)]
@@ -4089,14 +4104,14 @@ class Dispatcher:
         return chosen
 
     def _prepare_or_return_group(self, claim: GroupClaim, claimed: Sequence[Job]) -> None:
-        """Prepare a group whose lines were claimed.  claimed: the jobs, up to the first failure.
+        """Prepare a group whose lines were claimed.  claimed: the jobs up to the first failure.
 
-        Give the lines back if some could not be claimed, a client was lost since, or the server drains.
+        Give the lines back if some could not be claimed, a client was lost, or the server drains.
         """
         self.is_claiming = False
         assignments = self._assign_group(claim, claimed)
         links = {client: client.link for client in claim.clients.values() if client.link}
-        all_connected = links.keys() == set(claim.clients.values())
+        all_connected = all(client in links for client in claim.clients.values())
         can_start = claim.is_complete and all_connected and self._lifetime.is_serving
         if can_start:
             Group(self, self._sessions, self._stdout, claim, links).prepare()
@@ -4108,9 +4123,9 @@ class Dispatcher:
         self.hand_out_soon(group_pause_seconds=0.0 if can_start else 1.0)
 
     def _assign_group(self, claim: GroupClaim, claimed: Sequence[Job]) -> list[Assignment]:
-        """Assign the claimed jobs of a group to the clients of their hosts, in order."""
+        """Assign the claimed jobs of a group to the hosts' clients, in order."""
         hosts = ((host, claim.clients[host]) for host, jobs in claim.plan.jobs_by_host.items() for _ in jobs)
-        for (host, client), job in zip(hosts, claimed):         # some jobs at the end can be missing
+        for (host, client), job in zip(hosts, claimed):         # the last jobs can be missing
             claim.add_assignment(host, Assignment(next(self._keys), client, job))
         assignments = list(itertools.chain.from_iterable(claim.assignments.values()))
         for assignment in assignments:
@@ -4118,7 +4133,6 @@ class Dispatcher:
         return assignments
 
     def say_once(self, text: str) -> None:
-        """Print a message, unless it was printed before."""
         if text not in self._printed_texts:
             self._printed_texts.add(text)
             self._say(text)
@@ -4126,7 +4140,7 @@ class Dispatcher:
     def hand_out_soon(self, group_pause_seconds: float = 0.0) -> None:
         """Look for lines to hand out in the next turn of the event loop.
 
-        group_pause_seconds: start no group (jobs that start together) for this time, because one has failed.
+        group_pause_seconds: start no group for this time, because one has failed.
         """
         self._groups_paused_until = max(self._groups_paused_until, boottime() + group_pause_seconds)
         self._loop.call_soon(self.hand_out_lines)
@@ -4135,12 +4149,12 @@ class Dispatcher:
 # ======== The server ========================================================================================
 #
 # Options, files, sockets, token and keeper come before the event loop, so that errors appear on the user's
-# terminal.  In the loop the server first takes over the running jobs of the previous server, then accepts
-# clients, and then waits until the phase is EXITING ("The life of the server").
+# terminal.  In the loop the server takes over the running jobs of the previous server, accepts clients, and
+# waits until the phase is EXITING ("The life of the server").
 
 
 class Server(Program):
-    """The program: starts, lets `dispatcher` hand out lines to the clients of `sessions`, and exits."""
+    """The program: starts, lets `dispatcher` hand out lines to clients in `sessions`, and exits."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         """Raises UsageError: bad options, or an unusable job file."""
@@ -4153,20 +4167,20 @@ class Server(Program):
         if not options.dry_run:
             check_lock_file(self.path, self.mount)
         check_job_file(self.path, self.mount.network, self.say)
-        # between checks of the clients and the file
+        # between checks of clients and file
         self._check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)
-        self._summary: Summary | None = None    # of the file when we exit; None: unknown
-        self._orphans: list[int] = []           # the lines of orphans that were marked `e`, set when we exit
+        self._summary: Summary | None = None    # of the file at exit; None: unknown
+        self._orphans: list[int] = []           # orphaned lines that were marked `e`; set at exit
         self.began = boottime()
-        self._unaccepted_count = 0              # connections that were not accepted since the last report
-        self._unaccepted_reported_at = -UNACCEPTED_REPORT_SECONDS   # the time of that report, by boottime()
+        self._unaccepted_count = 0              # connections not accepted since the last report
+        self._unaccepted_reported_at = -UNACCEPTED_REPORT_SECONDS   # time of that report, by boottime()
 
     # -- from start to end -----------------------------------------------------------------------------------
 
     def main(self) -> int:
         """Check and open everything that can fail, then serve.  Return the exit status.  Raises UsageError.
 
-        With --dry-run only print which jobs would start.
+        With --dry-run only print the jobs that would start.
         """
         if self.options.dry_run:
             return self._print_preview()
@@ -4184,7 +4198,7 @@ class Server(Program):
         return super().main()
 
     def _listen(self) -> None:
-        """Open the sockets for clients, and allow as many connections as the system does."""
+        """Open the sockets, and allow as many connections as the system does."""
         _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         self._sockets = listen(self.options.host, self.options.port)
@@ -4193,9 +4207,9 @@ class Server(Program):
     def _open_keeper(self) -> None:
         """Start a keeper: a process that holds the locks of running jobs after the server has exited.
 
-        If the keeper of the previous server still runs, use that one, with its locks.  If another user's
-        process has the name of its socket, only warn.  Raises UsageError: the file is served already, or no
-        keeper can be started.
+        If the previous server's keeper still runs, use that, with the locks.  If another user's process has
+        the name of the keeper's socket, only warn.  Raises UsageError: the file is served already, or no
+        keeper can start.
         """
         try:
             self._keeper = KeeperLink(self.path, self.options.grace)
@@ -4210,10 +4224,7 @@ class Server(Program):
             raise UsageError(f"the keeper cannot be started: {error_text(error)}") from None
 
     def _print_preview(self) -> int:
-        """Print which jobs would start where, for --dry-run; return the exit status.
-
-        Raises UsageError, BrokenPipeError.
-        """
+        """Print which jobs would start where; return the exit status.  Raises UsageError, BrokenPipeError."""
         file = JobReader(self.path, say=self.say, mount=self.mount)
         try:
             print_lines(map(os.fsencode, preview(file)))
@@ -4224,10 +4235,7 @@ class Server(Program):
         return 0
 
     async def work(self) -> int:
-        """Serve clients until a signal, a defect or the end of all work; then shut down.
-
-        Return the exit status.  Called in the event loop.
-        """
+        """Serve clients until a signal, a defect or the end of all work; then return the exit status."""
         self.lifetime = Lifetime(self.loop)
         self._make_components()
         if self.options.max_failed:
@@ -4254,16 +4262,16 @@ class Server(Program):
         return self.runner_stats.exit_status(self._summary) if status is None else status
 
     def _accept_clients(self) -> list[Acceptor]:
-        """Accept connections on the listening sockets from now on.  Return the acceptors, to be closed."""
+        """Start to accept connections.  Return the acceptors, to be closed."""
         make_link = functools.partial(ClientLink, self.sessions, self.dispatcher, self.accountant,
                                       self._token, self._credentials)
         return [Acceptor(sock, self.loop, make_link, self._say_unaccepted) for sock in self._sockets]
 
     def _make_components(self) -> None:
-        """Create the objects that make up the server; each needs some that were created before.
+        """Create the objects that make up the server; each needs some of the earlier ones.
 
-        `records` keeps job output, `claims` has the job file, `sessions` has the clients, `dispatcher` gives
-        them jobs, `accountant` counts the jobs in the file, and `failures` counts failed ones.
+        `records` keeps job output, `claims` has the job file, `sessions` the clients; `dispatcher` hands out
+        jobs; `accountant` counts jobs in the file, `failures` the failed ones.
         """
         say = functools.partial(self.in_loop, self.say)                 # can be called in the I/O thread
         reader = JobReader(self.path, say=say, mount=self.mount)        # to count lines
@@ -4277,14 +4285,13 @@ class Server(Program):
         services = Services(self.loop, self.executor, self.claims, self.records, self.runner_stats,
                             self.lifetime, self.say, reader.interval)
         self.sessions = Sessions(services, self._session_settings(), self._on_error)
-        # On a network file system each scan takes long, so clients wait longer for the next one.
+        # a scan on a network file system takes long
         poll_seconds = max(POLL_SECONDS, reader.interval / 5 if self.mount.network else 0)
         self.dispatcher = Dispatcher(services, self.sessions, self.stdout, poll_seconds)
         self.accountant = Accountant(services, self.sessions, reader, ServerInfo(self.port, self.began))
         self.failures = Failures(reader, self.executor, self.claims.count_renewed)
 
     def _session_settings(self) -> SessionSettings:
-        """Return the settings that concern clients, from the options and the limit of open files."""
         max_descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return SessionSettings(
             path=self.path,
@@ -4296,16 +4303,15 @@ class Server(Program):
     async def _shut_down(self) -> None:
         """Write and send everything, close connections, let the keeper exit, and print the closing line.
 
-        In this order: results and records are written before clients learn that they are dealt with; the
-        last messages are sent before the connections are closed; the keeper, which holds the locks of running
-        jobs for the next server, exits only if no client has a job.
+        In this order: results and records are written before clients learn that; the last messages are sent
+        before connections close.
         """
-        in_haste = self.lifetime.exit_status is not None        # a signal or a defect: no step waits for long
+        in_haste = self.lifetime.exit_status is not None        # a signal or a defect: no step waits long
         max_seconds = runmaker4.Runner.MAX_RESULT_SECONDS if in_haste else None
         self.sessions.flush_records()
         self.executor.call_then(self._orphans.extend, self.claims.list_orphans)
         await self._await_in_time(self.executor.flush(), max_seconds)
-        if self._was_signalled:         # otherwise it was sent before; after a defect it is not sent
+        if self._was_signalled:         # otherwise sent before; after a defect not sent
             self._send_closing_to_all()
         self.executor.call_then(lambda no_answer: None, self.claims.sync)
         await self._end_links()
@@ -4318,19 +4324,19 @@ class Server(Program):
         await self.print_remaining(self.stderr, lambda: in_haste)
 
     async def _count_in_time(self) -> None:
-        """Count the jobs for the closing line, unless the file system does not answer soon."""
+        """Count the jobs for the closing line, if the file system answers soon."""
         file_count = await self._await_in_time(self.accountant.count(), runmaker4.Runner.MAX_ANSWER_SECONDS)
         self._summary = file_count and file_count.summary_of_all()
 
     @property
     def _was_signalled(self) -> bool:
-        """Return True if the server exits because of a signal, and there was no defect."""
+        """Return True if the server exits because of a signal, without a defect."""
         return self.lifetime.exit_status is not None and not self.defects
 
     async def _end_links(self) -> None:
-        """End all connections, and wait at most a second for the clients to close them.
+        """End all connections, and wait at most a second for clients to close them.
 
-        If the server closed a connection with unread data, its last messages would be lost.
+        If the server closed a connection with unread data, the last messages would be lost.
         """
         for link in list(self.sessions.links):
             link.finish_writing()
@@ -4339,14 +4345,14 @@ class Server(Program):
             await asyncio.sleep(0.01)
 
     def _let_keeper_exit(self) -> None:
-        """Let the keeper process exit, unless lines must stay locked, or it is unknown whether some must."""
-        unknown = self.defects or self.sessions.recovery.has_abandoned_lines
-        if self._keeper.keeper_sock and not self.sessions.assignments and not unknown:
+        """Let the keeper exit, unless it must hold locks of running jobs for the next server."""
+        may_have_locked_lines = self.defects or self.sessions.recovery.has_abandoned_lines
+        if self._keeper.keeper_sock and not self.sessions.assignments and not may_have_locked_lines:
             self.loop.remove_reader(self._keeper.keeper_sock)
             self._keeper.dismiss_keeper()
 
     def _say_summary(self) -> None:
-        """Print the closing line of the server: results by state, time, and how to see failed jobs."""
+        """Print the closing line: results by state, time, and how to see failed jobs."""
         seconds = boottime() - self.began
         why = failure_report_command(self.options)
         self.say(
@@ -4356,16 +4362,16 @@ class Server(Program):
         )
 
     def _send_closing_to_all(self) -> None:
-        """After a signal: send each client `closing`, so that it keeps its jobs for the next server.
+        """After a signal: send each client `closing`, so that it keeps jobs for the next server.
 
-        An acknowledgement of all messages that the server has dealt with goes before it.  Otherwise the
-        client would send output that is already written to the next server as well.
+        First acknowledge all messages that the server has dealt with.  Otherwise the client would send output
+        that is already written to the next server, too.
         """
         for client in self.sessions.clients.values():
-            client.send_closing(done=False)         # not done: another server will continue
+            client.send_closing(done=False)         # another server will continue
 
     async def _await_in_time(self, awaitable: Awaitable[Any], seconds: float | None) -> Any:
-        """Return the result of an awaitable; None after `seconds`, another signal or an exception.
+        """Return an awaitable's result; None after `seconds`, another signal or an exception.
 
         seconds: None: no limit.
         """
@@ -4375,7 +4381,7 @@ class Server(Program):
         return task.result() if task.done() and not task.exception() else None
 
     def _say_unaccepted(self, error: OSError) -> None:
-        """Report, once a minute at most, that a connection was not accepted: perhaps descriptors run out."""
+        """Report, at most once a minute, that a connection was not accepted: perhaps descriptors run out."""
         self._unaccepted_count += 1
         now = boottime()
         if now - self._unaccepted_reported_at <= UNACCEPTED_REPORT_SECONDS:
@@ -4393,14 +4399,11 @@ class Server(Program):
                 client.acknowledge()
 
     def shut_down_after_defect(self) -> None:
-        """Exit at once after a defect, as after a signal: clients keep their jobs for the next server."""
+        """Exit at once, as after a signal: clients keep jobs for the next server."""
         self.lifetime.start_exiting(1)
 
     def _on_stop_signal(self, signum: int) -> None:
-        """Handle INT and TERM: exit, and keep running jobs for the next server.
-
-        A second signal ends all waits.
-        """
+        """Handle INT and TERM: exit, and keep jobs for the next server.  A second signal ends all waits."""
         if self.lifetime.is_exiting:
             return self.lifetime.hurry()
         kept_text = self.sessions.kept_text(self.sessions.assignments) if self._keeper.keeper_sock else ""
@@ -4409,18 +4412,17 @@ class Server(Program):
         self.lifetime.start_exiting(128 + signum)
 
     def _on_drain_signal(self, signum: int) -> None:
-        """Handle HUP, USR1 and QUIT: hand out no more jobs, and exit when no job is running."""
+        """Handle HUP, USR1 and QUIT: hand out no more jobs, and exit when none is running."""
         self.sessions.drain(signal.Signals(signum).name)
 
     async def _watch_failures(self) -> None:
-        """With --max-failed: count the failures in the whole file now and then."""
+        """With --max-failed: count failures in the whole file now and then."""
         while self.options.max_failed:
             await self.failures.wait_until_due()
             self.sessions.drain_after_failures(await self.failures.count_new_failures())
 
     async def _exit_when_drained(self) -> None:
-        """Wait until the server drains; call off groups that have not begun; exit when nothing is left to do.
-        """
+        """Wait until the server drains; call off groups that have not begun; exit when nothing is left."""
         progress = self.lifetime.progress
         await progress.wait()
         self.sessions.abort_unstarted_groups(self.sessions.assignments)
@@ -4432,19 +4434,19 @@ class Server(Program):
             await progress.wait()
 
     def _is_drained(self) -> bool:
-        """Return True if no client has a line, none is being claimed, and all events are dealt with."""
+        """Return True if no client has a line, none is being claimed, and no event is open."""
         if self.sessions.assignments or self.dispatcher.is_claiming:
             return False
         connected = [client for client in self.sessions.clients.values() if client.link]
         return all(client.inbox.is_all_dealt_with for client in connected)
 
     async def _count_and_exit(self) -> None:
-        """Count the file, then exit: the counts decide the exit status of the server and of clients.
+        """Count the jobs in the file, then exit: the counts decide the exit status of server and clients.
 
-        Do not exit if a client came back with a job during the count.
+        Go on serving if a client came back with a job meanwhile.
         """
         clients = [client for client in self.sessions.clients.values() if client.link]
-        count = await self.accountant.count(clients, recheck=True)
+        count = await self.accountant.count(clients, recheck=True)      # again if the file was half saved
         if self.lifetime.is_exiting or not self._is_drained():
             return
         if count.summary:
@@ -4458,9 +4460,9 @@ class Server(Program):
     # -- the keeper ------------------------------------------------------------------------------------------
 
     async def _set_up_keeper(self) -> None:
-        """Take over the running jobs of the previous server, which the keeper process has kept locked.
+        """Take over the previous server's running jobs, which the keeper process has kept locked.
 
-        Called before clients can connect.
+        Call this before clients can connect.
         """
         self._keeper.introduce_server()
         if self._keeper.locks_fd >= 0:
@@ -4468,17 +4470,17 @@ class Server(Program):
         self._watch_keeper()
 
     def _watch_keeper(self) -> None:
-        """Call _on_keeper_died() when the keeper process, if there is one, has closed its socket."""
+        """Call _on_keeper_died() when the keeper, if any, has closed the socket."""
         keeper_sock = self._keeper.keeper_sock
         if keeper_sock:
             self.loop.add_reader(keeper_sock, self._on_keeper_died, keeper_sock)
 
     def _say_no_keeper(self, why: str) -> None:
-        """Warn that no keeper will hold the locks of running jobs when the server exits."""
+        """Warn that no keeper will hold locks of running jobs when the server exits."""
         self.say(f"{why} (when the server exits, other runners can take the lines of running jobs)")
 
     def _on_keeper_died(self, keeper_sock: socket.socket) -> None:
-        """Start another keeper process, because the last one has died: it was killed."""
+        """Start another keeper, because the last one was killed."""
         self.loop.remove_reader(keeper_sock)
         try:
             self._keeper.restart_keeper()
@@ -4490,7 +4492,7 @@ class Server(Program):
     # -- every second ----------------------------------------------------------------------------------------
 
     async def _check_clients_and_file(self) -> None:
-        """About once a second drop silent clients, write records, and scan the file.  Never returns."""
+        """About once a second drop silent clients, write records and scan the file.  Never returns."""
         last_check_at = boottime()
         while True:
             await asyncio.sleep(self._check_seconds)
@@ -4502,7 +4504,7 @@ class Server(Program):
                 self.dispatcher.start_claiming({})      # for directives that wait for clients
 
     async def _drain_when_done(self) -> None:
-        """With --exit-when-done: drain once all jobs have finished, or no more will be started."""
+        """With --exit-when-done: drain once all jobs have finished, or no more will start."""
         while self.options.exit_when_done and self.lifetime.is_serving:
             await asyncio.sleep(max(self._check_seconds, self.accountant.pause_seconds))
             if self.sessions.assignments or not self.lifetime.is_serving:
@@ -4517,23 +4519,22 @@ class Server(Program):
 
 # ======== The certificate ===================================================================================
 #
-# TLS needs a certificate and its key.  Python's library can use them, but cannot make them.  So the server
-# makes them here when it starts: a key on the curve P-256 (FIPS 186-4, D.1.2.3), which takes 8 ms, and a
-# certificate around it (RFC 5280), both in DER.  Clients rely on nothing but the hash of the certificate,
-# which the proofs of the handshake name ("The wire" in runmaker4.py).  So all certificates differ only in the
-# public key, and the signature is a placeholder.  OpenSSL reads key and certificate from pipes: the key is in
-# no file.
+# TLS needs a certificate and a key, which Python's library cannot make.  So the server makes them when it
+# starts: a key on the curve P-256 (FIPS 186-4, D.1.2.3), which takes 8 ms, and a certificate (RFC 5280), both
+# in DER.  Clients rely only on the hash of the certificate, which the proofs of the handshake name ("The
+# wire" in runmaker4.py).  So certificates differ only in the public key, and the signature is a placeholder.
+# OpenSSL reads both from pipes: the key is in no file.
 #
 # A point of the curve is a pair of numbers modulo FIELD with y^2 = x^3 - 3 x + b.  The key is a number from 1
-# to ORDER - 1, and its public key is that multiple of BASE.  ORDER is the least factor whose multiple is not
-# such a pair, so all sums on the way to a smaller multiple are such pairs.
+# to ORDER - 1, the public key that multiple of BASE.  ORDER is the least factor whose multiple is not such a
+# pair, so all sums on the way to a smaller multiple are such pairs.
 
 FIELD = 2**256 - 2**224 + 2**192 + 2**96 - 1
 ORDER = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551
 BASE = (0x6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296,
         0x4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5)
-# DER before and after the 64 bytes of the public key, and before and after the 32 bytes of the key: a type,
-# a length in bytes (preceded by 81 if it is 128 or more), the contents
+# DER around the 64 bytes of the public key, and around the 32 bytes of the key: a type, a length in bytes
+# (after 81 if it is 128 or more), the contents
 CERTIFICATE = bytes.fromhex(
     "3081d9 3081bf"                                         # certificate: the signed part,
     "a003 020102 020101"                                    # which is version 3, serial number 1,
@@ -4556,7 +4557,7 @@ CURVE = bytes.fromhex("a00a 06082a8648ce3d030107")          # which is P-256
 def add_points(point: tuple[int, int], other_point: tuple[int, int]) -> tuple[int, int]:
     """Return the sum of two points of the elliptic curve, by the chord or the tangent (SEC 1, 2.2.1).
 
-    One point must not be the negative of the other: their sum has no coordinates.
+    One point must not be the negative of the other: such a sum has no coordinates.
     """
     (x1, y1), (x2, y2) = point, other_point
     if point == other_point:
@@ -4568,7 +4569,7 @@ def add_points(point: tuple[int, int], other_point: tuple[int, int]) -> tuple[in
 
 
 def multiply_base(factor: int) -> bytes:
-    """Return `factor` (1 to ORDER - 1) times the point BASE: both numbers of the point, 32 bytes each."""
+    """Return `factor` (1 to ORDER - 1) times the point BASE: two numbers of 32 bytes each."""
     point = BASE
     for bit in f"{factor:b}"[1:]:
         point = add_points(point, point)
@@ -4578,7 +4579,7 @@ def multiply_base(factor: int) -> bytes:
 
 
 def pipe_of_pem(label: bytes, data: bytes) -> int:
-    """Return the read end of a pipe that contains this data as PEM.  label: for example b"CERTIFICATE"."""
+    """Return the read end of a pipe with this data as PEM.  label: for example b"CERTIFICATE"."""
     read_fd, write_fd = os.pipe()
     text = base64.encodebytes(data)
     write_all(write_fd, b"-----BEGIN %b-----\n%b-----END %b-----\n" % (label, text, label))
@@ -4589,11 +4590,11 @@ def pipe_of_pem(label: bytes, data: bytes) -> int:
 def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
     """Make a key and a certificate for a TLS context.  Raises UsageError: OpenSSL does not accept them.
 
-    Return the context, the hash of the certificate, which is what clients check, and the id of the job file.
+    Return the context, the certificate's hash, which clients check, and the job file's id.
     """
     key = secrets.randbelow(ORDER - 1) + 1
     public_key = multiply_base(key)
-    # All other parts are constant, in DER.  The signature is only a placeholder.
+    # All other parts are constant, in DER.
     certificate = CERTIFICATE + public_key + SIGNATURE
     private_key = PRIVATE_KEY + key.to_bytes(32, "big") + CURVE
     pipes = pipe_of_pem(b"CERTIFICATE", certificate), pipe_of_pem(b"EC PRIVATE KEY", private_key)
@@ -4611,8 +4612,8 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
 #
 # All servers of a user have one token.  A client can come back to the server of another file, which does not
 # know the client's jobs and would have them killed.  So each job file has an id, 128 random bits, and a
-# client accepts only the id of the file of its jobs.  The file `.NAME.id` next to the job file NAME has the
-# id, and the inode number of `.NAME.id` itself: a copy has another inode number, so it is not valid.
+# client with jobs accepts only that id.  The file `.NAME.id` next to the job file NAME has the id, and the
+# inode number of `.NAME.id` itself: a copy has another number, so it is not valid.
 #
 #     since the last server                                   the next server has
 #     an editor has changed or replaced the job file          the same id: `.NAME.id` is as it was
@@ -4624,19 +4625,19 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
 #     the file system changes inode numbers (some FUSE)       a new id, perhaps at each start
 #     the file system or the machine was cloned               the same id, although there are two files
 #
-# A new id is safe: clients with jobs of the old id keep them and wait.  Clones are not safe, and neither are
-# two servers of one file at the same time, on two hosts: each reports the jobs of the other as lost.  Such
-# servers need different tokens.
+# A new id is safe: clients with jobs of the old id keep them and wait.  Clones are not safe, nor are two
+# servers of one file at once, on two hosts: each reports the other's jobs as lost.  Such servers need
+# different tokens.
 #
 # Other places for the id are worse.  Two hosts can share the home directory, where the token is, and have
-# different files /tmp/runs.txt; two other hosts share the job file and no home directory.  The contents of
-# the lock file are never used, and the job file belongs to the user.  A user who may write in the directory
-# can remove `.NAME.id`, and make clients wait.  To give two files one id, that user would have to own
-# `.NAME.id`, and then it is refused (read_id_file()).
+# different files /tmp/runs.txt; others share the job file and no home directory.  The contents of the lock
+# file are never used, and the job file belongs to the user.  A user who may write in the directory can remove
+# `.NAME.id`, and make clients wait.  To give two files one id, that user must own `.NAME.id`, and then it is
+# refused (read_id_file()).
 
 
 def find_file_id(path: str) -> str:
-    """Return the id of a job file; make one if it has none.  Raises UsageError."""
+    """Return the id of a job file, perhaps a new one.  Raises UsageError."""
     folder, name = os.path.split(os.path.realpath(path))
     id_file = os.path.join(folder, f".{name}.id")
     owners = {os.geteuid(), 0, os.stat(path).st_uid}
@@ -4648,10 +4649,10 @@ def find_file_id(path: str) -> str:
 
 
 def read_id_file(id_file: str, owners: set[int]) -> str:
-    """Return the id of a job file from its id file; '' if there is none, or it is empty or a copy.
+    """Return the id of a job file from an id file; '' if that does not exist, is empty, or is a copy.
 
-    The file contains its own inode number: the number in a copy is not that of the copy.
-    owners: the users who may own it.  Raises OSError, also if it is not a valid id file.
+    An id file contains its own inode number; a copy has that of the original.
+    owners: users who may own it.  Raises OSError, also if it is not a valid id file.
     """
     try:
         fd = os.open(id_file, os.O_RDONLY | runmaker4.LOCK_FILE_FLAGS)
@@ -4678,8 +4679,8 @@ def read_id_file(id_file: str, owners: set[int]) -> str:
 def write_new_id(id_file: str) -> str:
     """Write a new id to a file, which can exist already.  Return the id.  Raises OSError.
 
-    Only one server of this host does that at a time: the server with the keeper.  If another host does it at
-    the same moment, one of the two ids is lost, and clients with that id wait when the server is restarted.
+    On this host only the server with the keeper does that.  If another host does it at the same moment, one
+    id is lost, and clients with that id wait after a restart of the server.
     """
     file_id = secrets.token_hex(16)
     fd = os.open(id_file, os.O_WRONLY | os.O_CREAT | runmaker4.LOCK_FILE_FLAGS, 0o644)
@@ -4694,13 +4695,13 @@ def write_new_id(id_file: str) -> str:
 
 # ======== Token and sockets =================================================================================
 #
-# All servers of a user have one token.  It is in a file that only the user can read, unless $RUNMAKER4_TOKEN
-# gives it.  One socket accepts IPv6 and IPv4 if the system allows that.  Otherwise, and with --host, each
-# address has a socket, all on one port.
+# All servers of a user have one token, in a file that only the user can read, or in $RUNMAKER4_TOKEN.  One
+# socket accepts IPv6 and IPv4 if the system allows that.  Otherwise, and with --host, each address has a
+# socket, all on one port.
 
 
 def choose_token(make_new: bool) -> tuple[str, str]:
-    """Return the token, and the text about it for the first line of output.  Raises UsageError.
+    """Return the token, and a text about it for the first line of output.  Raises UsageError.
 
     make_new: replace the token in the file.
     """
@@ -4713,16 +4714,15 @@ def choose_token(make_new: bool) -> tuple[str, str]:
         return token_in_environment, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
     path = token_path()
     token = read_or_create_token(path, make_new)
-    # Other users can perhaps read output that is not on a terminal: for example a Slurm log, or `| tee log`.
+    # Others can perhaps read output that is not on a terminal: for example a Slurm log, or `| tee log`.
     return token, f"{token if os.isatty(1) else '(shown on a terminal only)'} (written to {path})"
 
 
 def read_or_create_token(path: str, make_new: bool) -> str:
-    """Return the token in a file; write a new one if there is none.  Raises UsageError.
+    """Return the token in a file; write a new one if there is none, or with `make_new`.  Raises UsageError.
 
-    make_new: replace a valid token as well.  A symbolic link, which is never followed, and a file that others
-    could read or that has no token are replaced.  If servers create the file at the same moment, all get the
-    same token.
+    Replace a symbolic link (never followed), a file that others could read, and one without a token.
+    Servers that create the file at the same moment get the same token.
     """
     try:
         while True:
@@ -4733,7 +4733,7 @@ def read_or_create_token(path: str, make_new: bool) -> str:
                         return read_token(path, follow=False)
                 return _write_token(path, os.replace)
             except FileNotFoundError:
-                with contextlib.suppress(FileExistsError):      # another server was faster: use that token
+                with contextlib.suppress(FileExistsError):      # another server was faster: read that token
                     return _write_token(path, os.link)
             except OSError as error:
                 if error.errno != errno.ELOOP:                  # it has just become a link: try again
@@ -4743,10 +4743,9 @@ def read_or_create_token(path: str, make_new: bool) -> str:
 
 
 def _is_own_file(path: str) -> bool:
-    """Return True for a regular file of this user, False for a symbolic link, for example.
+    """Return True for a regular file of this user, False for example for a symbolic link.
 
-    Raises UsageError: it must not be replaced, because it belongs to another user, or is a directory;
-    OSError, FileNotFoundError.
+    Raises UsageError: another user's file, or a directory, must not be replaced; OSError, FileNotFoundError.
     """
     info = os.lstat(path)
     is_regular = stat.S_ISREG(info.st_mode)
@@ -4758,10 +4757,9 @@ def _is_own_file(path: str) -> bool:
 
 
 def _write_token(path: str, move: Callable[[str, str], None]) -> str:
-    """Write a new token to a file that no other user can read at any time.  Return the token.
+    """Write a new token to a file that no other user can ever read.  Return the token.
 
-    move: gives the new file the name `path`: os.replace, or os.link to keep a file that exists already.
-    Raises OSError.
+    move: gives the file the name `path`: os.replace, or os.link to keep an existing file.  Raises OSError.
     """
     token = secrets.token_hex(16)
     temporary_path = f"{path}.{secrets.token_hex(4)}"
@@ -4782,16 +4780,16 @@ def _write_token(path: str, move: Callable[[str, str], None]) -> str:
 class Acceptor:
     """Accepts connections, at most MAX_ACCEPTS_PER_TURN in a turn of the event loop.
 
-    Each turn handles every connection that has sent data.  A connection of a stranger costs the server about
-    0.4 ms.  So a flood of them delays a client's message by 1 ms, and not by 100 ms as with asyncio's own
-    server, which accepts 256 connections in a turn (docs/who-can-do-what.md has the figures).
+    A turn handles each connection that has sent data.  A stranger's connection costs about 0.4 ms.  So a
+    flood of them delays a client's message by 1 ms, not by 100 ms as with asyncio's server, which accepts 256
+    connections in a turn (figures in docs/who-can-do-what.md).
     """
     MAX_ACCEPTS_PER_TURN = 2
-    ERROR_PAUSE_SECONDS = 1.0           # without a new attempt after an error
+    ERROR_PAUSE_SECONDS = 1.0
 
     def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop,
                  make_link: Callable[[], ClientLink], on_error: Callable[[OSError], None]) -> None:
-        """make_link: creates the protocol of a connection.  on_error: called if one was not accepted."""
+        """make_link: creates a connection's protocol.  on_error: called if one was not accepted."""
         self._sock = sock
         self._loop = loop
         self._make_link = make_link
@@ -4800,11 +4798,10 @@ class Acceptor:
         self._open_handle: asyncio.Handle = loop.call_soon(self._start_accepting)
 
     def _start_accepting(self) -> None:
-        """Call _accept_waiting() whenever connections wait."""
         self._loop.add_reader(self._sock, self._accept_waiting)
 
     def _accept_waiting(self) -> None:
-        """Accept up to MAX_ACCEPTS_PER_TURN of the waiting connections; after an error pause for a while."""
+        """Accept up to MAX_ACCEPTS_PER_TURN waiting connections; after an error pause."""
         for _ in range(self.MAX_ACCEPTS_PER_TURN):
             try:
                 connection, _ = self._sock.accept()
@@ -4823,14 +4820,14 @@ class Acceptor:
 
 
 def max_unauthenticated_connections(max_descriptors: int) -> int:
-    """Return the maximum number of connections, at one time, that have not proved to know the token.
+    """Return how many connections that have not proved to know the token can be open at once.
 
-    They get a quarter of the file descriptors that this process can have (max_descriptors), clients the rest.
+    They get a quarter of the process's file descriptors (max_descriptors), clients the rest.
     """
-    # asyncio passes accepted connections on, and closes dropped ones, some turns of the event loop later: so
-    # up to four times as many connections as are accepted in one turn are open in addition.
-    additional = 4 * Acceptor.MAX_ACCEPTS_PER_TURN
-    return min(MAX_UNAUTHENTICATED_BURST, max_descriptors // 4 - additional)
+    # Connections also use descriptors before they are counted and after they are dropped: asyncio takes up to
+    # four turns of the event loop to pass them on and to close them.
+    uncounted = 4 * Acceptor.MAX_ACCEPTS_PER_TURN
+    return min(MAX_UNAUTHENTICATED_BURST, max_descriptors // 4 - uncounted)
 
 
 def listen(host: str | None, port: int) -> list[socket.socket]:
@@ -4849,7 +4846,7 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
         for family, address in dict.fromkeys((family, address) for family, _, _, _, address in addresses):
             socket_address = (address[0], port, *address[2:])
             sockets.append(socket.create_server(socket_address, family=family, backlog=BACKLOG))
-            port = sockets[0].getsockname()[1]          # if 0 (any free port) was given: the port chosen
+            port = sockets[0].getsockname()[1]          # 0 (any free port) was given: the port chosen
         return sockets
     except UnicodeError:
         raise UsageError(f"{address_text}: not a host name (see --host)") from None
