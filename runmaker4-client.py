@@ -1129,7 +1129,7 @@ class Connection:
         unwritten = [job.number for job in self._jobs.values()]
         if unwritten:
             self._say(f"the results of {plural(len(unwritten), 'job')} could not be sent to the server")
-            self._program.runner_stats.unwritten += unwritten
+            self._program.runner_stats.unwritten_lines += unwritten
         await runner.wait_unless_killed(self._request_summary())
         self.link_life.apply_event(LinkEvent.CONCLUDE)
         link = self.link_life.link
@@ -1269,7 +1269,7 @@ class Connection:
 
     def _on_unwritten(self, job: RemoteJob, error: str) -> None:
         self._say(f"line {job.number}: {error}")
-        self._program.runner_stats.unwritten.append(job.number)
+        self._program.runner_stats.unwritten_lines.append(job.number)
 
     # -- connecting ------------------------------------------------------------------------------------------
 
@@ -1600,7 +1600,7 @@ class ServerSink(Sink):
         if not self._timer:
             self._timer = self._connection.loop.call_later(self.RUN_DELAY, self._send_unreported_begins)
 
-    def on_unstarted(self, run: Run) -> None:
+    def on_no_result(self, run: Run) -> None:
         """Report start and end of a run that could not be started, if the server keeps records."""
         self._set_cause(run, "unstarted")
         if self._keeps_records:

@@ -110,7 +110,7 @@ from runmaker4 import (
     FAILED,
     HELD,
     IN_USE_BYTES,
-    JOB_LOCKS,
+    JOB_LOCKS_PER_BUCKET,
     LOCAL,
     MUTEX_OFFSET,
     NEW,
@@ -199,8 +199,7 @@ from runmaker4 import (
     open_descriptors,
     open_job_file,
     other_locks,
-    own_job_lock,
-    persist,
+    own_job_lock_offset,
     plural,
     print_bytes,
     print_lines,
@@ -219,6 +218,7 @@ from runmaker4 import (
     user_name,
     wait_ready,
     write_all,
+    write_with_retries,
 )
 
 if TYPE_CHECKING:
@@ -383,15 +383,15 @@ class SharedLockTable(LockTable):
 
         Do not ask the kernel about our own: they can be hundreds.
         """
-        bucket_offset = bucket_of(command)      # where the JOB_LOCKS job locks of this command begin
+        bucket_offset = bucket_of(command)      # where the job locks of this command begin
         if not self._is_shared_fd_current:      # then none is ours: ask the kernel about all
             return super().count_job_locks(command)
-        if is_free(self.fd, bucket_offset, JOB_LOCKS):
+        if is_free(self.fd, bucket_offset, JOB_LOCKS_PER_BUCKET):
             return 0
-        bucket = range(bucket_offset, bucket_offset + JOB_LOCKS)
+        bucket = range(bucket_offset, bucket_offset + JOB_LOCKS_PER_BUCKET)
         our_offsets = itertools.chain(self.job_locks, self.locks_without_line)
         our_count = sum(offset in bucket for offset in our_offsets)
-        return our_count + sum(map(len, other_locks(self._shared_fd, bucket_offset, JOB_LOCKS)))
+        return our_count + sum(map(len, other_locks(self._shared_fd, bucket_offset, JOB_LOCKS_PER_BUCKET)))
 
     def is_ours(self, offset: int) -> bool:
         return offset in self.job_locks or offset in self.locks_without_line
@@ -433,7 +433,7 @@ class SharedLockTable(LockTable):
     def find_lock_without_line(self, command: bytes) -> int | None:
         """Return the offset of an inherited job lock of a command, without a line; None: there is none."""
         bucket_offset = bucket_of(command)
-        bucket = range(bucket_offset, bucket_offset + JOB_LOCKS)
+        bucket = range(bucket_offset, bucket_offset + JOB_LOCKS_PER_BUCKET)
         return next((offset for offset in self.locks_without_line if offset in bucket), None)
 
     def take_lock_without_line(self, offset: int) -> JobLock:
@@ -545,7 +545,7 @@ class ServedQueue(JobQueue):
         jobs = []
         for lock_offset in sorted(self.lock_table.locks_without_line):
             # A bucket has the job locks of a command, and last the command mutex.
-            bucket_offset = lock_offset - lock_offset % (JOB_LOCKS + 1)
+            bucket_offset = lock_offset - lock_offset % (JOB_LOCKS_PER_BUCKET + 1)
             candidates = lines_by_bucket.get(bucket_offset)
             if candidates:
                 line = self._choose_line(candidates, lock_offset)
@@ -556,18 +556,18 @@ class ServedQueue(JobQueue):
     @staticmethod
     def _choose_line(candidates: list[Line], lock_offset: int) -> Line:
         """Return the line for which a runner first tries this job lock; the last if it is not there."""
-        return next((line for line in candidates if own_job_lock(line) == lock_offset), candidates[-1])
+        return next((line for line in candidates if own_job_lock_offset(line) == lock_offset), candidates[-1])
 
     def _find_lines_for_inherited_locks(self) -> dict[int, list[Line]]:
         """Return the lines `r` that no other runner has, by the offset of the command's bucket.
 
-        own_job_lock() is the byte of the lock file that a runner locks for a line, unless that byte is taken.
+        own_job_lock_offset() is the byte of the lock file that a runner locks for a line, unless it is taken.
         If it is free, or the previous server has locked it, no other runner has the line.  Raises OSError.
         """
         lock_table = self.lock_table
         lines_by_bucket: dict[int, list[Line]] = {}
         for line in Scan(self.file.reader, self.file.start, RUNNING):
-            own_offset = own_job_lock(line)
+            own_offset = own_job_lock_offset(line)
             is_inherited = own_offset in lock_table.locks_without_line
             if is_inherited or not lock_table.is_held(own_offset):
                 lines_by_bucket.setdefault(bucket_of(line.command), []).append(line)
@@ -2007,7 +2007,7 @@ class Records:
             if run_result:
                 sink.on_ended(run, run_result)
             else:
-                sink.on_unstarted(run)
+                sink.on_no_result(run)
 
     @staticmethod
     def _read_run_result(cause: str, message: Message) -> RunResult:
@@ -2033,7 +2033,7 @@ class Records:
             run.cause = "cancelled" if assignment.is_cancelled else "lost"
             run.duration = max(time.time() - run.started_at, 0.0)
             for sink in run.sinks:
-                sink.on_unstarted(run)      # also the last event of a run whose result is unknown
+                sink.on_no_result(run)      # also the last event of a run whose result is unknown
 
     def flush_journal(self) -> None:
         if self._outdir:
@@ -2473,8 +2473,8 @@ def preview(file: JobReader) -> Iterator[str]:
             if directives.error:
                 raise ValueError(directives.error)
             # for example a directive that gives the next jobs of the group to another host
-            continues_group = directives.settings.together and directives.has_same_group(directives_above)
-            if continues_group:
+            is_in_group = directives.settings.together != ""
+            if is_in_group and directives.can_share_group_with(directives_above):
                 continue
             yield from preview_group(file.reader, group_jobs)
             group_jobs = []
@@ -2847,8 +2847,8 @@ class Sessions:
             assignment.client.inbox.open_event(line_result.event)
         job = assignment.job
         write = functools.partial(self.executor.start_call, self._claims.finish, job, line_result.state)
-        # persist() makes the first attempt at once: all later calls of the executor find the new state.
-        write_outcome = persist(write, self._interval, self.say, job)
+        # The first attempt is made at once: all later calls of the executor find the new state.
+        write_outcome = write_with_retries(write, self._interval, self.say, job)
         return spawn_task(self._complete_result(assignment, line_result, write_outcome))
 
     async def _complete_result(
@@ -2877,7 +2877,7 @@ class Sessions:
     def _report_unwritten(self, assignment: Assignment, error: str) -> None:
         """Report, also to the client, that a result cannot be written."""
         self.say(f"line {assignment.number}: {error}")
-        self._runner_stats.unwritten.append(assignment.number)
+        self._runner_stats.unwritten_lines.append(assignment.number)
         assignment.send_message("fault", text=error[:200])
 
     async def watch_claimed_lines(self) -> None:
@@ -3250,7 +3250,7 @@ class ClaimedBatch:
     @property
     def must_continue(self) -> bool:
         """Return True if the next claim must continue the walk."""
-        return self.no_job is not None and self.no_job.sliced
+        return self.no_job is not None and self.no_job.was_interrupted
 
 
 class Claims:
@@ -3353,7 +3353,7 @@ class Claims:
         try:
             return [GroupPlan(group, jobs_by_host(self._file.reader, group.jobs)) for group in groups]
         except OSError:
-            self._cursor.forget()
+            self._cursor.restart_walk()
             return []
 
     def claim_group(self, jobs_by_client: Sequence[tuple[Consumer, GroupJobs]]) -> list[Job]:
@@ -3377,7 +3377,7 @@ class Claims:
             job = self._queue.claim(line, client, settings).job
             if job:
                 return job
-        self._cursor.forget()
+        self._cursor.restart_walk()
         return None
 
     # -- claimed lines ---------------------------------------------------------------------------------------
@@ -3762,7 +3762,7 @@ class Recovery:
         self._say(f"line {number}: was taken back" + (" from e" if was_counted_as_error else ""))
         if was_counted_as_error:
             self._runner_stats.bad_lines.remove(number)
-            self._runner_stats.error -= 1
+            self._runner_stats.error_count -= 1
 
 
 # ======== Handing out =======================================================================================
@@ -3929,9 +3929,9 @@ class Dispatcher:
 
     def _on_no_job(self, no_job: NoJob) -> None:
         """Remember why a walk found no more lines.  If none can ever be claimed, print why, and drain."""
-        was_interrupted = no_job.sliced         # to serve clients; the walk goes on
+        was_interrupted = no_job.was_interrupted         # to serve clients; the walk goes on
         can_find_jobs_later = no_job.retry_after is not None
-        final_error = no_job.failed             # '': none
+        final_error = no_job.final_error             # '': none
         if no_job.is_complete:                  # the walk has met all that matters to the clients
             self._last_report = no_job.report
         if not was_interrupted:
@@ -4027,7 +4027,7 @@ class Dispatcher:
         reserved: set[Client] = set()
         for _, plan in sorted(self._group_plans.items()):       # by offset
             # Jobs of it run, perhaps since the previous server; or not all are found yet.
-            cannot_start_yet = plan.pending.waits
+            cannot_start_yet = plan.pending.cannot_start_yet
             if not cannot_start_yet and not self._has_too_many_hosts(plan):
                 self._claim_or_reserve_group(plan, reserved)
 
@@ -4187,7 +4187,7 @@ class Server(Program):
         allow_descriptors(MIN_DESCRIPTORS, "a server needs", "raise ulimit -Hn")
         context = tls_context(server_side=True)
         self._presence_lock = PresenceLock(of_server=True)
-        self.stores = self.open_stores(self.mount.network, self._presence_lock, self.path)
+        self.stores = self.open_record_files(self.mount.network, self._presence_lock, self.path)
         self._listen()
         self._token, token_text = choose_token(self.options.new_token)
         block_stop_signals()                          # otherwise the keeper could survive a signal

@@ -722,8 +722,8 @@ def lock_probe(fd: int) -> int:
 # The lock file of a job file has a bucket of 2^16 bytes for each command, at a hash of the command's text,
 # wherever the line is: job locks, and after them the command mutex.
 
-JOB_LOCKS = (1 << 16) - 1           # job locks of a bucket
-MUTEX_OFFSET = JOB_LOCKS            # of the command mutex in a bucket
+JOB_LOCKS_PER_BUCKET = (1 << 16) - 1           # job locks of a bucket
+MUTEX_OFFSET = JOB_LOCKS_PER_BUCKET            # of the command mutex in a bucket
 
 
 def bucket_of(command: bytes) -> int:
@@ -1815,7 +1815,7 @@ class Directives(NamedTuple):
             return self._replace(end=line)
         return self._replace(barrier=line, check=directive.kind == "barrier check")
 
-    def has_same_group(self, previous: Directives) -> bool:
+    def can_share_group_with(self, previous: Directives) -> bool:
         """Return True if jobs below these directives and jobs below `previous` can be in one together= group.
 
         previous: these directives without the last directive line.  That line divides the group if it gives
@@ -2286,13 +2286,13 @@ def identity_of(fd: int) -> Identity:
     return info.st_dev, info.st_ino
 
 
-def own_job_lock(line: Line) -> int:
+def own_job_lock_offset(line: Line) -> int:
     """Return the offset of a line's own job lock, which the job takes if it is free.
 
-    It is byte "line number modulo JOB_LOCKS" of the command's bucket in the lock file.  So jobs of different
-    lines with one command have different job locks.
+    It is byte "line number modulo JOB_LOCKS_PER_BUCKET" of the command's bucket in the lock file.  So jobs of
+    different lines with one command have different job locks.
     """
-    return bucket_of(line.command) + line.number % JOB_LOCKS
+    return bucket_of(line.command) + line.number % JOB_LOCKS_PER_BUCKET
 
 
 class JobLock(NamedTuple):
@@ -2439,7 +2439,7 @@ class LockTableReader(Opened):
         """Return how many job locks of a command are held, by any process."""
         if not self.is_open:
             return 0
-        held = other_locks(self.fd, bucket_of(command), JOB_LOCKS)
+        held = other_locks(self.fd, bucket_of(command), JOB_LOCKS_PER_BUCKET)
         return sum(map(len, held))
 
     def is_held(self, offset: int) -> bool:
@@ -2640,15 +2640,16 @@ class LockTable(LockTableReader):
         close_all(fd)
 
     def take_job_lock(self, line: Line) -> JobLock:
-        """Lock and return a free job lock of a line's command: own_job_lock() if possible, or else the next.
+        """Lock and return a free job lock of a line's command, preferably the one of the line's number.
 
         Needs the command mutex.  Raises OSError(ENOLCK) if none of the 65,535 is free.
         """
         bucket = bucket_of(line.command)
-        preferred = own_job_lock(line)
+        bucket_end = bucket + JOB_LOCKS_PER_BUCKET
+        preferred = own_job_lock_offset(line)
         fd = self.open_job_lock()
         try:
-            for offset in itertools.chain(range(preferred, bucket + JOB_LOCKS), range(bucket, preferred)):
+            for offset in itertools.chain(range(preferred, bucket_end), range(bucket, preferred)):
                 if not self.is_ours(offset) and lock(fd, offset):
                     job_lock = JobLock(fd, offset)
                     self.job_locks[offset] = job_lock
@@ -2963,9 +2964,9 @@ class JobReader(Opened):
         the bucket: if the command has no orphan, this line is none.
         """
         lock_table = self.lock_table
-        if lock_table.is_held(own_job_lock(line)):
+        if lock_table.is_held(own_job_lock_offset(line)):
             return True
-        all_job_locks_free = is_free(lock_table.fd, bucket_of(line.command), JOB_LOCKS)
+        all_job_locks_free = is_free(lock_table.fd, bucket_of(line.command), JOB_LOCKS_PER_BUCKET)
         return not all_job_locks_free and self._has_no_orphans(line.command)
 
     def _has_no_orphans(self, command: bytes) -> bool:
@@ -3332,7 +3333,7 @@ class JobFile(JobReader):
             raise FileChangedError              # the directive has changed or moved
         is_orphan = line.state == RUNNING
         is_edited = data[:1] != line.state
-        if is_edited or (is_orphan and self.lock_table.is_held(own_job_lock(line))):
+        if is_edited or (is_orphan and self.lock_table.is_held(own_job_lock_offset(line))):
             return Attempt(LineCheck.CHANGED, data)       # edited, or claimed, since it was found
         if not committed:
             return Attempt(LineCheck.APPENDING, data)
@@ -3907,12 +3908,12 @@ class JobQueue:
     def _find_likeliest_offset(self, job: Job, unused_running: Mapping[int, Line]) -> int:
         """Return the offset of the line `r` that most likely belongs to a job, after an edit has moved lines.
 
-        Prefer the line whose own job lock (own_job_lock()) the job holds, then one whose own job lock is
-        free, then the first.
+        Prefer the line whose own_job_lock_offset() the job has locked, then one where that is free, then the
+        first.
 
         unused_running: the lines `r` of the command that none of our jobs has, by offset; at least one.
         """
-        offset_by_lock = {own_job_lock(line): offset for offset, line in unused_running.items()}
+        offset_by_lock = {own_job_lock_offset(line): offset for offset, line in unused_running.items()}
         if job.job_lock and job.job_lock.offset in offset_by_lock:
             return offset_by_lock[job.job_lock.offset]
         is_held = self.file.lock_table.is_held
@@ -4299,7 +4300,7 @@ class PendingGroup:
     below_end: bool = False     # the group is below `#RUN end`
     jobs: list[tuple[Line, JobSettings]] = field(default_factory=list)
     is_complete: bool = False   # the walk has reached the end of the group
-    waits: bool = False         # it cannot be started: some of its jobs run, or are perhaps not found yet
+    cannot_start_yet: bool = False      # some of its jobs run, or are perhaps not found yet
     started: bool = False       # a server has begun to start it
 
     def begins_above(self, line: Line) -> bool:
@@ -5097,7 +5098,7 @@ class Walk:
         if suspicion is Suspicion.SOME:
             self.claimable_soon = True          # perhaps an orphan: a later walk checks again
         elif self.above.scope.settings.together:
-            self._current_group().waits = True  # a server starts all jobs of a group together
+            self._current_group().cannot_start_yet = True  # a server starts all jobs of a group together
 
     def _resolve_orphan(self, line: Line) -> None:
         """Give an orphan, a line `r` with neither runner nor job, its next state.
@@ -5267,7 +5268,7 @@ class Walk:
         group = self._current_group()
         group.jobs.append((line, self.above.scope.settings))
         if len(group.jobs) > PendingGroup.MAX_GROUP_JOBS:
-            group.waits = True
+            group.cannot_start_yet = True
             self.above.block = Block(
                 Why.INVALID,
                 line,
@@ -5280,7 +5281,7 @@ class Walk:
         if self.groups and not self.groups[-1].is_complete:
             self.groups[-1].is_complete = True
             if waits:
-                self.groups[-1].waits = True
+                self.groups[-1].cannot_start_yet = True
 
     # -- directives ------------------------------------------------------------------------------------------
 
@@ -5306,7 +5307,7 @@ class Walk:
         return True
 
     def _end_group_unless_same(self, directives_above: Directives) -> None:
-        if self.groups and not self.above.scope.has_same_group(directives_above):
+        if self.groups and not self.above.scope.can_share_group_with(directives_above):
             # Below an invalid directive it is unknown if jobs belong to the group above
             self.end_group(waits=self.above.scope.error != "")
 
@@ -5331,12 +5332,12 @@ class Walk:
 class NoJob:
     """Why a claim found no job.  In a condition, a NoJob is false and a Job is true."""
     retry_after: float | None = None  # seconds until there can be a job; None: nothing to wait for
-    failed: str = ""            # why nothing can be claimed any more
+    final_error: str = ""            # why nothing can be claimed any more
     met_end: bool = False       # consumers that follow must leave
     stopped: str = ""           # why jobs remain that the consumer should have had
     report: WalkReport = field(default_factory=WalkReport)
     is_complete: bool = False   # the walk has met all that matters to the consumers
-    sliced: bool = False        # the time slice is over: claim again
+    was_interrupted: bool = False        # the time slice is over: claim again
 
     def __bool__(self) -> bool:
         return False
@@ -5554,7 +5555,7 @@ class Cursor:
         self._retries.set_consumers(consumers.all, absent)
         has_one_come = not retrying_before.issuperset(self._retries.consumers)
         if has_one_come:
-            self.forget()
+            self.restart_walk()
         self.consumers = consumers
         self._resuming_consumers = Consumers(
             consumer for consumer in (*consumers.all, *absent) if consumer.retries(RUNNING)
@@ -5615,7 +5616,7 @@ class Cursor:
             return None
         if stop is Stop.SLICED:                 # the next claim continues the walk at once
             self.sliced = True
-            return NoJob(retry_after=0.0, report=walk.report(), sliced=True)
+            return NoJob(retry_after=0.0, report=walk.report(), was_interrupted=True)
         if stop is Stop.SHORT:                  # goes on once a consumer has enough free
             return NoJob(report=walk.report())
         if stop is Stop.BARRIER:                # only another walk can pass it
@@ -5689,7 +5690,7 @@ class Cursor:
         was_replaced = new_inode != old_inode
         was_reopened = self._walk is not None and self._walk.scan.file is not self.file.reader
         if was_replaced or was_reopened:
-            self.forget()
+            self.restart_walk()
             # None: the file is closed, and the next walk opens it
             if new_inode is not None and was_replaced:
                 self.inode = new_inode
@@ -5697,7 +5698,7 @@ class Cursor:
                     self._retries.restart_passes()
                     self.say("was replaced by another file of this name; going on with that")
 
-    def forget(self) -> None:
+    def restart_walk(self) -> None:
         """Drop the current walk and the last NoJob, so that the next claim begins a new walk."""
         self._walk = None
         self._rewalk.expire()
@@ -5808,7 +5809,7 @@ class Cursor:
         Give up after MAX_ERROR_SECONDS of errors, on a local file system after MAX_LOOKS intervals, unless
         the cursor waits for the file to be created.
         """
-        self.forget()
+        self.restart_walk()
         self.queue.close_if_locks_lost(error)
         now = self.clock()
         if self._errors_since is None:
@@ -5818,7 +5819,7 @@ class Cursor:
         local_patience = self.file.MAX_LOOKS * self.interval
         patience = self.MAX_ERROR_SECONDS if self.file.network else local_patience
         if now - self._errors_since >= patience and not self._waits_for_file(error):
-            return NoJob(failed=error_text(error))
+            return NoJob(final_error=error_text(error))
         return NoJob(retry_after=self.interval)
 
     def _waits_for_file(self, error: OSError) -> bool:
@@ -5989,13 +5990,15 @@ FIRST_RETRY_SECONDS = 0.05      # after the first attempt to write a result
 MAX_RETRY_SECONDS = 30.0        # each further pause is twice as long, up to this
 
 
-def persist(write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job) -> Awaitable[str]:
+def write_with_retries(
+    write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job
+) -> Awaitable[str]:
     """Call write() until it does not raise TemporaryError, with exponential back-off.
 
     write: attempts to write a job's result, and returns the permanent error, or ''; so does the awaitable.
-    The first call is made before persist() returns.  interval: seconds after which to report that another
-    process keeps the command locked; other reasons are reported at once.  While there is no file, pauses are
-    a tenth of the interval.
+    The first call is made before this returns.  interval: seconds after which to report that another process
+    keeps the command locked; other reasons are reported at once.  While there is no file, pauses are a tenth
+    of the interval.
     """
     first_attempt = write()             # which starts now
     return _retry_while_temporary(first_attempt, write, interval, say, job)
@@ -7397,7 +7400,7 @@ class Stream:
 class Sink:
     """Receives the events of jobs.
 
-    A run has on_starting(), on_started(), on_output() and on_ended(), in this order; on_unstarted() can
+    A run has on_starting(), on_started(), on_output() and on_ended(), in this order; on_no_result() can
     replace the remaining ones.
     """
 
@@ -7407,7 +7410,7 @@ class Sink:
     def on_started(self, run: Run) -> None:
         """Handle the start of a run's shell."""
 
-    def on_unstarted(self, run: Run) -> None:
+    def on_no_result(self, run: Run) -> None:
         """Handle a run that could not be started, or whose result will never be known: the last event."""
 
     def on_resumed(self, run: Run, record: bytes) -> None:
@@ -7581,13 +7584,13 @@ class Console(Sink):
         if self.with_output:
             self._print_lines(run, stream, self.lines[stream].feed(data))
 
-    def on_unstarted(self, run: Run) -> None:
+    def on_no_result(self, run: Run) -> None:
         for stream in run.streams:
             self._print_lines(run, stream, self.lines.pop(stream, Lines()).take_incomplete_line())
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Print the result of a run: 'status (alice,601): exit 0 "COMMAND"'."""
-        self.on_unstarted(run)                     # prints incomplete lines
+        self.on_no_result(run)                     # prints incomplete lines
         result_text = str(run_result).encode()
         line = b'status %s: %s "%s"' % (run.host_and_pid, result_text, self._command_of(run))
         if self.colour and run_result.state != DONE:
@@ -7651,7 +7654,7 @@ class TerminalConsole(Sink):
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         self._print_lines(run, stream, self._lines[stream].feed(data))
 
-    def on_unstarted(self, run: Run) -> None:
+    def on_no_result(self, run: Run) -> None:
         """Count the job, and print incomplete lines; the runner reports the reason."""
         self._count_as_running(run.job)
         self._print_incomplete_lines(run)
@@ -7877,7 +7880,7 @@ class LogFile(Sink):
         lines = (line.rstrip() for line in record.split(b"\n")[1:])
         self.records[run] = Record(deque(filter(None, lines), self.max_lines))
 
-    def on_unstarted(self, run: Run) -> None:
+    def on_no_result(self, run: Run) -> None:
         record = self.records.pop(run, None)
         if record:
             self._write_record(run, record)
@@ -8453,7 +8456,7 @@ class OutDir(Sink):
             self.executor.post(self._new_file(run, stream, is_new=True).move_older_file_away)
         self.executor.post(self.journal.add, self._event_fields(run, "start"))
 
-    def on_unstarted(self, run: Run) -> None:
+    def on_no_result(self, run: Run) -> None:
         self._close_run(run, None)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
@@ -8788,10 +8791,10 @@ class RunnerStats:
     """The results of a runner's jobs."""
     done: int = 0
     failed: int = 0
-    error: int = 0
+    error_count: int = 0
     cancelled: int = 0                  # killed because a user has changed the state
     had_errors: bool = False            # output or records were lost, or file or slots could not be used
-    unwritten: list[int] = field(default_factory=list)      # lines whose results could not be written
+    unwritten_lines: list[int] = field(default_factory=list)      # lines whose results could not be written
     bad_lines: list[int] = field(default_factory=list)      # failed or in error
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
 
@@ -8799,14 +8802,14 @@ class RunnerStats:
         """Count a job by the state of the line after the run."""
         self.done += state == DONE
         self.failed += state == FAILED
-        self.error += state == ERROR
+        self.error_count += state == ERROR
         self.cancelled += state == HELD
         if state in (FAILED, ERROR):
             self.bad_lines.append(job.number)
 
     @property
     def bad_count(self) -> int:
-        return self.failed + self.error
+        return self.failed + self.error_count
 
     def exit_status(self, summary: Summary | None) -> int:
         """Return the exit status of the runner: 0 if all is well, otherwise 1.
@@ -8817,9 +8820,9 @@ class RunnerStats:
         """
         if summary is None or summary.counts.bad or summary.jobs_left:
             return 1
-        if self.unwritten or self.had_errors:
+        if self.unwritten_lines or self.had_errors:
             return 1
-        may_run_elsewhere = self.error and summary.counts.running
+        may_run_elsewhere = self.error_count and summary.counts.running
         return int(bool(may_run_elsewhere))
 
     def closing_line(self, summary: Summary | None, orphans: Sequence[int], seconds: float, retry: str,
@@ -8830,8 +8833,8 @@ class RunnerStats:
         is unknown.  orphans: lines of dead runners that we marked `e`.  retry: the option that runs jobs
         again.  reasons_command: shows why jobs failed; '': none.
         """
-        own_bad_lines = {*self.bad_lines, *self.unwritten, *orphans}
-        error_count = self.error + len(orphans)
+        own_bad_lines = {*self.bad_lines, *self.unwritten_lines, *orphans}
+        error_count = self.error_count + len(orphans)
         did_nothing = not (self.done or self.cancelled or own_bad_lines)
         if did_nothing:
             text = "nothing done" if not summary or summary.jobs_left else "nothing to do"
@@ -8852,7 +8855,7 @@ class RunnerStats:
     def _describe_own_results(self, error_count: int, bad_lines: set[int], seconds: float) -> str:
         """Return, for example, '3 done, 1 failed in 12s (line 4)'.  bad_lines: the lines to name."""
         counts = ((self.failed, "failed"), (error_count, "error"), (self.cancelled, "cancelled"),
-                  (len(self.unwritten), "not written down"))
+                  (len(self.unwritten_lines), "not written down"))
         count_texts = [f"{self.done} done", *(f"{count} {word}" for count, word in counts if count)]
         text = f"{', '.join(count_texts)} in {human_time(seconds)}"
         return f"{text} ({name_lines(bad_lines)})" if bad_lines else text
@@ -8866,7 +8869,7 @@ class RunnerStats:
     def _next_steps(self, summary: Summary, retry: str, reasons_command: str) -> str:
         """Return hints for the user, for example '; -r runs them again'; '': none."""
         hints = []
-        will_be_orphaned = self.unwritten and summary.counts.running
+        will_be_orphaned = self.unwritten_lines and summary.counts.running
         if summary.can_retry or will_be_orphaned:
             hints.append(f"{retry} runs them again")
         if summary.strays:
@@ -9358,16 +9361,16 @@ class JobTask:
         """
         runner, jobs, job = self._runner, self._runner.jobs, self.job
         try:
-            error = await persist(
+            error = await write_with_retries(
                 lambda: jobs.release(job) if self.state == NEW else jobs.finish(job, self.state),
                 jobs.interval, runner.say, job,
             )
         except asyncio.CancelledError:          # by Runner._exit_if_results_hang(), after a signal
-            runner.runner_stats.unwritten.append(job.number)
+            runner.runner_stats.unwritten_lines.append(job.number)
             raise
         if error:
             self._say(error)
-            runner.runner_stats.unwritten.append(job.number)
+            runner.runner_stats.unwritten_lines.append(job.number)
 
     def _say(self, text: str) -> None:
         self._runner.say(f"line {self.job.number}: {text}")
@@ -9451,7 +9454,7 @@ class JobTask:
             self._say(f"cannot be started: {error}")
             self.state = ERROR
             for sink in self.run.sinks:
-                sink.on_unstarted(self.run)
+                sink.on_no_result(self.run)
 
     async def _try_to_start(self) -> tuple[str, bool]:
         """Try to start the shell, unless the job must not start any more.
@@ -10132,7 +10135,7 @@ class Runner:
 
     def _exit_if_no_job_can_follow(self, no_job: NoJob) -> None:
         """After a claim that got no job: start no more jobs, if no later claim can get one."""
-        why_claims_fail = no_job.failed         # '': they do not
+        why_claims_fail = no_job.final_error         # '': they do not
         has_nothing_to_wait_for = no_job.retry_after is None
         if why_claims_fail:
             self.fail(why_claims_fail)
@@ -10700,7 +10703,7 @@ class Program:
         except OSError:
             raise UsageError("the current directory is gone (cd to one that exists)") from None
 
-    def open_stores(self, network: bool, presence_lock: PresenceLock,
+    def open_record_files(self, network: bool, presence_lock: PresenceLock,
                     *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
         """Open the files for -l, --outdir and --joblog; None: the option was not given.
 
@@ -11126,7 +11129,7 @@ class App(RunnerProgram):
             self.slot_file.create_lock_file()
         # A job that starts has both ends of two pipes, and the job lock twice; with --outdir also two files
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
-        self._record_sinks = self.open_stores(self.network, self._presence_lock, *self._inputs)
+        self._record_sinks = self.open_record_files(self.network, self._presence_lock, *self._inputs)
         return super().main()
 
     def _print_dry_run(self) -> None:

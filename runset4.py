@@ -49,7 +49,7 @@ from runmaker4 import (
     GRACE,
     HELD,
     HERE_BYTE,
-    JOB_LOCKS,
+    JOB_LOCKS_PER_BUCKET,
     LOCK_FD,
     LONGEST_COMMAND,
     MUTEX_OFFSET,
@@ -97,7 +97,7 @@ from runmaker4 import (
     open_job_file,
     open_or_make,
     other_lock,
-    own_job_lock,
+    own_job_lock_offset,
     parse_settings,
     plural,
     print_lines,
@@ -744,7 +744,7 @@ def match_unsupervised_jobs(
     if not running_copies:
         return []
     running_lines, copy_count = running_copies
-    locks_of_running_lines = {own_job_lock(line) for line in running_lines}
+    locks_of_running_lines = {own_job_lock_offset(line) for line in running_lines}
     jobs_without_line = {
         job_lock: job for job_lock, job in unsupervised_jobs.items() if job_lock not in locks_of_running_lines
     }
@@ -769,7 +769,7 @@ def match_by_job_lock(
     matched: list[tuple[Line, Shell]] = []
     unmatched_lines: list[Line] = []
     for line in lines:
-        own_job = remaining_jobs.pop(own_job_lock(line), None)
+        own_job = remaining_jobs.pop(own_job_lock_offset(line), None)
         if own_job:
             matched.append((line, own_job))
         else:
@@ -851,7 +851,7 @@ class LockedRanges(NamedTuple):
 
 def job_locks_of(command: bytes) -> range:
     start = bucket_of(command)
-    return range(start, start + JOB_LOCKS)
+    return range(start, start + JOB_LOCKS_PER_BUCKET)
 
 
 # a lock in /proc/PID/fdinfo/FD: inode, first and last byte (proc(5)); EOF, the end of any file: not ours

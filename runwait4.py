@@ -55,7 +55,7 @@ from runmaker4 import (
     ERROR,
     FAILED,
     JOB_LINE,
-    JOB_LOCKS,
+    JOB_LOCKS_PER_BUCKET,
     MUTEX_OFFSET,
     NEW,
     RUNNING,
@@ -403,7 +403,7 @@ class Watcher:
         that is taken another; and the line can have moved since.  So a lock that no line `r` needs counts for
         the nearest held line: if 5 is `r`, 3 and 9 are held, and locks 5 and 8 are taken, then 9 still runs.
         """
-        line_by_lock_number = {line.number % JOB_LOCKS: line for line in held_lines}
+        line_by_lock_number = {line.number % JOB_LOCKS_PER_BUCKET: line for line in held_lines}
         left_over_numbers = self._left_over_job_locks(bucket_of(held_lines[0].command), running)
         lines_with_jobs = []
         for left_over_number in left_over_numbers[:len(line_by_lock_number)]:
@@ -414,14 +414,14 @@ class Watcher:
     def _left_over_job_locks(self, bucket: int, running: Iterable[Line]) -> list[int]:
         """Return the numbers (from 0) of a command's held job locks, without one for each running line.
 
-        That one is the held lock nearest to the number of the line, modulo JOB_LOCKS: the runner tries this
-        number first.  bucket: the offset of the command's bucket.
+        That one is the held lock nearest to the number of the line, modulo JOB_LOCKS_PER_BUCKET: the runner
+        tries this number first.  bucket: the offset of the command's bucket.
         """
-        locked_ranges = other_locks(self.file.lock_table.fd, bucket, JOB_LOCKS)
+        locked_ranges = other_locks(self.file.lock_table.fd, bucket, JOB_LOCKS_PER_BUCKET)
         held_numbers = sorted(offset - bucket for locked in locked_ranges for offset in locked)
         for line in running:
             if held_numbers:
-                held_numbers.remove(nearest_number(held_numbers, line.number % JOB_LOCKS))
+                held_numbers.remove(nearest_number(held_numbers, line.number % JOB_LOCKS_PER_BUCKET))
         return held_numbers
 
     @retry_while_missing

@@ -564,7 +564,7 @@ class Product:
 
     @property
     def failed(self) -> str:
-        failed: str = self.cursor.no_job.failed
+        failed: str = self.cursor.no_job.final_error
         return failed
 
     @property
@@ -1163,7 +1163,7 @@ def one(owner: Any, attribute: str, new: Any) -> Callable[[], Patches]:
 
 
 orphan_by_its_own_seat = one(FILE, "is_orphan", lambda self, line: (
-    self.lock_table.is_open and not self.lock_table.is_held(CORE.own_job_lock(line))))
+    self.lock_table.is_open and not self.lock_table.is_held(CORE.own_job_lock_offset(line))))
 
 
 def room(new: int, orphan: int) -> Callable[[], Patches]:

@@ -148,7 +148,7 @@ def held_job_locks(path: pathlib.Path, command: bytes) -> list[int]:
             start = runmaker4.bucket_of(command)
             return [
                 at - start
-                for found in runmaker4.other_locks(file.fileno(), start, runmaker4.JOB_LOCKS)
+                for found in runmaker4.other_locks(file.fileno(), start, runmaker4.JOB_LOCKS_PER_BUCKET)
                 for at in found
             ]
     except FileNotFoundError:

@@ -686,7 +686,7 @@ class MissingFile(JobFileCase):
         """However long it has been away: the pauses between attempts do not grow."""
         async def settle() -> str:
             with mock.patch.object(asyncio, "sleep", side_effect=pause):
-                return await runmaker4.persist(write, 1.0, lambda text: None, job)
+                return await runmaker4.write_with_retries(write, 1.0, lambda text: None, job)
 
         async def write() -> str:
             return queue.finish(job, b"d")
@@ -1259,7 +1259,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             sessions.add_assignment(assignment)
             self.assertIsNotNone(assignment.decide_result(server.LineResult(server.Cause.RAN, b"d", event=1)))
             sessions._on_line_taken_over(assignment)
-            self.assertEqual(self.runner_stats.error, 0, "who writes the result counts it")
+            self.assertEqual(self.runner_stats.error_count, 0, "who writes the result counts it")
             self.assertIn("key", sessions.assignments)
         asyncio.run(come())
 
@@ -1583,7 +1583,7 @@ class RetriesOfMany(JobFileCase):
             self.clock.now += 10.0
             for _ in range(4):
                 found = cursor.claim(False, runmaker4.Consumers([other]), {busy, other})
-                self.assertTrue(isinstance(found, runmaker4.NoJob) and found.sliced)
+                self.assertTrue(isinstance(found, runmaker4.NoJob) and found.was_interrupted)
             for _ in range(100):
                 self.assertFalse(cursor.claim(False, runmaker4.Consumers([busy]), {busy, other}))
                 self.clock.now += 10.0

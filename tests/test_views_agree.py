@@ -252,7 +252,7 @@ class Random(JournalCase):
             os.utime(path, (BEGAN, BEGAN))
         for line in lines.values():
             if line.state in b"rx" and rng.random() < 0.6:
-                self.lock(runmaker4.own_job_lock(line))
+                self.lock(runmaker4.own_job_lock_offset(line))
         for runner in range(rng.randrange(3)):
             self.lock(runmaker4.PRESENCE_BYTES + runner)
         entries = []
