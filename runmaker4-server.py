@@ -528,7 +528,7 @@ class ServedQueue(JobQueue):
     def _has_other_runner(attempt: Attempt) -> bool:
         """Return True if a line was not claimed because another runner certainly has it."""
         was_taken_since = attempt.check is LineCheck.CHANGED and attempt.data[:1] == RUNNING
-        # as many copies of the command run as it has lines `r`
+        # other runners have all its job locks: as many copies of the command run as it has lines `r`
         has_no_room = attempt.check is LineCheck.NO_JOB_LOCK
         return was_taken_since or has_no_room
 
@@ -3709,9 +3709,10 @@ class Recovery:
 
     def _assign_regained(self, client: Client, key: str, regained: Regained,
                          inherited: Assignment | None) -> None:
-        """Assign a found line to the client that has the job.
+        """Assign a line to the client that came back with its job, and tell other parts of the server.
 
-        inherited: the line's assignment to the absent client; None: it was not assigned.
+        inherited: the assignment that the line has had since the restart, to a client that stands for all
+        clients that have not come back yet; None: it had none.
         """
         assignment = Assignment(key, client, regained.job, Phase.BEGUN, began_at=boottime(),
                                 record=regained.record, keeps_files=regained.keeps_files)
@@ -3734,10 +3735,10 @@ class Recovery:
         return keys
 
     def _is_assigned_elsewhere(self, key: str) -> bool:
-        """Return True if a client has this unfinished job, other than the client that now reports it.
+        """Return True if an unfinished job is already assigned, and so not to the client that reports it now.
 
-        False while a result is being written: that client is about to lose the line, so search for it.  Both
-        clients can be one program, before and after the grace was over.
+        False while the result is being written: then the assignment ends soon, so search for the line.  Both
+        clients can be one program, which came back after the grace: it is a new client then.
         """
         assignment = self._sessions.assignments.get(key)
         return assignment is not None and assignment.is_undecided

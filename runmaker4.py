@@ -3132,9 +3132,10 @@ USERS = 1 << 61
 
 
 def lock_all(fd: int) -> None:
-    """Lock all of a job file, shared, as each process that writes it does: the in-use lock.
+    """Lock all of a job file, shared: the in-use lock of each process that writes states.
 
-    Then NFS asks the server for the size.  Raises OSError(EBUSY) if another process has an exclusive lock.
+    It keeps away programs that lock the file exclusively; on NFS, locking also makes the size current (the
+    client asks the server).  Raises OSError(EBUSY) if another process has an exclusive lock.
     """
     if not lock(fd, 0, IN_USE_BYTES, shared=True):
         raise OSError(
@@ -3361,10 +3362,10 @@ class JobFile(JobReader):
         return line.offset < size
 
     def _known_committed_size(self, current_size: int) -> int:
-        """Return the size up to which lines are known to be committed; 0: check_committed() must ask again.
+        """Return the size up to which lines are known to be committed: no append of these can be undone.
 
-        0: on a local file system, where asking is cheap; after another file was opened; and if the file is
-        shorter now (`current_size`), because it was edited.
+        0: unknown, so check_committed() must ask: on a local file system, where asking is cheap; after
+        another file was opened; and if the file is shorter now (`current_size`), because it was edited.
         """
         if not self.network or not self._committed_reader_and_size:
             return 0
@@ -3764,9 +3765,10 @@ class JobQueue:
         return now - self._searched_at >= pause
 
     def _drop_lost_job_locks(self) -> None:
-        """Forget the job locks that this host has lost.  If it has lost any lock, close both files.
+        """If this host was cut off and has lost locks, close the job file and the lock file.
 
-        The next reopen_if_replaced() then opens them with new locks.
+        The next reopen_if_replaced() then opens them with new locks.  A job whose job lock was lost has none
+        now: check_jobs() locks it again, unless another runner has claimed the line.
         """
         if not self.file.lock_table.still_has_locks():
             self.file.close_files()
@@ -4529,15 +4531,17 @@ class Retries:
                 if not retry_pass.has_passed(line, kind) and not self._was_tried_early(line, retry_pass)}
 
     def _was_tried_early(self, line: Line, retry_pass: RetryPass) -> bool:
-        """Return True if a failed line was tried, although the pass through the file is still above it.
+        """Return True if a failed line must not run again, although the pass has not yet come down to it.
 
-        The consumer claimed the line when it was new.  After an edit has restarted the pass: n runs of the
-        command have failed here, and the line is among the first n failed lines of the command.
+        The consumer claimed the line when it was new, and it failed.  An edit that moves lines makes the pass
+        begin at the top again, and then offsets mean nothing: if three runs of a command have failed, the
+        first three failed lines with this command count as tried.
         """
         if not retry_pass.is_restarted:
             return line.offset in retry_pass.failed_early
+        lines_above = retry_pass.passed_counts[line.command]
         failed_runs = self._results.count_failures(line.command, retry_pass.began_at)
-        return retry_pass.passed_counts[line.command] < failed_runs
+        return lines_above < failed_runs
 
     def record_passed_line(self, line: Line, scope: Directives) -> None:
         """Count a failed line that a walk has gone past, because no consumer must run it again.
@@ -4686,9 +4690,10 @@ class Orphans:
         return Suspicion.PROVED
 
     def write_next_state(self, line: Line, state: bytes) -> Attempt:
-        """Write the result of the last run here over an orphan `r` if that is certain, otherwise `state`.
+        """Write over the `r` of an orphan, a line with neither runner nor job, and report what was written.
 
-        Report what was written (Attempt.new_state; b'': nothing).  Raises FileChangedError.
+        If the last run of the line was here, and the result is certain, write that; otherwise `state`.
+        Attempt.new_state is what was written; b"": nothing.  Raises FileChangedError.
         """
         attempt = self._file.change_state(line, state, self._known_result(line))
         if attempt.new_state == ERROR:
@@ -4863,8 +4868,12 @@ class Walk:
         return self.above.scope.below_end
 
     def report(self) -> WalkReport:
-        """Return which consumers must wait, and if `#RUN end` or a failed check was met so far."""
-        block = self.above.block
+        """Return what the walk has found so far: for whom, since when, and why jobs below cannot start.
+
+        That is: the consumers that were present all the time, those that must wait for jobs, whether
+        `#RUN end` was met, and the message of a barrier check that has failed.
+        """
+        block = self.above.block            # the first line below which no job can start
         return WalkReport(
             consumers=self.always_present,
             began=self.began,
@@ -8468,7 +8477,10 @@ class OutDir(Sink):
         self._close_run(run, run_result)
 
     def _close_run(self, run: Run, run_result: RunResult | None) -> None:
-        """Close the files of a run, and write the `end` event.  run_result: None: never known."""
+        """Close the output files of a run, and write the `end` event to the journal.
+
+        run_result: None: how the run ended will never be known.
+        """
         files = [self._files.pop(stream) for stream in run.streams if stream in self._files]
         for file in files:
             self.executor.post(file.close)
@@ -11562,9 +11574,10 @@ class Channel:
         return True
 
     def _make_certificate_message(self) -> Message | None:
-        """Return the peer's certificate hash, as if it had come in a message; None: not yet known.
+        """Return the hash of the peer's TLS certificate, as if it had come in a message; None: not yet known.
 
-        In step 4 only OpenSSL sends bytes, so no message comes that STEPS could handle.
+        During the TLS handshake only OpenSSL exchanges bytes, so no message of ours comes.  This one lets the
+        table of handshake steps (STEPS) handle the result like all others.
         """
         certificate_hash = self._encryption.certificate_hash()
         return Message({"certificate": certificate_hash}) if certificate_hash else None

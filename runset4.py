@@ -1085,9 +1085,13 @@ class EqualLines:
     edited_indexes: list[int] = field(default_factory=list)     # in the edited copy
 
     def merge(self, base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes]) -> list[bytes]:
-        """Return these lines after the merge: with a person's states where the person has changed them.
+        """Return the lines of one command after --edit: those of the file, with the states that a person set.
 
-        base: all lines that the person got.  edited: in the person's copy.  current: in the file now.
+        base: all lines that the person got.  edited: all lines of the person's copy.  current: all lines of
+        the file now; the first ones are those that the person got, perhaps with other states.
+
+        Raises EditRefusedError if the person has set a state that cannot be written, or has added a line that
+        is invalid (all added lines of the command are equal, so checking one suffices).
         """
         base_part = [base[index] for index in self.base_indexes]
         edited_part = [edited[index] for index in self.edited_indexes]

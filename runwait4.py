@@ -954,14 +954,19 @@ class JournalPass(LogPass):
         run.bytes = sum(sizes.values())
 
     def current_name(self, name: str, position: int) -> str:
-        """Return the current name of a file with this name at this position of the log."""
-        renames = self._renames.get(name, ())
-        next_rename = bisect.bisect_left(renames, (position + 1,))
-        while next_rename < len(renames):
-            position, name = renames[next_rename]
-            renames = self._renames.get(name, ())
-            next_rename = bisect.bisect_left(renames, (position + 1,))
+        """Return the current name of the output file that had this name at this position of the log.
+
+        A file can be renamed several times: follow the `moved` events from this position on.
+        """
+        while rename := self._next_rename(name, position):
+            position, name = rename
         return name
+
+    def _next_rename(self, name: str, position: int) -> tuple[int, str] | None:
+        """Return position and new name of a file's first rename after `position`; None: there is none."""
+        renames = self._renames.get(name, ())       # position, new name; in ascending order
+        index = bisect.bisect_left(renames, (position + 1,))
+        return renames[index] if index < len(renames) else None
 
     def _parse_event(self, line: bytes) -> dict[str, Any]:
         """Return a line as JSON object.  Raises INVALID_LINE_ERRORS."""
