@@ -504,7 +504,7 @@ class ServedQueue(JobQueue):
         return self._claim_for_reported_job(line, candidate_lines, own_states)
 
     def _claim_for_reported_job(self, line: Line, candidates: list[Line], own_states: bytes) -> Job | None:
-        """Claim a line for a job that a client already has; return None if other runners have all lines.
+        """Claim a line for a job that a client already has; return None if no line is available.
 
         line: as the client reports it.  candidates: the lines in the file with this command; the claimed one
         is removed.  A line must be `r`, or have the reported number and one of own_states.  Raises
@@ -520,15 +520,15 @@ class ServedQueue(JobQueue):
             if attempt.job:
                 candidates.remove(candidate)
                 return attempt.job
-            if not self._has_other_runner(attempt):
+            if not self._is_certainly_taken(attempt):
                 raise TemporaryError(attempt.check.value)
         return None
 
     @staticmethod
-    def _has_other_runner(attempt: Attempt) -> bool:
-        """Return True if a line was not claimed because another runner certainly has it."""
+    def _is_certainly_taken(attempt: Attempt) -> bool:
+        """Return True if a line was not claimed because it is certainly not free for one more job."""
         was_taken_since = attempt.check is LineCheck.CHANGED and attempt.data[:1] == RUNNING
-        # other runners have all its job locks: as many copies of the command run as it has lines `r`
+        # as many copies of the command run as it has lines `r`
         has_no_room = attempt.check is LineCheck.NO_JOB_LOCK
         return was_taken_since or has_no_room
 
@@ -536,8 +536,9 @@ class ServedQueue(JobQueue):
         """Take over the job locks of a dead server; return the jobs of their lines, which are claimed now.
 
         shared_fd: has the job locks locked.  A job lock shows the command that runs, not the line.  So each
-        gets any line `r` of the command; clients that come back name the lines.  A lock for which no line is
-        left remains in `locks_without_line`.  Raises OSError; try again, except after ESTALE.
+        gets a line `r` of the command that no other runner has, preferably the one for which it was locked;
+        clients that come back name the lines.  A lock for which no line is left remains in
+        `locks_without_line`.  Raises OSError; try again, except after ESTALE.
         """
         self.reopen_if_replaced()
         self.lock_table.inherit_locks(shared_fd)
@@ -562,7 +563,7 @@ class ServedQueue(JobQueue):
         """Return the lines `r` that no other runner has, by the offset of the command's bucket.
 
         own_job_lock_offset() is the byte of the lock file that a runner locks for a line, unless it is taken.
-        If it is free, or the previous server has locked it, no other runner has the line.  Raises OSError.
+        A line counts if that byte is free, or the previous server has locked it.  Raises OSError.
         """
         lock_table = self.lock_table
         lines_by_bucket: dict[int, list[Line]] = {}
@@ -1755,8 +1756,8 @@ class ClientLink(Link, asyncio.Protocol):
     def on_batch_handled(self) -> None:
         """Acknowledge events and hand out lines, after all messages that came together were handled.
 
-        Events up to the first unwritten one are acknowledged now, the others when the I/O thread has written
-        them.
+        Events before the first unwritten one are acknowledged soon, the others when the I/O thread has
+        written them.
         """
         client = self.client
         if client:
@@ -2375,7 +2376,7 @@ class Group:
         """Continue the group after one of its jobs finished, on the host `member`.
 
         While preparing, no job has begun: after an error, go on without the host; otherwise (the client gave
-        the job back) call the group off, to try again later.  While running, go on without a host that has
+        the job back, or a user cancelled it) call the group off, to try again later.  While running, go on without a host that has
         lost a job (Cause.loses_host).
         """
         was_preparing = self.stage is Stage.PREPARING
@@ -2416,7 +2417,7 @@ class Group:
             self._settle_unsent_jobs(member)
 
     def _settle_unsent_jobs(self, member: Member) -> None:
-        """Mark a host's jobs that were not sent `e`: they will not begin."""
+        """Settle the jobs that were not yet sent to a host: they will not begin, and become `e`."""
         for assignment in member.empty_queue():
             self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
 
@@ -2847,7 +2848,7 @@ class Sessions:
             assignment.client.inbox.open_event(line_result.event)
         job = assignment.job
         write = functools.partial(self.executor.start_call, self._claims.finish, job, line_result.state)
-        # The first attempt is made at once: all later calls of the executor find the new state.
+        # The first attempt is made at once: if it succeeds, later calls of the executor find the new state.
         write_outcome = write_with_retries(write, self._interval, self.say, job)
         return spawn_task(self._complete_result(assignment, line_result, write_outcome))
 
@@ -3051,7 +3052,7 @@ class Sessions:
         client.inbox.add_output_size(event_number, output_bytes)    # limits unacknowledged output
 
     def acknowledge_when_written(self, client: Client, event_number: int) -> None:
-        """Acknowledge an event, and later ones already posted, once the executor has written them."""
+        """Acknowledge an event, and later ones already held back, once the executor has written them."""
         def on_written(_: object) -> None:
             client.inbox.close_event(event_number)
             self._on_event_dealt_with(client)
@@ -3299,7 +3300,8 @@ class Claims:
         Return the jobs, plans for the groups (jobs that start together) that the search has found, and why
         there are no more jobs.
 
-        offers: these clients with free slots and memory; empty: claim nothing, only find groups.
+        offers: these clients with free slots and memory; empty: claim nothing, only walk on through the file,
+        to find groups and orphans.
         decides_exit: a client exits if there is no job, so search even if the file seems unchanged.
         all_consumers: all clients, also busy ones, and lost ones in the grace.
         """
@@ -3310,8 +3312,8 @@ class Claims:
         jobs: list[Job] = []
         no_job: NoJob | None = None
         groups_to_start: dict[int, PendingGroup] = {}       # by the offset of the first job
-        only_finds_groups = not offers                      # the first result is a NoJob
-        while (consumers.all or only_finds_groups) and len(jobs) < MAX_BATCH_LINES:
+        only_walks = not offers                             # the first result is a NoJob
+        while (consumers.all or only_walks) and len(jobs) < MAX_BATCH_LINES:
             result = self._cursor.claim(is_urgent, consumers, all_consumers)
             groups_to_start.update(self._groups_to_start())
             if isinstance(result, NoJob):
@@ -3340,7 +3342,8 @@ class Claims:
     def _begin_urgent_walk(self) -> bool:
         """Return True, and remember the time, if an urgent walk can begin.
 
-        Such a walk reads the file to the end at once.  The next must wait 20 times as long as a walk takes.
+        Such a walk is due at once, even if the file seems unchanged.  The next one must wait 20 times as long
+        as a walk takes.
         """
         now = boottime()
         if now - self._last_urgent_at < self._cursor.throttle.pause_seconds(20):
@@ -3432,7 +3435,8 @@ class Claims:
         except OSError as error:
             self._queue.close_if_locks_lost(error)
             undetermined = Undetermined(error_text(error))
-            return {**dict.fromkeys(reported, undetermined), **answers}
+            # after the others: the first of two jobs that claim one number gets it (_restore_runs())
+            answers.update((job, undetermined) for job in reported if job not in answers)
         return answers
 
     def _answer_jobs(self, reported: Sequence[ReportedJob], inherited: Iterable[Job],
@@ -3504,9 +3508,10 @@ class Claims:
         """Return the commands whose lines must be searched for in the whole file.
 
         These are the commands with fewer inherited than reported jobs, and those with a reported job whose
-        line has moved, or has neither `r` nor the job's result.
+        line has another state than `r` or the job's result.
 
-        states: at each reported job's offset; None: the line has moved.
+        states: at each reported job's offset; None: the line has moved, which matters only if the job has a
+        result.
         inherited: jobs of the previous server that no client has claimed.
         """
         inherited_minus_reported = Counter(job.command for job in inherited)
@@ -3671,7 +3676,8 @@ class Recovery:
         is_file_readable = True         # each search so far could read the file
         while True:
             is_last_search = boottime() >= deadline
-            # A line is LOST only if every search could read the file, and the last misses the line.
+            # While the file can be half saved, a line is LOST only if every search could read the file, and
+            # the last one also misses the line.
             may_conclude_lost = is_last_search and is_file_readable
             answers = await self._search_for_jobs(client, reported, may_conclude_lost)
             undetermined = [answer for answer in answers.values() if isinstance(answer, Undetermined)]
@@ -3747,7 +3753,7 @@ class Recovery:
         """Let a client that has come back have a line again, as this assignment.
 
         Do nothing if the line has a result, or was lost.  previous_assignment: to the absent client, to be
-        replaced; None: the line had no client, and was claimed again from the file.
+        replaced; None: the line had no client: it was claimed again, or only a job lock was inherited.
         """
         if previous_assignment and not previous_assignment.is_undecided:
             return
@@ -3864,7 +3870,8 @@ class Dispatcher:
     def start_claiming(self, offers: dict[Client, Resources]) -> None:
         """Start to claim lines for these clients; _on_batch_claimed() gets the result.
 
-        offers: the free slots and memory of each client; {}: only scan the file for groups.
+        offers: the free slots and memory of each client; {}: only walk on through the file, for groups and
+        orphans.
         """
         self.is_claiming = True
         decides_exit = any(self._exits_if_no_job(client) for client in offers)
@@ -4006,11 +4013,13 @@ class Dispatcher:
         """
         report = self._last_report
         was_included = client in report.consumers and report.began >= client.requested_at
+        if not was_included:
+            return False
         waits_for_end = client.follow and not report.met_end        # --follow: it exits at `#RUN end`
         is_kept_for_group = client in self._reserved_clients()
         waits_for_jobs = report.has_later_jobs(client)       # for example below a barrier
         can_get_jobs_later = self.is_searching or waits_for_end or is_kept_for_group or waits_for_jobs
-        return was_included and not can_get_jobs_later
+        return not can_get_jobs_later
 
     # -- groups ----------------------------------------------------------------------------------------------
 
@@ -4286,7 +4295,7 @@ class Server(Program):
         services = Services(self.loop, self.executor, self.claims, self.records, self.runner_stats,
                             self.lifetime, self.say, reader.interval)
         self.sessions = Sessions(services, self._session_settings(), self._on_error)
-        # a scan on a network file system takes long
+        # each poll on a network file system is a round trip
         poll_seconds = max(POLL_SECONDS, reader.interval / 5 if self.mount.network else 0)
         self.dispatcher = Dispatcher(services, self.sessions, self.stdout, poll_seconds)
         self.accountant = Accountant(services, self.sessions, reader, ServerInfo(self.port, self.began))
