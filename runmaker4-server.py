@@ -2376,8 +2376,8 @@ class Group:
         """Continue the group after one of its jobs finished, on the host `member`.
 
         While preparing, no job has begun: after an error, go on without the host; otherwise (the client gave
-        the job back, or a user cancelled it) call the group off, to try again later.  While running, go on without a host that has
-        lost a job (Cause.loses_host).
+        the job back, or a user cancelled it) call the group off, to try again later.  While running, go on
+        without a host that has lost a job (Cause.loses_host).
         """
         was_preparing = self.stage is Stage.PREPARING
         if was_preparing and line_result.state != ERROR:
@@ -2848,7 +2848,7 @@ class Sessions:
             assignment.client.inbox.open_event(line_result.event)
         job = assignment.job
         write = functools.partial(self.executor.start_call, self._claims.finish, job, line_result.state)
-        # The first attempt is made at once: if it succeeds, later calls of the executor find the new state.
+        # The first attempt is made at once: if it succeeds, later calls of the executor find the state.
         write_outcome = write_with_retries(write, self._interval, self.say, job)
         return spawn_task(self._complete_result(assignment, line_result, write_outcome))
 

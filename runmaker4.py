@@ -788,7 +788,7 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
 def stat_lock_file(fd: int, network: bool) -> os.stat_result:
     """Return the status of an open lock file.  Raises OSError if another program's file has that name.
 
-    A lock file contains only NULs: our programs set nothing but the length.  The caller will change the mode,
+    A lock file contains only NULs: our programs set nothing but the length.  A caller can change the mode,
     which must not happen to any other file.
     """
     info = os.fstat(fd)
@@ -1013,7 +1013,7 @@ class Reader(Opened):
     """An open file; reads return the current contents, not old pages of this host's cache."""
 
     def __init__(self, fd: int | None, network: bool = False) -> None:
-        """Read from `fd`, and own it; None: the reader is closed.
+        """Read from `fd`, which close() closes; None: the reader is closed.
 
         network: the file is on a network file system, and open_direct() opened `fd`.
         """
@@ -1554,9 +1554,9 @@ def read_lines(file: Reader, start: int) -> Iterator[tuple[list[bytes], bool]]:
 
 
 def count_lines(file: Reader, start: int, stop: float, state: bytes, command: bytes, limit: int) -> int:
-    """Count the lines of a command in a state between two offsets at which lines begin, up to `limit`.
+    """Count the lines of a command in a state between two offsets at which lines begin.
 
-    Search without parsing, because hundreds can be `r`.
+    Stop as soon as `limit` lines are counted.  Search without parsing, because hundreds can be `r`.
     """
     matches = []
     for blank in (b" ", b"\t"):
@@ -1947,7 +1947,7 @@ def stopped_by_check(failed_line: Line, check: Line) -> str:
 # file is no stray: an editor could still be writing that line.
 STRAY = re.compile(rb"\n(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:[#\n]|\Z)|.\Z)")
 # In a file without a job, a line that begins with a path is a stray as well, a command.  Of lines with `/`,
-# only those that begin with `//`, `/*`, or `/` and a blank are comments there.
+# only those that begin with `//`, `/*`, or `/` and white space or nothing are comments there.
 STRAY_WITHOUT_JOBS = re.compile(STRAY.pattern.replace(b"[#/]", rb"#|/(?![^\s/*])"))
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
@@ -2061,7 +2061,7 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # mutex.  If the file or the lock file was replaced, unlock the mutex and raise FileChangedError.  No process
 # calls reopen_if_replaced() while holding the mutex.
 #
-# reopen_if_replaced() opens the file and the lock file that the path names now.  In a JobReader it also sets
+# reopen_if_replaced() opens the file and the lock file that the path names now.  In a JobFile it also sets
 # the locks that a writing process needs, but no job lock.  A JobQueue first locks the job locks of claimed
 # jobs in a new lock file, and then marks this one as in use.  So only a JobQueue may do that for its JobFile;
 # code that counts lines at the same time has a separate JobReader.
@@ -2580,7 +2580,7 @@ class LockTable(LockTableReader):
     def _lock(self, offset: int) -> bool:
         """Lock a byte of the open lock file; return False if another process has it locked.
 
-        Raises OSError(EIO) if this host has lost its locks.
+        Raises OSError(EIO) if this host has lost its locks, FileChangedError if no lock file is open.
         """
         self.check_still_has_locks()
         if not self.is_open:
@@ -3454,7 +3454,8 @@ class JobQueue:
     def close_if_locks_lost(self, error: OSError) -> None:
         """Close the job file and the lock file if an error can mean that our locks were lost.
 
-        The next check opens both again.  After ENOTCONN, note since when the file system is cut off.
+        The next reopen_if_replaced() opens both again.  After ENOTCONN, note since when the file system is
+        cut off.
         """
         if error.errno == errno.ENOTCONN and self._cut_off_since is None:
             self._cut_off_since = self.file.clock()
@@ -3636,7 +3637,8 @@ class JobQueue:
         Return '' when it is written, or need not be; otherwise why it will never be.  Raises TemporaryError
         if the line is missing, but an editor could still be saving the file.
         """
-        # The state that has replaced the `r`; b"": the line is missing; None: the line was found
+        # The state that has replaced the `r`; b"": the line is missing; None: it was found, or another
+        # process holds the command mutex, as _write_at_offset() will find
         state_now = self._reconcile_commands([job]).get(job)
         if state_now and self._is_line_deleted(job):
             state_now = b""                     # the line with that state is another one
@@ -3959,7 +3961,8 @@ class JobQueue:
         state: it has replaced the `r`; b"": the line is missing.  An editor can be saving the file, so one
         search is not enough:
 
-            line deleted (_is_line_deleted())       DELETED: report it; the job runs on
+            another state, but of another line,     DELETED: report it; the job runs on
+            as ours was deleted (_is_line_deleted())
             another state, for the first time       CHANGED_ONCE
             another state, for the second time      CANCELLED: check_jobs() returns the job
             line missing                            MISSED
@@ -4302,7 +4305,8 @@ class PendingGroup:
     below_end: bool = False     # the group is below `#RUN end`
     jobs: list[tuple[Line, JobSettings]] = field(default_factory=list)
     is_complete: bool = False   # the walk has reached the end of the group
-    cannot_start_yet: bool = False      # some of its jobs run, or are perhaps not found yet
+    # some of its jobs run, or are perhaps not found yet; it has too many, or ends at an invalid directive
+    cannot_start_yet: bool = False
     started: bool = False       # a server has begun to start it
 
     def begins_above(self, line: Line) -> bool:
@@ -4445,8 +4449,8 @@ class Retries:
         ! third         due
 
     Lines of one state that directives give to the same consumers are of one *kind*.  Each kind has a separate
-    frontier, because consumers skip lines that they may not take.  A line keeps its state until it is
-    claimed.
+    frontier, because a pass can have to wait with one kind, and consumers skip lines that they may not take.
+    A line keeps its state until it is claimed.
 
     - *At most once.*  Each claim of a failed line moves the frontier below that line.
     - *At least once.*  The frontier never passes a due line that cannot be claimed now, because the command
@@ -5375,9 +5379,9 @@ class Rewalk:
         met the end; a consumer asks for the last time  at once, unless it waits for jobs
     """
     FIRST_RETRY_INTERVALS = 0.05    # after the first walk that must try again
-    MIN_PAUSE_SECONDS = 0.01        # after a walk that must try again
+    MIN_PAUSE_SECONDS = 0.01        # the least that seconds_until_retry() returns
     PAUSE_FACTOR = 20               # times the length of a walk: the pause after it
-    LONG_PAUSE_FACTOR = 100         # the same, if nothing seems to change
+    LONG_PAUSE_FACTOR = 100         # the same, if nothing seems to change, or while a walk goes on
 
     def __init__(self, file: JobReader) -> None:
         self._file = file
@@ -6161,7 +6165,7 @@ class Failures:
         self._throttle = Throttle()
 
     async def count_new_failures(self) -> int:
-        """Return the number of failures since the first call, which returns 0; 0 if the file cannot be read.
+        """Return the number of failures since the first count; 0 if the file cannot be read.
 
         A failed line that we run again (--retry) no longer counts in the file.  But _count_failed_lines()
         adds it, so the number rises only if it fails again.
@@ -6175,7 +6179,7 @@ class Failures:
         return failed_count - self._count_at_start
 
     def _count_failed_lines(self) -> int:
-        """Return the number of failed lines, including those that we have run again."""
+        """Return the number of failed lines, including those that we have run again.  Raises OSError."""
         with self._throttle:
             return sum(1 for _ in self.file.scan_lines(FAILED + ERROR)) + self._count_rerun_lines()
 
@@ -6264,7 +6268,7 @@ class Jobs(Protocol):
         """
 
     async def copy_lock_fd(self, job: Job) -> int | None:
-        """Return a descriptor of the job lock for the job to inherit; None: the job has none."""
+        """Return a descriptor of the job lock for the job to inherit; None: it has none.  Raises OSError."""
 
     async def still_has(self, job: Job) -> bool:
         """Return True if a job can run here again after a pause: surely no other runner has the line.
@@ -6441,7 +6445,7 @@ GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n
 # a command that the shell does not wait for: it ends in &, and neither in && nor in \&, nor in a comment
 BACKGROUND = re.compile(rb"(?!.*\s#).*(?<![&\\])&\s*\Z")
 GRACE = 10.0                        # seconds from TERM to KILL (--kill-after)
-JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # all processes of a job have it in the environment
+JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # in the environment of all processes of a job, in any session
 # ru_maxrss of getrusage(2) is in KiB; on macOS in bytes
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -6764,7 +6768,7 @@ class TreeKiller:
     """Kills process trees."""
     # in a row, until a job counts as dead: during execve(2) a process shows no tag
     EMPTY_READINGS = 2
-    MAX_DYING_SECONDS = 5.0         # from KILL until a process must be dead
+    MAX_DYING_SECONDS = 5.0         # from the end of the grace until a process must be dead
 
     def __init__(self, loop: asyncio.AbstractEventLoop, grace: float | None) -> None:
         """grace: seconds from TERM to KILL; None: never KILL."""
@@ -7921,7 +7925,7 @@ class LogFile(Sink):
         self._write_record(run, record)
 
     def on_tick(self) -> None:
-        """Write the last lines of each run that has printed since the last second.
+        """Write each record that has changed since it was last written, and that of a new run.
 
         While many bytes wait, because the file system does not answer, leave that for a later call.
         """
@@ -8067,7 +8071,7 @@ class RecordFile:
         self._doubtful_bytes = 0
         self._access = Access.READY
         self.obstacle = ""                          # why the last failed try failed
-        self._waiting_since = math.inf              # monotonic seconds; inf: no record waits
+        self._waiting_since = math.inf              # monotonic seconds; inf: no wait has begun
         self._report_at = math.inf                  # when to report the obstacle; inf: it was reported
         executor.files.append(self)
 
@@ -8095,8 +8099,8 @@ class RecordFile:
     def _write_or_keep(self, offset: int) -> None:
         """Write kept[offset] to the file, and remove it from `kept`.
 
-        Keep it if another process has the lock, or if the network file system was away.  Any other error is
-        reported and drops the record.
+        Keep it if the lock was refused (another process has it, or the file system has none left), or if the
+        network file system was away.  Any other error is reported and drops the record.
         """
         keep_for_later = False          # also after a defect, which would happen again
         try:
@@ -8181,8 +8185,9 @@ class RecordFile:
         return False
 
     def _begin_waiting(self, access: Access, reason: str) -> None:
-        """Store why a record must wait, and start the clock if no other record waits yet.
+        """Store why a record must wait, and start the clock, unless it runs.
 
+        The clock stops only when a lock is granted and no record is kept.
         REPORT_AFTER_SECONDS later the reason is reported; MAX_LOCK_WAIT_SECONDS later records on a file
         system of one host need no lock.  access: for example LOST: the next try first opens the file again.
         """
@@ -8287,7 +8292,7 @@ class OutFile:
             return
         try:
             try:
-                # a later run of the same line, on another host, can have renamed our file
+                # a later run with this line number can have renamed our file
                 self.name = find_current_name(self.name, os.fstat(self._fd))
                 if self.journal.network:    # GlusterFS reports a full disk only here
                     os.fsync(self._fd)
@@ -9239,8 +9244,8 @@ class JobTask:
     def kill(self, cause: str) -> None:
         """Begin to kill the processes of the job, and keep it from starting (again).
 
-        cause: "stopped" (by a signal or the wall time), "cancelled" (by a user), or "lost" (to another
-        runner).
+        cause: "stopped" (by a signal, the wall time or with the group), "cancelled" (by a user), or "lost"
+        (to another runner).
         """
         self._runner.processes.reap()           # a shell that has already exited keeps its result
         if self.phase is Phase.SETTLING:        # the final state is being written
@@ -9317,8 +9322,8 @@ class JobTask:
     async def run_until_settled(self) -> None:
         """Wait for the run that start() has begun, run the job again if it must, and write the final state.
 
-        A run that lacked memory is repeated with the next larger size of memory=, and is no failure.  After
-        any other failure the job runs again if --retries allows it.
+        A run that lacked memory is repeated with the next larger size of memory=, if there is one, and is
+        then no failure.  After any other failure the job runs again if --retries allows it.
         """
         failures = 0
         while self._shell:                      # None: start() has started none
@@ -9353,7 +9358,8 @@ class JobTask:
     async def finish_job(self) -> None:
         """Determine the final state of the job, pass it to the sinks, and write it to the line.
 
-        Writing is tried until it succeeds.  If another runner has taken the line ("lost"), write nothing.
+        Writing is tried until it succeeds, or never can.  If another runner has taken the line ("lost"),
+        write nothing.
         """
         if self.phase is not Phase.SETTLING:    # it is already if the shell exited at the gate
             self._enter_phase(Phase.SETTLING)
@@ -9429,7 +9435,8 @@ class JobTask:
                 await self._wait_for_event(None)
         else:
             await self._wait_for_event(seconds)
-        # a host that was cut off from the file server can have lost the job lock: wait until we have it again
+        # a runner can be cut off from the file server, a client from the server: wait until the line is
+        # surely ours
         while self._can_start and not await self._runner.jobs.still_has(self.job):
             await self._wait_for_event(1.0)
         return self._can_start and self._runner.admit_or_drain(self.job)
@@ -10467,7 +10474,7 @@ def default_outdir(path: str) -> str:
 def check_output_path(text: str) -> str:
     """Check an option value (argparse type): an output file, which is not the lock file of a job file.
 
-    Every program refuses a lock file with contents.
+    Every program refuses a lock file with contents, and its job file.
     """
     for path in nonempty(text), os.path.realpath(text):         # the target of a symbolic link
         if match := LOCK_FILE.fullmatch(os.path.basename(path)):
@@ -10847,7 +10854,7 @@ class Program:
         without the search for jobs.
         """
         error = context.get("exception")
-        # the loop also reports other problems, and exceptions of futures that no code awaits
+        # the loop also reports other problems, and exceptions of futures that no code awaits: these are known
         if error is None or "never retrieved" in context["message"]:
             return loop.default_exception_handler(context)
         import traceback
@@ -11145,7 +11152,10 @@ class App(RunnerProgram):
         return super().main()
 
     def _print_dry_run(self) -> None:
-        """Print the jobs that would run, and report the memory if a directive has memory=."""
+        """Print the jobs that would run, and report the memory if a directive has memory=.
+
+        Raises UsageError, BrokenPipeError.
+        """
         file = JobReader(self.path, say=self.say, mount=self._mount)
         jobs = dry_run(file, self._consumer, self.memory)
         try:
@@ -11329,7 +11339,7 @@ class Message:
         return value
 
     def text(self, name: str, max_length: int = MAX_FRAME_BYTES) -> str:
-        """Return a text field; raise WireError if it is too long or not UTF-8."""
+        """Return a text field; raise WireError if it is too long, or to_bytes() cannot convert it."""
         value = self._string(name, max_length)
         if not value.isascii():
             to_bytes(value)                     # only a check
@@ -11866,7 +11876,10 @@ def token_of_environment() -> str | None:
 
 
 def read_token(path: str, follow: bool = True) -> str:
-    """Return the token in a file that only we can access.  follow: the path can be a symbolic link."""
+    """Return the token in a file that only we can access.  Raises UsageError, OSError.
+
+    follow: the path can be a symbolic link.
+    """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     if not follow:
         flags |= os.O_NOFOLLOW
