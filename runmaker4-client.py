@@ -1593,7 +1593,10 @@ class ServerSink(Sink):
         self._timer: asyncio.TimerHandle | None = None
 
     def on_started(self, run: Run) -> None:
-        """Send the `begin` of a run, at once if the server keeps records, otherwise within RUN_DELAY."""
+        """Send the `begin` of a run, at once if the server keeps records.
+
+        Otherwise the server needs it only for --status: send it after RUN_DELAY, unless the run ends before.
+        """
         if self._keeps_records:
             return self._send_begin(run)
         self._unreported_runs[run] = None

@@ -519,7 +519,7 @@ UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes x
 class Cancellation(NamedTuple):
     """What cancel_line() found."""
     old_state: bytes | None     # None: the line has moved, and was not changed
-    is_running: bool            # the job runs
+    is_running: bool            # the job runs, or could: see is_job_running()
 
 
 def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -> Cancellation:
@@ -954,7 +954,7 @@ class Holders:
 
         If the shell has exited, return the number of any session of the job's processes; 0: all have exited.
         """
-        # the shell leads its session, so it comes first (False < True)
+        # session leaders come first (False < True): the shell, unless a leader has a smaller PID
         sessions = sorted((session != pid, session) for pid in job_pids if (session := self._session(pid)))
         return sessions[0][1] if sessions else 0
 
@@ -1085,13 +1085,13 @@ class EqualLines:
     edited_indexes: list[int] = field(default_factory=list)     # in the edited copy
 
     def merge(self, base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes]) -> list[bytes]:
-        """Return the lines of one command after --edit: those of the file, with the states that a person set.
+        """Return the merged lines with one merge_key(), in order: job lines that differ only in the state.
 
         base: all lines that the person got.  edited: all lines of the person's copy.  current: all lines of
         the file now; the first ones are those that the person got, perhaps with other states.
 
-        Raises EditRefusedError if the person has set a state that cannot be written, or has added a line that
-        is invalid (all added lines of the command are equal, so checking one suffices).
+        Raises EditRefusedError: see _check_new_states(); or the line is new and invalid (the state does not
+        matter, so checking the first suffices).
         """
         base_part = [base[index] for index in self.base_indexes]
         edited_part = [edited[index] for index in self.edited_indexes]

@@ -1250,8 +1250,8 @@ class LineRuns:
         line.
         """
         run = self.last_runs.get(line.number)
-        is_command_unique = len(self._numbers_of[line.command]) == 1
-        return run is not None and run.ended is None and run.line == line.number and is_command_unique
+        is_running_there = run is not None and run.ended is None and run.line == line.number
+        return is_running_there and len(self._numbers_of[line.command]) == 1
 
 
 def filter_by_commands(commands: Iterable[bytes]) -> RunFilter:
@@ -1688,7 +1688,7 @@ def status_table(status: dict[str, Any], columns: float) -> Iterator[str]:
         for job in status[job_list]:
             remark = remark_before_command(job_list, job["without_runner"], is_narrow)
             rows.append(status_row(job, remark))
-            is_any_host_known |= bool(job["host"])
+            is_any_host_known |= (job["host"] or "-") != "-"
     if not rows:
         return
     all_headings = ["line", "host", "slot", "since", "for", "command"]      # of the cells of status_row()
@@ -2646,8 +2646,8 @@ class LogSummary:
     def finish_summary(self, now: float | None) -> None:
         """Count the runs without an end, and set `last_time`, the end of the pictures.
 
-        Set the states of `unended_runs` before.  now: the time, if jobs still run; None: use the last event
-        in the log.  Without runs, first and last time are the present.
+        Set the states of `unended_runs` before.  now: the time, while we wait for jobs; None: use the last
+        event in the log.  Without runs, first and last time are the present.
         """
         self._add_runs(self.unended_runs)
         self.last_time = max([now or 0.0, *self._last_signs_of_life.values()])
@@ -3097,7 +3097,7 @@ class Report:
     """The data of the page, as of one observation."""
 
     def __init__(self, observation: Observation, is_live: bool) -> None:
-        """Read the log.  The selected lines of the observation are to fix.  is_live: jobs still run."""
+        """Read the log.  The selected lines of the observation are to fix.  is_live: we wait for jobs."""
         lines_to_fix = observation.selected_lines
         log_pass = observation.log.start_pass()
         watched_commands = {line.command for line in [*lines_to_fix, *observation.lines_with_jobs]}
@@ -3222,7 +3222,7 @@ class Reporter:
     def write_page(self, is_live: bool = False) -> None:
         """Read job file and log, and write the page to the file of --report.
 
-        is_live: jobs still run, so another page follows.  Only the last page prints messages on stderr, for
+        is_live: we wait for jobs, so another page follows.  Only the last page prints messages on stderr, for
         example about invalid lines in the log; all pages show them.
         """
         start = time.monotonic()
@@ -3490,7 +3490,7 @@ class LockCheck:
                 self.errors.append(text)
 
     def run_trials(self) -> int:
-        """Test the locks of all hosts for a minute, while they test ours; print the results.
+        """Test the locks of all hosts for CHECK_SECONDS, while they test ours; print the results.
 
         Return the exit status.  Our file, with locks and counts, exists only for this time.
         """
@@ -3503,7 +3503,7 @@ class LockCheck:
         return self.judge_and_print()
 
     def hold_locks_and_count(self, fd: int) -> None:
-        """Take locks in our file, and then for a minute count in it and test all hosts.
+        """Take locks in our file, and then for CHECK_SECONDS count in it and test all hosts.
 
         Meanwhile the other hosts test if they find our locks, and if they read at once what we write.  A host
         that gets no locks continues, so that the others see that.  fd: of our file.
@@ -3788,7 +3788,7 @@ def run_with_options(argv: Sequence[str]) -> int:
         return check_locks(options.check_locks)
     path = options.file
     if path is not None:
-        # report lines that are neither jobs nor comments; refuse a file without jobs
+        # report lines that are neither jobs nor comments; refuse a file that has only such lines
         check_for_strays(path, find_mount(path).network, lambda text: say(f"{path}: {text}"))
     if options.report is not None:
         exit_status = wait_and_write_report(options, argv)

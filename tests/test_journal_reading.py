@@ -475,6 +475,14 @@ class Random(JournalCase):
         self.assertEqual({number: told[run.name] for number, run in known.last_runs.items()},
                          {number: run for number, run in last.items() if run})
 
+    def test_a_line_that_an_edit_has_replaced_meanwhile_is_no_error(self) -> None:
+        """One number was read twice, with an edit in between: only the second line is known."""
+        self.journal(start(1, 6, b"b"))
+        runs, _ = self.runs()
+        lines = [runmaker4.Line(5, 0, 0, state, text) for state, text in ((b"r", b" a"), (b"x", b" b"))]
+        known = runwait4.LineRuns(lines, {5}, runs)
+        self.assertFalse(known.is_last_run_certain(lines[0]))
+
     def check_views(self, rng: random.Random) -> None:
         lines, told, _ = self.make(rng)
         texts = {line.number: line.state + line.text for line in lines}

@@ -1196,6 +1196,15 @@ class LinesOfAClientThatComesBack(JobFileCase):
                 self.assertIn(why, answer.why.lower())
                 self.assertEqual(lines, [])
 
+    def test_jobs_without_an_answer_come_after_those_with_one(self) -> None:
+        """The first of two jobs that claim one number gets it."""
+        def answer_jobs(*_: object) -> Iterator[tuple[str, str]]:
+            yield from (("b", "its line"), ("a", "its line"))
+            raise OSError(errno.EIO, "Input/output error")
+
+        answers = server.Claims._answers_until_error(mock.Mock(_answer_jobs=answer_jobs), "abc", (), False)
+        self.assertEqual(list(answers), ["b", "a", "c"])
+
     def test_lines_that_were_found_before_the_trouble_are_its_own(self) -> None:
         """If it does not come again, they become `e` after its grace."""
         def second_in_vain(*args: Any) -> Any:
