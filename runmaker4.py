@@ -3781,9 +3781,10 @@ class JobQueue:
     def _reconcile_commands(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
         """Give these jobs, and our other jobs of the same commands, lines `r` and job locks again.
 
-        That is needed after an edit or a loss of locks; _reconcile_command() has the rules.  Leave out a
-        command whose mutex another process holds.  Return the jobs without a line, each with the state that
-        has replaced the `r`; b"": the line is missing.
+        That is needed after an edit or a loss of locks.  A job keeps a line that is still `r`; otherwise it
+        gets a line `r` of the command that no runner has, or a new one.  Leave out a command whose mutex
+        another process holds.  Return the jobs without a line, each with the state that has replaced the `r`;
+        b"": the line is missing.
         """
         our_jobs: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
         if not our_jobs:
@@ -4515,10 +4516,10 @@ class Retries:
         self._consumers = Consumers(self._passes)
 
     def find_consumers_for_retry(self, line: Line, scope: Directives) -> set[Consumer]:
-        """Return the consumers, present or absent, that must still run this failed line again.
+        """Return the consumers (--retry, --resume) that must still run this failed line again.
 
-        Each consumer goes through the failed lines once, from the top.  It skips a line that another runner
-        has tried meanwhile.
+        Each consumer goes through the failed lines once, from the top: its pass.  It skips a line that it has
+        tried already, or that another runner has tried meanwhile.  Absent consumers count, too.
         """
         belongs_to_group = scope.settings.together != ""
         if scope.error or belongs_to_group:
@@ -4561,8 +4562,8 @@ class Retries:
     def on_line_claimed(self, consumer: Consumer, job: Job, scope: Directives) -> None:
         """After a consumer has claimed a line, record that it has tried the failed lines above.
 
-        Lines with the same directives are claimed in file order.  Also remember the claimed line: if it
-        moves later, an edit has moved lines.
+        That is so because it claims lines with the same directives (of one kind) in file order.  Also
+        remember the claimed line: if it moves later, an edit has moved lines.
         """
         self._last_claim = job, job.offset
         kinds = [hash_failed_kind(scope.consumer_key, state)
@@ -4575,10 +4576,11 @@ class Retries:
         self._move_frontiers_past(consumer, line, [hash_failed_kind(scope.consumer_key, line.state)])
 
     def on_job_failed(self, job: Job) -> None:
-        """Mark the line of a failed job as tried in each pass that would retry it otherwise.
+        """Mark the line of a failed job as tried, so that no consumer runs it once more.
 
-        The claim of a failed line has moved the frontier below it; the claim of a new line perhaps has not.
-        A pass that an edit has restarted counts the tried lines of each command.
+        Each consumer makes one pass through the failed lines, and remembers how far down it has come.  The
+        claim of a failed line has moved that below the line; the claim of a new line perhaps has not.  A pass
+        that an edit has restarted counts the tried lines of each command instead.
         """
         for consumer, retry_pass in self._passes.items():
             if retry_pass.is_restarted:
@@ -4589,7 +4591,8 @@ class Retries:
     def _move_frontiers_past(self, consumer: Consumer, line: Line, kinds: list[int]) -> None:
         """Record that a consumer has tried the failed lines of these kinds down to `line`, and publish that.
 
-        Do not publish after an edit: then the pass meets lines that it tried long ago.
+        Other runners then skip these lines.  Do not publish after an edit has restarted the pass: then it
+        meets lines again that it tried long ago.
         """
         retry_pass = self._passes[consumer]
         for kind in kinds:
@@ -4911,9 +4914,10 @@ class Walk:
         return not self.scan.last or self.scan.reread_from(self.scan.last)
 
     def _continue_for_consumers(self, consumers: Consumers) -> bool:
-        """Continue the walk for other consumers, at the first skipped line that one of them may take.
+        """Continue the walk for other consumers, such as the clients of a server that request jobs now.
 
-        Return False if an edit has moved that line.
+        Go back to the first line that was skipped and that one of them may take, and forget what the walk has
+        met from there on.  Return False if an edit has moved that line.
         """
         self._consumers = consumers
         self._only_running_matter = False       # new jobs here can be for these consumers
@@ -5093,6 +5097,8 @@ class Walk:
         present_due: those present.
         """
         self.waiting_consumers |= present_due
+        # Those that are absent or have too little free begin here later.  But below a block (a barrier that
+        # waits) record nothing: a walk from the top will meet the line again.
         if not self.above.block:
             present_with_capacity = present_due - self._waiting_for_capacity.keys()
             self._record_skipped_failed(line, due_consumers - present_with_capacity)
@@ -5179,7 +5185,10 @@ class Walk:
             self.unstartable_group_settings = self.above.scope.settings
 
     def _record_new_below_block(self, line: Line) -> None:
-        """Record a new job below a block: the consumers that may take it must wait."""
+        """Record a new job below a block, a line below which no job can start, such as a barrier that waits.
+
+        The consumers that may take the job must wait.
+        """
         can_start_later = self._starts_groups or not self.above.scope.settings.together
         if can_start_later:
             is_needed = self._add_waiting_consumers()
@@ -5200,7 +5209,7 @@ class Walk:
         """Claim a new line for a consumer, and return the job; None if that fails.
 
         A consumer runs failed lines again in the order of the file.  So record that it has tried all above,
-        unless it came during the walk, or the walk skipped one.
+        and need not try them in a later walk, unless it came during this walk, or the walk skipped one.
         """
         settings = self.above.scope.settings
         job = self._try_change(line, lambda: self._queue.claim(line, consumer, settings)).job
@@ -5242,8 +5251,8 @@ class Walk:
     def _try_change(self, line: Line, change: Callable[[], Attempt]) -> Attempt:
         """Call `change`, which claims a line or changes the state, and read the file again from that line on.
 
-        Do not call it if this walk was refused another line of the command.  Raises FileChangedError if an
-        edit has moved the line.
+        If this walk was refused another line of the command, do not call it, but return that refusal again.
+        Raises FileChangedError if an edit has moved the line.
         """
         if line.command in self._refused_commands:
             self.claimable_soon = True
@@ -5301,8 +5310,8 @@ class Walk:
     def _apply_directive(self, line: Line) -> bool:
         """Apply a directive to the lines below.  Return False at a barrier if another walk must come first.
 
-        This walk knows only the first unfinished job above (`above.unfinished`).  Once that has finished,
-        another walk must check the others.
+        Only a walk that has met no unfinished job above passes a barrier.  This walk knows the first one
+        (`above.unfinished`).  Once that has finished, another walk must check the others.
         """
         directives_above = self.above.scope
         self.above.enter(line)
@@ -5588,13 +5597,14 @@ class Cursor:
         return self.no_job
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
-        """Continue the current walk until it claims a job or has to stop.
+        """Continue the current walk, one pass down the file, until it claims a job or has to stop.
 
-        Begin another if an edit has moved the current line, or if the walk is overdue.
+        Begin another if an edit has moved the current line, or if the walk is overdue.  Do not check that if
+        the last claim returned in the middle of the walk only to let a server do other work (`sliced`).
         """
         now = self.clock()
         is_stale = now - self._last_walked_at > self._seconds_until_stale()
-        was_sliced = self.sliced                # then the walk goes on at once
+        was_sliced = self.sliced
         self._last_walked_at = now
         self.sliced = False
         was_edited = False
