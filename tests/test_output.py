@@ -601,9 +601,11 @@ class ReadOnWhileAWriterIsBehind(RunCase):
 
     def test_a_console_that_is_blocked_for_long_loses_no_line(self) -> None:
         self.jobs("{ seq 300000; : > printed; } & : > left")
-        runner = self.start_patched("import runmaker4; runmaker4.Pump.MAX_READING_SECONDS = 0.5", "runs.txt")
+        # on a busy machine seq can wait for the CPU for longer than the usual 0.3 s
+        limits = "runmaker4.Pump.MAX_READING_SECONDS = 2.0; runmaker4.Pump.QUIET_SECONDS = 1.0"
+        runner = self.start_patched(f"import runmaker4; {limits}", "runs.txt")
         wait_until((self.dir / "left").exists, what="the shell has left a process behind")
-        time.sleep(1.5)                     # longer than output is read
+        time.sleep(3.0)                     # longer than output is read
         self.assertFalse(self.exists("printed"), "the console is not blocked")
         ended = self.finish(runner)
         self.assertEnded(ended, 0, "d")
