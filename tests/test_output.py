@@ -590,7 +590,9 @@ class ReadOn(RunCase):
 
     def test_one_that_prints_for_ever_does_not_keep_a_job(self) -> None:
         self.jobs("while :; do echo x; sleep 0.05; done &")
-        runner = self.start_patched("import runmaker4; runmaker4.Pump.MAX_READING_SECONDS = 2.0", "runs.txt")
+        # on a busy machine the process can be silent for longer than the usual 0.3 s
+        limits = "runmaker4.Pump.MAX_READING_SECONDS = 2.0; runmaker4.Pump.QUIET_SECONDS = 1.0"
+        runner = self.start_patched(f"import runmaker4; {limits}", "runs.txt")
         ended = self.finish(runner, 30)
         self.assertEnded(ended, 0, "d")
         self.assertGreater(len(printed(console_lines(ended.out))), 2)
