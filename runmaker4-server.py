@@ -112,7 +112,6 @@ from runmaker4 import (
     IN_USE_BYTES,
     JOB_LOCKS_PER_BUCKET,
     LOCAL,
-    MUTEX_OFFSET,
     NEW,
     NO_DIRECTIVES,
     PORT,
@@ -187,12 +186,14 @@ from runmaker4 import (
     exit_now,
     failure_report_command,
     find_block_reason,
+    find_held_job_locks,
     fork_quietly,
     human_time,
     identity_of,
     integer_between,
     is_free,
     job_file_path,
+    job_lock_offsets,
     lock,
     name_lines,
     one_line,
@@ -383,15 +384,14 @@ class SharedLockTable(LockTable):
 
         Do not ask the kernel about our own: they can be hundreds.
         """
-        bucket_offset = bucket_of(command)      # where the job locks of this command begin
+        offsets = job_lock_offsets(command)
         if not self._is_shared_fd_current:      # then none is ours: ask the kernel about all
             return super().count_job_locks(command)
-        if is_free(self.fd, bucket_offset, JOB_LOCKS_PER_BUCKET):
+        if is_free(self.fd, offsets.start, len(offsets)):
             return 0
-        bucket = range(bucket_offset, bucket_offset + JOB_LOCKS_PER_BUCKET)
         our_offsets = itertools.chain(self.job_locks, self.locks_without_line)
-        our_count = sum(offset in bucket for offset in our_offsets)
-        return our_count + sum(map(len, other_locks(self._shared_fd, bucket_offset, JOB_LOCKS_PER_BUCKET)))
+        our_count = sum(offset in offsets for offset in our_offsets)
+        return our_count + sum(map(len, other_locks(self._shared_fd, offsets.start, len(offsets))))
 
     def is_ours(self, offset: int) -> bool:
         return offset in self.job_locks or offset in self.locks_without_line
@@ -404,22 +404,12 @@ class SharedLockTable(LockTable):
         """
         if identity_of(shared_fd) != self.inode:
             raise OSError(errno.ESTALE, "the lock file was removed")
-        locked_offsets = list(self._find_held_job_locks())
+        # of the previous server and of runners
+        locked_offsets = list(itertools.chain.from_iterable(find_held_job_locks(self.fd)))
         self.lengthen_lock_file()               # shows runners that another process claims lines
         self.locks_without_line = {offset for offset in locked_offsets if self._lock_again(shared_fd, offset)}
         self._shared_fd = shared_fd
         self._shared_inode = self.inode
-
-    def _find_held_job_locks(self) -> Iterator[int]:
-        """Yield the offset of each job lock that the previous server or a runner holds.
-
-        A bucket of the lock file has 2^16 bytes: the job locks of a command, and last the command mutex.
-        """
-        for locked_range in other_locks(self.fd, 0, IN_USE_BYTES):      # on other descriptions than `fd`
-            mutex_of_bucket = locked_range.start | MUTEX_OFFSET
-            # A range with a mutex is locked to write a state, or by `runset4.py --edit`, not for jobs
-            if mutex_of_bucket not in locked_range:
-                yield from locked_range
 
     @staticmethod
     def _lock_again(fd: int, offset: int) -> bool:
@@ -432,9 +422,8 @@ class SharedLockTable(LockTable):
 
     def find_lock_without_line(self, command: bytes) -> int | None:
         """Return the offset of an inherited job lock of a command, without a line; None: there is none."""
-        bucket_offset = bucket_of(command)
-        bucket = range(bucket_offset, bucket_offset + JOB_LOCKS_PER_BUCKET)
-        return next((offset for offset in self.locks_without_line if offset in bucket), None)
+        offsets = job_lock_offsets(command)
+        return next((offset for offset in self.locks_without_line if offset in offsets), None)
 
     def take_lock_without_line(self, offset: int) -> JobLock:
         """Move a job lock for which a line was found from `locks_without_line` to `job_locks`; return it."""

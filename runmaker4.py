@@ -734,6 +734,23 @@ def bucket_of(command: bytes) -> int:
     return int.from_bytes(blake2b(command, digest_size=8).digest(), "big") >> 18 << 16
 
 
+def job_lock_offsets(command: bytes) -> range:
+    """Return the offsets of a command's job locks in the lock file: all of the bucket but the mutex."""
+    bucket = bucket_of(command)
+    return range(bucket, bucket + JOB_LOCKS_PER_BUCKET)
+
+
+def find_held_job_locks(fd: int) -> Iterator[range]:
+    """Yield ranges of job locks that other descriptions of a lock file than `fd` have locked.
+
+    A range with a command mutex is not for jobs: it is locked to write a state, or by `runset4.py --edit`.
+    """
+    for locked in other_locks(fd, 0, BUCKETS_END):
+        mutex_of_bucket = locked.start | MUTEX_OFFSET       # the last of the bucket's 2^16 bytes
+        if mutex_of_bucket not in locked:
+            yield locked
+
+
 LOCK_FILE = re.compile(r"\.(.+)\.lock", re.DOTALL)        # a lock file's name; group 1: the name of the file
 
 
@@ -2644,12 +2661,11 @@ class LockTable(LockTableReader):
 
         Needs the command mutex.  Raises OSError(ENOLCK) if none of the 65,535 is free.
         """
-        bucket = bucket_of(line.command)
-        bucket_end = bucket + JOB_LOCKS_PER_BUCKET
+        offsets = job_lock_offsets(line.command)
         preferred = own_job_lock_offset(line)
         fd = self.open_job_lock()
         try:
-            for offset in itertools.chain(range(preferred, bucket_end), range(bucket, preferred)):
+            for offset in itertools.chain(range(preferred, offsets.stop), range(offsets.start, preferred)):
                 if not self.is_ours(offset) and lock(fd, offset):
                     job_lock = JobLock(fd, offset)
                     self.job_locks[offset] = job_lock
@@ -7004,11 +7020,6 @@ class Memory(NamedTuple):
     """A bound on the memory that the memory= jobs of a runner use together."""
     size: float                 # bytes
     whence: str                 # the source of the bound
-
-    @property
-    def whole_bytes(self) -> int | None:
-        """Return the size in whole bytes; None: no bound."""
-        return int(self.size) if math.isfinite(self.size) else None
 
     def __str__(self) -> str:
         """Return '60G of memory for jobs with memory= (--memory)'."""

@@ -50,7 +50,6 @@ except ModuleNotFoundError as missing:
 
 from runmaker4 import (
     BLOCK,
-    BUCKETS_END,
     DONE,
     ERROR,
     FAILED,
@@ -92,6 +91,7 @@ from runmaker4 import (
     filled,
     find_block_reason,
     find_command_lines,
+    find_held_job_locks,
     find_mount,
     first_line_offset,
     give_rights,
@@ -384,17 +384,10 @@ class Watcher:
     def _buckets_with_job_locks(self) -> set[int]:
         """Return the offsets of the buckets in which a process holds a job lock.
 
-        A bucket is the range of 2^16 bytes in the lock file for one command.  The last byte is the command
-        mutex; each other byte is the lock of one running job.
+        A bucket is the range of 2^16 bytes in the lock file for one command, so the offset is a multiple of
+        that.
         """
-        buckets = set()
-        for locked in other_locks(self.file.lock_table.fd, 0, BUCKETS_END):
-            bucket = locked.start & ~MUTEX_OFFSET       # the offset of a bucket is a multiple of 2^16
-            command_mutex = bucket + MUTEX_OFFSET
-            # a lock that includes the mutex is not a job lock: `runset4.py --edit` locks all mutexes at once
-            if command_mutex not in locked:
-                buckets.add(bucket)
-        return buckets
+        return {locked.start & ~MUTEX_OFFSET for locked in find_held_job_locks(self.file.lock_table.fd)}
 
     def _lines_whose_jobs_still_run(self, held_lines: Sequence[Line], running: Iterable[Line]) -> list[Line]:
         """Return those of the held lines of a command whose jobs still run, as far as job locks show.
