@@ -567,6 +567,12 @@ runmaker4.Runner.MAX_RESULT_SECONDS = runmaker4.Runner.MAX_ANSWER_SECONDS = 0.2
                     (self.dir / name).unlink()
 
 
+# What a shell has left is read for two seconds, and may be silent for one: on a busy machine it can wait for
+# the CPU for longer than the usual 0.3 s
+TWO_SECONDS = ("import runmaker4; "
+               "runmaker4.Pump.MAX_READING_SECONDS = 2.0; runmaker4.Pump.QUIET_SECONDS = 1.0")
+
+
 @unittest.skipUnless(shutil.which("bash"), "there is no bash")
 class ReadOn(RunCase):
     """What a shell has left may print on after its end."""
@@ -590,9 +596,7 @@ class ReadOn(RunCase):
 
     def test_one_that_prints_for_ever_does_not_keep_a_job(self) -> None:
         self.jobs("while :; do echo x; sleep 0.05; done &")
-        # on a busy machine the process can be silent for longer than the usual 0.3 s
-        limits = "runmaker4.Pump.MAX_READING_SECONDS = 2.0; runmaker4.Pump.QUIET_SECONDS = 1.0"
-        runner = self.start_patched(f"import runmaker4; {limits}", "runs.txt")
+        runner = self.start_patched(TWO_SECONDS, "runs.txt")
         ended = self.finish(runner, 30)
         self.assertEnded(ended, 0, "d")
         self.assertGreater(len(printed(console_lines(ended.out))), 2)
@@ -603,9 +607,7 @@ class ReadOnWhileAWriterIsBehind(RunCase):
 
     def test_a_console_that_is_blocked_for_long_loses_no_line(self) -> None:
         self.jobs("{ seq 300000; : > printed; } & : > left")
-        # on a busy machine seq can wait for the CPU for longer than the usual 0.3 s
-        limits = "runmaker4.Pump.MAX_READING_SECONDS = 2.0; runmaker4.Pump.QUIET_SECONDS = 1.0"
-        runner = self.start_patched(f"import runmaker4; {limits}", "runs.txt")
+        runner = self.start_patched(TWO_SECONDS, "runs.txt")
         wait_until((self.dir / "left").exists, what="the shell has left a process behind")
         time.sleep(3.0)                     # longer than output is read
         self.assertFalse(self.exists("printed"), "the console is not blocked")
