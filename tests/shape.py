@@ -1,12 +1,14 @@
 """What a reader meets: size and density of Python files.
 
-    python3 -m tests.shape FILE...      a line for each file, and one for all
+    python3 -m tests.shape FILE...                  a line for each file, and one for all
+    python3 -m tests.shape --limit LIMIT FILE...    fail if all have more nodes than LIMIT says
 
 nodes: of the syntax tree, what there is to understand, however it is laid out.  code: lines that are neither
 blank, nor comment, nor docstring.  wide: lines of more than 110 characters.  attributes: of the class that
 has most of them.  flags: attributes that are ever set to True, False or None, so states that are spread over
 variables.
 """
+import argparse
 import ast
 import io
 import pathlib
@@ -125,15 +127,30 @@ def shape_of(text: str) -> Shape:
     )
 
 
-def main() -> None:
+def exceeds(nodes: int, limit: pathlib.Path) -> bool:
+    """Return True, and report it, if these are more nodes than the number in this file."""
+    most = int(limit.read_text(encoding="ascii"))
+    if nodes > most:
+        print(f"{limit}: {nodes} nodes, {most} allowed (save some, or give the reason for a higher number)")
+    elif nodes < most:
+        print(f"{limit}: {nodes} nodes, {most} allowed (lower the number in the same commit)")
+    return nodes > most
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m tests.shape")
+    parser.add_argument("--limit", type=pathlib.Path)
+    parser.add_argument("files", nargs="+", type=pathlib.Path)
+    arguments = parser.parse_args()
     print(aligned(*HEADINGS))
     total = Shape()
-    for path in map(pathlib.Path, sys.argv[1:]):
+    for path in arguments.files:
         shape = shape_of(path.read_text(encoding="utf-8"))
         total += shape
         print(shape.row(path.name))
     print(total.row("all"))
+    return int(arguments.limit is not None and exceeds(total.nodes, arguments.limit))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
