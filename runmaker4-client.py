@@ -60,7 +60,6 @@ from runmaker4 import (
     SIGNALS,
     ClientChannel,
     Counts,
-    Failures,
     FileExecutor,
     Job,
     JobSettings,
@@ -1011,7 +1010,6 @@ class Connection:
         self.link_life = LinkLife(endpoint, give_up, reported_complaint)
         self._requests = Requests()
         self.orphans: list[int] = []                # the server counts them
-        self.failures: Failures | None = None       # the server also counts these
         # the states of lines that the server must still run again for us: see Consumer.retry
         self._retry = to_text(program.retry)
         self._jobs: dict[str, RemoteJob] = {}       # ours with slots or results, by key

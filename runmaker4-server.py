@@ -124,7 +124,6 @@ from runmaker4 import (
     Credentials,
     Cursor,
     Directives,
-    Failures,
     FileChangedError,
     FileExecutor,
     Job,
@@ -2858,7 +2857,7 @@ class Sessions:
         elif event is not None:
             self.recovery.on_settled(assignment)
         self._remove_and_notify_group(assignment, line_result)
-        self.drain_after_failures(self._runner_stats.bad_count)
+        self._drain_after_failures()
         if event is not None:
             client.inbox.close_event(event)
         self._on_event_dealt_with(client)
@@ -2920,11 +2919,9 @@ class Sessions:
         self.say(f"{why}: handing out no more jobs, waiting for {job_count}")
         self.lifetime.drain()
 
-    def drain_after_failures(self, count: int) -> None:
-        """Hand out no more jobs if --max-failed is reached.
-
-        count: jobs that have failed, or had an error, since the start.
-        """
+    def _drain_after_failures(self) -> None:
+        """Hand out no more jobs if --max-failed is reached."""
+        count = self._runner_stats.bad_count
         if 0 < self.settings.max_failed <= count and self.lifetime.is_serving:
             self._runner_stats.had_errors = True
             self.drain(too_many_failures(count))
@@ -3271,10 +3268,6 @@ class Claims:
 
     def sync(self) -> None:
         self._file.sync()
-
-    def count_renewed(self) -> int:
-        """Return how many failed lines were claimed, or made new, because of --retry or --resume."""
-        return self._cursor.renewed
 
     def list_orphans(self) -> list[int]:
         """Return the numbers of the orphaned lines that were marked `e`."""
@@ -4237,8 +4230,6 @@ class Server(Program):
         """Serve clients until a signal, a defect or the end of all work; then return the exit status."""
         self.lifetime = Lifetime(self.loop)
         self._make_components()
-        if self.options.max_failed:
-            await self.failures.count_new_failures()
         self.handle_signals(self._on_stop_signal, self._on_drain_signal)
         await self._set_up_keeper()
         self.executor.post(self.claims.take_presence_lock)
@@ -4248,7 +4239,6 @@ class Server(Program):
             spawn_task(self.sessions.watch_claimed_lines()),
             spawn_task(self._check_clients_and_file()),
             spawn_task(self._drain_when_done()),
-            spawn_task(self._watch_failures()),
             spawn_task(self._exit_when_drained()),
         ]
         await self.lifetime.exiting
@@ -4270,7 +4260,7 @@ class Server(Program):
         """Create the objects that make up the server; each needs some of the earlier ones.
 
         `records` keeps job output, `claims` has the job file, `sessions` the clients; `dispatcher` hands out
-        jobs; `accountant` counts jobs in the file, `failures` the failed ones.
+        jobs; `accountant` counts jobs in the file.
         """
         say = functools.partial(self.in_loop, self.say)                 # can be called in the I/O thread
         reader = JobReader(self.path, say=say, mount=self.mount)        # to count lines
@@ -4288,7 +4278,6 @@ class Server(Program):
         poll_seconds = max(POLL_SECONDS, reader.interval / 5 if self.mount.network else 0)
         self.dispatcher = Dispatcher(services, self.sessions, self.stdout, poll_seconds)
         self.accountant = Accountant(services, self.sessions, reader, ServerInfo(self.port, self.began))
-        self.failures = Failures(reader, self.executor, self.claims.count_renewed)
 
     def _session_settings(self) -> SessionSettings:
         max_descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -4413,12 +4402,6 @@ class Server(Program):
     def _on_drain_signal(self, signum: int) -> None:
         """Handle HUP, USR1 and QUIT: hand out no more jobs, and exit when none is running."""
         self.sessions.drain(signal.Signals(signum).name)
-
-    async def _watch_failures(self) -> None:
-        """With --max-failed: count failures in the whole file now and then."""
-        while self.options.max_failed:
-            await self.failures.wait_until_due()
-            self.sessions.drain_after_failures(await self.failures.count_new_failures())
 
     async def _exit_when_drained(self) -> None:
         """Wait until the server drains; call off groups that have not begun; exit when nothing is left."""

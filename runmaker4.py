@@ -6179,41 +6179,6 @@ class FileExecutor:
         await asyncio.sleep(0)                  # lets the loop make the callbacks of these calls
 
 
-class Failures:
-    """Counts the jobs of a file that have failed, or are in error, since the start, on any runner."""
-
-    def __init__(self, file: JobReader, executor: FileExecutor, count_rerun_lines: Callable[[], int]) -> None:
-        """count_rerun_lines: returns how many failed lines we have run again; called in the executor."""
-        self.file = file
-        self.executor = executor
-        self._count_rerun_lines = count_rerun_lines
-        self._count_at_start: int | None = None     # failed jobs at the start; None: not counted yet
-        self._throttle = Throttle()
-
-    async def count_new_failures(self) -> int:
-        """Return the number of failures since the first count; 0 if the file cannot be read.
-
-        A failed line that we run again (--retry) no longer counts in the file.  But _count_failed_lines()
-        adds it, so the number rises only if it fails again.
-        """
-        try:
-            failed_count = await self.executor.call(self._count_failed_lines)
-        except OSError:                     # it does not exist yet, or is away for a moment
-            return 0
-        if self._count_at_start is None:
-            self._count_at_start = failed_count
-        return failed_count - self._count_at_start
-
-    def _count_failed_lines(self) -> int:
-        """Return the number of failed lines, including those that we have run again.  Raises OSError."""
-        with self._throttle:
-            return sum(1 for _ in self.file.scan_lines(FAILED + ERROR)) + self._count_rerun_lines()
-
-    async def wait_until_due(self) -> None:
-        """Wait until another count is due: counting takes at most a tenth of the time."""
-        await asyncio.sleep(max(self.file.interval, self._throttle.pause_seconds(9)))
-
-
 class FileCounter:
     """Counts the lines of a job file by state: now and then the file, and between counts our own changes.
 
@@ -6285,7 +6250,6 @@ class Jobs(Protocol):
     interval: float                     # seconds between checks of the claimed lines
     poll: float                         # seconds between checks for new jobs while there are none
     orphans: list[int]                  # line numbers of orphans marked `e`
-    failures: Failures | None           # counts the failures of the whole file; None: the server does
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         """Return a job, or why there is none.  exits_if_none: the runner exits if there is none.
@@ -6339,7 +6303,6 @@ class FileJobs:
         self.interval = cursor.interval
         self.orphans = cursor.orphans
         self.poll = 5.0 if cursor.file.network else 0.25
-        self.failures: Failures | None = Failures(reader, executor, lambda: cursor.renewed)
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         """Return a job; or why there is none, with what the walk has found for this runner.
@@ -8814,7 +8777,7 @@ class SlotFile:
 #
 # A Runner waits for a free slot, claims a job, and starts a shell.  For each job, a JobTask waits for the
 # shell's exit, runs the job again according to --retries, and writes the state.  Concurrent chores check the
-# claimed lines, the wall time, the slot file, the memory of jobs, and the count of failures.
+# claimed lines, the wall time, the slot file and the memory of jobs.
 #
 # With --retry-delay a failed job waits before it runs again.  The line stays `r`, the job keeps slots and
 # memory, and the runner holds the job lock.  So no other runner claims the line, and if the runner dies, the
@@ -8932,7 +8895,7 @@ def failure_report_command(options: argparse.Namespace) -> str:
 
 def too_many_failures(count: int) -> str:
     """Return the reason for a stop by --max-failed."""
-    return f"{plural(count, 'job')} more failed or in error than at the start (--max-failed)"
+    return f"{plural(count, 'job')} failed or in error (--max-failed)"
 
 
 class Backlogged(Protocol):
@@ -9795,11 +9758,9 @@ class Runner:
 
     async def run(self) -> None:
         """Run jobs until none remain, or until the runner drains and the last job has finished."""
-        if self.jobs.failures and self.options.max_failed:
-            await self.jobs.failures.count_new_failures()           # earlier failures do not count
         chores = [spawn_task(chore) for chore in (
             self._watch_wall_time(), self._kill_lost_and_cancelled_jobs(), self._tick_sinks(),
-            self._poll_slot_file(), self._watch_failures(), self._watch_memory())]
+            self._poll_slot_file(), self._watch_memory())]
         self._set_slots(self._names)
         self._starting_jobs = spawn_task(self._start_jobs())
         await asyncio.wait([self._starting_jobs])
@@ -9972,15 +9933,9 @@ class Runner:
                     task.kill_run("memory")
             exceeding = exceeding_now
 
-    async def _watch_failures(self) -> None:
-        """With --max-failed, count failed jobs in the file now and then, and drain after too many."""
-        failures = self.jobs.failures
-        while failures and self.options.max_failed:
-            await failures.wait_until_due()
-            self._stop_after_failures(await failures.count_new_failures())
-
-    def _stop_after_failures(self, count: int) -> None:
-        """Drain if too many jobs are failed or in error.  count: more than at the start."""
+    def _drain_after_failures(self) -> None:
+        """Drain if --max-failed is reached."""
+        count = self.runner_stats.bad_count
         if 0 < self.options.max_failed <= count and not self.draining:
             self.say(
                 f"{too_many_failures(count)}: starting no more jobs, waiting for "
@@ -10249,7 +10204,7 @@ class Runner:
         await task.run_until_settled()
         if task.state != NEW:
             self.runner_stats.add_result(task.job, task.state)
-            self._stop_after_failures(self.runner_stats.bad_count)
+            self._drain_after_failures()
             self._count_if_unreachable(task)
         for slot in task.slots:
             await self._release_slots([slot], self._choose_next_use(slot, was_started=task.state != NEW))
@@ -10614,7 +10569,7 @@ def add_record_options(add: AddArgument) -> None:
 
 def add_max_failed(add: AddArgument) -> None:
     add("--max-failed", type=integer_between(1), default=0, metavar="N",
-        help="start no more once N more jobs are failed or in error")
+        help="start no more once N of its jobs failed or had an error")
 
 
 def add_verbosity(add: AddArgument) -> None:

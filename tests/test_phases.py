@@ -38,7 +38,7 @@ COMMANDS = {
 
 class OneJob:
     """The `Jobs` of a runner that gets one job; its calls in one phase are held back."""
-    interval, poll, failures, renewed = 1.0, 0.05, None, 0
+    interval, poll = 1.0, 0.05
 
     def __init__(self, job: Job) -> None:
         self.waiting = [job]

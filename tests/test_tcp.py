@@ -490,7 +490,7 @@ class Serving(TcpCase):
         self.assertClientEnded(self.run_client(server), 1, "!..")
         ended = self.finish(server)
         self.assertEqual(ended.code, 1)
-        self.assertComplains(ended, "1 job more failed", "--max-failed")
+        self.assertComplains(ended, "1 job failed or in error", "--max-failed")
 
     def test_a_server_with_nothing_to_do_keeps_serving(self) -> None:
         self.before = self.write("d true\n").read_bytes()

@@ -4,7 +4,7 @@ complete -c runmaker4-server -l exit-when-done -d 'exit when all jobs have finis
 complete -c runmaker4-server -l dry-run -d 'print which jobs would start where, and change nothing'
 complete -c runmaker4-server -l grace -x -d 'keep the jobs of a lost client, or server, for T [60s]'
 complete -c runmaker4-server -l single-host -d 'no other host uses the file itself: any file system will do'
-complete -c runmaker4-server -l max-failed -x -d 'start no more once N more jobs are failed or in error'
+complete -c runmaker4-server -l max-failed -x -d 'start no more once N of its jobs failed or had an error'
 complete -c runmaker4-server -l host -xa '(__fish_print_hostnames)' -d 'listen on this address only [all, IPv6 and IPv4]'
 complete -c runmaker4-server -l port -x -d 'port, 0: any free one [9998]'
 complete -c runmaker4-server -l new-token -d 'make a new token; clients with the old one are refused'

@@ -15,7 +15,7 @@ complete -c runmaker4 -l slot-errors -x -d 'retire a slot after N jobs in a row 
 complete -c runmaker4 -l timeout -x -d 'kill a job that runs longer (90, 90s, 5m, 2h, 1d): !'
 complete -c runmaker4 -l walltime -x -d 'kill the jobs and exit after T (auto: before Slurm does)'
 complete -c runmaker4 -l kill-after -x -d 'time from TERM to KILL, when jobs are killed [10s]'
-complete -c runmaker4 -l max-failed -x -d 'start no more once N more jobs are failed or in error'
+complete -c runmaker4 -l max-failed -x -d 'start no more once N of its jobs failed or had an error'
 complete -c runmaker4 -s l -l logfile -rF -d 'the last lines of every job; shared by all hosts'
 complete -c runmaker4 -s n -l loglines -x -d 'lines of output per record [3]'
 complete -c runmaker4 -l outdir -xa '(__fish_complete_directories)' -d 'DIR/LINE.out, .err; a journal [$RUNMAKER4_OUTDIR]'
