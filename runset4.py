@@ -109,8 +109,8 @@ from runmaker4 import (
     write_all,
 )
 
-asyncio, configparser, csv, subprocess, tempfile = map(
-    lazy_import, ("asyncio", "configparser", "csv", "subprocess", "tempfile")
+asyncio, configparser, subprocess, tempfile = map(
+    lazy_import, ("asyncio", "configparser", "subprocess", "tempfile")
 )
 
 PROG = "runset4.py"
@@ -1732,91 +1732,6 @@ def lines_from_list_file(
         raise UsageError(f"{source.name}: no jobs (nothing to add)")
 
 
-# ---- tables ------------------------------------------------------------------------------------------------
-#
-# A table follows RFC 4180.  The first row names the columns.  In the template each name becomes the column's
-# number; then a table is like any list.
-
-NAMED_PLACEHOLDER = re.compile(rb"(\$?)\{([^{}]+)\}")
-# text in braces that can only be a placeholder for a column
-COLUMN_NAME = re.compile(rb"[A-Za-z_\x80-\xff][\w\x80-\xff-]*(?:\.|//?|/\.)?")
-NAME_SUFFIXES = (b"", b"//", b"/.", b"/", b".")             # after a column name; '/.' before '.'
-
-
-def with_column_numbers(template: bytes, column_names: Sequence[bytes]) -> bytes:
-    """Return a template with column numbers instead of names: b'wc {file.}' -> b'wc {2.}'."""
-    def numbered(placeholder: re.Match[bytes]) -> bytes:
-        dollar, content = placeholder.groups()
-        for suffix in NAME_SUFFIXES:
-            name = content[:len(content) - len(suffix)]
-            if name and content.endswith(suffix) and name in column_names:
-                return b"%b{%d%b}" % (dollar, column_names.index(name) + 1, suffix)
-        if COLUMN_NAME.fullmatch(content) and not dollar:          # ${HOME} is for the shell
-            choices = ", ".join(display_text(name) for name in column_names if name)
-            raise ValueError(
-                f"the template needs a column {display_text(content)} (the columns are {choices})"
-            )
-        return placeholder[0]
-    return NAMED_PLACEHOLDER.sub(numbered, template)
-
-
-def table_template(template: bytes, header: Sequence[bytes]) -> Template:
-    """Return a template for the rows of a table.  header: the column names.  Raises ValueError."""
-    names = [name.strip() for name in header]
-    for name, count in Counter(names).items():
-        if name and count > 1:
-            raise ValueError(f"two columns are named {display_text(name)}")
-    template = with_column_numbers(template, names)
-    try:
-        check_template(with_placeholder(template))
-    except argparse.ArgumentTypeError as error:
-        raise ValueError(f"--template: {error}") from None
-    return Template(template, len(names))
-
-
-def table_rows(source: Source) -> Iterator[bytes | list[bytes]]:
-    """Yield each row of a CSV table as a list, and each directive between rows as bytes.
-
-    The csv module reads only text; Latin-1 maps any byte to one character, and back.
-    """
-    lines = iter(source)
-    following_lines = (line.decode("latin-1") + "\n" for line in lines)
-    for line in lines:
-        if is_directive(line):
-            yield line
-        elif line.strip():
-            try:        # csv reads following lines if a quoted value contains newlines
-                row_start = line.decode("latin-1") + "\n"
-                row = next(csv.reader(itertools.chain([row_start], following_lines), strict=True))
-            except csv.Error as error:
-                raise source.error_at_line(error) from None
-            yield [value.encode("latin-1") for value in row]
-
-
-def lines_of_table(path: str, template_text: bytes) -> Iterator[bytes]:
-    """Yield a job line for each row of a table below the first; copy directives."""
-    source = Source(path)
-    template = None
-    width = 0
-    job_number = 0
-    for record in table_rows(source):
-        try:
-            if isinstance(record, bytes):
-                yield directive_line(record)
-            elif template is None:
-                template = table_template(template_text, record)
-                width = len(record)
-            elif len(record) != width:
-                raise ValueError(f"{plural(len(record), 'value')}, but the first row names {width} columns")
-            else:
-                job_number += 1
-                yield job_line(template.fill(job_number, b"", record))
-        except ValueError as error:
-            raise source.error_at_line(error) from None
-    if not job_number:
-        raise UsageError(f"{source.name}: no rows below the names of the columns (nothing to add)")
-
-
 def parse_sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
     """Return for each `:::` the values, each with the values that `:::+` links to it.
 
@@ -2326,7 +2241,6 @@ def make_parser() -> Parser:
     add("--template", type=parse_template, metavar="T",
         help="... the command: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
              "{//} directory, {/.} base name without extension, {1} {2/.} of columns, {#} the line's number")
-    add("--csv", action="store_true", help="... LIST is a table; row 1 names columns {NAME}")
     add("--colsep", type=parse_separator, metavar="REGEX", help="... the separator of columns [blanks]")
     add(
         "--add-jobs",
@@ -2400,11 +2314,8 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
     if template and not (sweep or action == "add_list"):
         parser.error("--template requires --add-list, or --add and :::")
     fills_list = template and action == "add_list"
-    columns = [f"--{name}" for name in ("colsep", "csv") if getattr(options, name)]
-    if columns and not fills_list:
-        parser.error(f"{columns[0]} requires --add-list with --template")
-    if len(columns) > 1:
-        parser.error("--csv and --colsep exclude each other")
+    if options.colsep and not fills_list:
+        parser.error("--colsep requires --add-list with --template")
 
 
 def add_lines(options: argparse.Namespace, file: JobFile) -> str:
@@ -2427,8 +2338,6 @@ def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
         return lines_of_sweep(template, sources)
     if path is None:
         return lines_of_arguments(options.add)
-    if options.csv:
-        return lines_of_table(path, template)
     return lines_from_list_file(path, template, options.colsep)
 
 

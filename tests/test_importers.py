@@ -274,6 +274,11 @@ class Templates(ImportCase):
         self.assertAdds(". n 1 'it'\"'\"'s a b' 50%\n. n 2 x/y 50%\n",
                         "--add-list", "list", "--template", "n {#} {.} 50%")
 
+    def test_a_template_that_is_a_directive_is_refused(self) -> None:
+        self.write("4\n", "list.txt")
+        call = "--add-list", "list.txt", "--template", "#RUN slots={}"
+        self.assertAllRefused({call: "argument --template: slots= is not a whole number"})
+
 
 class QuotedPlaces(ImportCase):
     """A place within quotes of the template is refused: the quotes of a value would end those, and it would
@@ -424,72 +429,6 @@ class Columns(ImportCase):
             (*from_list, "n", "--colsep", "["): "--colsep: not a regular expression",
             ("--add-list", "list", "--colsep", ","): "--colsep requires --add-list with --template",
             ("--add", "--template", "n {3}", ":::", "1", ":::", "2"): "no value for {3} (2 columns)",
-        })
-
-
-class Tables(ImportCase):
-    """--csv: rows by RFC 4180, whose columns are named in the first one."""
-
-    def add_table(self, text: Text, template: str, *lines: str) -> None:
-        """This table and template give these lines."""
-        self.write(text, "table.csv")
-        self.write("")
-        wanted = "".join(f"{line}\n" for line in lines)
-        self.assertAdds(wanted, "--add-list", "table.csv", "--csv", "--template", template)
-
-    def test_each_row_becomes_a_job_with_its_values_by_name(self) -> None:
-        self.add_table("seed,name\n1,a\n2,b c\n", "simulate --seed {seed} --out {name}.dat",
-                       ". simulate --seed 1 --out a.dat", ". simulate --seed 2 --out 'b c'.dat")
-
-    def test_parts_numbers_and_the_whole_row_have_their_places_too(self) -> None:
-        self.add_table("x, path ,\n1,d/a.b,9\n",
-                       "n {path.} {path/} {path//} {path/.} {2} {3} {#} {} ${x:-} {a,b}",
-                       ". n d/a a.b d a d/a.b 9 1 1 d/a.b 9 ${x:-} {a,b}")
-
-    def test_quotes_commas_and_newlines_are_read_as_the_standard_says(self) -> None:
-        self.add_table('\ufeffa,b\r\n"1, ""2""","x\r\ny"\r\n\r\n" ",#\r\n', "n {a} {#}",
-                       ". n '1, \"2\"' 1", ". n ' ' 2")
-
-    def test_any_bytes_are_kept(self) -> None:
-        self.write(b"a\n\xff\xc3\xa4\n", "table.csv")
-        self.assertAdds(b". n '\xff\xc3\xa4'\n", "--add-list", "table.csv", "--csv", "--template", "n {a}")
-
-    def test_a_column_without_a_name_takes_no_place_of_another(self) -> None:
-        self.write("i,,a.b\n0,1,x/y.z\n", "table.csv")
-        self.assertAdds(". n 0 0 1 x/y\n", "--add-list", "table.csv", "--csv", "--template", "n {i} {.}")
-
-    def test_a_template_that_is_a_directive_is_refused(self) -> None:
-        self.write("4\n", "list.txt")
-        call = "--add-list", "list.txt", "--template", "#RUN slots={}"
-        self.assertAllRefused({call: "argument --template: slots= is not a whole number"})
-
-    def test_directives_between_rows_stay_what_they_are(self) -> None:
-        self.add_table('#RUN slots=2\na,b\n1,"\n#RUN barrier\n"\n#RUN barrier\n2,\n',
-                       "n {a}", "#RUN slots=2", ". n 1", "#RUN barrier", ". n 2")
-
-    def test_what_is_no_table_or_does_not_fit_the_template_is_refused_whole(self) -> None:
-        for text, template, said in (
-            ("a,b\n1,2\n", "n {sed}", "line 1: the template needs a column sed (the columns are a, "),
-            (",a\n1,2\n", "n {a} {größe}", "line 1: the template needs a column größe"),
-            ("a,a\n1,2\n", "n {a}", "line 1: two columns are named a"),
-            ("a,b\n1,2\n1\n", "n {a}", "line 3: 1 value, but the first row names 2 columns"),
-            ('a\n"1\n', "n {a}", "line 2: unexpected end of data"),
-            ('a\n"1"2\n', "n {a}", "line 2: "),
-            ('a\n"1\n2"\n', "n {a}", "line 3: not a command: "),
-            ("a\n1\n", "n {2}", "line 2: no value for {2} (1 column)"),
-            ("a\n1\n", "n '{a}'", "line 1: --template: {1} is quoted already (remove your"),
-            ("a\n1\n", "n ${a}", "line 1: --template: {1} is in or after ${...}, where"),
-            ("a\n1\n#RUN nonsense\n", "n {a}", "line 3: unknown setting 'nonsense'"),
-            ("a\n", "n {a}", "no rows below the names of the columns (nothing to add)"),
-            ("", "n {a}", "no rows below the names of the columns (nothing to add)"),
-        ):
-            self.write(text, "table.csv")
-            call = "--add-list", "table.csv", "--csv", "--template", template
-            self.assertAllRefused({call: f"table.csv: {said}"})
-        self.assertAllRefused({
-            ("--add-list", "table.csv", "--csv"): "--csv requires --add-list with --template",
-            ("--add", "a", "--csv"): "--csv requires --add-list with --template",
-            ("--add-list", "table.csv", "--csv", "--template", "n", "--colsep", ","): "--csv and --colsep ",
         })
 
 

@@ -11,7 +11,6 @@ complete -c runset4 -l match -x -d '... with this command, or shell pattern for 
 complete -c runset4 -l add -x -d 'jobs; FILE comes first.  --add --template T ::: A B ::: 1 2: a job for each combination of {1} and {2} (:::+: linked)'
 complete -c runset4 -l add-list -rF -d 'one job or #RUN directive per line of LIST (-: stdin)'
 complete -c runset4 -l template -x -d '... the command: {} is the line, quoted for the shell, {.} without extension, {/} base name, {//} directory, {/.} base name without extension, {1} {2/.} of columns, {#} the line\'s number'
-complete -c runset4 -l csv -d '... LIST is a table; row 1 names columns {NAME}'
 complete -c runset4 -l colsep -x -d '... the separator of columns [blanks]'
 complete -c runset4 -l add-jobs -rF -d 'one job per job file of fjd (INI, [control] or [fjd], executable=), or per such file in a directory, once'
 complete -c runset4 -l add-tests -rF -d 'the tests of a NetJobs configuration, for the server'
