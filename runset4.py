@@ -1538,7 +1538,7 @@ def ask_to_edit_again() -> bool:
 # list can be of any length.
 
 PLACEHOLDER = re.compile(rb"\{(?:(?P<column>\d*)(?P<suffix>|\.|/|//|/\.)|#)\}")
-SWEEP_WORDS = (":::", ":::+", "::::", "::::+")      # :::: is refused: GNU parallel reads files for it
+SWEEP_WORDS = (":::", ":::+", "::::", "::::+")      # of GNU parallel; all but ::: are refused
 
 
 def without_extension(path: bytes) -> bytes:
@@ -1732,38 +1732,31 @@ def lines_from_list_file(
         raise UsageError(f"{source.name}: no jobs (nothing to add)")
 
 
-def parse_sweep(words: Sequence[str]) -> list[list[tuple[bytes, ...]]]:
-    """Return for each `:::` the values, each with the values that `:::+` links to it.
-
-    For example '::: a b :::+ 1 2 ::: x' returns [[(b'a', b'1'), (b'b', b'2')], [(b'x',)]].
-    """
-    sources: list[list[list[bytes]]] = []
+def parse_sweep(words: Sequence[str]) -> list[list[bytes]]:
+    """Return the values after each `:::`: for '::: a b ::: x' [[b'a', b'b'], [b'x']]."""
+    sources: list[list[bytes]] = []
     for word in words:
-        if word in SWEEP_WORDS[2:]:
+        if word in SWEEP_WORDS[1:]:
             raise UsageError(
-                f"{word} is not supported (for values from a file: --add-list FILE --template T)"
+                f"{word} is not supported (for linked values, or values from a file: --add-list FILE "
+                "--template T)"
             )
-        if word == ":::" or (word == ":::+" and not sources):
-            sources.append([[]])
-        elif word == ":::+":
-            sources[-1].append([])
+        if word == ":::":
+            sources.append([])
         else:
-            sources[-1][-1].append(os.fsencode(word))
-    if not all(map(all, sources)):
-        raise UsageError("give a value after each ::: and :::+ (see --help)")
-    return [list(zip(*linked)) for linked in sources]
+            sources[-1].append(os.fsencode(word))
+    if not all(sources):
+        raise UsageError("give a value after each ::: (see --help)")
+    return sources
 
 
-def lines_of_sweep(template_text: bytes, sources: Sequence[Sequence[tuple[bytes, ...]]]) -> Iterator[bytes]:
+def lines_of_sweep(template_text: bytes, sources: Sequence[Sequence[bytes]]) -> Iterator[bytes]:
     """Yield a job line for each combination of values.  The last value changes fastest.
 
-    sources: for each `:::` the values, in tuples, because `:::+` links values: for '::: a b :::+ 1 2 ::: x'
-    [[(b'a', b'1'), (b'b', b'2')], [(b'x',)]].
+    sources: the values after each `:::`.
     """
-    column_count = sum(len(value_tuples[0]) for value_tuples in sources)
-    template = Template(template_text, column_count)
-    for job_number, combination in enumerate(itertools.product(*sources), 1):
-        values = [*itertools.chain.from_iterable(combination)]
+    template = Template(template_text, len(sources))
+    for job_number, values in enumerate(itertools.product(*sources), 1):
         try:
             yield job_line(template.fill(job_number, b"", values))
         except ValueError as error:
@@ -2233,7 +2226,7 @@ def make_parser() -> Parser:
         nargs="*",
         metavar="CMD",
         help="jobs; FILE comes first.  --add --template T ::: A B ::: 1 2: a job for each combination "
-        "of {1} and {2} (:::+: linked)",
+        "of {1} and {2}",
     )
     add(
         "--add-list", metavar="LIST", help="one job or #RUN directive per line of LIST (-: stdin)"

@@ -8,7 +8,7 @@ complete -c runset4 -l force -d 'also --set running jobs: a living runner kills 
 complete -c runset4 -s a -l all -d 'all jobs in the states . r d ! e x (with --list: in any)'
 complete -c runset4 -l state -xa 'new running done failed error held' -d 'jobs in these states, for example failed,error or \'!e\''
 complete -c runset4 -l match -x -d '... with this command, or shell pattern for all of it'
-complete -c runset4 -l add -x -d 'jobs; FILE comes first.  --add --template T ::: A B ::: 1 2: a job for each combination of {1} and {2} (:::+: linked)'
+complete -c runset4 -l add -x -d 'jobs; FILE comes first.  --add --template T ::: A B ::: 1 2: a job for each combination of {1} and {2}'
 complete -c runset4 -l add-list -rF -d 'one job or #RUN directive per line of LIST (-: stdin)'
 complete -c runset4 -l template -x -d '... the command: {} is the line, quoted for the shell, {.} without extension, {/} base name, {//} directory, {/.} base name without extension, {1} {2/.} of columns, {#} the line\'s number'
 complete -c runset4 -l colsep -x -d '... the separator of columns [blanks]'
