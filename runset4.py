@@ -1567,64 +1567,34 @@ def is_number_placeholder(placeholder: re.Match[bytes]) -> bool:
     return placeholder["suffix"] is None        # only {#} has no suffix, not even an empty one
 
 
-def spread_over_columns(columns: Iterable[int], placeholder: re.Match[bytes]) -> bytes:
-    """Return one placeholder for each column, instead of one for the line: '{.}' -> '{1.} {2.}'.
+FUNCTION_OF_SUFFIX: dict[bytes, Callable[[bytes], bytes]] = {
+    b"": lambda value: value,
+    b".": without_extension,
+    b"/": os.path.basename,
+    b"//": directory,
+    b"/.": lambda value: without_extension(os.path.basename(value)),
+}
 
-    A placeholder that names a column, and {#}, remain.  For re.sub().
+
+def fill_template(
+    template: bytes, number: int, all_values: Sequence[bytes], columns: Sequence[bytes] = ()
+) -> bytes:
+    """Return a command: a template with quoted values, as in GNU parallel: 'convert {} {.}.png'.
+
+    number: for {#}.  all_values: for {} {.} {/} {//} {/.}, for example the line of a list.  columns: for {1}
+    {1.} {2/} ...  Raises ValueError if a column is missing.
     """
-    is_for_line = placeholder["column"] == b""
-    if not is_for_line:
-        return placeholder[0]
-    return b" ".join(b"{%d%b}" % (column, placeholder["suffix"]) for column in columns)
+    def value_of(placeholder: re.Match[bytes]) -> bytes:
+        if is_number_placeholder(placeholder):
+            return b"%d" % number
+        column = int(placeholder["column"] or 0)
+        if column > len(columns):
+            raise ValueError(f"no value for {{{column}}} ({plural(len(columns), 'column')})")
+        values = columns[column - 1:column] if column else all_values
+        get_part = FUNCTION_OF_SUFFIX[placeholder["suffix"]]
+        return b" ".join(quote(get_part(value)) for value in values)
 
-
-class Template:
-    """A command with placeholders, as in GNU parallel: 'convert {} {.}.png'."""
-    FUNCTION_OF_SUFFIX: dict[bytes | None, Callable[[bytes], bytes]] = {
-        b"": lambda value: value,
-        b".": without_extension,
-        b"/": os.path.basename,
-        b"//": directory,
-        b"/.": lambda value: without_extension(os.path.basename(value)),
-    }
-
-    def __init__(self, text: bytes, column_count: int = 0) -> None:
-        """text: the command.  {1} {1.} {1/} {1//} {1/.} are for parts of column 1, {#} for the job's number.
-
-        {} {.} ... are for the line, or, if column_count is not 0, for the columns 1 to column_count.
-        """
-        text = with_placeholder(text)
-        if column_count:
-            columns = range(1, column_count + 1)
-            text = PLACEHOLDER.sub(functools.partial(spread_over_columns, columns), text)
-        # for each placeholder the column (0: the line), and the function that gets the part (None: {#})
-        self.placeholders: list[tuple[int, Callable[[bytes], bytes] | None]] = []
-        for placeholder in PLACEHOLDER.finditer(text):
-            column = int(placeholder["column"] or 0)
-            self.placeholders.append((column, self.FUNCTION_OF_SUFFIX.get(placeholder["suffix"])))
-        self.max_column = max(column for column, _ in self.placeholders)
-        self.format = PLACEHOLDER.sub(self._conversion, text.replace(b"%", b"%%"))
-
-    @staticmethod
-    def _conversion(placeholder: re.Match[bytes]) -> bytes:
-        """Return the %-conversion for a placeholder in `format`."""
-        return b"%d" if is_number_placeholder(placeholder) else b"%b"
-
-    def fill(self, number: int, line: bytes, columns: Sequence[bytes] = ()) -> bytes:
-        """Return the command for one line of input, with quoted values for the placeholders.
-
-        number: for {#}.  line: for {}.  columns: for {1}, {2}, ...  Raises ValueError if a column is missing.
-        """
-        if len(columns) < self.max_column:
-            raise ValueError(f"no value for {{{self.max_column}}} ({plural(len(columns), 'column')})")
-        values: list[bytes | int] = []
-        for column, get_part in self.placeholders:
-            if get_part:                        # the value, or for example only the file name
-                value = columns[column - 1] if column else line
-                values.append(quote(get_part(value)))
-            else:
-                values.append(number)
-        return self.format % tuple(values)
+    return PLACEHOLDER.sub(value_of, template)
 
 
 # ---- placeholders within quotes ----------------------------------------------------------------------------
@@ -1645,19 +1615,6 @@ UNQUOTED_TEXT = re.compile(rb"""(?:
 )*""", re.VERBOSE)
 
 
-# by the first characters: constructs in or after which no value is allowed, and the remedy
-UNSAFE_CONSTRUCTS = {
-    b"`": ("`...`", "write $(...) instead"),
-    b"((": ("((...))", "set a variable first: n={}; echo $((n))"),
-    b"$[": ("$[...]", "set a variable first: n={}; echo $((n))"),
-    b"${": ("${...}", "omit the $, or put the value before that"),
-    b"\\": ("\\", "remove the \\"),
-    b"$'": ("$'...'", "omit the $"),
-    b'$"': ('$"..."', "omit the $"),
-    b'"': ('"$(...)"', "put the value before that, or call a script"),
-}
-
-
 def check_template(template: bytes) -> None:
     """Raise argparse.ArgumentTypeError if a template has a placeholder inside quotes, as in 'echo "{}"'.
 
@@ -1667,29 +1624,11 @@ def check_template(template: bytes) -> None:
     for placeholder in PLACEHOLDER.finditer(template):
         offset = placeholder.start()
         if not is_number_placeholder(placeholder) and not UNQUOTED_TEXT.fullmatch(template, 0, offset):
-            raise argparse.ArgumentTypeError(f"{display_text(placeholder[0])} {why_unsafe(template, offset)}")
-
-
-def why_unsafe(template: bytes, value_offset: int) -> str:
-    """Return why a value at this offset of a template cannot be quoted, and the remedy.
-
-    For example 'is quoted already (remove your quotes)' for the placeholder in 'echo "{}"'.  UNQUOTED_TEXT
-    must not match the whole text before the offset.
-    """
-    # it matches up to the first unsafe construct
-    safe_part = UNQUOTED_TEXT.match(template, 0, value_offset)
-    unsafe_offset = safe_part.end() if safe_part else 0
-    # the quote that is opened here, if any: by itself, or as $'...' or $"..."
-    quote_sign = template[unsafe_offset:value_offset].lstrip(b"$")[:1]
-    is_quote = quote_sign in (b"'", b'"')
-    if is_quote and template.count(quote_sign, unsafe_offset, value_offset) % 2:
-        return "is quoted already (remove your quotes)"
-    # UNQUOTED_TEXT stops only at one of these
-    construct, remedy = next(
-        explanation for opening, explanation in UNSAFE_CONSTRUCTS.items()
-        if template.startswith(opening, unsafe_offset)
-    )
-    return f"is in or after {construct}, where a value cannot be quoted ({remedy})"
+            raise argparse.ArgumentTypeError(
+                f"{display_text(placeholder[0])} is within quotes, or after \\, `, ((, or a $ that quotes or "
+                "expands: a value cannot be quoted there (remove your quotes, or set a variable first: "
+                "v={}; show \"$v\")"
+            )
 
 
 def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
@@ -1700,15 +1639,14 @@ def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
 
 
 def lines_from_list_file(
-    path: str, template_text: bytes | None, colsep: re.Pattern[bytes] | None = None
+    path: str, template: bytes | None, colsep: re.Pattern[bytes] | None = None
 ) -> Iterator[bytes]:
     """Yield a job line for each line of a list file: a command, or values for a template.
 
-    Copy #RUN directives; skip blank lines and comments.  template_text: None: the list has commands.  colsep:
+    Copy #RUN directives; skip blank lines and comments.  template: None: the list has commands.  colsep:
     of columns; None: blanks.  Raises UsageError if a line is invalid, or there is nothing to add.
     """
     source = Source(path)
-    template = Template(template_text) if template_text else None
     job_number = 0
     directive_count = 0
     for line in source:
@@ -1722,8 +1660,8 @@ def lines_from_list_file(
                 continue
             job_number += 1
             if template:
-                columns = split_columns(line, colsep) if template.max_column else ()
-                yield job_line(template.fill(job_number, line, columns))
+                columns = split_columns(line, colsep)
+                yield job_line(fill_template(template, job_number, [line], columns))
             else:
                 yield new_line(line)
         except ValueError as error:
@@ -1750,15 +1688,14 @@ def parse_sweep(words: Sequence[str]) -> list[list[bytes]]:
     return sources
 
 
-def lines_of_sweep(template_text: bytes, sources: Sequence[Sequence[bytes]]) -> Iterator[bytes]:
+def lines_of_sweep(template: bytes, sources: Sequence[Sequence[bytes]]) -> Iterator[bytes]:
     """Yield a job line for each combination of values.  The last value changes fastest.
 
     sources: the values after each `:::`.
     """
-    template = Template(template_text, len(sources))
     for job_number, values in enumerate(itertools.product(*sources), 1):
         try:
-            yield job_line(template.fill(job_number, b"", values))
+            yield job_line(fill_template(template, job_number, values, values))
         except ValueError as error:
             raise UsageError(f"{error}; nothing was added") from None
 
@@ -2143,7 +2080,8 @@ def parse_template(text: str) -> bytes:
         raise argparse.ArgumentTypeError(str(error)) from None
     if is_directive(line) or re.search(rb"\{0+[./]*\}", template):
         raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (columns begin with {{1}})")
-    check_template(with_placeholder(template))
+    template = with_placeholder(template)
+    check_template(template)
     return template
 
 
