@@ -189,18 +189,19 @@ def uninterrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_and_lock_to_append(file: JobFile, create: bool = True) -> Iterator[int]:
-    """Open a job file, and keep others from appending during the `with` block; yield the descriptor.
+def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
+    """Open a job file, or create it, and keep others from appending during the `with` block; yield the
+    descriptor.
 
     An editor can replace the file at any moment, and lines appended to the old file are lost.  So open the
     path until it names the open file.  If it names another file at the end of the block, a person must look:
     the editor can have read the lines in the old file or not.  Appending again could run them twice, and not
     appending could lose them.
 
-    create: if the file does not exist.  Raises UsageError, OSError (ESTALE: the file was replaced).
+    Raises UsageError, OSError (ESTALE: the file was replaced).
     """
     deadline = time.monotonic() + MAX_APPEND_WAIT_SECONDS
-    if create and not os.path.lexists(file.path):
+    if not os.path.lexists(file.path):
         os.close(open_or_make(file.path, os.O_RDWR | os.O_CLOEXEC, 0o666))
     file.open_to_write()
     with append_lock(file):
@@ -1985,56 +1986,6 @@ def lines_of_tests(path: str) -> Iterator[bytes]:
     yield b"#RUN\n"                         # the last test's settings do not apply to later jobs
 
 
-# ======== The end of following ==============================================================================
-#
-# `#RUN end` is a line like any other: it is appended under the append lock.  To undo that, we write `#off`
-# over the first four bytes, while holding the mutex of the line's text.
-
-
-def is_end_directive(line: Line) -> bool:
-    with contextlib.suppress(ValueError):
-        return parse_settings(line.text).kind == "end"
-    return False
-
-
-def find_end_directives(file: JobFile, fd: int) -> list[Line]:
-    """Return the valid lines `#RUN end` of an open job file."""
-    with Reader.with_own_fd(fd, file.network) as reader:
-        lines = Scan(reader, first_line_offset(reader), b"", directives=True)
-        return [line for line in lines if is_end_directive(line)]
-
-
-def add_end_directive(file: JobFile) -> str:
-    """Append `#RUN end`, at which idle runners exit, unless the file has one; return a message."""
-    with open_and_lock_to_append(file) as fd:
-        if find_end_directives(file, fd):
-            return "has a #RUN end already"
-        append_locked(fd, file.real_path, file.mount, [b"#RUN end\n"])
-    return "#RUN end added"
-
-
-def say_jobs_below_end(file: JobFile) -> None:
-    """Warn about new jobs below a `#RUN end`, where --follow runners do not see them.
-
-    Call it without the append lock, so that no process must wait.
-    """
-    try:
-        end_line = next(filter(is_end_directive, file.scan_lines(b"", directives=True)), None)
-    except FileNotFoundError:
-        raise FileChangedError from None
-    if end_line and Scan(file.reader, end_line.offset, NEW).next():
-        file.say(f"line {end_line.number} is a #RUN end; --follow runners do not run the jobs below it "
-                 "(--reopen, then --end)")
-
-
-def disable_end_directives(file: JobFile, change_counts: ChangeCounts) -> None:
-    """Turn each `#RUN end` into the comment `#off end`, so that --follow runners wait for jobs again."""
-    with open_and_lock_to_append(file, create=False):
-        file.open_to_write()
-        for line in find_end_directives(file, file.get_checked_fd()):
-            change_counts.count_change(file, line, set_state(file, line, b"#off", force=False))
-
-
 # ======== Command line ======================================================================================
 #
 # A call does one thing.  Lines are selected while the file is read.  Each refused line is reported, and then
@@ -2097,7 +2048,7 @@ def parse_separator(text: str) -> re.Pattern[bytes]:
     )
 
 
-ADD_ACTIONS = ("add", "add_list", "add_jobs", "add_tests", "end")
+ADD_ACTIONS = ("add", "add_list", "add_jobs", "add_tests")
 CHANGE_ACTIONS = ("set", "cancel")
 NO_MATCH = "no matching jobs"
 EXAMPLES = f"""\
@@ -2163,8 +2114,8 @@ def make_parser() -> Parser:
         "--add",
         nargs="*",
         metavar="CMD",
-        help="jobs; FILE comes first.  --add --template T ::: A B ::: 1 2: a job for each combination "
-        "of {1} and {2}",
+        help="jobs or directives; FILE comes first.  --add --template T ::: A B ::: 1 2: a job for each "
+        "combination of {1} and {2}",
     )
     add(
         "--add-list", metavar="LIST", help="one job or #RUN directive per line of LIST (-: stdin)"
@@ -2181,12 +2132,6 @@ def make_parser() -> Parser:
         "directory, once",
     )
     add("--add-tests", metavar="CONFIG", help="the tests of a NetJobs configuration, for the server")
-    add(
-        "--end",
-        action="store_true",
-        help="#RUN end: idle runners exit when no job above remains",
-    )
-    add("--reopen", action="store_true", help="undo each #RUN end (it becomes #off end, a comment)")
     add = parser.add_argument_group("file system and output").add_argument
     add("--single-host", action="store_true", help="no other host uses the file: accept any file system")
     add("-q", "--quiet", action="store_true", help="do not report the changes")
@@ -2215,17 +2160,17 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 
 def check_usage(parser: Parser, options: argparse.Namespace) -> None:
     """Refuse options that exclude each other, and set options.action."""
-    actions = [option for option in ("list", "edit", "reopen", *CHANGE_ACTIONS, *ADD_ACTIONS)
+    actions = [option for option in ("list", "edit", *CHANGE_ACTIONS, *ADD_ACTIONS)
                if getattr(options, option) not in (None, False)]
     if len(actions) != 1:
         parser.error("give exactly one of --set, --list, --cancel, --edit, --add, --add-list, --add-jobs, "
-                     "--add-tests, --end, --reopen")
+                     "--add-tests")
     action = actions[0]
     option = f"--{action.replace('_', '-')}"
     has_selection = options.selection.has_conditions or options.all
     if action in CHANGE_ACTIONS and not has_selection:
         parser.error(f"{option} requires lines, --state, --match or --all")
-    if action in (*ADD_ACTIONS, "edit", "reopen") and has_selection:
+    if action in (*ADD_ACTIONS, "edit") and has_selection:
         parser.error(f"{option} takes no selection of lines")
     if options.force and action != "set":
         parser.error("--force requires --set")
@@ -2251,8 +2196,6 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
 
 def add_lines(options: argparse.Namespace, file: JobFile) -> str:
     """Append the requested lines; return a message such as '2 jobs added'."""
-    if options.end:
-        return add_end_directive(file)
     if options.add_jobs:
         return str(Added(add_job_files(file, options.add_jobs), 0))
     if options.add_tests is not None:
@@ -2356,7 +2299,7 @@ def check_openable(path: str, flags: int) -> None:
 
 
 def run_on_existing_file(options: argparse.Namespace, file: JobFile) -> int:
-    """Run --edit, --reopen, --set or --cancel; return the exit status.
+    """Run --edit, --set or --cancel; return the exit status.
 
     Raises UsageError if the file has lines of other text and no job; after --edit only report that.
     """
@@ -2367,21 +2310,27 @@ def run_on_existing_file(options: argparse.Namespace, file: JobFile) -> int:
         check_for_strays(file.path, file.network, file.say, refuse=False)
         return exit_status
     check_for_strays(file.path, file.network, file.say, refuse=True)
-    if options.reopen:
-        return reopen_and_report(file, quiet)
     return change_states(file, options)
 
 
-def reopen_and_report(file: JobFile, quiet: bool) -> int:
-    """Undo each `#RUN end`, and print how many; return the exit status."""
-    change_counts = ChangeCounts()
-    disable_end_directives(file, change_counts)
-    count = sum(change_counts.changed.values())
-    if count and not quiet:
-        file.say(f"{plural(count, 'line')}: #RUN end -> #off end")
-    if not count and not change_counts.refused:
-        file.say("no #RUN end")
-    return 0 if count and not change_counts.refused else 1
+def is_end_directive(line: Line) -> bool:
+    with contextlib.suppress(ValueError):
+        return parse_settings(line.text).kind == "end"
+    return False
+
+
+def say_jobs_below_end(file: JobFile) -> None:
+    """Warn about new jobs below a `#RUN end`, where --follow runners do not see them.
+
+    Call it without the append lock, so that no process must wait.
+    """
+    try:
+        end_line = next(filter(is_end_directive, file.scan_lines(b"", directives=True)), None)
+    except FileNotFoundError:
+        raise FileChangedError from None
+    if end_line and Scan(file.reader, end_line.offset, NEW).next():
+        file.say(f"line {end_line.number} is a #RUN end; --follow runners do not run the jobs below it "
+                 "(delete it by --edit, then --add '#RUN end')")
 
 
 def add_and_report(options: argparse.Namespace, file: JobFile) -> int:

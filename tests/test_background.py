@@ -65,6 +65,11 @@ class FileExecutorCase(RunCase):
         ended = self.run_script(RUNSET, "-q", *words)
         self.assertEqual((ended.code, ended.err), (0, b""), words)
 
+    def take_end_back(self) -> None:
+        """Delete the #RUN end, as a person does."""
+        editing = self.run_script(RUNSET, "-q", "--edit", "runs.txt", env={"EDITOR": "sed -i '/^#RUN end/d'"})
+        self.assertEqual((editing.code, editing.err), (0, b""))
+
     def wait_gone(self, *pids: int) -> None:
         wait_until(lambda: not any(map(alive, pids)), what="the workers have left")
         self.assertNotIn(b"Traceback", self.read("errors"))
@@ -87,7 +92,7 @@ class HiredAndFired(FileExecutorCase):
         self.change("runs.txt", "--add", "echo c >c")
         self.wait_states("dd!d")
         self.assertTrue(alive(worker))
-        self.change("--end", "runs.txt")
+        self.change("runs.txt", "--add", "#RUN end")
         self.wait_gone(worker)
         said = self.read("errors").splitlines()
         self.assertTrue(said[-1].startswith(b"runmaker4.py: runs.txt: 3 done, 1 failed"), said)
@@ -102,7 +107,7 @@ class HiredAndFired(FileExecutorCase):
         self.write(f". {WAITING}\n")
         first = self.hire()
         self.wait_up(1)
-        self.change("--end", "runs.txt")
+        self.change("runs.txt", "--add", "#RUN end")
         added = self.run_script(RUNSET, "runs.txt", "--add", "touch below")
         self.assertEqual(added.code, 0)
         self.assertIn(b"line 2 is a #RUN end; --follow runners do not run the jobs below it", added.err)
@@ -113,7 +118,7 @@ class HiredAndFired(FileExecutorCase):
         late = self.run_script(RUNMAKER, "--follow", "runs.txt")
         self.assertEqual((late.code, late.out), (0, b""))
         self.assertEqual(self.states(), "d.")
-        self.change("--reopen", "runs.txt")
+        self.take_end_back()
         second = self.hire()
         self.wait_states("dd")
         self.assertTrue(alive(second))
@@ -125,7 +130,7 @@ class HiredAndFired(FileExecutorCase):
         self.write(f". {WAITING}\n. {WAITING}\n")
         workers = [self.hire(number=number) for number in (1, 2, 3)]
         self.wait_up(1, 2)
-        self.change("--end", "runs.txt")
+        self.change("runs.txt", "--add", "#RUN end")
         wait_until(lambda: sum(map(alive, workers)) == 2, what="the worker without a job has left")
         self.open_gate()
         self.wait_gone(*workers)
@@ -155,9 +160,9 @@ class HiredAndFired(FileExecutorCase):
         self.write(f". {WAITING}\n")
         worker = self.hire()
         self.wait_up(1)
-        self.change("--end", "runs.txt")
+        self.change("runs.txt", "--add", "#RUN end")
         time.sleep(1)
-        self.change("--reopen", "runs.txt")
+        self.take_end_back()
         time.sleep(1)
         self.open_gate()
         self.wait_states("d")
@@ -202,7 +207,7 @@ class JobFiles(FileExecutorCase):
         self.wait_states("d" * 10)
         written = {path.name: path.read_text() for path in (self.dir / "logfiles").iterdir()}
         self.assertEqual(written, {f"job{number}.dat": f"done with value{number}" for number in range(10)})
-        self.change("--end", "runs.txt")
+        self.change("runs.txt", "--add", "#RUN end")
         self.wait_gone(*workers)
 
     def test_the_jobs_come_first_and_then_four_workers_in_one(self) -> None:

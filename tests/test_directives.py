@@ -463,7 +463,7 @@ class Checks(DirectiveCase):
         runners = [self.start_hasty("--follow", name) for name in names]
         wait_until(lambda: self.times_told("line 1", "barrier check", "line 2") == 2, what="both say it")
         runners[0].send_signal(signal.SIGHUP)
-        self.assertEqual(self.run_script(RUNSET, "--end", names[1]).code, 0)
+        self.assertEqual(self.run_script(RUNSET, names[1], "--add", "#RUN end").code, 0)
         for name, runner in zip(names, runners):
             self.assertEqual((self.finish(runner).code, self.states(name)), (1, "!."))
         self.assertTold("line 1", "barrier check", "line 2", times=2)

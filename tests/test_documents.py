@@ -235,7 +235,9 @@ UNITTEST = "python3 -m unittest discover -s tests -t ."
 ONE_TEST = {UNITTEST: f"{UNITTEST} -p test_packaging.py -k what_it_needs"}
 JOURNAL = Recipe(jobs("...."), before="runmaker4.py -q --outdir out runs.txt || true", states="dddd")
 LINE_17 = replace(JOURNAL, jobs=jobs("d" * 16 + "."), states="d" * 17)
-WAITS = Recipe(jobs(".."), after=f"runwait4.py -e runs.txt; runset4.py --end runs.txt; {GONE}", states="dd")
+WAITS = Recipe(
+    jobs(".."), after=f"runwait4.py -e runs.txt; runset4.py runs.txt --add '#RUN end'; {GONE}", states="dd"
+)
 # In a batch job of Slurm's, with its variables
 BATCH = Recipe(
     jobs("e."),

@@ -16,7 +16,7 @@ from typing import Any, Callable, Optional
 
 import runmaker4
 import runset4
-from tests.support import FULL, GATE, RUNMAKER, RUNSET, Call, Case, RunCase, Text, as_bytes, locked
+from tests.support import FULL, RUNMAKER, RUNSET, Call, Case, RunCase, Text, as_bytes, locked
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
 FOUR = ". echo a\nd echo b\n! echo c\ne echo d\n"
@@ -200,8 +200,7 @@ class Said(ImportCase):
                  ("--add", "#RUN barrier"): "1 directive added",
                  ("--add", "echo 1", "#RUN", "#RUN barrier"): "1 job and 2 directives added",
                  ("--add-tests", "tests"): "2 jobs added", ("--add-jobs", "queue"): "1 job added",
-                 ("--add-jobs", "./queue"): "0 jobs added", ("--end",): "#RUN end added",
-                 ("--end", "--single-host"): "has a #RUN end already"}
+                 ("--add-jobs", "./queue"): "0 jobs added"}
         for args, said in calls.items():
             ended = self.run_script(RUNSET, "runs.txt", *args)
             with self.subTest(args):
@@ -613,7 +612,7 @@ class JobFiles(JobFileCase):
         for name in names:
             self.job_file(f"queue/{name}")
         self.run_script(RUNSET, "runs.txt", "--add-jobs", *(f"queue/{name}" for name in names))
-        self.run_script(RUNSET, "runs.txt", "--end")
+        self.run_script(RUNSET, "runs.txt", "--add", "#RUN end")
         self.assertEqual(self.finish(workers).code, 0)
         self.assertEqual(self.states(), "d" * 10)
         self.assertEqual(
@@ -621,18 +620,8 @@ class JobFiles(JobFileCase):
         )
 
 
-class Hiring(ImportCase):
-    """--end and --reopen: those who wait for more jobs are sent home, and hired again."""
-
-    def test_the_end_is_appended_once(self) -> None:
-        self.assertAdds("#RUN end\n", "--end")
-        self.assertAdds("#RUN end\n", "--end")
-        self.write(". echo a\n#RUN \t end \r\nd echo b\n")
-        self.assertAdds(". echo a\n#RUN \t end \r\nd echo b\n", "--end")
-        self.write("# RUN end\n#run end\n#RUN ending\n#RUN end now\n. #RUN end\nx #RUN end")
-        self.assertAdds(
-            "# RUN end\n#run end\n#RUN ending\n#RUN end now\n. #RUN end\nx #RUN end\n#RUN end\n", "--end"
-        )
+class BelowTheEnd(ImportCase):
+    """New jobs below a #RUN end are said, because --follow runners do not see them."""
 
     def test_jobs_that_are_added_below_the_end_are_said(self) -> None:
         self.write("echo b\n", "list")
@@ -653,53 +642,6 @@ class Hiring(ImportCase):
         with self.assertRaises(runmaker4.FileChangedError):
             runset4.say_jobs_below_end(file)
 
-    def test_reopening_makes_comments_of_all_of_them_in_place(self) -> None:
-        before = (
-            b"\xef\xbb\xbf#RUN end\n. echo a\n#RUN\tend \r\n#RUN barrier\n# RUN end\n. #RUN end\n#RUN end"
-        )
-        path = self.write(before)
-        inode = path.stat().st_ino
-        after = before.replace(b"\n#RUN\tend", b"\n#off\tend").replace(b"\n#RUN end", b"\n#off end")
-        self.assertAdds(after.replace(b"\xbf#RUN end", b"\xbf#off end"), "--reopen")
-        self.assertEqual(path.stat().st_ino, inode)
-
-    def test_nothing_to_reopen_is_said(self) -> None:
-        self.write(FOUR)
-        ended = self.run_script(RUNSET, "runs.txt", "--reopen")
-        self.assertEqual((ended.code, ended.out), (1, b""))
-        self.assertEqual(ended.err, b"runset4.py: runs.txt: no #RUN end\n")
-        self.assertEqual(self.read(), as_bytes(FOUR))
-
-    def test_an_end_whose_door_is_locked_is_named(self) -> None:
-        path = self.write("#RUN end\n. echo a\n#RUN \t end\n")
-        other = runmaker4.JobFile(str(path), say=self.fail)
-        self.addCleanup(other.close_files)
-        other.open_to_write()
-        with other.command_mutex(b"UN end") as opened:
-            self.assertTrue(opened)
-            ended = self.run_script(RUNSET, "-q", "runs.txt", "--reopen")
-        self.assertEqual((ended.code, ended.out), (1, b""))
-        self.assertEqual(
-            ended.err,
-            b"runset4.py: runs.txt: line 1: is being added, claimed, finished or edited (try again)\n",
-        )
-        self.assertEqual(self.read(), b"#RUN end\n. echo a\n#off \t end\n")
-
-    def test_a_missing_file_is_not_reopened(self) -> None:
-        self.assertAllRefused({("--reopen",): "runs.txt: "})
-
-    def test_a_follower_at_work_is_not_disturbed_and_goes_home_at_the_end(self) -> None:
-        self.write(f"#RUN end\n. {GATE}\n. : >two\n#RUN end\n. echo never >three\n")
-        self.assertEqual(self.run_script(RUNSET, "runs.txt", "--reopen").code, 0)
-        runner = self.start(RUNMAKER, "-q", "--follow", "runs.txt")
-        self.wait_states("r..")
-        self.assertEqual(self.run_script(RUNSET, "runs.txt", "--set=x", "5").code, 0)
-        self.assertEqual(self.run_script(RUNSET, "runs.txt", "--end").code, 0)
-        self.assertEqual(self.locked_lines(), [2])
-        self.open_gate()
-        ended = self.finish(runner)
-        self.assertEqual((ended.code, self.states()), (0, "ddx"), ended.err)
-
 
 class Appending(JobFileCase):
     """Others who append are waited for, and what they appended is taken into account."""
@@ -708,9 +650,8 @@ class Appending(JobFileCase):
         self.job_file("queue/a")
         self.job_file("queue/b")
         jobs = [self.line("queue/a"), self.line("queue/b")]
-        files = {"ends": (["--end"], b"#RUN end\n", b"#RUN end\n"),
-                 "jobs": (["--add-jobs", "queue"], jobs[0], jobs[0] + jobs[1]),
-                 "reopened": (["--reopen"], b"#RUN end\n", b"#off end\n")}
+        files = {"commands": (["--add", "echo b"], b". echo a\n", b". echo a\n. echo b\n"),
+                 "jobs": (["--add-jobs", "queue"], jobs[0], jobs[0] + jobs[1])}
         with contextlib.ExitStack() as stack:
             processes = []
             for name, (args, theirs, _) in files.items():
@@ -722,11 +663,11 @@ class Appending(JobFileCase):
                 file.write(theirs[:3])
             with self.assertRaises(subprocess.TimeoutExpired):
                 processes[0].wait(0.4)
-            self.assertEqual([process.poll() for process in processes], [None] * 3)
+            self.assertEqual([process.poll() for process in processes], [None] * 2)
             for name, (_, theirs, _) in files.items():
                 with open(self.dir / name, "ab", buffering=0) as file:
                     file.write(theirs[3:])
-        self.assertEqual([self.finish(process).code for process in processes], [0, 0, 0])
+        self.assertEqual([self.finish(process).code for process in processes], [0, 0])
         for name, (_, _, after) in files.items():
             self.assertEqual(self.read(name), after)
 
@@ -744,9 +685,6 @@ class Usage(unittest.TestCase):
             ("--add-list a --all", "--add-list"),
             ("--add-jobs a --state=x", "--add-jobs"),
             ("--add-tests a --match=b", "--add-tests"),
-            ("--end --reopen", "--end"),
-            ("--end --state=.", "--end"),
-            ("3 --reopen", "--reopen"),
             ("--set=x", "--set"),
             ("--cancel --set=x 3", "--cancel"),
             ("", "--add-list"),

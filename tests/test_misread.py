@@ -10,7 +10,7 @@ from tests.values import present
 
 READING = (
     (RUNMAKER, "-q"), (RUNMAKER, "--follow"), (RUNMAKER, "--dry-run"), (RUNSERVER,), (RUNSET, "--list"),
-    (RUNSET, "-q", "--set=x", "--all"), (RUNSET, "-q", "--reopen"), (RUNWAIT, "--status"),
+    (RUNSET, "-q", "--set=x", "--all"), (RUNWAIT, "--status"),
 )
 STRAY = (
     "{}: runs.txt: line {} is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)\n"
@@ -83,8 +83,9 @@ class PlainCommands(MisreadCase):
 
     def test_jobs_can_be_added_to_it(self) -> None:
         self.write("echo a\n")
-        self.assertNames(STRAY.format("{}", 1), (RUNSET, "-q", "--end"))
-        self.assertEqual(self.read(), b"echo a\n#RUN end\n")
+        self.write("b\n", "list")
+        self.assertNames(STRAY.format("{}", 1), (RUNSET, "-q", "--add-list=list"))
+        self.assertEqual(self.read(), b"echo a\n. b\n")
 
 
 class StrayLines(MisreadCase):
@@ -92,8 +93,7 @@ class StrayLines(MisreadCase):
 
     def test_every_script_names_the_first_and_goes_on(self) -> None:
         self.write("# a\nd echo\n\nprose\n.echo b\n/text\n  more\n")
-        self.assertNames(self.SAID, *(call for call in READING if call[0] in (RUNSET, RUNWAIT)
-                                      and "--reopen" not in call))
+        self.assertNames(self.SAID, *(call for call in READING if call[0] in (RUNSET, RUNWAIT)))
         ended = self.run_script(RUNMAKER, "runs.txt")
         self.assertEqual(ended.code, 0)
         self.assertEqual(ended.err.decode().splitlines(True)[0], self.SAID.format(RUNMAKER))
@@ -161,11 +161,6 @@ class LookAlikes(MisreadCase):
         text = b"\n        #        RUN barrier\n"
         for before in range(4096 - len(text), 4097):
             self.assertEqual(len(self.said(runmaker4.check_job_file, b"#" * before + text)), 1, before)
-
-    def test_what_stands_after_an_end_was_taken_back_is_none(self) -> None:
-        self.write("d true\n#RUN end\n")
-        self.assertNames("", (RUNSET, "-q", "--reopen"), (RUNMAKER, "--dry-run"))
-        self.assertEqual(self.read(), b"d true\n#off end\n")
 
     def test_mistakes_among_settings_are_refused(self) -> None:
         mistakes = {"retries=3": "unknown setting 'retries=3' (settings are timeout= host= ",

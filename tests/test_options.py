@@ -347,7 +347,7 @@ class Help(RunCase):
         "--follow -l --logfile -n --loglines --outdir --joblog -d --daemon --pidfile --errors --name "
         "--single-host --dry-run -q -v",
         RUNSET: "-s --set -l --list -a --all --state --match --add --add-list --template --add-jobs "
-        "--add-tests --end --reopen --force",
+        "--add-tests --force",
         RUNWAIT: "-p --progress -e --use-exit-status --status --json --check-locks",
         RUNSERVER: "-l --logfile -n --loglines --outdir --joblog --print --host --port --new-token --grace "
         "--exit-when-done --single-host -d --daemon --pidfile --errors -h --help",

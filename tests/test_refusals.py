@@ -60,7 +60,7 @@ class JobFiles(RefusalCase):
 
     def test_a_companion(self) -> None:
         self.write("", ".runs.txt.lock")
-        calls = *self.CALLS, (RUNMAKER, "--follow"), (RUNSERVER,), (RUNSET, "--end")
+        calls = *self.CALLS, (RUNMAKER, "--follow"), (RUNSERVER,), (RUNSET, "--edit")
         for name in ".runs.txt.lock", f"{self.dir}/.runs.txt.lock":
             self.refuse_all([(*call, name) for call in calls],
                             ".lock' is not a job file, but the lock file of runs.txt")

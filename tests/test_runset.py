@@ -115,12 +115,11 @@ class SettingStates(RunsetCase):
             "--set=n 1": "1 line: . -> n (held)",
             "--set=. 5": "1 line: x (held) -> .",
             "--cancel 1": "1 line: . -> x (held)",
-            "--reopen": "1 line: #RUN end -> #off end",
         }
         for words, said in calls.items():
             for quiet in (), ("-q",):
                 with self.subTest(words, quiet=quiet):
-                    self.write(FOUR + "x echo e\n" + "#RUN end\n" * ("reopen" in words))
+                    self.write(FOUR + "x echo e\n")
                     ended = self.run_script(RUNSET, *quiet, "runs.txt", *words.split())
                     self.assertEqual((ended.code, ended.out, ended.err),
                                      (0, b"", b"" if quiet else as_bytes(f"runset4.py: runs.txt: {said}\n")))
@@ -250,7 +249,7 @@ class BesideRunners(RunsetCase):
     def test_force_is_refused_where_it_means_nothing(self) -> None:
         before = self.write(". a\nr b\n").read_bytes()
         for action in (("--cancel", "runs.txt", 1), ("--list", "runs.txt"), ("runs.txt", "--add", "c"),
-                       ("--edit", "runs.txt"), ("--end", "runs.txt")):
+                       ("--edit", "runs.txt")):
             with self.subTest(action):
                 ended = self.run_script(RUNSET, "--force", *action)
                 self.assertRefused(ended, "--force requires --set")
@@ -442,11 +441,9 @@ os.fsync = early
         self.assertEqual(self.read(), as_bytes(f"# edited\n{self.BEFORE}"))
 
     def test_what_is_added_goes_to_the_new_file(self) -> None:
-        for args, added in ((("--add", "echo 1"), ". echo 1\n"), (("--end",), "#RUN end\n")):
-            with self.subTest(args=args):
-                ended = self.edit_meanwhile(self.BEFORE_LOCK.format(1, self.REPLACE), *args)
-                self.assertEqual((ended.code, ended.err), (0, b""))
-                self.assertEqual(self.read(), as_bytes(f"# edited\n{self.BEFORE}{added}"))
+        ended = self.edit_meanwhile(self.BEFORE_LOCK.format(1, self.REPLACE), "--add", "echo 1")
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        self.assertEqual(self.read(), as_bytes(f"# edited\n{self.BEFORE}. echo 1\n"))
 
     def test_it_waits_for_the_new_file_when_the_old_one_was_put_aside(self) -> None:
         aside = ("os.rename('runs.txt', 'runs.txt~'); import threading; "
@@ -456,9 +453,9 @@ os.fsync = early
         self.assertEqual(self.read(), as_bytes(f"# edited\n{self.BEFORE}. echo 1\n"))
 
     def test_what_was_added_at_the_moment_of_the_save_is_said(self) -> None:
-        for args in ("--add", "echo 1"), ("--end",):
-            with self.subTest(args=args):
-                self.assertSaid(self.edit_meanwhile(self.AT_SYNC, *args), "may lack the changes just written")
+        self.assertSaid(
+            self.edit_meanwhile(self.AT_SYNC, "--add", "echo 1"), "may lack the changes just written"
+        )
 
     def test_states_are_not_set_in_the_old_file_without_a_word(self) -> None:
         for number in 1, 2:
@@ -473,14 +470,6 @@ os.fsync = early
             f"    if len(calls) == 2: {self.REPLACE}\nrunmaker4.unlock = late"
         )
         self.assertSaid(self.edit_meanwhile(patch, "--set=x", "1-2"), "after 2 jobs had been set")
-
-    def test_an_end_is_not_taken_back_in_the_old_file_without_a_word(self) -> None:
-        self.BEFORE += "#RUN end\n"
-        new = f"# edited\n{self.BEFORE}"
-        self.assertSaid(self.edit_meanwhile(self.BEFORE_LOCK.format(2, self.REPLACE), "--reopen", new=new))
-        ended = self.edit_meanwhile(self.BEFORE_LOCK.format(1, self.REPLACE), "--reopen", new=new)
-        self.assertEqual((ended.code, ended.err), (0, b""))
-        self.assertNotIn(b"#RUN end", self.read())
 
     def test_nobody_else_appends_until_what_is_added_is_written_and_synced(self) -> None:
         look = """
