@@ -82,6 +82,7 @@ from runmaker4 import (
     duration,
     error_text,
     exit_now,
+    find_command_lines,
     first_line_offset,
     give_rights,
     integer_between,
@@ -105,7 +106,6 @@ from runmaker4 import (
     quote,
     run_main,
     warn,
-    whole_lines,
     write_all,
 )
 
@@ -1704,20 +1704,21 @@ def lines_of_sweep(template: bytes, sources: Sequence[Sequence[bytes]]) -> Itera
 # ======== Job files =========================================================================================
 #
 # fjd has one file per job.  The file names an executable, which gets the path of the file as argument.  The
-# job becomes a line with both.  We search for lines that end with a path under the append lock, so two calls
-# that add the same directory add each file once.
+# job becomes a line with both.  We search for equal jobs under the append lock, so two calls that add the
+# same directory add each file once.
 
 FJD_SECTIONS = ("control", "fjd")
-MAX_JOB_FILE_BYTES = 1 << 20        # a larger file is no job file of fjd
 
 
-def line_of_fjd_file(path: str) -> bytes:
-    """Return the job line for a job file of fjd: the executable that the file names, and the file's path."""
+def command_of_fjd_file(path: str) -> bytes:
+    """Return the command for a job file of fjd: the executable that the file names, and the file's path."""
     source = Source("./-" if path == "-" else path)     # Source would read stdin for '-'
     executable = read_executable(source)
     try:
-        command = executable.encode("utf-8", "surrogateescape")
-        return job_line(b"%b %b" % (command, quote(absolute_path(path))))
+        word = quote(os.path.abspath(os.fsencode(path)))
+        command = b"%b %b" % (executable.encode("utf-8", "surrogateescape"), word)
+        job_line(command)               # only a check
+        return command
     except ValueError as error:
         raise UsageError(f"{source.name}: {error}") from None
 
@@ -1729,13 +1730,9 @@ def read_executable(source: Source) -> str:
     """
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
-        config.read_string(ini_text(source))
+        config.read_file((line.decode("utf-8", "surrogateescape") + "\n" for line in source), source.name)
     except configparser.Error as error:
-        # ParsingError has no lineno, but a list of (line number, text)
-        source.line_number = getattr(error, "lineno", 0) or error.errors[0][0]
-        if isinstance(error, configparser.MissingSectionHeaderError):
-            raise source.error_at_line("before the first [section]") from None
-        raise source.error_at_line("neither 'NAME = VALUE' nor a comment") from None
+        raise UsageError(f"{source.name}: {' '.join(str(error).split())}") from None
     sections = [section for section in FJD_SECTIONS if config.has_option(section, "executable")]
     if not sections:
         raise UsageError(f"{source.name}: missing executable= in [{'] or ['.join(FJD_SECTIONS)}]")
@@ -1743,20 +1740,6 @@ def read_executable(source: Source) -> str:
     if not executable:
         raise UsageError(f"{source.name}: executable= is empty")
     return executable
-
-
-def ini_text(source: Source) -> str:
-    """Return the text of an .ini file.  Raises UsageError if it is larger than MAX_JOB_FILE_BYTES."""
-    text = bytearray()
-    for line in source:
-        text += line + b"\n"
-        if len(text) > MAX_JOB_FILE_BYTES:
-            raise source.error_at_line("too large for a job file (1 MiB)")
-    return text.decode("utf-8", "surrogateescape")
-
-
-def absolute_path(path: str) -> bytes:
-    return os.path.abspath(os.fsencode(path))
 
 
 def is_job_file(entry: os.DirEntry[str]) -> bool:
@@ -1777,50 +1760,23 @@ def job_files(folder: str) -> list[str]:
     return [os.path.join(folder, name) for name in names]
 
 
-def find_added_paths(file: Reader, paths: Iterable[bytes]) -> set[bytes]:
-    """Return those of these absolute paths that are the last word of a job's command, in any state.
-
-    One regular expression finds the last words that begin with a path's directory.
-    """
-    path_by_word = {quote(path): path for path in paths}
-    if not path_by_word:
-        return set()
-    folders: set[bytes] = set()
-    for path in path_by_word.values():
-        folder = os.path.dirname(path).rstrip(b"/")
-        folders.add(folder.replace(b"'", b"'\"'\"'"))         # as quote() writes it
-    folder_pattern = b"|".join(map(re.escape, folders))
-    pattern = re.compile(rb"^[^#/ \t\n][ \t].*[ \t]('?(?:%b)/[^/\n]*?)\r?$" % folder_pattern, re.MULTILINE)
-    found_words: set[bytes] = set()
-    for lines in whole_lines(file, first_line_offset(file)):
-        found_words |= path_by_word.keys() & set(pattern.findall(lines))
-    return {path_by_word[word] for word in found_words}
-
-
 def add_job_files(file: JobFile, names: Sequence[str]) -> int:
     """Append a job for each of these job files of fjd, and for those in these directories; return how many.
 
-    A file that the user names is always added, one in a directory only if no job has the path.
+    A job that the file has already, in any state, is not added again.
     """
-    line_by_path: dict[bytes, bytes] = {}
-    paths_to_check: set[bytes] = set()          # found in a directory
-    for name in names:
-        if os.path.isdir(name):
-            new_lines = {absolute_path(path): line_of_fjd_file(path) for path in job_files(name)}
-            paths_to_check |= new_lines.keys() - line_by_path.keys()
-        else:
-            new_lines = {absolute_path(name): line_of_fjd_file(name)}
-            paths_to_check -= new_lines.keys()
-        line_by_path.update(new_lines)
-    if not line_by_path:
+    paths = [path for name in names for path in (job_files(name) if os.path.isdir(name) else [name])]
+    if not paths:
         raise UsageError(f"{display_text(os.fsencode(names[0]))}: no job files (nothing to add)")
+    commands = [*dict.fromkeys(map(command_of_fjd_file, paths))]
     with open_and_lock_to_append(file) as fd:
         with Reader.with_own_fd(fd, file.network) as reader:
-            added_paths = find_added_paths(reader, paths_to_check)
-        lines = [line for path, line in line_by_path.items() if path not in added_paths]
-        if lines:
-            append_locked(fd, file.real_path, file.mount, [b"".join(lines)])
-    return len(lines)
+            found_lines = find_command_lines(reader, first_line_offset(reader), commands)
+            old_commands = {line.command for line in found_lines}
+        new_lines = [job_line(command) for command in commands if command not in old_commands]
+        if new_lines:
+            append_locked(fd, file.real_path, file.mount, [b"".join(new_lines)])
+    return len(new_lines)
 
 
 # ======== Tests =============================================================================================
@@ -2129,7 +2085,7 @@ def make_parser() -> Parser:
         nargs="+",
         metavar="JOB",
         help="one job per job file of fjd (INI, [control] or [fjd], executable=), or per such file in a "
-        "directory, once",
+        "directory, each once",
     )
     add("--add-tests", metavar="CONFIG", help="the tests of a NetJobs configuration, for the server")
     add = parser.add_argument_group("file system and output").add_argument

@@ -540,33 +540,19 @@ class JobFiles(JobFileCase):
         names = ["a", "b c", "d", "e", "f"]
         for name in names:
             self.job_file(f"queue/{name}")
-        edited = self.line("queue/b c", "edited --more", b"x").replace(b"\n", b"\r\n")
         before = b"".join((
-            self.line("queue/a", state=b"d"), edited, b"# ", self.line("queue/d"),
-            self.line("queue/e").replace(b"\n", b" more\n"), self.line("queue/f/f"), self.line("other/f"),
+            self.line("queue/a", state=b"d"), self.line("queue/b c", state=b"x").replace(b"\n", b"\r\n"),
+            b"# ", self.line("queue/d"), self.line("queue/e").replace(b"\n", b" more\n"),
+            self.line("queue/f", "edited"),
         ))
         self.write(before)
-        self.assertAdds(before + self.line("queue/d") + self.line("queue/e") + self.line("queue/f"),
-                        "--add-jobs", "queue")
+        after = before + self.line("queue/d") + self.line("queue/e") + self.line("queue/f")
+        self.assertAdds(after, "--add-jobs", "queue")
+        self.assertAdds(after, "--add-jobs", "queue/a", "queue", "./queue/f")
 
-    def test_what_lies_across_the_pieces_that_are_read_at_once_is_found(self) -> None:
-        """The first piece ends behind the a of ab; the last line has no newline."""
-        filler = b"d %b\n" % (b"x" * (runset4.BLOCK - len(self.line("queue/a")) - 2))
-        before = filler + self.line("queue/ab") + self.line("queue/z").rstrip()
-        self.assertEqual(before[runset4.BLOCK - 2:][:4], b"/ab\n")
-        for name in "a", "ab", "z":
-            self.job_file(f"queue/{name}")
-        self.write(before)
-        self.assertAdds(before + b"\n" + self.line("queue/a"), "--add-jobs", "queue")
-
-    def test_a_file_that_is_named_is_added_each_time(self) -> None:
-        for name in "queue/a", "queue/b", "-":
-            self.job_file(name)
-        self.assertAdds(self.line("queue/a") + self.line("-"), "--add-jobs", "queue/a", "-")
-        self.assertAdds(2 * (self.line("queue/a") + self.line("-")), "--add-jobs", "queue/a", "./-")
-        both = self.line("queue/a") + self.line("queue/b")
-        self.assertAdds(2 * (self.line("queue/a") + self.line("-")) + both,
-                        "--add-jobs", "queue", "queue/a", "./queue")
+    def test_a_file_can_have_the_name_that_means_stdin(self) -> None:
+        self.job_file("-")
+        self.assertAdds(self.line("-"), "--add-jobs", "-", "./-")
 
     def test_what_cannot_be_a_job_file_is_refused_whole(self) -> None:
         self.job_file("queue/a")
@@ -580,10 +566,11 @@ class JobFiles(JobFileCase):
         })
 
     def test_what_is_wrong_with_a_job_file_is_said_with_its_line(self) -> None:
-        for text, expected in (("\n# x\nexecutable: a\n", "line 3: before the first [section]"),
-                               ("[control]\nexecutable: a\n\n[params]\nnonsense\n", "line 5: "),
-                               ("[control]\nexecutable: a\n= b\n", "line 3: "),
-                               ("[control]\nexecutable\n", "line 2: "),
+        errors = "Source contains parsing errors: '{}' "
+        for text, expected in (("\n# x\nexecutable: a\n", "File contains no section headers. file: '{}', line: 3 "),
+                               ("[control]\nexecutable: a\n\n[params]\nnonsense\n", errors + "[line 5]"),
+                               ("[control]\nexecutable: a\n= b\n", errors + "[line 3]"),
+                               ("[control]\nexecutable\n", errors + "[line 2]"),
                                ("[params]\nexecutable: a\n", "missing executable="),
                                ("[control]\nexecutable:\n", "executable= is empty"),
                                ("[control]\nexecutable: a\n  b\n", "not a command"),
@@ -591,14 +578,13 @@ class JobFiles(JobFileCase):
                                ("[control]\nexecutable: a\n".encode("utf-16"), "is UTF-16"),
                                (f"[control]\nexecutable: {'x' * TOO_LONG}\n", "the command is longer"),
                                ("[control]\nexecutable: " + 10_000_000 * "x", "line 2: "),
-                               ("[control]\nexecutable: a\n" + "# x\n" * 400_000, "line 2"),
                                ("", "missing executable=")):
             path = self.write(text, "job")
             with self.subTest(text=text[:80]):
-                self.assertUsageError(f"{path}: {expected}", lambda: runset4.line_of_fjd_file(str(path)))
+                self.assertUsageError(f"{path}: {expected.format(path)}", lambda: runset4.command_of_fjd_file(str(path)))
         path = self.write("[control]\nexecutable: a\n", "two\nlines")
         self.assertUsageError(
-            f"{self.dir}/two?lines: not a command", lambda: runset4.line_of_fjd_file(str(path))
+            f"{self.dir}/two?lines: not a command", lambda: runset4.command_of_fjd_file(str(path))
         )
 
     def test_ten_jobs_for_four_workers_as_in_fjd(self) -> None:

@@ -12,7 +12,7 @@ complete -c runset4 -l add -x -d 'jobs or directives; FILE comes first.  --add -
 complete -c runset4 -l add-list -rF -d 'one job or #RUN directive per line of LIST (-: stdin)'
 complete -c runset4 -l template -x -d '... the command: {} is the line, quoted for the shell, {.} without extension, {/} base name, {//} directory, {/.} base name without extension, {1} {2/.} of columns, {#} the line\'s number'
 complete -c runset4 -l colsep -x -d '... the separator of columns [blanks]'
-complete -c runset4 -l add-jobs -rF -d 'one job per job file of fjd (INI, [control] or [fjd], executable=), or per such file in a directory, once'
+complete -c runset4 -l add-jobs -rF -d 'one job per job file of fjd (INI, [control] or [fjd], executable=), or per such file in a directory, each once'
 complete -c runset4 -l add-tests -rF -d 'the tests of a NetJobs configuration, for the server'
 complete -c runset4 -l single-host -d 'no other host uses the file: accept any file system'
 complete -c runset4 -s q -l quiet -d 'do not report the changes'
