@@ -54,7 +54,6 @@ from runmaker4 import (
     LONGEST_COMMAND,
     MUTEX_OFFSET,
     NEW,
-    PRESENCE_BYTES,
     RUNNING,
     UTF8_MARK,
     Child,
@@ -64,7 +63,6 @@ from runmaker4 import (
     JobReader,
     Line,
     Parser,
-    PresenceLock,
     ProcessTable,
     Reader,
     Scan,
@@ -692,7 +690,7 @@ def report_still_running(file: JobFile, lines: Iterable[Line], change_counts: Ch
     holders = Holders(file.lock_table.inode)
     for line in lines:
         state_text = display_text(HELD if line.state in UNFINISHED_STATES else line.state)
-        why = why_still_running(line, holders, file.mount.is_fuse)
+        why = why_still_running(line, holders)
         change_counts.add_refusal(
             file,
             line.number,
@@ -703,14 +701,12 @@ def report_still_running(file: JobFile, lines: Iterable[Line], change_counts: Ch
 def kill_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
     """Kill those of these cancelled jobs that run on this host and whose runners are dead."""
     holders = Holders(file.lock_table.inode)
-    if not holders.job_holds:
-        return
     jobs_to_kill: list[Shell] = []
     for command, equal_lines in lines_by_command(lines).items():
         unsupervised = holders.unsupervised_jobs(command)
         if not unsupervised:
             continue
-        for line, job in match_unsupervised_jobs(file, equal_lines, unsupervised):
+        for line, job in zip(equal_lines, choose_jobs_to_kill(file, equal_lines, unsupervised)):
             file.say(f"line {line.number}: the runner is dead; killing the job (process {job.pid})")
             jobs_to_kill.append(job)
     kill_unsupervised(jobs_to_kill)
@@ -730,91 +726,45 @@ def read_running_copies(file: JobFile, command: bytes) -> tuple[list[Line], int]
         return running_lines, file.lock_table.count_job_locks(command)
 
 
-def match_unsupervised_jobs(
+def choose_jobs_to_kill(
     file: JobFile, lines: Sequence[Line], unsupervised_jobs: Mapping[int, Shell]
-) -> list[tuple[Line, Shell]]:
-    """Return the jobs to kill for cancelled lines of one command, each with the line.
+) -> list[Shell]:
+    """Return the jobs to kill for cancelled lines of one command.
 
     unsupervised_jobs: of this command, without a living runner, by the offset of the held job lock.
 
-    After an edit has moved lines, job locks and lines no longer match.  Then return a job only if no copy of
-    the command has a living runner: otherwise the cancelled job could be that copy.
+    A runner locks the job lock of the line's number if that is free.  So if lines 3 and 7 have one command,
+    the copy that holds lock number 3 is the job of line 3.  After an edit has moved lines, job locks and
+    lines no longer match.  Then return a job only if no copy of the command has a living runner: otherwise
+    the cancelled job could be that copy.
     """
-    command = lines[0].command
-    running_copies = read_running_copies(file, command)
+    running_copies = read_running_copies(file, lines[0].command)
     if not running_copies:
         return []
     running_lines, copy_count = running_copies
-    locks_of_running_lines = {own_job_lock_offset(line) for line in running_lines}
-    jobs_without_line = {
-        job_lock: job for job_lock, job in unsupervised_jobs.items() if job_lock not in locks_of_running_lines
-    }
-    matched, unmatched_lines, unmatched_jobs = match_by_job_lock(lines, jobs_without_line)
+    own_locks = set(map(own_job_lock_offset, lines))
+    allowed_locks = own_locks
     has_living_runner = copy_count != len(unsupervised_jobs)
     if not has_living_runner:
-        matched += zip(unmatched_lines, unmatched_jobs)
+        allowed_locks = {*own_locks, *unsupervised_jobs}
+    locks = unsupervised_jobs.keys() & allowed_locks - set(map(own_job_lock_offset, running_lines))
+    own_first = sorted(locks, key=lambda job_lock: job_lock not in own_locks)
     # each line that is still `r` has a job that must live, whichever it is
-    max_kills = max(copy_count - len(running_lines), 0)
-    return matched[:max_kills]
+    max_kills = min(max(copy_count - len(running_lines), 0), len(lines))
+    return [unsupervised_jobs[job_lock] for job_lock in own_first[:max_kills]]
 
 
-def match_by_job_lock(
-    lines: Iterable[Line], jobs: Mapping[int, Shell]
-) -> tuple[list[tuple[Line, Shell]], list[Line], list[Shell]]:
-    """Return each line with the job that holds the line's job lock; the other lines; the other jobs.
-
-    A runner locks the job lock of the line's number if that is free.  So if lines 3 and 7 have one command,
-    the copy that holds lock number 3 is the job of line 3.  jobs: by offset of the job lock.
-    """
-    remaining_jobs = dict(jobs)
-    matched: list[tuple[Line, Shell]] = []
-    unmatched_lines: list[Line] = []
-    for line in lines:
-        own_job = remaining_jobs.pop(own_job_lock_offset(line), None)
-        if own_job:
-            matched.append((line, own_job))
-        else:
-            unmatched_lines.append(line)
-    return matched, unmatched_lines, list(remaining_jobs.values())
-
-
-CLIENT_AWAY = ("no answer from the client, which kills the job when it is back; otherwise the line is free "
-               "after the server's --grace, but the job can go on running")
-
-
-def is_server_lock(presence_lock: int) -> bool:
-    """Return True if the presence lock with this number is a server's."""
-    return PresenceLock.SERVERS <= presence_lock < PresenceLock.COUNT
-
-
-def why_still_running(line: Line, holders: Holders, on_fuse: bool) -> str:
-    """Return why a cancelled job has not exited, as far as the holders of job locks show that.
-
-    on_fuse: the job file is on FUSE.  The FUSE daemon holds the locks, so the kernel does not name the job's
-    processes.
-    """
-    unsupervised = holders.unsupervised_jobs(line.command)
-    runner_pids = holders.pids(line.command, of_jobs=False)
-    # a server holds a job lock: a client runs the job
-    if any(map(holders.is_server, runner_pids)):
-        return CLIENT_AWAY
-    # a runner holds a job lock, and other copies have no runner: each can be the job
-    if runner_pids and unsupervised:
-        pids = ", ".join(str(job.pid) for job in unsupervised.values())
-        return (f"ambiguous, because an edit has moved equal lines: process {pids} of "
-                f"this host has no runner, and process {runner_pids[0]} runs another copy")
-    # the runner must kill the job
-    if runner_pids:
-        return f"process {runner_pids[0]} of this host should kill it, and does not"
-    # only the job holds a job lock
-    job_pids = holders.pids(line.command, of_jobs=True)
-    if job_pids:
-        return f"process {job_pids[0]} of this host is still running"
-    # no process that we can see holds a job lock
-    if on_fuse:
-        return "this file system does not show the owner of a lock: kill the job by hand, on its host"
+def why_still_running(line: Line, holders: Holders) -> str:
+    """Return why a cancelled job has not exited, as far as the holders of job locks show that."""
+    pids = holders.pids(line.command)
+    if pids:
+        names = ", ".join(map(str, pids))
+        return (f"process {names} of this host runs it, or should kill it; a server waits for the client, "
+                "which kills it when it is back")
+    # on FUSE the daemon holds the locks, so the kernel does not name the job's processes
     return (f"no visible process of this host runs it: use {PROG} --cancel on the right host (runwait4.py "
-            "--status --outdir DIR names it); a client over TCP kills it when it is back")
+            "--status --outdir DIR names it), on FUSE kill it there; a client over TCP kills it when it is "
+            "back")
 
 
 # ---- unsupervised jobs -------------------------------------------------------------------------------------
@@ -844,12 +794,6 @@ class Hold(NamedTuple):
         return any(held.start < job_locks.stop and job_locks.start < held.stop for held in self.job_locks)
 
 
-class LockedRanges(NamedTuple):
-    """The locks of a descriptor."""
-    ranges: list[range]         # bytes of the lock file
-    is_inheritable: bool        # execve(2) leaves the descriptor open
-
-
 def job_locks_of(command: bytes) -> range:
     start = bucket_of(command)
     return range(start, start + JOB_LOCKS_PER_BUCKET)
@@ -869,29 +813,22 @@ class Holders:
     def __init__(self, lock_file_id: Identity | None) -> None:
         """lock_file_id: device and inode of the lock file; None: it does not exist."""
         self.lock_file_id = lock_file_id
-        self.job_holds = [hold for hold in self._scan_processes(LOCK_FD) if hold.inherited]
+        self._job_holds = [hold for hold in self._scan_processes() if hold.inherited]
+        # the second scan comes later: a runner has the lock before the job, so one scan could find a new job
+        # and miss the runner
+        self._all_holds = list(self._scan_processes())
 
-    @functools.cached_property
-    def all_holds(self) -> list[Hold]:
-        """All descriptors with job locks: of jobs, runners and servers."""
-        return list(self._scan_processes(0))
-
-    def _scan_processes(self, min_fd: int) -> Iterator[Hold]:
-        """Yield the descriptors, from number min_fd on, that hold job locks."""
+    def _scan_processes(self) -> Iterator[Hold]:
+        """Yield the descriptors that hold job locks: of jobs, runners and servers."""
         with contextlib.suppress(OSError):                  # no /proc
             for name in filter(str.isdigit, os.listdir("/proc")):
                 with contextlib.suppress(OSError):          # the process has exited, or is another user's
                     fds = [int(number) for number in os.listdir(f"/proc/{name}/fd")]
-                    yield from self._scan_process(int(name), fds, min_fd)
+                    yield from self._scan_process(int(name), fds)
 
-    def _scan_process(self, pid: int, fds: Sequence[int], min_fd: int) -> Iterator[Hold]:
-        """Yield a process's descriptors that hold job locks.
-
-        fds: all descriptors.  min_fd: skip lower ones.
-        """
+    def _scan_process(self, pid: int, fds: Sequence[int]) -> Iterator[Hold]:
+        """Yield a process's descriptors that hold job locks.  fds: all descriptors."""
         for fd in fds:
-            if fd < min_fd:
-                continue
             ranges, is_inheritable = self._locked_ranges(pid, fd)
             # the bytes from BUCKETS_END on have other purposes
             job_locks = [span for span in ranges if span.start < BUCKETS_END]
@@ -904,11 +841,12 @@ class Holders:
     def _uses_lock_file(self, pid: int, fds: Iterable[int]) -> bool:
         """Return True if a process with these descriptors is a runner, server or keeper: they lock HERE_BYTE.
         """
-        return any(HERE_BYTE in span for fd in fds for span in self._locked_ranges(pid, fd).ranges)
+        return any(HERE_BYTE in span for fd in fds for span in self._locked_ranges(pid, fd)[0])
 
-    def _locked_ranges(self, pid: int, fd: int) -> LockedRanges:
-        """Return the bytes of the lock file that a descriptor has locked."""
-        nothing = LockedRanges([], is_inheritable=False)
+    def _locked_ranges(self, pid: int, fd: int) -> tuple[list[range], bool]:
+        """Return the bytes of the lock file that a descriptor has locked; True if execve(2) leaves it open.
+        """
+        nothing: tuple[list[range], bool] = [], False
         try:
             info = os.stat(f"/proc/{pid}/fd/{fd}")
             if (info.st_dev, info.st_ino) != self.lock_file_id:
@@ -920,12 +858,12 @@ class Holders:
         flags = self.FLAGS.search(text)
         ranges = [range(int(first), int(last) + 1) for _, first, last in LOCK_LINE.findall(text)
                   if last != b"EOF"]
-        return LockedRanges(ranges, flags is not None and not int(flags[1], 8) & os.O_CLOEXEC)
+        return ranges, flags is not None and not int(flags[1], 8) & os.O_CLOEXEC
 
     def unsupervised_jobs(self, command: bytes) -> dict[int, Shell]:
         """Return the jobs of a command whose runners are dead, by the offset of the job lock."""
         job_locks = job_locks_of(command)
-        locked_ranges = [span for hold in self.job_holds for span in hold.job_locks]
+        locked_ranges = [span for hold in self._job_holds for span in hold.job_locks]
         held_locks = {job_lock for span in locked_ranges for job_lock in span if job_lock in job_locks}
         jobs = {job_lock: self._unsupervised_job(job_lock) for job_lock in held_locks}
         return {job_lock: job for job_lock, job in jobs.items() if job}
@@ -935,7 +873,7 @@ class Holders:
 
         A living runner holds the lock, too.  None: no job holds it, or a process does that can kill the job.
         """
-        holds = [hold for hold in self.all_holds if hold.overlaps(range(job_lock, job_lock + 1))]
+        holds = [hold for hold in self._all_holds if hold.overlaps(range(job_lock, job_lock + 1))]
         tags_by_pid = {hold.pid: self._tags_of(hold.pid) for hold in holds}
         job_pids = [hold.pid for hold in holds if hold.inherited and tags_by_pid[hold.pid]]
         if not job_pids:
@@ -978,19 +916,10 @@ class Holders:
         except OSError:
             return 0
 
-    def is_server(self, pid: int) -> bool:
-        """Return True if a living process has a server's presence lock."""
-        with contextlib.suppress(OSError):                  # the process has exited
-            fds = map(int, os.listdir(f"/proc/{pid}/fd"))
-            locked_ranges = [span for fd in fds for span in self._locked_ranges(pid, fd).ranges]
-            return any(is_server_lock(span.start - PRESENCE_BYTES) for span in locked_ranges)
-        return False
-
-    def pids(self, command: bytes, of_jobs: bool) -> list[int]:
-        """Return the processes with job locks of a command.  of_jobs: those of jobs; False: all others."""
+    def pids(self, command: bytes) -> list[int]:
+        """Return the processes with job locks of a command: jobs, runners and servers."""
         job_locks = job_locks_of(command)
-        holds = [hold for hold in self.all_holds if hold.inherited == of_jobs]
-        return sorted({hold.pid for hold in holds if hold.overlaps(job_locks)})
+        return sorted({hold.pid for hold in self._all_holds if hold.overlaps(job_locks)})
 
 
 def kill_unsupervised(jobs: Iterable[Shell]) -> None:

@@ -567,7 +567,8 @@ class JobFiles(JobFileCase):
 
     def test_what_is_wrong_with_a_job_file_is_said_with_its_line(self) -> None:
         errors = "Source contains parsing errors: '{}' "
-        for text, expected in (("\n# x\nexecutable: a\n", "File contains no section headers. file: '{}', line: 3 "),
+        no_section = "File contains no section headers. file: '{}', "
+        for text, expected in (("\n# x\nexecutable: a\n", no_section + "line: 3 "),
                                ("[control]\nexecutable: a\n\n[params]\nnonsense\n", errors + "[line 5]"),
                                ("[control]\nexecutable: a\n= b\n", errors + "[line 3]"),
                                ("[control]\nexecutable\n", errors + "[line 2]"),
@@ -581,7 +582,9 @@ class JobFiles(JobFileCase):
                                ("", "missing executable=")):
             path = self.write(text, "job")
             with self.subTest(text=text[:80]):
-                self.assertUsageError(f"{path}: {expected.format(path)}", lambda: runset4.command_of_fjd_file(str(path)))
+                self.assertUsageError(
+                    f"{path}: {expected.format(path)}", lambda: runset4.command_of_fjd_file(str(path))
+                )
         path = self.write("[control]\nexecutable: a\n", "two\nlines")
         self.assertUsageError(
             f"{self.dir}/two?lines: not a command", lambda: runset4.command_of_fjd_file(str(path))
