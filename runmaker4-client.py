@@ -97,7 +97,6 @@ from runmaker4 import (
     integer_between,
     memory_text,
     nonempty,
-    parse_job_options,
     plural,
     print_bytes,
     printable,
@@ -191,7 +190,7 @@ def make_parser() -> Parser:
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """Parse and check the command line; `server` becomes the host, `port` the port."""
     parser = make_parser()
-    options = parse_job_options(parser, argv)
+    options = parser.parse_args(argv)
     host, port = options.server
     options.server = host
     if port and options.port and options.port != port:

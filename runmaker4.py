@@ -344,19 +344,6 @@ def name_lines(numbers: Iterable[int]) -> str:
     return f"{word} {', '.join(names)}"
 
 
-def readme_path() -> str:
-    """Return the path of our README.md, next to this script or in share/doc/runmaker4 (pip); '': none."""
-    sysconfig = lazy_import("sysconfig")
-    folders = [os.path.dirname(os.path.realpath(__file__))]
-    for data_folder in (sysconfig.get_path("data"), sysconfig.get_path("data", "posix_user")):
-        folders.append(os.path.join(data_folder, "share/doc/runmaker4"))
-    for folder in folders:
-        # Any project has a README.md; ours is next to the folder of this document
-        if os.path.exists(os.path.join(folder, "docs/how-it-works.md")):
-            return os.path.join(folder, "README.md")
-    return ""
-
-
 class Parser(argparse.ArgumentParser):
     """An argparse parser that begins the help with the program's purpose, and raises UsageError."""
 
@@ -369,7 +356,7 @@ class Parser(argparse.ArgumentParser):
             description=examples,
             add_help=False,
             allow_abbrev=False,
-            formatter_class=functools.partial(HelpFormatter, max_help_position=22),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.purpose = purpose
         self.statuses = statuses
@@ -385,9 +372,6 @@ class Parser(argparse.ArgumentParser):
         parts.append("Exit status:")
         for status, text in self.statuses.items():
             parts.append(filled(text, width, f"  {status}  "))
-        readme = readme_path()
-        if readme:
-            parts.append(f"More: {readme}")
         return "\n".join(parts) + "\n"
 
     def print_help(self, file: Any = None) -> None:
@@ -397,17 +381,6 @@ class Parser(argparse.ArgumentParser):
         if message.endswith("expected one argument"):       # argparse takes -1 for an option
             message += "; if it begins with -, write OPTION=ARGUMENT"
         raise UsageError(f"{message} (see --help)")
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Writes `-j, --jobs N` where argparse before Python 3.13 writes `-j N, --jobs N`."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        text = super()._format_action_invocation(action)
-        if len(action.option_strings) < 2 or action.nargs == 0:
-            return text
-        *names, last_option = action.option_strings
-        return ", ".join([*names, text[text.index(last_option):]])
 
 
 def filled(text: str, width: int, indent: str = "") -> str:
@@ -1708,7 +1681,6 @@ SHELL = "/bin/sh"
 # Names of shells that understand Processes._shell_script().  Other programs must not get `-c JOB`:
 # `true -c JOB` does nothing, and the job would count as done.
 POSIX_LIKE = re.compile(r"(z?sh|[bdy]?ash|(m|l|o|lo|pd)?ksh|busybox)(-?[0-9][-+.\w]*|-static)?", re.ASCII)
-ANY_SHELL = re.compile(rf"{POSIX_LIKE.pattern}|rbash|t?csh|fish", re.ASCII)
 
 
 class Resources(NamedTuple):
@@ -10408,31 +10380,16 @@ def check_runner_command(text: str) -> str:
         words = shlex.split(text)
     except ValueError:                      # an open quote
         words = []
-    if ends_with_shell_option(words):
+    options_at_end = itertools.takewhile(lambda word: word.startswith("-"), reversed(words))
+    if any(re.fullmatch("-[a-zA-Z]*c[a-zA-Z]*", option) for option in options_at_end):
         # `bash -c /bin/sh -c JOB` runs /bin/sh without a command: status 0
         raise argparse.ArgumentTypeError(
-            f"'{printable(text)}' ends in {words[-1]}, and `/bin/sh -c JOB` comes after that, so no job "
-            "would run (for bash write #RUN shell=bash above the jobs)"
+            f"'{printable(text)}' ends in -c, and `/bin/sh -c JOB` comes after that, so no job would run "
+            "(for bash write #RUN shell=bash above the jobs; after a program that is no shell write env)"
         )
     if words and not re.search(r"[\0\n]", text):
         return text
     raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (such as 'nice -n 19')")
-
-
-def ends_with_shell_option(words: Sequence[str]) -> bool:
-    """Return True if the words end with a shell and -c, so that the next word would be the whole command.
-
-    True for 'ssh h sh -c', 'bash -ec' and 'sh -c -e'; False for 'sh -c command' and 'bash -e'.
-    """
-    shell_indexes = [index for index, word in enumerate(words) if ANY_SHELL.fullmatch(os.path.basename(word))]
-    if not shell_indexes:               # for example 'su alice -c'
-        return words[-1:] == ["-c"]
-    words_after_shell = words[shell_indexes[-1] + 1:]
-    c_options = [word for word in words_after_shell if re.fullmatch("-[a-zA-Z]*c[a-zA-Z]*", word)]
-    if not c_options:
-        return False
-    has_only_options = all(word.startswith("-") for word in words_after_shell)
-    return c_options[-1] == words_after_shell[-1] or has_only_options
 
 
 def nonempty(text: str) -> str:
@@ -10534,7 +10491,7 @@ def add_time_limit_options(add: AddArgument) -> None:
         "--walltime",
         type=wall_time,
         metavar="T",
-        help="kill the jobs and exit after T (auto: before Slurm does)",
+        help="kill the jobs and exit after T (auto: before Slurm)",
     )
     add(
         "--kill-after",
@@ -10611,7 +10568,7 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("which jobs, and how many").add_argument
     add("file", metavar="FILE", type=job_file_path, help="the job file")
     add_running_options(add)
-    add("--follow", action="store_true", help="wait for more jobs, and for a file that does not exist yet")
+    add("--follow", action="store_true", help="wait for more jobs, also for a file to be made")
     add("--dry-run", action="store_true", help="print which jobs would run, and change nothing")
     add("--slot-errors", type=integer_between(1), default=0, metavar="N",
         help="retire a slot after N jobs in a row with status 255")
@@ -10630,18 +10587,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    return parse_job_options(make_parser(), argv)
-
-
-def parse_job_options(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """Return the options of a runner or client.  Raises UsageError."""
-    options, unknown = parser.parse_known_args(argv)
-    if unknown:
-        neighbours = zip(argv, argv[1:])
-        numbers = [word for option, word in neighbours if option in ("-r", "--retry") and word.isdigit()]
-        hint = f"; --retry takes no number, --retries {numbers[0]} does" if numbers else ""
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
-    return options
+    return make_parser().parse_args(argv)
 
 
 def as_argument(path: str) -> str:

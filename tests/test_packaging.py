@@ -144,15 +144,6 @@ class Made(Case):
             found = make.made()[f"man/man1/{script}.1"].splitlines()[-1]
             self.assertEqual(found, f".so man1/{script[:-3]}.1")
 
-    def test_the_help_ends_with_a_document_that_exists(self) -> None:
-        """In a checkout.  Scripts that were copied alone name none."""
-        said = self.run_script(str(ROOT / RUNSET), "--help").out.decode().splitlines()[-1]
-        self.assertEqual(said, f"More: {ROOT / 'README.md'}")
-        for script in "runset4.py", "runmaker4.py":
-            shutil.copy(ROOT / script, self.dir)
-        said = self.run_script(str(self.dir / "runset4.py"), "--help").out.decode()
-        self.assertNotIn("More:", said)
-
     def test_bash_completes_job_files_and_not_where_their_commands_are_locked(self) -> None:
         stubs = "_init_completion() { cur=; prev=runset4; split=false; }; _filedir() { COMPREPLY=(.* *); }"
         for name in "runs.txt", ".runs.txt.lock", ".hidden":

@@ -108,7 +108,6 @@ class Arguments(RefusalCase):
     def test_what_was_meant_is_told(self) -> None:
         for options, words in (
             (("--retries", "-1", "runs.txt"), "OPTION=ARGUMENT"), (("",), "FILE: is empty"),
-            (("-r", "3", "runs.txt"), "--retries 3 does"), (("--retry", "3", "runs.txt"), "--retries 3 does"),
         ):
             with self.subTest(options=options):
                 self.assertRefused(self.run_script(RUNMAKER, *options), words)

@@ -318,7 +318,7 @@ class RunnerThatRunsNothing(RefusalCase):
     """A --runner that ends in -c would have a shell run /bin/sh, which is told nothing: all jobs are done."""
     NO = ("bash -c", "-c", "nice -n 19 /bin/bash -c", "bash -o pipefail -c", "bash -lc", "zsh -ic",
           "ssh bob bash -c", "bash -cl", "bash -c --", "bash -c -e", "bash --norc -c", "tcsh -fc")
-    YES = "nice -n 19", "bash -l", "sync -async", "env -i A=b", "sh -c 'exec \"$@\"' run"
+    YES = "nice -n 19", "bash -l", "sync -async env", "ionice -c2", "env -i A=b", "sh -c 'exec \"$@\"' run"
 
     def test_is_refused_and_the_way_is_named(self) -> None:
         self.refuse_all([(RUNMAKER, "--runner", "bash -c", "runs.txt"),
