@@ -1556,7 +1556,6 @@ class Connection:
             bad_lines=tuple(summary.items("bad", int)),
             can_retry=summary.boolean("again"),
             jobs_left=has_jobs_left,
-            strays=summary.integer("strays"),
             first_stray=summary.integer("first_stray"),
         )
 

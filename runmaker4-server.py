@@ -2556,8 +2556,7 @@ class FileCount:
             bad=summary.bad_lines,              # numbers of the first failed lines
             again=summary.can_retry,            # -r would run failed lines again
             left=has_jobs_left,                 # the client could run a new job
-            strays=summary.strays,              # how many lines are neither jobs nor comments
-            first_stray=summary.first_stray,    # number of the first
+            first_stray=summary.first_stray,    # of a line that is neither a job nor a comment; 0: none
         )
 
 

@@ -1954,44 +1954,36 @@ def whole_lines(file: Reader, offset: int) -> Iterator[bytes]:
     yield b"".join(incomplete)
 
 
-def count_strays(file: Reader, stray: re.Pattern[bytes]) -> tuple[int, int]:
-    """Return the number of strays, and the line number of the first one; 0: none."""
-    count = 0
-    first_number = 0
+def find_stray(file: Reader, stray: re.Pattern[bytes]) -> int:
+    """Return the line number of the first stray; 0: none."""
     lines_above = 0
     for lines in whole_lines(file, first_line_offset(file)):
         text = b"\n" + lines                   # so each line begins with a newline
-        positions = [match.start() for match in stray.finditer(text)]
-        if positions and not count:
-            first_number = lines_above + text.count(b"\n", 0, positions[0] + 1)
-        count += len(positions)
+        if match := stray.search(text):
+            return lines_above + text.count(b"\n", 0, match.start() + 1)
         lines_above += lines.count(b"\n")
-    return count, first_number
+    return 0
 
 
-def name_strays(count: int, first_number: int) -> str:
-    """Return 'line 4 is neither a job nor a comment, nor are 2 more'."""
-    others = f", nor {'is' if count == 2 else 'are'} {count - 1} more" if count > 1 else ""
-    return f"line {first_number} is neither a job nor a comment{others}"
+def name_stray(number: int) -> str:
+    return f"line {number} is neither a job nor a comment"
 
 
 def check_for_strays(path: str, network: bool, say: Say, refuse: bool = True) -> None:
-    """Report how many lines are neither a job nor a comment (strays): no runner will run them.
+    """Report the first line that is neither a job nor a comment (a stray): no runner will run it.
 
     refuse: raise UsageError if the file has strays and no job; perhaps it is a plain list of commands.
     """
     with job_file(path, network) as file:
         has_job = Scan(file, first_line_offset(file)).next() is not None
-        stray = STRAY if has_job else STRAY_WITHOUT_JOBS
-        count, first_number = count_strays(file, stray)
-        if count and refuse and not has_job:
-            subject = "line is" if count == 1 else "lines are"
-            raise UsageError(
-                f"{path}: no jobs; {count} {subject} plain text, the first is line {first_number} (a job is "
-                f"'. COMMAND'; runset4.py NEW --add-list {shlex.quote(as_argument(path))} makes jobs of them)"
-            )
-    if count:
-        say(f"{name_strays(count, first_number)} ({JOB_OR_COMMENT})")
+        number = find_stray(file, STRAY if has_job else STRAY_WITHOUT_JOBS)
+    if number and refuse and not has_job:
+        raise UsageError(
+            f"{path}: no jobs; line {number} is plain text (a job is '. COMMAND'; runset4.py NEW --add-list "
+            f"{shlex.quote(as_argument(path))} makes jobs of the lines)"
+        )
+    if number:
+        say(f"{name_stray(number)} ({JOB_OR_COMMENT})")
 
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
@@ -2247,8 +2239,7 @@ class Summary:
     can_retry: bool = False     # -r would run some bad lines again: not all belong to groups
     jobs_left: bool = False          # a new job remains that one of these consumers could have run
     orphans: int = 0            # orphans among the jobs in error
-    strays: int = 0             # lines that are neither jobs nor comments
-    first_stray: int = 0        # line number; 0: none
+    first_stray: int = 0        # number of the first line that is neither a job nor a comment; 0: none
 
     def describe(self, with_lines: bool) -> str:
         """Return the summary for a closing line: for example '31 done, 2 failed (lines 3, 5), 9 new'."""
@@ -2827,7 +2818,6 @@ class JobReader(Opened):
         counts = count_states(snapshot)
         bad_numbers, can_retry = self._find_bad_lines()
         numbers = [line.number for line in snapshot.orphans] + bad_numbers
-        stray_count, first_stray = count_strays(self.reader, STRAY)
         jobs_left = False
         if counts.new and consumers.all:
             jobs_left = self._remove_consumers_with_jobs(consumers, groups)
@@ -2838,8 +2828,7 @@ class JobReader(Opened):
             can_retry=bool(snapshot.orphans) or can_retry,
             jobs_left=jobs_left,
             orphans=len(snapshot.orphans),
-            strays=stray_count,
-            first_stray=first_stray,
+            first_stray=find_stray(self.reader, STRAY),
         )
 
     def _find_bad_lines(self) -> tuple[list[int], bool]:
@@ -8845,8 +8834,8 @@ class RunnerStats:
         will_be_orphaned = self.unwritten_lines and summary.counts.running
         if summary.can_retry or will_be_orphaned:
             hints.append(f"{retry} runs them again")
-        if summary.strays:
-            hints.append(name_strays(summary.strays, summary.first_stray))
+        if summary.first_stray:
+            hints.append(name_stray(summary.first_stray))
         if reasons_command and summary.counts.bad:
             hints.append(f"{reasons_command} shows why")
         return "".join(f"; {hint}" for hint in hints)

@@ -103,7 +103,7 @@ class OfTheFile(RunCase):
         # lines that nobody understands are named again, and change no exit status
         (". true\nprose\n", (), 0, "1 done in T; line 2 is neither a job nor a comment"),
         ("d a\n! b\np\nq\n", (), 1, "nothing to do: 1 done, 1 failed (line 2); -r runs them again; line 3 is "
-         "neither a job nor a comment, nor is 1 more"),
+         "neither a job nor a comment"),
     )
 
     def test_all_sorts_of_files(self) -> None:

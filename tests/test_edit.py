@@ -146,8 +146,7 @@ class Merging(EditCase):
         ended = self.edit("text = '. z\\n' + text + 'simulate 9\\n# run this by hand\\n\\n'")
         self.assertEqual((ended.code, ended.err.replace(b"runset4.py: runs.txt: ", b"").splitlines()), (0, [
             b"4 lines added",
-            b"line 2 is neither a job nor a comment, nor is 1 more (a job is '. COMMAND', a comment begins "
-            b"with #)"]))
+            b"line 2 is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)"]))
         self.assertEqual(self.read(), b". z\nprose\n. a\nsimulate 9\n# run this by hand\n\n")
 
     def test_what_an_editor_leaves_beside_the_copy_is_removed_with_it(self) -> None:

@@ -88,11 +88,8 @@ def said_of(strays: Sequence[int], jobs: bool) -> bytes:
     if not strays:
         return b""
     if not jobs:
-        which = b"line is" if len(strays) == 1 else b"lines are"
-        return b"no jobs; %d %s plain text, the first is line %d (" % (len(strays), which, strays[0])
-    more = len(strays) - 1
-    others = b", nor %s %d more" % (b"is" if more == 1 else b"are", more) if more else b""
-    return b": line %d is neither a job nor a comment%s (" % (strays[0], others)
+        return b"no jobs; line %d is plain text (" % strays[0]
+    return b": line %d is neither a job nor a comment (" % strays[0]
 
 
 class RandomBytes(Case):

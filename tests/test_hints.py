@@ -20,7 +20,7 @@ class LeadingDashes(RunCase):
     def test_a_file_of_commands_becomes_jobs(self) -> None:
         self.write("echo a\necho b\n", "-list")
         ended = self.run_script(RUNMAKER, "--", "-list")
-        command = present(re.search(r"; runset4.py (.*) makes jobs of them\)", ended.err.decode()))[1]
+        command = present(re.search(r"; runset4.py (.*) makes jobs of the lines\)", ended.err.decode()))[1]
         self.assertEqual(self.run_script(RUNSET, *shlex.split(command)).code, 0, command)
         self.assertEqual(self.read("NEW"), b". echo a\n. echo b\n")
 

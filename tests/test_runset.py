@@ -18,16 +18,16 @@ FOUR = ". echo a\nd echo b\n! echo c\ne echo d\n"
 class RunsetCase(Case):
     """Steps that the tests below share."""
 
-    def assertQuiet(self, *args: object, stray: int = 0, more: str = "") -> None:
+    def assertQuiet(self, *args: object, stray: int = 0) -> None:
         """runset4.py -q with these arguments succeeds and prints nothing.  stray: the line that is named."""
         ended = self.run_script(RUNSET, "-q", *args)
-        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", self.named(stray, more)))
+        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", self.named(stray)))
 
-    def named(self, number: int, more: str = "") -> bytes:
+    def named(self, number: int) -> bytes:
         """What is said of a line that is no job; 0: there is none."""
         return as_bytes(
-            f"runset4.py: runs.txt: line {number} is neither a job nor a comment{more} (a job is "
-            "'. COMMAND', a comment begins with #)\n"
+            f"runset4.py: runs.txt: line {number} is neither a job nor a comment (a job is '. COMMAND', a "
+            "comment begins with #)\n"
             if number
             else ""
         )
@@ -79,7 +79,7 @@ class SettingStates(RunsetCase):
         after = b"\xef\xbb\xbf. echo a\r\n.\techo \xff\n# d\n/ d\nprose\n\n  d\n. d \n. no newline"
         path = self.write(before)
         os.utime(path, (0, 0))                  # so that the last line counts
-        self.assertQuiet("--all", "--set=.", "runs.txt", stray=5, more=", nor is 1 more")
+        self.assertQuiet("--all", "--set=.", "runs.txt", stray=5)
         self.assertEqual(self.read(), after)
 
     def test_the_file_stays_the_same_file(self) -> None:

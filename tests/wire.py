@@ -256,7 +256,7 @@ def garbage(random_: random.Random, depth: int = 3) -> str:
 
 # the messages of either end, as they ought to be
 ACCOUNT = dict(now=dict(new=1, running=1, done=1, failed=1, error=0, held=0), bad=[4], again=True, left=True,
-               strays=1, first_stray=5)
+               first_stray=5)
 # of a run
 BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, promised=4096, output=True,
              again=False)
