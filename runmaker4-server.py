@@ -1818,7 +1818,7 @@ class Records:
         self._joblog = joblog
         self._console = console
         self._executor = executor
-        self._print_sink = Console(console, with_output=True, colour=False) if console else None
+        self._print_sink = Console(console, with_output=True) if console else None
 
     def wanted_events(self) -> dict[str, bool]:
         """Return which events clients must send: begin and end of runs (records), job output."""

@@ -7517,16 +7517,35 @@ class Lines:
         return line
 
 
-class Console(Sink):
-    """Prints for programs: all events, and job output in complete lines: 'stdout (alice,601): text'."""
-    RED = b"\x1b[31m"
-    PLAIN = b"\x1b[0m"
+class LinePrinter(Sink):
+    """Prints job output in complete lines."""
 
-    def __init__(self, writer: Writer, with_output: bool, colour: bool) -> None:
+    def __init__(self, writer: Writer, with_output: bool) -> None:
+        """with_output: False: print only results."""
         self.writer = writer
-        self.with_output = with_output
-        self.colour = colour
-        self.lines: defaultdict[Stream, Lines] = defaultdict(Lines)
+        self._with_output = with_output
+        self._lines: defaultdict[Stream, Lines] = defaultdict(Lines)
+
+    def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
+        if self._with_output:
+            self._print_lines(run, stream, self._lines[stream].feed(data))
+
+    def on_no_result(self, run: Run) -> None:
+        """Print incomplete lines; the runner reports the reason."""
+        for stream in run.streams:
+            self._print_lines(run, stream, self._lines.pop(stream, Lines()).take_incomplete_line())
+
+    def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
+        if lines:
+            self.writer.write(self._format_lines(run, stream, lines))
+
+    def _format_lines(self, run: Run, stream: Stream, lines: bytes) -> bytes:
+        """Return complete output lines, each with a prefix."""
+        raise NotImplementedError
+
+
+class Console(LinePrinter):
+    """Prints for programs: all events, and job output: 'stdout (alice,601): text'."""
 
     def _command_of(self, run: Run) -> bytes:
         """Return the command of a run; for a terminal, without control characters."""
@@ -7538,32 +7557,18 @@ class Console(Sink):
     def on_started(self, run: Run) -> None:
         self.writer.write(b'status %s: forked "%s"\n' % (run.host_and_pid, self._command_of(run)))
 
-    def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        if self.with_output:
-            self._print_lines(run, stream, self.lines[stream].feed(data))
-
-    def on_no_result(self, run: Run) -> None:
-        for stream in run.streams:
-            self._print_lines(run, stream, self.lines.pop(stream, Lines()).take_incomplete_line())
-
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Print the result of a run: 'status (alice,601): exit 0 "COMMAND"'."""
         self.on_no_result(run)                     # prints incomplete lines
         result_text = str(run_result).encode()
-        line = b'status %s: %s "%s"' % (run.host_and_pid, result_text, self._command_of(run))
-        if self.colour and run_result.state != DONE:
-            line = self.RED + line + self.PLAIN
-        self.writer.write(line + b"\n")
+        self.writer.write(b'status %s: %s "%s"\n' % (run.host_and_pid, result_text, self._command_of(run)))
 
-    def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
-        """Print complete lines, each with a prefix such as b'stdout (alice,601): '."""
-        if lines:
-            prefix = b"%s %s: " % (stream.name, run.host_and_pid)
-            body = lines[:-1].replace(b"\n", b"\n" + prefix)
-            self.writer.write(prefix + body + b"\n")
+    def _format_lines(self, run: Run, stream: Stream, lines: bytes) -> bytes:
+        prefix = b"%s %s: " % (stream.name, run.host_and_pid)
+        return prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
 
 
-class TerminalConsole(Sink):
+class TerminalConsole(LinePrinter):
     """Prints for people on a terminal: job output with line numbers, run results, at the bottom the progress.
     """
     RED = b"\x1b[31m"
@@ -7572,15 +7577,15 @@ class TerminalConsole(Sink):
     # what a terminal overwrites, up to the last carriage return; and carriage returns at the end
     INVISIBLE = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
 
-    def __init__(self, terminal: Terminal, file_counter: FileCounter, bar: ProgressBar | None, colour: bool,
-                 max_runs: int) -> None:
+    def __init__(self, terminal: Terminal, with_output: bool, file_counter: FileCounter,
+                 bar: ProgressBar | None, colour: bool, max_runs: int) -> None:
         """bar: None: no status line.  max_runs: of a job, if each run fails."""
+        super().__init__(terminal, with_output)
         self._terminal = terminal
         self._file_counter = file_counter
         self._bar = bar
         self._colour = colour
         self._max_runs = max_runs
-        self._lines: defaultdict[Stream, Lines] = defaultdict(Lines)
         self._runs_started: Counter[Job] = Counter()   # by each job that is not over
         if bar:
             terminal.status = self._format_status_line
@@ -7609,17 +7614,14 @@ class TerminalConsole(Sink):
         if self._bar:
             self._file_counter.request_count_if_due()
 
-    def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        self._print_lines(run, stream, self._lines[stream].feed(data))
-
     def on_no_result(self, run: Run) -> None:
         """Count the job, and print incomplete lines; the runner reports the reason."""
         self._count_as_running(run.job)
-        self._print_incomplete_lines(run)
+        super().on_no_result(run)
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Print the result of a run: '[3] exit 2 in 0.4s, try 1 of 3: COMMAND'."""
-        self._print_incomplete_lines(run)
+        super().on_no_result(run)                   # prints incomplete lines
         run_number = self._runs_started[run.job]
         is_done = run_result.state == DONE
         result_text = "done" if is_done else str(run_result)
@@ -7650,17 +7652,11 @@ class TerminalConsole(Sink):
             self._runs_started[job] = 0
             self._file_counter.on_job_started(job.state)
 
-    def _print_incomplete_lines(self, run: Run) -> None:
-        for stream in run.streams:
-            self._print_lines(run, stream, self._lines.pop(stream, Lines()).take_incomplete_line())
-
-    def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
-        """Print output lines of a job, each with the prefix '[LINE NUMBER] ', magenta for stderr.
+    def _format_lines(self, run: Run, stream: Stream, lines: bytes) -> bytes:
+        """Return output lines of a job, each with the prefix '[LINE NUMBER] ', magenta for stderr.
 
         After escape sequences of the job, reset the colour at the end of each line.
         """
-        if not lines:
-            return
         if b"\r" in lines:
             lines = self.INVISIBLE.sub(b"", lines)      # text that the job overwrites, as progress bars do
         prefix = b"[%d] " % run.job.number
@@ -7669,8 +7665,7 @@ class TerminalConsole(Sink):
         line_end = b"\n"
         if b"\x1b" in prefix or b"\x1b" in lines:
             line_end = self.PLAIN + b"\n"
-        body = lines[:-1].replace(b"\n", line_end + prefix)
-        self._terminal.write(prefix + body + line_end)
+        return prefix + lines[:-1].replace(b"\n", line_end + prefix) + line_end
 
     def _in_colour(self, colour: bytes, line: bytes) -> bytes:
         """Return a line, which ends with a newline, in a colour if colours are on."""
@@ -10912,12 +10907,14 @@ class RunnerProgram(Program):
             return [Plain(writers, options.keep_order, self._on_error)]
         if options.quiet or options.daemon:
             return []
-        colour = self.stdout.terminal and not os.environ.get("NO_COLOR") and not is_dumb
-        if isinstance(self.stdout, Terminal) and with_output:
+        if isinstance(self.stdout, Terminal):
+            colour = not os.environ.get("NO_COLOR") and not is_dumb
             bar = None if is_dumb else ProgressBar(self.loop.time)
             file_counter = FileCounter(file, self.executor)
-            return [TerminalConsole(self.stdout, file_counter, bar, colour, max_runs=1 + options.retries)]
-        return [Console(self.stdout, with_output, colour)]
+            return [TerminalConsole(
+                self.stdout, with_output, file_counter, bar, colour, max_runs=1 + options.retries
+            )]
+        return [Console(self.stdout, with_output)]
 
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
         """Make the runner and install signal handlers.  files: the writer of files (see Pump)."""

@@ -398,15 +398,14 @@ class Terminal(Case):
         )
         self.assertNotRegex(self.run_in_terminal(NO_COLOR="1"), ESCAPE)
 
-    def test_with_a_log_file_the_lines_are_those_of_a_pipe_but_for_the_colours(self) -> None:
+    def test_with_a_log_file_results_are_shown_and_no_output(self) -> None:
         shown = self.run_in_terminal("-l", "log")
-        self.write(self.JOBS)
-        piped = self.run_script(RUNMAKER, "--name", "alice", "-l", "log", "runs.txt").out
-        wanted = self.plain_lines(piped)[:-1]
-        first, second, *lines = self.plain_lines(shown)
+        first, second, *_ = self.plain_lines(shown)
         self.assertRegex(first, rb"Ctrl-C kills the jobs; Ctrl-\\ starts no more")
         self.assertEqual(second.rstrip(), b"runmaker4.py: runs.txt: one at a time (-j0: as many as CPUs)")
-        self.assertEqual(lines[:len(wanted)], wanted)
+        self.assertRegex(self.line_of(shown, b"exit 3 in "), ESCAPE)
+        self.assertIn(b"[1] done in ", shown)
+        self.assertNotIn(b"[1] a", shown)
 
     def test_that_jobs_run_one_at_a_time_is_said_where_nobody_has_asked_for_it(self) -> None:
         for options in "", "-r", "-j1", "-1", "--slots a", "-q":
