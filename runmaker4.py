@@ -410,6 +410,8 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
             return 128 + signum
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
+        if not os.path.exists("/proc/self/stat"):
+            raise UsageError("/proc is not mounted; without it no process of a job can be found (mount it)")
         return main(sys.argv[1:] if argv is None else argv)
     except UsageError as error:
         warn(f"{prog}: {error}")
@@ -520,9 +522,7 @@ def boottime() -> float:
 
     time.monotonic() stops during a suspend; CLOCK_BOOTTIME does not (clock_gettime(2)).
     """
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 # ======== Record locks ======================================================================================
@@ -6396,8 +6396,6 @@ GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n
 BACKGROUND = re.compile(rb"(?!.*\s#).*(?<![&\\])&\s*\Z")
 GRACE = 10.0                        # seconds from TERM to KILL (--kill-after)
 JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # in the environment of all processes of a job, in any session
-# ru_maxrss of getrusage(2) is in KiB; on macOS in bytes
-MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TICKS = os.sysconf("SC_CLK_TCK")        # per second
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
@@ -6511,18 +6509,12 @@ class ProcessTable:
 
     @classmethod
     def read(cls, earlier_tags: Mapping[ProcessId, Sequence[bytes]] | None = None) -> ProcessTable:
-        """Return the current table; without /proc it is empty, and so false.
+        """Return the current table.
 
         earlier_tags: the `tags` of an earlier table, instead of reading them again, which takes most of the
         time.  Not for a caller that kills processes, because execve(2) can change a tag.
         """
-        try:
-            return cls(filter(str.isdigit, os.listdir("/proc")), earlier_tags)
-        except OSError:
-            return cls([])
-
-    def __bool__(self) -> bool:
-        return bool(self.children)
+        return cls(filter(str.isdigit, os.listdir("/proc")), earlier_tags)
 
     @classmethod
     def tags_of(cls, pid_text: str) -> list[bytes]:
@@ -6560,22 +6552,13 @@ class ProcessTable:
         for tag in tags:
             self.tagged.setdefault(tag, []).append(process_id.pid)
 
-    def session_processes(self, shell: Shell) -> list[int]:
-        """Return the living processes of the shell's session; without /proc, [-pid] for the process group."""
-        if self:                        # there is a /proc
-            return self.sessions.get(shell.pid, [])
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(-shell.pid, 0)
-            return [-shell.pid]
-        return []
-
     def job_processes(self, shell: Child) -> list[int]:
         """Return the living processes of a job: in the session or with the tag, and all descendants.
 
         The shell comes first, and each parent before the children.  If a command were killed before the
         shell, the shell would start the next command.
         """
-        session = [] if shell.session_ended else self.session_processes(shell)
+        session = [] if shell.session_ended else self.sessions.get(shell.pid, [])
         shell_first = sorted(session, key=lambda pid: pid != shell.pid)
         todo = deque(shell_first + self.tagged.get(shell.job_tag, []))
         found: dict[int, None] = {}
@@ -6597,7 +6580,7 @@ class ProcessTable:
         return upper_bound if upper_bound < requested * 0.75 else float(sum(map(resident_memory, pids)))
 
     def identify(self, pid: int) -> ProcessId:
-        """Return the ProcessId of a pid; for a group (-pid), or an unknown pid, one with the time 0."""
+        """Return the ProcessId of a pid; for an unknown pid one with the time 0."""
         return self.births.get(pid, ProcessId(0, pid))
 
     def needing_term(self, pids: Iterable[int], newest_at_term: Mapping[ProcessId, ProcessId]) -> list[int]:
@@ -6742,7 +6725,7 @@ class TreeKiller:
         while True:
             has_exited = shell.exited.done()        # before the reading, which takes a while
             table = await self._fresh_table()
-            if has_exited and not table.session_processes(shell):
+            if has_exited and shell.pid not in table.sessions:
                 shell.session_ended = True
             alive = table.job_processes(shell)
             elapsed = self._loop.time() - start
@@ -6866,9 +6849,9 @@ class Processes(TreeKiller):
                     own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                     # a smaller peak can be ours: ru_maxrss is kept over execve(2)
                     if usage.ru_maxrss > own_peak:
-                        shell.memory = usage.ru_maxrss * MAXRSS_UNIT
+                        shell.memory = usage.ru_maxrss << 10        # from KiB
                     else:
-                        shell.memory_below = own_peak * MAXRSS_UNIT
+                        shell.memory_below = own_peak << 10
                     shell.on_exit(status)
 
 
@@ -10233,11 +10216,7 @@ def wrap_in_runner(runner: bytes, shell: str, command: bytes) -> bytes:
 
 
 def open_descriptors() -> list[int]:
-    """Return the open descriptors; without /proc and /dev/fd, 0 to 1023."""
-    for folder in ("/proc/self/fd", "/dev/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            return [int(name) for name in os.listdir(folder)]
-    return list(range(1024))
+    return [int(name) for name in os.listdir("/proc/self/fd")]
 
 
 def block_stop_signals() -> None:

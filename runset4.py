@@ -820,11 +820,10 @@ class Holders:
 
     def _scan_processes(self) -> Iterator[Hold]:
         """Yield the descriptors that hold job locks: of jobs, runners and servers."""
-        with contextlib.suppress(OSError):                  # no /proc
-            for name in filter(str.isdigit, os.listdir("/proc")):
-                with contextlib.suppress(OSError):          # the process has exited, or is another user's
-                    fds = [int(number) for number in os.listdir(f"/proc/{name}/fd")]
-                    yield from self._scan_process(int(name), fds)
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):              # the process has exited, or is another user's
+                fds = [int(number) for number in os.listdir(f"/proc/{name}/fd")]
+                yield from self._scan_process(int(name), fds)
 
     def _scan_process(self, pid: int, fds: Sequence[int]) -> Iterator[Hold]:
         """Yield a process's descriptors that hold job locks.  fds: all descriptors."""

@@ -251,31 +251,6 @@ kill -0 $(cat stranger) && : >lives
         self.assertTrue(self.exists("lives"), ended.err)
 
 
-class WithoutProc(RunCase):
-    """Where there is no /proc a job's process group is ended."""
-    WITHOUT = "import runmaker4\nrunmaker4.ProcessTable.read = lambda: runmaker4.ProcessTable([])\n"
-
-    def test_timeout(self) -> None:
-        self.jobs(
-            "(sleep 2; touch never) & wait",
-            "(trap 'sleep 0.5; touch last; exit' TERM; sleep 60 & wait) & wait",
-        )
-        runner = self.start_patched(self.WITHOUT, "-q", "-j2", "--timeout=0.5", "runs.txt")
-        self.assertEnded(self.finish(runner), 1, "!!")
-        self.assertTrue(self.exists("last"))
-        time.sleep(2.0)
-        self.assertFalse(self.exists("never"))
-
-    def test_second_int(self) -> None:
-        self.jobs(f"trap '' TERM; sleep 60 & {SLEEPING}; sleep 60")
-        runner = self.start_patched(self.WITHOUT, "-q", "runs.txt")
-        self.wait_up(1, runner=runner)
-        for _ in range(2):
-            runner.send_signal(signal.SIGINT)
-            time.sleep(0.3)
-        self.assertEnded(self.finish(runner), 130, "e")
-
-
 class Timeouts(RunCase):
     """--timeout: a job that runs longer is ended and marked !."""
 

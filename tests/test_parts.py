@@ -166,11 +166,6 @@ class ProcessTrees(unittest.TestCase):
             table.needing_term([90], {runmaker4.ProcessId(1, 90): runmaker4.ProcessId(5, 100)}), [90]
         )
 
-    def test_without_proc_a_group_is_told_once(self) -> None:
-        table = self.table({}, {}, {})
-        self.assertEqual(table.needing_term([-90], {}), [-90])
-        self.assertEqual(table.needing_term([-90], {table.identify(-90): runmaker4.ProcessId(5, 100)}), [])
-
     def test_the_latest_birth_is_after_those_before_and_not_after_those_that_follow(self) -> None:
         born = []
         for _ in range(3):
@@ -184,7 +179,7 @@ class ProcessTrees(unittest.TestCase):
             self.assertTrue(after.is_after(moment) or after.pid < moment.pid)
 
     def test_names_of_processes_that_have_ended_do_no_harm(self) -> None:
-        self.assertFalse(runmaker4.ProcessTable(["999999999"]))
+        self.assertEqual(runmaker4.ProcessTable(["999999999"]).births, {})
 
 
 class PastTheCache(JobFileCase):

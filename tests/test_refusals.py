@@ -113,6 +113,13 @@ class Arguments(RefusalCase):
                 self.assertRefused(self.run_script(RUNMAKER, *options), words)
         self.assertUntouched()
 
+    def test_a_host_without_proc(self) -> None:
+        hide = ("import os\nexists = os.path.exists\n"
+                "os.path.exists = lambda path: not str(path).startswith('/proc') and exists(path)")
+        ended = self.finish(self.start_patched(hide, "runs.txt"))
+        self.assertRefused(ended, "/proc is not mounted")
+        self.assertUntouched()
+
     def test_lines_that_are_no_numbers(self) -> None:
         self.refuse(RUNSET, "--set=x", "runs.txt", "one", words="one")
 
