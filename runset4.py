@@ -256,32 +256,15 @@ def wait_for_path(path: str, deadline: float) -> None:
         time.sleep(0.002)
 
 
-class Added(NamedTuple):
-    """How many lines were appended."""
-    jobs: int
-    directives: int
-
-    def __str__(self) -> str:
-        """Return '2 jobs added', '1 directive added' or '2 jobs and 1 directive added'."""
-        phrases: list[str] = []
-        if self.jobs or not self.directives:
-            phrases.append(plural(self.jobs, "job"))
-        if self.directives:
-            phrases.append(plural(self.directives, "directive"))
-        return f"{' and '.join(phrases)} added"
-
-
-def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
-    """Append lines to a job file, all or none; make all before touching the file."""
+def append_lines(file: JobFile, lines: Iterable[bytes]) -> int:
+    """Append lines to a job file, all or none, and return how many; make all before touching the file."""
     line_count = 0
-    job_count = 0
     with tempfile.SpooledTemporaryFile(MAX_BYTES_IN_MEMORY) as spool:
         try:
             remaining_lines = iter(lines)
             # line by line takes eight times as long
             while batch := b"".join(itertools.islice(remaining_lines, 256)):
                 spool.write(batch)
-                job_count += batch.count(b"\n. ") + batch.startswith(b". ")
                 line_count += batch.count(b"\n")
             spool.seek(0)
         except OSError as error:
@@ -290,7 +273,7 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> Added:
             ) from None
         with open_and_lock_to_append(file) as fd:
             append_locked(fd, file.real_path, file.mount, iter(lambda: spool.read(BLOCK), b""))
-    return Added(job_count, line_count - job_count)
+    return line_count
 
 
 def lines_of_arguments(commands: Sequence[str]) -> Iterator[bytes]:
@@ -369,6 +352,9 @@ def describe_state(state: bytes) -> bytes:
     return state if state in UNHELD_STATES else state + b" (held)"
 
 
+NOT_SELECTED = "no such job"
+
+
 @dataclass(frozen=True)
 class Selection:
     """The jobs that match all given conditions."""
@@ -423,12 +409,6 @@ class Selection:
     def required_numbers(self) -> set[int]:
         """Return the numbers that must each be a selected job; with states none, because they only filter."""
         return set() if self.states else set(self._single_numbers)
-
-    @property
-    def refusal(self) -> str:
-        """Why one of the required_numbers() is refused."""
-        return "not a job" if self.pattern is None else "not a matching job"
-
 
 def wait_until_committed(file: JobFile, line: Line) -> bool:
     """Wait until the process that appended a line can no longer remove it; return False after a while."""
@@ -505,7 +485,7 @@ def set_states(
         if was_changed and force and line.state == RUNNING and file.lock_table.count_job_locks(line.command):
             change_counts.still_running.append(line.number)
     for number in sorted(missing):
-        change_counts.add_refusal(file, number, selection.refusal)
+        change_counts.add_refusal(file, number, NOT_SELECTED)
     if change_counts.changed:
         check_not_replaced(file, fd)
 
@@ -596,7 +576,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
         if running_line:
             awaited.append(running_line)
     for number in sorted(missing):
-        change_counts.add_refusal(file, number, selection.refusal)
+        change_counts.add_refusal(file, number, NOT_SELECTED)
     wait_for_exit(file, awaited, change_counts)
 
 
@@ -944,8 +924,9 @@ def kill_unsupervised(jobs: Iterable[Shell]) -> None:
 # the file that the path names then.  Running lines and job locks remain, and we wait for no job.  States and
 # appended lines are written in place.  Any other change makes a new file, by rename.
 
-MIN_EDITOR_SECONDS = 1.0            # an editor that exits sooner has not shown the copy
 MAX_REFUSALS_SHOWN = 20             # reasons that are printed
+NOTHING_CHANGED = ("nothing was changed (if the editor opens another window, make it wait, for example "
+                   "EDITOR='code --wait')")
 MAX_MUTEX_WAIT_SECONDS = 10.0       # for processes that hold a command mutex
 
 
@@ -1160,19 +1141,13 @@ def can_write_in_place(merged: Sequence[bytes], current: Sequence[bytes]) -> boo
 
 
 def summarize_changes(merged: Sequence[bytes], current: Sequence[bytes]) -> str:
-    """Return a summary such as '2 states set, 1 line changed, 3 lines added'."""
+    """Return a summary such as '2 states set, 3 lines added, 1 line removed'."""
     old_counts = Counter(map(merge_key, current))
     new_counts = Counter(map(merge_key, merged))
     added = sum((new_counts - old_counts).values())
     removed = sum((old_counts - new_counts).values())
     changed_states = sum((Counter(merged) - Counter(current)).values()) - added
-    changed_lines = min(added, removed)
-    counts = (
-        (changed_states, "state", "set"),
-        (changed_lines, "line", "changed"),
-        (added - changed_lines, "line", "added"),
-        (removed - changed_lines, "line", "removed"),
-    )
+    counts = (changed_states, "state", "set"), (added, "line", "added"), (removed, "line", "removed")
     phrases = [f"{plural(count, word)} {verb}" for count, word, verb in counts if count]
     return ", ".join(phrases) or "lines were moved"
 
@@ -1359,16 +1334,16 @@ def edit(file: JobFile, quiet: bool) -> int:
     with open(copy_path, "xb") as draft:
         draft.write(base)
     while True:
-        started = time.monotonic()
         failure = run_editor(copy_path)
-        exited_early = not failure and time.monotonic() - started < MIN_EDITOR_SECONDS
         edited = read_copy(copy_path)
         if edited is None:
             file.say(failure or "the copy was removed")
             file.say("nothing was written")
             return 1
         if edited == base:
-            return report_unchanged(file, copy_path, failure, exited_early)
+            remove_copy(copy_path)
+            file.say(failure or NOTHING_CHANGED)
+            return 1 if failure else 0
         failure = failure or why_invalid_copy(base, edited)
         refusals = [failure]
         if not failure:
@@ -1383,22 +1358,6 @@ def edit(file: JobFile, quiet: bool) -> int:
         say_refused(file, copy_path, refusals)
         if not ask_to_edit_again():
             return 1
-
-
-def report_unchanged(file: JobFile, copy_path: str, failure: str, exited_early: bool) -> int:
-    """Print that nothing was changed; return the exit status.
-
-    failure: how the editor failed, or ''.  exited_early: too soon for a person to see the copy.
-    """
-    if exited_early:
-        file.say(
-            "nothing was changed (the editor exited at once: if it opens another window, make it wait, for "
-            f"example EDITOR='code --wait'; the copy is kept: {copy_path})"
-        )
-        return 1
-    remove_copy(copy_path)
-    file.say(failure or "nothing was changed")
-    return 1 if failure else 0
 
 
 def say_refused(file: JobFile, copy_path: str, refusals: Sequence[str]) -> None:
@@ -1416,7 +1375,7 @@ def remove_copy(copy_path: str) -> None:
 
 
 def run_editor(copy_path: str) -> str:
-    """Run $VISUAL, $EDITOR or vi on a file; return how it failed, or ''."""
+    """Run $VISUAL, $EDITOR or vi on a file; return how it failed (exit -9: killed by signal 9), or ''."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     old_handler = signal.signal(signal.SIGINT, lambda *_: None)     # Ctrl-C is for the editor
     try:
@@ -1426,11 +1385,7 @@ def run_editor(copy_path: str) -> str:
         return f"cannot start the editor '{printable(editor)}': {why} (set VISUAL or EDITOR)"
     finally:
         signal.signal(signal.SIGINT, old_handler)
-    if exit_code < 0:
-        return f"the editor '{printable(editor)}' was killed by signal {-exit_code}"
-    if exit_code:
-        return f"the editor '{printable(editor)}' failed: exit {exit_code}"
-    return ""
+    return f"the editor '{printable(editor)}' failed: exit {exit_code}" if exit_code else ""
 
 
 def read_copy(copy_path: str) -> bytes | None:
@@ -2078,13 +2033,13 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
         parser.error("--colsep requires --add-list with --template")
 
 
-def add_lines(options: argparse.Namespace, file: JobFile) -> str:
-    """Append the requested lines; return a message such as '2 jobs added'."""
+def add_lines(options: argparse.Namespace, file: JobFile) -> int:
+    """Append the requested lines; return how many."""
     if options.add_jobs:
-        return str(Added(add_job_files(file, options.add_jobs), 0))
+        return add_job_files(file, options.add_jobs)
     if options.add_tests is not None:
-        return str(append_lines(file, lines_of_tests(options.add_tests))._replace(directives=0))
-    return str(append_lines(file, lines_to_add(options)))
+        return append_lines(file, lines_of_tests(options.add_tests))
+    return append_lines(file, lines_to_add(options))
 
 
 def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
@@ -2170,7 +2125,7 @@ def list_lines(file: JobReader, selection: Selection) -> int:
 
     count = print_lines(output_lines())
     for number in sorted(missing):
-        file.say(f"line {number}: {selection.refusal}")
+        file.say(f"line {number}: {NOT_SELECTED}")
     none_selected = selection.has_conditions and not count
     if none_selected and not missing:
         file.say(NO_MATCH)
@@ -2188,7 +2143,6 @@ def run_on_existing_file(options: argparse.Namespace, file: JobFile) -> int:
     Raises UsageError if the file has lines of other text and no job; after --edit only report that.
     """
     quiet: bool = options.quiet
-    check_openable(file.path, os.O_RDWR)
     if options.edit:
         exit_status = edit(file, quiet)
         check_for_strays(file.path, file.network, file.say, refuse=False)
@@ -2221,9 +2175,9 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
     """Append the requested lines, to a new file if necessary, and print how many; return 0."""
     if os.path.lexists(file.path):
         check_for_strays(file.path, file.network, file.say, refuse=False)
-    message = add_lines(options, file)
+    count = add_lines(options, file)
     if not options.quiet:
-        file.say(message)
+        file.say(f"{plural(count, 'line')} added")
     say_jobs_below_end(file)
     return 0
 
@@ -2245,10 +2199,11 @@ def run_command(argv: Sequence[str]) -> int:
             check_for_strays(path, mount.network, say)
             return list_lines(JobReader(path, say=say, mount=mount), options.selection)
         file = JobFile(path, say=say, mount=mount)
-        if os.path.lexists(path):
+        adds_lines = options.action in ADD_ACTIONS
+        if not adds_lines or os.path.lexists(path):
             check_openable(path, os.O_RDWR)
             check_lock_file(path, mount)
-        if options.action in ADD_ACTIONS:
+        if adds_lines:
             return add_and_report(options, file)
         return run_on_existing_file(options, file)
     except BrokenPipeError:                     # from stdout: run_main() handles it

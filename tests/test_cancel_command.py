@@ -55,8 +55,8 @@ class Cancel(RunCase):
     def test_what_does_not_run_is_named_each(self) -> None:
         self.write("d echo a\n# no job\nr echo b\n")
         said = self.cancel(1, 2, 3, 9, code=1)
-        for words in (b"line 1: is not running: the state is d", b"line 2: not a job", b"line 9: not a job",
-                      b"line 3: is r, but no runner has it"):
+        for words in (b"line 1: is not running: the state is d", b"line 2: no such job",
+                      b"line 9: no such job", b"line 3: is r, but no runner has it"):
             self.assertIn(words, said)
         self.assertEqual(self.states(), "dx")
 
@@ -64,7 +64,7 @@ class Cancel(RunCase):
         self.write(". echo a\n. echo b\n")
         self.assertEqual(self.cancel("2-99999999999999999999"), b"")
         self.assertEqual(self.states(), ".x")
-        self.assertIn(b"line 99999999999999999999: not a job", self.cancel("99999999999999999999", code=1))
+        self.assertIn(b"line 99999999999999999999: no such job", self.cancel("99999999999999999999", code=1))
 
     def test_an_equal_line_that_is_an_orphan_is_not_taken_for_the_one_that_is_cancelled(self) -> None:
         job = f"echo $$ >>pids; {SLEEPING}"

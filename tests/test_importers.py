@@ -188,19 +188,18 @@ class Lists(ImportCase):
 
 
 class Said(ImportCase):
-    """It says in a line on stderr how many jobs were added."""
+    """It says in a line on stderr how many lines were added."""
 
-    def test_how_many_jobs_were_added_is_said(self) -> None:
+    def test_how_many_lines_were_added_is_said(self) -> None:
         self.write("echo 1\n# c\n\necho 2\n", "list")
         self.write("T:\na: echo c\na: echo d\nend\n", "tests")
         (self.dir / "queue").mkdir()
         self.write("[control]\nexecutable: d\n", "queue/d")
-        calls = {("--add", "echo 1"): "1 job added", ("--add-list", "list"): "2 jobs added",
-                 ("--add", "--template", "echo", *[":::", "1", "2", "3"] * 2): "9 jobs added",
-                 ("--add", "#RUN barrier"): "1 directive added",
-                 ("--add", "echo 1", "#RUN", "#RUN barrier"): "1 job and 2 directives added",
-                 ("--add-tests", "tests"): "2 jobs added", ("--add-jobs", "queue"): "1 job added",
-                 ("--add-jobs", "./queue"): "0 jobs added"}
+        calls = {("--add", "echo 1"): "1 line added", ("--add-list", "list"): "2 lines added",
+                 ("--add", "--template", "echo", *[":::", "1", "2", "3"] * 2): "9 lines added",
+                 ("--add", "echo 1", "#RUN", "#RUN barrier"): "3 lines added",
+                 ("--add-tests", "tests"): "6 lines added", ("--add-jobs", "queue"): "1 line added",
+                 ("--add-jobs", "./queue"): "0 lines added"}
         for args, said in calls.items():
             ended = self.run_script(RUNSET, "runs.txt", *args)
             with self.subTest(args):

@@ -95,7 +95,7 @@ class SettingStates(RunsetCase):
             with self.subTest(args):
                 self.write(". echo a\n# no job\nd echo b\n")
                 ended = self.run_script(RUNSET, "-q", "--set=x", "runs.txt", *args.split())
-                said = "".join(f"runset4.py: runs.txt: line {number}: not a job\n" for number in named)
+                said = "".join(f"runset4.py: runs.txt: line {number}: no such job\n" for number in named)
                 self.assertEqual((ended.code, ended.err.decode()), (1 if named else 0, said))
                 self.assertEqual(self.states()[:1], "x")
 
@@ -331,7 +331,7 @@ class Listing(RunsetCase):
     def test_a_number_that_is_no_job_is_named_behind_the_others(self) -> None:
         self.write("# no job\n" + FOUR)
         ended = self.run_script(RUNSET, "--list", "runs.txt", 1, 2, "4-9", 9)
-        said = "".join(f"runset4.py: runs.txt: line {number}: not a job\n" for number in (1, 9))
+        said = "".join(f"runset4.py: runs.txt: line {number}: no such job\n" for number in (1, 9))
         self.assertEqual((ended.code, ended.err.decode()), (1, said))
         self.assertEqual(ended.out, b"2 . echo a\n4 ! echo c\n5 e echo d\n")
 
