@@ -1717,7 +1717,7 @@ class ClientProgram(RunnerProgram):
             self.slot_file.create_lock_file()
             self.executor = FileExecutor(self.slot_file.network, self.on_writer_relieved)
         allow_descriptors(32 + 4 * len(self.slots))             # both ends of two pipes for each job
-        self.read_slurm_time_limit()
+        self.check_slurm_time_limit()
         self._first_connection = self._connect_first()
         self._warn_if_token_visible()
         return super().main()                   # runs work(), in the background with -d

@@ -6983,31 +6983,24 @@ def slurm_memory(environ: Mapping[str, str]) -> float:
 # or later).
 
 
-@dataclass
-class SlurmLimit:
-    """--walltime auto: jobs must end a margin before Slurm kills the runner's Slurm job."""
-    requested_margin: float | None      # seconds; None: 30 more than --kill-after
-    margin: float = 0.0                 # seconds; read_environment() sets this and kill_time
-    kill_time: float = math.inf         # when Slurm kills us (seconds since the epoch)
+AUTO = "auto"                       # --walltime auto
 
-    @property
-    def seconds_left(self) -> float:
-        """Return the seconds that jobs have left."""
-        return self.kill_time - self.margin - time.time()
 
-    def read_environment(self, kill_after: float | None) -> None:
-        """Set `margin` and `kill_time`.  kill_after: seconds; None: never.  Raises UsageError."""
-        if self.requested_margin is None:
-            self.margin = 30.0 + (kill_after or 0.0)
-        else:
-            self.margin = self.requested_margin
-        text = os.environ.get("SLURM_JOB_END_TIME", "")
-        if not re.fullmatch("NONE|[1-9][0-9]{8,10}", text):         # squeue prints NONE for no limit
-            problem = f"is not a time: '{printable(text)}'" if text else "is not set"
-            raise UsageError(
-                f"--walltime auto: SLURM_JOB_END_TIME {problem} (give a time, such as --walltime 2h)"
-            )
-        self.kill_time = math.inf if text == "NONE" else float(text)
+def slurm_margin(kill_after: float | None) -> float:
+    """Return the seconds between the end of the jobs and that of the runner's Slurm job."""
+    return 30.0 + (kill_after or 0.0)
+
+
+def slurm_seconds_left(kill_after: float | None) -> float:
+    """Return the seconds until jobs must end; infinite without a limit.  Raises UsageError."""
+    text = os.environ.get("SLURM_JOB_END_TIME", "")
+    if not re.fullmatch("NONE|[1-9][0-9]{8,10}", text):         # squeue prints NONE for no limit
+        problem = f"is not a time: '{printable(text)}'" if text else "is not set"
+        raise UsageError(
+            f"--walltime auto: SLURM_JOB_END_TIME {problem} (give a time, such as --walltime 2h)"
+        )
+    kill_time = math.inf if text == "NONE" else float(text)
+    return kill_time - slurm_margin(kill_after) - time.time()
 
 
 def allow_descriptors(needed: int, user: str = "so many jobs need",
@@ -9615,7 +9608,7 @@ class ExitStep(enum.IntEnum):
 class RunnerOptions(NamedTuple):
     """The options that control how jobs run; see --help."""
     timeout: float | None       # seconds that a job can run, unless a directive differs; None: no limit
-    walltime: float | SlurmLimit | None     # seconds until all jobs are killed; None: no limit
+    walltime: float | None      # seconds until all jobs are killed; None: no limit
     retries: int                # of a failed job
     retry_delay: float | None   # seconds until the first retry; None: at once
     runner: str | None          # the command that runs a job instead of a shell of this host
@@ -9688,10 +9681,7 @@ class Runner:
         self.kill_signal = 0                # the signal that made the runner kill all jobs; 0: none did
         self.signals = StopSignals(self.loop)
         self.began = self.loop.time()
-        walltime = options.walltime
-        self.wall_end = self.began + (
-            walltime.seconds_left if isinstance(walltime, SlurmLimit) else walltime or math.inf
-        )
+        self.wall_end = self.began + (math.inf if options.walltime is None else options.walltime)
 
     # -- from start to end -----------------------------------------------------------------------------------
 
@@ -10392,11 +10382,9 @@ def parse_retry_delay(text: str) -> float | None:
     return seconds
 
 
-def wall_time(text: str) -> float | SlurmLimit | None:
-    """Convert an option value (argparse type): a duration, auto, or auto- and a margin (auto-5m)."""
-    if text == "auto":
-        return SlurmLimit(None)
-    return SlurmLimit(duration(text[5:]) or 0.0) if text.startswith("auto-") else duration(text)
+def wall_time(text: str) -> float | str | None:
+    """Convert an option value (argparse type): a duration, or AUTO."""
+    return AUTO if text == AUTO else duration(text)
 
 
 def job_file_path(text: str) -> str:
@@ -10863,17 +10851,17 @@ class RunnerProgram(Program):
         self.slot_file = SlotFile(path, mount, lambda text: self.in_loop(self.say, text))
         return self.slot_file.names
 
-    def read_slurm_time_limit(self) -> None:
-        """With --walltime auto, store in the option when our Slurm job ends; report if no time is left."""
-        walltime = self.options.walltime
-        if isinstance(walltime, SlurmLimit):
-            walltime.read_environment(self.options.kill_after)
-            if walltime.seconds_left <= 0:
-                seconds = max(walltime.seconds_left + walltime.margin, 0)
-                self.say(
-                    f"Slurm ends this job in {human_time(seconds)}, and the margin is "
-                    f"{human_time(walltime.margin)}: no job is started"
-                )
+    def seconds_left(self) -> float | None:
+        """Return the seconds until all jobs must end; None: no limit.  Raises UsageError."""
+        walltime: float | str | None = self.options.walltime
+        return slurm_seconds_left(self.options.kill_after) if isinstance(walltime, str) else walltime
+
+    def check_slurm_time_limit(self) -> None:
+        """With --walltime auto report if no time is left.  Raises UsageError if the limit is unknown."""
+        seconds = self.seconds_left()
+        if self.options.walltime == AUTO and seconds is not None and seconds <= 0:
+            margin = human_time(slurm_margin(self.options.kill_after))
+            self.say(f"Slurm ends this job within the margin of {margin}: no job is started")
 
     def console_sinks(self, file: JobReader | None, with_output: bool) -> list[Sink]:
         """Return the sinks that print results and, with `with_output`, job output.
@@ -10902,7 +10890,7 @@ class RunnerProgram(Program):
         writers = self.stdout, self.stderr, files
         runner_options = RunnerOptions(
             timeout=options.timeout,
-            walltime=options.walltime,
+            walltime=self.seconds_left(),
             retries=options.retries,
             retry_delay=options.retry_delay,
             runner=options.runner,
@@ -11026,7 +11014,7 @@ class App(RunnerProgram):
     def main(self) -> int:
         """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status."""
         options = self.options
-        self.read_slurm_time_limit()
+        self.check_slurm_time_limit()
         if options.dry_run:
             if os.path.lexists(self.path):      # with --follow the file need not exist yet
                 self._print_dry_run()

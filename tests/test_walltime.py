@@ -31,15 +31,15 @@ class Limits(RunCase):
     def test_no_program_is_needed(self) -> None:
         self.jobs("true", "touch never")
         env = {**ends_in(60), "PATH": str(self.dir)}
-        ended = self.run_jobs("--walltime", "auto-10s", "--timeout", "1m", env=env)
+        ended = self.run_jobs("--walltime", "auto", "--timeout", "1m", env=env)
         self.assertEnded(ended, 1, "..")
-        self.assertEnded(self.run_jobs("--walltime", "auto-10s", "-1", env=env), 0, "d.")
+        self.assertEnded(self.run_jobs("--walltime", "auto", "-1", env=env), 0, "d.")
 
     def test_the_margin_leaves_time_for_kill(self) -> None:
         self.jobs("true")
         ended = self.run_jobs("--walltime", "auto", "--kill-after", "20", env=ends_in(45))
         self.assertEnded(ended, 1, ".")
-        self.assertComplains(ended, "Slurm ends this job in 4", "the margin is 50s: no job is started")
+        self.assertComplains(ended, "Slurm ends this job within the margin of 50s: no job is started")
         self.assertEnded(self.run_jobs("--walltime", "auto", env=ends_in(45)), 0, "d")
 
     def test_an_end_that_is_past_ends_a_runner_which_says_what_is_left(self) -> None:
@@ -51,7 +51,7 @@ class Limits(RunCase):
 
     def test_jobs_are_ended_at_the_wall_time(self) -> None:
         self.jobs(SLEEPING, "touch never")
-        self.assertEnded(self.run_jobs("--walltime", "auto-2.3s", env=ends_in(8)), 1, "e.")
+        self.assertEnded(self.run_jobs("--walltime", "auto", "--kill-after", "0.3", env=ends_in(36)), 1, "e.")
 
 
 class Refusals(TcpCase):
@@ -71,9 +71,9 @@ class Refusals(TcpCase):
                     )
                     self.assertEqual(self.states(), ".")
 
-    def test_a_margin_that_is_no_duration(self) -> None:
+    def test_a_margin_cannot_be_given(self) -> None:
         self.write(". true\n")
-        for text in "auto-", "auto-5x", "auto5m", "auto--5m", "Auto":
+        for text in "auto-", "auto-5m", "auto5m", "Auto":
             self.assertRefused(self.run_jobs("--walltime", text, env=ends_in(3600)), "not a duration")
 
     def test_a_client_is_refused_before_it_connects(self) -> None:
