@@ -3248,8 +3248,8 @@ class Claims:
 
         object                  written by Claims                  written in the event loop
         Job                     all attributes                     none
-        Client, a `Consumer`    `free`; `retry` once it has a      `name`, `address`, `follow`, `capacity`;
-                                pass through the failed lines      `retry` at the first hello
+        Client, a `Consumer`    `free`; `retry` once its failed    `name`, `address`, `follow`, `capacity`;
+                                lines are new again                `retry` at the first hello
     """
 
     def __init__(self, file: ServedFile, records: Records, ordinals: bool) -> None:

@@ -22,12 +22,13 @@ The complete protocol by which runners share a file:
     locks, and after them the command mutex.  A job lock is locked as long as a copy of the command or the
     runner of that copy lives.  The command mutex is locked while the state of a line of this command is
     written.  All of these are open-file-description record locks.
- 2.  Claim a line that is new, or with --resume in error, or with -r failed: lock the command mutex.  The path
-    must still name this file, and the line, which is read again, must be unchanged and complete.  Count the
-    held job locks h, and the lines R of this command that are `r`.  The line can be claimed if h <= R.  Open
-    the lock file once more, and lock a free job lock through that descriptor: the one of the line's number if
-    that is free.  Write `r`; unlock the command mutex.  (A server takes back the `r` of a job that a client
-    still has in the same way, if h < R.)
+ 2.  Claim a line that is new: lock the command mutex.  The path must still name this file, and the line,
+    which is read again, must be unchanged and complete.  Count the held job locks h, and the lines R of this
+    command that are `r`.  The line can be claimed if h <= R.  Open the lock file once more, and lock a free
+    job lock through that descriptor: the one of the line's number if that is free.  Write `r`; unlock the
+    command mutex.  (A server takes back the `r` of a job that a client still has in the same way, if h < R.)
+    With -r a runner first writes `.` over failed lines, with --resume over those in error, each while holding
+    the command mutex, after the same checks of path and line.
  3.  Start the job with a copy of that descriptor.  Runner and job now hold the job lock together: it is free
     only when both are gone.  It is the life sign; there are no heartbeats and no time limits.
  4. When the job has finished: lock the command mutex, verify the line, write the new state over the `r`, free
@@ -171,7 +172,6 @@ HERE_BYTE = BUCKETS_END + 2        # shared by all processes that can claim line
 PROBE_BYTES = BUCKETS_END + 3      # 2^32 bytes from here: the start-up test, and pulses, one byte each
 # 2^32 bytes from here: presence locks of runners, and then of servers
 PRESENCE_BYTES = PROBE_BYTES + (1 << 32)
-FRONTIER_BYTES = PRESENCE_BYTES + (1 << 32)    # 2^60 bytes from here: frontiers of passes (Retries)
 
 Say = Callable[[str], None]     # prints a message of one line, without program and file name
 Identity = tuple[int, int]      # of a file: device and inode number
@@ -2056,7 +2056,7 @@ class Consumer:
     """A runner on the file, or a client of a server, that takes jobs."""
     name: str                   # the host name
     follow: bool = False        # it waits for more jobs, and exits at `#RUN end`
-    # The states of lines that it runs again (--retry, --resume): `!` and `e` once (see Retries); `r` means
+    # The states of lines that it runs again (--retry, --resume): `!` and `e` once (see Reset); `r` means
     # orphans, each time
     retry: bytes = b""
     capacity: Resources = UNBOUNDED
@@ -2082,7 +2082,7 @@ class Consumer:
         return state in self.retry
 
     def stop_retrying(self) -> None:
-        """Retry only orphans from now on, because each failed line was tried once."""
+        """Run only orphans again from now on: the failed lines are new."""
         self.retry = RUNNING
 
 
@@ -2456,8 +2456,6 @@ class LockTable(LockTableReader):
     detects that.  On all others `fd` keeps one more byte locked, the pulse: if it is lost, so are all locks
     of this host.
     """
-    KIND_BYTES = 1 << 40              # bytes for the frontiers of a kind: the maximum size of a job file
-
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  presence_lock: PresenceLock | None = None) -> None:
         """file: the path of the job file, without symbolic links.  interval: the seconds for which an answer
@@ -2469,8 +2467,6 @@ class LockTable(LockTableReader):
         self.job_locks: dict[int, JobLock] = {}        # held by this process, by offset
         self.presence_lock = presence_lock                      # locked on `fd`
         self.pulse_offset = 0                   # 0: there is no pulse
-        # by kind: the offsets that locks on `fd` show to others
-        self._published_frontiers: dict[int, int] = {}
         self._locks_known_at = 0.0              # when `fd` was last known to have its locks (clock)
         self._lengthened = False                # we have made the open lock file longer
         # The length of the lock file after we first made it longer, if no other process used it then
@@ -2490,8 +2486,6 @@ class LockTable(LockTableReader):
             os.close(fd)
             raise
         self._locks_known_at = opened_at
-        # What was shown to others in the old lock file must be shown again
-        self._published_frontiers.clear()
         self._lengthened = False
         return fd, inode
 
@@ -2566,41 +2560,6 @@ class LockTable(LockTableReader):
         if not self.is_open:
             raise FileChangedError("the lock file is not open")
         return lock(self.fd, offset)
-
-    # -- progress of retries (see Retries) -------------------------------------------------------------------
-
-    def publish_frontier(self, kind: int, offset: int) -> None:
-        """Show other runners that we have retried the failed lines of a kind up to this offset.
-
-        So they need not run these lines again.  A lock on _frontier_byte() shows it; unlock the previous one.
-        Ignore an offset that is not larger.
-
-        kind: a number for the lines in one state that directives give to the same runners.
-        """
-        shown_offset = self._published_frontiers.get(kind, 0)
-        if offset <= shown_offset:
-            return
-        if shown_offset:
-            unlock(self.fd, self._frontier_byte(kind, shown_offset))
-        self._published_frontiers[kind] = offset
-        lock(self.fd, self._frontier_byte(kind, offset), shared=True)
-
-    def _frontier_byte(self, kind: int, offset: int) -> int:
-        """Return the byte that shows a frontier: each kind has KIND_BYTES, one for each offset."""
-        return FRONTIER_BYTES + kind * self.KIND_BYTES + offset
-
-    def others_frontiers(self) -> dict[int, int]:
-        """Return, for each kind of failed lines, the offset up to which other runners have retried them.
-
-        Locks show it (publish_frontier()).  The largest offset of a kind counts.
-        """
-        offsets: dict[int, int] = {}
-        every_kind = 1 << 60
-        for locked in other_locks(self.fd, FRONTIER_BYTES, every_kind):
-            last_byte = locked.stop - 1         # the kernel merges adjacent locked bytes
-            kind, offset = divmod(last_byte - FRONTIER_BYTES, self.KIND_BYTES)      # inverts _frontier_byte()
-            offsets[kind] = max(offsets.get(kind, 0), offset)
-        return offsets
 
     # -- job locks -------------------------------------------------------------------------------------------
 
@@ -3135,7 +3094,7 @@ class JobFile(JobReader):
     lock_table: LockTable
     # seconds to wait for a command mutex, if there is nothing else to do
     MUTEX_SECONDS = 2.0
-    MUTEX_SECONDS_CLAIM = 0.2   # for a claim: there are other lines
+    MUTEX_SECONDS_WALK = 0.2    # the same in a walk
     MUTEX_SECONDS_LOCAL = 0.01  # for runners and servers on a local file system
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Callable[[], float] = boottime,
@@ -3157,6 +3116,11 @@ class JobFile(JobReader):
         no timeout.  On a network file system a thread makes them, and each attempt is a round trip.
         """
         return self.MUTEX_SECONDS if self.network else self.MUTEX_SECONDS_LOCAL
+
+    @property
+    def walk_patience(self) -> float:
+        """Return the same for a claim, or another change to a line that is not claimed: there are others."""
+        return min(self.MUTEX_SECONDS_WALK, self.patience)
 
     def sync(self) -> None:
         if self.is_open:
@@ -3281,7 +3245,7 @@ class JobFile(JobReader):
         instead of `state`, unless another process can have run the command since.  For example, our run has
         written `d`, and an editor has saved the `r` that it had read before.
         """
-        with self.command_mutex(line.command, self.patience) as locked:
+        with self.command_mutex(line.command, self.walk_patience) as locked:
             attempt = Attempt(LineCheck.LOCKED)
             if locked:
                 is_orphan = line.state == RUNNING
@@ -3491,8 +3455,7 @@ class JobQueue:
         Return an Attempt with the new job, or the reason why the line cannot be claimed now.  settings: of
         the directives above the line.  Raises FileChangedError if the line or the file moved.
         """
-        patience = min(self.file.MUTEX_SECONDS_CLAIM, self.file.patience)
-        with self.file.command_mutex(line.command, patience) as locked:
+        with self.file.command_mutex(line.command, self.file.walk_patience) as locked:
             attempt = Attempt(LineCheck.LOCKED)
             if locked:
                 search_start = self._running_search_start(line.command)
@@ -4066,7 +4029,7 @@ def _check_can_open(path: str, mount: Mount, deadline: float) -> None:
 #                 records directives, unfinished jobs and skipped lines.  JobQueue.claim() decides if a line
 #                 can be claimed.  A Walk has no clock.
 #     Rewalk      decides when the next walk begins: walks must cost little, and no job may wait for long.
-#     Retries     decides which failed lines are due for consumers with --retry or --resume.
+#     Reset       makes failed lines new for consumers that have come with --retry or --resume.
 #     Orphans     decides which lines `r` are orphans, and writes new states there.
 #     Results     remembers the results of the last runs in this process.
 #
@@ -4299,8 +4262,6 @@ class Result(NamedTuple):
     """The result of a command's last run in this process."""
     state: bytes                # b"": neither `d` nor `!`, or another run of the command has started since
     number: int                 # of the line
-    failures: int               # failed runs of the command in this process
-    since: float                # the time of the first failure (clock)
 
 
 class Results:
@@ -4311,20 +4272,15 @@ class Results:
         self._by_command: OrderedDict[bytes, Result] = OrderedDict()
 
     def __getitem__(self, command: bytes) -> Result:
-        return self._by_command.get(command, Result(b"", 0, 0, math.inf))
+        return self._by_command.get(command, Result(b"", 0))
 
-    def add(self, job: Job, state: bytes, now: float) -> None:
-        """Record how a job's run has ended: count it if it failed, and keep `state` if that is `d` or `!`.
+    def add(self, job: Job, state: bytes) -> None:
+        """Record how a job's run has ended: keep `state` if that is `d` or `!`.
 
         Forget the command with the oldest result if there are more than MAX_COMMANDS.
         """
-        result = self[job.command]
-        if state in (FAILED, ERROR):
-            result = result._replace(failures=result.failures + 1, since=min(result.since, now))
         self._by_command.pop(job.command, None)      # makes it the last
-        self._by_command[job.command] = result._replace(
-            state=state if state in (DONE, FAILED) else b"", number=job.number
-        )
+        self._by_command[job.command] = Result(state if state in (DONE, FAILED) else b"", job.number)
         if len(self._by_command) > self.MAX_COMMANDS:
             self._by_command.popitem(last=False)
 
@@ -4333,295 +4289,115 @@ class Results:
         if command in self._by_command:
             self._by_command[command] = self._by_command[command]._replace(state=b"")
 
-    def count_failures(self, command: bytes, began: float) -> int:
-        """Return how many runs of a command have failed in this process since the time `began` (clock).
-
-        0 if a run also failed before that: then the number is unknown.
-        """
-        result = self[command]
-        return result.failures if result.since >= began else 0
-
 
 # ---- failed lines that are run again -----------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1000)
-def hash_failed_kind(consumer_key: ConsumerKey, state: bytes) -> int:
-    """Return a number below 2^20, the same in all processes, for all failed lines of one kind.
+class Reset:
+    """Makes the failed lines that consumers could run new again: --retry, or --resume for lines `e`.
 
-    Lines of one kind have the same state, and directives give them to the same consumers.  The number
-    selects the lock bytes by which runners show each other how far they have retried these lines.
-    """
-    return int.from_bytes(blake2b(repr((consumer_key, state)).encode(), digest_size=4).digest(), "big") >> 12
+    It goes through the file once, from the top, in slices between claims.  Otherwise these consumers are like
+    any others: the file is the list of the jobs that remain.
 
-
-@dataclass(eq=False, repr=False)
-class RetryPass:
-    """The progress of a consumer that runs each failed line once more, from the top of the file: see Retries.
-    """
-    began_at: float                        # clock
-    # by kind of failed lines: the offset down to which these lines were tried
-    frontiers: dict[int, int] = field(default_factory=dict)
-    # the offsets of failed lines below the frontier that are not due: they were claimed as new lines, while
-    # a due line above them could not be claimed
-    failed_early: set[int] = field(default_factory=set)
-    # the frontiers of others when this pass began; None: it has not begun to walk
-    others_frontiers_at_start: dict[int, int] | None = None
-    # an edit has moved lines, so the pass began at the top again, and counts tried lines by command
-    is_restarted: bool = False
-    # since then: how many failed lines of a command were passed, or failed after they were passed
-    passed_counts: Counter[bytes] = field(default_factory=Counter)
-
-    def has_passed(self, line: Line, kind: int) -> bool:
-        """Return True if a failed line of this kind is above the frontier, and so not due."""
-        return line.offset < self.frontiers.get(kind, 0)
-
-    def move_past(self, line: Line, kind: int) -> None:
-        """Move the frontier below `line`: failed lines of this kind down to it were tried."""
-        self.frontiers[kind] = max(self.frontiers.get(kind, 0), line.offset + 1)
-
-    def skip_to_others_frontiers(self, others_frontiers: Mapping[int, int]) -> None:
-        """Skip the failed lines that other runners have run again since this pass began.
-
-        For example, the others' frontier was 500 when this pass began, and is 900 now: once this pass is at
-        500, it goes on at 900.
-        """
-        if self.others_frontiers_at_start is None or self.is_restarted:
-            return
-        for kind, others_now in others_frontiers.items():
-            others_at_start = self.others_frontiers_at_start.get(kind, 0)
-            our_frontier = self.frontiers.get(kind, 0)
-            if others_at_start <= our_frontier < others_now:
-                self.frontiers[kind] = others_now
-
-    def on_new_line_failed(self, job: Job) -> None:
-        """Remember that a line is not due: the consumer has claimed it as a new line, and it has failed."""
-        # Above the frontier no line is due.  The kind is unknown here, so take the least frontier.
-        if job.offset >= min(self.frontiers.values(), default=0):
-            self.failed_early.add(job.offset)
-
-    def count_failed_line(self, job: Job) -> None:
-        """After restart(): count the line of a failed job as tried, if a walk has gone past it uncounted."""
-        if job.offset < max(self.frontiers.values(), default=0):
-            self.passed_counts[job.command] += 1
-
-    def restart(self) -> None:
-        """Begin at the top again after an edit: offsets of tried lines are no longer valid.
-
-        From now on count the tried lines of each command instead.
-        """
-        self.frontiers = {}
-        self.failed_early = set()
-        self.is_restarted = True
-        self.passed_counts = Counter()
-
-
-class Retries:
-    """Decides which failed lines are due for consumers with --retry or --resume: each is run again once.
-
-    A consumer makes one *pass* through the file, from top to end, and claims due lines in order.  So the pass
-    remembers only a *frontier*, the offset down to which lines were tried:
-
-        ! first         tried; it has failed again
-        r second        claimed last, so the frontier is here
-        ! third         due
-
-    Lines of one state that directives give to the same consumers are of one *kind*.  Each kind has a separate
-    frontier, because a pass can have to wait with one kind, and consumers skip lines that they may not take.
-    A line keeps its state until it is claimed.
-
-    - *At most once.*  Each claim of a failed line moves the frontier below that line.
-    - *At least once.*  The frontier never passes a due line that cannot be claimed now, because the command
-      mutex is locked or lines are being appended.  That walk then claims no due line further down, and is
-      repeated soon.  If the command has no free job lock, because a copy runs, the line is made new instead:
-      the file remembers it.  A pass is over when a walk has reached the end of the file, unless the file is
-      just being saved.
-    - *Several passes.*  Each process shows its frontiers to others by locks on bytes.  Lines that others have
-      passed since a pass began were tried since then: the pass can skip them.  If the others exit or lose
-      these locks, lines can be tried twice.  Limit: a pass that begins within the few milliseconds between
-      another pass's read of a line and its next claim misses a result that is written in between.
-    - *Barriers.*  A due line is unfinished.  For runners without these options it has failed.
-    - *Edits.*  If the last claimed line is not at its offset, or the file was replaced, all frontiers go back
-      to the top, and others do not see them move.  From then on, if n runs of a command have failed in this
-      process since the pass began, the first n failed lines of the command count as tried.  So a line that
-      another runner has tried can be tried twice.  A line can be skipped if lines of equal length change
-      places in a save in place.
+    - A line that cannot be written now, because the command mutex is locked or lines are being appended, is
+      tried again in the next slice, and no line below is changed before.
+    - A line that has failed in this process since the reset began keeps that state.  A line that has failed
+      meanwhile in another process becomes new.
+    - If an edit has moved the line reached, the file is read from the top again.  If an editor is just saving
+      the file, a line can be missed.
     """
 
-    def __init__(self, file: JobFile, results: Results) -> None:
-        self._file = file
+    def __init__(self, queue: JobQueue, results: Results, consumers: Iterable[Consumer]) -> None:
+        self._queue = queue
+        self._file = queue.file
         self._results = results
-        self.renewed = 0                        # lines that were claimed or made new for a pass
-        self._passes: dict[Consumer, RetryPass] = {}
-        self._consumers = Consumers(())         # of the passes
-        # the last claimed line, with the offset at the claim
-        self._last_claim: tuple[Job, int] | None = None
+        self._consumers = Consumers(consumers)
+        self._scan: Scan | None = None          # None: begin at the top
+        self._scope = NO_DIRECTIVES
+        self._failed_since: set[tuple[int, bytes]] = set()      # numbers and commands of lines: see above
+        self.count = 0                          # lines that were made new
+        self.is_complete = False                # the end of the file was reached
+        self.refusals = 0       # successive slices that ended at a line that could not be written then
 
     @property
-    def retried_states(self) -> bytes:
-        """Return the states of lines that a consumer runs again: `!` or `e` or both."""
-        states = {state for consumer in self._passes for state in (FAILED, ERROR) if consumer.retries(state)}
-        return b"".join(states)
-
-    @property
-    def consumers(self) -> frozenset[Consumer]:
-        """Return the consumers with a pass."""
-        return frozenset(self._passes)
-
-    def set_consumers(self, present: Iterable[Consumer], absent: Collection[Consumer]) -> None:
-        """Begin a pass for each present consumer that runs failed lines again and has none yet.
-
-        Absent consumers can return, so they keep their passes.  End the passes of all others.
-        """
-        known = {*present, *absent}
-        departed = [consumer for consumer in self._passes if consumer not in known]
-        arrived = [
-            consumer for consumer in present if consumer.retries(ERROR) and consumer not in self._passes
-        ]
-        for consumer in departed:
-            del self._passes[consumer]
-        for consumer in arrived:
-            self._passes[consumer] = RetryPass(self._file.clock())
-        if departed or arrived:
-            self._consumers = Consumers(self._passes)
-
-    def end_passes(self, consumers: Iterable[Consumer]) -> None:
-        """Let these consumers retry no more lines: their passes have reached the end of the file."""
-        for consumer in consumers:
-            if self._passes.pop(consumer, None):
-                consumer.stop_retrying()
-        self._consumers = Consumers(self._passes)
-
-    def find_consumers_for_retry(self, line: Line, scope: Directives) -> set[Consumer]:
-        """Return the consumers (--retry, --resume) that must still run this failed line again.
-
-        Each consumer goes through the failed lines once, from the top: its pass.  It skips a line that it has
-        tried already, or that another runner has tried meanwhile.  Absent consumers count, too.
-        """
-        belongs_to_group = scope.settings.together != ""
-        if scope.error or belongs_to_group:
-            return set()
-        kind = hash_failed_kind(scope.consumer_key, line.state)
-        candidates = {
-            consumer: self._passes[consumer]
-            for consumer in self._consumers.fitting(scope)
-            if consumer.retries(line.state) and not self._passes[consumer].has_passed(line, kind)
-        }
-        if candidates:
-            self.skip_lines_tried_by_others()       # perhaps this one, so ask has_passed() again
-        return {consumer for consumer, retry_pass in candidates.items()
-                if not retry_pass.has_passed(line, kind) and not self._was_tried_early(line, retry_pass)}
-
-    def _was_tried_early(self, line: Line, retry_pass: RetryPass) -> bool:
-        """Return True if a failed line must not run again, although the pass has not yet come down to it.
-
-        The consumer claimed the line when it was new, and it failed.  An edit that moves lines makes the pass
-        begin at the top again, and then offsets mean nothing: if three runs of a command have failed, the
-        first three failed lines with this command count as tried.
-        """
-        if not retry_pass.is_restarted:
-            return line.offset in retry_pass.failed_early
-        lines_above = retry_pass.passed_counts[line.command]
-        failed_runs = self._results.count_failures(line.command, retry_pass.began_at)
-        return lines_above < failed_runs
-
-    def record_passed_line(self, line: Line, scope: Directives) -> None:
-        """Count a failed line that a walk has gone past, because no consumer must run it again.
-
-        Only passes that an edit has restarted count lines, by command: they cannot rely on offsets.
-        """
-        kind = hash_failed_kind(scope.consumer_key, line.state)
-        for retry_pass in self._passes.values():
-            if retry_pass.is_restarted and not retry_pass.has_passed(line, kind):
-                retry_pass.passed_counts[line.command] += 1
-                retry_pass.move_past(line, kind)
-
-    def on_line_claimed(self, consumer: Consumer, job: Job, scope: Directives) -> None:
-        """After a consumer has claimed a line, record that it has tried the failed lines above.
-
-        That is so because it claims lines with the same directives (of one kind) in file order.  Also
-        remember the claimed line: if it moves later, an edit has moved lines.
-        """
-        self._last_claim = job, job.offset
-        kinds = [hash_failed_kind(scope.consumer_key, state)
-                 for state in (FAILED, ERROR) if consumer.retries(state)]
-        self._move_frontiers_past(consumer, job, kinds)
-
-    def on_reset(self, consumer: Consumer, line: Line, scope: Directives) -> None:
-        """After a failed line was made new instead of claimed: move the consumer's frontier below it."""
-        self._results.forget_state(line.command)
-        self._move_frontiers_past(consumer, line, [hash_failed_kind(scope.consumer_key, line.state)])
+    def consumers(self) -> Collection[Consumer]:
+        return self._consumers.all.keys()
 
     def on_job_failed(self, job: Job) -> None:
-        """Mark the line of a failed job as tried, so that no consumer runs it once more.
+        """Let the line of a failed job keep that state."""
+        self._failed_since.add((job.number, job.command))
 
-        Each consumer makes one pass through the failed lines, and remembers how far down it has come.  The
-        claim of a failed line has moved that below the line; the claim of a new line perhaps has not.  A pass
-        that an edit has restarted counts the tried lines of each command instead.
+    def run_slice(self, seconds: float) -> None:
+        """Make at least one more line new, or read a chunk; go on for `seconds`.  Raises OSError."""
+        pause_at = time.monotonic() + seconds
+        try:
+            scan = self._resume_scan()
+            scan.pause_at = pause_at
+            while self._process_next_line(scan) and time.monotonic() <= pause_at:
+                pass
+        except Paused:
+            pass                                # the next slice goes on with the chunk just read
+        except OSError as error:
+            self._scan = None                   # no line may be passed over
+            if not isinstance(error, FileChangedError):
+                raise
+
+    def _resume_scan(self) -> Scan:
+        """Return the scan; begin another at the top of the file if an edit has moved the last line."""
+        self._queue.reopen_if_replaced()
+        scan = self._scan
+        if scan and scan.file is self._file.reader and not self._has_moved(scan.last):
+            return scan
+        self._scope = NO_DIRECTIVES
+        self._scan = Scan(self._file.reader, self._file.start, FAILED + ERROR, directives=True)
+        return self._scan
+
+    def _has_moved(self, line: Line | None) -> bool:
+        return line is not None and self._file.state_at(line) is None
+
+    def _process_next_line(self, scan: Scan) -> bool:
+        """Apply the next directive, or make the next failed line new if a consumer could run it.
+
+        Return False at the end of the file, and if the line must be tried again in the next slice.
         """
-        for consumer, retry_pass in self._passes.items():
-            if retry_pass.is_restarted:
-                retry_pass.count_failed_line(job)
-            elif consumer is job.consumer and job.state == NEW:
-                retry_pass.on_new_line_failed(job)
-
-    def _move_frontiers_past(self, consumer: Consumer, line: Line, kinds: list[int]) -> None:
-        """Record that a consumer has tried the failed lines of these kinds down to `line`, and publish that.
-
-        Other runners then skip these lines.  Do not publish after an edit has restarted the pass: then it
-        meets lines again that it tried long ago.
-        """
-        retry_pass = self._passes[consumer]
-        for kind in kinds:
-            retry_pass.move_past(line, kind)
-        if not retry_pass.is_restarted:
-            for kind in kinds:
-                self._file.lock_table.publish_frontier(kind, retry_pass.frontiers[kind])
-
-    def _farthest_frontiers(self) -> dict[int, int]:
-        """Return, by kind of failed lines, the offset down to which a runner has tried them.
-
-        Passes of this process that an edit has restarted do not count.
-        """
-        farthest = self._file.lock_table.others_frontiers()
-        for retry_pass in self._passes.values():
-            if not retry_pass.is_restarted:
-                for kind, frontier in retry_pass.frontiers.items():
-                    farthest[kind] = max(farthest.get(kind, 0), frontier)
-        return farthest
-
-    def skip_lines_tried_by_others(self) -> None:
-        """Let each consumer skip the failed lines that others have tried since its pass began."""
-        if self._passes and self._file.lock_table.is_open:
-            frontiers = self._farthest_frontiers()
-            for retry_pass in self._passes.values():
-                retry_pass.skip_to_others_frontiers(frontiers)
-
-    def on_walk_begin(self) -> None:
-        """Prepare the passes through the failed lines for a walk from the top of the file.
-
-        A new pass records how far other runners have come, to skip what they try later.  If an edit has moved
-        lines, restart all passes.
-        """
-        for retry_pass in self._passes.values():
-            is_new = retry_pass.others_frontiers_at_start is None
-            if is_new:
-                retry_pass.others_frontiers_at_start = self._farthest_frontiers()
-        if self._passes and self._has_last_claim_moved():
-            self.restart_passes()
-
-    def _has_last_claim_moved(self) -> bool:
-        """Return True if an edit has moved the line that was claimed last."""
-        if not self._last_claim:
+        line = scan.next()
+        if not line:
+            self.is_complete = True
             return False
-        job, offset = self._last_claim
-        return job.offset != offset or self._file.state_at(job) is None
+        check = LineCheck.OPEN
+        if line.state == DIRECTIVE:
+            self._scope = self._scope.with_directive(line)
+        elif self._can_run_again(line):
+            check = self._make_new(line)
+        if check is not LineCheck.OPEN:
+            scan.seek_back(line)
+            self._on_refused(line, check)
+            return False
+        self.refusals = 0
+        return True
 
-    def restart_passes(self) -> None:
-        """Begin all passes at the top again: an edit has moved lines, or the file was replaced."""
-        self._last_claim = None
-        for retry_pass in self._passes.values():
-            retry_pass.restart()
+    def _on_refused(self, line: Line, check: LineCheck) -> None:
+        """Count a line that could not be written.  Report the second time: most are locked for a moment."""
+        self.refusals += 1
+        if self.refusals == 2:
+            self._file.say(
+                f"line {line.number}: is {display_text(line.state)}, and waits to be run again: {check.value}"
+            )
+
+    def _can_run_again(self, line: Line) -> bool:
+        has_failed_since = (line.number, line.command) in self._failed_since
+        if self._scope.error or self._scope.settings.together or has_failed_since:
+            return False
+        return any(consumer.retries(line.state) for consumer in self._consumers.fitting(self._scope))
+
+    def _make_new(self, line: Line) -> LineCheck:
+        """Write `.` over the state of a failed line.  Return OPEN, or why the line must be tried again."""
+        attempt = self._file.change_state(line, NEW)
+        if attempt.new_state:
+            self._results.forget_state(line.command)
+            self.count += 1
+        # CHANGED: another process has given it a new state since it was read
+        return LineCheck.OPEN if attempt.check is LineCheck.CHANGED else attempt.check
 
 
 # ---- orphans -----------------------------------------------------------------------------------------------
@@ -4783,32 +4559,29 @@ class Walk:
         queue: JobQueue,
         consumers: Consumers,
         resuming_consumers: Consumers,
-        retries: Retries,
         orphans: Orphans,
-        results: Results,
         *,
         ordinals: bool,
         serving: bool,
         began: float,
         after_edit: bool,
+        resetting: bool,
     ) -> None:
         """resuming_consumers: those, present or not, for which orphans become new again.  serving: for a
         server, which starts groups.  began: by the file's clock.  after_edit: an edit ended the previous
-        walk.
+        walk.  resetting: failed lines are being made new, so barriers are closed.
         """
         self._queue = queue
         self._file = file = queue.file
         self._consumers = consumers
         self._resuming_consumers = resuming_consumers
-        self._retries = retries
         self._orphans = orphans
-        self._results = results
         self._starts_groups = serving
+        self._barriers_are_closed = resetting
         self.began = began
         # another walk follows: this one has claimed a job, or the file is being edited
         self.needs_another_walk = after_edit
         self.always_present = frozenset(consumers.all)  # during the whole walk
-        self._retrying_consumers = retries.consumers    # since the walk began
         self.above = Above()
         # then another walk must check the other jobs
         self.saw_awaited_job_finished = False
@@ -4817,8 +4590,6 @@ class Walk:
         # a line can soon be claimable: another runner had just taken it or held the command mutex, it may be
         # an orphan, or lines are being appended
         self.claimable_soon = False
-        # a due failed line that could not be claimed, and why: no due line below is claimed
-        self.refused_retry: tuple[Line, LineCheck] | None = None
         # commands of which no line can be claimed now, and why
         self._refused_commands: dict[bytes, LineCheck] = {}
         # new jobs of groups, or jobs of other consumers, were skipped
@@ -4826,8 +4597,6 @@ class Walk:
         # for each Directives.consumer_key the first skipped new job, with directives: later consumers begin
         # there
         self._skipped_new: dict[ConsumerKey, tuple[Line, Directives]] = {}
-        # for consumers that were absent or had too little free: the first failed line to run again
-        self._skipped_failed: dict[Consumer, tuple[Line, Directives]] = {}
         # consumers with jobs that they can perhaps take later
         self.waiting_consumers: set[Consumer] = set()
         self._first_blocked_job: Line | None = None     # the first one below the block that a consumer needs
@@ -4839,9 +4608,8 @@ class Walk:
         self.unstartable_group_settings = NO_SETTINGS
         # JobReader.seconds_until_trusted() of the end met
         self.seconds_until_trusted = 0.0
-        retries.on_walk_begin()
         counted: Counter[bytes] | None = Counter() if ordinals else None
-        states = NEW + RUNNING + retries.retried_states
+        states = NEW + RUNNING
         self.scan = Scan(
             file.reader, file.start, states, counted=counted, check_numbers=True, directives=True
         )
@@ -4915,10 +4683,6 @@ class Walk:
             (line, scope) for line, scope in self._skipped_new.values()
             if any(consumer not in self._waiting_for_capacity for consumer in self._consumers.fitting(scope))
         ]
-        skipped_lines += [
-            line_and_scope for consumer, line_and_scope in self._skipped_failed.items()
-            if consumer in self._consumers.all and consumer not in self._waiting_for_capacity
-        ]
         return min(skipped_lines, key=lambda line_and_scope: line_and_scope[0].offset, default=None)
 
     def _forget_from(self, line: Line) -> None:
@@ -4929,9 +4693,6 @@ class Walk:
         self._first_blocked_job = None
         self._skipped_new = {
             key: skipped for key, skipped in self._skipped_new.items() if skipped[0].offset < line.offset
-        }
-        self._skipped_failed = {
-            key: skipped for key, skipped in self._skipped_failed.items() if skipped[0].offset < line.offset
         }
         self.groups = [group for group in self.groups if group.begins_above(line)]
 
@@ -5013,15 +4774,13 @@ class Walk:
     # -- jobs that are met -----------------------------------------------------------------------------------
 
     def _claim_or_skip(self, line: Line) -> Job | None:
-        """Claim a new line, or a failed one that must run again, for a consumer; return the job.
+        """Claim a new line for a consumer; return the job.
 
         None: it was skipped.  Then record which consumers must wait, and if the job is unfinished: barriers
         below wait for it.
         """
         if line.state == NEW:
             return self._claim_or_skip_new(line)
-        if line.state != RUNNING:
-            return self._claim_or_skip_failed(line)
         if not self.above.block:                # below a block, running jobs do not matter
             self._check_running_line(line)
         return None
@@ -5041,46 +4800,13 @@ class Walk:
             return None
         if consumer:
             self.above.add_unfinished(line)
-            return self._claim_new(line, consumer)
+            settings = self.above.scope.settings
+            return self._try_change(line, lambda: self._queue.claim(line, consumer, settings)).job
         if not self._waiting_for_capacity:
-            # none may take new jobs up to the next directive, but failed lines can be due
-            self._only_running_matter = not self._retrying_consumers
+            self._only_running_matter = True    # none may take new jobs up to the next directive
             self.has_skipped_jobs = True
         self._record_skipped_new(line)
         return None
-
-    def _claim_or_skip_failed(self, line: Line) -> Job | None:
-        """Claim a failed line for a consumer that must run it again (--retry or --resume); return the job.
-
-        None: no consumer must (each line is tried once), none can now, or the claim has failed.
-        """
-        due_consumers = self._retries.find_consumers_for_retry(line, self.above.scope)      # present or not
-        if not due_consumers:
-            self._retries.record_passed_line(line, self.above.scope)
-            return None
-        self.above.add_unfinished(line)         # barriers below wait until it has run again
-        present_due = due_consumers & self._consumers.all.keys()
-        can_be_claimed = not self.refused_retry and not self.above.block
-        if present_due and can_be_claimed:
-            chosen = self._choose_consumer(line, due_consumers)
-            if chosen:
-                return self._claim_for_retry(line, chosen)
-        self._skip_failed(line, due_consumers, present_due)
-        return None
-
-    def _skip_failed(self, line: Line, due_consumers: set[Consumer], present_due: set[Consumer]) -> None:
-        """Skip a failed line that these consumers must run again but cannot now: they must wait.
-
-        present_due: those present.
-        """
-        self.waiting_consumers |= present_due
-        # Those that are absent or have too little free begin here later.  But below a block (a barrier that
-        # waits) record nothing: a walk from the top will meet the line again.
-        if not self.above.block:
-            present_with_capacity = present_due - self._waiting_for_capacity.keys()
-            self._record_skipped_failed(line, due_consumers - present_with_capacity)
-        elif present_due:
-            self._first_blocked_job = self._first_blocked_job or line
 
     def _check_running_line(self, line: Line) -> None:
         """Record a running job as unfinished, so that barriers below wait; or give an orphan, a line `r` with
@@ -5140,13 +4866,6 @@ class Walk:
         self.above.add_unfinished(line)
         self._skipped_new.setdefault(self.above.scope.consumer_key, (line, self.above.scope))
 
-    def _record_skipped_failed(self, line: Line, consumers: Iterable[Consumer]) -> None:
-        """Record a failed line that these consumers must run again later; each begins at the first."""
-        assert not self.above.block, "a walk that begins below a block would not know of it"
-        for consumer in consumers:
-            self._skipped_failed.setdefault(consumer, (line, self.above.scope))
-            self.has_skipped_jobs = True
-
     def _skip_group_job(self, line: Line) -> None:
         """Skip a new job of a group (together=).  A server collects it, to start all jobs together."""
         self.has_skipped_jobs = True
@@ -5155,7 +4874,7 @@ class Walk:
             self._add_to_group(line)
             self._add_waiting_consumers()
             return
-        self._only_running_matter = not self._retrying_consumers    # failed lines can be due
+        self._only_running_matter = True
         self.above.add_unfinished(line)
         if not self.unstartable_group_job:
             self.unstartable_group_job = line
@@ -5172,7 +4891,7 @@ class Walk:
             if is_needed and not self._first_blocked_job:
                 self._first_blocked_job = line
         # new jobs up to the next directive are for the same consumers
-        self._only_running_matter = not self._retrying_consumers
+        self._only_running_matter = True
 
     def _add_waiting_consumers(self) -> bool:
         """Record that all consumers that may take jobs here must wait.  Return False if there are none."""
@@ -5181,49 +4900,6 @@ class Walk:
         return bool(consumers)
 
     # -- claims ----------------------------------------------------------------------------------------------
-
-    def _claim_new(self, line: Line, consumer: Consumer) -> Job | None:
-        """Claim a new line for a consumer, and return the job; None if that fails.
-
-        A consumer runs failed lines again in the order of the file.  So record that it has tried all above,
-        and need not try them in a later walk, unless it came during this walk, or the walk skipped one.
-        """
-        settings = self.above.scope.settings
-        job = self._try_change(line, lambda: self._queue.claim(line, consumer, settings)).job
-        has_met_all_failed = consumer in self._retrying_consumers & self.always_present
-        has_tried_all_failed = has_met_all_failed and not self.refused_retry
-        if job and has_tried_all_failed:
-            self._advance_pass(job, consumer)
-        return job
-
-    def _claim_for_retry(self, line: Line, consumer: Consumer) -> Job | None:
-        """Claim a failed line that a consumer must run again, and return the job; None if that fails:
-
-        - A copy of the command runs, perhaps for hours.  The line is made new, and counts as tried.
-        - The line is refused, for example because another process holds the command mutex.  Then this walk
-          claims no failed line below (`refused_retry`).
-        - The line has another state now (CHANGED).
-        """
-        settings = self.above.scope.settings
-        attempt = self._try_change(line, lambda: self._queue.claim(line, consumer, settings))
-        if attempt.check is LineCheck.NO_JOB_LOCK:
-            attempt = self._file.change_state(line, NEW)
-        if attempt.job or attempt.new_state:
-            self._retries.renewed += 1
-        if attempt.job:
-            self._advance_pass(attempt.job, consumer)
-        elif attempt.new_state:
-            self._retries.on_reset(consumer, line, self.above.scope)
-        elif attempt.check is not LineCheck.CHANGED:
-            self.refused_retry = line, attempt.check
-            self.waiting_consumers.add(consumer)
-        return attempt.job
-
-    def _advance_pass(self, job: Job, consumer: Consumer) -> None:
-        """Record that a consumer has tried all failed lines down to a job that it has claimed."""
-        # The next claim will get the same error.  Until then another runner can try a line twice.
-        with contextlib.suppress(OSError):
-            self._retries.on_line_claimed(consumer, job, self.above.scope)
 
     def _try_change(self, line: Line, change: Callable[[], Attempt]) -> Attempt:
         """Call `change`, which claims a line or changes the state, and read the file again from that line on.
@@ -5246,12 +4922,6 @@ class Walk:
         self.claimable_soon = True
         if attempt.check is not LineCheck.CHANGED:
             self._refused_commands[line.command] = attempt.check
-            return
-        # Another runner has run the line, or marked it `e`, since the walk read it.  So read it again as a
-        # failed line, which can be due: after a claim further down it would count as tried.
-        was_run_elsewhere = attempt.data[:1] in self._retries.retried_states
-        if was_run_elsewhere and not self.scan.seek_back(line):
-            raise FileChangedError
 
     # -- groups ----------------------------------------------------------------------------------------------
 
@@ -5302,7 +4972,10 @@ class Walk:
             self.has_awaited_job_finished() or self.needs_another_walk
         ):
             return False
-        self.above.block = self.above.find_block_below(line, self._file)
+        if is_barrier and self._barriers_are_closed:
+            self.above.block = Block(Why.WAITS, line)
+        else:
+            self.above.block = self.above.find_block_below(line, self._file)
         return True
 
     def _end_group_unless_same(self, directives_above: Directives) -> None:
@@ -5318,9 +4991,7 @@ class Walk:
         first_unfinished = self.above.unfinished
         if first_unfinished and not self.saw_awaited_job_finished:
             state = self._file.state_at(first_unfinished)       # None: an edit has moved the line
-            # a failed line that must run again keeps the state until it is claimed
-            unfinished_states = NEW, RUNNING, first_unfinished.state
-            self.saw_awaited_job_finished = state is not None and state not in unfinished_states
+            self.saw_awaited_job_finished = state not in (None, NEW, RUNNING)
         return self.saw_awaited_job_finished
 
 
@@ -5417,11 +5088,6 @@ class Rewalk:
             return None
         return max(min(waits), self.throttle.pause_seconds(self.PAUSE_FACTOR), self.MIN_PAUSE_SECONDS)
 
-    @property
-    def is_refused_repeatedly(self) -> bool:
-        """Return True if the last two walks found no job, but lines that can be claimable soon."""
-        return self._refused_walks > 1
-
     def is_due(self, walk: Walk, consumers: Consumers, seconds_until_retry: float | None) -> bool:
         """Return True if another walk is due after `walk`, which found no job.
 
@@ -5456,6 +5122,7 @@ class Cursor:
     STALE_SECONDS_FAR = 1.0     # on a network file system
     MAX_BARRIER_PAUSE = 0.25    # seconds between looks at a barrier
     SLICE = 0.05                # then a server's claim returns, to serve clients
+    RESET_SLICE = 0.05          # seconds before a claim in which failed lines are made new (Reset)
 
     def __init__(self, queue: JobQueue, consumers: Iterable[Consumer] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
@@ -5474,7 +5141,10 @@ class Cursor:
         self.interval = file.interval
         self.consumers = Consumers(consumers)            # of the last claim
         self._results = Results()
-        self._retries = Retries(file, self._results)
+        # consumers that have come with --retry or --resume, until their failed lines are new
+        self._retrying: set[Consumer] = set()
+        self._reset: Reset | None = None        # for all or some of them
+        self.renewed = 0                        # failed lines that were made new
         self._orphans = Orphans(file, self._results)
         self._rewalk = Rewalk(file)
         self._walk: Walk | None = None
@@ -5495,11 +5165,6 @@ class Cursor:
     def orphans(self) -> list[int]:
         """Return the line numbers of orphans marked `e`."""
         return self._orphans.marked
-
-    @property
-    def renewed(self) -> int:
-        """Return the number of lines claimed or made new because of --retry or --resume."""
-        return self._retries.renewed
 
     @property
     def throttle(self) -> Throttle:
@@ -5534,8 +5199,14 @@ class Cursor:
     def _walk_if_due(self, exits_if_none: bool, consumers: Consumers,
                      absent: Collection[Consumer]) -> Job | NoJob:
         """Walk on to the next job and claim it; or repeat the last NoJob if no walk is due."""
-        self._restart_if_replaced()
         self._set_consumers(consumers, absent)
+        self._make_failed_lines_new()
+        self._restart_if_replaced()
+        must_look = exits_if_none and not self._retrying        # none exits before
+        result = self._walk_on_if_due(must_look, consumers)
+        return self._wait_for_reset(result) if isinstance(result, NoJob) and self._retrying else result
+
+    def _walk_on_if_due(self, exits_if_none: bool, consumers: Consumers) -> Job | NoJob:
         last_walk = None if self._walk else self._idle_walk     # a current walk goes on
         if last_walk and not self._is_walk_due(last_walk, exits_if_none):
             return self._repeat_last_no_job(last_walk)
@@ -5546,19 +5217,48 @@ class Cursor:
             self.throttle.stop()
 
     def _set_consumers(self, consumers: Consumers, absent: Collection[Consumer]) -> None:
-        """Claim for these consumers from now on.
-
-        If one has come with --retry or --resume, begin a walk at the top, where failed lines can be due.
-        """
-        retrying_before = self._retries.consumers
-        self._retries.set_consumers(consumers.all, absent)
-        has_one_come = not retrying_before.issuperset(self._retries.consumers)
-        if has_one_come:
-            self.restart_walk()
+        """Claim for these consumers from now on."""
         self.consumers = consumers
-        self._resuming_consumers = Consumers(
-            consumer for consumer in (*consumers.all, *absent) if consumer.retries(RUNNING)
-        )
+        known = dict.fromkeys((*consumers.all, *absent))
+        self._resuming_consumers = Consumers(consumer for consumer in known if consumer.retries(RUNNING))
+        self._set_retrying({consumer for consumer in known if consumer.retries(ERROR)})
+
+    def _set_retrying(self, consumers: set[Consumer]) -> None:
+        """Make failed lines new for these consumers.  If they are others than before, restart the walk: the
+        barriers that it has met can be closed now, or open.
+        """
+        if consumers != self._retrying:
+            self._retrying = consumers
+            self.restart_walk()
+
+    def _make_failed_lines_new(self) -> None:
+        """Make failed lines new, for a slice, for consumers that have come with --retry or --resume.
+
+        Those that come during a reset wait for the next one.
+        """
+        if self._reset and self._retrying.isdisjoint(self._reset.consumers):
+            self._reset = None                  # they are gone
+        if not self._retrying:
+            return
+        reset = self._reset = self._reset or Reset(self.queue, self._results, self._retrying)
+        count = reset.count
+        try:
+            reset.run_slice(self.RESET_SLICE)
+        finally:
+            self.renewed += reset.count - count
+        if reset.count > count:
+            self._rewalk.expire()               # another walk can find them
+        if reset.is_complete:
+            for consumer in reset.consumers:
+                consumer.stop_retrying()
+            self._reset = None
+            self._set_retrying(self._retrying.difference(reset.consumers))
+
+    def _wait_for_reset(self, no_job: NoJob) -> NoJob:
+        """Return a NoJob during a reset: claim again at once, or later if a line cannot be written now."""
+        is_refused = self._reset is not None and self._reset.refusals > 0
+        retry_after = self.interval if is_refused else 0.0
+        return replace(no_job, retry_after=retry_after, is_complete=False, was_interrupted=not is_refused)
 
     def _is_walk_due(self, walk: Walk, exits_if_none: bool) -> bool:
         if exits_if_none and not walk.waiting_consumers:
@@ -5635,9 +5335,10 @@ class Cursor:
         self.queue.reopen_if_replaced()
         self._restart_if_replaced()             # if it was, forget the old file
         self._rewalk.on_walk_begin()
-        self._walk = Walk(self.queue, consumers, self._resuming_consumers, self._retries, self._orphans,
-                          self._results, ordinals=self._ordinals, serving=self._serving,
-                          began=self.throttle.started_at, after_edit=after_edit)
+        self._walk = Walk(self.queue, consumers, self._resuming_consumers, self._orphans,
+                          ordinals=self._ordinals, serving=self._serving,
+                          began=self.throttle.started_at, after_edit=after_edit,
+                          resetting=bool(self._retrying))
         return self._walk
 
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
@@ -5647,12 +5348,7 @@ class Cursor:
         self._complete_last_group(walk, stop)
         self._rewalk.on_walk_end(walk)
         retry_after = self._rewalk.seconds_until_retry(walk)
-        can_more_come = walk.seconds_until_trusted or walk.claimable_soon or walk.above.block
-        if stop is Stop.END and not can_more_come:
-            # these consumers have tried all failed lines that they must run again
-            self._retries.end_passes(walk.always_present - walk.waiting_consumers)
         self._report_obstacles(walk)
-        self._report_refused_retry(walk)
         self._report_if_idle()
         return NoJob(retry_after, report=walk.report(), is_complete=True)
 
@@ -5683,7 +5379,7 @@ class Cursor:
     def _restart_if_replaced(self) -> None:
         """Drop the current walk if the job file was opened again or replaced by another.
 
-        Report another file; in it, --retry and --resume begin at the top again.
+        Report another file.
         """
         old_inode = self.inode
         new_inode = self.file.inode
@@ -5695,7 +5391,6 @@ class Cursor:
             if new_inode is not None and was_replaced:
                 self.inode = new_inode
                 if old_inode is not None:
-                    self._retries.restart_passes()
                     self.say("was replaced by another file of this name; going on with that")
 
     def restart_walk(self) -> None:
@@ -5718,14 +5413,13 @@ class Cursor:
 
     def _report_rerun(self, job: Job) -> None:
         """Report, once, that a claimed line was new again although it has run to the end in this process."""
-        was_new = job.state == NEW              # before the claim
         last_result = self._results[job.command]
-        if was_new and last_result.state and last_result.number == job.number:
+        if last_result.state and last_result.number == job.number:
             self._say_once(
                 "again",
                 f"line {job.number}: finished here as {display_text(last_result.state)}, and is new again; "
-                "it will run once more (an editor saved an old state, or a user set it; further lines are "
-                "not reported)",
+                "it will run once more (an editor saved an old state, or a user or a runner with -r set it; "
+                "further lines are not reported)",
             )
 
     def _report_obstacles(self, walk: Walk) -> None:
@@ -5742,14 +5436,6 @@ class Cursor:
             self._say_once(
                 "groups", no_group_message(walk.unstartable_group_job, walk.unstartable_group_settings)
             )
-
-    def _report_refused_retry(self, walk: Walk) -> None:
-        """Report, once for each line and reason, why two walks in a row could not run a failed line again."""
-        if walk.refused_retry and self._rewalk.is_refused_repeatedly:
-            line, check = walk.refused_retry
-            state = display_text(line.state)
-            text = f"line {line.number}: is {state}, and waits to be run again: {check.value}"
-            self._say_once(text, text)
 
     def _report_if_idle(self) -> None:
         """Report, once, that new jobs wait although nothing has happened for MIN_IDLE_SECONDS.
@@ -5774,24 +5460,18 @@ class Cursor:
     # -- results ---------------------------------------------------------------------------------------------
 
     def check_jobs(self) -> dict[Job, str]:
-        """Return the jobs to kill, and why: "lost" to another runner, or "cancelled".
-
-        Also skip the failed lines that other runners have run again.
-        """
-        to_kill = self.queue.check_jobs()
-        with contextlib.suppress(OSError):      # the next claim will get the same error
-            self._retries.skip_lines_tried_by_others()
-        return to_kill
+        """Return the jobs to kill, and why: "lost" to another runner, or "cancelled"."""
+        return self.queue.check_jobs()
 
     def finish(self, job: Job, state: bytes) -> str:
         """Write the result of a job, and remember it.  Return '', or why it will never be written.
 
         Raises TemporaryError: try again.
         """
+        if self._reset and state in (FAILED, ERROR):
+            self._reset.on_job_failed(job)      # first: the result can be in the file despite an error
         error = self.queue.finish(job, state)
-        self._results.add(job, state, self.clock())
-        if state in (FAILED, ERROR):
-            self._retries.on_job_failed(job)
+        self._results.add(job, state)
         return error
 
     def release(self, job: Job) -> str:
@@ -6186,11 +5866,10 @@ class FileCounter:
             self._own_changes.subtract(self._changes_at_request)
         self._changes_at_request = None
 
-    def on_job_started(self, previous_state: bytes) -> None:
-        """previous_state: of the job's line, before the claim."""
+    def on_job_started(self) -> None:
         self._own_changes[RUNNING] += 1
         if self._file:
-            self._own_changes[previous_state] -= 1
+            self._own_changes[NEW] -= 1
 
     def on_job_over(self, new_state: bytes) -> None:
         self._own_changes[RUNNING] -= 1
@@ -7626,7 +7305,7 @@ class TerminalConsole(LinePrinter):
     def _count_as_running(self, job: Job) -> None:
         if job not in self._runs_started:
             self._runs_started[job] = 0
-            self._file_counter.on_job_started(job.state)
+            self._file_counter.on_job_started()
 
     def _format_lines(self, run: Run, stream: Stream, lines: bytes) -> bytes:
         """Return output lines of a job, each with the prefix '[LINE NUMBER] ', magenta for stderr.
@@ -10413,8 +10092,8 @@ def add_running_options(add: AddArgument) -> None:
     """Add the options of runner and client that select and count jobs."""
     add("-j", "--jobs", type=integer_between(0, 100_000), metavar="N",
         help="run N jobs at once, 0: one per CPU of this process")
-    add("-r", "--retry", action="store_true", help="as --resume; also run jobs that failed (!)")
-    add("--resume", action="store_true", help="also run jobs in error (e), or r without a runner")
+    add("-r", "--retry", action="store_true", help="as --resume; also run failed jobs (!) again")
+    add("--resume", action="store_true", help="also run jobs in error (e), or r without a runner, again")
     add(
         "--retries",
         type=integer_between(0),

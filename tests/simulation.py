@@ -104,6 +104,8 @@ class Process(Actor):
         self.mutexes: dict[bytes, int] = {}
         self.by_force = False
         self.retry = b""            # the states from which it makes lines new
+        self.due: set[bytes] = set()        # lines that it must make new, ...
+        self.came = 0.0             # as they were when it began
         self.idle_since = 0.0       # since when it has left a job alone that it might take
         self.left_alone = 0         # how many jobs that are
 
@@ -144,7 +146,7 @@ class History(World):
         self.known: set[bytes] = set()              # commands that may be in the file
         # whether there is somebody who sets states, or runs again what has ended
         self.hand_set = self.again = False
-        self.in_place = False                       # an editor has saved the file in place
+        self.saved = False                          # an editor has saved the file
         self.fates: set[str] = set()
         # how often each command may run, where nobody asks for more
         self.most: Counter[bytes] | None = None
@@ -257,14 +259,8 @@ class History(World):
         command = command_of(line)
         mine = [run for run in me.runs if run.command == command]
         if data == b"r":
-            if line[:1] not in b"." + me.retry.replace(b"r", b""):
+            if line[:1] != b".":
                 self.fail(f"claims {line!r}")
-            equal = sum(command_of(other) == command for _, other in lines_of(self.last.data))
-            tries = sum(run.runner is me and run.command == command for run in self.runs)
-            unknown = self.edits or self.hand_set or self.disturbed == math.inf
-            # an orphan that is new again runs as any new line does
-            if line[:1] != b"." and tries >= equal + self.renewed[command] and not unknown:
-                self.fail(f"runs {line!r} again, which it has tried {tries} times already")
             me.claimed, me.claimed_state, me.claimed_at = command, line[:1], self.steps
         if not me.runs_jobs:
             if (line[:1] == b"r" and not me.by_force and self.balance(command) >= 0) or data == b"r":
@@ -274,8 +270,7 @@ class History(World):
         if back or any(run.released for run in ended):
             self.given_back[command] = me, data, self.steps
         if data == b"." and line[:1] in b"!e" and not (back or ended):
-            if line[:1] not in me.retry:
-                self.fail(f"makes {line!r} new, which is not for it")
+            self.check_reset(me, line)
             return
         is_resumed = data == b"." and line[:1] == b"r" and b"r" in me.retry
         self.renewed[command] += is_resumed
@@ -301,6 +296,18 @@ class History(World):
         for run in ended:
             run.written = True
             run.settle_at = max(run.settle_at, self.now)
+
+    def check_reset(self, me: Process, line: bytes) -> None:
+        """Check that a runner may make a failed line new: with -r or --resume, and if it has not run it."""
+        command = command_of(line)
+        if line[:1] not in me.retry:
+            self.fail(f"makes {line!r} new, which is not for it")
+        equal = sum(command_of(other) == command for _, other in lines_of(self.last.data))
+        tries = sum(run.runner is me and run.command == command for run in self.runs)
+        unknown = self.edits or self.hand_set or self.disturbed == math.inf
+        # an orphan that is new again runs as any new line does
+        if tries >= equal + self.renewed[command] and not unknown:
+            self.fail(f"makes {line!r} new, which it has tried {tries} times already")
 
     def bad_lines(self, states: bytes) -> set[bytes]:
         """The lines that have failed, or are in error, and whose commands stand once, for any host."""
@@ -442,21 +449,27 @@ class History(World):
         if left and self.now - since > patience:
             self.fail(f"has a free slot, and leaves {left[0]!r} alone")
 
-    def check_barrier(self, job: Any) -> None:
-        """Check that nothing above a barrier is unfinished, where nobody edits, sets states, or runs jobs
-        again.
+    def check_barrier(self, me: Process, job: Any) -> None:
+        """Check that nothing above a barrier is unfinished, where nobody edits or sets states: no job, unless
+        others run some again, and no line that this runner must make new.
         """
-        if self.edits or self.hand_set or self.again:
+        if self.edits or self.hand_set:
             return
-        unfinished = b""
+        unfinished, tried = b"", self.tried_since(me.came)
         for at, line in lines_of(self.last.data):
             if line == b"#RUN barrier" and unfinished and at < job.offset:
                 self.fail(f"{job.text!r} is started below a barrier, and {unfinished!r} has not ended")
-            if command_of(line) != line and line[:1] in b".r":
+            is_due = line in me.due and command_of(line) not in tried
+            if is_due or (command_of(line) != line and line[:1] in b".r" and not self.again):
                 unfinished = unfinished or line
+
+    def tried_since(self, time: float) -> set[bytes]:
+        """The commands that ran, or had no result yet, at some time since then."""
+        return {run.command for run in self.runs if max(run.until, run.settle_at) >= time}
 
     def on_save(self, new: bytes, way: str) -> None:
         """An editor saves this."""
+        self.saved = True
         self.disturbed = max(self.disturbed, self.steps)
         if MACHINE.trace is not None:
             MACHINE.trace.append(f"{self.now:9.4f} editor saves {way}: {new!r}")
@@ -553,10 +566,12 @@ def bucket_of(command: bytes) -> int:
 class Product:
     """A runner's `JobQueue` and `Cursor`, and all that is known here of their methods."""
 
-    def __init__(self, host: Host, retry: bytes) -> None:
+    def __init__(self, host: Host, retry: bytes, slice_seconds: float) -> None:
+        """slice_seconds: in which failed lines become new before a claim; below 0: one line at a time."""
         self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
         queue = CORE.JobQueue(self.file)
         self.cursor = CORE.Cursor(queue, [CORE.Consumer(host.name, retry=retry)])
+        self.cursor.RESET_SLICE = slice_seconds
         self.consumer = next(iter(self.cursor.consumers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
         self.claim, self.lend, self.reclaim = self.cursor.claim, queue.copy_lock_fd, queue.close_lock_copy
@@ -614,8 +629,8 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
     if late:
         world.sleep(me, late)
     me.retry = retry
-    due, began = world.bad_lines(retry), world.now
-    product = Product(me.host, retry)
+    me.due, me.came = world.bad_lines(retry), world.now
+    product = Product(me.host, retry, world.draws.choice((-1.0, CORE.Cursor.RESET_SLICE)))
     look, look_for_more, leaving = world.now, world.now, False
     while me.runs or not leaving:
         if me.runs and world.now >= look:
@@ -648,13 +663,13 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
     product.close()
     if len(me.fds) > own(me.host):
         world.fail(f"leaves {len(me.fds)} descriptors open")
-    # A result that was written although its fsync() failed may be made new meanwhile, and written once more;
-    # and who has lost its locks shows others no frontier until it claims again
-    unknown = world.hand_set or world.in_place or world.erred or world.disturbed == math.inf
+    # An editor that saves old states can hide a line from a runner that has made all lines new.  A result
+    # that was written although its fsync() failed may be made new meanwhile, and written once more
+    unknown = world.hand_set or world.saved or world.erred or world.disturbed == math.inf
     if not (product.failed or unknown):
         # also those that ran, or had no result, when it came: an editor had saved an old state over their r
-        tried = {run.command for run in world.runs if max(run.until, run.settle_at) >= began}
-        for line in due & world.bad_lines(retry):
+        tried = world.tried_since(me.came)
+        for line in me.due & world.bad_lines(retry):
             if command_of(line) not in tried:
                 world.fail(f"leaves, and has not tried {line!r}")
 
@@ -690,7 +705,7 @@ def start_run(world: History, me: Process, product: Product, job: Any) -> None:
         run.until, run.result, run.released = world.now, b".", True
         me.runs.append(run)
         return
-    world.check_barrier(job)
+    world.check_barrier(me, job)
     lent = product.lend(job)
     world.check_runs(run)
     me.runs.append(run)                         # here the shell is started
@@ -788,7 +803,6 @@ def save(world: History, host: Host, inode: Inode, new: bytes) -> Iterator[float
     """Save this, in place of what is in the file, or as another file."""
     way = world.draws.choice(("in place", "in place", "rename", "away", "link"))
     if way == "in place":
-        world.in_place = True
         for data in b"", new:
             while any(actor.shielded for actor in world.actors):    # not between a check and its write
                 yield world.tick
@@ -1157,6 +1171,20 @@ def row_unlocked() -> Patches:
     return [(QUEUE, "claim", claim)]
 
 
+def line_passed_over() -> Patches:
+    """A reset goes on below the line that it could not write because of an error."""
+    plain = CORE.Reset.run_slice
+
+    def run_slice(self: Any, seconds: float) -> None:
+        scan = self._scan
+        try:
+            plain(self, seconds)
+        except OSError:
+            self._scan = scan
+            raise
+    return [(CORE.Reset, "run_slice", run_slice)]
+
+
 def one(owner: Any, attribute: str, new: Any) -> Callable[[], Patches]:
     """A defect that is one patch."""
     return lambda: [(owner, attribute, new)]
@@ -1262,16 +1290,12 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "locks lost in silence": one(CORE, "lost_locks", lambda fd, places, mount, plain=CORE.lost_locks: (
         plain(fd, places, mount) if mount.is_nfs else set())),
     "orphan at the first look": one(CORE.Orphans, "MIN_UNLOCKED_SECONDS", 0.0),
-    "failed lines tried for ever": one(
-        CORE.Retries, "_move_frontiers_past", lambda self, consumer, line, kinds: None),
-    "tried before it began": one(
-        CORE.Retries, "on_walk_begin", lambda self, plain=CORE.Retries.on_walk_begin: (
-            plain(self), [vars(one).update(others_frontiers_at_start={}) for one in self._passes.values()])),
-    "kinds not told apart": one(CORE, "hash_failed_kind", lambda key, state: 0),
-    "frontier not moved by edits": one(CORE.Retries, "restart_passes", lambda self: None),
-    "locked lines passed over": one(
-        CORE.Walk, "_claim_for_retry", lambda self, line, consumer, plain=CORE.Walk._claim_for_retry: (
-            plain(self, line, consumer) or self._retries.on_reset(consumer, line, self.above.scope))),
+    "locked lines passed over": one(CORE.Reset, "_make_new", lambda self, line, plain=CORE.Reset._make_new: (
+        plain(self, line) and CORE.LineCheck.OPEN)),
+    "line passed over after an error": line_passed_over,
+    "barriers open during a reset": one(
+        CORE.Walk, "__init__", lambda self, *args, plain=CORE.Walk.__init__, resetting, **named: (
+            plain(self, *args, resetting=False, **named))),
     "half a line left": one(MACHINE, "ftruncate", lambda fd, size: None),
 }
 

@@ -10,6 +10,7 @@ import statistics
 import termios
 import time
 import unittest
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from runmaker4 import VERSION
@@ -47,6 +48,16 @@ class Selection(RunCase):
             with self.subTest(options=options):
                 self.assertEqual(self.run_states(states, *options), ran)
                 self.assertEnded(self.ended, code, left)
+
+    def test_with_retry_a_job_starts_at_once_and_ctrl_c_leaves_the_lines_not_yet_reached(self) -> None:
+        self.write("".join(f"! sleep 100 # {number}\n" for number in range(100_000)))
+        runner = self.start(RUNMAKER, "-r", "runs.txt")
+        wait_until(lambda: self.read()[:1] == b"r", what="the first job runs")
+        runner.send_signal(signal.SIGINT)
+        self.assertEqual(self.finish(runner).code, 130)
+        states = Counter(self.states())
+        self.assertEqual((states["e"], states["!"] + states["."]), (1, 99_999))
+        self.assertGreater(states["!"], 50_000)
 
     def test_one_only_runs_one_job_per_slot(self) -> None:
         for options, ran in (("-1",), "1"), (("--one-only", "-j2"), "1 2"):

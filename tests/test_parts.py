@@ -1360,7 +1360,7 @@ class OneCountAtATime(unittest.IsolatedAsyncioTestCase):
 
 
 class RetriesOfMany(JobFileCase):
-    """What -r and --resume mean is new once, before the first claim of who asks for it."""
+    """What -r and --resume mean is made new once, from the top, in slices before the claims."""
 
     def claim(self, cursor: runmaker4.Cursor, retry: bytes = b"") -> Optional[bytes]:
         """The command of the job that a consumer gets who has just come."""
@@ -1384,11 +1384,30 @@ class RetriesOfMany(JobFileCase):
         self.assertEqual(self.claim(cursor, b"!er"), b"d")
         self.assertEqual(self.path.read_bytes(), before.replace(b"! d", b"r d"))
 
-    def test_what_is_below_a_barrier_waits_and_keeps_its_state(self) -> None:
-        cursor = self.jobs(b"! a\n#RUN barrier\n! b\n", serving=True)
-        self.assertEqual(self.claim(cursor, b"!er"), b"a")
-        self.assertIsNone(self.claim(cursor, b"!er"))
-        self.assertEqual(self.path.read_bytes(), b"r a\n#RUN barrier\n! b\n")
+    def test_barriers_are_closed_until_the_end_of_the_file_is_reached(self) -> None:
+        cursor = self.jobs(b"#RUN barrier\n. a\n! b\n! c\n", retry=b"!er")
+        with mock.patch.object(runmaker4.Cursor, "RESET_SLICE", -1.0):      # one line in each slice
+            for lines in b"! b\n! c\n", b". b\n! c\n", b". b\n. c\n":
+                while not self.path.read_bytes().endswith(lines):
+                    self.assertEqual(self.nothing(cursor).retry_after, 0.0)
+            self.assertEqual(self.run_all(cursor), [2, 3, 4])
+
+    def test_the_first_job_is_claimed_while_other_failed_lines_keep_their_states(self) -> None:
+        cursor = self.jobs(b"! %d\n" * 100 % tuple(range(100)), retry=b"!er")
+        with mock.patch.object(runmaker4.Cursor, "RESET_SLICE", -1.0):
+            self.assertFalse(cursor.claim())                        # this slice has read the first chunk
+            self.assertEqual(job_of(cursor.claim()).number, 1)
+        states = [line[:1] for line in self.path.read_bytes().splitlines()]
+        self.assertEqual(states, [b"r"] + [b"!"] * 99)
+        self.assertEqual(self.run_all(cursor), list(range(2, 101)))
+
+    def test_what_has_failed_here_before_it_was_reached_is_not_run_again(self) -> None:
+        cursor = self.jobs(b"! a\n" + b"# a comment\n" * 9 + b". b\n! c\n", retry=b"!er")
+        with mock.patch.object(runmaker4.Cursor, "RESET_SLICE", -1.0), \
+                mock.patch.multiple(runmaker4.Scan, MIN_CHUNK_SIZE=16, MAX_CHUNK_SIZE=16):
+            cursor.finish(job_of(cursor.claim()), b"!")             # b: only a chunk above was read
+            self.assertEqual(self.path.read_bytes().count(b"!"), 3)
+            self.assertEqual(self.run_all(cursor), [1, 12])
 
     def test_an_orphan_that_is_met_later_is_new_for_who_resumes_and_an_error_for_others(self) -> None:
         for retry, state in (b"er", b"r"), (b"", b"e"):
@@ -1432,32 +1451,6 @@ class RetriesOfMany(JobFileCase):
             "line 1: is !, and waits to be run again: lines are being appended to the file"])
         self.assertEqual([job_of(cursor.claim()).command for _ in range(2)], [b"a", b"b"])
 
-    def test_an_orphan_that_another_marks_at_that_moment_is_not_passed_over(self) -> None:
-        """It is read as an orphan, and is in error once its command is locked."""
-        queue = self.queue_on(b"d a\nr b\n! c\n")
-        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
-        plain = queue.file.change_state
-
-        def make(line: runmaker4.Line, *args: bytes) -> runmaker4.Attempt:
-            self.path.write_bytes(b"d a\ne b\n! c\n")
-            return plain(line, *args)
-
-        with mock.patch.object(queue.file, "change_state", make):
-            self.assertEqual([job_of(cursor.claim()).command for _ in range(2)], [b"b", b"c"])
-
-    def test_a_pass_that_began_anew_after_an_edit_shows_others_no_frontier(self) -> None:
-        """It passes over what it has tried already, perhaps before the pass of another began."""
-        queue = self.queue_on(b"! a\n! b\n! c\n")
-        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
-        cursor.finish(job_of(cursor.claim()), b"!")
-        self.clock.now += 10.0
-        self.path.write_bytes(b"# new\n! a\n! b\n! c\n")
-        shown: list[int] = []
-        lock_table = queue.file.lock_table
-        with mock.patch.object(lock_table, "publish_frontier", lambda _, offset: shown.append(offset)):
-            self.assertEqual([job_of(cursor.claim()).command for _ in range(2)], [b"b", b"c"])
-        self.assertEqual(shown, [])
-
     def test_a_line_whose_copy_lives_becomes_new_and_keeps_no_other_from_its_turn(self) -> None:
         queue = self.queue_on(b"! a\n! b\n", say=self.fail)
         cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
@@ -1472,19 +1465,6 @@ class RetriesOfMany(JobFileCase):
         self.clock.now += 10.0
         self.assertEqual(job_of(cursor.claim()).command, b"a")
         self.assertEqual(self.path.read_bytes(), b"r a\n! b\n")
-
-    def test_a_file_that_is_just_being_saved_is_not_at_its_end(self) -> None:
-        cursor = self.jobs(b"", retry=b"!er")
-        self.assertIsNotNone(self.nothing(cursor).retry_after)
-        self.clock.now += 0.5
-        self.path.write_bytes(b"! a\n")
-        self.assertEqual(job_of(cursor.claim()).command, b"a")
-
-    def test_lines_keep_their_states_until_they_are_claimed(self) -> None:
-        cursor = self.jobs(b"! %d\n" * 100 % tuple(range(100)), retry=b"!er")
-        job_of(cursor.claim())
-        states = [line[:1] for line in self.path.read_bytes().splitlines()]
-        self.assertEqual(states, [b"r"] + [b"!"] * 99)
 
     def test_each_line_is_run_again_once_also_if_it_fails_again(self) -> None:
         cursor = self.jobs(b"! a\n! a\ne b\nd c\n" * 10, retry=b"!er")
@@ -1559,46 +1539,13 @@ class RetriesOfMany(JobFileCase):
         self.clock.now += 10.0
         self.assertEqual(self.run_all(cursor), [1, 2])
 
-    def test_a_barrier_waits_for_what_is_due_for_one_that_is_busy(self) -> None:
-        cursor = self.jobs(b"! a\n! b\n#RUN barrier\n. c\n", serving=True)
-        busy, other = self.consumers(b"!er", b"")
-        first = job_of(cursor.claim(False, runmaker4.Consumers([busy]), {busy, other}))
+    def test_no_line_is_passed_over_after_an_error(self) -> None:
+        queue = self.queue_on(b"! a\n! b\n")
+        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
+        with mock.patch.object(queue.file, "change_state", side_effect=OSError(errno.ENOSPC, "full")):
+            self.assertIsNotNone(self.nothing(cursor).retry_after)
         self.clock.now += 10.0
-        found = cursor.claim(False, runmaker4.Consumers([other]), {busy, other})
-        self.assertTrue(isinstance(found, runmaker4.NoJob) and found.report.has_later_jobs(other))
-        cursor.finish(first, b"d")
-        self.clock.now += 10.0
-        cursor.finish(job_of(cursor.claim(False, runmaker4.Consumers([busy]), {busy, other})), b"!")
-        self.clock.now += 10.0
-        self.assertEqual(
-            job_of(cursor.claim(False, runmaker4.Consumers([other]), {busy, other})).command, b"c"
-        )
-
-    def test_a_failed_line_below_a_barrier_waits_for_one_that_comes_while_a_walk_pauses(self) -> None:
-        cursor = self.jobs(b". a\n#RUN barrier\n! b\n" + b"# a comment\n" * 3000, serving=True)
-        busy, other = self.consumers(b"!er", b"")
-        with mock.patch.object(runmaker4.Cursor, "SLICE", 0.0), \
-                mock.patch.object(runmaker4.Scan, "MAX_CHUNK_SIZE", 4096):
-            for _ in range(100):            # each claim reads 4 KiB
-                job = cursor.claim(False, runmaker4.Consumers([busy]), {busy, other})
-                if isinstance(job, runmaker4.Job):
-                    break
-            self.assertEqual(job_of(job).command, b"a")
-            self.clock.now += 10.0
-            for _ in range(4):
-                found = cursor.claim(False, runmaker4.Consumers([other]), {busy, other})
-                self.assertTrue(isinstance(found, runmaker4.NoJob) and found.was_interrupted)
-            for _ in range(100):
-                self.assertFalse(cursor.claim(False, runmaker4.Consumers([busy]), {busy, other}))
-                self.clock.now += 10.0
-            self.assertEqual(self.path.read_bytes()[:22], b"r a\n#RUN barrier\n! b\n#")
-            cursor.finish(job_of(job), b"d")
-            for _ in range(100):
-                job = cursor.claim(False, runmaker4.Consumers([busy]), {busy, other})
-                self.clock.now += 10.0
-                if isinstance(job, runmaker4.Job):
-                    break
-        self.assertEqual(job_of(job).command, b"b")
+        self.assertEqual(self.run_all(cursor), [1, 2])
 
     def test_an_orphan_is_new_for_one_that_is_busy_or_away(self) -> None:
         cursor = self.jobs(b"d a\n", serving=True)
@@ -1637,9 +1584,10 @@ class RetriesOfMany(JobFileCase):
     def run_all(self, cursor: runmaker4.Cursor) -> list[int]:
         """Claim jobs that all fail until there are none; the numbers of their lines."""
         numbers = []
-        while job := cursor.claim():
-            numbers.append(job_of(job).number)
-            cursor.finish(job_of(job), b"!")
+        while (job := cursor.claim()) or cursor.no_job.was_interrupted:
+            if job:
+                numbers.append(job_of(job).number)
+                cursor.finish(job_of(job), b"!")
             self.clock.now += 10.0
         return numbers
 

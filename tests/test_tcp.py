@@ -227,6 +227,8 @@ class LikeARunner(TcpCase):
 
 
 @ordinarily()
+# a server goes on until it has heard that the client leaves
+@without("test_with_retry_a_job_starts_at_once_and_ctrl_c_leaves_the_lines_not_yet_reached")
 class Selection(OverTcp, test_options.Selection):
     """-1, --retry and --resume are said by the client and heeded by the server."""
 
@@ -417,6 +419,21 @@ class AskedByOneClient(TcpCase):
         self.assertEqual((codes[-1], self.states()), (0, "d" * 60))
         ran = [self.ran(who) for who in ("plain", "resuming", "retrying")]
         self.assertEqual(sorted("".join(ran)), sorted(self.old), "each once")
+
+    def test_all_is_made_new_for_its_first_hello_and_nothing_when_it_comes_back(self) -> None:
+        self.write("! true\n! true\n")
+        server = self.start_server()
+        key = "f" * 16
+        with Peer.of(server.port, server.token) as peer:
+            peer.hello(client=key, retry="!er").hear("welcome")
+            peer.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")
+            self.assertEqual(self.states(), "r.")
+        self.write("r true\n! true\n")
+        with Peer.of(server.port, server.token) as peer:
+            peer.hello(client=key, retry="!er").hear("welcome")
+            peer.say(dict(type="claim", request=2, want=1, last=False), dict(type="ping", request=3))
+            self.assertEqual(peer.hear("pong")["retry"], "r")
+            self.assertEqual(self.states()[1], "!")
 
 
 class OneWalkForAll(TcpCase):

@@ -1,8 +1,8 @@
 # fish completion for runmaker4-client, made by docs/install/make.py
 complete -c runmaker4-client -xa '(__fish_print_hostnames)'
 complete -c runmaker4-client -s j -l jobs -x -d 'run N jobs at once, 0: one per CPU of this process'
-complete -c runmaker4-client -s r -l retry -d 'as --resume; also run jobs that failed (!)'
-complete -c runmaker4-client -l resume -d 'also run jobs in error (e), or r without a runner'
+complete -c runmaker4-client -s r -l retry -d 'as --resume; also run failed jobs (!) again'
+complete -c runmaker4-client -l resume -d 'also run jobs in error (e), or r without a runner, again'
 complete -c runmaker4-client -l retries -x -d 'run a failing job up to N more times, at once'
 complete -c runmaker4-client -l retry-delay -x -d '... after T, 2T, 4T, ... (up to 1h); the slot waits'
 complete -c runmaker4-client -l runner -x -d 'run `CMD /bin/sh -c JOB`: nice -n 19, ssh "$SLAVE_IP"'
