@@ -3327,7 +3327,7 @@ class Claims:
         as a walk takes.
         """
         now = boottime()
-        if now - self._last_urgent_at < self._cursor.throttle.pause_seconds(20):
+        if now - self._last_urgent_at < self._cursor.seconds_between_walks():
             return False
         self._last_urgent_at = now
         return True

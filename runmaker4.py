@@ -1362,12 +1362,6 @@ class Scan:
         """Return the offset up to which the file was read: all of it, once next() returned None."""
         return self._buffer_offset + len(self._buffer)
 
-    def find_again(self, line: Line) -> None:
-        """Make next() return the last line, a directive, once more."""
-        self.line_number -= 1
-        self._must_repeat_line = True
-        self.reread_from(line)
-
     def seek_back(self, line: Line) -> bool:
         """Go back to a job line above or at the position, so that next() reads and returns it again.
 
@@ -4028,13 +4022,13 @@ def _check_can_open(path: str, mount: Mount, deadline: float) -> None:
 #     Walk        goes down the file with a Scan, gives each line to the first Consumer that may have it, and
 #                 records directives, unfinished jobs and skipped lines.  JobQueue.claim() decides if a line
 #                 can be claimed.  A Walk has no clock.
-#     Rewalk      decides when the next walk begins: walks must cost little, and no job may wait for long.
 #     Reset       makes failed lines new for consumers that have come with --retry or --resume.
 #     Orphans     decides which lines `r` are orphans, and writes new states there.
 #     Results     remembers the results of the last runs in this process.
 #
 # If a walk has claimed no line, the answer is a NoJob: a report, the time to ask again, and if a consumer may
-# exit.  The same NoJob answers further claims, without a walk, until Rewalk decides otherwise.
+# exit.  The same NoJob answers further claims, without a walk, until another walk is due.  Walks get a
+# twentieth of the time at most, and a hundredth while the file looks unchanged.
 
 
 class Consumers:
@@ -4072,71 +4066,52 @@ class BlockReason(NamedTuple):
 
 
 class Throttle:
-    """A stopwatch for a repeated task, such as a walk through a file, that computes the pauses between.
+    """Measures one run of a repeated task, such as a count of the lines, and computes the pause after it.
 
-    A pause is a multiple of the CPU time that the task took, so the task gets a fixed share of the CPU at
-    most.  If a slow file system, a busy machine or SIGSTOP delays the task, the pause is longer, but
-    never minutes.
+    The pause is a multiple of the time that the run took, so the task gets a fixed share of the CPU at most.
+    Of the time in which it waited for a slow file system, or was stopped by SIGSTOP, MAX_WAITING_SECONDS
+    count at most: no pause takes minutes.
 
-        with throttle:
+        throttle = Throttle()
+        with throttle:                          # again for each further part of the run
             count_lines()
         sleep(throttle.pause_seconds(9))        # at most a tenth of the CPU
     """
-    MAX_PAUSE_SECONDS = 3.0     # for time that was not spent on the CPU
+    MAX_WAITING_SECONDS = 0.15
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.started_at = -math.inf     # when the task last started, by the clock
-        # of the finished parts of the task
+        self._started_at: float | None = None   # None: the task has not run
+        self._part_started_at = 0.0
+        self._part_cpu_started_at = 0.0
+        # of the finished parts of the run
         self._seconds = 0.0
         self._cpu_seconds = 0.0
-        # when the current part started, by the clock and by this thread's CPU time; None: none runs
-        self._part_started: tuple[float, float] | None = None
 
-    def start(self) -> None:
-        """Set the stopwatch to 0 and start it: the task begins."""
-        self._seconds = 0.0
-        self._cpu_seconds = 0.0
-        self.started_at = self.clock()
-        self._part_started = self.started_at, time.thread_time()
-
-    def resume(self) -> None:
-        """Continue after stop(), in the same thread: CPU times are per thread."""
-        self._part_started = self.clock(), time.thread_time()
-
-    def stop(self) -> None:
-        """Stop the stopwatch: the task is interrupted or finished."""
-        self._seconds, self._cpu_seconds = self._time_spent()
-        self._part_started = None
-
-    __enter__ = start
+    def __enter__(self) -> None:
+        """Begin a part of the run, which must end in the same thread: CPU times are per thread."""
+        self._part_started_at = self.clock()
+        self._part_cpu_started_at = time.thread_time()
+        if self._started_at is None:
+            self._started_at = self._part_started_at
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def _time_spent(self) -> tuple[float, float]:
-        """Return the seconds, and the seconds of CPU time, that the task has taken so far."""
-        if not self._part_started:
-            return self._seconds, self._cpu_seconds
-        started_at, cpu_started_at = self._part_started
-        seconds = self._seconds + self.clock() - started_at
-        cpu_seconds = self._cpu_seconds + time.thread_time() - cpu_started_at
-        return seconds, cpu_seconds
+        self._seconds += self.clock() - self._part_started_at
+        self._cpu_seconds += time.thread_time() - self._part_cpu_started_at
 
     def pause_seconds(self, factor: float) -> float:
-        """Return the seconds to pause after the task: `factor` times the CPU time that it took.
-
-        If `factor` times the elapsed time is more, return that, but at most MAX_PAUSE_SECONDS.
-        """
-        seconds, cpu_seconds = self._time_spent()
-        return max(factor * cpu_seconds, min(factor * seconds, self.MAX_PAUSE_SECONDS))
+        """Return the seconds to pause after the run: `factor` times as long as it took."""
+        waiting_seconds = max(self._seconds - self._cpu_seconds, 0.0)
+        return factor * (self._cpu_seconds + min(waiting_seconds, self.MAX_WAITING_SECONDS))
 
     def seconds_until_due(self, factor: float, min_seconds: float = 0.0) -> float:
-        """Return the seconds until the task is due again; 0: it is due now.
+        """Return the seconds until another run is due; 0: it is due now.
 
         factor: as for pause_seconds().  min_seconds: from one start of the task to the next.
         """
-        return max(self.started_at + max(self.pause_seconds(factor), min_seconds) - self.clock(), 0.0)
+        if self._started_at is None:
+            return 0.0
+        return max(self._started_at + max(self.pause_seconds(factor), min_seconds) - self.clock(), 0.0)
 
 
 # ---- the lines above a line --------------------------------------------------------------------------------
@@ -4579,12 +4554,12 @@ class Walk:
         self._starts_groups = serving
         self._barriers_are_closed = resetting
         self.began = began
+        self.throttle = Throttle(file.clock)    # measures its claims, without the pauses between
+        self.signature = file.signature()       # at the start
         # another walk follows: this one has claimed a job, or the file is being edited
         self.needs_another_walk = after_edit
         self.always_present = frozenset(consumers.all)  # during the whole walk
         self.above = Above()
-        # then another walk must check the other jobs
-        self.saw_awaited_job_finished = False
         # up to the next directive only running jobs matter
         self._only_running_matter = False
         # a line can soon be claimable: another runner had just taken it or held the command mutex, it may be
@@ -4714,10 +4689,7 @@ class Walk:
                 return Stop.CUT
         if line.state != DIRECTIVE:
             return self._process_job_line(line)
-        if self._apply_directive(line):
-            return None
-        self.scan.find_again(line)              # this walk can continue here
-        return Stop.BARRIER
+        return None if self._apply_directive(line) else Stop.BARRIER
 
     def _process_job_line(self, line: Line) -> Job | Stop | None:
         """Claim or skip a job.  Return the claimed job, or why the walk stops here; None: it continues."""
@@ -4766,10 +4738,6 @@ class Walk:
             has_line_changed = state_at_offset[line.offset] != line.state
             if consumer.free.holds(needs) or has_line_changed:
                 del self._waiting_for_capacity[consumer]
-
-    def has_room(self) -> bool:
-        """Return True if a consumer that waited now has enough slots and memory for the job."""
-        return any(consumer.free.holds(needs) for consumer, (_, needs) in self._waiting_for_capacity.items())
 
     # -- jobs that are met -----------------------------------------------------------------------------------
 
@@ -4957,8 +4925,7 @@ class Walk:
     def _apply_directive(self, line: Line) -> bool:
         """Apply a directive to the lines below.  Return False at a barrier if another walk must come first.
 
-        Only a walk that has met no unfinished job above passes a barrier.  This walk knows the first one
-        (`above.unfinished`).  Once that has finished, another walk must check the others.
+        Only a walk that has met no unfinished job above passes a barrier.
         """
         directives_above = self.above.scope
         self.above.enter(line)
@@ -4967,11 +4934,8 @@ class Walk:
         if self.above.block:
             return True                         # jobs cannot start here anyway
         is_barrier = self.above.scope.barrier is line
-        # needs_another_walk: this walk has itself started a job above
-        if is_barrier and self.above.unfinished and (
-            self.has_awaited_job_finished() or self.needs_another_walk
-        ):
-            return False
+        if is_barrier and self.above.unfinished and self.needs_another_walk:
+            return False                        # this walk has itself started a job above
         if is_barrier and self._barriers_are_closed:
             self.above.block = Block(Why.WAITS, line)
         else:
@@ -4983,16 +4947,14 @@ class Walk:
             # Below an invalid directive it is unknown if jobs belong to the group above
             self.end_group(waits=self.above.scope.error != "")
 
-    def has_awaited_job_finished(self) -> bool:
-        """Return True if the job for which a barrier waits, the first unfinished one met, has finished.
-
-        Once True, always True for this walk.
+    def may_barrier_be_open(self) -> bool:
+        """Return True if the walk met a barrier that waits, and the first job for which it waits is finished.
         """
-        first_unfinished = self.above.unfinished
-        if first_unfinished and not self.saw_awaited_job_finished:
-            state = self._file.state_at(first_unfinished)       # None: an edit has moved the line
-            self.saw_awaited_job_finished = state not in (None, NEW, RUNNING)
-        return self.saw_awaited_job_finished
+        is_waiting = self.above.block is not None and self.above.block.why is Why.WAITS
+        if not is_waiting or not self.above.unfinished:
+            return False
+        state = self._file.state_at(self.above.unfinished)      # None: an edit has moved the line
+        return state not in (None, NEW, RUNNING)
 
 
 # ---- when to walk ------------------------------------------------------------------------------------------
@@ -5013,114 +4975,14 @@ class NoJob:
         return False
 
 
-class Rewalk:
-    """Decides when a cursor walks through the file again: idle runners cost little, and no job waits long.
-
-        the walk                                        another begins (a length: the time the walk took)
-        ----------------------------------------------  -----------------------------------------------------
-        has taken a job, or began after an edit         at once, when it meets the end
-        was overtaken by an edit                        at once
-        is at a barrier whose first unfinished job
-          has ended                                     after 1 length
-          has not ended, but the walk has taken jobs    after an interval, and 20 lengths
-        goes on, claim by claim                         after an interval, and 100 lengths: lines above may
-                                                        have been edited in place
-        met the end, and a line claimable soon          after 0.05, then 1 interval, and 20 lengths
-        met the end of a file perhaps half saved        after seconds_until_trusted(), and 20 lengths
-        met the end; the file has changed since         after 20 lengths
-        met the end; the file looks unchanged           after 100 lengths, and an interval: time stamps are
-                                                        coarse
-        met jobs that a consumer waits for              after 20 lengths
-        was not made for a consumer that asks now       at once if it has skipped jobs, otherwise after 20
-                                                        lengths
-        met the end; a consumer asks for the last time  at once, unless it waits for jobs
-    """
-    FIRST_RETRY_INTERVALS = 0.05    # after the first walk that must try again
-    MIN_PAUSE_SECONDS = 0.01        # the least that seconds_until_retry() returns
-    PAUSE_FACTOR = 20               # times the length of a walk: the pause after it
-    LONG_PAUSE_FACTOR = 100         # the same, if nothing seems to change, or while a walk goes on
-
-    def __init__(self, file: JobReader) -> None:
-        self._file = file
-        self.throttle = Throttle(file.clock)            # of walks, without the pauses between claims
-        self.signature: tuple[int, ...] = ()    # of the file, at the start of the last walk
-        # the same, of the last walk that found no job; None: another is due
-        self._signature_when_idle: tuple[int, ...] | None = None
-        self._refused_walks = 0                 # successive walks that found no job, but had `claimable_soon`
-
-    def on_walk_begin(self) -> None:
-        self.signature = self._file.signature()
-
-    def expire(self) -> None:
-        """Make another walk due, whatever the last one has found."""
-        self._signature_when_idle = None
-
-    def is_overdue(self) -> bool:
-        """Return True if the walk is so old that another must begin: lines above may have been edited."""
-        return self.throttle.seconds_until_due(self.LONG_PAUSE_FACTOR, self._file.interval) == 0
-
-    def has_size_changed(self) -> bool:
-        _, _, size_at_start, _ = self.signature
-        _, _, size_now, _ = self._file.signature()
-        return size_now != size_at_start
-
-    def seconds_until_next(self, walk: Walk) -> float:
-        """Return the seconds until another walk may begin: this one stopped at a barrier or a big job."""
-        if walk.saw_awaited_job_finished:       # the barrier can be open now
-            return self.throttle.seconds_until_due(factor=1)
-        min_seconds = 0.0 if walk.has_room() else self._file.interval     # with room the big job can start
-        return self.throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds)
-
-    def on_walk_end(self, walk: Walk) -> None:
-        """Record that a walk has found no job."""
-        self._signature_when_idle = self.signature
-        self._refused_walks = self._refused_walks + 1 if walk.claimable_soon else 0
-
-    def seconds_until_retry(self, walk: Walk) -> float | None:
-        """Return the seconds until another walk is due even if the file does not change; None: none is."""
-        waits = []
-        if walk.seconds_until_trusted:          # the file can be half saved
-            waits.append(walk.seconds_until_trusted)
-        if walk.claimable_soon:                 # try again almost at once, then once in an interval
-            intervals = self.FIRST_RETRY_INTERVALS if self._refused_walks == 1 else 1
-            waits.append(self._file.interval * intervals)
-        if not waits:
-            return None
-        return max(min(waits), self.throttle.pause_seconds(self.PAUSE_FACTOR), self.MIN_PAUSE_SECONDS)
-
-    def is_due(self, walk: Walk, consumers: Consumers, seconds_until_retry: float | None) -> bool:
-        """Return True if another walk is due after `walk`, which found no job.
-
-        seconds_until_retry: returned after that walk.
-        """
-        if not self._signature_when_idle:       # expire() was called
-            return True
-        has_newcomers = not walk.always_present.issuperset(consumers.all)
-        if has_newcomers and walk.has_skipped_jobs:         # perhaps jobs for the newcomers
-            return True
-        block = walk.above.block
-        waits_at_barrier = block is not None and block.why is Why.WAITS
-        if waits_at_barrier and walk.has_awaited_job_finished():
-            return self.seconds_until_next(walk) == 0
-        if self.throttle.seconds_until_due(self.PAUSE_FACTOR) > 0:      # walks through huge files cost much
-            return False
-        can_find_jobs = has_newcomers or seconds_until_retry is not None or bool(walk.waiting_consumers)
-        return can_find_jobs or self._can_file_have_changed()
-
-    def _can_file_have_changed(self) -> bool:
-        """Return True if the file looks changed since the last walk, or if that is long ago: coarse time
-        stamps can hide a change.
-        """
-        return self.is_overdue() or self._file.signature() != self._signature_when_idle
-
-
 class Cursor:
     """Finds and claims the next line for one consumer or, at a server, for many."""
     MAX_ERROR_SECONDS = 30.0    # for errors of a network file system
     MIN_IDLE_SECONDS = 30.0     # without any change: then report that new jobs wait
-    STALE_SECONDS = 0.002       # see _seconds_until_stale()
-    STALE_SECONDS_FAR = 1.0     # on a network file system
-    MAX_BARRIER_PAUSE = 0.25    # seconds between looks at a barrier
+    STALE_SECONDS = 0.002       # then lines that were read ahead are read again
+    PAUSE_FACTOR = 20           # times the length of a walk: from its start to the next
+    LONG_PAUSE_FACTOR = 100     # the same, while the file looks unchanged or a walk goes on, claim by claim
+    FIRST_RETRY_INTERVALS = 0.05    # until the second walk for lines that can be claimable soon
     SLICE = 0.05                # then a server's claim returns, to serve clients
     RESET_SLICE = 0.05          # seconds before a claim in which failed lines are made new (Reset)
 
@@ -5146,9 +5008,9 @@ class Cursor:
         self._reset: Reset | None = None        # for all or some of them
         self.renewed = 0                        # failed lines that were made new
         self._orphans = Orphans(file, self._results)
-        self._rewalk = Rewalk(file)
         self._walk: Walk | None = None
-        self._idle_walk: Walk | None = None     # the last one that found nothing
+        self._idle_walk: Walk | None = None     # the last one, if it found nothing and no other is due
+        self._refused_walks = 0     # successive walks that found no job, but had `claimable_soon`
         self.no_job = NoJob()                   # the last one returned
         self.inode = file.inode                 # of the file of the walk
         self._last_walked_at = 0.0               # (clock)
@@ -5165,10 +5027,6 @@ class Cursor:
     def orphans(self) -> list[int]:
         """Return the line numbers of orphans marked `e`."""
         return self._orphans.marked
-
-    @property
-    def throttle(self) -> Throttle:
-        return self._rewalk.throttle
 
     @property
     def groups(self) -> list[PendingGroup]:
@@ -5209,12 +5067,8 @@ class Cursor:
     def _walk_on_if_due(self, exits_if_none: bool, consumers: Consumers) -> Job | NoJob:
         last_walk = None if self._walk else self._idle_walk     # a current walk goes on
         if last_walk and not self._is_walk_due(last_walk, exits_if_none):
-            return self._repeat_last_no_job(last_walk)
-        self.throttle.resume()
-        try:
-            return self._walk_on(consumers)
-        finally:
-            self.throttle.stop()
+            return self.no_job
+        return self._walk_on(consumers)
 
     def _set_consumers(self, consumers: Consumers, absent: Collection[Consumer]) -> None:
         """Claim for these consumers from now on."""
@@ -5247,7 +5101,7 @@ class Cursor:
         finally:
             self.renewed += reset.count - count
         if reset.count > count:
-            self._rewalk.expire()               # another walk can find them
+            self._idle_walk = None              # another walk can find them
         if reset.is_complete:
             for consumer in reset.consumers:
                 consumer.stop_retrying()
@@ -5261,17 +5115,28 @@ class Cursor:
         return replace(no_job, retry_after=retry_after, is_complete=False, was_interrupted=not is_refused)
 
     def _is_walk_due(self, walk: Walk, exits_if_none: bool) -> bool:
-        if exits_if_none and not walk.waiting_consumers:
-            return True
-        return self._rewalk.is_due(walk, self.consumers, self.no_job.retry_after)
+        """Return True if another walk is due after `walk`, which found no job.
 
-    def _repeat_last_no_job(self, walk: Walk) -> NoJob:
-        """Return the last NoJob again; with a new time for the next claim if the job that a barrier waits for
-        has finished, or a consumer now has enough slots and memory.
+        At once if the caller exits, if a consumer that was absent can have a job that was skipped, or if a
+        barrier can be open.  Otherwise after a pause, which is longer if nothing seems to have changed.
         """
-        if walk.saw_awaited_job_finished or walk.has_room():
-            return replace(self.no_job, retry_after=self._rewalk.seconds_until_next(walk))
-        return self.no_job
+        exits = exits_if_none and not walk.waiting_consumers
+        has_newcomers = not walk.always_present.issuperset(self.consumers.all)
+        if exits or (has_newcomers and walk.has_skipped_jobs) or walk.may_barrier_be_open():
+            return True
+        can_find_jobs = has_newcomers or self.no_job.retry_after is not None or bool(walk.waiting_consumers)
+        if can_find_jobs or self.file.signature() != walk.signature:
+            return not walk.throttle.seconds_until_due(self.PAUSE_FACTOR)
+        return self._is_overdue(walk)           # coarse time stamps can hide a change
+
+    def _is_overdue(self, walk: Walk) -> bool:
+        """Return True if a walk is so old that lines above can have been edited in place."""
+        return not walk.throttle.seconds_until_due(self.LONG_PAUSE_FACTOR, self.interval)
+
+    def seconds_between_walks(self) -> float:
+        """Return how many seconds must pass from one walk to the next."""
+        walk = self._walk or self._idle_walk
+        return walk.throttle.pause_seconds(self.PAUSE_FACTOR) if walk else 0.0
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
         """Continue the current walk, one pass down the file, until it claims a job or has to stop.
@@ -5280,14 +5145,14 @@ class Cursor:
         the last claim returned in the middle of the walk only to let a server do other work (`sliced`).
         """
         now = self.clock()
-        is_stale = now - self._last_walked_at > self._seconds_until_stale()
+        is_stale = now - self._last_walked_at > self.STALE_SECONDS
         was_sliced = self.sliced
         self._last_walked_at = now
         self.sliced = False
         was_edited = False
         if self._walk and not was_sliced:
             was_edited = is_stale and not self._walk.reread_last_line()
-            if was_edited or self._rewalk.is_overdue():
+            if was_edited or self._is_overdue(self._walk):
                 self._walk = None
         return self._claim_in_walks(consumers, was_edited)
 
@@ -5299,7 +5164,8 @@ class Cursor:
         pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
         while True:
             walk = self._walk or self._begin_walk(consumers, after_edit)
-            result = walk.claim_next(consumers, pause_at)
+            with walk.throttle:
+                result = walk.claim_next(consumers, pause_at)
             if isinstance(result, Job):
                 self._report_rerun(result)
                 self._results.forget_state(result.command)
@@ -5319,26 +5185,19 @@ class Cursor:
             return NoJob(retry_after=0.0, report=walk.report(), was_interrupted=True)
         if stop is Stop.SHORT:                  # goes on once a consumer has enough free
             return NoJob(report=walk.report())
-        if stop is Stop.BARRIER:                # only another walk can pass it
-            pause = self._rewalk.seconds_until_next(walk)
-            if not pause:
-                return None
-            return NoJob(retry_after=min(self.MAX_BARRIER_PAUSE, pause), report=walk.report())
-        # END, CUT, OVER: the walk has met all lines that matter
-        if walk.needs_another_walk:
+        # BARRIER: only another walk can pass it.  END, CUT, OVER: the walk has met all lines that matter
+        if stop is Stop.BARRIER or walk.needs_another_walk:
             return None
         return self._end_walk(walk, stop)
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
         """Begin a walk at the top of the file that the path names now, and keep it in `_walk`."""
-        self.throttle.start()
+        began = self.clock()
         self.queue.reopen_if_replaced()
         self._restart_if_replaced()             # if it was, forget the old file
-        self._rewalk.on_walk_begin()
         self._walk = Walk(self.queue, consumers, self._resuming_consumers, self._orphans,
                           ordinals=self._ordinals, serving=self._serving,
-                          began=self.throttle.started_at, after_edit=after_edit,
-                          resetting=bool(self._retrying))
+                          began=began, after_edit=after_edit, resetting=bool(self._retrying))
         return self._walk
 
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
@@ -5346,11 +5205,26 @@ class Cursor:
         self._walk = None
         self._idle_walk = walk
         self._complete_last_group(walk, stop)
-        self._rewalk.on_walk_end(walk)
-        retry_after = self._rewalk.seconds_until_retry(walk)
+        retry_after = self._seconds_until_retry(walk)
         self._report_obstacles(walk)
-        self._report_if_idle()
+        self._report_if_idle(walk.signature)
         return NoJob(retry_after, report=walk.report(), is_complete=True)
+
+    def _seconds_until_retry(self, walk: Walk) -> float | None:
+        """Return the seconds until another walk is due even if the file does not change; None: none is.
+
+        For lines that can be claimable soon try again almost at once, then once in an interval.
+        """
+        self._refused_walks = self._refused_walks + 1 if walk.claimable_soon else 0
+        if walk.may_barrier_be_open():
+            return walk.throttle.pause_seconds(1)
+        waits = []
+        if walk.seconds_until_trusted:          # the file can be half saved
+            waits.append(walk.seconds_until_trusted)
+        if walk.claimable_soon:
+            intervals = self.FIRST_RETRY_INTERVALS if self._refused_walks == 1 else 1
+            waits.append(self.interval * intervals)
+        return max(min(waits), walk.throttle.pause_seconds(self.PAUSE_FACTOR)) if waits else None
 
     def _complete_last_group(self, walk: Walk, stop: Stop) -> None:
         """Mark the last group as complete at the end of the file.
@@ -5364,17 +5238,9 @@ class Cursor:
             # Check this before the size: if no process is appending, the size includes all appended lines.
             can_be_partial = self.file.lock_table.is_appended_to()
             walk.claimable_soon |= can_be_partial
-        walk.end_group(waits=can_be_partial or self._rewalk.has_size_changed())
-
-    def _seconds_until_stale(self) -> float:
-        """Return the seconds after which lines read ahead must be read again.
-
-        On a network file system, where each read is a round trip, this is longer; but not once the walk has
-        noticed another runner: then lines change all the time.
-        """
-        has_noticed_runner = self._walk is not None and self._walk.claimable_soon
-        is_far = self.file.network and not has_noticed_runner
-        return self.STALE_SECONDS_FAR if is_far else self.STALE_SECONDS
+        _, _, size_at_start, _ = walk.signature
+        _, _, size_now, _ = self.file.signature()
+        walk.end_group(waits=can_be_partial or size_now != size_at_start)
 
     def _restart_if_replaced(self) -> None:
         """Drop the current walk if the job file was opened again or replaced by another.
@@ -5395,8 +5261,7 @@ class Cursor:
 
     def restart_walk(self) -> None:
         """Drop the current walk and the last NoJob, so that the next claim begins a new walk."""
-        self._walk = None
-        self._rewalk.expire()
+        self._walk = self._idle_walk = None
 
     def _check_new_file(self) -> None:
         """Report invalid lines of a file that did not exist at the start, and so was not refused."""
@@ -5437,14 +5302,13 @@ class Cursor:
                 "groups", no_group_message(walk.unstartable_group_job, walk.unstartable_group_settings)
             )
 
-    def _report_if_idle(self) -> None:
+    def _report_if_idle(self, signature: tuple[int, ...]) -> None:
         """Report, once, that new jobs wait although nothing has happened for MIN_IDLE_SECONDS.
 
         Each claim and each result writes to the file.  So an equal signature (size and time of the last
-        write) means that no job was claimed or finished.
+        write) means that no job was claimed or finished.  signature: when the last walk began.
         """
         now = self.clock()
-        signature = self._rewalk.signature      # when the last walk began
         if self._waiting_signature != signature:
             self._waiting_signature = signature
             self._report_waiting_at = now + self.MIN_IDLE_SECONDS
@@ -5853,6 +5717,7 @@ class FileCounter:
     def _count_states(self, file: JobReader) -> Counter[bytes] | None:
         """Return the number of lines in each state; None: the file is away, or does not exist yet."""
         counted: Counter[bytes] = Counter()
+        self._throttle = Throttle()
         with self._throttle, contextlib.suppress(OSError):
             for _ in file.scan_lines(RUNNING, counted):
                 pass                    # the scan counts the lines in all states
@@ -9530,6 +9395,7 @@ class Runner:
                 if task.phase is Phase.RUNNING and task.run.requested_memory and not task.is_being_killed
             ]
             exceeding_now: set[Run] = set()
+            throttle = Throttle(self.loop.time)
             with throttle:
                 if tasks:
                     table = ProcessTable.read(table.tags)

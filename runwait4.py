@@ -331,6 +331,7 @@ class Watcher:
     @retry_while_missing
     def _read_snapshot(self) -> Snapshot:
         """Return the current states and running lines; an editor can have half saved them."""
+        self._throttle = Throttle()
         with self._throttle:
             return self.file.snapshot()
 
@@ -506,11 +507,8 @@ class Watcher:
 
         hosts: the names of hosts that have runners, as far as known.
         """
-        self._throttle.resume()     # this is part of the poll, whose CPU time determines the next pause
-        try:
+        with self._throttle:        # this is part of the poll, whose CPU time determines the next pause
             return find_block_reason(self.file, hosts)
-        finally:
-            self._throttle.stop()
 
 
 # ======== Progress ==========================================================================================

@@ -831,11 +831,11 @@ class IdleLooks(JobFileCase):
     def test_a_last_look_is_never_spared(self) -> None:
         jobs = self.jobs(b"d a\n")
         self.assertFalse(jobs.claim())
-        jobs.throttle._cpu_seconds = 60.0                        # as if that round had taken a minute
-        with open(self.path, "ab") as file:
-            file.write(b". b\n")
-        self.assertFalse(jobs.claim())
-        self.assertEqual(job_of(jobs.claim(exits_if_none=True)).number, 2)
+        with mock.patch.object(runmaker4.Throttle, "seconds_until_due", return_value=60.0):
+            with open(self.path, "ab") as file:
+                file.write(b". b\n")
+            self.assertFalse(jobs.claim())
+            self.assertEqual(job_of(jobs.claim(exits_if_none=True)).number, 2)
 
 
 class Paces(unittest.TestCase):
@@ -853,7 +853,7 @@ class Paces(unittest.TestCase):
 
     def test_a_rest_is_so_many_times_as_long_as_the_look_kept_the_cpu_busy_and_else_short(self) -> None:
         for seconds, worked, rest in ((2.0, 2.0, 40.0), (0.1, 0.1, 2.0), (0.1, 0.01, 2.0),
-                                      (19.0, 0.01, runmaker4.Throttle.MAX_PAUSE_SECONDS)):
+                                      (19.0, 0.01, 3.2)):
             self.assertAlmostEqual(self.throttle(seconds, worked).pause_seconds(20), rest)
 
     def test_it_is_early_until_that_is_over_since_the_look_began(self) -> None:
