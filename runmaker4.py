@@ -5006,7 +5006,6 @@ class Cursor:
         # consumers that have come with --retry or --resume, until their failed lines are new
         self._retrying: set[Consumer] = set()
         self._reset: Reset | None = None        # for all or some of them
-        self.renewed = 0                        # failed lines that were made new
         self._orphans = Orphans(file, self._results)
         self._walk: Walk | None = None
         self._idle_walk: Walk | None = None     # the last one, if it found nothing and no other is due
@@ -5096,10 +5095,7 @@ class Cursor:
             return
         reset = self._reset = self._reset or Reset(self.queue, self._results, self._retrying)
         count = reset.count
-        try:
-            reset.run_slice(self.RESET_SLICE)
-        finally:
-            self.renewed += reset.count - count
+        reset.run_slice(self.RESET_SLICE)
         if reset.count > count:
             self._idle_walk = None              # another walk can find them
         if reset.is_complete:
@@ -8255,10 +8251,6 @@ class SlotFile:
 # shell's exit, runs the job again according to --retries, and writes the state.  Concurrent chores check the
 # claimed lines, the wall time, the slot file and the memory of jobs.
 #
-# With --retry-delay a failed job waits before it runs again.  The line stays `r`, the job keeps slots and
-# memory, and the runner holds the job lock.  So no other runner claims the line, and if the runner dies, the
-# line is orphaned.
-#
 # A runner drains after a signal, near the end of the wall time, or after --max-failed: it claims no more
 # jobs, and the tasks finish.  All the while a Pump moves job output from the pipes to the sinks.
 
@@ -8588,7 +8580,6 @@ class StopSignals:
 #     AT_GATE      as before          as before            as set               nothing
 #     RUNNING      (goes on)          killed: e            killed: as set       killed: nothing
 #     READING_ON   (goes on)          rest killed: result  rest killed: as set  rest killed: nothing
-#     WAITING      result             e                    as set               nothing
 #     GROWING      result             e                    as set               nothing
 #     SETTLING     (goes on)          (goes on)            (goes on)            (goes on)
 #
@@ -8617,7 +8608,6 @@ class Phase(enum.Enum):
     AT_GATE = "the shell waits until all jobs of the group can begin"
     RUNNING = "the shell runs"
     READING_ON = "the shell has exited; processes that it left can still print"
-    WAITING = "it has failed, and runs again after --retry-delay"
     GROWING = "it had too little memory, and runs again once more is free"
     SETTLING = "nothing more of the job begins; the line gets a state"
 
@@ -8626,8 +8616,7 @@ NEXT_PHASES = {
     Phase.STARTING: (Phase.AT_GATE, Phase.RUNNING, Phase.SETTLING),
     Phase.AT_GATE: (Phase.RUNNING, Phase.SETTLING),
     Phase.RUNNING: (Phase.READING_ON,),
-    Phase.READING_ON: (Phase.STARTING, Phase.WAITING, Phase.GROWING, Phase.SETTLING),
-    Phase.WAITING: (Phase.STARTING, Phase.SETTLING),
+    Phase.READING_ON: (Phase.STARTING, Phase.GROWING, Phase.SETTLING),
     Phase.GROWING: (Phase.STARTING, Phase.SETTLING),
     Phase.SETTLING: (),
 }
@@ -8796,7 +8785,7 @@ class JobTask:
                 can_run = await self._wait_for_more_memory(self.job.larger_needs)
             else:
                 failures += 1
-                can_run = await self._wait_to_retry(failures)
+                can_run = failures <= self._runner.options.retries and self._runner.admit_or_drain(self.job)
             if not can_run:
                 break
             await self._start_again()
@@ -8855,19 +8844,6 @@ class JobTask:
 
     # -- running again ---------------------------------------------------------------------------------------
 
-    async def _wait_to_retry(self, failures: int) -> bool:
-        """Wait until the job can run again after so many failures.  Return False if it must not."""
-        runner = self._runner
-        if failures > runner.options.retries:
-            return False
-        if not runner.options.retry_delay:
-            return runner.admit_or_drain(self.job)
-        delay = min(math.ldexp(runner.options.retry_delay, min(failures - 1, 60)), MAX_RETRY_DELAY_SECONDS)
-        if delay + (runner.timeout_of(self.job) or 0.0) <= runner.wall_end - runner.loop.time():
-            return await self._wait_for_next_run(Phase.WAITING, delay)
-        self._say(f"does not run again in {human_time(delay)}: that may not fit into the wall time")
-        return False
-
     async def _wait_for_more_memory(self, larger_needs: Resources) -> bool:
         """Wait until the job can run again with the next larger size of memory=, `larger_needs`.
 
@@ -8878,23 +8854,19 @@ class JobTask:
             self._say(f"{self.job.result_text}; does not run again with {size}: there are {available} here")
             return False
         self.job.growth_count += 1              # from now on Job.needs is `larger_needs`
-        return self._runner.admit_or_drain(self.job) and await self._wait_for_next_run(Phase.GROWING, None)
+        return self._runner.admit_or_drain(self.job) and await self._wait_until_memory_is_free()
 
-    async def _wait_for_next_run(self, phase: Phase, seconds: float | None) -> bool:
-        """Wait in a phase (WAITING or GROWING) until the job can run again.  Return False if it must not.
+    async def _wait_until_memory_is_free(self) -> bool:
+        """Wait until the job can run again: restart_if_memory_is_free().  Return False if it must not.
 
-        The job keeps the slots.  seconds: to wait; None: until restart_if_memory_is_free() changes the phase.
+        The job keeps the slots.
         """
         if self._runner.options.verbose:
-            memory = f"with {memory_text(self.job.needs.memory)}"
-            self._say(f"again {memory if seconds is None else f'in {human_time(seconds)}'}")
-        self._enter_phase(phase)
+            self._say(f"again with {memory_text(self.job.needs.memory)}")
+        self._enter_phase(Phase.GROWING)
         self._runner.changed.set()              # the memory of the last run is free
-        if seconds is None:
-            while self.phase is phase and self._can_start:
-                await self._wait_for_event(None)
-        else:
-            await self._wait_for_event(seconds)
+        while self.phase is Phase.GROWING and self._can_start:
+            await self._wait_for_event(None)
         # a runner can be cut off from the file server, a client from the server: wait until the line is
         # surely ours
         while self._can_start and not await self._runner.jobs.still_has(self.job):
@@ -9154,7 +9126,6 @@ class RunnerOptions(NamedTuple):
     timeout: float | None       # seconds that a job can run, unless a directive differs; None: no limit
     walltime: float | None      # seconds until all jobs are killed; None: no limit
     retries: int                # of a failed job
-    retry_delay: float | None   # seconds until the first retry; None: at once
     runner: str | None          # the command that runs a job instead of a shell of this host
     one_only: bool              # -1: each slot gets one job
     follow: bool                # wait for more jobs
@@ -9915,18 +9886,6 @@ def check_output_path(text: str) -> str:
     return text
 
 
-MAX_RETRY_DELAY_SECONDS = 3600.0
-
-
-def parse_retry_delay(text: str) -> float | None:
-    """Convert an option value (argparse type) such as '5m' to seconds, an hour at most; None: 'none'."""
-    seconds = duration(text)
-    if seconds and seconds > MAX_RETRY_DELAY_SECONDS:
-        limit = human_time(MAX_RETRY_DELAY_SECONDS)
-        raise argparse.ArgumentTypeError(f"longer than {limit}: '{printable(text)}'")
-    return seconds
-
-
 def wall_time(text: str) -> float | str | None:
     """Convert an option value (argparse type): a duration, or AUTO."""
     return AUTO if text == AUTO else duration(text)
@@ -9967,8 +9926,6 @@ def add_running_options(add: AddArgument) -> None:
         metavar="N",
         help="run a failing job up to N more times, at once",
     )
-    add("--retry-delay", type=parse_retry_delay, metavar="T",
-        help="... after T, 2T, 4T, ... (up to 1h); the slot waits")
     add("--runner", type=check_runner_command, metavar="CMD",
         help="run `CMD /bin/sh -c JOB`: nice -n 19, ssh \"$SLAVE_IP\"")
     add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
@@ -10368,8 +10325,6 @@ class RunnerProgram(Program):
             self.retry = ERROR + RUNNING
         if options.keep_order and not options.plain:
             raise UsageError("-k requires --plain")
-        if options.retry_delay and not options.retries:
-            raise UsageError("--retry-delay requires --retries N")
         if options.daemon and options.plain:
             raise UsageError("--plain prints to stdout, and -d has none (see --outdir)")
         options.quiet |= options.plain
@@ -10437,7 +10392,6 @@ class RunnerProgram(Program):
             timeout=options.timeout,
             walltime=self.seconds_left(),
             retries=options.retries,
-            retry_delay=options.retry_delay,
             runner=options.runner,
             one_only=options.one_only,
             follow=options.follow,

@@ -14,7 +14,7 @@ from unittest import mock
 
 import runmaker4
 from tests import marks, test_parts, test_tcp_storm
-from tests.support import ALL, FULL, RUNMAKER, RUNWAIT, UP, Ended, RunCase, without
+from tests.support import ALL, FULL, RUNMAKER, RUNWAIT, UP, Ended, RunCase, wait_until, without
 from tests.tcp import OverTcp, Program, TcpCase
 from tests.test_tcp import ordinarily
 from tests.values import present
@@ -155,11 +155,6 @@ class Promises(TcpCase):
         self.jobs("[ -z $RUNMAKER4_MEMORY ]")
         self.assertEqual(self.run_jobs(env={"RUNMAKER4_MEMORY": "1"}).code, 0)
 
-    def test_what_waits_to_run_again_keeps_its_promise(self) -> None:
-        self.write("#RUN memory=400M\n. echo >>runs; [ $(wc -l <runs) = 2 ]\n. [ $(wc -l <runs) = 2 ]\n")
-        ended = self.run_jobs("-j2", "--memory", "500M", "--retries", 1, "--retry-delay", "1")
-        self.assertEqual((ended.code, self.states()), (0, "dd"))
-
 
 class PromisesOverTcp(OverTcp, Promises):
     """The same with a server and a client, of which the server knows what it has."""
@@ -257,6 +252,16 @@ class Growing(WatchedCase):
                    "#RUN memory=100M\n. >running; sleep 3; rm running\n")
         self.assertEqual((self.run_jobs("-j2", "--memory=250M").code, self.states()), (0, "dd"))
 
+    def test_a_runner_that_may_have_lost_its_line_does_not_run_it_again(self) -> None:
+        patch = ("import os, runmaker4\ndef still_has(file, job):\n    open('asked', 'w').close()\n"
+                 "    return os.path.exists('mine')\nrunmaker4.JobQueue.still_has = still_has")
+        self.write("#RUN memory=60M,200M\n. echo >>runs; python3 hold.py\n")
+        runner = self.start_patched(f"{WATCHFUL}\n{patch}", "--memory=1G", "runs.txt")
+        wait_until(lambda: self.exists("asked"), what="it is asked")
+        self.assertEqual((self.states(), self.read("runs")), ("r", b"\n"))
+        self.write("", "mine")
+        self.assertEqual((self.finish(runner).code, self.states()), (0, "d"))
+
     def test_what_the_kernel_has_killed_runs_again_with_more(self) -> None:
         self.write("#RUN memory=60M,200M\n. echo >>runs; [ $(wc -l <runs) = 2 ] || exit 137\n")
         counting = ("import runmaker4\nkills = iter(range(9))\n"
@@ -272,6 +277,7 @@ class Growing(WatchedCase):
 
 @ordinarily("test_it_runs_again_with_the_next_size_until_it_has_enough",
             "test_a_runner_that_has_not_so_much_says_so")
+@without("test_a_runner_that_may_have_lost_its_line_does_not_run_it_again")
 class GrowingOverTcp(OverTcp, Growing):
     """The same with a server and a client."""
 

@@ -354,7 +354,7 @@ class Help(RunCase):
     """--help of each script: what it is, usage, examples, groups, exit statuses, all on a screen or two."""
 
     NAMED = {
-        RUNMAKER: "-j --jobs -1 --one-only -r --retry --resume --retries --retry-delay --timeout --walltime "
+        RUNMAKER: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime "
         "--follow -l --logfile -n --loglines --outdir --joblog -d --daemon --pidfile --errors --name "
         "--single-host --dry-run -q -v",
         RUNSET: "-s --set -l --list -a --all --state --match --add --add-list --template --add-jobs "
@@ -362,7 +362,7 @@ class Help(RunCase):
         RUNWAIT: "-p --progress -e --use-exit-status --status --json --check-locks",
         RUNSERVER: "-l --logfile -n --loglines --outdir --joblog --print --host --port --new-token --grace "
         "--exit-when-done --single-host -d --daemon --pidfile --errors -h --help",
-        RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --retry-delay --timeout --walltime "
+        RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime "
         "--follow --slots -d --daemon --pidfile --errors --name --single-host -q -v --port --token "
         "--give-up --status --json -h --help",
     }

@@ -19,7 +19,6 @@ TABLE = {
     Phase.AT_GATE: (BACK, BACK, b"x", NOTHING),
     Phase.RUNNING: (b"!", b"e", b"x", NOTHING),
     Phase.READING_ON: (b"!", b"!", b"x", NOTHING),
-    Phase.WAITING: (b"!", b"e", b"x", NOTHING),
     Phase.GROWING: (b"!", b"e", b"x", NOTHING),
     Phase.SETTLING: (b"!", b"!", b"!", b"!"),
 }
@@ -30,7 +29,6 @@ COMMANDS = {
     Phase.AT_GATE: b"exit 3",
     Phase.RUNNING: b"sleep 0.3; exit 3",
     Phase.READING_ON: b"(while :; do echo x; sleep 0.02; done) & exit 3",
-    Phase.WAITING: b"exit 3",
     Phase.GROWING: b"sleep 0.3; exit 3",
     Phase.SETTLING: b"exit 3",
 }
@@ -105,7 +103,7 @@ class Cells(unittest.TestCase):
         self.runner, signals = self.make_runner(jobs, phase)
         work = asyncio.ensure_future(self.runner.run())
         if after_a_run:
-            await self.reach(job, Phase.WAITING)
+            await self.reach(job, Phase.RUNNING)
             jobs.hold = Phase.STARTING
         if phase is Phase.GROWING:
             await self.reach(job, Phase.RUNNING)
@@ -122,10 +120,9 @@ class Cells(unittest.TestCase):
 
     @staticmethod
     def make_runner(jobs: OneJob, phase: Phase) -> tuple[Runner, runmaker4.Signals]:
-        retry_delay = {Phase.WAITING: 60.0, Phase.STARTING: 0.05}.get(phase)
         options = runmaker4.RunnerOptions(
-            timeout=None, walltime=None, retries=int(retry_delay is not None), retry_delay=retry_delay,
-            runner=None, one_only=False, follow=False, max_failed=0, slot_errors=0, memory=10.0,
+            timeout=None, walltime=None, retries=int(phase is Phase.STARTING), runner=None,
+            one_only=False, follow=False, max_failed=0, slot_errors=0, memory=10.0,
             verbose=False)
         loop = asyncio.get_running_loop()
         signals = runmaker4.Signals(loop)           # SIGCHLD
@@ -158,12 +155,13 @@ class Cells(unittest.TestCase):
     def test_a_job_that_is_just_being_started_again_has_its_last_result_or_is_in_error(self) -> None:
         for name, becomes in zip(EVENTS, (b"!", b"e", b"x", NOTHING)):
             with self.subTest(event=name):
-                self.assertEqual(self.play(Phase.STARTING, self.event(name), after_a_run=True), becomes)
+                self.assertEqual(self.play(Phase.STARTING, self.event(name), command=b"sleep 0.3; exit 3",
+                                           after_a_run=True), becomes)
 
     def test_the_strongest_cause_counts_whatever_the_order(self) -> None:
         for first, second, becomes in (("stopped", "cancelled", b"x"), ("cancelled", "stopped", b"x"),
                                        ("cancelled", "lost", NOTHING), ("lost", "cancelled", NOTHING)):
-            for phase in Phase.STARTING, Phase.READING_ON, Phase.WAITING:
+            for phase in Phase.STARTING, Phase.READING_ON, Phase.GROWING:
                 with self.subTest(first=first, second=second, phase=phase.name):
                     events = self.event(first), self.event(second)
                     self.assertEqual(self.play(phase, *events), becomes)
@@ -175,7 +173,7 @@ class Cells(unittest.TestCase):
         self.assertEqual(self.play(Phase.RUNNING, end, command=b"sleep 60"), b"!")
         with mock.patch.object(runmaker4.Pump, "MAX_READING_SECONDS", 60.0):
             self.assertEqual(self.play(Phase.READING_ON, end), b"!")
-        for phase, becomes in ((Phase.STARTING, BACK), (Phase.AT_GATE, BACK), (Phase.WAITING, b"!"),
+        for phase, becomes in ((Phase.STARTING, BACK), (Phase.AT_GATE, BACK),
                                (Phase.GROWING, b"!"), (Phase.SETTLING, b"!")):
             with self.subTest(phase=phase.name):
                 self.assertEqual(self.play(phase, end, self.event("drain")), becomes)

@@ -15,7 +15,7 @@ from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, Ended, RunCase
 
 NUMBERS = ("--jobs=x", "--jobs=-1", "--jobs=1.5", "--jobs=", "--retries=x", "--retries=-1", "--loglines=x")
 DURATIONS = ("--timeout=", "--timeout=s", "--timeout=5y", "--timeout=-5", "--timeout=nan", "--timeout=1:30",
-             "--walltime=soon", "--retry-delay=0")
+             "--walltime=soon")
 
 
 class RefusalCase(RunCase):

@@ -4,7 +4,6 @@ complete -c runmaker4-client -s j -l jobs -x -d 'run N jobs at once, 0: one per 
 complete -c runmaker4-client -s r -l retry -d 'as --resume; also run failed jobs (!) again'
 complete -c runmaker4-client -l resume -d 'also run jobs in error (e), or r without a runner, again'
 complete -c runmaker4-client -l retries -x -d 'run a failing job up to N more times, at once'
-complete -c runmaker4-client -l retry-delay -x -d '... after T, 2T, 4T, ... (up to 1h); the slot waits'
 complete -c runmaker4-client -l runner -x -d 'run `CMD /bin/sh -c JOB`: nice -n 19, ssh "$SLAVE_IP"'
 complete -c runmaker4-client -s 1 -l one-only -d 'run no more than one job per slot, then exit'
 complete -c runmaker4-client -l slots -x -d 'instead of -j: a slot per name (@FILE: one a line)'
