@@ -33,11 +33,10 @@ import shlex
 import stat
 import sys
 import time
-import zlib
 from array import array
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
 try:
@@ -53,7 +52,6 @@ from runmaker4 import (
     DONE,
     ERROR,
     FAILED,
-    JOB_LINE,
     JOB_LOCKS_PER_BUCKET,
     MUTEX_OFFSET,
     NEW,
@@ -125,11 +123,10 @@ from runmaker4 import (
     to_text,
     unlock,
     warn,
-    whole_lines,
     write_all,
 )
 
-base64, html, json, secrets = map(lazy_import, ("base64", "html", "json", "secrets"))
+html, json, secrets = map(lazy_import, ("html", "json", "secrets"))
 if TYPE_CHECKING:
     import subprocess
     import tempfile
@@ -200,8 +197,8 @@ def make_parser() -> Parser:
         help="write the runs as trace events, for Perfetto (ui.perfetto.dev) or\n"
              "chrome://tracing: a process per host, a thread per slot")
     add("--report", type=check_output_path, metavar="OUT.html",
-        help="write a page about the same runs for any browser; with --progress, update it\n"
-             "while the jobs of FILE run")
+        help="with --outdir: write a page for any browser about FILE and its runs; with\n"
+             "--progress, update it while jobs run")
     add = parser.add_argument_group("testing a file system").add_argument
     add("--check-locks", type=nonempty, metavar="DIR",
         help="test for a minute that hosts can share job files in this directory; start it\n"
@@ -233,7 +230,7 @@ def find_background_outdir(path: str | None) -> str | None:
 
 
 EXCLUDED = {                    # by option, the options that exclude it
-    "report": ("timeline", "status", "json", "use_exit_status", "failed", "show"),
+    "report": ("timeline", "joblog", "status", "json", "use_exit_status", "failed", "show"),
     "progress": ("status", "failed", "show", "stats"),
     "status": ("failed", "show", "stats"),
     "failed": ("show", "stats"),
@@ -254,17 +251,15 @@ def check_options(options: argparse.Namespace, parser: Parser, outdir_named: boo
         return
     has_one_log = len(option_names & {"joblog", "outdir"}) == 1
     if "report" in option_names:
-        if not has_one_log:
-            parser.error("--report requires either --outdir or --joblog, as the jobs were run with")
-        if "progress" in option_names and "file" not in option_names:
-            parser.error("--report --progress requires FILE")
+        if not {"outdir", "file"} <= option_names:
+            parser.error("--report requires --outdir and FILE")
     elif "timeline" in option_names:
         if not has_one_log:
             parser.error("--timeline requires either --joblog or --outdir")
         if option_names - {"timeline", "joblog", "outdir", "json"}:
             parser.error("--timeline excludes all options but --joblog and --outdir")
     elif "joblog" in option_names:
-        parser.error("--joblog requires --timeline or --report")
+        parser.error("--joblog requires --timeline")
     elif not option_names & {"file", "stats"}:
         parser.error("missing FILE")
     elif outdir_named and not option_names & EXCLUDED.keys():
@@ -350,12 +345,6 @@ class Watcher:
         return [line for line in lines if any(line.number in numbers for numbers in ranges)]
 
     @retry_while_missing
-    def held_lines(self, snapshot: Snapshot, max_lines: int) -> list[Line]:
-        """Return the first `max_lines` held lines: in a state other than `.` `r` `d` `!` `e`."""
-        held_states = b"".join(state for state in snapshot.states if state not in LINE_STATES)
-        return list(itertools.islice(self.file.scan_lines(held_states), max_lines)) if held_states else []
-
-    @retry_while_missing
     def presence_locks(self) -> set[int] | None:
         """Return the presence locks of all runners and servers; None: no permission to read them."""
         self.file.reopen_if_replaced()
@@ -423,30 +412,6 @@ class Watcher:
         """Return the lines with one of these commands, grouped by command."""
         self.file.reopen_if_replaced()
         return list(itertools.chain.from_iterable(self.file.lines_by_command(commands).values()))
-
-    @retry_while_missing
-    def commands_of_moved_lines(self, runs: Collection[RunRecord]) -> set[bytes]:
-        """Return the commands of runs whose lines now have other numbers, or were removed.
-
-        A line has moved if the job file no longer has the command at the logged number.
-        """
-        self.file.reopen_if_replaced()
-        # by line number, the command to find there; deleted when found
-        missing_commands = {run.line: run.command for run in runs}
-        # a number that was logged with two commands can be right for one only
-        moved_commands = {run.command for run in runs if missing_commands[run.line] != run.command}
-        chunks = whole_lines(self.file.reader, self.file.start)
-        lines = itertools.chain.from_iterable(chunk.removesuffix(b"\n").split(b"\n") for chunk in chunks)
-        for number, line in enumerate(lines, 1):
-            if number in missing_commands and self._is_job_with_command(line, missing_commands[number]):
-                del missing_commands[number]
-        return moved_commands.union(missing_commands.values())
-
-    @staticmethod
-    def _is_job_with_command(line: bytes, command: bytes) -> bool:
-        """Return True if a line is a job with this command: state byte, blank, command."""
-        state_and_blank, text = line[:2], line[2:]
-        return text == command and JOB_LINE.match(b"\n" + state_and_blank) is not None
 
     @retry_while_missing
     def can_log_be_behind(self) -> bool:
@@ -1413,8 +1378,7 @@ class Row:
 
 
 class Observation:
-    """A job file, the locks and a log of the runs, as of one moment.  The job file or the log can be absent.
-    """
+    """A job file, the locks and a log of the runs, as of one moment.  The log can be empty."""
     TAIL_BYTES = 1 << 22        # the end of a log: mostly enough for the starts of all running jobs
     # state and cause of a run without an end
     STILL_RUNNING = "r", ""
@@ -1424,7 +1388,7 @@ class Observation:
 
     def __init__(
         self,
-        watcher: Watcher | None,
+        watcher: Watcher,
         open_log: Callable[[], Log],
         select_lines: Callable[[Watcher, Snapshot], Sequence[Line]] = lambda watcher, snapshot: (),
     ) -> None:
@@ -1433,19 +1397,13 @@ class Observation:
         select_lines: returns the lines to view, in the order of the file.
         """
         self.watcher = watcher
-        self.snapshot = Snapshot(Counter())
-        self.cancelled_lines: list[Line] = []
-        self.selected_lines: Sequence[Line] = ()
-        self.runners_at_work = RunnersAtWork(None)
-        self._can_log_be_behind = False         # see Watcher.can_log_be_behind()
-        if watcher:
-            locks_before = watcher.presence_locks() or set()
-            self.snapshot = watcher.complete_snapshot()
-            self.cancelled_lines = watcher.cancelled_lines(self.snapshot)
-            self.selected_lines = select_lines(watcher, self.snapshot)
-            locks_after = watcher.presence_locks()
-            self.runners_at_work = RunnersAtWork(None if locks_after is None else locks_after | locks_before)
-            self._can_log_be_behind = watcher.can_log_be_behind()
+        locks_before = watcher.presence_locks() or set()
+        self.snapshot = watcher.complete_snapshot()
+        self.cancelled_lines = watcher.cancelled_lines(self.snapshot)
+        self.selected_lines = select_lines(watcher, self.snapshot)
+        locks_after = watcher.presence_locks()
+        self.runners_at_work = RunnersAtWork(None if locks_after is None else locks_after | locks_before)
+        self._can_log_be_behind = watcher.can_log_be_behind()
         self.lines_with_jobs = [*self.snapshot.running, *self.cancelled_lines]
         self._numbers_with_jobs = {line.number for line in self.lines_with_jobs}
         self._orphan_numbers = {line.number for line in self.snapshot.orphans}
@@ -1534,11 +1492,8 @@ class Observation:
                 yield self.row_of_line(line, line_runs)
 
     def match_runs_with_lines(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
-        """Match the runs of some commands with the lines that have them now; ignore other runs.
-
-        Without a job file no run has a line.
-        """
-        lines = self.watcher.lines_with_commands(commands) if self.watcher and commands else []
+        """Match the runs of some commands with the lines that have them now; ignore other runs."""
+        lines = self.watcher.lines_with_commands(commands) if commands else []
         # LineRuns keeps the last of lines with one number: as observed, not as read now
         observed_lines = [*self.lines_with_jobs, *self.snapshot.orphans, *self.selected_lines]
         lines += [line for line in observed_lines if line.command in commands]
@@ -1773,12 +1728,17 @@ def read_status(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]
     """Return the status of the job file as a dict, which --status --json prints."""
     with Observation(watcher, functools.partial(open_log, options, say)) as observation:
         check_journal(observation.log, watcher.path)
-        job_counts = count_states(observation.snapshot)
-        rows = {row.line.number: row for row in observation.rows_of_running_lines()}
-        per_hour = None
-        # without running jobs the rate is an old one
-        if job_counts.running and observation.clocks.are_all_right:
-            per_hour = jobs_per_hour(observation.recent_runs, rows)
+        return status_of(observation)
+
+
+def status_of(observation: Observation) -> dict[str, Any]:
+    """Return the status of an observed job file; see read_status()."""
+    job_counts = count_states(observation.snapshot)
+    rows = {row.line.number: row for row in observation.rows_of_running_lines()}
+    per_hour = None
+    # without running jobs the rate is an old one
+    if job_counts.running and observation.clocks.are_all_right:
+        per_hour = jobs_per_hour(observation.recent_runs, rows)
     runners_at_work = observation.runners_at_work
 
     def fields_of_lines(lines: Iterable[Line]) -> list[dict[str, Any]]:
@@ -1798,7 +1758,7 @@ def read_status(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]
         **runners_at_work.count_by_kind(),
         "per_hour": per_hour,
         "seconds_left": seconds_left,
-        "waits": find_wait_reason(watcher, job_counts, runners_at_work, hosts),
+        "waits": find_wait_reason(observation.watcher, job_counts, runners_at_work, hosts),
     }
 
 
@@ -2379,27 +2339,20 @@ class Spans:
         # by host and slot; slot "": unknown
         self.runs_by_slot: dict[tuple[str, str], array[int]] = {}
 
-    def add(self, run: RunRecord, seconds: float, on_track: bool = True) -> None:
-        """Add a run, which gets the next index.
-
-        on_track: draw the run in a track (a row) of the slot.  False: record only that the slot exists.
-        """
-        runs_on_tracks = self.runs_by_slot.setdefault((run.host, run.slot), array("q"))
-        run_index = len(self.starts_us)
-        if on_track:
-            runs_on_tracks.append(run_index)
+    def add(self, run: RunRecord, seconds: float) -> None:
+        """Add a run, which gets the next index."""
+        self.runs_by_slot.setdefault((run.host, run.slot), array("q")).append(len(self.starts_us))
         self.starts_us.append(round(run.began * 1e6))
         self.durations_us.append(max(self.MIN_DURATION_US, round(seconds * 1e6)))
 
     def named_tracks(self) -> Iterator[tuple[str, str, array[int]]]:
         """Yield host, name and runs of each track, a row in which runs do not overlap.
 
-        The second track of slot 'a' is named 'a (2)'.  Without slots, the names are 1, 2, ...  A slot without
-        runs gets an empty track.
+        The second track of slot 'a' is named 'a (2)'.  Without slots, the names are 1, 2, ...
         """
         for host, slot in sorted(self.runs_by_slot, key=lambda names: [*map(natural_sort_key, names)]):
             tracks = self._assign_tracks(self.runs_by_slot[host, slot])
-            for number, runs in enumerate(tracks or [array("q")], 1):
+            for number, runs in enumerate(tracks, 1):
                 yield host, f"{slot} ({number})" if slot and number > 1 else slot or str(number), runs
 
     def _assign_tracks(self, runs: Sequence[int]) -> list[array[int]]:
@@ -2519,6 +2472,11 @@ class Timeline:
                 "ts": round(run.began * 1e6), "dur": duration_us, "args": args}
 
 
+def shorten(text: str, max_characters: int) -> str:
+    """Return a text; if it is too long, the first `max_characters` and '...'."""
+    return text if len(text) <= max_characters else f"{text[:max_characters]}..."
+
+
 def decode_readable(data: bytes) -> str:
     """Return text for any JSON reader: invalid UTF-8 is replaced.
 
@@ -2584,758 +2542,244 @@ def write_timeline(log: Log, out_path: str) -> None:
 
 # ======== The report ========================================================================================
 #
-# The report is one page: PAGE, at the end of this file, with figures and tables as HTML, and with the data
-# for drawing and searching as compressed JSON.  One pass through the log counts all runs (LogSummary), and
-# keeps some for tables and pictures.  The output of a limited number of failed runs is read.
+# The report is one page, which loads nothing: PAGE, at the end of this file.  The status and the reasons of
+# failures are HTML, readable without scripts; from rows as JSON the script makes the table and the picture.
 #
-# A run with an unknown end is hatched, and drawn up to the last sign of life of the runner in the log.  Until
-# then the slot can have run other jobs.  So the run is on no track, and runs on tracks are drawn over it.
-#
-# No text from jobs becomes markup: tag() and escape_html() quote it, and the script uses textContent.
+# No text from jobs becomes markup: escape_html() quotes it, the JSON has no `<`, and the script uses
+# textContent.
 
-STATE_LETTERS = "".join(STATE_NAMES)    # as the page numbers them
 # only without scripts: the script does not reload while the user types
 REFRESH_TAG = '<noscript><meta http-equiv="refresh" content="%d"></noscript>'
-# CSS class of the colour, by job state
-COLOUR_CLASSES = {"done": "s0", "failed": "s1", "error": "s2", "running": "s4", "held": "s3", "new": "line"}
-UNKNOWN_END_NAMES = {"e": "lost", "?": "unknown"}       # in the legend
-
-
-class LogSummary:
-    """The counts of all runs in a log, and the runs that the page shows."""
-    MAX_DRAWN_RUNS = 60_000     # finished runs in the pictures, besides all unfinished ones
-    SHOWN_RUNS = 200            # of the slowest and of the largest
-    MAX_FAILURES = 2000         # failed runs with their output
-    BATCH_RUNS = 10_000         # counted at a time
-
-    def __init__(
-        self, runs: Iterable[RunRecord], watched_commands: Collection[bytes], max_lines_to_fix: int
-    ) -> None:
-        """Count the finished runs; keep the others in `unended_runs`.
-
-        After that, set the states of these, and call finish_summary().  watched_commands: keep the last runs
-        of these.  max_lines_to_fix: how many failed runs have another table.
-        """
-        self.states: Counter[str] = Counter()
-        self.slots: set[tuple[str, str]] = set()
-        self.stats = RunStats()
-        self.first_time = math.inf
-        self.last_time = 0.0    # of the last event in the log, or now
-        self.last_runs: LastRuns = {}                   # of watched commands
-        self.unended_runs: list[RunRecord] = []
-        self.slowest_runs: list[RunRecord] = []
-        self.largest_runs: list[RunRecord] = []
-        self._last_signs_of_life: dict[str, float] = {}         # by runner: time of the last event
-        self._drawn_runs: deque[RunRecord] = deque(maxlen=self.MAX_DRAWN_RUNS)
-        self._failed_runs: deque[RunRecord] = deque(maxlen=self.MAX_FAILURES + max_lines_to_fix)
-        in_order = iter(runs)
-        while batch := list(itertools.islice(in_order, self.BATCH_RUNS)):
-            add_last_runs(self.last_runs, [run for run in batch if run.command in watched_commands])
-            self.unended_runs += [run for run in batch if run.ended is None]
-            self._add_runs([run for run in batch if run.ended is not None])
-
-    def finish_summary(self, now: float | None) -> None:
-        """Count the runs without an end, and set `last_time`, the end of the pictures.
-
-        Set the states of `unended_runs` before.  now: the time, while we wait for jobs; None: use the last
-        event in the log.  Without runs, first and last time are the present.
-        """
-        self._add_runs(self.unended_runs)
-        self.last_time = max([now or 0.0, *self._last_signs_of_life.values()])
-        if not self.states:     # no runs
-            self.first_time = self.last_time = time.time()
-
-    def _add_runs(self, runs: Sequence[RunRecord]) -> None:
-        """Add runs to the totals, and keep those that the page shows.
-
-        Totals are states, slots, statistics, the first start, and the last event of each runner.  Keep the
-        last finished runs for the pictures, the last failed ones, the slowest, and those with the largest
-        memory.
-        """
-        for run in runs:
-            self.stats.add(run)
-            sign_of_life = run.ended or run.began
-            runner = runner_prefix_of(run)
-            if sign_of_life > self._last_signs_of_life.get(runner, 0.0):
-                self._last_signs_of_life[runner] = sign_of_life
-        self.states.update(map(operator.attrgetter("state"), runs))
-        self.slots.update(map(operator.attrgetter("host", "slot"), runs))
-        self.first_time = min([self.first_time, *map(operator.attrgetter("began"), runs)])
-        self._failed_runs += [run for run in runs if run.state in BAD_STATES]       # also lost ones
-        finished = [run for run in runs if run.ended is not None]
-        self._drawn_runs += finished            # drawn_runs adds those without an end
-        self.slowest_runs = self._select_largest(self.slowest_runs, finished, "seconds")
-        measured = [run for run in finished if run.memory]
-        self.largest_runs = self._select_largest(self.largest_runs, measured, "memory")
-
-    def _select_largest(
-        self, best: list[RunRecord], candidates: list[RunRecord], field_name: str
-    ) -> list[RunRecord]:
-        """Return the SHOWN_RUNS runs with the largest values of a field; of equal ones the latest.
-
-        best: the same of earlier runs.
-        """
-        if len(best) == self.SHOWN_RUNS:
-            least = getattr(best[-1], field_name)
-            candidates = [run for run in candidates if getattr(run, field_name) >= least]
-        # latest first: so earlier ones with equal values never enter the heap
-        latest_first = (best + candidates)[::-1]
-        return heapq.nlargest(self.SHOWN_RUNS, latest_first, operator.attrgetter(field_name, "position"))
-
-    @property
-    def run_count(self) -> int:
-        return sum(self.states.values())
-
-    @property
-    def drawn_runs(self) -> list[RunRecord]:
-        """The runs that the pictures show."""
-        return [*self._drawn_runs, *self.unended_runs]
-
-    @property
-    def failed_runs(self) -> list[RunRecord]:
-        """The last runs that failed or ended in error, latest first."""
-        return sorted(self._failed_runs, key=lambda run: (run.ended or run.began, run.position), reverse=True)
-
-    def seconds_in_pictures(self, run: RunRecord) -> float:
-        """Return the length of a run in the pictures.
-
-        Draw a running job up to the end of the pictures, and a lost run up to the last logged event of the
-        runner.
-        """
-        if run.seconds is not None:
-            return run.seconds
-        is_running = run.state == "r"
-        runner = runner_prefix_of(run)
-        drawn_end = self.last_time if is_running else self._last_signs_of_life.get(runner, 0.0)
-        return max(0.0, drawn_end - run.began)
-
-
-def runner_prefix_of(run: RunRecord) -> str:
-    """Return the prefix of the names of all runs of a runner; '' in a job log, which has no names."""
-    return run.name.rpartition("-")[0]
-
-
-def is_end_unknown(run: RunRecord) -> bool:
-    """Return True if a run is over, but unknown since when."""
-    return run.seconds is None and run.state != "r"
-
-
-class OutputCache:
-    """The last lines of output, read once per file, and links to the files."""
-
-    def __init__(self, outdir: str | None, page: str) -> None:
-        """Find out if the page at this path can link to the output files."""
-        page_directory = os.path.dirname(os.path.realpath(page))
-        self.last_output = LastOutput(outdir) if outdir is not None else None
-        # None: no links
-        self.base_url = relative_link(page_directory, outdir) if outdir is not None else None
-        self._lines_of_run: dict[RunRecord, list[str]] = {}
-
-    def last_lines(self, run: RunRecord | None) -> list[str]:
-        """Return the last lines of a run's output, or why they cannot be read."""
-        if self.last_output is None or run is None:
-            return []
-        if run not in self._lines_of_run:
-            self._lines_of_run[run] = self.last_output.last_lines(run)
-        return self._lines_of_run[run]
-
-    def linkable_names(self, run: RunRecord) -> list[str]:
-        """Return the names of a run's output files that can be linked and opened."""
-        if not self.last_output or self.base_url is None:
-            return []
-        return sorted(self.last_output.file_sizes(run))
-
-    def links_html(self, run: RunRecord) -> str:
-        """Return links to a run's output files as HTML."""
-        return " ".join(
-            tag("a", escape_html(f".{name.rpartition('.')[2]}"), href=f"{self.base_url}{quote_url(name)}")
-            for name in self.linkable_names(run)
-        )
-
-
-def relative_link(page_directory: str, directory: str) -> str | None:
-    """Return a relative link to a directory, './out/'; None: not in the directory of the page."""
-    relative_path = os.path.relpath(os.path.realpath(directory), page_directory)
-    if relative_path.split(os.sep)[0] == os.pardir:
-        return None
-    return f"./{quote_url(relative_path)}/" if relative_path != os.curdir else "./"
-
-
-def quote_url(name: str) -> str:
-    """Quote a relative path for a URL: 'a b' becomes 'a%20b'."""
-    return re.sub("[^A-Za-z0-9_.~/-]",
-                  lambda match: "".join(f"%{byte:02X}" for byte in os.fsencode(match[0])), name)
-
-
-class Pictures:
-    """The data for drawing and searching: the last runs by slot, and running jobs over time."""
-    BINS = 1000                             # parts of the time
-    MAX_COMMAND_CHARACTERS = 1000
-    MAX_COMMANDS_CHARACTERS = 6_000_000     # of all commands
-
-    def __init__(self, report: Report) -> None:
-        """Put the drawn runs on tracks."""
-        self.runs = report.summary.drawn_runs
-        self.current_numbers = report.current_numbers
-        self.spans = Spans()
-        for run in self.runs:
-            self.spans.add(run, report.summary.seconds_in_pictures(run), on_track=not is_end_unknown(run))
-        self.max_characters = self.MAX_COMMAND_CHARACTERS       # of each command, for the search
-        total = sum(min(len(run.command), self.max_characters) for run in self.runs)
-        if total > self.MAX_COMMANDS_CHARACTERS:
-            self.max_characters = self.MAX_COMMANDS_CHARACTERS // len(self.runs)
-        self.tracks = list(self.spans.named_tracks())
-        self.untracked_runs = [number for number, run in enumerate(self.runs) if is_end_unknown(run)]
-        self.untracked_runs.sort(key=self.spans.starts_us.__getitem__)
-        last_time_us = round(report.summary.last_time * 1e6)
-        self.first_start = min(self.spans.starts_us, default=last_time_us)      # in µs, as `duration`
-        last_end = max(map(operator.add, self.spans.starts_us, self.spans.durations_us), default=0)
-        self.duration = max(1, last_end - self.first_start)
-
-    def page_data(self, failures: FailuresByWords, outputs: OutputCache) -> dict[str, Any]:
-        """Return the data of the page.  Times are in ticks; a start counts from the previous one.
-
-        First come the runs of each track, then those with unknown ends.  Tracks contain indexes of `runs`.
-        """
-        tick = max(1000, self.duration >> 30)       # microseconds; at most about 2^30 ticks
-        in_order = [run for *_, runs in self.tracks for run in runs] + self.untracked_runs
-        starts: list[int] = []                      # in ticks
-        for runs in [*(runs for *_, runs in self.tracks), self.untracked_runs]:
-            ticks = [(self.spans.starts_us[run] - self.first_start) // tick for run in runs]
-            starts += map(operator.sub, ticks, [0, *ticks])
-        endings: dict[tuple[int, str], int] = {}    # by state and result, the index in the list
-        ending_of = [endings.setdefault((STATE_LETTERS.index(run.state), describe_result(run)), len(endings))
-                     for run in self.runs]
-        track_numbers = {(host, slot): number for number, (host, slot, _) in enumerate(self.tracks)}
-        runs_in_order = [self.runs[run] for run in in_order]
-        indexed_failures = [(index, run) for index, run in enumerate(runs_in_order)
-                            if run in failures.group_of]
-        return {
-            "first": self.first_start / 1e6,
-            "span": self.duration / 1e6,
-            "zone": time.localtime(self.first_start / 1e6).tm_gmtoff,
-            "names": list(STATE_NAMES.values()),
-            "endings": list(endings),
-            "busy": self._average_running_jobs(),
-            "tick": tick / 1e6,
-            "rows": [[host[:80], slot[:80]] for host, slot, _ in self.tracks],
-            "sizes": [len(runs) for *_, runs in self.tracks],
-            "loose": [track_numbers[self.runs[run].host, self.runs[run].slot or "1"]
-                      for run in self.untracked_runs],
-            "began": starts,
-            "took": [max(1, self.spans.durations_us[run] // tick) for run in in_order],
-            "line": [self.current_numbers.get(run, run.line) for run in runs_in_order],
-            "was": {
-                index: run.line for index, run in enumerate(runs_in_order) if run in self.current_numbers
-            },
-            "how": [ending_of[run] for run in in_order],
-            "commands": [shorten(decode_readable(run.command), self.max_characters) for run in runs_in_order],
-            "groups": [to_valid_text(group.words) for group in failures.groups],
-            "group": {index: failures.group_of[run] for index, run in indexed_failures},
-            "base": outputs.base_url,
-            "files": {index: names for index, run in indexed_failures
-                      if (names := list(map(quote_url, outputs.linkable_names(run))))},
-        }
-
-    def _average_running_jobs(self) -> list[float]:
-        """Return the average number of running jobs in each of BINS equal parts of the time."""
-        changes = [0.0] * (self.BINS + 2)       # from the previous bin
-        bin_width = self.duration / self.BINS
-        for start_time, duration in zip(self.spans.starts_us, self.spans.durations_us):
-            start_in_bins = (start_time - self.first_start) / bin_width
-            end_in_bins = start_in_bins + duration / bin_width
-            first_index = int(start_in_bins)
-            last_index = int(end_in_bins)
-            # where it starts and ends, a run counts in part
-            changes[first_index] += first_index + 1 - start_in_bins
-            changes[first_index + 1] += start_in_bins - first_index
-            changes[last_index] -= last_index + 1 - end_in_bins
-            changes[last_index + 1] -= end_in_bins - last_index
-        return [round(max(0.0, count), 3) for count in itertools.accumulate(changes)][:self.BINS]
-
-
-def shorten(text: str, max_characters: int) -> str:
-    """Return a text; if it is too long, the first `max_characters` and '...'."""
-    return text if len(text) <= max_characters else f"{text[:max_characters]}..."
-
-
-def tag(name: str, *contents: str, **attributes: object) -> str:
-    """Return an HTML element: tag("b", "1", class_="x", data_key=2) is '<b class="x" data-key="2">1</b>'.
-
-    contents are HTML; attributes are text, and quoted here.
-    """
-    attribute_text = ""
-    for key, value in attributes.items():
-        html_name = key.rstrip("_").replace("_", "-")
-        attribute_text += f' {html_name}="{escape_html(str(value))}"'
-    return f"<{name}{attribute_text}>{''.join(contents)}</{name}>"
-
-
-def section(title: str, note: str, *contents: str, **attributes: str) -> str:
-    """Return a section of the page: a heading, next to it a note, and the contents."""
-    head = tag("div", tag("h2", title), tag("p", note, class_="hint"), class_="head")
-    return tag("section", head, *contents, **attributes)
-
-
-def escape_html(text: str) -> str:
-    """Return a text quoted for HTML."""
-    safe: str = html.escape(to_valid_text(text))
-    return safe
-
-
-def legend_html(entries: Iterable[tuple[str, int, str]], head: str = "") -> str:
-    """Return a legend of colours as HTML.
-
-    entries: name, number and CSS class, for example ("done", 3, "s0"); numbers of 0 are omitted.
-    """
-    items = [tag("li", tag("i", class_=f"fill {colour}"), f"<b>{count:,}</b> {name}")
-             for name, count, colour in entries if count]
-    return tag("ul", head, *items, class_="legend")
-
-
-def bar_html(title: str, entries: Sequence[tuple[str, int, str]]) -> str:
-    """Return a bar with legend as HTML.  entries: as for legend_html()."""
-    parts = [tag("span", style=f"flex: {count}", class_=f"fill {colour}")
-             for _, count, colour in entries if count]
-    return tag("div", *parts, id="bar") + legend_html(entries, f"<li>{title}:</li>")
-
-
-@dataclass
-class FailureGroup:
-    """Failures with the same last words."""
-    words: str                  # with … for each number, if they differ
-    rows: list[Row] = field(default_factory=list)
-    uncounted_rows: list[Row] = field(default_factory=list)     # only a search finds these
-
-
-class FailuresByWords:
-    """Failures grouped by the last line of output, or how the run ended.
-
-    Ignore numbers, for example in `step 341: no convergence`.
-    """
-    MAX_LINE_CHARACTERS = 200   # of the line: these are compared
-    SHOWN_GROUPS = 20
-
-    def __init__(
-        self, rows: Sequence[Row], total: int, uncounted_rows: Sequence[Row], outputs: OutputCache
-    ) -> None:
-        """Group some failures.  total: the number of all.  uncounted_rows: more, for a search only."""
-        self.count = len(rows)
-        self.total = total
-        groups: dict[str, FailureGroup] = {}
-        for index, row in enumerate([*rows, *uncounted_rows]):
-            words = self._last_words(row, outputs)[:self.MAX_LINE_CHARACTERS]
-            pattern = NUMBER_PATTERN.sub("…", words)
-            group = groups.setdefault(pattern, FailureGroup(words))
-            if group.words != words:
-                group.words = pattern
-            (group.rows if index < len(rows) else group.uncounted_rows).append(row)
-        self.groups = sorted(groups.values(), key=lambda group: -len(group.rows))
-        # by run, the index of the group
-        self.group_of = {row.run: number for number, group in enumerate(self.groups)
-                         for row in [*group.rows, *group.uncounted_rows]}
-
-    @staticmethod
-    def _last_words(row: Row, outputs: OutputCache) -> str:
-        """Return the last line of output, or how the run ended: '(exit 3, printed nothing)'."""
-        if row.run is None:
-            return "(no known run)"
-        output_lines = outputs.last_lines(row.run)
-        if output_lines:
-            return output_lines[-1].strip()
-        # neither a job log nor the start of a run has output
-        no_output = ", printed nothing" if outputs.last_output and row.run.ended is not None else ""
-        return f"({describe_result(row.run)}{no_output})"
-
-    def groups_html(self, unit: str) -> str:
-        """Return the section of the largest groups as HTML; '' if there are none.  unit: 'line' or 'run'."""
-        counted_groups = [group for group in self.groups if group.rows]
-        if not counted_groups:
-            return ""
-        note = plural(len(counted_groups), "group")
-        if len(counted_groups) > self.SHOWN_GROUPS:
-            note = f"{self.SHOWN_GROUPS} of {note}"
-        if self.total > self.count:
-            note += f", of {self.count:,} of {self.total:,} {unit}s"
-        shown_groups = counted_groups[:self.SHOWN_GROUPS]
-        items = [self._group_html(number, group, unit) for number, group in enumerate(shown_groups)]
-        return section("Failures by their last words", note, tag("ul", *items, class_="groups"), id="groups")
-
-    def _group_html(self, number: int, group: FailureGroup, unit: str) -> str:
-        """Return a group as HTML: size, words, lines and hosts."""
-        hosts = {row.run.host for row in group.rows if row.run}
-        where = name_lines({row.line.number for row in group.rows})
-        if hosts:
-            where += f" on {shorten(min(hosts), 80)}" if len(hosts) == 1 else f" on {len(hosts)} hosts"
-        return tag("li", tag("b", plural(len(group.rows), unit)),
-                   tag("button", escape_html(group.words), type="button", data_group=number),
-                   tag("span", escape_html(where), class_="hint"))
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    rows: Sequence[Row]         # the first SHOWN_ROWS are shown
-    total: int                  # rows without a limit
-    SHOWN_ROWS = 200
-
-
-Cell = tuple[str, object]       # content as HTML, and sort key
-EMPTY_CELL: Cell = "", -1
-
-
-class Tables:
-    """The tables of the page.  All have the same columns: those with any value."""
-
-    COLUMNS = (                 # heading, and CSS classes
-        ("Line", "line"),
-        ("Ended", "left ended"),
-        ("Host", "left host"),
-        ("Slot", "left slot wide"),
-        ("Began", "began"),
-        ("Time", "time"),
-        ("CPU", "cpu wide"),
-        ("Memory", "memory wide"),
-        ("Printed", "printed wide"),
-        ("Output", "left output"),
-    )
-
-    def __init__(self, outputs: OutputCache, failures: FailuresByWords) -> None:
-        self.outputs = outputs
-        self.failures = failures
-
-    def tables_html(self, tables: Iterable[Table]) -> str:
-        """Return the tables that have rows, as HTML."""
-        max_rows = Table.SHOWN_ROWS
-        cells_of_tables = [(table, list(map(self._cells_of_row, table.rows[:max_rows])))
-                           for table in tables if table.rows]
-        used_columns = [index for index, _ in enumerate(self.COLUMNS)
-                        if any(row[index][0] for _, rows in cells_of_tables for row in rows)]
-        return "".join(self._table_html(table, rows, used_columns) for table, rows in cells_of_tables)
-
-    def _table_html(
-        self, table: Table, cells_of_rows: Sequence[Sequence[Cell]], used_columns: Sequence[int]
-    ) -> str:
-        """Return a table as HTML, with the number of rows: '12', or '200 of 4,321' if it was cut.
-
-        cells_of_rows: of the shown rows, in the order of table.rows, a cell for each of COLUMNS.
-        used_columns: indexes of the columns that are not empty.
-        """
-        count = len(cells_of_rows)
-        was_cut = table.total > count and count == Table.SHOWN_ROWS
-        note = f"{count:,} of {table.total:,}" if was_cut else f"{count:,}"
-        columns = [self.COLUMNS[index] for index in used_columns]
-        headings = [tag("th", name, class_=css_class) for name, css_class in columns]
-        bodies = []
-        for row, row_cells in zip(table.rows, cells_of_rows):
-            cells = [(*row_cells[index], css_class) for index, (_, css_class) in zip(used_columns, columns)]
-            bodies.append(self._row_html(row, cells))
-        content = tag("table", tag("thead", tag("tr", *headings)), *bodies)
-        return section(table.title, note, tag("div", content, class_="scroll"), class_="runs")
-
-    def _row_html(self, row: Row, cells: Sequence[tuple[str, object, str]]) -> str:
-        """Return a row as HTML, with command and output below the cells (content, sort key, CSS class)."""
-        cell_tags = [tag("td", text, class_=css_class, data_key=key) for text, key, css_class in cells]
-        output_text = "\n".join(self.outputs.last_lines(row.run))
-        has_moved = row.run is not None and row.run.line != row.line.number
-        text_below = tag("i", f"line {row.run.line} when it ran: ") if row.run and has_moved else ""
-        text_below += escape_html(shorten(decode_readable(row.line.command), 500))
-        if output_text:
-            text_below += tag("q", escape_html(output_text))
-        return tag(
-            "tbody",
-            tag("tr", *cell_tags),
-            tag("tr", tag("td", text_below, class_="what", colspan=len(cells))),
-            data_state=STATE_NAMES[row.run.state] if row.run else row.line_state,
-            data_host=row.run.host[:80] if row.run else "",
-            data_group=self.failures.group_of.get(row.run, ""),
-        )
-
-    def _cells_of_row(self, row: Row) -> list[Cell]:
-        """Return the cells of a row, one for each of COLUMNS."""
-        run = row.run
-        number: Cell = f"{row.line.number}", row.line.number
-        if run is None:
-            state = tag("b", row.line_state, class_=COLOUR_CLASSES[row.line_state])
-            if row.line.state not in LINE_STATES:
-                state += f" ({escape_html(to_text(row.line.state))})"
-            return [number, (state, row.line_state), *itertools.repeat(EMPTY_CELL, len(self.COLUMNS) - 2)]
-        result = describe_result(run)
-        ended = tag("b", escape_html(result), class_=f"s{STATE_LETTERS.index(run.state)}")
-        if row.differing_line_state:
-            ended += f" (now {row.differing_line_state})"
-        cpu = memory = EMPTY_CELL
-        if run.cpu and run.seconds:
-            cpu = f"{100 * run.cpu / run.seconds:.0f} %", run.cpu / run.seconds
-        if run.peak_text:
-            memory = escape_html(run.peak_text), run.memory or 0
-        links = self.outputs.links_html(run)
-        return [
-            number,
-            (ended, result),
-            (escape_html(run.host[:80]), run.host[:80]),
-            (escape_html(run.slot[:80]), run.slot[:80]),
-            (format_time(run.began), run.began),
-            (took(run.seconds) if run.seconds is not None else "", run.seconds or -1),
-            cpu,
-            memory,
-            (human_size(run.bytes), run.bytes),
-            (links, len(links)),
-        ]
 
 
 class Report:
-    """The data of the page, as of one observation."""
+    """What the page shows, as of one observation."""
+    MAX_RUNS = 20_000           # the last in the journal; the last runs of failed lines are added
+    MAX_OUTPUTS = 10_000        # runs whose output is read
+    MAX_WORDS_CHARACTERS = 200  # of the last words: these are compared
+    MAX_COMMAND_CHARACTERS = 1000
 
-    def __init__(self, observation: Observation, is_live: bool) -> None:
-        """Read the log.  The selected lines of the observation are to fix.  is_live: we wait for jobs."""
-        lines_to_fix = observation.selected_lines
-        log_pass = observation.log.start_pass()
-        watched_commands = {line.command for line in [*lines_to_fix, *observation.lines_with_jobs]}
-        self.summary = summary = LogSummary(log_pass, watched_commands, max_lines_to_fix=len(lines_to_fix))
-        line_runs = self._match_shown_runs(observation, watched_commands)
-        for run in summary.unended_runs:
-            observation.set_unended_state(run, line_runs)
-        summary.finish_summary(now=time.time() if is_live or observation.snapshot.running else None)
-        self.observation = observation
-        self.job_counts = count_states(observation.snapshot) if observation.watcher else None
-        # by drawn run, the current line number if it has changed
-        self.current_numbers = {run: line.number for run in summary.drawn_runs
-                                if (line := line_runs.line_of(run)) and line.number != run.line}
-        last_runs = {line_runs.last_runs.get(line.number) for line in lines_to_fix}
-        # the clock of a single host agrees with itself
-        is_single_host = len({host for host, _ in summary.slots}) == 1
+    def __init__(self, observation: Observation, output: LastOutput) -> None:
+        """Read the journal and the output of failed runs.  The observation has selected the failed lines."""
+        self.status = status_of(observation)
+        failed_lines = observation.selected_lines
+        commands = {line.command for line in [*failed_lines, *observation.lines_with_jobs]}
+        journal_pass = observation.log.start_pass()
+        last_runs: LastRuns = {}                # of lines that are failed or have a job
+        recent_runs: deque[RunRecord] = deque(maxlen=self.MAX_RUNS)
+        self.run_count = 0
+        for run in journal_pass:
+            self.run_count += 1
+            recent_runs.append(run)
+            if run.command in commands:
+                add_last_runs(last_runs, [run])
+        commands.update(run.command for run in recent_runs)
+        line_runs = observation.match_runs_with_lines(commands, [*last_runs.values(), *recent_runs])
+        self.failed_rows = [observation.row_of_line(line, line_runs) for line in failed_lines]
+        failed_runs = {row.run for row in self.failed_rows}
+        other_rows = [observation.row_of_run(run, line_runs) for run in recent_runs if run not in failed_runs]
+        self.rows = [*self.failed_rows, *other_rows]
+        journal_pass.set_current_file_names(row.run for row in self.rows if row.run)
+        self.last_lines = self._read_last_lines(output)
         self.wrong_hosts: set[str] = set()
-        if not is_single_host:
-            self.wrong_hosts = Clocks(observation.log.mtime, summary.drawn_runs).wrong_hosts
-        self.rows_to_fix = [observation.row_of_line(line, line_runs)
-                            for line in lines_to_fix[:LogSummary.MAX_FAILURES]]
-        self.failed_rows = [observation.row_of_run(run, line_runs)
-                            for run in summary.failed_runs if run not in last_runs][:LogSummary.MAX_FAILURES]
-        self.failed_count = sum(summary.states[state] for state in BAD_STATES) - sum(
-            run is not None and run.state in BAD_STATES for run in last_runs)
-        self.slowest_rows = [observation.row_of_run(run, line_runs) for run in summary.slowest_runs]
-        self.largest_rows = [observation.row_of_run(run, line_runs) for run in summary.largest_runs]
-        rows = [*self.rows_to_fix, *self.failed_rows, *self.slowest_rows, *self.largest_rows]
-        log_pass.set_current_file_names(row.run for row in rows if row.run)
+        # the clock of a single host agrees with itself
+        if len({run.host for run in recent_runs}) > 1:
+            self.wrong_hosts = Clocks(observation.log.mtime, recent_runs).wrong_hosts
 
-    def _match_shown_runs(self, observation: Observation, watched_commands: Collection[bytes]) -> LineRuns:
-        """Match the runs that the page shows with the lines of the job file.
+    def _read_last_lines(self, output: LastOutput) -> dict[RunRecord, list[str]]:
+        """Return the last lines of output by run, for the runs of failed lines and other failed runs."""
+        failed_runs = (row.run for row in self.rows
+                       if row.run and (row.line_state in ("failed", "error") or row.run.state in BAD_STATES))
+        return {run: output.last_lines(run) for run in itertools.islice(failed_runs, self.MAX_OUTPUTS)}
 
-        To save time, leave out drawn runs whose lines still have the logged numbers.  But match all runs in
-        tables, and all of `watched_commands`: of lines to fix or with jobs.
+    def group_failures(self) -> list[tuple[str, list[Row]]]:
+        """Group the failed lines by the last line of output, or the result; return the largest group first.
+
+        Ignore numbers, for example in `step 341: no convergence`.
         """
-        summary = self.summary
-        runs_in_tables = [
-            *summary.failed_runs, *summary.slowest_runs, *summary.largest_runs, *summary.unended_runs
-        ]
-        shown_runs = {*summary.last_runs.values(), *summary.drawn_runs, *runs_in_tables}
-        moved_commands: set[bytes] = set()
-        if observation.watcher:
-            unwatched_runs = [run for run in shown_runs if run.command not in watched_commands]
-            moved_commands = observation.watcher.commands_of_moved_lines(unwatched_runs)
-        commands = moved_commands.union(watched_commands, [run.command for run in runs_in_tables])
-        return observation.match_runs_with_lines(commands, shown_runs)
+        rows_by_pattern: defaultdict[str, list[Row]] = defaultdict(list)
+        words_of_pattern: dict[str, str] = {}   # with … for each number, if they differ
+        for row in self.failed_rows:
+            words = self._last_words(row)
+            pattern = NUMBER_PATTERN.sub("…", words)
+            rows_by_pattern[pattern].append(row)
+            if words_of_pattern.setdefault(pattern, words) != words:
+                words_of_pattern[pattern] = pattern
+        groups = [(words_of_pattern[pattern], rows) for pattern, rows in rows_by_pattern.items()]
+        return sorted(groups, key=lambda group: -len(group[1]))
 
-    def tables(self) -> Iterator[Table]:
-        """Yield the tables, first the lines to fix."""
-        finished_count = len(self.summary.stats.seconds)
-        if self.job_counts and self.observation.watcher:
-            held_lines = self.observation.watcher.held_lines(self.observation.snapshot, Table.SHOWN_ROWS)
-            yield Table("Left to fix", self.rows_to_fix, len(self.observation.selected_lines))
-            yield Table("Other runs that failed or ended in error", self.failed_rows, self.failed_count)
-            yield Table("Held lines", [Row(line, "held") for line in held_lines], self.job_counts.held)
-        else:
-            yield Table("Runs that failed or ended in error", self.failed_rows, self.failed_count)
-        yield Table("Slowest runs", self.slowest_rows, finished_count)
-        yield Table("Largest runs", self.largest_rows, finished_count)
+    def _last_words(self, row: Row) -> str:
+        """Return the last line of output, or how the run ended: '(exit 3, printed nothing)'."""
+        if row.run is None:
+            return "(no known run)"
+        if last_lines := self.last_lines.get(row.run):
+            return last_lines[-1].strip()[:self.MAX_WORDS_CHARACTERS]
+        has_printed_nothing = row.run in self.last_lines and row.run.ended is not None
+        return f"({describe_result(row.run)}{', printed nothing' if has_printed_nothing else ''})"
 
-    def group_failures(self, outputs: OutputCache) -> FailuresByWords:
-        """Group the lines that are failed or in error by the last words of their output.
+    def caveats(self) -> Iterator[str]:
+        """Yield what the page does not show, or shows wrongly."""
+        if self.run_count > self.MAX_RUNS:
+            yield (f"the table has the last {self.MAX_RUNS:,} of {self.run_count:,} runs, and the last run "
+                   "of each failed line")
+        if self.wrong_hosts:
+            yield (f"wrong clocks: {', '.join(sorted(self.wrong_hosts))} (times of different hosts cannot be "
+                   "compared)")
 
-        Add other failed runs, for example of a line that is done now, to the groups but not to the counts:
-        only the page's search shows them.  All that the table shows are added, or more, up to MAX_FAILURES
-        with the lines.  Without a job file, group and count all failed runs.
-        """
-        if not self.job_counts:
-            return FailuresByWords(self.failed_rows, self.failed_count, uncounted_rows=(), outputs=outputs)
-        max_uncounted = max(Table.SHOWN_ROWS, LogSummary.MAX_FAILURES - len(self.rows_to_fix))
-        uncounted_rows = self.failed_rows[:max_uncounted]
-        line_count = len(self.observation.selected_lines)
-        return FailuresByWords(self.rows_to_fix, line_count, uncounted_rows, outputs)
+    def fields_of_row(self, row: Row, links: Mapping[str, str]) -> dict[str, Any]:
+        """Return the fields of a row for the script: those of --json, and texts.  links: of find_links()."""
+        run = row.run
+        fields = row.json_fields()
+        changed_state = f" (now {row.differing_line_state})" if row.differing_line_state else ""
+        return {
+            **fields,
+            "command": shorten(fields["command"], self.MAX_COMMAND_CHARACTERS),
+            "is_last": row.is_last,
+            "result": describe_result(run) + changed_state if run else row.line_state,
+            "old_line": run and run.line,
+            "took": "" if fields["seconds"] is None else took(fields["seconds"]),
+            "peak": run and run.peak_text,
+            "printed": run and human_size(run.bytes),
+            "files": [links[name] for name in fields["files"] or () if name in links],
+            "output": run and "\n".join(self.last_lines.get(run, ())),
+        }
+
+
+def find_links(directory: str, page: str) -> dict[str, str]:
+    """Return relative links from the page to the files of a directory, by name.
+
+    For example {'7 a.out': './out/7%20a.out'}; none if the directory is not in the directory of the page.
+    """
+    page_directory = os.path.dirname(os.path.realpath(page))
+    relative_path = os.path.relpath(os.path.realpath(directory), page_directory)
+    if relative_path.split(os.sep)[0] == os.pardir:
+        return {}
+    base = quote_url(os.fsencode(relative_path))
+    with contextlib.suppress(OSError), os.scandir(os.fsencode(directory)) as entries:
+        return {to_text(entry.name): f"./{base}/{quote_url(entry.name)}"
+                for entry in entries if entry.is_file(follow_symlinks=False)}
+    return {}
+
+
+def quote_url(path: bytes) -> str:
+    """Quote a relative path for a URL: 'a b' becomes 'a%20b'."""
+    return re.sub(b"[^A-Za-z0-9_.~/-]", lambda match: b"%%%02X" % ord(match[0]), path).decode()
+
+
+def escape_html(text: str) -> str:
+    """Return a text quoted for HTML, without control characters."""
+    safe: str = html.escape(to_valid_text(printable(text)))
+    return safe
 
 
 class Reporter:
     """Writes the page, once or repeatedly."""
     MIN_PAGE_SECONDS = 10.0     # between two pages
+    SHOWN_GROUPS = 20           # of failures
     KIND = "report"             # in messages
     FILE_HEAD = b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"           # first bytes of PAGE
 
-    def __init__(self, options: argparse.Namespace, watcher: Watcher | None, argv: Sequence[str]) -> None:
+    def __init__(self, options: argparse.Namespace, watcher: Watcher, argv: Sequence[str]) -> None:
         """Check that the page can be written.  argv: for display."""
+        self.path: str = options.report
         self.options = options
-        self.host_and_directory = os.uname().nodename
-        with contextlib.suppress(OSError):          # the current directory was removed
-            self.host_and_directory += f":{os.getcwd()}"
-        self.command_line = shlex.join([PROG, *argv])
         self.watcher = watcher
-        self.log_path = options.joblog or os.path.join(options.outdir, "journal")
-        refuse_foreign_file(options.report, self.KIND, self.FILE_HEAD)      # now, not after the last job
-        if options.file is not None and os.path.realpath(options.report) == os.path.realpath(options.file):
-            raise UsageError(f"{options.report}: is the job file (give another name)")
-        self.next_page_time = 0.0   # monotonic
-        self.seconds_between_pages = self.MIN_PAGE_SECONDS
-        self._last_error = ""       # why the last page could not be written
+        self.command_line = shlex.join([PROG, *argv])
+        refuse_foreign_file(self.path, self.KIND, self.FILE_HEAD)       # now, not after the last job
+        if os.path.realpath(self.path) == os.path.realpath(watcher.path):
+            raise UsageError(f"{self.path}: is the job file (give another name)")
+        self._next_page_time = 0.0  # monotonic
+        self._last_error = ""       # why the last page could not be written; "": it was written
 
     def write_page_if_due(self) -> str:
-        """Write a live page if one is due and there is a log.
+        """Write a live page if one is due and there is a journal.
 
         Return why it cannot be written, if the reason is new; otherwise ''.  All pages together take at most
         a twentieth of the time.
         """
         start = time.monotonic()
-        new_error = ""
-        if start >= self.next_page_time and os.path.exists(self.log_path):
-            try:
-                self.write_page(is_live=True)
-            except UsageError as problem:
-                new_error = str(problem) if str(problem) != self._last_error else ""
-                self._last_error = str(problem)
-            self.seconds_between_pages = self._seconds_to_next_page(start)
-            self.next_page_time = start + self.seconds_between_pages
-        return new_error
+        journal_path = os.path.join(self.options.outdir, "journal")
+        if start < self._next_page_time or not os.path.exists(journal_path):
+            return ""
+        previous_error = self._last_error
+        self._last_error = ""
+        try:
+            self.write_page(is_live=True)
+        except UsageError as error:
+            self._last_error = str(error)
+        self._next_page_time = start + self._pause_seconds(start)
+        return self._last_error if self._last_error != previous_error else ""
 
-    def _seconds_to_next_page(self, start: float) -> float:
+    def _pause_seconds(self, start: float) -> float:
         """Return the seconds between pages if one took the time since `start` (monotonic)."""
         return max(self.MIN_PAGE_SECONDS, 20 * (time.monotonic() - start))
 
     @without_garbage_collector()
     def write_page(self, is_live: bool = False) -> None:
-        """Read job file and log, and write the page to the file of --report.
+        """Read job file and journal, and write the page.
 
         is_live: we wait for jobs, so another page follows.  Only the last page prints messages on stderr, for
-        example about invalid lines in the log; all pages show them.
+        example about invalid lines in the journal; all pages show them.
         """
         start = time.monotonic()
         messages: list[str] = []
-        open_this_log = functools.partial(open_log, self.options, messages.append)
-        with Observation(self.watcher, open_this_log, find_bad_lines) as observation:
-            report = Report(observation, is_live)
-        if not report.summary.states and not is_live:
-            raise UsageError(f"{self.log_path}: no runs (expected a {observation.log.KIND})")
-        # the page shows this; the remaining steps take little time
-        self.seconds_between_pages = self._seconds_to_next_page(start)
-        page = self._page_html(report, is_live, messages)
-        with open_replacement(self.options.report, self.KIND, self.FILE_HEAD) as file:
-            file.write(page.encode())
+        open_journal = functools.partial(open_log, self.options, messages.append)
+        with Observation(self.watcher, open_journal, find_bad_lines) as observation:
+            report = Report(observation, LastOutput(self.options.outdir))
+        if not report.run_count and not is_live:
+            raise UsageError(f"{self.options.outdir}: no runs (nothing to report)")
+        pause = self._pause_seconds(start) if is_live else 0.0
+        with open_replacement(self.path, self.KIND, self.FILE_HEAD) as file:
+            file.write(self._page_html(report, messages, pause).encode())
         if not is_live:
             for text in messages:
                 say(text)
 
-    def _page_html(self, report: Report, is_live: bool, messages: Sequence[str]) -> str:
-        summary = report.summary
-        outputs = OutputCache(self.options.outdir, self.options.report)
-        failures = report.group_failures(outputs)
-        pictures = Pictures(report)
-        data = {
-            **pictures.page_data(failures, outputs),
-            "made": time.time(),
-            "pause": self.seconds_between_pages if is_live else 0,
-        }
-        messages = [*messages, *self._caveats(report, pictures)]
-        packed = zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 6)
+    def _page_html(self, report: Report, messages: Sequence[str], pause: float) -> str:
+        """Return the page.  pause: seconds to the next page; 0: this is the last one."""
+        groups = report.group_failures()
+        counts_text, *status_texts = status_lines(report.status, math.inf)
+        directory = os.path.dirname(os.path.realpath(self.watcher.path))
+        update_text = f", updated every {human_time(pause)} while jobs run" if pause else ""
         parts = {
-            "TITLE": escape_html(self.options.file or self.options.outdir or self.options.joblog),
-            "PLACE": escape_html(self.host_and_directory),
+            "TITLE": escape_html(self.watcher.path),
+            "PLACE": escape_html(f"{os.uname().nodename}:{directory}"),
             "COMMAND": escape_html(self.command_line),
-            "DATA": base64.b64encode(packed).decode(),
-            "REFRESH": REFRESH_TAG % math.ceil(self.seconds_between_pages) if is_live else "",
-            "WHEN": " · ".join([*self._page_info_html(summary, is_live), *map(escape_html, messages)]),
-            "FIGURES": self._figures_html(report),
-            "KEY": self._legend_html(summary),
-            "GROUPS": failures.groups_html("line" if report.job_counts else "run"),
-            "TABLES": Tables(outputs, failures).tables_html(report.tables()),
+            "MADE": time.strftime("%Y-%m-%d %H:%M:%S") + update_text,
+            "REFRESH": REFRESH_TAG % math.ceil(pause) if pause else "",
+            "COUNTS": counts_text,
+            "STATUS": "\n".join(map(escape_html, [*status_texts, *messages, *report.caveats()])),
+            "GROUPS": "".join(itertools.starmap(self._group_html, groups[:self.SHOWN_GROUPS])),
+            "DATA": self._data_json(report, groups, pause),
         }
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
 
     @staticmethod
-    def _caveats(report: Report, pictures: Pictures) -> Iterator[str]:
-        """Yield warnings: what the page does not show, or shows wrongly."""
-        drawn_count = len(pictures.runs)
-        if drawn_count < report.summary.run_count:
-            yield f"the pictures show the last {drawn_count:,} runs of {report.summary.run_count:,}"
-        if pictures.max_characters < Pictures.MAX_COMMAND_CHARACTERS:
-            yield f"only the first {pictures.max_characters} characters of a command are searched"
-        if wrong_hosts := sorted(report.wrong_hosts):
-            names = shorten(", ".join(wrong_hosts), 80)
-            clocks = f"clock of {names} is" if len(wrong_hosts) == 1 else f"clocks of {names} are"
-            yield f"the {clocks} wrong: times of different hosts cannot be compared"
+    def _group_html(words: str, rows: Sequence[Row]) -> str:
+        """Return a group as HTML: size, words, lines and hosts."""
+        hosts = {row.run.host for row in rows if row.run}
+        host_text = min(hosts) if len(hosts) == 1 else f"{len(hosts)} hosts"
+        where = name_lines({row.line.number for row in rows}) + (f" on {host_text}" if hosts else "")
+        return (f'<li><button type="button"><b>{len(rows):,}</b><code>{escape_html(words)}</code>'
+                f"<small>{escape_html(where)}</small></button></li>")
 
-    def _page_info_html(self, summary: LogSummary, is_live: bool) -> Iterator[str]:
-        """Yield the parts of the first line of the page as HTML.
-
-        They are the time range of the runs, '4 slots on 2 hosts', and 'made 2026-11-20 14:03:22', for a live
-        page also how often it is updated.
-        """
-        time_format = "%Y-%m-%d %H:%M:%S"
-        if summary.states:
-            yield " – ".join(time.strftime(time_format, time.localtime(timestamp))
-                             for timestamp in (summary.first_time, summary.last_time))
-        slot_count = len(summary.slots)
-        host_count = len({host for host, _ in summary.slots})
-        yield f"{plural(slot_count, 'slot')} on {plural(host_count, 'host')}" if slot_count else "no runs yet"
-        made_text = f"made {time.strftime(time_format)}"
-        if is_live:
-            update_text = f", updated every {human_time(self.seconds_between_pages)} while jobs run"
-            made_text += tag("span", update_text, id="live")
-        yield made_text
-
-    @staticmethod
-    def _legend_html(summary: LogSummary) -> str:
-        """Return the legend of the pictures as HTML: colour and number of runs of each state.
-
-        A state has a second, hatched entry for runs that are over, but unknown since when.
-        """
-        drawn_counts = Counter((run.state, is_end_unknown(run)) for run in summary.drawn_runs)
-        entries = []        # name, number of runs, CSS class
-        for number, (state, name) in enumerate(STATE_NAMES.items()):
-            colour = f"s{number}"
-            entries.append((name, drawn_counts[state, False], colour))
-            hatched_name = UNKNOWN_END_NAMES.get(state, name)
-            entries.append((hatched_name, drawn_counts[state, True], f"{colour} hatched"))
-        return legend_html(entries)
-
-    @staticmethod
-    def _figures_html(report: Report) -> str:
-        """Return a bar of the jobs, or without a job file of the runs, and figures, as HTML."""
-        summary = report.summary
-        job_counts = report.job_counts
-        run_counts = [
-            (name, summary.states[state], f"s{number}")
-            for number, (state, name) in enumerate(STATE_NAMES.items())
-        ]
-        all_runs = plural(summary.run_count, "run")
-        if job_counts:
-            entries = [(name, job_counts._asdict()[name], colour) for name, colour in COLOUR_CLASSES.items()]
-            bar = bar_html(plural(job_counts.all + job_counts.held, "job"), entries)
-            result_counts = ", ".join(f"{count:,} {name}" for name, count, _ in run_counts if count)
-            if result_counts:
-                bar += tag("p", f"{all_runs}: {result_counts}", class_="hint")
-        else:
-            bar = bar_html(all_runs, run_counts)
-        stats = summary.stats
-        named_figures: list[tuple[str, str]] = []
-        if summary.states and not report.wrong_hosts:
-            named_figures.append(("Duration", took(summary.last_time - summary.first_time)))
-        times = map(took, quantiles(stats.seconds))
-        named_figures += zip(("Median time of a run", "90th percentile", "Longest"), times)
-        if stats.seconds_with_known_cpu:
-            cpu_percent = 100 * stats.cpu_seconds / stats.seconds_with_known_cpu
-            named_figures.append(("CPU use", f"{cpu_percent:.0f} %"))
-        if peak := format_peak(stats.largest_memory, stats.largest_upper_bound):
-            named_figures.append(("Peak memory", escape_html(peak)))
-        pairs = [tag("div", tag("dt", name), tag("dd", value)) for name, value in named_figures]
-        return bar + tag("dl", *pairs, id="facts")
+    def _data_json(
+        self, report: Report, groups: Iterable[tuple[str, Sequence[Row]]], pause: float
+    ) -> str:
+        """Return the data for the script: names of fields, the values of each row, and counts."""
+        links = find_links(self.options.outdir, self.path)
+        group_of = {row: number for number, (_, rows) in enumerate(groups) for row in rows}
+        rows = [{**report.fields_of_row(row, links), "group": group_of.get(row)} for row in report.rows]
+        data = {
+            "fields": [*rows[0]] if rows else [],
+            "rows": [[*fields.values()] for fields in rows],
+            "counts": {name: report.status[name] for name in Counts._fields},
+            "zone": time.localtime().tm_gmtoff,
+            "made": time.time(),
+            "pause": pause,
+        }
+        data_json: str = json.dumps(data, separators=(",", ":"))
+        return data_json.replace("<", "\\u003c")
 
 
 # ======== Checking a directory's locks ======================================================================
@@ -3760,11 +3204,8 @@ def wait_and_write_report(options: argparse.Namespace, argv: Sequence[str]) -> i
     Return the exit status: 1 if no runner will start the new jobs.
     """
     exit_on(signal.SIGINT, signal.SIGTERM)
-    watcher = Watcher(options.file) if options.file is not None else None
+    watcher = Watcher(options.file)
     reporter = Reporter(options, watcher, argv)
-    if watcher is None:
-        reporter.write_page()
-        return 0
     if options.progress:
         wait_for_jobs(watcher, with_progress=True, message_after_poll=reporter.write_page_if_due)
     are_jobs_blocked = say_stop_reason(watcher)
@@ -3846,13 +3287,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 # PAGE is a template: Reporter replaces the @NAMES@.  The page loads nothing; the Content-Security-Policy
 # forbids that.
 #
-# The script unpacks the data and draws on two canvases: the number of running jobs over time, and below that
-# a row for each track.  A run that is at least as wide as a pixel is a rectangle.  Shorter runs that begin in
-# one pixel share a column.  Runs that failed or are in error have at least a fifth of the height, so that
-# none is lost among many.  Runs with unknown ends come last in the data, and are drawn first.
+# The picture has a row for each slot.  A run shorter than a pixel gets one pixel, and failed runs come last,
+# so that none is lost among many.  A run with an unknown end is pale, up to the next run of the slot.
 #
-# A search marks the found runs in `hits`.  The picture dims all others, and the tables hide them.  Session
-# storage survives a reload: it holds the search, the visible time range, and when the page was last new.
+# The fragment of the URL survives a reload: it holds the search and the order of the table.
 
 PAGE = r"""<!DOCTYPE html>
 <!-- made by runwait4.py -->
@@ -3864,509 +3302,343 @@ PAGE = r"""<!DOCTYPE html>
   content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
 @REFRESH@<title>@TITLE@ – @PLACE@</title>
 <style>
-:root { color-scheme: light dark; --page: #fff; --text: #1c2127; --dim: #5f6b76; --line: #dde2e7; --shade: #f5f7f9;
-  --s0: #3a7ab8; --s1: #d9480f; --s2: #8a3a9c; --s3: #9aa4ae; --s4: #7fc4e8; --s5: #b8992a;
-  --s6: #6b6b6b; }
+:root { color-scheme: light dark; --page: #fff; --text: #1c2127; --dim: #5a6672; --line: #dde2e7; --shade: #f4f6f8;
+  --done: #3a7ab8; --failed: #c8400a; --error: #8a3a9c; --held: #9aa4ae; --running: #62b5e0; --cancelled: #a88a1e;
+  --unknown: #6b6b6b; --new: #dde2e7; }
 @media screen and (prefers-color-scheme: dark) { :root { --page: #14181c; --text: #e4e8ec; --dim: #98a4af;
-  --line: #2e363e; --shade: #1d2329; --s0: #4c8fd0; --s1: #ff7a3d; --s2: #c77ddb; --s3: #7b8691; --s4: #a9dcf5;
-  --s5: #d9c45a; --s6: #b0b0b0; } }
+  --line: #2e363e; --shade: #1d2329; --done: #4c8fd0; --failed: #ff7a3d; --error: #c77ddb; --held: #7b8691;
+  --running: #a9dcf5; --cancelled: #d9c45a; --unknown: #b0b0b0; --new: #39424b; } }
 * { box-sizing: border-box; }
 [hidden] { display: none !important; }
-body { margin: 0 auto; padding: 1.5rem clamp(1rem, 3vw, 3rem) 3rem; max-width: 110rem; background: var(--page);
+body { margin: 0 auto; padding: 1.6rem clamp(1rem, 3vw, 3rem) 3rem; max-width: 120rem; background: var(--page);
   color: var(--text); font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
   font-variant-numeric: tabular-nums; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-h1 { margin: 0; font-size: 1.6rem; line-height: 1.2; overflow-wrap: anywhere; }
-h2 { margin: 0; font-size: 1.05rem; }
-section { margin-top: 2.2rem; }
-.place { font-family: ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
-header p, .hint { margin: .2rem 0 0; color: var(--dim); font-size: .87rem; }
-.head { display: flex; flex-wrap: wrap; gap: .3rem .6rem; align-items: center; margin-bottom: .6rem; }
-.head .hint { flex: 1; margin: 0; }
-button, select, input { font: inherit; font-size: .87rem; color: inherit; background: var(--shade); min-width: 2.1rem;
-  border: 1px solid var(--line); border-radius: 5px; padding: .2rem .55rem; max-width: 12rem; }
+h1 { margin: .5rem 0 0; font-size: clamp(1.5rem, 1.1rem + 1.6vw, 2.3rem); font-weight: 600; line-height: 1.2; }
+h2 { margin: 0 0 .6rem; font-size: 1.05rem; }
+section { margin-top: 2rem; min-width: 0; } #runs { margin-top: 1.5rem; }
+code, pre, td.what { font: .8rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
+pre { margin: .8rem 0 0; overflow-x: auto; color: var(--dim); }
+pre:empty { display: none; }
+p { margin: 0; }
+small, .hint { color: var(--dim); font-size: .85rem; }
+.file { font-weight: 600; overflow-wrap: anywhere; }
+.place { color: var(--dim); }
+b.failed { color: var(--failed); } b.error { color: var(--error); } b.done { color: var(--done); }
+#bar { display: flex; gap: 2px; height: 1rem; margin: 1rem 0 .6rem; border-radius: 5px; overflow: hidden; }
+#bar:empty, #legend:empty, ol:empty, section:has(ol:empty) { display: none; }
+#bar span { min-width: 3px; }
+#legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; margin: 0; padding: 0; list-style: none; }
+#legend i { display: inline-block; width: .75rem; height: .75rem; border-radius: 2px; margin-right: .4rem; }
+#legend b { margin-right: .3rem; }
+button, select, input { font: inherit; font-size: .87rem; color: inherit; background: var(--shade); padding: .25rem .55rem;
+  border: 1px solid var(--line); border-radius: 5px; max-width: 100%; }
 button { cursor: pointer; }
-#bar { display: flex; gap: 1px; height: .8rem; margin: 1.2rem 0 .6rem; border-radius: 4px; overflow: hidden;
-  background: var(--line); }
-.legend, .groups { margin: 0; padding: 0; list-style: none; }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; }
-.legend i { display: inline-block; width: .75rem; height: .75rem; border-radius: 2px; margin-right: .4rem; }
-#main .legend { margin-bottom: .5rem; font-size: .87rem; }
-.fill { background: var(--of); }
-.fill.hatched { background: repeating-linear-gradient(135deg, var(--of) 0 1.5px, transparent 1.5px 4px); }
-.s0 { --of: var(--s0); } .s1 { --of: var(--s1); } .s2 { --of: var(--s2); } .s3 { --of: var(--s3); }
-.s4 { --of: var(--s4); } .s5 { --of: var(--s5); } .s6 { --of: var(--s6); } .fill.line { --of: var(--line); }
-#search { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; margin-top: 1.6rem; }
-#search input { flex: 1 1 14rem; max-width: 26rem; }
-#hits { flex: 1 1 8rem; margin: 0; overflow-wrap: anywhere; }
-.gone { color: var(--s1); font-weight: 600; }
-.groups li { display: grid; grid-template-columns: 6rem minmax(0, 1fr) minmax(0, 20rem); gap: .6rem; align-items: baseline;
-  padding: .25rem 0; border-bottom: 1px solid var(--line); }
-.groups button { max-width: none; text-align: left; overflow-wrap: anywhere; background: none; border: 0; padding: 0;
-  font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
-.groups button:hover { text-decoration: underline; }
-.groups .hint { overflow-wrap: anywhere; }
-a { color: var(--s0); }
-#facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.2rem, 1fr)); gap: 1rem; margin: 1.4rem 0 0; }
-#facts dt { color: var(--dim); font-size: .82rem; }
-#facts dd { margin: 0; font-size: 1.3rem; white-space: nowrap; }
-canvas { display: block; width: 100%; border-radius: 3px; }
-#slots { cursor: crosshair; touch-action: pan-y; }
-canvas:focus-visible { outline: 2px solid var(--s0); outline-offset: 2px; }
-#tip { position: fixed; z-index: 1; display: none; max-width: min(34rem, 92vw); padding: .45rem .65rem;
-  font-size: .85rem; background: var(--page); border: 1px solid var(--dim); border-radius: 6px;
-  box-shadow: 0 4px 16px #0004; pointer-events: none; white-space: pre-wrap; overflow-wrap: anywhere; }
+:focus-visible { outline: 2px solid var(--done); outline-offset: 1px; }
+#groups ol { margin: 0; padding: 0; list-style: none; }
+#groups button { display: grid; grid-template-columns: 3.4rem minmax(0, 1fr); gap: 0 .8rem; width: 100%; text-align: left;
+  align-items: baseline; border: 0; border-radius: 4px; padding: .4rem .6rem .4rem 0; margin-bottom: 2px;
+  background: linear-gradient(to right, color-mix(in srgb, var(--failed) 13%, transparent) var(--share), var(--shade) var(--share)); }
+#groups button:hover code { text-decoration: underline; }
+#groups button[aria-pressed=true] { outline: 2px solid var(--failed); outline-offset: -2px; }
+#groups b { color: var(--failed); font-size: 1.15rem; text-align: right; }
+#groups small { grid-column: 2; overflow-wrap: anywhere; }
+canvas { display: block; width: 100%; }
+#tip { min-height: 1.45em; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; display: block; }
+#search { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; margin-bottom: .6rem; }
+#search input { flex: 0 1 24rem; }
+#search .hint { flex: 1 1 8rem; }
 .scroll { overflow-x: auto; }
-table { width: 100%; border-collapse: collapse; font-size: .87rem; table-layout: fixed; }
-th, td { padding: .3rem .5rem; text-align: right; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-th.line { width: 6%; } th.ended { width: 18%; } th.host { width: 11%; } th.slot { width: 8%; } th.began { width: 12%; }
-th.time { width: 8%; } th.cpu { width: 7%; } th.memory { width: 12%; } th.printed { width: 9%; } th.output { width: 9%; }
-td.began, td.memory, td.output { white-space: normal; }
-th { border-bottom: 1px solid var(--dim); font-weight: 600; }
-.sorted th { cursor: pointer; user-select: none; }
-th[aria-sort=descending]::after { content: " ▾"; } th[aria-sort=ascending]::after { content: " ▴"; }
-.left { text-align: left; }
+table { width: 100%; border-collapse: collapse; font-size: .87rem; }
+th, td { padding: .3rem .5rem; text-align: left; vertical-align: top; white-space: nowrap; }
+th:first-child, td:first-child { padding-left: 0; width: 3.5rem; }
+th { border-bottom: 1px solid var(--dim); }
+th button { border: 0; padding: 0; background: none; font-weight: 600; white-space: nowrap; }
+th[aria-sort=descending] button::after { content: " ▾"; } th[aria-sort=ascending] button::after { content: " ▴"; }
+th.right, td.right { text-align: right; }
 tbody { border-bottom: 1px solid var(--line); break-inside: avoid; }
-:not(.filtered) > .runs table.short tbody:nth-of-type(n + 11), .filtered > .runs > button { display: none; }
-@media print { :not(.filtered) > .runs:first-child table.short tbody:nth-of-type(n) { display: table-row-group; } }
-td.what { padding-top: 0; text-align: left; white-space: pre-wrap; overflow-wrap: anywhere;
-  font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
+td b { font-weight: 600; }
+td.result { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; }
+td.host, td.slot { max-width: 10rem; overflow: hidden; text-overflow: ellipsis; }
+td.what { width: 45%; min-width: 16rem; white-space: pre-wrap; unicode-bidi: isolate; }
 td.what i { font-style: normal; color: var(--dim); }
-td.what q { display: block; quotes: none; margin-top: .15rem; padding-left: .6rem; border-left: 2px solid var(--line);
+td.what q { display: block; quotes: none; margin: .15rem 0; padding-left: .6rem; border-left: 3px solid var(--line);
   color: var(--dim); }
-b.s1 { color: var(--s1); } b.s2 { color: var(--s2); } td b { font-weight: 600; }
-@media (max-width: 1000px), print { table { font-size: .8rem; } th, td { padding: .3rem .25rem; } }
-@media (max-width: 700px) { .wide, #hint { display: none; } th, td { padding: .3rem .2rem; } body { padding-top: 1rem; }
-  #facts dd { font-size: 1.1rem; } .groups li { grid-template-columns: 4.5rem minmax(0, 1fr); gap: 0 .6rem; }
-  .groups .hint { grid-column: 2; } #search input { flex-basis: 100%; max-width: none; }
-  td.ended { white-space: normal; } #out { margin-left: auto; }
-  th.line { width: 12%; } th.ended { width: 20%; } th.host { width: 14%; } th.began { width: 21%; } th.time { width: 17%; }
-  th.output { width: 16%; } }
-@media print { #search, .head button, .runs > button, #hint { display: none; } body { padding: 0; font-size: 10pt; }
-  .chart { break-inside: avoid; } .head { break-after: avoid; } }
+tr + tr td.what { padding: 0 0 .4rem; min-width: 0; width: auto; }
+a { color: var(--done); }
+@media (min-width: 1400px) { #why { display: grid; grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); gap: 0 3rem; }
+  #why section:only-child { grid-column: 1 / -1; } }
+@media (max-width: 1100px) { .wide { display: none; } }
+@media (max-width: 700px) { body { padding-top: 1rem; } th, td { padding: .3rem .25rem; } .slot, th.command { display: none; }
+  td.host { max-width: 5.2rem; } td.result { min-width: 6rem; }
+  #search input { flex-basis: 100%; } #groups button { grid-template-columns: 2.6rem minmax(0, 1fr); } }
+@media print { #search, #more { display: none; } body { padding: 0; font-size: 10pt; } section { break-inside: auto; } }
 </style>
 </head>
 <body>
-<header><h1 id="title">@TITLE@</h1><p class="place">@PLACE@$ @COMMAND@</p><p id="when">@WHEN@</p></header>
+<header>
+<p><span class="file">@TITLE@</span> <code class="place">@PLACE@</code></p>
+<h1 id="headline">@COUNTS@</h1>
+<div id="bar" aria-hidden="true"></div><ul id="legend"></ul>
+<pre>@STATUS@</pre>
+</header>
 <main>
-@FIGURES@
-<div id="search" role="search" hidden>
+<div id="why">
+<section id="groups"><h2>Why jobs failed</h2><ol>@GROUPS@</ol><p class="hint" id="rest"></p></section>
+<section id="time" hidden><h2>Slots over time</h2>
+<canvas id="slots" role="img" aria-label="The runs of each slot over time; the table has the same runs"></canvas>
+<code id="tip" aria-hidden="true"></code></section>
+</div>
+<section id="runs" hidden><h2>Runs</h2>
+<div id="search" role="search">
 <input id="text" type="search" placeholder="Command, line, last words" aria-label="Text to look for">
-<select id="state" aria-label="State"></select>
+<select id="kind" aria-label="State of the line"></select>
 <select id="host" aria-label="Host"></select>
-<button id="clear" type="button">Clear</button><p class="hint" id="hits" aria-live="polite"></p></div>
-<section class="runs" id="found" hidden></section>
-<section class="chart" id="main" hidden><div class="head"><h2>Over time</h2>
-<p class="hint" id="hint">Running jobs; below, the runs of each slot.
-Drag to move, Ctrl + wheel or double click to zoom.</p>
-<button id="out" aria-label="Zoom out">−</button><button id="in" aria-label="Zoom in">+</button>
-<button id="all">All</button></div>
-@KEY@
-<canvas id="busy" role="img" aria-label="Running jobs over time"></canvas>
-<canvas id="slots" tabindex="0" role="img" aria-label="Runs by slot and time"></canvas></section>
-@GROUPS@
-<div id="tables">@TABLES@</div>
+<button id="clear" type="button">Show all</button>
+<p class="hint" id="hits" aria-live="polite"></p></div>
+<div class="scroll"><table id="table"><thead><tr id="heads"></tr></thead></table></div>
+<p><button id="more" type="button"></button></p></section>
+<noscript><p class="hint">The picture and the table of runs need JavaScript.</p></noscript>
 </main>
-<div id="tip"></div>
-<script id="data" type="text/plain">@DATA@</script>
+<footer><section class="hint"><code>$ @COMMAND@</code><p id="made">Made @MADE@</p></section></footer>
+<script type="application/json" id="data">@DATA@</script>
 <script>
 "use strict";
-const get = id => document.getElementById(id);
-const make = (tag, text = "", name = "") => Object.assign(document.createElement(tag), {textContent: text,
-  className: name});
+const get = id => document.getElementById(id), PART = 200;
+const make = (name, text = "", style = "") =>
+  Object.assign(document.createElement(name), {textContent: text ?? "", className: style});
+const data = JSON.parse(get("data").textContent);
+const runs = data.rows.map(values => Object.fromEntries(values.map((value, i) => [data.fields[i], value])));
+for (const run of runs) run.kind = !run.state ? "removed" : run.is_last ? run.state : "earlier run";
+for (const run of runs) run.use = run.cpu !== null && run.seconds ? run.cpu / run.seconds : null;
+const outcome = run => run.outcome ?? run.state;
+const isBad = run => run.kind == "failed" || run.kind == "error";
 const number = n => n.toLocaleString("en-US");
-const two = n => String(n).padStart(2, "0");
+const naturally = new Intl.Collator("en", {numeric: true}).compare;
+const groups = [...document.querySelectorAll("#groups button")];
+const wordsOf = button => button.querySelector("code").textContent;
+const columns = [                   // heading, field to sort by, CSS class, content if that is another
+  ["Line", "line", "right"], ["Result", "result", "result"], ["Host", "host", "host"], ["Slot", "slot", "slot"],
+  ["Began", "start", "", run => run.start === null ? "" : clock(run.start)],
+  ["Time", "seconds", "right", run => run.took], ["CPU", "use", "right wide", run => run.use === null ? "" : `${Math.round(100 * run.use)} %`],
+  ["Memory", "memory", "right wide", run => run.peak], ["Printed", "bytes", "right wide", run => run.incomplete ? `${run.printed} (incomplete)` : run.printed],
+  ["Command", "command", ""]];
+const view = {text: "", kind: runs.some(isBad) ? "to fix" : "", host: "", words: "", sort: "start", up: false};
+const narrow = matchMedia("(max-width: 700px)");
+let shown = PART, typed = -1e9;
 
-function duration(s) {              // as took() of runwait4.py
-  if (s < .9995) return `${(s * 1000).toFixed(s < .00995 ? 1 : 0)} ms`;
-  if (s < 9.95) return `${s.toFixed(1)}s`;
-  const whole = Math.round(s);
-  for (const [unit, inner, size, part] of [["d", "h", 86400, 3600], ["h", "m", 3600, 60], ["m", "s", 60, 1]])
-    if (whole >= size) return `${Math.floor(whole / size)}${unit} ${two(Math.floor(whole % size / part))}${inner}`;
-  return `${whole}s`;
-}
-function clock(t, step = 1, day = data.span > 86400) {          // as the clocks of the host that made the page
-  const text = new Date((t + data.zone) * 1000).toISOString(), date = text.slice(5, 10);
-  if (step >= 86400) return date;
-  const time = text.slice(11, step < 1 ? 23 : step < 60 ? 19 : 16);
-  return day ? `${date} ${time}` : time;
-}
+const started = runs.filter(run => run.start !== null);
+const first = started.reduce((least, run) => Math.min(least, run.start), Infinity);
+const last = started.reduce((most, run) => Math.max(most, run.start + (run.seconds ?? 0)), 0);
 
-let data, view, colours;
-let hits = null;                    // by run: 1 if it is found; null: no search
-let typed = -Infinity;              // time of the last key press in the search
-
-async function start() {
-  document.querySelectorAll("#tables .runs").forEach(sortable);
-  const packed = Uint8Array.from(atob(get("data").textContent), c => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  data = JSON.parse(await new Response(stream).text());
-  get("main").hidden = get("search").hidden = false;
-  unpack(); controls(); searching(); search(); draw(); goOn();
+function clock(time, step = 1) {    // by the clock of the host that made the page
+  const text = new Date((time + data.zone) * 1000).toISOString();
+  const day = last - first > 72000 ? `${text.slice(5, 10)} ` : "";
+  return step >= 86400 ? text.slice(5, 10) : day + text.slice(11, step >= 60 ? 16 : 19);
 }
 
-function unpack() {
-  const count = data.began.length;
-  data.start = Float64Array.from(data.began);
-  data.took = Float64Array.from(data.took, t => t * data.tick);
-  data.row = new Uint32Array(count);
-  data.at = [0];
-  let at = 0;
-  data.sizes.forEach((size, row) => {
-    data.row.fill(row, at, at + size);
-    for (let i = at, t = 0; i < at + size; i++) data.start[i] = (t += data.began[i]) * data.tick;
-    data.at.push(at += size);
-  });
-  for (let i = at, t = 0; i < count; i++) {         // in no track: their ends are unknown
-    data.start[i] = (t += data.began[i]) * data.tick;
-    data.row[i] = data.loose[i - at];
+function textOf(run) {
+  return run.allText ||= [run.line, run.result, run.host, run.slot, run.command, run.output].join("\n").toLowerCase();
+}
+
+function isFound(run) {
+  return (!view.kind || (view.kind == "to fix" ? isBad(run) : run.kind == view.kind))
+    && (!view.host || run.host == view.host) && textOf(run).includes(view.text.trim().toLowerCase())
+    && (!view.words || run.group !== null && groups[run.group] && wordsOf(groups[run.group]) == view.words);
+}
+
+function compare(a, b) {            // unknown values come last
+  const x = a[view.sort], y = b[view.sort];
+  if (x === null || y === null) return (x === null) - (y === null);
+  const order = typeof x == "number" ? x - y : naturally(x, y);
+  return view.up ? order : -order;
+}
+
+function fill() {
+  const found = runs.filter(isFound).sort(compare);
+  get("hits").textContent = `${number(found.length)} of ${number(runs.length)}${view.words ? `: ${view.words}` : ""}`;
+  get("clear").hidden = found.length == runs.length;
+  for (const body of [...get("table").tBodies]) body.remove();
+  get("table").append(...found.slice(0, shown).map(rowOf));
+  get("more").hidden = found.length <= shown;
+  get("more").textContent = `Show ${number(Math.min(PART, found.length - shown))} more`;
+  for (const button of groups) button.setAttribute("aria-pressed", wordsOf(button) == view.words);
+  columns.forEach(([, field], i) => get("heads").cells[i].ariaSort = field != view.sort ? null : view.up ? "ascending" : "descending");
+}
+
+function rowOf(run) {
+  const body = make("tbody"), row = make("tr");
+  for (const [heading, field, style, content] of columns.slice(0, -1)) {
+    const cell = make("td", heading == "Result" ? "" : content ? content(run) : run[field], style);
+    if (heading == "Result") cell.append(make("b", run.result, outcome(run)));
+    row.append(cell);
   }
-  view = {from: 0, to: data.span, host: "", state: "", text: "", words: ""};
-  Object.assign(view, kept("view"));
-  if (view.to > data.span || view.whole) view.to = data.span;
+  const what = make("td", "", "what");
+  if (run.old_line && run.old_line != run.line) what.append(make("i", `line ${run.old_line} when it ran: `));
+  what.append(run.command);
+  for (const href of run.files) {
+    const name = href.slice(href.lastIndexOf("/") + 1);
+    what.append(" ", Object.assign(make("a", name.slice(name.indexOf(".") + 1)), {href, title: name}));
+  }
+  if (run.output) what.append(make("q", run.output));
+  body.append(row);
+  if (narrow.matches) {
+    what.colSpan = columns.length - 1;
+    body.append(make("tr"));
+  }
+  body.lastChild.append(what);
+  return body;
 }
 
-function kept(name) {
-  try { return JSON.parse(sessionStorage.getItem(`${location.pathname} ${name}`)) || {}; } catch { return {}; }
-}
-function keep(name, value) {
-  try { sessionStorage.setItem(`${location.pathname} ${name}`, JSON.stringify(value)); } catch { }
+function slotsOfRuns() {            // the runs of each slot in the order of their starts, by "host\nslot"
+  const slots = new Map();
+  for (const run of started) {
+    const name = `${run.host}\n${run.slot}`;
+    if (!slots.has(name)) slots.set(name, []);
+    slots.get(name).push(run);
+  }
+  for (const inSlot of slots.values()) {
+    inSlot.sort((a, b) => a.start - b.start);
+    inSlot.forEach((run, i) => run.until = run.seconds !== null ? run.start + run.seconds : inSlot[i + 1]?.start ?? last);
+  }
+  return [...slots].sort(([a], [b]) => naturally(a, b));
 }
 
-const then = i => i in data.was ? `line ${data.was[i]} when it ran: ` : "";
-const stateOf = i => data.endings[data.how[i]][0];
-const isLoose = i => i >= data.at[data.rows.length];
-const rows = () => data.rows.map((row, i) => i).filter(i => !view.host || data.rows[i][0] == view.host);
-const LEFT = () => innerWidth < 700 ? 52 : 110;
-
-function canvas(id, height) {
-  const node = get(id), dpr = devicePixelRatio || 1, width = node.parentNode.clientWidth;
-  node.style.height = `${height}px`;
-  node.width = width * dpr; node.height = height * dpr;
-  const c = node.getContext("2d");
-  c.scale(dpr, dpr);
-  c.font = "12px system-ui, 'DejaVu Sans', sans-serif";
-  c.textBaseline = "middle";
-  return [c, width];
-}
+let colours = {};
+const slots = slotsOfRuns(), span = Math.max(last - first, .001);
+const height = Math.max(1, Math.min(18, 420 / slots.length)), thick = height > 3 ? height - 1 : height;
 
 function draw() {
-  const style = getComputedStyle(document.documentElement);
-  const states = data.names.map((name, state) => `s${state}`);
-  colours = Object.fromEntries([...states, "text", "dim", "line", "shade"].map(n => [n,
-    style.getPropertyValue(`--${n}`)]));
-  drawBusy(); drawSlots();
-  view.whole = view.to >= data.span && view.from <= 0;
-  keep("view", view);
-}
-
-function drawBusy() {
-  const H = 96, [c, width] = canvas("busy", H), left = LEFT(), W = width - left, bins = data.busy, n = bins.length;
-  const per = data.span / n, top = Math.max(1, ...bins), step = nice(top / 5), y = v => H - 6 - v / top * (H - 14);
-  c.textAlign = "right";
-  for (let v = 0; v <= top; v += Math.max(1, step)) {
-    c.fillStyle = colours.line; c.fillRect(left, Math.round(y(v)), W, 1);
-    c.fillStyle = colours.dim; c.fillText(number(v), left - 8, y(v));
-  }
-  c.save(); c.beginPath(); c.rect(left, 0, W, H); c.clip(); c.beginPath();
-  const x = t => left + (t - view.from) / (view.to - view.from) * W;
-  const a = Math.max(0, Math.floor(view.from / per) - 1), b = Math.min(n, Math.ceil(view.to / per) + 1);
-  c.moveTo(x(a * per), y(0));
-  for (let i = a; i < b; i++) { c.lineTo(x(i * per), y(bins[i])); c.lineTo(x((i + 1) * per), y(bins[i])); }
-  c.lineTo(x(b * per), y(0));
-  c.globalAlpha = .3; c.fillStyle = colours.s0; c.fill();
-  c.globalAlpha = 1; c.strokeStyle = colours.s0; c.stroke(); c.restore();
-}
-
-function nice(rough) {
-  const power = 10 ** Math.floor(Math.log10(rough)), part = rough / power;
-  return (part <= 1 ? 1 : part <= 2 ? 2 : part <= 5 ? 5 : 10) * power;
-}
-function timeStep(rough) {
-  return [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200,
-    86400].find(s => s >= rough)
-    || (rough < 1 ? nice(rough) : 86400 * nice(rough / 86400));
-}
-
-let rowHeight = 1, shown = [];
-function drawSlots() {
-  shown = rows();
-  const room = matchMedia("print").matches ? 400 : 560;
-  rowHeight = Math.min(18, room / Math.max(1, shown.length));
-  const body = shown.length * rowHeight, [c, width] = canvas("slots", body + 26), left = LEFT(), W = width - left;
-  const scale = W / (view.to - view.from), gap = rowHeight > 4 ? 1 : 0, thick = rowHeight - gap;
-  const x = time => left + (time - view.from) * scale, DIM = data.names.length;
-  const fills = [...data.names, "dim"].map(() => []), place = new Map(shown.map((row, position) => [row, position]));
-  const kind = i => hits && !hits[i] ? DIM : stateOf(i), colour = state => state == DIM ? colours.line : colours[`s${state}`];
-  shown.forEach((row, position) => {
-    const y = position * rowHeight, last = data.at[row + 1];
-    let column = -1, short = [];                    // how many runs of less than a pixel begin in one, by kind
-    const flush = () => {
-      const total = short.reduce((sum, count) => sum + count, 0), bad = (short[1] || 0) + (short[2] || 0);
-      const share = bad && bad < total ? Math.max(.2, bad / total) : bad ? 1 : 0;
-      const most = short.reduce((best, count, state) => state != 1 && state != 2 && count > (short[best] || 0) ? state : best, DIM);
-      if (share < 1 && total) fills[most].push(column, y, 1, thick);
-      if (bad) fills[short[1] ? 1 : 2].push(column, y + thick * (1 - share), 1, thick * share);
-      short = [];
-    };
-    for (let i = seek(row, view.from); i < last && data.start[i] < view.to; i++) {
-      const at = x(data.start[i]), w = data.took[i] * scale;
-      if (w >= 1) { fills[kind(i)].push(at, y, w > 4 ? w - .6 : w, thick); continue; }
-      if (Math.floor(at) != column) { flush(); column = Math.floor(at); }
-      short[kind(i)] = (short[kind(i)] || 0) + 1;
+  const node = get("slots"), c = node.getContext("2d"), width = node.clientWidth, scale = devicePixelRatio;
+  const left = width < 600 ? 64 : 120, body = slots.length * height, x = time => left + (time - first) / span * (width - left);
+  node.width = width * scale; node.height = (body + 26) * scale;
+  c.scale(scale, scale);
+  const style = getComputedStyle(document.documentElement), colour = name => style.getPropertyValue(`--${name}`);
+  c.fillStyle = colour("shade"); c.fillRect(left, 0, width - left, body);
+  slots.forEach(([, inSlot], i) => {
+    for (const bad of [false, true]) for (const run of inSlot) {
+      if (bad != ["failed", "error"].includes(outcome(run))) continue;
+      const from = x(run.start), wide = x(run.until) - from;
+      c.fillStyle = colours[outcome(run)] ||= colour(outcome(run)) || colour("unknown");
+      c.globalAlpha = run.seconds === null ? .3 : 1;
+      if (wide < 1.5) c.fillRect(Math.floor(from), i * height, 1, thick);
+      else c.fillRect(from, i * height, wide > 4 ? wide - .6 : wide, thick);
     }
-    flush();
   });
-  c.fillStyle = colours.shade; c.fillRect(left, 0, W, body);
-  c.save(); c.beginPath(); c.rect(left, 0, W, body); c.clip();
-  data.loose.forEach((row, k) => {                  // below all others, which can have used the slots since
-    const i = data.at[data.rows.length] + k;
-    if (!place.has(row)) return;
-    c.fillStyle = hatch(c, colour(kind(i)));
-    c.fillRect(x(data.start[i]), place.get(row) * rowHeight, Math.max(data.took[i] * scale, 4), thick);
-  });
-  for (const state of [DIM, 0, ...data.names.keys()].filter((s, k) => k < 2 || s > 2).concat(2, 1)) {
-    c.fillStyle = colour(state);                    // error and failed come last, on top
-    for (let f = fills[state], k = 0; k < f.length; k += 4) c.fillRect(f[k], f[k + 1], f[k + 2], f[k + 3]);
-  }
-  c.restore();
-  labels(c, left, body, width); axis(c, left, W, body);
+  c.globalAlpha = 1; c.fillStyle = colour("dim"); c.textBaseline = "middle"; c.textAlign = "right";
+  c.font = `12px ${style.fontFamily || "sans-serif"}`;
+  labels(c, left); axis(c, left, width, body, x);
 }
-
-function hatch(c, colour) {
-  const tile = document.createElement("canvas"), t = tile.getContext("2d");
-  tile.width = tile.height = 6;
-  t.strokeStyle = colour; t.lineWidth = 1.6;
-  t.beginPath();
-  for (const x of [-6, 0, 6]) { t.moveTo(x, 6); t.lineTo(x + 6, 0); }
-  t.stroke();
-  return c.createPattern(tile, "repeat");
-}
-
-function labels(c, left, body, width) {
-  c.textAlign = "right";
+function labels(c, left) {          // the host at its first slot, and the slots if there is room
   let before = null, free = 0;
-  const several = new Set(shown.map(row => data.rows[row][0])).size > 1;
-  shown.forEach((row, position) => {
-    const [host, slot] = data.rows[row], y = position * rowHeight;
-    if (host != before && several) {
-      if (position && rowHeight > 1) { c.fillStyle = colours.dim; c.fillRect(0, y - .5, width, .5); }
-      if (y >= free) { text(host, y, left - 8); free = y + 14; }
-    } else if (!several && y >= free) { text(slot, y, left - 8); free = y + 13; }
+  slots.forEach(([name], i) => {
+    const [host, slot] = name.split("\n"), y = i * height;
+    const isNew = host != before && slots.length > 1 || slots.length == 1;
+    if (isNew && i) c.fillRect(0, y - .75, left + 4, .5);
+    if (y >= free && (isNew || height >= 12)) {
+      write(c, isNew && height >= 12 ? `${host} ${slot}` : isNew ? host : slot, left - 8, y + Math.max(thick / 2, 6));
+      free = y + 12;
+    }
     before = host;
   });
-  function text(name, y, room) {
-    c.fillStyle = colours.dim;
-    while (name.length > 1 && c.measureText(name).width > room) name = name.slice(0, -2) + "…";
-    c.fillText(name, left - 8, y + Math.max(7, rowHeight / 2));
+}
+
+function write(c, text, right, y) {
+  while (text.length > 1 && c.measureText(text).width > right) text = text.slice(0, -2) + "…";
+  c.fillText(text, right, y);
+}
+
+function axis(c, left, width, body, x) {
+  const least = span / (width - left) * (last - first > 72000 ? 110 : 80);
+  const step = [.001, .01, .1, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200, 86400]
+    .find(step => step >= least) || 86400 * Math.ceil(least / 86400);
+  c.textAlign = "center";
+  for (let time = Math.ceil((first + data.zone) / step) * step - data.zone; time <= last; time += step) {
+    c.fillRect(Math.round(x(time)), body, 1, 5);
+    if (x(time) > left + 28 && x(time) < width - 28) c.fillText(clock(time, step), x(time), body + 16);
   }
 }
 
-function axis(c, left, W, body) {
-  const span = view.to - view.from, step = timeStep(span / W * (data.span > 86400 ? 130 : 90)), shift = -data.zone;
-  c.fillStyle = colours.dim; c.textAlign = "center";
-  for (let t = Math.ceil((data.first + view.from - shift) / step) * step + shift; t <= data.first + view.to;
-    t += step) {
-    const x = left + (t - data.first - view.from) / span * W;
-    c.fillRect(Math.round(x), body, 1, 5);
-    if (x > left + 28 && x < left + W - 28) c.fillText(clock(t, step), x, body + 15);
-  }
+function point(event) {             // name the run under the pointer
+  const node = get("slots"), left = node.clientWidth < 600 ? 64 : 120, slack = span / (node.clientWidth - left) * 2;
+  const time = first + (event.offsetX - left) / (node.clientWidth - left) * span;
+  const [, inSlot] = slots[Math.floor(event.offsetY / height)] || [, []];
+  const run = inSlot.findLast(run => run.start - slack <= time && time <= run.until + slack);
+  get("tip").textContent = run ? `line ${run.line}: ${run.result}, ${run.took || "end unknown"}: ${run.command}` : "";
 }
 
-function seek(row, time) {          // the first cell of the row that ends after this time, or the one before
-  let low = data.at[row], high = data.at[row + 1];
-  while (low < high) { const mid = (low + high) >> 1; data.start[mid] < time ? low = mid + 1 : high = mid; }
-  return Math.max(data.at[row], low - 1);
+function choices(id, all, values) {
+  get(id).append(...[["", all], ...values].map(([value, text]) => Object.assign(make("option", text), {value})));
+  get(id).hidden = values.length < 2;
+  get(id).onchange = () => change({[id]: get(id).value});
 }
 
-function zoom(factor, at = (view.from + view.to) / 2) {
-  const span = Math.min(data.span, Math.max((view.to - view.from) * factor, Math.min(data.span, .01)));
-  const from = at - (at - view.from) * span / (view.to - view.from);
-  move(from, span);
-}
-function move(from, span = view.to - view.from) {
-  view.from = Math.max(0, Math.min(from, data.span - span));
-  view.to = view.from + span;
-  get("tip").style.display = "none";
-  requestAnimationFrame(draw);
+function change(values) {
+  Object.assign(view, values);
+  for (const id of ["text", "kind", "host"]) get(id).value = view[id];
+  shown = PART;
+  location.replace(`#${encodeURIComponent(JSON.stringify(view))}`);
+  fill();
 }
 
-function controls() {
-  const node = get("slots");
-  get("in").onclick = () => zoom(.5); get("out").onclick = () => zoom(2); get("all").onclick = () => move(0, data.span);
-  const time = e => view.from + (e.offsetX - LEFT()) / (node.clientWidth - LEFT()) * (view.to - view.from);
-  let held = null;
-  node.onwheel = e => {
-    if (e.ctrlKey) { e.preventDefault(); zoom(Math.exp(e.deltaY / 200), time(e)); }
-    else if (e.deltaX) { e.preventDefault(); move(view.from + e.deltaX / node.clientWidth * (view.to - view.from)); }
-  };
-  node.ondblclick = e => zoom(.25, time(e));
-  node.onpointerdown = e => { held = {x: e.offsetX, from: view.from}; node.setPointerCapture(e.pointerId); point(e,
-    time(e)); };
-  node.onpointerup = node.onpointercancel = () => held = null;
-  node.onpointerleave = () => get("tip").style.display = "none";
-  node.onpointermove = e => held && Math.abs(e.offsetX - held.x) > 3
-    ? move(held.from - (e.offsetX - held.x) / (node.clientWidth - LEFT()) * (view.to - view.from)) : point(e, time(e));
-  node.onkeydown = e => {
-    const span = view.to - view.from;
-    const act = {"+": () => zoom(.5), "-": () => zoom(2), "0": () => move(0, data.span),
-      ArrowLeft: () => move(view.from - span / 5), ArrowRight: () => move(view.from + span / 5)}[e.key];
-    if (act) { e.preventDefault(); act(); }
-  };
-  addEventListener("resize", draw);
-  addEventListener("beforeprint", draw); addEventListener("afterprint", draw);
-  for (const query of ["print", "(prefers-color-scheme: dark)"]) matchMedia(query).addEventListener("change", draw);
+function restore() {                // the search and the order before a reload
+  try { Object.assign(view, JSON.parse(decodeURIComponent(location.hash.slice(1)))); } catch { /* there is none */ }
+  if (!columns.some(([, field]) => field == view.sort)) view.sort = "start";
+  for (const id of ["text", "kind", "host"]) get(id).value = view[id] = String(view[id]);
 }
 
-function point(e, time) {           // show the run under the pointer
-  const tip = get("tip"), row = shown[Math.floor(e.offsetY / rowHeight)],
-    near = 3 / get("slots").clientWidth * (view.to - view.from);
-  let best = -1;
-  if (row !== undefined) for (let i = seek(row, time - near);
-    i < data.at[row + 1] && data.start[i] <= time + near; i++)
-    if (data.start[i] + data.took[i] >= time - near && (best < 0 || data.start[i] <= time)) best = i;
-  const loose = best < 0 ? data.loose.findLastIndex((other, k) => other === row && touches(data.at[data.rows.length] + k)) : -1;
-  if (loose >= 0) best = data.at[data.rows.length] + loose;
-  function touches(i) { return data.start[i] <= time + near && data.start[i] + data.took[i] >= time - near; }
-  tip.style.display = best < 0 ? "none" : "block";
-  if (best < 0) return;
-  const [host, slot] = data.rows[row], [state, how] = data.endings[data.how[best]], words = data.groups[data.group[best]];
-  tip.replaceChildren(make("b", `line ${data.line[best]}: ${data.names[state]}`, `s${state}`),
-    how == data.names[state] ? "" : ` (${how})`,
-    `\n${host}, slot ${slot} · ${clock(data.first + data.start[best])} · ${
-      isLoose(best) ? `end unknown, last heard of at ${clock(data.first + data.start[best] + data.took[best])}`
-        : duration(data.took[best])}`,
-    `\n${then(best)}${data.commands[best].slice(0, 400)}`, words ? `\n${words}` : "");
-  tip.style.left = `${Math.max(4, Math.min(e.clientX + 14, innerWidth - tip.offsetWidth - 8))}px`;
-  const below = e.clientY + 18, fits = below + tip.offsetHeight < innerHeight;
-  tip.style.top = `${fits ? below : e.clientY - tip.offsetHeight - 10}px`;
-}
-
-function searching() {
-  const options = (id, all, values) => {
-    get(id).append(...["", ...values].map(value => Object.assign(make("option", value || all), {value})));
-    get(id).hidden = values.length < 2;
-    if (!values.includes(view[id])) view[id] = "";
-    get(id).value = view[id];
-    get(id).onchange = () => { view[id] = get(id).value; changed(); };
-  };
-  const changed = () => { search(); requestAnimationFrame(draw); };
-  const bodies = [...document.querySelectorAll("#tables tbody")], states = new Set(bodies.map(body => body.dataset.state));
-  for (const [state] of data.endings) states.add(data.names[state]);
-  options("state", "All states", [...states]);
-  options("host", "All hosts", [...new Set(data.rows.map(row => row[0]))]);
-  get("text").value = view.text;
-  if (view.typing) get("text").focus();
-  get("text").oninput = () => { view.text = get("text").value; typed = performance.now(); changed(); };
-  get("text").onfocus = get("text").onblur = () => { view.typing = document.activeElement == get("text"); keep("view", view); };
-  get("clear").onclick = () => {
-    Object.assign(view, {text: "", state: "", host: "", words: ""});
-    for (const id of ["text", "state", "host"]) get(id).value = "";
-    changed();
-  };
-  for (const button of document.querySelectorAll(".groups button")) button.onclick = () => {
-    view.words = data.groups[button.dataset.group]; changed(); get("search").scrollIntoView();
-  };
-}
-
-function search() {                 // find runs by text, state, host and group; dim and hide all others
-  const text = view.text.trim().toLowerCase(), group = data.groups.indexOf(view.words);
-  const wanted = text || view.state || view.host || group >= 0;
-  get("clear").hidden = get("found").hidden = !wanted;
-  get("tables").className = wanted ? "filtered" : "";
-  for (const section of document.querySelectorAll("#tables .runs")) {
-    let any = false;
-    for (const body of section.querySelectorAll("tbody")) {
-      const {state, host, group: its} = body.dataset;
-      body.hidden = wanted && !((!view.state || state == view.state) && (!view.host || host == view.host)
-        && (group < 0 || its === String(group)) && textOfRow(body).includes(text));
-      any ||= !body.hidden;
-    }
-    section.hidden = !any;
-  }
-  hits = wanted ? new Uint8Array(data.how.length) : null;
-  get("hits").textContent = "";
-  get("found").replaceChildren();
-  if (!wanted) return;
-  const found = [];
-  for (let i = 0; i < hits.length; i++) {
-    const host = data.rows[data.row[i]][0];
-    if ((view.state && data.names[stateOf(i)] != view.state) || (view.host && host != view.host)) continue;
-    if ((group >= 0 && data.group[i] !== group) || !textOf(i).includes(text)) continue;
-    hits[i] = 1; found.push(i);
-  }
-  get("hits").textContent = `${number(found.length)} of ${number(hits.length)} runs${group < 0 ? "" : `: ${view.words}`}`;
-  tell(found.sort((a, b) => data.start[b] - data.start[a]).slice(0, 200), found.length);
-}
-
-function textOf(i) {
-  data.texts ||= [];
-  return data.texts[i] ||= [data.line[i], then(i), data.endings[data.how[i]][1], ...data.rows[data.row[i]], data.commands[i],
-    data.groups[data.group[i]] || ""].join("\n").toLowerCase();
-}
-const textOfRow = body => body.text ||= [...body.querySelectorAll("td")].map(cell => cell.textContent).join("\n").toLowerCase();
-
-function tell(runs, total) {        // show a table of the runs that were found
-  const part = (name, nodes, kind = "") => { const node = make(name, "", kind); node.append(...nodes); return node; };
-  const heads = [["Line", "line"], ["Ended", "left ended"], ["Host", "left host"], ["Slot", "left slot wide"],
-    ["Began", "began"], ["Time", "time"], ["Output", "left output"]].slice(0, Object.keys(data.files).length ? 7 : 6);
-  const body = i => {
-    const [state, how] = data.endings[data.how[i]], [host, slot] = data.rows[data.row[i]];
-    const took = isLoose(i) ? -1 : data.took[i], links = (data.files[i] || []).flatMap(name =>
-      [Object.assign(make("a", name.slice(name.lastIndexOf("."))), {href: data.base + name}), " "]);
-    const cells = [[data.line[i]], [make("b", how, `s${state}`), how], [host], [slot],
-      [clock(data.first + data.start[i]), data.start[i]], [took < 0 ? "" : duration(took), took], [links, links.length]];
-    const first = part("tr", heads.map(([, kind], k) => {
-      const [content, key = content] = cells[k], cell = part("td", [].concat(content), kind);
-      cell.dataset.key = key;
-      return cell;
-    }));
-    const what = part("td", [make("i", then(i)), data.commands[i].slice(0, 500)], "what");
-    what.colSpan = heads.length;
-    if (i in data.group) what.append(make("q", data.groups[data.group[i]]));
-    return part("tbody", [first, part("tr", [what])]);
-  };
-  const table = part("table", [part("thead", [part("tr", heads.map(([name, kind]) => make("th", name, kind)))]),
-    ...runs.map(body)]);
-  const count = total > runs.length ? `${number(runs.length)} of ${number(total)}` : number(total);
-  get("found").replaceChildren(part("div", [make("h2", "Runs found"), make("p", count, "hint")], "head"),
-    part("div", [table], "scroll"));
-  sortable(get("found"));
-}
-
-function goOn() {                   // load the next page; report it when none is written
+function update() {                 // load the next page; report it when none is written
   if (!data.pause) return;
-  const now = Date.now() / 1000, before = kept("made");
-  // the clock of the host that writes may be another one: it counts only when a page is seen for the first time
-  const since = before.made == data.made ? before.since : before.made ? now : Math.min(now, data.made);
-  keep("made", {made: data.made, since});
-  if (now - since > 3 * data.pause + 20) {
-    get("live").textContent = `; nothing new for ${duration(now - since)}: the program that wrote it has exited`;
-    get("live").className = "gone";
-  }
+  const age = Date.now() / 1000 - data.made;
+  if (age > 3 * data.pause + 60) get("made").textContent += "; but since then the program that writes it has exited";
   setInterval(() => { if (performance.now() - typed > 5000) location.reload(); }, data.pause * 1000);
 }
 
-function sortable(section) {
-  const table = section.querySelector("table"), heads = [...table.querySelectorAll("th")], bodies = [...table.tBodies];
-  const more = make("button", `Show all ${bodies.length}`);
-  more.onclick = () => { table.classList.remove("short"); more.remove(); };
-  if (bodies.length > 10) { table.classList.add("short"); section.append(more); }
-  table.classList.add("sorted");
-  heads.forEach((head, i) => {
-    const key = body => { const text = body.rows[0].cells[i].dataset.key; return isNaN(text) ? text : +text; };
-    head.tabIndex = 0;
-    head.onkeydown = e => e.key == "Enter" && head.click();
-    head.onclick = () => {
-      const up = head.ariaSort == "descending" || !head.ariaSort && i < 4, sign = up ? 1 : -1;
-      for (const other of heads) other.removeAttribute("aria-sort");
-      head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      bodies.sort((a, b) => { const x = key(a), y = key(b); return sign * (x < y ? -1 : x > y ? 1 : 0); });
-      table.append(...bodies);
-    };
-  });
+function summarize() {              // the headline, the bar and its legend
+  const {failed, error} = data.counts, total = Object.values(data.counts).reduce((sum, count) => sum + count, 0);
+  const state = failed ? "failed" : error ? "error" : "done", how = failed && error ? "failed or in error" : error ? "in error" : state;
+  get("headline").replaceChildren(make("b", number(failed + error || data.counts.done), state),
+    ` of ${number(total)} ${total == 1 ? "job" : "jobs"} ${how}`);
+  for (const state of ["done", "failed", "error", "running", "held", "new"].filter(state => data.counts[state])) {
+    const part = make("span"), entry = make("li"), sample = make("i");
+    part.style.flex = data.counts[state];
+    part.style.background = sample.style.background = `var(--${state})`;
+    entry.append(sample, make("b", number(data.counts[state])), state);
+    get("bar").append(part);
+    get("legend").append(entry);
+  }
+  const sizes = [];                 // of all groups, the largest first
+  for (const run of runs) if (run.group !== null) sizes[run.group] = (sizes[run.group] || 0) + 1;
+  groups.forEach((button, i) => button.style.setProperty("--share", `${100 * sizes[i] / sizes[0]}%`));
+  if (sizes.length > groups.length) get("rest").textContent = `and ${number(sizes.length - groups.length)} more reasons`;
 }
 
-start().catch(error => get("when").textContent += ` · this browser cannot draw the pictures: ${error.message}`);
+const kinds = new Map();
+for (const run of runs) kinds.set(run.kind, (kinds.get(run.kind) || 0) + 1);
+const toFix = runs.filter(isBad).length;
+choices("kind", `all runs (${number(runs.length)})`, [...toFix ? [["to fix", `failed or in error (${number(toFix)})`]] : [],
+  ...[...kinds].sort().map(([kind, count]) => [kind, `${kind} (${number(count)})`])]);
+choices("host", "all hosts", [...new Set(started.map(run => run.host))].sort(naturally).map(host => [host, host]));
+for (const [heading, field, style] of columns) {
+  const head = make("th", "", heading == "Command" ? "command" : style), button = make("button", heading);
+  head.scope = "col"; button.type = "button";
+  button.onclick = () => change({sort: field, up: view.sort == field ? !view.up : ["line", "result", "host", "slot", "command"]
+    .includes(field)});
+  head.append(button);
+  get("heads").append(head);
+}
+get("text").oninput = () => { typed = performance.now(); change({text: get("text").value}); };
+get("clear").onclick = () => change({text: "", kind: "", host: "", words: ""});
+get("more").onclick = () => { shown += PART; fill(); };
+for (const button of groups) button.onclick = () => {
+  change({text: "", kind: "", host: "", words: view.words == wordsOf(button) ? "" : wordsOf(button)});
+  if (view.words) get("runs").scrollIntoView();
+};
+get("slots").onpointermove = get("slots").onpointerdown = point;
+get("time").hidden = !started.length; get("runs").hidden = !runs.length;
+summarize(); restore(); fill(); draw(); update();
+narrow.onchange = fill;
+addEventListener("resize", draw);
+matchMedia("(prefers-color-scheme: dark)").onchange = () => { colours = {}; draw(); };
 </script>
 </body>
 </html>

@@ -86,7 +86,7 @@ def draw_report(folder: pathlib.Path) -> None:
     page = folder / "night.html"            # in the picture it was made at nobody's place
     text = page.read_text().replace(f"{os.uname().nodename}:{folder.resolve()}", "login:~/project")
     page.write_text(text.replace(str(folder.resolve()), "/home/me/project"))
-    shot(page, "report.png", 1000, 1300)
+    shot(page, "report.png", 1000, 1250)
 
 
 class ColouredScreen(Screen):

@@ -181,7 +181,7 @@ class Lines(ShowCase):
             (("--show", "", *here, "runs.txt"), "is empty"),
             ((*one, "--status", *here, "runs.txt"), "--status and --show exclude each other"),
             ((*one, "-e", *here, "runs.txt"), "--show and -e exclude each other"),
-            ((*one, "--report", "x", *here), "--report and --show exclude each other"),
+            ((*one, "--report", "x", *here, "runs.txt"), "--report and --show exclude each other"),
             ((*one, "--timeline", "x", *here), "--timeline excludes all options but"),
             (("--stats", "runs.txt"), "--stats requires --outdir DIR, after runs with runmaker4.py"),
         ):

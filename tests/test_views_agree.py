@@ -12,7 +12,7 @@ import runmaker4
 from tests.journal import BEGAN, end, pair, start
 from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, RunCase, lock_table
 from tests.test_journal_reading import JournalCase
-from tests.test_report import OTHERS, Page
+from tests.test_report import Page
 from tests.test_telling import TellingCase
 
 PRESENT = 7                     # the number of the presence lock of a runner that is at work
@@ -55,16 +55,15 @@ class Lost(ViewCase):
             (1, "error", "lost"), (2, "unknown", "unknown"), (3, "running", "ending"),
             (4, "unknown", "unknown")])
         page = self.page()
-        self.assertEqual(page.runs, "4 runs: 1 error, 1 running, 2 unknown")
-        self.assertEqual(page.rows("Left to fix", "Line", "Ended"),
-                         [["1", "lost"], ["2", "unknown (now failed)"]])
+        self.assertEqual(page.outcomes, {"error": 1, "running": 1, "unknown": 2})
+        self.assertEqual(page.failed(), [[1, "lost"], [2, "unknown (now failed)"]])
 
     def test_where_no_runner_is_at_work_no_run_is_ending(self) -> None:
         """Also those of journals that do not name runners."""
         self.write("e a\nd b\n")
         self.journal(start(1, 1, "a"), start(2, 2, "b"))
         self.assertEqual(self.outcomes("--failed"), [(1, "error", "lost")])
-        self.assertEqual(self.page().runs, "2 runs: 1 error, 1 unknown")
+        self.assertEqual(self.page().outcomes, {"error": 1, "unknown": 1})
 
 
 class Present(ViewCase):
@@ -159,8 +158,8 @@ class EqualLines(ViewCase):
         self.assertEqual(self.outcomes("--show", "a"), [
             (number, ("done", "failed")[place == 2], "") for place, number in enumerate(numbers)])
         page = self.page()
-        self.assertEqual(page.rows("Left to fix", "Line", "Ended"), [[str(numbers[2]), "exit 3"]])
-        self.assertNotIn(OTHERS, page.tables)
+        self.assertEqual(page.failed(), [[numbers[2], "exit 3"]])
+        self.assertEqual(page.others(), [[number, "exit 0"] for number in numbers if number != numbers[2]])
 
     def test_a_line_was_put_in_above(self) -> None:
         self.check(2, 3, 4, 5)
@@ -198,26 +197,15 @@ class OnThePage(ViewCase):
         os.utime(self.write("e a\n"), (BEGAN, BEGAN))
         self.journal(start(1, 1, "a"))
         self.write("its last words\n", "out/1.out")
-        self.assertEqual(self.page().rows("Left to fix", "Line", "Ended", "Printed", "Output", "what"),
-                         [["1", "lost", "15 B", ".out", "a|its last words"]])
+        self.assertEqual(self.page().failed("printed", "files", "command", "output"),
+                         [[1, "lost", "15 B", ["./out/1.out"], "a", "its last words"]])
 
     def test_the_state_of_a_line_that_its_last_run_has_not_left(self) -> None:
         os.utime(self.write("! a\nr b\n"), (BEGAN, BEGAN))
         self.journal(*pair(1, 1, "a"), end(2, 2, "b", state="!"), start(3, 2, "b", BEGAN + 9))
         page = self.page()
-        self.assertEqual(page.rows("Left to fix", "Line", "Ended"),
-                         [["1", "exit 0 (now failed)"], ["2", "lost"]])
-        self.assertEqual(page.rows(OTHERS, "Line", "Ended"), [["2", "exit 3 (now error)"]])
-
-    def test_other_failed_runs_beside_however_many_lines_that_are_left_to_fix(self) -> None:
-        count = 30
-        self.write("".join(f"! job {number}\n" for number in range(count)))
-        self.journal(*[end(f"{turn} {number}", number + 1, f"job {number}", BEGAN + turn, state="!")
-                       for turn in (1, 2) for number in range(count)])
-        patch = "import runwait4\nrunwait4.LogSummary.MAX_FAILURES = 20\n"
-        self.finish(self.start_patched(patch, "--report", "out.html", "--outdir", "out", "runs.txt",
-                                       script=RUNWAIT))
-        self.assertEqual(len(Page(self.read("out.html").decode()).rows(OTHERS, "Line")), 20)
+        self.assertEqual(page.failed(), [[1, "exit 0 (now failed)"], [2, "lost"]])
+        self.assertEqual(page.others(), [[2, "exit 3 (now error)"]])
 
 
 class Random(JournalCase):
@@ -294,10 +282,8 @@ class Random(JournalCase):
     def compare_page(self, failed: list[dict[str, Any]], shown: list[dict[str, Any]]) -> None:
         self.view(f"--report={self.dir}/page.html")
         page = Page(self.read("page.html").decode())
-        self.assertEqual(page.rows("Left to fix", "Line", "Ended"),
-                         [[str(row["line"]), self.ended(row)] for row in failed])
-        told = {name: int(count) for count, name in re.findall(r"[:,] (\d+) ([a-z ]+)", page.runs)}
-        self.assertEqual(told, Counter(run["outcome"] for run in shown if run["outcome"]))
+        self.assertEqual(page.failed(), [[row["line"], self.ended(row)] for row in failed])
+        self.assertEqual(page.outcomes, Counter(run["outcome"] for run in shown if run["outcome"]))
 
     @staticmethod
     def ended(row: dict[str, Any]) -> str:

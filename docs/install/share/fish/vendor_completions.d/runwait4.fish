@@ -17,8 +17,8 @@ complete -c runwait4 -l outdir -xa '(__fish_complete_directories)' -d 'the --out
 complete -c runwait4 -l joblog -rF -d 'a job log of runmaker4.py --joblog, or of GNU parallel'
 complete -c runwait4 -l timeline -rF -d 'write the runs as trace events, for Perfetto (ui.perfetto.dev) or
 chrome://tracing: a process per host, a thread per slot'
-complete -c runwait4 -l report -rF -d 'write a page about the same runs for any browser; with --progress, update it
-while the jobs of FILE run'
+complete -c runwait4 -l report -rF -d 'with --outdir: write a page for any browser about FILE and its runs; with
+--progress, update it while jobs run'
 complete -c runwait4 -l check-locks -xa '(__fish_complete_directories)' -d 'test for a minute that hosts can share job files in this directory; start it
 on all of them at the same time'
 complete -c runwait4 -l version -d 'print the version'
