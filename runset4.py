@@ -125,10 +125,7 @@ MAX_BYTES_IN_MEMORY = 16 << 20     # of new lines; more need a temporary file
 
 
 def job_line(command: bytes) -> bytes:
-    """Return the line for a new job, for example b'. make all\\n'.
-
-    Raises ValueError with the reason if the command cannot be a job.
-    """
+    """Return the line for a new job, for example b'. make all\\n'.  Raises ValueError with the reason."""
     if b"\n" in command or b"\0" in command or not command.strip():
         raise ValueError(f"not a command: '{display_text(command[:80])}' (one line, not empty, no NUL)")
     if why := command_error(command):
@@ -137,10 +134,6 @@ def job_line(command: bytes) -> bytes:
 
 
 def directive_line(text: bytes) -> bytes:
-    """Return the line of a directive, such as b'#RUN timeout=5m\\n'.
-
-    Raises ValueError with the reason if it is invalid.
-    """
     if b"\n" in text or b"\0" in text:
         raise ValueError(f"not a directive: '{display_text(text[:80])}' (one line, no NUL)")
     parse_settings(text[1:])            # raises ValueError
@@ -148,7 +141,6 @@ def directive_line(text: bytes) -> bytes:
 
 
 def is_directive(line: bytes) -> bool:
-    """Return True if a line, without newline, is a directive or looks like one."""
     return re.match(DIRECTIVE_LIKE, line + b"\n") is not None
 
 
@@ -188,13 +180,11 @@ def uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
-    """Open a job file, or create it, and keep others from appending during the `with` block; yield the
-    descriptor.
+    """Open or create a job file, and keep others from appending in the `with` block; yield the descriptor.
 
     An editor can replace the file at any moment, and lines appended to the old file are lost.  So open the
     path until it names the open file.  If it names another file at the end of the block, a person must look:
-    the editor can have read the lines in the old file or not.  Appending again could run them twice, and not
-    appending could lose them.
+    appending again could run the lines twice, and not appending could lose them.
 
     Raises UsageError, OSError (ESTALE: the file was replaced).
     """
@@ -218,15 +208,12 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
 
 
 def check_not_replaced(file: JobFile, fd: int) -> None:
-    """Raise FileChangedError if the job file's path names another file than `fd`."""
     if not file.is_at_path(fd):
         raise FileChangedError
 
 
 @contextlib.contextmanager
 def append_lock(file: JobFile) -> Iterator[None]:
-    """Hold a job file's append lock, so that only we append; block signals meanwhile."""
-
     with file.lock_table.locking(APPEND_BYTE, MAX_APPEND_WAIT_SECONDS) as acquired, uninterrupted():
         if not acquired:
             raise OSError(errno.EAGAIN, "another process keeps appending to it")
@@ -277,7 +264,6 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> int:
 
 
 def lines_of_arguments(commands: Sequence[str]) -> Iterator[bytes]:
-    """Yield the lines for the commands and directives after --add."""
     for command in commands:
         try:
             yield new_line(os.fsencode(command))
@@ -329,7 +315,6 @@ class Source:
         return line
 
     def error_at_line(self, text: object) -> UsageError:
-        """Return a UsageError that names the line read last: 'list: line 3: not a command'."""
         return UsageError(f"{self.name}: line {self.line_number}: {text}")
 
 
@@ -375,8 +360,7 @@ class Selection:
         """Yield the selected job lines.
 
         default_states: selected if neither states nor numbers are given; None: any.  `I have a list` is a job
-        line in state `I`, which counts as held; lines in such unusual states are changed only by number or
-        --state.
+        line in state `I`; such lines are changed only by number or --state.
         """
         states = default_states
         if self.states:
@@ -403,7 +387,6 @@ class Selection:
         return [span for span in self.ranges if span[0] != span[-1]]
 
     def _has_number(self, number: int) -> bool:
-        """Return True if this line number is given, by itself or in a range."""
         return number in self._single_numbers or any(number in span for span in self._long_ranges)
 
     def required_numbers(self) -> set[int]:
@@ -411,15 +394,14 @@ class Selection:
         return set() if self.states else set(self._single_numbers)
 
 def wait_until_committed(file: JobFile, line: Line) -> bool:
-    """Wait until the process that appended a line can no longer remove it; return False after a while."""
+    """Wait until the process that appended a line can no longer remove it; False: it still can."""
     return keep_trying(lambda: file.check_committed(line), file.MUTEX_SECONDS, 0.01)
 
 
 def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
     """Set the state of a line that was read before; return '', or why that was refused.
 
-    Without `force`, refuse a line that is running, or has changed since.  Raises OSError (ESTALE: the file
-    was replaced).
+    Without `force`, refuse a line that is running, or has changed since.  Raises OSError (ESTALE).
     """
     with file.command_mutex(line.command) as acquired:
         if not acquired or not wait_until_committed(file, line):
@@ -442,15 +424,11 @@ class ChangeCounts:
     still_running: list[int] = field(default_factory=list)  # line numbers: --force wrote over r, the job runs
 
     def add_refusal(self, file: JobFile, number: int, why: str) -> None:
-        """Count a refused line, and print the reason."""
         file.say(f"line {number}: {why}")
         self.refused += 1
 
     def count_change(self, file: JobFile, line: Line, refusal: str) -> bool:
-        """Count a line as changed, or count it as refused and print the refusal; return True if changed.
-
-        refusal: why it was not changed; '': it was.  line.state: before the change.
-        """
+        """Count a line as changed; or as refused, and print the refusal.  Return True if changed."""
         was_changed = not refusal
         if was_changed:
             self.changed[line.state] += 1
@@ -472,10 +450,7 @@ class ChangeCounts:
 def set_states(
     file: JobFile, selection: Selection, state: bytes, force: bool, change_counts: ChangeCounts
 ) -> None:
-    """Set the states of the selected jobs.
-
-    Raises OSError (ESTALE: the file was replaced, so the new one can lack the changes).
-    """
+    """Set the states of the selected jobs.  Raises OSError (ESTALE: the new file can lack the changes)."""
     file.open_to_write()
     fd = file.get_checked_fd()
     missing = selection.required_numbers()
@@ -530,11 +505,9 @@ def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -
 def is_job_running(file: JobFile, line: Line, state_now: bytes | None) -> bool:
     """Return True if the job of a line is running, or could be.  The caller holds the command mutex.
 
-    A job can run though the line is not `r`, for example after an editor has saved an old `.` over the `r`.
-    Each running copy holds one job lock.  So if a command has more held job locks than lines `r`, a copy runs
-    for a line in another state: perhaps for this one.
-
-    state_now: None if the line has moved.
+    A job can run though the line is not `r`, for example after an editor has saved an old `.` over it.  Each
+    copy holds one job lock.  So if a command has more held job locks than lines `r`, a copy runs for a line
+    in another state: perhaps for this one.  state_now: None if the line has moved.
     """
     if state_now is None:
         return False
@@ -545,10 +518,7 @@ def is_job_running(file: JobFile, line: Line, state_now: bytes | None) -> bool:
 
 
 def mark_orphans(file: JobFile, lines: Iterable[Line]) -> list[Line]:
-    """Write e over those of these lines `r` that have neither a runner nor a job; return them.
-
-    The caller holds the command mutex.
-    """
+    """Write e over the orphans among these lines `r`; return them.  The caller holds the command mutex."""
     orphans: list[Line] = []
     for line in lines:
         if file.is_orphan(line):
@@ -565,7 +535,6 @@ def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
 
 
 def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCounts) -> None:
-    """Cancel the selected jobs, wait until running ones have exited, and report what happened."""
     missing = selection.required_numbers()
     awaited: list[Line] = []
     running_by_command = lines_by_command(file.scan_lines(RUNNING))
@@ -589,8 +558,8 @@ def cancel_and_report(
 ) -> Line | None:
     """Cancel a selected job by writing x over `r` or `.`; return the line if we must wait for the job's exit.
 
-    The returned line has the state before the x.  If the user has named the line by number or command, a job
-    that runs in any other state is cancelled, too.  A finished job keeps the result.
+    The returned line has the state before the x.  If the user has named the line, a job that runs in any
+    other state is cancelled, too.  A finished job keeps the result.
     """
     state_now: bytes | None = line.state
     is_running = False
@@ -609,7 +578,6 @@ def cancel_and_report(
 
 
 def say_unusual_cancel(file: JobFile, number: int, old_state: bytes, is_running: bool) -> None:
-    """Print that the cancelled line had no job, or a running job without `r`."""
     is_orphan = old_state == RUNNING and not is_running
     if is_orphan:
         file.say(f"line {number}: {ORPHAN_FOUND}; it is x now")
@@ -618,17 +586,13 @@ def say_unusual_cancel(file: JobFile, number: int, old_state: bytes, is_running:
 
 
 def why_not_cancelled(state_now: bytes | None) -> str:
-    """Return why a line in this state is not cancelled.  state_now: None if it has moved."""
     if state_now is None:
         return "has moved since it was read; not cancelled (look, and run this again)"
     return f"is not running: the state is {display_text(state_now)}"
 
 
 def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeCounts) -> None:
-    """Wait until these cancelled jobs have exited; report those that take too long.
-
-    Meanwhile kill those on this host whose runners are dead.
-    """
+    """Wait until these cancelled jobs have exited; kill those on this host whose runners are dead."""
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
     next_scan = 0.0                     # when to search for jobs without a runner
     while awaited and time.monotonic() < deadline:
@@ -645,8 +609,7 @@ def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts
     """Return True if a cancelled job can still be running; then the caller checks again later.
 
     The job has exited when the command has no more held job locks than lines `r`.  If the line is not x then,
-    report it, and count it as refused instead of changed.  If an editor has saved an old `r` or `.` over the
-    x, cancel the job again, and return True.
+    count it as refused.  If an editor has saved an old `r` or `.` over the x, cancel the job again.
     """
     state = file.state_at(line)
     if state in UNFINISHED_STATES:
@@ -666,7 +629,6 @@ def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts
 
 
 def report_still_running(file: JobFile, lines: Iterable[Line], change_counts: ChangeCounts) -> None:
-    """Report that these cancelled jobs have not exited, and why; count the lines as refused."""
     holders = Holders(file.lock_table.inode)
     for line in lines:
         state_text = display_text(HELD if line.state in UNFINISHED_STATES else line.state)
@@ -679,7 +641,7 @@ def report_still_running(file: JobFile, lines: Iterable[Line], change_counts: Ch
 
 
 def kill_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
-    """Kill those of these cancelled jobs that run on this host and whose runners are dead."""
+    """Kill those of these cancelled jobs that run here and whose runners are dead."""
     holders = Holders(file.lock_table.inode)
     jobs_to_kill: list[Shell] = []
     for command, equal_lines in lines_by_command(lines).items():
@@ -693,10 +655,9 @@ def kill_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
 
 
 def read_running_copies(file: JobFile, command: bytes) -> tuple[list[Line], int] | None:
-    """Return the lines `r` of a command and the number of running copies, both at one moment.
+    """Return the lines `r` of a command and the number of held job locks, one per copy, at one moment.
 
-    Each copy holds one job lock, so held locks are counted.  If there are more copies than lines, cancelled
-    copies still run.  None: other processes kept the command mutex.
+    None: other processes kept the command mutex.
     """
     with file.command_mutex(command) as acquired:
         if not acquired:
@@ -735,7 +696,6 @@ def choose_jobs_to_kill(
 
 
 def why_still_running(line: Line, holders: Holders) -> str:
-    """Return why a cancelled job has not exited, as far as the holders of job locks show that."""
     pids = holders.pids(line.command)
     if pids:
         names = ", ".join(map(str, pids))
@@ -848,10 +808,7 @@ class Holders:
         return {job_lock: job for job_lock, job in jobs.items() if job}
 
     def _unsupervised_job(self, job_lock: int) -> Shell | None:
-        """Return the job that holds this job lock, if the job's runner is dead.
-
-        A living runner holds the lock, too.  None: no job holds it, or a process does that can kill the job.
-        """
+        """Return the job that holds this job lock, if no living runner does; None also without a job."""
         holds = [hold for hold in self._all_holds if hold.overlaps(range(job_lock, job_lock + 1))]
         tags_by_pid = {hold.pid: self._tags_of(hold.pid) for hold in holds}
         job_pids = [hold.pid for hold in holds if hold.inherited and tags_by_pid[hold.pid]]
@@ -870,7 +827,7 @@ class Holders:
     def _find_shell_or_session(self, job_pids: Iterable[int]) -> int:
         """Return the PID of a job's shell, which is also the number of the shell's session.
 
-        If the shell has exited, return the number of any session of the job's processes; 0: all have exited.
+        If the shell has exited, return any session of the job's processes; 0: all have exited.
         """
         # session leaders come first (False < True): the shell, unless a leader has a smaller PID
         sessions = sorted((session != pid, session) for pid in job_pids if (session := self._session(pid)))
@@ -878,10 +835,7 @@ class Holders:
 
     @staticmethod
     def _tags_of(pid: int) -> list[bytes]:
-        """Return the tags of the jobs that a process belongs to, outermost first; []: none.
-
-        A job's tag is in the environment of all its processes, and, if the job is a runner, of inner jobs.
-        """
+        """Return the tags of the jobs that a process belongs to, outermost first; []: none."""
         try:
             return ProcessTable.tags_of(str(pid))
         except OSError:                                     # the process has exited
@@ -889,14 +843,12 @@ class Holders:
 
     @staticmethod
     def _session(pid: int) -> int:
-        """Return the session of a process; 0: the process has exited."""
         try:
             return os.getsid(pid)
         except OSError:
             return 0
 
     def pids(self, command: bytes) -> list[int]:
-        """Return the processes with job locks of a command: jobs, runners and servers."""
         job_locks = job_locks_of(command)
         return sorted({hold.pid for hold in self._all_holds if hold.overlaps(job_locks)})
 
@@ -944,7 +896,7 @@ def count_running(lines: Iterable[bytes]) -> int:
 
 
 def merge_key(line: bytes) -> bytes:
-    """Return a key that is equal for lines that differ only in the state: b'. make' and b'd make'."""
+    """Return a key that is equal for lines that differ only in the state."""
     # no line contains a newline, so only jobs have such keys
     return b"\n" + line[1:] if is_job(line) else line
 
@@ -957,7 +909,6 @@ def split_lines(data: bytes) -> list[bytes]:
 
 
 def count_equal_at_start(lines: Iterable[bytes], other_lines: Iterable[bytes]) -> int:
-    """Return the number of equal lines at the start of both."""
     count = 0
     for line, other_line in zip(lines, other_lines):
         if line != other_line:
@@ -967,7 +918,6 @@ def count_equal_at_start(lines: Iterable[bytes], other_lines: Iterable[bytes]) -
 
 
 def common_ends(old_lines: Sequence[bytes], new_lines: Sequence[bytes]) -> tuple[int, int]:
-    """Return the numbers of equal lines at the start, and at the end of the remaining lines."""
     start = count_equal_at_start(old_lines, new_lines)
     return start, count_equal_at_start(reversed(old_lines[start:]), reversed(new_lines[start:]))
 
@@ -990,7 +940,7 @@ class EditRefusedError(Exception):
 
 @dataclass
 class EqualLines:
-    """The indexes of all lines with one merge_key(), which differ at most in the state."""
+    """The indexes of all lines with one merge_key()."""
     base_indexes: list[int] = field(default_factory=list)       # in the original, and so in the file
     edited_indexes: list[int] = field(default_factory=list)     # in the edited copy
 
@@ -1027,8 +977,8 @@ class EqualLines:
     ) -> None:
         """Raise EditRefusedError if the person's lines new_part cannot replace the lines `changed`.
 
-        Another process has set a different state; or the person gives a line the state `r`, which only
-        runners set, or takes `r` from a running job.
+        Another process has set a different state; or the person makes a line `r`, or takes `r` from a running
+        job.
         """
         changed_indexes = self.base_indexes[changed]
         base_part = [base[index] for index in changed_indexes]
@@ -1045,14 +995,12 @@ class EqualLines:
     def _conflict_error(
         base: Sequence[bytes], current: Sequence[bytes], changed_indexes: Iterable[int]
     ) -> EditRefusedError:
-        """Return the error for the first changed line that runs, or that another process has changed."""
         refused = [index for index in changed_indexes
                    if is_running_line(current[index]) or base[index] != current[index]]
         return EditRefusedError(f"line {refused[0] + 1}: {why_not_merged(current[refused[0]])}")
 
     @staticmethod
     def _new_running_error(edited: Sequence[bytes], indexes: Iterable[int]) -> EditRefusedError:
-        """Return the error for the first of these lines of the copy that is `r`."""
         index = next(index for index in indexes if is_running_line(edited[index]))
         return EditRefusedError(
             f"line {index + 1} of the copy: is r, but not running (only runners set r; . is new)"
@@ -1060,7 +1008,6 @@ class EqualLines:
 
 
 def why_not_merged(current_line: bytes) -> str:
-    """Return why a person's change to a job line is refused.  current_line: in the file now."""
     why = f"has changed since: the state is {display_text(current_line[:1])} now"
     if is_running_line(current_line):
         why = "is r (--cancel it first)"
@@ -1120,7 +1067,7 @@ def insert_appended_lines(
     """Return merged lines with the lines that other processes have appended meanwhile.
 
     If the person has only appended lines and changed states, the others' lines come first, and so keep their
-    offsets in the file; otherwise last.  base_keys: merge_key() of each line that the person got.
+    offsets in the file.  base_keys: merge_key() of each line that the person got.
     """
     base_count = len(base_keys)
     has_only_new_lines_at_end = base_keys == [*map(merge_key, merged[:base_count])]
@@ -1170,8 +1117,7 @@ def lock_free_buckets(fd: int) -> list[int]:
     """Lock all unused buckets of a lock file; return the offsets of the command mutexes of the others.
 
     A command's bucket is 65,535 bytes for job locks and then the command mutex.  It is in use if another
-    process has a lock in it.  There lock nothing: a process that holds a mutex counts the job locks of the
-    bucket.  Lock ranges as large as possible.
+    process has a lock in it; there lock nothing, because a process that holds a mutex counts the job locks.
     """
     mutexes: list[int] = []
     ranges_to_lock = [(0, BUCKETS_END)]
@@ -1189,9 +1135,9 @@ def lock_free_buckets(fd: int) -> list[int]:
 
 @contextlib.contextmanager
 def hold_all_locks(file: JobFile) -> Iterator[int]:
-    """Lock all command mutexes for the `with` block; yield the descriptor with the locks.
+    """Lock all command mutexes, so that no other process writes states; yield the descriptor with the locks.
 
-    So no other process can write states.  Raises OSError(EAGAIN) if a process keeps a mutex.
+    Raises OSError(EAGAIN) if a process keeps a mutex.
     """
     fd = file.lock_table.open_job_lock()
     deadline = time.monotonic() + MAX_MUTEX_WAIT_SECONDS
@@ -1210,8 +1156,7 @@ def hold_all_locks(file: JobFile) -> Iterator[int]:
 def apply_edit(file: JobFile, base: bytes, edited: bytes, quiet: bool = False) -> list[str]:
     """Merge an edited copy into the file, and print the changes; return the refused changes.
 
-    If any is refused, nothing is written.  base: the contents that the person got.  Raises OSError (ESTALE:
-    the file was replaced or removed).
+    If any is refused, nothing is written.  Raises OSError (ESTALE: the file was replaced or removed).
     """
     file.open_to_write()
     with append_lock(file), hold_all_locks(file) as lock_fd:
@@ -1248,10 +1193,7 @@ def check_locks_held(file: JobFile, lock_fd: int) -> None:
 def _write_in_place(
     file: JobFile, fd: int, merged: Sequence[bytes], current: Sequence[bytes], offsets: Sequence[int]
 ) -> None:
-    """Append the new lines, then write the changed states.
-
-    merged, current: the lines as they will be, and as they are.  offsets: of current lines.
-    """
+    """Append the new lines, then write the changed states.  offsets: of current lines."""
     appended = b"".join(line + b"\n" for line in merged[len(current):])
     if appended:
         with open_to_append(file.real_path) as append_fd:
@@ -1269,7 +1211,7 @@ def _replace_file(
 ) -> None:
     """Replace the file, by a rename, by a new one with these lines and the same owner rights.
 
-    lock_fd: from hold_all_locks().  Raises UsageError (other users would lose write access), OSError.
+    Raises UsageError (other users would lose write access), OSError.
     """
     old_info = os.fstat(old_fd)
     path = file.real_path
@@ -1314,7 +1256,6 @@ def locks_out_writers(old_info: os.stat_result, new_info: os.stat_result) -> boo
 
 
 def sync_directory(folder: str) -> None:
-    """Sync a directory, so that a rename in it survives a power loss."""
     fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -1361,7 +1302,6 @@ def edit(file: JobFile, quiet: bool) -> int:
 
 
 def say_refused(file: JobFile, copy_path: str, refusals: Sequence[str]) -> None:
-    """Print why the edit was refused, and where the copy is."""
     for why in refusals[:MAX_REFUSALS_SHOWN]:
         file.say(why)
     hidden_count = len(refusals) - MAX_REFUSALS_SHOWN
@@ -1370,7 +1310,6 @@ def say_refused(file: JobFile, copy_path: str, refusals: Sequence[str]) -> None:
 
 
 def remove_copy(copy_path: str) -> None:
-    """Remove a copy and the temporary directory; ignore errors: the edit is complete."""
     shutil.rmtree(os.path.dirname(copy_path), ignore_errors=True)
 
 
@@ -1389,7 +1328,6 @@ def run_editor(copy_path: str) -> str:
 
 
 def read_copy(copy_path: str) -> bytes | None:
-    """Return the contents of the copy; None: it was removed."""
     try:
         with open(copy_path, "rb") as file:
             return file.read()
@@ -1398,7 +1336,6 @@ def read_copy(copy_path: str) -> bytes | None:
 
 
 def why_invalid_copy(base: bytes, edited: bytes) -> str:
-    """Return why an edited copy cannot be a job file; '': it can."""
     if not edited.strip():
         return "the copy is empty"
     if b"\0" in edited and b"\0" not in base:
@@ -1426,15 +1363,13 @@ SWEEP_WORDS = (":::", ":::+", "::::", "::::+")      # of GNU parallel; all but :
 
 
 def without_extension(path: bytes) -> bytes:
-    """Return a path without extension, as GNU parallel does: b'a/b.c' -> b'a/b', b'.b' -> b''."""
+    """Return a path without extension: b'a/b.c' -> b'a/b', b'.b' -> b''."""
     stem, dot, extension = path.rpartition(b".")
     return stem if dot and b"/" not in extension else path
 
 
 def directory(path: bytes) -> bytes:
-    """Return the directory of a path, as dirname(1) does: 'a/b' -> 'a', 'b' -> '.', 'a/b/' -> 'a', '/' ->
-    '/'.
-    """
+    """Return the directory of a path, as dirname(1) does: 'a/b' -> 'a', 'b' -> '.', 'a/b/' -> 'a'."""
     return os.path.dirname(path.rstrip(b"/") or path) or b"."
 
 
@@ -1447,7 +1382,6 @@ def with_placeholder(template: bytes) -> bytes:
 
 
 def is_number_placeholder(placeholder: re.Match[bytes]) -> bool:
-    """Return True for {#}, the number of a job."""
     return placeholder["suffix"] is None        # only {#} has no suffix, not even an empty one
 
 
@@ -1500,11 +1434,7 @@ UNQUOTED_TEXT = re.compile(rb"""(?:
 
 
 def check_template(template: bytes) -> None:
-    """Raise argparse.ArgumentTypeError if a template has a placeholder inside quotes, as in 'echo "{}"'.
-
-    Values are quoted when filled in.  Inside quotes these quotes would end the quoting, and the shell could
-    run the contents of a value.  Numbers, such as {#}, are safe anywhere.
-    """
+    """Raise argparse.ArgumentTypeError if a template has a placeholder for a value within quotes."""
     for placeholder in PLACEHOLDER.finditer(template):
         offset = placeholder.start()
         if not is_number_placeholder(placeholder) and not UNQUOTED_TEXT.fullmatch(template, 0, offset):
@@ -1516,7 +1446,6 @@ def check_template(template: bytes) -> None:
 
 
 def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
-    """Return the columns of a line.  colsep: the separator; None: blanks."""
     if not colsep:
         return line.split()
     return [column.strip() for column in colsep.split(line)]
@@ -1528,7 +1457,7 @@ def lines_from_list_file(
     """Yield a job line for each line of a list file: a command, or values for a template.
 
     Copy #RUN directives; skip blank lines and comments.  template: None: the list has commands.  colsep:
-    of columns; None: blanks.  Raises UsageError if a line is invalid, or there is nothing to add.
+    None: blanks.  Raises UsageError, also if there is nothing to add.
     """
     source = Source(path)
     job_number = 0
@@ -1594,7 +1523,6 @@ FJD_SECTIONS = ("control", "fjd")
 
 
 def command_of_fjd_file(path: str) -> bytes:
-    """Return the command for a job file of fjd: the executable that the file names, and the file's path."""
     source = Source("./-" if path == "-" else path)     # Source would read stdin for '-'
     executable = read_executable(source)
     try:
@@ -1607,10 +1535,7 @@ def command_of_fjd_file(path: str) -> bytes:
 
 
 def read_executable(source: Source) -> str:
-    """Return the executable that a job file of fjd names, by executable= in [control] or [fjd].
-
-    Raises UsageError, for a syntax error with the line.
-    """
+    """Return the executable= of [control] or [fjd] in a job file.  Raises UsageError."""
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         config.read_file((line.decode("utf-8", "surrogateescape") + "\n" for line in source), source.name)
@@ -1634,7 +1559,6 @@ def is_job_file(entry: os.DirEntry[str]) -> bool:
 
 
 def job_files(folder: str) -> list[str]:
-    """Return the paths of the job files in a directory, sorted."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if is_job_file(entry))
@@ -1644,7 +1568,7 @@ def job_files(folder: str) -> list[str]:
 
 
 def add_job_files(file: JobFile, names: Sequence[str]) -> int:
-    """Append a job for each of these job files of fjd, and for those in these directories; return how many.
+    """Append a job for each of these job files of fjd, and those in these directories; return how many.
 
     A job that the file has already, in any state, is not added again.
     """
@@ -1699,10 +1623,7 @@ class Test:
     last_command: TestCommand | None = None
 
     def parse_line(self, line: bytes) -> None:
-        """Add the command or flag of a line, such as '-timeout: 5m'.
-
-        Raises ValueError with the reason if the line is invalid.
-        """
+        """Add the command or flag of a line, such as '-timeout: 5m'.  Raises ValueError."""
         flag = TEST_FLAG.fullmatch(line)
         command = TEST_COMMAND.fullmatch(line)
         if flag:
@@ -1716,16 +1637,15 @@ class Test:
             )
 
     def _add_command(self, target: bytes, text: bytes) -> None:
-        """Add a command for a target, a host.  Raises ValueError if the command is empty."""
         if not text.strip():
             raise ValueError(f"'{display_text(target)}' has no command (or the test above has no end)")
         self.last_command = TestCommand(job_line(text), self.timeout)
         self.targets.setdefault(target, []).append(self.last_command)
 
     def _apply_flag(self, name: str, value: bytes) -> None:
-        """Apply '-NAME: VALUE': `timeout` to the command above, other flags to the whole test.
+        """Apply '-NAME: VALUE': `timeout` to the command above, other flags, above the first target, to all.
 
-        These must be above the first target.  Raises ValueError if a flag or value is not allowed.
+        Raises ValueError if a flag or value is not allowed.
         """
         if name == "timeout":
             if not self.last_command:
@@ -1742,9 +1662,8 @@ class Test:
     def job_file_lines(self) -> Iterator[bytes]:
         """Yield the lines of the job file for this test.
 
-        `#RUN barrier`: the jobs below wait until all jobs above have finished.  Then each command becomes a
-        job.  `#RUN together=LABEL host=TARGET timeout=5m min-hosts=all` makes the jobs below a group, whose
-        hosts start at the same moment.  It is repeated only where it changes.
+        Below `#RUN barrier` jobs wait until all above have finished.  `#RUN together=LABEL host=TARGET
+        timeout=5m min-hosts=all` makes the jobs below a group, whose hosts start at the same moment.
         """
         yield b"#RUN barrier\n# test %b\n" % self.label
         group = re.sub(rb"[\s,=]+", b"_", self.label)       # a setting cannot contain these characters
@@ -1776,7 +1695,6 @@ def directive_timeout(text: bytes) -> bytes:
 
 
 def check_value(parse: Callable[[str], object], text: bytes) -> bytes:
-    """Return the text if an argparse type can parse it.  Raises ValueError with the reason if not."""
     try:
         parse(os.fsdecode(text))
         return text
@@ -1819,7 +1737,6 @@ def read_tests(path: str) -> Iterator[Test]:
 
 
 def lines_of_tests(path: str) -> Iterator[bytes]:
-    """Yield the new lines for a NetJobs configuration."""
     for test in read_tests(path):
         yield from test.job_file_lines()
     yield b"#RUN\n"                         # the last test's settings do not apply to later jobs
@@ -1843,7 +1760,6 @@ def parse_state(text: str) -> bytes:
 
 
 def parse_settable_state(text: str) -> bytes:
-    """Return the state that a word or byte names; refuse r.  For argparse."""
     new_state = parse_state(text)
     if new_state == RUNNING:
         raise argparse.ArgumentTypeError("only runners set r (. is new)")
@@ -1876,7 +1792,6 @@ def parse_template(text: str) -> bytes:
 
 
 def parse_separator(text: str) -> re.Pattern[bytes]:
-    """Compile the regular expression that separates columns; it must not match b''.  For argparse."""
     with contextlib.suppress(re.error):
         pattern = re.compile(os.fsencode(text))
         if not pattern.search(b""):
@@ -1979,11 +1894,7 @@ def make_parser() -> Parser:
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse and check the command line.
-
-    The result also has `action`, the option that says what to do, such as 'add_list'; the Selection
-    `selection`; and the values after `:::`, `sweep`.
-    """
+    """Parse and check the command line; add `action`, such as 'add_list', `selection` and `sweep`."""
     parser = make_parser()
     sweep_index = next((index for index, word in enumerate(argv) if word in SWEEP_WORDS), len(argv))
     options: argparse.Namespace = parser.parse_intermixed_args(argv[:sweep_index])
@@ -2018,7 +1929,6 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
 
 
 def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> None:
-    """Refuse options for new lines that exclude each other."""
     template = options.template
     commands = options.add
     sweep = options.sweep
@@ -2034,7 +1944,6 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
 
 
 def add_lines(options: argparse.Namespace, file: JobFile) -> int:
-    """Append the requested lines; return how many."""
     if options.add_jobs:
         return add_job_files(file, options.add_jobs)
     if options.add_tests is not None:
@@ -2043,7 +1952,6 @@ def add_lines(options: argparse.Namespace, file: JobFile) -> int:
 
 
 def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
-    """Return the new lines for --add or --add-list."""
     template = options.template
     sources = options.sweep
     path = options.add_list
@@ -2055,10 +1963,9 @@ def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
 
 
 def describe_still_running(lines: Sequence[int], state: bytes) -> str:
-    """Return a message about jobs that still run after --force has replaced the `r` of the lines.
+    """Return a message about jobs that still run after --force has replaced the `r` of the lines by `state`.
 
-    state: written instead.  A living runner restores an `r` that has become `.`, because an editor can have
-    saved an old state; any other state cancels the job.
+    A living runner restores an `r` that has become `.`, because an editor can have saved an old state.
     """
     effect = "writes r over it again" if state == NEW else "kills the job now"
     return (
@@ -2069,10 +1976,6 @@ def describe_still_running(lines: Sequence[int], state: bytes) -> str:
 
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
-    """Set or cancel the selected lines, and print the changes; return the exit status.
-
-    1: no line was changed, a line was refused, or the file was replaced.
-    """
     change_counts = ChangeCounts()
     state: bytes = HELD if options.cancel else options.set
     try:
@@ -2100,7 +2003,6 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
 def report_changes(
     file: JobFile, options: argparse.Namespace, state: bytes, change_counts: ChangeCounts
 ) -> None:
-    """Print how many lines have a new state; warn of side effects."""
     summary = change_counts.summary(state)
     if summary:
         file.say(summary)
@@ -2115,7 +2017,6 @@ def report_changes(
 
 
 def list_lines(file: JobReader, selection: Selection) -> int:
-    """Print number, state and command of the selected jobs; return the exit status."""
     missing = selection.required_numbers()
 
     def output_lines() -> Iterator[bytes]:
@@ -2133,14 +2034,13 @@ def list_lines(file: JobReader, selection: Selection) -> int:
 
 
 def check_openable(path: str, flags: int) -> None:
-    """Raise OSError, with the reason, if a job file cannot be opened with these flags of open(2)."""
     os.close(open_job_file(path, flags))
 
 
 def run_on_existing_file(options: argparse.Namespace, file: JobFile) -> int:
     """Run --edit, --set or --cancel; return the exit status.
 
-    Raises UsageError if the file has lines of other text and no job; after --edit only report that.
+    Refuse plain text without a job; after --edit only report it.
     """
     quiet: bool = options.quiet
     if options.edit:
@@ -2172,7 +2072,6 @@ def say_jobs_below_end(file: JobFile) -> None:
 
 
 def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
-    """Append the requested lines, to a new file if necessary, and print how many; return 0."""
     if os.path.lexists(file.path):
         check_for_strays(file.path, file.network, file.say, refuse=False)
     count = add_lines(options, file)
@@ -2183,7 +2082,6 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
 
 
 def run_command(argv: Sequence[str]) -> int:
-    """Do the action of the command line, such as --list; return the exit status."""
     options = parse_options(argv)
     path: str = options.file
     only_list: bool = options.list
@@ -2216,7 +2114,6 @@ def run_command(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run runset4.py with these arguments (None: those of the process); return the exit status."""
     return run_main(PROG, run_command, argv)
 
 
