@@ -1992,28 +1992,15 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
             "this again)"
         )
         return 1
-    if not options.quiet:
-        report_changes(file, options, state, change_counts)
-    has_changes = change_counts.summary(state) != ""
+    summary = change_counts.summary(state)
+    has_changes = summary != ""
+    if has_changes and not options.quiet:
+        file.say(summary)
+    if change_counts.still_running and not options.quiet:
+        file.say(describe_still_running(change_counts.still_running, state))
     if not has_changes and not change_counts.refused:
         file.say(NO_MATCH)
     return 0 if has_changes and not change_counts.refused else 1
-
-
-def report_changes(
-    file: JobFile, options: argparse.Namespace, state: bytes, change_counts: ChangeCounts
-) -> None:
-    summary = change_counts.summary(state)
-    if summary:
-        file.say(summary)
-    released_count = change_counts.changed[HELD]
-    sets_all_new = options.all and not options.selection.states and state == NEW
-    if sets_all_new and released_count:
-        file.say(
-            f"{plural(released_count, 'held line')} released, too (to leave those: --set=. --state='d!e')"
-        )
-    if change_counts.still_running:
-        file.say(describe_still_running(change_counts.still_running, state))
 
 
 def list_lines(file: JobReader, selection: Selection) -> int:
