@@ -1674,7 +1674,7 @@ class Unset(enum.Enum):
 SHELL = "/bin/sh"
 # Names of shells that understand Processes._shell_script().  Other programs must not get `-c JOB`:
 # `true -c JOB` does nothing, and the job would count as done.
-POSIX_LIKE = re.compile(r"(z?sh|[bdy]?ash|(m|l|o|lo|pd)?ksh|busybox)(-?[0-9][-+.\w]*|-static)?", re.ASCII)
+POSIX_LIKE = re.compile(r"(z?sh|[bdy]?ash|(m|l|o|lo|pd)?ksh)(-?[0-9][-+.\w]*|-static)?", re.ASCII)
 
 
 class Resources(NamedTuple):
@@ -1848,7 +1848,7 @@ def _parse_job_settings(values: dict[str, str]) -> JobSettings:
     resources_per_run = _parse_resources_per_run(values)
     shell = values.get("shell", SHELL)
     if not POSIX_LIKE.fullmatch(os.path.basename(shell)):
-        raise ValueError(f"shell={printable(shell)} is no POSIX-like shell: bash, zsh, ksh, dash, busybox "
+        raise ValueError(f"shell={printable(shell)} is no POSIX-like shell: bash, zsh, ksh, dash, yash "
                          "(a job may call others itself: . fish -c 'COMMANDS')")
     return JobSettings(
         timeout=_parse_value(values, "timeout", duration, NO_SETTINGS.timeout),
@@ -6229,14 +6229,6 @@ class Signals:
             self._handlers[number]()
 
 
-def shell_words(shell: str) -> list[bytes]:
-    """Return the words that start a shell; for busybox, which is many programs, two: 'busybox', 'sh'."""
-    words = [os.fsencode(shell)]
-    if os.path.basename(shell).startswith("busybox"):
-        words.append(b"sh")
-    return words
-
-
 class TreeKiller:
     """Kills process trees."""
     # in a row, until a job counts as dead: during execve(2) a process shows no tag
@@ -6348,7 +6340,7 @@ class Processes(TreeKiller):
         script = self._shell_script(command, has_gate=gate_fd is not None)
         # ProcessTable finds the processes of a job, and of the jobs around it, by these tags
         environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
-        pid = os.posix_spawnp(shell, (*shell_words(shell), b"-c", script), environ, file_actions=actions,
+        pid = os.posix_spawnp(shell, (os.fsencode(shell), b"-c", script), environ, file_actions=actions,
                               setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
         child = self.running[pid] = Child(pid, job_tag, self._loop.create_future(), on_exit)
         return child
@@ -9705,7 +9697,7 @@ def wrap_in_runner(runner: bytes, shell: str, command: bytes) -> bytes:
     or + gets a leading blank; otherwise the shell would take it for an option.
     """
     job = b" " + command if command[:1] in (b"-", b"+") else command
-    words = [*shell_words(shell), b"-c", job]
+    words = [os.fsencode(shell), b"-c", job]
     is_ssh_path = re.compile("([^=]*/)?ssh").fullmatch
     ssh_words = list(filter(is_ssh_path, shlex.split(os.fsdecode(runner))))
     parsing_count = 1 + len(ssh_words)          # by the local shell, and after each ssh

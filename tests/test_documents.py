@@ -534,7 +534,6 @@ TEXTS = {  # of several words, and no commands for our users
     "conda init",
     "source /etc/profile",
     "ssh HOST COMMAND",
-    "busybox sh",
     "CMD bash -c JOB",
     "--runner CMD",
     "--runner 'bash -c'",

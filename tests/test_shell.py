@@ -137,11 +137,6 @@ class Yash(Bash):
     SHELL = "yash"
 
 
-class Busybox(Bash):
-    """All that a runner hands to a shell means the same to `busybox sh`, which is called busybox here."""
-    SHELL = "busybox"
-
-
 # -- where it holds ------------------------------------------------------------------------------------------
 
 class Settings(ShellCase):
@@ -296,12 +291,6 @@ class WithRunner(ShellCase):
         self.assertEqual(self.read("arguments.2").split(b"\0")[2:-2], [b"bash", b"-c"])
         self.assertEqual(self.read("arguments.4").split(b"\0")[1:-2], [b"X=4", b"bin/../bin/bash", b"-c"])
         self.assertEqual(self.ran(), [2])
-
-    def test_for_busybox_it_gets_two_words(self) -> None:
-        self.script(LOGGING_WRAPPER.replace('exec "$@"', ""), "wrap")
-        self.lines("#RUN shell=busybox", ". true")
-        self.run_jobs("--runner", "./wrap")
-        self.assertEqual(self.read("arguments.2").split(b"\0"), [b"busybox", b"sh", b"-c", b"true", b""])
 
     def test_through_ssh_it_is_looked_up_over_there(self) -> None:
         self.script(SSH, "bin/ssh")
