@@ -781,14 +781,20 @@ def stat_lock_file(fd: int, network: bool) -> os.stat_result:
     A lock file contains only NULs: our programs set nothing but the length.  A caller can change the mode,
     which must not happen to any other file.
     """
+    info = stat_single_file(fd)
+    with Reader.with_own_fd(fd, network) as reader:
+        if reader.pread(BLOCK, 0).strip(b"\0"):
+            raise OSError(errno.EEXIST, "is a file with contents, not one for locks")
+    return info
+
+
+def stat_single_file(fd: int) -> os.stat_result:
+    """Return the status of an open file.  Raises OSError unless it is a regular file with one name."""
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
         raise OSError(errno.EEXIST, "not a regular file")
     if info.st_nlink > 1:
         raise OSError(errno.EEXIST, "has several names (hard links)")
-    with Reader.with_own_fd(fd, network) as reader:
-        if reader.pread(BLOCK, 0).strip(b"\0"):
-            raise OSError(errno.EEXIST, "is a file with contents, not one for locks")
     return info
 
 

@@ -31,6 +31,7 @@ import os
 import re
 import shlex
 import stat
+import struct
 import sys
 import time
 from array import array
@@ -53,6 +54,7 @@ from runmaker4 import (
     ERROR,
     FAILED,
     JOB_LOCKS_PER_BUCKET,
+    LOCK_FILE_FLAGS,
     MUTEX_OFFSET,
     NEW,
     RUNNING,
@@ -94,13 +96,13 @@ from runmaker4 import (
     first_line_offset,
     give_rights,
     human_time,
-    is_free,
     job_file,
     job_file_path,
     keep_trying,
     lazy_import,
     line_ranges,
     lock,
+    lock_file_of,
     memory_size,
     memory_text,
     mount_error,
@@ -109,6 +111,8 @@ from runmaker4 import (
     nonempty,
     open_direct,
     open_job_file,
+    open_lock_file_of,
+    open_or_make,
     other_locks,
     plural,
     print_bytes,
@@ -119,21 +123,20 @@ from runmaker4 import (
     refresh_reader,
     run_main,
     stat_or_none,
+    stat_single_file,
     to_bytes,
     to_text,
     unlock,
     warn,
-    write_all,
 )
 
 html, json, secrets = map(lazy_import, ("html", "json", "secrets"))
 if TYPE_CHECKING:
     import subprocess
-    import tempfile
     from typing import Concatenate, ParamSpec  # of Python 3.10
     P = ParamSpec("P")
 else:
-    subprocess, tempfile = map(lazy_import, ("subprocess", "tempfile"))
+    subprocess = lazy_import("subprocess")
 
 PROG = "runwait4.py"
 T = TypeVar("T")
@@ -2784,26 +2787,29 @@ class Reporter:
 
 # ======== Checking a directory's locks ======================================================================
 #
-# Each host creates a file in the directory, with name and boot id in the first line, and locks two bytes: one
-# for the host and one for a job.  Then the host counts: once a second it reads the files of all hosts, writes
-# the next count over the last one, and locks the byte of that count.  A host that finds this byte locked
-# knows the lowest count that a read must show, without a clock.  No host waits for another.
+# All hosts add to one sum.  A file of the directory has a row for each host with the number of its additions,
+# and in front of them the total.  For a minute each host locks one byte, reads the rows as runners read a job
+# file, adds one to its row and to the total, writes, and unlocks the byte.  If two hosts ever hold the lock
+# together, or one of them reads old data, it overwrites additions of others.  Then a host finds another
+# number in its row than it has written, and sets the total to 0, which the other hosts find.
 #
-# The locks of a host are tested after it has started to count, and so has taken them.  An earlier test, which
-# is also a lock, could keep the host from locking the byte.  A host that exits releases all locks.  So a lock
-# counts as missing only if it was never found.
+# A host has its row as long as another byte is locked.  Only a child has this lock, as a job whose runner was
+# killed has the job lock.  The row of each host that adds must be locked; and if no addition is found in a
+# locked row, reads are old.
 #
-# Other users can create files in the directory.  So we create our file exclusively, open only regular files
-# with one name, follow no links, and rely on no contents.
+# The locks are in a lock file, as those of runners are: on some file systems a lock makes reads of the same
+# file current.  The last host removes both files.
 
-TRIALS = {
-    "excluded": "a byte that one host has locked cannot be locked by others",
-    "inherited": "a job keeps the lock of its runner, also if the runner is killed, until the job exits",
-    "fresh": "data written by one host is read by others at once",
-}
+CHECK_FILE = "runmaker4-check"
+CHECK_SECONDS = 60.0                # on a network file system
+MIN_ADDITIONS = 3                   # elsewhere: no other host will come
+MAX_PAUSE_SECONDS = 0.04            # between reading and writing, and without the lock
+SUM_LOCK = 0                        # the byte to lock for an addition; byte N: row N is in use
+ROW = struct.Struct("Q56s")         # additions; "BOOT_ID HOST FILE_SYSTEM"
+ROWS = range(1, BLOCK // ROW.size)  # the total is in row 0
 REMEDIES = {                       # by how the file system's type begins; the first match counts
     "nfs": "mount with vers=4.2; or with NFSv3 let rpc.statd run on hosts and server, without nolock and "
-           "local_lock",
+           "local_lock; no two hosts may have one name",
     "lustre": "mount with flock",
     "ocfs2": "make it with mkfs.ocfs2 --cluster-stack=pcmk, for a cluster of Pacemaker",
     "beegfs": "set tuneUseGlobalFileLocks = true in beegfs-client.conf",
@@ -2815,297 +2821,125 @@ REMEDIES = {                       # by how the file system's type begins; the f
     "fuse": "use the directory where its own file system is mounted (bindfs, sshfs and the like share no "
             "locks); MooseFS: mount with mfscachemode=NEVER",
 }
-TRIAL_LOCKS = {"excluded": 1 << 62, "inherited": (1 << 62) + 1}         # offsets of locked bytes, by trial
-COUNT_LOCKS = range(1 << 61, (1 << 61) + 1_000_000)                     # by count (six digits)
-# count, host name, boot id, file system
-HEADER_LINE = re.compile(rb"(\d{6})\trunmaker4-check 3\t([^\t\n]{1,99})\t([^\t\n]{1,99})\t([^\t\n]{1,299})\n")
 
 
-class Host:
-    """A host, perhaps ours, that runs this check in the directory, and what we observe of it."""
-
-    def __init__(self, path: str, mount: Mount) -> None:
-        """Open the file of a host.  Raises OSError; ENOENT also if the first line is not complete."""
-        self.path = path
-        self.mount = mount
-        self.results: dict[str, bool] = {}      # by trial: passed (True), failed (False), not made (absent)
-        refresh_file(path, mount)
-        # for writing, as runners do: while a file is open so, NFS keeps old pages
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        self.reader = Reader(open_direct(path, flags, mount.network), mount.network)
-        info = os.fstat(self.reader.fd)
-        header = None
-        if stat.S_ISREG(info.st_mode) and info.st_nlink <= 1:
-            header = HEADER_LINE.match(self.reader.pread(BLOCK, 0))
-        if not header:
-            self.reader.close()
-            raise FileNotFoundError(errno.ENOENT, "not, or not yet, a file of this check", path)
-        self.first_count = int(header[1])       # when we found it
-        self.host_name, self.boot_id, self.file_system = (
-            field.decode(errors="replace") for field in header.groups()[1:]
-        )
-
-    def is_locked(self, offset: int) -> bool:
-        """Return True if this host has locked the byte at `offset` of the host's file.
-
-        Try a shared lock: several hosts can do that at once.
-        """
-        fd = self.reader.fd
-        if lock(fd, offset, shared=True):
-            unlock(fd, offset)
-            return False
-        # refused; but it counts only if the file system also reports another lock
-        return not is_free(fd, offset)
-
-    def update_results(self) -> None:
-        """Test the locks and the file of this host; record in `results` which trials pass or fail.
-
-        "fresh" (reads show new data): the host writes the next count into the file, and then locks the byte
-        of this count, once a second.  If the file ever shows less than the count whose byte is locked, we
-        have read old data: failed.
-
-        "excluded" (a lock of the host) and "inherited" (a lock of a job): passed if the byte was ever found
-        locked.
-        """
-        locked_count = self._locked_count()
-        count_in_file = self._read_count()
-        has_counted = max(locked_count, count_in_file) > self.first_count
-        # the host takes these locks before it counts; an earlier test, which also locks, could prevent that
-        if has_counted:
-            for trial, offset in TRIAL_LOCKS.items():
-                has_passed = self.results.get(trial, False)
-                self.results[trial] = has_passed or self.is_locked(offset)
-        if locked_count > 0:
-            was_always_fresh = self.results.get("fresh", True)
-            self.results["fresh"] = was_always_fresh and count_in_file >= locked_count
-        # Read again: then the next call shows a stale cache if we have taken no lock between.  On some file
-        # systems locks refresh the cache.
-        self.reader.pread(BLOCK, 0)
-
-    def _locked_count(self) -> int:
-        """Return the largest count whose byte the host has locked; 0: none."""
-        locked_ranges = other_locks(self.reader.fd, COUNT_LOCKS[0], len(COUNT_LOCKS))
-        return max((locked[-1] - COUNT_LOCKS[0] for locked in locked_ranges), default=0)
-
-    def _read_count(self) -> int:
-        """Return the count in the host's file, read as a runner reads; 0: none."""
-        refresh_file(self.path, self.mount)
-        refresh_reader(self.reader, self.mount)
-        header = HEADER_LINE.match(self.reader.pread(BLOCK, 0))
-        return int(header[1]) if header else 0
+def pause() -> None:
+    """Wait for a random time: with equal pauses hosts could always write in the same order."""
+    time.sleep(MAX_PAUSE_SECONDS * os.urandom(1)[0] / 256)
 
 
 class LockCheck:
-    """Tests, with all hosts that run this check in the directory, if runners can rely on locks."""
-    CHECK_SECONDS = 60.0        # on a network file system
-    PAUSE_SECONDS = 1.0         # between two counts on a network file system
-    MIN_COUNT = 4               # after so many counts a host has tested all on itself
-    MAX_SILENT_SECONDS = 60.0   # after the check; then we report that the file system does not answer
-    MAX_CLEANUP_SECONDS = 2.0   # for an interrupted check to remove the file
+    """Adds to the sum of all hosts, and finds out if an addition was lost."""
 
-    def __init__(self, directory: str) -> None:
-        self.directory = directory
-        self.mount = find_mount(directory)
-        self.our_name = printable(os.uname().nodename)[:64]
-        file_suffix = f"{re.sub('[^A-Za-z0-9.-]', '_', self.our_name)}-{os.urandom(4).hex()}"
-        self.path = os.path.join(directory, f"runmaker4-check-{file_suffix}")
-        self.count = 0                          # the last one written; 0: none
-        self.hosts: dict[str, Host] = {}        # by path; also ours
-        error = mount_error(self.mount)
-        self.errors = [f"{self.our_name}: {error}"] if error else []
+    def __init__(self, directory: str, mount: Mount) -> None:
+        """Open or create the files.  Raises OSError."""
+        self.mount = mount
+        self.path = os.path.join(directory, CHECK_FILE)
+        # open for writing all the time: while a file is open so, NFS keeps old pages
+        self.fd = open_or_make(self.path, os.O_RDWR | LOCK_FILE_FLAGS, 0o600)
+        stat_single_file(self.fd)
+        self.reader = Reader.with_own_fd(self.fd, mount.network)
+        self.lock_fd = open_lock_file_of(self.path, mount.network)
+        self.boot_id = boot_id()[:8].encode()
+        self.label = b"%s %s" % (self.boot_id, f"{os.uname().nodename} {mount.kind}".encode())
+        self.row = 0                                # 0: not taken yet
+        self.additions = 0                          # in our row, as written last; 0: not written yet
+        self.rows: list[tuple[int, bytes]] = []     # as written last
+        self.first_rows = self.rows                 # as found first
+        self.locked_rows: set[int] = set()          # found at any time
 
-    @contextlib.contextmanager
-    def collect_errors(self, *ignored_errnos: int) -> Iterator[None]:
-        """Add an OSError of the block to `errors`, unless it has one of these numbers."""
+    def take_row(self) -> None:
+        """Lock the byte of a free row by a descriptor that only a child keeps, as long as we live."""
+        fd = os.open(f"/proc/self/fd/{self.lock_fd}", os.O_RDWR | os.O_CLOEXEC)
         try:
-            yield
-        except OSError as error:
-            text = ": ".join(filter(None, [self.our_name, error.filename, error_text(error)]))
-            if error.errno not in ignored_errnos and text not in self.errors:
-                self.errors.append(text)
+            self.row = next((row for row in ROWS if lock(fd, row)), 0)
+            if not self.row:
+                raise OSError(errno.EUSERS, f"more than {len(ROWS)} hosts at once")
+            self.child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[fd])
+        finally:
+            os.close(fd)
 
-    def run_trials(self) -> int:
-        """Test the locks of all hosts for CHECK_SECONDS, while they test ours; print the results.
+    def find_locked_rows(self) -> set[int]:
+        return {row for locked in other_locks(self.lock_fd, ROWS[0], len(ROWS)) for row in locked}
 
-        Return the exit status.  Our file, with locks and counts, exists only for this time.
-        """
-        with self.collect_errors():
+    def add_repeatedly(self) -> bool:
+        """Return False if an addition was lost.  After that add, too: the other hosts must find it."""
+        deadline = time.monotonic() + (CHECK_SECONDS if self.mount.network else 0.0)
+        is_right = True
+        count = 0
+        while count < MIN_ADDITIONS or time.monotonic() < deadline:
+            pause()
+            # before the addition: a host whose additions we find has its row by now
+            self.locked_rows |= self.find_locked_rows()
+            if not keep_trying(lambda: lock(self.lock_fd, SUM_LOCK), CHECK_SECONDS):
+                raise OSError(errno.EAGAIN, "another host keeps the lock and does not answer")
             try:
-                with open(self.path, "xb", buffering=0) as file:
-                    self.hold_locks_and_count(file.fileno())
+                is_right &= self.add()
             finally:
-                self.remove_files()             # after the close: NFS keeps a file that is open
-        return self.judge_and_print()
+                unlock(self.lock_fd, SUM_LOCK)
+            count += 1
+        return is_right
 
-    def hold_locks_and_count(self, fd: int) -> None:
-        """Take locks in our file, and then for CHECK_SECONDS count in it and test all hosts.
+    def add(self) -> bool:
+        """Add one to our row and to the total.  Return False if an addition was lost."""
+        rows = self.read_rows()
+        if not self.first_rows:
+            if self.find_locked_rows() == {self.row}:
+                rows = [(0, b"")] * len(rows)       # instead of what a killed check has left
+            self.first_rows = list(rows)
+        additions = rows[self.row][0]
+        is_sum_right = rows[0][0] == sum(count for count, _ in rows[1:])
+        is_right = is_sum_right and self.additions in (0, additions)
+        pause()                                     # for hosts that the lock does not exclude
+        self.additions = additions + 1
+        rows[0] = rows[0][0] + 1 if is_right else 0, b"all"
+        rows[self.row] = self.additions, self.label
+        pwrite_all(self.fd, b"".join(ROW.pack(*row) for row in rows), 0)
+        os.fsync(self.fd)
+        self.rows = rows
+        return is_right
 
-        Meanwhile the other hosts test if they find our locks, and if they read at once what we write.  A host
-        that gets no locks continues, so that the others see that.  fd: of our file.
-        """
-        read_fd, write_fd = os.pipe()           # the job reads it, and exits when we close it or die
-        try:
-            with self.collect_errors():
-                self.write_header(fd)           # first: others notice if a lock call never returns
-            with self.collect_errors():
-                self.take_test_locks(fd, read_fd)
-            start = time.monotonic()
-            # a local file system has no other hosts to wait for
-            while self.count < self.MIN_COUNT or (
-                self.mount.network and time.monotonic() < start + self.CHECK_SECONDS
-            ):
-                time.sleep(self.PAUSE_SECONDS if self.mount.network else 0.1)
-                self.count += 1
-                with self.collect_errors():
-                    self.update_hosts()
-                with self.collect_errors():
-                    self.publish_count(fd)
-        finally:
-            close_all(read_fd, write_fd)
+    def read_rows(self) -> list[tuple[int, bytes]]:
+        """Return additions and label of each row, read as a runner reads a job file."""
+        refresh_file(self.path, self.mount)
+        refresh_reader(self.reader, self.mount)
+        return list(ROW.iter_unpack(self.reader.pread(BLOCK, 0).ljust(BLOCK, b"\0")))
 
-    @staticmethod
-    def take_test_locks(fd: int, pipe_fd: int) -> None:
-        """Lock two bytes of our file for other hosts to test: one for us, one for a job.
+    def close(self) -> None:
+        """Give the row back, and remove the files unless another host has a row."""
+        if self.row:
+            self.child.communicate()                # it exits at the end of its input
+        # without a row we could be the only one without locks
+        is_last = self.row and not self.find_locked_rows()
+        self.reader.close()
+        close_all(self.fd, self.lock_fd)            # before the removal: NFS keeps a file that is open
+        if is_last:
+            for path in self.path, lock_file_of(self.path):
+                with contextlib.suppress(FileNotFoundError):    # locks do not reach other hosts
+                    os.unlink(path)
 
-        The job, `cat`, outlives the shell that starts it and is killed, as a job can outlive the runner.  The
-        inherited descriptor must keep the lock.  `cat` exits when we close the pipe.
-        """
-        lock(fd, TRIAL_LOCKS["excluded"])
-        job_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            lock(job_fd, TRIAL_LOCKS["inherited"])
-            script = "exec 3<&0; cat <&3 & kill -KILL $$"
-            subprocess.run(["sh", "-c", script], stdin=pipe_fd, pass_fds=[job_fd], check=False)
-        finally:
-            os.close(job_fd)        # from now on only the job has the lock
+    def found_rows(self) -> list[int]:
+        """Return the rows of the hosts that have added while we did."""
+        return [row for row in ROWS if self.rows[row][0] > self.first_rows[row][0]]
 
-    def write_header(self, fd: int) -> None:
-        """Write the first line of our file: version, host name, boot id, and file system.
+    def print_hosts(self) -> None:
+        for row in self.found_rows():
+            host = to_text(self.rows[row][1][len(self.boot_id):].strip(b"\0"))
+            print(f"{self.rows[row][0] - self.first_rows[row][0]:6} additions by{printable(host)}")
 
-        The file system includes the mount options that matter for locks, for example `nfs4 vers=4.2`.
-        """
-        relevant_options = re.compile("vers=|nolock|local_lock=[^n]")
-        mount_options = sorted(filter(relevant_options.match, self.mount.options))
-        kind = " ".join([self.mount.kind or "unknown", *mount_options])
-        header = "\t".join(["000000", "runmaker4-check 3", self.our_name, boot_id(), kind])
-        write_all(fd, f"{header}\n".encode(errors="replace"))
-        os.fsync(fd)
+    def find_lock_error(self) -> str:
+        """Return what is wrong with the locks of the rows, or ''."""
+        found = set(self.found_rows())
+        if found - self.locked_rows:
+            return "a job does not keep the lock of its runner"
+        if self.locked_rows - found:
+            return "no addition of another host is found: it has exited, does not answer, or reads are old"
+        return ""
 
-    def update_hosts(self) -> None:
-        """Find the files of all hosts that run this check, and test locks and count of each."""
-        for name in os.listdir(self.directory):
-            if re.fullmatch("runmaker4-check-.*-[0-9a-f]{8}", name):
-                path = os.path.join(self.directory, name)
-                # with these errors the host has exited, or this is no test file
-                with self.collect_errors(errno.ENOENT, errno.ESTALE, errno.ELOOP, errno.EISDIR):
-                    if path not in self.hosts:
-                        self.hosts[path] = Host(path, self.mount)
-                    self.hosts[path].update_results()
-
-    def publish_count(self, fd: int) -> None:
-        """Write `count` at the start of our file, and then lock the byte for this count.
-
-        A host that finds this byte locked, but reads a lower count, has read old data.  The byte of the
-        previous count stays locked until then.
-        """
-        pwrite_all(fd, b"%06d" % self.count, 0)
-        os.fsync(fd)
-        lock(fd, COUNT_LOCKS[self.count])
-        unlock(fd, COUNT_LOCKS[self.count - 1])
-
-    def remove_files(self) -> None:
-        """Remove our file, and files of checks that were killed; close all descriptors.
-
-        The host of such a file has not counted while we looked, and does not hold the lock of the trial
-        "excluded", which a check takes at the start and keeps.
-        """
-        paths = [self.path]
-        for host in self.hosts.values():
-            with contextlib.suppress(OSError):              # the file was removed
-                has_counted = "excluded" in host.results
-                if not has_counted and not host.is_locked(TRIAL_LOCKS["excluded"]):
-                    paths.append(host.path)
-            host.reader.close()
-        for path in paths:
-            with contextlib.suppress(OSError):              # removed, or another user's
-                os.unlink(path)
-
-    def judge_and_print(self) -> int:
-        """Print the results of all hosts and the conclusion; add failed trials to `errors`.
-
-        Return the exit status: 0 if all trials were made and passed, on a network file system by at least two
-        hosts.
-        """
-        hosts = sorted(self.hosts.values(), key=lambda host: (host.host_name, host.path))
-        our_boot_id = boot_id()
-        self.find_errors(hosts, our_boot_id)
-        incomplete_hosts = [host.host_name for host in hosts if host.results.keys() != TRIALS.keys()]
-        if self.path not in self.hosts:
-            incomplete_hosts.append(self.our_name)
-        has_no_other_host = all(host.boot_id == our_boot_id for host in hosts)
-        is_alone = self.mount.network and has_no_other_host
-        lines = [
-            f"{self.directory}: {self.our_name} has seen:",
-            *format_table(self._result_rows(hosts, our_boot_id), math.inf, right_columns=()),
-            *(f"NO   {error}" for error in self.errors),
-            *self.conclude(incomplete_hosts, is_alone),
-        ]
-        print_bytes(os.fsencode("\n".join(map(printable, lines)) + "\n"))
-        return 1 if self.errors or incomplete_hosts or is_alone else 0
-
-    @staticmethod
-    def _result_rows(hosts: Sequence[Host], our_boot_id: str) -> list[list[str]]:
-        """Return the table of hosts and trials: 'yes', 'NO', or '-' for a trial not made."""
-        rows = [["host", *TRIALS, "file system"]]
-        for host in hosts:
-            results = [{True: "yes", False: "NO", None: "-"}[host.results.get(trial)] for trial in TRIALS]
-            is_ours = host.boot_id == our_boot_id
-            file_system = f"{host.file_system}, this host" if is_ours else host.file_system
-            rows.append([host.host_name, *results, file_system])
-        return rows
-
-    def find_errors(self, hosts: Sequence[Host], our_boot_id: str) -> None:
-        """Add to `errors` the failed trials, and the names that several machines share."""
-        machines = {(self.our_name, our_boot_id), *((host.host_name, host.boot_id) for host in hosts)}
-        name_counts = Counter(name for name, _ in machines)
-        self.errors += [f"{name}: several hosts have this name: an NFSv4 server takes them for one that "
-                        "was rebooted, and drops the locks (EIO); rename them before the mount (hostnamectl)"
-                        for name in name_counts if name_counts[name] > 1]
-        for trial, text in TRIALS.items():
-            if failed_hosts := [host.host_name for host in hosts if host.results.get(trial) is False]:
-                self.errors.append(f"{trial}: failed for {', '.join(failed_hosts)} ({text})")
-
-    def conclude(self, incomplete_hosts: Sequence[str], is_alone: bool) -> Iterator[str]:
-        """Yield the conclusion: can the hosts share job files here?
-
-        incomplete_hosts: with a missing trial.  is_alone: other hosts can use this directory, but none has
-        come.
-        """
-        if self.errors:
-            remedy = next((text for kind, text in REMEDIES.items() if self.mount.kind.startswith(kind)), "")
-            if remedy:
-                yield f"To change: {remedy}."
-            yield (
-                "Until all trials pass, these hosts must not share job files here: use another directory, or "
-                "TCP (runmaker4-server.py)."
-            )
-        elif incomplete_hosts:
-            yield (
-                f"Some trials are missing for {', '.join(incomplete_hosts)} (started late, exited early, was "
-                "killed or disconnected): start this on all hosts within some seconds."
-            )
-        elif not self.mount.network:
-            yield (
-                f"All trials passed on this host. Other hosts do not see {self.mount.kind or 'it'}: they can "
-                "get jobs over TCP (runmaker4-server.py)."
-            )
-        elif is_alone:
-            yield "All trials passed on this host. No other has come: start this on another within a minute."
-        else:
-            yield (
-                "All trials passed on this host. If the other hosts print the same, they can share job files "
-                "in this directory."
-            )
+    def is_alone(self) -> bool:
+        """Return True if other hosts can use the directory, but none has added."""
+        labels = [self.rows[row][1] for row in self.found_rows()]
+        return self.mount.network and all(label.startswith(self.boot_id) for label in labels)
 
 
 def boot_id() -> str:
@@ -3115,40 +2949,38 @@ def boot_id() -> str:
 
 
 def check_locks(directory: str) -> int:
-    """Check the locks of a directory; return the exit status.
-
-    A child makes the check: if the file system is away, a call can hang, and only the parent can report that.
-    The child prints into a file: a reader of our stdout would wait for a hanging child.
-    """
+    """Check the locks of a directory; return the exit status."""
     if not os.path.isdir(directory):
         raise UsageError(f"{directory}: not a directory (give the directory for the job file)")
-    exit_on(signal.SIGINT, signal.SIGTERM)
     mount = find_mount(directory)
     if mount.network:
-        warn(f"{PROG}: {directory}: takes a minute; start this on the other hosts now")
-    with tempfile.TemporaryFile(buffering=0) as output:
-        child = os.fork()
-        if not child:
-            os.setsid()                         # Ctrl-C reaches only us
-            for fd in (1, 2):
-                os.dup2(output.fileno(), fd)
-            return LockCheck(directory).run_trials()
-
-        def has_exited() -> bool:
-            return bool(os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT))
-
+        warn(f"{PROG}: {directory}: takes a minute, unless the file server does not answer; start this on "
+             "the other hosts now")
+    try:
+        check = LockCheck(directory, mount)
         try:
-            is_finished = keep_trying(has_exited, LockCheck.CHECK_SECONDS + LockCheck.MAX_SILENT_SECONDS)
+            check.take_row()
+            is_right = check.add_repeatedly()
         finally:
-            os.kill(child, signal.SIGTERM)      # the pid is not reused until we wait for it
-            keep_trying(has_exited, LockCheck.MAX_CLEANUP_SECONDS)
-        if is_finished:
-            print_bytes(os.pread(output.fileno(), os.fstat(output.fileno()).st_size, 0))
-            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    hint = ""
-    if mount.kind.startswith("nfs"):
-        hint = "; with NFSv3: does rpc.statd run on both, and do firewalls let it and lockd pass"
-    warn(f"{PROG}: {directory}: does not answer (is the file server up{hint}?)")
+            check.close()
+        check.print_hosts()
+        error = check.find_lock_error()
+        if not is_right:
+            error = "an addition was lost: two hosts had the lock at once, or one has read old data"
+    except OSError as failure:
+        error = ": ".join(filter(None, [failure.filename, error_text(failure)]))
+    error = mount_error(mount) or error
+    if not error and check.is_alone():
+        print("No addition was lost, but no other host has come: start this on another within a minute.")
+        return 1
+    if not error:
+        hosts = "these hosts" if mount.network else "this host"
+        print(f"No addition was lost: {hosts} can share job files in this directory.")
+        return 0
+    print(f"NO   {printable(error)}")
+    if remedy := next((text for kind, text in REMEDIES.items() if mount.kind.startswith(kind)), ""):
+        print(f"To change: {remedy}.")
+    print("Until all hosts print another result, use another directory, or TCP (runmaker4-server.py).")
     return 1
 
 

@@ -497,7 +497,7 @@ PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_claimin
             "at the start      two runners -j2   a little later    at the end",
             "12 jobs: 8 new, 4 running, 0 done, 0 failed, 0 error, 0 held",     # tests/test_real_hosts.py
             "line 7: exit 1 on bob, 20:54:54, after 20s, <41 MB",
-            "/shared: alice has seen:",                                         # tests/test_real_locks.py
+            "   934 additions by alice nfs4",                                      # tests/test_real_locks.py
             # docs/architecture.md
             "                         job file          lock file (.runs.txt.lock)"}
 ELSEWHERE = {           # commands that others run

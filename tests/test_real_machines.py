@@ -93,7 +93,8 @@ class OnCeph(Scenarios, NfsCase, unittest.TestCase):
             with self.subTest(f"{check.machine.name} says yes"):
                 self.finish(check)
                 for client in self.rig.clients:
-                    self.assertRegex(check.out.decode(), f"(?m)^{client.name}(  +yes){{3}}  ")
+                    self.assertRegex(check.out.decode(), f"additions by {client.name} ")
+                self.assertNotIn(b"NO  ", check.out)
 
     def test_a_host_edits_again_and_again_while_the_other_runs_jobs(self) -> None:
         """By rename and in place; each job takes longer than an edit."""
@@ -125,7 +126,7 @@ class OnOcfs2(unittest.TestCase):
         self.assertEqual(refused.code, 2, str(refused))
         self.assertIn(b"o2cb: locks do not reach other hosts", refused.err)
         checks = [host.popen("runwait4.py --check-locks /ocfs2") for host in hosts]
-        for check, other in zip(checks, hosts[::-1]):
+        for check in checks:
             check.wait(SLOW)
             self.assertEqual(check.code, 1, str(check))
-            self.assertRegex(check.out.decode(), f"(?m)^{other.name} +NO ")
+            self.assertIn(b"an addition was lost", check.out)
