@@ -180,7 +180,6 @@ def make_parser() -> Parser:
     add_verbosity(add)
     add = parser.add_argument_group("hosts and background").add_argument
     add("--name", type=nonempty, metavar="NAME", help="this host's name (messages, host=) [the node name]")
-    add("--single-host", action="store_true", help="no other host uses @FILE: any file system will do")
     add_background(add)
     add_general(parser)
     parser.set_defaults(slot_errors=0, max_failed=0)        # the server has --max-failed
@@ -1714,8 +1713,7 @@ class ClientProgram(RunnerProgram):
             self._warn_if_token_visible()
             return exit_status
         if self.slot_file:
-            self.slot_file.create_lock_file()
-            self.executor = FileExecutor(self.slot_file.network, self.on_writer_relieved)
+            self.executor = FileExecutor(self.slot_file.mount.network, self.on_writer_relieved)
         allow_descriptors(32 + 4 * len(self.slots))             # both ends of two pipes for each job
         self.check_slurm_time_limit()
         self._first_connection = self._connect_first()

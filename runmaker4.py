@@ -8033,16 +8033,13 @@ class JobLog(Sink):
 # ======== Slots =============================================================================================
 #
 # A slot is the right to run one job at a time.  `-j N` makes N slots.  `--slots` gives them names, and each
-# job receives the name of a slot.  Several runners can share the names in a file (`--slots @NAMES`): a slot
-# is in use while a byte in the lock file of NAMES is locked, at an offset computed from the name.  The job
-# inherits this lock along with the job lock, so a slot stays in use as long as the job lives.
+# job receives the name of a slot.  With `--slots @FILE` the names can change while the runner runs.
 
 
 class Use(enum.Enum):
     """The use of a slot."""
     IDLE = "nothing"
     BUSY = "it has a job, or is about to get one"
-    ELSEWHERE = "another runner has a job on it"
     SPENT = "nothing: it has run one job (-1)"
     BROKEN = "nothing: the last jobs could not reach the host"
 
@@ -8053,7 +8050,6 @@ class Slot:
     name: str
     copy: int = 0                       # number among slots of the same name, from 0
     rank: int = 0                       # the idle slot with the lowest rank gets the next job
-    fd: int | None = None               # holds the lock of a shared name while a job runs, which inherits it
     use: Use = Use.IDLE
     listed: bool = True                 # in the list of names; otherwise it gets no more jobs
     unreachable_jobs: int = 0           # so many last jobs in a row exited with status 255 (ssh)
@@ -8071,88 +8067,35 @@ class Slot:
     def idle(self) -> bool:
         return self.listed and self.use is Use.IDLE
 
-    @property
-    def lock_offset(self) -> int:
-        """Return the offset of the slot's byte in the lock file of NAMES."""
-        key = b"%d %s" % (self.copy, os.fsencode(self.name))
-        return int.from_bytes(blake2b(key, digest_size=7).digest(), "big")
-
-
-class UnfinishedLine(NamedTuple):
-    """A last line without a newline, which an editor can still be writing."""
-    signature: tuple[int, ...]          # of the file: device, inode, size and mtime
-    first_seen: float                   # when the file got this signature (monotonic seconds)
-
 
 class SlotFile:
-    """A file NAMES with one name per line; blank lines and lines that begin with # are ignored.
-
-    While a job runs on a name, runner and job hold a lock on a byte of the lock file .NAMES.lock, at an
-    offset computed from the name: so NAMES can be edited or replaced at any time.  All users with write
-    permission for NAMES can open the lock file.  It is never written to.  Never delete it while jobs run:
-    names could be used twice.  A symbolic link is resolved at the start, so runners share names even through
-    different paths.
-    """
-    INTERVAL = 0.1                      # seconds from poll to poll (network file system: 1)
+    """A file with one name per line, which can change; blank lines and lines with # are ignored."""
+    INTERVAL = 0.5                      # seconds from one look to the next
     MAX_FILE_BYTES = 1 << 20
-    DESCRIPTORS_PER_NAME = 9            # one for the lock, the others for a job
+    DESCRIPTORS_PER_NAME = 8            # for a job
 
-    def __init__(self, path: str, mount: Mount, say: Say) -> None:
-        """Read the names, at least one.  mount: of the file.  Raises UsageError."""
+    def __init__(self, path: str) -> None:
+        """Read the names.  Raises UsageError if there is none."""
         self.path = path
-        self.mount = mount
-        self.network = mount.network
-        self.say = say
-        self._target = os.path.realpath(path)
-        self.lock_table = lock_file_of(self._target)
-        self.interval = 1.0 if self.network else self.INTERVAL
-        self._unfinished_line: UnfinishedLine | None = None     # None: the last line has a newline
-        self._last_problems: dict[str, str] = {}        # the last report on each subject
-        self.names = self._read_first_names()
+        self.mount = find_mount(path)
+        try:
+            self.names = self._read_names()
+        except OSError as error:
+            raise UsageError(
+                f"{path}: {error_text(error)} (expected a file of names, one per line)"
+            ) from None
+        self._last_names = self.names           # as read last
         self._raise_descriptor_limit()
 
-    def _read_first_names(self) -> list[str]:
-        """Return the names when the program starts, at least one.  Raises UsageError if there is none.
-
-        An editor that saves in place truncates the file first.  So while it is empty, or the only line is
-        unfinished, wait about a second.
-        """
-        deadline = time.monotonic() + 1.0
-        try:
-            names = self._read_names()
-            while not names and (self._unfinished_line or time.monotonic() < deadline):
-                time.sleep(0.05)
-                names = self._read_names()
-            if not names:
-                raise OSError(errno.EINVAL, "contains no name")
-        except OSError as error:
-            raise UsageError(
-                f"{self.path}: {error_text(error)} (expected a file of names, one per line)"
-            ) from None
-        return names
-
-    def create_lock_file(self) -> None:
-        """Create the lock file, in which runners lock names in use.  Raises UsageError."""
-        try:
-            os.close(open_lock_file_of(self._target))
-        except OSError as error:
-            raise UsageError(
-                f"{self.lock_table}: {error_text(error)} (it must be a writable file: names are locked in it)"
-            ) from None
-
     def reload_names(self) -> Sequence[str] | None:
-        """Read the file again, and return the new names, also as `names`; None: no change.
+        """Return new names once they were read twice: an editor can write a file in pieces.
 
-        If the file is empty or unreadable, report that once and keep the last names.
+        None: no change.  Raises OSError if there is no name.
         """
-        try:
-            names = self._read_names()
-            problem = "" if names else "is empty"
-        except OSError as error:
-            names = []
-            problem = error_text(error)
-        self._report_problem("names", problem and f"{problem}; going on with the slots known so far")
-        if not names or names == self.names:
+        names = self._read_names()
+        is_stable = names == self._last_names
+        self._last_names = names
+        if not is_stable or names == self.names:
             return None
         self.names = names
         self._raise_descriptor_limit()
@@ -8166,81 +8109,22 @@ class SlotFile:
             needed = min(needed, hard)
         allow_descriptors(needed)
 
-    def _read_names(self) -> list[str]:
-        """Return the names in the file, except an unfinished last line.  Raises OSError."""
-        data, info = self._read_file()
+    def _read_names(self) -> Sequence[str]:
+        """Return the names in the file.  Raises OSError, also if there is none."""
+        if self.mount.network:
+            refresh_file(self.path, self.mount)
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)     # a FIFO would block
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            data = file.read(self.MAX_FILE_BYTES + 1)[first_line_offset(Reader(fd)):]
         if len(data) > self.MAX_FILE_BYTES or b"\0" in data:
             raise OSError(errno.EINVAL, "is no list of names")
-        complete_lines = self._complete_lines(data, info)
-        stripped_lines = [line.strip() for line in complete_lines.splitlines()]
-        return [os.fsdecode(line) for line in stripped_lines if line and not line.startswith(b"#")]
-
-    def _read_file(self) -> tuple[bytes, os.stat_result]:
-        """Return the contents of the file, without a byte-order mark, and the status.  Raises OSError.
-
-        Of a file that is too long return MAX_FILE_BYTES and one byte.
-        """
-        if self.network:
-            refresh_file(self._target, self.mount)
-        # opening the file makes NFS ask the server (nfs(5)); without O_NONBLOCK, a FIFO would block
-        fd = os.open(self._target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise OSError(errno.EINVAL, "not a regular file")
-            with Reader.with_own_fd(fd, self.network) as reader:
-                return reader.pread(self.MAX_FILE_BYTES + 1, first_line_offset(reader)), info
-        finally:
-            os.close(fd)
-
-    def _complete_lines(self, data: bytes, info: os.stat_result) -> bytes:
-        """Return the data of the file, without an unfinished last line.
-
-        Once the file is unchanged for a second, that line is complete.
-        """
-        if not data or data.endswith(b"\n"):
-            self._unfinished_line = None
-            return data
-        now = time.monotonic()
-        signature = info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
-        if not self._unfinished_line or self._unfinished_line.signature != signature:
-            self._unfinished_line = UnfinishedLine(signature, now)
-        if now - self._unfinished_line.first_seen < 1.0:
-            return data[:data.rfind(b"\n") + 1]
-        return data
-
-    def seize(self, slot: Slot) -> bool:
-        """Lock the name of a slot.  Return False if another runner, or a dead runner's job, has it, or after
-        an error.
-        """
-        assert slot.fd is None
-        try:
-            slot.fd = open_lock_file_of(self._target)
-            if lock(slot.fd, slot.lock_offset):
-                return True
-        except OSError as error:
-            self._report_problem("locks", f"names cannot be locked: {error_text(error)}")
-        self._close(slot)
-        return False
-
-    def release(self, slot: Slot) -> None:
-        """Unlock the name of a slot, if we have it locked."""
-        if slot.fd is not None:
-            with contextlib.suppress(OSError):          # EIO, ESTALE: the lock is lost already
-                unlock(slot.fd, slot.lock_offset)
-            self._close(slot)
-
-    @staticmethod
-    def _close(slot: Slot) -> None:
-        if slot.fd is not None:
-            os.close(slot.fd)
-        slot.fd = None
-
-    def _report_problem(self, subject: str, problem: str) -> None:
-        """Report a problem, unless the last report on the subject was the same.  problem: '': none."""
-        if problem and problem != self._last_problems.get(subject):
-            self.say(f"{self.path}: {problem}")
-        self._last_problems[subject] = problem
+        lines = [line.strip() for line in data.splitlines()]
+        names = [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
+        if not names:
+            raise OSError(errno.EINVAL, "contains no name")
+        return names
 
 
 # ======== The runner ========================================================================================
@@ -8946,7 +8830,7 @@ class JobTask:
         try:
             shell, command = self._shell_and_command()
             self._record_start()
-            inherited_fds = [fd for fd in (lock_fd, *(slot.fd for slot in run.slots)) if fd is not None]
+            inherited_fds = [] if lock_fd is None else [lock_fd]
             child = self._runner.processes.start(
                 shell,
                 command,
@@ -9143,10 +9027,9 @@ class Runner:
     slots busy.  The loop takes an idle slot, claims a job, takes as many more slots as the job needs, and
     starts the shell; a job that cannot get all slots is released.  Each job is in `tasks` from the claim
     until the slots are free again.  Every event that concerns the loop sets `changed`: a job has finished,
-    slots come and go, another runner has freed a shared slot, a writer has caught up, the server has news,
-    the runner drains.  Otherwise the loop tries again after the time that the last claim returned.  The loop
-    ends when the runner drains, no jobs remain, or no slot will get a job.  Then the runner waits for running
-    jobs.
+    slots come and go, a writer has caught up, the server has news, the runner drains.  Otherwise the loop
+    tries again after the time that the last claim returned.  The loop ends when the runner drains, no jobs
+    remain, or no slot will get a job.  Then the runner waits for running jobs.
     """
     MAX_BACKLOG_BYTES = 1 << 24         # of a writer; above this no jobs are started
     UNREACHABLE_STATUS = 255            # of ssh, if it cannot reach the host, or loses it
@@ -9161,8 +9044,7 @@ class Runner:
         """sinks: for runs that start from now on; the list can change.  writers: of console and files (see
         Pump).  host: the name of this host, for the sinks.  names: of the slots.
 
-        slot_file: the file of these names, which can change, and which other runners can share; None: the
-        names are not from a file.
+        slot_file: the file of these names, which can change; None: the names are not from a file.
         """
         self.jobs = jobs
         self.processes = processes
@@ -9433,20 +9315,17 @@ class Runner:
         return Use.SPENT if self.options.one_only else Use.IDLE
 
     async def _poll_slot_file(self) -> None:
-        """Poll the slot file: update the slots after a change, and lock slots that other runners have freed.
-
-        A slot is ELSEWHERE while another runner uses the name.
-        """
+        """Update the slots after a change of the slot file."""
         while self._slot_file:
-            # random, so that runners that need the same names do not try at the same times
-            await asyncio.sleep(self._slot_file.interval * (1 + os.urandom(1)[0] / 256))
-            names = await self.executor.call(self._slot_file.reload_names)
+            await asyncio.sleep(self._slot_file.INTERVAL)
+            try:
+                names = await self.executor.call(self._slot_file.reload_names)
+            except OSError as error:
+                problem = f"{self._slot_file.path}: {error_text(error)}"
+                self._say_once("slots", f"{problem}; going on with the slots known so far")
+                continue
             if names is not None and not self.draining:
                 self._set_slots(names)
-            for slot in self.slots.values():
-                if slot.use is Use.ELSEWHERE and await self._lock_slot(slot):
-                    await self._release_slots([slot])
-                    self.changed.set()
 
     @property
     def slot_count(self) -> int:
@@ -9472,33 +9351,20 @@ class Runner:
         free_slots = len(reserved_slots) + len(self._idle_slots)
         return Resources(free_slots, self.options.memory - allocated_memory)
 
-    async def _add_idle_slots(self, slots: list[Slot], count: float) -> bool:
-        """Reserve idle slots: move them to `slots` until it has `count`.  Return False if there are too few.
-
-        Mark and skip a slot if another runner uses the shared name.
-        """
+    def _add_idle_slots(self, slots: list[Slot], count: float) -> bool:
+        """Move idle slots to `slots` until it has `count`.  Return False if there are too few."""
         while len(slots) < count and self._idle_slots:
             _, slot = heapq.heappop(self._idle_slots)
-            slot.use = Use.BUSY                 # before the await: the name can be removed meanwhile
-            if await self._lock_slot(slot):
-                slots.append(slot)
-            else:
-                slot.use = Use.ELSEWHERE
+            slot.use = Use.BUSY
+            slots.append(slot)
         return len(slots) == count
 
-    async def _lock_slot(self, slot: Slot) -> bool:
-        """Lock a shared slot for a job.  Return False if another runner has a job there."""
-        return not self._slot_file or await self.executor.call(self._slot_file.seize, slot)
-
-    async def _release_slots(self, slots: Iterable[Slot], new_use: Use = Use.IDLE) -> None:
-        """Unlock the shared names of slots after a job or a reservation, and record the slots' new use.
+    def _release_slots(self, slots: Iterable[Slot], new_use: Use = Use.IDLE) -> None:
+        """Record the new use of slots after a job or a reservation.
 
         IDLE: they can get the next job if listed; SPENT or BROKEN: they get no more.
         """
         for slot in slots:
-            # GIVEN_UP: the file system does not answer; our exit will unlock the names
-            if self._slot_file and self._exit_step is not ExitStep.GIVEN_UP:
-                await self.executor.call(self._slot_file.release, slot)
             slot.use = new_use
             if slot.idle:
                 heapq.heappush(self._idle_slots, (slot.rank, slot))
@@ -9510,12 +9376,6 @@ class Runner:
         if subject not in self._printed_subjects:
             self._printed_subjects.add(subject)
             self.say(text)
-
-    def _say_slots_busy(self) -> None:
-        """Report once that this runner waits for a slot because other runners use all."""
-        elsewhere = any(slot.use is Use.ELSEWHERE for slot in self.slots.values())
-        if elsewhere and not self.tasks:
-            self._say_once("slots", "all slots are in use by other runners; waiting for one")
 
     def _say_background(self, job: Job) -> None:
         """Warn once about a job that puts itself into the background."""
@@ -9559,13 +9419,12 @@ class Runner:
     async def _claim_and_start_job(self) -> float | None:
         """Reserve an idle slot, claim a job, and start it there.  Return as _start_next_job()."""
         slots: list[Slot] = []
-        if not await self._add_idle_slots(slots, 1):
-            self._say_slots_busy()
+        if not self._add_idle_slots(slots, 1):
             return None
         claimed = await self.jobs.claim(self._exits_without_job(), self._free_resources(slots), self.capacity)
         if isinstance(claimed, NoJob):
             self._last_no_job = claimed         # before the await, in which others can read it
-            await self._release_slots(slots)
+            self._release_slots(slots)
             self._exit_if_no_job_can_follow(claimed)
             return self.jobs.poll if claimed.retry_after is None else min(self.jobs.poll, claimed.retry_after)
         self._last_no_job = NoJob(met_end=self._last_no_job.met_end)
@@ -9586,9 +9445,9 @@ class Runner:
         Return 0.0 if the next job can be claimed at once; None: no slot is idle.
         """
         task = self.tasks[job] = JobTask(self, job, slots)
-        if not await self._add_idle_slots(slots, job.needs.slots) or not self.admit_or_drain(job):
-            # a signal came during the claim, or time or shared slots do not suffice
-            await self._release_slots(slots)
+        if not self._add_idle_slots(slots, job.needs.slots) or not self.admit_or_drain(job):
+            # a signal came during the claim, or time or slots do not suffice
+            self._release_slots(slots)
             await task.finish_job()             # restores the state from before the claim
             del self.tasks[job]
             return 0.0
@@ -9650,7 +9509,7 @@ class Runner:
             self._drain_after_failures()
             self._count_if_unreachable(task)
         for slot in task.slots:
-            await self._release_slots([slot], self._choose_next_use(slot, was_started=task.state != NEW))
+            self._release_slots([slot], self._choose_next_use(slot, was_started=task.state != NEW))
         del self.tasks[task.job]
         self.changed.set()
 
@@ -10344,9 +10203,7 @@ class RunnerProgram(Program):
             raise UsageError("give only one of -j and --slots")
         if not names.startswith("@"):
             return [name.strip() for name in names.split(",")]
-        path = names[1:]
-        mount = check_mount(path, self.options.single_host, self.say)
-        self.slot_file = SlotFile(path, mount, lambda text: self.in_loop(self.say, text))
+        self.slot_file = SlotFile(names[1:])
         return self.slot_file.names
 
     def seconds_left(self) -> float | None:
@@ -10490,8 +10347,8 @@ class App(RunnerProgram):
         self._inputs = [self.path]
         self.network = self._mount.network
         if self.slot_file:
-            self.network |= self.slot_file.network
-            self._inputs += [self.slot_file.path, self.slot_file.lock_table]
+            self.network |= self.slot_file.mount.network
+            self._inputs.append(self.slot_file.path)
         # False: with --follow the file need not exist yet; the cursor checks it later
         self._is_checked = not options.follow or os.path.lexists(self.path)
         if self._is_checked:
@@ -10516,8 +10373,6 @@ class App(RunnerProgram):
             if os.path.lexists(self.path):      # with --follow the file need not exist yet
                 self._print_dry_run()
             return 0
-        if self.slot_file:
-            self.slot_file.create_lock_file()
         # A job that starts has both ends of two pipes, and the job lock twice; with --outdir also two files
         allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
         self._record_sinks = self.open_record_files(self.network, self._presence_lock, *self._inputs)

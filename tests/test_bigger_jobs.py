@@ -3,8 +3,7 @@
 import signal
 import time
 
-import runmaker4
-from tests.support import RUNMAKER, UP, Process, wait_until
+from tests.support import UP, Process, wait_until
 from tests.tcp import TcpCase
 
 NAMES = 'echo "$JOB_ID $RUNMAKER4_SLOT $RUNMAKER4_SLOTS" >>names'
@@ -98,47 +97,11 @@ class BigJobs(TcpCase):
         runner.send_signal(signal.SIGTERM)
         self.assertEqual((self.finish(runner).code, self.states()), (143, "e."))
 
-    def test_two_runners_that_share_names_never_use_one_at_once(self) -> None:
-        self.write("a\nb\nc\n", "names.txt")
-        use = (
-            'for n in $(echo $RUNMAKER4_SLOTS | tr , " "); do mkdir use.$n || echo $n >>twice; done; '
-            'sleep 0.05; '
-            'for n in $(echo $RUNMAKER4_SLOTS | tr , " "); do rmdir use.$n; done'
-        )
-        self.write(f". {use}\n. {use}\n#RUN slots=2\n. {use}\n#RUN slots=3\n. {use}\n#RUN\n. {use}\n" * 3)
-        runners = [self.start(RUNMAKER, "-q", "--slots", "@names.txt", "runs.txt") for _ in range(2)]
-        for runner in runners:
-            self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual((self.states(), self.exists("twice")), ("d" * 15, False))
-
     def test_big_jobs_follow_each_other_at_once(self) -> None:
         self.before = self.write("#RUN slots=2\n" + ". true\n" * 40).read_bytes()
         runner = self.start_patched("import runmaker4\nrunmaker4.FileJobs.poll = property(lambda self: 60.0, "
                                     "lambda self, seconds: None)", "-q", "-j3", "runs.txt")
         self.assertEnded(self.finish(runner), 0, "d" * 40)
-
-    def test_a_name_is_used_again_that_another_slot_finds_unused(self) -> None:
-        names = str(self.write("a\nb\n", "names.txt"))
-        file, other = runmaker4.SlotFile(names, runmaker4.LOCAL, self.fail), runmaker4.Slot("b")
-        file.create_lock_file()
-        self.assertTrue(file.seize(other))
-        self.write(f". {WAIT}\n")
-        runner = self.start_patched(
-            "import runmaker4\nrunmaker4.SlotFile.INTERVAL = 0.7",
-            "--follow",
-            "--slots",
-            "@names.txt",
-            "runs.txt",
-        )
-        self.wait_up(1, runner=runner)          # on a, while b is tried now and then
-        file.release(other)
-        self.let_go(1)
-        self.wait_states("d")
-        time.sleep(1.5)                         # whoever has tried b has looked again
-        self.append("#RUN slots=2", ". true")
-        self.wait_states("dd")
-        runner.send_signal(signal.SIGTERM)
-        self.assertEqual(self.finish(runner).code, 143)
 
     def test_a_name_is_not_lost_where_calls_take_their_time(self) -> None:
         self.write("a\nb\nc\nd\n", "names.txt")
@@ -200,27 +163,6 @@ class BigJobs(TcpCase):
             self.assertEqual(self.finish(program).code, 0)
         self.assertEqual(self.states(), "ddddd")
         self.assertEqual([len(line.split()[2].split(",")) for line in self.names()], [1, 3, 1, 2, 2])
-
-    def test_a_client_with_one_only_gets_a_job_again_that_it_gave_back_for_lack_of_shared_slots(self) -> None:
-        self.write("a\nb\n", "names.txt")
-        self.write("#RUN host=one\n. true\n")
-        server = self.start_server()
-        one = self.start_client(server, "--name", "one", "--slots", "@names.txt", "--follow", "-1")
-        self.wait_states("d")  # on a
-        two = self.start_client(
-            server, "--name", "two", "--slots", "@names.txt", "--follow", "-1", patch=LINGERING
-        )
-        self.wait_clients(server, 2)
-        wait_until(lambda: self.settled(two), what="two has asked for jobs")
-        self.append(f". {WAIT}")
-        self.wait_up(3, runner=one)             # on b
-        self.append("#RUN host=two slots=2", f". {NAMES}")
-        wait_until(lambda: self.states() == "drr", what="two has the job")
-        wait_until(lambda: self.states() == "dr.", what="two has given it back")
-        time.sleep(1.5)                         # and has tried b again, more than once
-        self.let_go(3)
-        self.assertEqual(self.finish(two).code, 0)
-        self.assertEqual((self.states(), len(self.names())), ("ddd", 1))
 
     def test_a_client_that_has_given_a_big_job_back_does_not_ask_for_it_until_a_slot_is_free(self) -> None:
         self.write(". true\n" * 40 + f". {WAIT}\n" * 7 + f"#RUN slots=2\n. {NAMES}\n")

@@ -542,7 +542,6 @@ TEXTS = {  # of several words, and no commands for our users
     "chmod 600",
     "barrier check",
     "--slots @FILE",
-    "--slots @NAMES",
     "--slots @names",
     "--outdir out",
     "--outdir DIR",

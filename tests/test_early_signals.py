@@ -122,16 +122,5 @@ class LongStarts(TcpCase):
         os.read(present(runner.stdout).fileno(), 1)
         self.assertEndsAtOnce(runner, signal.SIGTERM)
 
-    def test_a_file_of_slots_whose_last_line_is_being_written(self) -> None:
-        self.jobs("true")
-        self.write("a", "names")
-        wrapped = (
-            "import time; time.sleep = lambda seconds, sleep=time.sleep: (print('', flush=True), sleep(9))"
-        )
-        runner = self.start(*self.patched(wrapped, RUNMAKER, "--slots", "@names", "runs.txt"))
-        os.read(present(runner.stdout).fileno(), 1)
-        self.assertEndsAtOnce(runner, signal.SIGINT)
-
-
 if __name__ == "__main__":
     unittest.main()

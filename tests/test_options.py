@@ -363,7 +363,7 @@ class Help(RunCase):
         RUNSERVER: "-l --logfile -n --loglines --outdir --joblog --print --host --port --new-token --grace "
         "--exit-when-done --single-host -d --daemon --pidfile --errors -h --help",
         RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime "
-        "--follow --slots -d --daemon --pidfile --errors --name --single-host -q -v --port --token "
+        "--follow --slots -d --daemon --pidfile --errors --name -q -v --port --token "
         "--give-up --status --json -h --help",
     }
 

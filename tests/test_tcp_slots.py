@@ -1,11 +1,8 @@
-"""Promise: a client's slots have names as a runner's have, and it shares them with whoever runs jobs on its
-host.
-"""
-import subprocess
+"""Promise: a client's slots have names as a runner's have."""
 import unittest
 
 from tests import test_slots
-from tests.support import wait_until, without
+from tests.support import wait_until
 from tests.tcp import OverTcp
 from tests.test_tcp import ordinarily
 
@@ -54,20 +51,6 @@ class FollowedNames(OverTcp, test_slots.FollowedNames):
         """How many slots the client has, as the server knows."""
         slots: int = self.status(self.servers["runs.txt"])["clients"][0]["slots"]
         return slots
-
-
-@ordinarily("test_a_job_that_outlives_its_killed_runner_keeps_its_name")
-@without("test_a_job_holds_its_line_with_descriptor_64_and_its_name_with_66")    # the server holds the line
-# it holds those of jobs that it was sent, too
-@without("test_a_stopped_runner_keeps_its_names_when_they_are_replaced")
-@without("test_storm_of_edits_and_signals")    # a client has not begun when the next takes its place
-class SharedNames(OverTcp, test_slots.SharedNames):
-    """Clients share a file of names, also with the jobs of those that have died."""
-    LEFT = 0            # their server is there, and waits for the client
-
-    def kill(self, runner: subprocess.Popen[bytes]) -> None:
-        super().kill(runner)
-        self.wait_said(self.servers["runs.txt"], "is lost")     # until then it may get a line
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ complete -c runmaker4-client -l plain -d 'print job output only, one job after t
 complete -c runmaker4-client -s k -l keep-order -d 'with --plain: in the order of starts'
 complete -c runmaker4-client -s v -l verbose -d 'print more'
 complete -c runmaker4-client -l name -x -d 'this host\'s name (messages, host=) [the node name]'
-complete -c runmaker4-client -l single-host -d 'no other host uses @FILE: any file system will do'
 complete -c runmaker4-client -s d -l daemon -d 'go into the background (start errors come first)'
 complete -c runmaker4-client -l pidfile -rF -d 'write the process ID to FILE'
 complete -c runmaker4-client -l errors -rF -d 'append messages to FILE instead of stderr'
