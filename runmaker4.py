@@ -7188,93 +7188,50 @@ class TerminalConsole(LinePrinter):
         return colour + line[:-1] + self.PLAIN + b"\n"
 
 
-class Spool:
-    """Blocks of held-back output in one temporary file: one file per job would exhaust the descriptors.
+def read_pieces(file: Any, on_unreadable: Say) -> Iterator[bytes]:
+    """Yield the contents of a temporary file from the start, and close it.
 
-    The space of a block that was read is reused, so the file never exceeds the most output held back at once.
-    The event loop stores blocks, and a writer's thread reads them: pread(2) and pwrite(2) share no position.
+    on_unreadable: called with the reason, in the thread that iterates.
     """
-    BLOCK_BYTES = 1 << 20
-
-    def __init__(self) -> None:
-        self.file: Any = None           # without a name; made when needed, deleted when we exit
-        self.free_offsets: deque[int] = deque()     # of blocks that were read
-        self.end_offset = 0             # the size of the file
-
-    def store(self, block: bytes) -> int:
-        """Store a block, and return the offset.  Raises OSError."""
-        if self.file is None:
-            import tempfile
-            self.file = tempfile.TemporaryFile(buffering=0)     # noqa: SIM115 (open until we exit)
-        if not self.free_offsets:
-            self.free_offsets.append(self.end_offset)
-            self.end_offset += self.BLOCK_BYTES
-        pwrite_all(self.file.fileno(), block, self.free_offsets[0])  # if this raises, the offset stays free
-        return self.free_offsets.popleft()
-
-    def take(self, offset: int) -> bytes:
-        """Read the block at an offset, and free the space.  Raises OSError."""
-        block = os.pread(self.file.fileno(), self.BLOCK_BYTES, offset)
-        self.free_offsets.append(offset)
-        return block
-
-
-class PendingOutput:
-    """Held-back output of a job on one stream: blocks in the spool, the remainder in memory."""
-
-    def __init__(self, spool: Spool) -> None:
-        self.spool = spool
-        self.blocks: list[int] = []     # offsets in the spool
-        self.tail = bytearray()         # less than a block
-
-    @property
-    def size(self) -> int:
-        return len(self.blocks) * Spool.BLOCK_BYTES + len(self.tail)
-
-    def add(self, data: bytes) -> None:
-        """Add job output.  Raises OSError; then some of the output is lost."""
-        self.tail += data
-        while len(self.tail) >= Spool.BLOCK_BYTES:
-            block = bytes(self.tail[:Spool.BLOCK_BYTES])
-            del self.tail[:Spool.BLOCK_BYTES]
-            self.blocks.append(self.spool.store(block))
-
-    def take_pieces(self, on_unreadable: Say) -> Iterator[bytes]:
-        """Yield all output in order, once, and remove it from the spool.  Leave out unreadable blocks.
-
-        on_unreadable: called with the reason, in the thread that iterates.
-        """
-        for offset in self.blocks:
-            try:
-                block = self.spool.take(offset)
-            except OSError as error:            # an error of the spool, not of the writer
-                on_unreadable(error_text(error))
-            else:
-                yield block
-        yield bytes(self.tail)
+    try:
+        file.seek(0)
+        while piece := file.read(1 << 16):
+            yield piece
+    except OSError as error:            # an error of the temporary file, not of the writer
+        on_unreadable(error_text(error))
+    file.close()
 
 
 class Plain(Sink):
-    """Prints job output only, all of a job once the job is over: stdout to stdout, stderr to stderr."""
+    """Prints job output only, all of a job once the job is over: stdout to stdout, stderr to stderr.
+
+    Until then the output is in memory, if longer than MAX_BYTES in a temporary file.
+    """
+    MAX_BYTES = 1 << 20
 
     def __init__(self, writers: Mapping[bytes, Writer], in_order: bool, on_error: Say) -> None:
         """writers: by the name of the stream.  in_order: print jobs in the order of the starts."""
         self.writers = writers
         self.in_order = in_order
         self.on_error = on_error
-        self.spool = Spool()
         # for each job, in the order of the starts, the output by the name of the stream
-        self.pending: dict[Job, dict[bytes, PendingOutput]] = {}
+        self.pending: dict[Job, dict[bytes, Any]] = {}
         self.finished: set[Job] = set()                 # jobs that are over but wait for earlier ones
 
     def on_starting(self, run: Run) -> None:
         self.pending.setdefault(run.job, {})
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
+        outputs = self.pending[run.job]
+        if stream.name not in outputs:
+            import tempfile
+            outputs[stream.name] = tempfile.SpooledTemporaryFile(self.MAX_BYTES)    # noqa: SIM115
         try:
-            self.pending[run.job].setdefault(stream.name, PendingOutput(self.spool)).add(data)
+            outputs[stream.name].write(data)
         except OSError as error:
-            self._on_loss(run.job, error_text(error))
+            # without a descriptor for a temporary file the output stays in memory, and no job can start
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                self._on_loss(run.job, error_text(error))
 
     def on_job_over(self, job: Job, state: bytes) -> None:
         """Print all output of a job; with in_order, after all jobs that started before."""
@@ -7298,7 +7255,7 @@ class Plain(Sink):
         for name, output in self.pending.pop(job, {}).items():
             writer = self.writers[name]
             on_unreadable = functools.partial(self._report_unreadable, writer, job)
-            writer.write_chunks(output.size, output.take_pieces(on_unreadable))
+            writer.write_chunks(output.tell(), read_pieces(output, on_unreadable))
 
     def _report_unreadable(self, writer: Writer, job: Job, why: str) -> None:
         """Report, from the writer's thread, a loss of output."""
