@@ -215,7 +215,6 @@ from runmaker4 import (
     token_path,
     too_many_failures,
     unlock,
-    user_name,
     wait_ready,
     write_all,
     write_with_retries,
@@ -4568,6 +4567,16 @@ def pipe_of_pem(label: bytes, data: bytes) -> int:
     return read_fd
 
 
+def find_file_id(path: str) -> str:
+    """Return the id of a job file, by which a client with jobs recognizes the server of another file.
+
+    A file that is renamed gets another id: clients with its jobs wait.  Files with the same path on two
+    hosts, for example /tmp/runs.txt, have the same id, so their servers need different tokens.
+    """
+    real_path = os.fsencode(os.path.realpath(path))
+    return hashlib.sha256(real_path).hexdigest()[:32]
+
+
 def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
     """Make a key and a certificate for a TLS context.  Raises UsageError: OpenSSL does not accept them.
 
@@ -4587,91 +4596,6 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
         close_all(*pipes)
     certificate_hash = hashlib.sha256(certificate).hexdigest()
     return Credentials(context, certificate_hash, file_id)
-
-
-# ======== The file id =======================================================================================
-#
-# All servers of a user have one token.  A client can come back to the server of another file, which does not
-# know the client's jobs and would have them killed.  So each job file has an id, 128 random bits, and a
-# client with jobs accepts only that id.  The file `.NAME.id` next to the job file NAME has the id, and the
-# inode number of `.NAME.id` itself: a copy has another number, so it is not valid.
-#
-#     since the last server                                   the next server has
-#     an editor has changed or replaced the job file          the same id: `.NAME.id` is as it was
-#     the directory was renamed                               the same id
-#     another host serves the job file (NFS)                  the same id: NFS hosts see one inode number
-#     the job file was renamed or copied                      a new id: `.NAME.id` has another name
-#     the directory was copied, or restored from a backup     a new id: another inode number
-#     `.NAME.id` was removed                                  a new id
-#     the file system changes inode numbers (some FUSE)       a new id, perhaps at each start
-#     the file system or the machine was cloned               the same id, although there are two files
-#
-# A new id is safe: clients with jobs of the old id keep them and wait.  Clones are not safe, nor are two
-# servers of one file at once, on two hosts: each reports the other's jobs as lost.  Such servers need
-# different tokens.
-#
-# Other places for the id are worse.  Two hosts can share the home directory, where the token is, and have
-# different files /tmp/runs.txt; others share the job file and no home directory.  The contents of the lock
-# file are never used, and the job file belongs to the user.  A user who may write in the directory can remove
-# `.NAME.id`, and make clients wait.  To give two files one id, that user must own `.NAME.id`, and then it is
-# refused (read_id_file()).
-
-
-def find_file_id(path: str) -> str:
-    """Return the id of a job file, perhaps a new one.  Raises UsageError."""
-    folder, name = os.path.split(os.path.realpath(path))
-    id_file = os.path.join(folder, f".{name}.id")
-    owners = {os.geteuid(), 0, os.stat(path).st_uid}
-    try:
-        return read_id_file(id_file, owners) or write_new_id(id_file)
-    except OSError as error:
-        why = error_text(error)
-        raise UsageError(f"{id_file}: {why} (clients know the job file by an id in it)") from None
-
-
-def read_id_file(id_file: str, owners: set[int]) -> str:
-    """Return the id of a job file from an id file; '' if that does not exist, is empty, or is a copy.
-
-    An id file contains its own inode number; a copy has that of the original.
-    owners: users who may own it.  Raises OSError, also if it is not a valid id file.
-    """
-    try:
-        fd = os.open(id_file, os.O_RDONLY | runmaker4.LOCK_FILE_FLAGS)
-    except FileNotFoundError:
-        return ""
-    try:
-        info = os.fstat(fd)
-        text = os.read(fd, 100) if stat.S_ISREG(info.st_mode) else b""
-    finally:
-        os.close(fd)
-    match = re.fullmatch(rb"runmaker4 ([0-9a-f]{32}) ([0-9]+)\n", text)         # the id, the inode number
-    if not stat.S_ISREG(info.st_mode):
-        raise OSError(errno.EEXIST, "not a regular file")
-    if info.st_nlink > 1:
-        raise OSError(errno.EEXIST, "has several names (hard links)")
-    if info.st_uid not in owners:
-        raise OSError(errno.EPERM, f"belongs to {user_name(info.st_uid)}")
-    if text and not match:
-        raise OSError(errno.EEXIST, "is a file with other contents")
-    is_original = match is not None and int(match[2]) == info.st_ino
-    return match[1].decode() if match and is_original else ""
-
-
-def write_new_id(id_file: str) -> str:
-    """Write a new id to a file, which can exist already.  Return the id.  Raises OSError.
-
-    On this host only the server with the keeper does that.  If another host does it at the same moment, one
-    id is lost, and clients with that id wait after a restart of the server.
-    """
-    file_id = secrets.token_hex(16)
-    fd = os.open(id_file, os.O_WRONLY | os.O_CREAT | runmaker4.LOCK_FILE_FLAGS, 0o644)
-    try:
-        os.ftruncate(fd, 0)
-        write_all(fd, b"runmaker4 %b %d\n" % (file_id.encode(), os.fstat(fd).st_ino))
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    return file_id
 
 
 # ======== Token and sockets =================================================================================

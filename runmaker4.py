@@ -10406,17 +10406,17 @@ if __name__ == "__main__":
 #     text     = "runmaker4 10 " + label + newline + NS + NC; from step 3 on also + D + F
 #     NS, NC   = challenges: 128 random bits, 32 hexadecimal digits, new for each connection
 #     D        = the SHA-256 of the certificate that S made when it started: 64 hexadecimal digits
-#     F        = the file id, 128 random bits that S keeps for the job file: 32 hexadecimal digits
+#     F        = the file id, a hash of the job file's path: 32 hexadecimal digits
 #     frame    = the length of the JSON (4 bytes, big-endian), then the JSON
 #
 # A man in the middle without the token can relay steps 1 to 3, and then relay or terminate TLS.  If he relays
 # TLS, he sees lengths and times, and can cut the connection.  If he terminates TLS, C finds a certificate
 # other than D, and he has no proof for step 5.  If he leads C to another server of the same user, C
-# recognizes that by F.  A downgrade is impossible: each proof includes the version, and both ends refuse
-# every TLS version but 1.3.  Replaying a recorded proof is useless: the text includes two challenges that are
-# new for each connection, and a label for the step.  A truncated message is ignored: a frame counts when
-# complete.  An attacker who learns the token later cannot decrypt a recording: TLS 1.3 makes new keys for
-# each connection.
+# recognizes that by F, unless both serve the same path.  A downgrade is impossible: each proof includes the
+# version, and both ends refuse every TLS version but 1.3.  Replaying a recorded proof is useless: the text
+# includes two challenges that are new for each connection, and a label for the step.  A truncated message is
+# ignored: a frame counts when complete.  An attacker who learns the token later cannot decrypt a recording:
+# TLS 1.3 makes new keys for each connection.
 #
 # All parts of a text have fixed lengths, so different values never give the same text.  Bytes that are not
 # UTF-8 travel as lone surrogates (PEP 383).  Every length is checked before data of that length is stored.

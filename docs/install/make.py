@@ -31,7 +31,6 @@ KINDS = {"DIR": "directory", "HOST": "host", "SERVER": "host",
 FILES = {
     ".FILE.lock": (("runmaker4", "runmaker4-server", "runset4", "runwait4"),
                    "beside FILE: where its commands are locked, and nothing is written; leave it there"),
-    ".FILE.id": (("runmaker4-server",), "beside FILE: the id by which clients know it; leave it there"),
     ".NAMES.lock": (("runmaker4", "runmaker4-client"),
                     "beside the NAMES of `--slots @NAMES`: where the names in use are locked"),
     "DIR/ID.out, DIR/ID.err": (("runmaker4", "runmaker4-server", "runwait4"),
