@@ -39,7 +39,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 try:
@@ -63,7 +63,6 @@ from runmaker4 import (
     FileExecutor,
     Job,
     JobSettings,
-    Lines,
     Link,
     Message,
     NoJob,
@@ -339,15 +338,10 @@ class Endpoint:
 # ======== What the server must learn ========================================================================
 #
 # Everything that must not be lost is an event: a run has started, printed or ended; a job has a result, or is
-# given back.  Events are numbered from 1.  An event is
-#
-#     unsent, then in flight,     in the `Outbox`, until the server acknowledges it, after writing it to files
-#     acknowledged                in the `replay` of the `RemoteJob`, if another server would need it to
-#                                 continue the records of a run: the `begin`, and the output since the last
-#                                 complete line
-#
-# A new connection makes all events unsent again, in order.  The server reports the number of the last event
-# that it has dealt with; only later ones are sent again.
+# given back.  Events are numbered from 1, and kept in the `Outbox` until the server acknowledges them, after
+# writing them to files.  A new connection makes all events unsent again, in order, and adds the `begin` of
+# runs that go on, which another server needs.  The server reports the number of the last event that it has
+# dealt with; only later ones are sent again.
 
 
 @dataclass(eq=False)
@@ -366,24 +360,6 @@ class Event:
         """Return 'begin', 'output', 'end', 'finish' or 'release'."""
         return str(self.message["type"])
 
-    @property
-    def stream(self) -> str | None:
-        """Return 'stdout' or 'stderr' for an output event, otherwise None."""
-        return self.message.get("stream")
-
-    @property
-    def data(self) -> bytes:
-        return to_bytes(self.message["data"])
-
-    def mark_repeated(self) -> None:
-        """Mark a `begin` that a server has acknowledged, for the next server."""
-        self.message["again"] = True
-
-    def cut_start(self, count: int) -> None:
-        """Remove the first `count` bytes of the output; adjust `at`, the offset in the stream."""
-        self.message.update(at=self.message["at"] + count, data=to_text(self.data[count:]))
-        self.size -= count
-
 
 @dataclass(eq=False)
 class RemoteJob(Job):
@@ -393,9 +369,8 @@ class RemoteJob(Job):
     result: bytes | None = None         # reported to the server; NEW: given back; None: not finished
     # why the last run ended: one of FAILURE_CAUSES, "unstarted" (no run has started), or "": none of these
     cause: str = "unstarted"
-    job_tag: str = ""                   # of the last run reported to the server; '': none, or no process
-    # acknowledged events that another server would also need
-    replay: list[Event] = field(default_factory=list)
+    # the start of the current run, once acknowledged: another server would also need it
+    begin: Event | None = None
 
     @classmethod
     def from_message(cls, item: Message) -> RemoteJob:
@@ -406,7 +381,7 @@ class RemoteJob(Job):
         return cls(
             number=item.integer("number"),          # of the line in the server's file
             ordinal=0,                              # not known
-            offset=item.integer("offset"),          # of the line
+            offset=0,
             state=NEW,
             text=item.data("text"),
             key=item.text("id", 16),
@@ -433,14 +408,9 @@ class RemoteJob(Job):
         return dict(
             id=self.key,
             number=self.number,
-            offset=self.offset,
             text=to_text(self.text),
-            run=self.job_tag,
             result=None if self.result is None else to_text(self.result),
         )
-
-    def set_job_tag(self, job_tag: str) -> None:
-        self.job_tag = job_tag
 
     def set_cause(self, cause: str) -> None:
         self.cause = cause
@@ -448,33 +418,10 @@ class RemoteJob(Job):
     def set_result(self, result: bytes) -> None:
         self.result = result
 
-    def keep_for_replay(self, event: Event) -> None:
-        """Keep the part of an acknowledged event that another server needs to continue the records.
-
-        That is the `begin` of a run, and the output of incomplete lines; nothing after the `end`.
-        """
-        if event.kind == "begin":
-            event.mark_repeated()
-            self.replay = [event]
-        elif event.kind == "output":
-            self._keep_incomplete_line(event)
-        else:
-            self.replay = []
-
-    def _keep_incomplete_line(self, event: Event) -> None:
-        """Keep acknowledged output in `replay`, from the last newline on; cut the rest off the event.
-
-        Another server needs only the incomplete last line of each stream.  So drop what was kept of this
-        stream if the line is now complete, or so long that servers do not wait for the rest.
-        """
-        complete_bytes = event.data.rfind(b"\n") + 1        # up to the last newline; 0: there is none
-        kept_of_stream = [kept_event for kept_event in self.replay if kept_event.stream == event.stream]
-        is_too_long = sum(kept_event.size for kept_event in kept_of_stream) > Lines.MAX_PIECE_BYTES
-        if complete_bytes or is_too_long:
-            self.replay = [kept_event for kept_event in self.replay if kept_event not in kept_of_stream]
-        if complete_bytes < len(event.data):
-            event.cut_start(complete_bytes)
-            self.replay.append(event)
+    def on_acknowledged(self, event: Event) -> None:
+        """Keep the `begin` of a run for another server, until the `end` is acknowledged."""
+        if event.kind in ("begin", "end"):
+            self.begin = event if event.kind == "begin" else None
 
 
 class Outbox:
@@ -1238,7 +1185,7 @@ class Connection:
             if job and event.kind in ("finish", "release"):
                 del self._jobs[job.key]
             elif job:
-                job.keep_for_replay(event)
+                job.on_acknowledged(event)
         self._send_queued_events()
         if self._outbox.is_empty:
             self._progress.set()
@@ -1415,7 +1362,7 @@ class Connection:
 
     def _resend_events(self, last_event: int) -> None:
         """Send all events that a new server lacks.  last_event: the number of the last that it has."""
-        to_repeat = [event for job in self._jobs.values() for event in job.replay]
+        to_repeat = [job.begin for job in self._jobs.values() if job.begin]
         self._on_acknowledged(self._outbox.replay(to_repeat, last_event))
 
     def _sinks(self) -> list[Sink]:
@@ -1607,12 +1554,9 @@ class ServerSink(Sink):
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         """Report output, in pieces, if the server wants it."""
-        offset = stream.received - len(data)
         for start in range(0, len(data) if self._wants_output else 0, runmaker4.MAX_PIECE_BYTES):
             chunk = data[start:start + runmaker4.MAX_PIECE_BYTES]
-            self._send_event(
-                run, "output", len(chunk), stream=to_text(stream.name), at=offset + start, data=to_text(chunk)
-            )
+            self._send_event(run, "output", len(chunk), stream=to_text(stream.name), data=to_text(chunk))
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Report the end of a run, unless the start was not reported; note a cause of failure for the job's
@@ -1640,9 +1584,6 @@ class ServerSink(Sink):
     def _send_begin(self, run: Run) -> None:
         """Report the start of a run; one that could not be started has the PID 0."""
         pid, job_tag = (run.shell.pid, to_text(run.shell.job_tag)) if run.shell else (0, "")
-        job = self._connection.our_job(run.job)
-        if job:
-            job.set_job_tag(job_tag)            # to name this run to another server
         self._send_event(
             run,
             "begin",
@@ -1652,7 +1593,6 @@ class ServerSink(Sink):
             mark=job_tag,                       # in the environment of all processes of the run
             promised=run.requested_memory,      # bytes
             output=self._wants_output,          # events with output will follow
-            again=False,                        # True once another server gets the event
         )
 
     def _send_end(self, run: Run, run_result: RunResult | None) -> None:

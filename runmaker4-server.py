@@ -45,15 +45,14 @@ These rules keep jobs from being lost or run twice:
     grace (and less than 15 s) ago.  Otherwise the line can have become `e` while the client slept, and
     another runner can have it.
  3.  A client that comes back lists its jobs.  It keeps a job if no other runner has taken the line since,
-    and kills all other jobs.  While the server cannot read the file, it does not answer, and after a while
-    drops the connection: the client keeps all jobs and connects again.  Jobs that it does not list were
-    not started, and become `.`; so do jobs that it gives back because it had not begun them when it lost
-    the server.  For running jobs, a client also resends events that another server has acknowledged:
-    `begin`, and unfinished output lines.  A client can lie: a job has the number that the server finds in
-    the journal or in the file, not the one that the client names.  After a restart of the server a client
-    can also name a running line of another client: the new server knows the running lines, but not which
-    client has which.  A secret to bind a line to a client, in a file that outlives the server, would not
-    help: a client that lies knows the token, so it can pass for the server and stop the other client's job.
+    and kills all other jobs ("Recovery").  While the server cannot read the file, it drops the connection:
+    the client keeps all jobs and connects again.  Jobs that it does not list were not started, and become
+    `.`; so do jobs that it gives back because it had not begun them when it lost the server.  Another server
+    gets the `begin` of running jobs again, and begins new records for them.  A client can lie: after a
+    restart of the server it can name a running line of another client, because the new server knows the
+    running lines, but not which client has which.  A secret to bind a line to a client, in a file that
+    outlives the server, would not help: a client that lies knows the token, so it can pass for the server
+    and stop the other client's job.
  4.  All job locks are on one open file description, shared with a keeper: a small process that outlives the
     server by the grace.  The next server gets the description, and with it the job locks, from the keeper.
     Clients that come back name the lines; lines that no client has named become `e` after the grace.
@@ -79,7 +78,6 @@ import fnmatch
 import functools
 import hashlib
 import itertools
-import json
 import os
 import re
 import resource
@@ -93,7 +91,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Callable, Union
+from typing import TYPE_CHECKING, Any, Callable
 
 try:
     import runmaker4
@@ -110,14 +108,12 @@ from runmaker4 import (
     FAILED,
     HELD,
     IN_USE_BYTES,
-    JOB_LOCKS_PER_BUCKET,
     LOCAL,
     NEW,
     NO_DIRECTIVES,
     PORT,
     RUNNING,
     SHELL,
-    Attempt,
     Console,
     Consumer,
     Consumers,
@@ -172,7 +168,6 @@ from runmaker4 import (
     allow_descriptors,
     block_stop_signals,
     boottime,
-    bucket_of,
     check_job_file,
     check_lock_file,
     check_mount,
@@ -248,7 +243,6 @@ MAX_NAME_CHARS = 200            # last characters of the job file's name in a we
 MAX_REASON_CHARS = 1000         # of the message in `nothing`
 MAX_COMMAND_BYTES = 4096        # of a command in a status
 MAX_WAITING_JOBS = 10           # in a status
-MAX_JOURNAL_BYTES = 1 << 24     # the end of the journal that is searched for starts of runs
 
 
 def make_parser() -> Parser:
@@ -418,8 +412,12 @@ class SharedLockTable(LockTable):
         """
         return lock(fd, offset, shared=True) and lock(fd, offset)
 
+    def has_own_lock(self, line: Line) -> bool:
+        """Return True if an inherited job lock is the one that a runner locks for this line, if it can."""
+        return own_job_lock_offset(line) in self.locks_without_line
+
     def find_lock_without_line(self, command: bytes) -> int | None:
-        """Return the offset of an inherited job lock of a command, without a line; None: there is none."""
+        """Return the offset of an inherited job lock of a command; None: there is none."""
         offsets = job_lock_offsets(command)
         return next((offset for offset in self.locks_without_line if offset in offsets), None)
 
@@ -471,101 +469,54 @@ class ServedQueue(JobQueue):
         super().__init__(file)
         self.lock_table = file.lock_table
 
-    def reclaim_line(self, line: Line, inherited_jobs: dict[int, Job], candidate_lines: list[Line],
+    def reclaim_line(self, own_line: Line | None, running_lines: Sequence[Line],
                      own_states: bytes) -> Job | None:
-        """Find a line for a job that a returning client reports; return the line's Job, None if none is left.
+        """Claim a line for a job that a returning client has; return None if other runners have all of them.
 
-        Any line with the job's command will do, preferably the one with the reported number.  First use what
-        the previous server had claimed: one of inherited_jobs (by number), or a job lock without a line.
-        Then try candidate_lines, which are in the file.  Remove the used job or line there.
+        own_line: the line with the number that the client reports; None: it has another command now.
+        running_lines: all lines `r` of the job's command.  Raises TemporaryError: it is unknown whether a
+        line has a runner.
 
-        own_states: the states besides `r` in which the line with the reported number can be claimed, for
-        example `e` if the grace was over before.  TemporaryError: it is unknown whether a line has a runner.
+        Try the own line first.  A line whose own job lock is inherited was the previous server's.  Claim any
+        other as a runner does, by the count of job locks; the own line must have one of own_states.  If all
+        fail, but the command has an inherited job lock, an edit has moved its line: take any.
         """
-        if inherited_jobs:
-            is_number_known = line.number in inherited_jobs
-            return inherited_jobs.pop(line.number if is_number_known else next(iter(inherited_jobs)))
-        lock_offset = self.lock_table.find_lock_without_line(line.command)
-        if lock_offset is not None:                 # check_jobs() will find the offset of the line
-            return self._claim_with_inherited_lock(Job(**vars(line)), lock_offset)
-        return self._claim_for_reported_job(line, candidate_lines, own_states)
+        used_offsets = {job.offset for job in self.claimed}
+        has_own_lock = self.lock_table.has_own_lock
+        other_lines = [line for line in running_lines if line is not own_line]
+        other_lines.sort(key=lambda line: (line.offset in used_offsets, not has_own_lock(line)))
+        lines = [own_line, *other_lines] if own_line else other_lines
+        for line in lines:
+            if has_own_lock(line):
+                return self._claim_inherited(line, own_job_lock_offset(line))
+            if line.state in (own_states if line is own_line else RUNNING):
+                job = self._claim_unless_taken(line)
+                if job:
+                    return job
+        any_line = other_lines[0] if other_lines else own_line
+        lock_offset = self.lock_table.find_lock_without_line(any_line.command) if any_line else None
+        return self._claim_inherited(any_line, lock_offset) if any_line and lock_offset is not None else None
 
-    def _claim_for_reported_job(self, line: Line, candidates: list[Line], own_states: bytes) -> Job | None:
-        """Claim a line for a job that a client already has; return None if no line is available.
+    def _claim_inherited(self, line: Line, lock_offset: int) -> Job:
+        """Claim a line with a job lock of the previous server.
 
-        line: as the client reports it.  candidates: the lines in the file with this command; the claimed one
-        is removed.  A line must be `r`, or have the reported number and one of own_states.  Raises
-        TemporaryError if it is unknown whether a line has a runner, for example because another process holds
-        the command mutex.
+        check_jobs() then repairs what edits have changed: it finds a moved line, writes `r` over `.`, and
+        cancels the job if a user has set another state.
         """
-        # the line with the reported number first
-        for candidate in sorted(candidates, key=lambda candidate: candidate.number != line.number):
-            allowed_states = RUNNING + own_states if candidate.number == line.number else RUNNING
-            if candidate.state not in allowed_states:
-                continue
-            attempt = self.claim(candidate)
-            if attempt.job:
-                candidates.remove(candidate)
-                return attempt.job
-            if not self._is_certainly_taken(attempt):
-                raise TemporaryError(attempt.check.value)
-        return None
+        job = Job(**vars(line))
+        job.job_lock = self.lock_table.take_lock_without_line(lock_offset)
+        self.claimed[job] = None
+        return job
 
-    @staticmethod
-    def _is_certainly_taken(attempt: Attempt) -> bool:
-        """Return True if a line was not claimed because it is certainly not free for one more job."""
+    def _claim_unless_taken(self, line: Line) -> Job | None:
+        """Claim a line; return None if certainly another runner has it.  Raises TemporaryError: unknown."""
+        attempt = self.claim(line)
         was_taken_since = attempt.check is LineCheck.CHANGED and attempt.data[:1] == RUNNING
         # as many copies of the command run as it has lines `r`
         has_no_room = attempt.check is LineCheck.NO_JOB_LOCK
-        return was_taken_since or has_no_room
-
-    def inherit_jobs(self, shared_fd: int) -> list[Job]:
-        """Take over the job locks of a dead server; return the jobs of their lines, which are claimed now.
-
-        shared_fd: has the job locks locked.  A job lock shows the command that runs, not the line.  So each
-        gets a line `r` of the command that no other runner has, preferably the one for which it was locked;
-        clients that come back name the lines.  A lock for which no line is left remains in
-        `locks_without_line`.  Raises OSError; try again, except after ESTALE.
-        """
-        self.reopen_if_replaced()
-        self.lock_table.inherit_locks(shared_fd)
-        lines_by_bucket = self._find_lines_for_inherited_locks()
-        jobs = []
-        for lock_offset in sorted(self.lock_table.locks_without_line):
-            # A bucket has the job locks of a command, and last the command mutex.
-            bucket_offset = lock_offset - lock_offset % (JOB_LOCKS_PER_BUCKET + 1)
-            candidates = lines_by_bucket.get(bucket_offset)
-            if candidates:
-                line = self._choose_line(candidates, lock_offset)
-                candidates.remove(line)
-                jobs.append(self._claim_with_inherited_lock(Job(**vars(line)), lock_offset))
-        return jobs
-
-    @staticmethod
-    def _choose_line(candidates: list[Line], lock_offset: int) -> Line:
-        """Return the line for which a runner first tries this job lock; the last if it is not there."""
-        return next((line for line in candidates if own_job_lock_offset(line) == lock_offset), candidates[-1])
-
-    def _find_lines_for_inherited_locks(self) -> dict[int, list[Line]]:
-        """Return the lines `r` that no other runner has, by the offset of the command's bucket.
-
-        own_job_lock_offset() is the byte of the lock file that a runner locks for a line, unless it is taken.
-        A line counts if that byte is free, or the previous server has locked it.  Raises OSError.
-        """
-        lock_table = self.lock_table
-        lines_by_bucket: dict[int, list[Line]] = {}
-        for line in Scan(self.file.reader, self.file.start, RUNNING):
-            own_offset = own_job_lock_offset(line)
-            is_inherited = own_offset in lock_table.locks_without_line
-            if is_inherited or not lock_table.is_held(own_offset):
-                lines_by_bucket.setdefault(bucket_of(line.command), []).append(line)
-        return lines_by_bucket
-
-    def _claim_with_inherited_lock(self, job: Job, offset: int) -> Job:
-        """Note that a job is claimed, with the inherited job lock at this offset."""
-        job.job_lock = self.lock_table.take_lock_without_line(offset)
-        self.claimed[job] = None
-        return job
+        if not attempt.job and not was_taken_since and not has_no_room:
+            raise TemporaryError(attempt.check.value)
+        return attempt.job
 
 
 # ======== The keeper ========================================================================================
@@ -943,9 +894,8 @@ class Lifetime:
 #               is being written
 #     OVER      no client has the line                       none: mark_over() is the last call
 #
-# A line of the previous server is SENT, because no more is known; one that a client has brought back is
-# BEGUN.  OVER follows without ENDING if another runner has taken the line, or a client has come for an
-# inherited line.
+# A line that a client has brought back is BEGUN.  OVER follows without ENDING if another runner has taken the
+# line.
 
 
 class Phase(enum.Enum):
@@ -1011,9 +961,6 @@ class Assignment:
     pid: int = 0                        # of the shell; 0: unknown
     member: Member | None = None        # the host of the group; None: it is in no group
     run: Run | None = None              # None: there is none, or no records are kept
-    # The next two are for a job that a client has brought back:
-    record: bytes | None = None         # in the log file
-    keeps_files: bool = False           # the output directory still has the files of this run
 
     @property
     def number(self) -> int:
@@ -1060,7 +1007,6 @@ class Assignment:
         return dict(
             id=self.key,
             number=job.number,
-            offset=job.offset,
             text=to_text(job.text),
             timeout=encode_timeout(settings.timeout),
             slots=settings.needs.slots,
@@ -1136,7 +1082,6 @@ class Assignment:
 
     def begin_run(self, run: Run) -> None:
         self.run = run
-        self.record = None
 
     def end_run(self) -> Run | None:
         """Keep no more records of the run; return it; None: there is none."""
@@ -1265,7 +1210,7 @@ class Client(Consumer):
     """
 
     def __init__(self, sessions: Sessions, id: str) -> None:
-        """id: as in the hello; "": all clients of the previous server."""
+        """id: as in the hello."""
         super().__init__("?", capacity=Resources(0))
         self.sessions = sessions
         self.id = id
@@ -1411,25 +1356,19 @@ class Client(Consumer):
         for assignment in self.assignments.values():
             if assignment.key in reported_keys and assignment.phase is Phase.SENT:
                 assignment.mark_begun()
-        keys_without_line = await self.sessions.recovery.reclaim(self, link.reported_jobs)
-        if isinstance(keys_without_line, Undetermined):
-            link.drop(f"cannot look for the jobs now ({keys_without_line.why})")
+        reclaimed = await self.sessions.recovery.reclaim(self, link.reported_jobs)
+        why_unknown = reclaimed.error or reclaimed.doubt
+        if why_unknown:
+            link.drop(f"cannot look for the jobs now ({why_unknown})")
         elif not link.detached.done():
-            self._welcome(link, keys_without_line)
+            self._welcome(link, reclaimed)
         return await link.detached
 
-    def _welcome(self, link: ClientLink, keys_without_line: dict[NoLine, list[str]]) -> None:
-        """Answer the `hello` of a client, and repeat orders that it can have missed, for example `stop`.
-
-        keys_without_line: of the client's jobs without a line, by the reason.  LOST: the line is gone, or
-        another runner has it; CANCELLED: a user has set the state; the client kills both.  SETTLED: the
-        result is written.
-        """
+    def _welcome(self, link: ClientLink, reclaimed: Reclaimed) -> None:
+        """Answer the `hello` of a client, and repeat orders that it can have missed, for example `stop`."""
         link.mark_welcomed()
         self._on_acknowledged(self.inbox.last_dealt_with)       # the welcome's field `seen` acknowledges
-        self._send_welcome(link, keys_without_line[NoLine.LOST], keys_without_line[NoLine.SETTLED])
-        for key in keys_without_line[NoLine.CANCELLED]:
-            link.send(type="stop", id=key, cancelled=True)
+        self._send_welcome(link, reclaimed.lost, reclaimed.settled)
         self._repeat_orders()
 
     def _send_welcome(self, link: ClientLink, lost_keys: list[str], settled_keys: list[str]) -> None:
@@ -1518,8 +1457,7 @@ class Client(Consumer):
         states = [(number, await state) for number, state in pending_states]
         error_numbers = [number for number, state in states if state == ERROR]
         new_numbers = [number for number, state in states if state == NEW]
-        subject = f"client {self.where}" if self.id else "clients of the previous server"
-        text = f"{subject} did not come back within {human_time(self.sessions.settings.grace)}"
+        text = f"client {self.where} did not come back within {human_time(self.sessions.settings.grace)}"
         if error_numbers:
             text += f"; {name_lines(error_numbers)} marked e"
         if new_numbers:
@@ -1775,34 +1713,10 @@ class ClientLink(Link, asyncio.Protocol):
 # ======== Records ===========================================================================================
 #
 # Events of clients' runs go to the sinks that a runner uses: --print, -l, --outdir, --joblog.  A `Run` is
-# created for a `begin`, and abandoned if no `end` can come.  Records of a run that began under the previous
-# server continue in that server's files: `begin` then has the flag `again`, and the journal shows line and
-# files of the run.
+# created for a `begin`, and abandoned if no `end` can come.
 
 
-# An entry of the journal about a run, as OutDir writes it
-RUN_ENTRY = re.compile(
-    rb'\{"time": [\d.]+, "event": "(?P<event>start|end)", "run": "(?P<quoted_tag>(?:[^"\\]|\\.)*)", '
-    rb'"line": (?P<line_number>\d+), '
-)
-
-
-class RemoteStream(Stream):
-    """The stdout or stderr of a client's run."""
-
-    def __init__(self, name: bytes, *, is_resumed: bool) -> None:
-        """is_resumed: another server received the earlier output."""
-        super().__init__(name, -1)              # -1: no descriptor
-        # where the next piece of output must begin; None: anywhere, because earlier pieces are unknown
-        self._next_offset: int | None = None if is_resumed else 0
-
-    def count_received(self, offset: int, data: bytes) -> None:
-        """Count a piece of output that begins at `offset`.  Raises WireError: another is missing before."""
-        if self._next_offset is not None and offset != self._next_offset:
-            raise WireError("a piece is missing")
-        end_offset = offset + len(data)
-        self._next_offset = end_offset
-        self.received = end_offset              # also counts what an earlier server received
+NO_PIPE = -1                            # the descriptor of the streams of a client's run
 
 
 class Records:
@@ -1828,73 +1742,10 @@ class Records:
         """Return True if more than `limit` bytes wait to be written to the disk or the terminal."""
         return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
-    def record_of(self, job: Job) -> bytes:
-        """Return a job's record in the log file: a heading and the last lines of output.
-
-        b"": there is none, or the place has another command's.  Can run in the I/O thread.
-        """
-        record = b""
-        with contextlib.suppress(OSError):      # then a new record begins
-            record = self.log.read_record(job) if self.log else b""
-        heading = b".-> %s (in " % job.command          # then the directory, which can have changed
-        # A heading is cut to WIDTH bytes, or up to four fewer, because it is cut between characters.
-        heading_start = heading[:LogFile.WIDTH - 4]
-        is_of_this_command = record.startswith(heading_start)
-        return record if is_of_this_command else b""
-
-    def find_unfinished_runs(self, commands: dict[str, bytes]) -> dict[str, int | None]:
-        """Return the line numbers of runs that have a start but no end in the journal, by job tag.
-
-        None instead of a number: a later run of the line has started.  commands: of the runs to find, by job
-        tag; a run with another command is ignored.  An end with the cause `lost` does not count.
-        Can run in the I/O thread.
-        """
-        if not self._outdir or not commands:
-            return {}
-        # by the tag as the journal has it: quoted as in JSON, but without the quotation marks
-        searched_tags = {json.dumps(job_tag)[1:-1].encode(): job_tag for job_tag in commands}
-        unfinished: dict[str, int] = {}             # line numbers, by job tag
-        latest_tags: dict[int, str | None] = {}     # by line number: the last run; None: not one to find
-        for entry in self._read_run_entries(self._outdir):
-            line_number = int(entry["line_number"])
-            job_tag = searched_tags.get(entry["quoted_tag"])
-            is_start = entry["event"] == b"start"
-            if is_start:
-                latest_tags[line_number] = job_tag
-            if job_tag is None:
-                continue
-            if is_start and self._is_entry_of(entry, commands[job_tag]):
-                unfinished[job_tag] = line_number
-            elif not is_start and b'"cause": "lost"' not in entry.string:
-                unfinished.pop(job_tag, None)
-        return {
-            job_tag: line_number if latest_tags[line_number] == job_tag else None
-            for job_tag, line_number in unfinished.items()
-        }
-
-    @staticmethod
-    def _read_run_entries(outdir: OutDir) -> Iterator[re.Match[bytes]]:
-        """Yield the starts and ends of runs in the last MAX_JOURNAL_BYTES of the journal, in order.
-
-        If the journal cannot be read, yield nothing.
-        """
-        journal = outdir.journal
-        journal.flush()
-        tail = b""
-        with contextlib.suppress(OSError):
-            size = os.fstat(journal.file.fd).st_size
-            tail = os.pread(journal.file.fd, MAX_JOURNAL_BYTES, max(size - MAX_JOURNAL_BYTES, 0))
-        yield from filter(None, map(RUN_ENTRY.match, tail.split(b"\n")))
-
-    @staticmethod
-    def _is_entry_of(entry: re.Match[bytes], command: bytes) -> bool:
-        command_field = b'"command": %s, ' % json.dumps(to_text(command)).encode()
-        return entry.string.startswith(command_field, entry.end())
-
     def handle_event(self, kind: str, client: Client, assignment: Assignment, message: Message) -> int:
         """Pass an event of a run to the sinks; return how many bytes of output it has.  Raises WireError."""
         if kind == "begin":
-            self._begin_or_resume_run(client, assignment, message)
+            self._begin_run(client, assignment, message)
         elif kind == "output":
             return self._pass_output(assignment.run, message)
         elif kind == "end":
@@ -1903,27 +1754,18 @@ class Records:
             raise WireError(f"an unknown message {kind!a}")
         return 0
 
-    def _begin_or_resume_run(self, client: Client, assignment: Assignment, message: Message) -> None:
+    def _begin_run(self, client: Client, assignment: Assignment, message: Message) -> None:
         """Begin the records of a run after the client's `begin` message.
 
-        With the flag `again`, continue those of an earlier server.  Raises WireError.
+        A run of the previous server has another record from here on.  Raises WireError.
         """
         pid = message.process_id("pid")                 # 0: the job could not be started
-        is_resumed = message.boolean("again")
         if assignment.run:
             raise WireError("the run goes on already")
-        earlier_record = assignment.record if is_resumed else None      # of the other server, in the log file
-        if is_resumed and earlier_record is None:
-            raise WireError("the run is not known here")
-        run = self._make_run(client, assignment.job, message, pid, is_resumed)
+        run = self._make_run(client, assignment.job, message, pid)
         assignment.begin_run(run)
         for sink in run.sinks:
-            # the output directory can have files of a later run
-            has_earlier_files = sink is not self._outdir or assignment.keeps_files
-            if earlier_record is not None and has_earlier_files:
-                sink.on_resumed(run, earlier_record)
-            else:
-                self._start_sink(sink, run)
+            self._start_sink(sink, run)
 
     @staticmethod
     def _start_sink(sink: Sink, run: Run) -> None:
@@ -1931,7 +1773,7 @@ class Records:
         if run.shell:                   # None: the job could not be started
             sink.on_started(run)
 
-    def _make_run(self, client: Client, job: Job, message: Message, pid: int, is_resumed: bool) -> Run:
+    def _make_run(self, client: Client, job: Job, message: Message, pid: int) -> Run:
         """Return the run that a `begin` message describes.  Raises WireError.
 
         The field `mark` is the job tag, `promised` the requested memory in bytes.
@@ -1942,8 +1784,7 @@ class Records:
             to_bytes(printable(client.name)),
             started_at=message.seconds("time"),
             shell=Shell(pid, to_bytes(message.text("mark", 512))) if pid else None,
-            streams=(RemoteStream(b"stdout", is_resumed=is_resumed),
-                     RemoteStream(b"stderr", is_resumed=is_resumed)),
+            streams=(Stream(b"stdout", NO_PIPE), Stream(b"stderr", NO_PIPE)),
             requested_memory=message.integer("promised"),
             sinks=self._sinks_of_run(with_output=message.boolean("output")),
             directory=client.directory,
@@ -1958,14 +1799,13 @@ class Records:
     def _pass_output(run: Run | None, message: Message) -> int:
         """Pass a piece of output to the sinks; return the number of bytes.  Raises WireError."""
         name = message.text("stream", 16).encode()
-        offset = message.integer("at")
         data = message.data("data")
         if not run or not run.shell:
             raise WireError("output of no run")
         stream = next((stream for stream in run.streams if stream.name == name), None)
-        if not isinstance(stream, RemoteStream):
+        if not stream:
             raise WireError("a piece of no stream")
-        stream.count_received(offset, data)
+        stream.received += len(data)
         for sink in run.sinks:
             sink.on_output(run, stream, data)
         return len(data)
@@ -2685,9 +2525,7 @@ class Accountant:
                      for number, command in file_count.waiting_jobs],
         )
         for client in self._sessions.clients.values():
-            # the client without an id has the previous server's lines until clients come
-            if client.id or client.assignments:
-                self._send_client_and_jobs(link, client, clock)
+            self._send_client_and_jobs(link, client, clock)
         link.send(type="end")
 
     @staticmethod
@@ -2815,6 +2653,11 @@ class Sessions:
         assignment.client.remove_assignment(assignment)
         self.records.abandon_run(assignment)
         return True
+
+    def abandon_runs(self) -> None:
+        """End the records of all runs, also incomplete lines: the next server begins new records."""
+        for assignment in self.assignments.values():
+            self.records.abandon_run(assignment)
 
     def _remove_and_notify_group(self, assignment: Assignment, line_result: LineResult) -> None:
         if self.remove_assignment(assignment) and assignment.member:
@@ -3102,69 +2945,32 @@ class Sessions:
 
 # ======== Recovery ==========================================================================================
 #
-# A client can have jobs that this server has not assigned: an earlier server has, or the lines became `e`
-# when the client's grace was over.  The client gets back the lines that are still available:
+# A client can have jobs that this server has not assigned: an earlier server has, or the client's grace was
+# over.  Each client that connects names line and command of its jobs, and reclaim_lines() answers:
 #
-#     1. A server that takes over gets from the keeper an open file description of the lock file, which holds
-#        the previous server's job locks: inherit().  Job locks show which lines run, but not which client has
-#        them.  So these lines belong to a client that never comes, `_absent_client`; its grace begins with
-#        the server.
-#     2. Each client that connects names its jobs, and reclaim() answers, one client after the other, because
-#        two clients can name one line.
-#     3. When the absent client's grace is over, the remaining lines become `e`, and the remaining job locks
-#        are released.
+#     in the file                                                   answer
+#     the line with that number has the job's result                settled
+#     that line is `r`, `e` or `.`, or another line of the          the client has that line
+#     command is `r`; and no other runner has it
+#     a user has set another state on the previous server's line    stop: the job is cancelled
+#     no such line                                                  lost: the client kills the job
 #
-# A job that a client already has on this server needs no answer.  For any other job the first row that holds
-# counts.  A line without a runner is claimed as by any runner: while holding the command mutex, and by the
-# count of job locks.  So no second copy can start, and a copy that gets no line is killed.
+# A server that takes over gets from the keeper an open file description of the lock file, which holds the
+# previous server's job locks.  So these lines have no other runner, until the grace is over; then the job
+# locks are released, and the lines are orphans as any other.  A line without a runner is claimed as by any
+# runner: while holding the command mutex, and by the count of job locks.  So no second copy can start.
 #
-#     reported as            in the file                                           answer
-#     anything               the result, written by this server                    settled
-#     anything               any state, and another client has that job            lost
-#     ended, given back      that very state at the offset, or in a moved line     settled
-#     anything               `r`, inherited from the previous server               it has that line
-#     anything               no `r`, but an inherited job lock of the command      it has that job lock
-#     runs, or ended         `e` or `.` in the job's own line, which is free       it has that line
-#     anything               `r` without a job lock: an orphan                     it has that line
-#     runs                   a state that is held, at the offset                   cancelled
-#     anything               another's `r`, another state, no such line            lost
-#
-# If the file cannot be read now, or can be half saved, or another process is changing a line of the command,
-# the answer is `Undetermined`.  The server searches again, for as long as a line must be missing to count as
-# gone.  Then it drops the connection, so that the client keeps the jobs and comes back.  No job is called
-# lost because of this: each search answers for each job, with one of three types, and no job has a default
-# answer.  `LOST` is written in only three places: another client of this server has the job; the line is not
-# in the whole file, which was read without error and without doubt; the client has lost the line since.
-#
-# If a command has several lines, any will do, preferably the one with the job's number.  A line that became
-# `e` or `.` must be the job's own: the one with that number, or the command's only line.  A command can use
-# $JOB_ID, so a run under another number is not a run of this line.
-#
-# "Runs" includes a job that is about to start.  Jobs with a result choose first: they must not run again.
-# Running jobs are next: killing one loses work.  Jobs that were given back or interrupted are last: they will
-# run again anyway.  They get no line `e`, which can be another job's result, and remains.
-
-
-class Progress(enum.IntEnum):
-    """The progress of a job as a client reports it, in the order in which jobs choose lines."""
-    ENDED = 0                           # has a result
-    RUNS = 1                            # or is about to run
-    GIVEN_BACK = 2                      # or was interrupted
-
-
-# The states, besides `r`, in which a job gets its own line back
-OWN_LINE_STATES = {Progress.ENDED: ERROR + NEW, Progress.RUNS: ERROR + NEW, Progress.GIVEN_BACK: b""}
+# If the file cannot be read now, the server drops the connection, so that the client keeps the jobs and comes
+# back.  If the file can be half saved, or another process is changing a line of the command, the server first
+# searches again for a while.
 
 
 @dataclass(frozen=True)
 class ReportedJob:
     """A job that a client reports as its own."""
-    MAX_TAG_LENGTH = 512
-
     key: str
     line: Line
     result: bytes | None                # the line's new state; None: the job has not finished
-    job_tag: str                        # of the last run; "": none was reported to a server yet
 
     @classmethod
     def from_message(cls, entry: Message) -> ReportedJob:
@@ -3175,54 +2981,42 @@ class ReportedJob:
         is_job_text = text[:1] in (b" ", b"\t") and b"\n" not in text       # a job line after the state byte
         if not KEY_PATTERN.fullmatch(key) or not is_job_text:
             raise WireError("no job")
-        # 0, NEW: the client knows neither the ordinal nor the state
-        line = Line(entry.integer("number"), 0, entry.integer("offset"), NEW, text)
-        return cls(key, line, result, entry.text("run", cls.MAX_TAG_LENGTH))
+        # 0, 0, NEW: the client knows neither ordinal nor state, and the line can have moved
+        return cls(key, Line(entry.integer("number"), 0, 0, NEW, text), result)
 
     @property
-    def progress(self) -> Progress:
-        if self.result is None:
-            return Progress.RUNS
-        return Progress.GIVEN_BACK if self.result in ERROR + NEW else Progress.ENDED
+    def _will_run_again(self) -> bool:
+        """Return True if the job was given back or interrupted."""
+        return self.result in (NEW, ERROR)
+
+    @property
+    def rank(self) -> tuple[bool, bool]:
+        """Return the order in which jobs of one command choose lines.
+
+        First jobs with a result, which must not run again; then running ones; last those that will run again.
+        """
+        return self._will_run_again, self.result is None
+
+    @property
+    def own_states(self) -> bytes:
+        """Return the states in which the job's own line is claimed.
+
+        It can have become `e`, and then `.`, after the grace.  A job that will run again needs no such line.
+        """
+        return RUNNING if self._will_run_again else RUNNING + ERROR + NEW
 
 
-class NoLine(enum.Enum):
-    """Why a client gets no line for a reported job."""
-    LOST = enum.auto()                  # another runner has the line, or the line is gone
-    CANCELLED = enum.auto()             # a user has set the line to a held state
-    SETTLED = enum.auto()               # the line has the job's result
+@dataclass
+class Reclaimed:
+    """The jobs that a returning client has, in three kinds: each has a line, a written result, or is lost.
 
-
-@dataclass(frozen=True)
-class Undetermined:
-    """The answer if a job's line cannot be determined now."""
-    why: str
-    is_file_readable: bool = False      # but perhaps the file is half saved
-
-
-Answer = Union["Regained", NoLine, Undetermined]        # for a reported job
-
-
-@dataclass(frozen=True)
-class Regained:
-    """A reported job whose line is locked for the client again."""
-    job: Job
-    record: bytes                       # in the log file
-    keeps_files: bool                   # the output directory still has this run's files
-
-
-@dataclass(frozen=True)
-class CommandSearch:
-    """The result of a search of the whole file for the lines of some commands."""
-    lines: dict[bytes, list[Line]]      # by command
-    is_reliable: bool                   # False: perhaps an editor was saving the file
-
-
-@dataclass(frozen=True)
-class AdoptedJobs:
-    """The jobs and job locks taken over from the previous server."""
-    jobs: list[Job]
-    has_unclaimed_locks: bool           # there are also job locks whose lines are unknown
+    After an error or with a doubt, some are in none of these.
+    """
+    jobs: dict[str, Job] = field(default_factory=dict)      # by key
+    settled: list[str] = field(default_factory=list)        # keys
+    lost: list[str] = field(default_factory=list)           # keys: another runner has the line, or it is gone
+    error: str = ""                     # why the file cannot be read
+    doubt: str = ""                     # why it is unknown now whether another runner has a line
 
 
 @dataclass(eq=False)
@@ -3375,174 +3169,80 @@ class Claims:
 
     # -- lines of the server before us, and of clients that come back ----------------------------------------
 
-    def adopt(self, lock_fd: int) -> AdoptedJobs:
-        """Take over the job locks that this descriptor holds: ServedQueue.inherit_jobs().  Raises OSError."""
-        jobs = self._queue.inherit_jobs(lock_fd)
-        return AdoptedJobs(jobs, bool(self._file.lock_table.locks_without_line))
+    def inherit(self, lock_fd: int) -> int:
+        """Take over the job locks of a dead server, which this descriptor holds; return how many there are.
 
-    def drop_unclaimed(self) -> None:
-        """Release the previous server's job locks for which no client came."""
-        self._file.lock_table.drop_locks_without_line()
-
-    def reclaim_lines(self, consumer: Consumer, reported: Sequence[ReportedJob], inherited: Sequence[Job],
-                      may_conclude_lost: bool) -> dict[str, Answer]:
-        """Claim lines for jobs that a client (consumer) already has.  Return an answer for each, by job key:
-
-        Regained: the line is claimed; NoLine: it cannot be, for example because another runner has it;
-        Undetermined: that is unknown now, for example because the file cannot be read.
-
-        inherited: the previous server's jobs that no client has claimed.
-        may_conclude_lost: the file was readable for so long that a missing line is gone.
+        Raises OSError.
         """
-        answers: dict[str, Answer] = {}
-        jobs: dict[ReportedJob, Job] = {}
-        for reported_job, answer in self._answers_until_error(reported, inherited, may_conclude_lost).items():
-            if isinstance(answer, Job):
-                answer.consumer = consumer
-                jobs[reported_job] = answer
-            else:
-                answers[reported_job.key] = answer
-        answers.update(self._restore_runs(jobs))
-        return {reported_job.key: answers[reported_job.key] for reported_job in reported}
+        self._queue.reopen_if_replaced()
+        self._file.lock_table.inherit_locks(lock_fd)
+        return len(self._file.lock_table.locks_without_line)
 
-    def _answers_until_error(self, reported: Sequence[ReportedJob], inherited: Iterable[Job],
-                             may_conclude_lost: bool) -> dict[ReportedJob, Job | NoLine | Undetermined]:
-        """Return the answers of _answer_jobs(); after an error Undetermined for the jobs without one."""
-        answers: dict[ReportedJob, Job | NoLine | Undetermined] = {}
+    @property
+    def has_inherited_locks(self) -> bool:
+        """Return True if the previous server's job locks are held for clients that can still come back."""
+        return bool(self._file.lock_table.locks_without_line)
+
+    def drop_inherited_locks(self) -> None:
+        """Release the previous server's job locks for which no client came: the lines are orphans now."""
+        self._file.lock_table.drop_locks_without_line()
+        self._cursor.restart_walk()
+
+    def reclaim_lines(self, consumer: Consumer, reported: Sequence[ReportedJob],
+                      may_conclude_lost: bool = False) -> Reclaimed:
+        """Claim lines for jobs that a client (consumer) already has.
+
+        may_conclude_lost: a line that is missing is gone, even if the file can be half saved.
+        """
+        reclaimed = Reclaimed()
         try:
-            for reported_job, answer in self._answer_jobs(reported, inherited, may_conclude_lost):
-                answers[reported_job] = answer
+            if reported:
+                self._reclaim_each(consumer, reported, may_conclude_lost, reclaimed)
+        except TemporaryError as error:
+            reclaimed.doubt = str(error)
         except OSError as error:
             self._queue.close_if_locks_lost(error)
-            undetermined = Undetermined(error_text(error))
-            # after the others: the first of two jobs that claim one number gets it (_restore_runs())
-            answers.update((job, undetermined) for job in reported if job not in answers)
-        return answers
+            reclaimed.error = error_text(error)
+        if reclaimed.jobs and self._records.log:
+            ordinals = self._count_ordinals()
+            for job in reclaimed.jobs.values():
+                job.ordinal = ordinals.get(job.offset, 0)
+        return reclaimed
 
-    def _answer_jobs(self, reported: Sequence[ReportedJob], inherited: Iterable[Job],
-                     may_conclude_lost: bool) -> Iterator[tuple[ReportedJob, Job | NoLine | Undetermined]]:
-        """Yield each of these jobs with the answer, by the table above; a Job: the line is locked again.
-
-        Jobs choose in the order of Progress.  Raises OSError: jobs that were not yielded have no answer.
-        """
-        queue = self._queue
-        file = self._file
-        if reported:
-            queue.reopen_if_replaced()
-        states = {reported_job: file.state_at(reported_job.line) for reported_job in reported}
-        inherited = [job for job in inherited if job in queue.claimed]  # the others have just been lost
-        free_inherited: dict[bytes, dict[int, Job]] = {job.line.command: {} for job in reported}
-        for job in inherited:
-            free_inherited.setdefault(job.command, {})[job.number] = job
-        searched_commands = self._commands_to_search(states, inherited)
-        search = self._search_commands(searched_commands)
-        # If one job of a command has no answer, later ones have none: they choose after it
-        undetermined: dict[bytes, Undetermined] = {}
-        if not (search.is_reliable or (may_conclude_lost and not file.is_save_held_up())):
-            half_saved = Undetermined("the file may be half saved", is_file_readable=True)
-            undetermined = dict.fromkeys(searched_commands, half_saved)
-        # A command's only line is the job's own.
-        only_line_numbers = {
-            command: lines[0].number for command, lines in search.lines.items() if len(lines) == 1
-        }
-        # With the same progress, jobs whose own lines an edit has moved choose last.
-        reported = sorted(reported, key=lambda job: job.line.number not in free_inherited[job.line.command])
-        for reported_job in sorted(reported, key=lambda job: job.progress):
+    def _reclaim_each(self, consumer: Consumer, reported: Sequence[ReportedJob], may_conclude_lost: bool,
+                      reclaimed: Reclaimed) -> None:
+        """Add each job's answer to `reclaimed`.  Raises OSError, TemporaryError: the others have none yet."""
+        self._queue.reopen_if_replaced()
+        signature = self._file.signature()
+        lines_by_command = self._file.lines_by_command({job.line.command for job in reported})
+        lines_by_number = {line.number: line for lines in lines_by_command.values() for line in lines}
+        running_lines = {command: [line for line in lines if line.state == RUNNING]
+                         for command, lines in lines_by_command.items()}
+        for reported_job in sorted(reported, key=lambda job: job.rank):
             command = reported_job.line.command
-            same_lines = search.lines.get(command, [])
-            line = replace(reported_job.line, number=only_line_numbers.get(command, reported_job.line.number))
-            result, state = reported_job.result, states[reported_job]
-            # A moved line can be another job's.  Then this job's line becomes `e`, which is better than a
-            # result in another job's line.
-            if result is not None and self._is_result_in_file(result, state, same_lines):
-                yield reported_job, NoLine.SETTLED
+            own_line = lines_by_number.get(reported_job.line.number)
+            if own_line and own_line.command != command:
+                own_line = None
+            # The previous server has written the result, and has exited before the client learned that.  If
+            # the line has moved, any with this result can be it: no other line may get the result.
+            possible_lines = [own_line] if own_line else lines_by_command[command]
+            if any(line.state == reported_job.result for line in possible_lines):
+                reclaimed.settled.append(reported_job.key)
                 continue
-            regained_job: Job | None = None
-            try:
-                if command not in undetermined:
-                    own_states = OWN_LINE_STATES[reported_job.progress]
-                    regained_job = queue.reclaim_line(line, free_inherited[command], same_lines, own_states)
-            except TemporaryError as error:
-                undetermined[command] = Undetermined(str(error), is_file_readable=True)
-            if command in undetermined:
-                yield reported_job, undetermined[command]
-            elif regained_job:
-                yield reported_job, regained_job
+            job = self._queue.reclaim_line(own_line, running_lines[command], reported_job.own_states)
+            if job:
+                job.state = NEW             # the state before the run is unknown
+                job.consumer = consumer
+                reclaimed.jobs[reported_job.key] = job
+            elif may_conclude_lost or not self._can_be_half_saved(signature):
+                reclaimed.lost.append(reported_job.key)
             else:
-                is_held = reported_job.progress is Progress.RUNS and self._is_held_state(state)
-                yield reported_job, NoLine.CANCELLED if is_held else NoLine.LOST
+                raise TemporaryError("the file can be half saved")
 
-    def _search_commands(self, commands: Collection[bytes]) -> CommandSearch:
-        """Search the whole file for the lines of these commands.  Raises OSError."""
-        if not commands:
-            return CommandSearch({}, is_reliable=True)
-        file = self._file
-        signature = file.signature()
+    def _can_be_half_saved(self, signature: tuple[int, ...]) -> bool:
+        """Return True if an editor could be saving the file, which had this signature before it was read."""
         _device, _inode, size, _mtime = signature
-        lines = file.lines_by_command(commands)
-        is_unchanged = file.signature() == signature
-        return CommandSearch(lines, is_reliable=is_unchanged and not file.seconds_until_trusted(size))
-
-    @staticmethod
-    def _commands_to_search(states: dict[ReportedJob, bytes | None], inherited: Iterable[Job]) -> set[bytes]:
-        """Return the commands whose lines must be searched for in the whole file.
-
-        These are the commands with fewer inherited than reported jobs, and those with a reported job whose
-        line has another state than `r` or the job's result.
-
-        states: at each reported job's offset; None: the line has moved, which matters only if the job has a
-        result.
-        inherited: jobs of the previous server that no client has claimed.
-        """
-        inherited_minus_reported = Counter(job.command for job in inherited)
-        inherited_minus_reported.subtract(reported_job.line.command for reported_job in states)
-        return {job.line.command for job, state in states.items()
-                if inherited_minus_reported[job.line.command] < 0 or state not in (RUNNING, job.result)}
-
-    @staticmethod
-    def _is_result_in_file(result: bytes, state: bytes | None, same_lines: Iterable[Line]) -> bool:
-        """Return True if the file already has the result that a client reports for a job.
-
-        The previous server has written it, and has exited before it was acknowledged.
-
-        state: of the job's line; None: an edit has moved the line, so any line of the command (same_lines)
-        with this result counts.
-        """
-        if state is not None:
-            return state == result
-        return any(line.state == result for line in same_lines)
-
-    @staticmethod
-    def _is_held_state(state: bytes | None) -> bool:
-        """Return True if a user has set a state that no runner writes."""
-        return state is not None and state not in NEW + RUNNING + DONE + FAILED + ERROR
-
-    def _restore_runs(self, jobs: dict[ReportedJob, Job]) -> dict[str, Regained]:
-        """Restore number ($JOB_ID) and ordinal of these jobs, whose lines are claimed again.
-
-        Return the jobs with log records, by key.
-        """
-        commands = {
-            reported_job.job_tag: job.command for reported_job, job in jobs.items() if reported_job.job_tag
-        }
-        # A client can lie about numbers, so the journal decides.  None: it has a later run of the line.
-        numbers_in_journal = self._records.find_unfinished_runs(commands)
-        ordinals = self._count_ordinals() if jobs and self._records.log else {}
-        other_jobs = set(self._queue.claimed).difference(jobs.values())
-        numbers_in_use = {job.number for job in other_jobs}
-        regained: dict[str, Regained] = {}
-        for reported_job, job in jobs.items():
-            job.state = NEW             # the state before the run is unknown
-            job.ordinal = ordinals.get(job.offset, 0)
-            # pop: if two jobs name one run, the second has not run it.  Default: the line's number now
-            journal_number = numbers_in_journal.pop(reported_job.job_tag, job.number)
-            has_later_run = journal_number is None
-            if journal_number is not None and journal_number not in numbers_in_use:
-                job.number = journal_number
-            numbers_in_use.add(job.number)
-            record = self._records.record_of(job)
-            regained[reported_job.key] = Regained(job, record, keeps_files=not has_later_run)
-        return regained
+        return self._file.signature() != signature or self._file.seconds_until_trusted(size) > 0
 
     def _count_ordinals(self) -> dict[int, int]:
         """Return the positions of running lines among all job lines (1: the first), by offset.
@@ -3558,26 +3258,17 @@ class Claims:
 
 class Recovery:
     """Finds the lines of jobs that clients have, and that this server has not assigned."""
-    RETRY_INTERVALS = 0.1               # between searches, in intervals of the job file
 
     def __init__(self, services: Services, sessions: Sessions) -> None:
         """sessions: perhaps not completely constructed."""
         self._sessions = sessions
-        self._loop = services.loop
         self._say = services.say
         self._lifetime = services.lifetime
         self._claims = services.claims
-        self._interval = services.interval
         self._executor = services.executor
         self._runner_stats = services.runner_stats
-        # has the previous server's lines until clients come for them
-        self._absent_client = Client(sessions, "")
-        self.has_abandoned_lines = False        # we exited before they could be taken over
         # keys of jobs with written results, oldest first: perhaps the clients do not know
         self._settled_keys: OrderedDict[str, None] = OrderedDict()
-        self._search_lock = asyncio.Lock()      # held during a search for one client
-
-    # -- settled jobs ----------------------------------------------------------------------------------
 
     def on_settled(self, assignment: Assignment) -> None:
         """Remember that a job's result is in the file.
@@ -3589,165 +3280,48 @@ class Recovery:
         if len(self._settled_keys) > MAX_SETTLED_KEYS:
             self._settled_keys.popitem(last=False)
 
-    # -- the server before -----------------------------------------------------------------------------------
-
     async def inherit(self, lock_fd: int) -> None:
-        """Take over the lines that the previous server had claimed, until clients come for them.
+        """Hold the job locks of the previous server for the grace, in which clients come for them.
 
-        After the grace, the time that clients have, the remaining lines become `e`.
-
-        lock_fd: has the job locks, which are released if the lines cannot be taken over.
+        lock_fd: has the job locks, which are released if they cannot be taken over.
         """
-        adopted = await self._adopt_lines(lock_fd)
-        if adopted is None:
+        try:
+            count = await self._executor.call(self._claims.inherit, lock_fd)
+        except OSError as error:
+            with contextlib.suppress(OSError):          # EIO: lease and locks are lost
+                unlock(lock_fd, 0, IN_USE_BYTES)        # also for the keeper, which has a copy
+            os.close(lock_fd)
+            self._say(f"{error_text(error)}; the lines of the previous server cannot be taken over")
             return
-        jobs = adopted.jobs
-        for job in jobs:
-            key = f"line {job.number}"          # not a KEY_PATTERN: no client can name it
-            assignment = Assignment(key, self._absent_client, job, Phase.SENT)
-            self._sessions.add_assignment(assignment)
-        if jobs:
+        if count:
             grace = human_time(self._sessions.settings.grace)
-            self._say(f"took over {plural(len(jobs), 'running job')} of the previous server; waiting {grace} "
-                     "for the clients")
-        if jobs or adopted.has_unclaimed_locks:         # clients can also come for locks
-            spawn_task(self._await_clients())
+            self._say(f"took over {plural(count, 'running job')} of the previous server; waiting {grace} "
+                      "for the clients")
+            spawn_task(self._end_inheritance())
 
-    async def _adopt_lines(self, lock_fd: int) -> AdoptedJobs | None:
-        """Claim the previous server's lines, whose job locks `lock_fd` holds; return None if that fails.
+    async def _end_inheritance(self) -> None:
+        await asyncio.sleep(self._sessions.settings.grace)
+        self._executor.call_then(lambda _: self._lifetime.on_progress(), self._claims.drop_inherited_locks)
 
-        After an error try again, for at most MAX_ERROR_SECONDS.
-        """
-        is_reported = False
-        deadline = self._loop.time() + Cursor.MAX_ERROR_SECONDS
-        while not self._lifetime.is_exiting:
-            try:
-                return await self._executor.call(self._claims.adopt, lock_fd)
-            except OSError as error:
-                if error.errno == errno.ESTALE or self._loop.time() > deadline:
-                    with contextlib.suppress(OSError):          # EIO: lease and locks are lost
-                        unlock(lock_fd, 0, IN_USE_BYTES)        # also for the keeper, which has a copy
-                    os.close(lock_fd)
-                    self._say(f"{error_text(error)}; the lines of the previous server cannot be taken over")
-                    return None
-                if not is_reported:
-                    is_reported = True
-                    self._say(f"{error_text(error)}; trying again")
-            await asyncio.sleep(0.1)
-        self.has_abandoned_lines = True
-        return None
+    async def reclaim(self, client: Client, reported: Sequence[ReportedJob]) -> Reclaimed:
+        """Give a client that comes back the lines of the jobs that it reports; it can be lost meanwhile."""
+        unassigned = [job for job in reported
+                      if job.key not in self._sessions.assignments and job.key not in self._settled_keys]
+        reclaimed = await self._executor.call(self._claims.reclaim_lines, client, unassigned)
+        for key, job in reclaimed.jobs.items():
+            assignment = Assignment(key, client, job, Phase.BEGUN, began_at=boottime())
+            self._sessions.add_assignment(assignment)
+            self._undo_error(job.number)
+        # a result can have been written, or a line lost, since
+        reclaimed.settled += [job.key for job in reported if job.key in self._settled_keys]
+        known_keys = {*client.assignments, *reclaimed.settled, *reclaimed.lost}
+        reclaimed.lost += [job.key for job in reported if job.key not in known_keys]
+        return reclaimed
 
-    async def _await_clients(self) -> None:
-        """Wait for the grace, then release lines and job locks that no client has claimed."""
-        await self._sessions.add_client(self._absent_client)
-        self._executor.post(self._claims.drop_unclaimed)
-
-    # -- jobs that a client names ----------------------------------------------------------------------------
-
-    async def reclaim(self, client: Client,
-                      reported: Sequence[ReportedJob]) -> dict[NoLine, list[str]] | Undetermined:
-        """Give a client that comes back the lines of the jobs that it reports.
-
-        Search until each job has a line or a reason for having none, at most for as long as a line must be
-        missing to count as gone.  Return the keys of jobs without a line, by reason; Undetermined if a job
-        has neither.  The client can be lost meanwhile.
-        """
-        deadline = boottime() + (JobReader.MAX_LOOKS - 1) * self._interval
-        is_file_readable = True         # each search so far could read the file
-        while True:
-            is_last_search = boottime() >= deadline
-            # While the file can be half saved, a line is LOST only if every search could read the file, and
-            # the last one also misses the line.
-            may_conclude_lost = is_last_search and is_file_readable
-            answers = await self._search_for_jobs(client, reported, may_conclude_lost)
-            undetermined = [answer for answer in answers.values() if isinstance(answer, Undetermined)]
-            if not undetermined:
-                return self._keys_without_line(client, reported, answers)
-            if is_last_search:
-                return undetermined[0]
-            is_file_readable = is_file_readable and all(answer.is_file_readable for answer in undetermined)
-            await asyncio.sleep(self.RETRY_INTERVALS * self._interval)
-
-    async def _search_for_jobs(self, client: Client, reported: Sequence[ReportedJob],
-                               may_conclude_lost: bool) -> dict[str, Answer]:
-        """Search the file once for the lines of jobs that a client reports, and assign the found ones.
-
-        Return an answer by job key: Regained (the line is found), a NoLine (why there is none), or
-        Undetermined; none for jobs whose line the client has, or whose result this server has written.
-        may_conclude_lost: a missing line is gone, even if the file can be half saved.
-        """
-        async with self._search_lock:
-            unassigned = [job for job in reported
-                          if job.key not in client.assignments and job.key not in self._settled_keys]
-            to_search = [job for job in unassigned if not self._is_assigned_elsewhere(job.key)]
-            # the absent client stands for all clients that have not come yet
-            absent_assignments = self._absent_client.assignments.values()
-            inherited = {assignment.job: assignment for assignment in absent_assignments}
-            # not searched for: another client has the job
-            answers: dict[str, Answer] = {job.key: NoLine.LOST for job in unassigned}
-            answers.update(await self._executor.call(
-                self._claims.reclaim_lines, client, to_search, list(inherited), may_conclude_lost
-            ))
-            for key, answer in answers.items():
-                if isinstance(answer, Regained):
-                    self._assign_regained(client, key, answer, inherited.get(answer.job))
-            return answers
-
-    def _assign_regained(self, client: Client, key: str, regained: Regained,
-                         inherited: Assignment | None) -> None:
-        """Assign a line to the client that came back with its job, and tell other parts of the server.
-
-        inherited: the assignment that the line has had since the restart, to a client that stands for all
-        clients that have not come back yet; None: it had none.
-        """
-        assignment = Assignment(key, client, regained.job, Phase.BEGUN, began_at=boottime(),
-                                record=regained.record, keeps_files=regained.keeps_files)
-        self._restore_to_client(assignment, inherited)
-
-    def _keys_without_line(self, client: Client, reported: Iterable[ReportedJob],
-                           answers: dict[str, Answer]) -> dict[NoLine, list[str]]:
-        """Return the keys of reported jobs for which the client has no line, by reason.
-
-        answers: of the search, by key.  Since then a result can have been written (SETTLED), or the client
-        can have lost a line (LOST).
-        """
-        keys: dict[NoLine, list[str]] = {no_line: [] for no_line in NoLine}
-        for job in reported:
-            answer = answers.get(job.key)
-            if job.key in self._settled_keys:
-                keys[NoLine.SETTLED].append(job.key)
-            elif job.key not in client.assignments:
-                keys[answer if isinstance(answer, NoLine) else NoLine.LOST].append(job.key)
-        return keys
-
-    def _is_assigned_elsewhere(self, key: str) -> bool:
-        """Return True if an unfinished job is already assigned, and so not to the client that reports it now.
-
-        False while the result is being written: then the assignment ends soon, so search for the line.  Both
-        clients can be one program, which came back after the grace: it is a new client then.
-        """
-        assignment = self._sessions.assignments.get(key)
-        return assignment is not None and assignment.is_undecided
-
-    def _restore_to_client(self, assignment: Assignment, previous_assignment: Assignment | None) -> None:
-        """Let a client that has come back have a line again, as this assignment.
-
-        Do nothing if the line has a result, or was lost.  previous_assignment: to the absent client, to be
-        replaced; None: the line had no client: it was claimed again, or only a job lock was inherited.
-        """
-        if previous_assignment and not previous_assignment.is_undecided:
-            return
-        if previous_assignment:
-            self._sessions.remove_assignment(previous_assignment)
-        else:
-            self._report_taken_back(assignment.number)
-        self._sessions.add_assignment(assignment)
-
-    def _report_taken_back(self, number: int) -> None:
-        """Report that a line was claimed again; if it was counted as an error, undo that."""
-        was_counted_as_error = number in self._runner_stats.bad_lines
-        self._say(f"line {number}: was taken back" + (" from e" if was_counted_as_error else ""))
-        if was_counted_as_error:
+    def _undo_error(self, number: int) -> None:
+        """If a line was counted as an error when the grace was over, report that it runs after all."""
+        if number in self._runner_stats.bad_lines:
+            self._say(f"line {number}: was taken back from e")
             self._runner_stats.bad_lines.remove(number)
             self._runner_stats.error_count -= 1
 
@@ -4294,6 +3868,7 @@ class Server(Program):
         """
         in_haste = self.lifetime.exit_status is not None        # a signal or a defect: no step waits long
         max_seconds = runmaker4.Runner.MAX_RESULT_SECONDS if in_haste else None
+        self.sessions.abandon_runs()
         self.sessions.flush_records()
         self.executor.call_then(self._orphans.extend, self.claims.list_orphans)
         await self._await_in_time(self.executor.flush(), max_seconds)
@@ -4332,7 +3907,7 @@ class Server(Program):
 
     def _let_keeper_exit(self) -> None:
         """Let the keeper exit, unless it must hold locks of running jobs for the next server."""
-        may_have_locked_lines = self.defects or self.sessions.recovery.has_abandoned_lines
+        may_have_locked_lines = self.defects or self.claims.has_inherited_locks
         if self._keeper.keeper_sock and not self.sessions.assignments and not may_have_locked_lines:
             self.loop.remove_reader(self._keeper.keeper_sock)
             self._keeper.dismiss_keeper()
@@ -4415,7 +3990,8 @@ class Server(Program):
 
     def _is_drained(self) -> bool:
         """Return True if no client has a line, none is being claimed, and no event is open."""
-        if self.sessions.assignments or self.dispatcher.is_claiming:
+        has_lines = self.sessions.assignments or self.claims.has_inherited_locks
+        if has_lines or self.dispatcher.is_claiming:
             return False
         connected = [client for client in self.sessions.clients.values() if client.link]
         return all(client.inbox.is_all_dealt_with for client in connected)

@@ -6885,9 +6885,6 @@ class Sink:
     def on_no_result(self, run: Run) -> None:
         """Handle a run that could not be started, or whose result will never be known: the last event."""
 
-    def on_resumed(self, run: Run, record: bytes) -> None:
-        """Handle a run, on a server, that was started under the previous server.  record: of the log file."""
-
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         """Handle job output."""
 
@@ -7300,10 +7297,6 @@ class LogFile(Sink):
         record = self.records[run] = Record(deque(maxlen=self.max_lines))
         self._add_line(run, record, b"status", b'forked "%s"' % run.job.command)
 
-    def on_resumed(self, run: Run, record: bytes) -> None:
-        lines = (line.rstrip() for line in record.split(b"\n")[1:])
-        self.records[run] = Record(deque(filter(None, lines), self.max_lines))
-
     def on_no_result(self, run: Run) -> None:
         record = self.records.pop(run, None)
         if record:
@@ -7363,12 +7356,6 @@ class LogFile(Sink):
 
     def _offset_of(self, job: Job) -> int:
         return (job.ordinal - 1) * self.record_bytes
-
-    def read_record(self, job: Job) -> bytes:
-        """Return the record of a job; b"": it has no ordinal.  Runs in the I/O thread.  Raises OSError."""
-        if not job.ordinal:
-            return b""
-        return os.pread(self.file.fd, self.record_bytes, self._offset_of(job))
 
 
 def cut_or_pad(line: bytes, width: int) -> bytes:

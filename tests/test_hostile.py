@@ -339,7 +339,7 @@ class Insiders(Attack):
         """An orphan that stands there, as an insider may describe it."""
         if "number" not in fields:
             fields["number"] = self.stage.read()[:offset].count(b"\n") + 1
-        return {**dict(id=new_key(), offset=offset, text=self.ORPHAN), **fields}
+        return {**dict(id=new_key(), text=self.ORPHAN), **fields}
 
     def take(self, *jobs: Message) -> None:
         """An insider says that jobs are its own, and have failed."""
@@ -384,7 +384,7 @@ class Insiders(Attack):
     def test_one_that_says_it_runs_the_jobs_of_others(self) -> None:
         _, (theirs,) = self.hold()
         command = self.stage.read().split(b"\n")[0][1:].decode()
-        ours: Message = dict(id=new_key(), number=1, offset=0, text=command)
+        ours: Message = dict(id=new_key(), number=1, text=command)
         for job in ours, theirs, {**theirs, "id": new_key()}:
             for result in None, "d", "!", "e":
                 with self.peer() as peer, contextlib.suppress(Closed):
@@ -445,7 +445,7 @@ class Insiders(Attack):
     def test_one_whose_lost_jobs_are_more_than_one_message_can_name(self) -> None:
         jobs = [self.job_at(5, number=2, id=f"{number:016x}") for number in range(60_000)]
         with self.peer() as peer:
-            having = [{"result": None, "run": "", **job} for job in jobs]
+            having = [{"result": None, **job} for job in jobs]
             peer.prove().say(
                 *(dict(type="have", jobs=having[at : at + 4000]) for at in range(0, len(jobs), 4000))
             )
@@ -485,8 +485,7 @@ class Insiders(Attack):
     def test_one_whose_runs_and_results_make_no_sense(self) -> None:
         senseless: list[Message] = [
             dict(END), dict(END, status=-1), dict(END, seconds="~~"), dict(END, stdout=-1),
-            dict(type="output", stream="status", at=0, data="~~"), dict(BEGIN, slot="~" * 300),
-            *(dict(type="output", stream="stdout", at=at, data="~~") for at in (1 << 62, -1, 5)),
+            dict(type="output", stream="status", data="~~"), dict(BEGIN, slot="~" * 300),
             *(dict(type="finish", state=state, how="", cause="") for state in ("r", ".", "x", "dd")),
         ]
         for message in senseless:
@@ -595,13 +594,11 @@ class NextServer(TcpCase):
         self.write(f". {WAITING}\n".encode() + text)
         server = self.start_server()
         self.start_client(server, up=(1,))
-        size, first = len(text) // 10, len(self.read()) - len(text)
         ids = "\u20ac" * 16, "\u00e9" * 9, "", "x" * 16, "\udcff" * 16, "\0" * 16, new_key()
         for number, key in enumerate(ids):
             with Peer.of(server.port, server.token) as peer, contextlib.suppress(Closed):
                 name = "\u20ac" * 60  # more bytes than characters
-                job = dict(id=key, number=number + 2, offset=first + number * size,
-                           text=f" : orphan {number + 10}")
+                job = dict(id=key, number=number + 2, text=f" : orphan {number + 10}")
                 peer.hello(job, name=name).hear("welcome")
         server.kill()
         after = self.start_server("--port", server.port)
@@ -831,8 +828,7 @@ class LyingServers(TcpCase):
         one.
         """
         texts = " a\0b", "no separator", " ", " true\nfalse", "", " " + "x" * 200_000
-        fields = "number", "offset"
-        bad: list[Message] = [*(dict(text=text) for text in texts), *({field: 1 << 62} for field in fields)]
+        bad: list[Message] = [*(dict(text=text) for text in texts), dict(number=1 << 62)]
         jobs = iter(bad)
 
         def serve(peer: Peer) -> None:

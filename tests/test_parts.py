@@ -957,54 +957,89 @@ class WhatBecomesOfALine(unittest.TestCase):
 
 
 class LinesOfADeadServer(JobFileCase):
-    """The server after it knows them again where an edit has moved them meanwhile."""
+    """The server after it gives them to the clients that name them, also where an edit has moved them
+    meanwhile.
+    """
 
-    def adopt(self, before: list[bytes], after: bytes) -> tuple[ServedQueue, list[runmaker4.Job]]:
-        """Hold these lines, then edit the file: how the next server has it, and the jobs that it goes on
-        with.
-        """
+    def inherit(self, before: list[bytes], after: bytes, lock_fd: int = -1) -> ServedQueue:
+        """Hold these lines, then edit the file: how the next server has it.  lock_fd: holds others."""
         self.path.write_bytes(after)
-        fd = runmaker4.open_lock_file_of(str(self.path))
+        fd = runmaker4.open_lock_file_of(str(self.path)) if lock_fd < 0 else lock_fd
         for number, text in enumerate(before, 1):
             self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(text[1:]) + number))
         file = server.ServedFile(str(self.path), say=lambda text: None)
         self.addCleanup(file.close_files)
         self.addCleanup(os.close, fd)
         queue = server.ServedQueue(file)
-        return queue, queue.inherit_jobs(fd)
+        queue.reopen_if_replaced()
+        file.lock_table.inherit_locks(fd)
+        return queue
 
-    def take_back(self, queue: ServedQueue, jobs: list[runmaker4.Job], *texts: bytes) -> list[int]:
+    def take_back(self, queue: ServedQueue, *texts: bytes) -> list[int]:
         """Where the lines of clients are that say where they were."""
-        found: dict[bytes, dict[int, runmaker4.Job]] = {text: {} for text in texts}
-        for job in jobs:
-            found[job.text][job.number] = job
-        lines = [runmaker4.Line(number, number, 0, b".", text) for number, text in enumerate(texts, 1)]
-        taken = [queue.reclaim_line(line, found[line.text], [], b"") for line in lines]
-        return [present(job).offset for job in taken]
+        found = queue.file.lines_by_command({text[1:] for text in texts})
+        jobs = []
+        for number, text in enumerate(texts, 1):
+            lines = found[text[1:]]
+            own_line = next((line for line in lines if line.number == number), None)
+            running = [line for line in lines if line.state == b"r"]
+            jobs.append(present(queue.reclaim_line(own_line, running, b"re.")))
+        queue.check_jobs()
+        return [job.offset for job in jobs]
 
-    def test_lines_that_were_moved_are_found_without_comparing_each_with_each(self) -> None:
+    def test_lines_that_were_moved_are_found(self) -> None:
         texts = [b" echo %d" % number for number in range(500)]
         lines = [b"r%s\n" % text for text in texts]
-        queue, jobs = self.adopt(texts, b"# new\n" + b"".join(reversed(lines)))
-        self.assertEqual(self.take_back(queue, jobs, *texts),
+        queue = self.inherit(texts, b"# new\n" + b"".join(reversed(lines)))
+        self.assertEqual(self.take_back(queue, *texts),
                          [6 + len(b"".join(lines[number:])) for number in range(1, 501)])
 
     def test_no_seat_is_locked_as_it_is_locked_already(self) -> None:
         """On CephFS that would lock what is behind it, too."""
         with mock.patch.object(server, "lock", wraps=runmaker4.lock) as lock:
-            self.adopt([b" a", b" b"], b"r a\nr b\n")
+            self.inherit([b" a", b" b"], b"r a\nr b\n")
         asked = [(*call.args, *call.kwargs.items()) for call in lock.mock_calls]
         self.assertEqual([len(one) for one in asked], [3, 2] * 2, asked)
         self.assertEqual([one[:2] for one in asked[::2]], asked[1::2])
 
-    def test_a_seat_whose_line_is_r_no_more_is_kept_for_its_client(self) -> None:
-        text = b" echo same"
-        queue, jobs = self.adopt([text], b". echo same\n")
-        self.assertEqual((jobs, len(queue.lock_table.locks_without_line)), ([], 1))
-        job = present(queue.reclaim_line(runmaker4.Line(1, 1, 0, b".", text), {}, [], b""))
-        queue.check_jobs()
-        self.assertEqual((job.offset, queue.lock_table.locks_without_line), (0, set()))
-        self.assertEqual(self.path.read_bytes(), b"r echo same\n")
+    def test_a_line_that_is_r_no_more_is_r_again(self) -> None:
+        for number, after in enumerate(
+            (b". echo same\n", b"d echo same\nr echo same\n", b". echo same\nr echo same\n")
+        ):
+            with self.subTest(after=after):
+                self.path = self.path.with_name(f"runs.{number}")
+                queue = self.inherit([b" echo same"], after)
+                *_, expected = after.split(b"\n")[:-1]
+                self.assertEqual(self.take_back(queue, b" echo same"), [after.index(expected)])
+                self.assertEqual(queue.lock_table.locks_without_line, set())
+                self.assertEqual(self.path.read_bytes(), after.replace(expected, b"r echo same"))
+
+    def test_a_line_whose_state_a_user_has_set_is_cancelled(self) -> None:
+        queue = self.inherit([b" echo"], b"x echo\n")
+        self.assertEqual(self.take_back(queue, b" echo"), [0])      # which has looked once
+        self.assertEqual(list(queue.check_jobs().values()), ["cancelled"])
+
+    def test_equal_lines_go_to_the_clients_that_name_them_and_none_to_two(self) -> None:
+        for after, offsets in (
+            (b"r echo\nr echo\nr echo\n", [0, 7, 14]),
+            (b"# new\nr echo\nr echo\nr echo\n", [6, 13, 20]),    # two of these numbers are still lines
+            (b"x echo\nr echo\nr echo\n", [0, 7, 14]),
+        ):
+            with self.subTest(after=after):
+                self.path = self.path.with_name(f"runs.{after[:1].hex()}")
+                queue = self.inherit([b" echo"] * 3, after)
+                self.assertEqual(sorted(self.take_back(queue, *[b" echo"] * 3)), offsets)
+
+    def test_a_client_whose_grace_was_over_takes_no_job_lock_of_another(self) -> None:
+        """Its line is an orphan, or e by now; the previous server has held the equal line of another."""
+        for state in "re":
+            with self.subTest(state=state):
+                self.path = self.path.with_name(f"runs.{state}")
+                self.path.write_bytes(b"")
+                fd = runmaker4.open_lock_file_of(str(self.path))
+                self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(b"echo") + 2))
+                queue = self.inherit([], b"%b echo\nr echo\n" % state.encode(), fd)
+                self.assertEqual(self.take_back(queue, b" echo", b" echo"), [0, 7])
 
     def test_orphans_and_lines_that_others_have_are_not_among_them(self) -> None:
         text = b" echo"
@@ -1012,18 +1047,11 @@ class LinesOfADeadServer(JobFileCase):
         other = runmaker4.open_lock_file_of(str(self.path))
         self.addCleanup(os.close, other)
         self.assertTrue(runmaker4.lock(other, runmaker4.bucket_of(b"echo") + 3))
-        queue, jobs = self.adopt([text], b"r%s\n" % text * 3)
-        self.assertEqual([job.offset for job in jobs], [0])
+        queue = self.inherit([text], b"r%s\n" % text * 3)
+        self.assertEqual(len(queue.lock_table.locks_without_line), 1)
+        self.assertEqual(self.take_back(queue, text), [0])
         file = queue.file
         self.assertEqual([file.is_orphan(line) for line in file.scan_lines(b"r")], [False, True, False])
-
-    def test_a_line_of_another_runner_is_not_among_them_where_its_own_is_r_no_more(self) -> None:
-        self.path.write_bytes(b"d echo\nr echo\n")
-        other = runmaker4.open_lock_file_of(str(self.path))
-        self.addCleanup(os.close, other)
-        self.assertTrue(runmaker4.lock(other, runmaker4.bucket_of(b"echo") + 2))
-        queue, jobs = self.adopt([b" echo"], b"d echo\nr echo\n")
-        self.assertEqual((jobs, len(queue.lock_table.locks_without_line)), ([], 1))
 
 
 class LinesOfAClientThatComesBack(JobFileCase):
@@ -1035,8 +1063,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         self.path.write_bytes(lines)
         file = server.ServedFile(str(self.path), say=lambda text: None)
         self.addCleanup(file.close_files)
-        records = mock.Mock(**{"log": None, "record_of.return_value": b"",
-                               "find_unfinished_runs.return_value": {}})
+        records = mock.Mock(log=None)
         self.of_worker = server.Claims(file, records, ordinals=False)
         self.served = self.of_worker._queue
         self.runner_stats = runmaker4.RunnerStats()
@@ -1049,18 +1076,15 @@ class LinesOfAClientThatComesBack(JobFileCase):
     def claims(self) -> list[ReportedJob]:
         """What the client says: it has both jobs, and a third one whose line is gone."""
         texts = b" echo one", b" echo two", b" echo three"
-        lines = [runmaker4.Line(number, number, 11 * number - 11, b".", text)
-                 for number, text in enumerate(texts, 1)]
-        return [server.ReportedJob(f"{line.number:016x}", line, None, "") for line in lines]
+        lines = [runmaker4.Line(number, 0, 0, b".", text) for number, text in enumerate(texts, 1)]
+        return [server.ReportedJob(f"{line.number:016x}", line, None) for line in lines]
 
-    def told(self, others: dict[Any, list[str]]) -> dict[str, list[int]]:
-        """Of which jobs the client is told what."""
-        return {what.name: [int(key, 16) for key in keys] for what, keys in others.items() if keys}
-
-    async def reclaim(self, sessions: Sessions) -> dict[str, list[int]]:
-        """The client comes; of which jobs it is told what."""
+    async def reclaim(self, sessions: Sessions) -> list[int]:
+        """The client comes; which jobs are lost."""
         self.client = server.Client(sessions, "c" * 16)
-        return self.told(await sessions.recovery.reclaim(self.client, self.claims()))
+        reclaimed = await sessions.recovery.reclaim(self.client, self.claims())
+        self.assertEqual((reclaimed.error, reclaimed.doubt, reclaimed.settled), ("", "", []))
+        return [int(key, 16) for key in reclaimed.lost]
 
     def answer(self, lines: bytes, result: Optional[bytes], known: tuple[str, ...] = ()) -> object:
         """What becomes of a job of the line ` echo` that stood first in the file, which has these lines now.
@@ -1071,21 +1095,22 @@ class LinesOfAClientThatComesBack(JobFileCase):
         async def come() -> object:
             sessions = self.sessions(lines)
             client = server.Client(sessions, "c" * 16)
-            claim = server.ReportedJob("1" * 16, runmaker4.Line(1, 1, 0, b".", b" echo"), result, "")
+            claim = server.ReportedJob("1" * 16, runmaker4.Line(1, 0, 0, b".", b" echo"), result)
             for key in known:
                 sessions.recovery.on_settled(mock.Mock(key=key))
-            others = await sessions.recovery.reclaim(client, [claim])
-            words = [what.name for what, keys in others.items() if keys]
+            reclaimed = await sessions.recovery.reclaim(client, [claim])
+            words = ["SETTLED"] * len(reclaimed.settled) + ["LOST"] * len(reclaimed.lost)
             numbers = [assignment.number for assignment in client.assignments.values()]
             self.assertEqual(len(self.served.claimed), len(numbers))
             for assignment in client.assignments.values():
                 self.served.release_job(assignment.job)
-            return (words + numbers)[0]
+            only, = words + numbers
+            return only
         return asyncio.run(come())
 
     def test_what_a_client_says_and_what_stands_there_decide(self) -> None:
         table = {
-            None: {"r": 1, "e": 1, ".": 1, "d": "LOST", "!": "LOST", "x": "CANCELLED"},
+            None: {"r": 1, "e": 1, ".": 1, "d": "LOST", "!": "LOST", "x": "LOST"},
             "d": {"r": 1, "e": 1, ".": 1, "d": "SETTLED", "!": "LOST", "x": "LOST"},
             "!": {"r": 1, "e": 1, ".": 1, "d": "LOST", "!": "SETTLED", "x": "LOST"},
             ".": {"r": 1, "e": "LOST", ".": "SETTLED", "d": "LOST", "!": "LOST", "x": "LOST"},
@@ -1118,8 +1143,9 @@ class LinesOfAClientThatComesBack(JobFileCase):
                 (b"d echo\nr echo\n", 2),
                 (b"d echo\ne echo\n", "LOST"),
                 (b"d echo\n. echo\n", "LOST"),
-                (b"# new\ne echo\n", 2),
-                (b"# new\n. echo\n", 2),
+                (b"# new\nr echo\n", 2),
+                (b"# new\ne echo\n", "LOST"),
+                (b"# new\n. echo\n", "LOST"),
                 (b"# new\nd echo\n", "LOST"),
             ):
                 with self.subTest(said=result, lines=lines):
@@ -1133,46 +1159,47 @@ class LinesOfAClientThatComesBack(JobFileCase):
 
     def test_lines_that_nobody_runs_are_held_for_it_again(self) -> None:
         async def come() -> None:
-            self.assertEqual(await self.reclaim(self.sessions()), {"LOST": [3]})
+            self.assertEqual(await self.reclaim(self.sessions()), [3])
             self.assertEqual(
                 [assignment.job.number for assignment in self.client.assignments.values()], [1, 2]
             )
         asyncio.run(come())
 
-    def test_after_an_error_the_lines_are_sought_again_wherever_it_comes(self) -> None:
-        async def come(name: str, error_at: int) -> None:
+    def test_in_doubt_the_lines_are_sought_again_wherever_it_comes(self) -> None:
+        async def come(doubt_at: int) -> None:
             sessions = self.sessions()
-            where = self.served.file if name == "state_at" else self.served
-            plain = getattr(where, name)
+            plain = self.served.claim
             calls = itertools.count(1)
 
-            def failing(*args: Any) -> Any:
-                if next(calls) == error_at:
-                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+            def claim(*args: Any) -> Any:
+                if next(calls) == doubt_at:
+                    return runmaker4.Attempt(runmaker4.LineCheck.LOCKED)
                 return plain(*args)
-            with mock.patch.object(where, name, failing):
-                self.assertEqual(await self.reclaim(sessions), {"LOST": [3]})
+            with mock.patch.object(self.served, "claim", claim):
+                self.assertEqual(await self.reclaim(sessions), [3])
             self.assertEqual(
                 [assignment.job for assignment in self.client.assignments.values()], list(self.served.claimed)
             )
             self.assertEqual([job.number for job in self.served.claimed], [1, 2])
             for job in list(self.served.claimed):
                 self.served.release_job(job)
-        for name, error_at in ("reclaim_line", 1), ("reclaim_line", 2), ("reclaim_line", 3), ("state_at", 1):
-            with self.subTest(function=name, call=error_at):
-                asyncio.run(come(name, error_at))
+        for doubt_at in 1, 2:
+            with self.subTest(call=doubt_at):
+                asyncio.run(come(doubt_at))
 
-    def come_in_vain(self, function: str, trouble: object, lines: bytes = LINES) -> tuple[Any, list[int]]:
-        """What the client is told if each call of a function of the queue or its file ends so, and the lines
-        that it has then; nothing is asked again after a moment.
+    def come_in_vain(self, function: str, trouble: object) -> tuple[str, list[int]]:
+        """Why the client is not told what it has lost if each call of a function of the queue or its file
+        ends so, and the lines that it has then; nothing is asked again after a moment.
         """
-        async def come() -> object:
-            sessions = self.sessions(lines)
+        async def come() -> str:
+            sessions = self.sessions()
             sessions.recovery._interval = 0.05
             where = self.served if hasattr(self.served, function) else self.served.file
             self.client = server.Client(sessions, "c" * 16)
             with mock.patch.object(where, function, side_effect=trouble):
-                return await sessions.recovery.reclaim(self.client, self.claims())
+                reclaimed = await sessions.recovery.reclaim(self.client, self.claims())
+            why: str = reclaimed.error or reclaimed.doubt
+            return why
         return asyncio.run(come()), [assignment.number for assignment in self.client.assignments.values()]
 
     def test_what_cannot_be_looked_at_is_not_lost(self) -> None:
@@ -1187,30 +1214,19 @@ class LinesOfAClientThatComesBack(JobFileCase):
         ):
             with self.subTest(function=function, why=why):
                 answer, lines = self.come_in_vain(function, trouble)
-                self.assertIsInstance(answer, server.Undetermined)
-                self.assertIn(why, answer.why.lower())
+                self.assertIn(why, answer.lower())
                 self.assertEqual(lines, [])
 
-    def test_jobs_without_an_answer_come_after_those_with_one(self) -> None:
-        """The first of two jobs that claim one number gets it."""
-        def answer_jobs(*_: object) -> Iterator[tuple[str, str]]:
-            yield from (("b", "its line"), ("a", "its line"))
-            raise OSError(errno.EIO, "Input/output error")
-
-        answers = server.Claims._answers_until_error(mock.Mock(_answer_jobs=answer_jobs), "abc", (), False)
-        self.assertEqual(list(answers), ["b", "a", "c"])
-
     def test_lines_that_were_found_before_the_trouble_are_its_own(self) -> None:
-        """If it does not come again, they become `e` after its grace."""
-        def second_in_vain(*args: Any) -> Any:
-            if args[0].number == 2:
+        """If it does not come again, they are given up after its grace."""
+        def second_in_vain(own_line: runmaker4.Line, *args: Any) -> Any:
+            if own_line.number == 2:
                 raise OSError(errno.EIO, "Input/output error")
-            return plain(self.served, *args)
+            return plain(self.served, own_line, *args)
 
         plain = server.ServedQueue.reclaim_line
         answer, lines = self.come_in_vain("reclaim_line", second_in_vain)
-        self.assertIsInstance(answer, server.Undetermined)
-        self.assertEqual(lines, [1])
+        self.assertEqual((answer.lower(), lines), ("input/output error", [1]))
 
     def test_a_line_that_is_not_in_a_file_that_is_being_saved_is_sought_again(self) -> None:
         async def come() -> None:
@@ -1221,7 +1237,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             told = asyncio.ensure_future(self.reclaim(sessions))
             await asyncio.sleep(0.3)
             self.path.write_bytes(self.LINES)
-            self.assertEqual(await told, {"LOST": [3]})
+            self.assertEqual(await told, [3])
         asyncio.run(come())
 
     def test_a_line_that_is_lost_while_the_others_are_sought_is_told(self) -> None:
@@ -1238,21 +1254,27 @@ class LinesOfAClientThatComesBack(JobFileCase):
                 sessions.remove_assignment(assignment)      # as when another runner took over this job
                 return plain(*args)
             with mock.patch.object(self.of_worker, "reclaim_lines", find):
-                others = await sessions.recovery.reclaim(client, [ours, sought])
-            self.assertEqual(self.told(others), {"LOST": [1]})
+                reclaimed = await sessions.recovery.reclaim(client, [ours, sought])
+            self.assertEqual(reclaimed.lost, [ours.key])
             self.assertEqual([assignment.job.number for assignment in client.assignments.values()], [2])
         asyncio.run(come())
 
-    def test_a_line_that_a_client_comes_back_for_after_its_grace_counts_as_no_failure(self) -> None:
+    def test_a_file_that_is_written_all_the_time_keeps_no_client_waiting(self) -> None:
         async def come() -> None:
             sessions = self.sessions()
-            job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" echo one")
-            assignment = server.Assignment("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
-            runner_stats = self.runner_stats
-            runner_stats.add_result(job, b"e")
-            self.assertEqual(runner_stats.bad_count, 1)
-            sessions.recovery._restore_to_client(assignment, None)
-            self.assertEqual((runner_stats.bad_count, runner_stats.bad_lines), (0, []))
+            sessions.recovery._interval = 0.05
+            with mock.patch.object(self.served.file, "seconds_until_trusted", return_value=0.5):
+                self.assertEqual(await self.reclaim(sessions), [3])
+        asyncio.run(come())
+
+    def test_of_two_clients_that_name_one_job_one_gets_the_line(self) -> None:
+        async def come() -> None:
+            sessions = self.sessions(b"r echo one\n" * 2)
+            job = self.claims()[0]
+            clients = [server.Client(sessions, name * 16) for name in "ab"]
+            answers = await asyncio.gather(*(sessions.recovery.reclaim(client, [job]) for client in clients))
+            self.assertEqual([answer.lost for answer in answers], [[], [job.key]])
+            self.assertEqual([len(client.assignments) for client in clients], [1, 0])
         asyncio.run(come())
 
     def test_a_line_that_is_lost_while_its_result_is_written_counts_once(self) -> None:
@@ -1283,25 +1305,6 @@ class LinesOfAClientThatComesBack(JobFileCase):
             self.assertTrue(sessions.remove_assignment(new))
             self.assertEqual(sessions.assignments, {})
         asyncio.run(come())
-
-
-class StreamsOfAClient(unittest.TestCase):
-    """Output of a run at a client."""
-
-    def test_pieces_follow_each_other(self) -> None:
-        stream = server.RemoteStream(b"stdout", is_resumed=False)
-        stream.count_received(0, b"one")
-        for at in 0, 2, 4:
-            self.assertRaises(runmaker4.WireError, stream.count_received, at, b"two")
-        stream.count_received(3, b"two")
-        self.assertEqual(stream.received, 6)
-
-    def test_of_a_run_that_began_under_another_server_the_first_one_may_stand_anywhere(self) -> None:
-        stream = server.RemoteStream(b"stdout", is_resumed=True)
-        self.assertEqual(stream.received, 0)            # as the journal has it if nothing comes
-        stream.count_received(100, b"one")
-        self.assertRaises(runmaker4.WireError, stream.count_received, 100, b"two")
-        self.assertEqual(stream.received, 103)
 
 
 class LocksThatAreForgotten(JobFileCase):

@@ -187,7 +187,7 @@ class ByHandCase(GroupCase):
         """A client by hand, which may have jobs already."""
         peer = Peer.of(server.port, server.token)
         self.addCleanup(peer.close)
-        fields = ("id", "number", "offset", "text")
+        fields = ("id", "number", "text")
         return peer.hello(*({field: job[field] for field in fields} for job in jobs), client=key, name=name,
                           follow=True)
 

@@ -258,21 +258,20 @@ def garbage(random_: random.Random, depth: int = 3) -> str:
 ACCOUNT = dict(now=dict(new=1, running=1, done=1, failed=1, error=0, held=0), bad=[4], again=True, left=True,
                first_stray=5)
 # of a run
-BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, promised=4096, output=True,
-             again=False)
+BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, promised=4096, output=True)
 END = dict(type="end", status=0, cause="", limit=0.0, taken=0, seconds=1.5, cpu=0.5, memory=4096,
            memory_below=None, stdout=0, stderr=0)
 FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(type="hello", client="f" * 16, name="insider", pid=1, slots=1, memory=0, retry="", follow=False,
          directory="/"),
-    dict(type="have", jobs=[dict(id="0" * 16, number=1, offset=0, text=" true", run="", result=None)]),
+    dict(type="have", jobs=[dict(id="0" * 16, number=1, text=" true", result=None)]),
     dict(type="claim", request=1, want=1, memory=0, last=False),
     dict(type="ping", request=2),
     dict(type="status"),
     dict(type="account"),
     dict(type="bye"),
     dict(BEGIN, n=1, id="0" * 16),
-    dict(type="output", n=1, id="0" * 16, stream="stdout", at=0, data="text\n"),
+    dict(type="output", n=1, id="0" * 16, stream="stdout", data="text\n"),
     dict(END, n=1, id="0" * 16),
     dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0", cause=""),
     dict(type="release", n=1, id="0" * 16),
@@ -282,9 +281,8 @@ FROM_CLIENT: tuple[dict[str, Any], ...] = (
 FROM_SERVER: tuple[dict[str, Any], ...] = (
     dict(type="welcome", file="runs.txt", grace=60.0, seen=0, window=1 << 20, lost=[], settled=[],
          records=False, output=False),
-    dict(type="jobs", request=1, jobs=[dict(id="0" * 16, number=1, offset=0, text=" true", timeout=0.0,
-                                            slots=1, memory=[0, 4096], shell="/bin/sh", group=False,
-                                            hold=False)]),
+    dict(type="jobs", request=1, jobs=[dict(id="0" * 16, number=1, text=" true", timeout=0.0, slots=1,
+                                            memory=[0, 4096], shell="/bin/sh", group=False, hold=False)]),
     dict(type="nothing", request=1, ended=False, left=""),
     dict(type="sync"),
     dict(type="go", id="0" * 16, at=1.5),
@@ -450,7 +448,7 @@ class Peer:
         """Prove itself, and say hello as a client that has these jobs; a new one, unless the fields say
         otherwise.
         """
-        self.prove().say(*(dict(type="have", jobs=[{"result": None, "run": "", **job}]) for job in jobs))
+        self.prove().say(*(dict(type="have", jobs=[{"result": None, **job}]) for job in jobs))
         return self.say({**HELLO, "client": new_key(), **fields})
 
 

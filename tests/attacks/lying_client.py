@@ -43,7 +43,7 @@ class Liar:
         return self.event(**{**BEGIN, **changes})
 
     def output(self) -> Message:
-        return self.event(type="output", stream="stdout", at=0, data="a lie\n")
+        return self.event(type="output", stream="stdout", data="a lie\n")
 
     def end(self, **changes: Any) -> Message:
         return self.event(**{**END, "stdout": 6, **changes})
@@ -78,7 +78,6 @@ LIES: dict[str, Lie] = {
     "output of what could not be started": of_a_job(lambda liar: [liar.begin(pid=0), liar.output()]),
     "exit status of what could not be started": of_a_job(lambda liar: [liar.begin(pid=0), liar.end()]),
     "begin of what runs": of_a_job(lambda liar: [liar.begin(), liar.begin()]),
-    "going on with what is new": of_a_job(lambda liar: [liar.begin(again=True)]),
     "end before the begin": of_a_job(lambda liar: [liar.end()]),
     "end of what has ended": of_a_job(lambda liar: [liar.begin(), liar.output(), liar.end(), liar.end()]),
     "output of what has ended": of_a_job(lambda liar: [liar.begin(), liar.end(stdout=0), liar.output()]),
