@@ -89,7 +89,7 @@ import struct
 import sys
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -102,7 +102,6 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 from runmaker4 import (
-    DIRECTIVE,
     DONE,
     ERROR,
     FAILED,
@@ -110,16 +109,13 @@ from runmaker4 import (
     IN_USE_BYTES,
     LOCAL,
     NEW,
-    NO_DIRECTIVES,
     PORT,
     RUNNING,
-    SHELL,
     Console,
     Consumer,
     Consumers,
     Credentials,
     Cursor,
-    Directives,
     FileChangedError,
     FileExecutor,
     Job,
@@ -197,7 +193,6 @@ from runmaker4 import (
     own_job_lock_offset,
     plural,
     print_bytes,
-    print_lines,
     printable,
     read_token,
     refuse_as_output,
@@ -270,7 +265,6 @@ def make_parser() -> Parser:
         help="the job file; runmaker4.py can work on it at the same time")
     add("--exit-when-done", action="store_true",
         help="exit when all jobs have finished; clients exit as well")
-    add("--dry-run", action="store_true", help="print which jobs would start where, and change nothing")
     add("--grace", type=duration, default=60.0, metavar="T",
         help="keep the jobs of a lost client, or server, for T [60s]")
     add(
@@ -2275,83 +2269,6 @@ class Group:
         self._stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self._result_lines)))
 
 
-# ---- --dry-run ---------------------------------------------------------------------------------------------
-
-
-def preview(file: JobReader) -> Iterator[str]:
-    """Yield the job lines that would start, as in the file, below headings such as '# bob, timeout 30s'.
-
-    The jobs of a group (together=, which start at one moment) are gathered, and yielded where the group ends.
-    Raises OSError, ValueError (bad directive).
-    """
-    group_jobs: GroupJobs = []      # of the group so far; []: no group
-    directives = NO_DIRECTIVES
-    heading = ""                    # to yield before the next job; '': none
-    for line in file.scan_lines(NEW, directives=True):
-        is_directive = line.state == DIRECTIVE
-        if not is_directive and directives.settings.together:
-            group_jobs.append((line, directives.settings))
-        elif not is_directive:
-            if heading:
-                yield heading
-                heading = ""
-            yield bytes(line).decode(errors="surrogateescape")
-        else:
-            directives_above, directives = directives, directives.with_directive(line)
-            if directives.error:
-                raise ValueError(directives.error)
-            # for example a directive that gives the next jobs of the group to another host
-            is_in_group = directives.settings.together != ""
-            if is_in_group and directives.can_share_group_with(directives_above):
-                continue
-            yield from preview_group(file.reader, group_jobs)
-            group_jobs = []
-            # A barrier or end is shown even if no job follows, other settings only above a job.
-            if directives.barrier is line or directives.end is line:
-                yield heading_of(line, directives)
-            else:
-                heading = heading_of(line, directives)
-    yield from preview_group(file.reader, group_jobs)
-
-
-def heading_of(line: Line, directives: Directives) -> str:
-    """Return the preview of a directive: '# bob, timeout 30s', '# barrier check (line 5)', '# end (line 9)'.
-
-    directives: that apply below the line.
-    """
-    if directives.barrier is line:
-        return f"# barrier{' check' if directives.check else ''} (line {line.number})"
-    if directives.end is line:
-        return f"# end (line {line.number})"
-    settings = directives.settings
-    return f"# {', '.join(settings.hosts) or 'any host'}{settings_suffix(settings)}"
-
-
-def preview_group(file: Reader, jobs: GroupJobs) -> Iterator[str]:
-    """Yield each host's jobs in a group below headings.  Raises OSError."""
-    if not jobs:
-        return
-    hosts = jobs_by_host(file, jobs)
-    group_settings = jobs[0][1]
-    name = group_settings.together
-    min_hosts = "all" if group_settings.min_hosts is None else group_settings.min_hosts
-    if len(jobs) > PendingGroup.MAX_GROUP_JOBS or len(hosts) > Group.MAX_HOSTS:
-        limits = f"{PendingGroup.MAX_GROUP_JOBS:,} jobs or {Group.MAX_HOSTS} hosts"
-        yield f"# {name}: never, for it has more than {limits}"
-        return
-    yield f"# {name}: together, once all of {', '.join(hosts)} are connected (min-hosts {min_hosts})"
-    for host, lines in hosts.items():
-        yield f"# {host}"
-        for line, settings in lines:
-            yield bytes(line).decode(errors="surrogateescape") + settings_suffix(settings)
-
-
-def settings_suffix(settings: JobSettings) -> str:
-    """Return, for example, ', timeout 30s, shell bash': the timeout, and a shell other than the default."""
-    timeout = f", timeout {human_time(settings.timeout)}" if isinstance(settings.timeout, float) else ""
-    return timeout + (f", shell {settings.shell}" if settings.shell != SHELL else "")
-
-
 # ======== Counting ==========================================================================================
 #
 # Three parties request a count of the file: clients that exit, users who want a status, and the server, which
@@ -3726,10 +3643,9 @@ class Server(Program):
         super().__init__(PROG, options.file, options)
         self.path = options.file
         self.mount = check_mount(self.path, options.single_host, self.say)
-        os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
+        os.close(open_job_file(self.path, os.O_RDWR))
         refuse_as_output(self.path)
-        if not options.dry_run:
-            check_lock_file(self.path, self.mount)
+        check_lock_file(self.path, self.mount)
         check_job_file(self.path, self.mount.network, self.say)
         # between checks of clients and file
         self._check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)
@@ -3742,12 +3658,7 @@ class Server(Program):
     # -- from start to end -----------------------------------------------------------------------------------
 
     def main(self) -> int:
-        """Check and open everything that can fail, then serve.  Return the exit status.  Raises UsageError.
-
-        With --dry-run only print the jobs that would start.
-        """
-        if self.options.dry_run:
-            return self._print_preview()
+        """Check and open everything that can fail, then serve.  Return the exit status.  Raises UsageError."""
         allow_descriptors(MIN_DESCRIPTORS, "a server needs", "raise ulimit -Hn")
         context = tls_context(server_side=True)
         self._presence_lock = PresenceLock(of_server=True)
@@ -3786,17 +3697,6 @@ class Server(Program):
             )
         except OSError as error:
             raise UsageError(f"the keeper cannot be started: {error_text(error)}") from None
-
-    def _print_preview(self) -> int:
-        """Print which jobs would start where; return the exit status.  Raises UsageError, BrokenPipeError."""
-        file = JobReader(self.path, say=self.say, mount=self.mount)
-        try:
-            print_lines(map(os.fsencode, preview(file)))
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise UsageError(f"{self.path}: {error_text(error)}") from None
-        return 0
 
     async def work(self) -> int:
         """Serve clients until a signal, a defect or the end of all work; then return the exit status."""

@@ -5476,7 +5476,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
     """Yield the lines that this consumer would run if it were alone, without changing anything.
 
     Stop at a directive that keeps the jobs below from starting.  Report `memory`, the limit for jobs here, if
-    a directive has memory=, and the first job of a group, which only a server starts.
+    a directive has memory=, and the first job of each group, which only a server starts.
     """
     reported_subjects: set[str] = set()
 
@@ -5500,7 +5500,8 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
                 say_once("memory", str(memory))
         elif above.scope.settings.together:
             if line.state == NEW:
-                say_once("group", no_group_message(line, above.scope.settings))
+                settings = above.scope.settings
+                say_once(f"group {settings.together}", no_group_message(line, settings))
         elif may_take_jobs and (line.state != RUNNING or file.is_orphan(line)):
             yield line
 

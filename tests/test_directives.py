@@ -804,16 +804,18 @@ class MalformedLater(DirectiveCase):
 # -- without running -----------------------------------------------------------------------------------------
 
 class DryRun(DirectiveCase):
-    """--dry-run leaves out what is for other hosts, and groups."""
+    """--dry-run leaves out what is for other hosts, and names the groups, which it leaves out, too."""
 
     def test_what_is_for_others_or_a_group_is_not_listed(self) -> None:
         self.before = self.write(
             ". a\n#RUN host=bob\n. b\n! c\n#RUN host=alice timeout=5\n. d\n#RUN barrier\n! e\n"
-            "#RUN together=g host=*\n. f\n! g\n#RUN\n. h\n"
+            "#RUN together=g host=*\n. f\n. f\n! g\n#RUN together=other host=*\n. g\n#RUN\n. h\n"
         ).read_bytes()
-        for options, wanted in ((), b"1 . a\n6 . d\n13 . h\n"), (("-r",), b"1 . a\n6 . d\n8 ! e\n13 . h\n"):
+        for options, wanted in ((), b"1 . a\n6 . d\n16 . h\n"), (("-r",), b"1 . a\n6 . d\n8 ! e\n16 . h\n"):
             ended = self.run_jobs("--dry-run", "--name", "alice", *options)
             self.assertEqual((ended.code, ended.out), (0, wanted))
+            self.assertEqual(re.findall(rb"line (\d+): only runmaker4-server.py starts", ended.err),
+                             [b"10", b"14"])
         self.assertEqual(self.read(), self.before)
 
 

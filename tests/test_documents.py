@@ -388,7 +388,6 @@ RECIPES = {
     "runmaker4-server.py --exit-when-done tests.txt": Recipe(
         until="grep together= tests.txt && test -e .runmaker4.token", files={"tests.txt": ""}
     ),
-    "runmaker4-server.py --dry-run tests.txt": Recipe(),
     "runset4.py --set=. --state='!' tests.txt": Recipe(after="grep '^[.] true' tests.txt"),
     # clusters
     "for host in alice bob; do": Recipe(
@@ -459,7 +458,6 @@ RECIPES = {
     "runwait4.py --outdir out --timeline timeline.json": JOURNAL,
     "runmaker4-client.py -j2 alice": Recipe(QUICK_JOBS, before=SERVER, states="dddd"),
     "runmaker4-client.py --status --json alice": Recipe(jobs(".."), before=SERVER),
-    "runmaker4-server.py --dry-run runs.txt": Recipe(jobs("..")),
     # the benchmarks
     "python3 -m unittest tests.test_claiming": Recipe(
         before=CHECKOUT, instead={"tests.test_claiming": "tests.test_packaging.Project"}
@@ -489,7 +487,7 @@ JOB_FILES = {
                        "grep -x 'sim --seed 1' printed; grep -x 'gcc/12 --seed 2' printed",
     "#RUN host=alice,bigmem* timeout=10m": "runmaker4.py -j4 --name bigmem1 runs.txt",
     "#RUN together=test1 host=alice min-hosts=2":
-        f"runmaker4-server.py --dry-run runs.txt\n{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
+        f"{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
         "for host in alice bob carol; do runmaker4-client.py --follow --name $host localhost & done; wait",
 }
 PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_claiming.py
@@ -786,7 +784,7 @@ class Texts(Case):
                     unknown.append(f"{piece.place}: {text}")
         self.assertEqual(unknown, [], "neither commands that are run here, nor in TEXTS")
         self.write("\n".join([*lines, ""]))
-        self.assertEqual(self.run_script(RUNSERVER, "--dry-run", "runs.txt").code, 0)
+        self.assertEqual(self.run_script(RUNMAKER, "--dry-run", "runs.txt").code, 0)
 
     def test_the_readme_names_the_version(self) -> None:
         self.assertIn(f"Version {VERSION},", (ROOT / "README.md").read_text())

@@ -96,7 +96,10 @@ class StrayLines(MisreadCase):
         ended = self.run_script(RUNMAKER, "runs.txt")
         self.assertEqual(ended.code, 0)
         self.assertEqual(ended.err.decode().splitlines(True)[0], self.SAID.format(RUNMAKER))
-        self.assertNames(self.SAID, (RUNSERVER, "--dry-run"))
+        server = self.run_script(RUNSERVER, "--exit-when-done", "--port", 0, "runs.txt",
+                                 env={"HOME": str(self.dir)})
+        self.assertEqual(server.code, 0)
+        self.assertEqual(server.err.decode().splitlines(True)[0], self.SAID.format(RUNSERVER))
 
     SAID = STRAY.format("{}", 4)
 
@@ -134,7 +137,7 @@ class LookAlikes(MisreadCase):
     def test_who_runs_jobs_refuses_the_first_and_who_looks_tells_what_waits(self) -> None:
         self.write("# run this\n. a\n#run barrier\n. b\n # RUN end\n")
         for call, ended in self.run_all(
-            (script, "--dry-run", "runs.txt") for script in (RUNMAKER, RUNSERVER)
+            ((RUNMAKER, "--dry-run", "runs.txt"), (RUNSERVER, "runs.txt"))
         ):
             with self.subTest(call=call):
                 self.assertRefused(ended, f"{call[0]}: runs.txt: line 3: looks like a directive")

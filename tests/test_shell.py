@@ -11,7 +11,7 @@ import subprocess
 import unittest
 
 import runmaker4
-from tests.support import GATE, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, Ended, wait_until
+from tests.support import GATE, ROOT, RUNCLIENT, RUNMAKER, Ended, wait_until
 from tests.tcp import TcpCase
 from tests.test_directives import DirectiveCase
 from tests.test_refusals import RefusalCase
@@ -267,13 +267,6 @@ class OfAGroup(ShellCase):
         for client in clients:
             self.finish(client)
         self.assertEqual((self.states(), self.exists("never")), ("ee", False))
-
-    def test_a_preview_names_it(self) -> None:
-        self.lines("#RUN host=alice timeout=30s shell=bash", ". a",
-                   "#RUN together=b host=bob shell=zsh", ". c")
-        ended = self.run_script(RUNSERVER, "--dry-run", "runs.txt")
-        self.assertIn("# alice, timeout 30s, shell bash\n", ended.out.decode())
-        self.assertIn(". c, shell zsh\n", ended.out.decode())
 
 
 # -- with --runner -------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import subprocess
 import termios
 import unittest
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, Optional, TypeVar
 
 from tests import wire
 from tests.support import (
@@ -27,7 +27,6 @@ from tests.support import (
     RUNWAIT,
     WAITING,
     Ended,
-    lock_table,
     wait_until,
 )
 from tests.tcp import PORT_LINE, SERVING, Program, Server, TcpCase
@@ -443,19 +442,6 @@ class RefusedServers(RefusalCase):
                     *self.command(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt"), timeout=20
                 )
                 self.assertRefused(ended, f"64 open files, the limit is {limit} (raise ulimit -Hn)")
-
-    def test_a_dry_run_whose_lock_file_cannot_be_used(self) -> None:
-        ways: dict[str, Callable[[pathlib.Path], object]] = {
-            "regular file": pathlib.Path.mkdir,
-            "is a symbolic link": lambda lock_file: lock_file.symlink_to("runs.txt"),
-            "contents": lambda lock_file: lock_file.write_text("some text\n"),
-        }
-        for number, (words, make) in enumerate(ways.items()):
-            with self.subTest(words=words):
-                file = self.write(". touch never\n", f"file.{number}")
-                make(lock_table(file))
-                ended = self.run_script(RUNSERVER, "--dry-run", file.name, timeout=20)
-                self.assertRefused(ended, f"runmaker4-server.py: {file.name}: ", f".{file.name}.lock", words)
 
     def test_a_mount_that_shares_no_locks_unless_single_host_is_given(self) -> None:
         mounts = (

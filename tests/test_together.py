@@ -1113,25 +1113,6 @@ class Storm(GroupCase):
 class Beside(GroupCase):
     """Others that work on the file of a group."""
 
-    def test_dry_run_prints_what_would_start_where_and_touches_nothing(self) -> None:
-        self.write(". echo plain\n#RUN together=pair host=alice,b* min-hosts=1\n. echo first\n. echo second\n"
-                   ". echo third\n")
-        before = self.read()
-        ended = self.run_script(RUNSERVER, "--dry-run", "runs.txt", timeout=20)
-        self.assertEqual((ended.code, self.read()), (0, before), ended.err)
-        self.assertFalse(self.exists(".runmaker4.token"))
-        self.assertEqual(ended.out.decode().splitlines(), [
-            "1 . echo plain", "# pair: together, once all of alice, b* are connected (min-hosts 1)",
-            "# alice", "3 . echo first", "5 . echo third", "# b*", "4 . echo second"])
-
-    def test_dry_run_prints_a_heading_only_where_a_job_is_below_it(self) -> None:
-        self.write("#RUN host=carol\nd echo a\n#RUN host=alice timeout=3s\n#RUN barrier\n. echo b\n. echo c\n"
-                   "#RUN together=one host=bob\n. echo d\n#RUN\n")
-        ended = self.run_script(RUNSERVER, "--dry-run", "runs.txt", timeout=20)
-        self.assertEqual(ended.out.decode().splitlines(), [
-            "# barrier (line 4)", "# alice, timeout 3.0s", "5 . echo b", "6 . echo c",
-            "# one: together, once all of bob are connected (min-hosts all)", "# bob", "8 . echo d"])
-
     def test_a_terminal_gets_no_control_characters_of_commands_and_a_program_their_bytes(self) -> None:
         command = "true '\x1b[31m\u202e'"
         self.before = self.write(f"#RUN together=solo host=alice\n. {command}\n").read_bytes()

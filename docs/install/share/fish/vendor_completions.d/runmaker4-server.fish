@@ -1,7 +1,6 @@
 # fish completion for runmaker4-server, made by docs/install/make.py
 complete -c runmaker4-server -fa '(complete -C "no-such-command "(commandline -ct) | string match -rv "(^|/)\.[^/]*\.lock\$")'
 complete -c runmaker4-server -l exit-when-done -d 'exit when all jobs have finished; clients exit as well'
-complete -c runmaker4-server -l dry-run -d 'print which jobs would start where, and change nothing'
 complete -c runmaker4-server -l grace -x -d 'keep the jobs of a lost client, or server, for T [60s]'
 complete -c runmaker4-server -l single-host -d 'no other host uses the file itself: any file system will do'
 complete -c runmaker4-server -l max-failed -x -d 'start no more once N of its jobs failed or had an error'
