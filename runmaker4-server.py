@@ -214,12 +214,11 @@ if TYPE_CHECKING:
     import ssl
 
 PROG = "runmaker4-server.py"
-MAX_UNAUTHENTICATED = 100       # connections that are not authenticated yet
-# the same limit while each is less than a second old: clients that start together
-MAX_UNAUTHENTICATED_BURST = 1000
-BACKLOG = MAX_UNAUTHENTICATED_BURST     # connections that wait for accept(2)
-MIN_DESCRIPTORS = 64            # open files: some 20 for the server, 16 for strangers, the rest for clients
-UNACCEPTED_REPORT_SECONDS = 60.0        # between messages about connections that were not accepted
+MAX_UNAUTHENTICATED = 100       # connections that are not authenticated yet; more drop the oldest
+BACKLOG = 1000                  # connections that wait for accept(2): clients that start together
+ACCEPT_PAUSE_SECONDS = 1.0      # after a connection that was not accepted
+NOT_ACCEPTED_REPORT_SECONDS = 60.0      # between messages about that
+MIN_DESCRIPTORS = 200           # open files: some 20 for the server, 100 for strangers, the rest for clients
 MAX_BATCH_LINES = 64            # lines claimed before other work follows
 MAX_PREFETCHED_LINES = 16       # lines that a client gets before it requests them: Client.prefetch_count
 SHORT_JOB_SECONDS = 0.1         # from sending a line to the result of a short job
@@ -2503,7 +2502,6 @@ class SessionSettings:
     path: str                           # of the job file
     grace: float                        # seconds in which a lost client can come back
     max_failed: int                     # 0: no limit
-    max_strangers: int                  # unauthenticated connections
 
 
 @dataclass(frozen=True)
@@ -2843,20 +2841,11 @@ class Sessions:
                 link.extend_silence()
             else:
                 link.drop_if_silent()
-        self._limit_strangers()
 
     def _limit_strangers(self) -> None:
-        """Drop the oldest connections that have not proved to know the token, if there are too many.
-
-        Keep more than MAX_UNAUTHENTICATED, up to `max_strangers`, for a second: many clients can start at
-        once.
-        """
-        while len(self._strangers) > min(MAX_UNAUTHENTICATED, self.settings.max_strangers):
-            oldest = next(iter(self._strangers))
-            is_recent = boottime() - oldest.last_message_at < 1.0
-            if len(self._strangers) <= self.settings.max_strangers and is_recent:
-                return
-            del self._strangers[oldest]
+        """Drop the oldest connections that have not proved to know the token, if there are too many."""
+        while len(self._strangers) > MAX_UNAUTHENTICATED:
+            oldest, _ = self._strangers.popitem(last=False)
             oldest.drop("too many unauthenticated connections")
 
 
@@ -3652,13 +3641,12 @@ class Server(Program):
         self._summary: Summary | None = None    # of the file at exit; None: unknown
         self._orphans: list[int] = []           # orphaned lines that were marked `e`; set at exit
         self.began = boottime()
-        self._unaccepted_count = 0              # connections not accepted since the last report
-        self._unaccepted_reported_at = -UNACCEPTED_REPORT_SECONDS   # time of that report, by boottime()
+        self._next_accept_report_at = 0.0       # of a connection that was not accepted, by boottime()
 
     # -- from start to end -----------------------------------------------------------------------------------
 
     def main(self) -> int:
-        """Check and open everything that can fail, then serve.  Return the exit status.  Raises UsageError."""
+        """Check and open everything that can fail, then serve; return the exit status.  Raises UsageError."""
         allow_descriptors(MIN_DESCRIPTORS, "a server needs", "raise ulimit -Hn")
         context = tls_context(server_side=True)
         self._presence_lock = PresenceLock(of_server=True)
@@ -3705,7 +3693,9 @@ class Server(Program):
         self.handle_signals(self._on_stop_signal, self._on_drain_signal)
         await self._set_up_keeper()
         self.executor.post(self.claims.take_presence_lock)
-        acceptors = self._accept_clients()
+        for sock in self._sockets:
+            sock.setblocking(False)
+            self._start_accepting(sock)
         chores = [
             spawn_task(self.dispatcher.poll_file()),
             spawn_task(self.sessions.watch_claimed_lines()),
@@ -3716,17 +3706,39 @@ class Server(Program):
         await self.lifetime.exiting
         for chore in chores:
             chore.cancel()
-        for acceptor in acceptors:
-            acceptor.close()
+        for sock in self._sockets:
+            self.loop.remove_reader(sock)
+            sock.close()
         await self._shut_down()
         status = self.lifetime.exit_status              # None: the results decide
         return self.runner_stats.exit_status(self._summary) if status is None else status
 
-    def _accept_clients(self) -> list[Acceptor]:
-        """Start to accept connections.  Return the acceptors, to be closed."""
-        make_link = functools.partial(ClientLink, self.sessions, self.dispatcher, self.accountant,
-                                      self._token, self._credentials)
-        return [Acceptor(sock, self.loop, make_link, self._say_unaccepted) for sock in self._sockets]
+    def _start_accepting(self, sock: socket.socket) -> None:
+        if not self.lifetime.is_exiting:
+            self.loop.add_reader(sock, self._accept_connection, sock)
+
+    def _accept_connection(self, sock: socket.socket) -> None:
+        """Accept one waiting connection; after an error pause.
+
+        In each turn the event loop handles each connection that has sent data.  One stranger in a turn, who
+        costs about 0.4 ms, delays no client; asyncio's server accepts up to BACKLOG in a turn.
+        """
+        try:
+            connection, _ = sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:                # for example too many open files
+            self.loop.remove_reader(sock)
+            self.loop.call_later(ACCEPT_PAUSE_SECONDS, self._start_accepting, sock)
+            return self._say_not_accepted(error)
+        link = ClientLink(self.sessions, self.dispatcher, self.accountant, self._token, self._credentials)
+        spawn_task(self.loop.connect_accepted_socket(lambda: link, connection))
+
+    def _say_not_accepted(self, error: OSError) -> None:
+        """Report, at most once a minute, that a connection was not accepted."""
+        if boottime() >= self._next_accept_report_at:
+            self._next_accept_report_at = boottime() + NOT_ACCEPTED_REPORT_SECONDS
+            self.say(f"a connection was not accepted: {error_text(error)}")
 
     def _make_components(self) -> None:
         """Create the objects that make up the server; each needs some of the earlier ones.
@@ -3745,20 +3757,12 @@ class Server(Program):
         self.claims = Claims(served_file, self.records, ordinals=has_log_file)
         services = Services(self.loop, self.executor, self.claims, self.records, self.runner_stats,
                             self.lifetime, self.say, reader.interval)
-        self.sessions = Sessions(services, self._session_settings(), self._on_error)
+        settings = SessionSettings(self.path, self.options.grace, self.options.max_failed)
+        self.sessions = Sessions(services, settings, self._on_error)
         # each poll on a network file system is a round trip
         poll_seconds = max(POLL_SECONDS, reader.interval / 5 if self.mount.network else 0)
         self.dispatcher = Dispatcher(services, self.sessions, self.stdout, poll_seconds)
         self.accountant = Accountant(services, self.sessions, reader, ServerInfo(self.port, self.began))
-
-    def _session_settings(self) -> SessionSettings:
-        max_descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return SessionSettings(
-            path=self.path,
-            grace=self.options.grace,
-            max_failed=self.options.max_failed,
-            max_strangers=max_unauthenticated_connections(max_descriptors),
-        )
 
     async def _shut_down(self) -> None:
         """Write and send everything, close connections, let the keeper exit, and print the closing line.
@@ -3840,18 +3844,6 @@ class Server(Program):
         awaited = [task, self.lifetime.hurrying]
         await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() and not task.exception() else None
-
-    def _say_unaccepted(self, error: OSError) -> None:
-        """Report, at most once a minute, that a connection was not accepted: perhaps descriptors run out."""
-        self._unaccepted_count += 1
-        now = boottime()
-        if now - self._unaccepted_reported_at <= UNACCEPTED_REPORT_SECONDS:
-            return
-        count = self._unaccepted_count
-        repeats = f" ({count} times since the last report)" if count > 1 else ""
-        self.say(f"a connection was not accepted: {error_text(error)}{repeats}")
-        self._unaccepted_count = 0
-        self._unaccepted_reported_at = now
 
     def on_writer_relieved(self) -> None:
         """Let clients send more output if most of it is written."""
@@ -4156,59 +4148,6 @@ def _write_token(path: str, move: Callable[[str, str], None]) -> str:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary_path)
     return token
-
-
-class Acceptor:
-    """Accepts connections, at most MAX_ACCEPTS_PER_TURN in a turn of the event loop.
-
-    A turn handles each connection that has sent data.  A stranger's connection costs about 0.4 ms.  So a
-    flood of them delays a client's message by 1 ms, not by 100 ms as with asyncio's server, which accepts 256
-    connections in a turn (figures in docs/who-can-do-what.md).
-    """
-    MAX_ACCEPTS_PER_TURN = 2
-    ERROR_PAUSE_SECONDS = 1.0
-
-    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop,
-                 make_link: Callable[[], ClientLink], on_error: Callable[[OSError], None]) -> None:
-        """make_link: creates a connection's protocol.  on_error: called if one was not accepted."""
-        self._sock = sock
-        self._loop = loop
-        self._make_link = make_link
-        self._on_error = on_error
-        sock.setblocking(False)
-        self._open_handle: asyncio.Handle = loop.call_soon(self._start_accepting)
-
-    def _start_accepting(self) -> None:
-        self._loop.add_reader(self._sock, self._accept_waiting)
-
-    def _accept_waiting(self) -> None:
-        """Accept up to MAX_ACCEPTS_PER_TURN waiting connections; after an error pause."""
-        for _ in range(self.MAX_ACCEPTS_PER_TURN):
-            try:
-                connection, _ = self._sock.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self._loop.remove_reader(self._sock)
-                self._open_handle = self._loop.call_later(self.ERROR_PAUSE_SECONDS, self._start_accepting)
-                return self._on_error(error)
-            spawn_task(self._loop.connect_accepted_socket(self._make_link, connection))
-
-    def close(self) -> None:
-        self._open_handle.cancel()
-        self._loop.remove_reader(self._sock)
-        self._sock.close()
-
-
-def max_unauthenticated_connections(max_descriptors: int) -> int:
-    """Return how many connections that have not proved to know the token can be open at once.
-
-    They get a quarter of the process's file descriptors (max_descriptors), clients the rest.
-    """
-    # Connections also use descriptors before they are counted and after they are dropped: asyncio takes up to
-    # four turns of the event loop to pass them on and to close them.
-    uncounted = 4 * Acceptor.MAX_ACCEPTS_PER_TURN
-    return min(MAX_UNAUTHENTICATED_BURST, max_descriptors // 4 - uncounted)
 
 
 def listen(host: str | None, port: int) -> list[socket.socket]:

@@ -1070,7 +1070,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         loop = asyncio.get_running_loop()
         services = server.Services(loop, runmaker4.FileExecutor(threaded=False), self.of_worker, records,
                                    self.runner_stats, server.Lifetime(loop), lambda text: None, file.interval)
-        settings = server.SessionSettings(str(self.path), grace=60.0, max_failed=0, max_strangers=10)
+        settings = server.SessionSettings(str(self.path), grace=60.0, max_failed=0)
         return server.Sessions(services, settings, lambda text: None)
 
     def claims(self) -> list[ReportedJob]:

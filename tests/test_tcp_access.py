@@ -435,13 +435,13 @@ class RefusedServers(RefusalCase):
         )
 
     def test_a_limit_of_open_files_that_leaves_no_room_for_clients(self) -> None:
-        for limit in 10, 20, 30, 63:
+        for limit in 10, 64, 199:
             with self.subTest(limit=limit):
                 ended = self.run_script(
                     "sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh",
                     *self.command(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt"), timeout=20
                 )
-                self.assertRefused(ended, f"64 open files, the limit is {limit} (raise ulimit -Hn)")
+                self.assertRefused(ended, f"200 open files, the limit is {limit} (raise ulimit -Hn)")
 
     def test_a_mount_that_shares_no_locks_unless_single_host_is_given(self) -> None:
         mounts = (
@@ -722,7 +722,7 @@ class Few(TcpCase):
 
     def test_a_client_runs_its_jobs(self) -> None:
         self.jobs(*["echo $JOB_ID; echo $JOB_ID >&2"] * 20)
-        few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
+        few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))"
         server = self.start_server("--outdir", "out", "-l", "log", "--joblog", "joblog", "--print", patch=few)
         clients = [self.start_client(server, "-j2") for _ in range(3)]
         for client in clients:
