@@ -169,7 +169,6 @@ from runmaker4 import (
     check_mount,
     close_all,
     command_error,
-    display_text,
     duration,
     encode_timeout,
     error_text,
@@ -519,14 +518,21 @@ class ServedQueue(JobQueue):
 #
 #     1.  The server forks the keeper, and sends it the descriptor over a socket pair.  The keeper closes all
 #        other descriptors.
-#     2. When the server dies, the keeper reads an end of file from that socket.  Then it waits --grace for
+#     2.  When the server dies, the keeper reads an end of file from that socket.  Then it waits --grace for
 #        the next server, or exits at once if nothing is locked.
-#     3.  The next server connects to an abstract socket (unix(7)), whose name is made from the directory and
-#        the name of the job file, and vanishes with the keeper.  The keeper sends the descriptor, and serves
-#        that server from then on.
+#     3.  The next server finds the keeper, which sends it the descriptor.  Once a keeper of its own has the
+#        descriptor, too, it lets the old keeper exit.
 #     4.  If the old server still lives, the keeper reports this to the new server, which refuses to start.
 #
-# Both sockets are SOCK_SEQPACKET: a message is a packet, and can contain descriptors.
+# The keeper listens on an abstract socket (unix(7)), which vanishes with it.  Any user can bind any such
+# name, so the name ends in random characters, which no other user can bind first.  The next server finds it
+# in the kernel's list of sockets, and ignores processes of other users.
+#
+# All sockets are SOCK_SEQPACKET: a message is a packet, and can contain descriptors.
+
+SERVER_IS_DEAD, SERVER_IS_ALIVE = b"dead", b"alive"     # answers of a keeper
+QUEUE_IS_FULL = b"full"                 # a keeper, or a process of another user, does not accept now
+NO_KEEPER = b""                         # it has exited, or belongs to another user
 
 
 def same_user(sock: socket.socket) -> bool:
@@ -535,117 +541,81 @@ def same_user(sock: socket.socket) -> bool:
     return uid == os.geteuid()
 
 
-class Keeper:
-    """The keeper process: holds the descriptor with the job locks, and sends it to the next server."""
-    KEPT, BUSY = b"k", b"b"             # answers to a new server: here are the locks; the old server lives
+def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float) -> None:
+    """Be the keeper: hold the job locks until the server lets us exit, or has been dead for the grace.
 
-    def __init__(self, listener: socket.socket, server_sock: socket.socket) -> None:
-        """listener: where the next server connects; server_sock: closed when the present server dies."""
-        self._listener = listener
-        self._server_sock = server_sock
-        self._locks_fd = -1             # has the job locks; -1: none was sent yet
-        self._grace = 0.0               # seconds
-        self._server_pid = b""          # in decimal
-        self._deadline: float | None = None     # when the grace is over; None: the server lives
-
-    def run(self) -> None:
-        """Hold the job locks for the next server, until the server has been dead for the grace time.
-
-        Return at once if nothing is locked when the server dies.  After a defect, a living server starts
-        another keeper; if the server is dead, hold the locks for the rest of the grace: no other runner may
-        start the running jobs.
-        """
-        try:
-            while self._handle_next_event():
-                pass
-        finally:
-            if self._deadline is not None:
-                time.sleep(max(0.0, self._deadline - time.monotonic()))
-
-    def _handle_next_event(self) -> bool:
-        """Wait for a message, the server's death, a new server or the end of the grace; handle it.
-
-        Return False if the keeper must exit.
-        """
-        is_server_dead = self._deadline is not None
-        timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+    listener: where the next server connects, which becomes our server.  server_sock: brings the descriptor
+    with the job locks; closed when the server dies.
+    """
+    locks_fd = -1
+    deadline: float | None = None       # when the grace is over; None: the server lives
+    while True:
+        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         # the socket of a dead server would be ready at once, each time
-        socks = [self._listener] if is_server_dead else [self._listener, self._server_sock]
+        socks = [server_sock, listener] if deadline is None else [listener]
         ready_fds = wait_ready([sock.fileno() for sock in socks], select.POLLIN, timeout)
-        is_grace_over = is_server_dead and not ready_fds
-        if is_grace_over:
-            return False
-        has_server_died = self._server_sock.fileno() in ready_fds and not self._receive_from_server()
-        if has_server_died and not self._begin_grace():
-            return False
-        if self._listener.fileno() in ready_fds:
-            self._answer_new_server()
-        return True
-
-    def _begin_grace(self) -> bool:
-        """Begin to wait for the next server; return False if no job lock is held: there is no need to."""
-        self._deadline = time.monotonic() + self._grace     # set first: run() waits even if the query fails
-        if not self._has_job_locks():
-            self._deadline = None
-            return False
-        return True
-
-    def _has_job_locks(self) -> bool:
-        """Return True if a job lock is held, by this keeper or a runner: the kernel does not say by which."""
-        if self._locks_fd < 0:
-            return False
-        try:
-            # A query through a description does not find the locks on it: open() makes another one.
-            with open(f"/proc/self/fd/{self._locks_fd}", "rb") as lock_file:
-                return not is_free(lock_file.fileno(), 0, IN_USE_BYTES)
-        except OSError:                 # rather hold locks in vain than lose one
-            return True
-
-    def _receive_from_server(self) -> bool:
-        """Receive a descriptor, or grace and process ID; return False if the server is dead."""
-        try:
-            data, fds, _, _ = socket.recv_fds(self._server_sock, 64, 1)
-        except OSError:
-            return False
+        if not ready_fds:
+            return
+        if server_sock.fileno() not in ready_fds:
+            new_server = answer_new_server(listener, deadline is not None, locks_fd)
+            if new_server:
+                server_sock, deadline = new_server, None
+            continue
+        message, fds = receive_from_server(server_sock)
         if fds:
-            if self._locks_fd >= 0:
-                os.close(self._locks_fd)
-            self._locks_fd = fds[0]
-        elif data:
-            grace, server_pid = data.split()
-            self._grace = float(grace)
-            self._server_pid = server_pid
-        return bool(data)
-
-    def _answer_new_server(self) -> None:
-        """Send a new server the descriptor with the job locks, and serve it from now on.
-
-        If the old server lives, send only that server's process ID.
-        """
-        new_server, _ = self._listener.accept()
-        with contextlib.suppress(OSError):
-            if same_user(new_server):
-                is_server_dead = self._deadline is not None
-                if is_server_dead and self._locks_fd >= 0:
-                    socket.send_fds(new_server, [self.KEPT], [self._locks_fd])
-                    self._server_sock.close()
-                    self._server_sock = new_server
-                    self._deadline = None
-                    return
-                new_server.send(self.BUSY + self._server_pid)
-        new_server.close()
+            close_all(locks_fd)
+            locks_fd = fds[0]
+        elif message or not has_job_locks(locks_fd):
+            return
+        else:
+            deadline = time.monotonic() + grace
 
 
-class NameTakenError(Exception):
-    """Another user's process has the keeper's socket address: any user can bind an abstract name."""
+def receive_from_server(server_sock: socket.socket) -> tuple[bytes, list[int]]:
+    """Receive a message and perhaps a descriptor; return b"" if the server is dead."""
+    try:
+        message, fds, _, _ = socket.recv_fds(server_sock, 64, 1)
+    except OSError:                     # ECONNRESET: it has not read our answer
+        return b"", []
+    return message, fds
+
+
+def has_job_locks(locks_fd: int) -> bool:
+    """Return True if a job lock is held, by this keeper or a runner: the kernel does not say by which.
+
+    locks_fd: -1: the server has claimed no line.
+    """
+    if locks_fd < 0:
+        return False
+    try:
+        # A query through a description does not find the locks on it: open() makes another one.
+        with open(f"/proc/self/fd/{locks_fd}", "rb") as lock_file:
+            return not is_free(lock_file.fileno(), 0, IN_USE_BYTES)
+    except OSError:                     # rather hold locks in vain than lose one
+        return True
+
+
+def answer_new_server(listener: socket.socket, is_server_dead: bool, locks_fd: int) -> socket.socket | None:
+    """Accept a new server; if the old one is dead, send the descriptor with the job locks.
+
+    Return the connection if they were sent, otherwise None.
+    """
+    with contextlib.suppress(OSError):          # the new server has exited
+        new_server, _ = listener.accept()
+        if not same_user(new_server):
+            new_server.close()
+        elif is_server_dead:
+            socket.send_fds(new_server, [SERVER_IS_DEAD], [locks_fd])
+            return new_server
+        else:
+            new_server.send(SERVER_IS_ALIVE)
+            new_server.close()
+    return None
 
 
 class KeeperLink:
     """The server's connection to the keeper: the process that holds the job locks when the server is dead."""
-    MAX_EXIT_SECONDS = 2.0              # to wait for a server that is about to exit
-    # to wait for the kernel to close all sockets of a killed keeper: the one that shows us the death can be
-    # closed before the one with the name
-    MAX_CLOSING_SECONDS = 0.5
+    MAX_EXIT_SECONDS = 2.0              # to wait for another server that is about to exit
 
     def __init__(self, path: str, grace: float) -> None:
         """path: of the job file.  grace: seconds.  Raises OSError.
@@ -658,85 +628,93 @@ class KeeperLink:
         folder_info = os.stat(folder)
         name_hash = hashlib.sha256(name).hexdigest()
         folder_id = f"{folder_info.st_dev:x}.{folder_info.st_ino:x}"
-        self.socket_address = f"\0runmaker4.{os.geteuid()}.{folder_id}.{name_hash[:32]}"
+        # of the addresses of all keepers of this file, without the NUL; random characters follow
+        self.address_start = f"runmaker4.{os.geteuid()}.{folder_id}.{name_hash[:32]}.".encode()
         self._grace = grace
-        self.keeper_sock: socket.socket | None = None   # closed when the keeper dies; None: no keeper
-        self._started_at = 0.0              # when the keeper was started, by time.monotonic()
+        self._keeper_sock: socket.socket | None = None
         self.locks_fd = -1                  # has the job locks; -1: none yet
 
-    def take_over_or_start_keeper(self) -> None:
-        """Start a keeper; if the previous server's keeper still runs, get the job locks from that one.
+    def take_over_and_start_keeper(self) -> None:
+        """Get the job locks from the previous server's keeper, if that still runs, and start our own.
 
-        A keeper is a process that holds the job locks when the server is dead.  After MAX_EXIT_SECONDS
-        without success, raise UsageError: the previous server lives; or NameTakenError: another user's
-        process has the socket address.  Raises OSError.
+        Raises UsageError: another server of this user serves the file; OSError.
+        """
+        previous_keeper = self._take_over_locks()
+        self._start_keeper()
+        if previous_keeper:                 # it must not exit sooner: the locks would depend on us alone
+            with previous_keeper, contextlib.suppress(OSError):
+                previous_keeper.send(b"exit")
+
+    def _take_over_locks(self) -> socket.socket | None:
+        """Get the job locks of a dead server from its keeper; return the connection; None: no keeper runs.
+
+        Raises UsageError if another server still lives after MAX_EXIT_SECONDS; OSError.
         """
         deadline = time.monotonic() + self.MAX_EXIT_SECONDS
-        while not self._start_keeper():
-            answer = self._take_over_locks()
-            if self.keeper_sock:                # we got the job locks
-                return self.introduce_server()
-            if time.monotonic() > deadline:
-                if answer is None:
-                    raise NameTakenError
-                pid = display_text(answer[1:]) or "?"
-                raise UsageError(f"is served already, by process {pid} (use that one, or stop it)")
+        while True:
+            answers = set()
+            for address in self.find_addresses():
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                answer = self._ask_keeper(sock, address)
+                if answer == SERVER_IS_DEAD:
+                    return sock
+                sock.close()
+                answers.add(answer)
+            is_late = time.monotonic() > deadline
+            if is_late and SERVER_IS_ALIVE in answers:
+                raise UsageError("is served already (use that server, or stop it)")
+            if is_late or answers <= {NO_KEEPER}:
+                return None
             time.sleep(0.05)
 
-    def _take_over_locks(self) -> bytes | None:
-        """Get the job locks of a dead server from its keeper, which becomes ours; return the keeper's answer.
+    def find_addresses(self) -> set[bytes]:
+        """Return the addresses that look like those of keepers of this file.  Raises OSError."""
+        with open("/proc/self/net/unix", "rb") as sockets:      # `@` stands for the NUL
+            words = sockets.read().split()
+        return {b"\0" + word[1:] for word in words if word.startswith(b"@" + self.address_start)}
 
-        The keeper sends no locks while its server lives.  b"": a process of this user has the socket address
-        but does not answer; None: no process of this user has it.
+    def _ask_keeper(self, sock: socket.socket, address: bytes) -> bytes:
+        """Connect to the keeper with this address, and return the answer.
+
+        SERVER_IS_DEAD: set `locks_fd`, too.  A process of another user can neither block us nor answer.
         """
-        answer = None
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sock.settimeout(self.MAX_EXIT_SECONDS)
-        with contextlib.suppress(OSError):      # that process is exiting, was stopped, or is not a keeper
-            sock.connect(self.socket_address)
-            if same_user(sock):
-                answer = b""                    # if recv_fds() raises OSError
-                answer, fds, _, _ = socket.recv_fds(sock, 64, 1)
-                if fds:
-                    sock.settimeout(None)
-                    self.keeper_sock = sock
-                    self.locks_fd = fds[0]
-                    return answer
-        sock.close()
+        try:
+            sock.setblocking(False)
+            sock.connect(address)
+            if not same_user(sock):
+                return NO_KEEPER
+            sock.settimeout(self.MAX_EXIT_SECONDS)
+            answer, fds, _, _ = socket.recv_fds(sock, 64, 1)
+        except BlockingIOError:
+            return QUEUE_IS_FULL
+        except socket.timeout:              # the keeper was stopped
+            return SERVER_IS_ALIVE
+        except OSError:
+            return NO_KEEPER
+        if fds:
+            self.locks_fd = fds[0]
         return answer
 
-    def _start_keeper(self) -> bool:
-        """Fork a process that holds the job locks when the server is dead.
-
-        Return False if another process has the socket address.  Raises OSError.
-        """
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            # A server that connects between bind() and listen() is refused, and tries again.
-            listener.bind(self.socket_address)
-        except OSError as error:
-            listener.close()
-            if error.errno != errno.EADDRINUSE:
-                raise
-            return False
-        listener.listen(8)
-        self._started_at = time.monotonic()
-        our_end, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        is_child = fork_quietly() == 0
-        if is_child:
-            self._become_keeper(listener, keeper_end)       # never returns
-        listener.close()
-        keeper_end.close()
-        self.keeper_sock = our_end
-        self.introduce_server()
+    def _start_keeper(self) -> None:
+        """Fork our keeper, and give it the job locks, if we have any.  Raises OSError."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(b"\0" + self.address_start + secrets.token_hex(6).encode())
+            listener.listen(8)
+            our_end, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            is_child = fork_quietly() == 0
+            if is_child:
+                self._become_keeper(listener, keeper_end)       # never returns
+            keeper_end.close()
+        self._keeper_sock = our_end
         if self.locks_fd >= 0:
             self.give_locks(self.locks_fd)
-        return True
 
-    @staticmethod
-    def _become_keeper(listener: socket.socket, server_sock: socket.socket) -> None:
-        """Run the keeper in the child process, without other descriptors.  Never returns."""
-        exit_status = 1
+    def _become_keeper(self, listener: socket.socket, server_sock: socket.socket) -> None:
+        """Run the keeper in the child process, without other descriptors.  Never returns.
+
+        After a defect hold the locks for the grace: no other runner may start the running jobs.
+        """
+        has_defect = True
         try:
             signal.set_wakeup_fd(-1)
             os.setsid()
@@ -750,53 +728,34 @@ class KeeperLink:
                 if fd not in needed_fds:
                     with contextlib.suppress(OSError):  # the one that listed them is closed
                         os.close(fd)
-            Keeper(listener, server_sock).run()
-            exit_status = 0
+            keep_locks(listener, server_sock, self._grace)
+            has_defect = False
         finally:
-            os._exit(exit_status)
+            if has_defect:
+                time.sleep(self._grace)
+            os._exit(0)
 
-    def introduce_server(self) -> None:
-        """Send the keeper the grace and our process ID, which changes after a fork (--background)."""
-        self._send(b"%f %d" % (self._grace, os.getpid()))
+    def restart_killed_keeper(self) -> None:
+        """Start another keeper if ours was killed.  Raises OSError."""
+        killed_keeper = self._keeper_sock
+        if killed_keeper and wait_ready([killed_keeper.fileno()], select.POLLIN, 0):    # an end of file
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+            self._start_keeper()
+            killed_keeper.close()
 
     def give_locks(self, fd: int) -> None:
         """Send the keeper a new descriptor with the job locks, to hold instead of the old one."""
         self.locks_fd = fd
-        self._send(b"locks", fd)
-
-    def restart_keeper(self) -> None:
-        """Start another keeper after one has died.  Raises OSError, also if that one died at once."""
-        self._close()
-        if time.monotonic() - self._started_at < 1.0:
-            raise OSError(errno.ECHILD, "it exits at once")
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(-1, os.WNOHANG)
-        deadline = time.monotonic() + self.MAX_CLOSING_SECONDS
-        while not self._start_keeper():
-            if time.monotonic() > deadline:
-                raise OSError(errno.EADDRINUSE, "another process has taken the name")
-            time.sleep(0.01)
+        if self._keeper_sock:
+            with contextlib.suppress(OSError):          # it was killed
+                socket.send_fds(self._keeper_sock, [b"locks"], [fd])
 
     def dismiss_keeper(self) -> None:
         """Let the keeper exit: nothing must outlive the server."""
-        self._grace = 0.0
-        self.introduce_server()
-        self._close()
-
-    def _close(self) -> None:
-        """Close our end; the keeper takes this for our death."""
-        if self.keeper_sock:
-            self.keeper_sock.close()
-            self.keeper_sock = None
-
-    def _send(self, data: bytes, *fds: int) -> None:
-        """Send bytes and descriptors to the keeper, if it lives."""
-        if self.keeper_sock:
-            with contextlib.suppress(OSError):          # it has died; _on_keeper_died() will notice
-                if fds:
-                    socket.send_fds(self.keeper_sock, [data], fds)
-                else:
-                    self.keeper_sock.send(data)
+        if self._keeper_sock:
+            with contextlib.suppress(OSError):
+                self._keeper_sock.send(b"exit")
 
 
 # ======== The life of the server ============================================================================
@@ -3189,23 +3148,37 @@ class Recovery:
     async def inherit(self, lock_fd: int) -> None:
         """Hold the job locks of the previous server for the grace, in which clients come for them.
 
-        lock_fd: has the job locks, which are released if they cannot be taken over.
+        lock_fd: has the job locks.  After an error try again, for at most MAX_ERROR_SECONDS.  Raises
+        UsageError: the file cannot be used; the keeper holds the locks for the next server.
         """
-        try:
-            count = await self._executor.call(self._claims.inherit, lock_fd)
-        except OSError as error:
-            with contextlib.suppress(OSError):          # EIO: lease and locks are lost
-                unlock(lock_fd, 0, IN_USE_BYTES)        # also for the keeper, which has a copy
-            os.close(lock_fd)
-            self._say(f"{error_text(error)}; the lines of the previous server cannot be taken over")
-            return
+        deadline = boottime() + Cursor.MAX_ERROR_SECONDS
+        while (count := await self._try_to_inherit(lock_fd, deadline)) is None:
+            await asyncio.sleep(0.1)
         if count:
             grace = human_time(self._sessions.settings.grace)
             self._say(f"took over {plural(count, 'running job')} of the previous server; waiting {grace} "
                       "for the clients")
             spawn_task(self._end_inheritance())
 
+    async def _try_to_inherit(self, lock_fd: int, deadline: float) -> int | None:
+        """Take over the job locks of the previous server; return their number, None: try again.
+
+        Raises UsageError: the file cannot be used, and it is later than `deadline`, or the server exits.
+        """
+        try:
+            return await self._executor.call(self._claims.inherit, lock_fd)
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                with contextlib.suppress(OSError):
+                    unlock(lock_fd, 0, IN_USE_BYTES)    # also for the keeper, which has a copy
+                self._say(f"{error_text(error)}; the lines of the previous server cannot be taken over")
+                return 0
+            if boottime() > deadline or self._lifetime.is_exiting:
+                raise UsageError(f"{self._sessions.settings.path}: {error_text(error)}") from None
+            return None
+
     async def _end_inheritance(self) -> None:
+        """After the grace release the job locks for which no client has come."""
         await asyncio.sleep(self._sessions.settings.grace)
         self._executor.call_then(lambda _: self._lifetime.on_progress(), self._claims.drop_inherited_locks)
 
@@ -3670,19 +3643,14 @@ class Server(Program):
     def _open_keeper(self) -> None:
         """Start a keeper: a process that holds the locks of running jobs after the server has exited.
 
-        If the previous server's keeper still runs, use that, with the locks.  If another user's process has
-        the name of the keeper's socket, only warn.  Raises UsageError: the file is served already, or no
-        keeper can start.
+        Get the locks of the previous server if its keeper still runs.  Raises UsageError: the file is served
+        already, or no keeper can start.
         """
         try:
             self._keeper = KeeperLink(self.path, self.options.grace)
-            self._keeper.take_over_or_start_keeper()
+            self._keeper.take_over_and_start_keeper()
         except UsageError as usage_error:
             raise UsageError(f"{self.path}: {usage_error}") from None
-        except NameTakenError:
-            self._say_no_keeper(
-                "another user's process has the name of the keeper's socket: serving without a keeper"
-            )
         except OSError as error:
             raise UsageError(f"the keeper cannot be started: {error_text(error)}") from None
 
@@ -3691,7 +3659,8 @@ class Server(Program):
         self.lifetime = Lifetime(self.loop)
         self._make_components()
         self.handle_signals(self._on_stop_signal, self._on_drain_signal)
-        await self._set_up_keeper()
+        if self._keeper.locks_fd >= 0:          # before clients can connect
+            await self.sessions.recovery.inherit(self._keeper.locks_fd)
         self.executor.post(self.claims.take_presence_lock)
         for sock in self._sockets:
             sock.setblocking(False)
@@ -3812,8 +3781,7 @@ class Server(Program):
     def _let_keeper_exit(self) -> None:
         """Let the keeper exit, unless it must hold locks of running jobs for the next server."""
         may_have_locked_lines = self.defects or self.claims.has_inherited_locks
-        if self._keeper.keeper_sock and not self.sessions.assignments and not may_have_locked_lines:
-            self.loop.remove_reader(self._keeper.keeper_sock)
+        if not self.sessions.assignments and not may_have_locked_lines:
             self._keeper.dismiss_keeper()
 
     def _say_summary(self) -> None:
@@ -3859,7 +3827,7 @@ class Server(Program):
         """Handle INT and TERM: exit, and keep jobs for the next server.  A second signal ends all waits."""
         if self.lifetime.is_exiting:
             return self.lifetime.hurry()
-        kept_text = self.sessions.kept_text(self.sessions.assignments) if self._keeper.keeper_sock else ""
+        kept_text = self.sessions.kept_text(self.sessions.assignments)
         name = signal.Signals(signum).name
         self.say(f"{name}: stopping{kept_text}" + (", for the next server" if kept_text else ""))
         self.lifetime.start_exiting(128 + signum)
@@ -3905,47 +3873,20 @@ class Server(Program):
             client.send_closing(done=True, account=count.summary_for(client))
         self.lifetime.start_exiting()
 
-    # -- the keeper ------------------------------------------------------------------------------------------
-
-    async def _set_up_keeper(self) -> None:
-        """Take over the previous server's running jobs, which the keeper process has kept locked.
-
-        Call this before clients can connect.
-        """
-        self._keeper.introduce_server()
-        if self._keeper.locks_fd >= 0:
-            await self.sessions.recovery.inherit(self._keeper.locks_fd)
-        self._watch_keeper()
-
-    def _watch_keeper(self) -> None:
-        """Call _on_keeper_died() when the keeper, if any, has closed the socket."""
-        keeper_sock = self._keeper.keeper_sock
-        if keeper_sock:
-            self.loop.add_reader(keeper_sock, self._on_keeper_died, keeper_sock)
-
-    def _say_no_keeper(self, why: str) -> None:
-        """Warn that no keeper will hold locks of running jobs when the server exits."""
-        self.say(f"{why} (when the server exits, other runners can take the lines of running jobs)")
-
-    def _on_keeper_died(self, keeper_sock: socket.socket) -> None:
-        """Start another keeper, because the last one was killed."""
-        self.loop.remove_reader(keeper_sock)
-        try:
-            self._keeper.restart_keeper()
-        except OSError as error:
-            self._say_no_keeper(f"the keeper has died and cannot be started again: {error_text(error)}")
-            return
-        self._watch_keeper()
-
     # -- every second ----------------------------------------------------------------------------------------
 
     async def _check_clients_and_file(self) -> None:
-        """About once a second drop silent clients, write records and scan the file.  Never returns."""
+        """About once a second drop silent clients, write records, restart a killed keeper and scan the file.
+
+        Never returns.
+        """
         last_check_at = boottime()
         while True:
             await asyncio.sleep(self._check_seconds)
             self.sessions.drop_silent(slept=boottime() - last_check_at > 3 * self._check_seconds)
             self.sessions.flush_records()
+            with contextlib.suppress(OSError):          # no process can be started: try again in a second
+                self._keeper.restart_killed_keeper()
             last_check_at = boottime()
             is_busy = self.dispatcher.is_claiming or self.dispatcher.waiting_clients
             if self.lifetime.is_serving and not is_busy:
