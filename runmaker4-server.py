@@ -39,11 +39,11 @@ Handshake and frames are runmaker4.py's ("The wire").  After the handshake they 
 These rules keep jobs from being lost or run twice:
 
  1.  A client is lost when the connection is closed, or after 15 s of silence.  During --grace it can come
-    back, and the lines stay `r` and locked.  Then they become `e`, even if the client has not reported the
-    start of these jobs: the server cannot know.
+    back, and the lines stay `r` and locked.  Then the server unlocks them: they are orphans, as those of a
+    dead runner, even if the client has not reported the start of these jobs: the server cannot know.
  2.  A client starts a job only if the server has answered a request that the client sent less than half the
-    grace (and less than 15 s) ago.  Otherwise the line can have become `e` while the client slept, and
-    another runner can have it.
+    grace (and less than 15 s) ago.  Otherwise the line can have become an orphan while the client slept,
+    and another runner can have it.
  3.  A client that comes back lists its jobs.  It keeps a job if no other runner has taken the line since,
     and kills all other jobs ("Recovery").  While the server cannot read the file, it drops the connection:
     the client keeps all jobs and connects again.  Jobs that it does not list were not started, and become
@@ -55,7 +55,7 @@ These rules keep jobs from being lost or run twice:
     and stop the other client's job.
  4.  All job locks are on one open file description, shared with a keeper: a small process that outlives the
     server by the grace.  The next server gets the description, and with it the job locks, from the keeper.
-    Clients that come back name the lines; lines that no client has named become `e` after the grace.
+    Clients that come back name the lines; lines that no client has named are orphans after the grace.
 """
 
 from __future__ import annotations
@@ -1285,7 +1285,7 @@ class Client(Consumer):
             if detach_reason is DetachReason.BYE:
                 return self._settle_after_bye(jobs_in_started_groups)
         if not self.sessions.lifetime.is_exiting:
-            self._settle_after_grace()
+            self._abandon_lines()
 
     async def _next_link(self) -> ClientLink | None:
         """Wait for the next hello; return its link.  None: no hello came within the grace."""
@@ -1386,35 +1386,25 @@ class Client(Consumer):
             self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
         self._settle_unreported(set())
 
-    def _settle_after_grace(self) -> None:
-        """Write the lines of a client that did not come back within the grace, and report that.
+    def _abandon_lines(self) -> None:
+        """Give up the lines of a client that did not come back within the grace: they are orphans now.
 
-        A line becomes new if a client with --resume can take it, otherwise `e`.
+        The next walk finds them, as those of any dead runner.
         """
-        del self.sessions.clients[self.id]      # if it comes again, it is another Client
-        pending_states: list[tuple[int, Awaitable[bytes]]] = []
-        for assignment in list(self.assignments.values()):
-            state = NEW if self.sessions.has_resuming_client(assignment) else ERROR
-            state_written = self.sessions.settle(assignment, LineResult(Cause.VANISHED, state))
-            if state_written and not assignment.is_cancelled:
-                pending_states.append((assignment.number, state_written))
-        if pending_states:
-            spawn_task(self._report_client_gone(pending_states))
-
-    async def _report_client_gone(self, pending_states: list[tuple[int, Awaitable[bytes]]]) -> None:
-        """Report that the client is gone for good, and the new states of the lines.
-
-        pending_states: line numbers, each with an awaitable of the state that is written in the end.
-        """
-        states = [(number, await state) for number, state in pending_states]
-        error_numbers = [number for number, state in states if state == ERROR]
-        new_numbers = [number for number, state in states if state == NEW]
-        text = f"client {self.where} did not come back within {human_time(self.sessions.settings.grace)}"
-        if error_numbers:
-            text += f"; {name_lines(error_numbers)} marked e"
-        if new_numbers:
-            text += f"; {name_lines(new_numbers)} new again, for a client with --resume"
-        self.sessions.say(f"{text} (if a client was killed, its jobs may still run)")
+        sessions = self.sessions
+        del sessions.clients[self.id]           # if it comes again, it is another Client
+        undecided = [assignment for assignment in self.assignments.values() if assignment.is_undecided]
+        cancelled = [assignment for assignment in undecided if assignment.is_cancelled]
+        running = [assignment for assignment in undecided if not assignment.is_cancelled]
+        if running:
+            grace = human_time(sessions.settings.grace)
+            lines = name_lines([assignment.number for assignment in running])
+            sessions.say(f"client {self.where} did not come back within {grace}; {lines} given up (if a "
+                         "client was killed, its jobs may still run)")
+        for assignment in running:
+            sessions.abandon(assignment)
+        for assignment in cancelled:            # the state that a user has set remains
+            sessions.settle(assignment, LineResult(Cause.VANISHED, HELD))
 
     # -- requests and jobs -----------------------------------------------------------------------------------
 
@@ -2498,20 +2488,6 @@ class Sessions:
 
     # -- lines that clients have -----------------------------------------------------------------------------
 
-    def has_resuming_client(self, assignment: Assignment) -> bool:
-        """Return True if a connected client has --resume, and can run this lost job again.
-
-        The line is `r`, but the client did not come back in time.  Jobs of groups and cancelled jobs are not
-        run again.
-        """
-        settings = assignment.job.settings
-        if settings.together or assignment.is_cancelled:
-            return False
-        connected = [client for client in self.clients.values() if client.link]
-        resuming = [client for client in connected if client.retries(RUNNING)]      # runs lost jobs again
-        # below_end=False: ignore `#RUN end`
-        return any(client.fits(settings, below_end=False) for client in resuming)
-
     def add_assignment(self, assignment: Assignment) -> None:
         assignment.client.add_assignment(assignment)
         self.assignments[assignment.key] = assignment
@@ -2583,6 +2559,12 @@ class Sessions:
         self.say(f"line {assignment.number}: {error}")
         self._runner_stats.unwritten_lines.append(assignment.number)
         assignment.send_message("fault", text=error[:200])
+
+    def abandon(self, assignment: Assignment) -> None:
+        """Take a line off a client that is gone for good, and unlock it: it is an orphan now."""
+        self._remove_and_notify_group(assignment, LineResult(Cause.VANISHED, ERROR))
+        self.executor.post(self._claims.abandon, assignment.job)
+        self.lifetime.on_progress()
 
     async def watch_claimed_lines(self) -> None:
         """Check the claimed lines in the file repeatedly, and notify clients of changes.
@@ -3042,6 +3024,11 @@ class Claims:
         self._queue.reopen_if_replaced()
         self._file.lock_table.inherit_locks(lock_fd)
         return len(self._file.lock_table.locks_without_line)
+
+    def abandon(self, job: Job) -> None:
+        """Release the job lock of a line, so that the next walk finds an orphan."""
+        self._queue.release_job(job)
+        self._cursor.restart_walk()
 
     @property
     def has_inherited_locks(self) -> bool:

@@ -109,7 +109,7 @@ class Clients(CancelCase):
         self.wait_said(server, "is lost")
         self.set_state(1, "x")
         self.assertEqual((self.finish(server).code, self.states()), (1, "xe"))
-        self.assertIn(b"; line 2 marked e (", server.err)
+        self.assertIn(b"; line 2 given up (", server.err)
         self.assertIn(b"1 error, 1 cancelled in ", server.err)
         self.assertNotIn(b"not written", server.err)
         events = map(json.loads, self.read("out/journal").splitlines())
