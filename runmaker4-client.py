@@ -427,14 +427,14 @@ class RemoteJob(Job):
 class Outbox:
     """Events for the server, in order, each kept until the server has acknowledged it.
 
-    Output is sent only as far as the server's window allows, and later events wait.
+    While WINDOW_BYTES of output are not acknowledged, no more is sent, and later events wait.
     """
+    WINDOW_BYTES = 1 << 18
 
     def __init__(self) -> None:
         self._unsent: deque[Event] = deque()
         self._in_flight: deque[Event] = deque()
         self._last_number = 0                       # of the last event
-        self._window_bytes = runmaker4.MAX_PIECE_BYTES        # of output that can be in flight
         self._in_flight_bytes = 0                   # of output
         self.backlog = 0                            # bytes of unsent output; only these block jobs that print
 
@@ -442,10 +442,6 @@ class Outbox:
     def is_empty(self) -> bool:
         """Return True if the server has acknowledged all events."""
         return not self._unsent and not self._in_flight
-
-    def set_window(self, size: int) -> None:
-        """Allow `size` bytes of output in flight, as the server asks, but at least one: 0 would stop it."""
-        self._window_bytes = max(size, 1)
 
     def add(self, message: dict[str, Any], size: int) -> None:
         """Queue an event.  size: bytes of output in it."""
@@ -456,7 +452,7 @@ class Outbox:
 
     def send(self, link: ServerLink) -> None:
         """Send events in order, until the window is full; events without output always fit."""
-        while self._unsent and (self._in_flight_bytes < self._window_bytes or not self._unsent[0].size):
+        while self._unsent and (self._in_flight_bytes < self.WINDOW_BYTES or not self._unsent[0].size):
             event = self._unsent.popleft()
             self._in_flight.append(event)
             self.backlog -= event.size
@@ -910,7 +906,6 @@ class Welcome(NamedTuple):
     """The server's answer to our `hello`: it accepts us."""
     grace: float                # seconds of silence for which it keeps our lines
     last_event: int             # the number of our last event that it has dealt with
-    window: int                 # bytes of unacknowledged output that it accepts
     lost_keys: list[str]        # our jobs that other runners have taken over
     settled_keys: list[str]     # our jobs whose results are written
     file: str
@@ -922,7 +917,6 @@ class Welcome(NamedTuple):
         return cls(
             grace=max(message.seconds("grace"), 0.1),
             last_event=message.integer("seen"),
-            window=message.integer("window"),
             lost_keys=message.items("lost", str),
             settled_keys=message.items("settled", str),
             file=printable(message.text("file", 1000)),
@@ -1348,7 +1342,6 @@ class Connection:
         report = self.link_life.on_welcome(welcome.file, link.channel.file_id, welcome.grace)
         if not is_first_welcome or not self._quiet:
             self._say(report)
-        self._outbox.set_window(welcome.window)
         for key in welcome.lost_keys:
             self._on_job_lost(key)
         for key in welcome.settled_keys:
@@ -1390,11 +1383,7 @@ class Connection:
         self._wake_runner()
 
     def _on_ack(self, message: Message) -> None:
-        """Handle an acknowledgement of the events up to number `n`.
-
-        `window`: bytes of output that can be in flight.
-        """
-        self._outbox.set_window(message.integer("window"))
+        """Handle an acknowledgement of the events up to number `n`."""
         self._on_acknowledged(self._outbox.acknowledge(message.integer("n")))
 
     def _on_pong(self, message: Message) -> None:

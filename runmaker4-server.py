@@ -222,8 +222,6 @@ MAX_BATCH_LINES = 64            # lines claimed before other work follows
 MAX_PREFETCHED_LINES = 16       # lines that a client gets before it requests them: Client.prefetch_count
 SHORT_JOB_SECONDS = 0.1         # from sending a line to the result of a short job
 POLL_SECONDS = 0.1              # between scans of a local file, while clients wait
-MAX_WINDOW_BYTES = 1 << 20      # unacknowledged output that a client may send
-MAX_ALL_WINDOWS_BYTES = 1 << 24     # unacknowledged output that all clients together may send
 MAX_REPORTED_BYTES = 1 << 25    # jobs that a client may report
 MAX_JOBS_BYTES = 128 << 10      # several jobs in a message
 ACKNOWLEDGE_SECONDS = 0.01      # in which events are gathered for one acknowledgement
@@ -1061,9 +1059,7 @@ class Inbox:
         self.last_acknowledged = 0      # the last event that was acknowledged to the client
         # None: no event was given to the I/O thread since pop_first_unwritten()
         self._first_unwritten: int | None = None
-        self.unacknowledged_bytes = 0   # output in events that are not acknowledged
         self._open_events: set[int] = set()
-        self._output_sizes: deque[tuple[int, int]] = deque()    # event, bytes of output in it
 
     @property
     def is_all_dealt_with(self) -> bool:
@@ -1102,18 +1098,6 @@ class Inbox:
         event = self._first_unwritten
         self._first_unwritten = None
         return event
-
-    def add_output_size(self, event_number: int, size: int) -> None:
-        """Count the output in an event, in bytes.  Raises WireError: too much is unacknowledged."""
-        self.unacknowledged_bytes += size
-        self._output_sizes.append((event_number, size))
-        if self.unacknowledged_bytes > 4 * MAX_WINDOW_BYTES:
-            raise WireError("more output than was asked for")
-
-    def mark_acknowledged(self, last_event: int) -> None:
-        self.last_acknowledged = last_event
-        while self._output_sizes and self._output_sizes[0][0] <= last_event:
-            self.unacknowledged_bytes -= self._output_sizes.popleft()[1]
 
 
 @dataclass(frozen=True)
@@ -1331,14 +1315,11 @@ class Client(Consumer):
         them.
         """
         sessions = self.sessions
-        is_writing_slow = sessions.records.is_behind(Writer.HIGH_BACKLOG)
         link.send(
             type="welcome",
             file=to_text(os.fsencode(sessions.settings.path))[-MAX_NAME_CHARS:],
             grace=sessions.settings.grace,
             seen=self.inbox.last_acknowledged,      # the client sends later events again
-            # bytes of output that it can send before the next acknowledgement
-            window=runmaker4.MAX_PIECE_BYTES if is_writing_slow else sessions.window_size(),
             lost=lost_keys[:MAX_LIST_KEYS],
             settled=settled_keys[:MAX_LIST_KEYS],
             **sessions.records.wanted_events(),
@@ -1486,9 +1467,9 @@ class Client(Consumer):
     def acknowledge_soon(self) -> None:
         """Acknowledge events within ACKNOWLEDGE_SECONDS, so that many events share a message.
 
-        Do so at once if the client can be waiting: it has no job, or much unacknowledged output.
+        Do so at once if the client can be waiting: it has no job.
         """
-        if not self.assignments or self.inbox.unacknowledged_bytes > MAX_WINDOW_BYTES // 8:
+        if not self.assignments:
             self.acknowledge()
         elif not self._ack_timer:
             self._ack_timer = self.sessions.loop.call_later(ACKNOWLEDGE_SECONDS, self.acknowledge)
@@ -1515,7 +1496,7 @@ class Client(Consumer):
         if not self.link or last_event <= self.inbox.last_acknowledged:
             return
         self._on_acknowledged(last_event)
-        self.link.send(type="ack", n=last_event, window=sessions.window_size())
+        self.link.send(type="ack", n=last_event)
 
     def _on_acknowledged(self, last_event: int) -> None:
         """Note that the events up to this one are acknowledged.
@@ -1525,7 +1506,7 @@ class Client(Consumer):
         """
         if not self.sessions.executor.pool:
             self.sessions.records.flush_journal()
-        self.inbox.mark_acknowledged(last_event)
+        self.inbox.last_acknowledged = last_event
 
 
 class ClientLink(Link, asyncio.Protocol):
@@ -1684,17 +1665,16 @@ class Records:
         """Return True if more than `limit` bytes wait to be written to the disk or the terminal."""
         return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
-    def handle_event(self, kind: str, client: Client, assignment: Assignment, message: Message) -> int:
-        """Pass an event of a run to the sinks; return how many bytes of output it has.  Raises WireError."""
+    def handle_event(self, kind: str, client: Client, assignment: Assignment, message: Message) -> None:
+        """Pass an event of a run to the sinks.  Raises WireError."""
         if kind == "begin":
             self._begin_run(client, assignment, message)
         elif kind == "output":
-            return self._pass_output(assignment.run, message)
+            self._pass_output(assignment.run, message)
         elif kind == "end":
             self._end_run(assignment, message)
         else:
             raise WireError(f"an unknown message {kind!a}")
-        return 0
 
     def _begin_run(self, client: Client, assignment: Assignment, message: Message) -> None:
         """Begin the records of a run after the client's `begin` message.
@@ -1738,8 +1718,8 @@ class Records:
         return [*filter(None, (self._joblog, *output_sinks))]
 
     @staticmethod
-    def _pass_output(run: Run | None, message: Message) -> int:
-        """Pass a piece of output to the sinks; return the number of bytes.  Raises WireError."""
+    def _pass_output(run: Run | None, message: Message) -> None:
+        """Pass a piece of output to the sinks.  Raises WireError."""
         name = message.text("stream", 16).encode()
         data = message.data("data")
         if not run or not run.shell:
@@ -1750,7 +1730,6 @@ class Records:
         stream.received += len(data)
         for sink in run.sinks:
             sink.on_output(run, stream, data)
-        return len(data)
 
     @staticmethod
     def _end_run(assignment: Assignment, message: Message) -> None:
@@ -2728,11 +2707,10 @@ class Sessions:
 
         event_number: to acknowledge the message once the record is written.
         """
-        output_bytes = self.records.handle_event(kind, client, assignment, message)
+        self.records.handle_event(kind, client, assignment, message)
         is_written_later = self.executor.pool is not None       # by a thread
         if is_written_later:
             client.inbox.hold_back_acknowledgement(event_number)
-        client.inbox.add_output_size(event_number, output_bytes)    # limits unacknowledged output
 
     def acknowledge_when_written(self, client: Client, event_number: int) -> None:
         """Acknowledge an event, and later ones already held back, once the executor has written them."""
@@ -2745,13 +2723,6 @@ class Sessions:
         """Acknowledge an event of this client soon; perhaps the server waited only for it to exit."""
         client.acknowledge_soon()
         self.lifetime.on_progress()
-
-    # -- output that comes faster than it is written ---------------------------------------------------------
-
-    def window_size(self) -> int:
-        """Return how many bytes of output each client can send before an acknowledgement."""
-        share = MAX_ALL_WINDOWS_BYTES // (len(self.clients) or 1)
-        return max(runmaker4.MAX_PIECE_BYTES, min(MAX_WINDOW_BYTES, share))
 
     def flush_records(self) -> None:
         """Write gathered records to the files.  Called about once a second."""
