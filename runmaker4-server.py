@@ -84,7 +84,6 @@ import resource
 import secrets
 import select
 import socket
-import stat
 import struct
 import sys
 import time
@@ -279,11 +278,6 @@ def make_parser() -> Parser:
         default=PORT,
         metavar="N",
         help=f"port, 0: any free one [{PORT}]",
-    )
-    add(
-        "--new-token",
-        action="store_true",
-        help="make a new token; clients with the old one are refused",
     )
     add = parser.add_argument_group(
         "output and records of all clients",
@@ -3583,7 +3577,7 @@ class Server(Program):
         self._presence_lock = PresenceLock(of_server=True)
         self.stores = self.open_record_files(self.mount.network, self._presence_lock, self.path)
         self._listen()
-        self._token, token_text = choose_token(self.options.new_token)
+        self._token, token_text = choose_token()
         block_stop_signals()                          # otherwise the keeper could survive a signal
         self._open_keeper()
         self._credentials = make_credentials(context, find_file_id(self.path))
@@ -3967,86 +3961,43 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
 
 # ======== Token and sockets =================================================================================
 #
-# All servers of a user have one token, in a file that only the user can read, or in $RUNMAKER4_TOKEN.  One
-# socket accepts IPv6 and IPv4 if the system allows that.  Otherwise, and with --host, each address has a
-# socket, all on one port.
+# All servers of a user have one token, in a file that only the user can read, or in $RUNMAKER4_TOKEN.  The
+# file is never replaced: to get a new token, the user removes it.  One socket accepts IPv6 and IPv4 if the
+# system allows that.  Otherwise, and with --host, each address has a socket, all on one port.
 
 
-def choose_token(make_new: bool) -> tuple[str, str]:
-    """Return the token, and a text about it for the first line of output.  Raises UsageError.
-
-    make_new: replace the token in the file.
-    """
+def choose_token() -> tuple[str, str]:
+    """Return the token, and a text about it for the first line of output.  Raises UsageError."""
     token_in_environment = token_of_environment()
     if token_in_environment:
-        if make_new:
-            raise UsageError(
-                "--new-token: $RUNMAKER4_TOKEN is set (unset it, or omit --new-token)"
-            )
         return token_in_environment, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
     path = token_path()
-    token = read_or_create_token(path, make_new)
+    try:
+        if not os.path.lexists(path):
+            create_token_file(path)
+        token = read_token(path)
+    except OSError as error:
+        raise UsageError(f"{path}: {error_text(error)} (the token must be in this file)") from None
     # Others can perhaps read output that is not on a terminal: for example a Slurm log, or `| tee log`.
     return token, f"{token if os.isatty(1) else '(shown on a terminal only)'} (written to {path})"
 
 
-def read_or_create_token(path: str, make_new: bool) -> str:
-    """Return the token in a file; write a new one if there is none, or with `make_new`.  Raises UsageError.
+def create_token_file(path: str) -> None:
+    """Write a new token to a new file that no other user can ever read.  Raises OSError.
 
-    Replace a symbolic link (never followed), a file that others could read, and one without a token.
-    Servers that create the file at the same moment get the same token.
+    The file gets its name when it is complete.  So servers that start at the same moment get the same token:
+    that of the first.
     """
-    try:
-        while True:
-            try:
-                can_have_token = _is_own_file(path)
-                if can_have_token and not make_new:
-                    with contextlib.suppress(UsageError):       # no token, or others could read it
-                        return read_token(path, follow=False)
-                return _write_token(path, os.replace)
-            except FileNotFoundError:
-                with contextlib.suppress(FileExistsError):      # another server was faster: read that token
-                    return _write_token(path, os.link)
-            except OSError as error:
-                if error.errno != errno.ELOOP:                  # it has just become a link: try again
-                    raise
-    except OSError as error:
-        raise UsageError(f"{path}: {error_text(error)} (the token must be written to this file)") from None
-
-
-def _is_own_file(path: str) -> bool:
-    """Return True for a regular file of this user, False for example for a symbolic link.
-
-    Raises UsageError: another user's file, or a directory, must not be replaced; OSError, FileNotFoundError.
-    """
-    info = os.lstat(path)
-    is_regular = stat.S_ISREG(info.st_mode)
-    if is_regular and info.st_uid != os.geteuid():
-        raise UsageError(f"{path}: belongs to another user (move it away)")
-    if stat.S_ISDIR(info.st_mode):
-        raise UsageError(f"{path}: is a directory (move it away)")
-    return is_regular
-
-
-def _write_token(path: str, move: Callable[[str, str], None]) -> str:
-    """Write a new token to a file that no other user can ever read.  Return the token.
-
-    move: gives the file the name `path`: os.replace, or os.link to keep an existing file.  Raises OSError.
-    """
-    token = secrets.token_hex(16)
     temporary_path = f"{path}.{secrets.token_hex(4)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(temporary_path, flags, 0o600)
+    fd = os.open(temporary_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.fchmod(fd, 0o600)                # perhaps the umask has removed bits
-        write_all(fd, token.encode() + b"\n")
+        write_all(fd, secrets.token_hex(16).encode() + b"\n")
         os.fsync(fd)
-        move(temporary_path, path)
+        with contextlib.suppress(FileExistsError):      # another server was faster
+            os.link(temporary_path, path)
     finally:
         os.close(fd)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary_path)
-    return token
+        os.unlink(temporary_path)
 
 
 def listen(host: str | None, port: int) -> list[socket.socket]:

@@ -11047,15 +11047,9 @@ def token_of_environment() -> str | None:
     return token or None
 
 
-def read_token(path: str, follow: bool = True) -> str:
-    """Return the token in a file that only we can access.  Raises UsageError, OSError.
-
-    follow: the path can be a symbolic link.
-    """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    if not follow:
-        flags |= os.O_NOFOLLOW
-    fd = os.open(path, flags)
+def read_token(path: str) -> str:
+    """Return the token in a file that only we can access.  Raises UsageError, OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
@@ -11070,5 +11064,7 @@ def read_token(path: str, follow: bool = True) -> str:
     finally:
         os.close(fd)
     if not HEX_128_BITS.fullmatch(text):
-        raise UsageError(f"{path}: contains no token (32 hexadecimal digits; the server makes one)")
+        raise UsageError(
+            f"{path}: contains no token (32 hexadecimal digits; remove it, and a server makes one)"
+        )
     return text

@@ -55,6 +55,7 @@ from tests.wire import (
 )
 
 server_module = importlib.import_module(RUNSERVER[:-len(".py")])
+NOBODY = 65534                          # some user other than root
 CONNECTIONS = 10_000 if ALL else 2_000 if FULL else 1_000
 SILENT = 200
 ROUNDS = 50_000 if ALL else 5_000 if FULL else 280      # of garbage for a client
@@ -921,9 +922,8 @@ class LyingServers(TcpCase):
 
 
 class TokenFile(TcpCase):
-    """The token's file is nobody else's to read at any moment, and nobody else's to choose."""
+    """The token's file is nobody else's to read at any moment; the server leaves alone what it refuses."""
     NAME = ".runmaker4.token"
-    earlier = ""                        # the mode of what stands there before the server
 
     # notes the modes of all files of the token whenever a file was opened
     WATCH = """
@@ -953,53 +953,55 @@ io.open = builtins.open = watched(io.open)
         self.assertEqual((stat.filemode(found.st_mode), found.st_nlink), ("-rw-------", 1))
         self.assertEqual(self.file.read_text().strip(), token)
 
-    def start_watched(self) -> str:
-        """A server's token, whose files were nobody else's to read whenever one was there."""
+    def test_a_new_file_can_be_read_by_nobody_else_at_any_moment(self) -> None:
         server = self.start_server(patch=self.WATCH)
-        modes = [line.split() for line in self.read("seen").decode().splitlines()]
-        self.assertTrue(modes)
-        self.assertEqual(
-            {mode for name, mode in modes if (name, mode) != (self.NAME, self.earlier)}, {"100600"}
-        )
+        modes = [line.split()[1] for line in self.read("seen").decode().splitlines()]
+        self.assertEqual(set(modes), {"100600"})
         self.assertTokenIn(server.token)
-        self.stop(server)
-        return server.token
 
-    def test_who_has_an_old_wide_file_open_does_not_get_to_know_the_new_token(self) -> None:
-        self.write(TOKEN, self.NAME).chmod(0o666)
-        self.earlier = "100666"
-        with open(self.file, "r+") as old:
-            token = self.start_watched()
-            self.assertEqual(old.read(), TOKEN)
-            self.assertNotEqual(os.fstat(old.fileno()).st_ino, self.file.stat().st_ino)
-        self.assertNotEqual(token, TOKEN)
+    def refuse(self, *words: str) -> None:
+        """A server that finds what is there is refused."""
+        ended = self.run_script(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", timeout=20)
+        self.assertRefused(ended, self.NAME, *words)
 
-    def test_links_to_what_is_there_and_what_is_not_and_to_itself(self) -> None:
-        self.write(TOKEN, "elsewhere").chmod(0o600)
-        self.earlier = "120777"
-        for target in ("elsewhere", "missing", self.NAME, "said") if FULL else ("elsewhere", "missing"):
-            with self.subTest(target=target):
-                with contextlib.suppress(FileNotFoundError):
-                    self.file.unlink()
-                self.file.symlink_to(target)
-                self.assertNotEqual(self.start_watched(), TOKEN)
-                self.write("", "seen")
-        self.assertEqual((self.read("elsewhere").decode(), self.exists("missing")), (TOKEN, False))
+    def test_a_file_that_others_could_use_or_that_holds_no_token(self) -> None:
+        for text, mode, word in ((TOKEN, 0o640, "permissions 0640"), (TOKEN, 0o620, "permissions 0620"),
+                                 ("hello\n", 0o600, "no token"), ("", 0o600, "no token")):
+            with self.subTest(text=text, mode=oct(mode)):
+                self.write(text, self.NAME).chmod(mode)
+                self.refuse(word)
+                self.assertEqual((self.file.read_text(), self.file.stat().st_mode & 0o777), (text, mode))
 
-    def test_what_is_no_file_is_replaced_or_refused(self) -> None:
+    @unittest.skipIf(os.geteuid() != 0, "only root can give a file to another user")
+    def test_a_file_of_another_user(self) -> None:
+        self.write(TOKEN, self.NAME).chmod(0o600)
+        os.chown(self.file, NOBODY, NOBODY)
+        self.refuse("belongs to another user")
+
+    def test_a_link_is_as_good_as_the_file_that_it_leads_to(self) -> None:
+        for target, words in ("missing", "no such file"), (self.NAME, "symbolic links"):
+            self.file.symlink_to(target)
+            self.refuse(words)
+            self.file.unlink()
+        self.assertFalse(self.exists("missing"))
+        self.file.symlink_to("elsewhere")
+        self.write(TOKEN, "elsewhere").chmod(0o644)
+        self.refuse("permissions 0644")
+        (self.dir / "elsewhere").chmod(0o600)
+        self.assertEqual(self.start_server().token, TOKEN)
+        self.assertTrue(self.file.is_symlink())
+
+    def test_what_is_no_file(self) -> None:
         os.mkfifo(self.file, 0o600)
-        self.stop(self.start_server())
+        self.refuse("not a regular file")
         self.file.unlink()
         self.file.mkdir()
-        self.assertRefused(
-            self.run_script(RUNSERVER, "--port", 0, "runs.txt", timeout=20), self.NAME, "directory"
-        )
+        self.refuse("not a regular file")
 
     # so that each has seen that there is no token before the first one has made it
     SLOW = ("import secrets, time\nmake = secrets.token_hex\n"
             "secrets.token_hex = lambda size: time.sleep(0.2) or make(size)")
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_servers_that_start_at_once_agree_on_a_token(self) -> None:
         files = [self.write(". true\n", f"runs.{number}").name for number in range(3)]
         servers = [self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, file, patch=self.SLOW)

@@ -360,7 +360,7 @@ class Help(RunCase):
         RUNSET: "-s --set -l --list -a --all --state --match --add --add-list --template --add-jobs "
         "--add-tests --force",
         RUNWAIT: "-p --progress -e --use-exit-status --status --json --check-locks",
-        RUNSERVER: "-l --logfile -n --loglines --outdir --joblog --print --host --port --new-token --grace "
+        RUNSERVER: "-l --logfile -n --loglines --outdir --joblog --print --host --port --grace "
         "--exit-when-done --single-host -d --daemon --pidfile --errors -h --help",
         RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime "
         "--follow --slots -d --daemon --pidfile --errors --name -q -v --port --token "

@@ -234,7 +234,7 @@ class Shown(PackagingCase):
                 self.assertEqual(self.complete(shell, "runset4 --sta\thel\t --set=do\t no\t"),
                                  ["--state", "held", "--set", "done", "notes.txt"])
                 self.assertEqual(
-                    self.complete(shell, "runmaker4-server --new-\t no\t"), ["--new-token", "notes.txt"]
+                    self.complete(shell, "runmaker4-server --exit-\t no\t"), ["--exit-when-done", "notes.txt"]
                 )
 
     def test_a_file_where_commands_are_locked_is_no_job_file(self) -> None:
