@@ -3006,7 +3006,7 @@ class Claims:
         self._cursor.restart_walk()
 
     def reclaim_lines(self, consumer: Consumer, reported: Sequence[ReportedJob],
-                      may_conclude_lost: bool = False) -> Reclaimed:
+                      may_conclude_lost: bool) -> Reclaimed:
         """Claim lines for jobs that a client (consumer) already has.
 
         may_conclude_lost: a line that is missing is gone, even if the file can be half saved.
@@ -3075,6 +3075,7 @@ class Claims:
 
 class Recovery:
     """Finds the lines of jobs that clients have, and that this server has not assigned."""
+    RETRY_INTERVALS = 0.1               # between searches, in intervals of the job file
 
     def __init__(self, services: Services, sessions: Sessions) -> None:
         """sessions: perhaps not completely constructed."""
@@ -3082,8 +3083,9 @@ class Recovery:
         self._say = services.say
         self._lifetime = services.lifetime
         self._claims = services.claims
+        self._interval = services.interval
         self._executor = services.executor
-        self._runner_stats = services.runner_stats
+        self._lock = asyncio.Lock()     # held during a search: two clients can name one job
         # keys of jobs with written results, oldest first: perhaps the clients do not know
         self._settled_keys: OrderedDict[str, None] = OrderedDict()
 
@@ -3135,26 +3137,33 @@ class Recovery:
         self._executor.call_then(lambda _: self._lifetime.on_progress(), self._claims.drop_inherited_locks)
 
     async def reclaim(self, client: Client, reported: Sequence[ReportedJob]) -> Reclaimed:
-        """Give a client that comes back the lines of the jobs that it reports; it can be lost meanwhile."""
+        """Give a client that comes back the lines of the jobs that it reports; it can be lost meanwhile.
+
+        In doubt try again, at most for as long as a line must be missing to count as gone.
+        """
+        deadline = boottime() + (JobReader.MAX_LOOKS - 1) * self._interval
+        while True:
+            is_last_try = boottime() >= deadline
+            async with self._lock:
+                reclaimed = await self._try_to_reclaim(client, reported, is_last_try)
+            if is_last_try or not reclaimed.doubt:
+                return reclaimed
+            await asyncio.sleep(self.RETRY_INTERVALS * self._interval)
+
+    async def _try_to_reclaim(self, client: Client, reported: Sequence[ReportedJob],
+                              is_last_try: bool) -> Reclaimed:
+        """Search the file once for the lines of reported jobs, and assign those that are found."""
         unassigned = [job for job in reported
                       if job.key not in self._sessions.assignments and job.key not in self._settled_keys]
-        reclaimed = await self._executor.call(self._claims.reclaim_lines, client, unassigned)
+        reclaimed = await self._executor.call(self._claims.reclaim_lines, client, unassigned, is_last_try)
         for key, job in reclaimed.jobs.items():
             assignment = Assignment(key, client, job, Phase.BEGUN, began_at=boottime())
             self._sessions.add_assignment(assignment)
-            self._undo_error(job.number)
         # a result can have been written, or a line lost, since
         reclaimed.settled += [job.key for job in reported if job.key in self._settled_keys]
         known_keys = {*client.assignments, *reclaimed.settled, *reclaimed.lost}
         reclaimed.lost += [job.key for job in reported if job.key not in known_keys]
         return reclaimed
-
-    def _undo_error(self, number: int) -> None:
-        """If a line was counted as an error when the grace was over, report that it runs after all."""
-        if number in self._runner_stats.bad_lines:
-            self._say(f"line {number}: was taken back from e")
-            self._runner_stats.bad_lines.remove(number)
-            self._runner_stats.error_count -= 1
 
 
 # ======== Handing out =======================================================================================
