@@ -39,7 +39,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 try:
@@ -365,6 +365,7 @@ class Event:
 class RemoteJob(Job):
     """A job from the server, and what the server must learn about it."""
     key: str = ""
+    arrived_at: float = field(default_factory=boottime)
     of_group: bool = False              # with together=: not given back when the connection is lost
     result: bytes | None = None         # reported to the server; NEW: given back; None: not finished
     # why the last run ended: one of FAILURE_CAUSES, "unstarted" (no run has started), or "": none of these
@@ -924,6 +925,36 @@ class Welcome(NamedTuple):
         )
 
 
+class JobsAhead:
+    """Jobs that have arrived, but that no slot has taken yet, oldest first; and what they need together."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, RemoteJob] = {}           # by key
+        self.slots = 0
+        self.memory = 0.0
+
+    def __iter__(self) -> Iterator[RemoteJob]:
+        return iter(list(self._jobs.values()))
+
+    @property
+    def first(self) -> RemoteJob | None:
+        return next(iter(self._jobs.values()), None)
+
+    def add(self, job: RemoteJob) -> None:
+        self.remove(job.key)            # a job that comes twice must not count twice
+        self._jobs[job.key] = job
+        self.slots += job.slots
+        self.memory += job.needs.memory
+
+    def remove(self, key: str) -> RemoteJob | None:
+        """Remove and return a job; None: it does not wait."""
+        job = self._jobs.pop(key, None)
+        if job:
+            self.slots -= job.slots
+            self.memory -= job.needs.memory
+        return job
+
+
 class Connection:
     """The server as the `Jobs` of a `Runner` (see runmaker4.Jobs): our jobs, and the events about them."""
 
@@ -952,7 +983,8 @@ class Connection:
         # the states of lines that the server must still run again for us: see Consumer.retry
         self._retry = to_text(program.retry)
         self._jobs: dict[str, RemoteJob] = {}       # ours with slots or results, by key
-        self._waiting_jobs: deque[RemoteJob] = deque()   # the others: no slot has taken them yet
+        self._jobs_ahead = JobsAhead()              # the others: no slot has taken them yet
+        self._late_timer: asyncio.TimerHandle | None = None     # runs while there are jobs ahead
         self._outbox = Outbox()
         self._server_wants = (False, False)         # records of runs, output of jobs
         # when to start each job of a group (loop's time); until then the shell waits at a gate
@@ -982,22 +1014,22 @@ class Connection:
 
         exits_if_none: the runner exits if there is no job.  free: slots and memory that no job has.
         """
-        free_memory = free.memory - sum(job.needs.memory for job in self._waiting_jobs)
+        first_job = self._jobs_ahead.first
         # the first job waits until it fits, and the others wait for it: only report our memory
-        if self._waiting_jobs and not free.holds(self._waiting_jobs[0].needs):
-            self._request_jobs(slot_count=0, free_memory=free_memory)
+        if first_job and not free.holds(first_job.needs):
+            self._request_jobs(free._replace(slots=0))
             return NoJob(retry_after=FOREVER)       # the end of a job wakes the runner
-        if self._waiting_jobs and self.link_life.can_start_jobs:
-            job = self._waiting_jobs.popleft()
-            self._jobs[job.key] = job
+        if first_job and self.link_life.can_start_jobs:
+            self._jobs_ahead.remove(first_job.key)
+            self._jobs[first_job.key] = first_job
             self._requests.forget_no_job()
-            self._request_for_free_slots(free_memory)
-            return job
+            self._request_jobs(free - first_job.needs)
+            return first_job
         # nothing can start now
         if not self._requests.is_exit_granted:
             # with --follow the server answers only after it has met a `#RUN end`
             is_idle_follower = self._follow and not self._runner.tasks
-            self._request_for_free_slots(free_memory, exits_if_none or is_idle_follower)
+            self._request_jobs(free, exits_if_none or is_idle_follower)
         return self._requests.no_job
 
     async def copy_lock_fd(self, job: Job) -> int | None:
@@ -1060,8 +1092,8 @@ class Connection:
         Give back jobs without a slot; wait until the server has all results, and count the others as
         unwritten; ask for the summary; send `bye`, and close the link.  None: no summary, or no server.
         """
-        for job in list(self._waiting_jobs):
-            self._return_queued_job(job)
+        for job in self._jobs_ahead:
+            self._return_queued_job(job.key)
         await self._wait_for_acknowledgements(runner)
         unwritten = [job.number for job in self._jobs.values()]
         if unwritten:
@@ -1115,43 +1147,41 @@ class Connection:
 
     # -- asking for jobs -------------------------------------------------------------------------------------
 
-    def _usable_slots(self) -> int:
-        """Return the number of slots that we use or could use: other runners do not have them."""
-        return sum(slot.busy or slot.idle for slot in self._runner.slots.values())
-
-    def _request_for_free_slots(self, free_memory: float, exits_if_none: bool = False) -> None:
-        """Ask for jobs for all free slots for which none are queued or under way.
-
-        free_memory: bytes that no job has.  exits_if_none: the client exits if there is no job.
-        """
-        expected_slots = sum(job.slots for job in self._waiting_jobs) + self._requests.pending_slots
-        busy_slots = sum(job.slots for job in self._running_jobs())
-        free_slots = max(self._usable_slots() - busy_slots - expected_slots, 0)
-        self._request_jobs(free_slots, free_memory, exits_if_none)
-
-    def _request_jobs(self, slot_count: int, free_memory: float, exits_if_none: bool = False) -> None:
-        """Ask for jobs for more slots, and report our free memory.
+    def _request_jobs(self, free: Resources, exits_if_none: bool = False) -> None:
+        """Ask for jobs for the free slots for which none are ahead or under way, and report our free memory.
 
         Not without a link, while draining, or if nothing has changed (make_claim() returns None).
+        free: slots and memory that no running job has.  exits_if_none: the client exits if there is no job.
         """
         link = self.link_life.link
         if not link or self._runner.draining:
             return
-        claim = self._requests.make_claim(slot_count, free_memory, self._runner.in_service, exits_if_none)
+        ahead = self._jobs_ahead
+        slot_count = max(int(free.slots) - ahead.slots - self._requests.pending_slots, 0)
+        claim = self._requests.make_claim(
+            slot_count, free.memory - ahead.memory, self._runner.in_service, exits_if_none
+        )
         if claim:
             self._requests.on_sent(link.request("claim", **claim), claim)
 
-    def _running_jobs(self) -> list[RemoteJob]:
-        """Return the jobs that have slots: those without a result."""
-        return [job for job in self._jobs.values() if not job.has_ended]
-
-    def _return_queued_job(self, job: RemoteJob) -> None:
-        """Give a job back if it still waits for a slot."""
-        if job in self._waiting_jobs:
-            self._waiting_jobs.remove(job)
+    def _return_queued_job(self, key: str) -> bool:
+        """Give a job back if it still waits for a slot; return True if so."""
+        job = self._jobs_ahead.remove(key)
+        if job:
             self._give_back(job)
             # a slot can be free: while this job waited, claim() returned no later one
             self._wake_runner()
+        return job is not None
+
+    def _return_late_jobs(self) -> None:
+        """Give back the jobs that no slot has taken within MAX_QUEUED_SECONDS, and wait for the next."""
+        for job in self._jobs_ahead:
+            seconds_left = job.arrived_at + MAX_QUEUED_SECONDS - boottime()
+            if seconds_left > 0:
+                self._late_timer = self.loop.call_later(seconds_left, self._return_late_jobs)
+                return
+            self._return_queued_job(job.key)
+        self._late_timer = None
 
     def _wake_runner(self) -> None:
         """Let the runner claim again: something has changed."""
@@ -1188,7 +1218,7 @@ class Connection:
     def _drop_job(self, key: str) -> RemoteJob | None:
         """Forget a job and its unacknowledged events; return the job, None if it is not in `_jobs`."""
         job = self._jobs.pop(key, None)
-        self._waiting_jobs = deque(queued_job for queued_job in self._waiting_jobs if queued_job.key != key)
+        self._jobs_ahead.remove(key)
         self._outbox.drop(key)
         self._progress.set()
         return job
@@ -1269,12 +1299,12 @@ class Connection:
         if must_report:
             unfinished = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
             self._say(f"{why}{unfinished}; trying again")
-        for job in self._waiting_jobs:
+        for job in self._jobs_ahead:
+            self._jobs_ahead.remove(job.key)
             # A new server must know that a job was not started.  Jobs of a group it sends again if we do not
             # name them.
             if not job.of_group:
                 self._give_back(job)
-        self._waiting_jobs.clear()
         self._start_times.clear()
         for job in self._jobs.values():
             self._runner.refuse_gate(job)       # only a job that waits for `go`
@@ -1371,9 +1401,10 @@ class Connection:
         for item in message.objects("jobs"):
             job = RemoteJob.from_message(item)
             job.gated = item.boolean("hold")       # a job of a group: its shell waits for the server's `go`
-            self._waiting_jobs.append(job)
-            self.loop.call_later(MAX_QUEUED_SECONDS, self._return_queued_job, job)
+            self._jobs_ahead.add(job)
             self._requests.on_job(job)
+        if not self._late_timer:
+            self._late_timer = self.loop.call_later(MAX_QUEUED_SECONDS, self._return_late_jobs)
         self.link_life.on_answer(request_number)
         # If the answered request is too old, the server can have given the jobs to others since.  The answer
         # to a ping permits us to start them.
@@ -1390,7 +1421,7 @@ class Connection:
         """Handle the answer to a ping, which proves that the server is alive: queued jobs can start."""
         self._retry = message.text("retry", 3)
         self.link_life.on_answer(message.integer("request"))
-        if self._waiting_jobs:
+        if self._jobs_ahead.first:
             self._wake_runner()
 
     def _on_fault(self, message: Message) -> None:
@@ -1427,13 +1458,10 @@ class Connection:
 
         cancelled: by a user; False: the group has stopped.  Finished jobs are ignored.
         """
-        queued_job = next((job for job in self._waiting_jobs if job.key == key), None)
         job = self._jobs.get(key)
-        if queued_job:
-            self._return_queued_job(queued_job)
-        elif not job or job.has_ended:
+        if self._return_queued_job(key) or not job or job.has_ended:
             return
-        elif cancelled:
+        if cancelled:
             self._jobs_to_kill.put_nowait((job, "cancelled"))
         else:
             self._runner.kill_job(job)
@@ -1462,7 +1490,7 @@ class Connection:
             request_number,
             met_end=message.boolean("ended"),
             why_jobs_remain=printable(message.text("left", 1000)),
-            can_exit=not self._waiting_jobs,    # otherwise jobs have arrived since the request
+            can_exit=not self._jobs_ahead.first,    # otherwise jobs have arrived since the request
         )
         self.link_life.on_answer(request_number)
         self._wake_runner()

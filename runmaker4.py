@@ -10476,19 +10476,25 @@ def encode_timeout(timeout: float | Unset | None) -> float | None:
     return 0.0 if timeout is Unset.UNSET else timeout
 
 
+@functools.cache
+def _json_encoder() -> json.JSONEncoder:
+    """Return an encoder: json.dumps() would make one for each message."""
+    return json.JSONEncoder(separators=(",", ":"), check_circular=False)
+
+
+@functools.cache
+def _json_decoder() -> json.JSONDecoder:
+    return json.JSONDecoder(parse_int=_bounded_int, parse_float=_finite_float, parse_constant=_finite_float)
+
+
 def encode(message: Any) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode("ascii")
+    return _json_encoder().encode(message).encode("ascii")
 
 
 def decode(frame: bytes) -> dict[str, Any]:
     """Return the message in a frame.  Raises WireError."""
     try:
-        message = json.loads(
-            frame.decode("utf-8"),
-            parse_int=_bounded_int,
-            parse_float=_finite_float,
-            parse_constant=_finite_float,
-        )
+        message = _json_decoder().decode(frame.decode("utf-8"))
     except (ValueError, RecursionError):
         raise WireError("invalid JSON") from None
     if not isinstance(message, dict):

@@ -280,5 +280,22 @@ class Asking(unittest.TestCase):
         self.assertIsNone(self.requests.make_claim(0, 500, 2, False))
 
 
+class Ahead(unittest.TestCase):
+    """What the jobs need that wait for a slot is counted, not summed up each time."""
+
+    def test_the_counts_are_those_of_the_waiting_jobs(self) -> None:
+        ahead = client.JobsAhead()
+        first, second = (client.RemoteJob(1, 0, 0, b".", b" true", key=key, settings=runmaker4.JobSettings(
+            needs=runmaker4.Resources(slots, 100 * slots))) for key, slots in (("first", 1), ("second", 3)))
+        for job in first, second, second:
+            ahead.add(job)
+        self.assertEqual((ahead.slots, ahead.memory, ahead.first, [*ahead]), (4, 400, first, [first, second]))
+        self.assertIs(ahead.remove("first"), first)
+        self.assertIsNone(ahead.remove("first"))
+        self.assertEqual((ahead.slots, ahead.memory, ahead.first), (3, 300, second))
+        ahead.remove("second")
+        self.assertEqual((ahead.slots, ahead.memory, ahead.first), (0, 0, None))
+
+
 if __name__ == "__main__":
     unittest.main()
