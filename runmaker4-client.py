@@ -28,8 +28,6 @@ import asyncio
 import contextlib
 import enum
 import getpass
-import json
-import math
 import os
 import random
 import re
@@ -86,7 +84,6 @@ from runmaker4 import (
     add_verbosity,
     allow_descriptors,
     boottime,
-    columns_of,
     display_text,
     duration,
     error_text,
@@ -94,16 +91,13 @@ from runmaker4 import (
     exit_on,
     human_time,
     integer_between,
-    memory_text,
     nonempty,
     plural,
-    print_bytes,
     printable,
     read_token,
     run_main,
     spawn_task,
     tls_context,
-    to_bytes,
     to_text,
     token_of_environment,
     token_path,
@@ -149,9 +143,8 @@ def make_parser() -> Parser:
         PROG,
         purpose="Run jobs that runmaker4-server.py hands out over TCP.",
         usage="[options] SERVER",
-        examples=f"Run four jobs at a time; show the waiting jobs and all clients:\n"
-                 f"    {PROG} -j4 alice          (where runmaker4-server.py runs)\n"
-                 f"    {PROG} --status alice",
+        examples=f"Run four jobs at a time:\n"
+                 f"    {PROG} -j4 alice          (where runmaker4-server.py runs)",
         notes={"Signals": SIGNALS,
                "Variables": f"{JOB_VARIABLES}; the client's: NO_COLOR, RUNMAKER4_TOKEN."},
         statuses={
@@ -167,14 +160,12 @@ def make_parser() -> Parser:
     add_running_options(add)
     add("--follow", action="store_true", help="wait for more jobs")
     add_time_limit_options(parser.add_argument_group("limits").add_argument)
-    add = parser.add_argument_group("connection and status of the server").add_argument
+    add = parser.add_argument_group("connection to the server").add_argument
     add("--token", metavar="TOKEN", help="the token of the server, or a file with it [$RUNMAKER4_TOKEN, "
                                          "~/.runmaker4.token, or asked]")
     add("--port", type=integer_between(1, 65535), metavar="N", help=f"the server's port [{PORT}]")
     add("--give-up", type=duration_or_zero, metavar="T",
         help="exit if there is no server for T; 0: at once [never]")
-    add("--status", action="store_true", help="print the waiting jobs and all clients, and exit")
-    add("--json", action="store_true", help="with --status: as JSON")
     add = parser.add_argument_group("output").add_argument
     add_verbosity(add)
     add = parser.add_argument_group("hosts and background").add_argument
@@ -194,8 +185,6 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     if port and options.port and options.port != port:
         parser.error(f"give only one of --port {options.port} and SERVER:{port}")
     options.port = options.port or port or PORT
-    if options.json and not options.status:
-        parser.error("--json requires --status")
     return options
 
 
@@ -253,7 +242,7 @@ def ask_for_token() -> str:
 # ======== Dialling ==========================================================================================
 #
 # The first connection is made before the event loop, and before the program goes into the background, so that
-# errors appear on the user's terminal.  --status needs no other.  A blocking socket is enough for both.
+# errors appear on the user's terminal.  A blocking socket is enough for it.
 
 
 def receive_bytes(sock: socket.socket, deadline: float) -> bytes:
@@ -1282,7 +1271,6 @@ class Connection:
             type="hello",
             client=self._id,
             name=name_in_records(os.fsdecode(self._program.host)),
-            pid=os.getpid(),
             **self._requests.make_hello(self._runner.in_service, self._program.memory.size),
             retry=self._retry,
             follow=self._follow,
@@ -1664,11 +1652,7 @@ class ClientProgram(RunnerProgram):
         super().__init__(PROG, options.server, options)
 
     def main(self) -> int:
-        """Print the server's status (--status), or connect and run jobs; return the exit status."""
-        if self.options.status:
-            exit_status = print_status(self._endpoint, self._dial_seconds, as_json=self.options.json)
-            self._warn_if_token_visible()
-            return exit_status
+        """Connect and run jobs; return the exit status."""
         if self.slot_file:
             self.executor = FileExecutor(self.slot_file.mount.network, self.on_writer_relieved)
         allow_descriptors(32 + 4 * len(self.slots))             # both ends of two pipes for each job
@@ -1743,112 +1727,6 @@ class ClientProgram(RunnerProgram):
         super().shut_down_after_defect()
         if self._connection_task.done():
             self.runner.kill_jobs()
-
-
-# ======== --status ==========================================================================================
-#
-# Without a `hello` we are no client.  The server answers `status` with messages of bounded length: `summary`,
-# for each client a `client` and a `job` for each job of that client, and `end`.
-
-
-def ask_status(endpoint: Endpoint, seconds: float) -> dict[str, Any]:
-    """Return the server's status, as --json prints it.  seconds: for an attempt to connect."""
-    with endpoint.usage_errors():
-        sock, channel = endpoint.dial(seconds)
-        channel.send(dict(type="status"))
-        sock.sendall(channel.take_outgoing())
-        with sock:
-            return gather_status(sock, channel)
-
-
-def gather_status(sock: socket.socket, channel: ClientChannel) -> dict[str, Any]:
-    """Receive the messages of a status, and combine them."""
-    status: dict[str, Any] = {}
-    deadline = boottime() + MAX_CONNECT_SECONDS
-    while True:
-        for message in map(Message, channel.receive(receive_bytes(sock, deadline))):
-            kind = message.text("type")
-            if kind == "summary":
-                status = status_from_summary(message)
-            elif kind == "end" and status:
-                return status
-            elif kind == "client" and status:
-                status["clients"].append(dict(
-                    name=message.text("name"), address=message.text("address"), pid=message.process_id("pid"),
-                    slots=message.integer("slots", 1_000_000), memory=message.integer("memory"),
-                    promised=message.integer("promised"), seen=message.seconds("seen"),
-                    lost=message.boolean("lost"), jobs=[]))
-            elif kind == "job" and status and status["clients"]:
-                started = message.seconds_or_none("since")
-                status["clients"][-1]["jobs"].append(dict(
-                    line=message.integer("line"), command=message.text("command"),
-                    pid=message.process_id("pid"), since=started))
-            else:
-                raise WireError(f"an unknown message {kind!a}")
-
-
-def status_from_summary(message: Message) -> dict[str, Any]:
-    """Return the status, as --json prints it, from the first message, `summary`; further ones have the
-    `clients`.
-
-    Raises UsageError if the server cannot read the file.
-    """
-    if message.text("fault"):
-        raise UsageError(f"{printable(message.text('file'))}: {printable(message.text('fault'))}")
-    counts = Message(message.fields.get("counts"))
-    return dict(
-        {name: message.text(name) for name in ("file", "host")},
-        port=message.integer("port", 65535),
-        pid=message.process_id("pid"),
-        **{name: message.seconds(name) for name in ("since", "grace")},
-        **{name: counts.integer(name) for name in (*STATES, "total")},
-        waiting=[
-            dict(line=job.integer("line"), command=job.text("command")) for job in message.objects("waiting")
-        ],
-        clients=[],
-    )
-
-
-def print_status(endpoint: Endpoint, seconds: float, *, as_json: bool) -> int:
-    """Print the server's status; return the exit status.  seconds: for an attempt to connect."""
-    try:
-        status = ask_status(endpoint, seconds)
-    except OSError as error:
-        raise UsageError(f"{endpoint.host}: {endpoint.why_unreachable(error)}") from None
-    if as_json:
-        print_bytes(json.dumps(status).encode() + b"\n")
-    else:
-        width = columns_of(1) if os.isatty(1) else math.inf
-        print_bytes(b"".join(to_bytes(line) + b"\n" for line in status_lines(status, width)))
-    return 0
-
-
-def status_lines(status: dict[str, Any], width: float) -> list[str]:
-    """Return a status as text, in lines of at most `width` columns; math.inf: any length."""
-    lines = [
-        f"{status['file']} on {status['host']}, port {status['port']}, "
-        f"served for {human_time(status['since'])}",
-        f"{plural(status['total'], 'job')}: " + ", ".join(f"{status[name]} {name}" for name in STATES),
-    ]
-    if status["waiting"]:
-        lines.append("waiting:")
-        lines += [f"  {job['line']:>7} {job['command']}" for job in status["waiting"]]
-        if status["new"] > len(status["waiting"]):
-            lines.append(f"      ... and {status['new'] - len(status['waiting'])} more")
-    lines.append("clients:" if status["clients"] else "no clients")
-    for client in status["clients"]:
-        seen = f"{'lost' if client['lost'] else 'seen'} {human_time(client['seen'])} ago"
-        memory = ""
-        if client["promised"]:
-            memory = f"{memory_text(client['promised'])} of {memory_text(client['memory'])} allocated, "
-        slots = plural(client["slots"], "slot")
-        lines.append(f"  {client['name']} ({client['address']}), {slots}, {memory}{seen}")
-        for job in client["jobs"]:
-            since = "waits" if job["since"] is None else human_time(job["since"])
-            lines.append(f"  {job['line']:>7} {since:>7}  {job['command']}")
-    return [
-        line if len(line) <= width else line[:int(width) - 3] + "..." for line in map(printable, lines)
-    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

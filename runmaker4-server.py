@@ -34,7 +34,6 @@ Handshake and frames are runmaker4.py's ("The wire").  After the handshake they 
                                                                    new ones that the client could run?
     bye        the client exits and has no more jobs    closing    the server exits (done: no more jobs are
                                                                    handed out; with the account)
-    status     (without hello)                          summary, client, job, ..., end
 
 These rules keep jobs from being lost or run twice:
 
@@ -231,8 +230,6 @@ MAX_SLOTS = 1_000_000           # of a client
 MAX_LIST_KEYS = 10_000          # in a list of a message
 MAX_NAME_CHARS = 200            # last characters of the job file's name in a welcome
 MAX_REASON_CHARS = 1000         # of the message in `nothing`
-MAX_COMMAND_BYTES = 4096        # of a command in a status
-MAX_WAITING_JOBS = 10           # in a status
 
 
 def make_parser() -> Parser:
@@ -902,7 +899,6 @@ class Assignment:
     phase: Phase = Phase.CLAIMED
     sent_at: float | None = None        # when the client was sent the job, or `go`; boottime()
     began_at: float | None = None       # when the job began, as far as we know; boottime()
-    pid: int = 0                        # of the shell; 0: unknown
     member: Member | None = None        # the host of the group; None: it is in no group
     run: Run | None = None              # None: there is none, or no records are kept
 
@@ -970,11 +966,10 @@ class Assignment:
         self.phase = Phase.CLAIMED
         self.sent_at = None
 
-    def mark_begun(self, pid: int = 0) -> None:
-        """Note that the job begins now.  pid: of the shell; 0: unknown."""
+    def mark_begun(self) -> None:
+        """Note that the job begins now."""
         self.phase = Phase.BEGUN
         self.began_at = boottime()
-        self.pid = pid
 
     def decide_result(self, proposed_result: LineResult) -> LineResult | None:
         """Set the phase to ENDING, and return the final result of the line.
@@ -1102,7 +1097,6 @@ class Hello:
     directory: bytes                    # where jobs run
     retry: bytes                        # as Consumer.retry
     follow: bool
-    pid: int
     capacity: Resources
 
     @classmethod
@@ -1119,7 +1113,6 @@ class Hello:
             message.data("directory"),
             retry,
             message.boolean("follow"),
-            message.process_id("pid"),
             Resources(message.integer("slots", MAX_SLOTS), message.integer("memory")),
         )
 
@@ -1145,11 +1138,9 @@ class Client(Consumer):
         self.sessions = sessions
         self.id = id
         self.address = "?"
-        self.pid = 0
         self.directory = b""            # where jobs run
         self._newest_link: ClientLink | None = None     # of the last hello
         self._hello_came = asyncio.Event()      # set until serve_client() has dealt with that hello
-        self._lost_at = boottime()      # when the last link was lost
         self.assignments: dict[str, Assignment] = {}    # its lines, by key
         self._group_count = 0           # groups in which it is a host; if any, it gets no other jobs
         self.requested_slots = 0        # for which it waits for jobs
@@ -1175,11 +1166,6 @@ class Client(Consumer):
     @property
     def can_get_jobs(self) -> bool:
         return self.link is not None and not self._group_count
-
-    @property
-    def silent_seconds(self) -> float:
-        """Return the seconds since the last frame, or since the link was lost."""
-        return boottime() - (self.link.last_message_at if self.link else self._lost_at)
 
     def matches_host(self, host: str) -> bool:
         """Return True if an entry of host= matches the client's name or address."""
@@ -1211,11 +1197,6 @@ class Client(Consumer):
         return requested + self.prefetch_count if requested > 0 else 0
 
     @property
-    def allocated_memory(self) -> int:
-        """Return the memory that is allocated to the client's jobs, in bytes."""
-        return int(min(max(self.capacity.memory - self.free_memory, 0), runmaker4.MAX_INTEGER))
-
-    @property
     def where(self) -> str:
         """Return for example 'bob (10.0.0.2)'."""
         return f"{printable(self.name)} ({self.address})"
@@ -1236,7 +1217,6 @@ class Client(Consumer):
 
     def _take_properties(self, hello: Hello) -> None:
         self.name = hello.name
-        self.pid = hello.pid
         self.directory = hello.directory
         self.follow = hello.follow
         if not self._newest_link:               # a client that comes back does not retry failed lines again
@@ -1258,7 +1238,7 @@ class Client(Consumer):
             self._forget_requests()
             jobs_in_started_groups = self.sessions.abort_unstarted_groups(self.assignments)
             if detach_reason is DetachReason.LOST:
-                self._begin_grace(link.why)
+                self._say_lost(link.why)
             self.sessions.lifetime.on_progress()
             if detach_reason is DetachReason.BYE:
                 return self._settle_after_bye(jobs_in_started_groups)
@@ -1351,8 +1331,7 @@ class Client(Consumer):
         self.exits_without_jobs = False
         self.request_number = 0
 
-    def _begin_grace(self, why: str) -> None:
-        self._lost_at = boottime()
+    def _say_lost(self, why: str) -> None:
         self.sessions.say(f"client {self.where} is lost: {why}{self.sessions.kept_text(self.assignments)}")
 
     def _settle_after_bye(self, jobs_in_started_groups: list[Assignment]) -> None:
@@ -1579,9 +1558,7 @@ class ClientLink(Link, asyncio.Protocol):
             self._greeted_client = self._sessions.client_for_hello(self, Hello.read(message))
         elif kind == "account" and client:
             client.set_slots(message)           # all, also spent ones and ones out of service
-            self._accountant.add_request(self, wants_summary=True)
-        elif kind == "status":
-            self._accountant.add_request(self, wants_summary=False)
+            self._accountant.add_request(self)
         elif kind == "bye" and client:
             self._sessions.on_bye(client, self)
         else:
@@ -2192,9 +2169,9 @@ class Group:
 
 # ======== Counting ==========================================================================================
 #
-# Three parties request a count of the file: clients that exit, users who want a status, and the server, which
-# exits when all jobs have ended.  Counting a long file takes a while.  So one count answers all earlier
-# requests, and the next begins after a pause of four times the duration.
+# Clients that exit request a count of the file, and so does the server, which exits when all jobs have ended.
+# Counting a long file takes a while.  So one count answers all earlier requests, and the next begins after a
+# pause of four times the duration.
 
 
 @dataclass(frozen=True)
@@ -2204,8 +2181,6 @@ class FileCount:
     summary: Summary | None = None      # None: the file cannot be read
     # exiting clients without a new job
     clients_without_jobs: Consumers = field(default_factory=lambda: Consumers(()))
-    # first new jobs: line number, command
-    waiting_jobs: list[tuple[int, bytes]] = field(default_factory=list)
     why_stopped: str = ""               # why these jobs will not start; '': they will
     next_count_at: float = 0.0          # when the file may be counted again, by boottime()
 
@@ -2237,25 +2212,16 @@ class FileCount:
         )
 
 
-@dataclass(frozen=True)
-class CountRequest:
-    """A request for the counts of the file."""
-    link: ClientLink                    # for the answer
-    wants_summary: bool                 # a client exits; False: a user wants a status
-
-
 class Accountant:
-    """Counts the jobs in the file, and sends the result to clients and status requests."""
+    """Counts the jobs in the file, and sends the result to clients that exit."""
     PAUSE_FACTOR = 4                    # the pause after a count, in durations of that count
 
-    def __init__(self, services: Services, sessions: Sessions, reader: JobReader, info: ServerInfo) -> None:
-        """reader: used by no other part.  info: for the status."""
+    def __init__(self, services: Services, reader: JobReader) -> None:
+        """reader: used by no other part."""
         self._executor = services.executor
         self._lifetime = services.lifetime
-        self._sessions = sessions
         self._reader = reader
-        self._server_info = info
-        self._requests: dict[CountRequest, None] = {}       # oldest first
+        self._requests: dict[ClientLink, None] = {}     # of clients that exit, oldest first
         # answers all requests; done: there are none; None: none came yet
         self._answer_task: asyncio.Future[None] | None = None
         self._next_count_at = 0.0               # when the file may be counted, by boottime()
@@ -2265,9 +2231,9 @@ class Accountant:
         """Return the seconds until the next count may begin: counting takes at most a fifth of the time."""
         return max(self._next_count_at - boottime(), 0.0)
 
-    def add_request(self, link: ClientLink, wants_summary: bool) -> None:
-        """Answer a request for a summary (wants_summary) or a status, after a later count."""
-        self._requests[CountRequest(link, wants_summary)] = None
+    def add_request(self, link: ClientLink) -> None:
+        """Answer a client that exits, after a later count."""
+        self._requests[link] = None
         if not self._answer_task or self._answer_task.done():
             self._answer_task = spawn_task(self._answer_all())
 
@@ -2275,24 +2241,14 @@ class Accountant:
         """Answer requests until there are none; a count answers all earlier ones."""
         while self._requests:
             await asyncio.sleep(self.pause_seconds)
-            requests = self._requests
+            links = self._requests
             self._requests = {}
-            await self._count_and_answer(requests)
-
-    async def _count_and_answer(self, requests: Collection[CountRequest]) -> None:
-        """Count the jobs in the file, and send the result to each requesting link that is still open."""
-        exiting_clients = [request.link.client for request in requests
-                           if request.wants_summary and request.link.client]
-        # A client's exit status depends on the count: so recheck a file that can be half saved.
-        file_count = await self.count(exiting_clients, recheck=bool(exiting_clients))
-        for request in requests:
-            link = request.link
-            if link.transport.is_closing():
-                continue
-            if not request.wants_summary:
-                self._send_status(link, file_count)
-            elif link.client:
-                link.send(type="account", account=file_count.summary_for(link.client))
+            clients = [link.client for link in links if link.client]
+            # A client's exit status depends on the count: so recheck a file that can be half saved.
+            file_count = await self.count(clients, recheck=True)
+            for link in links:
+                if link.client:
+                    link.send(type="account", account=file_count.summary_for(link.client))
 
     async def count(self, clients: Sequence[Client] = (), recheck: bool = False) -> FileCount:
         """Return a count of the jobs in the file.  clients: those that exit.
@@ -2320,9 +2276,8 @@ class Accountant:
         try:
             with throttle:
                 summary = file.summarize(clients, groups=True)    # removes clients
-                waiting_jobs = self._list_waiting_jobs()
-                nothing_runs = waiting_jobs and not summary.counts.running
-                block_reason = find_block_reason(file) if nothing_runs else None
+                is_waiting = summary.counts.new and not summary.counts.running
+                block_reason = find_block_reason(file) if is_waiting else None
         except OSError as error:
             next_count_at = boottime() + throttle.pause_seconds(self.PAUSE_FACTOR)
             return FileCount(error_text(error), next_count_at=next_count_at)
@@ -2331,67 +2286,9 @@ class Accountant:
         return FileCount(
             summary=summary,
             clients_without_jobs=clients,
-            waiting_jobs=waiting_jobs,
             why_stopped=why_stopped,
             next_count_at=next_count_at,
         )
-
-    def _list_waiting_jobs(self) -> list[tuple[int, bytes]]:
-        """Return the first new jobs, for a status: line number, beginning of the command."""
-        first_lines = itertools.islice(self._reader.scan_lines(NEW), MAX_WAITING_JOBS)
-        return [(line.number, line.command[:MAX_COMMAND_BYTES]) for line in first_lines]
-
-    def _send_status(self, link: ClientLink, file_count: FileCount) -> None:
-        """Send a status: a message about server and file, then one for each client and each job.
-
-        Each message has a bounded length.
-        """
-        clock = boottime()
-        counts = file_count.summary.counts if file_count.summary else None     # None: the file was not read
-        total = counts.all + counts.held if counts else 0           # `all`: without held jobs
-        link.send(
-            type="summary",
-            file=to_text(os.fsencode(self._sessions.settings.path)),
-            host=os.uname().nodename,
-            port=self._server_info.port,
-            pid=os.getpid(),
-            since=round(clock - self._server_info.began, 1),
-            grace=self._sessions.settings.grace,
-            fault=file_count.error,
-            counts=dict(counts._asdict(), total=total) if counts else {},
-            waiting=[dict(line=number, command=to_text(command))
-                     for number, command in file_count.waiting_jobs],
-        )
-        for client in self._sessions.clients.values():
-            self._send_client_and_jobs(link, client, clock)
-        link.send(type="end")
-
-    @staticmethod
-    def _send_client_and_jobs(link: ClientLink, client: Client, clock: float) -> None:
-        """Send the part of a status for one client: a `client` message, then a `job` message for each job.
-
-        clock: the time by boottime().
-        """
-        link.send(
-            type="client",
-            name=client.name,
-            address=client.address,
-            pid=client.pid,
-            slots=client.slots,
-            memory=int(client.capacity.memory),
-            promised=client.allocated_memory,                   # bytes that the jobs have requested
-            seen=round(max(client.silent_seconds, 0.0), 1),     # seconds since the last message
-            lost=client.link is None,
-        )
-        for assignment in client.assignments.values():
-            link.send(
-                type="job",
-                line=assignment.number,
-                pid=assignment.pid,
-                # seconds; None: it has not started
-                since=None if assignment.began_at is None else round(clock - assignment.began_at, 1),
-                command=to_text(assignment.command[:MAX_COMMAND_BYTES]),
-            )
 
 
 # ======== Sessions ==========================================================================================
@@ -2424,13 +2321,6 @@ class SessionSettings:
     path: str                           # of the job file
     grace: float                        # seconds in which a lost client can come back
     max_failed: int                     # 0: no limit
-
-
-@dataclass(frozen=True)
-class ServerInfo:
-    """The parts of a status that do not change."""
-    port: int
-    began: float                        # boottime()
 
 
 class Sessions:
@@ -2670,14 +2560,14 @@ class Sessions:
             self.settle(assignment, LineResult(Cause.RETURNED, NEW, event=event_number))
         else:
             if kind == "begin":
-                self._mark_begun(assignment, message)
+                self._mark_begun(assignment)
             self._record_event(client, kind, assignment, message, event_number)
 
     @staticmethod
-    def _mark_begun(assignment: Assignment, message: Message) -> None:
+    def _mark_begun(assignment: Assignment) -> None:
         if assignment.is_gated:
             raise WireError("that job must wait at the gate")
-        assignment.mark_begun(message.process_id("pid"))
+        assignment.mark_begun()
 
     @staticmethod
     def _read_result(assignment: Assignment, message: Message, event_number: int) -> LineResult:
@@ -3692,7 +3582,7 @@ class Server(Program):
         # each poll on a network file system is a round trip
         poll_seconds = max(POLL_SECONDS, reader.interval / 5 if self.mount.network else 0)
         self.dispatcher = Dispatcher(services, self.sessions, self.stdout, poll_seconds)
-        self.accountant = Accountant(services, self.sessions, reader, ServerInfo(self.port, self.began))
+        self.accountant = Accountant(services, reader)
 
     async def _shut_down(self) -> None:
         """Write and send everything, close connections, let the keeper exit, and print the closing line.

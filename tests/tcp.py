@@ -4,13 +4,13 @@ The home directory of both is the test's directory, so a client finds the token 
 there.
 """
 import itertools
-import json
 import os
 import pathlib
 import re
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional, Protocol
@@ -34,6 +34,9 @@ TOKEN_LINE = re.compile(rb"Token for runmaker4-client\.py: \(shown on a terminal
 # a client's first line
 SERVING = re.compile(rb"^runmaker4-client\.py: \S+: serving [^\n]*\n", re.MULTILINE)
 PORT_LINE = re.compile(rb": serving on port (\d+)")
+# what a server says when a client comes and goes
+CLIENT_NEWS = re.compile(rb"^runmaker4-server\.py: \S+: client (.*) \(\S+\) (came|left|is lost)\b",
+                         re.MULTILINE)
 
 
 @dataclass
@@ -179,19 +182,16 @@ class TcpCase(RunCase):
 
     # -- looking --------------------------------------------------------------------------------------------
 
-    def status(self, server: Server) -> dict[str, Any]:
-        """What `--status --json` says."""
-        ended = self.run_client(server, "--status", "--json")
-        self.assertEqual((ended.code, ended.err), (0, b""))
-        status: dict[str, Any] = json.loads(ended.out)
-        return status
+    def connected(self, server: Program) -> Counter[str]:
+        """The names of the clients that are connected, as the server has said; how many have each."""
+        names: Counter[str] = Counter()
+        for name, what in CLIENT_NEWS.findall(server.err):
+            names[os.fsdecode(name)] += 1 if what == b"came" else -1
+        return names
 
-    def wait_clients(self, server: Server, count: int) -> dict[str, Any]:
-        """Wait until the server has this many clients that are not lost; its status."""
-        def counted() -> Optional[dict[str, Any]]:
-            status = self.status(server)
-            return status if sum(not client["lost"] for client in status["clients"]) == count else None
-        return wait_until(counted, 30, f"{count} clients")
+    def wait_clients(self, server: Program, count: int) -> None:
+        """Wait until so many clients are connected."""
+        wait_until(lambda: sum(self.connected(server).values()) == count, 30, f"{count} clients")
 
     def wait_said(self, program: Program, *words: str, timeout: float = 30) -> bytes:
         """Wait until a whole line of stderr has all these words (in any case); the line."""

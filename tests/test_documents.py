@@ -264,7 +264,6 @@ RECIPES = {
     "runmaker4.py -d --follow -j4 --pidfile pid --errors errors --outdir out runs.txt": WAITS,
     "runmaker4.py -d --follow -j4 --pidfile pid --errors errors runs.txt": WAITS,
     "runwait4.py -e runs.txt && echo done": Recipe(jobs("dd")),
-    "runmaker4-client.py --status alice": Recipe(jobs("d" * 40 + "!xx" + "." * 120), before=CLIENT),
     "runmaker4.py -r -j0 runs.txt": Recipe(jobs("!e.dx"), states="ddddx"),
     "runmaker4.py --resume -j0 runs.txt": Recipe(jobs("er.dx"), states="ddddx"),
     "runset4.py runs.txt --add --template 'simulate --a {1} --b {2}' ::: 1 2 3 ::: 0.1 0.2": Recipe(
@@ -457,7 +456,6 @@ RECIPES = {
     "runwait4.py --report page.html --outdir out runs.txt": JOURNAL,
     "runwait4.py --outdir out --timeline timeline.json": JOURNAL,
     "runmaker4-client.py -j2 alice": Recipe(QUICK_JOBS, before=SERVER, states="dddd"),
-    "runmaker4-client.py --status --json alice": Recipe(jobs(".."), before=SERVER),
     # the benchmarks
     "python3 -m unittest tests.test_claiming": Recipe(
         before=CHECKOUT, instead={"tests.test_claiming": "tests.test_packaging.Project"}

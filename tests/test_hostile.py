@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 import unittest
-from collections.abc import Iterator
 from typing import Any, Callable
 
 import runmaker4
@@ -61,7 +60,6 @@ SILENT = 200
 ROUNDS = 50_000 if ALL else 5_000 if FULL else 280      # of garbage for a client
 # for a server, to which test_attacks.Mutations sends more
 SERVER_ROUNDS = 50_000 if ALL else 1_000 if FULL else 280
-STATUSES = 200 if ALL else 40 if FULL else 0            # of garbage, which are asked for one by one
 MEMORY = 80                             # MB that a server or client may have at the most
 # seconds: soon over, and long enough for a good client on a busy machine
 GRACE = 2.0
@@ -78,7 +76,12 @@ class Stage(TcpCase):
         self.good = self.start_client(self.server, "-j3", "--follow", "--name", "good", up=(1,))
         self.said = b"runmaker4-client.py: 127.0.0.1: serving runs.txt\n"
         wait_until(lambda: self.good.err == self.said, what="it is connected, and has said so")
-        self.status(self.server)            # from the first count on it has the file open to be counted
+        # from the first count on the server has the file open to be counted
+        with Peer.of(self.server.port, self.server.token) as peer:
+            peer.hello(name="leaver").hear("welcome")
+            peer.say(dict(type="account")).hear("account")
+            peer.say(dict(type="bye")).end().rest()
+        self.wait_said(self.server, "leaver", "left")
         return self
 
     def descriptors(self) -> int:
@@ -181,7 +184,6 @@ class Strangers(Attack):
         peers = [self.peer() for _ in range(SILENT)]
         wait_until(peers[0].is_closed, 5, "the oldest is dropped")
         self.stage.serves()
-        self.stage.status(self.stage.server)
         closed = [peer.is_closed() for peer in peers]
         self.assertEqual(closed, sorted(closed, reverse=True), "some were dropped that are not the oldest")
         self.assertFalse(closed[-1])
@@ -504,12 +506,11 @@ class Insiders(Attack):
         for name in "a\nrunmaker4-server.py: runs.txt: a lie\x1b[2J", "\udcff\ud800", "", "n" * 100_000, "\0":
             with contextlib.suppress(Closed):
                 self.hold(name=name)
-        status = self.stage.run_client(self.stage.server, "--status")
-        self.assertIn(b"lie", status.out)
         for peer in self.peers:
             peer.close()
         self.all_end()
-        text = status.out + self.stage.server.err[said:]
+        text = self.stage.server.err[said:]
+        self.assertIn(b"lie", text)
         self.assertNotIn(b"\x1b", text)
         self.assertNotIn(b"\nrunmaker4-server.py: runs.txt: a lie", text)
         self.assertLess(len(text), 20_000)
@@ -538,10 +539,7 @@ class Insiders(Attack):
                     its = message
                 peer.put(spoiled(random_, its, field).encode()).end().rest()
         self.all_end("!de", 60)
-        wait_until(
-            lambda: len(self.stage.status(self.stage.server)["clients"]) == 1,
-            what="only the good one is known",
-        )
+        self.stage.wait_clients(self.stage.server, 1)       # the good one
 
 
 class Greedy(Stage):
@@ -565,7 +563,7 @@ class Greedy(Stage):
 
     def test_thousands_of_questions_at_once(self) -> None:
         self.open(text="d : done\n" * self.LINES)
-        for question in dict(type="status"), dict(type="claim", request=1, want=0, last=True):
+        for question in dict(type="account"), dict(type="claim", request=1, want=0, last=True):
             with self.subTest(question=question), Peer.of(self.server.port, self.server.token) as peer:
                 peer.hello(slots=1).hear("welcome")
                 peer.say(*[question] * 3000)
@@ -622,7 +620,7 @@ class LongLines(TcpCase):
         proxy = Proxy(server.port)
         self.addCleanup(proxy.close)
         client = self.start_client(proxy, "-j", self.COUNT, up=range(1, self.COUNT + 1))
-        self.assertIn(f"{self.COUNT} running".encode(), self.run_client(server, "--status").out)
+        self.assertEqual(self.states(), "r" * self.COUNT + ".")
         proxy.cut()
         self.wait_said(server, "is lost")
         proxy.mend()
@@ -772,41 +770,6 @@ class LyingServers(TcpCase):
                 self.assertIn(ended.code, (0, 1), ended.err[-2000:])
                 for line in ended.err.splitlines():
                     self.assertTrue(line.startswith(b"runmaker4-client.py: 127.0.0.1: "), line)
-
-    STATUS = (
-        dict(type="summary", file="runs.txt", host="alice", port=1, pid=1, since=1.5, grace=60.0, fault="",
-             counts=dict(new=1, running=1, done=1, failed=0, error=0, held=0, total=3),
-             waiting=[dict(line=1, command="true")]),
-        dict(type="client", name="bob", address="::1", pid=1, slots=1, seen=0.5, lost=False),
-        dict(type="job", line=1, command="true", pid=1, since=None),
-        dict(type="end"),
-    )
-
-    def statuses(self) -> Iterator[list[str]]:
-        """Statuses that are none, in the JSON of their messages."""
-        summary, client, job, end = (runmaker4.encode(message).decode("ascii") for message in self.STATUS)
-        yield [summary, job, client, end]
-        yield [summary.replace("alice", "\\ud800"), client, job, end]
-        yield [summary.replace('"host"', '"toast"'), client, job, end]
-        yield [summary, client.replace("0.5", "{}"), job, end]
-        yield [summary, client.replace("::1", "\\ud800"), job, end]
-        random_ = random.Random(35)
-        for _ in range(STATUSES):
-            texts = [summary, client, job, end]
-            message, field = random_.choice(fields_of(self.STATUS))
-            texts[self.STATUS.index(message)] = spoiled(random_, message, field)
-            yield texts
-
-    def test_garbage_in_a_status(self) -> None:
-        for number, texts in enumerate(self.statuses()):
-            def serve(peer: Peer) -> None:
-                peer.prove().hear("status")
-                peer.put(*map(str.encode, texts)).rest()
-
-            with self.subTest(texts=texts), FakeServer(serve) as server:
-                ended = self.run_client(server, "--status", *["--json"] * (number % 2))
-                self.assertIn(ended.code, (0, 2), ended.err)
-                self.assertNotIn(b"\x1b", ended.out + ended.err)
 
     def test_faults_that_would_spoil_a_terminal(self) -> None:
         def serve(peer: Peer) -> None:
@@ -1198,7 +1161,6 @@ class TokenSecrecy(TcpCase):
 
         with FakeServer(relay) as between:
             self.assertEqual(self.run_client(between).code, 1)
-            self.assertEqual(self.run_client(between, "--status").code, 0)
         self.assertIn(b"nonce", wire)
         self.assertGreater(len(wire), 2000)
         self.assertNoTrace(bytes(wire), server.token)

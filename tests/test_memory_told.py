@@ -7,7 +7,7 @@ from typing import Any
 import runmaker4
 import runwait4
 from tests.journal import end
-from tests.support import RUNCLIENT, RUNWAIT, UP, Ended
+from tests.support import RUNWAIT, Ended
 from tests.tcp import TcpCase
 from tests.test_journal_reading import JournalCase
 from tests.test_memory import WATCHFUL
@@ -104,22 +104,6 @@ class Again(MemoryCase):
 
 class AgainOverTcp(Recorded, Again):
     """The same with a server and a client."""
-
-
-class Status(MemoryCase):
-    """What is told of promises to jobs that run."""
-    JOB = f". {UP}; until [ -e go ]; do sleep 0.02; done"
-
-    def test_it_tells_what_clients_have_and_have_promised(self) -> None:
-        self.write(f"#RUN memory=60M\n{self.JOB}\n{self.JOB}\n#RUN\n{self.JOB}\n")
-        server = self.start_server()
-        client = self.start_client(server, "-j3", "--memory=1G", up=[2, 3, 5])
-        (told,) = self.status(server)["clients"]
-        self.assertEqual((told["memory"], told["promised"]), (1024 * MIB, 120 * MIB))
-        shown = self.run_script(RUNCLIENT, "--status", "--port", server.port, self.HOST).out
-        self.assertIn(b", 3 slots, 120M of 1G allocated, seen ", shown)
-        self.write("", "go")
-        self.assertEqual(self.finish(client).code, 0)
 
 
 class Stats(JournalCase, MemoryCase):

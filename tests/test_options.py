@@ -364,7 +364,7 @@ class Help(RunCase):
         "--exit-when-done --single-host -d --daemon --pidfile --errors -h --help",
         RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime "
         "--follow --slots -d --daemon --pidfile --errors --name -q -v --port --token "
-        "--give-up --status --json -h --help",
+        "--give-up -h --help",
     }
 
     def test_it_fits_sixty_lines_of_any_terminal(self) -> None:

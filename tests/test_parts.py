@@ -1344,18 +1344,19 @@ class OneCountAtATime(unittest.IsolatedAsyncioTestCase):
     """A server counts its file for all that ask, however many they are and whenever they come."""
 
     async def test_who_asks_during_a_count_waits_for_the_next_one(self) -> None:
-        accountant = server.Accountant(*[mock.Mock()] * 4)
+        accountant = server.Accountant(mock.Mock(), mock.Mock())
         begun: list[str] = []
         all_asked = asyncio.Event()
 
-        async def count(*_: object, **__: object) -> None:
+        async def count(*_: object, **__: object) -> mock.Mock:
             begun.append("count")
             await all_asked.wait()
             begun.append("end")
+            return mock.Mock()
 
-        with mock.patch.multiple(accountant, count=count, _send_status=mock.Mock()):
+        with mock.patch.object(accountant, "count", count):
             for _ in range(3):
-                accountant.add_request(mock.Mock(), False)
+                accountant.add_request(mock.Mock())
                 await asyncio.sleep(0.005)
             all_asked.set()
             await asyncio.sleep(0.1)

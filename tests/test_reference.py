@@ -15,7 +15,7 @@ from typing import Any
 import runmaker4
 import runset4
 from docs.install import make
-from tests.support import GATE, ROOT, RUNCLIENT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, wait_until
+from tests.support import GATE, ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, wait_until
 from tests.tcp import TcpCase
 from tests.test_documents import MESSAGES
 
@@ -148,13 +148,6 @@ class Fields(TcpCase):
         server = self.start_server("--outdir", "out")
         client = self.start_client(server, "-j1")
         wait_until(lambda: b'"start"' in self.read("out/journal"), what="a job is in the journal")
-        asked = [RUNCLIENT, "--port", server.port, "--status", "--json", "localhost"]
-        told = self.printed(*map(str, asked))
-        more = rows("JSON", 4)
-        self.assertEqual(told.keys(), {*names(more[0][0]), *names(more[1][0]), "waiting", "clients"})
-        (waits,), (one,) = told["waiting"], told["clients"]
-        self.assertEqual((waits.keys(), one.keys()), (names(more[2][1]), names(more[3][1])))
-        self.assertEqual(one["jobs"][0].keys(), names(more[4][1]))
         outdir = "--json", "--outdir", "out", "runs.txt"
         status, ran, stats, fields = (rows("JSON", number) for number in range(4))
         job = names(fields[0][1]) - {"--outdir"}

@@ -625,7 +625,7 @@ class ServerSignals(TcpCase):
         self.assertDrained(server, 1, "d.")
 
     def knows(self, server: Server, name: str) -> bool:
-        return name in [client["name"] for client in self.status(server)["clients"]]
+        return self.connected(server)[name] > 0
 
     def test_a_job_that_fails_after_usr1_makes_the_exit_status_1(self) -> None:
         server = self.start_draining(signal.SIGUSR1, WAITING, f"{WAITING}; exit 3", "touch never")

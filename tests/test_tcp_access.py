@@ -1,10 +1,7 @@
-"""Promise: who may reach a server, and how; what cannot work is refused in one line; --status says how things
-stand.
-"""
+"""Promise: who may reach a server, and how; what cannot work is refused in one line."""
 import contextlib
 import fcntl
 import importlib
-import json
 import os
 import pathlib
 import pty
@@ -16,7 +13,7 @@ import subprocess
 import termios
 import unittest
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional, TypeVar
+from typing import Any, TypeVar
 
 from tests import wire
 from tests.support import (
@@ -30,7 +27,6 @@ from tests.support import (
     wait_until,
 )
 from tests.tcp import PORT_LINE, SERVING, Program, Server, TcpCase
-from tests.terminal import Terminal
 from tests.test_ssh import free_port
 from tests.values import present
 
@@ -41,11 +37,11 @@ Arguments = TypeVar("Arguments", bound=Sequence[object])
 
 
 class TokenCase(TcpCase):
-    """A server with a job that is never run."""
+    """A server with a job that no client here can run."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.jobs("touch ran")
+        self.write("#RUN host=other\n. touch ran\n")
 
     def tearDown(self) -> None:
         self.assertFalse(self.exists("ran"))
@@ -206,19 +202,18 @@ class TokenOfTheClient(TokenCase):
         self.right_env = {"RUNMAKER4_TOKEN": self.server.token}
 
     def ask(self, calls: Sequence[Call]) -> list[tuple[Call, Ended]]:
-        """Clients that ask for the status, all at once, with these options and this environment: how they
-        ended.
-        """
-        started = [self.start_client(self.server, "--status", *options, env=env) for options, env in calls]
+        """Clients with these options and this environment, all at once: how they ended."""
+        started = [self.start_client(self.server, "-q", *options, env=env) for options, env in calls]
         return [(call, self.finish(client, timeout=20)) for call, client in zip(calls, started)]
 
     SEEN = (b"runmaker4-client.py: 127.0.0.1: other users of this host can see the token in the list of "
             b"processes (give --token a file, or set $RUNMAKER4_TOKEN)\n")
+    CLOSING = b"runmaker4-client.py: 127.0.0.1: nothing to do: 1 new\n"
 
     def assertRight(self, *calls: Call, said: bytes = b"") -> None:
         for call, ended in self.ask(calls):
             with self.subTest(call=call):
-                self.assertEqual((ended.code, ended.err), (0, said))
+                self.assertEqual((ended.code, ended.err), (0, said + self.CLOSING))
 
     def assertWrong(self, *calls: Call, words: tuple[str, ...] = ()) -> None:
         """The clients are refused in one line, which does not show the right token."""
@@ -243,7 +238,7 @@ class TokenOfTheClient(TokenCase):
         with open(master, "rb", buffering=0) as terminal:
             client = self.start(
                 RUNCLIENT,
-                *self.client_words(self.server, "--status"),
+                *self.client_words(self.server),
                 stdin=slave,
                 stdout=slave,
                 stderr=slave,
@@ -264,7 +259,7 @@ class TokenOfTheClient(TokenCase):
         self.token_file.rename(self.dir / "moved")
         code, shown = self.type_token(self.server.token + "\n")
         self.assertEqual(code, 0, shown)
-        self.assertIn(b"1 new, 0 running", shown)
+        self.assertIn(b"serving runs.txt", shown)
         self.assertNotIn(self.server.token.encode(), shown)
         code, shown = self.type_token("hello\n")
         self.assertEqual((code, shown.count(b"32 hexadecimal digits")), (2, 1), shown)
@@ -318,7 +313,7 @@ class RefusedClients(RefusalCase):
     def test_a_wrong_token(self) -> None:
         self.jobs("touch never")
         server = self.start_server()
-        self.assertRefusedAt(server.port, ["--give-up", "none", "--follow"], ["--status"], words="token")
+        self.assertRefusedAt(server.port, ["--give-up", "none", "--follow"], [], words="token")
         self.assertEqual(self.states(), ".")
 
     def test_a_wrong_token_at_a_server_that_was_not_there_at_first(self) -> None:
@@ -353,7 +348,7 @@ class RefusedClients(RefusalCase):
                 peer.push(wire.plain(error="token")).rest()
 
         with wire.FakeServer(serve) as server:
-            self.assertRefusedAt(server.port, ["--status"], *(["--give-up", time] for time in range(5)),
+            self.assertRefusedAt(server.port, *(["--give-up", time] for time in range(5)),
                                  words="wrong token")
             self.assertFalse(next(cuts, False))
 
@@ -367,7 +362,7 @@ class RefusedClients(RefusalCase):
             self.assertRefusedAt(
                 taken.getsockname()[1],
                 ["--give-up", 0, "--follow"],
-                ["--give-up", 0, "--status"],
+                ["--give-up", 0],
                 words="refused",
             )
 
@@ -380,7 +375,7 @@ class RefusedClients(RefusalCase):
 
     def test_bad_options_and_those_of_others(self) -> None:
         options = (
-            "--jobs=x", "--walltime=soon", "--port=0", "--port=65536", "--give-up=-1", "--json",
+            "--jobs=x", "--walltime=soon", "--port=0", "--port=65536", "--give-up=-1", "--status",
             "--joblog=log",
         )
         self.assertAllRefused({(): "", (self.HOST, self.HOST): "",
@@ -567,110 +562,6 @@ class Background(TcpCase):
         self.assertNobodyLeft()
 
 
-class Status(TcpCase):
-    """--status: counts, what waits, who is there and what runs, for people and for programs."""
-    WAITS = "echo 'a long command: '; " + "echo 'and so on'; " * 20 + ": "
-    COUNTS = ["new", "running", "done", "failed", "error", "held", "total"]
-    KEYS = {"file", "port", "host", "pid", "since", "grace", *COUNTS, "waiting", "clients"}
-    CLIENT_KEYS = {"name", "address", "pid", "slots", "memory", "promised", "seen", "lost", "jobs"}
-
-    def setUp(self) -> None:
-        """Jobs of every state; alice runs one, carol two, and twelve lines wait."""
-        super().setUp()
-        running, waiting = f". {WAITING}\n" * 3, f". {self.WAITS}$JOB_ID\n" * 12
-        self.before = self.write("d a\n! b\ne c\nx d\n# text\n" + running + waiting).read_bytes()
-        self.server = self.start_server("--grace", "90")
-        self.alice = self.start_client(self.server, "--name", "alice", up=[6])
-        self.carol = self.start_client(self.server, "--name", "carol", "-j2", up=[7, 8])
-
-    def settled(self) -> dict[str, Any]:
-        """The status, once no line is claimed ahead of its time, and the server knows the processes of the
-        jobs.
-        """
-        return wait_until(lambda: self.only_running(self.status(self.server)), what="three lines are running")
-
-    def only_running(self, status: dict[str, Any]) -> Optional[dict[str, Any]]:
-        known = all(job["pid"] for client in status["clients"] for job in client["jobs"])
-        return status if status["running"] == 3 and known else None
-
-    def test_json_for_programs(self) -> None:
-        status = self.settled()
-        self.check_keys(status)
-        self.check_server(status)
-        self.check_counts(status)
-        self.check_clients({client["name"]: client for client in status["clients"]})
-        waiting = [{"line": line, "command": f"{self.WAITS}$JOB_ID"} for line in range(9, 19)]
-        self.assertEqual(status["waiting"], waiting)
-
-    def check_keys(self, status: dict[str, Any]) -> None:
-        """They are those that are documented."""
-        self.assertEqual(set(status), self.KEYS)
-        for client in status["clients"]:
-            self.assertEqual(set(client), self.CLIENT_KEYS)
-            for job in client["jobs"]:
-                self.assertEqual(set(job), {"line", "command", "pid", "since"})
-
-    def check_server(self, status: dict[str, Any]) -> None:
-        found = os.path.basename(status["file"]), status["port"], status["pid"], status["grace"]
-        self.assertEqual(found, ("runs.txt", self.server.port, self.server.pid, 90))
-        self.assertTrue(0 < status["since"] < 60, status["since"])
-
-    def check_counts(self, status: dict[str, Any]) -> None:
-        """They are what runwait4.py counts."""
-        counted = json.loads(self.run_script(RUNWAIT, "--status", "--json", "runs.txt").out)
-        self.assertEqual([status[key] for key in self.COUNTS], [counted[key] for key in self.COUNTS])
-        self.assertEqual([status[key] for key in self.COUNTS], [12, 3, 1, 1, 1, 1, 19])
-
-    def check_clients(self, clients: dict[str, dict[str, Any]]) -> None:
-        found = {name: (it["slots"], it["pid"], it["lost"], sorted(job["line"] for job in it["jobs"]))
-                 for name, it in clients.items()}
-        self.assertEqual(found, {"alice": (1, self.alice.pid, False, [6]),
-                                 "carol": (2, self.carol.pid, False, [7, 8])})
-        for client in clients.values():
-            self.assertIn("127.0.0.1", client["address"])
-            self.assertLess(client["seen"], 10)
-            for job in client["jobs"]:
-                self.assertEqual(job["command"], WAITING)
-                self.assertIn(b"until", pathlib.Path(f"/proc/{job['pid']}/cmdline").read_bytes())
-                self.assertTrue(0 <= job["since"] < 60, job)
-
-    def test_the_text_names_what_matters_and_is_not_cut_in_a_pipe(self) -> None:
-        self.settled()
-        shown = self.text()
-        self.assertLessEqual({"runs", "alice", "carol", "long", "12", "18"}, set(re.findall(r"\w+", shown)))
-        self.assertIn(f"{self.WAITS}$JOB_ID", shown)
-        self.stop(self.carol)
-        self.assertNotIn("carol", self.text())
-
-    def text(self) -> str:
-        """What --status prints into a pipe."""
-        ended = self.run_client(self.server, "--status")
-        self.assertEqual((ended.code, ended.err), (0, b""))
-        return ended.out.decode()
-
-    def test_on_a_terminal_the_text_is_as_wide_as_that(self) -> None:
-        self.settled()
-        terminal = Terminal(100)
-        self.addCleanup(terminal.close)
-        words = self.client_words(self.server, "--status")
-        client = self.start(RUNCLIENT, *words, stdin=terminal.slave, stdout=terminal.slave)
-        self.assertEqual(client.wait(20), 0)
-        self.assertEqual(max(map(len, terminal.look())), 100)
-
-
-class StrangeStatus(TcpCase):
-    """--status of a strange file."""
-
-    def test_bytes_that_are_no_text_and_control_characters(self) -> None:
-        command = b"echo \xff\xfe \x1b[31mred \xc3\xa9"
-        self.before = self.write(b". " + command + b"\n").read_bytes()
-        server = self.start_server()
-        self.assertEqual(self.status(server)["waiting"], [{"line": 1, "command": os.fsdecode(command)}])
-        shown = self.run_client(server, "--status").out
-        self.assertIn(b"red \xc3\xa9", shown)
-        self.assertNotIn(b"\x1b", shown, "nobody else may move the cursor of the reader's terminal")
-
-
 class ComingAndGoing(TcpCase):
     """The server says when clients come and go."""
 
@@ -678,7 +569,6 @@ class ComingAndGoing(TcpCase):
         self.jobs(WAITING)
         server = self.start_server()
         client = self.start_client(server, "--name", "alice", up=[1])
-        self.assertEqual(self.run_client(server, "--status").code, 0)       # this is no client that runs jobs
         self.assertEqual(self.run_client(server, "--name", "b\u00f6b").code, 0)
         self.open_gate()
         self.assertEqual(self.finish(client).code, 0)
@@ -696,14 +586,11 @@ real = time.time
 time.time = lambda: real() + 7200 * os.path.exists("set")
 """
 
-    def test_the_closing_line_and_the_status_after_the_wall_clock_was_set(self) -> None:
+    def test_the_closing_line_after_the_wall_clock_was_set(self) -> None:
         self.jobs(WAITING)
         server = self.start_server(patch=self.LATER)
         client = self.start_client(server, up=[1])
         self.write("", "set")
-        status = self.status(server)
-        self.assertLess(status["since"], 3600)
-        self.assertLess(status["clients"][0]["jobs"][0]["since"], 3600)
         self.open_gate()
         self.assertEqual(self.finish(client).code, 0)
         self.assertRegex(self.stop(server).err.splitlines()[-1], rb": 1 done in [0-9.]+s$")
@@ -730,8 +617,9 @@ class Address(TcpCase):
         self.jobs("true")
         server = self.start_server()
         for words in ((f"{self.HOST}:{server.port}",), ("--port", server.port, f"{self.HOST}:{server.port}")):
-            ended = self.run_script(RUNCLIENT, "--status", *words)
-            self.assertEqual((ended.code, ended.err), (0, b""))
+            self.jobs("true")
+            ended = self.run_script(RUNCLIENT, "-q", *words)
+            self.assertEqual((ended.code, self.states()), (0, "d"), ended.err)
 
     def test_hosts_and_ports_are_told_apart(self) -> None:
         client = importlib.import_module("runmaker4-client")

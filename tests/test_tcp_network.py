@@ -1,7 +1,6 @@
 """Promise: whatever a network does between hosts, and hosts do to it, no job is lost and none runs twice for
 it.
 """
-import json
 import os
 import shutil
 import signal
@@ -98,12 +97,6 @@ class NetworkCase(LossCase):
 
     def connect(self, server: Server, *options: object, name: str = "bob", **settings: Any) -> Program:
         return super().connect(server, *options, name=name, within=self.on(name), **settings)
-
-    def started_lines(self, server: Server) -> set[int]:
-        status = json.loads(self.run_client(server, "--status", "--json", within=self.on("carol")).out)
-        return {
-            job["line"] for client in status["clients"] for job in client["jobs"] if job["since"] is not None
-        }
 
 
 class PowerLoss(NetworkCase):

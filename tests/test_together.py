@@ -91,19 +91,7 @@ class GroupCase(LossCase):
 
     def wait_there(self, server: Server, *names: str) -> None:
         """Wait until the server has these clients, and they are not lost."""
-        wait_until(lambda: set(self.there(server)) >= set(names), what=f"{names} are there")
-
-    def there(self, server: Server) -> list[str]:
-        """The names of a server's clients that are not lost."""
-        names: list[str] = []
-        with Peer.of(server.port, server.token) as peer:
-            peer.prove().say(dict(type="status"))
-            while True:
-                message = peer.hear("client", "end")
-                if message["type"] == "end":
-                    return names
-                if not message["lost"]:
-                    names.append(message["name"])
+        wait_until(lambda: all(self.connected(server)[name] > 0 for name in names), what=f"{names} are there")
 
     def shells(self, client: Program) -> list[int]:
         """The living children of a client: its jobs, begun and held."""
@@ -987,7 +975,7 @@ class Unplugged(NetworkCase, GroupCase):
             "#RUN together=pair host=bob,carol", f". {RAN}", f". {RAN}", within=self.on("alice")
         )
         self.join(server, "bob", within=self.on("bob"))
-        wait_until(lambda: self.status_seen_by_carol(server), what="bob is there")
+        self.wait_there(server, "bob")
         self.pull_cable("bob")
         carol = self.join(server, "carol", within=self.on("carol"))
         held, = self.wait_held(carol, "rr")
@@ -995,9 +983,6 @@ class Unplugged(NetworkCase, GroupCase):
         wait_until(lambda: not alive(held), 5, "the held shell is stopped")
         self.plug_in("bob")
         self.assertEachRanOnce("dd", "2 bob", "3 carol", timeout=60)
-
-    def status_seen_by_carol(self, server: Server) -> bool:
-        return b"bob (" in self.run_client(server, "--status", within=self.on("carol")).out
 
 
 class ServerDies(GroupCase):

@@ -262,12 +262,11 @@ BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, prom
 END = dict(type="end", status=0, cause="", limit=0.0, taken=0, seconds=1.5, cpu=0.5, memory=4096,
            memory_below=None, stdout=0, stderr=0)
 FROM_CLIENT: tuple[dict[str, Any], ...] = (
-    dict(type="hello", client="f" * 16, name="insider", pid=1, slots=1, memory=0, retry="", follow=False,
+    dict(type="hello", client="f" * 16, name="insider", slots=1, memory=0, retry="", follow=False,
          directory="/"),
     dict(type="have", jobs=[dict(id="0" * 16, number=1, text=" true", result=None)]),
     dict(type="claim", request=1, want=1, memory=0, last=False),
     dict(type="ping", request=2),
-    dict(type="status"),
     dict(type="account"),
     dict(type="bye"),
     dict(BEGIN, n=1, id="0" * 16),

@@ -1,13 +1,14 @@
-"""A client that knows the token comes back after its grace, and says that its job has the number of another
-line.
+"""A client that knows the token comes back after its grace, and says that its job has a number of its choice.
 
-    RUNMAKER4_TOKEN=TOKEN python3 -m tests.attacks.returning_client PORT NUMBER [FILE]
+    RUNMAKER4_TOKEN=TOKEN python3 -m tests.attacks.returning_client PORT NUMBER JOBS [FILE]
 
-It is a `liar`, who takes a job, begins it, prints `one` and is away until the server has given its line up.
+It is a `liar`, who takes a job, begins it, prints `one` and is away until its line in the file JOBS is `e`.
 Then it names its job, with NUMBER for the line and the record; prints `two` and ends.  FILE: where the server
-has written `one`; in its place a link to `precious` is put meanwhile, two directories above.  Prints `done`.
+has written `one`; in its place a link to `precious` is put meanwhile, two directories above.  Prints `done`,
+or `lost` if the server says so.
 """
 import os
+import pathlib
 import sys
 import time
 from typing import Any
@@ -18,18 +19,8 @@ Message = dict[str, Any]
 ME = dict(name="liar", client="c" * 16)
 
 
-def status(port: int, token: str, kind: str) -> int:
-    """How many messages of this kind are in the server's status."""
-    with Peer.of(port, token) as peer:
-        peer.prove().say(dict(type="status"))
-        count = 0
-        while (heard := peer.hear()["type"]) != "end":
-            count += heard == kind
-        return count
-
-
 def main() -> None:
-    port, number, *link = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+    port, number, jobs, *link = int(sys.argv[1]), int(sys.argv[2]), pathlib.Path(sys.argv[3]), *sys.argv[4:]
     token = os.environ["RUNMAKER4_TOKEN"]
     with Peer.of(port, token) as peer:
         peer.hello(**ME).hear("welcome")
@@ -39,7 +30,7 @@ def main() -> None:
         peer.say({**begin, "n": 1}, dict(output, n=2, at=0, data="one\n"))
         while peer.hear("ack")["n"] < 2:
             pass
-    while status(port, token, "client") > 1:
+    while b"\ne" not in jobs.read_bytes():
         time.sleep(0.05)
     for path in link:
         os.unlink(path)

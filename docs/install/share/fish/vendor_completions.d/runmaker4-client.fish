@@ -15,8 +15,6 @@ complete -c runmaker4-client -l kill-after -x -d 'time from TERM to KILL, when j
 complete -c runmaker4-client -l token -rF -d 'the token of the server, or a file with it [$RUNMAKER4_TOKEN, ~/.runmaker4.token, or asked]'
 complete -c runmaker4-client -l port -x -d 'the server\'s port [9998]'
 complete -c runmaker4-client -l give-up -x -d 'exit if there is no server for T; 0: at once [never]'
-complete -c runmaker4-client -l status -d 'print the waiting jobs and all clients, and exit'
-complete -c runmaker4-client -l json -d 'with --status: as JSON'
 complete -c runmaker4-client -s q -l quiet -d 'print only errors and the closing line'
 complete -c runmaker4-client -l plain -d 'print job output only, one job after the other'
 complete -c runmaker4-client -s k -l keep-order -d 'with --plain: in the order of starts'

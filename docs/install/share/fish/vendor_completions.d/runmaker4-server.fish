@@ -6,7 +6,6 @@ complete -c runmaker4-server -l single-host -d 'no other host uses the file itse
 complete -c runmaker4-server -l max-failed -x -d 'start no more once N of its jobs failed or had an error'
 complete -c runmaker4-server -l host -xa '(__fish_print_hostnames)' -d 'listen on this address only [all, IPv6 and IPv4]'
 complete -c runmaker4-server -l port -x -d 'port, 0: any free one [9998]'
-complete -c runmaker4-server -l new-token -d 'make a new token; clients with the old one are refused'
 complete -c runmaker4-server -s l -l logfile -rF -d 'the last lines of every job; shared by all hosts'
 complete -c runmaker4-server -s n -l loglines -x -d 'lines of output per record [3]'
 complete -c runmaker4-server -l outdir -xa '(__fish_complete_directories)' -d 'DIR/LINE.out, .err; a journal [$RUNMAKER4_OUTDIR]'
