@@ -1523,32 +1523,21 @@ class Connection:
 # ======== What the server is told of runs ===================================================================
 #
 # To a `Runner` the server's records are one more sink.  The server's options decide: with --joblog only the
-# start and end of runs are sent; with -l, --outdir or --print also all output.  Without records the server
-# needs runs only for --status, so a run that ends within RUN_DELAY need not be reported.
+# start and end of runs are sent; with -l, --outdir or --print also all output.
 
 
 class ServerSink(Sink):
-    """Reports the start, output and end of runs to the server."""
-    RUN_DELAY = 0.05                # seconds before a run is reported to a server without records
+    """Reports the start, output and end of runs to a server that keeps records."""
 
     def __init__(self, connection: Connection, keeps_records: bool, wants_output: bool) -> None:
         """keeps_records: the server records runs.  wants_output: also job output."""
         self._connection = connection
         self._keeps_records = keeps_records
         self._wants_output = wants_output
-        self._unreported_runs: dict[Run, None] = {}     # in order; reported after RUN_DELAY
-        self._timer: asyncio.TimerHandle | None = None
 
     def on_started(self, run: Run) -> None:
-        """Send the `begin` of a run, at once if the server keeps records.
-
-        Otherwise the server needs it only for --status: send it after RUN_DELAY, unless the run ends before.
-        """
         if self._keeps_records:
-            return self._send_begin(run)
-        self._unreported_runs[run] = None
-        if not self._timer:
-            self._timer = self._connection.loop.call_later(self.RUN_DELAY, self._send_unreported_begins)
+            self._send_begin(run)
 
     def on_no_result(self, run: Run) -> None:
         """Report start and end of a run that could not be started, if the server keeps records."""
@@ -1564,13 +1553,9 @@ class ServerSink(Sink):
             self._send_event(run, "output", len(chunk), stream=to_text(stream.name), data=to_text(chunk))
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Report the end of a run, unless the start was not reported; note a cause of failure for the job's
-        result.
-        """
+        """Report the end of a run; note a cause of failure for the job's result."""
         self._set_cause(run, run_result.cause if run_result.cause in FAILURE_CAUSES else "")
-        if run in self._unreported_runs:
-            del self._unreported_runs[run]      # too short to report
-        else:
+        if self._keeps_records:
             self._send_end(run, run_result)
 
     def _set_cause(self, run: Run, cause: str) -> None:
@@ -1578,13 +1563,6 @@ class ServerSink(Sink):
         job = self._connection.our_job(run.job)
         if job:
             job.set_cause(cause)
-
-    def _send_unreported_begins(self) -> None:
-        """Send the `begin` of all unreported runs: the oldest has run for RUN_DELAY."""
-        self._timer = None
-        for run in self._unreported_runs:
-            self._send_begin(run)
-        self._unreported_runs.clear()
 
     def _send_begin(self, run: Run) -> None:
         """Report the start of a run; one that could not be started has the PID 0."""

@@ -773,7 +773,7 @@ class LyingServers(TcpCase):
 
     def test_faults_that_would_spoil_a_terminal(self) -> None:
         def serve(peer: Peer) -> None:
-            self.hand_out(dict(text=f" {WAITING}"))(peer)
+            self.hand_out(dict(text=f" {WAITING}"), records=True)(peer)
             peer.hear("begin")
             peer.say(dict(type="fault", id=self.JOB["id"], text="a\nrunmaker4-client.py: a lie\x1b[2J"))
             self.open_gate()
