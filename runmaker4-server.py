@@ -2376,33 +2376,35 @@ class Sessions:
         if self.remove_assignment(assignment) and assignment.member:
             assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
 
-    def settle(self, assignment: Assignment, proposed_result: LineResult) -> Awaitable[bytes] | None:
+    def settle(self, assignment: Assignment, proposed_result: LineResult) -> None:
         """Decide the result of a job, and write it to the file; try again as long as an error is temporary.
 
-        The client has the line until the result is written, or writing has failed for good.  Return None if
-        the result was decided before; otherwise an awaitable of the written state, or b"" if writing failed.
+        Do nothing if the result was decided before.  The client has the line until the result is written, or
+        writing has failed for good: _complete_result().
         """
         line_result = assignment.decide_result(proposed_result)
         if not line_result:
-            return None
+            return
         assignment.client.count_short_jobs(assignment, line_result)
         if line_result.event is not None:
             assignment.client.inbox.open_event(line_result.event)
         job = assignment.job
         write = functools.partial(self.executor.start_call, self._claims.finish, job, line_result.state)
         # The first attempt is made at once: if it succeeds, later calls of the executor find the state.
-        write_outcome = write_with_retries(write, self._interval, self.say, job)
-        return spawn_task(self._complete_result(assignment, line_result, write_outcome))
+        outcome = asyncio.ensure_future(write_with_retries(write, self._interval, self.say, job))
+        outcome.add_done_callback(functools.partial(self._complete_result, assignment, line_result))
 
-    async def _complete_result(
-        self, assignment: Assignment, line_result: LineResult, write_outcome: Awaitable[str]
-    ) -> bytes:
-        """Wait until a result is written, or writing has failed for good; then count it, and remove the line.
+    def _complete_result(
+        self, assignment: Assignment, line_result: LineResult, outcome: asyncio.Future[str]
+    ) -> None:
+        """Count a result that is written, or that writing has failed for good; then remove the line.
 
-        If the result came in a client's message, acknowledge that.  Return the state, or b"" if it was not
-        written.  write_outcome: why it was not written; '': it was.
+        If the result came in a client's message, acknowledge that.  outcome: why the result is not written;
+        '': it is.  It is cancelled if the server exits first.
         """
-        error = await write_outcome
+        if outcome.cancelled():
+            return
+        error = outcome.result()
         client = assignment.client
         event = line_result.event           # the number of that message; None: it did not
         self._runner_stats.add_result(assignment.job, line_result.state)
@@ -2415,7 +2417,6 @@ class Sessions:
         if event is not None:
             client.inbox.close_event(event)
         self._on_event_dealt_with(client)
-        return b"" if error else line_result.state
 
     def _report_unwritten(self, assignment: Assignment, error: str) -> None:
         """Report, also to the client, that a result cannot be written."""

@@ -2515,9 +2515,11 @@ class LockTable(LockTableReader):
         On a local file system, or while no lock file is open, nothing can be lost: True.  After an answer
         True, ask the file system again only after `interval`.
         """
-        now = self.clock()
         can_be_lost = self.network and self.is_open
-        if not can_be_lost or now - self._locks_known_at <= self.interval:
+        if not can_be_lost:
+            return True
+        now = self.clock()
+        if now - self._locks_known_at <= self.interval:
             return True
         # NFS refuses a read after a loss; elsewhere the pulse is lost
         if lost_locks(self.fd, [self.pulse_offset], self._mount):
@@ -2532,8 +2534,9 @@ class LockTable(LockTableReader):
     # -- command mutexes -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def locking(self, offset: int, patience: float) -> Iterator[bool]:
-        """Lock the byte at `offset` for the `with` block, and drop this host's cache.
+    def locking(self, offset: int, patience: float,
+                on_locked: Callable[[], None] = lambda: None) -> Iterator[bool]:
+        """Lock the byte at `offset` for the `with` block, drop this host's cache, and call on_locked().
 
         Yield False if another process has the byte locked for `patience` seconds.  Raises FileChangedError if
         the path no longer names this lock file.
@@ -2545,6 +2548,7 @@ class LockTable(LockTableReader):
                 self.refresh()
                 if not self.is_current():
                     raise FileChangedError("the lock file was removed")
+                on_locked()
             yield locked
         finally:
             if locked and self.is_open:                 # close() in the block has unlocked everything
@@ -3129,17 +3133,15 @@ class JobFile(JobReader):
 
     # -- while holding the command mutex ---------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def command_mutex(self, command: bytes, patience: float = MUTEX_SECONDS) -> Iterator[bool]:
+    def command_mutex(self, command: bytes,
+                      patience: float = MUTEX_SECONDS) -> contextlib.AbstractContextManager[bool]:
         """Lock the mutex of a command for the `with` block, and make reads of the file current.
 
         Yield False if another process holds the mutex for `patience` seconds.  Raises FileChangedError if the
         lock file was replaced; get_checked_fd() checks the job file.
         """
-        with self.lock_table.locking(bucket_of(command) + MUTEX_OFFSET, patience) as locked:
-            if locked:
-                self.reopen_reader_on_fuse()
-            yield locked
+        offset = bucket_of(command) + MUTEX_OFFSET
+        return self.lock_table.locking(offset, patience, self.reopen_reader_on_fuse)
 
     def mark_lock_file_in_use(self) -> None:
         """Show other processes which lock file we use, by a lock on a byte of the job file.
@@ -5548,6 +5550,8 @@ def write_with_retries(
     of the interval.
     """
     first_attempt = write()             # which starts now
+    if isinstance(first_attempt, asyncio.Future) and first_attempt.done() and not first_attempt.exception():
+        return first_attempt            # needs no task
     return _retry_while_temporary(first_attempt, write, interval, say, job)
 
 

@@ -395,9 +395,9 @@ class JobLocksTakenBack(JobFileCase):
         os.unlink(self.queue.file.lock_table.path)
         locking = self.queue.file.lock_table.locking
 
-        def edited(at: int, patience: float) -> Any:
+        def edited(*args: Any) -> Any:
             self.path.write_bytes(b"# put in\nr a\nr b\n")
-            return locking(at, patience)
+            return locking(*args)
         with mock.patch.object(self.queue.file.lock_table, "locking", edited):
             self.assertEqual(self.queue.check_jobs(), {})
         self.assertTrue(self.first.job_lock and self.second.job_lock)

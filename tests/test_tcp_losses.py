@@ -524,6 +524,25 @@ class MissingFile(LossCase):
         self.check_return(client)
 
 
+class ResultOfAMissingFile(TcpCase):
+    """A server exits although a result waits for the file to come back."""
+
+    def test_a_signal_ends_the_attempts(self) -> None:
+        self.jobs("true")
+        server = self.start_server(
+            patch="import runmaker4; runmaker4.Program._end_after_defect = lambda *_: open('defect', 'w')"
+        )
+        with Peer.of(server.port, server.token) as peer:
+            peer.hello().hear("welcome")
+            peer.say(dict(type="claim", request=1, want=1, last=False))
+            job, = peer.hear("jobs")["jobs"]
+            os.rename(self.dir / "runs.txt", self.dir / "away")
+            peer.say(dict(type="finish", id=job["id"], n=1, state="d", how="exit 0", cause=""))
+            self.wait_said(server, "the file does not exist", "trying again")
+            self.assertEqual(self.stop(server).code, 143)
+        self.assertFalse(self.exists("defect"))
+
+
 class SilentConnection(LossCase):
     """Nothing comes through, in one direction or both, and nobody is told: after a while of silence that is a
     loss.
