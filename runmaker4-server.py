@@ -1046,8 +1046,6 @@ class Inbox:
     def __init__(self) -> None:
         self._newest_event = 0          # the last event that has come; 0: none has
         self.last_acknowledged = 0      # the last event that was acknowledged to the client
-        # None: no event was given to the I/O thread since pop_first_unwritten()
-        self._first_unwritten: int | None = None
         self._open_events: set[int] = set()
 
     @property
@@ -1071,22 +1069,6 @@ class Inbox:
 
     def close_event(self, event_number: int) -> None:
         self._open_events.discard(event_number)
-
-    def hold_back_acknowledgement(self, event_number: int) -> None:
-        """Acknowledge an event only after the I/O thread has written the contents.
-
-        Events are written and acknowledged in order, so it is enough to keep the first of several open.
-        pop_first_unwritten() returns that one, for close_event() after the thread has written it.
-        """
-        if self._first_unwritten is None:
-            self._first_unwritten = event_number
-            self.open_event(event_number)
-
-    def pop_first_unwritten(self) -> int | None:
-        """Return the first event that was held back since the last call; None: none was."""
-        event = self._first_unwritten
-        self._first_unwritten = None
-        return event
 
 
 @dataclass(frozen=True)
@@ -1573,17 +1555,9 @@ class ClientLink(Link, asyncio.Protocol):
         member.group.on_ready(member)
 
     def on_batch_handled(self) -> None:
-        """Acknowledge events and hand out lines, after all messages that came together were handled.
-
-        Events before the first unwritten one are acknowledged soon, the others when the I/O thread has
-        written them.
-        """
-        client = self.client
-        if client:
-            first_unwritten_event = client.inbox.pop_first_unwritten()
-            if first_unwritten_event is not None:
-                self._sessions.acknowledge_when_written(client, first_unwritten_event)
-            client.acknowledge_soon()
+        """Acknowledge events and hand out lines, after all messages that came together were handled."""
+        if self.client:
+            self.client.acknowledge_soon()
         if self._dispatcher.has_new_request:
             self._dispatcher.hand_out_lines()
 
@@ -2595,14 +2569,12 @@ class Sessions:
         self.records.handle_event(kind, client, assignment, message)
         is_written_later = self.executor.pool is not None       # by a thread
         if is_written_later:
-            client.inbox.hold_back_acknowledgement(event_number)
+            client.inbox.open_event(event_number)
 
-    def acknowledge_when_written(self, client: Client, event_number: int) -> None:
-        """Acknowledge an event, and later ones already held back, once the executor has written them."""
-        def on_written(_: object) -> None:
-            client.inbox.close_event(event_number)
-            self._on_event_dealt_with(client)
-        self.executor.call_then(on_written, int)  # int() does nothing: it only comes after the earlier calls
+            def on_written(_: object) -> None:
+                client.inbox.close_event(event_number)
+                self._on_event_dealt_with(client)
+            self.executor.call_then(on_written, int)    # int() does nothing: it comes after the earlier calls
 
     def _on_event_dealt_with(self, client: Client) -> None:
         """Acknowledge an event of this client soon; perhaps the server waited only for it to exit."""
