@@ -699,6 +699,7 @@ JOB_LOCKS_PER_BUCKET = (1 << 16) - 1           # job locks of a bucket
 MUTEX_OFFSET = JOB_LOCKS_PER_BUCKET            # of the command mutex in a bucket
 
 
+@functools.lru_cache(maxsize=16)
 def bucket_of(command: bytes) -> int:
     """Return the offset of a command's bucket in the lock file.
 
@@ -2925,18 +2926,18 @@ class JobReader(Opened):
         return not has_orphans
 
     def can_run_another_copy(
-        self, command: bytes, for_orphan: bool = False, search_start: int | None = None
+        self, command: bytes, for_orphan: bool = False, find_start: Callable[[], int | None] = lambda: None
     ) -> bool:
         """Return True if, with one more copy of a command, no more copies live than lines are `r`.
 
         Each living copy holds a job lock.  The new copy brings a line `r`, so there must be one for each
         living copy.  for_orphan: the line of the new copy is `r` already, so one more is needed.
 
-        search_start: the offset of a line at which the search for lines `r` begins; None: the first line.
+        find_start: returns the offset of a line at which to begin to search for lines `r`; None: the first.
         """
         living_copies = self.lock_table.count_job_locks(command)
         needed_lines = living_copies + 1 if for_orphan else living_copies
-        return not living_copies or self._has_running_lines(command, needed_lines, search_start)
+        return not living_copies or self._has_running_lines(command, needed_lines, find_start())
 
     def _has_running_lines(self, command: bytes, at_least: int, search_start: int | None = None) -> bool:
         """Return True if at least so many lines of a command are `r`.
@@ -3259,14 +3260,15 @@ class JobFile(JobReader):
             return attempt
 
     def check_claimable(
-        self, line: Line, settings: JobSettings, needs_room: bool, search_start: int | None = None
+        self, line: Line, settings: JobSettings, needs_room: bool,
+        find_start: Callable[[], int | None] = lambda: None
     ) -> Attempt:
         """Read a line again; return in `check` of an Attempt that it can be claimed (OPEN), or why not.
 
         Needs the command mutex.  Raises FileChangedError if the line, or the directive with its settings, is
         not at its offset.
 
-        needs_room: also require can_run_another_copy(), which begins to search at `search_start`.
+        needs_room: also require can_run_another_copy(), which gets `find_start`.
         """
         self.get_checked_fd()
         committed = self.check_committed(line)
@@ -3281,7 +3283,7 @@ class JobFile(JobReader):
             return Attempt(LineCheck.CHANGED, data)       # edited, or claimed, since it was found
         if not committed:
             return Attempt(LineCheck.APPENDING, data)
-        if needs_room and not self.can_run_another_copy(line.command, is_orphan, search_start):
+        if needs_room and not self.can_run_another_copy(line.command, is_orphan, find_start):
             return Attempt(LineCheck.NO_JOB_LOCK, data)
         return Attempt(LineCheck.OPEN, data)
 
@@ -3460,10 +3462,8 @@ class JobQueue:
         with self.file.command_mutex(line.command, self.file.walk_patience) as locked:
             attempt = Attempt(LineCheck.LOCKED)
             if locked:
-                search_start = self._running_search_start(line.command)
-                attempt = self.file.check_claimable(
-                    line, settings, needs_room=True, search_start=search_start
-                )
+                find_start = functools.partial(self._running_search_start, line.command)
+                attempt = self.file.check_claimable(line, settings, needs_room=True, find_start=find_start)
             if attempt.check is LineCheck.OPEN:
                 self.file.lock_table.lengthen_lock_file()
                 attempt.job = self._lock_and_mark(line, consumer, settings)
