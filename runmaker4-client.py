@@ -54,6 +54,7 @@ from runmaker4 import (
     HEX_128_BITS,
     JOB_VARIABLES,
     NEW,
+    OUTPUT_WINDOW_BYTES,
     PORT,
     SIGNALS,
     ClientChannel,
@@ -417,9 +418,8 @@ class RemoteJob(Job):
 class Outbox:
     """Events for the server, in order, each kept until the server has acknowledged it.
 
-    While WINDOW_BYTES of output are not acknowledged, no more is sent, and later events wait.
+    Output is sent only as far as the server's window allows, and later events wait.
     """
-    WINDOW_BYTES = 1 << 18
 
     def __init__(self) -> None:
         self._unsent: deque[Event] = deque()
@@ -442,12 +442,14 @@ class Outbox:
 
     def send(self, link: ServerLink) -> None:
         """Send events in order, until the window is full; events without output always fit."""
-        while self._unsent and (self._in_flight_bytes < self.WINDOW_BYTES or not self._unsent[0].size):
+        while self._unsent and self._in_flight_bytes + self._unsent[0].size <= OUTPUT_WINDOW_BYTES:
             event = self._unsent.popleft()
             self._in_flight.append(event)
             self.backlog -= event.size
             self._in_flight_bytes += event.size
             link.post(event.message)
+        if self._unsent:                # the window is full: the server must receive all to acknowledge it
+            link.flush()
 
     def acknowledge(self, last_number: int) -> list[Event]:
         """Remove and return the events up to this number, which the server has dealt with."""
@@ -474,9 +476,11 @@ class Outbox:
         return acknowledged
 
     def drop(self, key: str) -> None:
-        """Remove all events of the job with this key."""
+        """Remove the unsent events of the job with this key.
+
+        Those in flight still fill the window.  If they are sent again, the server ignores them.
+        """
         self._unsent = deque(event for event in self._unsent if event.key != key)
-        self._in_flight = deque(event for event in self._in_flight if event.key != key)
         self._recount_bytes()
 
     def _recount_bytes(self) -> None:

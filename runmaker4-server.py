@@ -107,6 +107,7 @@ from runmaker4 import (
     IN_USE_BYTES,
     LOCAL,
     NEW,
+    OUTPUT_WINDOW_BYTES,
     PORT,
     RUNNING,
     Console,
@@ -1047,6 +1048,8 @@ class Inbox:
         self._newest_event = 0          # the last event that has come; 0: none has
         self.last_acknowledged = 0      # the last event that was acknowledged to the client
         self._open_events: set[int] = set()
+        self.unacknowledged_bytes = 0   # output in events that are not acknowledged
+        self._output_sizes: deque[tuple[int, int]] = deque()    # event, bytes of output in it
 
     @property
     def is_all_dealt_with(self) -> bool:
@@ -1069,6 +1072,18 @@ class Inbox:
 
     def close_event(self, event_number: int) -> None:
         self._open_events.discard(event_number)
+
+    def add_output(self, event_number: int, size: int) -> None:
+        """Count the bytes of output in an event.  Raises WireError: the client exceeds its window."""
+        self.unacknowledged_bytes += size
+        self._output_sizes.append((event_number, size))
+        if self.unacknowledged_bytes > OUTPUT_WINDOW_BYTES:
+            raise WireError("more output than the window allows")
+
+    def mark_acknowledged(self, last_event: int) -> None:
+        self.last_acknowledged = last_event
+        while self._output_sizes and self._output_sizes[0][0] <= last_event:
+            self.unacknowledged_bytes -= self._output_sizes.popleft()[1]
 
 
 @dataclass(frozen=True)
@@ -1422,9 +1437,9 @@ class Client(Consumer):
     def acknowledge_soon(self) -> None:
         """Acknowledge events within ACKNOWLEDGE_SECONDS, so that many events share a message.
 
-        Do so at once if the client can be waiting: it has no job.
+        Do so at once if the client can be waiting: it has no job, or its window is half full.
         """
-        if not self.assignments:
+        if not self.assignments or self.inbox.unacknowledged_bytes > OUTPUT_WINDOW_BYTES // 2:
             self.acknowledge()
         elif not self._ack_timer:
             self._ack_timer = self.sessions.loop.call_later(ACKNOWLEDGE_SECONDS, self.acknowledge)
@@ -1461,7 +1476,7 @@ class Client(Consumer):
         """
         if not self.sessions.executor.pool:
             self.sessions.records.flush_journal()
-        self.inbox.last_acknowledged = last_event
+        self.inbox.mark_acknowledged(last_event)
 
 
 class ClientLink(Link, asyncio.Protocol):
@@ -2562,10 +2577,14 @@ class Sessions:
     def _record_event(
         self, client: Client, kind: str, assignment: Assignment, message: Message, event_number: int
     ) -> None:
-        """Record a client's message about a run: it began, wrote output or ended.  Raises WireError.
+        """Record a client's message about a run: it began, wrote output or ended.
+
+        Raises WireError, also if the client exceeds its window.
 
         event_number: to acknowledge the message once the record is written.
         """
+        if kind == "output":
+            client.inbox.add_output(event_number, len(message.data("data")))
         self.records.handle_event(kind, client, assignment, message)
         is_written_later = self.executor.pool is not None       # by a thread
         if is_written_later:

@@ -10430,6 +10430,7 @@ PORT = 9998
 MAX_EARLY_FRAME_BYTES = 1 << 10             # JSON, until the other end is authenticated
 MAX_FRAME_BYTES = 1 << 20                   # JSON, from then on
 MAX_PIECE_BYTES = 1 << 16                   # of output in a message; JSON can need six for each
+OUTPUT_WINDOW_BYTES = 1 << 18               # of output that a client sends before an acknowledgement
 PING_SECONDS = 5.0                          # between two pings of a client; the server answers each
 MAX_SILENT_SECONDS = 15.0                   # without a frame; then the other end is lost
 MAX_HANDSHAKE_SECONDS = 10.0                # until the other end must be authenticated

@@ -2,6 +2,7 @@
 write.
 """
 import dataclasses
+import importlib
 import os
 import pathlib
 import re
@@ -14,7 +15,8 @@ import sys
 import time
 import unittest
 from collections.abc import Iterable, Sequence
-from typing import Callable, Union
+from types import SimpleNamespace
+from typing import Any, Callable, Union
 
 import runmaker4
 from tests.proxy import Proxy
@@ -41,6 +43,8 @@ from tests.test_ssh import free_port
 from tests.values import present
 from tests.wire import BEGIN, END, Peer, new_key
 
+client_module: Any = importlib.import_module(RUNCLIENT[:-len(".py")])
+server_module: Any = importlib.import_module(RUNSERVER[:-len(".py")])
 BINARY = bytes(range(256)) * 100 + "€uro".encode() * 50 + b"\xe2\x82\xff\xfe no newline"
 LONG = 3_000_000                        # bytes of a line that is longer than a frame
 LONG_LINE = f"head -c {LONG} /dev/zero | tr '\\0' x; echo; echo end"
@@ -674,6 +678,46 @@ class FullDisk(RecordsCase):
         ended = self.stop(server, signal.SIGHUP)
         self.assertSaid(ended, ["full/log", "full/out/1.out", "full/out/joblog"], "no space left")
         self.assertEqual(self.states(), "dd!")
+
+
+class Window(unittest.TestCase):
+    """How much output a client sends before it is acknowledged: both ends count the same."""
+    SIZE = runmaker4.OUTPUT_WINDOW_BYTES
+
+    def setUp(self) -> None:
+        self.sent: list[int] = []
+        self.link = SimpleNamespace(post=lambda message: self.sent.append(message["n"]), flush=lambda: None)
+        self.outbox = client_module.Outbox()
+        self.inbox = server_module.Inbox()
+
+    def add(self, size: int, key: str = "key") -> None:
+        self.outbox.add(dict(type="output", id=key), size)
+        self.outbox.send(self.link)
+
+    def test_a_full_window_stops_output_until_some_is_acknowledged(self) -> None:
+        for size in self.SIZE - 1, 1, 0, 1, 0:
+            self.add(size)
+        self.assertEqual((self.sent, self.outbox.backlog), ([1, 2, 3], 1))
+        self.outbox.acknowledge(1)
+        self.outbox.send(self.link)
+        self.assertEqual((self.sent, self.outbox.backlog), ([1, 2, 3, 4, 5], 0))
+
+    def test_output_of_a_lost_job_that_was_sent_fills_the_window_still(self) -> None:
+        self.add(self.SIZE, "lost")
+        self.outbox.drop("lost")
+        self.add(1)
+        self.assertEqual(self.sent, [1])
+        self.outbox.acknowledge(1)
+        self.outbox.send(self.link)
+        self.assertEqual(self.sent, [1, 2])
+
+    def test_the_server_takes_a_full_window_and_not_a_byte_more(self) -> None:
+        self.inbox.add_output(1, self.SIZE - 1)
+        self.inbox.add_output(2, 1)
+        self.inbox.mark_acknowledged(1)
+        self.inbox.add_output(3, self.SIZE - 1)
+        with self.assertRaises(runmaker4.WireError):
+            self.inbox.add_output(4, 1)
 
 
 class Acknowledged(TcpCase):

@@ -94,7 +94,7 @@ LIES: dict[str, Lie] = {
     "hello twice": after_hello({**HELLO, "client": new_key()}),
     "claim after bye": after_hello(dict(type="bye"), CLAIM),
     "hello after bye": after_hello(dict(type="bye"), {**HELLO, "client": new_key()}),
-    "what only servers say": after_hello(dict(type="ack", n=1, window=1)),
+    "what only servers say": after_hello(dict(type="ack", n=1)),
     "claim before hello": before_hello(CLAIM),
     "event before hello": before_hello(dict(BEGIN, n=1, id="0" * 16)),
     "bye before hello": before_hello(dict(type="bye")),
