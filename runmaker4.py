@@ -7293,10 +7293,8 @@ class LogFile(Sink):
         self.executor = executor
         self.record_bytes = (1 + max_lines) * (self.WIDTH + 1)      # with the heading and newlines
         self.records: dict[Run, Record] = {}
-        self.file = RecordFile(path, "log file", os.O_RDWR, executor, on_error)
-        head = read_head(self.file.fd, path, 4)
-        if head not in (b"", b".-> ", bytes(4)):        # NULs: the first record is not yet written
-            raise UsageError(f"{path}: is not a log file (give another name)")
+        heads = b".-> ", bytes(4)               # NULs: the first record is not yet written
+        self.file = RecordFile(path, "log file", os.O_RDWR, heads, executor, on_error)
 
     def on_started(self, run: Run) -> None:
         record = self.records[run] = Record(deque(maxlen=self.max_lines))
@@ -7405,78 +7403,67 @@ def read_head(fd: int, path: str, size: int) -> bytes:
         raise UsageError(f"{path}: {error_text(error)}") from None
 
 
-# A RecordFile keeps each record that cannot be written yet.  What a try has found, and what the next try of
-# any record in the file does:
-#
-#             found                                             next try
-#   READY     the lock was granted, or nothing was tried yet    locks, writes
-#   REFUSED   another process has the bytes locked, or the      locks, writes; on a file system of one host
-#             file system has no locks left                     after MAX_LOCK_WAIT_SECONDS without the lock
-#   LOST      the network file system was away, and the         opens the file again, locks, writes
-#             descriptor is no longer usable
-#
-# - A record remains in `kept` until it is written or given up: the event loop looks there while the I/O
-#   thread writes.
-# - `kept` has either lines at APPEND_BYTE (journal, job log) or records at offsets (log file).
-# - A wait begins when the first record is kept, and ends when a lock is granted and no record is kept.  It
-#   goes on while records are written without the lock, so only the first of them has to wait.
-
-
-class Access(enum.Enum):
-    """What the last try of a record has found: the table above."""
-    READY = enum.auto()
-    REFUSED = enum.auto()
-    LOST = enum.auto()
-
-
 class RecordFile:
     """A file for records of all runners and hosts that use it.  All methods run in the I/O thread.
+
+    On a file system of one host, write(2) with O_APPEND finds the end and writes there in one step (open(2)),
+    and a write at a fixed offset changes no bytes around it.  So no lock is needed.  Nothing is truncated
+    after an error: another runner can have written those bytes.  If a record did not fit on the disk, a part
+    can remain; the next record starts with a newline to separate the two.
 
     Hosts that share the file over a network need a lock for each record.  Otherwise two hosts append at the
     same offset; and NFS writes back complete pages, with old data of other hosts around the record, unless a
     lock is held.  But any user with read permission can hold a shared lock, for any time.  So a lock is only
-    tried, never waited for.  A record that cannot be written is kept, and the FileExecutor tries it again.
-    No record is dropped while there is memory for it.
+    tried, never waited for.  A record that cannot be written, because the lock is refused or the file system
+    is away, is kept, and the FileExecutor tries it again.  The event loop looks at `kept` while the I/O
+    thread writes.  After a failed append a line can be in the file twice: readers ignore the second.
 
     A lock file that readers cannot open would not do: on NFS, a granted lock makes this host's copy of the
     locked file current, size and contents, and of no other file.  So a runner would append at an old size,
-    over lines of other hosts.  And records would still wait for a host that is cut off under the lock, or for
-    a file server that is away.
-
-    On a file system of one host, write(2) with O_APPEND finds the end and writes there in one step (open(2)),
-    and a write at a fixed offset changes no bytes around it.  A lock only prevents two headers, or one
-    newline too many after a line; so after MAX_LOCK_WAIT_SECONDS a record is written without a lock.
-    Therefore nothing is truncated after an error, unlike in append_locked(): another runner can have written
-    those bytes.  If a record did not fit on the disk, a part can remain.  The next record starts with a
-    newline to separate the two.
+    over lines of other hosts.
     """
-    MAX_LOCK_WAIT_SECONDS = 1.0         # on a file system of one host
-    REPORT_AFTER_SECONDS = 5.0  # until the reason why records wait is reported
-    TAIL_BYTES = 1 << 20                # at the end, in which to look for a record after a failed append
+    REPORT_AFTER_SECONDS = 5.0          # until the reason why records wait is reported
 
-    def __init__(self, path: str, kind: str, flags: int, executor: FileExecutor, on_error: Say,
-                 header: bytes = b"") -> None:
+    def __init__(
+        self,
+        path: str,
+        kind: str,
+        flags: int,
+        heads: Sequence[bytes],
+        executor: FileExecutor,
+        on_error: Say,
+        on_lost: Callable[[bytes], None] = lambda lines: None,
+        header: bytes = b"",
+    ) -> None:
         """Open or create the file.  Raises UsageError.
 
-        kind: for messages, such as 'journal'.  flags: for open(2).  on_error: gets a message about each
-        record that is given up.  header: of an empty file.
+        kind: for messages, such as 'journal'.  flags: for open(2).  heads: with which such a file can begin.
+        on_error: gets a message about each record that is given up, on_lost the lines.  header: of an empty
+        file.
         """
         self.path = path
         self.kind = kind
         self._flags = flags
+        self._heads = heads
         self._executor = executor
         self._on_error = on_error
+        self._on_lost = on_lost
         self._header = header
-        self.fd = open_record(path, flags)
+        self.fd = self._open()
         self._mount = find_mount(path)
         self.kept: dict[int, bytearray] = {}        # records by offset; at APPEND_BYTE the lines to append
-        # after a failed append: so many first bytes of kept[APPEND_BYTE] can be in the file already
-        self._doubtful_bytes = 0
-        self._access = Access.READY
-        self.obstacle = ""                          # why the last failed try failed
-        self._waiting_since = math.inf              # monotonic seconds; inf: no wait has begun
-        self._report_at = math.inf                  # when to report the obstacle; inf: it was reported
+        self.obstacle = ""                          # why the last record that waits could not be written
+        self._must_reopen = False       # the network file system was away: the descriptor is unusable
+        # when to report the obstacle; None: no record waits; inf: it was reported
+        self._report_at: float | None = None
         executor.files.append(self)
+
+    def _open(self) -> int:
+        """Open or create the file.  Raises UsageError, also if it is of another kind."""
+        fd = open_record(self.path, self._flags)
+        if read_head(fd, self.path, len(self._heads[0])) not in (b"", *self._heads):
+            raise UsageError(f"{self.path}: is not a {self.kind} (give another name)")
+        return fd
 
     def append(self, lines: bytes) -> None:
         """Append lines, now or later."""
@@ -7492,7 +7479,7 @@ class RecordFile:
         """Try the kept records again, and report the obstacle once after REPORT_AFTER_SECONDS."""
         for offset in list(self.kept):
             self._write_or_keep(offset)
-        if self.kept and time.monotonic() > self._report_at:
+        if self._report_at is not None and time.monotonic() > self._report_at:
             self._report_at = math.inf
             self._executor.say(
                 f"{self.path}: {self.obstacle} (the {self.kind}'s records are kept until they can "
@@ -7502,128 +7489,98 @@ class RecordFile:
     def _write_or_keep(self, offset: int) -> None:
         """Write kept[offset] to the file, and remove it from `kept`.
 
-        Keep it if the lock was refused (another process has it, or the file system has none left), or if the
-        network file system was away.  Any other error is reported and drops the record.
+        Keep it if the lock was refused, or if the network file system was away.  Any other error is reported
+        and drops the record.
         """
-        keep_for_later = False          # also after a defect, which would happen again
+        obstacle = ""                   # also after a defect, which would happen again
         try:
-            is_written = self._lock_and_write(offset)
-            keep_for_later = not is_written
-        except OSError as error:
-            keep_for_later = self._can_try_again(error)
+            obstacle = self._write_locked(offset) if self._mount.network else self._write(offset)
+        except (OSError, UsageError) as error:
+            if isinstance(error, OSError) and self._mount.network and error.errno in LOCKS_LOST:
+                self._must_reopen = True
+                obstacle = error_text(error)
+            else:
+                self._give_up(offset, error)
         finally:
-            if not keep_for_later:
+            if obstacle:
+                self.obstacle = obstacle
+                self._report_at = self._report_at or time.monotonic() + self.REPORT_AFTER_SECONDS
+            else:
                 del self.kept[offset]
-                self._doubtful_bytes = 0        # they were the first bytes of the lines just removed
-            # no record waits any more
-            if self._access is Access.READY and not self.kept:
-                self._waiting_since = math.inf
+                if not self.kept:
+                    self._report_at = None
 
-    def _can_try_again(self, error: OSError) -> bool:
-        """Return True if the network file system was away; report any other error."""
-        was_away = self._mount.network and error.errno in LOCKS_LOST
-        if was_away:
-            self._begin_waiting(Access.LOST, error_text(error))
-        else:
-            self._on_error(
-                f"{self.path}: {error_text(error)} (the {self.kind} is incomplete; the jobs go on)"
-            )
-        return was_away
+    def _give_up(self, offset: int, error: OSError | UsageError) -> None:
+        """Report a record that cannot be written."""
+        reason = f"{self.path}: {error_text(error)}" if isinstance(error, OSError) else str(error)
+        self._on_error(f"{reason} (the {self.kind} is incomplete; the jobs go on)")
+        self._on_lost(bytes(self.kept[offset]))
 
-    def _lock_and_write(self, offset: int) -> bool:
-        """Lock the bytes at an offset, and write kept[offset] there.  Raises OSError.
+    def _write(self, offset: int) -> str:
+        """Write kept[offset]; APPEND_BYTE: append it.  Return '': there is no obstacle.  Raises OSError.
 
-        APPEND_BYTE is one byte, locked to append kept[APPEND_BYTE] to the file.
-        Return False if the lock was refused.  On a file system of one host, a write without the lock can
-        destroy no other record: after MAX_LOCK_WAIT_SECONDS do that.
+        After an error only the lines that are not in the file remain in `kept`.
         """
-        if self._access is Access.LOST:
-            self._reopen()
+        record = self.kept[offset]
+        if offset != APPEND_BYTE:
+            pwrite_all(self.fd, record, offset)
+            return ""
+        self._follow_path()
+        _, header_or_newline = find_append_position(self.fd, self.path, self._mount, self._header)
+        data = header_or_newline + record
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self.fd, data[written:])
+        finally:
+            record[:] = data[data.rfind(b"\n", 0, written) + 1:]
+        return ""
+
+    def _write_locked(self, offset: int) -> str:
+        """Lock the bytes at an offset, and write kept[offset] there; APPEND_BYTE: append it, and lock 1 byte.
+
+        Sync it to disk.  Return what prevents that, or ''.  Raises OSError, UsageError.
+        """
+        if self._must_reopen:
+            self._replace_fd(os.open(self.path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK))
+            self._must_reopen = False
         record = self.kept[offset]
         locked_bytes = 1 if offset == APPEND_BYTE else len(record)
-        if self._try_to_lock(offset, locked_bytes):
-            try:
-                self._write_record(offset, record)
-            finally:
-                unlock(self.fd, offset, locked_bytes)
-            return True
-        waited_seconds = time.monotonic() - self._waiting_since
-        may_write_unlocked = not self._mount.network and waited_seconds >= self.MAX_LOCK_WAIT_SECONDS
-        if may_write_unlocked:
-            self._write_record(offset, record)
-        return may_write_unlocked
-
-    def _reopen(self) -> None:
-        """Open the file again, because the network file system was away.  Raises OSError.
-
-        The last append, which failed, can have reached the file all the same.  If the lines are near the end
-        of the file, do not append them again.
-        """
-        fd = os.open(self.path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK)
-        os.dup2(fd, self.fd, inheritable=False)         # replaces the descriptor that is no longer usable
-        os.close(fd)
-        if self._doubtful_bytes:
-            lines_to_append = self.kept[APPEND_BYTE]
-            doubtful_lines = lines_to_append[:self._doubtful_bytes]
-            with Reader.with_own_fd(self.fd, network=True) as reader:
-                file_size = os.fstat(self.fd).st_size
-                tail_offset = max(file_size - self.TAIL_BYTES, 0)
-                tail = reader.pread(file_size - tail_offset, tail_offset)
-                if doubtful_lines in tail:
-                    del lines_to_append[:self._doubtful_bytes]
-        self._doubtful_bytes = 0
-        self._access = Access.READY
-
-    def _try_to_lock(self, offset: int, length: int) -> bool:
-        """Lock bytes; return False if that is not possible now.  Raises OSError."""
+        if offset == APPEND_BYTE:
+            self._follow_path()
         try:
-            if lock(self.fd, offset, length):
-                self._access = Access.READY
-                return True
-            self._begin_waiting(Access.REFUSED, "locked by another process, see lslocks")
+            if not lock(self.fd, offset, locked_bytes):
+                return "locked by another process, see lslocks"
         except OSError as error:
             if error.errno != errno.ENOLCK:         # ENOLCK: the file system or its server is out of locks
                 raise
-            self._begin_waiting(Access.REFUSED, "the file system grants no lock")
-        return False
+            return "the file system grants no lock"
+        try:
+            if offset == APPEND_BYTE:
+                append_locked(self.fd, self.path, self._mount, [bytes(record)], self._header)
+            else:
+                pwrite_all(self.fd, record, offset)
+                os.fsync(self.fd)
+        finally:
+            unlock(self.fd, offset, locked_bytes)
+        return ""
 
-    def _begin_waiting(self, access: Access, reason: str) -> None:
-        """Store why a record must wait, and start the clock, unless it runs.
+    def _follow_path(self) -> None:
+        """If the file was renamed or removed, for example by logrotate, create a new one, and report that.
 
-        The clock stops only when a lock is granted and no record is kept.
-        REPORT_AFTER_SECONDS later the reason is reported; MAX_LOCK_WAIT_SECONDS later records on a file
-        system of one host need no lock.  access: for example LOST: the next try first opens the file again.
+        Raises OSError, UsageError.
         """
-        self._access = access
-        self.obstacle = reason
-        if self._waiting_since == math.inf:
-            self._waiting_since = time.monotonic()
-            self._report_at = self._waiting_since + self.REPORT_AFTER_SECONDS
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self.path), os.fstat(self.fd)):
+                return
+        os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
+        self._replace_fd(self._open())
+        self._executor.say(f"{self.path}: was renamed or removed; the {self.kind} goes on in a new file")
 
-    def _write_record(self, offset: int, record: bytearray) -> None:
-        """Write a record at an offset; APPEND_BYTE: append it.  Raises OSError.
-
-        On a network file system sync it to disk.
-        """
-        if offset == APPEND_BYTE:
-            self._append_to_file(record)
-            return
-        pwrite_all(self.fd, record, offset)
-        if self._mount.network:
-            os.fsync(self.fd)
-
-    def _append_to_file(self, lines: bytearray) -> None:
-        """Append lines, after the header of an empty file, or the newline of an incomplete line.
-
-        On a network file system the lines can reach the file although the append fails.  So first store the
-        number of doubtful bytes.  Raises OSError.
-        """
-        if self._mount.network:
-            self._doubtful_bytes = len(lines)
-            append_locked(self.fd, self.path, self._mount, [bytes(lines)], self._header)
-        else:
-            _, header_or_newline = find_append_position(self.fd, self.path, self._mount, self._header)
-            write_all(self.fd, header_or_newline + lines)
+    def _replace_fd(self, fd: int) -> None:
+        """Let `fd`, which callers of open(2) know, have another open file."""
+        os.dup2(fd, self.fd, inheritable=False)
+        os.close(fd)
 
 
 class OutFile:
@@ -7807,9 +7764,8 @@ class Journal:
         self.folder = folder
         self.on_error = on_error
         path = os.path.join(folder, "journal")
-        self.file = RecordFile(path, "journal", os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, executor, on_error)
-        if read_head(self.file.fd, path, 1) not in (b"", b"{"):
-            raise UsageError(f"{path}: is not a journal (give another --outdir)")
+        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
+        self.file = RecordFile(path, "journal", flags, [b"{"], executor, on_error)
         info = os.fstat(self.file.fd)
         if info.st_uid not in (os.geteuid(), 0) and info.st_mode & stat.S_IWOTH:
             raise UsageError(
@@ -7959,10 +7915,15 @@ class JobLog(Sink):
     def __init__(self, path: str, executor: FileExecutor, on_error: Say) -> None:
         """Open or create the job log.  Raises UsageError."""
         self.executor = executor
-        self.file = RecordFile(path, "job log", os.O_RDWR | os.O_APPEND, executor, on_error, self.HEADER)
-        head = read_head(self.file.fd, path, len(self.HEADER))
-        if head not in (b"", self.HEADER):
-            raise UsageError(f"{path}: is not a job log (give another name)")
+        self.file = RecordFile(
+            path,
+            "job log",
+            os.O_RDWR | os.O_APPEND,
+            [self.HEADER],
+            executor,
+            on_error,
+            header=self.HEADER,
+        )
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         code = -1 if run_result.cause == "timeout" else run_result.code         # as in GNU parallel

@@ -87,7 +87,7 @@ class OfARunner(RunCase):
     def test_what_a_record_is_written_with_in_a_thread(self) -> None:
         self.jobs(WAITING, TO_BREAK, GATE)
         self.start_breaking(
-            broken("RecordFile._write_record") + THREADED, "-q", "-j2", "--joblog", "joblog", up=(1, 2)
+            broken("RecordFile._write_locked") + THREADED, "-q", "-j2", "--joblog", "joblog", up=(1, 2)
         )
         self.open_gate()
         self.assertEqual(self.runner.wait(30), 1)

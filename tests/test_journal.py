@@ -172,7 +172,7 @@ class Trouble(JournalCase):
         self.jobs("true", "true")
         full = ("import errno, runmaker4\n"
                 "def put(*args): raise OSError(errno.ENOSPC, 'No space left on device')\n"
-                "runmaker4.RecordFile._write_record = put")
+                "runmaker4.RecordFile._write = put")
         ended = self.finish(self.start_patched(full, "--outdir", "out", "runs.txt"))
         self.assertEqual((self.states(), ended.code), ("dd", 1))
         self.assertComplains(ended, "no space left", "journal is incomplete")

@@ -408,12 +408,15 @@ class JobLog(Case):
         self.assertEqual({found for found, in self.column("Command")}, {command})
         self.assertTrue({host for host, in self.column("Host")} <= set(names))
 
-    def test_one_that_is_removed_while_jobs_run_is_said_to_lack_them(self) -> None:
-        self.write(". rm joblog out/journal\n")
+    def test_one_that_is_removed_or_renamed_while_jobs_run_goes_on_in_a_new_file(self) -> None:
+        self.write(". sleep 0.2\n. rm joblog; mv out away\n")
         ended = self.run_script(RUNMAKER, "--joblog", "joblog", "--outdir", "out", "runs.txt")
-        self.assertEqual((ended.code, self.states()), (1, "d"))
-        self.assertIn(b"joblog: was removed", ended.err)
-        self.assertIn(b"journal: was removed", ended.err)
+        self.assertEqual((ended.code, self.states()), (0, "dd"), ended.err)
+        self.assertEqual([row["Seq"] for row in self.rows()], ["2"])
+        for directory in "away", "out":
+            self.assertEqual(self.read(f"{directory}/journal").count(b'"end"'), 1, directory)
+        for name in b"joblog", b"out/journal":
+            self.assertIn(name + b": was renamed or removed; the jo", ended.err)
 
     def test_commands_are_written_as_they_are_but_for_tabs_which_would_make_columns(self) -> None:
         commands = [b": '\"'", b"\"echo\" \"a\"", b":\ta\tb", b": \xff\xe2\x82\xac", b": \\t \\n"]
