@@ -66,6 +66,7 @@ from runmaker4 import (
     Message,
     NoJob,
     OtherFileError,
+    OutDir,
     Parser,
     RefusedError,
     Resources,
@@ -903,7 +904,6 @@ class Welcome(NamedTuple):
     lost_keys: list[str]        # our jobs that other runners have taken over
     settled_keys: list[str]     # our jobs whose results are written
     file: str
-    server_wants: tuple[bool, bool]     # records of runs, output of jobs
 
     @classmethod
     def from_message(cls, message: Message) -> Welcome:
@@ -914,7 +914,6 @@ class Welcome(NamedTuple):
             lost_keys=message.items("lost", str),
             settled_keys=message.items("settled", str),
             file=printable(message.text("file", 1000)),
-            server_wants=(message.boolean("records"), message.boolean("output")),
         )
 
 
@@ -979,7 +978,6 @@ class Connection:
         self._jobs_ahead = JobsAhead()              # the others: no slot has taken them yet
         self._late_timer: asyncio.TimerHandle | None = None     # runs while there are jobs ahead
         self._outbox = Outbox()
-        self._server_wants = (False, False)         # records of runs, output of jobs
         # when to start each job of a group (loop's time); until then the shell waits at a gate
         self._start_times: dict[RemoteJob, float] = {}
         # jobs for check_jobs() to return: "lost" to others, or "cancelled"
@@ -1369,9 +1367,6 @@ class Connection:
         for key in welcome.settled_keys:
             self._drop_job(key)
         self._resend_events(welcome.last_event)
-        if welcome.server_wants != self._server_wants:          # it can be another server
-            self._server_wants = welcome.server_wants
-            self._runner.sinks[:] = self._sinks()
         link.request("ping")                    # the answer allows us to start jobs
         self._wake_runner()
 
@@ -1382,7 +1377,7 @@ class Connection:
 
     def _sinks(self) -> list[Sink]:
         """Return the receivers of events of new runs: the server and the console."""
-        return [ServerSink(self, *self._server_wants), *self._program.console]
+        return [ServerSink(self), *self._program.console]
 
     def _on_jobs_arrived(self, link: ServerLink, message: Message) -> None:
         """Queue jobs that the server has assigned to us, and wake the runner, which claims them.
@@ -1526,41 +1521,63 @@ class Connection:
 
 # ======== What the server is told of runs ===================================================================
 #
-# To a `Runner` the server's records are one more sink.  The server's options decide: with --joblog only the
-# start and end of runs are sent; with -l, --outdir or --print also all output.
+# To a `Runner` the server's records are one more sink.
+#
+# The server acknowledges what is on the disk.  So that a short job leaves no file there, its output is held
+# here, and sent with the `end`, which goes to the journal.
 
 
 class ServerSink(Sink):
-    """Reports the start, output and end of runs to a server that keeps records."""
+    """Reports the start, output and end of runs to the server."""
 
-    def __init__(self, connection: Connection, keeps_records: bool, wants_output: bool) -> None:
-        """keeps_records: the server records runs.  wants_output: also job output."""
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._keeps_records = keeps_records
-        self._wants_output = wants_output
+        # by run, in order: output by stream, held until the run is no longer short
+        self._held_output: dict[Run, dict[bytes, bytearray]] = {}
 
     def on_started(self, run: Run) -> None:
-        if self._keeps_records:
-            self._send_begin(run)
+        self._send_begin(run)
+        self._held_output[run] = {}
 
     def on_no_result(self, run: Run) -> None:
-        """Report start and end of a run that could not be started, if the server keeps records."""
+        """Report start and end of a run that could not be started."""
         self._set_cause(run, "unstarted")
-        if self._keeps_records:
-            self._send_begin(run)
-            self._send_end(run, None)
+        self._send_begin(run)
+        self._send_end(run, None)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        """Report output, in pieces, if the server wants it."""
-        for start in range(0, len(data) if self._wants_output else 0, runmaker4.MAX_PIECE_BYTES):
-            chunk = data[start:start + runmaker4.MAX_PIECE_BYTES]
-            self._send_event(run, "output", len(chunk), stream=to_text(stream.name), data=to_text(chunk))
+        """Send output, or hold it while the run is short."""
+        held_output = self._held_output.get(run)
+        if held_output is None:
+            return self._send_output(run, stream.name, data)
+        held = held_output.setdefault(stream.name, bytearray())
+        held += data
+        if len(held) > OutDir.MAX_SHORT_BYTES:
+            self._send_held_output(run)
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Report the end of a run; note a cause of failure for the job's result."""
         self._set_cause(run, run_result.cause if run_result.cause in FAILURE_CAUSES else "")
-        if self._keeps_records:
-            self._send_end(run, run_result)
+        if run in self._held_output and run.duration > OutDir.MAX_SHORT_SECONDS:
+            self._send_held_output(run)
+        self._send_end(run, run_result)
+
+    def on_tick(self) -> None:
+        now = time.time()
+        for run in list(self._held_output):
+            if now - run.started_at > OutDir.MAX_SHORT_SECONDS:
+                self._send_held_output(run)
+
+    def _send_held_output(self, run: Run) -> None:
+        """Send the output that is held; from now on output is sent as it comes."""
+        for name, held in self._held_output.pop(run).items():
+            self._send_output(run, name, bytes(held))
+
+    def _send_output(self, run: Run, name: bytes, data: bytes) -> None:
+        """Send output in pieces.  name: of the stream."""
+        for start in range(0, len(data), runmaker4.MAX_PIECE_BYTES):
+            chunk = data[start:start + runmaker4.MAX_PIECE_BYTES]
+            self._send_event(run, "output", len(chunk), stream=to_text(name), data=to_text(chunk))
 
     def _set_cause(self, run: Run, cause: str) -> None:
         """Remember why a run ended: 'timeout', 'memory', 'oom' or 'unstarted'; '': none of these."""
@@ -1579,7 +1596,6 @@ class ServerSink(Sink):
             pid=pid,
             mark=job_tag,                       # in the environment of all processes of the run
             promised=run.requested_memory,      # bytes
-            output=self._wants_output,          # events with output will follow
         )
 
     def _send_end(self, run: Run, run_result: RunResult | None) -> None:
@@ -1589,11 +1605,14 @@ class ServerSink(Sink):
             to_text(name): sum(stream.received for stream in run.streams if stream.name == name)
             for name in (b"stdout", b"stderr")
         }
+        held_output = self._held_output.pop(run, {})
         self._send_event(
             run,
             "end",
+            sum(map(len, held_output.values())),
             seconds=run.duration,
             cause=run.cause,
+            why=run.why_not_started,
             status=run_result.status if run_result else None,       # the shell's wait status
             # the timeout in seconds; or bytes, if the run was killed for using more memory
             limit=run_result.limit if run_result else 0.0,
@@ -1601,6 +1620,8 @@ class ServerSink(Sink):
             cpu=shell.cpu if shell else None,   # seconds
             memory=shell.memory if shell else None,     # the peak in bytes; None: not known
             memory_below=shell.memory_below if shell else None,     # if so, its upper bound
+            out=to_text(bytes(held_output.get(b"stdout", b""))),
+            err=to_text(bytes(held_output.get(b"stderr", b""))),
             **output_bytes,
         )
 

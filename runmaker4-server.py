@@ -10,8 +10,8 @@ Handshake and frames are runmaker4.py's ("The wire").  After the handshake they 
     client                                              server
     have       jobs from an earlier connection
     hello      name, slots, memory and options          welcome    the served file, which of these jobs the
-                                                                   client has lost, which records and output
-                                                                   to send, the number of the last event
+                                                                   client has lost, the number of the last
+                                                                   event
     claim      a request for jobs: additional slots     jobs       some, as soon as there are any; a few
                and memory; the number of all slots                 ahead if the jobs are short
                (last: the client exits if there are     nothing    there are none: the answer to `last`,
@@ -279,7 +279,6 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument_group(
         "output and records of all clients",
-        "for -l, --outdir and --print clients send all job output",
     ).add_argument
     add_record_options(add)
     add("--print", action="store_true", help="print the job output of all clients")
@@ -1293,7 +1292,6 @@ class Client(Consumer):
             seen=self.inbox.last_acknowledged,      # the client sends later events again
             lost=lost_keys[:MAX_LIST_KEYS],
             settled=settled_keys[:MAX_LIST_KEYS],
-            **sessions.records.wanted_events(),
         )
         for key in lost_keys[MAX_LIST_KEYS:]:
             link.send(type="lost", id=key)
@@ -1595,8 +1593,9 @@ class ClientLink(Link, asyncio.Protocol):
 
 # ======== Records ===========================================================================================
 #
-# Events of clients' runs go to the sinks that a runner uses: --print, -l, --outdir, --joblog.  A `Run` is
-# created for a `begin`, and abandoned if no `end` can come.
+# Events of clients' runs go to the sinks that a runner uses: --print, -l, the output directory, --joblog.  A
+# `Run` is created for a `begin`, and abandoned if no `end` can come.  An `output` event is acknowledged once
+# the output is in a file, an `end`, which has short output, once it is in the journal.
 
 
 NO_PIPE = -1                            # the descriptor of the streams of a client's run
@@ -1607,7 +1606,7 @@ class Records:
 
     def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], console: Writer | None,
                  executor: FileExecutor) -> None:
-        """stores: of -l, --outdir and --joblog.  console: of --print."""
+        """stores: of -l, output directory (None: --no-records) and --joblog.  console: of --print."""
         log, outdir, joblog = stores
         self.log = log
         self._outdir = outdir
@@ -1615,11 +1614,7 @@ class Records:
         self._console = console
         self._executor = executor
         self._print_sink = Console(console, with_output=True) if console else None
-
-    def wanted_events(self) -> dict[str, bool]:
-        """Return which events clients must send: begin and end of runs (records), job output."""
-        output = bool(self.log or self._print_sink or self._outdir)
-        return dict(records=output or bool(self._joblog), output=output)
+        self._has_short_output = False      # the journal has gathered some
 
     def is_behind(self, limit: int) -> bool:
         """Return True if more than `limit` bytes wait to be written to the disk or the terminal."""
@@ -1630,11 +1625,23 @@ class Records:
         if kind == "begin":
             self._begin_run(client, assignment, message)
         elif kind == "output":
-            self._pass_output(assignment.run, message)
+            run = assignment.run
+            if not run or not run.shell:
+                raise WireError("output of no run")
+            self._pass_output(run, message.text("stream", 16).encode(), message.data("data"))
+            if self._outdir:
+                self._outdir.write_output(run)
         elif kind == "end":
             self._end_run(assignment, message)
+            self._has_short_output |= bool(message.fields["out"] or message.fields["err"])
         else:
             raise WireError(f"an unknown message {kind!a}")
+
+    def write_short_output(self) -> None:
+        """Write short output to the journal, before the results of these jobs are written."""
+        if self._has_short_output and self._outdir:
+            self._outdir.flush()
+        self._has_short_output = False
 
     def _begin_run(self, client: Client, assignment: Assignment, message: Message) -> None:
         """Begin the records of a run after the client's `begin` message.
@@ -1668,23 +1675,14 @@ class Records:
             shell=Shell(pid, to_bytes(message.text("mark", 512))) if pid else None,
             streams=(Stream(b"stdout", NO_PIPE), Stream(b"stderr", NO_PIPE)),
             requested_memory=message.integer("promised"),
-            sinks=self._sinks_of_run(with_output=message.boolean("output")),
+            sinks=[*filter(None, (self._joblog, self._print_sink, self._outdir, self.log))],
             directory=client.directory,
         )
 
-    def _sinks_of_run(self, *, with_output: bool) -> list[Sink]:
-        """Return the sinks that record or print a run.  with_output: the client sends job output."""
-        output_sinks = (self._print_sink, self._outdir, self.log) if with_output else ()
-        return [*filter(None, (self._joblog, *output_sinks))]
-
     @staticmethod
-    def _pass_output(run: Run | None, message: Message) -> None:
+    def _pass_output(run: Run, stream_name: bytes, data: bytes) -> None:
         """Pass a piece of output to the sinks.  Raises WireError."""
-        name = message.text("stream", 16).encode()
-        data = message.data("data")
-        if not run or not run.shell:
-            raise WireError("output of no run")
-        stream = next((stream for stream in run.streams if stream.name == name), None)
+        stream = next((stream for stream in run.streams if stream.name == stream_name), None)
         if not stream:
             raise WireError("a piece of no stream")
         stream.received += len(data)
@@ -1700,16 +1698,22 @@ class Records:
         run = assignment.run
         if not run:
             raise WireError("the end of no run")
+        short_output = {b"stdout": message.data("out"), b"stderr": message.data("err")}
         run.duration = message.seconds("seconds")
         run.cause = message.text("cause", 16)
-        for stream in run.streams:
-            stream.received = message.integer(stream.name.decode())
+        run.why_not_started = printable(message.text("why", 1000))
         run_result = None
         if message.fields.get("status") is not None:
             if not run.shell:
                 raise WireError("the exit status of no process")
             run_result = Records._read_run_result(run.cause, message)
             Records._update_usage(run.shell, message)
+            for stream_name, data in short_output.items():
+                if data:
+                    Records._pass_output(run, stream_name, data)
+        # a client that has lost its server does not send all output again
+        for stream in run.streams:
+            stream.received = message.integer(stream.name.decode())
         # Not sooner: after a WireError above, abandon_run() must find the run.
         assignment.end_run()
         for sink in run.sinks:
@@ -1745,6 +1749,7 @@ class Records:
                 sink.on_no_result(run)      # also the last event of a run whose result is unknown
 
     def flush_journal(self) -> None:
+        self._has_short_output = False
         if self._outdir:
             self._outdir.on_tick()
 
@@ -2334,6 +2339,8 @@ class Sessions:
         self.clients: dict[str, Client] = {}
         self.assignments: dict[str, Assignment] = {}
         self.recovery = Recovery(services, self)
+        # ends of runs that the journal gathers on a network file system: client and number of the event
+        self._gathered_events: list[tuple[Client, int]] = []
         self.links: dict[ClientLink, None] = {}
         # links neither authenticated nor dropped, oldest first
         self._strangers: OrderedDict[ClientLink, None] = OrderedDict()
@@ -2545,7 +2552,9 @@ class Sessions:
         if assignment.phase is Phase.CLAIMED:
             raise WireError("it was not given that job")
         if kind == "finish":
-            self.settle(assignment, self._read_result(assignment, message, event_number))
+            line_result = self._read_result(assignment, message, event_number)
+            self.records.write_short_output()       # the next server ignores records of a line with a result
+            self.settle(assignment, line_result)
         elif kind == "release":
             self.settle(assignment, LineResult(Cause.RETURNED, NEW, event=event_number))
         else:
@@ -2589,11 +2598,18 @@ class Sessions:
         is_written_later = self.executor.pool is not None       # by a thread
         if is_written_later:
             client.inbox.open_event(event_number)
+            if kind == "end":
+                self._gathered_events.append((client, event_number))    # until flush_records()
+            else:
+                self._close_when_written([(client, event_number)])
 
-            def on_written(_: object) -> None:
+    def _close_when_written(self, events: Sequence[tuple[Client, int]]) -> None:
+        """Close events once all calls that were posted so far are done."""
+        def on_written(_: object) -> None:
+            for client, event_number in events:
                 client.inbox.close_event(event_number)
                 self._on_event_dealt_with(client)
-            self.executor.call_then(on_written, int)    # int() does nothing: it comes after the earlier calls
+        self.executor.call_then(on_written, int)    # int() does nothing: it comes after the earlier calls
 
     def _on_event_dealt_with(self, client: Client) -> None:
         """Acknowledge an event of this client soon; perhaps the server waited only for it to exit."""
@@ -2605,6 +2621,9 @@ class Sessions:
         self.records.flush_journal()
         if self.records.log:
             self.records.log.on_tick()
+        if self._gathered_events:
+            self._close_when_written(self._gathered_events)
+            self._gathered_events = []
 
     def add_link(self, link: ClientLink) -> None:
         """Add an unauthenticated connection; drop old ones if there are too many."""

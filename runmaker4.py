@@ -456,7 +456,7 @@ def open_standard_descriptors() -> None:
         os.set_inheritable(fd, True)
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | bytearray) -> None:
     """Repeat write(2) until everything is written."""
     view = memoryview(data)
     while view:
@@ -6841,6 +6841,7 @@ class Run:
     sinks: Sequence[Sink] = ()          # of the run's events
     directory: bytes = b""              # the run's working directory; b"": ours
     cause: str = ""                     # why the run is being killed, or was; see RunResult
+    why_not_started: str = ""           # "": it was started, or must not start
     requested_memory: int = 0           # bytes, by memory=; 0: none
     peak: int = 0                       # the most bytes of memory seen in use by all processes
 
@@ -7442,6 +7443,9 @@ class RecordFile:
         file.
         """
         self.path = path
+        # the directory can be reached by a symbolic link, which can change
+        folder, name = os.path.split(path)
+        self._real_path = os.path.join(os.path.realpath(folder), name)
         self.kind = kind
         self._flags = flags
         self._heads = heads
@@ -7449,7 +7453,7 @@ class RecordFile:
         self._on_error = on_error
         self._on_lost = on_lost
         self._header = header
-        self.fd = self._open()
+        self.fd = self._open(path)
         self._mount = find_mount(path)
         self.kept: dict[int, bytearray] = {}        # records by offset; at APPEND_BYTE the lines to append
         self.obstacle = ""                          # why the last record that waits could not be written
@@ -7458,9 +7462,9 @@ class RecordFile:
         self._report_at: float | None = None
         executor.files.append(self)
 
-    def _open(self) -> int:
+    def _open(self, path: str) -> int:
         """Open or create the file.  Raises UsageError, also if it is of another kind."""
-        fd = open_record(self.path, self._flags)
+        fd = open_record(path, self._flags)
         if read_head(fd, self.path, len(self._heads[0])) not in (b"", *self._heads):
             raise UsageError(f"{self.path}: is not a {self.kind} (give another name)")
         return fd
@@ -7542,7 +7546,7 @@ class RecordFile:
         Sync it to disk.  Return what prevents that, or ''.  Raises OSError, UsageError.
         """
         if self._must_reopen:
-            self._replace_fd(os.open(self.path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK))
+            self._replace_fd(os.open(self._real_path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK))
             self._must_reopen = False
         record = self.kept[offset]
         locked_bytes = 1 if offset == APPEND_BYTE else len(record)
@@ -7571,10 +7575,10 @@ class RecordFile:
         Raises OSError, UsageError.
         """
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(self.path), os.fstat(self.fd)):
+            if os.path.samestat(os.stat(self._real_path), os.fstat(self.fd)):
                 return
-        os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
-        self._replace_fd(self._open())
+        os.makedirs(os.path.dirname(self._real_path), exist_ok=True)
+        self._replace_fd(self._open(self._real_path))
         self._executor.say(f"{self.path}: was renamed or removed; the {self.kind} goes on in a new file")
 
     def _replace_fd(self, fd: int) -> None:
@@ -7583,67 +7587,45 @@ class RecordFile:
         os.close(fd)
 
 
-class OutFile:
-    """The file in the output directory for one stream of one run, created at the first output.
+class OutputFile:
+    """Output of a run on one stream: in memory while it is short, otherwise in a file.
 
-    Most jobs print nothing on stderr, many nothing at all; an empty file would cost more than a short job
-    (several round trips on NFS).
-
-    The name contains the line number of the job at the start of the run, regardless of later edits.  A later
-    run with that line number gives the file the next numbered name, permanently, so the latest run has the
-    plain name.  No run ever writes to or removes the file of another run: files are created with O_EXCL only.
+    The file is DIR/12.out for line 12, or the next free numbered name, such as DIR/12.out.~2~.  No run ever
+    writes to the file of another run, or renames it: files are created with O_EXCL only.
     """
 
-    def __init__(self, name: str, is_new: bool, journal: Journal) -> None:
-        """is_new: create a file; otherwise continue one, of a run that started under a previous server."""
-        self.name = os.path.join(journal.folder, name)
-        self._is_new = is_new
-        self.journal = journal
-        self.on_error = journal.on_error
-        self._fd: int | None = None         # None: no file yet
-        self.size = 0                       # as far as known
-        self.has_failed = False             # True: no more writes
+    def __init__(self, path: str, network: bool, on_error: Say) -> None:
+        """path: of the file, if the name is free."""
+        self.text = bytearray()         # that is not in the file
+        self.has_failed = False         # True: no more writes
+        self._path = path
+        self._network = network
+        self._on_error = on_error
+        self._fd: int | None = None     # None: no file yet
 
-    def move_older_file_away(self) -> None:
-        """Rename the file of an older run to, for example, 12.out.~2~, and add that to the journal.
+    @property
+    def name(self) -> str:
+        """Return the name of the file; '': there is none."""
+        return "" if self._fd is None else os.path.basename(self._path)
 
-        If that fails, report it; our file then gets another name.
-        """
+    def write_text(self) -> None:
+        """Move the text to the file, which is created for the first text."""
         try:
-            # mostly there is no such file, and one lstat(2) shows that, unless this host caches names
-            can_exist = self.journal.network or os.path.lexists(self.name)
-            new_name = keep_older(self.name) if can_exist else ""       # '': there was none
-        except OSError as error:
-            self.on_error(f"{self.name}: {error_text(error)} (this older file stays; the jobs go on)")
-            return
-        if new_name:
-            names = {"from": os.path.basename(self.name), "to": os.path.basename(new_name)}
-            self.journal.add({"time": round(time.time(), 3), "event": "moved", **names})
-
-    def store(self, offset: int, data: bytes) -> None:
-        """Write data at an offset of the stream.  Idempotent: a client can send the same data twice."""
-        if self.has_failed:
-            return
-        try:
-            if self._fd is None:
-                self._fd = self._create()
-            if offset > self.size and offset > os.fstat(self._fd).st_size:
-                raise OSError(errno.EINVAL, "a piece is missing")
-            pwrite_all(self._fd, data, offset)
-            self.size = offset + len(data)
+            if self.text and not self.has_failed:
+                if self._fd is None:
+                    self._fd = self._create()
+                write_all(self._fd, self.text)
         except OSError as error:            # later data would leave a hole: the file ends here
             self._give_up(error)
+        self.text.clear()
 
     def _create(self) -> int:
         """Create the file, under a numbered name if the plain name is taken.  Raises OSError."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        flags |= os.O_NONBLOCK              # if a FIFO has the name: fail instead of waiting for a reader
-        if not self._is_new:
-            return os.open(self.name, flags, 0o666)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            return os.open(self.name, flags | os.O_EXCL, 0o666)
-        except OSError:                     # taken by an older file that stayed, or a newer one
-            fd, self.name = create_numbered(self.name)
+            return os.open(self._path, flags, 0o666)
+        except FileExistsError:
+            fd, self._path = create_numbered(self._path)
             return fd
 
     def close(self) -> None:
@@ -7652,9 +7634,7 @@ class OutFile:
             return
         try:
             try:
-                # a later run with this line number can have renamed our file
-                self.name = find_current_name(self.name, os.fstat(self._fd))
-                if self.journal.network:    # GlusterFS reports a full disk only here
+                if self._network:           # GlusterFS reports a full disk only here
                     os.fsync(self._fd)
             finally:
                 os.close(self._fd)
@@ -7664,11 +7644,11 @@ class OutFile:
     def _give_up(self, error: OSError) -> None:
         """Report an error, and write no more."""
         self.has_failed = True
-        self.on_error(f"{self.name}: {error_text(error)} (this output is incomplete; the jobs go on)")
+        self._on_error(f"{self._path}: {error_text(error)} (this output is incomplete; the jobs go on)")
 
 
 def numbered_name(name: str, number: int) -> str:
-    """Return the name of an older file as in cp --backup=numbered, for example 'name.~2~'."""
+    """Return another name for a file whose name is taken, for example 'name.~2~'."""
     return f"{name}.~{number}~"
 
 
@@ -7701,101 +7681,96 @@ def create_numbered(name: str) -> tuple[int, str]:
         number += 1
 
 
-def keep_older(name: str) -> str:
-    """Rename the file of an earlier run to the next numbered name, for example NAME.~2~.
-
-    Return the new name; '' if there is no file.  rename(2) replaces a file that has the new name, and other
-    processes can rename files at the same moment.  So first reserve the new name with an empty file.
-    """
-    refresh_names(name)                     # NFS: ask the server, not this host's cache
-    if not os.path.lexists(name):
-        return ""
-    fd, new_name = create_numbered(name)
-    os.close(fd)
-    try:
-        os.rename(name, new_name)
-    except OSError as error:
-        refresh_names(new_name)
-        if not os.stat(new_name).st_size:   # NFS can report ENOENT although it has renamed the file
-            os.unlink(new_name)
-            new_name = ""
-        if not isinstance(error, FileNotFoundError):    # otherwise another process was faster
-            raise
-    return new_name
-
-
-def find_current_name(name: str, info: os.stat_result) -> str:
-    """Return the name that a file has now: `name`, NAME.~1~, NAME.~2~, ...  Raises OSError.
-
-    A later run that needs `name` renames the file to the next number.  info: the stat(2) result of the open
-    file, which identifies it.
-    """
-    if is_file(name, info):
-        return name
-    for number in range(free_number(name) - 1, 0, -1):      # the latest first
-        older_name = numbered_name(name, number)
-        if is_file(older_name, info):
-            return older_name
-    return name                                 # another program has deleted or renamed the file
-
-
-def is_file(name: str, info: os.stat_result) -> bool:
-    """Return True if a name refers to the file that `info` describes.  Raises OSError."""
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.lstat(name), info)
-    return False
-
-
 class Journal:
     """DIR/journal: the events of all runs, one JSON object per line, appended by all hosts.  All methods run
     in the I/O thread.
 
     An `end` event is written at once, with the gathered events, unless the last write was a moment ago: short
     jobs end hundreds of times a second, and on a network file system an append costs some six round trips.
-    All other events wait for the next write, one second at most; `start` and `moved` are only informative.
+    A `start` waits for the next write, one second at most.  It is left out if the run has ended by then,
+    because the `end` repeats the fields.
     """
     GATHER_SECONDS = 1.0                # for which events are gathered
     END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
 
-    def __init__(self, folder: str, executor: FileExecutor, on_error: Say) -> None:
-        """Open or create the journal.  Raises UsageError."""
-        import json  # few runners need it, and it takes 3 ms to load
-        self.encode = json.JSONEncoder().encode
-        self.folder = folder
-        self.on_error = on_error
-        path = os.path.join(folder, "journal")
+    def __init__(self, folder: str, executor: FileExecutor, on_error: Say,
+                 on_incomplete: Callable[[int], None]) -> None:
+        """Open or create the journal.  Raises UsageError.
+
+        on_incomplete: gets the line number of each run whose output is lost with the `end`.
+        """
+        import json  # takes 3 ms to load
+        self._encode = json.JSONEncoder().encode
+        self._decode = json.loads
+        self._on_incomplete = on_incomplete
         flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
-        self.file = RecordFile(path, "journal", flags, [b"{"], executor, on_error)
-        info = os.fstat(self.file.fd)
+        path = os.path.join(folder, "journal")
+        self._file = RecordFile(path, "journal", flags, [b"{"], executor, on_error, self._on_lost)
+        info = os.fstat(self._file.fd)
         if info.st_uid not in (os.geteuid(), 0) and info.st_mode & stat.S_IWOTH:
             raise UsageError(
-                f"{path}: belongs to {user_name(info.st_uid)}, and all may write to it "
-                "(give another --outdir)"
+                f"{path}: belongs to {user_name(info.st_uid)}, and all users can write to it (give another "
+                "--outdir)"
             )
         self.network = bool(executor.pool)
         self._end_gather_seconds = self.GATHER_SECONDS if self.network else self.END_GATHER_SECONDS
         # events, encoded together: four times as fast as one by one
-        self._gathered: list[dict[str, Any]] = []
+        self._starts: dict[str, dict[str, Any]] = {}    # of runs that have not ended, by the run
+        self._ends: list[dict[str, Any]] = []
         self._flushed_at = -math.inf        # the last write (monotonic seconds)
 
-    def add(self, entry: dict[str, Any], is_end: bool = False) -> None:
-        """Add an event.  is_end: an `end` event, to write at once if possible."""
-        self._gathered.append(entry)
-        seconds = self._end_gather_seconds if is_end else self.GATHER_SECONDS
+    def add_start(self, event: dict[str, Any]) -> None:
+        """Add the `start` event of a run; a second one replaces it."""
+        self._starts[event["run"]] = event
+        self._flush_after(self.GATHER_SECONDS)
+
+    def add_end(self, event: dict[str, Any]) -> None:
+        self._starts.pop(event["run"], None)
+        self._ends.append(event)
+        self._flush_after(self._end_gather_seconds)
+
+    def _flush_after(self, seconds: float) -> None:
+        """Write the gathered events if the last write was so long ago."""
         if time.monotonic() - self._flushed_at > seconds:
             self.flush()
 
     def flush(self) -> None:
-        if self._gathered:
-            data = "".join(f"{self.encode(entry)}\n" for entry in self._gathered).encode()
-            self._gathered.clear()
-            self.file.append(data)
+        events = [*self._starts.values(), *self._ends]
+        if events:
+            data = "".join(f"{self._encode(event)}\n" for event in events).encode()
+            self._starts.clear()
+            self._ends.clear()
+            self._file.append(data)
             self._flushed_at = time.monotonic()
+
+    def _on_lost(self, lines: bytes) -> None:
+        """Report the runs whose output was only in these lines, which could not be written."""
+        for line in lines.splitlines():
+            event = self._decode(line)
+            if "stdout" in event or "stderr" in event:
+                self._on_incomplete(event["line"])
+
+
+@dataclass(eq=False, repr=False)
+class RunEntry:
+    """The records of a run that has not ended."""
+    start: dict[str, Any]               # the `start` event
+    uses_files: bool                    # output is written as it comes
+    outputs: dict[bytes, OutputFile] = field(default_factory=dict)      # by the name of the stream
+
+    @property
+    def file_names(self) -> list[str]:
+        return [output.name for output in self.outputs.values() if output.name]
 
 
 class OutDir(Sink):
-    """The output directory: the complete job output in DIR/ID.out and DIR/ID.err, and the journal."""
+    """The output directory: the journal, with short output, and files with all other output.
+
+    Most jobs print little or nothing, and a file costs more than a short job (several round trips on NFS).
+    """
     SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
+    MAX_SHORT_BYTES = 4096              # of each stream of a run; more output goes to files
+    MAX_SHORT_SECONDS = 1.0             # after that the output of a running job is in files
 
     def __init__(
         self,
@@ -7804,16 +7779,23 @@ class OutDir(Sink):
         on_error: Say,
         on_incomplete: Callable[[int], None] = lambda line: None,
         presence_lock: PresenceLock | None = None,
+        directory: bytes = b"",
+        short_in_journal: bool = False,
     ) -> None:
         """Create the directory if necessary.  Raises UsageError.
 
         on_incomplete: called with the line number of each run whose output is incomplete.
-        presence_lock: of our runner or server.
+        presence_lock: of our runner or server.  directory: where jobs run.  short_in_journal: keep short
+        output there, not in files.
         """
         self.executor = executor
+        self._path = os.path.realpath(path)         # a symbolic link in it can change
+        self._on_error = on_error
         self._on_incomplete = on_incomplete
-        self._files: dict[Stream, OutFile] = {}
         self._presence_lock = presence_lock
+        self._directory = directory
+        self._short_in_journal = short_in_journal
+        self._entries: dict[Run, RunEntry] = {}
         try:
             os.makedirs(path, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
@@ -7822,90 +7804,122 @@ class OutDir(Sink):
             raise UsageError(
                 f"{path}: {error_text(error)} (it must be a directory that can be written)"
             ) from None
-        self.journal = Journal(path, executor, on_error)
+        self.journal = Journal(path, executor, on_error, on_incomplete)
 
     def on_started(self, run: Run) -> None:
-        for stream in run.streams:
-            self.executor.post(self._new_file(run, stream, is_new=True).move_older_file_away)
-        self.executor.post(self.journal.add, self._event_fields(run, "start"))
+        entry = self._entries[run] = self._new_entry(run)
+        self.executor.post(self.journal.add_start, entry.start)
 
     def on_no_result(self, run: Run) -> None:
         self._close_run(run, None)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        file = self._files.get(stream) or self._new_file(run, stream, is_new=False)
-        offset = stream.received - len(data)
-        self.executor.post(file.store, offset, data, size=len(data))
+        path = os.path.join(self._path, f"{run.job.number}{self.SUFFIX[stream.name]}")
+        self.executor.post(self._store, self._entries[run], stream.name, path, data, size=len(data))
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         self._close_run(run, run_result)
 
-    def _close_run(self, run: Run, run_result: RunResult | None) -> None:
-        """Close the output files of a run, and write the `end` event to the journal.
-
-        run_result: None: how the run ended will never be known.
-        """
-        files = [self._files.pop(stream) for stream in run.streams if stream in self._files]
-        for file in files:
-            self.executor.post(file.close)
-        shell = run.shell
-        state = (run_result or RunResult(0, run.cause or "lost")).state
-        self.executor.post(
-            self._write_end,
-            {
-                **self._event_fields(run, "end"),
-                "state": to_text(state),
-                "exit": run_result.code if run_result and not run_result.signal else -1,
-                "signal": run_result.signal if run_result else 0,
-                "cause": run.cause,
-                "seconds": round(run.duration, 3),
-                "cpu": shell.cpu if shell else None,
-                "memory": shell.memory if shell else None,
-                "memory_below": shell.memory_below if shell else None,
-                "bytes": sum(stream.received for stream in run.streams),
-            },
-            files,
-        )
-
     def on_tick(self) -> None:
+        now = time.time()
+        for run, entry in self._entries.items():
+            if not entry.uses_files and now - run.started_at > self.MAX_SHORT_SECONDS:
+                self.executor.post(self._use_files, entry)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the gathered events."""
         self.executor.post(self.journal.flush)
 
-    on_exit = on_tick                          # writes the gathered events
+    on_exit = flush
 
-    def _event_fields(self, run: Run, event: str) -> dict[str, Any]:
-        """Return the fields that the journal's `start` and `end` events of a run have in common.
+    def write_output(self, run: Run) -> None:
+        """Write the output of a run to files, now and later, even if it is short."""
+        self.executor.post(self._use_files, self._entries[run])
 
-        "time" is the start plus the duration, which is 0 until the run has ended.  "run" identifies the run:
-        it is the job tag (JOB_TAG_VARIABLE); without a shell it is host and time.
+    def _new_entry(self, run: Run) -> RunEntry:
+        """Return the entry of a run with the fields that the `start` and `end` events have in common.
+
+        "run" identifies the run: it is the job tag (JOB_TAG_VARIABLE); without a shell it is host and time.
         """
         requested = {"promised": run.requested_memory} if run.requested_memory else {}
         run_id = run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())
-        return {
-            "time": round(run.started_at + run.duration, 3),
-            "event": event,
-            "run": to_text(run_id),
-            "line": run.job.number,
-            "command": to_text(run.job.command),
-            "host": to_text(run.host),
-            "slot": run.slot.name,
-            "pid": run.pid,
-            "runner": self._presence_lock.offset if self._presence_lock else None,
-            **requested,
+        return RunEntry(
+            {
+                "time": round(run.started_at, 3),
+                "event": "start",
+                "run": to_text(run_id),
+                "line": run.job.number,
+                "command": to_text(run.job.command),
+                "host": to_text(run.host),
+                "slot": run.slot.name,
+                "pid": run.pid,
+                "runner": self._presence_lock.offset if self._presence_lock else None,
+                "directory": to_text(run.directory or self._directory),
+                **requested,
+            },
+            uses_files=not self._short_in_journal,
+        )
+
+    def _close_run(self, run: Run, run_result: RunResult | None) -> None:
+        """Write the `end` event to the journal.
+
+        run_result: None: how the run ended will never be known.
+        """
+        entry = self._entries.pop(run, None) or self._new_entry(run)
+        shell = run.shell
+        state = (run_result or RunResult(0, run.cause or "lost")).state
+        result = {
+            "state": to_text(state),
+            "exit": run_result.code if run_result and not run_result.signal else -1,
+            "signal": run_result.signal if run_result else 0,
+            "cause": run.cause,
+            "seconds": round(run.duration, 3),
+            "cpu": shell.cpu if shell else None,
+            "memory": shell.memory if shell else None,
+            "memory_below": shell.memory_below if shell else None,
+            "bytes": sum(stream.received for stream in run.streams),
         }
+        if run.why_not_started:
+            result["why"] = run.why_not_started
+        end_time = round(run.started_at + run.duration, 3)
+        self.executor.post(self._write_end, entry, end_time, result)
 
-    def _write_end(self, entry: dict[str, Any], files: Sequence[OutFile]) -> None:
-        """Write the `end` event, with the names of non-empty files."""
-        entry["files"] = [os.path.basename(file.name) for file in files if file.size]
-        if any(file.has_failed for file in files):
-            entry["incomplete"] = True
-            self._on_incomplete(entry["line"])
-        self.journal.add(entry, is_end=True)
+    # -- in the I/O thread -----------------------------------------------------------------------------------
 
-    def _new_file(self, run: Run, stream: Stream, is_new: bool) -> OutFile:
-        """Return the file for a stream of a run, for example DIR/12.out."""
-        name = f"{run.job.number}{self.SUFFIX[stream.name]}"
-        file = self._files[stream] = OutFile(name, is_new, self.journal)
-        return file
+    def _store(self, entry: RunEntry, stream_name: bytes, path: str, data: bytes) -> None:
+        """Add job output.  path: of a file for the stream."""
+        output = entry.outputs.get(stream_name)
+        if not output:
+            output = entry.outputs[stream_name] = OutputFile(path, self.journal.network, self._on_error)
+        output.text += data
+        if entry.uses_files or len(output.text) > self.MAX_SHORT_BYTES:
+            self._use_files(entry)
+
+    def _use_files(self, entry: RunEntry) -> None:
+        """Write the output of a run to files, now and later; write a new file's name to the journal."""
+        entry.uses_files = True
+        for output in entry.outputs.values():
+            output.write_text()
+        file_names = entry.file_names
+        if len(file_names) > len(entry.start.get("files", ())):
+            entry.start = {**entry.start, "files": file_names}
+            self.journal.add_start(entry.start)
+
+    def _write_end(self, entry: RunEntry, end_time: float, result: dict[str, Any]) -> None:
+        """Close the output files, and write the `end` event with the output that is in no file."""
+        if result["seconds"] > self.MAX_SHORT_SECONDS:
+            self._use_files(entry)
+        short_output = {to_text(stream_name): to_text(bytes(output.text))
+                        for stream_name, output in entry.outputs.items() if output.text}
+        event = {**entry.start, "time": end_time, "event": "end", "files": entry.file_names, **result,
+                 **short_output}
+        for output in entry.outputs.values():
+            output.close()
+        if any(output.has_failed for output in entry.outputs.values()):
+            event["incomplete"] = True
+            self._on_incomplete(event["line"])
+        self.journal.add_end(event)
 
 
 class JobLog(Sink):
@@ -8141,15 +8155,13 @@ class RunnerStats:
 
 
 def failure_report_command(options: argparse.Namespace) -> str:
-    """Return the command that shows why jobs failed; '' if this program writes no journal.
+    """Return the command that shows why jobs failed; '' if this program keeps no records, as a client.
 
-    For example, 'runwait4.py --failed --outdir out runs.txt'.
+    For example, 'runwait4.py --failed runs.txt'.
     """
-    outdir = getattr(options, "outdir", None)               # a client has none
-    if not outdir:
+    if getattr(options, "no_records", True):
         return ""
-    is_default = outdir == (os.environ.get("RUNMAKER4_OUTDIR") or default_outdir(options.file))
-    outdir_option = [] if is_default else ["--outdir", as_argument(outdir)]
+    outdir_option = ["--outdir", as_argument(options.outdir)] if options.outdir else []
     return shlex.join(["runwait4.py", "--failed", *outdir_option, as_argument(options.file)])
 
 
@@ -8696,6 +8708,7 @@ class JobTask:
         if error:
             self._say(f"cannot be started: {error}")
             self.state = ERROR
+            self.run.why_not_started = error
             for sink in self.run.sinks:
                 sink.on_no_result(self.run)
 
@@ -9636,8 +9649,20 @@ def nonempty(text: str) -> str:
 
 
 def default_outdir(path: str) -> str:
-    """Return the default --outdir of runners in the background: runs.txt.out for runs.txt."""
+    """Return the default --outdir: runs.txt.out for runs.txt."""
     return f"{path}.out"
+
+
+def check_owner(outdir: str, path: str) -> None:
+    """Raise UsageError if the default --outdir of a job file belongs to another user.  Raises OSError.
+
+    That user could read job output, or a link could lead us anywhere.  A runner trusts root and the owner of
+    the job file.
+    """
+    file_status = stat_or_none(path)
+    owner = os.lstat(outdir).st_uid
+    if owner not in (os.geteuid(), 0, file_status.st_uid if file_status else 0):
+        raise UsageError(f"{outdir}: belongs to {user_name(owner)} (give another --outdir)")
 
 
 def check_output_path(text: str) -> str:
@@ -9734,8 +9759,9 @@ def add_record_options(add: AddArgument) -> None:
         metavar="N",
         help="lines of output per record [3]",
     )
-    add("--outdir", type=check_output_path, default=os.environ.get("RUNMAKER4_OUTDIR") or None, metavar="DIR",
-        help="DIR/LINE.out, .err; a journal [$RUNMAKER4_OUTDIR]")
+    add("--outdir", type=check_output_path, metavar="DIR",
+        help="the journal, and output in DIR/LINE.out, .err [FILE.out]")
+    add("--no-records", action="store_true", help="keep no journal and no output")
     add(
         "--joblog",
         type=check_output_path,
@@ -9872,6 +9898,8 @@ class Program:
         presence_lock: the journal gets the number, so that readers can tell if this process lives.
         """
         options = self.options
+        if options.no_records and options.outdir:
+            raise UsageError("--no-records and --outdir exclude each other")
         self._check_paths_differ(inputs)
         self.executor = self._make_executor(network)
         on_error = functools.partial(self.in_loop, self._on_error)
@@ -9880,15 +9908,37 @@ class Program:
         logfile = outdir = joblog = None
         if options.logfile:
             logfile = LogFile(options.logfile, options.loglines, self.directory, self.executor, on_error)
-        if options.outdir:
-            outdir = OutDir(options.outdir, self.executor, on_error, on_incomplete, presence_lock)
+        if not options.no_records:
+            open_outdir = functools.partial(
+                OutDir,
+                executor=self.executor,
+                on_error=on_error,
+                on_incomplete=on_incomplete,
+                presence_lock=presence_lock,
+                directory=self.directory,
+            )
+            outdir = open_outdir(options.outdir) if options.outdir else self._open_default_outdir(open_outdir)
         if options.joblog:
             joblog = JobLog(options.joblog, self.executor, on_error)
         return logfile, outdir, joblog
 
+    def _open_default_outdir(self, open_outdir: Callable[..., OutDir]) -> OutDir | None:
+        """Open FILE.out.  If that fails, report it and return None: the jobs run without records."""
+        path = default_outdir(self.options.file)
+        try:
+            with contextlib.suppress(OSError):          # `open_outdir` reports it
+                os.makedirs(path, exist_ok=True)
+                check_owner(path, self.options.file)
+            return open_outdir(path, short_in_journal=True)
+        except UsageError as error:
+            self.runner_stats.had_errors = True
+            self.say(f"{error}; the jobs run without records")
+            return None
+
     def _make_executor(self, has_network_input: bool) -> FileExecutor:
         """Return the executor for file operations: with a thread if a network file system can block them."""
-        record_paths = self.options.logfile, self.options.outdir, self.options.joblog
+        outdir = "" if self.options.no_records else self.options.outdir or default_outdir(self.options.file)
+        record_paths = self.options.logfile, outdir, self.options.joblog
         needs_thread = has_network_input or any(find_mount(path).network for path in record_paths if path)
         on_message = functools.partial(self.in_loop, self.say_without_label)
         return FileExecutor(needs_thread, self.on_writer_relieved, on_message)
@@ -10093,7 +10143,7 @@ class RunnerProgram(Program):
         if options.keep_order and not options.plain:
             raise UsageError("-k requires --plain")
         if options.daemon and options.plain:
-            raise UsageError("--plain prints to stdout, and -d has none (see --outdir)")
+            raise UsageError("--plain prints to stdout, and -d has none (see runwait4.py --show)")
         options.quiet |= options.plain
 
     def _read_slot_names(self) -> Sequence[str]:
@@ -10246,8 +10296,6 @@ class App(RunnerProgram):
         super().__init__(PROG, options.file, options)
         self.host = one_line(self.host)         # for records; a client refuses other names
         self.path = options.file
-        if options.daemon and not (options.outdir or options.logfile):
-            options.outdir = default_outdir(self.path)      # otherwise job output would be lost
         self._mount = check_mount(self.path, options.single_host, self.say)
         self._presence_lock = PresenceLock(of_server=False)
         self._consumer = Consumer(
@@ -10268,13 +10316,6 @@ class App(RunnerProgram):
                 check_lock_file(self.path, self._mount)
             check_job_file(self.path, self.network, self.say)
 
-    def _print_background_hint(self) -> None:
-        """Print the hint for a program in the background, and where job output goes."""
-        super()._print_background_hint()
-        outdir = self.options.outdir
-        if not self.options.quiet and outdir == default_outdir(self.path):
-            self.say(f"job output goes to {outdir}/ (--outdir DIR: elsewhere)")
-
     def main(self) -> int:
         """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status."""
         options = self.options
@@ -10283,8 +10324,8 @@ class App(RunnerProgram):
             if os.path.lexists(self.path):      # with --follow the file need not exist yet
                 self._print_dry_run()
             return 0
-        # A job that starts has both ends of two pipes, and the job lock twice; with --outdir also two files
-        allow_descriptors(32 + len(self.slots) * (8 if options.outdir else 6))
+        # A job that starts has both ends of two pipes, the job lock twice, and perhaps two files
+        allow_descriptors(32 + len(self.slots) * 8)
         self._record_sinks = self.open_record_files(self.network, self._presence_lock, *self._inputs)
         return super().main()
 

@@ -703,8 +703,7 @@ def why_still_running(line: Line, holders: Holders) -> str:
                 "which kills it when it is back")
     # on FUSE the daemon holds the locks, so the kernel does not name the job's processes
     return (f"no visible process of this host runs it: use {PROG} --cancel on the right host (runwait4.py "
-            "--status --outdir DIR names it), on FUSE kill it there; a client over TCP kills it when it is "
-            "back")
+            "--status names it), on FUSE kill it there; a client over TCP kills it when it is back")
 
 
 # ---- unsupervised jobs -------------------------------------------------------------------------------------

@@ -76,7 +76,6 @@ from runmaker4 import (
     UsageError,
     WireError,
     add_general,
-    as_argument,
     bucket_of,
     check_for_strays,
     check_mount,
@@ -175,20 +174,20 @@ def make_parser() -> Parser:
         help="exit 0 only if every job is done or held (with --status: now, so not while\n"
              "jobs are new or running)")
     add("--status", action="store_true",
-        help="print the number of jobs in each state, running jobs, and why new jobs wait;\n"
-             "with --outdir also hosts, start times, time left")
+        help="print the number of jobs in each state, running jobs with hosts and start times,\n"
+             "why new jobs wait, and the time left")
     add("--json", action="store_true", help="with --status, --failed, --show or --stats: as JSON")
     add("--failed", action="store_true",
-        help="print each line that is failed or in error; with --outdir also host, exit\n"
-             "status and the last lines of output")
+        help="print each line that is failed or in error, with host, exit status and the last\n"
+             "lines of output")
     add("--show", type=nonempty, metavar="LINE",
-        help="with --outdir: print the same for all runs of these lines; LINE: a number,\n"
-             "1,2,5-9, a complete command, or a shell pattern for commands")
+        help="print the same for all runs of these lines; LINE: a number, 1,2,5-9, a complete\n"
+             "command, or a shell pattern for commands")
     add("--stats", action="store_true",
-        help="with --outdir, also together with --report: print run times, CPU use and\n"
-             "memory per host and per command (FILE is optional)")
+        help="print run times, CPU use and memory per host and per command, also together\n"
+             "with --report (with --outdir FILE is optional)")
     add("--outdir", type=nonempty, metavar="DIR",
-        help="the --outdir of runmaker4.py, which has the journal [$RUNMAKER4_OUTDIR, FILE.out]")
+        help="the --outdir of runmaker4.py, which has the journal [FILE.out]")
     add = parser.add_argument_group("drawing finished runs").add_argument
     add(
         "--joblog",
@@ -200,8 +199,8 @@ def make_parser() -> Parser:
         help="write the runs as trace events, for Perfetto (ui.perfetto.dev) or\n"
              "chrome://tracing: a process per host, a thread per slot")
     add("--report", type=check_output_path, metavar="OUT.html",
-        help="with --outdir: write a page for any browser about FILE and its runs; with\n"
-             "--progress, update it while jobs run")
+        help="write a page for any browser about FILE and its runs; with --progress, update\n"
+             "it while jobs run")
     add = parser.add_argument_group("testing a file system").add_argument
     add("--check-locks", type=nonempty, metavar="DIR",
         help="test for a minute that hosts can share job files in this directory; start it\n"
@@ -211,25 +210,13 @@ def make_parser() -> Parser:
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the checked options.
-
-    Without --outdir and --joblog, `outdir` is RUNMAKER4_OUTDIR; else FILE.out if it has a journal, or None.
-    """
+    """Return the checked options."""
     parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
-    is_outdir_named = options.outdir is not None
-    if not is_outdir_named and options.joblog is None:
-        options.outdir = os.environ.get("RUNMAKER4_OUTDIR") or find_background_outdir(options.file)
-    check_options(options, parser, is_outdir_named)
+    check_options(options, parser)
+    if options.outdir is None and options.file is not None:
+        options.outdir = default_outdir(options.file)
     return options
-
-
-def find_background_outdir(path: str | None) -> str | None:
-    """Return FILE.out, where background runners without --outdir keep the journal; None: no readable journal.
-    """
-    if path is None or not os.access(os.path.join(default_outdir(path), "journal"), os.R_OK):
-        return None
-    return default_outdir(path)
 
 
 EXCLUDED = {                    # by option, the options that exclude it
@@ -242,41 +229,32 @@ EXCLUDED = {                    # by option, the options that exclude it
 }
 
 
-def check_options(options: argparse.Namespace, parser: Parser, outdir_named: bool) -> None:
-    """Refuse options that exclude each other.
-
-    outdir_named: --outdir is on the command line.
-    """
+def check_options(options: argparse.Namespace, parser: Parser) -> None:
+    """Refuse options that exclude each other."""
     option_names = {name for name, value in vars(options).items() if value}
     if "check_locks" in option_names:
-        if outdir_named or option_names - {"check_locks", "outdir"}:
+        if option_names - {"check_locks"}:
             parser.error("--check-locks excludes FILE and all other options")
         return
-    has_one_log = len(option_names & {"joblog", "outdir"}) == 1
-    if "report" in option_names:
-        if not {"outdir", "file"} <= option_names:
-            parser.error("--report requires --outdir and FILE")
-    elif "timeline" in option_names:
-        if not has_one_log:
-            parser.error("--timeline requires either --joblog or --outdir")
-        if option_names - {"timeline", "joblog", "outdir", "json"}:
+    if "timeline" in option_names:
+        if "joblog" in option_names and option_names & {"outdir", "file"}:
+            parser.error("--timeline: --joblog excludes --outdir and FILE")
+        if option_names - {"timeline", "joblog", "outdir", "file", "json"}:
             parser.error("--timeline excludes all options but --joblog and --outdir")
     elif "joblog" in option_names:
         parser.error("--joblog requires --timeline")
-    elif not option_names & {"file", "stats"}:
-        parser.error("missing FILE")
-    elif outdir_named and not option_names & EXCLUDED.keys():
+    elif "outdir" in option_names and not option_names & EXCLUDED.keys():
         parser.error("--outdir requires --status, --show, --failed, --stats, --timeline or --report")
     pairs = [(option, excluded) for option, exclusions in EXCLUDED.items() for excluded in exclusions]
     for option, excluded in pairs:
         if {option, excluded} <= option_names:
             excluded_text = "-e" if excluded == "use_exit_status" else f"--{excluded}"
             parser.error(f"--{option} and {excluded_text} exclude each other")
+    can_do_without_file = option_names & {"timeline", "stats"} and option_names & {"joblog", "outdir"}
+    if "file" not in option_names and not can_do_without_file:
+        parser.error("missing FILE")
     if "json" in option_names and not option_names & {"status", "failed", "show", "stats"}:
         parser.error("--json requires --status, --failed, --show or --stats")
-    for name in option_names & {"stats", "show"}:
-        if "outdir" not in option_names:
-            parser.error(f"--{name} requires --outdir DIR, after runs with runmaker4.py --outdir DIR")
 
 
 # ======== Waiting ===========================================================================================
@@ -524,12 +502,12 @@ class TerminalProgress(ProgressBar):
 
 # ======== The journal =======================================================================================
 #
-# `runmaker4.py --outdir DIR` keeps DIR/journal: JSON Lines, an object when a run starts, when it ends, and
-# when an output file of an earlier run gets another name.
+# FILE.out/journal has JSON Lines: an object when a run starts, unless it ends soon, one when it ends, and
+# another start when the run gets an output file.  After a restart of the server a run starts once more, with
+# other files.
 #
 # It is read forwards, in one pass.  A start is decoded only if the run has no end: usually the end follows,
-# and repeats all fields of the start.  An end has the names of the output files at that time; the current
-# names are known after the last line.
+# and repeats all fields of the start.
 #
 # The starts of running jobs are near the end of the journal.  So --status reads the last part first, and the
 # complete journal only if a run is missing.
@@ -560,6 +538,7 @@ class RunRecord:
         "cause",
         "command",
         "cpu",
+        "directory",
         "ended",
         "exit",
         "files",
@@ -577,6 +556,9 @@ class RunRecord:
         "signal",
         "slot",
         "state",
+        "stderr",
+        "stdout",
+        "why",
     )
     name: str                   # unique forever
     line: int                   # number of the job's line when the record was written
@@ -595,7 +577,11 @@ class RunRecord:
     cpu: float | None           # seconds; None: unknown
     memory: int | None          # bytes at the peak; None: unknown
     bytes: int                  # of output
-    files: list[str]            # output files: names in DIR at `position`, or by set_current_file_names() now
+    files: list[str]            # names of output files in DIR
+    stdout: str                 # output in no file
+    stderr: str
+    directory: str              # where the job ran; "": unknown
+    why: str                    # why the job could not be started; "": it was
     incomplete: bool            # some output was not written
     memory_below: int | None    # an upper bound of the peak, if it could not be measured
     # presence lock of the runner that started the run, or the server that assigned it; None: unknown
@@ -658,12 +644,6 @@ class LogPass:
 
     def _unended_runs(self) -> Iterator[RunRecord]:
         return iter(())
-
-    def set_current_file_names(self, runs: Iterable[RunRecord]) -> None:
-        """Set `files` of these runs to the current names; of runs without an end also set `bytes`.
-
-        Call it after the pass, once per run.
-        """
 
 
 class Log:
@@ -762,9 +742,9 @@ class JournalPass(LogPass):
     """One pass through a journal."""
     COMMON_FIELDS = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
     END_FIELDS = operator.itemgetter(
-        "state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes", "files"
+        "state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes"
     )
-    NO_END_FIELDS: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0, ()     # END_FIELDS of a start
+    NO_END_FIELDS: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0     # END_FIELDS of a start
     END_STATES = frozenset("d!e.x")         # of runs with an end
     MAX_REMEMBERED_RUNS = 50_000            # finished ones: an end can be logged twice
     MAX_NUMBER = 10 ** 10                   # the bound of times (seconds since 1970) and most numbers
@@ -787,15 +767,16 @@ class JournalPass(LogPass):
         # and the offset of the fields that the end must repeat, or ALREADY_CHECKED
         self._unended_entries: dict[str, tuple[int, bytes, int]] = {}
         self._recently_ended: OrderedDict[str, None] = OrderedDict()    # names of runs, the latest last
-        # by file name: positions at which a file of this name was renamed, and the new name
-        self._renames: dict[str, list[tuple[int, str]]] = {}
+        # by the name of a run: output files that an earlier server has begun
+        self._earlier_files: dict[str, list[str]] = {}
 
     def _read_line(self, position: int, line: bytes) -> RunRecord | None:
         """Process a line; return the run that it finishes, or None.  Raises INVALID_LINE_ERRORS.
 
-        Keep a "start" event until the "end" event of the run; record the new name of a "moved" output file.
-        Ignore other events.
+        Keep a "start" event until the "end" event of the run.  Ignore other events and empty lines.
         """
+        if not line:                # written by two runners at once
+            return None
         head = self._match_head(line)
         if head and self._filter and not self._filter(head):
             return None
@@ -810,8 +791,6 @@ class JournalPass(LogPass):
         if event_type == "start":
             run = self._run_of_event(position, line, event)
             self._add_start(run.name, position, line, self.ALREADY_CHECKED)
-        elif event_type == "moved":
-            self._add_rename(position, event["from"], event["to"])
         elif not isinstance(event_type, str):
             raise ValueError
         return None
@@ -826,18 +805,18 @@ class JournalPass(LogPass):
             return None
         return (self.EVENT_HEAD if self._filter else self.START_HEAD).match(line)
 
-    def _add_rename(self, position: int, old_name: str, new_name: str) -> None:
-        """Record that an output file was renamed."""
-        to_bytes(old_name + new_name)       # WireError: half a surrogate pair
-        self._renames.setdefault(old_name, []).append((position, new_name))
-
     def _add_start(self, run_name: str, position: int, line: bytes, body_offset: int) -> None:
-        """Keep the start of a run, unless the run has ended.
+        """Keep the last start of a run, unless the run has ended.
 
         body_offset: in the line, of the fields that the end must repeat, or ALREADY_CHECKED.
         """
-        if run_name not in self._recently_ended:
-            self._unended_entries.setdefault(run_name, (position, line, body_offset))
+        if run_name in self._recently_ended:
+            return
+        if previous := self._unended_entries.get(run_name):
+            previous_position, previous_line, _ = previous
+            if previous_run := self._run_of_line(previous_position, previous_line):
+                self._earlier_files[run_name] = previous_run.files
+        self._unended_entries[run_name] = position, line, body_offset
 
     def _add_end(self, run: RunRecord, line: bytes) -> RunRecord | None:
         """Record that a run has ended, and return it.  line: the end event.
@@ -890,43 +869,6 @@ class JournalPass(LogPass):
             self._invalid_positions.append(position)
             return None
 
-    def set_current_file_names(self, runs: Iterable[RunRecord]) -> None:
-        """Set `files` of these runs to the current names; of runs without an end also `bytes` (of output).
-
-        The names in an end event can be old: a later run that needs a name renames the existing file.
-        """
-        output = LastOutput(os.path.dirname(self.log.path))
-        for run in {*runs}:
-            if run.ended is None:
-                self._set_output_of_unended(run, output)
-            else:
-                run.files = [self.current_name(name, run.position) for name in run.files]
-
-    def _set_output_of_unended(self, run: RunRecord, output: LastOutput) -> None:
-        """Set `files` and `bytes` of a run without an end to names and total size of the output files.
-
-        They are LINE.out and LINE.err, or files that had these names during the run.
-        """
-        run.files = [self.current_name(f"{run.line}{suffix}", run.position) for suffix in output.SUFFIXES]
-        sizes = output.file_sizes(run)      # only of existing files
-        run.files = list(sizes)
-        run.bytes = sum(sizes.values())
-
-    def current_name(self, name: str, position: int) -> str:
-        """Return the current name of the output file that had this name at this position of the log.
-
-        A file can be renamed several times: follow the `moved` events from this position on.
-        """
-        while rename := self._next_rename(name, position):
-            position, name = rename
-        return name
-
-    def _next_rename(self, name: str, position: int) -> tuple[int, str] | None:
-        """Return position and new name of a file's first rename after `position`; None: there is none."""
-        renames = self._renames.get(name, ())       # position, new name; in ascending order
-        index = bisect.bisect_left(renames, (position + 1,))
-        return renames[index] if index < len(renames) else None
-
     def _parse_event(self, line: bytes) -> dict[str, Any]:
         """Return a line as JSON object.  Raises INVALID_LINE_ERRORS."""
         text = line.decode()
@@ -953,15 +895,21 @@ class JournalPass(LogPass):
             elapsed = end_fields[4]
             incomplete = event.get("incomplete", False)
             memory_below = event.get("memory_below")
-        state, exit_status, signal_number, cause, seconds, cpu, memory, output_bytes, files = end_fields
-        texts = "".join((run_name, command, host, slot, cause, *files))     # TypeError: one is not a text
+        state, exit_status, signal_number, cause, seconds, cpu, memory, output_bytes = end_fields
+        files = event.get("files", [])
+        stdout = event.get("stdout", "")
+        stderr = event.get("stderr", "")
+        directory = event.get("directory", "")
+        why = event.get("why", "")
+        # TypeError: one is not a text
+        texts = "".join((run_name, command, host, slot, cause, *files, stdout, stderr, directory, why))
         if not (type(line_number) is type(pid) is type(exit_status)
                 is type(signal_number) is type(output_bytes) is int):
             raise ValueError
         if (type(event_time) not in self.NUMBER_TYPES or type(elapsed) not in self.NUMBER_TYPES
                 or type(incomplete) is not bool):
             raise ValueError
-        if ended and (state not in self.END_STATES or type(files) is not list):
+        if type(files) is not list or (ended and state not in self.END_STATES):
             raise ValueError
         if not (0 <= elapsed <= event_time <= self.MAX_NUMBER
                 and 0 <= line_number < self.MAX_NUMBER and 0 <= pid < self.MAX_NUMBER):
@@ -978,6 +926,8 @@ class JournalPass(LogPass):
             raise ValueError
         if not is_plain:
             to_bytes(texts)
+        if earlier_files := self._earlier_files.get(run_name):
+            files = list(dict.fromkeys([*earlier_files, *files]))
         return RunRecord(
             run_name,
             line_number,
@@ -988,10 +938,14 @@ class JournalPass(LogPass):
             event_time - elapsed,
             event_time if ended else None,
             state, exit_status, signal_number, cause, seconds, cpu, memory, output_bytes,
-            list(files),
-            incomplete,
-            memory_below,
             # by keyword: CPython 3.11 keeps up to 2,000 tuples of 20 arguments, and never uses one again
+            files=files,
+            stdout=stdout,
+            stderr=stderr,
+            directory=directory,
+            why=why,
+            incomplete=incomplete,
+            memory_below=memory_below,
             runner=runner,
             promised=promised,
             position=position,
@@ -1007,7 +961,10 @@ class JournalReader(Log):
         """Open DIRECTORY/journal."""
         if not os.path.isdir(directory):
             problem = "not a directory" if os.path.exists(directory) else "no such directory"
-            raise UsageError(f"{directory}: {problem} (expected the --outdir of runmaker4.py)")
+            raise UsageError(
+                f"{directory}: {problem} (expected the records of runmaker4.py: no job was run yet, or with "
+                "--outdir DIR or --no-records)"
+            )
         super().__init__(os.path.join(directory, "journal"), say)
 
     def _open(self) -> Reader:
@@ -1022,13 +979,11 @@ class JournalReader(Log):
 
 # ======== Job output ========================================================================================
 #
-# The end of a run names the output files.  A run without an end prints to LINE.out and LINE.err, which can
-# have been renamed since.
+# The end of a run has short output.  All other output is in files, which start and end name.
 
 
 class LastOutput:
-    """The last lines in the output files of runs."""
-    SUFFIXES = ".out", ".err"   # after the number of the line at the start of the run
+    """The last lines that runs have printed."""
     MAX_READ_BYTES = 1 << 14    # of a file: only the end is read
     MAX_COLUMNS = 500           # of a line, also on a wider terminal
 
@@ -1043,33 +998,43 @@ class LastOutput:
 
         If a file cannot be read, return the reason: '(3.out: No such file or directory)'.
         """
+        for short_output in run.stderr, run.stdout:
+            if lines := self._last_lines_of(to_bytes(short_output)):
+                return self._shown(lines)
         errors = []
-        for name in sorted(run.files, key=lambda name: ".err" not in name):
+        names = run.files[::-1]                 # the latest first
+        names.sort(key=lambda name: ".err" not in name)
+        for name in names:
             try:
                 if lines := self._read_tail(name):
-                    return [printable(to_text(line[:4 * self.MAX_COLUMNS])) for line in lines]
+                    return self._shown(lines)
             except OSError as error:
                 errors.append(f"({name}: {error_text(error)})")
             except ValueError:
                 errors.append(f"({name}: not an output file)")
         return errors
 
+    def _shown(self, lines: Iterable[bytes]) -> list[str]:
+        return [printable(to_text(line[:4 * self.MAX_COLUMNS])) for line in lines]
+
     def _read_tail(self, name: str) -> list[bytes]:
         """Return the last non-blank lines.  Raises OSError, ValueError."""
         with self._open_output_file(name) as file:
             offset = max(0, os.fstat(file.fd).st_size - self.MAX_READ_BYTES)
-            lines = file.pread(self.MAX_READ_BYTES, offset).split(b"\n")
+            return self._last_lines_of(file.pread(self.MAX_READ_BYTES, offset))
+
+    def _last_lines_of(self, text: bytes) -> list[bytes]:
         # a terminal overwrites the text before a \r
-        last_parts = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines]
+        last_parts = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in text.split(b"\n")]
         return [line for line in last_parts if line.strip()][-self._max_lines:]
 
-    def file_sizes(self, run: RunRecord) -> dict[str, int]:
-        """Return the sizes of a run's output files by name, without files that cannot be opened."""
-        sizes = {}
-        for name in run.files:
-            with contextlib.suppress(OSError, ValueError), self._open_output_file(name) as file:
-                sizes[name] = os.fstat(file.fd).st_size
-        return sizes
+    def measure(self, run: RunRecord) -> None:
+        """Set `bytes` of a run without an end to the size of the files, as far as they can be opened."""
+        if run.ended is None:
+            run.bytes = 0
+            for name in run.files:
+                with contextlib.suppress(OSError, ValueError), self._open_output_file(name) as file:
+                    run.bytes += os.fstat(file.fd).st_size
 
     def _open_output_file(self, name: str) -> Reader:
         """Open an output file.  Raises OSError; ValueError: not a regular file in `directory`.
@@ -1342,7 +1307,8 @@ class Row:
     is_last: bool = False       # the log has no later run of the line
     seconds_running: float | None = None        # None: not running, or unknown
     # fields of a run for --json
-    RUN_FIELDS = "cause", "cpu", "memory", "memory_below", "promised", "bytes", "files", "incomplete"
+    RUN_FIELDS = ("cause", "why", "cpu", "memory", "memory_below", "promised", "directory", "bytes", "stdout",
+                  "stderr", "files", "incomplete")
 
     @property
     def differing_line_state(self) -> str:
@@ -1445,20 +1411,17 @@ class Observation:
 
         Include other lines whose last run has incomplete output, so that the user sees it.
         """
-        commands, last_runs, log_pass = self._read_last_runs()
+        commands, last_runs = self._read_last_runs()
         line_runs = self.match_runs_with_lines(commands, last_runs)
         last_run_of = line_runs.last_runs
         selected_numbers = {line.number for line in self.selected_lines}
         shown_numbers = [number for number in sorted(line_runs.lines) if number in selected_numbers
                          or (number in last_run_of and last_run_of[number].incomplete)]
-        log_pass.set_current_file_names(
-            last_run_of[number] for number in shown_numbers if number in last_run_of
-        )
         for number in shown_numbers:
             yield self.row_of_line(line_runs.lines[number], line_runs)
 
-    def _read_last_runs(self) -> tuple[set[bytes], Collection[RunRecord], LogPass]:
-        """Return commands, the runs of these that add_last_runs() keeps, and the pass through the log.
+    def _read_last_runs(self) -> tuple[set[bytes], Collection[RunRecord]]:
+        """Return commands, and the runs of these that add_last_runs() keeps.
 
         The commands are those of the selected lines and of runs with incomplete output.
         """
@@ -1468,7 +1431,7 @@ class Observation:
             last_runs = add_last_runs({}, log_pass)
             other_commands = {run.command for run in last_runs.values() if run.incomplete} - commands
             if not other_commands:
-                return commands, last_runs.values(), log_pass
+                return commands, last_runs.values()
             # only incomplete runs of these were read, perhaps not the last ones: read again
             commands |= other_commands
 
@@ -1478,16 +1441,13 @@ class Observation:
         A line without a run has a row as well.
         """
         commands = {line.command for line in self.selected_lines}
-        journal_pass = self.log.start_pass(filter_by_commands(commands))
-        runs = [run for run in journal_pass if run.command in commands]
+        log_pass = self.log.start_pass(filter_by_commands(commands))
+        runs = [run for run in log_pass if run.command in commands]
         line_runs = self.match_runs_with_lines(commands, runs)
         runs_by_line = defaultdict(list)
         for run in sorted(runs, key=operator.attrgetter("position")):
             if line := line_runs.line_of(run):
                 runs_by_line[line.number].append(run)
-        journal_pass.set_current_file_names(
-            run for line in self.selected_lines for run in runs_by_line[line.number]
-        )
         for line in self.selected_lines:
             for run in runs_by_line[line.number]:
                 yield self.row_of_run(run, line_runs)
@@ -1569,10 +1529,11 @@ def without_garbage_collector() -> Iterator[None]:
 
 
 def open_log(options: argparse.Namespace, say: Callable[[str], None]) -> Log:
-    """Return the journal or job log that the options name, or an empty log."""
-    if options.joblog is not None:
-        return JobLogReader(options.joblog, say)
-    return NoLog() if options.outdir is None else JournalReader(options.outdir, say)
+    """Return the journal that the options name, or an empty log."""
+    has_default_outdir = options.outdir == default_outdir(options.file or "")
+    if has_default_outdir and not os.access(os.path.join(options.outdir, "journal"), os.R_OK):
+        return NoLog()                  # no job was run yet, or without records
+    return JournalReader(options.outdir, say)
 
 
 # ======== Running jobs ======================================================================================
@@ -1813,7 +1774,7 @@ def describe_result(run: RunRecord) -> str:
         return run.cause
     if run.seconds is None:
         return "running"
-    text = "could not be started"
+    text = "could not be started" + (f" ({printable(run.why)})" if run.why else "")
     if run.exit >= 0:
         # 128 + signal: a shell whose last command was killed
         text = f"exit {run.exit}{signal_suffix(run.exit - 128)}"
@@ -1926,14 +1887,16 @@ def describe_run(run: RunRecord) -> str:
 
 
 def describe_resources_and_output(run: RunRecord, directory: str) -> str:
-    """Return slot, process, CPU time and output of a run in words.
+    """Return slot, process, directory, CPU time and output of a run in words.
 
-    For example 'slot 2, process 4712, CPU 1.9s, printed 95 B: out/17.out, out/17.err'.  directory: of these
-    files.
+    For example 'slot 2, process 4712, in /home/me, CPU 1.9s, printed 95 B: out/17.out, out/17.err'.
+    directory: of these files.
     """
     parts = [f"slot {run.slot}"]
     if run.pid:
         parts.append(f"process {run.pid}")
+    if run.directory:
+        parts.append(f"in {run.directory}")
     if run.cpu is not None:
         parts.append(f"CPU {took(run.cpu)}")
     output_text = f"printed {human_size(run.bytes)}" if run.bytes else "printed nothing"
@@ -1952,27 +1915,29 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     """
     is_failed_only = options.show is None       # otherwise --show LINE
     select_lines = find_bad_lines if is_failed_only else functools.partial(find_lines, options.show)
-    output = None
-    if options.outdir is not None:
-        output = LastOutput(options.outdir, max_lines=3 if is_failed_only else 10)
     columns = stdout_columns()
     with Observation(watcher, functools.partial(open_log, options, say), select_lines) as observation:
         check_journal(observation.log, watcher.path)
+        output = None
+        if observation.log.path:
+            output = LastOutput(options.outdir, max_lines=3 if is_failed_only else 10)
         rows = observation.last_rows() if is_failed_only else observation.rows_of_all_runs()
         print_rows(rows, output, columns, options.json)
-    if observation.selected_lines and options.outdir is None:
-        say(f"{watcher.path}: the results need a journal (run with runmaker4.py --outdir DIR, then "
-            f"{PROG} --failed --outdir DIR {shlex.quote(as_argument(watcher.path))})")
     return count_states(observation.snapshot)
 
 
 def print_rows(rows: Iterable[Row], output: LastOutput | None, columns: float, as_json: bool) -> None:
     """Print rows as one JSON object, or each as lines of text by format_row()."""
-    if as_json:
-        print_lines([json.dumps({"runs": [row.json_fields() for row in rows]})])
-        return
+    json_rows = []
     for row in rows:
-        print_lines(format_row(row, output, columns))
+        if row.run and output:
+            output.measure(row.run)
+        if as_json:
+            json_rows.append(row.json_fields())
+        else:
+            print_lines(format_row(row, output, columns))
+    if as_json:
+        print_lines([json.dumps({"runs": json_rows})])
 
 
 def print_lines(texts: Iterable[str]) -> None:
@@ -2291,6 +2256,10 @@ class JobLogPass(LogPass):
             memory=None,
             bytes=0,
             files=[],
+            stdout="",
+            stderr="",
+            directory="",
+            why="",
             incomplete=False,
             memory_below=None,
             runner=None,
@@ -2582,7 +2551,9 @@ class Report:
         failed_runs = {row.run for row in self.failed_rows}
         other_rows = [observation.row_of_run(run, line_runs) for run in recent_runs if run not in failed_runs]
         self.rows = [*self.failed_rows, *other_rows]
-        journal_pass.set_current_file_names(row.run for row in self.rows if row.run)
+        for row in self.rows:
+            if row.run:
+                output.measure(row.run)
         self.last_lines = self._read_last_lines(output)
         self.wrong_hosts: set[str] = set()
         # the clock of a single host agrees with itself
@@ -2633,6 +2604,7 @@ class Report:
         """Return the fields of a row for the script: those of --json, and texts.  links: of find_links()."""
         run = row.run
         fields = row.json_fields()
+        del fields["stdout"], fields["stderr"]          # the page has the last lines
         changed_state = f" (now {row.differing_line_state})" if row.differing_line_state else ""
         return {
             **fields,
@@ -3077,7 +3049,11 @@ def write_timeline_and_messages(options: argparse.Namespace) -> None:
     """Write the timeline, and then print messages about the log."""
     exit_on(signal.SIGINT, signal.SIGTERM)
     messages: list[str] = []
-    write_timeline(open_log(options, messages.append), options.timeline)
+    if options.joblog is not None:
+        log: Log = JobLogReader(options.joblog, messages.append)
+    else:
+        log = JournalReader(options.outdir, messages.append)
+    write_timeline(log, options.timeline)
     for text in messages:
         say(text)
 

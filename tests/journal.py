@@ -45,11 +45,6 @@ def end(
     return event("end", run, line, command, began + took, **fields)
 
 
-def moved(old: str, new: object) -> bytes:
-    """A file got another name."""
-    return json.dumps({"time": BEGAN, "event": "moved", "from": old, "to": new}).encode() + b"\n"
-
-
 def pair(run: object, line: int, command: Text = "true", began: float = BEGAN, **more: Any) -> list[bytes]:
     """Start and end of a run."""
     where = {key: more[key] for key in ("host", "slot", "pid") if key in more}

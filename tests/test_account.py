@@ -12,8 +12,10 @@ from tests.values import present
 
 
 def closing(ended: Ended) -> str:
-    """The closing line, without program and file, and how long it took."""
-    line = ended.err.decode().splitlines()[-1].split(": ", 2)[2]
+    """The closing line, without program and file, how long it took, and the command that shows why jobs
+    failed.
+    """
+    line = re.sub("; runwait4.py .* shows why$", "", ended.err.decode().splitlines()[-1]).split(": ", 2)[2]
     return re.sub(r" in \d+(\.\d+)?[smh]( \d\d[smh])?", " in T", line)
 
 

@@ -160,7 +160,7 @@ class Outlived(AtWorkCase):
         found = self.status()
         self.assertEqual((found["runners"], found["running"]), (0, 1))
         self.assertTrue(found["jobs"][0]["without_runner"])
-        self.assertIn("\n   1  (still running without a runner) : >at.gate", self.told())
+        self.assertRegex(self.told(), r"\n   1  .*\(still running without a runner\) : >at\.gate")
 
     def test_where_another_runner_is_there_the_journal_tells_whose_it_was(self) -> None:
         first = self.gated(f". {GATE}; : 2", options=("--outdir", "out"))
@@ -202,7 +202,7 @@ class Cancelled(AtWorkCase):
         (job,) = self.status()["cancelled"]
         self.assertEqual((job["line"], job["command"]), (4, stubborn))
         self.assertFalse(job["without_runner"])
-        self.assertIn("\n   4  (cancelled, still running) trap", self.told())
+        self.assertRegex(self.told(), r"\n   4  .*\(cancelled, still running\) trap")
         self.open_gate()
         self.finish(runner)
         self.assertEqual((self.states()[1:], self.status()["cancelled"]), ("xxx", []))
@@ -210,7 +210,7 @@ class Cancelled(AtWorkCase):
     def test_where_its_runner_is_dead(self) -> None:
         self.kill(self.gated())
         self.run_script(RUNSET, "--set=x", "--force", "runs.txt", 1)
-        self.assertIn("\n   1  (cancelled, still running without a runner) : >at", self.told())
+        self.assertRegex(self.told(), r"\n   1  .*\(cancelled, still running without a runner\) : >at")
         found = self.status()
         self.assertEqual(([job["line"] for job in found["cancelled"]], found["held"]), ([1], 1))
 

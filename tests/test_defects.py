@@ -144,7 +144,7 @@ class OfServerAndClient(TcpCase):
         """A server, and a client that breaks while its job runs."""
         self.jobs(WAITING, "true")
         server = self.start_server("--grace=0.5")
-        client = self.start_client(server, "-q", patch=statements, up=[1])
+        client = self.start_client(server, patch=statements, up=[1])
         self.write("", "break")
         self.wait_said(client, "broken on purpose")
         return server, client

@@ -4,9 +4,7 @@ import signal
 import subprocess
 import unittest
 
-import runmaker4
 from tests.support import RUNMAKER, RUNSERVER, RUNWAIT, WAITING, RunCase, deadline
-from tests.test_output_names import OutCase, put, run_of
 from tests.values import present
 
 NOTES = "what I must not forget\n"
@@ -202,34 +200,6 @@ class JobFiles(RunCase):
                 ended = self.finish(runner)
                 self.assertEqual((ended.code, self.states()), (0, "ddd"), ended.err)
                 self.assertTrue(self.exists("theirs"))
-
-
-class OutputFiles(OutCase):
-    """The output of a run that began under a server before us goes on in its file, not through a link."""
-
-    def goes_on(self) -> None:
-        """The run goes on printing, and it is said that this is not written."""
-        outdir, run = self.outdir(), run_of(7)
-        put(outdir, run, b"ours")
-        outdir.on_ended(run, runmaker4.RunResult(0))
-        self.assertEqual(len(self.said), 1)
-        self.assertIn("7.out: ", self.said[0])
-        self.assertIn("incomplete", self.said[0])
-
-    def test_a_link_is_not_followed(self) -> None:
-        notes = self.write(NOTES, "notes.txt")
-        self.out.mkdir()
-        (self.out / "7.out").symlink_to(notes)
-        self.goes_on()
-        self.assertEqual(notes.read_text(), NOTES)
-
-    def test_a_pipe_is_not_waited_for(self) -> None:
-        self.out.mkdir()
-        os.mkfifo(self.out / "7.out")
-        signal.signal(signal.SIGALRM, lambda *_: self.fail("it waits for a reader"))
-        self.addCleanup(signal.alarm, 0)
-        signal.alarm(10)
-        self.goes_on()
 
 
 if __name__ == "__main__":

@@ -24,13 +24,6 @@ class LeadingDashes(RunCase):
         self.assertEqual(self.run_script(RUNSET, *shlex.split(command)).code, 0, command)
         self.assertEqual(self.read("NEW"), b". echo a\n. echo b\n")
 
-    def test_how_to_know_more_next_time(self) -> None:
-        self.run_script(RUNMAKER, "-q", "--", "-j9.txt")
-        (self.dir / "-j9.txt").rename(self.dir / "-it's.txt")
-        said = self.run_script(RUNWAIT, "--failed", "--", "-it's.txt").err.decode()
-        words = shlex.split(present(re.search(r"then (runwait4\.py .*)\)", said))[1])
-        self.assertEqual(words, ["runwait4.py", "--failed", "--outdir", "DIR", "./-it's.txt"])
-
 
 class WhyJobsFailed(TcpCase):
     """The closing line has a command that can be pasted as it stands."""
@@ -51,13 +44,11 @@ class WhyJobsFailed(TcpCase):
         ended = self.run_script(RUNMAKER, "-q", "--outdir", "o'ut dir", "--", self.NAME)
         self.check(ended, "--outdir", "o'ut dir", f"./{self.NAME}")
 
-    def test_with_the_outdir_of_the_environment(self) -> None:
-        environ = {"RUNMAKER4_OUTDIR": "out"}
-        ended = self.run_script(RUNMAKER, "-q", "--", self.NAME, env=environ)
-        self.check(ended, f"./{self.NAME}", env=environ)
+    def test_without_an_option(self) -> None:
+        self.check(self.run_script(RUNMAKER, "-q", "--", self.NAME), f"./{self.NAME}")
         self.write(". echo bad >&2; exit 3\n", self.NAME)
-        ended = self.run_script(RUNMAKER, "-q", "--outdir=-other", "--", self.NAME, env=environ)
-        self.check(ended, "--outdir", "./-other", f"./{self.NAME}", env=environ)
+        ended = self.run_script(RUNMAKER, "-q", "--outdir=-other", "--", self.NAME)
+        self.check(ended, "--outdir", "./-other", f"./{self.NAME}")
 
     def test_after_a_server(self) -> None:
         (self.dir / self.NAME).rename(self.dir / "runs.txt")
@@ -65,8 +56,8 @@ class WhyJobsFailed(TcpCase):
         self.finish(self.start_client(server, "-q"))
         self.check(self.stop(server), "--outdir", "out", "runs.txt")
 
-    def test_without_a_journal_there_is_none(self) -> None:
-        self.assertNotIn(b"shows why", self.run_script(RUNMAKER, "-q", "--", self.NAME).err)
+    def test_without_records_there_is_none(self) -> None:
+        self.assertNotIn(b"shows why", self.run_script(RUNMAKER, "-q", "--no-records", "--", self.NAME).err)
 
 
 class Times(RunCase):

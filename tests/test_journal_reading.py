@@ -14,7 +14,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import runmaker4
 import runwait4
-from tests.journal import BEGAN, end, moved, pair, start
+from tests.journal import BEGAN, end, pair, start
 from tests.support import FULL, Case, as_bytes
 from tests.values import present
 
@@ -48,13 +48,6 @@ class JournalCase(Case):
         """The runs in it, and what was said."""
         said: list[str] = []
         return list(self.opened(said.append).start_pass()), said
-
-    def named(self) -> list[runwait4.RunRecord]:
-        """The runs in it, with the names that their files have now; nothing may be said."""
-        found = self.opened().start_pass()
-        runs = list(found)
-        found.set_current_file_names(runs)
-        return runs
 
     def opened(self, say: Optional[Callable[[str], None]] = None) -> runwait4.JournalReader:
         """The journal; without say nothing may be said."""
@@ -108,6 +101,10 @@ class Runs(JournalCase):
                 memory=100_000_000,
                 bytes=4,
                 files=["17.out", "17.err"],
+                stdout="",
+                stderr="",
+                directory="",
+                why="",
                 incomplete=False,
                 memory_below=None,
                 promised=None,
@@ -139,11 +136,19 @@ class Runs(JournalCase):
         (run,), said = self.runs()
         self.assertEqual((run.cpu, run.memory, run.files, said), (None, None, [], []))
 
-    def test_files_have_the_names_that_they_have_now(self) -> None:
-        self.journal(end(1, 7), moved("7.out", "7.out.~1~"), moved("7.err", "7.err.~1~"), end(2, 7),
-                     moved("7.out", "7.out.~2~"), moved("7.out.~1~", "old"), end(3, 7), moved("8.out", "x"))
-        self.assertEqual([run.files for run in self.named()],
-                         [["old", "7.err.~1~"], ["7.out.~2~", "7.err"], ["7.out", "7.err"]])
+    def test_what_was_printed_comes_back_byte_for_byte(self) -> None:
+        printed = bytes(range(256)) + "é😀".encode() + bytes(range(255, -1, -1))
+        self.journal(*pair(1, 1, stdout=os.fsdecode(printed), stderr=os.fsdecode(printed[::-1])))
+        (run,), said = self.runs()
+        self.assertEqual((os.fsencode(run.stdout), os.fsencode(run.stderr)), (printed, printed[::-1]))
+        self.assertEqual(said, [])
+
+    def test_a_start_that_comes_again_names_files_and_an_earlier_server_s_files_are_kept(self) -> None:
+        self.journal(start(1, 7), start(2, 8), start(1, 7, files=["7.out"]), start(2, 8, files=["8.out"]),
+                     start(1, 7, files=["7.out", "7.err"]), start(2, 8, runner=5),
+                     end(2, 8, runner=5, files=["8.out.~1~"]))
+        self.assertEqual([(run.line, run.files) for run in self.runs()[0]],
+                         [(8, ["8.out", "8.out.~1~"]), (7, ["7.out", "7.err"])])
 
 
 class Trouble(JournalCase):
@@ -159,22 +164,18 @@ class Trouble(JournalCase):
                 dict(reversed(list(json.loads(line).items()))), ensure_ascii=False, separators=(",", ":")
             ).encode()
             + b"\n"
-            for line in [*pair("é", 1), start(2, 2), moved("1.out", "x")]
+            for line in [*pair("é", 1), start(2, 2)]
         ]
         self.journal(*lines)
         self.assertEqual(self.names(), ["é", "2"])
-        self.assertEqual(self.named()[0].files, ["x", "1.err"])
 
     def test_only_what_is_wanted_is_read(self) -> None:
-        self.journal(
-            *pair(1, 1, "a"), start(2, 2, "b"), *pair(3, 3, 'echo "event": "start"'), moved("1.out", "x")
-        )
+        self.journal(*pair(1, 1, "a"), start(2, 2, "b"), *pair(3, 3, 'echo "event": "start"'))
         wanted = runwait4.filter_by_commands([b"a", b"b"])
         self.assertEqual([run.line for run in self.opened().start_pass(wanted)], [1, 2])
 
     def test_foreign_lines(self) -> None:
         odd = [
-            b"\n",
             b"hello\n",
             b"\0\0\n",
             b"\xff\n",
@@ -233,23 +234,18 @@ class Trouble(JournalCase):
             ("incomplete", 1),
             ("incomplete", "true"),
             ("incomplete", None),
+            ("stdout", None),
+            ("stderr", ["text"]),
+            ("stdout", "\ud800"),
+            ("directory", 7),
+            ("why", {}),
         ]
         odd += [json.dumps({**json.loads(end(f"w{number}", 1)), key: value}).encode() + b"\n"
                 for number, (key, value) in enumerate(wrong)]
-        self.journal(start(1, 1), *odd, end(1, 1))
+        self.journal(start(1, 1), *odd, b"\n", end(1, 1))
         runs, (said,) = self.runs()
         self.assertEqual([run.name for run in runs], ["node1-4711-1"])
         self.assertRegex(said, rf"out/journal: {len(odd)} lines skipped: .* \(lines 2, 3, 4, .*, \.\.\.\)$")
-
-    def test_a_file_whose_new_name_is_no_name(self) -> None:
-        self.journal(end(1, 7), moved("7.out", "\ud800"), moved("7.err", 3), moved("7.err", "old"),
-                     b'{"event": "moved"}\n')
-        said: list[str] = []
-        found = self.opened(said.append).start_pass()
-        (run,) = found
-        found.set_current_file_names([run])
-        self.assertEqual(run.files, ["7.out", "old"])
-        self.assertIn("3 lines skipped: truncated, or not lines of a journal (lines 2, 3, 5)", said[0])
 
     def test_lines_that_are_too_long(self) -> None:
         """However they lie in the blocks that are read at a time."""
@@ -289,7 +285,7 @@ class Trouble(JournalCase):
             self.assertIn("1 line skipped", said)
 
     def test_random_damage_is_survived(self) -> None:
-        text = b"".join(sum((pair(number, number) for number in range(20)), [moved("3.out", "x")]))
+        text = b"".join(line for number in range(20) for line in pair(number, number, stdout="text"))
         rng = random.Random(7)
         for _ in range(200):
             data = bytearray(text)

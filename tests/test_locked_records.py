@@ -172,7 +172,7 @@ class OverANetwork(LockedCase):
         """A runner that keeps records is told to end: it says that they are locked."""
         self.jobs("true", WAITING)
         with self.locked("joblog"):
-            runner = self.start_patched(patch, "-q", "--joblog", "joblog", "runs.txt")
+            runner = self.start_patched(patch, "-q", "--no-records", "--joblog", "joblog", "runs.txt")
             self.wait_up(2, runner=runner)
             runner.send_signal(signal.SIGTERM)
             ended = self.finish(runner, timeout=20)

@@ -127,7 +127,6 @@ class Waiting(RunCase):
 
 class Background(RunCase):
     """-d: start-up errors come first, then the runner leaves the terminal and goes on."""
-    KEPT = rb"[^\n]*: job output goes to [^\n]*\n"        # said where it was not asked for
 
     def start_daemon(self, *options: str) -> int:
         """Start a runner with -d whose first job waits at the gate; its pid."""
@@ -137,24 +136,6 @@ class Background(RunCase):
         self.wait_up(1)
         self.assertTrue(alive(pid))
         return pid
-
-    def test_what_jobs_print_is_kept_beside_the_file_where_nothing_else_keeps_it(self) -> None:
-        for options, kept in (("--outdir=out", False), ("-l log", False), ("", True), ("-q", True)):
-            with self.subTest(options):
-                self.jobs("echo said")
-                ended = self.run_jobs("-d", *options.split())
-                self.assertEqual((ended.code, ended.out), (0, b""), ended.err)
-                self.assertEqual(b"job output goes to runs.txt.out/ (" in ended.err, options == "")
-                self.wait_states("d")
-                self.assertEqual(self.exists("runs.txt.out"), kept)
-                if kept:
-                    self.assertEqual(self.wait_file("runs.txt.out/1.out"), b"said\n")
-
-    def test_the_environment_says_where_that_is_kept(self) -> None:
-        self.jobs("echo said")
-        self.run_jobs("-d", "-q", env={"RUNMAKER4_OUTDIR": "out"})
-        self.wait_states("d")
-        self.assertEqual((self.wait_file("out/1.out"), self.exists("runs.txt.out")), (b"said\n", False))
 
     def test_two_runners_share_it_and_the_views_use_it(self) -> None:
         self.jobs("sleep 0.1; exit 3", *["sleep 0.1; echo said"] * 9)
@@ -166,14 +147,12 @@ class Background(RunCase):
                               ("--status", b"1 failed")):
             ended = self.run_script(RUNWAIT, option, "runs.txt")
             self.assertIn(words, ended.out, ended.err)
-        for where in ("--outdir=none",), ():
-            ended = self.run_script(RUNWAIT, "--failed", *where, "runs.txt", env={"RUNMAKER4_OUTDIR": "none"})
-            self.assertRefused(ended, "none")
+        self.assertRefused(self.run_script(RUNWAIT, "--failed", "--outdir=none", "runs.txt"), "none")
 
     def test_a_directory_of_that_name_without_a_journal_is_not_taken_for_it(self) -> None:
         self.jobs("false")
         (self.dir / "runs.txt.out").mkdir()
-        self.run_jobs("-q")
+        self.run_jobs("-q", "--no-records")
         ended = self.run_script(RUNWAIT, "--status", "runs.txt")
         self.assertEqual((ended.code, ended.err), (0, b""))
 
@@ -190,7 +169,7 @@ class Background(RunCase):
 
     def test_with_plain_it_is_refused(self) -> None:
         self.jobs("touch never")
-        self.assertRefused(self.run_jobs("-d", "--plain"), "--plain", "--outdir")
+        self.assertRefused(self.run_jobs("-d", "--plain"), "--plain", "runwait4.py --show")
         self.assertEqual(self.states(), ".")
 
     def wait_gone(self, pid: int) -> None:
@@ -231,7 +210,7 @@ class Background(RunCase):
         self.open_gate()
         self.wait_states("d!d")
         self.wait_gone(pid)
-        self.assertRegex(os.read(master, 1000), rb"\A[^\n]*process %d [^\n]*\n%b\Z" % (pid, self.KEPT))
+        self.assertRegex(os.read(master, 1000), rb"\A[^\n]*process %d [^\n]*\n\Z" % pid)
         with self.assertRaises(OSError, msg="the terminal is closed, and nothing more was printed there"):
             os.read(master, 1000)
 
@@ -355,13 +334,13 @@ class Help(RunCase):
 
     NAMED = {
         RUNMAKER: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime "
-        "--follow -l --logfile -n --loglines --outdir --joblog -d --daemon --pidfile --errors --name "
-        "--single-host --dry-run -q -v",
+        "--follow -l --logfile -n --loglines --outdir --no-records --joblog -d --daemon --pidfile --errors "
+        "--name --single-host --dry-run -q -v",
         RUNSET: "-s --set -l --list -a --all --state --match --add --add-list --template --add-jobs "
         "--add-tests --force",
         RUNWAIT: "-p --progress -e --use-exit-status --status --json --check-locks",
-        RUNSERVER: "-l --logfile -n --loglines --outdir --joblog --print --host --port --grace "
-        "--exit-when-done --single-host -d --daemon --pidfile --errors -h --help",
+        RUNSERVER: "-l --logfile -n --loglines --outdir --no-records --joblog --print --host --port "
+        "--grace --exit-when-done --single-host -d --daemon --pidfile --errors -h --help",
         RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime "
         "--follow --slots -d --daemon --pidfile --errors --name -q -v --port --token "
         "--give-up -h --help",

@@ -50,12 +50,12 @@ class Wanted(RunCase):
 
     def test_nobody_reads_what_nobody_shows_or_keeps(self) -> None:
         for options, nowhere in (
-            (["-q"], True),
-            ([], False),
-            (["--plain"], False),
-            (["-q", "-l", "log"], False),
-            (["-q", "--outdir", "out"], False),
-            (["-q", "--joblog", "joblog"], False),
+            (["-q", "--no-records"], True),
+            (["--no-records"], False),
+            (["-q"], False),
+            (["--no-records", "--plain"], False),
+            (["--no-records", "-q", "-l", "log"], False),
+            (["--no-records", "-q", "--joblog", "joblog"], False),
         ):
             with self.subTest(options):
                 self.jobs('found=$(readlink /proc/$$/fd/1 /proc/$$/fd/2); echo "$found" >where; echo printed')

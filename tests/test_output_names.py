@@ -1,9 +1,7 @@
-"""Promise: --outdir loses no output to a name that is taken; DIR/N.out is of the last run that began as line
-N.
+"""Promise: --outdir loses no output to a name that is taken, and renames no file; the journal has the names.
 """
 import os
 import unittest
-from typing import Any, Callable
 from unittest import mock
 
 import runmaker4
@@ -44,21 +42,6 @@ class OutCase(Case):
             if path.is_file() and path.name != "journal"
         }
 
-    def contents(self) -> list[str]:
-        """What the files hold, in whichever of them."""
-        return sorted(self.files().values())
-
-    def meanwhile(self, name: str, others: Callable[[], object]) -> "mock._patch[Callable[..., Any]]":
-        """Do something before the first call of a function of os, as another runner might."""
-        real, things = getattr(os, name), [others]
-
-        def call(*args: Any, **options: Any) -> Any:
-            if things:
-                things.pop()()
-            return real(*args, **options)
-
-        return mock.patch.object(os, name, call)
-
 
 class TakenNames(OutCase):
     """Another run has the name already, or takes it this very moment."""
@@ -88,79 +71,40 @@ class TakenNames(OutCase):
         self.assertEqual(found, ["one\n", "two\n"])
         self.assertNotIn(b"incomplete", ended.err)
 
-    def test_names_that_nfs_shows_only_when_it_is_asked_again_are_put_aside(self) -> None:
-        """What another host has made is not seen before the folder was opened."""
+    def test_a_name_that_this_host_does_not_see_yet_is_not_lost(self) -> None:
+        """NFS: another host has made files, and this one remembers that there are none."""
         self.out.mkdir()
-        (self.out / "7.out").write_text("another host's")
-        fresh, lexists, open_ = [], os.path.lexists, os.open
-
-        def open_and_see(path: str, flags: int, *args: Any, **options: Any) -> int:
-            fresh.extend([True] if flags & os.O_DIRECTORY else [])
-            return open_(path, flags, *args, **options)
-
+        for name in "7.out", "7.out.~1~":
+            (self.out / name).write_text("another host's")
         outdir, run = self.outdir(), run_of(7)
-        outdir.journal.network = True
-        with mock.patch.object(os.path, "lexists", lambda name: bool(fresh) and lexists(name)), \
-                mock.patch.object(os, "open", open_and_see):
+        with mock.patch.object(os.path, "lexists", lambda name: False):
             outdir.on_started(run)
             put(outdir, run, b"ours")
             outdir.on_ended(run, runmaker4.RunResult(0))
-        self.assertEqual(self.files(), {"7.out": "ours", "7.out.~1~": "another host's"})
+        self.assertEqual(self.files(), {"7.out": "another host's", "7.out.~1~": "another host's",
+                                        "7.out.~2~": "ours"})
 
-    def test_what_cannot_be_put_aside_leaves_the_output_a_numbered_name(self) -> None:
+    def test_a_directory_link_or_pipe_of_the_name_leaves_the_output_a_numbered_name(self) -> None:
         (self.out / "7.out").mkdir(parents=True)
+        (self.out / "7.err").symlink_to(self.dir / "elsewhere")
+        os.mkfifo(self.out / "7.err.~1~")
         outdir, run = self.outdir(), run_of(7)
         outdir.on_started(run)
         put(outdir, run, b"ours")
+        outdir.on_output(run, run.streams[1], b"ours too")
         outdir.on_ended(run, runmaker4.RunResult(0))
-        self.assertEqual(self.files(), {"7.out.~1~": "ours"})
-        self.assertIn("7.out", self.said[0])
+        self.assertEqual(self.files(), {"7.out.~1~": "ours", "7.err.~2~": "ours too"})
+        self.assertFalse((self.dir / "elsewhere").exists())
+        self.assertEqual(self.said, [])
 
-
-class OlderFiles(OutCase):
-    """keep_older(): every file gets a name of its own, and that in little time."""
-
-    def setUp(self) -> None:
-        super().setUp()
+    def test_the_thousandth_name_is_found_in_a_few_looks(self) -> None:
         self.out.mkdir()
-        self.name = self.out / "7.out"
-
-    def test_two_that_keep_older_ones_at_once_replace_none(self) -> None:
-        self.name.write_text("first")
-
-        def another_run() -> None:
-            runmaker4.keep_older(str(self.name))
-            self.name.write_text("second")
-
-        with self.meanwhile("rename", another_run):
-            runmaker4.keep_older(str(self.name))
-        self.assertEqual(self.contents(), ["first", "second"])
-
-    def test_who_comes_too_late_leaves_nothing_behind(self) -> None:
-        self.name.write_text("first")
-        with self.meanwhile("rename", lambda: runmaker4.keep_older(str(self.name))):
-            runmaker4.keep_older(str(self.name))
-        self.assertEqual(self.contents(), ["first"])
-
-    def test_a_rename_that_is_said_to_have_failed_and_has_not_loses_nothing(self) -> None:
-        """NFS: the answer was lost, and the request is repeated to a server that has forgotten it."""
-        self.name.write_text("first")
-        real = os.rename
-
-        def rename(*args: str) -> None:
-            real(*args)
-            raise FileNotFoundError
-
-        with mock.patch.object(os, "rename", rename):
-            runmaker4.keep_older(str(self.name))
-        self.assertEqual(self.contents(), ["first"])
-
-    def test_the_thousandth_is_put_aside_in_a_few_looks(self) -> None:
-        for number in range(1, 1000):
-            (self.out / f"7.out.~{number}~").touch()
-        self.name.write_text("last")
+        for name in "7.out", *(f"7.out.~{number}~" for number in range(1, 1000)):
+            (self.out / name).touch()
+        outdir, run = self.outdir(), run_of(7)
+        outdir.on_started(run)
         with mock.patch.object(os.path, "lexists", side_effect=os.path.lexists) as looks:
-            runmaker4.keep_older(str(self.name))
+            put(outdir, run, b"last")
         self.assertEqual((self.out / "7.out.~1000~").read_text(), "last")
         self.assertLess(looks.call_count, 30)
 
@@ -168,7 +112,7 @@ class OlderFiles(OutCase):
 class MovedLines(OutCase):
     """An edit has moved the line of a running job: its files keep their names."""
 
-    def test_the_latest_run_has_the_name_and_the_journal_names_the_files_of_both(self) -> None:
+    def test_the_first_run_has_the_name_and_the_journal_names_the_files_of_both(self) -> None:
         self.write(". echo one; : > began; until [ -e go ]; do sleep 0.02; done; echo on\n")
         runner = self.start(RUNMAKER, "-j2", "--outdir", "out", "runs.txt")
         self.wait_file("out/1.out")
@@ -176,14 +120,12 @@ class MovedLines(OutCase):
         os.rename(self.dir / "new", self.dir / "runs.txt")
         ended = self.finish(runner)
         self.assertEqual((ended.code, self.states()), (0, "dd"), ended.err)
-        self.assertEqual((self.read("out/1.out"), self.read("out/1.out.~1~")), (b"two\n", b"one\non\n"))
+        self.assertEqual((self.read("out/1.out"), self.read("out/1.out.~1~")), (b"one\non\n", b"two\n"))
         journal = runwait4.JournalReader(str(self.dir / "out"), self.fail)
         with journal.file:
-            found = journal.start_pass()
-            runs = list(found)
-            found.set_current_file_names(runs)
+            runs = list(journal.start_pass())
         self.assertEqual({run.command.split(b";")[0]: run.files for run in runs},
-                         {b"echo one": ["1.out.~1~"], b"echo two": ["1.out"]})
+                         {b"echo one": ["1.out"], b"echo two": ["1.out.~1~"]})
 
     def test_of_a_file_that_somebody_has_removed_the_journal_tells_its_name(self) -> None:
         ours, run = self.outdir(), run_of(2)

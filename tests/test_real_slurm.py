@@ -9,6 +9,7 @@ depends on that is tested with both; what does not, with the first one that can 
 """
 import contextlib
 import functools
+import json
 import os
 import pathlib
 import re
@@ -25,6 +26,7 @@ from tests.support import (
     PYTHON,
     ROOT,
     RUNSET,
+    RUNWAIT,
     SCRIPTS,
     SCRIPTS_AT,
     UP,
@@ -123,8 +125,17 @@ class SlurmCase(RunCase):
 
     def printed(self) -> list[str]:
         """What the jobs have printed, one of them after the other."""
-        found = sorted(self.dir.glob("out/*.out"), key=lambda path: int(path.stem))
-        return [path.read_text().rstrip("\n") for path in found]
+        return [text.rstrip("\n") for text in self.outputs(self.dir) if text]
+
+    def outputs(self, directory: pathlib.Path) -> list[str]:
+        """The stdout of all runs, in the order of the lines, from the journal or from files."""
+        shown = self.run_script(RUNWAIT, "--show", "*", "--json", str(directory / "runs.txt")).out
+        found = []
+        for run in json.loads(shown)["runs"]:
+            names = [name for name in run["files"] if ".out" in name]
+            texts = [(directory / "runs.txt.out" / name).read_text() for name in names]
+            found.append("".join([*texts, run["stdout"] or ""]))
+        return found
 
     def runners(self) -> list[int]:
         """The process numbers of all runners, as we see them."""
@@ -342,7 +353,7 @@ class Recipes(SlurmCase):
         self.wait_up(1, 2, 3, 4)
         self.open_gate()
         self.wait_slurm(job, "COMPLETED")
-        texts = sorted(path.read_text().split("\n", 1) for path in first.glob("out/*.out"))
+        texts = sorted(text.split("\n", 1) for text in self.outputs(first))
         self.assertEqual([host for host, _ in texts], sorted(self.cluster.nodes * 2))
         self.assertEqual(["runs.txt" in listed for _, listed in texts], [True, True, False, False])
 

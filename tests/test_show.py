@@ -6,7 +6,7 @@ import subprocess
 import unittest
 from typing import Any
 
-from tests.journal import BEGAN, end, moved, pair, start
+from tests.journal import BEGAN, end, pair, start
 from tests.support import GATE, RUNMAKER, Ended, wait_until
 from tests.test_telling import TellingCase
 
@@ -47,12 +47,12 @@ class Runs(ShowCase):
     def test_each_try_is_told_and_its_last_lines(self) -> None:
         self.write(". for i in $(seq 12); do echo line $i; done; printf part; exit 3\n. true\n")
         self.ran("--retries", "1")
-        told = re.sub(r"after .*|process \d+|CPU [^,]*", "...", self.shown(1)).splitlines()
+        told = re.sub(r"after .*|process \d+, in [^,]*|CPU [^,]*", "...", self.shown(1)).splitlines()
         command = f"    {self.read().splitlines()[0][2:].decode()}"
         tail = [*(f"  | line {number}" for number in range(4, 13)), "  | part"]
         self.assertEqual(
             [re.sub(r"on \S+,", "on here,", line) for line in told],
-            [line for name in ("1.out.~1~", "1.out")
+            [line for name in ("1.out", "1.out.~1~")
              for line in ("line 1: exit 3 on here, WHEN, ...", command,
                           f"    slot 1, ..., ..., printed 91 B: out/{name}", *tail)],
         )
@@ -63,7 +63,7 @@ class Runs(ShowCase):
         self.ran("--retries", "1")
         runs = self.rows(1)
         told = [(run["line"], run["state"], run["outcome"], run["exit"], run["files"]) for run in runs]
-        self.assertEqual(told, [(1, "done", "failed", 3, ["1.out.~1~"]), (1, "done", "done", 0, ["1.out"])])
+        self.assertEqual(told, [(1, "done", "failed", 3, ["1.out"]), (1, "done", "done", 0, ["1.out.~1~"])])
         for run in runs:
             self.assertEqual(run["command"], self.read().splitlines()[0][2:].decode())
             self.assertAlmostEqual(run["end"] - run["start"], run["seconds"], 2)
@@ -90,7 +90,8 @@ class Runs(ShowCase):
 
     def test_of_an_earlier_run_without_an_end_nobody_knows_how_it_ended(self) -> None:
         os.utime(self.write("d a\n"), (BEGAN, BEGAN))
-        self.journal(start(1, 1, "a"), moved("1.out", "1.out.~1~"), *pair(2, 1, "a", BEGAN + 9, files=[]))
+        self.journal(start(1, 1, "a"), start(1, 1, "a", files=["1.out.~1~"]),
+                     *pair(2, 1, "a", BEGAN + 9, files=[]))
         self.write("its last words\n", "out/1.out.~1~")
         self.assertRegex(
             self.shown(1),
@@ -102,7 +103,7 @@ class Runs(ShowCase):
         self.at_work(f". echo hello; {GATE}")
         self.addCleanup(self.open_gate)
         self.wait_journal(b'"start"')
-        wait_until((self.dir / "out/1.out").exists)
+        self.wait_journal(b'"files"')
         self.assertRegex(self.shown(1), r"^line 1: running on \S+, began WHEN, \S+ ago\n    echo hello.*\n"
                                         r"    slot 1, .*, printed 6 B: out/1\.out\n  \| hello\n$")
         (run,) = self.rows(1)
@@ -174,7 +175,6 @@ class Lines(ShowCase):
         here = "--outdir", "old"
         one = "--show", "1"
         for options, words in (
-            ((*one, "runs.txt"), "--show requires --outdir DIR, after runs with runmaker4.py"),
             ((*one, "--outdir", "no", "runs.txt"), "no: no such directory"),
             ((*one, *here, "runs.txt"), "old: no journal"),
             ((*one, *here), "FILE"),
@@ -183,7 +183,11 @@ class Lines(ShowCase):
             ((*one, "-e", *here, "runs.txt"), "--show and -e exclude each other"),
             ((*one, "--report", "x", *here, "runs.txt"), "--report and --show exclude each other"),
             ((*one, "--timeline", "x", *here), "--timeline excludes all options but"),
-            (("--stats", "runs.txt"), "--stats requires --outdir DIR, after runs with runmaker4.py"),
+            (("--stats", "runs.txt"), "runs.txt.out: no such directory (expected the records of"),
+            (("--timeline", "x", "runs.txt"), "runs.txt.out: no such directory"),
+            (("--report", "x", "runs.txt"), "runs.txt.out: no runs"),
+            (("--timeline", "x"), "missing FILE"),
+            (("--timeline", "x", "--joblog", "y", *here), "--joblog excludes --outdir and FILE"),
         ):
             with self.subTest(options):
                 self.assertRefused(self.runwait(*options), words)

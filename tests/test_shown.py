@@ -92,7 +92,7 @@ class Names(RunCase):
         calls = [
             (RUNMAKER, name),
             (RUNMAKER, "-r", "-q", name),
-            (RUNWAIT, "--failed", name),            # without records; -d makes a directory for them
+            (RUNWAIT, "--stats", b"missing" + name),
             (RUNMAKER, "-d", "-r", name),
             (RUNSET, "--set=.", "1", name),
             (RUNSET, "--set=d", "7", name),

@@ -179,6 +179,7 @@ class LikeARunner(TcpCase):
             (SERVING, b""),
             (rb"\(bob,\d+\)", b"(bob,PID)"),
             (rb"(?<= in )\d+\.\ds", b"TIME"),
+            (rb"; runwait4\.py --failed runs\.txt shows why", b""),     # the server has the records
             # the server says it
             (rb"(?m)^.*: line \d+ is neither a job nor a comment .*\n", b""),
             (rb"(?m)^runmaker4\.py: runs\.txt: ", b"SCRIPT: "),
@@ -251,14 +252,11 @@ class Waiting(OverTcp, test_options.Waiting):
 
 @ordinarily()
 @without(
-    "test_what_jobs_print_is_kept_beside_the_file_where_nothing_else_keeps_it",
-    "test_the_environment_says_where_that_is_kept",
     "test_two_runners_share_it_and_the_views_use_it",
     "test_a_directory_of_that_name_without_a_journal_is_not_taken_for_it",
 )
 class Background(OverTcp, test_options.Background):
     """-d: the client goes on in the background."""
-    KEPT = b""          # job output goes to the server
 
     def test_the_errors_file_has_what_the_client_says(self) -> None:
         self.jobs(f"{WAITING}; exit 1", "true")

@@ -9,8 +9,8 @@ import time
 import unittest
 from typing import Any
 
-from tests.journal import BEGAN, end, moved, pair, start
-from tests.support import GATE, RUNMAKER, RUNWAIT, Ended, wait_until
+from tests.journal import BEGAN, end, pair, start
+from tests.support import GATE, RUNWAIT, Ended, wait_until
 from tests.terminal import Terminal
 from tests.test_journal_reading import JournalCase
 from tests.test_timeline import read_trace
@@ -41,14 +41,15 @@ class Status(TellingCase):
 
     def running(self, *more: str) -> None:
         """A real runner runs line 1 of runs.txt until the gate opens; more lines follow."""
-        self.runner = self.start_to_gate("".join(f"{line}\n" for line in (f". {GATE}", *more)))
+        text = "".join(f"{line}\n" for line in (f". {GATE}", *more))
+        self.runner = self.start_to_gate(text, "--no-records")
         self.addCleanup(self.open_gate)
 
     def status(self, *args: object) -> dict[str, Any]:
         status: dict[str, Any] = json.loads(self.told("--status", "--json", *args, "runs.txt"))
         return status
 
-    def test_without_an_outdir_what_the_file_says(self) -> None:
+    def test_without_records_what_the_file_says(self) -> None:
         self.running(". second", "d third")
         self.assertEqual(self.told("--status", "runs.txt"),
                          "3 jobs: 1 new, 1 running, 1 done, 0 failed, 0 error, 0 held\n"
@@ -276,8 +277,8 @@ class Failed(TellingCase):
 
     def test_the_last_lines_of_stderr_or_else_of_stdout(self) -> None:
         self.write("! a\n! b\n! c\n")
-        self.journal(*[end(line, line, command, state="!") for line, command in enumerate("abc", 1)],
-                     moved("3.err", "3.err.~1~"))
+        self.journal(*[end(line, line, command, state="!") for line, command in enumerate("ab", 1)],
+                     end(3, 3, "c", state="!", files=["3.out.~1~", "3.err.~1~"]))
         self.write(b"x" * 99999 + b"\n" * 9 + b"1\n2\n\n\x1b[31m3\xff\x07\n\n", "out/1.err")
         self.write("", "out/2.err")
         self.write("only", "out/2.out")
@@ -297,7 +298,7 @@ class Failed(TellingCase):
         os.mkfifo(self.dir / "out" / "fifo")
         (self.dir / "out" / "link").symlink_to("/etc/passwd")
         lines = self.failed().splitlines()[3:]
-        self.assertEqual((len(lines), lines[-1]), (6, "  | (gone: no such file or directory)"))
+        self.assertEqual((len(lines), lines[0]), (6, "  | (gone: no such file or directory)"))
         self.assertTrue(all(line.startswith("  | (") for line in lines), lines)
 
     def test_lines_that_moved_are_found_by_their_command_and_the_nearest_number(self) -> None:
@@ -317,26 +318,36 @@ class Failed(TellingCase):
             "line 1: error; last run: exit 0 on node1, WHEN, after 1.5s, 100 MB",
             "line 2: failed; last run: put back, exit 3 on node1, WHEN, after 1.5s, 100 MB"])
 
-    def test_without_an_outdir_the_lines_and_how_to_know_more_next_time(self) -> None:
+    def test_short_output_comes_from_the_journal(self) -> None:
+        self.write("! a\n! b\n")
+        stderr = "1\n2\n\n\x1b[31m3\udcff\x07\n\n"
+        self.journal(end(1, 1, "a", state="!", files=[], stdout="out\n", stderr=stderr),
+                     end(2, 2, "b", state="!", files=[], stdout="0\n1\n2\n3"))
+        self.assertRegex(
+            re.sub("    slot .*\n", "", self.failed()),
+            r"line 1: .*\n    a\n  \| 1\n  \| 2\n  \| \?\[31m3\udcff\?\n"
+            r"line 2: .*\n    b\n  \| 1\n  \| 2\n  \| 3\n$",
+        )
+
+    def test_where_it_ran_and_why_it_could_not_be_started(self) -> None:
+        self.write("! a\ne b\n")
+        self.journal(end(1, 1, "a", state="!", files=[], directory="/home/me"),
+                     end(2, 2, "b", state="e", exit=-1, pid=0, files=[], why="no zsh on node1"))
+        self.assertRegex(
+            self.failed(),
+            r"line 1: .*\n    a\n    slot 1, process 4712, in /home/me, CPU .*\n"
+            r"line 2: could not be started \(no zsh on node1\) on node1, WHEN, .*\n    b\n    slot 1, ",
+        )
+        runs = json.loads(self.told("--failed", "--json", "--outdir", "out", "runs.txt"))["runs"]
+        self.assertEqual([(run["directory"], run["why"]) for run in runs],
+                         [("/home/me", ""), ("", "no zsh on node1")])
+
+    def test_without_a_journal_the_lines(self) -> None:
         self.write("! a\nd b\ne c\nr d\n")
-        told = self.told("--failed", "runs.txt",
-                         err=r"runwait4\.py: runs\.txt: .*--outdir DIR.*--failed --outdir DIR runs\.txt\)\n")
-        self.assertEqual(told, "line 1: failed\n    a\nline 3: error\n    c\nline 4: error\n    d\n")
+        self.assertEqual(self.told("--failed", "runs.txt"),
+                         "line 1: failed\n    a\nline 3: error\n    c\nline 4: error\n    d\n")
         self.write("d a\n")
         self.assertEqual(self.told("--failed", "runs.txt"), "")
-
-    def test_the_outdir_of_the_environment_need_not_be_named(self) -> None:
-        self.write(". echo b >&2; exit 3\n")
-        environ = {"RUNMAKER4_OUTDIR": "out"}
-        self.assertEqual(self.run_script(RUNMAKER, "-q", "runs.txt", env=environ).code, 1)
-        self.assertTrue((self.dir / "out" / "1.err").exists())
-        for options, words in ((("--failed", "runs.txt"), b"line 1: exit 3"), (("--stats",), b"in all"),
-                               (("--status", "runs.txt"), b"1 failed"),
-                               (("--report", "o.html", "runs.txt"), b""), (("runs.txt",), b""),
-                               (("--progress", "runs.txt"), b"1 of   1")):
-            ended = self.run_script(RUNWAIT, *options, env=environ)
-            self.assertEqual((ended.code, ended.err), (0, b""))
-            self.assertIn(words, ended.out)
 
 
 class ForeignLines(TellingCase):
@@ -347,7 +358,7 @@ class ForeignLines(TellingCase):
         changes: tuple[dict[str, object], ...] = {"seconds": ""}, {"seconds": []}, {"files": ["\ud800.err"]}
         odd = [json.dumps({**json.loads(end(number, 1, "a", state="!")), **change}).encode() + b"\n"
                for number, change in enumerate(changes)]
-        self.journal(end("good", 1, "a", state="!"), *odd, moved("1.err", "\ud800.err"))
+        self.journal(end("good", 1, "a", state="!"), *odd, b"foreign\n")
         for options in (
             ("--failed", "runs.txt"),
             ("--stats",),
@@ -533,7 +544,8 @@ class Timeline(TellingCase):
         )
         self.assertRefused(self.runwait("--outdir", "out", "--timeline", "out/journal"), "not a timeline")
         self.assertRefused(
-            self.runwait("--outdir", "out", "--joblog", "x", "--timeline", "o"), "either --joblog or --outdir"
+            self.runwait("--outdir", "out", "--joblog", "x", "--timeline", "o"),
+            "--joblog excludes --outdir and FILE"
         )
         self.assertRefused(self.runwait("--outdir", "gone", "--timeline", "o"), "gone: no such directory")
 

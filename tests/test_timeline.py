@@ -500,7 +500,7 @@ class Refused(TimelineCase):
 
     def test_options_that_do_not_go_together(self) -> None:
         self.assertEachRefused({
-            "": ("FILE",), "--joblog joblog": ("--timeline",), "--timeline out.json joblog": ("--joblog",),
+            "": ("FILE",), "--joblog joblog": ("--timeline",), "--timeline out.json": ("FILE",),
             "--joblog joblog --timeline out.json runs.txt": ("--timeline",),
             "--joblog joblog --timeline out.json --status": ("--timeline",),
         })

@@ -4,21 +4,21 @@ complete -c runwait4 -s p -l progress -d 'a bar: one line redrawn on a terminal,
 ! failed, e error (interrupted, lost, not started), > running'
 complete -c runwait4 -s e -l use-exit-status -d 'exit 0 only if every job is done or held (with --status: now, so not while
 jobs are new or running)'
-complete -c runwait4 -l status -d 'print the number of jobs in each state, running jobs, and why new jobs wait;
-with --outdir also hosts, start times, time left'
+complete -c runwait4 -l status -d 'print the number of jobs in each state, running jobs with hosts and start times,
+why new jobs wait, and the time left'
 complete -c runwait4 -l json -d 'with --status, --failed, --show or --stats: as JSON'
-complete -c runwait4 -l failed -d 'print each line that is failed or in error; with --outdir also host, exit
-status and the last lines of output'
-complete -c runwait4 -l show -x -d 'with --outdir: print the same for all runs of these lines; LINE: a number,
-1,2,5-9, a complete command, or a shell pattern for commands'
-complete -c runwait4 -l stats -d 'with --outdir, also together with --report: print run times, CPU use and
-memory per host and per command (FILE is optional)'
-complete -c runwait4 -l outdir -xa '(__fish_complete_directories)' -d 'the --outdir of runmaker4.py, which has the journal [$RUNMAKER4_OUTDIR, FILE.out]'
+complete -c runwait4 -l failed -d 'print each line that is failed or in error, with host, exit status and the last
+lines of output'
+complete -c runwait4 -l show -x -d 'print the same for all runs of these lines; LINE: a number, 1,2,5-9, a complete
+command, or a shell pattern for commands'
+complete -c runwait4 -l stats -d 'print run times, CPU use and memory per host and per command, also together
+with --report (with --outdir FILE is optional)'
+complete -c runwait4 -l outdir -xa '(__fish_complete_directories)' -d 'the --outdir of runmaker4.py, which has the journal [FILE.out]'
 complete -c runwait4 -l joblog -rF -d 'a job log of runmaker4.py --joblog, or of GNU parallel'
 complete -c runwait4 -l timeline -rF -d 'write the runs as trace events, for Perfetto (ui.perfetto.dev) or
 chrome://tracing: a process per host, a thread per slot'
-complete -c runwait4 -l report -rF -d 'with --outdir: write a page for any browser about FILE and its runs; with
---progress, update it while jobs run'
+complete -c runwait4 -l report -rF -d 'write a page for any browser about FILE and its runs; with --progress, update
+it while jobs run'
 complete -c runwait4 -l check-locks -xa '(__fish_complete_directories)' -d 'test for a minute that hosts can share job files in this directory; start it
 on all of them at the same time'
 complete -c runwait4 -l version -d 'print the version'

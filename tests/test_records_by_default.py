@@ -1,0 +1,348 @@
+"""Promise: without any option FILE.out has what each job printed, where it ran and how it ended, and all
+views show it; short output is in the journal, and costs no file.
+"""
+import json
+import os
+import shutil
+import signal
+import time
+from typing import Any
+
+from tests.support import FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, WAITING, Ended, wait_until
+from tests.tcp import TcpCase
+
+BYTES = bytes(range(256)) + "é😀\n".encode() + bytes(range(255, -1, -1))
+
+
+class DefaultCase(TcpCase):
+    """Runs without --outdir."""
+
+    def view(self, *options: str, err: bytes = b"", name: str = "runs.txt") -> bytes:
+        """What runwait4.py prints, which must succeed."""
+        ended = self.run_script(RUNWAIT, *options, name)
+        self.assertEqual((ended.code, ended.err), (0, err))
+        return ended.out
+
+    def rows(self, lines: str = "*", name: str = "runs.txt") -> list[dict[str, Any]]:
+        """All runs of some lines."""
+        found: list[dict[str, Any]] = json.loads(self.view("--show", lines, "--json", name=name))["runs"]
+        return found
+
+    def printed(self, lines: str = "*", directory: str = "runs.txt.out") -> list[tuple[bytes, bytes]]:
+        """What each run has printed, in the journal and in files."""
+        found = []
+        for row in self.rows(lines):
+            texts = [os.fsencode(row["stdout"]), os.fsencode(row["stderr"])]
+            for name in row["files"]:
+                texts[".err" in name] = self.read(f"{directory}/{name}") + texts[".err" in name]
+            found.append((texts[0], texts[1]))
+        return found
+
+    def files(self, directory: str = "runs.txt.out") -> list[str]:
+        return sorted(os.listdir(self.dir / directory))
+
+
+class Views(DefaultCase):
+    """Every view works after any run."""
+
+    def check_views(self, said: bytes, *hosts: str) -> None:
+        """Line 1 has failed for want of a mesh, line 2 is done, and these hosts ran them."""
+        self.assertEqual(self.states(), "!d")
+        self.assertIn(b"runwait4.py --failed runs.txt shows why", said)
+        failed = self.view("--failed").decode()
+        self.assertRegex(failed, r"line 1: exit 3 on \w+, .*\n    .*\n    slot 1, .*\n  \| mesh missing\n$")
+        self.assertIn(f"in {os.path.realpath(self.dir)}", failed)
+        self.assertRegex(self.view("--show", "2").decode(), r"^line 2: exit 0 on .*\n.*\n.*\n  \| fine\n$")
+        stats = json.loads(self.view("--stats", "--json"))
+        self.assertLessEqual({row["host"] for row in stats["hosts"]}, {*hosts})
+        self.assertEqual(stats["all"]["runs"], 2)
+        self.assertIn(b"2 jobs: 0 new, 0 running, 1 done, 1 failed", self.view("--status"))
+        self.view("--report", "page.html")
+        self.assertIn(b"mesh missing", self.read("page.html"))
+        self.view("--timeline", "trace.json")
+        self.assertIn(b"mesh missing", self.read("trace.json"))
+
+    COMMANDS = "echo mesh missing >&2; exit 3", "echo fine"
+
+    def test_in_the_foreground(self) -> None:
+        self.jobs(*self.COMMANDS)
+        self.check_views(self.run_jobs("--name", "alice").err, "alice")
+
+    def test_in_the_background(self) -> None:
+        self.jobs(*self.COMMANDS)
+        self.run_jobs("-d", "--name", "alice", "--errors", "messages")
+        wait_until(lambda: b"shows why" in self.read("messages"), what="the runner has ended")
+        self.check_views(self.read("messages"), "alice")
+
+    def test_over_tcp(self) -> None:
+        self.jobs(*self.COMMANDS)
+        server = self.start_server("--exit-when-done")
+        self.run_client(server, "--name", "alice")
+        self.check_views(self.finish(server).err, "alice")
+        self.assertEqual(self.files(), ["journal"])
+
+    def test_two_runners_at_once(self) -> None:
+        self.jobs(*self.COMMANDS)
+        runners = [self.start(RUNMAKER, "-q", "--name", name, "runs.txt") for name in ("alice", "bob")]
+        said = b"".join(self.finish(runner).err for runner in runners)
+        self.check_views(said, "alice", "bob")
+
+    def test_status_shows_where_jobs_run(self) -> None:
+        self.jobs(WAITING)
+        runner = self.start_jobs("--name", "alice")
+        self.addCleanup(self.open_gate)
+        wait_until(lambda: b'"start"' in self.read("runs.txt.out/journal"), what="the start is written")
+        self.assertRegex(self.view("--status").decode(), r"(?m)^ +1 +alice ")
+        self.open_gate()
+        self.finish(runner)
+
+    def test_a_foreground_run_after_one_in_the_background_has_the_new_reason(self) -> None:
+        self.jobs("cat reason >&2; exit 1")
+        self.write("mesh missing\n", "reason")
+        self.run_jobs("-d")
+        self.wait_states("!")
+        wait_until(lambda: b'"end"' in self.read("runs.txt.out/journal"), what="the end is written")
+        self.write("disk quota\n", "reason")
+        self.run_jobs("-r")
+        self.assertTrue(self.view("--failed").endswith(b"  | disk quota\n"))
+        self.assertEqual(self.printed(), [(b"", b"mesh missing\n"), (b"", b"disk quota\n")])
+
+    def test_before_any_run(self) -> None:
+        self.jobs("true")
+        self.assertIn(b"1 new", self.view("--status"))
+        self.assertEqual(self.view("--failed"), b"")
+        self.assertRefused(self.run_script(RUNWAIT, "--stats", "runs.txt"), "runs.txt.out: no such directory",
+                           "no job was run yet")
+
+    def test_nothing_is_kept_with_no_records(self) -> None:
+        self.jobs("echo a; exit 3")
+        ended = self.run_jobs("--no-records")
+        self.assertEqual((ended.code, self.states()), (1, "!"))
+        self.assertNotIn(b"shows why", ended.err)
+        server = self.start_server("--no-records", "--exit-when-done")
+        self.run_client(server, "-r")
+        self.assertNotIn(b"shows why", self.finish(server).err)
+        self.assertFalse((self.dir / "runs.txt.out").exists())
+        self.assertEqual(self.view("--failed"), b"line 1: failed\n    echo a; exit 3\n")
+        self.assertRefused(self.run_jobs("--no-records", "--outdir", "out"), "--no-records and --outdir")
+
+
+class Short(DefaultCase):
+    """Short output is in the journal, all other output in files."""
+
+    def test_many_jobs_that_print_make_one_file(self) -> None:
+        count = 2000 if FULL else 300
+        self.jobs(*["echo $JOB_ID; echo err $JOB_ID >&2"] * count)
+        runners = [self.start(RUNMAKER, "-q", "-j2", "runs.txt") for _ in range(2)]
+        for runner in runners:
+            self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(self.files(), ["journal"])
+        self.assertEqual(self.printed(), [(b"%d\n" % number, b"err %d\n" % number)
+                                          for number in range(1, count + 1)])
+
+    def test_each_stream_may_have_4096_bytes(self) -> None:
+        def many(count: int) -> str:
+            return f"head -c {count} /dev/zero"
+        self.jobs(f"{many(4096)}; {many(4096)} >&2", f"{many(4097)}; echo a >&2", f"echo b; {many(4097)} >&2")
+        for client in False, True:
+            with self.subTest(client=client):
+                self.run_script(RUNSET, "--all", "--set=.", "runs.txt")
+                if client:
+                    server = self.start_server("--exit-when-done")
+                    self.run_client(server)
+                    self.finish(server)
+                else:
+                    self.run_jobs("-q")
+                zeros = bytes(4096)
+                self.assertEqual([self.printed(str(line))[-1] for line in (1, 2, 3)],
+                                 [(zeros, zeros), (zeros + b"\0", b"a\n"), (b"b\n", zeros + b"\0")])
+                self.assertEqual([len(self.rows(str(line))[-1]["files"]) for line in (1, 2, 3)], [0, 2, 2])
+
+    def test_a_run_of_more_than_a_second_has_files_that_grow(self) -> None:
+        self.jobs(f"echo one; echo two >&2; sleep 1.3; echo on; {GATE}; echo more; exit 3")
+        self.addCleanup(self.open_gate)
+        runner = self.start(RUNMAKER, "-q", "runs.txt")
+        def has_grown() -> bool:
+            return self.exists("runs.txt.out/1.out") and self.read("runs.txt.out/1.out") == b"one\non\n"
+        wait_until(has_grown, what="the file grows while the job runs")
+        wait_until(lambda: b'"files"' in self.read("runs.txt.out/journal"), what="the journal names them")
+        self.assertRegex(self.view("--show", "1").decode(),
+                         r"^line 1: running .*\n.*\n.* runs.txt.out/1.out, runs.txt.out/1.err\n  \| two\n$")
+        self.open_gate()
+        self.finish(runner)
+        self.assertEqual((self.printed(), self.rows()[0]["stdout"]), ([(b"one\non\nmore\n", b"two\n")], ""))
+
+    def test_any_bytes_come_back(self) -> None:
+        self.write(BYTES, "bytes")
+        self.jobs("cat bytes; cat bytes bytes >&2", "cat bytes; sleep 1.1")
+        self.run_jobs("-q", "-j2")
+        expected = [(BYTES, BYTES * 2), (BYTES, b"")]
+        self.assertEqual(self.printed(), expected)
+        self.run_script(RUNSET, "--all", "--set=.", "runs.txt")
+        server = self.start_server("--exit-when-done")
+        self.run_client(server, "-j2")
+        self.finish(server)
+        self.assertEqual(self.printed("1"), expected[:1] * 2)
+        self.assertEqual(self.printed("2"), expected[1:] * 2)
+
+    def test_a_taken_name_gives_the_next_number(self) -> None:
+        (self.dir / "runs.txt.out").mkdir()
+        self.write("mine", "runs.txt.out/1.out")
+        self.jobs("seq 2000")
+        self.run_jobs("-q")
+        self.run_script(RUNSET, "--all", "--set=.", "runs.txt")
+        self.run_jobs("-q")
+        self.assertEqual(self.read("runs.txt.out/1.out"), b"mine")
+        self.assertEqual([row["files"] for row in self.rows()], [["1.out.~1~"], ["1.out.~2~"]])
+
+    def test_with_an_explicit_directory_every_run_that_prints_has_files(self) -> None:
+        self.jobs("echo a", "true")
+        self.run_jobs("-q", "--outdir", "out")
+        self.assertEqual(self.files("out"), ["1.out", "journal"])
+        self.assertFalse((self.dir / "runs.txt.out").exists())
+
+
+class Killed(DefaultCase):
+    """Who is killed loses little, and a server nothing."""
+
+    def test_a_run_that_dies_with_its_runner_shows_what_it_printed(self) -> None:
+        self.jobs(f"echo early; sleep 1.2; echo late; {SLEEPING}")
+        runner = self.start_jobs("-q")
+        wait_until(lambda: self.exists("runs.txt.out/1.out") and b"late" in self.read("runs.txt.out/1.out"),
+                   what="the output is in a file")
+        wait_until(lambda: b'"files"' in self.read("runs.txt.out/journal"), what="the journal names the file")
+        runner.kill()
+        runner.wait()
+        for row in json.loads(self.view("--status", "--json"))["jobs"]:
+            os.killpg(row["pid"], signal.SIGKILL)
+        wait_until(lambda: not self.locked_lines(), what="the job is gone")
+        self.assertRegex(self.view("--show", "1").decode(),
+                         r"^line 1: (lost|error).*\n.*\n.*1\.out\n  \| early\n  \| late\n$")
+
+    def test_a_server_that_is_killed_in_the_middle_loses_no_byte(self) -> None:
+        long = "for i in 1 2 3 4 5 6 7 8; do echo $JOB_ID.$i; sleep 0.25; done"
+        self.jobs(*["echo short $JOB_ID; sleep 0.02"] * 60, *[long] * 2)
+        server = self.start_server()
+        client = self.start_client(server, "-q", "-j4")
+        wait_until(lambda: self.states().count("d") > 10, what="some jobs are done")
+        server.kill()
+        server = self.start_server("--port", server.port)
+        wait_until(lambda: self.states().count("d") > 40, what="more are done")
+        time.sleep(1.2)
+        server.kill()
+        server = self.start_server("--port", server.port, "--exit-when-done")
+        self.assertEqual(self.finish(client).code, 0)
+        self.finish(server)
+        words: dict[int, list[bytes]] = {}              # a piece may be there twice
+        for row, (stdout, _) in zip(self.rows(), self.printed()):
+            words.setdefault(row["line"], []).extend(stdout.split())
+        expected = {number: [b"short", b"%d" % number] for number in range(1, 61)}
+        expected.update({number: [f"{number}.{i}".encode() for i in range(1, 9)] for number in (61, 62)})
+        self.assertEqual({line: [*dict.fromkeys(found)] for line, found in words.items()}, expected)
+
+
+class NotKept(DefaultCase):
+    """Records that cannot be kept are said once; the jobs run, and the exit status is 1."""
+
+    def assertRunsWithout(self, ended: Ended, *words: str, states: str = "dd") -> None:
+        self.assertEqual((ended.code, self.states()), (1, states), ended.err)
+        self.assertEqual(ended.err.count(b"the jobs run without records"), 1, ended.err)
+        self.assertComplains(ended, "runs.txt.out", *words)
+
+    def test_a_file_in_the_way(self) -> None:
+        self.jobs("echo a", "true")
+        self.write("mine", "runs.txt.out")
+        self.assertRunsWithout(self.run_jobs("-q"), "exists")
+        self.assertEqual(self.read("runs.txt.out"), b"mine")
+        self.assertRefused(self.run_jobs("--outdir", "runs.txt.out"), "must be a directory")
+
+    def test_a_link_that_leads_nowhere(self) -> None:
+        self.jobs("true", "true")
+        (self.dir / "runs.txt.out").symlink_to("elsewhere")
+        self.assertRunsWithout(self.run_jobs("-q"), "exists")
+        self.assertFalse((self.dir / "elsewhere").exists())
+
+    def test_no_permission(self) -> None:
+        bound = self.bound_by_permissions()
+        self.jobs("true", "true")
+        self.run_jobs("-q")
+        (self.dir / "runs.txt.out").chmod(0o500)
+        self.addCleanup((self.dir / "runs.txt.out").chmod, 0o700)
+        self.jobs("true", "true")
+        ended = self.finish(self.start(RUNMAKER, "-q", "runs.txt", **bound))
+        self.assertRunsWithout(ended, "permission denied")
+
+    def test_a_job_file_in_a_directory_that_cannot_be_written(self) -> None:
+        bound = self.bound_by_permissions()
+        self.jobs("true", "true")
+        self.run_jobs("-q", "--no-records")             # makes the lock file
+        self.jobs("true", "true")
+        self.dir.chmod(0o500)
+        self.addCleanup(self.dir.chmod, 0o700)
+        ended = self.finish(self.start(RUNMAKER, "-q", "runs.txt", **bound))
+        self.assertRunsWithout(ended, "permission denied")
+
+    def test_no_inode(self) -> None:
+        self.jobs("true", "true")
+        full = ("import errno, os\n"
+                "def makedirs(*args, **named): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
+                "os.makedirs = makedirs\n")
+        self.assertRunsWithout(self.finish(self.start_patched(full, "-q", "runs.txt")), "no space left")
+
+    def test_a_directory_or_link_of_another_user(self) -> None:
+        if os.geteuid():
+            self.skipTest("only root can give files away")
+        path = self.dir / "runs.txt.out"
+        (self.dir / "elsewhere").mkdir()
+        path.symlink_to("elsewhere")
+        for _ in range(2):
+            os.chown(path, 12345, -1, follow_symlinks=False)
+            self.jobs("echo a", "true")
+            self.assertRunsWithout(self.run_jobs("-q"), "belongs to")
+            self.assertEqual(os.listdir(path), [])
+            if path.is_symlink():
+                path.unlink()
+                path.mkdir()
+
+    def test_one_of_the_owner_of_the_job_file_will_do(self) -> None:
+        if os.geteuid():
+            self.skipTest("only root can give files away")
+        self.jobs("echo a")
+        (self.dir / "runs.txt.out").mkdir()
+        for name in "runs.txt", "runs.txt.out":
+            os.chown(self.dir / name, 12345, -1)
+        self.assertEqual(self.run_jobs("-q").code, 0)
+        self.assertEqual(self.printed(), [(b"a\n", b"")])
+
+    def test_the_server_says_so_too(self) -> None:
+        self.jobs("echo a", "true")
+        self.write("mine", "runs.txt.out")
+        server = self.start_server("--exit-when-done")
+        self.run_client(server)
+        self.assertRunsWithout(self.finish(server), "exists")
+
+    def test_short_output_that_is_lost_on_a_full_disk_is_told_with_its_line(self) -> None:
+        self.jobs("echo lost", "true", "exit 3")
+        full = ("import errno, os\n"
+                "def write(fd, data, real=os.write):\n"
+                "    if b'lost' in data and b'journal' in os.readlink(f'/proc/self/fd/{fd}').encode():\n"
+                "        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
+                "    return real(fd, data)\n"
+                "os.write = write\n"
+                "import runmaker4\n"
+                "runmaker4.Journal.END_GATHER_SECONDS = 0.0\n")
+        ended = self.finish(self.start_patched(full, "runs.txt"))
+        self.assertEqual((ended.code, self.states()), (1, "dd!"))
+        self.assertComplains(ended, "no space left", "journal is incomplete")
+        self.assertIn(b"; the output of 1 job is incomplete (line 1)", ended.err)
+
+    def test_why_and_where_over_tcp(self) -> None:
+        shell = next(name for name in ("zsh", "ksh", "busybox") if not shutil.which(name))
+        self.write(f". pwd\n#RUN shell={shell}\n. true\n")
+        server = self.start_server("--exit-when-done")
+        self.run_client(server, "--name", "alice")
+        self.finish(server)
+        directory = os.path.realpath(self.dir)
+        self.assertEqual([(row["why"], row["directory"]) for row in self.rows()],
+                         [("", directory), (f"no {shell} on alice", directory)])
+        self.assertIn(f"could not be started (no {shell} on alice)", self.view("--failed").decode())
