@@ -146,7 +146,6 @@ FILES = {
     "a b.dat": "",
     "job.sh": "",
     "job_script.sh": "#!/bin/sh\n",
-    "out/7.out": "--seed 7\n",
     "jobqueue/1.conf": "[control]\nexecutable: true\n",
     "testconfig.txt": 'test0:\nalice: "true"\nend\n',
     "tests.txt": "#RUN together=test0 host=alice\n! true\n",
@@ -233,7 +232,7 @@ CHECKOUT = f"export RUNMAKER4_TEST_FULL=1; cd {ROOT}"
 UNITTEST = "python3 -m unittest discover -s tests -t ."
 # One test instead of all, and nothing compiled for it
 ONE_TEST = {UNITTEST: f"{UNITTEST} -p test_packaging.py -k what_it_needs"}
-JOURNAL = Recipe(jobs("...."), before="runmaker4.py -q --outdir out runs.txt || true", states="dddd")
+JOURNAL = Recipe(jobs("...."), before="runmaker4.py -q runs.txt || true", states="dddd")
 LINE_17 = replace(JOURNAL, jobs=jobs("d" * 16 + "."), states="d" * 17)
 WAITS = Recipe(
     jobs(".."), after=f"runwait4.py -e runs.txt; runset4.py runs.txt --add '#RUN end'; {GONE}", states="dd"
@@ -253,7 +252,7 @@ RECIPES = {
     # the README
     "cat > runs.txt << 'END'": Recipe(states="ddd", typed=True),
     "runmaker4.py -d -j0 --pidfile pid --errors errors runs.txt": Recipe(
-        jobs(".."), after="runwait4.py -e runs.txt; cat runs.txt.out/1.out", states="dd"
+        jobs(".."), after="runwait4.py -e runs.txt; test -s runs.txt.out/journal", states="dd"
     ),
     "runmaker4.py --dry-run runs.txt": Recipe(jobs(".."), states=".."),
     f"runmaker4.py --runner '{SCOPES}' runs.txt": Recipe("#RUN memory=1M\n" + jobs(".."), states="dd"),
@@ -261,7 +260,6 @@ RECIPES = {
         after="runmaker4.py runs.txt; test -e 'a b.out'", states="d"
     ),
     "echo '. simulate --seed 9' >> runs.txt": Recipe(jobs("."), after="runmaker4.py runs.txt", states="dd"),
-    "runmaker4.py -d --follow -j4 --pidfile pid --errors errors --outdir out runs.txt": WAITS,
     "runmaker4.py -d --follow -j4 --pidfile pid --errors errors runs.txt": WAITS,
     "runwait4.py -e runs.txt && echo done": Recipe(jobs("dd")),
     "runmaker4.py -r -j0 runs.txt": Recipe(jobs("!e.dx"), states="ddddx"),
@@ -280,11 +278,11 @@ RECIPES = {
     "runset4.py --set=new --state=held runs.txt 17 20-25": Recipe(
         jobs("." * 16 + "x..xxxxxx"), states="." * 25
     ),
-    "runwait4.py --status --outdir out runs.txt": JOURNAL,
-    "runwait4.py --failed --outdir out runs.txt": JOURNAL,
-    "runwait4.py --stats --outdir out runs.txt": JOURNAL,
-    "runwait4.py --show 17 --outdir out runs.txt": LINE_17,
-    "runwait4.py --show 17 --json --outdir out runs.txt": LINE_17,
+    "runwait4.py --status runs.txt": JOURNAL,
+    "runwait4.py --failed runs.txt": JOURNAL,
+    "runwait4.py --stats runs.txt": JOURNAL,
+    "runwait4.py --show 17 runs.txt": LINE_17,
+    "runwait4.py --show 17 --json runs.txt": LINE_17,
     "kill -USR1 $(cat pid)": Recipe(jobs("..."), before=WORKER, after=f"rm hold; {GONE}", states="dd."),
     "kill $(cat pid)": Recipe(jobs("..."), before=WORKER, after=GONE, states="ee."),
     "python3 runmaker4-server.py runs.txt": Recipe(jobs(".."), until="grep -q 'serving on' .printed"),
@@ -318,21 +316,21 @@ RECIPES = {
     "ssh bob \"kill -USR1 $(cat pid.bob)\"": Recipe(
         jobs("..."), before=WORKER.replace("pid ", "pid.bob "), after=f"rm hold; {GONE}", states="dd."
     ),
-    "cat errors; runwait4.py --failed --outdir out runs.txt": replace(
+    "cat errors; runwait4.py --failed runs.txt": replace(
         JOURNAL, before=f"touch errors; {JOURNAL.before}"
     ),
-    "sed -i 's/!= 7/!= 70/' model; runmaker4.py -r -j2 --outdir out runs.txt": Recipe(
+    "sed -i 's/!= 7/!= 70/' model; runmaker4.py -r -j2 runs.txt": Recipe(
         jobs("!."), before="touch model", states="dd"
     ),
-    "runwait4.py --show 7 --outdir out runs.txt": replace(
+    "runwait4.py --show 7 runs.txt": replace(
         JOURNAL, jobs=jobs("d" * 6 + "."), after="test -s night.html", states="d" * 7
     ),
     # coming from other tools
     "printf 'all: a.dat b.dat c.dat\\n%%.dat:\\n\\techo $* > $@\\n' > Makefile": Recipe(
         after="[ $(cat b.dat) = b ]", states="ddd"
     ),
-    "python3 runmaker4.py -d --follow -j2 --pidfile pid --errors errors --outdir out runs.txt": Recipe(
-        after=f"{GONE}; grep -x one out/1.out && grep -x two out/2.out", states="dd"
+    "python3 runmaker4.py -d --follow -j2 --pidfile pid --errors errors runs.txt": Recipe(
+        after=f"{GONE}; runwait4.py --show '*' runs.txt | grep -c '| one\\|| two' | grep -x 2", states="dd"
     ),
     "printf 'echo a\\necho b\\n#DISBATCH BARRIER CHECK\\necho c\\n' > tasks": Recipe(
         after="sed -n 3p runs.txt | grep -x '#RUN barrier check'", states="ddd"
@@ -349,14 +347,15 @@ RECIPES = {
     ),
     "runset4.py --set=new runs.txt 17": Recipe(jobs("d" * 16 + "!"), states="d" * 16 + "."),
     "runset4.py --cancel --all runs.txt": Recipe(jobs("d.!"), states="dx!"),
-    "seq 6 > inputs": Recipe(after=f"{GONE}; grep -x 'entry 6' out/6.out", states="dddddd"),
+    "seq 6 > inputs": Recipe(
+        after=f"{GONE}; runwait4.py --show 6 runs.txt | grep '| entry 6'", states="dddddd"
+    ),
     "seq 1000 | runset4.py runs.txt --add-list - --template 'HQ_TASK_ID={} ./task.sh'": Recipe(
         after="[ $(grep -c '^[.] HQ_TASK_ID=[0-9]* ./task.sh$' runs.txt) = 1000 ]"
     ),
     "runset4.py runs.txt --add-list inputs --template 'HQ_ENTRY={} ./task.sh'": Recipe(
         files={"inputs": "a b\n"}, after="grep -Fx \". HQ_ENTRY='a b' ./task.sh\" runs.txt"
     ),
-    "cat out/7.out": Recipe(),
     "printf '# a task per line\\necho a\\n\\necho b; sleep 1\\nfalse\\n' > mywork.tasks": Recipe(
         after="cat work/1.out; test -s timeline.json", states="dd!", status=None
     ),
@@ -395,7 +394,7 @@ RECIPES = {
         before="touch hold",
         states="dddd",
         after="[ $(ls pid.alice pid.bob | wc -l) = 2 ]; rm hold; runwait4.py -e runs.txt; "
-        f"{GONE}; cat out/4.out",
+        f"{GONE}; test -s runs.txt.out/journal",
     ),
     "for host in alice bob; do ssh $host \"kill \\$(cat '$PWD/pid.$host')\"; done": Recipe(
         jobs("...."),
@@ -403,7 +402,7 @@ RECIPES = {
         after=f"wait; rm pid.bob; {GONE}",
         states="ee..",
     ),
-    "exec runmaker4.py --resume -j $NSLOTS --walltime 7.8h --outdir out runs.txt": Recipe(
+    "exec runmaker4.py --resume -j $NSLOTS --walltime 7.8h runs.txt": Recipe(
         jobs("e.r"), before="NSLOTS=2", states="ddd"
     ),
     "runmaker4.py --slots @gpus.$(hostname) runs.txt": Recipe(
@@ -451,10 +450,9 @@ RECIPES = {
     # how it works
     "nohup runmaker4.py -j4 runs.txt &": Recipe(jobs(".."), after="wait", states="dd"),
     """grep -a '^+' log | grep -av -e '): forked "' -e '): exit 0 "'""": Recipe(),
-    "runwait4.py --stats --outdir out": JOURNAL,
-    "runwait4.py --stats --json --outdir out": JOURNAL,
-    "runwait4.py --report page.html --outdir out runs.txt": JOURNAL,
-    "runwait4.py --outdir out --timeline timeline.json": JOURNAL,
+    "runwait4.py --stats --json runs.txt": JOURNAL,
+    "runwait4.py --report page.html runs.txt": JOURNAL,
+    "runwait4.py --timeline timeline.json runs.txt": JOURNAL,
     "runmaker4-client.py -j2 alice": Recipe(QUICK_JOBS, before=SERVER, states="dddd"),
     # the benchmarks
     "python3 -m unittest tests.test_claiming": Recipe(
@@ -553,7 +551,7 @@ TEXTS = {  # of several words, and no commands for our users
     "--runner 'ssh \"$SLAVE_IP\" cd /work \"&&\"'",
     "grep -a",
     "tail -f",
-    "tail -F out/7.out",
+    "tail -F runs.txt.out/7.out",
     "less +F",
     "kill -9",
     "loginctl enable-linger",

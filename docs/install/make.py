@@ -33,11 +33,12 @@ FILES = {
                    "beside FILE: where its commands are locked, and nothing is written; leave it there"),
     ".NAMES.lock": (("runmaker4", "runmaker4-client"),
                     "beside the NAMES of `--slots @NAMES`: where the names in use are locked"),
-    "DIR/ID.out, DIR/ID.err": (("runmaker4", "runmaker4-server", "runwait4"),
-                               "with `--outdir DIR`: what the job printed whose line was ID when it started;"
-                               " older ones are ID.out.~1~, ID.out.~2~ and so on"),
-    "DIR/journal": (("runmaker4", "runmaker4-server", "runwait4"),
-                    "with `--outdir DIR`: each start and each end of a run, JSON Lines"),
+    "FILE.out/journal": (("runmaker4", "runmaker4-server", "runwait4"),
+                         "each start and each end of a run, with short output, JSON Lines; with `--outdir DIR` in"
+                         " DIR"),
+    "FILE.out/ID.out, FILE.out/ID.err": (("runmaker4", "runmaker4-server", "runwait4"),
+                                         "other output of the job whose line was ID when it started; of later"
+                                         " runs ID.out.~1~, ID.out.~2~ and so on"),
     "~/.runmaker4.token": (("runmaker4-server", "runmaker4-client"), "the token, for its owner alone"),
 }
 # Of the documents, for the page of the job file
