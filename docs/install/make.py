@@ -31,11 +31,9 @@ KINDS = {"DIR": "directory", "HOST": "host", "SERVER": "host",
 FILES = {
     ".FILE.lock": (("runmaker4", "runmaker4-server", "runset4", "runwait4"),
                    "beside FILE: where its commands are locked, and nothing is written; leave it there"),
-    ".NAMES.lock": (("runmaker4", "runmaker4-client"),
-                    "beside the NAMES of `--slots @NAMES`: where the names in use are locked"),
     "FILE.out/journal": (("runmaker4", "runmaker4-server", "runwait4"),
-                         "each start and each end of a run, with short output, JSON Lines; with `--outdir DIR` in"
-                         " DIR"),
+                         "each start and each end of a run, with short output, JSON Lines; with `--outdir "
+                         "DIR` in DIR"),
     "FILE.out/ID.out, FILE.out/ID.err": (("runmaker4", "runmaker4-server", "runwait4"),
                                          "other output of the job whose line was ID when it started; of later"
                                          " runs ID.out.~1~, ID.out.~2~ and so on"),
