@@ -7709,8 +7709,8 @@ class Journal:
         info = os.fstat(self._file.fd)
         if info.st_uid not in (os.geteuid(), 0) and info.st_mode & stat.S_IWOTH:
             raise UsageError(
-                f"{path}: belongs to {user_name(info.st_uid)}, and all users can write to it (give another "
-                "--outdir)"
+                f"{path}: belongs to {user_name(info.st_uid)}, and all may write to it "
+                "(give another --outdir)"
             )
         self.network = bool(executor.pool)
         self._end_gather_seconds = self.GATHER_SECONDS if self.network else self.END_GATHER_SECONDS
@@ -9710,7 +9710,7 @@ def add_running_options(add: AddArgument) -> None:
     add("-j", "--jobs", type=integer_between(0, 100_000), metavar="N",
         help="run N jobs at once, 0: one per CPU of this process")
     add("-r", "--retry", action="store_true", help="as --resume; also run failed jobs (!) again")
-    add("--resume", action="store_true", help="also run jobs in error (e), or r without a runner, again")
+    add("--resume", action="store_true", help="run jobs in error (e) or without a runner again")
     add(
         "--retries",
         type=integer_between(0),
@@ -9760,7 +9760,7 @@ def add_record_options(add: AddArgument) -> None:
         help="lines of output per record [3]",
     )
     add("--outdir", type=check_output_path, metavar="DIR",
-        help="the journal, and output in DIR/LINE.out, .err [FILE.out]")
+        help="journal, and output in DIR/LINE.out, .err [FILE.out]")
     add("--no-records", action="store_true", help="keep no journal and no output")
     add(
         "--joblog",
@@ -9772,7 +9772,7 @@ def add_record_options(add: AddArgument) -> None:
 
 def add_max_failed(add: AddArgument) -> None:
     add("--max-failed", type=integer_between(1), default=0, metavar="N",
-        help="start no more once N of its jobs failed or had an error")
+        help="start no more once N of its own jobs failed (!, e)")
 
 
 def add_verbosity(add: AddArgument) -> None:

@@ -1270,8 +1270,8 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         plain(self, fd), CORE.os.close(fd))),
     "barrier ignored": one(CORE.Above, "find_block_below", lambda self, line, file: None),
     "appended without the lock": one(
-        LOCK_TABLES, "locking", lambda self, at, patience, plain=LOCK_TABLES.locking: (
-            nullcontext(True) if at == APPEND else plain(self, at, patience))),
+        LOCK_TABLES, "locking", lambda self, at, patience, *after, plain=LOCK_TABLES.locking: (
+            nullcontext(True) if at == APPEND else plain(self, at, patience, *after))),
     "taken while appended": one(FILE, "check_committed", lambda *args: True),
     "edited without the command mutexes": one(
         SETTER, "hold_all_locks", lambda file: nullcontext(file.lock_table.fd)),

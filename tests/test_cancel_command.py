@@ -275,7 +275,7 @@ class WithoutRunner(LifeSign):
                  "runset4.Holders._scan_processes = lambda self: iter(())")
         self.assertIn(
             "line 1: is x, but is still running after 0 s (no visible process of this host runs it: use "
-            "runset4.py --cancel on the right host (runwait4.py --status --outdir DIR names it), on FUSE "
+            "runset4.py --cancel on the right host (runwait4.py --status names it), on FUSE "
             "kill it there; a client over TCP kills it when it is back)\n",
             self.cancel(1, code=1, patch=patch),
         )

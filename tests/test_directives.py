@@ -812,7 +812,7 @@ class DryRun(DirectiveCase):
             "#RUN together=g host=*\n. f\n. f\n! g\n#RUN together=other host=*\n. g\n#RUN\n. h\n"
         ).read_bytes()
         for options, wanted in ((), b"1 . a\n6 . d\n16 . h\n"), (("-r",), b"1 . a\n6 . d\n8 ! e\n16 . h\n"):
-            ended = self.run_jobs("--dry-run", "--name", "alice", *options)
+            ended = self.run_jobs("--dry-run", "--name", "alice", *options, stderr=subprocess.PIPE)
             self.assertEqual((ended.code, ended.out), (0, wanted))
             self.assertEqual(re.findall(rb"line (\d+): only runmaker4-server.py starts", ended.err),
                              [b"10", b"14"])

@@ -469,9 +469,8 @@ class Writing(ReportCase):
         self.write("echo a\necho b\n")
         self.journal(end(1, 1))
         for options in ("--report", "out.html"), ("--report", "out.html", "--progress"), ("--stats",):
-            self.assertRefused(
-                self.run_script(RUNWAIT, *options, "--outdir", "out", "runs.txt"), "no jobs; 2"
-            )
+            ended = self.run_script(RUNWAIT, *options, "--outdir", "out", "runs.txt")
+            self.assertRefused(ended, "no jobs; line 1 is plain text")
 
     def test_only_an_older_report_and_an_empty_file_are_replaced(self) -> None:
         self.journal(journal_end(1))
@@ -533,10 +532,9 @@ runwait4.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         self.journal("")
         self.write("", "log")
         for args, word in (
-            (("runs.txt",), "--report requires --outdir and FILE"),
-            (("--outdir", "out"), "--report requires --outdir and FILE"),
-            (("--joblog", "log", "runs.txt"), "--report requires --outdir and FILE"),
-            (("--outdir", "out", "--joblog", "log", "runs.txt"), "--report and --joblog exclude each other"),
+            (("runs.txt",), "runs.txt.out: no runs"),
+            (("--outdir", "out"), "missing FILE"),
+            (("--joblog", "log", "runs.txt"), "--joblog requires --timeline"),
             (("--outdir", "nowhere", "runs.txt"), "nowhere"),
             (("--outdir", "out", "runs.txt"), "no runs"),
             (("--outdir", "out", "--status", "runs.txt"), "--report and --status exclude each other"),

@@ -775,7 +775,7 @@ runmaker4.JobFile.reopen_if_replaced = follow
         _, second = self.read().splitlines(keepends=True)
         self.write(second + b". echo other\n")
         self.wait_states("rd")
-        wait_until(lambda: self.read("out/journal").count(b'"start"') == 3, what="the journal has all starts")
+        wait_until(lambda: self.read("out/journal").count(b'"end"') == 2, what="the journal has both ends")
         server.kill()
         again = self.serve_again(server.port)
         self.open_gate()

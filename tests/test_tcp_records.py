@@ -527,7 +527,7 @@ class CutConnection(RecordsCase):
         self.wait_clients(self.server, 1)
         self.open_gate()
         self.assertClientEnded(self.finish(client), 0, "dd")
-        files = {"1.out": b"first\n", "2.out": b"second\n", "2.out.~1~": b"of another run\n"}
+        files = {"1.out": b"first\n", "2.out": b"of another run\n", "2.out.~1~": b"second\n"}
         self.assertEqual(self.files(), files)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")

@@ -195,7 +195,7 @@ class OnThePage(ViewCase):
 
     def test_what_a_lost_run_has_printed(self) -> None:
         os.utime(self.write("e a\n"), (BEGAN, BEGAN))
-        self.journal(start(1, 1, "a"))
+        self.journal(start(1, 1, "a", files=["1.out"]))
         self.write("its last words\n", "out/1.out")
         self.assertEqual(self.page().failed("printed", "files", "command", "output"),
                          [[1, "lost", "15 B", ["./out/1.out"], "a", "its last words"]])

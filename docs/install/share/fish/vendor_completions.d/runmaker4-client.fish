@@ -2,7 +2,7 @@
 complete -c runmaker4-client -xa '(__fish_print_hostnames)'
 complete -c runmaker4-client -s j -l jobs -x -d 'run N jobs at once, 0: one per CPU of this process'
 complete -c runmaker4-client -s r -l retry -d 'as --resume; also run failed jobs (!) again'
-complete -c runmaker4-client -l resume -d 'also run jobs in error (e), or r without a runner, again'
+complete -c runmaker4-client -l resume -d 'run jobs in error (e) or without a runner again'
 complete -c runmaker4-client -l retries -x -d 'run a failing job up to N more times, at once'
 complete -c runmaker4-client -l runner -x -d 'run `CMD /bin/sh -c JOB`: nice -n 19, ssh "$SLAVE_IP"'
 complete -c runmaker4-client -s 1 -l one-only -d 'run no more than one job per slot, then exit'
