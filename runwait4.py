@@ -2894,10 +2894,10 @@ class LockCheck:
         """Return the rows of the hosts that have added while we did."""
         return [row for row in ROWS if self.rows[row][0] > self.first_rows[row][0]]
 
-    def print_hosts(self) -> None:
+    def host_lines(self) -> Iterator[str]:
         for row in self.found_rows():
             host = to_text(self.rows[row][1][len(self.boot_id):].strip(b"\0"))
-            print(f"{self.rows[row][0] - self.first_rows[row][0]:6} additions by{printable(host)}")
+            yield f"{self.rows[row][0] - self.first_rows[row][0]:6} additions by{printable(host)}"
 
     def find_lock_error(self) -> str:
         """Return what is wrong with the locks of the rows, or ''."""
@@ -2935,7 +2935,7 @@ def check_locks(directory: str) -> int:
             is_right = check.add_repeatedly()
         finally:
             check.close()
-        check.print_hosts()
+        print_lines(check.host_lines())
         error = check.find_lock_error()
         if not is_right:
             error = "an addition was lost: two hosts had the lock at once, or one has read old data"
@@ -2943,16 +2943,18 @@ def check_locks(directory: str) -> int:
         error = ": ".join(filter(None, [failure.filename, error_text(failure)]))
     error = mount_error(mount) or error
     if not error and check.is_alone():
-        print("No addition was lost, but no other host has come: start this on another within a minute.")
+        print_lines(["No addition was lost, but no other host has come: start this on another within a "
+                     "minute."])
         return 1
     if not error:
         hosts = "these hosts" if mount.network else "this host"
-        print(f"No addition was lost: {hosts} can share job files in this directory.")
+        print_lines([f"No addition was lost: {hosts} can share job files in this directory."])
         return 0
-    print(f"NO   {printable(error)}")
+    lines = [f"NO   {printable(error)}"]
     if remedy := next((text for kind, text in REMEDIES.items() if mount.kind.startswith(kind)), ""):
-        print(f"To change: {remedy}.")
-    print("Until all hosts print another result, use another directory, or TCP (runmaker4-server.py).")
+        lines.append(f"To change: {remedy}.")
+    lines.append("Until all hosts print another result, use another directory, or TCP (runmaker4-server.py).")
+    print_lines(lines)
     return 1
 
 

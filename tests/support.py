@@ -299,9 +299,13 @@ class Case(unittest.TestCase):
     # -- processes ------------------------------------------------------------------------------------------
 
     def environ(self, extra: Optional[dict[str, str]] = None) -> dict[str, str]:
-        """The environment of what a test starts: ours, the mark, and no colour or cluster of the caller's."""
+        """The environment of what a test starts: ours, the mark, and no colour or cluster of the caller's.
+
+        Python's output is buffered, as it is for users: what a script has not written at its exit is lost.
+        """
         kept = {
-            key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "RUNMAKER4_"))
+            key: value for key, value in os.environ.items()
+            if not key.startswith(("SLURM_", "RUNMAKER4_")) and key != "PYTHONUNBUFFERED"
         }
         kept.update({MARK: self.mark})
         kept.update(extra or {})
