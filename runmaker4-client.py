@@ -1273,7 +1273,7 @@ class Connection:
             type="hello",
             client=self._id,
             name=name_in_records(os.fsdecode(self._program.host)),
-            **self._requests.make_hello(self._runner.in_service, self._program.memory.size),
+            **self._requests.make_hello(self._runner.in_service, self._program.memory),
             retry=self._retry,
             follow=self._follow,
             directory=to_text(self._program.directory),

@@ -5474,7 +5474,7 @@ def _reason_command_waits(command: bytes, file: JobReader) -> str:
     return "a copy of the command that is running without a line r"
 
 
-def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Line]:
+def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line]:
     """Yield the lines that this consumer would run if it were alone, without changing anything.
 
     Stop at a directive that keeps the jobs below from starting.  Report `memory`, the limit for jobs here, if
@@ -5499,7 +5499,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: Memory) -> Iterator[Lin
                 return
             may_take_jobs = consumers.any_fits(above.scope)
             if above.scope.settings.needs.memory:
-                say_once("memory", str(memory))
+                say_once("memory", f"{memory_text(memory)} of memory for jobs with memory=")
         elif above.scope.settings.together:
             if line.state == NEW:
                 settings = above.scope.settings
@@ -6466,25 +6466,9 @@ def slurm_tasks(environ: Mapping[str, str]) -> int:
 # ---- how much memory ---------------------------------------------------------------------------------------
 
 
-class Memory(NamedTuple):
-    """A bound on the memory that the memory= jobs of a runner use together."""
-    size: float                 # bytes
-    whence: str                 # the source of the bound
-
-    def __str__(self) -> str:
-        """Return '60G of memory for jobs with memory= (--memory)'."""
-        return f"{memory_text(self.size)} of memory for jobs with memory= ({self.whence})"
-
-
-def available_memory() -> Memory:
-    """Return the memory that this process can use: the least of these limits."""
-    return min(
-        Memory(host_memory(), "all of this host's"),
-        Memory(cgroup_memory(), "the limit of the control group"),
-        Memory(slurm_memory(os.environ), "the limit of Slurm"),
-        Memory(allocated_memory(os.environ), "the memory that the outer runner has allocated to this one"),
-        key=lambda memory: memory.size,
-    )
+def available_memory() -> float:
+    """Return the memory that this process can use, in bytes: the least of these limits."""
+    return min(host_memory(), cgroup_memory(), slurm_memory(os.environ), allocated_memory(os.environ))
 
 
 def host_memory() -> float:
@@ -6509,14 +6493,13 @@ def allocated_memory(environ: Mapping[str, str]) -> float:
 def slurm_memory(environ: Mapping[str, str]) -> float:
     """Return the bytes of memory that Slurm gives a task; infinite if unset, or if 0: the whole node.
 
-    Slurm gives memory per node, per CPU or per GPU, in MiB.  Only a step (srun) has tasks, which share the
+    Slurm gives memory per node or per CPU, in MiB.  Only a step (srun) has tasks, which share the
     memory of a node; a batch script can use all memory that the Slurm job has there, regardless of -c.
     """
     is_step = "SLURM_STEP_ID" in environ
     cpus = slurm_cpus(environ) if is_step else slurm_number(environ, "SLURM_CPUS_ON_NODE")
     per_cpu = slurm_number(environ, "SLURM_MEM_PER_CPU") * cpus
-    per_gpu = slurm_number(environ, "SLURM_MEM_PER_GPU") * slurm_number(environ, "SLURM_GPUS_ON_NODE")
-    per_node = min(slurm_number(environ, "SLURM_MEM_PER_NODE"), per_gpu)
+    per_node = slurm_number(environ, "SLURM_MEM_PER_NODE")
     return min(per_node / slurm_tasks(environ), per_cpu) * SIZE_UNITS["M"]
 
 
@@ -8665,8 +8648,6 @@ class JobTask:
 
         The job keeps the slots.
         """
-        if self._runner.options.verbose:
-            self._say(f"again with {memory_text(self.job.needs.memory)}")
         self._enter_phase(Phase.GROWING)
         self._runner.changed.set()              # the memory of the last run is free
         while self.phase is Phase.GROWING and self._can_start:
@@ -8937,7 +8918,6 @@ class RunnerOptions(NamedTuple):
     max_failed: int             # more jobs failed or in error after which the runner drains; 0: no limit
     slot_errors: int            # jobs in a row that cannot reach the host until a slot retires; 0: no limit
     memory: float               # bytes for all running jobs with memory=
-    verbose: bool
 
 
 class Runner:
@@ -9374,8 +9354,6 @@ class Runner:
             await task.finish_job()             # restores the state from before the claim
             del self.tasks[job]
             return 0.0
-        if self.options.verbose:
-            self.say(f"line {job.number}: claimed")
         self._say_background(job)
         await task.start()
         job_run = spawn_task(self._run_to_end(task))
@@ -9779,7 +9757,6 @@ def add_verbosity(add: AddArgument) -> None:
     add("-q", "--quiet", action="store_true", help="print only errors and the closing line")
     add("--plain", action="store_true", help="print job output only, one job after the other")
     add("-k", "--keep-order", action="store_true", help="with --plain: in the order of starts")
-    add("-v", "--verbose", action="store_true", help="print more")
 
 
 def add_background(add: AddArgument) -> None:
@@ -10132,8 +10109,7 @@ class RunnerProgram(Program):
         super().__init__(prog, label, options)
         self.slot_file: SlotFile | None = None
         self.slots = self._read_slot_names()
-        size = options.memory
-        self.memory = Memory(size, "--memory") if size else available_memory()
+        self.memory = options.memory or available_memory()
         self.host = os.fsencode(options.name or os.uname().nodename)
         self.retry = b""                        # as Consumer.retry
         if options.retry:
@@ -10212,8 +10188,7 @@ class RunnerProgram(Program):
             follow=options.follow,
             max_failed=options.max_failed,
             slot_errors=options.slot_errors,
-            memory=self.memory.size,
-            verbose=options.verbose,
+            memory=self.memory,
         )
         self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, runner_options, self.say,
                                       self.runner_stats, self.slots, self.slot_file, self.executor)
@@ -10259,8 +10234,6 @@ class RunnerProgram(Program):
         runner = self.runner
         if self.stderr.terminal and not self.options.quiet:
             self._print_terminal_hint()
-        if self.options.verbose:
-            self.say(str(self.memory))
         await runner.run()
         for sink in runner.sinks:
             sink.on_exit()
@@ -10299,7 +10272,7 @@ class App(RunnerProgram):
         self._mount = check_mount(self.path, options.single_host, self.say)
         self._presence_lock = PresenceLock(of_server=False)
         self._consumer = Consumer(
-            os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory.size)
+            os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory)
         )
         # all files to read; network: one is on a network file system
         self._inputs = [self.path]

@@ -1109,7 +1109,7 @@ class TokenSecrecy(TcpCase):
         """
         self.jobs(WAITING, self.PRYING)
         server = self.start_server("-l", "log", "--outdir", "out", "--joblog", "joblog", "--print")
-        client = self.start_client(server, "-j2", "-v", up=(1,),
+        client = self.start_client(server, "-j2", up=(1,),
                                    env={name: value.format(server.token) for name, value in env.items()})
         self.wait_states("r!")
         self.assertNoTrace(self.commands(), server.token)

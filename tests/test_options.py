@@ -26,7 +26,6 @@ from tests.support import (
     RunCase,
     alive,
     console_lines,
-    printed,
     wait_until,
 )
 
@@ -297,7 +296,7 @@ class DryRun(RunCase):
 
 
 class Loudness(RunCase):
-    """-q and -v: less and more on the console."""
+    """-q: less on the console."""
 
     def run_loud(self, *options: str) -> Ended:
         self.jobs("echo a; echo b >&2", "exit 3")
@@ -317,17 +316,6 @@ class Loudness(RunCase):
         self.assertEqual((ended.code, ended.out), (1, b""))
         self.assertComplains(ended, "line 2")
 
-    def test_verbose_says_all_that_is_said_otherwise_and_more(self) -> None:
-        plain, verbose = self.run_loud(), self.run_loud("-v")
-        kinds = [line.kind for line in console_lines(plain.out)]
-        self.assertEqual(
-            kinds, ["executing", "status", "stdout", "stderr", "status", "executing", "status", "status"]
-        )
-        self.assertEqual(printed(console_lines(verbose.out)), [b"a"])
-        self.assertGreater(
-            len((verbose.out + verbose.err).splitlines()), len((plain.out + plain.err).splitlines())
-        )
-
 
 class Help(RunCase):
     """--help of each script: what it is, usage, examples, groups, exit statuses, all on a screen or two."""
@@ -335,14 +323,14 @@ class Help(RunCase):
     NAMED = {
         RUNMAKER: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime "
         "--follow -l --logfile -n --loglines --outdir --no-records --joblog -d --daemon --pidfile --errors "
-        "--name --single-host --dry-run -q -v",
+        "--name --single-host --dry-run -q",
         RUNSET: "-s --set -l --list -a --all --state --match --add --add-list --template --add-jobs "
         "--add-tests --force",
         RUNWAIT: "-p --progress -e --use-exit-status --status --json --check-locks",
         RUNSERVER: "-l --logfile -n --loglines --outdir --no-records --joblog --print --host --port "
         "--grace --exit-when-done --single-host -d --daemon --pidfile --errors -h --help",
         RUNCLIENT: "-j --jobs -1 --one-only -r --retry --resume --retries --timeout --walltime "
-        "--follow --slots -d --daemon --pidfile --errors --name -q -v --port --token "
+        "--follow --slots -d --daemon --pidfile --errors --name -q --port --token "
         "--give-up -h --help",
     }
 

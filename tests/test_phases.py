@@ -122,8 +122,7 @@ class Cells(unittest.TestCase):
     def make_runner(jobs: OneJob, phase: Phase) -> tuple[Runner, runmaker4.Signals]:
         options = runmaker4.RunnerOptions(
             timeout=None, walltime=None, retries=int(phase is Phase.STARTING), runner=None,
-            one_only=False, follow=False, max_failed=0, slot_errors=0, memory=10.0,
-            verbose=False)
+            one_only=False, follow=False, max_failed=0, slot_errors=0, memory=10.0)
         loop = asyncio.get_running_loop()
         signals = runmaker4.Signals(loop)           # SIGCHLD
         processes = runmaker4.Processes(loop, signals, 5.0)

@@ -80,14 +80,13 @@ class InAGroup(GroupsCase, unittest.TestCase):
         return self.machine.run(f"{enter} && exec runmaker4.py {options} runs.txt", SLOW, check=False)
 
     def test_it_has_the_memory_of_the_group_above(self) -> None:
-        text = b"400M of memory for jobs with memory= (the limit of the control group)\n"
+        text = b"400M of memory for jobs with memory=\n"
         self.jobs("#RUN memory=400M", ". true", "#RUN memory=401M", ". false")
         told = self.run_jobs("--dry-run")
         self.assertEqual(told.out, b"2 . true\n", str(told))
         self.assertIn(text, told.err)
-        ended = self.run_jobs("-v")
+        ended = self.run_jobs("")
         self.assertEqual((ended.code, self.states()), (0, "d."), str(ended))
-        self.assertIn(text, ended.err)
 
     def test_what_the_kernel_has_killed_is_told_from_what_others_kill_before_and_after(self) -> None:
         self.jobs(FIRST, "#RUN memory=400M", ". python3 take.py 300", f". {AFTER}; python3 take.py 600",

@@ -194,7 +194,6 @@ class LikeARunner(TcpCase):
             ". echo a; echo b\n. echo c >&2\n. exit 3\n. kill -9 $$\n. sh -c 'kill -9 $$; :'\n. sleep 60\n",
             "--timeout",
             0.8,
-            "-v",
             states="dd!!!!",
         )
 
