@@ -8636,8 +8636,8 @@ class JobTask:
 
         Return False if it must not: this runner has less memory, or starts no more jobs.
         """
-        if larger_needs.memory > self._runner.options.memory:
-            size, available = memory_text(larger_needs.memory), memory_text(self._runner.options.memory)
+        if larger_needs.memory > self._runner.memory:
+            size, available = memory_text(larger_needs.memory), memory_text(self._runner.memory)
             self._say(f"{self.job.result_text}; does not run again with {size}: there are {available} here")
             return False
         self.job.growth_count += 1              # from now on Job.needs is `larger_needs`
@@ -8907,19 +8907,6 @@ class ExitStep(enum.IntEnum):
     GIVEN_UP = 2        # no longer waits for any file system: the exit frees all locks
 
 
-class RunnerOptions(NamedTuple):
-    """The options that control how jobs run; see --help."""
-    timeout: float | None       # seconds that a job can run, unless a directive differs; None: no limit
-    walltime: float | None      # seconds until all jobs are killed; None: no limit
-    retries: int                # of a failed job
-    runner: str | None          # the command that runs a job instead of a shell of this host
-    one_only: bool              # -1: each slot gets one job
-    follow: bool                # wait for more jobs
-    max_failed: int             # more jobs failed or in error after which the runner drains; 0: no limit
-    slot_errors: int            # jobs in a row that cannot reach the host until a slot retires; 0: no limit
-    memory: float               # bytes for all running jobs with memory=
-
-
 class Runner:
     """Assigns jobs to slots: claims a job and starts a JobTask for it.
 
@@ -8942,12 +8929,14 @@ class Runner:
     MEASURING_PAUSE_FACTOR = 99         # a pause takes so many times the CPU time of a measurement
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
-                 host: bytes, options: RunnerOptions, say: Say, runner_stats: RunnerStats,
-                 names: Sequence[str], slot_file: SlotFile | None, executor: FileExecutor) -> None:
+                 host: bytes, options: argparse.Namespace, say: Say, runner_stats: RunnerStats,
+                 names: Sequence[str], slot_file: SlotFile | None, executor: FileExecutor,
+                 memory: float, seconds_left: float | None) -> None:
         """sinks: for runs that start from now on; the list can change.  writers: of console and files (see
         Pump).  host: the name of this host, for the sinks.  names: of the slots.
 
-        slot_file: the file of these names, which can change; None: the names are not from a file.
+        slot_file: the file of these names, which can change; None: the names are not from a file.  memory:
+        bytes for all running jobs with memory=.  seconds_left: until all jobs are killed; None: no limit.
         """
         self.jobs = jobs
         self.processes = processes
@@ -8955,6 +8944,7 @@ class Runner:
         self.say = say
         self.host = host
         self.options = options
+        self.memory = memory
         self._names = names
         self._slot_file = slot_file
         self.executor = executor
@@ -8979,7 +8969,7 @@ class Runner:
         self.kill_signal = 0                # the signal that made the runner kill all jobs; 0: none did
         self.signals = StopSignals(self.loop)
         self.began = self.loop.time()
-        self.wall_end = self.began + (math.inf if options.walltime is None else options.walltime)
+        self.wall_end = self.began + (math.inf if seconds_left is None else seconds_left)
 
     # -- from start to end -----------------------------------------------------------------------------------
 
@@ -9238,12 +9228,12 @@ class Runner:
     @property
     def full_capacity(self) -> Resources:
         """Return the runner's resources as if all slots were in service."""
-        return Resources(self.slot_count, self.options.memory)
+        return Resources(self.slot_count, self.memory)
 
     @property
     def capacity(self) -> Resources:
         """Return the resources that jobs can have, now or after other jobs."""
-        return Resources(self.in_service, self.options.memory)
+        return Resources(self.in_service, self.memory)
 
     def _free_resources(self, reserved_slots: Sequence[Slot]) -> Resources:
         """Return the slots and the memory that one job can get now, including slots reserved for it."""
@@ -9252,7 +9242,7 @@ class Runner:
             job.needs.memory for job, task in self.tasks.items() if task.phase is not Phase.GROWING
         )
         free_slots = len(reserved_slots) + len(self._idle_slots)
-        return Resources(free_slots, self.options.memory - allocated_memory)
+        return Resources(free_slots, self.memory - allocated_memory)
 
     def _add_idle_slots(self, slots: list[Slot], count: float) -> bool:
         """Move idle slots to `slots` until it has `count`.  Return False if there are too few."""
@@ -9432,7 +9422,8 @@ class Runner:
 
     def _is_unreachable(self, slot: Slot) -> bool:
         """Return True if too many jobs of the slot in a row could not reach the host."""
-        return 0 < self.options.slot_errors <= slot.unreachable_jobs
+        limit: int = self.options.slot_errors
+        return 0 < limit <= slot.unreachable_jobs
 
     def _choose_next_use(self, slot: Slot, was_started: bool) -> Use:
         """Return the use of a slot after a job: BROKEN (gets no more jobs), SPENT (one job only) or IDLE.
@@ -10179,19 +10170,9 @@ class RunnerProgram(Program):
         options = self.options
         processes = Processes(self.loop, self.signals, options.kill_after)
         writers = self.stdout, self.stderr, files
-        runner_options = RunnerOptions(
-            timeout=options.timeout,
-            walltime=self.seconds_left(),
-            retries=options.retries,
-            runner=options.runner,
-            one_only=options.one_only,
-            follow=options.follow,
-            max_failed=options.max_failed,
-            slot_errors=options.slot_errors,
-            memory=self.memory,
-        )
-        self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, runner_options, self.say,
-                                      self.runner_stats, self.slots, self.slot_file, self.executor)
+        self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, options, self.say,
+                                      self.runner_stats, self.slots, self.slot_file, self.executor,
+                                      self.memory, self.seconds_left())
         self.handle_signals(runner.on_kill_signal, runner.on_drain_signal)
         self._handle_ctrl_z()
         return runner

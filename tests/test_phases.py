@@ -120,15 +120,14 @@ class Cells(unittest.TestCase):
 
     @staticmethod
     def make_runner(jobs: OneJob, phase: Phase) -> tuple[Runner, runmaker4.Signals]:
-        options = runmaker4.RunnerOptions(
-            timeout=None, walltime=None, retries=int(phase is Phase.STARTING), runner=None,
-            one_only=False, follow=False, max_failed=0, slot_errors=0, memory=10.0)
+        options = runmaker4.parse(["--retries", str(int(phase is Phase.STARTING)), "runs.txt"])
         loop = asyncio.get_running_loop()
         signals = runmaker4.Signals(loop)           # SIGCHLD
         processes = runmaker4.Processes(loop, signals, 5.0)
         said: list[str] = []
         runner = Runner(jobs, processes, [runmaker4.Sink()], [Idle()], b"host", options,  # type: ignore[arg-type]
-                        said.append, runmaker4.RunnerStats(), ["1"], None, runmaker4.FileExecutor(False))
+                        said.append, runmaker4.RunnerStats(), ["1"], None, runmaker4.FileExecutor(False),
+                        memory=10.0, seconds_left=None)
         if phase is Phase.GROWING:          # others have all memory
             mock.patch.object(runner, "_free_resources", lambda slots: Resources(len(slots) + 1, 0.0)).start()
         return runner, signals
