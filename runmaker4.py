@@ -6705,13 +6705,6 @@ class Terminal(Writer):
         if not self.closed and not self.backlog and self._seconds_until_due() <= 0:
             self.flush()
 
-    def erase(self) -> None:
-        """Erase the status line; the next print draws it again."""
-        status = self.status
-        self.status = no_status
-        self.flush()
-        self.status = status
-
     def end_status(self) -> None:
         """Erase the status line, and draw none from now on."""
         self.status = no_status
@@ -10093,7 +10086,6 @@ class Program:
 
 class RunnerProgram(Program):
     """The common part of runmaker4.py and runmaker4-client.py: a Runner, for any source of jobs."""
-    MAX_ERASE_SECONDS = 0.2     # until a terminal has erased the status line
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
         """Check the options that runner and client share."""
@@ -10174,28 +10166,7 @@ class RunnerProgram(Program):
                                       self.runner_stats, self.slots, self.slot_file, self.executor,
                                       self.memory, self.seconds_left())
         self.handle_signals(runner.on_kill_signal, runner.on_drain_signal)
-        self._handle_ctrl_z()
         return runner
-
-    def _handle_ctrl_z(self) -> None:
-        """Make Ctrl-Z erase the status line."""
-        terminal, is_ignored = self.stdout, signal.getsignal(signal.SIGTSTP) == signal.SIG_IGN
-        if isinstance(terminal, Terminal) and terminal.status is not no_status and not is_ignored:
-            self.signals.handle(signal.SIGTSTP, functools.partial(self._on_ctrl_z, terminal))
-
-    def _on_ctrl_z(self, terminal: Terminal) -> None:
-        spawn_task(self._suspend(terminal))
-
-    async def _suspend(self, terminal: Terminal) -> None:
-        """Erase the status line, stop as usual on Ctrl-Z, and redraw the line after `fg`."""
-        import threading
-        terminal.erase()
-        await terminal.drain(self.MAX_ERASE_SECONDS)
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        # not os.kill(): only a signal to this thread stops us before the call returns
-        signal.pthread_kill(threading.get_ident(), signal.SIGTSTP)
-        self._handle_ctrl_z()
-        terminal.redraw()
 
     def on_writer_relieved(self) -> None:
         self.runner.pump.resume()

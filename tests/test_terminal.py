@@ -192,7 +192,6 @@ class StatusLine(ConsoleCase):
         self.wait_shown(terminal, BAR % (0, 2, ""))
         os.write(terminal.master, b"\x1a")
         self.wait_shown(terminal, "^ready>$")
-        self.assertNotRegex("".join(terminal.look()), r"progress|\]$")
         os.write(terminal.master, b"fg\n")
         self.wait_shown(terminal, BAR % (0, 2, ""))
         os.write(terminal.master, b"\x1a")
