@@ -5692,69 +5692,41 @@ class FileExecutor:
 
 
 class FileCounter:
-    """Counts the lines of a job file by state: now and then the file, and between counts our own changes.
-
-    Without a file (the server has it), only our own jobs are counted.  Jobs that start or finish during a
-    count can make a number slightly wrong until the next.
-    """
+    """Counts the lines of a job file by state, now and then."""
     PAUSE_FACTOR = 50                   # so counts take at most 1/50 of a CPU
     MIN_COUNT_SECONDS = 2.0             # from one count to the next
     MIN_COUNT_SECONDS_FAR = 15.0        # on a network file system
 
-    def __init__(self, file: JobReader | None, executor: FileExecutor) -> None:
+    def __init__(self, file: JobReader, executor: FileExecutor) -> None:
         self._file = file
         self._executor = executor
-        self.counted: Counter[bytes] | None = None      # lines by state; None: no count yet
-        # changes by our jobs since the last count; can be negative
-        self._own_changes: Counter[bytes] = Counter()
-        # `_own_changes` when the current count was requested; None: none is in progress
-        self._changes_at_request: Counter[bytes] | None = None
+        self.counts: Counts | None = None       # None: no count yet
+        self._is_counting = False
         self._throttle = Throttle()
 
     def request_count_if_due(self) -> None:
         """Start a count of the file, in the executor, unless one is in progress or the last is recent."""
-        is_in_progress = self._changes_at_request is not None
-        if not self._file or is_in_progress:
-            return
         min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
-        if not self._throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds):
-            self._changes_at_request = Counter(self._own_changes)
-            self._executor.call_then(self._on_counted, self._count_states, self._file)
+        if not self._is_counting and not self._throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds):
+            self._is_counting = True
+            self._executor.call_then(self._on_counted, self._count_states)
 
-    def _count_states(self, file: JobReader) -> Counter[bytes] | None:
+    def _count_states(self) -> Counter[bytes] | None:
         """Return the number of lines in each state; None: the file is away, or does not exist yet."""
         counted: Counter[bytes] = Counter()
         self._throttle = Throttle()
         with self._throttle, contextlib.suppress(OSError):
-            for _ in file.scan_lines(RUNNING, counted):
+            for _ in self._file.scan_lines(RUNNING, counted):
                 pass                    # the scan counts the lines in all states
             return counted
         return None
 
     def _on_counted(self, states: Counter[bytes] | None) -> None:
-        """Store a count (None: it failed), and drop the changes that it contains."""
-        if states is not None and self._changes_at_request is not None:
-            self.counted = states
-            self._own_changes.subtract(self._changes_at_request)
-        self._changes_at_request = None
-
-    def on_job_started(self) -> None:
-        self._own_changes[RUNNING] += 1
-        if self._file:
-            self._own_changes[NEW] -= 1
-
-    def on_job_over(self, new_state: bytes) -> None:
-        self._own_changes[RUNNING] -= 1
-        self._own_changes[new_state] += 1
-
-    @property
-    def counts(self) -> Counts:
-        states = Counter(self.counted)
-        states.update(self._own_changes)
-        states = +states                # without negative numbers
-        return Counts(
-            states[NEW], states[RUNNING], states[DONE], states[FAILED], states[ERROR], held_in(states)
-        )
+        self._is_counting = False
+        if states is not None:
+            self.counts = Counts(
+                states[NEW], states[RUNNING], states[DONE], states[FAILED], states[ERROR], held_in(states)
+            )
 
 
 class Jobs(Protocol):
@@ -7070,16 +7042,16 @@ class TerminalConsole(LinePrinter):
     # what a terminal overwrites, up to the last carriage return; and carriage returns at the end
     INVISIBLE = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
 
-    def __init__(self, terminal: Terminal, with_output: bool, file_counter: FileCounter,
-                 bar: ProgressBar | None, colour: bool, max_runs: int) -> None:
-        """bar: None: no status line.  max_runs: of a job, if each run fails."""
+    def __init__(self, terminal: Terminal, with_output: bool, file_counter: FileCounter | None,
+                 bar: ProgressBar | None, colour: bool) -> None:
+        """file_counter: None: a server has the file.  bar: None: no status line."""
         super().__init__(terminal, with_output)
         self._terminal = terminal
         self._file_counter = file_counter
         self._bar = bar
         self._colour = colour
-        self._max_runs = max_runs
-        self._runs_started: Counter[Job] = Counter()   # by each job that is not over
+        self._running: set[Job] = set()
+        self._results: Counter[bytes] = Counter()       # of our jobs, by state
         if bar:
             terminal.status = self._format_status_line
 
@@ -7089,12 +7061,13 @@ class TerminalConsole(LinePrinter):
         It is a progress bar for all jobs of the file; if they were not counted, numbers of this runner's
         jobs: 'progress: 3 done, 1 failed, 2 running'.
         """
-        counts = self._file_counter.counts
-        file_was_counted = self._file_counter.counted is not None
-        if self._bar and file_was_counted:
-            return self._bar.line(counts, columns)
+        if self._bar and self._file_counter and self._file_counter.counts:
+            return self._bar.line(self._file_counter.counts, columns)
         count_texts = name_counts(
-            done=counts.done, failed=counts.failed, error=counts.error, running=counts.running
+            done=self._results[DONE],
+            failed=self._results[FAILED],
+            error=self._results[ERROR],
+            running=len(self._running),
         )
         if not count_texts:
             return ""
@@ -7102,48 +7075,34 @@ class TerminalConsole(LinePrinter):
         return text[:columns - 1]
 
     def on_starting(self, run: Run) -> None:
-        self._count_as_running(run.job)
-        self._runs_started[run.job] += 1
-        if self._bar:
+        self._running.add(run.job)
+        self._request_count()
+
+    def _request_count(self) -> None:
+        if self._bar and self._file_counter:
             self._file_counter.request_count_if_due()
 
-    def on_no_result(self, run: Run) -> None:
-        """Count the job, and print incomplete lines; the runner reports the reason."""
-        self._count_as_running(run.job)
-        super().on_no_result(run)
-
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Print the result of a run: '[3] exit 2 in 0.4s, try 1 of 3: COMMAND'."""
-        super().on_no_result(run)                   # prints incomplete lines
-        run_number = self._runs_started[run.job]
+        """Print the result of a run: '[3] exit 2 in 0.4s: COMMAND'."""
+        self.on_no_result(run)                      # prints incomplete lines
         is_done = run_result.state == DONE
         result_text = "done" if is_done else str(run_result)
         if run_result.cause != "timeout":
             result_text += f" in {human_time(run.duration)}"
-        if run_number > 1 or not (is_done or self._max_runs == 1):
-            result_text += f", try {run_number}"
-            if run_number <= self._max_runs:            # otherwise the job ran again with more memory
-                result_text += f" of {self._max_runs}"
         line = b"[%d] %s: %s\n" % (run.job.number, result_text.encode(), one_line(run.job.command))
         self._terminal.write(line if is_done else self._in_colour(self.RED, line))
 
     def on_job_over(self, job: Job, state: bytes) -> None:
-        if job in self._runs_started:
-            del self._runs_started[job]
-            self._file_counter.on_job_over(state)
+        self._running.discard(job)
+        self._results[state] += 1
 
     def on_tick(self) -> None:
+        self._request_count()
         if self._bar:
-            self._file_counter.request_count_if_due()
             self._terminal.redraw()          # after a new window size, or Ctrl-Z
 
     def on_exit(self) -> None:
         self._terminal.end_status()
-
-    def _count_as_running(self, job: Job) -> None:
-        if job not in self._runs_started:
-            self._runs_started[job] = 0
-            self._file_counter.on_job_started()
 
     def _format_lines(self, run: Run, stream: Stream, lines: bytes) -> bytes:
         """Return output lines of a job, each with the prefix '[LINE NUMBER] ', magenta for stderr.
@@ -10151,10 +10110,8 @@ class RunnerProgram(Program):
         if isinstance(self.stdout, Terminal):
             colour = not os.environ.get("NO_COLOR") and not is_dumb
             bar = None if is_dumb else ProgressBar(self.loop.time)
-            file_counter = FileCounter(file, self.executor)
-            return [TerminalConsole(
-                self.stdout, with_output, file_counter, bar, colour, max_runs=1 + options.retries
-            )]
+            file_counter = FileCounter(file, self.executor) if file else None
+            return [TerminalConsole(self.stdout, with_output, file_counter, bar, colour)]
         return [Console(self.stdout, with_output)]
 
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:

@@ -64,14 +64,14 @@ class Lines(ConsoleCase):
             "[5] done in T: true",
         ])
 
-    def test_tries_are_counted(self) -> None:
+    def test_each_try_has_a_line(self) -> None:
         self.jobs("test -e again || { touch again; exit 1; }", "false", "true")
         self.assertEqual([line.partition(":")[0] for line in self.shown("--retries", "2")], [
-            "[1] exit 1 in T, try 1 of 3",
-            "[1] done in T, try 2 of 3",
-            "[2] exit 1 in T, try 1 of 3",
-            "[2] exit 1 in T, try 2 of 3",
-            "[2] exit 1 in T, try 3 of 3",
+            "[1] exit 1 in T",
+            "[1] done in T",
+            "[2] exit 1 in T",
+            "[2] exit 1 in T",
+            "[2] exit 1 in T",
             "[3] done in T",
         ])
 
@@ -129,16 +129,6 @@ class StatusLine(ConsoleCase):
         self.write("d true\n")
         self.start_at(self.terminal(), RUNMAKER, NO_HINT, "--follow", "runs.txt")
         wait_until(lambda: b"\n1 runner at work\n" in self.run_script(RUNWAIT, "--status", "runs.txt").out)
-
-    def test_without_a_file_all_are_counted(self) -> None:
-        """As a client has it."""
-        file_counter = runmaker4.FileCounter(None, mock.Mock())
-        for after in b"!", b"d", b"e":
-            file_counter.on_job_started()
-            self.assertEqual(file_counter.counts.running, 1)
-            file_counter.on_job_over(after)
-        now = file_counter.counts
-        self.assertEqual((now.done, now.failed, now.error, now.running), (1, 1, 1, 0))
 
     def test_on_40_columns_it_is_shorter(self) -> None:
         self.assertCounted(40, r"^3/5, 1 error \[=+e+>+ +\]$")
