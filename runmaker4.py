@@ -7587,31 +7587,13 @@ def numbered_name(name: str, number: int) -> str:
     return f"{name}.~{number}~"
 
 
-def free_number(name: str) -> int:
-    """Return an unused number for numbered_name() that is one above a used number, or 1.
-
-    A binary search needs few lstat(2) calls even among thousands of files.
-    """
-    used = 0
-    free = 1
-    while os.path.lexists(numbered_name(name, free)):
-        used = free
-        free = 2 * free
-    while free - used > 1:
-        middle = (used + free) // 2
-        if os.path.lexists(numbered_name(name, middle)):
-            used = middle
-        else:
-            free = middle
-    return free
-
-
 def create_numbered(name: str) -> tuple[int, str]:
-    """Create an empty file under the next numbered name; return descriptor and name.  Raises OSError."""
-    number = free_number(name)
+    """Create an empty file under the first free numbered name; return descriptor and name.  Raises OSError.
+    """
+    number = 1
     while True:
         new_name = numbered_name(name, number)
-        with contextlib.suppress(FileExistsError):      # another process was faster
+        with contextlib.suppress(FileExistsError):
             return os.open(new_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), new_name
         number += 1
 
