@@ -18,7 +18,6 @@ complete -c runmaker4-client -l give-up -x -d 'exit if there is no server for T;
 complete -c runmaker4-client -s q -l quiet -d 'print only errors and the closing line'
 complete -c runmaker4-client -l plain -d 'print job output only, one job after the other'
 complete -c runmaker4-client -s k -l keep-order -d 'with --plain: in the order of starts'
-complete -c runmaker4-client -s v -l verbose -d 'print more'
 complete -c runmaker4-client -l name -x -d 'this host\'s name (messages, host=) [the node name]'
 complete -c runmaker4-client -s d -l daemon -d 'go into the background (start errors come first)'
 complete -c runmaker4-client -l pidfile -rF -d 'write the process ID to FILE'

@@ -23,7 +23,6 @@ complete -c runmaker4 -l joblog -rF -d 'one line per run of a job, in GNU parall
 complete -c runmaker4 -s q -l quiet -d 'print only errors and the closing line'
 complete -c runmaker4 -l plain -d 'print job output only, one job after the other'
 complete -c runmaker4 -s k -l keep-order -d 'with --plain: in the order of starts'
-complete -c runmaker4 -s v -l verbose -d 'print more'
 complete -c runmaker4 -l name -x -d 'this host\'s name (messages, host=) [the node name]'
 complete -c runmaker4 -l single-host -d 'no other host uses the file: any file system will do'
 complete -c runmaker4 -s d -l daemon -d 'go into the background (start errors come first)'
