@@ -5775,6 +5775,7 @@ class Jobs(Protocol):
 class FileJobs:
     """The `Jobs` of a runner on the shared file: a `FileExecutor` calls a cursor and a queue."""
     EMPTY_FILE = Summary(Counts(0, 0, 0, 0, 0, 0))
+    MAX_FLUSH_SECONDS = 10.0            # for records, after the job file could not be used any more
 
     def __init__(self, cursor: Cursor, reader: JobReader, executor: FileExecutor, consumer: Consumer) -> None:
         """reader: reads the same file as the cursor, to count lines."""
@@ -5859,6 +5860,18 @@ class FileJobs:
         has_unsupervised_jobs = summary.counts.running > 0 and is_only_runner
         return replace(summary, jobs_left=summary.jobs_left or has_unsupervised_jobs)
 
+    async def _flush_records(self, runner: Runner) -> None:
+        """Wait until all records are written; if the job file cannot be used any more, for a while only.
+
+        The records are mostly on the same file system: if its client has died, they can never be written.
+        """
+        max_seconds = self.MAX_FLUSH_SECONDS if runner.claim_error else None
+        try:
+            await asyncio.wait_for(self.executor.flush(), max_seconds)
+        except asyncio.TimeoutError:
+            runner.say("records that could not be written are lost")
+            runner.runner_stats.had_errors = True
+
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
         """Sync the file, and summarize it up to MAX_LOOKS times, until it is not about to change.
 
@@ -5866,7 +5879,7 @@ class FileJobs:
         """
         if not runner.kill_signal:
             await self.executor.call(self._file.sync)
-            await self.executor.flush()
+            await self._flush_records(runner)
         for attempt in range(1, self._reader.MAX_LOOKS + 1):
             is_last_attempt = attempt == self._reader.MAX_LOOKS
             try:

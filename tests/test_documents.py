@@ -322,9 +322,10 @@ RECIPES = {
     "sed -i 's/!= 7/!= 70/' model; runmaker4.py -r -j2 runs.txt": Recipe(
         jobs("!."), before="touch model", states="dd"
     ),
-    "runwait4.py --show 7 runs.txt": replace(
+    "runwait4.py --report night.html runs.txt": replace(
         JOURNAL, jobs=jobs("d" * 6 + "."), after="test -s night.html", states="d" * 7
     ),
+    "runwait4.py --show 7 runs.txt": replace(JOURNAL, jobs=jobs("d" * 6 + "."), states="d" * 7),
     # coming from other tools
     "printf 'all: a.dat b.dat c.dat\\n%%.dat:\\n\\techo $* > $@\\n' > Makefile": Recipe(
         after="[ $(cat b.dat) = b ]", states="ddd"
