@@ -65,10 +65,8 @@ step 2; jobs keep descriptor 64 open, or have a shell that does.
 
 The file reads top-down: basics, record locks, file systems, job lines and directives, the job file, finding
 work, the executor, processes, output, slots, the runner, background, command line; and after main() the wire,
-which only server and client need.  runset4.py needs the sections up to the job file, and the code that kills
-processes.  runwait4.py needs these sections, `find_block_reason`, the formats of records and the progress
-bar.  `Runner` leaves the job file, or the connection to a server, to `Jobs`; `JobQueue` knows nothing of
-processes.
+which only server and client need.  `Runner` leaves the job file, or the connection to a server, to `Jobs`;
+`JobQueue` knows nothing of processes.
 """
 from __future__ import annotations
 
@@ -85,8 +83,7 @@ if sys.hexversion < 0x03090000:     # otherwise a traceback follows: at tuple[in
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
                                               signal.SIGQUIT))
-    # Imports and definitions leave no garbage, and a garbage collector would take 5 ms.  run_loop() enables
-    # it again.
+    # Imports and definitions leave no garbage, and a collector would take 5 ms.  run_loop() enables it again.
     gc.disable()
     # asyncio can do without ssl, which would take another 5 ms.  None makes the import of ssl fail (The
     # Python Language Reference, "The module cache"); the type of sys.modules does not allow None.
@@ -180,15 +177,13 @@ T = TypeVar("T")
 
 # ======== Basics ============================================================================================
 #
-# Functions for every script.  run_main() calls the main() of a script:
+# run_main() calls the main() of a script:
 #
-# - Errors.  An error that the user can fix is raised as a UsageError.  run_main() prints it as one line on
-#   stderr, and the exit status is 2.
+# - Errors.  An error that the user can fix is raised as a UsageError.
 # - Signals.  They are blocked from the first line of a script on, so that none stops it half-way with a
 #   traceback.  run_main() unblocks INT and TERM, which simply kill us until there are handlers.
 # - Bytes.  Job files and output are bytes, not always text, and kept unchanged.  In messages display_text()
 #   keeps them from controlling a terminal, or beginning a line.
-# - Writing.  write(2) can write less than it is given.  write_all() repeats it.
 
 
 class UsageError(Exception):
@@ -213,10 +208,7 @@ def printable(text: str) -> str:
 
 
 def display_text(data: bytes) -> str:
-    """Decode bytes for a message, with '?' for each character that could control a terminal.
-
-    Writing the text restores bytes that are not UTF-8, except 0x80 to 0x9f.
-    """
+    """Decode bytes for a message, with '?' for each character that could control a terminal."""
     return printable(os.fsdecode(data))
 
 
@@ -226,12 +218,10 @@ def to_text(data: bytes) -> str:
 
 
 def one_line(data: bytes) -> bytes:
-    """Replace control characters and newlines by '?'."""
     return os.fsencode(display_text(data))
 
 
 def quote(word: bytes) -> bytes:
-    """Quote bytes for a shell."""
     return os.fsencode(shlex.quote(os.fsdecode(word)))
 
 
@@ -255,7 +245,6 @@ def duration(text: str) -> float | None:
 
 
 def integer_between(least: int, most: int = 1_000_000) -> Callable[[str], int]:
-    """Return an argparse type for an integer from `least` to `most`."""
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
             raise argparse.ArgumentTypeError(
@@ -363,7 +352,6 @@ class Parser(argparse.ArgumentParser):
         self.notes = notes
 
     def format_help(self) -> str:
-        """Return the text of --help: usage, purpose, examples, options, notes, and exit statuses."""
         width = max(shutil.get_terminal_size().columns - 2, 20)
         usage, _, options = super().format_help().partition("\n\n")
         parts = [usage, "", filled(self.purpose, width), "", options]
@@ -384,10 +372,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def filled(text: str, width: int, indent: str = "") -> str:
-    """Break a paragraph into lines of at most `width` characters.
-
-    The first line begins with `indent`, the others with as many blanks.
-    """
+    """Break a paragraph into lines; the first begins with `indent`, the others with as many blanks."""
     text = " ".join(text.split())
     lines: str = lazy_import("textwrap").fill(
         text, width, initial_indent=indent, subsequent_indent=" " * len(indent), break_on_hyphens=False
@@ -398,11 +383,8 @@ def filled(text: str, width: int, indent: str = "") -> str:
 def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     """Run the main() of a script, and return the exit status.
 
-    A UsageError becomes one line on stderr and status 2.  Ctrl-C gives 130, a closed pipe 0.
-
-    Signals were blocked until now.  Without handlers INT and TERM simply kill us: no job runs yet, and we
-    could be waiting for a file system or a server that does not answer.  HUP, USR1 and QUIT remain blocked
-    until they have a handler.
+    Without handlers INT and TERM simply kill us: no job runs yet, and we could be waiting for a file system
+    or a server that does not answer.  HUP, USR1 and QUIT remain blocked until they have a handler.
     """
     open_standard_descriptors()
     for signum in {signal.SIGINT, signal.SIGTERM}.intersection(signal.sigpending()):
@@ -430,10 +412,7 @@ def exit_on(*signums: int) -> None:
 
 
 def exit_now(status: int) -> None:
-    """Exit without Python's clean-up, which takes as long as 20 short jobs.
-
-    Nothing is lost: our output is unbuffered.
-    """
+    """Exit without Python's clean-up, which takes as long as 20 short jobs; our output is unbuffered."""
     os._exit(status)
 
 
@@ -444,10 +423,7 @@ def warn(text: str) -> None:
 
 
 def open_standard_descriptors() -> None:
-    """Open /dev/null for each of descriptors 0, 1 and 2 that is closed.
-
-    Otherwise the next file that we open would get that number, and our output.
-    """
+    """Open /dev/null for closed standard descriptors, so that no other file gets their numbers."""
     while True:
         fd = os.open(os.devnull, os.O_RDWR)
         if fd > 2:
@@ -457,7 +433,6 @@ def open_standard_descriptors() -> None:
 
 
 def write_all(fd: int, data: bytes | bytearray) -> None:
-    """Repeat write(2) until everything is written."""
     view = memoryview(data)
     while view:
         try:
@@ -467,7 +442,6 @@ def write_all(fd: int, data: bytes | bytearray) -> None:
 
 
 def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
-    """Repeat pwrite(2) until everything is written."""
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, offset)
@@ -478,8 +452,8 @@ def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
 def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[int]:
     """Wait until at least one descriptor is ready, and return the ready ones; [] after `seconds`.
 
-    event: select.POLLIN to read, POLLOUT to write.  seconds: None: no timeout.  select(2) would take no
-    descriptor above 1,023.
+    event: select.POLLIN or POLLOUT.  seconds: None: no timeout.  select(2) would take no descriptor above
+    1,023.
     """
     poller = select.poll()
     for fd in fds:
@@ -505,10 +479,7 @@ def print_bytes(data: bytes) -> None:
 
 
 def print_lines(lines: Iterable[bytes]) -> int:
-    """Print many lines, and return how many; on a terminal, replace control characters.
-
-    Raises BrokenPipeError, UsageError.
-    """
+    """Print many lines, and return how many; on a terminal, replace control characters."""
     count = 0
     printed_lines = map(one_line, lines) if os.isatty(1) else iter(lines)
     while batch := list(itertools.islice(printed_lines, 1000)):
@@ -518,29 +489,22 @@ def print_lines(lines: Iterable[bytes]) -> int:
 
 
 def boottime() -> float:
-    """Return the seconds since the machine was started.
-
-    time.monotonic() stops during a suspend; CLOCK_BOOTTIME does not (clock_gettime(2)).
-    """
+    """Return the seconds since boot; time.monotonic() would stop during a suspend (clock_gettime(2))."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 # ======== Record locks ======================================================================================
 #
-# Runners coordinate by locks on bytes.  One process can lock a byte, or many share it; the byte need not
-# exist in the file.  No process blocks on a lock: lock() returns True or False at once, and a process that
-# needs the lock tries again (keep_trying()).
+# Runners coordinate by locks on bytes, which need not exist in the file.  No process blocks on a lock: lock()
+# returns True or False at once, and a process that needs the lock tries again (keep_trying()).
 #
 # The locks are open-file-description locks (fcntl(2)): the description that open() made owns them, not the
 # process.  So two opens of one process exclude each other; closing another descriptor of the file frees
 # nothing; and a child that inherits the descriptor also holds the lock, until both have closed it or one has
-# unlocked it.  The kernel frees the locks of a process that dies in any way: so they are life signs.
-#
-# other_lock() and other_locks() only query locks of other descriptions: one of them, or all.  So a
+# unlocked it.  The kernel frees the locks of a process that dies in any way: so they are life signs.  A
 # description cannot query the locks that it owns.
 #
-# struct flock is short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).  Linux has
-# these locks since 3.15.
+# struct flock is short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).
 
 FLOCK = struct.Struct("hhqqi4x")
 OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", 36)
@@ -570,10 +534,7 @@ def unlock(fd: int, offset: int, length: int = 1) -> None:
 
 
 def other_lock(fd: int, offset: int, length: int = 1) -> range | None:
-    """Return the part of these bytes that another open file description has locked; None: no part.
-
-    Of several locks the kernel reports any one.  A descriptor open for reading suffices.
-    """
+    """Return the part of these bytes that another description has locked (of several any one), or None."""
     if not length:
         return None                             # for fcntl(2) a length of 0 means all up to the end
     answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0))
@@ -592,10 +553,7 @@ def is_free(fd: int, offset: int, length: int = 1) -> bool:
 
 
 def other_locks(fd: int, offset: int, length: int) -> Iterator[range]:
-    """Yield the ranges of these bytes that other descriptions have locked, in no order.
-
-    The kernel reports one lock at a time, so query the bytes left and right of that lock again.
-    """
+    """Yield the ranges of these bytes that other descriptions have locked, in no order."""
     unexplored = [(offset, offset + length)]
     while unexplored:
         first, stop = unexplored.pop()
@@ -625,10 +583,9 @@ def find_append_position(fd: int, path: str, mount: Mount, header: bytes = b"") 
 
     These are `header` for an empty file, and a newline if the last line has none.
 
-    On a network file system other hosts also append, and this host can have an older state cached.  An older
-    size is harmless: a line ended there, with a newline, so nothing is added.  If the file seems empty, or a
-    read returns nothing, drop the cache and read once more.  If that fails, the file can get a superfluous
-    empty line, or a second header.
+    On a network file system this host can have an older state cached.  An older size is harmless: a line
+    ended there, with a newline.  If the file seems empty, or a read returns nothing, drop the cache and read
+    once more.  If that fails, the file can get a superfluous empty line, or a second header.
     """
     size, last_byte = _size_and_last(fd, mount.network)
     if mount.network and not last_byte:
@@ -641,10 +598,7 @@ def find_append_position(fd: int, path: str, mount: Mount, header: bytes = b"") 
 
 
 def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
-    """Return the size of a file and the last byte, or b"" if a read returns nothing.
-
-    Raises OSError(ENOENT) if the file was removed.
-    """
+    """Return the size of a file and the last byte, or b"" if a read returns nothing."""
     info = os.fstat(fd)
     if not info.st_nlink:
         raise OSError(errno.ENOENT, "was removed")
@@ -657,10 +611,8 @@ def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
 def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], header: bytes = b"") -> None:
     """Append lines to a file, all or none, and sync: a network file system reports errors only then.
 
-    After an error cut the new bytes off again, if they surely are still the end of the file.
-
-    fd: open with O_RDWR | O_APPEND; the caller has the append lock.  pieces: the lines; a piece can end in
-    the middle of a line.  header: the first bytes of an empty file.
+    After an error cut the new bytes off again, if they surely are still the end of the file.  The caller has
+    the append lock, and has opened `fd` with O_RDWR | O_APPEND.  A piece can end in the middle of a line.
     """
     size, separator = find_append_position(fd, path, mount, header)
     written = 0
@@ -689,27 +641,20 @@ def lock_probe(fd: int) -> int:
 # ---- lock files --------------------------------------------------------------------------------------------
 #
 # When an editor replaces a file, locks would remain on the old one.  So runners lock bytes of a lock file,
-# `.NAME.lock` next to the real file NAME, which no editor knows.  The contents are never used; each runner
-# that claims lines makes the file one byte longer.  Never delete it while jobs run.
-#
-# The lock file of a job file has a bucket of 2^16 bytes for each command, at a hash of the command's text,
-# wherever the line is: job locks, and after them the command mutex.
+# `.NAME.lock` next to the real file NAME, which no editor knows.  Never delete it while jobs run.
 
-JOB_LOCKS_PER_BUCKET = (1 << 16) - 1           # job locks of a bucket
+JOB_LOCKS_PER_BUCKET = (1 << 16) - 1
 MUTEX_OFFSET = JOB_LOCKS_PER_BUCKET            # of the command mutex in a bucket
 
 
 @functools.lru_cache(maxsize=16)
 def bucket_of(command: bytes) -> int:
-    """Return the offset of a command's bucket in the lock file.
-
-    There are 2^46 buckets.  Two commands that share one by chance wait for each other, and are safe.
-    """
+    """Return the offset of a command's bucket; commands that share one by chance wait for each other."""
     return int.from_bytes(blake2b(command, digest_size=8).digest(), "big") >> 18 << 16
 
 
 def job_lock_offsets(command: bytes) -> range:
-    """Return the offsets of a command's job locks in the lock file: all of the bucket but the mutex."""
+    """Return the offsets of a command's job locks: all of the bucket but the mutex."""
     bucket = bucket_of(command)
     return range(bucket, bucket + JOB_LOCKS_PER_BUCKET)
 
@@ -738,7 +683,6 @@ LOCK_FILE_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def open_lock_file(path: str, flags: int, network: bool) -> int:
-    """Open a lock file.  Raises OSError, also for a symbolic link."""
     try:
         return open_direct(path, flags | LOCK_FILE_FLAGS, network)
     except OSError as error:
@@ -751,8 +695,8 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
     """Open the lock file of the file at this path; create it if there is none.
 
     Only users with write permission for the file may open it: any user who can read a lock file can lock any
-    byte, shared, and so stop all runners.  The owner could remove a lock file while jobs run, so that must be
-    us, root, or the owner of the file.
+    byte, shared, and so stop all runners.  The owner could remove it while jobs run, so that must be us, root,
+    or the owner of the file.
     """
     lock_path = lock_file_of(path)
     try:
@@ -779,8 +723,7 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
 def stat_lock_file(fd: int, network: bool) -> os.stat_result:
     """Return the status of an open lock file.  Raises OSError if another program's file has that name.
 
-    A lock file contains only NULs: our programs set nothing but the length.  A caller can change the mode,
-    which must not happen to any other file.
+    A lock file contains only NULs.  A caller can change the mode, which must not happen to any other file.
     """
     info = stat_single_file(fd)
     with Reader.with_own_fd(fd, network) as reader:
@@ -802,8 +745,7 @@ def stat_single_file(fd: int) -> os.stat_result:
 def is_trusted_replacement(new: os.stat_result, old: os.stat_result) -> bool:
     """Return True if we trust a new file in place of the job file, whose commands we run.
 
-    It must belong to us, to root or to the owner of the old file.  Or the author could have written the same
-    into the old file: all users, or the group of both files, had write permission.
+    It must belong to us, root or the old file's owner, or its author could have written to the old file.
     """
     if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & stat.S_IWOTH:
         return True
@@ -835,7 +777,6 @@ def share_lock_file(fd: int, lock_status: os.stat_result, file_status: os.stat_r
 
 
 def user_name(uid: int) -> str:
-    """Return a user's name; 'user 1000' if the number has none."""
     import pwd  # only error messages need it
     try:
         return pwd.getpwuid(uid).pw_name
@@ -845,15 +786,14 @@ def user_name(uid: int) -> str:
 
 # ======== File systems ======================================================================================
 #
-# The guarantees of a lock and a read depend on the kind of file system (/proc/self/mountinfo).  On a local
-# one both do what fcntl(2) and read(2) promise.  On all others a lock excludes other hosts, but this host can
-# answer reads, names and sizes from the cache.  So refresh_file() makes names and sizes current, a Reader
-# bypasses this host's page cache, and lost_locks() finds lost locks.
+# The guarantees of a lock and a read depend on the kind of file system.  On a local one both do what fcntl(2)
+# and read(2) promise.  On all others a lock excludes other hosts, but this host can answer reads, names and
+# sizes from the cache.  So refresh_file() makes names and sizes current, a Reader bypasses this host's page
+# cache, and lost_locks() finds lost locks.
 
 MOUNTINFO = "/proc/self/mountinfo"
 # Kinds that only one host can use; fuseblk is FUSE on a disk of this host (ntfs-3g), and only one host can
-# use the upper directory of an overlay.  All others count as network file systems, also unknown kinds: a new
-# kind must be slow and right, not fast and wrong.
+# use the upper directory of an overlay.  Unknown kinds count as network file systems: slow, but right.
 LOCAL_KINDS = {
     "", "adfs", "affs", "apfs", "bcachefs", "btrfs", "ecryptfs", "erofs", "exfat", "ext2", "ext3", "ext4",
     "f2fs", "fuseblk", "hfs", "hfsplus", "hugetlbfs", "iso9660", "jfs", "minix", "msdos", "nilfs2", "ntfs",
@@ -872,7 +812,6 @@ class Mount(NamedTuple):
 
     @property
     def network(self) -> bool:
-        """Return True if other hosts can use files on this mount."""
         return self.kind not in LOCAL_KINDS
 
     @property
@@ -881,10 +820,7 @@ class Mount(NamedTuple):
 
     @property
     def forgets_locks(self) -> bool:
-        """Return True if locks can be lost without an error, as on all network file systems but NFS.
-
-        On GlusterFS the death of a brick takes the locks of all hosts.
-        """
+        """Return True if locks can be lost without an error: at the death of a GlusterFS brick, for example."""
         return self.network and not self.is_nfs
 
     @property
@@ -926,7 +862,7 @@ def parse_mount(line: str) -> Mount:
 
 
 def unescaped(field: str) -> str:
-    """Decode the octal escapes in a field of /proc/self/mountinfo: '/my\\040disk' becomes '/my disk'."""
+    """Decode octal escapes: '/my\\040disk' becomes '/my disk'."""
     return re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), field)
 
 
@@ -941,17 +877,14 @@ def open_folder_of(path: str) -> int:
 
 
 def refresh_file(path: str, mount: Mount) -> None:
-    """Drop this host's cache of all files in the folder of this file.
-
-    Afterwards names, sizes and the contents of small files are as of now or later.
+    """Drop this host's cache of all files in the folder of this file: names, sizes, contents of small files.
 
     - NFS asks the server for names when the directory is opened, and for a size at each lock.
     - FUSE keeps names and sizes as long as the daemon allows (GlusterFS: 1 s).  A listing refreshes them for
       the whole directory (READDIRPLUS; fs/fuse/readdir.c, fuse_direntplus_link()).
     - GlusterFS answers reads of files up to 64 KiB, even with O_DIRECT, from a cache that any look-up on this
       host fills for a second (xlators/performance/quick-read).  A listing drops old entries
-      (qr_readdirp_cbk()).  Seen on GlusterFS 10.3: 20 of 40 of these reads were old; after a listing, none of
-      200.
+      (qr_readdirp_cbk()).
     """
     if not mount.is_fuse:
         return refresh_names(path)
@@ -970,11 +903,11 @@ def refresh_file(path: str, mount: Mount) -> None:
 
 # ---- reading data of other hosts ---------------------------------------------------------------------------
 #
-# A host caches file pages that it has read.  On network file systems they can be old: on NFS without a limit,
-# on CephFS and GlusterFS for many seconds.  A lock alone makes them current on NFS only.  So on these file
-# systems the protocol reads with O_DIRECT, which bypasses the page cache, in whole aligned blocks, which all
-# file systems with O_DIRECT accept (open(2), NOTES).  It writes through another descriptor, without O_DIRECT
-# (GlusterFS refuses to write single bytes with it), and syncs.
+# A host caches file pages, and on network file systems they can be old: on NFS without a limit, on CephFS and
+# GlusterFS for many seconds.  A lock alone makes them current on NFS only.  So there the protocol reads with
+# O_DIRECT, which bypasses the page cache, in whole aligned blocks, which all file systems with O_DIRECT accept
+# (open(2), NOTES).  It writes through another descriptor, without O_DIRECT (GlusterFS refuses to write single
+# bytes with it), and syncs.
 
 BLOCK = 4096                    # bytes
 MAKING = 20                     # attempts to open a file that another host is creating
