@@ -695,8 +695,8 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
     """Open the lock file of the file at this path; create it if there is none.
 
     Only users with write permission for the file may open it: any user who can read a lock file can lock any
-    byte, shared, and so stop all runners.  The owner could remove it while jobs run, so that must be us, root,
-    or the owner of the file.
+    byte, shared, and so stop all runners.  The owner could remove it while jobs run, so that must be us,
+    root, or the owner of the file.
     """
     lock_path = lock_file_of(path)
     try:
@@ -820,7 +820,7 @@ class Mount(NamedTuple):
 
     @property
     def forgets_locks(self) -> bool:
-        """Return True if locks can be lost without an error: at the death of a GlusterFS brick, for example."""
+        """Return True if locks can be lost without an error, as when a GlusterFS brick dies."""
         return self.network and not self.is_nfs
 
     @property
@@ -905,7 +905,7 @@ def refresh_file(path: str, mount: Mount) -> None:
 #
 # A host caches file pages, and on network file systems they can be old: on NFS without a limit, on CephFS and
 # GlusterFS for many seconds.  A lock alone makes them current on NFS only.  So there the protocol reads with
-# O_DIRECT, which bypasses the page cache, in whole aligned blocks, which all file systems with O_DIRECT accept
+# O_DIRECT, which bypasses the page cache, in whole aligned blocks, which all such file systems accept
 # (open(2), NOTES).  It writes through another descriptor, without O_DIRECT (GlusterFS refuses to write single
 # bytes with it), and syncs.
 
@@ -943,10 +943,7 @@ class Reader(Opened):
     """An open file; reads return the current contents, not old pages of this host's cache."""
 
     def __init__(self, fd: int | None, network: bool = False) -> None:
-        """Read from `fd`, which close() closes; None: the reader is closed.
-
-        network: the file is on a network file system, and open_direct() opened `fd`.
-        """
+        """Read from `fd`, which close() closes; on a network file system open_direct() opened it."""
         self._fd = fd
         self.reading_mode = Reading.CACHED
         if network:
@@ -955,10 +952,7 @@ class Reader(Opened):
 
     @classmethod
     def with_own_fd(cls, fd: int, network: bool) -> Reader:
-        """Return a reader with a new descriptor of the file that is open as `fd`.
-
-        On a network file system open the file again, with O_DIRECT if possible: data read through `fd` can be
-        old.
+        """Return a reader with an own descriptor; with O_DIRECT if data read through `fd` can be old.
         """
         if not network:
             return cls(os.dup(fd))
@@ -993,8 +987,7 @@ class Reader(Opened):
     def pread(self, size: int, offset: int) -> bytes:
         """Return `size` bytes from an offset on; fewer only at the end of the file.
 
-        On a network file system use O_DIRECT.  If that is refused, ask the kernel to drop the file's cached
-        pages before this read and all later ones.
+        If O_DIRECT is refused, ask the kernel to drop the file's cached pages before each read.
         """
         if self.reading_mode is Reading.DIRECT:
             try:
@@ -1008,13 +1001,11 @@ class Reader(Opened):
         return os.pread(self.fd, size, offset)
 
     def _stop_direct_reading(self) -> None:
-        """Clear O_DIRECT on the descriptor: the file system has refused a read with it."""
         flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
         fcntl.fcntl(self.fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
         self.reading_mode = Reading.DROPPED
 
     def _read_blocks(self, size: int, offset: int) -> bytes:
-        """Do pread() with O_DIRECT: read whole blocks into page-aligned memory."""
         skipped = offset % BLOCK
         first_block = offset - skipped
         blocks = -(-(skipped + size) // BLOCK)          # rounded up
@@ -1034,10 +1025,9 @@ class Reader(Opened):
 def refresh_reader(file: Reader, mount: Mount) -> None:
     """Make later reads of a file return what other hosts had written by now.  Call refresh_file() first.
 
-    A FUSE daemon can cache data for each open file description, even with O_DIRECT, and drop it too late; so
-    open a new description.  MooseFS caches for up to 60 s.  One thread of the MooseFS daemon learns that a
-    file has changed, another that a lock is granted, and the second can be first (mfsclient/extrapackets.c,
-    readdata.c; seen on 3.0.117 with the first thread stopped).
+    A FUSE daemon can cache data for each open file description, even with O_DIRECT, so open a new one.
+    MooseFS caches for up to 60 s: one thread of its daemon learns that a file has changed, another that a
+    lock is granted, and the second can be first (mfsclient/extrapackets.c, readdata.c).
     """
     if mount.is_fuse:
         file.reopen()
@@ -1055,10 +1045,7 @@ def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
 
 
 def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int:
-    """Open a file, or create it, even if another host creates it at the same moment.
-
-    Then MooseFS gives one of the hosts EEXIST, although neither used O_EXCL.  Another attempt opens the file.
-    """
+    """Open or create a file.  If two hosts create it at once, MooseFS gives one EEXIST: then try again."""
     for _ in range(MAKING):
         with contextlib.suppress(FileExistsError):
             return open_direct(path, flags | os.O_CREAT, network, mode)
@@ -1090,10 +1077,7 @@ def lost_locks(fd: int, offsets: Iterable[int], mount: Mount) -> set[int]:
 
 
 def _locks_lost_by_nfs(fd: int) -> bool:
-    """Return True if NFS has lost the locks of this descriptor.
-
-    NFS then answers EIO to a read that asks the server, while a new lock can seem to succeed.
-    """
+    """Return True if NFS has lost the locks of this descriptor, and so answers EIO to an uncached read."""
     try:
         Reader(fd, True).pread(1, 0)
     except OSError as error:
@@ -1106,8 +1090,8 @@ def _locks_lost_by_nfs(fd: int) -> bool:
 def _locks_lost_silently(fd: int, offsets: Iterable[int]) -> set[int]:
     """Return the offsets at which this descriptor, which had locked them all, has no lock now.
 
-    Only queries reveal this on network file systems other than NFS (seen on GlusterFS).  A query ignores the
-    locks of the querying description: so a second description must find our lock, and `fd` must find none.
+    A query ignores the locks of the querying description: so a second description must find our lock, and
+    `fd` must find none.
     """
     second_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     lost = set()
@@ -1122,9 +1106,9 @@ def _locks_lost_silently(fd: int, offsets: Iterable[int]) -> set[int]:
 
 
 def file_identity_lines(fd: int) -> list[bytes]:
-    """Return two lines of /proc/self/fdinfo that identify an open file: the mount id and the inode number.
+    """Return the mount id and the inode number of an open file, from /proc/self/fdinfo; [] before Linux 5.14.
 
-    After each lock fstat(2) would ask an NFS server; reading /proc does not.  []: Linux is older than 5.14.
+    fstat(2) would ask an NFS server after each lock.
     """
     with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
         identity = [line for line in lines if line.startswith((b"mnt_id:", b"ino:"))]
@@ -1170,10 +1154,7 @@ def mount_error(mount: Mount) -> str:
 
 
 def check_mount(path: str, single_host: bool, say: Say) -> Mount:
-    """Return the mount of a path; raise UsageError if locks there do not exclude other hosts.
-
-    Report an untested file system.  single_host: only this host uses the file, so accept all.
-    """
+    """Return the mount of a path; raise UsageError if locks there do not exclude other hosts."""
     mount = find_mount(path)
     why = "" if single_host else mount_error(mount)
     if why:
@@ -1190,14 +1171,12 @@ def check_mount(path: str, single_host: bool, say: Say) -> Mount:
 # ======== Job lines and directives ==========================================================================
 #
 # A Scan reads a job file in chunks, and counts line numbers.  One regular expression finds the next line in a
-# wanted state, and nothing else is parsed; so a million done lines cost no more than a search.  It also finds
-# directives, as lines in the state DIRECTIVE, for parse_settings().
+# wanted state, or directive, and nothing else is parsed; so a million done lines cost no more than a search.
 
 UTF8_MARK = b"\xef\xbb\xbf"
 JOB_LINE = re.compile(rb"\n([^#/ \t\n])[ \t]")
 DIRECTIVE = b"#"                # the "state" of a Line that is a directive
-# The beginning of a directive, or of a comment that looks like one and is not prose: a malformed directive.
-# If runners ignored it, the author could lose a barrier.
+# A directive, or a comment that looks like one: if runners ignored it, the author could lose a barrier.
 DIRECTIVE_LIKE = rb"#RUN|(?i:[ \t]*#[ \t]*run[ \t]+(?:(?:barrier|end)[ \t\r\n]|[-\w]+=))"
 
 
@@ -1216,7 +1195,7 @@ class Line:
         return self.text[1:-1] if self.text.endswith(b"\r") else self.text[1:]
 
     def __bytes__(self) -> bytes:
-        """Return the line as --dry-run prints it: b'7 . COMMAND'."""
+        """Return the line as b'7 . COMMAND'."""
         return b"%d %s %s" % (self.number, self.state, self.command)
 
 
@@ -1245,9 +1224,8 @@ class Paused(Exception):
 class Scan:
     """One walk through a job file, in chunks, from one line in a wanted state to the next.
 
-    The scan adds a newline before the file, so every line begins with a newline.  Lines between wanted lines
-    are searched and counted, never parsed.  The buffer holds one chunk of the file.  Chunks are small at
-    first and after reread_from(), so that the next line comes from a fresh read; then they grow.
+    The buffer holds one chunk, and begins with a newline.  Chunks are small at first and after reread_from(),
+    so that the next line comes from a fresh read; then they grow.
     """
     MIN_CHUNK_SIZE = 4096                # bytes
     MAX_CHUNK_SIZE = 1 << 20
@@ -1259,7 +1237,6 @@ class Scan:
 
         counted: gets the number of job lines in each state, also of unwanted lines; the sum gives ordinals.
         check_numbers: raise FileChangedError if the scan finds that line numbers are wrong.
-        directives: also find directives.
         end_offset: lines after this offset are not wanted, but can be found.
         """
         self.file = file
@@ -1283,7 +1260,6 @@ class Scan:
         """Return the next wanted line; None at the end of the file, which can grow later.
 
         only_running: find running jobs instead of the wanted states, and directives as before.
-        Raises FileChangedError if line numbers are wrong, Paused after the time `pause_at`.
         """
         pattern = self._running_pattern if only_running else self.pattern
         while True:
@@ -1303,10 +1279,7 @@ class Scan:
         return self._buffer_offset + len(self._buffer)
 
     def seek_back(self, line: Line) -> bool:
-        """Go back to a job line above or at the position, so that next() reads and returns it again.
-
-        Return False if an edit has moved the line.
-        """
+        """Go back to a job line, so that next() returns it again; return False if an edit has moved it."""
         self.last = line
         lines_above = line.number - 1
         self.line_number = lines_above
@@ -1316,10 +1289,7 @@ class Scan:
         return self.reread_from(line)
 
     def _set_job_count(self, jobs_above: int) -> None:
-        """Set the number of job lines counted so far, from which next() computes the ordinal of a line.
-
-        From now on only the sum of `counted` is right, because the states of these lines are unknown.
-        """
+        """Set the number of job lines above; from now on only the sum of `counted` is right."""
         if self.counted is not None:
             self.counted.clear()
             self.counted[NEW] = jobs_above
@@ -1327,8 +1297,7 @@ class Scan:
     def reread_from(self, last_line: Line, data: bytes | None = None) -> bool:
         """Replace the buffer by a fresh read that begins at the last line, so that next() finds no old data.
 
-        Return True if the line is still there: the same text at the same offset, in any state.
-        data: the file from that offset on, if the caller has just read it.
+        Return True if the same text is still there, in any state.  data: such a read by the caller.
         """
         self.chunk_size = self.MIN_CHUNK_SIZE
         if data is None:
@@ -1340,10 +1309,7 @@ class Scan:
         return self._begins_with(last_line)
 
     def _begins_with(self, line: Line) -> bool:
-        """Return True if the buffer begins with a newline, any state and the text of this line.
-
-        Of a long line compare only as much as the smallest chunk has.
-        """
+        """Return True if the buffer begins with this line, in any state; of a long line compare a part."""
         text_index = 2                          # after the newline and the state
         text = line.text[:self.MIN_CHUNK_SIZE - 1]
         text_end = text_index + len(text)
@@ -1352,7 +1318,6 @@ class Scan:
         return self._buffer.startswith(text, text_index) and (is_cut or next_byte in (b"\n", b""))
 
     def _parse_line_at(self, state_index: int) -> Line:
-        """Return the line whose state is buffer[state_index], move the position there, and set `last`."""
         newline = self._buffer.find(b"\n", state_index)
         if newline < 0:                             # the end of the line is not in the buffer yet
             self._drop_buffer_to(state_index - 1)   # now buffer[0] is the newline before the line
@@ -1371,7 +1336,7 @@ class Scan:
         return self.last
 
     def _read_to_newline(self) -> int:
-        """Add chunks to the buffer up to a newline, and return that index; -1 at the end of the file."""
+        """Add chunks to the buffer up to a newline, and return its index; -1 at the end of the file."""
         newline = -1
         while newline < 0:
             length = len(self._buffer)
@@ -1382,7 +1347,6 @@ class Scan:
         return newline
 
     def _count_lines_to(self, stop: int) -> None:
-        """Move the position to buffer[stop], and count the lines that begin on the way."""
         self.line_number += self._buffer.count(b"\n", self._position, stop)
         if self.counted is not None:
             # The last newline can be at stop - 1; two more bytes, state and blank, show if a job follows it
@@ -1392,11 +1356,9 @@ class Scan:
     def _read_chunk(self) -> bool:
         """Drop the part of the buffer that was searched, and add the next chunk of the file.
 
-        Return False at the end of the file.  After the time `pause_at` raise Paused; the chunk is in the
-        buffer then, so next() can continue.
+        Return False at the end of the file.  When Paused is raised, the chunk is in the buffer.
         """
-        # A match can begin in one chunk and end in the next, so the last bytes stay.  This counts lines, and
-        # raises FileChangedError if line numbers are wrong.
+        # A match can begin in one chunk and end in the next, so the last bytes stay
         self._drop_buffer_to(max(self._position, len(self._buffer) - self.overlap))
         offset = self._buffer_offset + len(self._buffer)
         data = self.file.pread(self.chunk_size, offset) if offset < self._end_offset else b""
@@ -1409,8 +1371,7 @@ class Scan:
     def _drop_buffer_to(self, stop: int) -> None:
         """Count the lines of buffer[:stop], and drop this part of the buffer.
 
-        Raises FileChangedError if the last line found has moved: then an editor has inserted or removed text
-        above, and all line numbers would be wrong.
+        Raises FileChangedError if the last line found has moved, so that all line numbers would be wrong.
         """
         if self._checks_numbers and self.last:
             text = self.last.text[:64]
@@ -1424,10 +1385,7 @@ class Scan:
 
 @functools.cache
 def wanted_lines_pattern(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
-    """Return a pattern that finds job lines in these states (None: all), and directives if wanted.
-
-    A match is the newline before a line, and the first bytes of the line.
-    """
+    """Return a pattern for the newline before a job line in these states (None: all) and the line's start."""
     beginnings = []
     if states is None:
         beginnings.append(rb"[^#/ \t\n][ \t]")
@@ -1439,20 +1397,16 @@ def wanted_lines_pattern(states: bytes | None, directives: bool) -> re.Pattern[b
 
 
 def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
-    """Yield the job lines with one of these commands, in any state, from the offset `start` on.
-
-    The line that begins there has number 1.
-    """
+    """Yield the job lines with one of these commands, in any state; the line at `start` has number 1."""
     if not commands:
         return
-    # a carriage return at the end is not part of the command
     command_forms = {command + ending for command in commands for ending in (b"", b"\r")}
     number = 0
     offset = start
     for lines, are_complete in read_lines(file, start):
         for whole_line in lines:
             number += 1
-            # After state and blank comes the command.  A look-up is faster than parsing each line.
+            # A look-up is faster than parsing each line
             if whole_line[2:] in command_forms and JOB_LINE.match(b"\n" + whole_line):
                 state, text = whole_line[:1], whole_line[1:]
                 line = Line(number, 0, offset, state, text, are_complete)       # 0: jobs are not counted
@@ -1478,9 +1432,9 @@ def read_lines(file: Reader, start: int) -> Iterator[tuple[list[bytes], bool]]:
 
 
 def count_lines(file: Reader, start: int, stop: float, state: bytes, command: bytes, limit: int) -> int:
-    """Count the lines of a command in a state between two offsets at which lines begin.
+    """Count the lines of a command in a state between two offsets at which lines begin, up to `limit`.
 
-    Stop as soon as `limit` lines are counted.  Search without parsing, because hundreds can be `r`.
+    Search without parsing, because hundreds can be `r`.
     """
     matches = []
     for blank in (b" ", b"\t"):
@@ -1507,10 +1461,7 @@ def count_lines(file: Reader, start: int, stop: float, state: bytes, command: by
 
 
 def is_utf16(head: bytes) -> bool:
-    """Return True if a text is UTF-16.
-
-    It has a byte-order mark; or, as in ASCII text, more than half of the bytes at even indexes are NUL and
-    none at odd indexes, or the other way round.
+    """Return True if a text has a byte-order mark of UTF-16, or is like ASCII text with every other byte NUL.
     """
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True
@@ -1519,10 +1470,7 @@ def is_utf16(head: bytes) -> bool:
 
 
 def first_line_offset(file: Reader) -> int:
-    """Return the offset of the first line: 3 after a UTF-8 byte-order mark, otherwise 0.
-
-    Raises OSError if the file is UTF-16.
-    """
+    """Return the offset of the first line: 3 after a UTF-8 byte-order mark, otherwise 0; refuse UTF-16."""
     head = file.pread(BLOCK, 0)
     if is_utf16(head):
         raise OSError(errno.EILSEQ, "is UTF-16 (save it as UTF-8)")
@@ -1530,10 +1478,7 @@ def first_line_offset(file: Reader) -> int:
 
 
 def resolve_directories(path: str) -> str:
-    """Resolve symbolic links among the directories of a path, but not one at the end.
-
-    So file and lock file remain in the same directory, even if a link changes while we run.
-    """
+    """Resolve links among a path's directories, so that file and lock file stay in one directory."""
     folder, name = os.path.split(path)
     real = os.path.realpath(folder or ".")
     return path if real == os.path.abspath(folder or ".") else os.path.join(real, name)
@@ -1542,8 +1487,7 @@ def resolve_directories(path: str) -> str:
 def lstat_no_link(path: str) -> os.stat_result:
     """Return the status of a job file; raise OSError(ELOOP) if the path is a symbolic link.
 
-    The lock file is named after the path, so runners that use the link and runners that use the file would
-    not see each other's locks.
+    The lock file is named after the path, so runners would not see the locks of users of a link.
     """
     info = os.lstat(path)
     if stat.S_ISLNK(info.st_mode):
@@ -1552,11 +1496,7 @@ def lstat_no_link(path: str) -> os.stat_result:
 
 
 def open_job_file(path: str, flags: int) -> int:
-    """Open a job file with these flags of os.open(), and return the descriptor.
-
-    The path must name a regular file, not UTF-16, and no symbolic link.  Otherwise raise UsageError, with a
-    remedy if there is one: 'FILE: no such file (make it, ...)'.
-    """
+    """Open a job file: a regular file, no symbolic link, not UTF-16; otherwise raise UsageError."""
     try:
         mode = lstat_no_link(path).st_mode
         if not stat.S_ISREG(mode):
@@ -1575,7 +1515,6 @@ def open_job_file(path: str, flags: int) -> int:
 
 
 def open_remedy(error_number: int | None, flags: int) -> str:
-    """Return the remedy for an error of open_job_file(), ' (make it, ...)'; '' if none is known."""
     rights = "readable and writable" if flags & os.O_RDWR else "readable"
     remedies = {
         errno.ENOENT: " (make it, with a line '. COMMAND' for each job)",
@@ -1587,7 +1526,6 @@ def open_remedy(error_number: int | None, flags: int) -> str:
 
 @contextlib.contextmanager
 def job_file(path: str, network: bool) -> Iterator[Reader]:
-    """Open a job file for reading, for a with block.  Raises UsageError."""
     fd = open_job_file(path, os.O_RDONLY)
     try:
         with Reader.with_own_fd(fd, network) as file:
@@ -1600,10 +1538,9 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
 
 # ---- directives --------------------------------------------------------------------------------------------
 #
-# A line `#RUN ...` applies to all jobs below, up to the next directive of the same kind.  parse_settings()
-# parses one directive.  A Directives is the combined effect of all directives above a line: a reader of the
-# file begins with NO_DIRECTIVES, and calls Directives.with_directive() at each.  No other code interprets
-# directives.
+# A line `#RUN ...` applies to all jobs below, up to the next directive of the same kind.  A Directives is the
+# combined effect of all directives above a line: a reader of the file begins with NO_DIRECTIVES, and calls
+# Directives.with_directive() at each.
 
 
 class Unset(enum.Enum):
@@ -1669,7 +1606,7 @@ class JobSettings:
 
     @property
     def suits_all(self) -> bool:
-        """Return True if any runner may run the jobs: they require no host and only one slot."""
+        """Return True if any runner may run the jobs."""
         return not self.hosts and self.needs == ONE_SLOT
 
     @property
@@ -1678,7 +1615,6 @@ class JobSettings:
         return f"#RUN in line {self.line.number}" if self.line else "no #RUN line"
 
     def at(self, directive: Line) -> JobSettings:
-        """Return a copy of these settings with `directive` as `line`."""
         return replace(self, line=directive)
 
 
@@ -1718,14 +1654,14 @@ class Directives(NamedTuple):
 
     @property
     def consumer_key(self) -> ConsumerKey:
-        """Return all conditions but together= for the consumers of these jobs, as a dictionary key."""
+        """Return all conditions but together= for the consumers of these jobs."""
         return self.settings.hosts, self.settings.needs, self.end is not None
 
     def with_directive(self, line: Line) -> Directives:
         """Return these directives with the effect of one more.
 
-        If that is malformed, the result has an `error`, and every consumer (runner or client) must wait: it
-        is unknown for which of them the jobs below are.  So these have no settings, and fit any consumer.
+        If that is malformed, it is unknown for which consumer (runner or client) the jobs below are.  So the
+        result has an `error`, and no settings, and every consumer must wait.
         """
         try:
             directive = parse_settings(line.text)
@@ -1741,8 +1677,7 @@ class Directives(NamedTuple):
     def can_share_group_with(self, previous: Directives) -> bool:
         """Return True if jobs below these directives and jobs below `previous` can be in one together= group.
 
-        previous: these directives without the last directive line.  That line divides the group if it gives
-        another together=, or is a barrier, a `#RUN end` or malformed.
+        `previous` lacks the last directive line.
         """
         return (
             self.settings.together == previous.settings.together
@@ -1778,10 +1713,7 @@ def parse_settings(text: bytes) -> Directive:
 
 
 def _parse_job_settings(values: dict[str, str]) -> JobSettings:
-    """Parse the settings of a directive, for example {'host': 'node1,node2', 'slots': '4'}.
-
-    Raises ValueError if a value, or a combination, is invalid.
-    """
+    """Parse the settings of a directive, for example {'host': 'node1,node2'}.  Raises ValueError."""
     hosts = tuple(values["host"].lower().split(",")) if "host" in values else ()
     _check_patterns(hosts)
     _check_combinations(values)
@@ -1811,7 +1743,6 @@ def _check_patterns(hosts: Iterable[str]) -> None:
 
 
 def _check_combinations(values: Collection[str]) -> None:
-    """Raise ValueError if one directive cannot have all these settings."""
     if "together" in values and "host" not in values:
         raise ValueError("together= requires host=")
     if "min-hosts" in values and "together" not in values:
@@ -1822,15 +1753,11 @@ def _check_combinations(values: Collection[str]) -> None:
 
 
 def integer_or_all(text: str) -> int | None:
-    """Parse the value of min-hosts=: an integer, or None for 'all'."""
     return None if text == "all" else integer_between(0)(text)
 
 
 def _parse_resources_per_run(values: Mapping[str, str]) -> tuple[Resources, ...]:
-    """Return the resources for a job's first run, and for each further run after one that lacked memory.
-
-    memory=4G,16G gives two: 1 slot and 4 GiB, 1 slot and 16 GiB.  Raises ValueError.
-    """
+    """Return the resources for a job's first run, and for each further run after one that lacked memory."""
     slots = _parse_value(values, "slots", integer_between(1, 100_000), 1)
     one_run_without_request: tuple[int, ...] = (0,)
     sizes = _parse_value(values, "memory", growing_sizes, one_run_without_request)
@@ -1838,10 +1765,7 @@ def _parse_resources_per_run(values: Mapping[str, str]) -> tuple[Resources, ...]
 
 
 def _parse_value(values: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
-    """Return the parsed value of the setting `name`; `default` if `values` has none.
-
-    Raises a ValueError that names the setting.
-    """
+    """Return the parsed setting `name`, or `default`; raise a ValueError that names it."""
     try:
         return parse(values[name]) if name in values else default
     except argparse.ArgumentTypeError as error:
@@ -1849,10 +1773,7 @@ def _parse_value(values: Mapping[str, str], name: str, parse: Callable[[str], T]
 
 
 def stopped_by_check(failed_line: Line, check: Line) -> str:
-    """Return the message for a barrier check that stops the jobs below.
-
-    failed_line: the first job above that failed or is in error.
-    """
+    """Return the message for a barrier check that stops jobs below the first line that failed."""
     what_happened = "failed" if failed_line.state == FAILED else "ended in error"
     return (
         f"line {failed_line.number} {what_happened}, and the #RUN barrier check in line {check.number} "
@@ -1862,8 +1783,7 @@ def stopped_by_check(failed_line: Line, check: Line) -> str:
 
 # ---- stray lines -------------------------------------------------------------------------------------------
 #
-# A line without the blank after the dot is a stray, neither a job nor a comment, and no runner runs it.  So
-# each runner first searches the file for strays.
+# A line without the blank after the dot is a stray, neither a job nor a comment, and no runner runs it.
 
 
 # A newline before a line that is neither a job, nor a comment, nor blank.  A single byte at the end of the
@@ -1906,7 +1826,7 @@ def name_stray(number: int) -> str:
 def check_for_strays(path: str, network: bool, say: Say, refuse: bool = True) -> None:
     """Report the first line that is neither a job nor a comment (a stray): no runner will run it.
 
-    refuse: raise UsageError if the file has strays and no job; perhaps it is a plain list of commands.
+    refuse: raise UsageError if there is no job; perhaps the file is a plain list of commands.
     """
     with job_file(path, network) as file:
         has_job = Scan(file, first_line_offset(file)).next() is not None
@@ -1921,13 +1841,10 @@ def check_for_strays(path: str, network: bool, say: Say, refuse: bool = True) ->
 
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
-    """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job.
-
-    In a file with jobs, report lines that are neither a job nor a comment.
-    """
-    check_for_strays(path, network, say)            # refuses plain text without a job
+    """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job; report strays."""
+    check_for_strays(path, network, say)
     with job_file(path, network) as file:
-        directives_only = b""                       # no state of a job is wanted
+        directives_only = b""
         for directive in Scan(file, first_line_offset(file), states=directives_only, directives=True):
             why_malformed = NO_DIRECTIVES.with_directive(directive).error
             if why_malformed:
@@ -1964,25 +1881,23 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # Safety does not depend on that.
 #
 # If h > R, an editor has overwritten an `r`, and no line of the command can be claimed.  A living runner
-# repairs that: check_jobs() writes `r` again, or kills a cancelled job.  If the runner is dead, the line
-# waits until the job has exited, which the next runner reports.  Then the line is new.
+# repairs that in check_jobs().  If the runner is dead, the line waits until the job has exited; then it is
+# new.
 #
-# A JobReader reads the file, and locks nothing.  A JobFile writes states, while holding command mutexes.  A
-# JobQueue has a JobFile, and holds claimed jobs.  A LockTable locks command mutexes and job locks; a
-# JobReader has a LockTableReader, which only queries them.
+# A JobReader reads the file, and locks nothing.  A JobFile writes states.  A JobQueue has a JobFile and
+# claimed jobs.  A LockTable locks command mutexes and job locks; a LockTableReader only queries them.
 #
 # Steps of a state change: lock the command mutex, which drops this host's cache; check that the path still
 # names this file (get_checked_fd()), and that the line has not moved (read_line()); write; unlock the command
 # mutex.  If the file or the lock file was replaced, unlock the mutex and raise FileChangedError.  No process
 # calls reopen_if_replaced() while holding the mutex.
 #
-# reopen_if_replaced() opens the file and the lock file that the path names now.  In a JobFile it also sets
-# the locks that a writing process needs, but no job lock.  A JobQueue first locks the job locks of claimed
-# jobs in a new lock file, and then marks this one as in use.  So only a JobQueue may do that for its JobFile;
-# code that counts lines at the same time has a separate JobReader.
+# reopen_if_replaced() opens the file and the lock file that the path names now.  A JobQueue first locks the
+# job locks of claimed jobs in a new lock file, and then marks this one as in use.  So only a JobQueue may do
+# that for its JobFile; code that counts lines at the same time has a separate JobReader.
 #
-# An editor can move, overwrite or delete a claimed line at any time.  So check_jobs() checks them twice a
-# second, on a network file system every 2.5 s, and returns the jobs that the runner must kill.
+# An editor can move, overwrite or delete a claimed line at any time.  So check_jobs() checks them regularly,
+# and returns the jobs that the runner must kill.
 
 
 @dataclass(eq=False, repr=False)
@@ -1997,18 +1912,12 @@ class Consumer:
     free: Resources = UNBOUNDED         # the free part of `capacity`
 
     def matches_host(self, pattern: str) -> bool:
-        """Return True if a pattern of host=, for example 'node*', matches this consumer's host name.
-
-        The name up to the first dot counts as well.
-        """
+        """Return True if a pattern of host= matches the host name, or its part up to the first dot."""
         name = self.name.lower()
         return any(fnmatch.fnmatchcase(host_name, pattern) for host_name in (name, name.partition(".")[0]))
 
     def fits(self, settings: JobSettings, below_end: bool) -> bool:
-        """Return True if host= and the capacity let the consumer take jobs with these settings.
-
-        below_end: below a `#RUN end`, where a consumer with --follow takes none.
-        """
+        """Return True if host=, `#RUN end` and capacity let the consumer take jobs with these settings."""
         return (not (below_end and self.follow) and self.capacity.holds(settings.needs)
                 and (not settings.hosts or any(map(self.matches_host, settings.hosts))))
 
@@ -2050,7 +1959,6 @@ class Job(Line):
 
     @property
     def needs(self) -> Resources:
-        """Return the resources for the next run."""
         return self.settings.larger_needs[self.growth_count - 1] if self.growth_count else self.settings.needs
 
     @property
@@ -2060,16 +1968,14 @@ class Job(Line):
 
     @property
     def cancelled(self) -> bool:
-        """Return True if a user has cancelled the job by setting another state."""
         return self.tracking is Tracking.CANCELLED
 
     @property
     def length(self) -> int:
-        """Return the line's length in bytes, with state and newline."""
         return 1 + len(self.text) + self.is_complete
 
     def move_to(self, line: Line) -> None:
-        """Copy offset, number and text of the line at which the job was found after an edit."""
+        """Copy the place of the line at which the job was found after an edit."""
         self.offset = line.offset
         self.number = line.number
         self.text = line.text
@@ -2148,7 +2054,7 @@ def held_in(states: Counter[bytes]) -> int:
 
 
 def name_counts(**numbers: int) -> list[str]:
-    """Return the numbers other than 0 with their names: for example ['31 done', '2 failed']."""
+    """Return the numbers other than 0 with their names: ['31 done', '2 failed']."""
     return [f"{number} {word}" for word, number in numbers.items() if number]
 
 
@@ -2186,8 +2092,7 @@ class Summary:
 
 
 def close_all(*fds: int | None) -> None:
-    """Close the descriptors that are not None."""
-    different = set(fds)                        # one descriptor can be given twice
+    different = set(fds)
     for fd in {fd for fd in different if fd is not None}:
         # EIO: the lease was lost, and unsynced writes
         with contextlib.suppress(OSError):
@@ -2195,7 +2100,6 @@ def close_all(*fds: int | None) -> None:
 
 
 def identity_of(fd: int) -> Identity:
-    """Return the device and inode number of an open file."""
     info = os.fstat(fd)
     return info.st_dev, info.st_ino
 
@@ -2203,8 +2107,7 @@ def identity_of(fd: int) -> Identity:
 def own_job_lock_offset(line: Line) -> int:
     """Return the offset of a line's own job lock, which the job takes if it is free.
 
-    It is byte "line number modulo JOB_LOCKS_PER_BUCKET" of the command's bucket in the lock file.  So jobs of
-    different lines with one command have different job locks.
+    So jobs of different lines with one command have different job locks.
     """
     return bucket_of(line.command) + line.number % JOB_LOCKS_PER_BUCKET
 
@@ -2219,9 +2122,7 @@ class PresenceLock:
     """A byte of the lock file that a runner or server keeps locked to show others that it runs.
 
     The presence lock is on the description of the command mutexes, which no job inherits.  So the kernel
-    frees it when the program dies; jobs that outlive the program hold only job locks.  The program locks it
-    whenever it opens a lock file, also after it lost a lease.  Jobs pay nothing for it.  The byte is drawn at
-    random, and identifies the program in the journal.
+    frees it when the program dies.  The byte is drawn at random, and identifies the program in the journal.
     """
     COUNT = 1 << 32
     SERVERS = 1 << 31           # presence locks from here on are for servers
@@ -2233,15 +2134,11 @@ class PresenceLock:
         self.is_held = False                # locked on the description of the last take()
 
     def _draw(self) -> int:
-        """Draw a presence lock, from the half for servers or that for runners."""
         drawn = int.from_bytes(os.urandom(4), "big") % self.SERVERS
         return self.SERVERS + drawn if self._of_server else drawn
 
     def take(self, fd: int) -> None:
-        """Lock the byte through `fd`, a descriptor of the lock file.
-
-        If it is taken, draw another.  Give up after TRIES bytes.
-        """
+        """Lock the byte through `fd`; if it is taken, draw another, TRIES times at most."""
         for _ in range(self.TRIES):
             self.is_held = lock(fd, PRESENCE_BYTES + self.offset)
             if self.is_held:
@@ -2263,10 +2160,7 @@ class Changed(enum.Flag):
 
 
 class LockTableReader(Opened):
-    """The lock file of a job file, for queries: which job locks, command mutexes and presence locks are held?
-
-    It locks nothing.  All queries use `fd`, on a description of this process's own.
-    """
+    """The lock file of a job file, for queries through `fd`: which locks are held?"""
 
     def __init__(self, file: str, mount: Mount, say: Say) -> None:
         """file: the path of the job file, without symbolic links."""
@@ -2283,8 +2177,7 @@ class LockTableReader(Opened):
         """Drop this host's cache of the job file, the lock file and the names of both.
 
         An NFS client caches the directory's attributes for up to a minute.  Until then it would not notice
-        that another host has renamed a new file to this path (seen on v4.2: 23 s without refresh(), 0 s with
-        it).
+        that another host has renamed a new file to this path.
         """
         if self.network:
             refresh_file(self._file, self._mount)
@@ -2302,10 +2195,7 @@ class LockTableReader(Opened):
             return False
 
     def reopen_if_replaced(self) -> bool:
-        """Open the lock file that the path names now, unless it is open, and close the old one.
-
-        Return False if none was opened: also if there is none, or if we may not read it.
-        """
+        """Open the lock file that the path names now, unless it is open; return False if none was opened."""
         if self.is_open and self.is_current():
             return False
         old_fd = self._fd
@@ -2317,9 +2207,7 @@ class LockTableReader(Opened):
         return self.is_open
 
     def _open(self) -> tuple[int | None, Identity | None]:
-        """Return a descriptor of the lock file, and its identity.
-
-        None for both: there is no lock file (then nothing is locked), or we may not read it.
+        """Return descriptor and identity of the lock file; None for both: none exists, or we may not read it.
         """
         was_hidden = self.is_unreadable
         self.is_unreadable = False
@@ -2341,34 +2229,26 @@ class LockTableReader(Opened):
         return fd, (info.st_dev, info.st_ino)
 
     def close(self) -> None:
-        """Close `fd`; job locks keep their own descriptions."""
         close_all(self._fd)
         self._fd = None
 
     def is_mutex_held(self, command: bytes) -> bool:
-        """Return True if another process holds the mutex of a command."""
         return self.is_open and not is_free(self.fd, bucket_of(command) + MUTEX_OFFSET)
 
     def count_job_locks(self, command: bytes) -> int:
-        """Return how many job locks of a command are held, by any process."""
         if not self.is_open:
             return 0
         held = other_locks(self.fd, bucket_of(command), JOB_LOCKS_PER_BUCKET)
         return sum(map(len, held))
 
     def is_held(self, offset: int) -> bool:
-        """Return True if any process, also this one, holds the job lock at this offset."""
         return not is_free(self.fd, offset)
 
     def is_appended_to(self) -> bool:
-        """Return True if another process is appending lines to the job file."""
         return not is_free(self.fd, APPEND_BYTE)
 
     def presence_locks(self) -> set[int] | None:
-        """Return the number of the presence lock of each other runner and server.
-
-        Empty: there are none, or no lock file.  None: we may not read the lock file.
-        """
+        """Return the presence locks of other runners and servers; None: we may not read the lock file."""
         if self.is_unreadable:
             return None
         if not self.is_open:
@@ -2383,18 +2263,12 @@ class LockTable(LockTableReader):
     `fd` has all locks of this process except job locks.  A query through `fd` does not find locks of the same
     description.  So each job lock is on another description, which the job inherits (open_job_lock()).
 
-    To lock a command mutex: lock the byte; call refresh_file(), after which names and sizes are as of now;
-    check that the path still names this lock file, or raise FileChangedError.
-
-    Locks on a network file system can be lost while this host is cut off (lost_locks()).  On NFS a read
-    detects that.  On all others `fd` keeps one more byte locked, the pulse: if it is lost, so are all locks
-    of this host.
+    Locks on a network file system can be lost while this host is cut off.  On NFS a read detects that.  On
+    all others `fd` keeps one more byte locked, the pulse: if it is lost, so are all locks of this host.
     """
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  presence_lock: PresenceLock | None = None) -> None:
-        """file: the path of the job file, without symbolic links.  interval: the seconds for which an answer
-        True of still_has_locks() holds.
-        """
+        """interval: the seconds for which an answer True of still_has_locks() holds."""
         super().__init__(file, mount, say)
         self.clock = clock
         self.interval = interval
