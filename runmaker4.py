@@ -2281,10 +2281,7 @@ class LockTable(LockTableReader):
         self._length_at_first_claim: int | OtherUsers = OtherUsers.NOT_ASKED
 
     def _open(self) -> tuple[int, Identity]:
-        """Open or create the lock file, and lock the bytes that show others that this process uses it.
-
-        Return descriptor and identity.
-        """
+        """Open or create the lock file, and lock the bytes that show others that this process uses it."""
         opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)
         try:
@@ -2308,7 +2305,6 @@ class LockTable(LockTableReader):
             self.presence_lock.take(fd)
 
     def ensure_presence_lock(self) -> None:
-        """Lock the presence lock if that failed when the lock file was opened."""
         if self.presence_lock and not self.presence_lock.is_held:
             self.presence_lock.take(self.fd)
 
@@ -2320,8 +2316,7 @@ class LockTable(LockTableReader):
     def still_has_locks(self) -> bool:
         """Return False if this host has lost the locks on `fd`, because it was cut off for too long.
 
-        On a local file system, or while no lock file is open, nothing can be lost: True.  After an answer
-        True, ask the file system again only after `interval`.
+        After an answer True, ask the file system again only after `interval`.
         """
         can_be_lost = self.network and self.is_open
         if not can_be_lost:
@@ -2329,7 +2324,6 @@ class LockTable(LockTableReader):
         now = self.clock()
         if now - self._locks_known_at <= self.interval:
             return True
-        # NFS refuses a read after a loss; elsewhere the pulse is lost
         if lost_locks(self.fd, [self.pulse_offset], self._mount):
             return False
         self._locks_known_at = now
@@ -2364,10 +2358,7 @@ class LockTable(LockTableReader):
                     unlock(self.fd, offset)
 
     def _lock(self, offset: int) -> bool:
-        """Lock a byte of the open lock file; return False if another process has it locked.
-
-        Raises OSError(EIO) if this host has lost its locks, FileChangedError if no lock file is open.
-        """
+        """Lock a byte of the open lock file; return False if another process has it locked."""
         self.check_still_has_locks()
         if not self.is_open:
             raise FileChangedError("the lock file is not open")
@@ -2376,24 +2367,19 @@ class LockTable(LockTableReader):
     # -- job locks -------------------------------------------------------------------------------------------
 
     def is_ours(self, offset: int) -> bool:
-        """Return True if this process holds the job lock at this offset.
-
-        Locking the byte would not show that: through the same descriptor it succeeds again.
-        """
+        """Return True if this process holds this job lock; it could lock it again, so that is no test."""
         return offset in self.job_locks
 
     def open_job_lock(self) -> int:
-        """Open the lock file once more, for a job lock; return the descriptor."""
         return open_direct(self.path, os.O_RDWR | os.O_CLOEXEC, self.network)
 
     def close_job_lock(self, fd: int) -> None:
-        """Close the descriptor of a job lock that is unlocked or lost."""
         close_all(fd)
 
     def take_job_lock(self, line: Line) -> JobLock:
         """Lock and return a free job lock of a line's command, preferably the one of the line's number.
 
-        Needs the command mutex.  Raises OSError(ENOLCK) if none of the 65,535 is free.
+        Needs the command mutex.
         """
         offsets = job_lock_offsets(line.command)
         preferred = own_job_lock_offset(line)
@@ -2410,7 +2396,6 @@ class LockTable(LockTableReader):
             raise
 
     def free_job_locks(self) -> None:
-        """Unlock all job locks: they belong to a lock file that was removed."""
         for job_lock in list(self.job_locks.values()):
             self.free_job_lock(job_lock)
 
@@ -2443,7 +2428,6 @@ class LockTable(LockTableReader):
         return bool(lost_fds)
 
     def discard(self, fd: int) -> None:
-        """Close a descriptor whose locks were lost."""
         self.close_job_lock(fd)
 
     # -- other processes that claim lines --------------------------------------------------------------------
@@ -2451,13 +2435,10 @@ class LockTable(LockTableReader):
     def lengthen_lock_file(self) -> None:
         """Make the lock file one byte longer, once, so that others notice that we claim lines from now on.
 
-        Each runner does so before it first claims, and the file stays longer when the runner dies.  So while
-        the length is as we made it, no runner has begun to claim since (is_only_claimer()).  The others:
-
-        1. A runner that began before us still has HERE_BYTE locked, which we record as OTHERS.  If it has
-           lost that lock, it must call this again before it claims.
-        2. A runner that begins now locks HERE_BYTE first.  So we see that lock, or it makes the file longer
-           than we did.
+        Each runner does so before it first claims.  So while the length is as we made it, no runner has begun
+        to claim since.  A runner that began before us still has HERE_BYTE locked, which we record as OTHERS;
+        if it has lost that lock, it must call this again before it claims.  A runner that begins now locks
+        HERE_BYTE first: we see that lock, or it makes the file longer than we did.
         """
         if self._lengthened:
             return
@@ -2471,10 +2452,9 @@ class LockTable(LockTableReader):
         self._lengthened = True
 
     def is_only_claimer(self) -> bool:
-        """Return True if no other process can have claimed a line since our first claim.
+        """Return True if certainly no other process has claimed a line since our first claim.
 
-        Then the lock file is as long as lengthen_lock_file() made it.  False: another process can have
-        claimed, or we have claimed nothing in this lock file.  Needs the command mutex.
+        Needs the command mutex.
         """
         return self._lengthened and self._length_at_first_claim == os.fstat(self.fd).st_size
 
@@ -2486,8 +2466,7 @@ class JobReader(Opened):
     """
     ACCESS = os.O_RDONLY                # how the job file is opened
     MAX_LOOKS = 3  # a file or a line is gone after so many looks, an interval apart, missed it
-    # a network file system can hold up an editor that saves a file in place: MooseFS takes 30 s if two hosts
-    # write to one file
+    # MooseFS takes 30 s to save a file in place if two hosts write to it
     MAX_SAVE_SECONDS = 60.0
     MAX_NAMED = 9                     # lines that a summary names
 
@@ -2518,28 +2497,20 @@ class JobReader(Opened):
     def scan_lines(
         self, states: bytes | None = None, counted: Counter[bytes] | None = None, directives: bool = False
     ) -> Scan:
-        """Start a scan over the job lines in some states; None: in all.
-
-        If the path names another file than the open one, open that first.  counted: gets the number of job
-        lines in each state during the scan.  directives: also yield lines that begin with #RUN.
-        """
+        """Start a scan over the job lines in some states (None: all) of the file that the path names now."""
         self.reopen_if_replaced()
         return Scan(self.reader, self.start, states, counted=counted, directives=directives)
 
     def lines_by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
-        """Read the file, and return the job lines of each command."""
         lines_of_command: dict[bytes, list[Line]] = {command: [] for command in commands}
         for line in find_command_lines(self.reader, self.start, commands):
             lines_of_command[line.command].append(line)
         return lines_of_command
 
     def snapshot(self) -> Snapshot:
-        """Read the whole file: count the lines in each state, and separate orphans from running jobs.
-
-        Orphans are lines `r` without a runner or job.
-        """
+        """Read the whole file: count the lines in each state, and separate orphans from running jobs."""
         snapshot = Snapshot(Counter())
-        scan = self.scan_lines(RUNNING, counted=snapshot.states)    # finds lines `r`, counts every state
+        scan = self.scan_lines(RUNNING, counted=snapshot.states)
         for line in scan:
             if self.is_orphan(line):
                 snapshot.orphans.append(line)
@@ -2551,9 +2522,9 @@ class JobReader(Opened):
     def seconds_until_trusted(self, size: int) -> float:
         """Return the seconds until a scan that has read `size` bytes can be trusted; 0: now.
 
-        An editor that saves a file in place empties it first, and another process can be in the middle of the
-        last line.  So size and last byte must stay the same for a while, on a network file system for up to
-        MAX_SAVE_SECONDS.  A file that ends with a newline when first read needs no wait.
+        An editor that saves in place empties the file first, and another process can be in the middle of the
+        last line.  So size and last byte must stay the same for a while.  A file that ends with a newline
+        when first read needs no wait.
         """
         now = self.clock()
         last_byte = self.reader.pread(1, max(size - 1, 0))
@@ -2573,17 +2544,17 @@ class JobReader(Opened):
     def is_save_held_up(self) -> bool:
         """Return True if a network file system seems to hold up an editor that is saving the file in place.
 
-        Then the former last byte is missing.  Or it reads as NUL, because one of us has written a state just
-        after the editor emptied the file: the gap before that state reads as NULs.
+        Then the former last byte is missing; or NUL, in the gap before a state that one of us has written
+        after the editor emptied the file.
         """
         return (self.network and self.reader.is_open and self._trusted_size > 0
                 and self.reader.pread(1, self._trusted_size - 1) in (b"", b"\0"))
 
     def summarize(self, consumers: Consumers, groups: bool = False) -> Summary:
-        """Describe the file for the closing message of consumers (runners or clients) that are about to exit.
+        """Describe the file for the closing message of consumers that are about to exit.
 
-        Remove each one from `consumers` that could still run a new job; then `jobs_left` is set.  groups: the
-        consumers also run jobs with together=.
+        Remove each one from `consumers` that could still run a new job.  groups: they also run jobs with
+        together=.
         """
         snapshot = self.snapshot()
         counts = count_states(snapshot)
@@ -2603,14 +2574,10 @@ class JobReader(Opened):
         )
 
     def _find_bad_lines(self) -> tuple[list[int], bool]:
-        """Return the numbers of the first MAX_NAMED lines that are `!` or `e`.
-
-        Also return True if any such line in the file belongs to no group: then -r can retry it.
-        """
+        """Return the numbers of the first MAX_NAMED lines that are `!` or `e`; True: -r can retry any."""
         numbers: list[int] = []
 
         def is_needed(scope: Directives) -> bool:
-            """Return True if a failed line under these directives could change the answer."""
             return len(numbers) < self.MAX_NAMED or not scope.settings.together
 
         has_ungrouped = False
@@ -2627,12 +2594,8 @@ class JobReader(Opened):
         return self.lock_table.is_open and self.lock_table.presence_locks() == set()
 
     def _remove_consumers_with_jobs(self, consumers: Consumers, groups: bool) -> bool:
-        """Remove each consumer from `consumers` that could run a new job of the file.
-
-        Return True if there was one.  groups: they also run jobs with together=.
-        """
+        """Remove each consumer that could run a new job of the file; return True if there was one."""
         def can_run_jobs(scope: Directives) -> bool:
-            """Return True if one of the remaining consumers could run jobs below these directives."""
             return (groups or not scope.settings.together) and consumers.any_fits(scope)
 
         has_removed = False
@@ -2663,10 +2626,7 @@ class JobReader(Opened):
                 yield line, scope
 
     def read_line(self, line: Line, after: int = 1) -> bytes:
-        """Read a line again; return it with state and `after` bytes that follow the text.
-
-        Return b'' if another line, or none, is at this offset now.
-        """
+        """Read a line again, with state and `after` bytes that follow the text; b'' if it has moved."""
         margin = min(line.offset, len(UTF8_MARK))
         text_end = 1 + len(line.text)
         data = self.reader.pread(margin + text_end + after, line.offset - margin)
@@ -2680,7 +2640,6 @@ class JobReader(Opened):
         return data
 
     def state_at(self, line: Line) -> bytes | None:
-        """Return the current state of a line; None if the line is not at its offset any more."""
         return self.read_line(line)[:1] or None
 
     # -- held locks ------------------------------------------------------------------------------------------
@@ -2688,8 +2647,7 @@ class JobReader(Opened):
     def is_orphan(self, line: Line) -> bool:
         """Return True if a line `r` is an orphan: it has neither a runner nor a job any more.
 
-        The answer is a hint, because a runner can claim a line at the same time.  change_state() checks again
-        while holding the command mutex.
+        The answer is a hint; change_state() checks again while holding the command mutex.
         """
         lock_table = self.lock_table
         if lock_table.is_unreadable:
@@ -2707,9 +2665,9 @@ class JobReader(Opened):
     def _locks_show_life(self, line: Line) -> bool:
         """Return True if the held job locks show that a line `r` has a runner or a job.
 
-        Both hold a job lock in the command's bucket until they die: the line's own, or another if that was
-        taken, or if the line has moved since the claim.  So if the own lock is free, count the held locks of
-        the bucket: if the command has no orphan, this line is none.
+        Both hold the line's own job lock, or another if that was taken, or if the line has moved since the
+        claim.  So if the own lock is free, count the bucket's held locks: if the command has no orphan, this
+        line is none.
         """
         lock_table = self.lock_table
         if lock_table.is_held(own_job_lock_offset(line)):
@@ -2718,11 +2676,7 @@ class JobReader(Opened):
         return not all_job_locks_free and self._has_no_orphans(line.command)
 
     def _has_no_orphans(self, command: bytes) -> bool:
-        """Return True if a command has enough held job locks for a living job on each line `r`.
-
-        A claim adds one to both.  So if the first count of job locks is too small, count again after the
-        lines.
-        """
+        """Return True if a command has enough held job locks for a living job on each line `r`."""
         job_locks = self.lock_table.count_job_locks(command)
         if not job_locks:
             return False
@@ -2737,20 +2691,15 @@ class JobReader(Opened):
     ) -> bool:
         """Return True if, with one more copy of a command, no more copies live than lines are `r`.
 
-        Each living copy holds a job lock.  The new copy brings a line `r`, so there must be one for each
-        living copy.  for_orphan: the line of the new copy is `r` already, so one more is needed.
-
-        find_start: returns the offset of a line at which to begin to search for lines `r`; None: the first.
+        The new copy brings a line `r`, so there must be one for each living copy.  for_orphan: the line of
+        the new copy is `r` already, so one more is needed.  find_start: returns where to begin the search.
         """
         living_copies = self.lock_table.count_job_locks(command)
         needed_lines = living_copies + 1 if for_orphan else living_copies
         return not living_copies or self._has_running_lines(command, needed_lines, find_start())
 
     def _has_running_lines(self, command: bytes, at_least: int, search_start: int | None = None) -> bool:
-        """Return True if at least so many lines of a command are `r`.
-
-        search_start: search from this offset on, then the lines above; None: from the first line on.
-        """
+        """Return True if at least so many lines of a command are `r`; search from `search_start` on first."""
         middle = self.start if search_start is None else search_start
         count = count_lines(self.reader, middle, math.inf, RUNNING, command, at_least)
         if count < at_least:
@@ -2760,14 +2709,12 @@ class JobReader(Opened):
     # -- the current file ------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Drop this host's cache of the job file and the lock file."""
         self.lock_table.refresh()
 
     def reopen_reader_on_fuse(self) -> None:
-        """On FUSE, open the file of `reader` again, so that later reads return what other hosts have written.
+        """On FUSE, open the file again, so that later reads return what other hosts have written.
 
-        The file system's daemon can have old data cached for the open file.  On other file systems do
-        nothing.  Raises FileChangedError if the daemon no longer knows the file, because it was replaced.
+        Raises FileChangedError if the daemon no longer knows the file, because it was replaced.
         """
         try:
             refresh_reader(self.reader, self.mount)
@@ -2777,7 +2724,7 @@ class JobReader(Opened):
             raise FileChangedError from None
 
     def _stat(self) -> os.stat_result:
-        """Return stat(2) of the file that the path names now.  Raises OSError(ELOOP) for a symbolic link.
+        """Return stat(2) of the file that the path names now.
 
         On a network file system open the file: then NFS asks the server for size and times (nfs(5),
         close-to-open).
@@ -2793,7 +2740,7 @@ class JobReader(Opened):
             os.close(fd)
 
     def signature(self) -> tuple[int, ...]:
-        """Return device, inode, size and mtime of the file at the path: equal if nothing was written."""
+        """Return device, inode, size and mtime of the file at the path."""
         info = self._stat()
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
@@ -2801,17 +2748,13 @@ class JobReader(Opened):
         return self.signature()[:2]             # device, inode
 
     def _is_known_at_path(self, fd: int | None) -> bool:
-        """Return True if this host knows, without asking a server, that the path names this open file.
-
-        False: unknown, as always on a local file system; check with _stat().
-        """
+        """Return True if this host knows without asking a server that the path names this open file."""
         return self.network and fd is not None and path_names_fd(self.real_path, fd)
 
     def reopen_if_replaced(self) -> Changed:
         """Open the job file and the lock file that the path names now, unless they are open.
 
-        Return which was opened.  Raises OSError(EPERM) if the new job file belongs to a user who could not
-        write to the old one.
+        Raises OSError(EPERM) if the new job file belongs to a user who could not write to the old one.
         """
         changed = Changed.NOTHING
         self.refresh()
@@ -2827,16 +2770,13 @@ class JobReader(Opened):
         return changed
 
     def _open(self) -> None:
-        """Open the job file that the path names now, and close the old one.
-
-        Raises OSError, and keeps the old one, if the file is UTF-16, or we do not trust the owner.
-        """
+        """Open the job file that the path names now, and close the old one, unless the new one is refused."""
         fd = os.open(self.real_path, self.ACCESS | os.O_CLOEXEC | os.O_NOFOLLOW)
-        reader = Reader(fd)                     # local: reads through the same descriptor
+        reader = Reader(fd)
         try:
             if self.network:
                 reader = Reader.with_own_fd(fd, True)
-            first_line_offset(reader)                  # raises OSError
+            first_line_offset(reader)
             info = os.fstat(fd)
             self._check_replacement(info)
             if self.ACCESS == os.O_RDWR:
@@ -2865,7 +2805,6 @@ class JobReader(Opened):
             )
 
     def close_files(self) -> None:
-        """Close job file and lock file; claimed lines keep their job locks."""
         close_all(self._fd, self.reader.detach())
         self.lock_table.close()
         self._fd = None
@@ -2882,8 +2821,8 @@ USERS = 1 << 61
 def lock_all(fd: int) -> None:
     """Lock all of a job file, shared: the in-use lock of each process that writes states.
 
-    It keeps away programs that lock the file exclusively; on NFS, locking also makes the size current (the
-    client asks the server).  Raises OSError(EBUSY) if another process has an exclusive lock.
+    On NFS, locking also makes the size current.  Raises OSError(EBUSY) if another process has an exclusive
+    lock.
     """
     if not lock(fd, 0, IN_USE_BYTES, shared=True):
         raise OSError(
@@ -2898,9 +2837,7 @@ class JobFile(JobReader):
     programs that lock ranges of the file, and an NFS client from writing neighbouring bytes back.  And it
     makes a write fail after the lease was lost.
 
-    Command mutexes are in the lock file.  On a network file system, locking one also drops this host's cache.
-    While a process holds one, get_checked_fd() checks the path, and all reads of `reader` return data no
-    older than that lock.
+    While a process holds a command mutex, all reads of `reader` return data no older than that lock.
     """
     ACCESS = os.O_RDWR
     lock_table: LockTable
@@ -2924,14 +2861,13 @@ class JobFile(JobReader):
     def patience(self) -> float:
         """Return how many seconds a runner or server waits for a command mutex before it tries later.
 
-        On a local file system the event loop makes the calls: while it waits, it reads no output and applies
-        no timeout.  On a network file system a thread makes them, and each attempt is a round trip.
+        On a local file system the event loop makes the calls, and does nothing else while it waits.
         """
         return self.MUTEX_SECONDS if self.network else self.MUTEX_SECONDS_LOCAL
 
     @property
     def walk_patience(self) -> float:
-        """Return the same for a claim, or another change to a line that is not claimed: there are others."""
+        """Return the same for a line that is not claimed: there are others."""
         return min(self.MUTEX_SECONDS_WALK, self.patience)
 
     def sync(self) -> None:
@@ -2945,8 +2881,7 @@ class JobFile(JobReader):
                       patience: float = MUTEX_SECONDS) -> contextlib.AbstractContextManager[bool]:
         """Lock the mutex of a command for the `with` block, and make reads of the file current.
 
-        Yield False if another process holds the mutex for `patience` seconds.  Raises FileChangedError if the
-        lock file was replaced; get_checked_fd() checks the job file.
+        Yield False if another process holds the mutex for `patience` seconds.
         """
         offset = bucket_of(command) + MUTEX_OFFSET
         return self.lock_table.locking(offset, patience, self.reopen_reader_on_fuse)
@@ -2955,8 +2890,7 @@ class JobFile(JobReader):
         """Show other processes which lock file we use, by a lock on a byte of the job file.
 
         The inode number of the lock file selects the byte.  So processes that reach one job file by two
-        names, and so use two lock files, notice each other: this raises OSError(EBUSY).  Do nothing if the
-        byte is locked already.
+        names, and so use two lock files, notice each other: this raises OSError(EBUSY).
         """
         fd = self.fd
         inode = self.lock_table.inode
@@ -2972,9 +2906,9 @@ class JobFile(JobReader):
         self._marked_in_use = self.reader, inode
 
     def _relock_in_use_lock(self) -> None:
-        """Lock all of the job file again, after another lock file was opened.
+        """Lock all of the job file again after another lock file was opened.
 
-        The pulse, a byte of the new lock file, shows the loss only of locks that were taken after it.
+        The pulse in the new lock file shows the loss only of locks that were taken after it.
         """
         unlock(self.fd, 0, IN_USE_BYTES)
         try:
@@ -2984,7 +2918,6 @@ class JobFile(JobReader):
             raise
 
     def _check_no_other_lock_file(self, our_byte: int) -> None:
-        """Raise OSError(EBUSY) if another process has locked a byte that identifies another lock file."""
         bytes_below = USER_BYTES, our_byte
         bytes_above = our_byte + 1, USER_BYTES + USERS
         for start, stop in (bytes_below, bytes_above):
@@ -2996,10 +2929,7 @@ class JobFile(JobReader):
                 )
 
     def open_to_write(self) -> None:
-        """Open the job file and the lock file that the path names now, unless they are open, to write states.
-
-        Show others which lock file is in use.  Raises OSError(EBUSY) if another process uses another.
-        """
+        """Open the files that the path names now, unless they are open, and mark the lock file as in use."""
         self.reopen_if_replaced()
         self.mark_lock_file_in_use()
 
@@ -3021,8 +2951,8 @@ class JobFile(JobReader):
     def get_checked_fd(self) -> int:
         """Check that a state may be written to the file now; return the descriptor of the file.
 
-        Also mark the lock file as in use.  Raises FileChangedError if the path names another file,
-        OSError(EBUSY) if another process uses another lock file.  Needs the command mutex.
+        Raises FileChangedError if the path names another file, OSError(EBUSY) if another process uses another
+        lock file.  Needs the command mutex.
         """
         fd = self.check_at_path()
         self.mark_lock_file_in_use()
@@ -3037,23 +2967,20 @@ class JobFile(JobReader):
             return False                        # an editor is replacing it
 
     def size(self) -> int:
-        """Return the size of the open file in bytes, as far as this host knows."""
         return os.fstat(self.fd).st_size
 
     def _current_size(self) -> int:
-        """Drop this host's cache, and return the size of the open file in bytes."""
         self.refresh()
         return self.size()
 
     def change_state(self, line: Line, state: bytes, own_last_result: bytes = b"") -> Attempt:
         """Write `state` over the state of an orphan (a line `r` without a job) or a finished line.
 
-        If the line has changed, write nothing: `check` of the returned Attempt is the reason.  Raises
-        FileChangedError if the line has moved.
+        Raises FileChangedError if the line has moved.
 
         own_last_result: the result of this process's last run of an orphan's command; b"": none.  Write it
-        instead of `state`, unless another process can have run the command since.  For example, our run has
-        written `d`, and an editor has saved the `r` that it had read before.
+        instead of `state`, unless another process can have run the command since: an editor has saved the `r`
+        that it had read before.
         """
         with self.command_mutex(line.command, self.walk_patience) as locked:
             attempt = Attempt(LineCheck.LOCKED)
@@ -3073,9 +3000,7 @@ class JobFile(JobReader):
         """Read a line again; return in `check` of an Attempt that it can be claimed (OPEN), or why not.
 
         Needs the command mutex.  Raises FileChangedError if the line, or the directive with its settings, is
-        not at its offset.
-
-        needs_room: also require can_run_another_copy(), which gets `find_start`.
+        not at its offset.  needs_room: also require can_run_another_copy().
         """
         self.get_checked_fd()
         committed = self.check_committed(line)
@@ -3097,12 +3022,10 @@ class JobFile(JobReader):
     def check_committed(self, line: Line) -> bool:
         """Return True if a line is committed: no append is in progress that could cut it off after an error.
 
-        On a network file system each check is a round trip, so remember the size up to which lines are
-        committed.
-
-        Needs the command mutex, with which FUSE knows the current size.  NFS can know an older, smaller size;
-        then the line waits.  If an editor on another host shortens the file, and the disk is full when lines
-        are appended again, this can return True for a line that is cut off.
+        On a network file system each check is a round trip, so remember the size.  Needs the command mutex,
+        with which FUSE knows the current size.  NFS can know an older, smaller size; then the line waits.  If
+        an editor on another host shortens the file, and the disk is full when lines are appended again, this
+        can return True for a line that is cut off.
         """
         size = self.size()
         if line.offset < self._known_committed_size(size):
@@ -3114,10 +3037,9 @@ class JobFile(JobReader):
         return line.offset < size
 
     def _known_committed_size(self, current_size: int) -> int:
-        """Return the size up to which lines are known to be committed: no append of these can be undone.
+        """Return the size up to which lines are known to be committed; 0: check_committed() must ask.
 
-        0: unknown, so check_committed() must ask: on a local file system, where asking is cheap; after
-        another file was opened; and if the file is shorter now (`current_size`), because it was edited.
+        That is so on a local file system, where asking is cheap, and after the file was replaced or cut.
         """
         if not self.network or not self._committed_reader_and_size:
             return 0
@@ -3137,8 +3059,7 @@ class JobFile(JobReader):
 class JobQueue:
     """The jobs that were claimed from a job file: claims lines, checks claimed lines and writes results.
 
-    A job is in `claimed` from claim() to release_job(); the job lock belongs to the lock file.  A queue does
-    not wait for jobs, and a `Cursor` chooses the next line.
+    A job is in `claimed` from claim() to release_job().  A `Cursor` chooses the next line.
     """
     MAX_SINGLE_READS = 16       # lines of a command that are read one by one
     MAX_CUT_OFF_SECONDS = 60.0  # with ENOTCONN, until the client of the file system counts as dead
@@ -3160,11 +3081,8 @@ class JobQueue:
     def reopen_if_replaced(self) -> Changed:
         """Open the job file and the lock file that the path names now, unless they are open.
 
-        Lock a job lock again for each claimed job that has none: in a new lock file, for all.  Return which
-        file was opened.
-
-        Raises OSError(EBUSY) if another process uses another lock file.  The jobs have job locks then, but no
-        new line may be claimed.
+        Lock a job lock again for each claimed job that has none.  Raises OSError(EBUSY) if another process
+        uses another lock file: the jobs have job locks then, but no new line may be claimed.
         """
         old_inode = self.file.lock_table.inode
         changed = self.file.reopen_if_replaced()
@@ -3176,25 +3094,22 @@ class JobQueue:
         self.file.lock_table.ensure_presence_lock()
         self._forget_job_locks()
         jobs_without_lock = [job for job in self.claimed if not job.job_lock]
-        self._reconcile_commands(jobs_without_lock)             # locks job locks for them
+        self._reconcile_commands(jobs_without_lock)
         # Last: until then no other runner can take lines of these jobs for orphans
         self.file.mark_lock_file_in_use()
         return changed
 
     def _on_file_opened(self) -> None:
-        """Forget what was only known of the previous job file."""
         self._searched_at = -math.inf           # missing lines can be in this file
         self._cut_off_since = None
         self._warn_if_direct_reading_refused()
 
     def _on_lock_file_replaced(self) -> None:
-        """Report that the old lock file was removed, and free the job locks in it."""
         self.say(f"the lock file {self.file.lock_table.path} was removed; it was created and locked "
                  "again (do not remove it)")
         self.file.lock_table.free_job_locks()
 
     def _warn_if_direct_reading_refused(self) -> None:
-        """Report that the file system refuses O_DIRECT, unless it did so for the last file."""
         last_mode = self._last_reading_mode
         self._last_reading_mode = self.file.reader.reading_mode
         if self._last_reading_mode is Reading.DROPPED and last_mode is not Reading.DROPPED:
@@ -3206,8 +3121,7 @@ class JobQueue:
     def close_if_locks_lost(self, error: OSError) -> None:
         """Close the job file and the lock file if an error can mean that our locks were lost.
 
-        The next reopen_if_replaced() opens both again.  After ENOTCONN, note since when the file system is
-        cut off.
+        The next reopen_if_replaced() opens both again.
         """
         if error.errno == errno.ENOTCONN and self._cut_off_since is None:
             self._cut_off_since = self.file.clock()
@@ -3217,14 +3131,14 @@ class JobQueue:
     def _is_cut_off(self) -> bool:
         """Return True if the process that serves a FUSE file system on this host must be dead.
 
-        Then every call fails with ENOTCONN for ever.  GlusterFS also fails so while the servers do not
-        answer, and recovers; so wait for a minute of such errors.
+        Then every call fails with ENOTCONN for ever; on GlusterFS also while the servers do not answer, so
+        wait for a minute of such errors.
         """
         return (self._cut_off_since is not None
                 and self.file.clock() - self._cut_off_since >= self.MAX_CUT_OFF_SECONDS)
 
     def _forget_job_locks(self) -> None:
-        """Clear `job_lock` of each claimed job whose job lock the lock table has lost or freed."""
+        """Clear `job_lock` of each job whose job lock the lock table has lost or freed."""
         for job in self.claimed:
             if job.job_lock and self.file.lock_table.job_locks.get(job.job_lock.offset) is not job.job_lock:
                 job.job_lock = None
@@ -3237,13 +3151,11 @@ class JobQueue:
     @staticmethod
     def copy_lock_fd(job: Job) -> int | None:
         """Return a copy of the descriptor with a job's job lock, for the job's shell; None: the lock is lost.
-
-        The caller closes it with close_lock_copy().
         """
         return os.dup(job.job_lock.fd) if job.job_lock else None
 
     def still_has(self, job: Job) -> bool:
-        """Return True if we certainly still hold a job's job lock: a host that was cut off loses it."""
+        """Return True if we certainly still hold a job's job lock."""
         if not job.job_lock:
             return False
         try:
@@ -3255,7 +3167,6 @@ class JobQueue:
 
     @staticmethod
     def close_lock_copy(fd: int) -> None:
-        """Close a descriptor from copy_lock_fd(), after the shell has inherited it."""
         close_all(fd)
 
     # -- claiming a line -------------------------------------------------------------------------------------
@@ -3263,8 +3174,7 @@ class JobQueue:
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
         """Claim a line for a consumer: lock a job lock and write `r`, if the line has not changed.
 
-        Return an Attempt with the new job, or the reason why the line cannot be claimed now.  settings: of
-        the directives above the line.  Raises FileChangedError if the line or the file moved.
+        Raises FileChangedError if the line or the file moved.
         """
         with self.file.command_mutex(line.command, self.file.walk_patience) as locked:
             attempt = Attempt(LineCheck.LOCKED)
@@ -3277,7 +3187,7 @@ class JobQueue:
             return attempt
 
     def _lock_and_mark(self, line: Line, consumer: Consumer, settings: JobSettings) -> Job:
-        """Lock a job lock for a line that can be claimed, write `r`, and add the new job to `claimed`."""
+        """Lock a job lock for a line that can be claimed, write `r`, and add the job to `claimed`."""
         job = Job(**vars(line), consumer=consumer, settings=settings)
         job.mark_found(self.file.size())
         job.job_lock = self.file.lock_table.take_job_lock(job)
@@ -3295,9 +3205,9 @@ class JobQueue:
         return job
 
     def _running_search_start(self, command: bytes) -> int | None:
-        """Return the offset at which to begin a search for running lines of a command; None: at the top.
+        """Return where to begin a search for running lines of a command; None: at the top.
 
-        Begin at our first claimed line of the command, if it has not moved: most running lines are below.
+        Begin at our first claimed line of the command: most running lines are below.
         """
         first_job = next((job for job in self.claimed if job.command == command), None)
         return first_job.offset if first_job and self.file.state_at(first_job) is not None else None
@@ -3307,9 +3217,8 @@ class JobQueue:
     def finish(self, job: Job, state: bytes) -> str:
         """Write the result of a job over its `r`, and remove the job from `claimed`.
 
-        Return '', or why the result will never be written, for example because a user set another state.
-        Raises TemporaryError: try again.  state: HELD: a user has cancelled the job; the line keeps the
-        user's state.
+        Return '', or why the result will never be written.  Raises TemporaryError: try again.  state: HELD: a
+        user has cancelled the job; the line keeps the user's state.
         """
         if state == HELD:
             self.release_job(job)
@@ -3328,7 +3237,7 @@ class JobQueue:
     def _write_result(self, job: Job, state: bytes) -> str:
         """Write a result over the job's `r`; if that is not at its offset, search the file for it first.
 
-        Return '' when it is written, or why it will never be.  Raises TemporaryError: try again.
+        Return '', or why it will never be written.  Raises TemporaryError: try again.
         """
         try:
             try:
@@ -3344,9 +3253,9 @@ class JobQueue:
             return self._on_file_missing(job, state)
 
     def _on_file_missing(self, job: Job, state: bytes) -> str:
-        """Raise NoFile while an editor could be about to create the job file again.
+        """Raise NoFile while an editor could be about to create the job file again; then give up.
 
-        After that, release the job, and return why the result is not written.
+        Return why the result is not written.
         """
         now = self.file.clock()
         if self._no_file_since is None:
@@ -3359,8 +3268,7 @@ class JobQueue:
     def _write_at_offset(self, job: Job, state: bytes) -> None:
         """Write a result over the `r` at the job's offset, and remove the job from `claimed`.
 
-        Raises LockedNow if another process holds the command mutex, FileChangedError if the line was moved or
-        changed, or the job lock was lost.
+        Raises LockedNow, or FileChangedError if the line was moved or changed, or the job lock was lost.
         """
         with self.file.command_mutex(job.command, self.file.patience) as locked:
             if not locked:
@@ -3383,11 +3291,10 @@ class JobQueue:
     def _search_and_write(self, job: Job, state: bytes) -> str:
         """Search the file for the job's line, which is not at its offset as `r`, and write the result there.
 
-        Return '' when it is written, or need not be; otherwise why it will never be.  Raises TemporaryError
-        if the line is missing, but an editor could still be saving the file.
+        Return '', or why it will never be written.  Raises TemporaryError if an editor could still be saving.
         """
-        # The state that has replaced the `r`; b"": the line is missing; None: it was found, or another
-        # process holds the command mutex, as _write_at_offset() will find
+        # The state that has replaced the `r`; b"": the line is missing; None: it was found, or
+        # another process holds the command mutex
         state_now = self._reconcile_commands([job]).get(job)
         if state_now and self._is_line_deleted(job):
             state_now = b""                     # the line with that state is another one
@@ -3409,7 +3316,7 @@ class JobQueue:
     def _why_not_written(result: bytes, state_now: bytes) -> str:
         """Return why a result is not written to a line that is no longer `r`; '': it need not be written.
 
-        state_now: the state that has replaced the `r`; b"": the line is missing.
+        state_now: b"": the line is missing.
         """
         is_set_by_user = result == state_now
         is_not_started = result == NEW
@@ -3427,7 +3334,7 @@ class JobQueue:
         return job.unconfirmed_state != b"" and self.file.state_at(job) == job.unconfirmed_state
 
     def release_job(self, job: Job) -> None:
-        """Remove a job from `claimed` and free the job lock, without writing anything."""
+        """Forget a job and free the job lock, without writing anything."""
         self.claimed.pop(job, None)
         self._jobs_to_kill.pop(job, None)
         self._free_job_lock(job)
@@ -3455,9 +3362,8 @@ class JobQueue:
     def check_jobs(self) -> dict[Job, str]:
         """Compare the claimed jobs with the file, and repair what edits and lost locks have changed.
 
-        Find moved lines, write overwritten `r` again, and take lost job locks again.  Return the jobs that
-        the caller must kill, each once, with the reason: "lost" if another runner has claimed the line,
-        "cancelled" if a user has set another state.
+        Return the jobs that the caller must kill, each once, with the reason: "lost" if another runner has
+        claimed the line, "cancelled" if a user has set another state.
         """
         if not self.claimed and not self._jobs_to_kill:
             return {}
@@ -3479,16 +3385,12 @@ class JobQueue:
         return to_kill
 
     def _assert_locks_match(self) -> None:
-        """Assert that the lock table holds exactly the job locks of claimed jobs."""
         assert self.file.lock_table.job_locks == {
             job.job_lock.offset: job.job_lock for job in self.claimed if job.job_lock
         }
 
     def _find_astray_jobs(self) -> list[Job]:
-        """Return the claimed jobs whose line is not at its offset as `r`; mark the others as found.
-
-        Leave out cancelled jobs, and jobs whose result is written.
-        """
+        """Return the claimed jobs whose line is not at its offset as `r`; mark the others as found."""
         astray = []
         size = self.file.size()
         # after the file was replaced, two jobs can seem to have the same line
@@ -3518,8 +3420,8 @@ class JobQueue:
     def _drop_lost_job_locks(self) -> None:
         """If this host was cut off and has lost locks, close the job file and the lock file.
 
-        The next reopen_if_replaced() then opens them with new locks.  A job whose job lock was lost has none
-        now: check_jobs() locks it again, unless another runner has claimed the line.
+        A job whose job lock was lost has none now: check_jobs() locks it again, unless another runner has
+        claimed the line.
         """
         if not self.file.lock_table.still_has_locks():
             self.file.close_files()
@@ -3530,10 +3432,8 @@ class JobQueue:
     def _reconcile_commands(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
         """Give these jobs, and our other jobs of the same commands, lines `r` and job locks again.
 
-        That is needed after an edit or a loss of locks.  A job keeps a line that is still `r`; otherwise it
-        gets a line `r` of the command that no runner has, or a new one.  Leave out a command whose mutex
-        another process holds.  Return the jobs without a line, each with the state that has replaced the `r`;
-        b"": the line is missing.
+        Leave out a command whose mutex another process holds.  Return the jobs without a line, each with the
+        state that has replaced the `r`; b"": the line is missing.
         """
         our_jobs: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
         if not our_jobs:
@@ -3553,8 +3453,8 @@ class JobQueue:
     def _reread_lines(self, command: bytes, known_lines: Sequence[Line]) -> list[Line]:
         """Return the current lines of a command.  Needs the command mutex.
 
-        known_lines: as read before the mutex was locked.  Read up to MAX_SINGLE_READS of them one by one,
-        each a round trip on a network file system.  If there are more, or one has moved, read the whole file.
+        Read up to MAX_SINGLE_READS of the known lines one by one, each a round trip on a network file system.
+        If there are more, or one has moved, read the whole file.
         """
         if len(known_lines) <= self.MAX_SINGLE_READS:
             reread = [
@@ -3571,8 +3471,7 @@ class JobQueue:
 
         Return the jobs without a line, each with the state that replaced the `r`; b"": the line is missing,
         or an `r` at its offset belongs to another job.  Steps have the numbers of the list above.
-
-        Needs the command mutex and check_at_path().  lines: all of the command, from _reread_lines().
+        Needs the command mutex and check_at_path().
         """
         by_offset = {line.offset: line for line in lines}
         # The lines `r` that none of our jobs has: at first all; each job removes one
@@ -3599,10 +3498,7 @@ class JobQueue:
 
     @staticmethod
     def _keep_lines_in_place(jobs: Iterable[Job], unused_running: dict[int, Line]) -> list[Job]:
-        """Let each job keep the line at its offset if that is `r`; return the jobs that need another line.
-
-        unused_running: the lines `r` that no job has yet, by offset; remove those that jobs keep.
-        """
+        """Let each job keep the line at its offset if that is `r`; return the jobs that need another line."""
         need_line = []
         for job in jobs:
             own_line = unused_running.pop(job.offset, None)
@@ -3611,7 +3507,6 @@ class JobQueue:
         return need_line
 
     def _move_to_line(self, job: Job, line: Line) -> None:
-        """Make `line` the line of a running job, and write `r` over its state if that is new."""
         self._restore_running_state(line)
         job.move_to(line)
         job.mark_found(self.file.size())
@@ -3625,10 +3520,9 @@ class JobQueue:
            new, the job is perhaps cancelled.
         3. Any new line of the command.
 
-        by_offset: the lines of the command.  unused_running: those `r` that none of our jobs has; remove the
-        returned line from it.  locks_of_others: job locks that other processes hold.
+        unused_running: the lines `r` that none of our jobs has; remove the returned line from it.
         """
-        # Each job lock of another process belongs to a line `r` of that process.  Any surplus is ours.
+        # Each job lock of another process belongs to a line `r`.  Any surplus is ours.
         if unused_running and len(unused_running) > locks_of_others:
             return unused_running.pop(self._find_likeliest_offset(job, unused_running))
         # The `r` was overwritten.  The only line of a command is the job's, even if an edit has moved it.
@@ -3639,11 +3533,9 @@ class JobQueue:
         return next((line for line in by_offset.values() if line.state == NEW), None)
 
     def _take_back_job_locks(self, our_jobs: Iterable[Job], spare_lines: int) -> None:
-        """Lock a job lock again for each job that lost it, or give up the job if another runner claimed the
-        line.
+        """Lock a job lock again for each job that lost it, or give up the job as "lost".
 
-        check_jobs() then returns the job as "lost".  spare_lines: the number of lines `r` of the command
-        minus the number of held job locks: so many lines can be ours.
+        spare_lines: the lines `r` of the command minus the held job locks: so many lines can be ours.
         """
         for job in our_jobs:
             if job.job_lock:
@@ -3662,10 +3554,7 @@ class JobQueue:
     def _find_likeliest_offset(self, job: Job, unused_running: Mapping[int, Line]) -> int:
         """Return the offset of the line `r` that most likely belongs to a job, after an edit has moved lines.
 
-        Prefer the line whose own_job_lock_offset() the job has locked, then one where that is free, then the
-        first.
-
-        unused_running: the lines `r` of the command that none of our jobs has, by offset; at least one.
+        Prefer the line whose own job lock the job has locked, then one where that is free, then the first.
         """
         offset_by_lock = {own_job_lock_offset(line): offset for offset, line in unused_running.items()}
         if job.job_lock and job.job_lock.offset in offset_by_lock:
@@ -3679,7 +3568,7 @@ class JobQueue:
     def _restore_running_state(self, line: Line) -> None:
         """Write `r` over the state of a running job's line, if an editor has overwritten the `r`.
 
-        Also set `line.state`.  Needs the command mutex.
+        Needs the command mutex.
         """
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
@@ -3690,16 +3579,12 @@ class JobQueue:
             line.state = RUNNING
 
     def _mark_absent(self, job: Job) -> None:
-        """Record that a job's line is missing, and since when."""
         if job.tracking is Tracking.FOUND:
             job.tracking = Tracking.MISSED
             job.absent_since = self.file.clock()
 
     def _is_gone(self, job: Job) -> bool:
-        """Return True if a job's line has been missing for longer than an editor can take to save the file.
-
-        That can be a minute on a network file system, if is_save_held_up().
-        """
+        """Return True if a job's line has been missing for longer than an editor takes to save."""
         max_absence = (self.file.MAX_LOOKS - 1) * self.file.interval
         if self.file.is_save_held_up():
             max_absence = self.file.MAX_SAVE_SECONDS
@@ -3711,8 +3596,6 @@ class JobQueue:
         state: it has replaced the `r`; b"": the line is missing.  An editor can be saving the file, so one
         search is not enough:
 
-            another state, but of another line,     DELETED: report it; the job runs on
-            as ours was deleted (_is_line_deleted())
             another state, for the first time       CHANGED_ONCE
             another state, for the second time      CANCELLED: check_jobs() returns the job
             line missing                            MISSED
@@ -3741,11 +3624,9 @@ class JobQueue:
             job.tracking = Tracking.MISSED
 
     def _is_line_deleted(self, job: Job) -> bool:
-        """Return True if a job's line was deleted: the file is shorter by this line than when it was last
-        found.
+        """Return True if the file is shorter by a job's line than when it was last found.
 
-        Without this check the job of a deleted line would count as cancelled if an equal line is done.  If
-        several lines are deleted at a time, or others are appended, the job becomes GONE or CANCELLED.
+        Without this check the job of a deleted line would count as cancelled if an equal line is done.
         """
         if job.tracking is not Tracking.FOUND:
             return job.tracking is Tracking.DELETED
@@ -3756,7 +3637,7 @@ class JobQueue:
 
 
 def lock_remedy(error_number: int | None) -> str:
-    """Return the remedy to print after an error of the lock file.  error_number: an errno."""
+    """Return the remedy to print after an error of the lock file."""
     if error_number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return "requires Linux 3.15 or newer, and a file system with locks"
     if error_number == errno.ENOLCK:
@@ -3769,10 +3650,7 @@ def lock_remedy(error_number: int | None) -> str:
 
 
 def check_lock_file(path: str, mount: Mount) -> None:
-    """Check before the first job that all users of a job file will use one lock file, and that locks work.
-
-    Raises UsageError.
-    """
+    """Check before the first job that all users of a job file will use one lock file, and that locks work."""
     lock_path = lock_file_of(path)
     deadline = time.monotonic() + 3.0
     _check_path(path, mount)
@@ -3801,7 +3679,7 @@ def _check_path(path: str, mount: Mount) -> None:
 
 
 def _try_locks(path: str, lock_path: str) -> None:
-    """Raise UsageError if a lock of one descriptor does not keep another descriptor from locking the byte."""
+    """Raise UsageError if locks of two descriptors do not exclude each other."""
     os.close(open_lock_file_of(path))
     with open(lock_path, "rb+", buffering=0) as first, open(lock_path, "rb+", buffering=0) as second:
         if is_free(second.fileno(), lock_probe(first.fileno())):
@@ -3814,8 +3692,8 @@ def _try_locks(path: str, lock_path: str) -> None:
 def _check_can_open(path: str, mount: Mount, deadline: float) -> None:
     """Open the job file and the lock file as a runner does, and close both.  Raise UsageError if that fails.
 
-    After EBUSY, try again until `deadline` (time.monotonic()): users of a lock file that was removed switch
-    to the new one within a moment.
+    After EBUSY, try again until `deadline` (time.monotonic()): users of a removed lock file switch to the new
+    one within a moment.
     """
     while True:
         file = JobFile(path, say=lambda text: None, mount=mount)
