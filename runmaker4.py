@@ -63,10 +63,8 @@ the known exceptions), and no user or program removes the lock file; editors may
 but programs other than ours do not write to it within the microseconds between the read and the write of
 step 2; jobs keep descriptor 64 open, or have a shell that does.
 
-The file reads top-down: basics, record locks, file systems, job lines and directives, the job file, finding
-work, the executor, processes, output, slots, the runner, background, command line; and after main() the wire,
-which only server and client need.  `Runner` leaves the job file, or the connection to a server, to `Jobs`;
-`JobQueue` knows nothing of processes.
+The file reads top-down; after main() follows the wire, which only server and client need.  `Runner` leaves
+the job file, or the connection to a server, to `Jobs`; `JobQueue` knows nothing of processes.
 """
 from __future__ import annotations
 
@@ -181,7 +179,7 @@ T = TypeVar("T")
 #
 # - Errors.  An error that the user can fix is raised as a UsageError.
 # - Signals.  They are blocked from the first line of a script on, so that none stops it half-way with a
-#   traceback.  run_main() unblocks INT and TERM, which simply kill us until there are handlers.
+#   traceback.
 # - Bytes.  Job files and output are bytes, not always text, and kept unchanged.  In messages display_text()
 #   keeps them from controlling a terminal, or beginning a line.
 
@@ -191,7 +189,6 @@ class UsageError(Exception):
 
 
 def error_text(error: OSError) -> str:
-    """Return the bare message of an OSError: 'no space left on device'."""
     text = error.strerror or str(error)
     return text[:1].lower() + text[1:]
 
@@ -299,7 +296,7 @@ def line_ranges(text: str) -> list[range]:
 
 
 def memory_text(size: float) -> str:
-    """Return a size as '512M', '4G', '1.5G'."""
+    """Return '512M', '4G', '1.5G'."""
     unit = next((unit for unit in "TGM" if size >= SIZE_UNITS[unit]), "K")
     return f"{size / SIZE_UNITS[unit]:.1f}".removesuffix(".0") + unit
 
@@ -338,7 +335,6 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, purpose: str, usage: str, examples: str, statuses: Mapping[str, str],
                  notes: Mapping[str, str]) -> None:
-        """purpose: a paragraph.  statuses: meanings by exit status.  notes: texts by title."""
         super().__init__(
             prog=prog,
             usage=f"{prog} {usage}",
@@ -417,7 +413,6 @@ def exit_now(status: int) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a line on stderr, unbuffered."""
     with contextlib.suppress(OSError):      # stderr is closed or full: there is nowhere to report it
         write_all(2, os.fsencode(printable(text)) + b"\n")
 
@@ -515,8 +510,8 @@ def lock(fd: int, offset: int, length: int = 1, shared: bool = False) -> bool:
     """Lock bytes without waiting; return False if another description has any of them locked.
 
     Never lock bytes twice in the same way with one description.  The CephFS server merges the two locks into
-    one with a 32-bit end (src/mds/flock.cc, adjust_locks()).  Seen on CephFS 16.2: of [0, 2^62) all became
-    locked, of [0, 2^32 + 5) the first five bytes remained.
+    one with a 32-bit end (src/mds/flock.cc, adjust_locks()).  Seen on CephFS 16.2: of [0, 2^32 + 5)
+    the first five bytes remained.
     """
     kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
     try:
@@ -598,7 +593,6 @@ def find_append_position(fd: int, path: str, mount: Mount, header: bytes = b"") 
 
 
 def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
-    """Return the size of a file and the last byte, or b"" if a read returns nothing."""
     info = os.fstat(fd)
     if not info.st_nlink:
         raise OSError(errno.ENOENT, "was removed")
@@ -640,8 +634,8 @@ def lock_probe(fd: int) -> int:
 
 # ---- lock files --------------------------------------------------------------------------------------------
 #
-# When an editor replaces a file, locks would remain on the old one.  So runners lock bytes of a lock file,
-# `.NAME.lock` next to the real file NAME, which no editor knows.  Never delete it while jobs run.
+# When an editor replaces a file, locks would remain on the old one.  So runners lock bytes of a lock file.
+# Never delete it while jobs run.
 
 JOB_LOCKS_PER_BUCKET = (1 << 16) - 1
 MUTEX_OFFSET = JOB_LOCKS_PER_BUCKET            # of the command mutex in a bucket
@@ -654,7 +648,6 @@ def bucket_of(command: bytes) -> int:
 
 
 def job_lock_offsets(command: bytes) -> range:
-    """Return the offsets of a command's job locks: all of the bucket but the mutex."""
     bucket = bucket_of(command)
     return range(bucket, bucket + JOB_LOCKS_PER_BUCKET)
 
@@ -723,7 +716,7 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
 def stat_lock_file(fd: int, network: bool) -> os.stat_result:
     """Return the status of an open lock file.  Raises OSError if another program's file has that name.
 
-    A lock file contains only NULs.  A caller can change the mode, which must not happen to any other file.
+    A caller can change the mode, which must not happen to any other file.
     """
     info = stat_single_file(fd)
     with Reader.with_own_fd(fd, network) as reader:
@@ -745,7 +738,7 @@ def stat_single_file(fd: int) -> os.stat_result:
 def is_trusted_replacement(new: os.stat_result, old: os.stat_result) -> bool:
     """Return True if we trust a new file in place of the job file, whose commands we run.
 
-    It must belong to us, root or the old file's owner, or its author could have written to the old file.
+    Its owner must be us, root, the old owner, or a user who could have written to the old file.
     """
     if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & stat.S_IWOTH:
         return True
@@ -786,10 +779,9 @@ def user_name(uid: int) -> str:
 
 # ======== File systems ======================================================================================
 #
-# The guarantees of a lock and a read depend on the kind of file system.  On a local one both do what fcntl(2)
-# and read(2) promise.  On all others a lock excludes other hosts, but this host can answer reads, names and
-# sizes from the cache.  So refresh_file() makes names and sizes current, a Reader bypasses this host's page
-# cache, and lost_locks() finds lost locks.
+# On a local file system locks and reads do what fcntl(2) and read(2) promise.  On all others a lock excludes
+# other hosts, but this host can answer reads, names and sizes from the cache.  So refresh_file() makes names
+# and sizes current, and a Reader bypasses this host's page cache.
 
 MOUNTINFO = "/proc/self/mountinfo"
 # Kinds that only one host can use; fuseblk is FUSE on a disk of this host (ntfs-3g), and only one host can
@@ -805,7 +797,7 @@ TESTED_KINDS = {"nfs", "nfs4", "ceph", "fuse.glusterfs", "fuse.ceph-fuse", "fuse
 
 
 class Mount(NamedTuple):
-    """The mount of a file: the kind of file system, such as 'ext4', options, and mount point."""
+    """The mount of a file: the kind of file system, such as 'ext4', and options."""
     kind: str
     options: frozenset[str]
     point: str = "/"
@@ -850,7 +842,7 @@ def find_mount(path: str) -> Mount:
 
 
 def parse_mount(line: str) -> Mount:
-    """Parse a line of /proc/self/mountinfo, such as '36 35 98:0 / /mnt rw,noatime - ext4 /dev/sda rw'."""
+    """Parse a line such as '36 35 98:0 / /mnt rw,noatime - ext4 /dev/sda rw'."""
     mount, _, system = line.rstrip("\n").partition(" - ")
     point, options = mount.split(" ")[4:6]
     kind, source, super_options = system.split(" ")[:3]         # the source can be empty
@@ -926,7 +918,7 @@ class Opened:
 
     @property
     def fd(self) -> int:
-        """Return the descriptor.  Raises OSError(EBADF), as any system call would, if the file is closed."""
+        """Return the descriptor; raise OSError(EBADF) if the file is closed."""
         if self._fd is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return self._fd
@@ -1065,8 +1057,7 @@ def give_rights(new: int, old: os.stat_result) -> None:
 
 # ---- identity of files, lost locks -------------------------------------------------------------------------
 #
-# A path can lead to another file at any time, and a host that was cut off loses locks without a notice.  So
-# path_names_fd() and lost_locks() are called regularly.  On NFS neither makes an unnecessary round trip.
+# A path can lead to another file at any time, and a host that was cut off loses locks without a notice.
 
 
 def lost_locks(fd: int, offsets: Iterable[int], mount: Mount) -> set[int]:
@@ -1106,10 +1097,7 @@ def _locks_lost_silently(fd: int, offsets: Iterable[int]) -> set[int]:
 
 
 def file_identity_lines(fd: int) -> list[bytes]:
-    """Return the mount id and the inode number of an open file, from /proc/self/fdinfo; [] before Linux 5.14.
-
-    fstat(2) would ask an NFS server after each lock.
-    """
+    """Return mount id and inode number of a file, without asking an NFS server; [] before Linux 5.14."""
     with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
         identity = [line for line in lines if line.startswith((b"mnt_id:", b"ino:"))]
     return identity if len(identity) == 2 else []
@@ -1195,7 +1183,6 @@ class Line:
         return self.text[1:-1] if self.text.endswith(b"\r") else self.text[1:]
 
     def __bytes__(self) -> bytes:
-        """Return the line as b'7 . COMMAND'."""
         return b"%d %s %s" % (self.number, self.state, self.command)
 
 
@@ -1250,8 +1237,8 @@ class Scan:
         self._position = 0      # an index of the buffer; all before is searched, and the lines are counted
         self.line_number = 0    # of the last line that begins at or before this position; 0: none does
         self.counted = counted
-        self.chunk_size = self.MIN_CHUNK_SIZE      # bytes to read next
-        self.last: Line | None = None           # what next() returned last
+        self.chunk_size = self.MIN_CHUNK_SIZE      # bytes
+        self.last: Line | None = None
         self._must_repeat_line = False          # next() must return `last` again
         # raise Paused after the first chunk past this time (monotonic)
         self.pause_at = math.inf
@@ -1309,8 +1296,7 @@ class Scan:
         return self._begins_with(last_line)
 
     def _begins_with(self, line: Line) -> bool:
-        """Return True if the buffer begins with this line, in any state; of a long line compare a part."""
-        text_index = 2                          # after the newline and the state
+        text_index = 2
         text = line.text[:self.MIN_CHUNK_SIZE - 1]
         text_end = text_index + len(text)
         next_byte = self._buffer[text_end:text_end + 1]
@@ -1409,7 +1395,7 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
             # A look-up is faster than parsing each line
             if whole_line[2:] in command_forms and JOB_LINE.match(b"\n" + whole_line):
                 state, text = whole_line[:1], whole_line[1:]
-                line = Line(number, 0, offset, state, text, are_complete)       # 0: jobs are not counted
+                line = Line(number, 0, offset, state, text, are_complete)
                 if line.command in commands:
                     yield line
             offset += len(whole_line) + 1
@@ -1539,8 +1525,7 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
 # ---- directives --------------------------------------------------------------------------------------------
 #
 # A line `#RUN ...` applies to all jobs below, up to the next directive of the same kind.  A Directives is the
-# combined effect of all directives above a line: a reader of the file begins with NO_DIRECTIVES, and calls
-# Directives.with_directive() at each.
+# combined effect of all directives above a line.
 
 
 class Unset(enum.Enum):
@@ -1587,7 +1572,7 @@ class JobSettings:
     hosts: tuple[str, ...] = ()         # names and patterns, in lower case; (): any host
     together: str = ""                  # the name of a group; "": no group
     min_hosts: int | None = None        # of the group; None: all
-    needs: Resources = ONE_SLOT         # of each job
+    needs: Resources = ONE_SLOT
     # for later runs, one after the other, after a run that lacked memory
     larger_needs: tuple[Resources, ...] = ()
     shell: str = SHELL                  # a name or path
@@ -1641,7 +1626,7 @@ ConsumerKey = tuple[tuple[str, ...], Resources, bool]
 
 class Directives(NamedTuple):
     """The combined effect of the directives above a line of a job file."""
-    settings: JobSettings = NO_SETTINGS     # of the last settings directive
+    settings: JobSettings = NO_SETTINGS
     barrier: Line | None = None             # the last one
     check: bool = False                     # it is a `#RUN barrier check`
     end: Line | None = None                 # the last `#RUN end`
@@ -1765,7 +1750,6 @@ def _parse_resources_per_run(values: Mapping[str, str]) -> tuple[Resources, ...]
 
 
 def _parse_value(values: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
-    """Return the parsed setting `name`, or `default`; raise a ValueError that names it."""
     try:
         return parse(values[name]) if name in values else default
     except argparse.ArgumentTypeError as error:
@@ -1773,7 +1757,6 @@ def _parse_value(values: Mapping[str, str], name: str, parse: Callable[[str], T]
 
 
 def stopped_by_check(failed_line: Line, check: Line) -> str:
-    """Return the message for a barrier check that stops jobs below the first line that failed."""
     what_happened = "failed" if failed_line.state == FAILED else "ended in error"
     return (
         f"line {failed_line.number} {what_happened}, and the #RUN barrier check in line {check.number} "
@@ -1797,7 +1780,7 @@ JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
 def whole_lines(file: Reader, offset: int) -> Iterator[bytes]:
     """Yield the file from an offset on, in pieces of whole lines; the last can lack a newline."""
-    incomplete: list[bytes] = []                # parts of a line that continues in the next read
+    incomplete: list[bytes] = []
     while data := file.pread(1 << 20, offset):
         offset += len(data)
         lines, newline, rest = data.rpartition(b"\n")
@@ -1881,8 +1864,7 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # Safety does not depend on that.
 #
 # If h > R, an editor has overwritten an `r`, and no line of the command can be claimed.  A living runner
-# repairs that in check_jobs().  If the runner is dead, the line waits until the job has exited; then it is
-# new.
+# repairs that in check_jobs().
 #
 # A JobReader reads the file, and locks nothing.  A JobFile writes states.  A JobQueue has a JobFile and
 # claimed jobs.  A LockTable locks command mutexes and job locks; a LockTableReader only queries them.
@@ -1896,8 +1878,7 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # job locks of claimed jobs in a new lock file, and then marks this one as in use.  So only a JobQueue may do
 # that for its JobFile; code that counts lines at the same time has a separate JobReader.
 #
-# An editor can move, overwrite or delete a claimed line at any time.  So check_jobs() checks them regularly,
-# and returns the jobs that the runner must kill.
+# An editor can move, overwrite or delete a claimed line at any time.  So check_jobs() checks them regularly.
 
 
 @dataclass(eq=False, repr=False)
@@ -1909,7 +1890,7 @@ class Consumer:
     # orphans, each time
     retry: bytes = b""
     capacity: Resources = UNBOUNDED
-    free: Resources = UNBOUNDED         # the free part of `capacity`
+    free: Resources = UNBOUNDED
 
     def matches_host(self, pattern: str) -> bool:
         """Return True if a pattern of host= matches the host name, or its part up to the first dot."""
@@ -1975,7 +1956,6 @@ class Job(Line):
         return 1 + len(self.text) + self.is_complete
 
     def move_to(self, line: Line) -> None:
-        """Copy the place of the line at which the job was found after an edit."""
         self.offset = line.offset
         self.number = line.number
         self.text = line.text
@@ -2011,7 +1991,7 @@ class Attempt:
     """The result of an attempt to claim a line."""
     check: LineCheck
     data: bytes = b""           # a piece of the file from the line's state on; b"": nothing was read
-    job: Job | None = None      # the claimed line
+    job: Job | None = None
     new_state: bytes = b""         # the line was not claimed, but got this state
 
 
@@ -2074,15 +2054,15 @@ def count_states(snapshot: Snapshot) -> Counts:
 class Summary:
     """Describes a job file when some consumers exit."""
     counts: Counts
-    half_saved: bool = False    # an editor could be about to write more
+    half_saved: bool = False
     bad_lines: tuple[int, ...] = ()   # the numbers of the first lines that are `!`, `e` or orphans
     can_retry: bool = False     # -r would run some bad lines again: not all belong to groups
     jobs_left: bool = False          # a new job remains that one of these consumers could have run
-    orphans: int = 0            # orphans among the jobs in error
-    first_stray: int = 0        # number of the first line that is neither a job nor a comment; 0: none
+    orphans: int = 0
+    first_stray: int = 0        # a line number; 0: none
 
     def describe(self, with_lines: bool) -> str:
-        """Return the summary for a closing line: for example '31 done, 2 failed (lines 3, 5), 9 new'."""
+        """Return '31 done, 2 failed (lines 3, 5), 9 new'."""
         counted = self.counts
         processed = name_counts(done=counted.done, failed=counted.failed, error=counted.error)
         if counted.bad and self.bad_lines and with_lines:     # counts and lines are of different moments
@@ -2105,15 +2085,12 @@ def identity_of(fd: int) -> Identity:
 
 
 def own_job_lock_offset(line: Line) -> int:
-    """Return the offset of a line's own job lock, which the job takes if it is free.
-
-    So jobs of different lines with one command have different job locks.
-    """
+    """Return the offset of a line's own job lock; lines of one command have different ones."""
     return bucket_of(line.command) + line.number % JOB_LOCKS_PER_BUCKET
 
 
 class JobLock(NamedTuple):
-    """A byte in a command's bucket that is locked for a claimed line and its job."""
+    """A byte that is locked for a claimed line and its job."""
     fd: int                     # of the description that has the byte locked; the job inherits it
     offset: int
 
@@ -2163,7 +2140,6 @@ class LockTableReader(Opened):
     """The lock file of a job file, for queries through `fd`: which locks are held?"""
 
     def __init__(self, file: str, mount: Mount, say: Say) -> None:
-        """file: the path of the job file, without symbolic links."""
         self._file = file
         self._mount = mount
         self.network = mount.network
@@ -2176,8 +2152,7 @@ class LockTableReader(Opened):
     def refresh(self) -> None:
         """Drop this host's cache of the job file, the lock file and the names of both.
 
-        An NFS client caches the directory's attributes for up to a minute.  Until then it would not notice
-        that another host has renamed a new file to this path.
+        An NFS client caches the directory's attributes for up to a minute, and would not notice a rename.
         """
         if self.network:
             refresh_file(self._file, self._mount)
@@ -2281,7 +2256,7 @@ class LockTable(LockTableReader):
         self._length_at_first_claim: int | OtherUsers = OtherUsers.NOT_ASKED
 
     def _open(self) -> tuple[int, Identity]:
-        """Open or create the lock file, and lock the bytes that show others that this process uses it."""
+        """Open or create the lock file, and show others that this process uses it."""
         opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)
         try:
@@ -2295,7 +2270,6 @@ class LockTable(LockTableReader):
         return fd, inode
 
     def _lock_announcing_bytes(self, fd: int) -> None:
-        """Lock HERE_BYTE ("this process can claim lines"), the pulse and the presence lock through `fd`."""
         # Also, an NFS client that holds a lock on a file needs fewer round trips for the next lock
         lock(fd, HERE_BYTE, shared=True)
         self.pulse_offset = 0
@@ -2330,7 +2304,6 @@ class LockTable(LockTableReader):
         return True
 
     def expire_lock_check(self) -> None:
-        """Make the next still_has_locks() ask the file system."""
         self._locks_known_at = -math.inf
 
     # -- command mutexes -------------------------------------------------------------------------------------
@@ -2358,7 +2331,6 @@ class LockTable(LockTableReader):
                     unlock(self.fd, offset)
 
     def _lock(self, offset: int) -> bool:
-        """Lock a byte of the open lock file; return False if another process has it locked."""
         self.check_still_has_locks()
         if not self.is_open:
             raise FileChangedError("the lock file is not open")
@@ -2377,10 +2349,7 @@ class LockTable(LockTableReader):
         close_all(fd)
 
     def take_job_lock(self, line: Line) -> JobLock:
-        """Lock and return a free job lock of a line's command, preferably the one of the line's number.
-
-        Needs the command mutex.
-        """
+        """Lock and return a free job lock, preferably the line's own.  Needs the command mutex."""
         offsets = job_lock_offsets(line.command)
         preferred = own_job_lock_offset(line)
         fd = self.open_job_lock()
@@ -2445,17 +2414,14 @@ class LockTable(LockTableReader):
         length = os.fstat(self.fd).st_size + 1
         os.ftruncate(self.fd, length)
         is_first_claim = self._length_at_first_claim is OtherUsers.NOT_ASKED
-        if is_first_claim and is_free(self.fd, HERE_BYTE):          # no other process uses the lock file
+        if is_first_claim and is_free(self.fd, HERE_BYTE):
             self._length_at_first_claim = length
         else:
             self._length_at_first_claim = OtherUsers.OTHERS
         self._lengthened = True
 
     def is_only_claimer(self) -> bool:
-        """Return True if certainly no other process has claimed a line since our first claim.
-
-        Needs the command mutex.
-        """
+        """Return True if certainly no other process has claimed since.  Needs the command mutex."""
         return self._lengthened and self._length_at_first_claim == os.fstat(self.fd).st_size
 
 
@@ -2464,7 +2430,7 @@ class JobReader(Opened):
 
     Use it in one thread at a time; on a network file system not in the event loop's: calls can take long.
     """
-    ACCESS = os.O_RDONLY                # how the job file is opened
+    ACCESS = os.O_RDONLY
     MAX_LOOKS = 3  # a file or a line is gone after so many looks, an interval apart, missed it
     # MooseFS takes 30 s to save a file in place if two hosts write to it
     MAX_SAVE_SECONDS = 60.0
@@ -2475,7 +2441,7 @@ class JobReader(Opened):
         self.path = path
         self.say = say
         self.clock = clock
-        self.real_path = resolve_directories(path)         # the path that is opened
+        self.real_path = resolve_directories(path)
         self.mount = mount
         self.network = mount.network
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
@@ -2484,7 +2450,7 @@ class JobReader(Opened):
         # the size when the file was last known to be complete, or opened
         self._trusted_size = 0
         self._fd = None
-        self.reader = Reader(None)              # the open file, to read
+        self.reader = Reader(None)
         self.inode: Identity | None = None      # None: no file is open
         self._opened_stat: os.stat_result | None = None         # of the file that was opened last
         self.lock_table = LockTableReader(self.real_path, mount, say)
@@ -2497,7 +2463,7 @@ class JobReader(Opened):
     def scan_lines(
         self, states: bytes | None = None, counted: Counter[bytes] | None = None, directives: bool = False
     ) -> Scan:
-        """Start a scan over the job lines in some states (None: all) of the file that the path names now."""
+        """Start a scan over the job lines in some states (None: all) of the file at the path."""
         self.reopen_if_replaced()
         return Scan(self.reader, self.start, states, counted=counted, directives=directives)
 
@@ -2538,7 +2504,7 @@ class JobReader(Opened):
         wait = self._tail_since + unchanged_seconds - now
         if wait > 0:
             return min(wait, self.interval)
-        self._trusted_size = size               # for is_save_held_up()
+        self._trusted_size = size
         return 0.0
 
     def is_save_held_up(self) -> bool:
@@ -2553,8 +2519,7 @@ class JobReader(Opened):
     def summarize(self, consumers: Consumers, groups: bool = False) -> Summary:
         """Describe the file for the closing message of consumers that are about to exit.
 
-        Remove each one from `consumers` that could still run a new job.  groups: they also run jobs with
-        together=.
+        Remove each one that could still run a new job.  groups: they also run jobs with together=.
         """
         snapshot = self.snapshot()
         counts = count_states(snapshot)
@@ -2574,7 +2539,7 @@ class JobReader(Opened):
         )
 
     def _find_bad_lines(self) -> tuple[list[int], bool]:
-        """Return the numbers of the first MAX_NAMED lines that are `!` or `e`; True: -r can retry any."""
+        """Return the first MAX_NAMED line numbers of `!` or `e`, and True if -r can retry any such line."""
         numbers: list[int] = []
 
         def is_needed(scope: Directives) -> bool:
@@ -2699,7 +2664,7 @@ class JobReader(Opened):
         return not living_copies or self._has_running_lines(command, needed_lines, find_start())
 
     def _has_running_lines(self, command: bytes, at_least: int, search_start: int | None = None) -> bool:
-        """Return True if at least so many lines of a command are `r`; search from `search_start` on first."""
+        """Return True if at least so many lines are `r`; search from `search_start` on first."""
         middle = self.start if search_start is None else search_start
         count = count_lines(self.reader, middle, math.inf, RUNNING, command, at_least)
         if count < at_least:
@@ -2714,7 +2679,7 @@ class JobReader(Opened):
     def reopen_reader_on_fuse(self) -> None:
         """On FUSE, open the file again, so that later reads return what other hosts have written.
 
-        Raises FileChangedError if the daemon no longer knows the file, because it was replaced.
+        Raises FileChangedError if the file was replaced.
         """
         try:
             refresh_reader(self.reader, self.mount)
@@ -2724,11 +2689,7 @@ class JobReader(Opened):
             raise FileChangedError from None
 
     def _stat(self) -> os.stat_result:
-        """Return stat(2) of the file that the path names now.
-
-        On a network file system open the file: then NFS asks the server for size and times (nfs(5),
-        close-to-open).
-        """
+        """Return stat(2) of the file at the path; opening it makes NFS ask the server (close-to-open)."""
         self.refresh()
         info = lstat_no_link(self.real_path)
         if not self.network:
@@ -2770,7 +2731,7 @@ class JobReader(Opened):
         return changed
 
     def _open(self) -> None:
-        """Open the job file that the path names now, and close the old one, unless the new one is refused."""
+        """Open the job file at the path, and close the old one, unless the new one is refused."""
         fd = os.open(self.real_path, self.ACCESS | os.O_CLOEXEC | os.O_NOFOLLOW)
         reader = Reader(fd)
         try:
@@ -2793,7 +2754,6 @@ class JobReader(Opened):
         self._trusted_size = self._trusted_size or info.st_size
 
     def _check_replacement(self, info: os.stat_result) -> None:
-        """Raise OSError(EPERM) if we do not trust this file to replace the one that was open last."""
         if self.is_open:
             with contextlib.suppress(OSError):  # owner and mode can have changed; the server can have lost it
                 self._opened_stat = os.fstat(self.fd)
@@ -2821,8 +2781,7 @@ USERS = 1 << 61
 def lock_all(fd: int) -> None:
     """Lock all of a job file, shared: the in-use lock of each process that writes states.
 
-    On NFS, locking also makes the size current.  Raises OSError(EBUSY) if another process has an exclusive
-    lock.
+    On NFS, locking also makes the size current.  Raises OSError(EBUSY) if the file is locked exclusively.
     """
     if not lock(fd, 0, IN_USE_BYTES, shared=True):
         raise OSError(
@@ -2881,7 +2840,7 @@ class JobFile(JobReader):
                       patience: float = MUTEX_SECONDS) -> contextlib.AbstractContextManager[bool]:
         """Lock the mutex of a command for the `with` block, and make reads of the file current.
 
-        Yield False if another process holds the mutex for `patience` seconds.
+        Yield False if another process holds it for `patience` seconds.
         """
         offset = bucket_of(command) + MUTEX_OFFSET
         return self.lock_table.locking(offset, patience, self.reopen_reader_on_fuse)
@@ -2889,8 +2848,8 @@ class JobFile(JobReader):
     def mark_lock_file_in_use(self) -> None:
         """Show other processes which lock file we use, by a lock on a byte of the job file.
 
-        The inode number of the lock file selects the byte.  So processes that reach one job file by two
-        names, and so use two lock files, notice each other: this raises OSError(EBUSY).
+        The inode number of the lock file selects the byte.  So processes that use two lock files, because
+        the job file has two names, notice each other: this raises OSError(EBUSY).
         """
         fd = self.fd
         inode = self.lock_table.inode
@@ -2929,7 +2888,7 @@ class JobFile(JobReader):
                 )
 
     def open_to_write(self) -> None:
-        """Open the files that the path names now, unless they are open, and mark the lock file as in use."""
+        """Open the files at the path, unless they are open, and mark the lock file as in use."""
         self.reopen_if_replaced()
         self.mark_lock_file_in_use()
 
@@ -2949,10 +2908,9 @@ class JobFile(JobReader):
         return self.fd
 
     def get_checked_fd(self) -> int:
-        """Check that a state may be written to the file now; return the descriptor of the file.
+        """Return the descriptor of the job file if a state may be written to it now.
 
-        Raises FileChangedError if the path names another file, OSError(EBUSY) if another process uses another
-        lock file.  Needs the command mutex.
+        Raises FileChangedError, or OSError(EBUSY) if another lock file is in use.  Needs the command mutex.
         """
         fd = self.check_at_path()
         self.mark_lock_file_in_use()
@@ -2978,9 +2936,9 @@ class JobFile(JobReader):
 
         Raises FileChangedError if the line has moved.
 
-        own_last_result: the result of this process's last run of an orphan's command; b"": none.  Write it
-        instead of `state`, unless another process can have run the command since: an editor has saved the `r`
-        that it had read before.
+        own_last_result: the result of this process's last run of an orphan's command; b"": none.  An editor
+        can have saved an old `r` over it.  So write it instead of `state`, unless another process can have
+        run the command since.
         """
         with self.command_mutex(line.command, self.walk_patience) as locked:
             attempt = Attempt(LineCheck.LOCKED)
@@ -3022,10 +2980,10 @@ class JobFile(JobReader):
     def check_committed(self, line: Line) -> bool:
         """Return True if a line is committed: no append is in progress that could cut it off after an error.
 
-        On a network file system each check is a round trip, so remember the size.  Needs the command mutex,
-        with which FUSE knows the current size.  NFS can know an older, smaller size; then the line waits.  If
-        an editor on another host shortens the file, and the disk is full when lines are appended again, this
-        can return True for a line that is cut off.
+        On a network file system each check is a round trip, so remember the size.  Needs the command mutex.
+        NFS can know an older, smaller size; then the line waits.  If an editor on another host shortens the
+        file, and the disk is full when lines are appended again, this can return True for a line that is cut
+        off.
         """
         size = self.size()
         if line.offset < self._known_committed_size(size):
@@ -3119,10 +3077,7 @@ class JobQueue:
             )
 
     def close_if_locks_lost(self, error: OSError) -> None:
-        """Close the job file and the lock file if an error can mean that our locks were lost.
-
-        The next reopen_if_replaced() opens both again.
-        """
+        """Close job file and lock file, to be opened again, if an error can mean that locks were lost."""
         if error.errno == errno.ENOTCONN and self._cut_off_since is None:
             self._cut_off_since = self.file.clock()
         if error.errno in LOCKS_LOST and not isinstance(error, FileChangedError):
@@ -3187,7 +3142,6 @@ class JobQueue:
             return attempt
 
     def _lock_and_mark(self, line: Line, consumer: Consumer, settings: JobSettings) -> Job:
-        """Lock a job lock for a line that can be claimed, write `r`, and add the job to `claimed`."""
         job = Job(**vars(line), consumer=consumer, settings=settings)
         job.mark_found(self.file.size())
         job.job_lock = self.file.lock_table.take_job_lock(job)
@@ -3235,10 +3189,7 @@ class JobQueue:
             raise TemporaryError(f"the result {display_text(state)} cannot be written: {why}") from None
 
     def _write_result(self, job: Job, state: bytes) -> str:
-        """Write a result over the job's `r`; if that is not at its offset, search the file for it first.
-
-        Return '', or why it will never be written.  Raises TemporaryError: try again.
-        """
+        """Do finish(): write the result at the job's offset, or search the file for the line first."""
         try:
             try:
                 self._write_at_offset(job, state)
@@ -3253,10 +3204,7 @@ class JobQueue:
             return self._on_file_missing(job, state)
 
     def _on_file_missing(self, job: Job, state: bytes) -> str:
-        """Raise NoFile while an editor could be about to create the job file again; then give up.
-
-        Return why the result is not written.
-        """
+        """Raise NoFile while an editor could be about to create the file again; then return an error text."""
         now = self.file.clock()
         if self._no_file_since is None:
             self._no_file_since = now
@@ -3298,7 +3246,7 @@ class JobQueue:
         state_now = self._reconcile_commands([job]).get(job)
         if state_now and self._is_line_deleted(job):
             state_now = b""                     # the line with that state is another one
-        if job not in self.claimed:             # _reconcile_commands() has given it up
+        if job not in self.claimed:
             self.release_job(job)                   # so that check_jobs() does not report it again
             return f"another runner took over this job; the result {display_text(state)} is not written"
         if state_now is None:
@@ -3356,8 +3304,7 @@ class JobQueue:
     #        no longer at that offset, any new line of the command is made `r`.
     #     5. A line that is still missing was deleted if the file is shorter by exactly this line.  The job is
     #        cancelled if another state is at the line's offset, or on the only line of the command, and the
-    #        next check also finds that.  Otherwise the line counts as gone after a while.  Searches for it
-    #        go on, less and less often.
+    #        next check also finds that.  Otherwise the line counts as gone after a while.
 
     def check_jobs(self) -> dict[Job, str]:
         """Compare the claimed jobs with the file, and repair what edits and lost locks have changed.
@@ -3408,7 +3355,7 @@ class JobQueue:
     def _is_search_due(self, job: Job, now: float) -> bool:
         """Return True if it is time to search the file for the line of an astray job.
 
-        Searches become less frequent: to read a long file each second would cost half a core.
+        To read a long file each second would cost half a core.
         """
         # FOUND: not missing until now.  CHANGED_ONCE: this search decides if the job is cancelled.
         if job.tracking in (Tracking.FOUND, Tracking.CHANGED_ONCE):
@@ -3418,11 +3365,7 @@ class JobQueue:
         return now - self._searched_at >= pause
 
     def _drop_lost_job_locks(self) -> None:
-        """If this host was cut off and has lost locks, close the job file and the lock file.
-
-        A job whose job lock was lost has none now: check_jobs() locks it again, unless another runner has
-        claimed the line.
-        """
+        """If this host has lost locks, close the job file and the lock file, to be opened again."""
         if not self.file.lock_table.still_has_locks():
             self.file.close_files()
         if self.file.lock_table.drop_lost_job_locks():
@@ -3469,9 +3412,8 @@ class JobQueue:
     ) -> dict[Job, bytes]:
         """Give each of our jobs of a command a job lock and a line `r` again, after an edit or a lost lock.
 
-        Return the jobs without a line, each with the state that replaced the `r`; b"": the line is missing,
-        or an `r` at its offset belongs to another job.  Steps have the numbers of the list above.
-        Needs the command mutex and check_at_path().
+        Return the same as _reconcile_commands(); b"" also if an `r` at the offset belongs to another job.
+        Steps have the numbers of the list above.  Needs the command mutex and check_at_path().
         """
         by_offset = {line.offset: line for line in lines}
         # The lines `r` that none of our jobs has: at first all; each job removes one
@@ -3516,8 +3458,7 @@ class JobQueue:
         """Return the line for a running job whose line is not at its offset as `r`; None: there is none.
 
         1. A line `r` that belongs to no other job: the job's line was moved.
-        2. The line at the job's offset, or the only line of the command, in another state: if that is not
-           new, the job is perhaps cancelled.
+        2. The line at the job's offset, or the only line of the command, in another state than `r`.
         3. Any new line of the command.
 
         unused_running: the lines `r` that none of our jobs has; remove the returned line from it.
@@ -3594,12 +3535,7 @@ class JobQueue:
         """Decide what happens to a running job whose line a search of the file has not found as `r`.
 
         state: it has replaced the `r`; b"": the line is missing.  An editor can be saving the file, so one
-        search is not enough:
-
-            another state, for the first time       CHANGED_ONCE
-            another state, for the second time      CANCELLED: check_jobs() returns the job
-            line missing                            MISSED
-            line missing for too long (_is_gone())  GONE: report it once; the job runs on
+        search is not enough.
         """
         if job.cancelled or job.tracking is Tracking.DELETED:
             return
@@ -3637,7 +3573,6 @@ class JobQueue:
 
 
 def lock_remedy(error_number: int | None) -> str:
-    """Return the remedy to print after an error of the lock file."""
     if error_number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return "requires Linux 3.15 or newer, and a file system with locks"
     if error_number == errno.ENOLCK:
