@@ -944,8 +944,7 @@ class Reader(Opened):
 
     @classmethod
     def with_own_fd(cls, fd: int, network: bool) -> Reader:
-        """Return a reader with an own descriptor; with O_DIRECT if data read through `fd` can be old.
-        """
+        """Return a reader with its own descriptor: on a network, data read through `fd` can be old."""
         if not network:
             return cls(os.dup(fd))
         return cls(open_direct(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC, network), network)
