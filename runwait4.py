@@ -210,7 +210,6 @@ def make_parser() -> Parser:
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the checked options."""
     parser = make_parser()
     options: argparse.Namespace = parser.parse_args(argv)
     check_options(options, parser)
@@ -230,7 +229,6 @@ EXCLUDED = {                    # by option, the options that exclude it
 
 
 def check_options(options: argparse.Namespace, parser: Parser) -> None:
-    """Refuse options that exclude each other."""
     option_names = {name for name, value in vars(options).items() if value}
     if "check_locks" in option_names:
         if option_names - {"check_locks"}:
@@ -269,9 +267,8 @@ LINE_STATES = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", E
 
 
 def retry_while_missing(method: Callable[Concatenate[Watcher, P], T]) -> Callable[Concatenate[Watcher, P], T]:
-    """Make a method of Watcher retry on OSError: an editor that saves can remove the job file.
-
-    After MAX_MISSING_SECONDS the method raises UsageError.
+    """Make a method of Watcher retry on OSError for MAX_MISSING_SECONDS: an editor that saves can remove the
+    file.
     """
     @functools.wraps(method)
     def retrying(self: Watcher, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -293,7 +290,6 @@ class Watcher:
     PAUSE_FACTOR = 20           # the pause between polls, as a multiple of the time for a poll
 
     def __init__(self, path: str) -> None:
-        """Check that the job file can be read."""
         os.close(open_job_file(path, os.O_RDONLY))
         self.path = path
         mount = check_mount(path, single_host=True, say=warn)
@@ -315,12 +311,12 @@ class Watcher:
     def select_lines(
         self, states: bytes | None, predicate: Callable[[Line], bool] | None = None
     ) -> list[Line]:
-        """Return the lines in these states (None: any) that `predicate` accepts (None: all)."""
+        """Return the lines in these states (None: any) that `predicate` accepts."""
         return list(filter(predicate, self.file.scan_lines(states)))
 
     @retry_while_missing
     def lines_with_numbers(self, ranges: Sequence[range]) -> list[Line]:
-        """Return the job lines with these numbers; read only up to the last one."""
+        """Return the job lines with these numbers."""
         last_number = max(numbers[-1] for numbers in ranges)
         lines = itertools.takewhile(lambda line: line.number <= last_number, self.file.scan_lines())
         return [line for line in lines if any(line.number in numbers for numbers in ranges)]
@@ -335,8 +331,8 @@ class Watcher:
     def cancelled_lines(self, snapshot: Snapshot) -> list[Line]:
         """Return the lines whose jobs still run although a user has cancelled them, for example by an `x`.
 
-        Each running job holds a job lock.  So if a command has three locked job locks, but one line `r`, then
-        the jobs of two held lines still run.  snapshot: the last result of complete_snapshot().
+        Each running job holds a job lock.  So if a command has three locked job locks, but one line `r`,
+        then the jobs of two held lines still run.
         """
         held_states = b"".join(snapshot.states.keys() - LINE_STATES.keys())
         if not held_states or not self.file.lock_table.is_open:
@@ -353,19 +349,18 @@ class Watcher:
         return sorted(cancelled, key=lambda line: line.number)
 
     def _buckets_with_job_locks(self) -> set[int]:
-        """Return the offsets of the buckets in which a process holds a job lock.
-
-        A bucket is the range of 2^16 bytes in the lock file for one command, so the offset is a multiple of
-        that.
+        """Return the offsets of the buckets (2^16 bytes for each command) in which a process holds a job
+        lock.
         """
         return {locked.start & ~MUTEX_OFFSET for locked in find_held_job_locks(self.file.lock_table.fd)}
 
     def _lines_whose_jobs_still_run(self, held_lines: Sequence[Line], running: Iterable[Line]) -> list[Line]:
         """Return those of the held lines of a command whose jobs still run, as far as job locks show.
 
-        running: the lines `r` of the command.  A job takes the job lock with the number of the line, or if
-        that is taken another; and the line can have moved since.  So a lock that no line `r` needs counts for
-        the nearest held line: if 5 is `r`, 3 and 9 are held, and locks 5 and 8 are taken, then 9 still runs.
+        running: the lines `r` of the command.  A job takes the job lock with the number of the line, or
+        another if that is taken; and the line can have moved.  So a lock that no line `r` needs counts for
+        the nearest held line: if 5 is `r`, 3 and 9 are held, and locks 5 and 8 are taken, then 9 still
+        runs.
         """
         line_by_lock_number = {line.number % JOB_LOCKS_PER_BUCKET: line for line in held_lines}
         left_over_numbers = self._left_over_job_locks(bucket_of(held_lines[0].command), running)
@@ -378,8 +373,8 @@ class Watcher:
     def _left_over_job_locks(self, bucket: int, running: Iterable[Line]) -> list[int]:
         """Return the numbers (from 0) of a command's held job locks, without one for each running line.
 
-        That one is the held lock nearest to the number of the line, modulo JOB_LOCKS_PER_BUCKET: the runner
-        tries this number first.  bucket: the offset of the command's bucket.
+        That one is the held lock nearest to the number of the line, modulo JOB_LOCKS_PER_BUCKET: the
+        runner tries this number first.
         """
         locked_ranges = other_locks(self.file.lock_table.fd, bucket, JOB_LOCKS_PER_BUCKET)
         held_numbers = sorted(offset - bucket for locked in locked_ranges for offset in locked)
@@ -396,9 +391,8 @@ class Watcher:
 
     @retry_while_missing
     def can_log_be_behind(self) -> bool:
-        """Return True if a result can be in the job file, and not yet in the log.
-
-        A runner logs the result up to `_max_journal_delay` seconds after it has changed the job file.
+        """Return True if a result can be in the job file, and not yet in the log, which the runner writes
+        later.
         """
         *_, mtime_ns = self.file.signature()
         age = time.time() - mtime_ns / 1e9      # negative if the clock of a file server is ahead
@@ -411,12 +405,11 @@ class Watcher:
         return snapshot
 
     def wait(self, on_counts: Callable[[Counts], None], on_idle: Callable[[str], None]) -> Counts:
-        """Wait until no job is new or running, or no runner will start the new jobs; return the last counts.
+        """Wait until no job is new or running, or no runner will start the new jobs; return the last
+        counts.
 
-        In the second case set `stop_reason`.
-
-        on_counts: called at each poll.  on_idle: called with a message if new jobs have waited for
-        MAX_IDLE_SECONDS while no job ran; again only after the counts have changed.
+        In the second case set `stop_reason`.  Call on_counts() at each poll, and on_idle() if new jobs
+        have waited for MAX_IDLE_SECONDS while no job ran; again only after the counts have changed.
         """
         last_counts: Counts | None = None
         last_change = 0.0       # monotonic; inf: on_idle() was called after the last change
@@ -443,7 +436,6 @@ class Watcher:
             time.sleep(max(self._poll_seconds, self._throttle.pause_seconds(self.PAUSE_FACTOR)))
 
     def _find_stop_reason(self) -> str:
-        """Return the reason for which runners exit without starting the new jobs; '' if there is none."""
         block_reason = self.block_reason()
         return block_reason.text if block_reason and block_reason.stops else ""
 
@@ -451,7 +443,7 @@ class Watcher:
     def block_reason(self, hosts: Collection[str] = ()) -> BlockReason | None:
         """Return why no runner can start a new job, perhaps only for a while; None if one can.
 
-        hosts: the names of hosts that have runners, as far as known.
+        hosts: those that have runners, as far as known.
         """
         with self._throttle:        # this is part of the poll, whose CPU time determines the next pause
             return find_block_reason(self.file, hosts)
@@ -469,13 +461,11 @@ class PipeProgress:
         self._current_line = ""
 
     def update(self, job_counts: Counts) -> None:
-        """Print these counts, unless a line was printed within the last second."""
         self._current_line = progress_line(job_counts)
         if time.monotonic() - self._printed_at >= 1.0:
             self.keep_last_line()
 
     def keep_last_line(self) -> None:
-        """Print the last counts, if update() did not."""
         if self._current_line != self._printed_line:
             print_bytes(f"{self._current_line}\n".encode())
             self._printed_line = self._current_line
@@ -597,30 +587,26 @@ class RunRecord:
 
     @property
     def lacked_memory(self) -> bool:
-        """Return True if the job was killed for lack of memory."""
         return self.cause in ("memory", "oom")
 
 
 class LogPass:
-    """One forward pass through a log, or the last part of a log.
-
-    Another pass yields other objects for the same runs.
+    """One forward pass through a log, or its last part.  Another pass yields other objects for the same
+    runs.
     """
     INVALID_LINE_ERRORS = (
         StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
     )
 
     def __init__(self, log: Log, run_filter: RunFilter | None, start_offset: int) -> None:
-        """See Log.start_pass() for the parameters."""
         self.log = log
         self._filter = run_filter
         self._start_offset = start_offset
         self._invalid_positions: list[int] = []
 
     def __iter__(self) -> Iterator[RunRecord]:
-        """Yield each run once: finished runs in the order of their ends, and then the others.
-
-        Call it at most once.
+        """Yield each run once: finished runs in the order of their ends, and then the others.  Call it at
+        most once.
         """
         try:
             # a position is the line number, or after a start offset an upper bound
@@ -639,7 +625,7 @@ class LogPass:
             self.log.report_invalid(self._invalid_positions)
 
     def _read_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Process a line; return the run that it finishes, or None.  Raises INVALID_LINE_ERRORS."""
+        """Return the run that a line finishes, or None.  Raises INVALID_LINE_ERRORS."""
         raise NotImplementedError
 
     def _unended_runs(self) -> Iterator[RunRecord]:
@@ -655,7 +641,6 @@ class Log:
     INVALID_LINE = b"\n"        # no line contains a newline, so no pass accepts it
 
     def __init__(self, path: str, say: Callable[[str], None]) -> None:
-        """Open the log.  say: prints a message about invalid lines."""
         self.path = path
         self._say = say
         self._has_reported_invalid = False
@@ -675,7 +660,7 @@ class Log:
         return Reader(open_direct(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network), mount.network)
 
     def _find_size(self) -> int:
-        """Return the size in bytes.  NFS can report an old size, but reads go beyond."""
+        """Return the size.  NFS can report an old size, but reads go beyond."""
         size = os.fstat(self.file.fd).st_size
         while data := self.file.pread(self.READ_BYTES, size):
             size += len(data)
@@ -684,8 +669,7 @@ class Log:
     def start_pass(self, run_filter: RunFilter | None = None, start_offset: int = 0) -> LogPass:
         """Return an iterable of the runs that reads the log once, from `start_offset` on.
 
-        run_filter: lets the pass save time on runs that it rejects, but the pass can still yield some.  None:
-        accept all.
+        run_filter: lets the pass save time on runs that it rejects, but the pass can still yield some.
         """
         return self.PASS_CLASS(self, run_filter, start_offset)
 
@@ -714,14 +698,12 @@ class Log:
             yield self.INVALID_LINE
 
     def _chunks(self, offset: int) -> Iterator[bytes]:
-        """Yield the log from `offset` on, up to READ_BYTES at a time."""
         while offset < self.size and (
                 data := self.file.pread(min(self.READ_BYTES, self.size - offset), offset)):
             offset += len(data)
             yield data
 
     def report_invalid(self, positions: Collection[int]) -> None:
-        """Report the invalid lines of a complete pass, once."""
         if positions and not self._has_reported_invalid:
             self._has_reported_invalid = True
             self._say(f"{self.path}: {plural(len(positions), 'line')} skipped: truncated, or not lines of a "
@@ -760,7 +742,6 @@ class JournalPass(LogPass):
     NUMBER_TYPES = frozenset((int, float))  # not bool, an int for isinstance()
 
     def __init__(self, log: Log, run_filter: RunFilter | None, start_offset: int) -> None:
-        """See Log.start_pass() for the parameters."""
         super().__init__(log, run_filter, start_offset)
         self._decode = json.JSONDecoder().scan_once
         # by the name of a run without an end: position and line of the start, or of an end with cause "lost";
@@ -771,7 +752,7 @@ class JournalPass(LogPass):
         self._earlier_files: dict[str, list[str]] = {}
 
     def _read_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Process a line; return the run that it finishes, or None.  Raises INVALID_LINE_ERRORS.
+        """Process a line; return the run that it finishes, or None.
 
         Keep a "start" event until the "end" event of the run.  Ignore other events and empty lines.
         """
@@ -781,7 +762,7 @@ class JournalPass(LogPass):
         if head and self._filter and not self._filter(head):
             return None
         if head and head["event"] == b"start":
-            # most starts are never decoded, because the end repeats the fields: that halves the time
+            # most starts are never decoded: that halves the time
             self._add_start(head["run"].decode(), position, line, body_offset=head.end())
             return None
         event = self._parse_event(line)
@@ -796,11 +777,8 @@ class JournalPass(LogPass):
         return None
 
     def _match_head(self, line: bytes) -> re.Match[bytes] | None:
-        """Return the first fields of a start, or for a filter also of an end; None: decode the line.
-
-        Only a filter needs the command; the match takes longer with it.
-        """
-        # runmaker4 writes only ASCII; the filter compares commands as runmaker4 writes them
+        """Return the first fields of a start, or for a filter also of an end; None: decode the line."""
+        # the filter compares commands as runmaker4 writes them: in ASCII
         if not (line.isascii() and line.endswith(b"}")):
             return None
         return (self.EVENT_HEAD if self._filter else self.START_HEAD).match(line)
@@ -819,10 +797,10 @@ class JournalPass(LogPass):
         self._unended_entries[run_name] = position, line, body_offset
 
     def _add_end(self, run: RunRecord, line: bytes) -> RunRecord | None:
-        """Record that a run has ended, and return it.  line: the end event.
+        """Record that a run has ended, and return it.
 
-        None: the run was only lost (the client can come back, so keep it as a run without an end); or this is
-        a second end (a server was restarted before it could acknowledge the first).
+        None: the run was only lost (the client can come back, so keep it as a run without an end); or this
+        is a second end (a server was restarted before it could acknowledge the first).
         """
         if run.name in self._recently_ended:
             return None
@@ -838,9 +816,8 @@ class JournalPass(LogPass):
         return run
 
     def _check_start(self, start_position: int, start_line: bytes, body_offset: int, end_line: bytes) -> None:
-        """Add the start of a run to the invalid lines if it is invalid.  end_line: a valid end.
-
-        Fields that the end repeats are valid without decoding them.
+        """Record a start of a run that is invalid.  end_line: a valid end, so fields that it repeats are
+        valid.
         """
         is_valid = (body_offset == self.ALREADY_CHECKED
                     or self._repeats_fields(end_line, start_fields=start_line[body_offset:]))
@@ -849,9 +826,8 @@ class JournalPass(LogPass):
 
     @staticmethod
     def _repeats_fields(end_line: bytes, start_fields: bytes) -> bool:
-        """Return True if an end event repeats these fields of the start event in this order.
-
-        start_fields: from "run" to the closing brace.
+        """Return True if an end event repeats these fields of the start event, from "run" to the closing
+        brace.
         """
         without_brace = start_fields[:-1]       # the end has more fields
         return end_line.startswith(without_brace, end_line.find(b'"run": '))
@@ -862,7 +838,7 @@ class JournalPass(LogPass):
                 yield run
 
     def _run_of_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Decode a start or an end, and return the run.  If it is invalid, record that; return None."""
+        """Decode a start or an end, and return the run; None: recorded as invalid."""
         try:
             return self._run_of_event(position, line, self._parse_event(line))
         except self.INVALID_LINE_ERRORS:
@@ -870,7 +846,6 @@ class JournalPass(LogPass):
             return None
 
     def _parse_event(self, line: bytes) -> dict[str, Any]:
-        """Return a line as JSON object.  Raises INVALID_LINE_ERRORS."""
         text = line.decode()
         event: dict[str, Any]
         event, end_offset = self._decode(text, 0)       # json.loads() takes 50 % longer
@@ -879,7 +854,6 @@ class JournalPass(LogPass):
         return event
 
     def _run_of_event(self, position: int, line: bytes, event: dict[str, Any]) -> RunRecord:
-        """Check the fields of a start or an end, and return the run.  Raises INVALID_LINE_ERRORS."""
         ended = event["event"] == "end"
         # otherwise a text can have half a surrogate pair, for which to_bytes() raises WireError
         is_plain = line.isascii() and b"\\u" not in line
@@ -901,7 +875,6 @@ class JournalPass(LogPass):
         stderr = event.get("stderr", "")
         directory = event.get("directory", "")
         why = event.get("why", "")
-        # TypeError: one is not a text
         texts = "".join((run_name, command, host, slot, cause, *files, stdout, stderr, directory, why))
         if not (type(line_number) is type(pid) is type(exit_status)
                 is type(signal_number) is type(output_bytes) is int):
@@ -958,7 +931,6 @@ class JournalReader(Log):
     PASS_CLASS = JournalPass
 
     def __init__(self, directory: str, say: Callable[[str], None]) -> None:
-        """Open DIRECTORY/journal."""
         if not os.path.isdir(directory):
             problem = "not a directory" if os.path.exists(directory) else "no such directory"
             raise UsageError(
@@ -988,7 +960,6 @@ class LastOutput:
     MAX_COLUMNS = 500           # of a line, also on a wider terminal
 
     def __init__(self, directory: str, max_lines: int = 3) -> None:
-        """Set the directory of the files.  max_lines: of each file."""
         self.directory = directory
         self._max_lines = max_lines
         self.network = find_mount(directory).network
@@ -1018,7 +989,6 @@ class LastOutput:
         return [printable(to_text(line[:4 * self.MAX_COLUMNS])) for line in lines]
 
     def _read_tail(self, name: str) -> list[bytes]:
-        """Return the last non-blank lines.  Raises OSError, ValueError."""
         with self._open_output_file(name) as file:
             offset = max(0, os.fstat(file.fd).st_size - self.MAX_READ_BYTES)
             return self._last_lines_of(file.pread(self.MAX_READ_BYTES, offset))
@@ -1029,7 +999,7 @@ class LastOutput:
         return [line for line in last_parts if line.strip()][-self._max_lines:]
 
     def measure(self, run: RunRecord) -> None:
-        """Set `bytes` of a run without an end to the size of the files, as far as they can be opened."""
+        """Set `bytes` of a run without an end to the size of its files."""
         if run.ended is None:
             run.bytes = 0
             for name in run.files:
@@ -1039,8 +1009,8 @@ class LastOutput:
     def _open_output_file(self, name: str) -> Reader:
         """Open an output file.  Raises OSError; ValueError: not a regular file in `directory`.
 
-        On a network file system the file can appear as of the time when the log was opened: only then the
-        cache of the directory was refreshed.
+        On a network file system the file can appear as of when the log was opened, which refreshed the
+        cache of the directory.
         """
         if os.path.basename(name) != name:
             raise ValueError("a path to another directory")
@@ -1055,10 +1025,10 @@ class LastOutput:
 
 # ======== Matching runs to lines ============================================================================
 #
-# The journal has the number of the line when the record was written.  Since then lines can have been moved,
-# inserted and removed, and several can have one command.  A run belongs to a line with the same command: of
-# several to the one with the same number, otherwise to the nearest; of two equally near ones to the lower one
-# in the file, because lines are usually inserted above.
+# The journal has the number of the line when the record was written; since then lines can have been moved,
+# inserted and removed.  A run belongs to a line with the same command: of several to the one with the same
+# number, otherwise to the nearest; of two equally near ones to the lower one in the file, because lines are
+# usually inserted above.
 #
 # A line inserted above equal lines (with one command) shifts all their numbers.  So if the log has as many
 # numbers of a command as the file has lines, numbers and lines are paired in order first.
@@ -1086,7 +1056,7 @@ def add_last_runs(last_runs: LastRuns, runs: Iterable[RunRecord]) -> LastRuns:
     """Add these runs to `last_runs`, and return that.
 
     For each command and line number, keep only the last finished and the last unfinished run: no other can be
-    the last run of a line.  So memory use does not grow with the log.
+    the last run of a line.
     """
     for run in runs:
         key = run.command, run.line, run.ended is None
@@ -1103,8 +1073,8 @@ class LineRuns:
     ) -> None:
         """Match runs with lines; ignore runs of other commands.
 
-        lines: all with one of some commands.  numbers_with_jobs: of lines with running jobs.  runs: at least
-        those of these commands that add_last_runs() keeps.
+        lines: all with one of some commands.  runs: at least those of these commands that add_last_runs()
+        keeps.
         """
         self.lines = {line.number: line for line in lines}
         self._numbers_of: dict[bytes, list[int]] = {}               # of the lines, by command
@@ -1128,9 +1098,8 @@ class LineRuns:
     def _map_logged_to_current_numbers(self, runs: Iterable[RunRecord]) -> dict[tuple[bytes, int], int]:
         """Return the current line number by command and logged number, where the numbers differ.
 
-        If the log has as many line numbers of a command as there are lines now, then the lowest logged number
-        is that of the first line, and so on.  For example, logged 3 and 5, now 4 and 6:
-        {(command, 3): 4, (command, 5): 6}.
+        For example, if a command was logged with 3 and 5, and has the lines 4 and 6 now: {(command, 3): 4,
+        (command, 5): 6}.
         """
         logged_numbers: defaultdict[bytes, set[int]] = defaultdict(set)
         for run in runs:
@@ -1145,15 +1114,13 @@ class LineRuns:
         return changed_numbers
 
     def _expected_number(self, run: RunRecord) -> int:
-        """Return the expected line number of a run: as paired, otherwise as logged."""
         if not self._shifted_numbers:
             return run.line
         return self._shifted_numbers.get((run.command, run.line), run.line)
 
     def _line_number(self, run: RunRecord) -> int:
-        """Return the number of a run's line: the nearest line with the command, which must exist.
-
-        For a run without an end only running lines count, if there are any.
+        """Return the number of the nearest line with the run's command, which must exist; see the section's
+        comment.
         """
         numbers = self._numbers_of[run.command]
         if run.ended is None:
@@ -1170,8 +1137,8 @@ class LineRuns:
     def is_last_run_certain(self, line: Line) -> bool:
         """Return True if the last run is running, and earlier parts of the log cannot change that.
 
-        They can if several lines have the command: all logged line numbers decide which run belongs to which
-        line.
+        They can if several lines have the command, because all logged numbers decide which run belongs to
+        which line.
         """
         run = self.last_runs.get(line.number)
         is_running_there = run is not None and run.ended is None and run.line == line.number
@@ -1187,8 +1154,8 @@ def filter_by_commands(commands: Iterable[bytes]) -> RunFilter:
 def also_accept_incomplete(run_filter: RunFilter) -> RunFilter:
     """Return a filter that also accepts runs of which some output could not be written.
 
-    The journal marks them with the field "incomplete".  To save time, search the undecoded line for this
-    word; few others contain it.
+    To save time, it searches the undecoded line for the field "incomplete"; few other lines contain the
+    word.
     """
     def accepts(head: re.Match[bytes]) -> bool:
         journal_line = head.string
@@ -1203,8 +1170,6 @@ def also_accept_incomplete(run_filter: RunFilter) -> RunFilter:
 
 
 class RunnersAtWork:
-    """The runners and servers that use a job file."""
-
     def __init__(self, presence_locks: Collection[int] | None) -> None:
         """Set the numbers of the held presence locks; None: unknown."""
         self._presence_locks = presence_locks
@@ -1212,7 +1177,7 @@ class RunnersAtWork:
     def has_runner_exited(self, run: RunRecord | None) -> bool:
         """Return True if the runner that started a run, or the server that assigned it, has surely exited.
 
-        If the run or the starter is unknown, True means that no runner or server is alive.
+        If the run or that program is unknown, True means that no runner or server is alive.
         """
         if not self._presence_locks or not run or run.runner is None:
             return self.has_no_runners
@@ -1240,16 +1205,15 @@ class RunnersAtWork:
 class Clocks:
     """The hosts with wrong clocks, as far as a log shows.  Ages of times from these hosts are unknown.
 
-    The file server records when the last line was appended (mtime).  A clock is fast if a time is more than
-    MAX_APART_SECONDS after that.  Lines are appended as events happen, so a time can be compared with the
-    previous line if that is from another host, and the last line with the mtime.  But a disconnected client
-    appends late, so one early time proves nothing: a clock is slow only if all comparable times are more than
-    MAX_APART_SECONDS too early.
+    A clock is fast if a time is more than MAX_APART_SECONDS after the mtime, at which the file server saw
+    the last append.  Lines are appended as events happen, so a time can be compared with the previous line
+    if that is from another host, and the last line with the mtime.  But a disconnected client appends
+    late: a clock is slow only if all comparable times are more than MAX_APART_SECONDS too early.
     """
     MAX_APART_SECONDS = 60.0
 
     def __init__(self, log_mtime: float, runs: Iterable[RunRecord] = ()) -> None:
-        """Set `wrong_hosts`.  log_mtime: by the file server's clock.  runs: the last few."""
+        """Set `wrong_hosts` from the last few runs."""
         self._is_local_clock_wrong = log_mtime > time.time() + self.MAX_APART_SECONDS
         in_order = sorted(runs, key=operator.attrgetter("position"))
         latest_credible = log_mtime + self.MAX_APART_SECONDS
@@ -1270,7 +1234,6 @@ class Clocks:
 
     @property
     def are_all_right(self) -> bool:
-        """Return True if all clocks are right, as far as the log shows."""
         return not self.wrong_hosts and not self._is_local_clock_wrong
 
     def seconds_since(self, host: str, timestamp: float) -> float | None:
@@ -1312,13 +1275,12 @@ class Row:
 
     @property
     def differing_line_state(self) -> str:
-        """The state of the line if the run has left it in another state; otherwise ''."""
+        """The state of the line if it is not the one in which the run has left it; otherwise ''."""
         return self.line_state if self.run and self.line_state != LINE_STATE_AFTER[self.run.state] else ""
 
     def json_job_fields(self) -> dict[str, Any]:
-        """Return the --json fields that --status also has: line, command, host, slot, pid and times.
-
-        None: unknown.  `seconds` of a running job: up to now.
+        """Return the --json fields that --status also has; None: unknown.  `seconds` of a running job: up to
+        now.
         """
         run = self.run
         seconds = run.seconds if run and run.ended is not None else self.seconds_running
@@ -1396,7 +1358,7 @@ class Observation:
     def rows_of_running_lines(self) -> list[Row]:
         """Return the row of the last run of each line that is `r`, or cancelled and still running.
 
-        Mostly the recent runs include all running ones.  Otherwise read the complete log.
+        Read the complete log only if the recent runs do not include all running ones.
         """
         lines = [*self.lines_with_jobs, *self.snapshot.orphans]
         commands = {line.command for line in lines}
@@ -1421,9 +1383,8 @@ class Observation:
             yield self.row_of_line(line_runs.lines[number], line_runs)
 
     def _read_last_runs(self) -> tuple[set[bytes], Collection[RunRecord]]:
-        """Return commands, and the runs of these that add_last_runs() keeps.
-
-        The commands are those of the selected lines and of runs with incomplete output.
+        """Return the commands of selected lines and of runs with incomplete output, and the runs that
+        add_last_runs() keeps.
         """
         commands = {line.command for line in self.selected_lines}
         while True:
@@ -1436,9 +1397,8 @@ class Observation:
             commands |= other_commands
 
     def rows_of_all_runs(self) -> Iterator[Row]:
-        """Yield the rows of all runs of the selected lines, in the order of the file and of the log.
-
-        A line without a run has a row as well.
+        """Yield rows of all runs of the selected lines, in the order of the file and of the log; one of a
+        line without runs.
         """
         commands = {line.command for line in self.selected_lines}
         log_pass = self.log.start_pass(filter_by_commands(commands))
@@ -1455,7 +1415,7 @@ class Observation:
                 yield self.row_of_line(line, line_runs)
 
     def match_runs_with_lines(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
-        """Match the runs of some commands with the lines that have them now; ignore other runs."""
+        """Match the runs of some commands with the lines that have them now."""
         lines = self.watcher.lines_with_commands(commands) if commands else []
         # LineRuns keeps the last of lines with one number: as observed, not as read now
         observed_lines = [*self.lines_with_jobs, *self.snapshot.orphans, *self.selected_lines]
@@ -1468,9 +1428,8 @@ class Observation:
         return self.row_of_run(run, line_runs) if run else Row(line, self.line_state_of(line), is_last=True)
 
     def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
-        """Return the row of a run with the current line; before that, set the state of a run without an end.
-
-        If the line was removed from the file, the row has the line at the time of the run.
+        """Set the state of a run without an end, and return its row.  A removed line is as of the time of the
+        run.
         """
         self.set_unended_state(run, line_runs)
         line = line_runs.line_of(run)
@@ -1483,7 +1442,6 @@ class Observation:
         return Row(line, self.line_state_of(line), run, is_last, seconds_running)
 
     def line_state_of(self, line: Line) -> str:
-        """Return the state of a line as a word: 'error' for an orphan."""
         if line.number in self._orphan_numbers:
             return LINE_STATES[ERROR]
         return LINE_STATES.get(line.state, "held")
@@ -1517,10 +1475,7 @@ class Observation:
 
 @contextlib.contextmanager
 def without_garbage_collector() -> Iterator[None]:
-    """Turn off the collector of cyclic garbage, which would visit all lines and runs repeatedly.
-
-    It would take a quarter of the time, and no view makes cycles.
-    """
+    """Turn off the garbage collector, which would take a quarter of the time; no view makes cycles."""
     gc.disable()
     try:
         yield
@@ -1529,7 +1484,6 @@ def without_garbage_collector() -> Iterator[None]:
 
 
 def open_log(options: argparse.Namespace, say: Callable[[str], None]) -> Log:
-    """Return the journal that the options name, or an empty log."""
     has_default_outdir = options.outdir == default_outdir(options.file or "")
     if has_default_outdir and not os.access(os.path.join(options.outdir, "journal"), os.R_OK):
         return NoLog()                  # no job was run yet, or without records
@@ -1546,8 +1500,8 @@ MIN_WIDE_COLUMNS = 60           # a narrower table has no slots and start times
 def jobs_per_hour(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row]) -> float | None:
     """Return the current rate of finished jobs; None: too few to measure.
 
-    runs: in the order of the log; only the last run of each job counts.  unfinished_rows: by line number;
-    earlier tries of these jobs do not count.
+    runs: in the order of the log; only the last run of each job counts, and no earlier try of the jobs in
+    `unfinished_rows` (by line number).
     """
     end_times: dict[tuple[int, bytes], float] = {}
     for run in runs:
@@ -1565,14 +1519,12 @@ def jobs_per_hour(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row])
 
 
 def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
-    """Yield a status (of read_status()) as lines of text.  columns: the maximum width."""
+    """Yield a status (of read_status()) as lines of text."""
     yield from status_summary(status)
     yield from status_table(status, columns)
 
 
 def status_summary(status: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines about the numbers of jobs, runners and servers, the time left, and why new jobs wait.
-    """
     counts_text = ", ".join(f"{status[name]} {name}" for name in Counts._fields)
     yield f"{plural(status['total'], 'job')}: {counts_text}"
     if per_hour := status["per_hour"]:
@@ -1590,7 +1542,6 @@ def status_summary(status: dict[str, Any]) -> Iterator[str]:
 
 
 def status_table(status: dict[str, Any], columns: float) -> Iterator[str]:
-    """Yield the lines of the table of running jobs and orphans, if there are any."""
     is_narrow = columns < MIN_WIDE_COLUMNS
     rows = []
     is_any_host_known = False
@@ -1614,7 +1565,6 @@ def status_table(status: dict[str, Any], columns: float) -> Iterator[str]:
 
 
 def status_row(job: dict[str, Any], remark: str) -> list[str]:
-    """Return the cells for a job in the table of running jobs.  remark: before the command."""
     start = "-" if job["start"] is None else format_time(job["start"])
     elapsed = "-" if job["seconds"] is None else human_time(job["seconds"])
     command = remark + job["command"]
@@ -1624,8 +1574,7 @@ def status_row(job: dict[str, Any], remark: str) -> list[str]:
 def remark_before_command(job_list: str, is_unsupervised: bool, is_narrow: bool) -> str:
     """Return a remark to print before a command, for example '(orphan) '; '' for most jobs.
 
-    job_list: 'jobs', 'cancelled' or 'orphans'.  is_unsupervised: the runner has exited.  is_narrow: make it
-    short.
+    job_list: 'jobs', 'cancelled' or 'orphans'.  is_unsupervised: the runner has exited.
     """
     if job_list == "orphans":
         return "(orphan) "
@@ -1662,7 +1611,7 @@ def format_table(
 ) -> Iterator[str]:
     """Yield the lines of a table with aligned columns.  The last column has the remaining width.
 
-    columns: the maximum width; infinite: cut nothing.  right_columns: indexes of right-aligned columns.
+    columns: the maximum width.  right_columns: indexes of right-aligned columns.
     """
     last_column = len(rows[0]) - 1
     max_width = 18 if columns < math.inf else math.inf      # of a cell
@@ -1675,7 +1624,6 @@ def format_table(
 
 
 def say(text: str) -> None:
-    """Print a message on stderr."""
     warn(f"{PROG}: {text}")
 
 
