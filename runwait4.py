@@ -1648,7 +1648,6 @@ def status_of(observation: Observation) -> dict[str, Any]:
     job_counts = count_states(observation.snapshot)
     rows = {row.line.number: row for row in observation.rows_of_running_lines()}
     per_hour = None
-    # without running jobs the rate is an old one
     if job_counts.running and observation.clocks.are_all_right:
         per_hour = jobs_per_hour(observation.recent_runs, rows)
     runners_at_work = observation.runners_at_work
@@ -1677,9 +1676,9 @@ def status_of(observation: Observation) -> dict[str, Any]:
 def status_fields_of_line(line: Line, last_row: Row, runners_at_work: RunnersAtWork) -> dict[str, Any]:
     """Return the fields of the status for a running line or an orphan.
 
-    last_row: of the last run in the log.  If that has ended, the current run is not in the log yet, and the
-    fields of a run are None.  But if the last run was unsuccessful and the runner is alive, return host and
-    slot: a runner keeps them between two tries.
+    If the last run in the log has ended, the current run is not in the log yet, and the fields of a run
+    are None.  But if that run was unsuccessful and the runner is alive, return host and slot: a runner
+    keeps them between two tries.
     """
     run = last_row.run
     if not run or run.ended is None:
@@ -1695,10 +1694,7 @@ def status_fields_of_line(line: Line, last_row: Row, runners_at_work: RunnersAtW
 def find_wait_reason(
     watcher: Watcher, job_counts: Counts, runners_at_work: RunnersAtWork, hosts: Collection[str]
 ) -> str:
-    """Return why new jobs wait, for example for a runner; '' if none is new, or a runner can take one.
-
-    hosts: names of hosts with runners, as far as known.
-    """
+    """Return why new jobs wait, for example for a runner; '' if none is new, or a runner can take one."""
     if not job_counts.new:
         return ""
     if block_reason := watcher.block_reason(hosts):
@@ -1710,8 +1706,8 @@ def find_wait_reason(
 
 # ======== Runs of lines =====================================================================================
 #
-# --failed shows the lines that are failed or in error, and the last run of each; --show the named lines, and
-# all runs of them.  The journal has the results, the output files have the last lines.
+# --failed shows the lines that are failed or in error, and the last run of each; --show the named lines and
+# all their runs.
 
 
 def describe_result(run: RunRecord) -> str:
@@ -1741,14 +1737,14 @@ def signal_suffix(number: int) -> str:
 
 
 def took(seconds: float) -> str:
-    """Return a duration as text: '49 ms', '5.0s', '3h 12m'."""
+    """Return a duration as text: '49 ms', '3h 12m'."""
     if seconds >= 0.9995:
         return human_time(seconds)
     return f"{seconds * 1000:.{0 if seconds >= 0.00995 else 1}f} ms"
 
 
 def human_size(size: float) -> str:
-    """Return a number of bytes as text: '812 B', '1.2 kB', '105 MB'."""
+    """Return a number of bytes as text: '812 B', '1.2 kB'."""
     units = iter(("B", "kB", "MB", "GB", "TB"))
     unit = next(units)
     while size >= 999.5 and unit != "TB":
@@ -1772,7 +1768,7 @@ def find_bad_lines(watcher: Watcher, snapshot: Snapshot) -> list[Line]:
 
 
 def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Line]:
-    """Return the lines selected by numbers, command, or shell pattern.  UsageError: none matches."""
+    """Return the lines selected by numbers, command, or shell pattern."""
     command = os.fsencode(selection)
     try:
         ranges = line_ranges(selection)
@@ -1793,10 +1789,7 @@ def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Lin
 
 
 def format_row(row: Row, output: LastOutput | None, columns: float) -> Iterator[str]:
-    """Yield a row as lines of text: result, host, time, command, details, and the last lines of output.
-
-    output: None without a log.
-    """
+    """Yield a row as lines of text, with the last lines of output (None: without a log)."""
     yield fit_to_width(f"line {row.line.number}: {describe_last_run(row, output is not None)}", columns)
     yield fit_to_width(f"    {to_text(row.line.command)}", columns)
     if row.run and output:
@@ -1819,8 +1812,7 @@ def describe_last_run(row: Row, has_log: bool) -> str:
 
 
 def describe_run(run: RunRecord) -> str:
-    """Return a run in words: 'exit 3 on node1, 14:03:22, after 49 ms, 12 MB', 'running on node1, began ...'.
-    """
+    """Return a run in words: 'exit 3 on node1, 14:03:22, after 49 ms, 12 MB'."""
     result = describe_result(run)
     if run.state == ".":
         result = f"put back, {result}"
@@ -1838,7 +1830,6 @@ def describe_resources_and_output(run: RunRecord, directory: str) -> str:
     """Return slot, process, directory, CPU time and output of a run in words.
 
     For example 'slot 2, process 4712, in /home/me, CPU 1.9s, printed 95 B: out/17.out, out/17.err'.
-    directory: of these files.
     """
     parts = [f"slot {run.slot}"]
     if run.pid:
@@ -1859,7 +1850,7 @@ def describe_resources_and_output(run: RunRecord, directory: str) -> str:
 def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     """For --failed print the last runs of failed lines, for --show all runs of the named lines.
 
-    Return the number of lines by state.  Raises BrokenPipeError.
+    Return the number of lines by state.
     """
     is_failed_only = options.show is None       # otherwise --show LINE
     select_lines = find_bad_lines if is_failed_only else functools.partial(find_lines, options.show)
@@ -1875,7 +1866,6 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
 
 
 def print_rows(rows: Iterable[Row], output: LastOutput | None, columns: float, as_json: bool) -> None:
-    """Print rows as one JSON object, or each as lines of text by format_row()."""
     json_rows = []
     for row in rows:
         if row.run and output:
@@ -1894,8 +1884,7 @@ def print_lines(texts: Iterable[str]) -> None:
 
 # ======== Statistics ========================================================================================
 #
-# The ends in the journal are counted by host and by command, in one pass.  Time and memory of each run are
-# kept, because a quantile needs all of them.
+# The ends in the journal are counted in one pass.  Time and memory of each run are kept for the quantiles.
 
 
 def quantiles(values: Iterable[N], percents: Sequence[int] = (50, 90, 100)) -> list[N]:
@@ -1909,7 +1898,7 @@ NUMBER_PATTERN = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def largest_known(*sizes: int | None) -> int | None:
-    """Return the largest of the sizes that are not None; None: all are."""
+    """Return the largest size that is not None; None: all are."""
     return max((size for size in sizes if size is not None), default=None)
 
 
@@ -1924,7 +1913,6 @@ class RunStats:
         self.largest_upper_bound: int | None = None     # of the peaks that could not be measured
 
     def add(self, run: RunRecord) -> None:
-        """Add times and memory of a finished run; ignore an unfinished one."""
         if run.seconds is None:
             return
         self.seconds.append(run.seconds)
@@ -1937,7 +1925,6 @@ class RunStats:
             self.largest_upper_bound = max(self.largest_upper_bound or 0, run.memory_below)
 
     def add_stats(self, stats: RunStats) -> None:
-        """Add the runs of other statistics."""
         self.seconds += stats.seconds
         self.cpu_seconds += stats.cpu_seconds
         self.seconds_with_known_cpu += stats.seconds_with_known_cpu
@@ -1947,9 +1934,8 @@ class RunStats:
     def json_fields(self) -> dict[str, Any]:
         """Return the fields for --stats --json.  At least one run must have been added.
 
-        Run times are in seconds.  cpu_use: 1.5 if the runs used one and a half CPUs on average.  memory: the
-        largest known peak, in bytes.  memory_below: the unknown peaks were below this.  None: unknown, or no
-        such runs.
+        cpu_use: 1.5 if the runs used one and a half CPUs on average.  memory: the largest known peak, in
+        bytes.  memory_below: the unknown peaks were below this.  None: unknown, or no such runs.
         """
         median, p90, longest = quantiles(self.seconds)
         cpu_use = self.cpu_seconds / self.seconds_with_known_cpu if self.seconds_with_known_cpu else None
@@ -1974,10 +1960,7 @@ class Peaks:
         self._jobs_with_unknown_peak: set[tuple[int, bytes]] = set()
 
     def add(self, run: RunRecord) -> None:
-        """Record the peak memory of a done or failed run, or that a run was killed for lack of memory.
-
-        Ignore other runs: they were stopped, perhaps before the peak.
-        """
+        """Record the peak memory of a run, or that it was killed for lack of memory.  Ignore stopped runs."""
         is_done_or_failed = run.state in "d!"
         if run.lacked_memory:
             self.killed_count += 1
@@ -2005,9 +1988,8 @@ class Peaks:
 
 
 def round_size(size: int) -> int:
-    """Return a number of bytes, rounded up to two significant digits in K, M, G or T (3.5G, 160M).
-
-    So the text for `memory=` is short.
+    """Round a number of bytes up to two significant digits in K, M, G or T (3.5G, 160M), for a short
+    `memory=`.
     """
     unit = next((unit for unit in "KMG" if size < 1000 * SIZE_UNITS[unit]), "T")
     amount = max(size, 1) / SIZE_UNITS[unit]
@@ -2030,7 +2012,7 @@ class CommandStats:
         self.peaks = Peaks()
 
     def add(self, run: RunRecord, words: list[bytes]) -> None:
-        """Count a finished run; keep only the common first words.  words: of the command."""
+        """Count a finished run; keep only the common first words."""
         if self._common_words is None:
             self._common_words = words
         elif words != self._common_words:
@@ -2049,7 +2031,6 @@ class CommandStats:
 
 
 def common_prefix(words: list[bytes], other_words: list[bytes]) -> list[bytes]:
-    """Return the words with which both lists begin."""
     if other_words[:len(words)] == words:       # mostly: test this first
         return words
     pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(words, other_words))
@@ -2068,10 +2049,7 @@ class CommandGroups:
         self._groups: dict[bytes, CommandStats] = {}    # by the first word, with … for each number
 
     def add(self, run: RunRecord) -> None:
-        """Count a finished run in the group of its command.
-
-        For example, `./sim-1 a` and `./sim-2 b` are in the group './sim-…'.
-        """
+        """Count a finished run in the group of its command: `./sim-1 a` and `./sim-2 b` in './sim-…'."""
         words = run.command.split()
         group_key = self.NUMBER_PATTERN.sub(self.PLACEHOLDER, words[0]) if words else b""
         if group_key not in self._groups and len(self._groups) >= self.MAX_GROUPS:
@@ -2085,18 +2063,16 @@ class CommandGroups:
                  "enough": group.peaks.sufficient_memory()} for group in self.groups_by_memory()]
 
     def groups_by_memory(self) -> list[CommandStats]:
-        """Return the groups, the largest peak memory first."""
         return sorted(self._groups.values(), key=lambda group: -group.peaks.largest_size)
 
 
 def print_stats(outdir: str, path: str | None, as_json: bool) -> None:
-    """Print statistics of the runs per host, in all and per command.  Raises BrokenPipeError."""
     stats = read_stats(outdir, path)
     print_lines([json.dumps(stats)] if as_json else stats_lines(stats, stdout_columns()))
 
 
 def read_stats(outdir: str, path: str | None) -> dict[str, Any]:
-    """Return the statistics of a journal as --json prints them.  path: the job file, if known."""
+    """Return the statistics of a journal as --json prints them."""
     journal = JournalReader(outdir, say)
     stats_by_host: defaultdict[str, RunStats] = defaultdict(RunStats)
     total = RunStats()
@@ -2120,10 +2096,7 @@ def read_stats(outdir: str, path: str | None) -> dict[str, Any]:
 
 
 def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
-    """Yield statistics (of read_stats()) as lines of text: a table of hosts and one of commands.
-
-    columns: the maximum width.
-    """
+    """Yield statistics (of read_stats()) as lines of text: a table of hosts and one of commands."""
     rows = [["host", *STATS_HEADINGS], *(stats_row(host["host"], host) for host in stats["hosts"])]
     yield from format_table([*rows, stats_row("in all", stats["all"])], columns, right_columns=range(1, 7))
     yield ""
@@ -2140,8 +2113,8 @@ STATS_HEADINGS = ["runs", "median", "90%", "longest", "CPU", "memory"]      # of
 def command_rows(groups: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Return the rows of the table of commands: the headings, and the first SHOWN_GROUPS groups.
 
-    Two columns are added.  "too little": the number of runs killed for lack of memory; only if there are such
-    runs.  "memory=": the request that is enough, or '-'.
+    Two columns are added: "too little", the number of runs killed for lack of memory, if there are any;
+    and "memory=", the request that is enough, or '-'.
     """
     has_killed_runs = any(group["too_little"] for group in groups)
     killed_heading = ["too little"] if has_killed_runs else []
@@ -2154,7 +2127,6 @@ def command_rows(groups: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def stats_row(name: str, stats: dict[str, Any]) -> list[str]:
-    """Return the cells for the runs of a host or command."""
     times = [took(stats[key]) for key in ("median", "p90", "longest")]
     cpu = "-" if stats["cpu_use"] is None else f"{100 * stats['cpu_use']:.0f}%"
     return [name, str(stats["runs"]), *times, cpu, format_peak(stats["memory"], stats["memory_below"]) or "-"]
@@ -2173,7 +2145,7 @@ class JobLogPass(LogPass):
     MAX_TIME = 9 * 10 ** 9      # seconds since 1970: viewers count nanoseconds in 64 bits
 
     def _read_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Return the run of a line; None: the header.  ValueError: the line is invalid."""
+        """Return the run of a line; None: the header."""
         if line == JobLog.HEADER[:-1]:          # without newline
             return None
         match = self.LINE.fullmatch(line)
@@ -2217,7 +2189,7 @@ class JobLogPass(LogPass):
 
     @staticmethod
     def _line_state(exit_status: int, signal_number: int) -> str:
-        """Return the state in which a run leaves the line: 'd' done, '!' failed, 'e' error.
+        """Return the state in which a run leaves the line.
 
         A signal that stops runners has stopped the job as well: an error.  A timeout is a failure; GNU
         parallel logs the exit status -1.
@@ -2247,10 +2219,7 @@ MAX_ROUNDING_MICROSECONDS = 1500
 
 
 class Spans:
-    """Start times and durations of runs, in microseconds.
-
-    A run is an index of `starts_us`.
-    """
+    """Start times and durations of runs, in microseconds.  A run is an index of `starts_us`."""
     MIN_DURATION_US = 1         # viewers would draw the next run into a run without duration
 
     def __init__(self) -> None:
@@ -2260,13 +2229,12 @@ class Spans:
         self.runs_by_slot: dict[tuple[str, str], array[int]] = {}
 
     def add(self, run: RunRecord, seconds: float) -> None:
-        """Add a run, which gets the next index."""
         self.runs_by_slot.setdefault((run.host, run.slot), array("q")).append(len(self.starts_us))
         self.starts_us.append(round(run.began * 1e6))
         self.durations_us.append(max(self.MIN_DURATION_US, round(seconds * 1e6)))
 
     def named_tracks(self) -> Iterator[tuple[str, str, array[int]]]:
-        """Yield host, name and runs of each track, a row in which runs do not overlap.
+        """Yield host, name and runs of each track.
 
         The second track of slot 'a' is named 'a (2)'.  Without slots, the names are 1, 2, ...
         """
@@ -2278,8 +2246,8 @@ class Spans:
     def _assign_tracks(self, runs: Sequence[int]) -> list[array[int]]:
         """Put each run on the first track that is free when the run begins; return the runs of each track.
 
-        Logged times are rounded, so a run can seem to begin before the previous one ends.  Then shorten the
-        previous run in `durations_us`, by less than half.  runs: in the order of the log.
+        Logged times are rounded, so a run can seem to begin before the previous one ends.  Then shorten
+        the previous run in `durations_us`, by less than half.
         """
         starts = self.starts_us
         tracks: list[array[int]] = []
@@ -2312,15 +2280,14 @@ def natural_sort_key(name: str) -> list[tuple[int, str]]:
 class Timeline:
     """The runs of a log as trace events.  Keeps only times and tracks; the events need a second pass.
 
-    A host is a process of the trace, a slot a thread.  Perfetto finds the name of a thread by `tid` alone, so
-    each `tid` is unique.  The main thread, with `tid` equal to `pid`, is shown first: slot 1.
+    A host is a process of the trace, a slot a thread.  Perfetto finds the name of a thread by `tid` alone,
+    so each `tid` is unique.  The main thread (`tid` equals `pid`) is shown first: slot 1.
     """
     # the first bytes of our timelines; the format leaves `otherData` to the writer
     FILE_HEAD = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":['
     MAX_NAME_CHARACTERS = 100   # of the command in an event's name
 
     def __init__(self, log: Log) -> None:
-        """Read the times, and assign the tracks."""
         self.log = log
         spans = Spans()
         for run in self._finished_runs():
@@ -2332,7 +2299,6 @@ class Timeline:
         return (run for run in self.log.start_pass() if run.ended is not None)
 
     def write(self, file: BinaryIO) -> None:
-        """Write all events as JSON, one per line."""
         encode = json.JSONEncoder(separators=(",", ":")).encode
         file.write(self.FILE_HEAD)
         for separator, event in zip(itertools.chain([b"\n"], itertools.repeat(b",\n")), self._events()):
@@ -2342,8 +2308,7 @@ class Timeline:
     def _events(self) -> Iterator[dict[str, Any]]:
         """Yield the trace events: names of all hosts and tracks, then an event for each run.
 
-        Viewers call hosts processes and tracks threads, with numbers pid and tid (from 1).  The number of a
-        host is that of the first track.
+        The number of a host is that of the first track.
         """
         tid_of_run = array("q", [0]) * len(self.durations_us)       # in the order of the log
         pid_of_track = array("q")
@@ -2365,7 +2330,7 @@ class Timeline:
     def _metadata_events(
         kind: str, name: str, pid: int, tid: int, sort_index: int
     ) -> Iterator[dict[str, Any]]:
-        """Yield the metadata events (ph M) that name and order a "process" or "thread", `kind`."""
+        """Yield the metadata events (ph M) that name and order a "process" or "thread"."""
         for key, value in ("name", name), ("sort_index", sort_index):
             yield {
                 "ph": "M",
@@ -2393,20 +2358,18 @@ class Timeline:
 
 
 def shorten(text: str, max_characters: int) -> str:
-    """Return a text; if it is too long, the first `max_characters` and '...'."""
     return text if len(text) <= max_characters else f"{text[:max_characters]}..."
 
 
 def decode_readable(data: bytes) -> str:
-    """Return text for any JSON reader: invalid UTF-8 is replaced.
-
-    GNU parallel logs newlines in commands as NULs.
+    """Return text for any JSON reader: replace invalid UTF-8, and the NULs that GNU parallel logs for
+    newlines.
     """
     return data.decode(errors="replace").replace("\0", "\n")
 
 
 def to_valid_text(text: str) -> str:
-    """Return text for any reader, in any locale: bytes that were not UTF-8 are replaced."""
+    """Return text for any reader: bytes that were not UTF-8 are replaced."""
     return decode_readable(to_bytes(text))
 
 
@@ -2428,9 +2391,10 @@ def refuse_foreign_file(path: str, kind: str, head: bytes) -> None:
 
 @contextlib.contextmanager
 def open_replacement(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
-    """Open a temporary file, which replaces `path` at the end of the block; remove it after an error.
+    """Open a temporary file, which replaces our file `path` (see refuse_foreign_file()) at the end of the
+    block.
 
-    An existing file must be empty, or begin with `head`; keep the rights.
+    Remove it after an error; keep the rights of `path`.
     """
     target = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
@@ -2462,8 +2426,8 @@ def write_timeline(log: Log, out_path: str) -> None:
 
 # ======== The report ========================================================================================
 #
-# The report is one page, which loads nothing: PAGE, at the end of this file.  The status and the reasons of
-# failures are HTML, readable without scripts; from rows as JSON the script makes the table and the picture.
+# The report is one page: PAGE, at the end of this file.  The status and the reasons of failures are HTML,
+# readable without scripts; from rows as JSON the script makes the table and the picture.
 #
 # No text from jobs becomes markup: escape_html() quotes it, the JSON has no `<`, and the script uses
 # textContent.
@@ -2509,13 +2473,13 @@ class Report:
             self.wrong_hosts = Clocks(observation.log.mtime, recent_runs).wrong_hosts
 
     def _read_last_lines(self, output: LastOutput) -> dict[RunRecord, list[str]]:
-        """Return the last lines of output by run, for the runs of failed lines and other failed runs."""
         failed_runs = (row.run for row in self.rows
                        if row.run and (row.line_state in ("failed", "error") or row.run.state in BAD_STATES))
         return {run: output.last_lines(run) for run in itertools.islice(failed_runs, self.MAX_OUTPUTS)}
 
     def group_failures(self) -> list[tuple[str, list[Row]]]:
-        """Group the failed lines by the last line of output, or the result; return the largest group first.
+        """Group the failed lines by the last line of output, or the result; return the largest group
+        first.
 
         Ignore numbers, for example in `step 341: no convergence`.
         """
@@ -2549,7 +2513,7 @@ class Report:
                    "compared)")
 
     def fields_of_row(self, row: Row, links: Mapping[str, str]) -> dict[str, Any]:
-        """Return the fields of a row for the script: those of --json, and texts.  links: of find_links()."""
+        """Return the fields of a row for the script: those of --json, and texts."""
         run = row.run
         fields = row.json_fields()
         del fields["stdout"], fields["stderr"]          # the page has the last lines
@@ -2571,7 +2535,7 @@ class Report:
 def find_links(directory: str, page: str) -> dict[str, str]:
     """Return relative links from the page to the files of a directory, by name.
 
-    For example {'7 a.out': './out/7%20a.out'}; none if the directory is not in the directory of the page.
+    For example {'7 a.out': './out/7%20a.out'}; none if the directory is not in that of the page.
     """
     page_directory = os.path.dirname(os.path.realpath(page))
     relative_path = os.path.relpath(os.path.realpath(directory), page_directory)
@@ -2590,7 +2554,7 @@ def quote_url(path: bytes) -> str:
 
 
 def escape_html(text: str) -> str:
-    """Return a text quoted for HTML, without control characters."""
+    """Quote a text for HTML, without control characters."""
     safe: str = html.escape(to_valid_text(printable(text)))
     return safe
 
@@ -2603,7 +2567,7 @@ class Reporter:
     FILE_HEAD = b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"           # first bytes of PAGE
 
     def __init__(self, options: argparse.Namespace, watcher: Watcher, argv: Sequence[str]) -> None:
-        """Check that the page can be written.  argv: for display."""
+        """Check that the page can be written."""
         self.path: str = options.report
         self.options = options
         self.watcher = watcher
@@ -2617,8 +2581,8 @@ class Reporter:
     def write_page_if_due(self) -> str:
         """Write a live page if one is due and there is a journal.
 
-        Return why it cannot be written, if the reason is new; otherwise ''.  All pages together take at most
-        a twentieth of the time.
+        Return why it cannot be written, if the reason is new; otherwise ''.  All pages together take at
+        most a twentieth of the time.
         """
         start = time.monotonic()
         journal_path = os.path.join(self.options.outdir, "journal")
@@ -2634,15 +2598,14 @@ class Reporter:
         return self._last_error if self._last_error != previous_error else ""
 
     def _pause_seconds(self, start: float) -> float:
-        """Return the seconds between pages if one took the time since `start` (monotonic)."""
         return max(self.MIN_PAGE_SECONDS, 20 * (time.monotonic() - start))
 
     @without_garbage_collector()
     def write_page(self, is_live: bool = False) -> None:
         """Read job file and journal, and write the page.
 
-        is_live: we wait for jobs, so another page follows.  Only the last page prints messages on stderr, for
-        example about invalid lines in the journal; all pages show them.
+        is_live: another page follows.  Only the last page prints messages on stderr, for example about
+        invalid lines in the journal; all pages show them.
         """
         start = time.monotonic()
         messages: list[str] = []
@@ -2679,7 +2642,6 @@ class Reporter:
 
     @staticmethod
     def _group_html(words: str, rows: Sequence[Row]) -> str:
-        """Return a group as HTML: size, words, lines and hosts."""
         hosts = {row.run.host for row in rows if row.run}
         host_text = min(hosts) if len(hosts) == 1 else f"{len(hosts)} hosts"
         where = name_lines({row.line.number for row in rows}) + (f" on {host_text}" if hosts else "")
@@ -2710,8 +2672,8 @@ class Reporter:
 # All hosts add to one sum.  A file of the directory has a row for each host with the number of its additions,
 # and in front of them the total.  For a minute each host locks one byte, reads the rows as runners read a job
 # file, adds one to its row and to the total, writes, and unlocks the byte.  If two hosts ever hold the lock
-# together, or one of them reads old data, it overwrites additions of others.  Then a host finds another
-# number in its row than it has written, and sets the total to 0, which the other hosts find.
+# together, or one reads old data, it overwrites additions of others.  Then a host finds another number in its
+# row than it has written, and sets the total to 0, which the others find.
 #
 # A host has its row as long as another byte is locked.  Only a child has this lock, as a job whose runner was
 # killed has the job lock.  The row of each host that adds must be locked; and if no addition is found in a
@@ -2752,7 +2714,6 @@ class LockCheck:
     """Adds to the sum of all hosts, and finds out if an addition was lost."""
 
     def __init__(self, directory: str, mount: Mount) -> None:
-        """Open or create the files.  Raises OSError."""
         self.mount = mount
         self.path = os.path.join(directory, CHECK_FILE)
         # open for writing all the time: while a file is open so, NFS keeps old pages
@@ -2869,7 +2830,6 @@ def boot_id() -> str:
 
 
 def check_locks(directory: str) -> int:
-    """Check the locks of a directory; return the exit status."""
     if not os.path.isdir(directory):
         raise UsageError(f"{directory}: not a directory (give the directory for the job file)")
     mount = find_mount(directory)
@@ -2916,8 +2876,7 @@ def wait_for_jobs(
 ) -> Counts:
     """Wait until no job is new or running, or no runner will start the new jobs; return the last counts.
 
-    with_progress: show a progress bar until then, or until a signal.  message_after_poll: called after each
-    poll, returns a message to print or ''.
+    message_after_poll: called after each poll, returns a message to print or ''.
     """
     display: PipeProgress | TerminalProgress | None = None
     if with_progress:
@@ -2946,7 +2905,7 @@ def wait_for_jobs(
 
 
 def say_stop_reason(watcher: Watcher) -> bool:
-    """If the waiting was given up, print why no runner will start the new jobs, and return True."""
+    """If the waiting was given up, print why, and return True."""
     if watcher.stop_reason:
         say(f"{watcher.path}: {watcher.stop_reason}")
     return bool(watcher.stop_reason)
@@ -2968,7 +2927,6 @@ def wait_and_write_report(options: argparse.Namespace, argv: Sequence[str]) -> i
 
 
 def run_with_options(argv: Sequence[str]) -> int:
-    """Run the program with these command line arguments; return the exit status."""
     options = parse_options(argv)
     if options.check_locks is not None:
         return check_locks(options.check_locks)
@@ -2996,7 +2954,6 @@ def run_with_options(argv: Sequence[str]) -> int:
 
 
 def write_timeline_and_messages(options: argparse.Namespace) -> None:
-    """Write the timeline, and then print messages about the log."""
     exit_on(signal.SIGINT, signal.SIGTERM)
     messages: list[str] = []
     if options.joblog is not None:
@@ -3012,7 +2969,7 @@ def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
     """Print the status or the runs of the job file; without such an option, wait for the jobs.
 
     Return the exit status: 1 if no runner will start the new jobs; with --use-exit-status also if jobs are
-    neither done nor held.  Raises BrokenPipeError.
+    neither done nor held.
     """
     watcher = Watcher(options.file)
     if options.status:
@@ -3028,7 +2985,6 @@ def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
 
 
 def print_status(watcher: Watcher, options: argparse.Namespace) -> Counts:
-    """Print the status; return the job counts."""
     status = read_status(watcher, options)
     with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status still counts
         print_lines([json.dumps(status)] if options.json else status_lines(status, stdout_columns()))
@@ -3036,7 +2992,6 @@ def print_status(watcher: Watcher, options: argparse.Namespace) -> Counts:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run runwait4.py with these arguments (None: those of the process); return the exit status."""
     return run_main(PROG, run_with_options, argv)
 
 
