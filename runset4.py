@@ -117,8 +117,8 @@ PROG = "runset4.py"
 # ======== Appending =========================================================================================
 #
 # All lines are made first, so nothing is written if one is wrong.  Then we append them in one go, under the
-# append lock; after an error the written part is removed.  So a reader counts a line as complete only when
-# the append lock is free.
+# append lock; after an error the written part is removed.  So a line is complete only when the append lock is
+# free.
 
 BLOCK = 1 << 20                     # bytes read or written at once
 MAX_BYTES_IN_MEMORY = 16 << 20     # of new lines; more need a temporary file
@@ -183,10 +183,8 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
     """Open or create a job file, and keep others from appending in the `with` block; yield the descriptor.
 
     An editor can replace the file at any moment, and lines appended to the old file are lost.  So open the
-    path until it names the open file.  If it names another file at the end of the block, a person must look:
-    appending again could run the lines twice, and not appending could lose them.
-
-    Raises UsageError, OSError (ESTALE: the file was replaced).
+    path until it names the open file.  If it names another file at the end of the block, a person must
+    look (OSError ESTALE): appending again could run the lines twice, and not appending could lose them.
     """
     deadline = time.monotonic() + MAX_APPEND_WAIT_SECONDS
     if not os.path.lexists(file.path):
@@ -222,7 +220,7 @@ def append_lock(file: JobFile) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_to_append(path: str) -> Iterator[int]:
-    """Yield a descriptor of a job file for appending only; read the file with a Reader."""
+    """Yield a descriptor of a job file for appending only."""
     fd = open_job_file(path, os.O_RDWR | os.O_APPEND)
     try:
         yield fd
@@ -233,7 +231,7 @@ def open_to_append(path: str) -> Iterator[int]:
 def wait_for_path(path: str, deadline: float) -> None:
     """Wait until the path exists: an editor that replaces a file can remove it for a moment.
 
-    Raises OSError (EAGAIN) after the deadline (time.monotonic()).
+    Raises OSError (EAGAIN) after the deadline (monotonic).
     """
     while True:
         if time.monotonic() > deadline:
@@ -244,7 +242,7 @@ def wait_for_path(path: str, deadline: float) -> None:
 
 
 def append_lines(file: JobFile, lines: Iterable[bytes]) -> int:
-    """Append lines to a job file, all or none, and return how many; make all before touching the file."""
+    """Append lines to a job file, all or none, and return how many."""
     line_count = 0
     with tempfile.SpooledTemporaryFile(MAX_BYTES_IN_MEMORY) as spool:
         try:
@@ -285,7 +283,6 @@ class Source:
         """Yield the lines without UTF-8 BOM, b'\\n' and b'\\r\\n'."""
         self.line_number = 0
         try:
-            # file descriptor 0 is stdin
             with open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
                 while line := file.readline(self.MAX_LINE_BYTES):
                     self.line_number += 1
@@ -294,7 +291,6 @@ class Source:
             raise UsageError(f"{self.name}: {error_text(error)}") from None
 
     def _check_and_strip(self, line: bytes) -> bytes:
-        """Return a line without the newline.  Raises UsageError if it is not text."""
         if self.line_number == 1:
             line = self._without_bom(line)
         if b"\0" in line:
@@ -359,8 +355,8 @@ class Selection:
     def lines(self, file: JobReader, default_states: bytes | None = KNOWN_STATES) -> Iterator[Line]:
         """Yield the selected job lines.
 
-        default_states: selected if neither states nor numbers are given; None: any.  `I have a list` is a job
-        line in state `I`; such lines are changed only by number or --state.
+        default_states: selected if neither states nor numbers are given; None: any.  `I have a list` is a
+        job line in state `I`; such lines are changed only by number or --state.
         """
         states = default_states
         if self.states:
@@ -370,7 +366,7 @@ class Selection:
         return filter(self._is_selected, file.scan_lines(states))
 
     def _is_selected(self, line: Line) -> bool:
-        """Return True if a line has a selected number and command; lines() has compared the state."""
+        """Return True if a line has a selected number and command."""
         if self.ranges and not self._has_number(line.number):
             return False
         if self.pattern is None or line.command == self.pattern:
@@ -437,7 +433,7 @@ class ChangeCounts:
         return was_changed
 
     def summary(self, state: bytes) -> str:
-        """Return '2 lines: ! -> ., 1 line: x (held) -> .'.  state: the new one."""
+        """Return '2 lines: ! -> ., 1 line: x (held) -> .'."""
         phrases: list[str] = []
         for old_state, count in self.changed.items():
             if count:           # 0: recheck_cancelled_job() has taken the change back
@@ -479,10 +475,10 @@ class Cancellation(NamedTuple):
 def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -> Cancellation:
     """Write x over the `r` or `.` of a line.
 
-    A living runner sees that the line is not `r`, and kills the job; the caller must kill a job whose runner
-    is dead.
+    A living runner sees that the line is not `r`, and kills the job; the caller must kill a job whose
+    runner is dead.
 
-    running_lines: the lines `r` of this command.  If the job runs, write e over the orphans among the others:
+    If the job runs, write e over the orphans among running_lines (the lines `r` of this command):
     otherwise each would seem to have a running copy, and the cancelled copy would seem to have exited.
     """
     orphans: list[Line] = []
@@ -505,9 +501,9 @@ def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -
 def is_job_running(file: JobFile, line: Line, state_now: bytes | None) -> bool:
     """Return True if the job of a line is running, or could be.  The caller holds the command mutex.
 
-    A job can run though the line is not `r`, for example after an editor has saved an old `.` over it.  Each
-    copy holds one job lock.  So if a command has more held job locks than lines `r`, a copy runs for a line
-    in another state: perhaps for this one.  state_now: None if the line has moved.
+    A job can run though the line is not `r`, for example after an editor has saved an old `.` over it.
+    Each copy holds one job lock.  So if a command has more held job locks than lines `r`, a copy runs for
+    a line in another state, perhaps this one.  state_now: None if the line has moved.
     """
     if state_now is None:
         return False
@@ -556,10 +552,11 @@ def cancel_and_report(
     selection: Selection,
     change_counts: ChangeCounts,
 ) -> Line | None:
-    """Cancel a selected job by writing x over `r` or `.`; return the line if we must wait for the job's exit.
+    """Cancel a selected job by writing x over `r` or `.`; return the line if we must wait for the job's
+    exit.
 
     The returned line has the state before the x.  If the user has named the line, a job that runs in any
-    other state is cancelled, too.  A finished job keeps the result.
+    other state is cancelled, too.
     """
     state_now: bytes | None = line.state
     is_running = False
@@ -608,8 +605,8 @@ def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeC
 def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts) -> bool:
     """Return True if a cancelled job can still be running; then the caller checks again later.
 
-    The job has exited when the command has no more held job locks than lines `r`.  If the line is not x then,
-    count it as refused.  If an editor has saved an old `r` or `.` over the x, cancel the job again.
+    The job has exited when the command has no more held job locks than lines `r`.  If the line is not x
+    then, count it as refused.  If an editor has saved an old `r` or `.` over the x, cancel the job again.
     """
     state = file.state_at(line)
     if state in UNFINISHED_STATES:
@@ -674,10 +671,10 @@ def choose_jobs_to_kill(
 
     unsupervised_jobs: of this command, without a living runner, by the offset of the held job lock.
 
-    A runner locks the job lock of the line's number if that is free.  So if lines 3 and 7 have one command,
-    the copy that holds lock number 3 is the job of line 3.  After an edit has moved lines, job locks and
-    lines no longer match.  Then return a job only if no copy of the command has a living runner: otherwise
-    the cancelled job could be that copy.
+    A runner locks the job lock of the line's number if that is free.  So if lines 3 and 7 have one
+    command, the copy that holds lock number 3 is the job of line 3.  After an edit has moved lines, job
+    locks and lines no longer match.  Then return a job only if no copy of the command has a living runner:
+    otherwise the cancelled job could be that copy.
     """
     running_copies = read_running_copies(file, lines[0].command)
     if not running_copies:
@@ -765,7 +762,6 @@ class Holders:
                 yield from self._scan_process(int(name), fds)
 
     def _scan_process(self, pid: int, fds: Sequence[int]) -> Iterator[Hold]:
-        """Yield a process's descriptors that hold job locks.  fds: all descriptors."""
         for fd in fds:
             ranges, is_inheritable = self._locked_ranges(pid, fd)
             # the bytes from BUCKETS_END on have other purposes
@@ -807,7 +803,7 @@ class Holders:
         return {job_lock: job for job_lock, job in jobs.items() if job}
 
     def _unsupervised_job(self, job_lock: int) -> Shell | None:
-        """Return the job that holds this job lock, if no living runner does; None also without a job."""
+        """Return the job that holds this job lock, unless a living runner does; None also without a job."""
         holds = [hold for hold in self._all_holds if hold.overlaps(range(job_lock, job_lock + 1))]
         tags_by_pid = {hold.pid: self._tags_of(hold.pid) for hold in holds}
         job_pids = [hold.pid for hold in holds if hold.inherited and tags_by_pid[hold.pid]]
@@ -824,7 +820,7 @@ class Holders:
         return Shell(shell_pid, tag) if shell_pid else None
 
     def _find_shell_or_session(self, job_pids: Iterable[int]) -> int:
-        """Return the PID of a job's shell, which is also the number of the shell's session.
+        """Return the PID of a job's shell, which is also the number of its session.
 
         If the shell has exited, return any session of the job's processes; 0: all have exited.
         """
@@ -865,7 +861,6 @@ def kill_unsupervised(jobs: Iterable[Shell]) -> None:
 
 
 # ======== Editing ===========================================================================================
-#
 # A person edits a copy, and we merge the changes into the live file, all or nothing.  The person sees refused
 # changes and can fix the copy ("What now?", as visudo asks).  Meanwhile other processes can change states and
 # append lines; after any other change nothing is written.
@@ -882,7 +877,6 @@ MAX_MUTEX_WAIT_SECONDS = 10.0       # for processes that hold a command mutex
 
 
 def is_job(line: bytes) -> bool:
-    """Return True for a job line, such as b'. make'."""
     return line[:1] not in b"#/ \t" and line[1:2] in (b" ", b"\t")
 
 
@@ -946,11 +940,8 @@ class EqualLines:
     def merge(self, base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes]) -> list[bytes]:
         """Return the merged lines with one merge_key(), in order: job lines that differ only in the state.
 
-        base: all lines that the person got.  edited: all lines of the person's copy.  current: all lines of
-        the file now; the first ones are those that the person got, perhaps with other states.
-
-        Raises EditRefusedError: see _check_new_states(); or the line is new and invalid (the state does not
-        matter, so checking the first suffices).
+        For the parameters see merge().  Raises EditRefusedError: see _check_new_states(); or the line is
+        new and invalid (the state does not matter, so checking the first suffices).
         """
         base_part = [base[index] for index in self.base_indexes]
         edited_part = [edited[index] for index in self.edited_indexes]
@@ -1065,8 +1056,8 @@ def insert_appended_lines(
 ) -> list[bytes]:
     """Return merged lines with the lines that other processes have appended meanwhile.
 
-    If the person has only appended lines and changed states, the others' lines come first, and so keep their
-    offsets in the file.  base_keys: merge_key() of each line that the person got.
+    If the person has only appended lines and changed states, the others' lines come first, and so keep
+    their offsets in the file.
     """
     base_count = len(base_keys)
     has_only_new_lines_at_end = base_keys == [*map(merge_key, merged[:base_count])]
@@ -1087,7 +1078,7 @@ def can_write_in_place(merged: Sequence[bytes], current: Sequence[bytes]) -> boo
 
 
 def summarize_changes(merged: Sequence[bytes], current: Sequence[bytes]) -> str:
-    """Return a summary such as '2 states set, 3 lines added, 1 line removed'."""
+    """Return a summary such as '2 states set, 3 lines added'."""
     old_counts = Counter(map(merge_key, current))
     new_counts = Counter(map(merge_key, merged))
     added = sum((new_counts - old_counts).values())
@@ -1192,7 +1183,6 @@ def check_locks_held(file: JobFile, lock_fd: int) -> None:
 def _write_in_place(
     file: JobFile, fd: int, merged: Sequence[bytes], current: Sequence[bytes], offsets: Sequence[int]
 ) -> None:
-    """Append the new lines, then write the changed states.  offsets: of current lines."""
     appended = b"".join(line + b"\n" for line in merged[len(current):])
     if appended:
         with open_to_append(file.real_path) as append_fd:
@@ -1210,7 +1200,7 @@ def _replace_file(
 ) -> None:
     """Replace the file, by a rename, by a new one with these lines and the same owner rights.
 
-    Raises UsageError (other users would lose write access), OSError.
+    Raises UsageError if other users would lose write access.
     """
     old_info = os.fstat(old_fd)
     path = file.real_path
@@ -1343,7 +1333,7 @@ def why_invalid_copy(base: bytes, edited: bytes) -> str:
 
 
 def ask_to_edit_again() -> bool:
-    """Return True if the person wants to edit again; False if stdin or stderr is no terminal."""
+    """Return the person's answer; False if stdin or stderr is no terminal."""
     if not (os.isatty(0) and os.isatty(2)):
         return False
     try:
@@ -1354,8 +1344,7 @@ def ask_to_edit_again() -> bool:
 
 # ======== Lists =============================================================================================
 #
-# Values replace the placeholders of a template, quoted for the shell.  Lines are processed one by one, so a
-# list can be of any length.
+# Values replace the placeholders of a template, quoted for the shell.
 
 PLACEHOLDER = re.compile(rb"\{(?:(?P<column>\d*)(?P<suffix>|\.|/|//|/\.)|#)\}")
 SWEEP_WORDS = (":::", ":::+", "::::", "::::+")      # of GNU parallel; all but ::: are refused
@@ -1368,7 +1357,7 @@ def without_extension(path: bytes) -> bytes:
 
 
 def directory(path: bytes) -> bytes:
-    """Return the directory of a path, as dirname(1) does: 'a/b' -> 'a', 'b' -> '.', 'a/b/' -> 'a'."""
+    """Return the directory of a path, as dirname(1) does."""
     return os.path.dirname(path.rstrip(b"/") or path) or b"."
 
 
@@ -1398,8 +1387,8 @@ def fill_template(
 ) -> bytes:
     """Return a command: a template with quoted values, as in GNU parallel: 'convert {} {.}.png'.
 
-    number: for {#}.  all_values: for {} {.} {/} {//} {/.}, for example the line of a list.  columns: for {1}
-    {1.} {2/} ...  Raises ValueError if a column is missing.
+    all_values: for {} {.} {/} {//} {/.}, for example the line of a list.  columns: for {1} {1.} {2/} ...
+    Raises ValueError if a column is missing.
     """
     def value_of(placeholder: re.Match[bytes]) -> bytes:
         if is_number_placeholder(placeholder):
@@ -1453,10 +1442,10 @@ def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
 def lines_from_list_file(
     path: str, template: bytes | None, colsep: re.Pattern[bytes] | None = None
 ) -> Iterator[bytes]:
-    """Yield a job line for each line of a list file: a command, or values for a template.
+    """Yield a job line for each line of a list file: a command, or values for a template (None: commands).
 
-    Copy #RUN directives; skip blank lines and comments.  template: None: the list has commands.  colsep:
-    None: blanks.  Raises UsageError, also if there is nothing to add.
+    Copy #RUN directives; skip blank lines and comments.  colsep: None: blanks.  Raises UsageError, also if
+    there is nothing to add.
     """
     source = Source(path)
     job_number = 0
@@ -1501,9 +1490,8 @@ def parse_sweep(words: Sequence[str]) -> list[list[bytes]]:
 
 
 def lines_of_sweep(template: bytes, sources: Sequence[Sequence[bytes]]) -> Iterator[bytes]:
-    """Yield a job line for each combination of values.  The last value changes fastest.
-
-    sources: the values after each `:::`.
+    """Yield a job line for each combination of the values after each `:::`.  The last value changes
+    fastest.
     """
     for job_number, values in enumerate(itertools.product(*sources), 1):
         try:
@@ -1534,7 +1522,7 @@ def command_of_fjd_file(path: str) -> bytes:
 
 
 def read_executable(source: Source) -> str:
-    """Return the executable= of [control] or [fjd] in a job file.  Raises UsageError."""
+    """Return the executable= of [control] or [fjd] in a job file."""
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         config.read_file((line.decode("utf-8", "surrogateescape") + "\n" for line in source), source.name)
@@ -1569,7 +1557,7 @@ def job_files(folder: str) -> list[str]:
 def add_job_files(file: JobFile, names: Sequence[str]) -> int:
     """Append a job for each of these job files of fjd, and those in these directories; return how many.
 
-    A job that the file has already, in any state, is not added again.
+    Skip a job that the file has already, in any state.
     """
     paths = [path for name in names for path in (job_files(name) if os.path.isdir(name) else [name])]
     if not paths:
@@ -1642,9 +1630,8 @@ class Test:
         self.targets.setdefault(target, []).append(self.last_command)
 
     def _apply_flag(self, name: str, value: bytes) -> None:
-        """Apply '-NAME: VALUE': `timeout` to the command above, other flags, above the first target, to all.
-
-        Raises ValueError if a flag or value is not allowed.
+        """Apply '-NAME: VALUE': `timeout` to the command above, other flags, above the first target, to
+        all.
         """
         if name == "timeout":
             if not self.last_command:
@@ -1743,12 +1730,11 @@ def lines_of_tests(path: str) -> Iterator[bytes]:
 
 # ======== Command line ======================================================================================
 #
-# A call does one thing.  Lines are selected while the file is read.  Each refused line is reported, and then
-# the exit status is 1; it is 2 if nothing was started.
+# Each refused line is reported, and then the exit status is 1; it is 2 if nothing was started.
 
 
 def parse_state(text: str) -> bytes:
-    """Return the state that a word or byte names: 'new' and '.' return b'.'.  For argparse."""
+    """Return the state that a word or byte names: 'new' and '.' return b'.'."""
     state = STATES.get(text) or os.fsencode(text)
     if len(state) != 1 or state in b"#/" or not b"!" <= state <= b"~":
         raise argparse.ArgumentTypeError(
@@ -1766,7 +1752,7 @@ def parse_settable_state(text: str) -> bytes:
 
 
 def parse_states(text: str) -> bytes:
-    """Return the states that a text names: 'failed,error' and '!e' return b'!e'.  For argparse."""
+    """Return the states that a text names: 'failed,error' and '!e' return b'!e'."""
     parsed = b""
     for word in text.split(","):
         parsed += os.fsencode(word) if STATE_LETTERS.fullmatch(word) else parse_state(word)
@@ -1774,7 +1760,7 @@ def parse_states(text: str) -> bytes:
 
 
 def parse_template(text: str) -> bytes:
-    """Return a command with placeholders, such as 'simulate {1}'.  For argparse.
+    """Return a command with placeholders, such as 'simulate {1}'.
 
     Refuse a directive, column 0, and a placeholder within quotes.
     """
@@ -2024,10 +2010,7 @@ def check_openable(path: str, flags: int) -> None:
 
 
 def run_on_existing_file(options: argparse.Namespace, file: JobFile) -> int:
-    """Run --edit, --set or --cancel; return the exit status.
-
-    Refuse plain text without a job; after --edit only report it.
-    """
+    """Run --edit, --set or --cancel.  Refuse plain text without a job; after --edit only report it."""
     quiet: bool = options.quiet
     if options.edit:
         exit_status = edit(file, quiet)
