@@ -385,7 +385,6 @@ class Watcher:
 
     @retry_while_missing
     def lines_with_commands(self, commands: Collection[bytes]) -> list[Line]:
-        """Return the lines with one of these commands, grouped by command."""
         self.file.reopen_if_replaced()
         return list(itertools.chain.from_iterable(self.file.lines_by_command(commands).values()))
 
@@ -399,7 +398,6 @@ class Watcher:
         return -Clocks.MAX_APART_SECONDS <= age < self._max_journal_delay
 
     def complete_snapshot(self) -> Snapshot:
-        """Return a snapshot of the job file; wait while it is half saved."""
         while (snapshot := self._read_snapshot()).half_saved:
             time.sleep(self._poll_seconds)
         return snapshot
@@ -508,7 +506,7 @@ BAD_STATES = "!e"               # of runs that have failed or ended in error
 
 
 def refuse_special_file(path: str, hint: str) -> None:
-    """Refuse anything but a regular file, for example a pipe, which can take forever to open."""
+    """Refuse anything but a regular file: a pipe can take forever to open."""
     if os.path.exists(path) and not os.path.isfile(path):
         actual_kind = "is a directory" if os.path.isdir(path) else "not a regular file"
         raise UsageError(f"{path}: {actual_kind} ({hint})")
@@ -680,7 +678,7 @@ class Log:
         """
         partial = b""                           # the start of a line
         in_cut_line = start_offset > 0          # the next text can end a line that began earlier
-        in_long_line = False                    # the start of a long line was dropped
+        in_long_line = False
         for data in self._chunks(start_offset):
             *lines, partial = (partial + data).split(b"\n")
             if lines:
@@ -727,7 +725,7 @@ class JournalPass(LogPass):
         "state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes"
     )
     NO_END_FIELDS: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0     # END_FIELDS of a start
-    END_STATES = frozenset("d!e.x")         # of runs with an end
+    END_STATES = frozenset("d!e.x")
     MAX_REMEMBERED_RUNS = 50_000            # finished ones: an end can be logged twice
     MAX_NUMBER = 10 ** 10                   # the bound of times (seconds since 1970) and most numbers
     # The head of a line as runmaker4 writes it; the match ends before the field "run".  The command is JSON
@@ -951,7 +949,7 @@ class JournalReader(Log):
 
 # ======== Job output ========================================================================================
 #
-# The end of a run has short output.  All other output is in files, which start and end name.
+# The end of a run has its short output.  All other output is in files, which start and end name.
 
 
 class LastOutput:
@@ -1086,7 +1084,7 @@ class LineRuns:
                 self._running_numbers_of.setdefault(line.command, []).append(number)
         known_runs = [run for run in runs if run.command in self._numbers_of]
         self._shifted_numbers = self._map_logged_to_current_numbers(known_runs)
-        self.last_runs: dict[int, RunRecord] = {}       # by the number of the line
+        self.last_runs: dict[int, RunRecord] = {}
         ranks: dict[int, tuple[float, int]] = {}        # of the last run: nearest number first, then latest
         for run in known_runs:
             number = self._line_number(run)
@@ -1146,7 +1144,6 @@ class LineRuns:
 
 
 def filter_by_commands(commands: Iterable[bytes]) -> RunFilter:
-    """Return a filter that accepts runs of these commands."""
     encoded_commands = {json.dumps(to_text(command)).encode() for command in commands}      # as in a journal
     return lambda head: head["command"] in encoded_commands
 
@@ -1171,7 +1168,6 @@ def also_accept_incomplete(run_filter: RunFilter) -> RunFilter:
 
 class RunnersAtWork:
     def __init__(self, presence_locks: Collection[int] | None) -> None:
-        """Set the numbers of the held presence locks; None: unknown."""
         self._presence_locks = presence_locks
 
     def has_runner_exited(self, run: RunRecord | None) -> bool:
@@ -1237,7 +1233,7 @@ class Clocks:
         return not self.wrong_hosts and not self._is_local_clock_wrong
 
     def seconds_since(self, host: str, timestamp: float) -> float | None:
-        """Return the seconds since `timestamp`, by the clock of `host`; None: unknown."""
+        """Return the age of a time by the clock of `host`; None: unknown."""
         if self._is_local_clock_wrong or host in self.wrong_hosts:
             return None
         return max(0.0, time.time() - timestamp)
@@ -1264,7 +1260,7 @@ LINE_STATE_AFTER = {**STATE_NAMES, ".": "new", "x": "held"}
 @dataclass(frozen=True)
 class Row:
     """A line and one of its runs, as of one observation."""
-    line: Line                  # if removed from the file: as of the run
+    line: Line                  # if removed: as of the run
     line_state: str = ""        # a word; an orphan is in error; "": removed
     run: RunRecord | None = None        # None: the log has none
     is_last: bool = False       # the log has no later run of the line
@@ -1295,7 +1291,6 @@ class Row:
         }
 
     def json_fields(self) -> dict[str, Any]:
-        """Return all fields for --failed --json and --show --json; None: unknown."""
         run = self.run
         return {
             **self.json_job_fields(),
@@ -1348,7 +1343,7 @@ class Observation:
 
     @functools.cached_property
     def recent_runs(self) -> list[RunRecord]:
-        """The runs in the last TAIL_BYTES of the log, read on first use."""
+        """The runs in the last TAIL_BYTES of the log."""
         return list(self.log.start_pass(start_offset=max(0, self.log.size - self.TAIL_BYTES)))
 
     @functools.cached_property
@@ -1356,10 +1351,7 @@ class Observation:
         return Clocks(self.log.mtime, self.recent_runs)
 
     def rows_of_running_lines(self) -> list[Row]:
-        """Return the row of the last run of each line that is `r`, or cancelled and still running.
-
-        Read the complete log only if the recent runs do not include all running ones.
-        """
+        """Return the row of the last run of each line that is `r`, or cancelled and still running."""
         lines = [*self.lines_with_jobs, *self.snapshot.orphans]
         commands = {line.command for line in lines}
         line_runs = self.match_runs_with_lines(commands, self.recent_runs if lines else ())
@@ -1369,9 +1361,8 @@ class Observation:
         return [self.row_of_line(line, line_runs) for line in lines]
 
     def last_rows(self) -> Iterator[Row]:
-        """Yield the row of the last run of each selected line, in the order of the file.
-
-        Include other lines whose last run has incomplete output, so that the user sees it.
+        """Yield the row of the last run of each selected line, and of other lines with incomplete output, in
+        file order.
         """
         commands, last_runs = self._read_last_runs()
         line_runs = self.match_runs_with_lines(commands, last_runs)
@@ -1637,14 +1628,13 @@ def check_journal(log: Log, path: str) -> None:
 
 
 def read_status(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the status of the job file as a dict, which --status --json prints."""
+    """Return the status of the job file, as --status --json prints it."""
     with Observation(watcher, functools.partial(open_log, options, say)) as observation:
         check_journal(observation.log, watcher.path)
         return status_of(observation)
 
 
 def status_of(observation: Observation) -> dict[str, Any]:
-    """Return the status of an observed job file; see read_status()."""
     job_counts = count_states(observation.snapshot)
     rows = {row.line.number: row for row in observation.rows_of_running_lines()}
     per_hour = None
@@ -1711,7 +1701,7 @@ def find_wait_reason(
 
 
 def describe_result(run: RunRecord) -> str:
-    """Return how a run ended: 'exit 3', 'signal 9 (SIGKILL)', 'took 5.1G of 4G', 'lost', 'running', ..."""
+    """Return how a run ended: 'exit 3', 'signal 9 (SIGKILL)', 'took 5.1G of 4G', 'lost', ..."""
     if run.cause == "memory" and run.promised:
         return f"took {run.peak_text or 'more'}"
     if run.cause and run.cause != "oom":
@@ -1729,7 +1719,7 @@ def describe_result(run: RunRecord) -> str:
 
 @functools.lru_cache
 def signal_suffix(number: int) -> str:
-    """Return the name of a signal as ' (SIGSEGV)'; '' if no signal has this number."""
+    """Return ' (SIGSEGV)' for 11; '' if no signal has this number."""
     try:
         return f" ({signal.Signals(number).name})"
     except ValueError:
@@ -1906,8 +1896,8 @@ class RunStats:
     """Statistics of the runs of a host, of similar commands, or of all runs."""
 
     def __init__(self) -> None:
-        self.seconds = array("d")               # the run times
-        # CPU time and elapsed time of the runs with known CPU time
+        self.seconds = array("d")
+        # of the runs with known CPU time
         self.cpu_seconds = self.seconds_with_known_cpu = 0.0
         self.largest_memory: int | None = None          # of the known peaks, in bytes
         self.largest_upper_bound: int | None = None     # of the peaks that could not be measured
@@ -1921,7 +1911,7 @@ class RunStats:
             self.seconds_with_known_cpu += run.seconds
         if run.memory is not None and (self.largest_memory is None or run.memory > self.largest_memory):
             self.largest_memory = run.memory
-        if run.memory_below is not None:        # the unknown peak was below this
+        if run.memory_below is not None:
             self.largest_upper_bound = max(self.largest_upper_bound or 0, run.memory_below)
 
     def add_stats(self, stats: RunStats) -> None:
@@ -1951,10 +1941,8 @@ class RunStats:
 
 
 class Peaks:
-    """Peak memory of the runs of similar commands."""
-
     def __init__(self) -> None:
-        self.killed_count = 0           # runs killed for lack of memory
+        self.killed_count = 0
         self._sizes = array("q")        # of the others, in bytes; an upper bound if a peak is unknown
         # jobs, by line and command, whose last run was killed for lack of memory
         self._jobs_with_unknown_peak: set[tuple[int, bytes]] = set()
@@ -2004,7 +1992,6 @@ class CommandStats:
     """Statistics of commands with the same first word, apart from numbers in this word."""
 
     def __init__(self, first_word: bytes) -> None:
-        """first_word: with … for each number."""
         self._first_word = first_word
         self._common_words: list[bytes] | None = None       # with which all commands begin; None: no command
         self._do_commands_differ = False
@@ -2139,7 +2126,6 @@ def stats_row(name: str, stats: dict[str, Any]) -> list[str]:
 
 
 class JobLogPass(LogPass):
-    """One pass through a job log, which has only finished runs."""
     LINE = re.compile(rb"(\d{1,15})\t([^\t]+)\t *(\d{1,10}(?:\.\d{1,9})?)\t *(\d{1,10}(?:\.\d{1,9})?)"
                       rb"\t[-\d.]+\t[-\d.]+\t(-?\d{1,9})\t(\d{1,9})\t(.*)", re.DOTALL)
     MAX_TIME = 9 * 10 ** 9      # seconds since 1970: viewers count nanoseconds in 64 bits
@@ -2201,7 +2187,6 @@ class JobLogPass(LogPass):
 
 
 class JobLogReader(Log):
-    """A job log, of runmaker4.py or of GNU parallel."""
     KIND = "job log"
     PASS_CLASS = JobLogPass
     MAX_LINE_BYTES = 1 << 20    # more than any command
@@ -2251,7 +2236,7 @@ class Spans:
         """
         starts = self.starts_us
         tracks: list[array[int]] = []
-        free_tracks: list[int] = []                     # a heap
+        free_tracks: list[int] = []
         busy_tracks: list[tuple[int, int]] = []         # a heap: when free again, and the track
         for run in sorted(runs, key=starts.__getitem__):        # with equal starts: as in the log
             while busy_tracks and busy_tracks[0][0] <= starts[run]:
@@ -2439,7 +2424,7 @@ REFRESH_TAG = '<noscript><meta http-equiv="refresh" content="%d"></noscript>'
 class Report:
     """What the page shows, as of one observation."""
     MAX_RUNS = 20_000           # the last in the journal; the last runs of failed lines are added
-    MAX_OUTPUTS = 10_000        # runs whose output is read
+    MAX_OUTPUTS = 10_000
     MAX_WORDS_CHARACTERS = 200  # of the last words: these are compared
     MAX_COMMAND_CHARACTERS = 1000
 
@@ -2449,7 +2434,7 @@ class Report:
         failed_lines = observation.selected_lines
         commands = {line.command for line in [*failed_lines, *observation.lines_with_jobs]}
         journal_pass = observation.log.start_pass()
-        last_runs: LastRuns = {}                # of lines that are failed or have a job
+        last_runs: LastRuns = {}
         recent_runs: deque[RunRecord] = deque(maxlen=self.MAX_RUNS)
         self.run_count = 0
         for run in journal_pass:
@@ -2651,7 +2636,6 @@ class Reporter:
     def _data_json(
         self, report: Report, groups: Iterable[tuple[str, Sequence[Row]]], pause: float
     ) -> str:
-        """Return the data for the script: names of fields, the values of each row, and counts."""
         links = find_links(self.options.outdir, self.path)
         group_of = {row: number for number, (_, rows) in enumerate(groups) for row in rows}
         rows = [{**report.fields_of_row(row, links), "group": group_of.get(row)} for row in report.rows]
@@ -2766,7 +2750,7 @@ class LockCheck:
         rows = self.read_rows()
         if not self.first_rows:
             if self.find_locked_rows() == {self.row}:
-                rows = [(0, b"")] * len(rows)       # instead of what a killed check has left
+                rows = [(0, b"")] * len(rows)       # not what a killed check has left
             self.first_rows = list(rows)
         additions = rows[self.row][0]
         is_sum_right = rows[0][0] == sum(count for count, _ in rows[1:])
@@ -2781,7 +2765,6 @@ class LockCheck:
         return is_right
 
     def read_rows(self) -> list[tuple[int, bytes]]:
-        """Return additions and label of each row, read as a runner reads a job file."""
         refresh_file(self.path, self.mount)
         refresh_reader(self.reader, self.mount)
         return list(ROW.iter_unpack(self.reader.pread(BLOCK, 0).ljust(BLOCK, b"\0")))
@@ -2824,7 +2807,6 @@ class LockCheck:
 
 
 def boot_id() -> str:
-    """Return the random id that the kernel of this host made at boot."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
@@ -2867,8 +2849,6 @@ def check_locks(directory: str) -> int:
 
 
 # ======== The program =======================================================================================
-#
-# Results go to stdout, messages to stderr.
 
 
 def wait_for_jobs(
@@ -2932,7 +2912,6 @@ def run_with_options(argv: Sequence[str]) -> int:
         return check_locks(options.check_locks)
     path = options.file
     if path is not None:
-        # report lines that are neither jobs nor comments; refuse a file that has only such lines
         check_for_strays(path, find_mount(path).network, lambda text: say(f"{path}: {text}"))
     if options.report is not None:
         exit_status = wait_and_write_report(options, argv)
