@@ -161,7 +161,6 @@ def new_line(text: bytes) -> bytes:
 
 
 def begins_with_state(text: bytes) -> bool:
-    """Return True for a job line in one of the known states: '. make' or 'd make'."""
     return text[:1] in KNOWN_STATES and text[1:2] in (b" ", b"\t")
 
 
@@ -220,7 +219,6 @@ def append_lock(file: JobFile) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_to_append(path: str) -> Iterator[int]:
-    """Yield a descriptor of a job file for appending only."""
     fd = open_job_file(path, os.O_RDWR | os.O_APPEND)
     try:
         yield fd
@@ -242,7 +240,6 @@ def wait_for_path(path: str, deadline: float) -> None:
 
 
 def append_lines(file: JobFile, lines: Iterable[bytes]) -> int:
-    """Append lines to a job file, all or none, and return how many."""
     line_count = 0
     with tempfile.SpooledTemporaryFile(MAX_BYTES_IN_MEMORY) as spool:
         try:
@@ -274,13 +271,12 @@ class Source:
     MAX_LINE_BYTES = 2 * LONGEST_COMMAND    # a longer line has too long a command
 
     def __init__(self, path: str) -> None:
-        """path: '-' for stdin."""
         self.path = path
         self.name = "stdin" if path == "-" else display_text(os.fsencode(path))
-        self.line_number = 0        # of the line read last; 0: none yet
+        self.line_number = 0        # 0: none yet
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the lines without UTF-8 BOM, b'\\n' and b'\\r\\n'."""
+        """Yield the lines without UTF-8 BOM and newlines."""
         self.line_number = 0
         try:
             with open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
@@ -317,10 +313,10 @@ class Source:
 # ======== States ============================================================================================
 #
 # We change a state as runners do: while holding the mutex of the line's command, after reading the line
-# again.  A line `r` is changed only if it is an orphan.  To cancel a job, we write x over the `r`: the runner
-# sees that at the next poll, and kills the job.  If the runner is dead and the job runs on this host, we kill
-# the job; the processes that hold the job lock show that (Holders).  If it runs on another host, which the
-# journal names, a user must do this there.
+# again.  A line `r` is changed only if it is an orphan.  To cancel a job, we write x over the `r`; the runner
+# sees that at the next poll, and kills the job.  If the runner is dead, we kill the job if it runs on this
+# host, as the processes that hold the job lock show (Holders).  On another host, which the journal names, a
+# user must do this.
 
 STATES = {"new": NEW, "running": RUNNING, "done": DONE, "failed": FAILED, "error": ERROR, "held": HELD}
 KNOWN_STATES = b"".join(STATES.values())
@@ -329,7 +325,7 @@ STATE_LETTERS = re.compile(r"(?:([.rd!ex])(?!.*\1))+")  # each state once, so `e
 
 
 def describe_state(state: bytes) -> bytes:
-    """Return a state as shown to users: b'.', or b'x (held)' for a state that no runner claims."""
+    """Return a state as shown to users: b'.', or b'x (held)' for one that no runner claims."""
     return state if state in UNHELD_STATES else state + b" (held)"
 
 
@@ -366,7 +362,6 @@ class Selection:
         return filter(self._is_selected, file.scan_lines(states))
 
     def _is_selected(self, line: Line) -> bool:
-        """Return True if a line has a selected number and command."""
         if self.ranges and not self._has_number(line.number):
             return False
         if self.pattern is None or line.command == self.pattern:
@@ -375,7 +370,7 @@ class Selection:
 
     @functools.cached_property
     def _single_numbers(self) -> set[int]:
-        """Line numbers given one by one; a set, because there can be thousands."""
+        """Line numbers given one by one, of which there can be thousands."""
         return {span[0] for span in self.ranges if span[0] == span[-1]}
 
     @functools.cached_property
@@ -424,7 +419,7 @@ class ChangeCounts:
         self.refused += 1
 
     def count_change(self, file: JobFile, line: Line, refusal: str) -> bool:
-        """Count a line as changed; or as refused, and print the refusal.  Return True if changed."""
+        """Count a line as changed or refused; print the refusal.  Return True if changed."""
         was_changed = not refusal
         if was_changed:
             self.changed[line.state] += 1
@@ -462,12 +457,11 @@ def set_states(
 
 
 ORPHAN_FOUND = "is r, but no runner has it (runner or host died)"
-MAX_EXIT_WAIT_SECONDS = 10.0        # for cancelled jobs
+MAX_EXIT_WAIT_SECONDS = 10.0
 UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes x
 
 
 class Cancellation(NamedTuple):
-    """What cancel_line() found."""
     old_state: bytes | None     # None: the line has moved, and was not changed
     is_running: bool            # the job runs, or could: see is_job_running()
 
@@ -591,7 +585,7 @@ def why_not_cancelled(state_now: bytes | None) -> str:
 def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeCounts) -> None:
     """Wait until these cancelled jobs have exited; kill those on this host whose runners are dead."""
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
-    next_scan = 0.0                     # when to search for jobs without a runner
+    next_scan = 0.0                     # to search for jobs without a runner
     while awaited and time.monotonic() < deadline:
         if time.monotonic() >= next_scan:
             kill_unsupervised_jobs(file, awaited)
@@ -638,7 +632,6 @@ def report_still_running(file: JobFile, lines: Iterable[Line], change_counts: Ch
 
 
 def kill_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
-    """Kill those of these cancelled jobs that run here and whose runners are dead."""
     holders = Holders(file.lock_table.inode)
     jobs_to_kill: list[Shell] = []
     for command, equal_lines in lines_by_command(lines).items():
@@ -652,9 +645,8 @@ def kill_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
 
 
 def read_running_copies(file: JobFile, command: bytes) -> tuple[list[Line], int] | None:
-    """Return the lines `r` of a command and the number of held job locks, one per copy, at one moment.
-
-    None: other processes kept the command mutex.
+    """Return the lines `r` of a command and the number of held job locks; None: the command mutex was
+    taken.
     """
     with file.command_mutex(command) as acquired:
         if not acquired:
@@ -747,7 +739,6 @@ class Holders:
     FLAGS = re.compile(rb"^flags:\s+([0-7]+)", re.MULTILINE)
 
     def __init__(self, lock_file_id: Identity | None) -> None:
-        """lock_file_id: device and inode of the lock file; None: it does not exist."""
         self.lock_file_id = lock_file_id
         self._job_holds = [hold for hold in self._scan_processes() if hold.inherited]
         # the second scan comes later: a runner has the lock before the job, so one scan could find a new job
@@ -755,7 +746,6 @@ class Holders:
         self._all_holds = list(self._scan_processes())
 
     def _scan_processes(self) -> Iterator[Hold]:
-        """Yield the descriptors that hold job locks: of jobs, runners and servers."""
         for name in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):              # the process has exited, or is another user's
                 fds = [int(number) for number in os.listdir(f"/proc/{name}/fd")]
@@ -773,12 +763,14 @@ class Holders:
                 yield Hold(pid, job_locks, inherited)
 
     def _uses_lock_file(self, pid: int, fds: Iterable[int]) -> bool:
-        """Return True if a process with these descriptors is a runner, server or keeper: they lock HERE_BYTE.
+        """Return True if a process with these descriptors is a runner, server or keeper: they lock
+        HERE_BYTE.
         """
         return any(HERE_BYTE in span for fd in fds for span in self._locked_ranges(pid, fd)[0])
 
     def _locked_ranges(self, pid: int, fd: int) -> tuple[list[range], bool]:
-        """Return the bytes of the lock file that a descriptor has locked; True if execve(2) leaves it open.
+        """Return the bytes of the lock file that a descriptor has locked; True if execve(2) leaves it
+        open.
         """
         nothing: tuple[list[range], bool] = [], False
         try:
@@ -867,8 +859,8 @@ def kill_unsupervised(jobs: Iterable[Shell]) -> None:
 #
 # While we merge and write, we hold the append lock, and all of the lock file except the job locks of running
 # jobs.  So no line can be claimed, finished or set, and a process that locks a command mutex afterwards opens
-# the file that the path names then.  Running lines and job locks remain, and we wait for no job.  States and
-# appended lines are written in place.  Any other change makes a new file, by rename.
+# the file that the path names then.  We wait for no job.  States and appended lines are written in place; any
+# other change makes a new file, by rename.
 
 MAX_REFUSALS_SHOWN = 20             # reasons that are printed
 NOTHING_CHANGED = ("nothing was changed (if the editor opens another window, make it wait, for example "
@@ -895,7 +887,6 @@ def merge_key(line: bytes) -> bytes:
 
 
 def split_lines(data: bytes) -> list[bytes]:
-    """Return the lines of a job file, without BOM and newlines."""
     data = data[len(UTF8_MARK):] if data.startswith(UTF8_MARK) else data
     lines = data.split(b"\n")
     return lines if lines[-1] else lines[:-1]       # b"" comes after the last newline
@@ -1097,7 +1088,6 @@ def read_to_end(file: Reader, start_offset: int = 0) -> bytes:
 
 
 def offsets_of_lines(data: bytes) -> list[int]:
-    """Return the offset of each line of a job file, and the offset after the last."""
     start = len(UTF8_MARK) if data.startswith(UTF8_MARK) else 0
     sizes = [len(line) + 1 for line in split_lines(data)]
     return list(itertools.accumulate(sizes, initial=start))
@@ -1106,8 +1096,8 @@ def offsets_of_lines(data: bytes) -> list[int]:
 def lock_free_buckets(fd: int) -> list[int]:
     """Lock all unused buckets of a lock file; return the offsets of the command mutexes of the others.
 
-    A command's bucket is 65,535 bytes for job locks and then the command mutex.  It is in use if another
-    process has a lock in it; there lock nothing, because a process that holds a mutex counts the job locks.
+    A bucket (65,535 bytes for job locks, then the command mutex) is in use if another process has a lock in
+    it; there lock nothing, because a process that holds a mutex counts the job locks.
     """
     mutexes: list[int] = []
     ranges_to_lock = [(0, BUCKETS_END)]
@@ -1174,7 +1164,7 @@ LAST_MUTEX_OFFSET = BUCKETS_END - 1     # of the command mutex of the last bucke
 def check_locks_held(file: JobFile, lock_fd: int) -> None:
     """Raise OSError (EIO) if a network file system has dropped our locks, so that runners could claim lines.
 
-    lock_fd: from hold_all_locks(), with all command mutexes.  The last one stands for all.
+    lock_fd: from hold_all_locks().  The last mutex stands for all.
     """
     if file.network and lost_locks(lock_fd, [LAST_MUTEX_OFFSET], file.mount):
         raise OSError(errno.EIO, "the locks were lost")
@@ -1198,9 +1188,8 @@ def _write_in_place(
 def _replace_file(
     file: JobFile, old_fd: int, lock_fd: int, lines: Sequence[bytes], old_contents: bytes
 ) -> None:
-    """Replace the file, by a rename, by a new one with these lines and the same owner rights.
-
-    Raises UsageError if other users would lose write access.
+    """Replace the file by a rename; the new one has these lines and the same owner rights.  UsageError:
+    others would lose write access.
     """
     old_info = os.fstat(old_fd)
     path = file.real_path
@@ -1362,7 +1351,7 @@ def directory(path: bytes) -> bytes:
 
 
 def with_placeholder(template: bytes) -> bytes:
-    """Return a template, with {} at the end if no placeholder is for a value: 'wc' -> 'wc {}'."""
+    """Return a template, with {} at the end if it has no placeholder for a value: 'wc' -> 'wc {}'."""
     for placeholder in PLACEHOLDER.finditer(template):
         if not is_number_placeholder(placeholder):
             return template
@@ -1405,10 +1394,10 @@ def fill_template(
 
 # ---- placeholders within quotes ----------------------------------------------------------------------------
 #
-# A value is quoted when it is inserted.  Inside quotes of the template, the quotes of the value would close
-# them, and the shell would run the contents of the value.  So a placeholder is allowed only if no quotes are
-# open before it: only characters that quote nothing, and closed quotes without a substitution, inside which
-# quoting starts again.  That refuses more than necessary, but needs no shell grammar.
+# A quoted value inside quotes of the template would close them, and the shell would run the contents of the
+# value.  So a placeholder is allowed only if no quotes are open before it: only characters that quote
+# nothing, and closed quotes without a substitution, inside which quoting starts again.  That refuses more
+# than necessary, but needs no shell grammar.
 
 UNQUOTED_TEXT = re.compile(rb"""(?:
     [^'"`\\$(]
@@ -1444,8 +1433,8 @@ def lines_from_list_file(
 ) -> Iterator[bytes]:
     """Yield a job line for each line of a list file: a command, or values for a template (None: commands).
 
-    Copy #RUN directives; skip blank lines and comments.  colsep: None: blanks.  Raises UsageError, also if
-    there is nothing to add.
+    Copy #RUN directives; skip blank lines and comments.  colsep: None: blanks.  Refuse a list with nothing to
+    add.
     """
     source = Source(path)
     job_number = 0
@@ -1502,9 +1491,9 @@ def lines_of_sweep(template: bytes, sources: Sequence[Sequence[bytes]]) -> Itera
 
 # ======== Job files =========================================================================================
 #
-# fjd has one file per job.  The file names an executable, which gets the path of the file as argument.  The
-# job becomes a line with both.  We search for equal jobs under the append lock, so two calls that add the
-# same directory add each file once.
+# fjd has one file per job, which names an executable, whose argument is the path of the file.  The job
+# becomes a line with both.  We search for equal jobs under the append lock, so two calls that add the same
+# directory add each file once.
 
 FJD_SECTIONS = ("control", "fjd")
 
@@ -1522,7 +1511,6 @@ def command_of_fjd_file(path: str) -> bytes:
 
 
 def read_executable(source: Source) -> str:
-    """Return the executable= of [control] or [fjd] in a job file."""
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         config.read_file((line.decode("utf-8", "surrogateescape") + "\n" for line in source), source.name)
@@ -1585,7 +1573,7 @@ def add_job_files(file: JobFile, names: Sequence[str]) -> int:
 #     end                           ends the test
 #
 # A test becomes a group below a barrier.  The commands become jobs, under `#RUN` lines with group, target (as
-# host) and timeout.  After an error, a message names the line, and nothing is added.
+# host) and timeout.  After an error, nothing is added.
 
 TEST_LABEL = re.compile(rb"([^:]+):")
 TEST_FLAG = re.compile(rb"-(generaltimeout|minhosts|timeout)\s*:\s*(.*)")
@@ -1610,7 +1598,6 @@ class Test:
     last_command: TestCommand | None = None
 
     def parse_line(self, line: bytes) -> None:
-        """Add the command or flag of a line, such as '-timeout: 5m'.  Raises ValueError."""
         flag = TEST_FLAG.fullmatch(line)
         command = TEST_COMMAND.fullmatch(line)
         if flag:
@@ -1649,7 +1636,7 @@ class Test:
         """Yield the lines of the job file for this test.
 
         Below `#RUN barrier` jobs wait until all above have finished.  `#RUN together=LABEL host=TARGET
-        timeout=5m min-hosts=all` makes the jobs below a group, whose hosts start at the same moment.
+        timeout=5m min-hosts=all` makes the jobs below a group, whose hosts start together.
         """
         yield b"#RUN barrier\n# test %b\n" % self.label
         group = re.sub(rb"[\s,=]+", b"_", self.label)       # a setting cannot contain these characters
@@ -1752,7 +1739,6 @@ def parse_settable_state(text: str) -> bytes:
 
 
 def parse_states(text: str) -> bytes:
-    """Return the states that a text names: 'failed,error' and '!e' return b'!e'."""
     parsed = b""
     for word in text.split(","):
         parsed += os.fsencode(word) if STATE_LETTERS.fullmatch(word) else parse_state(word)
@@ -1879,7 +1865,6 @@ def make_parser() -> Parser:
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse and check the command line; add `action`, such as 'add_list', `selection` and `sweep`."""
     parser = make_parser()
     sweep_index = next((index for index, word in enumerate(argv) if word in SWEEP_WORDS), len(argv))
     options: argparse.Namespace = parser.parse_intermixed_args(argv[:sweep_index])
@@ -1894,7 +1879,6 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def check_usage(parser: Parser, options: argparse.Namespace) -> None:
-    """Refuse options that exclude each other, and set options.action."""
     actions = [option for option in ("list", "edit", *CHANGE_ACTIONS, *ADD_ACTIONS)
                if getattr(options, option) not in (None, False)]
     if len(actions) != 1:
@@ -2027,9 +2011,8 @@ def is_end_directive(line: Line) -> bool:
 
 
 def say_jobs_below_end(file: JobFile) -> None:
-    """Warn about new jobs below a `#RUN end`, where --follow runners do not see them.
-
-    Call it without the append lock, so that no process must wait.
+    """Warn about new jobs below a `#RUN end`, where --follow runners do not see them.  Call it without the
+    append lock: no process must wait.
     """
     try:
         end_line = next(filter(is_end_directive, file.scan_lines(b"", directives=True)), None)
