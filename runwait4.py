@@ -331,8 +331,8 @@ class Watcher:
     def cancelled_lines(self, snapshot: Snapshot) -> list[Line]:
         """Return the lines whose jobs still run although a user has cancelled them, for example by an `x`.
 
-        Each running job holds a job lock.  So if a command has three locked job locks, but one line `r`,
-        then the jobs of two held lines still run.
+        Each running job holds a job lock.  So if a command has three locked job locks, but one line `r`, then
+        the jobs of two held lines still run.
         """
         held_states = b"".join(snapshot.states.keys() - LINE_STATES.keys())
         if not held_states or not self.file.lock_table.is_open:
@@ -359,8 +359,7 @@ class Watcher:
 
         running: the lines `r` of the command.  A job takes the job lock with the number of the line, or
         another if that is taken; and the line can have moved.  So a lock that no line `r` needs counts for
-        the nearest held line: if 5 is `r`, 3 and 9 are held, and locks 5 and 8 are taken, then 9 still
-        runs.
+        the nearest held line: if 5 is `r`, 3 and 9 are held, and locks 5 and 8 are taken, then 9 still runs.
         """
         line_by_lock_number = {line.number % JOB_LOCKS_PER_BUCKET: line for line in held_lines}
         left_over_numbers = self._left_over_job_locks(bucket_of(held_lines[0].command), running)
@@ -373,8 +372,8 @@ class Watcher:
     def _left_over_job_locks(self, bucket: int, running: Iterable[Line]) -> list[int]:
         """Return the numbers (from 0) of a command's held job locks, without one for each running line.
 
-        That one is the held lock nearest to the number of the line, modulo JOB_LOCKS_PER_BUCKET: the
-        runner tries this number first.
+        That one is the held lock nearest to the number of the line, modulo JOB_LOCKS_PER_BUCKET: the runner
+        tries this number first.
         """
         locked_ranges = other_locks(self.file.lock_table.fd, bucket, JOB_LOCKS_PER_BUCKET)
         held_numbers = sorted(offset - bucket for locked in locked_ranges for offset in locked)
@@ -403,11 +402,10 @@ class Watcher:
         return snapshot
 
     def wait(self, on_counts: Callable[[Counts], None], on_idle: Callable[[str], None]) -> Counts:
-        """Wait until no job is new or running, or no runner will start the new jobs; return the last
-        counts.
+        """Wait until no job is new or running, or no runner will start the new jobs; return the last counts.
 
-        In the second case set `stop_reason`.  Call on_counts() at each poll, and on_idle() if new jobs
-        have waited for MAX_IDLE_SECONDS while no job ran; again only after the counts have changed.
+        In the second case set `stop_reason`.  Call on_counts() at each poll, and on_idle() if new jobs have
+        waited for MAX_IDLE_SECONDS while no job ran; again only after the counts have changed.
         """
         last_counts: Counts | None = None
         last_change = 0.0       # monotonic; inf: on_idle() was called after the last change
@@ -797,8 +795,8 @@ class JournalPass(LogPass):
     def _add_end(self, run: RunRecord, line: bytes) -> RunRecord | None:
         """Record that a run has ended, and return it.
 
-        None: the run was only lost (the client can come back, so keep it as a run without an end); or this
-        is a second end (a server was restarted before it could acknowledge the first).
+        None: the run was only lost (the client can come back, so keep it as a run without an end); or this is
+        a second end (a server was restarted before it could acknowledge the first).
         """
         if run.name in self._recently_ended:
             return None
@@ -1007,8 +1005,8 @@ class LastOutput:
     def _open_output_file(self, name: str) -> Reader:
         """Open an output file.  Raises OSError; ValueError: not a regular file in `directory`.
 
-        On a network file system the file can appear as of when the log was opened, which refreshed the
-        cache of the directory.
+        On a network file system the file can appear as of when the log was opened, which refreshed the cache
+        of the directory.
         """
         if os.path.basename(name) != name:
             raise ValueError("a path to another directory")
@@ -1151,8 +1149,7 @@ def filter_by_commands(commands: Iterable[bytes]) -> RunFilter:
 def also_accept_incomplete(run_filter: RunFilter) -> RunFilter:
     """Return a filter that also accepts runs of which some output could not be written.
 
-    To save time, it searches the undecoded line for the field "incomplete"; few other lines contain the
-    word.
+    To save time, it searches the undecoded line for the field "incomplete"; few other lines contain the word.
     """
     def accepts(head: re.Match[bytes]) -> bool:
         journal_line = head.string
@@ -1201,10 +1198,10 @@ class RunnersAtWork:
 class Clocks:
     """The hosts with wrong clocks, as far as a log shows.  Ages of times from these hosts are unknown.
 
-    A clock is fast if a time is more than MAX_APART_SECONDS after the mtime, at which the file server saw
-    the last append.  Lines are appended as events happen, so a time can be compared with the previous line
-    if that is from another host, and the last line with the mtime.  But a disconnected client appends
-    late: a clock is slow only if all comparable times are more than MAX_APART_SECONDS too early.
+    A clock is fast if a time is more than MAX_APART_SECONDS after the mtime, at which the file server saw the
+    last append.  Lines are appended as events happen, so a time can be compared with the previous line if
+    that is from another host, and the last line with the mtime.  But a disconnected client appends late: a
+    clock is slow only if all comparable times are more than MAX_APART_SECONDS too early.
     """
     MAX_APART_SECONDS = 60.0
 
@@ -1666,9 +1663,9 @@ def status_of(observation: Observation) -> dict[str, Any]:
 def status_fields_of_line(line: Line, last_row: Row, runners_at_work: RunnersAtWork) -> dict[str, Any]:
     """Return the fields of the status for a running line or an orphan.
 
-    If the last run in the log has ended, the current run is not in the log yet, and the fields of a run
-    are None.  But if that run was unsuccessful and the runner is alive, return host and slot: a runner
-    keeps them between two tries.
+    If the last run in the log has ended, the current run is not in the log yet, and the fields of a run are
+    None.  But if that run was unsuccessful and the runner is alive, return host and slot: a runner keeps them
+    between two tries.
     """
     run = last_row.run
     if not run or run.ended is None:
@@ -2100,8 +2097,8 @@ STATS_HEADINGS = ["runs", "median", "90%", "longest", "CPU", "memory"]      # of
 def command_rows(groups: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Return the rows of the table of commands: the headings, and the first SHOWN_GROUPS groups.
 
-    Two columns are added: "too little", the number of runs killed for lack of memory, if there are any;
-    and "memory=", the request that is enough, or '-'.
+    Two columns are added: "too little", the number of runs killed for lack of memory, if there are any; and
+    "memory=", the request that is enough, or '-'.
     """
     has_killed_runs = any(group["too_little"] for group in groups)
     killed_heading = ["too little"] if has_killed_runs else []
@@ -2231,8 +2228,8 @@ class Spans:
     def _assign_tracks(self, runs: Sequence[int]) -> list[array[int]]:
         """Put each run on the first track that is free when the run begins; return the runs of each track.
 
-        Logged times are rounded, so a run can seem to begin before the previous one ends.  Then shorten
-        the previous run in `durations_us`, by less than half.
+        Logged times are rounded, so a run can seem to begin before the previous one ends.  Then shorten the
+        previous run in `durations_us`, by less than half.
         """
         starts = self.starts_us
         tracks: list[array[int]] = []
@@ -2265,8 +2262,8 @@ def natural_sort_key(name: str) -> list[tuple[int, str]]:
 class Timeline:
     """The runs of a log as trace events.  Keeps only times and tracks; the events need a second pass.
 
-    A host is a process of the trace, a slot a thread.  Perfetto finds the name of a thread by `tid` alone,
-    so each `tid` is unique.  The main thread (`tid` equals `pid`) is shown first: slot 1.
+    A host is a process of the trace, a slot a thread.  Perfetto finds the name of a thread by `tid` alone, so
+    each `tid` is unique.  The main thread (`tid` equals `pid`) is shown first: slot 1.
     """
     # the first bytes of our timelines; the format leaves `otherData` to the writer
     FILE_HEAD = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":['
@@ -2463,8 +2460,7 @@ class Report:
         return {run: output.last_lines(run) for run in itertools.islice(failed_runs, self.MAX_OUTPUTS)}
 
     def group_failures(self) -> list[tuple[str, list[Row]]]:
-        """Group the failed lines by the last line of output, or the result; return the largest group
-        first.
+        """Group the failed lines by the last line of output, or the result; return the largest group first.
 
         Ignore numbers, for example in `step 341: no convergence`.
         """
@@ -2566,8 +2562,8 @@ class Reporter:
     def write_page_if_due(self) -> str:
         """Write a live page if one is due and there is a journal.
 
-        Return why it cannot be written, if the reason is new; otherwise ''.  All pages together take at
-        most a twentieth of the time.
+        Return why it cannot be written, if the reason is new; otherwise ''.  All pages together take at most
+        a twentieth of the time.
         """
         start = time.monotonic()
         journal_path = os.path.join(self.options.outdir, "journal")
