@@ -316,7 +316,6 @@ class Watcher:
 
     @retry_while_missing
     def lines_with_numbers(self, ranges: Sequence[range]) -> list[Line]:
-        """Return the job lines with these numbers."""
         last_number = max(numbers[-1] for numbers in ranges)
         lines = itertools.takewhile(lambda line: line.number <= last_number, self.file.scan_lines())
         return [line for line in lines if any(line.number in numbers for numbers in ranges)]
@@ -349,9 +348,7 @@ class Watcher:
         return sorted(cancelled, key=lambda line: line.number)
 
     def _buckets_with_job_locks(self) -> set[int]:
-        """Return the offsets of the buckets (2^16 bytes for each command) in which a process holds a job
-        lock.
-        """
+        """Return the offsets of the buckets (2^16 bytes each) in which a process holds a job lock."""
         return {locked.start & ~MUTEX_OFFSET for locked in find_held_job_locks(self.file.lock_table.fd)}
 
     def _lines_whose_jobs_still_run(self, held_lines: Sequence[Line], running: Iterable[Line]) -> list[Line]:
@@ -389,9 +386,7 @@ class Watcher:
 
     @retry_while_missing
     def can_log_be_behind(self) -> bool:
-        """Return True if a result can be in the job file, and not yet in the log, which the runner writes
-        later.
-        """
+        """Return True if a result can be in the job file, and not yet in the log."""
         *_, mtime_ns = self.file.signature()
         age = time.time() - mtime_ns / 1e9      # negative if the clock of a file server is ahead
         return -Clocks.MAX_APART_SECONDS <= age < self._max_journal_delay
@@ -404,8 +399,8 @@ class Watcher:
     def wait(self, on_counts: Callable[[Counts], None], on_idle: Callable[[str], None]) -> Counts:
         """Wait until no job is new or running, or no runner will start the new jobs; return the last counts.
 
-        In the second case set `stop_reason`.  Call on_counts() at each poll, and on_idle() if new jobs have
-        waited for MAX_IDLE_SECONDS while no job ran; again only after the counts have changed.
+        In the second case set `stop_reason`.  Call on_idle() if new jobs have waited for MAX_IDLE_SECONDS
+        while no job ran; again only after the counts have changed.
         """
         last_counts: Counts | None = None
         last_change = 0.0       # monotonic; inf: on_idle() was called after the last change
@@ -482,7 +477,6 @@ class TerminalProgress(ProgressBar):
         self.put((self.CLEAR + self.line(job_counts, columns_of(1))).encode())
 
     def keep_last_line(self) -> None:
-        """Leave the bar on the terminal, and move the cursor below it."""
         self.put(b"\n")
 
 
@@ -562,13 +556,13 @@ class RunRecord:
     seconds: float | None
     cpu: float | None           # seconds; None: unknown
     memory: int | None          # bytes at the peak; None: unknown
-    bytes: int                  # of output
+    bytes: int
     files: list[str]            # names of output files in DIR
     stdout: str                 # output in no file
     stderr: str
     directory: str              # where the job ran; "": unknown
     why: str                    # why the job could not be started; "": it was
-    incomplete: bool            # some output was not written
+    incomplete: bool
     memory_below: int | None    # an upper bound of the peak, if it could not be measured
     # presence lock of the runner that started the run, or the server that assigned it; None: unknown
     runner: int | None
@@ -587,9 +581,7 @@ class RunRecord:
 
 
 class LogPass:
-    """One forward pass through a log, or its last part.  Another pass yields other objects for the same
-    runs.
-    """
+    """One forward pass through a log, or its last part.  Another pass yields other objects."""
     INVALID_LINE_ERRORS = (
         StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
     )
@@ -601,9 +593,7 @@ class LogPass:
         self._invalid_positions: list[int] = []
 
     def __iter__(self) -> Iterator[RunRecord]:
-        """Yield each run once: finished runs in the order of their ends, and then the others.  Call it at
-        most once.
-        """
+        """Yield each run once: finished runs in the order of their ends, then the others.  Call it once."""
         try:
             # a position is the line number, or after a start offset an upper bound
             for position, line in enumerate(self.log.lines(self._start_offset), self._start_offset + 1):
@@ -717,7 +707,6 @@ class NoLog(Log):
 
 
 class JournalPass(LogPass):
-    """One pass through a journal."""
     COMMON_FIELDS = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
     END_FIELDS = operator.itemgetter(
         "state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes"
@@ -812,9 +801,7 @@ class JournalPass(LogPass):
         return run
 
     def _check_start(self, start_position: int, start_line: bytes, body_offset: int, end_line: bytes) -> None:
-        """Record a start of a run that is invalid.  end_line: a valid end, so fields that it repeats are
-        valid.
-        """
+        """Record an invalid start of a run.  end_line: a valid end, so fields that it repeats are valid."""
         is_valid = (body_offset == self.ALREADY_CHECKED
                     or self._repeats_fields(end_line, start_fields=start_line[body_offset:]))
         if not is_valid:
@@ -822,9 +809,7 @@ class JournalPass(LogPass):
 
     @staticmethod
     def _repeats_fields(end_line: bytes, start_fields: bytes) -> bool:
-        """Return True if an end event repeats these fields of the start event, from "run" to the closing
-        brace.
-        """
+        """Return True if an end event repeats these fields of the start, from "run" to the closing brace."""
         without_brace = start_fields[:-1]       # the end has more fields
         return end_line.startswith(without_brace, end_line.find(b'"run": '))
 
@@ -834,7 +819,6 @@ class JournalPass(LogPass):
                 yield run
 
     def _run_of_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Decode a start or an end, and return the run; None: recorded as invalid."""
         try:
             return self._run_of_event(position, line, self._parse_event(line))
         except self.INVALID_LINE_ERRORS:
@@ -922,7 +906,6 @@ class JournalPass(LogPass):
 
 
 class JournalReader(Log):
-    """The journal in an output directory of runmaker4.py."""
     KIND = "journal"
     PASS_CLASS = JournalPass
 
@@ -1115,16 +1098,13 @@ class LineRuns:
         return self._shifted_numbers.get((run.command, run.line), run.line)
 
     def _line_number(self, run: RunRecord) -> int:
-        """Return the number of the nearest line with the run's command, which must exist; see the section's
-        comment.
-        """
+        """Return the number of the nearest line with the run's command, which must exist."""
         numbers = self._numbers_of[run.command]
         if run.ended is None:
             numbers = self._running_numbers_of.get(run.command, numbers)
         return nearest_number(numbers, self._expected_number(run))
 
     def line_of(self, run: RunRecord) -> Line | None:
-        """Return the line of a run; None: no line has this command."""
         return self.lines[self._line_number(run)] if run.command in self._numbers_of else None
 
     def is_last(self, run: RunRecord, line: Line) -> bool:
@@ -1206,7 +1186,6 @@ class Clocks:
     MAX_APART_SECONDS = 60.0
 
     def __init__(self, log_mtime: float, runs: Iterable[RunRecord] = ()) -> None:
-        """Set `wrong_hosts` from the last few runs."""
         self._is_local_clock_wrong = log_mtime > time.time() + self.MAX_APART_SECONDS
         in_order = sorted(runs, key=operator.attrgetter("position"))
         latest_credible = log_mtime + self.MAX_APART_SECONDS
@@ -1248,7 +1227,7 @@ class Clocks:
 #   the log          is opened last.  So it has the ends of all runs with finished lines, except ends on the
 #                    way.  A runner appends all ends before it releases the presence lock.
 #
-# --status, --failed, --show and the page are made of rows.  --stats and --timeline read only the log.
+# --stats and --timeline read only the log.
 
 # by the state of a run, the name of the line state in which it leaves the line
 LINE_STATE_AFTER = {**STATE_NAMES, ".": "new", "x": "held"}
@@ -1272,9 +1251,7 @@ class Row:
         return self.line_state if self.run and self.line_state != LINE_STATE_AFTER[self.run.state] else ""
 
     def json_job_fields(self) -> dict[str, Any]:
-        """Return the --json fields that --status also has; None: unknown.  `seconds` of a running job: up to
-        now.
-        """
+        """Return the --json fields that --status also has.  `seconds` of a running job: up to now."""
         run = self.run
         seconds = run.seconds if run and run.ended is not None else self.seconds_running
         return {
@@ -1340,7 +1317,6 @@ class Observation:
 
     @functools.cached_property
     def recent_runs(self) -> list[RunRecord]:
-        """The runs in the last TAIL_BYTES of the log."""
         return list(self.log.start_pass(start_offset=max(0, self.log.size - self.TAIL_BYTES)))
 
     @functools.cached_property
@@ -1371,9 +1347,7 @@ class Observation:
             yield self.row_of_line(line_runs.lines[number], line_runs)
 
     def _read_last_runs(self) -> tuple[set[bytes], Collection[RunRecord]]:
-        """Return the commands of selected lines and of runs with incomplete output, and the runs that
-        add_last_runs() keeps.
-        """
+        """Return the commands of lines to view and of runs with incomplete output, and their last runs."""
         commands = {line.command for line in self.selected_lines}
         while True:
             log_pass = self.log.start_pass(also_accept_incomplete(filter_by_commands(commands)))
@@ -1403,7 +1377,6 @@ class Observation:
                 yield self.row_of_line(line, line_runs)
 
     def match_runs_with_lines(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
-        """Match the runs of some commands with the lines that have them now."""
         lines = self.watcher.lines_with_commands(commands) if commands else []
         # LineRuns keeps the last of lines with one number: as observed, not as read now
         observed_lines = [*self.lines_with_jobs, *self.snapshot.orphans, *self.selected_lines]
@@ -1416,9 +1389,7 @@ class Observation:
         return self.row_of_run(run, line_runs) if run else Row(line, self.line_state_of(line), is_last=True)
 
     def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
-        """Set the state of a run without an end, and return its row.  A removed line is as of the time of the
-        run.
-        """
+        """Set the state of a run without an end, and return its row.  A removed line is as it was then."""
         self.set_unended_state(run, line_runs)
         line = line_runs.line_of(run)
         if not line:
@@ -1479,8 +1450,6 @@ def open_log(options: argparse.Namespace, say: Callable[[str], None]) -> Log:
 
 
 # ======== Running jobs ======================================================================================
-#
-# The job file has the running lines; the journal has hosts and start times.
 
 MIN_WIDE_COLUMNS = 60           # a narrower table has no slots and start times
 
@@ -1507,7 +1476,6 @@ def jobs_per_hour(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row])
 
 
 def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
-    """Yield a status (of read_status()) as lines of text."""
     yield from status_summary(status)
     yield from status_table(status, columns)
 
@@ -1625,7 +1593,6 @@ def check_journal(log: Log, path: str) -> None:
 
 
 def read_status(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the status of the job file, as --status --json prints it."""
     with Observation(watcher, functools.partial(open_log, options, say)) as observation:
         check_journal(observation.log, watcher.path)
         return status_of(observation)
@@ -1749,13 +1716,11 @@ def format_peak(
 
 
 def find_bad_lines(watcher: Watcher, snapshot: Snapshot) -> list[Line]:
-    """Return the lines that are failed or in error, and orphans, in the order of the file."""
     lines = [*watcher.select_lines(FAILED + ERROR), *snapshot.orphans]
     return sorted(lines, key=operator.attrgetter("number"))
 
 
 def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Line]:
-    """Return the lines selected by numbers, command, or shell pattern."""
     command = os.fsencode(selection)
     try:
         ranges = line_ranges(selection)
@@ -1776,7 +1741,7 @@ def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Lin
 
 
 def format_row(row: Row, output: LastOutput | None, columns: float) -> Iterator[str]:
-    """Yield a row as lines of text, with the last lines of output (None: without a log)."""
+    """Yield a row as lines of text.  output: None without a log."""
     yield fit_to_width(f"line {row.line.number}: {describe_last_run(row, output is not None)}", columns)
     yield fit_to_width(f"    {to_text(row.line.command)}", columns)
     if row.run and output:
@@ -1839,7 +1804,7 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
 
     Return the number of lines by state.
     """
-    is_failed_only = options.show is None       # otherwise --show LINE
+    is_failed_only = options.show is None
     select_lines = find_bad_lines if is_failed_only else functools.partial(find_lines, options.show)
     columns = stdout_columns()
     with Observation(watcher, functools.partial(open_log, options, say), select_lines) as observation:
@@ -1885,7 +1850,6 @@ NUMBER_PATTERN = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def largest_known(*sizes: int | None) -> int | None:
-    """Return the largest size that is not None; None: all are."""
     return max((size for size in sizes if size is not None), default=None)
 
 
@@ -1896,8 +1860,8 @@ class RunStats:
         self.seconds = array("d")
         # of the runs with known CPU time
         self.cpu_seconds = self.seconds_with_known_cpu = 0.0
-        self.largest_memory: int | None = None          # of the known peaks, in bytes
-        self.largest_upper_bound: int | None = None     # of the peaks that could not be measured
+        self.largest_memory: int | None = None          # bytes
+        self.largest_upper_bound: int | None = None     # of unmeasured peaks
 
     def add(self, run: RunRecord) -> None:
         if run.seconds is None:
@@ -1968,14 +1932,12 @@ class Peaks:
 
         Killed jobs count as larger than all others.
         """
-        rank = math.ceil((len(self._sizes) + len(self._jobs_with_unknown_peak)) * 99 / 100)     # from 1
+        rank = math.ceil((len(self._sizes) + len(self._jobs_with_unknown_peak)) * 99 / 100)
         return round_size(sorted(self._sizes)[rank - 1]) if 0 < rank <= len(self._sizes) else None
 
 
 def round_size(size: int) -> int:
-    """Round a number of bytes up to two significant digits in K, M, G or T (3.5G, 160M), for a short
-    `memory=`.
-    """
+    """Round a number of bytes up to two significant digits (3.5G, 160M), for a short `memory=`."""
     unit = next((unit for unit in "KMG" if size < 1000 * SIZE_UNITS[unit]), "T")
     amount = max(size, 1) / SIZE_UNITS[unit]
     # digits after the point: 1 for 3.5, 0 for 35, -1 for 350, which is rounded to tens
@@ -1996,7 +1958,6 @@ class CommandStats:
         self.peaks = Peaks()
 
     def add(self, run: RunRecord, words: list[bytes]) -> None:
-        """Count a finished run; keep only the common first words."""
         if self._common_words is None:
             self._common_words = words
         elif words != self._common_words:
@@ -2056,7 +2017,6 @@ def print_stats(outdir: str, path: str | None, as_json: bool) -> None:
 
 
 def read_stats(outdir: str, path: str | None) -> dict[str, Any]:
-    """Return the statistics of a journal as --json prints them."""
     journal = JournalReader(outdir, say)
     stats_by_host: defaultdict[str, RunStats] = defaultdict(RunStats)
     total = RunStats()
@@ -2292,7 +2252,7 @@ class Timeline:
 
         The number of a host is that of the first track.
         """
-        tid_of_run = array("q", [0]) * len(self.durations_us)       # in the order of the log
+        tid_of_run = array("q", [0]) * len(self.durations_us)
         pid_of_track = array("q")
         pid_of_host: dict[str, int] = {}
         for tid, (host, slot, run_indexes) in enumerate(self.tracks, 1):
@@ -2301,7 +2261,7 @@ class Timeline:
                 yield from self._metadata_events("process", to_valid_text(host), tid, tid, tid)
             pid = pid_of_host[host]
             pid_of_track.append(pid)
-            track_of_host = tid - pid + 1       # from 1
+            track_of_host = tid - pid + 1
             yield from self._metadata_events("thread", f"slot {printable(slot)}", pid, tid, track_of_host)
             for run_index in run_indexes:
                 tid_of_run[run_index] = tid
@@ -2351,7 +2311,6 @@ def decode_readable(data: bytes) -> str:
 
 
 def to_valid_text(text: str) -> str:
-    """Return text for any reader: bytes that were not UTF-8 are replaced."""
     return decode_readable(to_bytes(text))
 
 
@@ -2373,10 +2332,9 @@ def refuse_foreign_file(path: str, kind: str, head: bytes) -> None:
 
 @contextlib.contextmanager
 def open_replacement(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
-    """Open a temporary file, which replaces our file `path` (see refuse_foreign_file()) at the end of the
-    block.
+    """Open a temporary file, which replaces our file `path` at the end of the block, with the same rights.
 
-    Remove it after an error; keep the rights of `path`.
+    Remove it after an error.  See refuse_foreign_file().
     """
     target = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
@@ -2420,7 +2378,7 @@ REFRESH_TAG = '<noscript><meta http-equiv="refresh" content="%d"></noscript>'
 
 class Report:
     """What the page shows, as of one observation."""
-    MAX_RUNS = 20_000           # the last in the journal; the last runs of failed lines are added
+    MAX_RUNS = 20_000           # the last in the journal, plus last runs of failed lines
     MAX_OUTPUTS = 10_000
     MAX_WORDS_CHARACTERS = 200  # of the last words: these are compared
     MAX_COMMAND_CHARACTERS = 1000
@@ -2494,7 +2452,6 @@ class Report:
                    "compared)")
 
     def fields_of_row(self, row: Row, links: Mapping[str, str]) -> dict[str, Any]:
-        """Return the fields of a row for the script: those of --json, and texts."""
         run = row.run
         fields = row.json_fields()
         del fields["stdout"], fields["stderr"]          # the page has the last lines
@@ -2514,9 +2471,8 @@ class Report:
 
 
 def find_links(directory: str, page: str) -> dict[str, str]:
-    """Return relative links from the page to the files of a directory, by name.
-
-    For example {'7 a.out': './out/7%20a.out'}; none if the directory is not in that of the page.
+    """Return relative links to the files of a directory, such as {'7 a.out': './out/7%20a.out'}; none if it
+    is elsewhere.
     """
     page_directory = os.path.dirname(os.path.realpath(page))
     relative_path = os.path.relpath(os.path.realpath(directory), page_directory)
@@ -2535,20 +2491,17 @@ def quote_url(path: bytes) -> str:
 
 
 def escape_html(text: str) -> str:
-    """Quote a text for HTML, without control characters."""
     safe: str = html.escape(to_valid_text(printable(text)))
     return safe
 
 
 class Reporter:
-    """Writes the page, once or repeatedly."""
-    MIN_PAGE_SECONDS = 10.0     # between two pages
+    MIN_PAGE_SECONDS = 10.0
     SHOWN_GROUPS = 20           # of failures
     KIND = "report"             # in messages
     FILE_HEAD = b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"           # first bytes of PAGE
 
     def __init__(self, options: argparse.Namespace, watcher: Watcher, argv: Sequence[str]) -> None:
-        """Check that the page can be written."""
         self.path: str = options.report
         self.options = options
         self.watcher = watcher
@@ -2797,7 +2750,6 @@ class LockCheck:
         return ""
 
     def is_alone(self) -> bool:
-        """Return True if other hosts can use the directory, but none has added."""
         labels = [self.rows[row][1] for row in self.found_rows()]
         return self.mount.network and all(label.startswith(self.boot_id) for label in labels)
 
@@ -2881,16 +2833,14 @@ def wait_for_jobs(
 
 
 def say_stop_reason(watcher: Watcher) -> bool:
-    """If the waiting was given up, print why, and return True."""
     if watcher.stop_reason:
         say(f"{watcher.path}: {watcher.stop_reason}")
     return bool(watcher.stop_reason)
 
 
 def wait_and_write_report(options: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Write the report; with --progress wait for the jobs, and write it repeatedly meanwhile.
-
-    Return the exit status: 1 if no runner will start the new jobs.
+    """Write the report; with --progress repeatedly while waiting.  Return 1 if no runner will start the new
+    jobs.
     """
     exit_on(signal.SIGINT, signal.SIGTERM)
     watcher = Watcher(options.file)
@@ -2955,7 +2905,7 @@ def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
         job_counts = wait_for_jobs(watcher, options.progress)
         if say_stop_reason(watcher):
             return 1
-    are_all_done = job_counts.done == job_counts.all        # held jobs do not count
+    are_all_done = job_counts.done == job_counts.all
     return 1 if options.use_exit_status and not are_all_done else 0
 
 
