@@ -182,8 +182,8 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
     """Open or create a job file, and keep others from appending in the `with` block; yield the descriptor.
 
     An editor can replace the file at any moment, and lines appended to the old file are lost.  So open the
-    path until it names the open file.  If it names another file at the end of the block, a person must
-    look (OSError ESTALE): appending again could run the lines twice, and not appending could lose them.
+    path until it names the open file.  If it names another file at the end of the block, a person must look
+    (OSError ESTALE): appending again could run the lines twice, and not appending could lose them.
     """
     deadline = time.monotonic() + MAX_APPEND_WAIT_SECONDS
     if not os.path.lexists(file.path):
@@ -351,8 +351,8 @@ class Selection:
     def lines(self, file: JobReader, default_states: bytes | None = KNOWN_STATES) -> Iterator[Line]:
         """Yield the selected job lines.
 
-        default_states: selected if neither states nor numbers are given; None: any.  `I have a list` is a
-        job line in state `I`; such lines are changed only by number or --state.
+        default_states: selected if neither states nor numbers are given; None: any.  `I have a list` is a job
+        line in state `I`; such lines are changed only by number or --state.
         """
         states = default_states
         if self.states:
@@ -469,11 +469,11 @@ class Cancellation(NamedTuple):
 def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -> Cancellation:
     """Write x over the `r` or `.` of a line.
 
-    A living runner sees that the line is not `r`, and kills the job; the caller must kill a job whose
-    runner is dead.
+    A living runner sees that the line is not `r`, and kills the job; the caller must kill a job whose runner
+    is dead.
 
-    If the job runs, write e over the orphans among running_lines (the lines `r` of this command):
-    otherwise each would seem to have a running copy, and the cancelled copy would seem to have exited.
+    If the job runs, write e over the orphans among running_lines (the lines `r` of this command): otherwise
+    each would seem to have a running copy, and the cancelled copy would seem to have exited.
     """
     orphans: list[Line] = []
     with file.command_mutex(line.command) as acquired:
@@ -495,9 +495,9 @@ def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -
 def is_job_running(file: JobFile, line: Line, state_now: bytes | None) -> bool:
     """Return True if the job of a line is running, or could be.  The caller holds the command mutex.
 
-    A job can run though the line is not `r`, for example after an editor has saved an old `.` over it.
-    Each copy holds one job lock.  So if a command has more held job locks than lines `r`, a copy runs for
-    a line in another state, perhaps this one.  state_now: None if the line has moved.
+    A job can run though the line is not `r`, for example after an editor has saved an old `.` over it.  Each
+    copy holds one job lock.  So if a command has more held job locks than lines `r`, a copy runs for a line
+    in another state, perhaps this one.  state_now: None if the line has moved.
     """
     if state_now is None:
         return False
@@ -546,8 +546,7 @@ def cancel_and_report(
     selection: Selection,
     change_counts: ChangeCounts,
 ) -> Line | None:
-    """Cancel a selected job by writing x over `r` or `.`; return the line if we must wait for the job's
-    exit.
+    """Cancel a selected job by writing x over `r` or `.`; return the line if we must wait for the job's exit.
 
     The returned line has the state before the x.  If the user has named the line, a job that runs in any
     other state is cancelled, too.
@@ -599,8 +598,8 @@ def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeC
 def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts) -> bool:
     """Return True if a cancelled job can still be running; then the caller checks again later.
 
-    The job has exited when the command has no more held job locks than lines `r`.  If the line is not x
-    then, count it as refused.  If an editor has saved an old `r` or `.` over the x, cancel the job again.
+    The job has exited when the command has no more held job locks than lines `r`.  If the line is not x then,
+    count it as refused.  If an editor has saved an old `r` or `.` over the x, cancel the job again.
     """
     state = file.state_at(line)
     if state in UNFINISHED_STATES:
@@ -663,10 +662,10 @@ def choose_jobs_to_kill(
 
     unsupervised_jobs: of this command, without a living runner, by the offset of the held job lock.
 
-    A runner locks the job lock of the line's number if that is free.  So if lines 3 and 7 have one
-    command, the copy that holds lock number 3 is the job of line 3.  After an edit has moved lines, job
-    locks and lines no longer match.  Then return a job only if no copy of the command has a living runner:
-    otherwise the cancelled job could be that copy.
+    A runner locks the job lock of the line's number if that is free.  So if lines 3 and 7 have one command,
+    the copy that holds lock number 3 is the job of line 3.  After an edit has moved lines, job locks and
+    lines no longer match.  Then return a job only if no copy of the command has a living runner: otherwise
+    the cancelled job could be that copy.
     """
     running_copies = read_running_copies(file, lines[0].command)
     if not running_copies:
@@ -931,8 +930,8 @@ class EqualLines:
     def merge(self, base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes]) -> list[bytes]:
         """Return the merged lines with one merge_key(), in order: job lines that differ only in the state.
 
-        For the parameters see merge().  Raises EditRefusedError: see _check_new_states(); or the line is
-        new and invalid (the state does not matter, so checking the first suffices).
+        For the parameters see merge().  Raises EditRefusedError: see _check_new_states(); or the line is new
+        and invalid (the state does not matter, so checking the first suffices).
         """
         base_part = [base[index] for index in self.base_indexes]
         edited_part = [edited[index] for index in self.edited_indexes]
@@ -1047,8 +1046,8 @@ def insert_appended_lines(
 ) -> list[bytes]:
     """Return merged lines with the lines that other processes have appended meanwhile.
 
-    If the person has only appended lines and changed states, the others' lines come first, and so keep
-    their offsets in the file.
+    If the person has only appended lines and changed states, the others' lines come first, and so keep their
+    offsets in the file.
     """
     base_count = len(base_keys)
     has_only_new_lines_at_end = base_keys == [*map(merge_key, merged[:base_count])]
