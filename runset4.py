@@ -116,9 +116,9 @@ PROG = "runset4.py"
 
 # ======== Appending =========================================================================================
 #
-# All lines are made first, so nothing is written if one is wrong.  Then we append them in one go, under the
-# append lock; after an error the written part is removed.  So a line is complete only when the append lock is
-# free.
+# All lines are made first, so nothing is written if one is wrong.  We append them in one go, under the append
+# lock; after an error the written part is removed.  So a reader counts a line as complete only when the
+# append lock is free.
 
 BLOCK = 1 << 20                     # bytes read or written at once
 MAX_BYTES_IN_MEMORY = 16 << 20     # of new lines; more need a temporary file
@@ -145,9 +145,8 @@ def is_directive(line: bytes) -> bool:
 
 
 def new_line(text: bytes) -> bytes:
-    """Return the line for a directive or a command.
-
-    Raises ValueError, also for a complete job line: the state must be omitted.
+    """Return the line for a directive or a command.  ValueError also for a complete job line: omit the
+    state.
     """
     if is_directive(text):
         return directive_line(text)
@@ -267,7 +266,7 @@ def lines_of_arguments(commands: Sequence[str]) -> Iterator[bytes]:
 
 
 class Source:
-    """A text file, or stdin, with jobs to import; errors name the line read last."""
+    """A text file, or stdin ('-'), with jobs to import; errors name the line read last."""
     MAX_LINE_BYTES = 2 * LONGEST_COMMAND    # a longer line has too long a command
 
     def __init__(self, path: str) -> None:
@@ -345,14 +344,13 @@ class Selection:
 
     @property
     def names_jobs(self) -> bool:
-        """Return True if a condition selects particular jobs, not only states."""
         return bool(self.ranges) or self.pattern is not None
 
     def lines(self, file: JobReader, default_states: bytes | None = KNOWN_STATES) -> Iterator[Line]:
         """Yield the selected job lines.
 
         default_states: selected if neither states nor numbers are given; None: any.  `I have a list` is a job
-        line in state `I`; such lines are changed only by number or --state.
+        line in state `I`, so such lines are changed only by number or --state.
         """
         states = default_states
         if self.states:
@@ -370,7 +368,6 @@ class Selection:
 
     @functools.cached_property
     def _single_numbers(self) -> set[int]:
-        """Line numbers given one by one, of which there can be thousands."""
         return {span[0] for span in self.ranges if span[0] == span[-1]}
 
     @functools.cached_property
@@ -409,7 +406,6 @@ def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
 
 @dataclass
 class ChangeCounts:
-    """What became of the selected jobs."""
     changed: Counter[bytes] = field(default_factory=Counter)    # by the state before the change
     refused: int = 0
     still_running: list[int] = field(default_factory=list)  # line numbers: --force wrote over r, the job runs
@@ -548,8 +544,8 @@ def cancel_and_report(
 ) -> Line | None:
     """Cancel a selected job by writing x over `r` or `.`; return the line if we must wait for the job's exit.
 
-    The returned line has the state before the x.  If the user has named the line, a job that runs in any
-    other state is cancelled, too.
+    The returned line has the state before the x.  A line that the user has named is cancelled in any other
+    state, too, if its job runs.
     """
     state_now: bytes | None = line.state
     is_running = False
@@ -582,7 +578,6 @@ def why_not_cancelled(state_now: bytes | None) -> str:
 
 
 def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeCounts) -> None:
-    """Wait until these cancelled jobs have exited; kill those on this host whose runners are dead."""
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
     next_scan = 0.0                     # to search for jobs without a runner
     while awaited and time.monotonic() < deadline:
@@ -762,9 +757,7 @@ class Holders:
                 yield Hold(pid, job_locks, inherited)
 
     def _uses_lock_file(self, pid: int, fds: Iterable[int]) -> bool:
-        """Return True if a process with these descriptors is a runner, server or keeper: they lock
-        HERE_BYTE.
-        """
+        """Return True for a process with a lock on HERE_BYTE: a runner, server or keeper."""
         return any(HERE_BYTE in span for fd in fds for span in self._locked_ranges(pid, fd)[0])
 
     def _locked_ranges(self, pid: int, fd: int) -> tuple[list[range], bool]:
@@ -1047,7 +1040,7 @@ def insert_appended_lines(
     """Return merged lines with the lines that other processes have appended meanwhile.
 
     If the person has only appended lines and changed states, the others' lines come first, and so keep their
-    offsets in the file.
+    offsets.
     """
     base_count = len(base_keys)
     has_only_new_lines_at_end = base_keys == [*map(merge_key, merged[:base_count])]
@@ -1056,7 +1049,6 @@ def insert_appended_lines(
 
 
 def can_write_in_place(merged: Sequence[bytes], current: Sequence[bytes]) -> bool:
-    """Return True if the only changes are appended lines, and states of lines that are not running."""
     if len(merged) < len(current):
         return False
     for line, old_line in zip(merged, current):
@@ -1068,7 +1060,6 @@ def can_write_in_place(merged: Sequence[bytes], current: Sequence[bytes]) -> boo
 
 
 def summarize_changes(merged: Sequence[bytes], current: Sequence[bytes]) -> str:
-    """Return a summary such as '2 states set, 3 lines added'."""
     old_counts = Counter(map(merge_key, current))
     new_counts = Counter(map(merge_key, merged))
     added = sum((new_counts - old_counts).values())
@@ -1345,7 +1336,6 @@ def without_extension(path: bytes) -> bytes:
 
 
 def directory(path: bytes) -> bytes:
-    """Return the directory of a path, as dirname(1) does."""
     return os.path.dirname(path.rstrip(b"/") or path) or b"."
 
 
@@ -1478,7 +1468,7 @@ def parse_sweep(words: Sequence[str]) -> list[list[bytes]]:
 
 
 def lines_of_sweep(template: bytes, sources: Sequence[Sequence[bytes]]) -> Iterator[bytes]:
-    """Yield a job line for each combination of the values after each `:::`.  The last value changes
+    """Yield a job line for each combination of the values after each `:::`; the last value changes
     fastest.
     """
     for job_number, values in enumerate(itertools.product(*sources), 1):
@@ -1525,7 +1515,7 @@ def read_executable(source: Source) -> str:
 
 
 def is_job_file(entry: os.DirEntry[str]) -> bool:
-    """Return True for a file that is neither hidden nor an editor's backup (NAME~)."""
+    """Return True for a file that is neither hidden nor a backup (NAME~)."""
     try:
         return not entry.name.startswith(".") and not entry.name.endswith("~") and entry.is_file()
     except OSError:                 # for example a loop of links
@@ -1616,9 +1606,7 @@ class Test:
         self.targets.setdefault(target, []).append(self.last_command)
 
     def _apply_flag(self, name: str, value: bytes) -> None:
-        """Apply '-NAME: VALUE': `timeout` to the command above, other flags, above the first target, to
-        all.
-        """
+        """Apply '-NAME: VALUE': `timeout` to the command above, other flags above the first target to all."""
         if name == "timeout":
             if not self.last_command:
                 raise ValueError("-timeout before the first target")
