@@ -63,8 +63,10 @@ the known exceptions), and no user or program removes the lock file; editors may
 but programs other than ours do not write to it within the microseconds between the read and the write of
 step 2; jobs keep descriptor 64 open, or have a shell that does.
 
-The file reads top-down; after main() follows the wire, which only server and client need.  `Runner` leaves
-the job file, or the connection to a server, to `Jobs`; `JobQueue` knows nothing of processes.
+The file reads top-down: basics, record locks, file systems, job lines and directives, the job file, finding
+work, the executor, processes, output, slots, the runner, background, command line; and after main() the wire,
+which only server and client need.  `Runner` leaves the job file, or the connection to a server, to `Jobs`;
+`JobQueue` knows nothing of processes.
 """
 from __future__ import annotations
 
@@ -3534,7 +3536,14 @@ class JobQueue:
         """Decide what happens to a running job whose line a search of the file has not found as `r`.
 
         state: it has replaced the `r`; b"": the line is missing.  An editor can be saving the file, so one
-        search is not enough.
+        search is not enough:
+
+            another state, but of another line,     DELETED: report it; the job runs on
+            as ours was deleted (_is_line_deleted())
+            another state, for the first time       CHANGED_ONCE
+            another state, for the second time      CANCELLED: check_jobs() returns the job
+            line missing                            MISSED
+            line missing for too long (_is_gone())  GONE: report it once; the job runs on
         """
         if job.cancelled or job.tracking is Tracking.DELETED:
             return
