@@ -7530,7 +7530,7 @@ class Use(enum.Enum):
 class Slot:
     """Runs one job at a time.  The name is for the job, for example a host or a GPU."""
     name: str
-    copy: int = 0                       # number among slots of the same name, from 0
+    copy: int = 0                       # among slots of the same name, from 0
     rank: int = 0                       # the idle slot with the lowest rank gets the next job
     use: Use = Use.IDLE
     listed: bool = True                 # in the list of names; otherwise it gets no more jobs
@@ -7570,10 +7570,7 @@ class SlotFile:
         self._raise_descriptor_limit()
 
     def reload_names(self) -> Sequence[str] | None:
-        """Return new names once they were read twice: an editor can write a file in pieces.
-
-        None: no change.  Raises OSError if there is no name.
-        """
+        """Return new names once they were read twice (an editor can write in pieces); None: no change."""
         names = self._read_names()
         is_stable = names == self._last_names
         self._last_names = names
@@ -7584,7 +7581,7 @@ class SlotFile:
         return names
 
     def _raise_descriptor_limit(self) -> None:
-        """Raise the soft limit of open files, for jobs too, to the need of all names or to the hard limit."""
+        """Allow as many open files as jobs for all names need, up to the hard limit."""
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         needed = 32 + len(self.names) * self.DESCRIPTORS_PER_NAME
         if hard != resource.RLIM_INFINITY:
@@ -7592,7 +7589,6 @@ class SlotFile:
         allow_descriptors(needed)
 
     def _read_names(self) -> Sequence[str]:
-        """Return the names in the file.  Raises OSError, also if there is none."""
         if self.mount.network:
             refresh_file(self.path, self.mount)
         fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)     # a FIFO would block
@@ -7645,11 +7641,11 @@ class RunnerStats:
         return self.failed + self.error_count
 
     def exit_status(self, summary: Summary | None) -> int:
-        """Return the exit status of the runner: 0 if all is well, otherwise 1.
+        """Return 0 if all is well.
 
-        - The state of the file is unknown (`summary` is None), or it has bad jobs or more jobs for us.
-        - This runner has lost results, output or records, or could not use the file or slots.
-        - Another runner can be running jobs that this runner left in error.
+        Return 1 if the state of the file is unknown (`summary` is None), it has bad jobs or more jobs for us,
+        this runner has lost results, output or records, or another runner can be running jobs that this
+        runner left in error.
         """
         if summary is None or summary.counts.bad or summary.jobs_left:
             return 1
@@ -7660,11 +7656,10 @@ class RunnerStats:
 
     def closing_line(self, summary: Summary | None, orphans: Sequence[int], seconds: float, retry: str,
                 reasons_command: str) -> str:
-        """Return the last line that we print: our results, the state of the file, and the next step.
+        """Return the last line that we print, such as '3 done, 1 failed in 12s (line 4); -r runs them again'.
 
-        For example: '3 done, 1 failed in 12s (line 4); -r runs them again'.  summary: None: the file's state
-        is unknown.  orphans: lines of dead runners that we marked `e`.  retry: the option that runs jobs
-        again.  reasons_command: shows why jobs failed; '': none.
+        summary: None: the file's state is unknown. orphans: lines of dead runners that we marked `e`.
+        reasons_command: shows why jobs failed; '': none.
         """
         own_bad_lines = {*self.bad_lines, *self.unwritten_lines, *orphans}
         error_count = self.error_count + len(orphans)
@@ -7874,11 +7869,11 @@ class Pump:
 class StopSignals:
     """Remembers when the runner got stop signals, which can also have killed jobs.
 
-    A process cannot see which other processes got a signal.  Slurm, systemd and Ctrl-C in some programs send
-    it to the runner and to the jobs, in any order.  So a job counts as interrupted rather than failed if,
-    within TOGETHER_SECONDS of a stop signal of the runner, it dies of such a signal or exits with 128 plus
-    the signal number (as srun does).  Any failure within TOGETHER_SECONDS after a signal that kills all jobs
-    counts as interrupted.  While the runner only drains, jobs run to completion and can fail.
+    Slurm, systemd and Ctrl-C in some programs signal the runner and the jobs, in any order, and a process
+    cannot see which others got a signal. So a job counts as interrupted rather than failed if, within
+    TOGETHER_SECONDS of a stop signal of the runner, it dies of such a signal or exits with 128 plus the
+    signal number (as srun does). Any failure within TOGETHER_SECONDS after a signal that kills all jobs
+    counts as interrupted. While the runner only drains, jobs can fail.
     """
     TOGETHER_SECONDS = 1.0
 
@@ -7889,22 +7884,20 @@ class StopSignals:
         self._next_signal: asyncio.Future[None] = loop.create_future()
 
     def add_signal(self, kills_jobs: bool) -> None:
-        """Record a signal that came now.  kills_jobs: the runner kills all jobs."""
+        """Record a signal that came now."""
         self._signals.append((self._loop.time(), kills_jobs))
         self._next_signal.set_result(None)
         self._next_signal = self._loop.create_future()
 
     async def wait_for_next(self, seconds: float | None, *futures: asyncio.Future[Any]) -> None:
-        """Wait until the next signal comes or one of `futures` is done.  seconds: at most; None: no limit."""
+        """Wait for the next signal or one of `futures`, at most `seconds` (None: no limit)."""
         awaited: list[asyncio.Future[Any]] = [self._next_signal, *futures]
         await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
     def was_interrupted(self, run_result: RunResult, exited_at: float) -> bool:
-        """Return True if a signal that also came to the runner interrupted a run: it has not failed.
+        """Return True if a signal that also came to the runner interrupted a run: see the class.
 
-        A run that died of a stop signal (INT, TERM, ...) was interrupted if the runner also got one within a
-        second, before or after.  Any other failed run was interrupted only if, within a second before, the
-        runner got a signal to kill all jobs.  exited_at: when the shell exited (loop's time).
+        exited_at: when the shell exited (loop's time).
         """
         has_succeeded = run_result.status == 0
         if run_result.cause or has_succeeded:       # a cause: killed for another reason
@@ -7918,10 +7911,10 @@ class StopSignals:
         return any(kills_jobs and came_at <= exited_at for came_at, kills_jobs in signals_near)
 
     async def find_out_if_interrupted(self, run_result: RunResult, exited_at: float) -> bool:
-        """Return True if a signal that also came to the runner interrupted a run: was_interrupted().
+        """Return was_interrupted(), once that is certain.
 
-        If the run died of a stop signal, for example Ctrl-C, the runner can get the same signal a moment
-        later.  So wait for it until a second after the exit.
+        If the run died of a stop signal, the runner can get the same signal a moment later. So wait for it
+        until a second after the exit.
         """
         seconds_left = exited_at + self.TOGETHER_SECONDS - self._loop.time()
         can_signal_follow = run_result.died_of_stop_signal and not run_result.cause and seconds_left > 0
@@ -8015,35 +8008,32 @@ class JobTask:
                    requested_memory=int(self.job.needs.memory))
 
     def _enter_phase(self, phase: Phase) -> None:
-        """Change the phase, and wake the coroutine of the job."""
         assert phase in NEXT_PHASES[self.phase], (self.phase, phase)
         self.phase = phase
         self._wake_event.set()
 
     @property
     def _can_start(self) -> bool:
-        """Return True if the job can start (again)."""
         return not (self._runner.draining or self.cause)
 
     @property
     def is_being_killed(self) -> bool:
-        """Return True if the run is being killed, or was."""
         return self._kill_task is not None
 
     # -- events ----------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Keep the job from starting (again): the runner drains.  A running job goes on."""
+        """Keep the job from starting (again)."""
         self._close_gate()
         self._wake_event.set()
 
     def refuse_gate(self) -> None:
-        """Keep the job from starting, unless it has passed the gate: the server has given the group up."""
+        """Keep the job from starting if it has not passed the gate."""
         if self.job.gated and self.phase in (Phase.STARTING, Phase.AT_GATE):
             self._forbid_start("refused")
 
     def open_gate(self) -> None:
-        """Let the shell of a job in a group start the command, if it waits at the gate (a pipe)."""
+        """Let a shell that waits at the gate start the command."""
         self._runner.processes.reap()           # changes the phase if the shell has died
         if self.phase is Phase.AT_GATE and self._gate_fd is not None:
             with contextlib.suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
@@ -8075,7 +8065,7 @@ class JobTask:
             self._kill_processes(cause)
 
     def _on_exit(self, status: int) -> None:
-        """Record the exit of the shell, and enter the next phase.  status: the wait status."""
+        """Record the exit of the shell. status: the wait status."""
         run = self.run
         self._exited_at = self._runner.loop.time()
         run.duration = self._exited_at - run.started
@@ -8089,10 +8079,7 @@ class JobTask:
         self._enter_phase(Phase.READING_ON)     # processes of the job can still write output
 
     def restart_if_memory_is_free(self, free: Resources) -> bool:
-        """Let a job that waits for memory run again.  Return False if less is free than the job needs.
-
-        Such a job is in the phase GROWING: the last run had too little memory.
-        """
+        """Let a job in the phase GROWING run again. Return False if less memory is free than it needs."""
         if free.memory < self.job.needs.memory:
             return False
         self._enter_phase(Phase.STARTING)
@@ -8105,15 +8092,12 @@ class JobTask:
         self._wake_event.set()
 
     def _close_gate(self) -> None:
-        """Close our end of the pipe: a shell that waits there reads end-of-file and exits."""
+        """Close the gate: a shell that waits there reads end-of-file and exits."""
         close_all(self._gate_fd)
         self._gate_fd = None
 
     def _kill_processes(self, cause: str) -> None:
-        """Begin to kill the process tree of the run, if that has not begun.
-
-        cause: for example "timeout"; it becomes the run's result if the shell still runs.
-        """
+        """Begin to kill the processes of the run. `cause` becomes the result if the shell still runs."""
         assert self._shell
         if not self._kill_task:
             if self.phase is Phase.RUNNING:
@@ -8154,7 +8138,6 @@ class JobTask:
         await self.finish_job()
 
     async def _start_again(self) -> None:
-        """Start the next run of the job."""
         if self.phase is not Phase.STARTING:    # restart_if_memory_is_free() has already changed it
             self._enter_phase(Phase.STARTING)
         self.run = self._new_run()
@@ -8162,16 +8145,12 @@ class JobTask:
         await self.start()
 
     def _must_not_run_again(self) -> bool:
-        """Return True if the job must not run again, whatever --retries says."""
+        """Return True if not even --retries lets the job run again."""
         was_killed_for_good = self.run.cause not in ("", *FAILURE_CAUSES)
         return self.state == DONE or not self._can_start or was_killed_for_good
 
     async def finish_job(self) -> None:
-        """Determine the final state of the job, pass it to the sinks, and write it to the line.
-
-        Writing is tried until it succeeds, or never can.  If another runner has taken the line ("lost"),
-        write nothing.
-        """
+        """Determine the final state, pass it to the sinks, and write it unless the line is lost."""
         if self.phase is not Phase.SETTLING:    # it is already if the shell exited at the gate
             self._enter_phase(Phase.SETTLING)
         if self.cause == "lost":
@@ -8184,9 +8163,9 @@ class JobTask:
             await self._write_state()
 
     async def _write_state(self) -> None:
-        """Write the final state to the line; if it is NEW, release the line.
+        """Write the final state to the line, or release the line if it is NEW.
 
-        Try until that succeeds, or can never succeed: then report that, and record the line as unwritten.
+        Try until that succeeds, or can never succeed: then the line counts as unwritten.
         """
         runner, jobs, job = self._runner, self._runner.jobs, self.job
         try:
@@ -8207,10 +8186,7 @@ class JobTask:
     # -- running again ---------------------------------------------------------------------------------------
 
     async def _wait_for_more_memory(self, larger_needs: Resources) -> bool:
-        """Wait until the job can run again with the next larger size of memory=, `larger_needs`.
-
-        Return False if it must not: this runner has less memory, or starts no more jobs.
-        """
+        """Wait until the job can run with the next larger size of memory=. Return False if it must not."""
         if larger_needs.memory > self._runner.memory:
             size, available = memory_text(larger_needs.memory), memory_text(self._runner.memory)
             self._say(f"{self.job.result_text}; does not run again with {size}: there are {available} here")
@@ -8219,10 +8195,7 @@ class JobTask:
         return self._runner.admit_or_drain(self.job) and await self._wait_until_memory_is_free()
 
     async def _wait_until_memory_is_free(self) -> bool:
-        """Wait until the job can run again: restart_if_memory_is_free().  Return False if it must not.
-
-        The job keeps the slots.
-        """
+        """Wait until the job can run again; it keeps the slots. Return False if it must not."""
         self._enter_phase(Phase.GROWING)
         self._runner.changed.set()              # the memory of the last run is free
         while self.phase is Phase.GROWING and self._can_start:
@@ -8234,7 +8207,7 @@ class JobTask:
         return self._can_start and self._runner.admit_or_drain(self.job)
 
     async def _wait_for_event(self, seconds: float | None) -> None:
-        """Wait for an event, `seconds` at most (None: no limit), unless the job must not start."""
+        """Wait for an event, at most `seconds` (None: no limit)."""
         self._wake_event.clear()
         if self._can_start:
             with contextlib.suppress(asyncio.TimeoutError):
@@ -8243,10 +8216,7 @@ class JobTask:
     # -- starting a shell ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the shell of the run, unless the job must not start.
-
-        If that fails, report the reason and set the state to ERROR.
-        """
+        """Start the shell of the run, unless the job must not start. On failure the state is ERROR."""
         if not self.job.gated:
             self._announce_start()
         error = command_error(self.job.command)
@@ -8297,11 +8267,9 @@ class JobTask:
             sink.on_starting(self.run)
 
     def _spawn_shell(self, lock_fd: int | None) -> None:
-        """Start the shell of the job with pipes for output, and enter the next phase.
+        """Start the shell with pipes for output and, for a job of a group, the gate.
 
-        A job of a group that begins with the others gets another pipe, the gate: the shell runs the command
-        once we write a line to it.  lock_fd: has the job lock, which the shell inherits; None: there is none.
-        Raises OSError, ValueError.
+        lock_fd: has the job lock, which the shell inherits; None: there is none. Raises OSError, ValueError.
         """
         run, has_gate = self.run, self.job.gated
         stream_names = [b"stdout", b"stderr"] if run.sinks else []      # without sinks output has no reader
@@ -8350,13 +8318,11 @@ class JobTask:
         return our_fds, shell_fds
 
     def _record_start(self) -> None:
-        """Record the start time of the run and the count of OOM kills so far."""
         self.run.started_at = time.time()
         self.run.started = self._runner.loop.time()
         self._oom_kills = self._runner.oom_kills.recent_count()
 
     def _environ(self) -> dict[bytes, bytes]:
-        """Return the job's environment variables: number, slots and memory."""
         names = [os.fsencode(slot.name) for slot in self.run.slots]
         environ = {b"JOB_ID": b"%d" % self.job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                    b"RUNMAKER4_SLOTS": b",".join(names)}
@@ -8365,7 +8331,7 @@ class JobTask:
         return environ
 
     def _shell_and_command(self) -> tuple[str, bytes]:
-        """Return the shell to start and the command for it: the job's, wrapped in --runner if given."""
+        """Return the shell to start and the command for it."""
         settings, wrapper = self.job.settings, self._runner.options.runner
         if not wrapper:
             return settings.shell, self.job.command
@@ -8375,11 +8341,7 @@ class JobTask:
     # -- one run ---------------------------------------------------------------------------------------------
 
     async def _follow_run(self, shell: Child) -> None:
-        """Wait until the run of this shell has finished, and report the result.
-
-        In a group, the shell first waits at a gate until all jobs of the group can begin.  If they cannot,
-        the shell exits without running the command, and there is no result.
-        """
+        """Wait until the run has finished, and report the result, if it has passed the gate."""
         try:
             has_begun = not self.job.gated or await self._wait_at_gate()
             if has_begun:
@@ -8395,9 +8357,9 @@ class JobTask:
             self._shell = None
 
     async def _wait_at_gate(self) -> bool:
-        """Wait until the server starts all jobs of the group.  Return False if it gives the group up.
+        """Wait until the server opens the gate.
 
-        Meanwhile the shell waits at the gate, a pipe to us.  On False the shell has exited.
+        Return False if the server gives the group up; the shell has then exited.
         """
         self._runner.jobs.on_ready_to_start(self.job)
         while self.phase is Phase.AT_GATE:
@@ -8410,7 +8372,7 @@ class JobTask:
         return True
 
     async def _wait_for_result(self, shell: Child) -> None:
-        """Wait until the shell exits, read the remaining output, and report the result of the run."""
+        """Wait until the shell exits, read the remaining output, and report the result."""
         runner, run = self._runner, self.run
         runner.pump.watch_soon(run)
         for sink in run.sinks:
@@ -8433,7 +8395,6 @@ class JobTask:
         self._report_result(self._result_of_run(status, timeout or 0.0))
 
     def _report_result(self, run_result: RunResult) -> None:
-        """Store the result of the run, and report it to the sinks."""
         self.run_result = run_result
         self.state = run_result.state
         self.job.result_text = str(run_result)
@@ -8441,7 +8402,7 @@ class JobTask:
             sink.on_ended(self.run, run_result)
 
     def _result_of_run(self, status: int, timeout: float) -> RunResult:
-        """Return the result of the run.  status: of the shell.  timeout: in seconds; 0: none."""
+        """Return the result of the run. timeout: in seconds; 0: none."""
         cause = self.run.cause
         limit = self.run.requested_memory if cause == "memory" else timeout
         # a cancelled job counts as killed by SIGTERM, however the shell reacted
@@ -8450,10 +8411,9 @@ class JobTask:
     async def _read_remaining_output(self) -> None:
         """Read the output of processes that outlive the shell, for a while.
 
-        For example, bash with `exec > >(tee log)` exits before tee has written most of the output.  Stop
-        after Pump.QUIET_SECONDS without output, after Pump.MAX_READING_SECONDS in all, or when these
-        processes are killed.  Only time with reading counts, so a slow console or an unreachable server,
-        which holds up all reading, loses no output.
+        For example, bash with `exec > >(tee log)` exits before tee has written most of the output. Only time
+        with reading counts, so a slow console or an unreachable server, which holds up all reading, loses no
+        output.
         """
         pump, run = self._runner.pump, self.run
         if not pump.has_writers(run):
@@ -8485,16 +8445,15 @@ class ExitStep(enum.IntEnum):
 class Runner:
     """Assigns jobs to slots: claims a job and starts a JobTask for it.
 
-    A Jobs object is the source of jobs and keeps results; the sinks receive the output.  The only file that
-    a Runner reads itself is the list of slots, a SlotFile.
+    A Jobs object is the source of jobs and keeps results; the sinks receive the output. The only file that a
+    Runner reads itself is the SlotFile.
 
     One loop starts all jobs (`_start_jobs`), so one claim is under way at a time, and only this loop makes
-    slots busy.  The loop takes an idle slot, claims a job, takes as many more slots as the job needs, and
-    starts the shell; a job that cannot get all slots is released.  Each job is in `tasks` from the claim
-    until the slots are free again.  Every event that concerns the loop sets `changed`: a job has finished,
-    slots come and go, a writer has caught up, the server has news, the runner drains.  Otherwise the loop
-    tries again after the time that the last claim returned.  The loop ends when the runner drains, no jobs
-    remain, or no slot will get a job.  Then the runner waits for running jobs.
+    slots busy. The loop takes an idle slot, claims a job, takes as many more slots as the job needs, and
+    starts the shell; a job that cannot get all slots is released. Each job is in `tasks` from the claim until
+    the slots are free again. Every event that concerns the loop sets `changed`; otherwise the loop tries
+    again after the time that the last claim returned. The loop ends when the runner drains, no jobs remain,
+    or no slot will get a job. Then the runner waits for running jobs.
     """
     MAX_BACKLOG_BYTES = 1 << 24         # of a writer; above this no jobs are started
     UNREACHABLE_STATUS = 255            # of ssh, if it cannot reach the host, or loses it
@@ -8507,11 +8466,11 @@ class Runner:
                  host: bytes, options: argparse.Namespace, say: Say, runner_stats: RunnerStats,
                  names: Sequence[str], slot_file: SlotFile | None, executor: FileExecutor,
                  memory: float, seconds_left: float | None) -> None:
-        """sinks: for runs that start from now on; the list can change.  writers: of console and files (see
-        Pump).  host: the name of this host, for the sinks.  names: of the slots.
+        """sinks: for runs that start from now on; the list can change. writers: of console and files (see
+        Pump).
 
-        slot_file: the file of these names, which can change; None: the names are not from a file.  memory:
-        bytes for all running jobs with memory=.  seconds_left: until all jobs are killed; None: no limit.
+        slot_file: None: the names are not from a file. memory: bytes for all running jobs with memory=.
+        seconds_left: until all jobs are killed; None: no limit.
         """
         self.jobs = jobs
         self.processes = processes
@@ -8564,7 +8523,6 @@ class Runner:
             self._report_why_jobs_remain()
 
     def _report_why_jobs_remain(self) -> None:
-        """Report why the runner exits although jobs remain."""
         if self.claim_error:
             self.say(f"{self.claim_error} (no more jobs were started)")
             self.runner_stats.had_errors = True
@@ -8576,7 +8534,7 @@ class Runner:
             self.runner_stats.had_errors = True
 
     def _has_only_broken_slots(self) -> bool:
-        """Return True if only BROKEN slots remain, which cannot reach the hosts (--slot-errors), or none.
+        """Return True if all slots are BROKEN: they cannot reach the hosts (--slot-errors).
 
         A slot whose name was removed from the slot file counts only if it is SPENT: with -1 it has had a job.
         """
@@ -8585,15 +8543,15 @@ class Runner:
 
     @property
     def each_slot_had_job(self) -> bool:
-        """Return True if all slots have had their one job (-1): then jobs remain on purpose."""
+        """Return True if all slots have had their one job (-1)."""
         return self.options.one_only and all(
             slot.use is Use.SPENT for slot in self.slots.values() if slot.listed
         )
 
     async def wait_unless_killed(self, awaitable: Awaitable[T]) -> T | None:
-        """Wait for the answer of a file system or server, and return it.
+        """Return the answer of a file system or server.
 
-        After a kill signal, wait MAX_ANSWER_SECONDS at most.  None: no answer; the call goes on.
+        After a kill signal, wait MAX_ANSWER_SECONDS at most. None: no answer; the call goes on.
         """
         future = asyncio.ensure_future(awaitable)
         while not future.done() and not self.kill_signal:
@@ -8602,7 +8560,7 @@ class Runner:
         return future.result() if future.done() else None
 
     def on_drain_signal(self, number: int) -> None:
-        """Drain because of signal `number`: start no more jobs and wait for running jobs."""
+        """Drain because of a signal."""
         self.signals.add_signal(kills_jobs=self.kill_signal != 0)
         self.say(
             f"{signal.Signals(number).name}: starting no more jobs, waiting for "
@@ -8611,7 +8569,7 @@ class Runner:
         self.drain()
 
     def on_kill_signal(self, number: int) -> None:
-        """Kill the jobs and exit, because of signal `number`.  A later INT ends the grace period."""
+        """Kill the jobs and exit, because of a signal. A later INT ends the grace period."""
         is_first = not self.kill_signal
         self.kill_signal = self.kill_signal or number
         self.signals.add_signal(kills_jobs=True)
@@ -8631,52 +8589,42 @@ class Runner:
 
     @property
     def _unsettled(self) -> int:
-        """Return the number of jobs that run or wait to run."""
         return sum(task.phase is not Phase.SETTLING for task in self.tasks.values())
 
     @property
     def draining(self) -> bool:
-        """Return True if the runner starts no more jobs."""
         return self._exit_step >= ExitStep.DRAINING
 
     def drain(self) -> None:
-        """Start no more jobs."""
         self._exit_step = max(self._exit_step, ExitStep.DRAINING)
         self.changed.set()
         for task in self.tasks.values():
             task.drain()
 
     def fail(self, why: str) -> None:
-        """Start no more jobs: none can be claimed any more."""
         self.claim_error = why
         self.drain()
 
     def kill_job(self, job: Job, cause: str = "stopped") -> None:
-        """Kill a job or keep it from starting, if it is ours.  cause: as for JobTask.kill()."""
+        """Kill a job or keep it from starting, if it is ours."""
         if job in self.tasks:
             self.tasks[job].kill(cause)
 
     def open_gate(self, job: Job) -> None:
-        """Start a job of a group; the shell waits at the gate."""
         if job in self.tasks:
             self.tasks[job].open_gate()
 
     def refuse_gate(self, job: Job) -> None:
-        """Keep a job of a group from starting if it has not passed the gate."""
         if job in self.tasks:
             self.tasks[job].refuse_gate()
 
     def kill_jobs(self) -> None:
-        """Kill all jobs, and start no more."""
         self.drain()
         for task in self.tasks.values():
             task.kill("stopped")
 
     async def _exit_if_results_hang(self) -> None:
-        """Exit after a kill signal, even if a file system that does not answer holds up results.
-
-        Once all runs have ended, the tasks (`_job_runs`) have MAX_RESULT_SECONDS to write the results.
-        """
+        """Exit after a kill signal, even if a file system that does not answer holds up results."""
         while self.runs:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.MAX_RESULT_SECONDS)
@@ -8685,7 +8633,7 @@ class Runner:
             future.cancel()
 
     async def _kill_lost_and_cancelled_jobs(self) -> None:
-        """Poll the lines of running jobs.  Kill a job that is lost to another runner or was cancelled."""
+        """Kill jobs that are lost to another runner or were cancelled."""
         while True:
             await asyncio.sleep(self.jobs.interval / 2)
             for job, cause in (await self.jobs.check_jobs()).items():
@@ -8694,7 +8642,6 @@ class Runner:
                 self.kill_job(job, cause)
 
     async def _tick_sinks(self) -> None:
-        """Call on_tick() of each sink once a second."""
         while True:
             await asyncio.sleep(1.0)
             for sink in {*self.sinks, *(sink for run in self.runs for sink in run.sinks)}:
@@ -8727,7 +8674,6 @@ class Runner:
             exceeding = exceeding_now
 
     def _drain_after_failures(self) -> None:
-        """Drain if --max-failed is reached."""
         count = self.runner_stats.bad_count
         if 0 < self.options.max_failed <= count and not self.draining:
             self.say(
@@ -8740,9 +8686,9 @@ class Runner:
     # -- slots -----------------------------------------------------------------------------------------------
 
     def _set_slots(self, names: Sequence[str]) -> None:
-        """Make one slot for each name in a list; slots with other names get no more jobs.
+        """Make one slot for each name; slots with other names get no more jobs.
 
-        `slots` has them by name and copy: a, a, b give the keys (a, 0), (a, 1), (b, 0).
+        The keys for a, a, b are (a, 0), (a, 1), (b, 0).
         """
         new_copies: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
         keys = dict.fromkeys((name, next(new_copies[name])) for name in names)
@@ -8756,34 +8702,29 @@ class Runner:
         self.changed.set()
 
     def _set_listed(self, slot: Slot, is_listed: bool) -> None:
-        """Record if the name of a slot is in the list.
-
-        A broken slot is no longer broken if the name is removed or returns.
-        """
+        """Record if a slot is listed. A broken slot is usable again if its name is removed or returns."""
         remains_listed = slot.listed and is_listed
         slot.listed = is_listed
         if slot.use is Use.BROKEN and not remains_listed:
             slot.use = self._use_if_reachable()
 
     def _remove_unlisted_slots(self) -> None:
-        """Remove the slots whose names are not in the list, except those with a job.
+        """Remove unlisted slots without a job.
 
-        With -1 also keep those that have had a job: if the name returns, it gets no second one.
+        With -1 keep those that have had a job: if the name returns, it gets no second one.
         """
         for key, slot in list(self.slots.items()):
             if not slot.listed and slot.use not in (Use.BUSY, Use.SPENT):
                 del self.slots[key]
 
     def _count_slots(self) -> None:
-        """Set `in_service`, after slots were added or retired."""
         self.in_service = sum(not slot.is_retired for slot in self.slots.values())
 
     def _use_if_reachable(self) -> Use:
-        """Return the use of a slot that has had a job: SPENT with -1, otherwise IDLE."""
+        """Return the use of a slot that has had a job."""
         return Use.SPENT if self.options.one_only else Use.IDLE
 
     async def _poll_slot_file(self) -> None:
-        """Update the slots after a change of the slot file."""
         while self._slot_file:
             await asyncio.sleep(self._slot_file.INTERVAL)
             try:
@@ -8797,7 +8738,7 @@ class Runner:
 
     @property
     def slot_count(self) -> int:
-        """Return the number of listed slots, in service or not."""
+        """Return the number of listed slots."""
         return sum(slot.listed for slot in self.slots.values())
 
     @property
@@ -8811,7 +8752,7 @@ class Runner:
         return Resources(self.in_service, self.memory)
 
     def _free_resources(self, reserved_slots: Sequence[Slot]) -> Resources:
-        """Return the slots and the memory that one job can get now, including slots reserved for it."""
+        """Return the resources that one job can get now, including slots reserved for it."""
         # a GROWING job has no process: it waits until more memory is free
         allocated_memory = sum(
             job.needs.memory for job, task in self.tasks.items() if task.phase is not Phase.GROWING
@@ -8828,10 +8769,7 @@ class Runner:
         return len(slots) == count
 
     def _release_slots(self, slots: Iterable[Slot], new_use: Use = Use.IDLE) -> None:
-        """Record the new use of slots after a job or a reservation.
-
-        IDLE: they can get the next job if listed; SPENT or BROKEN: they get no more.
-        """
+        """Record the new use of slots after a job or a reservation."""
         for slot in slots:
             slot.use = new_use
             if slot.idle:
@@ -8846,7 +8784,6 @@ class Runner:
             self.say(text)
 
     def _say_background(self, job: Job) -> None:
-        """Warn once about a job that puts itself into the background."""
         if BACKGROUND.match(job.command):
             self._say_once(
                 "background",
@@ -8875,7 +8812,7 @@ class Runner:
     async def _start_next_job(self) -> float | None:
         """Start the next run of a job that waits for memory; without one, claim and start a job.
 
-        Return the seconds to wait before the next attempt; None: until an event sets `changed`.
+        Return the seconds until the next attempt; None: wait for `changed`.
         """
         if self.pump.backlog > self.MAX_BACKLOG_BYTES:          # job output is written too slowly
             return 1.0
@@ -8885,7 +8822,7 @@ class Runner:
         return await self._claim_and_start_job()
 
     async def _claim_and_start_job(self) -> float | None:
-        """Reserve an idle slot, claim a job, and start it there.  Return as _start_next_job()."""
+        """Claim a job and start it on an idle slot. Return as _start_next_job()."""
         slots: list[Slot] = []
         if not self._add_idle_slots(slots, 1):
             return None
@@ -8899,7 +8836,7 @@ class Runner:
         return await self._start_claimed_job(claimed, slots)
 
     def _exit_if_no_job_can_follow(self, no_job: NoJob) -> None:
-        """After a claim that got no job: start no more jobs, if no later claim can get one."""
+        """After a claim that got no job: drain if no later claim can get one."""
         why_claims_fail = no_job.final_error         # '': they do not
         has_nothing_to_wait_for = no_job.retry_after is None
         if why_claims_fail:
@@ -8908,13 +8845,9 @@ class Runner:
             self.drain()
 
     async def _start_claimed_job(self, job: Job, slots: list[Slot]) -> float | None:
-        """Start a claimed job on a reserved slot and as many more as it needs, or release the job.
-
-        Return 0.0 if the next job can be claimed at once; None: no slot is idle.
-        """
+        """Start a claimed job, or release it if it cannot get enough slots. Return as _start_next_job()."""
         task = self.tasks[job] = JobTask(self, job, slots)
         if not self._add_idle_slots(slots, job.needs.slots) or not self.admit_or_drain(job):
-            # a signal came during the claim, or time or slots do not suffice
             self._release_slots(slots)
             await task.finish_job()             # restores the state from before the claim
             del self.tasks[job]
@@ -8936,9 +8869,9 @@ class Runner:
         return self.options.timeout if job_timeout is Unset.UNSET else job_timeout
 
     def admit_or_drain(self, job: Job) -> bool:
-        """Return True if the runner can start this job, False if it starts no more jobs.
+        """Return True if the runner can start this job.
 
-        If the timeout is longer than the remaining wall time, report that and start no more jobs.
+        If the timeout is longer than the remaining wall time, report that and drain.
         """
         timeout = self.timeout_of(job) or 0.0
         seconds_left = self.wall_end - self.loop.time()
@@ -8950,7 +8883,6 @@ class Runner:
         return not self.draining
 
     def _report_too_late(self, job: Job, timeout: float, seconds_left: float) -> None:
-        """Report that a job does not fit into the remaining wall time."""
         walltime = self.options.walltime
         hint = ""
         # with --walltime auto the next Slurm job can have more time
@@ -8980,10 +8912,7 @@ class Runner:
         self.changed.set()
 
     def _count_if_unreachable(self, task: JobTask) -> None:
-        """Count jobs in a row that could not reach the host of the slot: exit status 255 of ssh(1).
-
-        Any other result sets the count to 0.  Report a slot that has reached the limit (--slot-errors).
-        """
+        """Count jobs in a row that could not reach the host of the slot: exit status 255 of ssh(1)."""
         slot = task.run.slot
         is_unreachable = (
             task.run_result and not task.run_result.cause and task.run_result.code == self.UNREACHABLE_STATUS
@@ -8996,15 +8925,14 @@ class Runner:
             )
 
     def _is_unreachable(self, slot: Slot) -> bool:
-        """Return True if too many jobs of the slot in a row could not reach the host."""
         limit: int = self.options.slot_errors
         return 0 < limit <= slot.unreachable_jobs
 
     def _choose_next_use(self, slot: Slot, was_started: bool) -> Use:
-        """Return the use of a slot after a job: BROKEN (gets no more jobs), SPENT (one job only) or IDLE.
+        """Return the use of a slot after a job.
 
-        was_started: the job has run.  For a broken slot, reset the count of jobs that could not reach the
-        host: if the name returns to the list, the slot is used again.
+        For a broken slot, reset the count of jobs that could not reach the host: if the name returns to the
+        list, the slot is used again.
         """
         if self._is_unreachable(slot):
             slot.unreachable_jobs = 0
@@ -9015,7 +8943,7 @@ class Runner:
 
 
 def shell_error(error: OSError, host: bytes) -> str:
-    """Return why the shell that the error names cannot be started, for example 'no fish on alice'."""
+    """Return why a shell cannot be started, for example 'no fish on alice'."""
     shell = os.fsdecode(error.filename)
     is_there = os.path.exists(shell) if "/" in shell else shutil.which(shell)
     return f"{shell}: {error_text(error)}" if is_there else f"no {shell} on {os.fsdecode(host)}"
@@ -9055,7 +8983,7 @@ def block_stop_signals() -> None:
 
 
 def keep_descriptors_from_jobs() -> None:
-    """Keep jobs from inheriting descriptors above 2 that we inherited, such as from `flock 9` or make."""
+    """Keep jobs from inheriting descriptors that we inherited, such as from `flock 9`."""
     for fd in open_descriptors():
         if fd > 2:
             with contextlib.suppress(OSError):          # the descriptor that listed them is closed
@@ -9097,10 +9025,9 @@ def detach(ready_fd: int) -> None:
 
 
 def open_pid_file(path: str) -> int:
-    """Open or create the pid file, and lock it until we exit.  Return the descriptor.
+    """Open or create the pid file, and lock it until we exit. Return the descriptor.
 
-    Raise UsageError also if the file holds more than a number, which would be lost, or belongs to a live
-    process, which could not be found any more.
+    Refuse a file that holds more than a number, or belongs to a live process.
     """
     fd = open_record(path, os.O_RDWR | os.O_NOFOLLOW)
     head = read_head(fd, path, 32)
@@ -9141,9 +9068,9 @@ def fork_quietly() -> int:
 def exit_without_waiting(exit_status: int) -> None:
     """Exit although a thread waits for a file system that does not answer.
 
-    Python's exit would wait for the thread.  The kernel would also wait: on NFS the last close of a locked
-    file unlocks the file and waits for the answer.  So a child keeps all descriptors open until we have
-    exited, and then waits in our place; no process waits for the child.
+    Python's exit would wait for the thread. The kernel would also wait: on NFS the last close of a locked
+    file unlocks the file and waits for the answer. So a child keeps all descriptors open until we have
+    exited, and then waits in our place.
     """
     parent = os.getpid()
     child = fork_quietly()
@@ -9168,7 +9095,7 @@ AddArgument = Callable[..., Any]        # the type of an argument group's add_ar
 
 
 def check_runner_command(text: str) -> str:
-    """Check an option value (argparse type): a command that runs another, for example 'nice -n 19'."""
+    """Check an option value: a command that runs another, for example 'nice -n 19'."""
     try:
         words = shlex.split(text)
     except ValueError:                      # an open quote
@@ -9186,7 +9113,7 @@ def check_runner_command(text: str) -> str:
 
 
 def nonempty(text: str) -> str:
-    """Check an option value (argparse type): not empty, as "$UNSET" would be."""
+    """Check that an option value is not empty, as "$UNSET" would be."""
     if not text:
         raise argparse.ArgumentTypeError("is empty (give a name)")
     return text
@@ -9198,10 +9125,10 @@ def default_outdir(path: str) -> str:
 
 
 def check_owner(outdir: str, path: str) -> None:
-    """Raise UsageError if the default --outdir of a job file belongs to another user.  Raises OSError.
+    """Raise UsageError if the default --outdir belongs to another user. Raises OSError.
 
-    That user could read job output, or a link could lead us anywhere.  A runner trusts root and the owner of
-    the job file.
+    That user could read job output, or a link could lead us anywhere. Root and the owner of the job file are
+    trusted.
     """
     file_status = stat_or_none(path)
     owner = os.lstat(outdir).st_uid
@@ -9210,7 +9137,7 @@ def check_owner(outdir: str, path: str) -> None:
 
 
 def check_output_path(text: str) -> str:
-    """Check an option value (argparse type): an output file, which is not the lock file of a job file.
+    """Check an option value: an output file, which is not a lock file.
 
     Every program refuses a lock file with contents, and its job file.
     """
@@ -9223,12 +9150,11 @@ def check_output_path(text: str) -> str:
 
 
 def wall_time(text: str) -> float | str | None:
-    """Convert an option value (argparse type): a duration, or AUTO."""
     return AUTO if text == AUTO else duration(text)
 
 
 def job_file_path(text: str) -> str:
-    """Check an argument (argparse type): the path of a job file, not of a lock file."""
+    """Check an argument: the path of a job file."""
     if match := LOCK_FILE.fullmatch(os.path.basename(nonempty(text))):
         raise argparse.ArgumentTypeError(
             f"'{printable(text)}' is not a job file, but the lock file of {printable(match[1])}"
@@ -9237,7 +9163,7 @@ def job_file_path(text: str) -> str:
 
 
 def slot_names(text: str) -> str:
-    """Check an option value (argparse type): names such as 'a,b', or @ and a file."""
+    """Check an option value: names such as 'a,b', or @ and a file."""
     if not all(map(str.strip, text.split(","))) or text == "@" or "\n" in text:
         raise argparse.ArgumentTypeError(f"not a list of names: '{printable(text)}' (A,B,... or @FILE)")
     return text
@@ -9250,7 +9176,6 @@ JOB_VARIABLES = ("of a job: JOB_ID (the line), RUNMAKER4_SLOT, SLAVE_IP (the slo
 
 
 def add_running_options(add: AddArgument) -> None:
-    """Add the options of runner and client that select and count jobs."""
     add("-j", "--jobs", type=integer_between(0, 100_000), metavar="N",
         help="run N jobs at once, 0: one per CPU of this process")
     add("-r", "--retry", action="store_true", help="as --resume; also run failed jobs (!) again")
@@ -9292,7 +9217,6 @@ def add_time_limit_options(add: AddArgument) -> None:
 
 
 def add_record_options(add: AddArgument) -> None:
-    """Add the options for log file, output directory and job log."""
     add("-l", "--logfile", type=check_output_path, metavar="FILE",
         help="the last lines of every job; shared by all hosts")
     add(
@@ -9332,7 +9256,6 @@ def add_background(add: AddArgument) -> None:
 
 
 def add_general(parser: Parser) -> None:
-    """Add the last group in the help of every script."""
     add = parser.add_argument_group("general").add_argument
     add("--version", action="version", version=f"%(prog)s {VERSION}", help="print the version")
     add("-h", "--help", action="help", help="print this help")
@@ -9437,8 +9360,8 @@ class Program:
                     *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
         """Open the files for -l, --outdir and --joblog; None: the option was not given.
 
-        inputs: the job file and other files to read.  network: one of them is on a network file system.
-        presence_lock: the journal gets the number, so that readers can tell if this process lives.
+        network: one of `inputs` is on a network file system. presence_lock: tells readers of the journal if
+        this process lives.
         """
         options = self.options
         if options.no_records and options.outdir:
@@ -9466,7 +9389,7 @@ class Program:
         return logfile, outdir, joblog
 
     def _open_default_outdir(self, open_outdir: Callable[..., OutDir]) -> OutDir | None:
-        """Open FILE.out.  If that fails, report it and return None: the jobs run without records."""
+        """Open FILE.out; None: that failed, and the jobs run without records."""
         path = default_outdir(self.options.file)
         try:
             with contextlib.suppress(OSError):          # `open_outdir` reports it
@@ -9545,7 +9468,6 @@ class Program:
                 warn(f"{self.prog}: {file.path}: {problem} (the {file.kind} is incomplete)")
 
     def _print_background_hint(self) -> None:
-        """Report our process id in the background, how to stop us, and where messages go."""
         if getattr(self.options, "quiet", False):       # a server has no -q
             return
         pid = os.getpid()
@@ -9561,7 +9483,6 @@ class Program:
         )
 
     async def _run(self) -> int:
-        """Set up the event loop and call work().  Return the exit status."""
         self.loop = asyncio.get_running_loop()
         writer_class = Terminal if os.isatty(1) else Writer
         self.stdout = writer_class(1, self.loop, self._on_stdout_broken, self.on_writer_relieved)
@@ -9583,10 +9504,9 @@ class Program:
         raise NotImplementedError
 
     def _end_after_defect(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Report an unhandled exception, a defect of this program, and shut down.
+        """Report an unhandled exception (for the event loop), and shut down.
 
-        The event loop calls this.  Otherwise the program would go on without the failed task, for example
-        without the search for jobs.
+        Otherwise the program would go on without the failed task.
         """
         error = context.get("exception")
         # the loop also reports other problems, and exceptions of futures that no code awaits: these are known
@@ -9627,10 +9547,7 @@ class Program:
     # -- messages --------------------------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
-        """Print a line on stderr, such as 'runmaker4.py: runs.txt: TEXT' (runs.txt is the label).
-
-        Before the event loop runs there is no Writer for stderr, so write directly.
-        """
+        """Print a line with the label on stderr; before the event loop runs, without a Writer."""
         line = f"{self.label}: {text}"
         if self._is_loop_running:
             self.say_without_label(line)
@@ -9638,14 +9555,14 @@ class Program:
             warn(f"{self.prog}: {line}")
 
     def in_loop(self, function: Callable[..., None], *args: Any) -> None:
-        """Call a function in the loop's thread, perhaps from the executor's thread."""
+        """Call a function in the loop's thread, from any thread."""
         if self.executor.pool:
             self.loop.call_soon_threadsafe(function, *args)
         else:
             function(*args)
 
     def _on_error(self, text: str) -> None:
-        """Record that output or records were lost; report that MAX_MESSAGES_OF_A_KIND times."""
+        """Record that output or records were lost, and report that a few times."""
         self.runner_stats.had_errors = True
         self._error_count += 1
         if self._error_count <= self.MAX_MESSAGES_OF_A_KIND:
@@ -9653,7 +9570,6 @@ class Program:
             self.say_without_label(text + (" (more such messages are left out)" if is_last else ""))
 
     def say_without_label(self, text: str) -> None:
-        """Print a line on stderr, for example 'runmaker4.py: TEXT'."""
         self.stderr.write(os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
 
     def _on_stderr_broken(self, error: OSError) -> None:
@@ -9670,7 +9586,6 @@ class RunnerProgram(Program):
     """The common part of runmaker4.py and runmaker4-client.py: a Runner, for any source of jobs."""
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
-        """Check the options that runner and client share."""
         super().__init__(prog, label, options)
         self.slot_file: SlotFile | None = None
         self.slots = self._read_slot_names()
@@ -9688,10 +9603,7 @@ class RunnerProgram(Program):
         options.quiet |= options.plain
 
     def _read_slot_names(self) -> Sequence[str]:
-        """Return the names of the slots: '1', '2', ... for -j, or those of --slots.
-
-        For --slots @FILE, open the file and store it as `slot_file`.
-        """
+        """Return the names of the slots, and set `slot_file` for --slots @FILE."""
         count = self.options.jobs
         names = self.options.slots
         if not names:
@@ -9720,10 +9632,7 @@ class RunnerProgram(Program):
             self.say(f"Slurm ends this job within the margin of {margin}: no job is started")
 
     def console_sinks(self, file: JobReader | None, with_output: bool) -> list[Sink]:
-        """Return the sinks that print results and, with `with_output`, job output.
-
-        file: the job file; None: the server has it.
-        """
+        """Return the sinks that print results and output. file: None: the server has the job file."""
         options, is_dumb = self.options, os.environ.get("TERM") == "dumb"
         if options.plain:
             writers = {b"stdout": self.stdout, b"stderr": self.stderr}
@@ -9738,7 +9647,7 @@ class RunnerProgram(Program):
         return [Console(self.stdout, with_output)]
 
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
-        """Make the runner and install signal handlers.  files: the writer of files (see Pump)."""
+        """Make the runner and install signal handlers."""
         options = self.options
         processes = Processes(self.loop, self.signals, options.kill_after)
         writers = self.stdout, self.stderr, files
@@ -9762,7 +9671,7 @@ class RunnerProgram(Program):
             self.say("one at a time (-j0: as many as CPUs)")
 
     async def run_and_report(self, jobs: Jobs) -> int:
-        """Run the jobs, print the output and the closing line, and return the exit status."""
+        """Run the jobs, report, and return the exit status."""
         runner = self.runner
         if self.stderr.terminal and not self.options.quiet:
             self._print_terminal_hint()
@@ -9786,7 +9695,6 @@ class RunnerProgram(Program):
         return exit_status
 
     def _print_closing_line(self, summary: Summary | None, orphans: Sequence[int], seconds: float) -> None:
-        """Print the last line, such as '3 done in 12s'.  summary: None: the file's state is unknown."""
         reasons_command = failure_report_command(self.options)
         self.say(self.runner_stats.closing_line(
             summary, orphans, seconds, retry="-r", reasons_command=reasons_command
@@ -9797,7 +9705,6 @@ class App(RunnerProgram):
     """The program runmaker4.py: checks everything, then makes the parts and runs jobs."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """Check the options, the file systems and the job file."""
         super().__init__(PROG, options.file, options)
         self.host = one_line(self.host)         # for records; a client refuses other names
         self.path = options.file
@@ -9806,7 +9713,6 @@ class App(RunnerProgram):
         self._consumer = Consumer(
             os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory)
         )
-        # all files to read; network: one is on a network file system
         self._inputs = [self.path]
         self.network = self._mount.network
         if self.slot_file:
@@ -9835,10 +9741,7 @@ class App(RunnerProgram):
         return super().main()
 
     def _print_dry_run(self) -> None:
-        """Print the jobs that would run, and report the memory if a directive has memory=.
-
-        Raises UsageError, BrokenPipeError.
-        """
+        """Print the jobs that would run. Raises UsageError, BrokenPipeError."""
         file = JobReader(self.path, say=self.say, mount=self._mount)
         jobs = dry_run(file, self._consumer, self.memory)
         try:
@@ -9850,7 +9753,6 @@ class App(RunnerProgram):
             raise UsageError(f"{self.path}: {error_text(error)}") from None
 
     def _make_cursor(self, say: Say) -> Cursor:
-        """Open the job file, and return the cursor that finds and claims jobs."""
         return Cursor(
             JobQueue(JobFile(self.path, say=say, mount=self._mount, presence_lock=self._presence_lock)),
             [self._consumer],
@@ -9860,12 +9762,11 @@ class App(RunnerProgram):
         )
 
     async def work(self) -> int:
-        """Connect job file, outputs and runner, and run the jobs.  Return the exit status."""
+        """Run the jobs. Return the exit status."""
         say = functools.partial(self.in_loop, self.say)
         reader = JobReader(self.path, say=say, mount=self._mount)
         jobs = FileJobs(self._make_cursor(say), reader, self.executor, self._consumer)
         logfile_sink, outdir_sink, joblog_sink = self._record_sinks
-        # the log file gets the last lines of each job; the console need not print them
         console = self.console_sinks(reader, with_output=not logfile_sink)
         sinks: list[Sink] = [*console, *filter(None, (logfile_sink, outdir_sink, joblog_sink))]
         self.make_runner(jobs, sinks, self.executor)
@@ -10029,7 +9930,7 @@ class Message:
         return value
 
     def text(self, name: str, max_length: int = MAX_FRAME_BYTES) -> str:
-        """Return a text field; raise WireError if it is too long, or to_bytes() cannot convert it."""
+        """Return a text field."""
         value = self._string(name, max_length)
         if not value.isascii():
             to_bytes(value)                     # only a check
@@ -10039,14 +9940,12 @@ class Message:
         return to_bytes(self._string(name, MAX_FRAME_BYTES))
 
     def hexadecimal(self, name: str, digits: int = 32) -> str:
-        """Return a field of exactly `digits` hexadecimal digits."""
         value = self.text(name, digits)
         if not re.fullmatch(f"[0-9a-f]{{{digits}}}", value):
             raise WireError(f"{name}: not {digits} hexadecimal digits")
         return value
 
     def integer(self, name: str, most: int = MAX_INTEGER, least: int = 0) -> int:
-        """Return a field that is an integer from `least` to `most`."""
         value = self.fields.get(name)
         if type(value) is not int or not least <= value <= most:
             raise WireError(f"{name}: not a valid whole number")
@@ -10060,7 +9959,6 @@ class Message:
         return self.integer(name, MAX_PID)
 
     def seconds(self, name: str) -> float:
-        """Return a field that is a time or duration in seconds."""
         value = self.fields.get(name)
         if (isinstance(value, bool) or not isinstance(value, (int, float))
                 or not 0 <= value <= MAX_TIME_SECONDS):
@@ -10071,7 +9969,6 @@ class Message:
         return None if self.fields.get(name, 0) is None else self.seconds(name)
 
     def timeout(self, name: str) -> float | Unset | None:
-        """Return a timeout from its encode_timeout() form."""
         seconds = self.seconds_or_none(name)
         return Unset.UNSET if seconds == 0 else seconds
 
@@ -10274,10 +10171,10 @@ class Channel:
         return True
 
     def _make_certificate_message(self) -> Message | None:
-        """Return the hash of the peer's TLS certificate, as if it had come in a message; None: not yet known.
+        """Return the hash of the peer's TLS certificate as a message; None: not yet known.
 
-        During the TLS handshake only OpenSSL exchanges bytes, so no message of ours comes.  This one lets the
-        table of handshake steps (STEPS) handle the result like all others.
+        During the TLS handshake no message of ours comes. This one lets STEPS handle the result like all
+        others.
         """
         certificate_hash = self._encryption.certificate_hash()
         return Message({"certificate": certificate_hash}) if certificate_hash else None
@@ -10314,7 +10211,6 @@ class Channel:
         return hmac.digest(self._token, text.encode("ascii"), "sha256").hex()
 
     def _is_proved(self, message: Message, label: str) -> bool:
-        """Return True if a message has the proof for this label."""
         return hmac.compare_digest(self._proof(label).encode("ascii"), message.data("proof"))
 
 
@@ -10335,8 +10231,7 @@ class ServerChannel(Channel):
         self._add_handshake_message(runmaker4=WIRE_VERSION, nonce=self._own_nonce)
 
     def _answer_client(self, message: Message) -> None:
-        """Check the client's version and proof of the token; then send our proof, and start TLS (steps 2, 3).
-        """
+        """Check the client's version and proof, send our proof, and start TLS (steps 2, 3)."""
         if message.integer("runmaker4") != WIRE_VERSION:
             self._refuse("version")
         self._both_nonces = self._own_nonce + message.hexadecimal("nonce")
@@ -10349,7 +10244,6 @@ class ServerChannel(Channel):
         self._start_tls(server_side=True)
 
     def _refuse(self, cause: str) -> NoReturn:
-        """Send the cause to the client, and raise RefusedError."""
         self._add_handshake_message(error=cause)
         self._clear_text = self.take_outgoing()
         raise RefusedError(self.REFUSALS[cause])
@@ -10376,10 +10270,7 @@ class ClientChannel(Channel):
         self.file_id = ""                           # F
 
     def _answer_challenge(self, message: Message) -> None:
-        """Prove to the server that we know the token, and challenge the server (step 2).
-
-        message: step 1, with the server's version and challenge.
-        """
+        """Prove to the server that we know the token, and challenge the server (step 2)."""
         self._check_refusal(message)
         version = message.integer("runmaker4")          # of the protocol
         if version != WIRE_VERSION:
@@ -10390,10 +10281,7 @@ class ClientChannel(Channel):
         )
 
     def _check_server_and_start_tls(self, message: Message) -> None:
-        """Start TLS if the server has proved that it knows the token, and serves the required file.
-
-        message: step 3, the server's answer to our challenge.
-        """
+        """Start TLS if the server knows the token and serves the required file (step 3)."""
         self._check_refusal(message)
         certificate_hash = message.hexadecimal("certificate", 64)
         file_id = message.hexadecimal("file")
@@ -10408,16 +10296,12 @@ class ClientChannel(Channel):
         self._start_tls(server_side=False)
 
     def _check_certificate_and_confirm(self, message: Message) -> None:
-        """Make sure that TLS ends at the server; then prove to the server that TLS ends here (step 5).
-
-        message: the hash of the certificate in TLS.  It must be the one of step 3.
-        """
+        """Make sure that TLS ends at the server; then prove that TLS ends here (step 5)."""
         if message.hexadecimal("certificate", 64) != self._certificate_hash:
             raise WireError("TLS does not end at the server")
         self._add_handshake_message(proof=self._proof("confirmed"))
 
     def _check_refusal(self, message: Message) -> None:
-        """Raise RefusedError if the server has sent an error."""
         if "error" in message.fields:
             raise RefusedError(self.REFUSALS.get(message.text("error", 64), "refused"))
 
@@ -10469,7 +10353,7 @@ class Link:
             self.loop.call_soon(self.flush)
 
     def post(self, message: dict[str, Any]) -> bool:
-        """Send a message within 20 ms, together with others; return False if we are closing."""
+        """Send a message within 20 ms; return False if we are closing."""
         if self.closing or self.transport.is_closing():
             return False                    # disconnected() will handle that
         self.channel.send(message)
@@ -10551,7 +10435,6 @@ class Link:
 
 
 def token_path() -> str:
-    """Return the path of the server's token file: ~/.runmaker4.token."""
     return os.path.join(os.path.expanduser("~"), ".runmaker4.token")
 
 
