@@ -7628,7 +7628,6 @@ class RunnerStats:
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
 
     def add_result(self, job: Job, state: bytes) -> None:
-        """Count a job by the state of the line after the run."""
         self.done += state == DONE
         self.failed += state == FAILED
         self.error_count += state == ERROR
@@ -7734,8 +7733,7 @@ class Backlogged(Protocol):
 class Pump:
     """Moves job output from the pipes to the sinks; reads nothing while a writer's backlog is large.
 
-    The pipes of a job are watched only after 10 ms: most short jobs have then ended, and remaining output is
-    read when a job ends.
+    The pipes of a job are watched only after 10 ms: most short jobs have then ended.
     """
     WATCH_AFTER_SECONDS = 0.01
     MAX_READ_BYTES = 1 << 18            # by one read(2)
@@ -7757,18 +7755,17 @@ class Pump:
 
     @property
     def backlog(self) -> int:
-        """Return the largest backlog of a writer in bytes."""
         return max(writer.backlog for writer in self._writers)
 
     def watch_soon(self, run: Run) -> None:
-        """Watch the pipes of a run that has just started, once it is old enough."""
+        """Watch the pipes of a run once it is old enough."""
         self.runs.add(run)
         if not self._timer:
             self._timer = self._loop.call_later(self.WATCH_AFTER_SECONDS, self._watch_long_runs)
 
     @staticmethod
     def has_writers(run: Run) -> bool:
-        """Return True if a process still holds the other end of a pipe of the run: more output can come."""
+        """Return True if a process still holds a pipe of the run: more output can come."""
         poll = select.poll()
         fds = [stream.fd for stream in run.streams if stream.fd is not None]
         for fd in fds:
@@ -7776,7 +7773,7 @@ class Pump:
         return len(poll.poll(0)) < len(fds)
 
     def watch_with_event(self, run: Run, on_data: asyncio.Event) -> None:
-        """Watch the pipes of a run, and set `on_data` whenever one is readable."""
+        """Watch the pipes of a run, and set `on_data` when one is readable."""
         self._data_events[run] = on_data
         self._watch(run)
 
@@ -7789,7 +7786,7 @@ class Pump:
         return self._paused_at < math.inf
 
     def finish_reading(self, run: Run) -> None:
-        """Read the remaining data from the pipes of a run that has ended, and close the pipes.
+        """Read the remaining data of a run that has ended, and close the pipes.
 
         Background processes can keep a pipe open, so do not wait for end of file.
         """
@@ -7813,10 +7810,7 @@ class Pump:
             self._on_resumed()
 
     def _watch_long_runs(self) -> None:
-        """Watch the pipes of all runs that have lasted for WATCH_AFTER_SECONDS.
-
-        If there are younger runs, set a timer for the oldest of them.  So one timer serves many short jobs.
-        """
+        """Watch the pipes of runs that are old enough.  One timer serves all younger ones."""
         now = self._loop.time()
         young_start_times = [
             run.started for run in self.runs if now - run.started < self.WATCH_AFTER_SECONDS
@@ -7830,7 +7824,6 @@ class Pump:
                 self._watch(run)
 
     def _watch(self, run: Run) -> None:
-        """Call _on_readable() when data comes; not while reading is paused."""
         for stream in run.streams:
             if stream.fd is not None and not stream.watched and not self._paused:
                 stream.watched = True
@@ -7842,7 +7835,7 @@ class Pump:
             self._loop.remove_reader(stream.fd)
 
     def _on_readable(self, run: Run, stream: Stream, fd: int) -> None:
-        """Read from a pipe, or close it at end of file; pause all reading if the backlog is large."""
+        """Read from a pipe; pause all reading if the backlog is large."""
         if run in self._data_events:
             self._data_events[run].set()
         data = os.read(fd, self.MAX_READ_BYTES)
@@ -7870,10 +7863,10 @@ class StopSignals:
     """Remembers when the runner got stop signals, which can also have killed jobs.
 
     Slurm, systemd and Ctrl-C in some programs signal the runner and the jobs, in any order, and a process
-    cannot see which others got a signal. So a job counts as interrupted rather than failed if, within
+    cannot see which others got a signal.  So a job counts as interrupted rather than failed if, within
     TOGETHER_SECONDS of a stop signal of the runner, it dies of such a signal or exits with 128 plus the
-    signal number (as srun does). Any failure within TOGETHER_SECONDS after a signal that kills all jobs
-    counts as interrupted. While the runner only drains, jobs can fail.
+    signal number (as srun does).  Any failure within TOGETHER_SECONDS after a signal that kills all jobs
+    counts as interrupted.  While the runner only drains, jobs can fail.
     """
     TOGETHER_SECONDS = 1.0
 
@@ -7884,7 +7877,6 @@ class StopSignals:
         self._next_signal: asyncio.Future[None] = loop.create_future()
 
     def add_signal(self, kills_jobs: bool) -> None:
-        """Record a signal that came now."""
         self._signals.append((self._loop.time(), kills_jobs))
         self._next_signal.set_result(None)
         self._next_signal = self._loop.create_future()
@@ -7913,7 +7905,7 @@ class StopSignals:
     async def find_out_if_interrupted(self, run_result: RunResult, exited_at: float) -> bool:
         """Return was_interrupted(), once that is certain.
 
-        If the run died of a stop signal, the runner can get the same signal a moment later. So wait for it
+        If the run died of a stop signal, the runner can get the same signal a moment later.  So wait for it
         until a second after the exit.
         """
         seconds_left = exited_at + self.TOGETHER_SECONDS - self._loop.time()
@@ -8079,7 +8071,7 @@ class JobTask:
         self._enter_phase(Phase.READING_ON)     # processes of the job can still write output
 
     def restart_if_memory_is_free(self, free: Resources) -> bool:
-        """Let a job in the phase GROWING run again. Return False if less memory is free than it needs."""
+        """Let a job in the phase GROWING run again.  Return False if less memory is free than it needs."""
         if free.memory < self.job.needs.memory:
             return False
         self._enter_phase(Phase.STARTING)
@@ -8097,7 +8089,7 @@ class JobTask:
         self._gate_fd = None
 
     def _kill_processes(self, cause: str) -> None:
-        """Begin to kill the processes of the run. `cause` becomes the result if the shell still runs."""
+        """Begin to kill the processes of the run.  `cause` becomes the result if the shell still runs."""
         assert self._shell
         if not self._kill_task:
             if self.phase is Phase.RUNNING:
@@ -8106,7 +8098,7 @@ class JobTask:
             self._wake_event.set()
 
     async def _kill_tree(self, shell: Child) -> None:
-        """Kill the processes of the run.  If some do not die, count the shell as killed."""
+        """Kill the processes of the run.  If some do not die, the shell counts as killed."""
         undying = await self._runner.processes.kill_tree(shell)
         if undying:
             self._say(f"these processes do not die: {', '.join(map(str, undying))}")
@@ -8115,10 +8107,10 @@ class JobTask:
     # -- the life of a job -----------------------------------------------------------------------------------
 
     async def run_until_settled(self) -> None:
-        """Wait for the run that start() has begun, run the job again if it must, and write the final state.
+        """Wait for the run, run the job again if it must, and write the final state.
 
-        A run that lacked memory is repeated with the next larger size of memory=, if there is one, and is
-        then no failure.  After any other failure the job runs again if --retries allows it.
+        A run that lacked memory is no failure if memory= lists a larger size: that is tried next.  After any
+        other failure --retries applies.
         """
         failures = 0
         while self._shell:                      # None: start() has started none
@@ -8186,7 +8178,7 @@ class JobTask:
     # -- running again ---------------------------------------------------------------------------------------
 
     async def _wait_for_more_memory(self, larger_needs: Resources) -> bool:
-        """Wait until the job can run with the next larger size of memory=. Return False if it must not."""
+        """Wait until the job can run with the next larger size of memory=.  Return False if it must not."""
         if larger_needs.memory > self._runner.memory:
             size, available = memory_text(larger_needs.memory), memory_text(self._runner.memory)
             self._say(f"{self.job.result_text}; does not run again with {size}: there are {available} here")
@@ -8195,7 +8187,7 @@ class JobTask:
         return self._runner.admit_or_drain(self.job) and await self._wait_until_memory_is_free()
 
     async def _wait_until_memory_is_free(self) -> bool:
-        """Wait until the job can run again; it keeps the slots. Return False if it must not."""
+        """Wait until the job can run again; it keeps the slots.  Return False if it must not."""
         self._enter_phase(Phase.GROWING)
         self._runner.changed.set()              # the memory of the last run is free
         while self.phase is Phase.GROWING and self._can_start:
@@ -8216,7 +8208,7 @@ class JobTask:
     # -- starting a shell ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the shell of the run, unless the job must not start. On failure the state is ERROR."""
+        """Start the shell of the run, unless the job must not start.  On failure the state is ERROR."""
         if not self.job.gated:
             self._announce_start()
         error = command_error(self.job.command)
@@ -8239,7 +8231,7 @@ class JobTask:
                 sink.on_no_result(self.run)
 
     async def _try_to_start(self) -> tuple[str, bool]:
-        """Try to start the shell, unless the job must not start any more.
+        """Try to start the shell, unless the job must not start.
 
         Return the reason of a failure ('': none), and True if another attempt can succeed.
         """
@@ -8269,7 +8261,7 @@ class JobTask:
     def _spawn_shell(self, lock_fd: int | None) -> None:
         """Start the shell with pipes for output and, for a job of a group, the gate.
 
-        lock_fd: has the job lock, which the shell inherits; None: there is none. Raises OSError, ValueError.
+        lock_fd: has the job lock, which the shell inherits; None: there is none.  Raises OSError, ValueError.
         """
         run, has_gate = self.run, self.job.gated
         stream_names = [b"stdout", b"stderr"] if run.sinks else []      # without sinks output has no reader
@@ -8300,10 +8292,7 @@ class JobTask:
 
     @staticmethod
     def _open_pipes(names: Iterable[bytes]) -> tuple[dict[bytes, int], dict[bytes, int]]:
-        """Open a pipe for each name.  Return our ends and the shell's ends, each by name.
-
-        The shell reads from the pipe b"gate", and writes to the others.
-        """
+        """Open a pipe for each name.  Return our ends and the shell's ends, by name."""
         our_fds: dict[bytes, int] = {}
         shell_fds: dict[bytes, int] = {}
         try:
@@ -8331,7 +8320,6 @@ class JobTask:
         return environ
 
     def _shell_and_command(self) -> tuple[str, bytes]:
-        """Return the shell to start and the command for it."""
         settings, wrapper = self.job.settings, self._runner.options.runner
         if not wrapper:
             return settings.shell, self.job.command
@@ -8411,7 +8399,7 @@ class JobTask:
     async def _read_remaining_output(self) -> None:
         """Read the output of processes that outlive the shell, for a while.
 
-        For example, bash with `exec > >(tee log)` exits before tee has written most of the output. Only time
+        For example, bash with `exec > >(tee log)` exits before tee has written most of the output.  Only time
         with reading counts, so a slow console or an unreachable server, which holds up all reading, loses no
         output.
         """
@@ -8445,15 +8433,15 @@ class ExitStep(enum.IntEnum):
 class Runner:
     """Assigns jobs to slots: claims a job and starts a JobTask for it.
 
-    A Jobs object is the source of jobs and keeps results; the sinks receive the output. The only file that a
+    A Jobs object is the source of jobs and keeps results; the sinks receive the output.  The only file that a
     Runner reads itself is the SlotFile.
 
     One loop starts all jobs (`_start_jobs`), so one claim is under way at a time, and only this loop makes
-    slots busy. The loop takes an idle slot, claims a job, takes as many more slots as the job needs, and
-    starts the shell; a job that cannot get all slots is released. Each job is in `tasks` from the claim until
-    the slots are free again. Every event that concerns the loop sets `changed`; otherwise the loop tries
-    again after the time that the last claim returned. The loop ends when the runner drains, no jobs remain,
-    or no slot will get a job. Then the runner waits for running jobs.
+    slots busy.  The loop takes an idle slot, claims a job, takes as many more slots as the job needs, and
+    starts the shell; a job that cannot get all slots is released.  Each job is in `tasks` from the claim
+    until the slots are free again.  Every event that concerns the loop sets `changed`; otherwise the loop
+    tries again after the time that the last claim returned.  The loop ends when the runner drains, no jobs
+    remain, or no slot will get a job.  Then the runner waits for running jobs.
     """
     MAX_BACKLOG_BYTES = 1 << 24         # of a writer; above this no jobs are started
     UNREACHABLE_STATUS = 255            # of ssh, if it cannot reach the host, or loses it
@@ -8551,7 +8539,7 @@ class Runner:
     async def wait_unless_killed(self, awaitable: Awaitable[T]) -> T | None:
         """Return the answer of a file system or server.
 
-        After a kill signal, wait MAX_ANSWER_SECONDS at most. None: no answer; the call goes on.
+        After a kill signal, wait MAX_ANSWER_SECONDS at most.  None: no answer; the call goes on.
         """
         future = asyncio.ensure_future(awaitable)
         while not future.done() and not self.kill_signal:
@@ -8560,7 +8548,6 @@ class Runner:
         return future.result() if future.done() else None
 
     def on_drain_signal(self, number: int) -> None:
-        """Drain because of a signal."""
         self.signals.add_signal(kills_jobs=self.kill_signal != 0)
         self.say(
             f"{signal.Signals(number).name}: starting no more jobs, waiting for "
@@ -8569,7 +8556,7 @@ class Runner:
         self.drain()
 
     def on_kill_signal(self, number: int) -> None:
-        """Kill the jobs and exit, because of a signal. A later INT ends the grace period."""
+        """Kill the jobs and exit, because of a signal.  A later INT ends the grace period."""
         is_first = not self.kill_signal
         self.kill_signal = self.kill_signal or number
         self.signals.add_signal(kills_jobs=True)
@@ -8702,7 +8689,7 @@ class Runner:
         self.changed.set()
 
     def _set_listed(self, slot: Slot, is_listed: bool) -> None:
-        """Record if a slot is listed. A broken slot is usable again if its name is removed or returns."""
+        """Record if a slot is listed.  A broken slot is usable again if its name is removed or returns."""
         remains_listed = slot.listed and is_listed
         slot.listed = is_listed
         if slot.use is Use.BROKEN and not remains_listed:
@@ -8738,7 +8725,6 @@ class Runner:
 
     @property
     def slot_count(self) -> int:
-        """Return the number of listed slots."""
         return sum(slot.listed for slot in self.slots.values())
 
     @property
@@ -8778,7 +8764,6 @@ class Runner:
                 self._count_slots()
 
     def _say_once(self, subject: str, text: str) -> None:
-        """Print a message, unless one about this subject was printed before."""
         if subject not in self._printed_subjects:
             self._printed_subjects.add(subject)
             self.say(text)
@@ -8792,7 +8777,6 @@ class Runner:
             )
 
     async def _start_jobs(self) -> None:
-        """Start jobs on idle slots until the runner drains or no slot will get a job."""
         while not self._is_finished():
             self.changed.clear()                # before the claim, to miss no event during it
             pause = await self._start_next_job()
@@ -8822,7 +8806,7 @@ class Runner:
         return await self._claim_and_start_job()
 
     async def _claim_and_start_job(self) -> float | None:
-        """Claim a job and start it on an idle slot. Return as _start_next_job()."""
+        """Claim a job and start it on an idle slot.  Return as _start_next_job()."""
         slots: list[Slot] = []
         if not self._add_idle_slots(slots, 1):
             return None
@@ -8845,7 +8829,7 @@ class Runner:
             self.drain()
 
     async def _start_claimed_job(self, job: Job, slots: list[Slot]) -> float | None:
-        """Start a claimed job, or release it if it cannot get enough slots. Return as _start_next_job()."""
+        """Start a claimed job, or release it if it cannot get enough slots.  Return as _start_next_job()."""
         task = self.tasks[job] = JobTask(self, job, slots)
         if not self._add_idle_slots(slots, job.needs.slots) or not self.admit_or_drain(job):
             self._release_slots(slots)
@@ -8898,8 +8882,7 @@ class Runner:
     async def _run_to_end(self, task: JobTask) -> None:
         """Run a started job until it is settled, count it, and release the slots.
 
-        After an exception (a defect) the slots stay busy: otherwise the loop could start another job before
-        everything is stopped.
+        After an exception (a defect) the slots stay busy, so the loop starts no other job there.
         """
         await task.run_until_settled()
         if task.state != NEW:
@@ -8952,9 +8935,9 @@ def shell_error(error: OSError, host: bytes) -> str:
 def wrap_in_runner(runner: bytes, shell: str, command: bytes) -> bytes:
     """Return the command that makes `runner` run a job, for example `nice -n 19 /bin/sh -c 'echo 1'`.
 
-    The local shell parses the words after the runner, so they are quoted once; and once more for each ssh,
-    which joins arguments to one string that a shell on the other host parses again.  A job that begins with -
-    or + gets a leading blank; otherwise the shell would take it for an option.
+    The words after the runner are quoted once for the local shell, and once more for each ssh, which joins
+    arguments to one string that another shell parses.  A job that begins with - or + gets a leading blank;
+    otherwise the shell would take it for an option.
     """
     job = b" " + command if command[:1] in (b"-", b"+") else command
     words = [os.fsencode(shell), b"-c", job]
@@ -8993,9 +8976,8 @@ def keep_descriptors_from_jobs() -> None:
 def go_into_background() -> int:
     """Leave terminal and session (daemon(7)), but not the directory, in which the jobs must run.
 
-    The original process waits until detach() is called with the returned descriptor; if we exit before, it
-    exits with status 2.  Without this wait, the exit of a session leader (ssh -t) would send us SIGHUP before
-    we have left that session.
+    The original process waits for detach(); if we exit before, it exits with status 2.  Without this wait,
+    the exit of a session leader (ssh -t) would send us SIGHUP before we have left that session.
     """
     read_fd, ready_fd = os.pipe()
     # a child does not inherit pending signals, which are for the process that runs the jobs
@@ -9013,8 +8995,8 @@ def go_into_background() -> int:
 
 
 def detach(ready_fd: int) -> None:
-    """Redirect descriptors 0 to 2 to /dev/null, except regular files.  Then let the original process, which
-    waits in go_into_background(), exit with status 0.
+    """Redirect descriptors 0 to 2 to /dev/null, except regular files.  Then release the process that waits in
+    go_into_background().
     """
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
@@ -9025,7 +9007,7 @@ def detach(ready_fd: int) -> None:
 
 
 def open_pid_file(path: str) -> int:
-    """Open or create the pid file, and lock it until we exit. Return the descriptor.
+    """Open or create the pid file, and lock it until we exit.  Return the descriptor.
 
     Refuse a file that holds more than a number, or belongs to a live process.
     """
@@ -9068,8 +9050,8 @@ def fork_quietly() -> int:
 def exit_without_waiting(exit_status: int) -> None:
     """Exit although a thread waits for a file system that does not answer.
 
-    Python's exit would wait for the thread. The kernel would also wait: on NFS the last close of a locked
-    file unlocks the file and waits for the answer. So a child keeps all descriptors open until we have
+    Python's exit would wait for the thread.  The kernel would also wait: on NFS the last close of a locked
+    file unlocks the file and waits for the answer.  So a child keeps all descriptors open until we have
     exited, and then waits in our place.
     """
     parent = os.getpid()
@@ -9125,9 +9107,9 @@ def default_outdir(path: str) -> str:
 
 
 def check_owner(outdir: str, path: str) -> None:
-    """Raise UsageError if the default --outdir belongs to another user. Raises OSError.
+    """Raise UsageError if the default --outdir belongs to another user.  Raises OSError.
 
-    That user could read job output, or a link could lead us anywhere. Root and the owner of the job file are
+    That user could read job output, or a link could lead us anywhere.  Root and the owner of the job file are
     trusted.
     """
     file_status = stat_or_none(path)
@@ -9308,7 +9290,7 @@ def as_argument(path: str) -> str:
 
 
 def run_loop(coroutine: Coroutine[Any, Any, int]) -> int:
-    """Run a coroutine like asyncio.run(), but without waiting at the end for a name resolver that hangs."""
+    """Run a coroutine like asyncio.run(), but do not wait for a name resolver that hangs."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     gc.enable()
@@ -9402,7 +9384,7 @@ class Program:
             return None
 
     def _make_executor(self, has_network_input: bool) -> FileExecutor:
-        """Return the executor for file operations: with a thread if a network file system can block them."""
+        """Return an executor, with a thread if a network file system can block."""
         outdir = "" if self.options.no_records else self.options.outdir or default_outdir(self.options.file)
         record_paths = self.options.logfile, outdir, self.options.joblog
         needs_thread = has_network_input or any(find_mount(path).network for path in record_paths if path)
@@ -9410,7 +9392,7 @@ class Program:
         return FileExecutor(needs_thread, self.on_writer_relieved, on_message)
 
     def _check_paths_differ(self, inputs: Iterable[str]) -> None:
-        """Raise UsageError if an output file is also an input, or the file of another output option."""
+        """Raise UsageError if an output file is also an input or another output."""
         options = self.options
         output_paths = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
         paths_and_uses = [(path, "read") for path in inputs]
@@ -9423,7 +9405,7 @@ class Program:
             uses[real_path] = use
 
     def main(self) -> int:
-        """Do the work of this program, with -d in the background.  Return the exit status."""
+        """Do the work of this program, with -d in the background."""
         has_pid_file = self._prepare_process()
         try:
             exit_status = run_loop(self._run())
@@ -9436,10 +9418,7 @@ class Program:
         return exit_status
 
     def _prepare_process(self) -> bool:
-        """Go into the background with -d, write the pid file and redirect stderr (--errors).
-
-        Return True if there is a pid file.
-        """
+        """Handle -d, --pidfile and --errors.  Return True if there is a pid file."""
         options = self.options
         errors_fd = pid_fd = ready_fd = None
         if options.errors:
@@ -9461,7 +9440,6 @@ class Program:
         return pid_fd is not None
 
     def _report_incomplete_records(self) -> None:
-        """Report files that lack records: after a signal the program does not wait for all."""
         for file in self.executor.files:
             if file.kept:
                 problem = "the file system does not answer" if self.executor.pending else file.obstacle
@@ -9500,7 +9478,6 @@ class Program:
             self.signals.ignore_from_now_on()
 
     async def work(self) -> int:
-        """Do the work of this program.  Return the exit status."""
         raise NotImplementedError
 
     def _end_after_defect(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -9539,7 +9516,7 @@ class Program:
         self.signals.dispatch()             # signals that were blocked, before any job is started
 
     async def print_remaining(self, writer: Writer, is_hurried: Callable[[], bool]) -> None:
-        """Wait until all is printed; once is_hurried() (after a signal), two seconds at most."""
+        """Wait until all is printed; once is_hurried(), two seconds at most."""
         while writer.backlog and not is_hurried():
             await writer.drain(0.5)
         await writer.drain(2.0)
@@ -9620,12 +9597,12 @@ class RunnerProgram(Program):
         return self.slot_file.names
 
     def seconds_left(self) -> float | None:
-        """Return the seconds until all jobs must end; None: no limit.  Raises UsageError."""
+        """Return the seconds until all jobs must end; None: no limit."""
         walltime: float | str | None = self.options.walltime
         return slurm_seconds_left(self.options.kill_after) if isinstance(walltime, str) else walltime
 
     def check_slurm_time_limit(self) -> None:
-        """With --walltime auto report if no time is left.  Raises UsageError if the limit is unknown."""
+        """With --walltime auto report if no time is left."""
         seconds = self.seconds_left()
         if self.options.walltime == AUTO and seconds is not None and seconds <= 0:
             margin = human_time(slurm_margin(self.options.kill_after))
@@ -9647,7 +9624,6 @@ class RunnerProgram(Program):
         return [Console(self.stdout, with_output)]
 
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
-        """Make the runner and install signal handlers."""
         options = self.options
         processes = Processes(self.loop, self.signals, options.kill_after)
         writers = self.stdout, self.stderr, files
@@ -9741,7 +9717,7 @@ class App(RunnerProgram):
         return super().main()
 
     def _print_dry_run(self) -> None:
-        """Print the jobs that would run. Raises UsageError, BrokenPipeError."""
+        """Print the jobs that would run.  Raises UsageError, BrokenPipeError."""
         file = JobReader(self.path, say=self.say, mount=self._mount)
         jobs = dry_run(file, self._consumer, self.memory)
         try:
@@ -9762,7 +9738,6 @@ class App(RunnerProgram):
         )
 
     async def work(self) -> int:
-        """Run the jobs. Return the exit status."""
         say = functools.partial(self.in_loop, self.say)
         reader = JobReader(self.path, say=say, mount=self._mount)
         jobs = FileJobs(self._make_cursor(say), reader, self.executor, self._consumer)
@@ -9930,7 +9905,6 @@ class Message:
         return value
 
     def text(self, name: str, max_length: int = MAX_FRAME_BYTES) -> str:
-        """Return a text field."""
         value = self._string(name, max_length)
         if not value.isascii():
             to_bytes(value)                     # only a check
@@ -10003,10 +9977,7 @@ class Message:
 
 
 def tls_context(server_side: bool) -> ssl.SSLContext:
-    """Return a context for TLS 1.3 only.  Raise UsageError if this Python lacks TLS 1.3.
-
-    OpenSSL checks no certificates: the proofs do that.  Sessions are never resumed.
-    """
+    """Return a context for TLS 1.3 only.  The proofs replace the check of certificates."""
     try:
         import ssl
         has_tls13 = ssl.HAS_TLSv1_3
@@ -10068,7 +10039,6 @@ class Tls(ClearText):
         return text
 
     def encrypt(self, text: bytes) -> bytes:
-        """Return the bytes to send: of the handshake, then of the encrypted text."""
         if text:
             self._connection.write(text)
         return self._to_send.read()
@@ -10085,8 +10055,7 @@ class Tls(ClearText):
 class State(enum.Enum):
     """The steps that an end waits for, with the numbers above.
 
-    The tables STEPS of both ends give, for each state, the method that handles the received message and the
-    next state.  Any other message breaks the connection for good.
+    STEPS gives, for each state, the method that handles the message and the next state.
     """
     GREETING = 1                        # the client
     KNOCK = 2                           # the server
@@ -10122,14 +10091,13 @@ class Channel:
         return self._state is State.OPEN
 
     def take_outgoing(self) -> bytes:
-        """Return the bytes to send, and forget them."""
         data = self._clear_text + self._encryption.encrypt(b"".join(self._frames))
         self._clear_text = b""
         self._frames.clear()
         return data
 
     def send(self, message: dict[str, Any]) -> None:
-        """Add a message to take_outgoing().  Raise ValueError if it is too long, or before authentication."""
+        """Add a message to take_outgoing().  Raise ValueError if it is too long or too early."""
         body = encode(message)
         if not self.is_authenticated or len(body) > MAX_FRAME_BYTES:
             raise ValueError("a message too early, or too long")
@@ -10138,7 +10106,7 @@ class Channel:
     def receive(self, data: bytes) -> list[dict[str, Any]]:
         """Return the messages that received bytes complete.
 
-        Raise WireError if the bytes violate the protocol, and again at each later call.
+        After bytes that violate the protocol, raise WireError at each call.
         """
         if self._state is State.BROKEN:
             raise self.error
@@ -10158,7 +10126,6 @@ class Channel:
         return messages
 
     def _take_handshake_step(self) -> bool:
-        """Handle the next message of the handshake; return False if it has not come."""
         handle_message, next_state = self.STEPS[self._state]
         if self._state is State.TLS:
             message = self._make_certificate_message()
@@ -10173,7 +10140,7 @@ class Channel:
     def _make_certificate_message(self) -> Message | None:
         """Return the hash of the peer's TLS certificate as a message; None: not yet known.
 
-        During the TLS handshake no message of ours comes. This one lets STEPS handle the result like all
+        During the TLS handshake no message of ours comes.  This one lets STEPS handle the result like all
         others.
         """
         certificate_hash = self._encryption.certificate_hash()
@@ -10341,7 +10308,6 @@ class Link:
         """Finish a batch: handle() was called for all messages that came together."""
 
     def disconnected(self, why: str) -> None:
-        """Handle the loss of the connection."""
         raise NotImplementedError
 
     # -- methods that subclasses use -------------------------------------------------------------------------
@@ -10362,7 +10328,7 @@ class Link:
         return True
 
     def flush(self) -> None:
-        """Write all pending messages.  Drop the connection if the other end does not read."""
+        """Write all pending messages; drop an end that does not read."""
         self._is_flush_scheduled = False
         if self._flush_timer:
             self._flush_timer.cancel()
@@ -10375,7 +10341,7 @@ class Link:
                 self.drop("it does not read messages")
 
     def finish_writing(self) -> None:
-        """Send no more messages.  The other end closes the connection after reading everything."""
+        """Send no more messages.  The other end closes the connection."""
         self.flush()
         if not self.transport.is_closing():
             self.closing = True
@@ -10389,7 +10355,6 @@ class Link:
     # -- asyncio.Protocol ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
-        """Send the first message, without the delay of Nagle's algorithm."""
         self.transport = transport
         with contextlib.suppress(OSError):  # the connection is already closed
             # With Nagle's algorithm a second small frame waits 40 ms for the other end's delayed
@@ -10399,7 +10364,7 @@ class Link:
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        """Handle the received messages; close the connection if they violate the protocol."""
+        """Handle received bytes; close the connection if they violate the protocol."""
         was_authenticated = self.channel.is_authenticated
         try:
             messages = self.channel.receive(data)
