@@ -205,8 +205,7 @@ class Token(NamedTuple):
 def find_token(token_option: str | None) -> Token:
     """Return the token from --token, $RUNMAKER4_TOKEN, the token file or the terminal.
 
-    token_option: of --token, a token or a file with one; None: not given.  Raises UsageError, which does not
-    show the token.
+    token_option: a token or a file with one; None: not given.  No UsageError shows the token.
     """
     if token_option is not None and HEX_128_BITS.fullmatch(token_option):
         return Token(token_option, "--token")
@@ -230,7 +229,6 @@ def find_token(token_option: str | None) -> Token:
 
 
 def ask_for_token() -> str:
-    """Return the token that the user types, without echo."""
     exit_on(signal.SIGINT, signal.SIGTERM)      # by an exception, so that getpass() restores the echo
     try:
         token = getpass.getpass("Token (the server prints it): ").strip()
@@ -248,10 +246,7 @@ def ask_for_token() -> str:
 
 
 def receive_bytes(sock: socket.socket, deadline: float) -> bytes:
-    """Return some bytes that arrive before the deadline (by boottime()).
-
-    Raises OSError, also if the server has closed the connection.
-    """
+    """Return some bytes that arrive before the deadline (by boottime()).  Raises OSError."""
     sock.settimeout(max(deadline - boottime(), 0.01))
     data = sock.recv(1 << 16)
     if not data:
@@ -274,7 +269,7 @@ class Endpoint:
     def dial(self, seconds: float) -> tuple[socket.socket, ClientChannel]:
         """Connect, and authenticate both ends.
 
-        seconds: for each attempt.  A TCP reset can overtake the message with the reason: then try again.
+        A TCP reset can overtake the message with the reason: then try again.
         """
         for _ in range(MAX_DIALS - 1):
             with contextlib.suppress(ConnectionResetError, BrokenPipeError):
@@ -296,7 +291,7 @@ class Endpoint:
         return sock, channel
 
     def why_unreachable(self, error: Exception) -> str:
-        """Return why no connection was made, and a remedy: 'port 9998: no answer (is ...)'."""
+        """Return why no connection was made, and a remedy."""
         number = error.errno if isinstance(error, OSError) else None
         text = os.strerror(number).lower() if number and number > 0 else "no connection"
         if isinstance(error, (TimeoutError, asyncio.TimeoutError, socket.timeout)):
@@ -304,7 +299,7 @@ class Endpoint:
         return f"port {self.port}: {text} (is runmaker4-server.py running on that host?)"
 
     def why_rejected(self, error: WireError) -> str:
-        """Return why authentication failed, and a remedy: 'wrong token, from ...'."""
+        """Return why authentication failed, and a remedy."""
         if str(error) == "wrong token":
             return (
                 f"wrong token, from {printable(self.token.source)} (the first line that the server printed "
@@ -316,7 +311,7 @@ class Endpoint:
 
     @contextlib.contextmanager
     def usage_errors(self) -> Iterator[None]:
-        """Raise UsageError for errors that waiting cannot cure: an unknown host, a failed handshake."""
+        """Raise UsageError for errors that waiting cannot cure."""
         try:
             yield
         except (socket.gaierror, UnicodeError) as error:
@@ -366,7 +361,6 @@ class RemoteJob(Job):
 
     @classmethod
     def from_message(cls, item: Message) -> RemoteJob:
-        """Return a job from an item of a `jobs` message."""
         slots = item.integer("slots", 100_000)
         # after a run without enough memory the next amount applies
         needs, *larger_needs = (Resources(slots, memory) for memory in item.items("memory", int) or [0])
@@ -388,7 +382,6 @@ class RemoteJob(Job):
 
     @property
     def has_ended(self) -> bool:
-        """Return True if the job has a result or is given back."""
         return self.result is not None
 
     @property
@@ -396,7 +389,6 @@ class RemoteJob(Job):
         return int(self.needs.slots)
 
     def describe(self) -> dict[str, Any]:
-        """Return the job as an item of a `have` message."""
         return dict(
             id=self.key,
             number=self.number,
@@ -435,7 +427,7 @@ class Outbox:
         return not self._unsent and not self._in_flight
 
     def add(self, message: dict[str, Any], size: int) -> None:
-        """Queue an event.  size: bytes of output in it."""
+        """Queue an event. size: bytes of output."""
         self._last_number += 1
         message["n"] = self._last_number
         self._unsent.append(Event(self._last_number, message, size))
@@ -464,8 +456,7 @@ class Outbox:
     def replay(self, to_repeat: Iterable[Event], last_number: int) -> list[Event]:
         """Make all events unsent for a new connection; remove and return those that the server has.
 
-        to_repeat: acknowledged events that another server needs.  last_number: of the last event that the
-        server has.
+        to_repeat: acknowledged events that another server needs.
         """
         self._unsent.extendleft(reversed(self._in_flight))
         self._unsent.extendleft(sorted(to_repeat, key=lambda event: event.number, reverse=True))
@@ -477,10 +468,7 @@ class Outbox:
         return acknowledged
 
     def drop(self, key: str) -> None:
-        """Remove the unsent events of the job with this key.
-
-        Those in flight still fill the window.  If they are sent again, the server ignores them.
-        """
+        """Remove the unsent events of a job.  Those in flight still fill the window."""
         self._unsent = deque(event for event in self._unsent if event.key != key)
         self._recount_bytes()
 
@@ -529,7 +517,6 @@ class ServerLink(Link, asyncio.Protocol):
         self.lost_reason: asyncio.Future[str] = connection.loop.create_future()
 
     def connection_made(self, transport: Any) -> None:
-        """Greet the server if dial() has authenticated both ends."""
         super().connection_made(transport)
         if self.channel.is_authenticated:
             self.on_authenticated()
@@ -663,20 +650,17 @@ class LinkLife:
 
     @property
     def can_start_jobs(self) -> bool:
-        """Return True if jobs can start: the server has answered a recent request.
+        """Return True if the server has answered a recent request.
 
-        A server that hears nothing from us for the grace (option --grace) gives our jobs to others: a job
-        that starts later could run twice.  Half of the grace is the safety margin.
+        A server that hears nothing from us for the grace (--grace) gives our jobs to others: a job that
+        starts later could run twice.  Half of the grace is the safety margin.
         """
         max_age = min(self._grace / 2, runmaker4.MAX_SILENT_SECONDS)
         request_age = boottime() - self._server_alive_at
         return self.link is not None and request_age < max_age
 
     def max_summary_wait(self) -> float:
-        """Return the seconds to wait at the exit for the server's summary.
-
-        0: no server has ever accepted us, and an error was reported.
-        """
+        """Return the seconds to wait at the exit for the server's summary."""
         if self.link:
             return MAX_COUNT_SECONDS
         never_accepted_and_reported = (
@@ -685,15 +669,11 @@ class LinkLife:
         return 0.0 if never_accepted_and_reported else MAX_CONNECT_SECONDS
 
     def on_proven(self, link: ServerLink) -> None:
-        """Take over a link on which both ends have just authenticated."""
         self._link = link
         self.apply_event(LinkEvent.PROVEN)
 
     def on_welcome(self, file: str, file_id: str, grace: float) -> str:
-        """Use a link after the server's welcome; return a message such as 'serving runs.txt'.
-
-        grace: seconds of silence for which the server keeps our lines.
-        """
+        """Use a link after the server's welcome; return a message such as 'serving runs.txt'."""
         message = f"serving {file}"
         if self.was_accepted:
             message = "connected again"
@@ -713,10 +693,9 @@ class LinkLife:
         self._server_alive_at = max(self._server_alive_at, min(number / 1e6, boottime()))
 
     def on_lost(self, complaint: Complaint) -> bool:
-        """Change the state after a lost link or a failed attempt; return True if the caller must report it.
+        """Change the state after a lost link or a failed attempt; return True if it must be reported.
 
-        complaint: a loss or a refusal.  A client that keeps trying reports a loss once, and once more if a
-        server refuses it, because a refusal names a remedy.
+        A loss is reported once, and a refusal once more, because it names a remedy.
         """
         if self.link:
             self._down_since = boottime()
@@ -732,10 +711,9 @@ class LinkLife:
 
     async def connect(self, connection: Connection, existing: tuple[socket.socket, ClientChannel] | None,
                       file_id: str) -> ServerLink:
-        """Return a new link, on which both ends are authenticated, or soon will be.
+        """Return a new link.  Raises OSError, asyncio.TimeoutError.
 
-        existing: a connection made in advance; None: dial.  file_id: of the required job file; '': any.
-        Raises OSError, asyncio.TimeoutError.
+        existing: a connection made in advance; None: dial. file_id: of the required job file; '': any.
         """
         loop = connection.loop
         if existing:
@@ -756,7 +734,7 @@ class LinkLife:
         return self.link is not None
 
     async def keep_alive(self, link: ServerLink) -> str:
-        """Send pings, drop the link if the server is silent, and return the reason when the link is lost.
+        """Send pings, drop a silent link, and return the reason when the link is lost.
 
         Before the welcome send none, but drop the link if the handshake takes too long.
         """
@@ -787,7 +765,7 @@ class LinkLife:
         return link.lost_reason.result()
 
     async def pause_before_retry(self) -> float | None:
-        """Wait for the next attempt to connect, if the client still wants a server.
+        """Wait for the next attempt to connect.
 
         Return the seconds without a server if the client gives up, otherwise None.
         """
@@ -831,7 +809,6 @@ class Requests:
         return self.no_job.retry_after is None
 
     def make_hello(self, slots: int, free_memory: float) -> dict[str, int]:
-        """Return fields of a `hello`: slots in service, bytes of memory."""
         self._reported_slots = slots
         self._offered_memory = int(min(free_memory, runmaker4.MAX_INTEGER))
         return dict(slots=slots, memory=self._offered_memory)
@@ -839,13 +816,10 @@ class Requests:
     def make_claim(
         self, wanted_slots: int, free_memory: float, slots: int, exits_if_none: bool
     ) -> dict[str, Any] | None:
-        """Return the fields of a `claim`, which the caller must send to ask for jobs; None: nothing has
-        changed.
+        """Return the fields of a `claim` to send; None: nothing has changed.
 
-        `want` and `memory` are additions to earlier claims; memory can be negative.
-
-        wanted_slots: more slots to fill.  free_memory: bytes that no job has.  slots: in service.
-        exits_if_none: the client exits if there is no job; later claims repeat that until one is answered.
+        `want` and `memory` are additions to earlier claims; memory can be negative. exits_if_none: the client
+        exits if there is no job; later claims repeat that until one is answered.
         """
         more_memory = int(min(max(free_memory, 0), runmaker4.MAX_INTEGER)) - self._offered_memory
         announces_exit = exits_if_none and self._exit_request is None
@@ -862,12 +836,10 @@ class Requests:
         )
 
     def on_sent(self, request: int, claim: dict[str, Any]) -> None:
-        """Remember the number of the sent claim if it announces our exit."""
         if claim["last"]:
             self._exit_request = request
 
     def on_job(self, job: RemoteJob) -> None:
-        """Subtract an arrived job from pending slots and offered memory."""
         self.pending_slots = max(self.pending_slots - job.slots, 0)
         self._offered_memory -= int(job.needs.memory)
 
@@ -892,7 +864,6 @@ class Requests:
             self.no_job = replace(self.no_job, retry_after=FOREVER)
 
     def on_lost(self) -> None:
-        """Forget the open requests of the lost link."""
         self.pending_slots = 0
         self.forget_no_job()
 
@@ -907,7 +878,6 @@ class Welcome(NamedTuple):
 
     @classmethod
     def from_message(cls, message: Message) -> Welcome:
-        """Return the contents of a `welcome`.  Raises WireError if it is malformed."""
         return cls(
             grace=max(message.seconds("grace"), 0.1),
             last_event=message.integer("seen"),
@@ -1002,8 +972,6 @@ class Connection:
         """Return a job that the server has sent, and ask for more; a NoJob if none can start now.
 
         This does not wait for the server: arriving jobs wake the runner, which claims again.
-
-        exits_if_none: the runner exits if there is no job.  free: slots and memory that no job has.
         """
         first_job = self._jobs_ahead.first
         # the first job waits until it fits, and the others wait for it: only report our memory
@@ -1035,10 +1003,7 @@ class Connection:
         """Do nothing, because nothing was lent."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Queue the event that a job has finished in this state, if this client still has the job.
-
-        Return '', no error: the server reports later if it cannot write the result.
-        """
+        """Queue the event that a job has finished, if it is still ours.  Return '', no error."""
         remote_job = self.our_job(job)
         if not remote_job:
             return ""
@@ -1054,7 +1019,7 @@ class Connection:
         return ""
 
     async def release(self, job: Job) -> str:
-        """Give back a job that was not started, if this client still has it; return '': that cannot fail."""
+        """Give back a job that was not started, if it is still ours.  Return '', no error."""
         remote_job = self.our_job(job)
         if remote_job:
             self._give_back(remote_job)
@@ -1078,10 +1043,9 @@ class Connection:
         return {} if job.has_ended else {job: cause}
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """End the session after the last job; return the server's summary of the file.
+        """End the session after the last job; return the server's summary of the file, or None.
 
-        Give back jobs without a slot; wait until the server has all results, and count the others as
-        unwritten; ask for the summary; send `bye`, and close the link.  None: no summary, or no server.
+        Jobs without a slot are given back, and unacknowledged results count as unwritten.
         """
         for job in self._jobs_ahead:
             self._return_queued_job(job.key)
@@ -1115,7 +1079,6 @@ class Connection:
             await self._wait_for_progress()
 
     async def _wait_for_progress(self) -> None:
-        """Wait for an acknowledgement or a summary, at most 0.2 s."""
         self._progress.clear()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._progress.wait(), 0.2)
@@ -1140,9 +1103,6 @@ class Connection:
 
     def _request_jobs(self, free: Resources, exits_if_none: bool = False) -> None:
         """Ask for jobs for the free slots for which none are ahead or under way, and report our free memory.
-
-        Not without a link, while draining, or if nothing has changed (make_claim() returns None).
-        free: slots and memory that no running job has.  exits_if_none: the client exits if there is no job.
         """
         link = self.link_life.link
         if not link or self._runner.draining:
@@ -1175,7 +1135,6 @@ class Connection:
         self._late_timer = None
 
     def _wake_runner(self) -> None:
-        """Let the runner claim again: something has changed."""
         self._runner.changed.set()
 
     # -- events ----------------------------------------------------------------------------------------------
@@ -1191,10 +1150,7 @@ class Connection:
             self._outbox.send(link)
 
     def _on_acknowledged(self, events: Iterable[Event]) -> None:
-        """Handle events that the server has acknowledged, because they are in files.
-
-        Forget a job whose result is acknowledged; keep other events for a next server.
-        """
+        """Forget jobs whose results are acknowledged; keep other events for a next server."""
         for event in events:
             job = self._jobs.get(event.key)
             if job and event.kind in ("finish", "release"):
@@ -1282,8 +1238,7 @@ class Connection:
     def _on_link_lost(self, why: str, complaint: Complaint) -> None:
         """Give back jobs without a slot, after a lost link or a failed attempt; report that once.
 
-        complaint: a loss or a refusal.  Running jobs go on.  Jobs of a group whose shells still wait for the
-        server's `go` will not begin.
+        Running jobs go on.  Jobs of a group that wait for the server's `go` will not begin.
         """
         must_report = self.link_life.on_lost(complaint)
         if must_report:
@@ -1306,7 +1261,6 @@ class Connection:
         return self.link_life.state is LinkState.GIVEN_UP and not self.link_life.was_accepted
 
     def _give_up(self, why: str) -> None:
-        """Kill running jobs, and exit with this error."""
         self._progress.set()
         self._runner.fail(why)
         self._runner.kill_jobs()
@@ -1314,10 +1268,7 @@ class Connection:
     # -- messages --------------------------------------------------------------------------------------------
 
     def handle(self, link: ServerLink, message: Message) -> None:
-        """Handle a message from the server.
-
-        Raises WireError if it is unknown, malformed, or comes before the welcome.
-        """
+        """Handle a message from the server.  Raises WireError."""
         kind = message.text("type", 16)
         is_exiting = self.link_life.state is LinkState.OVER
         if is_exiting:
@@ -1353,10 +1304,7 @@ class Connection:
             raise WireError(f"an unknown message {kind!a}")
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
-        """Use a link, because the server accepts us; send the events that the server lacks.
-
-        Kill jobs that other runners have taken over; forget jobs whose results are written.
-        """
+        """Use a link, because the server accepts us; send the events that the server lacks."""
         welcome = Welcome.from_message(message)
         is_first_welcome = not self.link_life.was_accepted
         report = self.link_life.on_welcome(welcome.file, link.channel.file_id, welcome.grace)
@@ -1380,10 +1328,7 @@ class Connection:
         return [ServerSink(self), *self._program.console]
 
     def _on_jobs_arrived(self, link: ServerLink, message: Message) -> None:
-        """Queue jobs that the server has assigned to us, and wake the runner, which claims them.
-
-        After MAX_QUEUED_SECONDS without a slot a job is given back.
-        """
+        """Queue jobs that the server has assigned to us, and wake the runner, which claims them."""
         request_number = message.integer("request")
         for item in message.objects("jobs"):
             job = RemoteJob.from_message(item)
@@ -1401,37 +1346,29 @@ class Connection:
         self._wake_runner()
 
     def _on_ack(self, message: Message) -> None:
-        """Handle an acknowledgement of the events up to number `n`."""
         self._on_acknowledged(self._outbox.acknowledge(message.integer("n")))
 
     def _on_pong(self, message: Message) -> None:
-        """Handle the answer to a ping, which proves that the server is alive: queued jobs can start."""
+        """Handle the answer to a ping: queued jobs can start."""
         self._retry = message.text("retry", 3)
         self.link_life.on_answer(message.integer("request"))
         if self._jobs_ahead.first:
             self._wake_runner()
 
     def _on_fault(self, message: Message) -> None:
-        """Report that the server cannot write the result of a job."""
         job = self._jobs.get(message.text("id"))
         if job:
             self._on_unwritten(job, printable(message.text("text", 1000)))
 
     def on_ready_to_start(self, job: Job) -> None:
-        """Tell the server that a job of a group is ready: the shell runs, but has not started the command.
-
-        The server sends `go` when the whole group is ready.
-        """
+        """Report to the server that a job of a group is ready; `go` follows when all are."""
         remote_job = self.our_job(job)
         link = self.link_life.link
         if link and remote_job:
             link.send(type="ready", id=remote_job.key)
 
     def _on_go(self, message: Message) -> None:
-        """Start a job of a group, whose shell waits at a gate, at the time of our loop that the server names.
-
-        _open_gates() is called early, and sleeps for the last moment.
-        """
+        """Start a job of a group at the time of our loop that the server names."""
         job = self._jobs.get(message.text("id"))
         start_time = message.seconds("at")
         if job:
@@ -1441,10 +1378,7 @@ class Connection:
             self.loop.call_later(max(delay - self.TIMER_LATENESS_SECONDS, 0.0), self._open_gates, start_time)
 
     def _on_stop(self, key: str, cancelled: bool) -> None:
-        """Kill a running job, or give it back if it waits for a slot.
-
-        cancelled: by a user; False: the group has stopped.  Finished jobs are ignored.
-        """
+        """Kill a running job, or give it back if it waits for a slot."""
         job = self._jobs.get(key)
         if self._return_queued_job(key) or not job or job.has_ended:
             return
@@ -1457,8 +1391,7 @@ class Connection:
         """Start the jobs that are due at this time.
 
         Sleep for the last moment, because timers are late by up to a millisecond, and sleep is not.
-        Afterwards sleep to leave the processors to the jobs: if clients share a machine, the work of each
-        would delay jobs of clients that are slightly later.
+        Afterwards sleep to leave the processors to the jobs of other clients on this machine.
         """
         due_jobs = [job for job, start_time in self._start_times.items() if start_time <= due_time]
         self._start_times = {
@@ -1540,7 +1473,6 @@ class ServerSink(Sink):
         self._held_output[run] = {}
 
     def on_no_result(self, run: Run) -> None:
-        """Report start and end of a run that could not be started."""
         self._set_cause(run, "unstarted")
         self._send_begin(run)
         self._send_end(run, None)
@@ -1556,7 +1488,6 @@ class ServerSink(Sink):
             self._send_held_output(run)
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Report the end of a run; note a cause of failure for the job's result."""
         self._set_cause(run, run_result.cause if run_result.cause in FAILURE_CAUSES else "")
         if run in self._held_output and run.duration > OutDir.MAX_SHORT_SECONDS:
             self._send_held_output(run)
@@ -1655,7 +1586,6 @@ class ClientProgram(RunnerProgram):
         super().__init__(PROG, options.server, options)
 
     def main(self) -> int:
-        """Connect and run jobs; return the exit status."""
         if self.slot_file:
             self.executor = FileExecutor(self.slot_file.mount.network, self.on_writer_relieved)
         allow_descriptors(32 + 4 * len(self.slots))             # both ends of two pipes for each job
