@@ -7514,8 +7514,8 @@ class JobLog(Sink):
 
 # ======== Slots =============================================================================================
 #
-# A slot is the right to run one job at a time.  `-j N` makes N slots.  `--slots` gives them names, and each
-# job receives the name of a slot.  With `--slots @FILE` the names can change while the runner runs.
+# A slot is the right to run one job at a time.  `-j N` makes N slots.  `--slots` gives them names, which the
+# jobs receive.  With `--slots @FILE` the names can change while the runner runs.
 
 
 class Use(enum.Enum):
@@ -7528,7 +7528,7 @@ class Use(enum.Enum):
 
 @dataclass(eq=False, repr=False)
 class Slot:
-    """Runs one job at a time.  The name is for the job, for example a host or a GPU."""
+    """Runs one job at a time.  The name is for the job, for example a host."""
     name: str
     copy: int = 0                       # among slots of the same name, from 0
     rank: int = 0                       # the idle slot with the lowest rank gets the next job
@@ -7551,7 +7551,7 @@ class Slot:
 
 
 class SlotFile:
-    """A file with one name per line, which can change; blank lines and lines with # are ignored."""
+    """A file with one name per line; blank lines and lines with # are ignored."""
     INTERVAL = 0.5                      # seconds from one look to the next
     MAX_FILE_BYTES = 1 << 20
     DESCRIPTORS_PER_NAME = 8            # for a job
@@ -7935,9 +7935,9 @@ class StopSignals:
 # the last run, by the exit status of the shell.  as set: nothing is written; a message reports that if the
 # shell exited with 0.  nothing: nothing is written.
 #
-# A killed run gets TERM, and KILL after the grace period.  A second INT ends the grace period of all killed
-# runs (TreeKiller.kills_at_once); a second TERM changes nothing, because Slurm sends it twice.  Only a
-# stronger cause replaces a cause; from weak to strong: stopped, cancelled, lost.
+# A killed run gets TERM, and KILL after the grace period.  A second INT ends all grace periods
+# (TreeKiller.kills_at_once); a second TERM changes nothing, because Slurm sends it twice.  Only a stronger
+# cause replaces a cause; from weak to strong: stopped, cancelled, lost.
 #
 # Three events concern one run only; the job can run again after them.  A timeout kills a RUNNING run, which
 # has then failed, and the remaining processes of a READING_ON run, which keeps the result.  Too much memory
@@ -7971,7 +7971,7 @@ CAUSES_BY_STRENGTH = ("", "refused", "stopped", "cancelled", "lost")
 
 
 class JobTask:
-    """Handles one job of a runner, from the claim until the final state is written: see the table above."""
+    """Handles one job, from the claim until the final state is written: see the table above."""
     # a resource is used up for now: a later attempt can succeed
     BUSY_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
     MAX_PAUSE = 5.0                     # seconds between two attempts to start a shell after BUSY_ERRORS
@@ -8041,17 +8041,17 @@ class JobTask:
         (to another runner).
         """
         self._runner.processes.reap()           # a shell that has already exited keeps its result
-        if self.phase is Phase.SETTLING:        # the final state is being written
+        if self.phase is Phase.SETTLING:
             return
         has_run = self.state != NEW             # if not, the line gets its old state back
-        if self.phase in (Phase.RUNNING, Phase.READING_ON):     # the shell or processes that it left run
+        if self.phase in (Phase.RUNNING, Phase.READING_ON):
             self._kill_processes(cause)
         elif cause == "stopped" and has_run:
             self.state = ERROR                  # the job had to run again
         self._forbid_start(cause)
 
     def kill_run(self, cause: str) -> None:
-        """Kill the run; the job can run again.  cause: "timeout" or "memory"."""
+        """Kill the run; the job can run again. cause: "timeout" or "memory"."""
         self._runner.processes.reap()
         if self.phase is Phase.RUNNING or (self.phase is Phase.READING_ON and cause == "timeout"):
             self._kill_processes(cause)
@@ -8061,7 +8061,7 @@ class JobTask:
         run = self.run
         self._exited_at = self._runner.loop.time()
         run.duration = self._exited_at - run.started
-        if self.phase is Phase.AT_GATE:         # the command has not started
+        if self.phase is Phase.AT_GATE:
             self._enter_phase(Phase.SETTLING)
             return
         # A KILL that is not ours comes from the kernel's OOM killer if that has killed since the start
@@ -8119,7 +8119,7 @@ class JobTask:
             if has_stopped_at_gate or self._must_not_run_again():
                 break
             lacked_memory = self.run.cause in ("memory", "oom")
-            if lacked_memory and self.job.larger_needs:         # memory= lists a larger size
+            if lacked_memory and self.job.larger_needs:
                 can_run = await self._wait_for_more_memory(self.job.larger_needs)
             else:
                 failures += 1
@@ -8143,7 +8143,7 @@ class JobTask:
 
     async def finish_job(self) -> None:
         """Determine the final state, pass it to the sinks, and write it unless the line is lost."""
-        if self.phase is not Phase.SETTLING:    # it is already if the shell exited at the gate
+        if self.phase is not Phase.SETTLING:    # it is after an exit at the gate
             self._enter_phase(Phase.SETTLING)
         if self.cause == "lost":
             self.state = ERROR
@@ -8192,8 +8192,7 @@ class JobTask:
         self._runner.changed.set()              # the memory of the last run is free
         while self.phase is Phase.GROWING and self._can_start:
             await self._wait_for_event(None)
-        # a runner can be cut off from the file server, a client from the server: wait until the line is
-        # surely ours
+        # the file server or the server can be out of reach: wait until the line is surely ours
         while self._can_start and not await self._runner.jobs.still_has(self.job):
             await self._wait_for_event(1.0)
         return self._can_start and self._runner.admit_or_drain(self.job)
@@ -8337,7 +8336,7 @@ class JobTask:
             else:
                 self._runner.pump.finish_reading(self.run)
         finally:
-            # only an exception (a defect) leaves the run unfinished; the exit status would be lost
+            # only a defect leaves the run unfinished; the exit status would be lost
             if self.run in self._runner.runs:
                 self._runner.runs.discard(self.run)
                 self._kill_processes("stopped")
@@ -8475,20 +8474,20 @@ class Runner:
         self.in_service = 0                 # slots that get jobs, now or later
         self._next_rank = itertools.count()
         self._starting_jobs: asyncio.Future[None] | None = None     # the loop that starts jobs
-        self.tasks: dict[Job, JobTask] = {}     # of the jobs that this runner has claimed
+        self.tasks: dict[Job, JobTask] = {}     # of claimed jobs
         self._job_runs: set[asyncio.Future[None]] = set()   # a _run_to_end() for each started job
         self._printed_subjects: set[str] = set()    # see _say_once()
         self.loop = asyncio.get_running_loop()
         self.runner_stats = runner_stats
-        self.changed = asyncio.Event()      # an event that concerns _start_jobs()
+        self.changed = asyncio.Event()      # see _start_jobs()
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have started and not finished
         self.oom_kills = OomKills()
         self._last_no_job = NoJob()         # of the last claim that got no job
         self.claim_error = ""               # why no more jobs can be claimed
         self._exit_step = ExitStep.NONE
-        self.wall_over = False              # the runner exits because the wall time is over, or too near
-        self.kill_signal = 0                # the signal that made the runner kill all jobs; 0: none did
+        self.wall_over = False              # the wall time is over, or too near
+        self.kill_signal = 0                # made the runner kill all jobs; 0: none did
         self.signals = StopSignals(self.loop)
         self.began = self.loop.time()
         self.wall_end = self.began + (math.inf if seconds_left is None else seconds_left)
@@ -8729,12 +8728,12 @@ class Runner:
 
     @property
     def full_capacity(self) -> Resources:
-        """Return the runner's resources as if all slots were in service."""
+        """Return the resources as if all slots were in service."""
         return Resources(self.slot_count, self.memory)
 
     @property
     def capacity(self) -> Resources:
-        """Return the resources that jobs can have, now or after other jobs."""
+        """Return the resources that jobs can have, now or later."""
         return Resources(self.in_service, self.memory)
 
     def _free_resources(self, reserved_slots: Sequence[Slot]) -> Resources:
@@ -8833,7 +8832,7 @@ class Runner:
         task = self.tasks[job] = JobTask(self, job, slots)
         if not self._add_idle_slots(slots, job.needs.slots) or not self.admit_or_drain(job):
             self._release_slots(slots)
-            await task.finish_job()             # restores the state from before the claim
+            await task.finish_job()             # restores the old state
             del self.tasks[job]
             return 0.0
         self._say_background(job)
@@ -8952,8 +8951,7 @@ def wrap_in_runner(runner: bytes, shell: str, command: bytes) -> bytes:
 # ======== Background ========================================================================================
 #
 # With -d the program forks twice and leaves the session, so no terminal can send SIGHUP.  The original
-# process waits until the start has succeeded, and reports that by the exit status.  Messages go to --errors.
-# The pid file is removed at the end, if it still holds our process id.
+# process waits until the start has succeeded, and reports that by the exit status.
 
 
 def open_descriptors() -> list[int]:
@@ -8961,7 +8959,7 @@ def open_descriptors() -> list[int]:
 
 
 def block_stop_signals() -> None:
-    """Block the stop signals until handlers are installed, so that none ends a half-started program."""
+    """Block the stop signals until handlers are installed."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
@@ -9069,8 +9067,7 @@ def exit_without_waiting(exit_status: int) -> None:
 
 # ======== Command line ======================================================================================
 #
-# parse() reads the options.  App checks what can be checked before any job starts, and makes the parts: job
-# file, cursor, executor, sinks and runner.
+# parse() reads the options.  App checks what can be checked before any job starts, and makes the parts.
 
 PROG = "runmaker4.py"
 AddArgument = Callable[..., Any]        # the type of an argument group's add_argument()
@@ -9316,7 +9313,7 @@ def refuse_as_output(path: str) -> None:
 
 
 class Program:
-    """The common part of runner, server and client: messages, records, background and event loop."""
+    """The common part of runner, server and client."""
     MAX_MESSAGES_OF_A_KIND = 10
     loop: asyncio.AbstractEventLoop
     stdout: Writer
@@ -9560,7 +9557,7 @@ class Program:
 
 
 class RunnerProgram(Program):
-    """The common part of runmaker4.py and runmaker4-client.py: a Runner, for any source of jobs."""
+    """The common part of runmaker4.py and runmaker4-client.py."""
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
         super().__init__(prog, label, options)
@@ -9678,7 +9675,7 @@ class RunnerProgram(Program):
 
 
 class App(RunnerProgram):
-    """The program runmaker4.py: checks everything, then makes the parts and runs jobs."""
+    """The program runmaker4.py."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(PROG, options.file, options)
@@ -9977,7 +9974,7 @@ class Message:
 
 
 def tls_context(server_side: bool) -> ssl.SSLContext:
-    """Return a context for TLS 1.3 only.  The proofs replace the check of certificates."""
+    """Return a context for TLS 1.3 only; the proofs replace the check of certificates.  Raises UsageError."""
     try:
         import ssl
         has_tls13 = ssl.HAS_TLSv1_3
@@ -10280,9 +10277,9 @@ class ClientChannel(Channel):
 
 
 class Link:
-    """A Channel on a connection in the event loop.  Subclasses handle messages and the disconnection.
+    """A Channel on a connection in the event loop.
 
-    A Link has the methods of asyncio.Protocol without being a subclass, which would load asyncio at import.
+    It has the methods of asyncio.Protocol without being a subclass, which would load asyncio at import.
     """
 
     def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
