@@ -120,7 +120,7 @@ FOREVER = 1e9                   # seconds: only an event ends the wait
 
 
 def duration_or_zero(text: str) -> float | None:
-    """Return the seconds of a duration such as '5m' or '0'; None: no limit.  For argparse."""
+    """Return the seconds of a duration such as '5m' or '0'.  For argparse."""
     return 0.0 if text == "0" else duration(text)
 
 
@@ -129,10 +129,7 @@ ADDRESS = re.compile(r"(?:\[([^\[\]]+)\]|([^:]+)):([0-9]{1,5})|([^:\[\]]*|[^\[\]
 
 
 def server_address(text: str) -> tuple[str, int | None]:
-    """Return host and port of 'alice', 'alice:9998', '::1' or '[::1]:9998'.  For argparse.
-
-    The port is None if not given: then --port applies.
-    """
+    """Return host and port (None: --port applies) of 'alice', 'alice:9998', '::1' or '[::1]:9998'."""
     match = ADDRESS.fullmatch(text)
     port = int(match[3]) if match and match[3] else None
     if match is None or port == 0 or (port or 0) > 65535:
@@ -193,7 +190,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 # ======== The token =========================================================================================
 #
 # We use the first that exists: --token, $RUNMAKER4_TOKEN, the file that a server on this host or a user has
-# written, the user's input.  The token is read once, and no message shows it.
+# written, the user's input.  No message shows it.
 
 
 class Token(NamedTuple):
@@ -242,7 +239,7 @@ def ask_for_token() -> str:
 # ======== Dialling ==========================================================================================
 #
 # The first connection is made before the event loop, and before the program goes into the background, so that
-# errors appear on the user's terminal.  A blocking socket is enough for it.
+# errors appear on the user's terminal.
 
 
 def receive_bytes(sock: socket.socket, deadline: float) -> bytes:
@@ -423,7 +420,6 @@ class Outbox:
 
     @property
     def is_empty(self) -> bool:
-        """Return True if the server has acknowledged all events."""
         return not self._unsent and not self._in_flight
 
     def add(self, message: dict[str, Any], size: int) -> None:
@@ -632,7 +628,6 @@ class LinkLife:
         self._next_pause = 0.1                      # seconds to the next attempt, if this one fails
 
     def apply_event(self, event: LinkEvent) -> None:
-        """Enter the next state.  Raises RuntimeError if the event cannot happen now."""
         next_state = NEXT_STATES[self.state].get(event)
         if next_state is None:
             raise RuntimeError(f"{event.name} in the state {self.state.name}")
@@ -640,7 +635,6 @@ class LinkLife:
 
     @property
     def link(self) -> ServerLink | None:
-        """Return the link in use; None: none is."""
         return self._link if self.state in (LinkState.IN_USE, LinkState.LEAVING) else None
 
     @property
@@ -660,7 +654,7 @@ class LinkLife:
         return self.link is not None and request_age < max_age
 
     def max_summary_wait(self) -> float:
-        """Return the seconds to wait at the exit for the server's summary."""
+        """Return the seconds to wait at the exit for the server's summary; 0: no server ever accepted us."""
         if self.link:
             return MAX_COUNT_SECONDS
         never_accepted_and_reported = (
@@ -846,9 +840,8 @@ class Requests:
     def on_no_job(self, request: int, *, met_end: bool, why_jobs_remain: str, can_exit: bool) -> None:
         """Remember in `no_job` the server's answer that it has no job for us.
 
-        request: the number of the answered request.  If can_exit is True, and this or an earlier request
-        announced our exit, `retry_after` becomes None: the runner exits.  met_end: at a `#RUN end`, where
-        runners with --follow exit, too.  why_jobs_remain: '': none do.
+        If can_exit is True, and this or an earlier request announced our exit, `retry_after` becomes None:
+        the runner exits. met_end: at a `#RUN end`. why_jobs_remain: '': none do.
         """
         retry_after = self.no_job.retry_after
         is_exit_answered = self._exit_request is not None and request >= self._exit_request
@@ -858,7 +851,6 @@ class Requests:
         self.no_job = NoJob(retry_after, met_end=met_end, stopped=why_jobs_remain)
 
     def forget_no_job(self) -> None:
-        """Forget that the server had no job, so that the client can ask again after a change."""
         self._exit_request = None
         if self.is_exit_granted:
             self.no_job = replace(self.no_job, retry_after=FOREVER)
@@ -1084,10 +1076,7 @@ class Connection:
             await asyncio.wait_for(self._progress.wait(), 0.2)
 
     async def _request_summary(self) -> None:
-        """Ask for the file's summary on each new link, until a server answers or max_summary_wait() is over.
-
-        A server that exits for good sends it unasked, with `closing`.
-        """
+        """Ask for the file's summary on each new link, until a server answers or time is over."""
         started = boottime()
         asked_link: ServerLink | None = None
         while not self._summary.done() and self.link_life.wants_server:
@@ -1116,7 +1105,7 @@ class Connection:
             self._requests.on_sent(link.request("claim", **claim), claim)
 
     def _return_queued_job(self, key: str) -> bool:
-        """Give a job back if it still waits for a slot; return True if so."""
+        """Give a job back if it still waits for a slot."""
         job = self._jobs_ahead.remove(key)
         if job:
             self._give_back(job)
@@ -1125,7 +1114,7 @@ class Connection:
         return job is not None
 
     def _return_late_jobs(self) -> None:
-        """Give back the jobs that no slot has taken within MAX_QUEUED_SECONDS, and wait for the next."""
+        """Give back the jobs that no slot has taken in time."""
         for job in self._jobs_ahead:
             seconds_left = job.arrived_at + MAX_QUEUED_SECONDS - boottime()
             if seconds_left > 0:
@@ -1163,7 +1152,6 @@ class Connection:
         self._runner.pump.resume()
 
     def _drop_job(self, key: str) -> RemoteJob | None:
-        """Forget a job and its unacknowledged events; return the job, None if it is not in `_jobs`."""
         job = self._jobs.pop(key, None)
         self._jobs_ahead.remove(key)
         self._outbox.drop(key)
@@ -1190,11 +1178,9 @@ class Connection:
     async def stay_connected(self, first_connection: tuple[socket.socket, ClientChannel] | None) -> None:
         """Connect, and reconnect after each loss, until the client exits or gives up.
 
-        first_connection: made in advance; None: dial.  Raises UsageError if a server refuses us before any
-        welcome.
-
-        A refusal comes from an end that has not proved that it knows the token: after a crash another user's
-        server can have the port.  So then neither kill jobs nor stop waiting for our server.
+        Raises UsageError if a server refuses us before any welcome.  A refusal comes from an end that has not
+        proved that it knows the token: after a crash another user's server can have the port.  So then
+        neither kill jobs nor stop waiting for our server.
         """
         while self.link_life.wants_server:
             complaint = Complaint.LOSS
@@ -1216,9 +1202,9 @@ class Connection:
                 self._give_up(f"no server for {human_time(seconds_down)}: {why}")
 
     def greet(self, link: ServerLink) -> None:
-        """Name our jobs (`have`) and ourselves (`hello`) to the server, on a new, authenticated link.
+        """Name our jobs (`have`) and ourselves (`hello`) to the server, on a new link.
 
-        A restarted server takes the lines of these jobs back for us.  Send nothing if we are exiting.
+        A restarted server takes the lines of these jobs back for us.
         """
         self.link_life.on_proven(link)
         if not self.link_life.wants_server:
@@ -1257,7 +1243,6 @@ class Connection:
 
     @property
     def has_given_up_unserved(self) -> bool:
-        """Return True if the time of --give-up is over, and no server has ever accepted us."""
         return self.link_life.state is LinkState.GIVEN_UP and not self.link_life.was_accepted
 
     def _give_up(self, why: str) -> None:
@@ -1286,7 +1271,7 @@ class Connection:
             self._on_no_job(message)
         elif kind == "pong":
             self._on_pong(message)
-        elif kind == "fault":           # a result cannot be written
+        elif kind == "fault":
             self._on_fault(message)
         elif kind == "lost":            # another runner has taken over a job
             self._on_job_lost(message.text("id"))
@@ -1324,7 +1309,6 @@ class Connection:
         self._on_acknowledged(self._outbox.replay(to_repeat, last_event))
 
     def _sinks(self) -> list[Sink]:
-        """Return the receivers of events of new runs: the server and the console."""
         return [ServerSink(self), *self._program.console]
 
     def _on_jobs_arrived(self, link: ServerLink, message: Message) -> None:
@@ -1404,7 +1388,7 @@ class Connection:
             time.sleep(self.QUIET_SECONDS)
 
     def _on_no_job(self, message: Message) -> None:
-        """Handle the answer that there is no job: wake the runner, which exits if it can."""
+        """Handle the answer that there is no job."""
         request_number = message.integer("request")
         self._requests.on_no_job(
             request_number,
@@ -1416,18 +1400,14 @@ class Connection:
         self._wake_runner()
 
     def _on_summary(self, message: Message) -> None:
-        """Store the server's summary of the job file.  The first one counts."""
+        """Store the server's summary; the first one counts."""
         summary = self._read_summary(message)
         if not self._summary.done():
             self._summary.set_result(summary)
         self._progress.set()
 
     def _read_summary(self, message: Message) -> Summary | None:
-        """Return the summary of the job file in a message; None: the server cannot read the file.
-
-        Fields: `now`, counts by state; `left`, a new job remains for us; `bad`, the first bad lines; `again`,
-        -r would run some of them; `strays`, lines of plain text.
-        """
+        """Return the summary of the job file in a message; None: the server cannot read the file."""
         if message.fields.get("account") is None:
             return None
         summary = Message(message.fields["account"])
@@ -1443,7 +1423,7 @@ class Connection:
         )
 
     def _on_server_closing(self, link: ServerLink, message: Message) -> None:
-        """Drop the link, because the server exits; exit too if that is for good."""
+        """Drop the link; exit too if the server exits for good."""
         is_for_good = message.boolean("done")
         if is_for_good:
             self._on_summary(message)           # this message has it
@@ -1478,7 +1458,6 @@ class ServerSink(Sink):
         self._send_end(run, None)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        """Send output, or hold it while the run is short."""
         held_output = self._held_output.get(run)
         if held_output is None:
             return self._send_output(run, stream.name, data)
@@ -1500,12 +1479,10 @@ class ServerSink(Sink):
                 self._send_held_output(run)
 
     def _send_held_output(self, run: Run) -> None:
-        """Send the output that is held; from now on output is sent as it comes."""
         for name, held in self._held_output.pop(run).items():
             self._send_output(run, name, bytes(held))
 
     def _send_output(self, run: Run, name: bytes, data: bytes) -> None:
-        """Send output in pieces.  name: of the stream."""
         for start in range(0, len(data), runmaker4.MAX_PIECE_BYTES):
             chunk = data[start:start + runmaker4.MAX_PIECE_BYTES]
             self._send_event(run, "output", len(chunk), stream=to_text(name), data=to_text(chunk))
@@ -1530,7 +1507,6 @@ class ServerSink(Sink):
         )
 
     def _send_end(self, run: Run, run_result: RunResult | None) -> None:
-        """Report the end of a run.  run_result: None if the run could not be started."""
         shell = run.shell
         output_bytes = {
             to_text(name): sum(stream.received for stream in run.streams if stream.name == name)
@@ -1557,7 +1533,6 @@ class ServerSink(Sink):
         )
 
     def _send_event(self, run: Run, kind: str, size: int = 0, **fields: Any) -> None:
-        """Queue an event of a run, if the job is still ours.  size: bytes of output."""
         job = self._connection.our_job(run.job)
         if job:
             self._connection.send_event(size, type=kind, id=job.key, **fields)
@@ -1570,12 +1545,12 @@ def name_in_records(name: str) -> str:
 
 # ======== The program =======================================================================================
 #
-# The first connection is made in the foreground.  Then the loop has two tasks: one runs jobs, the other stays
-# connected.  We exit after the first task, unless a server refuses us before any welcome.
+# The loop has two tasks: one runs jobs, the other stays connected.  We exit after the first task, unless a
+# server refuses us before any welcome.
 
 
 class ClientProgram(RunnerProgram):
-    """Connects first, to report errors at once; then runs jobs, in the background with -d."""
+    """Connects first, to report errors at once; then runs jobs."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         options = parse_options(argv)
@@ -1605,10 +1580,7 @@ class ClientProgram(RunnerProgram):
             )
 
     def _connect_first(self) -> tuple[socket.socket, ClientChannel] | None:
-        """Return a connection; None: no server answers yet, which was reported.
-
-        Raises UsageError if waiting cannot help.
-        """
+        """Return a connection; None: no server answers yet.  Raises UsageError if waiting cannot help."""
         try:
             with self._endpoint.usage_errors():
                 return self._endpoint.dial(self._dial_seconds)
@@ -1620,10 +1592,9 @@ class ClientProgram(RunnerProgram):
             return None
 
     async def work(self) -> int:
-        """Run the server's jobs until none are left, and stay connected; return the exit status.
+        """Run the server's jobs, and stay connected; return the exit status.
 
-        The status is 2 instead of 1 if we gave up, and no server had ever accepted us.  Raises UsageError if
-        a server refuses us, and none has accepted us before.
+        The status is 2 instead of 1 if we gave up, and no server had ever accepted us.
         """
         # prints job output and results; the same for all servers
         self.console = self.console_sinks(None, with_output=True)
