@@ -423,7 +423,7 @@ class Outbox:
         return not self._unsent and not self._in_flight
 
     def add(self, message: dict[str, Any], size: int) -> None:
-        """Queue an event. size: bytes of output."""
+        """Queue an event.  size: bytes of output."""
         self._last_number += 1
         message["n"] = self._last_number
         self._unsent.append(Event(self._last_number, message, size))
@@ -707,7 +707,7 @@ class LinkLife:
                       file_id: str) -> ServerLink:
         """Return a new link.  Raises OSError, asyncio.TimeoutError.
 
-        existing: a connection made in advance; None: dial. file_id: of the required job file; '': any.
+        existing: a connection made in advance; None: dial.  file_id: of the required job file; '': any.
         """
         loop = connection.loop
         if existing:
@@ -812,8 +812,8 @@ class Requests:
     ) -> dict[str, Any] | None:
         """Return the fields of a `claim` to send; None: nothing has changed.
 
-        `want` and `memory` are additions to earlier claims; memory can be negative. exits_if_none: the client
-        exits if there is no job; later claims repeat that until one is answered.
+        `want` and `memory` are additions to earlier claims; memory can be negative.  exits_if_none: the
+        client exits if there is no job; later claims repeat that until one is answered.
         """
         more_memory = int(min(max(free_memory, 0), runmaker4.MAX_INTEGER)) - self._offered_memory
         announces_exit = exits_if_none and self._exit_request is None
@@ -841,7 +841,7 @@ class Requests:
         """Remember in `no_job` the server's answer that it has no job for us.
 
         If can_exit is True, and this or an earlier request announced our exit, `retry_after` becomes None:
-        the runner exits. met_end: at a `#RUN end`. why_jobs_remain: '': none do.
+        the runner exits.  met_end: at a `#RUN end`.  why_jobs_remain: '': none do.
         """
         retry_after = self.no_job.retry_after
         is_exit_answered = self._exit_request is not None and request >= self._exit_request
@@ -1178,9 +1178,10 @@ class Connection:
     async def stay_connected(self, first_connection: tuple[socket.socket, ClientChannel] | None) -> None:
         """Connect, and reconnect after each loss, until the client exits or gives up.
 
-        Raises UsageError if a server refuses us before any welcome.  A refusal comes from an end that has not
-        proved that it knows the token: after a crash another user's server can have the port.  So then
-        neither kill jobs nor stop waiting for our server.
+        Raises UsageError if a server refuses us before any welcome.
+
+        A later refusal comes from an end that has not proved that it knows the token: after a crash another
+        user's server can have the port.  So neither kill jobs nor stop waiting for our server.
         """
         while self.link_life.wants_server:
             complaint = Complaint.LOSS

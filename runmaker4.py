@@ -7657,7 +7657,7 @@ class RunnerStats:
                 reasons_command: str) -> str:
         """Return the last line that we print, such as '3 done, 1 failed in 12s (line 4); -r runs them again'.
 
-        summary: None: the file's state is unknown. orphans: lines of dead runners that we marked `e`.
+        summary: None: the file's state is unknown.  orphans: lines of dead runners that we marked `e`.
         reasons_command: shows why jobs failed; '': none.
         """
         own_bad_lines = {*self.bad_lines, *self.unwritten_lines, *orphans}
@@ -8051,13 +8051,13 @@ class JobTask:
         self._forbid_start(cause)
 
     def kill_run(self, cause: str) -> None:
-        """Kill the run; the job can run again. cause: "timeout" or "memory"."""
+        """Kill the run; the job can run again.  cause: "timeout" or "memory"."""
         self._runner.processes.reap()
         if self.phase is Phase.RUNNING or (self.phase is Phase.READING_ON and cause == "timeout"):
             self._kill_processes(cause)
 
     def _on_exit(self, status: int) -> None:
-        """Record the exit of the shell. status: the wait status."""
+        """Record the exit of the shell.  status: the wait status."""
         run = self.run
         self._exited_at = self._runner.loop.time()
         run.duration = self._exited_at - run.started
@@ -8389,7 +8389,7 @@ class JobTask:
             sink.on_ended(self.run, run_result)
 
     def _result_of_run(self, status: int, timeout: float) -> RunResult:
-        """Return the result of the run. timeout: in seconds; 0: none."""
+        """Return the result of the run.  timeout: in seconds; 0: none."""
         cause = self.run.cause
         limit = self.run.requested_memory if cause == "memory" else timeout
         # a cancelled job counts as killed by SIGTERM, however the shell reacted
@@ -8453,10 +8453,10 @@ class Runner:
                  host: bytes, options: argparse.Namespace, say: Say, runner_stats: RunnerStats,
                  names: Sequence[str], slot_file: SlotFile | None, executor: FileExecutor,
                  memory: float, seconds_left: float | None) -> None:
-        """sinks: for runs that start from now on; the list can change. writers: of console and files (see
+        """sinks: for runs that start from now on; the list can change.  writers: of console and files (see
         Pump).
 
-        slot_file: None: the names are not from a file. memory: bytes for all running jobs with memory=.
+        slot_file: None: the names are not from a file.  memory: bytes for all running jobs with memory=.
         seconds_left: until all jobs are killed; None: no limit.
         """
         self.jobs = jobs
@@ -9339,7 +9339,7 @@ class Program:
                     *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
         """Open the files for -l, --outdir and --joblog; None: the option was not given.
 
-        network: one of `inputs` is on a network file system. presence_lock: tells readers of the journal if
+        network: one of `inputs` is on a network file system.  presence_lock: tells readers of the journal if
         this process lives.
         """
         options = self.options
@@ -9606,7 +9606,7 @@ class RunnerProgram(Program):
             self.say(f"Slurm ends this job within the margin of {margin}: no job is started")
 
     def console_sinks(self, file: JobReader | None, with_output: bool) -> list[Sink]:
-        """Return the sinks that print results and output. file: None: the server has the job file."""
+        """Return the sinks that print results and output.  file: None: the server has the job file."""
         options, is_dumb = self.options, os.environ.get("TERM") == "dumb"
         if options.plain:
             writers = {b"stdout": self.stdout, b"stderr": self.stderr}
