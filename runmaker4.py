@@ -9756,7 +9756,7 @@ if __name__ == "__main__":
 
 # ======== The wire ==========================================================================================
 #
-# The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 10.  Both know the token,
+# The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 11.  Both know the token,
 # 128 random bits, which never crosses the wire: each end proves that by answering a challenge of the other.
 # Then the two ends start TLS 1.3 (RFC 8446), so no bytes from an unauthenticated peer reach OpenSSL.  Finally
 # they prove that TLS ends at them, not at a man in the middle.
@@ -9775,7 +9775,7 @@ if __name__ == "__main__":
 #  6   both, in TLS: messages, each {"type": ...}, as runmaker4-server.py describes them
 #
 #     H(label) = HMAC-SHA256(token, text), in hexadecimal
-#     text     = "runmaker4 10 " + label + newline + NS + NC; from step 3 on also + D + F
+#     text     = "runmaker4 11 " + label + newline + NS + NC; from step 3 on also + D + F
 #     NS, NC   = challenges: 128 random bits, 32 hexadecimal digits, new for each connection
 #     D        = the SHA-256 of the certificate that S made when it started: 64 hexadecimal digits
 #     F        = the file id, a hash of the job file's path: 32 hexadecimal digits
