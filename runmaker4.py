@@ -9652,7 +9652,7 @@ class RunnerProgram(Program):
         for sink in runner.sinks:
             sink.on_exit()
         summary = await jobs.sync_and_summarize(runner)
-        if self.executor.has_kept_records:      # after a signal: not flushed yet
+        if self.executor.has_kept_records and not runner.claim_error:     # after a signal: not flushed yet
             await runner.wait_unless_killed(self.executor.flush())
 
         def was_killed() -> bool:
@@ -9762,8 +9762,8 @@ if __name__ == "__main__":
 # they prove that TLS ends at them, not at a man in the middle.
 #
 #      bytes                                       the receiver knows
-#  1   S: {"runmaker4": 10, "nonce": NS}           C: the version
-#  2   C: {"runmaker4": 10, "nonce": NC,           S: C knows the token, and answers now, because NS is new
+#  1   S: {"runmaker4": 11, "nonce": NS}           C: the version
+#  2   C: {"runmaker4": 11, "nonce": NC,           S: C knows the token, and answers now, because NS is new
 #          "proof": H("client")}
 #  3   S: {"certificate": D, "file": F,            C: S knows the token, answers now, made the certificate D,
 #          "proof": H("server")}                   and serves the file F
