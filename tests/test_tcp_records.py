@@ -381,18 +381,22 @@ class Together(RecordsCase):
         self.assertTrue({"dave"} < hosts <= {"dave", *self.NAMES}, hosts)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_the_server_prints_whole_lines_of_each_client_in_order(self) -> None:
+    def test_the_server_prints_whole_lines_of_each_stream_in_order(self) -> None:
         self.write(". for i in 1 2 3 4 5; do printf aaaa; sleep 0.0$i; echo $i >&2; echo bbbb; done\n" * 12)
         server = self.start_server("--print")
         ended = [self.finish(client) for client in self.start_clients(server)]
         shown = console_lines(self.shown(self.stop(server, signal.SIGHUP)))
         self.assertEqual(printed(shown), [b"aaaabbbb"] * 60)
         for name, client in zip(self.NAMES, ended):
-            self.assertEqual(self.lines_of(name, shown), self.lines_of(name, console_lines(client.out)))
+            self.assertEqual(self.streams_of(name, shown), self.streams_of(name, console_lines(client.out)))
 
-    def lines_of(self, name: str, lines: list[ConsoleLine]) -> list[ConsoleLine]:
-        """The lines of a console that name this host."""
-        return [line for line in lines if line.host == name]
+    def streams_of(self, name: str, lines: list[ConsoleLine]) -> dict[tuple[object, str], list[bytes]]:
+        """The lines of a console that name this host, by process and stream."""
+        found: dict[tuple[object, str], list[bytes]] = {}
+        for line in lines:
+            if line.host == name:
+                found.setdefault((line.pid, line.kind), []).append(line.text)
+        return found
 
 
 class CutConnection(RecordsCase):
