@@ -7552,7 +7552,7 @@ class Slot:
 
 class SlotFile:
     """A file with one name per line; blank lines and lines with # are ignored."""
-    INTERVAL = 0.5                      # seconds from one look to the next
+    INTERVAL = 0.25                     # seconds from one look to the next
     MAX_FILE_BYTES = 1 << 20
     DESCRIPTORS_PER_NAME = 8            # for a job
 

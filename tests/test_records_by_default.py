@@ -130,13 +130,13 @@ class Views(DefaultCase):
 class Short(DefaultCase):
     """Short output is in the journal, all other output in files."""
 
-    def test_many_jobs_that_print_make_one_file(self) -> None:
+    def test_many_jobs_that_print_make_few_files(self) -> None:
         count = 2000 if FULL else 300
         self.jobs(*["echo $JOB_ID; echo err $JOB_ID >&2"] * count)
         runners = [self.start(RUNMAKER, "-q", "-j2", "runs.txt") for _ in range(2)]
         for runner in runners:
             self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual(self.files(), ["journal"])
+        self.assertLessEqual(len(self.files()), 8)      # on a busy machine a job can take a second
         self.assertEqual(self.printed(), [(b"%d\n" % number, b"err %d\n" % number)
                                           for number in range(1, count + 1)])
 
