@@ -2558,7 +2558,7 @@ class Sessions:
         elif kind == "release":
             self.settle(assignment, LineResult(Cause.RETURNED, NEW, event=event_number))
         else:
-            if kind == "begin" and message.integer("pid"):      # 0: the job could not be started
+            if kind == "begin" and message.process_id("pid"):      # 0: the job could not be started
                 self._mark_begun(assignment)
             self._record_event(client, kind, assignment, message, event_number)
 

@@ -7189,20 +7189,11 @@ class OutputFile:
         try:
             if self.text and not self.has_failed:
                 if self._fd is None:
-                    self._fd = self._create()
+                    self._fd, self._path = create_unused(self._path)
                 write_all(self._fd, self.text)
         except OSError as error:            # later data would leave a hole: the file ends here
             self._give_up(error)
         self.text.clear()
-
-    def _create(self) -> int:
-        """Create the file, under a numbered name if the plain name is taken.  Raises OSError."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            return os.open(self._path, flags, 0o666)
-        except FileExistsError:
-            fd, self._path = create_numbered(self._path)
-            return fd
 
     def close(self) -> None:
         """Close the file, if there is one, after the end of the run.  An error counts as a failed write."""
@@ -7223,19 +7214,17 @@ class OutputFile:
         self._on_error(f"{self._path}: {error_text(error)} (this output is incomplete; the jobs go on)")
 
 
-def numbered_name(name: str, number: int) -> str:
-    """Return another name for a file whose name is taken, for example 'name.~2~'."""
-    return f"{name}.~{number}~"
+def create_unused(path: str) -> tuple[int, str]:
+    """Create an empty file with this path, or the first numbered one that is free, for example 'path.~2~'.
 
-
-def create_numbered(name: str) -> tuple[int, str]:
-    """Create an empty file under the first free numbered name; return descriptor and name.  Raises OSError.
+    Return descriptor and path.  Raises OSError.
     """
-    number = 1
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    number = 0
     while True:
-        new_name = numbered_name(name, number)
+        unused_path = f"{path}.~{number}~" if number else path
         with contextlib.suppress(FileExistsError):
-            return os.open(new_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), new_name
+            return os.open(unused_path, flags, 0o666), unused_path
         number += 1
 
 
@@ -7535,10 +7524,6 @@ class Slot:
     use: Use = Use.IDLE
     listed: bool = True                 # in the list of names; otherwise it gets no more jobs
     unreachable_jobs: int = 0           # so many last jobs in a row exited with status 255 (ssh)
-
-    @property
-    def busy(self) -> bool:
-        return self.use is Use.BUSY
 
     @property
     def is_retired(self) -> bool:
