@@ -5403,7 +5403,6 @@ class Jobs(Protocol):
 class FileJobs:
     """The `Jobs` of a runner on the shared file: a `FileExecutor` calls a cursor and a queue."""
     EMPTY_FILE = Summary(Counts(0, 0, 0, 0, 0, 0))
-    MAX_FLUSH_SECONDS = 10.0            # for records, after the job file could not be used any more
 
     def __init__(self, cursor: Cursor, reader: JobReader, executor: FileExecutor, consumer: Consumer) -> None:
         """reader: reads the same file as the cursor, to count lines."""
@@ -5488,18 +5487,6 @@ class FileJobs:
         has_unsupervised_jobs = summary.counts.running > 0 and is_only_runner
         return replace(summary, jobs_left=summary.jobs_left or has_unsupervised_jobs)
 
-    async def _flush_records(self, runner: Runner) -> None:
-        """Wait until all records are written; if the job file cannot be used any more, for a while only.
-
-        The records are mostly on the same file system: if its client has died, they can never be written.
-        """
-        max_seconds = self.MAX_FLUSH_SECONDS if runner.claim_error else None
-        try:
-            await asyncio.wait_for(self.executor.flush(), max_seconds)
-        except asyncio.TimeoutError:
-            runner.say("records that could not be written are lost")
-            runner.runner_stats.had_errors = True
-
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
         """Sync the file, and summarize it up to MAX_LOOKS times, until it is not about to change.
 
@@ -5507,7 +5494,7 @@ class FileJobs:
         """
         if not runner.kill_signal:
             await self.executor.call(self._file.sync)
-            await self._flush_records(runner)
+            await self.executor.flush()
         for attempt in range(1, self._reader.MAX_LOOKS + 1):
             is_last_attempt = attempt == self._reader.MAX_LOOKS
             try:
@@ -7034,6 +7021,7 @@ class RecordFile:
         self.kept: dict[int, bytearray] = {}        # records by offset; at APPEND_BYTE the lines to append
         self.obstacle = ""                          # why the last record that waits could not be written
         self._must_reopen = False       # the network file system was away: the descriptor is unusable
+        self._cut_off_since = math.inf  # when ENOTCONN first came (monotonic); inf: it is not the obstacle
         # when to report the obstacle; None: no record waits; inf: it was reported
         self._report_at: float | None = None
         executor.files.append(self)
@@ -7070,17 +7058,22 @@ class RecordFile:
         """Write kept[offset] to the file, and remove it from `kept`.
 
         Keep it if the lock was refused, or if the network file system was away.  Any other error is reported
-        and drops the record.
+        and drops the record; so does ENOTCONN after a minute (see JobQueue._is_cut_off()).
         """
         obstacle = ""                   # also after a defect, which would happen again
         try:
             obstacle = self._write_locked(offset) if self._mount.network else self._write(offset)
-        except (OSError, UsageError) as error:
-            if isinstance(error, OSError) and self._mount.network and error.errno in LOCKS_LOST:
+            self._cut_off_since = math.inf
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                self._cut_off_since = min(self._cut_off_since, time.monotonic())
+            if self._mount.network and error.errno in LOCKS_LOST and not self._is_cut_off():
                 self._must_reopen = True
                 obstacle = error_text(error)
             else:
                 self._give_up(offset, error)
+        except UsageError as error:
+            self._give_up(offset, error)
         finally:
             if obstacle:
                 self.obstacle = obstacle
@@ -7089,6 +7082,10 @@ class RecordFile:
                 del self.kept[offset]
                 if not self.kept:
                     self._report_at = None
+
+    def _is_cut_off(self) -> bool:
+        """Return True if the client of a FUSE file system must be dead: see JobQueue._is_cut_off()."""
+        return time.monotonic() - self._cut_off_since >= JobQueue.MAX_CUT_OFF_SECONDS
 
     def _give_up(self, offset: int, error: OSError | UsageError) -> None:
         """Report a record that cannot be written."""
@@ -9637,7 +9634,7 @@ class RunnerProgram(Program):
         for sink in runner.sinks:
             sink.on_exit()
         summary = await jobs.sync_and_summarize(runner)
-        if self.executor.has_kept_records and not runner.claim_error:     # after a signal: not flushed yet
+        if self.executor.has_kept_records:      # after a signal: not flushed yet
             await runner.wait_unless_killed(self.executor.flush())
 
         def was_killed() -> bool:

@@ -44,6 +44,14 @@ def dup2_well(*args, **named):
 runmaker4.append_locked, os.dup2 = append_badly, dup2_well
 runmaker4.Journal.GATHER_SECONDS = 0.0
 """
+# The client of the file system has died, and half a second counts as a minute
+DEAD = """
+import errno, os
+def append_never(*args):
+    raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+runmaker4.append_locked = append_never
+runmaker4.JobQueue.MAX_CUT_OFF_SECONDS = 0.5
+"""
 # It is always trying while it leaves
 SLOW_TRIES = """
 import time
@@ -161,6 +169,12 @@ class OverANetwork(LockedCase):
             self.assertEqual(sorted(run.line for run in journal.start_pass()), list(range(1, 13)))
         lines = set(self.read("joblog").splitlines(keepends=True)) - {runmaker4.JobLog.HEADER}
         self.assertEqual(sorted(int(line.split(b"\t")[0]) for line in lines), list(range(1, 13)))
+
+    def test_a_journal_whose_file_system_has_died_is_given_up(self) -> None:
+        self.jobs("true")
+        ended = self.finish(self.start_patched(FAR + DEAD, "-q", "--outdir", "out", "runs.txt"), 20)
+        self.assertEqual((ended.code, self.states()), (1, "d"), ended.err)
+        self.assertComplains(ended, "transport endpoint is not connected", "the journal is incomplete")
 
     def test_after_a_signal_it_leaves_and_says_what_is_lost(self) -> None:
         self.check_what_is_lost(FAR)
