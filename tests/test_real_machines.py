@@ -129,4 +129,4 @@ class OnOcfs2(unittest.TestCase):
         for check in checks:
             check.wait(SLOW)
             self.assertEqual(check.code, 1, str(check))
-            self.assertIn(b"an addition was lost", check.out)
+            self.assertIn(b"NO   is on OCFS2 with the cluster stack o2cb: locks do not reach", check.out)

@@ -32,10 +32,10 @@ class DefaultCase(TcpCase):
         """What each run has printed, in the journal and in files."""
         found = []
         for row in self.rows(lines):
-            texts = [os.fsencode(row["stdout"]), os.fsencode(row["stderr"])]
-            for name in row["files"]:
-                texts[".err" in name] = self.read(f"{directory}/{name}") + texts[".err" in name]
-            found.append((texts[0], texts[1]))
+            texts = [b"", b""]
+            for name in row["files"]:               # of several servers, in the order in which they began them
+                texts[".err" in name] += self.read(f"{directory}/{name}")
+            found.append((texts[0] + os.fsencode(row["stdout"]), texts[1] + os.fsencode(row["stderr"])))
         return found
 
     def files(self, directory: str = "runs.txt.out") -> list[str]:
