@@ -1,60 +1,52 @@
 #!/usr/bin/env python3
-"""runmaker4-server - hand out the jobs of a file to runmaker4-client.py on hosts that do not share the file
-system.
+"""runmaker4-server - hand out the jobs of a file to runmaker4-client.py on hosts that share no file system.
 
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
-The server claims lines for clients with the locks of runmaker4.py, so both can work on one file together.
-Handshake and frames are runmaker4.py's ("The wire").  After the handshake they send:
+The server claims lines with the locks of runmaker4.py, so both can work on one file together.  Handshake and
+frames are described there ("The wire").  Then follow:
 
     client                                              server
     have       jobs from an earlier connection
-    hello      name, slots, memory and options          welcome    the served file, which of these jobs the
-                                                                   client has lost, the number of the last
+    hello      name, slots, memory and options          welcome    the file, lost jobs of the client, the last
                                                                    event
-    claim      a request for jobs: additional slots     jobs       some, as soon as there are any; a few
-               and memory; the number of all slots                 ahead if the jobs are short
-               (last: the client exits if there are     nothing    there are none: the answer to `last`,
-               no jobs)                                            after another scan of the file
-    ping       every five seconds                       pong       and which failed lines the client still
-                                                                   runs again (-r, --resume)
+    claim      a request for jobs: additional slots     jobs       some; a few ahead if the jobs are short
+               and memory; the number of all slots      nothing    there are none: the answer to `last`,
+               (last: the client exits without jobs)               after another scan
+    ping       every five seconds                       pong       and which failed lines the client retries
+                                                                   (-r, --resume)
     ready      the shell of a job waits at the gate     go         the job begins at this time of the
                                                                    client's clock
     sync       the time of the client's clock           sync       a question for that time
                                                         stop       kill this job, or do not begin it
     begin, output, end: of a run; finish, release:      ack        all events up to this number are dealt
     of a job; these are events, numbered from 1,                   with: their contents are in the files (up
-    sent again after a new connection until acked                  to a second later for the log file while
-                                                                   the run goes on, and for a journal on a
-                                                                   network file system)
+    sent again after a new connection until acked                  to a second later for the log file of a
+                                                                   run and a journal on a network)
                                                         fault      a result could not be written
-                                                        lost       another runner has this line: kill the
-                                                                   job
-    account    a request for the counts of the file     account    how many jobs in each state; are there
-                                                                   new ones that the client could run?
-    bye        the client exits and has no more jobs    closing    the server exits (done: no more jobs are
-                                                                   handed out; with the account)
+                                                        lost       kill the job: another runner has the line
+    account    a request for the counts of the file     account    jobs by state; are there new ones for the
+                                                                   client?
+    bye        the client exits and has no more jobs    closing    the server exits (done: only handing out
+                                                                   ends; with the account)
 
 These rules keep jobs from being lost or run twice:
 
  1.  A client is lost when the connection is closed, or after 15 s of silence.  During --grace it can come
     back, and the lines stay `r` and locked.  Then the server unlocks them: they are orphans, as those of a
-    dead runner, even if the client has not reported the start of these jobs: the server cannot know.
+    dead runner, because the server cannot know whether the jobs have started.
  2.  A client starts a job only if the server has answered a request that the client sent less than half the
-    grace (and less than 15 s) ago.  Otherwise the line can have become an orphan while the client slept,
-    and another runner can have it.
+    grace (and less than 15 s) ago.  If the client slept longer, another runner can have the line.
  3.  A client that comes back lists its jobs.  It keeps a job if no other runner has taken the line since,
     and kills all other jobs ("Recovery").  While the server cannot read the file, it drops the connection:
     the client keeps all jobs and connects again.  Jobs that it does not list were not started, and become
-    `.`; so do jobs that it gives back because it had not begun them when it lost the server.  Another server
-    gets the `begin` of running jobs again, and begins new records for them.  A client can lie: after a
-    restart of the server it can name a running line of another client, because the new server knows the
-    running lines, but not which client has which.  A secret to bind a line to a client, in a file that
-    outlives the server, would not help: a client that lies knows the token, so it can pass for the server
-    and stop the other client's job.
+    `.`; so do jobs that it gives back.  Another server gets the `begin` of running jobs again, and begins
+    new records for them.  After a restart of the server, a client that lies can name a running line of
+    another client.  A secret for each line would not help: such a client knows the token, so it can pass for
+    the server and stop the other client's job.
  4.  All job locks are on one open file description, shared with a keeper: a small process that outlives the
-    server by the grace.  The next server gets the description, and with it the job locks, from the keeper.
-    Clients that come back name the lines; lines that no client has named are orphans after the grace.
+    server by the grace, and passes the description, with the locks, to the next server.  Lines that no
+    client has named within the grace are orphans.
 """
 
 from __future__ import annotations
@@ -212,25 +204,25 @@ if TYPE_CHECKING:
     import ssl
 
 PROG = "runmaker4-server.py"
-MAX_UNAUTHENTICATED = 100       # connections that are not authenticated yet; more drop the oldest
-BACKLOG = 1000                  # connections that wait for accept(2): clients that start together
-ACCEPT_PAUSE_SECONDS = 1.0      # after a connection that was not accepted
+MAX_UNAUTHENTICATED = 100       # not authenticated yet; more drop the oldest
+BACKLOG = 1000                  # connections that wait for accept(2)
+ACCEPT_PAUSE_SECONDS = 1.0      # after a failed accept(2)
 NOT_ACCEPTED_REPORT_SECONDS = 60.0      # between messages about that
-MIN_DESCRIPTORS = 200           # open files: some 20 for the server, 100 for strangers, the rest for clients
+MIN_DESCRIPTORS = 200           # some 20 for the server, 100 for strangers, the rest for clients
 MAX_BATCH_LINES = 64            # lines claimed before other work follows
-MAX_PREFETCHED_LINES = 16       # lines that a client gets before it requests them: Client.prefetch_count
+MAX_PREFETCHED_LINES = 16       # sent before a request: Client.prefetch_count
 SHORT_JOB_SECONDS = 0.1         # from sending a line to the result of a short job
 POLL_SECONDS = 0.1              # between scans of a local file, while clients wait
 MAX_REPORTED_BYTES = 1 << 25    # jobs that a client may report
 MAX_JOBS_BYTES = 128 << 10      # several jobs in a message
-ACKNOWLEDGE_SECONDS = 0.01      # in which events are gathered for one acknowledgement
+ACKNOWLEDGE_SECONDS = 0.01      # in which events are gathered
 RETURN_SECONDS = 2.0            # within which a client normally starts a job or gives it back
 MAX_SETTLED_KEYS = 10_000       # finished jobs to remember
-KEY_PATTERN = re.compile(r"[0-9a-f]{16}")       # of a job
-MAX_SLOTS = 1_000_000           # of a client
-MAX_LIST_KEYS = 10_000          # in a list of a message
-MAX_NAME_CHARS = 200            # last characters of the job file's name in a welcome
-MAX_REASON_CHARS = 1000         # of the message in `nothing`
+KEY_PATTERN = re.compile(r"[0-9a-f]{16}")
+MAX_SLOTS = 1_000_000
+MAX_LIST_KEYS = 10_000
+MAX_NAME_CHARS = 200            # at the end of the job file's name, in a welcome
+MAX_REASON_CHARS = 1000         # in `nothing`
 
 
 def make_parser() -> Parser:
@@ -298,33 +290,30 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 # ======== The job file of a server ==========================================================================
 #
 # A runner has each job lock on a separate open file description, which the job inherits.  A server's jobs
-# run on other hosts, and the lines must stay locked when the server dies.  So the server has all job locks
-# on one description, which the keeper also holds open:
+# run on other hosts, and the lines must stay locked when the server dies.  So all its job locks are on one
+# description, which the keeper also holds open:
 #
-#     1.  The server claims a line as a runner does, except for the description that the job lock is on.
-#     2.  Two locks on one description do not exclude each other.  So the server remembers its job locks, and
+#     1.  Two locks on one description do not exclude each other.  So the server remembers its job locks, and
 #        counts them where a runner would ask the kernel.
-#     3. The next server gets the description, and so all job locks, from the keeper.  It identifies them with
-#        a second description: a job lock that the second cannot lock, and the inherited one can, is locked
-#        on the inherited one.
-#     4. A job lock shows the command of the line, but not which client has the job.  Until a client has named
+#     2.  The next server gets the description from the keeper, and identifies its job locks with a second
+#        description: those that the second cannot lock, and the inherited one can.
+#     3.  A job lock shows the command of the line, but not which client has the job.  Until a client names
 #        the job, or the grace is over, no client has the line.
 
 
 class SharedLockTable(LockTable):
-    """A lock file with all job locks on one description, which outlives the server.
+    """A lock file with all job locks on one description (see open(2)), which outlives the server.
 
-    A description is what open(2) makes; it is replaced only after a lost lease, or if the lock file was
-    removed.  The locks on it are `job_locks` and `locks_without_line`.  `fd` is another description, which
-    these locks exclude.
+    It is replaced only after a lost lease, or if the lock file was removed.  The locks on it are `job_locks`
+    and `locks_without_line`.  They exclude `fd`, another description.
     """
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  presence_lock: PresenceLock | None, give_to_keeper: Callable[[int], None]) -> None:
-        """give_to_keeper: called with each new description, which the keeper process must also hold."""
+        """give_to_keeper: called with each new description."""
         super().__init__(file, mount, say=say, clock=clock, interval=interval, presence_lock=presence_lock)
         self._give_to_keeper = give_to_keeper
-        self._shared_fd = -1                    # the description with the job locks; -1: none
-        self._shared_inode: tuple[int, int] | None = None       # device and inode of that lock file
+        self._shared_fd = -1                    # -1: none
+        self._shared_inode: tuple[int, int] | None = None       # of that lock file
         # offsets of the previous server's job locks for which no line is known yet
         self.locks_without_line: set[int] = set()
 
@@ -333,10 +322,9 @@ class SharedLockTable(LockTable):
         return self._shared_fd >= 0 and self._shared_inode == self.inode
 
     def open_job_lock(self) -> int:
-        """Return the shared descriptor, through which all job locks are locked.
+        """Return the shared descriptor for all job locks.
 
-        If there is none, or the lock file was created again, open the lock file and give the keeper process
-        a copy of the descriptor.
+        If there is none, or the lock file was created again, open it and give it to the keeper.
         """
         if not self._is_shared_fd_current:
             self._shared_fd = super().open_job_lock()
@@ -358,7 +346,7 @@ class SharedLockTable(LockTable):
         Do not ask the kernel about our own: they can be hundreds.
         """
         offsets = job_lock_offsets(command)
-        if not self._is_shared_fd_current:      # then none is ours: ask the kernel about all
+        if not self._is_shared_fd_current:      # none is ours
             return super().count_job_locks(command)
         if is_free(self.fd, offsets.start, len(offsets)):
             return 0
@@ -370,9 +358,8 @@ class SharedLockTable(LockTable):
         return offset in self.job_locks or offset in self.locks_without_line
 
     def inherit_locks(self, shared_fd: int) -> None:
-        """Take over the job locks of the previous server, which has died; `shared_fd` still has them locked.
+        """Take over the job locks of the previous server, which is dead, as `locks_without_line`.
 
-        They are `locks_without_line` until their lines are known.  Job locks of other runners are left out.
         Raises OSError(ESTALE): the lock file was removed.
         """
         if identity_of(shared_fd) != self.inode:
@@ -386,31 +373,28 @@ class SharedLockTable(LockTable):
 
     @staticmethod
     def _lock_again(fd: int, offset: int) -> bool:
-        """Lock a byte that `fd` perhaps has locked already; return False if another descriptor has it locked.
+        """Lock a byte that `fd` perhaps has locked; return False if another descriptor has it locked.
 
-        The lock becomes shared, then exclusive again: on CephFS a second lock of the same kind would damage
-        the first.
+        On CephFS a second lock of the same kind would damage the first, so it becomes shared, then exclusive.
         """
         return lock(fd, offset, shared=True) and lock(fd, offset)
 
     def has_own_lock(self, line: Line) -> bool:
-        """Return True if an inherited job lock is the one that a runner locks for this line, if it can."""
         return own_job_lock_offset(line) in self.locks_without_line
 
     def find_lock_without_line(self, command: bytes) -> int | None:
-        """Return the offset of an inherited job lock of a command; None: there is none."""
+        """Return the offset of an inherited job lock of a command, or None."""
         offsets = job_lock_offsets(command)
         return next((offset for offset in self.locks_without_line if offset in offsets), None)
 
     def take_lock_without_line(self, offset: int) -> JobLock:
-        """Move a job lock for which a line was found from `locks_without_line` to `job_locks`; return it."""
+        """Move a job lock for which a line was found to `job_locks`; return it."""
         self.locks_without_line.remove(offset)
         job_lock = JobLock(self._shared_fd, offset)
         self.job_locks[offset] = job_lock
         return job_lock
 
     def drop_locks_without_line(self) -> None:
-        """Unlock inherited job locks without a line: no client will come for them."""
         for offset in self.locks_without_line:
             with contextlib.suppress(OSError):          # EIO: the lease was lost, and with it the locks
                 unlock(self._shared_fd, offset)
@@ -418,7 +402,6 @@ class SharedLockTable(LockTable):
 
 
 class ServedFile(JobFile):
-    """The job file of a server: all job locks are on one open file description of the lock file."""
     lock_table: SharedLockTable
 
     def __init__(
@@ -443,7 +426,6 @@ class ServedFile(JobFile):
 
 
 class ServedQueue(JobQueue):
-    """The lines of a job file that were claimed for clients."""
     file: ServedFile
 
     def __init__(self, file: ServedFile) -> None:
@@ -454,13 +436,13 @@ class ServedQueue(JobQueue):
                      own_states: bytes) -> Job | None:
         """Claim a line for a job that a returning client has; return None if other runners have all of them.
 
-        own_line: the line with the number that the client reports; None: it has another command now.
+        own_line: has the number that the client reports; None: that line has another command now.
         running_lines: all lines `r` of the job's command.  Raises TemporaryError: it is unknown whether a
         line has a runner.
 
         Try the own line first.  A line whose own job lock is inherited was the previous server's.  Claim any
-        other as a runner does, by the count of job locks; the own line must have one of own_states.  If all
-        fail, but the command has an inherited job lock, an edit has moved its line: take any.
+        other as a runner does; the own line must have one of own_states.  If all fail, but the command has an
+        inherited job lock, an edit has moved its line: take any.
         """
         used_offsets = {job.offset for job in self.claimed}
         has_own_lock = self.lock_table.has_own_lock
@@ -479,11 +461,7 @@ class ServedQueue(JobQueue):
         return self._claim_inherited(any_line, lock_offset) if any_line and lock_offset is not None else None
 
     def _claim_inherited(self, line: Line, lock_offset: int) -> Job:
-        """Claim a line with a job lock of the previous server.
-
-        check_jobs() then repairs what edits have changed: it finds a moved line, writes `r` over `.`, and
-        cancels the job if a user has set another state.
-        """
+        """Claim a line with a job lock of the previous server; check_jobs() repairs what edits changed."""
         job = Job(**vars(line))
         job.job_lock = self.lock_table.take_lock_without_line(lock_offset)
         self.claimed[job] = None
@@ -493,7 +471,6 @@ class ServedQueue(JobQueue):
         """Claim a line; return None if certainly another runner has it.  Raises TemporaryError: unknown."""
         attempt = self.claim(line)
         was_taken_since = attempt.check is LineCheck.CHANGED and attempt.data[:1] == RUNNING
-        # as many copies of the command run as it has lines `r`
         has_no_room = attempt.check is LineCheck.NO_JOB_LOCK
         if not attempt.job and not was_taken_since and not has_no_room:
             raise TemporaryError(attempt.check.value)
@@ -502,11 +479,10 @@ class ServedQueue(JobQueue):
 
 # ======== The keeper ========================================================================================
 #
-# A lock on an open file description lasts as long as a process has that description open.  The keeper is a
-# process that has it open when the server is dead:
+# A lock on an open file description lasts as long as a process has that description open.  The keeper is
+# such a process:
 #
-#     1.  The server forks the keeper, and sends it the descriptor over a socket pair.  The keeper closes all
-#        other descriptors.
+#     1.  The server forks the keeper, and sends it the descriptor over a socket pair.
 #     2.  When the server dies, the keeper reads an end of file from that socket.  Then it waits --grace for
 #        the next server, or exits at once if nothing is locked.
 #     3.  The next server finds the keeper, which sends it the descriptor.  Once a keeper of its own has the
@@ -514,10 +490,8 @@ class ServedQueue(JobQueue):
 #     4.  If the old server still lives, the keeper reports this to the new server, which refuses to start.
 #
 # The keeper listens on an abstract socket (unix(7)), which vanishes with it.  Any user can bind any such
-# name, so the name ends in random characters, which no other user can bind first.  The next server finds it
-# in the kernel's list of sockets, and ignores processes of other users.
-#
-# All sockets are SOCK_SEQPACKET: a message is a packet, and can contain descriptors.
+# name, so the name ends in random characters.  The next server finds it in the kernel's list of sockets, and
+# ignores processes of other users.  All sockets are SOCK_SEQPACKET: a message can contain descriptors.
 
 SERVER_IS_DEAD, SERVER_IS_ALIVE = b"dead", b"alive"     # answers of a keeper
 QUEUE_IS_FULL = b"full"                 # a keeper, or a process of another user, does not accept now
@@ -525,7 +499,7 @@ NO_KEEPER = b""                         # it has exited, or belongs to another u
 
 
 def same_user(sock: socket.socket) -> bool:
-    """Return True if our user runs the process at the other end (unix(7), SO_PEERCRED)."""
+    # unix(7), SO_PEERCRED
     uid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
     return uid == os.geteuid()
 
@@ -534,13 +508,13 @@ def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float
     """Be the keeper: hold the job locks until the server lets us exit, or has been dead for the grace.
 
     listener: where the next server connects, which becomes our server.  server_sock: brings the descriptor
-    with the job locks; closed when the server dies.
+    with the job locks.
     """
     locks_fd = -1
-    deadline: float | None = None       # when the grace is over; None: the server lives
+    deadline: float | None = None       # None: the server lives
     while True:
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        # the socket of a dead server would be ready at once, each time
+        # the socket of a dead server would always be ready
         socks = [server_sock, listener] if deadline is None else [listener]
         ready_fds = wait_ready([sock.fileno() for sock in socks], select.POLLIN, timeout)
         if not ready_fds:
