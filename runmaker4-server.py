@@ -535,7 +535,7 @@ def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float
 
 
 def receive_from_server(server_sock: socket.socket) -> tuple[bytes, list[int]]:
-    """Receive a message and perhaps a descriptor; return b"" if the server is dead."""
+    # b"": the server is dead
     try:
         message, fds, _, _ = socket.recv_fds(server_sock, 64, 1)
     except OSError:                     # ECONNRESET: it has not read our answer
@@ -544,10 +544,7 @@ def receive_from_server(server_sock: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def has_job_locks(locks_fd: int) -> bool:
-    """Return True if a job lock is held, by this keeper or a runner: the kernel does not say by which.
-
-    locks_fd: -1: the server has claimed no line.
-    """
+    """Return True if a job lock is held, by this keeper or a runner; locks_fd is -1 before the first."""
     if locks_fd < 0:
         return False
     try:
@@ -559,11 +556,8 @@ def has_job_locks(locks_fd: int) -> bool:
 
 
 def answer_new_server(listener: socket.socket, is_server_dead: bool, locks_fd: int) -> socket.socket | None:
-    """Accept a new server; if the old one is dead, send the descriptor with the job locks.
-
-    Return the connection if they were sent, otherwise None.
-    """
-    with contextlib.suppress(OSError):          # the new server has exited
+    """Accept a new server; if the old one is dead, send the job locks, and return the connection."""
+    with contextlib.suppress(OSError):
         new_server, _ = listener.accept()
         if not same_user(new_server):
             new_server.close()
@@ -577,39 +571,38 @@ def answer_new_server(listener: socket.socket, is_server_dead: bool, locks_fd: i
 
 
 class KeeperLink:
-    """The server's connection to the keeper: the process that holds the job locks when the server is dead."""
-    MAX_EXIT_SECONDS = 2.0              # to wait for another server that is about to exit
+    MAX_EXIT_SECONDS = 2.0              # to wait for another server to exit
 
     def __init__(self, path: str, grace: float) -> None:
-        """path: of the job file.  grace: seconds.  Raises OSError.
+        """Make the keeper's address.  Raises OSError.
 
         In two containers that share abstract names (a network namespace), one path can lead to two files, and
-        two paths to one file.  So the address contains device and inode of the directory; those of the lock
-        file change when it is created again.
+        two paths to one.  So the address contains device and inode of the directory; those of the lock file
+        change when it is created again.
         """
         folder, name = os.path.split(os.path.realpath(os.fsencode(path)))
         folder_info = os.stat(folder)
         name_hash = hashlib.sha256(name).hexdigest()
         folder_id = f"{folder_info.st_dev:x}.{folder_info.st_ino:x}"
-        # of the addresses of all keepers of this file, without the NUL; random characters follow
+        # of all keepers of this file, without the NUL; random characters follow
         self.address_start = f"runmaker4.{os.geteuid()}.{folder_id}.{name_hash[:32]}.".encode()
         self._grace = grace
         self._keeper_sock: socket.socket | None = None
-        self.locks_fd = -1                  # has the job locks; -1: none yet
+        self.locks_fd = -1                  # -1: none yet
 
     def take_over_and_start_keeper(self) -> None:
-        """Get the job locks from the previous server's keeper, if that still runs, and start our own.
+        """Get the job locks from the previous server's keeper, if it still runs, and start our own.
 
         Raises UsageError: another server of this user serves the file; OSError.
         """
         previous_keeper = self._take_over_locks()
         self._start_keeper()
-        if previous_keeper:                 # it must not exit sooner: the locks would depend on us alone
+        if previous_keeper:                 # not sooner: the locks would depend on us alone
             with previous_keeper, contextlib.suppress(OSError):
                 previous_keeper.send(b"exit")
 
     def _take_over_locks(self) -> socket.socket | None:
-        """Get the job locks of a dead server from its keeper; return the connection; None: no keeper runs.
+        """Get the job locks of a dead server; return the connection to its keeper; None: no keeper runs.
 
         Raises UsageError if another server still lives after MAX_EXIT_SECONDS; OSError.
         """
@@ -631,15 +624,14 @@ class KeeperLink:
             time.sleep(0.05)
 
     def find_addresses(self) -> set[bytes]:
-        """Return the addresses that look like those of keepers of this file.  Raises OSError."""
         with open("/proc/self/net/unix", "rb") as sockets:      # `@` stands for the NUL
             words = sockets.read().split()
         return {b"\0" + word[1:] for word in words if word.startswith(b"@" + self.address_start)}
 
     def _ask_keeper(self, sock: socket.socket, address: bytes) -> bytes:
-        """Connect to the keeper with this address, and return the answer.
+        """Return the answer of this address; after SERVER_IS_DEAD, `locks_fd` is set.
 
-        SERVER_IS_DEAD: set `locks_fd`, too.  A process of another user can neither block us nor answer.
+        A process of another user can neither block us nor answer.
         """
         try:
             sock.setblocking(False)
@@ -650,7 +642,7 @@ class KeeperLink:
             answer, fds, _, _ = socket.recv_fds(sock, 64, 1)
         except BlockingIOError:
             return QUEUE_IS_FULL
-        except socket.timeout:              # the keeper was stopped
+        except socket.timeout:              # it was stopped
             return SERVER_IS_ALIVE
         except OSError:
             return NO_KEEPER
@@ -659,14 +651,13 @@ class KeeperLink:
         return answer
 
     def _start_keeper(self) -> None:
-        """Fork our keeper, and give it the job locks, if we have any.  Raises OSError."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(b"\0" + self.address_start + secrets.token_hex(6).encode())
             listener.listen(8)
             our_end, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             is_child = fork_quietly() == 0
             if is_child:
-                self._become_keeper(listener, keeper_end)       # never returns
+                self._become_keeper(listener, keeper_end)
             keeper_end.close()
         self._keeper_sock = our_end
         if self.locks_fd >= 0:
@@ -682,14 +673,14 @@ class KeeperLink:
             signal.set_wakeup_fd(-1)
             os.setsid()
             for signum in (*runmaker4.STOP_SIGNALS, signal.SIGPIPE):
-                signal.signal(signum, signal.SIG_IGN)   # a signal for the server is not for us
+                signal.signal(signum, signal.SIG_IGN)   # sent to the server
             null_fd = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
                 os.dup2(null_fd, fd)
             needed_fds = {0, 1, 2, listener.fileno(), server_sock.fileno()}
             for fd in open_descriptors():               # client connections must close with the server
                 if fd not in needed_fds:
-                    with contextlib.suppress(OSError):  # the one that listed them is closed
+                    with contextlib.suppress(OSError):  # the one that listed them
                         os.close(fd)
             keep_locks(listener, server_sock, self._grace)
             has_defect = False
@@ -699,7 +690,6 @@ class KeeperLink:
             os._exit(0)
 
     def restart_killed_keeper(self) -> None:
-        """Start another keeper if ours was killed.  Raises OSError."""
         killed_keeper = self._keeper_sock
         if killed_keeper and wait_ready([killed_keeper.fileno()], select.POLLIN, 0):    # an end of file
             with contextlib.suppress(ChildProcessError):
@@ -708,14 +698,12 @@ class KeeperLink:
             killed_keeper.close()
 
     def give_locks(self, fd: int) -> None:
-        """Send the keeper a new descriptor with the job locks, to hold instead of the old one."""
         self.locks_fd = fd
         if self._keeper_sock:
             with contextlib.suppress(OSError):          # it was killed
                 socket.send_fds(self._keeper_sock, [b"locks"], [fd])
 
     def dismiss_keeper(self) -> None:
-        """Let the keeper exit: nothing must outlive the server."""
         if self._keeper_sock:
             with contextlib.suppress(OSError):
                 self._keeper_sock.send(b"exit")
@@ -723,7 +711,7 @@ class KeeperLink:
 
 # ======== The life of the server ============================================================================
 #
-# Each event changes the phase at once; the coroutines that react run a little later:
+# An event changes the phase at once; the coroutines that react run a little later:
 #
 #     event                                               SERVING     DRAINING    EXITING
 #     HUP, USR1, QUIT, --exit-when-done, --max-failed,    DRAINING    -           -
@@ -737,19 +725,18 @@ class KeeperLink:
 
 
 class ServerPhase(enum.Enum):
-    SERVING = enum.auto()               # lines are handed out
-    DRAINING = enum.auto()              # no line is handed out; running jobs finish
+    SERVING = enum.auto()
+    DRAINING = enum.auto()              # running jobs finish, no more are handed out
     EXITING = enum.auto()               # messages of clients are ignored
 
 
 class Lifetime:
-    """The phase of the server, and the exit status after a signal or a defect."""
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.phase = ServerPhase.SERVING
         self.exit_status: int | None = None     # None: the counts of the file decide
-        self.exiting: asyncio.Future[None] = loop.create_future()       # done: the phase is EXITING
+        self.exiting: asyncio.Future[None] = loop.create_future()
         self.hurrying: asyncio.Future[None] = loop.create_future()      # done: wait for nothing
-        self.progress = asyncio.Event()         # set in DRAINING: perhaps no line and no event is left
+        self.progress = asyncio.Event()         # in DRAINING: perhaps all is dealt with
 
     @property
     def is_serving(self) -> bool:
@@ -760,28 +747,22 @@ class Lifetime:
         return self.phase is ServerPhase.EXITING
 
     def drain(self) -> None:
-        """Hand out no more lines; exit when all lines and events are dealt with."""
         if self.phase is ServerPhase.SERVING:
             self.phase = ServerPhase.DRAINING
             self.progress.set()
 
     def on_progress(self) -> None:
-        """Note that a line or event was dealt with: a draining server exits after the last one."""
         if self.phase is ServerPhase.DRAINING:
             self.progress.set()
 
     def start_exiting(self, status: int | None = None) -> None:
-        """Begin to exit: complete the future `exiting`.  The first call counts.
-
-        status: the exit status; None: the counts of the file decide.
-        """
+        """Begin to exit.  The first call counts.  status: None: the counts of the file decide."""
         if self.phase is not ServerPhase.EXITING:
             self.phase = ServerPhase.EXITING
             self.exit_status = status
             self.exiting.set_result(None)
 
     def hurry(self) -> None:
-        """Exit without waiting for anything."""
         assert self.is_exiting
         if not self.hurrying.done():
             self.hurrying.set_result(None)
@@ -790,23 +771,21 @@ class Lifetime:
 # ======== Lines that clients have ===========================================================================
 #
 # A line that was claimed for a client is an `Assignment`, until the result is written.  Several events can
-# decide the result at one time: the client reports the end of the job, the client's grace is over, a user
-# sets the state in the file, the group is stopped.  The first `LineResult` counts, and only
-# Assignment.decide_result() can alter it.
+# decide the result at one time: the job ends, the client's grace is over, a user sets the state in the file,
+# the group is stopped.  The first `LineResult` counts, and only Assignment.decide_result() can alter it.
 
 
-# A line that a client has is in one of these phases, which only methods of Assignment change:
+# Its phases, which only methods of Assignment change:
 #
 #     phase     meaning                                      next phase
-#     CLAIMED   the client does not know the line yet: the   SENT by mark_sent(), ENDING, OVER
+#     CLAIMED   the client does not know the line: the       SENT by mark_sent(), ENDING, OVER
 #               message is about to go, or the line waits
 #               for other lines of a group
-#     SENT      the client was sent the line, and can have   BEGUN by mark_begun(), ENDING, OVER; CLAIMED
-#               begun the job                                by mark_unsent(), if the message was lost
+#     SENT      the client can have begun the job            BEGUN by mark_begun(), ENDING, OVER; CLAIMED
+#                                                            by mark_unsent(), if the message was lost
 #     BEGUN     the client has the line, or the group has    ENDING, OVER
 #               let it begin
-#     ENDING    decide_result() has set the result, which    OVER
-#               is being written
+#     ENDING    the result is decided and being written      OVER
 #     OVER      no client has the line                       none: mark_over() is the last call
 #
 # A line that a client has brought back is BEGUN.  OVER follows without ENDING if another runner has taken the
@@ -822,25 +801,24 @@ class Phase(enum.Enum):
 
 
 class Cause(enum.Enum):
-    """Why a client no longer has a line, with the text for messages."""
-    RAN = "ended"                       # the job has exited
+    """Why a client no longer has a line; the values are for messages."""
+    RAN = "ended"
     TIMEOUT = "timeout"
-    MEMORY = "memory"                   # the job used more than it requested
+    MEMORY = "memory"                   # more than it requested
     OOM = "out of memory"               # the kernel has killed the job
-    UNSTARTED = "not started"           # the job could not be started
-    RETURNED = "given back"             # the job was not begun
+    UNSTARTED = "not started"           # could not be started
+    RETURNED = "given back"             # was not begun
     STOPPED = "stopped"                 # too many hosts of the group are lost
     CANCELLED = "cancelled"
-    VANISHED = "vanished"               # the client is gone
+    VANISHED = "vanished"               # the client
     TAKEN = "lost"                      # another runner has the line
 
     @property
     def loses_host(self) -> bool:
-        """Return True if a host of a group counts as lost after this end of a job."""
         return self in (Cause.TIMEOUT, Cause.UNSTARTED, Cause.VANISHED, Cause.TAKEN)
 
 
-# What a client reports for the end of a job, in addition to the state
+# What a client reports for the end of a job
 CAUSES = {
     "": Cause.RAN,
     "timeout": Cause.TIMEOUT,
@@ -854,27 +832,25 @@ CAUSES = {
 @dataclass(frozen=True)
 class LineResult:
     cause: Cause
-    state: bytes                        # the new state of the line
-    how_ended: str = ""                 # for messages, for example "exit 0"; "": as the cause says
-    event: int | None = None            # to acknowledge to the client once the state is written
+    state: bytes                        # of the line
+    how_ended: str = ""                 # for example "exit 0"; "": as the cause says
+    event: int | None = None            # to acknowledge once the state is written
 
     @property
     def text(self) -> str:
-        """Return how the job ended, for example "exit 0" or "timeout"."""
         return self.how_ended or self.cause.value
 
 
 @dataclass(eq=False)
 class Assignment:
-    """A line that was claimed for a client."""
-    key: str                            # identifies the job in messages
+    key: str                            # of the job, in messages
     client: Client
     job: Job
     phase: Phase = Phase.CLAIMED
-    sent_at: float | None = None        # when the client was sent the job, or `go`; boottime()
-    began_at: float | None = None       # when the job began, as far as we know; boottime()
-    member: Member | None = None        # the host of the group; None: it is in no group
-    run: Run | None = None              # None: there is none, or no records are kept
+    sent_at: float | None = None        # the job, or `go`; boottime()
+    began_at: float | None = None       # as far as we know; boottime()
+    member: Member | None = None        # None: it is in no group
+    run: Run | None = None              # None: there is none, or no records
 
     @property
     def number(self) -> int:
@@ -886,7 +862,7 @@ class Assignment:
 
     @property
     def is_cancelled(self) -> bool:
-        """Return True if a user has set the line's state in the file."""
+        """Return True if a user has set the line's state."""
         return self.job.cancelled
 
     @property
@@ -895,27 +871,22 @@ class Assignment:
 
     @property
     def is_gated(self) -> bool:
-        """Return True if the shell must wait at the gate: the group prepares to start."""
+        """Return True if the shell must wait at the gate."""
         return self.group is not None and self.group.stage is Stage.PREPARING
 
     def send_message(self, type: str, **fields: Any) -> None:
-        """Send the client, if connected, a message about the job."""
         self.client.send_message(type=type, id=self.key, **fields)
 
     @property
     def is_undecided(self) -> bool:
-        """Return True if the client still has the line, and no result was decided."""
         return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
 
     def can_come_back_unstarted(self, sent_after: float) -> bool:
-        """Return True if the client is connected, was sent the job after `sent_after` (boottime()), and has
-        not reported the start.
-        """
+        """Return True if a connected client was sent the job after this time and has reported no start."""
         was_sent_recently = self.sent_at is not None and self.sent_at > sent_after
         return was_sent_recently and self.began_at is None and self.client.link is not None
 
     def make_job_entry(self) -> dict[str, Any]:
-        """Return the job's fields for a `jobs` message."""
         job = self.job
         settings = job.settings
         return dict(
@@ -931,25 +902,23 @@ class Assignment:
         )
 
     def mark_sent(self) -> None:
-        """Note that the client is now sent the job, or the order to start it (`go`)."""
         self.phase = Phase.SENT
         self.sent_at = boottime()
 
     def mark_unsent(self) -> None:
-        """Note that the message with the job was lost: it must be sent again."""
+        """Note that the message with the job was lost."""
         self.phase = Phase.CLAIMED
         self.sent_at = None
 
     def mark_begun(self) -> None:
-        """Note that the job begins now."""
         self.phase = Phase.BEGUN
         self.began_at = boottime()
 
     def decide_result(self, proposed_result: LineResult) -> LineResult | None:
         """Set the phase to ENDING, and return the final result of the line.
 
-        Return None if the result was decided before, or no client has the line.  `d` and `!` are final.
-        These results are altered, in this order:
+        Return None if it was decided before, or no client has the line.  `d` and `!` are final.  Alter these
+        results, in this order:
 
             given back to a group that has begun    `e`: the client counts as lost (unless cancelled)
             `e`, and the group was stopped          the cause is STOPPED
@@ -966,18 +935,17 @@ class Assignment:
         return line_result
 
     def _alter_for_group(self, line_result: LineResult, stage: Stage) -> LineResult:
-        # The other hosts do not wait for a job that was given back, so this host counts as lost.
+        # the other hosts do not wait for the job
         has_group_begun = stage in (Stage.RUNNING, Stage.STOPPED)
         if line_result.cause is Cause.RETURNED and has_group_begun and not self.is_cancelled:
             line_result = replace(line_result, cause=Cause.VANISHED, state=ERROR)
-        # Too many hosts were lost, so the client was ordered to stop the job.
+        # the client was ordered to stop the job
         if line_result.state == ERROR and stage is Stage.STOPPED:
             line_result = replace(line_result, cause=Cause.STOPPED, how_ended="")
         return line_result
 
     @staticmethod
     def _alter_for_cancelled(line_result: LineResult) -> LineResult:
-        """HELD: the state that the user has set remains in the file."""
         if line_result.state not in (NEW, ERROR):
             return line_result
         never_ran = line_result.cause in (Cause.RETURNED, Cause.UNSTARTED)
@@ -997,7 +965,7 @@ class Assignment:
         self.run = run
 
     def end_run(self) -> Run | None:
-        """Keep no more records of the run; return it; None: there is none."""
+        """Detach the run from the line, and return it."""
         run = self.run
         self.run = None
         return run
