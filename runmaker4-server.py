@@ -974,23 +974,23 @@ class Assignment:
 # ======== Clients and connections ===========================================================================
 #
 # A `Client` outlives connections: it has one `ClientLink` after the other.  Messages that must not be lost
-# come as events, which have numbers and come again after a new connection.  The `Inbox` drops events that
-# came before.  An event is dealt with when its contents are written; only then it is acknowledged, in order.
-# An acknowledgement also lets the client send more output, so none is sent while the disk is too slow.
+# are events, which have numbers and come again after a new connection; the `Inbox` drops repeated ones.  An
+# event is acknowledged, in order, when its contents are written.  Then the client can send more output, so
+# the server acknowledges nothing while the disk is too slow.
 
 
 class Inbox:
-    """The numbers of a client's events: which have come, are dealt with, and are acknowledged.
+    """The numbers of a client's events.
 
     An event is open until it is dealt with: the contents are in the files.
     """
 
     def __init__(self) -> None:
-        self._newest_event = 0          # the last event that has come; 0: none has
-        self.last_acknowledged = 0      # the last event that was acknowledged to the client
+        self._newest_event = 0          # 0: none has come
+        self.last_acknowledged = 0
         self._open_events: set[int] = set()
-        self.unacknowledged_bytes = 0   # output in events that are not acknowledged
-        self._output_sizes: deque[tuple[int, int]] = deque()    # event, bytes of output in it
+        self.unacknowledged_bytes = 0   # of output in events that are not acknowledged
+        self._output_sizes: deque[tuple[int, int]] = deque()    # event, bytes of output
 
     @property
     def is_all_dealt_with(self) -> bool:
@@ -1002,7 +1002,7 @@ class Inbox:
         return min(self._open_events) - 1 if self._open_events else self._newest_event
 
     def receive_event(self, event_number: int) -> bool:
-        """Note that an event has come; return False if it came before and must be ignored."""
+        """Return False if an event came before and must be ignored."""
         if event_number <= self._newest_event:
             return False
         self._newest_event = event_number
@@ -1015,7 +1015,7 @@ class Inbox:
         self._open_events.discard(event_number)
 
     def add_output(self, event_number: int, size: int) -> None:
-        """Count the bytes of output in an event.  Raises WireError: the client exceeds its window."""
+        """Count output in an event.  Raises WireError: the client exceeds its window."""
         self.unacknowledged_bytes += size
         self._output_sizes.append((event_number, size))
         if self.unacknowledged_bytes > OUTPUT_WINDOW_BYTES:
@@ -1030,7 +1030,7 @@ class Inbox:
 @dataclass(frozen=True)
 class Hello:
     """The properties of a client, which decide what jobs it gets."""
-    client_id: str                      # random, drawn at the start of the client
+    client_id: str                      # random
     name: str                           # of the host
     directory: bytes                    # where jobs run
     retry: bytes                        # as Consumer.retry
@@ -1056,39 +1056,37 @@ class Hello:
 
 
 class DetachReason(enum.Enum):
-    """Why the server ignores further messages from a link."""
-    LOST = enum.auto()                  # the client has the grace to come back
+    """Why further messages from a link are ignored."""
+    LOST = enum.auto()                  # the client can come back
     REPLACED = enum.auto()              # the client has a new connection
     BYE = enum.auto()
 
 
 class Client(Consumer):
-    """A client that is connected, or can come back.
+    """A client that is connected, or can come back: until it has sent bye, or was away for the grace.
 
-    The coroutine serve_client() serves it until it has sent bye, or was away for the grace.  A closed link
-    (connection) sets the future `detached`.  The property `link` checks that future, because the coroutine
-    runs only a little later.
+    A closed link (connection) sets the future `detached`, which the property `link` checks, because the
+    coroutine serve_client() runs only a little later.
     """
 
     def __init__(self, sessions: Sessions, id: str) -> None:
-        """id: as in the hello."""
         super().__init__("?", capacity=Resources(0))
         self.sessions = sessions
         self.id = id
         self.address = "?"
         self.directory = b""            # where jobs run
-        self._newest_link: ClientLink | None = None     # of the last hello
-        self._hello_came = asyncio.Event()      # set until serve_client() has dealt with that hello
-        self.assignments: dict[str, Assignment] = {}    # its lines, by key
-        self._group_count = 0           # groups in which it is a host; if any, it gets no other jobs
+        self._newest_link: ClientLink | None = None
+        self._hello_came = asyncio.Event()      # until serve_client() has dealt with it
+        self.assignments: dict[str, Assignment] = {}    # by key
+        self._group_count = 0           # of which it is a host; if any, it gets no other jobs
         self.requested_slots = 0        # for which it waits for jobs
-        self.free_memory = 0            # bytes for these jobs; negative: the memory has shrunk since
+        self.free_memory = 0            # bytes for these jobs; negative: the memory has shrunk
         self.request_number = 0         # of the last `claim` message, which answers repeat
-        self.requested_at = 0.0         # when that message came, by boottime()
-        self.exits_without_jobs = False     # that message was marked `last`: it exits if there are no jobs
+        self.requested_at = 0.0         # boottime()
+        self.exits_without_jobs = False     # that message was marked `last`
         self._short_jobs_in_row = 0
         self.inbox = Inbox()
-        self._ack_timer: asyncio.TimerHandle | None = None      # until gathered events are acknowledged
+        self._ack_timer: asyncio.TimerHandle | None = None      # gathers events
 
     # -- properties ------------------------------------------------------------------------------------------
 
@@ -1098,7 +1096,7 @@ class Client(Consumer):
 
     @property
     def link(self) -> ClientLink | None:
-        """Return the link on which the client was welcomed; None: it is away, or not welcomed yet."""
+        """Return the link on which the client was welcomed, or None."""
         return self._newest_link if self._newest_link and self._newest_link.client is self else None
 
     @property
@@ -1106,7 +1104,6 @@ class Client(Consumer):
         return self.link is not None and not self._group_count
 
     def matches_host(self, host: str) -> bool:
-        """Return True if an entry of host= matches the client's name or address."""
         return super().matches_host(host) or fnmatch.fnmatchcase(self.address, host)
 
     @property
@@ -1119,10 +1116,10 @@ class Client(Consumer):
 
     @property
     def prefetch_count(self) -> int:
-        """Return how many jobs to send before the client has free slots: a message then has several jobs.
+        """Return how many jobs to send ahead, several in a message: one for four short jobs in a row.
 
-        One for every four short jobs in a row.  Behind a longer job, the client gives waiting jobs back after
-        a second.  0 with --max-failed: a client starts all jobs that it has, also after the limit is reached.
+        Behind a longer job, the client gives waiting jobs back after a second.  0 with --max-failed: a client
+        also starts jobs that it has after the limit is reached.
         """
         if self.sessions.settings.max_failed:
             return 0
@@ -1130,22 +1127,21 @@ class Client(Consumer):
 
     @property
     def slots_to_fill(self) -> int:
-        """Return how many lines to send now; 0: the client has requested none, or has enough."""
         requested = min(self.requested_slots, self.line_allowance)
         return requested + self.prefetch_count if requested > 0 else 0
 
     @property
     def where(self) -> str:
-        """Return for example 'bob (10.0.0.2)'."""
+        # for example 'bob (10.0.0.2)'
         return f"{printable(self.name)} ({self.address})"
 
     # -- connections -----------------------------------------------------------------------------------------
 
     def on_hello(self, link: ClientLink, hello: Hello) -> None:
-        """Take the properties in a `hello`, and let serve_client() use the link on which it came."""
+        """Let serve_client() use the link on which this `hello` came."""
         if self._newest_link and self._newest_link.detached.done():
             self.sessions.say(f"client {self.where} came back")
-        elif self._newest_link:                 # it is dead, but the server has not noticed
+        elif self._newest_link:                 # its link is dead, but we have not noticed
             self._newest_link.detach(DetachReason.REPLACED)
             self._newest_link.drop("it has a new connection")
         self._take_properties(hello)
@@ -1157,17 +1153,15 @@ class Client(Consumer):
         self.name = hello.name
         self.directory = hello.directory
         self.follow = hello.follow
-        if not self._newest_link:               # a client that comes back does not retry failed lines again
+        if not self._newest_link:               # otherwise it does not retry failed lines again
             self.retry = hello.retry
         self.capacity = hello.capacity
-        self.free_memory = int(hello.capacity.memory)   # the next `claim` subtracts what running jobs use
+        self.free_memory = int(hello.capacity.memory)   # the next `claim` subtracts usage
 
     async def serve_client(self) -> None:
-        """Serve the client on one connection (link) after the other; settle the remaining lines at the end.
+        """Serve the client on one link after the other; settle the remaining lines at the end.
 
-        Return after `bye` from the client, after the grace without a new link, or when the server exits: then
-        the lines are kept for the next server.  If a link is lost, or replaced by a new one (DetachReason),
-        wait for the next.
+        When the server exits, the lines are kept for the next server.
         """
         while link := await self._next_link():
             detach_reason = await self._serve_link(link)
@@ -1184,7 +1178,7 @@ class Client(Consumer):
             self._abandon_lines()
 
     async def _next_link(self) -> ClientLink | None:
-        """Wait for the next hello; return its link.  None: no hello came within the grace."""
+        """Wait for the next hello; return its link, or None after the grace."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._hello_came.wait(), self.sessions.settings.grace)
         if not self._hello_came.is_set():
@@ -1195,9 +1189,8 @@ class Client(Consumer):
     async def _serve_link(self, link: ClientLink) -> DetachReason:
         """Compare the client's jobs with its lines, welcome it, and wait until the link is detached.
 
-        A job that the client does not report was not started, or is lost: settle the line.  A reported job
-        without a line gets one if possible; if that cannot be known now, drop the link instead of welcoming.
-        Return why the link was detached.
+        A job that it does not report was not started, or is lost: settle the line.  A reported job without a
+        line gets one if possible; if that cannot be known now, drop the link.
         """
         reported_keys = {job.key for job in link.reported_jobs}
         self._settle_unreported(reported_keys)
@@ -1213,25 +1206,24 @@ class Client(Consumer):
         return await link.detached
 
     def _welcome(self, link: ClientLink, reclaimed: Reclaimed) -> None:
-        """Answer the `hello` of a client, and repeat orders that it can have missed, for example `stop`."""
+        """Answer a `hello`, and repeat orders that the client can have missed, for example `stop`."""
         link.mark_welcomed()
-        self._on_acknowledged(self.inbox.last_dealt_with)       # the welcome's field `seen` acknowledges
+        self._on_acknowledged(self.inbox.last_dealt_with)       # by the field `seen`
         self._send_welcome(link, reclaimed.lost, reclaimed.settled)
         self._repeat_orders()
 
     def _send_welcome(self, link: ClientLink, lost_keys: list[str], settled_keys: list[str]) -> None:
-        """Send the `welcome` message: what the client must know and send on this connection.
+        """Send the `welcome`.
 
-        lost_keys: of jobs to kill; those above MAX_LIST_KEYS get separate messages.
-        settled_keys: of jobs whose results are written; the client learns of further ones when it resends
-        them.
+        lost_keys: of jobs to kill; those above MAX_LIST_KEYS get separate messages.  settled_keys: of jobs
+        whose results are written; the client learns of further ones when it resends them.
         """
         sessions = self.sessions
         link.send(
             type="welcome",
             file=to_text(os.fsencode(sessions.settings.path))[-MAX_NAME_CHARS:],
             grace=sessions.settings.grace,
-            seen=self.inbox.last_acknowledged,      # the client sends later events again
+            seen=self.inbox.last_acknowledged,      # later events come again
             lost=lost_keys[:MAX_LIST_KEYS],
             settled=settled_keys[:MAX_LIST_KEYS],
         )
@@ -1239,7 +1231,6 @@ class Client(Consumer):
             link.send(type="lost", id=key)
 
     def _repeat_orders(self) -> None:
-        """Order the client again to stop cancelled jobs, and to go on in groups."""
         for assignment in list(self.assignments.values()):
             if assignment.is_cancelled:
                 self.sessions.stop_cancelled_job(assignment)
@@ -1247,23 +1238,23 @@ class Client(Consumer):
             member.group.on_client_back(member)
 
     def _settle_unreported(self, reported_keys: set[str]) -> None:
-        """Settle lines that were sent to the client, but whose jobs it did not report when it came back."""
+        """Settle lines that were sent, but whose jobs the client did not report when it came back."""
         for assignment in list(self.assignments.values()):
-            member = assignment.member          # None: the job is in no group
+            member = assignment.member
             if assignment.key in reported_keys or assignment.phase not in (Phase.SENT, Phase.BEGUN):
                 continue
-            # The message was lost, but the running group sends the job again.
+            # The message was lost; the group sends the job again.
             if member and member.group.requeue_job(member, assignment):
                 continue
-            # The job or the group has begun: the job cannot start later.
+            # The job or the group has begun.
             if member or assignment.phase is Phase.BEGUN:
                 self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
-            # The message was lost: the job was not begun.
+            # The message was lost.
             else:
                 self.sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
 
     def _forget_requests(self) -> None:
-        """Forget requests for jobs: the client repeats them on the next link."""
+        """Forget requests: the client repeats them on the next link."""
         self.requested_slots = 0
         self.exits_without_jobs = False
         self.request_number = 0
@@ -1272,18 +1263,14 @@ class Client(Consumer):
         self.sessions.say(f"client {self.where} is lost: {why}{self.sessions.kept_text(self.assignments)}")
 
     def _settle_after_bye(self, jobs_in_started_groups: list[Assignment]) -> None:
-        """Settle the lines of a client that has sent bye: it exits, and has no more jobs."""
         for assignment in jobs_in_started_groups:
             self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
         self._settle_unreported(set())
 
     def _abandon_lines(self) -> None:
-        """Give up the lines of a client that did not come back within the grace: they are orphans now.
-
-        The next walk finds them, as those of any dead runner.
-        """
+        """Leave the lines of a client that did not come back within the grace as orphans."""
         sessions = self.sessions
-        del sessions.clients[self.id]           # if it comes again, it is another Client
+        del sessions.clients[self.id]           # it can come again as another Client
         undecided = [assignment for assignment in self.assignments.values() if assignment.is_undecided]
         cancelled = [assignment for assignment in undecided if assignment.is_cancelled]
         running = [assignment for assignment in undecided if not assignment.is_cancelled]
@@ -1294,7 +1281,7 @@ class Client(Consumer):
                          "client was killed, its jobs may still run)")
         for assignment in running:
             sessions.abandon(assignment)
-        for assignment in cancelled:            # the state that a user has set remains
+        for assignment in cancelled:
             sessions.settle(assignment, LineResult(Cause.VANISHED, HELD))
 
     # -- requests and jobs -----------------------------------------------------------------------------------
@@ -1303,10 +1290,9 @@ class Client(Consumer):
         """Note a request for jobs (a `claim` message).  Raises WireError.
 
         `want` and `memory` add to earlier requests; `memory` is negative if the client has less now.
-        `last`: the client will exit if it gets no job.
         """
         self.set_slots(message)
-        # Can be more than the client's slots: `line_allowance` limits the jobs.
+        # perhaps more than the client has: `line_allowance` limits the jobs
         self.requested_slots = min(self.requested_slots + message.integer("want", MAX_SLOTS), MAX_SLOTS)
         if "memory" in message.fields:
             memory_change = message.integer("memory", least=-runmaker4.MAX_INTEGER)
@@ -1314,14 +1300,11 @@ class Client(Consumer):
         self.request_number = message.integer("request")
         self.requested_at = boottime()
         self.exits_without_jobs = message.boolean("last")
-        if self.exits_without_jobs:             # a client that requests nothing would get no answer
+        if self.exits_without_jobs:             # if it requests nothing, it would get no answer
             self.requested_slots = max(self.requested_slots, 1)
 
     def set_slots(self, message: Message) -> None:
-        """Update the number of slots, which can change (--slots @FILE), if it is in the message.
-
-        Raises WireError.
-        """
+        """Update the number of slots, if it is in the message.  Raises WireError."""
         if "slots" in message.fields:
             self.capacity = self.capacity._replace(slots=message.integer("slots", MAX_SLOTS))
 
@@ -1332,11 +1315,11 @@ class Client(Consumer):
         del self.assignments[assignment.key]
 
     def subtract_requested(self, slots: int) -> None:
-        """Note that the client gets jobs for these slots; they can be more than it has requested."""
+        """Subtract slots for which jobs are sent; they can be more than requested."""
         self.requested_slots = max(self.requested_slots - slots, 0)
 
     def count_short_jobs(self, assignment: Assignment, line_result: LineResult) -> None:
-        """Count jobs that were done within SHORT_JOB_SECONDS of being sent; any other ends the row."""
+        """Count jobs in a row that were done within SHORT_JOB_SECONDS of being sent."""
         was_short = assignment.sent_at is not None and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
         is_in_row = was_short and line_result.state == DONE
         self._short_jobs_in_row = self._short_jobs_in_row + 1 if is_in_row else 0
@@ -1353,16 +1336,16 @@ class Client(Consumer):
     # -- messages to the client ------------------------------------------------------------------------------
 
     def send_no_jobs_message(self, report: WalkReport) -> None:
-        """Send the message `nothing`: there are no jobs for this client, so it exits.
+        """Send `nothing`: there are no jobs for this client, so it exits.
 
-        report: what the last scan of the file has found.
+        report: of the last scan of the file.
         """
         self.exits_without_jobs = False
         self.send_message(
             type="nothing",
             request=self.request_number,
-            ended=report.met_end,                   # the scan has met a `#RUN end`
-            # why jobs remain that will never start (a barrier check has failed); '': none remain
+            ended=report.met_end,
+            # why jobs remain that will never start; '': none remain
             left=report.why_stopped(self)[:MAX_REASON_CHARS],
         )
 
@@ -1385,7 +1368,6 @@ class Client(Consumer):
             self._ack_timer = self.sessions.loop.call_later(ACKNOWLEDGE_SECONDS, self.acknowledge)
 
     def send_closing(self, **fields: Any) -> None:
-        """Acknowledge all events dealt with, and send `closing`: the server exits."""
         self.acknowledge(is_final=True)
         self.send_message(type="closing", **fields)
 
@@ -1393,7 +1375,6 @@ class Client(Consumer):
         """Acknowledge the events that are dealt with: then the client can send more output.
 
         Unless is_final, do nothing while the disk or terminal is too slow, or once the server exits.
-        is_final: no acknowledgement follows.
         """
         if self._ack_timer:
             self._ack_timer.cancel()
@@ -1409,10 +1390,10 @@ class Client(Consumer):
         self.link.send(type="ack", n=last_event)
 
     def _on_acknowledged(self, last_event: int) -> None:
-        """Note that the events up to this one are acknowledged.
+        """Note an acknowledgement.
 
-        Write gathered journal entries first, except on a network file system (with a thread pool), where that
-        costs some six round trips each time.
+        First write gathered journal entries, except on a network file system (with a thread pool), where that
+        costs some six round trips.
         """
         if not self.sessions.executor.pool:
             self.sessions.records.flush_journal()
