@@ -1516,12 +1516,12 @@ class ClientLink(Link, asyncio.Protocol):
 
 # ======== Records ===========================================================================================
 #
-# Events of clients' runs go to the sinks that a runner uses: --print, -l, the output directory, --joblog.  A
-# `Run` is created for a `begin`, and abandoned if no `end` can come.  An `output` event is acknowledged once
-# the output is in a file, an `end`, which has short output, once it is in the journal.
+# Events of clients' runs go to the sinks that a runner uses.  A `Run` is created for a `begin`, and abandoned
+# if no `end` can come.  An `output` event is acknowledged once the output is in a file, an `end`, which has
+# short output, once it is in the journal.
 
 
-NO_PIPE = -1                            # the descriptor of the streams of a client's run
+NO_PIPE = -1                            # the descriptor of a client's streams
 
 
 class Records:
@@ -1529,7 +1529,7 @@ class Records:
 
     def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], console: Writer | None,
                  executor: FileExecutor) -> None:
-        """stores: of -l, output directory (None: --no-records) and --joblog.  console: of --print."""
+        """stores: of -l, output directory and --joblog.  console: of --print."""
         log, outdir, joblog = stores
         self.log = log
         self._outdir = outdir
@@ -1537,14 +1537,12 @@ class Records:
         self._console = console
         self._executor = executor
         self._print_sink = Console(console, with_output=True) if console else None
-        self._has_short_output = False      # the journal has gathered some
+        self._has_short_output = False
 
     def is_behind(self, limit: int) -> bool:
-        """Return True if more than `limit` bytes wait to be written to the disk or the terminal."""
         return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
     def handle_event(self, kind: str, client: Client, assignment: Assignment, message: Message) -> None:
-        """Pass an event of a run to the sinks.  Raises WireError."""
         if kind == "begin":
             self._begin_run(client, assignment, message)
         elif kind == "output":
@@ -1561,16 +1559,13 @@ class Records:
             raise WireError(f"an unknown message {kind!a}")
 
     def write_short_output(self) -> None:
-        """Write short output to the journal, before the results of these jobs are written."""
+        """Write short output to the journal, before the results of these jobs."""
         if self._has_short_output and self._outdir:
             self._outdir.flush()
         self._has_short_output = False
 
     def _begin_run(self, client: Client, assignment: Assignment, message: Message) -> None:
-        """Begin the records of a run after the client's `begin` message.
-
-        A run of the previous server has another record from here on.  Raises WireError.
-        """
+        """Begin the records of a run, new ones for a run of the previous server.  Raises WireError."""
         pid = message.process_id("pid")                 # 0: the job could not be started
         if assignment.run:
             raise WireError("the run goes on already")
@@ -1586,10 +1581,7 @@ class Records:
             sink.on_started(run)
 
     def _make_run(self, client: Client, job: Job, message: Message, pid: int) -> Run:
-        """Return the run that a `begin` message describes.  Raises WireError.
-
-        The field `mark` is the job tag, `promised` the requested memory in bytes.
-        """
+        """Return the run that a `begin` message describes.  Raises WireError."""
         return Run(
             job,
             [Slot(message.text("slot", 255))],
@@ -1604,7 +1596,6 @@ class Records:
 
     @staticmethod
     def _pass_output(run: Run, stream_name: bytes, data: bytes) -> None:
-        """Pass a piece of output to the sinks.  Raises WireError."""
         stream = next((stream for stream in run.streams if stream.name == stream_name), None)
         if not stream:
             raise WireError("a piece of no stream")
@@ -1614,10 +1605,7 @@ class Records:
 
     @staticmethod
     def _end_run(assignment: Assignment, message: Message) -> None:
-        """End the records of a run; without a status in the message, it could not be started.
-
-        Raises WireError.
-        """
+        """End the records of a run; without a status, it could not be started.  Raises WireError."""
         run = assignment.run
         if not run:
             raise WireError("the end of no run")
@@ -1634,10 +1622,10 @@ class Records:
             for stream_name, data in short_output.items():
                 if data:
                     Records._pass_output(run, stream_name, data)
-        # a client that has lost its server does not send all output again
+        # a client that lost its server does not send all output again
         for stream in run.streams:
             stream.received = message.integer(stream.name.decode())
-        # Not sooner: after a WireError above, abandon_run() must find the run.
+        # not sooner: after a WireError above, abandon_run() must find the run
         assignment.end_run()
         for sink in run.sinks:
             if run_result:
@@ -1647,29 +1635,27 @@ class Records:
 
     @staticmethod
     def _read_run_result(cause: str, message: Message) -> RunResult:
-        """Return how a shell has ended, from an `end` message.  Raises WireError."""
         status = message.integer("status", 0xFFFF)      # as from waitpid(2)
         peak_memory = message.integer("taken")          # bytes
-        is_limit_in_bytes = cause == "memory"           # otherwise it is the timeout
+        is_limit_in_bytes = cause == "memory"           # otherwise the timeout
         limit = message.integer("limit") if is_limit_in_bytes else message.seconds("limit")
         return RunResult(status, cause, limit, peak_memory)
 
     @staticmethod
     def _update_usage(shell: Shell, message: Message) -> None:
-        """Note the CPU time and memory of a shell and its children.  Raises WireError."""
         shell.cpu = message.seconds_or_none("cpu")
         shell.memory = message.integer_or_none("memory")
         shell.memory_below = message.integer_or_none("memory_below")
 
     @staticmethod
     def abandon_run(assignment: Assignment) -> None:
-        """End the records of the current run, if any, without a result: the client will never report one."""
+        """End the records of the current run, if any, without a result."""
         run = assignment.end_run()
         if run:
             run.cause = "cancelled" if assignment.is_cancelled else "lost"
             run.duration = max(time.time() - run.started_at, 0.0)
             for sink in run.sinks:
-                sink.on_no_result(run)      # also the last event of a run whose result is unknown
+                sink.on_no_result(run)
 
     def flush_journal(self) -> None:
         self._has_short_output = False
@@ -1683,29 +1669,27 @@ class Records:
 #
 #     1.  The server claims all lines of the group.  Each client gets the first job, to hold it: it starts the
 #        shell, which waits at a pipe, and sends `ready`.  Meanwhile the server asks the client several times
-#        for the time.  The quickest answer gives the best clock offset: the server assumes that the client
-#        read the clock half a round trip after the question.
+#        for the time.  It uses the quickest answer for the clock offset, and assumes that the client read the
+#        clock half a round trip after the question.
 #     2.  When all clients are ready, each gets one small frame, `go`, with a time slightly ahead by that
 #        client's clock.
 #     3.  If a client is lost before `go`, or gives the job back, the attempt ends: no job has begun, and all
-#        lines become `.` again.  A job that a lost client holds cannot begin: the shell's gate is shut for
-#        good when the link is lost.
+#        lines become `.` again.  A lost client shuts the gate of a held job for good.
 #
-# After `go`, a client's further jobs follow in order.  The group ends when all jobs have ended.  If too many
-# hosts are lost, running jobs are stopped, and no further job begins.
+# After `go`, a client's further jobs follow in order.
 
 GroupJobs = list[tuple[Line, JobSettings]]
 
 
 class Clock:
-    """The offset of a client's clock from ours: the quickest of several answers is the best."""
+    """The offset of a client's clock from ours."""
     QUESTIONS = 8
 
     def __init__(self, link: ClientLink, on_known: Callable[[], None]) -> None:
         self._link = link
         self._loop = link.loop
         self._on_known = on_known
-        self.round_trip = float("inf")  # seconds from a question to the quickest answer
+        self.round_trip = float("inf")  # of the quickest answer, in seconds
         self.offset = 0.0               # the client's time when our event loop's time is 0
         self._unanswered = self.QUESTIONS
         self._ask_time()
@@ -1720,7 +1704,6 @@ class Clock:
         self._link.flush()
 
     def on_answer(self, client_time: float) -> None:
-        """Use an answer if it is the quickest so far; ask the next question."""
         if not self._unanswered:
             return
         now = self._loop.time()
@@ -1737,16 +1720,16 @@ class Clock:
 def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
     """Return the jobs of a group by host: below `#RUN host=alice,bob` they go to alice and bob in turn.
 
-    All jobs below the directive count for that, also done ones.  So read the file again, up to the last job
-    of each directive.  Raises FileChangedError if it was edited since the jobs were read.
+    All jobs below the directive count for that, also done ones, so read the file again, up to the last job of
+    each directive.  Raises FileChangedError if it was edited since.
     """
     hosts: dict[str, GroupJobs] = {}
-    job_indexes: dict[JobSettings, dict[int, int]] = {}     # by directive: a job's position, by offset
-    last_offsets = {settings: line.offset for line, settings in jobs}       # of a directive's last job
+    job_indexes: dict[JobSettings, dict[int, int]] = {}     # by directive, then offset
+    last_offsets = {settings: line.offset for line, settings in jobs}       # by directive
     for line, settings in jobs:
         if settings.line and settings not in job_indexes and len(settings.hosts) > 1:
             job_indexes[settings] = index_jobs_below(file, settings.line, last_offsets[settings])
-        # 0: there is only one host; None: the job is no longer at this offset
+        # 0: there is only one host; None: the job has moved
         job_index = job_indexes[settings].get(line.offset) if settings in job_indexes else 0
         if job_index is None:
             raise FileChangedError
@@ -1756,10 +1739,7 @@ def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
 
 
 def index_jobs_below(file: Reader, directive: Line, last_offset: int) -> dict[int, int]:
-    """Return the index of each job line below a directive, by offset; the first has index 0.
-
-    last_offset: of the last job line that counts.  Raises OSError.
-    """
+    """Return the index of each job line below a directive, by offset.  Raises OSError."""
     job_lines = itertools.takewhile(lambda line: line.offset <= last_offset, Scan(file, directive.offset))
     return {line.offset: index for index, line in enumerate(job_lines)}
 
@@ -1767,9 +1747,9 @@ def index_jobs_below(file: Reader, directive: Line, last_offset: int) -> dict[in
 @dataclass(eq=False)
 class GroupPlan:
     """A group that waits for hosts."""
-    pending: PendingGroup                       # as a walk through the file has found it
+    pending: PendingGroup                       # as a walk has found it
     jobs_by_host: dict[str, GroupJobs]          # by entry of host=
-    # clients that get no other jobs, because all hosts are connected, but some are busy
+    # get no other jobs, because all hosts are connected, but some are busy
     reserved: set[Client] = field(default_factory=set)
 
     @property
@@ -1784,7 +1764,6 @@ class GroupPlan:
         self.pending.started = True
 
     def mark_called_off(self) -> None:
-        """Note that the group could not begin: walks report it again."""
         self.pending.started = False
 
 
@@ -1793,7 +1772,7 @@ class GroupClaim:
     """An attempt to claim all lines of a group."""
     plan: GroupPlan
     clients: dict[str, Client]                  # by entry of host=
-    # claimed lines, by entry of host=
+    # by entry of host=
     assignments: dict[str, list[Assignment]] = field(default_factory=dict)
 
     def add_assignment(self, host: str, assignment: Assignment) -> None:
@@ -1806,19 +1785,18 @@ class GroupClaim:
 
 @dataclass(eq=False)
 class Member:
-    """A host of a group whose lines are claimed."""
+    """A host of a group with claimed lines."""
     group: Group
     host: str
     client: Client
     clock: Clock
-    queue: deque[Assignment]                    # jobs that were not sent to the client
-    current: Assignment | None = None           # the unfinished job that was sent; None: none was
-    is_at_gate: bool = False                    # the shell of the first job waits, or has waited
-    is_lost: bool = False                       # the host counts as lost, see Cause.loses_host
+    queue: deque[Assignment]                    # jobs to send
+    current: Assignment | None = None           # the unfinished job that was sent
+    is_at_gate: bool = False                    # also when it was released
+    is_lost: bool = False                       # see Cause.loses_host
 
     @property
     def is_ready(self) -> bool:
-        """Return True if the first job can begin: shell at the gate, clock known, client connected."""
         waits = self.is_at_gate and self.current is not None and self.current.phase is Phase.SENT
         return waits and self.clock.is_known and self.client.link is not None
 
@@ -1826,7 +1804,7 @@ class Member:
         self.is_at_gate = True
 
     def take_next_job(self) -> Assignment | None:
-        """Return the next job to send, which becomes the current one; None: no job, or the client is away.
+        """Return the next job to send, and make it the current one; None: no job, or the client is away.
 
         Skip cancelled jobs: the group is notified when they are settled.
         """
@@ -1838,13 +1816,12 @@ class Member:
         return self.current
 
     def requeue_job(self, assignment: Assignment) -> None:
-        """Make a job the next one again: the message with it did not reach the client."""
+        """Make a job the next one again: the client did not get it."""
         assignment.mark_unsent()
         self.queue.appendleft(assignment)
         self.current = None
 
     def remove_job(self, assignment: Assignment) -> None:
-        """Remove a job that has ended, perhaps before it was sent."""
         if self.current is assignment:
             self.current = None
         elif assignment in self.queue:
@@ -1854,13 +1831,11 @@ class Member:
         self.is_lost = True
 
     def empty_queue(self) -> Sequence[Assignment]:
-        """Remove and return the jobs that were not sent."""
         unsent = self.queue
         self.queue = deque()
         return unsent
 
     def stop_current(self) -> None:
-        """Order the client to stop the current job, or not to begin it."""
         if self.current:
             self.current.send_message("stop", cancelled=False)
 
@@ -1880,27 +1855,24 @@ class Member:
 #     remain                                               stopped, the others are `e`
 #     a client comes back            impossible            it gets the next job            its job is stopped
 #
-# A host is ready when the shell waits at the gate and the clock offset is known.  RUNNING and STOPPED end
-# when all jobs are finished; then the results are printed.  In CALLED_OFF no line belongs to the group.
+# RUNNING and STOPPED end when all jobs are finished.  In CALLED_OFF no line belongs to the group.
 
 
 class Stage(enum.Enum):
-    PREPARING = enum.auto()                     # shells start and wait at the gate
-    RUNNING = enum.auto()                       # all hosts have begun at one moment
-    STOPPED = enum.auto()                       # too many hosts were lost: running jobs are stopped
-    CALLED_OFF = enum.auto()                    # no job has begun, and none will
+    PREPARING = enum.auto()                     # shells start, and wait at the gate
+    RUNNING = enum.auto()
+    STOPPED = enum.auto()                       # too many hosts are lost
+    CALLED_OFF = enum.auto()
 
 
 class Group:
-    """A group with claimed lines."""
     MAX_HOSTS = 500
-    MAX_PREPARING_SECONDS = 10.0                # until all clients must be ready
+    MAX_PREPARING_SECONDS = 10.0
     LEAD_SECONDS = 0.01                         # from `go` to the start, plus the longest round trip,
-    LEAD_SECONDS_PER_HOST = 0.0005              # plus this for each host
+    LEAD_SECONDS_PER_HOST = 0.0005              # and this for each host
 
     def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, claim: GroupClaim,
                  links: dict[Client, ClientLink]) -> None:
-        """stdout: for the results.  claim: of all lines."""
         self._dispatcher = dispatcher
         self._loop = sessions.loop
         self._sessions = sessions
@@ -1918,10 +1890,9 @@ class Group:
         self._min_hosts = len(self._members) if min_hosts is None else min(min_hosts, len(self._members))
         self.stage = Stage.PREPARING
         self._unfinished = {assignment for member in self._members for assignment in member.queue}
-        self._result_lines: list[tuple[int, bytes]] = []        # for the end: line number, text
+        self._result_lines: list[tuple[int, bytes]] = []        # line number, text
 
     def prepare(self) -> None:
-        """Send each host the first job; the shells must be ready within MAX_PREPARING_SECONDS."""
         self._prepare_timer = self._loop.call_later(self.MAX_PREPARING_SECONDS, self._on_prepare_timeout)
         for member in self._members:
             member.client.enter_group()
@@ -1929,7 +1900,6 @@ class Group:
             self._send_next(member)
 
     def on_ready(self, member: Member) -> None:
-        """Handle the message that a host's shell waits at the gate."""
         member.mark_at_gate()
         self._start_if_ready()
 
@@ -1939,7 +1909,6 @@ class Group:
             self._start_all()
 
     def _on_prepare_timeout(self) -> None:
-        """Report the hosts that are not ready, and give all lines back."""
         hosts = ", ".join(member.host for member in self._members if not member.is_ready)
         self._dispatcher.say_once(
             f"group {printable(self._name)}: not ready within {human_time(self.MAX_PREPARING_SECONDS)}: "
@@ -1948,7 +1917,6 @@ class Group:
         self.abort()
 
     def _start_all(self) -> None:
-        """Let all hosts begin at one moment, far enough ahead for `go` to reach them."""
         self.stage = Stage.RUNNING
         self._prepare_timer.cancel()
         present_members = [member for member in self._members if not member.is_lost]
@@ -1964,22 +1932,21 @@ class Group:
             member.client.flush()
 
     def abort(self) -> None:
-        """Call the group off if no job has begun: all lines become `.`.  Otherwise do nothing."""
+        """Call the group off if no job has begun: all lines become `.`."""
         if self.stage is not Stage.PREPARING:
             return
         self.stage = Stage.CALLED_OFF
         self._prepare_timer.cancel()
         for member in self._members:
-            member.client.leave_group()         # it can get other jobs
-            member.stop_current()               # the shell must not wait
+            member.client.leave_group()
+            member.stop_current()
         for assignment in self._unfinished:
-            assignment.leave_group()            # the group is not notified of the result
+            assignment.leave_group()            # no notice of the result
             self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
-        # the next attempt could fail at once, too
+        # the next attempt could fail at once
         self._dispatcher.hand_out_soon(group_pause_seconds=1.0)
 
     def on_client_back(self, member: Member) -> None:
-        """Send a client that has come back the next job; in a stopped group, the order to stop."""
         if not member.current:
             self._send_next(member)
         elif self.stage is Stage.STOPPED:
@@ -1988,7 +1955,7 @@ class Group:
     def requeue_job(self, member: Member, assignment: Assignment) -> bool:
         """Queue a job again that the client does not have after it came back.
 
-        Return False instead if the job was begun, or the group is not running.
+        Return False if the job was begun, or the group is not running.
         """
         was_not_begun = assignment.phase is Phase.SENT
         if self.stage is not Stage.RUNNING or not was_not_begun:
@@ -1997,7 +1964,6 @@ class Group:
         return True
 
     def _send_next(self, member: Member) -> None:
-        """Send a connected host the next job, if any."""
         assignment = member.take_next_job()
         if not assignment:
             return
@@ -2009,11 +1975,11 @@ class Group:
         self._dispatcher.send_jobs(member.client, [assignment])
 
     def on_job_finished(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
-        """Continue the group after one of its jobs finished, on the host `member`.
+        """Continue the group after a job of `member` finished.
 
-        While preparing, no job has begun: after an error, go on without the host; otherwise (the client gave
-        the job back, or a user cancelled it) call the group off, to try again later.  While running, go on
-        without a host that has lost a job (Cause.loses_host).
+        While preparing, no job has begun: after an error, go on without the host; otherwise (the job was
+        given back or cancelled) call the group off, to try again later.  While running, go on without a host
+        that has lost a job (Cause.loses_host).
         """
         was_preparing = self.stage is Stage.PREPARING
         if was_preparing and line_result.state != ERROR:
@@ -2028,11 +1994,7 @@ class Group:
             self._finish()
 
     def _continue_after(self, member: Member) -> None:
-        """Continue the group after a host has finished a job, or was lost.
-
-        If fewer hosts than min-hosts= remain, stop all.  While preparing, the host is lost: settle further
-        jobs, and start the other hosts if they are ready.  While running, send the next job.
-        """
+        """Continue after a host has finished a job, or was lost: this host, if the group is preparing."""
         host_count = sum(not member.is_lost for member in self._members)
         if self.stage is not Stage.STOPPED and host_count < self._min_hosts:
             self._stop_group()
@@ -2043,7 +2005,6 @@ class Group:
             self._send_next(member)
 
     def _stop_group(self) -> None:
-        """Stop running jobs and begin no more: too many hosts are lost."""
         self.stage = Stage.STOPPED
         self._prepare_timer.cancel()
         for member in self._members:
@@ -2053,14 +2014,14 @@ class Group:
             self._settle_unsent_jobs(member)
 
     def _settle_unsent_jobs(self, member: Member) -> None:
-        """Settle the jobs that were not yet sent to a host: they will not begin, and become `e`."""
+        """Settle the jobs that were not yet sent to a host: they become `e`."""
         for assignment in member.empty_queue():
             self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
 
     def _add_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
-        """Add a result line: host, how the job ended, elapsed time, command."""
+        # host, how the job ended, elapsed time, command
         elapsed = "" if assignment.sent_at is None else human_time(boottime() - assignment.sent_at)
-        # As on the console: a program gets the command's raw bytes, a terminal gets no control characters.
+        # as on the console: a terminal gets no control characters
         command = one_line(assignment.command) if self._stdout.terminal else assignment.command
         host = os.fsencode(printable(member.host))
         ending = os.fsencode(line_result.text)
@@ -2074,7 +2035,6 @@ class Group:
         self._dispatcher.hand_out_soon()
 
     def _print_results(self) -> None:
-        """Print a line about the group, then one about each job, in the order of the file."""
         lost_count = sum(member.is_lost for member in self._members)
         too_many_lost = self.stage is Stage.STOPPED
         verdict = "failed" if too_many_lost else "succeeded"
@@ -2086,89 +2046,83 @@ class Group:
 
 # ======== Counting ==========================================================================================
 #
-# Clients that exit request a count of the file, and so does the server, which exits when all jobs have ended.
+# Clients that exit request a count of the file, and so does a server that exits when all jobs have ended.
 # Counting a long file takes a while.  So one count answers all earlier requests, and the next begins after a
 # pause of four times the duration.
 
 
 @dataclass(frozen=True)
 class FileCount:
-    """A count of the jobs in the file, by state."""
-    error: str = ""                     # why the file cannot be read; "": it was read
-    summary: Summary | None = None      # None: the file cannot be read
+    error: str = ""                     # "": the file was read
+    summary: Summary | None = None      # None: it cannot be read
     # exiting clients without a new job
     clients_without_jobs: Consumers = field(default_factory=lambda: Consumers(()))
-    why_stopped: str = ""               # why these jobs will not start; '': they will
-    next_count_at: float = 0.0          # when the file may be counted again, by boottime()
+    why_stopped: str = ""               # '': these jobs will start
+    next_count_at: float = 0.0          # boottime()
 
     @property
     def is_done(self) -> bool:
-        """Return True if all jobs have ended, or no more will start; False if the file was not read."""
+        """Return True if all jobs have ended, or no more will start; False if unknown."""
         summary = self.summary
         if not summary or summary.half_saved or summary.counts.running:
             return False
         return not summary.counts.new or bool(self.why_stopped)
 
     def summary_of_all(self) -> Summary | None:
-        """Return the summary in which any new job counts as left; None: no summary."""
+        """Return the summary in which any new job counts as left."""
         return self.summary and replace(self.summary, jobs_left=self.summary.counts.new > 0)
 
     def summary_for(self, client: Client) -> dict[str, Any] | None:
-        """Return the counts for an exiting client, as message fields; None: the file was not read."""
+        """Return the counts for an exiting client, as message fields."""
         summary = self.summary
         if not summary:
             return None
         no_job_for_client = client in self.clients_without_jobs.all
         has_jobs_left = summary.counts.new > 0 and not no_job_for_client
         return dict(
-            now=summary.counts._asdict(),       # number of jobs by state
-            bad=summary.bad_lines,              # numbers of the first failed lines
-            again=summary.can_retry,            # -r would run failed lines again
-            left=has_jobs_left,                 # the client could run a new job
-            first_stray=summary.first_stray,    # of a line that is neither a job nor a comment; 0: none
+            now=summary.counts._asdict(),       # by state
+            bad=summary.bad_lines,              # numbers of failed lines
+            again=summary.can_retry,            # by -r
+            left=has_jobs_left,                 # for this client
+            first_stray=summary.first_stray,    # neither a job nor a comment; 0: none
         )
 
 
 class Accountant:
-    """Counts the jobs in the file, and sends the result to clients that exit."""
-    PAUSE_FACTOR = 4                    # the pause after a count, in durations of that count
+    PAUSE_FACTOR = 4                    # in durations of a count
 
     def __init__(self, services: Services, reader: JobReader) -> None:
-        """reader: used by no other part."""
         self._executor = services.executor
         self._lifetime = services.lifetime
         self._reader = reader
-        self._requests: dict[ClientLink, None] = {}     # of clients that exit, oldest first
-        # answers all requests; done: there are none; None: none came yet
+        self._requests: dict[ClientLink, None] = {}     # oldest first
+        # None: no request came yet
         self._answer_task: asyncio.Future[None] | None = None
-        self._next_count_at = 0.0               # when the file may be counted, by boottime()
+        self._next_count_at = 0.0               # boottime()
 
     @property
     def pause_seconds(self) -> float:
-        """Return the seconds until the next count may begin: counting takes at most a fifth of the time."""
         return max(self._next_count_at - boottime(), 0.0)
 
     def add_request(self, link: ClientLink) -> None:
-        """Answer a client that exits, after a later count."""
         self._requests[link] = None
         if not self._answer_task or self._answer_task.done():
             self._answer_task = spawn_task(self._answer_all())
 
     async def _answer_all(self) -> None:
-        """Answer requests until there are none; a count answers all earlier ones."""
         while self._requests:
             await asyncio.sleep(self.pause_seconds)
             links = self._requests
             self._requests = {}
             clients = [link.client for link in links if link.client]
-            # A client's exit status depends on the count: so recheck a file that can be half saved.
+            # a client's exit status depends on the count
             file_count = await self.count(clients, recheck=True)
             for link in links:
                 if link.client:
                     link.send(type="account", account=file_count.summary_for(link.client))
 
     async def count(self, clients: Sequence[Client] = (), recheck: bool = False) -> FileCount:
-        """Return a count of the jobs in the file.  clients: those that exit.
+        """Count the jobs in the file, also for `clients`, which exit.
 
         recheck: scan again, a few times, if reading fails or an editor seems about to fill the file.
         """
@@ -2184,15 +2138,12 @@ class Accountant:
             await asyncio.sleep(self._reader.interval)
 
     def _scan_file(self, clients: Consumers) -> FileCount:
-        """Scan the file and count the jobs.  Called by the file executor, perhaps in a thread.
-
-        clients: those that exit.  Remove each that could run a new job.
-        """
+        """Scan the file, perhaps in a thread, and remove the clients that could run a new job."""
         file = self._reader
         throttle = Throttle()
         try:
             with throttle:
-                summary = file.summarize(clients, groups=True)    # removes clients
+                summary = file.summarize(clients, groups=True)
                 is_waiting = summary.counts.new and not summary.counts.running
                 block_reason = find_block_reason(file) if is_waiting else None
         except OSError as error:
