@@ -2185,7 +2185,6 @@ class Services:
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """The server's settings that concern clients."""
     path: str                           # of the job file
     grace: float                        # seconds in which a lost client can come back
     max_failed: int                     # 0: no limit
@@ -2194,12 +2193,11 @@ class SessionSettings:
 class Sessions:
     """The clients that are connected or can come back.
 
-    From add_assignment() to remove_assignment() an assignment is, by key, in `assignments` here and in the
-    client, and the line is locked.
+    Between add_assignment() and remove_assignment() an assignment is in `assignments` here and in the client,
+    by key, and the line is locked.
     """
 
     def __init__(self, services: Services, settings: SessionSettings, on_error: Say) -> None:
-        """on_error: reports lost events."""
         self.loop = services.loop
         self.say = services.say
         self.lifetime = services.lifetime
@@ -2213,10 +2211,10 @@ class Sessions:
         self.clients: dict[str, Client] = {}
         self.assignments: dict[str, Assignment] = {}
         self.recovery = Recovery(services, self)
-        # ends of runs that the journal gathers on a network file system: client and number of the event
+        # ends of runs that the journal gathers on a network file system: client and event number
         self._gathered_events: list[tuple[Client, int]] = []
         self.links: dict[ClientLink, None] = {}
-        # links neither authenticated nor dropped, oldest first
+        # unauthenticated links, oldest first
         self._strangers: OrderedDict[ClientLink, None] = OrderedDict()
 
     # -- lines that clients have -----------------------------------------------------------------------------
@@ -2238,7 +2236,7 @@ class Sessions:
         return True
 
     def abandon_runs(self) -> None:
-        """End the records of all runs, also incomplete lines: the next server begins new records."""
+        """End the records of all runs: the next server begins new records."""
         for assignment in self.assignments.values():
             self.records.abandon_run(assignment)
 
@@ -2247,10 +2245,9 @@ class Sessions:
             assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
 
     def settle(self, assignment: Assignment, proposed_result: LineResult) -> None:
-        """Decide the result of a job, and write it to the file; try again as long as an error is temporary.
+        """Decide the result of a job, and write it to the file; retry as long as an error is temporary.
 
-        Do nothing if the result was decided before.  The client has the line until the result is written, or
-        writing has failed for good: _complete_result().
+        The client has the line until that is done, or has failed for good: _complete_result().
         """
         line_result = assignment.decide_result(proposed_result)
         if not line_result:
@@ -2260,7 +2257,7 @@ class Sessions:
             assignment.client.inbox.open_event(line_result.event)
         job = assignment.job
         write = functools.partial(self.executor.start_call, self._claims.finish, job, line_result.state)
-        # The first attempt is made at once: if it succeeds, later calls of the executor find the state.
+        # The first attempt is made at once: later calls of the executor find the state.
         outcome = asyncio.ensure_future(write_with_retries(write, self._interval, self.say, job))
         outcome.add_done_callback(functools.partial(self._complete_result, assignment, line_result))
 
@@ -2269,14 +2266,13 @@ class Sessions:
     ) -> None:
         """Count a result that is written, or that writing has failed for good; then remove the line.
 
-        If the result came in a client's message, acknowledge that.  outcome: why the result is not written;
-        '': it is.  It is cancelled if the server exits first.
+        outcome: why the result is not written; '': it is.  It is cancelled if the server exits first.
         """
         if outcome.cancelled():
             return
         error = outcome.result()
         client = assignment.client
-        event = line_result.event           # the number of that message; None: it did not
+        event = line_result.event           # to acknowledge
         self._runner_stats.add_result(assignment.job, line_result.state)
         if error:
             self._report_unwritten(assignment, error)
@@ -2289,22 +2285,20 @@ class Sessions:
         self._on_event_dealt_with(client)
 
     def _report_unwritten(self, assignment: Assignment, error: str) -> None:
-        """Report, also to the client, that a result cannot be written."""
         self.say(f"line {assignment.number}: {error}")
         self._runner_stats.unwritten_lines.append(assignment.number)
         assignment.send_message("fault", text=error[:200])
 
     def abandon(self, assignment: Assignment) -> None:
-        """Take a line off a client that is gone for good, and unlock it: it is an orphan now."""
+        """Leave the line of a client that is gone for good as an orphan."""
         self._remove_and_notify_group(assignment, LineResult(Cause.VANISHED, ERROR))
         self.executor.post(self._claims.abandon, assignment.job)
         self.lifetime.on_progress()
 
     async def watch_claimed_lines(self) -> None:
-        """Check the claimed lines in the file repeatedly, and notify clients of changes.
+        """Check the claimed lines, and notify clients that they were cancelled or taken over.  Never returns.
 
-        Another runner can take over a line; a user can cancel a job.  Lines that an edit has moved are found
-        again.  Never returns.
+        Lines that an edit has moved are found again.
         """
         while True:
             await asyncio.sleep(self._interval / 2)
@@ -2321,7 +2315,7 @@ class Sessions:
         return next((assignment for assignment in self.assignments.values() if assignment.job is job), None)
 
     def _on_line_taken_over(self, assignment: Assignment) -> None:
-        """Take a line off its client, because another runner has taken over the job, and notify the client.
+        """Take a line off its client, because another runner has it, and notify the client.
 
         Do nothing if a result is being written: that will fail, and report the loss.
         """
@@ -2333,9 +2327,9 @@ class Sessions:
         self._remove_and_notify_group(assignment, LineResult(Cause.TAKEN, ERROR))
 
     def stop_cancelled_job(self, assignment: Assignment) -> None:
-        """Tell the client to stop a job, because a user has set the state of the line in the file.
+        """Order the client to stop a cancelled job; settle a job that was not yet sent.
 
-        A lost client gets the message when it comes back.  A job that was not yet sent is settled.
+        A lost client gets the order when it comes back.
         """
         if assignment.phase is Phase.CLAIMED:
             self.settle(assignment, LineResult(Cause.CANCELLED, HELD))
@@ -2345,13 +2339,12 @@ class Sessions:
     # -- no more jobs ----------------------------------------------------------------------------------------
 
     def drain(self, why: str) -> None:
-        """Hand out no more jobs; print why, and how many jobs clients still have."""
+        """Hand out no more jobs, and print why."""
         job_count = plural(len(self.assignments), "job")
         self.say(f"{why}: handing out no more jobs, waiting for {job_count}")
         self.lifetime.drain()
 
     def _drain_after_failures(self) -> None:
-        """Hand out no more jobs if --max-failed is reached."""
         count = self._runner_stats.bad_count
         if 0 < self.settings.max_failed <= count and self.lifetime.is_serving:
             self._runner_stats.had_errors = True
@@ -2363,19 +2356,16 @@ class Sessions:
     def abort_unstarted_groups(assignments: dict[str, Assignment]) -> list[Assignment]:
         """Call off the groups of these jobs that have not started.  Return the jobs of started groups."""
         for group in {assignment.group for assignment in assignments.values() if assignment.group}:
-            group.abort()               # not started: sets `assignment.group` of each job to None
+            group.abort()               # sets `assignment.group` of each unstarted job to None
         return [assignment for assignment in assignments.values() if assignment.group]
 
     def kept_text(self, assignments: dict[str, Assignment]) -> str:
-        """Return a text for a message: '; lines 3, 5 kept for 60s'; '' if there are none."""
+        # '; lines 3, 5 kept for 60s'
         lines = [assignment.number for assignment in assignments.values() if assignment.is_undecided]
         return f"; {name_lines(lines)} kept for {human_time(self.settings.grace)}" if lines else ""
 
     def client_for_hello(self, link: ClientLink, hello: Hello) -> Client:
-        """Return the client that sent this hello: one that has come back, or a new one, added to `clients`.
-
-        From now on it uses this link.  Raises WireError.
-        """
+        """Return the client that sent this hello: one that has come back, or a new one.  Raises WireError."""
         has_duplicate = len({job.key for job in link.reported_jobs}) < len(link.reported_jobs)
         if has_duplicate:
             raise WireError("one job twice")
@@ -2390,7 +2380,7 @@ class Sessions:
         return client
 
     def add_client(self, client: Client) -> asyncio.Future[None]:
-        """Add a client, and serve it.  Return the task, done when the client will not come back."""
+        """Add and serve a client.  Return the task, done when the client will not come back."""
         self.clients[client.id] = client
         return spawn_task(client.serve_client())
 
@@ -2402,10 +2392,7 @@ class Sessions:
     # -- events ----------------------------------------------------------------------------------------------
 
     def receive_event(self, client: Client, kind: str, message: Message) -> None:
-        """Apply an event, unless it was received before.  Raises WireError.
-
-        An invalid event counts as received: it will not become valid.
-        """
+        """Apply an event, unless it came before.  Raises WireError; the event still counts as received."""
         event_number = message.integer("n")
         if not client.inbox.receive_event(event_number):
             return
@@ -2416,10 +2403,7 @@ class Sessions:
             raise
 
     def _apply_event(self, client: Client, kind: str, message: Message, event_number: int) -> None:
-        """Apply an event: settle a line, or keep records of a run.  Raises WireError.
-
-        Ignore an event of a settled or lost line: the client was notified, or will be.
-        """
+        """Apply an event; ignore that of a settled or lost line.  Raises WireError."""
         assignment = client.assignments.get(message.text("id", 16))
         if assignment is None or not assignment.is_undecided:
             return
@@ -2444,13 +2428,12 @@ class Sessions:
 
     @staticmethod
     def _read_result(assignment: Assignment, message: Message, event_number: int) -> LineResult:
-        """Return the result of a job from a client's message `finish`.  Raises WireError: it is not valid.
+        """Return the result of a job from a client's message `finish`.  Raises WireError.
 
-        A held state is valid only if a user has cancelled the job.  event_number: to acknowledge the message
-        once the result is written.
+        A held state is valid only if a user has cancelled the job.
         """
         state = message.state_byte("state")
-        cause = CAUSES.get(message.text("cause", 16))           # None: unknown
+        cause = CAUSES.get(message.text("cause", 16))
         if state == HELD and assignment.is_cancelled:
             cause = Cause.CANCELLED
         elif not cause or state not in (DONE, FAILED, ERROR):
@@ -2460,16 +2443,11 @@ class Sessions:
     def _record_event(
         self, client: Client, kind: str, assignment: Assignment, message: Message, event_number: int
     ) -> None:
-        """Record a client's message about a run: it began, wrote output or ended.
-
-        Raises WireError, also if the client exceeds its window.
-
-        event_number: to acknowledge the message once the record is written.
-        """
+        """Record a message about a run.  Raises WireError, also if the client exceeds its window."""
         if kind == "output":
             client.inbox.add_output(event_number, len(message.data("data")))
         self.records.handle_event(kind, client, assignment, message)
-        is_written_later = self.executor.pool is not None       # by a thread
+        is_written_later = self.executor.pool is not None
         if is_written_later:
             client.inbox.open_event(event_number)
             if kind == "end":
@@ -2483,15 +2461,15 @@ class Sessions:
             for client, event_number in events:
                 client.inbox.close_event(event_number)
                 self._on_event_dealt_with(client)
-        self.executor.call_then(on_written, int)    # int() does nothing: it comes after the earlier calls
+        self.executor.call_then(on_written, int)    # does nothing
 
     def _on_event_dealt_with(self, client: Client) -> None:
-        """Acknowledge an event of this client soon; perhaps the server waited only for it to exit."""
+        # perhaps the server waited only for this event, to exit
         client.acknowledge_soon()
         self.lifetime.on_progress()
 
     def flush_records(self) -> None:
-        """Write gathered records to the files.  Called about once a second."""
+        """Write gathered records.  Called about once a second."""
         self.records.flush_journal()
         if self.records.log:
             self.records.log.on_tick()
@@ -2500,7 +2478,6 @@ class Sessions:
             self._gathered_events = []
 
     def add_link(self, link: ClientLink) -> None:
-        """Add an unauthenticated connection; drop old ones if there are too many."""
         self.links[link] = None
         self._strangers[link] = None
         self._limit_strangers()
@@ -2524,7 +2501,6 @@ class Sessions:
                 link.drop_if_silent()
 
     def _limit_strangers(self) -> None:
-        """Drop the oldest connections that have not proved to know the token, if there are too many."""
         while len(self._strangers) > MAX_UNAUTHENTICATED:
             oldest, _ = self._strangers.popitem(last=False)
             oldest.drop("too many unauthenticated connections")
@@ -2542,38 +2518,35 @@ class Sessions:
 #     a user has set another state on the previous server's line    stop: the job is cancelled
 #     no such line                                                  lost: the client kills the job
 #
-# A server that takes over gets from the keeper an open file description of the lock file, which holds the
-# previous server's job locks.  So these lines have no other runner, until the grace is over; then the job
-# locks are released, and the lines are orphans as any other.  A line without a runner is claimed as by any
-# runner: while holding the command mutex, and by the count of job locks.  So no second copy can start.
+# Until the grace is over, lines with job locks of the previous server have no other runner.  A line without a
+# runner is claimed as by any runner: while holding the command mutex, and by the count of job locks.  So no
+# second copy can start.
 #
 # If the file cannot be read now, the server drops the connection, so that the client keeps the jobs and comes
 # back.  If the file can be half saved, or another process is changing a line of the command, the server first
-# searches again for a while.
+# retries for a while.
 
 
 @dataclass(frozen=True)
 class ReportedJob:
-    """A job that a client reports as its own."""
     key: str
     line: Line
-    result: bytes | None                # the line's new state; None: the job has not finished
+    result: bytes | None                # None: the job has not finished
 
     @classmethod
     def from_message(cls, entry: Message) -> ReportedJob:
-        """Return one job from the list in a client's message `have`.  Raises WireError."""
+        """Return one job from a client's message `have`.  Raises WireError."""
         has_result = entry.fields.get("result") is not None
         result = entry.state_byte("result") if has_result else None
         key, text = entry.text("id", 16), entry.data("text")
-        is_job_text = text[:1] in (b" ", b"\t") and b"\n" not in text       # a job line after the state byte
+        is_job_text = text[:1] in (b" ", b"\t") and b"\n" not in text       # after the state byte
         if not KEY_PATTERN.fullmatch(key) or not is_job_text:
             raise WireError("no job")
-        # 0, 0, NEW: the client knows neither ordinal nor state, and the line can have moved
+        # 0, 0, NEW: the client does not know them
         return cls(key, Line(entry.integer("number"), 0, 0, NEW, text), result)
 
     @property
     def _will_run_again(self) -> bool:
-        """Return True if the job was given back or interrupted."""
         return self.result in (NEW, ERROR)
 
     @property
@@ -2586,45 +2559,37 @@ class ReportedJob:
 
     @property
     def own_states(self) -> bytes:
-        """Return the states in which the job's own line is claimed.
-
-        It can have become `e`, and then `.`, after the grace.  A job that will run again needs no such line.
-        """
+        """Return the states in which the job's own line is claimed: after the grace it can be `e` or `.`."""
         return RUNNING if self._will_run_again else RUNNING + ERROR + NEW
 
 
 @dataclass
 class Reclaimed:
-    """The jobs that a returning client has, in three kinds: each has a line, a written result, or is lost.
-
-    After an error or with a doubt, some are in none of these.
-    """
+    """The jobs of a returning client.  After an error or with a doubt, some are in none of the three."""
     jobs: dict[str, Job] = field(default_factory=dict)      # by key
-    settled: list[str] = field(default_factory=list)        # keys
-    lost: list[str] = field(default_factory=list)           # keys: another runner has the line, or it is gone
-    error: str = ""                     # why the file cannot be read
-    doubt: str = ""                     # why it is unknown now whether another runner has a line
+    settled: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    error: str = ""                     # the file cannot be read
+    doubt: str = ""                     # unknown now whether another runner has a line
 
 
 @dataclass(eq=False)
 class ClaimedBatch:
-    """The result of an attempt to claim lines."""
     jobs: list[Job]
-    plans: list[GroupPlan]              # of the groups that the walk has met
-    no_job: NoJob | None                # why there are no more jobs; None: enough were claimed
+    plans: list[GroupPlan]              # that the walk has met
+    no_job: NoJob | None                # None: enough jobs were claimed
 
     @property
     def must_continue(self) -> bool:
-        """Return True if the next claim must continue the walk."""
         return self.no_job is not None and self.no_job.was_interrupted
 
 
 class Claims:
-    """Claims lines for clients, and writes results: all that a server does with the job file but counting.
+    """Does all that a server does with the job file, except counting.
 
     Only the file executor calls the methods, perhaps in a thread, and no other object has this job file,
     queue and cursor.  Both sides know two kinds of objects.  Each attribute is written on one side only, and
-    has immutable values, so the other side reads the old value or the new one:
+    has immutable values:
 
         object                  written by Claims                  written in the event loop
         Job                     all attributes                     none
@@ -2633,12 +2598,12 @@ class Claims:
     """
 
     def __init__(self, file: ServedFile, records: Records, ordinals: bool) -> None:
-        """ordinals: lines get ordinals, which the log file needs."""
+        """ordinals: lines get ordinals, for the log file."""
         self._file = file
         self._queue = ServedQueue(file)
         self._cursor = Cursor(self._queue, ordinals=ordinals, serving=True)
         self._records = records
-        self._last_urgent_at = 0.0      # when the last urgent walk began, by boottime()
+        self._last_urgent_at = 0.0      # boottime()
 
     def take_presence_lock(self) -> None:
         """Lock the byte that shows that this server runs, before the first client comes."""
@@ -2649,7 +2614,7 @@ class Claims:
         self._file.sync()
 
     def list_orphans(self) -> list[int]:
-        """Return the numbers of the orphaned lines that were marked `e`."""
+        # marked `e`
         return list(self._cursor.orphans)
 
     # -- new lines -------------------------------------------------------------------------------------------
@@ -2658,15 +2623,12 @@ class Claims:
                     all_consumers: Collection[Consumer]) -> ClaimedBatch:
         """Claim up to MAX_BATCH_LINES lines for clients that wait for jobs, one for each client in turn.
 
-        Return the jobs, plans for the groups (jobs that start together) that the search has found, and why
-        there are no more jobs.
-
-        offers: these clients with free slots and memory; empty: claim nothing, only walk on through the file,
-        to find groups and orphans.
+        offers: the clients with free slots and memory; empty: only walk on through the file, to find groups
+        and orphans.
         decides_exit: a client exits if there is no job, so search even if the file seems unchanged.
-        all_consumers: all clients, also busy ones, and lost ones in the grace.
+        all_consumers: also busy ones, and lost ones in the grace.
         """
-        consumers = Consumers(consumer for consumer, _ in offers)       # that still want jobs
+        consumers = Consumers(consumer for consumer, _ in offers)       # still want jobs
         for consumer, free in offers:
             consumer.free = free
         is_urgent = decides_exit and self._begin_urgent_walk()
@@ -2685,26 +2647,21 @@ class Claims:
         return ClaimedBatch(jobs, self._plan_groups(groups_to_start.values()), no_job)
 
     def _groups_to_start(self) -> dict[int, PendingGroup]:
-        """Return the groups that can start now, by the offset of the first job."""
         return {group.jobs[0][0].offset: group for group in self._cursor.groups
                 if group.jobs and group.is_complete and not group.started}
 
     @staticmethod
     def _take_from_offer(job: Job, consumers: Consumers) -> None:
-        """Subtract the slots and memory of a claimed job from what the client has free.
-
-        Clients take turns: make this client the last of `consumers.all`; remove it if it has no free slot.
-        """
+        """Subtract a claimed job from the client's offer; the client is last in turn, or removed if full."""
         job.consumer.free -= job.settings.needs
         del consumers.all[job.consumer]
         if job.consumer.free.slots > 0:
-            consumers.all[job.consumer] = None          # a dict keeps the order of insertion
+            consumers.all[job.consumer] = None
 
     def _begin_urgent_walk(self) -> bool:
         """Return True, and remember the time, if an urgent walk can begin.
 
-        Such a walk is due at once, even if the file seems unchanged.  The next one must wait 20 times as long
-        as a walk takes.
+        It is due even if the file seems unchanged, but must wait 20 times as long as a walk takes.
         """
         now = boottime()
         if now - self._last_urgent_at < self._cursor.seconds_between_walks():
@@ -2713,7 +2670,7 @@ class Claims:
         return True
 
     def _plan_groups(self, groups: Iterable[PendingGroup]) -> list[GroupPlan]:
-        """Return a plan for each group: which host gets which jobs; [] if the file was just edited."""
+        """Return a plan for each group; [] if the file was just edited."""
         try:
             return [GroupPlan(group, jobs_by_host(self._file.reader, group.jobs)) for group in groups]
         except OSError:
@@ -2732,10 +2689,9 @@ class Claims:
         return claimed
 
     def _claim_line(self, client: Consumer, line: Line, settings: JobSettings) -> Job | None:
-        """Claim one line of a group for a client.
+        """Claim a line of a group; None: the file has changed or cannot be read.
 
-        Return None if the file has changed or cannot be read.  The next walk begins at the top, and reports
-        an error that lasts.
+        The next walk begins at the top, and reports an error that lasts.
         """
         with contextlib.suppress(OSError):
             job = self._queue.claim(line, client, settings).job
@@ -2747,42 +2703,36 @@ class Claims:
     # -- claimed lines ---------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
-        """Write the result of a line; return as Cursor.finish().  Raises TemporaryError."""
+        """Write the result; return as Cursor.finish().  Raises TemporaryError."""
         return self._cursor.finish(job, state)
 
     def check_jobs(self) -> dict[Job, str]:
-        """Follow lines that edits have moved; return as JobQueue.check_jobs()."""
+        """Return as JobQueue.check_jobs()."""
         return self._cursor.check_jobs()
 
     # -- lines of the server before us, and of clients that come back ----------------------------------------
 
     def inherit(self, lock_fd: int) -> int:
-        """Take over the job locks of a dead server, which this descriptor holds; return how many there are.
-
-        Raises OSError.
-        """
+        """Take over the job locks that this descriptor holds; return their number.  Raises OSError."""
         self._queue.reopen_if_replaced()
         self._file.lock_table.inherit_locks(lock_fd)
         return len(self._file.lock_table.locks_without_line)
 
     def abandon(self, job: Job) -> None:
-        """Release the job lock of a line, so that the next walk finds an orphan."""
         self._queue.release_job(job)
         self._cursor.restart_walk()
 
     @property
     def has_inherited_locks(self) -> bool:
-        """Return True if the previous server's job locks are held for clients that can still come back."""
         return bool(self._file.lock_table.locks_without_line)
 
     def drop_inherited_locks(self) -> None:
-        """Release the previous server's job locks for which no client came: the lines are orphans now."""
         self._file.lock_table.drop_locks_without_line()
         self._cursor.restart_walk()
 
     def reclaim_lines(self, consumer: Consumer, reported: Sequence[ReportedJob],
                       may_conclude_lost: bool) -> Reclaimed:
-        """Claim lines for jobs that a client (consumer) already has.
+        """Claim lines for jobs that a client already has.
 
         may_conclude_lost: a line that is missing is gone, even if the file can be half saved.
         """
@@ -2803,7 +2753,7 @@ class Claims:
 
     def _reclaim_each(self, consumer: Consumer, reported: Sequence[ReportedJob], may_conclude_lost: bool,
                       reclaimed: Reclaimed) -> None:
-        """Add each job's answer to `reclaimed`.  Raises OSError, TemporaryError: the others have none yet."""
+        """Add each job's answer to `reclaimed`.  Raises OSError, TemporaryError: some have none yet."""
         self._queue.reopen_if_replaced()
         signature = self._file.signature()
         lines_by_command = self._file.lines_by_command({job.line.command for job in reported})
@@ -2815,15 +2765,15 @@ class Claims:
             own_line = lines_by_number.get(reported_job.line.number)
             if own_line and own_line.command != command:
                 own_line = None
-            # The previous server has written the result, and has exited before the client learned that.  If
-            # the line has moved, any with this result can be it: no other line may get the result.
+            # The previous server has exited before the client learned of this result.  If the line has moved,
+            # any with this result can be it: no other line may get the result.
             possible_lines = [own_line] if own_line else lines_by_command[command]
             if any(line.state == reported_job.result for line in possible_lines):
                 reclaimed.settled.append(reported_job.key)
                 continue
             job = self._queue.reclaim_line(own_line, running_lines[command], reported_job.own_states)
             if job:
-                job.state = NEW             # the state before the run is unknown
+                job.state = NEW             # unknown
                 job.consumer = consumer
                 reclaimed.jobs[reported_job.key] = job
             elif may_conclude_lost or not self._can_be_half_saved(signature):
@@ -2832,15 +2782,12 @@ class Claims:
                 raise TemporaryError("the file can be half saved")
 
     def _can_be_half_saved(self, signature: tuple[int, ...]) -> bool:
-        """Return True if an editor could be saving the file, which had this signature before it was read."""
+        """Return True if an editor could be saving the file, which had this signature before."""
         _device, _inode, size, _mtime = signature
         return self._file.signature() != signature or self._file.seconds_until_trusted(size) > 0
 
     def _count_ordinals(self) -> dict[int, int]:
-        """Return the positions of running lines among all job lines (1: the first), by offset.
-
-        In the log file job k has the k-th record.  {}: the file cannot be read.
-        """
+        """Return the positions of running lines among job lines, by offset; {}: the file cannot be read."""
         with contextlib.suppress(OSError):
             file = self._file
             lines = Scan(file.reader, file.start, RUNNING, counted=Counter())
@@ -2849,26 +2796,22 @@ class Claims:
 
 
 class Recovery:
-    """Finds the lines of jobs that clients have, and that this server has not assigned."""
-    RETRY_INTERVALS = 0.1               # between searches, in intervals of the job file
+    """Finds the lines of jobs that this server has not assigned."""
+    RETRY_INTERVALS = 0.1               # between searches; of the job file's
 
     def __init__(self, services: Services, sessions: Sessions) -> None:
-        """sessions: perhaps not completely constructed."""
         self._sessions = sessions
         self._say = services.say
         self._lifetime = services.lifetime
         self._claims = services.claims
         self._interval = services.interval
         self._executor = services.executor
-        self._lock = asyncio.Lock()     # held during a search: two clients can name one job
-        # keys of jobs with written results, oldest first: perhaps the clients do not know
+        self._lock = asyncio.Lock()     # two clients can name one job
+        # of jobs with written results, oldest first; perhaps the clients do not know
         self._settled_keys: OrderedDict[str, None] = OrderedDict()
 
     def on_settled(self, assignment: Assignment) -> None:
-        """Remember that a job's result is in the file.
-
-        A client that loses the connection before the acknowledgement reports the job again.
-        """
+        """Remember that a result is in the file: an unacknowledged one is reported again."""
         # OrderedDict: a dict takes ever longer to find the first key
         self._settled_keys[assignment.key] = None
         if len(self._settled_keys) > MAX_SETTLED_KEYS:
@@ -2877,8 +2820,8 @@ class Recovery:
     async def inherit(self, lock_fd: int) -> None:
         """Hold the job locks of the previous server for the grace, in which clients come for them.
 
-        lock_fd: has the job locks.  After an error try again, for at most MAX_ERROR_SECONDS.  Raises
-        UsageError: the file cannot be used; the keeper holds the locks for the next server.
+        After an error try again, for at most MAX_ERROR_SECONDS.  Raises UsageError; then the keeper holds the
+        locks for the next server.
         """
         deadline = boottime() + Cursor.MAX_ERROR_SECONDS
         while (count := await self._try_to_inherit(lock_fd, deadline)) is None:
@@ -2899,7 +2842,7 @@ class Recovery:
         except OSError as error:
             if error.errno == errno.ESTALE:
                 with contextlib.suppress(OSError):
-                    unlock(lock_fd, 0, IN_USE_BYTES)    # also for the keeper, which has a copy
+                    unlock(lock_fd, 0, IN_USE_BYTES)    # also for the keeper
                 self._say(f"{error_text(error)}; the lines of the previous server cannot be taken over")
                 return 0
             if boottime() > deadline or self._lifetime.is_exiting:
@@ -2907,7 +2850,6 @@ class Recovery:
             return None
 
     async def _end_inheritance(self) -> None:
-        """After the grace release the job locks for which no client has come."""
         await asyncio.sleep(self._sessions.settings.grace)
         self._executor.call_then(lambda _: self._lifetime.on_progress(), self._claims.drop_inherited_locks)
 
@@ -2927,7 +2869,7 @@ class Recovery:
 
     async def _try_to_reclaim(self, client: Client, reported: Sequence[ReportedJob],
                               is_last_try: bool) -> Reclaimed:
-        """Search the file once for the lines of reported jobs, and assign those that are found."""
+        """Search the file once, and assign the lines that are found."""
         unassigned = [job for job in reported
                       if job.key not in self._sessions.assignments and job.key not in self._settled_keys]
         reclaimed = await self._executor.call(self._claims.reclaim_lines, client, unassigned, is_last_try)
