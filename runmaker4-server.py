@@ -2892,7 +2892,7 @@ class Recovery:
 #        Only one claim runs at a time.
 #     2. claim_batch() claims lines for all waiting clients, one for each in turn.  After MAX_BATCH_LINES the
 #        file executor does other work first.
-#     3. _on_batch_claimed() sends the lines.  If no more were found, it remembers the walk's report.
+#     3. _on_batch_claimed() sends the lines.
 #     4. A client that would exit gets `nothing` if a walk that began after the request found nothing, and no
 #        line can come back unstarted.
 #     5. Each group that a walk has met has a plan: which host gets which jobs.  Once all hosts have a free
@@ -2901,14 +2901,14 @@ class Recovery:
 
 
 class Dispatcher:
-    """Claims lines, hands them out to the clients that wait for jobs, and starts groups.
+    """Hands out lines to the clients that wait for jobs, and starts groups (jobs that start together).
 
     The file executor claims: it locks a line and marks it `r`, perhaps in a thread.  A walk is a scan of the
-    file for lines to claim, perhaps by several claims.  A group is a set of jobs that start together.
+    file for lines to claim.
     """
 
     def __init__(self, services: Services, sessions: Sessions, stdout: Writer, poll_seconds: float) -> None:
-        """stdout: for results of groups.  poll_seconds: between scans while clients wait."""
+        """stdout: for results of groups."""
         self._sessions = sessions
         self._stdout = stdout
         self._poll_seconds = poll_seconds
@@ -2919,45 +2919,38 @@ class Dispatcher:
         self._executor = services.executor
         self._records = services.records
         self._runner_stats = services.runner_stats
-        # Yields random keys without end, as no key is "".  A client that connects names keys of jobs.  So a
-        # key must be hard to guess, and unlike those of other servers.
+        # Yields random keys without end, as no key is "".  A client that connects names keys of jobs, so they
+        # must be hard to guess, and unlike those of other servers.
         self._keys = iter(lambda: secrets.token_hex(8), "")
-        # clients that want jobs; last: the one served last
+        # last: the one served last
         self.waiting_clients: dict[Client, None] = {}
         self._last_report = WalkReport()        # of the last complete walk that found nothing
         self.is_searching = True                # too early to report that there are no jobs
-        # groups that wait for hosts, by the offset of the first job
+        # wait for hosts; by the offset of the first job
         self._group_plans: dict[int, GroupPlan] = {}
-        self._printed_texts: set[str] = set()   # messages not to repeat
-        self._groups_paused_until = 0.0         # no group starts before, by boottime()
-        self.has_new_request = False            # a client just requested jobs
-        self.is_claiming = False                # the file executor claims lines, or a group
+        self._printed_texts: set[str] = set()
+        self._groups_paused_until = 0.0         # boottime()
+        self.has_new_request = False
+        self.is_claiming = False                # the file executor does so
 
     async def poll_file(self) -> None:
-        """While clients wait, look for new lines now and then.  Never returns.
-
-        A look at an unchanged file costs a stat(2).
-        """
+        """While clients wait, look for new lines.  Never returns.  An unchanged file costs a stat(2)."""
         while True:
             await asyncio.sleep(self._poll_seconds)
             if self.waiting_clients:
                 self.hand_out_lines()
 
     def enqueue_client(self, client: Client) -> None:
-        """Queue a client that requested jobs.
-
-        Lines are claimed once all messages that were read together are handled.
-        """
+        """Queue a client that requested jobs, until all messages that were read together are handled."""
         if client.requested_slots:
             self.waiting_clients.setdefault(client, None)
         self.has_new_request = True
 
     def remove_client(self, client: Client) -> None:
-        """Remove a disconnected client from the waiting ones."""
         self.waiting_clients.pop(client, None)
 
     def hand_out_lines(self) -> None:
-        """Start to claim lines for the waiting clients, in turn, so that none gets all.
+        """Start to claim lines for the waiting clients, in turn.
 
         Do nothing during another claim, or while records are written too slowly.
         """
@@ -2975,19 +2968,15 @@ class Dispatcher:
         self.start_claiming(offers)
 
     def _reserved_clients(self) -> set[Client]:
-        """Return the clients that get no other jobs because a group waits for them."""
+        """Return the clients for which a group waits."""
         return set().union(*(plan.reserved for plan in self._group_plans.values()))
 
     def start_claiming(self, offers: dict[Client, Resources]) -> None:
-        """Start to claim lines for these clients; _on_batch_claimed() gets the result.
-
-        offers: the free slots and memory of each client; {}: only walk on through the file, for groups and
-        orphans.
-        """
+        """Start to claim lines for these clients, as claim_batch(); _on_batch_claimed() gets the result."""
         self.is_claiming = True
         decides_exit = any(self._exits_if_no_job(client) for client in offers)
         all_clients = set(self._sessions.clients.values())
-        # Claims knows only the base class, Consumer; key and value are the same object
+        # Claims knows only the base class, Consumer
         clients_by_consumer: dict[Consumer, Client] = {client: client for client in offers}
         on_claimed = functools.partial(self._on_batch_claimed, clients_by_consumer)
         self._executor.call_then(
@@ -2995,18 +2984,13 @@ class Dispatcher:
         )
 
     def _exits_if_no_job(self, client: Client) -> bool:
-        """Return True if the client will exit unless it gets a job.
-
-        With --follow it waits instead, unless the file has a line `#RUN end`.
-        """
+        """Return True if the client will exit unless it gets a job; with --follow only after `#RUN end`."""
         return client.exits_without_jobs and (self._last_report.met_end or not client.follow)
 
     def _on_batch_claimed(self, clients_by_consumer: dict[Consumer, Client], batch: ClaimedBatch) -> None:
         """Send the jobs that Claims.claim_batch() has claimed; claim again if lines can remain.
 
         In between, claim a group or reserve clients for groups, and let clients exit that can get no job.
-
-        clients_by_consumer: key and value are the same object.
         """
         self.is_claiming = False
         self._send_claimed(clients_by_consumer, batch.jobs)
@@ -3047,10 +3031,10 @@ class Dispatcher:
         return to_send
 
     def _on_no_job(self, no_job: NoJob) -> None:
-        """Remember why a walk found no more lines.  If none can ever be claimed, print why, and drain."""
-        was_interrupted = no_job.was_interrupted         # to serve clients; the walk goes on
+        """Remember why a walk found no more lines.  If none can ever be claimed, drain."""
+        was_interrupted = no_job.was_interrupted         # the walk goes on
         can_find_jobs_later = no_job.retry_after is not None
-        final_error = no_job.final_error             # '': none
+        final_error = no_job.final_error
         if no_job.is_complete:                  # the walk has met all that matters to the clients
             self._last_report = no_job.report
         if not was_interrupted:
@@ -3061,21 +3045,20 @@ class Dispatcher:
             self._lifetime.drain()
 
     def _continue_claiming(self) -> None:
-        """Claim more lines for waiting clients.  If none waits, only continue the walk."""
+        """Claim more lines; if no client waits, only continue the walk."""
         if self.waiting_clients:
             self.hand_out_lines()
         elif not self.is_claiming and self._lifetime.is_serving:
             self.start_claiming({})
 
     def is_startable(self, assignment: Assignment) -> bool:
-        """Return True if a client can start the job; otherwise print why not."""
         error = command_error(assignment.command)
         if error:
             self._say(f"line {assignment.number}: cannot be started: {error}")
         return not error
 
     def send_jobs(self, client: Client, assignments: list[Assignment]) -> None:
-        """Send jobs to a client, in messages of at most MAX_JOBS_BYTES, unless one job has more.
+        """Send jobs in messages of at most MAX_JOBS_BYTES, unless one job has more.
 
         If the client wants more jobs, it waits as the last in turn.
         """
@@ -3101,7 +3084,7 @@ class Dispatcher:
         exiting_clients = [client for client in self.waiting_clients if client.exits_without_jobs]
         if not exiting_clients:
             return
-        is_stopping = not self._lifetime.is_serving     # no client gets jobs any more
+        is_stopping = not self._lifetime.is_serving     # no client gets jobs
         if not is_stopping and self._can_jobs_come_back():
             return
         for client in exiting_clients:
@@ -3109,24 +3092,18 @@ class Dispatcher:
                 client.send_no_jobs_message(self._last_report)
 
     def _can_jobs_come_back(self) -> bool:
-        """Return True if a client can still give an unstarted job back, so that it is new.
-
-        Ignore jobs sent more than RETURN_SECONDS ago: clients normally do that sooner.
-        """
+        """Return True if a client can give an unstarted job back, normally within RETURN_SECONDS."""
         sent_after = boottime() - RETURN_SECONDS
         assignments = self._sessions.assignments.values()
         return any(assignment.can_come_back_unstarted(sent_after) for assignment in assignments)
 
     def _can_exit(self, client: Client) -> bool:
-        """Return True if the client can exit: the file has no job for it, now or later.
-
-        A complete walk that began after the client's last request must have shown that.
-        """
+        """Return True if a complete walk since the client's request shows no job for it, now or later."""
         report = self._last_report
         was_included = client in report.consumers and report.began >= client.requested_at
         if not was_included:
             return False
-        waits_for_end = client.follow and not report.met_end        # --follow: it exits at `#RUN end`
+        waits_for_end = client.follow and not report.met_end        # it exits at `#RUN end`
         is_kept_for_group = client in self._reserved_clients()
         waits_for_jobs = report.has_later_jobs(client)       # for example below a barrier
         can_get_jobs_later = self.is_searching or waits_for_end or is_kept_for_group or waits_for_jobs
@@ -3141,19 +3118,16 @@ class Dispatcher:
         self._group_plans = new_plans if is_walk_complete else {**self._group_plans, **new_plans}
 
     def _claim_or_reserve_groups(self) -> None:
-        """Claim a waiting group, or reserve clients; groups further up in the file choose first.
-
-        Claim at most one group in a call, because one claim runs at a time.
-        """
+        """Claim at most one group, or reserve clients; groups further up in the file choose first."""
         reserved: set[Client] = set()
         for _, plan in sorted(self._group_plans.items()):       # by offset
-            # Jobs of it run, perhaps since the previous server; or not all are found yet.
+            # jobs of it run, perhaps since the previous server; or not all are found yet
             cannot_start_yet = plan.pending.cannot_start_yet
             if not cannot_start_yet and not self._has_too_many_hosts(plan):
                 self._claim_or_reserve_group(plan, reserved)
 
     def _claim_or_reserve_group(self, plan: GroupPlan, reserved: set[Client]) -> None:
-        """Start to claim a group (jobs that start together) if a client with a free slot waits for each host.
+        """Start to claim a group if a client with a free slot waits for each host.
 
         If all hosts are connected, but some are busy, reserve a client of each: it gets no other jobs until
         the group is claimed.  reserved: clients of groups further up; this group's are added.
@@ -3178,16 +3152,13 @@ class Dispatcher:
         return True
 
     def _free_slots(self, reserved: set[Client]) -> dict[Client, int]:
-        """Return the number of slots for which each waiting, unreserved client requests jobs."""
+        """Return the slots that each waiting, unreserved client requests."""
         available = [client for client in self.waiting_clients if client.can_get_jobs]
         return {client: min(client.requested_slots, client.line_allowance)
                 for client in available if client not in reserved}
 
     def _clients_to_reserve(self, plan: GroupPlan, reserved: set[Client]) -> set[Client]:
-        """Return the clients to keep free for a group, one for each host; none if a host is not connected.
-
-        reserved: kept free for groups further up.
-        """
+        """Return a client to keep free for each host of a group; none if a host is not connected."""
         connected = [client for client in self._sessions.clients.values() if client.link]
         total_slots = {client: client.slots for client in connected if client not in reserved}
         clients_by_host = self._choose_clients(plan, total_slots)      # None: not connected
@@ -3196,22 +3167,16 @@ class Dispatcher:
         return clients if is_complete else set()
 
     def _claim_group(self, claim: GroupClaim) -> None:
-        """Start to claim all lines of a group: lock them and mark them `r`.
-
-        The group no longer waits.  _prepare_or_return_group() gets the result.
-        """
+        """Start to claim all lines of a group; _prepare_or_return_group() gets the result."""
         claim.plan.mark_started()
-        self.is_claiming = True                 # until then no other claim starts
+        self.is_claiming = True
         del self._group_plans[claim.plan.first_line.offset]
         jobs_by_client = [(claim.clients[host], jobs) for host, jobs in claim.plan.jobs_by_host.items()]
         on_claimed = functools.partial(self._prepare_or_return_group, claim)
         self._executor.call_then(on_claimed, self._claims.claim_group, jobs_by_client)
 
     def _choose_clients(self, plan: GroupPlan, free: dict[Client, int]) -> dict[str, Client | None]:
-        """Return a client for each host of a group; None for a host without a client.
-
-        A host that few slots match chooses first.  free: the number of free slots of each client.
-        """
+        """Return a client, or None, for each host of a group; a host that few slots match chooses first."""
         clients = [client for client in free if not (plan.pending.below_end and client.follow)]
         matching = {host: [client for client in clients if client.matches_host(host)]
                     for host in plan.jobs_by_host}
@@ -3225,7 +3190,7 @@ class Dispatcher:
         return chosen
 
     def _prepare_or_return_group(self, claim: GroupClaim, claimed: Sequence[Job]) -> None:
-        """Prepare a group whose lines were claimed.  claimed: the jobs up to the first failure.
+        """Prepare a group.  claimed: the jobs up to the first failure.
 
         Give the lines back if some could not be claimed, a client was lost, or the server drains.
         """
@@ -3244,7 +3209,6 @@ class Dispatcher:
         self.hand_out_soon(group_pause_seconds=0.0 if can_start else 1.0)
 
     def _assign_group(self, claim: GroupClaim, claimed: Sequence[Job]) -> list[Assignment]:
-        """Assign the claimed jobs of a group to the hosts' clients, in order."""
         hosts = ((host, claim.clients[host]) for host, jobs in claim.plan.jobs_by_host.items() for _ in jobs)
         for (host, client), job in zip(hosts, claimed):         # the last jobs can be missing
             claim.add_assignment(host, Assignment(next(self._keys), client, job))
@@ -3259,10 +3223,7 @@ class Dispatcher:
             self._say(text)
 
     def hand_out_soon(self, group_pause_seconds: float = 0.0) -> None:
-        """Look for lines to hand out in the next turn of the event loop.
-
-        group_pause_seconds: start no group for this time, because one has failed.
-        """
+        """Hand out lines in the next turn of the event loop; after a failed group, groups pause."""
         self._groups_paused_until = max(self._groups_paused_until, boottime() + group_pause_seconds)
         self._loop.call_soon(self.hand_out_lines)
 
@@ -3270,15 +3231,12 @@ class Dispatcher:
 # ======== The server ========================================================================================
 #
 # Options, files, sockets, token and keeper come before the event loop, so that errors appear on the user's
-# terminal.  In the loop the server takes over the running jobs of the previous server, accepts clients, and
-# waits until the phase is EXITING ("The life of the server").
+# terminal.
 
 
 class Server(Program):
-    """The program: starts, lets `dispatcher` hand out lines to clients in `sessions`, and exits."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        """Raises UsageError: bad options, or an unusable job file."""
         options = parse_options(argv)
         super().__init__(PROG, options.file, options)
         self.path = options.file
@@ -3287,17 +3245,16 @@ class Server(Program):
         refuse_as_output(self.path)
         check_lock_file(self.path, self.mount)
         check_job_file(self.path, self.mount.network, self.say)
-        # between checks of clients and file
         self._check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)
-        self._summary: Summary | None = None    # of the file at exit; None: unknown
-        self._orphans: list[int] = []           # orphaned lines that were marked `e`; set at exit
+        self._summary: Summary | None = None    # at exit; None: unknown
+        self._orphans: list[int] = []           # were marked `e`; set at exit
         self.began = boottime()
-        self._next_accept_report_at = 0.0       # of a connection that was not accepted, by boottime()
+        self._next_accept_report_at = 0.0       # boottime()
 
     # -- from start to end -----------------------------------------------------------------------------------
 
     def main(self) -> int:
-        """Check and open everything that can fail, then serve; return the exit status.  Raises UsageError."""
+        """Check and open everything that can fail, then serve.  Raises UsageError."""
         allow_descriptors(MIN_DESCRIPTORS, "a server needs", "raise ulimit -Hn")
         context = tls_context(server_side=True)
         self._presence_lock = PresenceLock(of_server=True)
@@ -3312,17 +3269,15 @@ class Server(Program):
         return super().main()
 
     def _listen(self) -> None:
-        """Open the sockets, and allow as many connections as the system does."""
         _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         self._sockets = listen(self.options.host, self.options.port)
         self.port = self._sockets[0].getsockname()[1]
 
     def _open_keeper(self) -> None:
-        """Start a keeper: a process that holds the locks of running jobs after the server has exited.
+        """Start a keeper, and get the locks of the previous server.
 
-        Get the locks of the previous server if its keeper still runs.  Raises UsageError: the file is served
-        already, or no keeper can start.
+        Raises UsageError: the file is served already, or no keeper can start.
         """
         try:
             self._keeper = KeeperLink(self.path, self.options.grace)
@@ -3333,7 +3288,7 @@ class Server(Program):
             raise UsageError(f"the keeper cannot be started: {error_text(error)}") from None
 
     async def work(self) -> int:
-        """Serve clients until a signal, a defect or the end of all work; then return the exit status."""
+        """Serve clients until a signal, a defect or the end of all work; return the exit status."""
         self.lifetime = Lifetime(self.loop)
         self._make_components()
         self.handle_signals(self._on_stop_signal, self._on_drain_signal)
@@ -3374,7 +3329,7 @@ class Server(Program):
             connection, _ = sock.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        except OSError as error:                # for example too many open files
+        except OSError as error:                # too many open files
             self.loop.remove_reader(sock)
             self.loop.call_later(ACCEPT_PAUSE_SECONDS, self._start_accepting, sock)
             return self._say_not_accepted(error)
@@ -3382,18 +3337,13 @@ class Server(Program):
         spawn_task(self.loop.connect_accepted_socket(lambda: link, connection))
 
     def _say_not_accepted(self, error: OSError) -> None:
-        """Report, at most once a minute, that a connection was not accepted."""
         if boottime() >= self._next_accept_report_at:
             self._next_accept_report_at = boottime() + NOT_ACCEPTED_REPORT_SECONDS
             self.say(f"a connection was not accepted: {error_text(error)}")
 
     def _make_components(self) -> None:
-        """Create the objects that make up the server; each needs some of the earlier ones.
-
-        `records` keeps job output, `claims` has the job file, `sessions` the clients; `dispatcher` hands out
-        jobs; `accountant` counts jobs in the file.
-        """
-        say = functools.partial(self.in_loop, self.say)                 # can be called in the I/O thread
+        """Create the objects that make up the server; each needs some of the earlier ones."""
+        say = functools.partial(self.in_loop, self.say)                 # for the I/O thread
         reader = JobReader(self.path, say=say, mount=self.mount)        # to count lines
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.executor)
         served_file = ServedFile(
@@ -3414,10 +3364,9 @@ class Server(Program):
     async def _shut_down(self) -> None:
         """Write and send everything, close connections, let the keeper exit, and print the closing line.
 
-        In this order: results and records are written before clients learn that; the last messages are sent
-        before connections close.
+        Clients learn of results and records after these are written.
         """
-        in_haste = self.lifetime.exit_status is not None        # a signal or a defect: no step waits long
+        in_haste = self.lifetime.exit_status is not None        # no step waits long
         max_seconds = runmaker4.Runner.MAX_RESULT_SECONDS if in_haste else None
         self.sessions.abandon_runs()
         self.sessions.flush_records()
@@ -3442,7 +3391,6 @@ class Server(Program):
 
     @property
     def _was_signalled(self) -> bool:
-        """Return True if the server exits because of a signal, without a defect."""
         return self.lifetime.exit_status is not None and not self.defects
 
     async def _end_links(self) -> None:
@@ -3457,13 +3405,12 @@ class Server(Program):
             await asyncio.sleep(0.01)
 
     def _let_keeper_exit(self) -> None:
-        """Let the keeper exit, unless it must hold locks of running jobs for the next server."""
+        """Let the keeper exit, unless it must hold locks for the next server."""
         may_have_locked_lines = self.defects or self.claims.has_inherited_locks
         if not self.sessions.assignments and not may_have_locked_lines:
             self._keeper.dismiss_keeper()
 
     def _say_summary(self) -> None:
-        """Print the closing line: results by state, time, and how to see failed jobs."""
         seconds = boottime() - self.began
         why = failure_report_command(self.options)
         self.say(
@@ -3473,32 +3420,27 @@ class Server(Program):
         )
 
     def _send_closing_to_all(self) -> None:
-        """After a signal: send each client `closing`, so that it keeps jobs for the next server.
+        """Send each client `closing`, so that it keeps jobs for the next server.
 
-        First acknowledge all messages that the server has dealt with.  Otherwise the client would send output
-        that is already written to the next server, too.
+        First acknowledge all events: the client would send output that is already written to the next server.
         """
         for client in self.sessions.clients.values():
-            client.send_closing(done=False)         # another server will continue
+            client.send_closing(done=False)
 
     async def _await_in_time(self, awaitable: Awaitable[Any], seconds: float | None) -> Any:
-        """Return an awaitable's result; None after `seconds`, another signal or an exception.
-
-        seconds: None: no limit.
-        """
+        """Return the result; None after `seconds` (None: no limit), a second signal or an exception."""
         task = spawn_task(awaitable)
         awaited = [task, self.lifetime.hurrying]
         await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() and not task.exception() else None
 
     def on_writer_relieved(self) -> None:
-        """Let clients send more output if most of it is written."""
         if not self.records.is_behind(Writer.LOW_BACKLOG):
             for client in self.sessions.clients.values():
                 client.acknowledge()
 
     def shut_down_after_defect(self) -> None:
-        """Exit at once, as after a signal: clients keep jobs for the next server."""
+        """Exit at once, as after a signal."""
         self.lifetime.start_exiting(1)
 
     def _on_stop_signal(self, signum: int) -> None:
@@ -3511,11 +3453,10 @@ class Server(Program):
         self.lifetime.start_exiting(128 + signum)
 
     def _on_drain_signal(self, signum: int) -> None:
-        """Handle HUP, USR1 and QUIT: hand out no more jobs, and exit when none is running."""
         self.sessions.drain(signal.Signals(signum).name)
 
     async def _exit_when_drained(self) -> None:
-        """Wait until the server drains; call off groups that have not begun; exit when nothing is left."""
+        """Once the server drains, call off groups that have not begun, and exit when nothing is left."""
         progress = self.lifetime.progress
         await progress.wait()
         self.sessions.abort_unstarted_groups(self.sessions.assignments)
@@ -3527,7 +3468,6 @@ class Server(Program):
             await progress.wait()
 
     def _is_drained(self) -> bool:
-        """Return True if no client has a line, none is being claimed, and no event is open."""
         has_lines = self.sessions.assignments or self.claims.has_inherited_locks
         if has_lines or self.dispatcher.is_claiming:
             return False
@@ -3535,12 +3475,9 @@ class Server(Program):
         return all(client.inbox.is_all_dealt_with for client in connected)
 
     async def _count_and_exit(self) -> None:
-        """Count the jobs in the file, then exit: the counts decide the exit status of server and clients.
-
-        Go on serving if a client came back with a job meanwhile.
-        """
+        """Count the jobs for the exit statuses of server and clients, and exit, unless a client came back."""
         clients = [client for client in self.sessions.clients.values() if client.link]
-        count = await self.accountant.count(clients, recheck=True)      # again if the file was half saved
+        count = await self.accountant.count(clients, recheck=True)      # again if it was half saved
         if self.lifetime.is_exiting or not self._is_drained():
             return
         if count.summary:
@@ -3554,24 +3491,21 @@ class Server(Program):
     # -- every second ----------------------------------------------------------------------------------------
 
     async def _check_clients_and_file(self) -> None:
-        """About once a second drop silent clients, write records, restart a killed keeper and scan the file.
-
-        Never returns.
-        """
+        """Drop silent clients, write records, restart a killed keeper and scan the file, once a second."""
         last_check_at = boottime()
         while True:
             await asyncio.sleep(self._check_seconds)
             self.sessions.drop_silent(slept=boottime() - last_check_at > 3 * self._check_seconds)
             self.sessions.flush_records()
-            with contextlib.suppress(OSError):          # no process can be started: try again in a second
+            with contextlib.suppress(OSError):          # try again in a second
                 self._keeper.restart_killed_keeper()
             last_check_at = boottime()
             is_busy = self.dispatcher.is_claiming or self.dispatcher.waiting_clients
             if self.lifetime.is_serving and not is_busy:
-                self.dispatcher.start_claiming({})      # for directives that wait for clients
+                self.dispatcher.start_claiming({})      # directives can wait for clients
 
     async def _drain_when_done(self) -> None:
-        """With --exit-when-done: drain once all jobs have finished, or no more will start."""
+        """Drain once all jobs have finished, or no more will start."""
         while self.options.exit_when_done and self.lifetime.is_serving:
             await asyncio.sleep(max(self._check_seconds, self.accountant.pause_seconds))
             if self.sessions.assignments or not self.lifetime.is_serving:
@@ -3589,8 +3523,8 @@ class Server(Program):
 # TLS needs a certificate and a key, which Python's library cannot make.  So the server makes them when it
 # starts: a key on the curve P-256 (FIPS 186-4, D.1.2.3), which takes 8 ms, and a certificate (RFC 5280), both
 # in DER.  Clients rely only on the hash of the certificate, which the proofs of the handshake name ("The
-# wire" in runmaker4.py).  So certificates differ only in the public key, and the signature is a placeholder.
-# OpenSSL reads both from pipes: the key is in no file.
+# wire" in runmaker4.py), so the signature is a placeholder.  OpenSSL reads both from pipes: the key is in no
+# file.
 #
 # A point of the curve is a pair of numbers modulo FIELD with y^2 = x^3 - 3 x + b.  The key is a number from 1
 # to ORDER - 1, the public key that multiple of BASE.  ORDER is the least factor whose multiple is not such a
@@ -3624,7 +3558,7 @@ CURVE = bytes.fromhex("a00a 06082a8648ce3d030107")          # which is P-256
 def add_points(point: tuple[int, int], other_point: tuple[int, int]) -> tuple[int, int]:
     """Return the sum of two points of the elliptic curve, by the chord or the tangent (SEC 1, 2.2.1).
 
-    One point must not be the negative of the other: such a sum has no coordinates.
+    One point must not be the negative of the other.
     """
     (x1, y1), (x2, y2) = point, other_point
     if point == other_point:
@@ -3636,7 +3570,7 @@ def add_points(point: tuple[int, int], other_point: tuple[int, int]) -> tuple[in
 
 
 def multiply_base(factor: int) -> bytes:
-    """Return `factor` (1 to ORDER - 1) times the point BASE: two numbers of 32 bytes each."""
+    """Return `factor` (1 to ORDER - 1) times BASE: two numbers of 32 bytes each."""
     point = BASE
     for bit in f"{factor:b}"[1:]:
         point = add_points(point, point)
@@ -3646,7 +3580,7 @@ def multiply_base(factor: int) -> bytes:
 
 
 def pipe_of_pem(label: bytes, data: bytes) -> int:
-    """Return the read end of a pipe with this data as PEM.  label: for example b"CERTIFICATE"."""
+    """Return the read end of a pipe with this data as PEM."""
     read_fd, write_fd = os.pipe()
     text = base64.encodebytes(data)
     write_all(write_fd, b"-----BEGIN %b-----\n%b-----END %b-----\n" % (label, text, label))
@@ -3657,21 +3591,17 @@ def pipe_of_pem(label: bytes, data: bytes) -> int:
 def find_file_id(path: str) -> str:
     """Return the id of a job file, by which a client with jobs recognizes the server of another file.
 
-    A file that is renamed gets another id: clients with its jobs wait.  Files with the same path on two
-    hosts, for example /tmp/runs.txt, have the same id, so their servers need different tokens.
+    A renamed file gets another id.  Files with the same path on two hosts have the same id, so their servers
+    need different tokens.
     """
     real_path = os.fsencode(os.path.realpath(path))
     return hashlib.sha256(real_path).hexdigest()[:32]
 
 
 def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
-    """Make a key and a certificate for a TLS context.  Raises UsageError: OpenSSL does not accept them.
-
-    Return the context, the certificate's hash, which clients check, and the job file's id.
-    """
+    """Make a key and a certificate for a TLS context.  Raises UsageError: OpenSSL does not accept them."""
     key = secrets.randbelow(ORDER - 1) + 1
     public_key = multiply_base(key)
-    # All other parts are constant, in DER.
     certificate = CERTIFICATE + public_key + SIGNATURE
     private_key = PRIVATE_KEY + key.to_bytes(32, "big") + CURVE
     pipes = pipe_of_pem(b"CERTIFICATE", certificate), pipe_of_pem(b"EC PRIVATE KEY", private_key)
@@ -3687,9 +3617,9 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
 
 # ======== Token and sockets =================================================================================
 #
-# All servers of a user have one token, in a file that only the user can read, or in $RUNMAKER4_TOKEN.  The
-# file is never replaced: to get a new token, the user removes it.  One socket accepts IPv6 and IPv4 if the
-# system allows that.  Otherwise, and with --host, each address has a socket, all on one port.
+# All servers of a user have one token, in a file that only the user can read, or in $RUNMAKER4_TOKEN.  To get
+# a new token, the user removes the file.  One socket accepts IPv6 and IPv4 if the system allows that;
+# otherwise, and with --host, each address has a socket, all on one port.
 
 
 def choose_token() -> tuple[str, str]:
@@ -3704,15 +3634,14 @@ def choose_token() -> tuple[str, str]:
         token = read_token(path)
     except OSError as error:
         raise UsageError(f"{path}: {error_text(error)} (the token must be in this file)") from None
-    # Others can perhaps read output that is not on a terminal: for example a Slurm log, or `| tee log`.
+    # Others can perhaps read output that is not on a terminal, for example a Slurm log.
     return token, f"{token if os.isatty(1) else '(shown on a terminal only)'} (written to {path})"
 
 
 def create_token_file(path: str) -> None:
     """Write a new token to a new file that no other user can ever read.  Raises OSError.
 
-    The file gets its name when it is complete.  So servers that start at the same moment get the same token:
-    that of the first.
+    The file gets its name when it is complete, so servers that start at the same moment get the same token.
     """
     temporary_path = f"{path}.{secrets.token_hex(4)}"
     fd = os.open(temporary_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -3727,10 +3656,7 @@ def create_token_file(path: str) -> None:
 
 
 def listen(host: str | None, port: int) -> list[socket.socket]:
-    """Return sockets that listen on all addresses of `host` (None: of this host), all on one port.
-
-    Raises UsageError.
-    """
+    """Return sockets that listen on all addresses of `host` (None: of this host).  Raises UsageError."""
     address_text = f"{host or 'all addresses'}, port {port}"
     try:
         if not host and socket.has_dualstack_ipv6():
@@ -3742,7 +3668,7 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
         for family, address in dict.fromkeys((family, address) for family, _, _, _, address in addresses):
             socket_address = (address[0], port, *address[2:])
             sockets.append(socket.create_server(socket_address, family=family, backlog=BACKLOG))
-            port = sockets[0].getsockname()[1]          # 0 (any free port) was given: the port chosen
+            port = sockets[0].getsockname()[1]          # port 0: the port chosen
         return sockets
     except UnicodeError:
         raise UsageError(f"{address_text}: not a host name (see --host)") from None
@@ -3753,7 +3679,6 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run runmaker4-server.py with these arguments (None: sys.argv).  Return the exit status."""
     return run_main(PROG, lambda words: Server(words).main(), argv)
 
 
