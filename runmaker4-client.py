@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""runmaker4-client - run jobs that a runmaker4-server.py hands out, on hosts that do not share the file
-system.
+"""runmaker4-client - run jobs that a runmaker4-server.py hands out, on hosts that share no file system.
 
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
@@ -9,9 +8,8 @@ output and result of a run) is an event, which the client sends again after each
 has acknowledged it.  While the connection is lost, jobs keep running; once 2 MiB of output are unsent, the
 client stops reading the pipes of the jobs.
 
-The client asks for a job when a slot is free.  If jobs are short, the server sends some ahead.  The client
-gives back a job that gets no slot within a second.
-The protocol is described in runmaker4-server.py.
+The client gives back a job that gets no slot within a second.  The protocol is described in
+runmaker4-server.py.
 """
 from __future__ import annotations
 
@@ -111,16 +109,16 @@ if TYPE_CHECKING:
 PROG = "runmaker4-client.py"
 MAX_PAUSE_SECONDS = 30.0        # between two attempts to connect
 MAX_CONNECT_SECONDS = 10.0      # of an attempt
-MAX_DIALS = 4                   # attempts to connect, if connections are reset before a reason arrives
+MAX_DIALS = 4                   # if connections are reset before a reason arrives
 MAX_QUEUED_SECONDS = 1.0        # then a job without a slot is given back
 MAX_COUNT_SECONDS = 30.0        # for a server to count the file: with orphans it scans three times
-HANDSHAKE_POLL_SECONDS = 0.2    # between two checks if the welcome has come, or is late
+HANDSHAKE_POLL_SECONDS = 0.2
 STATES = ("new", "running", "done", "failed", "error", "held")
 FOREVER = 1e9                   # seconds: only an event ends the wait
 
 
 def duration_or_zero(text: str) -> float | None:
-    """Return the seconds of a duration such as '5m' or '0'.  For argparse."""
+    """Return the seconds of a duration such as '5m' or '0'."""
     return 0.0 if text == "0" else duration(text)
 
 
@@ -129,7 +127,7 @@ ADDRESS = re.compile(r"(?:\[([^\[\]]+)\]|([^:]+)):([0-9]{1,5})|([^:\[\]]*|[^\[\]
 
 
 def server_address(text: str) -> tuple[str, int | None]:
-    """Return host and port (None: --port applies) of 'alice', 'alice:9998', '::1' or '[::1]:9998'."""
+    # 'alice', 'alice:9998', '::1' or '[::1]:9998'; the port is None if --port applies
     match = ADDRESS.fullmatch(text)
     port = int(match[3]) if match and match[3] else None
     if match is None or port == 0 or (port or 0) > 65535:
@@ -176,7 +174,6 @@ def make_parser() -> Parser:
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse and check the command line; `server` becomes the host, `port` the port."""
     parser = make_parser()
     options = parser.parse_args(argv)
     host, port = options.server
@@ -189,21 +186,16 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 
 # ======== The token =========================================================================================
 #
-# We use the first that exists: --token, $RUNMAKER4_TOKEN, the file that a server on this host or a user has
-# written, the user's input.  No message shows it.
+# No message shows the token.
 
 
 class Token(NamedTuple):
-    """The secret that authenticates us to a server."""
     text: str
     source: str                 # for messages, for example '--token'
 
 
 def find_token(token_option: str | None) -> Token:
-    """Return the token from --token, $RUNMAKER4_TOKEN, the token file or the terminal.
-
-    token_option: a token or a file with one; None: not given.  No UsageError shows the token.
-    """
+    """Return the first of --token (a token or file), $RUNMAKER4_TOKEN, the token file and user's input."""
     if token_option is not None and HEX_128_BITS.fullmatch(token_option):
         return Token(token_option, "--token")
     from_environment = token_of_environment() if token_option is None else None
@@ -243,7 +235,7 @@ def ask_for_token() -> str:
 
 
 def receive_bytes(sock: socket.socket, deadline: float) -> bytes:
-    """Return some bytes that arrive before the deadline (by boottime()).  Raises OSError."""
+    """Return some bytes that arrive before the deadline, by boottime().  Raises OSError."""
     sock.settimeout(max(deadline - boottime(), 0.01))
     data = sock.recv(1 << 16)
     if not data:
@@ -253,14 +245,12 @@ def receive_bytes(sock: socket.socket, deadline: float) -> bytes:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The server's address and token."""
     host: str
     port: int
     token: Token
     context: ssl.SSLContext
 
     def open_channel(self, file_id: str = "") -> ClientChannel:
-        """Return a new channel.  file_id: of the required job file; '': any."""
         return ClientChannel(self.token.text, self.context, file_id)
 
     def dial(self, seconds: float) -> tuple[socket.socket, ClientChannel]:
@@ -288,7 +278,6 @@ class Endpoint:
         return sock, channel
 
     def why_unreachable(self, error: Exception) -> str:
-        """Return why no connection was made, and a remedy."""
         number = error.errno if isinstance(error, OSError) else None
         text = os.strerror(number).lower() if number and number > 0 else "no connection"
         if isinstance(error, (TimeoutError, asyncio.TimeoutError, socket.timeout)):
@@ -296,7 +285,6 @@ class Endpoint:
         return f"port {self.port}: {text} (is runmaker4-server.py running on that host?)"
 
     def why_rejected(self, error: WireError) -> str:
-        """Return why authentication failed, and a remedy."""
         if str(error) == "wrong token":
             return (
                 f"wrong token, from {printable(self.token.source)} (the first line that the server printed "
@@ -321,15 +309,13 @@ class Endpoint:
 # ======== What the server must learn ========================================================================
 #
 # Everything that must not be lost is an event: a run has started, printed or ended; a job has a result, or is
-# given back.  Events are numbered from 1, and kept in the `Outbox` until the server acknowledges them, after
-# writing them to files.  A new connection makes all events unsent again, in order, and adds the `begin` of
-# runs that go on, which another server needs.  The server reports the number of the last event that it has
-# dealt with; only later ones are sent again.
+# given back.  The `Outbox` keeps events until the server has written them to files, and acknowledges them.
+# A new connection makes all events unsent again, in order, and adds the `begin` of runs that go on, which
+# another server needs.  The server reports the last event that it has dealt with; only later ones are sent.
 
 
 @dataclass(eq=False)
 class Event:
-    """A message that must not be lost, kept until the server has acknowledged it."""
     number: int
     message: dict[str, Any]
     size: int                           # bytes of output
@@ -340,26 +326,25 @@ class Event:
 
     @property
     def kind(self) -> str:
-        """Return 'begin', 'output', 'end', 'finish' or 'release'."""
+        # 'begin', 'output', 'end', 'finish' or 'release'
         return str(self.message["type"])
 
 
 @dataclass(eq=False)
 class RemoteJob(Job):
-    """A job from the server, and what the server must learn about it."""
     key: str = ""
     arrived_at: float = field(default_factory=boottime)
-    of_group: bool = False              # with together=: not given back when the connection is lost
-    result: bytes | None = None         # reported to the server; NEW: given back; None: not finished
-    # why the last run ended: one of FAILURE_CAUSES, "unstarted" (no run has started), or "": none of these
+    of_group: bool = False              # with together=
+    result: bytes | None = None         # NEW: given back; None: not finished
+    # of the last run: one of FAILURE_CAUSES, "unstarted", or "": none of these
     cause: str = "unstarted"
-    # the start of the current run, once acknowledged: another server would also need it
+    # of the current run, once acknowledged: another server would also need it
     begin: Event | None = None
 
     @classmethod
     def from_message(cls, item: Message) -> RemoteJob:
         slots = item.integer("slots", 100_000)
-        # after a run without enough memory the next amount applies
+        # further amounts apply after a run without enough memory
         needs, *larger_needs = (Resources(slots, memory) for memory in item.items("memory", int) or [0])
         return cls(
             number=item.integer("number"),          # of the line in the server's file
@@ -406,7 +391,7 @@ class RemoteJob(Job):
 
 
 class Outbox:
-    """Events for the server, in order, each kept until the server has acknowledged it.
+    """Events for the server, in order.
 
     Output is sent only as far as the server's window allows, and later events wait.
     """
@@ -414,9 +399,9 @@ class Outbox:
     def __init__(self) -> None:
         self._unsent: deque[Event] = deque()
         self._in_flight: deque[Event] = deque()
-        self._last_number = 0                       # of the last event
+        self._last_number = 0
         self._in_flight_bytes = 0                   # of output
-        self.backlog = 0                            # bytes of unsent output; only these block jobs that print
+        self.backlog = 0                            # bytes of unsent output
 
     @property
     def is_empty(self) -> bool:
@@ -430,18 +415,18 @@ class Outbox:
         self.backlog += size
 
     def send(self, link: ServerLink) -> None:
-        """Send events in order, until the window is full; events without output always fit."""
+        """Send events until the window is full; events without output always fit."""
         while self._unsent and self._in_flight_bytes + self._unsent[0].size <= OUTPUT_WINDOW_BYTES:
             event = self._unsent.popleft()
             self._in_flight.append(event)
             self.backlog -= event.size
             self._in_flight_bytes += event.size
             link.post(event.message)
-        if self._unsent:                # the window is full: the server must receive all to acknowledge it
+        if self._unsent:                # the server must receive all to acknowledge it
             link.flush()
 
     def acknowledge(self, last_number: int) -> list[Event]:
-        """Remove and return the events up to this number, which the server has dealt with."""
+        """Remove and return the events up to this number."""
         acknowledged: list[Event] = []
         while self._in_flight and self._in_flight[0].number <= last_number:
             event = self._in_flight.popleft()
@@ -475,41 +460,38 @@ class Outbox:
 
 # ======== The connection ====================================================================================
 #
-# A `Connection` gives the `Runner` jobs, as a job file does in runmaker4.py: claim() returns a job that has
-# arrived, or asks for some; finish() and release() queue an event.  None of them waits for the server.
-# `Requests` decides how many jobs to ask for; `LinkLife` opens one `ServerLink` after the other, and knows
-# which actions are allowed.  The steps on each link:
+# A `Connection` gives the `Runner` jobs, as a job file does in runmaker4.py.  It never waits for the server:
+# claim() returns a job that has arrived, or asks for some; finish() and release() queue an event.
+# `Requests` decides how many jobs to ask for; `LinkLife` opens one `ServerLink` after the other.  The steps
+# on each link:
 #
 #     1. We send `have` for each job that we hold, then `hello`.
 #     2. `welcome` lists the jobs that others have taken (we kill them), the results that the server has, and
-#        the number of our last event that it has dealt with: the `Outbox` sends the later events.  Now the
-#        link is in use.
-#     3. Each request for jobs has a number.  The server answers with `jobs`, or with `nothing` if the request
-#        says that we exit otherwise.  An answer proves that the server was alive when the request was sent.
-#        We start a job only soon after that, for the line can become `e` once we are silent for the grace.
+#        our last event that it has dealt with.  Now the link is in use.
+#     3. Each request for jobs has a number, which the answer repeats: `jobs`, or `nothing` if we would exit.
+#        An answer proves that the server was alive when the request was sent.  We start a job only soon
+#        after that, for the line can become `e` once we are silent for the grace.
 #     4. When the link is lost, jobs keep running.  We give back the jobs without a slot, because the next
 #        server must know that they were not started; but we just forget the jobs of a group.
-#     5. While we have jobs or results, we accept only a server of the same file: the handshake ends when a
-#        server proves another file id, before we have named a job.  Without jobs we accept any file.
+#     5. While we have jobs or results, we accept only a server of the same file: the handshake ends before we
+#        have named a job if a server proves another file id.
 #
 # To exit, we wait until all events are acknowledged, ask for a summary of the file, and send `bye`.
 
 
 class Complaint(enum.Enum):
-    """What was reported since the server was lost, so that it is reported once."""
+    """What was reported since the server was lost, to report it once."""
     NOTHING = enum.auto()
-    LOSS = enum.auto()                  # the loss
+    LOSS = enum.auto()
     REFUSAL = enum.auto()               # why a server refuses us
 
 
 class ServerLink(Link, asyncio.Protocol):
-    """A link to the server, from connect to loss."""
     channel: ClientChannel
 
     def __init__(self, connection: Connection, channel: ClientChannel) -> None:
         super().__init__(channel, connection.loop)
         self._connection = connection
-        # done when the link is lost
         self.lost_reason: asyncio.Future[str] = connection.loop.create_future()
 
     def connection_made(self, transport: Any) -> None:
@@ -528,27 +510,27 @@ class ServerLink(Link, asyncio.Protocol):
             self.lost_reason.set_result(why)
 
     def request(self, kind: str, **fields: Any) -> int:
-        """Send a request, which the server will answer; return the number: the time in microseconds."""
+        """Send a request; return the number: the time in microseconds."""
         number = int(boottime() * 1e6)
         self.send(type=kind, request=number, **fields)
         return number
 
 
 class LinkState(enum.Enum):
-    DIALLING = enum.auto()              # connecting, and authenticating both ends
-    GREETING = enum.auto()              # both ends are authenticated, we have sent hello
+    DIALLING = enum.auto()
+    GREETING = enum.auto()              # we have sent hello
     IN_USE = enum.auto()                # the server has sent welcome
-    PAUSED = enum.auto()                # no link; waiting for the next attempt
+    PAUSED = enum.auto()                # waiting for the next attempt
     LEAVING = enum.auto()               # the link is in use, and is the last one
-    OVER = enum.auto()                  # we or the server have exited for good
-    GIVEN_UP = enum.auto()              # there was no server for the time of --give-up
+    OVER = enum.auto()
+    GIVEN_UP = enum.auto()              # after the time of --give-up
 
 
 class LinkEvent(enum.Enum):
     PROVEN = enum.auto()                # both ends are authenticated
-    WELCOME = enum.auto()               # the server has sent welcome
+    WELCOME = enum.auto()
     LOST = enum.auto()                  # an attempt has failed, or a link is lost
-    RETRY = enum.auto()                 # the pause is over
+    RETRY = enum.auto()
     TIME_UP = enum.auto()               # in PAUSED, the time of --give-up is over
     CONCLUDE = enum.auto()              # we or the server begin to exit for good
 
@@ -604,28 +586,24 @@ class LinkLife:
         OVER        -     same      x        same    x         x         same
         GIVEN_UP    -     x         x        x       x         x         same
 
-    link: messages can be sent and are understood (welcome and closing always are).  x: cannot happen; if it
-    does, apply_event() raises RuntimeError.  In OVER a pending attempt can still succeed or fail, but all
-    messages of the server are ignored.
+    link: messages can be sent and are understood (welcome and closing always are).  x: a defect.  In OVER a
+    pending attempt can still succeed or fail, but all messages of the server are ignored.
     """
 
     def __init__(self, endpoint: Endpoint, give_up: float | None, reported_complaint: Complaint) -> None:
-        """give_up: exit after these seconds without a server; None: never.
-
-        reported_complaint: about the first attempt to connect.
-        """
+        """give_up: exit after these seconds without a server; None: never."""
         self._endpoint = endpoint
         self._give_up_seconds = FOREVER if give_up is None else give_up
         self.reported_complaint = reported_complaint        # since the last welcome
         self.state = LinkState.DIALLING
-        self._link: ServerLink | None = None        # the last link with authenticated ends
+        self._link: ServerLink | None = None        # with authenticated ends
         self.was_accepted = False                   # on this link or an earlier one
         self.file = ""                              # the job file of the last server
         self.file_id = ""
         self._down_since = boottime()               # when the last link in use was lost
         self._grace = 60.0                          # seconds for which the server keeps our lines
         self._server_alive_at = -FOREVER            # when the last answered request was sent
-        self._next_pause = 0.1                      # seconds to the next attempt, if this one fails
+        self._next_pause = 0.1                      # to the next attempt, in seconds
 
     def apply_event(self, event: LinkEvent) -> None:
         next_state = NEXT_STATES[self.state].get(event)
@@ -639,7 +617,6 @@ class LinkLife:
 
     @property
     def wants_server(self) -> bool:
-        """Return True if the client uses or tries to reach a server, and will not exit soon."""
         return self.state in (LinkState.DIALLING, LinkState.GREETING, LinkState.IN_USE, LinkState.PAUSED)
 
     @property
@@ -667,7 +644,7 @@ class LinkLife:
         self.apply_event(LinkEvent.PROVEN)
 
     def on_welcome(self, file: str, file_id: str, grace: float) -> str:
-        """Use a link after the server's welcome; return a message such as 'serving runs.txt'."""
+        """Use a link after the welcome; return a message such as 'serving runs.txt'."""
         message = f"serving {file}"
         if self.was_accepted:
             message = "connected again"
@@ -683,7 +660,7 @@ class LinkLife:
         return message
 
     def on_answer(self, number: int) -> None:
-        """Remember that the server was alive when we sent the request with this number."""
+        """Note that the server was alive when we sent this request."""
         self._server_alive_at = max(self._server_alive_at, min(number / 1e6, boottime()))
 
     def on_lost(self, complaint: Complaint) -> bool:
@@ -705,10 +682,7 @@ class LinkLife:
 
     async def connect(self, connection: Connection, existing: tuple[socket.socket, ClientChannel] | None,
                       file_id: str) -> ServerLink:
-        """Return a new link.  Raises OSError, asyncio.TimeoutError.
-
-        existing: a connection made in advance; None: dial.  file_id: of the required job file; '': any.
-        """
+        """Return a new link: over the existing connection, or dial.  Raises OSError, asyncio.TimeoutError."""
         loop = connection.loop
         if existing:
             sock, channel = existing
@@ -759,20 +733,17 @@ class LinkLife:
         return link.lost_reason.result()
 
     async def pause_before_retry(self) -> float | None:
-        """Wait for the next attempt to connect.
-
-        Return the seconds without a server if the client gives up, otherwise None.
-        """
+        """Wait for the next attempt; return the seconds without a server if we give up, else None."""
         if self.state is not LinkState.PAUSED:
             return None
         seconds_down = boottime() - self._down_since
         if seconds_down >= self._give_up_seconds:
             self.apply_event(LinkEvent.TIME_UP)
             return seconds_down
-        # random, because otherwise all clients of a server would reconnect at once
+        # random, because otherwise all clients would reconnect at once
         await asyncio.sleep(min(self._next_pause * random.uniform(0.5, 1.0), self._seconds_left()))
         self._next_pause = min(2 * self._next_pause, MAX_PAUSE_SECONDS)
-        if self.wants_server:                       # not yet about to exit
+        if self.wants_server:
             self.apply_event(LinkEvent.RETRY)
         return None
 
@@ -782,17 +753,17 @@ class LinkLife:
 
 
 class Requests:
-    """Counts what we asked the server for, and decides what to ask for next.  Sends nothing.
+    """Decides what to ask the server for.
 
     `want` and memory are sent as differences, so jobs under way to us do not matter.
     """
 
     def __init__(self) -> None:
         self.pending_slots = 0      # for which requested jobs have not arrived
-        self._reported_slots = 0    # slots in service, as last reported
+        self._reported_slots = 0    # in service
         # bytes that the server can still allocate: our offers less the needs of arrived jobs
         self._offered_memory = 0
-        # the number of the claim that announced: if there is no job, we exit
+        # of the claim that announced: if there is no job, we exit
         self._exit_request: int | None = None
         # why there is no job; `retry_after`: None once we can exit
         self.no_job = NoJob(FOREVER)
@@ -812,8 +783,8 @@ class Requests:
     ) -> dict[str, Any] | None:
         """Return the fields of a `claim` to send; None: nothing has changed.
 
-        `want` and `memory` are additions to earlier claims; memory can be negative.  exits_if_none: the
-        client exits if there is no job; later claims repeat that until one is answered.
+        `want` and `memory` add to earlier claims; memory can be negative.  exits_if_none is repeated until a
+        claim is answered.
         """
         more_memory = int(min(max(free_memory, 0), runmaker4.MAX_INTEGER)) - self._offered_memory
         announces_exit = exits_if_none and self._exit_request is None
@@ -838,16 +809,16 @@ class Requests:
         self._offered_memory -= int(job.needs.memory)
 
     def on_no_job(self, request: int, *, met_end: bool, why_jobs_remain: str, can_exit: bool) -> None:
-        """Remember in `no_job` the server's answer that it has no job for us.
+        """Remember the server's answer that it has no job for us.
 
         If can_exit is True, and this or an earlier request announced our exit, `retry_after` becomes None:
-        the runner exits.  met_end: at a `#RUN end`.  why_jobs_remain: '': none do.
+        the runner exits.
         """
         retry_after = self.no_job.retry_after
         is_exit_answered = self._exit_request is not None and request >= self._exit_request
         if is_exit_answered and can_exit:
             self._exit_request = None
-            retry_after = None                  # nothing to wait for
+            retry_after = None
         self.no_job = NoJob(retry_after, met_end=met_end, stopped=why_jobs_remain)
 
     def forget_no_job(self) -> None:
@@ -861,11 +832,10 @@ class Requests:
 
 
 class Welcome(NamedTuple):
-    """The server's answer to our `hello`: it accepts us."""
-    grace: float                # seconds of silence for which it keeps our lines
-    last_event: int             # the number of our last event that it has dealt with
-    lost_keys: list[str]        # our jobs that other runners have taken over
-    settled_keys: list[str]     # our jobs whose results are written
+    grace: float                # seconds for which it keeps our lines
+    last_event: int             # of ours, that it has dealt with
+    lost_keys: list[str]        # other runners have them
+    settled_keys: list[str]     # their results are written
     file: str
 
     @classmethod
