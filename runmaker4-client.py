@@ -850,7 +850,7 @@ class Welcome(NamedTuple):
 
 
 class JobsAhead:
-    """Jobs that have arrived, but that no slot has taken yet, oldest first; and what they need together."""
+    """Jobs that have arrived, but that no slot has taken yet, oldest first."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, RemoteJob] = {}           # by key
@@ -865,7 +865,7 @@ class JobsAhead:
         return next(iter(self._jobs.values()), None)
 
     def add(self, job: RemoteJob) -> None:
-        self.remove(job.key)            # a job that comes twice must not count twice
+        self.remove(job.key)            # it can come twice
         self._jobs[job.key] = job
         self.slots += job.slots
         self.memory += job.needs.memory
@@ -890,10 +890,7 @@ class Connection:
 
     def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *,
                  give_up: float | None, follow: bool, quiet: bool, reported_complaint: Complaint) -> None:
-        """give_up: exit after these seconds without a server; None: never.  follow: wait for new jobs.
-
-        quiet: do not report the first connection.  reported_complaint: about the first attempt to connect.
-        """
+        """give_up: exit after these seconds without a server; None: never.  follow: wait for new jobs."""
         self._program = program
         self.loop = loop
         self._say = program.say
@@ -906,15 +903,15 @@ class Connection:
         self.orphans: list[int] = []                # the server counts them
         # the states of lines that the server must still run again for us: see Consumer.retry
         self._retry = to_text(program.retry)
-        self._jobs: dict[str, RemoteJob] = {}       # ours with slots or results, by key
-        self._jobs_ahead = JobsAhead()              # the others: no slot has taken them yet
-        self._late_timer: asyncio.TimerHandle | None = None     # runs while there are jobs ahead
+        self._jobs: dict[str, RemoteJob] = {}       # with slots or results, by key
+        self._jobs_ahead = JobsAhead()              # the others
+        self._late_timer: asyncio.TimerHandle | None = None     # while there are jobs ahead
         self._outbox = Outbox()
         # when to start each job of a group (loop's time); until then the shell waits at a gate
         self._start_times: dict[RemoteJob, float] = {}
         # jobs for check_jobs() to return: "lost" to others, or "cancelled"
         self._jobs_to_kill: asyncio.Queue[tuple[RemoteJob, str]] = asyncio.Queue()
-        # set after an acknowledgement or a summary: sync_and_summarize() can go on
+        # an acknowledgement or a summary came: sync_and_summarize() can go on
         self._progress = asyncio.Event()
         # the summary of the server's file; None: the server has none
         self._summary: asyncio.Future[Summary | None] = loop.create_future()
@@ -923,17 +920,14 @@ class Connection:
     # -- as a Runner sees it ---------------------------------------------------------------------------------
 
     def our_job(self, job: Job) -> RemoteJob | None:
-        """Return a job if this client still has it.
-
-        None: another runner has the line, or the server has the result.
-        """
+        """Return a job; None: another runner has the line, or the server has the result."""
         current = self._jobs.get(job.key) if isinstance(job, RemoteJob) else None
         return current if current is job else None
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> RemoteJob | NoJob:
         """Return a job that the server has sent, and ask for more; a NoJob if none can start now.
 
-        This does not wait for the server: arriving jobs wake the runner, which claims again.
+        Arriving jobs wake the runner, which claims again.
         """
         first_job = self._jobs_ahead.first
         # the first job waits until it fits, and the others wait for it: only report our memory
@@ -946,7 +940,6 @@ class Connection:
             self._requests.forget_no_job()
             self._request_jobs(free - first_job.needs)
             return first_job
-        # nothing can start now
         if not self._requests.is_exit_granted:
             # with --follow the server answers only after it has met a `#RUN end`
             is_idle_follower = self._follow and not self._runner.tasks
@@ -965,7 +958,7 @@ class Connection:
         """Do nothing, because nothing was lent."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Queue the event that a job has finished, if it is still ours.  Return '', no error."""
+        """Queue the event that a job has finished, if it is still ours."""
         remote_job = self.our_job(job)
         if not remote_job:
             return ""
@@ -981,7 +974,6 @@ class Connection:
         return ""
 
     async def release(self, job: Job) -> str:
-        """Give back a job that was not started, if it is still ours.  Return '', no error."""
         remote_job = self.our_job(job)
         if remote_job:
             self._give_back(remote_job)
@@ -996,8 +988,7 @@ class Connection:
         self.send_event(id=job.key, **message)
 
     async def check_jobs(self) -> dict[Job, str]:
-        """Wait for a message that a job must be killed; return the job, and 'lost' (to another runner) or
-        'cancelled'.
+        """Wait for an order to kill a job; return the job, and 'lost' (to another runner) or 'cancelled'.
 
         {}: the job has finished meanwhile.
         """
@@ -1028,8 +1019,8 @@ class Connection:
     async def _wait_for_acknowledgements(self, runner: Runner) -> None:
         """Wait until the server has acknowledged all events, or there will be no server.
 
-        After a kill signal, the end of the wall time or a defect of ours, wait at most
-        runner.MAX_RESULT_SECONDS; a second Ctrl-C ends the wait.
+        After a kill signal, the end of the wall time or a defect, wait at most runner.MAX_RESULT_SECONDS; a
+        second Ctrl-C ends the wait.
         """
         started = boottime()
         while not self._outbox.is_empty and self.link_life.wants_server:
@@ -1046,7 +1037,7 @@ class Connection:
             await asyncio.wait_for(self._progress.wait(), 0.2)
 
     async def _request_summary(self) -> None:
-        """Ask for the file's summary on each new link, until a server answers or time is over."""
+        """Ask each new link for the file's summary, until a server answers or time is over."""
         started = boottime()
         asked_link: ServerLink | None = None
         while not self._summary.done() and self.link_life.wants_server:
@@ -1061,8 +1052,7 @@ class Connection:
     # -- asking for jobs -------------------------------------------------------------------------------------
 
     def _request_jobs(self, free: Resources, exits_if_none: bool = False) -> None:
-        """Ask for jobs for the free slots for which none are ahead or under way, and report our free memory.
-        """
+        """Ask for jobs for free slots, less those ahead or under way, and report our free memory."""
         link = self.link_life.link
         if not link or self._runner.draining:
             return
@@ -1075,7 +1065,6 @@ class Connection:
             self._requests.on_sent(link.request("claim", **claim), claim)
 
     def _return_queued_job(self, key: str) -> bool:
-        """Give a job back if it still waits for a slot."""
         job = self._jobs_ahead.remove(key)
         if job:
             self._give_back(job)
@@ -1084,7 +1073,6 @@ class Connection:
         return job is not None
 
     def _return_late_jobs(self) -> None:
-        """Give back the jobs that no slot has taken in time."""
         for job in self._jobs_ahead:
             seconds_left = job.arrived_at + MAX_QUEUED_SECONDS - boottime()
             if seconds_left > 0:
@@ -1099,7 +1087,7 @@ class Connection:
     # -- events ----------------------------------------------------------------------------------------------
 
     def send_event(self, size: int = 0, **message: Any) -> None:
-        """Send the server a message that must not be lost.  size: bytes of output in it."""
+        """Send a message that must not be lost.  size: bytes of output in it."""
         self._outbox.add(message, size)
         self._send_queued_events()
 
@@ -1109,7 +1097,6 @@ class Connection:
             self._outbox.send(link)
 
     def _on_acknowledged(self, events: Iterable[Event]) -> None:
-        """Forget jobs whose results are acknowledged; keep other events for a next server."""
         for event in events:
             job = self._jobs.get(event.key)
             if job and event.kind in ("finish", "release"):
@@ -1129,7 +1116,7 @@ class Connection:
         return job
 
     def _on_job_lost(self, key: str) -> None:
-        """Kill a job that another runner has taken over, or report that the result is not written."""
+        """Kill a job that another runner has, or report that the result is not written."""
         job = self._drop_job(key)
         if not job:
             return
@@ -1148,10 +1135,9 @@ class Connection:
     async def stay_connected(self, first_connection: tuple[socket.socket, ClientChannel] | None) -> None:
         """Connect, and reconnect after each loss, until the client exits or gives up.
 
-        Raises UsageError if a server refuses us before any welcome.
-
-        A later refusal comes from an end that has not proved that it knows the token: after a crash another
-        user's server can have the port.  So neither kill jobs nor stop waiting for our server.
+        Raises UsageError if a server refuses us before any welcome.  A later refusal comes from an end that
+        has not proved that it knows the token: after a crash another user's server can have the port.  So
+        neither kill jobs nor stop waiting for our server.
         """
         while self.link_life.wants_server:
             complaint = Complaint.LOSS
@@ -1173,10 +1159,7 @@ class Connection:
                 self._give_up(f"no server for {human_time(seconds_down)}: {why}")
 
     def greet(self, link: ServerLink) -> None:
-        """Name our jobs (`have`) and ourselves (`hello`) to the server, on a new link.
-
-        A restarted server takes the lines of these jobs back for us.
-        """
+        """Name our jobs (`have`) and ourselves (`hello`) on a new link."""
         self.link_life.on_proven(link)
         if not self.link_life.wants_server:
             return
@@ -1193,17 +1176,14 @@ class Connection:
         )
 
     def _on_link_lost(self, why: str, complaint: Complaint) -> None:
-        """Give back jobs without a slot, after a lost link or a failed attempt; report that once.
-
-        Running jobs go on.  Jobs of a group that wait for the server's `go` will not begin.
-        """
+        """Give back jobs without a slot, after a lost link or a failed attempt; report that once."""
         must_report = self.link_life.on_lost(complaint)
         if must_report:
             unfinished = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
             self._say(f"{why}{unfinished}; trying again")
         for job in self._jobs_ahead:
             self._jobs_ahead.remove(job.key)
-            # A new server must know that a job was not started.  Jobs of a group it sends again if we do not
+            # A new server must know that a job was not started.  It sends jobs of a group again if we do not
             # name them.
             if not job.of_group:
                 self._give_back(job)
@@ -1224,7 +1204,6 @@ class Connection:
     # -- messages --------------------------------------------------------------------------------------------
 
     def handle(self, link: ServerLink, message: Message) -> None:
-        """Handle a message from the server.  Raises WireError."""
         kind = message.text("type", 16)
         is_exiting = self.link_life.state is LinkState.OVER
         if is_exiting:
@@ -1236,31 +1215,30 @@ class Connection:
             self._on_welcome(link, message)
         elif kind == "jobs":
             self._on_jobs_arrived(link, message)
-        elif kind == "ack":             # the server has our events up to a number
+        elif kind == "ack":
             self._on_ack(message)
-        elif kind == "nothing":         # the answer to a request for jobs: there is none
+        elif kind == "nothing":
             self._on_no_job(message)
         elif kind == "pong":
             self._on_pong(message)
         elif kind == "fault":
             self._on_fault(message)
-        elif kind == "lost":            # another runner has taken over a job
+        elif kind == "lost":            # to another runner
             self._on_job_lost(message.text("id"))
-        elif kind == "sync":            # the server asks for the time of our clock, to start a group
+        elif kind == "sync":            # what time it is by our clock
             link.send(type="sync", clock=self.loop.time())
         elif kind == "go":              # when to start a job of a group
             self._on_go(message)
         elif kind == "stop":
             self._on_stop(message.text("id"), cancelled=message.boolean("cancelled"))
-        elif kind == "account":         # the summary of the file, which we request before we exit
+        elif kind == "account":         # before we exit
             self._on_summary(message)
-        elif kind == "closing":         # the server exits
+        elif kind == "closing":
             self._on_server_closing(link, message)
         else:
             raise WireError(f"an unknown message {kind!a}")
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
-        """Use a link, because the server accepts us; send the events that the server lacks."""
         welcome = Welcome.from_message(message)
         is_first_welcome = not self.link_life.was_accepted
         report = self.link_life.on_welcome(welcome.file, link.channel.file_id, welcome.grace)
@@ -1275,7 +1253,7 @@ class Connection:
         self._wake_runner()
 
     def _resend_events(self, last_event: int) -> None:
-        """Send all events that a new server lacks.  last_event: the number of the last that it has."""
+        """Send all events after the last that a new server has."""
         to_repeat = [job.begin for job in self._jobs.values() if job.begin]
         self._on_acknowledged(self._outbox.replay(to_repeat, last_event))
 
@@ -1283,11 +1261,11 @@ class Connection:
         return [ServerSink(self), *self._program.console]
 
     def _on_jobs_arrived(self, link: ServerLink, message: Message) -> None:
-        """Queue jobs that the server has assigned to us, and wake the runner, which claims them."""
+        """Queue jobs for the runner."""
         request_number = message.integer("request")
         for item in message.objects("jobs"):
             job = RemoteJob.from_message(item)
-            job.gated = item.boolean("hold")       # a job of a group: its shell waits for the server's `go`
+            job.gated = item.boolean("hold")       # in a group, until `go`
             self._jobs_ahead.add(job)
             self._requests.on_job(job)
         if not self._late_timer:
@@ -1297,14 +1275,13 @@ class Connection:
         # to a ping permits us to start them.
         if not self.link_life.can_start_jobs:
             link.request("ping")
-        self._requests.forget_no_job()          # an earlier answer that we can exit no longer holds
+        self._requests.forget_no_job()          # an earlier answer is outdated
         self._wake_runner()
 
     def _on_ack(self, message: Message) -> None:
         self._on_acknowledged(self._outbox.acknowledge(message.integer("n")))
 
     def _on_pong(self, message: Message) -> None:
-        """Handle the answer to a ping: queued jobs can start."""
         self._retry = message.text("retry", 3)
         self.link_life.on_answer(message.integer("request"))
         if self._jobs_ahead.first:
@@ -1316,14 +1293,14 @@ class Connection:
             self._on_unwritten(job, printable(message.text("text", 1000)))
 
     def on_ready_to_start(self, job: Job) -> None:
-        """Report to the server that a job of a group is ready; `go` follows when all are."""
+        """Report that a job of a group is ready; `go` follows when all are."""
         remote_job = self.our_job(job)
         link = self.link_life.link
         if link and remote_job:
             link.send(type="ready", id=remote_job.key)
 
     def _on_go(self, message: Message) -> None:
-        """Start a job of a group at the time of our loop that the server names."""
+        """Start a job of a group at the time that the server names."""
         job = self._jobs.get(message.text("id"))
         start_time = message.seconds("at")
         if job:
@@ -1333,7 +1310,6 @@ class Connection:
             self.loop.call_later(max(delay - self.TIMER_LATENESS_SECONDS, 0.0), self._open_gates, start_time)
 
     def _on_stop(self, key: str, cancelled: bool) -> None:
-        """Kill a running job, or give it back if it waits for a slot."""
         job = self._jobs.get(key)
         if self._return_queued_job(key) or not job or job.has_ended:
             return
@@ -1359,7 +1335,6 @@ class Connection:
             time.sleep(self.QUIET_SECONDS)
 
     def _on_no_job(self, message: Message) -> None:
-        """Handle the answer that there is no job."""
         request_number = message.integer("request")
         self._requests.on_no_job(
             request_number,
@@ -1371,14 +1346,13 @@ class Connection:
         self._wake_runner()
 
     def _on_summary(self, message: Message) -> None:
-        """Store the server's summary; the first one counts."""
         summary = self._read_summary(message)
         if not self._summary.done():
             self._summary.set_result(summary)
         self._progress.set()
 
     def _read_summary(self, message: Message) -> Summary | None:
-        """Return the summary of the job file in a message; None: the server cannot read the file."""
+        """Return the summary in a message; None: the server cannot read the file."""
         if message.fields.get("account") is None:
             return None
         summary = Message(message.fields["account"])
@@ -1397,7 +1371,7 @@ class Connection:
         """Drop the link; exit too if the server exits for good."""
         is_for_good = message.boolean("done")
         if is_for_good:
-            self._on_summary(message)           # this message has it
+            self._on_summary(message)
             self.link_life.apply_event(LinkEvent.CONCLUDE)
             self._runner.drain()
         link.drop("the server was stopped")
@@ -1405,14 +1379,11 @@ class Connection:
 
 # ======== What the server is told of runs ===================================================================
 #
-# To a `Runner` the server's records are one more sink.
-#
 # The server acknowledges what is on the disk.  So that a short job leaves no file there, its output is held
 # here, and sent with the `end`, which goes to the journal.
 
 
 class ServerSink(Sink):
-    """Reports the start, output and end of runs to the server."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -1465,7 +1436,7 @@ class ServerSink(Sink):
             job.set_cause(cause)
 
     def _send_begin(self, run: Run) -> None:
-        """Report the start of a run; one that could not be started has the PID 0."""
+        # PID 0: it could not be started
         pid, job_tag = (run.shell.pid, to_text(run.shell.job_tag)) if run.shell else (0, "")
         self._send_event(
             run,
@@ -1510,14 +1481,12 @@ class ServerSink(Sink):
 
 
 def name_in_records(name: str) -> str:
-    """Return a name of a host or slot for records: printable, at most 255 characters."""
     return printable(name)[:255]
 
 
 # ======== The program =======================================================================================
 #
-# The loop has two tasks: one runs jobs, the other stays connected.  We exit after the first task, unless a
-# server refuses us before any welcome.
+# The loop has two tasks: one runs jobs, the other stays connected.
 
 
 class ClientProgram(RunnerProgram):
@@ -1563,11 +1532,8 @@ class ClientProgram(RunnerProgram):
             return None
 
     async def work(self) -> int:
-        """Run the server's jobs, and stay connected; return the exit status.
-
-        The status is 2 instead of 1 if we gave up, and no server had ever accepted us.
-        """
-        # prints job output and results; the same for all servers
+        """Run the server's jobs, and stay connected.  Return 2 instead of 1 if we gave up, never accepted."""
+        # the same for all servers
         self.console = self.console_sinks(None, with_output=True)
         connection = self._make_connection()
         self._connection = connection
@@ -1605,7 +1571,6 @@ class ClientProgram(RunnerProgram):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run runmaker4-client.py with these arguments (None: those of the process); return the exit status."""
     return run_main(PROG, lambda words: ClientProgram(words).main(), argv)
 
 
