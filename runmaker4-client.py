@@ -109,7 +109,7 @@ if TYPE_CHECKING:
 PROG = "runmaker4-client.py"
 MAX_PAUSE_SECONDS = 30.0        # between two attempts to connect
 MAX_CONNECT_SECONDS = 10.0      # of an attempt
-MAX_DIALS = 4                   # if connections are reset before a reason arrives
+MAX_DIALS = 4                   # attempts, if connections are reset before a reason arrives
 MAX_QUEUED_SECONDS = 1.0        # then a job without a slot is given back
 MAX_COUNT_SECONDS = 30.0        # for a server to count the file: with orphans it scans three times
 HANDSHAKE_POLL_SECONDS = 0.2

@@ -1994,7 +1994,7 @@ class Group:
             self._finish()
 
     def _continue_after(self, member: Member) -> None:
-        """Continue after a host has finished a job, or was lost: this host, if the group is preparing."""
+        """Continue after a host has finished a job, or was lost; while preparing, it is lost."""
         host_count = sum(not member.is_lost for member in self._members)
         if self.stage is not Stage.STOPPED and host_count < self._min_hosts:
             self._stop_group()
@@ -2272,7 +2272,7 @@ class Sessions:
             return
         error = outcome.result()
         client = assignment.client
-        event = line_result.event           # to acknowledge
+        event = line_result.event           # to acknowledge; None: it came in no message
         self._runner_stats.add_result(assignment.job, line_result.state)
         if error:
             self._report_unwritten(assignment, error)
@@ -2296,7 +2296,7 @@ class Sessions:
         self.lifetime.on_progress()
 
     async def watch_claimed_lines(self) -> None:
-        """Check the claimed lines, and notify clients that they were cancelled or taken over.  Never returns.
+        """Check the claimed lines, and notify clients of cancelled and lost ones.  Never returns.
 
         Lines that an edit has moved are found again.
         """
@@ -2569,8 +2569,8 @@ class Reclaimed:
     jobs: dict[str, Job] = field(default_factory=dict)      # by key
     settled: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
-    error: str = ""                     # the file cannot be read
-    doubt: str = ""                     # unknown now whether another runner has a line
+    error: str = ""                     # why the file cannot be read
+    doubt: str = ""                     # why it is unknown now whether another runner has a line
 
 
 @dataclass(eq=False)
@@ -2589,7 +2589,7 @@ class Claims:
 
     Only the file executor calls the methods, perhaps in a thread, and no other object has this job file,
     queue and cursor.  Both sides know two kinds of objects.  Each attribute is written on one side only, and
-    has immutable values:
+    has immutable values, so the other side reads the old value or the new one:
 
         object                  written by Claims                  written in the event loop
         Job                     all attributes                     none
@@ -2797,7 +2797,7 @@ class Claims:
 
 class Recovery:
     """Finds the lines of jobs that this server has not assigned."""
-    RETRY_INTERVALS = 0.1               # between searches; of the job file's
+    RETRY_INTERVALS = 0.1               # between searches, in intervals of the job file
 
     def __init__(self, services: Services, sessions: Sessions) -> None:
         self._sessions = sessions
@@ -2941,7 +2941,7 @@ class Dispatcher:
                 self.hand_out_lines()
 
     def enqueue_client(self, client: Client) -> None:
-        """Queue a client that requested jobs, until all messages that were read together are handled."""
+        """Queue a client that requested jobs; it gets them after all messages that were read together."""
         if client.requested_slots:
             self.waiting_clients.setdefault(client, None)
         self.has_new_request = True
@@ -3329,7 +3329,7 @@ class Server(Program):
             connection, _ = sock.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        except OSError as error:                # too many open files
+        except OSError as error:                # for example too many open files
             self.loop.remove_reader(sock)
             self.loop.call_later(ACCEPT_PAUSE_SECONDS, self._start_accepting, sock)
             return self._say_not_accepted(error)
@@ -3422,7 +3422,7 @@ class Server(Program):
     def _send_closing_to_all(self) -> None:
         """Send each client `closing`, so that it keeps jobs for the next server.
 
-        First acknowledge all events: the client would send output that is already written to the next server.
+        First acknowledge all events: otherwise the client would also send written output to the next server.
         """
         for client in self.sessions.clients.values():
             client.send_closing(done=False)
@@ -3475,7 +3475,7 @@ class Server(Program):
         return all(client.inbox.is_all_dealt_with for client in connected)
 
     async def _count_and_exit(self) -> None:
-        """Count the jobs for the exit statuses of server and clients, and exit, unless a client came back."""
+        """Count the jobs for the exit statuses, and exit, unless a client came back with a job meanwhile."""
         clients = [client for client in self.sessions.clients.values() if client.link]
         count = await self.accountant.count(clients, recheck=True)      # again if it was half saved
         if self.lifetime.is_exiting or not self._is_drained():
