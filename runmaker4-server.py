@@ -21,14 +21,15 @@ frames are described there ("The wire").  Then follow:
                                                         stop       kill this job, or do not begin it
     begin, output, end: of a run; finish, release:      ack        all events up to this number are dealt
     of a job; these are events, numbered from 1,                   with: their contents are in the files (up
-    sent again after a new connection until acked                  to a second later for the log file of a
-                                                                   run and a journal on a network)
+    sent again after a new connection until acked                  to a second later for the log file, while
+                                                                   the job runs, and for a journal on a
+                                                                   network file system)
                                                         fault      a result could not be written
                                                         lost       kill the job: another runner has the line
     account    a request for the counts of the file     account    jobs by state; are there new ones for the
                                                                    client?
-    bye        the client exits and has no more jobs    closing    the server exits (done: only handing out
-                                                                   ends; with the account)
+    bye        the client exits and has no more jobs    closing    the server exits (done: no more jobs; with
+                                                                   the account)
 
 These rules keep jobs from being lost or run twice:
 
@@ -324,7 +325,7 @@ class SharedLockTable(LockTable):
     def open_job_lock(self) -> int:
         """Return the shared descriptor for all job locks.
 
-        If there is none, or the lock file was created again, open it and give it to the keeper.
+        If there is none, or the lock file was created again, open one and give it to the keeper.
         """
         if not self._is_shared_fd_current:
             self._shared_fd = super().open_job_lock()
