@@ -721,10 +721,21 @@ def stat_lock_file(fd: int, network: bool) -> os.stat_result:
     A caller can change the mode, which must not happen to any other file.
     """
     info = stat_single_file(fd)
-    with Reader.with_own_fd(fd, network) as reader:
-        if reader.pread(BLOCK, 0).strip(b"\0"):
-            raise OSError(errno.EEXIST, "is a file with contents, not one for locks")
+    read_inode_line(fd, network)
     return info
+
+
+def read_inode_line(fd: int, network: bool) -> bytes:
+    """Return the first line of a lock file: the inode for which it was written; b"": there is none yet.
+
+    The line differs from the file's inode if the file is a copy, for example from a backup.  Then it can hide
+    jobs whose runner is dead: they have locked bytes of the original.
+    """
+    with Reader.with_own_fd(fd, network) as reader:
+        contents = reader.pread(BLOCK, 0).strip(b"\0")
+    if not re.fullmatch(b"( *[0-9]+\n)?", contents):
+        raise OSError(errno.EEXIST, "is a file with contents, not one for locks")
+    return contents
 
 
 def stat_single_file(fd: int) -> os.stat_result:
@@ -3642,6 +3653,7 @@ def _check_can_open(path: str, mount: Mount, deadline: float) -> None:
         file = JobFile(path, say=lambda text: None, mount=mount)
         try:
             file.open_to_write()
+            _check_is_no_copy(file)
             return
         except OSError as error:
             if error.errno != errno.EBUSY or time.monotonic() > deadline:
@@ -3649,6 +3661,26 @@ def _check_can_open(path: str, mount: Mount, deadline: float) -> None:
             time.sleep(0.1)
         finally:
             file.close_files()
+
+
+def _check_is_no_copy(file: JobFile) -> None:
+    """Write the inode of the lock file to it.  Raise UsageError if it is a copy that hides jobs.
+
+    A line `r` without a lock is in doubt: its runner is dead, and its job can hold a lock of the original.
+    """
+    lock_table = file.lock_table
+    own_line = b"%20d\n" % os.fstat(lock_table.fd).st_ino
+    inode_line = read_inode_line(lock_table.fd, lock_table.network)
+    if inode_line == own_line:
+        return
+    if inode_line and (orphans := file.snapshot().orphans):
+        numbers = name_lines(line.number for line in orphans)
+        raise UsageError(
+            f"{lock_table.path}: was copied, perhaps from a backup; what is marked r can still run: "
+            f"{numbers} (when it does not, remove this file)"
+        )
+    with open(lock_table.path, "rb+", buffering=0) as lock_file:    # `lock_table.fd` can be for direct I/O
+        lock_file.write(own_line)
 
 
 # ======== Finding work ======================================================================================

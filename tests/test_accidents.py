@@ -1,0 +1,48 @@
+"""Promise: accidents that users had with other tools, or with this one, lose no job and run none twice."""
+import os
+import shutil
+import signal
+import unittest
+
+from tests.support import WAITING, RunCase, wait_until
+
+
+class RestoredLockFile(RunCase):
+    """A backup puts a copy in the place of the lock file."""
+    LOCK_FILE = ".runs.txt.lock"
+
+    def restore(self) -> None:
+        """As `tar xf` does: the copy is another file."""
+        shutil.copy2(self.dir / self.LOCK_FILE, self.dir / "copy")
+        os.replace(self.dir / "copy", self.dir / self.LOCK_FILE)
+
+    def test_a_job_whose_runner_was_killed_is_not_run_beside_itself(self) -> None:
+        self.jobs(f"echo S >>ran; {WAITING}; echo E >>ran")
+        runner = self.start_jobs("-q")
+        runner.kill()
+        runner.wait()
+        self.restore()
+        for options in ["-r"], ["--resume"], []:
+            refused = self.run_jobs("-q", *options)
+            self.assertRefused(refused, "was copied", "line 1", "remove this file")
+        self.assertEqual((self.states(), self.read("ran")), ("r", b"S\n"))
+        self.open_gate()
+        wait_until(lambda: self.read("ran") == b"S\nE\n", what="the job has ended")
+        os.unlink(self.dir / self.LOCK_FILE)
+        self.assertEnded(self.run_jobs("-q", "--resume"), 0, "d")
+
+    def test_without_a_job_in_doubt_nothing_is_asked(self) -> None:
+        self.jobs("true")
+        self.assertEnded(self.run_jobs("-q"), 0, "d")
+        self.restore()
+        self.jobs("true", WAITING)
+        runner = self.start_jobs("-q", up=[2])
+        self.restore()                          # its runner locks the copy
+        wait_until(lambda: self.locked_lines() == [2], what="the job is locked in the copy")
+        self.assertEqual((self.run_jobs("-q").code, self.states()), (0, "dr"))
+        runner.send_signal(signal.SIGINT)
+        self.finish(runner)
+
+
+if __name__ == "__main__":
+    unittest.main()
