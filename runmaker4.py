@@ -1198,8 +1198,7 @@ class Line:
         return b"%d %s %s" % (self.number, self.state, self.command)
 
 
-# bytes: execve(2) accepts an argument of 128 KiB: b"{ :; COMMAND\n\n}\nexit\0" (Processes._shell_script)
-LONGEST_COMMAND = (128 << 10) - 14
+LONGEST_COMMAND = (128 << 10) - 1       # bytes: execve(2) accepts an argument of 128 KiB, with its NUL
 
 
 def command_error(command: bytes) -> str:
@@ -1546,7 +1545,7 @@ class Unset(enum.Enum):
 
 
 SHELL = "/bin/sh"
-# Names of shells that understand Processes._shell_script().  Other programs must not get `-c JOB`:
+# Names of shells that understand Processes.SHELL_SCRIPT.  Other programs must not get `-c JOB`:
 # `true -c JOB` does nothing, and the job would count as done.
 POSIX_LIKE = re.compile(r"(z?sh|[bdy]?ash|(m|l|o|lo|pd)?ksh)(-?[0-9][-+.\w]*|-static)?", re.ASCII)
 
@@ -5953,6 +5952,11 @@ class TreeKiller:
 
 class Processes(TreeKiller):
     """Starts, reaps and kills jobs.  Only this class uses SIGCHLD and wait4."""
+    # What a shell runs; $1 is the job's command, which cannot see that.  The `exit` keeps the shell alive
+    # during the last command.  Otherwise shells exec that command; if it closes all descriptors above 2, as
+    # ssh does, the job lock is lost.  With `eval`, a command that is cut off after `&&` or `|` is an error,
+    # and `exit` does not complete it.  The empty line is for a command that ends with a backslash.
+    SHELL_SCRIPT = b'eval "shift\n$1\n\n"\nexit'
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
         super().__init__(loop, grace)
@@ -5980,11 +5984,12 @@ class Processes(TreeKiller):
         """
         job_tag = next(self._new_tags)
         actions = self._spawn_actions((gate_fd, out_fd, err_fd), inherited_fds)
-        script = self._shell_script(command, has_gate=gate_fd is not None)
+        script = self.SHELL_SCRIPT if gate_fd is None else GATE + self.SHELL_SCRIPT
         # ProcessTable finds the processes of a job, and of the jobs around it, by these tags
         environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
-        pid = os.posix_spawnp(shell, (os.fsencode(shell), b"-c", script), environ, file_actions=actions,
-                              setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS)
+        arguments = shell, b"-c", script, shell, command
+        pid = os.posix_spawnp(shell, arguments, environ, file_actions=actions, setsid=True, setsigmask=(),
+                              setsigdef=DEFAULT_SIGNALS)
         child = self.running[pid] = Child(pid, job_tag, self._loop.create_future(), on_exit)
         return child
 
@@ -6000,17 +6005,6 @@ class Processes(TreeKiller):
             *zip(standard_fds, range(3)), *zip(inherited_fds, free_numbers)
         ]
         return [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in pairs]
-
-    @staticmethod
-    def _shell_script(command: bytes, has_gate: bool) -> bytes:
-        """Return what a shell runs for a job's command.
-
-        The `exit` keeps the shell alive during the last command.  Otherwise shells exec that command; if it
-        closes all descriptors above 2, as ssh does, the job lock is lost.  The empty line is for a command
-        that ends with a backslash.  The braces are for one cut off after `&&` or `|`, which `exit` would
-        complete.
-        """
-        return (GATE if has_gate else b"") + b"{ :; %s\n\n}\nexit" % command
 
     def reap(self) -> None:
         """Collect wait status and resource usage of the children that have exited."""

@@ -31,6 +31,8 @@ EVERYWHERE = (
     ("echo never |", "!", b""),
     ("echo 'never", "!", b""),
     ("if true; then", "!", b""),
+    ("echo never; exit 0; }", "!", b""),
+    ("echo never >never; }", "!", b""),
     ("{ echo never", "!", b""),
     ("no-such-command-here", "!", b""),
     ("kill -9 $$", "!", b""),
