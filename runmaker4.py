@@ -1843,6 +1843,9 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
             why_malformed = NO_DIRECTIVES.with_directive(directive).error
             if why_malformed:
                 raise UsageError(f"{path}: {why_malformed}")
+        _, last_byte = _size_and_last(file.fd, network)
+        if last_byte not in (b"", b"\n"):
+            say("the last line has no newline, so what >> appends becomes part of it (add one: echo >>FILE)")
 
 
 # ======== The job file ======================================================================================

@@ -44,5 +44,17 @@ class RestoredLockFile(RunCase):
         self.finish(runner)
 
 
+class LastLineWithoutNewline(RunCase):
+    """What >> appends becomes part of it."""
+
+    def test_the_runner_warns_before_it_takes_the_line(self) -> None:
+        for text, warns in (". echo b", True), (". echo b\n# a comment", True), (". echo b\n", False):
+            with self.subTest(text):
+                self.write(text)
+                ended = self.run_jobs("-q")
+                self.assertEqual((ended.code, self.states()), (0, "d"))
+                self.assertEqual(b"the last line has no newline" in ended.err, warns, ended.err)
+
+
 if __name__ == "__main__":
     unittest.main()
