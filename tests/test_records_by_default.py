@@ -33,7 +33,7 @@ class DefaultCase(TcpCase):
         found = []
         for row in self.rows(lines):
             texts = [b"", b""]
-            for name in row["files"]:               # of several servers, in the order in which they began them
+            for name in row["files"]:       # of several servers, in the order in which they began them
                 texts[".err" in name] += self.read(f"{directory}/{name}")
             found.append((texts[0] + os.fsencode(row["stdout"]), texts[1] + os.fsencode(row["stderr"])))
         return found
