@@ -169,7 +169,7 @@ def make_parser() -> Parser:
     add("--name", type=nonempty, metavar="NAME", help="this host's name (messages, host=) [the node name]")
     add_background(add)
     add_general(parser)
-    parser.set_defaults(slot_errors=0, max_failed=0)        # the server has --max-failed
+    parser.set_defaults(max_failed=0)                      # the server has --max-failed
     return parser
 
 

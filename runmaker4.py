@@ -7538,7 +7538,7 @@ class Use(enum.Enum):
     IDLE = "nothing"
     BUSY = "it has a job, or is about to get one"
     SPENT = "nothing: it has run one job (-1)"
-    BROKEN = "nothing: the last jobs could not reach the host"
+    BROKEN = "nothing: the last jobs could not run there"
 
 
 @dataclass(eq=False, repr=False)
@@ -7549,7 +7549,7 @@ class Slot:
     rank: int = 0                       # the idle slot with the lowest rank gets the next job
     use: Use = Use.IDLE
     listed: bool = True                 # in the list of names; otherwise it gets no more jobs
-    unreachable_jobs: int = 0           # so many last jobs in a row exited with status 255 (ssh)
+    broken_jobs: int = 0                # the last jobs in a row that could not run here
 
     @property
     def is_retired(self) -> bool:
@@ -8454,7 +8454,9 @@ class Runner:
     remain, or no slot will get a job.  Then the runner waits for running jobs.
     """
     MAX_BACKLOG_BYTES = 1 << 24         # of a writer; above this no jobs are started
+    BROKEN_STATUSES = [126, 127]        # of a shell that cannot run the program, or does not find it
     UNREACHABLE_STATUS = 255            # of ssh, if it cannot reach the host, or loses it
+    MAX_NAMED_COMMAND = 80              # characters of a command in a message
     MAX_RESULT_SECONDS = 10.0           # for writing the states of jobs after a kill signal
     MAX_ANSWER_SECONDS = 2.0            # after a kill signal for an answer, for example the summary
     MIN_MEASURING_PAUSE = 1.0           # seconds between two measurements of the memory of jobs
@@ -8532,7 +8534,7 @@ class Runner:
             self.runner_stats.had_errors = True
 
     def _has_only_broken_slots(self) -> bool:
-        """Return True if all slots are BROKEN: they cannot reach the hosts (--slot-errors).
+        """Return True if all slots are BROKEN: jobs cannot run there (--slot-errors).
 
         A slot whose name was removed from the slot file counts only if it is SPENT: with -1 it has had a job.
         """
@@ -8898,37 +8900,40 @@ class Runner:
         if task.state != NEW:
             self.runner_stats.add_result(task.job, task.state)
             self._drain_after_failures()
-            self._count_if_unreachable(task)
+            self._count_broken_jobs(task)
         for slot in task.slots:
             self._release_slots([slot], self._choose_next_use(slot, was_started=task.state != NEW))
         del self.tasks[task.job]
         self.changed.set()
 
-    def _count_if_unreachable(self, task: JobTask) -> None:
-        """Count jobs in a row that could not reach the host of the slot: exit status 255 of ssh(1)."""
-        slot = task.run.slot
-        is_unreachable = (
-            task.run_result and not task.run_result.cause and task.run_result.code == self.UNREACHABLE_STATUS
-        )
-        slot.unreachable_jobs = slot.unreachable_jobs + 1 if is_unreachable else 0
-        if self._is_unreachable(slot):
+    def _count_broken_jobs(self, task: JobTask) -> None:
+        """Count jobs in a row on a slot that a host lacking their program, or out of reach, explains."""
+        statuses = list(self.BROKEN_STATUSES)
+        if self.options.slots or self.options.runner:
+            statuses.append(self.UNREACHABLE_STATUS)
+        slot, result = task.run.slot, task.run_result
+        is_broken = result and not result.cause and result.code in statuses
+        slot.broken_jobs = slot.broken_jobs + 1 if is_broken else 0
+        if result and self._is_broken(slot):
+            command = display_text(task.job.command)[:self.MAX_NAMED_COMMAND]
             self.say(
-                f"slot {slot.name}: {plural(slot.unreachable_jobs, 'job')} in a row ended with exit status "
-                f"{self.UNREACHABLE_STATUS}; it gets no more"
+                f"slot {slot.name}: {plural(slot.broken_jobs, 'job')} in a row could not run; it gets no "
+                f"more (the last: exit status {result.code} on {display_text(self.host)} in "
+                f"{os.readlink('/proc/self/cwd')}: {command})"
             )
 
-    def _is_unreachable(self, slot: Slot) -> bool:
+    def _is_broken(self, slot: Slot) -> bool:
         limit: int = self.options.slot_errors
-        return 0 < limit <= slot.unreachable_jobs
+        return 0 < limit <= slot.broken_jobs
 
     def _choose_next_use(self, slot: Slot, was_started: bool) -> Use:
         """Return the use of a slot after a job.
 
-        For a broken slot, reset the count of jobs that could not reach the host: if the name returns to the
-        list, the slot is used again.
+        For a broken slot, reset the count of broken jobs: if the name returns to the list, the slot is used
+        again.
         """
-        if self._is_unreachable(slot):
-            slot.unreachable_jobs = 0
+        if self._is_broken(slot):
+            slot.broken_jobs = 0
             return Use.BROKEN
         if not was_started:                 # with -1 the slot can still have its one job
             return Use.IDLE
@@ -9186,6 +9191,13 @@ def add_running_options(add: AddArgument) -> None:
         metavar="A,B",
         help="instead of -j: a slot per name (@FILE: one a line)",
     )
+    add(
+        "--slot-errors",
+        type=integer_between(0),
+        default=3,
+        metavar="N",
+        help="retire a slot after N jobs in a row with status 126, 127 (with names or --runner also 255) [3]",
+    )
     add("--memory", type=memory_size, metavar="SIZE", help="memory for jobs with memory= (60G) [all]")
 
 
@@ -9272,8 +9284,6 @@ def make_parser() -> Parser:
     add_running_options(add)
     add("--follow", action="store_true", help="wait for more jobs, also for a file to be made")
     add("--dry-run", action="store_true", help="print which jobs would run, and change nothing")
-    add("--slot-errors", type=integer_between(1), default=0, metavar="N",
-        help="retire a slot after N jobs in a row with status 255")
     add = parser.add_argument_group("limits").add_argument
     add_time_limit_options(add)
     add_max_failed(add)

@@ -1,12 +1,14 @@
 """Promise: a runner uses a slot's name for one job at a time; --runner goes before every job."""
 import os
 import pathlib
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import time
 import unittest
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Callable
 
@@ -134,7 +136,7 @@ class Refused(SlotCase):
     OPTIONS = "-j2 --slots a,b", "--slots a,,b", "--slots @missing", "--slots @comments"
     MORE = ("--slots=", "--slots a,b,", "--slots ,", "--slots @names", "--slots @folder", "--slots @",
             "--slots @runs.txt", "--slots a,b --slot-errors x", "--slots a,b --slot-errors -1",
-            "--slots a,b --slot-errors 0", "--runner=", "--runner='")
+            "--runner=", "--runner='")
 
     def test_whatever_makes_no_sense_is_refused(self) -> None:
         self.jobs("touch never")
@@ -326,7 +328,7 @@ class FollowedNames(SlotCase):
 
 
 class SlotErrors(SlotCase):
-    """--slot-errors N: a name whose jobs end with 255 again and again gets no more of them."""
+    """A slot whose jobs could not run, N times in a row, gets no more of them (--slot-errors)."""
     BROKEN = '[ "$SLAVE_IP" != bad ] || [ -e mended ] || { echo $JOB_ID >>broken; exit 255; }'
 
     def said_of(self, ended: Ended, name: str) -> str:
@@ -356,16 +358,31 @@ class SlotErrors(SlotCase):
         ended = self.run_jobs("-q", "--slots", "one", "--slot-errors", "2", "--follow", timeout=30)
         self.assertEnded(ended, 1, "!!.")
 
-    def test_only_status_255_counts_and_only_in_a_row(self) -> None:
-        ends = "255 255 1 255 255 0 255 255 254 255".split()
+    def test_only_what_could_not_run_counts_and_only_in_a_row(self) -> None:
+        ends = "255 126 1 127 255 0 255 255 254 255".split()
         self.jobs(*[f"exit {end}" for end in ends])
-        ended = self.run_jobs("-q", "--slots", "one", "--slot-errors", "3")
-        self.assertEnded(ended, 1, "!!!!!d!!!!")
+        self.assertEnded(self.run_jobs("-q", "--slots", "one"), 1, "!!!!!d!!!!")
+        self.jobs(*["exit 127", "exit 126", "exit 255"] * 2)
+        self.assertEnded(self.run_jobs("-q", "-j1"), 1, "!!!!!!")
+        self.jobs(*["exit 1"] * 40)
+        self.assertEnded(self.run_jobs("-q", "-j2"), 1, "!" * 40)
+        self.jobs(*["exit 127"] * 5)
+        self.assertEnded(self.run_jobs("-q", "-j1", "--slot-errors", "0"), 1, "!!!!!")
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_without_it_nobody_is_taken_out(self) -> None:
-        self.jobs(*["exit 255"] * 5)
-        self.assertEnded(self.run_jobs("-q", "--slots", "one"), 1, "!!!!!")
+    def test_a_host_without_the_program_leaves_the_list_to_the_other(self) -> None:
+        for name in "there", "elsewhere":
+            (self.dir / name).mkdir()
+        self.write("#!/bin/sh\nsleep 0.2\n", "there/sim").chmod(0o755)
+        self.jobs(*["./sim"] * 40)
+        good = self.start(RUNMAKER, "-q", "-j2", "../runs.txt", cwd=self.dir / "there")
+        bad = self.start(RUNMAKER, "-q", "-j4", "--name", "alice", "../runs.txt", cwd=self.dir / "elsewhere")
+        ended = self.finish(bad)
+        where = re.escape(str(self.dir / "elsewhere"))
+        said = rf"slot 1: 3 jobs in a row could not run.* 127 on alice in {where}: \./sim\)"
+        self.assertRegex(ended.err.decode(), said)
+        self.assertIn(b"no slot is left in service", ended.err)
+        self.assertEqual((ended.code, self.finish(good).code), (1, 1))
+        self.assertEqual(Counter(self.states()), {"!": 12, "d": 28})
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_each_slot_counts_for_itself(self) -> None:
