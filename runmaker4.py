@@ -5565,10 +5565,10 @@ class FileJobs:
 # To kill a job is to kill a tree: the processes of the session, all processes with the tag, and all
 # descendants, as /proc shows them.  Each process gets TERM once, and KILL after the grace.
 #
-# The tree is read again and again, because a process can have been forked meanwhile: that process also gets
-# TERM.  But a process that has got TERM can start others to clean up: the commands of a trap, or of a loop
-# that goes on.  They get no TERM as long as the parent lives; otherwise none would run for more than some
-# milliseconds.  The job is dead when two scans in a row have found no process.
+# The tree is read again and again, because a process can have been forked meanwhile.  It gets TERM too, unless
+# its parent has got TERM and lives: that can start others to clean up, as the commands of a trap or of a loop
+# that goes on.  Otherwise none of them would run for more than some milliseconds.  The job is dead when two
+# scans in a row have found no process.
 #
 # If the runner of a job is dead, `runset4.py --cancel` on that host also kills the job in this way.  It finds
 # the processes by the job lock: all that inherited the open file description that locks it (runset4.py,
@@ -5582,7 +5582,6 @@ BACKGROUND = re.compile(rb"(?!.*\s#).*(?<![&\\])&\s*\Z")
 GRACE = 10.0                        # seconds from TERM to KILL (--kill-after)
 JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # in the environment of all processes of a job, in any session
 PAGE = os.sysconf("SC_PAGE_SIZE")
-TICKS = os.sysconf("SC_CLK_TCK")        # per second
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -5620,36 +5619,12 @@ class Child(Shell):
             self._exit_callback(status)
 
 
-class ProcessId(NamedTuple):
-    """Start time and pid: tells apart two processes with the same pid, and orders processes by start."""
-    ticks: int          # from boot to the start of the process (proc(5): starttime)
-    pid: int
-
-    @classmethod
-    def latest(cls) -> ProcessId:
-        """Return the latest ProcessId that can exist now: the kernel assigns pids in rising order."""
-        try:
-            with open("/proc/loadavg", "rb") as file:
-                pid = int(file.read().split()[4])       # the latest pid
-            return cls(int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS), pid)
-        except (OSError, ValueError, IndexError):       # no /proc, or fewer fields
-            return cls(sys.maxsize, sys.maxsize)
-
-    def is_after(self, other: ProcessId) -> bool:
-        """Return True if this process surely started later than `other`.
-
-        Within one tick the pids decide.  False once pids have wrapped around to small numbers.
-        """
-        return self.ticks >= other.ticks and self.pid > other.pid
-
-
 class ProcessStat(NamedTuple):
     """The fields of /proc/PID/stat that a ProcessTable needs (proc(5))."""
     state: bytes
     parent: int
     session: int
     threads: int
-    start_ticks: int            # as ProcessId.ticks
     resident_pages: int
 
     @classmethod
@@ -5661,8 +5636,8 @@ class ProcessStat(NamedTuple):
             state, parent, _, session, *fields = os.read(fd, 4096).rpartition(b")")[2].split()
         finally:
             os.close(fd)
-        # the numbers in proc(5) are 7 larger than these indices: num_threads, starttime, rss
-        return cls(state, int(parent), int(session), int(fields[13]), int(fields[15]), int(fields[17]))
+        # the numbers in proc(5) are 7 larger than these indices: num_threads, rss
+        return cls(state, int(parent), int(session), int(fields[13]), int(fields[17]))
 
     @property
     def is_alive(self) -> bool:
@@ -5674,16 +5649,9 @@ class ProcessTable:
     """All living processes (proc(5)), by parent, by session, and by job tag (JOB_TAG_VARIABLE)."""
     TAG_ENTRY = re.compile(rb"(?:^|\0)" + JOB_TAG_VARIABLE + rb"=([^\0]*)")
 
-    def __init__(
-        self, pid_names: Iterable[str], earlier_tags: Mapping[ProcessId, Sequence[bytes]] | None = None
-    ) -> None:
-        """pid_names: the numeric entries of /proc.  earlier_tags: see read()."""
-        self._earlier_tags = earlier_tags or {}
-        self._one_second_ago = ProcessId.latest().ticks - TICKS
-        # tags of the jobs that a process belongs to; only of processes older than a second
-        self.tags: dict[ProcessId, Sequence[bytes]] = {}
-        self.births: dict[int, ProcessId] = {}          # by pid, as the next two
-        self._resident_pages: dict[int, int] = {}
+    def __init__(self, pid_names: Iterable[str]) -> None:
+        """pid_names: the numeric entries of /proc."""
+        self._resident_pages: dict[int, int] = {}       # by pid, as the next
         self.parents: dict[int, int] = {}
         self.children: dict[int, list[int]] = {}        # pids by the pid of the parent
         self.sessions: dict[int, list[int]] = {}        # pids by session number
@@ -5693,13 +5661,9 @@ class ProcessTable:
                 self._add_process(pid_text)
 
     @classmethod
-    def read(cls, earlier_tags: Mapping[ProcessId, Sequence[bytes]] | None = None) -> ProcessTable:
-        """Return the current table.
-
-        earlier_tags: the `tags` of an earlier table, instead of reading them again, which takes most of the
-        time.  Not for a caller that kills processes, because execve(2) can change a tag.
-        """
-        return cls(filter(str.isdigit, os.listdir("/proc")), earlier_tags)
+    def read(cls) -> ProcessTable:
+        """Return the current table."""
+        return cls(filter(str.isdigit, os.listdir("/proc")))
 
     @classmethod
     def tags_of(cls, pid_text: str) -> list[bytes]:
@@ -5717,25 +5681,17 @@ class ProcessTable:
         if not process.is_alive:
             return
         pid = int(pid_text)
-        process_id = self.births[pid] = ProcessId(process.start_ticks, pid)
         self._resident_pages[pid] = process.resident_pages
         self.parents[pid] = process.parent
         self.children.setdefault(process.parent, []).append(pid)
         self.sessions.setdefault(process.session, []).append(pid)
-        self._add_tags(process_id)
+        self._add_tags(pid)
 
-    def _add_tags(self, process_id: ProcessId) -> None:
+    def _add_tags(self, pid: int) -> None:
         """Add a process to each job whose tag it has; another user's process shows none."""
-        tags = self._earlier_tags.get(process_id)
-        if tags is None:
-            tags = []
-            with contextlib.suppress(PermissionError):
-                tags = self.tags_of(str(process_id.pid))
-        is_older_than_a_second = process_id.ticks < self._one_second_ago
-        if is_older_than_a_second:              # in a younger one execve(2) can still change the tags
-            self.tags[process_id] = tags
-        for tag in tags:
-            self.tagged.setdefault(tag, []).append(process_id.pid)
+        with contextlib.suppress(PermissionError):
+            for tag in self.tags_of(str(pid)):
+                self.tagged.setdefault(tag, []).append(pid)
 
     def job_processes(self, shell: Child) -> list[int]:
         """Return the living processes of a job: in the session or with the tag, and all descendants.
@@ -5764,28 +5720,19 @@ class ProcessTable:
         upper_bound = sum(self._resident_pages.get(pid, 0) for pid in pids) * PAGE
         return upper_bound if upper_bound < requested * 0.75 else float(sum(map(resident_memory, pids)))
 
-    def identify(self, pid: int) -> ProcessId:
-        """Return the ProcessId of a pid; for an unknown pid one with the time 0."""
-        return self.births.get(pid, ProcessId(0, pid))
-
-    def needing_term(self, pids: Iterable[int], newest_at_term: Mapping[ProcessId, ProcessId]) -> list[int]:
+    def needing_term(self, pids: Iterable[int], got_term: Collection[int]) -> list[int]:
         """Return the processes of a job that must still get TERM: not clean-up processes.
 
-        Those are started by a process after it got TERM, or by another clean-up process.
-        pids: each parent before the children.  newest_at_term: for each process that got TERM, the newest
-        process at that time, so a younger child is a clean-up process.
+        Those are the new children of a process that got TERM, or of another clean-up process.
+        pids: each parent before the children.  got_term: pids.
         """
         needing_term: list[int] = []
-        cleanup_pids: set[int] = set()
+        spared_parents = set(got_term)        # whose children get none
         for pid in pids:
-            got_term = self.identify(pid) in newest_at_term
-            if got_term:
+            if pid in got_term:
                 continue
-            parent = self.parents.get(pid, 0)
-            newest = newest_at_term.get(self.identify(parent))      # None: the parent got no TERM
-            was_born_after = newest is not None and self.identify(pid).is_after(newest)
-            if parent in cleanup_pids or was_born_after:
-                cleanup_pids.add(pid)
+            if self.parents.get(pid) in spared_parents:
+                spared_parents.add(pid)
             else:
                 needing_term.append(pid)
         return needing_term
@@ -5896,7 +5843,7 @@ class TreeKiller:
         can reuse.  An empty session gets no new members.
         """
         start = self._loop.time()
-        newest_at_term: dict[ProcessId, ProcessId] = {}      # see ProcessTable.needing_term()
+        got_term: set[int] = set()
         empty_readings = 0
         pause = 0.005
         while True:
@@ -5914,21 +5861,12 @@ class TreeKiller:
             if self.kills_at_once or elapsed > self.grace:
                 self._signal(alive, signal.SIGKILL)
             else:
-                self._terminate(table.needing_term(alive, newest_at_term), table, newest_at_term)
+                pids = table.needing_term(alive, got_term)
+                got_term.update(pids)
+                self._signal(pids, signal.SIGTERM)
+                self._signal(pids, signal.SIGCONT)      # not before all have got TERM
             await asyncio.sleep(0.02 if empty_readings else pause)
             pause = min(2 * pause, 0.1)
-
-    def _terminate(self, pids: Sequence[int], table: ProcessTable,
-                   newest_at_term: dict[ProcessId, ProcessId]) -> None:
-        """Send TERM and CONT to processes, and store for each the newest process now.
-
-        Younger children count as clean-up processes, which get no TERM.
-        """
-        self._signal(pids, signal.SIGTERM)
-        # before CONT: a stopped process handles TERM only then, and so starts only younger children
-        newest = ProcessId.latest()
-        self._signal(pids, signal.SIGCONT)      # not before all have got TERM
-        newest_at_term.update((table.identify(pid), newest) for pid in pids)
 
     async def _fresh_table(self) -> ProcessTable:
         """Return a table that is read after this call; all waiting callers share one."""
@@ -8649,7 +8587,6 @@ class Runner:
     async def _watch_memory(self) -> None:
         """Kill runs that use more memory than requested at two measurements in a row."""
         exceeding: set[Run] = set()
-        table = ProcessTable([])
         throttle = Throttle(self.loop.time)
         while True:
             await asyncio.sleep(
@@ -8663,7 +8600,7 @@ class Runner:
             throttle = Throttle(self.loop.time)
             with throttle:
                 if tasks:
-                    table = ProcessTable.read(table.tags)
+                    table = ProcessTable.read()
                     exceeding_now = {
                         task.run for task in tasks if task.measure_memory(table) > task.run.requested_memory
                     }

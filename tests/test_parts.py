@@ -11,7 +11,6 @@ import json
 import os
 import random
 import stat
-import subprocess
 import time
 import unittest
 from collections import Counter
@@ -136,50 +135,16 @@ class ProcessTrees(unittest.TestCase):
         for parent, child in (12, 13), (80, 15), (80, 11):
             self.assertLess(found.index(parent), found.index(child), found)
 
-    def untold(self, births: dict[int, int], parents: dict[int, int], told: dict[int, int]) -> list[int]:
-        """Who of these gets TERM.
-
-        births: when each was started; told: who had TERM at a moment at which process 100 was the last.
-        """
+    def test_new_children_of_a_process_that_was_told_to_end_are_left_alone_as_long_as_it_lives(self) -> None:
         table = self.table({}, {}, {})
-        table.births = {pid: runmaker4.ProcessId(ticks, pid) for pid, ticks in births.items()}
-        table.parents = parents
-        return table.needing_term(births, {runmaker4.ProcessId(births[pid], pid): runmaker4.ProcessId(at, 100)
-                                          for pid, at in told.items()})
-
-    def test_each_process_is_told_once_to_end_and_those_that_were_forked_meanwhile_too(self) -> None:
-        births = {90: 1, 91: 1, 99: 5, 101: 4}
-        self.assertEqual(self.untold(births, {91: 90, 99: 90, 101: 90}, {}), [90, 91, 99, 101])
-        # 99 had its number before 90 was told, in the same tick; 101 is old, of an earlier round of numbers
-        self.assertEqual(self.untold(births, {91: 90, 99: 90, 101: 90}, {90: 5, 91: 5}), [99, 101])
-
-    def test_what_they_start_later_is_left_alone_as_long_as_they_live(self) -> None:
-        births = {90: 1, 101: 5, 102: 9, 103: 9}
-        self.assertEqual(self.untold(births, {101: 90, 102: 101, 103: 1}, {90: 5}), [103])
-        del births[90]
-        self.assertEqual(self.untold(births, {101: 1, 102: 101, 103: 1}, {}), [101, 102, 103])
-
-    def test_a_process_that_has_the_number_of_one_that_was_told_is_told(self) -> None:
-        table = self.table({}, {}, {})
-        table.births, table.parents = {90: runmaker4.ProcessId(7, 90)}, {90: 1}
-        self.assertEqual(
-            table.needing_term([90], {runmaker4.ProcessId(1, 90): runmaker4.ProcessId(5, 100)}), [90]
-        )
-
-    def test_the_latest_birth_is_after_those_before_and_not_after_those_that_follow(self) -> None:
-        born = []
-        for _ in range(3):
-            with subprocess.Popen(["sleep", "60"]) as process:
-                born.append(runmaker4.ProcessTable([str(process.pid)]).births[process.pid])
-                born.append(runmaker4.ProcessId.latest())
-                process.kill()
-        for before, moment, after in zip(born[::2], born[1::2], born[2::2]):
-            self.assertFalse(before.is_after(moment))
-            # but for the round of numbers that ends here
-            self.assertTrue(after.is_after(moment) or after.pid < moment.pid)
+        table.parents = {90: 1, 91: 90, 101: 91, 102: 101, 103: 1}
+        self.assertEqual(table.needing_term([90, 91], ()), [90, 91])
+        self.assertEqual(table.needing_term([90, 91, 101, 102, 103], {90, 91}), [103])
+        table.parents[101] = 1
+        self.assertEqual(table.needing_term([101, 102], {90, 91}), [101, 102])
 
     def test_names_of_processes_that_have_ended_do_no_harm(self) -> None:
-        self.assertEqual(runmaker4.ProcessTable(["999999999"]).births, {})
+        self.assertEqual(runmaker4.ProcessTable(["999999999"]).parents, {})
 
 
 class PastTheCache(JobFileCase):
