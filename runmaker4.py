@@ -5565,10 +5565,10 @@ class FileJobs:
 # To kill a job is to kill a tree: the processes of the session, all processes with the tag, and all
 # descendants, as /proc shows them.  Each process gets TERM once, and KILL after the grace.
 #
-# The tree is read again and again, because a process can have been forked meanwhile.  It gets TERM too, unless
-# its parent has got TERM and lives: that can start others to clean up, as the commands of a trap or of a loop
-# that goes on.  Otherwise none of them would run for more than some milliseconds.  The job is dead when two
-# scans in a row have found no process.
+# The tree is read again and again, because a process can have been forked meanwhile.  It gets TERM too,
+# unless its parent has got TERM and lives: that can start others to clean up, as the commands of a trap or of
+# a loop that goes on.  Otherwise none of them would run for more than some milliseconds.  The job is dead
+# when two scans in a row have found no process.
 #
 # If the runner of a job is dead, `runset4.py --cancel` on that host also kills the job in this way.  It finds
 # the processes by the job lock: all that inherited the open file description that locks it (runset4.py,
@@ -5893,11 +5893,12 @@ class TreeKiller:
 
 class Processes(TreeKiller):
     """Starts, reaps and kills jobs.  Only this class uses SIGCHLD and wait4."""
-    # What a shell runs; $1 is the job's command, which cannot see that.  The `exit` keeps the shell alive
+    # What a shell runs; $1 is the job's command, which cannot see that.  The first `eval` runs nothing, but
+    # refuses what lacks its end (`echo a &&`, `cat <<END`); the second refuses what has an end too many, such
+    # as `}`.  The empty line is for a command that ends with a backslash.  The `exit` keeps the shell alive
     # during the last command.  Otherwise shells exec that command; if it closes all descriptors above 2, as
-    # ssh does, the job lock is lost.  With `eval`, a command that is cut off after `&&` or `|` is an error,
-    # and `exit` does not complete it.  The empty line is for a command that ends with a backslash.
-    SHELL_SCRIPT = b'eval "shift\n$1\n\n"\nexit'
+    # ssh does, the job lock is lost.
+    SHELL_SCRIPT = b'eval "if false; then :\n$1\n\nfi" && eval "shift\n$1\n\n"\nexit'
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
         super().__init__(loop, grace)
