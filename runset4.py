@@ -92,7 +92,6 @@ from runmaker4 import (
     lock,
     lock_all,
     lost_locks,
-    name_lines,
     open_job_file,
     open_or_make,
     other_lock,
@@ -386,20 +385,19 @@ def wait_until_committed(file: JobFile, line: Line) -> bool:
     return keep_trying(lambda: file.check_committed(line), file.MUTEX_SECONDS, 0.01)
 
 
-def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
+def set_state(file: JobFile, line: Line, state: bytes) -> str:
     """Set the state of a line that was read before; return '', or why that was refused.
 
-    Without `force`, refuse a line that is running, or has changed since.  Raises OSError (ESTALE).
+    Raises OSError (ESTALE).
     """
     with file.command_mutex(line.command) as acquired:
         if not acquired or not wait_until_committed(file, line):
             return "is being added, claimed, finished or edited (try again)"
         file.get_checked_fd()                         # raises if the file was replaced
-        state_now = file.state_at(line)
-        if state_now is None or (state_now != line.state and not force):
+        if file.state_at(line) != line.state:
             return "has changed since it was read; not set"
-        if state_now == RUNNING and not force and not file.is_orphan(line):
-            return "is running (wait for it, or use --force)"
+        if line.state == RUNNING and not file.is_orphan(line):
+            return "is running (wait for it, or use --cancel)"
         file.write(line, state)
     return ""
 
@@ -408,20 +406,10 @@ def set_state(file: JobFile, line: Line, state: bytes, force: bool) -> str:
 class ChangeCounts:
     changed: Counter[bytes] = field(default_factory=Counter)    # by the state before the change
     refused: int = 0
-    still_running: list[int] = field(default_factory=list)  # line numbers: --force wrote over r, the job runs
 
     def add_refusal(self, file: JobFile, number: int, why: str) -> None:
         file.say(f"line {number}: {why}")
         self.refused += 1
-
-    def count_change(self, file: JobFile, line: Line, refusal: str) -> bool:
-        """Count a line as changed or refused; print the refusal.  Return True if changed."""
-        was_changed = not refusal
-        if was_changed:
-            self.changed[line.state] += 1
-        else:
-            self.add_refusal(file, line.number, refusal)
-        return was_changed
 
     def summary(self, state: bytes) -> str:
         """Return '2 lines: ! -> ., 1 line: x (held) -> .'."""
@@ -434,18 +422,18 @@ class ChangeCounts:
         return ", ".join(phrases)
 
 
-def set_states(
-    file: JobFile, selection: Selection, state: bytes, force: bool, change_counts: ChangeCounts
-) -> None:
+def set_states(file: JobFile, selection: Selection, state: bytes, change_counts: ChangeCounts) -> None:
     """Set the states of the selected jobs.  Raises OSError (ESTALE: the new file can lack the changes)."""
     file.open_to_write()
     fd = file.get_checked_fd()
     missing = selection.required_numbers()
     for line in selection.lines(file):
         missing.discard(line.number)
-        was_changed = change_counts.count_change(file, line, set_state(file, line, state, force))
-        if was_changed and force and line.state == RUNNING and file.lock_table.count_job_locks(line.command):
-            change_counts.still_running.append(line.number)
+        refusal = set_state(file, line, state)
+        if refusal:
+            change_counts.add_refusal(file, line.number, refusal)
+        else:
+            change_counts.changed[line.state] += 1
     for number in sorted(missing):
         change_counts.add_refusal(file, number, NOT_SELECTED)
     if change_counts.changed:
@@ -555,12 +543,11 @@ def cancel_and_report(
         # skip a line that only has a selected state or command
         user_must_know = selection.ranges or line.state in UNFINISHED_STATES
         if user_must_know:
-            change_counts.count_change(file, line, why_not_cancelled(state_now))
+            change_counts.add_refusal(file, line.number, why_not_cancelled(state_now))
         return None
     say_unusual_cancel(file, line.number, state_now, is_running)
-    cancelled_line = replace(line, state=state_now)
-    change_counts.count_change(file, cancelled_line, refusal="")
-    return cancelled_line if is_running else None
+    change_counts.changed[state_now] += 1
+    return replace(line, state=state_now) if is_running else None
 
 
 def say_unusual_cancel(file: JobFile, number: int, old_state: bytes, is_running: bool) -> None:
@@ -1806,12 +1793,6 @@ def make_parser() -> Parser:
         action="store_true",
         help="set x, kill running jobs on any host, wait for them",
     )
-    add(
-        "--force",
-        action="store_true",
-        help="also --set running jobs: a living runner kills them, a dead host "
-        "keeps them locked (see the message)",
-    )
     add = parser.add_argument_group("select jobs (all conditions must hold)").add_argument
     add("file", metavar="FILE", nargs="?", type=job_file_path, help="the job file")
     add("lines", nargs="*", type=line_ranges, metavar="LINE", help="line numbers, or ranges: 3 5-9, or 3,5-9")
@@ -1878,8 +1859,6 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
         parser.error(f"{option} requires lines, --state, --match or --all")
     if action in (*ADD_ACTIONS, "edit") and has_selection:
         parser.error(f"{option} takes no selection of lines")
-    if options.force and action != "set":
-        parser.error("--force requires --set")
     check_adding(parser, options, action)
     options.action = action
 
@@ -1918,19 +1897,6 @@ def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
     return lines_from_list_file(path, template, options.colsep)
 
 
-def describe_still_running(lines: Sequence[int], state: bytes) -> str:
-    """Return a message about jobs that still run after --force has replaced the `r` of the lines by `state`.
-
-    A living runner restores an `r` that has become `.`, because an editor can have saved an old state.
-    """
-    effect = "writes r over it again" if state == NEW else "kills the job now"
-    return (
-        f"some jobs are still running ({name_lines(lines)}): a living runner {effect}; a dead host keeps the "
-        "commands locked, and --add ' COMMAND', with a blank in front, runs one elsewhere (twice at once, if "
-        "that host is alive)"
-    )
-
-
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
     change_counts = ChangeCounts()
     state: bytes = HELD if options.cancel else options.set
@@ -1938,7 +1904,7 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
         if options.cancel:
             cancel_selected(file, options.selection, change_counts)
         else:
-            set_states(file, options.selection, state, options.force, change_counts)
+            set_states(file, options.selection, state, change_counts)
     except OSError as error:
         if error.errno != errno.ESTALE:
             raise
@@ -1952,8 +1918,6 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
     has_changes = summary != ""
     if has_changes and not options.quiet:
         file.say(summary)
-    if change_counts.still_running and not options.quiet:
-        file.say(describe_still_running(change_counts.still_running, state))
     if not has_changes and not change_counts.refused:
         file.say(NO_MATCH)
     return 0 if has_changes and not change_counts.refused else 1

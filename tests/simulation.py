@@ -613,9 +613,19 @@ class Setter:
         self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
         self.lines = self.file.scan_lines
 
-    def set_state(self, line: Any, state: bytes, force: bool) -> None:
+    def set_state(self, line: Any, state: bytes) -> None:
         self.file.open_to_write()
-        SETTER.set_state(self.file, line, state, force)
+        SETTER.set_state(self.file, line, state)
+
+    def cancel(self, world: History, me: Process, line: Any) -> None:
+        """Write x over the `r` of a line, whose job can be running."""
+        world.forced.add(line.text)
+        me.by_force = True
+        self.file.open_to_write()
+        try:
+            SETTER.cancel_line(self.file, line)
+        finally:
+            me.by_force = False
 
     def append(self, line: bytes) -> None:
         SETTER.append_lines(self.file, [line])
@@ -764,13 +774,11 @@ def set_by_hand(world: History, me: Process, calls: int) -> None:
                 [line for line in setter.lines() if line.state != b"r" or world.random() < 0.2] or [None]
             )
             if line and line.state in b"d!ex":
-                setter.set_state(line, b".", False)
+                setter.set_state(line, b".")
+            elif line and line.state == b"r" and world.random() < 0.5:
+                setter.cancel(world, me, line)
             elif line:
-                me.by_force = line.state == b"r" and world.random() < 0.5
-                if me.by_force:
-                    world.forced.add(line.text)
-                setter.set_state(line, b"x", me.by_force)
-                me.by_force = False
+                setter.set_state(line, b"x")
 
 
 def edit_by_command(world: History, me: Process, number: int) -> None:
@@ -844,14 +852,11 @@ def cancel_left(world: History, me: Process, runner: Process) -> None:
     line = world.draws.choice([*setter.lines(b"r")] or [None])
     if not line:
         return
-    me.by_force = True
-    world.forced.add(line.text)
-    setter.set_state(line, b"x", True)
-    me.by_force = False
+    setter.cancel(world, me, line)
     if world.draws.random() < 0.3:
         world.sleep(me, world.draws.choice((0.0, 1.0)) * world.throttle)
         line.state = b"x"
-        setter.set_state(line, b".", False)
+        setter.set_state(line, b".")
 
 
 def changed(draws: random.Random, lines: list[bytes], count: int, again: bool = True) -> list[bytes]:

@@ -198,7 +198,7 @@ class Cancelled(AtWorkCase):
         self.append(f". {stubborn}")
         runner = self.start(RUNMAKER, "-q", "--kill-after", "none", "runs.txt")
         wait_until(lambda: self.exists("up"))
-        self.assertEqual(self.run_script(RUNSET, "--set=x", "--force", "runs.txt", 4).code, 0)
+        self.set_state(4, "x")
         (job,) = self.status()["cancelled"]
         self.assertEqual((job["line"], job["command"]), (4, stubborn))
         self.assertFalse(job["without_runner"])
@@ -209,7 +209,7 @@ class Cancelled(AtWorkCase):
 
     def test_where_its_runner_is_dead(self) -> None:
         self.kill(self.gated())
-        self.run_script(RUNSET, "--set=x", "--force", "runs.txt", 1)
+        self.set_state(1, "x")
         self.assertRegex(self.told(), r"\n   1  .*\(cancelled, still running without a runner\) : >at")
         found = self.status()
         self.assertEqual(([job["line"] for job in found["cancelled"]], found["held"]), ([1], 1))

@@ -13,13 +13,6 @@ from tests.tcp import TcpCase
 class CancelCase(TcpCase):
     """Helpers for tests of cancelling."""
 
-    def set_state(self, line: int, state: str) -> None:
-        """Write a state over a line's, in place, as a careful editor would."""
-        text = self.read()
-        offset = sum(len(before) for before in text.splitlines(keepends=True)[:line - 1])
-        with open(self.dir / "runs.txt", "r+b") as file:
-            os.pwrite(file.fileno(), state.encode(), offset)
-
     def assertCancelled(self, ended: Ended, states: str, code: int = 0) -> None:
         """The states; the job of line 1 was cancelled, and nothing of it lives on."""
         self.assertEqual((self.states(), ended.code), (states, code), ended.err)

@@ -175,7 +175,7 @@ class WithoutRunner(LifeSign):
 
     def test_a_line_that_was_cancelled_before_and_that_nobody_has_ended(self) -> None:
         self.start_and_lose(SLEEPING, WAITING)
-        self.run_script(RUNSET, "-q", "--force", "--set=x", "runs.txt", 1)
+        self.set_state(1, "x")
         said = self.cancel(1)
         self.assertIn("line 1: is x, but its job runs", said)
         self.assertEndedHere(said, 1)

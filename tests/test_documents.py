@@ -420,7 +420,7 @@ RECIPES = {
         after="[ $(grep -c -e '--grid 2' .printed) -ge 2 ]",
     ),
     "printf '%s\\n' alice alice bob bob > cores": Recipe(states="d"),
-    "runset4.py --set=held --force runs.txt 17 20": Recipe(
+    "runset4.py --cancel runs.txt 17 20": Recipe(
         jobs("r" * 20), after="[ $(grep -c '^x' runs.txt) = 2 ]"
     ),
     "runwait4.py --check-locks /shared": Recipe(instead={"/shared": "."}),

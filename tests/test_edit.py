@@ -241,7 +241,7 @@ class Locked(EditCase):
         runner = self.start_to_gate(f". {WAITING}\n. echo b\n")
         self.wait_up(1)                         # now its shell has a share of the lock
         runner.kill()
-        self.assertEqual(self.run_script(RUNSET, "--set=x", "--force", "runs.txt", 1).code, 0)
+        self.set_state(1, "x")
         self.assertEqual(self.locked_lines(), [1])
         self.assertEqual(self.edit("text = '# top\\n' + text.replace('x ', '. ')").code, 0)
         (self.dir / "up.1").unlink()

@@ -325,7 +325,7 @@ class Help(RunCase):
         "--follow -l --logfile -n --loglines --outdir --no-records --joblog -d --daemon --pidfile --errors "
         "--name --single-host --dry-run -q",
         RUNSET: "-s --set -l --list -a --all --state --match --add --add-list --template --add-jobs "
-        "--add-tests --force",
+        "--add-tests",
         RUNWAIT: "-p --progress -e --use-exit-status --status --json --check-locks",
         RUNSERVER: "-l --logfile -n --loglines --outdir --no-records --joblog --print --host --port "
         "--grace --exit-when-done --single-host -d --daemon --pidfile --errors -h --help",

@@ -101,10 +101,7 @@ class SettingStates(RunsetCase):
 
     def test_r_is_for_runners(self) -> None:
         self.write(FOUR)
-        for force in (), ("--force",):
-            self.assertRefused(
-                self.run_script(RUNSET, "--set=r", *force, "runs.txt", 1), "only runners set r (. is new)"
-            )
+        self.assertRefused(self.run_script(RUNSET, "--set=r", "runs.txt", 1), "only runners set r (. is new)")
         self.assertEqual(self.read(), as_bytes(FOUR))
 
     def test_it_says_which_states_it_has_set(self) -> None:
@@ -227,7 +224,7 @@ class BesideRunners(RunsetCase):
     def test_a_running_job_is_refused_and_the_others_are_set(self) -> None:
         runner = self.runner_at_gate(". echo b\nd echo c\n")
         self.assertComplains(
-            self.run_script(RUNSET, "-qas", "x", "runs.txt"), "runs.txt", "line 1", "--force"
+            self.run_script(RUNSET, "-qas", "x", "runs.txt"), "runs.txt", "line 1", "--cancel"
         )
         self.assertEqual(self.states(), "rxx")
         self.open_gate()
@@ -246,51 +243,17 @@ class BesideRunners(RunsetCase):
         self.assertQuiet("--set=.", "runs.txt", 1)
         self.assertEqual(self.states(), ".")
 
-    def test_force_is_refused_where_it_means_nothing(self) -> None:
-        before = self.write(". a\nr b\n").read_bytes()
-        for action in (("--cancel", "runs.txt", 1), ("--list", "runs.txt"), ("runs.txt", "--add", "c"),
-                       ("--edit", "runs.txt")):
-            with self.subTest(action):
-                ended = self.run_script(RUNSET, "--force", *action)
-                self.assertRefused(ended, "--force requires --set")
-        self.assertEqual(self.read(), before)
-
-    def test_force_sets_a_running_job_and_its_runner_ends_it(self) -> None:
-        runner = self.runner_at_gate()
-        self.assertQuiet("--force", "--set=x", "runs.txt", 1)
-        self.assertEqual(self.states(), "x")
-        ended = self.finish(runner)
-        self.assertEqual((ended.code, self.states()), (0, "x"))
-        self.assertIn(b"1 cancelled", ended.err)
-
-    def test_what_a_dead_host_keeps_locked_is_held_by_force_and_its_command_is_added_as_another_one(
-        self,
-    ) -> None:
+    def test_what_a_dead_host_keeps_locked_is_cancelled_and_its_command_is_added_as_another_one(self) -> None:
         """As with NFSv3, where nobody frees the locks of a host that is gone for good."""
         self.write("r echo a >>marks\nr echo b\n")
         self.hold_line(1)
         self.assertComplains(self.run_script(RUNSET, "--set=held", "runs.txt", 1), "line 1: is running")
-        ended = self.run_script(RUNSET, "--set=held", "--force", "runs.txt", 1, 2)
-        self.assertEqual((ended.code, ended.out, self.states()), (0, b"", "xx"))
-        self.assertEqual(
-            ended.err.decode(),
-            (
-                "runset4.py: runs.txt: 2 lines: r -> x (held)\n"
-                "runset4.py: runs.txt: some jobs are still running (line 1): a living runner kills the job "
-                "now; a dead host keeps the commands locked, and --add ' COMMAND', with a blank in front, "
-                "runs one elsewhere (twice at once, if that host is alive)\n"
-            ),
-        )
+        ended = self.run_script(RUNSET, "--cancel", "runs.txt", 1, 2)
+        self.assertEqual((ended.code, ended.out, self.states()), (1, b"", "xx"))
+        self.assertIn(b"line 1: is x, but is still running after 10 s", ended.err)
         self.assertQuiet("runs.txt", "--add", "echo a >>marks", " echo a >>marks")
         self.run_script(RUNMAKER, "-q", "--walltime=1", "runs.txt")
         self.assertEqual((self.states(), self.read("marks")), ("xx.d", b"a\n"))
-
-    def test_force_says_when_a_runner_puts_its_r_back(self) -> None:
-        self.write("r echo a\n")
-        self.hold_line(1)
-        ended = self.run_script(RUNSET, "--set=new", "--force", "runs.txt", 1)
-        self.assertEqual((ended.code, self.states()), (0, "."))
-        self.assertIn(b"(line 1): a living runner writes r over it again; a dead host ", ended.err)
 
     def test_a_held_job_is_not_run_and_a_job_set_back_is(self) -> None:
         runner = self.runner_at_gate(". echo b >>marks\nd echo c >>marks\n")

@@ -400,7 +400,7 @@ class OneThread(LossCase):
         self.wait_said(server, "took over")
         self.end_jobs(client)
         self.wait_states("drd")
-        self.assertEqual(self.run_script(RUNSET, "--set=x", "--force", "runs.txt", 2).code, 0)
+        self.set_state(2, "x")
         self.finish(client)                             # which was told to end the job
         self.assertEqual(self.stop(server, signal.SIGHUP).code, 0)
         self.assertEqual((self.states(), self.exists("touched")), ("dxd", False))

@@ -780,9 +780,6 @@ class Cancelled(ByHandCase):
         """Cancel these lines, and wait until nobody has them locked."""
         self.assertEqual(self.run_script(RUNSET, "--cancel", "runs.txt", *lines).code, 0)
 
-    def set_to_x(self, line: int) -> None:
-        self.assertEqual(self.run_script(RUNSET, "--set=x", "--force", "runs.txt", line).code, 0)
-
     def finish_first(self, server: Server, key: str) -> tuple[Peer, dict[str, Any]]:
         """A client by hand, alice, whose first job of a group has ended; the next one that it was sent."""
         alice = self.fake(server, "alice", key)
@@ -829,7 +826,7 @@ class Cancelled(ByHandCase):
         server = self.serve_lines("#RUN together=solo host=alice", *[f". {RAN}"] * 3)
         alice, job = self.finish_first(server, new_key())
         second = job["id"]
-        self.set_to_x(3)
+        self.set_state(3, "x")
         self.assertEqual(alice.hear("stop"), dict(type="stop", id=second, cancelled=True))
         alice.say(dict(type="release", n=2, id=second))
         self.assertEqual(alice.hear("jobs")["jobs"][0]["number"], 4)
@@ -845,7 +842,7 @@ class Cancelled(ByHandCase):
         alice.close()
         self.wait_said(server, "alice", "is lost")
         for line in 3, 4:
-            self.set_to_x(line)
+            self.set_state(line, "x")
         # the server has seen both in one look, and gives up that one of which no client can know
         wait_until(lambda: 4 not in self.locked_lines(), what="the server sees that the lines are cancelled")
         alice = self.fake(server, "alice", key)

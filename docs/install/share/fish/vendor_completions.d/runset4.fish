@@ -4,7 +4,6 @@ complete -c runset4 -l edit -d 'edit a copy in $VISUAL, $EDITOR or vi, merge the
 complete -c runset4 -s l -l list -d 'print LINE STATE COMMAND [of all]'
 complete -c runset4 -s s -l set -xa 'new done failed error held' -d 'set the state: new (.), held (x), done (d), ...'
 complete -c runset4 -l cancel -d 'set x, kill running jobs on any host, wait for them'
-complete -c runset4 -l force -d 'also --set running jobs: a living runner kills them, a dead host keeps them locked (see the message)'
 complete -c runset4 -s a -l all -d 'all jobs in the states . r d ! e x (with --list: in any)'
 complete -c runset4 -l state -xa 'new running done failed error held' -d 'jobs in these states, for example failed,error or \'!e\''
 complete -c runset4 -l match -x -d '... with this command, or shell pattern for all of it'
