@@ -3668,7 +3668,7 @@ def _check_can_open(path: str, mount: Mount, deadline: float) -> None:
 def _check_is_no_copy(file: JobFile) -> None:
     """Write the inode of the lock file to it.  Raise UsageError if it is a copy that hides jobs.
 
-    A line `r` without a lock is in doubt: its runner is dead, and its job can hold a lock of the original.
+    A line `r` without a lock is in doubt: its job can hold a lock of the original.
     """
     lock_table = file.lock_table
     own_line = b"%20d\n" % os.fstat(lock_table.fd).st_ino
@@ -3692,13 +3692,13 @@ def _check_is_no_copy(file: JobFile) -> None:
 #     Walk        goes down the file with a Scan, gives each line to the first Consumer that may have it, and
 #                 records directives, unfinished jobs and skipped lines.  JobQueue.claim() decides if a line
 #                 can be claimed.  A Walk has no clock.
-#     Reset       makes failed lines new for consumers that have come with --retry or --resume.
+#     Reset       makes failed lines new for consumers with --retry or --resume.
 #     Orphans     decides which lines `r` are orphans, and writes new states there.
 #     Results     remembers the results of the last runs in this process.
 #
 # If a walk has claimed no line, the answer is a NoJob: a report, the time to ask again, and if a consumer may
-# exit.  The same NoJob answers further claims, without a walk, until another walk is due.  Walks get a
-# twentieth of the time at most, and a hundredth while the file looks unchanged.
+# exit.  It answers further claims until another walk is due.  Walks get a twentieth of the time at most, and
+# a hundredth while the file looks unchanged.
 
 
 class Consumers:
@@ -3710,14 +3710,14 @@ class Consumers:
         self.fitting_by_key: dict[ConsumerKey, set[Consumer]] = {}
 
     def fitting(self, scope: Directives) -> Iterator[Consumer]:
-        """Yield, in order, the consumers that the jobs below these directives fit.
+        """Yield, in order, the consumers that match host= and have the slots and memory.
 
-        Such a consumer matches host= and has the slots and memory.  Below a `#RUN end` it has no --follow.
+        Below a `#RUN end` consumers with --follow do not fit.
         """
         settings = scope.settings
         if settings.suits_all and not scope.below_end:
             return iter(self.all)
-        # Compute the set once: files can have many directives, and servers many clients
+        # Compute the set once: a file can have many directives, and a server many clients
         key = scope.consumer_key
         fitting = self.fitting_by_key.get(key)
         if fitting is None:
@@ -3736,7 +3736,7 @@ class BlockReason(NamedTuple):
 
 
 class Throttle:
-    """Measures one run of a repeated task, such as a count of the lines, and computes the pause after it.
+    """Measures one run of a repeated task, and computes the pause after it.
 
     The pause is a multiple of the time that the run took, so the task gets a fixed share of the CPU at most.
     Of the time in which it waited for a slow file system, or was stopped by SIGSTOP, MAX_WAITING_SECONDS
@@ -3770,14 +3770,13 @@ class Throttle:
         self._cpu_seconds += time.thread_time() - self._part_cpu_started_at
 
     def pause_seconds(self, factor: float) -> float:
-        """Return the seconds to pause after the run: `factor` times as long as it took."""
         waiting_seconds = max(self._seconds - self._cpu_seconds, 0.0)
         return factor * (self._cpu_seconds + min(waiting_seconds, self.MAX_WAITING_SECONDS))
 
     def seconds_until_due(self, factor: float, min_seconds: float = 0.0) -> float:
         """Return the seconds until another run is due; 0: it is due now.
 
-        factor: as for pause_seconds().  min_seconds: from one start of the task to the next.
+        min_seconds: from one start of the task to the next.
         """
         if self._started_at is None:
             return 0.0
@@ -3811,13 +3810,11 @@ class Above:
     checked_offset: int = 0                 # no line before this offset makes a barrier check fail
 
     def add_unfinished(self, line: Line) -> None:
-        """Record an unfinished job: barriers below must wait."""
         if not self.unfinished:
             self.unfinished = line
             self.unfinished_settings = self.scope.settings
 
     def enter(self, line: Line) -> None:
-        """Apply a directive (`#RUN ...`) to the lines that follow."""
         self.scope = self.scope.with_directive(line)
 
     def find_block_below(
@@ -3825,8 +3822,7 @@ class Above:
     ) -> Block | None:
         """Return what keeps the jobs below a directive from starting; None if they may start.
 
-        A barrier (`#RUN barrier`) waits for the jobs above.  A barrier check also requires that no line
-        above is in one of `bad_states`.  Call enter() with the directive first.
+        A barrier check requires that no line above is in one of `bad_states`.  Call enter() first.
         """
         if self.scope.error:
             return Block(Why.INVALID, directive, f"{self.scope.error}; the jobs below it wait")
@@ -3847,10 +3843,7 @@ class Above:
 def find_bad_line_above(
     barrier: Line, file: JobReader, bad_states: bytes, checked_offset: int
 ) -> Line | None:
-    """Return the first line above a barrier that is in one of `bad_states`; or None.
-
-    checked_offset: no such line begins before.
-    """
+    """Return the first line above a barrier that is in one of `bad_states`; or None."""
     # Only a scan from the top knows line numbers.  Mostly a shorter scan shows that none is needed.
     unchecked_start = max(checked_offset, file.start)
     if not _first_line_between(unchecked_start, barrier, file, bad_states):
@@ -3859,13 +3852,11 @@ def find_bad_line_above(
 
 
 def _first_line_between(start: int, barrier: Line, file: JobReader, states: bytes) -> Line | None:
-    """Return the first line in one of `states` from an offset to a barrier; or None."""
     line = Scan(file.reader, start, states, end_offset=barrier.offset).next()
     return line if line and line.offset <= barrier.offset else None
 
 
 def no_group_message(line: Line, settings: JobSettings) -> str:
-    """Return the message for a job of a group if this process starts no groups."""
     return (
         f"line {line.number}: only runmaker4-server.py starts jobs with together=; skipping them "
         f"({settings.where})"
@@ -3888,7 +3879,7 @@ class PendingGroup:
     MAX_GROUP_JOBS = 10_000
 
     name: str
-    below_end: bool = False     # the group is below `#RUN end`
+    below_end: bool = False     # the group is below `# the group is below `#RUN end`
     jobs: list[tuple[Line, JobSettings]] = field(default_factory=list)
     is_complete: bool = False   # the walk has reached the end of the group
     # some of its jobs run, or are perhaps not found yet; it has too many, or ends at an invalid directive
@@ -3896,7 +3887,6 @@ class PendingGroup:
     started: bool = False       # a server has begun to start it
 
     def begins_above(self, line: Line) -> bool:
-        """Return True if the group's first job is above this line."""
         return bool(self.jobs) and self.jobs[0][0].offset < line.offset
 
 
@@ -3910,7 +3900,7 @@ class Result(NamedTuple):
 
 
 class Results:
-    """The results of the last runs in this process, by command."""
+    """The results of the last runs in this process, by command: the MAX_COMMANDS newest."""
     MAX_COMMANDS = 100_000
 
     def __init__(self) -> None:
@@ -3920,17 +3910,13 @@ class Results:
         return self._by_command.get(command, Result(b"", 0))
 
     def add(self, job: Job, state: bytes) -> None:
-        """Record how a job's run has ended: keep `state` if that is `d` or `!`.
-
-        Forget the command with the oldest result if there are more than MAX_COMMANDS.
-        """
+        """Record how a job's run has ended: keep `state` if that is `d` or `!`."""
         self._by_command.pop(job.command, None)      # makes it the last
         self._by_command[job.command] = Result(state if state in (DONE, FAILED) else b"", job.number)
         if len(self._by_command) > self.MAX_COMMANDS:
             self._by_command.popitem(last=False)
 
     def forget_state(self, command: bytes) -> None:
-        """Forget the state of a command: a run starts or can start."""
         if command in self._by_command:
             self._by_command[command] = self._by_command[command]._replace(state=b"")
 
@@ -3941,8 +3927,7 @@ class Results:
 class Reset:
     """Makes the failed lines that consumers could run new again: --retry, or --resume for lines `e`.
 
-    It goes through the file once, from the top, in slices between claims.  Otherwise these consumers are like
-    any others: the file is the list of the jobs that remain.
+    It goes through the file once, from the top, in slices between claims.
 
     - A line that cannot be written now, because the command mutex is locked or lines are being appended, is
       tried again in the next slice, and no line below is changed before.
@@ -3969,11 +3954,10 @@ class Reset:
         return self._consumers.all.keys()
 
     def on_job_failed(self, job: Job) -> None:
-        """Let the line of a failed job keep that state."""
         self._failed_since.add((job.number, job.command))
 
     def run_slice(self, seconds: float) -> None:
-        """Make at least one more line new, or read a chunk; go on for `seconds`.  Raises OSError."""
+        """Make at least one more line new, or read a chunk; go on for `seconds`."""
         pause_at = time.monotonic() + seconds
         try:
             scan = self._resume_scan()
@@ -3988,7 +3972,6 @@ class Reset:
                 raise
 
     def _resume_scan(self) -> Scan:
-        """Return the scan; begin another at the top of the file if an edit has moved the last line."""
         self._queue.reopen_if_replaced()
         scan = self._scan
         if scan and scan.file is self._file.reader and not self._has_moved(scan.last):
@@ -4003,7 +3986,7 @@ class Reset:
     def _process_next_line(self, scan: Scan) -> bool:
         """Apply the next directive, or make the next failed line new if a consumer could run it.
 
-        Return False at the end of the file, and if the line must be tried again in the next slice.
+        Return False at the end of the file, and if the line must be tried again.
         """
         line = scan.next()
         if not line:
@@ -4073,8 +4056,7 @@ class Orphans:
     def check_orphan(self, line: Line) -> Suspicion:
         """Return how certain it is that a line `r` is an orphan: its runner and job have died.
 
-        On a file system that can lose locks, it is PROVED only if the line had no lock in two checks
-        MIN_UNLOCKED_SECONDS apart.  Raises OSError(EIO) if our own locks are lost.
+        Raises OSError(EIO) if our own locks are lost.
         """
         looks_orphaned = self._file.is_orphan(line)
         if not self._file.mount.forgets_locks:
@@ -4095,7 +4077,7 @@ class Orphans:
         return Suspicion.PROVED
 
     def write_next_state(self, line: Line, state: bytes) -> Attempt:
-        """Write over the `r` of an orphan, a line with neither runner nor job, and report what was written.
+        """Write over the `r` of an orphan, and report what was written.
 
         If the last run of the line was here, and the result is certain, write that; otherwise `state`.
         Attempt.new_state is what was written; b"": nothing.  Raises FileChangedError.
@@ -4108,7 +4090,7 @@ class Orphans:
         return attempt
 
     def _known_result(self, line: Line) -> bytes:
-        """Return the result of the last run of an orphan's command here; b'' if there was none.
+        """Return the result of the last run of an orphan's command here; b'': none.
 
         Also b'' if another line has the same command: then the result can be of that line.
         """
@@ -4120,7 +4102,6 @@ class Orphans:
         return result if is_only_line else b""
 
     def _report_new_state(self, line: Line, state: bytes) -> None:
-        """Report the new state of a line `r` that was an orphan; only for the first MAX_REPORTED."""
         self._reported += 1
         if self._reported > self.MAX_REPORTED:
             return
@@ -4180,16 +4161,15 @@ class WalkReport:
         return follows_until_end or not self.stopped_by
 
     def why_stopped(self, consumer: Consumer) -> str:
-        """Return the message of the check that keeps jobs from this consumer for good; '': none does."""
         return self.stopped_by if consumer in self.waiting else ""
 
 
 class Walk:
     """One walk down a job file: claim_next() goes on to the next job.
 
-    A directive takes effect when the walk meets it, because it applies to the lines below.  Below a *block*
-    no job can start: a barrier that waits, a check that failed, an invalid directive or too big a group.  At
-    a barrier the walk knows the first job above that was unfinished when met:
+    A directive takes effect when the walk meets it.  Below a *block* no job can start: a barrier that waits,
+    a check that failed, an invalid directive or too big a group.  At a barrier the walk knows the first job
+    above that was unfinished when met:
 
     - Until that job has finished, the barrier cannot be passed.
     - Then others can still be unfinished.  So another walk begins at the top, and only a walk that has met no
@@ -4235,23 +4215,21 @@ class Walk:
         # a line can soon be claimable: another runner had just taken it or held the command mutex, it may be
         # an orphan, or lines are being appended
         self.claimable_soon = False
-        # commands of which no line can be claimed now, and why
         self._refused_commands: dict[bytes, LineCheck] = {}
         # new jobs of groups, or jobs of other consumers, were skipped
         self.has_skipped_jobs = False
-        # for each Directives.consumer_key the first skipped new job, with directives: later consumers begin
-        # there
+        # for each Directives.consumer_key the first skipped new job: later consumers begin there
         self._skipped_new: dict[ConsumerKey, tuple[Line, Directives]] = {}
         # consumers with jobs that they can perhaps take later
         self.waiting_consumers: set[Consumer] = set()
-        self._first_blocked_job: Line | None = None     # the first one below the block that a consumer needs
+        self._first_blocked_job: Line | None = None     # the first one that a consumer needs
         # consumers that had too little free for a job: that job and the needs
         self._waiting_for_capacity: dict[Consumer, tuple[Line, Resources]] = {}
         self.groups: list[PendingGroup] = []
         # the first job of a group, if this process starts no groups
         self.unstartable_group_job: Line | None = None
         self.unstartable_group_settings = NO_SETTINGS
-        # JobReader.seconds_until_trusted() of the end met
+        # of the end met
         self.seconds_until_trusted = 0.0
         counted: Counter[bytes] | None = Counter() if ordinals else None
         states = NEW + RUNNING
@@ -4261,16 +4239,11 @@ class Walk:
 
     @property
     def met_end(self) -> bool:
-        """True if the walk has met `#RUN end`."""
         return self.above.scope.below_end
 
     def report(self) -> WalkReport:
-        """Return what the walk has found so far: for whom, since when, and why jobs below cannot start.
-
-        That is: the consumers that were present all the time, those that must wait for jobs, whether
-        `#RUN end` was met, and the message of a barrier check that has failed.
-        """
-        block = self.above.block            # the first line below which no job can start
+        """Return what the walk has found so far."""
+        block = self.above.block
         return WalkReport(
             consumers=self.always_present,
             began=self.began,
@@ -4306,8 +4279,7 @@ class Walk:
     def _continue_for_consumers(self, consumers: Consumers) -> bool:
         """Continue the walk for other consumers, such as the clients of a server that request jobs now.
 
-        Go back to the first line that was skipped and that one of them may take, and forget what the walk has
-        met from there on.  Return False if an edit has moved that line.
+        Go back to the first skipped line that one of them may take.  Return False if an edit has moved it.
         """
         self._consumers = consumers
         self._only_running_matter = False       # new jobs here can be for these consumers
@@ -4322,7 +4294,7 @@ class Walk:
     def _find_first_skipped(self) -> tuple[Line, Directives] | None:
         """Return the first skipped line that a consumer may take, with the directives above it; or None.
 
-        Consumers that wait for slots or memory do not count: they were present when the walk met the line.
+        Consumers that wait for slots or memory were present when the walk met the line.
         """
         skipped_lines = [
             (line, scope) for line, scope in self._skipped_new.values()
@@ -4331,9 +4303,7 @@ class Walk:
         return min(skipped_lines, key=lambda line_and_scope: line_and_scope[0].offset, default=None)
 
     def _forget_from(self, line: Line) -> None:
-        """Forget what the walk met from this line on, because it goes back there: skipped lines, groups, and
-        the block, below which no job can start.
-        """
+        """Forget what the walk met from this line on, because it goes back there."""
         self.above.block = None
         self._first_blocked_job = None
         self._skipped_new = {
@@ -4342,7 +4312,7 @@ class Walk:
         self.groups = [group for group in self.groups if group.begins_above(line)]
 
     def _process_next_line(self) -> Job | Stop | None:
-        """Read the next line; apply a directive, claim or skip a job.
+        """Apply the next directive, or claim or skip the next job.
 
         Return the claimed job, or why the walk stops here; None: it continues.
         """
@@ -4362,7 +4332,6 @@ class Walk:
         return None if self._apply_directive(line) else Stop.BARRIER
 
     def _process_job_line(self, line: Line) -> Job | Stop | None:
-        """Claim or skip a job.  Return the claimed job, or why the walk stops here; None: it continues."""
         job = self._claim_or_skip(line)
         if job:
             self.needs_another_walk = True
@@ -4373,10 +4342,7 @@ class Walk:
         return None
 
     def _is_rest_irrelevant(self) -> bool:
-        """Return True if no line below can matter: all consumers must wait or exit.
-
-        Below a block (`above.block`) no job can start.  Consumers with --follow exit at `#RUN end`.
-        """
+        """Return True if no line below can matter: all consumers must wait or exit."""
         consumers = self._consumers.all
         if not consumers:
             return False                        # a server reads all, for groups and orphans
@@ -4393,13 +4359,10 @@ class Walk:
     # -- consumers with too little free ----------------------------------------------------------------------
 
     def _all_wait_for_capacity(self) -> bool:
-        """Return True if each consumer waits for slots or memory for a job above."""
         return bool(self._consumers.all) and self._consumers.all.keys() <= self._waiting_for_capacity.keys()
 
     def _release_consumers(self, consumers: Mapping[Consumer, None]) -> None:
-        """End the wait for slots and memory of each consumer that now has enough, or whose job's line has
-        changed.
-        """
+        """End the wait of each consumer that now has enough, or whose job's line has changed."""
         state_at_offset: dict[int, bytes | None] = {}
         for consumer in self._waiting_for_capacity.keys() & consumers.keys():
             line, needs = self._waiting_for_capacity[consumer]
@@ -4414,8 +4377,7 @@ class Walk:
     def _claim_or_skip(self, line: Line) -> Job | None:
         """Claim a new line for a consumer; return the job.
 
-        None: it was skipped.  Then record which consumers must wait, and if the job is unfinished: barriers
-        below wait for it.
+        None: it was skipped.  Then record which consumers must wait, and an unfinished job.
         """
         if line.state == NEW:
             return self._claim_or_skip_new(line)
@@ -4426,8 +4388,7 @@ class Walk:
     def _claim_or_skip_new(self, line: Line) -> Job | None:
         """Claim a new line for the first consumer that may take it, and return the job.
 
-        None: the claim has failed, or no consumer can take the line now, or it is in a group or below a block
-        (such as a barrier that waits).
+        None: the claim has failed, no consumer can take the line now, or it is in a group or below a block.
         """
         if self.above.block:
             self._record_new_below_block(line)
@@ -4447,9 +4408,7 @@ class Walk:
         return None
 
     def _check_running_line(self, line: Line) -> None:
-        """Record a running job as unfinished, so that barriers below wait; or give an orphan, a line `r` with
-        neither runner nor job, the next state.
-        """
+        """Record a running job as unfinished, or give an orphan the next state."""
         suspicion = self._orphans.check_orphan(line)
         if suspicion is Suspicion.PROVED:
             self._resolve_orphan(line)
@@ -4461,7 +4420,7 @@ class Walk:
             self._current_group().cannot_start_yet = True  # a server starts all jobs of a group together
 
     def _resolve_orphan(self, line: Line) -> None:
-        """Give an orphan, a line `r` with neither runner nor job, its next state.
+        """Give an orphan its next state.
 
         That is the result of the last run here, if certain; otherwise new if a consumer, present or not, runs
         orphans again, and `e` if none does.  Go back to a new line, so that this walk can claim it.
@@ -4474,9 +4433,7 @@ class Walk:
             raise FileChangedError
 
     def _can_orphan_run_again(self) -> bool:
-        """Return True if a consumer, present or not, runs orphans again (--resume) and may take one here: not
-        in a group, nor below a malformed directive.
-        """
+        """Return True if a consumer, present or not, runs orphans again (--resume) and may take one here."""
         scope = self.above.scope
         is_in_group = scope.settings.together != ""
         if scope.error or is_in_group:
@@ -4505,7 +4462,7 @@ class Walk:
         self._skipped_new.setdefault(self.above.scope.consumer_key, (line, self.above.scope))
 
     def _skip_group_job(self, line: Line) -> None:
-        """Skip a new job of a group (together=).  A server collects it, to start all jobs together."""
+        """Skip a new job of a group.  A server collects it, to start all jobs together."""
         self.has_skipped_jobs = True
         if self._starts_groups:
             self._only_running_matter = False
@@ -4519,10 +4476,7 @@ class Walk:
             self.unstartable_group_settings = self.above.scope.settings
 
     def _record_new_below_block(self, line: Line) -> None:
-        """Record a new job below a block, a line below which no job can start, such as a barrier that waits.
-
-        The consumers that may take the job must wait.
-        """
+        """Record a new job below a block: the consumers that may take it must wait."""
         can_start_later = self._starts_groups or not self.above.scope.settings.together
         if can_start_later:
             is_needed = self._add_waiting_consumers()
@@ -4542,7 +4496,7 @@ class Walk:
     def _try_change(self, line: Line, change: Callable[[], Attempt]) -> Attempt:
         """Call `change`, which claims a line or changes the state, and read the file again from that line on.
 
-        If this walk was refused another line of the command, do not call it, but return that refusal again.
+        If this walk was refused another line of the command, return that refusal again.
         Raises FileChangedError if an edit has moved the line.
         """
         if line.command in self._refused_commands:
@@ -4556,7 +4510,6 @@ class Walk:
         return attempt
 
     def _on_claim_refused(self, line: Line, attempt: Attempt) -> None:
-        """Record that a line could not be claimed or changed now."""
         self.claimable_soon = True
         if attempt.check is not LineCheck.CHANGED:
             self._refused_commands[line.command] = attempt.check
