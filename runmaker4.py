@@ -4517,7 +4517,7 @@ class Walk:
     # -- groups ----------------------------------------------------------------------------------------------
 
     def _current_group(self) -> PendingGroup:
-        """Return the group that the walk is in; begin a new one if the last is complete."""
+        """Return the group that the walk is in, perhaps a new one."""
         if not self.groups or self.groups[-1].is_complete:
             self.groups.append(PendingGroup(self.above.scope.settings.together, self.met_end))
         return self.groups[-1]
@@ -4537,7 +4537,7 @@ class Walk:
             )
 
     def end_group(self, waits: bool = False) -> None:
-        """Mark the last group as complete: no job below belongs to it.  waits: it cannot be started."""
+        """Mark the last group as complete.  waits: it cannot be started."""
         if self.groups and not self.groups[-1].is_complete:
             self.groups[-1].is_complete = True
             if waits:
@@ -4546,10 +4546,7 @@ class Walk:
     # -- directives ------------------------------------------------------------------------------------------
 
     def _apply_directive(self, line: Line) -> bool:
-        """Apply a directive to the lines below.  Return False at a barrier if another walk must come first.
-
-        Only a walk that has met no unfinished job above passes a barrier.
-        """
+        """Apply a directive to the lines below.  Return False at a barrier if another walk must come first."""
         directives_above = self.above.scope
         self.above.enter(line)
         self._end_group_unless_same(directives_above)
@@ -4571,12 +4568,11 @@ class Walk:
             self.end_group(waits=self.above.scope.error != "")
 
     def may_barrier_be_open(self) -> bool:
-        """Return True if the walk met a barrier that waits, and the first job for which it waits is finished.
-        """
+        """Return True if a barrier waits, and the first job for which it waits is finished."""
         is_waiting = self.above.block is not None and self.above.block.why is Why.WAITS
         if not is_waiting or not self.above.unfinished:
             return False
-        state = self._file.state_at(self.above.unfinished)      # None: an edit has moved the line
+        state = self._file.state_at(self.above.unfinished)      # None: an edit has moved it
         return state not in (None, NEW, RUNNING)
 
 
@@ -4585,13 +4581,13 @@ class Walk:
 
 @dataclass(frozen=True)
 class NoJob:
-    """Why a claim found no job.  In a condition, a NoJob is false and a Job is true."""
+    """Why a claim found no job.  In a condition it is false; a Job is true."""
     retry_after: float | None = None  # seconds until there can be a job; None: nothing to wait for
     final_error: str = ""            # why nothing can be claimed any more
     met_end: bool = False       # consumers that follow must leave
     stopped: str = ""           # why jobs remain that the consumer should have had
     report: WalkReport = field(default_factory=WalkReport)
-    is_complete: bool = False   # the walk has met all that matters to the consumers
+    is_complete: bool = False   # all that matters to the consumers was met
     was_interrupted: bool = False        # the time slice is over: claim again
 
     def __bool__(self) -> bool:
@@ -4612,8 +4608,8 @@ class Cursor:
     def __init__(self, queue: JobQueue, consumers: Iterable[Consumer] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
         """consumers: claim for these unless claim() gets others.  wait_for_file: the file can be created
-        later.  unchecked: the file did not exist to be checked.  serving: consumers come and go, and a server
-        starts the groups.
+        later.  unchecked: the file did not exist to be checked.  serving: consumers come and go, and groups
+        start.
         """
         self.queue = queue
         self.file = file = queue.file
@@ -4628,12 +4624,12 @@ class Cursor:
         self._results = Results()
         # consumers that have come with --retry or --resume, until their failed lines are new
         self._retrying: set[Consumer] = set()
-        self._reset: Reset | None = None        # for all or some of them
+        self._reset: Reset | None = None        # for some of them
         self._orphans = Orphans(file, self._results)
         self._walk: Walk | None = None
-        self._idle_walk: Walk | None = None     # the last one, if it found nothing and no other is due
+        self._idle_walk: Walk | None = None     # the last one, if no other is due
         self._refused_walks = 0     # successive walks that found no job, but had `claimable_soon`
-        self.no_job = NoJob()                   # the last one returned
+        self.no_job = NoJob()
         self.inode = file.inode                 # of the file of the walk
         self._last_walked_at = 0.0               # (clock)
         # the last claim paused in the middle of a walk: repeat it
@@ -4647,7 +4643,6 @@ class Cursor:
 
     @property
     def orphans(self) -> list[int]:
-        """Return the line numbers of orphans marked `e`."""
         return self._orphans.marked
 
     @property
@@ -4693,25 +4688,22 @@ class Cursor:
         return self._walk_on(consumers)
 
     def _set_consumers(self, consumers: Consumers, absent: Collection[Consumer]) -> None:
-        """Claim for these consumers from now on."""
         self.consumers = consumers
         known = dict.fromkeys((*consumers.all, *absent))
         self._resuming_consumers = Consumers(consumer for consumer in known if consumer.retries(RUNNING))
         self._set_retrying({consumer for consumer in known if consumer.retries(ERROR)})
 
     def _set_retrying(self, consumers: set[Consumer]) -> None:
-        """Make failed lines new for these consumers.  If they are others than before, restart the walk: the
-        barriers that it has met can be closed now, or open.
+        """Make failed lines new for these consumers.
+
+        If they are others than before, restart the walk: barriers that it has met can be closed now, or open.
         """
         if consumers != self._retrying:
             self._retrying = consumers
             self.restart_walk()
 
     def _make_failed_lines_new(self) -> None:
-        """Make failed lines new, for a slice, for consumers that have come with --retry or --resume.
-
-        Those that come during a reset wait for the next one.
-        """
+        """Make failed lines new, for a slice.  Consumers that come during a reset wait for the next one."""
         if self._reset and self._retrying.isdisjoint(self._reset.consumers):
             self._reset = None                  # they are gone
         if not self._retrying:
@@ -4736,8 +4728,7 @@ class Cursor:
     def _is_walk_due(self, walk: Walk, exits_if_none: bool) -> bool:
         """Return True if another walk is due after `walk`, which found no job.
 
-        At once if the caller exits, if a consumer that was absent can have a job that was skipped, or if a
-        barrier can be open.  Otherwise after a pause, which is longer if nothing seems to have changed.
+        The pause is longer if nothing seems to have changed.
         """
         exits = exits_if_none and not walk.waiting_consumers
         has_newcomers = not walk.always_present.issuperset(self.consumers.all)
@@ -4753,15 +4744,14 @@ class Cursor:
         return not walk.throttle.seconds_until_due(self.LONG_PAUSE_FACTOR, self.interval)
 
     def seconds_between_walks(self) -> float:
-        """Return how many seconds must pass from one walk to the next."""
         walk = self._walk or self._idle_walk
         return walk.throttle.pause_seconds(self.PAUSE_FACTOR) if walk else 0.0
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
-        """Continue the current walk, one pass down the file, until it claims a job or has to stop.
+        """Continue the current walk until it claims a job or has to stop.
 
-        Begin another if an edit has moved the current line, or if the walk is overdue.  Do not check that if
-        the last claim returned in the middle of the walk only to let a server do other work (`sliced`).
+        Begin another if an edit has moved the current line, or if the walk is overdue; but not if the last
+        claim paused only to let a server do other work (`sliced`).
         """
         now = self.clock()
         is_stale = now - self._last_walked_at > self.STALE_SECONDS
@@ -4776,10 +4766,7 @@ class Cursor:
         return self._claim_in_walks(consumers, was_edited)
 
     def _claim_in_walks(self, consumers: Consumers, after_edit: bool) -> Job | NoJob:
-        """Walk, again while another walk is due at once, until there is a job or none for now.
-
-        A server's walk pauses after SLICE seconds (`sliced`), to let the server do other work.
-        """
+        """Walk, again while another walk is due at once, until there is a job or none for now."""
         pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
         while True:
             walk = self._walk or self._begin_walk(consumers, after_edit)
@@ -4796,7 +4783,7 @@ class Cursor:
             after_edit = result is Stop.RESTART
 
     def _on_walk_stop(self, walk: Walk, stop: Stop) -> NoJob | None:
-        """Return the NoJob for a walk that has stopped for this reason; None: begin another walk now."""
+        """Return the NoJob for a walk that has stopped; None: begin another walk now."""
         if stop is Stop.RESTART:                # the file was edited
             return None
         if stop is Stop.SLICED:                 # the next claim continues the walk at once
@@ -4810,17 +4797,16 @@ class Cursor:
         return self._end_walk(walk, stop)
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
-        """Begin a walk at the top of the file that the path names now, and keep it in `_walk`."""
+        """Begin a walk at the top of the file that the path names now."""
         began = self.clock()
         self.queue.reopen_if_replaced()
-        self._restart_if_replaced()             # if it was, forget the old file
+        self._restart_if_replaced()
         self._walk = Walk(self.queue, consumers, self._resuming_consumers, self._orphans,
                           ordinals=self._ordinals, serving=self._serving,
                           began=began, after_edit=after_edit, resetting=bool(self._retrying))
         return self._walk
 
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
-        """Record that a walk has found no job, and report what keeps jobs from starting."""
         self._walk = None
         self._idle_walk = walk
         self._complete_last_group(walk, stop)
@@ -4862,10 +4848,7 @@ class Cursor:
         walk.end_group(waits=can_be_partial or size_now != size_at_start)
 
     def _restart_if_replaced(self) -> None:
-        """Drop the current walk if the job file was opened again or replaced by another.
-
-        Report another file.
-        """
+        """Drop the current walk if the job file was opened again or replaced; report another file."""
         old_inode = self.inode
         new_inode = self.file.inode
         was_replaced = new_inode != old_inode
@@ -4879,7 +4862,6 @@ class Cursor:
                     self.say("was replaced by another file of this name; going on with that")
 
     def restart_walk(self) -> None:
-        """Drop the current walk and the last NoJob, so that the next claim begins a new walk."""
         self._walk = self._idle_walk = None
 
     def _check_new_file(self) -> None:
@@ -4896,7 +4878,7 @@ class Cursor:
             self.say(text)
 
     def _report_rerun(self, job: Job) -> None:
-        """Report, once, that a claimed line was new again although it has run to the end in this process."""
+        """Report, once, that a claimed line was new again although it has run to the end here."""
         last_result = self._results[job.command]
         if last_result.state and last_result.number == job.number:
             self._say_once(
@@ -4907,7 +4889,6 @@ class Cursor:
             )
 
     def _report_obstacles(self, walk: Walk) -> None:
-        """Report, once, why jobs cannot start: a problem in the file, or a group that needs a server."""
         block = walk.above.block
         problem = block.text if block else ""
         is_stopped = block is not None and block.why is Why.STOPPED
@@ -4925,7 +4906,7 @@ class Cursor:
         """Report, once, that new jobs wait although nothing has happened for MIN_IDLE_SECONDS.
 
         Each claim and each result writes to the file.  So an equal signature (size and time of the last
-        write) means that no job was claimed or finished.  signature: when the last walk began.
+        write) means that no job was claimed or finished.
         """
         now = self.clock()
         if self._waiting_signature != signature:
@@ -4958,16 +4939,16 @@ class Cursor:
         return error
 
     def release(self, job: Job) -> str:
-        """Make a job that was claimed but not started new again; if a user has cancelled it, write nothing.
+        """Make a job that was claimed but not started new again; a cancelled one is held.
 
-        Return '', or why the state will never be written.  Raises TemporaryError: try again.
+        As finish().
         """
         return self.finish(job, HELD if job.cancelled else NEW)
 
     # -- errors ----------------------------------------------------------------------------------------------
 
     def _no_job_after_error(self, error: OSError) -> NoJob:
-        """Return a NoJob after an error of the file system: try again in a while, or give up (`failed`).
+        """Return a NoJob after an error of the file system: try again in a while, or give up.
 
         Give up after MAX_ERROR_SECONDS of errors, on a local file system after MAX_LOOKS intervals, unless
         the cursor waits for the file to be created.
@@ -4993,7 +4974,6 @@ class Cursor:
 
 
 def new_jobs_wait_message(count: int, path: str) -> str:
-    """Return, for example, '3 new jobs wait: runwait4.py --status runs.txt shows why'."""
     return (f"{plural(count, 'new job')} {'waits' if count == 1 else 'wait'}: runwait4.py --status "
             f"{shlex.quote(as_argument(path))} shows why")
 
@@ -5005,13 +4985,13 @@ ANYBODY = Consumer("", capacity=Resources(1, math.inf))
 def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReason | None:
     """Return why no runner can take any of the new jobs; None: one can, or no job is new.
 
-    For example 'line 7 waits for host bob (#RUN in line 4)'.  hosts: those known to have a runner.
+    hosts: those known to have a runner.
     """
     busy_host_lists: set[tuple[str, ...]] | None = None
     above = Above()
-    first_reason: BlockReason | None = None          # of the first line that no runner can take
-    refused_commands: dict[bytes, str] = {}       # why no line of a command can be claimed now; '': one can
-    only_running = False                # only running jobs matter up to the next directive
+    first_reason: BlockReason | None = None
+    refused_commands: dict[bytes, str] = {}       # why none of a command can be claimed; '': one can
+    only_running = False                # up to the next directive
     scan = file.scan_lines(NEW + RUNNING, directives=True)
     while line := scan.next(only_running):
         if line.state == DIRECTIVE:
@@ -5049,7 +5029,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
 def _host_settings_in_use(file: JobReader) -> set[tuple[str, ...]]:
     """Return the values of host= of running jobs, each a tuple of names and patterns.
 
-    At least one host of each value has a runner.  Orphans do not count: they have none.
+    At least one host of each value has a runner.  Orphans have none.
     """
     host_lists = set()
     scope = NO_DIRECTIVES
@@ -5062,9 +5042,6 @@ def _host_settings_in_use(file: JobReader) -> set[tuple[str, ...]]:
 
 
 def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
-    """Return why a job below a block cannot start: a barrier waits for the first unfinished job above, or the
-    block has a message.
-    """
     is_waiting_barrier = block.why is Why.WAITS
     if not is_waiting_barrier or not above.unfinished:
         return BlockReason(block.text, stops=block.why is Why.STOPPED)
@@ -5092,8 +5069,7 @@ def _reason_command_waits(command: bytes, file: JobReader) -> str:
 def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line]:
     """Yield the lines that this consumer would run if it were alone, without changing anything.
 
-    Stop at a directive that keeps the jobs below from starting.  Report `memory`, the limit for jobs here, if
-    a directive has memory=, and the first job of each group, which only a server starts.
+    Report `memory`, the limit for jobs here, if a directive has memory=, and the first job of each group.
     """
     reported_subjects: set[str] = set()
 
@@ -5103,7 +5079,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
             file.say(text)
 
     consumers = Consumers([consumer])
-    above = Above()                     # no job is added as unfinished: all have run when a barrier is met
+    above = Above()                     # all jobs have run when a barrier is met
     may_take_jobs = consumers.any_fits(above.scope)
     # a barrier check does not fail for states that the consumer runs again
     failure_states = (FAILED + ERROR).translate(None, delete=consumer.retry)
