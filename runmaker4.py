@@ -4546,7 +4546,7 @@ class Walk:
     # -- directives ------------------------------------------------------------------------------------------
 
     def _apply_directive(self, line: Line) -> bool:
-        """Apply a directive to the lines below.  Return False at a barrier if another walk must come first."""
+        """Apply a directive to the lines below.  Return False if another walk must come first."""
         directives_above = self.above.scope
         self.above.enter(line)
         self._end_group_unless_same(directives_above)
@@ -4624,7 +4624,7 @@ class Cursor:
         self._results = Results()
         # consumers that have come with --retry or --resume, until their failed lines are new
         self._retrying: set[Consumer] = set()
-        self._reset: Reset | None = None        # for some of them
+        self._reset: Reset | None = None        # for all or some of them
         self._orphans = Orphans(file, self._results)
         self._walk: Walk | None = None
         self._idle_walk: Walk | None = None     # the last one, if no other is due
@@ -4941,7 +4941,7 @@ class Cursor:
     def release(self, job: Job) -> str:
         """Make a job that was claimed but not started new again; a cancelled one is held.
 
-        As finish().
+        Returns and raises as finish().
         """
         return self.finish(job, HELD if job.cancelled else NEW)
 
@@ -5108,14 +5108,12 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
 #
 # A record that cannot be written yet, because another process holds a lock, remains in the RecordFile.  The
 # executor tries again every RETRY_SECONDS.
-#
-# FileJobs calls a JobQueue and its Cursor through an executor.  A Runner gets its jobs from there: see Jobs.
 
 
 def spawn_task(work: Awaitable[Any]) -> asyncio.Future[Any]:
     """Start a task that is never awaited, and return it.
 
-    An exception in the task is a defect; the loop's exception handler gets it once the task is done.
+    An exception in the task is a defect: the loop's exception handler gets it.
     """
     def raise_error(task: asyncio.Future[Any]) -> None:
         if not task.cancelled():
@@ -5137,10 +5135,9 @@ def write_with_retries(
 
     write: attempts to write a job's result, and returns the permanent error, or ''; so does the awaitable.
     The first call is made before this returns.  interval: seconds after which to report that another process
-    keeps the command locked; other reasons are reported at once.  While there is no file, pauses are a tenth
-    of the interval.
+    keeps the command locked; other reasons are reported at once.
     """
-    first_attempt = write()             # which starts now
+    first_attempt = write()
     if isinstance(first_attempt, asyncio.Future) and first_attempt.done() and not first_attempt.exception():
         return first_attempt            # needs no task
     return _retry_while_temporary(first_attempt, write, interval, say, job)
@@ -5148,10 +5145,6 @@ def write_with_retries(
 
 async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
                                  interval: float, say: Say, job: Job) -> str:
-    """Await an attempt to write a result; make another while it raises TemporaryError.
-
-    Return the permanent error, or ''.
-    """
     waited, pause = 0.0, FIRST_RETRY_SECONDS
     is_reported = False
     while True:
@@ -5200,7 +5193,7 @@ class FileExecutor:
         return await asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
 
     def start_call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Make a call now, or put it into the thread's queue.  Return a future of the answer."""
+        """Make a call now, or put it into the thread's queue."""
         if self.pool:
             return asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -5212,10 +5205,7 @@ class FileExecutor:
 
     def call_then(self, on_answer: Callable[[T], object], function: Callable[P, T], *args: P.args,
             **kwargs: P.kwargs) -> None:
-        """Make a call, and later, in the event loop, call on_answer() with the answer.
-
-        An exception in either is a defect.
-        """
+        """Make a call, and later, in the event loop, call on_answer() with the answer."""
         if not self.pool:
             asyncio.get_running_loop().call_soon(on_answer, function(*args, **kwargs))
             return
@@ -5266,8 +5256,7 @@ class FileExecutor:
     async def close(self) -> None:
         """Stop trying kept records, and wait for pending calls, for at most MAX_CLOSING_SECONDS.
 
-        This comes last in the loop: on Python 3.9 an answer to a closed loop causes a traceback.  A call
-        still pending then waits for a file system that does not answer.
+        This comes last in the loop: on Python 3.9 an answer to a closed loop causes a traceback.
         """
         self._retries_allowed = False
         with contextlib.suppress(asyncio.TimeoutError):
@@ -5276,7 +5265,7 @@ class FileExecutor:
 
     async def flush(self) -> None:
         """Wait until all calls are done, the callbacks have run, and all records are written."""
-        await self.call(int)                    # int() does nothing, and calls are made in order
+        await self.call(int)                    # calls are made in order
         while self.has_kept_records:
             await asyncio.sleep(self.RETRY_SECONDS)
         await asyncio.sleep(0)                  # lets the loop make the callbacks of these calls
@@ -5296,7 +5285,7 @@ class FileCounter:
         self._throttle = Throttle()
 
     def request_count_if_due(self) -> None:
-        """Start a count of the file, in the executor, unless one is in progress or the last is recent."""
+        """Start a count in the executor, unless one is in progress or the last is recent."""
         min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
         if not self._is_counting and not self._throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds):
             self._is_counting = True
@@ -5308,7 +5297,7 @@ class FileCounter:
         self._throttle = Throttle()
         with self._throttle, contextlib.suppress(OSError):
             for _ in self._file.scan_lines(RUNNING, counted):
-                pass                    # the scan counts the lines in all states
+                pass                    # the scan counts
             return counted
         return None
 
@@ -5327,16 +5316,13 @@ class Jobs(Protocol):
     orphans: list[int]                  # line numbers of orphans marked `e`
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Return a job, or why there is none.  exits_if_none: the runner exits if there is none.
-
-        free, capacity: the runner's free and total resources.
-        """
+        """Return a job, or why there is none.  exits_if_none: the runner exits if there is none."""
 
     async def copy_lock_fd(self, job: Job) -> int | None:
-        """Return a descriptor of the job lock for the job to inherit; None: it has none.  Raises OSError."""
+        """Return a descriptor of the job lock for the job to inherit; None: it has none."""
 
     async def still_has(self, job: Job) -> bool:
-        """Return True if a job can run here again after a pause: surely no other runner has the line.
+        """Return True if surely no other runner has the line, so the job can run here again.
 
         If another has, check_jobs() will report the job soon.
         """
@@ -5368,7 +5354,7 @@ class FileJobs:
     EMPTY_FILE = Summary(Counts(0, 0, 0, 0, 0, 0))
 
     def __init__(self, cursor: Cursor, reader: JobReader, executor: FileExecutor, consumer: Consumer) -> None:
-        """reader: reads the same file as the cursor, to count lines."""
+        """reader: reads the same file, to count lines."""
         self._cursor = cursor
         self._queue = cursor.queue
         self._file = cursor.file
@@ -5380,26 +5366,19 @@ class FileJobs:
         self.poll = 5.0 if cursor.file.network else 0.25
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Return a job; or why there is none, with what the walk has found for this runner.
-
-        exits_if_none: the runner exits if there is none.
-        """
         result = await self.executor.call(self._claim, exits_if_none, free, capacity)
         return result if isinstance(result, Job) else self._add_findings(result)
 
     def _claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Claim a job that fits these resources of the runner.  Called in the executor."""
+        """Claim a job that fits these resources.  Called in the executor."""
         if capacity != self._consumer.capacity:
             self._consumer.capacity = capacity
-            self._cursor.consumers.fitting_by_key.clear()      # a cache: other settings can fit now
+            self._cursor.consumers.fitting_by_key.clear()      # other settings can fit now
         self._consumer.free = free
         return self._cursor.claim(exits_if_none)
 
     def _add_findings(self, no_job: NoJob) -> NoJob:
-        """Add the walk's findings for this runner: if `#RUN end` was met, and what stops jobs.
-
-        If it must wait for jobs, but no time is known, it asks again after `poll` seconds.
-        """
+        """Add the walk's findings for this runner: if `#RUN end` was met, and what stops jobs."""
         report = no_job.report
         retry_after = no_job.retry_after
         if retry_after is None and report.has_later_jobs(self._consumer):
@@ -5439,11 +5418,10 @@ class FileJobs:
     def _count_jobs(self, consumers: Consumers) -> Summary:
         """Count the jobs in the file for this runner's closing line.
 
-        Jobs that run although no other runner or server uses the file have lost their runner.  They count as
-        left, because no runner will see the exit status.
+        Jobs that run although no other process uses the file have lost their runner.  They count as left,
+        because no runner will see the exit status.
         """
-        # Ask for other runners before and after the count: one that exits or starts in between can have the
-        # running jobs.
+        # Ask before and after the count: a runner that exits or starts in between can have the running jobs.
         was_only_runner = self._file.has_no_other_users()
         summary = self._reader.summarize(consumers)
         is_only_runner = was_only_runner and self._file.has_no_other_users()
@@ -5495,13 +5473,12 @@ class FileJobs:
 # descendants, as /proc shows them.  Each process gets TERM once, and KILL after the grace.
 #
 # The tree is read again and again, because a process can have been forked meanwhile.  It gets TERM too,
-# unless its parent has got TERM and lives: that can start others to clean up, as the commands of a trap or of
-# a loop that goes on.  Otherwise none of them would run for more than some milliseconds.  The job is dead
-# when two scans in a row have found no process.
+# unless its parent has got TERM and lives: that can start others to clean up, as the commands of a trap.
+# Otherwise none of them would run for more than some milliseconds.  The job is dead when two scans in a row
+# have found no process.
 #
 # If the runner of a job is dead, `runset4.py --cancel` on that host also kills the job in this way.  It finds
-# the processes by the job lock: all that inherited the open file description that locks it (runset4.py,
-# Holders).
+# the processes by the job lock: all that inherited the open file description that locks it.
 
 LOCK_FD = 64                        # descriptor of the job lock in a job: out of the way of `exec 3>file`
 # the first commands of a shell that must wait at a gate: it reads a line
@@ -5509,7 +5486,7 @@ GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n
 # a command that the shell does not wait for: it ends in &, and neither in && nor in \&, nor in a comment
 BACKGROUND = re.compile(rb"(?!.*\s#).*(?<![&\\])&\s*\Z")
 GRACE = 10.0                        # seconds from TERM to KILL (--kill-after)
-JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # in the environment of all processes of a job, in any session
+JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # of all processes of a job, in any session
 PAGE = os.sysconf("SC_PAGE_SIZE")
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
@@ -5518,7 +5495,7 @@ DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {sign
 class Shell:
     """The shell of a running job, as far as records need it."""
     pid: int                        # also the session number
-    job_tag: bytes                      # the value of JOB_TAG_VARIABLE
+    job_tag: bytes
     # CPU seconds, user and system, of the shell and all waited-for children; None: unknown, or not yet known
     cpu: float | None = None
     memory: int | None = None       # peak of these processes, in bytes; None as above
@@ -5535,14 +5512,12 @@ class Child(Shell):
 
     def __init__(self, pid: int, job_tag: bytes, exited: asyncio.Future[int],
                  on_exit: Callable[[int], None] = lambda status: None) -> None:
-        """on_exit: called with the wait status when the shell is waited for."""
         super().__init__(pid, job_tag)
         self.exited = exited            # the wait status (waitpid(2))
         self._exit_callback = on_exit
         self.session_ended = False      # True: since the exit no process of the session lives
 
     def on_exit(self, status: int) -> None:
-        """Store the wait status, unless that is known, and call the callback."""
         if not self.exited.done():
             self.exited.set_result(status)
             self._exit_callback(status)
@@ -5579,19 +5554,17 @@ class ProcessTable:
     TAG_ENTRY = re.compile(rb"(?:^|\0)" + JOB_TAG_VARIABLE + rb"=([^\0]*)")
 
     def __init__(self, pid_names: Iterable[str]) -> None:
-        """pid_names: the numeric entries of /proc."""
         self._resident_pages: dict[int, int] = {}       # by pid, as the next
         self.parents: dict[int, int] = {}
-        self.children: dict[int, list[int]] = {}        # pids by the pid of the parent
-        self.sessions: dict[int, list[int]] = {}        # pids by session number
-        self.tagged: dict[bytes, list[int]] = {}        # pids by the tag of each job that they belong to
+        self.children: dict[int, list[int]] = {}        # by the pid of the parent
+        self.sessions: dict[int, list[int]] = {}        # by session number
+        self.tagged: dict[bytes, list[int]] = {}        # by the tag of each of their jobs
         for pid_text in pid_names:
-            with contextlib.suppress(OSError):      # the process has exited meanwhile
+            with contextlib.suppress(OSError):      # it has exited
                 self._add_process(pid_text)
 
     @classmethod
     def read(cls) -> ProcessTable:
-        """Return the current table."""
         return cls(filter(str.isdigit, os.listdir("/proc")))
 
     @classmethod
@@ -5625,8 +5598,8 @@ class ProcessTable:
     def job_processes(self, shell: Child) -> list[int]:
         """Return the living processes of a job: in the session or with the tag, and all descendants.
 
-        The shell comes first, and each parent before the children.  If a command were killed before the
-        shell, the shell would start the next command.
+        Each parent comes before the children.  If a command were killed before the shell, the shell would
+        start the next command.
         """
         session = [] if shell.session_ended else self.sessions.get(shell.pid, [])
         shell_first = sorted(session, key=lambda pid: pid != shell.pid)
@@ -5653,10 +5626,10 @@ class ProcessTable:
         """Return the processes of a job that must still get TERM: not clean-up processes.
 
         Those are the new children of a process that got TERM, or of another clean-up process.
-        pids: each parent before the children.  got_term: pids.
+        pids: each parent before the children.
         """
         needing_term: list[int] = []
-        spared_parents = set(got_term)        # whose children get none
+        spared_parents = set(got_term)
         for pid in pids:
             if pid in got_term:
                 continue
@@ -5673,8 +5646,7 @@ PSS = re.compile(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
 def resident_memory(pid: int) -> int:
     """Return the resident memory of a process, in bytes, with a share of shared pages (proc(5): Pss).
 
-    If that share is unreadable, shared pages do not count.  0: nothing is readable, for example because the
-    process has exited.
+    If that share is unreadable, shared pages do not count.  0: nothing is readable.
     """
     with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
         if share := PSS.search(file.read()):
@@ -5686,15 +5658,13 @@ def resident_memory(pid: int) -> int:
 
 
 class OomKills:
-    """Counts the kills of the kernel's OOM killer in our control group and those below: see
-    docs/architecture.md.
-    """
+    """Counts the kernel's OOM kills in our control group and those below: see docs/architecture.md."""
     MAX_AGE_SECONDS = 0.05      # for which recent_count() returns the same number
     KILLS = re.compile(r"^oom_kill ([0-9]+)", re.MULTILINE)
 
     def __init__(self) -> None:
         self._count = 0
-        self._read_at = -math.inf       # when `_count` was read (monotonic)
+        self._read_at = -math.inf       # (monotonic)
 
     def recent_count(self) -> int:
         """Return the count of at most MAX_AGE_SECONDS ago: many short jobs start, and few are killed."""
@@ -5712,9 +5682,8 @@ class OomKills:
 class Signals:
     """Calls handlers in the event loop when signals come.
 
-    The C-level handler writes the signal's number to a pipe that the loop watches (signal.set_wakeup_fd).
-    asyncio's add_signal_handler would wake the loop twice for each signal; for SIGCHLD that costs 5 % of a
-    short job.
+    The C-level handler writes the signal's number to a pipe (signal.set_wakeup_fd).  asyncio's
+    add_signal_handler would wake the loop twice; for SIGCHLD that costs 5 % of a short job.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -5741,10 +5710,9 @@ class Signals:
             signal.signal(number, signal.SIG_IGN)
 
     def dispatch(self) -> None:
-        """Call the handlers of the signals that have come."""
         try:
             numbers = set(os.read(self.read_fd, 1 << 16))       # each byte is a signal number
-        except BlockingIOError:             # no signal has come
+        except BlockingIOError:
             return
         for number in numbers & self._handlers.keys():
             self._handlers[number]()
@@ -5760,7 +5728,7 @@ class TreeKiller:
         """grace: seconds from TERM to KILL; None: never KILL."""
         self._loop = loop
         self.grace = math.inf if grace is None else grace
-        self.kills_at_once = False      # KILL now, without grace
+        self.kills_at_once = False
         # all waiting callers share the next reading of the table; None: no caller waits
         self._reading: asyncio.Task[ProcessTable] | None = None
         self._next_reading_at = 0.0     # at the earliest (loop time)
@@ -5806,7 +5774,7 @@ class TreeKiller:
     async def _read_after_pause(self) -> ProcessTable:
         """Read the table, after a pause twice as long as the last reading took."""
         await asyncio.sleep(self._next_reading_at - self._loop.time())
-        self._reading = None                        # another call needs another reading
+        self._reading = None
         started_at = self._loop.time()
         table = ProcessTable.read()
         finished_at = self._loop.time()
@@ -5822,11 +5790,11 @@ class TreeKiller:
 
 class Processes(TreeKiller):
     """Starts, reaps and kills jobs.  Only this class uses SIGCHLD and wait4."""
-    # What a shell runs; $1 is the job's command, which cannot see that.  The first `eval` runs nothing, but
-    # refuses what lacks its end (`echo a &&`, `cat <<END`); the second refuses what has an end too many, such
-    # as `}`.  The empty line is for a command that ends with a backslash.  The `exit` keeps the shell alive
-    # during the last command.  Otherwise shells exec that command; if it closes all descriptors above 2, as
-    # ssh does, the job lock is lost.
+    # What a shell runs; $1 is the job's command.  The first `eval` runs nothing, but refuses what lacks its
+    # end (`echo a &&`, `cat <<END`); the second refuses what has an end too many, such as `}`.  The empty
+    # line is for a command that ends with a backslash.  The `exit` keeps the shell alive during the last
+    # command. Otherwise shells exec that command; if it closes all descriptors above 2, as ssh does, the job
+    # lock is lost.
     SHELL_SCRIPT = b'eval "if false; then :\n$1\n\nfi" && eval "shift\n$1\n\n"\nexit'
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
@@ -5848,10 +5816,9 @@ class Processes(TreeKiller):
               gate_fd: int | None = None) -> Child:
         """Start a job's shell in a new session.  Raises OSError, ValueError (a NUL in the command).
 
-        shell: a path, or a name to look up in our own PATH.  environ: variables in addition to ours.
-        out_fd, err_fd: None: /dev/null.  inherited_fds: descriptors that the shell holds as long as it lives.
-        on_exit: called with the wait status when the shell is waited for.  gate_fd: the shell first reads a
-        line from this descriptor, and exits at end of file.
+        shell: a path, or a name to look up in our own PATH.  out_fd, err_fd: None: /dev/null.  inherited_fds:
+        the shell holds them as long as it lives.  gate_fd: the shell first reads a line from this
+        descriptor, and exits at end of file.
         """
         job_tag = next(self._new_tags)
         actions = self._spawn_actions((gate_fd, out_fd, err_fd), inherited_fds)
@@ -5878,7 +5845,6 @@ class Processes(TreeKiller):
         return [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in pairs]
 
     def reap(self) -> None:
-        """Collect wait status and resource usage of the children that have exited."""
         with contextlib.suppress(ChildProcessError):
             while (waited := os.wait4(-1, os.WNOHANG))[0]:
                 pid, status, usage = waited
@@ -5904,7 +5870,7 @@ CGROUP_ROOT, PROC_CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 
 
 def available_cpus() -> int:
-    """Return the number of CPUs for this process: the least of affinity, cgroup and Slurm; at least 1."""
+    """Return the number of CPUs for this process; at least 1."""
     scheduled_cpus = len(os.sched_getaffinity(0))
     return max(1, int(min(scheduled_cpus, cgroup_cpus(), slurm_cpus(os.environ))))
 
@@ -5912,7 +5878,7 @@ def available_cpus() -> int:
 def cgroup_texts(name: str) -> Iterator[str]:
     """Yield the text of a file, such as 'cpu.max', of our control group, then of each group above.
 
-    Leave out unreadable files.  cgroups(7), version 2.
+    cgroups(7), version 2.
     """
     try:
         with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as lines:
@@ -5937,8 +5903,7 @@ def slurm_cpus(environ: Mapping[str, str]) -> float:
     """Return the number of CPUs that Slurm gives a task; infinite if no variable is set to a number.
 
     Slurm's option -c sets it.  Without -c the tasks of a step share the CPUs of a node, and a batch script
-    has all.  If nodes have different numbers of tasks, the largest number counts.  Unless tasks are bound to
-    CPUs, only these variables show the number.
+    has all.  If nodes have different numbers of tasks, the largest number counts.
     """
     task_cpus = slurm_number(environ, "SLURM_CPUS_PER_TASK")
     if task_cpus < math.inf:
@@ -5947,7 +5912,7 @@ def slurm_cpus(environ: Mapping[str, str]) -> float:
 
 
 def slurm_number(environ: Mapping[str, str], name: str) -> float:
-    """Return the positive number in a variable of Slurm; infinite if there is none."""
+    """Return the positive number in a variable; infinite if there is none."""
     number = re.fullmatch("[1-9][0-9]{0,8}", environ.get(name, ""))
     return int(number[0]) if number else math.inf
 
@@ -5964,7 +5929,7 @@ def slurm_tasks(environ: Mapping[str, str]) -> int:
 
 
 def available_memory() -> float:
-    """Return the memory that this process can use, in bytes: the least of these limits."""
+    """Return the memory that this process can use, in bytes."""
     return min(host_memory(), cgroup_memory(), slurm_memory(os.environ), allocated_memory(os.environ))
 
 
@@ -5982,7 +5947,7 @@ def cgroup_memory() -> float:
 
 
 def allocated_memory(environ: Mapping[str, str]) -> float:
-    """Return the bytes that an outer runner has allocated to this process; infinite if there is none."""
+    """Return the bytes that an outer runner has allocated to us; infinite if there is none."""
     text = environ.get("RUNMAKER4_MEMORY", "")
     return float(text) if text.isascii() and text.isdigit() else math.inf
 
@@ -5991,7 +5956,7 @@ def slurm_memory(environ: Mapping[str, str]) -> float:
     """Return the bytes of memory that Slurm gives a task; infinite if unset, or if 0: the whole node.
 
     Slurm gives memory per node or per CPU, in MiB.  Only a step (srun) has tasks, which share the
-    memory of a node; a batch script can use all memory that the Slurm job has there, regardless of -c.
+    memory of a node; a batch script can use all that the Slurm job has there, regardless of -c.
     """
     is_step = "SLURM_STEP_ID" in environ
     cpus = slurm_cpus(environ) if is_step else slurm_number(environ, "SLURM_CPUS_ON_NODE")
