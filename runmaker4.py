@@ -6005,22 +6005,22 @@ def allow_descriptors(needed: int, user: str = "so many jobs need",
 #
 # The events of a run go to sinks: starting, started, output, and ended or unstarted.  Sinks are the console,
 # the log file, the output directory and the job log.  No sink blocks the event loop: the console writes
-# through a Writer, which has a thread for a terminal or a pipe, the others through the FileExecutor.  A
-# record whose bytes another process has locked is kept and tried again.  The backlog is the number of bytes
-# still to be written.  While it is large, the runner reads no job output, and jobs block on the pipes.
+# through a Writer, which has a thread for a terminal or a pipe, the others through the FileExecutor.  The
+# backlog is the number of bytes still to be written.  While it is large, the runner reads no job output, and
+# jobs block on the pipes.
 #
-# There are three consoles.  Console prints all events for programs.  Plain prints job output only (--plain).
-# TerminalConsole prints for people; the Writer is a Terminal, which keeps a status line at the bottom.
+# There are three consoles: Console prints all events for programs, Plain job output only (--plain), and
+# TerminalConsole prints for people, on a Terminal.
 
 
 class Writer:
     """Writes to a descriptor that other processes share (a terminal, a pipe); never blocks the event loop.
 
-    O_NONBLOCK would apply to all of these processes.  So a thread writes the data from a queue, and can block
-    as long as the reader does not read.  A regular file needs no thread.
+    O_NONBLOCK would apply to all of these processes.  So a thread writes the data from a queue.  A regular
+    file needs no thread.
     """
-    LOW_BACKLOG = 1 << 18                       # bytes below which job output is read again
-    HIGH_BACKLOG = 1 << 20                      # bytes above which job output is not read
+    LOW_BACKLOG = 1 << 18                       # bytes; below, job output is read again
+    HIGH_BACKLOG = 1 << 20                      # bytes; above, it is not read
     GATHER_SECONDS = 0.02               # for which lines are gathered
     MAX_GATHERED_BYTES = 1 << 16        # more is written at once
 
@@ -6035,11 +6035,11 @@ class Writer:
         self.on_broken = on_broken
         self.on_relieved = on_relieved
         self.terminal = os.isatty(fd)
-        self.gathered: list[bytes] = []     # waits for more data, to be written together
+        self.gathered: list[bytes] = []
         self.gathered_bytes = 0
         self.backlog = 0                # bytes not yet written, also of `gathered`
-        self.closed = False                 # True after an error: nothing is written
-        self.drained = asyncio.Event()      # the backlog is empty
+        self.closed = False                 # after an error: nothing is written
+        self.drained = asyncio.Event()
         self.timer: asyncio.TimerHandle | None = None       # calls flush()
         is_file = stat.S_ISREG(os.fstat(fd).st_mode)
         self.queue = None if is_file else self._start_thread()
@@ -6071,7 +6071,6 @@ class Writer:
         return self.GATHER_SECONDS
 
     def flush(self) -> None:
-        """Write the gathered data, instead of waiting for more."""
         if self.timer:
             self.timer.cancel()
             self.timer = None
@@ -6082,7 +6081,6 @@ class Writer:
         self._enqueue(len(data), [data])
 
     def _bytes_to_write(self, data: bytes) -> bytes:
-        """Return the bytes to write for gathered data; a Terminal adds the status line."""
         return data
 
     def write_chunks(self, size: int, chunks: Iterable[bytes]) -> None:
@@ -6092,7 +6090,6 @@ class Writer:
         self._enqueue(size, chunks)
 
     def _enqueue(self, size: int, chunks: Iterable[bytes]) -> None:
-        """Let the thread write chunks; without a thread, write them now."""
         if self.queue:
             self.queue.put((size, chunks))
         else:
@@ -6108,7 +6105,6 @@ class Writer:
                 self.loop.call_soon_threadsafe(self._on_written, size, error)
 
     def _write_chunks(self, chunks: Iterable[bytes]) -> OSError | None:
-        """Write chunks; return the error, or None."""
         try:
             for chunk in chunks:
                 write_all(self.fd, chunk)
@@ -6128,7 +6124,6 @@ class Writer:
             self.drained.set()
 
     async def drain(self, max_seconds: float) -> None:
-        """Write everything, waiting for `max_seconds` at most."""
         self.flush()
         self.drained.clear()
         if self.backlog:
@@ -6137,16 +6132,16 @@ class Writer:
 
 
 def no_status(columns: int) -> str:
-    """Return no status line: the `status` of a Terminal that shows none."""
+    """Return no status line."""
     return ""
 
 
 class Terminal(Writer):
     """A terminal with a status line below all printed lines.
 
-    Job output and messages go through the same Terminal, so nothing is printed into the status line.  One
-    write(2) erases it, prints the gathered data, and redraws the status line below.  While the terminal does
-    not accept data (Ctrl-S), none is drawn.
+    Job output and messages go through the same Terminal.  One write(2) erases the status line, prints the
+    gathered data, and redraws the line below.  While the terminal does not accept data (Ctrl-S), none is
+    drawn.
 
     The cursor stays at the beginning of the status line.  If a narrower window breaks the line in two, both
     parts follow the cursor and are erased; a typed `^C` overwrites the line.  While the runner is in the
@@ -6158,9 +6153,9 @@ class Terminal(Writer):
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
                  on_relieved: Callable[[], None] = lambda: None) -> None:
         super().__init__(fd, loop, on_broken, on_relieved)
-        self.status: Callable[[int], str] = no_status       # the line for a number of columns; "": none
-        self._is_drawn = False          # the terminal shows a status line
-        self._drawn_at = -math.inf      # the last time (event loop's)
+        self.status: Callable[[int], str] = no_status       # for a number of columns; "": none
+        self._is_drawn = False
+        self._drawn_at = -math.inf      # (event loop's time)
 
     def redraw(self) -> None:
         """Redraw the status line, unless it is too early or other data waits to be written."""
@@ -6168,7 +6163,6 @@ class Terminal(Writer):
             self.flush()
 
     def end_status(self) -> None:
-        """Erase the status line, and draw none from now on."""
         self.status = no_status
         self.flush()
 
@@ -6236,7 +6230,6 @@ class RunResult(NamedTuple):
 
     @property
     def state(self) -> bytes:
-        """Return the new state of the line."""
         if self.cause == "cancelled":
             return HELD
         if self.cause:
@@ -6250,7 +6243,6 @@ class RunResult(NamedTuple):
 
     @property
     def died_of_stop_signal(self) -> bool:
-        """Return True if the run died of a signal that also stops a runner."""
         return self.fatal_signal in STOP_SIGNALS
 
     def __str__(self) -> str:
@@ -6276,21 +6268,20 @@ class Run:
     duration: float = 0.0               # seconds; 0 until the end
     shell: Shell | None = None
     streams: tuple[Stream, ...] = ()    # stdout and stderr
-    sinks: Sequence[Sink] = ()          # of the run's events
+    sinks: Sequence[Sink] = ()
     directory: bytes = b""              # the run's working directory; b"": ours
-    cause: str = ""                     # why the run is being killed, or was; see RunResult
+    cause: str = ""                     # why it is being killed, or was; see RunResult
     why_not_started: str = ""           # "": it was started, or must not start
     requested_memory: int = 0           # bytes, by memory=; 0: none
     peak: int = 0                       # the most bytes of memory seen in use by all processes
 
     @property
     def slot(self) -> Slot:
-        """Return the first slot, which records name."""
         return self.slots[0]
 
     @property
     def is_open(self) -> bool:
-        """Return True if a pipe of the run was not read to the end."""
+        """Return True if a pipe was not read to the end."""
         return any(stream.fd is not None for stream in self.streams)
 
     @property
@@ -6300,7 +6291,7 @@ class Run:
 
     @property
     def host_and_pid(self) -> bytes:
-        """Return host and pid, for example b'(alice,601)'."""
+        """Return for example b'(alice,601)'."""
         return b"(%s,%d)" % (self.host, self.pid)
 
 
@@ -6310,7 +6301,7 @@ class Stream:
     name: bytes                         # b"stdout" or b"stderr"
     fd: int | None                      # None: read to the end
     received: int = 0                   # bytes
-    watched: bool = False               # the event loop waits for data
+    watched: bool = False
 
 
 class Sink:
@@ -6327,7 +6318,7 @@ class Sink:
         """Handle the start of a run's shell."""
 
     def on_no_result(self, run: Run) -> None:
-        """Handle a run that could not be started, or whose result will never be known: the last event."""
+        """Handle a run that could not be started, or whose result will never be known."""
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         """Handle job output."""
@@ -6336,7 +6327,7 @@ class Sink:
         """Handle the end of a run, after all output."""
 
     def on_job_over(self, job: Job, state: bytes) -> None:
-        """Handle a job that will not run again on this runner.  state: the new state of the line."""
+        """Handle a job that will not run again here.  state: the new state of the line."""
 
     def on_tick(self) -> None:
         """Do what is due once a second."""
@@ -6361,7 +6352,7 @@ def bar(counts: Counts, width: int) -> str:
 
 
 def progress_line(counts: Counts, width: int = 16) -> str:
-    """Return 'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]'; errors include failed jobs.
+    """Return 'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]'.
 
     Scripts parse this format.
     """
@@ -6370,21 +6361,20 @@ def progress_line(counts: Counts, width: int = 16) -> str:
 
 
 def columns_of(fd: int) -> int:
-    """Return the width of a terminal; 80 if it reports none (ssh -tt, serial lines).  Raises OSError."""
+    """Return the width of a terminal; 80 if it reports none (ssh -tt, serial lines)."""
     return os.get_terminal_size(fd).columns or 80
 
 
 class Rate:
     """The rate at which jobs are processed: over the last five minutes, or the last 20 changes if longer."""
-    MIN_SECONDS = 300.0         # covered, once so many have passed
-    MIN_CHANGES = 20            # covered, once there were so many
+    MIN_SECONDS = 300.0
+    MIN_CHANGES = 20
 
     def __init__(self) -> None:
         # (time, number of processed jobs)
         self._changes: deque[tuple[float, int]] = deque()
 
     def add_count(self, timestamp: float, processed: int) -> None:
-        """Add the number of jobs processed so far, if it has changed."""
         if not self._changes or processed != self._changes[-1][1]:
             self._changes.append((timestamp, processed))
 
@@ -6417,7 +6407,6 @@ class ProgressBar:
         return self._fit_line(counts, columns)
 
     def _fit_line(self, counts: Counts, columns: int) -> str:
-        """Return the longest text that fits, and a bar in the remaining columns."""
         bad_jobs = "".join(f", {text}" for text in name_counts(failed=counts.failed, error=counts.error))
         without_rate = f"progress: {counts.processed:3} of {counts.all:3} jobs processed{bad_jobs} []"
         shortest = f"{counts.processed}/{counts.all}{bad_jobs} []"
@@ -6448,7 +6437,7 @@ class Lines:
 
     def __init__(self) -> None:
         self.incomplete_line = bytearray()
-        self.was_cut = False            # feed() has returned a part of a long line, with a newline added
+        self.was_cut = False            # a newline was added to a part of a long line
 
     def feed(self, data: bytes) -> bytes:
         """Add data, and return all complete lines so far; b"": none."""
@@ -6476,7 +6465,6 @@ class LinePrinter(Sink):
     """Prints job output in complete lines."""
 
     def __init__(self, writer: Writer, with_output: bool) -> None:
-        """with_output: False: print only results."""
         self.writer = writer
         self._with_output = with_output
         self._lines: defaultdict[Stream, Lines] = defaultdict(Lines)
@@ -6495,7 +6483,6 @@ class LinePrinter(Sink):
             self.writer.write(self._format_lines(run, stream, lines))
 
     def _format_lines(self, run: Run, stream: Stream, lines: bytes) -> bytes:
-        """Return complete output lines, each with a prefix."""
         raise NotImplementedError
 
 
@@ -6524,8 +6511,7 @@ class Console(LinePrinter):
 
 
 class TerminalConsole(LinePrinter):
-    """Prints for people on a terminal: job output with line numbers, run results, at the bottom the progress.
-    """
+    """Prints for people: job output with line numbers, results, at the bottom the progress."""
     RED = b"\x1b[31m"
     MAGENTA = b"\x1b[35m"
     PLAIN = b"\x1b[0m"
@@ -6548,8 +6534,8 @@ class TerminalConsole(LinePrinter):
     def _format_status_line(self, columns: int) -> str:
         """Return the status line, of at most `columns` - 1 characters; "": none yet.
 
-        It is a progress bar for all jobs of the file; if they were not counted, numbers of this runner's
-        jobs: 'progress: 3 done, 1 failed, 2 running'.
+        It is a progress bar for all jobs of the file; if they were not counted, numbers of our jobs:
+        'progress: 3 done, 1 failed, 2 running'.
         """
         if self._bar and self._file_counter and self._file_counter.counts:
             return self._bar.line(self._file_counter.counts, columns)
@@ -6600,7 +6586,7 @@ class TerminalConsole(LinePrinter):
         After escape sequences of the job, reset the colour at the end of each line.
         """
         if b"\r" in lines:
-            lines = self.INVISIBLE.sub(b"", lines)      # text that the job overwrites, as progress bars do
+            lines = self.INVISIBLE.sub(b"", lines)      # as progress bars do
         prefix = b"[%d] " % run.job.number
         if self._colour and stream.name == b"stderr":
             prefix = self.MAGENTA + prefix
@@ -6610,7 +6596,6 @@ class TerminalConsole(LinePrinter):
         return prefix + lines[:-1].replace(b"\n", line_end + prefix) + line_end
 
     def _in_colour(self, colour: bytes, line: bytes) -> bytes:
-        """Return a line, which ends with a newline, in a colour if colours are on."""
         if not self._colour:
             return line
         return colour + line[:-1] + self.PLAIN + b"\n"
@@ -6619,13 +6604,13 @@ class TerminalConsole(LinePrinter):
 def read_pieces(file: Any, on_unreadable: Say) -> Iterator[bytes]:
     """Yield the contents of a temporary file from the start, and close it.
 
-    on_unreadable: called with the reason, in the thread that iterates.
+    on_unreadable: called in the thread that iterates.
     """
     try:
         file.seek(0)
         while piece := file.read(1 << 16):
             yield piece
-    except OSError as error:            # an error of the temporary file, not of the writer
+    except OSError as error:            # of the temporary file
         on_unreadable(error_text(error))
     file.close()
 
@@ -6642,9 +6627,9 @@ class Plain(Sink):
         self.writers = writers
         self.in_order = in_order
         self.on_error = on_error
-        # for each job, in the order of the starts, the output by the name of the stream
+        # output by the name of the stream, in the order of the starts
         self.pending: dict[Job, dict[bytes, Any]] = {}
-        self.finished: set[Job] = set()                 # jobs that are over but wait for earlier ones
+        self.finished: set[Job] = set()                 # that wait for earlier ones
 
     def on_starting(self, run: Run) -> None:
         self.pending.setdefault(run.job, {})
@@ -6663,7 +6648,7 @@ class Plain(Sink):
 
     def on_job_over(self, job: Job, state: bytes) -> None:
         """Print all output of a job; with in_order, after all jobs that started before."""
-        if job in self.pending:             # otherwise it was not started
+        if job in self.pending:
             self.finished.add(job)
         if not self.in_order:
             self._print_job(job)
@@ -6678,7 +6663,6 @@ class Plain(Sink):
             self._print_job(job)
 
     def _print_job(self, job: Job) -> None:
-        """Print the output of a job, and forget the job."""
         self.finished.discard(job)
         for name, output in self.pending.pop(job, {}).items():
             writer = self.writers[name]
@@ -6686,7 +6670,6 @@ class Plain(Sink):
             writer.write_chunks(output.tell(), read_pieces(output, on_unreadable))
 
     def _report_unreadable(self, writer: Writer, job: Job, why: str) -> None:
-        """Report, from the writer's thread, a loss of output."""
         writer.loop.call_soon_threadsafe(self._on_loss, job, why)
 
     def _on_loss(self, job: Job, why: str) -> None:
@@ -6773,7 +6756,6 @@ class LogFile(Sink):
         record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, run.host_and_pid, shown))
 
     def _write_record(self, run: Run, record: Record) -> None:
-        """Write the record of a run, padded to the fixed size."""
         record.changed = False
         if not run.job.ordinal:
             return                          # the jobs above were not counted: the record has no place
@@ -6822,7 +6804,6 @@ def open_record(path: str, flags: int) -> int:
 
 
 def read_head(fd: int, path: str, size: int) -> bytes:
-    """Return the first `size` bytes of a file with records.  Raises UsageError."""
     try:
         return os.pread(fd, size, 0)
     except OSError as error:
@@ -6840,13 +6821,13 @@ class RecordFile:
     Hosts that share the file over a network need a lock for each record.  Otherwise two hosts append at the
     same offset; and NFS writes back complete pages, with old data of other hosts around the record, unless a
     lock is held.  But any user with read permission can hold a shared lock, for any time.  So a lock is only
-    tried, never waited for.  A record that cannot be written, because the lock is refused or the file system
-    is away, is kept, and the FileExecutor tries it again.  The event loop looks at `kept` while the I/O
-    thread writes.  After a failed append a line can be in the file twice: readers ignore the second.
+    tried.  A record that cannot be written, because the lock is refused or the file system is away, is kept,
+    and the FileExecutor tries it again.  The event loop looks at `kept` while the I/O thread writes.  After a
+    failed append a line can be in the file twice: readers ignore the second.
 
     A lock file that readers cannot open would not do: on NFS, a granted lock makes this host's copy of the
-    locked file current, size and contents, and of no other file.  So a runner would append at an old size,
-    over lines of other hosts.
+    locked file current, and of no other file.  So a runner would append at an old size, over lines of other
+    hosts.
     """
     REPORT_AFTER_SECONDS = 5.0          # until the reason why records wait is reported
 
@@ -6863,9 +6844,8 @@ class RecordFile:
     ) -> None:
         """Open or create the file.  Raises UsageError.
 
-        kind: for messages, such as 'journal'.  flags: for open(2).  heads: with which such a file can begin.
-        on_error: gets a message about each record that is given up, on_lost the lines.  header: of an empty
-        file.
+        kind: for messages, such as 'journal'.  heads: with which such a file can begin.  on_lost: gets the
+        lines of each record that is given up.  header: of an empty file.
         """
         self.path = path
         # the directory can be reached by a symbolic link, which can change
@@ -6896,7 +6876,6 @@ class RecordFile:
         return fd
 
     def append(self, lines: bytes) -> None:
-        """Append lines, now or later."""
         self.kept.setdefault(APPEND_BYTE, bytearray()).extend(lines)
         self._write_or_keep(APPEND_BYTE)
 
@@ -6950,13 +6929,12 @@ class RecordFile:
         return time.monotonic() - self._cut_off_since >= JobQueue.MAX_CUT_OFF_SECONDS
 
     def _give_up(self, offset: int, error: OSError | UsageError) -> None:
-        """Report a record that cannot be written."""
         reason = f"{self.path}: {error_text(error)}" if isinstance(error, OSError) else str(error)
         self._on_error(f"{reason} (the {self.kind} is incomplete; the jobs go on)")
         self._on_lost(bytes(self.kept[offset]))
 
     def _write(self, offset: int) -> str:
-        """Write kept[offset]; APPEND_BYTE: append it.  Return '': there is no obstacle.  Raises OSError.
+        """Write kept[offset]; APPEND_BYTE: append it.  Return '': there is no obstacle.
 
         After an error only the lines that are not in the file remain in `kept`.
         """
@@ -7005,10 +6983,7 @@ class RecordFile:
         return ""
 
     def _follow_path(self) -> None:
-        """If the file was renamed or removed, for example by logrotate, create a new one, and report that.
-
-        Raises OSError, UsageError.
-        """
+        """If the file was renamed or removed, for example by logrotate, create a new one, and report that."""
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(self._real_path), os.fstat(self.fd)):
                 return
@@ -7030,7 +7005,6 @@ class OutputFile:
     """
 
     def __init__(self, path: str, network: bool, on_error: Say) -> None:
-        """path: of the file, if the name is free."""
         self.text = bytearray()         # that is not in the file
         self.has_failed = False         # True: no more writes
         self._path = path
@@ -7044,7 +7018,6 @@ class OutputFile:
         return "" if self._fd is None else os.path.basename(self._path)
 
     def write_text(self) -> None:
-        """Move the text to the file, which is created for the first text."""
         try:
             if self.text and not self.has_failed:
                 if self._fd is None:
@@ -7055,7 +7028,7 @@ class OutputFile:
         self.text.clear()
 
     def close(self) -> None:
-        """Close the file, if there is one, after the end of the run.  An error counts as a failed write."""
+        """Close the file, if there is one.  An error counts as a failed write."""
         if self._fd is None:
             return
         try:
@@ -7068,16 +7041,12 @@ class OutputFile:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        """Report an error, and write no more."""
         self.has_failed = True
         self._on_error(f"{self._path}: {error_text(error)} (this output is incomplete; the jobs go on)")
 
 
 def create_unused(path: str) -> tuple[int, str]:
-    """Create an empty file with this path, or the first numbered one that is free, for example 'path.~2~'.
-
-    Return descriptor and path.  Raises OSError.
-    """
+    """Create an empty file with this path, or the first numbered one that is free, for example 'path.~2~'."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     number = 0
     while True:
@@ -7088,13 +7057,12 @@ def create_unused(path: str) -> tuple[int, str]:
 
 
 class Journal:
-    """DIR/journal: the events of all runs, one JSON object per line, appended by all hosts.  All methods run
-    in the I/O thread.
+    """DIR/journal: the events of all runs, one JSON object per line, appended by all hosts.
 
-    An `end` event is written at once, with the gathered events, unless the last write was a moment ago: short
-    jobs end hundreds of times a second, and on a network file system an append costs some six round trips.
-    A `start` waits for the next write, one second at most.  It is left out if the run has ended by then,
-    because the `end` repeats the fields.
+    All methods run in the I/O thread.  An `end` event is written at once, with the gathered events, unless
+    the last write was a moment ago: short jobs end hundreds of times a second, and on a network file system
+    an append costs some six round trips.  A `start` waits for the next write, one second at most.  It is left
+    out if the run has ended by then, because the `end` repeats the fields.
     """
     GATHER_SECONDS = 1.0                # for which events are gathered
     END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
@@ -7123,7 +7091,7 @@ class Journal:
         # events, encoded together: four times as fast as one by one
         self._starts: dict[str, dict[str, Any]] = {}    # of runs that have not ended, by the run
         self._ends: list[dict[str, Any]] = []
-        self._flushed_at = -math.inf        # the last write (monotonic seconds)
+        self._flushed_at = -math.inf        # (monotonic)
 
     def add_start(self, event: dict[str, Any]) -> None:
         """Add the `start` event of a run; a second one replaces it."""
@@ -7136,7 +7104,6 @@ class Journal:
         self._flush_after(self._end_gather_seconds)
 
     def _flush_after(self, seconds: float) -> None:
-        """Write the gathered events if the last write was so long ago."""
         if time.monotonic() - self._flushed_at > seconds:
             self.flush()
 
@@ -7176,7 +7143,7 @@ class OutDir(Sink):
     """
     SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
     MAX_SHORT_BYTES = 4096              # of each stream of a run; more output goes to files
-    MAX_SHORT_SECONDS = 1.0             # after that the output of a running job is in files
+    MAX_SHORT_SECONDS = 1.0             # then the output of a running job is in files
 
     def __init__(
         self,
@@ -7190,9 +7157,8 @@ class OutDir(Sink):
     ) -> None:
         """Create the directory if necessary.  Raises UsageError.
 
-        on_incomplete: called with the line number of each run whose output is incomplete.
-        presence_lock: of our runner or server.  directory: where jobs run.  short_in_journal: keep short
-        output there, not in files.
+        on_incomplete: called with the line number of each run whose output is incomplete.  directory: where
+        jobs run.
         """
         self.executor = executor
         self._path = os.path.realpath(path)         # a symbolic link in it can change
@@ -7234,7 +7200,6 @@ class OutDir(Sink):
         self.flush()
 
     def flush(self) -> None:
-        """Write the gathered events."""
         self.executor.post(self.journal.flush)
 
     on_exit = flush
@@ -7246,7 +7211,7 @@ class OutDir(Sink):
     def _new_entry(self, run: Run) -> RunEntry:
         """Return the entry of a run with the fields that the `start` and `end` events have in common.
 
-        "run" identifies the run: it is the job tag (JOB_TAG_VARIABLE); without a shell it is host and time.
+        "run" is the job tag (JOB_TAG_VARIABLE); without a shell it is host and time.
         """
         requested = {"promised": run.requested_memory} if run.requested_memory else {}
         run_id = run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())
@@ -7268,10 +7233,7 @@ class OutDir(Sink):
         )
 
     def _close_run(self, run: Run, run_result: RunResult | None) -> None:
-        """Write the `end` event to the journal.
-
-        run_result: None: how the run ended will never be known.
-        """
+        """Write the `end` event.  run_result: None: how the run ended will never be known."""
         entry = self._entries.pop(run, None) or self._new_entry(run)
         shell = run.shell
         state = (run_result or RunResult(0, run.cause or "lost")).state
@@ -7294,7 +7256,6 @@ class OutDir(Sink):
     # -- in the I/O thread -----------------------------------------------------------------------------------
 
     def _store(self, entry: RunEntry, stream_name: bytes, path: str, data: bytes) -> None:
-        """Add job output.  path: of a file for the stream."""
         output = entry.outputs.get(stream_name)
         if not output:
             output = entry.outputs[stream_name] = OutputFile(path, self.journal.network, self._on_error)
@@ -7333,7 +7294,6 @@ class JobLog(Sink):
     HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
     def __init__(self, path: str, executor: FileExecutor, on_error: Say) -> None:
-        """Open or create the job log.  Raises UsageError."""
         self.executor = executor
         self.file = RecordFile(
             path,
@@ -7355,7 +7315,7 @@ class JobLog(Sink):
             run.streams[0].received,
             code,
             run_result.signal,
-            run.job.command.replace(b"\t", b" "),      # a tab would start another column
+            run.job.command.replace(b"\t", b" "),
         )
         self.executor.post(self.file.append, line, size=len(line))
 
