@@ -6,7 +6,7 @@ runwait4.py never writes to the file.  A line `r` whose job lock is not held is 
 error.  Most functions can raise UsageError, which ends the program with a message of one line.
 
 The sections, top-down: the command line, waiting, progress, the journal, job output, matching runs to lines,
-who is at work, observations, running jobs, runs of lines, statistics, the job log, the timeline, the report,
+who is at work, observations, running jobs, runs of lines, statistics, the timeline, the report,
 checking a directory's locks, the program, the page of the report.
 """
 from __future__ import annotations
@@ -59,10 +59,8 @@ from runmaker4 import (
     NEW,
     RUNNING,
     SIZE_UNITS,
-    STOP_SIGNALS,
     BlockReason,
     Counts,
-    JobLog,
     JobReader,
     Line,
     Mount,
@@ -152,7 +150,7 @@ def make_parser() -> Parser:
         PROG,
         purpose="Look at a job file: wait for jobs, show progress, running jobs and failed jobs, draw "
                 "finished runs.  Held lines are not waited for; a line r without a runner counts as error.",
-        usage=f"[options] FILE\n       {PROG} --outdir DIR|--joblog LOG --timeline OUT.json\n"
+        usage=f"[options] FILE\n       {PROG} --outdir DIR --timeline OUT.json\n"
               f"       {PROG} --check-locks DIR",
         examples=f"Wait until no job is new or running, with a progress bar; count the jobs:\n"
                  f"    {PROG} --progress runs.txt && echo finished\n"
@@ -189,12 +187,6 @@ def make_parser() -> Parser:
     add("--outdir", type=nonempty, metavar="DIR",
         help="the --outdir of runmaker4.py, which has the journal [FILE.out]")
     add = parser.add_argument_group("drawing finished runs").add_argument
-    add(
-        "--joblog",
-        type=nonempty,
-        metavar="LOG",
-        help="a job log of runmaker4.py --joblog, or of GNU parallel",
-    )
     add("--timeline", type=check_output_path, metavar="OUT.json",
         help="write the runs as trace events, for Perfetto (ui.perfetto.dev) or\n"
              "chrome://tracing: a process per host, a thread per slot")
@@ -219,7 +211,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 EXCLUDED = {                    # by option, the options that exclude it
-    "report": ("timeline", "joblog", "status", "json", "use_exit_status", "failed", "show"),
+    "report": ("timeline", "status", "json", "use_exit_status", "failed", "show"),
     "progress": ("status", "failed", "show", "stats"),
     "status": ("failed", "show", "stats"),
     "failed": ("show", "stats"),
@@ -235,12 +227,8 @@ def check_options(options: argparse.Namespace, parser: Parser) -> None:
             parser.error("--check-locks excludes FILE and all other options")
         return
     if "timeline" in option_names:
-        if "joblog" in option_names and option_names & {"outdir", "file"}:
-            parser.error("--timeline: --joblog excludes --outdir and FILE")
-        if option_names - {"timeline", "joblog", "outdir", "file", "json"}:
-            parser.error("--timeline excludes all options but --joblog and --outdir")
-    elif "joblog" in option_names:
-        parser.error("--joblog requires --timeline")
+        if option_names - {"timeline", "outdir", "file", "json"}:
+            parser.error("--timeline excludes all options but --outdir")
     elif "outdir" in option_names and not option_names & EXCLUDED.keys():
         parser.error("--outdir requires --status, --show, --failed, --stats, --timeline or --report")
     pairs = [(option, excluded) for option, exclusions in EXCLUDED.items() for excluded in exclusions]
@@ -248,7 +236,7 @@ def check_options(options: argparse.Namespace, parser: Parser) -> None:
         if {option, excluded} <= option_names:
             excluded_text = "-e" if excluded == "use_exit_status" else f"--{excluded}"
             parser.error(f"--{option} and {excluded_text} exclude each other")
-    can_do_without_file = option_names & {"timeline", "stats"} and option_names & {"joblog", "outdir"}
+    can_do_without_file = option_names & {"timeline", "stats"} and "outdir" in option_names
     if "file" not in option_names and not can_do_without_file:
         parser.error("missing FILE")
     if "json" in option_names and not option_names & {"status", "failed", "show", "stats"}:
@@ -506,7 +494,7 @@ def refuse_special_file(path: str, hint: str) -> None:
 
 @dataclass(eq=False)
 class RunRecord:
-    """One execution of a job, as in a log.
+    """One execution of a job, as in the journal.
 
     A run without an end has no `ended`, `seconds`, `cpu` and `memory`.  Observation.set_unended_state() sets
     `state` and perhaps `cause`.
@@ -580,69 +568,46 @@ class RunRecord:
         return self.cause in ("memory", "oom")
 
 
-class LogPass:
-    """One forward pass through a log, or its last part.  Another pass yields other objects."""
-    INVALID_LINE_ERRORS = (
-        StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
-    )
-
-    def __init__(self, log: Log, run_filter: RunFilter | None, start_offset: int) -> None:
-        self.log = log
-        self._filter = run_filter
-        self._start_offset = start_offset
-        self._invalid_positions: list[int] = []
-
-    def __iter__(self) -> Iterator[RunRecord]:
-        """Yield each run once: finished runs in the order of their ends, then the others.  Call it once."""
-        try:
-            # a position is the line number, or after a start offset an upper bound
-            for position, line in enumerate(self.log.lines(self._start_offset), self._start_offset + 1):
-                try:
-                    run = self._read_line(position, line)
-                except self.INVALID_LINE_ERRORS:
-                    self._invalid_positions.append(position)
-                    continue
-                if run:
-                    yield run
-        except OSError as error:
-            raise UsageError(f"{self.log.path}: {error_text(error)}") from None
-        yield from self._unended_runs()
-        if not self._start_offset:
-            self.log.report_invalid(self._invalid_positions)
-
-    def _read_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Return the run that a line finishes, or None.  Raises INVALID_LINE_ERRORS."""
-        raise NotImplementedError
-
-    def _unended_runs(self) -> Iterator[RunRecord]:
-        return iter(())
-
-
-class Log:
-    """A file with one line per event of a run, read up to the size when it was opened."""
-    KIND = ""
-    PASS_CLASS = LogPass
+class JournalReader:
+    """The journal of a directory, read up to the size when it was opened."""
     MAX_LINE_BYTES = 1 << 23    # more than any command
     READ_BYTES = 1 << 18        # at a time
     INVALID_LINE = b"\n"        # no line contains a newline, so no pass accepts it
 
-    def __init__(self, path: str, say: Callable[[str], None]) -> None:
-        self.path = path
+    def __init__(self, directory: str, say: Callable[[str], None], may_be_missing: bool = False) -> None:
+        """Open the journal.  may_be_missing: a journal that cannot be read is empty."""
+        self.path = os.path.join(directory, "journal")
         self._say = say
         self._has_reported_invalid = False
+        self.is_missing = may_be_missing and not os.access(self.path, os.R_OK)
+        if self.is_missing:
+            self.file = Reader(None)
+            self.size = 0
+            self.mtime = 0.0
+            return
         try:
-            self.file = self._open()
+            self.file = self._open(directory)
             self.size = self._find_size()
             self.mtime = os.fstat(self.file.fd).st_mtime        # by the clock of the file server
+        except FileNotFoundError:
+            raise UsageError(
+                f"{directory}: no journal (no job was run with it yet, or by an older version)"
+            ) from None
         except OSError as error:
-            raise UsageError(f"{path}: {error_text(error)} (expected a {self.KIND})") from None
+            raise UsageError(f"{self.path}: {error_text(error)} (expected a journal)") from None
 
-    def _open(self) -> Reader:
-        """Open the log, on a network file system with all that other hosts have written."""
+    def _open(self, directory: str) -> Reader:
+        """Open the journal, on a network file system with all that other hosts have written."""
+        if not os.path.isdir(directory):
+            problem = "not a directory" if os.path.exists(directory) else "no such directory"
+            raise UsageError(
+                f"{directory}: {problem} (expected the records of runmaker4.py: no job was run yet, or with "
+                "--outdir DIR or --no-records)"
+            )
         mount = find_mount(self.path)
         if mount.network:
             refresh_file(self.path, mount)
-        refuse_special_file(self.path, f"expected a {self.KIND}")
+        refuse_special_file(self.path, "expected a journal")
         return Reader(open_direct(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network), mount.network)
 
     def _find_size(self) -> int:
@@ -652,12 +617,12 @@ class Log:
             size += len(data)
         return size
 
-    def start_pass(self, run_filter: RunFilter | None = None, start_offset: int = 0) -> LogPass:
-        """Return an iterable of the runs that reads the log once, from `start_offset` on.
+    def start_pass(self, run_filter: RunFilter | None = None, start_offset: int = 0) -> JournalPass:
+        """Return an iterable of the runs that reads the journal once, from `start_offset` on.
 
         run_filter: lets the pass save time on runs that it rejects, but the pass can still yield some.
         """
-        return self.PASS_CLASS(self, run_filter, start_offset)
+        return JournalPass(self, run_filter, start_offset)
 
     def lines(self, start_offset: int) -> Iterator[bytes]:
         """Yield the lines without newlines, from the first that begins after `start_offset`.
@@ -693,20 +658,14 @@ class Log:
         if positions and not self._has_reported_invalid:
             self._has_reported_invalid = True
             self._say(f"{self.path}: {plural(len(positions), 'line')} skipped: truncated, or not lines of a "
-                      f"{self.KIND} ({name_lines(positions)})")
+                      f"journal ({name_lines(positions)})")
 
 
-class NoLog(Log):
-    """An empty log, for commands without one."""
-
-    def __init__(self) -> None:
-        self.path = ""
-        self.file = Reader(None)
-        self.size = 0
-        self.mtime = 0.0
-
-
-class JournalPass(LogPass):
+class JournalPass:
+    """One forward pass through the journal, or its last part.  Another pass yields other objects."""
+    INVALID_LINE_ERRORS = (
+        StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
+    )
     COMMON_FIELDS = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
     END_FIELDS = operator.itemgetter(
         "state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes"
@@ -726,8 +685,11 @@ class JournalPass(LogPass):
     ALREADY_CHECKED = 0                     # as an offset of fields: do not compare them
     NUMBER_TYPES = frozenset((int, float))  # not bool, an int for isinstance()
 
-    def __init__(self, log: Log, run_filter: RunFilter | None, start_offset: int) -> None:
-        super().__init__(log, run_filter, start_offset)
+    def __init__(self, journal: JournalReader, run_filter: RunFilter | None, start_offset: int) -> None:
+        self._journal = journal
+        self._filter = run_filter
+        self._start_offset = start_offset
+        self._invalid_positions: list[int] = []
         self._decode = json.JSONDecoder().scan_once
         # by the name of a run without an end: position and line of the start, or of an end with cause "lost";
         # and the offset of the fields that the end must repeat, or ALREADY_CHECKED
@@ -736,8 +698,26 @@ class JournalPass(LogPass):
         # by the name of a run: output files that an earlier server has begun
         self._earlier_files: dict[str, list[str]] = {}
 
+    def __iter__(self) -> Iterator[RunRecord]:
+        """Yield each run once: finished runs in the order of their ends, then the others.  Call it once."""
+        try:
+            # a position is the line number, or after a start offset an upper bound
+            for position, line in enumerate(self._journal.lines(self._start_offset), self._start_offset + 1):
+                try:
+                    run = self._read_line(position, line)
+                except self.INVALID_LINE_ERRORS:
+                    self._invalid_positions.append(position)
+                    continue
+                if run:
+                    yield run
+        except OSError as error:
+            raise UsageError(f"{self._journal.path}: {error_text(error)}") from None
+        yield from self._unended_runs()
+        if not self._start_offset:
+            self._journal.report_invalid(self._invalid_positions)
+
     def _read_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Process a line; return the run that it finishes, or None.
+        """Process a line; return the run that it finishes, or None.  Raises INVALID_LINE_ERRORS.
 
         Keep a "start" event until the "end" event of the run.  Ignore other events and empty lines.
         """
@@ -903,29 +883,6 @@ class JournalPass(LogPass):
             promised=promised,
             position=position,
         )
-
-
-class JournalReader(Log):
-    KIND = "journal"
-    PASS_CLASS = JournalPass
-
-    def __init__(self, directory: str, say: Callable[[str], None]) -> None:
-        if not os.path.isdir(directory):
-            problem = "not a directory" if os.path.exists(directory) else "no such directory"
-            raise UsageError(
-                f"{directory}: {problem} (expected the records of runmaker4.py: no job was run yet, or with "
-                "--outdir DIR or --no-records)"
-            )
-        super().__init__(os.path.join(directory, "journal"), say)
-
-    def _open(self) -> Reader:
-        try:
-            return super()._open()
-        except FileNotFoundError:
-            directory = os.path.dirname(self.path)
-            raise UsageError(
-                f"{directory}: no journal (no job was run with it yet, or by an older version)"
-            ) from None
 
 
 # ======== Job output ========================================================================================
@@ -1289,7 +1246,7 @@ class Observation:
     def __init__(
         self,
         watcher: Watcher,
-        open_log: Callable[[], Log],
+        open_log: Callable[[], JournalReader],
         select_lines: Callable[[Watcher, Snapshot], Sequence[Line]] = lambda watcher, snapshot: (),
     ) -> None:
         """Read the job file and the locks, and then open the log.
@@ -1442,11 +1399,10 @@ def without_garbage_collector() -> Iterator[None]:
         gc.enable()
 
 
-def open_log(options: argparse.Namespace, say: Callable[[str], None]) -> Log:
-    has_default_outdir = options.outdir == default_outdir(options.file or "")
-    if has_default_outdir and not os.access(os.path.join(options.outdir, "journal"), os.R_OK):
-        return NoLog()                  # no job was run yet, or without records
-    return JournalReader(options.outdir, say)
+def open_journal(options: argparse.Namespace, say: Callable[[str], None]) -> JournalReader:
+    # no job was run yet, or without records
+    may_be_missing = options.outdir == default_outdir(options.file or "")
+    return JournalReader(options.outdir, say, may_be_missing)
 
 
 # ======== Running jobs ======================================================================================
@@ -1583,7 +1539,7 @@ def say(text: str) -> None:
     warn(f"{PROG}: {text}")
 
 
-def check_journal(log: Log, path: str) -> None:
+def check_journal(log: JournalReader, path: str) -> None:
     """Warn if the last runs in a log have no line in this job file."""
     runs = log.start_pass(start_offset=max(0, log.size - BLOCK))
     commands = {run.command for run in deque(runs, 12)}
@@ -1593,7 +1549,7 @@ def check_journal(log: Log, path: str) -> None:
 
 
 def read_status(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
-    with Observation(watcher, functools.partial(open_log, options, say)) as observation:
+    with Observation(watcher, functools.partial(open_journal, options, say)) as observation:
         check_journal(observation.log, watcher.path)
         return status_of(observation)
 
@@ -1807,10 +1763,10 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     is_failed_only = options.show is None
     select_lines = find_bad_lines if is_failed_only else functools.partial(find_lines, options.show)
     columns = stdout_columns()
-    with Observation(watcher, functools.partial(open_log, options, say), select_lines) as observation:
+    with Observation(watcher, functools.partial(open_journal, options, say), select_lines) as observation:
         check_journal(observation.log, watcher.path)
         output = None
-        if observation.log.path:
+        if not observation.log.is_missing:
             output = LastOutput(options.outdir, max_lines=3 if is_failed_only else 10)
         rows = observation.last_rows() if is_failed_only else observation.rows_of_all_runs()
         print_rows(rows, output, columns, options.json)
@@ -2076,87 +2032,13 @@ def stats_row(name: str, stats: dict[str, Any]) -> list[str]:
     return [name, str(stats["runs"]), *times, cpu, format_peak(stats["memory"], stats["memory_below"]) or "-"]
 
 
-# ======== The job log =======================================================================================
-#
-# `runmaker4.py --joblog LOG`, like GNU parallel, writes a line for each finished run: nine fields with tabs
-# between them, without slot, memory and files.  The state follows from exit status and signal.
-
-
-class JobLogPass(LogPass):
-    LINE = re.compile(rb"(\d{1,15})\t([^\t]+)\t *(\d{1,10}(?:\.\d{1,9})?)\t *(\d{1,10}(?:\.\d{1,9})?)"
-                      rb"\t[-\d.]+\t[-\d.]+\t(-?\d{1,9})\t(\d{1,9})\t(.*)", re.DOTALL)
-    MAX_TIME = 9 * 10 ** 9      # seconds since 1970: viewers count nanoseconds in 64 bits
-
-    def _read_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Return the run of a line; None: the header."""
-        if line == JobLog.HEADER[:-1]:          # without newline
-            return None
-        match = self.LINE.fullmatch(line)
-        if not match:
-            raise ValueError
-        number, host, start_text, seconds_text, exit_text, signal_text, command = match.groups()
-        start = float(start_text)
-        seconds = float(seconds_text)
-        exit_status = int(exit_text)
-        signal_number = int(signal_text)
-        if start + seconds > self.MAX_TIME:
-            raise ValueError
-        return RunRecord(
-            name="",
-            line=int(number),
-            command=command,
-            host=to_text(host),
-            slot="",
-            pid=0,
-            began=start,
-            ended=start + seconds,
-            state=self._line_state(exit_status, signal_number),
-            exit=-1 if signal_number else exit_status,
-            signal=signal_number,
-            cause="timeout" if exit_status == -1 else "",
-            seconds=seconds,
-            cpu=None,
-            memory=None,
-            bytes=0,
-            files=[],
-            stdout="",
-            stderr="",
-            directory="",
-            why="",
-            incomplete=False,
-            memory_below=None,
-            runner=None,
-            promised=None,
-            position=position,
-        )
-
-    @staticmethod
-    def _line_state(exit_status: int, signal_number: int) -> str:
-        """Return the state in which a run leaves the line.
-
-        A signal that stops runners has stopped the job as well: an error.  A timeout is a failure; GNU
-        parallel logs the exit status -1.
-        """
-        is_timeout = exit_status == -1
-        if signal_number in STOP_SIGNALS and not is_timeout:
-            return "e"
-        return "!" if exit_status or signal_number else "d"
-
-
-class JobLogReader(Log):
-    KIND = "job log"
-    PASS_CLASS = JobLogPass
-    MAX_LINE_BYTES = 1 << 20    # more than any command
-
-
 # ======== The timeline ======================================================================================
 #
 # The timeline is a file of trace events (Trace Event Format, JSON object form), for Perfetto and
 # chrome://tracing.  A track has runs that follow each other.  A slot of the journal is one track, or several
-# if two runners of a host have slots of this name.  A job log has no slots, because GNU parallel must also
-# read it; each run is on the first free track of the host.  Times are in microseconds.
+# if two runners of a host have slots of this name.  Times are in microseconds.
 
-# a longer overlap is not from rounding: job logs have milliseconds
+# a longer overlap is not from rounding: the journal has milliseconds
 MAX_ROUNDING_MICROSECONDS = 1500
 
 
@@ -2167,7 +2049,7 @@ class Spans:
     def __init__(self) -> None:
         self.starts_us = array("q")
         self.durations_us = array("q")
-        # by host and slot; slot "": unknown
+        # by host and slot
         self.runs_by_slot: dict[tuple[str, str], array[int]] = {}
 
     def add(self, run: RunRecord, seconds: float) -> None:
@@ -2176,14 +2058,11 @@ class Spans:
         self.durations_us.append(max(self.MIN_DURATION_US, round(seconds * 1e6)))
 
     def named_tracks(self) -> Iterator[tuple[str, str, array[int]]]:
-        """Yield host, name and runs of each track.
-
-        The second track of slot 'a' is named 'a (2)'.  Without slots, the names are 1, 2, ...
-        """
+        """Yield host, name and runs of each track.  The second track of slot 'a' is named 'a (2)'."""
         for host, slot in sorted(self.runs_by_slot, key=lambda names: [*map(natural_sort_key, names)]):
             tracks = self._assign_tracks(self.runs_by_slot[host, slot])
             for number, runs in enumerate(tracks, 1):
-                yield host, f"{slot} ({number})" if slot and number > 1 else slot or str(number), runs
+                yield host, f"{slot} ({number})" if number > 1 else slot, runs
 
     def _assign_tracks(self, runs: Sequence[int]) -> list[array[int]]:
         """Put each run on the first track that is free when the run begins; return the runs of each track.
@@ -2220,7 +2099,7 @@ def natural_sort_key(name: str) -> list[tuple[int, str]]:
 
 
 class Timeline:
-    """The runs of a log as trace events.  Keeps only times and tracks; the events need a second pass.
+    """The runs of the journal as trace events.  Keeps only times and tracks; the events need a second pass.
 
     A host is a process of the trace, a slot a thread.  Perfetto finds the name of a thread by `tid` alone, so
     each `tid` is unique.  The main thread (`tid` equals `pid`) is shown first: slot 1.
@@ -2229,8 +2108,8 @@ class Timeline:
     FILE_HEAD = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":['
     MAX_NAME_CHARACTERS = 100   # of the command in an event's name
 
-    def __init__(self, log: Log) -> None:
-        self.log = log
+    def __init__(self, journal: JournalReader) -> None:
+        self.journal = journal
         spans = Spans()
         for run in self._finished_runs():
             spans.add(run, run.seconds or 0.0)
@@ -2238,7 +2117,7 @@ class Timeline:
         self.durations_us = spans.durations_us
 
     def _finished_runs(self) -> Iterator[RunRecord]:
-        return (run for run in self.log.start_pass() if run.ended is not None)
+        return (run for run in self.journal.start_pass() if run.ended is not None)
 
     def write(self, file: BinaryIO) -> None:
         encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -2285,7 +2164,7 @@ class Timeline:
 
     def _trace_event(self, pid: int, tid: int, duration_us: int, run: RunRecord) -> dict[str, Any]:
         """Return the "complete event" (ph X) of a run, with exit status as in GNU parallel."""
-        command, state = decode_readable(run.command), STATE_NAMES[run.state]
+        command, state = run.command.decode(errors="replace"), STATE_NAMES[run.state]
         exit_status = -1 if run.cause == "timeout" else max(run.exit, 0) if run.signal else run.exit
         args = {
             "command": command,
@@ -2303,15 +2182,8 @@ def shorten(text: str, max_characters: int) -> str:
     return text if len(text) <= max_characters else f"{text[:max_characters]}..."
 
 
-def decode_readable(data: bytes) -> str:
-    """Return text for any JSON reader: replace invalid UTF-8, and the NULs that GNU parallel logs for
-    newlines.
-    """
-    return data.decode(errors="replace").replace("\0", "\n")
-
-
 def to_valid_text(text: str) -> str:
-    return decode_readable(to_bytes(text))
+    return to_bytes(text).decode(errors="replace")
 
 
 def refuse_foreign_file(path: str, kind: str, head: bytes) -> None:
@@ -2356,11 +2228,11 @@ def open_replacement(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
             os.unlink(temporary)
 
 
-def write_timeline(log: Log, out_path: str) -> None:
-    with log.file, open_replacement(out_path, "timeline", Timeline.FILE_HEAD) as file:
-        timeline = Timeline(log)
+def write_timeline(journal: JournalReader, out_path: str) -> None:
+    with journal.file, open_replacement(out_path, "timeline", Timeline.FILE_HEAD) as file:
+        timeline = Timeline(journal)
         if not timeline.tracks:
-            raise UsageError(f"{log.path}: no finished runs (expected a {log.KIND})")
+            raise UsageError(f"{journal.path}: no finished runs (nothing to draw)")
         timeline.write(file)
 
 
@@ -2543,8 +2415,8 @@ class Reporter:
         """
         start = time.monotonic()
         messages: list[str] = []
-        open_journal = functools.partial(open_log, self.options, messages.append)
-        with Observation(self.watcher, open_journal, find_bad_lines) as observation:
+        open_with_messages = functools.partial(open_journal, self.options, messages.append)
+        with Observation(self.watcher, open_with_messages, find_bad_lines) as observation:
             report = Report(observation, LastOutput(self.options.outdir))
         if not report.run_count and not is_live:
             raise UsageError(f"{self.options.outdir}: no runs (nothing to report)")
@@ -2881,11 +2753,7 @@ def run_with_options(argv: Sequence[str]) -> int:
 def write_timeline_and_messages(options: argparse.Namespace) -> None:
     exit_on(signal.SIGINT, signal.SIGTERM)
     messages: list[str] = []
-    if options.joblog is not None:
-        log: Log = JobLogReader(options.joblog, messages.append)
-    else:
-        log = JournalReader(options.outdir, messages.append)
-    write_timeline(log, options.timeline)
+    write_timeline(JournalReader(options.outdir, messages.append), options.timeline)
     for text in messages:
         say(text)
 

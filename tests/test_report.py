@@ -530,11 +530,9 @@ runwait4.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
     def test_what_does_not_go_together_or_is_not_there_is_refused(self) -> None:
         self.journal("")
-        self.write("", "log")
         for args, word in (
             (("runs.txt",), "runs.txt.out: no runs"),
             (("--outdir", "out"), "missing FILE"),
-            (("--joblog", "log", "runs.txt"), "--joblog requires --timeline"),
             (("--outdir", "nowhere", "runs.txt"), "nowhere"),
             (("--outdir", "out", "runs.txt"), "no runs"),
             (("--outdir", "out", "--status", "runs.txt"), "--report and --status exclude each other"),

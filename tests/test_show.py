@@ -187,7 +187,6 @@ class Lines(ShowCase):
             (("--timeline", "x", "runs.txt"), "runs.txt.out: no such directory"),
             (("--report", "x", "runs.txt"), "runs.txt.out: no runs"),
             (("--timeline", "x"), "missing FILE"),
-            (("--timeline", "x", "--joblog", "y", *here), "--joblog excludes --outdir and FILE"),
         ):
             with self.subTest(options):
                 self.assertRefused(self.runwait(*options), words)

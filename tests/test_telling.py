@@ -543,10 +543,6 @@ class Timeline(TellingCase):
             self.runwait("--outdir", "out", "--timeline", "o.json"), "no finished runs"
         )
         self.assertRefused(self.runwait("--outdir", "out", "--timeline", "out/journal"), "not a timeline")
-        self.assertRefused(
-            self.runwait("--outdir", "out", "--joblog", "x", "--timeline", "o"),
-            "--joblog excludes --outdir and FILE"
-        )
         self.assertRefused(self.runwait("--outdir", "gone", "--timeline", "o"), "gone: no such directory")
 
 

@@ -11,19 +11,6 @@ RUNSET = [sys.executable, str(ROOT / "runset4.py")]
 
 TEMPLATE = "./simulate --in {} --out {/.}.{#}"
 SWEEP = "./simulate --a {1} --b {2} --out {#}"
-JOB_LOG = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
-
-
-def job_log(count: int) -> Iterator[bytes]:
-    """A job log of 8 hosts with 16 slots each, whose jobs take from 10 to 20 s and come one after the other.
-    """
-    yield JOB_LOG
-    free = [1_795_183_239.0 + slot / 100 for slot in range(128)]    # when each slot has its next job
-    for number in range(1, count + 1):
-        slot, took = number % 128, 10 + number * 7919 % 10_000 / 1000
-        yield b"%d\thost%d\t%.3f\t%10.3f\t0\t120\t%d\t0\t./simulate --seed %d --out 'results/%d.dat'\n" % (
-            number, slot // 16, free[slot], took, number % 100 == 0, number, number)
-        free[slot] += took + 0.001
 
 
 def command(number: int) -> str:
@@ -68,17 +55,18 @@ def within(what: str, used: list[Used], size: int) -> Row:
 
 
 def timeline(bench: Bench) -> list[Row]:
-    """a timeline of the job log of a million jobs"""
+    """a timeline of a million runs"""
     count = bench.size(1_000_000)
-    write(bench, "joblog", job_log(count))
+    (bench.dir / "out").mkdir()
+    write(bench, "out/journal", journal(count))
     used = []
     for _ in range(bench.rounds):
-        used.append(bench.run([*RUNWAIT, "--joblog", "joblog", "--timeline", "out.json"]))
+        used.append(bench.run([*RUNWAIT, "--outdir", "out", "--timeline", "out.json"]))
         if bench.count("out.json", b'{"ph":"X"') != count:
             raise SystemExit("not all jobs are on the timeline")
     size = (bench.dir / "out.json").stat().st_size
-    bench.remove("joblog", "out.json")
-    return [within(f"timeline of {count:,} lines", used, size)]
+    bench.remove("out", "out.json")
+    return [within(f"timeline of {count:,} runs", used, size)]
 
 
 def numbered(bench: Bench, name: str, line: str, count: int) -> None:

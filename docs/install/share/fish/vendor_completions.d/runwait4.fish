@@ -14,7 +14,6 @@ command, or a shell pattern for commands'
 complete -c runwait4 -l stats -d 'print run times, CPU use and memory per host and per command, also together
 with --report (with --outdir FILE is optional)'
 complete -c runwait4 -l outdir -xa '(__fish_complete_directories)' -d 'the --outdir of runmaker4.py, which has the journal [FILE.out]'
-complete -c runwait4 -l joblog -rF -d 'a job log of runmaker4.py --joblog, or of GNU parallel'
 complete -c runwait4 -l timeline -rF -d 'write the runs as trace events, for Perfetto (ui.perfetto.dev) or
 chrome://tracing: a process per host, a thread per slot'
 complete -c runwait4 -l report -rF -d 'write a page for any browser about FILE and its runs; with --progress, update
