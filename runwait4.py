@@ -377,7 +377,7 @@ class Watcher:
         """Return True if a result can be in the job file, and not yet in the log."""
         *_, mtime_ns = self.file.signature()
         age = time.time() - mtime_ns / 1e9      # negative if the clock of a file server is ahead
-        return -Clocks.MAX_APART_SECONDS <= age < self._max_journal_delay
+        return -MAX_FAST_SECONDS <= age < self._max_journal_delay
 
     def complete_snapshot(self) -> Snapshot:
         while (snapshot := self._read_snapshot()).half_saved:
@@ -583,12 +583,10 @@ class JournalReader:
         if self.is_missing:
             self.file = Reader(None)
             self.size = 0
-            self.mtime = 0.0
             return
         try:
             self.file = self._open(directory)
             self.size = self._find_size()
-            self.mtime = os.fstat(self.file.fd).st_mtime        # by the clock of the file server
         except FileNotFoundError:
             raise UsageError(
                 f"{directory}: no journal (no job was run with it yet, or by an older version)"
@@ -1132,44 +1130,14 @@ class RunnersAtWork:
         return {"runners": len(self._presence_locks) - servers, "servers": servers}
 
 
-class Clocks:
-    """The hosts with wrong clocks, as far as a log shows.  Ages of times from these hosts are unknown.
+# a time so much later than now is of a clock that is wrong
+MAX_FAST_SECONDS = 60.0
 
-    A clock is fast if a time is more than MAX_APART_SECONDS after the mtime, at which the file server saw the
-    last append.  Lines are appended as events happen, so a time can be compared with the previous line if
-    that is from another host, and the last line with the mtime.  But a disconnected client appends late: a
-    clock is slow only if all comparable times are more than MAX_APART_SECONDS too early.
-    """
-    MAX_APART_SECONDS = 60.0
 
-    def __init__(self, log_mtime: float, runs: Iterable[RunRecord] = ()) -> None:
-        self._is_local_clock_wrong = log_mtime > time.time() + self.MAX_APART_SECONDS
-        in_order = sorted(runs, key=operator.attrgetter("position"))
-        latest_credible = log_mtime + self.MAX_APART_SECONDS
-        fast = {run.host for run in in_order if (run.ended or run.began) > latest_credible}
-        early: set[str] = set()
-        punctual: set[str] = set()
-        previous_host = ""
-        previous_time = 0.0
-        for run in in_order:
-            if run.host not in fast:
-                event_time = run.ended or run.began
-                if previous_host and run.host != previous_host:
-                    (early if event_time < previous_time - self.MAX_APART_SECONDS else punctual).add(run.host)
-                previous_host = run.host
-                previous_time = event_time
-        (early if previous_time < log_mtime - self.MAX_APART_SECONDS else punctual).add(previous_host)
-        self.wrong_hosts = fast | (early - punctual - {""})
-
-    @property
-    def are_all_right(self) -> bool:
-        return not self.wrong_hosts and not self._is_local_clock_wrong
-
-    def seconds_since(self, host: str, timestamp: float) -> float | None:
-        """Return the age of a time by the clock of `host`; None: unknown."""
-        if self._is_local_clock_wrong or host in self.wrong_hosts:
-            return None
-        return max(0.0, time.time() - timestamp)
+def seconds_since(timestamp: float) -> float | None:
+    """Return the age of a time by another host's clock; None: it is in the future."""
+    age = time.time() - timestamp
+    return max(age, 0.0) if age >= -MAX_FAST_SECONDS else None
 
 
 # ======== Observations ======================================================================================
@@ -1276,10 +1244,6 @@ class Observation:
     def recent_runs(self) -> list[RunRecord]:
         return list(self.log.start_pass(start_offset=max(0, self.log.size - self.TAIL_BYTES)))
 
-    @functools.cached_property
-    def clocks(self) -> Clocks:
-        return Clocks(self.log.mtime, self.recent_runs)
-
     def rows_of_running_lines(self) -> list[Row]:
         """Return the row of the last run of each line that is `r`, or cancelled and still running."""
         lines = [*self.lines_with_jobs, *self.snapshot.orphans]
@@ -1353,7 +1317,7 @@ class Observation:
             text = b" " + run.command       # the part of the line after the state byte
             return Row(Line(number=run.line, ordinal=0, offset=0, state=b"", text=text), run=run)
         is_running = (run.state, run.cause) == self.STILL_RUNNING
-        seconds_running = self.clocks.seconds_since(run.host, run.began) if is_running else None
+        seconds_running = seconds_since(run.began) if is_running else None
         is_last = line_runs.is_last(run, line)
         return Row(line, self.line_state_of(line), run, is_last, seconds_running)
 
@@ -1423,7 +1387,7 @@ def jobs_per_hour(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row])
             end_times[run.line, run.command] = run.ended
     for number, row in unfinished_rows.items():
         end_times.pop((number, row.line.command), None)
-    if not end_times:
+    if not end_times or seconds_since(max(end_times.values())) is None:
         return None
     rate = Rate()
     for count, end_time in enumerate(sorted(end_times.values())):
@@ -1558,7 +1522,7 @@ def status_of(observation: Observation) -> dict[str, Any]:
     job_counts = count_states(observation.snapshot)
     rows = {row.line.number: row for row in observation.rows_of_running_lines()}
     per_hour = None
-    if job_counts.running and observation.clocks.are_all_right:
+    if job_counts.running:
         per_hour = jobs_per_hour(observation.recent_runs, rows)
     runners_at_work = observation.runners_at_work
 
@@ -2279,10 +2243,6 @@ class Report:
             if row.run:
                 output.measure(row.run)
         self.last_lines = self._read_last_lines(output)
-        self.wrong_hosts: set[str] = set()
-        # the clock of a single host agrees with itself
-        if len({run.host for run in recent_runs}) > 1:
-            self.wrong_hosts = Clocks(observation.log.mtime, recent_runs).wrong_hosts
 
     def _read_last_lines(self, output: LastOutput) -> dict[RunRecord, list[str]]:
         failed_runs = (row.run for row in self.rows
@@ -2315,13 +2275,10 @@ class Report:
         return f"({describe_result(row.run)}{', printed nothing' if has_printed_nothing else ''})"
 
     def caveats(self) -> Iterator[str]:
-        """Yield what the page does not show, or shows wrongly."""
+        """Yield what the page does not show."""
         if self.run_count > self.MAX_RUNS:
             yield (f"the table has the last {self.MAX_RUNS:,} of {self.run_count:,} runs, and the last run "
                    "of each failed line")
-        if self.wrong_hosts:
-            yield (f"wrong clocks: {', '.join(sorted(self.wrong_hosts))} (times of different hosts cannot be "
-                   "compared)")
 
     def fields_of_row(self, row: Row, links: Mapping[str, str]) -> dict[str, Any]:
         run = row.run

@@ -358,22 +358,6 @@ class Content(ReportCase):
             [5, "exit 3 (now done)", 4, "c", "done"], [9, "exit 0", 9, "gone", ""]])
         self.assertEqual(page.groups, ["1|(exit 3, printed nothing)|line 3 on node1"])
 
-    def test_of_clocks_that_are_apart_the_page_tells(self) -> None:
-        def clocks(apart: float, *hosts: str) -> str:
-            self.journal(*(journal_end(number, host=hosts[number % len(hosts)]) for number in range(1, 9)),
-                         *(end(f"apart {number}", number, began=BEGAN + apart + number, host="apart")
-                           for number in range(9, 11)), journal_end(11, host=hosts[0]))
-            os.utime(self.dir / "out/journal", (BEGAN + 20, BEGAN + 20))
-            self.report()
-            return self.page().status
-
-        for apart in 3600, -3600:
-            self.assertIn("wrong clocks: apart (times of different", clocks(apart, "alice", "bob"))
-        self.assertNotIn("clock", clocks(0, "alice", "bob"))
-        self.journal(*map(journal_end, range(1, 9)))        # one host: its times fit, whatever its clock is
-        self.report()
-        self.assertNotIn("clock", self.page().status)
-
     def test_with_stats_both_are_done(self) -> None:
         self.journal(end(1, 1, "true"))
         alone = self.run_script(RUNWAIT, "--stats", "--outdir", "out")

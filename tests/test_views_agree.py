@@ -3,7 +3,6 @@ import json
 import os
 import random
 import re
-import time
 import unittest
 from collections import Counter
 from typing import Any
@@ -90,57 +89,6 @@ class Present(ViewCase):
         self.journal(start("now", 7, GATE, host="here"), *pair("a", 2, GATE), *pair("b", 30, GATE))
         (job,) = self.status()["jobs"]
         self.assertEqual(job["host"], "here")
-
-
-class RightClocks(ViewCase):
-    """A time that is earlier than its neighbours proves nothing about a clock."""
-
-    def status_of(self, *entries: bytes, changed: float) -> dict[str, Any]:
-        """The status of a line that runs since two minutes on alice, with these entries in the journal."""
-        self.start_to_gate(f". {GATE}\n. other\n")
-        self.addCleanup(self.open_gate)
-        self.journal(*entries)
-        os.utime(self.dir / "out/journal", (changed, changed))
-        return self.status()
-
-    def test_a_client_that_was_away_for_85_seconds_and_tells_its_ends_late(self) -> None:
-        now = time.time()
-        bob = [entry for number in range(30)
-               for entry in pair(number, 5 + number, "d", now - 120 + 4 * number, host="bob")]
-        late = [end(f"late {number}", 2, "other", now - 115 + number, host="alice") for number in range(5)]
-        found = self.status_of(start("first", 99, "z", now - 121, host="bob"),
-                               start("a", 1, GATE, now - 120, host="alice"), *bob, *late, changed=now)
-        self.assertAlmostEqual(found["jobs"][0]["seconds"], 120, delta=30)
-        self.assertIsNotNone(found["per_hour"])
-
-    def test_a_host_that_told_its_last_end_long_before_the_file_was_copied(self) -> None:
-        """As by cp without -p."""
-        now = time.time()
-        found = self.status_of(start("first", 99, "z", now - 4000, host="bob"),
-                               start("a", 1, GATE, now - 4000, host="alice"), changed=now)
-        self.assertAlmostEqual(found["jobs"][0]["seconds"], 4000, delta=30)
-
-    def test_a_clock_that_was_fast_an_hour_ago_makes_no_other_one_slow(self) -> None:
-        """Its line has a time of now, so all lines after it have earlier ones."""
-        now = time.time()
-        others = [entry for number in range(30)
-                  for entry in pair(number, 5 + number, "d", now - 3500 + 100 * number,
-                                    host=("bob", "carol")[number % 2])]
-        found = self.status_of(start("fast", 99, "z", now - 30, host="fast"),
-                               start("a", 1, GATE, now - 3550, host="bob"), *others,
-                               *pair("o", 2, "other", now - 5, host="carol"), changed=now)
-        self.assertAlmostEqual(found["jobs"][0]["seconds"], 3550, delta=30)
-
-    def test_one_clock_that_is_always_early_is_slow_and_no_other(self) -> None:
-        now = time.time()
-        both = [entry for number in range(30)
-                for host, wrong in (("bob", 0), ("slow", -300))
-                for entry in pair(f"{host}{number}", 5 + number, "d", now - 40 + number + wrong, took=1,
-                                  host=host)]
-        slow = start("s", 2, "other", now - 310, host="slow")
-        found = self.status_of(*both, slow, start("a", 1, GATE, now - 9, host="bob"), changed=now)
-        self.assertAlmostEqual(found["jobs"][0]["seconds"], 9, delta=30)
-        self.assertIsNone(found["per_hour"])
 
 
 class EqualLines(ViewCase):
