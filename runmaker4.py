@@ -130,7 +130,7 @@ from typing import (
 
 
 def lazy_import(name: str) -> Any:
-    """Import a module that Python loads when an attribute is first used (LazyLoader)."""
+    """Import a module that Python loads when an attribute is first used."""
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.find_spec(name)
@@ -229,8 +229,7 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def duration(text: str) -> float | None:
-    """Return the seconds in '90', '90s', '5m', '1.5h' or '1d'; None for 'none' (no limit); an argparse type.
-    """
+    """Return the seconds in '90', '5m', '1.5h' or '1d'; None for 'none' (no limit); an argparse type."""
     if text == "none":
         return None
     match = DURATION.fullmatch(text)
@@ -267,7 +266,7 @@ def memory_size(text: str) -> int:
 
 
 def growing_sizes(text: str) -> tuple[int, ...]:
-    """Return the bytes in '4G,16G,64G', an argparse type; each size must be larger than the previous one."""
+    """Return the bytes in '4G,16G,64G', an argparse type."""
     sizes = tuple(map(memory_size, text.split(",")))
     if any(size <= previous for previous, size in zip(sizes, sizes[1:])):
         raise argparse.ArgumentTypeError(f"not growing: '{printable(text)}' (such as 4G,16G,64G)")
@@ -278,7 +277,7 @@ LINES = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 
 
 def line_range(text: str) -> range:
-    """Return the line numbers in 'N' or 'FROM-TO'; an empty range if the text is neither."""
+    """Return the line numbers in 'N' or 'FROM-TO'; an empty range for other texts."""
     match = LINES.fullmatch(text)
     if not match:
         return range(0)
@@ -304,7 +303,7 @@ def memory_text(size: float) -> str:
 
 
 def human_time(seconds: float) -> str:
-    """Return a time as '0.4s', '12s', '5m 03s', '3h 12m', '2d 04h'."""
+    """Return a time such as '0.4s', '12s', '5m 03s', '3h 12m', '2d 04h'."""
     if seconds < 9.95:
         return f"{seconds:.1f}s"
     total = round(seconds)
@@ -315,7 +314,6 @@ def human_time(seconds: float) -> str:
 
 
 def plural(count: int, word: str) -> str:
-    """Return '1 job', '2 jobs'."""
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
@@ -449,8 +447,7 @@ def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
 def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[int]:
     """Wait until at least one descriptor is ready, and return the ready ones; [] after `seconds`.
 
-    event: select.POLLIN or POLLOUT.  seconds: None: no timeout.  select(2) would take no descriptor above
-    1,023.
+    seconds: None: no timeout.  select(2) would take no descriptor above 1,023.
     """
     poller = select.poll()
     for fd in fds:
@@ -476,7 +473,7 @@ def print_bytes(data: bytes) -> None:
 
 
 def print_lines(lines: Iterable[bytes]) -> int:
-    """Print many lines, and return how many; on a terminal, replace control characters."""
+    """Print many lines, and return how many."""
     count = 0
     printed_lines = map(one_line, lines) if os.isatty(1) else iter(lines)
     while batch := list(itertools.islice(printed_lines, 1000)):
@@ -545,7 +542,6 @@ def other_lock(fd: int, offset: int, length: int = 1) -> range | None:
 
 
 def is_free(fd: int, offset: int, length: int = 1) -> bool:
-    """Return True if no other description has any of these bytes locked."""
     return other_lock(fd, offset, length) is None
 
 
@@ -566,7 +562,7 @@ def other_locks(fd: int, offset: int, length: int) -> Iterator[range]:
 def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.002) -> bool:
     """Call `attempt` until it returns True, for `patience` seconds at most; return the last result.
 
-    pause: seconds before the second call; later pauses double, up to 0.02.
+    pause: seconds before the second call; later pauses double.
     """
     deadline = time.monotonic() + patience
     while not (succeeded := attempt()) and time.monotonic() < deadline:
@@ -581,8 +577,8 @@ def find_append_position(fd: int, path: str, mount: Mount, header: bytes = b"") 
     These are `header` for an empty file, and a newline if the last line has none.
 
     On a network file system this host can have an older state cached.  An older size is harmless: a line
-    ended there, with a newline.  If the file seems empty, or a read returns nothing, drop the cache and read
-    once more.  If that fails, the file can get a superfluous empty line, or a second header.
+    ended there, with a newline.  If the file seems empty, drop the cache and read once more.  If that fails,
+    the file can get a superfluous empty line, or a second header.
     """
     size, last_byte = _size_and_last(fd, mount.network)
     if mount.network and not last_byte:
@@ -716,10 +712,7 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
 
 
 def stat_lock_file(fd: int, network: bool) -> os.stat_result:
-    """Return the status of an open lock file.  Raises OSError if another program's file has that name.
-
-    A caller can change the mode, which must not happen to any other file.
-    """
+    """Return the status of an open lock file.  Raises OSError if another program's file has that name."""
     info = stat_single_file(fd)
     read_inode_line(fd, network)
     return info
@@ -728,8 +721,8 @@ def stat_lock_file(fd: int, network: bool) -> os.stat_result:
 def read_inode_line(fd: int, network: bool) -> bytes:
     """Return the first line of a lock file: the inode for which it was written; b"": there is none yet.
 
-    The line differs from the file's inode if the file is a copy, for example from a backup.  Then it can hide
-    jobs whose runner is dead: they have locked bytes of the original.
+    It differs from the file's inode if the file is a copy, for example from a backup.  Then it can hide jobs
+    whose runner is dead: they have locked bytes of the original.
     """
     with Reader.with_own_fd(fd, network) as reader:
         contents = reader.pread(BLOCK, 0).strip(b"\0")
@@ -931,7 +924,6 @@ class Opened:
 
     @property
     def fd(self) -> int:
-        """Return the descriptor; raise OSError(EBADF) if the file is closed."""
         if self._fd is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return self._fd
@@ -948,7 +940,7 @@ class Reader(Opened):
     """An open file; reads return the current contents, not old pages of this host's cache."""
 
     def __init__(self, fd: int | None, network: bool = False) -> None:
-        """Read from `fd`, which close() closes; on a network file system open_direct() opened it."""
+        """On a network file system, open_direct() has opened `fd`."""
         self._fd = fd
         self.reading_mode = Reading.CACHED
         if network:
@@ -1080,7 +1072,6 @@ def lost_locks(fd: int, offsets: Iterable[int], mount: Mount) -> set[int]:
 
 
 def _locks_lost_by_nfs(fd: int) -> bool:
-    """Return True if NFS has lost the locks of this descriptor, and so answers EIO to an uncached read."""
     try:
         Reader(fd, True).pread(1, 0)
     except OSError as error:
@@ -1093,15 +1084,15 @@ def _locks_lost_by_nfs(fd: int) -> bool:
 def _locks_lost_silently(fd: int, offsets: Iterable[int]) -> set[int]:
     """Return the offsets at which this descriptor, which had locked them all, has no lock now.
 
-    A query ignores the locks of the querying description: so a second description must find our lock, and
-    `fd` must find none.
+    A query ignores the locks of the querying description: so a second one must find our lock, and `fd`
+    must find none.
     """
     second_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     lost = set()
     try:
         for offset in offsets:
             no_lock = is_free(second_fd, offset)
-            if no_lock or not is_free(fd, offset):      # the second: another description has locked the byte
+            if no_lock or not is_free(fd, offset):      # the second: another has locked the byte
                 lost.add(offset)
     finally:
         os.close(second_fd)
@@ -1222,8 +1213,8 @@ class Paused(Exception):
 class Scan:
     """One walk through a job file, in chunks, from one line in a wanted state to the next.
 
-    The buffer holds one chunk, and begins with a newline.  Chunks are small at first and after reread_from(),
-    so that the next line comes from a fresh read; then they grow.
+    The buffer begins with a newline.  Chunks are small at first and after reread_from(), so that the next
+    line comes from a fresh read; then they grow.
     """
     MIN_CHUNK_SIZE = 4096                # bytes
     MAX_CHUNK_SIZE = 1 << 20
@@ -1234,8 +1225,8 @@ class Scan:
         """Start at the offset `start`, where a line begins.  states: the wanted states; None: all.
 
         counted: gets the number of job lines in each state, also of unwanted lines; the sum gives ordinals.
-        check_numbers: raise FileChangedError if the scan finds that line numbers are wrong.
-        end_offset: lines after this offset are not wanted, but can be found.
+        check_numbers: raise FileChangedError if line numbers are found to be wrong.  end_offset: lines after
+        this offset are not wanted, but can be found.
         """
         self.file = file
         self._checks_numbers = check_numbers
@@ -1257,7 +1248,7 @@ class Scan:
     def next(self, only_running: bool = False) -> Line | None:
         """Return the next wanted line; None at the end of the file, which can grow later.
 
-        only_running: find running jobs instead of the wanted states, and directives as before.
+        only_running: find running jobs instead of the wanted states.
         """
         pattern = self._running_pattern if only_running else self.pattern
         while True:
@@ -1316,7 +1307,7 @@ class Scan:
 
     def _parse_line_at(self, state_index: int) -> Line:
         newline = self._buffer.find(b"\n", state_index)
-        if newline < 0:                             # the end of the line is not in the buffer yet
+        if newline < 0:                             # it is not in the buffer yet
             self._drop_buffer_to(state_index - 1)   # now buffer[0] is the newline before the line
             state_index = 1
             newline = self._read_to_newline()
@@ -1333,7 +1324,7 @@ class Scan:
         return self.last
 
     def _read_to_newline(self) -> int:
-        """Add chunks to the buffer up to a newline, and return its index; -1 at the end of the file."""
+        """Add chunks up to a newline, and return its index; -1 at the end of the file."""
         newline = -1
         while newline < 0:
             length = len(self._buffer)
@@ -1351,11 +1342,11 @@ class Scan:
         self._position = stop
 
     def _read_chunk(self) -> bool:
-        """Drop the part of the buffer that was searched, and add the next chunk of the file.
+        """Add the next chunk of the file.  Return False at the end of the file.
 
-        Return False at the end of the file.  When Paused is raised, the chunk is in the buffer.
+        When Paused is raised, the chunk is in the buffer.
         """
-        # A match can begin in one chunk and end in the next, so the last bytes stay
+        # A match can begin in one chunk and end in the next
         self._drop_buffer_to(max(self._position, len(self._buffer) - self.overlap))
         offset = self._buffer_offset + len(self._buffer)
         data = self.file.pread(self.chunk_size, offset) if offset < self._end_offset else b""
@@ -1366,7 +1357,7 @@ class Scan:
         return bool(data)
 
     def _drop_buffer_to(self, stop: int) -> None:
-        """Count the lines of buffer[:stop], and drop this part of the buffer.
+        """Count the lines of buffer[:stop], and drop this part.
 
         Raises FileChangedError if the last line found has moved, so that all line numbers would be wrong.
         """
@@ -1458,8 +1449,7 @@ def count_lines(file: Reader, start: int, stop: float, state: bytes, command: by
 
 
 def is_utf16(head: bytes) -> bool:
-    """Return True if a text has a byte-order mark of UTF-16, or is like ASCII text with every other byte NUL.
-    """
+    """Return True if a text begins as UTF-16, or is like ASCII text with every other byte NUL."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True
     low, high = sorted([head[::2].count(0), head[1::2].count(0)])
@@ -1577,7 +1567,7 @@ UNBOUNDED = Resources(math.inf, math.inf)
 
 @dataclass(eq=False, repr=False)
 class JobSettings:
-    """The settings that a settings directive gives the jobs below it."""
+    """The settings that a directive gives the jobs below it."""
     line: Line | None = None            # the directive; None: there is none
     timeout: float | Unset | None = Unset.UNSET         # seconds; None: no limit
     hosts: tuple[str, ...] = ()         # names and patterns, in lower case; (): any host
@@ -1602,7 +1592,6 @@ class JobSettings:
 
     @property
     def suits_all(self) -> bool:
-        """Return True if any runner may run the jobs."""
         return not self.hosts and self.needs == ONE_SLOT
 
     @property
@@ -1656,8 +1645,8 @@ class Directives(NamedTuple):
     def with_directive(self, line: Line) -> Directives:
         """Return these directives with the effect of one more.
 
-        If that is malformed, it is unknown for which consumer (runner or client) the jobs below are.  So the
-        result has an `error`, and no settings, and every consumer must wait.
+        If that is malformed, it is unknown for which consumer the jobs below are.  So the result has an
+        `error`, and no settings, and every consumer must wait.
         """
         try:
             directive = parse_settings(line.text)
@@ -1671,7 +1660,7 @@ class Directives(NamedTuple):
         return self._replace(barrier=line, check=directive.kind == "barrier check")
 
     def can_share_group_with(self, previous: Directives) -> bool:
-        """Return True if jobs below these directives and jobs below `previous` can be in one together= group.
+        """Return True if jobs below these directives and below `previous` can be in one together= group.
 
         `previous` lacks the last directive line.
         """
@@ -1709,7 +1698,6 @@ def parse_settings(text: bytes) -> Directive:
 
 
 def _parse_job_settings(values: dict[str, str]) -> JobSettings:
-    """Parse the settings of a directive, for example {'host': 'node1,node2'}.  Raises ValueError."""
     hosts = tuple(values["host"].lower().split(",")) if "host" in values else ()
     _check_patterns(hosts)
     _check_combinations(values)
@@ -1865,23 +1853,19 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # claimed.  A new line is claimed only if h <= R.  The line itself is one more than R, so h + 1 copies are at
 # most as many as lines.  An orphan is overwritten only if h < R, so h <= R still holds.  By I3 h counts each
 # living copy.  Lines are counted in the file that the path names, while holding the command mutex, so only
-# other programs can change them before the `r` is written.  No step depends on the place of a line, on
-# replaced files, or on the author of an edit.
+# other programs can change them before the `r` is written.
 #
 # The theorem also holds on a network file system, where this host can have an old name, size or content
-# cached: these are read while holding the command mutex, after refresh_file().  A read without the mutex (a
-# scan for the next line, a check of the jobs) can be old.  It only decides which command mutex to lock next,
-# or that there is nothing to do yet; and a walk that finds nothing is repeated.
+# cached: these are read while holding the command mutex, after refresh_file().  A read without the mutex can
+# be old.  It only decides which command mutex to lock next, or that there is nothing to do yet; and a walk
+# that finds nothing is repeated.
 #
 # A line's own job lock is the line number modulo 65,535.  The runner takes it if it is free.  So until an
-# edit moves equal lines, job locks distinguish them: which one is an orphan, and which one a cancel means.
-# Safety does not depend on that.
+# edit moves equal lines, job locks show which one is an orphan, and which one a cancel means.  Safety does
+# not depend on that.
 #
 # If h > R, an editor has overwritten an `r`, and no line of the command can be claimed.  A living runner
 # repairs that in check_jobs().
-#
-# A JobReader reads the file, and locks nothing.  A JobFile writes states.  A JobQueue has a JobFile and
-# claimed jobs.  A LockTable locks command mutexes and job locks; a LockTableReader only queries them.
 #
 # Steps of a state change: lock the command mutex, which drops this host's cache; check that the path still
 # names this file (get_checked_fd()), and that the line has not moved (read_line()); write; unlock the command
@@ -1891,8 +1875,6 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # reopen_if_replaced() opens the file and the lock file that the path names now.  A JobQueue first locks the
 # job locks of claimed jobs in a new lock file, and then marks this one as in use.  So only a JobQueue may do
 # that for its JobFile; code that counts lines at the same time has a separate JobReader.
-#
-# An editor can move, overwrite or delete a claimed line at any time.  So check_jobs() checks them regularly.
 
 
 @dataclass(eq=False, repr=False)
@@ -1920,7 +1902,6 @@ class Consumer:
         return state in self.retry
 
     def stop_retrying(self) -> None:
-        """Run only orphans again from now on: the failed lines are new."""
         self.retry = RUNNING
 
 
@@ -1945,12 +1926,12 @@ class Job(Line):
     absent_since: float = 0.0           # when it stopped being FOUND (JobQueue's clock)
     size_when_found: int = 0            # bytes of the job file when last FOUND
     settings: JobSettings = NO_SETTINGS
-    consumer: Consumer = NOBODY               # for which it was claimed
+    consumer: Consumer = NOBODY
     # the last result that we tried to write; the file can have it despite an error; b"": none
     unconfirmed_state: bytes = b""
     gated: bool = False                 # the shell waits until open_gate() lets the job begin
-    result_text: str = ""                       # the result of the last run: "exit 0", "signal 9"
-    growth_count: int = 0               # how often the memory request grew after a run that lacked memory
+    result_text: str = ""                       # of the last run: "exit 0", "signal 9"
+    growth_count: int = 0               # after runs that lacked memory
 
     @property
     def needs(self) -> Resources:
@@ -1988,7 +1969,7 @@ class LockedNow(TemporaryError):
 
 
 class NoFile(TemporaryError):
-    """The job file does not exist, perhaps for a moment only; try again soon."""
+    """The job file does not exist, perhaps for a moment only."""
 
 
 class LineCheck(enum.Enum):
@@ -2029,7 +2010,6 @@ class Counts(NamedTuple):
 
     @property
     def all(self) -> int:
-        """Return the number of jobs that are not held."""
         return self.new + self.running + self.processed
 
     @property
@@ -2042,7 +2022,7 @@ class Counts(NamedTuple):
 
 
 def held_in(states: Counter[bytes]) -> int:
-    """Count the lines on hold: not new, running, done, failed or in error."""
+    """Count the lines on hold."""
     not_held = sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
     return sum(states.values()) - not_held
 
@@ -2073,7 +2053,7 @@ class Summary:
     can_retry: bool = False     # -r would run some bad lines again: not all belong to groups
     jobs_left: bool = False          # a new job remains that one of these consumers could have run
     orphans: int = 0
-    first_stray: int = 0        # a line number; 0: none
+    first_stray: int = 0        # 0: none
 
     def describe(self, with_lines: bool) -> str:
         """Return '31 done, 2 failed (lines 3, 5), 9 new'."""
@@ -2105,15 +2085,15 @@ def own_job_lock_offset(line: Line) -> int:
 
 class JobLock(NamedTuple):
     """A byte that is locked for a claimed line and its job."""
-    fd: int                     # of the description that has the byte locked; the job inherits it
+    fd: int                     # of the description that owns the lock; the job inherits it
     offset: int
 
 
 class PresenceLock:
     """A byte of the lock file that a runner or server keeps locked to show others that it runs.
 
-    The presence lock is on the description of the command mutexes, which no job inherits.  So the kernel
-    frees it when the program dies.  The byte is drawn at random, and identifies the program in the journal.
+    It is on the description of the command mutexes, which no job inherits.  So the kernel frees it when the
+    program dies.  The byte is drawn at random, and identifies the program in the journal.
     """
     COUNT = 1 << 32
     SERVERS = 1 << 31           # presence locks from here on are for servers
@@ -2122,14 +2102,14 @@ class PresenceLock:
     def __init__(self, of_server: bool) -> None:
         self._of_server = of_server
         self.offset = self._draw()              # the byte, counted from PRESENCE_BYTES
-        self.is_held = False                # locked on the description of the last take()
+        self.is_held = False
 
     def _draw(self) -> int:
         drawn = int.from_bytes(os.urandom(4), "big") % self.SERVERS
         return self.SERVERS + drawn if self._of_server else drawn
 
     def take(self, fd: int) -> None:
-        """Lock the byte through `fd`; if it is taken, draw another, TRIES times at most."""
+        """Lock the byte through `fd`; if it is taken, draw another."""
         for _ in range(self.TRIES):
             self.is_held = lock(fd, PRESENCE_BYTES + self.offset)
             if self.is_held:
@@ -2151,7 +2131,7 @@ class Changed(enum.Flag):
 
 
 class LockTableReader(Opened):
-    """The lock file of a job file, for queries through `fd`: which locks are held?"""
+    """The lock file of a job file, for queries through `fd`."""
 
     def __init__(self, file: str, mount: Mount, say: Say) -> None:
         self._file = file
@@ -2196,8 +2176,7 @@ class LockTableReader(Opened):
         return self.is_open
 
     def _open(self) -> tuple[int | None, Identity | None]:
-        """Return descriptor and identity of the lock file; None for both: none exists, or we may not read it.
-        """
+        """Return descriptor and identity of the lock file; None for both: none exists, or unreadable."""
         was_hidden = self.is_unreadable
         self.is_unreadable = False
         try:
@@ -2249,8 +2228,8 @@ class LockTableReader(Opened):
 class LockTable(LockTableReader):
     """The lock file of a job file, to lock command mutexes and job locks, and to detect others that claim.
 
-    `fd` has all locks of this process except job locks.  A query through `fd` does not find locks of the same
-    description.  So each job lock is on another description, which the job inherits (open_job_lock()).
+    `fd` has all locks of this process except job locks.  A query does not find locks of the same description.
+    So each job lock is on another description, which the job inherits (open_job_lock()).
 
     Locks on a network file system can be lost while this host is cut off.  On NFS a read detects that.  On
     all others `fd` keeps one more byte locked, the pulse: if it is lost, so are all locks of this host.
@@ -2261,8 +2240,8 @@ class LockTable(LockTableReader):
         super().__init__(file, mount, say)
         self.clock = clock
         self.interval = interval
-        self.job_locks: dict[int, JobLock] = {}        # held by this process, by offset
-        self.presence_lock = presence_lock                      # locked on `fd`
+        self.job_locks: dict[int, JobLock] = {}        # by offset
+        self.presence_lock = presence_lock
         self.pulse_offset = 0                   # 0: there is no pulse
         self._locks_known_at = 0.0              # when `fd` was last known to have its locks (clock)
         self._lengthened = False                # we have made the open lock file longer
@@ -2270,7 +2249,6 @@ class LockTable(LockTableReader):
         self._length_at_first_claim: int | OtherUsers = OtherUsers.NOT_ASKED
 
     def _open(self) -> tuple[int, Identity]:
-        """Open or create the lock file, and show others that this process uses it."""
         opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)
         try:
@@ -2392,9 +2370,9 @@ class LockTable(LockTableReader):
     def drop_lost_job_locks(self) -> bool:
         """Forget the job locks that a network file system has dropped; return True if there were any.
 
-        An open file description whose locks were lost stays useless, even if a lock on it seems to succeed.
-        Unlock all of it before closing our descriptor: the job has a copy, and this host still remembers the
-        lost locks, which would conflict with new ones (seen on NFS v4.2).
+        A description whose locks were lost stays useless, even if a lock on it seems to succeed.  Unlock all
+        of it before closing our descriptor: the job has a copy, and this host still remembers the lost locks,
+        which would conflict with new ones (seen on NFS v4.2).
         """
         if not self.network:
             return False
@@ -2418,10 +2396,10 @@ class LockTable(LockTableReader):
     def lengthen_lock_file(self) -> None:
         """Make the lock file one byte longer, once, so that others notice that we claim lines from now on.
 
-        Each runner does so before it first claims.  So while the length is as we made it, no runner has begun
-        to claim since.  A runner that began before us still has HERE_BYTE locked, which we record as OTHERS;
-        if it has lost that lock, it must call this again before it claims.  A runner that begins now locks
-        HERE_BYTE first: we see that lock, or it makes the file longer than we did.
+        While the length is as we made it, no runner has begun to claim since.  A runner that began before us
+        still has HERE_BYTE locked, which we record as OTHERS; if it has lost that lock, it must call this
+        again before it claims.  A runner that begins now locks HERE_BYTE first: we see that lock, or it makes
+        the file longer than we did.
         """
         if self._lengthened:
             return
@@ -2458,7 +2436,7 @@ class JobReader(Opened):
         self.real_path = resolve_directories(path)
         self.mount = mount
         self.network = mount.network
-        self.interval = 5.0 if self.network else 1.0    # seconds from look to look
+        self.interval = 5.0 if self.network else 1.0
         self._tail: tuple[int, bytes] | None = None         # the last seen size and last byte of the file
         self._tail_since = 0.0                  # when `_tail` was first seen (clock)
         # the size when the file was last known to be complete, or opened
@@ -2471,13 +2449,12 @@ class JobReader(Opened):
 
     @property
     def start(self) -> int:
-        """Return the offset of the first line now: an editor can add or remove a byte-order mark."""
+        """Return the offset of the first line: an editor can add or remove a byte-order mark."""
         return first_line_offset(self.reader)
 
     def scan_lines(
         self, states: bytes | None = None, counted: Counter[bytes] | None = None, directives: bool = False
     ) -> Scan:
-        """Start a scan over the job lines in some states (None: all) of the file at the path."""
         self.reopen_if_replaced()
         return Scan(self.reader, self.start, states, counted=counted, directives=directives)
 
@@ -2503,8 +2480,8 @@ class JobReader(Opened):
         """Return the seconds until a scan that has read `size` bytes can be trusted; 0: now.
 
         An editor that saves in place empties the file first, and another process can be in the middle of the
-        last line.  So size and last byte must stay the same for a while.  A file that ends with a newline
-        when first read needs no wait.
+        last line.  So size and last byte must stay the same for a while, unless the file ends with a newline
+        when first read.
         """
         now = self.clock()
         last_byte = self.reader.pread(1, max(size - 1, 0))
@@ -2553,7 +2530,7 @@ class JobReader(Opened):
         )
 
     def _find_bad_lines(self) -> tuple[list[int], bool]:
-        """Return the first MAX_NAMED line numbers of `!` or `e`, and True if -r can retry any such line."""
+        """Return the first line numbers of `!` or `e`, and True if -r can retry any such line."""
         numbers: list[int] = []
 
         def is_needed(scope: Directives) -> bool:
@@ -2569,11 +2546,10 @@ class JobReader(Opened):
         return numbers, has_ungrouped
 
     def has_no_other_users(self) -> bool:
-        """Return True if certainly no other runner or server uses the file."""
         return self.lock_table.is_open and self.lock_table.presence_locks() == set()
 
     def _remove_consumers_with_jobs(self, consumers: Consumers, groups: bool) -> bool:
-        """Remove each consumer that could run a new job of the file; return True if there was one."""
+        """Remove each consumer that could run a new job; return True if there was one."""
         def can_run_jobs(scope: Directives) -> bool:
             return (groups or not scope.settings.together) and consumers.any_fits(scope)
 
@@ -2644,9 +2620,9 @@ class JobReader(Opened):
     def _locks_show_life(self, line: Line) -> bool:
         """Return True if the held job locks show that a line `r` has a runner or a job.
 
-        Both hold the line's own job lock, or another if that was taken, or if the line has moved since the
-        claim.  So if the own lock is free, count the bucket's held locks: if the command has no orphan, this
-        line is none.
+        Both hold the line's own job lock, or another if that was taken, or if the line has moved since.  So
+        if the own lock is free, count the bucket's held locks: if the command has no orphan, this line is
+        none.
         """
         lock_table = self.lock_table
         if lock_table.is_held(own_job_lock_offset(line)):
@@ -2678,7 +2654,6 @@ class JobReader(Opened):
         return not living_copies or self._has_running_lines(command, needed_lines, find_start())
 
     def _has_running_lines(self, command: bytes, at_least: int, search_start: int | None = None) -> bool:
-        """Return True if at least so many lines are `r`; search from `search_start` on first."""
         middle = self.start if search_start is None else search_start
         count = count_lines(self.reader, middle, math.inf, RUNNING, command, at_least)
         if count < at_least:
@@ -2691,7 +2666,7 @@ class JobReader(Opened):
         self.lock_table.refresh()
 
     def reopen_reader_on_fuse(self) -> None:
-        """On FUSE, open the file again, so that later reads return what other hosts have written.
+        """On FUSE, open the file again, to read what other hosts have written.
 
         Raises FileChangedError if the file was replaced.
         """
@@ -2793,9 +2768,9 @@ USERS = 1 << 61
 
 
 def lock_all(fd: int) -> None:
-    """Lock all of a job file, shared: the in-use lock of each process that writes states.
+    """Lock all of a job file, shared: the in-use lock.  On NFS, that also makes the size current.
 
-    On NFS, locking also makes the size current.  Raises OSError(EBUSY) if the file is locked exclusively.
+    Raises OSError(EBUSY) if the file is locked exclusively.
     """
     if not lock(fd, 0, IN_USE_BYTES, shared=True):
         raise OSError(
@@ -2806,9 +2781,8 @@ def lock_all(fd: int) -> None:
 class JobFile(JobReader):
     """A job file, to write: the state of a line is written only while holding the mutex of the command.
 
-    Each process that may write the job file holds the in-use lock: all of the file, shared.  It keeps away
-    programs that lock ranges of the file, and an NFS client from writing neighbouring bytes back.  And it
-    makes a write fail after the lease was lost.
+    The in-use lock keeps away programs that lock ranges of the file, and an NFS client from writing
+    neighbouring bytes back.  And it makes a write fail after the lease was lost.
 
     While a process holds a command mutex, all reads of `reader` return data no older than that lock.
     """
@@ -2980,11 +2954,11 @@ class JobFile(JobReader):
         if not data:
             raise FileChangedError
         if settings.line and self.state_at(settings.line) is None:
-            raise FileChangedError              # the directive has changed or moved
+            raise FileChangedError
         is_orphan = line.state == RUNNING
         is_edited = data[:1] != line.state
         if is_edited or (is_orphan and self.lock_table.is_held(own_job_lock_offset(line))):
-            return Attempt(LineCheck.CHANGED, data)       # edited, or claimed, since it was found
+            return Attempt(LineCheck.CHANGED, data)       # since it was found
         if not committed:
             return Attempt(LineCheck.APPENDING, data)
         if needs_room and not self.can_run_another_copy(line.command, is_orphan, find_start):
@@ -3011,7 +2985,7 @@ class JobFile(JobReader):
     def _known_committed_size(self, current_size: int) -> int:
         """Return the size up to which lines are known to be committed; 0: check_committed() must ask.
 
-        That is so on a local file system, where asking is cheap, and after the file was replaced or cut.
+        That is so on a local file system, where asking is cheap.
         """
         if not self.network or not self._committed_reader_and_size:
             return 0
@@ -3029,10 +3003,7 @@ class JobFile(JobReader):
 
 
 class JobQueue:
-    """The jobs that were claimed from a job file: claims lines, checks claimed lines and writes results.
-
-    A job is in `claimed` from claim() to release_job().  A `Cursor` chooses the next line.
-    """
+    """The jobs that were claimed from a job file: claims lines, checks claimed lines and writes results."""
     MAX_SINGLE_READS = 16       # lines of a command that are read one by one
     MAX_CUT_OFF_SECONDS = 60.0  # with ENOTCONN, until the client of the file system counts as dead
 
@@ -3040,10 +3011,10 @@ class JobQueue:
         """file: only this queue may call its reopen_if_replaced()."""
         self.file = file
         self.say = file.say
-        self.claimed: dict[Job, None] = {}      # in the order of claims
+        self.claimed: dict[Job, None] = {}
         # jobs that are "lost" to others or "cancelled"; the next check_jobs() returns them
         self._jobs_to_kill: dict[Job, str] = {}
-        self._searched_at = -math.inf           # when check_jobs() last searched the file (clock)
+        self._searched_at = -math.inf           # (clock)
         self._last_reading_mode = Reading.CACHED
         # when ENOTCONN first came (clock); None: the file was opened since
         self._cut_off_since: float | None = None
@@ -3054,7 +3025,7 @@ class JobQueue:
         """Open the job file and the lock file that the path names now, unless they are open.
 
         Lock a job lock again for each claimed job that has none.  Raises OSError(EBUSY) if another process
-        uses another lock file: the jobs have job locks then, but no new line may be claimed.
+        uses another lock file: then no new line may be claimed.
         """
         old_inode = self.file.lock_table.inode
         changed = self.file.reopen_if_replaced()
@@ -3101,13 +3072,13 @@ class JobQueue:
         """Return True if the process that serves a FUSE file system on this host must be dead.
 
         Then every call fails with ENOTCONN for ever; on GlusterFS also while the servers do not answer, so
-        wait for a minute of such errors.
+        wait for a minute.
         """
         return (self._cut_off_since is not None
                 and self.file.clock() - self._cut_off_since >= self.MAX_CUT_OFF_SECONDS)
 
     def _forget_job_locks(self) -> None:
-        """Clear `job_lock` of each job whose job lock the lock table has lost or freed."""
+        """Clear `job_lock` of each job whose job lock was lost or freed."""
         for job in self.claimed:
             if job.job_lock and self.file.lock_table.job_locks.get(job.job_lock.offset) is not job.job_lock:
                 job.job_lock = None
@@ -3119,8 +3090,7 @@ class JobQueue:
 
     @staticmethod
     def copy_lock_fd(job: Job) -> int | None:
-        """Return a copy of the descriptor with a job's job lock, for the job's shell; None: the lock is lost.
-        """
+        """Return a copy of the descriptor with a job's job lock; None: the lock is lost."""
         return os.dup(job.job_lock.fd) if job.job_lock else None
 
     def still_has(self, job: Job) -> bool:
@@ -3175,7 +3145,7 @@ class JobQueue:
     def _running_search_start(self, command: bytes) -> int | None:
         """Return where to begin a search for running lines of a command; None: at the top.
 
-        Begin at our first claimed line of the command: most running lines are below.
+        That is our first claimed line of the command: most running lines are below.
         """
         first_job = next((job for job in self.claimed if job.command == command), None)
         return first_job.offset if first_job and self.file.state_at(first_job) is not None else None
@@ -3203,7 +3173,7 @@ class JobQueue:
             raise TemporaryError(f"the result {display_text(state)} cannot be written: {why}") from None
 
     def _write_result(self, job: Job, state: bytes) -> str:
-        """Do finish(): write the result at the job's offset, or search the file for the line first."""
+        """Write the result at the job's offset, or search the file for the line first."""
         try:
             try:
                 self._write_at_offset(job, state)
@@ -3323,8 +3293,8 @@ class JobQueue:
     def check_jobs(self) -> dict[Job, str]:
         """Compare the claimed jobs with the file, and repair what edits and lost locks have changed.
 
-        Return the jobs that the caller must kill, each once, with the reason: "lost" if another runner has
-        claimed the line, "cancelled" if a user has set another state.
+        Return the jobs to kill, each once: "lost" if another runner has claimed the line, "cancelled" if a
+        user has set another state.
         """
         if not self.claimed and not self._jobs_to_kill:
             return {}
@@ -3410,8 +3380,8 @@ class JobQueue:
     def _reread_lines(self, command: bytes, known_lines: Sequence[Line]) -> list[Line]:
         """Return the current lines of a command.  Needs the command mutex.
 
-        Read up to MAX_SINGLE_READS of the known lines one by one, each a round trip on a network file system.
-        If there are more, or one has moved, read the whole file.
+        Read a few known lines one by one, each a round trip on a network file system; otherwise the whole
+        file.
         """
         if len(known_lines) <= self.MAX_SINGLE_READS:
             reread = [
@@ -3490,7 +3460,7 @@ class JobQueue:
     def _take_back_job_locks(self, our_jobs: Iterable[Job], spare_lines: int) -> None:
         """Lock a job lock again for each job that lost it, or give up the job as "lost".
 
-        spare_lines: the lines `r` of the command minus the held job locks: so many lines can be ours.
+        spare_lines: the lines `r` of the command minus the held job locks: so many can be ours.
         """
         for job in our_jobs:
             if job.job_lock:
@@ -3509,7 +3479,7 @@ class JobQueue:
     def _find_likeliest_offset(self, job: Job, unused_running: Mapping[int, Line]) -> int:
         """Return the offset of the line `r` that most likely belongs to a job, after an edit has moved lines.
 
-        Prefer the line whose own job lock the job has locked, then one where that is free, then the first.
+        Prefer the line whose own job lock the job has locked, then one where that is free.
         """
         offset_by_lock = {own_job_lock_offset(line): offset for offset, line in unused_running.items()}
         if job.job_lock and job.job_lock.offset in offset_by_lock:
@@ -3521,10 +3491,7 @@ class JobQueue:
         return min(unused_running)
 
     def _restore_running_state(self, line: Line) -> None:
-        """Write `r` over the state of a running job's line, if an editor has overwritten the `r`.
-
-        Needs the command mutex.
-        """
+        """Write `r` over another state of a running job's line.  Needs the command mutex."""
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
             self.say(
@@ -3635,7 +3602,6 @@ def _check_path(path: str, mount: Mount) -> None:
 
 
 def _try_locks(path: str, lock_path: str) -> None:
-    """Raise UsageError if locks of two descriptors do not exclude each other."""
     os.close(open_lock_file_of(path))
     with open(lock_path, "rb+", buffering=0) as first, open(lock_path, "rb+", buffering=0) as second:
         if is_free(second.fileno(), lock_probe(first.fileno())):
@@ -7322,8 +7288,8 @@ class JobLog(Sink):
 
 # ======== Slots =============================================================================================
 #
-# A slot is the right to run one job at a time.  `-j N` makes N slots.  `--slots` gives them names, which the
-# jobs receive.  With `--slots @FILE` the names can change while the runner runs.
+# A slot is the right to run one job at a time.  `--slots` gives slots names, which the jobs receive.  With
+# `--slots @FILE` the names can change while the runner runs.
 
 
 class Use(enum.Enum):
@@ -7338,15 +7304,14 @@ class Use(enum.Enum):
 class Slot:
     """Runs one job at a time.  The name is for the job, for example a host."""
     name: str
-    copy: int = 0                       # among slots of the same name, from 0
+    copy: int = 0                       # of the same name, from 0
     rank: int = 0                       # the idle slot with the lowest rank gets the next job
     use: Use = Use.IDLE
-    listed: bool = True                 # in the list of names; otherwise it gets no more jobs
+    listed: bool = True                 # otherwise it gets no more jobs
     broken_jobs: int = 0                # the last jobs in a row that could not run here
 
     @property
     def is_retired(self) -> bool:
-        """Return True if the slot will get no more jobs."""
         return not self.listed or self.use in (Use.SPENT, Use.BROKEN)
 
     @property
@@ -7370,7 +7335,7 @@ class SlotFile:
             raise UsageError(
                 f"{path}: {error_text(error)} (expected a file of names, one per line)"
             ) from None
-        self._last_names = self.names           # as read last
+        self._last_names = self.names
         self._raise_descriptor_limit()
 
     def reload_names(self) -> Sequence[str] | None:
@@ -7385,7 +7350,6 @@ class SlotFile:
         return names
 
     def _raise_descriptor_limit(self) -> None:
-        """Allow as many open files as jobs for all names need, up to the hard limit."""
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         needed = 32 + len(self.names) * self.DESCRIPTORS_PER_NAME
         if hard != resource.RLIM_INFINITY:
@@ -7425,9 +7389,9 @@ class RunnerStats:
     done: int = 0
     failed: int = 0
     error_count: int = 0
-    cancelled: int = 0                  # killed because a user has changed the state
-    had_errors: bool = False            # output or records were lost, or file or slots could not be used
-    unwritten_lines: list[int] = field(default_factory=list)      # lines whose results could not be written
+    cancelled: int = 0
+    had_errors: bool = False            # output or records were lost, or file or slots unusable
+    unwritten_lines: list[int] = field(default_factory=list)
     bad_lines: list[int] = field(default_factory=list)      # failed or in error
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
 
@@ -7447,8 +7411,8 @@ class RunnerStats:
         """Return 0 if all is well.
 
         Return 1 if the state of the file is unknown (`summary` is None), it has bad jobs or more jobs for us,
-        this runner has lost results, output or records, or another runner can be running jobs that this
-        runner left in error.
+        this runner has lost results, output or records, or another runner can be running jobs that we left in
+        error.
         """
         if summary is None or summary.counts.bad or summary.jobs_left:
             return 1
@@ -7484,7 +7448,7 @@ class RunnerStats:
         return text + self._next_steps(summary, retry, reasons_command)
 
     def _describe_own_results(self, error_count: int, bad_lines: set[int], seconds: float) -> str:
-        """Return, for example, '3 done, 1 failed in 12s (line 4)'.  bad_lines: the lines to name."""
+        """Return, for example, '3 done, 1 failed in 12s (line 4)'."""
         counts = ((self.failed, "failed"), (error_count, "error"), (self.cancelled, "cancelled"),
                   (len(self.unwritten_lines), "not written down"))
         count_texts = [f"{self.done} done", *(f"{count} {word}" for count, word in counts if count)]
@@ -7498,7 +7462,7 @@ class RunnerStats:
         return own_results == file_results and counts.processed == counts.all
 
     def _next_steps(self, summary: Summary, retry: str, reasons_command: str) -> str:
-        """Return hints for the user, for example '; -r runs them again'; '': none."""
+        """Return hints, for example '; -r runs them again'; '': none."""
         hints = []
         will_be_orphaned = self.unwritten_lines and summary.counts.running
         if summary.can_retry or will_be_orphaned:
@@ -7511,9 +7475,9 @@ class RunnerStats:
 
 
 def failure_report_command(options: argparse.Namespace) -> str:
-    """Return the command that shows why jobs failed; '' if this program keeps no records, as a client.
+    """Return the command that shows why jobs failed, for example 'runwait4.py --failed runs.txt'.
 
-    For example, 'runwait4.py --failed runs.txt'.
+    '': this program keeps no records, as a client.
     """
     if getattr(options, "no_records", True):
         return ""
@@ -7522,12 +7486,11 @@ def failure_report_command(options: argparse.Namespace) -> str:
 
 
 def too_many_failures(count: int) -> str:
-    """Return the reason for a stop by --max-failed."""
     return f"{plural(count, 'job')} failed or in error (--max-failed)"
 
 
 class Backlogged(Protocol):
-    """Has a backlog, as a Writer."""
+    """Has a backlog: bytes yet to be written."""
 
     @property
     def backlog(self) -> int:
@@ -7540,8 +7503,8 @@ class Pump:
     The pipes of a job are watched only after 10 ms: most short jobs have then ended.
     """
     WATCH_AFTER_SECONDS = 0.01
-    MAX_READ_BYTES = 1 << 18            # by one read(2)
-    QUIET_SECONDS = 0.3                 # without output for so long, processes left by a shell print no more
+    MAX_READ_BYTES = 1 << 18
+    QUIET_SECONDS = 0.3                 # without output; then processes left by a shell print no more
     MAX_READING_SECONDS = 5.0           # of reading after the exit of a shell
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
@@ -7555,21 +7518,20 @@ class Pump:
         self._paused_at = math.inf
         self._paused_for = 0.0              # seconds of all earlier pauses
         self._data_events: dict[Run, asyncio.Event] = {}        # see watch_with_event()
-        self._timer: asyncio.TimerHandle | None = None      # until the next run is old enough to be watched
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def backlog(self) -> int:
         return max(writer.backlog for writer in self._writers)
 
     def watch_soon(self, run: Run) -> None:
-        """Watch the pipes of a run once it is old enough."""
         self.runs.add(run)
         if not self._timer:
             self._timer = self._loop.call_later(self.WATCH_AFTER_SECONDS, self._watch_long_runs)
 
     @staticmethod
     def has_writers(run: Run) -> bool:
-        """Return True if a process still holds a pipe of the run: more output can come."""
+        """Return True if a process still holds a pipe of the run."""
         poll = select.poll()
         fds = [stream.fd for stream in run.streams if stream.fd is not None]
         for fd in fds:
@@ -7577,7 +7539,6 @@ class Pump:
         return len(poll.poll(0)) < len(fds)
 
     def watch_with_event(self, run: Run, on_data: asyncio.Event) -> None:
-        """Watch the pipes of a run, and set `on_data` when one is readable."""
         self._data_events[run] = on_data
         self._watch(run)
 
@@ -7639,7 +7600,6 @@ class Pump:
             self._loop.remove_reader(stream.fd)
 
     def _on_readable(self, run: Run, stream: Stream, fd: int) -> None:
-        """Read from a pipe; pause all reading if the backlog is large."""
         if run in self._data_events:
             self._data_events[run].set()
         data = os.read(fd, self.MAX_READ_BYTES)
@@ -7666,11 +7626,10 @@ class Pump:
 class StopSignals:
     """Remembers when the runner got stop signals, which can also have killed jobs.
 
-    Slurm, systemd and Ctrl-C in some programs signal the runner and the jobs, in any order, and a process
-    cannot see which others got a signal.  So a job counts as interrupted rather than failed if, within
-    TOGETHER_SECONDS of a stop signal of the runner, it dies of such a signal or exits with 128 plus the
-    signal number (as srun does).  Any failure within TOGETHER_SECONDS after a signal that kills all jobs
-    counts as interrupted.  While the runner only drains, jobs can fail.
+    Slurm, systemd and Ctrl-C in some programs signal the runner and the jobs, in any order.  So a job counts
+    as interrupted rather than failed if, within TOGETHER_SECONDS of a stop signal of the runner, it dies of
+    such a signal or exits with 128 plus the signal number (as srun does).  Any failure within
+    TOGETHER_SECONDS after a signal that kills all jobs counts as interrupted.
     """
     TOGETHER_SECONDS = 1.0
 
@@ -7691,10 +7650,7 @@ class StopSignals:
         await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
     def was_interrupted(self, run_result: RunResult, exited_at: float) -> bool:
-        """Return True if a signal that also came to the runner interrupted a run: see the class.
-
-        exited_at: when the shell exited (loop's time).
-        """
+        """Return True if a signal that also came to the runner interrupted a run: see the class."""
         has_succeeded = run_result.status == 0
         if run_result.cause or has_succeeded:       # a cause: killed for another reason
             return False
@@ -7709,8 +7665,7 @@ class StopSignals:
     async def find_out_if_interrupted(self, run_result: RunResult, exited_at: float) -> bool:
         """Return was_interrupted(), once that is certain.
 
-        If the run died of a stop signal, the runner can get the same signal a moment later.  So wait for it
-        until a second after the exit.
+        If the run died of a stop signal, the runner can get the same signal a moment later.  So wait for it.
         """
         seconds_left = exited_at + self.TOGETHER_SECONDS - self._loop.time()
         can_signal_follow = run_result.died_of_stop_signal and not run_result.cause and seconds_left > 0
@@ -7748,9 +7703,9 @@ class StopSignals:
 # kills a RUNNING run.  The exit of the shell ends RUNNING and AT_GATE.  In other phases these events have no
 # effect.
 #
-# The phase changes in the same call as the event, not when the coroutine wakes up.  Facts that are judged
-# later (time, exit status, signal, the kernel's OOM kills) are recorded when the shell exits: reading the
-# remaining output can take longer than the interval between two signals that belong together.
+# The phase changes in the same call as the event, not when the coroutine wakes up.  Time, exit status, signal
+# and the kernel's OOM kills are recorded when the shell exits: reading the remaining output can take longer
+# than the interval between two signals that belong together.
 
 
 class Phase(enum.Enum):
@@ -7794,7 +7749,7 @@ class JobTask:
         self._shell: Child | None = None        # from start to finish
         self._gate_fd: int | None = None        # our end of the pipe on which the shell waits
         self._kill_task: asyncio.Future[None] | None = None     # kills the processes
-        self._exited_at = 0.0           # when the shell exited (loop's time)
+        self._exited_at = 0.0           # (loop's time)
         self._oom_kills = 0             # the count of OomKills at the start
         self._wake_event = asyncio.Event()  # set on each change of phase or cause, on drain(), and on output
 
@@ -7819,7 +7774,6 @@ class JobTask:
     # -- events ----------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Keep the job from starting (again)."""
         self._close_gate()
         self._wake_event.set()
 
@@ -7829,7 +7783,6 @@ class JobTask:
             self._forbid_start("refused")
 
     def open_gate(self) -> None:
-        """Let a shell that waits at the gate start the command."""
         self._runner.processes.reap()           # changes the phase if the shell has died
         if self.phase is Phase.AT_GATE and self._gate_fd is not None:
             with contextlib.suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
@@ -7861,7 +7814,7 @@ class JobTask:
             self._kill_processes(cause)
 
     def _on_exit(self, status: int) -> None:
-        """Record the exit of the shell.  status: the wait status."""
+        """Record the exit of the shell."""
         run = self.run
         self._exited_at = self._runner.loop.time()
         run.duration = self._exited_at - run.started
@@ -7913,8 +7866,7 @@ class JobTask:
     async def run_until_settled(self) -> None:
         """Wait for the run, run the job again if it must, and write the final state.
 
-        A run that lacked memory is no failure if memory= lists a larger size: that is tried next.  After any
-        other failure --retries applies.
+        A run that lacked memory is no failure if memory= lists a larger size: that is tried next.
         """
         failures = 0
         while self._shell:                      # None: start() has started none
@@ -7941,7 +7893,6 @@ class JobTask:
         await self.start()
 
     def _must_not_run_again(self) -> bool:
-        """Return True if not even --retries lets the job run again."""
         was_killed_for_good = self.run.cause not in ("", *FAILURE_CAUSES)
         return self.state == DONE or not self._can_start or was_killed_for_good
 
@@ -7959,9 +7910,8 @@ class JobTask:
             await self._write_state()
 
     async def _write_state(self) -> None:
-        """Write the final state to the line, or release the line if it is NEW.
-
-        Try until that succeeds, or can never succeed: then the line counts as unwritten.
+        """Write the final state to the line, or release the line if it is NEW, until that succeeds or never
+        can.
         """
         runner, jobs, job = self._runner, self._runner.jobs, self.job
         try:
@@ -8002,7 +7952,6 @@ class JobTask:
         return self._can_start and self._runner.admit_or_drain(self.job)
 
     async def _wait_for_event(self, seconds: float | None) -> None:
-        """Wait for an event, at most `seconds` (None: no limit)."""
         self._wake_event.clear()
         if self._can_start:
             with contextlib.suppress(asyncio.TimeoutError):
@@ -8064,7 +8013,7 @@ class JobTask:
     def _spawn_shell(self, lock_fd: int | None) -> None:
         """Start the shell with pipes for output and, for a job of a group, the gate.
 
-        lock_fd: has the job lock, which the shell inherits; None: there is none.  Raises OSError, ValueError.
+        lock_fd: has the job lock, which the shell inherits.  Raises OSError, ValueError.
         """
         run, has_gate = self.run, self.job.gated
         stream_names = [b"stdout", b"stderr"] if run.sinks else []      # without sinks output has no reader
@@ -8132,7 +8081,6 @@ class JobTask:
     # -- one run ---------------------------------------------------------------------------------------------
 
     async def _follow_run(self, shell: Child) -> None:
-        """Wait until the run has finished, and report the result, if it has passed the gate."""
         try:
             has_begun = not self.job.gated or await self._wait_at_gate()
             if has_begun:
@@ -8148,10 +8096,7 @@ class JobTask:
             self._shell = None
 
     async def _wait_at_gate(self) -> bool:
-        """Wait until the server opens the gate.
-
-        Return False if the server gives the group up; the shell has then exited.
-        """
+        """Wait until the server opens the gate.  Return False if the shell has exited instead."""
         self._runner.jobs.on_ready_to_start(self.job)
         while self.phase is Phase.AT_GATE:
             self._wake_event.clear()
@@ -8163,7 +8108,6 @@ class JobTask:
         return True
 
     async def _wait_for_result(self, shell: Child) -> None:
-        """Wait until the shell exits, read the remaining output, and report the result."""
         runner, run = self._runner, self.run
         runner.pump.watch_soon(run)
         for sink in run.sinks:
@@ -8203,8 +8147,7 @@ class JobTask:
         """Read the output of processes that outlive the shell, for a while.
 
         For example, bash with `exec > >(tee log)` exits before tee has written most of the output.  Only time
-        with reading counts, so a slow console or an unreachable server, which holds up all reading, loses no
-        output.
+        with reading counts, so a slow console or an unreachable server loses no output.
         """
         pump, run = self._runner.pump, self.run
         if not pump.has_writers(run):
@@ -8236,34 +8179,28 @@ class ExitStep(enum.IntEnum):
 class Runner:
     """Assigns jobs to slots: claims a job and starts a JobTask for it.
 
-    A Jobs object is the source of jobs and keeps results; the sinks receive the output.  The only file that a
-    Runner reads itself is the SlotFile.
-
     One loop starts all jobs (`_start_jobs`), so one claim is under way at a time, and only this loop makes
-    slots busy.  The loop takes an idle slot, claims a job, takes as many more slots as the job needs, and
-    starts the shell; a job that cannot get all slots is released.  Each job is in `tasks` from the claim
-    until the slots are free again.  Every event that concerns the loop sets `changed`; otherwise the loop
-    tries again after the time that the last claim returned.  The loop ends when the runner drains, no jobs
-    remain, or no slot will get a job.  Then the runner waits for running jobs.
+    slots busy.  It takes an idle slot, claims a job, takes as many more slots as the job needs, and starts
+    the shell; a job that cannot get all slots is released.  Each job is in `tasks` from the claim until the
+    slots are free again.  Every event that concerns the loop sets `changed`; otherwise the loop tries again
+    after the time that the last claim returned.
     """
-    MAX_BACKLOG_BYTES = 1 << 24         # of a writer; above this no jobs are started
+    MAX_BACKLOG_BYTES = 1 << 24         # above this no jobs are started
     BROKEN_STATUSES = [126, 127]        # of a shell that cannot run the program, or does not find it
     UNREACHABLE_STATUS = 255            # of ssh, if it cannot reach the host, or loses it
     MAX_NAMED_COMMAND = 80              # characters of a command in a message
-    MAX_RESULT_SECONDS = 10.0           # for writing the states of jobs after a kill signal
-    MAX_ANSWER_SECONDS = 2.0            # after a kill signal for an answer, for example the summary
-    MIN_MEASURING_PAUSE = 1.0           # seconds between two measurements of the memory of jobs
+    MAX_RESULT_SECONDS = 10.0           # after a kill signal, to write states
+    MAX_ANSWER_SECONDS = 2.0            # after a kill signal, for an answer
+    MIN_MEASURING_PAUSE = 1.0           # seconds between two measurements of memory
     MEASURING_PAUSE_FACTOR = 99         # a pause takes so many times the CPU time of a measurement
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
                  host: bytes, options: argparse.Namespace, say: Say, runner_stats: RunnerStats,
                  names: Sequence[str], slot_file: SlotFile | None, executor: FileExecutor,
                  memory: float, seconds_left: float | None) -> None:
-        """sinks: for runs that start from now on; the list can change.  writers: of console and files (see
-        Pump).
-
-        slot_file: None: the names are not from a file.  memory: bytes for all running jobs with memory=.
-        seconds_left: until all jobs are killed; None: no limit.
+        """sinks: for runs that start from now on; the list can change.  slot_file: None: the names are not
+        from a file.  memory: bytes for all running jobs with memory=.  seconds_left: until all jobs are
+        killed; None: no limit.
         """
         self.jobs = jobs
         self.processes = processes
@@ -8279,18 +8216,18 @@ class Runner:
         self._idle_slots: list[tuple[int, Slot]] = []   # a heap of slots that can get a job now, by rank
         self.in_service = 0                 # slots that get jobs, now or later
         self._next_rank = itertools.count()
-        self._starting_jobs: asyncio.Future[None] | None = None     # the loop that starts jobs
+        self._starting_jobs: asyncio.Future[None] | None = None
         self.tasks: dict[Job, JobTask] = {}     # of claimed jobs
-        self._job_runs: set[asyncio.Future[None]] = set()   # a _run_to_end() for each started job
-        self._printed_subjects: set[str] = set()    # see _say_once()
+        self._job_runs: set[asyncio.Future[None]] = set()   # a _run_to_end() for each
+        self._printed_subjects: set[str] = set()
         self.loop = asyncio.get_running_loop()
         self.runner_stats = runner_stats
-        self.changed = asyncio.Event()      # see _start_jobs()
+        self.changed = asyncio.Event()
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have started and not finished
         self.oom_kills = OomKills()
-        self._last_no_job = NoJob()         # of the last claim that got no job
-        self.claim_error = ""               # why no more jobs can be claimed
+        self._last_no_job = NoJob()
+        self.claim_error = ""
         self._exit_step = ExitStep.NONE
         self.wall_over = False              # the wall time is over, or too near
         self.kill_signal = 0                # made the runner kill all jobs; 0: none did
@@ -8301,7 +8238,6 @@ class Runner:
     # -- from start to end -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run jobs until none remain, or until the runner drains and the last job has finished."""
         chores = [spawn_task(chore) for chore in (
             self._watch_wall_time(), self._kill_lost_and_cancelled_jobs(), self._tick_sinks(),
             self._poll_slot_file(), self._watch_memory())]
@@ -8329,7 +8265,7 @@ class Runner:
     def _has_only_broken_slots(self) -> bool:
         """Return True if all slots are BROKEN: jobs cannot run there (--slot-errors).
 
-        A slot whose name was removed from the slot file counts only if it is SPENT: with -1 it has had a job.
+        A slot whose name was removed from the slot file counts only if it is SPENT.
         """
         counting_slots = [slot for slot in self.slots.values() if slot.listed or slot.use is Use.SPENT]
         return all(slot.use is Use.BROKEN for slot in counting_slots)
@@ -8425,7 +8361,6 @@ class Runner:
             future.cancel()
 
     async def _kill_lost_and_cancelled_jobs(self) -> None:
-        """Kill jobs that are lost to another runner or were cancelled."""
         while True:
             await asyncio.sleep(self.jobs.interval / 2)
             for job, cause in (await self.jobs.check_jobs()).items():
@@ -8500,10 +8435,7 @@ class Runner:
             slot.use = self._use_if_reachable()
 
     def _remove_unlisted_slots(self) -> None:
-        """Remove unlisted slots without a job.
-
-        With -1 keep those that have had a job: if the name returns, it gets no second one.
-        """
+        """Remove unlisted slots without a job, except those that have had their only one (-1)."""
         for key, slot in list(self.slots.items()):
             if not slot.listed and slot.use not in (Use.BUSY, Use.SPENT):
                 del self.slots[key]
@@ -8512,7 +8444,6 @@ class Runner:
         self.in_service = sum(not slot.is_retired for slot in self.slots.values())
 
     def _use_if_reachable(self) -> Use:
-        """Return the use of a slot that has had a job."""
         return Use.SPENT if self.options.one_only else Use.IDLE
 
     async def _poll_slot_file(self) -> None:
@@ -8559,7 +8490,6 @@ class Runner:
         return len(slots) == count
 
     def _release_slots(self, slots: Iterable[Slot], new_use: Use = Use.IDLE) -> None:
-        """Record the new use of slots after a job or a reservation."""
         for slot in slots:
             slot.use = new_use
             if slot.idle:
@@ -8593,7 +8523,6 @@ class Runner:
                 timer.cancel()
 
     def _is_finished(self) -> bool:
-        """Return True if no slot will get a job again."""
         may_get_slots = self.tasks or (self._slot_file and self.options.follow and not self.options.one_only)
         return self.draining or (not may_get_slots and all(slot.is_retired for slot in self.slots.values()))
 
@@ -8624,7 +8553,7 @@ class Runner:
         return await self._start_claimed_job(claimed, slots)
 
     def _exit_if_no_job_can_follow(self, no_job: NoJob) -> None:
-        """After a claim that got no job: drain if no later claim can get one."""
+        """Drain if no later claim can get a job."""
         why_claims_fail = no_job.final_error         # '': they do not
         has_nothing_to_wait_for = no_job.retry_after is None
         if why_claims_fail:
@@ -8648,7 +8577,6 @@ class Runner:
         return 0.0 if self._idle_slots else None
 
     def _exits_without_job(self) -> bool:
-        """Return True if the runner must exit when no job can be claimed."""
         return not self.tasks and (not self.options.follow or self._last_no_job.met_end)
 
     def timeout_of(self, job: Job) -> float | None:
@@ -8721,8 +8649,7 @@ class Runner:
     def _choose_next_use(self, slot: Slot, was_started: bool) -> Use:
         """Return the use of a slot after a job.
 
-        For a broken slot, reset the count of broken jobs: if the name returns to the list, the slot is used
-        again.
+        Reset the count of a broken slot: if the name returns to the list, it is used again.
         """
         if self._is_broken(slot):
             slot.broken_jobs = 0
@@ -8767,7 +8694,6 @@ def open_descriptors() -> list[int]:
 
 
 def block_stop_signals() -> None:
-    """Block the stop signals until handlers are installed."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
@@ -8801,9 +8727,7 @@ def go_into_background() -> int:
 
 
 def detach(ready_fd: int) -> None:
-    """Redirect descriptors 0 to 2 to /dev/null, except regular files.  Then release the process that waits in
-    go_into_background().
-    """
+    """Redirect descriptors 0 to 2 to /dev/null, except regular files, and release the original process."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
         if not stat.S_ISREG(os.fstat(fd).st_mode):  # a terminal, or a pipe whose reader waits for EOF
@@ -8813,7 +8737,7 @@ def detach(ready_fd: int) -> None:
 
 
 def open_pid_file(path: str) -> int:
-    """Open or create the pid file, and lock it until we exit.  Return the descriptor.
+    """Open or create the pid file, and lock it until we exit.
 
     Refuse a file that holds more than a number, or belongs to a live process.
     """
