@@ -30,7 +30,7 @@ KINDS = {"DIR": "directory", "HOST": "host", "SERVER": "host",
 # Files beside those that are named on the command line, for the pages of the scripts that use them
 FILES = {
     ".FILE.lock": (("runmaker4", "runmaker4-server", "runset4", "runwait4"),
-                   "beside FILE: where its commands are locked, and nothing is written; leave it there"),
+                   "beside FILE: where its commands are locked; leave it there"),
     "FILE.out/journal": (("runmaker4", "runmaker4-server", "runwait4"),
                          "each start and each end of a run, with short output, JSON Lines; with `--outdir "
                          "DIR` in DIR"),
