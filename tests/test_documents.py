@@ -27,7 +27,7 @@ from tests.test_ssh import free_port
 DOCUMENTS = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
     *(f"docs/{name}.md" for name in (
-        "architecture", "coming-from", "clusters", "faq", "first-day", "file-systems", "how-it-works",
+        "architecture", "coming-from", "clusters", "first-day", "file-systems", "how-it-works",
         "messages", "over-tcp", "recipes", "records", "reference", "who-can-do-what")),
     "tests/bench/README.md",
 )
@@ -287,7 +287,6 @@ RECIPES = {
     "kill $(cat pid)": Recipe(jobs("..."), before=WORKER, after=GONE, states="ee."),
     "python3 runmaker4-server.py runs.txt": Recipe(jobs(".."), until="grep -q 'serving on' .printed"),
     "python3 runmaker4-client.py -j2 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
-    "python3 runmaker4-client.py -j2 localhost": Recipe(jobs(".."), before=SERVER, states="dd"),
     "grep -m1 '^\"\"\"' tests/test_*.py": Recipe(before=CHECKOUT),
     UNITTEST: Recipe(before=CHECKOUT, instead=ONE_TEST),
     'runwait4.py runs.txt && runwait4.py --status runs.txt | mail -s "runs.txt is over" "$USER"': Recipe(
