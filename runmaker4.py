@@ -3672,7 +3672,6 @@ class Consumers:
 
     def __init__(self, consumers: Iterable[Consumer]) -> None:
         self.all = dict.fromkeys(consumers)
-        # cached answers of fitting()
         self.fitting_by_key: dict[ConsumerKey, set[Consumer]] = {}
 
     def fitting(self, scope: Directives) -> Iterator[Consumer]:
@@ -3704,9 +3703,8 @@ class BlockReason(NamedTuple):
 class Throttle:
     """Measures one run of a repeated task, and computes the pause after it.
 
-    The pause is a multiple of the time that the run took, so the task gets a fixed share of the CPU at most.
-    Of the time in which it waited for a slow file system, or was stopped by SIGSTOP, MAX_WAITING_SECONDS
-    count at most: no pause takes minutes.
+    So the task gets a fixed share of the CPU at most.  Of the time in which it waited for a slow file system,
+    or was stopped by SIGSTOP, MAX_WAITING_SECONDS count at most: no pause takes minutes.
 
         throttle = Throttle()
         with throttle:                          # again for each further part of the run
@@ -3830,7 +3828,7 @@ def no_group_message(line: Line, settings: JobSettings) -> str:
 
 
 def describe_awaited_job(line: Line, settings: JobSettings) -> str:
-    """Describe the job that a barrier waits for: 'line 3', or 'line 3, which waits for host bob (...)'."""
+    """Return 'line 3', or 'line 3, which waits for host bob (...)'."""
     if settings.together:
         return (f"line {line.number}, which is of the group {printable(settings.together)} "
                 f"({settings.where})")
@@ -3845,7 +3843,7 @@ class PendingGroup:
     MAX_GROUP_JOBS = 10_000
 
     name: str
-    below_end: bool = False     # the group is below `# the group is below `#RUN end`
+    below_end: bool = False     # it is below `#RUN end`
     jobs: list[tuple[Line, JobSettings]] = field(default_factory=list)
     is_complete: bool = False   # the walk has reached the end of the group
     # some of its jobs run, or are perhaps not found yet; it has too many, or ends at an invalid directive
@@ -3897,7 +3895,7 @@ class Reset:
 
     - A line that cannot be written now, because the command mutex is locked or lines are being appended, is
       tried again in the next slice, and no line below is changed before.
-    - A line that has failed in this process since the reset began keeps that state.  A line that has failed
+    - A line that has failed in this process since the reset began keeps that state; one that has failed
       meanwhile in another process becomes new.
     - If an edit has moved the line reached, the file is read from the top again.  If an editor is just saving
       the file, a line can be missed.
@@ -3911,9 +3909,9 @@ class Reset:
         self._scan: Scan | None = None          # None: begin at the top
         self._scope = NO_DIRECTIVES
         self._failed_since: set[tuple[int, bytes]] = set()      # numbers and commands of lines: see above
-        self.count = 0                          # lines that were made new
-        self.is_complete = False                # the end of the file was reached
-        self.refusals = 0       # successive slices that ended at a line that could not be written then
+        self.count = 0
+        self.is_complete = False
+        self.refusals = 0       # successive slices that ended at such a line
 
     @property
     def consumers(self) -> Collection[Consumer]:
@@ -3950,7 +3948,7 @@ class Reset:
         return line is not None and self._file.state_at(line) is None
 
     def _process_next_line(self, scan: Scan) -> bool:
-        """Apply the next directive, or make the next failed line new if a consumer could run it.
+        """Apply the next directive, or make the next failed line new.
 
         Return False at the end of the file, and if the line must be tried again.
         """
@@ -3971,7 +3969,7 @@ class Reset:
         return True
 
     def _on_refused(self, line: Line, check: LineCheck) -> None:
-        """Count a line that could not be written.  Report the second time: most are locked for a moment."""
+        """Report the second time that a line could not be written: most are locked for a moment."""
         self.refusals += 1
         if self.refusals == 2:
             self._file.say(
@@ -3985,7 +3983,7 @@ class Reset:
         return any(consumer.retries(line.state) for consumer in self._consumers.fitting(self._scope))
 
     def _make_new(self, line: Line) -> LineCheck:
-        """Write `.` over the state of a failed line.  Return OPEN, or why the line must be tried again."""
+        """Write `.` over the state of a failed line.  Return OPEN, or why it must be tried again."""
         attempt = self._file.change_state(line, NEW)
         if attempt.new_state:
             self._results.forget_state(line.command)
@@ -4005,8 +4003,8 @@ class Suspicion(enum.Enum):
 
 
 class Orphans:
-    """Finds the orphans among lines `r`, and writes a new state over each."""
-    MAX_REPORTED = 10                  # orphans that are reported one by one
+    """Finds the orphans among lines `r`, and writes their next states."""
+    MAX_REPORTED = 10
     # Where locks can be lost without an error: seconds between two checks that must find a line `r` without a
     # lock.  By then all runners have noticed lost locks and locked them again.
     MIN_UNLOCKED_SECONDS = 15.0
@@ -4020,7 +4018,7 @@ class Orphans:
         self._unlocked_since: dict[tuple[int, int, bytes], float] = {}
 
     def check_orphan(self, line: Line) -> Suspicion:
-        """Return how certain it is that a line `r` is an orphan: its runner and job have died.
+        """Return how certain it is that the runner and job of a line `r` have died.
 
         Raises OSError(EIO) if our own locks are lost.
         """
@@ -4058,7 +4056,7 @@ class Orphans:
     def _known_result(self, line: Line) -> bytes:
         """Return the result of the last run of an orphan's command here; b'': none.
 
-        Also b'' if another line has the same command: then the result can be of that line.
+        Also b'' if another line has the same command, whose result that can be.
         """
         result = self._results[line.command].state
         if not result:
@@ -4083,7 +4081,7 @@ class Orphans:
         self._file.say(f"line {line.number}: {text}{ending}")
 
     def _hint(self, line: Line) -> str:
-        """Return a hint about an orphan whose command has finished here; '' if it has not.
+        """Return a hint if the command of an orphan has finished here; '' if it has not.
 
         An editor has restored an `r`, or another runner has started the command since.
         """
@@ -4119,7 +4117,7 @@ class WalkReport:
     def has_later_jobs(self, consumer: Consumer) -> bool:
         """Return True if this consumer must wait for jobs that the walk has met.
 
-        Below a failed barrier check it gets none.  But with --follow it waits until a walk meets `#RUN end`.
+        Below a failed barrier check it gets none, but with --follow it waits until a walk meets `#RUN end`.
         """
         if consumer not in self.waiting:
             return False
@@ -4170,13 +4168,13 @@ class Walk:
         self._starts_groups = serving
         self._barriers_are_closed = resetting
         self.began = began
-        self.throttle = Throttle(file.clock)    # measures its claims, without the pauses between
+        self.throttle = Throttle(file.clock)    # its claims, without the pauses between
         self.signature = file.signature()       # at the start
         # another walk follows: this one has claimed a job, or the file is being edited
         self.needs_another_walk = after_edit
         self.always_present = frozenset(consumers.all)  # during the whole walk
         self.above = Above()
-        # up to the next directive only running jobs matter
+        # up to the next directive
         self._only_running_matter = False
         # a line can soon be claimable: another runner had just taken it or held the command mutex, it may be
         # an orphan, or lines are being appended
@@ -4195,7 +4193,6 @@ class Walk:
         # the first job of a group, if this process starts no groups
         self.unstartable_group_job: Line | None = None
         self.unstartable_group_settings = NO_SETTINGS
-        # of the end met
         self.seconds_until_trusted = 0.0
         counted: Counter[bytes] | None = Counter() if ordinals else None
         states = NEW + RUNNING
@@ -4208,7 +4205,6 @@ class Walk:
         return self.above.scope.below_end
 
     def report(self) -> WalkReport:
-        """Return what the walk has found so far."""
         block = self.above.block
         return WalkReport(
             consumers=self.always_present,
@@ -4239,13 +4235,13 @@ class Walk:
             return Stop.RESTART
 
     def reread_last_line(self) -> bool:
-        """Read the walk's last line again.  Return False if an edit has moved it."""
+        """Return False if an edit has moved the walk's last line."""
         return not self.scan.last or self.scan.reread_from(self.scan.last)
 
     def _continue_for_consumers(self, consumers: Consumers) -> bool:
         """Continue the walk for other consumers, such as the clients of a server that request jobs now.
 
-        Go back to the first skipped line that one of them may take.  Return False if an edit has moved it.
+        Go back to the first skipped line that one may take.  Return False if an edit has moved it.
         """
         self._consumers = consumers
         self._only_running_matter = False       # new jobs here can be for these consumers
@@ -4341,10 +4337,7 @@ class Walk:
     # -- jobs that are met -----------------------------------------------------------------------------------
 
     def _claim_or_skip(self, line: Line) -> Job | None:
-        """Claim a new line for a consumer; return the job.
-
-        None: it was skipped.  Then record which consumers must wait, and an unfinished job.
-        """
+        """Return the claimed job; None: the line was skipped."""
         if line.state == NEW:
             return self._claim_or_skip_new(line)
         if not self.above.block:                # below a block, running jobs do not matter
@@ -4352,10 +4345,7 @@ class Walk:
         return None
 
     def _claim_or_skip_new(self, line: Line) -> Job | None:
-        """Claim a new line for the first consumer that may take it, and return the job.
-
-        None: the claim has failed, no consumer can take the line now, or it is in a group or below a block.
-        """
+        """Return the claimed job; None: the claim has failed, or no consumer can take the line now."""
         if self.above.block:
             self._record_new_below_block(line)
             return None
@@ -4389,7 +4379,7 @@ class Walk:
         """Give an orphan its next state.
 
         That is the result of the last run here, if certain; otherwise new if a consumer, present or not, runs
-        orphans again, and `e` if none does.  Go back to a new line, so that this walk can claim it.
+        orphans again, and `e` if none does.
         """
         new_or_error = NEW if self._can_orphan_run_again() else ERROR
         attempt = self._try_change(line, lambda: self._orphans.write_next_state(line, new_or_error))
@@ -4442,7 +4432,7 @@ class Walk:
             self.unstartable_group_settings = self.above.scope.settings
 
     def _record_new_below_block(self, line: Line) -> None:
-        """Record a new job below a block: the consumers that may take it must wait."""
+        """Record that consumers must wait for a new job below a block."""
         can_start_later = self._starts_groups or not self.above.scope.settings.together
         if can_start_later:
             is_needed = self._add_waiting_consumers()
@@ -4460,7 +4450,7 @@ class Walk:
     # -- claims ----------------------------------------------------------------------------------------------
 
     def _try_change(self, line: Line, change: Callable[[], Attempt]) -> Attempt:
-        """Call `change`, which claims a line or changes the state, and read the file again from that line on.
+        """Call `change`, and read the file again from the line on.
 
         If this walk was refused another line of the command, return that refusal again.
         Raises FileChangedError if an edit has moved the line.
@@ -4483,13 +4473,12 @@ class Walk:
     # -- groups ----------------------------------------------------------------------------------------------
 
     def _current_group(self) -> PendingGroup:
-        """Return the group that the walk is in, perhaps a new one."""
         if not self.groups or self.groups[-1].is_complete:
             self.groups.append(PendingGroup(self.above.scope.settings.together, self.met_end))
         return self.groups[-1]
 
     def _add_to_group(self, line: Line) -> None:
-        """Add a new job to the current group.  If that has too many jobs, block it and all below."""
+        """Add a new job to the current group.  If it has too many, block it and all below."""
         self.above.add_unfinished(line)
         group = self._current_group()
         group.jobs.append((line, self.above.scope.settings))
@@ -4588,17 +4577,17 @@ class Cursor:
         self.interval = file.interval
         self.consumers = Consumers(consumers)            # of the last claim
         self._results = Results()
-        # consumers that have come with --retry or --resume, until their failed lines are new
+        # with --retry or --resume, until their failed lines are new
         self._retrying: set[Consumer] = set()
         self._reset: Reset | None = None        # for all or some of them
         self._orphans = Orphans(file, self._results)
         self._walk: Walk | None = None
         self._idle_walk: Walk | None = None     # the last one, if no other is due
-        self._refused_walks = 0     # successive walks that found no job, but had `claimable_soon`
+        self._refused_walks = 0     # successive, that had `claimable_soon`
         self.no_job = NoJob()
         self.inode = file.inode                 # of the file of the walk
         self._last_walked_at = 0.0               # (clock)
-        # the last claim paused in the middle of a walk: repeat it
+        # the last claim paused in the middle of a walk
         self.sliced = False
         self._errors_since: float | None = None
         self._waiting_signature: tuple[int, ...] = ()   # of the file, at the last walk without a job
@@ -4613,7 +4602,6 @@ class Cursor:
 
     @property
     def groups(self) -> list[PendingGroup]:
-        """Return the groups found so far by the current walk, or else by the last one."""
         walk = self._walk or self._idle_walk
         return walk.groups if walk else []
 
@@ -4662,7 +4650,7 @@ class Cursor:
     def _set_retrying(self, consumers: set[Consumer]) -> None:
         """Make failed lines new for these consumers.
 
-        If they are others than before, restart the walk: barriers that it has met can be closed now, or open.
+        For others than before, restart the walk: barriers that it has met can be closed now, or open.
         """
         if consumers != self._retrying:
             self._retrying = consumers
@@ -4686,7 +4674,7 @@ class Cursor:
             self._set_retrying(self._retrying.difference(reset.consumers))
 
     def _wait_for_reset(self, no_job: NoJob) -> NoJob:
-        """Return a NoJob during a reset: claim again at once, or later if a line cannot be written now."""
+        """Return a NoJob that claims again at once, or later if a line cannot be written now."""
         is_refused = self._reset is not None and self._reset.refusals > 0
         retry_after = self.interval if is_refused else 0.0
         return replace(no_job, retry_after=retry_after, is_complete=False, was_interrupted=not is_refused)
@@ -4763,7 +4751,6 @@ class Cursor:
         return self._end_walk(walk, stop)
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
-        """Begin a walk at the top of the file that the path names now."""
         began = self.clock()
         self.queue.reopen_if_replaced()
         self._restart_if_replaced()
@@ -4871,8 +4858,7 @@ class Cursor:
     def _report_if_idle(self, signature: tuple[int, ...]) -> None:
         """Report, once, that new jobs wait although nothing has happened for MIN_IDLE_SECONDS.
 
-        Each claim and each result writes to the file.  So an equal signature (size and time of the last
-        write) means that no job was claimed or finished.
+        Each claim and each result writes to the file.  So an equal signature means that there was none.
         """
         now = self.clock()
         if self._waiting_signature != signature:
@@ -4890,7 +4876,6 @@ class Cursor:
     # -- results ---------------------------------------------------------------------------------------------
 
     def check_jobs(self) -> dict[Job, str]:
-        """Return the jobs to kill, and why: "lost" to another runner, or "cancelled"."""
         return self.queue.check_jobs()
 
     def finish(self, job: Job, state: bytes) -> str:
@@ -4914,11 +4899,7 @@ class Cursor:
     # -- errors ----------------------------------------------------------------------------------------------
 
     def _no_job_after_error(self, error: OSError) -> NoJob:
-        """Return a NoJob after an error of the file system: try again in a while, or give up.
-
-        Give up after MAX_ERROR_SECONDS of errors, on a local file system after MAX_LOOKS intervals, unless
-        the cursor waits for the file to be created.
-        """
+        """Return a NoJob after an error of the file system: try again in a while, or give up."""
         self.restart_walk()
         self.queue.close_if_locks_lost(error)
         now = self.clock()
@@ -4993,10 +4974,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
 
 
 def _host_settings_in_use(file: JobReader) -> set[tuple[str, ...]]:
-    """Return the values of host= of running jobs, each a tuple of names and patterns.
-
-    At least one host of each value has a runner.  Orphans have none.
-    """
+    """Return the values of host= of running jobs: at least one host of each has a runner."""
     host_lists = set()
     scope = NO_DIRECTIVES
     for line in file.scan_lines(RUNNING, directives=True):
@@ -5033,9 +5011,9 @@ def _reason_command_waits(command: bytes, file: JobReader) -> str:
 
 
 def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line]:
-    """Yield the lines that this consumer would run if it were alone, without changing anything.
+    """Yield the lines that this consumer would run if it were alone.
 
-    Report `memory`, the limit for jobs here, if a directive has memory=, and the first job of each group.
+    Report `memory`, the limit here, if a directive has memory=, and the first job of each group.
     """
     reported_subjects: set[str] = set()
 
@@ -5099,7 +5077,6 @@ def write_with_retries(
 ) -> Awaitable[str]:
     """Call write() until it does not raise TemporaryError, with exponential back-off.
 
-    write: attempts to write a job's result, and returns the permanent error, or ''; so does the awaitable.
     The first call is made before this returns.  interval: seconds after which to report that another process
     keeps the command locked; other reasons are reported at once.
     """
@@ -5148,10 +5125,10 @@ class FileExecutor:
         self._on_relieved = on_relieved
         self.say = say
         self.backlog = 0            # bytes posted and not yet written
-        self.files: list[RecordFile] = []       # all record files; each adds itself
-        self._timer: asyncio.TimerHandle | None = None      # of the next try of kept records
-        self._retries_allowed = True    # False once the program exits
-        self.pending: set[futures.Future[Any]] = set()      # calls in the queue or in progress
+        self.files: list[RecordFile] = []       # each adds itself
+        self._timer: asyncio.TimerHandle | None = None
+        self._retries_allowed = True
+        self.pending: set[futures.Future[Any]] = set()
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if not self.pool:
@@ -5230,11 +5207,11 @@ class FileExecutor:
             await asyncio.wait_for(self.call(int), self.MAX_CLOSING_SECONDS)
 
     async def flush(self) -> None:
-        """Wait until all calls are done, the callbacks have run, and all records are written."""
+        """Wait until all calls and callbacks are done, and all records are written."""
         await self.call(int)                    # calls are made in order
         while self.has_kept_records:
             await asyncio.sleep(self.RETRY_SECONDS)
-        await asyncio.sleep(0)                  # lets the loop make the callbacks of these calls
+        await asyncio.sleep(0)                  # for the callbacks
 
 
 class FileCounter:
@@ -5288,10 +5265,7 @@ class Jobs(Protocol):
         """Return a descriptor of the job lock for the job to inherit; None: it has none."""
 
     async def still_has(self, job: Job) -> bool:
-        """Return True if surely no other runner has the line, so the job can run here again.
-
-        If another has, check_jobs() will report the job soon.
-        """
+        """Return True if surely no other runner has the line, so the job can run here again."""
 
     def close_lock_copy(self, fd: int) -> None:
         """Close a descriptor from copy_lock_fd(): the job's shell has a copy."""
@@ -5320,7 +5294,6 @@ class FileJobs:
     EMPTY_FILE = Summary(Counts(0, 0, 0, 0, 0, 0))
 
     def __init__(self, cursor: Cursor, reader: JobReader, executor: FileExecutor, consumer: Consumer) -> None:
-        """reader: reads the same file, to count lines."""
         self._cursor = cursor
         self._queue = cursor.queue
         self._file = cursor.file
@@ -5344,7 +5317,7 @@ class FileJobs:
         return self._cursor.claim(exits_if_none)
 
     def _add_findings(self, no_job: NoJob) -> NoJob:
-        """Add the walk's findings for this runner: if `#RUN end` was met, and what stops jobs."""
+        """Add the walk's findings for this runner."""
         report = no_job.report
         retry_after = no_job.retry_after
         if retry_after is None and report.has_later_jobs(self._consumer):
@@ -5395,7 +5368,7 @@ class FileJobs:
         return replace(summary, jobs_left=summary.jobs_left or has_unsupervised_jobs)
 
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
-        """Sync the file, and summarize it up to MAX_LOOKS times, until it is not about to change.
+        """Sync the file, and summarize it until it is not about to change.
 
         EMPTY_FILE: with --follow, the file never came.  None: the file cannot be read, which is reported.
         """
@@ -5544,7 +5517,7 @@ class ProcessTable:
         return match[1].split(b"/") if match else []
 
     def _add_process(self, pid_text: str) -> None:
-        """Add a process, unless it is a zombie."""
+        """Add a process that is no zombie."""
         process = ProcessStat.read(pid_text)
         if not process.is_alive:
             return
@@ -5556,7 +5529,7 @@ class ProcessTable:
         self._add_tags(pid)
 
     def _add_tags(self, pid: int) -> None:
-        """Add a process to each job whose tag it has; another user's process shows none."""
+        """Add a process to each of its jobs; another user's process shows no tags."""
         with contextlib.suppress(PermissionError):
             for tag in self.tags_of(str(pid)):
                 self.tagged.setdefault(tag, []).append(pid)
@@ -5589,9 +5562,9 @@ class ProcessTable:
         return upper_bound if upper_bound < requested * 0.75 else float(sum(map(resident_memory, pids)))
 
     def needing_term(self, pids: Iterable[int], got_term: Collection[int]) -> list[int]:
-        """Return the processes of a job that must still get TERM: not clean-up processes.
+        """Return the processes of a job that must still get TERM: no clean-up processes.
 
-        Those are the new children of a process that got TERM, or of another clean-up process.
+        Those are new children of a process that got TERM, or of another clean-up process.
         pids: each parent before the children.
         """
         needing_term: list[int] = []
@@ -5759,7 +5732,7 @@ class Processes(TreeKiller):
     # What a shell runs; $1 is the job's command.  The first `eval` runs nothing, but refuses what lacks its
     # end (`echo a &&`, `cat <<END`); the second refuses what has an end too many, such as `}`.  The empty
     # line is for a command that ends with a backslash.  The `exit` keeps the shell alive during the last
-    # command. Otherwise shells exec that command; if it closes all descriptors above 2, as ssh does, the job
+    # command.  Otherwise shells exec that command; if it closes all descriptors above 2, as ssh does, the job
     # lock is lost.
     SHELL_SCRIPT = b'eval "if false; then :\n$1\n\nfi" && eval "shift\n$1\n\n"\nexit'
 
@@ -5782,9 +5755,8 @@ class Processes(TreeKiller):
               gate_fd: int | None = None) -> Child:
         """Start a job's shell in a new session.  Raises OSError, ValueError (a NUL in the command).
 
-        shell: a path, or a name to look up in our own PATH.  out_fd, err_fd: None: /dev/null.  inherited_fds:
-        the shell holds them as long as it lives.  gate_fd: the shell first reads a line from this
-        descriptor, and exits at end of file.
+        shell: a path, or a name to look up in our own PATH.  out_fd, err_fd: None: /dev/null.  gate_fd: the
+        shell first reads a line from there, and exits at end of file.
         """
         job_tag = next(self._new_tags)
         actions = self._spawn_actions((gate_fd, out_fd, err_fd), inherited_fds)
@@ -5799,10 +5771,7 @@ class Processes(TreeKiller):
 
     def _spawn_actions(self, standard_fds: Iterable[int | None],
                        inherited_fds: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Return the posix_spawn(3) actions that copy our descriptors to 0, 1, 2, and to free numbers.
-
-        standard_fds: None: /dev/null.
-        """
+        """Return the posix_spawn(3) actions that copy our descriptors to 0, 1, 2, and to free numbers."""
         # none of `inherited_fds`: some C libraries leave close-on-exec set if dup2(2) gets one number twice
         free_numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in inherited_fds)
         pairs: list[tuple[int | None, int]] = [
@@ -5829,8 +5798,8 @@ class Processes(TreeKiller):
 
 # ---- number of CPUs ----------------------------------------------------------------------------------------
 #
-# -j0 runs one job per CPU that we can use: the least of the CPUs that we may be scheduled on, the quota of a
-# control group, and the CPUs from Slurm.
+# -j0 runs one job per CPU: the least of the CPUs that we may be scheduled on, the quota of a control group,
+# and the CPUs from Slurm.
 
 CGROUP_ROOT, PROC_CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 
@@ -5868,8 +5837,8 @@ def cgroup_cpus() -> float:
 def slurm_cpus(environ: Mapping[str, str]) -> float:
     """Return the number of CPUs that Slurm gives a task; infinite if no variable is set to a number.
 
-    Slurm's option -c sets it.  Without -c the tasks of a step share the CPUs of a node, and a batch script
-    has all.  If nodes have different numbers of tasks, the largest number counts.
+    Option -c sets it.  Without -c the tasks of a step share the CPUs of a node, and a batch script has all.
+    If nodes have different numbers of tasks, the largest counts.
     """
     task_cpus = slurm_number(environ, "SLURM_CPUS_PER_TASK")
     if task_cpus < math.inf:
@@ -5959,7 +5928,7 @@ def slurm_seconds_left(kill_after: float | None) -> float:
 
 def allow_descriptors(needed: int, user: str = "so many jobs need",
                       remedy: str = "lower -j, or raise ulimit -Hn") -> None:
-    """Raise the soft limit of open files to `needed`.  Raises UsageError if the hard limit is lower."""
+    """Raise the soft limit of open files.  Raises UsageError if the hard limit is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
@@ -6006,7 +5975,7 @@ class Writer:
         self.backlog = 0                # bytes not yet written, also of `gathered`
         self.closed = False                 # after an error: nothing is written
         self.drained = asyncio.Event()
-        self.timer: asyncio.TimerHandle | None = None       # calls flush()
+        self.timer: asyncio.TimerHandle | None = None
         is_file = stat.S_ISREG(os.fstat(fd).st_mode)
         self.queue = None if is_file else self._start_thread()
 
@@ -6079,7 +6048,7 @@ class Writer:
         return None
 
     def _on_written(self, size: int, error: OSError | None) -> None:
-        """Subtract bytes that were written, or never will be, from the backlog."""
+        """Subtract bytes that were written, or never will be."""
         self.backlog -= size
         if error and not self.closed:
             self.closed = True
@@ -6113,8 +6082,8 @@ class Terminal(Writer):
     parts follow the cursor and are erased; a typed `^C` overwrites the line.  While the runner is in the
     background, the cursor is in a line of the shell, and nothing is erased or drawn.
     """
-    MIN_DRAWING_PAUSE = 0.1             # seconds from one drawing of the line to the next
-    ERASE = b"\r\x1b[J"                 # from the beginning of this line to the end of the screen
+    MIN_DRAWING_PAUSE = 0.1             # seconds between drawings
+    ERASE = b"\r\x1b[J"                 # from here to the end of the screen
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
                  on_relieved: Callable[[], None] = lambda: None) -> None:
@@ -6230,7 +6199,7 @@ class Run:
     slots: Sequence[Slot]
     host: bytes
     started_at: float = field(default_factory=time.time)     # seconds since the epoch
-    started: float = 0.0                # the same by the monotonic clock, once the shell was started
+    started: float = 0.0                # the same by the monotonic clock
     duration: float = 0.0               # seconds; 0 until the end
     shell: Shell | None = None
     streams: tuple[Stream, ...] = ()    # stdout and stderr
@@ -6247,12 +6216,10 @@ class Run:
 
     @property
     def is_open(self) -> bool:
-        """Return True if a pipe was not read to the end."""
         return any(stream.fd is not None for stream in self.streams)
 
     @property
     def pid(self) -> int:
-        """Return the pid of the shell; 0: no shell."""
         return self.shell.pid if self.shell else 0
 
     @property
@@ -6284,7 +6251,7 @@ class Sink:
         """Handle the start of a run's shell."""
 
     def on_no_result(self, run: Run) -> None:
-        """Handle a run that could not be started, or whose result will never be known."""
+        """Handle a run that was not started, or whose result will never be known."""
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         """Handle job output."""
@@ -6293,13 +6260,13 @@ class Sink:
         """Handle the end of a run, after all output."""
 
     def on_job_over(self, job: Job, state: bytes) -> None:
-        """Handle a job that will not run again here.  state: the new state of the line."""
+        """Handle a job that will not run again here."""
 
     def on_tick(self) -> None:
         """Do what is due once a second."""
 
     def on_exit(self) -> None:
-        """Finish: no run remains, and none will start."""
+        """Finish: no run will start."""
 
 
 # ---- how far it is -----------------------------------------------------------------------------------------
@@ -6332,7 +6299,7 @@ def columns_of(fd: int) -> int:
 
 
 class Rate:
-    """The rate at which jobs are processed: over the last five minutes, or the last 20 changes if longer."""
+    """The rate at which jobs are processed, over the last five minutes, or the last 20 changes if longer."""
     MIN_SECONDS = 300.0
     MIN_CHANGES = 20
 
@@ -6346,7 +6313,6 @@ class Rate:
 
     @property
     def last_change(self) -> float | None:
-        """Return the time of the last change; None: none yet."""
         return self._changes[-1][0] if len(self._changes) > 1 else None
 
     def per_second(self, now: float) -> float:
@@ -6398,7 +6364,7 @@ class ProgressBar:
 
 
 class Lines:
-    """Splits a stream into chunks that end with a newline; a line over 1 MiB is split into several."""
+    """Splits a stream into chunks of whole lines; a line over 1 MiB is split."""
     MAX_PIECE_BYTES = 1 << 20
 
     def __init__(self) -> None:
@@ -6406,7 +6372,7 @@ class Lines:
         self.was_cut = False            # a newline was added to a part of a long line
 
     def feed(self, data: bytes) -> bytes:
-        """Add data, and return all complete lines so far; b"": none."""
+        """Add data, and return all complete lines so far."""
         if self.was_cut and data:
             self.was_cut = False
             if data.startswith(b"\n"):      # this newline was added already
@@ -6500,8 +6466,7 @@ class TerminalConsole(LinePrinter):
     def _format_status_line(self, columns: int) -> str:
         """Return the status line, of at most `columns` - 1 characters; "": none yet.
 
-        It is a progress bar for all jobs of the file; if they were not counted, numbers of our jobs:
-        'progress: 3 done, 1 failed, 2 running'.
+        Without counts of the file it is, for example, 'progress: 3 done, 1 failed, 2 running'.
         """
         if self._bar and self._file_counter and self._file_counter.counts:
             return self._bar.line(self._file_counter.counts, columns)
@@ -6547,7 +6512,7 @@ class TerminalConsole(LinePrinter):
         self._terminal.end_status()
 
     def _format_lines(self, run: Run, stream: Stream, lines: bytes) -> bytes:
-        """Return output lines of a job, each with the prefix '[LINE NUMBER] ', magenta for stderr.
+        """Return output lines with the prefix '[LINE NUMBER] ', magenta for stderr.
 
         After escape sequences of the job, reset the colour at the end of each line.
         """
@@ -6582,14 +6547,14 @@ def read_pieces(file: Any, on_unreadable: Say) -> Iterator[bytes]:
 
 
 class Plain(Sink):
-    """Prints job output only, all of a job once the job is over: stdout to stdout, stderr to stderr.
+    """Prints job output only, all of a job once the job is over.
 
     Until then the output is in memory, if longer than MAX_BYTES in a temporary file.
     """
     MAX_BYTES = 1 << 20
 
     def __init__(self, writers: Mapping[bytes, Writer], in_order: bool, on_error: Say) -> None:
-        """writers: by the name of the stream.  in_order: print jobs in the order of the starts."""
+        """writers: by stream name.  in_order: print jobs in the order of the starts."""
         self.writers = writers
         self.in_order = in_order
         self.on_error = on_error
@@ -6681,7 +6646,6 @@ class LogFile(Sink):
             self._write_record(run, record)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        """Add complete output lines to the record; keep an incomplete one for the next call."""
         record = self.records[run]
         record.changed = True
         previous_part = record.incomplete_lines.get(stream, b"")
@@ -6698,7 +6662,7 @@ class LogFile(Sink):
         record.incomplete_lines[stream] = last_part[:self.WIDTH + 4]
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Write the final record of a run: the last lines, and a status such as '+ exit 0 "COMMAND"'."""
+        """Write the final record of a run, with a status such as '+ exit 0 "COMMAND"'."""
         record = self.records.pop(run)
         for stream, incomplete_line in record.incomplete_lines.items():
             if incomplete_line:
@@ -6707,7 +6671,7 @@ class LogFile(Sink):
         self._write_record(run, record)
 
     def on_tick(self) -> None:
-        """Write each record that has changed since it was last written, and that of a new run.
+        """Write each record that has changed.
 
         While many bytes wait, because the file system does not answer, leave that for a later call.
         """
@@ -6717,7 +6681,7 @@ class LogFile(Sink):
                 self._write_record(run, record)
 
     def _add_line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
-        """Add a line such as b': stdout (alice,601): text'.  name: of the stream, or b"status"."""
+        """Add a line such as b': stdout (alice,601): text'."""
         shown = text[:self.WIDTH + 4]
         record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, run.host_and_pid, shown))
 
@@ -6846,12 +6810,12 @@ class RecordFile:
         self._write_or_keep(APPEND_BYTE)
 
     def write(self, offset: int, record: bytes) -> None:
-        """Write a record at an offset, now or later, instead of one that waits there."""
+        """Write a record, now or later, instead of one that waits there."""
         self.kept[offset] = bytearray(record)
         self._write_or_keep(offset)
 
     def write_kept(self) -> None:
-        """Try the kept records again, and report the obstacle once after REPORT_AFTER_SECONDS."""
+        """Try the kept records again, and report the obstacle after a while."""
         for offset in list(self.kept):
             self._write_or_keep(offset)
         if self._report_at is not None and time.monotonic() > self._report_at:
@@ -6949,7 +6913,7 @@ class RecordFile:
         return ""
 
     def _follow_path(self) -> None:
-        """If the file was renamed or removed, for example by logrotate, create a new one, and report that."""
+        """If the file was renamed or removed, for example by logrotate, create a new one."""
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(self._real_path), os.fstat(self.fd)):
                 return
@@ -6994,7 +6958,7 @@ class OutputFile:
         self.text.clear()
 
     def close(self) -> None:
-        """Close the file, if there is one.  An error counts as a failed write."""
+        """Close the file.  An error counts as a failed write."""
         if self._fd is None:
             return
         try:
@@ -7012,7 +6976,7 @@ class OutputFile:
 
 
 def create_unused(path: str) -> tuple[int, str]:
-    """Create an empty file with this path, or the first numbered one that is free, for example 'path.~2~'."""
+    """Create an empty file with this path, or the first free one of 'path.~1~', 'path.~2~', ..."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     number = 0
     while True:
@@ -7083,7 +7047,7 @@ class Journal:
             self._flushed_at = time.monotonic()
 
     def _on_lost(self, lines: bytes) -> None:
-        """Report the runs whose output was only in these lines, which could not be written."""
+        """Report the runs whose output was only in these lines."""
         for line in lines.splitlines():
             event = self._decode(line)
             if "stdout" in event or "stderr" in event:
@@ -7171,11 +7135,11 @@ class OutDir(Sink):
     on_exit = flush
 
     def write_output(self, run: Run) -> None:
-        """Write the output of a run to files, now and later, even if it is short."""
+        """Write the output of a run to files, even if it is short."""
         self.executor.post(self._use_files, self._entries[run])
 
     def _new_entry(self, run: Run) -> RunEntry:
-        """Return the entry of a run with the fields that the `start` and `end` events have in common.
+        """Return an entry with the fields that the `start` and `end` events have in common.
 
         "run" is the job tag (JOB_TAG_VARIABLE); without a shell it is host and time.
         """
@@ -7230,7 +7194,7 @@ class OutDir(Sink):
             self._use_files(entry)
 
     def _use_files(self, entry: RunEntry) -> None:
-        """Write the output of a run to files, now and later; write a new file's name to the journal."""
+        """Write the output to files from now on; write a new file's name to the journal."""
         entry.uses_files = True
         for output in entry.outputs.values():
             output.write_text()
@@ -7240,7 +7204,6 @@ class OutDir(Sink):
             self.journal.add_start(entry.start)
 
     def _write_end(self, entry: RunEntry, end_time: float, result: dict[str, Any]) -> None:
-        """Close the output files, and write the `end` event with the output that is in no file."""
         if result["seconds"] > self.MAX_SHORT_SECONDS:
             self._use_files(entry)
         short_output = {to_text(stream_name): to_text(bytes(output.text))
