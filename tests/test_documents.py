@@ -552,7 +552,6 @@ TEXTS = {  # of several words, and no commands for our users
     "grep -a",
     "tail -f",
     "tail -F runs.txt.out/7.out",
-    "less +F",
     "kill -9",
     "loginctl enable-linger",
     # words in the job file, or in what is printed
