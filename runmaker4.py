@@ -6,8 +6,7 @@
     . simulate --seed 2
 
 One text file is the queue.  A line ". CMD" is a job; the first byte is the job's state, which runners rewrite
-in place.  Any number of runners, on any number of hosts, can work on one file at once; there is nothing to
-set up.
+in place.  Any number of runners, on any number of hosts, can work on one file at once.
 
     .  new                  d  done: exit 0                        #  /  a comment, as is every line whose
     r  running              !  failed: exit not 0, timed out, or         second byte is neither blank nor tab
@@ -63,10 +62,8 @@ the known exceptions), and no user or program removes the lock file; editors may
 but programs other than ours do not write to it within the microseconds between the read and the write of
 step 2; jobs keep descriptor 64 open, or have a shell that does.
 
-The file reads top-down: basics, record locks, file systems, job lines and directives, the job file, finding
-work, the executor, processes, output, slots, the runner, background, command line; and after main() the wire,
-which only server and client need.  `Runner` leaves the job file, or the connection to a server, to `Jobs`;
-`JobQueue` knows nothing of processes.
+The file reads top-down; after main() follows the wire, which only server and client need.  `Runner` leaves
+the job file, or the connection to a server, to `Jobs`; `JobQueue` knows nothing of processes.
 """
 from __future__ import annotations
 
@@ -182,8 +179,7 @@ T = TypeVar("T")
 # - Errors.  An error that the user can fix is raised as a UsageError.
 # - Signals.  They are blocked from the first line of a script on, so that none stops it half-way with a
 #   traceback.
-# - Bytes.  Job files and output are bytes, not always text, and kept unchanged.  In messages display_text()
-#   keeps them from controlling a terminal, or beginning a line.
+# - Bytes.  Job files and output are bytes, not always text, and kept unchanged.
 
 
 class UsageError(Exception):
@@ -207,12 +203,12 @@ def printable(text: str) -> str:
 
 
 def display_text(data: bytes) -> str:
-    """Decode bytes for a message, with '?' for each character that could control a terminal."""
+    """Decode bytes for a message, as printable()."""
     return printable(os.fsdecode(data))
 
 
 def to_text(data: bytes) -> str:
-    """Decode bytes for JSON, the wire or a journal, in any locale; to_bytes() reverses it without loss."""
+    """Decode bytes for JSON, the wire or a journal, in any locale; to_bytes() reverses it."""
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -331,7 +327,7 @@ def name_lines(numbers: Iterable[int]) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser that begins the help with the program's purpose, and raises UsageError."""
+    """Begins the help with the program's purpose, and raises UsageError."""
 
     def __init__(self, prog: str, purpose: str, usage: str, examples: str, statuses: Mapping[str, str],
                  notes: Mapping[str, str]) -> None:
@@ -463,7 +459,6 @@ def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[in
 
 
 def print_bytes(data: bytes) -> None:
-    """Print on stdout, unbuffered.  Raises BrokenPipeError, UsageError."""
     try:
         write_all(1, data)
     except BrokenPipeError:
@@ -604,7 +599,7 @@ def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], hea
     """Append lines to a file, all or none, and sync: a network file system reports errors only then.
 
     After an error cut the new bytes off again, if they surely are still the end of the file.  The caller has
-    the append lock, and has opened `fd` with O_RDWR | O_APPEND.  A piece can end in the middle of a line.
+    the append lock, and has opened `fd` with O_RDWR | O_APPEND.
     """
     size, separator = find_append_position(fd, path, mount, header)
     written = 0
@@ -633,7 +628,6 @@ def lock_probe(fd: int) -> int:
 # ---- lock files --------------------------------------------------------------------------------------------
 #
 # When an editor replaces a file, locks would remain on the old one.  So runners lock bytes of a lock file.
-# Never delete it while jobs run.
 
 JOB_LOCKS_PER_BUCKET = (1 << 16) - 1
 MUTEX_OFFSET = JOB_LOCKS_PER_BUCKET            # of the command mutex in a bucket
@@ -732,7 +726,7 @@ def read_inode_line(fd: int, network: bool) -> bytes:
 
 
 def stat_single_file(fd: int) -> os.stat_result:
-    """Return the status of an open file.  Raises OSError unless it is a regular file with one name."""
+    """Return the status of an open file; raise OSError unless it is a regular file with one name."""
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
         raise OSError(errno.EEXIST, "not a regular file")
@@ -1483,7 +1477,7 @@ def lstat_no_link(path: str) -> os.stat_result:
 
 
 def open_job_file(path: str, flags: int) -> int:
-    """Open a job file: a regular file, no symbolic link, not UTF-16; otherwise raise UsageError."""
+    """Open a job file: a regular file, no symbolic link, not UTF-16.  Raises UsageError."""
     try:
         mode = lstat_no_link(path).st_mode
         if not stat.S_ISREG(mode):
@@ -1491,7 +1485,7 @@ def open_job_file(path: str, flags: int) -> int:
             raise UsageError(f"{path}: is {kind} (expected a job file)")
         fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            first_line_offset(Reader(fd))              # raises OSError for UTF-16
+            first_line_offset(Reader(fd))              # refuses UTF-16
         except OSError:
             os.close(fd)
             raise
@@ -2141,7 +2135,7 @@ class LockTableReader(Opened):
         self.path = lock_file_of(file)
         self._fd = None                 # None: closed, unreadable, or the lock file does not exist
         self.inode: Identity | None = None      # kept by close(); None: no lock file was opened
-        self.is_unreadable = False      # we may not read the lock file, so its locks are unknown
+        self.is_unreadable = False      # so its locks are unknown
 
     def refresh(self) -> None:
         """Drop this host's cache of the job file, the lock file and the names of both.
@@ -2501,8 +2495,7 @@ class JobReader(Opened):
     def is_save_held_up(self) -> bool:
         """Return True if a network file system seems to hold up an editor that is saving the file in place.
 
-        Then the former last byte is missing; or NUL, in the gap before a state that one of us has written
-        after the editor emptied the file.
+        Then the former last byte is missing; or NUL, in the gap before a state that one of us has written.
         """
         return (self.network and self.reader.is_open and self._trusted_size > 0
                 and self.reader.pread(1, self._trusted_size - 1) in (b"", b"\0"))
@@ -3173,7 +3166,7 @@ class JobQueue:
             raise TemporaryError(f"the result {display_text(state)} cannot be written: {why}") from None
 
     def _write_result(self, job: Job, state: bytes) -> str:
-        """Write the result at the job's offset, or search the file for the line first."""
+        """Write the result at the job's offset; otherwise search the file for the line."""
         try:
             try:
                 self._write_at_offset(job, state)
@@ -3424,7 +3417,7 @@ class JobQueue:
 
     @staticmethod
     def _keep_lines_in_place(jobs: Iterable[Job], unused_running: dict[int, Line]) -> list[Job]:
-        """Let each job keep the line at its offset if that is `r`; return the jobs that need another line."""
+        """Let each job keep the line at its offset if that is `r`; return the others."""
         need_line = []
         for job in jobs:
             own_line = unused_running.pop(job.offset, None)
@@ -3513,7 +3506,7 @@ class JobQueue:
         return self.file.clock() - job.absent_since >= max_absence
 
     def _on_line_missing(self, job: Job, state: bytes) -> None:
-        """Decide what happens to a running job whose line a search of the file has not found as `r`.
+        """Decide what happens to a running job whose line was not found as `r`.
 
         state: it has replaced the `r`; b"": the line is missing.  An editor can be saving the file, so one
         search is not enough:
@@ -3701,7 +3694,8 @@ class BlockReason(NamedTuple):
 
 
 class Throttle:
-    """Measures one run of a repeated task, and computes the pause after it.
+    """Measures one run of a repeated task, and computes the pause after it: a multiple of the time that it
+    took.
 
     So the task gets a fixed share of the CPU at most.  Of the time in which it waited for a slow file system,
     or was stopped by SIGSTOP, MAX_WAITING_SECONDS count at most: no pause takes minutes.
@@ -7267,7 +7261,7 @@ class Use(enum.Enum):
 class Slot:
     """Runs one job at a time.  The name is for the job, for example a host."""
     name: str
-    copy: int = 0                       # of the same name, from 0
+    copy: int = 0                       # among slots of the same name, from 0
     rank: int = 0                       # the idle slot with the lowest rank gets the next job
     use: Use = Use.IDLE
     listed: bool = True                 # otherwise it gets no more jobs
@@ -7339,8 +7333,7 @@ class SlotFile:
 # ======== The runner ========================================================================================
 #
 # A Runner waits for a free slot, claims a job, and starts a shell.  For each job, a JobTask waits for the
-# shell's exit, runs the job again according to --retries, and writes the state.  Concurrent chores check the
-# claimed lines, the wall time, the slot file and the memory of jobs.
+# shell's exit, runs the job again according to --retries, and writes the state.
 #
 # A runner drains after a signal, near the end of the wall time, or after --max-failed: it claims no more
 # jobs, and the tasks finish.  All the while a Pump moves job output from the pipes to the sinks.
@@ -7374,8 +7367,7 @@ class RunnerStats:
         """Return 0 if all is well.
 
         Return 1 if the state of the file is unknown (`summary` is None), it has bad jobs or more jobs for us,
-        this runner has lost results, output or records, or another runner can be running jobs that we left in
-        error.
+        we have lost results, output or records, or another runner can be running jobs that we left in error.
         """
         if summary is None or summary.counts.bad or summary.jobs_left:
             return 1
@@ -7453,7 +7445,7 @@ def too_many_failures(count: int) -> str:
 
 
 class Backlogged(Protocol):
-    """Has a backlog: bytes yet to be written."""
+    """Has a backlog."""
 
     @property
     def backlog(self) -> int:
@@ -7472,7 +7464,6 @@ class Pump:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
                  on_resumed: Callable[[], None]) -> None:
-        """on_resumed: called after a pause."""
         self._loop = loop
         self._writers = writers
         self._on_resumed = on_resumed
@@ -7480,7 +7471,7 @@ class Pump:
         # since when no job output is read (loop's time); inf: it is read
         self._paused_at = math.inf
         self._paused_for = 0.0              # seconds of all earlier pauses
-        self._data_events: dict[Run, asyncio.Event] = {}        # see watch_with_event()
+        self._data_events: dict[Run, asyncio.Event] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -7529,7 +7520,6 @@ class Pump:
                 self._close(stream)
 
     def resume(self) -> None:
-        """Read job output again if all backlogs are below LOW_BACKLOG."""
         if self._paused and self.backlog < Writer.LOW_BACKLOG:
             self._paused_for += self._loop.time() - self._paused_at
             self._paused_at = math.inf
@@ -7696,7 +7686,7 @@ class JobTask:
     """Handles one job, from the claim until the final state is written: see the table above."""
     # a resource is used up for now: a later attempt can succeed
     BUSY_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-    MAX_PAUSE = 5.0                     # seconds between two attempts to start a shell after BUSY_ERRORS
+    MAX_PAUSE = 5.0                     # seconds between attempts after BUSY_ERRORS
 
     def __init__(self, runner: Runner, job: Job, slots: Sequence[Slot]) -> None:
         """slots: the caller can append more before start()."""
@@ -7710,7 +7700,7 @@ class JobTask:
         # of that run:
         self.run_result: RunResult | None = None        # None: not finished
         self._shell: Child | None = None        # from start to finish
-        self._gate_fd: int | None = None        # our end of the pipe on which the shell waits
+        self._gate_fd: int | None = None        # our end of its pipe
         self._kill_task: asyncio.Future[None] | None = None     # kills the processes
         self._exited_at = 0.0           # (loop's time)
         self._oom_kills = 0             # the count of OomKills at the start
@@ -7798,7 +7788,6 @@ class JobTask:
         return True
 
     def _forbid_start(self, cause: str) -> None:
-        """Keep the job from starting (again), for this cause or a stronger earlier one."""
         self.cause = max(self.cause, cause, key=CAUSES_BY_STRENGTH.index)
         self._close_gate()
         self._wake_event.set()
@@ -7873,9 +7862,7 @@ class JobTask:
             await self._write_state()
 
     async def _write_state(self) -> None:
-        """Write the final state to the line, or release the line if it is NEW, until that succeeds or never
-        can.
-        """
+        """Write the final state, or release the line if it is NEW, until that succeeds or never can."""
         runner, jobs, job = self._runner, self._runner.jobs, self.job
         try:
             error = await write_with_retries(
@@ -7946,7 +7933,7 @@ class JobTask:
                 sink.on_no_result(self.run)
 
     async def _try_to_start(self) -> tuple[str, bool]:
-        """Try to start the shell, unless the job must not start.
+        """Start the shell, unless the job must not start.
 
         Return the reason of a failure ('': none), and True if another attempt can succeed.
         """
@@ -7976,7 +7963,7 @@ class JobTask:
     def _spawn_shell(self, lock_fd: int | None) -> None:
         """Start the shell with pipes for output and, for a job of a group, the gate.
 
-        lock_fd: has the job lock, which the shell inherits.  Raises OSError, ValueError.
+        lock_fd: has the job lock.  Raises OSError, ValueError.
         """
         run, has_gate = self.run, self.job.gated
         stream_names = [b"stdout", b"stderr"] if run.sinks else []      # without sinks output has no reader
@@ -8161,9 +8148,8 @@ class Runner:
                  host: bytes, options: argparse.Namespace, say: Say, runner_stats: RunnerStats,
                  names: Sequence[str], slot_file: SlotFile | None, executor: FileExecutor,
                  memory: float, seconds_left: float | None) -> None:
-        """sinks: for runs that start from now on; the list can change.  slot_file: None: the names are not
-        from a file.  memory: bytes for all running jobs with memory=.  seconds_left: until all jobs are
-        killed; None: no limit.
+        """sinks: the list can change.  slot_file: None: the names are not from a file.  memory: bytes for all
+        running jobs with memory=.  seconds_left: until all jobs are killed; None: no limit.
         """
         self.jobs = jobs
         self.processes = processes
@@ -8297,7 +8283,6 @@ class Runner:
         self.drain()
 
     def kill_job(self, job: Job, cause: str = "stopped") -> None:
-        """Kill a job or keep it from starting, if it is ours."""
         if job in self.tasks:
             self.tasks[job].kill(cause)
 
@@ -8799,7 +8784,7 @@ def default_outdir(path: str) -> str:
 
 
 def check_owner(outdir: str, path: str) -> None:
-    """Raise UsageError if the default --outdir belongs to another user.  Raises OSError.
+    """Raise UsageError if the default --outdir belongs to another user.
 
     That user could read job output, or a link could lead us anywhere.  Root and the owner of the job file are
     trusted.
@@ -8828,7 +8813,6 @@ def wall_time(text: str) -> float | str | None:
 
 
 def job_file_path(text: str) -> str:
-    """Check an argument: the path of a job file."""
     if match := LOCK_FILE.fullmatch(os.path.basename(nonempty(text))):
         raise argparse.ArgumentTypeError(
             f"'{printable(text)}' is not a job file, but the lock file of {printable(match[1])}"
@@ -9039,8 +9023,7 @@ class Program:
                     *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
         """Open the files for -l, --outdir and --joblog; None: the option was not given.
 
-        network: one of `inputs` is on a network file system.  presence_lock: tells readers of the journal if
-        this process lives.
+        presence_lock: tells readers of the journal if this process lives.
         """
         options = self.options
         if options.no_records and options.outdir:
@@ -9048,7 +9031,7 @@ class Program:
         self._check_paths_differ(inputs)
         self.executor = self._make_executor(network)
         on_error = functools.partial(self.in_loop, self._on_error)
-        # gets the line number of each job whose output could not be written completely
+        # gets the line number of each job whose output is incomplete
         on_incomplete = functools.partial(self.in_loop, self.runner_stats.incomplete.add)
         logfile = outdir = joblog = None
         if options.logfile:
@@ -9102,7 +9085,6 @@ class Program:
             uses[real_path] = use
 
     def main(self) -> int:
-        """Do the work of this program, with -d in the background."""
         has_pid_file = self._prepare_process()
         try:
             exit_status = run_loop(self._run())
@@ -9277,7 +9259,7 @@ class RunnerProgram(Program):
         options.quiet |= options.plain
 
     def _read_slot_names(self) -> Sequence[str]:
-        """Return the names of the slots, and set `slot_file` for --slots @FILE."""
+        """Return the names of the slots, and set `slot_file`."""
         count = self.options.jobs
         names = self.options.slots
         if not names:
@@ -9344,7 +9326,6 @@ class RunnerProgram(Program):
             self.say("one at a time (-j0: as many as CPUs)")
 
     async def run_and_report(self, jobs: Jobs) -> int:
-        """Run the jobs, report, and return the exit status."""
         runner = self.runner
         if self.stderr.terminal and not self.options.quiet:
             self._print_terminal_hint()
@@ -9401,7 +9382,6 @@ class App(RunnerProgram):
             check_job_file(self.path, self.network, self.say)
 
     def main(self) -> int:
-        """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status."""
         options = self.options
         self.check_slurm_time_limit()
         if options.dry_run:
@@ -9414,7 +9394,6 @@ class App(RunnerProgram):
         return super().main()
 
     def _print_dry_run(self) -> None:
-        """Print the jobs that would run.  Raises UsageError, BrokenPipeError."""
         file = JobReader(self.path, say=self.say, mount=self._mount)
         jobs = dry_run(file, self._consumer, self.memory)
         try:
@@ -9446,7 +9425,7 @@ class App(RunnerProgram):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run runmaker4.py with these arguments (None: sys.argv).  Return the exit status."""
+    """Run runmaker4.py with these arguments (None: sys.argv)."""
     return run_main(PROG, lambda words: App(parse(words)).main(), argv)
 
 
@@ -9486,9 +9465,8 @@ if __name__ == "__main__":
 # other than D, and he has no proof for step 5.  If he leads C to another server of the same user, C
 # recognizes that by F, unless both serve the same path.  A downgrade is impossible: each proof includes the
 # version, and both ends refuse every TLS version but 1.3.  Replaying a recorded proof is useless: the text
-# includes two challenges that are new for each connection, and a label for the step.  A truncated message is
-# ignored: a frame counts when complete.  An attacker who learns the token later cannot decrypt a recording:
-# TLS 1.3 makes new keys for each connection.
+# includes two new challenges, and a label for the step.  An attacker who learns the token later cannot
+# decrypt a recording: TLS 1.3 makes new keys for each connection.
 #
 # All parts of a text have fixed lengths, so different values never give the same text.  Bytes that are not
 # UTF-8 travel as lone surrogates (PEP 383).  Every length is checked before data of that length is stored.
@@ -9542,8 +9520,7 @@ def to_bytes(text: str) -> bytes:
 
 
 def _bounded_int(digits: str) -> int:
-    """Convert an integer in JSON; raise ValueError if it is huge."""
-    if len(digits) > 19:        # 2^63 has 19 digits; for thousands of digits int() takes long
+    if len(digits) > 19:        # for thousands of digits int() takes long
         raise ValueError("a huge number")
     return int(digits)
 
@@ -9650,7 +9627,7 @@ class Message:
         return value
 
     def state_byte(self, name: str) -> bytes:
-        """Return a field that is the state of a line: a printable byte, but not # or / (comments)."""
+        """Return the state of a line: a printable byte, but not # or / (comments)."""
         value = self.data(name)
         is_comment = value in b"#/"
         if len(value) != 1 or is_comment or not b"!" <= value <= b"~":
@@ -9658,7 +9635,7 @@ class Message:
         return value
 
     def items(self, name: str, kind: type) -> list[Any]:
-        """Return a list field with items of type `kind`: str, dict, or int (0 to MAX_INTEGER)."""
+        """Return a list with items of type `kind`: str, dict, or int (0 to MAX_INTEGER)."""
         value = self.fields.get(name)
         if not isinstance(value, list) or not all(type(item) is kind for item in value):
             raise WireError(f"{name}: not a valid list")
@@ -9750,10 +9727,7 @@ class Tls(ClearText):
 
 
 class State(enum.Enum):
-    """The steps that an end waits for, with the numbers above.
-
-    STEPS gives, for each state, the method that handles the message and the next state.
-    """
+    """The steps that an end waits for, with the numbers above."""
     GREETING = 1                        # the client
     KNOCK = 2                           # the server
     CREDENTIALS = 3                     # the client
@@ -9778,7 +9752,7 @@ class Channel:
         self._both_nonces = ""                      # the server's first
         self._certificate_and_file = ""             # D + F from step 3 on
         self._encryption = ClearText()
-        self._buffer = bytearray()                  # received and decrypted, without a complete frame
+        self._buffer = bytearray()                  # received and decrypted
         self._frames: list[bytes] = []              # to encrypt and send
         self._clear_text = b""                      # to send before these frames, not encrypted
 
@@ -9837,8 +9811,7 @@ class Channel:
     def _make_certificate_message(self) -> Message | None:
         """Return the hash of the peer's TLS certificate as a message; None: not yet known.
 
-        During the TLS handshake no message of ours comes.  This one lets STEPS handle the result like all
-        others.
+        So STEPS can handle the result of the TLS handshake like a message.
         """
         certificate_hash = self._encryption.certificate_hash()
         return Message({"certificate": certificate_hash}) if certificate_hash else None
@@ -9870,7 +9843,6 @@ class Channel:
         self._buffer[:] = self._encryption.decrypt(bytes(self._buffer))
 
     def _proof(self, label: str) -> str:
-        """Return H(label): see the top of this section."""
         text = f"runmaker4 {WIRE_VERSION} {label}\n{self._both_nonces}{self._certificate_and_file}"
         return hmac.digest(self._token, text.encode("ascii"), "sha256").hex()
 
@@ -10101,7 +10073,7 @@ def token_path() -> str:
 
 
 def token_of_environment() -> str | None:
-    """Return the token in $RUNMAKER4_TOKEN; None if it is unset or empty.  Raises UsageError."""
+    """Return the token in $RUNMAKER4_TOKEN; None if it is unset or empty."""
     token = os.environ.get("RUNMAKER4_TOKEN")
     if token and not HEX_128_BITS.fullmatch(token):
         raise UsageError(
