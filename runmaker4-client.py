@@ -63,6 +63,7 @@ from runmaker4 import (
     Link,
     Message,
     NoJob,
+    OrphanLines,
     OtherFileError,
     OutDir,
     Parser,
@@ -75,6 +76,7 @@ from runmaker4 import (
     Sink,
     Stream,
     Summary,
+    Tracking,
     UsageError,
     WireError,
     add_background,
@@ -900,7 +902,7 @@ class Connection:
         self._id = secrets.token_hex(8)
         self.link_life = LinkLife(endpoint, give_up, reported_complaint)
         self._requests = Requests()
-        self.orphans: list[int] = []                # the server counts them
+        self.orphans = OrphanLines([], [])          # the server has them
         # the states of lines that the server must still run again for us: see Consumer.retry
         self._retry = to_text(program.retry)
         self._jobs: dict[str, RemoteJob] = {}       # with slots or results, by key
@@ -1128,7 +1130,7 @@ class Connection:
 
     def _on_unwritten(self, job: RemoteJob, error: str) -> None:
         self._say(f"line {job.number}: {error}")
-        self._program.runner_stats.unwritten_lines.append(job.number)
+        self._program.runner_stats.add_unwritten(job)
 
     # -- connecting ------------------------------------------------------------------------------------------
 
@@ -1290,6 +1292,8 @@ class Connection:
     def _on_fault(self, message: Message) -> None:
         job = self._jobs.get(message.text("id"))
         if job:
+            if message.boolean("cancelled"):
+                job.tracking = Tracking.CANCELLED
             self._on_unwritten(job, printable(message.text("text", 1000)))
 
     def on_ready_to_start(self, job: Job) -> None:

@@ -125,6 +125,7 @@ from runmaker4 import (
     Message,
     Mount,
     NoJob,
+    OrphanLines,
     OutDir,
     Parser,
     PendingGroup,
@@ -2287,8 +2288,8 @@ class Sessions:
 
     def _report_unwritten(self, assignment: Assignment, error: str) -> None:
         self.say(f"line {assignment.number}: {error}")
-        self._runner_stats.unwritten_lines.append(assignment.number)
-        assignment.send_message("fault", text=error[:200])
+        self._runner_stats.add_unwritten(assignment.job)
+        assignment.send_message("fault", text=error[:200], cancelled=assignment.is_cancelled)
 
     def abandon(self, assignment: Assignment) -> None:
         """Leave the line of a client that is gone for good as an orphan."""
@@ -2614,9 +2615,8 @@ class Claims:
     def sync(self) -> None:
         self._file.sync()
 
-    def list_orphans(self) -> list[int]:
-        # marked `e`
-        return list(self._cursor.orphans)
+    def list_orphans(self) -> OrphanLines:
+        return self._cursor.orphans
 
     # -- new lines -------------------------------------------------------------------------------------------
 
@@ -3248,7 +3248,6 @@ class Server(Program):
         check_job_file(self.path, self.mount.network, self.say)
         self._check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)
         self._summary: Summary | None = None    # at exit; None: unknown
-        self._orphans: list[int] = []           # were marked `e`; set at exit
         self.began = boottime()
         self._next_accept_report_at = 0.0       # boottime()
 
@@ -3371,7 +3370,7 @@ class Server(Program):
         max_seconds = runmaker4.Runner.MAX_RESULT_SECONDS if in_haste else None
         self.sessions.abandon_runs()
         self.sessions.flush_records()
-        self.executor.call_then(self._orphans.extend, self.claims.list_orphans)
+        self.executor.call_then(self.runner_stats.add_orphans, self.claims.list_orphans)
         await self._await_in_time(self.executor.flush(), max_seconds)
         if self._was_signalled:         # otherwise sent before; after a defect not sent
             self._send_closing_to_all()
@@ -3416,7 +3415,7 @@ class Server(Program):
         why = failure_report_command(self.options)
         self.say(
             self.runner_stats.closing_line(
-                self._summary, self._orphans, seconds, "runmaker4-client.py -r", why
+                self._summary, seconds, "runmaker4-client.py -r", why
             )
         )
 

@@ -1941,6 +1941,10 @@ class Job(Line):
         return self.tracking is Tracking.CANCELLED
 
     @property
+    def is_deleted(self) -> bool:
+        return self.tracking in (Tracking.GONE, Tracking.DELETED)
+
+    @property
     def length(self) -> int:
         return 1 + len(self.text) + self.is_complete
 
@@ -3235,20 +3239,13 @@ class JobQueue:
             if not self._is_gone(job):
                 raise TemporaryError("the line is not where it was")
         self.release_job(job)
-        return self._why_not_written(state, state_now)
-
-    @staticmethod
-    def _why_not_written(result: bytes, state_now: bytes) -> str:
-        """Return why a result is not written to a line that is no longer `r`; '': it need not be written.
-
-        state_now: b"": the line is missing.
-        """
-        is_set_by_user = result == state_now
-        is_not_started = result == NEW
-        if state_now and (is_set_by_user or is_not_started):
+        if state_now and state in (NEW, state_now):
             return ""
-        why = f"a user set the state '{display_text(state_now)}'" if state_now else "the line is gone"
-        return f"{why}; the result {display_text(result)} is not written"
+        why = "the line is gone"
+        if state_now:
+            job.tracking = Tracking.CANCELLED
+            why = f"a user set the state '{display_text(state_now)}'"
+        return f"{why}; the result {display_text(state)} is not written"
 
     def _is_result_written(self, job: Job) -> bool:
         """Return True if a job's line has the result, although an earlier write() raised an error.
@@ -3511,12 +3508,12 @@ class JobQueue:
         state: it has replaced the `r`; b"": the line is missing.  An editor can be saving the file, so one
         search is not enough:
 
-            another state, but of another line,     DELETED: report it; the job runs on
+            another state, but of another line,     DELETED: report it; its run goes on
             as ours was deleted (_is_line_deleted())
             another state, for the first time       CHANGED_ONCE
             another state, for the second time      CANCELLED: check_jobs() returns the job
             line missing                            MISSED
-            line missing for too long (_is_gone())  GONE: report it once; the job runs on
+            line missing for too long (_is_gone())  GONE: report it once; its run goes on
         """
         if job.cancelled or job.tracking is Tracking.DELETED:
             return
@@ -3550,7 +3547,7 @@ class JobQueue:
         return self.file.size() == job.size_when_found - job.length
 
     def _say_gone(self, job: Job) -> None:
-        self.say(f"line {job.number}: no longer in the file; the job runs on")
+        self.say(f"line {job.number}: no longer in the file; it is not tried again (a run goes on)")
 
 
 def lock_remedy(error_number: int | None) -> str:
@@ -3640,8 +3637,8 @@ def _check_is_no_copy(file: JobFile) -> None:
             f"{lock_table.path}: was copied, perhaps from a backup; what is marked r can still run: "
             f"{numbers} (when it does not, remove this file)"
         )
-    with open(lock_table.path, "rb+", buffering=0) as lock_file:    # `lock_table.fd` can be for direct I/O
-        lock_file.write(own_line)
+    with contextlib.suppress(OSError), open(lock_table.path, "rb+", buffering=0) as lock_file:
+        lock_file.write(own_line)               # on a full disk it is not: then a copy is not noticed
 
 
 # ======== Finding work ======================================================================================
@@ -3996,6 +3993,12 @@ class Suspicion(enum.Enum):
     PROVED = "it is one"
 
 
+class OrphanLines(NamedTuple):
+    """Line numbers of orphans."""
+    marked: list[int]           # marked `e`
+    finished: list[int]         # got the result of the run here, which could not be written before
+
+
 class Orphans:
     """Finds the orphans among lines `r`, and writes their next states."""
     MAX_REPORTED = 10
@@ -4006,7 +4009,7 @@ class Orphans:
     def __init__(self, file: JobFile, results: Results) -> None:
         self._file = file
         self._results = results
-        self.marked: list[int] = []             # line numbers of orphans marked `e`
+        self.lines = OrphanLines([], [])
         self._reported = 0
         # when (clock) a line was first seen without a lock: see check_orphan()
         self._unlocked_since: dict[tuple[int, int, bytes], float] = {}
@@ -4040,9 +4043,12 @@ class Orphans:
         If the last run of the line was here, and the result is certain, write that; otherwise `state`.
         Attempt.new_state is what was written; b"": nothing.  Raises FileChangedError.
         """
-        attempt = self._file.change_state(line, state, self._known_result(line))
-        if attempt.new_state == ERROR:
-            self.marked.append(line.number)
+        known_result = self._known_result(line)
+        attempt = self._file.change_state(line, state, known_result)
+        if known_result and attempt.new_state == known_result:
+            self.lines.finished.append(line.number)
+        elif attempt.new_state == ERROR:
+            self.lines.marked.append(line.number)
         if attempt.new_state:
             self._report_new_state(line, attempt.new_state)
         return attempt
@@ -4591,8 +4597,8 @@ class Cursor:
         self._printed_block = ""
 
     @property
-    def orphans(self) -> list[int]:
-        return self._orphans.marked
+    def orphans(self) -> OrphanLines:
+        return self._orphans.lines
 
     @property
     def groups(self) -> list[PendingGroup]:
@@ -5250,7 +5256,7 @@ class Jobs(Protocol):
     """The source of a Runner's jobs: a job file, or a connection to a server."""
     interval: float                     # seconds between checks of the claimed lines
     poll: float                         # seconds between checks for new jobs while there are none
-    orphans: list[int]                  # line numbers of orphans marked `e`
+    orphans: OrphanLines
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         """Return a job, or why there is none.  exits_if_none: the runner exits if there is none."""
@@ -7349,15 +7355,28 @@ class RunnerStats:
     had_errors: bool = False            # output or records were lost, or file or slots unusable
     unwritten_lines: list[int] = field(default_factory=list)
     bad_lines: list[int] = field(default_factory=list)      # failed or in error
+    orphans: list[int] = field(default_factory=list)        # lines of dead runners that we marked `e`
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
 
     def add_result(self, job: Job, state: bytes) -> None:
+        if job.cancelled:
+            state = HELD                    # even if the job has ended at that moment
         self.done += state == DONE
         self.failed += state == FAILED
         self.error_count += state == ERROR
         self.cancelled += state == HELD
         if state in (FAILED, ERROR):
             self.bad_lines.append(job.number)
+
+    def add_unwritten(self, job: Job) -> None:
+        """Add a job whose result is not written, unless a user has set the state."""
+        if not job.cancelled:
+            self.unwritten_lines.append(job.number)
+
+    def add_orphans(self, lines: OrphanLines) -> None:
+        """Add what became of orphans: of lines that had lost their runner, and of results of ours."""
+        self.orphans += lines.marked
+        self.unwritten_lines = [line for line in self.unwritten_lines if line not in lines.finished]
 
     @property
     def bad_count(self) -> int:
@@ -7376,31 +7395,32 @@ class RunnerStats:
         may_run_elsewhere = self.error_count and summary.counts.running
         return int(bool(may_run_elsewhere))
 
-    def closing_line(self, summary: Summary | None, orphans: Sequence[int], seconds: float, retry: str,
-                reasons_command: str) -> str:
+    def closing_line(
+        self, summary: Summary | None, seconds: float, retry: str, reasons_command: str
+    ) -> str:
         """Return the last line that we print, such as '3 done, 1 failed in 12s (line 4); -r runs them again'.
 
-        summary: None: the file's state is unknown.  orphans: lines of dead runners that we marked `e`.
-        reasons_command: shows why jobs failed; '': none.
+        summary: None: the file's state is unknown.  reasons_command: shows why jobs failed; '': none.
         """
-        own_bad_lines = {*self.bad_lines, *self.unwritten_lines, *orphans}
-        error_count = self.error_count + len(orphans)
+        own_bad_lines = {*self.bad_lines, *self.unwritten_lines, *self.orphans}
+        error_count = self.error_count + len(self.orphans)
         did_nothing = not (self.done or self.cancelled or own_bad_lines)
         if did_nothing:
             text = "nothing done" if not summary or summary.jobs_left else "nothing to do"
         else:
             text = self._describe_own_results(error_count, own_bad_lines, seconds)
+        incomplete = ""
         if self.incomplete:
-            text += (f"; the output of {plural(len(self.incomplete), 'job')} is incomplete "
-                     f"({name_lines(self.incomplete)})")
+            incomplete = (f"; the output of {plural(len(self.incomplete), 'job')} is incomplete "
+                          f"({name_lines(self.incomplete)})")
         if not summary:
-            return f"{text}; the state of the file is unknown"
+            return f"{text}; the state of the file is unknown{incomplete}"
         counts = summary.counts
         has_more_than_done = bool(own_bad_lines) or counts.done < counts.all or counts.held > 0
         if has_more_than_done and not self._has_run_all_jobs(counts, error_count):
             separator = ":" if text == "nothing to do" else "; in all"
             text += f"{separator} {summary.describe(with_lines=not own_bad_lines)}"
-        return text + self._next_steps(summary, retry, reasons_command)
+        return text + self._next_steps(summary, retry, reasons_command) + incomplete
 
     def _describe_own_results(self, error_count: int, bad_lines: set[int], seconds: float) -> str:
         """Return, for example, '3 done, 1 failed in 12s (line 4)'."""
@@ -7718,7 +7738,7 @@ class JobTask:
 
     @property
     def _can_start(self) -> bool:
-        return not (self._runner.draining or self.cause)
+        return not (self._runner.draining or self.cause or self.job.is_deleted)
 
     @property
     def is_being_killed(self) -> bool:
@@ -7854,8 +7874,8 @@ class JobTask:
             self._enter_phase(Phase.SETTLING)
         if self.cause == "lost":
             self.state = ERROR
-        elif self.cause == "cancelled" and self.state != DONE:
-            self.state = HELD                   # even if the job has just failed by itself
+        elif self.cause == "cancelled":
+            self.state = HELD                   # even if the job has just ended by itself
         for sink in self.run.sinks:
             sink.on_job_over(self.job, self.state)
         if self.cause != "lost":
@@ -7870,11 +7890,11 @@ class JobTask:
                 jobs.interval, runner.say, job,
             )
         except asyncio.CancelledError:          # by Runner._exit_if_results_hang(), after a signal
-            runner.runner_stats.unwritten_lines.append(job.number)
+            runner.runner_stats.add_unwritten(job)
             raise
         if error:
             self._say(error)
-            runner.runner_stats.unwritten_lines.append(job.number)
+            runner.runner_stats.add_unwritten(job)
 
     def _say(self, text: str) -> None:
         self._runner.say(f"line {self.job.number}: {text}")
@@ -9333,6 +9353,7 @@ class RunnerProgram(Program):
         for sink in runner.sinks:
             sink.on_exit()
         summary = await jobs.sync_and_summarize(runner)
+        self.runner_stats.add_orphans(jobs.orphans)
         if self.executor.has_kept_records:      # after a signal: not flushed yet
             await runner.wait_unless_killed(self.executor.flush())
 
@@ -9344,15 +9365,13 @@ class RunnerProgram(Program):
         exit_status = 128 + runner.kill_signal if was_killed() else self.runner_stats.exit_status(summary)
         is_all_done = not exit_status and summary is not None and not summary.counts.new
         if not (self.options.plain and is_all_done):        # --plain: only output, if all is well
-            self._print_closing_line(summary, jobs.orphans, seconds)
+            self._print_closing_line(summary, seconds)
         await self.print_remaining(self.stderr, was_killed)
         return exit_status
 
-    def _print_closing_line(self, summary: Summary | None, orphans: Sequence[int], seconds: float) -> None:
-        reasons_command = failure_report_command(self.options)
-        self.say(self.runner_stats.closing_line(
-            summary, orphans, seconds, retry="-r", reasons_command=reasons_command
-        ))
+    def _print_closing_line(self, summary: Summary | None, seconds: float) -> None:
+        why = failure_report_command(self.options)
+        self.say(self.runner_stats.closing_line(summary, seconds, retry="-r", reasons_command=why))
 
 
 class App(RunnerProgram):

@@ -2,9 +2,11 @@
 import os
 import shutil
 import signal
+import subprocess
+import time
 import unittest
 
-from tests.support import WAITING, RunCase, wait_until
+from tests.support import FULL, INTERVAL, RUNSET, UP, WAITING, RunCase, wait_until
 
 
 class RestoredLockFile(RunCase):
@@ -54,6 +56,52 @@ class LastLineWithoutNewline(RunCase):
                 ended = self.run_jobs("-q")
                 self.assertEqual((ended.code, self.states()), (0, "d"))
                 self.assertEqual(b"the last line has no newline" in ended.err, warns, ended.err)
+
+
+class LinesThatAreGone(RunCase):
+    """A file that is away for a while, and lines that a user deletes."""
+
+    def test_a_result_that_is_written_late_is_written_down(self) -> None:
+        self.jobs(f"{UP}; until [ -e out ]; do sleep 0.02; done", *["sleep 0.3"] * 40)
+        runner = self.start_hasty("runs.txt", stderr=subprocess.PIPE)
+        self.wait_up(1, runner=runner)
+        os.rename(self.dir / "runs.txt", self.dir / "away")
+        self.write("", "out")
+        time.sleep(3.5 * (1 if FULL else INTERVAL))
+        os.rename(self.dir / "away", self.dir / "runs.txt")
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, self.states()), (0, "d" * 41), ended.err)
+        self.assertNotIn(b"not written down", ended.err)
+
+    def test_a_line_that_is_deleted_during_its_run_is_not_tried_again(self) -> None:
+        self.jobs(f"echo S >>ran; {UP}; until [ -e out ]; do sleep 0.02; done; false", "true")
+        runner = self.start_hasty("--retries", "3", "runs.txt", stderr=subprocess.PIPE)
+        self.wait_up(1, runner=runner)
+        self.write(". true\n")
+        time.sleep(3.5 * (1 if FULL else INTERVAL))
+        self.write("", "out")
+        ended = self.finish(runner)
+        self.assertEqual((self.states(), self.read("ran")), ("d", b"S\n"), ended.err)
+        self.assertIn(b"line 1: no longer in the file; it is not tried again (a run goes on)", ended.err)
+
+
+class Cancelled(RunCase):
+    """A cancelled job, whose shell is over, has one outcome."""
+
+    def check(self, status: int) -> None:
+        self.jobs(f"{UP}; sleep 60 & exit {status}")
+        runner = self.start_jobs("-q")
+        self.finish(self.start(RUNSET, "--cancel", "runs.txt", "1"))
+        ended = self.finish(runner)
+        self.assertEqual(ended.code, 0, ended.err)
+        self.assertNotIn(self.states(), "d!er.")
+        self.assertIn(b"1 cancelled", ended.err)
+
+    def test_it_is_cancelled_if_its_shell_has_exited_with_0(self) -> None:
+        self.check(0)
+
+    def test_it_is_cancelled_if_its_shell_has_failed(self) -> None:
+        self.check(3)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from tests.support import ALL, FULL, RUNMAKER, Case, Ended, RunCase, console_lin
 from tests.values import present
 
 LINES_PER_MB = 10_000               # of 100 bytes each, newline included
-TOO_LONG = (128 << 10) - 13          # bytes of a command
+TOO_LONG = 128 << 10                 # bytes of a command
 NEWLINE = b"\n"
 
 

@@ -208,7 +208,7 @@ class Edited(FileCase):
         self.rewrite(b"x" + self.running[1:] + b". touch second\n")
         ended = self.go_on()
         self.assertComplains(ended, "line 1")
-        self.assertEnded(ended, 1, "xd")
+        self.assertEnded(ended, 0, "xd")
 
     def test_a_waiting_job_runs_as_it_now_stands(self) -> None:
         self.wait_at_gate("touch old", "echo third >> third")

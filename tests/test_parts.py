@@ -539,7 +539,10 @@ class SetByHand(JobFileCase):
                     with self.path.open("ab") as file:
                         file.write(added)
                     self.assertEqual(self.look(cursor), {})
-                self.assertEqual(said, [f"line {job.number}: no longer in the file; the job runs on"])
+                self.assertEqual(
+                    said,
+                    [f"line {job.number}: no longer in the file; it is not tried again (a run goes on)"],
+                )
                 self.assertIn("the line is gone; the result d is not written", cursor.finish(job, b"d"))
                 self.assertEqual(self.path.read_bytes(), after + b". c\n")
 
