@@ -100,7 +100,6 @@ from runmaker4 import (
     line_ranges,
     lock,
     lock_file_of,
-    memory_size,
     memory_text,
     mount_error,
     name_lines,
@@ -559,13 +558,9 @@ class RunRecord:
 
     @property
     def peak_text(self) -> str:
-        """The peak memory: '12 MB', '<30 MB', or with requested memory '3.1G of 4G'; '' if unknown."""
-        text = format_peak(self.memory, self.memory_below, memory_text if self.promised else human_size)
+        """The peak memory: '12M', '<30M', or with requested memory '3.1G of 4G'; '' if unknown."""
+        text = format_peak(self.memory, self.memory_below)
         return f"{text} of {memory_text(self.promised)}" if text and self.promised else text
-
-    @property
-    def lacked_memory(self) -> bool:
-        return self.cause in ("memory", "oom")
 
 
 class JournalReader:
@@ -1617,22 +1612,16 @@ def took(seconds: float) -> str:
     return f"{seconds * 1000:.{0 if seconds >= 0.00995 else 1}f} ms"
 
 
-def human_size(size: float) -> str:
-    """Return a number of bytes as text: '812 B', '1.2 kB'."""
-    units = iter(("B", "kB", "MB", "GB", "TB"))
-    unit = next(units)
-    while size >= 999.5 and unit != "TB":
-        size, unit = size / 1000, next(units)
-    return f"{size:.{1 if size < 9.95 and unit != 'B' else 0}f} {unit}"
+def size_text(size: int) -> str:
+    """Return a number of bytes as text: '812 B', '1.2K'."""
+    return memory_text(size) if size >= SIZE_UNITS["K"] else f"{size} B"
 
 
-def format_peak(
-    peak: int | None, upper_bound: int | None, format_size: Callable[[float], str] = human_size
-) -> str:
-    """Return a memory peak as '12 MB', or '<30 MB' if only a bound is known; '' if unknown."""
+def format_peak(peak: int | None, upper_bound: int | None) -> str:
+    """Return a memory peak as '12M', or '<30M' if only a bound is known; '' if unknown."""
     if peak is not None:
-        return format_size(peak)
-    return f"<{format_size(upper_bound)}" if upper_bound is not None else ""
+        return memory_text(peak)
+    return f"<{memory_text(upper_bound)}" if upper_bound is not None else ""
 
 
 def find_bad_lines(watcher: Watcher, snapshot: Snapshot) -> list[Line]:
@@ -1684,7 +1673,7 @@ def describe_last_run(row: Row, has_log: bool) -> str:
 
 
 def describe_run(run: RunRecord) -> str:
-    """Return a run in words: 'exit 3 on node1, 14:03:22, after 49 ms, 12 MB'."""
+    """Return a run in words: 'exit 3 on node1, 14:03:22, after 49 ms, 12M'."""
     result = describe_result(run)
     if run.state == ".":
         result = f"put back, {result}"
@@ -1710,7 +1699,7 @@ def describe_resources_and_output(run: RunRecord, directory: str) -> str:
         parts.append(f"in {run.directory}")
     if run.cpu is not None:
         parts.append(f"CPU {took(run.cpu)}")
-    output_text = f"printed {human_size(run.bytes)}" if run.bytes else "printed nothing"
+    output_text = f"printed {size_text(run.bytes)}" if run.bytes else "printed nothing"
     if run.incomplete:
         output_text += " (some could not be written)"
     if run.files:
@@ -1769,10 +1758,6 @@ def quantiles(values: Iterable[N], percents: Sequence[int] = (50, 90, 100)) -> l
 NUMBER_PATTERN = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
-def largest_known(*sizes: int | None) -> int | None:
-    return max((size for size in sizes if size is not None), default=None)
-
-
 class RunStats:
     """Statistics of the runs of a host, of similar commands, or of all runs."""
 
@@ -1780,8 +1765,10 @@ class RunStats:
         self.seconds = array("d")
         # of the runs with known CPU time
         self.cpu_seconds = self.seconds_with_known_cpu = 0.0
-        self.largest_memory: int | None = None          # bytes
-        self.largest_upper_bound: int | None = None     # of unmeasured peaks
+        # bytes; 0: unknown
+        self.largest_memory = 0
+        self.largest_upper_bound = 0    # of unmeasured peaks
+        self.too_little = 0             # runs that were killed for lack of memory
 
     def add(self, run: RunRecord) -> None:
         if run.seconds is None:
@@ -1790,17 +1777,9 @@ class RunStats:
         if run.cpu is not None:
             self.cpu_seconds += run.cpu
             self.seconds_with_known_cpu += run.seconds
-        if run.memory is not None and (self.largest_memory is None or run.memory > self.largest_memory):
-            self.largest_memory = run.memory
-        if run.memory_below is not None:
-            self.largest_upper_bound = max(self.largest_upper_bound or 0, run.memory_below)
-
-    def add_stats(self, stats: RunStats) -> None:
-        self.seconds += stats.seconds
-        self.cpu_seconds += stats.cpu_seconds
-        self.seconds_with_known_cpu += stats.seconds_with_known_cpu
-        self.largest_memory = largest_known(self.largest_memory, stats.largest_memory)
-        self.largest_upper_bound = largest_known(self.largest_upper_bound, stats.largest_upper_bound)
+        self.largest_memory = max(self.largest_memory, run.memory or 0)
+        self.largest_upper_bound = max(self.largest_upper_bound, run.memory_below or 0)
+        self.too_little += run.cause in ("memory", "oom")
 
     def json_fields(self) -> dict[str, Any]:
         """Return the fields for --stats --json.  At least one run must have been added.
@@ -1816,119 +1795,56 @@ class RunStats:
             "p90": p90,
             "longest": longest,
             "cpu_use": cpu_use,
-            "memory": self.largest_memory,
-            "memory_below": self.largest_upper_bound,
+            "memory": self.largest_memory or None,
+            "memory_below": self.largest_upper_bound or None,
+            "too_little": self.too_little,
         }
-
-
-class Peaks:
-    def __init__(self) -> None:
-        self.killed_count = 0
-        self._sizes = array("q")        # of the others, in bytes; an upper bound if a peak is unknown
-        # jobs, by line and command, whose last run was killed for lack of memory
-        self._jobs_with_unknown_peak: set[tuple[int, bytes]] = set()
-
-    def add(self, run: RunRecord) -> None:
-        """Record the peak memory of a run, or that it was killed for lack of memory.  Ignore stopped runs."""
-        is_done_or_failed = run.state in "d!"
-        if run.lacked_memory:
-            self.killed_count += 1
-            self._jobs_with_unknown_peak.add((run.line, run.command))
-        elif is_done_or_failed:
-            if self._jobs_with_unknown_peak:    # an earlier try with less memory can have been killed
-                self._jobs_with_unknown_peak.discard((run.line, run.command))
-            # memory_below: an upper bound of an unknown peak is on the safe side
-            size = run.memory if run.memory is not None else run.memory_below
-            if size is not None:
-                self._sizes.append(size)
-
-    @property
-    def largest_size(self) -> int:
-        """The largest peak, in bytes; -1: unknown."""
-        return max(self._sizes, default=-1)
-
-    def sufficient_memory(self) -> int | None:
-        """Return the bytes of `memory=` that are enough for 99 of 100 runs; None: unknown.
-
-        Killed jobs count as larger than all others.
-        """
-        rank = math.ceil((len(self._sizes) + len(self._jobs_with_unknown_peak)) * 99 / 100)
-        return round_size(sorted(self._sizes)[rank - 1]) if 0 < rank <= len(self._sizes) else None
-
-
-def round_size(size: int) -> int:
-    """Round a number of bytes up to two significant digits (3.5G, 160M), for a short `memory=`."""
-    unit = next((unit for unit in "KMG" if size < 1000 * SIZE_UNITS[unit]), "T")
-    amount = max(size, 1) / SIZE_UNITS[unit]
-    # digits after the point: 1 for 3.5, 0 for 35, -1 for 350, which is rounded to tens
-    decimals = 1 if amount < 1 else max(1 - math.floor(math.log10(amount)), -2)
-    rounded = math.ceil(amount * 10 ** decimals) / 10 ** decimals
-    # the number that runmaker4.py reads from this text
-    return memory_size(f"{rounded:.12g}{unit}")
 
 
 class CommandStats:
     """Statistics of commands with the same first word, apart from numbers in this word."""
+    PLACEHOLDER = "…".encode()  # replaces what differs
+    NUMBER_PATTERN = re.compile(NUMBER_PATTERN.pattern.encode())
 
-    def __init__(self, first_word: bytes) -> None:
+    def __init__(self, first_word: bytes, words: list[bytes]) -> None:
         self._first_word = first_word
-        self._common_words: list[bytes] | None = None       # with which all commands begin; None: no command
-        self._do_commands_differ = False
+        self._common_words = words      # with which all commands begin
+        self._most_words = 0
         self.stats = RunStats()
-        self.peaks = Peaks()
 
     def add(self, run: RunRecord, words: list[bytes]) -> None:
-        if self._common_words is None:
-            self._common_words = words
-        elif words != self._common_words:
-            self._do_commands_differ = True
-            self._common_words = common_prefix(self._common_words, words)
+        if words != self._common_words:
+            pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(self._common_words, words))
+            self._common_words = [word for word, _ in pairs]
+        self._most_words = max(self._most_words, len(words))
         self.stats.add(run)
-        self.peaks.add(run)
 
     @property
     def name(self) -> str:
         """The words up to the first difference: 'simulate --seed …'."""
-        name = b" ".join(self._common_words or [self._first_word])
-        if self._do_commands_differ:
-            name += b" " + CommandGroups.PLACEHOLDER
-        return printable(to_text(name))
+        words = self._common_words or [self._first_word]
+        if len(self._common_words) < self._most_words:
+            words = [*words, self.PLACEHOLDER]
+        return printable(to_text(b" ".join(words)))
 
 
-def common_prefix(words: list[bytes], other_words: list[bytes]) -> list[bytes]:
-    if other_words[:len(words)] == words:       # mostly: test this first
-        return words
-    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(words, other_words))
-    return [word for word, _ in pairs]
+MAX_GROUPS = 1000               # of commands; others make one more
+SHOWN_GROUPS = 20
 
 
-class CommandGroups:
-    """Runs grouped by the first word of the command, apart from numbers in this word."""
-    MAX_GROUPS = 1000           # others make one more
-    SHOWN_GROUPS = 20
-    NUMBER_PATTERN = re.compile(NUMBER_PATTERN.pattern.encode())
-    PLACEHOLDER = "…".encode()  # replaces what differs
-    OTHERS_KEY = PLACEHOLDER    # the group of all others
+def add_to_group(groups: dict[bytes, CommandStats], run: RunRecord) -> None:
+    """Count a run in the group of its command: `./sim-1 a` and `./sim-2 b` in './sim-…'."""
+    words = run.command.split()
+    first_word = CommandStats.NUMBER_PATTERN.sub(CommandStats.PLACEHOLDER, words[0]) if words else b""
+    if first_word not in groups and len(groups) >= MAX_GROUPS:
+        first_word = CommandStats.PLACEHOLDER       # the group of all others
+    if first_word not in groups:
+        groups[first_word] = CommandStats(first_word, words)
+    groups[first_word].add(run, words)
 
-    def __init__(self) -> None:
-        self._groups: dict[bytes, CommandStats] = {}    # by the first word, with … for each number
 
-    def add(self, run: RunRecord) -> None:
-        """Count a finished run in the group of its command: `./sim-1 a` and `./sim-2 b` in './sim-…'."""
-        words = run.command.split()
-        group_key = self.NUMBER_PATTERN.sub(self.PLACEHOLDER, words[0]) if words else b""
-        if group_key not in self._groups and len(self._groups) >= self.MAX_GROUPS:
-            group_key = self.OTHERS_KEY
-        if group_key not in self._groups:
-            self._groups[group_key] = CommandStats(group_key)
-        self._groups[group_key].add(run, words)
-
-    def json_fields(self) -> list[dict[str, Any]]:
-        return [{"command": group.name, **group.stats.json_fields(), "too_little": group.peaks.killed_count,
-                 "enough": group.peaks.sufficient_memory()} for group in self.groups_by_memory()]
-
-    def groups_by_memory(self) -> list[CommandStats]:
-        return sorted(self._groups.values(), key=lambda group: -group.peaks.largest_size)
+def largest_known_peak(stats: Mapping[str, Any]) -> int:
+    return max(stats["memory"] or 0, stats["memory_below"] or 0)
 
 
 def print_stats(outdir: str, path: str | None, as_json: bool) -> None:
@@ -1940,60 +1856,49 @@ def read_stats(outdir: str, path: str | None) -> dict[str, Any]:
     journal = JournalReader(outdir, say)
     stats_by_host: defaultdict[str, RunStats] = defaultdict(RunStats)
     total = RunStats()
-    command_groups = CommandGroups()
+    groups: dict[bytes, CommandStats] = {}
     with journal.file:
         if path is not None:
             check_journal(journal, path)
         for run in journal.start_pass():
             if run.ended is not None:
                 stats_by_host[run.host].add(run)
-                command_groups.add(run)
+                total.add(run)
+                add_to_group(groups, run)
     if not stats_by_host:
         raise UsageError(f"{journal.path}: no finished runs (nothing to count)")
-    for host_stats in stats_by_host.values():
-        total.add_stats(host_stats)
+    commands = [{"command": group.name, **group.stats.json_fields()} for group in groups.values()]
     return {
         "hosts": [{"host": name, **stats_by_host[name].json_fields()} for name in sorted(stats_by_host)],
         "all": total.json_fields(),
-        "commands": command_groups.json_fields(),
+        "commands": sorted(commands, key=largest_known_peak, reverse=True),
     }
 
 
 def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
     """Yield statistics (of read_stats()) as lines of text: a table of hosts and one of commands."""
-    rows = [["host", *STATS_HEADINGS], *(stats_row(host["host"], host) for host in stats["hosts"])]
-    yield from format_table([*rows, stats_row("in all", stats["all"])], columns, right_columns=range(1, 7))
+    # the number of runs that were killed for lack of memory, if there are any
+    killed_heading = ["too little"] if stats["all"]["too_little"] else []
+    headings = ["runs", "median", "90%", "longest", "CPU", "memory", *killed_heading]
+
+    def format_rows(name: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+        cells = [[name, *headings], *([row[name], *stats_cells(row)][:len(headings) + 1] for row in rows)]
+        return format_table(cells, columns, right_columns=range(1, len(headings) + 1))
+
+    yield from format_rows("host", [*stats["hosts"], {**stats["all"], "host": "in all"}])
     yield ""
     groups = stats["commands"]
-    yield from format_table(command_rows(groups), columns, right_columns=range(1, 9))
-    hidden_count = len(groups) - CommandGroups.SHOWN_GROUPS
+    yield from format_rows("command", groups[:SHOWN_GROUPS])
+    hidden_count = len(groups) - SHOWN_GROUPS
     if hidden_count > 0:
         yield f"and {plural(hidden_count, 'command')} more, which took less memory"
 
 
-STATS_HEADINGS = ["runs", "median", "90%", "longest", "CPU", "memory"]      # of the cells after the name
-
-
-def command_rows(groups: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Return the rows of the table of commands: the headings, and the first SHOWN_GROUPS groups.
-
-    Two columns are added: "too little", the number of runs killed for lack of memory, if there are any; and
-    "memory=", the request that is enough, or '-'.
-    """
-    has_killed_runs = any(group["too_little"] for group in groups)
-    killed_heading = ["too little"] if has_killed_runs else []
-    rows = [["command", *STATS_HEADINGS, *killed_heading, "memory="]]
-    for group in groups[:CommandGroups.SHOWN_GROUPS]:
-        killed_count = [str(group["too_little"])] if has_killed_runs else []
-        sufficient_memory = memory_text(group["enough"]) if group["enough"] is not None else "-"
-        rows.append([*stats_row(group["command"], group), *killed_count, sufficient_memory])
-    return rows
-
-
-def stats_row(name: str, stats: dict[str, Any]) -> list[str]:
+def stats_cells(stats: dict[str, Any]) -> list[str]:
     times = [took(stats[key]) for key in ("median", "p90", "longest")]
     cpu = "-" if stats["cpu_use"] is None else f"{100 * stats['cpu_use']:.0f}%"
-    return [name, str(stats["runs"]), *times, cpu, format_peak(stats["memory"], stats["memory_below"]) or "-"]
+    memory = format_peak(stats["memory"], stats["memory_below"]) or "-"
+    return [str(stats["runs"]), *times, cpu, memory, str(stats["too_little"])]
 
 
 # ======== The timeline ======================================================================================
@@ -2293,7 +2198,7 @@ class Report:
             "old_line": run and run.line,
             "took": "" if fields["seconds"] is None else took(fields["seconds"]),
             "peak": run and run.peak_text,
-            "printed": run and human_size(run.bytes),
+            "printed": run and size_text(run.bytes),
             "files": [links[name] for name in fields["files"] or () if name in links],
             "output": run and "\n".join(self.last_lines.get(run, ())),
         }

@@ -252,11 +252,11 @@ class Failed(TellingCase):
             *[end(cause, line, f"job {line}", state="e", exit=-1, signal=15, cause=cause)
               for line, cause in ((5, "cancelled"), (6, "stopped"))], start(6, 7, "job 7"),
             end(1, 2, "job 2", state="!", exit=4), end(2, 2, "job 2", state="!", exit=3), end(3, 1, "done"))
-        tail = "WHEN, after 1.5s, 100 MB"
+        tail = "WHEN, after 1.5s, 95.4M"
         head = [line for line in self.failed().splitlines() if line.startswith("line")]
         self.assertEqual(head, [
             f"line 2: exit 3 on node1, {tail}", f"line 3: signal 9 (SIGKILL) on node1, {tail}",
-            "line 4: timeout on node1, WHEN, after 10s, 100 MB", f"line 5: cancelled on node1, {tail}",
+            "line 4: timeout on node1, WHEN, after 10s, 95.4M", f"line 5: cancelled on node1, {tail}",
             f"line 6: stopped on node1, {tail}", "line 7: lost on node1, began WHEN",
             "line 8: could not be started on node1, WHEN, after 1.5s",
             "line 9: failed; no run in the journal"])
@@ -267,7 +267,7 @@ class Failed(TellingCase):
             *[end(line, line, command, state="!", exit=code, memory=None, memory_below=29_900_000)
               for line, (command, code) in enumerate((("a", 139), ("b", 128), ("c", 255), ("d", 143)), 1)]
         )
-        tail = "on node1, WHEN, after 1.5s, <30 MB"
+        tail = "on node1, WHEN, after 1.5s, <28.5M"
         self.assertEqual(
             [line for line in self.failed().splitlines() if line.startswith("line")],
             [f"line 1: exit 139 (SIGSEGV) {tail}", f"line 2: exit 128 {tail}", f"line 3: exit 255 {tail}",
@@ -314,8 +314,8 @@ class Failed(TellingCase):
         self.write("e a\n! b\n")
         self.journal(*pair(1, 1, "a"), *pair(2, 2, "b", state="."))
         self.assertEqual([line for line in self.failed().splitlines() if line.startswith("line")], [
-            "line 1: error; last run: exit 0 on node1, WHEN, after 1.5s, 100 MB",
-            "line 2: failed; last run: put back, exit 3 on node1, WHEN, after 1.5s, 100 MB"])
+            "line 1: error; last run: exit 0 on node1, WHEN, after 1.5s, 95.4M",
+            "line 2: failed; last run: put back, exit 3 on node1, WHEN, after 1.5s, 95.4M"])
 
     def test_short_output_comes_from_the_journal(self) -> None:
         self.write("! a\n! b\n")
@@ -423,9 +423,9 @@ class Stats(TellingCase):
             ],
             [
                 ["host", "runs", "median", "90%", "longest", "CPU", "memory"],
-                ["alice", "10", "5.0s", "9.0s", "10s", "50%", "10 MB"],
+                ["alice", "10", "5.0s", "9.0s", "10s", "50%", "9.5M"],
                 ["bob", "1", "1m 40s", "1m 40s", "1m 40s", "-", "-"],
-                ["in all", "11", "6.0s", "10s", "1m 40s", "50%", "10 MB"],
+                ["in all", "11", "6.0s", "10s", "1m 40s", "50%", "9.5M"],
             ],
         )
 
@@ -435,13 +435,13 @@ class Stats(TellingCase):
         self.journal(*little, end(4, 4, memory=5 * 10 ** 7, host="bob"))
         rows = self.hosts().splitlines()
         shown = [row.split("  ")[-1].strip() for row in rows]
-        self.assertEqual(shown, ["memory", "<30 MB", "50 MB", "50 MB"])
+        self.assertEqual(shown, ["memory", "<28.6M", "47.7M", "47.7M"])
 
     def test_on_a_terminal_it_is_no_wider_than_80_columns_elsewhere_names_are_whole(self) -> None:
         self.journal(end(1, 1, took=9e8, cpu=9e9, memory=10 ** 15, host="h" * 99))
         shown = self.at_terminal(80, "--stats", "--outdir", "out")
         self.assertLessEqual(max(map(len, shown)), 80)
-        self.assertIn(" TB", shown[1])
+        self.assertIn(" 909.5T", shown[1])
         self.assertIn(f'{"h" * 99} ', self.told("--stats", "--outdir", "out"))
 
     def test_short_times_are_told_in_milliseconds_as_on_the_page(self) -> None:
