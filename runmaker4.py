@@ -2717,7 +2717,6 @@ class JobReader(Opened):
         return changed
 
     def _open(self) -> None:
-        """Open the job file at the path, and close the old one, unless the new one is refused."""
         fd = os.open(self.real_path, self.ACCESS | os.O_CLOEXEC | os.O_NOFOLLOW)
         reader = Reader(fd)
         try:
@@ -3075,7 +3074,6 @@ class JobQueue:
                 and self.file.clock() - self._cut_off_since >= self.MAX_CUT_OFF_SECONDS)
 
     def _forget_job_locks(self) -> None:
-        """Clear `job_lock` of each job whose job lock was lost or freed."""
         for job in self.claimed:
             if job.job_lock and self.file.lock_table.job_locks.get(job.job_lock.offset) is not job.job_lock:
                 job.job_lock = None
@@ -3387,7 +3385,7 @@ class JobQueue:
         """Give each of our jobs of a command a job lock and a line `r` again, after an edit or a lost lock.
 
         Return the same as _reconcile_commands(); b"" also if an `r` at the offset belongs to another job.
-        Steps have the numbers of the list above.  Needs the command mutex and check_at_path().
+        Steps are those of the list above.  Needs the command mutex and check_at_path().
         """
         by_offset = {line.offset: line for line in lines}
         # The lines `r` that none of our jobs has: at first all; each job removes one
@@ -3759,7 +3757,7 @@ class Block(NamedTuple):
 class Above:
     """The directives and the first unfinished job from the top of a file to the walk's last line."""
     scope: Directives = NO_DIRECTIVES       # of the last line
-    unfinished: Line | None = None          # the first job that was unfinished when the walk reached it
+    unfinished: Line | None = None          # when the walk reached it
     unfinished_settings: JobSettings = NO_SETTINGS
     block: Block | None = None
     checked_offset: int = 0                 # no line before this offset makes a barrier check fail
@@ -3849,7 +3847,6 @@ class PendingGroup:
 
 
 class Result(NamedTuple):
-    """The result of a command's last run in this process."""
     state: bytes                # b"": neither `d` nor `!`, or another run of the command has started since
     number: int                 # of the line
 
@@ -3865,7 +3862,6 @@ class Results:
         return self._by_command.get(command, Result(b"", 0))
 
     def add(self, job: Job, state: bytes) -> None:
-        """Record how a job's run has ended: keep `state` if that is `d` or `!`."""
         self._by_command.pop(job.command, None)      # makes it the last
         self._by_command[job.command] = Result(state if state in (DONE, FAILED) else b"", job.number)
         if len(self._by_command) > self.MAX_COMMANDS:
@@ -4040,8 +4036,8 @@ class Orphans:
     def write_next_state(self, line: Line, state: bytes) -> Attempt:
         """Write over the `r` of an orphan, and report what was written.
 
-        If the last run of the line was here, and the result is certain, write that; otherwise `state`.
-        Attempt.new_state is what was written; b"": nothing.  Raises FileChangedError.
+        That is the result of the last run, if it was here and is certain; otherwise `state`.
+        Attempt.new_state b"": nothing was written.  Raises FileChangedError.
         """
         known_result = self._known_result(line)
         attempt = self._file.change_state(line, state, known_result)
@@ -4157,8 +4153,8 @@ class Walk:
         resetting: bool,
     ) -> None:
         """resuming_consumers: those, present or not, for which orphans become new again.  serving: for a
-        server, which starts groups.  began: by the file's clock.  after_edit: an edit ended the previous
-        walk.  resetting: failed lines are being made new, so barriers are closed.
+        server, which starts groups.  after_edit: an edit ended the previous walk.  resetting: failed lines
+        are being made new, so barriers are closed.
         """
         self._queue = queue
         self._file = file = queue.file
@@ -4217,8 +4213,8 @@ class Walk:
     def claim_next(self, consumers: Consumers, pause_at: float) -> Job | Stop:
         """Walk on, and claim the next job that one of these consumers may take; or return why the walk stops.
 
-        consumers: between calls with the same object, consumers may be removed, but not added.  pause_at:
-        when (time.monotonic()) to return Stop.SLICED.
+        consumers: in the same object, consumers may be removed between calls, but not added.  pause_at: when
+        (time.monotonic()) to return Stop.SLICED.
         """
         self.scan.pause_at = pause_at
         try:
@@ -4256,7 +4252,7 @@ class Walk:
     def _find_first_skipped(self) -> tuple[Line, Directives] | None:
         """Return the first skipped line that a consumer may take, with the directives above it; or None.
 
-        Consumers that wait for slots or memory were present when the walk met the line.
+        Consumers that wait for slots or memory were present when the walk met it.
         """
         skipped_lines = [
             (line, scope) for line, scope in self._skipped_new.values()
@@ -4265,7 +4261,6 @@ class Walk:
         return min(skipped_lines, key=lambda line_and_scope: line_and_scope[0].offset, default=None)
 
     def _forget_from(self, line: Line) -> None:
-        """Forget what the walk met from this line on, because it goes back there."""
         self.above.block = None
         self._first_blocked_job = None
         self._skipped_new = {
@@ -4274,10 +4269,7 @@ class Walk:
         self.groups = [group for group in self.groups if group.begins_above(line)]
 
     def _process_next_line(self) -> Job | Stop | None:
-        """Apply the next directive, or claim or skip the next job.
-
-        Return the claimed job, or why the walk stops here; None: it continues.
-        """
+        """Return the claimed job, or why the walk stops here; None: it continues."""
         line = self.scan.next(self._only_running_matter)
         if line is None:
             self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
@@ -4364,7 +4356,6 @@ class Walk:
         return None
 
     def _check_running_line(self, line: Line) -> None:
-        """Record a running job as unfinished, or give an orphan the next state."""
         suspicion = self._orphans.check_orphan(line)
         if suspicion is Suspicion.PROVED:
             self._resolve_orphan(line)
@@ -4397,7 +4388,7 @@ class Walk:
         return self._resuming_consumers.any_fits(scope)
 
     def _choose_consumer(self, line: Line, candidates: Collection[Consumer]) -> Consumer | None:
-        """Return the first candidate that may take a line and has enough free slots and memory; or None.
+        """Return the first candidate that may take a line and has enough free; or None.
 
         A candidate without enough waits, and takes nothing below: otherwise small jobs could delay a big one
         for ever.
@@ -4432,7 +4423,6 @@ class Walk:
             self.unstartable_group_settings = self.above.scope.settings
 
     def _record_new_below_block(self, line: Line) -> None:
-        """Record that consumers must wait for a new job below a block."""
         can_start_later = self._starts_groups or not self.above.scope.settings.together
         if can_start_later:
             is_needed = self._add_waiting_consumers()
@@ -4442,7 +4432,7 @@ class Walk:
         self._only_running_matter = True
 
     def _add_waiting_consumers(self) -> bool:
-        """Record that all consumers that may take jobs here must wait.  Return False if there are none."""
+        """Return False if no consumer may take jobs here."""
         consumers = set(self._consumers.fitting(self.above.scope))
         self.waiting_consumers |= consumers
         return bool(consumers)
@@ -4563,8 +4553,7 @@ class Cursor:
     def __init__(self, queue: JobQueue, consumers: Iterable[Consumer] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
         """consumers: claim for these unless claim() gets others.  wait_for_file: the file can be created
-        later.  unchecked: the file did not exist to be checked.  serving: consumers come and go, and groups
-        start.
+        later.  unchecked: the file did not exist to be checked.  serving: for a server.
         """
         self.queue = queue
         self.file = file = queue.file
@@ -4609,9 +4598,9 @@ class Cursor:
               absent: Collection[Consumer] = ()) -> Job | NoJob:
         """Claim the next job for the first of the consumers that may take it; or return why there is none.
 
-        exits_if_none: the caller has no running job, and exits if it gets none.  So search the file once
-        more, unless there are jobs to wait for.  consumers: between calls with the same object, consumers may
-        be removed, but not added.  absent: consumers that want jobs later.
+        exits_if_none: the caller has no running job, and exits if it gets none: so search the file once more,
+        unless there are jobs to wait for.  consumers: as for Walk.claim_next().  absent: consumers that want
+        jobs later.
         """
         result: Job | NoJob
         try:
@@ -4627,7 +4616,6 @@ class Cursor:
 
     def _walk_if_due(self, exits_if_none: bool, consumers: Consumers,
                      absent: Collection[Consumer]) -> Job | NoJob:
-        """Walk on to the next job and claim it; or repeat the last NoJob if no walk is due."""
         self._set_consumers(consumers, absent)
         self._make_failed_lines_new()
         self._restart_if_replaced()
@@ -4680,10 +4668,7 @@ class Cursor:
         return replace(no_job, retry_after=retry_after, is_complete=False, was_interrupted=not is_refused)
 
     def _is_walk_due(self, walk: Walk, exits_if_none: bool) -> bool:
-        """Return True if another walk is due after `walk`, which found no job.
-
-        The pause is longer if nothing seems to have changed.
-        """
+        """Return True if another walk is due after `walk`, which found no job."""
         exits = exits_if_none and not walk.waiting_consumers
         has_newcomers = not walk.always_present.issuperset(self.consumers.all)
         if exits or (has_newcomers and walk.has_skipped_jobs) or walk.may_barrier_be_open():
@@ -4720,7 +4705,6 @@ class Cursor:
         return self._claim_in_walks(consumers, was_edited)
 
     def _claim_in_walks(self, consumers: Consumers, after_edit: bool) -> Job | NoJob:
-        """Walk, again while another walk is due at once, until there is a job or none for now."""
         pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
         while True:
             walk = self._walk or self._begin_walk(consumers, after_edit)
@@ -4740,10 +4724,10 @@ class Cursor:
         """Return the NoJob for a walk that has stopped; None: begin another walk now."""
         if stop is Stop.RESTART:                # the file was edited
             return None
-        if stop is Stop.SLICED:                 # the next claim continues the walk at once
+        if stop is Stop.SLICED:
             self.sliced = True
             return NoJob(retry_after=0.0, report=walk.report(), was_interrupted=True)
-        if stop is Stop.SHORT:                  # goes on once a consumer has enough free
+        if stop is Stop.SHORT:
             return NoJob(report=walk.report())
         # BARRIER: only another walk can pass it.  END, CUT, OVER: the walk has met all lines that matter
         if stop is Stop.BARRIER or walk.needs_another_walk:
@@ -5228,7 +5212,6 @@ class FileCounter:
         self._throttle = Throttle()
 
     def request_count_if_due(self) -> None:
-        """Start a count in the executor, unless one is in progress or the last is recent."""
         min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
         if not self._is_counting and not self._throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds):
             self._is_counting = True
@@ -5317,7 +5300,6 @@ class FileJobs:
         return self._cursor.claim(exits_if_none)
 
     def _add_findings(self, no_job: NoJob) -> NoJob:
-        """Add the walk's findings for this runner."""
         report = no_job.report
         retry_after = no_job.retry_after
         if retry_after is None and report.has_later_jobs(self._consumer):
@@ -5357,8 +5339,8 @@ class FileJobs:
     def _count_jobs(self, consumers: Consumers) -> Summary:
         """Count the jobs in the file for this runner's closing line.
 
-        Jobs that run although no other process uses the file have lost their runner.  They count as left,
-        because no runner will see the exit status.
+        Jobs that run although no other process uses the file count as left: no runner will see their exit
+        status.
         """
         # Ask before and after the count: a runner that exits or starts in between can have the running jobs.
         was_only_runner = self._file.has_no_other_users()
@@ -5805,7 +5787,6 @@ CGROUP_ROOT, PROC_CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 
 
 def available_cpus() -> int:
-    """Return the number of CPUs for this process; at least 1."""
     scheduled_cpus = len(os.sched_getaffinity(0))
     return max(1, int(min(scheduled_cpus, cgroup_cpus(), slurm_cpus(os.environ))))
 
@@ -6074,9 +6055,8 @@ def no_status(columns: int) -> str:
 class Terminal(Writer):
     """A terminal with a status line below all printed lines.
 
-    Job output and messages go through the same Terminal.  One write(2) erases the status line, prints the
-    gathered data, and redraws the line below.  While the terminal does not accept data (Ctrl-S), none is
-    drawn.
+    One write(2) erases the status line, prints the gathered data, and redraws the line below.  While the
+    terminal does not accept data (Ctrl-S), none is drawn.
 
     The cursor stays at the beginning of the status line.  If a narrower window breaks the line in two, both
     parts follow the cursor and are erased; a typed `^C` overwrites the line.  While the runner is in the
@@ -6093,7 +6073,6 @@ class Terminal(Writer):
         self._drawn_at = -math.inf      # (event loop's time)
 
     def redraw(self) -> None:
-        """Redraw the status line, unless it is too early or other data waits to be written."""
         if not self.closed and not self.backlog and self._seconds_until_due() <= 0:
             self.flush()
 
@@ -6109,7 +6088,6 @@ class Terminal(Writer):
         return max(self.GATHER_SECONDS, self._seconds_until_due())
 
     def _bytes_to_write(self, data: bytes) -> bytes:
-        """Return bytes that erase the status line, print data, and, if due, redraw the line."""
         may_draw = in_foreground(self.fd)
         has_backlog = self.backlog > self.gathered_bytes
         is_too_early = bool(data) and self._seconds_until_due() > 0
@@ -6422,7 +6400,6 @@ class Console(LinePrinter):
     """Prints for programs: all events, and job output: 'stdout (alice,601): text'."""
 
     def _command_of(self, run: Run) -> bytes:
-        """Return the command of a run; for a terminal, without control characters."""
         return one_line(run.job.command) if self.writer.terminal else run.job.command
 
     def on_starting(self, run: Run) -> None:
@@ -6578,7 +6555,6 @@ class Plain(Sink):
                 self._on_loss(run.job, error_text(error))
 
     def on_job_over(self, job: Job, state: bytes) -> None:
-        """Print all output of a job; with in_order, after all jobs that started before."""
         if job in self.pending:
             self.finished.add(job)
         if not self.in_order:
@@ -6745,19 +6721,18 @@ class RecordFile:
 
     On a file system of one host, write(2) with O_APPEND finds the end and writes there in one step (open(2)),
     and a write at a fixed offset changes no bytes around it.  So no lock is needed.  Nothing is truncated
-    after an error: another runner can have written those bytes.  If a record did not fit on the disk, a part
-    can remain; the next record starts with a newline to separate the two.
+    after an error: another runner can have written those bytes.  If a part of a record remains, the next
+    record starts with a newline.
 
     Hosts that share the file over a network need a lock for each record.  Otherwise two hosts append at the
-    same offset; and NFS writes back complete pages, with old data of other hosts around the record, unless a
-    lock is held.  But any user with read permission can hold a shared lock, for any time.  So a lock is only
-    tried.  A record that cannot be written, because the lock is refused or the file system is away, is kept,
-    and the FileExecutor tries it again.  The event loop looks at `kept` while the I/O thread writes.  After a
-    failed append a line can be in the file twice: readers ignore the second.
+    same offset; and NFS writes back complete pages, with old data of other hosts around the record.  But any
+    user with read permission can hold a shared lock, for any time.  So a lock is only tried.  A record that
+    cannot be written, because the lock is refused or the file system is away, is kept, and the FileExecutor
+    tries it again.  The event loop looks at `kept` while the I/O thread writes.  After a failed append a line
+    can be in the file twice: readers ignore the second.
 
     A lock file that readers cannot open would not do: on NFS, a granted lock makes this host's copy of the
-    locked file current, and of no other file.  So a runner would append at an old size, over lines of other
-    hosts.
+    locked file current, and of no other file.  So a runner would append at an old size.
     """
     REPORT_AFTER_SECONDS = 5.0          # until the reason why records wait is reported
 
@@ -6944,7 +6919,6 @@ class OutputFile:
 
     @property
     def name(self) -> str:
-        """Return the name of the file; '': there is none."""
         return "" if self._fd is None else os.path.basename(self._path)
 
     def write_text(self) -> None:
@@ -6991,8 +6965,8 @@ class Journal:
 
     All methods run in the I/O thread.  An `end` event is written at once, with the gathered events, unless
     the last write was a moment ago: short jobs end hundreds of times a second, and on a network file system
-    an append costs some six round trips.  A `start` waits for the next write, one second at most.  It is left
-    out if the run has ended by then, because the `end` repeats the fields.
+    an append costs some six round trips.  A `start` waits for the next write, and is left out if the run has
+    ended by then, because the `end` repeats the fields.
     """
     GATHER_SECONDS = 1.0                # for which events are gathered
     END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
@@ -7431,7 +7405,6 @@ class RunnerStats:
         return f"{text} ({name_lines(bad_lines)})" if bad_lines else text
 
     def _has_run_all_jobs(self, counts: Counts, error_count: int) -> bool:
-        """Return True if we have run all jobs in the file: `counts` are our results."""
         own_results = self.done, self.failed, error_count, self.cancelled
         file_results = counts.done, counts.failed, counts.error, counts.held
         return own_results == file_results and counts.processed == counts.all
@@ -7548,7 +7521,7 @@ class Pump:
             self._on_resumed()
 
     def _watch_long_runs(self) -> None:
-        """Watch the pipes of runs that are old enough.  One timer serves all younger ones."""
+        """Watch the pipes of runs that are old enough; one timer serves all younger ones."""
         now = self._loop.time()
         young_start_times = [
             run.started for run in self.runs if now - run.started < self.WATCH_AFTER_SECONDS
@@ -7618,7 +7591,7 @@ class StopSignals:
         self._next_signal = self._loop.create_future()
 
     async def wait_for_next(self, seconds: float | None, *futures: asyncio.Future[Any]) -> None:
-        """Wait for the next signal or one of `futures`, at most `seconds` (None: no limit)."""
+        """Wait at most `seconds` (None: no limit)."""
         awaited: list[asyncio.Future[Any]] = [self._next_signal, *futures]
         await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
@@ -7751,7 +7724,6 @@ class JobTask:
         self._wake_event.set()
 
     def refuse_gate(self) -> None:
-        """Keep the job from starting if it has not passed the gate."""
         if self.job.gated and self.phase in (Phase.STARTING, Phase.AT_GATE):
             self._forbid_start("refused")
 
@@ -7787,7 +7759,6 @@ class JobTask:
             self._kill_processes(cause)
 
     def _on_exit(self, status: int) -> None:
-        """Record the exit of the shell."""
         run = self.run
         self._exited_at = self._runner.loop.time()
         run.duration = self._exited_at - run.started
@@ -7801,7 +7772,7 @@ class JobTask:
         self._enter_phase(Phase.READING_ON)     # processes of the job can still write output
 
     def restart_if_memory_is_free(self, free: Resources) -> bool:
-        """Let a job in the phase GROWING run again.  Return False if less memory is free than it needs."""
+        """Let a job in the phase GROWING run again if enough memory is free."""
         if free.memory < self.job.needs.memory:
             return False
         self._enter_phase(Phase.STARTING)
@@ -7818,7 +7789,7 @@ class JobTask:
         self._gate_fd = None
 
     def _kill_processes(self, cause: str) -> None:
-        """Begin to kill the processes of the run.  `cause` becomes the result if the shell still runs."""
+        """Kill the processes of the run.  `cause` becomes the result if the shell still runs."""
         assert self._shell
         if not self._kill_task:
             if self.phase is Phase.RUNNING:
@@ -7836,7 +7807,7 @@ class JobTask:
     # -- the life of a job -----------------------------------------------------------------------------------
 
     async def run_until_settled(self) -> None:
-        """Wait for the run, run the job again if it must, and write the final state.
+        """Follow the run, run the job again if it must, and write the final state.
 
         A run that lacked memory is no failure if memory= lists a larger size: that is tried next.
         """
@@ -7869,7 +7840,6 @@ class JobTask:
         return self.state == DONE or not self._can_start or was_killed_for_good
 
     async def finish_job(self) -> None:
-        """Determine the final state, pass it to the sinks, and write it unless the line is lost."""
         if self.phase is not Phase.SETTLING:    # it is after an exit at the gate
             self._enter_phase(Phase.SETTLING)
         if self.cause == "lost":
@@ -7902,7 +7872,7 @@ class JobTask:
     # -- running again ---------------------------------------------------------------------------------------
 
     async def _wait_for_more_memory(self, larger_needs: Resources) -> bool:
-        """Wait until the job can run with the next larger size of memory=.  Return False if it must not."""
+        """Wait until the job can run with more memory.  Return False if it must not."""
         if larger_needs.memory > self._runner.memory:
             size, available = memory_text(larger_needs.memory), memory_text(self._runner.memory)
             self._say(f"{self.job.result_text}; does not run again with {size}: there are {available} here")
@@ -8241,7 +8211,6 @@ class Runner:
 
     @property
     def each_slot_had_job(self) -> bool:
-        """Return True if all slots have had their one job (-1)."""
         return self.options.one_only and all(
             slot.use is Use.SPENT for slot in self.slots.values() if slot.listed
         )
@@ -8320,7 +8289,7 @@ class Runner:
             task.kill("stopped")
 
     async def _exit_if_results_hang(self) -> None:
-        """Exit after a kill signal, even if a file system that does not answer holds up results."""
+        """Exit even if a file system that does not answer holds up results."""
         while self.runs:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.MAX_RESULT_SECONDS)
@@ -8530,7 +8499,7 @@ class Runner:
             self.drain()
 
     async def _start_claimed_job(self, job: Job, slots: list[Slot]) -> float | None:
-        """Start a claimed job, or release it if it cannot get enough slots.  Return as _start_next_job()."""
+        """Start a job, or release it if it cannot get enough slots.  Return as _start_next_job()."""
         task = self.tasks[job] = JobTask(self, job, slots)
         if not self._add_idle_slots(slots, job.needs.slots) or not self.admit_or_drain(job):
             self._release_slots(slots)
