@@ -3663,9 +3663,8 @@ class Consumers:
         self.fitting_by_key: dict[ConsumerKey, set[Consumer]] = {}
 
     def fitting(self, scope: Directives) -> Iterator[Consumer]:
-        """Yield, in order, the consumers that match host= and have the slots and memory.
-
-        Below a `#RUN end` consumers with --follow do not fit.
+        """Yield, in order, the consumers that match host=, have the slots and memory, and may pass `#RUN
+        end`.
         """
         settings = scope.settings
         if settings.suits_all and not scope.below_end:
@@ -3692,8 +3691,8 @@ class Throttle:
     """Measures one run of a repeated task, and computes the pause after it: a multiple of the time that it
     took.
 
-    So the task gets a fixed share of the CPU at most.  Of the time in which it waited for a slow file system,
-    or was stopped by SIGSTOP, MAX_WAITING_SECONDS count at most: no pause takes minutes.
+    Of the time in which the task waited for a slow file system, or was stopped by SIGSTOP,
+    MAX_WAITING_SECONDS count at most: no pause takes minutes.
 
         throttle = Throttle()
         with throttle:                          # again for each further part of the run
@@ -3881,11 +3880,11 @@ class Reset:
     It goes through the file once, from the top, in slices between claims.
 
     - A line that cannot be written now, because the command mutex is locked or lines are being appended, is
-      tried again in the next slice, and no line below is changed before.
+      tried again in the next slice, before any line below.
     - A line that has failed in this process since the reset began keeps that state; one that has failed
       meanwhile in another process becomes new.
-    - If an edit has moved the line reached, the file is read from the top again.  If an editor is just saving
-      the file, a line can be missed.
+    - If an edit has moved the line reached, the file is read from the top again.  While an editor saves the
+      file, a line can be missed.
     """
 
     def __init__(self, queue: JobQueue, results: Results, consumers: Iterable[Consumer]) -> None:
@@ -4079,7 +4078,7 @@ class Orphans:
     def _hint(self, line: Line) -> str:
         """Return a hint if the command of an orphan has finished here; '' if it has not.
 
-        An editor has restored an `r`, or another runner has started the command since.
+        Then an editor has restored an `r`, or another runner has started the command since.
         """
         result = self._results[line.command].state
         if not result:
@@ -4129,14 +4128,11 @@ class Walk:
 
     A directive takes effect when the walk meets it.  Below a *block* no job can start: a barrier that waits,
     a check that failed, an invalid directive or too big a group.  At a barrier the walk knows the first job
-    above that was unfinished when met:
+    above that was unfinished when met.  Until that job has finished, the barrier cannot be passed.  Then
+    others can still be unfinished: only another walk from the top that has met no unfinished job passes.
 
-    - Until that job has finished, the barrier cannot be passed.
-    - Then others can still be unfinished.  So another walk begins at the top, and only a walk that has met no
-      unfinished job passes.
-    - A walk that has claimed a job stops at the barrier, because that job runs now.
-    - A walk that has claimed nothing reads on, only to record which consumers have jobs below: these must
-      wait, the others can exit.
+    A walk that has claimed a job stops at the barrier, because that job runs now.  One that has claimed
+    nothing reads on, only to record which consumers have jobs below: these must wait, the others can exit.
     """
 
     def __init__(
@@ -4442,8 +4438,8 @@ class Walk:
     def _try_change(self, line: Line, change: Callable[[], Attempt]) -> Attempt:
         """Call `change`, and read the file again from the line on.
 
-        If this walk was refused another line of the command, return that refusal again.
-        Raises FileChangedError if an edit has moved the line.
+        Return an earlier refusal of the command again.  Raises FileChangedError if an edit has moved the
+        line.
         """
         if line.command in self._refused_commands:
             self.claimable_soon = True
@@ -4636,9 +4632,9 @@ class Cursor:
         self._set_retrying({consumer for consumer in known if consumer.retries(ERROR)})
 
     def _set_retrying(self, consumers: set[Consumer]) -> None:
-        """Make failed lines new for these consumers.
+        """Make failed lines new for these consumers; for others than before, restart the walk.
 
-        For others than before, restart the walk: barriers that it has met can be closed now, or open.
+        Barriers that it has met can be closed now, or open.
         """
         if consumers != self._retrying:
             self._retrying = consumers
@@ -4753,10 +4749,7 @@ class Cursor:
         return NoJob(retry_after, report=walk.report(), is_complete=True)
 
     def _seconds_until_retry(self, walk: Walk) -> float | None:
-        """Return the seconds until another walk is due even if the file does not change; None: none is.
-
-        For lines that can be claimable soon try again almost at once, then once in an interval.
-        """
+        """Return the seconds until another walk is due even if the file does not change; None: none is."""
         self._refused_walks = self._refused_walks + 1 if walk.claimable_soon else 0
         if walk.may_barrier_be_open():
             return walk.throttle.pause_seconds(1)
@@ -4842,7 +4835,7 @@ class Cursor:
     def _report_if_idle(self, signature: tuple[int, ...]) -> None:
         """Report, once, that new jobs wait although nothing has happened for MIN_IDLE_SECONDS.
 
-        Each claim and each result writes to the file.  So an equal signature means that there was none.
+        An equal signature means that: each claim and each result writes to the file.
         """
         now = self.clock()
         if self._waiting_signature != signature:
@@ -4916,7 +4909,7 @@ ANYBODY = Consumer("", capacity=Resources(1, math.inf))
 def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReason | None:
     """Return why no runner can take any of the new jobs; None: one can, or no job is new.
 
-    hosts: those known to have a runner.
+    hosts: those with a runner.
     """
     busy_host_lists: set[tuple[str, ...]] | None = None
     above = Above()
@@ -5061,8 +5054,8 @@ def write_with_retries(
 ) -> Awaitable[str]:
     """Call write() until it does not raise TemporaryError, with exponential back-off.
 
-    The first call is made before this returns.  interval: seconds after which to report that another process
-    keeps the command locked; other reasons are reported at once.
+    interval: seconds after which to report that another process keeps the command locked; other reasons are
+    reported at once.
     """
     first_attempt = write()
     if isinstance(first_attempt, asyncio.Future) and first_attempt.done() and not first_attempt.exception():
@@ -5181,7 +5174,7 @@ class FileExecutor:
                 self.post(file.write_kept)
 
     async def close(self) -> None:
-        """Stop trying kept records, and wait for pending calls, for at most MAX_CLOSING_SECONDS.
+        """Stop trying kept records, and wait for pending calls.
 
         This comes last in the loop: on Python 3.9 an answer to a closed loop causes a traceback.
         """
@@ -5332,7 +5325,7 @@ class FileJobs:
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
         """Bring all writes to disk, and return a summary.
 
-        None: the file cannot be read, or does not answer soon after a signal that has killed the jobs.
+        None: the file is unreadable, or does not answer soon after a signal that has killed the jobs.
         """
         return await runner.wait_unless_killed(self._summarize_at_exit(runner))
 
@@ -5536,8 +5529,8 @@ class ProcessTable:
     def measure_memory(self, shell: Child, requested: float) -> float:
         """Return the resident memory of a job, in bytes.  Below 3/4 of `requested` it is an upper bound.
 
-        The table counts shared pages once for each process.  The sum can be some MB too small, because the
-        kernel adds up counters late.  Reading the exact share of each process takes a while.
+        The table counts shared pages once for each process, and the kernel adds up counters late, by some MB.
+        Reading the exact share of each process takes a while.
         """
         pids = self.job_processes(shell)
         upper_bound = sum(self._resident_pages.get(pid, 0) for pid in pids) * PAGE
@@ -5942,9 +5935,8 @@ class Writer:
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
                  on_relieved: Callable[[], None] = lambda: None) -> None:
-        """on_broken: called once, when a write has failed; later data is dropped.
-
-        on_relieved: called after each write that leaves a backlog below LOW_BACKLOG.
+        """on_broken: called once, when a write has failed; later data is dropped.  on_relieved: called when
+        the backlog is below LOW_BACKLOG.
         """
         self.fd = fd
         self.loop = loop
@@ -6596,7 +6588,7 @@ class Record:
 class LogFile(Sink):
     """The log file: for each job a record of fixed size with a heading and the last lines, 160 bytes each.
 
-    The job with the ordinal k has the k-th record.  Hosts share the file.
+    The job with the ordinal k has the k-th record.
     """
     WIDTH = 160
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
@@ -6647,10 +6639,7 @@ class LogFile(Sink):
         self._write_record(run, record)
 
     def on_tick(self) -> None:
-        """Write each record that has changed.
-
-        While many bytes wait, because the file system does not answer, leave that for a later call.
-        """
+        """Write each changed record, unless many bytes wait because the file system does not answer."""
         for run, record in self.records.items():
             file_system_answers = self.executor.backlog < Writer.HIGH_BACKLOG
             if record.changed and file_system_answers:
@@ -7061,8 +7050,8 @@ class OutDir(Sink):
     ) -> None:
         """Create the directory if necessary.  Raises UsageError.
 
-        on_incomplete: called with the line number of each run whose output is incomplete.  directory: where
-        jobs run.
+        on_incomplete: gets the line number of each run whose output is incomplete.  directory: where jobs
+        run.
         """
         self.executor = executor
         self._path = os.path.realpath(path)         # a symbolic link in it can change
