@@ -1925,7 +1925,7 @@ class Job(Line):
     unconfirmed_state: bytes = b""
     gated: bool = False                 # the shell waits until open_gate() lets the job begin
     result_text: str = ""                       # of the last run: "exit 0", "signal 9"
-    growth_count: int = 0               # after runs that lacked memory
+    growth_count: int = 0               # of the memory request, after runs that lacked memory
 
     @property
     def needs(self) -> Resources:
@@ -2434,7 +2434,7 @@ class JobReader(Opened):
         self.real_path = resolve_directories(path)
         self.mount = mount
         self.network = mount.network
-        self.interval = 5.0 if self.network else 1.0
+        self.interval = 5.0 if self.network else 1.0    # seconds from look to look
         self._tail: tuple[int, bytes] | None = None         # the last seen size and last byte of the file
         self._tail_since = 0.0                  # when `_tail` was first seen (clock)
         # the size when the file was last known to be complete, or opened
@@ -3663,8 +3663,9 @@ class Consumers:
         self.fitting_by_key: dict[ConsumerKey, set[Consumer]] = {}
 
     def fitting(self, scope: Directives) -> Iterator[Consumer]:
-        """Yield, in order, the consumers that match host=, have the slots and memory, and may pass `#RUN
-        end`.
+        """Yield, in order, the consumers that match host=, and have the slots and memory.
+
+        Below a `#RUN end`, those with --follow do not fit.
         """
         settings = scope.settings
         if settings.suits_all and not scope.below_end:
@@ -3688,8 +3689,7 @@ class BlockReason(NamedTuple):
 
 
 class Throttle:
-    """Measures one run of a repeated task, and computes the pause after it: a multiple of the time that it
-    took.
+    """Measures one run of a repeated task; the pause after it is a multiple of the time that it took.
 
     Of the time in which the task waited for a slow file system, or was stopped by SIGSTOP,
     MAX_WAITING_SECONDS count at most: no pause takes minutes.
@@ -3756,7 +3756,7 @@ class Block(NamedTuple):
 class Above:
     """The directives and the first unfinished job from the top of a file to the walk's last line."""
     scope: Directives = NO_DIRECTIVES       # of the last line
-    unfinished: Line | None = None          # when the walk reached it
+    unfinished: Line | None = None          # the first job that was unfinished when reached
     unfinished_settings: JobSettings = NO_SETTINGS
     block: Block | None = None
     checked_offset: int = 0                 # no line before this offset makes a barrier check fail
@@ -4428,7 +4428,7 @@ class Walk:
         self._only_running_matter = True
 
     def _add_waiting_consumers(self) -> bool:
-        """Return False if no consumer may take jobs here."""
+        """Let all consumers wait that may take jobs here.  Return False if there are none."""
         consumers = set(self._consumers.fitting(self.above.scope))
         self.waiting_consumers |= consumers
         return bool(consumers)
@@ -7561,10 +7561,11 @@ class Pump:
 class StopSignals:
     """Remembers when the runner got stop signals, which can also have killed jobs.
 
-    Slurm, systemd and Ctrl-C in some programs signal the runner and the jobs, in any order.  So a job counts
-    as interrupted rather than failed if, within TOGETHER_SECONDS of a stop signal of the runner, it dies of
-    such a signal or exits with 128 plus the signal number (as srun does).  Any failure within
-    TOGETHER_SECONDS after a signal that kills all jobs counts as interrupted.
+    Slurm, systemd and Ctrl-C in some programs signal the runner and the jobs, in any order, and a process
+    cannot see which others got a signal.  So a job counts as interrupted rather than failed if, within
+    TOGETHER_SECONDS of a stop signal of the runner, it dies of such a signal or exits with 128 plus the
+    signal number (as srun does).  Any failure within TOGETHER_SECONDS after a signal that kills all jobs
+    counts as interrupted.
     """
     TOGETHER_SECONDS = 1.0
 
