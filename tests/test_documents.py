@@ -525,12 +525,10 @@ TEXTS = {  # of several words, and no commands for our users
     "[[ ]]",
     # what a terminal shows
     "conda activate",
-    "conda init",
     "source /etc/profile",
     "ssh HOST COMMAND",
     "CMD bash -c JOB",
     "--runner CMD",
-    "--runner 'bash -c'",
     "set -e",
     "ulimit -n",
     "chmod 600",
