@@ -535,7 +535,6 @@ TEXTS = {  # of several words, and no commands for our users
     "barrier check",
     "--slots @FILE",
     "--slots @names",
-    "--outdir out",
     "--outdir DIR",
     "-l FILE",
     "--joblog FILE",
