@@ -884,9 +884,6 @@ class JobsAhead:
 class Connection:
     """The server as the `Jobs` of a `Runner` (see runmaker4.Jobs): our jobs, and the events about them."""
 
-    MAX_START_DELAY_SECONDS = 10.0      # from a `go` message to the start of a group
-    TIMER_LATENESS_SECONDS = 0.002      # timers can be that late
-    QUIET_SECONDS = 0.03                # sleep after the start of a group
     interval = 0.0                      # check_jobs() itself waits for a job to return
     poll = FOREVER                      # _wake_runner() wakes the runner
 
@@ -909,8 +906,6 @@ class Connection:
         self._jobs_ahead = JobsAhead()              # the others
         self._late_timer: asyncio.TimerHandle | None = None     # while there are jobs ahead
         self._outbox = Outbox()
-        # when to start each job of a group (loop's time); until then the shell waits at a gate
-        self._start_times: dict[RemoteJob, float] = {}
         # jobs for check_jobs() to return: "lost" to others, or "cancelled"
         self._jobs_to_kill: asyncio.Queue[tuple[RemoteJob, str]] = asyncio.Queue()
         # an acknowledgement or a summary came: sync_and_summarize() can go on
@@ -1189,7 +1184,6 @@ class Connection:
             # name them.
             if not job.of_group:
                 self._give_back(job)
-        self._start_times.clear()
         for job in self._jobs.values():
             self._runner.refuse_gate(job)       # only a job that waits for `go`
         self._requests.on_lost()
@@ -1227,9 +1221,7 @@ class Connection:
             self._on_fault(message)
         elif kind == "lost":            # to another runner
             self._on_job_lost(message.text("id"))
-        elif kind == "sync":            # what time it is by our clock
-            link.send(type="sync", clock=self.loop.time())
-        elif kind == "go":              # when to start a job of a group
+        elif kind == "go":              # all jobs of a group are ready
             self._on_go(message)
         elif kind == "stop":
             self._on_stop(message.text("id"), cancelled=message.boolean("cancelled"))
@@ -1304,14 +1296,9 @@ class Connection:
             link.send(type="ready", id=remote_job.key)
 
     def _on_go(self, message: Message) -> None:
-        """Start a job of a group at the time that the server names."""
         job = self._jobs.get(message.text("id"))
-        start_time = message.seconds("at")
         if job:
-            self._start_times[job] = start_time
-            # a wrong time must not delay for long
-            delay = min(start_time - self.loop.time(), self.MAX_START_DELAY_SECONDS)
-            self.loop.call_later(max(delay - self.TIMER_LATENESS_SECONDS, 0.0), self._open_gates, start_time)
+            self._runner.open_gate(job)
 
     def _on_stop(self, key: str, cancelled: bool) -> None:
         job = self._jobs.get(key)
@@ -1321,22 +1308,6 @@ class Connection:
             self._jobs_to_kill.put_nowait((job, "cancelled"))
         else:
             self._runner.kill_job(job)
-
-    def _open_gates(self, due_time: float) -> None:
-        """Start the jobs that are due at this time.
-
-        Sleep for the last moment, because timers are late by up to a millisecond, and sleep is not.
-        Afterwards sleep to leave the processors to the jobs of other clients on this machine.
-        """
-        due_jobs = [job for job, start_time in self._start_times.items() if start_time <= due_time]
-        self._start_times = {
-            job: start_time for job, start_time in self._start_times.items() if start_time > due_time
-        }
-        if due_jobs:
-            time.sleep(min(max(due_time - self.loop.time(), 0.0), self.TIMER_LATENESS_SECONDS))
-            for job in due_jobs:
-                self._runner.open_gate(job)
-            time.sleep(self.QUIET_SECONDS)
 
     def _on_no_job(self, message: Message) -> None:
         request_number = message.integer("request")

@@ -15,9 +15,7 @@ frames are described there ("The wire").  Then follow:
                (last: the client exits without jobs)               after another scan
     ping       every five seconds                       pong       and which failed lines the client retries
                                                                    (-r, --resume)
-    ready      the shell of a job waits at the gate     go         the job begins at this time of the
-                                                                   client's clock
-    sync       the time of the client's clock           sync       a question for that time
+    ready      the shell of a job waits at the gate     go         the job begins
                                                         stop       kill this job, or do not begin it
     begin, output, end: of a run; finish, release:      ack        all events up to this number are dealt
     of a job; these are events, numbered from 1,                   with: their contents are in the files (up
@@ -1416,7 +1414,6 @@ class ClientLink(Link, asyncio.Protocol):
         self.detached: asyncio.Future[DetachReason] = self.loop.create_future()
         self.reported_jobs: list[ReportedJob] = []      # that the client has when it connects
         self._reported_bytes = 0                # their size, roughly
-        self.clock: Clock | None = None         # the client's, while a group asks for it
 
     @property
     def client(self) -> Client | None:
@@ -1432,11 +1429,6 @@ class ClientLink(Link, asyncio.Protocol):
             self.detached.set_result(detach_reason)
             if self._greeted_client:
                 self._dispatcher.remove_client(self._greeted_client)
-
-    def ask_clock(self, on_known: Callable[[], None]) -> Clock:
-        """Ask the client several times what time it is.  on_known: called after the last answer."""
-        self.clock = Clock(self, on_known)
-        return self.clock
 
     def connection_made(self, transport: Any) -> None:
         peer_name = transport.get_extra_info("peername")
@@ -1462,8 +1454,6 @@ class ClientLink(Link, asyncio.Protocol):
         elif kind == "claim" and client:
             client.on_claim_message(message)
             self._dispatcher.enqueue_client(client)
-        elif kind == "sync" and client and self.clock:
-            self.clock.on_answer(message.seconds("clock"))
         elif kind == "ready" and client:
             assignment = client.assignments.get(message.text("id", 16))
             if assignment and assignment.is_undecided:          # otherwise the line is settled already
@@ -1667,56 +1657,17 @@ class Records:
 
 # ======== Groups ============================================================================================
 #
-# The jobs of a group (together=) start at one moment, on hosts with different clocks and round-trip times:
+# The jobs of a group (together=) start together:
 #
 #     1.  The server claims all lines of the group.  Each client gets the first job, to hold it: it starts the
-#        shell, which waits at a pipe, and sends `ready`.  Meanwhile the server asks the client several times
-#        for the time.  It uses the quickest answer for the clock offset, and assumes that the client read the
-#        clock half a round trip after the question.
-#     2.  When all clients are ready, each gets one small frame, `go`, with a time slightly ahead by that
-#        client's clock.
+#        shell, which waits at a pipe, and sends `ready`.
+#     2.  When all clients are ready, each gets one small frame, `go`, and lets the shell go on.
 #     3.  If a client is lost before `go`, or gives the job back, the attempt ends: no job has begun, and all
 #        lines become `.` again.  A lost client shuts the gate of a held job for good.
 #
 # After `go`, a client's further jobs follow in order.
 
 GroupJobs = list[tuple[Line, JobSettings]]
-
-
-class Clock:
-    """The offset of a client's clock from ours."""
-    QUESTIONS = 8
-
-    def __init__(self, link: ClientLink, on_known: Callable[[], None]) -> None:
-        self._link = link
-        self._loop = link.loop
-        self._on_known = on_known
-        self.round_trip = float("inf")  # of the quickest answer, in seconds
-        self.offset = 0.0               # the client's time when our event loop's time is 0
-        self._unanswered = self.QUESTIONS
-        self._ask_time()
-
-    @property
-    def is_known(self) -> bool:
-        return not self._unanswered
-
-    def _ask_time(self) -> None:
-        self._asked_at = self._loop.time()
-        self._link.send(type="sync")
-        self._link.flush()
-
-    def on_answer(self, client_time: float) -> None:
-        if not self._unanswered:
-            return
-        now = self._loop.time()
-        if now - self._asked_at < self.round_trip:
-            self.round_trip = now - self._asked_at
-            self.offset = client_time - (self._asked_at + now) / 2
-        self._unanswered -= 1
-        if self._unanswered:
-            self._ask_time()
-        else:
-            self._on_known()
 
 
 def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
@@ -1791,7 +1742,6 @@ class Member:
     group: Group
     host: str
     client: Client
-    clock: Clock
     queue: deque[Assignment]                    # jobs to send
     current: Assignment | None = None           # the unfinished job that was sent
     is_at_gate: bool = False                    # also when it was released
@@ -1800,7 +1750,7 @@ class Member:
     @property
     def is_ready(self) -> bool:
         waits = self.is_at_gate and self.current is not None and self.current.phase is Phase.SENT
-        return waits and self.clock.is_known and self.client.link is not None
+        return waits and self.client.link is not None
 
     def mark_at_gate(self) -> None:
         self.is_at_gate = True
@@ -1870,22 +1820,18 @@ class Stage(enum.Enum):
 class Group:
     MAX_HOSTS = 500
     MAX_PREPARING_SECONDS = 10.0
-    LEAD_SECONDS = 0.01                         # from `go` to the start, plus the longest round trip,
-    LEAD_SECONDS_PER_HOST = 0.0005              # and this for each host
 
-    def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, claim: GroupClaim,
-                 links: dict[Client, ClientLink]) -> None:
+    def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer,
+                 claim: GroupClaim) -> None:
         self._dispatcher = dispatcher
         self._loop = sessions.loop
         self._sessions = sessions
         self._stdout = stdout
         self._name = claim.plan.pending.name
         min_hosts = claim.plan.pending.jobs[0][1].min_hosts
-        clocks = {client: link.ask_clock(self._start_if_ready) for client, link in links.items()}
         self._members: list[Member] = []
         for host, assignments in claim.assignments.items():
-            client = claim.clients[host]
-            member = Member(self, host, client, clocks[client], deque(assignments))
+            member = Member(self, host, claim.clients[host], deque(assignments))
             self._members.append(member)
             for assignment in assignments:
                 assignment.join_group(member)
@@ -1921,17 +1867,12 @@ class Group:
     def _start_all(self) -> None:
         self.stage = Stage.RUNNING
         self._prepare_timer.cancel()
-        present_members = [member for member in self._members if not member.is_lost]
-        waiting_jobs = [(member, member.current) for member in present_members if member.current]
-        round_trips = [member.clock.round_trip for member, _ in waiting_jobs]
-        longest_trip = max(round_trips, default=0.0)
-        lead = longest_trip + self.LEAD_SECONDS + self.LEAD_SECONDS_PER_HOST * len(waiting_jobs)
-        start_time = self._loop.time() + lead
-        for member, assignment in waiting_jobs:
-            assignment.mark_sent()
-            assignment.mark_begun()
-            assignment.send_message("go", at=start_time + member.clock.offset)
-            member.client.flush()
+        for member in self._members:
+            if member.current and not member.is_lost:
+                member.current.mark_sent()
+                member.current.mark_begun()
+                member.current.send_message("go")
+                member.client.flush()
 
     def abort(self) -> None:
         """Call the group off if no job has begun: all lines become `.`."""
@@ -3197,11 +3138,10 @@ class Dispatcher:
         """
         self.is_claiming = False
         assignments = self._assign_group(claim, claimed)
-        links = {client: client.link for client in claim.clients.values() if client.link}
-        all_connected = all(client in links for client in claim.clients.values())
+        all_connected = all(client.link for client in claim.clients.values())
         can_start = claim.is_complete and all_connected and self._lifetime.is_serving
         if can_start:
-            Group(self, self._sessions, self._stdout, claim, links).prepare()
+            Group(self, self._sessions, self._stdout, claim).prepare()
         else:
             claim.plan.mark_called_off()
             for assignment in assignments:

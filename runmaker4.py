@@ -9413,14 +9413,14 @@ if __name__ == "__main__":
 
 # ======== The wire ==========================================================================================
 #
-# The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 11.  Both know the token,
+# The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 12.  Both know the token,
 # 128 random bits, which never crosses the wire: each end proves that by answering a challenge of the other.
 # Then the two ends start TLS 1.3 (RFC 8446), so no bytes from an unauthenticated peer reach OpenSSL.  Finally
 # they prove that TLS ends at them, not at a man in the middle.
 #
 #      bytes                                       the receiver knows
-#  1   S: {"runmaker4": 11, "nonce": NS}           C: the version
-#  2   C: {"runmaker4": 11, "nonce": NC,           S: C knows the token, and answers now, because NS is new
+#  1   S: {"runmaker4": 12, "nonce": NS}           C: the version
+#  2   C: {"runmaker4": 12, "nonce": NC,           S: C knows the token, and answers now, because NS is new
 #          "proof": H("client")}
 #  3   S: {"certificate": D, "file": F,            C: S knows the token, answers now, made the certificate D,
 #          "proof": H("server")}                   and serves the file F
@@ -9432,7 +9432,7 @@ if __name__ == "__main__":
 #  6   both, in TLS: messages, each {"type": ...}, as runmaker4-server.py describes them
 #
 #     H(label) = HMAC-SHA256(token, text), in hexadecimal
-#     text     = "runmaker4 11 " + label + newline + NS + NC; from step 3 on also + D + F
+#     text     = "runmaker4 12 " + label + newline + NS + NC; from step 3 on also + D + F
 #     NS, NC   = challenges: 128 random bits, 32 hexadecimal digits, new for each connection
 #     D        = the SHA-256 of the certificate that S made when it started: 64 hexadecimal digits
 #     F        = the file id, a hash of the job file's path: 32 hexadecimal digits
@@ -9461,7 +9461,7 @@ else:
     json = lazy_import("json")
     secrets = lazy_import("secrets")
 
-WIRE_VERSION = 11
+WIRE_VERSION = 12
 PORT = 9998
 MAX_EARLY_FRAME_BYTES = 1 << 10             # JSON, until the other end is authenticated
 MAX_FRAME_BYTES = 1 << 20                   # JSON, from then on

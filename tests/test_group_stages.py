@@ -57,9 +57,7 @@ class Cells(unittest.TestCase):
             self.jobs[host] = [server.Assignment(str(job.number), client, job) for job in lines]
         met = runmaker4.PendingGroup("g", jobs=[(self.jobs["alice"][0].job, settings)])
         claim = server.GroupClaim(server.GroupPlan(met, {}), clients, self.jobs)
-        clock = SimpleNamespace(is_known=True, round_trip=0.0, offset=0.0)
-        links = {client: SimpleNamespace(ask_clock=lambda then: clock) for client in clients.values()}
-        self.group = server.Group(self.dispatcher, self.sessions, stdout, claim, links)
+        self.group = server.Group(self.dispatcher, self.sessions, stdout, claim)
         self.members = {host: assignments[0].member for host, assignments in self.jobs.items()}
         self.clients = clients
         self.group.prepare()

@@ -38,7 +38,6 @@ RAN = "echo $JOB_ID $WHO >>ran"         # a job notes its line and its client
 SLEEP = f"{RAN}; {UP}; sleep 60"        # runs until it is ended
 HOLDS = f"{RAN}; {UP}; {GATE}"          # runs until open_gate() is called
 VANISHES = 0.5                          # a grace that tests wait for
-SYNCS = 8                               # times that a client is asked for its clock
 TRIED_AGAIN = 2                         # seconds within which a group would be tried again
 
 
@@ -193,13 +192,10 @@ class ByHandCase(GroupCase):
         peer.say(dict(type="claim", request=1, want=1, last=False))
 
     def hold_by_hand(self, peer: Peer) -> dict[str, Any]:
-        """Wait for a job that is to be held, and answer all that is asked for before its shell is."""
+        """Wait for a job that is to be held."""
         job: dict[str, Any]
         job, = peer.hear("jobs")["jobs"]
         self.assertTrue(job["hold"])
-        for _ in range(SYNCS):
-            peer.hear("sync")
-            peer.say(dict(type="sync", clock=time.monotonic()))
         return job
 
     def check_connecting_anew(self) -> None:
@@ -692,7 +688,7 @@ class BeforeTheRelease(ByHandCase):
         alice, bob = self.join(server, "alice"), self.join(server, "bob", "--port", proxy.port)
         for client in alice, bob:
             self.wait_held(client, "rrrrrr")
-        time.sleep(1.5)                         # in which their clocks are asked for
+        time.sleep(1.5)
         proxy.freeze(TO_CLIENT)
         carol.send_signal(signal.SIGCONT)
         wait_until(lambda: {"2 alice", "4 carol"} <= set(self.ran()), what="the others have started")

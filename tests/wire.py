@@ -19,7 +19,7 @@ from typing import Any, Callable, Optional
 import runmaker4
 
 TOKEN = "00112233445566778899aabbccddeeff"
-VERSION = 11
+VERSION = 12
 FILE_ID = "f" * 32                          # of the file that is served
 CREDENTIALS: runmaker4.Credentials = importlib.import_module("runmaker4-server").make_credentials(
     runmaker4.tls_context(server_side=True), FILE_ID)
@@ -275,7 +275,6 @@ FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0", cause=""),
     dict(type="release", n=1, id="0" * 16),
     dict(type="ready", id="0" * 16),
-    dict(type="sync", clock=1.5),
 )
 FROM_SERVER: tuple[dict[str, Any], ...] = (
     dict(type="welcome", file="runs.txt", grace=60.0, seen=0, lost=[], settled=[], records=False,
@@ -283,8 +282,7 @@ FROM_SERVER: tuple[dict[str, Any], ...] = (
     dict(type="jobs", request=1, jobs=[dict(id="0" * 16, number=1, text=" true", timeout=0.0, slots=1,
                                             memory=[0, 4096], shell="/bin/sh", group=False, hold=False)]),
     dict(type="nothing", request=1, ended=False, left=""),
-    dict(type="sync"),
-    dict(type="go", id="0" * 16, at=1.5),
+    dict(type="go", id="0" * 16),
     dict(type="stop", id="0" * 16, cancelled=False),
     dict(type="ack", n=1),
     dict(type="fault", id="0" * 16, text="text"),

@@ -89,7 +89,6 @@ LIES: dict[str, Lie] = {
     "a limit of many lives": of_a_job(lambda liar: [liar.begin(), liar.end(cause="timeout", limit=1e308)]),
     "less than no CPU time": of_a_job(lambda liar: [liar.begin(), liar.end(cpu=-1e-9)]),
     "more memory than there is": of_a_job(lambda liar: [liar.begin(), liar.end(memory=1 << 63)]),
-    "answer to no question": after_hello(dict(type="sync", clock=1.5)),
     "jobs after hello": after_hello(HAVE),
     "hello twice": after_hello({**HELLO, "client": new_key()}),
     "claim after bye": after_hello(dict(type="bye"), CLAIM),
