@@ -23,7 +23,6 @@ import errno
 import fnmatch
 import functools
 import gc
-import heapq
 import itertools
 import math
 import operator
@@ -318,7 +317,7 @@ class Watcher:
         """Return the lines whose jobs still run although a user has cancelled them, for example by an `x`.
 
         Each running job holds a job lock.  So if a command has three locked job locks, but one line `r`, then
-        the jobs of two held lines still run.
+        the jobs of two held lines still run: of more, the first two are taken.
         """
         held_states = b"".join(snapshot.states.keys() - LINE_STATES.keys())
         if not held_states or not self.file.lock_table.is_open:
@@ -331,40 +330,14 @@ class Watcher:
         cancelled: list[Line] = []
         for command, lines in held_lines.items():
             running = [line for line in snapshot.running + snapshot.orphans if line.command == command]
-            cancelled += self._lines_whose_jobs_still_run(lines, running)
+            locked_ranges = other_locks(self.file.lock_table.fd, bucket_of(command), JOB_LOCKS_PER_BUCKET)
+            left_over_count = max(sum(map(len, locked_ranges)) - len(running), 0)
+            cancelled += lines[:left_over_count]
         return sorted(cancelled, key=lambda line: line.number)
 
     def _buckets_with_job_locks(self) -> set[int]:
         """Return the offsets of the buckets (2^16 bytes each) in which a process holds a job lock."""
         return {locked.start & ~MUTEX_OFFSET for locked in find_held_job_locks(self.file.lock_table.fd)}
-
-    def _lines_whose_jobs_still_run(self, held_lines: Sequence[Line], running: Iterable[Line]) -> list[Line]:
-        """Return those of the held lines of a command whose jobs still run, as far as job locks show.
-
-        running: the lines `r` of the command.  A job takes the job lock with the number of the line, or
-        another if that is taken; and the line can have moved.  So a lock that no line `r` needs counts for
-        the nearest held line: if 5 is `r`, 3 and 9 are held, and locks 5 and 8 are taken, then 9 still runs.
-        """
-        line_by_lock_number = {line.number % JOB_LOCKS_PER_BUCKET: line for line in held_lines}
-        left_over_numbers = self._left_over_job_locks(bucket_of(held_lines[0].command), running)
-        lines_with_jobs = []
-        for left_over_number in left_over_numbers[:len(line_by_lock_number)]:
-            lock_number = nearest_number(sorted(line_by_lock_number), left_over_number)
-            lines_with_jobs.append(line_by_lock_number.pop(lock_number))
-        return lines_with_jobs
-
-    def _left_over_job_locks(self, bucket: int, running: Iterable[Line]) -> list[int]:
-        """Return the numbers (from 0) of a command's held job locks, without one for each running line.
-
-        That one is the held lock nearest to the number of the line, modulo JOB_LOCKS_PER_BUCKET: the runner
-        tries this number first.
-        """
-        locked_ranges = other_locks(self.file.lock_table.fd, bucket, JOB_LOCKS_PER_BUCKET)
-        held_numbers = sorted(offset - bucket for locked in locked_ranges for offset in locked)
-        for line in running:
-            if held_numbers:
-                held_numbers.remove(nearest_number(held_numbers, line.number % JOB_LOCKS_PER_BUCKET))
-        return held_numbers
 
     @retry_while_missing
     def lines_with_commands(self, commands: Collection[bytes]) -> list[Line]:
@@ -667,7 +640,7 @@ class JournalPass:
     END_STATES = frozenset("d!e.x")
     MAX_REMEMBERED_RUNS = 50_000            # finished ones: an end can be logged twice
     MAX_NUMBER = 10 ** 10                   # the bound of times (seconds since 1970) and most numbers
-    # The head of a line as runmaker4 writes it; the match ends before the field "run".  The command is JSON
+    # The head of a line as runmaker4 writes it.  The command is JSON
     HEAD_BEGINNING = (
         rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(?P<event>%s)", (?="run": "(?P<run>[^"\\]*)", '
     )
@@ -675,7 +648,6 @@ class JournalPass:
         HEAD_BEGINNING % b"start|end" + rb'"line": (\d+), "command": (?P<command>"[^"\\]*(?:\\.[^"\\]*)*"), )'
     )
     START_HEAD = re.compile(HEAD_BEGINNING % b"start" + b")")
-    ALREADY_CHECKED = 0                     # as an offset of fields: do not compare them
     NUMBER_TYPES = frozenset((int, float))  # not bool, an int for isinstance()
 
     def __init__(self, journal: JournalReader, run_filter: RunFilter | None, start_offset: int) -> None:
@@ -684,9 +656,8 @@ class JournalPass:
         self._start_offset = start_offset
         self._invalid_positions: list[int] = []
         self._decode = json.JSONDecoder().scan_once
-        # by the name of a run without an end: position and line of the start, or of an end with cause "lost";
-        # and the offset of the fields that the end must repeat, or ALREADY_CHECKED
-        self._unended_entries: dict[str, tuple[int, bytes, int]] = {}
+        # by the name of a run without an end: position and line of the start, or of an end with cause "lost"
+        self._unended_entries: dict[str, tuple[int, bytes]] = {}
         self._recently_ended: OrderedDict[str, None] = OrderedDict()    # names of runs, the latest last
         # by the name of a run: output files that an earlier server has begun
         self._earlier_files: dict[str, list[str]] = {}
@@ -721,7 +692,7 @@ class JournalPass:
             return None
         if head and head["event"] == b"start":
             # most starts are never decoded: that halves the time
-            self._add_start(head["run"].decode(), position, line, body_offset=head.end())
+            self._add_start(head["run"].decode(), position, line)
             return None
         event = self._parse_event(line)
         event_type = event["event"]
@@ -729,7 +700,7 @@ class JournalPass:
             return self._add_end(self._run_of_event(position, line, event), line)
         if event_type == "start":
             run = self._run_of_event(position, line, event)
-            self._add_start(run.name, position, line, self.ALREADY_CHECKED)
+            self._add_start(run.name, position, line)
         elif not isinstance(event_type, str):
             raise ValueError
         return None
@@ -741,18 +712,14 @@ class JournalPass:
             return None
         return (self.EVENT_HEAD if self._filter else self.START_HEAD).match(line)
 
-    def _add_start(self, run_name: str, position: int, line: bytes, body_offset: int) -> None:
-        """Keep the last start of a run, unless the run has ended.
-
-        body_offset: in the line, of the fields that the end must repeat, or ALREADY_CHECKED.
-        """
+    def _add_start(self, run_name: str, position: int, line: bytes) -> None:
+        """Keep the last start of a run, unless the run has ended."""
         if run_name in self._recently_ended:
             return
-        if previous := self._unended_entries.get(run_name):
-            previous_position, previous_line, _ = previous
-            if previous_run := self._run_of_line(previous_position, previous_line):
-                self._earlier_files[run_name] = previous_run.files
-        self._unended_entries[run_name] = position, line, body_offset
+        previous = self._unended_entries.get(run_name)
+        if previous and (previous_run := self._run_of_line(*previous)):
+            self._earlier_files[run_name] = previous_run.files
+        self._unended_entries[run_name] = position, line
 
     def _add_end(self, run: RunRecord, line: bytes) -> RunRecord | None:
         """Record that a run has ended, and return it.
@@ -762,33 +729,18 @@ class JournalPass:
         """
         if run.name in self._recently_ended:
             return None
-        if entry := self._unended_entries.pop(run.name, None):
-            start_position, start_line, body_offset = entry
-            self._check_start(start_position, start_line, body_offset, end_line=line)
+        self._unended_entries.pop(run.name, None)
         if run.cause == "lost":
-            self._unended_entries[run.name] = run.position, line, self.ALREADY_CHECKED
+            self._unended_entries[run.name] = run.position, line
             return None
         self._recently_ended[run.name] = None
         if len(self._recently_ended) > self.MAX_REMEMBERED_RUNS:
             self._recently_ended.popitem(last=False)
         return run
 
-    def _check_start(self, start_position: int, start_line: bytes, body_offset: int, end_line: bytes) -> None:
-        """Record an invalid start of a run.  end_line: a valid end, so fields that it repeats are valid."""
-        is_valid = (body_offset == self.ALREADY_CHECKED
-                    or self._repeats_fields(end_line, start_fields=start_line[body_offset:]))
-        if not is_valid:
-            self._run_of_line(start_position, start_line)       # decodes it, and records an invalid line
-
-    @staticmethod
-    def _repeats_fields(end_line: bytes, start_fields: bytes) -> bool:
-        """Return True if an end event repeats these fields of the start, from "run" to the closing brace."""
-        without_brace = start_fields[:-1]       # the end has more fields
-        return end_line.startswith(without_brace, end_line.find(b'"run": '))
-
     def _unended_runs(self) -> Iterator[RunRecord]:
-        for position, line, _ in self._unended_entries.values():
-            if run := self._run_of_line(position, line):
+        for entry in self._unended_entries.values():
+            if run := self._run_of_line(*entry):
                 yield run
 
     def _run_of_line(self, position: int, line: bytes) -> RunRecord | None:
@@ -1366,9 +1318,6 @@ def open_journal(options: argparse.Namespace, say: Callable[[str], None]) -> Jou
 
 # ======== Running jobs ======================================================================================
 
-MIN_WIDE_COLUMNS = 60           # a narrower table has no slots and start times
-
-
 def jobs_per_hour(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row]) -> float | None:
     """Return the current rate of finished jobs; None: too few to measure.
 
@@ -1413,26 +1362,18 @@ def status_summary(status: dict[str, Any]) -> Iterator[str]:
 
 
 def status_table(status: dict[str, Any], columns: float) -> Iterator[str]:
-    is_narrow = columns < MIN_WIDE_COLUMNS
     rows = []
-    is_any_host_known = False
     for job_list in "jobs", "cancelled", "orphans":
         for job in status[job_list]:
-            remark = remark_before_command(job_list, job["without_runner"], is_narrow)
-            rows.append(status_row(job, remark))
-            is_any_host_known |= (job["host"] or "-") != "-"
+            rows.append(status_row(job, remark_before_command(job_list, job["without_runner"])))
     if not rows:
         return
-    all_headings = ["line", "host", "slot", "since", "for", "command"]      # of the cells of status_row()
-    headings = all_headings
-    if not is_any_host_known:               # then no time is known
+    headings = ["line", "host", "slot", "since", "for", "command"]
+    if all(row[1] == "-" for row in rows):      # then no time is known
         headings = ["line", "command"]
-    elif is_narrow:
-        headings = ["line", "host", "for", "command"]
-    indexes = [all_headings.index(heading) for heading in headings]
-    shown_rows = [[row[index] for index in indexes] for row in [all_headings, *rows]]
+        rows = [[row[0], row[-1]] for row in rows]
     right_columns = [index for index, heading in enumerate(headings) if heading in ("line", "for")]
-    yield from format_table(shown_rows, columns, right_columns)
+    yield from format_table([headings, *rows], columns, right_columns)
 
 
 def status_row(job: dict[str, Any], remark: str) -> list[str]:
@@ -1442,22 +1383,17 @@ def status_row(job: dict[str, Any], remark: str) -> list[str]:
     return [str(job["line"]), job["host"] or "-", job["slot"] or "-", start, elapsed, command]
 
 
-def remark_before_command(job_list: str, is_unsupervised: bool, is_narrow: bool) -> str:
+def remark_before_command(job_list: str, is_unsupervised: bool) -> str:
     """Return a remark to print before a command, for example '(orphan) '; '' for most jobs.
 
     job_list: 'jobs', 'cancelled' or 'orphans'.  is_unsupervised: the runner has exited.
     """
     if job_list == "orphans":
         return "(orphan) "
+    without_runner = " without a runner" if is_unsupervised else ""
     if job_list == "cancelled":
-        if is_narrow:
-            return "(cancelled) "
-        if is_unsupervised:
-            return "(cancelled, still running without a runner) "
-        return "(cancelled, still running) "
-    if is_unsupervised:
-        return "(no runner) " if is_narrow else "(still running without a runner) "
-    return ""
+        return f"(cancelled, still running{without_runner}) "
+    return f"(still running{without_runner}) " if is_unsupervised else ""
 
 
 def format_time(timestamp: float) -> str:
@@ -1939,26 +1875,24 @@ class Spans:
         Logged times are rounded, so a run can seem to begin before the previous one ends.  Then shorten the
         previous run in `durations_us`, by less than half.
         """
-        starts = self.starts_us
         tracks: list[array[int]] = []
-        free_tracks: list[int] = []
-        busy_tracks: list[tuple[int, int]] = []         # a heap: when free again, and the track
-        for run in sorted(runs, key=starts.__getitem__):        # with equal starts: as in the log
-            while busy_tracks and busy_tracks[0][0] <= starts[run]:
-                heapq.heappush(free_tracks, heapq.heappop(busy_tracks)[1])
-            track = heapq.heappop(free_tracks) if free_tracks else len(tracks)
-            if track == len(tracks):
-                tracks.append(array("q"))
+        for run in sorted(runs, key=self.starts_us.__getitem__):        # with equal starts: as in the log
+            for track in tracks:
+                if self._ends_before(track[-1], self.starts_us[run]):
+                    break
             else:
-                self._limit_end(tracks[track][-1], latest_end=starts[run])
-            tracks[track].append(run)
-            duration = self.durations_us[run]
-            rounding = min(MAX_ROUNDING_MICROSECONDS, (duration - 1) // 2)
-            heapq.heappush(busy_tracks, (starts[run] + duration - rounding, track))
+                tracks.append(track := array("q"))
+            track.append(run)
         return tracks
 
-    def _limit_end(self, run: int, latest_end: int) -> None:
-        self.durations_us[run] = min(self.durations_us[run], latest_end - self.starts_us[run])
+    def _ends_before(self, run: int, start_us: int) -> bool:
+        """Return True if a run ends before this time, apart from rounding; then shorten it to that."""
+        duration = self.durations_us[run]
+        rounding = min(MAX_ROUNDING_MICROSECONDS, (duration - 1) // 2)
+        if self.starts_us[run] + duration - rounding > start_us:
+            return False
+        self.durations_us[run] = min(duration, start_us - self.starts_us[run])
+        return True
 
 
 def natural_sort_key(name: str) -> list[tuple[int, str]]:

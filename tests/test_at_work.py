@@ -277,29 +277,17 @@ class Shown(AtWorkCase):
         wait_until(lambda: process.poll() is not None)
         return terminal.look()
 
-    def test_40_columns_have_room_for_the_command_of_a_job_that_runs_on(self) -> None:
-        runner = self.gated("x other", options=("--outdir", "out", "--name", "alice"))
-        wait_until(lambda: b'"start"' in self.read("out/journal"))
-        self.kill(runner)
-        for columns, word in (80, "still running without a runner"), (40, "no runner"):
-            terminal = Terminal(columns)
-            self.addCleanup(terminal.close)
-            self.assertIn(f"   1  ({word}) : >at", f"   1  {self.shown(terminal)[-1].rpartition('  ')[2]}")
-
-    def test_at_80_and_40_columns(self) -> None:
+    def test_at_80_columns(self) -> None:
         self.gated(options=("--outdir", "out", "--name", "alice"))
         began = time.time() - 3 * 86400
         wait_until(lambda: b'"start"' in self.read("out/journal"))
         self.journal(start("a", 1, GATE, began))
-        for columns in (80, 40):
-            terminal = Terminal(columns)
-            self.addCleanup(terminal.close)
-            lines = self.shown(terminal)
-            self.assertLess(max(map(len, lines[1:])), columns)
-            date = time.strftime("%b %d %H:%M", time.localtime(began))
-            self.assertEqual(any(date in line for line in lines), columns == 80)
-            slot = "1  .*" if columns == 80 else ""
-            self.assertRegex(lines[-1], rf"^   1  node1  {slot} *3d 0\dh  : >at")
+        terminal = Terminal(80)
+        self.addCleanup(terminal.close)
+        lines = self.shown(terminal)
+        self.assertLess(max(map(len, lines[1:])), 80)
+        date = time.strftime("%b %d %H:%M", time.localtime(began))
+        self.assertRegex(lines[-1], rf"^   1  node1  1  .*{date}  3d 0\dh  : >at")
 
 
 class Servers(TcpCase):
