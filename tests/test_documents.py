@@ -292,9 +292,6 @@ RECIPES = {
     'runwait4.py runs.txt && runwait4.py --status runs.txt | mail -s "runs.txt is over" "$USER"': Recipe(
         jobs("d")
     ),
-    "ls *.in | runset4.py runs.txt --add-list - --template 'make {.}.dat'": Recipe(
-        files={"a b.in": ""}, after="grep -x \". make 'a b'.dat\" runs.txt"
-    ),
     # the first day
     "ssh bob runmaker4.py --version": Recipe(),
     "ssh bob runwait4.py --check-locks /shared > bob.says & runwait4.py --check-locks /shared; wait; "
@@ -326,9 +323,6 @@ RECIPES = {
     ),
     "runwait4.py --show 7 runs.txt": replace(JOURNAL, jobs=jobs("d" * 6 + "."), states="d" * 7),
     # coming from other tools
-    "printf 'all: a.dat b.dat c.dat\\n%%.dat:\\n\\techo $* > $@\\n' > Makefile": Recipe(
-        after="[ $(cat b.dat) = b ]", states="ddd"
-    ),
     "python3 runmaker4.py -d --follow -j2 --pidfile pid --errors errors runs.txt": Recipe(
         after=f"{GONE}; runwait4.py --show '*' runs.txt | grep -c '| one\\|| two' | grep -x 2", states="dd"
     ),
@@ -353,9 +347,6 @@ RECIPES = {
     "seq 1000 | runset4.py runs.txt --add-list - --template 'HQ_TASK_ID={} ./task.sh'": Recipe(
         after="[ $(grep -c '^[.] HQ_TASK_ID=[0-9]* ./task.sh$' runs.txt) = 1000 ]"
     ),
-    "runset4.py runs.txt --add-list inputs --template 'HQ_ENTRY={} ./task.sh'": Recipe(
-        files={"inputs": "a b\n"}, after="grep -Fx \". HQ_ENTRY='a b' ./task.sh\" runs.txt"
-    ),
     "printf '# a task per line\\necho a\\n\\necho b; sleep 1\\nfalse\\n' > mywork.tasks": Recipe(
         after="cat work/1.out; test -s timeline.json", states="dd!", status=None
     ),
@@ -366,7 +357,7 @@ RECIPES = {
     "echo 192.168.1.201 >> workers": Recipe(
         jobs("...."), after="runmaker4.py -1 --slots @workers runs.txt", states="ddd."
     ),
-    "cat > ajob.py << 'END'": Recipe(after=f"{GONE}; grep value9 logfiles/job9.dat", states="d" * 10),
+    "mkdir -p jobqueue": Recipe(after=f"{GONE}; test -s runs.txt.out/journal", states="ddd"),
     "runmaker4.py -d --follow -j4 --pidfile pid.$(hostname) --errors errors runs.txt": WAITS,
     "until [ -e stop ]; do runset4.py -q runs.txt --add-jobs jobqueue; sleep 2; done": Recipe(
         before="(until grep -q 1.conf runs.txt; do sleep 0.1; done; sleep 1; touch stop) 2> waited &",
@@ -572,7 +563,6 @@ TEXTS = {  # of several words, and no commands for our users
     "--mem=$((RUNMAKER4_MEMORY >> 20))",
     "scancel 1234_17",
     "--array 1-1000 ./task.sh",
-    "--each-line inputs ./task.sh",
     "--runner mcc",
     "-e NAME=VALUE",
     "runwait4.py --check-locks DIR",
@@ -589,7 +579,7 @@ FOREIGN_OPTIONS = set("""
 --query-gpu --format --bind-to --host --hostname --cpus --rm --grid --rounds --nodes --ntasks
 --cpus-per-task --mem-per-cpu --gres --job-name --dependency --exact --user --scope --parsable
 --kill-on-invalid-dep --open-mode --a --b --results --eta --bar --retry-failed --halt --max-fails
---each-line --time-limit --tasks
+--time-limit --tasks
 """.split())
 
 
