@@ -9,7 +9,7 @@ from typing import Any
 
 import runmaker4
 from tests.journal import end, pair, start
-from tests.support import FULL, GATE, ROOT, RUNMAKER, RUNSET, RUNWAIT, RunCase, lock_table, wait_until
+from tests.support import GATE, ROOT, RUNMAKER, RUNSET, RUNWAIT, RunCase, lock_table, wait_until
 from tests.tcp import TcpCase
 from tests.terminal import Terminal
 from tests.test_journal_reading import JournalCase
@@ -115,15 +115,6 @@ runmaker4.PresenceLock._draw = lambda self: next(drawn)
         self.gated()
         lock_table(self.dir / "runs.txt").unlink()
         self.runners(1)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_one_whose_file_was_replaced_stays_there(self) -> None:
-        self.gated(". second")
-        self.write(self.read(), "new")
-        os.rename(self.dir / "new", self.dir / "runs.txt")
-        self.assertEqual(self.status()["runners"], 1)
-        time.sleep(2)
-        self.assertEqual(self.status()["runners"], 1)
 
     def test_who_only_adds_or_sets_is_no_runner(self) -> None:
         self.write("x a\n")

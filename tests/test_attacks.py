@@ -147,37 +147,6 @@ threading.Thread(target=use_up, daemon=True).start()
         self.close()
 
 
-@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: each takes some seconds of a core")
-class Flood(AttackCase):
-    """Strangers that come as fast as one core makes them slow down a client that is connected; no more."""
-    JOBS = 500
-
-    def check(self, kind: str) -> None:
-        """The good client runs its jobs while they come; the server says nothing about them."""
-        self.open()
-        before, lines = self.descriptors(), self.server.err.count(b"\n")
-        words = [sys.executable, "-m", "tests.attacks.flood", self.server.port, 60, kind]
-        flood = self.start(*map(str, words), cwd=ROOT)
-        wait_until(lambda: self.descriptors() > before, what="strangers come")
-        self.add(self.JOBS)
-        wait_until(lambda: self.states().count("d") == self.JOBS, 30, "all jobs are done")
-        self.assertIsNone(flood.poll())
-        flood.kill()
-        flood.communicate()
-        self.is_unharmed()
-        self.assertEqual(self.server.err.count(b"\n"), lines, self.server.err)
-        self.close()
-
-    def test_those_who_leave_at_once(self) -> None:
-        self.check("leave")
-
-    def test_those_who_answer_with_a_wrong_proof(self) -> None:
-        self.check("answer")
-
-    def test_those_who_stay(self) -> None:
-        self.check("stay")
-
-
 class Mutations(AttackCase):
     """Messages with something changed in each end their own connection at the most."""
     COUNT = 100_000 if ALL else 20_000 if FULL else 200

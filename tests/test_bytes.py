@@ -1,17 +1,9 @@
 """Promise: the job file and what jobs print are bytes.  Nothing is decoded, mended, dropped or held back."""
-import os
-import pathlib
 import random
 import re
-import shutil
-import subprocess
-import unittest
-from collections.abc import Iterator
 
-from tests.support import ALL, FULL, RUNMAKER, Case, Ended, RunCase, console_lines, peak_memory, printed
-from tests.values import present
+from tests.support import RUNMAKER, Case, Ended, RunCase, console_lines, printed
 
-LINES_PER_MB = 10_000               # of 100 bytes each, newline included
 TOO_LONG = 128 << 10                 # bytes of a command
 NEWLINE = b"\n"
 
@@ -140,85 +132,3 @@ class OutputBytes(Case):
     def letters(size: int) -> bytes:
         """A line that is nowhere the same, so that no piece can stand for another."""
         return random.Random(size).randbytes(size).translate(bytes(97 + byte % 26 for byte in range(256)))
-
-
-class Volume(Case):
-    """Much output of many jobs, on both streams at once: nothing lost, no deadlock, bounded memory."""
-
-    COMMAND = (". a=$((1000000000 + JOB_ID * 20000)); b=$((a + 10000)); "
-               "seq -f %099.0f $a $((b - 1)) & seq -f %099.0f $b $((b + 9999)) >&2; wait\n")
-
-    def setUp(self) -> None:
-        super().setUp()
-        if (
-            shutil.which("seq") is None
-            or subprocess.run(["seq", "-f", "%03.0f", "1"], capture_output=True, check=False).returncode
-        ):
-            self.skipTest("no seq that knows -f")
-
-    @staticmethod
-    def first_number(job: int, stream: str) -> int:
-        return 1_000_000_000 + job * 20_000 + (10_000 if stream in ("stderr", "err") else 0)
-
-    def lines(self, process: subprocess.Popen[bytes]) -> Iterator[bytes]:
-        """The runner's output, line by line; notes the runner's memory as it goes."""
-        rest = b""
-        self.peak = 0.0
-        while True:
-            chunk = os.read(present(process.stdout).fileno(), 1 << 20)
-            if not chunk:
-                break
-            self.peak = max(self.peak, peak_memory(process.pid))
-            *whole, rest = (rest + chunk).split(b"\n")
-            yield from whole
-        self.assertEqual(rest, b"")
-
-    def run_jobs(self, jobs: int, *options: str) -> None:
-        """Run the jobs at -j8, look at every line of the console and at the runner's memory."""
-        self.write(self.COMMAND * jobs)
-        process = self.start(
-            RUNMAKER, "-j8", "--name", "alice", *options, "runs.txt", stderr=subprocess.DEVNULL
-        )
-        following: dict[bytes, int] = {}            # by stream and job: the number that must come next
-        ends = []                                   # (stream, that number) at the exit line of each job
-        for line in self.lines(process):
-            key, _, text = line.partition(b"): ")
-            if key.startswith(b"std"):
-                number = int(text[-12:])
-                if following.setdefault(key, number) != number or len(text) != 99:
-                    self.fail(f"{line!r} where {following[key]} should come")
-                following[key] = number + 1
-            elif text.startswith(b"exit "):
-                job = key[len(b"status"):]
-                ends += [(stream, following.pop(stream.encode() + job, 0)) for stream in ("stdout", "stderr")]
-        self.assertEqual(process.wait(60), 0)
-        self.assertEqual(self.states(), "d" * jobs)
-        self.assertEqual(following, {}, "output after the exit line")
-        self.assertEqual(
-            sorted(ends),
-            sorted(
-                (stream, self.first_number(job, stream) + LINES_PER_MB)
-                for stream in ("stdout", "stderr")
-                for job in range(1, jobs + 1)
-            ),
-        )
-        self.assertGreater(self.peak, 1)
-        self.assertLess(self.peak, 90)
-
-    def assertFiles(self, directory: pathlib.Path, jobs: int) -> None:
-        """Each job's two files have each of its lines."""
-        for job in range(1, jobs + 1):
-            for stream in "out", "err":
-                first = self.first_number(job, stream)
-                wanted = b"".join(b"%099d\n" % number for number in range(first, first + LINES_PER_MB))
-                found = (directory / f"{job}.{stream}").read_bytes()
-                self.assertTrue(found == wanted, f"{job}.{stream} is not what the job printed")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_50_jobs_of_1_mb_on_both_streams_to_console_and_outdir(self) -> None:
-        self.run_jobs(50, "--outdir", "out")
-        self.assertFiles(self.dir / "out", 50)
-
-    @unittest.skipUnless(ALL, "RUNMAKER4_TEST_FULL is not all: a thousand jobs that print 1 MB each")
-    def test_a_thousand_jobs_of_1_mb_on_both_streams(self) -> None:
-        self.run_jobs(1000)

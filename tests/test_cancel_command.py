@@ -9,17 +9,7 @@ import unittest
 from collections.abc import Sequence
 
 import runmaker4
-from tests.support import (
-    GATE,
-    ROOT,
-    RUNMAKER,
-    RUNSET,
-    SLEEPING,
-    WAITING,
-    RunCase,
-    alive,
-    wait_until,
-)
+from tests.support import GATE, ROOT, RUNMAKER, RUNSET, SLEEPING, WAITING, RunCase, alive, wait_until
 from tests.tcp import TcpCase
 from tests.test_life_sign import LifeSign
 

@@ -111,20 +111,10 @@ class Trees(RunCase):
         runner = self.start_all([*TREES, f"{UP}; true"], "--timeout", "1")
         self.assertEnded(self.finish(runner), 1, "!" * len(TREES) + "d")
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_after_a_timeout_jobs_that_ignore_term_are_killed(self) -> None:
-        runner = self.start_all([*DEAF, f"{UP}; true"], "--timeout=0.8", "--kill-after=0.5")
-        self.assertEnded(self.finish(runner), 1, "!" * len(DEAF) + "d")
-
     def test_after_int_jobs_that_ignore_term_are_killed(self) -> None:
         runner = self.start_all(DEAF, "--kill-after=0.5")
         runner.send_signal(signal.SIGINT)
         self.assertEnded(self.finish(runner), 130, "e" * len(DEAF))
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_after_the_walltime_jobs_that_ignore_term_are_killed(self) -> None:
-        runner = self.start_all(DEAF, "--walltime=2", "--kill-after=0.5")
-        self.assertEnded(self.finish(runner), 1, "e" * len(DEAF))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 10 s")
     def test_kill_comes_ten_seconds_after_term(self) -> None:
@@ -176,14 +166,6 @@ class Trees(RunCase):
         runner.send_signal(signal.SIGINT)
         self.assertEqual((self.finish(runner).code, self.states()), (130, "e"))
         self.assertNobodyLeft()
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_other_jobs_are_not_touched_when_one_is_ended(self) -> None:
-        text = ("#RUN timeout=0.9\n. setsid sleep 60\n#RUN\n. sleep 0.5\n"
-                ". setsid sh -c 'until grep -q \"^!\" runs.txt; do sleep 0.05; done; touch lived'\n")
-        self.before = self.write(text).read_bytes()
-        self.assertEnded(self.run_jobs("-j2"), 1, "!dd")
-        self.assertTrue(self.exists("lived"))
 
 
 class ManyAtOnce(RunCase):
@@ -265,22 +247,6 @@ class Timeouts(RunCase):
         self.assertLess([line.text for line in lines].index(b"before"), 3, "output comes before the end")
         self.assertFalse(self.exists("never"))
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_the_time_of_each_job_counts_alone(self) -> None:
-        self.jobs(*["sleep 0.2"] * 4)
-        self.assertEnded(self.run_jobs("--timeout", "0.75"), 0, "dddd")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_durations_have_units_and_none_is_no_limit(self) -> None:
-        for words, seconds in ("0.005m", 60), ("none", 0.5):
-            self.write(f". sleep {seconds}\n", words)
-        for (*_, words), ended in self.run_all(
-            (RUNMAKER, "--timeout", words, words) for words in ("0.005m", "none")
-        ):
-            with self.subTest(timeout=words):
-                state = "d" if words == "none" else "!"
-                self.assertEqual((ended.code, self.states(words)), (int(state == "!"), state))
-
     def test_a_job_that_ends_well_on_term_has_run_too_long_all_the_same(self) -> None:
         self.jobs(f"trap 'exit 0' TERM; {UP}; while :; do sleep 0.1; done")
         self.assertEnded(self.run_jobs("--timeout", "0.4"), 1, "!")
@@ -306,11 +272,6 @@ class Retries(RunCase):
         self.assertEqual(
             [text[:6] for text in status[:6]], [b"forked", b"exit 1"] * 2 + [b"forked", b"exit 0"]
         )
-
-    def test_no_retries_is_one_run(self) -> None:
-        self.jobs(f"{COUNTED} 99")
-        self.assertEnded(self.run_jobs("--retries", 0), 1, "!")
-        self.assertEqual(self.count(), 1)
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_job_that_runs_too_long_is_retried(self) -> None:
@@ -409,11 +370,6 @@ class Walltimes(RunCase):
         self.jobs("echo >> runs; sleep 1.2; false")
         self.assertEnded(self.run_jobs("--walltime", "61", "--timeout", "60", "--retries", "9"), 1, "!")
         self.assertEqual(self.read("runs"), b"\n")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_jobs_are_started_as_long_as_their_timeout_fits(self) -> None:
-        self.jobs("sleep 1.2", "touch never")
-        self.assertEnded(self.run_jobs("--walltime", "5", "--timeout", "4"), 1, "d.")
 
 
 if __name__ == "__main__":

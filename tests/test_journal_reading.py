@@ -590,17 +590,6 @@ class Size(JournalCase):
         self.assertEqual((len(runs), len(said)), (1, 1))
         self.assertIn("(line 1)", said[0])
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: a million runs take a minute")
-    def test_a_million_runs(self) -> None:
-        """How long that takes: tests/bench."""
-        self.journal()
-        with open(self.dir / "out" / "journal", "wb") as file:
-            for number in range(1_000_000):
-                file.writelines(
-                    pair(number, number, f"simulate --seed {number} --input /scratch/data/{number}.dat")
-                )
-        self.assertEqual(sum(1 for _ in self.opened().start_pass()), 1_000_000)
-
 
 if __name__ == "__main__":
     unittest.main()

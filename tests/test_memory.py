@@ -8,14 +8,13 @@ import shlex
 import signal
 import time
 import unittest
-from collections import Counter
 from typing import Any, Callable, Optional
 from unittest import mock
 
 import runmaker4
-from tests import marks, test_parts, test_tcp_storm
+from tests import test_parts
 from tests.support import ALL, FULL, RUNMAKER, RUNWAIT, UP, Ended, RunCase, wait_until, without
-from tests.tcp import OverTcp, Program, TcpCase
+from tests.tcp import OverTcp, TcpCase
 from tests.test_tcp import ordinarily
 from tests.values import present
 
@@ -75,9 +74,6 @@ class Available(RunCase):
         host = mock.patch.object(runmaker4, "host_memory", lambda: 64.0 * GIB)
         with host, self.limited(groups, limits, env):
             return runmaker4.available_memory() / GIB
-
-    def test_all_of_the_host(self) -> None:
-        self.assertEqual(self.memory(), 64)
 
     def test_cgroup_v2_limits_of_the_group_and_of_those_above(self) -> None:
         group = "0::/user.slice/job.scope\n"
@@ -478,48 +474,6 @@ class HandingOut(test_parts.JobFileCase):
                 self.run_model(seed, shared=True)
 
 
-class Staying(test_parts.JobFileCase):
-    """Who waits until enough is free stays at the job that it waits for: it does not walk there again."""
-    ROOM = runmaker4.Resources(4, 100 << 20)
-    FULL = runmaker4.Resources(3, 40 << 20)
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.consumer = runmaker4.Consumer("", capacity=self.ROOM, free=self.ROOM)
-        lines = b"".join(b"d done %d\n" % number for number in range(500))
-        queue = self.queue_on(lines + b"#RUN memory=60M\n. a\n. b\n. c\n")
-        self.cursor = runmaker4.Cursor(queue, [self.consumer])
-
-    def claimed(self, free: runmaker4.Resources) -> bytes:
-        """The command that it gets if so much is free; b"" if none."""
-        self.consumer.free = free
-        found = self.cursor.claim()
-        return found.command if isinstance(found, runmaker4.Job) else b""
-
-    def test_it_begins_no_round_while_it_waits_and_none_when_there_is_room(self) -> None:
-        self.assertEqual(self.claimed(self.ROOM), b"a")
-        with mock.patch.object(self.cursor, "_begin_walk", side_effect=AssertionError("it walks")):
-            self.assertEqual([self.claimed(self.FULL) for _ in range(9)], [b""] * 9)
-            self.assertTrue(self.cursor.no_job.report.has_later_jobs(self.consumer))
-            self.assertEqual(self.claimed(self.ROOM), b"b")
-            self.assertEqual(self.claimed(self.FULL), b"")
-
-    def test_it_goes_on_when_somebody_else_has_taken_the_job(self) -> None:
-        self.claimed(self.ROOM)
-        self.assertEqual(self.claimed(self.FULL), b"")
-        self.path.write_bytes(self.path.read_bytes().replace(b". b", b"d b").replace(b"60M", b"30M"))
-        self.assertEqual(self.claimed(runmaker4.Resources(3, 70 << 20)), b"c")
-
-    def test_a_taker_that_comes_meanwhile_does_not_overtake_it(self) -> None:
-        newcomer = runmaker4.Consumer("", capacity=self.ROOM, free=self.ROOM)
-        self.claimed(self.ROOM)
-        self.assertEqual(self.claimed(self.FULL), b"")
-        found = self.cursor.claim(consumers=runmaker4.Consumers([self.consumer, newcomer]))
-        self.assertTrue(
-            isinstance(found, runmaker4.Job) and (found.command, found.consumer) == (b"b", newcomer)
-        )
-
-
 class Model:
     """What may happen to a file's lines, and what each consumer has promised.  faults: what must not be."""
     UNIT = 100 << 20
@@ -605,41 +559,6 @@ class Model:
             self.faults.append("lines are left that somebody could take")
             return True
         return not any(line[:1] in b".r" for line in text.splitlines())
-
-
-@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: like the storm without promises")
-class MemoryStorm(test_tcp_storm.TcpStorm):
-    """Servers, clients and jobs killed at random, where jobs have promises, and grow."""
-    # whoever exits with 137 was killed by the kernel
-    PATCH = ("import itertools, runmaker4; kills = itertools.count()\n"
-             "runmaker4.OomKills.read_count = lambda self: next(kills)")
-
-    def write_jobs(self) -> None:
-        lines: list[str] = []
-        for number in range(1, test_tcp_storm.JOBS + 1):
-            size = self.random.randrange(1, 6)
-            grows = self.random.random() < 0.1
-            more = f",{size + 4}00M" if grows else ""
-            tell = "echo $RUNMAKER4_SLOT -$RUNMAKER4_MEMORY >>promises"
-            first = f"[ $RUNMAKER4_MEMORY != {size * (100 << 20)} ] || {{ {tell}; exit 137; }}; "
-            begin = f"trap '{tell}; exit' TERM; echo $RUNMAKER4_SLOT $RUNMAKER4_MEMORY >>promises; "
-            lines += [
-                f"#RUN memory={size}00M{more}",
-                f". {begin}{first if grows else ''}{marks.command(number, 0.03)}; {tell}",
-            ]
-        self.before = self.write("".join(f"{line}\n" for line in lines)).read_bytes()
-
-    def start_storm_client(self, slots: int, *options: object) -> Program:
-        name = f"c{next(self.numbers)}"
-        shared = "--slots", ",".join([name] * slots), "--memory=1G"
-        return self.start_client(self.server, *shared, *options, patch=self.PATCH)
-
-    def test_no_job_is_lost_and_none_runs_twice_at_once(self) -> None:
-        super().test_no_job_is_lost_and_none_runs_twice_at_once()
-        taken: Counter[bytes] = Counter()
-        for name, size in map(bytes.split, self.read("promises").splitlines()):
-            taken[name] += int(size)
-            self.assertLessEqual(taken[name], GIB, "a client has promised more than it has")
 
 
 if __name__ == "__main__":

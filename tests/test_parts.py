@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import importlib
-import itertools
 import json
 import os
 import random
@@ -72,40 +71,6 @@ class JobFileCase(FileCase):
     def jobs(self, text: bytes, retry: bytes = b"", **options: Any) -> runmaker4.Cursor:
         """A cursor in a JobQueue on this text, for a runner that takes lines in these states besides."""
         return runmaker4.Cursor(self.queue_on(text), [runmaker4.Consumer("", retry=retry)], **options)
-
-
-class ResultsWithoutAnAnswer(JobFileCase):
-    """An fsync(2) may fail after the server has the byte: then the result stands there, and is an error."""
-
-    def finish_twice(self, text: bytes, claims: int, code: int) -> tuple[str, bytes]:
-        """Settle the first of these claimed lines, first without and then with an answer; return what was
-        said at last, and the file.
-        """
-        queue = self.queue_on(text)
-        queue.file.network = True
-        queue.reopen_if_replaced()
-        jobs = [queue.claim(line).job
-                for line in list(queue.file.scan_lines(b"."))[:claims]]
-        first = jobs[0]
-        assert first
-        with mock.patch.object(os, "fsync", side_effect=OSError(code, "no answer")):
-            self.assertRaises(runmaker4.TemporaryError, queue.finish, first, b"d")
-        said = queue.finish(first, b"d")
-        for job in jobs[1:]:
-            assert job
-            queue.release_job(job)
-        return said, self.path.read_bytes()
-
-    def test_no_equal_line_gets_a_result_that_stands_in_the_file(self) -> None:
-        for text, first in (b". a\n. a\n. a\n", 0), (b". a\nr a\n. a\n", 0), (b"r a\n. a\n. a\n", 4):
-            for claims in 1, 2:
-                for code in errno.EIO, errno.ENOSPC:
-                    with self.subTest(text=text, claims=claims, code=code):
-                        said, after = self.finish_twice(text, claims, code)
-                        self.assertEqual(said, "")
-                        self.assertEqual(after.count(b"d"), 1, after)
-                        self.assertEqual(after[first : first + 1], b"d", after)
-                        self.assertEqual(after.count(b"r"), text.count(b"r") + claims - 1, after)
 
 
 class ProcessTrees(unittest.TestCase):
@@ -356,17 +321,6 @@ class JobLocksTakenBack(JobFileCase):
         cursor = runmaker4.Cursor(self.queue, [runmaker4.Consumer("")])
         self.first, self.second = job_of(cursor.claim()), job_of(cursor.claim())
 
-    def test_an_edit_in_place_between_the_search_and_the_door_loses_none(self) -> None:
-        os.unlink(self.queue.file.lock_table.path)
-        locking = self.queue.file.lock_table.locking
-
-        def edited(*args: Any) -> Any:
-            self.path.write_bytes(b"# put in\nr a\nr b\n")
-            return locking(*args)
-        with mock.patch.object(self.queue.file.lock_table, "locking", edited):
-            self.assertEqual(self.queue.check_jobs(), {})
-        self.assertTrue(self.first.job_lock and self.second.job_lock)
-
     def test_a_lock_that_vanishes_during_a_look_ends_nothing(self) -> None:
         job_lock = present(self.first.job_lock)
         runmaker4.unlock(job_lock.fd, job_lock.offset)
@@ -459,15 +413,6 @@ class EditedInPlace(JobFileCase):
 class SetByHand(JobFileCase):
     """Another state over the `r` of a held line."""
 
-    def test_one_of_two_equal_lines_is_cancelled_also_if_the_file_was_replaced(self) -> None:
-        cursor = self.jobs(b". a\n. a\n")
-        _, second = job_of(cursor.claim()), job_of(cursor.claim())
-        new = self.path.with_name("new")
-        new.write_bytes(b"r a\nx a\n")
-        os.replace(new, self.path)
-        self.assertEqual(self.look(cursor), {})
-        self.assertEqual(self.look(cursor), {second: "cancelled"})
-
     def test_two_looks_in_a_row_must_find_it(self) -> None:
         cursor = self.jobs(b". a\n")
         job = job_of(cursor.claim())
@@ -475,20 +420,6 @@ class SetByHand(JobFileCase):
             self.path.write_bytes(text)
             self.assertEqual(self.look(cursor), {})
         self.assertEqual(self.look(cursor), {job: "cancelled"})
-
-    def test_a_line_below_one_that_was_put_in_and_claimed_at_once_is_cancelled(self) -> None:
-        """Until the next look two jobs seem to stand on the line above."""
-        cursor = self.jobs(b". a\n")
-        first = job_of(cursor.claim())
-        new = self.path.with_name("new")
-        new.write_bytes(b". a\nr a\n")
-        os.replace(new, self.path)
-        second = job_of(cursor.claim())
-        self.assertEqual(first.offset, second.offset)
-        self.assertEqual(self.look(cursor), {})
-        self.path.write_bytes(b"r a\nx a\n")
-        self.assertEqual(self.look(cursor), {})
-        self.assertEqual(list(self.look(cursor).values()), ["cancelled"])
 
     def test_thousands_of_equal_lines_are_not_read_one_by_one(self) -> None:
         """On a network file system each read is a round trip, during which the command mutex is locked."""
@@ -501,18 +432,6 @@ class SetByHand(JobFileCase):
             self.assertEqual(self.look(cursor), {})
         self.assertLess(pread.call_count, 50)
         self.assertEqual(self.look(cursor), {job: "cancelled"})
-
-    def test_a_cancelled_job_stays_so_and_takes_no_line_of_an_equal_one(self) -> None:
-        cursor = self.jobs(b". a\n. a\n")
-        first, second = job_of(cursor.claim()), job_of(cursor.claim())
-        self.path.write_bytes(b"x a\nr a\n")
-        self.assertEqual([self.look(cursor), self.look(cursor)], [{}, {first: "cancelled"}])
-        self.path.write_bytes(b"x a\n# moved\nr a\n")
-        self.assertEqual(self.look(cursor), {})
-        self.assertEqual((first.cancelled, second.number), (True, 3))
-        self.path.write_bytes(b"x a\n# moved\nx a\n")
-        self.assertEqual([self.look(cursor), self.look(cursor)], [{}, {second: "cancelled"}])
-        self.assertTrue(first.cancelled)
 
     def test_a_file_that_is_half_saved_does_not_tell_that_an_equal_line_is_the_jobs(self) -> None:
         cursor = self.jobs(b"d a\n. a\n")
@@ -545,13 +464,6 @@ class SetByHand(JobFileCase):
                 )
                 self.assertIn("the line is gone; the result d is not written", cursor.finish(job, b"d"))
                 self.assertEqual(self.path.read_bytes(), after + b". c\n")
-
-    def test_a_job_whose_line_is_deleted_just_before_it_ends_has_no_result(self) -> None:
-        cursor = self.jobs(b". a\nd a\n")
-        job = job_of(cursor.claim())
-        self.path.write_bytes(b"d a\n")
-        self.assertIn("the line is gone; the result ! is not written", cursor.finish(job, b"!"))
-        self.assertEqual(self.path.read_bytes(), b"d a\n")
 
     def look(self, cursor: runmaker4.Cursor) -> dict[runmaker4.Job, str]:
         """Which jobs are to end, as a look says a second later."""
@@ -644,29 +556,6 @@ class MissingFile(JobFileCase):
                 queue.reopen_if_replaced()                      # as when a client asks for jobs
         self.clock.now += 0.2
         self.assertIn("the file is gone", queue.finish(job, b"d"))
-
-    def test_one_that_comes_back_for_a_moment_is_not_missed(self) -> None:
-        """However long it has been away: the pauses between attempts do not grow."""
-        async def settle() -> str:
-            with mock.patch.object(asyncio, "sleep", side_effect=pause):
-                return await runmaker4.write_with_retries(write, 1.0, lambda text: None, job)
-
-        async def write() -> str:
-            return queue.finish(job, b"d")
-
-        async def pause(seconds: float) -> None:
-            pauses.append(seconds)
-            self.clock.now += seconds
-            if len(pauses) == 7:
-                away.rename(self.path)
-
-        pauses: list[float] = []
-        queue = self.queue_on(b". a\n")
-        job = job_of(runmaker4.Cursor(queue, [runmaker4.Consumer("")]).claim())
-        away = self.path.with_name("away")
-        self.path.rename(away)
-        self.assertEqual(asyncio.run(settle()), "")
-        self.assertEqual((self.path.read_bytes(), pauses), (b"d a\n", [0.1] * 7))
 
 
 class HeldUp(JobFileCase):
@@ -1125,36 +1014,6 @@ class LinesOfAClientThatComesBack(JobFileCase):
         self.assertEqual(self.answer(moved, b"!"), 3)
         self.assertEqual(self.answer(moved, None), 3)
 
-    def test_lines_that_nobody_runs_are_held_for_it_again(self) -> None:
-        async def come() -> None:
-            self.assertEqual(await self.reclaim(self.sessions()), [3])
-            self.assertEqual(
-                [assignment.job.number for assignment in self.client.assignments.values()], [1, 2]
-            )
-        asyncio.run(come())
-
-    def test_in_doubt_the_lines_are_sought_again_wherever_it_comes(self) -> None:
-        async def come(doubt_at: int) -> None:
-            sessions = self.sessions()
-            plain = self.served.claim
-            calls = itertools.count(1)
-
-            def claim(*args: Any) -> Any:
-                if next(calls) == doubt_at:
-                    return runmaker4.Attempt(runmaker4.LineCheck.LOCKED)
-                return plain(*args)
-            with mock.patch.object(self.served, "claim", claim):
-                self.assertEqual(await self.reclaim(sessions), [3])
-            self.assertEqual(
-                [assignment.job for assignment in self.client.assignments.values()], list(self.served.claimed)
-            )
-            self.assertEqual([job.number for job in self.served.claimed], [1, 2])
-            for job in list(self.served.claimed):
-                self.served.release_job(job)
-        for doubt_at in 1, 2:
-            with self.subTest(call=doubt_at):
-                asyncio.run(come(doubt_at))
-
     def come_in_vain(self, function: str, trouble: object) -> tuple[str, list[int]]:
         """Why the client is not told what it has lost if each call of a function of the queue or its file
         ends so, and the lines that it has then; nothing is asked again after a moment.
@@ -1208,25 +1067,6 @@ class LinesOfAClientThatComesBack(JobFileCase):
             self.assertEqual(await told, [3])
         asyncio.run(come())
 
-    def test_a_line_that_is_lost_while_the_others_are_sought_is_told(self) -> None:
-        async def come() -> None:
-            sessions = self.sessions()
-            client = server.Client(sessions, "c" * 16)
-            ours, sought, _ = self.claims()
-            job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=ours.line.text)
-            assignment = server.Assignment(ours.key, client, job, server.Phase.BEGUN)
-            sessions.add_assignment(assignment)
-            plain = self.of_worker.reclaim_lines
-
-            def find(*args: Any) -> Any:
-                sessions.remove_assignment(assignment)      # as when another runner took over this job
-                return plain(*args)
-            with mock.patch.object(self.of_worker, "reclaim_lines", find):
-                reclaimed = await sessions.recovery.reclaim(client, [ours, sought])
-            self.assertEqual(reclaimed.lost, [ours.key])
-            self.assertEqual([assignment.job.number for assignment in client.assignments.values()], [2])
-        asyncio.run(come())
-
     def test_a_file_that_is_written_all_the_time_keeps_no_client_waiting(self) -> None:
         async def come() -> None:
             sessions = self.sessions()
@@ -1243,35 +1083,6 @@ class LinesOfAClientThatComesBack(JobFileCase):
             answers = await asyncio.gather(*(sessions.recovery.reclaim(client, [job]) for client in clients))
             self.assertEqual([answer.lost for answer in answers], [[], [job.key]])
             self.assertEqual([len(client.assignments) for client in clients], [1, 0])
-        asyncio.run(come())
-
-    def test_a_line_that_is_lost_while_its_result_is_written_counts_once(self) -> None:
-        async def come() -> None:
-            sessions = self.sessions()
-            job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" echo one")
-            assignment = server.Assignment("key", server.Client(sessions, "c" * 16), job, server.Phase.BEGUN)
-            sessions.add_assignment(assignment)
-            self.assertIsNotNone(assignment.decide_result(server.LineResult(server.Cause.RAN, b"d", event=1)))
-            sessions._on_line_taken_over(assignment)
-            self.assertEqual(self.runner_stats.error_count, 0, "who writes the result counts it")
-            self.assertIn("key", sessions.assignments)
-        asyncio.run(come())
-
-    def test_the_end_of_an_old_grant_leaves_the_new_one_of_its_key(self) -> None:
-        """Its client came back with an equal line while what it was to get was not written yet."""
-        async def come() -> None:
-            sessions = self.sessions()
-            jobs = [runmaker4.Job(number=number, ordinal=number, offset=0, state=b".", text=b" echo")
-                    for number in (1, 2)]
-            old, new = (server.Assignment("key", server.Client(sessions, name), job, server.Phase.BEGUN)
-                        for name, job in zip("ab", jobs))
-            sessions.add_assignment(old)
-            sessions.add_assignment(new)
-            self.assertTrue(sessions.remove_assignment(old))
-            self.assertIs(sessions.assignments["key"], new)
-            self.assertFalse(sessions.remove_assignment(old))
-            self.assertTrue(sessions.remove_assignment(new))
-            self.assertEqual(sessions.assignments, {})
         asyncio.run(come())
 
 
@@ -1438,11 +1249,6 @@ class RetriesOfMany(JobFileCase):
         self.assertEqual(job_of(cursor.claim()).command, b"a")
         self.assertEqual(self.path.read_bytes(), b"r a\n! b\n")
 
-    def test_each_line_is_run_again_once_also_if_it_fails_again(self) -> None:
-        cursor = self.jobs(b"! a\n! a\ne b\nd c\n" * 10, retry=b"!er")
-        numbers = self.run_all(cursor)
-        self.assertEqual(numbers, [number for number in range(1, 41) if number % 4])
-
     def test_lines_that_were_moved_are_run_again_once_wherever_they_stand(self) -> None:
         """The file is replaced by one with its lines in another order, again and again."""
         for seed in range(20):
@@ -1492,18 +1298,6 @@ class RetriesOfMany(JobFileCase):
                         cursor.finish(running.pop(draws.randrange(len(running))), b"d")
                     self.clock.now += draws.choice((0.0, 0.0, 0.01))
                 self.assertEqual(Counter(tried), {b"%d" % number: 1 for number in range(60)})
-
-    def test_a_new_line_that_fails_below_one_that_cannot_be_had_is_not_run_again(self) -> None:
-        queue = self.queue_on(b"! a\n. b\n! c\n")
-        other = self.another(queue.file)
-        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
-        with other.command_mutex(b"a") as opened:
-            self.assertTrue(opened)
-            new = job_of(cursor.claim())
-        self.assertEqual(new.command, b"b")
-        cursor.finish(new, b"!")
-        self.clock.now += 10.0
-        self.assertEqual(self.run_all(cursor), [1, 3])
 
     def test_a_job_that_is_given_back_is_run_again(self) -> None:
         cursor = self.jobs(b"! a\n! b\n", retry=b"!er")

@@ -4,7 +4,6 @@ import itertools
 import os
 import re
 import shutil
-import subprocess
 import time
 import unittest
 
@@ -172,15 +171,6 @@ class LogCutting(LogCase):
             self.assertRecord(ordinal, command, f'+ status (WHO): forked "{command}"',
                               f'+ status (WHO): exit 0 "{command}"')
 
-    def test_long_output_is_cut_between_characters(self) -> None:
-        texts = ["x" * shift + "€" * 100 for shift in range(8)]
-        self.write("\n".join(texts) + "\n", "data")
-        self.write(". cat data\n")
-        self.run_jobs("-n", 12)
-        output = [f": stdout (WHO): {text}" for text in texts]
-        self.assertRecord(1, "cat data", '+ status (WHO): forked "cat data"', *output,
-                          '+ status (WHO): exit 0 "cat data"', loglines=12)
-
     def test_a_line_that_just_fits_is_not_cut(self) -> None:
         fitting = WIDTH - len(f".-> :  (in {self.dir})")
         commands = [": " + "x" * length for length in (fitting - 1, fitting, fitting + 1)]
@@ -238,18 +228,6 @@ class LogWhileRunning(LogCase):
         wait_until(
             lambda: log.exists() and b"): " + text + b" " in log.read_bytes(), what=f"{text!r} is in the log"
         )
-
-    def test_a_job_that_prints_all_the_time_is_written_at_most_once_a_second(self) -> None:
-        self.write(". i=0; while [ $i -lt 25 ]; do i=$((i + 1)); echo line $i; sleep 0.03; done\n")
-        runner = self.start(RUNMAKER, "-l", "outputs", "runs.txt", stdout=subprocess.DEVNULL)
-        seen, start = set(), time.monotonic()
-        while runner.poll() is None:
-            if (self.dir / "outputs").exists():
-                seen.add(self.read("outputs"))
-            time.sleep(0.005)
-        seen.add(self.read("outputs"))
-        self.assertGreater(len(seen), 1)
-        self.assertLessEqual(len(seen), time.monotonic() - start + 4)   # + empty, started, first output, end
 
 
 class OutputDirectory(Case):
@@ -380,26 +358,6 @@ class JobLog(Case):
         self.assertEqual(
             self.column("Seq", "Exitval"), [["1", "7"], ["1", "0"], ["2", "5"], ["2", "5"], ["2", "5"]]
         )
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
-    def test_an_orphan_has_no_line(self) -> None:
-        self.write("r true\n. true\n")
-        self.run_jobs()
-        self.assertEqual((self.states(), self.column("Seq")), ("ed", [["2"]]))
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_several_runners_append_at_once(self) -> None:
-        jobs = 400
-        command = ": " + "x" * 200
-        self.write(f". {command}\n" * jobs)
-        names = ["alice", "bob", "carol", "dave"]
-        runners = [self.start(RUNMAKER, "-q", "-j2", "--name", name, "--joblog", "joblog", "runs.txt")
-                   for name in names]
-        for runner in runners:
-            self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual(sorted(int(seq) for seq, in self.column("Seq")), list(range(1, jobs + 1)))
-        self.assertEqual({found for found, in self.column("Command")}, {command})
-        self.assertTrue({host for host, in self.column("Host")} <= set(names))
 
     def test_one_that_is_removed_or_renamed_while_jobs_run_goes_on_in_a_new_file(self) -> None:
         self.write(". sleep 0.2\n. rm joblog; mv out away\n")

@@ -378,18 +378,6 @@ class Content(ReportCase):
         self.assertEqual(page.groups, ["1|(1.out: no such file or directory)|line 1 on node1",
                                        "1|(exit 3)|line 2 on node1"])
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes seconds")
-    def test_of_very_many_runs_the_page_stays_small(self) -> None:
-        lines = [f"{'d!'[number % 90 == 0]} {os.urandom(50).hex()}\n" for number in range(1, 100_001)]
-        self.write("".join(lines))
-        self.journal(*(journal_end(number, took=0.5, slot=str(number % 50), command=line[2:-1], state=line[0])
-                       for number, line in enumerate(lines, 1)))
-        self.assertEqual(self.report().code, 0)
-        page = self.page()
-        self.assertLess(len(self.read("out.html")), 12 << 20)
-        self.assertEqual(len(page.failed()), 1111)
-        self.assertEqual(len(page.rows), 20_000 + sum(number % 90 == 0 for number in range(1, 80_001)))
-
 
 class Writing(ReportCase):
     """When and how the page is written."""

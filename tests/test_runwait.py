@@ -17,7 +17,6 @@ from tests.support import (
     RUNMAKER,
     RUNSET,
     RUNWAIT,
-    UP,
     Ended,
     RunCase,
     deadline,
@@ -69,17 +68,6 @@ class Waiting(RunwaitCase):
         self.assertQuietEnd(self.finish(waiter))
         self.assertEqual(self.states(), "dd")
         self.assertEqual(self.finish(runner).code, 0)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_it_waits_for_jobs_that_nobody_runs_yet_and_for_added_ones(self) -> None:
-        self.write(". true\n")
-        waiter = self.start(RUNWAIT, "runs.txt")
-        self.assertStillWaiting(waiter)
-        self.run_script(RUNSET, "runs.txt", "--add", "false")
-        self.run_script(RUNSET, "--set=d", "runs.txt", 1)
-        self.assertStillWaiting(waiter)
-        self.run_script(RUNSET, "--set=d", "runs.txt", 2)
-        self.assertQuietEnd(self.finish(waiter))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_it_waits_for_a_last_line_without_a_newline(self) -> None:
@@ -147,15 +135,6 @@ runmaker4.JobReader.snapshot = stop_and_survey
             os.pwrite(file.fileno(), b"d", 0)
         for waiter in waiters:
             self.assertEqual(self.finish(waiter).code, 0)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_job_that_outlived_its_runner_is_waited_for(self) -> None:
-        runner = self.runner_at_gate(f". {GATE}")
-        runner.kill()
-        runner.wait()
-        waiter = self.start_patched(HASTY, "--progress", "runs.txt", script=RUNWAIT)
-        self.first_line(waiter)
-        self.assertStillWaiting(waiter, 0.4 + 2 * INTERVAL)     # longer than three looks take
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
     def test_a_job_left_behind_is_an_error_in_the_end_and_nothing_is_written(self) -> None:
@@ -298,17 +277,6 @@ class ProgressInAPipe(RunwaitCase):
         self.finish(waiter)
         self.finish(runner)
 
-    def test_a_bar_is_as_long_whatever_the_numbers(self) -> None:
-        for count in (1, 7, 1200):
-            self.write("d a\n" * (count - 1) + "! b\n", str(count))
-        for call, ended in self.run_all((RUNWAIT, "--progress", count) for count in (1, 7, 1200)):
-            with self.subTest(call=call):
-                numbers = b"%3d of %3d" % (call[-1], call[-1])
-                self.assertRegex(
-                    ended.out, rb"^progress: " + numbers + rb" jobs processed, 1 errors \[=*!*\]\n$"
-                )
-                self.assertEqual(len(ended.out.partition(b"[")[2]), 16 + len("]\n"))
-
     def test_an_empty_file_is_shown_and_does_not_hang(self) -> None:
         self.write("")
         ended = self.runwait("--progress")
@@ -381,50 +349,6 @@ class ProgressOnATerminal(TerminalCase, RunwaitCase):
         self.watch(terminal).wait(60)
         self.assertRegex(terminal.look()[0], r"^progress:   2 of   2 jobs processed, 1 failed \[=+!+\]$")
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_rate_and_time_left_come_from_what_it_saw_itself(self) -> None:
-        steps = [f". {UP}; until [ -e step{step} ]; do sleep 0.02; done" for step in range(4)]
-        self.write("".join(f"{line}\n" for line in (*steps, *["d true"] * 100)))
-        runner = self.start_jobs("-q", up=[1])
-        terminal = self.terminal(120)
-        watcher = self.watch(terminal)
-        before = self.wait_shown(terminal, r"\b100\b.*\b104\b")
-        self.assertNotRegex(before, r"\d.*left")        # nothing has ended before its eyes
-        for step in range(3):
-            self.write("", f"step{step}")
-            self.wait_shown(terminal, rf"\b{101 + step}\b.*\b104\b")
-        after = self.wait_shown(terminal, r"\d.*left")
-        self.assertRegex(after, r"\d ?/ ?(s|min|m|h)\b")
-        self.write("", "step3")
-        self.assertEqual(watcher.wait(60), 0)
-        (line,) = terminal.look()
-        self.assertRegex(line, r"\b104\b.*\b104\b")
-        self.assertLeftClean(terminal)
-        self.finish(runner)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_line_that_becomes_shorter_leaves_nothing_of_the_longer_one(self) -> None:
-        self.write(". a\n. b\n. c\n")
-        terminal = self.terminal(200)
-        self.watch(terminal)
-        self.wait_shown(terminal, r"\b0\b.*\b3\b")
-        self.run_script(RUNSET, "--set=d", "runs.txt", 1)
-        self.wait_shown(terminal, r"\b1\b.*\b3\b.*left")
-        self.run_script(RUNSET, "--set=.", "runs.txt", 1)
-        self.wait_shown(terminal, r"\b0\b.*\b3\b.*\]$")
-
-    def test_a_window_made_narrower_is_followed(self) -> None:
-        runner = self.half_way()
-        terminal = self.terminal(120)
-        watcher = self.watch(terminal)
-        self.wait_shown(terminal, r"\b2\b.*\b4\b")
-        terminal.resize(40)
-        self.open_gate()
-        self.assertEqual(watcher.wait(60), 0)
-        (line,) = terminal.look()
-        self.assertRegex(line, r"\b4\b.*\b4\b")
-        self.finish(runner)
-
     def test_ctrl_c_leaves_the_terminal_clean(self) -> None:
         runner = self.half_way()
         terminal = self.terminal(80)
@@ -436,22 +360,6 @@ class ProgressOnATerminal(TerminalCase, RunwaitCase):
         self.assertNotIn("Traceback", "".join(terminal.look()))
         self.open_gate()
         self.assertEqual(self.finish(runner).code, 0)
-
-    def test_term_leaves_the_terminal_clean(self) -> None:
-        self.write(". true\n")
-        terminal = self.terminal(80)
-        watcher = self.watch(terminal)
-        self.wait_shown(terminal, r"\b0\b.*\b1\b")
-        watcher.terminate()
-        self.assertIn(watcher.wait(60), (143, -signal.SIGTERM))
-        self.assertLeftClean(terminal)
-
-    def test_the_exit_status_is_the_same_as_elsewhere(self) -> None:
-        self.write("d true\n! false\n")
-        terminal = self.terminal(80)
-        self.assertEqual(self.watch(terminal, "-e").wait(60), 1)
-        self.assertRegex(terminal.look()[-1], r"\b2\b.*\b2\b.*!")
-        self.assertLeftClean(terminal)
 
 
 if __name__ == "__main__":

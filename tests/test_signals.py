@@ -13,7 +13,6 @@ import time
 import unittest
 
 from tests.support import (
-    FULL,
     RUNMAKER,
     SLEEPING,
     UP,
@@ -326,15 +325,6 @@ class StuckConsole(RunCase):
     """A console that blocks holds back the reading of jobs, nothing else: timeouts strike and states are
     written.
     """
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_timeout_strikes_while_nobody_reads_the_pipe(self) -> None:
-        self.jobs("yes", f"echo $$ > pid; {SLEEPING}", "touch third")
-        runner = self.start_jobs("-j2", "--timeout", "0.6", up=[2])
-        sleeper = int(self.wait_file("pid"))
-        wait_until(lambda: not alive(sleeper), what="the timeout has struck")
-        self.wait_states("!!d")
-        self.assertEnded(self.finish(runner), 1, "!!d")
 
     def test_a_timeout_strikes_while_the_terminal_is_stopped(self) -> None:
         """Ctrl-S from the first line on, Ctrl-Q in the end; then all that was printed is there."""

@@ -4,7 +4,6 @@ import pathlib
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import time
 import unittest
@@ -63,10 +62,6 @@ class SlotCase(RunCase):
             )
         self.wait_up(*up, runner=runner)
         return runner
-
-    def run_on_names(self, *options: object) -> int:
-        """Run the jobs to the end of a runner; its exit status."""
-        return self.finish(self.start_on_names(*options)).code
 
     def name_of(self, line: int) -> str:
         """The name that the HELD job of this line runs on."""
@@ -154,25 +149,13 @@ class Refused(SlotCase):
 class FollowedNames(SlotCase):
     """--slots @FILE: names come and go while runners work."""
 
-    def check_names(self, text: str) -> None:
-        """What is written in the file, in whatever form, are the names a, b and c."""
+    def test_comments_blank_lines_and_blanks_around_names_are_dropped(self) -> None:
         self.jobs(*[HELD] * 4)
-        self.names(text)
+        self.names("# the cluster\n\n  a\t\r\n#x\n   \nb \nc\n")
         runner = self.start_on_names(up=[1, 2, 3])
         self.assertEqual({self.name_of(line) for line in (1, 2, 3)}, {"a", "b", "c"})
         self.open_gate()
         self.assertAll(0, runner, "dddd")
-
-    def test_comments_blank_lines_and_blanks_around_names_are_dropped(self) -> None:
-        self.check_names("# the cluster\n\n  a\t\r\n#x\n   \nb \nc\n")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_single_name_needs_no_newline(self) -> None:
-        """Nor does a last one, after a while."""
-        self.jobs("true")
-        self.names("a")
-        self.assertEqual((self.run_on_names(), self.states()), (0, "d"))
-        self.check_names("a\nb\nc")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_few_names_leave_jobs_the_limit_of_descriptors_that_the_runner_had(self) -> None:
@@ -213,51 +196,6 @@ class FollowedNames(SlotCase):
         self.assertAll(0, runner, "d" * 15)
         self.assertLessEqual({name for name, line in self.used() if line > 3}, {"a", "c"})
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_name_that_is_removed_while_it_has_no_job_gets_none(self) -> None:
-        self.jobs("true")
-        self.names("a\nb\nc\n")
-        runner = self.start_on_names("--follow")
-        self.wait_states("d")
-        self.names("c\n")
-        time.sleep(2 * AT_LEAST)
-        self.add_jobs(*[SHORT] * 12)
-        self.wait_states("d" * 13)
-        self.assertEqual({name for name, _ in self.used()}, {"c"})
-        runner.send_signal(signal.SIGHUP)
-        self.assertAll(0, runner, "d" * 13)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_of_a_name_that_stood_twice_and_stands_once_one_slot_is_left(self) -> None:
-        counted = (
-            "mkdir one || mkdir two || echo $JOB_ID >>three; echo >up.$JOB_ID; sleep 0.1; "
-            "rmdir one || rmdir two"
-        )
-        self.jobs(WAITING, WAITING, f": >up.$JOB_ID; echo $SLAVE_IP >c; {GATE}", *[counted] * 6)
-        self.names("a\na\n")
-        runner = self.start_on_names(up=[1, 2])
-        self.names("a\nc\n")
-        self.wait_up(3)
-        self.names("a\n")
-        time.sleep(2 * AT_LEAST)
-        self.open_gate()
-        self.assertAll(0, runner, "d" * 9)
-        self.assertFalse(self.exists("two"))
-        self.assertFalse(self.exists("three"))
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_one_only_means_one_job_per_name_also_when_names_come(self) -> None:
-        self.jobs(SHORT, HELD, *[SHORT] * 6)
-        self.names("a\nb\n")
-        runner = self.start_on_names("-1", up=[2])
-        self.names("a\nb\nc\n")
-        time.sleep(2 * AT_LEAST)
-        self.open_gate()
-        self.assertEqual(self.finish(runner).code, 0)
-        names = [name for name, _ in self.used()]
-        self.assertEqual(sorted(names), sorted(set(names)))
-        self.assertLessEqual({"a", "b"}, set(names))
-
     def check_kept(self, damage: Callable[[], object]) -> None:
         """The names are lost while a job runs: those that were known stay, said once; later ones count again.
         """
@@ -288,13 +226,6 @@ class FollowedNames(SlotCase):
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_when_the_file_is_empty_the_last_known_names_stay(self) -> None:
         self.check_kept(lambda: self.names("# nobody\n"))
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_when_something_else_has_the_files_name_the_last_known_names_stay(self) -> None:
-        def damage() -> None:
-            (self.dir / "names").unlink()
-            os.mkfifo(self.dir / "names")
-        self.check_kept(damage)
 
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
@@ -383,12 +314,6 @@ class SlotErrors(SlotCase):
         self.assertIn(b"no slot is left in service", ended.err)
         self.assertEqual((ended.code, self.finish(good).code), (1, 1))
         self.assertEqual(Counter(self.states()), {"!": 12, "d": 28})
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_each_slot_counts_for_itself(self) -> None:
-        self.jobs(*['[ -e "$SLAVE_IP" ] || { touch "$SLAVE_IP"; sleep 0.1; exit 255; }'] * 3, "true")
-        ended = self.run_jobs("-q", "--slots", "one,two,three", "--slot-errors", "2")
-        self.assertEnded(ended, 1, "!!!d")
 
     def test_a_name_that_is_removed_and_added_again_is_back_in_service(self) -> None:
         self.jobs(*[f"{self.BROKEN}; {HELD}"] * 5)

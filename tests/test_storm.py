@@ -13,8 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Callable
 
 from tests import marks
-from tests.support import ALL, FULL, INTERVAL, UP, Process, RunCase, deadline, wait_until
-from tests.values import present
+from tests.support import ALL, FULL, INTERVAL, Process, RunCase, wait_until
 
 JOBS, KILLS, RUNNERS = (10_000, 500, 6) if ALL else (2_000, 100, 6) if FULL else (350, 18, 6)
 LONG_JOBS, LAST_KILLS = 12, 4           # once all long jobs have begun, some more runners are killed
@@ -154,33 +153,3 @@ class Storm(KillCase):
         self.assertEqual(
             marks.problems(self.read("marks"), JOBS, {runner.pid for runner in self.started}), []
         )
-
-
-class StubbornJobs(RunCase):
-    """Many jobs that ignore TERM are ended by one TERM: KILL comes after the grace, and meanwhile all goes
-    on.
-    """
-    JOBS, GRACE = 60, 2.0
-    STUBBORN = f"trap '' TERM; {UP}; while :; do sleep 0.5; done"
-    TALKING = f"trap '' TERM; {UP}; while :; do echo tick; sleep 0.05; done"
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_output_goes_on_through_the_grace_and_then_all_are_gone(self) -> None:
-        self.jobs(*[self.STUBBORN] * self.JOBS, self.TALKING)
-        driver = f"import runmaker4; runmaker4.GRACE = {self.GRACE}"
-        runner = self.start_patched(driver, f"-j{self.JOBS + 1}", "runs.txt")
-        self.wait_up(*range(1, self.JOBS + 2), runner=runner)
-        runner.send_signal(signal.SIGTERM)
-        begin = time.monotonic()
-        ticks = self.times_of_ticks(runner, begin)
-        ended = self.finish(runner)
-        self.assertGreaterEqual(time.monotonic() - begin, self.GRACE)
-        self.assertLess(time.monotonic() - begin, self.GRACE + 10)
-        self.assertEnded(ended, 143, "e" * (self.JOBS + 1))
-        during = [tick for tick in ticks if 0.3 < tick < self.GRACE - 0.3]
-        self.assertGreater(len(during), 3, "nothing was printed through the grace")
-
-    def times_of_ticks(self, runner: subprocess.Popen[bytes], begin: float) -> list[float]:
-        """When the talking job's lines came, in seconds since then, until its runner has ended."""
-        with deadline(runner):
-            return [time.monotonic() - begin for line in present(runner.stdout) if line.endswith(b": tick\n")]

@@ -98,7 +98,6 @@ class Records(DirectivesOverTcp, test_directives.Records):
 # -- barriers and end ----------------------------------------------------------------------------------------
 
 @ordinarily()
-@without("test_signals_end_a_runner_that_waits")    # it is the server who says that they wait
 class Barriers(DirectivesOverTcp, test_directives.Barriers):
     """#RUN barrier holds back what clients run."""
 
@@ -115,7 +114,6 @@ class Barriers(DirectivesOverTcp, test_directives.Barriers):
 
 
 @ordinarily()
-@without("test_a_job_that_outlives_its_runner_is_waited_for")    # see Losses
 class Orphans(DirectivesOverTcp, test_directives.Orphans):
     """What a dead runner of the file has left is an error for the server's clients."""
 
@@ -190,7 +188,6 @@ class End(DirectivesOverTcp, test_directives.End):
 
 
 @ordinarily()
-@without("test_with_the_usual_patience_nothing_is_said_early")    # it compares all that is said
 class Stalls(DirectivesOverTcp, test_directives.Stalls):
     """Clients that wait for long: the server says which line, and for what."""
 

@@ -330,12 +330,6 @@ class Slots(TimelineCase):
                 self.assertEqual(len(trace.threads), at_once)
                 self.assertEqual(sorted(itertools.chain(*self.parts(trace, "alice").values())), sorted(runs))
 
-    def test_short_jobs_in_many_slots_stay_apart(self) -> None:
-        chance = random.Random(4)
-        runs = [(chance.randrange(300), chance.randrange(9)) for _ in range(2000)]
-        trace = self.trace(*self.lines("alice", runs))
-        self.assertEqual(len(trace.all), len(runs))
-
 
 class Commands(TimelineCase):
     """Any command and any host's name becomes text that every reader takes."""
@@ -385,22 +379,6 @@ class Growing(TimelineCase):
         self.assertEqual(ended.code, 0)
         self.assertIn(b"1 line skipped", ended.err)
         self.assertEqual(len(read_trace(self.read("out.json")).all), 1)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: a million lines take a minute")
-    def test_a_million_lines(self) -> None:
-        count = 1_000_000
-        self.write_journal()
-        with open(self.dir / "out/journal", "wb") as file:
-            for start in range(0, count, 1000):
-                file.write(b"".join(logged(number, f"host{number % 50}", number / 50) for number in
-                                    range(start, start + 1000)))
-        drawing = self.start(RUNWAIT, "--outdir", "out", "--timeline", "out.json")
-        _, status, usage = os.wait4(drawing.pid, 0)
-        drawing.returncode = status
-        self.assertEqual((status, present(drawing.stderr).read()), (0, b""))
-        self.assertLess(usage.ru_maxrss, 500_000)
-        with open(self.dir / "out.json", "rb") as file:
-            self.assertEqual(sum(b'"ph":"X"' in line for line in file), count)
 
 
 class Refused(TimelineCase):

@@ -1,16 +1,13 @@
 """Promise: all views of runwait4.py give one answer about a line and its runs."""
 import json
 import os
-import random
 import re
 import unittest
-from collections import Counter
 from typing import Any
 
 import runmaker4
 from tests.journal import BEGAN, end, pair, start
-from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, RunCase, lock_table
-from tests.test_journal_reading import JournalCase
+from tests.support import GATE, RUNMAKER, RUNWAIT, RunCase, lock_table
 from tests.test_report import Page
 from tests.test_telling import TellingCase
 
@@ -154,93 +151,6 @@ class OnThePage(ViewCase):
         page = self.page()
         self.assertEqual(page.failed(), [[1, "exit 0 (now failed)"], [2, "lost"]])
         self.assertEqual(page.others(), [[2, "exit 3 (now error)"]])
-
-
-class Random(JournalCase):
-    """Random histories: lines whose jobs live, orphans, runners that are gone, equal and moved lines."""
-    COUNT = 1000 if FULL else 60
-    STATES = b".", b"d", b"!", b"e", b"r", b"x"
-
-    def test_the_views_do_not_contradict_each_other(self) -> None:
-        for seed in range(self.COUNT):
-            with self.subTest(seed=seed):
-                self.check(random.Random(seed))
-
-    def check(self, rng: random.Random) -> None:
-        self.fds: list[int] = []
-        try:
-            self.make(rng)
-            self.compare()
-        finally:
-            for fd in self.fds:
-                os.close(fd)
-
-    def make(self, rng: random.Random) -> None:
-        """Make runs.txt, its locks and out/journal."""
-        numbers = sorted(rng.sample(range(1, 30), rng.randrange(1, 12)))
-        lines = {number: runmaker4.Line(number, 0, 0, rng.choice(self.STATES),
-                                        b" " + rng.choice([b"a", b"b", b"c", b"job %d" % number]))
-                 for number in numbers}
-        path = self.write(b"".join(
-            (lines[number].state + lines[number].text if number in lines else b"# none") + b"\n"
-            for number in range(1, 31)))
-        if rng.random() < 0.5:                  # otherwise it has just changed
-            os.utime(path, (BEGAN, BEGAN))
-        for line in lines.values():
-            if line.state in b"rx" and rng.random() < 0.6:
-                self.lock(runmaker4.own_job_lock_offset(line))
-        for runner in range(rng.randrange(3)):
-            self.lock(runmaker4.PRESENCE_BYTES + runner)
-        entries = []
-        for number in range(rng.randrange(25)):
-            line = rng.choice([*lines.values()])
-            place = line.number if rng.random() < 0.7 else rng.randrange(1, 30)
-            more: dict[str, Any] = {"host": rng.choice(["node1", "node2"]), "runner": rng.randrange(4)}
-            began = BEGAN + 10 * number
-            if rng.random() < 0.9:
-                entries.append(start(number, place, line.command, began, **more))
-            if rng.random() < 0.6:
-                entries.append(end(number, place, line.command, began, state=rng.choice("d!e."),
-                                   exit=number, **more))
-        self.journal(*entries)
-        os.utime(self.dir / "out/journal", (BEGAN + 260, BEGAN + 260))
-
-    def lock(self, at: int) -> None:
-        """Lock a byte of the lock file, as another process does."""
-        self.fds.append(os.open(lock_table(self.dir / "runs.txt"), os.O_RDWR | os.O_CREAT))
-        self.assertTrue(runmaker4.lock(self.fds[-1], at))
-
-    def compare(self) -> None:
-        failed = json.loads(self.view("--failed", "--json"))["runs"]
-        shown = json.loads(self.view("--show", "*", "--json"))["runs"]
-        status = json.loads(self.view("--status", "--json"))
-        for row in failed:
-            self.assertIn(row, shown)
-        for job in [*status["jobs"], *status["cancelled"]]:
-            present = [run["start"] for run in shown
-                       if run["line"] == job["line"] and (run["outcome"], run["cause"]) == ("running", "")]
-            self.assertEqual([job["start"]], present or [None], job)
-        by_line = {row["line"]: row for row in failed}
-        for job in status["orphans"]:
-            row = by_line[job["line"]]
-            self.assertEqual(job["start"], row["start"] if row["end"] is None else None)
-        if any(run["outcome"] for run in shown):
-            self.compare_page(failed, shown)
-
-    def compare_page(self, failed: list[dict[str, Any]], shown: list[dict[str, Any]]) -> None:
-        self.view(f"--report={self.dir}/page.html")
-        page = Page(self.read("page.html").decode())
-        self.assertEqual(page.failed(), [[row["line"], self.ended(row)] for row in failed])
-        self.assertEqual(page.outcomes, Counter(run["outcome"] for run in shown if run["outcome"]))
-
-    @staticmethod
-    def ended(row: dict[str, Any]) -> str:
-        """How the page tells a row of --failed."""
-        if row["outcome"] is None:
-            return str(row["state"])
-        how = row["cause"] or (f"exit {row['exit']}" if row["end"] else "running")
-        has_left = {"put back": "new", "cancelled": "held"}.get(row["outcome"], row["outcome"])
-        return how if has_left == row["state"] else f"{how} (now {row['state']})"
 
 
 if __name__ == "__main__":
