@@ -1,6 +1,4 @@
-"""Promise: exit status and closing line of a runner, client or server speak of the file, whoever ran what in
-it.
-"""
+"""Promise: exit status and closing line of a runner, client or server speak of the file."""
 import re
 import signal
 import subprocess
@@ -12,17 +10,13 @@ from tests.values import present
 
 
 def closing(ended: Ended) -> str:
-    """The closing line, without program and file, how long it took, and the command that shows why jobs
-    failed.
-    """
+    """The closing line without program, file, time, and the command that shows why jobs failed."""
     line = re.sub("; runwait4.py .* shows why$", "", ended.err.decode().splitlines()[-1]).split(": ", 2)[2]
     return re.sub(r" in \d+(\.\d+)?[smh]( \d\d[smh])?", " in T", line)
 
 
 class OfTheFile(RunCase):
-    """A runner that has run all that it could exits with 0 only if nothing in the file is bad, or left for
-    it.
-    """
+    """A runner that has run all it could exits with 0 only if the file has nothing bad, or left for it."""
     # What stands there, with which options, the exit status, and the closing line
     FILES = (
         (". true\nd a\n", (), 0, "1 done in T"),
@@ -32,76 +26,31 @@ class OfTheFile(RunCase):
         ("x a\n# b\n", (), 0, "nothing to do: 1 held"),
         ("d a\n! b\n", (), 1, "nothing to do: 1 done, 1 failed (line 2); -r runs them again"),
         (". true\ne b\n", (), 1, "1 done in T; in all 1 done, 1 error (line 2); -r runs them again"),
-        (
-            ". true\n. false\n! a\n",
-            (),
-            1,
-            "1 done, 1 failed in T (line 2); in all 1 done, 2 failed; -r runs them again",
-        ),
+        (". true\n. false\n! a\n", (), 1,
+         "1 done, 1 failed in T (line 2); in all 1 done, 2 failed; -r runs them again"),
         ("! true\n. false\n", ("-r",), 1, "1 done, 1 failed in T (line 2); -r runs them again"),
         ("! true\n", ("-r",), 0, "1 done in T"),
         # jobs for others do not count ...
-        (
-            "#RUN host=nobody\n. a\n#RUN\n. true\n",
-            (),
-            0,
-            "1 done in T; in all 1 done, 1 new",
-        ),
-        (
-            "#RUN together=all host=*\n. a\n. b\n",
-            (),
-            0,
-            "nothing to do: 2 new",
-        ),
+        ("#RUN host=nobody\n. a\n#RUN\n. true\n", (), 0, "1 done in T; in all 1 done, 1 new"),
+        ("#RUN together=all host=*\n. a\n. b\n", (), 0, "nothing to do: 2 new"),
         (". true\n#RUN end\n. a\n", ("--follow",), 0, "1 done in T; in all 1 done, 1 new"),
         (". true\n. a\n", ("-1",), 0, "1 done in T; in all 1 done, 1 new"),
         (". true\n", ("-1", "-j2"), 0, "1 done in T"),
         # what -1 leaves since a slot has not had its job does count
         (". a\n", ("-1", "--walltime=1", "--timeout=5"), 1, "nothing done; in all 1 new"),
-        (
-            ". exit 255\n. a\n",
-            ("-1", "--slots=s", "--slot-errors=1"),
-            1,
-            "0 done, 1 failed in T (line 1); in all 1 failed, 1 new; -r runs them again",
-        ),
+        (". exit 255\n. a\n", ("-1", "--slots=s", "--slot-errors=1"), 1,
+         "0 done, 1 failed in T (line 1); in all 1 failed, 1 new; -r runs them again"),
         # what a check stops counts, as does what failed in a group
-        (
-            "! a\n#RUN barrier check\n. b\n",
-            (),
-            1,
-            "nothing done; in all 1 failed (line 1), 1 new; -r runs them again",
-        ),
-        (
-            "#RUN together=all host=*\n! a\n",
-            (),
-            1,
-            "nothing to do: 1 failed (line 2)",
-        ),
-        (
-            "#RUN slots=5\n. a\n",
-            ("-j2",),
-            0,
-            "nothing to do: 1 new",
-        ),
-        (
-            "#RUN host=bob\n. a\n#RUN slots=3 host=*\n. b\n",
-            ("--plain",),
-            0,
-            "nothing to do: 2 new",
-        ),
-        (
-            "#RUN host=bob\n. a\n#RUN slots=3\n. b\n",
-            ("-j3", "-1", "--walltime=1", "--timeout=5"),
-            1,
-            "nothing done; in all 2 new",
-        ),
+        ("! a\n#RUN barrier check\n. b\n", (), 1,
+         "nothing done; in all 1 failed (line 1), 1 new; -r runs them again"),
+        ("#RUN together=all host=*\n! a\n", (), 1, "nothing to do: 1 failed (line 2)"),
+        ("#RUN slots=5\n. a\n", ("-j2",), 0, "nothing to do: 1 new"),
+        ("#RUN host=bob\n. a\n#RUN slots=3 host=*\n. b\n", ("--plain",), 0, "nothing to do: 2 new"),
+        ("#RUN host=bob\n. a\n#RUN slots=3\n. b\n", ("-j3", "-1", "--walltime=1", "--timeout=5"), 1,
+         "nothing done; in all 2 new"),
         # what -r runs is told however many of groups stand above it
-        (
-            "#RUN together=all host=*\n" + "! a\n" * 20 + "#RUN\n! b\n" + "! c\n" * 20,
-            (),
-            1,
-            "nothing to do: 41 failed (lines 2, 3, 4, 5, 6, 7, 8, 9, ...); -r runs them again",
-        ),
+        ("#RUN together=all host=*\n" + "! a\n" * 20 + "#RUN\n! b\n" + "! c\n" * 20, (), 1,
+         "nothing to do: 41 failed (lines 2, 3, 4, 5, 6, 7, 8, 9, ...); -r runs them again"),
         # lines that nobody understands are named again, and change no exit status
         (". true\nprose\n", (), 0, "1 done in T; line 2 is neither a job nor a comment"),
         ("d a\n! b\np\nq\n", (), 1, "nothing to do: 1 done, 1 failed (line 2); -r runs them again; line 3 is "
@@ -265,18 +214,6 @@ class LeavingServer(TcpCase):
         self.assertEqual([code for code, _ in client_ends], [0, 0])
         for _, line in client_ends:
             self.assertRegex(line, r"^\d+ done in T$|^nothing to do$")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_job_that_failed_elsewhere_is_everybodys_business(self) -> None:
-        self.jobs("true", "true")
-        self.write(self.read() + b"! a\n")
-        server = self.start_server("--exit-when-done")
-        client = self.start_client(server, "-q", "--follow")
-        said = "2 done in T; in all 2 done, 1 failed (line 3); {} runs them again"
-        self.assertEqual(
-            self.ends(server, client),
-            ((1, said.format("runmaker4-client.py -r")), (1, said.format("-r"))),
-        )
 
     def test_what_was_lost_and_run_again_counts_no_more(self) -> None:
         self.jobs(WAITING)

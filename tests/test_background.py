@@ -1,50 +1,16 @@
-"""Promise: workers in the background come before or after their jobs, are hired and fired, and survive a
-logout.
-"""
+"""Promise: workers in the background come before or after their jobs, and survive a logout."""
 import fcntl
 import os
-import pathlib
 import pty
 import select
 import shlex
 import signal
 import subprocess
-import sys
 import termios
 import time
 import unittest
 
-from tests.support import FULL, GATE, RUNMAKER, RUNSET, SLEEPING, UP, WAITING, RunCase, alive, wait_until
-
-# A job script as people have them: reads its job file, and writes its log file.  The first four wait for each
-# other.
-JOB_SCRIPT = """
-import configparser, os, pathlib, sys, time
-job = configparser.ConfigParser()
-job.read(sys.argv[1])
-section = job["control"] if "control" in job else job["params"]
-pathlib.Path("in." + os.environ["JOB_ID"]).touch()
-end = time.monotonic() + 20
-while len(list(pathlib.Path().glob("in.*"))) < 4 and time.monotonic() < end:
-    time.sleep(0.01)
-assert time.monotonic() < end, "there are no four workers"
-pathlib.Path(section["logfile"]).write_text("done with " + job["params"]["my_param"])
-"""
-CONTROL = """[control]
-executable: {python} ajob.py
-logfile: logfiles/job{number}.dat
-
-[params]
-my_param: value{number}
-"""
-FJD = """; as fjd has it
-[fjd]
-executable: {python} ajob.py
-
-[params]
-logfile: logfiles/job{number}.dat
-my_param: value{number}
-"""
+from tests.support import FULL, RUNMAKER, RUNSET, SLEEPING, WAITING, RunCase, alive, wait_until
 
 
 class FileExecutorCase(RunCase):
@@ -155,23 +121,6 @@ class HiredAndFired(FileExecutorCase):
         os.kill(second, signal.SIGHUP)
         self.wait_gone(second)
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_an_end_that_is_taken_back_while_jobs_run_ends_nobody(self) -> None:
-        self.write(f". {WAITING}\n")
-        worker = self.hire()
-        self.wait_up(1)
-        self.change("runs.txt", "--add", "#RUN end")
-        time.sleep(1)
-        self.take_end_back()
-        time.sleep(1)
-        self.open_gate()
-        self.wait_states("d")
-        self.assertWaits(worker)
-        self.change("runs.txt", "--add", "true")
-        self.wait_states("dd")
-        os.kill(worker, signal.SIGTERM)
-        self.wait_gone(worker)
-
     def test_a_worker_that_waits_for_the_file_heeds_signals(self) -> None:
         workers = [self.hire(number=number) for number in (1, 2)]
         for worker, number in zip(workers, (signal.SIGTERM, signal.SIGHUP)):
@@ -188,38 +137,8 @@ class HiredAndFired(FileExecutorCase):
         self.assertNobodyLeft()
 
 
-class JobFiles(FileExecutorCase):
-    """Ten job files in INI form, a job script that reads them, four workers."""
-
-    def prepare(self) -> list[pathlib.Path]:
-        """The job script, and ten job files in jobqueue."""
-        self.write(JOB_SCRIPT, "ajob.py")
-        for name in "logfiles", "jobqueue":
-            (self.dir / name).mkdir()
-        names = [f"{number}.conf" for number in range(9)] + ["the tenth's $1.conf"]
-        for number, name in enumerate(names):
-            text = (CONTROL, FJD)[number % 2].format(python=sys.executable, number=number)
-            self.write(text, f"jobqueue/{name}")
-        return [self.dir / "jobqueue" / name for name in names]
-
-    def check_done(self, *workers: int) -> None:
-        """All ten are done, each by its own job file; the workers are told to go, and go."""
-        self.wait_states("d" * 10)
-        written = {path.name: path.read_text() for path in (self.dir / "logfiles").iterdir()}
-        self.assertEqual(written, {f"job{number}.dat": f"done with value{number}" for number in range(10)})
-        self.change("runs.txt", "--add", "#RUN end")
-        self.wait_gone(*workers)
-
-    def test_the_jobs_come_first_and_then_four_workers_in_one(self) -> None:
-        paths = self.prepare()
-        self.change("runs.txt", "--add-jobs", *[path.relative_to(self.dir) for path in paths])
-        self.check_done(self.hire("-j4"))
-
-
 class FailedStart(FileExecutorCase):
-    """-d: what is wrong at the start is printed, with exit status 2, before anything goes into the
-    background.
-    """
+    """-d: what is wrong at the start is printed, with exit status 2, while it is in the foreground."""
 
     def test_a_failed_start_is_reported(self) -> None:
         self.write(". touch never\n")
@@ -291,40 +210,6 @@ class LoggedOut(FileExecutorCase):
         self.assertEqual((self.read("out/1.out"), self.read("out/1.err")), (b"said\nmore\n", b"cried\n"))
         self.assertIn(b"second", self.read("log"))
         self.assertIn(b"runmaker4.py: runs.txt: 2 done, 1 failed", self.read("errors"))
-
-    def test_a_failed_start_is_seen_on_the_terminal(self) -> None:
-        shell, master = self.log_in()
-        self.type_line(master, "-d", "missing.txt")
-        os.write(master, b"echo status $?; exit\n")
-        shell.wait(timeout=20)
-        shown = self.shown_to_the_end(master)
-        self.assertIn(b"runmaker4.py: missing.txt: ", shown)
-        self.assertIn(b"status 2", shown)
-
-    def shown_to_the_end(self, master: int) -> bytes:
-        """All that was printed on a terminal that nobody has open any more."""
-        found = b""
-        while True:
-            try:
-                found += os.read(master, 100_000)
-            except OSError:
-                os.close(master)
-                return found
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_one_in_the_foreground_finishes_its_job_and_starts_no_more(self) -> None:
-        self.jobs(f"{UP}; {GATE}", "touch never")
-        shell, master = self.log_in()
-        self.type_line(master, "--pidfile", "pid.1", "--errors", "errors", "runs.txt")
-        self.wait_up(1)
-        runner = int(self.read("pid.1"))
-        os.close(master)
-        shell.wait(timeout=20)
-        time.sleep(0.5)
-        self.assertTrue(alive(runner))
-        self.open_gate()
-        self.wait_gone(runner)
-        self.assertEqual(self.states(), "d.")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Promise: a job of `#RUN slots=N` has N slots of its runner to itself, and small jobs never keep it waiting.
-"""
+"""Promise: a job of `#RUN slots=N` has N slots to itself, and small jobs never keep it waiting."""
 import signal
 import time
 

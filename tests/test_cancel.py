@@ -1,6 +1,4 @@
-"""Promise: who sets another state over the `r` of a running line ends its job, wherever it runs; the state
-stays.
-"""
+"""Promise: another state over the `r` of a running line ends its job, and stays."""
 import json
 import os
 import signal

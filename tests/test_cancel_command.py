@@ -1,5 +1,4 @@
-"""runset4.py --cancel: x over the state, and a wait for the lock; each line that cannot be stopped is named.
-"""
+"""runset4.py --cancel: x over the state, and a wait for the lock; what cannot be stopped is named."""
 import re
 import signal
 import sys
@@ -199,12 +198,6 @@ class WithoutRunner(LifeSign):
         self.assertEqual(self.states(), "x")
         self.assertNobodyLeft()
 
-    def test_a_job_that_is_a_runner_itself(self) -> None:
-        self.write(f". {SLEEPING}\n", "inner.txt")
-        self.start_and_lose(f"{' '.join(self.command(RUNMAKER, '-q', 'inner.txt'))}")
-        self.assertEndedHere(self.cancel(1), 1)
-        self.assertNobodyLeft()
-
     def test_jobs_whose_runner_lives_are_left_to_it(self) -> None:
         """It is stopped, and does nothing: so its job goes on, and is named."""
         self.jobs(SLEEPING)
@@ -231,8 +224,7 @@ class WithoutRunner(LifeSign):
         wait_until(lambda: not self.locked_lines(), what="the inner runner has ended")
 
     def check_is_spared(self, environ: dict[str, str], uses: bool) -> None:
-        """Another process has the job lock as a job has it, in this environment; uses: and the lock file,
-        too."""
+        """Another process has the job lock as a job has it; uses: and the lock file, too."""
         self.write("r echo a\n")
         holds = (
             "import os, runmaker4, time\n"

@@ -1,5 +1,4 @@
-"""Promise: --check-locks says whether runners can rely on the locks of a directory, and leaves nothing there.
-"""
+"""Promise: --check-locks says whether one can rely on the locks of a directory, and leaves nothing."""
 import errno
 import os
 import re

@@ -4,8 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import time
-import unittest
 from collections import Counter
 
 from tests.support import (
@@ -151,19 +149,7 @@ class ManyRunners(Case):
 
 
 class HugeFile(RunCase):
-    """Where a look through the file takes its time, looks are rare; but none is spared before the runner
-    leaves.
-    """
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_what_the_last_job_appends_as_it_ends_is_run(self) -> None:
-        self.write(f". {GATE}; echo '. true' >>runs.txt\n" + "d :\n" * 6_000_000 + ". echo >passed\n")
-        runner = self.start(RUNMAKER, "-q", "-j2", "runs.txt")
-        self.wait_file("passed")
-        time.sleep(0.2)                                 # in which the idle slot has found nothing more
-        self.open_gate()
-        self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual(self.read()[-7:], b"d true\n")
+    """Where a look takes its time, looks are rare; but none is spared before the runner leaves."""
 
     # as after a look at a huge file
     RESTING = "import runmaker4; runmaker4.Throttle.pause_seconds = lambda throttle, factor: 10.0\n"
@@ -190,9 +176,7 @@ class TwoThatRetry(Case):
 
     @staticmethod
     def taken(ended: Ended) -> list[bytes]:
-        """The lines that a runner took, as its jobs have printed them, or it has said that they cannot be
-        started.
-        """
+        """The lines whose jobs a runner has run, or has said that it cannot start."""
         return printed(console_lines(ended.out)) + re.findall(rb"line (\d+): cannot be started", ended.err)
 
     def test_with_retry_jobs_that_fail(self) -> None:

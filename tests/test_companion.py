@@ -1,6 +1,4 @@
-"""Promise: all who use a job file meet in its lock file, `.runs.txt.lock`; where they could not, nothing is
-begun.
-"""
+"""Promise: all who use a job file meet in its lock file; where they could not, nothing is begun."""
 import errno
 import os
 import pathlib

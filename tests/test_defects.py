@@ -2,9 +2,8 @@
 
 Each test has something break.
 """
-import unittest
 
-from tests.support import FULL, GATE, HASTY, UP, WAITING, RunCase, wait_until
+from tests.support import GATE, HASTY, UP, WAITING, RunCase, wait_until
 from tests.tcp import Program, Server, TcpCase
 
 # A method that raises from the moment on when a file is there
@@ -62,10 +61,6 @@ class OfARunner(RunCase):
 
     def test_what_looks_after_running_jobs(self) -> None:
         self.check(broken("JobQueue.check_jobs"))
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
-    def test_what_is_done_every_second(self) -> None:
-        self.check(broken("Sink.on_tick"))
 
     def test_what_follows_the_slots(self) -> None:
         self.write("one\n", "names")
@@ -133,10 +128,6 @@ class OfServerAndClient(TcpCase):
     def test_what_a_server_looks_after(self) -> None:
         self.check_server(broken("JobQueue.check_jobs"))
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
-    def test_a_servers_look_for_jobs(self) -> None:
-        self.check_server(broken("Cursor.claim"))
-
     def test_a_servers_look_for_jobs_in_a_thread(self) -> None:
         self.check_server(broken("Cursor.claim") + THREADED)
 
@@ -154,19 +145,4 @@ class OfServerAndClient(TcpCase):
         self.open_gate()
         self.assertEnds(client)
         self.assertEqual(self.states(), "d.")
-        self.stop(server)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
-    def test_a_client_that_cannot_stay_connected_ends_its_jobs(self) -> None:
-        server, client = self.start_breaking(f"{BREAK}runmaker4.PING_SECONDS = 0.1\n" + """
-import builtins
-least = min
-def breaking_min(*values, **more):
-    if os.path.exists("break") and values[0] == 0.1:
-        raise KeyError("broken on purpose")
-    return least(*values, **more)
-builtins.min = breaking_min
-""")
-        self.assertEnds(client)
-        self.wait_states("e.")
         self.stop(server)

@@ -1,5 +1,4 @@
-"""Promise: #RUN lines say where, when and how long the jobs below them run, also when they change meanwhile.
-"""
+"""Promise: #RUN lines say where, when and how long the jobs below run, also when they change."""
 import os
 import random
 import re
@@ -91,8 +90,7 @@ class DirectiveCase(RunCase):
         self.assertOnlyStatesChanged()
 
     def check_runs(self, *cases: tuple[str, str, int, str, list[int]]) -> None:
-        """Run files of these texts at once, as alice: options, exit status, states, and what NOTED its run.
-        """
+        """Run these texts at once, as alice: options, exit status, states, and what NOTED its run."""
         runners = []
         for number, (text, options, *_) in enumerate(cases):
             self.write(text, f"{number}.txt")
@@ -490,8 +488,7 @@ class Changes(DirectiveCase):
         self.assertLeft(runner, 1, "dd.!")
 
     def check_new_barrier(self, *between: str, come: Callable[[], None]) -> None:
-        """The job below a new barrier begins when that in line 1 has ended, not when the other that runs has.
-        """
+        """The job below a new barrier begins when that in line 1 has ended."""
         self.lines(f". {WAITING}; {RAN}", *between, f". {RAN}")
         runner = self.start_robert("-j2")
         self.wait_states("rr.")
@@ -541,9 +538,7 @@ class Changes(DirectiveCase):
 
 
 class LastLines(DirectiveCase):
-    """A last line without a newline is not taken, nor what comes behind it, until the file has stopped
-    growing.
-    """
+    """A last line without a newline is not taken until the file has stopped growing."""
     ENDS = ((". true\n#RUN end", "--follow", 0, "d"), (". true\n#RUN", "-j2", 0, "d"),
             (". true\n#RUN barrier", "-q", 0, "d"), (". false\n#RUN barrier check", "-q", 1, "!"),
             (". true\n#RUN host=bob\n. x", "--name=alice", 0, "d."), (". true\n. false", "-r", 1, "d!"),
@@ -620,8 +615,7 @@ class Claims(test_parts.JobFileCase):
 
 
 class MalformedLater(DirectiveCase):
-    """A directive that is wrong and comes later is said once; what stands below it waits until it is mended.
-    """
+    """A wrong directive that comes later is said once; what stands below it waits."""
 
     def start_it(self, *options: str) -> subprocess.Popen[bytes]:
         self.lines(f". {WAITING}", f". {RAN}")
@@ -699,9 +693,7 @@ class ManyLines(DirectiveCase):
     LINES = 1_000_000 if ALL else 100_000 if FULL else 10_000
 
     def write_by_turns(self) -> set[int]:
-        """A file of long and short lines for alice and for bob by turns, some of them jobs; the lines of
-        alice's.
-        """
+        """A file of lines for alice and bob by turns, some of them jobs; the lines of alice's."""
         chance = random.Random(6)
         lines, ours, mine = [], set(), True
         for number in range(1, self.LINES + 1):
@@ -722,8 +714,7 @@ class ManyLines(DirectiveCase):
         return ours
 
     def leave_few(self, ours: set[int]) -> set[int]:
-        """Take out the barriers, which others' lines keep closed, and all but some of our jobs; their lines.
-        """
+        """Take out the barriers, and all but some of our jobs; their lines."""
         left = {*sorted(ours)[:5], *sorted(ours)[-200:]}
         ended = ours - left
         lines = self.before.replace(b"#RUN  barrier", b"#off  barrier").splitlines(keepends=True)

@@ -1,6 +1,4 @@
-"""Promise: a signal that comes before there are handlers does what it does later; Ctrl-C ends any start at
-once.
-"""
+"""Promise: a signal that comes before there are handlers does what it does later."""
 import os
 import signal
 import socket

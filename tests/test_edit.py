@@ -1,6 +1,4 @@
-"""runset4.py --edit: what a person changed in a copy is merged into the live file, and no job runs twice or
-never.
-"""
+"""runset4.py --edit merges a changed copy into the live file, and no job runs twice or never."""
 import os
 import random
 import re
@@ -8,13 +6,13 @@ import signal
 import subprocess
 import threading
 import unittest
-from typing import Any, Callable
+from typing import Any
 from unittest import mock
 
 import runmaker4
 import runset4
 from tests import marks
-from tests.support import FULL, GATE, RUNMAKER, RUNSET, WAITING, Ended, RunCase, job_of, wait_until
+from tests.support import FULL, GATE, RUNMAKER, RUNSET, WAITING, Ended, RunCase, wait_until
 
 JOBS, EDITS, RUNNERS = (800, 80, 4) if FULL else (200, 6, 4)
 PAUSE = 1.0 if FULL else 0.2           # seconds that a job takes: some are left when the last edit is made
@@ -170,52 +168,6 @@ class Merging(EditCase):
         self.write(". a\n. b\n").chmod(0o640)
         self.assertEqual(self.edit("text = text.replace('. a\\n', '')").code, 0)
         self.assertEqual((self.read(), (self.dir / "runs.txt").stat().st_mode & 0o777), (b". b\n", 0o640))
-
-
-class WorstMoments(EditCase):
-    """The name has just become the new file's, and a runner does not know yet."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.path = self.write(". a\n. b\n! c\n")
-        self.said: list[str] = []
-        queue = runmaker4.JobQueue(runmaker4.JobFile(str(self.path), say=self.said.append))
-        self.runner_jobs = runmaker4.Cursor(queue, [runmaker4.Consumer("")])
-        self.job = job_of(self.runner_jobs.claim())
-        self.old = os.open(self.path, os.O_RDWR)
-        self.addCleanup(os.close, self.old)
-
-    def apply(self, theirs: bytes, then: Callable[[], object]) -> None:
-        """Put a new file there, and let something happen right after the rename."""
-        rename = os.rename
-
-        def renamed(*names: str) -> None:
-            rename(*names)
-            then()
-
-        setter = runmaker4.JobFile(str(self.path), say=self.said.append)
-        with mock.patch.object(os, "rename", renamed):
-            self.assertEqual(runset4.apply_edit(setter, self.read(), theirs), [])
-
-    def test_a_result_of_that_moment_goes_to_the_new_file(self) -> None:
-        self.apply(b". b\nr a\n! c\n", lambda: None)
-        self.assertEqual(self.runner_jobs.finish(self.job, b"d"), "")
-        self.assertEqual(self.read(), b". b\nd a\n! c\n")
-
-    def test_who_has_the_old_file_open_takes_nothing_in_it(self) -> None:
-        self.apply(b". b\nr a\n! c\n", lambda: None)
-        self.assertEqual(job_of(self.runner_jobs.claim()).command, b"b")
-        self.assertEqual((os.pread(self.old, 100, 0), self.read()), (b"r a\n. b\n! c\n", b"r b\nr a\n! c\n"))
-
-    def test_nobody_is_behind_a_door_meanwhile(self) -> None:
-        with mock.patch.object(runmaker4.JobFile, "MUTEX_SECONDS", 0.0):
-            self.apply(b". b\nr a\n! c\n", lambda: self.assertRaises(
-                runmaker4.TemporaryError, self.runner_jobs.finish, self.job, b"d"))
-
-    def test_what_is_appended_to_the_old_file_is_appended_to_the_new_one(self) -> None:
-        more = b"".join(b". z %d\n" % number for number in range(200_000))       # more than one block
-        self.apply(b". b\nr a\n! c\n", lambda: os.pwrite(self.old, more, 12))
-        self.assertTrue(self.read() == b". b\nr a\n! c\n" + more)
 
 
 class Locked(EditCase):

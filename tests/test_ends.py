@@ -1,6 +1,4 @@
-"""Promise: a job that must end does end, with all that came of it; timeouts, retries and walltimes do as they
-say.
-"""
+"""Promise: a job that must end does end, with all that came of it, and when it must."""
 import os
 import pathlib
 import shlex
@@ -96,9 +94,7 @@ class Trees(RunCase):
         wait_until(lambda: not threads.exists() or len(list(threads.iterdir())) == 1, what="it is gone")
 
     def test_the_command_after_the_one_that_runs_is_not_begun(self) -> None:
-        """A shell gets TERM before its commands, or it sees one end and goes on; one CPU brings that to
-        light.
-        """
+        """A shell gets TERM before its commands; one CPU brings to light if not."""
         jobs = 30
         self.jobs(*[f"{SLEEPING}; touch never"] * jobs)
         runner = self.start_jobs("-j", jobs, up=range(1, jobs + 1),
@@ -141,8 +137,7 @@ class Trees(RunCase):
         self.check_bare("env -i sh -c 'sleep 60 & echo $! > pid';")
 
     def check_bare(self, start: str) -> None:
-        """A process that this command starts, and that does not even carry the mark of the tests, is ended.
-        """
+        """A process that this command starts, without even the mark of the tests, is ended."""
         self.jobs(f"{start} {SLEEPING}")
         runner = self.start_jobs()
         part = int(self.wait_file("pid"))
@@ -199,9 +194,7 @@ runmaker4.ProcessTable.read = count
 
 
 class NumbersThatComeAgain(RunCase):
-    """The kernel gives the number of an ended job's session to somebody else, while parts of the job still
-    live.
-    """
+    """The number of an ended job's session goes to somebody else, while parts of the job live."""
     PRIVATE = "unshare", "-r", "--pid", "--fork", "--mount-proc"
     SET_NEXT = "echo $(($(cat shell) - 1)) >/proc/sys/kernel/ns_last_pid"       # pid_namespaces(7)
     # A stranger gets that number, and a session of it, when the shell is waited for and a look has found
@@ -341,8 +334,7 @@ class CutOff(RunCase):
 
 
 class Walltimes(RunCase):
-    """--walltime T: after T what runs is ended and marked e; no job is started whose timeout no longer fits.
-    """
+    """--walltime T: after T what runs is ended; no job is started whose timeout no longer fits."""
 
     def test_what_runs_is_ended_and_not_retried_and_what_waits_stays_new(self) -> None:
         self.jobs("true", SLEEPING, "touch never")

@@ -90,8 +90,7 @@ class Stage(TcpCase):
             file.write(f". {command}\n".encode() * count)
 
     def serves(self, within: float = 20) -> None:
-        """A job that is added now is done by the good client soon, however many insiders wait for jobs, too.
-        """
+        """The good client soon does a job that is added now, whoever waits for jobs, too."""
         before = len(self.read("served")) if self.exists("served") else 0
         self.add(9, "echo served >>served")
         wait_until(
@@ -295,9 +294,7 @@ class Insiders(Attack):
         return peer, jobs
 
     def started(self, **fields: Any) -> tuple[Peer, Message]:
-        """An insider that says that the job it has claimed runs, with output; its next event has the number
-        2.
-        """
+        """An insider whose job, as it says, runs; its next event has the number 2."""
         peer, (job,) = self.hold(**fields)
         peer.say(dict(BEGIN, n=1, id=job["id"]))
         return peer, job
@@ -578,9 +575,7 @@ class BlockedConsole(TcpCase):
 
 
 class NoServers(TcpCase):
-    """What answers at the port is no server of ours, or none that knows the token: the client says so and
-    ends.
-    """
+    """What answers at the port is no server of ours: the client says so and ends."""
     PATIENCE = 0.5
 
     def no_servers(self) -> dict[str, Callable[[Peer], object]]:
@@ -948,9 +943,7 @@ sys.stdin.read()
     INSIDE = 'mount --bind "$1" shared && cd shared && shift && exec "$@"'
 
     def in_container(self, folder: str) -> list[str]:
-        """Words to put before a command that has this folder as `shared`, and the abstract names of all
-        others.
-        """
+        """Words before a command that has this folder as `shared`, and all others' abstract names."""
         return ["unshare", "-rm", "sh", "-c", self.INSIDE, "sh", folder]
 
     def test_two_files_of_one_path_in_two_containers_have_two_keepers(self) -> None:
@@ -993,8 +986,7 @@ class TokenSecrecy(TcpCase):
         return b"\n".join(texts)
 
     def everything(self) -> bytes:
-        """What is in the test's files, and their names; but for the token's file and the server's first line.
-        """
+        """The test's files and their names, but for the token's file and the server's first line."""
         files = [file for file in self.dir.rglob("*") if file.is_file() and file.name != ".runmaker4.token"]
         texts = [
             file.read_bytes().partition(b"\n")[2] if file.name.endswith("server.out") else file.read_bytes()

@@ -1,6 +1,4 @@
-"""runset4.py takes the jobs of other tools: lists of commands, templates, job files; all of an import or
-nothing.
-"""
+"""runset4.py takes lists of commands, templates and job files; all of an import or nothing."""
 import argparse
 import contextlib
 import itertools
@@ -34,9 +32,7 @@ class ImportCase(RunCase):
         self.assertEqual(self.read(), as_bytes(expected))
 
     def assertAllRefused(self, calls: Mapping[Call, str]) -> None:
-        """Arguments for runset4.py and what it must say: each is refused, and there is no runs.txt after
-        that.
-        """
+        """These arguments are refused, each with its words, and there is no runs.txt after that."""
         words = list(calls.values())
         for (call, ended), wanted in zip(self.run_all((RUNSET, "runs.txt", *args) for args in calls), words):
             with self.subTest(args=call[2:]):
@@ -279,9 +275,7 @@ class Templates(ImportCase):
 
 
 class QuotedPlaces(ImportCase):
-    """A place within quotes of the template is refused: the quotes of a value would end those, and it would
-    be run.
-    """
+    """A place within quotes of the template is refused: its value could be run."""
     REFUSED = (
         'show "{}"',
         "show '{}' b",
@@ -590,9 +584,7 @@ class JobFiles(JobFileCase):
         )
 
     def test_ten_jobs_for_four_workers_as_in_fjd(self) -> None:
-        """Workers and jobs come in any order; each job reads its file and writes the log file that is named
-        there.
-        """
+        """Each job reads its file and writes the log file that is named there."""
         workers = self.start(RUNMAKER, "-q", "--follow", "-j4", "runs.txt")
         script = "sed -n 's/^value: *//p' \"$1\" >\"$(sed -n 's/^logfile: *//p' \"$1\")\"\n"
         self.write(f"#!/bin/sh\n{script}", "job.sh").chmod(0o755)

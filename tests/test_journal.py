@@ -5,7 +5,7 @@ import resource
 import signal
 from typing import Any
 
-from tests.support import RUNMAKER, RUNWAIT, SLEEPING, wait_until
+from tests.support import RUNWAIT, SLEEPING, wait_until
 from tests.tcp import TcpCase
 
 START = {"time", "event", "run", "line", "command", "host", "slot", "pid", "runner", "directory"}
@@ -101,12 +101,6 @@ class Runs(JournalCase):
         self.finish(runner)
         self.assertEqual([(end["state"], end["cause"]) for end in self.entries("end")], [("e", "stopped")])
 
-    def test_each_retry_is_a_run(self) -> None:
-        self.write(". echo x; exit 1\n")
-        self.run_jobs("--outdir", "out", "--retries", "2")
-        self.assertWhole()
-        self.assertEqual(len(self.entries("end")), 3)
-
     def test_the_start_of_a_run_that_ends_before_the_next_write_is_left_out(self) -> None:
         self.jobs(*["true"] * 20)
         slow = ("import runmaker4\n"
@@ -125,14 +119,6 @@ class Runs(JournalCase):
         runner.send_signal(signal.SIGINT)
         self.finish(runner)
 
-    def test_of_several_runs_of_a_line_each_has_a_file_and_its_name(self) -> None:
-        self.write(". echo one\n")
-        for _ in range(3):
-            self.run_jobs("--outdir", "out")
-            self.write(". echo one\n")
-        self.assertEqual([entry["files"] for entry in self.entries("end")],
-                         [["1.out"], ["1.out.~1~"], ["1.out.~2~"]])
-
     def test_of_a_run_that_goes_on_the_start_names_the_files(self) -> None:
         self.jobs(f"echo one; echo two >&2; {SLEEPING}")
         runner = self.start_jobs("--outdir", "out", up=[1])
@@ -142,38 +128,6 @@ class Runs(JournalCase):
         self.assertEqual(len({entry["run"] for entry in self.entries()}), 1)
         runner.send_signal(signal.SIGINT)
         self.finish(runner)
-
-    def test_several_runners_write_whole_lines(self) -> None:
-        self.jobs(*["echo $JOB_ID"] * 100)
-        runners = [
-            self.start(RUNMAKER, "-j2", "-q", "--outdir", "out", "--name", name, "runs.txt") for name in "abc"
-        ]
-        for runner in runners:
-            self.assertEqual(self.finish(runner).code, 0)
-        self.assertWhole()
-        self.assertEqual({line: end["files"] for line, end in self.ends().items()},
-                         {line: [f"{line}.out"] for line in range(1, 101)})
-
-    def test_the_closing_line_names_what_says_why(self) -> None:
-        self.jobs("false")
-        ended = self.run_jobs("--outdir", "out")
-        self.assertIn(b"; runwait4.py --failed --outdir out runs.txt shows why\n", ended.err)
-        self.jobs("true")
-        self.assertNotIn(b"why", self.run_jobs("--outdir", "out").err)
-
-    def test_what_has_gathered_is_written_when_the_runner_leaves(self) -> None:
-        self.jobs(*["true"] * 5)
-        slow = ("import runmaker4\n"
-                "runmaker4.Journal.END_GATHER_SECONDS = runmaker4.Journal.GATHER_SECONDS = 60.0\n")
-        self.finish(self.start_patched(slow, "--outdir", "out", "runs.txt"))
-        self.assertWhole()
-        self.assertEqual(sorted(self.ends()), [1, 2, 3, 4, 5])
-
-    def test_any_bytes_of_a_command_survive(self) -> None:
-        self.write(b". : \xff\xe2\x82\xac\t'\"\\\r\n")
-        self.run_jobs("--outdir", "out")
-        commands = [os.fsencode(entry["command"]) for entry in self.entries() if "run" in entry]
-        self.assertEqual(commands, [b": \xff\xe2\x82\xac\t'\"\\"] * 2)
 
     def test_a_cut_last_line_stays_alone(self) -> None:
         self.jobs("true")

@@ -57,31 +57,12 @@ class Cells(unittest.IsolatedAsyncioTestCase):
                     happen_later(life)
                     self.assertEqual(life.exit_status, status)
 
-    async def test_progress_wakes_who_drains_and_nobody_else(self) -> None:
-        for phase in Phase:
-            with self.subTest(phase=phase.name):
-                life = self.life(phase)
-                life.on_progress()
-                self.assertEqual(life.progress.is_set(), phase is Phase.DRAINING)
-
-    async def test_only_the_first_order_to_drain_wakes_who_drains(self) -> None:
-        for phase in Phase:
-            with self.subTest(phase=phase.name):
-                life = self.life(phase)
-                life.drain()
-                self.assertEqual(life.progress.is_set(), phase is Phase.SERVING)
-
     async def test_a_second_signal_ends_all_waits_once(self) -> None:
         life = self.life(Phase.EXITING)
         self.assertFalse(life.hurrying.done())
         life.hurry()
         life.hurry()
         self.assertTrue(life.hurrying.done())
-
-    async def test_a_server_that_serves_has_nothing_to_hurry_with(self) -> None:
-        for phase in Phase.SERVING, Phase.DRAINING:
-            with self.subTest(phase=phase.name), self.assertRaises(AssertionError):
-                self.life(phase).hurry()
 
 
 if __name__ == "__main__":

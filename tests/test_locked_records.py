@@ -233,13 +233,6 @@ class RecordFileCase(FileCase):
 class Waits(RecordFileCase):
     """When records wait, and what is said."""
 
-    def test_on_one_host_none_waits_for_a_lock(self) -> None:
-        self.make("ext4")
-        with self.locked():
-            self.file.append(b"1\n")
-            self.file.append(b"2\n")
-        self.assertEqual((self.path.read_bytes(), self.file.kept), (b"1\n2\n", {}))
-
     def test_on_a_full_disk_what_is_lost_is_told_but_not_what_fitted(self) -> None:
         self.make("ext4")
         fits = [10, 0]
@@ -284,45 +277,6 @@ class Waits(RecordFileCase):
             self.file.append(b"1\n")
         self.file.append(b"2\n")
         self.assertEqual((self.path.read_bytes(), self.file.kept, self.said), (b"2\n", {}, []))
-
-
-class AfterALoss(RecordFileCase):
-    """On a network file system, lines whose append fails may be in the file, and are appended again."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.make("nfs4")
-
-    def append_badly(self, lines: bytes, arrives: bool) -> None:
-        """Append lines, and get an error, although they may have arrived."""
-        append = runmaker4.append_locked
-
-        def fail(*args: Any) -> None:
-            if arrives:
-                append(*args)
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-        with unittest.mock.patch.object(runmaker4, "append_locked", fail):
-            self.file.append(lines)
-
-    def test_lines_that_came_meanwhile_are_appended_in_both_cases(self) -> None:
-        for arrives in (True, False):
-            with self.subTest(arrives=arrives):
-                self.path.write_bytes(b"")
-                self.append_badly(b"first\n", arrives)
-                self.file.append(b"second\n")
-                self.assertEqual(self.path.read_bytes(), b"first\n" * arrives + b"first\nsecond\n")
-        self.assertEqual((self.said, self.file.kept), ([], {}))
-
-    def test_lines_that_were_given_up_cost_the_next_ones_nothing(self) -> None:
-        self.append_badly(b"1\n", arrives=True)
-        away = self.path.with_name("away")
-        self.path.rename(away)
-        self.file.write_kept()
-        self.assertEqual(len(self.said), 1, "the file cannot be opened, and that is said")
-        away.rename(self.path)
-        self.file.append(b"1\n2\n")
-        self.assertEqual(self.path.read_bytes(), b"1\n1\n2\n")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ class MisreadCase(RunCase):
     """Steps that the tests below share."""
 
     def said(self, check: Check, text: Text) -> list[str]:
-        """What a check of runmaker4.py says of a file of this text, without its place; what it refuses, too.
-        """
+        """What a check of runmaker4.py says of this text, or refuses, without its place."""
         said: list[str] = []
         try:
             check(str(self.write(text)), False, said.append)

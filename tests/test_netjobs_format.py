@@ -48,8 +48,7 @@ class FormatCase(Case):
     """Steps that the tests below share."""
 
     def lines(self, config: Text) -> list[bytes]:
-        """What a configuration becomes, line by line, without the frame of each test and the line at the end.
-        """
+        """What a configuration becomes, without the frame of each test and the line at the end."""
         text = b"".join(runset4.lines_of_tests(str(self.write(config, "config"))))
         lines = text.split(b"\n")
         self.assertEqual(lines[-2:], [b"#RUN", b""])

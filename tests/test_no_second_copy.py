@@ -107,9 +107,7 @@ class EqualLines(RunCase):
         self.assertEqual((self.states(), sorted(self.read("ends").split())), ("dxd", [b"1", b"3"]))
 
     def test_fewer_lines_than_copies_start_no_more(self) -> None:
-        """Three copies run; an editor leaves one new line of them: it starts when all of the three have
-        ended.
-        """
+        """Three copies run; one new line of them starts when all three have ended."""
         self.write(". echo >>marks; until [ -e go ]; do sleep 0.02; done\n" * 3)
         runner = self.start(RUNMAKER, "-q", "-j3", "runs.txt")
         wait_until(

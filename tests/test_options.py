@@ -1,13 +1,8 @@
-"""Promise: which jobs a runner takes, how it waits and hides, what it says: each option does what --help
-says.
-"""
-import fcntl
+"""Promise: each option of a runner does what --help says."""
 import os
-import pty
 import re
 import signal
 import statistics
-import termios
 import time
 import unittest
 from collections import Counter
@@ -136,18 +131,6 @@ class Background(RunCase):
         self.assertTrue(alive(pid))
         return pid
 
-    def test_two_runners_share_it_and_the_views_use_it(self) -> None:
-        self.jobs("sleep 0.1; exit 3", *["sleep 0.1; echo said"] * 9)
-        for _ in range(2):
-            self.assertEqual(self.run_jobs("-d", "-q").code, 0)
-        self.assertEqual(self.run_script(RUNWAIT, "runs.txt").code, 0)
-        wait_until(lambda: self.read("runs.txt.out/journal").count(b'"event": "end"') == 10, what="all ends")
-        for option, words in (("--failed", b"line 1: exit 3 "), ("--stats", b"in all"), ("--show=2", b"said"),
-                              ("--status", b"1 failed")):
-            ended = self.run_script(RUNWAIT, option, "runs.txt")
-            self.assertIn(words, ended.out, ended.err)
-        self.assertRefused(self.run_script(RUNWAIT, "--failed", "--outdir=none", "runs.txt"), "none")
-
     def test_a_directory_of_that_name_without_a_journal_is_not_taken_for_it(self) -> None:
         self.jobs("false")
         (self.dir / "runs.txt.out").mkdir()
@@ -193,33 +176,6 @@ class Background(RunCase):
         self.open_gate()
         self.wait_gone(pid)
         self.assertEqual(self.states(), "d")
-
-    def test_it_survives_the_end_of_its_terminal_and_prints_nothing_there(self) -> None:
-        self.jobs(f"{WAITING}; echo said; echo cried >&2", "exit 1", "true")
-        master, slave = pty.openpty()
-        self.addCleanup(os.close, master)
-        starter = self.start(
-            RUNMAKER, "-d", "--pidfile", "pid", "runs.txt", stdin=slave, stdout=slave, stderr=slave,
-            start_new_session=True, preexec_fn=self.take_terminal)
-        os.close(slave)
-        # as the first of its session, it takes the terminal along
-        self.assertEqual(starter.wait(timeout=30), 0)
-        self.wait_up(1)
-        pid = int(self.read("pid"))
-        self.open_gate()
-        self.wait_states("d!d")
-        self.wait_gone(pid)
-        self.assertRegex(os.read(master, 1000), rb"\A[^\n]*process %d [^\n]*\n\Z" % pid)
-        with self.assertRaises(OSError, msg="the terminal is closed, and nothing more was printed there"):
-            os.read(master, 1000)
-
-    @staticmethod
-    def take_terminal() -> None:
-        """Make the new session's terminal of stdin; on one CPU a parent that does not wait ends before its
-        child.
-        """
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 class KillAfter(RunCase):

@@ -1,6 +1,4 @@
-"""Promise: the console shows what jobs print, whole and in order, and a runner's last line says what became
-of them.
-"""
+"""Promise: the console shows what jobs print, whole and in order, and at last what became of them."""
 import os
 import re
 import select

@@ -1,5 +1,4 @@
-"""Promise: --outdir loses no output to a name that is taken, and renames no file; the journal has the names.
-"""
+"""Promise: --outdir loses no output to a name that is taken; the journal has the names."""
 import os
 import unittest
 from unittest import mock

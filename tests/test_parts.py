@@ -1,6 +1,4 @@
-"""Smaller parts of runmaker4.py by themselves: what may be retried, what is an orphan, which processes are a
-job's.
-"""
+"""Smaller parts of the scripts by themselves."""
 import asyncio
 import contextlib
 import errno
@@ -74,9 +72,7 @@ class JobFileCase(FileCase):
 
 
 class ProcessTrees(unittest.TestCase):
-    """ProcessTable.job_processes: the session of a job, whatever carries its mark, and all that descends from
-    these.
-    """
+    """ProcessTable.job_processes: the session of a job, what carries its mark, and what descends from it."""
 
     def table(self, children: dict[int, list[int]], sessions: dict[int, list[int]],
               marked: dict[bytes, list[int]]) -> runmaker4.ProcessTable:
@@ -113,9 +109,7 @@ class ProcessTrees(unittest.TestCase):
 
 
 class PastTheCache(JobFileCase):
-    """Network file systems: lines are read as they are there, and written there, whatever this host
-    remembers.
-    """
+    """Network file systems: lines are read as they are there, and written there."""
     MOUNT = runmaker4.Mount("nfs4", frozenset())
 
     def run_two_jobs(self) -> list[str]:
@@ -559,9 +553,7 @@ class MissingFile(JobFileCase):
 
 
 class HeldUp(JobFileCase):
-    """An editor that saves in place is stopped by the file system, with a part of the file written, or
-    nothing.
-    """
+    """An editor that saves in place is stopped with a part of the file written, or nothing."""
     NETWORK = runmaker4.Mount("fuse.mfs", frozenset())
 
     def begin(self, mount: runmaker4.Mount) -> None:
@@ -814,9 +806,7 @@ class WhatBecomesOfALine(unittest.TestCase):
 
 
 class LinesOfADeadServer(JobFileCase):
-    """The server after it gives them to the clients that name them, also where an edit has moved them
-    meanwhile.
-    """
+    """The next server gives them to the clients that name them, also where they have moved."""
 
     def inherit(self, before: list[bytes], after: bytes, lock_fd: int = -1) -> ServedQueue:
         """Hold these lines, then edit the file: how the next server has it.  lock_fd: holds others."""

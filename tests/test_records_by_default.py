@@ -185,22 +185,6 @@ class Short(DefaultCase):
         self.assertEqual(self.printed("1"), expected[:1] * 2)
         self.assertEqual(self.printed("2"), expected[1:] * 2)
 
-    def test_a_taken_name_gives_the_next_number(self) -> None:
-        (self.dir / "runs.txt.out").mkdir()
-        self.write("mine", "runs.txt.out/1.out")
-        self.jobs("seq 2000")
-        self.run_jobs("-q")
-        self.run_script(RUNSET, "--all", "--set=.", "runs.txt")
-        self.run_jobs("-q")
-        self.assertEqual(self.read("runs.txt.out/1.out"), b"mine")
-        self.assertEqual([row["files"] for row in self.rows()], [["1.out.~1~"], ["1.out.~2~"]])
-
-    def test_with_an_explicit_directory_every_run_that_prints_has_files(self) -> None:
-        self.jobs("echo a", "true")
-        self.run_jobs("-q", "--outdir", "out")
-        self.assertEqual(self.files("out"), ["1.out", "journal"])
-        self.assertFalse((self.dir / "runs.txt.out").exists())
-
 
 class Killed(DefaultCase):
     """Who is killed loses little, and a server nothing."""

@@ -1,6 +1,4 @@
-"""Promise: --report writes one page about all runs, whole at any time, that shows commands and never runs
-them.
-"""
+"""Promise: --report writes one page about all runs, whole at any time, which runs no command."""
 import html
 import html.parser
 import json

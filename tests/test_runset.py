@@ -39,9 +39,7 @@ class RunsetCase(Case):
             self.assertIn(as_bytes(str(word)), ended.err)
 
     def assertLists(self, expected: bytes, *args: object, stray: int = 0) -> None:
-        """runset4.py --list with these arguments prints just this.  stray: the number of the line that is
-        named.
-        """
+        """--list prints just this.  stray: the number of the line that is named."""
         ended = self.run_script(RUNSET, "--list", "runs.txt", *args)
         self.assertEqual((ended.code, ended.out, ended.err), (0, expected, self.named(stray)))
 
@@ -263,18 +261,6 @@ class BesideRunners(RunsetCase):
         self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual((self.states(), self.read("marks")), ("dxd", b"c\n"))
 
-    def test_setting_jobs_that_runners_claim_meanwhile_runs_none_of_them_twice(self) -> None:
-        count = 200
-        self.write("".join(f". echo {number} >>marks\n" for number in range(count)))
-        runners = [self.start(RUNMAKER, "-q", "-j2", "runs.txt") for _ in range(2)]
-        while any(runner.poll() is None for runner in runners):
-            ended = self.run_script(RUNSET, "--set=.", "--state=.", "runs.txt")
-            # 1: what was selected is running by now, or nothing was left
-            self.assertIn(ended.code, (0, 1))
-        self.assertEqual([self.finish(runner).code for runner in runners], [0, 0])
-        self.assertEqual(self.states(), "d" * count)
-        self.assertEqual(sorted(self.read("marks").split()), sorted(str(n).encode() for n in range(count)))
-
 
 class Listing(RunsetCase):
     """--list prints LINE STATE COMMAND, and goes well with other commands."""
@@ -457,9 +443,7 @@ os.write, os.fsync = looking(os.write), looking(os.fsync)
         self.assertFalse(self.exists("free"))
 
     def test_what_is_added_while_editors_save_is_there_once(self) -> None:
-        """The editor reads and saves under the append lock, or what it has not read would be lost with its
-        save.
-        """
+        """The editor reads and saves under the append lock."""
         writers, rounds = 3, 4
         wanted = Counter(b"echo %d%d" % (writer, number) for writer in range(writers)
                          for number in range(rounds))

@@ -299,8 +299,7 @@ class ProgressInAPipe(RunwaitCase):
         self.finish(runner)
 
     def timed_lines(self, waiter: subprocess.Popen[bytes]) -> list[tuple[float, bytes]]:
-        """The lines of runwait4.py and when they came; opens the gate soon after all jobs but one are done.
-        """
+        """The lines of runwait4.py and when they came; opens the gate when one job is left."""
         seen = []
         with deadline(waiter):
             for line in present(waiter.stdout):

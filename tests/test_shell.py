@@ -1,5 +1,4 @@
-"""Promise: `#RUN shell=` has the jobs below run by that shell, on every host, or not at all.
-"""
+"""Promise: `#RUN shell=` has the jobs below run by that shell, on every host, or not at all."""
 import argparse
 import json
 import os

@@ -1,6 +1,4 @@
-"""Promise: what is shown of commands, names and directories neither commands a terminal nor begins another
-line.
-"""
+"""Promise: what is shown of commands and names neither commands a terminal nor begins a line."""
 import os
 import re
 import unittest
@@ -42,9 +40,7 @@ class Printable(unittest.TestCase):
 
 
 class Commands(RunCase):
-    """Commands that hold such bytes: a terminal gets none of them; a pipe or a file gets the bytes, for
-    programs.
-    """
+    """Of such commands a terminal gets no such bytes; a pipe or a file gets them."""
 
     COMMAND = (
         b"true '" + b"".join(as_bytes(text) for text in HOSTILE.values() if text != "\n") + HARMLESS + b"'"

@@ -1,6 +1,4 @@
-"""Promise: a signal ends or drains a runner in an orderly way, and a console that is gone or stuck stops no
-job.
-"""
+"""Promise: a signal ends or drains a runner in an orderly way, and no lost console stops a job."""
 import fcntl
 import os
 import pty
@@ -105,9 +103,7 @@ class Interrupted(RunCase):
         self.assertNotIn("e", self.check_amid(self.finish(runner), 1))
 
     def check_amid(self, ended: Ended, code: int) -> str:
-        """Only some of the jobs ran, none is running, and those that ran are those that are marked; the
-        states.
-        """
+        """Only some of the jobs ran, and those are marked; the states."""
         states = self.states()
         self.assertEnded(ended, code, states)
         self.assertLessEqual(set(states), set("d.e"))
@@ -158,9 +154,7 @@ class Drained(RunCase):
 
 
 class IgnoredAtStart(RunCase):
-    """A signal that was ignored when the runner started (nohup) stays ignored - by the runner, not by its
-    jobs.
-    """
+    """A signal that was ignored at the start (nohup) stays ignored by the runner, not by its jobs."""
 
     def start_ignoring(self, signals: str, *options: str) -> subprocess.Popen[bytes]:
         words = self.command(RUNMAKER, *options, "runs.txt")
@@ -184,9 +178,7 @@ class IgnoredAtStart(RunCase):
 
 
 class DeadlySignals(RunCase):
-    """A job that dies of a signal that its runner did not send has failed, whether its shell did or a command
-    in it.
-    """
+    """A job that dies of a signal that its runner did not send has failed."""
 
     def test_a_signal_that_would_stop_a_runner_is_a_failure_if_the_runner_does_not_get_it(self) -> None:
         self.jobs("kill -TERM $$", "kill -HUP $$", "exit 130")
@@ -203,9 +195,7 @@ class DeadlySignals(RunCase):
 
 
 class StoppedTogether(RunCase):
-    """Somebody (Slurm, a terminal) sends one signal to jobs and runners alike: what dies of it was
-    interrupted.
-    """
+    """Slurm or a terminal sends one signal to jobs and runners: what dies was interrupted."""
 
     def pids(self, count: int) -> list[int]:
         """The shells of the jobs that run."""
@@ -322,9 +312,7 @@ class LostConsole(RunCase):
 
 
 class StuckConsole(RunCase):
-    """A console that blocks holds back the reading of jobs, nothing else: timeouts strike and states are
-    written.
-    """
+    """A console that blocks holds back the reading of jobs, nothing else."""
 
     def test_a_timeout_strikes_while_the_terminal_is_stopped(self) -> None:
         """Ctrl-S from the first line on, Ctrl-Q in the end; then all that was printed is there."""

@@ -197,8 +197,7 @@ class FollowedNames(SlotCase):
         self.assertLessEqual({name for name, line in self.used() if line > 3}, {"a", "c"})
 
     def check_kept(self, damage: Callable[[], object]) -> None:
-        """The names are lost while a job runs: those that were known stay, said once; later ones count again.
-        """
+        """The names are lost while a job runs: the known ones stay, said once; later ones count again."""
         self.jobs(HELD)
         self.names("a\nb\n")
         runner = self.start_on_names(up=[1])

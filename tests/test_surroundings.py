@@ -1,6 +1,4 @@
-"""Promise: a runner copes with what it is started in: descriptors, signals, mounts, directories, a full
-machine.
-"""
+"""Promise: a runner copes with what it is started in: descriptors, signals, a full machine."""
 import os
 import signal
 import subprocess
@@ -144,9 +142,7 @@ runmaker4.JobReader.MAX_LOOKS = 2
     JOB = "echo this is the job"
 
     def start_full(self, tries: int) -> subprocess.Popen[bytes]:
-        """Start a runner that has been refused its first process, and will be so many times; stderr is in a
-        file.
-        """
+        """Start a runner that is refused so many more processes; stderr is in a file."""
         with open(self.dir / "errors", "wb") as errors:
             runner = self.start_patched(self.FULL, str(tries), "runs.txt", stderr=errors)
         self.assertIn(b"line 1: cannot be started: ", self.wait_file("errors"))

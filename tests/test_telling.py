@@ -1,6 +1,4 @@
-"""Promise: runwait4.py tells how it is going, what failed and why, what runs cost, from the file and its
-journal.
-"""
+"""Promise: runwait4.py tells how it is going, what failed and why, and what runs cost."""
 import itertools
 import json
 import os
@@ -493,48 +491,28 @@ class Timeline(TellingCase):
         self.assertEqual((timeout["args"]["state"], timeout["ts"]), ("failed", int((BEGAN + 30) * 1e6)))
 
     def test_it_tells_what_became_of_each_run_as_the_journal_does(self) -> None:
-        endings = {
-            "done": ("d", 0, 0, ""),
-            "failed": ("!", 3, 0, ""),
-            "crashed": ("!", -1, 9, ""),
-            "timeout": ("!", -1, 15, "timeout"),
-            "timeout, exit 7": ("!", 7, 0, "timeout"),
-            "not started": ("e", -1, 0, ""),
-            "stopped": ("e", -1, 15, "stopped"),
-            "lost": ("e", -1, 0, "lost"),
-            "told": ("e", 143, 0, ""),
-            "died of TERM": ("!", -1, 15, ""),
-            "cancelled": ("x", -1, 15, "cancelled"),
-            "put back": (".", 255, 0, ""),
+        endings = {         # what the journal has, and what the timeline tells
+            "done": (("d", 0, 0, ""), ("done", 0, 0)),
+            "failed": (("!", 3, 0, ""), ("failed", 3, 0)),
+            "crashed": (("!", -1, 9, ""), ("failed", 0, 9)),
+            "timeout": (("!", -1, 15, "timeout"), ("failed", -1, 15)),
+            "timeout, exit 7": (("!", 7, 0, "timeout"), ("failed", -1, 0)),
+            "not started": (("e", -1, 0, ""), ("error", -1, 0)),
+            "stopped": (("e", -1, 15, "stopped"), ("error", 0, 15)),
+            "lost": (("e", -1, 0, "lost"), ("error", -1, 0)),
+            "told": (("e", 143, 0, ""), ("error", 143, 0)),
+            "died of TERM": (("!", -1, 15, ""), ("failed", 0, 15)),
+            "cancelled": (("x", -1, 15, "cancelled"), ("cancelled", 0, 15)),
+            "put back": ((".", 255, 0, ""), ("put back", 255, 0)),
         }
-        self.journal(
-            *[
-                end(name, line, name, BEGAN + 2 * line, state=state, exit=code, signal=number, cause=cause)
-                for line, (name, (state, code, number, cause)) in enumerate(endings.items(), 1)
-            ]
-        )
+        ends = [end(name, line, name, BEGAN + 2 * line, state=state, exit=code, signal=number, cause=cause)
+                for line, (name, ((state, code, number, cause), _)) in enumerate(endings.items(), 1)]
+        self.journal(*ends)
         self.told("--outdir", "out", "--timeline", "out.json")
-        found = {
-            event["args"]["command"]: tuple(event["args"][key] for key in ("state", "exit_status", "signal"))
-            for event in read_trace(self.read("out.json")).all
-        }
-        self.assertEqual(
-            found,
-            {
-                "done": ("done", 0, 0),
-                "failed": ("failed", 3, 0),
-                "crashed": ("failed", 0, 9),
-                "timeout": ("failed", -1, 15),
-                "timeout, exit 7": ("failed", -1, 0),
-                "not started": ("error", -1, 0),
-                "stopped": ("error", 0, 15),
-                "lost": ("error", -1, 0),
-                "told": ("error", 143, 0),
-                "died of TERM": ("failed", 0, 15),
-                "cancelled": ("cancelled", 0, 15),
-                "put back": ("put back", 255, 0),
-            },
-        )
+        keys = "state", "exit_status", "signal"
+        found = {event["args"]["command"]: tuple(event["args"][key] for key in keys)
+                 for event in read_trace(self.read("out.json")).all}
+        self.assertEqual(found, {name: told for name, (_, told) in endings.items()})
 
     def test_what_cannot_be_drawn(self) -> None:
         self.journal(start(1, 1))

@@ -1,6 +1,4 @@
-"""Promise: on a terminal people see what their jobs print, how each has ended, and below that how far it all
-is; the terminal is left clean.
-"""
+"""Promise: a terminal shows what jobs print, how they end, and how far all is; it is left clean."""
 import asyncio
 import os
 import re

@@ -1,6 +1,4 @@
-"""Promise: the journal becomes a timeline for trace viewers: a process per host, a thread per slot, all that
-ran.
-"""
+"""Promise: the journal becomes a timeline: a process per host, a thread per slot, all that ran."""
 import itertools
 import json
 import os
@@ -533,9 +531,7 @@ class TheFormat(unittest.TestCase):
 
 
 class BlockedByACheck(RunCase):
-    """A failed `barrier check` that keeps new jobs from being run ends the waiting: exit 1, and which line
-    failed.
-    """
+    """A failed `barrier check` that stops new jobs ends the waiting: exit 1, and which line failed."""
 
     def assertBlocked(self, waiter: subprocess.Popen[bytes], failed: int, check: int) -> Ended:
         """It ends, exit 1, and one line on stderr names both lines."""

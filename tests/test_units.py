@@ -158,9 +158,7 @@ class Claims(FileCase):
     """A job file hands out each job that may be taken once, in order, and changes nothing but states."""
 
     def jobs(self, retry: bytes = b"") -> runmaker4.Cursor:
-        """The file, as a runner sees it that takes these states besides; its clock jumps ahead with every
-        look.
-        """
+        """The file, as a runner sees it that takes these states besides; its clock leaps."""
         clock = mock.Mock(side_effect=range(0, 1_000_000, 10))
         file = runmaker4.JobFile(str(self.path), say=self.said.append, clock=clock)
         return runmaker4.Cursor(runmaker4.JobQueue(file), [runmaker4.Consumer("", retry=retry)])

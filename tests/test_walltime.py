@@ -1,6 +1,4 @@
-"""Promise: --walltime auto ends jobs a margin before Slurm ends the runner, as a variable of Slurm says;
-never by a guess.
-"""
+"""Promise: --walltime auto ends jobs a margin before Slurm ends the runner; never by a guess."""
 import time
 import unittest
 
