@@ -102,7 +102,6 @@ from runmaker4 import (
     memory_text,
     mount_error,
     name_lines,
-    new_jobs_wait_message,
     nonempty,
     open_direct,
     open_job_file,
@@ -272,7 +271,7 @@ def retry_while_missing(method: Callable[Concatenate[Watcher, P], T]) -> Callabl
 class Watcher:
     """Polls the job file, with at most a twentieth of a CPU."""
     MAX_MISSING_SECONDS = 5.0   # to wait for a missing file: editors replace it
-    MAX_IDLE_SECONDS = 30.0     # without a claim or result, until wait() reports that new jobs wait
+    MAX_IDLE_SECONDS = 5.0      # without a claim or result, until wait() reports why new jobs wait
     PAUSE_FACTOR = 20           # the pause between polls, as a multiple of the time for a poll
 
     def __init__(self, path: str) -> None:
@@ -356,14 +355,14 @@ class Watcher:
             time.sleep(self._poll_seconds)
         return snapshot
 
-    def wait(self, on_counts: Callable[[Counts], None], on_idle: Callable[[str], None]) -> Counts:
+    def wait(self, on_counts: Callable[[Counts], None], on_idle: Callable[[Counts], bool]) -> Counts:
         """Wait until no job is new or running, or no runner will start the new jobs; return the last counts.
 
         In the second case set `stop_reason`.  Call on_idle() if new jobs have waited for MAX_IDLE_SECONDS
-        while no job ran; again only after the counts have changed.
+        while no job ran; after it has returned True, only once the counts have changed.
         """
         last_counts: Counts | None = None
-        last_change = 0.0       # monotonic; inf: on_idle() was called after the last change
+        last_change = 0.0       # monotonic; inf: on_idle() has returned True after the last change
         while True:
             snapshot = self._read_snapshot()
             job_counts = count_states(snapshot)
@@ -381,9 +380,9 @@ class Watcher:
             if job_counts != last_counts:
                 last_counts = job_counts
                 last_change = time.monotonic()
-            elif do_only_new_remain and time.monotonic() - last_change > self.MAX_IDLE_SECONDS:
+            is_idle = do_only_new_remain and time.monotonic() - last_change > self.MAX_IDLE_SECONDS
+            if is_idle and on_idle(job_counts):
                 last_change = math.inf
-                on_idle(new_jobs_wait_message(job_counts.new, self.path))
             time.sleep(max(self._poll_seconds, self._throttle.pause_seconds(self.PAUSE_FACTOR)))
 
     def _find_stop_reason(self) -> str:
@@ -2485,8 +2484,12 @@ def wait_for_jobs(
         if message := message_after_poll():
             print_message(message)
 
-    def on_idle(message: str) -> None:
-        print_message(f"{watcher.path}: {message}")
+    def on_idle(job_counts: Counts) -> bool:
+        runners_at_work = RunnersAtWork(watcher.presence_locks())
+        reason = find_wait_reason(watcher, job_counts, runners_at_work, hosts=())
+        if reason:
+            print_message(f"{watcher.path}: {reason}")
+        return reason != ""
 
     def print_message(message: str) -> None:
         if display:

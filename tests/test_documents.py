@@ -125,7 +125,7 @@ STUBS.update({
     # a host, which has a shell read the command
     "ssh": "[ \"$1\" = -f ] && exit; shift; exec sh -c \"$*\"",
     # a mail that says something
-    "mail": "grep -q '1 done'",
+    "mail": "grep -q '1 done' && echo \"$2\" > mail",
     "scp": "test -s .runmaker4.token",                                  # a host: its file is here already
     # --query-gpu=index: a host with two GPUs
     "nvidia-smi": "seq 0 1",
@@ -289,8 +289,9 @@ RECIPES = {
     "python3 runmaker4-client.py -j2 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
     "grep -m1 '^\"\"\"' tests/test_*.py": Recipe(before=CHECKOUT),
     UNITTEST: Recipe(before=CHECKOUT, instead=ONE_TEST),
-    'runwait4.py runs.txt && runwait4.py --status runs.txt | mail -s "runs.txt is over" "$USER"': Recipe(
-        jobs("d")
+    'runwait4.py -e runs.txt; runwait4.py --status runs.txt | '
+    'mail -s "runs.txt is over, exit status $?" "$USER"': Recipe(
+        "d true\n! false\n#RUN barrier check\n. true\n", after="grep 'exit status 1$' mail", status=None
     ),
     # the first day
     "ssh bob runmaker4.py --version": Recipe(),

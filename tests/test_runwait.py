@@ -98,8 +98,8 @@ runmaker4.JobReader.snapshot = stop_and_survey
         path.write_bytes(b"d true\n")
         self.assertEqual(self.finish(waiter, 5).code, 0)
 
-    def test_who_waits_for_new_jobs_is_told_once_who_knows_more(self) -> None:
-        said = "runwait4.py: runs.txt: 2 new jobs wait: runwait4.py --status runs.txt shows why"
+    def test_who_waits_while_no_runner_lives_is_told_so_once(self) -> None:
+        said = "runwait4.py: runs.txt: 2 new, but no runner (start runmaker4.py)"
         self.write(". a\n. b\nd c\n")
         hasty = "import runwait4; runwait4.Watcher.MAX_IDLE_SECONDS = 0.3"
         for options in ["--progress"], ["-e"]:
