@@ -1341,6 +1341,10 @@ def jobs_per_hour(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row])
 def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
     yield from status_summary(status)
     yield from status_table(status, columns)
+    for job in status["jobs"]:
+        if pids := ", ".join(map(str, job["processes"])):
+            yield (f"line {job['line']}: the runner is dead; process {pids} keeps it r "
+                   "(runset4.py --cancel ends it)")
 
 
 def status_summary(status: dict[str, Any]) -> Iterator[str]:
@@ -1457,9 +1461,16 @@ def status_of(observation: Observation) -> dict[str, Any]:
     runners_at_work = observation.runners_at_work
 
     def fields_of_lines(lines: Iterable[Line]) -> list[dict[str, Any]]:
-        return [status_fields_of_line(line, rows[line.number], runners_at_work) for line in lines]
+        fields = [status_fields_of_line(line, rows[line.number], runners_at_work) for line in lines]
+        return [{**job, "processes": []} for job in fields]
 
     jobs = fields_of_lines(observation.snapshot.running)
+    if any(job["without_runner"] for job in jobs):
+        from runset4 import Holders  # only now: to load it takes time
+        holders = Holders(observation.watcher.file.lock_table.inode)
+        for line, job in zip(observation.snapshot.running, jobs):
+            if job["without_runner"]:
+                job["processes"] = holders.pids(line.command)
     hosts = {job["host"] for job in jobs if job["host"] and not job["without_runner"]}
     seconds_left = None
     if per_hour and not runners_at_work.has_no_runners:

@@ -6,7 +6,7 @@ import subprocess
 import time
 import unittest
 
-from tests.support import FULL, INTERVAL, RUNSET, UP, WAITING, RunCase, wait_until
+from tests.support import FULL, INTERVAL, RUNSET, RUNWAIT, UP, WAITING, RunCase, wait_until
 
 
 class RestoredLockFile(RunCase):
@@ -83,6 +83,25 @@ class LinesThatAreGone(RunCase):
         ended = self.finish(runner)
         self.assertEqual((self.states(), self.read("ran")), ("d", b"S\n"), ended.err)
         self.assertIn(b"line 1: no longer in the file; it is not tried again (a run goes on)", ended.err)
+
+
+class LeftDaemon(RunCase):
+    """A daemon that a job has left keeps the line r, when the runner was killed."""
+
+    def test_status_names_it_and_cancel_ends_it(self) -> None:
+        self.jobs(f"setsid sleep 60 >daemon 2>&1 & echo $! >pid; {UP}; until [ -e out ]; do sleep 0.02; done")
+        runner = self.start_jobs("-q")
+        runner.kill()
+        runner.wait()
+        self.write("", "out")
+        pid = int(self.read("pid"))
+        said = f"process {pid} keeps it r (runset4.py --cancel ends it)".encode()
+        wait_until(lambda: said in self.status(), what="--status names the daemon alone")
+        self.assertEqual(self.run_script(RUNSET, "--cancel", "runs.txt", "1").code, 0)
+        self.assertNobodyLeft()
+
+    def status(self) -> bytes:
+        return self.run_script(RUNWAIT, "--status", "runs.txt").out
 
 
 class Cancelled(RunCase):
