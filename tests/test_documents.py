@@ -109,7 +109,7 @@ MESSAGES = read_messages()              # tests/test_reference.py compares them 
 # -- what the commands meet ----------------------------------------------------------------------------------
 
 # Stand-ins for programs that a test does not have.  The first ones are the user's own
-STUBS = dict.fromkeys(("prepare", "collect", "assemble", "anywhere", "prog", "train", "run"), "")
+STUBS = dict.fromkeys(("prepare", "collect", "prog", "train", "run"), "")
 STUBS.update({
     # a simulation: one of them fails, and all take as long as a test wants them to
     "simulate": "while [ -e hold ]; do sleep 0.05; done; echo \"$@\"; [ \"$2\" != 13 ]",
@@ -473,7 +473,6 @@ JOB_FILES = {
     "#RUN memory=4G,16G": "runmaker4.py --memory 60G runs.txt",
     "#RUN shell=bash": "export MODULESHOME=$PWD/modules\nrunmaker4.py --plain runs.txt > printed\n"
                        "grep -x 'sim --seed 1' printed; grep -x 'gcc/12 --seed 2' printed",
-    "#RUN host=alice,bigmem* timeout=10m": "runmaker4.py -j4 --name bigmem1 runs.txt",
     "#RUN together=test1 host=alice min-hosts=2":
         f"{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
         "for host in alice bob carol; do runmaker4-client.py --follow --name $host localhost & done; wait",
