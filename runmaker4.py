@@ -6294,6 +6294,14 @@ class Rate:
         seconds = max(now, last_time) - first_time      # `last_time` can come from the clock of another host
         return max(last_processed - first_processed, 0) / seconds if seconds > 0 else 0.0
 
+    def seconds_left(self, unfinished: int, now: float) -> float | None:
+        """Return the time for so many more jobs; None: unknown.
+
+        It is not below the time since the last change: the jobs that run can take longer than those before.
+        """
+        rate = self.per_second(now)
+        return max(unfinished / rate, now - self._changes[-1][0]) if rate else None
+
 
 class ProgressBar:
     """A status line as wide as fits: a bar, the recent rate and the time left; at the end the time taken."""
@@ -6322,12 +6330,13 @@ class ProgressBar:
         """Return ' 1.2/s, 3m 20s left'; at the end ' took 4m 07s'; '' if the rate is unknown."""
         if counts.processed == counts.all and (finished_at := self._rate.last_change) is not None:
             return f" took {human_time(finished_at - self._start)}"
-        rate = self._rate.per_second(self._clock())
-        if not rate:
+        now = self._clock()
+        seconds_left = self._rate.seconds_left(counts.all - counts.processed, now)
+        if seconds_left is None:
             return ""
+        rate = self._rate.per_second(now)
         rate_text = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
-        time_left = human_time((counts.all - counts.processed) / rate)
-        return f" {rate_text}, {time_left} left"
+        return f" {rate_text}, {human_time(seconds_left)} left"
 
 
 # ---- the console -------------------------------------------------------------------------------------------

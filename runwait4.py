@@ -1317,8 +1317,8 @@ def open_journal(options: argparse.Namespace, say: Callable[[str], None]) -> Jou
 
 # ======== Running jobs ======================================================================================
 
-def jobs_per_hour(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row]) -> float | None:
-    """Return the current rate of finished jobs; None: too few to measure.
+def measure_rate(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row]) -> Rate | None:
+    """Return the current rate of finished jobs; None: unknown.
 
     runs: in the order of the log; only the last run of each job counts, and no earlier try of the jobs in
     `unfinished_rows` (by line number).
@@ -1335,7 +1335,7 @@ def jobs_per_hour(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row])
     rate = Rate()
     for count, end_time in enumerate(sorted(end_times.values())):
         rate.add_count(end_time, count)
-    return rate.per_second(time.time()) * 3600 or None
+    return rate
 
 
 def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
@@ -1455,9 +1455,7 @@ def read_status(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]
 def status_of(observation: Observation) -> dict[str, Any]:
     job_counts = count_states(observation.snapshot)
     rows = {row.line.number: row for row in observation.rows_of_running_lines()}
-    per_hour = None
-    if job_counts.running:
-        per_hour = jobs_per_hour(observation.recent_runs, rows)
+    rate = measure_rate(observation.recent_runs, rows) if job_counts.running else None
     runners_at_work = observation.runners_at_work
 
     def fields_of_lines(lines: Iterable[Line]) -> list[dict[str, Any]]:
@@ -1473,8 +1471,8 @@ def status_of(observation: Observation) -> dict[str, Any]:
                 job["processes"] = holders.pids(line.command)
     hosts = {job["host"] for job in jobs if job["host"] and not job["without_runner"]}
     seconds_left = None
-    if per_hour and not runners_at_work.has_no_runners:
-        seconds_left = (job_counts.new + job_counts.running) * 3600 / per_hour
+    if rate and not runners_at_work.has_no_runners:
+        seconds_left = rate.seconds_left(job_counts.new + job_counts.running, time.time())
     return {
         **job_counts._asdict(),
         "total": job_counts.all + job_counts.held,
@@ -1482,7 +1480,7 @@ def status_of(observation: Observation) -> dict[str, Any]:
         "cancelled": fields_of_lines(observation.cancelled_lines),
         "orphans": fields_of_lines(observation.snapshot.orphans),
         **runners_at_work.count_by_kind(),
-        "per_hour": per_hour,
+        "per_hour": rate and (rate.per_second(time.time()) * 3600 or None),
         "seconds_left": seconds_left,
         "waits": find_wait_reason(observation.watcher, job_counts, runners_at_work, hosts),
     }

@@ -97,6 +97,13 @@ class Status(TellingCase):
         self.assertRegex(self.told("--status", "--outdir", "out", "runs.txt"),
                          r"\n3\d\d jobs/h lately, 1m \d\ds left\n")
 
+    def test_the_time_left_is_no_shorter_than_the_time_without_a_result(self) -> None:
+        self.running()
+        now = time.time()
+        ends = (end(number, 5 + number, f"d {number}", now - 140 + number / 10) for number in range(1000))
+        self.journal(*ends, start("a", 1, GATE, now - 140))
+        self.assertAlmostEqual(self.status("--outdir", "out")["seconds_left"], 40, delta=10)
+
     def test_tries_of_a_job_that_is_tried_again_are_no_jobs_of_the_rate(self) -> None:
         self.running(*[f". {number}" for number in range(9)])
         now = time.time()

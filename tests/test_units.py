@@ -366,6 +366,10 @@ class ProgressLines(unittest.TestCase):
         found = self.estimate([float(second) for second in range(1, 51)], 50)
         self.assertRegex(found, r"\b1\.0/s\b.*\b(49|50|51)s left")
 
+    def test_the_last_job_of_all_takes_longer_than_those_before(self) -> None:
+        jobs = [number / 10 for number in range(1, 100)]
+        self.assertRegex(self.estimate(jobs, 70), r" (59|1m 00)s left$")
+
     def test_in_the_end_it_says_how_long_it_took(self) -> None:
         done = [(1.0, self.counts(done=number, new=4 - number)) for number in range(4)]
         done.append((243.0, self.counts(done=4)))
