@@ -1151,6 +1151,7 @@ class Row:
 class Observation:
     """A job file, the locks and a log of the runs, as of one moment.  The log can be empty."""
     TAIL_BYTES = 1 << 22        # the end of a log: mostly enough for the starts of all running jobs
+    MAX_BETWEEN_RUNS_SECONDS = 60.0     # of a client, which has no presence lock
     # state and cause of a run without an end
     STILL_RUNNING = "r", ""
     ENDING = "r", "ending"      # finished; the end is not in the log yet
@@ -1189,6 +1190,13 @@ class Observation:
     @functools.cached_property
     def recent_runs(self) -> list[RunRecord]:
         return list(self.log.start_pass(start_offset=max(0, self.log.size - self.TAIL_BYTES)))
+
+    def hosts_of_recent_runs(self) -> set[str]:
+        """Return the hosts where a run has just ended and the runner lives: jobs can be too short to be seen.
+        """
+        earliest = time.time() - self.MAX_BETWEEN_RUNS_SECONDS
+        return {run.host for run in self.recent_runs
+                if (run.ended or 0.0) > earliest and not self.runners_at_work.has_runner_exited(run)}
 
     def rows_of_running_lines(self) -> list[Row]:
         """Return the row of the last run of each line that is `r`, or cancelled and still running."""
@@ -1356,6 +1364,9 @@ def status_summary(status: dict[str, Any]) -> Iterator[str]:
             f", {human_time(seconds_left)} left" if seconds_left is not None else "")
     if why_new_jobs_wait := status["waits"]:
         yield printable(why_new_jobs_wait)
+    if orphans := status["orphans"]:
+        yield (f"{plural(len(orphans), 'orphan')}: neither runner nor job lives (runmaker4.py --resume runs "
+               f"{'it' if len(orphans) == 1 else 'them'} again)")
     numbers_at_work = status["runners"], status["servers"]
     if None in numbers_at_work:
         yield "cannot count runners and servers: no permission to read their locks"
@@ -1470,6 +1481,8 @@ def status_of(observation: Observation) -> dict[str, Any]:
             if job["without_runner"]:
                 job["processes"] = holders.pids(line.command)
     hosts = {job["host"] for job in jobs if job["host"] and not job["without_runner"]}
+    if job_counts.new:
+        hosts |= observation.hosts_of_recent_runs()
     seconds_left = None
     if rate and not runners_at_work.has_no_runners:
         seconds_left = rate.seconds_left(job_counts.new + job_counts.running, time.time())

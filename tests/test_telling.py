@@ -153,6 +153,8 @@ class Status(TellingCase):
             r"1 error, .*\n(.*\n)?line .*\n"
             r"   1  node1  1     ... \d\d \d\d:\d\d  +-  \(orphan\) lost\n$",
         )
+        self.assertIn("\n1 orphan: neither runner nor job lives (runmaker4.py --resume runs it again)\n",
+                      self.told("--status", "--outdir", "out", "runs.txt"))
         found = self.status("--outdir", "out")
         self.assertEqual((found["jobs"], [job["line"] for job in found["orphans"]]), ([], [1]))
 

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import time
 import unittest
 from typing import Any
 
@@ -60,6 +61,22 @@ class Lost(ViewCase):
         self.journal(start(1, 1, "a"), start(2, 2, "b"))
         self.assertEqual(self.outcomes("--failed"), [(1, "error", "lost")])
         self.assertEqual(self.page().outcomes, {"error": 1, "unknown": 1})
+
+
+class Hosts(ViewCase):
+    """A host at work is not waited for, also if its jobs are too short to be seen."""
+
+    def test_a_host_whose_runner_has_just_ended_a_job(self) -> None:
+        self.write("#RUN host=vm\nd a\n. b\n")
+        self.hold_presence_lock()
+        now = time.time()
+        for runner, began, waits in (
+            (PRESENT, now - 1, ""), (PRESENT, now - 999, "line 3 waits for host vm"),
+            (99, now - 1, "line 3 waits for host vm"),
+        ):
+            with self.subTest(runner=runner, began=began):
+                self.journal(end(1, 2, "a", began, took=0.1, host="vm", runner=runner))
+                self.assertEqual(self.status()["waits"].partition(" (")[0], waits)
 
 
 class Present(ViewCase):
