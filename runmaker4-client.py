@@ -144,7 +144,8 @@ def make_parser() -> Parser:
         usage="[options] SERVER",
         examples=f"Run four jobs at a time:\n"
                  f"    {PROG} -j4 alice          (where runmaker4-server.py runs)",
-        notes={"Signals": SIGNALS,
+        notes={"Directory": "jobs run in the directory in which the client was started.",
+               "Signals": SIGNALS,
                "Variables": f"{JOB_VARIABLES}; the client's: NO_COLOR, RUNMAKER4_TOKEN."},
         statuses={
             "0": "nothing in the file is !, e, r without a runner, or left for this client",
@@ -839,6 +840,7 @@ class Welcome(NamedTuple):
     lost_keys: list[str]        # other runners have them
     settled_keys: list[str]     # their results are written
     file: str
+    directory: bytes            # in which it was started
 
     @classmethod
     def from_message(cls, message: Message) -> Welcome:
@@ -848,6 +850,7 @@ class Welcome(NamedTuple):
             lost_keys=message.items("lost", str),
             settled_keys=message.items("settled", str),
             file=printable(message.text("file", 1000)),
+            directory=message.data("directory"),
         )
 
 
@@ -1238,6 +1241,9 @@ class Connection:
         report = self.link_life.on_welcome(welcome.file, link.channel.file_id, welcome.grace)
         if not is_first_welcome or not self._quiet:
             self._say(report)
+        if is_first_welcome and not os.path.isdir(welcome.directory):
+            self._say(f"the server's directory {display_text(welcome.directory)} does not exist here; jobs "
+                      f"run in {display_text(self._program.directory)}")
         for key in welcome.lost_keys:
             self._on_job_lost(key)
         for key in welcome.settled_keys:

@@ -1222,6 +1222,7 @@ class Client(Consumer):
         link.send(
             type="welcome",
             file=to_text(os.fsencode(sessions.settings.path))[-MAX_NAME_CHARS:],
+            directory=to_text(sessions.settings.directory),
             grace=sessions.settings.grace,
             seen=self.inbox.last_acknowledged,      # later events come again
             lost=lost_keys[:MAX_LIST_KEYS],
@@ -2129,6 +2130,7 @@ class Services:
 @dataclass(frozen=True)
 class SessionSettings:
     path: str                           # of the job file
+    directory: bytes                    # in which the server was started
     grace: float                        # seconds in which a lost client can come back
     max_failed: int                     # 0: no limit
 
@@ -3294,7 +3296,9 @@ class Server(Program):
         self.claims = Claims(served_file, self.records, ordinals=has_log_file)
         services = Services(self.loop, self.executor, self.claims, self.records, self.runner_stats,
                             self.lifetime, self.say, reader.interval)
-        settings = SessionSettings(self.path, self.options.grace, self.options.max_failed)
+        settings = SessionSettings(
+            self.path, self.directory, self.options.grace, self.options.max_failed
+        )
         self.sessions = Sessions(services, settings, self._on_error)
         # each poll on a network file system is a round trip
         poll_seconds = max(POLL_SECONDS, reader.interval / 5 if self.mount.network else 0)

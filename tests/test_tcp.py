@@ -153,6 +153,25 @@ class Surroundings(TcpCase):
 
 # -- what is promised of a runner, promised of a client ------------------------------------------------------
 
+class Directory(TcpCase):
+    """The jobs of a client run where it was started."""
+
+    def test_a_client_says_if_the_directory_of_the_server_is_not_there(self) -> None:
+        there, elsewhere = self.dir / "there", self.dir / "elsewhere"
+        there.mkdir()
+        elsewhere.mkdir()
+        self.jobs("pwd >where")
+        server = self.start_server(file="../runs.txt", cwd=there)
+        ended = self.run_client(server, "-q", cwd=elsewhere)
+        self.assertNotIn(b"does not exist here", ended.err)
+        there.rename(self.dir / "gone")
+        self.jobs("pwd >where")
+        ended = self.run_client(server, "-q", cwd=elsewhere)
+        said = f"the server's directory {there} does not exist here; jobs run in {elsewhere}\n"
+        self.assertIn(said.encode(), ended.err)
+        self.assertEqual(self.read("elsewhere/where"), f"{elsewhere}\n".encode())
+
+
 class LikeARunner(TcpCase):
     """A client and a runner, told the same about the same file, print the same and leave the same."""
 
