@@ -479,7 +479,6 @@ JOB_FILES = {
 }
 PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_claiming.py
             "5 jobs: 1 new, 2 running, 1 done, 0 failed, 0 error, 1 held",
-            "at the start      two runners -j2   a little later    at the end",
             "12 jobs: 8 new, 4 running, 0 done, 0 failed, 0 error, 0 held",     # tests/test_real_hosts.py
             "line 7: exit 1 on bob, 20:54:54, after 20s, <39.1M",
             "   934 additions by alice nfs4",                                      # tests/test_real_locks.py
