@@ -1814,6 +1814,7 @@ def read_stats(outdir: str, path: str | None) -> dict[str, Any]:
     stats_by_host: defaultdict[str, RunStats] = defaultdict(RunStats)
     total = RunStats()
     groups: dict[bytes, CommandStats] = {}
+    without_end = 0
     with journal.file:
         if path is not None:
             check_journal(journal, path)
@@ -1822,6 +1823,8 @@ def read_stats(outdir: str, path: str | None) -> dict[str, Any]:
                 stats_by_host[run.host].add(run)
                 total.add(run)
                 add_to_group(groups, run)
+            else:
+                without_end += 1
     if not stats_by_host:
         raise UsageError(f"{journal.path}: no finished runs (nothing to count)")
     commands = [{"command": group.name, **group.stats.json_fields()} for group in groups.values()]
@@ -1829,6 +1832,7 @@ def read_stats(outdir: str, path: str | None) -> dict[str, Any]:
         "hosts": [{"host": name, **stats_by_host[name].json_fields()} for name in sorted(stats_by_host)],
         "all": total.json_fields(),
         "commands": sorted(commands, key=largest_known_peak, reverse=True),
+        "without_end": without_end,
     }
 
 
@@ -1849,6 +1853,8 @@ def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
     hidden_count = len(groups) - SHOWN_GROUPS
     if hidden_count > 0:
         yield f"and {plural(hidden_count, 'command')} more, which took less memory"
+    if count := stats["without_end"]:
+        yield f"{plural(count, 'run')} without an end: running, or lost"
 
 
 def stats_cells(stats: dict[str, Any]) -> list[str]:
