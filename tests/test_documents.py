@@ -536,7 +536,6 @@ TEXTS = {  # of several words, and no commands for our users
     "--add-list --template './simulate --in {} --out {/.}.{#}'",
     "ssh -tt \"$SLAVE_IP\"",
     "--runner 'ssh \"$SLAVE_IP\" cd /work \"&&\"'",
-    "grep -a",
     "tail -f",
     "tail -F runs.txt.out/7.out",
     "kill -9",
