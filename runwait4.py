@@ -2137,7 +2137,8 @@ class Report:
             return "(no known run)"
         if last_lines := self.last_lines.get(row.run):
             return last_lines[-1].strip()[:self.MAX_WORDS_CHARACTERS]
-        has_printed_nothing = row.run in self.last_lines and row.run.ended is not None
+        is_known = row.run in self.last_lines and row.run.ended is not None
+        has_printed_nothing = is_known and not row.run.incomplete
         return f"({describe_result(row.run)}{', printed nothing' if has_printed_nothing else ''})"
 
     def caveats(self) -> Iterator[str]:
