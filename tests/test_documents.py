@@ -420,7 +420,7 @@ RECIPES = {
     "# served.sh: the first node has runs.txt, and hands its lines to a client on each node": replace(
         BATCH, instead={"$(hostname)": "localhost"}
     ),
-    "# chain.sh: go on where the last one had to stop": BATCH,
+    "# chain.sh: go on where the last one had to stop; a link submits the next one while lines are new": BATCH,
     "# steps.sh: Slurm places each line, and has its CPUs and memory bound and counted": BATCH,
     "# gpus.sh: one line at once on each GPU": BATCH,
     """export SLURM_JOB_END_TIME=$(SLURM_TIME_FORMAT=%s squeue -h -j "$SLURM_JOB_ID" -o '%A %e' |""": Recipe(
@@ -428,7 +428,6 @@ RECIPES = {
         before="SLURM_JOB_ID=7; squeue() { printf '%s\\n' '77 3' '6 4' '7 5' '70 6'; }",
         after='[ "$SLURM_JOB_END_TIME" = 5 ]',
     ),
-    "for link in 1 2 3; do sbatch chain.sh; done": Recipe(),
     "job=$(sbatch --parsable nodes.sh)": Recipe(),
     "sbatch --array=0-3 gpus.sh": Recipe(),
     "runwait4.py --status -e runs.txt || exit": Recipe(jobs("dd")),
