@@ -420,7 +420,8 @@ RECIPES = {
     "# served.sh: the first node has runs.txt, and hands its lines to a client on each node": replace(
         BATCH, instead={"$(hostname)": "localhost"}
     ),
-    "# chain.sh: go on where the last one had to stop; a link submits the next one while lines are new": BATCH,
+    "# chain.sh: go on where the last one had to stop; a link submits the next one while lines are "
+    "new": BATCH,
     "# steps.sh: Slurm places each line, and has its CPUs and memory bound and counted": BATCH,
     "# gpus.sh: one line at once on each GPU": BATCH,
     """export SLURM_JOB_END_TIME=$(SLURM_TIME_FORMAT=%s squeue -h -j "$SLURM_JOB_ID" -o '%A %e' |""": Recipe(
