@@ -324,9 +324,6 @@ RECIPES = {
     ),
     "runwait4.py --show 7 runs.txt": replace(JOURNAL, jobs=jobs("d" * 6 + "."), states="d" * 7),
     # coming from other tools
-    "python3 runmaker4.py -d --follow -j2 --pidfile pid --errors errors runs.txt": Recipe(
-        after=f"{GONE}; runwait4.py --show '*' runs.txt | grep -c '| one\\|| two' | grep -x 2", states="dd"
-    ),
     "printf 'echo a\\necho b\\n#DISBATCH BARRIER CHECK\\necho c\\n' > tasks": Recipe(
         after="sed -n 3p runs.txt | grep -x '#RUN barrier check'", states="ddd"
     ),
@@ -337,14 +334,8 @@ RECIPES = {
     "seq 1000 | runset4.py runs.txt --add-list - --template 'SLURM_ARRAY_TASK_ID={} bash job.sh'": Recipe(
         after="[ $(grep -c '^[.] SLURM_ARRAY_TASK_ID=[0-9]* bash job.sh$' runs.txt) = 1000 ]"
     ),
-    "seq 20 | python3 runset4.py runs.txt --add-list - --template 'echo task {}'": Recipe(
-        states="d" * 6 + "." + "d" * 13
-    ),
     "runset4.py --set=new runs.txt 17": Recipe(jobs("d" * 16 + "!"), states="d" * 16 + "."),
     "runset4.py --cancel --all runs.txt": Recipe(jobs("d.!"), states="dx!"),
-    "seq 6 > inputs": Recipe(
-        after=f"{GONE}; runwait4.py --show 6 runs.txt | grep '| entry 6'", states="dddddd"
-    ),
     "seq 1000 | runset4.py runs.txt --add-list - --template 'HQ_TASK_ID={} ./task.sh'": Recipe(
         after="[ $(grep -c '^[.] HQ_TASK_ID=[0-9]* ./task.sh$' runs.txt) = 1000 ]"
     ),
