@@ -454,6 +454,7 @@ class TerminalProgress(ProgressBar):
 STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "x": "cancelled",
                "?": "unknown"}
 BAD_STATES = "!e"               # of runs that have failed or ended in error
+BAD_LINE_STATES = "failed", "error"
 
 
 def refuse_special_file(path: str, hint: str) -> None:
@@ -1606,7 +1607,9 @@ def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Lin
     return lines
 
 
-def format_row(row: Row, output: LastOutput | None, columns: float) -> Iterator[str]:
+def format_row(
+    row: Row, output: LastOutput | None, last_lines: Mapping[RunRecord, Sequence[str]], columns: float
+) -> Iterator[str]:
     """Yield a row as lines of text.  output: None without a log."""
     yield fit_to_width(f"line {row.line.number}: {describe_last_run(row, output is not None)}", columns)
     yield fit_to_width(f"    {to_text(row.line.command)}", columns)
@@ -1614,7 +1617,7 @@ def format_row(row: Row, output: LastOutput | None, columns: float) -> Iterator[
         details = printable(describe_resources_and_output(row.run, output.directory))
         wrap_columns = max(int(columns), 20) if columns < math.inf else len(details) + 4
         yield filled(details, wrap_columns, "    ")
-        for text in output.last_lines(row.run):
+        for text in last_lines[row.run]:
             yield fit_to_width(f"  | {text}", min(columns, LastOutput.MAX_COLUMNS))
 
 
@@ -1679,21 +1682,79 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
         if not observation.log.is_missing:
             output = LastOutput(options.outdir, max_lines=3 if is_failed_only else 10)
         rows = observation.last_rows() if is_failed_only else observation.rows_of_all_runs()
-        print_rows(rows, output, columns, options.json)
+        if options.json:
+            print_rows_as_json(rows, output)
+        else:
+            print_rows(rows, output, columns)
     return count_states(observation.snapshot)
 
 
-def print_rows(rows: Iterable[Row], output: LastOutput | None, columns: float, as_json: bool) -> None:
+def print_rows(rows: Iterable[Row], output: LastOutput | None, columns: float) -> None:
+    """Print rows; at the end group the reasons of failed lines if several have one reason."""
+    failed_rows = []
+    last_lines: dict[RunRecord, list[str]] = {}
+    for row in rows:
+        if row.run and output:
+            output.measure(row.run)
+            last_lines[row.run] = output.last_lines(row.run)
+        print_lines(format_row(row, output, last_lines, columns))
+        if row.run and row.is_last and row.line_state in BAD_LINE_STATES:
+            failed_rows.append(row)
+    groups = group_failures(failed_rows, last_lines)
+    if len(groups) < len(failed_rows):
+        texts = (f"{len(rows):6}  {words}  ({describe_place(rows)})" for words, rows in groups)
+        print_lines(["", *(fit_to_width(text, columns) for text in texts)])
+
+
+def print_rows_as_json(rows: Iterable[Row], output: LastOutput | None) -> None:
     json_rows = []
     for row in rows:
         if row.run and output:
             output.measure(row.run)
-        if as_json:
-            json_rows.append(row.json_fields())
-        else:
-            print_lines(format_row(row, output, columns))
-    if as_json:
-        print_lines([json.dumps({"runs": json_rows})])
+        json_rows.append(row.json_fields())
+    print_lines([json.dumps({"runs": json_rows})])
+
+
+# a number in a command or in output
+NUMBER_PATTERN = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+MAX_WORDS_CHARACTERS = 200      # of the last words: these are compared
+
+
+def group_failures(
+    rows: Iterable[Row], last_lines: Mapping[RunRecord, Sequence[str]]
+) -> list[tuple[str, list[Row]]]:
+    """Group failed lines by the last line of output, or the result; return the largest group first.
+
+    Ignore numbers, for example in `step 341: no convergence`.
+    """
+    rows_by_pattern: defaultdict[str, list[Row]] = defaultdict(list)
+    words_of_pattern: dict[str, str] = {}   # with … for each number, if they differ
+    for row in rows:
+        words = last_words(row, last_lines)
+        pattern = NUMBER_PATTERN.sub("…", words)
+        rows_by_pattern[pattern].append(row)
+        if words_of_pattern.setdefault(pattern, words) != words:
+            words_of_pattern[pattern] = pattern
+    groups = [(words_of_pattern[pattern], rows) for pattern, rows in rows_by_pattern.items()]
+    return sorted(groups, key=lambda group: -len(group[1]))
+
+
+def last_words(row: Row, last_lines: Mapping[RunRecord, Sequence[str]]) -> str:
+    """Return the last line of output, or how the run ended: '(exit 3, printed nothing)'."""
+    if row.run is None:
+        return "(no known run)"
+    if lines := last_lines.get(row.run):
+        return lines[-1].strip()[:MAX_WORDS_CHARACTERS]
+    is_known = row.run in last_lines and row.run.ended is not None
+    has_printed_nothing = is_known and not row.run.incomplete
+    return f"({describe_result(row.run)}{', printed nothing' if has_printed_nothing else ''})"
+
+
+def describe_place(rows: Sequence[Row]) -> str:
+    """Return lines and hosts of a group of failures: 'lines 1, 2 on node1'."""
+    hosts = {row.run.host for row in rows if row.run}
+    host_text = min(hosts) if len(hosts) == 1 else f"{len(hosts)} hosts"
+    return name_lines({row.line.number for row in rows}) + (f" on {host_text}" if hosts else "")
 
 
 def print_lines(texts: Iterable[str]) -> None:
@@ -1709,10 +1770,6 @@ def quantiles(values: Iterable[N], percents: Sequence[int] = (50, 90, 100)) -> l
     """Return the median, 90th percentile and maximum, or other percentiles; [] for no values."""
     in_order = sorted(values)
     return [in_order[math.ceil(len(in_order) * percent / 100) - 1] for percent in percents if in_order]
-
-
-# a number in a command or in output
-NUMBER_PATTERN = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 class RunStats:
@@ -2082,7 +2139,6 @@ class Report:
     """What the page shows, as of one observation."""
     MAX_RUNS = 20_000           # the last in the journal, plus last runs of failed lines
     MAX_OUTPUTS = 10_000
-    MAX_WORDS_CHARACTERS = 200  # of the last words: these are compared
     MAX_COMMAND_CHARACTERS = 1000
 
     def __init__(self, observation: Observation, output: LastOutput) -> None:
@@ -2112,34 +2168,8 @@ class Report:
 
     def _read_last_lines(self, output: LastOutput) -> dict[RunRecord, list[str]]:
         failed_runs = (row.run for row in self.rows
-                       if row.run and (row.line_state in ("failed", "error") or row.run.state in BAD_STATES))
+                       if row.run and (row.line_state in BAD_LINE_STATES or row.run.state in BAD_STATES))
         return {run: output.last_lines(run) for run in itertools.islice(failed_runs, self.MAX_OUTPUTS)}
-
-    def group_failures(self) -> list[tuple[str, list[Row]]]:
-        """Group the failed lines by the last line of output, or the result; return the largest group first.
-
-        Ignore numbers, for example in `step 341: no convergence`.
-        """
-        rows_by_pattern: defaultdict[str, list[Row]] = defaultdict(list)
-        words_of_pattern: dict[str, str] = {}   # with … for each number, if they differ
-        for row in self.failed_rows:
-            words = self._last_words(row)
-            pattern = NUMBER_PATTERN.sub("…", words)
-            rows_by_pattern[pattern].append(row)
-            if words_of_pattern.setdefault(pattern, words) != words:
-                words_of_pattern[pattern] = pattern
-        groups = [(words_of_pattern[pattern], rows) for pattern, rows in rows_by_pattern.items()]
-        return sorted(groups, key=lambda group: -len(group[1]))
-
-    def _last_words(self, row: Row) -> str:
-        """Return the last line of output, or how the run ended: '(exit 3, printed nothing)'."""
-        if row.run is None:
-            return "(no known run)"
-        if last_lines := self.last_lines.get(row.run):
-            return last_lines[-1].strip()[:self.MAX_WORDS_CHARACTERS]
-        is_known = row.run in self.last_lines and row.run.ended is not None
-        has_printed_nothing = is_known and not row.run.incomplete
-        return f"({describe_result(row.run)}{', printed nothing' if has_printed_nothing else ''})"
 
     def caveats(self) -> Iterator[str]:
         """Yield what the page does not show."""
@@ -2253,7 +2283,7 @@ class Reporter:
 
     def _page_html(self, report: Report, messages: Sequence[str], pause: float) -> str:
         """Return the page.  pause: seconds to the next page; 0: this is the last one."""
-        groups = report.group_failures()
+        groups = group_failures(report.failed_rows, report.last_lines)
         counts_text, *status_texts = status_lines(report.status, math.inf)
         directory = os.path.dirname(os.path.realpath(self.watcher.path))
         update_text = f", updated every {human_time(pause)} while jobs run" if pause else ""
@@ -2272,11 +2302,8 @@ class Reporter:
 
     @staticmethod
     def _group_html(words: str, rows: Sequence[Row]) -> str:
-        hosts = {row.run.host for row in rows if row.run}
-        host_text = min(hosts) if len(hosts) == 1 else f"{len(hosts)} hosts"
-        where = name_lines({row.line.number for row in rows}) + (f" on {host_text}" if hosts else "")
         return (f'<li><button type="button"><b>{len(rows):,}</b><code>{escape_html(words)}</code>'
-                f"<small>{escape_html(where)}</small></button></li>")
+                f"<small>{escape_html(describe_place(rows))}</small></button></li>")
 
     def _data_json(
         self, report: Report, groups: Iterable[tuple[str, Sequence[Row]]], pause: float

@@ -348,6 +348,15 @@ class Failed(TellingCase):
         self.assertEqual([(run["directory"], run["why"]) for run in runs],
                          [("/home/me", ""), ("", "no zsh on node1")])
 
+    def test_equal_reasons_are_grouped_as_on_the_page(self) -> None:
+        self.write("! a\n! b\ne c\n! d\n")
+        texts = "step 1: no convergence\n", "", "step 20: no convergence\n", "step 3: no convergence\n"
+        self.journal(*(end(number, number, "abcd"[number - 1], state="!", stderr=text, files=[])
+                       for number, text in enumerate(texts, 1)))
+        self.assertTrue(self.told("--failed", "--outdir", "out", "runs.txt").endswith(
+            "\n\n     3  step …: no convergence  (lines 1, 3, 4 on node1)\n"
+            "     1  (exit 3, printed nothing)  (line 2 on node1)\n"))
+
     def test_without_a_journal_the_lines(self) -> None:
         self.write("! a\nd b\ne c\nr d\n")
         self.assertEqual(self.told("--failed", "runs.txt"),
