@@ -12,8 +12,7 @@ import time
 
 from tests.support import ROOT, RUNMAKER, RUNWAIT
 from tests.terminal import Screen, Terminal
-from tests.test_report import CHROMIUM
-from tests.values import present
+from tests.test_report import browser_command
 
 SIMULATE = """\
 #!/usr/bin/env python3
@@ -41,23 +40,8 @@ def run(directory: pathlib.Path, *words: str) -> subprocess.Popen[bytes]:
 def shot(page: pathlib.Path, name: str, width: int, height: int) -> None:
     """A picture of a page, docs/NAME, with windows of this size in pixels."""
     subprocess.run(
-        [
-            present(CHROMIUM),
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            f"--user-data-dir={page.parent}/profile",
-            "--hide-scrollbars",
-            f"--window-size={width},{height}",
-            "--virtual-time-budget=5000",
-            f"--screenshot={ROOT / 'docs' / name}",
-            f"file://{page}",
-        ],
+        [*browser_command(page.parent), "--hide-scrollbars", f"--window-size={width},{height}",
+         f"--screenshot={ROOT / 'docs' / name}", f"file://{page}"],
         check=True,
         stderr=subprocess.DEVNULL,
     )

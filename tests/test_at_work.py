@@ -72,16 +72,6 @@ class Runners(AtWorkCase):
         shown = re.findall(r"(?m)^line .*\bslot\b.*", (ROOT / "docs/records.md").read_text())
         self.assertEqual([row.split() for row in shown], [printed[2].split()], "its header")
 
-    def test_many_that_start_at_once_are_all_there(self) -> None:
-        self.write("d nothing\n")
-        started = [self.start(RUNMAKER, "-q", "--follow", "runs.txt") for _ in range(4)]
-        self.runners(4)
-        for runner in started:
-            runner.terminate()
-        for runner in started:
-            self.finish(runner)
-        self.assertEqual(self.status()["runners"], 0)
-
     def test_a_byte_that_somebody_has_is_left_to_him_and_the_journal_tells_of_the_other(self) -> None:
         self.write(f". {GATE}\n")
         patch = """

@@ -8,17 +8,6 @@ from tests.tcp import TcpCase
 NAMES = 'echo "$JOB_ID $RUNMAKER4_SLOT $RUNMAKER4_SLOTS" >>names'
 WAIT = f"{UP}; while [ ! -e go.$JOB_ID ]; do sleep 0.02; done"
 
-
-# a runner keeps what it cannot run for lack of slots long enough to be seen
-LINGERING = """
-import time, runmaker4
-take = runmaker4.Runner._add_idle_slots
-async def take_and_linger(runner, slots, count):
-    enough = await take(runner, slots, count)
-    time.sleep(0.0 if enough or count == 1 else 0.3)
-    return enough
-runmaker4.Runner._add_idle_slots = take_and_linger
-"""
 # a runner writes down how many names of slots it knows
 TELLING = """
 import runmaker4

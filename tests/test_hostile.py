@@ -574,61 +574,6 @@ class BlockedConsole(TcpCase):
             peer.hello().hear("welcome")
 
 
-class NoServers(TcpCase):
-    """What answers at the port is no server of ours: the client says so and ends."""
-    PATIENCE = 0.5
-
-    def no_servers(self) -> dict[str, Callable[[Peer], object]]:
-        """What they do, by name."""
-        hello = plain(runmaker4=runmaker4.WIRE_VERSION, nonce="0" * 32)
-
-        def drip(peer: Peer) -> None:
-            for byte in frame(b" " * UNPROVEN):
-                peer.push(bytes([byte]))
-                time.sleep(0.1)
-
-        return {
-            "silence": lambda peer: peer.pull(), "drips": drip,
-            "noise": lambda peer: peer.push(random.Random(33).randbytes(100_000)).rest(60),
-            "an echo": lambda peer: [peer.push(hello), peer.push(peer.pull()).rest(60)],
-            "a lie": lambda peer: peer.push(plain(error="a\nb\x1b[2J")).rest(60),
-            "no proof": lambda peer: peer.push(hello).rest(60),
-            "closes": lambda peer: None,
-            "half a greeting": lambda peer: peer.push(hello[:20]).rest(60),
-            "a web server": lambda peer: peer.push(
-                b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
-            ),
-            "resets": Peer.reset,
-            "too long": lambda peer: peer.push(b"\xff\xff\xff\xff").rest(60),
-            "deep": lambda peer: peer.push(frame(b"[" * UNPROVEN)).rest(60),
-            "a fake": lambda peer: peer.push(hello + plain(proof="0" * 64)).rest(60),
-        }
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_each_is_told_in_lines_of_ours_and_the_client_ends(self) -> None:
-        self.write(TOKEN, ".runmaker4.token").chmod(0o600)
-        begin = time.monotonic()
-        with contextlib.ExitStack() as stack:
-            servers = {
-                name: stack.enter_context(FakeServer(serve)) for name, serve in self.no_servers().items()
-            }
-            clients = {
-                name: self.start_client(server, "--give-up", self.PATIENCE)
-                for name, server in servers.items()
-            }
-            for name, client in clients.items():
-                with self.subTest(server=name):
-                    ended = self.finish(client)
-                    self.assertEqual((ended.code, ended.out), (2, b""), ended.err)
-                    for line in ended.err.splitlines():
-                        self.assertTrue(line.startswith(b"runmaker4-client.py: 127.0.0.1: "), ended.err)
-                    self.assertNotIn(b"\x1b", ended.err)
-                    self.assertNotIn(TOKEN.encode(), ended.err)
-        self.assertLess(
-            time.monotonic() - begin, self.PATIENCE + 15, "they were more patient than they should be"
-        )
-
-
 class LyingServers(TcpCase):
     """A server that knows the token and is out of its mind: the client keeps its head."""
     JOB = JOBS["jobs"][0]

@@ -269,15 +269,6 @@ class Waits(RecordFileCase):
     def out_of_locks(*args: Any) -> bool:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    def test_a_defect_ends_the_record_and_no_other(self) -> None:
-        self.make("nfs4")
-        file = runmaker4.RecordFile
-        with unittest.mock.patch.object(file, "_write_locked", side_effect=ZeroDivisionError), \
-                self.assertRaises(ZeroDivisionError):
-            self.file.append(b"1\n")
-        self.file.append(b"2\n")
-        self.assertEqual((self.path.read_bytes(), self.file.kept, self.said), (b"2\n", {}, []))
-
 
 if __name__ == "__main__":
     unittest.main()

@@ -279,35 +279,6 @@ class KeptOverTcp(OverTcp, Kept):
     """The same with a server and a client."""
 
 
-class Campaign(RunCase):
-    """Many jobs of random need, on a runner with less memory than all of them take."""
-    JOBS = 200 if ALL else 50 if FULL else 25
-
-    def test_jobs_never_have_more_than_the_runner_has_and_all_are_done(self) -> None:
-        hold = "import sys, time\ndata = b'x' * ((int(sys.argv[1]) - 15) << 20)\ntime.sleep(0.2)"
-        self.write(hold, "take.py")
-        draws = random.Random(7)
-        sizes = [draws.randrange(20, 200) for _ in range(self.JOBS)]
-        self.write("".join(f"#RUN memory={size}M\n. python3 take.py {size}\n" for size in sizes))
-        runner = self.start(RUNMAKER, "-q", "-j16", "--memory=600M", "runs.txt")
-        taken = [0]
-        while runner.poll() is None:
-            taken.append(sum(map(runmaker4.resident_memory, self.descendants(runner.pid))))
-            time.sleep(0.05)
-        ended = self.finish(runner)
-        self.assertEqual((ended.code, self.states()), (0, "d" * self.JOBS))
-        self.assertNotIn(b"out of memory", ended.out + ended.err)
-        self.assertLessEqual(max(taken), 600 << 20)
-
-    def descendants(self, pid: int) -> list[int]:
-        """The processes that come of one."""
-        children = runmaker4.ProcessTable.read().children
-        found = list(children.get(pid, []))
-        for child in found:                     # it grows meanwhile
-            found += children.get(child, [])
-        return found
-
-
 class OutOfMemory(TcpCase):
     """What the kernel kills for want of memory is known from what others kill."""
     def setUp(self) -> None:
@@ -351,35 +322,6 @@ class OutOfMemory(TcpCase):
         ):
             with self.subTest(limits=limits), self.limited("0::/a/b\n", limits, None):
                 self.assertEqual(runmaker4.OomKills().read_count(), count)
-
-
-class Records(TcpCase):
-    """What is kept of a job that took more than it was promised.
-
-    Memory is measured at the usual pace: on a busy machine hold.py needs more than 0.2 s for what it takes.
-    """
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.write("import time; data = b'x' * (80 << 20); time.sleep(60)", "hold.py")
-        self.write("#RUN memory=40M\n. python3 hold.py\n")
-
-    def assertRecorded(self) -> None:
-        self.assertEqual(self.states(), "!")
-        told = self.run_script(RUNWAIT, "--failed", "--outdir=out", "runs.txt").out
-        self.assertRegex(told.decode(), r"took [89][0-9](\.[0-9])?M of 40M")
-        self.assertRegex(self.read("log").decode(), r"took [89][0-9](\.[0-9])?M of 40M")
-        shown = self.run_script(RUNWAIT, "--show", "2", "--outdir=out", "runs.txt").out
-        self.assertRegex(shown.decode(), r"took [89][0-9](\.[0-9])?M of 40M")
-
-    def test_a_runner_writes_down_how_much_it_took_of_what(self) -> None:
-        self.assertEqual(self.run_jobs("--memory=1G", "--outdir=out", "-l", "log").code, 1)
-        self.assertRecorded()
-
-    def test_a_server_writes_down_how_much_it_took_of_what(self) -> None:
-        server = self.start_server("--outdir=out", "-l", "log")
-        self.assertEqual(self.finish(self.start_client(server, "--memory=1G")).code, 1)
-        self.assertRecorded()
 
 
 class Clients(TcpCase):

@@ -376,26 +376,6 @@ class ClosingLine(Case):
         """What stands after 'line' or 'lines' in the brackets."""
         return present(re.search(r"\(lines? ([^)]*)\)", line))[1]
 
-    def test_success_is_one_line_with_the_count_and_the_time(self) -> None:
-        self.write(". echo a\n. echo b\n. echo c\n")
-        ended = self.run_script(RUNMAKER, "runs.txt")
-        self.assertEqual((ended.code, ended.err.count(b"\n")), (0, 1))
-        line = self.closing(ended)
-        self.assertRegex(line, r"\b3 done\b")
-        self.assertRegex(line, r"\d ?s\b")
-        for word in "failed", "again", "(line":
-            self.assertNotIn(word, line)
-
-    def test_several_failures_are_named_by_their_first_lines(self) -> None:
-        failing = [2, 5, 7, 8, 9, 12, 13, 14, 15, 16, 17, 18, 19, 20]
-        self.write("".join(". false\n" if number in failing else ". true\n" for number in range(1, 21)))
-        line = self.closing(self.run_script(RUNMAKER, "-j4", "runs.txt"))
-        self.assertRegex(line, r"\b6 done, 14 failed\b")
-        *numbers, last = self.named_lines(line).split(", ")
-        self.assertEqual(last, "...")
-        self.assertGreaterEqual(len(numbers), 2)
-        self.assertEqual([int(number) for number in numbers], failing[:len(numbers)])
-
     def test_errors_count_apart_from_failures(self) -> None:
         self.write(". true\n. false\n. kill -9 $$\n. echo a\0b\n. a\0b\n")
         ended = self.run_script(RUNMAKER, "runs.txt")

@@ -71,43 +71,6 @@ class JobFileCase(FileCase):
         return runmaker4.Cursor(self.queue_on(text), [runmaker4.Consumer("", retry=retry)], **options)
 
 
-class ProcessTrees(unittest.TestCase):
-    """ProcessTable.job_processes: the session of a job, what carries its mark, and what descends from it."""
-
-    def table(self, children: dict[int, list[int]], sessions: dict[int, list[int]],
-              marked: dict[bytes, list[int]]) -> runmaker4.ProcessTable:
-        """A made-up table."""
-        table = runmaker4.ProcessTable([])
-        table.children, table.sessions, table.tagged = children, sessions, marked
-        return table
-
-    def tree(self, table: runmaker4.ProcessTable, pid: int, mark: bytes) -> list[int]:
-        loop = asyncio.new_event_loop()
-        self.addCleanup(loop.close)
-        return list(table.job_processes(runmaker4.Child(pid, mark, loop.create_future())))
-
-    def test_the_shell_comes_first_and_parents_before_their_children(self) -> None:
-        # pids start again at 1
-        table = self.table(children={1: [90], 90: [12, 80], 80: [15, 11], 12: [13]},
-                           sessions={90: [11, 12, 13, 15, 80, 90]}, marked={b"a": [11, 12, 13, 15, 80, 90]})
-        found = self.tree(table, 90, b"a")
-        self.assertEqual(sorted(found), [11, 12, 13, 15, 80, 90])
-        self.assertEqual(found[0], 90)
-        for parent, child in (12, 13), (80, 15), (80, 11):
-            self.assertLess(found.index(parent), found.index(child), found)
-
-    def test_new_children_of_a_process_that_was_told_to_end_are_left_alone_as_long_as_it_lives(self) -> None:
-        table = self.table({}, {}, {})
-        table.parents = {90: 1, 91: 90, 101: 91, 102: 101, 103: 1}
-        self.assertEqual(table.needing_term([90, 91], ()), [90, 91])
-        self.assertEqual(table.needing_term([90, 91, 101, 102, 103], {90, 91}), [103])
-        table.parents[101] = 1
-        self.assertEqual(table.needing_term([101, 102], {90, 91}), [101, 102])
-
-    def test_names_of_processes_that_have_ended_do_no_harm(self) -> None:
-        self.assertEqual(runmaker4.ProcessTable(["999999999"]).parents, {})
-
-
 class PastTheCache(JobFileCase):
     """Network file systems: lines are read as they are there, and written there."""
     MOUNT = runmaker4.Mount("nfs4", frozenset())
@@ -315,12 +278,6 @@ class JobLocksTakenBack(JobFileCase):
         cursor = runmaker4.Cursor(self.queue, [runmaker4.Consumer("")])
         self.first, self.second = job_of(cursor.claim()), job_of(cursor.claim())
 
-    def test_a_lock_that_vanishes_during_a_look_ends_nothing(self) -> None:
-        job_lock = present(self.first.job_lock)
-        runmaker4.unlock(job_lock.fd, job_lock.offset)
-        self.path.write_bytes(b"x a\nr b\n")
-        self.assertEqual(self.queue.check_jobs(), {})
-
     def test_that_another_has_taken_a_line_is_said_once(self) -> None:
         self.path.write_bytes(b"d a\nr b\n")
         os.unlink(self.queue.file.lock_table.path)
@@ -483,33 +440,6 @@ class Patience(JobFileCase):
             self.assertEqual(queue.check_jobs(), {})
         self.assertLess(sum(call.args[0] for call in sleep.call_args_list), 0.2)
         queue.release_job(job)
-
-
-class Committed(JobFileCase):
-    """A line that append_locked() may still cut off again is not claimed."""
-
-    def test_a_file_that_an_editor_has_shortened_is_asked_about_again(self) -> None:
-        for network in False, True:
-            with self.subTest(network=network):
-                queue = self.queue_on(b". a\n" + b"d old\n" * 10)
-                queue.file.network = network
-                queue.reopen_if_replaced()
-                first, last = [*queue.file.scan_lines(b".d")][::10]
-                job = queue.claim(first).job
-                assert job
-                self.assertTrue(queue.file.check_committed(last))
-                self.path.write_bytes(b"r a\n")
-                other = self.another(queue.file)
-                self.assertTrue(runmaker4.lock(other.lock_table.fd, runmaker4.APPEND_BYTE))
-                with self.path.open("ab") as file:
-                    file.write(b". new\n")
-                new, = queue.file.scan_lines(b".")
-                self.assertEqual(queue.claim(new).check, runmaker4.LineCheck.APPENDING)
-                other.close_files()
-                second = queue.claim(new).job
-                assert second
-                for held in job, second:
-                    queue.release_job(held)
 
 
 class CommandMutexes(JobFileCase):
@@ -728,23 +658,6 @@ class OnlyLooking(JobFileCase):
         self.assertEqual((found.orphans, found.jobs_left), (1, True))
         self.assertEqual(os.listdir(self.path.parent), [self.path.name])
 
-    def test_a_survey_and_a_list_come_to_their_ends_though_lines_move(self) -> None:
-        body = b"r a\n" + b"d b\n" * 5000 + b"r c\n" + b"d d\n" * 5000
-        self.path.write_bytes(body)
-        jobs = runmaker4.JobReader(str(self.path), say=self.fail)
-        writer = self.open(os.O_RDWR)
-        read, texts = os.pread, [body, b"# a note\n" + body]
-
-        def edit_and_read(*args: int) -> bytes:
-            texts.reverse()
-            os.pwrite(writer, texts[0], 0)
-            return read(*args)
-
-        with mock.patch.object(os, "pread", edit_and_read):
-            for _ in range(5):
-                self.assertGreater(sum(jobs.snapshot().states.values()), 9000)
-                self.assertGreater(len(list(jobs.scan_lines())), 9000)
-
 
 class CopiedSettings(unittest.TestCase):
     """Settings are copied whole, whatever is added to them."""
@@ -834,13 +747,6 @@ class LinesOfADeadServer(JobFileCase):
         queue.check_jobs()
         return [job.offset for job in jobs]
 
-    def test_lines_that_were_moved_are_found(self) -> None:
-        texts = [b" echo %d" % number for number in range(500)]
-        lines = [b"r%s\n" % text for text in texts]
-        queue = self.inherit(texts, b"# new\n" + b"".join(reversed(lines)))
-        self.assertEqual(self.take_back(queue, *texts),
-                         [6 + len(b"".join(lines[number:])) for number in range(1, 501)])
-
     def test_no_seat_is_locked_as_it_is_locked_already(self) -> None:
         """On CephFS that would lock what is behind it, too."""
         with mock.patch.object(server, "lock", wraps=runmaker4.lock) as lock:
@@ -860,11 +766,6 @@ class LinesOfADeadServer(JobFileCase):
                 self.assertEqual(self.take_back(queue, b" echo same"), [after.index(expected)])
                 self.assertEqual(queue.lock_table.locks_without_line, set())
                 self.assertEqual(self.path.read_bytes(), after.replace(expected, b"r echo same"))
-
-    def test_a_line_whose_state_a_user_has_set_is_cancelled(self) -> None:
-        queue = self.inherit([b" echo"], b"x echo\n")
-        self.assertEqual(self.take_back(queue, b" echo"), [0])      # which has looked once
-        self.assertEqual(list(queue.check_jobs().values()), ["cancelled"])
 
     def test_equal_lines_go_to_the_clients_that_name_them_and_none_to_two(self) -> None:
         for after, offsets in (
@@ -1034,17 +935,6 @@ class LinesOfAClientThatComesBack(JobFileCase):
                 self.assertIn(why, answer.lower())
                 self.assertEqual(lines, [])
 
-    def test_lines_that_were_found_before_the_trouble_are_its_own(self) -> None:
-        """If it does not come again, they are given up after its grace."""
-        def second_in_vain(own_line: runmaker4.Line, *args: Any) -> Any:
-            if own_line.number == 2:
-                raise OSError(errno.EIO, "Input/output error")
-            return plain(self.served, own_line, *args)
-
-        plain = server.ServedQueue.reclaim_line
-        answer, lines = self.come_in_vain("reclaim_line", second_in_vain)
-        self.assertEqual((answer.lower(), lines), ("input/output error", [1]))
-
     def test_a_line_that_is_not_in_a_file_that_is_being_saved_is_sought_again(self) -> None:
         async def come() -> None:
             sessions = self.sessions()
@@ -1055,14 +945,6 @@ class LinesOfAClientThatComesBack(JobFileCase):
             await asyncio.sleep(0.3)
             self.path.write_bytes(self.LINES)
             self.assertEqual(await told, [3])
-        asyncio.run(come())
-
-    def test_a_file_that_is_written_all_the_time_keeps_no_client_waiting(self) -> None:
-        async def come() -> None:
-            sessions = self.sessions()
-            sessions.recovery._interval = 0.05
-            with mock.patch.object(self.served.file, "seconds_until_trusted", return_value=0.5):
-                self.assertEqual(await self.reclaim(sessions), [3])
         asyncio.run(come())
 
     def test_of_two_clients_that_name_one_job_one_gets_the_line(self) -> None:
@@ -1109,29 +991,6 @@ class LocksThatAreForgotten(JobFileCase):
         self.assertEqual(self.path.read_bytes(), b"r a\n")
 
 
-class OneCountAtATime(unittest.IsolatedAsyncioTestCase):
-    """A server counts its file for all that ask, however many they are and whenever they come."""
-
-    async def test_who_asks_during_a_count_waits_for_the_next_one(self) -> None:
-        accountant = server.Accountant(mock.Mock(), mock.Mock())
-        begun: list[str] = []
-        all_asked = asyncio.Event()
-
-        async def count(*_: object, **__: object) -> mock.Mock:
-            begun.append("count")
-            await all_asked.wait()
-            begun.append("end")
-            return mock.Mock()
-
-        with mock.patch.object(accountant, "count", count):
-            for _ in range(3):
-                accountant.add_request(mock.Mock())
-                await asyncio.sleep(0.005)
-            all_asked.set()
-            await asyncio.sleep(0.1)
-        self.assertEqual(begun, ["count", "end", "count", "end"])
-
-
 class RetriesOfMany(JobFileCase):
     """What -r and --resume mean is made new once, from the top, in slices before the claims."""
 
@@ -1174,14 +1033,6 @@ class RetriesOfMany(JobFileCase):
         self.assertEqual(states, [b"r"] + [b"!"] * 99)
         self.assertEqual(self.run_all(cursor), list(range(2, 101)))
 
-    def test_what_has_failed_here_before_it_was_reached_is_not_run_again(self) -> None:
-        cursor = self.jobs(b"! a\n" + b"# a comment\n" * 9 + b". b\n! c\n", retry=b"!er")
-        with mock.patch.object(runmaker4.Cursor, "RESET_SLICE", -1.0), \
-                mock.patch.multiple(runmaker4.Scan, MIN_CHUNK_SIZE=16, MAX_CHUNK_SIZE=16):
-            cursor.finish(job_of(cursor.claim()), b"!")             # b: only a chunk above was read
-            self.assertEqual(self.path.read_bytes().count(b"!"), 3)
-            self.assertEqual(self.run_all(cursor), [1, 12])
-
     def test_an_orphan_that_is_met_later_is_new_for_who_resumes_and_an_error_for_others(self) -> None:
         for retry, state in (b"er", b"r"), (b"", b"e"):
             with self.subTest(retry=retry):
@@ -1223,21 +1074,6 @@ class RetriesOfMany(JobFileCase):
         self.assertEqual(said, [
             "line 1: is !, and waits to be run again: lines are being appended to the file"])
         self.assertEqual([job_of(cursor.claim()).command for _ in range(2)], [b"a", b"b"])
-
-    def test_a_line_whose_copy_lives_becomes_new_and_keeps_no_other_from_its_turn(self) -> None:
-        queue = self.queue_on(b"! a\n! b\n", say=self.fail)
-        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
-        holder = runmaker4.open_lock_file_of(str(self.path))
-        self.addCleanup(os.close, holder)
-        self.assertTrue(runmaker4.lock(holder, runmaker4.bucket_of(b"a") + 7))
-        job = job_of(cursor.claim())
-        self.assertEqual((job.command, self.path.read_bytes()), (b"b", b". a\nr b\n"))
-        cursor.finish(job, b"!")
-        self.assertIsNotNone(self.nothing(cursor).retry_after)
-        runmaker4.unlock(holder, runmaker4.bucket_of(b"a") + 7)
-        self.clock.now += 10.0
-        self.assertEqual(job_of(cursor.claim()).command, b"a")
-        self.assertEqual(self.path.read_bytes(), b"r a\n! b\n")
 
     def test_lines_that_were_moved_are_run_again_once_wherever_they_stand(self) -> None:
         """The file is replaced by one with its lines in another order, again and again."""
@@ -1288,20 +1124,6 @@ class RetriesOfMany(JobFileCase):
                         cursor.finish(running.pop(draws.randrange(len(running))), b"d")
                     self.clock.now += draws.choice((0.0, 0.0, 0.01))
                 self.assertEqual(Counter(tried), {b"%d" % number: 1 for number in range(60)})
-
-    def test_a_job_that_is_given_back_is_run_again(self) -> None:
-        cursor = self.jobs(b"! a\n! b\n", retry=b"!er")
-        cursor.release(job_of(cursor.claim()))
-        self.clock.now += 10.0
-        self.assertEqual(self.run_all(cursor), [1, 2])
-
-    def test_no_line_is_passed_over_after_an_error(self) -> None:
-        queue = self.queue_on(b"! a\n! b\n")
-        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
-        with mock.patch.object(queue.file, "change_state", side_effect=OSError(errno.ENOSPC, "full")):
-            self.assertIsNotNone(self.nothing(cursor).retry_after)
-        self.clock.now += 10.0
-        self.assertEqual(self.run_all(cursor), [1, 2])
 
     def test_an_orphan_is_new_for_one_that_is_busy_or_away(self) -> None:
         cursor = self.jobs(b"d a\n", serving=True)

@@ -273,13 +273,6 @@ import runmaker4
                 self.assertRefused(self.finish(runner), "runs.txt", "lock")
         self.assertUntouched()
 
-    def test_locks_that_have_run_out_end_in_a_clear_error(self) -> None:
-        ended = self.finish(self.start_with("ENOLCK"))
-        self.assertNotEqual(ended.code, 0)
-        self.assertIn(b"runs.txt", ended.err)
-        self.assertIn(b"lock", ended.err)
-        self.assertUntouched()
-
 
 class CpuCount(RunCase):
     """-j0: the least of CPU affinity, cgroup limits and Slurm's share; here 64 CPUs, unless said."""

@@ -3,6 +3,7 @@ import html
 import html.parser
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -32,6 +33,13 @@ VOID = {"meta", "br", "img", "link", "input"}
 def words(text: str) -> str:
     """What an element of a page says."""
     return html.unescape(re.sub("<[^>]*>", "", text))
+
+
+def browser_command(folder: pathlib.Path) -> list[str]:
+    """Return a browser without a window, which keeps its files in this folder, and its options."""
+    off = "gpu", "quic", "background-networking", "component-update", "sync"
+    return [present(CHROMIUM), "--headless", "--no-sandbox", "--no-first-run", "--virtual-time-budget=5000",
+            f"--user-data-dir={folder}/profile", *(f"--disable-{name}" for name in off)]
 
 
 class Page(html.parser.HTMLParser):
@@ -457,23 +465,6 @@ class Writing(ReportCase):
             self.assertEqual(self.report().code, 0)
             self.assertEqual(self.page().outcomes, {"done": 1})
 
-    def test_a_pipe_in_its_place_is_refused_and_holds_up_nobody(self) -> None:
-        self.journal(journal_end(1))
-        os.mkfifo(self.dir / "out.html")
-        self.assertRefused(self.report(timeout=20), "out.html: not a regular file")
-
-    def test_no_reader_finds_half_a_page(self) -> None:
-        self.journal(journal_end(1))
-        self.assertEqual(self.report().code, 0)
-        old = self.read("out.html")
-        patch = """
-import os, signal, runwait4
-runwait4.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-"""
-        self.finish(self.start_patched(patch, "--report", "out.html", "--outdir", "out", "runs.txt",
-                                       script=RUNWAIT))
-        self.assertEqual(self.read("out.html"), old)
-
     def test_one_observation_makes_one_page_but_for_its_time(self) -> None:
         self.write("! a\n! b\nd c\n")
         self.journal(*(end(f"{host}{number}", number % 3 + 1, "abc"[number % 3], BEGAN + number, state="!",
@@ -731,22 +722,8 @@ class InABrowser(ReportCase):
             </script></body>""" % act
         page = self.read("out.html").decode()
         self.write(page.replace("</body>", script if act else "</body>"), "acted.html")
-        command = [
-            present(CHROMIUM),
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            f"--user-data-dir={self.dir}/profile",
-            f"--window-size={width},900",
-            "--virtual-time-budget=5000",
-            "--dump-dom",
-            f"file://{self.dir}/acted.html{fragment}",
-        ]
+        command = [*browser_command(self.dir), f"--window-size={width},900", "--dump-dom",
+                   f"file://{self.dir}/acted.html{fragment}"]
         done = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=300, check=True
         )

@@ -1,5 +1,4 @@
 """runset4.py: states are set, jobs are selected, listed and added, and no running job is disturbed."""
-import fcntl
 import os
 import stat
 import subprocess
@@ -9,7 +8,7 @@ import unittest
 from collections import Counter
 
 import runmaker4
-from tests.support import GATE, RUNMAKER, RUNSET, Case, Ended, RunCase, as_bytes, lock_table, locked
+from tests.support import GATE, RUNMAKER, RUNSET, Case, Ended, RunCase, as_bytes, locked
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
 FOUR = ". echo a\nd echo b\n! echo c\ne echo d\n"
@@ -318,19 +317,6 @@ class Adding(RunsetCase):
         lines = self.read().split(b"\n")
         self.assertEqual((lines[0], lines[-1]), (b". no newline", b""))
         self.assertEqual(self.batches(lines[1:-1], jobs), sorted(list(range(writers)) * rounds))
-
-    def test_it_waits_for_another_that_is_adding(self) -> None:
-        self.write(". echo a\n")
-        with open(self.dir / "runs.txt", "ab", buffering=0) as file, \
-                open(lock_table(self.dir / "runs.txt"), "wb") as locks:
-            fcntl.lockf(locks, fcntl.LOCK_EX, 1, APPEND_BYTE)
-            file.write(b". half")
-            adding = self.start(RUNSET, "runs.txt", "--add", "echo 1")
-            with self.assertRaises(subprocess.TimeoutExpired):
-                adding.wait(0.4)
-            file.write(b" line\n")
-        self.assertEqual(self.finish(adding).code, 0)
-        self.assertEqual(self.read(), b". echo a\n. half line\n. echo 1\n")
 
     def batches(self, lines: list[bytes], jobs: int) -> list[int]:
         """Who wrote the batches in these lines, sorted; each batch is whole and in order."""

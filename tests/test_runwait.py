@@ -12,10 +12,7 @@ from typing import Any
 from tests.support import (
     FULL,
     GATE,
-    HASTY,
-    INTERVAL,
     RUNMAKER,
-    RUNSET,
     RUNWAIT,
     Ended,
     RunCase,
@@ -68,14 +65,6 @@ class Waiting(RunwaitCase):
         self.assertQuietEnd(self.finish(waiter))
         self.assertEqual(self.states(), "dd")
         self.assertEqual(self.finish(runner).code, 0)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_it_waits_for_a_last_line_without_a_newline(self) -> None:
-        self.write("d true\n. true")
-        waiter = self.start_patched(HASTY, "runs.txt", script=RUNWAIT)
-        self.assertStillWaiting(waiter, 0.3 + INTERVAL)
-        self.run_script(RUNSET, "--set=d", "runs.txt", 2)
-        self.assertQuietEnd(self.finish(waiter))
 
     def test_a_look_that_was_held_up_is_not_followed_by_a_long_silence(self) -> None:
         held_up = """
@@ -135,20 +124,6 @@ runmaker4.JobReader.snapshot = stop_and_survey
             os.pwrite(file.fileno(), b"d", 0)
         for waiter in waiters:
             self.assertEqual(self.finish(waiter).code, 0)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
-    def test_a_job_left_behind_is_an_error_in_the_end_and_nothing_is_written(self) -> None:
-        path = self.write("d a\nd b\nd c\nr left behind\n# comment\nx held")
-        os.utime(path, (1_000_000_000, 1_000_000_000))
-        path.chmod(0o444)
-        before = (path.stat().st_mtime_ns, path.stat().st_ctime_ns, path.read_bytes())
-        waiter = self.start(RUNWAIT, "--progress", "-e", "runs.txt")
-        status = self.start(RUNWAIT, "--status", "runs.txt")
-        ended = self.finish(waiter)
-        last = b"progress:   4 of   4 jobs processed, 1 errors [============eeee]"
-        self.assertEqual((ended.code, ended.out.splitlines()[-1]), (1, last))
-        self.assertIn(b" 1 error", self.finish(status).out)
-        self.assertEqual((path.stat().st_mtime_ns, path.stat().st_ctime_ns, path.read_bytes()), before)
 
     def test_interrupting_it_ends_it_without_a_word(self) -> None:
         self.write(". true\n")

@@ -459,16 +459,6 @@ class Wrapped(SlotCase):
         self.assertEqual([(row[6], row[8]) for row in rows], [(b"0", b"echo 'a'"), (b"3", b"exit 3")])
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_dry_run_shows_the_jobs_own_command(self) -> None:
-        self.jobs("echo a")
-        self.assertEqual(self.run_jobs("--runner", "./missing", "--dry-run").out, b"1 . echo a\n")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_wrapper_that_is_not_there_fails_its_jobs(self) -> None:
-        self.jobs("touch never", "touch never")
-        self.assertEnded(self.run_jobs("-q", "--runner", "./missing"), 1, "!!")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_job_that_is_too_long_with_its_quotes_is_an_error(self) -> None:
         self.jobs(f"""printf '%s' "{"'" * 40_000}" """, "true")
         ended = self.run_jobs("-q", "--runner", "env X=1")
