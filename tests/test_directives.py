@@ -374,21 +374,6 @@ class Checks(DirectiveCase):
         self.assertEqual(self.finish(runner).code, 0)
         self.assertTold("line 1", "barrier check", "line 2")
 
-    @spared
-    def test_it_is_said_only_when_all_above_have_ended(self) -> None:
-        self.lines(f". {WAITING}", ". false", "#RUN barrier check", ". touch never")
-        first = self.start(RUNMAKER, "-1", "runs.txt")
-        self.wait_up(1)
-        second = self.start(RUNMAKER, "-j2", "runs.txt")
-        self.wait_states("r!.")
-        time.sleep(0.4)
-        self.assertIsNone(second.poll())
-        self.assertTold("barrier check", times=0)
-        self.open_gate()
-        self.assertEqual((self.finish(first).code, self.finish(second).code), (1, 1))
-        self.assertTold("line 2", "barrier check", "line 3")
-        self.assertEqual(self.states(), "d!.")
-
 
 # -- end, together, stalls -----------------------------------------------------------------------------------
 
@@ -444,14 +429,6 @@ class Together(DirectiveCase):
         self.assertTold("line 1", "together=", "runmaker4-server.py")
         self.assertTold("runmaker4-server.py")
 
-    @spared
-    def test_a_barrier_below_them_waits(self) -> None:
-        self.lines("#RUN together=g host=*", ". touch never", "#RUN", "#RUN barrier", f". {RAN}")
-        runner = self.start_impatient("runs.txt")
-        self.wait_told("2 new jobs wait")
-        self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", "2").code, 0)
-        self.assertLeft(runner, 0, "xd")
-
 
 class Stalls(DirectiveCase):
     """That jobs wait for long is said once, with what shows why."""
@@ -506,13 +483,6 @@ class Changes(DirectiveCase):
             self.change("#off barrier", "#RUN barrier")
             time.sleep(INTERVAL + 0.2)
         self.check_new_barrier("#off barrier", f". {LAST}", come=come)
-
-    @spared
-    def test_so_does_one_that_an_editor_puts_in(self) -> None:
-        def come() -> None:
-            self.edit(f"r {LAST}\n", f"r {LAST}\n#RUN barrier\n")
-            self.before = self.read()
-        self.check_new_barrier(f". {LAST}", come=come)
 
     @spared
     def test_a_barrier_that_goes_lets_a_waiting_runner_go_on(self) -> None:
@@ -656,17 +626,6 @@ class MalformedLater(DirectiveCase):
         wait_until(lambda: self.times_told("line 4") == 2, what="it is said anew")
         runner.send_signal(signal.SIGINT)
         self.assertLeft(runner, 130, "ddd..")
-
-    @spared
-    def test_in_a_file_that_comes_later_nothing_below_it_runs(self) -> None:
-        runner = self.start_hasty("--follow", "runs.txt")
-        self.wait_told("waiting for it")
-        self.lines(f". {RAN}", "#RUN barrier x", ". touch never", name="later.txt")
-        os.replace(self.dir / "later.txt", self.dir / "runs.txt")
-        self.wait_told("line 2")
-        self.wait_states("d.")
-        runner.send_signal(signal.SIGHUP)
-        self.assertEqual((self.finish(runner).code, self.states()), (1, "d."))
 
 
 # -- without running -----------------------------------------------------------------------------------------

@@ -37,7 +37,6 @@ class Malformed(TcpCase):
 
 
 @ordinarily()
-@without("test_in_a_file_that_comes_later_nothing_below_it_runs")    # a server needs its file
 class MalformedLater(DirectivesOverTcp, test_directives.MalformedLater):
     """A directive that is wrong and comes later is said once by the server; clients wait until it is mended.
     """
