@@ -635,7 +635,8 @@ class LyingServers(TcpCase):
         def serve(peer: Peer) -> None:
             self.hand_out(dict(text=f" {WAITING}"), records=True)(peer)
             peer.hear("begin")
-            peer.say(dict(type="fault", id=self.JOB["id"], text="a\nrunmaker4-client.py: a lie\x1b[2J"))
+            lie = "a\nrunmaker4-client.py: a lie\x1b[2J"
+            peer.say(dict(type="fault", id=self.JOB["id"], text=lie, cancelled=False))
             self.open_gate()
             peer.hear("finish")
             peer.say(dict(type="ack", n=99), dict(type="closing", done=True)).rest(60)

@@ -277,15 +277,15 @@ FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(type="ready", id="0" * 16),
 )
 FROM_SERVER: tuple[dict[str, Any], ...] = (
-    dict(type="welcome", file="runs.txt", grace=60.0, seen=0, lost=[], settled=[], records=False,
-         output=False),
+    dict(type="welcome", file="runs.txt", directory="/", grace=60.0, seen=0, lost=[], settled=[],
+         records=False, output=False),
     dict(type="jobs", request=1, jobs=[dict(id="0" * 16, number=1, text=" true", timeout=0.0, slots=1,
                                             memory=[0, 4096], shell="/bin/sh", group=False, hold=False)]),
     dict(type="nothing", request=1, ended=False, left=""),
     dict(type="go", id="0" * 16),
     dict(type="stop", id="0" * 16, cancelled=False),
     dict(type="ack", n=1),
-    dict(type="fault", id="0" * 16, text="text"),
+    dict(type="fault", id="0" * 16, text="text", cancelled=False),
     dict(type="lost", id="0" * 16),
     dict(type="closing", done=False),
     dict(type="account", account=ACCOUNT),
