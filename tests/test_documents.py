@@ -227,7 +227,6 @@ WORKER = "touch hold; runmaker4.py -d --follow -j2 --pidfile pid --errors errors
 GONE = "while kill -0 $(cat pid*) 2> gone; do sleep 0.05; done"
 # sh -c on a terminal, whose screen goes to stdout
 TYPED = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(['sh', '-c', sys.argv[1]])))"
-QUICK_JOBS = "".join(f". echo {letter}; sleep 1s; echo {letter.upper()}\n" for letter in "abcd")
 CHECKOUT = f"export RUNMAKER4_TEST_FULL=1; cd {ROOT}"
 UNITTEST = "python3 -m unittest discover -s tests -t ."
 # One test instead of all, and nothing compiled for it
@@ -436,7 +435,6 @@ RECIPES = {
     "runwait4.py --stats --json runs.txt": JOURNAL,
     "runwait4.py --report page.html runs.txt": JOURNAL,
     "runwait4.py --timeline timeline.json runs.txt": JOURNAL,
-    "runmaker4-client.py -j2 alice": Recipe(QUICK_JOBS, before=SERVER, states="dddd"),
     # the benchmarks
     "python3 -m unittest tests.test_claiming": Recipe(
         before=CHECKOUT, instead={"tests.test_claiming": "tests.test_packaging.Project"}
@@ -507,7 +505,6 @@ TEXTS = {  # of several words, and no commands for our users
     # what a terminal shows
     "conda activate",
     "source /etc/profile",
-    "ssh HOST COMMAND",
     "CMD bash -c JOB",
     "--runner CMD",
     "set -e",
@@ -545,7 +542,6 @@ TEXTS = {  # of several words, and no commands for our users
     "--bind-to none",
     "docker stop",
     "--kill-after 5s",
-    "ConnectTimeout 10",
     "kill -USR1",
     "sbatch --array=1-1000 job.sh",
     "seq 1 5 1000",
