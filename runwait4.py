@@ -86,13 +86,10 @@ from runmaker4 import (
     exit_on,
     filled,
     find_block_reason,
-    find_command_lines,
     find_held_job_locks,
     find_mount,
-    first_line_offset,
     give_rights,
     human_time,
-    job_file,
     job_file_path,
     keep_trying,
     lazy_import,
@@ -641,13 +638,10 @@ class JournalPass:
     MAX_REMEMBERED_RUNS = 50_000            # finished ones: an end can be logged twice
     MAX_NUMBER = 10 ** 10                   # the bound of times (seconds since 1970) and most numbers
     # The head of a line as runmaker4 writes it.  The command is JSON
-    HEAD_BEGINNING = (
-        rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(?P<event>%s)", (?="run": "(?P<run>[^"\\]*)", '
-    )
     EVENT_HEAD = re.compile(
-        HEAD_BEGINNING % b"start|end" + rb'"line": (\d+), "command": (?P<command>"[^"\\]*(?:\\.[^"\\]*)*"), )'
+        rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(?P<event>start|end)", '
+        rb'"run": "(?P<run>[^"\\]*)", "line": \d+, "command": (?P<command>"[^"\\]*(?:\\.[^"\\]*)*"), '
     )
-    START_HEAD = re.compile(HEAD_BEGINNING % b"start" + b")")
     NUMBER_TYPES = frozenset((int, float))  # not bool, an int for isinstance()
 
     def __init__(self, journal: JournalReader, run_filter: RunFilter | None, start_offset: int) -> None:
@@ -706,11 +700,11 @@ class JournalPass:
         return None
 
     def _match_head(self, line: bytes) -> re.Match[bytes] | None:
-        """Return the first fields of a start, or for a filter also of an end; None: decode the line."""
+        """Return the first fields of an event; None: decode the line."""
         # the filter compares commands as runmaker4 writes them: in ASCII
         if not (line.isascii() and line.endswith(b"}")):
             return None
-        return (self.EVENT_HEAD if self._filter else self.START_HEAD).match(line)
+        return self.EVENT_HEAD.match(line)
 
     def _add_start(self, run_name: str, position: int, line: bytes) -> None:
         """Keep the last start of a run, unless the run has ended."""
@@ -1449,18 +1443,8 @@ def say(text: str) -> None:
     warn(f"{PROG}: {text}")
 
 
-def check_journal(log: JournalReader, path: str) -> None:
-    """Warn if the last runs in a log have no line in this job file."""
-    runs = log.start_pass(start_offset=max(0, log.size - BLOCK))
-    commands = {run.command for run in deque(runs, 12)}
-    with job_file(path, find_mount(path).network) as file:
-        if commands and not next(find_command_lines(file, first_line_offset(file), commands), None):
-            say(f"{log.path}: no line of {path} belongs to the last runs (a journal of another job file?)")
-
-
 def read_status(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
     with Observation(watcher, functools.partial(open_journal, options, say)) as observation:
-        check_journal(observation.log, watcher.path)
         return status_of(observation)
 
 
@@ -1677,7 +1661,6 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     select_lines = find_bad_lines if is_failed_only else functools.partial(find_lines, options.show)
     columns = stdout_columns()
     with Observation(watcher, functools.partial(open_journal, options, say), select_lines) as observation:
-        check_journal(observation.log, watcher.path)
         output = None
         if not observation.log.is_missing:
             output = LastOutput(options.outdir, max_lines=3 if is_failed_only else 10)
@@ -1861,20 +1844,18 @@ def largest_known_peak(stats: Mapping[str, Any]) -> int:
     return max(stats["memory"] or 0, stats["memory_below"] or 0)
 
 
-def print_stats(outdir: str, path: str | None, as_json: bool) -> None:
-    stats = read_stats(outdir, path)
+def print_stats(outdir: str, as_json: bool) -> None:
+    stats = read_stats(outdir)
     print_lines([json.dumps(stats)] if as_json else stats_lines(stats, stdout_columns()))
 
 
-def read_stats(outdir: str, path: str | None) -> dict[str, Any]:
+def read_stats(outdir: str) -> dict[str, Any]:
     journal = JournalReader(outdir, say)
     stats_by_host: defaultdict[str, RunStats] = defaultdict(RunStats)
     total = RunStats()
     groups: dict[bytes, CommandStats] = {}
     without_end = 0
     with journal.file:
-        if path is not None:
-            check_journal(journal, path)
         for run in journal.start_pass():
             if run.ended is not None:
                 stats_by_host[run.host].add(run)
@@ -2589,13 +2570,13 @@ def run_with_options(argv: Sequence[str]) -> int:
     if options.report is not None:
         exit_status = wait_and_write_report(options, argv)
         if options.stats:
-            print_stats(options.outdir, options.file, as_json=False)
+            print_stats(options.outdir, as_json=False)
         return exit_status
     if options.timeline is not None:
         write_timeline_and_messages(options)
         return 0
     if options.stats:
-        print_stats(options.outdir, options.file, options.json)
+        print_stats(options.outdir, options.json)
         return 0
     try:
         return print_or_wait_for_jobs(options)
