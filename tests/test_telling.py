@@ -70,7 +70,7 @@ class Status(TellingCase):
         self.assertAlmostEqual(job.pop("start"), began, 2)
         self.assertGreaterEqual(job.pop("seconds"), 100)
         self.assertEqual(job, {"line": 1, "command": GATE, "host": "node1", "slot": "gpu 2", "pid": 4712,
-                               "without_runner": False})
+                               "without_runner": False, "processes": []})
 
     def test_names_of_hosts_are_whole_where_it_does_not_go_to_a_terminal(self) -> None:
         self.running()
