@@ -94,7 +94,7 @@ class QuickStart(TwoRunners):
 
 class ManyRunners(Case):
     """Eight runners on one file that others append to, set and watch: each job is started exactly once."""
-    LINES, ROUNDS = (5000, 40) if ALL else (2000, 10) if FULL else (1000, 4)
+    LINES, ROUNDS = (5000, 40) if ALL else (2000, 10) if FULL else (600, 3)
 
     def job(self, number: int) -> str:
         """A job that says that it started; every seventh fails."""

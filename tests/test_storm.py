@@ -15,7 +15,7 @@ from typing import Callable
 from tests import marks
 from tests.support import ALL, FULL, INTERVAL, Process, RunCase, wait_until
 
-JOBS, KILLS, RUNNERS = (10_000, 500, 6) if ALL else (2_000, 100, 6) if FULL else (350, 18, 6)
+JOBS, KILLS, RUNNERS = (10_000, 500, 6) if ALL else (2_000, 100, 6) if FULL else (200, 12, 6)
 LONG_JOBS, LAST_KILLS = 12, 4           # once all long jobs have begun, some more runners are killed
 PATIENCE = 1800 if FULL else 180
 
