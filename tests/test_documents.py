@@ -387,9 +387,6 @@ RECIPES = {
     "exec runmaker4.py --resume -j $NSLOTS --walltime 7.8h runs.txt": Recipe(
         jobs("e.r"), before="NSLOTS=2", states="ddd"
     ),
-    "runmaker4.py --slots @gpus.$(hostname) runs.txt": Recipe(
-        jobs(".."), before="cp names gpus.$(hostname)", states="dd"
-    ),
     "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname alice IMAGE "
     "python3 runmaker4.py -j0 runs.txt": Recipe(
         jobs(".."), states="dd"
