@@ -469,8 +469,8 @@ class Outbox:
 # on each link:
 #
 #     1. We send `have` for each job that we hold, then `hello`.
-#     2. `welcome` lists the jobs that others have taken (we kill them), the results that the server has, and
-#        our last event that it has dealt with.  Now the link is in use.
+#     2. `welcome` lists the jobs that others have taken (we kill them), and has our last event that the
+#        server has dealt with.  Now the link is in use.
 #     3. Each request for jobs has a number, which the answer repeats: `jobs`, or `nothing` if we would exit.
 #        An answer proves that the server was alive when the request was sent.  We start a job only soon
 #        after that, for the line can become `e` once we are silent for the grace.
@@ -529,68 +529,22 @@ class LinkState(enum.Enum):
     GIVEN_UP = enum.auto()              # after the time of --give-up
 
 
-class LinkEvent(enum.Enum):
-    PROVEN = enum.auto()                # both ends are authenticated
-    WELCOME = enum.auto()
-    LOST = enum.auto()                  # an attempt has failed, or a link is lost
-    RETRY = enum.auto()
-    TIME_UP = enum.auto()               # in PAUSED, the time of --give-up is over
-    CONCLUDE = enum.auto()              # we or the server begin to exit for good
-
-
-NEXT_STATES = {
-    LinkState.DIALLING: {
-        LinkEvent.PROVEN: LinkState.GREETING,
-        LinkEvent.LOST: LinkState.PAUSED,
-        LinkEvent.CONCLUDE: LinkState.OVER,
-    },
-    LinkState.GREETING: {
-        LinkEvent.WELCOME: LinkState.IN_USE,
-        LinkEvent.LOST: LinkState.PAUSED,
-        LinkEvent.CONCLUDE: LinkState.OVER,
-    },
-    LinkState.IN_USE: {
-        LinkEvent.WELCOME: LinkState.IN_USE,
-        LinkEvent.LOST: LinkState.PAUSED,
-        LinkEvent.CONCLUDE: LinkState.LEAVING,
-    },
-    LinkState.PAUSED: {
-        LinkEvent.RETRY: LinkState.DIALLING,
-        LinkEvent.TIME_UP: LinkState.GIVEN_UP,
-        LinkEvent.CONCLUDE: LinkState.OVER,
-    },
-    LinkState.LEAVING: {
-        LinkEvent.WELCOME: LinkState.LEAVING,
-        LinkEvent.LOST: LinkState.OVER,
-        LinkEvent.CONCLUDE: LinkState.LEAVING,
-    },
-    LinkState.OVER: {
-        LinkEvent.PROVEN: LinkState.OVER,
-        LinkEvent.LOST: LinkState.OVER,
-        LinkEvent.CONCLUDE: LinkState.OVER,
-    },
-    LinkState.GIVEN_UP: {
-        LinkEvent.CONCLUDE: LinkState.GIVEN_UP,
-    },
-}
-
-
 class LinkLife:
     """Keeps a client's link alive, and dials again when it is lost.
 
-    Only one attempt or link exists at a time.  apply_event() follows NEXT_STATES:
+    Only one attempt or link exists at a time:
 
-        state       link  proven    welcome  lost    retry     time up   conclude
-        DIALLING    -     GREETING  x        PAUSED  x         x         OVER
-        GREETING    -     x         IN_USE   PAUSED  x         x         OVER
-        IN_USE      yes   x         same     PAUSED  x         x         LEAVING
-        PAUSED      -     x         x        x       DIALLING  GIVEN_UP  OVER
-        LEAVING     yes   x         same     OVER    x         x         same
-        OVER        -     same      x        same    x         x         same
-        GIVEN_UP    -     x         x        x       x         x         same
+        state       link  proven    welcome  lost    pause over           conclude
+        DIALLING    -     GREETING  x        PAUSED  x                    OVER
+        GREETING    -     x         IN_USE   PAUSED  x                    OVER
+        IN_USE      yes   x         same     PAUSED  x                    LEAVING
+        PAUSED      -     x         x        x       DIALLING/GIVEN_UP    OVER
+        LEAVING     yes   x         same     OVER    x                    same
+        OVER        -     same      x        same    same                 same
+        GIVEN_UP    -     x         x        x       same                 same
 
-    link: messages can be sent and are understood (welcome and closing always are).  x: a defect.  In OVER a
-    pending attempt can still succeed or fail, but all messages of the server are ignored.
+    link: messages can be sent and are understood (welcome and closing always are).  x: cannot happen.  A
+    pending attempt can still succeed or fail in OVER, but all messages of the server are ignored.
     """
 
     def __init__(self, endpoint: Endpoint, give_up: float | None, reported_complaint: Complaint) -> None:
@@ -607,12 +561,6 @@ class LinkLife:
         self._grace = 60.0                          # seconds for which the server keeps our lines
         self._server_alive_at = -FOREVER            # when the last answered request was sent
         self._next_pause = 0.1                      # to the next attempt, in seconds
-
-    def apply_event(self, event: LinkEvent) -> None:
-        next_state = NEXT_STATES[self.state].get(event)
-        if next_state is None:
-            raise RuntimeError(f"{event.name} in the state {self.state.name}")
-        self.state = next_state
 
     @property
     def link(self) -> ServerLink | None:
@@ -644,7 +592,8 @@ class LinkLife:
 
     def on_proven(self, link: ServerLink) -> None:
         self._link = link
-        self.apply_event(LinkEvent.PROVEN)
+        if self.state is LinkState.DIALLING:
+            self.state = LinkState.GREETING
 
     def on_welcome(self, file: str, file_id: str, grace: float) -> str:
         """Use a link after the welcome; return a message such as 'serving runs.txt'."""
@@ -653,7 +602,8 @@ class LinkLife:
             message = "connected again"
             if file_id != self.file_id:
                 message = f"connected again; serving another file: {file}"
-        self.apply_event(LinkEvent.WELCOME)
+        if self.state is LinkState.GREETING:
+            self.state = LinkState.IN_USE
         self.file = file
         self.file_id = file_id
         self.was_accepted = True
@@ -673,7 +623,7 @@ class LinkLife:
         """
         if self.link:
             self._down_since = boottime()
-        self.apply_event(LinkEvent.LOST)
+        self.state = LinkState.PAUSED if self.wants_server else LinkState.OVER
         if complaint is Complaint.REFUSAL:
             was_reported = self.reported_complaint is Complaint.REFUSAL
         else:
@@ -741,14 +691,21 @@ class LinkLife:
             return None
         seconds_down = boottime() - self._down_since
         if seconds_down >= self._give_up_seconds:
-            self.apply_event(LinkEvent.TIME_UP)
+            self.state = LinkState.GIVEN_UP
             return seconds_down
         # random, because otherwise all clients would reconnect at once
         await asyncio.sleep(min(self._next_pause * random.uniform(0.5, 1.0), self._seconds_left()))
         self._next_pause = min(2 * self._next_pause, MAX_PAUSE_SECONDS)
         if self.wants_server:
-            self.apply_event(LinkEvent.RETRY)
+            self.state = LinkState.DIALLING
         return None
+
+    def conclude(self) -> None:
+        """Begin to exit for good, as we or the server do."""
+        if self.link:
+            self.state = LinkState.LEAVING
+        elif self.state is not LinkState.GIVEN_UP:
+            self.state = LinkState.OVER
 
     def _seconds_left(self) -> float:
         """Return the seconds until the client gives up; at least 0.5, enough for an attempt."""
@@ -832,26 +789,6 @@ class Requests:
     def on_lost(self) -> None:
         self.pending_slots = 0
         self.forget_no_job()
-
-
-class Welcome(NamedTuple):
-    grace: float                # seconds for which it keeps our lines
-    last_event: int             # of ours, that it has dealt with
-    lost_keys: list[str]        # other runners have them
-    settled_keys: list[str]     # their results are written
-    file: str
-    directory: bytes            # in which it was started
-
-    @classmethod
-    def from_message(cls, message: Message) -> Welcome:
-        return cls(
-            grace=max(message.seconds("grace"), 0.1),
-            last_event=message.integer("seen"),
-            lost_keys=message.items("lost", str),
-            settled_keys=message.items("settled", str),
-            file=printable(message.text("file", 1000)),
-            directory=message.data("directory"),
-        )
 
 
 class JobsAhead:
@@ -1008,7 +945,7 @@ class Connection:
             self._say(f"the results of {plural(len(unwritten), 'job')} could not be sent to the server")
             self._program.runner_stats.unwritten_lines += unwritten
         await runner.wait_unless_killed(self._request_summary())
-        self.link_life.apply_event(LinkEvent.CONCLUDE)
+        self.link_life.conclude()
         link = self.link_life.link
         if link:
             link.send(type="bye")
@@ -1108,16 +1045,12 @@ class Connection:
             self._progress.set()
         self._runner.pump.resume()
 
-    def _drop_job(self, key: str) -> RemoteJob | None:
+    def _on_job_lost(self, key: str) -> None:
+        """Kill a job that another runner has, or report that the result is not written."""
         job = self._jobs.pop(key, None)
         self._jobs_ahead.remove(key)
         self._outbox.drop(key)
         self._progress.set()
-        return job
-
-    def _on_job_lost(self, key: str) -> None:
-        """Kill a job that another runner has, or report that the result is not written."""
-        job = self._drop_job(key)
         if not job:
             return
         if job.result is None:
@@ -1236,19 +1169,21 @@ class Connection:
             raise WireError(f"an unknown message {kind!a}")
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
-        welcome = Welcome.from_message(message)
+        file = printable(message.text("file", 1000))
+        grace = max(message.seconds("grace"), 0.1)
+        last_event = message.integer("seen")
+        lost_keys = message.items("lost", str)
+        directory = message.data("directory")
         is_first_welcome = not self.link_life.was_accepted
-        report = self.link_life.on_welcome(welcome.file, link.channel.file_id, welcome.grace)
+        report = self.link_life.on_welcome(file, link.channel.file_id, grace)
         if not is_first_welcome or not self._quiet:
             self._say(report)
-        if is_first_welcome and not os.path.isdir(welcome.directory):
-            self._say(f"the server's directory {display_text(welcome.directory)} does not exist here; jobs "
-                      f"run in {display_text(self._program.directory)}")
-        for key in welcome.lost_keys:
+        if is_first_welcome and not os.path.isdir(directory):
+            self._say(f"the server's directory {display_text(directory)} does not exist here; jobs run in "
+                      f"{display_text(self._program.directory)}")
+        for key in lost_keys:
             self._on_job_lost(key)
-        for key in welcome.settled_keys:
-            self._drop_job(key)
-        self._resend_events(welcome.last_event)
+        self._resend_events(last_event)
         link.request("ping")                    # the answer allows us to start jobs
         self._wake_runner()
 
@@ -1353,7 +1288,7 @@ class Connection:
         is_for_good = message.boolean("done")
         if is_for_good:
             self._on_summary(message)
-            self.link_life.apply_event(LinkEvent.CONCLUDE)
+            self.link_life.conclude()
             self._runner.drain()
         link.drop("the server was stopped")
 

@@ -1209,14 +1209,14 @@ class Client(Consumer):
         """Answer a `hello`, and repeat orders that the client can have missed, for example `stop`."""
         link.mark_welcomed()
         self._on_acknowledged(self.inbox.last_dealt_with)       # by the field `seen`
-        self._send_welcome(link, reclaimed.lost, reclaimed.settled)
+        self._send_welcome(link, reclaimed.lost)
         self._repeat_orders()
 
-    def _send_welcome(self, link: ClientLink, lost_keys: list[str], settled_keys: list[str]) -> None:
+    def _send_welcome(self, link: ClientLink, lost_keys: list[str]) -> None:
         """Send the `welcome`.
 
-        lost_keys: of jobs to kill; those above MAX_LIST_KEYS get separate messages.  settled_keys: of jobs
-        whose results are written; the client learns of further ones when it resends them.
+        lost_keys: of jobs to kill; those above MAX_LIST_KEYS get separate messages.  The client learns of
+        results that are written when it resends them.
         """
         sessions = self.sessions
         link.send(
@@ -1226,7 +1226,6 @@ class Client(Consumer):
             grace=sessions.settings.grace,
             seen=self.inbox.last_acknowledged,      # later events come again
             lost=lost_keys[:MAX_LIST_KEYS],
-            settled=settled_keys[:MAX_LIST_KEYS],
         )
         for key in lost_keys[MAX_LIST_KEYS:]:
             link.send(type="lost", id=key)

@@ -277,8 +277,7 @@ FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(type="ready", id="0" * 16),
 )
 FROM_SERVER: tuple[dict[str, Any], ...] = (
-    dict(type="welcome", file="runs.txt", directory="/", grace=60.0, seen=0, lost=[], settled=[],
-         records=False, output=False),
+    dict(type="welcome", file="runs.txt", directory="/", grace=60.0, seen=0, lost=[]),
     dict(type="jobs", request=1, jobs=[dict(id="0" * 16, number=1, text=" true", timeout=0.0, slots=1,
                                             memory=[0, 4096], shell="/bin/sh", group=False, hold=False)]),
     dict(type="nothing", request=1, ended=False, left=""),
