@@ -1601,23 +1601,27 @@ class Records:
         run = assignment.run
         if not run:
             raise WireError("the end of no run")
+        # read all first: after a WireError, abandon_run() must find the run as it was
         short_output = {b"stdout": message.data("out"), b"stderr": message.data("err")}
-        run.duration = message.seconds("seconds")
-        run.cause = message.text("cause", 16)
-        run.why_not_started = printable(message.text("why", 1000))
+        duration = message.seconds("seconds")
+        cause = message.text("cause", 16)
+        why_not_started = printable(message.text("why", 1000))
+        received = [message.integer(stream.name.decode()) for stream in run.streams]
         run_result = None
         if message.fields.get("status") is not None:
             if not run.shell:
                 raise WireError("the exit status of no process")
-            run_result = Records._read_run_result(run.cause, message)
+            run_result = Records._read_run_result(cause, message)
             Records._update_usage(run.shell, message)
             for stream_name, data in short_output.items():
                 if data:
                     Records._pass_output(run, stream_name, data)
+        run.duration = duration
+        run.cause = cause
+        run.why_not_started = why_not_started
         # a client that lost its server does not send all output again
-        for stream in run.streams:
-            stream.received = message.integer(stream.name.decode())
-        # not sooner: after a WireError above, abandon_run() must find the run
+        for stream, byte_count in zip(run.streams, received):
+            stream.received = byte_count
         assignment.end_run()
         for sink in run.sinks:
             if run_result:
@@ -1635,9 +1639,12 @@ class Records:
 
     @staticmethod
     def _update_usage(shell: Shell, message: Message) -> None:
-        shell.cpu = message.seconds_or_none("cpu")
-        shell.memory = message.integer_or_none("memory")
-        shell.memory_below = message.integer_or_none("memory_below")
+        usage = (
+            message.seconds_or_none("cpu"),
+            message.integer_or_none("memory"),
+            message.integer_or_none("memory_below"),
+        )
+        shell.cpu, shell.memory, shell.memory_below = usage
 
     @staticmethod
     def abandon_run(assignment: Assignment) -> None:

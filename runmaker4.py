@@ -7030,7 +7030,8 @@ class Journal:
 class RunEntry:
     """The records of a run that has not ended."""
     start: dict[str, Any]               # the `start` event
-    uses_files: bool                    # output is written as it comes
+    uses_files: bool                    # in the I/O thread: output is written as it comes
+    can_be_short: bool = True           # in the event loop: _use_files() was not posted
     outputs: dict[bytes, OutputFile] = field(default_factory=dict)      # by the name of the stream
 
     @property
@@ -7096,9 +7097,9 @@ class OutDir(Sink):
 
     def on_tick(self) -> None:
         now = time.time()
-        for run, entry in self._entries.items():
-            if not entry.uses_files and now - run.started_at > self.MAX_SHORT_SECONDS:
-                self.executor.post(self._use_files, entry)
+        for run in self._entries:
+            if now - run.started_at > self.MAX_SHORT_SECONDS:
+                self.write_output(run)
         self.flush()
 
     def flush(self) -> None:
@@ -7108,7 +7109,10 @@ class OutDir(Sink):
 
     def write_output(self, run: Run) -> None:
         """Write the output of a run to files, even if it is short."""
-        self.executor.post(self._use_files, self._entries[run])
+        entry = self._entries[run]
+        if entry.can_be_short:
+            entry.can_be_short = False
+            self.executor.post(self._use_files, entry)
 
     def _new_entry(self, run: Run) -> RunEntry:
         """Return an entry with the fields that the `start` and `end` events have in common.

@@ -747,6 +747,23 @@ class Acknowledged(TcpCase):
         self.assertEqual((self.states(), self.read("out/journal").count(b'"event": "end"')), ("dd", 2))
 
 
+class HalfReadEnd(unittest.TestCase):
+    """An end of a run with one invalid field changes nothing of the run: its records say that it is lost."""
+
+    def test_each_field(self) -> None:
+        for name in END.keys() - {"type", "memory_below"}:
+            with self.subTest(name):
+                shell = runmaker4.Shell(1, b"mark")
+                streams = runmaker4.Stream(b"stdout", -1), runmaker4.Stream(b"stderr", -1)
+                run = runmaker4.Run(runmaker4.Job(1, 0, 0, b"r", b" true"), [], b"bob", 0.0, shell=shell,
+                                    streams=streams)
+                before = repr((run, vars(shell), [stream.received for stream in streams]))
+                message = {**END, "why": "gone", "stdout": 5, name: {}}
+                with self.assertRaises(runmaker4.WireError):
+                    server_module.Records._end_run(SimpleNamespace(run=run), runmaker4.Message(message))
+                self.assertEqual(repr((run, vars(shell), [stream.received for stream in streams])), before)
+
+
 class Nonsense(TcpCase):
     """What a client says of its jobs, and makes no sense, is not kept; that is said, and the exit status is
     1.
