@@ -1121,7 +1121,7 @@ class Client(Consumer):
         Behind a longer job, the client gives waiting jobs back after a second.  0 with --max-failed: a client
         also starts jobs that it has after the limit is reached.
         """
-        if self.sessions.settings.max_failed:
+        if self.sessions.max_failed:
             return 0
         return min(self._short_jobs_in_row // 4, MAX_PREFETCHED_LINES)
 
@@ -1180,7 +1180,7 @@ class Client(Consumer):
     async def _next_link(self) -> ClientLink | None:
         """Wait for the next hello; return its link, or None after the grace."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._hello_came.wait(), self.sessions.settings.grace)
+            await asyncio.wait_for(self._hello_came.wait(), self.sessions.grace)
         if not self._hello_came.is_set():
             return None
         self._hello_came.clear()
@@ -1221,9 +1221,9 @@ class Client(Consumer):
         sessions = self.sessions
         link.send(
             type="welcome",
-            file=to_text(os.fsencode(sessions.settings.path))[-MAX_NAME_CHARS:],
-            directory=to_text(sessions.settings.directory),
-            grace=sessions.settings.grace,
+            file=to_text(os.fsencode(sessions.path))[-MAX_NAME_CHARS:],
+            directory=to_text(sessions.directory),
+            grace=sessions.grace,
             seen=self.inbox.last_acknowledged,      # later events come again
             lost=lost_keys[:MAX_LIST_KEYS],
         )
@@ -1275,7 +1275,7 @@ class Client(Consumer):
         cancelled = [assignment for assignment in undecided if assignment.is_cancelled]
         running = [assignment for assignment in undecided if not assignment.is_cancelled]
         if running:
-            grace = human_time(sessions.settings.grace)
+            grace = human_time(sessions.grace)
             lines = name_lines([assignment.number for assignment in running])
             sessions.say(f"client {self.where} did not come back within {grace}; {lines} given up (if a "
                          "client was killed, its jobs may still run)")
@@ -2041,9 +2041,9 @@ class FileCount:
 class Accountant:
     PAUSE_FACTOR = 4                    # in durations of a count
 
-    def __init__(self, services: Services, reader: JobReader) -> None:
-        self._executor = services.executor
-        self._lifetime = services.lifetime
+    def __init__(self, executor: FileExecutor, lifetime: Lifetime, reader: JobReader) -> None:
+        self._executor = executor
+        self._lifetime = lifetime
         self._reader = reader
         self._requests: dict[ClientLink, None] = {}     # oldest first
         # None: no request came yet
@@ -2120,27 +2120,7 @@ class Accountant:
 #     on_bye()               handles a bye
 
 
-@dataclass(frozen=True)
-class Services:
-    """The parts that other parts use.  They are created first."""
-    loop: asyncio.AbstractEventLoop
-    executor: FileExecutor
-    claims: Claims
-    records: Records
-    runner_stats: RunnerStats
-    lifetime: Lifetime
-    say: Say
-    interval: float                     # seconds between checks of the claimed lines
-
-
-@dataclass(frozen=True)
-class SessionSettings:
-    path: str                           # of the job file
-    directory: bytes                    # in which the server was started
-    grace: float                        # seconds in which a lost client can come back
-    max_failed: int                     # 0: no limit
-
-
+@dataclass(eq=False)
 class Sessions:
     """The clients that are connected or can come back.
 
@@ -2148,25 +2128,29 @@ class Sessions:
     by key, and the line is locked.
     """
 
-    def __init__(self, services: Services, settings: SessionSettings, on_error: Say) -> None:
-        self.loop = services.loop
-        self.say = services.say
-        self.lifetime = services.lifetime
-        self.executor = services.executor
-        self.records = services.records
-        self._claims = services.claims
-        self._interval = services.interval
-        self._runner_stats = services.runner_stats
-        self.settings = settings
-        self._on_error = on_error
-        self.clients: dict[str, Client] = {}
-        self.assignments: dict[str, Assignment] = {}
-        self.recovery = Recovery(services, self)
-        # ends of runs that the journal gathers on a network file system: client and event number
-        self._gathered_events: list[tuple[Client, int]] = []
-        self.links: dict[ClientLink, None] = {}
-        # unauthenticated links, oldest first
-        self._strangers: OrderedDict[ClientLink, None] = OrderedDict()
+    loop: asyncio.AbstractEventLoop
+    executor: FileExecutor
+    claims: Claims
+    records: Records
+    runner_stats: RunnerStats
+    lifetime: Lifetime
+    say: Say
+    on_error: Say
+    interval: float                     # seconds between checks of the claimed lines
+    path: str                           # of the job file
+    directory: bytes                    # in which the server was started
+    grace: float                        # seconds in which a lost client can come back
+    max_failed: int                     # 0: no limit
+    clients: dict[str, Client] = field(default_factory=dict)
+    assignments: dict[str, Assignment] = field(default_factory=dict)
+    # ends of runs that the journal gathers on a network file system: client and event number
+    _gathered_events: list[tuple[Client, int]] = field(default_factory=list)
+    links: dict[ClientLink, None] = field(default_factory=dict)
+    # unauthenticated links, oldest first
+    _strangers: OrderedDict[ClientLink, None] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        self.recovery = Recovery(self)
 
     # -- lines that clients have -----------------------------------------------------------------------------
 
@@ -2207,9 +2191,9 @@ class Sessions:
         if line_result.event is not None:
             assignment.client.inbox.open_event(line_result.event)
         job = assignment.job
-        write = functools.partial(self.executor.start_call, self._claims.finish, job, line_result.state)
+        write = functools.partial(self.executor.start_call, self.claims.finish, job, line_result.state)
         # The first attempt is made at once: later calls of the executor find the state.
-        outcome = asyncio.ensure_future(write_with_retries(write, self._interval, self.say, job))
+        outcome = asyncio.ensure_future(write_with_retries(write, self.interval, self.say, job))
         outcome.add_done_callback(functools.partial(self._complete_result, assignment, line_result))
 
     def _complete_result(
@@ -2224,7 +2208,7 @@ class Sessions:
         error = outcome.result()
         client = assignment.client
         event = line_result.event           # to acknowledge; None: it came in no message
-        self._runner_stats.add_result(assignment.job, line_result.state)
+        self.runner_stats.add_result(assignment.job, line_result.state)
         if error:
             self._report_unwritten(assignment, error)
         elif event is not None:
@@ -2237,13 +2221,13 @@ class Sessions:
 
     def _report_unwritten(self, assignment: Assignment, error: str) -> None:
         self.say(f"line {assignment.number}: {error}")
-        self._runner_stats.add_unwritten(assignment.job)
+        self.runner_stats.add_unwritten(assignment.job)
         assignment.send_message("fault", text=error[:200], cancelled=assignment.is_cancelled)
 
     def abandon(self, assignment: Assignment) -> None:
         """Leave the line of a client that is gone for good as an orphan."""
         self._remove_and_notify_group(assignment, LineResult(Cause.VANISHED, ERROR))
-        self.executor.post(self._claims.abandon, assignment.job)
+        self.executor.post(self.claims.abandon, assignment.job)
         self.lifetime.on_progress()
 
     async def watch_claimed_lines(self) -> None:
@@ -2252,8 +2236,8 @@ class Sessions:
         Lines that an edit has moved are found again.
         """
         while True:
-            await asyncio.sleep(self._interval / 2)
-            causes = await self.executor.call(self._claims.check_jobs)      # "cancelled" or "lost"
+            await asyncio.sleep(self.interval / 2)
+            causes = await self.executor.call(self.claims.check_jobs)      # "cancelled" or "lost"
             for job, cause in causes.items():
                 assignment = self._find_assignment(job)
                 if assignment and cause == "cancelled":
@@ -2273,7 +2257,7 @@ class Sessions:
         if not assignment.is_undecided:
             return
         self.say(f"line {assignment.number}: another runner took over this job")
-        self._runner_stats.add_result(assignment.job, ERROR)
+        self.runner_stats.add_result(assignment.job, ERROR)
         assignment.send_message("lost")
         self._remove_and_notify_group(assignment, LineResult(Cause.TAKEN, ERROR))
 
@@ -2296,9 +2280,9 @@ class Sessions:
         self.lifetime.drain()
 
     def _drain_after_failures(self) -> None:
-        count = self._runner_stats.bad_count
-        if 0 < self.settings.max_failed <= count and self.lifetime.is_serving:
-            self._runner_stats.had_errors = True
+        count = self.runner_stats.bad_count
+        if 0 < self.max_failed <= count and self.lifetime.is_serving:
+            self.runner_stats.had_errors = True
             self.drain(too_many_failures(count))
 
     # -- clients that go and come back -----------------------------------------------------------------------
@@ -2313,7 +2297,7 @@ class Sessions:
     def kept_text(self, assignments: dict[str, Assignment]) -> str:
         # '; lines 3, 5 kept for 60s'
         lines = [assignment.number for assignment in assignments.values() if assignment.is_undecided]
-        return f"; {name_lines(lines)} kept for {human_time(self.settings.grace)}" if lines else ""
+        return f"; {name_lines(lines)} kept for {human_time(self.grace)}" if lines else ""
 
     def client_for_hello(self, link: ClientLink, hello: Hello) -> Client:
         """Return the client that sent this hello: one that has come back, or a new one.  Raises WireError."""
@@ -2350,7 +2334,7 @@ class Sessions:
         try:
             self._apply_event(client, kind, message, event_number)
         except WireError as error:
-            self._on_error(f"client {client.where}: invalid event '{printable(kind)}', not handled: {error}")
+            self.on_error(f"client {client.where}: invalid event '{printable(kind)}', not handled: {error}")
             raise
 
     def _apply_event(self, client: Client, kind: str, message: Message, event_number: int) -> None:
@@ -2749,13 +2733,8 @@ class Recovery:
     """Finds the lines of jobs that this server has not assigned."""
     RETRY_INTERVALS = 0.1               # between searches, in intervals of the job file
 
-    def __init__(self, services: Services, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
-        self._say = services.say
-        self._lifetime = services.lifetime
-        self._claims = services.claims
-        self._interval = services.interval
-        self._executor = services.executor
         self._lock = asyncio.Lock()     # two clients can name one job
         # of jobs with written results, oldest first; perhaps the clients do not know
         self._settled_keys: OrderedDict[str, None] = OrderedDict()
@@ -2777,9 +2756,11 @@ class Recovery:
         while (count := await self._try_to_inherit(lock_fd, deadline)) is None:
             await asyncio.sleep(0.1)
         if count:
-            grace = human_time(self._sessions.settings.grace)
-            self._say(f"took over {plural(count, 'running job')} of the previous server; waiting {grace} "
-                      "for the clients")
+            grace = human_time(self._sessions.grace)
+            self._sessions.say(
+                f"took over {plural(count, 'running job')} of the previous server; waiting {grace} for the "
+                "clients"
+            )
             spawn_task(self._end_inheritance())
 
     async def _try_to_inherit(self, lock_fd: int, deadline: float) -> int | None:
@@ -2788,41 +2769,46 @@ class Recovery:
         Raises UsageError: the file cannot be used, and it is later than `deadline`, or the server exits.
         """
         try:
-            return await self._executor.call(self._claims.inherit, lock_fd)
+            return await self._sessions.executor.call(self._sessions.claims.inherit, lock_fd)
         except OSError as error:
             if error.errno == errno.ESTALE:
                 with contextlib.suppress(OSError):
                     unlock(lock_fd, 0, IN_USE_BYTES)    # also for the keeper
-                self._say(f"{error_text(error)}; the lines of the previous server cannot be taken over")
+                why = error_text(error)
+                self._sessions.say(f"{why}; the lines of the previous server cannot be taken over")
                 return 0
-            if boottime() > deadline or self._lifetime.is_exiting:
-                raise UsageError(f"{self._sessions.settings.path}: {error_text(error)}") from None
+            if boottime() > deadline or self._sessions.lifetime.is_exiting:
+                raise UsageError(f"{self._sessions.path}: {error_text(error)}") from None
             return None
 
     async def _end_inheritance(self) -> None:
-        await asyncio.sleep(self._sessions.settings.grace)
-        self._executor.call_then(lambda _: self._lifetime.on_progress(), self._claims.drop_inherited_locks)
+        await asyncio.sleep(self._sessions.grace)
+        sessions = self._sessions
+        sessions.executor.call_then(
+            lambda _: sessions.lifetime.on_progress(), sessions.claims.drop_inherited_locks
+        )
 
     async def reclaim(self, client: Client, reported: Sequence[ReportedJob]) -> Reclaimed:
         """Give a client that comes back the lines of the jobs that it reports; it can be lost meanwhile.
 
         In doubt try again, at most for as long as a line must be missing to count as gone.
         """
-        deadline = boottime() + (JobReader.MAX_LOOKS - 1) * self._interval
+        deadline = boottime() + (JobReader.MAX_LOOKS - 1) * self._sessions.interval
         while True:
             is_last_try = boottime() >= deadline
             async with self._lock:
                 reclaimed = await self._try_to_reclaim(client, reported, is_last_try)
             if is_last_try or not reclaimed.doubt:
                 return reclaimed
-            await asyncio.sleep(self.RETRY_INTERVALS * self._interval)
+            await asyncio.sleep(self.RETRY_INTERVALS * self._sessions.interval)
 
     async def _try_to_reclaim(self, client: Client, reported: Sequence[ReportedJob],
                               is_last_try: bool) -> Reclaimed:
         """Search the file once, and assign the lines that are found."""
         unassigned = [job for job in reported
                       if job.key not in self._sessions.assignments and job.key not in self._settled_keys]
-        reclaimed = await self._executor.call(self._claims.reclaim_lines, client, unassigned, is_last_try)
+        reclaim_lines = self._sessions.claims.reclaim_lines
+        reclaimed = await self._sessions.executor.call(reclaim_lines, client, unassigned, is_last_try)
         for key, job in reclaimed.jobs.items():
             assignment = Assignment(key, client, job, Phase.BEGUN, began_at=boottime())
             self._sessions.add_assignment(assignment)
@@ -2857,18 +2843,12 @@ class Dispatcher:
     file for lines to claim.
     """
 
-    def __init__(self, services: Services, sessions: Sessions, stdout: Writer, poll_seconds: float) -> None:
+    def __init__(self, sessions: Sessions, stdout: Writer, poll_seconds: float) -> None:
         """stdout: for results of groups."""
         self._sessions = sessions
         self._stdout = stdout
         self._poll_seconds = poll_seconds
-        self._loop = services.loop
-        self._say = services.say
-        self._lifetime = services.lifetime
-        self._claims = services.claims
-        self._executor = services.executor
-        self._records = services.records
-        self._runner_stats = services.runner_stats
+        self._lifetime = sessions.lifetime
         # Yields random keys without end, as no key is "".  A client that connects names keys of jobs, so they
         # must be hard to guess, and unlike those of other servers.
         self._keys = iter(lambda: secrets.token_hex(8), "")
@@ -2907,7 +2887,9 @@ class Dispatcher:
         self.has_new_request = False
         if not self._lifetime.is_serving:
             return self.answer_exiting_clients()
-        if self.is_claiming or not self.waiting_clients or self._records.is_behind(Writer.HIGH_BACKLOG):
+        if self.is_claiming or not self.waiting_clients:
+            return
+        if self._sessions.records.is_behind(Writer.HIGH_BACKLOG):
             return
         reserved = self._reserved_clients()
         offers: dict[Client, Resources] = {}
@@ -2929,8 +2911,8 @@ class Dispatcher:
         # Claims knows only the base class, Consumer
         clients_by_consumer: dict[Consumer, Client] = {client: client for client in offers}
         on_claimed = functools.partial(self._on_batch_claimed, clients_by_consumer)
-        self._executor.call_then(
-            on_claimed, self._claims.claim_batch, list(offers.items()), decides_exit, all_clients
+        self._sessions.executor.call_then(
+            on_claimed, self._sessions.claims.claim_batch, list(offers.items()), decides_exit, all_clients
         )
 
     def _exits_if_no_job(self, client: Client) -> bool:
@@ -2952,7 +2934,7 @@ class Dispatcher:
         self._lifetime.on_progress()
         can_lines_remain = batch.must_continue or (batch.jobs and self.waiting_clients)
         if can_lines_remain:
-            self._loop.call_soon(self._continue_claiming)
+            self._sessions.loop.call_soon(self._continue_claiming)
 
     def _send_claimed(self, clients_by_consumer: dict[Consumer, Client], jobs: Iterable[Job]) -> None:
         for client, assignments in self._assign_jobs(clients_by_consumer, jobs).items():
@@ -2990,8 +2972,8 @@ class Dispatcher:
         if not was_interrupted:
             self.is_searching = can_find_jobs_later
         if final_error and self._lifetime.is_serving:
-            self._say(f"{final_error} (no more jobs are handed out)")
-            self._runner_stats.had_errors = True
+            self._sessions.say(f"{final_error} (no more jobs are handed out)")
+            self._sessions.runner_stats.had_errors = True
             self._lifetime.drain()
 
     def _continue_claiming(self) -> None:
@@ -3004,7 +2986,7 @@ class Dispatcher:
     def is_startable(self, assignment: Assignment) -> bool:
         error = command_error(assignment.command)
         if error:
-            self._say(f"line {assignment.number}: cannot be started: {error}")
+            self._sessions.say(f"line {assignment.number}: cannot be started: {error}")
         return not error
 
     def send_jobs(self, client: Client, assignments: list[Assignment]) -> None:
@@ -3123,7 +3105,7 @@ class Dispatcher:
         del self._group_plans[claim.plan.first_line.offset]
         jobs_by_client = [(claim.clients[host], jobs) for host, jobs in claim.plan.jobs_by_host.items()]
         on_claimed = functools.partial(self._prepare_or_return_group, claim)
-        self._executor.call_then(on_claimed, self._claims.claim_group, jobs_by_client)
+        self._sessions.executor.call_then(on_claimed, self._sessions.claims.claim_group, jobs_by_client)
 
     def _choose_clients(self, plan: GroupPlan, free: dict[Client, int]) -> dict[str, Client | None]:
         """Return a client, or None, for each host of a group; a host that few slots match chooses first."""
@@ -3169,12 +3151,12 @@ class Dispatcher:
     def say_once(self, text: str) -> None:
         if text not in self._printed_texts:
             self._printed_texts.add(text)
-            self._say(text)
+            self._sessions.say(text)
 
     def hand_out_soon(self, group_pause_seconds: float = 0.0) -> None:
         """Hand out lines in the next turn of the event loop; after a failed group, groups pause."""
         self._groups_paused_until = max(self._groups_paused_until, boottime() + group_pause_seconds)
-        self._loop.call_soon(self.hand_out_lines)
+        self._sessions.loop.call_soon(self.hand_out_lines)
 
 
 # ======== The server ========================================================================================
@@ -3300,16 +3282,25 @@ class Server(Program):
         )
         has_log_file = bool(self.stores[0])
         self.claims = Claims(served_file, self.records, ordinals=has_log_file)
-        services = Services(self.loop, self.executor, self.claims, self.records, self.runner_stats,
-                            self.lifetime, self.say, reader.interval)
-        settings = SessionSettings(
-            self.path, self.directory, self.options.grace, self.options.max_failed
+        self.sessions = Sessions(
+            self.loop,
+            self.executor,
+            self.claims,
+            self.records,
+            self.runner_stats,
+            self.lifetime,
+            self.say,
+            self._on_error,
+            reader.interval,
+            self.path,
+            self.directory,
+            self.options.grace,
+            self.options.max_failed,
         )
-        self.sessions = Sessions(services, settings, self._on_error)
         # each poll on a network file system is a round trip
         poll_seconds = max(POLL_SECONDS, reader.interval / 5 if self.mount.network else 0)
-        self.dispatcher = Dispatcher(services, self.sessions, self.stdout, poll_seconds)
-        self.accountant = Accountant(services, reader)
+        self.dispatcher = Dispatcher(self.sessions, self.stdout, poll_seconds)
+        self.accountant = Accountant(self.executor, self.lifetime, reader)
 
     async def _shut_down(self) -> None:
         """Write and send everything, close connections, let the keeper exit, and print the closing line.

@@ -816,10 +816,21 @@ class LinesOfAClientThatComesBack(JobFileCase):
         self.served = self.of_worker._queue
         self.runner_stats = runmaker4.RunnerStats()
         loop = asyncio.get_running_loop()
-        services = server.Services(loop, runmaker4.FileExecutor(threaded=False), self.of_worker, records,
-                                   self.runner_stats, server.Lifetime(loop), lambda text: None, file.interval)
-        settings = server.SessionSettings(str(self.path), grace=60.0, max_failed=0)
-        return server.Sessions(services, settings, lambda text: None)
+        return server.Sessions(
+            loop,
+            runmaker4.FileExecutor(threaded=False),
+            self.of_worker,
+            records,
+            self.runner_stats,
+            server.Lifetime(loop),
+            say=lambda text: None,
+            on_error=lambda text: None,
+            interval=file.interval,
+            path=str(self.path),
+            directory=b"",
+            grace=60.0,
+            max_failed=0,
+        )
 
     def claims(self) -> list[ReportedJob]:
         """What the client says: it has both jobs, and a third one whose line is gone."""
@@ -989,6 +1000,29 @@ class LocksThatAreForgotten(JobFileCase):
         self.clock.now += 16.0
         self.assertFalse(cursor.claim())
         self.assertEqual(self.path.read_bytes(), b"r a\n")
+
+
+class OneCountAtATime(unittest.IsolatedAsyncioTestCase):
+    """A server counts its file for all that ask, however many they are and whenever they come."""
+
+    async def test_who_asks_during_a_count_waits_for_the_next_one(self) -> None:
+        accountant = server.Accountant(mock.Mock(), mock.Mock(), mock.Mock())
+        begun: list[str] = []
+        all_asked = asyncio.Event()
+
+        async def count(*_: object, **__: object) -> mock.Mock:
+            begun.append("count")
+            await all_asked.wait()
+            begun.append("end")
+            return mock.Mock()
+
+        with mock.patch.object(accountant, "count", count):
+            for _ in range(3):
+                accountant.add_request(mock.Mock())
+                await asyncio.sleep(0.005)
+            all_asked.set()
+            await asyncio.sleep(0.1)
+        self.assertEqual(begun, ["count", "end", "count", "end"])
 
 
 class RetriesOfMany(JobFileCase):
