@@ -2008,7 +2008,6 @@ class FileCount:
     # exiting clients without a new job
     clients_without_jobs: Consumers = field(default_factory=lambda: Consumers(()))
     why_stopped: str = ""               # '': these jobs will start
-    next_count_at: float = 0.0          # boottime()
 
     @property
     def is_done(self) -> bool:
@@ -2078,8 +2077,9 @@ class Accountant:
         """
         scan_count = 0
         while True:
-            count = await self._executor.call(self._scan_file, Consumers(clients))
-            self._next_count_at = count.next_count_at
+            throttle = Throttle()
+            count = await self._executor.call(self._scan_file, Consumers(clients), throttle)
+            self._next_count_at = boottime() + throttle.pause_seconds(self.PAUSE_FACTOR)
             scan_count += 1
             is_unsure = not count.summary or count.summary.half_saved
             is_last = scan_count >= self._reader.MAX_LOOKS or self._lifetime.is_exiting
@@ -2087,26 +2087,18 @@ class Accountant:
                 return count
             await asyncio.sleep(self._reader.interval)
 
-    def _scan_file(self, clients: Consumers) -> FileCount:
+    def _scan_file(self, clients: Consumers, throttle: Throttle) -> FileCount:
         """Scan the file, perhaps in a thread, and remove the clients that could run a new job."""
         file = self._reader
-        throttle = Throttle()
         try:
             with throttle:
                 summary = file.summarize(clients, groups=True)
                 is_waiting = summary.counts.new and not summary.counts.running
                 block_reason = find_block_reason(file) if is_waiting else None
         except OSError as error:
-            next_count_at = boottime() + throttle.pause_seconds(self.PAUSE_FACTOR)
-            return FileCount(error_text(error), next_count_at=next_count_at)
+            return FileCount(error_text(error))
         why_stopped = block_reason.text if block_reason and block_reason.stops else ""
-        next_count_at = boottime() + throttle.pause_seconds(self.PAUSE_FACTOR)
-        return FileCount(
-            summary=summary,
-            clients_without_jobs=clients,
-            why_stopped=why_stopped,
-            next_count_at=next_count_at,
-        )
+        return FileCount(summary=summary, clients_without_jobs=clients, why_stopped=why_stopped)
 
 
 # ======== Sessions ==========================================================================================

@@ -1002,29 +1002,6 @@ class LocksThatAreForgotten(JobFileCase):
         self.assertEqual(self.path.read_bytes(), b"r a\n")
 
 
-class OneCountAtATime(unittest.IsolatedAsyncioTestCase):
-    """A server counts its file for all that ask, however many they are and whenever they come."""
-
-    async def test_who_asks_during_a_count_waits_for_the_next_one(self) -> None:
-        accountant = server.Accountant(mock.Mock(), mock.Mock(), mock.Mock())
-        begun: list[str] = []
-        all_asked = asyncio.Event()
-
-        async def count(*_: object, **__: object) -> mock.Mock:
-            begun.append("count")
-            await all_asked.wait()
-            begun.append("end")
-            return mock.Mock()
-
-        with mock.patch.object(accountant, "count", count):
-            for _ in range(3):
-                accountant.add_request(mock.Mock())
-                await asyncio.sleep(0.005)
-            all_asked.set()
-            await asyncio.sleep(0.1)
-        self.assertEqual(begun, ["count", "end", "count", "end"])
-
-
 class RetriesOfMany(JobFileCase):
     """What -r and --resume mean is made new once, from the top, in slices before the claims."""
 
