@@ -1027,34 +1027,6 @@ class Inbox:
             self.unacknowledged_bytes -= self._output_sizes.popleft()[1]
 
 
-@dataclass(frozen=True)
-class Hello:
-    """The properties of a client, which decide what jobs it gets."""
-    client_id: str                      # random
-    name: str                           # of the host
-    directory: bytes                    # where jobs run
-    retry: bytes                        # as Consumer.retry
-    follow: bool
-    capacity: Resources
-
-    @classmethod
-    def read(cls, message: Message) -> Hello:
-        """Parse a `hello` message.  Raises WireError."""
-        client, name = message.text("client", 16), message.text("name", 255)
-        retry = message.data("retry")
-        is_known_retry = retry in (b"", RUNNING, ERROR + RUNNING, FAILED + ERROR + RUNNING)
-        if not is_known_retry or len(client) != 16 or not client.isalnum() or not client.isascii():
-            raise WireError("an invalid hello")
-        return cls(
-            client,
-            name,
-            message.data("directory"),
-            retry,
-            message.boolean("follow"),
-            Resources(message.integer("slots", MAX_SLOTS), message.integer("memory")),
-        )
-
-
 class DetachReason(enum.Enum):
     """Why further messages from a link are ignored."""
     LOST = enum.auto()                  # the client can come back
@@ -1137,26 +1109,34 @@ class Client(Consumer):
 
     # -- connections -----------------------------------------------------------------------------------------
 
-    def on_hello(self, link: ClientLink, hello: Hello) -> None:
+    def on_hello(self, link: ClientLink, message: Message) -> None:
         """Let serve_client() use the link on which this `hello` came."""
+        self._take_properties(message)
         if self._newest_link and self._newest_link.detached.done():
             self.sessions.say(f"client {self.where} came back")
         elif self._newest_link:                 # its link is dead, but we have not noticed
             self._newest_link.detach(DetachReason.REPLACED)
             self._newest_link.drop("it has a new connection")
-        self._take_properties(hello)
         self.address = link.address
         self._newest_link = link
         self._hello_came.set()
 
-    def _take_properties(self, hello: Hello) -> None:
-        self.name = hello.name
-        self.directory = hello.directory
-        self.follow = hello.follow
+    def _take_properties(self, hello: Message) -> None:
+        """Take what decides which jobs the client gets.  Raises WireError; then nothing has changed."""
+        name = hello.text("name", 255)
+        directory = hello.data("directory")
+        follow = hello.boolean("follow")
+        retry = hello.data("retry")
+        capacity = Resources(hello.integer("slots", MAX_SLOTS), hello.integer("memory"))
+        if retry not in (b"", RUNNING, ERROR + RUNNING, FAILED + ERROR + RUNNING):
+            raise WireError("an invalid hello")
+        self.name = name
+        self.directory = directory
+        self.follow = follow
         if not self._newest_link:               # otherwise it does not retry failed lines again
-            self.retry = hello.retry
-        self.capacity = hello.capacity
-        self.free_memory = int(hello.capacity.memory)   # the next `claim` subtracts usage
+            self.retry = retry
+        self.capacity = capacity
+        self.free_memory = int(capacity.memory)         # the next `claim` subtracts usage
 
     async def serve_client(self) -> None:
         """Serve the client on one link after the other; settle the remaining lines at the end.
@@ -1465,7 +1445,7 @@ class ClientLink(Link, asyncio.Protocol):
             if self._reported_bytes > MAX_REPORTED_BYTES:
                 raise WireError("more jobs than it can have")
         elif kind == "hello" and not self._greeted_client:
-            self._greeted_client = self._sessions.client_for_hello(self, Hello.read(message))
+            self._greeted_client = self._sessions.client_for_hello(self, message)
         elif kind == "account" and client:
             client.set_slots(message)           # all, also spent ones and ones out of service
             self._accountant.add_request(self)
@@ -2291,17 +2271,20 @@ class Sessions:
         lines = [assignment.number for assignment in assignments.values() if assignment.is_undecided]
         return f"; {name_lines(lines)} kept for {human_time(self.grace)}" if lines else ""
 
-    def client_for_hello(self, link: ClientLink, hello: Hello) -> Client:
+    def client_for_hello(self, link: ClientLink, message: Message) -> Client:
         """Return the client that sent this hello: one that has come back, or a new one.  Raises WireError."""
         has_duplicate = len({job.key for job in link.reported_jobs}) < len(link.reported_jobs)
         if has_duplicate:
             raise WireError("one job twice")
-        client = self.clients.get(hello.client_id)
+        client_id = message.text("client", 16)
+        if not KEY_PATTERN.fullmatch(client_id):
+            raise WireError("an invalid hello")
+        client = self.clients.get(client_id)
         if client:
-            client.on_hello(link, hello)
+            client.on_hello(link, message)
             return client
-        client = Client(self, hello.client_id)
-        client.on_hello(link, hello)
+        client = Client(self, client_id)
+        client.on_hello(link, message)
         self.say(f"client {client.where} came")
         self.add_client(client)
         return client
