@@ -1474,10 +1474,6 @@ class ClientLink(Link, asyncio.Protocol):
         self.why = why
         self.detach(DetachReason.LOST)
 
-    def extend_silence(self) -> None:
-        """Keep the link for at least MAX_SILENT_SECONDS / 2: perhaps we could not receive."""
-        self.last_message_at = max(self.last_message_at, boottime() - runmaker4.MAX_SILENT_SECONDS / 2)
-
     def drop_if_silent(self) -> None:
         silence = boottime() - self.last_message_at
         if not self.channel.is_authenticated and silence > runmaker4.MAX_HANDSHAKE_SECONDS:
@@ -1708,22 +1704,6 @@ class GroupPlan:
 
 
 @dataclass(eq=False)
-class GroupClaim:
-    """An attempt to claim all lines of a group."""
-    plan: GroupPlan
-    clients: dict[str, Client]                  # by entry of host=
-    # by entry of host=
-    assignments: dict[str, list[Assignment]] = field(default_factory=dict)
-
-    def add_assignment(self, host: str, assignment: Assignment) -> None:
-        self.assignments.setdefault(host, []).append(assignment)
-
-    @property
-    def is_complete(self) -> bool:
-        return sum(map(len, self.assignments.values())) == sum(map(len, self.plan.jobs_by_host.values()))
-
-
-@dataclass(eq=False)
 class Member:
     """A host of a group with claimed lines."""
     group: Group
@@ -1808,19 +1788,20 @@ class Group:
     MAX_HOSTS = 500
     MAX_PREPARING_SECONDS = 10.0
 
-    def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer,
-                 claim: GroupClaim) -> None:
+    def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, pending: PendingGroup,
+                 assignments: dict[str, list[Assignment]]) -> None:
+        """assignments: by entry of host=, all of one client."""
         self._dispatcher = dispatcher
         self._loop = sessions.loop
         self._sessions = sessions
         self._stdout = stdout
-        self._name = claim.plan.pending.name
-        min_hosts = claim.plan.pending.jobs[0][1].min_hosts
+        self._name = pending.name
+        min_hosts = pending.jobs[0][1].min_hosts
         self._members: list[Member] = []
-        for host, assignments in claim.assignments.items():
-            member = Member(self, host, claim.clients[host], deque(assignments))
+        for host, queue in assignments.items():
+            member = Member(self, host, queue[0].client, deque(queue))
             self._members.append(member)
-            for assignment in assignments:
+            for assignment in queue:
                 assignment.join_group(member)
         self._min_hosts = len(self._members) if min_hosts is None else min(min_hosts, len(self._members))
         self.stage = Stage.PREPARING
@@ -2399,16 +2380,9 @@ class Sessions:
         del self.links[link]
         self._strangers.pop(link, None)
 
-    def drop_silent(self, slept: bool) -> None:
-        """Drop connections that were silent for too long.
-
-        slept: this process did not run for a while.  Then drop none: messages arrive only now.
-        """
+    def drop_silent(self) -> None:
         for link in list(self.links):
-            if slept:
-                link.extend_silence()
-            else:
-                link.drop_if_silent()
+            link.drop_if_silent()
 
     def _limit_strangers(self) -> None:
         while len(self._strangers) > MAX_UNAUTHENTICATED:
@@ -3047,7 +3021,7 @@ class Dispatcher:
         is_paused = boottime() < self._groups_paused_until
         if not self.is_claiming and self._lifetime.is_serving and not is_paused:
             chosen = {host: client for host, client in clients.items() if client}
-            self._claim_group(GroupClaim(plan, chosen))
+            self._claim_group(plan, chosen)
 
     def _has_too_many_hosts(self, plan: GroupPlan) -> bool:
         """Return True if a group has more hosts than can start at once; report that once."""
@@ -3073,13 +3047,16 @@ class Dispatcher:
         is_complete = all(clients_by_host.values())
         return clients if is_complete else set()
 
-    def _claim_group(self, claim: GroupClaim) -> None:
-        """Start to claim all lines of a group; _prepare_or_return_group() gets the result."""
-        claim.plan.mark_started()
+    def _claim_group(self, plan: GroupPlan, clients: dict[str, Client]) -> None:
+        """Start to claim all lines of a group; _prepare_or_return_group() gets the result.
+
+        clients: by entry of host=.
+        """
+        plan.mark_started()
         self.is_claiming = True
-        del self._group_plans[claim.plan.first_line.offset]
-        jobs_by_client = [(claim.clients[host], jobs) for host, jobs in claim.plan.jobs_by_host.items()]
-        on_claimed = functools.partial(self._prepare_or_return_group, claim)
+        del self._group_plans[plan.first_line.offset]
+        jobs_by_client = [(clients[host], jobs) for host, jobs in plan.jobs_by_host.items()]
+        on_claimed = functools.partial(self._prepare_or_return_group, plan, clients)
         self._sessions.executor.call_then(on_claimed, self._sessions.claims.claim_group, jobs_by_client)
 
     def _choose_clients(self, plan: GroupPlan, free: dict[Client, int]) -> dict[str, Client | None]:
@@ -3096,30 +3073,36 @@ class Dispatcher:
                 remaining[client] -= 1
         return chosen
 
-    def _prepare_or_return_group(self, claim: GroupClaim, claimed: Sequence[Job]) -> None:
+    def _prepare_or_return_group(
+        self, plan: GroupPlan, clients: dict[str, Client], claimed: Sequence[Job]
+    ) -> None:
         """Prepare a group.  claimed: the jobs up to the first failure.
 
         Give the lines back if some could not be claimed, a client was lost, or the server drains.
         """
         self.is_claiming = False
-        assignments = self._assign_group(claim, claimed)
-        all_connected = all(client.link for client in claim.clients.values())
-        can_start = claim.is_complete and all_connected and self._lifetime.is_serving
+        assignments = self._assign_group(plan, clients, claimed)
+        is_complete = len(claimed) == len(plan.pending.jobs)
+        all_connected = all(client.link for client in clients.values())
+        can_start = is_complete and all_connected and self._lifetime.is_serving
         if can_start:
-            Group(self, self._sessions, self._stdout, claim).prepare()
+            Group(self, self._sessions, self._stdout, plan.pending, assignments).prepare()
         else:
-            claim.plan.mark_called_off()
-            for assignment in assignments:
+            plan.mark_called_off()
+            for assignment in itertools.chain.from_iterable(assignments.values()):
                 self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         self._lifetime.on_progress()
         self.hand_out_soon(group_pause_seconds=0.0 if can_start else 1.0)
 
-    def _assign_group(self, claim: GroupClaim, claimed: Sequence[Job]) -> list[Assignment]:
-        hosts = ((host, claim.clients[host]) for host, jobs in claim.plan.jobs_by_host.items() for _ in jobs)
-        for (host, client), job in zip(hosts, claimed):         # the last jobs can be missing
-            claim.add_assignment(host, Assignment(next(self._keys), client, job))
-        assignments = list(itertools.chain.from_iterable(claim.assignments.values()))
-        for assignment in assignments:
+    def _assign_group(
+        self, plan: GroupPlan, clients: dict[str, Client], claimed: Sequence[Job]
+    ) -> dict[str, list[Assignment]]:
+        # by entry of host=
+        assignments: dict[str, list[Assignment]] = {}
+        hosts = (host for host, jobs in plan.jobs_by_host.items() for _ in jobs)
+        for host, job in zip(hosts, claimed):           # the last jobs can be missing
+            assignment = Assignment(next(self._keys), clients[host], job)
+            assignments.setdefault(host, []).append(assignment)
             self._sessions.add_assignment(assignment)
         return assignments
 
@@ -3408,14 +3391,12 @@ class Server(Program):
 
     async def _check_clients_and_file(self) -> None:
         """Drop silent clients, write records, restart a killed keeper and scan the file, once a second."""
-        last_check_at = boottime()
         while True:
             await asyncio.sleep(self._check_seconds)
-            self.sessions.drop_silent(slept=boottime() - last_check_at > 3 * self._check_seconds)
+            self.sessions.drop_silent()
             self.sessions.flush_records()
             with contextlib.suppress(OSError):          # try again in a second
                 self._keeper.restart_killed_keeper()
-            last_check_at = boottime()
             is_busy = self.dispatcher.is_claiming or self.dispatcher.waiting_clients
             if self.lifetime.is_serving and not is_busy:
                 self.dispatcher.start_claiming({})      # directives can wait for clients

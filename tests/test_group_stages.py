@@ -56,8 +56,7 @@ class Cells(unittest.TestCase):
             lines = [runmaker4.Job(number, 0, 0, b".", b" true") for number in (next(numbers), next(numbers))]
             self.jobs[host] = [server.Assignment(str(job.number), client, job) for job in lines]
         met = runmaker4.PendingGroup("g", jobs=[(self.jobs["alice"][0].job, settings)])
-        claim = server.GroupClaim(server.GroupPlan(met, {}), clients, self.jobs)
-        self.group = server.Group(self.dispatcher, self.sessions, stdout, claim)
+        self.group = server.Group(self.dispatcher, self.sessions, stdout, met, self.jobs)
         self.members = {host: assignments[0].member for host, assignments in self.jobs.items()}
         self.clients = clients
         self.group.prepare()
