@@ -381,12 +381,6 @@ class RemoteJob(Job):
             result=None if self.result is None else to_text(self.result),
         )
 
-    def set_cause(self, cause: str) -> None:
-        self.cause = cause
-
-    def set_result(self, result: bytes) -> None:
-        self.result = result
-
     def on_acknowledged(self, event: Event) -> None:
         """Keep the `begin` of a run for another server, until the `end` is acknowledged."""
         if event.kind in ("begin", "end"):
@@ -921,7 +915,7 @@ class Connection:
         self._queue_result(job, NEW, type="release")
 
     def _queue_result(self, job: RemoteJob, result: bytes, **message: Any) -> None:
-        job.set_result(result)
+        job.result = result
         self.send_event(id=job.key, **message)
 
     async def check_jobs(self) -> dict[Job, str]:
@@ -1349,7 +1343,7 @@ class ServerSink(Sink):
         """Remember why a run ended: 'timeout', 'memory', 'oom' or 'unstarted'; '': none of these."""
         job = self._connection.our_job(run.job)
         if job:
-            job.set_cause(cause)
+            job.cause = cause
 
     def _send_begin(self, run: Run) -> None:
         # PID 0: it could not be started

@@ -138,7 +138,6 @@ from runmaker4 import (
     Scan,
     ServerChannel,
     Shell,
-    Sink,
     Slot,
     Stream,
     Summary,
@@ -207,7 +206,6 @@ PROG = "runmaker4-server.py"
 MAX_UNAUTHENTICATED = 100       # not authenticated yet; more drop the oldest
 BACKLOG = 1000                  # connections that wait for accept(2)
 ACCEPT_PAUSE_SECONDS = 1.0      # after a failed accept(2)
-NOT_ACCEPTED_REPORT_SECONDS = 60.0      # between messages about that
 MIN_DESCRIPTORS = 200           # some 20 for the server, 100 for strangers, the rest for clients
 MAX_BATCH_LINES = 64            # lines claimed before other work follows
 MAX_PREFETCHED_LINES = 16       # sent before a request: Client.prefetch_count
@@ -955,15 +953,6 @@ class Assignment:
     def mark_over(self) -> None:
         self.phase = Phase.OVER
 
-    def join_group(self, member: Member) -> None:
-        self.member = member
-
-    def leave_group(self) -> None:
-        self.member = None
-
-    def begin_run(self, run: Run) -> None:
-        self.run = run
-
     def end_run(self) -> Run | None:
         """Detach the run from the line, and return it."""
         run = self.run
@@ -1050,7 +1039,7 @@ class Client(Consumer):
         self._newest_link: ClientLink | None = None
         self._hello_came = asyncio.Event()      # until serve_client() has dealt with it
         self.assignments: dict[str, Assignment] = {}    # by key
-        self._group_count = 0           # of which it is a host; if any, it gets no other jobs
+        self.group_count = 0            # of which it is a host; if any, it gets no other jobs
         self.requested_slots = 0        # for which it waits for jobs
         self.free_memory = 0            # bytes for these jobs; negative: the memory has shrunk
         self.request_number = 0         # of the last `claim` message, which answers repeat
@@ -1073,7 +1062,7 @@ class Client(Consumer):
 
     @property
     def can_get_jobs(self) -> bool:
-        return self.link is not None and not self._group_count
+        return self.link is not None and not self.group_count
 
     def matches_host(self, host: str) -> bool:
         return super().matches_host(host) or fnmatch.fnmatchcase(self.address, host)
@@ -1288,12 +1277,6 @@ class Client(Consumer):
         if "slots" in message.fields:
             self.capacity = self.capacity._replace(slots=message.integer("slots", MAX_SLOTS))
 
-    def add_assignment(self, assignment: Assignment) -> None:
-        self.assignments[assignment.key] = assignment
-
-    def remove_assignment(self, assignment: Assignment) -> None:
-        del self.assignments[assignment.key]
-
     def subtract_requested(self, slots: int) -> None:
         """Subtract slots for which jobs are sent; they can be more than requested."""
         self.requested_slots = max(self.requested_slots - slots, 0)
@@ -1303,15 +1286,6 @@ class Client(Consumer):
         was_short = assignment.sent_at is not None and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
         is_in_row = was_short and line_result.state == DONE
         self._short_jobs_in_row = self._short_jobs_in_row + 1 if is_in_row else 0
-
-    def allocate_memory(self, assignment: Assignment) -> None:
-        self.free_memory -= int(assignment.job.settings.needs.memory)
-
-    def enter_group(self) -> None:
-        self._group_count += 1
-
-    def leave_group(self) -> None:
-        self._group_count -= 1
 
     # -- messages to the client ------------------------------------------------------------------------------
 
@@ -1538,15 +1512,11 @@ class Records:
         if assignment.run:
             raise WireError("the run goes on already")
         run = self._make_run(client, assignment.job, message, pid)
-        assignment.begin_run(run)
+        assignment.run = run
         for sink in run.sinks:
-            self._start_sink(sink, run)
-
-    @staticmethod
-    def _start_sink(sink: Sink, run: Run) -> None:
-        sink.on_starting(run)
-        if run.shell:                   # None: the job could not be started
-            sink.on_started(run)
+            sink.on_starting(run)
+            if run.shell:               # None: the job could not be started
+                sink.on_started(run)
 
     def _make_run(self, client: Client, job: Job, message: Message, pid: int) -> Run:
         """Return the run that a `begin` message describes.  Raises WireError."""
@@ -1692,16 +1662,6 @@ class GroupPlan:
     def first_line(self) -> Line:
         return self.pending.jobs[0][0]
 
-    def reserve_clients(self, clients: set[Client]) -> None:
-        self.reserved = clients
-
-    def mark_started(self) -> None:
-        """Note that the lines will be claimed now: walks no longer report the group."""
-        self.pending.started = True
-
-    def mark_called_off(self) -> None:
-        self.pending.started = False
-
 
 @dataclass(eq=False)
 class Member:
@@ -1718,9 +1678,6 @@ class Member:
     def is_ready(self) -> bool:
         waits = self.is_at_gate and self.current is not None and self.current.phase is Phase.SENT
         return waits and self.client.link is not None
-
-    def mark_at_gate(self) -> None:
-        self.is_at_gate = True
 
     def take_next_job(self) -> Assignment | None:
         """Return the next job to send, and make it the current one; None: no job, or the client is away.
@@ -1745,9 +1702,6 @@ class Member:
             self.current = None
         elif assignment in self.queue:
             self.queue.remove(assignment)
-
-    def mark_lost(self) -> None:
-        self.is_lost = True
 
     def empty_queue(self) -> Sequence[Assignment]:
         unsent = self.queue
@@ -1802,7 +1756,7 @@ class Group:
             member = Member(self, host, queue[0].client, deque(queue))
             self._members.append(member)
             for assignment in queue:
-                assignment.join_group(member)
+                assignment.member = member
         self._min_hosts = len(self._members) if min_hosts is None else min(min_hosts, len(self._members))
         self.stage = Stage.PREPARING
         self._unfinished = {assignment for member in self._members for assignment in member.queue}
@@ -1811,12 +1765,12 @@ class Group:
     def prepare(self) -> None:
         self._prepare_timer = self._loop.call_later(self.MAX_PREPARING_SECONDS, self._on_prepare_timeout)
         for member in self._members:
-            member.client.enter_group()
+            member.client.group_count += 1
         for member in self._members:
             self._send_next(member)
 
     def on_ready(self, member: Member) -> None:
-        member.mark_at_gate()
+        member.is_at_gate = True
         self._start_if_ready()
 
     def _start_if_ready(self) -> None:
@@ -1849,10 +1803,10 @@ class Group:
         self.stage = Stage.CALLED_OFF
         self._prepare_timer.cancel()
         for member in self._members:
-            member.client.leave_group()
+            member.client.group_count -= 1
             member.stop_current()
         for assignment in self._unfinished:
-            assignment.leave_group()            # no notice of the result
+            assignment.member = None            # no notice of the result
             self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         # the next attempt could fail at once
         self._dispatcher.hand_out_soon(group_pause_seconds=1.0)
@@ -1899,7 +1853,7 @@ class Group:
         self._add_result(member, assignment, line_result)
         member.remove_job(assignment)
         if was_preparing or line_result.cause.loses_host:
-            member.mark_lost()
+            member.is_lost = True
         self._continue_after(member)
         if not self._unfinished:
             self._finish()
@@ -1942,7 +1896,7 @@ class Group:
     def _finish(self) -> None:
         self._print_results()
         for member in self._members:
-            member.client.leave_group()
+            member.client.group_count -= 1
         self._dispatcher.hand_out_soon()
 
     def _print_results(self) -> None:
@@ -2108,7 +2062,7 @@ class Sessions:
     # -- lines that clients have -----------------------------------------------------------------------------
 
     def add_assignment(self, assignment: Assignment) -> None:
-        assignment.client.add_assignment(assignment)
+        assignment.client.assignments[assignment.key] = assignment
         self.assignments[assignment.key] = assignment
 
     def remove_assignment(self, assignment: Assignment) -> bool:
@@ -2119,7 +2073,7 @@ class Sessions:
         # otherwise the client is back, with a new assignment
         if self.assignments.get(assignment.key) is assignment:
             del self.assignments[assignment.key]
-        assignment.client.remove_assignment(assignment)
+        del assignment.client.assignments[assignment.key]
         self.records.abandon_run(assignment)
         return True
 
@@ -2950,7 +2904,7 @@ class Dispatcher:
         message_bytes = 0
         for assignment in assignments:
             assignment.mark_sent()
-            client.allocate_memory(assignment)
+            client.free_memory -= int(assignment.job.settings.needs.memory)
             job_bytes = len(assignment.job.text)
             if entries and message_bytes + job_bytes > MAX_JOBS_BYTES:
                 client.send_message(type="jobs", request=client.request_number, jobs=entries)
@@ -3015,7 +2969,7 @@ class Dispatcher:
         """
         clients = self._choose_clients(plan, self._free_slots(reserved))
         if not all(clients.values()):
-            plan.reserve_clients(self._clients_to_reserve(plan, reserved))
+            plan.reserved = self._clients_to_reserve(plan, reserved)
             reserved.update(plan.reserved)
             return
         is_paused = boottime() < self._groups_paused_until
@@ -3052,7 +3006,7 @@ class Dispatcher:
 
         clients: by entry of host=.
         """
-        plan.mark_started()
+        plan.pending.started = True             # walks no longer report it
         self.is_claiming = True
         del self._group_plans[plan.first_line.offset]
         jobs_by_client = [(clients[host], jobs) for host, jobs in plan.jobs_by_host.items()]
@@ -3088,7 +3042,7 @@ class Dispatcher:
         if can_start:
             Group(self, self._sessions, self._stdout, plan.pending, assignments).prepare()
         else:
-            plan.mark_called_off()
+            plan.pending.started = False
             for assignment in itertools.chain.from_iterable(assignments.values()):
                 self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         self._lifetime.on_progress()
@@ -3137,7 +3091,6 @@ class Server(Program):
         self._check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)
         self._summary: Summary | None = None    # at exit; None: unknown
         self.began = boottime()
-        self._next_accept_report_at = 0.0       # boottime()
 
     # -- from start to end -----------------------------------------------------------------------------------
 
@@ -3220,14 +3173,9 @@ class Server(Program):
         except OSError as error:                # for example too many open files
             self.loop.remove_reader(sock)
             self.loop.call_later(ACCEPT_PAUSE_SECONDS, self._start_accepting, sock)
-            return self._say_not_accepted(error)
+            return self.dispatcher.say_once(f"a connection was not accepted: {error_text(error)}")
         link = ClientLink(self.sessions, self.dispatcher, self.accountant, self._token, self._credentials)
         spawn_task(self.loop.connect_accepted_socket(lambda: link, connection))
-
-    def _say_not_accepted(self, error: OSError) -> None:
-        if boottime() >= self._next_accept_report_at:
-            self._next_accept_report_at = boottime() + NOT_ACCEPTED_REPORT_SECONDS
-            self.say(f"a connection was not accepted: {error_text(error)}")
 
     def _make_components(self) -> None:
         """Create the objects that make up the server; each needs some of the earlier ones."""

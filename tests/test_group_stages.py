@@ -51,7 +51,7 @@ class Cells(unittest.TestCase):
         settings = runmaker4.JobSettings(together="g", min_hosts=least)
         numbers = iter(range(1, 7))
         self.jobs: dict[str, list[Any]] = {}
-        clients = {host: mock.Mock(name=host) for host in HOSTS}
+        clients = {host: mock.Mock(name=host, group_count=0) for host in HOSTS}
         for host, client in clients.items():
             lines = [runmaker4.Job(number, 0, 0, b".", b" true") for number in (next(numbers), next(numbers))]
             self.jobs[host] = [server.Assignment(str(job.number), client, job) for job in lines]

@@ -710,7 +710,7 @@ class WhatBecomesOfALine(unittest.TestCase):
                     job.tracking = runmaker4.Tracking.CANCELLED
                 assignment = server.Assignment("key", mock.Mock(), job)
                 if stage:
-                    assignment.join_group(mock.Mock(group=mock.Mock(stage=server.Stage[stage])))
+                    assignment.member = mock.Mock(group=mock.Mock(stage=server.Stage[stage]))
                 line_result = assignment.decide_result(server.LineResult(server.Cause[said], state.encode()))
                 second = assignment.decide_result(server.LineResult(server.Cause.RAN, b"d"))
                 self.assertIsNone(second, "the first one counts")
