@@ -477,7 +477,7 @@ class Outbox:
 
 
 class Complaint(enum.Enum):
-    """What was reported since the server was lost, to report it once."""
+    """The gravest report since the server was lost: each is made once."""
     NOTHING = enum.auto()
     LOSS = enum.auto()
     REFUSAL = enum.auto()               # why a server refuses us
@@ -579,10 +579,8 @@ class LinkLife:
         """Return the seconds to wait at the exit for the server's summary; 0: no server ever accepted us."""
         if self.link:
             return MAX_COUNT_SECONDS
-        never_accepted_and_reported = (
-            not self.was_accepted and self.reported_complaint is not Complaint.NOTHING
-        )
-        return 0.0 if never_accepted_and_reported else MAX_CONNECT_SECONDS
+        was_reported = self.reported_complaint is not Complaint.NOTHING
+        return 0.0 if was_reported and not self.was_accepted else MAX_CONNECT_SECONDS
 
     def on_proven(self, link: ServerLink) -> None:
         self._link = link
@@ -618,10 +616,7 @@ class LinkLife:
         if self.link:
             self._down_since = boottime()
         self.state = LinkState.PAUSED if self.wants_server else LinkState.OVER
-        if complaint is Complaint.REFUSAL:
-            was_reported = self.reported_complaint is Complaint.REFUSAL
-        else:
-            was_reported = self.reported_complaint is not Complaint.NOTHING
+        was_reported = complaint.value <= self.reported_complaint.value
         if was_reported or self.state is LinkState.OVER:
             return False
         self.reported_complaint = complaint

@@ -761,7 +761,6 @@ class Lifetime:
             self.exiting.set_result(None)
 
     def hurry(self) -> None:
-        assert self.is_exiting
         if not self.hurrying.done():
             self.hurrying.set_result(None)
 
