@@ -3111,8 +3111,8 @@ class Server(Program):
     def _listen(self) -> None:
         _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
-        self._sockets = listen(self.options.host, self.options.port)
-        self.port = self._sockets[0].getsockname()[1]
+        self._socket = listen(self.options.host, self.options.port)
+        self.port = self._socket.getsockname()[1]
 
     def _open_keeper(self) -> None:
         """Start a keeper, and get the locks of the previous server.
@@ -3135,9 +3135,8 @@ class Server(Program):
         if self._keeper.locks_fd >= 0:          # before clients can connect
             await self.sessions.recovery.inherit(self._keeper.locks_fd)
         self.executor.post(self.claims.take_presence_lock)
-        for sock in self._sockets:
-            sock.setblocking(False)
-            self._start_accepting(sock)
+        self._socket.setblocking(False)
+        self._start_accepting()
         chores = [
             spawn_task(self.dispatcher.poll_file()),
             spawn_task(self.sessions.watch_claimed_lines()),
@@ -3148,30 +3147,29 @@ class Server(Program):
         await self.lifetime.exiting
         for chore in chores:
             chore.cancel()
-        for sock in self._sockets:
-            self.loop.remove_reader(sock)
-            sock.close()
+        self.loop.remove_reader(self._socket)
+        self._socket.close()
         await self._shut_down()
         status = self.lifetime.exit_status              # None: the results decide
         return self.runner_stats.exit_status(self._summary) if status is None else status
 
-    def _start_accepting(self, sock: socket.socket) -> None:
+    def _start_accepting(self) -> None:
         if not self.lifetime.is_exiting:
-            self.loop.add_reader(sock, self._accept_connection, sock)
+            self.loop.add_reader(self._socket, self._accept_connection)
 
-    def _accept_connection(self, sock: socket.socket) -> None:
+    def _accept_connection(self) -> None:
         """Accept one waiting connection; after an error pause.
 
         In each turn the event loop handles each connection that has sent data.  One stranger in a turn, who
         costs about 0.4 ms, delays no client; asyncio's server accepts up to BACKLOG in a turn.
         """
         try:
-            connection, _ = sock.accept()
+            connection, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:                # for example too many open files
-            self.loop.remove_reader(sock)
-            self.loop.call_later(ACCEPT_PAUSE_SECONDS, self._start_accepting, sock)
+            self.loop.remove_reader(self._socket)
+            self.loop.call_later(ACCEPT_PAUSE_SECONDS, self._start_accepting)
             return self.dispatcher.say_once(f"a connection was not accepted: {error_text(error)}")
         link = ClientLink(self.sessions, self.dispatcher, self.accountant, self._token, self._credentials)
         spawn_task(self.loop.connect_accepted_socket(lambda: link, connection))
@@ -3462,8 +3460,8 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
 # ======== Token and sockets =================================================================================
 #
 # All servers of a user have one token, in a file that only the user can read, or in $RUNMAKER4_TOKEN.  To get
-# a new token, the user removes the file.  One socket accepts IPv6 and IPv4 if the system allows that;
-# otherwise, and with --host, each address has a socket, all on one port.
+# a new token, the user removes the file.  The socket accepts IPv6 and IPv4 if the system allows that,
+# otherwise IPv4.
 
 
 def choose_token() -> tuple[str, str]:
@@ -3499,21 +3497,20 @@ def create_token_file(path: str) -> None:
         os.unlink(temporary_path)
 
 
-def listen(host: str | None, port: int) -> list[socket.socket]:
-    """Return sockets that listen on all addresses of `host` (None: of this host).  Raises UsageError."""
+def listen(host: str | None, port: int) -> socket.socket:
+    """Return a socket that listens on the first address of `host` (None: on all of this host).
+
+    Raises UsageError.
+    """
     address_text = f"{host or 'all addresses'}, port {port}"
     try:
         if not host and socket.has_dualstack_ipv6():
             with contextlib.suppress(PermissionError):
                 family = socket.AF_INET6
-                return [socket.create_server(("", port), family=family, dualstack_ipv6=True, backlog=BACKLOG)]
+                return socket.create_server(("", port), family=family, dualstack_ipv6=True, backlog=BACKLOG)
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        sockets: list[socket.socket] = []
-        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in addresses):
-            socket_address = (address[0], port, *address[2:])
-            sockets.append(socket.create_server(socket_address, family=family, backlog=BACKLOG))
-            port = sockets[0].getsockname()[1]          # port 0: the port chosen
-        return sockets
+        family, _, _, _, address = addresses[0]
+        return socket.create_server(address, family=family, backlog=BACKLOG)
     except UnicodeError:
         raise UsageError(f"{address_text}: not a host name (see --host)") from None
     except OSError as error:
