@@ -25,7 +25,7 @@ class Throttle(unittest.IsolatedAsyncioTestCase):
         self.addCleanup(clock.stop)
 
     def client(self, max_failed: int = 0, slots: int = 2) -> Any:
-        sessions = SimpleNamespace(settings=SimpleNamespace(max_failed=max_failed))
+        sessions = SimpleNamespace(max_failed=max_failed)
         client = server.Client(sessions, "c" * 16)
         client.capacity = runmaker4.Resources(slots)
         client.requested_slots = 1
