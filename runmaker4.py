@@ -113,7 +113,7 @@ import time
 import warnings
 from _blake2 import blake2b  # hashlib also has it, but takes ten times as long to load
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Awaitable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import (
     TYPE_CHECKING,
@@ -9717,28 +9717,24 @@ class Tls(ClearText):
 # ---- the two ends ------------------------------------------------------------------------------------------
 
 
-class State(enum.Enum):
-    """The steps that an end waits for, with the numbers above."""
-    GREETING = 1                        # the client
-    KNOCK = 2                           # the server
-    CREDENTIALS = 3                     # the client
-    TLS = 4                             # the client; the server already waits for step 5
-    CONFIRMATION = 5                    # the server
-    OPEN = 6                            # both: messages come and go
-    BROKEN = 7                          # both: wait for nothing
+Handshake = Generator[Callable[[], "Message | None"], Message, None]
 
 
 class Channel:
-    """One end of a connection, without I/O: converts bytes to messages, and messages to bytes."""
+    """One end of a connection, without I/O: converts bytes to messages, and messages to bytes.
+
+    The handshake is a generator, which gets one message after the other.  It yields the method that returns
+    the next one, or None as long as it has not come.
+    """
     LENGTH_PREFIX = struct.Struct(">I")
-    STEPS: Mapping[State, tuple[Callable[[Any, Message], None], State]]
     REFUSALS = {"token": "wrong token", "version": "another version of the protocol"}
 
-    def __init__(self, token: str, context: ssl.SSLContext, state: State) -> None:
+    def __init__(self, token: str, context: ssl.SSLContext) -> None:
         self._token = token.encode()
         self._context = context
-        self._state = state
-        self.error = WireError()                    # why the state is BROKEN
+        # True: the other end has proved that it knows the token and ends TLS
+        self.is_authenticated = False
+        self.error: WireError | None = None         # why the connection is broken; None: it is not
         self._own_nonce = secrets.token_hex(16)     # our challenge: random, new for each connection
         self._both_nonces = ""                      # the server's first
         self._certificate_and_file = ""             # D + F from step 3 on
@@ -9746,11 +9742,11 @@ class Channel:
         self._buffer = bytearray()                  # received and decrypted
         self._frames: list[bytes] = []              # to encrypt and send
         self._clear_text = b""                      # to send before these frames, not encrypted
+        self._handshake = self._shake_hands()
+        self._take_next_step = next(self._handshake)
 
-    @property
-    def is_authenticated(self) -> bool:
-        """Return True if the other end has proved that it knows the token and ends TLS."""
-        return self._state is State.OPEN
+    def _shake_hands(self) -> Handshake:
+        raise NotImplementedError
 
     def take_outgoing(self) -> bytes:
         data = self._clear_text + self._encryption.encrypt(b"".join(self._frames))
@@ -9770,40 +9766,36 @@ class Channel:
 
         After bytes that violate the protocol, raise WireError at each call.
         """
-        if self._state is State.BROKEN:
+        if self.error:
             raise self.error
         messages: list[dict[str, Any]] = []
         try:
             self._buffer += self._encryption.decrypt(data)
-            while self._state is not State.OPEN:
-                if not self._take_handshake_step():
+            while not self.is_authenticated:
+                message = self._take_next_step()
+                if not message:
                     return messages
+                self._continue_handshake(message)
             while message := self._next_message(MAX_FRAME_BYTES):
                 messages.append(message.fields)
         except WireError as error:
-            self._state = State.BROKEN
+            self.is_authenticated = False
             self.error = error
             self._frames.clear()                    # OpenSSL encrypts nothing after an error
             raise
         return messages
 
-    def _take_handshake_step(self) -> bool:
-        handle_message, next_state = self.STEPS[self._state]
-        if self._state is State.TLS:
-            message = self._make_certificate_message()
-        else:
-            message = self._next_message(MAX_EARLY_FRAME_BYTES)
-        if not message:
-            return False
-        handle_message(self, message)
-        self._state = next_state
-        return True
+    def _continue_handshake(self, message: Message) -> None:
+        try:
+            self._take_next_step = self._handshake.send(message)
+        except StopIteration:
+            self.is_authenticated = True
 
-    def _make_certificate_message(self) -> Message | None:
-        """Return the hash of the peer's TLS certificate as a message; None: not yet known.
+    def _take_early_message(self) -> Message | None:
+        return self._next_message(MAX_EARLY_FRAME_BYTES)
 
-        So STEPS can handle the result of the TLS handshake like a message.
-        """
+    def _take_certificate(self) -> Message | None:
+        """Return the hash of the peer's TLS certificate as a message; None: not yet known."""
         certificate_hash = self._encryption.certificate_hash()
         return Message({"certificate": certificate_hash}) if certificate_hash else None
 
@@ -9853,37 +9845,30 @@ class ServerChannel(Channel):
     """The server's end of a connection."""
 
     def __init__(self, token: str, credentials: Credentials) -> None:
-        super().__init__(token, credentials.context, State.KNOCK)
         self._credentials = credentials
-        self._add_handshake_message(runmaker4=WIRE_VERSION, nonce=self._own_nonce)
+        super().__init__(token, credentials.context)
 
-    def _answer_client(self, message: Message) -> None:
-        """Check the client's version and proof, send our proof, and start TLS (steps 2, 3)."""
-        if message.integer("runmaker4") != WIRE_VERSION:
+    def _shake_hands(self) -> Handshake:
+        self._add_handshake_message(runmaker4=WIRE_VERSION, nonce=self._own_nonce)      # step 1
+        knock = yield self._take_early_message
+        if knock.integer("runmaker4") != WIRE_VERSION:
             self._refuse("version")
-        self._both_nonces = self._own_nonce + message.hexadecimal("nonce")
-        if not self._is_proved(message, "client"):
+        self._both_nonces = self._own_nonce + knock.hexadecimal("nonce")
+        if not self._is_proved(knock, "client"):
             self._refuse("token")
-        certificate_hash = self._credentials.certificate
+        certificate_hash = self._credentials.certificate                # step 3
         file_id = self._credentials.file_id
         self._certificate_and_file = certificate_hash + file_id         # part of each proof from now on
         self._add_handshake_message(certificate=certificate_hash, file=file_id, proof=self._proof("server"))
         self._start_tls(server_side=True)
+        confirmation = yield self._take_early_message
+        if not self._is_proved(confirmation, "confirmed"):
+            raise WireError("TLS does not end at a client that knows the token")
 
     def _refuse(self, cause: str) -> NoReturn:
         self._add_handshake_message(error=cause)
         self._clear_text = self.take_outgoing()
         raise RefusedError(self.REFUSALS[cause])
-
-    def _check_confirmation(self, message: Message) -> None:
-        """Make sure that TLS ends at the client, not at a man in the middle (step 5)."""
-        if not self._is_proved(message, "confirmed"):
-            raise WireError("TLS does not end at a client that knows the token")
-
-    STEPS = {
-        State.KNOCK: (_answer_client, State.CONFIRMATION),
-        State.CONFIRMATION: (_check_confirmation, State.OPEN),
-    }
 
 
 class ClientChannel(Channel):
@@ -9891,52 +9876,40 @@ class ClientChannel(Channel):
 
     def __init__(self, token: str, context: ssl.SSLContext, required_file_id: str = "") -> None:
         """required_file_id: of the file that the server must have; '': any file."""
-        super().__init__(token, context, State.GREETING)
         self._required_file_id = required_file_id
-        self._certificate_hash = ""                 # D
         self.file_id = ""                           # F
+        super().__init__(token, context)
 
-    def _answer_challenge(self, message: Message) -> None:
-        """Prove to the server that we know the token, and challenge the server (step 2)."""
-        self._check_refusal(message)
-        version = message.integer("runmaker4")          # of the protocol
+    def _shake_hands(self) -> Handshake:
+        greeting = yield self._take_early_message
+        self._check_refusal(greeting)
+        version = greeting.integer("runmaker4")         # of the protocol
         if version != WIRE_VERSION:
             raise RefusedError(f"another version of the protocol ({version}, here it is {WIRE_VERSION})")
-        self._both_nonces = message.hexadecimal("nonce") + self._own_nonce
+        self._both_nonces = greeting.hexadecimal("nonce") + self._own_nonce
         self._add_handshake_message(
             runmaker4=WIRE_VERSION, nonce=self._own_nonce, proof=self._proof("client")
-        )
-
-    def _check_server_and_start_tls(self, message: Message) -> None:
-        """Start TLS if the server knows the token and serves the required file (step 3)."""
-        self._check_refusal(message)
-        certificate_hash = message.hexadecimal("certificate", 64)
-        file_id = message.hexadecimal("file")
+        )                                               # step 2
+        credentials = yield self._take_early_message
+        self._check_refusal(credentials)
+        certificate_hash = credentials.hexadecimal("certificate", 64)
+        file_id = credentials.hexadecimal("file")
         self._certificate_and_file = certificate_hash + file_id         # part of the proof
-        if not self._is_proved(message, "server"):
+        if not self._is_proved(credentials, "server"):
             raise RefusedError(self.REFUSALS["token"])
         accepts_any_file = self._required_file_id == ""
         if not accepts_any_file and file_id != self._required_file_id:
             raise OtherFileError("another file is served")
-        self._certificate_hash = certificate_hash
         self.file_id = file_id
-        self._start_tls(server_side=False)
-
-    def _check_certificate_and_confirm(self, message: Message) -> None:
-        """Make sure that TLS ends at the server; then prove that TLS ends here (step 5)."""
-        if message.hexadecimal("certificate", 64) != self._certificate_hash:
+        self._start_tls(server_side=False)              # step 4
+        tls_end = yield self._take_certificate
+        if tls_end.hexadecimal("certificate", 64) != certificate_hash:
             raise WireError("TLS does not end at the server")
-        self._add_handshake_message(proof=self._proof("confirmed"))
+        self._add_handshake_message(proof=self._proof("confirmed"))     # step 5
 
     def _check_refusal(self, message: Message) -> None:
         if "error" in message.fields:
             raise RefusedError(self.REFUSALS.get(message.text("error", 64), "refused"))
-
-    STEPS = {
-        State.GREETING: (_answer_challenge, State.CREDENTIALS),
-        State.CREDENTIALS: (_check_server_and_start_tls, State.TLS),
-        State.TLS: (_check_certificate_and_confirm, State.OPEN),
-    }
 
 
 class Link:

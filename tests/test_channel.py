@@ -389,17 +389,7 @@ class Handshake(ChannelCase):
 
 
 class States(ChannelCase):
-    """In each state an end takes what the table of its steps says, and nothing else."""
-    WAITS: dict[type[runmaker4.Channel], tuple[runmaker4.State, ...]] = {
-        runmaker4.ClientChannel: (runmaker4.State.GREETING, runmaker4.State.CREDENTIALS, runmaker4.State.TLS,
-                                  runmaker4.State.OPEN),
-        runmaker4.ServerChannel: (runmaker4.State.KNOCK, runmaker4.State.CONFIRMATION, runmaker4.State.OPEN),
-    }
-
-    def test_the_tables_have_these_states_in_this_order(self) -> None:
-        for end, states in self.WAITS.items():
-            self.assertEqual([*end.STEPS], [*states[:-1]])
-            self.assertEqual([following for _, following in end.STEPS.values()], [*states[1:]])
+    """At each step an end takes what the table of the protocol says, and nothing else."""
 
     def test_every_state_against_everything_that_an_end_ever_sends(self) -> None:
         """What comes in its turn is taken; all else breaks the connection, for good, and nothing is heard."""
