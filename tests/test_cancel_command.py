@@ -179,7 +179,8 @@ class WithoutRunner(LifeSign):
         self.wait_up(2, runner=self.start(RUNMAKER, "runs.txt", start_new_session=True))
         lost, kept = (int(self.read(f"pid.{line}")) for line in (1, 2))
         self.write(b"# a note\n" + self.read())
-        ended = self.run_script(RUNSET, "-q", "--cancel", "runs.txt", 2)
+        hasty = "import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 4"
+        ended = self.finish(self.start_patched(hasty, "-q", "--cancel", "runs.txt", 2, script=RUNSET))
         self.assertEqual((self.states(), alive(lost)), ("xr", True))
         # its runner may have ended the other: on which line its job stands it has decided by then
         self.assertEqual(alive(kept), ended.code == 1, ended.err)

@@ -8,6 +8,7 @@ import unittest
 from collections import Counter
 
 import runmaker4
+import runset4
 from tests.support import GATE, RUNMAKER, RUNSET, Case, Ended, RunCase, as_bytes, locked
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
@@ -215,7 +216,7 @@ class Selecting(RunsetCase):
         self.assertEqual(self.read(), before)
 
 
-class BesideRunners(RunsetCase):
+class BesideRunners(RunsetCase, RunCase):
     """A running job is not touched, and its runner is not disturbed."""
 
     def test_a_running_job_is_refused_and_the_others_are_set(self) -> None:
@@ -245,9 +246,11 @@ class BesideRunners(RunsetCase):
         self.write("r echo a >>marks\nr echo b\n")
         self.hold_line(1)
         self.assertComplains(self.run_script(RUNSET, "--set=held", "runs.txt", 1), "line 1: is running")
-        ended = self.run_script(RUNSET, "--cancel", "runs.txt", 1, 2)
+        self.assertEqual(runset4.MAX_EXIT_WAIT_SECONDS, 10)
+        hasty = "import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 1"
+        ended = self.finish(self.start_patched(hasty, "--cancel", "runs.txt", 1, 2, script=RUNSET))
         self.assertEqual((ended.code, ended.out, self.states()), (1, b"", "xx"))
-        self.assertIn(b"line 1: is x, but is still running after 10 s", ended.err)
+        self.assertIn(b"line 1: is x, but is still running after 1 s", ended.err)
         self.assertQuiet("runs.txt", "--add", "echo a >>marks", " echo a >>marks")
         self.run_script(RUNMAKER, "-q", "--walltime=1", "runs.txt")
         self.assertEqual((self.states(), self.read("marks")), ("xx.d", b"a\n"))
