@@ -160,8 +160,9 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("what to do").add_argument
     add("file", metavar="FILE", nargs="?", type=job_file_path, help="the job file")
     add("-p", "--progress", action="store_true",
-        help="a bar: one line redrawn on a terminal, a line per change elsewhere; = done,\n"
-             "! failed, e error (interrupted, lost, not started), > running")
+        help="a bar: one line redrawn on a terminal, a line per change elsewhere, in which\n"
+             "failed jobs are errors, too; = done, ! failed, e error (interrupted, lost, not\n"
+             "started), > running")
     add("-e", "--use-exit-status", action="store_true",
         help="exit 0 only if every job is done or held (with --status: now, so not while\n"
              "jobs are new or running)")
@@ -295,12 +296,6 @@ class Watcher:
     ) -> list[Line]:
         """Return the lines in these states (None: any) that `predicate` accepts."""
         return list(filter(predicate, self.file.scan_lines(states)))
-
-    @retry_while_missing
-    def lines_with_numbers(self, ranges: Sequence[range]) -> list[Line]:
-        last_number = max(numbers[-1] for numbers in ranges)
-        lines = itertools.takewhile(lambda line: line.number <= last_number, self.file.scan_lines())
-        return [line for line in lines if any(line.number in numbers for numbers in ranges)]
 
     @retry_while_missing
     def presence_locks(self) -> set[int] | None:
@@ -1580,7 +1575,7 @@ def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Lin
                  or watcher.select_lines(None, lambda line: fnmatch.fnmatchcase(line.command, command)))
         unmatched = [] if lines else [selection]
     else:
-        lines = watcher.lines_with_numbers(ranges)
+        lines = watcher.select_lines(None, lambda line: any(line.number in numbers for numbers in ranges))
         unmatched = [part for part, numbers in zip(selection.split(","), ranges)
                      if not any(line.number in numbers for line in lines)]
     if unmatched:
@@ -2096,14 +2091,6 @@ def open_replacement(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
             os.unlink(temporary)
 
 
-def write_timeline(journal: JournalReader, out_path: str) -> None:
-    with journal.file, open_replacement(out_path, "timeline", Timeline.FILE_HEAD) as file:
-        timeline = Timeline(journal)
-        if not timeline.tracks:
-            raise UsageError(f"{journal.path}: no finished runs (nothing to draw)")
-        timeline.write(file)
-
-
 # ======== The report ========================================================================================
 #
 # The report is one page: PAGE, at the end of this file.  The status and the reasons of failures are HTML,
@@ -2151,12 +2138,6 @@ class Report:
         failed_runs = (row.run for row in self.rows
                        if row.run and (row.line_state in BAD_LINE_STATES or row.run.state in BAD_STATES))
         return {run: output.last_lines(run) for run in itertools.islice(failed_runs, self.MAX_OUTPUTS)}
-
-    def caveats(self) -> Iterator[str]:
-        """Yield what the page does not show."""
-        if self.run_count > self.MAX_RUNS:
-            yield (f"the table has the last {self.MAX_RUNS:,} of {self.run_count:,} runs, and the last run "
-                   "of each failed line")
 
     def fields_of_row(self, row: Row, links: Mapping[str, str]) -> dict[str, Any]:
         run = row.run
@@ -2266,6 +2247,9 @@ class Reporter:
         """Return the page.  pause: seconds to the next page; 0: this is the last one."""
         groups = group_failures(report.failed_rows, report.last_lines)
         counts_text, *status_texts = status_lines(report.status, math.inf)
+        if report.run_count > Report.MAX_RUNS:
+            status_texts.append(f"the table has the last {Report.MAX_RUNS:,} of {report.run_count:,} runs, "
+                                "and the last run of each failed line")
         directory = os.path.dirname(os.path.realpath(self.watcher.path))
         update_text = f", updated every {human_time(pause)} while jobs run" if pause else ""
         parts = {
@@ -2275,7 +2259,7 @@ class Reporter:
             "MADE": time.strftime("%Y-%m-%d %H:%M:%S") + update_text,
             "REFRESH": REFRESH_TAG % math.ceil(pause) if pause else "",
             "COUNTS": counts_text,
-            "STATUS": "\n".join(map(escape_html, [*status_texts, *messages, *report.caveats()])),
+            "STATUS": "\n".join(map(escape_html, [*status_texts, *messages])),
             "GROUPS": "".join(itertools.starmap(self._group_html, groups[:self.SHOWN_GROUPS])),
             "DATA": self._data_json(report, groups, pause),
         }
@@ -2573,7 +2557,7 @@ def run_with_options(argv: Sequence[str]) -> int:
             print_stats(options.outdir, as_json=False)
         return exit_status
     if options.timeline is not None:
-        write_timeline_and_messages(options)
+        write_timeline(options)
         return 0
     if options.stats:
         print_stats(options.outdir, options.json)
@@ -2586,10 +2570,15 @@ def run_with_options(argv: Sequence[str]) -> int:
         raise
 
 
-def write_timeline_and_messages(options: argparse.Namespace) -> None:
+def write_timeline(options: argparse.Namespace) -> None:
     exit_on(signal.SIGINT, signal.SIGTERM)
     messages: list[str] = []
-    write_timeline(JournalReader(options.outdir, messages.append), options.timeline)
+    journal = JournalReader(options.outdir, messages.append)
+    with journal.file, open_replacement(options.timeline, "timeline", Timeline.FILE_HEAD) as file:
+        timeline = Timeline(journal)
+        if not timeline.tracks:
+            raise UsageError(f"{journal.path}: no finished runs (nothing to draw)")
+        timeline.write(file)
     for text in messages:
         say(text)
 

@@ -1,7 +1,8 @@
 # fish completion for runwait4, made by docs/install/make.py
 complete -c runwait4 -fa '(complete -C "no-such-command "(commandline -ct) | string match -rv "(^|/)\.[^/]*\.lock\$")'
-complete -c runwait4 -s p -l progress -d 'a bar: one line redrawn on a terminal, a line per change elsewhere; = done,
-! failed, e error (interrupted, lost, not started), > running'
+complete -c runwait4 -s p -l progress -d 'a bar: one line redrawn on a terminal, a line per change elsewhere, in which
+failed jobs are errors, too; = done, ! failed, e error (interrupted, lost, not
+started), > running'
 complete -c runwait4 -s e -l use-exit-status -d 'exit 0 only if every job is done or held (with --status: now, so not while
 jobs are new or running)'
 complete -c runwait4 -l status -d 'print the number of jobs in each state, running jobs with hosts and start times,
