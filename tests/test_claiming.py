@@ -78,11 +78,6 @@ class QuickStart(TwoRunners):
         self.assertEqual(len(out.splitlines()), 4 * 5)
         self.assertEqual(self.read().decode(), quick_start("sleep 0.3").replace(". ", "d "))
 
-    def test_the_number_in_a_line_is_the_process_of_the_job(self) -> None:
-        self.write(". echo $$\n")
-        line, = [line for line in console_lines(self.finish_all(self.start_two())) if line.kind == "stdout"]
-        self.assertEqual(int(line.text), line.pid)
-
     def test_two_runners_share_the_jobs(self) -> None:
         self.write(quick_start(GATE))
         runners = self.start_two()

@@ -57,7 +57,7 @@ for seconds in "60", "0.3", "0.3":
     open("up.1", "w").close()
     with open("ends", "a") as ends:
         ends.write(f"{child.wait()}\\n")
-    time.sleep(0.5)
+    time.sleep(0.2)
 time.sleep(60)
 """
 
@@ -125,7 +125,7 @@ class Trees(RunCase):
         """The commands of a trap that tidies up, or of a loop that goes on."""
         self.write(GOES_ON, "job.py")
         self.jobs(f'exec "{sys.executable}" job.py')
-        runner = self.start_jobs("--kill-after", "5")
+        runner = self.start_jobs("--kill-after", "3")
         runner.send_signal(signal.SIGINT)
         self.assertEnded(self.finish(runner), 130, "e")
         self.assertEqual(self.read("ends").split(), [b"-15", b"0", b"0"])

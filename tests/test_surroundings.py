@@ -4,7 +4,7 @@ import signal
 import subprocess
 from collections.abc import Sequence
 
-from tests.support import HASTY, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, WAITING, Ended, RunCase
+from tests.support import HASTY, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, Ended, RunCase
 
 
 class Descriptors(RunCase):
@@ -87,13 +87,6 @@ class BlockedSignals(RunCase):
         runner = self.start_blocking(up=[1])
         runner.send_signal(signal.SIGTERM)
         self.assertEnded(self.finish(runner, timeout=20), 143, "e.")
-
-    def test_hup_lets_the_running_job_end(self) -> None:
-        self.jobs(WAITING, "true")
-        runner = self.start_blocking(up=[1])
-        runner.send_signal(signal.SIGHUP)
-        self.open_gate()
-        self.assertEnded(self.finish(runner, timeout=20), 1, "d.")
 
     def test_jobs_start_with_no_signal_blocked(self) -> None:
         self.jobs("exec grep SigBlk /proc/self/status >blocked")

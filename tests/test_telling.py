@@ -168,14 +168,6 @@ class Status(TellingCase):
             self.assertLess(max(map(len, lines)), columns)
             self.assertIn("...", lines[-1])
 
-    def test_new_jobs_that_nobody_runs(self) -> None:
-        message = "2 new, but no runner (start runmaker4.py)"
-        self.write(". a\n. b\nd c\n")
-        self.assertIn(f"\n{message}\n", self.told("--status", "runs.txt"))
-        self.assertEqual(self.status()["waits"], message)
-        self.running()
-        self.assertEqual(self.status()["waits"], "")
-
     def test_a_new_line_whose_command_runs_already_is_not_said_to_be_run_by_nobody(self) -> None:
         self.write(". b\n")
         self.hold_line(1)
