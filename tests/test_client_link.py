@@ -120,11 +120,6 @@ class Cells(LifeCase):
                 cells[3] = "DIALLING/GIVEN_UP"
             self.assertEqual(words, [state.name, "yes" if self.at(state).link else "-", *cells])
 
-    def test_there_is_a_link_from_welcome_to_loss(self) -> None:
-        for state in State:
-            in_use = state in (State.IN_USE, State.LEAVING)
-            self.assertIs(self.at(state).link, LINK if in_use else None, state)
-
     def test_a_server_is_wanted_until_somebody_leaves_or_gives_up(self) -> None:
         unwanted = State.LEAVING, State.OVER, State.GIVEN_UP
         for state in State:
@@ -167,12 +162,6 @@ class Words(LifeCase):
     def test_nothing_is_said_of_the_loss_of_the_last_link(self) -> None:
         for state in State.LEAVING, State.OVER:
             self.assertFalse(self.at(state).on_lost(client.Complaint.REFUSAL))
-
-    def test_a_server_is_named_again_if_its_file_is_another_one(self) -> None:
-        life = self.at(State.GREETING)
-        self.assertEqual(life.on_welcome("a.txt", "a", 60.0), "serving a.txt")
-        self.assertEqual(life.on_welcome("a.txt", "a", 60.0), "connected again")
-        self.assertEqual(life.on_welcome("a.txt", "b", 60.0), "connected again; serving another file: a.txt")
 
 
 class Pauses(LifeCase):

@@ -95,21 +95,6 @@ class Cells(unittest.TestCase):
         for host in HOSTS:
             self.told(host)
 
-    def test_each_host_prepares_its_first_job(self) -> None:
-        self.make_group(Stage.PREPARING, None)
-        self.assertEqual(self.sent(), [1, 3, 5])
-        self.assertTrue(all(assignments[0].is_gated for assignments in self.jobs.values()))
-
-    def test_once_all_are_ready_all_begin(self) -> None:
-        self.put_into(Stage.PREPARING)
-        for host in "alice", "bob":
-            self.group.on_ready(self.members[host])
-            self.assertIs(self.group.stage, Stage.PREPARING)
-        self.group.on_ready(self.members["carol"])
-        self.assertIs(self.group.stage, Stage.RUNNING)
-        self.assertEqual([self.told(host) for host in HOSTS], [["go"]] * 3)
-        self.assertEqual({assignments[0].phase for assignments in self.jobs.values()}, {Phase.BEGUN})
-
     def test_readiness_means_nothing_later(self) -> None:
         for stage in Stage.RUNNING, Stage.STOPPED:
             with self.subTest(stage=stage.name):
@@ -142,13 +127,6 @@ class Cells(unittest.TestCase):
         self.assertIs(self.group.stage, Stage.CALLED_OFF)
         self.assertEqual(self.sessions.states, {3: b"!", 1: b".", 2: b".", 4: b".", 5: b".", 6: b"."})
 
-    def test_a_job_that_finishes_is_followed_by_the_next_one_of_its_host(self) -> None:
-        for line_result in FAILED, KILLED:
-            with self.subTest(line_result=line_result):
-                self.put_into(Stage.RUNNING)
-                self.finish("bob", line_result=line_result)
-                self.assertEqual((self.group.stage, self.sent()), (Stage.RUNNING, [4]))
-
     def test_an_error_drops_a_host_that_prepares(self) -> None:
         for line_result in TIMEOUT, KILLED:
             with self.subTest(line_result=line_result):
@@ -160,13 +138,6 @@ class Cells(unittest.TestCase):
                     self.group.on_ready(self.members[host])
                 self.assertIs(self.group.stage, Stage.RUNNING)
                 self.assertEqual([self.told(host) for host in HOSTS], [["go"], [], ["go"]])
-
-    def test_a_loss_of_a_host_that_runs_leaves_the_others_alone(self) -> None:
-        self.put_into(Stage.RUNNING, least=2)
-        self.finish("bob", line_result=TIMEOUT)
-        self.assertIs(self.group.stage, Stage.RUNNING)
-        self.assertTrue(self.members["bob"].is_lost)
-        self.assertEqual([self.told(host) for host in HOSTS], [[]] * 3)
 
     def test_too_few_hosts_stop_what_runs_and_what_has_not_begun(self) -> None:
         for stage in Stage.PREPARING, Stage.RUNNING:
@@ -217,13 +188,6 @@ class Cells(unittest.TestCase):
                 again = self.group.requeue_job(self.members["bob"], assignment)
                 self.assertEqual(again, stage is Stage.RUNNING)
                 self.assertIs(assignment.phase, Phase.CLAIMED if again else Phase.SENT)
-
-    def test_the_end_of_all_jobs_of_a_running_group_prints_them(self) -> None:
-        self.put_into(Stage.RUNNING)
-        self.finish(*HOSTS)
-        self.finish(*HOSTS)
-        self.assertEqual(len(self.printed), 1)
-        self.assertIn(b"succeeded", self.printed[0].splitlines()[0])
 
 
 if __name__ == "__main__":

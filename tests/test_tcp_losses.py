@@ -467,15 +467,6 @@ class CutConnection(LossCase):
         return proxy, client
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_results_that_come_after_the_grace_count_if_nobody_took_the_lines(self) -> None:
-        proxy, client = self.lose_lines(JOB, LATER)
-        self.end_jobs(client)
-        self.assertEqual(self.states(), "ee")
-        proxy.mend()
-        self.wait_states("dr")
-        self.assert_second_ran_on(client)
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_where_another_has_taken_the_lines_late_results_do_not_count_and_copies_are_stopped(self) -> None:
         fails = "[ $$ != $(head -n 1 pids.$JOB_ID) ]"   # the first time
         proxy, client = self.lose_lines(f"{JOB}; {fails}", LATER)
@@ -747,17 +738,6 @@ runmaker4.JobFile.reopen_if_replaced = follow
         self.wait_said(server, "line 1", "has neither runner nor job")
         self.assertEqual(self.locked_lines(), [])
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_where_the_keeper_is_gone_too_a_client_gets_its_line_back_if_nobody_took_it(self) -> None:
-        server = self.serve(JOB)
-        client = self.connect(server)
-        self.kill_with_keeper(server)
-        self.serve_again(server.port)
-        wait_until(lambda: self.locked_lines() == [1], what="the line is locked again")
-        self.assert_nothing_for_others()
-        self.open_gate()
-        self.assert_each_ran_once(client, "d")
-
     def test_a_result_that_nobody_else_has_is_written_over_the_e_of_another_runner(self) -> None:
         server = self.serve(JOB)
         client = self.connect(server)
@@ -934,15 +914,6 @@ class StoppedServer(LossCase):
 class WithoutServer(LossCase):
     """A client that has no server: waits, gives up, or is told to leave."""
     PATCH = "" if FULL else "import runmaker4; runmaker4.Runner.MAX_RESULT_SECONDS = 0.5"  # after INT
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_the_keeper_lets_go_after_the_grace_and_a_client_that_was_told_to_gives_up(self) -> None:
-        server = self.serve(JOB, grace=SHORT)
-        client = self.connect(server, "--give-up", SHORT)
-        begin = self.kill_until_the_keeper_lets_go(server)
-        self.assertEqual(self.finish(client).code, 1)
-        self.assertGreaterEqual(time.monotonic() - begin, SHORT)
-        self.assertNoJobLeft()
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_int_ends_jobs_and_client_and_the_line_is_e_when_the_next_server_has_waited(self) -> None:

@@ -284,21 +284,6 @@ class LongRecords(RecordsCase):
 class WhileJobsRun(RecordsCase):
     """Records grow as the jobs run, and show who runs them, and where."""
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_the_record_and_the_files_show_what_a_running_job_printed_so_far(self) -> None:
-        command = f"echo first; printf 'part ' >&2; {WAITING}; echo second"
-        self.jobs(command)
-        client = self.start_client(self.start_server(*KEPT), "--name", "alice", up=[1])
-        self.assertEqual((self.wait_file("out/1.out"), self.wait_file("out/1.err")), (b"first\n", b"part "))
-        wait_until(lambda: b"): first" in self.read("outputs"), what="the log shows the output")
-        self.assertRecord(1, command, f'+ status (WHO): forked "{command}"', ": stdout (WHO): first")
-        self.assertEqual(self.states(), "r")
-        self.open_gate()
-        self.assertEqual(self.finish(client).code, 0)
-        self.assertRecord(1, command, ": stdout (WHO): second", "! stderr (WHO): part ",
-                          f'+ status (WHO): exit 0 "{command}"')
-        self.assertEqual(self.files(), {"1.out": b"first\nsecond\n", "1.err": b"part "})
-
     def test_the_record_goes_on_when_the_client_has_come_back_to_the_same_server(self) -> None:
         self.jobs(f"echo first; until [ -e go ]; do sleep 0.02; done; echo second; {WAITING}")
         proxy = Proxy(self.start_server(*KEPT).port)
@@ -339,13 +324,6 @@ class WhileJobsRun(RecordsCase):
         self.assertClientEnded(client, 0, "d")
         self.assertEqual(self.rows()[0][1], b"a?b")
         self.assertIn(b'"slot": "%b", ' % (b"n" * 255), self.read("out/journal"))
-
-    def test_the_record_names_the_directory_of_the_client(self) -> None:
-        (self.dir / "elsewhere").mkdir()
-        self.jobs("pwd")
-        self.assertEqual(self.run_client(self.start_server(*KEPT), cwd=self.dir / "elsewhere").code, 0)
-        self.assertIn(as_bytes(f".-> pwd (in {self.dir}/elsewhere)"), self.record(1)[0])
-        self.assertEqual(self.files(), {"1.out": as_bytes(f"{self.dir}/elsewhere\n")})
 
 
 class Together(RecordsCase):

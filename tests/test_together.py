@@ -365,13 +365,6 @@ class Long(GroupCase):
         self.assertEqual(self.ran(), [str(line) for line in range(2, 602)])
         self.assertIn("succeeded", self.said(server, "long", 600)[0])
 
-    def test_a_host_that_is_lost_ends_all_of_it(self) -> None:
-        server = self.serve_lines("#RUN together=long host=alice timeout=0.3s", f". {SLEEP}",
-                                  *[f". {RAN}"] * 600, "#RUN", f". {RAN}")
-        self.join_all(server, "alice", "alice")
-        self.assertEachRanOnce("!" + "e" * 600 + "d", "2 alice", "604 alice")
-        self.assertIn("failed", self.said(server, "long", 601)[0])
-
     def test_one_that_is_too_long_waits_which_is_said(self) -> None:
         count = runmaker4.PendingGroup.MAX_GROUP_JOBS + 1
         self.assertEqual(count, 10_001)
@@ -597,14 +590,6 @@ class Vanished(GroupCase):
         self.assertResults(server, "pair", True, *[(host, "exit 0", job) for job in (HOLDS, RAN)
                                                    for host in ("alice", "bob")])
 
-    def test_a_client_whose_walltime_is_over_has_vanished(self) -> None:
-        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {SLEEP}", f". {SLEEP}")
-        self.join(server, "alice")
-        self.assertEqual(self.finish(self.join(server, "bob", "--walltime", "2s")).code, 1)
-        self.assertEachRanOnce("ee", "2 alice", "3 bob", timeout=10)
-        self.assertNoJobLeft()
-        self.assertResults(server, "pair", False, ("alice", "stopped", SLEEP), ("bob", "vanished", SLEEP))
-
     def test_a_client_that_is_ended_by_a_signal_has_vanished_at_once_with_its_further_lines(self) -> None:
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {SLEEP}", f". {SLEEP}", f". {RAN}",
                                   f". {RAN}")
@@ -667,20 +652,6 @@ class BeforeTheRelease(ByHandCase):
         self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_client_that_holds_a_shell_is_cut_off_and_comes_back(self) -> None:
-        server = self.serve_lines(*PAIR)
-        proxy = self.proxy_of(server)
-        bob = self.join_stopped(server, "bob")
-        alice = self.join(server, "alice", "--port", proxy.port)
-        held, = self.wait_held(alice, "rrr")
-        proxy.cut()
-        self.wait_states("...")
-        wait_until(lambda: not alive(held), 5, "the held shell is stopped")
-        proxy.mend()
-        bob.send_signal(signal.SIGCONT)
-        self.assertEachRanOnce("ddd", "2 alice", "3 bob", "4 alice")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_client_that_the_release_does_not_reach_has_vanished(self) -> None:
         server = self.serve_lines("#RUN together=trio host=alice,bob,carol min-hosts=2", *[f". {RAN}"] * 6)
         proxy = self.proxy_of(server)
@@ -704,20 +675,6 @@ class BeforeTheRelease(ByHandCase):
             *[(host, "exit 0", RAN) for host in ("alice", "bob", "carol") * 2][1:],
             ("bob", "vanished", RAN),
         )
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_client_that_is_stopped_for_a_while_keeps_the_others_waiting(self) -> None:
-        _server, _alice, bob = self.hold(
-            "#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", states="rr"
-        )
-        end = time.monotonic() + 2
-        while time.monotonic() < end:
-            self.assertEqual((self.ran(), self.states()), ([], "rr"))
-            time.sleep(0.05)
-        bob.send_signal(signal.SIGCONT)
-        self.assertSameMoment(2, 3)
-        self.open_gate()
-        self.assertEachRanOnce("dd", "2 alice", "3 bob")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a quarter of a minute")
     def test_a_client_that_is_stopped_for_long_keeps_nobody_from_other_lines(self) -> None:

@@ -24,7 +24,7 @@ import textwrap
 import time
 from typing import Callable
 
-from tests.bench import beside, fs, imports, memory, nfs, skew, tcp
+from tests.bench import beside, fs, imports, memory, nfs, tcp
 from tests.bench.measure import MB, RUNMAKER, RUNWAIT, Bench, Row, cpu_seconds, spread
 from tests.installed import install
 
@@ -324,7 +324,7 @@ def idle(bench: Bench) -> list[Row]:
 
 LOCAL = (throughput, sinks, start, skip, directives, scale, many, equal, output, status, idle)
 ROWS = {function.__name__: function for function in (*LOCAL, *memory.ROWS, *imports.ROWS, *tcp.ROWS,
-                                               *skew.ROWS, *nfs.ROWS, *fs.ROWS, beside.beside)}
+                                               *nfs.ROWS, *fs.ROWS, beside.beside)}
 
 
 # -- the list ------------------------------------------------------------------------------------------------
