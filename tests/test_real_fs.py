@@ -258,19 +258,6 @@ class Hosts(FsCase):
         started = sorted(re.findall("(?m)^start ([0-9]+)", self.marks.read_text()))
         self.assertEqual(started, [str(number) for number in range(1, 8)])
 
-    def test_a_job_that_outlives_its_runner_is_not_run_again(self) -> None:
-        self.alice.write("runs.txt", self.job(1, self.gate) + self.job(2, self.gate) + self.job(3))
-        runner = self.start(self.alice, "runmaker4.py -q -j2 runs.txt")
-        self.wait_marks("^start", 2)
-        self.kill_runner(runner)
-        self.finish(self.start(self.bob, "runmaker4.py --resume runs.txt"), code=1)
-        self.wait_states("rrd")
-        self.open_gate()
-        self.wait_marks("^end [12]", 2)
-        self.finish(self.start(self.bob, "runmaker4.py --resume runs.txt"))
-        self.wait_states("ddd")
-        self.assertRanOnce(3)
-
     def test_a_storm(self) -> None:
         """Runners of two hosts are killed, stopped and let go on at random; others are started in their
         place.

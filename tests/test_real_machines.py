@@ -9,8 +9,7 @@ import functools
 import unittest
 
 from tests.rigs import REAL, fs, nfs
-from tests.test_real_fs import REWRITE
-from tests.test_real_nfs import LEASE, SLOW, NfsCase, Scenarios, job
+from tests.test_real_nfs import LEASE, SLOW, NfsCase, Scenarios
 
 JOIN_CLUSTER = r"""set -e
 mkdir -p /etc/ocfs2 /ocfs2
@@ -95,20 +94,6 @@ class OnCeph(Scenarios, NfsCase, unittest.TestCase):
                 for client in self.rig.clients:
                     self.assertRegex(check.out.decode(), f"additions by {client.name} ")
                 self.assertNotIn(b"NO  ", check.out)
-
-    def test_a_host_edits_again_and_again_while_the_other_runs_jobs(self) -> None:
-        """By rename and in place; each job takes longer than an edit."""
-        jobs = 24
-        self.server.write("runs.txt", "# edit 0\n" + "".join(job(n, "sleep 5") for n in range(1, jobs + 1)))
-        runner = self.start(self.alice, "runmaker4.py -q -j4 runs.txt")
-        self.wait_marks("^start", 4)
-        for number, how in enumerate(("sed -i '1s/.*/# edit {}/' runs.txt", REWRITE + "{}") * 2, 1):
-            self.bob.run(how.format(number))
-        self.assertIsNone(runner.code, str(runner))
-        self.finish(runner)
-        self.assertEqual(self.server.run("head -n 1 runs.txt").out, b"# edit 4\n")
-        self.assertEqual(self.states(), "d" * jobs)
-        self.assertRanOnce(jobs)
 
 
 class OnOcfs2(unittest.TestCase):

@@ -70,6 +70,7 @@ class OtherServers(LossCase):
         server = self.start_server("--grace", LONG, "--outdir", "out", file="one/runs.txt")
         client = self.connect(server)
         subprocess.run(["cp", "-a", "one", "two"], cwd=self.dir, check=True)
+        (self.dir / "two" / ".runs.txt.lock").unlink()      # a copy of it is refused
         server.kill()
         other = self.serve_other(server.port, file="two/runs.txt")
         self.assert_kept_from(other, client)

@@ -328,7 +328,6 @@ class VanishedPeer(LossCase):
         with Peer.of(server.port, server.token) as other:
             other.hello(name="carol", retry="r").hear("welcome")
             self.vanish(server)
-            time.sleep(SHORT / 2)
         self.wait_said(server, "bob", "did not come back")
         self.wait_states("ee")
 
