@@ -639,10 +639,6 @@ class LinkLife:
         await asyncio.wait_for(connecting, min(MAX_CONNECT_SECONDS, self._seconds_left()))
         return link
 
-    @property
-    def _is_in_use(self) -> bool:
-        return self.link is not None
-
     async def keep_alive(self, link: ServerLink) -> str:
         """Send pings, drop a silent link, and return the reason when the link is lost.
 
@@ -652,12 +648,12 @@ class LinkLife:
         while not link.lost_reason.done():
             # several pings in the half grace for which an answer lets us start jobs
             ping_pause = min(runmaker4.PING_SECONDS, self._grace / 8)
-            pause = ping_pause if self._is_in_use else HANDSHAKE_POLL_SECONDS
+            pause = ping_pause if self.link else HANDSHAKE_POLL_SECONDS
             await asyncio.wait([link.lost_reason], timeout=pause)
             now = boottime()
             if link.lost_reason.done():
                 break
-            if self._is_in_use:
+            if self.link:
                 if now - link.last_message_at > runmaker4.MAX_SILENT_SECONDS:
                     link.drop(f"nothing was heard for {human_time(runmaker4.MAX_SILENT_SECONDS)}")
                 else:

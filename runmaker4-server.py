@@ -2421,11 +2421,11 @@ class ClaimedBatch:
         return self.no_job is not None and self.no_job.was_interrupted
 
 
-class Claims:
+class Claims(Cursor):
     """Does all that a server does with the job file, except counting.
 
-    Only the file executor calls the methods, perhaps in a thread, and no other object has this job file,
-    queue and cursor.  Both sides know two kinds of objects.  Each attribute is written on one side only, and
+    Only the file executor calls the methods, perhaps in a thread, and no other object has this job file and
+    queue.  Both sides know two kinds of objects.  Each attribute is written on one side only, and
     has immutable values, so the other side reads the old value or the new one:
 
         object                  written by Claims                  written in the event loop
@@ -2434,24 +2434,25 @@ class Claims:
                                 lines are new again                `retry` at the first hello
     """
 
+    file: ServedFile
+    queue: ServedQueue
+
     def __init__(self, file: ServedFile, records: Records, ordinals: bool) -> None:
         """ordinals: lines get ordinals, for the log file."""
-        self._file = file
-        self._queue = ServedQueue(file)
-        self._cursor = Cursor(self._queue, ordinals=ordinals, serving=True)
+        super().__init__(ServedQueue(file), ordinals=ordinals, serving=True)
         self._records = records
         self._last_urgent_at = 0.0      # boottime()
 
     def take_presence_lock(self) -> None:
         """Lock the byte that shows that this server runs, before the first client comes."""
         with contextlib.suppress(OSError):              # the first claim will report it
-            self._queue.reopen_if_replaced()
+            self.queue.reopen_if_replaced()
 
     def sync(self) -> None:
-        self._file.sync()
+        self.file.sync()
 
     def list_orphans(self) -> OrphanLines:
-        return self._cursor.orphans
+        return self.orphans
 
     # -- new lines -------------------------------------------------------------------------------------------
 
@@ -2473,7 +2474,7 @@ class Claims:
         groups_to_start: dict[int, PendingGroup] = {}       # by the offset of the first job
         only_walks = not offers                             # the first result is a NoJob
         while (consumers.all or only_walks) and len(jobs) < MAX_BATCH_LINES:
-            result = self._cursor.claim(is_urgent, consumers, all_consumers)
+            result = self.claim(is_urgent, consumers, all_consumers)
             groups_to_start.update(self._groups_to_start())
             if isinstance(result, NoJob):
                 no_job = result
@@ -2483,7 +2484,7 @@ class Claims:
         return ClaimedBatch(jobs, self._plan_groups(groups_to_start.values()), no_job)
 
     def _groups_to_start(self) -> dict[int, PendingGroup]:
-        return {group.jobs[0][0].offset: group for group in self._cursor.groups
+        return {group.jobs[0][0].offset: group for group in self.groups
                 if group.jobs and group.is_complete and not group.started}
 
     @staticmethod
@@ -2500,7 +2501,7 @@ class Claims:
         It is due even if the file seems unchanged, but must wait 20 times as long as a walk takes.
         """
         now = boottime()
-        if now - self._last_urgent_at < self._cursor.seconds_between_walks():
+        if now - self._last_urgent_at < self.seconds_between_walks():
             return False
         self._last_urgent_at = now
         return True
@@ -2508,9 +2509,9 @@ class Claims:
     def _plan_groups(self, groups: Iterable[PendingGroup]) -> list[GroupPlan]:
         """Return a plan for each group; [] if the file was just edited."""
         try:
-            return [GroupPlan(group, jobs_by_host(self._file.reader, group.jobs)) for group in groups]
+            return [GroupPlan(group, jobs_by_host(self.file.reader, group.jobs)) for group in groups]
         except OSError:
-            self._cursor.restart_walk()
+            self.restart_walk()
             return []
 
     def claim_group(self, jobs_by_client: Sequence[tuple[Consumer, GroupJobs]]) -> list[Job]:
@@ -2530,41 +2531,31 @@ class Claims:
         The next walk begins at the top, and reports an error that lasts.
         """
         with contextlib.suppress(OSError):
-            job = self._queue.claim(line, client, settings).job
+            job = self.queue.claim(line, client, settings).job
             if job:
                 return job
-        self._cursor.restart_walk()
+        self.restart_walk()
         return None
-
-    # -- claimed lines ---------------------------------------------------------------------------------------
-
-    def finish(self, job: Job, state: bytes) -> str:
-        """Write the result; return as Cursor.finish().  Raises TemporaryError."""
-        return self._cursor.finish(job, state)
-
-    def check_jobs(self) -> dict[Job, str]:
-        """Return as JobQueue.check_jobs()."""
-        return self._cursor.check_jobs()
 
     # -- lines of the server before us, and of clients that come back ----------------------------------------
 
     def inherit(self, lock_fd: int) -> int:
         """Take over the job locks that this descriptor holds; return their number.  Raises OSError."""
-        self._queue.reopen_if_replaced()
-        self._file.lock_table.inherit_locks(lock_fd)
-        return len(self._file.lock_table.locks_without_line)
+        self.queue.reopen_if_replaced()
+        self.file.lock_table.inherit_locks(lock_fd)
+        return len(self.file.lock_table.locks_without_line)
 
     def abandon(self, job: Job) -> None:
-        self._queue.release_job(job)
-        self._cursor.restart_walk()
+        self.queue.release_job(job)
+        self.restart_walk()
 
     @property
     def has_inherited_locks(self) -> bool:
-        return bool(self._file.lock_table.locks_without_line)
+        return bool(self.file.lock_table.locks_without_line)
 
     def drop_inherited_locks(self) -> None:
-        self._file.lock_table.drop_locks_without_line()
-        self._cursor.restart_walk()
+        self.file.lock_table.drop_locks_without_line()
+        self.restart_walk()
 
     def reclaim_lines(self, consumer: Consumer, reported: Sequence[ReportedJob],
                       may_conclude_lost: bool) -> Reclaimed:
@@ -2579,7 +2570,7 @@ class Claims:
         except TemporaryError as error:
             reclaimed.doubt = str(error)
         except OSError as error:
-            self._queue.close_if_locks_lost(error)
+            self.queue.close_if_locks_lost(error)
             reclaimed.error = error_text(error)
         if reclaimed.jobs and self._records.log:
             ordinals = self._count_ordinals()
@@ -2590,9 +2581,9 @@ class Claims:
     def _reclaim_each(self, consumer: Consumer, reported: Sequence[ReportedJob], may_conclude_lost: bool,
                       reclaimed: Reclaimed) -> None:
         """Add each job's answer to `reclaimed`.  Raises OSError, TemporaryError: some have none yet."""
-        self._queue.reopen_if_replaced()
-        signature = self._file.signature()
-        lines_by_command = self._file.lines_by_command({job.line.command for job in reported})
+        self.queue.reopen_if_replaced()
+        signature = self.file.signature()
+        lines_by_command = self.file.lines_by_command({job.line.command for job in reported})
         lines_by_number = {line.number: line for lines in lines_by_command.values() for line in lines}
         running_lines = {command: [line for line in lines if line.state == RUNNING]
                          for command, lines in lines_by_command.items()}
@@ -2607,7 +2598,7 @@ class Claims:
             if any(line.state == reported_job.result for line in possible_lines):
                 reclaimed.settled.append(reported_job.key)
                 continue
-            job = self._queue.reclaim_line(own_line, running_lines[command], reported_job.own_states)
+            job = self.queue.reclaim_line(own_line, running_lines[command], reported_job.own_states)
             if job:
                 job.state = NEW             # unknown
                 job.consumer = consumer
@@ -2620,12 +2611,12 @@ class Claims:
     def _can_be_half_saved(self, signature: tuple[int, ...]) -> bool:
         """Return True if an editor could be saving the file, which had this signature before."""
         _device, _inode, size, _mtime = signature
-        return self._file.signature() != signature or self._file.seconds_until_trusted(size) > 0
+        return self.file.signature() != signature or self.file.seconds_until_trusted(size) > 0
 
     def _count_ordinals(self) -> dict[int, int]:
         """Return the positions of running lines among job lines, by offset; {}: the file cannot be read."""
         with contextlib.suppress(OSError):
-            file = self._file
+            file = self.file
             lines = Scan(file.reader, file.start, RUNNING, counted=Counter())
             return {line.offset: line.ordinal for line in lines}
         return {}

@@ -813,7 +813,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         self.addCleanup(file.close_files)
         records = mock.Mock(log=None)
         self.of_worker = server.Claims(file, records, ordinals=False)
-        self.served = self.of_worker._queue
+        self.served = self.of_worker.queue
         self.runner_stats = runmaker4.RunnerStats()
         loop = asyncio.get_running_loop()
         return server.Sessions(
