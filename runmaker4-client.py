@@ -837,7 +837,7 @@ class Connection:
         self._progress = asyncio.Event()
         # the summary of the server's file; None: the server has none
         self._summary: asyncio.Future[Summary | None] = loop.create_future()
-        self._runner = program.make_runner(self, self._sinks(), self._outbox)
+        self._runner = program.make_runner(self, [ServerSink(self), *program.console], self._outbox)
 
     # -- as a Runner sees it ---------------------------------------------------------------------------------
 
@@ -1133,7 +1133,7 @@ class Connection:
         elif kind == "jobs":
             self._on_jobs_arrived(link, message)
         elif kind == "ack":
-            self._on_ack(message)
+            self._on_acknowledged(self._outbox.acknowledge(message.integer("n")))
         elif kind == "nothing":
             self._on_no_job(message)
         elif kind == "pong":
@@ -1177,9 +1177,6 @@ class Connection:
         to_repeat = [job.begin for job in self._jobs.values() if job.begin]
         self._on_acknowledged(self._outbox.replay(to_repeat, last_event))
 
-    def _sinks(self) -> list[Sink]:
-        return [ServerSink(self), *self._program.console]
-
     def _on_jobs_arrived(self, link: ServerLink, message: Message) -> None:
         """Queue jobs for the runner."""
         request_number = message.integer("request")
@@ -1197,9 +1194,6 @@ class Connection:
             link.request("ping")
         self._requests.forget_no_job()          # an earlier answer is outdated
         self._wake_runner()
-
-    def _on_ack(self, message: Message) -> None:
-        self._on_acknowledged(self._outbox.acknowledge(message.integer("n")))
 
     def _on_pong(self, message: Message) -> None:
         self._retry = message.text("retry", 3)

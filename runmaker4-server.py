@@ -2261,14 +2261,10 @@ class Sessions:
             self.settle(assignment, LineResult(Cause.RETURNED, NEW, event=event_number))
         else:
             if kind == "begin" and message.process_id("pid"):      # 0: the job could not be started
-                self._mark_begun(assignment)
+                if assignment.is_gated:
+                    raise WireError("that job must wait at the gate")
+                assignment.mark_begun()
             self._record_event(client, kind, assignment, message, event_number)
-
-    @staticmethod
-    def _mark_begun(assignment: Assignment) -> None:
-        if assignment.is_gated:
-            raise WireError("that job must wait at the gate")
-        assignment.mark_begun()
 
     @staticmethod
     def _read_result(assignment: Assignment, message: Message, event_number: int) -> LineResult:
@@ -2447,9 +2443,6 @@ class Claims(Cursor):
         """Lock the byte that shows that this server runs, before the first client comes."""
         with contextlib.suppress(OSError):              # the first claim will report it
             self.queue.reopen_if_replaced()
-
-    def sync(self) -> None:
-        self.file.sync()
 
     def list_orphans(self) -> OrphanLines:
         return self.orphans
@@ -3209,7 +3202,7 @@ class Server(Program):
         await self._await_in_time(self.executor.flush(), max_seconds)
         if self._was_signalled:         # otherwise sent before; after a defect not sent
             self._send_closing_to_all()
-        self.executor.call_then(lambda no_answer: None, self.claims.sync)
+        self.executor.call_then(lambda no_answer: None, self.claims.file.sync)
         await self._end_links()
         self._let_keeper_exit()
         await self._await_in_time(self.executor.flush(), max_seconds)
