@@ -1109,10 +1109,6 @@ class Connection:
             self._runner.refuse_gate(job)       # only a job that waits for `go`
         self._requests.on_lost()
 
-    @property
-    def has_given_up_unserved(self) -> bool:
-        return self.link_life.state is LinkState.GIVEN_UP and not self.link_life.was_accepted
-
     def _give_up(self, why: str) -> None:
         self._progress.set()
         self._runner.fail(why)
@@ -1443,7 +1439,8 @@ class ClientProgram(RunnerProgram):
             self._connection_task.result()      # raises the UsageError; no job has started
         spawn_task(self._connection_task)       # any other exception in this running task is a defect
         exit_status = await jobs_task
-        had_no_server = connection.has_given_up_unserved
+        link_life = connection.link_life
+        had_no_server = link_life.state is LinkState.GIVEN_UP and not link_life.was_accepted
         return 2 if had_no_server and exit_status == 1 else exit_status
 
     def _make_connection(self) -> Connection:

@@ -1175,7 +1175,7 @@ class Client(Consumer):
 
     def _welcome(self, link: ClientLink, reclaimed: Reclaimed) -> None:
         """Answer a `hello`, and repeat orders that the client can have missed, for example `stop`."""
-        link.mark_welcomed()
+        link.is_welcomed = True
         self._on_acknowledged(self.inbox.last_dealt_with)       # by the field `seen`
         self._send_welcome(link, reclaimed.lost)
         self._repeat_orders()
@@ -1363,7 +1363,7 @@ class ClientLink(Link, asyncio.Protocol):
         self._dispatcher = dispatcher
         self._accountant = accountant
         self._greeted_client: Client | None = None      # has sent hello
-        self._is_welcomed = False               # that hello was answered
+        self.is_welcomed = False                # that hello was answered
         self.detached: asyncio.Future[DetachReason] = self.loop.create_future()
         self.reported_jobs: list[ReportedJob] = []      # that the client has when it connects
         self._reported_bytes = 0                # their size, roughly
@@ -1371,17 +1371,14 @@ class ClientLink(Link, asyncio.Protocol):
     @property
     def client(self) -> Client | None:
         """Return the welcomed client; None: there is none, or the link is gone."""
-        return self._greeted_client if self._is_welcomed and not self.detached.done() else None
-
-    def mark_welcomed(self) -> None:
-        self._is_welcomed = True
+        return self._greeted_client if self.is_welcomed and not self.detached.done() else None
 
     def detach(self, detach_reason: DetachReason) -> None:
         """Ignore further messages on this link, and forget the client's requests.  The first call counts."""
         if not self.detached.done():
             self.detached.set_result(detach_reason)
             if self._greeted_client:
-                self._dispatcher.remove_client(self._greeted_client)
+                self._dispatcher.waiting_clients.pop(self._greeted_client, None)
 
     def connection_made(self, transport: Any) -> None:
         peer_name = transport.get_extra_info("peername")
@@ -2076,11 +2073,6 @@ class Sessions:
         self.records.abandon_run(assignment)
         return True
 
-    def abandon_runs(self) -> None:
-        """End the records of all runs: the next server begins new records."""
-        for assignment in self.assignments.values():
-            self.records.abandon_run(assignment)
-
     def _remove_and_notify_group(self, assignment: Assignment, line_result: LineResult) -> None:
         if self.remove_assignment(assignment) and assignment.member:
             assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
@@ -2320,7 +2312,9 @@ class Sessions:
     def add_link(self, link: ClientLink) -> None:
         self.links[link] = None
         self._strangers[link] = None
-        self._limit_strangers()
+        while len(self._strangers) > MAX_UNAUTHENTICATED:
+            oldest, _ = self._strangers.popitem(last=False)
+            oldest.drop("too many unauthenticated connections")
 
     def mark_authenticated(self, link: ClientLink) -> None:
         self._strangers.pop(link, None)
@@ -2328,15 +2322,6 @@ class Sessions:
     def remove_link(self, link: ClientLink) -> None:
         del self.links[link]
         self._strangers.pop(link, None)
-
-    def drop_silent(self) -> None:
-        for link in list(self.links):
-            link.drop_if_silent()
-
-    def _limit_strangers(self) -> None:
-        while len(self._strangers) > MAX_UNAUTHENTICATED:
-            oldest, _ = self._strangers.popitem(last=False)
-            oldest.drop("too many unauthenticated connections")
 
 
 # ======== Recovery ==========================================================================================
@@ -2761,9 +2746,6 @@ class Dispatcher:
         if client.requested_slots:
             self.waiting_clients.setdefault(client, None)
         self.has_new_request = True
-
-    def remove_client(self, client: Client) -> None:
-        self.waiting_clients.pop(client, None)
 
     def hand_out_lines(self) -> None:
         """Start to claim lines for the waiting clients, in turn.
@@ -3196,7 +3178,8 @@ class Server(Program):
         """
         in_haste = self.lifetime.exit_status is not None        # no step waits long
         max_seconds = runmaker4.Runner.MAX_RESULT_SECONDS if in_haste else None
-        self.sessions.abandon_runs()
+        for assignment in self.sessions.assignments.values():
+            self.records.abandon_run(assignment)        # the next server begins new records
         self.sessions.flush_records()
         self.executor.call_then(self.runner_stats.add_orphans, self.claims.list_orphans)
         await self._await_in_time(self.executor.flush(), max_seconds)
@@ -3322,7 +3305,8 @@ class Server(Program):
         """Drop silent clients, write records, restart a killed keeper and scan the file, once a second."""
         while True:
             await asyncio.sleep(self._check_seconds)
-            self.sessions.drop_silent()
+            for link in list(self.sessions.links):
+                link.drop_if_silent()
             self.sessions.flush_records()
             with contextlib.suppress(OSError):          # try again in a second
                 self._keeper.restart_killed_keeper()
