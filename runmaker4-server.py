@@ -1735,7 +1735,6 @@ class Stage(enum.Enum):
 
 
 class Group:
-    MAX_HOSTS = 500
     MAX_PREPARING_SECONDS = 10.0
 
     def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, pending: PendingGroup,
@@ -2922,8 +2921,7 @@ class Dispatcher:
         reserved: set[Client] = set()
         for _, plan in sorted(self._group_plans.items()):       # by offset
             # jobs of it run, perhaps since the previous server; or not all are found yet
-            cannot_start_yet = plan.pending.cannot_start_yet
-            if not cannot_start_yet and not self._has_too_many_hosts(plan):
+            if not plan.pending.cannot_start_yet:
                 self._claim_or_reserve_group(plan, reserved)
 
     def _claim_or_reserve_group(self, plan: GroupPlan, reserved: set[Client]) -> None:
@@ -2941,15 +2939,6 @@ class Dispatcher:
         if not self.is_claiming and self._lifetime.is_serving and not is_paused:
             chosen = {host: client for host, client in clients.items() if client}
             self._claim_group(plan, chosen)
-
-    def _has_too_many_hosts(self, plan: GroupPlan) -> bool:
-        """Return True if a group has more hosts than can start at once; report that once."""
-        if len(plan.jobs_by_host) <= Group.MAX_HOSTS:
-            return False
-        name = printable(plan.pending.name)
-        self.say_once(f"line {plan.first_line.number}: the group {name} has more than "
-                      f"{Group.MAX_HOSTS} hosts; it waits")
-        return True
 
     def _free_slots(self, reserved: set[Client]) -> dict[Client, int]:
         """Return the slots that each waiting, unreserved client requests."""
@@ -2980,6 +2969,8 @@ class Dispatcher:
 
     def _choose_clients(self, plan: GroupPlan, free: dict[Client, int]) -> dict[str, Client | None]:
         """Return a client, or None, for each host of a group; a host that few slots match chooses first."""
+        if len(plan.jobs_by_host) > sum(free.values()):     # spares the matching of many hosts
+            return dict.fromkeys(plan.jobs_by_host)
         clients = [client for client in free if not (plan.pending.below_end and client.follow)]
         matching = {host: [client for client in clients if client.matches_host(host)]
                     for host in plan.jobs_by_host}
