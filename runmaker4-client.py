@@ -297,17 +297,6 @@ class Endpoint:
             return f"{error} (use the same release on both ends)"
         return f"no runmaker4-server.py: {error}"
 
-    @contextlib.contextmanager
-    def usage_errors(self) -> Iterator[None]:
-        """Raise UsageError for errors that waiting cannot cure."""
-        try:
-            yield
-        except (socket.gaierror, UnicodeError) as error:
-            text = error_text(error) if isinstance(error, OSError) else "not a host name"
-            raise UsageError(f"{self.host}: unknown host: {text}") from None
-        except WireError as error:
-            raise UsageError(f"{self.host}: {self.why_rejected(error)}") from None
-
 
 # ======== What the server must learn ========================================================================
 #
@@ -1412,13 +1401,18 @@ class ClientProgram(RunnerProgram):
 
     def _connect_first(self) -> tuple[socket.socket, ClientChannel] | None:
         """Return a connection; None: no server answers yet.  Raises UsageError if waiting cannot help."""
+        host = self._endpoint.host
         try:
-            with self._endpoint.usage_errors():
-                return self._endpoint.dial(self._dial_seconds)
+            return self._endpoint.dial(self._dial_seconds)
+        except (socket.gaierror, UnicodeError) as error:
+            text = error_text(error) if isinstance(error, OSError) else "not a host name"
+            raise UsageError(f"{host}: unknown host: {text}") from None
+        except WireError as error:
+            raise UsageError(f"{host}: {self._endpoint.why_rejected(error)}") from None
         except OSError as error:
             why = self._endpoint.why_unreachable(error)
             if self.options.give_up == 0:
-                raise UsageError(f"{self._endpoint.host}: {why}") from None
+                raise UsageError(f"{host}: {why}") from None
             self.say(f"{why}; trying again")
             return None
 
