@@ -1166,9 +1166,8 @@ class Client(Consumer):
             if assignment.key in reported_keys and assignment.phase is Phase.SENT:
                 assignment.mark_begun()
         reclaimed = await self.sessions.recovery.reclaim(self, link.reported_jobs)
-        why_unknown = reclaimed.error or reclaimed.doubt
-        if why_unknown:
-            link.drop(f"cannot look for the jobs now ({why_unknown})")
+        if reclaimed.doubt:
+            link.drop(f"cannot look for the jobs now ({reclaimed.doubt})")
         elif not link.detached.done():
             self._welcome(link, reclaimed)
         return await link.detached
@@ -2382,11 +2381,10 @@ class ReportedJob:
 
 @dataclass
 class Reclaimed:
-    """The jobs of a returning client.  After an error or with a doubt, some are in none of the three."""
+    """The jobs of a returning client.  With a doubt, some are in none of the three."""
     jobs: dict[str, Job] = field(default_factory=dict)      # by key
     settled: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
-    error: str = ""                     # why the file cannot be read
     doubt: str = ""                     # why it is unknown now whether another runner has a line
 
 
@@ -2548,7 +2546,7 @@ class Claims(Cursor):
             reclaimed.doubt = str(error)
         except OSError as error:
             self.queue.close_if_locks_lost(error)
-            reclaimed.error = error_text(error)
+            reclaimed.doubt = error_text(error)
         if reclaimed.jobs and self._records.log:
             ordinals = self._count_ordinals()
             for job in reclaimed.jobs.values():

@@ -842,7 +842,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         """The client comes; which jobs are lost."""
         self.client = server.Client(sessions, "c" * 16)
         reclaimed = await sessions.recovery.reclaim(self.client, self.claims())
-        self.assertEqual((reclaimed.error, reclaimed.doubt, reclaimed.settled), ("", "", []))
+        self.assertEqual((reclaimed.doubt, reclaimed.settled), ("", []))
         return [int(key, 16) for key in reclaimed.lost]
 
     def answer(self, lines: bytes, result: Optional[bytes], known: tuple[str, ...] = ()) -> object:
@@ -922,12 +922,12 @@ class LinesOfAClientThatComesBack(JobFileCase):
         """
         async def come() -> str:
             sessions = self.sessions()
-            sessions.recovery._interval = 0.05
+            sessions.interval = 0.05
             where = self.served if hasattr(self.served, function) else self.served.file
             self.client = server.Client(sessions, "c" * 16)
             with mock.patch.object(where, function, side_effect=trouble):
                 reclaimed = await sessions.recovery.reclaim(self.client, self.claims())
-            why: str = reclaimed.error or reclaimed.doubt
+            why: str = reclaimed.doubt
             return why
         return asyncio.run(come()), [assignment.number for assignment in self.client.assignments.values()]
 
