@@ -514,7 +514,6 @@ TEXTS = {  # of several words, and no commands for our users
     "-l FILE",
     "--joblog FILE",
     "--give-up T",
-    "--host NAME",
     "--token TOKEN",
     "--token FILE",
     "--outdir -q",
