@@ -444,7 +444,6 @@ RECIPES = {
     ),
     "python3 -m tests.simulation --seed 7": Recipe(before=CHECKOUT),
     "python3 -m tests.shape *.py": Recipe(before=CHECKOUT),
-    "python3 -m tests.reaches *.py": Recipe(before=CHECKOUT),
     "python3 -m tests.bench": Recipe(before=CHECKOUT, instead={"tests.bench": "tests.bench --help"}),
     "python3 -m tests.bench --quick --rounds 1 status": Recipe(before=CHECKOUT),
     "python3 -m tests.bench --rounds 3 beside": Recipe(

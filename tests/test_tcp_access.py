@@ -162,16 +162,6 @@ class NameOfTheFile(TcpCase):
         self.assertEqual(said, [f"{RUNCLIENT}: {self.HOST}: serving runs.txt\n".encode()])
         self.assertNotIn(b"serving", self.run_client(server, "-q").err)
 
-    def test_a_server_of_another_file_in_its_place_is_said(self) -> None:
-        self.jobs("true")
-        self.write("", "other.txt")
-        server = self.start_server()
-        client = self.start_client(server, "--follow")
-        self.wait_said(client, "serving runs.txt")
-        self.stop(server)
-        self.start_server("--port", server.port, file="other.txt")
-        self.wait_said(client, "connected again", "other.txt")
-
     def test_a_long_name_and_strange_bytes_in_it(self) -> None:
         name = b"\xff\x1b[2J" + b"x" * 240
         path = self.dir / os.fsdecode(name)
@@ -446,14 +436,6 @@ class WithoutTls(RefusalCase):
                     ended = self.run_script(*self.patched(patch, *words), timeout=20)
                     self.assertRefused(ended, f"{words[0]}: ", "TLS 1.3", "OpenSSL 1.1.1")
         self.assertEqual((self.exists("out"), self.exists(".runmaker4.token")), (False, False))
-
-    def test_runmaker4_runset4_and_runwait4_work_without_it(self) -> None:
-        self.jobs("true")
-        for words in (RUNSET, "runs.txt", "--add", "true"), (RUNMAKER, "runs.txt"), (RUNWAIT, "runs.txt"):
-            with self.subTest(words=words):
-                ended = self.run_script(*self.patched(self.NO_SSL, *words), timeout=20)
-                self.assertEqual(ended.code, 0, ended.err)
-        self.assertEqual(self.states(), "dd")
 
     def test_they_do_not_load_it(self) -> None:
         """It takes as long as a tenth of the start."""
