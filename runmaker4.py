@@ -158,6 +158,7 @@ DONE = b"d"
 FAILED = b"!"
 ERROR = b"e"
 HELD = b"x"                     # by convention; represents any other state
+OUR_STATES = NEW + RUNNING + DONE + FAILED + ERROR + HELD
 
 # Bytes of a lock file after all buckets.  The first only marks the end: older versions lock it in journals.
 BUCKETS_END = 1 << 62
@@ -1802,11 +1803,15 @@ def name_stray(number: int) -> str:
 def check_for_strays(path: str, network: bool, say: Say, refuse: bool = True) -> None:
     """Report the first line that is neither a job nor a comment (a stray): no runner will run it.
 
-    refuse: raise UsageError if there is no job; perhaps the file is a plain list of commands.
+    refuse: raise UsageError if there is no job; perhaps the file is a plain list of commands.  Lines that
+    begin with another state than we write, such as `( cd a; b )` or `R CMD BATCH`, do not make it a job file.
     """
     with job_file(path, network) as file:
-        has_job = Scan(file, first_line_offset(file)).next() is not None
+        start = first_line_offset(file)
+        has_job = Scan(file, start, states=OUR_STATES).next() is not None
         number = find_stray(file, STRAY if has_job else STRAY_WITHOUT_JOBS)
+        if not has_job and (held_line := Scan(file, start).next()):
+            number = min(number or held_line.number, held_line.number)
     if number and refuse and not has_job:
         raise UsageError(
             f"{path}: no jobs; line {number} is plain text (a job is '. COMMAND'; runset4.py NEW --add-list "
@@ -7361,10 +7366,10 @@ class RunnerStats:
     def exit_status(self, summary: Summary | None) -> int:
         """Return 0 if all is well.
 
-        Return 1 if the state of the file is unknown (`summary` is None), it has bad jobs or more jobs for us,
+        Return 1 if the state of the file is unknown (`summary` is None), it has bad jobs, strays, or jobs for us,
         we have lost results, output or records, or another runner can be running jobs that we left in error.
         """
-        if summary is None or summary.counts.bad or summary.jobs_left:
+        if summary is None or summary.counts.bad or summary.jobs_left or summary.first_stray:
             return 1
         if self.unwritten_lines or self.had_errors:
             return 1
