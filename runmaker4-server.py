@@ -91,10 +91,10 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 from runmaker4 import (
+    CANCELLED,
     DONE,
     ERROR,
     FAILED,
-    HELD,
     IN_USE_BYTES,
     LOCAL,
     NEW,
@@ -919,7 +919,7 @@ class Assignment:
 
             given back to a group that has begun    `e`: the client counts as lost (unless cancelled)
             `e`, and the group was stopped          the cause is STOPPED
-            `e` or `.`, but a user has set a state  HELD: the state in the file remains
+            `e` or `.`, but a user has set a state  CANCELLED: the state in the file remains
         """
         if not self.is_undecided:
             return None
@@ -947,7 +947,7 @@ class Assignment:
             return line_result
         never_ran = line_result.cause in (Cause.RETURNED, Cause.UNSTARTED)
         cause = Cause.CANCELLED if never_ran else line_result.cause
-        return replace(line_result, cause=cause, state=HELD)
+        return replace(line_result, cause=cause, state=CANCELLED)
 
     def mark_over(self) -> None:
         self.phase = Phase.OVER
@@ -1249,7 +1249,7 @@ class Client(Consumer):
         for assignment in running:
             sessions.abandon(assignment)
         for assignment in cancelled:
-            sessions.settle(assignment, LineResult(Cause.VANISHED, HELD))
+            sessions.settle(assignment, LineResult(Cause.VANISHED, CANCELLED))
 
     # -- requests and jobs -----------------------------------------------------------------------------------
 
@@ -2163,7 +2163,7 @@ class Sessions:
         A lost client gets the order when it comes back.
         """
         if assignment.phase is Phase.CLAIMED:
-            self.settle(assignment, LineResult(Cause.CANCELLED, HELD))
+            self.settle(assignment, LineResult(Cause.CANCELLED, CANCELLED))
         else:
             assignment.send_message("stop", cancelled=True)
 
@@ -2264,7 +2264,7 @@ class Sessions:
         """
         state = message.state_byte("state")
         cause = CAUSES.get(message.text("cause", 16))
-        if state == HELD and assignment.is_cancelled:
+        if state == CANCELLED and assignment.is_cancelled:
             cause = Cause.CANCELLED
         elif not cause or state not in (DONE, FAILED, ERROR):
             raise WireError("not the end of a job")

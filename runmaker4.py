@@ -157,8 +157,9 @@ RUNNING = b"r"
 DONE = b"d"
 FAILED = b"!"
 ERROR = b"e"
+CANCELLED = b"c"                # as any other state: no runner runs the line
 HELD = b"x"                     # by convention; represents any other state
-OUR_STATES = NEW + RUNNING + DONE + FAILED + ERROR + HELD
+OUR_STATES = NEW + RUNNING + DONE + FAILED + ERROR + CANCELLED + HELD
 
 # Bytes of a lock file after all buckets.  The first only marks the end: older versions lock it in journals.
 BUCKETS_END = 1 << 62
@@ -3155,10 +3156,11 @@ class JobQueue:
     def finish(self, job: Job, state: bytes) -> str:
         """Write the result of a job over its `r`, and remove the job from `claimed`.
 
-        Return '', or why the result will never be written.  Raises TemporaryError: try again.  state: HELD: a
-        user has cancelled the job; the line keeps the user's state.
+        Return '', or why the result will never be written.  Raises TemporaryError: try again.
+
+        state: CANCELLED: a user has cancelled the job; the line keeps the user's state.
         """
-        if state == HELD:
+        if state == CANCELLED:
             self.release_job(job)
             return ""
         try:
@@ -4876,7 +4878,7 @@ class Cursor:
 
         Returns and raises as finish().
         """
-        return self.finish(job, HELD if job.cancelled else NEW)
+        return self.finish(job, CANCELLED if job.cancelled else NEW)
 
     # -- errors ----------------------------------------------------------------------------------------------
 
@@ -6141,7 +6143,7 @@ class RunResult(NamedTuple):
     @property
     def state(self) -> bytes:
         if self.cause == "cancelled":
-            return HELD
+            return CANCELLED
         if self.cause:
             return FAILED if self.cause in FAILURE_CAUSES else ERROR
         return FAILED if self.status else DONE
@@ -7341,11 +7343,11 @@ class RunnerStats:
 
     def add_result(self, job: Job, state: bytes) -> None:
         if job.cancelled:
-            state = HELD                    # even if the job has ended at that moment
+            state = CANCELLED                    # even if the job has ended at that moment
         self.done += state == DONE
         self.failed += state == FAILED
         self.error_count += state == ERROR
-        self.cancelled += state == HELD
+        self.cancelled += state == CANCELLED
         if state in (FAILED, ERROR):
             self.bad_lines.append(job.number)
 
@@ -7366,8 +7368,9 @@ class RunnerStats:
     def exit_status(self, summary: Summary | None) -> int:
         """Return 0 if all is well.
 
-        Return 1 if the state of the file is unknown (`summary` is None), it has bad jobs, strays, or jobs for us,
-        we have lost results, output or records, or another runner can be running jobs that we left in error.
+        Return 1 if the state of the file is unknown (`summary` is None), it has bad jobs, strays, or jobs for
+        us, we have lost results, output or records, or another runner can be running jobs that we left in
+        error.
         """
         if summary is None or summary.counts.bad or summary.jobs_left or summary.first_stray:
             return 1
@@ -7853,7 +7856,7 @@ class JobTask:
         if self.cause == "lost":
             self.state = ERROR
         elif self.cause == "cancelled":
-            self.state = HELD                   # even if the job has just ended by itself
+            self.state = CANCELLED                   # even if the job has just ended by itself
         for sink in self.run.sinks:
             sink.on_job_over(self.job, self.state)
         if self.cause != "lost":
@@ -8934,7 +8937,7 @@ def make_parser() -> Parser:
         notes={"Signals": SIGNALS, "Variables": f"{JOB_VARIABLES}; of the runner: NO_COLOR."},
         statuses={
             "0": "nothing in the file is !, e, r without a runner, or left for this one",
-            "1": "a job is, on any runner; or output, records or results are not written",
+            "1": "a job is, on any runner; a line is no job; output or results are not written",
             "2": "bad usage, or the file cannot be used",
             "130, 143": "ended by a signal",
         },

@@ -42,6 +42,7 @@ except ModuleNotFoundError as missing:
 from runmaker4 import (
     APPEND_BYTE,
     BUCKETS_END,
+    CANCELLED,
     DIRECTIVE_LIKE,
     DONE,
     ERROR,
@@ -54,6 +55,7 @@ from runmaker4 import (
     LONGEST_COMMAND,
     MUTEX_OFFSET,
     NEW,
+    OUR_STATES,
     RUNNING,
     UTF8_MARK,
     Child,
@@ -159,7 +161,7 @@ def new_line(text: bytes) -> bytes:
 
 
 def begins_with_state(text: bytes) -> bool:
-    return text[:1] in KNOWN_STATES and text[1:2] in (b" ", b"\t")
+    return text[:1] in OUR_STATES and text[1:2] in (b" ", b"\t")
 
 
 MAX_APPEND_WAIT_SECONDS = 30.0      # for other processes that append
@@ -311,20 +313,28 @@ class Source:
 # ======== States ============================================================================================
 #
 # We change a state as runners do: while holding the mutex of the line's command, after reading the line
-# again.  A line `r` is changed only if it is an orphan.  To cancel a job, we write x over the `r`; the runner
+# again.  A line `r` is changed only if it is an orphan.  To cancel a job, we write c over the `r`; the runner
 # sees that at the next poll, and kills the job.  If the runner is dead, we kill the job if it runs on this
 # host, as the processes that hold the job lock show (Holders).  On another host, which the journal names, a
 # user must do this.
 
-STATES = {"new": NEW, "running": RUNNING, "done": DONE, "failed": FAILED, "error": ERROR, "held": HELD}
-KNOWN_STATES = b"".join(STATES.values())
-UNHELD_STATES = b"".join(state for state in STATES.values() if state != HELD)
-STATE_LETTERS = re.compile(r"(?:([.rd!ex])(?!.*\1))+")  # each state once, so `err` does not match
+STATES = {
+    "new": NEW,
+    "running": RUNNING,
+    "done": DONE,
+    "failed": FAILED,
+    "error": ERROR,
+    "cancelled": CANCELLED,
+    "held": HELD,
+}
+STATE_LETTERS = re.compile(r"(?:([.rd!ecx])(?!.*\1))+")  # each state once, so `err` does not match
 
 
 def describe_state(state: bytes) -> bytes:
     """Return a state as shown to users: b'.', or b'x (held)' for one that no runner claims."""
-    return state if state in UNHELD_STATES else state + b" (held)"
+    if state == CANCELLED:
+        return state + b" (cancelled)"
+    return state if state in OUR_STATES and state != HELD else state + b" (held)"
 
 
 NOT_SELECTED = "no such job"
@@ -345,7 +355,7 @@ class Selection:
     def names_jobs(self) -> bool:
         return bool(self.ranges) or self.pattern is not None
 
-    def lines(self, file: JobReader, default_states: bytes | None = KNOWN_STATES) -> Iterator[Line]:
+    def lines(self, file: JobReader, default_states: bytes | None = OUR_STATES) -> Iterator[Line]:
         """Yield the selected job lines.
 
         default_states: selected if neither states nor numbers are given; None: any.  `I have a list` is a job
@@ -442,7 +452,7 @@ def set_states(file: JobFile, selection: Selection, state: bytes, change_counts:
 
 ORPHAN_FOUND = "is r, but no runner has it (runner or host died)"
 MAX_EXIT_WAIT_SECONDS = 10.0
-UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes x
+UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes c
 
 
 class Cancellation(NamedTuple):
@@ -451,7 +461,7 @@ class Cancellation(NamedTuple):
 
 
 def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -> Cancellation:
-    """Write x over the `r` or `.` of a line.
+    """Write c over the `r` or `.` of a line.
 
     A living runner sees that the line is not `r`, and kills the job; the caller must kill a job whose runner
     is dead.
@@ -470,7 +480,7 @@ def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -
             other_lines = [other_line for other_line in running_lines if other_line.offset != line.offset]
             orphans = mark_orphans(file, other_lines)
         if state_now in UNFINISHED_STATES:
-            file.write(line, HELD)
+            file.write(line, CANCELLED)
     for orphan in orphans:
         file.say(f"line {orphan.number}: {ORPHAN_FOUND}; it is e now")
     return Cancellation(state_now, is_running)
@@ -530,9 +540,9 @@ def cancel_and_report(
     selection: Selection,
     change_counts: ChangeCounts,
 ) -> Line | None:
-    """Cancel a selected job by writing x over `r` or `.`; return the line if we must wait for the job's exit.
+    """Cancel a selected job by writing c over `r` or `.`; return the line if we must wait for the job's exit.
 
-    The returned line has the state before the x.  A line that the user has named is cancelled in any other
+    The returned line has the state before the c.  A line that the user has named is cancelled in any other
     state, too, if its job runs.
     """
     state_now: bytes | None = line.state
@@ -553,7 +563,7 @@ def cancel_and_report(
 def say_unusual_cancel(file: JobFile, number: int, old_state: bytes, is_running: bool) -> None:
     is_orphan = old_state == RUNNING and not is_running
     if is_orphan:
-        file.say(f"line {number}: {ORPHAN_FOUND}; it is x now")
+        file.say(f"line {number}: {ORPHAN_FOUND}; it is c now")
     elif old_state not in UNFINISHED_STATES:
         file.say(f"line {number}: is {display_text(old_state)}, but its job runs")
 
@@ -580,8 +590,8 @@ def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeC
 def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts) -> bool:
     """Return True if a cancelled job can still be running; then the caller checks again later.
 
-    The job has exited when the command has no more held job locks than lines `r`.  If the line is not x then,
-    count it as refused.  If an editor has saved an old `r` or `.` over the x, cancel the job again.
+    The job has exited when the command has no more held job locks than lines `r`.  If the line is not c then,
+    count it as refused.  If an editor has saved an old `r` or `.` over the c, cancel the job again.
     """
     state = file.state_at(line)
     if state in UNFINISHED_STATES:
@@ -590,8 +600,8 @@ def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts
     is_running = not file.can_run_another_copy(line.command)
     if is_running:
         return True
-    # line.state: before the x; a line that was neither `r` nor `.` keeps it
-    is_as_cancelled = state in (HELD, line.state)
+    # line.state: before the c; a line that was neither `r` nor `.` keeps it
+    is_as_cancelled = state in (CANCELLED, line.state)
     if not is_as_cancelled:
         change_counts.changed[line.state] -= 1
         change_counts.add_refusal(
@@ -603,7 +613,7 @@ def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts
 def report_still_running(file: JobFile, lines: Iterable[Line], change_counts: ChangeCounts) -> None:
     holders = Holders(file.lock_table.inode)
     for line in lines:
-        state_text = display_text(HELD if line.state in UNFINISHED_STATES else line.state)
+        state_text = display_text(CANCELLED if line.state in UNFINISHED_STATES else line.state)
         why = why_still_running(line, holders)
         change_counts.add_refusal(
             file,
@@ -1791,12 +1801,12 @@ def make_parser() -> Parser:
     add(
         "--cancel",
         action="store_true",
-        help="set x, kill running jobs on any host, wait for them",
+        help="set c, kill running jobs on any host, wait for them",
     )
     add = parser.add_argument_group("select jobs (all conditions must hold)").add_argument
     add("file", metavar="FILE", nargs="?", type=job_file_path, help="the job file")
     add("lines", nargs="*", type=line_ranges, metavar="LINE", help="line numbers, or ranges: 3 5-9, or 3,5-9")
-    add("-a", "--all", action="store_true", help="all jobs in the states . r d ! e x (with --list: in any)")
+    add("-a", "--all", action="store_true", help="all jobs in the states . r d ! e c x (with --list: in any)")
     add("--state", type=parse_states, action="append", metavar="STATES",
         help="jobs in these states, for example failed,error or '!e'")
     add("--match", metavar="TEXT", help="... with this command, or shell pattern for all of it")
@@ -1899,7 +1909,7 @@ def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
     change_counts = ChangeCounts()
-    state: bytes = HELD if options.cancel else options.set
+    state: bytes = CANCELLED if options.cancel else options.set
     try:
         if options.cancel:
             cancel_selected(file, options.selection, change_counts)

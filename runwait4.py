@@ -443,8 +443,8 @@ class TerminalProgress(ProgressBar):
 # The starts of running jobs are near the end of the journal.  So --status reads the last part first, and the
 # complete journal only if a run is missing.
 
-STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "x": "cancelled",
-               "?": "unknown"}
+STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "c": "cancelled",
+               "x": "cancelled", "?": "unknown"}      # x: in journals of earlier versions
 BAD_STATES = "!e"               # of runs that have failed or ended in error
 BAD_LINE_STATES = "failed", "error"
 
@@ -629,7 +629,7 @@ class JournalPass:
         "state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes"
     )
     NO_END_FIELDS: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0     # END_FIELDS of a start
-    END_STATES = frozenset("d!e.x")
+    END_STATES = frozenset("d!e.cx")
     MAX_REMEMBERED_RUNS = 50_000            # finished ones: an end can be logged twice
     MAX_NUMBER = 10 ** 10                   # the bound of times (seconds since 1970) and most numbers
     # The head of a line as runmaker4 writes it.  The command is JSON
@@ -1091,7 +1091,7 @@ def seconds_since(timestamp: float) -> float | None:
 # --stats and --timeline read only the log.
 
 # by the state of a run, the name of the line state in which it leaves the line
-LINE_STATE_AFTER = {**STATE_NAMES, ".": "new", "x": "held"}
+LINE_STATE_AFTER = {**STATE_NAMES, ".": "new", "c": "held", "x": "held"}
 
 
 @dataclass(frozen=True)

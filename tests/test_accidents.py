@@ -74,7 +74,9 @@ class PlainLists(RunCase):
     LIST = "( cd data; ./prepare )\nR CMD BATCH model.R\n[ -e done ] || ./run\n: nothing\n"
 
     def test_a_list_without_a_state_of_ours_is_refused_with_what_converts_it(self) -> None:
-        calls = (RUNMAKER, []), (RUNSERVER, []), (RUNWAIT, ["-e"]), (RUNSET, ["--set=new", "--all"])
+        calls: tuple[tuple[str, list[str]], ...] = (
+            (RUNMAKER, []), (RUNSERVER, []), (RUNWAIT, ["-e"]), (RUNSET, ["--set=new", "--all"])
+        )
         for text in self.LIST, f"./first\n{self.LIST}":
             for script, options in calls:
                 with self.subTest(script=script, text=text):
@@ -149,11 +151,21 @@ class Cancelled(RunCase):
         self.finish(self.start(RUNSET, "--cancel", "runs.txt", "1"))
         ended = self.finish(runner)
         self.assertEqual(ended.code, 0, ended.err)
-        self.assertNotIn(self.states(), "d!er.")
+        self.assertEqual(self.states(), "c")
         self.assertIn(b"1 cancelled", ended.err)
 
     def test_it_is_cancelled_if_its_shell_has_exited_with_0(self) -> None:
         self.check(0)
+
+    def test_what_was_held_is_released_alone(self) -> None:
+        self.write(". one\n. two\n. three\n")
+        self.run_script(RUNSET, "--cancel", "runs.txt", "1")
+        self.run_script(RUNSET, "--set=held", "runs.txt", "2-3")
+        self.assertEqual(self.states(), "cxx")
+        self.run_script(RUNSET, "--set=new", "--state=held", "runs.txt")
+        self.assertEqual(self.states(), "c..")
+        listed = self.run_script(RUNSET, "--list", "--state=cancelled", "runs.txt")
+        self.assertEqual(listed.out, b"1 c (cancelled) one\n")
 
     def test_it_is_cancelled_if_its_shell_has_failed(self) -> None:
         self.check(3)

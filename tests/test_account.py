@@ -52,7 +52,7 @@ class OfTheFile(RunCase):
         ("#RUN together=all host=*\n" + "! a\n" * 20 + "#RUN\n! b\n" + "! c\n" * 20, (), 1,
          "nothing to do: 41 failed (lines 2, 3, 4, 5, 6, 7, 8, 9, ...); -r runs them again"),
         # lines that nobody understands are named again, and change no exit status
-        (". true\nprose\n", (), 0, "1 done in T; line 2 is neither a job nor a comment"),
+        (". true\nprose\n", (), 1, "1 done in T; line 2 is neither a job nor a comment"),
         ("d a\n! b\np\nq\n", (), 1, "nothing to do: 1 done, 1 failed (line 2); -r runs them again; line 3 is "
          "neither a job nor a comment"),
     )

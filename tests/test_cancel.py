@@ -107,7 +107,7 @@ class Clients(CancelCase):
         ends = {
             event["line"]: (event["state"], event["cause"]) for event in events if event["event"] == "end"
         }
-        self.assertEqual(ends, {1: ("x", "cancelled"), 2: ("e", "lost")})
+        self.assertEqual(ends, {1: ("c", "cancelled"), 2: ("e", "lost")})
 
 
 if __name__ == "__main__":

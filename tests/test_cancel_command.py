@@ -1,4 +1,4 @@
-"""runset4.py --cancel: x over the state, and a wait for the lock; what cannot be stopped is named."""
+"""runset4.py --cancel: c over the state, and a wait for the lock; what cannot be stopped is named."""
 import re
 import signal
 import sys
@@ -17,12 +17,12 @@ class Cancel(RunCase):
     """A stand-in holds the locks, or a real runner."""
 
     def hold(self, number: int, seconds: float = 0.3) -> None:
-        """Hold a line as a runner does; once an x stands there, let go."""
+        """Hold a line as a runner does; once a c stands there, let go."""
         fd = self.hold_line(number)
 
         def runner() -> None:
             end = time.monotonic() + 10
-            while self.states()[number - 1] != "x" and time.monotonic() < end:
+            while self.states()[number - 1] != "c" and time.monotonic() < end:
                 time.sleep(0.01)
             time.sleep(seconds)
             runmaker4.unlock(fd, 0, 0)
@@ -39,7 +39,7 @@ class Cancel(RunCase):
         self.write("r echo a\n. echo b\nd echo c\n")
         self.hold(1)
         self.assertEqual(self.cancel("1-2"), b"")
-        self.assertEqual(self.states(), "xxd")
+        self.assertEqual(self.states(), "ccd")
 
     def test_what_does_not_run_is_named_each(self) -> None:
         self.write("d echo a\n# no job\nr echo b\n")
@@ -47,12 +47,12 @@ class Cancel(RunCase):
         for words in (b"line 1: is not running: the state is d", b"line 2: no such job",
                       b"line 9: no such job", b"line 3: is r, but no runner has it"):
             self.assertIn(words, said)
-        self.assertEqual(self.states(), "dx")
+        self.assertEqual(self.states(), "dc")
 
     def test_a_range_may_reach_further_than_any_file(self) -> None:
         self.write(". echo a\n. echo b\n")
         self.assertEqual(self.cancel("2-99999999999999999999"), b"")
-        self.assertEqual(self.states(), ".x")
+        self.assertEqual(self.states(), ".c")
         self.assertIn(b"line 99999999999999999999: no such job", self.cancel("99999999999999999999", code=1))
 
     def test_an_equal_line_that_is_an_orphan_is_not_taken_for_the_one_that_is_cancelled(self) -> None:
@@ -68,7 +68,7 @@ class Cancel(RunCase):
         self.assertIn(b"line 1: is r, but no runner has it (runner or host died); it is e now\n", said)
         wait_until(lambda: not alive(pid), what="the job is ended")
         self.finish(runner)
-        self.assertEqual(self.states(), "ex")
+        self.assertEqual(self.states(), "ec")
 
     def test_a_lock_that_stays_is_named(self) -> None:
         self.write("r echo a\n")
@@ -76,7 +76,7 @@ class Cancel(RunCase):
         hasty = "import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 0.3"
         ended = self.finish(self.start_patched(hasty, "-q", "--cancel", "runs.txt", 1, script=RUNSET))
         self.assertEqual(ended.code, 1)
-        self.assertIn(b"line 1: is x, but is still running", ended.err)
+        self.assertIn(b"line 1: is c, but is still running", ended.err)
 
     def test_a_real_job_is_ended_and_others_go_on(self) -> None:
         self.jobs(SLEEPING, GATE)
@@ -84,7 +84,7 @@ class Cancel(RunCase):
         self.cancel(1)
         self.open_gate()
         self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual(self.states(), "xd")
+        self.assertEqual(self.states(), "cd")
         self.assertNobodyLeft()
 
 
@@ -132,7 +132,7 @@ class WithoutRunner(LifeSign):
     def test_its_job_is_ended_with_all_that_it_has_started_and_others_go_on(self) -> None:
         self.start_and_lose(f"sleep 61 & setsid sleep 62 & (sleep 63 & sleep 64) & {SLEEPING}", WAITING)
         self.assertEndedHere(self.cancel(1), 1)
-        self.assertEqual((self.states(), self.locked_lines()), ("xr", [2]))
+        self.assertEqual((self.states(), self.locked_lines()), ("cr", [2]))
         self.open_gate()
         self.assertNobodyLeft()
 
@@ -144,7 +144,7 @@ class WithoutRunner(LifeSign):
     def test_a_job_that_ignores_term_is_killed(self) -> None:
         self.start_and_lose("trap '' TERM; : >up.$JOB_ID; while :; do sleep 0.1; done")
         self.assertEndedHere(self.cancel(1, patch="import runset4\nrunset4.GRACE = 0.5"), 1)
-        self.assertEqual(self.states(), "x")
+        self.assertEqual(self.states(), "c")
         self.assertNobodyLeft()
 
     def test_a_job_that_tidies_up_has_the_time_for_it(self) -> None:
@@ -159,7 +159,7 @@ class WithoutRunner(LifeSign):
         self.start_and_lose(job, job, job)
         pids = [int(self.read(f"pid.{line}")) for line in (1, 2, 3)]
         self.assertEndedHere(self.cancel(2), 2)
-        self.assertEqual(self.states(), "rxr")
+        self.assertEqual(self.states(), "rcr")
         self.assertEqual([alive(pid) for pid in pids], [True, False, True])
 
     def test_a_line_that_was_cancelled_before_and_that_nobody_has_ended(self) -> None:
@@ -181,7 +181,7 @@ class WithoutRunner(LifeSign):
         self.write(b"# a note\n" + self.read())
         hasty = "import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 4"
         ended = self.finish(self.start_patched(hasty, "-q", "--cancel", "runs.txt", 2, script=RUNSET))
-        self.assertEqual((self.states(), alive(lost)), ("xr", True))
+        self.assertEqual((self.states(), alive(lost)), ("cr", True))
         # its runner may have ended the other: on which line its job stands it has decided by then
         self.assertEqual(alive(kept), ended.code == 1, ended.err)
         self.assertEqual(f"{lost}".encode() in ended.err, ended.code == 1)
@@ -196,7 +196,7 @@ class WithoutRunner(LifeSign):
         self.start_and_lose(SLEEPING)
         self.write(f". {SLEEPING}\n")
         self.assertEndedHere(self.cancel(1), 1)
-        self.assertEqual(self.states(), "x")
+        self.assertEqual(self.states(), "c")
         self.assertNobodyLeft()
 
     def test_jobs_whose_runner_lives_are_left_to_it(self) -> None:
@@ -207,7 +207,7 @@ class WithoutRunner(LifeSign):
         said = self.cancel(1, code=1, patch="import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 1.5")
         self.assertEndedHere(said)
         why = rf"process [\d, ]*\b{runner.pid}\b[\d, ]* of this host runs it, or should kill it; "
-        self.assertRegex(said, rf"is x, but is still running after 2 s \({why}")
+        self.assertRegex(said, rf"is c, but is still running after 2 s \({why}")
         self.assertEqual(self.locked_lines(), [1])
         runner.send_signal(signal.SIGCONT)
         self.assertEqual(self.finish(runner).code, 0)
@@ -221,7 +221,7 @@ class WithoutRunner(LifeSign):
         self.wait_up(2, runner=runner)
         self.kill(runner)
         self.assertEndedHere(self.cancel(2))
-        self.wait_states("rx")
+        self.wait_states("rc")
         wait_until(lambda: not self.locked_lines(), what="the inner runner has ended")
 
     def check_is_spared(self, environ: dict[str, str], uses: bool) -> None:
@@ -241,7 +241,7 @@ class WithoutRunner(LifeSign):
         wait_until(lambda: self.exists("ready") or holder.poll() is not None, what="it has the job lock")
         said = self.cancel(1, code=1, patch="import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 1.5")
         self.assertEndedHere(said)
-        self.assertIn(f"is x, but is still running after 2 s (process {holder.pid} of this host ", said)
+        self.assertIn(f"is c, but is still running after 2 s (process {holder.pid} of this host ", said)
         self.assertIsNone(holder.poll())
 
     def test_a_server_is_never_taken_for_a_job(self) -> None:
@@ -257,7 +257,7 @@ class WithoutRunner(LifeSign):
         patch = ("import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 0.3\n"
                  "runset4.Holders._scan_processes = lambda self: iter(())")
         self.assertIn(
-            "line 1: is x, but is still running after 0 s (no visible process of this host runs it: use "
+            "line 1: is c, but is still running after 0 s (no visible process of this host runs it: use "
             "runset4.py --cancel on the right host (runwait4.py --status names it), on FUSE "
             "kill it there; a client over TCP kills it when it is back)\n",
             self.cancel(1, code=1, patch=patch),

@@ -267,7 +267,7 @@ RECIPES = {
         states="......"
     ),
     "runset4.py --set=. --state='d!e' runs.txt": Recipe(jobs("d!ex."), states="...x."),
-    "runset4.py --cancel runs.txt 17": Recipe(jobs("d" * 16 + "."), states="d" * 16 + "x"),
+    "runset4.py --cancel runs.txt 17": Recipe(jobs("d" * 16 + "."), states="d" * 16 + "c"),
     "runset4.py --edit runs.txt": Recipe(
         jobs(".."),
         before="export EDITOR='sed -i s/seed/grain/'",
@@ -308,7 +308,7 @@ RECIPES = {
         states="dddd",
         after=f"[ $(ls pid.alice pid.bob | wc -l) = 2 ]; rm hold; runwait4.py -e runs.txt; {GONE}",
     ),
-    "runset4.py --cancel runs.txt 12": Recipe(jobs("." * 12), states="." * 11 + "x."),
+    "runset4.py --cancel runs.txt 12": Recipe(jobs("." * 12), states="." * 11 + "c."),
     "ssh bob \"kill -USR1 $(cat pid.bob)\"": Recipe(
         jobs("..."), before=WORKER.replace("pid ", "pid.bob "), after=f"rm hold; {GONE}", states="dd."
     ),
@@ -334,7 +334,7 @@ RECIPES = {
         after="[ $(grep -c '^[.] SLURM_ARRAY_TASK_ID=[0-9]* bash job.sh$' runs.txt) = 1000 ]"
     ),
     "runset4.py --set=new runs.txt 17": Recipe(jobs("d" * 16 + "!"), states="d" * 16 + "."),
-    "runset4.py --cancel --all runs.txt": Recipe(jobs("d.!"), states="dx!"),
+    "runset4.py --cancel --all runs.txt": Recipe(jobs("d.!"), states="dc!"),
     "seq 1000 | runset4.py runs.txt --add-list - --template 'HQ_TASK_ID={} ./task.sh'": Recipe(
         after="[ $(grep -c '^[.] HQ_TASK_ID=[0-9]* ./task.sh$' runs.txt) = 1000 ]"
     ),
@@ -399,7 +399,7 @@ RECIPES = {
     ),
     "printf '%s\\n' alice alice bob bob > cores": Recipe(states="d"),
     "runset4.py --cancel runs.txt 17 20": Recipe(
-        jobs("r" * 20), after="[ $(grep -c '^x' runs.txt) = 2 ]"
+        jobs("r" * 20), after="[ $(grep -c '^c' runs.txt) = 2 ]"
     ),
     "runwait4.py --check-locks /shared": Recipe(instead={"/shared": "."}),
     "# workers.sh: up to four runners, wherever Slurm has room": BATCH,

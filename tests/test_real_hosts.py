@@ -149,10 +149,10 @@ class FirstDay(HostsCase):
         for step in write, start, change, stop, watch:
             ended = self.typed(step)
             self.assertEqual(ended.code, 0, ended.out)
-        self.assertEqual(self.states(), "d" * 6 + "!" + "d" * 4 + "x" + "d")
+        self.assertEqual(self.states(), "d" * 6 + "!" + "d" * 4 + "c" + "d")
         self.assertRegex(self.typed(look).out, rb"line 7: exit 1 on (.*\n)+  \| 7 does not converge\n$")
         self.assertEqual(self.typed(again).code, 0)
-        self.assertEqual(self.states(), "d" * 11 + "x" + "d")
+        self.assertEqual(self.states(), "d" * 11 + "c" + "d")
         self.assertRegex(self.typed(back).out, rb"line 7: exit 1 on (.*\n)+line 7: exit 0 on ")
         self.assertIn(b"</html>", self.read("night.html"))
 

@@ -268,7 +268,7 @@ class Scenarios(Locks):
         self.finish(self.start(self.bob, "runset4.py --cancel runs.txt 1"))
         self.assertIn("1 done", self.finish(runner))
         self.assertIn(b"cancelled", runner.out)
-        self.assertEqual(self.states(), "xd")
+        self.assertEqual(self.states(), "cd")
         self.assertEqual(self.alice.run("pgrep -fc '^sleep 100'", check=False).out, b"0\n")
 
     def test_edits_from_the_other_host(self) -> None:
@@ -310,9 +310,9 @@ class Disasters(NfsCase):
             command = job(1, GATE).partition(" ")[2].rstrip().replace("'", "'\\''")
             self.finish(self.start(self.bob, "runset4.py --cancel runs.txt 1"))
             self.finish(self.start(self.bob, f"runset4.py runs.txt --add ' {command}'"))
-            self.wait_states("xrd")
+            self.wait_states("crd")
             self.boot(self.alice)
-            self.wait_states("xdd")
+            self.wait_states("cdd")
         else:
             self.wait_states("dd", SLOW)
         other.signal(signal.SIGUSR1)

@@ -189,7 +189,7 @@ class Ends(SlurmCase):
         job = self.submit("steps.sh")
         self.wait_up(1, 2)
         self.assertEqual(self.run_script(RUNSET, "--cancel", "runs.txt", "1").code, 0)
-        self.assertEqual(self.states(), "xr")
+        self.assertEqual(self.states(), "cr")
         wait_until(lambda: len(re.findall(r"\.\d", self.slurm("squeue", "-h", "-s", "-o", "%i"))) == 1,
                    what="only the step of the other line is left")
         self.open_gate()

@@ -513,7 +513,7 @@ class InABrowser(ReportCase):
         self.write(EVIL, "out/1.err")
         self.journal(end(1, 1, EVIL, state="!", exit=1, host=EVIL, slot=EVIL, cause=EVIL, files=["1.err"]),
                      *map(journal_end, range(2, 2000)),
-                     journal_end(2000, state="x", exit=-1, signal=15, cause="cancelled"))
+                     journal_end(2000, state="c", exit=-1, signal=15, cause="cancelled"))
         text = self.shown('click("#groups button"); type("img")')
         self.assertIn(f"<title>runs.txt – {HERE}:", text)
         self.assertRegex(text, '<h1 id="headline"><b class="failed">1</b> of 1 job failed</h1>')

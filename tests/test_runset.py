@@ -109,7 +109,7 @@ class SettingStates(RunsetCase):
                               "1 line: e -> x (held)",
             "--set=n 1": "1 line: . -> n (held)",
             "--set=. 5": "1 line: x (held) -> .",
-            "--cancel 1": "1 line: . -> x (held)",
+            "--cancel 1": "1 line: . -> c (cancelled)",
         }
         for words, said in calls.items():
             for quiet in (), ("-q",):
@@ -249,11 +249,11 @@ class BesideRunners(RunsetCase, RunCase):
         self.assertEqual(runset4.MAX_EXIT_WAIT_SECONDS, 10)
         hasty = "import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 1"
         ended = self.finish(self.start_patched(hasty, "--cancel", "runs.txt", 1, 2, script=RUNSET))
-        self.assertEqual((ended.code, ended.out, self.states()), (1, b"", "xx"))
-        self.assertIn(b"line 1: is x, but is still running after 1 s", ended.err)
+        self.assertEqual((ended.code, ended.out, self.states()), (1, b"", "cc"))
+        self.assertIn(b"line 1: is c, but is still running after 1 s", ended.err)
         self.assertQuiet("runs.txt", "--add", "echo a >>marks", " echo a >>marks")
         self.run_script(RUNMAKER, "-q", "--walltime=1", "runs.txt")
-        self.assertEqual((self.states(), self.read("marks")), ("xx.d", b"a\n"))
+        self.assertEqual((self.states(), self.read("marks")), ("cc.d", b"a\n"))
 
     def test_a_held_job_is_not_run_and_a_job_set_back_is(self) -> None:
         runner = self.runner_at_gate(". echo b >>marks\nd echo c >>marks\n")

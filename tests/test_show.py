@@ -75,7 +75,7 @@ class Runs(ShowCase):
         path = self.write("".join(f"{state} {command}\n" for state, command in zip("dx.eer.x", commands)))
         os.utime(path, (BEGAN, BEGAN))
         ends: list[dict[str, Any]] = [
-            {}, {"cause": "cancelled", "signal": 15, "exit": -1, "state": "x"},
+            {}, {"cause": "cancelled", "signal": 15, "exit": -1, "state": "c"},
             {"signal": 15, "exit": -1, "state": "."}, {"pid": 0, "exit": -1, "state": "e"},
         ]
         self.journal(*[end(line, line, command, files=[], **ends[line - 1])

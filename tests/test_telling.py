@@ -510,7 +510,7 @@ class Timeline(TellingCase):
             "lost": (("e", -1, 0, "lost"), ("error", -1, 0)),
             "told": (("e", 143, 0, ""), ("error", 143, 0)),
             "died of TERM": (("!", -1, 15, ""), ("failed", 0, 15)),
-            "cancelled": (("x", -1, 15, "cancelled"), ("cancelled", 0, 15)),
+            "cancelled": (("c", -1, 15, "cancelled"), ("cancelled", 0, 15)),
             "put back": ((".", 255, 0, ""), ("put back", 255, 0)),
         }
         ends = [end(name, line, name, BEGAN + 2 * line, state=state, exit=code, signal=number, cause=cause)

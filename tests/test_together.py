@@ -752,12 +752,12 @@ class Cancelled(ByHandCase):
         self.wait_up(2)
         self.cancel(3, 4)
         self.open_gate()
-        self.wait_states("dxxd")
+        self.wait_states("dccd")
         (self.dir / "go").unlink()
         self.append("#RUN barrier", *lines)
         self.wait_up(8)
         self.cancel("8-11")
-        self.assertEachRanOnce("dxxdxxxx", "2 alice", "5 alice", "8 alice")
+        self.assertEachRanOnce("dccdcccc", "2 alice", "5 alice", "8 alice")
         self.assertResults(server, "solo", True, ("alice", "exit 0", HOLDS), ("alice", "cancelled", RAN),
                            ("alice", "cancelled", RAN), ("alice", "exit 0", RAN))
         self.assertIn(b"2 done, 6 cancelled", self.stop(server).err)
@@ -765,10 +765,10 @@ class Cancelled(ByHandCase):
     def test_all_lines_are_cancelled_while_clients_hold_shells(self) -> None:
         server, alice, bob = self.hold("#RUN together=pair host=alice,bob", *[f". {RAN}"] * 5, states="rrrrr")
         self.cancel("2-6")
-        self.wait_held(alice, "xxxxx", count=0)
+        self.wait_held(alice, "ccccc", count=0)
         bob.send_signal(signal.SIGCONT)
         self.append("#RUN host=bob", f". {RAN}")
-        self.assertEachRanOnce("xxxxxd", "8 bob")
+        self.assertEachRanOnce("cccccd", "8 bob")
         # One that goes back, for others of the group are cancelled, just before it would be, counts as not
         # begun
         self.assertRegex(self.stop(server).err, rb"1 done, [1-5] cancelled in ")
