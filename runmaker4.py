@@ -8937,7 +8937,7 @@ def make_parser() -> Parser:
         notes={"Signals": SIGNALS, "Variables": f"{JOB_VARIABLES}; of the runner: NO_COLOR."},
         statuses={
             "0": "nothing in the file is !, e, r without a runner, or left for this one",
-            "1": "a job is, on any runner; a line is no job; output or results are not written",
+            "1": "a job is; a line is no job; output, records or results are not written",
             "2": "bad usage, or the file cannot be used",
             "130, 143": "ended by a signal",
         },

@@ -491,7 +491,7 @@ class History(World):
             half = self.halves and any(known.startswith(command_of(line)) for known in self.known)
             if command_of(line) not in self.known and b" edited" not in line and not half:
                 self.fail(f"nobody wrote the line {line!r}")
-            if command_of(line) != line and line[:1] not in b"d!ex":
+            if command_of(line) != line and line[:1] not in b"d!ecx":
                 self.fail(f"line {line!r} was never run to its end")
         if not self.edits and any(inode.commands.count(command) != 1 for command in self.appended):
             self.fail(f"not all of {self.appended} were appended once")
@@ -649,7 +649,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
                 if run:
                     end_run(world, run)
                     if cause == "cancelled":
-                        operation(world, me, product.finish, job, b"x")
+                        operation(world, me, product.finish, job, b"c")
                     me.runs.remove(run)
             look = world.now + product.interval
         for run in [run for run in me.runs if run.until <= world.now and run.settle_at <= world.now]:
@@ -773,7 +773,7 @@ def set_by_hand(world: History, me: Process, calls: int) -> None:
             line = world.draws.choice(
                 [line for line in setter.lines() if line.state != b"r" or world.random() < 0.2] or [None]
             )
-            if line and line.state in b"d!ex":
+            if line and line.state in b"d!ecx":
                 setter.set_state(line, b".")
             elif line and line.state == b"r" and world.random() < 0.5:
                 setter.cancel(world, me, line)
@@ -855,7 +855,7 @@ def cancel_left(world: History, me: Process, runner: Process) -> None:
     setter.cancel(world, me, line)
     if world.draws.random() < 0.3:
         world.sleep(me, world.draws.choice((0.0, 1.0)) * world.throttle)
-        line.state = b"x"
+        line.state = b"c"
         setter.set_state(line, b".")
 
 
