@@ -1195,6 +1195,11 @@ def command_error(command: bytes) -> str:
     return "" if command.strip() else "no command after the state"
 
 
+def is_continued(command: bytes) -> bool:
+    """Return True if a command ends in a backslash that quotes the newline."""
+    return (len(command) - len(command.rstrip(b"\\"))) % 2 == 1
+
+
 class FileChangedError(OSError):
     """A line has moved, or the lock file is another one: the file was edited or replaced."""
 
@@ -1814,16 +1819,30 @@ def check_for_strays(path: str, network: bool, say: Say, refuse: bool = True) ->
         if not has_job and (held_line := Scan(file, start).next()):
             number = min(number or held_line.number, held_line.number)
     if number and refuse and not has_job:
-        raise UsageError(
-            f"{path}: no jobs; line {number} is plain text (a job is '. COMMAND'; runset4.py NEW --add-list "
-            f"{shlex.quote(as_argument(path))} makes jobs of the lines)"
-        )
+        raise plain_list_error(path, number)
     if number:
         say(f"{name_stray(number)} ({JOB_OR_COMMENT})")
 
 
+def plain_list_error(path: str, number: int) -> UsageError:
+    return UsageError(
+        f"{path}: no jobs; line {number} is plain text (a job is '. COMMAND'; runset4.py NEW --add-list "
+        f"{shlex.quote(as_argument(path))} makes jobs of the lines)"
+    )
+
+
+def refuse_plain_list(path: str, network: bool) -> None:
+    """Raise UsageError if no line has a state that we write: `( cd a; make )` is a job in the state `(`."""
+    with job_file(path, network) as file:
+        start = first_line_offset(file)
+        first_job = Scan(file, start).next()
+        if first_job and not Scan(file, start, NEW + RUNNING + DONE + FAILED + ERROR + HELD).next():
+            raise plain_list_error(path, first_job.number)
+
+
 def check_job_file(path: str, network: bool, say: Say) -> None:
     """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job; report strays."""
+    refuse_plain_list(path, network)
     check_for_strays(path, network, say)
     with job_file(path, network) as file:
         directives_only = b""
@@ -8458,6 +8477,14 @@ class Runner:
                 "the &: -j runs jobs in parallel)",
             )
 
+    def _say_continued(self, job: Job) -> None:
+        if is_continued(job.command):
+            self._say_once(
+                "continued",
+                f"line {job.number}: ends in \\, but the next line is another job (write a "
+                "command in one line)",
+            )
+
     async def _start_jobs(self) -> None:
         while not self._is_finished():
             self.changed.clear()                # before the claim, to miss no event during it
@@ -8518,6 +8545,7 @@ class Runner:
             del self.tasks[job]
             return 0.0
         self._say_background(job)
+        self._say_continued(job)
         await task.start()
         job_run = spawn_task(self._run_to_end(task))
         self._job_runs.add(job_run)

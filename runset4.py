@@ -86,6 +86,7 @@ from runmaker4 import (
     first_line_offset,
     give_rights,
     integer_between,
+    is_continued,
     is_utf16,
     job_file_path,
     keep_trying,
@@ -131,6 +132,8 @@ def job_line(command: bytes) -> bytes:
         raise ValueError(f"not a command: '{display_text(command[:80])}' (one line, not empty, no NUL)")
     if why := command_error(command):
         raise ValueError(why)
+    if is_continued(command):
+        raise ValueError("ends in \\, but each line is a job of its own (write the command in one line)")
     return b". %s\n" % command
 
 
@@ -145,6 +148,9 @@ def is_directive(line: bytes) -> bool:
     return re.match(DIRECTIVE_LIKE, line + b"\n") is not None
 
 
+ONLY_NUMBER = re.compile(rb"\s*\d+\s*")
+
+
 def new_line(text: bytes) -> bytes:
     """Return the line for a directive or a command.  ValueError also for a complete job line: omit the
     state.
@@ -156,6 +162,11 @@ def new_line(text: bytes) -> bytes:
         raise ValueError(
             f"'{display_text(text[:80])}' is a complete job line, in state {state_text} (leave out the "
             "state; if it is a command, put a blank before it)"
+        )
+    if ONLY_NUMBER.fullmatch(text):
+        raise ValueError(
+            f"'{display_text(text[:80])}' is only a number (quote a command of several words; for values use "
+            "--template)"
         )
     return job_line(text)
 
@@ -1414,6 +1425,16 @@ def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
     return [column.strip() for column in colsep.split(line)]
 
 
+def refuse_foreign(line: bytes, number: int) -> None:
+    """Raise ValueError for a line that another program understands in another way."""
+    if number == 1 and line.startswith(b"#!"):
+        raise ValueError("is a script, no list (add it as one job, or remove this line)")
+    if line.startswith(b"#DISBATCH"):
+        raise ValueError("is a directive of disBatch (write a #RUN directive, or remove it)")
+    if b"\r" in line:
+        raise ValueError("contains a carriage return (convert the line ends: tr '\\r' '\\n')")
+
+
 def lines_from_list_file(
     path: str, template: bytes | None, colsep: re.Pattern[bytes] | None = None
 ) -> Iterator[bytes]:
@@ -1427,6 +1448,7 @@ def lines_from_list_file(
     directive_count = 0
     for line in source:
         try:
+            refuse_foreign(line, source.line_number)
             if is_directive(line):
                 directive_count += 1
                 yield directive_line(line)
@@ -1815,13 +1837,17 @@ def make_parser() -> Parser:
     ).add_argument
     add(
         "--add",
+        action="extend",
         nargs="*",
         metavar="CMD",
         help="jobs or directives; FILE comes first.  --add --template T ::: A B ::: 1 2: a job for each "
         "combination of {1} and {2}",
     )
     add(
-        "--add-list", metavar="LIST", help="one job or #RUN directive per line of LIST (-: stdin)"
+        "--add-list",
+        action="append",
+        metavar="LIST",
+        help="one job or #RUN directive per line of LIST (-: stdin)",
     )
     add("--template", type=parse_template, metavar="T",
         help="... the command: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
@@ -1829,12 +1855,18 @@ def make_parser() -> Parser:
     add("--colsep", type=parse_separator, metavar="REGEX", help="... the separator of columns [blanks]")
     add(
         "--add-jobs",
+        action="extend",
         nargs="+",
         metavar="JOB",
         help="one job per job file of fjd (INI, [control] or [fjd], executable=), or per such file in a "
         "directory, each once",
     )
-    add("--add-tests", metavar="CONFIG", help="the tests of a NetJobs configuration, for the server")
+    add(
+        "--add-tests",
+        action="append",
+        metavar="CONFIG",
+        help="the tests of a NetJobs configuration, for the server",
+    )
     add = parser.add_argument_group("file system and output").add_argument
     add("--single-host", action="store_true", help="no other host uses the file: accept any file system")
     add("-q", "--quiet", action="store_true", help="do not report the changes")
@@ -1892,19 +1924,20 @@ def add_lines(options: argparse.Namespace, file: JobFile) -> int:
     if options.add_jobs:
         return add_job_files(file, options.add_jobs)
     if options.add_tests is not None:
-        return append_lines(file, lines_of_tests(options.add_tests))
+        tests = map(lines_of_tests, options.add_tests)
+        return append_lines(file, itertools.chain.from_iterable(tests))
     return append_lines(file, lines_to_add(options))
 
 
 def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
     template = options.template
     sources = options.sweep
-    path = options.add_list
     if sources:
         return lines_of_sweep(template, sources)
-    if path is None:
+    if options.add_list is None:
         return lines_of_arguments(options.add)
-    return lines_from_list_file(path, template, options.colsep)
+    lists = (lines_from_list_file(path, template, options.colsep) for path in options.add_list)
+    return itertools.chain.from_iterable(lists)
 
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:

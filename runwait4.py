@@ -112,6 +112,7 @@ from runmaker4 import (
     pwrite_all,
     refresh_file,
     refresh_reader,
+    refuse_plain_list,
     run_main,
     stat_or_none,
     stat_single_file,
@@ -2550,7 +2551,9 @@ def run_with_options(argv: Sequence[str]) -> int:
         return check_locks(options.check_locks)
     path = options.file
     if path is not None:
-        check_for_strays(path, find_mount(path).network, lambda text: say(f"{path}: {text}"))
+        network = find_mount(path).network
+        refuse_plain_list(path, network)
+        check_for_strays(path, network, lambda text: say(f"{path}: {text}"))
     if options.report is not None:
         exit_status = wait_and_write_report(options, argv)
         if options.stats:

@@ -132,9 +132,10 @@ class RandomBytes(Case):
             self.assertEqual(out, b"".join(b"%d %s %s\n" % job for job in shown), data[:1000])
 
     def test_the_status_counts_the_jobs_that_are_there(self) -> None:
-        quick = [
-            path for path, data in self.files.items() if not any(state == b"r" for _, state, _ in parse(data))
-        ]
+        states = {path: {state for _, state, _ in parse(data)} for path, data in self.files.items()}
+        # a file with held jobs only, in states that nobody writes, is refused
+        files = [path for path, found in states.items() if not found or found & {*WORDS, b"x"}]
+        quick = [path for path in files if b"r" not in states[path]]
         # the others take seconds each: three looks at the orphans
         self.assertGreater(len(quick), FILES // 3)
         for data, jobs, out in self.read_all(quick, "runwait4 .status --status --json"):

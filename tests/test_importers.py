@@ -147,7 +147,7 @@ class Lists(ImportCase):
                                          (f"echo 1\n# c\necho {'x' * TOO_LONG}\n", "", f"line 3: {too_long}"),
                                          ("echo 1\n" + "x" * 10_000_000, "", "line 2: "),
                                          (f"# {'x' * 3 * TOO_LONG}\necho 1\n", "", "line 1: "),
-                                         ("1\n2\n", "{}" + "x" * (TOO_LONG - 7), f"line 1: {too_long}"),
+                                         ("1\n2\n", "{}" + "x" * (TOO_LONG - 1), f"line 1: {too_long}"),
                                          ("# nothing\n\n \t\n", "", "no jobs (nothing"),
                                          ("", "", "no jobs (nothing")):
             path = self.write(text, "list")
