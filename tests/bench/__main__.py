@@ -226,30 +226,6 @@ def many(bench: Bench) -> list[Row]:
                 ">= 0.8 x", ratio >= 0.8)]
 
 
-def equal(bench: Bench) -> list[Row]:
-    """equal lines against different ones"""
-    rows = []
-    for count in bench.size(1_000), bench.size(20_000):
-        lines = {"equal": [(b". true 0\n", count)],
-                 "different": [(b". true %d\n" % number, 1) for number in range(count)]}
-
-        def seconds(name: str) -> float:
-            bench.file("runs.txt", *lines[name])
-            return bench.run([*RUNMAKER, "-j2", "runs.txt"]).seconds
-
-        times = bench.interleave({name: functools.partial(seconds, name) for name in lines})
-        ratio = bench.ratio(times["equal"], times["different"])
-        rows.append(
-            Row(
-                f"{count:,} equal lines `true`, `-j2`, against different ones",
-                f"{ratio:.2f} x: {spread(times['equal'])} against {spread(times['different'])} s",
-                "<= 1.2 x",
-                ratio <= 1.2,
-            )
-        )
-    return rows
-
-
 def output(bench: Bench) -> list[Row]:
     """one job that prints 200 MB in lines of 80 bytes"""
     size = bench.size(200 * MB)
@@ -322,7 +298,7 @@ def idle(bench: Bench) -> list[Row]:
             for name, share in shares.items()]
 
 
-LOCAL = (throughput, sinks, start, skip, directives, scale, many, equal, output, status, idle)
+LOCAL = (throughput, sinks, start, skip, directives, scale, many, output, status, idle)
 ROWS = {function.__name__: function for function in (*LOCAL, *memory.ROWS, *imports.ROWS, *tcp.ROWS,
                                                *nfs.ROWS, *fs.ROWS, beside.beside)}
 
