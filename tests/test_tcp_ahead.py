@@ -66,9 +66,6 @@ class Throttle(unittest.IsolatedAsyncioTestCase):
         client.count_short_jobs(assignment, server.LineResult(server.Cause.RAN, b"d"))
         self.assertEqual(client.prefetch_count, 0)
 
-    def test_there_are_none_with_a_limit_to_failures(self) -> None:
-        self.assertEqual(self.ready(max_failed=1).prefetch_count, 0)
-
     def test_only_who_asks_gets_lines(self) -> None:
         client = self.ready()
         self.assertEqual(client.slots_to_fill, 1 + server.MAX_PREFETCHED_LINES)
@@ -116,13 +113,6 @@ class LinesAhead(TcpCase):
     def test_with_a_limit_to_failures_each_job_is_asked_for(self) -> None:
         peer = self.serve(20, "--max-failed", 1)
         self.assertEqual(self.play(peer, "d" * 12), [1] * 12)
-
-    def test_a_real_client_runs_all_of_them_once(self) -> None:
-        jobs = "".join(f". echo {number} >> ran\n" for number in range(200))
-        self.before = self.write(jobs).read_bytes()
-        server = self.start_server("--exit-when-done", patch=SLOW_CLOCK)
-        self.assertClientEnded(self.run_client(server, "-j3"), 0, "d" * 200)
-        self.assertEqual(sorted(map(int, self.read("ran").split())), list(range(200)))
 
     def test_lines_ahead_of_a_client_that_gets_a_long_job_go_to_another(self) -> None:
         self.write(". true\n" * 40 + ". sleep 600\n" + ". echo x >> ran\n" * 4)
