@@ -6453,6 +6453,11 @@ class TerminalConsole(LinePrinter):
     PLAIN = b"\x1b[0m"
     # what a terminal overwrites, up to the last carriage return; and carriage returns at the end
     INVISIBLE = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
+    # what would outlast the job: escape sequences but colours (ECMA-48: CSI ... m), and control characters
+    SEQUENCES = re.compile(
+        rb"\x1b(?!\[[\d;:]*m)(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?"
+        rb"|[\x00-\x08\x0b-\x1a\x1c-\x1f]"
+    )
 
     def __init__(self, terminal: Terminal, with_output: bool, file_counter: FileCounter | None,
                  bar: ProgressBar | None, colour: bool) -> None:
@@ -6522,6 +6527,7 @@ class TerminalConsole(LinePrinter):
         """
         if b"\r" in lines:
             lines = self.INVISIBLE.sub(b"", lines)      # as progress bars do
+        lines = self.SEQUENCES.sub(b"", lines)
         prefix = b"[%d] " % run.job.number
         if self._colour and stream.name == b"stderr":
             prefix = self.MAGENTA + prefix

@@ -90,6 +90,11 @@ class Lines(ConsoleCase):
         without = self.raw(NO_COLOR="1")
         self.assertEqual(re.findall(r"\x1b\[[\d;]*m", without), [])
 
+    def test_of_the_terminal_sequences_of_a_job_only_colours_pass(self) -> None:
+        lasting = r"\033[?1049h\033[2J\033]0;title\007\033c\033(0\016"
+        self.jobs(rf"printf '{lasting}a{lasting}b\033[1;32mc\033[m\td\be\007\n'")
+        self.assertIn("[1] ab\x1b[1;32mc\x1b[m\tde\x1b[0m\n", self.raw())
+
     def test_no_color_lets_the_colours_of_jobs_pass(self) -> None:
         self.jobs(r"printf '\033[32mgreen\n'")
         self.assertIn("[1] \x1b[32mgreen\x1b[0m\n", self.raw(NO_COLOR="1"))
