@@ -481,6 +481,7 @@ make nq tsp disBatch parallel hq fjd-recruiter fjd-dispatcher cli.py remove_slav
 scontrol qsub bsub gluster ceph xargs
 """.split())
 TEXTS = {  # of several words, and no commands for our users
+    "stdout (alice,601): text",
     # what users of other tools type
     "sh ,1a2084aebb8.5117",
     "#DISBATCH REPEAT 100 start 1 simulate",
