@@ -100,7 +100,7 @@ class LinesThatAreGone(RunCase):
     """A file that is away for a while, and lines that a user deletes."""
 
     def test_a_result_that_is_written_late_is_written_down(self) -> None:
-        self.jobs(f"{UP}; until [ -e out ]; do sleep 0.02; done", *["sleep 0.3"] * 40)
+        self.jobs(f"{UP}; until [ -e out ]; do sleep 0.02; done", *["sleep 0.3"] * 8)
         runner = self.start_hasty("runs.txt", stderr=subprocess.PIPE)
         self.wait_up(1, runner=runner)
         os.rename(self.dir / "runs.txt", self.dir / "away")
@@ -108,7 +108,7 @@ class LinesThatAreGone(RunCase):
         time.sleep(3.5 * (1 if FULL else INTERVAL))
         os.rename(self.dir / "away", self.dir / "runs.txt")
         ended = self.finish(runner)
-        self.assertEqual((ended.code, self.states()), (0, "d" * 41), ended.err)
+        self.assertEqual((ended.code, self.states()), (0, "d" * 9), ended.err)
         self.assertNotIn(b"not written down", ended.err)
 
     def test_a_line_that_is_deleted_during_its_run_is_not_tried_again(self) -> None:
