@@ -1479,7 +1479,10 @@ def lstat_no_link(path: str) -> os.stat_result:
     """
     info = os.lstat(path)
     if stat.S_ISLNK(info.st_mode):
-        raise OSError(errno.ELOOP, f"is a symbolic link (name the file itself: {os.path.realpath(path)})")
+        target = os.path.realpath(path)
+        is_pipe = target.startswith("/proc/")       # of <(...); nothing has this name
+        remedy = "name a regular file" if is_pipe else f"name the file itself: {target}"
+        raise OSError(errno.ELOOP, f"is a symbolic link ({remedy})")
     return info
 
 
@@ -1806,44 +1809,32 @@ def name_stray(number: int) -> str:
     return f"line {number} is neither a job nor a comment"
 
 
-def check_for_strays(path: str, network: bool, say: Say, refuse: bool = True) -> None:
+def check_for_strays(
+    path: str, network: bool, say: Say, refuse: bool = True, job_states: bytes | None = None
+) -> None:
     """Report the first line that is neither a job nor a comment (a stray): no runner will run it.
 
-    refuse: raise UsageError if there is no job; perhaps the file is a plain list of commands.  Lines that
-    begin with another state than we write, such as `( cd a; b )` or `R CMD BATCH`, do not make it a job file.
+    refuse: raise UsageError if there is no job in `job_states` (None: in any); perhaps the file is a plain
+    list of commands, of which some look like jobs: `( cd a; b )`, `R CMD BATCH`.
     """
     with job_file(path, network) as file:
         start = first_line_offset(file)
-        has_job = Scan(file, start, states=OUR_STATES).next() is not None
+        has_job = Scan(file, start, states=job_states).next() is not None
         number = find_stray(file, STRAY if has_job else STRAY_WITHOUT_JOBS)
-        if not has_job and (held_line := Scan(file, start).next()):
-            number = min(number or held_line.number, held_line.number)
+        if not has_job and (lookalike := Scan(file, start).next()):
+            number = min(number or lookalike.number, lookalike.number)
     if number and refuse and not has_job:
-        raise plain_list_error(path, number)
+        raise UsageError(
+            f"{path}: no jobs; line {number} is plain text (a job is '. COMMAND'; runset4.py NEW --add-list "
+            f"{shlex.quote(as_argument(path))} makes jobs of the lines)"
+        )
     if number:
         say(f"{name_stray(number)} ({JOB_OR_COMMENT})")
 
 
-def plain_list_error(path: str, number: int) -> UsageError:
-    return UsageError(
-        f"{path}: no jobs; line {number} is plain text (a job is '. COMMAND'; runset4.py NEW --add-list "
-        f"{shlex.quote(as_argument(path))} makes jobs of the lines)"
-    )
-
-
-def refuse_plain_list(path: str, network: bool) -> None:
-    """Raise UsageError if no line has a state that we write: `( cd a; make )` is a job in the state `(`."""
-    with job_file(path, network) as file:
-        start = first_line_offset(file)
-        first_job = Scan(file, start).next()
-        if first_job and not Scan(file, start, NEW + RUNNING + DONE + FAILED + ERROR + HELD).next():
-            raise plain_list_error(path, first_job.number)
-
-
 def check_job_file(path: str, network: bool, say: Say) -> None:
     """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job; report strays."""
-    refuse_plain_list(path, network)
-    check_for_strays(path, network, say)
+    check_for_strays(path, network, say, job_states=OUR_STATES)
     with job_file(path, network) as file:
         directives_only = b""
         for directive in Scan(file, first_line_offset(file), states=directives_only, directives=True):
@@ -9323,7 +9314,7 @@ class RunnerProgram(Program):
 
     def console_sinks(self, file: JobReader | None, with_output: bool) -> list[Sink]:
         """Return the sinks that print results and output.  file: None: the server has the job file."""
-        options, is_dumb = self.options, os.environ.get("TERM") == "dumb"
+        options, is_dumb = self.options, os.environ.get("TERM") in (None, "", "dumb")
         if options.plain:
             writers = {b"stdout": self.stdout, b"stderr": self.stderr}
             return [Plain(writers, options.keep_order, self._on_error)]

@@ -56,6 +56,7 @@ from runmaker4 import (
     LOCK_FILE_FLAGS,
     MUTEX_OFFSET,
     NEW,
+    OUR_STATES,
     RUNNING,
     SIZE_UNITS,
     BlockReason,
@@ -112,7 +113,6 @@ from runmaker4 import (
     pwrite_all,
     refresh_file,
     refresh_reader,
-    refuse_plain_list,
     run_main,
     stat_or_none,
     stat_single_file,
@@ -2552,8 +2552,7 @@ def run_with_options(argv: Sequence[str]) -> int:
     path = options.file
     if path is not None:
         network = find_mount(path).network
-        refuse_plain_list(path, network)
-        check_for_strays(path, network, lambda text: say(f"{path}: {text}"))
+        check_for_strays(path, network, lambda text: say(f"{path}: {text}"), job_states=OUR_STATES)
     if options.report is not None:
         exit_status = wait_and_write_report(options, argv)
         if options.stats:

@@ -75,7 +75,7 @@ class PlainLists(RunCase):
 
     def test_a_list_without_a_state_of_ours_is_refused_with_what_converts_it(self) -> None:
         calls: tuple[tuple[str, list[str]], ...] = (
-            (RUNMAKER, []), (RUNSERVER, []), (RUNWAIT, ["-e"]), (RUNSET, ["--set=new", "--all"])
+            (RUNMAKER, []), (RUNSERVER, []), (RUNWAIT, ["-e"])
         )
         for text in self.LIST, f"./first\n{self.LIST}":
             for script, options in calls:

@@ -63,6 +63,12 @@ class PlainLists(RunCase):
                 with self.subTest(text=text, call=call):
                     self.assertRefused(ended, f"no jobs; line {number} is plain text (", "NEW --add-list")
 
+    def test_a_pipe_has_no_other_name(self) -> None:
+        (self.dir / "runs.txt").symlink_to("/proc/1/fd/pipe:[4711]")
+        ended = self.run_script(RUNMAKER, "runs.txt")
+        self.assertEqual(ended.code, 2)
+        self.assertIn(b"is a symbolic link (name a regular file)\n", ended.err)
+
     def test_a_state_that_we_write_makes_it_a_job_file(self) -> None:
         for text in "x echo a\nn echo b\n", "n echo a\nd echo b\n":
             self.write(text)

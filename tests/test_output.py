@@ -342,7 +342,12 @@ class Terminal(Case):
                 self.assertEqual(b"one at a time (-j0: as many as CPUs)" in shown, options in ("", "-r"))
 
     def test_a_dumb_terminal_gets_lines_only(self) -> None:
-        shown = self.run_in_terminal(TERM="dumb")
+        for name in "dumb", "":
+            with self.subTest(TERM=name):
+                self.check_dumb_terminal(name)
+
+    def check_dumb_terminal(self, name: str) -> None:
+        shown = self.run_in_terminal(TERM=name)
         self.assertNotIn(b"\x1b", shown)
         self.assertNotIn(b"progress", shown)
         self.assertIn(b"[1] a\n[1] done in ", shown)
