@@ -93,11 +93,11 @@ class StrayLines(MisreadCase):
         self.write("# a\nd echo\n\nprose\n.echo b\n/text\n  more\n")
         self.assertNames(self.SAID, *(call for call in READING if call[0] in (RUNSET, RUNWAIT)))
         ended = self.run_script(RUNMAKER, "runs.txt")
-        self.assertEqual(ended.code, 0)
+        self.assertEqual(ended.code, 1)
         self.assertEqual(ended.err.decode().splitlines(True)[0], self.SAID.format(RUNMAKER))
         server = self.run_script(RUNSERVER, "--exit-when-done", "--port", 0, "runs.txt",
                                  env={"HOME": str(self.dir)})
-        self.assertEqual(server.code, 0)
+        self.assertEqual(server.code, 1)
         self.assertEqual(server.err.decode().splitlines(True)[0], self.SAID.format(RUNSERVER))
 
     SAID = STRAY.format("{}", 4)
