@@ -146,7 +146,8 @@ class Cancelled(RunCase):
     """A cancelled job, whose shell is over, has one outcome."""
 
     def check(self, status: int) -> None:
-        self.jobs(f"{UP}; sleep 60 & exit {status}")
+        # a runner reads on while what the shell has left prints, for 5 s
+        self.jobs(f"{UP}; while sleep 0.1; do echo on; done & exit {status}")
         runner = self.start_jobs("-q")
         self.finish(self.start(RUNSET, "--cancel", "runs.txt", "1"))
         ended = self.finish(runner)
