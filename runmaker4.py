@@ -7664,8 +7664,7 @@ class StopSignals:
 #
 # The cells give the processes that are killed and the new state of the line.  as before: the state before the
 # claim; or, if the job has run already, the result of the last run, which at * is `e` instead.  result: of
-# the last run, by the exit status of the shell.  as set: nothing is written; a message reports that if the
-# shell exited with 0.  nothing: nothing is written.
+# the last run, by the exit status of the shell.  as set, nothing: nothing is written.
 #
 # A killed run gets TERM, and KILL after the grace period.  A second INT ends all grace periods
 # (TreeKiller.kills_at_once); a second TERM changes nothing, because Slurm sends it twice.  Only a stronger

@@ -303,7 +303,7 @@ class Random(JournalCase):
     """Random journals: equal commands, moved lines, retries, ends that are lost or come twice, cut lines."""
     COUNT = 300
     VIEWED = COUNT if FULL else 40
-    WORDS = {b".": "new", b"d": "done", b"!": "failed", b"e": "error", b"r": "error", b"h": "held"}
+    WORDS = {b".": "new", b"d": "done", b"!": "failed", b"e": "error", b"r": "error", b"x": "held"}
 
     def test_the_reader_and_whose_run_it_is_agree_with_a_model(self) -> None:
         for seed in range(self.COUNT):

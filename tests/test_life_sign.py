@@ -214,7 +214,7 @@ class BroughtBack(LifeSign):
         self.assertEqual(self.run_script(RUNSET, "-q", "--set=.", "runs.txt", "1").code, 0)
         wait_until(at_gate.exists, what="the second run is there")
         self.assertEqual(self.run_script(RUNSET, "-q", "--cancel", "runs.txt", "1").code, 0)
-        self.write(self.read().decode().replace("x [", "r ["))
+        self.write(self.read().decode().replace("c [", "r ["))
         self.wait_states("er")
         self.open_gate()
         self.assertEqual((self.finish(runner).code, self.states()), (1, "ed"))

@@ -101,10 +101,10 @@ class EqualLines(RunCase):
             lambda: self.exists("marks") and self.read("marks").count(b"\n") == 3, what="three jobs run"
         )
         ended = self.run_script(RUNSET, "--cancel", "runs.txt", 2)
-        self.assertEqual((ended.code, self.states()), (0, "rxr"), ended.err)
+        self.assertEqual((ended.code, self.states()), (0, "rcr"), ended.err)
         self.open_gate()
         self.finish(runner)
-        self.assertEqual((self.states(), sorted(self.read("ends").split())), ("dxd", [b"1", b"3"]))
+        self.assertEqual((self.states(), sorted(self.read("ends").split())), ("dcd", [b"1", b"3"]))
 
     def test_fewer_lines_than_copies_start_no_more(self) -> None:
         """Three copies run; one new line of them starts when all three have ended."""

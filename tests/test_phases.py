@@ -15,11 +15,11 @@ from tests.support import RUNSET, UP, RunCase, wait_until
 BACK, NOTHING = b"given back", b"nothing is written"
 # The table of JobTask, by rows: what the line gets after drain(), and after kill() for each cause
 TABLE = {
-    Phase.STARTING: (BACK, BACK, b"x", NOTHING),
-    Phase.AT_GATE: (BACK, BACK, b"x", NOTHING),
-    Phase.RUNNING: (b"!", b"e", b"x", NOTHING),
-    Phase.READING_ON: (b"!", b"!", b"x", NOTHING),
-    Phase.GROWING: (b"!", b"e", b"x", NOTHING),
+    Phase.STARTING: (BACK, BACK, b"c", NOTHING),
+    Phase.AT_GATE: (BACK, BACK, b"c", NOTHING),
+    Phase.RUNNING: (b"!", b"e", b"c", NOTHING),
+    Phase.READING_ON: (b"!", b"!", b"c", NOTHING),
+    Phase.GROWING: (b"!", b"e", b"c", NOTHING),
     Phase.SETTLING: (b"!", b"!", b"!", b"!"),
 }
 EVENTS = "drain", "stopped", "cancelled", "lost"
@@ -151,13 +151,13 @@ class Cells(unittest.TestCase):
                     self.assertEqual(self.play(phase, self.event(name)), becomes)
 
     def test_a_job_that_is_just_being_started_again_has_its_last_result_or_is_in_error(self) -> None:
-        for name, becomes in zip(EVENTS, (b"!", b"e", b"x", NOTHING)):
+        for name, becomes in zip(EVENTS, (b"!", b"e", b"c", NOTHING)):
             with self.subTest(event=name):
                 self.assertEqual(self.play(Phase.STARTING, self.event(name), command=b"sleep 0.3; exit 3",
                                            after_a_run=True), becomes)
 
     def test_the_strongest_cause_counts_whatever_the_order(self) -> None:
-        for first, second, becomes in (("stopped", "cancelled", b"x"), ("cancelled", "stopped", b"x"),
+        for first, second, becomes in (("stopped", "cancelled", b"c"), ("cancelled", "stopped", b"c"),
                                        ("cancelled", "lost", NOTHING), ("lost", "cancelled", NOTHING)):
             for phase in Phase.STARTING, Phase.READING_ON, Phase.GROWING:
                 with self.subTest(first=first, second=second, phase=phase.name):
@@ -261,7 +261,7 @@ class ReadingOn(RunCase):
         self.wait_exited()
         ended = self.run_script(RUNSET, "--cancel", "runs.txt", "1", timeout=30)
         self.assertEqual(ended.code, 0, ended.err)
-        self.assertEnded(self.finish(runner, 30), 0, "x")
+        self.assertEnded(self.finish(runner, 30), 0, "c")
         self.assertTrue(self.exists("term"))
 
     def test_a_job_that_was_stopped_with_its_runner_is_in_error_however_long_it_is_read(self) -> None:
