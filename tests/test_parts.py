@@ -698,7 +698,7 @@ class WhatBecomesOfALine(unittest.TestCase):
         *((said, "e", "STOPPED", False, "STOPPED", "e") for said in ("VANISHED", "UNSTARTED", "RAN")),
         ("RETURNED", ".", "STOPPED", False, "STOPPED", "e"),
         # a state that somebody has set stays
-        *((said, state, stage, True, ends, "x") for stage in ("", "PREPARING", "RUNNING", "STOPPED")
+        *((said, state, stage, True, ends, "c") for stage in ("", "PREPARING", "RUNNING", "STOPPED")
           for said, state, ends in (("RETURNED", ".", "CANCELLED"), ("RAN", "e", ""))),
     )
 

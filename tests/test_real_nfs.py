@@ -308,7 +308,7 @@ class Disasters(NfsCase):
         self.lose_power(self.alice)
         if "3" in self.versions:         # its locks stay until it is up again
             command = job(1, GATE).partition(" ")[2].rstrip().replace("'", "'\\''")
-            self.finish(self.start(self.bob, "runset4.py --cancel runs.txt 1"))
+            self.finish(self.start(self.bob, "runset4.py --cancel runs.txt 1"), 1)
             self.finish(self.start(self.bob, f"runset4.py runs.txt --add ' {command}'"))
             self.wait_states("crd")
             self.boot(self.alice)
