@@ -9,8 +9,6 @@ import unittest
 from tests.support import (
     FULL,
     INTERVAL,
-    RUNMAKER,
-    RUNSERVER,
     RUNSET,
     RUNWAIT,
     UP,
@@ -67,33 +65,6 @@ class LastLineWithoutNewline(RunCase):
                 ended = self.run_jobs("-q")
                 self.assertEqual((ended.code, self.states()), (0, "d"))
                 self.assertEqual(b"the last line has no newline" in ended.err, warns, ended.err)
-
-
-class PlainLists(RunCase):
-    """Commands of a list that begin with one letter look like held jobs."""
-    LIST = "( cd data; ./prepare )\nR CMD BATCH model.R\n[ -e done ] || ./run\n: nothing\n"
-
-    def test_a_list_without_a_state_of_ours_is_refused_with_what_converts_it(self) -> None:
-        calls: tuple[tuple[str, list[str]], ...] = (
-            (RUNMAKER, []), (RUNSERVER, []), (RUNWAIT, ["-e"])
-        )
-        for text in self.LIST, f"./first\n{self.LIST}":
-            for script, options in calls:
-                with self.subTest(script=script, text=text):
-                    self.write(text)
-                    ended = self.run_script(script, *options, "runs.txt")
-                    self.assertRefused(ended, "line 1 is plain text", "runset4.py NEW --add-list runs.txt")
-                    self.assertEqual(self.read(), text.encode())
-
-    def test_plain_lines_between_jobs_are_said_and_are_no_success(self) -> None:
-        self.write(". true\n./forgotten\n")
-        ended = self.run_jobs("-q")
-        self.assertEqual((ended.code, self.states()), (1, "d"))
-        self.assertIn(b"line 2 is neither a job nor a comment", ended.err)
-
-    def test_held_jobs_alone_are_a_job_file(self) -> None:
-        self.write("x true\n- false\n")
-        self.assertEqual(self.run_jobs("-q").code, 0)
 
 
 class LinesThatAreGone(RunCase):

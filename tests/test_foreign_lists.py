@@ -53,15 +53,31 @@ class AddedCommands(RunCase):
 
 class PlainLists(RunCase):
     """A list whose lines all look like held jobs is no job file."""
+    LETTERS = "( cd data; ./prepare )\nR CMD BATCH model.R\n[ -e done ] || ./run\n: nothing\n"
 
     def test_it_is_refused_with_the_command_that_converts_it(self) -> None:
         calls = ((RUNMAKER,), (RUNSERVER, "--port", "0"), (RUNWAIT, "-e"), (RUNWAIT, "--status"))
-        for text in "# jobs\n( cd a; make )\n( cd b; make )\n", "R CMD BATCH a\necho b\n", "[ -e a ]\n":
+        for text in (
+            "# jobs\n( cd a; make )\n( cd b; make )\n",
+            "R CMD BATCH a\necho b\n",
+            "[ -e a ]\n",
+            self.LETTERS,
+            f"./first\n{self.LETTERS}",
+        ):
             self.write(text)
             number = 2 if text.startswith("#") else 1
             for call, ended in self.run_all((*call, "runs.txt") for call in calls):
                 with self.subTest(text=text, call=call):
-                    self.assertRefused(ended, f"no jobs; line {number} is plain text (", "NEW --add-list")
+                    self.assertRefused(
+                        ended, f"no jobs; line {number} is plain text (", "runset4.py NEW --add-list runs.txt"
+                    )
+            self.assertEqual(self.read(), text.encode())
+
+    def test_plain_lines_between_jobs_are_said_and_are_no_success(self) -> None:
+        self.write(". true\n./forgotten\n")
+        ended = self.run_jobs("-q")
+        self.assertEqual((ended.code, self.states()), (1, "d"))
+        self.assertIn(b"line 2 is neither a job nor a comment", ended.err)
 
     def test_a_pipe_has_no_other_name(self) -> None:
         (self.dir / "runs.txt").symlink_to("/proc/1/fd/pipe:[4711]")
@@ -70,7 +86,7 @@ class PlainLists(RunCase):
         self.assertIn(b"is a symbolic link (name a regular file)\n", ended.err)
 
     def test_a_state_that_we_write_makes_it_a_job_file(self) -> None:
-        for text in "x echo a\nn echo b\n", "n echo a\nd echo b\n":
+        for text in "x echo a\nn echo b\n", "x true\n- false\n", "n echo a\nd echo b\n":
             self.write(text)
             with self.subTest(text=text):
                 self.assertEqual(self.run_script(RUNMAKER, "runs.txt").code, 0)
