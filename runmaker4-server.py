@@ -123,7 +123,6 @@ from runmaker4 import (
     Message,
     Mount,
     NoJob,
-    OrphanLines,
     OutDir,
     Parser,
     PendingGroup,
@@ -2426,9 +2425,6 @@ class Claims(Cursor):
         with contextlib.suppress(OSError):              # the first claim will report it
             self.queue.reopen_if_replaced()
 
-    def list_orphans(self) -> OrphanLines:
-        return self.orphans
-
     # -- new lines -------------------------------------------------------------------------------------------
 
     def claim_batch(self, offers: Sequence[tuple[Consumer, Resources]], decides_exit: bool,
@@ -3170,7 +3166,7 @@ class Server(Program):
         for assignment in self.sessions.assignments.values():
             self.records.abandon_run(assignment)        # the next server begins new records
         self.sessions.flush_records()
-        self.executor.call_then(self.runner_stats.add_orphans, self.claims.list_orphans)
+        self.executor.call_then(self.runner_stats.add_orphans, lambda: self.claims.orphans)
         await self._await_in_time(self.executor.flush(), max_seconds)
         if self._was_signalled:         # otherwise sent before; after a defect not sent
             self._send_closing_to_all()

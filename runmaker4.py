@@ -3647,10 +3647,9 @@ def _check_is_no_copy(file: JobFile) -> None:
     if inode_line == own_line:
         return
     if inode_line and (orphans := file.snapshot().orphans):
-        numbers = name_lines(line.number for line in orphans)
         raise UsageError(
             f"{lock_table.path}: was copied, perhaps from a backup; what is marked r can still run: "
-            f"{numbers} (when it does not, remove this file)"
+            f"{name_lines(line.number for line in orphans)} (when it does not, remove this file)"
         )
     with contextlib.suppress(OSError), open(lock_table.path, "rb+", buffering=0) as lock_file:
         lock_file.write(own_line)               # on a full disk it is not: then a copy is not noticed
@@ -8152,8 +8151,8 @@ class Runner:
     after the time that the last claim returned.
     """
     MAX_BACKLOG_BYTES = 1 << 24         # above this no jobs are started
-    BROKEN_STATUSES = [126, 127]        # of a shell that cannot run the program, or does not find it
-    UNREACHABLE_STATUS = 255            # of ssh, if it cannot reach the host, or loses it
+    BROKEN_STATUSES = 126, 127          # of a shell that cannot run the program, or does not find it
+    REMOTE_STATUSES = *BROKEN_STATUSES, 255     # 255: of ssh, if it cannot reach the host, or loses it
     MAX_NAMED_COMMAND = 80              # characters of a command in a message
     MAX_RESULT_SECONDS = 10.0           # after a kill signal, to write states
     MAX_ANSWER_SECONDS = 2.0            # after a kill signal, for an answer
@@ -8600,9 +8599,8 @@ class Runner:
 
     def _count_broken_jobs(self, task: JobTask) -> None:
         """Count jobs in a row on a slot that a host lacking their program, or out of reach, explains."""
-        statuses = list(self.BROKEN_STATUSES)
-        if self.options.slots or self.options.runner:
-            statuses.append(self.UNREACHABLE_STATUS)
+        can_be_remote = self.options.slots or self.options.runner
+        statuses = self.REMOTE_STATUSES if can_be_remote else self.BROKEN_STATUSES
         slot, result = task.run.slot, task.run_result
         is_broken = result and not result.cause and result.code in statuses
         slot.broken_jobs = slot.broken_jobs + 1 if is_broken else 0

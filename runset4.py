@@ -148,9 +148,6 @@ def is_directive(line: bytes) -> bool:
     return re.match(DIRECTIVE_LIKE, line + b"\n") is not None
 
 
-ONLY_NUMBER = re.compile(rb"\s*\d+\s*")
-
-
 def new_line(text: bytes) -> bytes:
     """Return the line for a directive or a command.  ValueError also for a complete job line: omit the
     state.
@@ -163,7 +160,7 @@ def new_line(text: bytes) -> bytes:
             f"'{display_text(text[:80])}' is a complete job line, in state {state_text} (leave out the "
             "state; if it is a command, put a blank before it)"
         )
-    if ONLY_NUMBER.fullmatch(text):
+    if text.strip().isdigit():
         raise ValueError(
             f"'{display_text(text[:80])}' is only a number (quote a command of several words; for values use "
             "--template)"

@@ -1451,16 +1451,18 @@ def status_of(observation: Observation) -> dict[str, Any]:
     runners_at_work = observation.runners_at_work
 
     def fields_of_lines(lines: Iterable[Line]) -> list[dict[str, Any]]:
-        fields = [status_fields_of_line(line, rows[line.number], runners_at_work) for line in lines]
-        return [{**job, "processes": []} for job in fields]
+        return [
+            {**status_fields_of_line(line, rows[line.number], runners_at_work), "processes": []}
+            for line in lines
+        ]
 
     jobs = fields_of_lines(observation.snapshot.running)
-    if any(job["without_runner"] for job in jobs):
+    pairs = zip(observation.snapshot.running, jobs)
+    if unsupervised := [(line, job) for line, job in pairs if job["without_runner"]]:
         from runset4 import Holders  # only now: to load it takes time
         holders = Holders(observation.watcher.file.lock_table.inode)
-        for line, job in zip(observation.snapshot.running, jobs):
-            if job["without_runner"]:
-                job["processes"] = holders.pids(line.command)
+        for line, job in unsupervised:
+            job["processes"] = holders.pids(line.command)
     hosts = {job["host"] for job in jobs if job["host"] and not job["without_runner"]}
     if job_counts.new:
         hosts |= observation.hosts_of_recent_runs()
@@ -2551,8 +2553,9 @@ def run_with_options(argv: Sequence[str]) -> int:
         return check_locks(options.check_locks)
     path = options.file
     if path is not None:
-        network = find_mount(path).network
-        check_for_strays(path, network, lambda text: say(f"{path}: {text}"), job_states=OUR_STATES)
+        check_for_strays(
+            path, find_mount(path).network, lambda text: say(f"{path}: {text}"), job_states=OUR_STATES
+        )
     if options.report is not None:
         exit_status = wait_and_write_report(options, argv)
         if options.stats:
