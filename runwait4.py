@@ -293,10 +293,14 @@ class Watcher:
 
     @retry_while_missing
     def select_lines(
-        self, states: bytes | None, predicate: Callable[[Line], bool] | None = None
+        self,
+        states: bytes | None,
+        predicate: Callable[[Line], bool] | None = None,
+        last_number: float = math.inf,
     ) -> list[Line]:
-        """Return the lines in these states (None: any) that `predicate` accepts."""
-        return list(filter(predicate, self.file.scan_lines(states)))
+        """Return the lines in these states (None: any) that `predicate` accepts, up to a line number."""
+        lines = itertools.takewhile(lambda line: line.number <= last_number, self.file.scan_lines(states))
+        return list(filter(predicate, lines))
 
     @retry_while_missing
     def presence_locks(self) -> set[int] | None:
@@ -1578,7 +1582,11 @@ def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Lin
                  or watcher.select_lines(None, lambda line: fnmatch.fnmatchcase(line.command, command)))
         unmatched = [] if lines else [selection]
     else:
-        lines = watcher.select_lines(None, lambda line: any(line.number in numbers for numbers in ranges))
+        lines = watcher.select_lines(
+            None,
+            lambda line: any(line.number in numbers for numbers in ranges),
+            last_number=max(numbers[-1] for numbers in ranges),
+        )
         unmatched = [part for part, numbers in zip(selection.split(","), ranges)
                      if not any(line.number in numbers for line in lines)]
     if unmatched:
