@@ -299,8 +299,6 @@ class Source:
             line = self._without_bom(line)
         if b"\0" in line:
             raise self.error_at_line("contains a NUL (expected text)")
-        if line.endswith(b"\r\n"):
-            return line[:-2]
         if line.endswith(b"\n"):
             return line[:-1]
         if len(line) >= self.MAX_LINE_BYTES:
@@ -1429,7 +1427,9 @@ def refuse_foreign(line: bytes, number: int) -> None:
     if line.startswith(b"#DISBATCH"):
         raise ValueError("is a directive of disBatch (write a #RUN directive, or remove it)")
     if b"\r" in line:
-        raise ValueError("contains a carriage return (convert the line ends: tr '\\r' '\\n')")
+        raise ValueError(
+            "contains a carriage return (convert line ends CR LF by tr -d '\\r', CR by tr '\\r' '\\n')"
+        )
 
 
 def lines_from_list_file(

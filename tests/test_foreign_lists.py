@@ -21,11 +21,16 @@ class AddedLists(RunCase):
         self.assertListRefused("echo a\n#DISBATCH PREFIX ulimit -c 0;\necho b\n", 2, "disBatch")
         self.assertListRefused("a\n#DISBATCH BARRIER\nb\n", 2, "disBatch", "--template", "echo {}")
         self.assertListRefused("#!/bin/sh\ncd /tmp\nmake\n", 1, "script")
-        self.assertListRefused("echo a\necho b\recho c\r", 2, "carriage return")
         self.assertListRefused("echo 0\n1\n2\n", 2, "--template")
         self.write("1\n2\n", "list")
         ended = self.run_script(RUNSET, "runs.txt", "--add-list", "list", "--template", "echo")
         self.assertEqual((ended.code, self.read()), (0, b". echo 1\n. echo 2\n"))
+
+    def test_line_ends_of_other_systems(self) -> None:
+        self.assertListRefused("echo a\n\r\necho b\n", 2, "CR LF by tr -d '\\r'")
+        self.assertListRefused("# c\r\necho a\r\n", 1, "CR LF by tr -d '\\r'", "--template", "echo {}")
+        self.assertListRefused("echo a\n#RUN timeout=3s\r\necho b\r\n", 2, "CR LF by tr -d '\\r'")
+        self.assertListRefused("echo a\necho b\recho c\r", 2, "CR by tr '\\r' '\\n'")
 
     def test_a_runner_warns_of_a_continued_command(self) -> None:
         self.write(". echo \\\n. echo b\\\\\n. echo c \\\n")

@@ -52,12 +52,12 @@ class Lists(ImportCase):
 
     def test_lines_become_jobs_but_blank_ones_and_comments(self) -> None:
         self.write(
-            b"\xef\xbb\xbfecho a\r\n\n# no job\n \t# nor this\n  \r\n  echo \xff '\t' # b \necho c", "list"
+            b"\xef\xbb\xbfecho a\n\n# no job\n \t# nor this\n  \n  echo \xff '\t' # b \necho c", "list"
         )
         self.assertAdds(b". echo a\n.   echo \xff '\t' # b \n. echo c\n", "--add-list", "list")
 
     def test_directives_stay_what_they_are_and_are_checked(self) -> None:
-        self.write("#RUN timeout=3s\necho 1\n# run both\n#RUN  barrier\r\necho 2\n", "list")
+        self.write("#RUN timeout=3s\necho 1\n# run both\n#RUN  barrier\necho 2\n", "list")
         added = "#RUN timeout=3s\n. echo 1\n#RUN  barrier\n. echo 2\n"
         self.assertAdds(added, "--add-list", "list")
         filled = added.replace("echo 1", "run 'echo 1' 1").replace("echo 2", "run 'echo 2' 2")
