@@ -29,9 +29,9 @@ Sessions = Any
 ReportedJob = Any
 
 
-def line(number: int, text: bytes = b" CMD", state: bytes = b"!") -> runmaker4.Line:
+def line(number: int, state: bytes = b"!") -> runmaker4.Line:
     """A line of 10 bytes per number."""
-    return runmaker4.Line(number, 0, 10 * (number - 1), state, text)
+    return runmaker4.Line(number, 0, 10 * (number - 1), state, b" CMD")
 
 
 class Clock:
@@ -250,24 +250,6 @@ class DeadClients(JobFileCase):
         self.assertEqual(self.path.read_bytes(), b"d a\n")
 
 
-class LostJobLocks(JobFileCase):
-    """Whether a host that was cut off still has a line, whose job has not run for a while."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.lines = self.queue_on(b". a\n. b\n", mount=runmaker4.Mount("fuse.new", frozenset()))
-        self.job = job_of(runmaker4.Cursor(self.lines, [runmaker4.Consumer("")]).claim())
-
-    def test_it_has_it_until_the_lock_is_lost_and_does_not_know_without_an_answer(self) -> None:
-        self.assertTrue(self.lines.still_has(self.job))
-        with mock.patch.object(os, "open", side_effect=OSError(errno.EIO, "Input/output error")):
-            self.assertFalse(self.lines.still_has(self.job))
-        job_lock = present(self.job.job_lock)
-        runmaker4.unlock(job_lock.fd, job_lock.offset)
-        self.assertFalse(self.lines.still_has(self.job))
-        self.assertEqual(self.lines.claimed, {self.job: None})
-
-
 class JobLocksTakenBack(JobFileCase):
     """Jobs whose job locks were lost, because the lock file was removed or a lease was over."""
 
@@ -442,26 +424,6 @@ class Patience(JobFileCase):
         queue.release_job(job)
 
 
-class CommandMutexes(JobFileCase):
-    """A command mutex is locked for a moment, whatever goes wrong behind it."""
-
-    def test_an_error_behind_a_door_unlocks_it(self) -> None:
-        file = self.queue_on(b". a\n").file
-        file.open_to_write()
-        error = OSError(errno.EMFILE, "Too many open files")
-        with (
-            self.assertRaises(OSError),
-            mock.patch.object(os, "stat", side_effect=error),
-            file.command_mutex(b"a"),
-        ):
-            pass
-        other = runmaker4.JobFile(str(self.path), say=self.fail)
-        self.addCleanup(other.close_files)
-        other.open_to_write()
-        with other.command_mutex(b"a", 0.0) as opened:
-            self.assertTrue(opened)
-
-
 class MissingFile(JobFileCase):
     """The job file is renamed, and comes back, while a result is due."""
 
@@ -579,20 +541,6 @@ class IdleLooks(JobFileCase):
         runmaker4.unlock(self.holder, runmaker4.bucket_of(b"a") + 7)
         self.assertEqual(job_of(jobs.claim()).number, 1)
 
-    def test_a_look_that_hung_for_a_while_is_not_made_up_for_with_minutes(self) -> None:
-        jobs, read = self.jobs(b"d a\n"), os.pread
-
-        def hang_and_read(*args: int) -> bytes:
-            self.clock.now += 19.0
-            return read(*args)
-
-        with mock.patch.object(os, "pread", hang_and_read):
-            self.assertFalse(jobs.claim())
-        with open(self.path, "ab") as file:
-            file.write(b". b\n")
-        self.clock.now += 5.0
-        self.assertEqual(job_of(jobs.claim()).number, 2)
-
     def test_an_end_that_has_changed_is_believed_when_it_has_stayed_so_for_a_second(self) -> None:
         jobs = self.jobs(b"d a\nd b\n")
         for wait, text, doubtful in ((0.0, b"d a\nd b\n", False), (0.0, b"", True), (0.5, b"", True),
@@ -606,15 +554,6 @@ class IdleLooks(JobFileCase):
             self.assertEqual(jobs.no_job.retry_after is not None, doubtful, (wait, text))
         self.path.write_bytes(b". a\n")
         self.assertEqual(job_of(jobs.claim(exits_if_none=True)).number, 1)
-
-    def test_a_last_look_is_never_spared(self) -> None:
-        jobs = self.jobs(b"d a\n")
-        self.assertFalse(jobs.claim())
-        with mock.patch.object(runmaker4.Throttle, "seconds_until_due", return_value=60.0):
-            with open(self.path, "ab") as file:
-                file.write(b". b\n")
-            self.assertFalse(jobs.claim())
-            self.assertEqual(job_of(jobs.claim(exits_if_none=True)).number, 2)
 
 
 class Paces(unittest.TestCase):
@@ -661,61 +600,19 @@ class OnlyLooking(JobFileCase):
 
 class CopiedSettings(unittest.TestCase):
     """Settings are copied whole, whatever is added to them."""
-    NEEDS = runmaker4.Resources(2, 1 << 20)
-    SETTINGS = runmaker4.JobSettings(line(7), 30.0, ("bob",), "pair", 1, NEEDS,
-                                     (runmaker4.Resources(2, 1 << 21),), "bash")
-
-    def test_those_of_a_directive_that_moved_differ_in_its_line_alone(self) -> None:
-        directive = line(8)
-        moved = self.SETTINGS.at(directive)
-        for one in fields(runmaker4.JobSettings):
-            with self.subTest(setting=one.name):
-                value = getattr(self.SETTINGS, one.name)
-                self.assertNotEqual(value, one.default, "a setting that the test does not set")
-                self.assertEqual(getattr(moved, one.name), directive if one.name == "line" else value)
 
     def test_a_client_gets_all_but_what_the_server_heeds(self) -> None:
-        job = runmaker4.Job(**vars(line(9, state=b".")), settings=self.SETTINGS)
+        settings = runmaker4.JobSettings(line(7), 30.0, ("bob",), "pair", 1, runmaker4.Resources(2, 1 << 20),
+                                         (runmaker4.Resources(2, 1 << 21),), "bash")
+        job = runmaker4.Job(**vars(line(9, state=b".")), settings=settings)
         told = json.loads(json.dumps(server.Assignment("0" * 16, None, job).make_job_entry()))
         got = client.RemoteJob.from_message(runmaker4.Message(told)).settings
         heeded = {"line", "hosts", "together", "min_hosts"}
         for one in fields(runmaker4.JobSettings):
             with self.subTest(setting=one.name):
-                expected = one.default if one.name in heeded else getattr(self.SETTINGS, one.name)
+                expected = one.default if one.name in heeded else getattr(settings, one.name)
+                self.assertNotEqual(getattr(settings, one.name), one.default, "the test does not set it")
                 self.assertEqual(getattr(got, one.name), expected)
-
-
-class WhatBecomesOfALine(unittest.TestCase):
-    """What was decided about a line has more weight than what ends its job without a result of its own."""
-    # how it ended, its state, the stage of its group, and whether somebody has set its state -> how it ends
-    ENDS = (
-        # a result of its own stays whatever was decided; what is given back is what it was
-        ("RAN", "d", "", True, "RAN", "d"), ("RAN", "d", "RUNNING", True, "RAN", "d"),
-        ("RAN", "d", "STOPPED", True, "RAN", "d"), ("RETURNED", ".", "", False, "RETURNED", "."),
-        # a group that has begun loses a host that gives a line back; one that was stopped is the cause itself
-        ("RETURNED", ".", "PREPARING", False, "RETURNED", "."),
-        ("RETURNED", ".", "RUNNING", False, "VANISHED", "e"),
-        *((said, "e", "STOPPED", False, "STOPPED", "e") for said in ("VANISHED", "UNSTARTED", "RAN")),
-        ("RETURNED", ".", "STOPPED", False, "STOPPED", "e"),
-        # a state that somebody has set stays
-        *((said, state, stage, True, ends, "c") for stage in ("", "PREPARING", "RUNNING", "STOPPED")
-          for said, state, ends in (("RETURNED", ".", "CANCELLED"), ("RAN", "e", ""))),
-    )
-
-    def test_each_end(self) -> None:
-        for said, state, stage, cancelled, ends, becomes in self.ENDS:
-            with self.subTest(said=said, state=state, stage=stage, cancelled=cancelled):
-                job = runmaker4.Job(number=1, ordinal=0, offset=0, state=b".", text=b" CMD")
-                if cancelled:
-                    job.tracking = runmaker4.Tracking.CANCELLED
-                assignment = server.Assignment("key", mock.Mock(), job)
-                if stage:
-                    assignment.member = mock.Mock(group=mock.Mock(stage=server.Stage[stage]))
-                line_result = assignment.decide_result(server.LineResult(server.Cause[said], state.encode()))
-                second = assignment.decide_result(server.LineResult(server.Cause.RAN, b"d"))
-                self.assertIsNone(second, "the first one counts")
-                self.assertEqual(line_result.state, becomes.encode())
-                self.assertEqual(line_result.cause.name, ends or line_result.cause.name)
 
 
 class LinesOfADeadServer(JobFileCase):
@@ -755,18 +652,6 @@ class LinesOfADeadServer(JobFileCase):
         self.assertEqual([len(one) for one in asked], [3, 2] * 2, asked)
         self.assertEqual([one[:2] for one in asked[::2]], asked[1::2])
 
-    def test_a_line_that_is_r_no_more_is_r_again(self) -> None:
-        for number, after in enumerate(
-            (b". echo same\n", b"d echo same\nr echo same\n", b". echo same\nr echo same\n")
-        ):
-            with self.subTest(after=after):
-                self.path = self.path.with_name(f"runs.{number}")
-                queue = self.inherit([b" echo same"], after)
-                *_, expected = after.split(b"\n")[:-1]
-                self.assertEqual(self.take_back(queue, b" echo same"), [after.index(expected)])
-                self.assertEqual(queue.lock_table.locks_without_line, set())
-                self.assertEqual(self.path.read_bytes(), after.replace(expected, b"r echo same"))
-
     def test_equal_lines_go_to_the_clients_that_name_them_and_none_to_two(self) -> None:
         for after, offsets in (
             (b"r echo\nr echo\nr echo\n", [0, 7, 14]),
@@ -777,17 +662,6 @@ class LinesOfADeadServer(JobFileCase):
                 self.path = self.path.with_name(f"runs.{after[:1].hex()}")
                 queue = self.inherit([b" echo"] * 3, after)
                 self.assertEqual(sorted(self.take_back(queue, *[b" echo"] * 3)), offsets)
-
-    def test_a_client_whose_grace_was_over_takes_no_job_lock_of_another(self) -> None:
-        """Its line is an orphan, or e by now; the previous server has held the equal line of another."""
-        for state in "re":
-            with self.subTest(state=state):
-                self.path = self.path.with_name(f"runs.{state}")
-                self.path.write_bytes(b"")
-                fd = runmaker4.open_lock_file_of(str(self.path))
-                self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(b"echo") + 2))
-                queue = self.inherit([], b"%b echo\nr echo\n" % state.encode(), fd)
-                self.assertEqual(self.take_back(queue, b" echo", b" echo"), [0, 7])
 
     def test_orphans_and_lines_that_others_have_are_not_among_them(self) -> None:
         text = b" echo"
@@ -946,18 +820,6 @@ class LinesOfAClientThatComesBack(JobFileCase):
                 self.assertIn(why, answer.lower())
                 self.assertEqual(lines, [])
 
-    def test_a_line_that_is_not_in_a_file_that_is_being_saved_is_sought_again(self) -> None:
-        async def come() -> None:
-            sessions = self.sessions()
-            self.served.reopen_if_replaced()
-            self.served.file.seconds_until_trusted(len(self.LINES))     # it was seen before it was emptied
-            self.path.write_bytes(b"")
-            told = asyncio.ensure_future(self.reclaim(sessions))
-            await asyncio.sleep(0.3)
-            self.path.write_bytes(self.LINES)
-            self.assertEqual(await told, [3])
-        asyncio.run(come())
-
     def test_of_two_clients_that_name_one_job_one_gets_the_line(self) -> None:
         async def come() -> None:
             sessions = self.sessions(b"r echo one\n" * 2)
@@ -967,39 +829,6 @@ class LinesOfAClientThatComesBack(JobFileCase):
             self.assertEqual([answer.lost for answer in answers], [[], [job.key]])
             self.assertEqual([len(client.assignments) for client in clients], [1, 0])
         asyncio.run(come())
-
-
-class LocksThatAreForgotten(JobFileCase):
-    """Where locks are lost without an error, a living runner has time to lock its lines anew."""
-
-    def test_an_orphan_is_one_after_two_looks_that_are_far_apart(self) -> None:
-        for kind, soon in ("nfs4", b"e a\n"), ("fuse.glusterfs", b"r a\n"):
-            with self.subTest(kind=kind):
-                queue = self.queue_on(b"r a\n", mount=runmaker4.Mount(kind, frozenset()))
-                cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("")])
-                found = cursor.claim()
-                self.assertEqual(self.path.read_bytes(), soon)
-                if soon == b"r a\n":
-                    self.assertIsNotNone(cursor.no_job.retry_after, "it is looked at again")
-                self.clock.now += 16.0
-                self.assertFalse(found or cursor.claim())
-                self.assertEqual(self.path.read_bytes(), b"e a\n")
-
-    def test_a_line_that_is_locked_again_meanwhile_is_none(self) -> None:
-        mount = runmaker4.Mount("fuse.glusterfs", frozenset())
-        runner = self.queue_on(b". a\n", mount=mount)
-        job = job_of(runmaker4.Cursor(runner, [runmaker4.Consumer("")]).claim())
-        job_lock = present(job.job_lock)
-        runmaker4.unlock(job_lock.fd, job_lock.offset)
-        other = runmaker4.JobFile(runner.file.path, say=self.fail, mount=mount, clock=self.clock)
-        self.addCleanup(other.close_files)
-        cursor = runmaker4.Cursor(runmaker4.JobQueue(other), [runmaker4.Consumer("", retry=b"er")])
-        self.assertFalse(cursor.claim())
-        self.clock.now += 6.0
-        self.assertEqual(runner.check_jobs(), {})
-        self.clock.now += 16.0
-        self.assertFalse(cursor.claim())
-        self.assertEqual(self.path.read_bytes(), b"r a\n")
 
 
 class RetriesOfMany(JobFileCase):
@@ -1027,35 +856,6 @@ class RetriesOfMany(JobFileCase):
         self.assertEqual(self.claim(cursor, b"!er"), b"d")
         self.assertEqual(self.path.read_bytes(), before.replace(b"! d", b"r d"))
 
-    def test_barriers_are_closed_until_the_end_of_the_file_is_reached(self) -> None:
-        cursor = self.jobs(b"#RUN barrier\n. a\n! b\n! c\n", retry=b"!er")
-        with mock.patch.object(runmaker4.Cursor, "RESET_SLICE", -1.0):      # one line in each slice
-            for lines in b"! b\n! c\n", b". b\n! c\n", b". b\n. c\n":
-                while not self.path.read_bytes().endswith(lines):
-                    self.assertEqual(self.nothing(cursor).retry_after, 0.0)
-            self.assertEqual(self.run_all(cursor), [2, 3, 4])
-
-    def test_the_first_job_is_claimed_while_other_failed_lines_keep_their_states(self) -> None:
-        cursor = self.jobs(b"! %d\n" * 100 % tuple(range(100)), retry=b"!er")
-        with mock.patch.object(runmaker4.Cursor, "RESET_SLICE", -1.0):
-            self.assertFalse(cursor.claim())                        # this slice has read the first chunk
-            self.assertEqual(job_of(cursor.claim()).number, 1)
-        states = [line[:1] for line in self.path.read_bytes().splitlines()]
-        self.assertEqual(states, [b"r"] + [b"!"] * 99)
-        self.assertEqual(self.run_all(cursor), list(range(2, 101)))
-
-    def test_an_orphan_that_is_met_later_is_new_for_who_resumes_and_an_error_for_others(self) -> None:
-        for retry, state in (b"er", b"r"), (b"", b"e"):
-            with self.subTest(retry=retry):
-                jobs = self.jobs(b"d a\n", retry=retry)
-                self.assertFalse(jobs.claim())
-                self.path.write_bytes(b"r a\n")
-                self.clock.now += 10.0
-                job = jobs.claim()
-                self.assertEqual(self.path.read_bytes(), state + b" a\n")
-                if isinstance(job, runmaker4.Job):
-                    jobs.finish(job, b"d")
-
     def test_a_line_whose_command_is_locked_waits_is_named_and_is_run_again_later(self) -> None:
         said: list[str] = []
         queue = self.queue_on(b"! a\n. b\n! c\n#RUN barrier\n. d\n", say=said.append)
@@ -1065,26 +865,14 @@ class RetriesOfMany(JobFileCase):
             self.assertTrue(opened)
             self.assertEqual(job_of(cursor.claim()).command, b"b")
             for _ in range(3):
-                self.assertIsNotNone(self.nothing(cursor).retry_after)
+                self.assertFalse(cursor.claim())
+                self.assertIsNotNone(cursor.no_job.retry_after)
                 self.clock.now += 10.0
         self.assertEqual(self.path.read_bytes(), b"! a\nr b\n! c\n#RUN barrier\n. d\n")
         self.assertEqual(len(said), 1)
         waits = "line 1: is !, and waits to be run again: another process holds the command mutex"
         self.assertIn(waits, said[0])
         self.assertEqual([job_of(cursor.claim()).command for _ in range(2)], [b"a", b"c"])
-
-    def test_a_line_waits_while_lines_are_appended_and_that_is_said(self) -> None:
-        said: list[str] = []
-        queue = self.queue_on(b"! a\n! b\n", say=said.append)
-        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
-        with self.another(queue.file).lock_table.locking(runmaker4.APPEND_BYTE, 0.0) as locked:
-            self.assertTrue(locked)
-            for _ in range(3):
-                self.assertIsNotNone(self.nothing(cursor).retry_after)
-                self.clock.now += 10.0
-        self.assertEqual(said, [
-            "line 1: is !, and waits to be run again: lines are being appended to the file"])
-        self.assertEqual([job_of(cursor.claim()).command for _ in range(2)], [b"a", b"b"])
 
     def test_lines_that_were_moved_are_run_again_once_wherever_they_stand(self) -> None:
         """The file is replaced by one with its lines in another order, again and again."""
@@ -1113,29 +901,6 @@ class RetriesOfMany(JobFileCase):
                 once = {b"%d" % number: 1 for number in range(30)}
                 self.assertEqual(Counter(tried), {**once, b"same": 5, b"new": 1})
 
-    def test_all_is_run_once_whoever_of_several_is_busy_meanwhile(self) -> None:
-        for seed in range(20):
-            with self.subTest(seed=seed):
-                draws = random.Random(seed)
-                lines = [b"%c %d\n" % (draws.choice(b"!e."), number) for number in range(60)]
-                cursor = self.jobs(b"".join(lines), serving=True)
-                all_consumers = self.consumers(b"", b"er", b"!er")
-                running: list[runmaker4.Job] = []
-                tried: list[bytes] = []
-                for _ in range(500):
-                    free = [consumer for consumer in all_consumers if draws.random() < 0.7
-                            and sum(job.consumer is consumer for job in running) < 2]
-                    consumers = runmaker4.Consumers(free)
-                    while consumers.all and (found := cursor.claim(False, consumers, all_consumers)):
-                        running.append(job_of(found))
-                        tried.append(running[-1].command)
-                        assert running[-1].consumer
-                        del consumers.all[running[-1].consumer]
-                    if running and draws.random() < 0.7:
-                        cursor.finish(running.pop(draws.randrange(len(running))), b"d")
-                    self.clock.now += draws.choice((0.0, 0.0, 0.01))
-                self.assertEqual(Counter(tried), {b"%d" % number: 1 for number in range(60)})
-
     def test_an_orphan_is_new_for_one_that_is_busy_or_away(self) -> None:
         cursor = self.jobs(b"d a\n", serving=True)
         away, other = self.consumers(b"er", b"")
@@ -1145,40 +910,10 @@ class RetriesOfMany(JobFileCase):
         job = job_of(cursor.claim(False, runmaker4.Consumers([other]), {away, other}))
         self.assertEqual((job.command, job.consumer), (b"a", other))
 
-    def test_a_line_that_fails_again_is_not_due_for_who_has_it_passed(self) -> None:
-        cursor = self.jobs(b"! a\n! b\n! c\n", serving=True)
-        one, other = self.consumers(b"!er", b"!er")
-        tried: list[tuple[str, bytes]] = []
-        for _ in range(30):
-            for consumer in one, other:
-                found = cursor.claim(False, runmaker4.Consumers([consumer]), {one, other})
-                self.clock.now += 10.0
-                if isinstance(found, runmaker4.Job):
-                    tried.append((consumer.name, found.command))
-                    cursor.finish(found, b"!")
-        self.assertEqual(max(Counter(tried).values()), 1)
-        self.assertEqual({command for _, command in tried}, {b"a", b"b", b"c"})
-
     def consumers(self, *retries: bytes) -> list[runmaker4.Consumer]:
         slots = runmaker4.Resources(2)
         return [runmaker4.Consumer(name, retry=retry, capacity=slots, free=slots)
                 for name, retry in zip("abc", retries)]
-
-    def nothing(self, cursor: runmaker4.Cursor) -> runmaker4.NoJob:
-        """What is said when there is no job now."""
-        found = cursor.claim()
-        assert isinstance(found, runmaker4.NoJob), self.path.read_bytes()
-        return found
-
-    def run_all(self, cursor: runmaker4.Cursor) -> list[int]:
-        """Claim jobs that all fail until there are none; the numbers of their lines."""
-        numbers = []
-        while (job := cursor.claim()) or cursor.no_job.was_interrupted:
-            if job:
-                numbers.append(job_of(job).number)
-                cursor.finish(job_of(job), b"!")
-            self.clock.now += 10.0
-        return numbers
 
 
 class ScansInMemory(FileCase):
