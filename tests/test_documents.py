@@ -258,6 +258,11 @@ RECIPES = {
     "ls *.dat | runset4.py runs.txt --add-list - --template 'prog --in {} > {.}.out'": Recipe(
         after="runmaker4.py runs.txt; test -e 'a b.out'", states="d"
     ),
+    r"make -n all | sed -e :a -e '/\\$/N; s/\\\n//; ta' | runset4.py runs.txt --add-list -": Recipe(
+        before=r"printf 'all:\n\ttest a \\\n\t\t!= \\\n\t\tb\n\ttrue\n' > Makefile",
+        after="runmaker4.py runs.txt",
+        states="dd",
+    ),
     "echo '. simulate --seed 9' >> runs.txt": Recipe(jobs("."), after="runmaker4.py runs.txt", states="dd"),
     "runmaker4.py -d --follow -j4 --pidfile pid --errors errors runs.txt": WAITS,
     "runwait4.py -e runs.txt && echo done": Recipe(jobs("dd")),
