@@ -15,7 +15,6 @@ import sys
 import time
 import unittest
 from collections.abc import Iterable, Sequence
-from types import SimpleNamespace
 from typing import Any, Callable, Union
 
 import runmaker4
@@ -645,46 +644,6 @@ class FullDisk(RecordsCase):
         self.assertEqual(self.read("out/10.out"), b"small\n")
 
 
-class Window(unittest.TestCase):
-    """How much output a client sends before it is acknowledged: both ends count the same."""
-    SIZE = runmaker4.OUTPUT_WINDOW_BYTES
-
-    def setUp(self) -> None:
-        self.sent: list[int] = []
-        self.link = SimpleNamespace(post=lambda message: self.sent.append(message["n"]), flush=lambda: None)
-        self.outbox = client_module.Outbox()
-        self.inbox = server_module.Inbox()
-
-    def add(self, size: int, key: str = "key") -> None:
-        self.outbox.add(dict(type="output", id=key), size)
-        self.outbox.send(self.link)
-
-    def test_a_full_window_stops_output_until_some_is_acknowledged(self) -> None:
-        for size in self.SIZE - 1, 1, 0, 1, 0:
-            self.add(size)
-        self.assertEqual((self.sent, self.outbox.backlog), ([1, 2, 3], 1))
-        self.outbox.acknowledge(1)
-        self.outbox.send(self.link)
-        self.assertEqual((self.sent, self.outbox.backlog), ([1, 2, 3, 4, 5], 0))
-
-    def test_output_of_a_lost_job_that_was_sent_fills_the_window_still(self) -> None:
-        self.add(self.SIZE, "lost")
-        self.outbox.drop("lost")
-        self.add(1)
-        self.assertEqual(self.sent, [1])
-        self.outbox.acknowledge(1)
-        self.outbox.send(self.link)
-        self.assertEqual(self.sent, [1, 2])
-
-    def test_the_server_takes_a_full_window_and_not_a_byte_more(self) -> None:
-        self.inbox.add_output(1, self.SIZE - 1)
-        self.inbox.add_output(2, 1)
-        self.inbox.mark_acknowledged(1)
-        self.inbox.add_output(3, self.SIZE - 1)
-        with self.assertRaises(runmaker4.WireError):
-            self.inbox.add_output(4, 1)
-
-
 class Acknowledged(TcpCase):
     """What a client need not send again is in the files, also if the server is killed the next moment."""
 
@@ -706,23 +665,6 @@ class Acknowledged(TcpCase):
                 wait_until(lambda: peer.hear("ack")["n"] == 3 * number, what="all is acknowledged")
             server.kill()
         self.assertEqual((self.states(), self.read("out/journal").count(b'"event": "end"')), ("dd", 2))
-
-
-class HalfReadEnd(unittest.TestCase):
-    """An end of a run with one invalid field changes nothing of the run: its records say that it is lost."""
-
-    def test_each_field(self) -> None:
-        for name in END.keys() - {"type", "memory_below"}:
-            with self.subTest(name):
-                shell = runmaker4.Shell(1, b"mark")
-                streams = runmaker4.Stream(b"stdout", -1), runmaker4.Stream(b"stderr", -1)
-                run = runmaker4.Run(runmaker4.Job(1, 0, 0, b"r", b" true"), [], b"bob", 0.0, shell=shell,
-                                    streams=streams)
-                before = repr((run, vars(shell), [stream.received for stream in streams]))
-                message = {**END, "why": "gone", "stdout": 5, name: {}}
-                with self.assertRaises(runmaker4.WireError):
-                    server_module.Records._end_run(SimpleNamespace(run=run), runmaker4.Message(message))
-                self.assertEqual(repr((run, vars(shell), [stream.received for stream in streams])), before)
 
 
 class Nonsense(TcpCase):
