@@ -469,34 +469,6 @@ class RunRecord:
     `state` and perhaps `cause`.
     """
 
-    __slots__ = (
-        "began",
-        "bytes",
-        "cause",
-        "command",
-        "cpu",
-        "directory",
-        "ended",
-        "exit",
-        "files",
-        "host",
-        "incomplete",
-        "line",
-        "memory",
-        "memory_below",
-        "name",
-        "pid",
-        "position",
-        "promised",
-        "runner",
-        "seconds",
-        "signal",
-        "slot",
-        "state",
-        "stderr",
-        "stdout",
-        "why",
-    )
     name: str                   # unique forever
     line: int                   # number of the job's line when the record was written
     command: bytes
@@ -504,6 +476,7 @@ class RunRecord:
     slot: str
     pid: int                    # 0: the job could not be started
     began: float                # seconds since 1970, by the clock of `host`, as all times
+    position: int               # in the log, of the line for this run
     ended: float | None
     state: str                  # d ! e; x: cancelled; .: a stopped job, put back; without an end: r e ?
     exit: int                   # -1: none
@@ -513,24 +486,62 @@ class RunRecord:
     seconds: float | None
     cpu: float | None           # seconds; None: unknown
     memory: int | None          # bytes at the peak; None: unknown
+    memory_below: int | None    # an upper bound of the peak, if it could not be measured
     bytes: int
+    incomplete: bool
     files: list[str]            # names of output files in DIR
     stdout: str                 # output in no file
     stderr: str
     directory: str              # where the job ran; "": unknown
     why: str                    # why the job could not be started; "": it was
-    incomplete: bool
-    memory_below: int | None    # an upper bound of the peak, if it could not be measured
     # presence lock of the runner that started the run, or the server that assigned it; None: unknown
     runner: int | None
     promised: int | None        # bytes of requested memory; None: not requested
-    position: int               # in the log, of the line for this run
 
     @property
     def peak_text(self) -> str:
         """The peak memory: '12M', '<30M', or with requested memory '3.1G of 4G'; '' if unknown."""
         text = format_peak(self.memory, self.memory_below)
         return f"{text} of {memory_text(self.promised)}" if text and self.promised else text
+
+
+def is_text(value: Any) -> bool:
+    """Return True for a text; one with half a surrogate pair makes to_bytes() raise WireError."""
+    return type(value) is str and (value.isascii() or to_bytes(value) != b"")
+
+
+def is_count(value: Any) -> bool:
+    # a bool is an int for isinstance()
+    return type(value) is int and 0 <= value < 1 << 59
+
+
+def is_time(value: Any) -> bool:
+    """Return True for seconds, also since 1970."""
+    return type(value) in (int, float) and 0 <= value <= 10 ** 10
+
+
+Field = tuple[Callable[[Any], bool], Any, Sequence[str]]
+# accepts a value; the value of a missing field (if that is not accepted, the field is required); field names
+START_FIELDS: list[Field] = [
+    (is_text, None, ("run", "command", "host", "slot")),
+    (is_text, "", ("stdout", "stderr", "directory", "why")),
+    (is_count, None, ("line", "pid")),
+    (lambda value: value is None or is_count(value), None, ("runner", "promised")),
+    (lambda value: type(value) is list and all(map(is_text, value)), [], ["files"]),
+    (is_time, None, ["time"]),
+]
+END_FIELDS: list[Field] = [
+    (lambda value: is_text(value) and value in {*"d!e.cx"}, "", ["state"]),
+    (is_text, "", ["cause"]),
+    (lambda value: type(value) is int and (value == -1 or is_count(value)), -1, ["exit"]),
+    (is_count, 0, ("signal", "bytes")),
+    (lambda value: value is None or is_count(value), None, ("memory", "memory_below")),
+    (is_time, None, ["seconds"]),
+    (lambda value: value is None or is_time(value), None, ["cpu"]),
+    (lambda value: type(value) is bool, False, ["incomplete"]),
+]
+# what a run without an end has
+NO_END = {name: default for _, default, names in END_FIELDS for name in names}
 
 
 class JournalReader:
@@ -629,20 +640,12 @@ class JournalPass:
     INVALID_LINE_ERRORS = (
         StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
     )
-    COMMON_FIELDS = operator.itemgetter("time", "run", "line", "command", "host", "slot", "pid")
-    END_FIELDS = operator.itemgetter(
-        "state", "exit", "signal", "cause", "seconds", "cpu", "memory", "bytes"
-    )
-    NO_END_FIELDS: tuple[Any, ...] = "", -1, 0, "", None, None, None, 0     # END_FIELDS of a start
-    END_STATES = frozenset("d!e.cx")
     MAX_REMEMBERED_RUNS = 50_000            # finished ones: an end can be logged twice
-    MAX_NUMBER = 10 ** 10                   # the bound of times (seconds since 1970) and most numbers
     # The head of a line as runmaker4 writes it.  The command is JSON
     EVENT_HEAD = re.compile(
         rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(?P<event>start|end)", '
         rb'"run": "(?P<run>[^"\\]*)", "line": \d+, "command": (?P<command>"[^"\\]*(?:\\.[^"\\]*)*"), '
     )
-    NUMBER_TYPES = frozenset((int, float))  # not bool, an int for isinstance()
 
     def __init__(self, journal: JournalReader, run_filter: RunFilter | None, start_offset: int) -> None:
         self._journal = journal
@@ -691,9 +694,9 @@ class JournalPass:
         event = self._parse_event(line)
         event_type = event["event"]
         if event_type == "end":
-            return self._add_end(self._run_of_event(position, line, event), line)
+            return self._add_end(self._run_of_event(position, event), line)
         if event_type == "start":
-            run = self._run_of_event(position, line, event)
+            run = self._run_of_event(position, event)
             self._add_start(run.name, position, line)
         elif not isinstance(event_type, str):
             raise ValueError
@@ -739,7 +742,7 @@ class JournalPass:
 
     def _run_of_line(self, position: int, line: bytes) -> RunRecord | None:
         try:
-            return self._run_of_event(position, line, self._parse_event(line))
+            return self._run_of_event(position, self._parse_event(line))
         except self.INVALID_LINE_ERRORS:
             self._invalid_positions.append(position)
             return None
@@ -752,75 +755,27 @@ class JournalPass:
             raise ValueError
         return event
 
-    def _run_of_event(self, position: int, line: bytes, event: dict[str, Any]) -> RunRecord:
-        ended = event["event"] == "end"
-        # otherwise a text can have half a surrogate pair, for which to_bytes() raises WireError
-        is_plain = line.isascii() and b"\\u" not in line
-        event_time, run_name, line_number, command, host, slot, pid = self.COMMON_FIELDS(event)
-        runner = event.get("runner")
-        promised = event.get("promised")
-        end_fields = self.NO_END_FIELDS
-        elapsed = 0.0
-        incomplete = False
-        memory_below = None
-        if ended:
-            end_fields = self.END_FIELDS(event)
-            elapsed = end_fields[4]
-            incomplete = event.get("incomplete", False)
-            memory_below = event.get("memory_below")
-        state, exit_status, signal_number, cause, seconds, cpu, memory, output_bytes = end_fields
-        files = event.get("files", [])
-        stdout = event.get("stdout", "")
-        stderr = event.get("stderr", "")
-        directory = event.get("directory", "")
-        why = event.get("why", "")
-        texts = "".join((run_name, command, host, slot, cause, *files, stdout, stderr, directory, why))
-        if not (type(line_number) is type(pid) is type(exit_status)
-                is type(signal_number) is type(output_bytes) is int):
+    def _run_of_event(self, position: int, event: dict[str, Any]) -> RunRecord:
+        has_ended = event["event"] == "end"
+        fields = {**NO_END}
+        for is_valid, default, names in START_FIELDS + END_FIELDS if has_ended else START_FIELDS:
+            for name in names:
+                fields[name] = event.get(name, default)
+                if not is_valid(fields[name]):
+                    raise ValueError
+        if earlier_files := self._earlier_files.get(fields["run"]):
+            fields["files"] = list(dict.fromkeys([*earlier_files, *fields["files"]]))
+        event_time = fields.pop("time")
+        began = event_time - fields["seconds"] if has_ended else event_time
+        if began < 0:
             raise ValueError
-        if (type(event_time) not in self.NUMBER_TYPES or type(elapsed) not in self.NUMBER_TYPES
-                or type(incomplete) is not bool):
-            raise ValueError
-        if type(files) is not list or (ended and state not in self.END_STATES):
-            raise ValueError
-        if not (0 <= elapsed <= event_time <= self.MAX_NUMBER
-                and 0 <= line_number < self.MAX_NUMBER and 0 <= pid < self.MAX_NUMBER):
-            raise ValueError
-        if not (-1 <= exit_status < self.MAX_NUMBER     # -1: no exit status
-                and 0 <= signal_number < self.MAX_NUMBER and 0 <= output_bytes < 1 << 63):
-            raise ValueError
-        if cpu is not None and not (type(cpu) in self.NUMBER_TYPES and 0 <= cpu <= self.MAX_NUMBER):
-            raise ValueError
-        for size in memory, memory_below, promised:
-            if size is not None and not (type(size) is int and 0 <= size < 1 << 59):
-                raise ValueError
-        if runner is not None and type(runner) is not int:
-            raise ValueError
-        if not is_plain:
-            to_bytes(texts)
-        if earlier_files := self._earlier_files.get(run_name):
-            files = list(dict.fromkeys([*earlier_files, *files]))
         return RunRecord(
-            run_name,
-            line_number,
-            command.encode() if is_plain else to_bytes(command),
-            host,
-            slot,
-            pid,
-            event_time - elapsed,
-            event_time if ended else None,
-            state, exit_status, signal_number, cause, seconds, cpu, memory, output_bytes,
-            # by keyword: CPython 3.11 keeps up to 2,000 tuples of 20 arguments, and never uses one again
-            files=files,
-            stdout=stdout,
-            stderr=stderr,
-            directory=directory,
-            why=why,
-            incomplete=incomplete,
-            memory_below=memory_below,
-            runner=runner,
-            promised=promised,
+            name=fields.pop("run"),
+            command=to_bytes(fields.pop("command")),
+            began=began,
+            ended=event_time if has_ended else None,
             position=position,
+            **fields,
         )
 
 

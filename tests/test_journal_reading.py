@@ -82,7 +82,7 @@ class Runs(JournalCase):
         self.journal(*pair(1, 17, "simulate --seed 1", cause="timeout", state="!", exit=-1, signal=15))
         (run,), said = self.runs()
         self.assertEqual(
-            {name: getattr(run, name) for name in run.__slots__},
+            vars(run),
             dict(
                 name="node1-4711-1", line=17, command=b"simulate --seed 1", host="node1", slot="1", pid=4712,
                 began=BEGAN, ended=BEGAN + 1.5, state="!", exit=-1, signal=15, cause="timeout", seconds=1.5,
