@@ -481,18 +481,15 @@ class ServedQueue(JobQueue):
 #
 #     1.  The server forks the keeper, and sends it the descriptor over a socket pair.
 #     2.  When the server dies, the keeper reads an end of file from that socket.  Then it waits --grace for
-#        the next server, or exits at once if nothing is locked.
+#        the next server.
 #     3.  The next server finds the keeper, which sends it the descriptor.  Once a keeper of its own has the
 #        descriptor, too, it lets the old keeper exit.
-#     4.  If the old server still lives, the keeper reports this to the new server, which refuses to start.
+#     4.  While the old server lives, its keeper accepts no connection.  After two seconds without an answer
+#        the new server refuses to start.
 #
 # The keeper listens on an abstract socket (unix(7)), which vanishes with it.  Any user can bind any such
 # name, so the name ends in random characters.  The next server finds it in the kernel's list of sockets, and
 # ignores processes of other users.  All sockets are SOCK_SEQPACKET: a message can contain descriptors.
-
-SERVER_IS_DEAD, SERVER_IS_ALIVE = b"dead", b"alive"     # answers of a keeper
-QUEUE_IS_FULL = b"full"                 # a keeper, or a process of another user, does not accept now
-NO_KEEPER = b""                         # it has exited, or belongs to another user
 
 
 def same_user(sock: socket.socket) -> bool:
@@ -508,27 +505,17 @@ def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float
     with the job locks.
     """
     locks_fd = -1
-    deadline: float | None = None       # None: the server lives
     while True:
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        # the socket of a dead server would always be ready
-        socks = [server_sock, listener] if deadline is None else [listener]
-        ready_fds = wait_ready([sock.fileno() for sock in socks], select.POLLIN, timeout)
-        if not ready_fds:
-            return
-        if server_sock.fileno() not in ready_fds:
-            new_server = answer_new_server(listener, deadline is not None, locks_fd)
-            if new_server:
-                server_sock, deadline = new_server, None
-            continue
         message, fds = receive_from_server(server_sock)
         if fds:
             close_all(locks_fd)
             locks_fd = fds[0]
-        elif message or not has_job_locks(locks_fd):
+            continue
+        may_exit = message or locks_fd < 0
+        new_server = None if may_exit else give_to_next_server(listener, locks_fd, grace)
+        if not new_server:
             return
-        else:
-            deadline = time.monotonic() + grace
+        server_sock = new_server
 
 
 def receive_from_server(server_sock: socket.socket) -> tuple[bytes, list[int]]:
@@ -540,30 +527,16 @@ def receive_from_server(server_sock: socket.socket) -> tuple[bytes, list[int]]:
     return message, fds
 
 
-def has_job_locks(locks_fd: int) -> bool:
-    """Return True if a job lock is held, by this keeper or a runner; locks_fd is -1 before the first."""
-    if locks_fd < 0:
-        return False
-    try:
-        # A query through a description does not find the locks on it: open() makes another one.
-        with open(f"/proc/self/fd/{locks_fd}", "rb") as lock_file:
-            return not is_free(lock_file.fileno(), 0, IN_USE_BYTES)
-    except OSError:                     # rather hold locks in vain than lose one
-        return True
-
-
-def answer_new_server(listener: socket.socket, is_server_dead: bool, locks_fd: int) -> socket.socket | None:
-    """Accept a new server; if the old one is dead, send the job locks, and return the connection."""
-    with contextlib.suppress(OSError):
+def give_to_next_server(listener: socket.socket, locks_fd: int, grace: float) -> socket.socket | None:
+    """Send the job locks to the next server; return the connection to it, None: the grace is over."""
+    deadline = time.monotonic() + grace
+    while wait_ready([listener.fileno()], select.POLLIN, max(0.0, deadline - time.monotonic())):
         new_server, _ = listener.accept()
-        if not same_user(new_server):
-            new_server.close()
-        elif is_server_dead:
-            socket.send_fds(new_server, [SERVER_IS_DEAD], [locks_fd])
-            return new_server
-        else:
-            new_server.send(SERVER_IS_ALIVE)
-            new_server.close()
+        with contextlib.suppress(OSError):      # EPIPE: it has refused to start while the old one lived
+            if same_user(new_server):
+                socket.send_fds(new_server, [b"locks"], [locks_fd])
+                return new_server
+        new_server.close()
     return None
 
 
@@ -603,54 +576,53 @@ class KeeperLink:
 
         Raises UsageError if another server still lives after MAX_EXIT_SECONDS; OSError.
         """
-        deadline = time.monotonic() + self.MAX_EXIT_SECONDS
-        while True:
-            answers = set()
-            for address in self.find_addresses():
-                sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                answer = self._ask_keeper(sock, address)
-                if answer == SERVER_IS_DEAD:
-                    return sock
-                sock.close()
-                answers.add(answer)
-            is_late = time.monotonic() > deadline
-            if is_late and SERVER_IS_ALIVE in answers:
-                raise UsageError("is served already (use that server, or stop it)")
-            if is_late or answers <= {NO_KEEPER}:
-                return None
-            time.sleep(0.05)
+        for address in self.find_addresses():
+            keeper_sock = self._connect_to_keeper(address)
+            if keeper_sock:
+                if self._receive_locks(keeper_sock):
+                    return keeper_sock
+                # it has exited, because its server left, or another server has taken over
+                keeper_sock.close()
+                return self._take_over_locks()
+        return None
 
     def find_addresses(self) -> set[bytes]:
         with open("/proc/self/net/unix", "rb") as sockets:      # `@` stands for the NUL
             words = sockets.read().split()
         return {b"\0" + word[1:] for word in words if word.startswith(b"@" + self.address_start)}
 
-    def _ask_keeper(self, sock: socket.socket, address: bytes) -> bytes:
-        """Return the answer of this address; after SERVER_IS_DEAD, `locks_fd` is set.
+    @staticmethod
+    def _connect_to_keeper(address: bytes) -> socket.socket | None:
+        """Return a connection to our user's keeper at this address; None: there is none.
 
         A process of another user can neither block us nor answer.
         """
-        try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with contextlib.suppress(OSError):      # nobody listens, or the queue is full
             sock.setblocking(False)
             sock.connect(address)
-            if not same_user(sock):
-                return NO_KEEPER
-            sock.settimeout(self.MAX_EXIT_SECONDS)
-            answer, fds, _, _ = socket.recv_fds(sock, 64, 1)
-        except BlockingIOError:
-            return QUEUE_IS_FULL
-        except socket.timeout:              # it was stopped
-            return SERVER_IS_ALIVE
+            if same_user(sock):
+                return sock
+        sock.close()
+        return None
+
+    def _receive_locks(self, keeper_sock: socket.socket) -> bool:
+        """Set `locks_fd` to the descriptor that the keeper sends; return False if it exits instead."""
+        keeper_sock.settimeout(self.MAX_EXIT_SECONDS)
+        try:
+            _, fds, _, _ = socket.recv_fds(keeper_sock, 64, 1)
+        except socket.timeout:                  # or the keeper was stopped
+            raise UsageError("is served already (use that server, or stop it)") from None
         except OSError:
-            return NO_KEEPER
+            return False
         if fds:
             self.locks_fd = fds[0]
-        return answer
+        return bool(fds)
 
     def _start_keeper(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(b"\0" + self.address_start + secrets.token_hex(6).encode())
-            listener.listen(8)
+            listener.listen(128)            # servers that were refused stay in the queue
             our_end, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             is_child = fork_quietly() == 0
             if is_child:

@@ -852,6 +852,13 @@ print(len(socket.recv_fds(visit, 100, 9)[1]))
             self.assertEqual(other.out, b"0\n")
         self.assertEqual(self.run_script(sys.executable, "-c", self.VISIT, name).out, b"1\n")
 
+    def test_a_file_that_a_live_server_serves_is_refused(self) -> None:
+        self.jobs("true")
+        self.start_server()
+        for _ in range(2):                              # the first visit stays in the keeper's queue
+            ended = self.run_script(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", timeout=20)
+            self.assertEqual((ended.code, b"is served already" in ended.err), (2, True), ended.err)
+
     # Takes the names of sockets that begin so: one that nobody can connect to, and as another user one whose
     # queue is full, and one that answers as a keeper does whose server lives
     TAKE = """

@@ -835,14 +835,6 @@ runmaker4.JobFile.reopen_if_replaced = follow
         self.connect(server)
         self.kill_until_the_keeper_lets_go(server)
 
-    def test_a_keeper_that_holds_nothing_goes_at_once(self) -> None:
-        server = self.serve("true")
-        self.assertEqual(self.run_client(server).code, 0)
-        keeper = self.keeper(server)
-        self.assertTrue(alive(keeper))
-        server.kill()
-        wait_until(lambda: not alive(keeper), 10, "the keeper is gone")
-
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_keeper_that_is_killed_is_replaced(self) -> None:
         server = self.serve(JOB)
