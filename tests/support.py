@@ -61,6 +61,8 @@ if not ALL:
     os.symlink(os.path.realpath(sys.executable), PYTHON)
     (SCRIPTS_AT / "pyvenv.cfg").write_text("include-system-site-packages = false\n"
                                            f"home = {os.path.dirname(os.path.realpath(sys.executable))}\n")
+    # jobs that say python3 mean this one, and no wrapper that first looks for a version
+    os.environ["PATH"] = f"{SCRIPTS_AT}/bin:{os.environ.get('PATH', os.defpath)}"
 
 for number in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT:     # nohup and a shell's & leave them ignored
     if signal.getsignal(number) is signal.SIG_IGN:
@@ -491,7 +493,7 @@ class RunCase(Case):
         program = (f"import sys\n{statements}\nimport {script[:-3]} as script\n"
                    f"sys.argv[0] = {str(ROOT / script)!r}\nsys.exit(script.main())\n")
         importing = dict(env or {}, PYTHONPATH=str(SCRIPTS_AT))
-        return self.start(sys.executable, "-c", program, *args, env=importing, **settings)
+        return self.start(PYTHON, "-c", program, *args, env=importing, **settings)
 
     def start_hasty(self, *args: object, patience: str = HASTY, **settings: Any) -> subprocess.Popen[bytes]:
         """Start runmaker4.py with less patience, unless all is to be tested in full size."""

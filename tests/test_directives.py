@@ -4,7 +4,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 import unittest
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from tests.support import (
     GATE,
     HASTY,
     INTERVAL,
+    PYTHON,
     RUNMAKER,
     RUNSET,
     WAITING,
@@ -46,7 +46,7 @@ class DirectiveCase(RunCase):
         self.before = self.write("".join(f"{line}\n" for line in lines), name).read_bytes()
 
     def start(self, script: str, *args: object, **settings: Any) -> subprocess.Popen[bytes]:
-        if script in (RUNMAKER, sys.executable) and "stderr" not in settings:
+        if script in (RUNMAKER, PYTHON) and "stderr" not in settings:
             with open(self.dir / "told", "ab") as told:
                 return super().start(script, *args, stderr=told, **settings)
         return super().start(script, *args, **settings)
