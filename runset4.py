@@ -73,6 +73,7 @@ from runmaker4 import (
     UsageError,
     add_general,
     append_locked,
+    as_argument,
     bucket_of,
     check_for_strays,
     check_lock_file,
@@ -1874,7 +1875,11 @@ def make_parser() -> Parser:
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser()
     sweep_index = next((index for index, word in enumerate(argv) if word in SWEEP_WORDS), len(argv))
-    options: argparse.Namespace = parser.parse_intermixed_args(argv[:sweep_index])
+    words = [*argv[:sweep_index]]
+    if "--" in words:                   # parse_intermixed_args() forgets it (until Python 3.13)
+        start = words.index("--") + 1
+        words[start:] = map(as_argument, words[start:])
+    options: argparse.Namespace = parser.parse_intermixed_args(words)
     options.sweep = parse_sweep(argv[sweep_index:])
     ranges = [*itertools.chain.from_iterable(options.lines)]
     pattern = None if options.match is None else os.fsencode(options.match)

@@ -24,6 +24,18 @@ class LeadingDashes(RunCase):
         self.assertEqual(self.run_script(RUNSET, *shlex.split(command)).code, 0, command)
         self.assertEqual(self.read("NEW"), b". echo a\n. echo b\n")
 
+    def test_such_a_job_file_is_named_after_two_dashes(self) -> None:
+        calls = {
+            ("--add", "echo c", "--", "-j9.txt"): b"",
+            ("--set=held", "--", "-j9.txt", "2-3"): b"",
+            ("--list", "--", "-j9.txt", "1,3"): b"1 . echo good\n3 x (held) echo c\n",
+            ("--list", "-j9.txt"): None,
+        }
+        for words, out in calls.items():
+            with self.subTest(words):
+                ended = self.run_script(RUNSET, *words)
+                self.assertEqual((ended.code, ended.out), (2, b"") if out is None else (0, out), ended.err)
+
 
 class WhyJobsFailed(TcpCase):
     """The closing line has a command that can be pasted as it stands."""
