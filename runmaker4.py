@@ -1821,9 +1821,12 @@ def check_for_strays(
         start = first_line_offset(file)
         has_job = Scan(file, start, states=job_states).next() is not None
         number = find_stray(file, STRAY if has_job else STRAY_WITHOUT_JOBS)
+        is_text = b"\0" not in file.pread(4096, 0)
         if not has_job and (lookalike := Scan(file, start).next()):
             number = min(number or lookalike.number, lookalike.number)
     if number and refuse and not has_job:
+        if not is_text:
+            raise UsageError(f"{path}: no jobs, and not a text file (a job is '. COMMAND')")
         raise UsageError(
             f"{path}: no jobs; line {number} is plain text (a job is '. COMMAND'; runset4.py NEW --add-list "
             f"{shlex.quote(as_argument(path))} makes jobs of the lines)"

@@ -1,4 +1,6 @@
 """Promise: a list that was written for another tool becomes the jobs that its writer meant, or is refused."""
+import gzip
+
 from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase
 
 
@@ -77,6 +79,12 @@ class PlainLists(RunCase):
                         ended, f"no jobs; line {number} is plain text (", "runset4.py NEW --add-list runs.txt"
                     )
             self.assertEqual(self.read(), text.encode())
+
+    def test_no_command_is_offered_that_refuses_a_file_that_is_no_text(self) -> None:
+        self.write(gzip.compress(b". echo a\n"))
+        for call, ended in self.run_all((*call, "runs.txt") for call in ((RUNMAKER,), (RUNSET, "--list"))):
+            with self.subTest(call=call):
+                self.assertRefused(ended, "no jobs, and not a text file (a job is '. COMMAND')\n")
 
     def test_plain_lines_between_jobs_are_said_and_are_no_success(self) -> None:
         self.write(". true\n./forgotten\n")

@@ -83,10 +83,12 @@ def job_lines(random_: random.Random) -> bytes:
     return random_.choice([b"", BOM]) + b"".join(lines)
 
 
-def said_of(strays: Sequence[int], jobs: bool) -> bytes:
+def said_of(strays: Sequence[int], jobs: bool, data: bytes) -> bytes:
     """What is said of lines that are neither jobs nor comments, where there are jobs or none."""
     if not strays:
         return b""
+    if not jobs and b"\0" in data[:4096]:
+        return b"no jobs, and not a text file ("
     if not jobs:
         return b"no jobs; line %d is plain text (" % strays[0]
     return b": line %d is neither a job nor a comment (" % strays[0]
@@ -120,7 +122,7 @@ class RandomBytes(Case):
             out, err = self.read(path.name + call.split()[1]), self.read(path.name + ".err")
             jobs, strays = parse(data), stray(data)
             self.assertEqual(err.count(b"\n"), len(strays[:1]), data[:1000])
-            self.assertIn(said_of(strays, bool(jobs)), err)
+            self.assertIn(said_of(strays, bool(jobs), data), err)
             self.assertTrue(err.endswith(b"exit 2" if strays and not jobs else b"exit 0"), (err, data[:1000]))
             if jobs or not strays:
                 yield data, jobs, out
