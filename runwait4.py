@@ -132,7 +132,6 @@ else:
 
 PROG = "runwait4.py"
 T = TypeVar("T")
-N = TypeVar("N", int, float)
 # accepts or rejects a run by the first fields in the journal: a match of JournalPass.EVENT_HEAD
 RunFilter = Callable[[re.Match[bytes]], bool]
 
@@ -1710,12 +1709,6 @@ def print_lines(texts: Iterable[str]) -> None:
 # The ends in the journal are counted in one pass.  Time and memory of each run are kept for the quantiles.
 
 
-def quantiles(values: Iterable[N], percents: Sequence[int] = (50, 90, 100)) -> list[N]:
-    """Return the median, 90th percentile and maximum, or other percentiles; [] for no values."""
-    in_order = sorted(values)
-    return [in_order[math.ceil(len(in_order) * percent / 100) - 1] for percent in percents if in_order]
-
-
 class RunStats:
     """Statistics of the runs of a host, of similar commands, or of all runs."""
 
@@ -1745,7 +1738,10 @@ class RunStats:
         cpu_use: 1.5 if the runs used one and a half CPUs on average.  memory: the largest known peak, in
         bytes.  memory_below: the unknown peaks were below this.  None: unknown, or no such runs.
         """
-        median, p90, longest = quantiles(self.seconds)
+        in_order = sorted(self.seconds)
+        median, p90, longest = (
+            in_order[math.ceil(len(in_order) * percent / 100) - 1] for percent in (50, 90, 100)
+        )
         cpu_use = self.cpu_seconds / self.seconds_with_known_cpu if self.seconds_with_known_cpu else None
         return {
             "runs": len(self.seconds),
@@ -1759,50 +1755,19 @@ class RunStats:
         }
 
 
-class CommandStats:
-    """Statistics of commands with the same first word, apart from numbers in this word."""
-    PLACEHOLDER = "…".encode()  # replaces what differs
-    NUMBER_PATTERN = re.compile(NUMBER_PATTERN.pattern.encode())
-
-    def __init__(self, first_word: bytes, words: list[bytes]) -> None:
-        self._first_word = first_word
-        self._common_words = words      # with which all commands begin
-        self._most_words = 0
-        self.stats = RunStats()
-
-    def add(self, run: RunRecord, words: list[bytes]) -> None:
-        if words != self._common_words:
-            pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(self._common_words, words))
-            self._common_words = [word for word, _ in pairs]
-        self._most_words = max(self._most_words, len(words))
-        self.stats.add(run)
-
-    @property
-    def name(self) -> str:
-        """The words up to the first difference: 'simulate --seed …'."""
-        words = self._common_words or [self._first_word]
-        if len(self._common_words) < self._most_words:
-            words = [*words, self.PLACEHOLDER]
-        return printable(to_text(b" ".join(words)))
-
-
 MAX_GROUPS = 1000               # of commands; others make one more
 SHOWN_GROUPS = 20
+PLACEHOLDER = "…"               # for a number, or for what differs
 
 
-def add_to_group(groups: dict[bytes, CommandStats], run: RunRecord) -> None:
-    """Count a run in the group of its command: `./sim-1 a` and `./sim-2 b` in './sim-…'."""
-    words = run.command.split()
-    first_word = CommandStats.NUMBER_PATTERN.sub(CommandStats.PLACEHOLDER, words[0]) if words else b""
-    if first_word not in groups and len(groups) >= MAX_GROUPS:
-        first_word = CommandStats.PLACEHOLDER       # the group of all others
-    if first_word not in groups:
-        groups[first_word] = CommandStats(first_word, words)
-    groups[first_word].add(run, words)
+def are_equal(pair: tuple[str, str]) -> bool:
+    return pair[0] == pair[1]
 
 
-def largest_known_peak(stats: Mapping[str, Any]) -> int:
-    return max(stats["memory"] or 0, stats["memory_below"] or 0)
+def name_group(group: str, common_words: Sequence[str]) -> str:
+    """Return the words with which the commands of a group begin: 'simulate --seed …'."""
+    *words, last_word = common_words or [group]
+    return printable(" ".join(words if last_word == "" else [*words, last_word, PLACEHOLDER]))
 
 
 def print_stats(outdir: str, as_json: bool) -> None:
@@ -1811,47 +1776,56 @@ def print_stats(outdir: str, as_json: bool) -> None:
 
 
 def read_stats(outdir: str) -> dict[str, Any]:
+    """Count the finished runs of a journal, per host and group of commands.
+
+    Commands with the same first word, apart from numbers in it, are one group.
+    """
     journal = JournalReader(outdir, say)
-    stats_by_host: defaultdict[str, RunStats] = defaultdict(RunStats)
     total = RunStats()
-    groups: dict[bytes, CommandStats] = {}
+    hosts: defaultdict[str, RunStats] = defaultdict(RunStats)
+    groups: defaultdict[str, RunStats] = defaultdict(RunStats)
+    common_words: dict[str, list[str]] = {}     # by group
     without_end = 0
     with journal.file:
         for run in journal.start_pass():
-            if run.ended is not None:
-                stats_by_host[run.host].add(run)
-                total.add(run)
-                add_to_group(groups, run)
-            else:
+            if run.ended is None:
                 without_end += 1
-    if not stats_by_host:
+                continue
+            words = [*to_text(run.command).split(), ""]     # "": the end of the command
+            group = NUMBER_PATTERN.sub(PLACEHOLDER, words[0])
+            if group not in groups and len(groups) >= MAX_GROUPS:
+                group = PLACEHOLDER
+            pairs = zip(common_words.get(group, words), words)
+            common_words[group] = [word for word, _ in itertools.takewhile(are_equal, pairs)]
+            for stats in total, hosts[run.host], groups[group]:
+                stats.add(run)
+    if not hosts:
         raise UsageError(f"{journal.path}: no finished runs (nothing to count)")
-    commands = [{"command": group.name, **group.stats.json_fields()} for group in groups.values()]
+    commands = [{"command": name_group(group, common_words[group]), **stats.json_fields()}
+                for group, stats in groups.items()]
+    commands.sort(key=lambda row: -max(row["memory"] or 0, row["memory_below"] or 0))
     return {
-        "hosts": [{"host": name, **stats_by_host[name].json_fields()} for name in sorted(stats_by_host)],
+        "hosts": [{"host": name, **hosts[name].json_fields()} for name in sorted(hosts)],
         "all": total.json_fields(),
-        "commands": sorted(commands, key=largest_known_peak, reverse=True),
+        "commands": commands,
         "without_end": without_end,
     }
 
 
 def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
     """Yield statistics (of read_stats()) as lines of text: a table of hosts and one of commands."""
-    # the number of runs that were killed for lack of memory, if there are any
-    killed_heading = ["too little"] if stats["all"]["too_little"] else []
-    headings = ["runs", "median", "90%", "longest", "CPU", "memory", *killed_heading]
+    headings = ["runs", "median", "90%", "longest", "CPU", "memory", "too little"]
 
-    def format_rows(name: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-        cells = [[name, *headings], *([row[name], *stats_cells(row)][:len(headings) + 1] for row in rows)]
+    def format_rows(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+        cells = [[name, *headings], *([row[name], *stats_cells(row)] for row in rows)]
         return format_table(cells, columns, right_columns=range(1, len(headings) + 1))
 
     yield from format_rows("host", [*stats["hosts"], {**stats["all"], "host": "in all"}])
     yield ""
     groups = stats["commands"]
     yield from format_rows("command", groups[:SHOWN_GROUPS])
-    hidden_count = len(groups) - SHOWN_GROUPS
-    if hidden_count > 0:
-        yield f"and {plural(hidden_count, 'command')} more, which took less memory"
+    if len(groups) > SHOWN_GROUPS:
+        yield f"and {plural(len(groups) - SHOWN_GROUPS, 'command')} more, which took less memory"
     if count := stats["without_end"]:
         yield f"{plural(count, 'run')} without an end: running, or lost"
 
