@@ -111,7 +111,6 @@ if TYPE_CHECKING:
 PROG = "runmaker4-client.py"
 MAX_PAUSE_SECONDS = 30.0        # between two attempts to connect
 MAX_CONNECT_SECONDS = 10.0      # of an attempt
-MAX_DIALS = 4                   # attempts, if connections are reset before a reason arrives
 MAX_QUEUED_SECONDS = 1.0        # then a job without a slot is given back
 MAX_COUNT_SECONDS = 30.0        # for a server to count the file: with orphans it scans three times
 HANDSHAKE_POLL_SECONDS = 0.2
@@ -233,8 +232,8 @@ def ask_for_token() -> str:
 
 # ======== Dialling ==========================================================================================
 #
-# The first connection is made before the event loop, and before the program goes into the background, so that
-# errors appear on the user's terminal.
+# Before the event loop, and before the program goes into the background, we connect once and close that
+# connection, so that errors appear on the user's terminal.
 
 
 def receive_bytes(sock: socket.socket, deadline: float) -> bytes:
@@ -256,29 +255,14 @@ class Endpoint:
     def open_channel(self, file_id: str = "") -> ClientChannel:
         return ClientChannel(self.token.text, self.context, file_id)
 
-    def dial(self, seconds: float) -> tuple[socket.socket, ClientChannel]:
-        """Connect, and authenticate both ends.
-
-        A TCP reset can overtake the message with the reason: then try again.
-        """
-        for _ in range(MAX_DIALS - 1):
-            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-                return self._dial_once(seconds)
-            time.sleep(random.uniform(0.02, 0.2))
-        return self._dial_once(seconds)
-
-    def _dial_once(self, seconds: float) -> tuple[socket.socket, ClientChannel]:
+    def try_to_connect(self, seconds: float) -> None:
+        """Connect, authenticate both ends, and close the connection.  Raises OSError, WireError."""
         deadline = boottime() + seconds
-        sock = socket.create_connection((self.host, self.port), timeout=seconds)
         channel = self.open_channel()
-        try:
+        with socket.create_connection((self.host, self.port), timeout=seconds) as sock:
             while not channel.is_authenticated:
                 channel.receive(receive_bytes(sock, deadline))
                 sock.sendall(channel.take_outgoing())
-        except (OSError, WireError):
-            sock.close()
-            raise
-        return sock, channel
 
     def why_unreachable(self, error: Exception) -> str:
         number = error.errno if isinstance(error, OSError) else None
@@ -480,11 +464,6 @@ class ServerLink(Link, asyncio.Protocol):
         self._connection = connection
         self.lost_reason: asyncio.Future[str] = connection.loop.create_future()
 
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        if self.channel.is_authenticated:
-            self.on_authenticated()
-
     def on_authenticated(self) -> None:
         self._connection.greet(self)
 
@@ -611,18 +590,11 @@ class LinkLife:
         self.reported_complaint = complaint
         return True
 
-    async def connect(self, connection: Connection, existing: tuple[socket.socket, ClientChannel] | None,
-                      file_id: str) -> ServerLink:
-        """Return a new link: over the existing connection, or dial.  Raises OSError, asyncio.TimeoutError."""
-        loop = connection.loop
-        if existing:
-            sock, channel = existing
-            link = ServerLink(connection, channel)
-            await loop.create_connection(lambda: link, sock=sock)
-            return link
+    async def connect(self, connection: Connection, file_id: str) -> ServerLink:
+        """Dial; return a new link.  Raises OSError, asyncio.TimeoutError."""
         endpoint = self._endpoint
         link = ServerLink(connection, endpoint.open_channel(file_id))
-        connecting = loop.create_connection(
+        connecting = connection.loop.create_connection(
             lambda: link, endpoint.host, endpoint.port, happy_eyeballs_delay=0.25
         )
         await asyncio.wait_for(connecting, min(MAX_CONNECT_SECONDS, self._seconds_left()))
@@ -1039,7 +1011,7 @@ class Connection:
 
     # -- connecting ------------------------------------------------------------------------------------------
 
-    async def stay_connected(self, first_connection: tuple[socket.socket, ClientChannel] | None) -> None:
+    async def stay_connected(self) -> None:
         """Connect, and reconnect after each loss, until the client exits or gives up.
 
         Raises UsageError if a server refuses us before any welcome.  A later refusal comes from an end that
@@ -1051,7 +1023,7 @@ class Connection:
             try:
                 # the server of another file could not write our results; without jobs any file will do
                 required_file_id = self.link_life.file_id if self._jobs else ""
-                link = await self.link_life.connect(self, first_connection, required_file_id)
+                link = await self.link_life.connect(self, required_file_id)
                 why = await self.link_life.keep_alive(link)
                 if isinstance(link.channel.error, RefusedError):
                     complaint = Complaint.REFUSAL
@@ -1059,7 +1031,6 @@ class Connection:
                         raise UsageError(f"{self._endpoint.host}: {why}")
             except (OSError, asyncio.TimeoutError) as error:
                 why = self._endpoint.why_unreachable(error)
-            first_connection = None
             self._on_link_lost(why, complaint)
             seconds_down = await self.link_life.pause_before_retry()
             if seconds_down is not None:
@@ -1385,7 +1356,7 @@ class ClientProgram(RunnerProgram):
             self.executor = FileExecutor(self.slot_file.mount.network, self.on_writer_relieved)
         allow_descriptors(32 + 4 * len(self.slots))             # both ends of two pipes for each job
         self.check_slurm_time_limit()
-        self._first_connection = self._connect_first()
+        self._was_loss_reported = not self._is_server_there()
         self._warn_if_token_visible()
         return super().main()                   # runs work(), in the background with -d
 
@@ -1399,11 +1370,12 @@ class ClientProgram(RunnerProgram):
                 "or set $RUNMAKER4_TOKEN)"
             )
 
-    def _connect_first(self) -> tuple[socket.socket, ClientChannel] | None:
-        """Return a connection; None: no server answers yet.  Raises UsageError if waiting cannot help."""
+    def _is_server_there(self) -> bool:
+        """Connect once; return False if no server answers yet.  Raises UsageError if waiting cannot help."""
         host = self._endpoint.host
         try:
-            return self._endpoint.dial(self._dial_seconds)
+            self._endpoint.try_to_connect(self._dial_seconds)
+            return True
         except (socket.gaierror, UnicodeError) as error:
             text = error_text(error) if isinstance(error, OSError) else "not a host name"
             raise UsageError(f"{host}: unknown host: {text}") from None
@@ -1414,7 +1386,7 @@ class ClientProgram(RunnerProgram):
             if self.options.give_up == 0:
                 raise UsageError(f"{host}: {why}") from None
             self.say(f"{why}; trying again")
-            return None
+            return False
 
     async def work(self) -> int:
         """Run the server's jobs, and stay connected.  Return 2 instead of 1 if we gave up, never accepted."""
@@ -1424,7 +1396,7 @@ class ClientProgram(RunnerProgram):
         self._connection = connection
         # the first task, because it makes the slots that hello reports
         jobs_task = asyncio.ensure_future(self.run_and_report(connection))
-        self._connection_task = asyncio.ensure_future(connection.stay_connected(self._first_connection))
+        self._connection_task = asyncio.ensure_future(connection.stay_connected())
         await asyncio.wait([self._connection_task, jobs_task], return_when=asyncio.FIRST_COMPLETED)
         was_refused = (
             self._connection_task.done() and isinstance(self._connection_task.exception(), UsageError)
@@ -1438,7 +1410,6 @@ class ClientProgram(RunnerProgram):
         return 2 if had_no_server and exit_status == 1 else exit_status
 
     def _make_connection(self) -> Connection:
-        was_loss_reported = not self._first_connection      # by _connect_first()
         return Connection(
             self,
             self.loop,
@@ -1446,7 +1417,7 @@ class ClientProgram(RunnerProgram):
             give_up=self.options.give_up,
             follow=self.options.follow,
             quiet=self.options.quiet,
-            reported_complaint=Complaint.LOSS if was_loss_reported else Complaint.NOTHING,
+            reported_complaint=Complaint.LOSS if self._was_loss_reported else Complaint.NOTHING,
         )
 
     def shut_down_after_defect(self) -> None:
