@@ -1,12 +1,13 @@
 """Tests mostly wait: for processes to start, for something to happen.  So found together they run in several
 processes.
 
-There are six, or four in full size, where more tests keep all CPUs busy.
-Each process takes the next class of tests when it has ended one: a pipe holds their numbers, as make's job
-server holds its tokens.  What takes longest comes first, so that no process is busy with it when all others
-have ended.  All print their dots; in the end the others tell the first what became of their tests, and what
-they took.
+There are ten, or four in full size, where more tests keep all CPUs busy.
+Each process takes the next test when it has ended one; only a class that sets something up for all its tests
+is not divided.  What takes longest comes first, so that no process is busy with it when all others have
+ended.  All print their dots; in the end the others tell the first what became of their tests, and what they
+took.
 """
+import inspect
 import multiprocessing
 import os
 import sys
@@ -16,13 +17,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import connection
+from multiprocessing.sharedctypes import Synchronized
 from typing import Any, Optional
 
-PROCESSES = 4 if os.environ.get("RUNMAKER4_TEST_FULL") else 6
-LONGEST = "test_tcp_storm", "test_storm", "test_simulation", "test_hostile", "test_documents", "test_claiming"
+PROCESSES = 4 if os.environ.get("RUNMAKER4_TEST_FULL") else 10
+LONGEST = ("test_tcp_storm", "test_storm", "test_simulation", "test_documents", "test_hostile",
+           "test_attacks", "test_claiming", "test_no_second_copy", "test_channel", "test_tcp_losses")
 SHOWN = 12      # modules that took longest, in the end
 FORK = multiprocessing.get_context("fork")      # the tests are found once
-DIGITS = 6      # of a class's number in the pipe, which takes 4096 bytes at least (pipe(7))
 Nanoseconds = Counter[str]      # that modules took
 TOLD = "failures", "errors", "skipped", "expectedFailures", "unexpectedSuccesses", "collectedDurations"
 
@@ -50,10 +52,10 @@ class Shared(unittest.TestSuite):
     """Tests that some processes run together."""
 
     def run(self, result: unittest.TestResult, debug: bool = False) -> unittest.TestResult:
-        classes = sorted(classes_of(self), key=lambda tests: module_of(tests) not in LONGEST)
-        numbers = pipe_of(range(len(classes)))
-        others = [Other(classes, numbers, result) for _ in range(PROCESSES - 1)]
-        took = run_some(classes, numbers, result)
+        parts = sorted(parts_of(self), key=lambda tests: module_of(tests) not in LONGEST)
+        taken = FORK.Value("i", 0)
+        others = [Other(parts, taken, result) for _ in range(PROCESSES - 1)]
+        took = run_some(parts, taken, result)
         for other in others:
             took.update(other.add_to(result))
         slowest = ", ".join(f"{name} {round(took / 1e9)} s" for name, took in took.most_common(SHOWN))
@@ -64,9 +66,10 @@ class Shared(unittest.TestSuite):
 class Other:
     """Another process that runs tests."""
 
-    def __init__(self, classes: list[unittest.TestSuite], numbers: int, result: unittest.TestResult) -> None:
+    def __init__(self, parts: list[unittest.TestSuite], taken: "Synchronized[int]",
+                 result: unittest.TestResult) -> None:
         self.here, there = FORK.Pipe(duplex=False)
-        self.process = FORK.Process(target=run_and_tell, args=(classes, numbers, result, there))
+        self.process = FORK.Process(target=run_and_tell, args=(parts, taken, result, there))
         self.process.start()
         there.close()
 
@@ -83,36 +86,41 @@ class Other:
         return took
 
 
-def classes_of(suite: unittest.TestSuite) -> Iterator[unittest.TestSuite]:
-    """The innermost suites: each has the tests of a class."""
-    inner = [one for one in suite if isinstance(one, unittest.TestSuite)]
-    if inner:
-        for one in inner:
-            yield from classes_of(one)
-    elif suite.countTestCases():
-        yield suite
+def parts_of(suite: unittest.TestSuite) -> Iterator[unittest.TestSuite]:
+    """The tests one by one, but those of a class or module with a set-up of its own together."""
+    for one in suite:
+        if isinstance(one, unittest.TestSuite):
+            yield from parts_of(one)
+        elif has_own_set_up(type(one)):
+            yield suite
+            return
+        else:
+            yield unittest.TestSuite([one])
+
+
+def has_own_set_up(case: type) -> bool:
+    """Whether something is set up for all tests of a class, or of its module."""
+    usual = inspect.getattr_static(unittest.TestCase, "setUpClass")
+    return (inspect.getattr_static(case, "setUpClass") is not usual
+            or hasattr(sys.modules[case.__module__], "setUpModule"))
 
 
 def module_of(tests: unittest.TestSuite) -> str:
-    """The module of a class, without its package."""
+    """The module of some tests, without its package."""
     return type(next(iter(tests))).__module__.rpartition(".")[2]
 
 
-def pipe_of(numbers: range) -> int:
-    """The end to read from of a pipe that holds these numbers."""
-    reading, writing = os.pipe()
-    with open(writing, "wb") as file:
-        file.write(b"".join(b"%0*d" % (DIGITS, number) for number in numbers))
-    return reading
-
-
-def run_some(classes: list[unittest.TestSuite], numbers: int, result: unittest.TestResult) -> Nanoseconds:
-    """Run the classes whose numbers we get, until there are no more."""
+def run_some(parts: list[unittest.TestSuite], taken: "Synchronized[int]",
+             result: unittest.TestResult) -> Nanoseconds:
+    """Run parts that nobody has taken, until there are no more."""
     took: Nanoseconds = Counter()
-    for number in iter(lambda: os.read(numbers, DIGITS), b""):
-        if result.shouldStop:
+    while not result.shouldStop:
+        with taken.get_lock():
+            number = taken.value
+            taken.value += 1
+        if number >= len(parts):
             break
-        tests = classes[int(number)]
+        tests = parts[number]
         module = module_of(tests)       # asked now: a suite forgets its tests once they have run
         begin = time.monotonic_ns()
         tests.run(result)
@@ -120,10 +128,10 @@ def run_some(classes: list[unittest.TestSuite], numbers: int, result: unittest.T
     return took
 
 
-def run_and_tell(classes: list[unittest.TestSuite], numbers: int, result: unittest.TestResult,
+def run_and_tell(parts: list[unittest.TestSuite], taken: "Synchronized[int]", result: unittest.TestResult,
                  there: connection.Connection) -> None:
     """What the other processes do."""
-    took = run_some(classes, numbers, result)
+    took = run_some(parts, taken, result)
     there.send((story(result), took))
 
 
