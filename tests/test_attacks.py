@@ -1,88 +1,210 @@
 """Promise: attackers who have, or have not, the token get what docs/who-can-do-what.md says, and no more."""
+import contextlib
 import importlib
 import os
+import random
 import signal
 import socket
-import subprocess
-import sys
 import time
-import unittest
+from typing import Any, Callable
 
 import runmaker4
-from tests.attacks import lying_client, man_in_the_middle
-from tests.support import ALL, FULL, ROOT, WAITING, wait_until
-from tests.tcp import Server
+from tests.support import ALL, FULL, WAITING, wait_until
 from tests.test_hostile import Stage
-from tests.wire import Peer
+from tests.wire import (
+    BEGIN,
+    END,
+    FROM_CLIENT,
+    HAVE,
+    HELLO,
+    Closed,
+    Peer,
+    fields_of,
+    mutilate,
+    new_key,
+    spoiled,
+)
 
 server_module = importlib.import_module("runmaker4-server")
+KEPT = ("--outdir", "out", "-l", "log", "--joblog", "joblog")
+Message = dict[str, Any]
+Lie = Callable[["Liar"], list[Message]]
+CLAIM = dict(type="claim", request=1, want=1, last=False)
 
 
-class AttackCase(Stage):
-    """A server with a good client, and programs that attack them."""
+class Liar:
+    """A client that may claim a job, and then tells its events."""
 
-    def attack(self, name: str, server: Server, *args: object) -> str:
-        """Run an attacker of tests/attacks against this server to its end; what it prints."""
-        words = [sys.executable, "-m", f"tests.attacks.{name}", str(server.port), *map(str, args)]
-        env = self.environ({"RUNMAKER4_TOKEN": server.token})
-        ended = subprocess.run(words, cwd=ROOT, env=env, timeout=1800, capture_output=True, check=False)
-        self.assertEqual((ended.returncode, ended.stderr), (0, b""), ended.stderr.decode())
-        return ended.stdout.decode()
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.events = 0
+        self.key = ""                       # of its job
+
+    def come(self, name: str = "liar") -> None:
+        """Say hello as an honest client does."""
+        self.peer.hello(name=name).hear("welcome")
+
+    def claim(self, name: str = "liar") -> None:
+        """Come, and get a job."""
+        self.come(name)
+        self.key = self.peer.say(CLAIM).hear("jobs")["jobs"][0]["id"]
+
+    def event(self, **message: Any) -> Message:
+        """The next thing that happens to its job."""
+        self.events += 1
+        return {**message, "n": self.events, "id": self.key}
+
+    def begin(self, **changes: Any) -> Message:
+        return self.event(**{**BEGIN, **changes})
+
+    def output(self, **changes: Any) -> Message:
+        return self.event(**{**dict(type="output", stream="stdout", data="a lie\n"), **changes})
+
+    def end(self, **changes: Any) -> Message:
+        return self.event(**{**END, "stdout": 6, **changes})
 
 
-class LyingClient(AttackCase):
+def of_a_job(lie: Lie, name: str = "liar") -> Lie:
+    """A lie about a job that the liar has claimed by this name."""
+    def told(liar: Liar) -> list[Message]:
+        liar.claim(name)
+        return lie(liar)
+    return told
+
+
+def after_begin(lie: Callable[[Liar], Message]) -> Lie:
+    """A lie about a job that runs."""
+    return of_a_job(lambda liar: [liar.begin(), lie(liar)])
+
+
+def finish(state: str) -> Lie:
+    """A job that runs ends in this state."""
+    return after_begin(lambda liar: liar.event(type="finish", state=state, how="", cause=""))
+
+
+def after_hello(*messages: Message) -> Lie:
+    """Messages that come too late, or unasked."""
+    def told(liar: Liar) -> list[Message]:
+        liar.come()
+        return list(messages)
+    return told
+
+
+def before_hello(*messages: Message) -> Lie:
+    """Messages that come too early."""
+    def told(liar: Liar) -> list[Message]:
+        liar.peer.prove()
+        return list(messages)
+    return told
+
+
+LIES: dict[str, Lie] = {
+    "output before the begin": of_a_job(lambda liar: [liar.output()]),
+    "output of what could not be started": of_a_job(lambda liar: [liar.begin(pid=0), liar.output()]),
+    "exit status of what could not be started": of_a_job(lambda liar: [liar.begin(pid=0), liar.end()]),
+    "begin of what runs": after_begin(lambda liar: liar.begin()),
+    "end before the begin": of_a_job(lambda liar: [liar.end()]),
+    "end of what has ended": of_a_job(lambda liar: [liar.begin(), liar.output(), liar.end(), liar.end()]),
+    "output of what has ended": of_a_job(lambda liar: [liar.begin(), liar.end(stdout=0), liar.output()]),
+    "ready to begin what is not held": of_a_job(lambda liar: [dict(type="ready", id=liar.key)]),
+    "a begin in a year that no clock shows": of_a_job(lambda liar: [liar.begin(time=1e308)]),
+    "a begin before all clocks": of_a_job(lambda liar: [liar.begin(time=-1)]),
+    "a process that cannot be": of_a_job(lambda liar: [liar.begin(pid=1 << 31)]),
+    "a slot with a long name": of_a_job(lambda liar: [liar.begin(slot="~~" * 200)]),
+    "a stream that there is not": after_begin(lambda liar: liar.output(stream="status", data="~~")),
+    "a status that cannot be": after_begin(lambda liar: liar.end(stdout=0, status=-1)),
+    "a time in words": after_begin(lambda liar: liar.end(stdout=0, seconds="~~")),
+    "less than no output": after_begin(lambda liar: liar.end(stdout=-1)),
+    "a run of many lives": after_begin(lambda liar: liar.end(stdout=0, seconds=1e308)),
+    "a limit of many lives": after_begin(lambda liar: liar.end(cause="timeout", limit=1e308)),
+    "less than no CPU time": after_begin(lambda liar: liar.end(cpu=-1e-9)),
+    "more memory than there is": after_begin(lambda liar: liar.end(memory=1 << 63)),
+    **{f"the result {state}": finish(state) for state in ("r", ".", "x", "dd")},
+    "jobs after hello": after_hello(HAVE),
+    "hello twice": after_hello({**HELLO, "client": new_key()}),
+    "claim after bye": after_hello(dict(type="bye"), CLAIM),
+    "hello after bye": after_hello(dict(type="bye"), {**HELLO, "client": new_key()}),
+    "what only servers say": after_hello(dict(type="ack", n=1)),
+    "claim before hello": before_hello(CLAIM),
+    "event before hello": before_hello(dict(BEGIN, n=1, id="0" * 16)),
+    "bye before hello": before_hello(dict(type="bye")),
+    "one job twice": before_hello(HAVE, HAVE, HELLO),
+    "begin of what is held": of_a_job(lambda liar: [liar.begin()], name="holder"),
+}
+
+
+class LyingClient(Stage):
     """A client that says what cannot be is refused, whatever it says; nobody else notices."""
-    JOBS = ("#RUN host=liar\n" + ". : a job\n" * 20 +
+    JOBS = ("#RUN host=liar\n" + ". : a job\n" * 40 +
             "#RUN together=held host=holder\n. : a job that is held\n#RUN\n")
 
-    def verdicts(self) -> dict[str, str]:
-        """What becomes of each lie."""
-        said = self.attack("lying_client", self.server)
-        return dict(line.split(": ") for line in said.splitlines())
-
-    def test_each_lie_is_refused(self) -> None:
-        self.open("--outdir", "out", "-l", "log", "--joblog", "joblog", text=self.JOBS)
-        self.assertEqual(self.verdicts(), dict.fromkeys(lying_client.LIES, "refused"))
+    def test_each_lie_is_refused_and_leaves_no_record(self) -> None:
+        self.open(*KEPT, text=self.JOBS)
+        for name, lie in LIES.items():
+            with self.subTest(lie=name), self.assertRaises(Closed), \
+                    Peer.of(self.server.port, self.server.token) as peer:
+                peer.say(*lie(Liar(peer)), dict(type="ping", request=99)).hear("pong")
+        for file in (*self.dir.glob("*log"), *(self.dir / "out").glob("*")):
+            self.assertNotIn(b"~~", file.read_bytes())
         self.is_unharmed()
         self.close()
 
 
-class ReturningClient(AttackCase):
+class ReturningClient(Stage):
     """A client that comes back after its grace gets no line but its own, and no records but its own."""
     JOBS = "#RUN host=liar\n. : its own\n#RUN\n"
 
-    def come_back(self, number: int, *link: str) -> str:
-        """It says that its job, line 3, has this number; what becomes of it."""
-        self.open("--outdir", "out", "-l", "log", "--joblog", "joblog", text=self.JOBS)
-        return self.attack("returning_client", self.server, number, self.dir / "runs.txt", *link)
+    def go_away(self) -> Message:
+        """A client begins the job of line 3, prints, and is away for longer than the grace; the job."""
+        self.open("--grace", 0.5, *KEPT, text=self.JOBS)
+        with Peer.of(self.server.port, self.server.token) as peer:
+            job: Message
+            peer.hello(name="liar", client="c" * 16).hear("welcome")
+            job, = peer.say(CLAIM).hear("jobs")["jobs"]
+            peer.say(dict(BEGIN, n=1, id=job["id"]),
+                     dict(type="output", n=2, id=job["id"], stream="stdout", data="one\n"))
+            while peer.hear("ack")["n"] < 2:
+                pass
+        self.wait_states("re")
+        return job
 
-    def check_lost(self, number: int) -> None:
-        self.assertEqual(self.come_back(number), "lost\n")
+    def come_back(self, job: Message) -> list[str]:
+        """It names its job, begins and ends it; which jobs are lost, as the server says."""
+        with Peer.of(self.server.port, self.server.token) as peer:
+            lost: list[str] = peer.hello(job, name="liar", client="c" * 16).hear("welcome")["lost"]
+            output = dict(type="output", stream="stdout", data="two\n")
+            finish = dict(type="finish", state="d", how="exit 0", cause="")
+            events: list[Message] = [BEGIN, output, dict(END, stdout=4), finish]
+            peer.say(*({**event, "n": number, "id": job["id"]} for number, event in enumerate(events, 1)))
+            while peer.hear("ack")["n"] < 4:
+                pass
+        return lost
+
+    def test_the_number_of_a_line_that_runs(self) -> None:
+        job = self.go_away()
+        self.assertEqual(self.come_back({**job, "number": 1}), [job["id"]])
         self.assertEqual(self.states(), "re")
         self.assertEqual(self.read("out/3.out"), b"one\n")
         record = f".-> {WAITING}".encode()[:runmaker4.LogFile.WIDTH - 4]
         wait_until(lambda: self.read("log").startswith(record), what="the first record is of the first job")
-        self.assertEqual([name for name in os.listdir(self.dir / "out") if name.startswith(str(number))], [])
+        self.assertEqual([name for name in os.listdir(self.dir / "out") if name.startswith("1")], [])
         self.is_unharmed()
         self.close()
 
-    def test_the_number_of_a_line_that_runs(self) -> None:
-        self.check_lost(1)
-
-    def test_a_number_that_no_line_has(self) -> None:
-        self.check_lost(1 << 61)
-
     def test_through_a_link_in_the_place_of_its_file(self) -> None:
         """Whoever may write to the output directory has put it there meanwhile."""
+        job = self.go_away()
         self.write("precious", "precious")
-        self.assertEqual(self.come_back(3, str(self.dir / "out/3.out")), "done\n")
+        (self.dir / "out/3.out").unlink()
+        (self.dir / "out/3.out").symlink_to("../precious")
+        self.assertEqual(self.come_back(job), [])
         wait_until(lambda: self.states() == "rd", what="the result is written")
         self.assertEqual(self.read("precious"), b"precious")
         self.is_unharmed()
         self.close()
 
 
-class Crowd(AttackCase):
+class Crowd(Stage):
     """Strangers that come as fast as they can and stay silent."""
     DESCRIPTORS = server_module.MIN_DESCRIPTORS
     FEW = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, {DESCRIPTORS}))"
@@ -90,9 +212,15 @@ class Crowd(AttackCase):
     def test_they_cost_nobody_output_and_the_server_few_lines(self) -> None:
         self.open("--outdir", "out", patch=self.FEW)
         before, lines = self.descriptors(), self.server.err.count(b"\n")
-        most, job = self.attack("crowd", self.server, 400, self.server.pid), len(self.states()) + 1
+        most, job = 0, len(self.states()) + 1
+        for _ in range(400):
+            stranger = socket.socket()
+            self.addCleanup(stranger.close)
+            stranger.setblocking(False)             # whatever becomes of it: the next one comes at once
+            stranger.connect_ex((self.HOST, self.server.port))
+            most = max(most, self.descriptors())
         # some are accepted and not counted yet, or dropped and not closed yet
-        self.assertLessEqual(int(most), before + server_module.MAX_UNAUTHENTICATED + 10)
+        self.assertLessEqual(most, before + server_module.MAX_UNAUTHENTICATED + 10)
         self.add(1, "echo one; echo two >&2")
         wait_until(lambda: self.states()[-1] == "d", what="the job is done")
         self.assertEqual((self.read(f"out/{job}.out"), self.read(f"out/{job}.err")), (b"one\n", b"two\n"))
@@ -147,84 +275,46 @@ threading.Thread(target=use_up, daemon=True).start()
         self.close()
 
 
-class Mutations(AttackCase):
-    """Messages with something changed in each end their own connection at the most."""
-    COUNT = 100_000 if ALL else 20_000 if FULL else 200
+class Mutations(Stage):
+    """Messages with something changed in each, of a client that knows the token, end its own connection."""
+    COUNT = 100_000 if ALL else 20_000 if FULL else 300
     JOBS = "#RUN host=liar\n" + ". : a job\n" * 50 + "#RUN\n"
+    FIELDS = fields_of(FROM_CLIENT)
+    TOGETHER = 8                            # messages on a connection
+    PING = b'{"type": "ping", "request": 99}'
 
-    def test_before_the_proof_and_after_it_they_end_no_server_and_disturb_no_client(self) -> None:
-        self.open("--outdir", "out", "-l", "log", "--joblog", "joblog", text=self.JOBS)
-        said = self.attack("mutations", self.server, self.COUNT, 41)
-        for phase in "before", "after":
-            self.assertRegex(said, f"(?m)^{phase} the proof: {self.COUNT} read, [1-9][0-9]* ended")
+    def come(self, peer: Peer) -> str:
+        """Say hello; the key of a job that is begun, perhaps."""
+        peer.hello(name="liar", retry="!er").hear("welcome")
+        peer.say(CLAIM, dict(type="ping", request=1)).hear("pong")
+        jobs: list[Message] = next((heard["jobs"] for heard in peer.messages if heard["type"] == "jobs"), [])
+        return jobs[0]["id"] if jobs else new_key()
+
+    def say_mutated(self, peer: Peer, draws: random.Random) -> int:
+        """Say some mutated messages; how many were read before the server has ended the connection."""
+        pongs = 0
+        with contextlib.suppress(Closed):
+            peer.prove()
+            key = self.come(peer) if draws.random() < 0.9 else new_key()
+            for number in range(1, self.TOGETHER + 1):
+                message, field = draws.choice(self.FIELDS)
+                if "n" in message:
+                    message = {**message, "n": number, "id": key}
+                body = spoiled(draws, message, field).encode()
+                peer.put(body if draws.random() < 0.9 else mutilate(draws, body), self.PING)
+            peer.end()
+            while True:
+                pongs += peer.hear("pong")["request"] == 99
+        return pongs
+
+    def test_they_end_no_server_and_disturb_no_client(self) -> None:
+        self.open(*KEPT, text=self.JOBS)
+        draws = random.Random(41)
+        taken = refused = 0
+        while taken + refused < self.COUNT:
+            with Peer.of(self.server.port, self.server.token) as peer:
+                pongs = self.say_mutated(peer, draws)
+            taken, refused = taken + pongs, refused + (pongs < self.TOGETHER)
+        self.assertGreater(min(taken, refused), 0)
         self.is_unharmed()
         self.close()
-
-
-class ManInTheMiddle(AttackCase):
-    """Who is on the way between a client and its server neither reads nor changes anything."""
-    COUNT = 2 * len(man_in_the_middle.HANDSHAKES) + 2 * len(man_in_the_middle.TAMPERINGS)
-    JOBS = 300
-    COMMAND, OUTPUT = "the-command", "the-output"
-    EAGER = "import random; random.uniform = lambda low, high: 0.0"         # it connects again at once
-
-    def start_man(self, server: Server) -> subprocess.Popen[bytes]:
-        """Have him stand before a server; what he prints goes to the file `man`."""
-        words = [sys.executable, "-m", "tests.attacks.man_in_the_middle", server.port, self.dir / "record"]
-        with open(self.dir / "man", "wb") as out:
-            man = self.start(*map(str, words), cwd=ROOT, stdout=out)
-        server.port = int(self.said_by_man(1)[0])
-        return man
-
-    def said_by_man(self, count: int) -> list[bytes]:
-        """The lines that he has printed, once there are so many."""
-        wait_until(lambda: self.read("man").count(b"\n") >= count, 60, f"he has printed {count} lines")
-        return self.read("man").splitlines()
-
-    def test_he_finds_no_command_and_no_output_and_what_he_changes_is_refused(self) -> None:
-        job = f": {self.COMMAND}; echo $JOB_ID >>ran; printf '%s%s\\n' {self.OUTPUT[:3]} {self.OUTPUT[3:]}"
-        self.jobs(*[job] * self.JOBS)
-        server = self.start_server("--outdir", "out", "--exit-when-done")
-        man = self.start_man(server)
-        client = self.start_client(server, "-j2", patch=self.EAGER)
-        verdicts = self.said_by_man(1 + self.COUNT)[1:]
-        self.assertEqual([line for line in verdicts if not line.endswith(b": refused")], [])
-        self.assertEqual((self.finish(client).code, self.finish(server).code), (0, 0), client.err)
-        man.kill()
-        man.communicate()
-        self.assertEqual(self.states(), "d" * self.JOBS)
-        self.assertEqual(sorted(map(int, self.read("ran").split())), list(range(1, self.JOBS + 1)))
-        for line in range(1, self.JOBS + 1):
-            self.assertEqual(self.read(f"out/{line}.out"), f"{self.OUTPUT}\n".encode())
-        for word in self.COMMAND, self.OUTPUT, "finish":
-            self.assertNotIn(word.encode(), self.read("record"))
-
-
-class OwnCertificate(AttackCase):
-    """Who ends TLS himself, with a certificate of his own, gets nothing out of either end."""
-
-    def start_impostor(self, server: Server) -> subprocess.Popen[bytes]:
-        """Have him stand before a server; what he prints goes to the file `impostor`."""
-        words = [sys.executable, "-m", "tests.attacks.own_certificate", server.port]
-        with open(self.dir / "impostor", "wb") as out:
-            impostor = self.start(*map(str, words), cwd=ROOT, stdout=out)
-        wait_until(lambda: b"\n" in self.read("impostor"), what="he listens")
-        server.port = int(self.read("impostor"))
-        return impostor
-
-    def test_a_client_that_comes_first_to_him_ends_and_the_server_is_told_nothing(self) -> None:
-        self.jobs("touch never")
-        server = self.start_server()
-        before = server.err
-        impostor = self.start_impostor(server)
-        ended = self.run_client(server)
-        self.assertRefused(ended, "TLS does not end at the server")
-        wait_until(lambda: self.read("impostor").count(b"\n") > 1, what="he has seen the end of it")
-        self.assertEqual(self.read("impostor").splitlines()[1:], [b"from the client: 0, from the server: 0"])
-        impostor.kill()
-        impostor.communicate()
-        self.assertEqual((server.err, self.states(), self.exists("never")), (before, ".", False))
-
-
-if __name__ == "__main__":
-    unittest.main()
