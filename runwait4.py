@@ -1843,56 +1843,59 @@ def stats_cells(stats: dict[str, Any]) -> list[str]:
 # chrome://tracing.  A track has runs that follow each other.  A slot of the journal is one track, or several
 # if two runners of a host have slots of this name.  Times are in microseconds.
 
+# the first bytes of our timelines; the format leaves `otherData` to the writer
+TIMELINE_HEAD = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":['
+MAX_NAME_CHARACTERS = 100       # of the command in an event's name
+MIN_DURATION_US = 1             # viewers would draw the next run into a run without duration
 # a longer overlap is not from rounding: the journal has milliseconds
-MAX_ROUNDING_MICROSECONDS = 1500
+MAX_ROUNDING_US = 1500
+
+Event = dict[str, Any]
 
 
-class Spans:
-    """Start times and durations of runs, in microseconds.  A run is an index of `starts_us`."""
-    MIN_DURATION_US = 1         # viewers would draw the next run into a run without duration
+def trace_event(run: RunRecord, seconds: float) -> Event:
+    """Return the "complete event" (ph X) of a run, with exit status as in GNU parallel."""
+    command, state = run.command.decode(errors="replace"), STATE_NAMES[run.state]
+    exit_status = -1 if run.cause == "timeout" else max(run.exit, 0) if run.signal else run.exit
+    return {
+        "ph": "X",
+        "name": shorten(command, MAX_NAME_CHARACTERS),
+        "cat": state,
+        "ts": round(run.began * 1e6),
+        "dur": max(MIN_DURATION_US, round(seconds * 1e6)),
+        "args": {
+            "command": command,
+            "line": run.line,
+            "state": state,
+            "exit_status": exit_status,
+            "signal": run.signal,
+        },
+    }
 
-    def __init__(self) -> None:
-        self.starts_us = array("q")
-        self.durations_us = array("q")
-        # by host and slot
-        self.runs_by_slot: dict[tuple[str, str], array[int]] = {}
 
-    def add(self, run: RunRecord, seconds: float) -> None:
-        self.runs_by_slot.setdefault((run.host, run.slot), array("q")).append(len(self.starts_us))
-        self.starts_us.append(round(run.began * 1e6))
-        self.durations_us.append(max(self.MIN_DURATION_US, round(seconds * 1e6)))
+def assign_tracks(events: Iterable[Event]) -> list[list[Event]]:
+    """Put each run on the first track that is free when the run begins; return the events of each track."""
+    tracks: list[list[Event]] = []
+    for event in sorted(events, key=operator.itemgetter("ts")):         # with equal starts: as in the log
+        free_tracks = (track for track in tracks if ends_before(track[-1], event["ts"]))
+        if track := next(free_tracks, None):
+            track.append(event)
+        else:
+            tracks.append([event])
+    return tracks
 
-    def named_tracks(self) -> Iterator[tuple[str, str, array[int]]]:
-        """Yield host, name and runs of each track.  The second track of slot 'a' is named 'a (2)'."""
-        for host, slot in sorted(self.runs_by_slot, key=lambda names: [*map(natural_sort_key, names)]):
-            tracks = self._assign_tracks(self.runs_by_slot[host, slot])
-            for number, runs in enumerate(tracks, 1):
-                yield host, f"{slot} ({number})" if number > 1 else slot, runs
 
-    def _assign_tracks(self, runs: Sequence[int]) -> list[array[int]]:
-        """Put each run on the first track that is free when the run begins; return the runs of each track.
+def ends_before(event: Event, start_us: int) -> bool:
+    """Return True if a run ends before this time, apart from rounding; then shorten it to that.
 
-        Logged times are rounded, so a run can seem to begin before the previous one ends.  Then shorten the
-        previous run in `durations_us`, by less than half.
-        """
-        tracks: list[array[int]] = []
-        for run in sorted(runs, key=self.starts_us.__getitem__):        # with equal starts: as in the log
-            for track in tracks:
-                if self._ends_before(track[-1], self.starts_us[run]):
-                    break
-            else:
-                tracks.append(track := array("q"))
-            track.append(run)
-        return tracks
-
-    def _ends_before(self, run: int, start_us: int) -> bool:
-        """Return True if a run ends before this time, apart from rounding; then shorten it to that."""
-        duration = self.durations_us[run]
-        rounding = min(MAX_ROUNDING_MICROSECONDS, (duration - 1) // 2)
-        if self.starts_us[run] + duration - rounding > start_us:
-            return False
-        self.durations_us[run] = min(duration, start_us - self.starts_us[run])
-        return True
+    Logged times are rounded, so a run can seem to begin before the previous one ends.  It is shortened by
+    less than half.
+    """
+    rounding = min(MAX_ROUNDING_US, (event["dur"] - 1) // 2)
+    if event["ts"] + event["dur"] - rounding > start_us:
+        return False
+    event["dur"] = min(event["dur"], start_us - event["ts"])
+    return True
 
 
 def natural_sort_key(name: str) -> list[tuple[int, str]]:
@@ -1901,84 +1904,32 @@ def natural_sort_key(name: str) -> list[tuple[int, str]]:
             for part in re.split("([0-9]+)", name)]
 
 
-class Timeline:
-    """The runs of the journal as trace events.  Keeps only times and tracks; the events need a second pass.
+def trace_events(events_by_slot: Mapping[tuple[str, str], Sequence[Event]]) -> Iterator[Event]:
+    """Yield the events of the runs of each host and slot, and before them the names of host and track.
 
-    A host is a process of the trace, a slot a thread.  Perfetto finds the name of a thread by `tid` alone, so
-    each `tid` is unique.  The main thread (`tid` equals `pid`) is shown first: slot 1.
+    A host is a process of the trace, a track a thread.  Perfetto finds the name of a thread by `tid` alone,
+    so each `tid` is unique.  The main thread (`tid` equals `pid`) is shown first: slot 1.
     """
-    # the first bytes of our timelines; the format leaves `otherData` to the writer
-    FILE_HEAD = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":['
-    MAX_NAME_CHARACTERS = 100   # of the command in an event's name
+    tracks = [
+        (host, f"{slot} ({number})" if number > 1 else slot, track)
+        for host, slot in sorted(events_by_slot, key=lambda names: [*map(natural_sort_key, names)])
+        for number, track in enumerate(assign_tracks(events_by_slot[host, slot]), 1)
+    ]
+    pid_of_host: dict[str, int] = {}        # the number of its first track
+    for tid, (host, slot, track) in enumerate(tracks, 1):
+        if host not in pid_of_host:
+            pid_of_host[host] = tid
+            yield from metadata_events("process", to_valid_text(host), tid, tid, tid)
+        pid = pid_of_host[host]
+        yield from metadata_events("thread", f"slot {printable(slot)}", pid, tid, tid - pid + 1)
+        for event in track:
+            yield {"pid": pid, "tid": tid, **event}
 
-    def __init__(self, journal: JournalReader) -> None:
-        self.journal = journal
-        spans = Spans()
-        for run in self._finished_runs():
-            spans.add(run, run.seconds or 0.0)
-        self.tracks = list(spans.named_tracks())
-        self.durations_us = spans.durations_us
 
-    def _finished_runs(self) -> Iterator[RunRecord]:
-        return (run for run in self.journal.start_pass() if run.ended is not None)
-
-    def write(self, file: BinaryIO) -> None:
-        encode = json.JSONEncoder(separators=(",", ":")).encode
-        file.write(self.FILE_HEAD)
-        for separator, event in zip(itertools.chain([b"\n"], itertools.repeat(b",\n")), self._events()):
-            file.write(separator + encode(event).encode())
-        file.write(b"\n]}\n")
-
-    def _events(self) -> Iterator[dict[str, Any]]:
-        """Yield the trace events: names of all hosts and tracks, then an event for each run.
-
-        The number of a host is that of the first track.
-        """
-        tid_of_run = array("q", [0]) * len(self.durations_us)
-        pid_of_track = array("q")
-        pid_of_host: dict[str, int] = {}
-        for tid, (host, slot, run_indexes) in enumerate(self.tracks, 1):
-            if host not in pid_of_host:
-                pid_of_host[host] = tid
-                yield from self._metadata_events("process", to_valid_text(host), tid, tid, tid)
-            pid = pid_of_host[host]
-            pid_of_track.append(pid)
-            track_of_host = tid - pid + 1
-            yield from self._metadata_events("thread", f"slot {printable(slot)}", pid, tid, track_of_host)
-            for run_index in run_indexes:
-                tid_of_run[run_index] = tid
-        for tid, duration_us, run in zip(tid_of_run, self.durations_us, self._finished_runs()):
-            yield self._trace_event(pid_of_track[tid - 1], tid, duration_us, run)
-
-    @staticmethod
-    def _metadata_events(
-        kind: str, name: str, pid: int, tid: int, sort_index: int
-    ) -> Iterator[dict[str, Any]]:
-        """Yield the metadata events (ph M) that name and order a "process" or "thread"."""
-        for key, value in ("name", name), ("sort_index", sort_index):
-            yield {
-                "ph": "M",
-                "name": f"{kind}_{key}",
-                "pid": pid,
-                "tid": tid,
-                "ts": 0,
-                "args": {key: value},
-            }
-
-    def _trace_event(self, pid: int, tid: int, duration_us: int, run: RunRecord) -> dict[str, Any]:
-        """Return the "complete event" (ph X) of a run, with exit status as in GNU parallel."""
-        command, state = run.command.decode(errors="replace"), STATE_NAMES[run.state]
-        exit_status = -1 if run.cause == "timeout" else max(run.exit, 0) if run.signal else run.exit
-        args = {
-            "command": command,
-            "line": run.line,
-            "state": state,
-            "exit_status": exit_status,
-            "signal": run.signal,
-        }
-        name = shorten(command, self.MAX_NAME_CHARACTERS)
-        return {"ph": "X", "name": name, "cat": state, "pid": pid, "tid": tid,
-                "ts": round(run.began * 1e6), "dur": duration_us, "args": args}
+def metadata_events(kind: str, name: str, pid: int, tid: int, sort_index: int) -> Iterator[Event]:
+    """Yield the metadata events (ph M) that name and order a "process" or "thread"."""
+    for key, value in ("name", name), ("sort_index", sort_index):
+        yield {"ph": "M", "name": f"{kind}_{key}", "pid": pid, "tid": tid, "ts": 0, "args": {key: value}}
 
 
 def shorten(text: str, max_characters: int) -> str:
@@ -2516,11 +2467,18 @@ def write_timeline(options: argparse.Namespace) -> None:
     exit_on(signal.SIGINT, signal.SIGTERM)
     messages: list[str] = []
     journal = JournalReader(options.outdir, messages.append)
-    with journal.file, open_replacement(options.timeline, "timeline", Timeline.FILE_HEAD) as file:
-        timeline = Timeline(journal)
-        if not timeline.tracks:
+    events_by_slot: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
+    with journal.file, open_replacement(options.timeline, "timeline", TIMELINE_HEAD) as file:
+        for run in journal.start_pass():
+            if run.seconds is not None:
+                events_by_slot[run.host, run.slot].append(trace_event(run, run.seconds))
+        if not events_by_slot:
             raise UsageError(f"{journal.path}: no finished runs (nothing to draw)")
-        timeline.write(file)
+        encode = json.JSONEncoder(separators=(",", ":")).encode
+        lines = map(encode, trace_events(events_by_slot))
+        file.write(TIMELINE_HEAD + b"\n" + next(lines).encode())
+        file.writelines(f",\n{line}".encode() for line in lines)
+        file.write(b"\n]}\n")
     for text in messages:
         say(text)
 
