@@ -597,21 +597,18 @@ def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
         return info.st_size, reader.pread(1, info.st_size - 1)
 
 
-def append_locked(fd: int, path: str, mount: Mount, pieces: Iterable[bytes], header: bytes = b"") -> None:
+def append_locked(fd: int, path: str, mount: Mount, lines: bytes | bytearray, header: bytes = b"") -> None:
     """Append lines to a file, all or none, and sync: a network file system reports errors only then.
 
     After an error cut the new bytes off again, if they surely are still the end of the file.  The caller has
     the append lock, and has opened `fd` with O_RDWR | O_APPEND.
     """
     size, separator = find_append_position(fd, path, mount, header)
+    view = memoryview(separator + lines)
     written = 0
     try:
-        for piece in pieces:
-            view = memoryview(piece if written else separator + piece)
-            while view:
-                count = os.write(fd, view)
-                view = view[count:]
-                written += count
+        while written < len(view):
+            written += os.write(fd, view[written:])
         os.fsync(fd)
     except OSError as error:
         # If locks were lost, other processes can have appended lines, so nothing is cut off
@@ -6902,7 +6899,7 @@ class RecordFile:
             return "the file system grants no lock"
         try:
             if offset == APPEND_BYTE:
-                append_locked(self.fd, self.path, self._mount, [bytes(record)], self._header)
+                append_locked(self.fd, self.path, self._mount, record, self._header)
             else:
                 pwrite_all(self.fd, record, offset)
                 os.fsync(self.fd)

@@ -123,8 +123,7 @@ PROG = "runset4.py"
 # lock; after an error the written part is removed.  So a reader counts a line as complete only when the
 # append lock is free.
 
-BLOCK = 1 << 20                     # bytes read or written at once
-MAX_BYTES_IN_MEMORY = 16 << 20     # of new lines; more need a temporary file
+BLOCK = 1 << 20                     # bytes read at once
 
 
 def job_line(command: bytes) -> bytes:
@@ -249,30 +248,18 @@ def wait_for_path(path: str, deadline: float) -> None:
 
 
 def append_lines(file: JobFile, lines: Iterable[bytes]) -> int:
-    line_count = 0
-    with tempfile.SpooledTemporaryFile(MAX_BYTES_IN_MEMORY) as spool:
-        try:
-            remaining_lines = iter(lines)
-            # line by line takes eight times as long
-            while batch := b"".join(itertools.islice(remaining_lines, 256)):
-                spool.write(batch)
-                line_count += batch.count(b"\n")
-            spool.seek(0)
-        except OSError as error:
-            raise UsageError(
-                f"cannot write a temporary file: {error_text(error)} (TMPDIR sets its directory)"
-            ) from None
-        with open_and_lock_to_append(file) as fd:
-            append_locked(fd, file.real_path, file.mount, iter(lambda: spool.read(BLOCK), b""))
-    return line_count
-
-
-def lines_of_arguments(commands: Sequence[str]) -> Iterator[bytes]:
-    for command in commands:
-        try:
-            yield new_line(os.fsencode(command))
-        except ValueError as error:
-            raise UsageError(f"{error}; nothing was added") from None
+    """Append lines, all or none; return how many.  A ValueError of their maker is a UsageError."""
+    new_lines = bytearray()
+    try:
+        for line in lines:
+            new_lines += line
+    except ValueError as error:
+        raise UsageError(f"{error}; nothing was added") from None
+    if not new_lines:
+        raise UsageError("no jobs (nothing to add)")
+    with open_and_lock_to_append(file) as fd:
+        append_locked(fd, file.real_path, file.mount, new_lines)
+    return new_lines.count(b"\n")
 
 
 class Source:
@@ -1172,7 +1159,7 @@ def _write_in_place(
         with open_to_append(file.real_path) as append_fd:
             check_not_replaced(file, append_fd)
             lock_all(append_fd)
-            append_locked(append_fd, file.real_path, file.mount, [appended])
+            append_locked(append_fd, file.real_path, file.mount, appended)
     for line, old_line, offset in zip(merged, current, offsets):
         if line != old_line:
             os.pwrite(fd, line[:1], offset)
@@ -1209,7 +1196,7 @@ def _replace_file(
         if appended.strip():
             appended = appended if appended.endswith(b"\n") else appended + b"\n"
             fcntl.fcntl(new_fd, fcntl.F_SETFL, os.O_APPEND)     # other processes can append already
-            append_locked(new_fd, path, file.mount, [appended])
+            append_locked(new_fd, path, file.mount, appended)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary_path)
@@ -1438,17 +1425,14 @@ def lines_from_list_file(
 ) -> Iterator[bytes]:
     """Yield a job line for each line of a list file: a command, or values for a template (None: commands).
 
-    Copy #RUN directives; skip blank lines and comments.  colsep: None: blanks.  Refuse a list with nothing to
-    add.
+    Copy #RUN directives; skip blank lines and comments.  colsep: None: blanks.
     """
     source = Source(path)
     job_number = 0
-    directive_count = 0
     for line in source:
         try:
             refuse_foreign(line, source.line_number)
             if is_directive(line):
-                directive_count += 1
                 yield directive_line(line)
                 continue
             text = line.lstrip()
@@ -1462,8 +1446,6 @@ def lines_from_list_file(
                 yield new_line(line)
         except ValueError as error:
             raise source.error_at_line(error) from None
-    if not job_number and not directive_count:
-        raise UsageError(f"{source.name}: no jobs (nothing to add)")
 
 
 def parse_sweep(words: Sequence[str]) -> list[list[bytes]]:
@@ -1489,10 +1471,7 @@ def lines_of_sweep(template: bytes, sources: Sequence[Sequence[bytes]]) -> Itera
     fastest.
     """
     for job_number, values in enumerate(itertools.product(*sources), 1):
-        try:
-            yield job_line(fill_template(template, job_number, values, values))
-        except ValueError as error:
-            raise UsageError(f"{error}; nothing was added") from None
+        yield job_line(fill_template(template, job_number, values, values))
 
 
 # ======== Job files =========================================================================================
@@ -1563,7 +1542,7 @@ def add_job_files(file: JobFile, names: Sequence[str]) -> int:
             old_commands = {line.command for line in found_lines}
         new_lines = [job_line(command) for command in commands if command not in old_commands]
         if new_lines:
-            append_locked(fd, file.real_path, file.mount, [b"".join(new_lines)])
+            append_locked(fd, file.real_path, file.mount, b"".join(new_lines))
     return len(new_lines)
 
 
@@ -1913,8 +1892,6 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
     sweep = options.sweep
     if sweep and (action != "add" or commands or not template):
         parser.error("::: requires --add --template T before it")
-    if action == "add" and not (commands or sweep):
-        parser.error("--add requires a command, or --template T ::: VALUE ...")
     if template and not (sweep or action == "add_list"):
         parser.error("--template requires --add-list, or --add and :::")
     fills_list = template and action == "add_list"
@@ -1922,24 +1899,18 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
         parser.error("--colsep requires --add-list with --template")
 
 
-def add_lines(options: argparse.Namespace, file: JobFile) -> int:
-    if options.add_jobs:
-        return add_job_files(file, options.add_jobs)
-    if options.add_tests is not None:
-        tests = map(lines_of_tests, options.add_tests)
-        return append_lines(file, itertools.chain.from_iterable(tests))
-    return append_lines(file, lines_to_add(options))
-
-
 def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
     template = options.template
-    sources = options.sweep
-    if sources:
-        return lines_of_sweep(template, sources)
-    if options.add_list is None:
-        return lines_of_arguments(options.add)
-    lists = (lines_from_list_file(path, template, options.colsep) for path in options.add_list)
-    return itertools.chain.from_iterable(lists)
+    if options.sweep:
+        return lines_of_sweep(template, options.sweep)
+    imports: Iterator[Iterator[bytes]]
+    if options.add_tests is not None:
+        imports = map(lines_of_tests, options.add_tests)
+    elif options.add_list is not None:
+        imports = (lines_from_list_file(path, template, options.colsep) for path in options.add_list)
+    else:
+        return map(new_line, map(os.fsencode, options.add))
+    return itertools.chain.from_iterable(imports)
 
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
@@ -2022,7 +1993,10 @@ def say_jobs_below_end(file: JobFile) -> None:
 def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
     if os.path.lexists(file.path):
         check_for_strays(file.path, file.network, file.say, refuse=False)
-    count = add_lines(options, file)
+    if options.add_jobs:
+        count = add_job_files(file, options.add_jobs)
+    else:
+        count = append_lines(file, lines_to_add(options))
     if not options.quiet:
         file.say(f"{plural(count, 'line')} added")
     say_jobs_below_end(file)

@@ -133,10 +133,13 @@ class Lists(ImportCase):
     def test_what_cannot_be_a_list_is_refused_whole(self) -> None:
         self.write("echo 1\necho 2\n", "good")
         self.write("echo 1\n\necho a\0b\n", "nul")
+        self.write("# nothing\n\n \t\n", "nothing")
         self.assertAllRefused({
             ("--add-list", "missing"): "missing: no such file",
             ("--add-list", "nul"): "nul: line 3: ",
-            ("--add-list", "-"): "stdin: ",
+            ("--add-list", "nothing"): "no jobs (nothing to add)",
+            ("--add-list", "/dev/null"): "no jobs (nothing to add)",
+            ("--add-list", "-"): "no jobs (nothing to add)",
             ("--add-list", "good", "--template", "echo {}\necho"): "--template",
         })
 
@@ -147,9 +150,7 @@ class Lists(ImportCase):
                                          (f"echo 1\n# c\necho {'x' * TOO_LONG}\n", "", f"line 3: {too_long}"),
                                          ("echo 1\n" + "x" * 10_000_000, "", "line 2: "),
                                          (f"# {'x' * 3 * TOO_LONG}\necho 1\n", "", "line 1: "),
-                                         ("1\n2\n", "{}" + "x" * (TOO_LONG - 1), f"line 1: {too_long}"),
-                                         ("# nothing\n\n \t\n", "", "no jobs (nothing"),
-                                         ("", "", "no jobs (nothing")):
+                                         ("1\n2\n", "{}" + "x" * (TOO_LONG - 1), f"line 1: {too_long}")):
             path = self.write(text, "list")
             with self.subTest(text=text[:80]):
                 self.assertUsageError(
@@ -457,8 +458,8 @@ class Sweeps(ImportCase):
         template = "--template", "n {1}"
         wanted, place = "give a value after each :::", "::: requires --add --template T before it"
         self.assertAllRefused({
-            ("--add",): "--add requires a command, or --template T ::: VALUE ...",
-            ("--add", *template): "--add requires a command, or --template T ::: VALUE ...",
+            ("--add",): "no jobs (nothing to add)",
+            ("--add", *template): "--template requires --add-list, or --add and :::",
             ("--add", *template, ":::"): wanted,
             ("--add", *template, ":::", ":::", "1"): wanted,
             ("--add", *template, ":::", "1", ":::+", "2"): ":::+ is not supported (for linked",

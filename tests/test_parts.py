@@ -198,7 +198,7 @@ class OldEnds(FileCase):
             with mock.patch.object(os, "fstat", old_size), \
                     mock.patch.object(runmaker4.Reader, "pread", old_contents), \
                     mock.patch.object(runmaker4, "refresh_file", refresh_file):
-                runmaker4.append_locked(fd, str(self.path), self.MOUNT, [b"3\tA\n"], self.HEADER)
+                runmaker4.append_locked(fd, str(self.path), self.MOUNT, b"3\tA\n", self.HEADER)
         finally:
             os.close(fd)
         return self.path.read_bytes()
