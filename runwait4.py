@@ -205,37 +205,33 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-EXCLUDED = {                    # by option, the options that exclude it
-    "report": ("timeline", "status", "json", "use_exit_status", "failed", "show"),
-    "progress": ("status", "failed", "show", "stats"),
-    "status": ("failed", "show", "stats"),
-    "failed": ("show", "stats"),
-    "show": ("stats", "use_exit_status"),
-    "stats": ("use_exit_status",),
+# by option that says what to do, the options that can be added
+COMPANIONS = {
+    "check_locks": (),
+    "timeline": ("file", "outdir"),
+    "report": ("file", "outdir", "progress", "stats"),
+    "progress": ("file", "outdir", "report", "use_exit_status"),
+    "status": ("file", "outdir", "json", "use_exit_status"),
+    "failed": ("file", "outdir", "json", "use_exit_status"),
+    "show": ("file", "outdir", "json"),
+    "stats": ("file", "outdir", "json", "report"),
 }
+OPTION_NAMES = {"file": "FILE", "use_exit_status": "-e", "check_locks": "--check-locks"}
 
 
 def check_options(options: argparse.Namespace, parser: Parser) -> None:
-    option_names = {name for name, value in vars(options).items() if value}
-    if "check_locks" in option_names:
-        if option_names - {"check_locks"}:
-            parser.error("--check-locks excludes FILE and all other options")
-        return
-    if "timeline" in option_names:
-        if option_names - {"timeline", "outdir", "file", "json"}:
-            parser.error("--timeline excludes all options but --outdir")
-    elif "outdir" in option_names and not option_names & EXCLUDED.keys():
-        parser.error("--outdir requires --status, --show, --failed, --stats, --timeline or --report")
-    pairs = [(option, excluded) for option, exclusions in EXCLUDED.items() for excluded in exclusions]
-    for option, excluded in pairs:
-        if {option, excluded} <= option_names:
-            excluded_text = "-e" if excluded == "use_exit_status" else f"--{excluded}"
-            parser.error(f"--{option} and {excluded_text} exclude each other")
-    can_do_without_file = option_names & {"timeline", "stats"} and "outdir" in option_names
-    if "file" not in option_names and not can_do_without_file:
+    given = {name for name, value in vars(options).items() if value}
+    actions = given & COMPANIONS.keys()
+    for action in sorted(actions):
+        for excluded in sorted(given - {action, *COMPANIONS[action]}):
+            first, second = (OPTION_NAMES.get(name, f"--{name}") for name in (action, excluded))
+            parser.error(f"{first} and {second} exclude each other")
+    for option in "json", "outdir":
+        if option in given and not actions:
+            parser.error(f"--{option} requires --status, --failed, --show or --stats")
+    if "file" not in given and given - {"json"} not in (
+            {"check_locks"}, {"timeline", "outdir"}, {"stats", "outdir"}):
         parser.error("missing FILE")
-    if "json" in option_names and not option_names & {"status", "failed", "show", "stats"}:
-        parser.error("--json requires --status, --failed, --show or --stats")
 
 
 # ======== Waiting ===========================================================================================

@@ -379,7 +379,7 @@ class Refused(TimelineCase):
 
     def test_options_that_do_not_go_together(self) -> None:
         self.assertEachRefused({
-            "": ("FILE",), "--outdir out": ("--timeline",), "--timeline out.json": ("FILE",),
+            "": ("FILE",), "--outdir out": ("--outdir requires",), "--timeline out.json": ("FILE",),
             "--outdir out --timeline out.json --status": ("--timeline",),
             "--joblog out/journal --timeline out.json": ("--joblog",),
         })
