@@ -125,8 +125,6 @@ from runmaker4 import (
 html, json, secrets = map(lazy_import, ("html", "json", "secrets"))
 if TYPE_CHECKING:
     import subprocess
-    from typing import Concatenate, ParamSpec  # of Python 3.10
-    P = ParamSpec("P")
 else:
     subprocess = lazy_import("subprocess")
 
@@ -245,16 +243,16 @@ def check_options(options: argparse.Namespace, parser: Parser) -> None:
 LINE_STATES = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error"}
 
 
-def retry_while_missing(method: Callable[Concatenate[Watcher, P], T]) -> Callable[Concatenate[Watcher, P], T]:
+def retry_while_missing(method: Callable[..., T]) -> Callable[..., T]:
     """Make a method of Watcher retry on OSError for MAX_MISSING_SECONDS: an editor that saves can remove the
     file.
     """
     @functools.wraps(method)
-    def retrying(self: Watcher, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def retrying(self: Watcher, *args: object) -> T:
         start = time.monotonic()
         while True:
             try:
-                return method(self, *args, **kwargs)
+                return method(self, *args)
             except OSError as error:
                 if time.monotonic() - start > self.MAX_MISSING_SECONDS:
                     raise UsageError(f"{self.path}: {error_text(error)}") from None
@@ -265,7 +263,7 @@ def retry_while_missing(method: Callable[Concatenate[Watcher, P], T]) -> Callabl
 class Watcher:
     """Polls the job file, with at most a twentieth of a CPU."""
     MAX_MISSING_SECONDS = 5.0   # to wait for a missing file: editors replace it
-    MAX_IDLE_SECONDS = 5.0      # without a claim or result, until wait() reports why new jobs wait
+    MAX_IDLE_SECONDS = 5.0      # without a claim or result, until it is reported why new jobs wait
     PAUSE_FACTOR = 20           # the pause between polls, as a multiple of the time for a poll
 
     def __init__(self, path: str) -> None:
@@ -347,39 +345,25 @@ class Watcher:
             time.sleep(self._poll_seconds)
         return snapshot
 
-    def wait(self, on_counts: Callable[[Counts], None], on_idle: Callable[[Counts], bool]) -> Counts:
-        """Wait until no job is new or running, or no runner will start the new jobs; return the last counts.
-
-        In the second case set `stop_reason`.  Call on_idle() if new jobs have waited for MAX_IDLE_SECONDS
-        while no job ran; after it has returned True, only once the counts have changed.
+    def polls(self, min_pause: float) -> Iterator[Counts]:
+        """Yield the counts after each poll, until no job is new or running, or no runner will start the new
+        jobs.  In the second case set `stop_reason`.
         """
-        last_counts: Counts | None = None
-        last_change = 0.0       # monotonic; inf: on_idle() has returned True after the last change
         while True:
             snapshot = self._read_snapshot()
             job_counts = count_states(snapshot)
-            on_counts(job_counts)
-            is_any_unfinished = job_counts.new > 0 or job_counts.running > 0
+            yield job_counts
             # half_saved: an editor is perhaps about to write more jobs
-            if not is_any_unfinished and not snapshot.half_saved:
-                return job_counts
-            do_only_new_remain = job_counts.new > 0 and job_counts.running == 0
+            if not (job_counts.new or job_counts.running or snapshot.half_saved):
+                return
             previous_reason = self.stop_reason
-            self.stop_reason = self._find_stop_reason() if do_only_new_remain else ""
+            block_reason = self.block_reason() if is_idle(job_counts) else None
+            self.stop_reason = block_reason.text if block_reason and block_reason.stops else ""
             # one poll alone can fall between two edits
             if self.stop_reason and self.stop_reason == previous_reason:
-                return job_counts
-            if job_counts != last_counts:
-                last_counts = job_counts
-                last_change = time.monotonic()
-            is_idle = do_only_new_remain and time.monotonic() - last_change > self.MAX_IDLE_SECONDS
-            if is_idle and on_idle(job_counts):
-                last_change = math.inf
-            time.sleep(max(self._poll_seconds, self._throttle.pause_seconds(self.PAUSE_FACTOR)))
-
-    def _find_stop_reason(self) -> str:
-        block_reason = self.block_reason()
-        return block_reason.text if block_reason and block_reason.stops else ""
+                return
+            pause = self._throttle.pause_seconds(self.PAUSE_FACTOR)
+            time.sleep(max(self._poll_seconds, min_pause, pause))
 
     @retry_while_missing
     def block_reason(self, hosts: Collection[str] = ()) -> BlockReason | None:
@@ -391,44 +375,50 @@ class Watcher:
             return find_block_reason(self.file, hosts)
 
 
+def is_idle(job_counts: Counts) -> bool:
+    return job_counts.new > 0 and job_counts.running == 0
+
+
 # ======== Progress ==========================================================================================
 
 
-class PipeProgress:
-    """Prints a line per change, at most one a second; the last always."""
+class Progress:
+    """Shows nothing."""
+    MIN_PAUSE_SECONDS = 0.0     # between polls
+
+    def update(self, job_counts: Counts) -> None:
+        """Show these counts."""
+
+    def end_line(self) -> None:
+        """Let other text begin a new line."""
+
+
+class PipeProgress(Progress):
+    """Prints a line per change, at most one a second."""
+    MIN_PAUSE_SECONDS = 1.0
 
     def __init__(self) -> None:
         self._printed_line = ""
-        self._printed_at = -1.0         # monotonic
-        self._current_line = ""
 
     def update(self, job_counts: Counts) -> None:
-        self._current_line = progress_line(job_counts)
-        if time.monotonic() - self._printed_at >= 1.0:
-            self.keep_last_line()
-
-    def keep_last_line(self) -> None:
-        if self._current_line != self._printed_line:
-            print_bytes(f"{self._current_line}\n".encode())
-            self._printed_line = self._current_line
-            self._printed_at = time.monotonic()
+        line = progress_line(job_counts)
+        if line != self._printed_line:
+            print_bytes(f"{line}\n".encode())
+            self._printed_line = line
 
 
-class TerminalProgress(ProgressBar):
+class TerminalProgress(Progress):
     """A bar as wide as the terminal, redrawn in place."""
     CLEAR = "\r\x1b[K"
 
-    def __init__(
-        self, put: Callable[[bytes], None] = print_bytes, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        super().__init__(clock)
-        self.put = put
+    def __init__(self) -> None:
+        self.bar = ProgressBar()
 
     def update(self, job_counts: Counts) -> None:
-        self.put((self.CLEAR + self.line(job_counts, columns_of(1))).encode())
+        print_bytes((self.CLEAR + self.bar.line(job_counts, columns_of(1))).encode())
 
-    def keep_last_line(self) -> None:
-        self.put(b"\n")
+    def end_line(self) -> None:
+        print_bytes(b"\n")
 
 
 # ======== The journal =======================================================================================
@@ -1455,7 +1445,7 @@ def status_fields_of_line(line: Line, last_row: Row, runners_at_work: RunnersAtW
 
 
 def find_wait_reason(
-    watcher: Watcher, job_counts: Counts, runners_at_work: RunnersAtWork, hosts: Collection[str]
+    watcher: Watcher, job_counts: Counts, runners_at_work: RunnersAtWork, hosts: Collection[str] = ()
 ) -> str:
     """Return why new jobs wait, for example for a runner; '' if none is new, or a runner can take one."""
     if not job_counts.new:
@@ -1535,7 +1525,7 @@ def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Lin
         lines = watcher.select_lines(
             None,
             lambda line: any(line.number in numbers for numbers in ranges),
-            last_number=max(numbers[-1] for numbers in ranges),
+            max(numbers[-1] for numbers in ranges),
         )
         unmatched = [part for part, numbers in zip(selection.split(","), ranges)
                      if not any(line.number in numbers for line in lines)]
@@ -2381,34 +2371,30 @@ def wait_for_jobs(
 
     message_after_poll: called after each poll, returns a message to print or ''.
     """
-    display: PipeProgress | TerminalProgress | None = None
+    progress = Progress()
     if with_progress:
         exit_on(signal.SIGINT, signal.SIGTERM)
-        display = TerminalProgress() if os.isatty(1) else PipeProgress()
-
-    def on_counts(job_counts: Counts) -> None:
-        if display:
-            display.update(job_counts)
-        if message := message_after_poll():
-            print_message(message)
-
-    def on_idle(job_counts: Counts) -> bool:
-        runners_at_work = RunnersAtWork(watcher.presence_locks())
-        reason = find_wait_reason(watcher, job_counts, runners_at_work, hosts=())
-        if reason:
-            print_message(f"{watcher.path}: {reason}")
-        return reason != ""
-
-    def print_message(message: str) -> None:
-        if display:
-            display.keep_last_line()        # do not print into the bar
-        say(message)
-
+        progress = TerminalProgress() if os.isatty(1) else PipeProgress()
+    last_counts = Counts(0, 0, 0, 0, 0, 0)
+    last_change = time.monotonic()      # inf: it has been reported why new jobs wait
     try:
-        return watcher.wait(on_counts, on_idle)
+        for job_counts in watcher.polls(progress.MIN_PAUSE_SECONDS):
+            progress.update(job_counts)
+            message = message_after_poll()
+            if job_counts != last_counts:
+                last_counts = job_counts
+                last_change = time.monotonic()
+            elif is_idle(job_counts) and time.monotonic() - last_change > watcher.MAX_IDLE_SECONDS:
+                runners_at_work = RunnersAtWork(watcher.presence_locks())
+                if reason := find_wait_reason(watcher, job_counts, runners_at_work):
+                    message = f"{watcher.path}: {reason}"
+                    last_change = math.inf
+            if message:
+                progress.end_line()
+                say(message)
     finally:
-        if display:
-            display.keep_last_line()
+        progress.end_line()
+    return last_counts
 
 
 def say_stop_reason(watcher: Watcher) -> bool:

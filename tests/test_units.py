@@ -350,8 +350,10 @@ class ProgressLines(unittest.TestCase):
         """The line on a terminal after these looks, each so many seconds after the one before."""
         clock = 0.0
         printed: list[bytes] = []
-        with mock.patch.object(os, "get_terminal_size", lambda _: os.terminal_size((columns, 24))):
-            progress = runwait4.TerminalProgress(put=printed.append, clock=lambda: clock)
+        with mock.patch.object(os, "get_terminal_size", lambda _: os.terminal_size((columns, 24))), \
+                mock.patch.object(runwait4, "print_bytes", printed.append):
+            progress = runwait4.TerminalProgress()
+            progress.bar = runmaker4.ProgressBar(clock=lambda: clock)
             for seconds, counts in looks:
                 clock += seconds
                 progress.update(counts)
