@@ -436,8 +436,8 @@ class Outbox:
 # on each link:
 #
 #     1. We send `have` for each job that we hold, then `hello`.
-#     2. `welcome` lists the jobs that others have taken (we kill them), and has our last event that the
-#        server has dealt with.  Now the link is in use.
+#     2. `welcome` has our last event that the server has dealt with.  Now the link is in use.  `lost` follows
+#        for each job that others have taken, and we kill it.
 #     3. Each request for jobs has a number, which the answer repeats: `jobs`, or `nothing` if we would exit.
 #        An answer proves that the server was alive when the request was sent.  We start a job only soon
 #        after that, for the line can become `e` once we are silent for the grace.
@@ -1113,7 +1113,6 @@ class Connection:
         file = printable(message.text("file", 1000))
         grace = max(message.seconds("grace"), 0.1)
         last_event = message.integer("seen")
-        lost_keys = message.items("lost", str)
         directory = message.data("directory")
         is_first_welcome = not self.link_life.was_accepted
         report = self.link_life.on_welcome(file, link.channel.file_id, grace)
@@ -1122,8 +1121,6 @@ class Connection:
         if is_first_welcome and not os.path.isdir(directory):
             self._say(f"the server's directory {display_text(directory)} does not exist here; jobs run in "
                       f"{display_text(self._program.directory)}")
-        for key in lost_keys:
-            self._on_job_lost(key)
         self._resend_events(last_event)
         link.request("ping")                    # the answer allows us to start jobs
         self._wake_runner()

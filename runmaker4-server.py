@@ -8,8 +8,8 @@ frames are described there ("The wire").  Then follow:
 
     client                                              server
     have       jobs from an earlier connection
-    hello      name, slots, memory and options          welcome    the file, lost jobs of the client, the last
-                                                                   event
+    hello      name, slots, memory and options          welcome    the file, the last event of the client;
+                                                                   then `lost` for each lost job
     claim      a request for jobs: additional slots     jobs       some; a few ahead if the jobs are short
                and memory; the number of all slots      nothing    there are none: the answer to `last`,
                (last: the client exits without jobs)               after another scan
@@ -217,7 +217,6 @@ RETURN_SECONDS = 2.0            # within which a client normally starts a job or
 MAX_SETTLED_KEYS = 10_000       # finished jobs to remember
 KEY_PATTERN = re.compile(r"[0-9a-f]{16}")
 MAX_SLOTS = 1_000_000
-MAX_LIST_KEYS = 10_000
 MAX_NAME_CHARS = 200            # at the end of the job file's name, in a welcome
 MAX_REASON_CHARS = 1000         # in `nothing`
 
@@ -1147,15 +1146,13 @@ class Client(Consumer):
         """Answer a `hello`, and repeat orders that the client can have missed, for example `stop`."""
         link.is_welcomed = True
         self._on_acknowledged(self.inbox.last_dealt_with)       # by the field `seen`
-        self._send_welcome(link, reclaimed.lost)
+        self._send_welcome(link)
+        for key in reclaimed.lost:
+            link.send(type="lost", id=key)
         self._repeat_orders()
 
-    def _send_welcome(self, link: ClientLink, lost_keys: list[str]) -> None:
-        """Send the `welcome`.
-
-        lost_keys: of jobs to kill; those above MAX_LIST_KEYS get separate messages.  The client learns of
-        results that are written when it resends them.
-        """
+    def _send_welcome(self, link: ClientLink) -> None:
+        """Send the `welcome`.  The client learns of results that are written when it resends them."""
         sessions = self.sessions
         link.send(
             type="welcome",
@@ -1163,10 +1160,7 @@ class Client(Consumer):
             directory=to_text(sessions.directory),
             grace=sessions.grace,
             seen=self.inbox.last_acknowledged,      # later events come again
-            lost=lost_keys[:MAX_LIST_KEYS],
         )
-        for key in lost_keys[MAX_LIST_KEYS:]:
-            link.send(type="lost", id=key)
 
     def _repeat_orders(self) -> None:
         for assignment in list(self.assignments.values()):

@@ -171,7 +171,7 @@ class ReturningClient(Stage):
     def come_back(self, job: Message) -> list[str]:
         """It names its job, begins and ends it; which jobs are lost, as the server says."""
         with Peer.of(self.server.port, self.server.token) as peer:
-            lost: list[str] = peer.hello(job, name="liar", client="c" * 16).hear("welcome")["lost"]
+            lost: list[str] = peer.hello(job, name="liar", client="c" * 16).hear_lost()
             output = dict(type="output", stream="stdout", data="two\n")
             finish = dict(type="finish", state="d", how="exit 0", cause="")
             events: list[Message] = [BEGIN, output, dict(END, stdout=4), finish]

@@ -369,7 +369,7 @@ class VanishedWhileSought(LossCase):
         with Peer.of(server.port, server.token) as peer:
             peer.hello(job, client=VanishedPeer.ID, name="bob")
             (self.dir / "slow").unlink()
-            self.assertEqual(peer.hear("welcome")["lost"], [])
+            self.assertEqual(peer.hear_lost(), [])
             self.assertEqual(self.states(), "r")
             peer.say(dict(type="finish", n=2, id=job["id"], state="d", how="exit 0", cause=""))
             while peer.hear("ack")["n"] < 2:    # it may repeat that of the event before
@@ -616,7 +616,7 @@ class SilentConnection(LossCase):
             # whichever it is, and in whatever order they are named
             for result in None, "d":
                 jobs = [*jobs[1:], {**jobs[0], "result": result}]
-            lost = bob.hello(*jobs, client="b" * 16).hear("welcome")["lost"]
+            lost = bob.hello(*jobs, client="b" * 16).hear_lost()
             self.assertEqual(len(lost), 1)
             self.assertIn(lost[0], [job["id"] for job in jobs if not job.get("result")])
             ended, = (job["id"] for job in jobs if job.get("result"))

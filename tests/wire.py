@@ -277,7 +277,7 @@ FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(type="ready", id="0" * 16),
 )
 FROM_SERVER: tuple[dict[str, Any], ...] = (
-    dict(type="welcome", file="runs.txt", directory="/", grace=60.0, seen=0, lost=[]),
+    dict(type="welcome", file="runs.txt", directory="/", grace=60.0, seen=0),
     dict(type="jobs", request=1, jobs=[dict(id="0" * 16, number=1, text=" true", timeout=0.0, slots=1,
                                             memory=[0, 4096], shell="/bin/sh", group=False, hold=False)]),
     dict(type="nothing", request=1, ended=False, left=""),
@@ -439,6 +439,14 @@ class Peer:
                 if not kinds or message.get("type") in kinds:
                     return self.messages.pop(at)
             self.messages += self.channel.receive(self.pull())
+
+    def hear_lost(self) -> list[str]:
+        """Wait for the welcome; return the keys of the jobs that the server calls lost right after it."""
+        self.hear("welcome")
+        self.say(dict(type="ping", request=1)).hear("pong")
+        lost = [message for message in self.messages if message["type"] == "lost"]
+        self.messages = [message for message in self.messages if message["type"] != "lost"]
+        return [message["id"] for message in lost]
 
     def hello(self, *jobs: dict[str, Any], **fields: Any) -> "Peer":
         """Prove itself, and say hello as a client that has these jobs; a new one, unless the fields say
