@@ -31,7 +31,6 @@ from tests.tcp import Program, Server
 from tests.test_output import read_terminal
 from tests.test_storm import process_table, send
 from tests.test_tcp_losses import LONG, LossCase
-from tests.test_tcp_network import NetworkCase
 from tests.wire import Peer, new_key
 
 RAN = "echo $JOB_ID $WHO >>ran"         # a job notes its line and its client
@@ -198,27 +197,6 @@ class ByHandCase(GroupCase):
         self.assertTrue(job["hold"])
         return job
 
-    def check_connecting_anew(self) -> None:
-        """A client that holds a shell has a new connection before the server knows that the old one is dead.
-        """
-        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}")
-        key = new_key()
-        alice, bob = self.fake_pair(server, key)
-        first, second = self.hold_by_hand(alice), self.hold_by_hand(bob)
-        alice.say(dict(type="ready", id=first["id"]))
-        alice = self.fake(server, "alice", key, first)
-        bob.say(dict(type="ready", id=second["id"]))
-        self.assertEqual(bob.hear("go", "stop"), dict(type="stop", id=second["id"], cancelled=False))
-        alice.hear("welcome")
-        for peer, job in (alice, first), (bob, second):
-            peer.say(
-                dict(type="release", n=1, id=job["id"]), dict(type="claim", request=2, want=1, last=False)
-            )
-        again = [(peer, self.hold_by_hand(peer)["id"]) for peer in (alice, bob)]
-        for peer, job in again:
-            peer.say(dict(type="ready", id=job))
-        self.assertEqual([peer.hear("go", "stop")["id"] for peer, _ in again], [job for _, job in again])
-
 
 # -- start ---------------------------------------------------------------------------------------------------
 
@@ -282,47 +260,6 @@ class Start(GroupCase):
         self.assertEachRanOnce("dd", "2 alice", "3 alice")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_groups_behind_barriers_run_one_after_another_and_the_next_one_also_if_one_fails(self) -> None:
-        server = self.serve_lines(
-            "#RUN barrier",
-            "#RUN together=first host=alice timeout=0.3s",
-            f". {SLEEP}",
-            "#RUN together=first host=bob",
-            f". {SLEEP}",
-            "#RUN barrier",
-            "#RUN together=second host=alice,bob",
-            f". {RAN}",
-            f". {RAN}",
-            "#RUN",
-            f". {RAN}",
-        )
-        self.join_all(server, "alice", "bob")
-        self.wait_states("!eddd")
-        lines = [int(run.split()[0]) for run in self.ran()]
-        self.assertEqual((set(lines[:2]), sorted(lines[2:])), ({3, 5}, [8, 9, 11]))
-        self.assertIn("failed", self.said(server, "first", 2)[0])
-        self.assertIn("succeeded", self.said(server, "second", 2)[0])
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_group_gets_its_turn_among_many_short_jobs(self) -> None:
-        server = self.serve_lines(*[". sleep 0.02"] * 50, "#RUN together=pair host=alice,bob", f". {HOLDS}",
-                                  f". {HOLDS}", "#RUN", *[". sleep 0.02"] * 50)
-        self.join(server, "alice", "-j2")
-        self.join(server, "bob")
-        self.assertSameMoment(52, 53)
-        self.open_gate()
-        self.wait_states("d" * 102)
-        self.assertEqual(sorted(self.ran()), ["52 alice", "53 bob"])
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
-    def test_a_host_whose_only_line_is_set_on_hold_is_not_waited_for_any_more(self) -> None:
-        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}")
-        self.join(server, "alice")
-        self.wait_there(server, "alice")
-        self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", 3).code, 0)
-        self.assertEachRanOnce("dx", "2 alice")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_group_that_somebody_is_appending_starts_when_all_of_it_is_there(self) -> None:
         server = self.serve_lines("d true")
         self.join_all(server, "alice", "bob")
@@ -337,33 +274,10 @@ class Start(GroupCase):
         self.assertEachRanOnce("ddd", "3 alice", "5 bob")
         self.said(server, "pair", 2)
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_group_above_a_malformed_directive_waits_for_that_to_be_mended(self) -> None:
-        server = self.serve_lines("d true")
-        self.join_all(server, "alice", "bob")
-        self.wait_there(server, "alice", "bob")
-        self.append(
-            "#RUN together=pair host=alice", f". {HOLDS}", "#RUN together=pair hosts=bob", f". {HOLDS}"
-        )
-        self.wait_said(server, "line 4", "hosts", "the jobs below it wait")
-        self.check_nothing_starts(seconds=0.5)
-        self.before = self.before.replace(b"hosts=", b"host=")
-        self.write(self.before, "mended").rename(self.dir / "runs.txt")
-        self.assertSameMoment(3, 5)
-        self.open_gate()
-        self.assertEachRanOnce("ddd", "3 alice", "5 bob")
-
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
 class Long(GroupCase):
     """A group of very many commands is one group, unless there are too many."""
-
-    def test_its_lines_run_in_order(self) -> None:
-        server = self.serve_lines("#RUN together=long host=alice", *[". echo $JOB_ID >>ran"] * 600)
-        self.join_all(server, "alice", "alice")
-        self.wait_states("d" * 600, timeout=60)
-        self.assertEqual(self.ran(), [str(line) for line in range(2, 602)])
-        self.assertIn("succeeded", self.said(server, "long", 600)[0])
 
     def test_one_that_is_too_long_waits_which_is_said(self) -> None:
         count = runmaker4.PendingGroup.MAX_GROUP_JOBS + 1
@@ -459,58 +373,6 @@ class MinHosts(GroupCase):
             ("bob", "stopped", RAN),
         )
 
-    def test_a_number_once_fewer_are_left_the_rest_is_ended(self) -> None:
-        server = self.serve_lines(
-            "#RUN together=trio host=alice,bob timeout=0.3s min-hosts=2",
-            f". {SLEEP}",
-            f". {SLEEP}",
-            "#RUN together=trio host=carol min-hosts=2",
-            f". {SLEEP}",
-            f". {RAN}",
-        )
-        self.join_all(server, "alice", "bob", "carol")
-        wait_until(lambda: self.states().endswith("ee"), what="carol's are e")
-        self.assertIn(self.states(), ("!!ee", "!eee", "e!ee"))
-        self.assertNoJobLeft()
-        self.assertIn("failed", self.said(server, "trio", 4)[0])
-
-    def test_zero_all_may_time_out_and_go_on(self) -> None:
-        server = self.serve_lines(
-            "#RUN together=pair host=alice,bob timeout=0.3s min-hosts=0",
-            *[f". {SLEEP}"] * 2,
-            *[f". {RAN}"] * 2,
-        )
-        self.join_all(server, "alice", "bob")
-        self.assertEachRanOnce("!!dd", "2 alice", "3 bob", "4 alice", "5 bob")
-        self.assertIn("succeeded", self.said(server, "pair", 4)[0])
-
-    def test_all_a_command_that_fails_or_dies_ends_nothing(self) -> None:
-        dies = f"{RAN}; kill -9 $$"
-        server = self.serve_lines("#RUN together=trio host=alice,bob,carol", f". {RAN}; exit 3", f". {dies}",
-                                  f". {HOLDS}", f". {RAN}", f". {RAN}")
-        self.join_all(server, "alice", "bob", "carol")
-        self.wait_states("!!rdd")
-        self.open_gate()
-        self.assertEachRanOnce("!!ddd", "2 alice", "3 bob", "4 carol", "5 alice", "6 bob")
-        self.assertResults(
-            server,
-            "trio",
-            True,
-            ("alice", "exit 3", f"{RAN}; exit 3"),
-            ("bob", "signal 9", dies),
-            ("carol", "exit 0", HOLDS),
-            ("alice", "exit 0", RAN),
-            ("bob", "exit 0", RAN),
-        )
-
-    def test_all_a_further_command_that_cannot_be_started_ends_the_rest(self) -> None:
-        server = self.serve_lines("#RUN together=pair host=alice", f". {RAN}", ". echo a\0b", f". {RAN}",
-                                  "#RUN together=pair host=bob", f". {SLEEP}")
-        self.join_all(server, "alice", "bob")
-        self.assertEachRanOnce("deee", "2 alice", "6 bob")
-        self.assertNoJobLeft()
-        self.assertIn("failed", self.said(server, "pair", 4)[0])
-
     def test_the_time_out_counts_from_the_release(self) -> None:
         _server, _alice, bob = self.hold(
             "#RUN together=pair host=alice,bob timeout=0.6s", f". {RAN}", f". {RAN}", states="rr"
@@ -530,16 +392,13 @@ class MinHosts(GroupCase):
 class Vanished(GroupCase):
     """A client that dies after the release counts as vanished once its grace is over."""
 
-    def start_pair(self, min_hosts: str) -> tuple[Server, Program, Program]:
-        server = self.serve_lines(f"#RUN together=pair host=alice,bob min-hosts={min_hosts}", f". {HOLDS}",
-                                  f". {HOLDS}", f". {RAN}", f". {RAN}", grace=VANISHES)
-        alice, bob = self.join_all(server, "alice", "bob")
-        self.assertSameMoment(2, 3)
-        self.wait_states("rrrr")
-        return server, alice, bob
+    PAIR = ("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", f". {RAN}", f". {RAN}")
 
     def test_all_the_rest_is_ended(self) -> None:
-        server, _alice, bob = self.start_pair("all")
+        server = self.serve_lines(*self.PAIR, grace=VANISHES)
+        _alice, bob = self.join_all(server, "alice", "bob")
+        self.assertSameMoment(2, 3)
+        self.wait_states("rrrr")
         began = time.monotonic()
         self.kill_jobs(bob)
         self.wait_states("eeee")
@@ -549,46 +408,18 @@ class Vanished(GroupCase):
         self.assertResults(server, "pair", False, ("alice", "stopped", HOLDS), ("bob", "vanished", HOLDS),
                            ("alice", "stopped", RAN), ("bob", "vanished|stopped", RAN))
 
-    def test_one_the_other_goes_on(self) -> None:
-        server, _alice, bob = self.start_pair("1")
-        self.kill_jobs(bob)
-        self.wait_states("rere")
-        self.open_gate()
-        self.assertEachRanOnce("dede", "2 alice", "3 bob", "4 alice")
-        self.assertResults(server, "pair", True, ("alice", "exit 0", HOLDS), ("bob", "vanished", HOLDS),
-                           ("alice", "exit 0", RAN), ("bob", "vanished|stopped", RAN))
-
-    def start_pair_by_proxy(self) -> tuple[Server, Proxy]:
-        """A server whose group of two commands for each of two hosts has begun; what is between it and bob.
-        """
-        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", f". {RAN}",
-                                  f". {RAN}")
+    def test_a_client_that_comes_back_within_the_grace_has_not_vanished(self) -> None:
+        server = self.serve_lines(*self.PAIR)
         proxy = self.proxy_of(server)
         self.join(server, "alice")
         self.join(server, "bob", "--port", proxy.port)
         self.assertSameMoment(2, 3)
-        return server, proxy
-
-    def test_a_client_that_comes_back_within_the_grace_has_not_vanished(self) -> None:
-        server, proxy = self.start_pair_by_proxy()
         proxy.cut()
         self.wait_said(server, "bob", "is lost")
         self.open_gate()
         self.wait_states("drdr")
         proxy.mend()
         self.assertEachRanOnce("dddd", "2 alice", "3 bob", "4 alice", "5 bob")
-
-    def test_a_further_line_that_is_lost_on_its_way_is_sent_again(self) -> None:
-        server, proxy = self.start_pair_by_proxy()
-        proxy.freeze(TO_CLIENT)
-        self.open_gate()
-        self.wait_states("dddr")
-        proxy.cut()
-        proxy.thaw()
-        proxy.mend()
-        self.assertEachRanOnce("dddd", "2 alice", "3 bob", "4 alice", "5 bob")
-        self.assertResults(server, "pair", True, *[(host, "exit 0", job) for job in (HOLDS, RAN)
-                                                   for host in ("alice", "bob")])
 
     def test_a_client_that_is_ended_by_a_signal_has_vanished_at_once_with_its_further_lines(self) -> None:
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {SLEEP}", f". {SLEEP}", f". {RAN}",
@@ -676,17 +507,6 @@ class BeforeTheRelease(ByHandCase):
             ("bob", "vanished", RAN),
         )
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a quarter of a minute")
-    def test_a_client_that_is_stopped_for_long_keeps_nobody_from_other_lines(self) -> None:
-        _server, _alice, bob = self.hold(
-            "#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", states="rr"
-        )
-        self.append("#RUN host=alice", f". {UP}")
-        self.wait_up(5)
-        self.assertEqual(self.ran(), [])
-        bob.send_signal(signal.SIGCONT)
-        self.assertEachRanOnce("ddd", "2 alice", "3 bob")
-
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_signal_to_a_client_that_holds_a_shell(self) -> None:
         """It leaves without having run the command, and so it does if it is killed; it may come again."""
@@ -713,7 +533,24 @@ class BeforeTheRelease(ByHandCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_client_that_connects_anew_before_its_loss_was_noticed_stops_the_others(self) -> None:
-        self.check_connecting_anew()
+        """It holds a shell, and the server does not know that the old connection is dead."""
+        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}")
+        key = new_key()
+        alice, bob = self.fake_pair(server, key)
+        first, second = self.hold_by_hand(alice), self.hold_by_hand(bob)
+        alice.say(dict(type="ready", id=first["id"]))
+        alice = self.fake(server, "alice", key, first)
+        bob.say(dict(type="ready", id=second["id"]))
+        self.assertEqual(bob.hear("go", "stop"), dict(type="stop", id=second["id"], cancelled=False))
+        alice.hear("welcome")
+        for peer, job in (alice, first), (bob, second):
+            peer.say(
+                dict(type="release", n=1, id=job["id"]), dict(type="claim", request=2, want=1, last=False)
+            )
+        again = [(peer, self.hold_by_hand(peer)["id"]) for peer in (alice, bob)]
+        for peer, job in again:
+            peer.say(dict(type="ready", id=job))
+        self.assertEqual([peer.hear("go", "stop")["id"] for peer, _ in again], [job for _, job in again])
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_hup_to_the_server_while_shells_are_held(self) -> None:
@@ -911,29 +748,6 @@ runmaker4.FileExecutor._submit = lambda self, pool, *args: submit(self, pool, sl
         for client in clients:
             self.finish(client)
 
-    def test_a_client_that_connects_anew_before_its_loss_was_noticed_stops_the_others(self) -> None:
-        self.check_connecting_anew()
-
-
-@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-class Unplugged(NetworkCase, GroupCase):
-    """The cable of a host is pulled while the others hold their shells."""
-    PATCH = "import runmaker4; runmaker4.MAX_SILENT_SECONDS, runmaker4.PING_SECONDS = 0.8, 0.2"
-
-    def test_silence_stops_the_held_shells_and_the_group_starts_when_the_host_is_there_again(self) -> None:
-        server = self.serve_lines(
-            "#RUN together=pair host=bob,carol", f". {RAN}", f". {RAN}", within=self.on("alice")
-        )
-        self.join(server, "bob", within=self.on("bob"))
-        self.wait_there(server, "bob")
-        self.pull_cable("bob")
-        carol = self.join(server, "carol", within=self.on("carol"))
-        held, = self.wait_held(carol, "rr")
-        self.wait_states("..")
-        wait_until(lambda: not alive(held), 5, "the held shell is stopped")
-        self.plug_in("bob")
-        self.assertEachRanOnce("dd", "2 bob", "3 carol", timeout=60)
-
 
 class ServerDies(GroupCase):
     """kill -9 of the server in the middle of a group: each command runs at most once, unless its line is e.
@@ -959,15 +773,6 @@ class ServerDies(GroupCase):
         bob.send_signal(signal.SIGCONT)
         self.serve_again(server.port, grace=self.GRACE)
         self.assertEachRanOnce("dde", "2 alice", "3 bob")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_before_the_release_and_a_client_does_not_come_back(self) -> None:
-        server, _alice, bob = self.hold(*PAIR, states="rrr")
-        server.kill()
-        bob.kill()
-        self.serve_again(server.port, grace=VANISHES)
-        self.assertAtMostOnce(3)
-        self.assertEqual((self.states(), self.ran_on("bob")), ("dee", []))      # who can know
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_before_the_release_and_a_client_comes_back_later(self) -> None:
