@@ -539,7 +539,7 @@ class JournalReader:
         """Open the journal.  may_be_missing: a journal that cannot be read is empty."""
         self.path = os.path.join(directory, "journal")
         self._say = say
-        self._has_reported_invalid = False
+        self.invalid_positions: set[int] = set()    # found by passes
         self.is_missing = may_be_missing and not os.access(self.path, os.R_OK)
         if self.is_missing:
             self.file = Reader(None)
@@ -613,9 +613,10 @@ class JournalReader:
             offset += len(data)
             yield data
 
-    def report_invalid(self, positions: Collection[int]) -> None:
-        if positions and not self._has_reported_invalid:
-            self._has_reported_invalid = True
+    def close(self) -> None:
+        """Close the journal, and report the lines that were skipped."""
+        self.file.close()
+        if positions := self.invalid_positions:
             self._say(f"{self.path}: {plural(len(positions), 'line')} skipped: truncated, or not lines of a "
                       f"journal ({name_lines(positions)})")
 
@@ -636,7 +637,8 @@ class JournalPass:
         self._journal = journal
         self._filter = run_filter
         self._start_offset = start_offset
-        self._invalid_positions: list[int] = []
+        # after a start offset, positions are not those of lines
+        self._invalid_positions = set() if start_offset else journal.invalid_positions
         self._decode = json.JSONDecoder().scan_once
         # by the name of a run without an end: position and line of the start, or of an end with cause "lost"
         self._unended_entries: dict[str, tuple[int, bytes]] = {}
@@ -652,15 +654,13 @@ class JournalPass:
                 try:
                     run = self._read_line(position, line)
                 except self.INVALID_LINE_ERRORS:
-                    self._invalid_positions.append(position)
+                    self._invalid_positions.add(position)
                     continue
                 if run:
                     yield run
         except OSError as error:
             raise UsageError(f"{self._journal.path}: {error_text(error)}") from None
         yield from self._unended_runs()
-        if not self._start_offset:
-            self._journal.report_invalid(self._invalid_positions)
 
     def _read_line(self, position: int, line: bytes) -> RunRecord | None:
         """Process a line; return the run that it finishes, or None.  Raises INVALID_LINE_ERRORS.
@@ -729,7 +729,7 @@ class JournalPass:
         try:
             return self._run_of_event(position, self._parse_event(line))
         except self.INVALID_LINE_ERRORS:
-            self._invalid_positions.append(position)
+            self._invalid_positions.add(position)
             return None
 
     def _parse_event(self, line: bytes) -> dict[str, Any]:
@@ -813,10 +813,9 @@ class LastOutput:
         last_parts = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in text.split(b"\n")]
         return [line for line in last_parts if line.strip()][-self._max_lines:]
 
-    def measure(self, run: RunRecord) -> None:
-        """Set `bytes` of a run without an end to the size of its files."""
-        if run.ended is None:
-            run.bytes = 0
+    def measure(self, rows: Iterable[Row]) -> None:
+        """Set `bytes` of runs without an end to the size of their files."""
+        for run in (row.run for row in rows if row.run and row.run.ended is None):
             for name in run.files:
                 with contextlib.suppress(OSError, ValueError), self._open_output_file(name) as file:
                     run.bytes += os.fstat(file.fd).st_size
@@ -958,18 +957,16 @@ class LineRuns:
 
 
 def filter_by_commands(commands: Iterable[bytes]) -> RunFilter:
-    encoded_commands = {json.dumps(to_text(command)).encode() for command in commands}      # as in a journal
-    return lambda head: head["command"] in encoded_commands
-
-
-def also_accept_incomplete(run_filter: RunFilter) -> RunFilter:
-    """Return a filter that also accepts runs of which some output could not be written.
+    """Return a filter of these commands, and of others from their first run with incomplete output on.
 
     To save time, it searches the undecoded line for the field "incomplete"; few other lines contain the word.
     """
+    encoded_commands = {json.dumps(to_text(command)).encode() for command in commands}      # as in a journal
+
     def accepts(head: re.Match[bytes]) -> bool:
-        journal_line = head.string
-        return run_filter(head) or b'"incomplete"' in journal_line
+        if b'"incomplete"' in head.string:
+            encoded_commands.add(head["command"])
+        return head["command"] in encoded_commands
     return accepts
 
 
@@ -1043,10 +1040,10 @@ LINE_STATE_AFTER = {**STATE_NAMES, ".": "new", "c": "held", "x": "held"}
 class Row:
     """A line and one of its runs, as of one observation."""
     line: Line                  # if removed: as of the run
-    line_state: str = ""        # a word; an orphan is in error; "": removed
-    run: RunRecord | None = None        # None: the log has none
-    is_last: bool = False       # the log has no later run of the line
-    seconds_running: float | None = None        # None: not running, or unknown
+    line_state: str             # a word; an orphan is in error; "": removed
+    run: RunRecord | None       # None: the log has none
+    is_last: bool               # the log has no later run of the line
+    seconds_running: float | None       # None: not running, or unknown
     # fields of a run for --json
     RUN_FIELDS = ("cause", "why", "cpu", "memory", "memory_below", "promised", "directory", "bytes", "stdout",
                   "stderr", "files", "incomplete")
@@ -1120,7 +1117,7 @@ class Observation:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.log.file.close()
+        self.log.close()
 
     @functools.cached_property
     def recent_runs(self) -> list[RunRecord]:
@@ -1143,48 +1140,35 @@ class Observation:
             line_runs = self.match_runs_with_lines(commands, all_runs)
         return [self.row_of_line(line, line_runs) for line in lines]
 
-    def last_rows(self) -> Iterator[Row]:
-        """Yield the row of the last run of each selected line, and of other lines with incomplete output, in
+    def last_rows(self) -> list[Row]:
+        """Return the row of the last run of each selected line, and of other lines with incomplete output, in
         file order.
         """
-        commands, last_runs = self._read_last_runs()
-        line_runs = self.match_runs_with_lines(commands, last_runs)
+        commands = {line.command for line in self.selected_lines}
+        runs = add_last_runs({}, self.log.start_pass(filter_by_commands(commands))).values()
+        line_runs = self.match_runs_with_lines(commands.union(run.command for run in runs), runs)
         last_run_of = line_runs.last_runs
         selected_numbers = {line.number for line in self.selected_lines}
         shown_numbers = [number for number in sorted(line_runs.lines) if number in selected_numbers
                          or (number in last_run_of and last_run_of[number].incomplete)]
-        for number in shown_numbers:
-            yield self.row_of_line(line_runs.lines[number], line_runs)
+        return [self.row_of_line(line_runs.lines[number], line_runs) for number in shown_numbers]
 
-    def _read_last_runs(self) -> tuple[set[bytes], Collection[RunRecord]]:
-        """Return the commands of lines to view and of runs with incomplete output, and their last runs."""
-        commands = {line.command for line in self.selected_lines}
-        while True:
-            log_pass = self.log.start_pass(also_accept_incomplete(filter_by_commands(commands)))
-            last_runs = add_last_runs({}, log_pass)
-            other_commands = {run.command for run in last_runs.values() if run.incomplete} - commands
-            if not other_commands:
-                return commands, last_runs.values()
-            # only incomplete runs of these were read, perhaps not the last ones: read again
-            commands |= other_commands
-
-    def rows_of_all_runs(self) -> Iterator[Row]:
-        """Yield rows of all runs of the selected lines, in the order of the file and of the log; one of a
+    def rows_of_all_runs(self) -> list[Row]:
+        """Return rows of all runs of the selected lines, in the order of the file and of the log; one of a
         line without runs.
         """
         commands = {line.command for line in self.selected_lines}
         log_pass = self.log.start_pass(filter_by_commands(commands))
         runs = [run for run in log_pass if run.command in commands]
         line_runs = self.match_runs_with_lines(commands, runs)
-        runs_by_line = defaultdict(list)
+        rows_by_line: dict[int, list[Row]] = {line.number: [] for line in self.selected_lines}
         for run in sorted(runs, key=operator.attrgetter("position")):
-            if line := line_runs.line_of(run):
-                runs_by_line[line.number].append(run)
-        for line in self.selected_lines:
-            for run in runs_by_line[line.number]:
-                yield self.row_of_run(run, line_runs)
-            if not runs_by_line[line.number]:
-                yield self.row_of_line(line, line_runs)
+            line = line_runs.line_of(run)
+            if line and line.number in rows_by_line:
+                rows_by_line[line.number].append(self.row_of_run(run, line_runs))
+        rows_of_lines = (rows_by_line[line.number] or [self.row_of_line(line, line_runs)]
+                         for line in self.selected_lines)
+        return list(itertools.chain.from_iterable(rows_of_lines))
 
     def match_runs_with_lines(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
         lines = self.watcher.lines_with_commands(commands) if commands else []
@@ -1196,7 +1180,9 @@ class Observation:
     def row_of_line(self, line: Line, line_runs: LineRuns) -> Row:
         """Return the row of a line's last run, or of the line alone if no run is known."""
         run = line_runs.last_runs.get(line.number)
-        return self.row_of_run(run, line_runs) if run else Row(line, self.line_state_of(line), is_last=True)
+        if run:
+            return self.row_of_run(run, line_runs)
+        return Row(line, self.line_state_of(line), run=None, is_last=True, seconds_running=None)
 
     def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
         """Set the state of a run without an end, and return its row.  A removed line is as it was then."""
@@ -1204,7 +1190,8 @@ class Observation:
         line = line_runs.line_of(run)
         if not line:
             text = b" " + run.command       # the part of the line after the state byte
-            return Row(Line(number=run.line, ordinal=0, offset=0, state=b"", text=text), run=run)
+            line = Line(number=run.line, ordinal=0, offset=0, state=b"", text=text)
+            return Row(line, "", run, is_last=False, seconds_running=None)
         is_running = (run.state, run.cause) == self.STILL_RUNNING
         seconds_running = seconds_since(run.began) if is_running else None
         is_last = line_runs.is_last(run, line)
@@ -1240,16 +1227,6 @@ class Observation:
             run.state, run.cause = self.LOST
         else:
             run.state, run.cause = self.END_UNKNOWN
-
-
-@contextlib.contextmanager
-def without_garbage_collector() -> Iterator[None]:
-    """Turn off the garbage collector, which would take a quarter of the time; no view makes cycles."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def open_journal(options: argparse.Namespace, say: Callable[[str], None]) -> JournalReader:
@@ -1436,7 +1413,8 @@ def status_fields_of_line(line: Line, last_row: Row, runners_at_work: RunnersAtW
     run = last_row.run
     if not run or run.ended is None:
         return {**last_row.json_job_fields(), "without_runner": runners_at_work.has_runner_exited(run)}
-    fields = {**Row(line).json_job_fields(), "without_runner": runners_at_work.has_no_runners}
+    row = Row(line, last_row.line_state, run=None, is_last=True, seconds_running=None)
+    fields = {**row.json_job_fields(), "without_runner": runners_at_work.has_no_runners}
     was_unsuccessful = run.state in BAD_STATES
     is_runner_alive = run.runner is not None and not runners_at_work.has_runner_exited(run)
     if was_unsuccessful and is_runner_alive:
@@ -1537,24 +1515,22 @@ def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Lin
     return lines
 
 
-def format_row(
-    row: Row, output: LastOutput | None, last_lines: Mapping[RunRecord, Sequence[str]], columns: float
-) -> Iterator[str]:
-    """Yield a row as lines of text.  output: None without a log."""
-    yield fit_to_width(f"line {row.line.number}: {describe_last_run(row, output is not None)}", columns)
+def format_row(row: Row, directory: str, last_lines: Iterable[str], columns: float) -> Iterator[str]:
+    """Yield a row as lines of text.  last_lines: of the output of the run."""
+    yield fit_to_width(f"line {row.line.number}: {describe_last_run(row)}", columns)
     yield fit_to_width(f"    {to_text(row.line.command)}", columns)
-    if row.run and output:
-        details = printable(describe_resources_and_output(row.run, output.directory))
+    if row.run:
+        details = printable(describe_resources_and_output(row.run, directory))
         wrap_columns = max(int(columns), 20) if columns < math.inf else len(details) + 4
         yield filled(details, wrap_columns, "    ")
-        for text in last_lines[row.run]:
-            yield fit_to_width(f"  | {text}", min(columns, LastOutput.MAX_COLUMNS))
+    for text in last_lines:
+        yield fit_to_width(f"  | {text}", min(columns, LastOutput.MAX_COLUMNS))
 
 
-def describe_last_run(row: Row, has_log: bool) -> str:
+def describe_last_run(row: Row) -> str:
     """Return a row's result in words: 'exit 3 on node1, 14:03:22, after 49 ms', 'failed; last run: ...'."""
     if not row.run:
-        return f"{row.line_state}; no run in the journal" if has_log else row.line_state
+        return f"{row.line_state}; no run in the journal"
     text = describe_run(row.run)
     if row.seconds_running is not None:
         text += f", {human_time(row.seconds_running)} ago"
@@ -1597,7 +1573,6 @@ def describe_resources_and_output(run: RunRecord, directory: str) -> str:
     return ", ".join([*parts, output_text])
 
 
-@without_garbage_collector()
 def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     """For --failed print the last runs of failed lines, for --show all runs of the named lines.
 
@@ -1605,43 +1580,32 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     """
     is_failed_only = options.show is None
     select_lines = find_bad_lines if is_failed_only else functools.partial(find_lines, options.show)
-    columns = stdout_columns()
+    gc.disable()        # it would take a quarter of the time; no view makes cycles
     with Observation(watcher, functools.partial(open_journal, options, say), select_lines) as observation:
-        output = None
-        if not observation.log.is_missing:
-            output = LastOutput(options.outdir, max_lines=3 if is_failed_only else 10)
         rows = observation.last_rows() if is_failed_only else observation.rows_of_all_runs()
+        output = LastOutput(options.outdir, max_lines=3 if is_failed_only else 10)
+        output.measure(rows)
         if options.json:
-            print_rows_as_json(rows, output)
+            print_lines([json.dumps({"runs": [row.json_fields() for row in rows]})])
         else:
-            print_rows(rows, output, columns)
+            print_rows(rows, output, stdout_columns())
     return count_states(observation.snapshot)
 
 
-def print_rows(rows: Iterable[Row], output: LastOutput | None, columns: float) -> None:
+def print_rows(rows: Iterable[Row], output: LastOutput, columns: float) -> None:
     """Print rows; at the end group the reasons of failed lines if several have one reason."""
     failed_rows = []
     last_lines: dict[RunRecord, list[str]] = {}
     for row in rows:
-        if row.run and output:
-            output.measure(row.run)
+        if row.run:
             last_lines[row.run] = output.last_lines(row.run)
-        print_lines(format_row(row, output, last_lines, columns))
-        if row.run and row.is_last and row.line_state in BAD_LINE_STATES:
-            failed_rows.append(row)
+            if row.is_last and row.line_state in BAD_LINE_STATES:
+                failed_rows.append(row)
+        print_lines(format_row(row, output.directory, last_lines[row.run] if row.run else (), columns))
     groups = group_failures(failed_rows, last_lines)
     if len(groups) < len(failed_rows):
         texts = (f"{len(rows):6}  {words}  ({describe_place(rows)})" for words, rows in groups)
         print_lines(["", *(fit_to_width(text, columns) for text in texts)])
-
-
-def print_rows_as_json(rows: Iterable[Row], output: LastOutput | None) -> None:
-    json_rows = []
-    for row in rows:
-        if row.run and output:
-            output.measure(row.run)
-        json_rows.append(row.json_fields())
-    print_lines([json.dumps({"runs": json_rows})])
 
 
 # a number in a command or in output
@@ -1669,14 +1633,12 @@ def group_failures(
 
 
 def last_words(row: Row, last_lines: Mapping[RunRecord, Sequence[str]]) -> str:
-    """Return the last line of output, or how the run ended: '(exit 3, printed nothing)'."""
+    """Return the last line of output, or how the run ended: '(exit 3)'."""
     if row.run is None:
         return "(no known run)"
     if lines := last_lines.get(row.run):
         return lines[-1].strip()[:MAX_WORDS_CHARACTERS]
-    is_known = row.run in last_lines and row.run.ended is not None
-    has_printed_nothing = is_known and not row.run.incomplete
-    return f"({describe_result(row.run)}{', printed nothing' if has_printed_nothing else ''})"
+    return f"({describe_result(row.run)})"
 
 
 def describe_place(rows: Sequence[Row]) -> str:
@@ -1772,7 +1734,7 @@ def read_stats(outdir: str) -> dict[str, Any]:
     groups: defaultdict[str, RunStats] = defaultdict(RunStats)
     common_words: dict[str, list[str]] = {}     # by group
     without_end = 0
-    with journal.file:
+    with contextlib.closing(journal):
         for run in journal.start_pass():
             if run.ended is None:
                 without_end += 1
@@ -2006,9 +1968,7 @@ class Report:
         failed_runs = {row.run for row in self.failed_rows}
         other_rows = [observation.row_of_run(run, line_runs) for run in recent_runs if run not in failed_runs]
         self.rows = [*self.failed_rows, *other_rows]
-        for row in self.rows:
-            if row.run:
-                output.measure(row.run)
+        output.measure(self.rows)
         self.last_lines = self._read_last_lines(output)
 
     def _read_last_lines(self, output: LastOutput) -> dict[RunRecord, list[str]]:
@@ -2099,7 +2059,6 @@ class Reporter:
     def _pause_seconds(self, start: float) -> float:
         return max(self.MIN_PAGE_SECONDS, 20 * (time.monotonic() - start))
 
-    @without_garbage_collector()
     def write_page(self, is_live: bool = False) -> None:
         """Read job file and journal, and write the page.
 
@@ -2447,10 +2406,9 @@ def run_with_options(argv: Sequence[str]) -> int:
 
 def write_timeline(options: argparse.Namespace) -> None:
     exit_on(signal.SIGINT, signal.SIGTERM)
-    messages: list[str] = []
-    journal = JournalReader(options.outdir, messages.append)
+    journal = JournalReader(options.outdir, say)
     events_by_slot: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
-    with journal.file, open_replacement(options.timeline, "timeline", TIMELINE_HEAD) as file:
+    with contextlib.closing(journal), open_replacement(options.timeline, "timeline", TIMELINE_HEAD) as file:
         for run in journal.start_pass():
             if run.seconds is not None:
                 events_by_slot[run.host, run.slot].append(trace_event(run, run.seconds))
@@ -2461,8 +2419,6 @@ def write_timeline(options: argparse.Namespace) -> None:
         file.write(TIMELINE_HEAD + b"\n" + next(lines).encode())
         file.writelines(f",\n{line}".encode() for line in lines)
         file.write(b"\n]}\n")
-    for text in messages:
-        say(text)
 
 
 def print_or_wait_for_jobs(options: argparse.Namespace) -> int:

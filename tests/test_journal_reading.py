@@ -10,7 +10,7 @@ import unittest
 import unittest.mock
 from collections import Counter
 from collections.abc import Collection, Iterator
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import runmaker4
 import runwait4
@@ -47,11 +47,12 @@ class JournalCase(Case):
     def runs(self) -> tuple[list[runwait4.RunRecord], list[str]]:
         """The runs in it, and what was said."""
         said: list[str] = []
-        return list(self.opened(said.append).start_pass()), said
+        with contextlib.closing(runwait4.JournalReader(str(self.dir / "out"), said.append)) as journal:
+            return list(journal.start_pass()), said
 
-    def opened(self, say: Optional[Callable[[str], None]] = None) -> runwait4.JournalReader:
-        """The journal; without say nothing may be said."""
-        journal = runwait4.JournalReader(str(self.dir / "out"), say or self.fail)
+    def opened(self) -> runwait4.JournalReader:
+        """The journal; nothing may be said."""
+        journal = runwait4.JournalReader(str(self.dir / "out"), self.fail)
         self.addCleanup(journal.file.close)
         return journal
 

@@ -345,12 +345,13 @@ class Failed(TellingCase):
                        for number, text in enumerate(texts, 1)))
         self.assertTrue(self.told("--failed", "--outdir", "out", "runs.txt").endswith(
             "\n\n     3  step …: no convergence  (lines 1, 3, 4 on node1)\n"
-            "     1  (exit 3, printed nothing)  (line 2 on node1)\n"))
+            "     1  (exit 3)  (line 2 on node1)\n"))
 
     def test_without_a_journal_the_lines(self) -> None:
         self.write("! a\nd b\ne c\nr d\n")
         self.assertEqual(self.told("--failed", "runs.txt"),
-                         "line 1: failed\n    a\nline 3: error\n    c\nline 4: error\n    d\n")
+                         "".join(f"line {line} no run in the journal\n    {command}\n" for line, command in
+                                 (("1: failed;", "a"), ("3: error;", "c"), ("4: error;", "d"))))
         self.write("d a\n")
         self.assertEqual(self.told("--failed", "runs.txt"), "")
 
