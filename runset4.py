@@ -1560,7 +1560,7 @@ def add_job_files(file: JobFile, names: Sequence[str]) -> int:
 # A test becomes a group below a barrier.  The commands become jobs, under `#RUN` lines with group, target (as
 # host) and timeout.  After an error, nothing is added.
 
-TEST_LABEL = re.compile(rb"([^:]+):")
+TEST_LABEL = re.compile(rb"([^:]*[^:\s])\s*:")
 TEST_FLAG = re.compile(rb"-(generaltimeout|minhosts|timeout)\s*:\s*(.*)")
 # the target; the command, without a pair of quotes around it
 TEST_COMMAND = re.compile(rb'([\w.][\w.-]*)\s*:\s*(?:"(.*)"|(.*))')
@@ -1569,6 +1569,7 @@ TEST_TIMEOUT = re.compile(rb"(\d+)\s*([hms])")
 
 @dataclass
 class TestCommand:
+    target: bytes
     line: bytes                     # of the new job
     timeout: bytes                  # as in a directive: b"5m"; b"": not given
 
@@ -1579,8 +1580,7 @@ class Test:
     label: bytes
     timeout: bytes = b""            # for commands that have none; b"": not given
     min_hosts: bytes = b"all"       # how many hosts must not time out
-    targets: dict[bytes, list[TestCommand]] = field(default_factory=dict)   # by host
-    last_command: TestCommand | None = None
+    commands: list[TestCommand] = field(default_factory=list)
 
     def parse_line(self, line: bytes) -> None:
         flag = TEST_FLAG.fullmatch(line)
@@ -1598,16 +1598,15 @@ class Test:
     def _add_command(self, target: bytes, text: bytes) -> None:
         if not text.strip():
             raise ValueError(f"'{display_text(target)}' has no command (or the test above has no end)")
-        self.last_command = TestCommand(job_line(text), self.timeout)
-        self.targets.setdefault(target, []).append(self.last_command)
+        self.commands.append(TestCommand(target, job_line(text), self.timeout))
 
     def _apply_flag(self, name: str, value: bytes) -> None:
         """Apply '-NAME: VALUE': `timeout` to the command above, other flags above the first target to all."""
         if name == "timeout":
-            if not self.last_command:
+            if not self.commands:
                 raise ValueError("-timeout before the first target")
-            self.last_command.timeout = directive_timeout(value)
-        elif self.last_command:
+            self.commands[-1].timeout = directive_timeout(value)
+        elif self.commands:
             raise ValueError(f"-{name} after a target")
         elif name == "generaltimeout":
             self.timeout = directive_timeout(value)
@@ -1621,23 +1620,24 @@ class Test:
         Below `#RUN barrier` jobs wait until all above have finished.  `#RUN together=LABEL host=TARGET
         timeout=5m min-hosts=all` makes the jobs below a group, whose hosts start together.
         """
+        if not self.commands:
+            raise ValueError(f"the test '{display_text(self.label)}' has no targets")
         yield b"#RUN barrier\n# test %b\n" % self.label
         group = re.sub(rb"[\s,=]+", b"_", self.label)       # a setting cannot contain these characters
+        targets = [*dict.fromkeys(command.target for command in self.commands)]
         previous_directive = b""
-        for target, commands in self.targets.items():
-            for command in commands:
-                timeout = b" timeout=%b" % command.timeout if command.timeout else b""
-                directive = b"#RUN together=%b host=%b%b min-hosts=%b\n" % (
-                    group,
-                    target,
-                    timeout,
-                    self.min_hosts,
-                )
-                if directive == previous_directive:
-                    yield command.line
-                else:
-                    yield directive + command.line
-                previous_directive = directive
+        for command in sorted(self.commands, key=lambda command: targets.index(command.target)):
+            timeout = b" timeout=%b" % command.timeout if command.timeout else b""
+            directive = b"#RUN together=%b host=%b%b min-hosts=%b\n" % (
+                group,
+                command.target,
+                timeout,
+                self.min_hosts,
+            )
+            if directive != previous_directive:
+                yield directive
+            yield command.line
+            previous_directive = directive
 
 
 def directive_timeout(text: bytes) -> bytes:
@@ -1658,44 +1658,36 @@ def check_value(parse: Callable[[str], object], text: bytes) -> bytes:
         raise ValueError(str(error)) from None
 
 
-def read_tests(path: str) -> Iterator[Test]:
-    source = Source(path)
-    test: Test | None = None
-    label_line = 0
-    test_count = 0
-    for line in map(bytes.strip, source):
-        if line[:1] in b"#":                # or b""
-            continue
-        if line == b"end" and test and test.targets:
-            yield test
-            test = None
-            test_count += 1
-        elif line == b"end" and test:
-            raise source.error_at_line(f"the test '{display_text(test.label)}' has no targets")
-        elif test:
-            try:
-                test.parse_line(line)
-            except ValueError as error:
-                raise source.error_at_line(error) from None
-        else:
-            match = TEST_LABEL.fullmatch(line)
-            if not match or not match[1].strip():
-                raise source.error_at_line(
-                    f"not the label of a test: '{display_text(line[:80])}' (such as 'LABEL:')"
-                )
-            test = Test(match[1].strip())
-            label_line = source.line_number
-    if test:
-        source.line_number = label_line
-        raise source.error_at_line(f"the test '{display_text(test.label)}' has no end")
-    if not test_count:
-        raise UsageError(f"{source.name}: no tests (nothing to add)")
+def parse_label(line: bytes) -> bytes:
+    match = TEST_LABEL.fullmatch(line)
+    if not match:
+        raise ValueError(f"not the label of a test: '{display_text(line[:80])}' (such as 'LABEL:')")
+    return match[1]
 
 
 def lines_of_tests(path: str) -> Iterator[bytes]:
-    for test in read_tests(path):
-        yield from test.job_file_lines()
-    yield b"#RUN\n"                         # the last test's settings do not apply to later jobs
+    source = Source(path)
+    test: Test | None = None
+    label_line = 0
+    for line in map(bytes.strip, source):
+        if line[:1] in b"#":                # or b""
+            continue
+        try:
+            if not test:
+                test = Test(parse_label(line))
+                label_line = source.line_number
+            elif line == b"end":
+                yield from test.job_file_lines()
+                test = None
+            else:
+                test.parse_line(line)
+        except ValueError as error:
+            raise source.error_at_line(error) from None
+    if test:
+        source.line_number = label_line
+        raise source.error_at_line(f"the test '{display_text(test.label)}' has no end")
+    if label_line:
+        yield b"#RUN\n"                     # the last test's settings do not apply to later jobs
 
 
 # ======== Command line ======================================================================================

@@ -90,8 +90,10 @@ class Script(FormatCase):
             self.assertEqual(self.read(), as_bytes(expected))
 
     def test_a_bad_configuration_is_refused_whole(self) -> None:
+        self.write("\n# c\n", "none")
         self.write(SAMPLE + "\n\nthird:\nlocalhost: echo\n-timeout: 5\nend\n", "bad")
-        calls = {"missing": "missing: ", ".": "directory", "bad": "bad: line 20: "}
+        calls = {"missing": "missing: ", ".": "directory", "bad": "bad: line 20: ",
+                 "none": "no jobs (nothing to add)", "/dev/null": "no jobs (nothing to add)"}
         for call, ended in self.run_all((RUNSET, "runs.txt", "--add-tests", name) for name in calls):
             with self.subTest(call=call):
                 self.assertRefused(ended, f"{RUNSET}: ", calls[str(call[-1])])
@@ -184,8 +186,6 @@ class Refusing(FormatCase):
 
     def test_parts_at_the_wrong_place(self) -> None:
         self.assertRefusedAt({
-            "": 0,                                              # no test at all
-            "\n# c\n": 0,
             "# c\n\nt:\nend\n": 4,                              # no targets
             "t:\n-minhosts: 1\nend\n": 3,
             "t:\n-timeout: 5s\na: b\nend\n": 2,                 # before the first target
