@@ -2009,6 +2009,7 @@ class Sessions:
     max_failed: int                     # 0: no limit
     clients: dict[str, Client] = field(default_factory=dict)
     assignments: dict[str, Assignment] = field(default_factory=dict)
+    last_return_at: float = 0.0            # boottime(): when a line came back unstarted
     # ends of runs that the journal gathers on a network file system: client and event number
     _gathered_events: list[tuple[Client, int]] = field(default_factory=list)
     links: dict[ClientLink, None] = field(default_factory=dict)
@@ -2070,6 +2071,8 @@ class Sessions:
         client = assignment.client
         event = line_result.event           # to acknowledge; None: it came in no message
         self.runner_stats.add_result(assignment.job, line_result.state)
+        if line_result.state == NEW:
+            self.last_return_at = boottime()
         if error:
             self._report_unwritten(assignment, error)
         elif event is not None:
@@ -2659,8 +2662,8 @@ class Recovery:
 #     2. claim_batch() claims lines for all waiting clients, one for each in turn.  After MAX_BATCH_LINES the
 #        file executor does other work first.
 #     3. _on_batch_claimed() sends the lines.
-#     4. A client that would exit gets `nothing` if a walk that began after the request found nothing, and no
-#        line can come back unstarted.
+#     4. A client that would exit gets `nothing` if a walk that began after the request, and after any line came
+#        back unstarted, found nothing, and no line can come back now.
 #     5. Each group that a walk has met has a plan: which host gets which jobs.  Once all hosts have a free
 #        slot, the lines are claimed, all or none.  If all hosts are connected but some are busy, the hosts
 #        get no other jobs until then.
@@ -2839,8 +2842,12 @@ class Dispatcher:
         client.send_message(type="jobs", request=client.request_number, jobs=entries)
 
     def answer_exiting_clients(self) -> None:
-        """Send `nothing` to waiting clients that asked for it and certainly get no more jobs: they exit."""
-        exiting_clients = [client for client in self.waiting_clients if client.exits_without_jobs]
+        """Send `nothing` to waiting clients that asked for it and certainly get no more jobs: they exit.
+
+        They wait no longer: a line sent to a client that exits would come back unstarted.
+        """
+        exiting_clients = [client for client in self.waiting_clients
+                           if client.exits_without_jobs and not client.assignments]
         if not exiting_clients:
             return
         is_stopping = not self._lifetime.is_serving     # no client gets jobs
@@ -2848,6 +2855,7 @@ class Dispatcher:
             return
         for client in exiting_clients:
             if client.can_get_jobs and (is_stopping or self._can_exit(client)):
+                del self.waiting_clients[client]
                 client.send_no_jobs_message(self._last_report)
 
     def _can_jobs_come_back(self) -> bool:
@@ -2857,9 +2865,13 @@ class Dispatcher:
         return any(assignment.can_come_back_unstarted(sent_after) for assignment in assignments)
 
     def _can_exit(self, client: Client) -> bool:
-        """Return True if a complete walk since the client's request shows no job for it, now or later."""
+        """Return True if a complete walk shows no job for the client, now or later.
+
+        The walk began after the client's request, and after the last line came back unstarted.
+        """
         report = self._last_report
-        was_included = client in report.consumers and report.began >= client.requested_at
+        is_recent = report.began >= max(client.requested_at, self._sessions.last_return_at)
+        was_included = is_recent and client in report.consumers
         if not was_included:
             return False
         waits_for_end = client.follow and not report.met_end        # it exits at `#RUN end`

@@ -509,6 +509,44 @@ runmaker4.Cursor.claim = claim_and_note
         self.assertTrue(self.exists("pieces"))
 
 
+class Leaving(TcpCase):
+    """A client that is told to leave gets no more lines; none is told to while a line can come back."""
+    # Each walk takes as long as in a long file, so that the next is not due at once
+    LONG_WALKS = """
+import runmaker4, time
+claim_next = runmaker4.Walk.claim_next
+def claim_slowly(walk, *args):
+    time.sleep(0.02)
+    return claim_next(walk, *args)
+runmaker4.Walk.claim_next = claim_slowly
+"""
+    LAST_CLAIM = dict(type="claim", request=1, want=1, last=True)
+
+    def test_a_line_goes_past_a_client_that_leaves(self) -> None:
+        self.write("d true\n")
+        server = self.start_server()
+        with Peer.of(server.port, server.token) as leaving, Peer.of(server.port, server.token) as other:
+            leaving.hello().hear("welcome")
+            leaving.say(self.LAST_CLAIM).hear("nothing")
+            self.append(". true")
+            other.hello().hear("welcome")
+            other.say(self.LAST_CLAIM)
+            self.assertEqual(len(other.hear("jobs")["jobs"]), 1)
+
+    def test_a_line_that_comes_back_goes_to_a_client_that_wanted_to_leave(self) -> None:
+        self.write(". true\n")
+        server = self.start_server(patch=self.LONG_WALKS)
+        with Peer.of(server.port, server.token) as holding, Peer.of(server.port, server.token) as waiting:
+            holding.hello().hear("welcome")
+            job, = holding.say({**self.LAST_CLAIM, "last": False}).hear("jobs")["jobs"]
+            waiting.hello().hear("welcome")
+            for message in self.LAST_CLAIM, dict(type="ping", request=2), dict(type="ping", request=3):
+                waiting.say(message)
+            self.assertEqual([waiting.hear("pong")["request"] for _ in range(2)], [2, 3])
+            holding.say(dict(type="release", n=1, id=job["id"]))
+            self.assertEqual(waiting.hear("jobs", "nothing")["type"], "jobs")
+
+
 # -- a server and those who wait -----------------------------------------------------------------------------
 
 class Serving(TcpCase):
