@@ -6,7 +6,6 @@ import statistics
 import time
 import unittest
 from collections import Counter
-from collections.abc import Iterable, Iterator
 
 from runmaker4 import VERSION
 from tests.support import (
@@ -17,7 +16,6 @@ from tests.support import (
     RUNWAIT,
     SCRIPTS,
     WAITING,
-    Ended,
     RunCase,
     alive,
     console_lines,
@@ -254,23 +252,14 @@ class DryRun(RunCase):
 class Loudness(RunCase):
     """-q: less on the console."""
 
-    def run_loud(self, *options: str) -> Ended:
-        self.jobs("echo a; echo b >&2", "exit 3")
-        ended = self.run_jobs("--name", "alice", *options)
-        self.assertEnded(ended, 1, "d!")
-        return ended
-
-    def test_quiet_leaves_only_the_closing_line(self) -> None:
-        ended = self.run_loud("-q")
-        self.assertEqual(ended.out, b"")
-        self.assertEqual(ended.err.count(b"\n"), 1, ended.err)
-        self.assertTrue(ended.err.startswith(b"runmaker4.py: runs.txt: 1 done, 1 failed"), ended.err)
-
-    def test_quiet_leaves_errors(self) -> None:
-        self.write(". true\n. echo a\0b\n")
+    def test_quiet_leaves_errors_and_the_closing_line(self) -> None:
+        self.jobs("echo a; echo b >&2", "exit 3", "echo a\0b")
         ended = self.run_jobs("-q")
-        self.assertEqual((ended.code, ended.out), (1, b""))
-        self.assertComplains(ended, "line 2")
+        self.assertEnded(ended, 1, "d!e")
+        self.assertEqual(ended.out, b"")
+        self.assertEqual(ended.err.count(b"\n"), 2, ended.err)
+        self.assertComplains(ended, "line 3")
+        self.assertIn(b"\nrunmaker4.py: runs.txt: 1 done, 1 failed, 1 error", ended.err)
 
 
 class Help(RunCase):
@@ -290,39 +279,30 @@ class Help(RunCase):
         "--give-up -h --help",
     }
 
-    def test_it_fits_sixty_lines_of_any_terminal(self) -> None:
+    def test_it_fits_sixty_lines_of_any_terminal_and_has_all_its_parts(self) -> None:
         for columns in "", "80", "100":
-            for script, lines in self.help(columns):
+            calls = ((script, "--help") for script in self.NAMED)
+            for (script, _), ended in self.run_all(calls, env={"COLUMNS": columns}):
                 with self.subTest(script=script, columns=columns):
+                    self.assertEqual((ended.code, ended.err), (0, b""))
+                    lines = ended.out.decode().splitlines()
                     self.assertLessEqual(len(lines), 60)
                     self.assertLess(max(map(len, lines)), int(columns or 80))
+                    self.check_parts(script, lines)
 
-    def test_it_opens_with_the_usage_then_what_the_program_is_then_examples(self) -> None:
-        for script, lines in self.help(scripts=SCRIPTS):
-            with self.subTest(script=script):
-                usage, purpose, examples, *_ = "\n".join(lines).split("\n\n")
-                self.assertRegex(purpose, r"\A[A-Z][^\n]*\.\Z|\A[A-Z][^\n]*\n[^\n]*\.\Z|\A(.*\n){2}.*\.\Z")
-                self.assertRegex(usage, rf"\Ausage: {script} \[options\] [A-Z]+")
-                self.assertRegex(examples, rf"(?m)^    (alice\$ )?{script} [^\[\n]*(runs\.txt|alice)")
-
-    def test_it_lists_the_exit_statuses(self) -> None:
-        for script, lines in self.help(scripts=SCRIPTS):
-            with self.subTest(script=script):
-                listed = lines[lines.index("Exit status:") + 1:]
-                found = [line.split()[0] for line in listed if re.match("  [0-9]", line)]
-                self.assertEqual(found[:3], ["0", "1", "2"])
-
-    def test_it_is_grouped(self) -> None:
-        for script, lines in self.help():
-            with self.subTest(script=script):
-                headings = [line for line in lines if line.endswith(":") and not line.startswith((" ", "-"))]
-                self.assertGreaterEqual(len(headings), 2, headings)
-
-    def test_it_names_every_option(self) -> None:
-        for script, lines in self.help():
-            words = " ".join(lines).replace(",", " ").replace("=", " ").replace("[", " ").split()
-            with self.subTest(script=script):
-                self.assertEqual([option for option in self.NAMED[script].split() if option not in words], [])
+    def check_parts(self, script: str, lines: list[str]) -> None:
+        """The usage, what the program is, examples; groups of options; exit statuses."""
+        usage, purpose, examples, *_ = "\n".join(lines).split("\n\n")
+        self.assertRegex(purpose, r"\A[A-Z][^\n]*\.\Z|\A[A-Z][^\n]*\n[^\n]*\.\Z|\A(.*\n){2}.*\.\Z")
+        self.assertRegex(usage, rf"\Ausage: {script} \[options\] [A-Z]+")
+        self.assertRegex(examples, rf"(?m)^    (alice\$ )?{script} [^\[\n]*(runs\.txt|alice)")
+        headings = [line for line in lines if line.endswith(":") and not line.startswith((" ", "-"))]
+        self.assertGreaterEqual(len(headings), 2, headings)
+        words = " ".join(lines).replace(",", " ").replace("=", " ").replace("[", " ").split()
+        self.assertEqual([option for option in self.NAMED[script].split() if option not in words], [])
+        statuses = [line.split()[0] for line in lines[lines.index("Exit status:") + 1:]
+                    if re.match("  [0-9]", line)]
+        self.assertEqual(statuses[:3], ["0", "1", "2"])
 
     def test_an_unknown_option_is_refused(self) -> None:
         for script, option in (
@@ -334,23 +314,14 @@ class Help(RunCase):
             self.assertRefused(ended, f"{script}: unrecognized arguments: {option} (see --help)\n")
 
     def test_a_second_file_is_refused(self) -> None:
-        for script in RUNMAKER, RUNWAIT, "runmaker4-server.py":
-            for words in ("a.txt", "b.txt"), ("a.txt", "b.txt", "c.txt"), ("a.txt", "--", "b.txt", "c.txt"):
-                with self.subTest(script=script, words=words):
-                    ended = self.run_script(script, *words)
-                    self.assertRefused(ended, "unrecognized arguments: ", "b.txt")
+        calls = ((RUNMAKER, "a.txt", "b.txt", "c.txt"), (RUNWAIT, "a.txt", "b.txt"),
+                 (RUNSERVER, "a.txt", "--", "b.txt", "c.txt"))
+        for call, ended in self.run_all(calls):
+            with self.subTest(call=call):
+                self.assertRefused(ended, "unrecognized arguments: ", "b.txt")
 
     def test_a_negative_number_is_no_value(self) -> None:
         self.assertRefused(self.run_jobs("-j", "-1"), "argument -j/--jobs: expected one argument")
-
-    def help(
-        self, columns: str = "100", scripts: Iterable[str] = tuple(NAMED)
-    ) -> Iterator[tuple[str, list[str]]]:
-        """Each script, and the lines of its help."""
-        for (script, _), ended in self.run_all(((script, "--help") for script in scripts),
-                                               env={"COLUMNS": columns}):
-            self.assertEqual((ended.code, ended.err), (0, b""), script)
-            yield script, ended.out.decode().splitlines()
 
 
 if __name__ == "__main__":
