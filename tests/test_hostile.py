@@ -398,18 +398,6 @@ class Insiders(Attack):
         self.stage.serves()
         self.assertLess(peak_memory(self.stage.server.pid), MEMORY + 64)
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_one_that_loses_more_jobs_than_one_message_can_name(self) -> None:
-        jobs = [self.job_at(5, number=2, id=f"{number:016x}") for number in range(60_000)]
-        with self.peer() as peer:
-            having = [{"result": None, **job} for job in jobs]
-            peer.prove().say(
-                *(dict(type="have", jobs=having[at : at + 4000]) for at in range(0, len(jobs), 4000))
-            )
-            peer.say({**HELLO, "client": new_key()}).hear("welcome")
-            lost = [peer.hear("lost")["id"] for _ in jobs]
-        self.assertEqual(sorted(lost), [job["id"] for job in jobs])
-
     def test_one_that_ends_its_job_again_and_again(self) -> None:
         peer, job = self.started()
         end = dict(type="finish", n=3, id=job["id"], state="d", how="exit 0", cause="")

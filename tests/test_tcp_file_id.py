@@ -8,7 +8,7 @@ import unittest
 
 from tests.support import alive, wait_until
 from tests.tcp import Program, Server
-from tests.test_tcp_losses import JOB, LONG, LossCase
+from tests.test_tcp_losses import EAGER, JOB, LONG, LossCase
 from tests.wire import Peer
 
 NOBODY = 65534                              # some user other than root
@@ -16,7 +16,7 @@ NOBODY = 65534                              # some user other than root
 
 class OtherServers(LossCase):
     """A client with a job of runs.txt comes to the server of another file of the same user."""
-    PATCH = "import random; random.uniform = lambda low, high: 0.02"    # it connects again soon
+    PATCH = EAGER
     WAITING = "the server has another file", "waiting for the server of ", "runs.txt; 1 job not handed in yet"
 
     def serve_other(self, port: int = 0, file: str = "other.txt") -> Server:
@@ -36,19 +36,6 @@ class OtherServers(LossCase):
         self.assert_each_ran_once(client, "d")
         self.assertEqual(client.err.count(b"waiting for"), 1, client.err)
         self.assertFalse(self.exists("never"))
-
-    def test_one_that_was_started_on_the_same_port(self) -> None:
-        server = self.serve(JOB)
-        client = self.connect(server)
-        self.stop(server)
-        self.write(". touch never\n", "other.txt")
-        other = self.serve_other(server.port)
-        self.assert_kept_from(other, client)
-        self.stop(other)
-        self.serve_again(server.port)
-        self.wait_said(client, "connected again")
-        self.end_jobs(client)
-        self.assert_handed_in(client)
 
     def test_a_result_of_a_job_that_ended_meanwhile_is_kept_for_its_own_server(self) -> None:
         server = self.serve(JOB)
