@@ -88,7 +88,6 @@ from runmaker4 import (
     give_rights,
     integer_between,
     is_continued,
-    is_utf16,
     job_file_path,
     keep_trying,
     lazy_import,
@@ -278,27 +277,13 @@ class Source:
             with open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
                 while line := file.readline(self.MAX_LINE_BYTES):
                     self.line_number += 1
-                    yield self._check_and_strip(line)
+                    if b"\0" in line:
+                        raise self.error_at_line("contains a NUL (save it as text in UTF-8)")
+                    if len(line) == self.MAX_LINE_BYTES:
+                        raise self.error_at_line("is too long (128 KiB for a command)")
+                    yield (line.removeprefix(UTF8_MARK) if self.line_number == 1 else line).rstrip(b"\n")
         except OSError as error:
             raise UsageError(f"{self.name}: {error_text(error)}") from None
-
-    def _check_and_strip(self, line: bytes) -> bytes:
-        if self.line_number == 1:
-            line = self._without_bom(line)
-        if b"\0" in line:
-            raise self.error_at_line("contains a NUL (expected text)")
-        if line.endswith(b"\n"):
-            return line[:-1]
-        if len(line) >= self.MAX_LINE_BYTES:
-            raise self.error_at_line("is too long (128 KiB for a command)")
-        return line
-
-    def _without_bom(self, line: bytes) -> bytes:
-        if is_utf16(line[:4096]):
-            raise UsageError(f"{self.name}: is UTF-16 (save it as UTF-8)")
-        if line.startswith(UTF8_MARK):
-            return line[len(UTF8_MARK):]
-        return line
 
     def error_at_line(self, text: object) -> UsageError:
         return UsageError(f"{self.name}: line {self.line_number}: {text}")
@@ -870,8 +855,7 @@ def merge_key(line: bytes) -> bytes:
 
 
 def split_lines(data: bytes) -> list[bytes]:
-    data = data[len(UTF8_MARK):] if data.startswith(UTF8_MARK) else data
-    lines = data.split(b"\n")
+    lines = data.removeprefix(UTF8_MARK).split(b"\n")
     return lines if lines[-1] else lines[:-1]       # b"" comes after the last newline
 
 
@@ -1484,7 +1468,7 @@ FJD_SECTIONS = ("control", "fjd")
 
 
 def command_of_fjd_file(path: str) -> bytes:
-    source = Source("./-" if path == "-" else path)     # Source would read stdin for '-'
+    source = Source(as_argument(path))      # Source would read stdin for '-'
     executable = read_executable(source)
     try:
         word = quote(os.path.abspath(os.fsencode(path)))
@@ -1501,30 +1485,22 @@ def read_executable(source: Source) -> str:
         config.read_file((line.decode("utf-8", "surrogateescape") + "\n" for line in source), source.name)
     except configparser.Error as error:
         raise UsageError(f"{source.name}: {' '.join(str(error).split())}") from None
-    sections = [section for section in FJD_SECTIONS if config.has_option(section, "executable")]
-    if not sections:
-        raise UsageError(f"{source.name}: missing executable= in [{'] or ['.join(FJD_SECTIONS)}]")
-    executable: str = config[sections[0]]["executable"]
+    values = [config.get(section, "executable", fallback="") for section in FJD_SECTIONS]
+    executable = next(filter(None, values), "")
     if not executable:
-        raise UsageError(f"{source.name}: executable= is empty")
+        raise UsageError(f"{source.name}: missing executable= in [{'] or ['.join(FJD_SECTIONS)}]")
     return executable
 
 
-def is_job_file(entry: os.DirEntry[str]) -> bool:
-    """Return True for a file that is neither hidden nor a backup (NAME~)."""
-    try:
-        return not entry.name.startswith(".") and not entry.name.endswith("~") and entry.is_file()
-    except OSError:                 # for example a loop of links
-        return False
-
-
 def job_files(folder: str) -> list[str]:
+    """Return the paths of the files in a directory that are neither hidden nor backups (NAME~)."""
     try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if is_job_file(entry))
+        names = sorted(os.listdir(folder))
     except OSError as error:
         raise UsageError(f"{display_text(os.fsencode(folder))}: {error_text(error)}") from None
-    return [os.path.join(folder, name) for name in names]
+    paths = [os.path.join(folder, name) for name in names
+             if not name.startswith(".") and not name.endswith("~")]
+    return [*filter(os.path.isfile, paths)]
 
 
 def add_job_files(file: JobFile, names: Sequence[str]) -> int:

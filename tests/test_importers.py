@@ -146,7 +146,8 @@ class Lists(ImportCase):
     def test_what_is_wrong_with_a_list_is_said_with_its_line(self) -> None:
         self.write("echo 1\necho 2\n", "good")
         too_long = "the command is longer than 128 KiB"
-        for text, template, expected in ((UTF16, "", "is UTF-16"), (UTF16[2:], "", "is UTF-16"),
+        for text, template, expected in ((UTF16, "", "line 1: contains a NUL (save it as text in "),
+                                         (UTF16[2:], "", "line 1: contains a NUL (save it as text in "),
                                          (f"echo 1\n# c\necho {'x' * TOO_LONG}\n", "", f"line 3: {too_long}"),
                                          ("echo 1\n" + "x" * 10_000_000, "", "line 2: "),
                                          (f"# {'x' * 3 * TOO_LONG}\necho 1\n", "", "line 1: "),
@@ -567,10 +568,10 @@ class JobFiles(JobFileCase):
                                ("[control]\nexecutable: a\n= b\n", errors + "[line 3]"),
                                ("[control]\nexecutable\n", errors + "[line 2]"),
                                ("[params]\nexecutable: a\n", "missing executable="),
-                               ("[control]\nexecutable:\n", "executable= is empty"),
+                               ("[control]\nexecutable:\n", "missing executable="),
                                ("[control]\nexecutable: a\n  b\n", "not a command"),
                                ("[control]\nexecutable: a\n\n\0\n", "line 4: "),
-                               ("[control]\nexecutable: a\n".encode("utf-16"), "is UTF-16"),
+                               ("[control]\nexecutable: a\n".encode("utf-16"), "line 1: contains a NUL ("),
                                (f"[control]\nexecutable: {'x' * TOO_LONG}\n", "the command is longer"),
                                ("[control]\nexecutable: " + 10_000_000 * "x", "line 2: "),
                                ("", "missing executable=")):
