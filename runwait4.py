@@ -34,7 +34,7 @@ import struct
 import sys
 import time
 from array import array
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
@@ -311,22 +311,20 @@ class Watcher:
         held_states = b"".join(snapshot.states.keys() - LINE_STATES.keys())
         if not held_states or not self.file.lock_table.is_open:
             return []
-        buckets = self._buckets_with_job_locks()
-        held_lines: dict[bytes, list[Line]] = {}
-        for line in self.file.scan_lines(held_states) if buckets else ():
-            if bucket_of(line.command) in buckets:
-                held_lines.setdefault(line.command, []).append(line)
+        lock_fd = self.file.lock_table.fd
+        buckets = {locked.start & ~MUTEX_OFFSET for locked in find_held_job_locks(lock_fd)}
+        running = Counter(line.command for line in snapshot.running + snapshot.orphans)
+        left_over: dict[bytes, int] = {}        # job locks of held lines, by command
         cancelled: list[Line] = []
-        for command, lines in held_lines.items():
-            running = [line for line in snapshot.running + snapshot.orphans if line.command == command]
-            locked_ranges = other_locks(self.file.lock_table.fd, bucket_of(command), JOB_LOCKS_PER_BUCKET)
-            left_over_count = max(sum(map(len, locked_ranges)) - len(running), 0)
-            cancelled += lines[:left_over_count]
-        return sorted(cancelled, key=lambda line: line.number)
-
-    def _buckets_with_job_locks(self) -> set[int]:
-        """Return the offsets of the buckets (2^16 bytes each) in which a process holds a job lock."""
-        return {locked.start & ~MUTEX_OFFSET for locked in find_held_job_locks(self.file.lock_table.fd)}
+        for line in self.file.scan_lines(held_states) if buckets else ():
+            bucket, command = bucket_of(line.command), line.command
+            if bucket in buckets and command not in left_over:
+                locked_ranges = other_locks(lock_fd, bucket, JOB_LOCKS_PER_BUCKET)
+                left_over[command] = sum(map(len, locked_ranges)) - running[command]
+            if left_over.get(command, 0) > 0:
+                left_over[command] -= 1
+                cancelled.append(line)
+        return cancelled
 
     @retry_while_missing
     def lines_with_commands(self, commands: Collection[bytes]) -> list[Line]:
@@ -899,18 +897,16 @@ class LineRuns:
             if line.state == RUNNING or number in numbers_with_jobs:
                 self._running_numbers_of.setdefault(line.command, []).append(number)
         known_runs = [run for run in runs if run.command in self._numbers_of]
-        self._shifted_numbers = self._map_logged_to_current_numbers(known_runs)
-        self.last_runs: dict[int, RunRecord] = {}
-        ranks: dict[int, tuple[float, int]] = {}        # of the last run: nearest number first, then latest
-        for run in known_runs:
-            number = self._line_number(run)
-            rank = -abs(self._expected_number(run) - number), run.position
-            if rank > ranks.get(number, (-math.inf, 0)):
-                ranks[number] = rank
-                self.last_runs[number] = run
+        self._current_numbers = self._map_logged_to_current_numbers(known_runs)
+        in_order = sorted(known_runs, key=self._rank)
+        self.last_runs = {self._line_number(run): run for run in in_order}
+
+    def _rank(self, run: RunRecord) -> tuple[int, int]:
+        """Return a key that sorts the nearest runs of a line last, and of these the latest."""
+        return -abs(self._expected_number(run) - self._line_number(run)), run.position
 
     def _map_logged_to_current_numbers(self, runs: Iterable[RunRecord]) -> dict[tuple[bytes, int], int]:
-        """Return the current line number by command and logged number, where the numbers differ.
+        """Return the current line numbers by command and logged number, if a command has as many of both.
 
         For example, if a command was logged with 3 and 5, and has the lines 4 and 6 now: {(command, 3): 4,
         (command, 5): 6}.
@@ -918,19 +914,15 @@ class LineRuns:
         logged_numbers: defaultdict[bytes, set[int]] = defaultdict(set)
         for run in runs:
             logged_numbers[run.command].add(run.line)
-        changed_numbers: dict[tuple[bytes, int], int] = {}
-        for command, numbers in logged_numbers.items():
-            current_numbers = self._numbers_of[command]
-            if len(numbers) == len(current_numbers):
-                for logged, current in zip(sorted(numbers), current_numbers):
-                    if logged != current:
-                        changed_numbers[command, logged] = current
-        return changed_numbers
+        return {
+            (command, logged): current
+            for command, numbers in logged_numbers.items()
+            if len(numbers) == len(self._numbers_of[command])
+            for logged, current in zip(sorted(numbers), self._numbers_of[command])
+        }
 
     def _expected_number(self, run: RunRecord) -> int:
-        if not self._shifted_numbers:
-            return run.line
-        return self._shifted_numbers.get((run.command, run.line), run.line)
+        return self._current_numbers.get((run.command, run.line), run.line)
 
     def _line_number(self, run: RunRecord) -> int:
         """Return the number of the nearest line with the run's command, which must exist."""
@@ -1240,20 +1232,17 @@ def open_journal(options: argparse.Namespace, say: Callable[[str], None]) -> Jou
 def measure_rate(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row]) -> Rate | None:
     """Return the current rate of finished jobs; None: unknown.
 
-    runs: in the order of the log; only the last run of each job counts, and no earlier try of the jobs in
-    `unfinished_rows` (by line number).
+    runs: in the order of the log; only the last run of each job counts (unless it was put back: the job is
+    new again), and no earlier try of the jobs in `unfinished_rows` (by line number).
     """
-    end_times: dict[tuple[int, bytes], float] = {}
-    for run in runs:
-        end_times.pop((run.line, run.command), None)
-        if run.ended is not None and run.state != ".":      # put back: the job is new again
-            end_times[run.line, run.command] = run.ended
+    end_times = {(run.line, run.command): None if run.state == "." else run.ended for run in runs}
     for number, row in unfinished_rows.items():
-        end_times.pop((number, row.line.command), None)
-    if not end_times or seconds_since(max(end_times.values())) is None:
+        end_times[number, row.line.command] = None
+    in_order = sorted(end_time for end_time in end_times.values() if end_time is not None)
+    if not in_order or seconds_since(in_order[-1]) is None:
         return None
     rate = Rate()
-    for count, end_time in enumerate(sorted(end_times.values())):
+    for count, end_time in enumerate(in_order):
         rate.add_count(end_time, count)
     return rate
 
@@ -1292,14 +1281,9 @@ def status_table(status: dict[str, Any], columns: float) -> Iterator[str]:
     for job_list in "jobs", "cancelled", "orphans":
         for job in status[job_list]:
             rows.append(status_row(job, remark_before_command(job_list, job["without_runner"])))
-    if not rows:
-        return
     headings = ["line", "host", "slot", "since", "for", "command"]
-    if all(row[1] == "-" for row in rows):      # then no time is known
-        headings = ["line", "command"]
-        rows = [[row[0], row[-1]] for row in rows]
-    right_columns = [index for index, heading in enumerate(headings) if heading in ("line", "for")]
-    yield from format_table([headings, *rows], columns, right_columns)
+    if rows:
+        yield from format_table([headings, *rows], columns, right_columns=(0, 4))
 
 
 def status_row(job: dict[str, Any], remark: str) -> list[str]:

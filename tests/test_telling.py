@@ -52,7 +52,7 @@ class Status(TellingCase):
         self.assertEqual(self.told("--status", "runs.txt"),
                          "3 jobs: 1 new, 1 running, 1 done, 0 failed, 0 error, 0 held\n"
                          "1 runner at work\n"
-                         f"line  command\n   1  {GATE}\n")
+                         f"line  host  slot  since  for  command\n   1  -     -     -        -  {GATE}\n")
 
     def test_where_and_since_when_each_line_runs(self) -> None:
         began = time.time() - 100
