@@ -538,34 +538,22 @@ class JournalReader:
         self.path = os.path.join(directory, "journal")
         self._say = say
         self.invalid_positions: set[int] = set()    # found by passes
-        self.is_missing = may_be_missing and not os.access(self.path, os.R_OK)
-        if self.is_missing:
+        mount = find_mount(self.path)
+        try:
+            if mount.network:
+                refresh_file(self.path, mount)
+            refuse_special_file(self.path, "expected a journal")
+            fd = open_direct(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network)
+            self.file = Reader(fd, mount.network)
+            self.size = self._find_size()
+        except OSError as error:
+            if not (may_be_missing and isinstance(error, (FileNotFoundError, PermissionError))):
+                raise UsageError(
+                    f"{self.path}: {error_text(error)} (expected the journal of runmaker4.py: no job was run "
+                    "yet, or with --outdir DIR or --no-records)"
+                ) from None
             self.file = Reader(None)
             self.size = 0
-            return
-        try:
-            self.file = self._open(directory)
-            self.size = self._find_size()
-        except FileNotFoundError:
-            raise UsageError(
-                f"{directory}: no journal (no job was run with it yet, or by an older version)"
-            ) from None
-        except OSError as error:
-            raise UsageError(f"{self.path}: {error_text(error)} (expected a journal)") from None
-
-    def _open(self, directory: str) -> Reader:
-        """Open the journal, on a network file system with all that other hosts have written."""
-        if not os.path.isdir(directory):
-            problem = "not a directory" if os.path.exists(directory) else "no such directory"
-            raise UsageError(
-                f"{directory}: {problem} (expected the records of runmaker4.py: no job was run yet, or with "
-                "--outdir DIR or --no-records)"
-            )
-        mount = find_mount(self.path)
-        if mount.network:
-            refresh_file(self.path, mount)
-        refuse_special_file(self.path, "expected a journal")
-        return Reader(open_direct(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network), mount.network)
 
     def _find_size(self) -> int:
         """Return the size.  NFS can report an old size, but reads go beyond."""
@@ -1874,8 +1862,6 @@ def to_valid_text(text: str) -> str:
 
 def refuse_foreign_file(path: str, kind: str, head: bytes) -> None:
     """Refuse to replace a file unless it is missing, empty, or begins with `head`: then it is ours."""
-    if re.match("/dev/(fd|std)|/proc/", path):          # would replace the file of a `>>file`
-        raise UsageError(f"{path}: the name of an open file (give another name)")
     refuse_special_file(path, "give another name")
     try:
         with open(path, "rb") as file:
@@ -1899,8 +1885,6 @@ def open_replacement(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
     try:
         refuse_foreign_file(path, kind, head)
         old_info = stat_or_none(path)
-        if old_info is None and os.path.islink(path):
-            raise UsageError(f"{path}: broken symbolic link (remove it, or give another name)")
         open_private = functools.partial(os.open, mode=0o600 if old_info else 0o666)
         with open(temporary, "xb", opener=open_private) as file:
             if old_info:

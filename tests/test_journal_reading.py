@@ -230,9 +230,9 @@ class Trouble(JournalCase):
         (self.dir / "old").mkdir()
         (self.dir / "odd" / "journal").mkdir(parents=True)
         for name, words in {
-            "missing": "no such directory",
+            "missing": "no such file or directory",
             "file": "not a directory",
-            "old": "no journal",
+            "old": "no such file or directory",
             "odd": "is a directory",
         }.items():
             with self.assertRaisesRegex(runmaker4.UsageError, words):

@@ -111,7 +111,7 @@ class Views(DefaultCase):
         self.jobs("true")
         self.assertIn(b"1 new", self.view("--status"))
         self.assertEqual(self.view("--failed"), b"")
-        self.assertRefused(self.run_script(RUNWAIT, "--stats", "runs.txt"), "runs.txt.out: no such directory",
+        self.assertRefused(self.run_script(RUNWAIT, "--stats", "runs.txt"), "runs.txt.out/journal: no such",
                            "no job was run yet")
 
     def test_nothing_is_kept_with_no_records(self) -> None:

@@ -175,16 +175,16 @@ class Lines(ShowCase):
         here = "--outdir", "old"
         one = "--show", "1"
         for options, words in (
-            ((*one, "--outdir", "no", "runs.txt"), "no: no such directory"),
-            ((*one, *here, "runs.txt"), "old: no journal"),
+            ((*one, "--outdir", "no", "runs.txt"), "no/journal: no such file or directory"),
+            ((*one, *here, "runs.txt"), "old/journal: no such file or directory"),
             ((*one, *here), "FILE"),
             (("--show", "", *here, "runs.txt"), "is empty"),
             ((*one, "--status", *here, "runs.txt"), "--show and --status exclude each other"),
             ((*one, "-e", *here, "runs.txt"), "--show and -e exclude each other"),
             ((*one, "--report", "x", *here, "runs.txt"), "--report and --show exclude each other"),
             ((*one, "--timeline", "x", *here), "--show and --timeline exclude each other"),
-            (("--stats", "runs.txt"), "runs.txt.out: no such directory (expected the records of"),
-            (("--timeline", "x", "runs.txt"), "runs.txt.out: no such directory"),
+            (("--stats", "runs.txt"), "runs.txt.out/journal: no such file or directory (expected the"),
+            (("--timeline", "x", "runs.txt"), "runs.txt.out/journal: no such file or directory"),
             (("--report", "x", "runs.txt"), "runs.txt.out: no runs"),
             (("--timeline", "x"), "missing FILE"),
         ):

@@ -217,8 +217,9 @@ class Status(TellingCase):
     def test_an_outdir_that_does_not_help(self) -> None:
         self.write("d a\n")
         (self.dir / "old").mkdir()
-        self.assertRefused(self.runwait("--status", "--outdir", "old", "runs.txt"), "old: no journal")
-        self.assertRefused(self.runwait("--status", "--outdir", "no", "runs.txt"), "no: no such directory")
+        for name in "old", "no":
+            ended = self.runwait("--status", "--outdir", name, "runs.txt")
+            self.assertRefused(ended, f"{name}/journal: no such file")
         self.assertRefused(self.runwait("--outdir", "no", "runs.txt"), "--outdir requires")
         ended = self.runwait("--progress", "--outdir", "no", "runs.txt")
         self.assertEqual((ended.code, ended.err), (0, b""))
@@ -528,7 +529,7 @@ class Timeline(TellingCase):
             self.runwait("--outdir", "out", "--timeline", "o.json"), "no finished runs"
         )
         self.assertRefused(self.runwait("--outdir", "out", "--timeline", "out/journal"), "not a timeline")
-        self.assertRefused(self.runwait("--outdir", "gone", "--timeline", "o"), "gone: no such directory")
+        self.assertRefused(self.runwait("--outdir", "gone", "--timeline", "o"), "gone/journal: no such file")
 
 
 if __name__ == "__main__":
