@@ -755,6 +755,11 @@ class JournalPass:
 # The end of a run has its short output.  All other output is in files, which start and end name.
 
 
+def is_file_name(name: str) -> bool:
+    """Return True unless it is a path to another directory."""
+    return os.path.basename(name) == name and name not in (os.curdir, os.pardir)
+
+
 class LastOutput:
     """The last lines that runs have printed."""
     MAX_READ_BYTES = 1 << 14    # of a file: only the end is read
@@ -812,7 +817,7 @@ class LastOutput:
         On a network file system the file can appear as of when the log was opened, which refreshed the cache
         of the directory.
         """
-        if os.path.basename(name) != name:
+        if not is_file_name(name):
             raise ValueError("a path to another directory")
         path = os.path.join(self.directory, name)
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
@@ -1944,8 +1949,9 @@ class Report:
                        if row.run and (row.line_state in BAD_LINE_STATES or row.run.state in BAD_STATES))
         return {run: output.last_lines(run) for run in itertools.islice(failed_runs, self.MAX_OUTPUTS)}
 
-    def fields_of_row(self, row: Row, links: Mapping[str, str]) -> dict[str, Any]:
+    def fields_of_row(self, row: Row, link_base: str) -> dict[str, Any]:
         run = row.run
+        files = run.files if run and link_base else []
         fields = row.json_fields()
         del fields["stdout"], fields["stderr"]          # the page has the last lines
         changed_state = f" (now {row.differing_line_state})" if row.differing_line_state else ""
@@ -1958,24 +1964,18 @@ class Report:
             "took": "" if fields["seconds"] is None else took(fields["seconds"]),
             "peak": run and run.peak_text,
             "printed": run and size_text(run.bytes),
-            "files": [links[name] for name in fields["files"] or () if name in links],
+            "files": [f"{link_base}/{quote_url(to_bytes(name))}" for name in files if is_file_name(name)],
             "output": run and "\n".join(self.last_lines.get(run, ())),
         }
 
 
-def find_links(directory: str, page: str) -> dict[str, str]:
-    """Return relative links to the files of a directory, such as {'7 a.out': './out/7%20a.out'}; none if it
-    is elsewhere.
-    """
+def find_link_base(directory: str, page: str) -> str:
+    """Return the relative URL of a directory, such as './out%201'; '' if it is not below the page."""
     page_directory = os.path.dirname(os.path.realpath(page))
     relative_path = os.path.relpath(os.path.realpath(directory), page_directory)
     if relative_path.split(os.sep)[0] == os.pardir:
-        return {}
-    base = quote_url(os.fsencode(relative_path))
-    with contextlib.suppress(OSError), os.scandir(os.fsencode(directory)) as entries:
-        return {to_text(entry.name): f"./{base}/{quote_url(entry.name)}"
-                for entry in entries if entry.is_file(follow_symlinks=False)}
-    return {}
+        return ""
+    return f"./{quote_url(os.fsencode(relative_path))}"
 
 
 def quote_url(path: bytes) -> str:
@@ -2000,8 +2000,6 @@ class Reporter:
         self.watcher = watcher
         self.command_line = shlex.join([PROG, *argv])
         refuse_foreign_file(self.path, self.KIND, self.FILE_HEAD)       # now, not after the last job
-        if os.path.realpath(self.path) == os.path.realpath(watcher.path):
-            raise UsageError(f"{self.path}: is the job file (give another name)")
         self._next_page_time = 0.0  # monotonic
         self._last_error = ""       # why the last page could not be written; "": it was written
 
@@ -2011,21 +2009,18 @@ class Reporter:
         Return why it cannot be written, if the reason is new; otherwise ''.  All pages together take at most
         a twentieth of the time.
         """
-        start = time.monotonic()
+        now = time.monotonic()
         journal_path = os.path.join(self.options.outdir, "journal")
-        if start < self._next_page_time or not os.path.exists(journal_path):
+        if now < self._next_page_time or not os.path.exists(journal_path):
             return ""
+        self._next_page_time = now + self.MIN_PAGE_SECONDS
         previous_error = self._last_error
         self._last_error = ""
         try:
             self.write_page(is_live=True)
         except UsageError as error:
             self._last_error = str(error)
-        self._next_page_time = start + self._pause_seconds(start)
         return self._last_error if self._last_error != previous_error else ""
-
-    def _pause_seconds(self, start: float) -> float:
-        return max(self.MIN_PAGE_SECONDS, 20 * (time.monotonic() - start))
 
     def write_page(self, is_live: bool = False) -> None:
         """Read job file and journal, and write the page.
@@ -2038,9 +2033,10 @@ class Reporter:
         open_with_messages = functools.partial(open_journal, self.options, messages.append)
         with Observation(self.watcher, open_with_messages, find_bad_lines) as observation:
             report = Report(observation, LastOutput(self.options.outdir))
+        pause = max(self.MIN_PAGE_SECONDS, 20 * (time.monotonic() - start)) if is_live else 0.0
+        self._next_page_time = start + pause
         if not report.run_count and not is_live:
             raise UsageError(f"{self.options.outdir}: no runs (nothing to report)")
-        pause = self._pause_seconds(start) if is_live else 0.0
         with open_replacement(self.path, self.KIND, self.FILE_HEAD) as file:
             file.write(self._page_html(report, messages, pause).encode())
         if not is_live:
@@ -2077,9 +2073,9 @@ class Reporter:
     def _data_json(
         self, report: Report, groups: Iterable[tuple[str, Sequence[Row]]], pause: float
     ) -> str:
-        links = find_links(self.options.outdir, self.path)
+        link_base = find_link_base(self.options.outdir, self.path)
         group_of = {row: number for number, (_, rows) in enumerate(groups) for row in rows}
-        rows = [{**report.fields_of_row(row, links), "group": group_of.get(row)} for row in report.rows]
+        rows = [{**report.fields_of_row(row, link_base), "group": group_of.get(row)} for row in report.rows]
         data = {
             "fields": [*rows[0]] if rows else [],
             "rows": [[*fields.values()] for fields in rows],
