@@ -2108,7 +2108,8 @@ CHECK_SECONDS = 60.0                # on a network file system
 MIN_ADDITIONS = 3                   # elsewhere: no other host will come
 MAX_PAUSE_SECONDS = 0.04            # between reading and writing, and without the lock
 SUM_LOCK = 0                        # the byte to lock for an addition; byte N: row N is in use
-ROW = struct.Struct("Q56s")         # additions; "BOOT_ID HOST FILE_SYSTEM"
+LABEL_BYTES = 56                    # "HOST FILE_SYSTEM"
+ROW = struct.Struct(f"Q{LABEL_BYTES}s")     # additions, label
 ROWS = range(1, BLOCK // ROW.size)  # the total is in row 0
 REMEDIES = {                       # by how the file system's type begins; the first match counts
     "nfs": "mount with vers=4.2; or with NFSv3 let rpc.statd run on hosts and server, without nolock and "
@@ -2142,10 +2143,9 @@ class LockCheck:
         stat_single_file(self.fd)
         self.reader = Reader.with_own_fd(self.fd, mount.network)
         self.lock_fd = open_lock_file_of(self.path, mount.network)
-        self.boot_id = boot_id()[:8].encode()
-        self.label = b"%s %s" % (self.boot_id, f"{os.uname().nodename} {mount.kind}".encode())
+        label = f"{os.uname().nodename} {mount.kind}".encode()
+        self.label = label[:LABEL_BYTES].ljust(LABEL_BYTES, b"\0")
         self.row = 0                                # 0: not taken yet
-        self.additions = 0                          # in our row, as written last; 0: not written yet
         self.rows: list[tuple[int, bytes]] = []     # as written last
         self.first_rows = self.rows                 # as found first
         self.locked_rows: set[int] = set()          # found at any time
@@ -2189,13 +2189,11 @@ class LockCheck:
             if self.find_locked_rows() == {self.row}:
                 rows = [(0, b"")] * len(rows)       # not what a killed check has left
             self.first_rows = list(rows)
-        additions = rows[self.row][0]
         is_sum_right = rows[0][0] == sum(count for count, _ in rows[1:])
-        is_right = is_sum_right and self.additions in (0, additions)
+        is_right = is_sum_right and (not self.rows or rows[self.row] == self.rows[self.row])
         pause()                                     # for hosts that the lock does not exclude
-        self.additions = additions + 1
         rows[0] = rows[0][0] + 1 if is_right else 0, b"all"
-        rows[self.row] = self.additions, self.label
+        rows[self.row] = rows[self.row][0] + 1, self.label
         pwrite_all(self.fd, b"".join(ROW.pack(*row) for row in rows), 0)
         os.fsync(self.fd)
         self.rows = rows
@@ -2219,32 +2217,21 @@ class LockCheck:
                 with contextlib.suppress(FileNotFoundError):    # locks do not reach other hosts
                     os.unlink(path)
 
-    def found_rows(self) -> list[int]:
-        """Return the rows of the hosts that have added while we did."""
-        return [row for row in ROWS if self.rows[row][0] > self.first_rows[row][0]]
+    def found_additions(self) -> dict[int, int]:
+        """Return by row the additions of the hosts that have added while we did."""
+        additions = {row: self.rows[row][0] - self.first_rows[row][0] for row in ROWS}
+        return {row: count for row, count in additions.items() if count > 0}
 
-    def host_lines(self) -> Iterator[str]:
-        for row in self.found_rows():
-            host = to_text(self.rows[row][1][len(self.boot_id):].strip(b"\0"))
-            yield f"{self.rows[row][0] - self.first_rows[row][0]:6} additions by{printable(host)}"
-
-    def find_lock_error(self) -> str:
-        """Return what is wrong with the locks of the rows, or ''."""
-        found = set(self.found_rows())
+    def find_error(self, is_right: bool) -> str:
+        """Return what is wrong, or ''.  is_right: no addition was lost."""
+        if not is_right:
+            return "an addition was lost: two hosts had the lock at once, or one has read old data"
+        found = self.found_additions().keys()
         if found - self.locked_rows:
             return "a job does not keep the lock of its runner"
         if self.locked_rows - found:
             return "no addition of another host is found: it has exited, does not answer, or reads are old"
         return ""
-
-    def is_alone(self) -> bool:
-        labels = [self.rows[row][1] for row in self.found_rows()]
-        return self.mount.network and all(label.startswith(self.boot_id) for label in labels)
-
-
-def boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
 
 
 def check_locks(directory: str) -> int:
@@ -2261,27 +2248,26 @@ def check_locks(directory: str) -> int:
             is_right = check.add_repeatedly()
         finally:
             check.close()
-        print_lines(check.host_lines())
-        error = check.find_lock_error()
-        if not is_right:
-            error = "an addition was lost: two hosts had the lock at once, or one has read old data"
+        additions = check.found_additions()
+        labels = {check.rows[row][1] for row in additions}
+        print_lines(f"{count:6} additions by {printable(to_text(check.rows[row][1].strip(bytes(1))))}"
+                    for row, count in additions.items())
+        error = check.find_error(is_right)
     except OSError as failure:
         error = ": ".join(filter(None, [failure.filename, error_text(failure)]))
-    error = mount_error(mount) or error
-    if not error and check.is_alone():
+    if error := mount_error(mount) or error:
+        remedies = (f"To change: {text}." for kind, text in REMEDIES.items() if mount.kind.startswith(kind))
+        print_lines([f"NO   {printable(error)}", *itertools.islice(remedies, 1),
+                     "Until all hosts print another result, use another directory, or TCP "
+                     "(runmaker4-server.py)."])
+        return 1
+    if mount.network and labels == {check.label}:
         print_lines(["No addition was lost, but no other host has come: start this on another within a "
                      "minute."])
         return 1
-    if not error:
-        hosts = "these hosts" if mount.network else "this host"
-        print_lines([f"No addition was lost: {hosts} can share job files in this directory."])
-        return 0
-    lines = [f"NO   {printable(error)}"]
-    if remedy := next((text for kind, text in REMEDIES.items() if mount.kind.startswith(kind)), ""):
-        lines.append(f"To change: {remedy}.")
-    lines.append("Until all hosts print another result, use another directory, or TCP (runmaker4-server.py).")
-    print_lines(lines)
-    return 1
+    hosts = "these hosts" if mount.network else "this host"
+    print_lines([f"No addition was lost: {hosts} can share job files in this directory."])
+    return 0
 
 
 # ======== The program =======================================================================================

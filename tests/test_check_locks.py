@@ -59,7 +59,6 @@ class CheckCase(RunCase):
     def start_check(
         self,
         host: str,
-        boot: str = "",
         pause: float = 0.01,
         minute: float = 600,
         patch: str = "",
@@ -76,7 +75,6 @@ os.uname = lambda: os.uname_result(['', {host!r}, '', '', ''])
 runmaker4.find_mount = lambda path: runmaker4.Mount({mount})
 {patch}
 import runwait4
-runwait4.boot_id = lambda: {boot or host!r} * 8
 runwait4.CHECK_SECONDS, runwait4.MAX_PAUSE_SECONDS = {minute}, {pause}
 class Patched(runwait4.LockCheck):
     def add(self):
@@ -177,8 +175,8 @@ class Locks(CheckCase):
             )
 
     def test_the_same_host_twice_tells_nothing_of_others(self) -> None:
-        for ended in self.check_both(boot="1"):
-            self.assertHolds(ended, 1, "ab", "no other host has come")
+        for ended in self.check_all(self.start_check("a"), self.start_check("a")):
+            self.assertHolds(ended, 1, "aa", "no other host has come")
 
     def test_what_does_not_hold_is_named(self) -> None:
         lost = "an addition was lost: two hosts had the lock at once, or one has read old data"
