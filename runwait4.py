@@ -756,8 +756,8 @@ class JournalPass:
 
 
 def is_file_name(name: str) -> bool:
-    """Return True unless it is a path to another directory."""
-    return os.path.basename(name) == name and name not in (os.curdir, os.pardir)
+    """Return True unless it is a path to another directory, or no name at all."""
+    return os.path.basename(name) == name and name not in (os.curdir, os.pardir) and "\0" not in name
 
 
 class LastOutput:
@@ -787,8 +787,6 @@ class LastOutput:
                     return self._shown(lines)
             except OSError as error:
                 errors.append(f"({name}: {error_text(error)})")
-            except ValueError:
-                errors.append(f"({name}: not an output file)")
         return errors
 
     def _shown(self, lines: Iterable[bytes]) -> list[str]:
@@ -808,23 +806,23 @@ class LastOutput:
         """Set `bytes` of runs without an end to the size of their files."""
         for run in (row.run for row in rows if row.run and row.run.ended is None):
             for name in run.files:
-                with contextlib.suppress(OSError, ValueError), self._open_output_file(name) as file:
+                with contextlib.suppress(OSError), self._open_output_file(name) as file:
                     run.bytes += os.fstat(file.fd).st_size
 
     def _open_output_file(self, name: str) -> Reader:
-        """Open an output file.  Raises OSError; ValueError: not a regular file in `directory`.
+        """Open an output file, a regular file in `directory`.  Raises OSError.
 
         On a network file system the file can appear as of when the log was opened, which refreshed the cache
         of the directory.
         """
         if not is_file_name(name):
-            raise ValueError("a path to another directory")
+            raise OSError(errno.EINVAL, "not an output file")
         path = os.path.join(self.directory, name)
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
         file = Reader(open_direct(path, flags, self.network), self.network)
         if not stat.S_ISREG(os.fstat(file.fd).st_mode):
             file.close()
-            raise ValueError("not a regular file")
+            raise OSError(errno.EINVAL, "not an output file")
         return file
 
 
@@ -1078,7 +1076,8 @@ class Observation:
     def __init__(
         self,
         watcher: Watcher,
-        open_log: Callable[[], JournalReader],
+        options: argparse.Namespace,
+        say: Callable[[str], None],
         select_lines: Callable[[Watcher, Snapshot], Sequence[Line]] = lambda watcher, snapshot: (),
     ) -> None:
         """Read the job file and the locks, and then open the log.
@@ -1096,7 +1095,9 @@ class Observation:
         self.lines_with_jobs = [*self.snapshot.running, *self.cancelled_lines]
         self._numbers_with_jobs = {line.number for line in self.lines_with_jobs}
         self._orphan_numbers = {line.number for line in self.snapshot.orphans}
-        self.log = open_log()
+        # no job was run yet, or without records
+        may_be_missing = options.outdir == default_outdir(watcher.path)
+        self.log = JournalReader(options.outdir, say, may_be_missing)
 
     def __enter__(self) -> Observation:
         return self
@@ -1214,12 +1215,6 @@ class Observation:
             run.state, run.cause = self.END_UNKNOWN
 
 
-def open_journal(options: argparse.Namespace, say: Callable[[str], None]) -> JournalReader:
-    # no job was run yet, or without records
-    may_be_missing = options.outdir == default_outdir(options.file or "")
-    return JournalReader(options.outdir, say, may_be_missing)
-
-
 # ======== Running jobs ======================================================================================
 
 def measure_rate(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row]) -> Rate | None:
@@ -1335,11 +1330,6 @@ def format_table(
 
 def say(text: str) -> None:
     warn(f"{PROG}: {text}")
-
-
-def read_status(watcher: Watcher, options: argparse.Namespace) -> dict[str, Any]:
-    with Observation(watcher, functools.partial(open_journal, options, say)) as observation:
-        return status_of(observation)
 
 
 def status_of(observation: Observation) -> dict[str, Any]:
@@ -1558,7 +1548,7 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     is_failed_only = options.show is None
     select_lines = find_bad_lines if is_failed_only else functools.partial(find_lines, options.show)
     gc.disable()        # it would take a quarter of the time; no view makes cycles
-    with Observation(watcher, functools.partial(open_journal, options, say), select_lines) as observation:
+    with Observation(watcher, options, say, select_lines) as observation:
         rows = observation.last_rows() if is_failed_only else observation.rows_of_all_runs()
         output = LastOutput(options.outdir, max_lines=3 if is_failed_only else 10)
         output.measure(rows)
@@ -2030,8 +2020,7 @@ class Reporter:
         """
         start = time.monotonic()
         messages: list[str] = []
-        open_with_messages = functools.partial(open_journal, self.options, messages.append)
-        with Observation(self.watcher, open_with_messages, find_bad_lines) as observation:
+        with Observation(self.watcher, self.options, messages.append, find_bad_lines) as observation:
             report = Report(observation, LastOutput(self.options.outdir))
         pause = max(self.MIN_PAGE_SECONDS, 20 * (time.monotonic() - start)) if is_live else 0.0
         self._next_page_time = start + pause
@@ -2391,7 +2380,8 @@ def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
 
 
 def print_status(watcher: Watcher, options: argparse.Namespace) -> Counts:
-    status = read_status(watcher, options)
+    with Observation(watcher, options, say) as observation:
+        status = status_of(observation)
     with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status still counts
         print_lines([json.dumps(status)] if options.json else status_lines(status, stdout_columns()))
     return Counts(*(status[name] for name in Counts._fields))
