@@ -1,5 +1,4 @@
 """Promise: what the jobs of a runner are promised by `#RUN memory=` never is more than the runner has."""
-import itertools
 import os
 import pathlib
 import random
@@ -59,10 +58,6 @@ class Directives(RunCase):
                 ended = self.run_jobs("-j2")
                 self.assertEqual((ended.code, self.states()), (0, ".d"))
                 self.assertIn(b"1 new", ended.err)
-
-    def test_dry_runs_leave_it_out(self) -> None:
-        self.write("#RUN memory=900000T\n. true\n#RUN\n. false\n")
-        self.assertEqual(self.run_jobs("--dry-run").out, b"4 . false\n")
 
 
 class Available(RunCase):
@@ -132,21 +127,12 @@ class Promises(TcpCase):
             self.write("", f"go.{line}")
         self.assertEqual((self.finish(runner).code, self.states()), (0, "dddd"))
 
-    def test_never_more_is_promised_at_once(self) -> None:
-        """Each job writes down its size while it runs, and takes it off again."""
-        sizes = [1, 3, 2, 6, 1, 4, 5, 2, 1, 3, 3, 2, 1, 6, 1]
-        job = "#RUN memory=%d00M\n. echo %d >>sizes; sleep 0.02; echo -%d >>sizes\n"
-        self.write("".join(job % (size, size, size) for size in sizes))
-        self.assertEqual(self.run_jobs("-q", "-j6", "--memory", "600M").code, 0)
-        taken = list(itertools.accumulate(map(int, self.read("sizes").split())))
-        self.assertEqual((self.states(), len(taken), taken[-1]), ("d" * len(sizes), 2 * len(sizes), 0))
-        self.assertLessEqual(max(taken), 6)
-
     def test_a_job_without_a_promise_does_not_see_that_of_another_runners_job(self) -> None:
         self.jobs("[ -z $RUNMAKER4_MEMORY ]")
         self.assertEqual(self.run_jobs(env={"RUNMAKER4_MEMORY": "1"}).code, 0)
 
 
+@ordinarily("test_no_more_is_promised_than_there_is_and_nothing_below_begins_meanwhile")
 class PromisesOverTcp(OverTcp, Promises):
     """The same with a server and a client, of which the server knows what it has."""
 
@@ -337,13 +323,6 @@ class Clients(TcpCase):
         small.send_signal(signal.SIGTERM)
         self.finish(small)
 
-    def test_a_job_that_no_client_has_so_much_for_stays_new_and_is_counted(self) -> None:
-        self.write("#RUN memory=500M\n. true\n")
-        server = self.start_server()
-        ended = self.finish(self.start_client(server, "-j2", "--memory=400M"))
-        self.assertEqual((ended.code, self.states()), (0, "."))
-        self.assertIn(b"1 new", ended.err)
-
     def test_a_server_gives_nothing_to_a_client_that_does_not_fit_beside_a_grown_job(self) -> None:
         self.write("#RUN memory=60M,800M\n. echo >>runs; [ $(wc -l <runs) = 2 ] || python3 hold.py; "
                    f"{UP}; until [ -e go ]; do sleep 0.02; done\n")
@@ -367,16 +346,6 @@ class Clients(TcpCase):
         self.assertEqual(self.states(), "r.")
         self.write("", "go")
         self.assertEqual((self.finish(client).code, self.states()), (0, "dd"))
-
-    def test_what_one_client_is_promised_is_free_for_another(self) -> None:
-        job = f". {UP}; until [ -e go ]; do sleep 0.02; done\n"
-        self.write(f"#RUN memory=500M\n{job}{job}{job}")
-        server = self.start_server()
-        first = self.start_client(server, "-j3", "--memory=700M", up=[2])
-        second = self.start_client(server, "-j3", "--memory=1G", up=[3, 4])
-        self.assertEqual(self.states(), "rrr")
-        self.write("", "go")
-        self.assertEqual([self.finish(client).code for client in (first, second)], [0, 0])
 
 
 class HandingOut(test_parts.JobFileCase):
