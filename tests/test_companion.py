@@ -1,10 +1,8 @@
 """Promise: all who use a job file meet in its lock file; where they could not, nothing is begun."""
 import errno
 import os
-import pathlib
 import subprocess
 import unittest
-from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -81,7 +79,7 @@ class LockTable(RunCase):
             self.write(". echo ran >>ran\n", f"{number}").chmod(0o666)
             subprocess.run([f"{make} .{number}.lock"], shell=True, cwd=self.dir, check=True)
         before = sorted(os.listdir(self.dir))
-        users = *self.USERS, (RUNWAIT, "--status")
+        users = *self.USERS, (RUNWAIT, "--status"), (RUNMAKER, "--dry-run")
         said = dict(zip("012", words.values()))
         for call, ended in self.run_all((*call, name) for call in users for name in said):
             with self.subTest(call):
@@ -99,19 +97,6 @@ class LockTable(RunCase):
         looking = self.start_patched(hasty, "--status", "runs.txt", script=RUNWAIT)
         self.assertRefused(self.finish(looking), ".lock: is a symbolic link")
         self.assertFalse((self.dir / "elsewhere").exists())
-
-    def test_a_dry_run_refuses_what_is_no_lock_file(self) -> None:
-        ways: dict[str, Callable[[pathlib.Path], object]] = {
-            "not a regular file": pathlib.Path.mkdir,
-            "is a symbolic link": lambda lock_file: lock_file.symlink_to("runs.txt"),
-            "is a file with contents": lambda lock_file: lock_file.write_text("some text\n"),
-        }
-        for number, (words, make) in enumerate(ways.items()):
-            with self.subTest(words=words):
-                file = self.write(". touch never\n", f"file.{number}")
-                make(lock_table(file))
-                ended = self.run_script(RUNMAKER, "--dry-run", file.name)
-                self.assertRefused(ended, f"runmaker4.py: {file.name}: ", f".{file.name}.lock", words)
 
     def test_each_error_of_a_lock_has_its_own_remedy(self) -> None:
         self.write(". true\n")

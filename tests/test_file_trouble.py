@@ -171,26 +171,12 @@ runmaker4.JobReader.snapshot = noting(runmaker4.JobReader.snapshot)
 class Edited(FileCase):
     """The job file is edited in place: results find their line, changed jobs run as they now stand."""
 
-    def test_a_running_line_that_moves_up_gets_its_result_there(self) -> None:
-        self.write("# a comment that will be deleted\n")
-        self.before = b"# a comment that will be deleted\n"
-        self.append_bytes(f". {WAITING}; exit 1\n. touch below\n".encode())
-        self.runner = self.start_jobs(up=[2])
-        self.rewrite(self.read().partition(b"\n")[2])
-        self.assertEnded(self.go_on(), 1, "!d")
-
     def test_two_running_lines_of_the_same_text_that_move_by_one_line_both_get_their_results(self) -> None:
         self.wait_at_gate(WAITING, options=["-j2"])
         self.wait_up(2)
         above = b". touch above;" .ljust(len(self.running) - 1, b" ") + b"\n"
         self.rewrite(above + 2 * self.running)
         self.assertEnded(self.go_on(), 0, "ddd")
-
-    def test_a_running_line_with_another_command_gets_no_result(self) -> None:
-        self.wait_at_gate(quick=True)
-        self.rewrite(b". touch instead\n")
-        self.assertLineGone(self.go_on(), "d")
-        self.assertTrue(self.exists("instead"))
 
     def test_a_state_that_was_set_by_hand_is_left_alone_and_that_is_said(self) -> None:
         self.wait_at_gate("touch second")
@@ -205,13 +191,6 @@ class Edited(FileCase):
         self.assertEnded(self.go_on(), 0, "ddd")
         self.assertTrue(self.exists("a-new-and-longer-name"))
         self.assertFalse(self.exists("old"))
-        self.assertEqual(self.read("third"), b"third\n")
-
-    def test_a_waiting_job_that_was_deleted_is_not_run_and_the_next_runs_once(self) -> None:
-        self.wait_at_gate("touch never", "echo third >> third")
-        self.rewrite(self.running + b". echo third >> third\n")
-        self.assertEnded(self.go_on(), 0, "dd")
-        self.assertFalse(self.exists("never"))
         self.assertEqual(self.read("third"), b"third\n")
 
     def test_what_looks_like_a_job_in_the_middle_of_a_line_is_not_run(self) -> None:
@@ -235,11 +214,6 @@ class Edited(FileCase):
 
 class Appended(FileCase):
     """A last line without a newline counts once the file has not grown for a second; no newline is added."""
-
-    def test_a_last_line_without_a_newline_is_run(self) -> None:
-        self.before = self.write(". touch first\n. touch second").read_bytes()
-        self.assertEnded(self.finish(self.start_hasty("runs.txt")), 0, "dd")
-        self.assertTrue(self.exists("second"))
 
     def test_a_line_that_is_appended_while_jobs_run_is_run(self) -> None:
         self.wait_at_gate(options=["-j2"], quick=True)

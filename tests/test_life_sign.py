@@ -1,6 +1,5 @@
 """The lock is the life sign: it lives as long as the runner or the job, wherever the line stands."""
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -244,15 +243,6 @@ class Orphans(LifeSign):
         self.assertIn("12 error", closing)
         self.assertEqual((ended.code, self.states()), (1, "e" * 12))
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_busy_runner_marks_them_too(self) -> None:
-        self.write(f". {self.WAITING}\nr true\n")
-        runner = self.start_runner("-j2")
-        self.wait_states("re")
-        self.open_gate()
-        self.assert_orphan(self.finish(runner), line=2)
-        self.assertEqual(self.states(), "de")
-
 
 class WhoHoldsTheLock(LifeSign):
     """Whatever a job does with its shell and its descriptors, its line is locked until it ends."""
@@ -279,36 +269,11 @@ class WhoHoldsTheLock(LifeSign):
         self.assertEqual(self.states(), "r" * len(lines))
 
 
-class WithBash(WhoHoldsTheLock):
-    """The lock lives as long where /bin/sh is bash: in a mount namespace, so that nobody else sees that."""
-    SHELL, IS_IT = "bash", 'test -n "$BASH_VERSION"'
-    IN_NAMESPACE = 'mount --bind "$0" /bin/sh && exec "$@"'
+class EditedFile(LifeSign):
+    """The file is edited while a job lives on without its runner: nobody runs the job again.
 
-    def setUp(self) -> None:
-        super().setUp()
-        if not shutil.which("unshare") or not shutil.which(self.SHELL):
-            self.skipTest(f"unshare or {self.SHELL} is missing")
-        if self.run_script("true").code != 0:
-            self.skipTest("this user may not bind another shell to /bin/sh (unshare -m)")
-
-    def command(self, script: str, *args: object) -> list[str]:
-        private = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
-        shell = str(shutil.which(self.SHELL))
-        return [*private, "/bin/sh", "-c", self.IN_NAMESPACE, shell, *super().command(script, *args)]
-
-    def test_the_shell_is_this_one(self) -> None:
-        self.write(f". {self.IS_IT}\n")
-        self.run_script(RUNMAKER, "runs.txt")
-        self.assertEqual(self.states(), "d")
-
-
-class WithDash(WithBash):
-    """The lock lives as long where /bin/sh is dash."""
-    SHELL, IS_IT = "dash", 'test -z "$BASH_VERSION"'
-
-
-class EditedHelpers(LifeSign):
-    """Helpers: two ways to change the file."""
+    While its runner lives: test_no_second_copy, and for the results test_file_trouble.
+    """
 
     def overwrite(self, text: bytes) -> None:
         """Change the file in place."""
@@ -320,46 +285,11 @@ class EditedHelpers(LifeSign):
         self.write(text, "runs.new")
         os.replace(self.dir / "runs.new", self.dir / "runs.txt")
 
-
-class EditedFile(EditedHelpers):
-    """The file changes under a running job: the result finds the line, and nobody runs the job again."""
-    ABOVE = b"# a note\nx held\n"
-
-    def start_with_job(self) -> subprocess.Popen[bytes]:
-        """A runner whose first job waits at the gate; its idle slot looks for orphans meanwhile."""
-        self.write(f". {self.WAITING}\n. true\n")
-        runner = self.start_runner("-j2", "--resume")
-        self.job_pid()
-        self.wait_states("rd")
-        return runner
-
-    def assert_all_done(self, runner: subprocess.Popen[bytes]) -> None:
-        """The result stands where the line now stands, and nothing else has changed."""
-        ended = self.finish(runner)
-        self.assertEqual(ended.code, 0, ended.err)
-        self.assertEqual(self.read(), self.ABOVE + f"d {self.WAITING}\nd true\n".encode())
-        self.assertEqual(self.runs(), 1)
-
-    def check_nobody_else_runs_it(self, change: Callable[[bytes], None]) -> None:
-        runner = self.start_with_job()
-        change(self.ABOVE + self.read())
-        other = self.run_script(RUNMAKER, "--resume", "runs.txt")
-        self.assertEqual((other.code, other.out), (0, b""), other.err)
-        self.assertNotIn(b"nobody runs it", other.err)
-        self.open_gate()
-        self.assert_all_done(runner)
-
-    def test_nobody_else_runs_it_when_the_file_is_replaced(self) -> None:
-        self.check_nobody_else_runs_it(self.replace)
-
-    def test_nobody_else_runs_it_when_the_file_is_edited_in_place(self) -> None:
-        self.check_nobody_else_runs_it(self.overwrite)
-
     def test_a_job_that_outlives_its_runner_is_not_run_again_whatever_is_saved(self) -> None:
-        runner = self.start_with_job()
-        self.kill(runner)
+        self.lose_runner()
         saved = self.read()
-        for number, text in enumerate((self.ABOVE + saved, saved.replace(b"r ", b". ", 1), b"# " + saved)):
+        above = b"# a note\nx held\n"
+        for number, text in enumerate((above + saved, saved.replace(b"r ", b". ", 1), b"# " + saved)):
             for save in self.overwrite, self.replace:
                 save(text + b". echo >>passed%d\n" % number)
                 other = self.start(RUNMAKER, "--resume", "--follow", "runs.txt")
@@ -369,60 +299,6 @@ class EditedFile(EditedHelpers):
                 self.assertEqual(self.runs(), 1)
                 (self.dir / f"passed{number}").unlink()
         self.end_job()
-
-    def test_a_runner_does_not_retry_what_it_ended_itself_because_the_line_has_moved(self) -> None:
-        self.write(f". echo failed >>tries; false\n. {self.WAITING}\n")
-        runner = self.start_runner("-j2", "--retry")
-        self.wait_states("!r")
-        self.overwrite(self.ABOVE + self.read() + b". true\n")
-        self.wait_states("x!rd")                        # so it has come past all other lines
-        self.open_gate()
-        self.assertEqual(self.finish(runner).code, 1)
-        self.assertEqual((self.states(), self.read("tries")), ("x!dd", b"failed\n"))
-
-    def check_older_copy(self, above: bytes) -> None:
-        """An editor saves what it read before the job was claimed, with new lines: the job does not run
-        twice.
-        """
-        older = self.write(f". {self.WAITING}\n").read_bytes()
-        runner = self.start_runner("-j3")
-        self.job_pid()
-        self.wait_states("r")
-        self.replace(above + older + b". true\n")
-        self.wait_states("rd")                          # so an idle slot has come past the job's line
-        self.assertEqual(self.runs(), 1)
-        self.open_gate()
-        self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual((self.states(), self.runs()), ("dd", 1))
-
-    def test_an_idle_slot_does_not_take_what_an_editor_set_back_by_saving_an_older_copy(self) -> None:
-        self.check_older_copy(above=b"")
-
-    def test_nor_does_it_where_the_older_copy_has_a_new_line_above_the_job(self) -> None:
-        self.check_older_copy(above=b"# a note\n")
-
-
-class RetriesInAnEditedFile(EditedHelpers):
-    """-r runs each failed line again exactly once, also where commands repeat and line numbers change
-    meanwhile.
-    """
-    NOTE = b"# a note\n"
-
-    def check_retries(self, before: bytes, after: bytes, command: str, result: str) -> None:
-        """Five equal lines have failed; the head of the file is edited while two of them are run again."""
-        self.write(before + f"! {command}\n".encode() * 5)
-        runner = self.start_runner("-j2", "--retry")
-        wait_until(lambda: (self.dir / "marks").exists() and self.runs() == 2, what="two jobs run")
-        self.replace(after + self.read()[len(before):])
-        self.open_gate()
-        self.finish(runner, timeout=20)
-        self.assertEqual((self.states(), self.runs()), (result * 5, 5))
-
-    def test_a_line_inserted_above_jobs_that_succeed(self) -> None:
-        self.check_retries(b"", self.NOTE, self.WAITING, "d")
-
-    def test_a_line_removed_above_jobs_that_fail_again(self) -> None:
-        self.check_retries(self.NOTE, b"", f"{self.WAITING}; false", "!")
 
 
 class LeftBehindProcesses(LifeSign):

@@ -23,7 +23,6 @@ from tests.support import (
     RunCase,
     Text,
     as_bytes,
-    console_lines,
     wait_until,
 )
 from tests.tcp import TcpCase
@@ -109,11 +108,6 @@ class NamedSlots(SlotCase):
         self.open_gate()
         self.assertEnded(self.finish(runner), 0, "ddd")
         self.assertEqual(sorted(self.read("names").split()), [b"a", b"a", b"b"])
-
-    def test_one_only_runs_one_job_per_name(self) -> None:
-        self.jobs(*[SHORT] * 4)
-        self.assertEnded(self.run_jobs("-1", "--slots", "a,b"), 0, "dd..")
-        self.assertEqual(sorted(name for name, _ in self.used()), ["a", "b"])
 
     def test_a_name_may_be_any_bytes(self) -> None:
         self.jobs('printf %s "$SLAVE_IP" >name')
@@ -278,15 +272,10 @@ class SlotErrors(SlotCase):
 
     def test_when_all_slots_are_out_the_runner_ends(self) -> None:
         self.jobs(*["exit 255"] * 6)
-        ended = self.run_jobs("-q", "--slots", "one,two", "--slot-errors", "2", timeout=30)
+        ended = self.run_jobs("-q", "--slots", "one,two", "--slot-errors", "2", "--follow", timeout=30)
         self.assertEnded(ended, 1, "!!!!..")
         for name in "one", "two":
             self.said_of(ended, name)
-
-    def test_so_does_one_that_follows(self) -> None:
-        self.jobs(*["exit 255"] * 3)
-        ended = self.run_jobs("-q", "--slots", "one", "--slot-errors", "2", "--follow", timeout=30)
-        self.assertEnded(ended, 1, "!!.")
 
     def test_only_what_could_not_run_counts_and_only_in_a_row(self) -> None:
         ends = "255 126 1 127 255 0 255 255 254 255".split()
@@ -440,12 +429,6 @@ class Wrapped(SlotCase):
                 # else an option of the shell's
                 word = b" " + command if command.startswith(b"-") else command
                 self.assertEqual(words, [b"env", b"S=a", b"/bin/sh", b"-c", word, b""])
-
-    def test_nice_and_env_do_what_they_say(self) -> None:
-        self.jobs("nice; echo $X $RUNMAKER4_SLOT; pwd")
-        lines = console_lines(self.run_jobs("--runner", "nice -n 19 env X='a  b'").out)
-        self.assertEqual([line.text for line in lines if line.kind == "stdout"],
-                         [b"19", b"a b 1", str(self.dir).encode()])
 
     def test_messages_and_records_show_the_jobs_own_command(self) -> None:
         self.jobs("echo 'a'", "exit 3")

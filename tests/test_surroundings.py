@@ -78,20 +78,16 @@ class BlockedSignals(RunCase):
             *options, up=up, preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, self.ALL)
         )
 
-    def test_the_ends_of_jobs_are_noticed(self) -> None:
-        self.jobs("true", "exit 3", "sleep 0.1")
+    def test_the_ends_of_jobs_are_noticed_which_have_no_signal_blocked(self) -> None:
+        self.jobs("exec grep SigBlk /proc/self/status >blocked", "exit 3", "sleep 0.1")
         self.assertEnded(self.finish(self.start_blocking(), timeout=20), 1, "d!d")
+        self.assertEqual(int(self.read("blocked").split()[1], 16), 0)
 
     def test_term_ends_the_jobs(self) -> None:
         self.jobs(SLEEPING, "true")
         runner = self.start_blocking(up=[1])
         runner.send_signal(signal.SIGTERM)
         self.assertEnded(self.finish(runner, timeout=20), 143, "e.")
-
-    def test_jobs_start_with_no_signal_blocked(self) -> None:
-        self.jobs("exec grep SigBlk /proc/self/status >blocked")
-        self.assertEnded(self.finish(self.start_blocking(), timeout=20), 0, "d")
-        self.assertEqual(int(self.read("blocked").split()[1], 16), 0)
 
 
 class LostDirectory(RunCase):
