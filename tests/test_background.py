@@ -10,7 +10,7 @@ import termios
 import time
 import unittest
 
-from tests.support import FULL, RUNMAKER, RUNSET, SLEEPING, WAITING, RunCase, alive, wait_until
+from tests.support import FULL, RUNMAKER, RUNSET, WAITING, RunCase, alive, wait_until
 
 
 class FileExecutorCase(RunCase):
@@ -91,17 +91,6 @@ class HiredAndFired(FileExecutorCase):
         os.kill(second, signal.SIGHUP)
         self.wait_gone(second)
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_all_workers_leave_at_the_end_when_their_jobs_are_done(self) -> None:
-        self.write(f". {WAITING}\n. {WAITING}\n")
-        workers = [self.hire(number=number) for number in (1, 2, 3)]
-        self.wait_up(1, 2)
-        self.change("runs.txt", "--add", "#RUN end")
-        wait_until(lambda: sum(map(alive, workers)) == 2, what="the worker without a job has left")
-        self.open_gate()
-        self.wait_gone(*workers)
-        self.assertEqual(self.states(), "dd")
-
     def test_the_pid_file_of_a_process_that_lives_is_refused(self) -> None:
         self.write(f". {WAITING}\n")
         first = self.hire()
@@ -126,15 +115,6 @@ class HiredAndFired(FileExecutorCase):
         for worker, number in zip(workers, (signal.SIGTERM, signal.SIGHUP)):
             os.kill(worker, number)
         self.wait_gone(*workers)
-
-    def test_a_worker_that_is_fired_with_term_ends_its_job(self) -> None:
-        self.write(f". {SLEEPING}\n. touch never\n")
-        worker = self.hire("--outdir", "out")
-        self.wait_up(1)
-        os.kill(worker, signal.SIGTERM)
-        self.wait_gone(worker)
-        self.assertEqual(self.states(), "e.")
-        self.assertNobodyLeft()
 
 
 class FailedStart(FileExecutorCase):

@@ -18,7 +18,6 @@ from tests.support import (
     WAITING,
     RunCase,
     alive,
-    console_lines,
     wait_until,
 )
 
@@ -91,15 +90,6 @@ class Waiting(RunCase):
         self.assertLess(statistics.median(delays), 0.8, delays)     # with allowance for a busy machine
         runner.send_signal(signal.SIGINT)
         self.assertEnded(self.finish(runner), 130, "d" * 4)
-
-    def test_follow_takes_a_line_that_is_set_back(self) -> None:
-        self.jobs("echo x >> ran")
-        runner = self.start(RUNMAKER, "--follow", "runs.txt")
-        self.wait_states("d")
-        self.assertEqual(self.run_script(RUNSET, "--set=.", "runs.txt", "1").code, 0)
-        wait_until(lambda: self.read("ran") == b"x\nx\n", what="the job has run twice")
-        runner.send_signal(signal.SIGUSR1)
-        self.assertEnded(self.finish(runner), 0, "d")
 
     def test_one_only_with_follow_waits_for_one_job(self) -> None:
         self.jobs()
@@ -209,16 +199,6 @@ class Version(RunCase):
                 self.assertEqual(
                     (ended.code, ended.out, ended.err), (0, f"{script} {VERSION}\n".encode(), b"")
                 )
-
-
-class Names(RunCase):
-    """--name: what the messages call this host."""
-
-    def test_the_name_or_that_of_the_node_stands_in_every_line_of_the_console(self) -> None:
-        for options, name in (("--name", "bob"), "bob"), ((), os.uname().nodename):
-            self.jobs("echo a; echo b >&2")
-            lines = console_lines(self.run_jobs(*options).out)
-            self.assertEqual({line.host for line in lines if line.kind != "executing"}, {name})
 
 
 class DryRun(RunCase):

@@ -395,14 +395,6 @@ class ClosingLine(Case):
         last = both[:-1].rpartition(b"\n")[2]
         self.assertTrue(last.startswith(b"runmaker4.py: runs.txt: ") and b"-r runs" in last, both)
 
-    def test_two_runners_count_their_own_jobs(self) -> None:
-        self.write(". sleep 0.05; [ $JOB_ID != 7 ]\n" * 20)
-        runners = [self.start(RUNMAKER, "-j2", "runs.txt") for _ in range(2)]
-        lines = [self.closing(self.finish(runner)).partition("; in all ")[0] for runner in runners]
-        done = [int(number) for line in lines for number in re.findall(r"\b(\d+) done\b", line)]
-        self.assertEqual(sum(done), 19)
-        self.assertEqual(["(line 7)" in line for line in lines].count(True), 1)
-
 
 class Background(Case):
     """A job that ends in & is done before its command is: that is said, once."""

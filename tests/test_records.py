@@ -62,12 +62,6 @@ class LogRecords(LogCase):
         self.assertRecord(3, ":", '+ status (WHO): forked ":"', '+ status (WHO): exit 0 ":"')
         self.assertLogOfLength(3)
 
-    def test_only_the_last_lines_are_kept(self) -> None:
-        self.write(". seq 1000\n")
-        self.run_jobs()
-        self.assertRecord(1, "seq 1000", ": stdout (WHO): 999", ": stdout (WHO): 1000",
-                          '+ status (WHO): exit 0 "seq 1000"')
-
     def test_the_number_of_lines_can_be_chosen(self) -> None:
         self.write(". seq 9\n. seq 9\n")
         self.run_jobs("-n", 1)
@@ -248,11 +242,6 @@ class OutputDirectory(Case):
         self.assertEqual(self.run_jobs("-j2").code, 1)
         self.assertEqual(self.files(), {"2.out": b"a\n", "3.err": b"b\n", "7.out": b"c\n", "7.err": b"d\n"})
 
-    def test_the_console_shows_the_output_as_well(self) -> None:
-        self.write(". echo a; echo b >&2\n")
-        lines = console_lines(self.run_jobs().out)
-        self.assertEqual((printed(lines), printed(lines, "stderr")), ([b"a"], [b"b"]))
-
     def test_quiet_and_the_log_do_not_take_it_away(self) -> None:
         self.write(". echo a; seq 10\n")
         self.assertEqual(self.run_jobs("-q", "-l", "outputs").out, b"")
@@ -385,33 +374,24 @@ class SharedNames(Case):
     def test_a_file_that_is_named_twice_is_refused(self) -> None:
         self.write(". true\n")
         os.symlink("o", self.dir / "link")
-        calls = [(RUNMAKER, first, "o", second, name, "runs.txt")
-                 for first, second in itertools.combinations(self.OPTIONS, 2) for name in ("./o", "link")]
-        for call, ended in self.run_all(calls):
+        pairs = zip(itertools.combinations(self.OPTIONS, 2), itertools.cycle(("./o", "link")))
+        for call, ended in self.run_all((RUNMAKER, first, "o", second, name, "runs.txt")
+                                        for (first, second), name in pairs):
             with self.subTest(call=call):
                 self.assertRefused(ended, f"{call[4]}: is also written by another option")
-        ended = self.run_script(RUNMAKER, "-l", "./runs.txt", "runs.txt")
-        self.assertRefused(ended, "./runs.txt: is also read")
         self.assertEqual(self.states(), ".")
 
-    def test_a_link_that_leads_nowhere_makes_no_file(self) -> None:
+    def test_names_that_no_record_can_have_are_refused(self) -> None:
         self.write(". touch never\n")
         os.symlink("missing", self.dir / "link")
-        for option in self.OPTIONS:
-            with self.subTest(option):
-                ended = self.run_script(RUNMAKER, option, "link", "runs.txt")
-                self.assertRefused(ended, "link: is a symbolic link")
+        words = {"link": "link: is a symbolic link", "": "is empty", ".": ".: is a directory",
+                 "./runs.txt": "./runs.txt: is also read"}
+        pairs = [*((option, "link") for option in self.OPTIONS), ("-l", ""), ("--pidfile", ""),
+                 ("--outdir", ""), ("--name", ""), ("--joblog", "."), ("-l", "./runs.txt")]
+        for call, ended in self.run_all((RUNMAKER, *pair, "runs.txt") for pair in pairs):
+            with self.subTest(call=call):
+                self.assertRefused(ended, words[call[2]])
         self.assertFalse((self.dir / "missing").exists() or (self.dir / "never").exists())
-
-    def test_an_empty_name_is_refused(self) -> None:
-        self.write(". touch never\n")
-        for option in (*self.OPTIONS, "--outdir", "--name"):
-            with self.subTest(option):
-                self.assertRefused(self.run_script(RUNMAKER, option, "", "runs.txt"), "is empty")
-
-    def test_a_directory_is_not_said_to_be_the_job_file(self) -> None:
-        self.write(". touch never\n")
-        self.assertRefused(self.run_script(RUNMAKER, "--joblog", ".", "runs.txt"), ".: is a directory")
 
     def test_a_file_for_each_is_fine(self) -> None:
         self.write(". echo a\n")

@@ -290,11 +290,6 @@ class Background(OverTcp, test_options.Background):
 
 
 @ordinarily()
-class Names(OverTcp, test_options.Names):
-    """--name: what the messages call the client."""
-
-
-@ordinarily()
 @without("test_a_nul_is_an_error_of_its_line_only")    # see test_any_bytes
 class CommandBytes(OverTcp, test_bytes.CommandBytes):
     """A command reaches the client's shell byte for byte, or is an error of its line."""

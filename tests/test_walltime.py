@@ -1,4 +1,5 @@
 """Promise: --walltime auto ends jobs a margin before Slurm ends the runner; never by a guess."""
+import itertools
 import time
 import unittest
 
@@ -57,17 +58,17 @@ class Refusals(TcpCase):
 
     def test_a_variable_that_is_not_set_or_no_time(self) -> None:
         self.write(". touch never\n")
-        for text in "", "soon", "N/A", "2026-11-21T14:10:00", "3600", "-1795000000", "\033[2J":
+        texts = "", "soon", "N/A", "2026-11-21T14:10:00", "3600", "-1795000000", "\033[2J"
+        for text, option in zip(texts, itertools.cycle(("-d", "--dry-run"))):
             why = f"is not a time: '{text}'".replace("\033", "?") if text else "is not set"
             # a Slurm job of an older version has the number alone
             env = {"SLURM_JOB_ID": "7", "SLURM_JOB_END_TIME": text}
-            for options in ("-d",), ("--dry-run",):
-                with self.subTest(text=text, options=options):
-                    ended = self.run_jobs(*options, "--walltime", "auto", env=env)
-                    self.assertRefused(
-                        ended, f"runmaker4.py: --walltime auto: SLURM_JOB_END_TIME {why} (give a time"
-                    )
-                    self.assertEqual(self.states(), ".")
+            with self.subTest(text=text, option=option):
+                ended = self.run_jobs(option, "--walltime", "auto", env=env)
+                self.assertRefused(
+                    ended, f"runmaker4.py: --walltime auto: SLURM_JOB_END_TIME {why} (give a time"
+                )
+        self.assertEqual(self.states(), ".")
 
     def test_a_margin_cannot_be_given(self) -> None:
         self.write(". true\n")
