@@ -86,25 +86,21 @@ class Commands(AnywhereCase):
         ours = {"PATH": path, "PYTHONPATH": f"{self.dir}/site", "PYTHONDONTWRITEBYTECODE": ""}
         return super().environ({**ours, **(extra or {})})
 
-    def test_each_script_is_a_command_with_and_without_py(self) -> None:
+    def test_each_script_is_a_command_with_and_without_py_and_kept_as_bytecode(self) -> None:
         self.assertEqual(sorted(self.names), sorted([*SCRIPTS, *(script[:-3] for script in SCRIPTS)]))
         for command in self.names:
             ended = self.run_script("env", command, "--version")
             self.assertEqual(
                 ended.out.decode().split()[0].removesuffix(".py"), command.removesuffix(".py"), ended.err
             )
+        kept = {path.name.partition(".")[0] for path in (self.dir / "site/__pycache__").iterdir()}
+        self.assertEqual(kept, {"runmaker4_commands", *(script[:-3] for script in SCRIPTS)})
 
     def test_they_do_what_the_scripts_do(self) -> None:
         self.assertWork(lambda script, *args: self.run_script("env", script, *args))
 
     def test_each_script_is_a_module_that_can_be_run(self) -> None:
         self.assertWork(lambda script, *args: self.run_script(sys.executable, "-m", script[:-3], *args))
-
-    def test_all_of_them_are_kept_as_bytecode(self) -> None:
-        for script in SCRIPTS:
-            self.run_script("env", script[:-3], "--version")
-        kept = {path.name.partition(".")[0] for path in (self.dir / "site/__pycache__").iterdir()}
-        self.assertEqual(kept, {"runmaker4_commands", *(script[:-3] for script in SCRIPTS)})
 
 
 class Made(Case):
