@@ -127,16 +127,6 @@ class OnOneHost(LockedCase):
         self.assertEqual(self.read("joblog").count(b"\n"), 3)
         self.assertEqual(self.read("out/journal").count(b'"end"'), 2)
 
-    def test_runners_that_append_at_once_lose_nothing(self) -> None:
-        """Each may write the header, which readers skip."""
-        self.jobs(*["true"] * 60)
-        with self.locked("joblog", "out/journal"):
-            ended = self.run_all([(RUNMAKER, "-q", "-j2", *RECORDS, "runs.txt")] * 3)
-        self.assertEqual([end.code for _, end in ended], [0] * 3)
-        self.assertEqual(self.states(), "d" * 60)
-        self.assertEqual(len(self.read("joblog").replace(runmaker4.JobLog.HEADER, b"").splitlines()), 60)
-        self.assertEqual(self.read("out/journal").count(b'"end"'), 60)
-
 
 class OverANetwork(LockedCase):
     """There records wait for the lock, and nothing else does."""

@@ -5,7 +5,7 @@ from unittest import mock
 
 import runmaker4
 import runwait4
-from tests.support import RUNMAKER, Case, wait_until
+from tests.support import RUNMAKER, Case
 
 
 def run_of(number: int) -> runmaker4.Run:
@@ -57,18 +57,6 @@ class TakenNames(OutCase):
         second.on_ended(same, runmaker4.RunResult(0))
         self.assertEqual(self.files(), {"7.out": "second goes on", "7.out.~1~": "first goes on"})
         self.assertEqual(self.said, [])
-
-    def test_a_line_of_another_number_that_an_edit_puts_in_a_running_one_s_place_loses_nothing(self) -> None:
-        self.write(". echo one began >&2; until [ -e go ]; do sleep 0.02; done; echo one\n")
-        runner = self.start(RUNMAKER, "-j2", "--outdir", "out", "runs.txt")
-        wait_until((self.dir / "out/1.err").exists)
-        self.write(". echo two; : > go\n" + self.read().decode(), "new")
-        os.rename(self.dir / "new", self.dir / "runs.txt")
-        ended = self.finish(runner)
-        self.assertEqual((ended.code, self.states()), (0, "dd"), ended.err)
-        found = sorted(path.read_text() for path in (self.dir / "out").glob("*.out*"))
-        self.assertEqual(found, ["one\n", "two\n"])
-        self.assertNotIn(b"incomplete", ended.err)
 
     def test_a_name_that_this_host_does_not_see_yet_is_not_lost(self) -> None:
         """NFS: another host has made files, and this one remembers that there are none."""

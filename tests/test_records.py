@@ -130,8 +130,8 @@ class LogPlaces(LogCase):
         command = "echo start $JOB_ID; sleep 0.0$((JOB_ID % 7)); echo end $JOB_ID"
         self.write("# shared\n" + f". {command}\n" * jobs)
         names = ["alice", "bob", "carol"]
-        runners = [self.start(RUNMAKER, "-j2", "--name", name, "-l", "outputs", "--outdir", "out", "runs.txt")
-                   for name in names]
+        records = "-l", "outputs", "--outdir", "out", "--joblog", "joblog"
+        runners = [self.start(RUNMAKER, "-j2", "--name", name, *records, "runs.txt") for name in names]
         self.assertEqual([self.finish(runner).code for runner in runners], [0, 0, 0])
         for ordinal in range(1, jobs + 1):
             line = ordinal + 1
@@ -139,6 +139,9 @@ class LogPlaces(LogCase):
                               f": stdout (WHO): end {line}", f'+ status (WHO): exit 0 "{command}"')
             self.assertEqual(self.read(f"out/{line}.out"), b"start %d\nend %d\n" % (line, line))
         self.assertLogOfLength(jobs)
+        # each runner may write the header of the job log, which readers skip
+        self.assertEqual(len(re.findall(rb"^\d+\t", self.read("joblog"), re.MULTILINE)), jobs)
+        self.assertEqual(self.read("out/journal").count(b'"end"'), jobs)
         hosts = re.findall(rb"\+ status \((\w+),\d+\)", self.read("outputs"))
         self.assertEqual({host.decode() for host in hosts}, set(names))
 
