@@ -316,7 +316,25 @@ def describe_state(state: bytes) -> bytes:
     return state if state in OUR_STATES and state != HELD else state + b" (held)"
 
 
-NOT_SELECTED = "no such job"
+@dataclass
+class ChangeCounts:
+    file: JobReader
+    changed: Counter[bytes] = field(default_factory=Counter)    # by the state before the change
+    refused: int = 0
+
+    def add_refusal(self, number: int, why: str) -> None:
+        self.file.say(f"line {number}: {why}")
+        self.refused += 1
+
+    def summary(self, state: bytes) -> str:
+        """Return '2 lines: ! -> ., 1 line: x (held) -> .'."""
+        phrases: list[str] = []
+        for old_state, count in self.changed.items():
+            if count:           # 0: recheck_cancelled_job() has taken the change back
+                old_text = display_text(describe_state(old_state))
+                new_text = display_text(describe_state(state))
+                phrases.append(f"{plural(count, 'line')}: {old_text} -> {new_text}")
+        return ", ".join(phrases)
 
 
 @dataclass(frozen=True)
@@ -334,18 +352,26 @@ class Selection:
     def names_jobs(self) -> bool:
         return bool(self.ranges) or self.pattern is not None
 
-    def lines(self, file: JobReader, default_states: bytes | None = OUR_STATES) -> Iterator[Line]:
-        """Yield the selected job lines.
+    def lines(
+        self, file: JobReader, change_counts: ChangeCounts, default_states: bytes | None = OUR_STATES
+    ) -> Iterator[Line]:
+        """Yield the selected job lines, then report numbers that are none.
 
-        default_states: selected if neither states nor numbers are given; None: any.  `I have a list` is a job
-        line in state `I`, so such lines are changed only by number or --state.
+        With states numbers only filter, and ranges always do.  default_states: selected if neither states nor
+        numbers are given; None: any.  `I have a list` is a job line in state `I`, so such lines are changed
+        only by number or --state.
         """
         states = default_states
         if self.states:
             states = self.states
         elif self.ranges:
             states = None
-        return filter(self._is_selected, file.scan_lines(states))
+        missing = set() if self.states else set(self._single_numbers)
+        for line in filter(self._is_selected, file.scan_lines(states)):
+            missing.discard(line.number)
+            yield line
+        for number in sorted(missing):
+            change_counts.add_refusal(number, "no such job")
 
     def _is_selected(self, line: Line) -> bool:
         if self.ranges and not self._has_number(line.number):
@@ -365,9 +391,6 @@ class Selection:
     def _has_number(self, number: int) -> bool:
         return number in self._single_numbers or any(number in span for span in self._long_ranges)
 
-    def required_numbers(self) -> set[int]:
-        """Return the numbers that must each be a selected job; with states none, because they only filter."""
-        return set() if self.states else set(self._single_numbers)
 
 def wait_until_committed(file: JobFile, line: Line) -> bool:
     """Wait until the process that appended a line can no longer remove it; False: it still can."""
@@ -391,40 +414,16 @@ def set_state(file: JobFile, line: Line, state: bytes) -> str:
     return ""
 
 
-@dataclass
-class ChangeCounts:
-    changed: Counter[bytes] = field(default_factory=Counter)    # by the state before the change
-    refused: int = 0
-
-    def add_refusal(self, file: JobFile, number: int, why: str) -> None:
-        file.say(f"line {number}: {why}")
-        self.refused += 1
-
-    def summary(self, state: bytes) -> str:
-        """Return '2 lines: ! -> ., 1 line: x (held) -> .'."""
-        phrases: list[str] = []
-        for old_state, count in self.changed.items():
-            if count:           # 0: recheck_cancelled_job() has taken the change back
-                old_text = display_text(describe_state(old_state))
-                new_text = display_text(describe_state(state))
-                phrases.append(f"{plural(count, 'line')}: {old_text} -> {new_text}")
-        return ", ".join(phrases)
-
-
 def set_states(file: JobFile, selection: Selection, state: bytes, change_counts: ChangeCounts) -> None:
     """Set the states of the selected jobs.  Raises OSError (ESTALE: the new file can lack the changes)."""
     file.open_to_write()
     fd = file.get_checked_fd()
-    missing = selection.required_numbers()
-    for line in selection.lines(file):
-        missing.discard(line.number)
+    for line in selection.lines(file, change_counts):
         refusal = set_state(file, line, state)
         if refusal:
-            change_counts.add_refusal(file, line.number, refusal)
+            change_counts.add_refusal(line.number, refusal)
         else:
             change_counts.changed[line.state] += 1
-    for number in sorted(missing):
-        change_counts.add_refusal(file, number, NOT_SELECTED)
     if change_counts.changed:
         check_not_replaced(file, fd)
 
@@ -434,13 +433,11 @@ MAX_EXIT_WAIT_SECONDS = 10.0
 UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes c
 
 
-class Cancellation(NamedTuple):
-    old_state: bytes | None     # None: the line has moved, and was not changed
-    is_running: bool            # the job runs, or could: see is_job_running()
-
-
-def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -> Cancellation:
-    """Write c over the `r` or `.` of a line.
+def cancel_line(
+    file: JobFile, line: Line, running_lines: Iterable[Line] = ()
+) -> tuple[bytes | None, bool]:
+    """Write c over the `r` or `.` of a line.  Return the state before (None: the line has moved, and was not
+    changed), and True if the job runs, or could: see is_job_running().
 
     A living runner sees that the line is not `r`, and kills the job; the caller must kill a job whose runner
     is dead.
@@ -462,7 +459,7 @@ def cancel_line(file: JobFile, line: Line, running_lines: Iterable[Line] = ()) -
             file.write(line, CANCELLED)
     for orphan in orphans:
         file.say(f"line {orphan.number}: {ORPHAN_FOUND}; it is e now")
-    return Cancellation(state_now, is_running)
+    return state_now, is_running
 
 
 def is_job_running(file: JobFile, line: Line, state_now: bytes | None) -> bool:
@@ -498,17 +495,13 @@ def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
 
 
 def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCounts) -> None:
-    missing = selection.required_numbers()
     awaited: list[Line] = []
     running_by_command = lines_by_command(file.scan_lines(RUNNING))
-    for line in selection.lines(file):
-        missing.discard(line.number)
+    for line in selection.lines(file, change_counts):
         running_lines = running_by_command.get(line.command, ())
         running_line = cancel_and_report(file, line, running_lines, selection, change_counts)
         if running_line:
             awaited.append(running_line)
-    for number in sorted(missing):
-        change_counts.add_refusal(file, number, NOT_SELECTED)
     wait_for_exit(file, awaited, change_counts)
 
 
@@ -532,7 +525,7 @@ def cancel_and_report(
         # skip a line that only has a selected state or command
         user_must_know = selection.ranges or line.state in UNFINISHED_STATES
         if user_must_know:
-            change_counts.add_refusal(file, line.number, why_not_cancelled(state_now))
+            change_counts.add_refusal(line.number, why_not_cancelled(state_now))
         return None
     say_unusual_cancel(file, line.number, state_now, is_running)
     change_counts.changed[state_now] += 1
@@ -583,9 +576,7 @@ def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts
     is_as_cancelled = state in (CANCELLED, line.state)
     if not is_as_cancelled:
         change_counts.changed[line.state] -= 1
-        change_counts.add_refusal(
-            file, line.number, "has moved or changed since (look, and run this again)"
-        )
+        change_counts.add_refusal(line.number, "has moved or changed since (look, and run this again)")
     return False
 
 
@@ -595,7 +586,6 @@ def report_still_running(file: JobFile, lines: Iterable[Line], change_counts: Ch
         state_text = display_text(CANCELLED if line.state in UNFINISHED_STATES else line.state)
         why = why_still_running(line, holders)
         change_counts.add_refusal(
-            file,
             line.number,
             f"is {state_text}, but is still running after {MAX_EXIT_WAIT_SECONDS:.0f} s ({why})",
         )
@@ -1882,7 +1872,7 @@ def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
 
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
-    change_counts = ChangeCounts()
+    change_counts = ChangeCounts(file)
     state: bytes = CANCELLED if options.cancel else options.set
     try:
         if options.cancel:
@@ -1908,20 +1898,15 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
 
 
 def list_lines(file: JobReader, selection: Selection) -> int:
-    missing = selection.required_numbers()
-
-    def output_lines() -> Iterator[bytes]:
-        for line in selection.lines(file, default_states=None):
-            missing.discard(line.number)
-            yield b"%d %s %s" % (line.number, describe_state(line.state), line.command)
-
-    count = print_lines(output_lines())
-    for number in sorted(missing):
-        file.say(f"line {number}: {NOT_SELECTED}")
+    change_counts = ChangeCounts(file)
+    lines = selection.lines(file, change_counts, default_states=None)
+    count = print_lines(
+        b"%d %s %s" % (line.number, describe_state(line.state), line.command) for line in lines
+    )
     none_selected = selection.has_conditions and not count
-    if none_selected and not missing:
+    if none_selected and not change_counts.refused:
         file.say(NO_MATCH)
-    return 1 if none_selected or missing else 0
+    return 1 if none_selected or change_counts.refused else 0
 
 
 def check_openable(path: str, flags: int) -> None:
