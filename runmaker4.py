@@ -4927,7 +4927,6 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
 
     hosts: those with a runner.
     """
-    busy_host_lists: set[tuple[str, ...]] | None = None
     above = Above()
     first_reason: BlockReason | None = None
     refused_commands: dict[bytes, str] = {}       # why none of a command can be claimed; '': one can
@@ -4946,13 +4945,9 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
             return _block_reason_at(above.block, line, above)
         else:
             settings = above.scope.settings
-            if settings.hosts:
-                busy_host_lists = busy_host_lists or _host_settings_in_use(file)
-                matches = (
-                    Consumer(name).matches_host(pattern) for name in hosts for pattern in settings.hosts
-                )
-                if settings.hosts in busy_host_lists or any(matches):
-                    settings = replace(settings, hosts=())      # one of them has a runner, perhaps busy
+            matches = (Consumer(name).matches_host(pattern) for name in hosts for pattern in settings.hosts)
+            if any(matches):
+                settings = replace(settings, hosts=())          # one of them has a runner, perhaps busy
             awaited = _required_runner(settings)
             only_running = awaited != ""
             if not awaited:
@@ -4964,18 +4959,6 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
             first_reason = first_reason or BlockReason(f"line {line.number} waits for {awaited}")
             above.add_unfinished(line)
     return first_reason
-
-
-def _host_settings_in_use(file: JobReader) -> set[tuple[str, ...]]:
-    """Return the values of host= of running jobs: at least one host of each has a runner."""
-    host_lists = set()
-    scope = NO_DIRECTIVES
-    for line in file.scan_lines(RUNNING, directives=True):
-        if line.state == DIRECTIVE:
-            scope = scope.with_directive(line)
-        elif scope.settings.hosts not in host_lists and not file.is_orphan(line):
-            host_lists.add(scope.settings.hosts)
-    return host_lists
 
 
 def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:

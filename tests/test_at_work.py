@@ -213,20 +213,10 @@ class Busy(AtWorkCase):
                    options=("--outdir", "out", "--name", "alice"))
         wait_until(lambda: b'"start"' in self.read("out/journal"))
         self.assertEqual(self.status("--outdir", "out")["waits"], "")
+        self.write(self.read() + b"#RUN host=alice,carol slots=4\n. d\n")
+        self.assertEqual(self.status("--outdir", "out")["waits"], "")
         self.write(self.read().replace(b"alice\n. b", b"bob\n. b"))
         self.assertRegex(self.status("--outdir", "out")["waits"], "^line 3 waits for host bob ")
-
-    def test_so_does_one_for_the_hosts_of_a_running_job(self) -> None:
-        """That needs no journal."""
-        self.write(f"#RUN host=alice,carol\n. true\n. {GATE}\n. b\n")
-        self.start(RUNMAKER, "-q", "--name", "alice", "runs.txt")
-        self.addCleanup(self.open_gate)
-        self.wait_states("dr.")
-        self.write(self.read().replace(b"d true", b". true"))
-        self.assertEqual(self.status()["waits"], "")
-        self.write(self.read().replace(b". true", b"d true").replace(b". b", b"d b")
-                   + b"#RUN host=alice,carol slots=4\n. c\n")
-        self.assertRegex(self.status()["waits"], "^line 6 waits for a runner with 4 slots or more")
 
     def test_a_dead_runner_is_not_at_work(self) -> None:
         runner = self.gated("#RUN host=alice", ". b", options=("--outdir", "out", "--name", "alice"))
