@@ -2662,8 +2662,8 @@ class Recovery:
 #     2. claim_batch() claims lines for all waiting clients, one for each in turn.  After MAX_BATCH_LINES the
 #        file executor does other work first.
 #     3. _on_batch_claimed() sends the lines.
-#     4. A client that would exit gets `nothing` if a walk that began after the request, and after any line came
-#        back unstarted, found nothing, and no line can come back now.
+#     4. A client that would exit gets `nothing` if a walk that began after the request, and after any line
+#        came back unstarted, found nothing, and no line can come back now.
 #     5. Each group that a walk has met has a plan: which host gets which jobs.  Once all hosts have a free
 #        slot, the lines are claimed, all or none.  If all hosts are connected but some are busy, the hosts
 #        get no other jobs until then.

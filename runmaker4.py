@@ -4084,22 +4084,12 @@ class Orphans:
         if state == NEW:
             text += "is new again"
         elif state == ERROR:
-            text += f"marked e (--resume runs it again{self._hint(line)})"
+            text += "marked e (--resume runs it again)"
         else:                       # the result was known, so an editor has written the `r`
             result = display_text(state)
             text = f"an editor restored an old r; it is {result} again, the result of the run here"
         ending = "; further lines are not reported" if self._reported == self.MAX_REPORTED else ""
         self._file.say(f"line {line.number}: {text}{ending}")
-
-    def _hint(self, line: Line) -> str:
-        """Return a hint if the command of an orphan has finished here; '' if it has not.
-
-        Then an editor has restored an `r`, or another runner has started the command since.
-        """
-        result = self._results[line.command].state
-        if not result:
-            return ""
-        return f"; perhaps an editor restored an old r: a run here has finished, {display_text(result)}"
 
 
 # ---- one walk ----------------------------------------------------------------------------------------------
@@ -8447,15 +8437,14 @@ class Runner:
             self._printed_subjects.add(subject)
             self.say(text)
 
-    def _say_background(self, job: Job) -> None:
+    def _warn_of_misread_command(self, job: Job) -> None:
+        """Report, once each, what the shell makes of a command that ends in & or in a backslash."""
         if BACKGROUND.match(job.command):
             self._say_once(
                 "background",
                 f"line {job.number}: ends in &, so it is done at once, and later output can be lost (omit "
                 "the &: -j runs jobs in parallel)",
             )
-
-    def _say_continued(self, job: Job) -> None:
         if is_continued(job.command):
             self._say_once(
                 "continued",
@@ -8522,8 +8511,7 @@ class Runner:
             await task.finish_job()             # restores the old state
             del self.tasks[job]
             return 0.0
-        self._say_background(job)
-        self._say_continued(job)
+        self._warn_of_misread_command(job)
         await task.start()
         job_run = spawn_task(self._run_to_end(task))
         self._job_runs.add(job_run)

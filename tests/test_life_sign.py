@@ -185,7 +185,7 @@ class BroughtBack(LifeSign):
         self.assertEqual((ended.code, self.states(), self.read("marks")), (1, "d!d", b"1\n2\n"))
 
     def test_where_another_runner_has_claimed_lines_it_may_be_a_later_run_that_was_lost(self) -> None:
-        """So the line becomes e, and a person is told what may have been."""
+        """So the line becomes e."""
         def claim() -> None:
             with open(self.dir / "runs.txt", "ab") as file:
                 file.write(b". true\n")
@@ -195,8 +195,7 @@ class BroughtBack(LifeSign):
         ended = self.save_old_states(meanwhile=claim)
         self.assertEqual((ended.code, self.states()), (1, "eedd"))
         self.assertIn(
-            b"line 1: is r, but has neither runner nor job; marked e (--resume runs it again; perhaps "
-            b"an editor restored an old r: a run here has finished, d)\n",
+            b"line 1: is r, but has neither runner nor job; marked e (--resume runs it again)\n",
             ended.err,
         )
 
