@@ -6581,13 +6581,12 @@ class Plain(Sink):
         )
 
 
+@dataclass(eq=False, repr=False)
 class Record:
     """A record in the log file: the last lines of a run."""
-
-    def __init__(self, max_lines: int) -> None:
-        self.lines: deque[bytes] = deque(maxlen=max_lines)
-        self.incomplete: defaultdict[Stream, Lines] = defaultdict(Lines)
-        self.changed = True                 # since the last write
+    lines: deque[bytes]
+    incomplete_lines: dict[Stream, bytes] = field(default_factory=dict)
+    changed: bool = True                # since the last write
 
 
 class LogFile(Sink):
@@ -6610,7 +6609,7 @@ class LogFile(Sink):
         self.file = RecordFile(path, "log file", os.O_RDWR, heads, executor, on_error)
 
     def on_started(self, run: Run) -> None:
-        record = self.records[run] = Record(self.max_lines)
+        record = self.records[run] = Record(deque(maxlen=self.max_lines))
         self._add_line(run, record, b"status", b'forked "%s"' % run.job.command)
 
     def on_no_result(self, run: Run) -> None:
@@ -6620,13 +6619,26 @@ class LogFile(Sink):
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         record = self.records[run]
-        self._add_lines(run, record, stream.name, record.incomplete[stream].feed(data))
+        record.changed = True
+        previous_part = record.incomplete_lines.get(stream, b"")
+        *lines, last_part = data.rsplit(b"\n", self.max_lines + 1)
+        if lines:
+            # the first line continues the incomplete one
+            if len(lines) <= self.max_lines:
+                lines[0] = previous_part + lines[0]
+            for line in lines[-self.max_lines:]:
+                self._add_line(run, record, stream.name, line)
+        else:
+            last_part = previous_part + last_part
+        # a record shows no more; see cut_or_pad()
+        record.incomplete_lines[stream] = last_part[:self.WIDTH + 4]
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Write the final record of a run, with a status such as '+ exit 0 "COMMAND"'."""
         record = self.records.pop(run)
-        for stream, lines in record.incomplete.items():
-            self._add_lines(run, record, stream.name, lines.take_incomplete_line())
+        for stream, incomplete_line in record.incomplete_lines.items():
+            if incomplete_line:
+                self._add_line(run, record, stream.name, incomplete_line)
         self._add_line(run, record, b"status", b'%s "%s"' % (str(run_result).encode(), run.job.command))
         self._write_record(run, record)
 
@@ -6636,12 +6648,6 @@ class LogFile(Sink):
             file_system_answers = self.executor.backlog < Writer.HIGH_BACKLOG
             if record.changed and file_system_answers:
                 self._write_record(run, record)
-
-    def _add_lines(self, run: Run, record: Record, name: bytes, lines: bytes) -> None:
-        """Add whole lines, of which a record shows the last few."""
-        for line in lines.rsplit(b"\n", self.max_lines + 1)[-self.max_lines - 1:-1]:
-            self._add_line(run, record, name, line)
-            record.changed = True
 
     def _add_line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
         """Add a line such as b': stdout (alice,601): text'."""
