@@ -20,6 +20,7 @@ import fcntl
 import fnmatch
 import functools
 import itertools
+import operator
 import os
 import re
 import shlex
@@ -820,7 +821,6 @@ def kill_unsupervised(jobs: Iterable[Shell]) -> None:
 # the file that the path names then.  We wait for no job.  States and appended lines are written in place; any
 # other change makes a new file, by rename.
 
-MAX_REFUSALS_SHOWN = 20             # reasons that are printed
 NOTHING_CHANGED = ("nothing was changed (if the editor opens another window, make it wait, for example "
                    "EDITOR='code --wait')")
 MAX_MUTEX_WAIT_SECONDS = 10.0       # for processes that hold a command mutex
@@ -850,12 +850,7 @@ def split_lines(data: bytes) -> list[bytes]:
 
 
 def count_equal_at_start(lines: Iterable[bytes], other_lines: Iterable[bytes]) -> int:
-    count = 0
-    for line, other_line in zip(lines, other_lines):
-        if line != other_line:
-            break
-        count += 1
-    return count
+    return sum(itertools.takewhile(bool, map(operator.eq, lines, other_lines)))
 
 
 def common_ends(old_lines: Sequence[bytes], new_lines: Sequence[bytes]) -> tuple[int, int]:
@@ -1210,10 +1205,6 @@ def edit(file: JobFile, quiet: bool) -> int:
     while True:
         failure = run_editor(copy_path)
         edited = read_copy(copy_path)
-        if edited is None:
-            file.say(failure or "the copy was removed")
-            file.say("nothing was written")
-            return 1
         if edited == base:
             remove_copy(copy_path)
             file.say(failure or NOTHING_CHANGED)
@@ -1229,17 +1220,11 @@ def edit(file: JobFile, quiet: bool) -> int:
         if not refusals:
             remove_copy(copy_path)
             return 0
-        say_refused(file, copy_path, refusals)
+        for why in refusals:
+            file.say(why)
+        file.say(f"nothing was written; the copy is kept: {copy_path}")
         if not ask_to_edit_again():
             return 1
-
-
-def say_refused(file: JobFile, copy_path: str, refusals: Sequence[str]) -> None:
-    for why in refusals[:MAX_REFUSALS_SHOWN]:
-        file.say(why)
-    hidden_count = len(refusals) - MAX_REFUSALS_SHOWN
-    remark = f" ({hidden_count} more lines were refused)" if hidden_count > 0 else ""
-    file.say(f"nothing was written; the copy is kept: {copy_path}{remark}")
 
 
 def remove_copy(copy_path: str) -> None:
@@ -1260,12 +1245,11 @@ def run_editor(copy_path: str) -> str:
     return f"the editor '{printable(editor)}' failed: exit {exit_code}" if exit_code else ""
 
 
-def read_copy(copy_path: str) -> bytes | None:
-    try:
-        with open(copy_path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
+def read_copy(copy_path: str) -> bytes:
+    """Return the contents of the copy; b"" also if it was removed."""
+    with contextlib.suppress(FileNotFoundError), open(copy_path, "rb") as file:
+        return file.read()
+    return b""
 
 
 def why_invalid_copy(base: bytes, edited: bytes) -> str:
