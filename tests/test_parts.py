@@ -7,7 +7,6 @@ import importlib
 import json
 import os
 import random
-import stat
 import time
 import unittest
 from collections import Counter
@@ -165,54 +164,6 @@ class PastTheCache(JobFileCase):
                 self.assertNotEqual(identity(old.fileno()), identity(new.fileno()))
 
 
-class OldEnds(FileCase):
-    """A line is appended at the end of a file though this host kept an older size or older contents of it."""
-
-    MOUNT = runmaker4.Mount("fuse.glusterfs", frozenset())
-    HEADER = b"Seq\tHost\n"
-    WHOLE = HEADER + b"1\tB\n2\tB\n"
-
-    def append(self, size: int, contents: bytes, may_list: bool = True) -> bytes:
-        """The file after a line was appended by a host that kept this size and these contents of it."""
-        fstat, pread = os.fstat, runmaker4.Reader.pread
-        kept = [True]
-
-        def refresh_file(path: str, mount: runmaker4.Mount) -> None:
-            self.assertEqual((path, mount), (str(self.path), self.MOUNT))
-            if not may_list:
-                raise OSError(errno.EACCES, "no permission to list the directory")
-            kept.clear()
-
-        def old_size(fd: int) -> os.stat_result:
-            fields = list(fstat(fd))
-            if kept:
-                fields[stat.ST_SIZE] = size
-            return os.stat_result(fields)
-
-        def old_contents(reader: runmaker4.Reader, count: int, at: int) -> bytes:
-            return contents[at:at + count] if kept else pread(reader, count, at)
-
-        self.path.write_bytes(self.WHOLE)
-        fd = os.open(self.path, os.O_RDWR | os.O_APPEND)
-        try:
-            with mock.patch.object(os, "fstat", old_size), \
-                    mock.patch.object(runmaker4.Reader, "pread", old_contents), \
-                    mock.patch.object(runmaker4, "refresh_file", refresh_file):
-                runmaker4.append_locked(fd, str(self.path), self.MOUNT, b"3\tA\n", self.HEADER)
-        finally:
-            os.close(fd)
-        return self.path.read_bytes()
-
-    def test_what_was_kept_adds_neither_a_newline_nor_a_second_header(self) -> None:
-        for size, contents in ((len(self.HEADER), self.HEADER), (len(self.HEADER), self.WHOLE),
-                               (len(self.WHOLE), self.HEADER), (0, b"")):
-            with self.subTest(size=size, contents=contents):
-                self.assertEqual(self.append(size, contents), self.WHOLE + b"3\tA\n")
-
-    def test_a_line_is_appended_also_where_the_folder_cannot_be_listed(self) -> None:
-        self.assertTrue(self.append(0, b"", may_list=False).endswith(b"3\tA\n"))
-
-
 class DeadClients(JobFileCase):
     """A file system whose client on this host was killed answers ENOTCONN for ever (FUSE)."""
 
@@ -259,12 +210,6 @@ class JobLocksTakenBack(JobFileCase):
         self.queue = self.queue_on(b". a\n. b\n", say=self.said.append)
         cursor = runmaker4.Cursor(self.queue, [runmaker4.Consumer("")])
         self.first, self.second = job_of(cursor.claim()), job_of(cursor.claim())
-
-    def test_that_another_has_taken_a_line_is_said_once(self) -> None:
-        self.path.write_bytes(b"d a\nr b\n")
-        os.unlink(self.queue.file.lock_table.path)
-        self.assertIn("another runner took over this job", self.queue.finish(self.first, b"d"))
-        self.assertEqual(self.queue.check_jobs(), {})
 
     def test_who_only_looks_takes_no_job_for_an_orphan_meanwhile(self) -> None:
         reader = runmaker4.JobReader(str(self.path), say=self.fail)
@@ -424,26 +369,6 @@ class Patience(JobFileCase):
         queue.release_job(job)
 
 
-class MissingFile(JobFileCase):
-    """The job file is renamed, and comes back, while a result is due."""
-
-    def test_each_absence_is_measured_on_its_own(self) -> None:
-        queue = self.queue_on(b". a\n")
-        job = job_of(runmaker4.Cursor(queue, [runmaker4.Consumer("")]).claim())
-        away = self.path.with_name("away")
-        start = self.clock.now
-        for gone_at in 0.0, 2.2:
-            self.path.rename(away)
-            for seconds in 0.0, 1.9:
-                self.clock.now = start + gone_at + seconds
-                self.assertRaises(runmaker4.TemporaryError, queue.finish, job, b"d")
-            if not gone_at:
-                away.rename(self.path)
-                queue.reopen_if_replaced()                      # as when a client asks for jobs
-        self.clock.now += 0.2
-        self.assertIn("the file is gone", queue.finish(job, b"d"))
-
-
 class HeldUp(JobFileCase):
     """An editor that saves in place is stopped with a part of the file written, or nothing."""
     NETWORK = runmaker4.Mount("fuse.mfs", frozenset())
@@ -573,16 +498,6 @@ class Paces(unittest.TestCase):
         for seconds, worked, rest in ((2.0, 2.0, 40.0), (0.1, 0.1, 2.0), (0.1, 0.01, 2.0),
                                       (19.0, 0.01, 3.2)):
             self.assertAlmostEqual(self.throttle(seconds, worked).pause_seconds(20), rest)
-
-    def test_it_is_early_until_that_is_over_since_the_look_began(self) -> None:
-        throttle = self.throttle(0.1, 0.1)
-        for seconds, early, early_if_least in ((0.0, True, True), (1.8, True, True), (0.2, False, True),
-                                               (3.0, False, False)):
-            self.clock.now += seconds
-            self.assertEqual(
-                (throttle.seconds_until_due(20) > 0, throttle.seconds_until_due(20, 5.0) > 0),
-                (early, early_if_least)
-            )
 
 
 class OnlyLooking(JobFileCase):

@@ -10,7 +10,7 @@ from unittest import mock
 
 import runmaker4
 from runmaker4 import NEW, Job, NoJob, Phase, Resources, Runner
-from tests.support import RUNSET, UP, RunCase, wait_until
+from tests.support import UP, RunCase, wait_until
 
 BACK, NOTHING = b"given back", b"nothing is written"
 # The table of JobTask, by rows: what the line gets after drain(), and after kill() for each cause
@@ -255,14 +255,6 @@ class ReadingOn(RunCase):
                 (self.dir / "term").unlink()
                 for name in "up.1", "pid":
                     (self.dir / name).unlink()
-
-    def test_a_cancel_kills_what_is_left(self) -> None:
-        runner = self.start_reading("exit 3")
-        self.wait_exited()
-        ended = self.run_script(RUNSET, "--cancel", "runs.txt", "1", timeout=30)
-        self.assertEqual(ended.code, 0, ended.err)
-        self.assertEnded(self.finish(runner, 30), 0, "c")
-        self.assertTrue(self.exists("term"))
 
     def test_a_job_that_was_stopped_with_its_runner_is_in_error_however_long_it_is_read(self) -> None:
         """Slurm and systemd send TERM to all processes of a job, one after the other."""

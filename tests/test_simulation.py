@@ -5,17 +5,13 @@ The real JobFile and Cursor run on a simulated host system, in thousands of hist
 (tests/simulation.py).  The same histories with a defect planted show that this finds what it is there to
 find.
 """
-import errno
 import multiprocessing.pool
 import os
 import subprocess
 import sys
 import unittest
-from typing import Callable
-from unittest import mock
 
 from tests import simulation
-from tests.simulated_host import MACHINE, PATH, Actor, Host
 from tests.support import ALL, FULL, ROOT
 
 SCHEDULES = 1_000_000 if ALL else 100_000 if FULL else 2_000
@@ -76,47 +72,3 @@ class Histories(unittest.TestCase):
         }
         self.assertEqual(len(told), 1)
         self.assertGreater(told.pop().count(b"\n"), 50)
-
-
-class WorstMoments(unittest.TestCase):
-    """One runner, and what comes at the worst moment for it."""
-
-    def make_world(self, kind: str, late: float = 0.0) -> None:
-        """Two jobs, and a runner that comes so late."""
-        self.world = simulation.History(seed=1, kind=kind)
-        self.world.switching = 1.0
-        self.world.name(PATH, self.world.make_file(b". a\n. b\n"))
-        self.world.known.update(self.world.last.commands)
-        self.host = Host("one", kind)
-        self.runner = simulation.Process("runner", self.host,
-                                         lambda me: simulation.run_jobs(self.world, me, b"", 1, late),
-                                         runs_jobs=True)
-
-    def assertAllRun(self, *others: Actor) -> None:
-        """Nothing is broken, and the runner has run both jobs, and no other."""
-        self.world.actors += [self.runner, *others]
-        with simulation.planted(""):
-            self.assertEqual(simulation.play(self.world), "")
-        self.assertEqual(
-            {run.command for run in self.world.runs if run.runner is self.runner}, {b" a", b" b"}
-        )
-
-    def test_lines_that_are_taken_back_were_never_taken(self) -> None:
-        """runset4.py has written them, is told that the disk is full, and cuts them off again."""
-        self.make_world("", late=0.5)
-        self.world.hand_set = True              # its runner may wait for who appends
-
-        def append(me: Actor) -> None:
-            with self.assertRaises(OSError):
-                simulation.Setter(self.host).append(b". c\n")
-
-        def fsync(fd: int, plain: Callable[[int], None] = MACHINE.fsync) -> None:
-            if self.world.me is not setter:
-                return plain(fd)
-            self.world.sleep(setter, 30.0)
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        setter = simulation.Process("setter", self.host, append)
-        with mock.patch.object(MACHINE, "fsync", fsync):
-            self.assertAllRun(setter)
-        self.assertEqual(self.world.last.commands, [b" a", b" b"])

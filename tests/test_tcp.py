@@ -1,7 +1,6 @@
 """Promise: a client runs the jobs of its server's file as a runner runs those of its own, and all share one
 file.
 """
-import contextlib
 import os
 import re
 import signal
@@ -442,36 +441,6 @@ class AskedByOneClient(TcpCase):
             peer.say(dict(type="claim", request=2, want=1, last=False), dict(type="ping", request=3))
             self.assertEqual(peer.hear("pong")["retry"], "r")
             self.assertEqual(self.states()[1], "!")
-
-
-class OneWalkForAll(TcpCase):
-    """Clients that come together, each with -r, have the file walked through for all of them, not for each.
-    """
-    # A walk takes 0.02 s, as in a file of 500,000 lines, and is noted
-    NOTED = """
-import runmaker4, time
-begin = runmaker4.Cursor._begin_walk
-def begin_and_note(cursor, *args):
-    time.sleep(0.02)
-    with open("walks", "a") as file:
-        file.write("x")
-    return begin(cursor, *args)
-runmaker4.Cursor._begin_walk = begin_and_note
-"""
-
-    def test_there_are_fewer_walks_than_clients(self) -> None:
-        self.write("d true\n" * 10)
-        server = self.start_server(patch=self.NOTED)
-        with contextlib.ExitStack() as stack:
-            peers = [stack.enter_context(Peer.of(server.port, server.token)) for _ in range(30)]
-            for peer in peers:
-                peer.hello(retry="!er")
-            for peer in peers:
-                peer.hear("welcome")
-                peer.say(dict(type="claim", request=1, want=1, last=True))
-            for peer in peers:
-                peer.hear("nothing")
-        self.assertLess(len(self.read("walks")), 20)
 
 
 class LongFile(TcpCase):

@@ -263,11 +263,6 @@ class TokenOfTheClient(TokenCase):
             self.token_file.chmod(mode)
             self.assertWrong((options, {}), words=(".runmaker4.token",))
 
-    @unittest.skipIf(os.geteuid() != 0, "only root can give a file to another user")
-    def test_a_file_of_another_user(self) -> None:
-        os.chown(self.token_file, NOBODY, NOBODY)
-        self.assertWrong(([], {}), words=(".runmaker4.token",))
-
 
 class RefusalCase(TcpCase):
     """A script that refuses its arguments."""
@@ -568,20 +563,6 @@ time.time = lambda: real() + 7200 * os.path.exists("set")
         self.open_gate()
         self.assertEqual(self.finish(client).code, 0)
         self.assertRegex(self.stop(server).err.splitlines()[-1], rb": 1 done in [0-9.]+s$")
-
-
-class Few(TcpCase):
-    """A server with as few descriptors as it needs lets a client in."""
-
-    def test_a_client_runs_its_jobs(self) -> None:
-        self.jobs(*["echo $JOB_ID; echo $JOB_ID >&2"] * 20)
-        few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))"
-        server = self.start_server("--outdir", "out", "-l", "log", "--joblog", "joblog", "--print", patch=few)
-        clients = [self.start_client(server, "-j2") for _ in range(3)]
-        for client in clients:
-            self.assertEqual(self.finish(client).code, 0)
-        self.assertEqual(self.states(), "d" * 20)
-        self.assertNotIn(b"too many", server.err)
 
 
 class Address(TcpCase):
