@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Callable
 
 import runmaker4
-from tests import marks, test_parts, test_storm
+from tests import marks, test_parts
 from tests.support import (
     ALL,
     FULL,
@@ -690,131 +690,6 @@ class ManyLines(DirectiveCase):
         self.assertEqual(self.finish(runner, 300).code, 0)
         self.assertEqual(sorted(self.ran()), sorted(left))
         self.assertOnlyStatesChanged()
-
-# -- a storm -------------------------------------------------------------------------------------------------
-
-class Story(marks.Reader):
-    """Reads marks of jobs with barriers between their sections.  One more kind of mark:
-
-        back JOB        the test is about to set back the line of this job, if it is done
-
-    All runners run again what dead ones left (--resume), so no line above is given up.  Hence, whoever is
-    killed:
-
-     1. A job begins only after each job above its barrier has come to its end at least once.
-     2. Once a job below a barrier has begun, no job above begins again, and none runs on, unless it was set
-     back.
-    """
-
-    def __init__(self, runners: set[int], section: dict[int, int]) -> None:
-        super().__init__(runners)
-        self.section = section
-        # per section: jobs that have never come to their end
-        self.to_end = [0] * (max(section.values()) + 1)
-        for number in section.values():
-            self.to_end[number] += 1
-        self.lowest = 0                                     # section that has begun
-        self.backs: set[int] = set()
-
-    def back(self, job: int) -> None:
-        self.backs.add(job)
-
-    def start(self, job: int, pid: int, runner: int) -> None:
-        if job in self.backs and job not in self.running:
-            self.last.pop(job, None)                        # it may run again without anybody's death
-        super().start(job, pid, runner)
-        section = self.section[job]
-        if any(self.to_end[:section]):
-            self.problems.append(
-                f"job {job}: began while sections above had {self.to_end[:section]} jobs to end"
-            )
-        if section < self.lowest and job not in self.backs:
-            self.problems.append(
-                f"job {job} of section {section}: began when section {self.lowest} had begun"
-            )
-        for other in self.running:
-            if self.section[other] < section and other not in self.backs:
-                self.problems.append(f"job {job} of section {section}: began while job {other} ran")
-        self.lowest = max(self.lowest, section)
-
-    def end(self, job: int, pid: int) -> None:
-        if job not in self.ended:
-            self.to_end[self.section[job]] -= 1
-        super().end(job, pid)
-
-
-def story_problems(text: bytes, section: dict[int, int], runners: set[int]) -> list[str]:
-    """What the marks say that must not be; nothing, if all is well."""
-    story = Story(runners, section)
-    events: dict[str, Callable[..., None]] = {
-        "start": story.start,
-        "end": story.end,
-        "killed": story.kill,
-        "back": story.back,
-    }
-    for line in text.decode().splitlines():
-        kind, *numbers = line.split()
-        events[kind](*map(int, numbers))
-    story.problems += [f"job {job}: started and neither ended nor killed" for job in sorted(story.running)]
-    story.problems += [f"job {job}: never came to its end" for job in section if job not in story.ended]
-    return story.problems
-
-
-class TheStory(unittest.TestCase):
-    """The reader of the story finds what must not be: else the storm proves nothing."""
-    SECTIONS = {1: 0, 2: 0, 3: 1}
-    ALL = "start 1 11 50\nstart 2 12 50\nend 1 11\nend 2 12\n"
-
-    def found(self, text: str) -> str:
-        return "; ".join(story_problems(text.encode(), self.SECTIONS, {50, 60}))
-
-    def test_one_section_after_the_other_is_fine(self) -> None:
-        self.assertEqual(self.found(self.ALL + "start 3 13 60\nend 3 13\n"), "")
-
-    def test_one_that_begins_before_all_above_have_ended_is_found(self) -> None:
-        text = "start 1 11 50\nend 1 11\nstart 3 13 60\nend 3 13\nstart 2 12 50\nend 2 12\n"
-        self.assertIn("job 3: began while sections above had [1]", self.found(text))
-        text = "start 1 11 50\nend 1 11\nstart 2 12 50\nstart 3 13 60\nend 2 12\nend 3 13\n"
-        self.assertIn("job 3: began while sections above had [1]", self.found(text))
-
-    def test_one_above_that_runs_again_too_late_is_found_unless_it_was_set_back(self) -> None:
-        self.assertIn("job 1 of section 0: began when section 1",
-                      self.found(self.ALL + "killed 50\nstart 3 13 60\nend 3 13\nstart 1 14 60\nend 1 14\n"))
-        self.assertEqual(
-            self.found(self.ALL + "start 3 13 60\nback 1\nstart 1 14 60\nend 3 13\nend 1 14\n"), ""
-        )
-
-    def test_one_that_begins_while_one_above_runs_again_is_found(self) -> None:
-        self.assertIn("job 3 of section 1: began while job 1 ran",
-                      self.found(self.ALL + "killed 50\nstart 1 14 60\nstart 3 13 60\nend 3 13\nend 1 14\n"))
-
-
-class StormCase(DirectiveCase, test_storm.KillCase):
-    """A file with barriers, whose lines are set back while those who run it die."""
-    JOBS, SECTIONS, KILLS, BACKS = 300, 11, 30, 40
-
-    def set_back(self) -> None:
-        """Set back a few lines that are done."""
-        done = wait_until(lambda: [job for job, state in enumerate(self.states(), 1) if state == "d"])
-        jobs = self.random.sample(done, min(len(done), 3))
-        marks.append(self.dir / "marks", "".join(f"back {job}\n" for job in jobs))
-        lines = [str(job + self.section[job]) for job in jobs]
-        self.assertIn(self.run_script(RUNSET, "--set=.", "--state=d", "runs.txt", *lines).code, (0, 1))
-
-    def write_jobs(self) -> None:
-        """A file of short jobs with barriers."""
-        size = self.JOBS // self.SECTIONS + 1
-        jobs = [self.random.choice((0, 0.05, 0.1, 0.3)) for _ in range(self.JOBS)]
-        self.sections(*[jobs[at:at + size] for at in range(0, self.JOBS, size)])
-
-    def ended_jobs(self) -> int:
-        """How many jobs have come to their end at least once."""
-        return len(set(re.findall(rb"^end (\d+)", self.read("marks"), re.MULTILINE)))
-
-    def times_of(self, events: list[Callable[[], None]]) -> list[tuple[int, Callable[[], None]]]:
-        """Events in a random order, each with the number of jobs that are to have ended before."""
-        self.random.shuffle(events)
-        return list(zip(sorted(self.random.choices(range(1, self.JOBS * 19 // 20), k=len(events))), events))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ import signal
 import unittest
 from typing import Any
 
-from tests import test_directives, test_tcp_storm
-from tests.support import FULL, HASTY, RUNMAKER, RUNSERVER, WAITING, Process, wait_until, without
+from tests import test_directives
+from tests.support import FULL, HASTY, RUNMAKER, RUNSERVER, WAITING, Process, wait_until
 from tests.tcp import OverTcp, Program, Server, TcpCase
-from tests.test_directives import RAN, DirectiveCase, spared, story_problems
+from tests.test_directives import RAN, DirectiveCase, spared
 from tests.test_storm import send
 from tests.test_tcp import ordinarily
 from tests.wire import BEGIN, Peer
@@ -243,36 +243,6 @@ class MixedWork(DirectiveCase, TcpCase):
         self.assertEqual([self.finish(program).code for program in programs], [0] * len(programs))
         self.assertEqual(self.states(), "d" * self.SECTIONS * self.SIZE)
         self.assertBarriersHeld({program.pid for program in programs})
-
-
-@spared
-@without("test_no_job_is_lost_and_none_runs_twice_at_once")
-class Storm(test_directives.StormCase, test_tcp_storm.TcpStorm):
-    """Clients and servers die by kill -9, lines are set back, and all barriers are held."""
-    JOBS, SECTIONS, KILLS, SERVER_KILLS, BACKS = 200, 8, 16, 4, 20
-    # long against the jobs, and against the time in which clients come back
-    GRACE = 2.5
-
-    def start_storm_server(self, port: int = 0) -> None:
-        self.server = self.start_server("--grace", self.GRACE, "--port", port)
-
-    def test_each_job_is_done_and_none_began_before_all_above_had_ended(self) -> None:
-        self.write_jobs()
-        self.start_storm_server()
-        events = [lambda: self.kill_client(True), lambda: self.kill_client(False)] * (self.KILLS // 2)
-        events += [self.kill_server] * self.SERVER_KILLS + [self.set_back] * self.BACKS
-        for ended, event in self.times_of(events):
-            self.keep_clients_until(lambda: self.ended_jobs() >= ended)
-            event()
-        self.keep_clients_until(lambda: self.states() == "d" * self.JOBS)
-        for client in self.clients:
-            client.send_signal(signal.SIGHUP)
-        self.assertEqual({self.finish(client).code for client in self.clients}, {0})
-        self.assertOnlyStatesChanged()
-        self.assertEqual((self.states(), self.locked_lines()), ("d" * self.JOBS, []))
-        self.assertGreater(self.read("marks").count(b"start "), self.JOBS, "no job ran again")
-        clients = {program.pid for program in self.programs}
-        self.assertEqual(story_problems(self.read("marks"), self.section, clients), [])
 
 
 if __name__ == "__main__":
