@@ -302,7 +302,7 @@ class Event:
 
     @property
     def kind(self) -> str:
-        # 'begin', 'output', 'end', 'finish' or 'release'
+        # 'begin', 'output', 'end' or 'finish'
         return str(self.message["type"])
 
 
@@ -851,9 +851,7 @@ class Connection:
             cause = "vanished"                      # we killed it, because we exit
         # if killed at our exit or never started, how the run ended does not matter
         how_it_ended = "" if cause in ("vanished", "unstarted") else remote_job.result_text
-        self._queue_result(
-            remote_job, state, type="finish", state=to_text(state), cause=cause, how=how_it_ended
-        )
+        self._queue_result(remote_job, state, cause, how_it_ended)
         return ""
 
     async def release(self, job: Job) -> str:
@@ -864,11 +862,11 @@ class Connection:
 
     def _give_back(self, job: RemoteJob) -> None:
         self._jobs[job.key] = job
-        self._queue_result(job, NEW, type="release")
+        self._queue_result(job, NEW, cause="", how_it_ended="")
 
-    def _queue_result(self, job: RemoteJob, result: bytes, **message: Any) -> None:
+    def _queue_result(self, job: RemoteJob, result: bytes, cause: str, how_it_ended: str) -> None:
         job.result = result
-        self.send_event(id=job.key, **message)
+        self.send_event(type="finish", id=job.key, state=to_text(result), cause=cause, how=how_it_ended)
 
     async def check_jobs(self) -> dict[Job, str]:
         """Wait for an order to kill a job; return the job, and 'lost' (to another runner) or 'cancelled'.
@@ -982,7 +980,7 @@ class Connection:
     def _on_acknowledged(self, events: Iterable[Event]) -> None:
         for event in events:
             job = self._jobs.get(event.key)
-            if job and event.kind in ("finish", "release"):
+            if job and event.kind == "finish":
                 del self._jobs[job.key]
             elif job:
                 job.on_acknowledged(event)

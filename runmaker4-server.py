@@ -17,10 +17,10 @@ frames are described there ("The wire").  Then follow:
                                                                    (-r, --resume)
     ready      the shell of a job waits at the gate     go         the job begins
                                                         stop       kill this job, or do not begin it
-    begin, output, end: of a run; finish, release:      ack        all events up to this number are dealt
-    of a job; these are events, numbered from 1,                   with: their contents are in the files (up
-    sent again after a new connection until acked                  to a second later for the log file, while
-                                                                   the job runs, and for a journal on a
+    begin, output, end: of a run; finish: of a job,     ack        all events up to this number are dealt
+    also if it is given back (state `.`); these are                with: their contents are in the files (up
+    events, numbered from 1, sent again after a new                to a second later for the log file, while
+    connection until acked                                         the job runs, and for a journal on a
                                                                    network file system)
                                                         fault      a result could not be written
                                                         lost       kill the job: another runner has the line
@@ -2215,8 +2215,6 @@ class Sessions:
             line_result = self._read_result(assignment, message, event_number)
             self.records.write_short_output()       # the next server ignores records of a line with a result
             self.settle(assignment, line_result)
-        elif kind == "release":
-            self.settle(assignment, LineResult(Cause.RETURNED, NEW, event=event_number))
         else:
             if kind == "begin" and message.process_id("pid"):      # 0: the job could not be started
                 if assignment.is_gated:
@@ -2228,12 +2226,14 @@ class Sessions:
     def _read_result(assignment: Assignment, message: Message, event_number: int) -> LineResult:
         """Return the result of a job from a client's message `finish`.  Raises WireError.
 
-        A held state is valid only if a user has cancelled the job.
+        A job with state `.` is given back.  A held state is valid only if a user has cancelled the job.
         """
         state = message.state_byte("state")
         cause = CAUSES.get(message.text("cause", 16))
         if state == CANCELLED and assignment.is_cancelled:
             cause = Cause.CANCELLED
+        elif state == NEW:
+            cause = Cause.RETURNED
         elif not cause or state not in (DONE, FAILED, ERROR):
             raise WireError("not the end of a job")
         return LineResult(cause, state, printable(message.text("how", 64)), event_number)

@@ -562,7 +562,7 @@ class LyingServers(TcpCase):
 
         def serve(peer: Peer) -> None:
             self.hand_out(*jobs)(peer)
-            peer.hear("release")
+            peer.hear("finish")
             self.attend(peer)
 
         with FakeServer(serve) as server:

@@ -37,7 +37,7 @@ from tests.support import (
 )
 from tests.tcp import SERVING, OverTcp, Program, Server, TcpCase
 from tests.test_bytes import TOO_LONG
-from tests.wire import Peer
+from tests.wire import Peer, release
 
 
 def ordinarily(*names: str) -> Callable[[type], type]:
@@ -507,7 +507,7 @@ runmaker4.Walk.claim_next = claim_slowly
             for message in self.LAST_CLAIM, dict(type="ping", request=2), dict(type="ping", request=3):
                 waiting.say(message)
             self.assertEqual([waiting.hear("pong")["request"] for _ in range(2)], [2, 3])
-            holding.say(dict(type="release", n=1, id=job["id"]))
+            holding.say(release(1, job["id"]))
             self.assertEqual(waiting.hear("jobs", "nothing")["type"], "jobs")
 
 

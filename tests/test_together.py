@@ -31,7 +31,7 @@ from tests.tcp import Program, Server
 from tests.test_output import read_terminal
 from tests.test_storm import process_table, send
 from tests.test_tcp_losses import LONG, LossCase
-from tests.wire import Peer, new_key
+from tests.wire import Peer, new_key, release
 
 RAN = "echo $JOB_ID $WHO >>ran"         # a job notes its line and its client
 SLEEP = f"{RAN}; {UP}; sleep 60"        # runs until it is ended
@@ -545,7 +545,7 @@ class BeforeTheRelease(ByHandCase):
         alice.hear("welcome")
         for peer, job in (alice, first), (bob, second):
             peer.say(
-                dict(type="release", n=1, id=job["id"]), dict(type="claim", request=2, want=1, last=False)
+                release(1, job["id"]), dict(type="claim", request=2, want=1, last=False)
             )
         again = [(peer, self.hold_by_hand(peer)["id"]) for peer in (alice, bob)]
         for peer, job in again:
@@ -618,7 +618,7 @@ class Cancelled(ByHandCase):
         second = job["id"]
         self.set_state(3, "x")
         self.assertEqual(alice.hear("stop"), dict(type="stop", id=second, cancelled=True))
-        alice.say(dict(type="release", n=2, id=second))
+        alice.say(release(2, second))
         self.assertEqual(alice.hear("jobs")["jobs"][0]["number"], 4)
         self.assertEqual(self.states(), "dxr")
 
@@ -685,7 +685,7 @@ runmaker4.JobQueue.finish = wait_and_finish
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}")
         alice, bob = self.fake_pair(server)
         first, second = self.hold_by_hand(alice), self.hold_by_hand(bob)
-        alice.say(dict(type="ready", id=first["id"]), dict(type="release", n=1, id=first["id"]),
+        alice.say(dict(type="ready", id=first["id"]), release(1, first["id"]),
                   dict(type="ping", request=2))
         alice.hear("pong")
         bob.say(dict(type="ready", id=second["id"]), dict(type="ping", request=2))

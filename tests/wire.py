@@ -273,7 +273,6 @@ FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(type="output", n=1, id="0" * 16, stream="stdout", data="text\n"),
     dict(END, n=1, id="0" * 16),
     dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0", cause=""),
-    dict(type="release", n=1, id="0" * 16),
     dict(type="ready", id="0" * 16),
 )
 FROM_SERVER: tuple[dict[str, Any], ...] = (
@@ -293,6 +292,11 @@ FROM_SERVER: tuple[dict[str, Any], ...] = (
 HELLO, HAVE = FROM_CLIENT[:2]
 WELCOME, JOBS = FROM_SERVER[:2]
 FIELDS = sorted({"runmaker4", "nonce", "proof", "certificate", "file"}.union(*FROM_CLIENT, *FROM_SERVER))
+
+
+def release(number: int, key: str) -> dict[str, Any]:
+    """The event by which a client gives a job back."""
+    return dict(type="finish", n=number, id=key, state=".", how="", cause="")
 
 
 def new_key() -> str:
