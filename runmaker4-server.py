@@ -932,32 +932,28 @@ class Assignment:
 # ======== Clients and connections ===========================================================================
 #
 # A `Client` outlives connections: it has one `ClientLink` after the other.  Messages that must not be lost
-# are events, which have numbers and come again after a new connection; the `Inbox` drops repeated ones.  An
-# event is acknowledged, in order, when its contents are written.  Then the client can send more output, so
-# the server acknowledges nothing while the disk is too slow.
+# are events, which have numbers and come again after a new connection; the `Inbox` drops repeated ones.
+#
+# All clients' events are acknowledged together, a moment after the first came (Sessions.acknowledge): the
+# journal is flushed, and once the executor has made all earlier calls, the events are in the files.  Only a
+# result can take longer, if writing it must be repeated.  After the acknowledgement the client can send more
+# output, so there is none while the disk is too slow.
 
 
 class Inbox:
-    """The numbers of a client's events.
-
-    An event is open until it is dealt with: the contents are in the files.
-    """
+    """The numbers of a client's events."""
 
     def __init__(self) -> None:
         self._newest_event = 0          # 0: none has come
         self.last_acknowledged = 0
-        self._open_events: set[int] = set()
+        self.unwritten_results: set[int] = set()        # events with results that are not yet in the file
         self.unacknowledged_bytes = 0   # of output in events that are not acknowledged
         self._output_sizes: deque[tuple[int, int]] = deque()    # event, bytes of output
 
     @property
-    def is_all_dealt_with(self) -> bool:
-        return not self._open_events
-
-    @property
-    def last_dealt_with(self) -> int:
-        """Return the last event up to which all are dealt with; 0: none is."""
-        return min(self._open_events) - 1 if self._open_events else self._newest_event
+    def last_complete(self) -> int:
+        """Return the last event that can be acknowledged once all records are written; 0: none."""
+        return min(self.unwritten_results) - 1 if self.unwritten_results else self._newest_event
 
     def receive_event(self, event_number: int) -> bool:
         """Return False if an event came before and must be ignored."""
@@ -965,12 +961,6 @@ class Inbox:
             return False
         self._newest_event = event_number
         return True
-
-    def open_event(self, event_number: int) -> None:
-        self._open_events.add(event_number)
-
-    def close_event(self, event_number: int) -> None:
-        self._open_events.discard(event_number)
 
     def add_output(self, event_number: int, size: int) -> None:
         """Count output in an event.  Raises WireError: the client exceeds its window."""
@@ -1016,7 +1006,6 @@ class Client(Consumer):
         self.exits_without_jobs = False     # that message was marked `last`
         self._short_jobs_in_row = 0
         self.inbox = Inbox()
-        self._ack_timer: asyncio.TimerHandle | None = None      # gathers events
 
     # -- properties ------------------------------------------------------------------------------------------
 
@@ -1145,7 +1134,6 @@ class Client(Consumer):
     def _welcome(self, link: ClientLink, reclaimed: Reclaimed) -> None:
         """Answer a `hello`, and repeat orders that the client can have missed, for example `stop`."""
         link.is_welcomed = True
-        self._on_acknowledged(self.inbox.last_dealt_with)       # by the field `seen`
         self._send_welcome(link)
         for key in reclaimed.lost:
             link.send(type="lost", id=key)
@@ -1274,47 +1262,11 @@ class Client(Consumer):
         if self.link:
             self.link.flush()
 
-    def acknowledge_soon(self) -> None:
-        """Acknowledge events within ACKNOWLEDGE_SECONDS, so that many events share a message.
-
-        Do so at once if the client can be waiting: it has no job, or its window is half full.
-        """
-        if not self.assignments or self.inbox.unacknowledged_bytes > OUTPUT_WINDOW_BYTES // 2:
-            self.acknowledge()
-        elif not self._ack_timer:
-            self._ack_timer = self.sessions.loop.call_later(ACKNOWLEDGE_SECONDS, self.acknowledge)
-
-    def send_closing(self, **fields: Any) -> None:
-        self.acknowledge(is_final=True)
-        self.send_message(type="closing", **fields)
-
-    def acknowledge(self, is_final: bool = False) -> None:
-        """Acknowledge the events that are dealt with: then the client can send more output.
-
-        Unless is_final, do nothing while the disk or terminal is too slow, or once the server exits.
-        """
-        if self._ack_timer:
-            self._ack_timer.cancel()
-            self._ack_timer = None
-        sessions = self.sessions
-        must_not_send_more = sessions.records.is_behind(Writer.HIGH_BACKLOG) or sessions.lifetime.is_exiting
-        if must_not_send_more and not is_final:
-            return
-        last_event = self.inbox.last_dealt_with
-        if not self.link or last_event <= self.inbox.last_acknowledged:
-            return
-        self._on_acknowledged(last_event)
-        self.link.send(type="ack", n=last_event)
-
-    def _on_acknowledged(self, last_event: int) -> None:
-        """Note an acknowledgement.
-
-        First write gathered journal entries, except on a network file system (with a thread pool), where that
-        costs some six round trips.
-        """
-        if not self.sessions.executor.pool:
-            self.sessions.records.flush_journal()
-        self.inbox.mark_acknowledged(last_event)
+    def acknowledge(self, last_event: int) -> None:
+        """Acknowledge events that are in the files; the `welcome` does so for a client that is away."""
+        if last_event > self.inbox.last_acknowledged:
+            self.inbox.mark_acknowledged(last_event)
+            self.send_message(type="ack", n=last_event)
 
 
 class ClientLink(Link, asyncio.Protocol):
@@ -1397,9 +1349,7 @@ class ClientLink(Link, asyncio.Protocol):
         member.group.on_ready(member)
 
     def on_batch_handled(self) -> None:
-        """Acknowledge events and hand out lines, after all messages that came together were handled."""
-        if self.client:
-            self.client.acknowledge_soon()
+        """Hand out lines, after all messages that came together were handled."""
         if self._dispatcher.has_new_request:
             self._dispatcher.hand_out_lines()
 
@@ -2010,8 +1960,8 @@ class Sessions:
     clients: dict[str, Client] = field(default_factory=dict)
     assignments: dict[str, Assignment] = field(default_factory=dict)
     last_return_at: float = 0.0            # boottime(): when a line came back unstarted
-    # ends of runs that the journal gathers on a network file system: client and event number
-    _gathered_events: list[tuple[Client, int]] = field(default_factory=list)
+    _ack_timer: asyncio.TimerHandle | None = None       # gathers events
+    _unacknowledged: set[Client] = field(default_factory=set)
     links: dict[ClientLink, None] = field(default_factory=dict)
     # unauthenticated links, oldest first
     _strangers: OrderedDict[ClientLink, None] = field(default_factory=OrderedDict)
@@ -2051,7 +2001,7 @@ class Sessions:
             return
         assignment.client.count_short_jobs(assignment, line_result)
         if line_result.event is not None:
-            assignment.client.inbox.open_event(line_result.event)
+            assignment.client.inbox.unwritten_results.add(line_result.event)
         job = assignment.job
         write = functools.partial(self.executor.start_call, self.claims.finish, job, line_result.state)
         # The first attempt is made at once: later calls of the executor find the state.
@@ -2080,8 +2030,10 @@ class Sessions:
         self._remove_and_notify_group(assignment, line_result)
         self._drain_after_failures()
         if event is not None:
-            client.inbox.close_event(event)
-        self._on_event_dealt_with(client)
+            client.inbox.unwritten_results.discard(event)
+        self.acknowledge_soon(client)
+        # perhaps the server waited only for this result, to exit
+        self.lifetime.on_progress()
 
     def _report_unwritten(self, assignment: Assignment, error: str) -> None:
         self.say(f"line {assignment.number}: {error}")
@@ -2203,6 +2155,8 @@ class Sessions:
         except WireError as error:
             self.on_error(f"client {client.where}: invalid event '{printable(kind)}', not handled: {error}")
             raise
+        finally:
+            self.acknowledge_soon(client)
 
     def _apply_event(self, client: Client, kind: str, message: Message, event_number: int) -> None:
         """Apply an event; ignore that of a settled or lost line.  Raises WireError."""
@@ -2220,7 +2174,10 @@ class Sessions:
                 if assignment.is_gated:
                     raise WireError("that job must wait at the gate")
                 assignment.mark_begun()
-            self._record_event(client, kind, assignment, message, event_number)
+            # raises a WireError also if the client exceeds its window
+            if kind == "output":
+                client.inbox.add_output(event_number, len(message.data("data")))
+            self.records.handle_event(kind, client, assignment, message)
 
     @staticmethod
     def _read_result(assignment: Assignment, message: Message, event_number: int) -> LineResult:
@@ -2238,42 +2195,46 @@ class Sessions:
             raise WireError("not the end of a job")
         return LineResult(cause, state, printable(message.text("how", 64)), event_number)
 
-    def _record_event(
-        self, client: Client, kind: str, assignment: Assignment, message: Message, event_number: int
-    ) -> None:
-        """Record a message about a run.  Raises WireError, also if the client exceeds its window."""
-        if kind == "output":
-            client.inbox.add_output(event_number, len(message.data("data")))
-        self.records.handle_event(kind, client, assignment, message)
-        is_written_later = self.executor.pool is not None
-        if is_written_later:
-            client.inbox.open_event(event_number)
-            if kind == "end":
-                self._gathered_events.append((client, event_number))    # until flush_records()
-            else:
-                self._close_when_written([(client, event_number)])
+    # -- acknowledging ---------------------------------------------------------------------------------------
 
-    def _close_when_written(self, events: Sequence[tuple[Client, int]]) -> None:
-        """Close events once all calls that were posted so far are done."""
+    def acknowledge_soon(self, client: Client) -> None:
+        """Acknowledge events a moment later, so that many share a message; at once if a window is half full.
+
+        On a network file system (with a thread), where flushing the journal costs some six round trips, wait
+        for the next flush_records().
+        """
+        self._unacknowledged.add(client)
+        if client.inbox.unacknowledged_bytes > OUTPUT_WINDOW_BYTES // 2:
+            self.acknowledge()
+        elif not self._ack_timer and not self.executor.pool:
+            self._ack_timer = self.loop.call_later(ACKNOWLEDGE_SECONDS, self.acknowledge)
+
+    def acknowledge(self) -> None:
+        """Acknowledge all events that came, once they are in the files: then clients can send more output.
+
+        While the disk or terminal is too slow, do nothing; on_writer_relieved() calls this again.  When the
+        server exits, it ignores all further output.
+        """
+        if self._ack_timer:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        self.records.flush_journal()
+        if self.records.is_behind(Writer.HIGH_BACKLOG) and not self.lifetime.is_exiting:
+            return
+        last_events = {client: client.inbox.last_complete for client in self._unacknowledged}
+        self._unacknowledged.clear()
+
         def on_written(_: object) -> None:
-            for client, event_number in events:
-                client.inbox.close_event(event_number)
-                self._on_event_dealt_with(client)
-        self.executor.call_then(on_written, int)    # does nothing
+            for client, last_event in last_events.items():
+                client.acknowledge(last_event)
 
-    def _on_event_dealt_with(self, client: Client) -> None:
-        # perhaps the server waited only for this event, to exit
-        client.acknowledge_soon()
-        self.lifetime.on_progress()
+        self.executor.call_then(on_written, int)        # which does nothing, after all earlier calls
 
     def flush_records(self) -> None:
-        """Write gathered records.  Called about once a second."""
-        self.records.flush_journal()
+        """Write gathered records, and acknowledge them.  Called about once a second."""
         if self.records.log:
             self.records.log.on_tick()
-        if self._gathered_events:
-            self._close_when_written(self._gathered_events)
-            self._gathered_events = []
+        self.acknowledge()
 
     def add_link(self, link: ClientLink) -> None:
         self.links[link] = None
@@ -3017,7 +2978,7 @@ class Server(Program):
         check_lock_file(self.path, self.mount)
         check_job_file(self.path, self.mount.network, self.say)
         self._check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)
-        self._summary: Summary | None = None    # at exit; None: unknown
+        self._final_count = FileCount()         # at exit
         self.began = boottime()
 
     # -- from start to end -----------------------------------------------------------------------------------
@@ -3080,7 +3041,8 @@ class Server(Program):
         self._socket.close()
         await self._shut_down()
         status = self.lifetime.exit_status              # None: the results decide
-        return self.runner_stats.exit_status(self._summary) if status is None else status
+        summary = self._final_count.summary_of_all()
+        return self.runner_stats.exit_status(summary) if status is None else status
 
     def _start_accepting(self) -> None:
         if not self.lifetime.is_exiting:
@@ -3143,10 +3105,11 @@ class Server(Program):
         max_seconds = runmaker4.Runner.MAX_RESULT_SECONDS if in_haste else None
         for assignment in self.sessions.assignments.values():
             self.records.abandon_run(assignment)        # the next server begins new records
-        self.sessions.flush_records()
         self.executor.call_then(self.runner_stats.add_orphans, lambda: self.claims.orphans)
+        await self._await_in_time(self.executor.flush(), max_seconds)       # results
+        self.sessions.flush_records()                   # acknowledges all
         await self._await_in_time(self.executor.flush(), max_seconds)
-        if self._was_signalled:         # otherwise sent before; after a defect not sent
+        if not self.defects:
             self._send_closing_to_all()
         self.executor.call_then(lambda no_answer: None, self.claims.file.sync)
         await self._end_links()
@@ -3161,7 +3124,7 @@ class Server(Program):
     async def _count_in_time(self) -> None:
         """Count the jobs for the closing line, if the file system answers soon."""
         file_count = await self._await_in_time(self.accountant.count(), runmaker4.Runner.MAX_ANSWER_SECONDS)
-        self._summary = file_count and file_count.summary_of_all()
+        self._final_count = file_count or FileCount()
 
     @property
     def _was_signalled(self) -> bool:
@@ -3189,17 +3152,19 @@ class Server(Program):
         why = failure_report_command(self.options)
         self.say(
             self.runner_stats.closing_line(
-                self._summary, seconds, "runmaker4-client.py -r", why
+                self._final_count.summary_of_all(), seconds, "runmaker4-client.py -r", why
             )
         )
 
     def _send_closing_to_all(self) -> None:
-        """Send each client `closing`, so that it keeps jobs for the next server.
+        """Send each client `closing`: if the server was signalled, it keeps jobs for the next server.
 
-        First acknowledge all events: otherwise the client would also send written output to the next server.
+        All events are acknowledged: otherwise the client would also send written output to the next server.
         """
+        is_for_good = self.lifetime.exit_status is None
         for client in self.sessions.clients.values():
-            client.send_closing(done=False)
+            account = self._final_count.summary_for(client) if is_for_good else None
+            client.send_message(type="closing", done=is_for_good, account=account)
 
     async def _await_in_time(self, awaitable: Awaitable[Any], seconds: float | None) -> Any:
         """Return the result; None after `seconds` (None: no limit), a second signal or an exception."""
@@ -3210,8 +3175,7 @@ class Server(Program):
 
     def on_writer_relieved(self) -> None:
         if not self.records.is_behind(Writer.LOW_BACKLOG):
-            for client in self.sessions.clients.values():
-                client.acknowledge()
+            self.sessions.acknowledge()
 
     def shut_down_after_defect(self) -> None:
         """Exit at once, as after a signal."""
@@ -3243,10 +3207,7 @@ class Server(Program):
 
     def _is_drained(self) -> bool:
         has_lines = self.sessions.assignments or self.claims.has_inherited_locks
-        if has_lines or self.dispatcher.is_claiming:
-            return False
-        connected = [client for client in self.sessions.clients.values() if client.link]
-        return all(client.inbox.is_all_dealt_with for client in connected)
+        return not has_lines and not self.dispatcher.is_claiming
 
     async def _count_and_exit(self) -> None:
         """Count the jobs for the exit statuses, and exit, unless a client came back with a job meanwhile."""
@@ -3254,12 +3215,9 @@ class Server(Program):
         count = await self.accountant.count(clients, recheck=True)      # again if it was half saved
         if self.lifetime.is_exiting or not self._is_drained():
             return
-        if count.summary:
-            self._summary = count.summary_of_all()
-        elif not self.runner_stats.had_errors:
+        self._final_count = count
+        if not count.summary and not self.runner_stats.had_errors:
             self.say(f"{count.error}; the state of the jobs is unknown")
-        for client in self.sessions.clients.values():
-            client.send_closing(done=True, account=count.summary_for(client))
         self.lifetime.start_exiting()
 
     # -- every second ----------------------------------------------------------------------------------------
