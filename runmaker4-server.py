@@ -704,7 +704,6 @@ class Lifetime:
         self.exit_status: int | None = None     # None: the counts of the file decide
         self.exiting: asyncio.Future[None] = loop.create_future()
         self.hurrying: asyncio.Future[None] = loop.create_future()      # done: wait for nothing
-        self.progress = asyncio.Event()         # in DRAINING: perhaps all is dealt with
 
     @property
     def is_serving(self) -> bool:
@@ -717,11 +716,6 @@ class Lifetime:
     def drain(self) -> None:
         if self.phase is ServerPhase.SERVING:
             self.phase = ServerPhase.DRAINING
-            self.progress.set()
-
-    def on_progress(self) -> None:
-        if self.phase is ServerPhase.DRAINING:
-            self.progress.set()
 
     def start_exiting(self, status: int | None = None) -> None:
         """Begin to exit.  The first call counts.  status: None: the counts of the file decide."""
@@ -1098,7 +1092,6 @@ class Client(Consumer):
             jobs_in_started_groups = self.sessions.abort_unstarted_groups(self.assignments)
             if detach_reason is DetachReason.LOST:
                 self._say_lost(link.why)
-            self.sessions.lifetime.on_progress()
             if detach_reason is DetachReason.BYE:
                 return self._settle_after_bye(jobs_in_started_groups)
         if not self.sessions.lifetime.is_exiting:
@@ -2032,8 +2025,6 @@ class Sessions:
         if event is not None:
             client.inbox.unwritten_results.discard(event)
         self.acknowledge_soon(client)
-        # perhaps the server waited only for this result, to exit
-        self.lifetime.on_progress()
 
     def _report_unwritten(self, assignment: Assignment, error: str) -> None:
         self.say(f"line {assignment.number}: {error}")
@@ -2044,7 +2035,6 @@ class Sessions:
         """Leave the line of a client that is gone for good as an orphan."""
         self._remove_and_notify_group(assignment, LineResult(Cause.VANISHED, ERROR))
         self.executor.post(self.claims.abandon, assignment.job)
-        self.lifetime.on_progress()
 
     async def watch_claimed_lines(self) -> None:
         """Check the claimed lines, and notify clients of cancelled and lost ones.  Never returns.
@@ -2577,10 +2567,7 @@ class Recovery:
 
     async def _end_inheritance(self) -> None:
         await asyncio.sleep(self._sessions.grace)
-        sessions = self._sessions
-        sessions.executor.call_then(
-            lambda _: sessions.lifetime.on_progress(), sessions.claims.drop_inherited_locks
-        )
+        self._sessions.executor.post(self._sessions.claims.drop_inherited_locks)
 
     async def reclaim(self, client: Client, reported: Sequence[ReportedJob]) -> Reclaimed:
         """Give a client that comes back the lines of the jobs that it reports; it can be lost meanwhile.
@@ -2637,11 +2624,10 @@ class Dispatcher:
     file for lines to claim.
     """
 
-    def __init__(self, sessions: Sessions, stdout: Writer, poll_seconds: float) -> None:
+    def __init__(self, sessions: Sessions, stdout: Writer) -> None:
         """stdout: for results of groups."""
         self._sessions = sessions
         self._stdout = stdout
-        self._poll_seconds = poll_seconds
         self._lifetime = sessions.lifetime
         # Yields random keys without end, as no key is "".  A client that connects names keys of jobs, so they
         # must be hard to guess, and unlike those of other servers.
@@ -2656,13 +2642,6 @@ class Dispatcher:
         self._groups_paused_until = 0.0         # boottime()
         self.has_new_request = False
         self.is_claiming = False                # the file executor does so
-
-    async def poll_file(self) -> None:
-        """While clients wait, look for new lines.  Never returns.  An unchanged file costs a stat(2)."""
-        while True:
-            await asyncio.sleep(self._poll_seconds)
-            if self.waiting_clients:
-                self.hand_out_lines()
 
     def enqueue_client(self, client: Client) -> None:
         """Queue a client that requested jobs; it gets them after all messages that were read together."""
@@ -2722,7 +2701,6 @@ class Dispatcher:
         self._remember_groups(batch)
         self._claim_or_reserve_groups()
         self.answer_exiting_clients()
-        self._lifetime.on_progress()
         can_lines_remain = batch.must_continue or (batch.jobs and self.waiting_clients)
         if can_lines_remain:
             self._sessions.loop.call_soon(self._continue_claiming)
@@ -2934,7 +2912,6 @@ class Dispatcher:
             plan.pending.started = False
             for assignment in itertools.chain.from_iterable(assignments.values()):
                 self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
-        self._lifetime.on_progress()
         self.hand_out_soon(group_pause_seconds=0.0 if can_start else 1.0)
 
     def _assign_group(
@@ -3028,11 +3005,10 @@ class Server(Program):
         self._socket.setblocking(False)
         self._start_accepting()
         chores = [
-            spawn_task(self.dispatcher.poll_file()),
+            spawn_task(self._poll()),
             spawn_task(self.sessions.watch_claimed_lines()),
             spawn_task(self._check_clients_and_file()),
             spawn_task(self._drain_when_done()),
-            spawn_task(self._exit_when_drained()),
         ]
         await self.lifetime.exiting
         for chore in chores:
@@ -3092,8 +3068,8 @@ class Server(Program):
             self.options.max_failed,
         )
         # each poll on a network file system is a round trip
-        poll_seconds = max(POLL_SECONDS, reader.interval / 5 if self.mount.network else 0)
-        self.dispatcher = Dispatcher(self.sessions, self.stdout, poll_seconds)
+        self._poll_seconds = max(POLL_SECONDS, reader.interval / 5 if self.mount.network else 0)
+        self.dispatcher = Dispatcher(self.sessions, self.stdout)
         self.accountant = Accountant(self.executor, self.lifetime, reader)
 
     async def _shut_down(self) -> None:
@@ -3193,17 +3169,19 @@ class Server(Program):
     def _on_drain_signal(self, signum: int) -> None:
         self.sessions.drain(signal.Signals(signum).name)
 
-    async def _exit_when_drained(self) -> None:
-        """Once the server drains, call off groups that have not begun, and exit when nothing is left."""
-        progress = self.lifetime.progress
-        await progress.wait()
-        self.sessions.abort_unstarted_groups(self.sessions.assignments)
-        self.dispatcher.answer_exiting_clients()
-        while not self.lifetime.is_exiting:
-            progress.clear()
-            if self._is_drained():
-                await self._count_and_exit()
-            await progress.wait()
+    async def _poll(self) -> None:
+        """While clients wait, look for new lines; once the server drains, exit when nothing is left.
+
+        An unchanged file costs a stat(2).
+        """
+        while True:
+            await asyncio.sleep(self._poll_seconds)
+            if self.dispatcher.waiting_clients:
+                self.dispatcher.hand_out_lines()        # lets clients exit while the server drains
+            if not self.lifetime.is_serving:
+                self.sessions.abort_unstarted_groups(self.sessions.assignments)
+                if self._is_drained():
+                    await self._count_and_exit()
 
     def _is_drained(self) -> bool:
         has_lines = self.sessions.assignments or self.claims.has_inherited_locks

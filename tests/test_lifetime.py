@@ -14,14 +14,12 @@ TABLE: dict[str, tuple[Any, Any, Any]] = {
     "a signal": (Phase.EXITING, Phase.EXITING, Phase.EXITING),
     "a defect": (Phase.EXITING, Phase.EXITING, Phase.EXITING),
     "all is counted": (Phase.EXITING, Phase.EXITING, Phase.EXITING),
-    "progress": (Phase.SERVING, Phase.DRAINING, Phase.EXITING),
 }
 EVENTS: dict[str, Callable[[Any], None]] = {
     "drain": lambda life: life.drain(),
     "a signal": lambda life: life.start_exiting(SIGNAL),
     "a defect": lambda life: life.start_exiting(1),
     "all is counted": lambda life: life.start_exiting(),
-    "progress": lambda life: life.on_progress(),
 }
 
 
@@ -29,13 +27,12 @@ class Cells(unittest.IsolatedAsyncioTestCase):
     """A server is in a phase, and something happens."""
 
     def life(self, phase: Any) -> Any:
-        """A server that has come to this phase; all that it did there is forgotten."""
+        """A server that has come to this phase."""
         life = server.Lifetime(asyncio.get_running_loop())
         if phase is Phase.DRAINING:
             life.drain()
         elif phase is Phase.EXITING:
             life.start_exiting(SIGNAL)
-        life.progress.clear()
         return life
 
     async def test_each_event_leads_from_each_phase_where_the_table_says(self) -> None:
