@@ -2533,37 +2533,25 @@ class Recovery:
     async def inherit(self, lock_fd: int) -> None:
         """Hold the job locks of the previous server for the grace, in which clients come for them.
 
-        After an error try again, for at most MAX_ERROR_SECONDS.  Raises UsageError; then the keeper holds the
-        locks for the next server.
+        Raises UsageError: the file cannot be used now; then the keeper holds the locks for the next server.
         """
-        deadline = boottime() + Cursor.MAX_ERROR_SECONDS
-        while (count := await self._try_to_inherit(lock_fd, deadline)) is None:
-            await asyncio.sleep(0.1)
+        sessions = self._sessions
+        try:
+            count = await sessions.executor.call(sessions.claims.inherit, lock_fd)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise UsageError(f"{sessions.path}: {error_text(error)} (start the server again)") from None
+            with contextlib.suppress(OSError):
+                unlock(lock_fd, 0, IN_USE_BYTES)        # also for the keeper
+            sessions.say(f"{error_text(error)}; the lines of the previous server cannot be taken over")
+            return
         if count:
-            grace = human_time(self._sessions.grace)
-            self._sessions.say(
+            grace = human_time(sessions.grace)
+            sessions.say(
                 f"took over {plural(count, 'running job')} of the previous server; waiting {grace} for the "
                 "clients"
             )
             spawn_task(self._end_inheritance())
-
-    async def _try_to_inherit(self, lock_fd: int, deadline: float) -> int | None:
-        """Take over the job locks of the previous server; return their number, None: try again.
-
-        Raises UsageError: the file cannot be used, and it is later than `deadline`, or the server exits.
-        """
-        try:
-            return await self._sessions.executor.call(self._sessions.claims.inherit, lock_fd)
-        except OSError as error:
-            if error.errno == errno.ESTALE:
-                with contextlib.suppress(OSError):
-                    unlock(lock_fd, 0, IN_USE_BYTES)    # also for the keeper
-                why = error_text(error)
-                self._sessions.say(f"{why}; the lines of the previous server cannot be taken over")
-                return 0
-            if boottime() > deadline or self._sessions.lifetime.is_exiting:
-                raise UsageError(f"{self._sessions.path}: {error_text(error)}") from None
-            return None
 
     async def _end_inheritance(self) -> None:
         await asyncio.sleep(self._sessions.grace)

@@ -635,12 +635,12 @@ class KilledServer(LossCase):
         self.assertEqual(self.read("out/1.out"), b"said\n")
         self.assertNotIn(b"nobody runs it", server.err)
 
-    def test_where_the_file_is_away_for_a_moment_the_next_tries_again_before_it_lets_clients_in(self) -> None:
+    def test_where_the_file_is_away_the_next_exits_and_leaves_the_lines_to_the_one_after_it(self) -> None:
         """An editor has renamed the old one, and is about to write the new one."""
         dead, client = self.kill_server(f"{JOB}; echo said", LATER, up=(1, 2))
         away = """
 import os, runmaker4
-plain, times = runmaker4.JobFile.reopen_if_replaced, iter("123")
+plain, times = runmaker4.JobFile.reopen_if_replaced, iter("1")
 def follow(self):
     if type(self).__name__ == "ServedFile" and next(times, ""):
         raise FileNotFoundError(2, "No such file or directory")
@@ -648,9 +648,10 @@ def follow(self):
 runmaker4.JobFile.reopen_if_replaced = follow
 """
         self.PATCH = away
-        server = self.serve_again(dead.port)
+        self.assertEqual(self.finish(self.serve_again(dead.port)).code, 2)
+        self.assert_held(1, 2)
         self.PATCH = ""
-        self.wait_said(server, "took over")
+        self.wait_said(self.serve_again(dead.port), "took over")
         self.end_jobs(client)
         self.assert_second_ran_on(client)
 
