@@ -34,7 +34,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -486,9 +486,7 @@ class LinkState(enum.Enum):
     GREETING = enum.auto()              # we have sent hello
     IN_USE = enum.auto()                # the server has sent welcome
     PAUSED = enum.auto()                # waiting for the next attempt
-    LEAVING = enum.auto()               # the link is in use, and is the last one
-    OVER = enum.auto()
-    GIVEN_UP = enum.auto()              # after the time of --give-up
+    OVER = enum.auto()                  # we exit, or the server does, or --give-up is over
 
 
 class LinkLife:
@@ -496,14 +494,12 @@ class LinkLife:
 
     Only one attempt or link exists at a time:
 
-        state       link  proven    welcome  lost    pause over           conclude
-        DIALLING    -     GREETING  x        PAUSED  x                    OVER
-        GREETING    -     x         IN_USE   PAUSED  x                    OVER
-        IN_USE      yes   x         same     PAUSED  x                    LEAVING
-        PAUSED      -     x         x        x       DIALLING/GIVEN_UP    OVER
-        LEAVING     yes   x         same     OVER    x                    same
-        OVER        -     same      x        same    same                 same
-        GIVEN_UP    -     x         x        x       same                 same
+        state       link  proven    welcome  lost    pause over       conclude
+        DIALLING    -     GREETING  x        PAUSED  x                OVER
+        GREETING    -     x         IN_USE   PAUSED  x                OVER
+        IN_USE      yes   x         same     PAUSED  x                OVER
+        PAUSED      -     x         x        x       DIALLING/OVER    OVER
+        OVER        -     same      x        same    same             same
 
     link: messages can be sent and are understood (welcome and closing always are).  x: cannot happen.  A
     pending attempt can still succeed or fail in OVER, but all messages of the server are ignored.
@@ -526,11 +522,11 @@ class LinkLife:
 
     @property
     def link(self) -> ServerLink | None:
-        return self._link if self.state in (LinkState.IN_USE, LinkState.LEAVING) else None
+        return self._link if self.state is LinkState.IN_USE else None
 
     @property
     def wants_server(self) -> bool:
-        return self.state in (LinkState.DIALLING, LinkState.GREETING, LinkState.IN_USE, LinkState.PAUSED)
+        return self.state is not LinkState.OVER
 
     @property
     def can_start_jobs(self) -> bool:
@@ -581,14 +577,15 @@ class LinkLife:
 
         A loss is reported once, and a refusal once more, because it names a remedy.
         """
+        if self.state is LinkState.OVER:
+            return False
         if self.link:
             self._down_since = boottime()
-        self.state = LinkState.PAUSED if self.wants_server else LinkState.OVER
+        self.state = LinkState.PAUSED
         was_reported = complaint.value <= self.reported_complaint.value
-        if was_reported or self.state is LinkState.OVER:
-            return False
-        self.reported_complaint = complaint
-        return True
+        if not was_reported:
+            self.reported_complaint = complaint
+        return not was_reported
 
     async def connect(self, connection: Connection, file_id: str) -> ServerLink:
         """Dial; return a new link.  Raises OSError, asyncio.TimeoutError."""
@@ -637,7 +634,7 @@ class LinkLife:
             return None
         seconds_down = boottime() - self._down_since
         if seconds_down >= self._give_up_seconds:
-            self.state = LinkState.GIVEN_UP
+            self.state = LinkState.OVER
             return seconds_down
         # random, because otherwise all clients would reconnect at once
         await asyncio.sleep(min(self._next_pause * random.uniform(0.5, 1.0), self._seconds_left()))
@@ -648,10 +645,7 @@ class LinkLife:
 
     def conclude(self) -> None:
         """Begin to exit for good, as we or the server do."""
-        if self.link:
-            self.state = LinkState.LEAVING
-        elif self.state is not LinkState.GIVEN_UP:
-            self.state = LinkState.OVER
+        self.state = LinkState.OVER
 
     def _seconds_left(self) -> float:
         """Return the seconds until the client gives up; at least 0.5, enough for an attempt."""
@@ -737,36 +731,6 @@ class Requests:
         self.forget_no_job()
 
 
-class JobsAhead:
-    """Jobs that have arrived, but that no slot has taken yet, oldest first."""
-
-    def __init__(self) -> None:
-        self._jobs: dict[str, RemoteJob] = {}           # by key
-        self.slots = 0
-        self.memory = 0.0
-
-    def __iter__(self) -> Iterator[RemoteJob]:
-        return iter(list(self._jobs.values()))
-
-    @property
-    def first(self) -> RemoteJob | None:
-        return next(iter(self._jobs.values()), None)
-
-    def add(self, job: RemoteJob) -> None:
-        self.remove(job.key)            # it can come twice
-        self._jobs[job.key] = job
-        self.slots += job.slots
-        self.memory += job.needs.memory
-
-    def remove(self, key: str) -> RemoteJob | None:
-        """Remove and return a job; None: it does not wait."""
-        job = self._jobs.pop(key, None)
-        if job:
-            self.slots -= job.slots
-            self.memory -= job.needs.memory
-        return job
-
-
 class Connection:
     """The server as the `Jobs` of a `Runner` (see runmaker4.Jobs): our jobs, and the events about them."""
 
@@ -789,7 +753,7 @@ class Connection:
         # the states of lines that the server must still run again for us: see Consumer.retry
         self._retry = to_text(program.retry)
         self._jobs: dict[str, RemoteJob] = {}       # with slots or results, by key
-        self._jobs_ahead = JobsAhead()              # the others
+        self._jobs_ahead: dict[str, RemoteJob] = {}     # the others, oldest first, by key
         self._late_timer: asyncio.TimerHandle | None = None     # while there are jobs ahead
         self._outbox = Outbox()
         # jobs for check_jobs() to return: "lost" to others, or "cancelled"
@@ -799,6 +763,10 @@ class Connection:
         # the summary of the server's file; None: the server has none
         self._summary: asyncio.Future[Summary | None] = loop.create_future()
         self._runner = program.make_runner(self, [ServerSink(self), *program.console], self._outbox)
+
+    @property
+    def _first_job_ahead(self) -> RemoteJob | None:
+        return next(iter(self._jobs_ahead.values()), None)
 
     # -- as a Runner sees it ---------------------------------------------------------------------------------
 
@@ -812,13 +780,13 @@ class Connection:
 
         Arriving jobs wake the runner, which claims again.
         """
-        first_job = self._jobs_ahead.first
+        first_job = self._first_job_ahead
         # the first job waits until it fits, and the others wait for it: only report our memory
         if first_job and not free.holds(first_job.needs):
             self._request_jobs(free._replace(slots=0))
             return NoJob(retry_after=FOREVER)       # the end of a job wakes the runner
         if first_job and self.link_life.can_start_jobs:
-            self._jobs_ahead.remove(first_job.key)
+            del self._jobs_ahead[first_job.key]
             self._jobs[first_job.key] = first_job
             self._requests.forget_no_job()
             self._request_jobs(free - first_job.needs)
@@ -881,16 +849,16 @@ class Connection:
 
         Jobs without a slot are given back, and unacknowledged results count as unwritten.
         """
-        for job in self._jobs_ahead:
-            self._return_queued_job(job.key)
+        for key in list(self._jobs_ahead):
+            self._return_queued_job(key)
         await self._wait_for_acknowledgements(runner)
         unwritten = [job.number for job in self._jobs.values()]
         if unwritten:
             self._say(f"the results of {plural(len(unwritten), 'job')} could not be sent to the server")
             self._program.runner_stats.unwritten_lines += unwritten
         await runner.wait_unless_killed(self._request_summary())
-        self.link_life.conclude()
         link = self.link_life.link
+        self.link_life.conclude()
         if link:
             link.send(type="bye")
             link.flush()
@@ -937,16 +905,17 @@ class Connection:
         link = self.link_life.link
         if not link or self._runner.draining:
             return
-        ahead = self._jobs_ahead
-        slot_count = max(int(free.slots) - ahead.slots - self._requests.pending_slots, 0)
+        slots_ahead = sum(job.slots for job in self._jobs_ahead.values())
+        memory_ahead = sum(job.needs.memory for job in self._jobs_ahead.values())
+        slot_count = max(int(free.slots) - slots_ahead - self._requests.pending_slots, 0)
         claim = self._requests.make_claim(
-            slot_count, free.memory - ahead.memory, self._runner.in_service, exits_if_none
+            slot_count, free.memory - memory_ahead, self._runner.in_service, exits_if_none
         )
         if claim:
             self._requests.on_sent(link.request("claim", **claim), claim)
 
     def _return_queued_job(self, key: str) -> bool:
-        job = self._jobs_ahead.remove(key)
+        job = self._jobs_ahead.pop(key, None)
         if job:
             self._give_back(job)
             # a slot can be free: while this job waited, claim() returned no later one
@@ -954,7 +923,7 @@ class Connection:
         return job is not None
 
     def _return_late_jobs(self) -> None:
-        for job in self._jobs_ahead:
+        for job in list(self._jobs_ahead.values()):
             seconds_left = job.arrived_at + MAX_QUEUED_SECONDS - boottime()
             if seconds_left > 0:
                 self._late_timer = self.loop.call_later(seconds_left, self._return_late_jobs)
@@ -992,7 +961,7 @@ class Connection:
     def _on_job_lost(self, key: str) -> None:
         """Kill a job that another runner has, or report that the result is not written."""
         job = self._jobs.pop(key, None)
-        self._jobs_ahead.remove(key)
+        self._jobs_ahead.pop(key, None)
         self._outbox.drop(key)
         self._progress.set()
         if not job:
@@ -1057,8 +1026,9 @@ class Connection:
         if must_report:
             unfinished = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
             self._say(f"{why}{unfinished}; trying again")
-        for job in self._jobs_ahead:
-            self._jobs_ahead.remove(job.key)
+        jobs_ahead = self._jobs_ahead
+        self._jobs_ahead = {}
+        for job in jobs_ahead.values():
             # A new server must know that a job was not started.  It sends jobs of a group again if we do not
             # name them.
             if not job.of_group:
@@ -1134,7 +1104,7 @@ class Connection:
         for item in message.objects("jobs"):
             job = RemoteJob.from_message(item)
             job.gated = item.boolean("hold")       # in a group, until `go`
-            self._jobs_ahead.add(job)
+            self._jobs_ahead[job.key] = job         # it can come twice
             self._requests.on_job(job)
         if not self._late_timer:
             self._late_timer = self.loop.call_later(MAX_QUEUED_SECONDS, self._return_late_jobs)
@@ -1149,7 +1119,7 @@ class Connection:
     def _on_pong(self, message: Message) -> None:
         self._retry = message.text("retry", 3)
         self.link_life.on_answer(message.integer("request"))
-        if self._jobs_ahead.first:
+        if self._jobs_ahead:
             self._wake_runner()
 
     def _on_fault(self, message: Message) -> None:
@@ -1186,7 +1156,7 @@ class Connection:
             request_number,
             met_end=message.boolean("ended"),
             why_jobs_remain=printable(message.text("left", 1000)),
-            can_exit=not self._jobs_ahead.first,    # otherwise jobs have arrived since the request
+            can_exit=not self._jobs_ahead,    # otherwise jobs have arrived since the request
         )
         self.link_life.on_answer(request_number)
         self._wake_runner()
@@ -1384,7 +1354,7 @@ class ClientProgram(RunnerProgram):
             return False
 
     async def work(self) -> int:
-        """Run the server's jobs, and stay connected.  Return 2 instead of 1 if we gave up, never accepted."""
+        """Run the server's jobs, and stay connected.  Return 2 instead of 1 if no server ever accepted us."""
         # the same for all servers
         self.console = self.console_sinks(None, with_output=True)
         connection = self._make_connection()
@@ -1401,8 +1371,7 @@ class ClientProgram(RunnerProgram):
         spawn_task(self._connection_task)       # any other exception in this running task is a defect
         exit_status = await jobs_task
         link_life = connection.link_life
-        had_no_server = link_life.state is LinkState.GIVEN_UP and not link_life.was_accepted
-        return 2 if had_no_server and exit_status == 1 else exit_status
+        return 2 if exit_status == 1 and not link_life.was_accepted else exit_status
 
     def _make_connection(self) -> Connection:
         return Connection(

@@ -13,7 +13,7 @@ State = client.LinkState
 
 
 class Event(enum.Enum):
-    """The columns of the table, and at the end what leads from PAUSED to GIVEN_UP."""
+    """The columns of the table, and at the end what ends a life in PAUSED."""
     PROVEN = enum.auto()
     WELCOME = enum.auto()
     LOST = enum.auto()
@@ -34,9 +34,7 @@ WAYS = {
     State.GREETING: (Event.PROVEN,),
     State.IN_USE: (Event.PROVEN, Event.WELCOME),
     State.PAUSED: (Event.LOST,),
-    State.LEAVING: (Event.PROVEN, Event.WELCOME, Event.CONCLUDE),
     State.OVER: (Event.CONCLUDE,),
-    State.GIVEN_UP: (Event.LOST, Event.TIME_UP),
 }
 LINK = object()
 
@@ -106,9 +104,8 @@ class Cells(LifeCase):
                         self.assertEqual(life.state.name, after.replace("same", state.name).split("/")[0])
 
     def test_a_server_is_wanted_until_somebody_leaves_or_gives_up(self) -> None:
-        unwanted = State.LEAVING, State.OVER, State.GIVEN_UP
         for state in State:
-            self.assertEqual(self.at(state).wants_server, state not in unwanted, state)
+            self.assertEqual(self.at(state).wants_server, state is not State.OVER, state)
 
     def test_no_job_may_start_without_a_link_and_an_answer_that_is_new(self) -> None:
         for state in State:
@@ -145,8 +142,7 @@ class Words(LifeCase):
         self.assertTrue(life.on_lost(client.Complaint.LOSS))
 
     def test_nothing_is_said_of_the_loss_of_the_last_link(self) -> None:
-        for state in State.LEAVING, State.OVER:
-            self.assertFalse(self.at(state).on_lost(client.Complaint.REFUSAL))
+        self.assertFalse(self.at(State.OVER).on_lost(client.Complaint.REFUSAL))
 
 
 class Pauses(LifeCase):
@@ -178,13 +174,12 @@ class Pauses(LifeCase):
             gone = self.pause(life)
         self.assertGreaterEqual(gone, 5.0)
         self.assertLess(gone, 6.0)
-        self.assertIs(life.state, State.GIVEN_UP)
+        self.assertIs(life.state, State.OVER)
 
     def test_there_is_none_once_we_leave(self) -> None:
-        for state in State.OVER, State.GIVEN_UP:
-            life = self.at(state)
-            self.assertIsNone(self.pause(life))
-            self.assertEqual((self.slept, life.state), ([], state))
+        life = self.at(State.OVER)
+        self.assertIsNone(self.pause(life))
+        self.assertEqual((self.slept, life.state), ([], State.OVER))
 
     def test_who_begins_to_leave_in_a_pause_does_not_dial_again(self) -> None:
         life = self.at(State.PAUSED)
