@@ -556,7 +556,7 @@ class KeeperLink:
         # of all keepers of this file, without the NUL; random characters follow
         self.address_start = f"runmaker4.{os.geteuid()}.{folder_id}.{name_hash[:32]}.".encode()
         self._grace = grace
-        self._keeper_sock: socket.socket | None = None
+        self._keeper_sock, self._keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.locks_fd = -1                  # -1: none yet
 
     def take_over_and_start_keeper(self) -> None:
@@ -622,16 +622,14 @@ class KeeperLink:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(b"\0" + self.address_start + secrets.token_hex(6).encode())
             listener.listen(128)            # servers that were refused stay in the queue
-            our_end, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             is_child = fork_quietly() == 0
             if is_child:
-                self._become_keeper(listener, keeper_end)
-            keeper_end.close()
-        self._keeper_sock = our_end
+                self._become_keeper(listener)
+            self._keeper_end.close()
         if self.locks_fd >= 0:
             self.give_locks(self.locks_fd)
 
-    def _become_keeper(self, listener: socket.socket, server_sock: socket.socket) -> None:
+    def _become_keeper(self, listener: socket.socket) -> None:
         """Run the keeper in the child process, without other descriptors.  Never returns.
 
         After a defect hold the locks for the grace: no other runner may start the running jobs.
@@ -645,36 +643,26 @@ class KeeperLink:
             null_fd = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
                 os.dup2(null_fd, fd)
-            needed_fds = {0, 1, 2, listener.fileno(), server_sock.fileno()}
+            needed_fds = {0, 1, 2, listener.fileno(), self._keeper_end.fileno()}
             for fd in open_descriptors():               # client connections must close with the server
                 if fd not in needed_fds:
                     with contextlib.suppress(OSError):  # the one that listed them
                         os.close(fd)
-            keep_locks(listener, server_sock, self._grace)
+            keep_locks(listener, self._keeper_end, self._grace)
             has_defect = False
         finally:
             if has_defect:
                 time.sleep(self._grace)
             os._exit(0)
 
-    def restart_killed_keeper(self) -> None:
-        killed_keeper = self._keeper_sock
-        if killed_keeper and wait_ready([killed_keeper.fileno()], select.POLLIN, 0):    # an end of file
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(-1, os.WNOHANG)
-            self._start_keeper()
-            killed_keeper.close()
-
     def give_locks(self, fd: int) -> None:
         self.locks_fd = fd
-        if self._keeper_sock:
-            with contextlib.suppress(OSError):          # it was killed
-                socket.send_fds(self._keeper_sock, [b"locks"], [fd])
+        with contextlib.suppress(OSError):              # it was killed
+            socket.send_fds(self._keeper_sock, [b"locks"], [fd])
 
     def dismiss_keeper(self) -> None:
-        if self._keeper_sock:
-            with contextlib.suppress(OSError):
-                self._keeper_sock.send(b"exit")
+        with contextlib.suppress(OSError):
+            self._keeper_sock.send(b"exit")
 
 
 # ======== The life of the server ============================================================================
@@ -3189,14 +3177,12 @@ class Server(Program):
     # -- every second ----------------------------------------------------------------------------------------
 
     async def _check_clients_and_file(self) -> None:
-        """Drop silent clients, write records, restart a killed keeper and scan the file, once a second."""
+        """Drop silent clients, write records and scan the file, once a second."""
         while True:
             await asyncio.sleep(self._check_seconds)
             for link in list(self.sessions.links):
                 link.drop_if_silent()
             self.sessions.flush_records()
-            with contextlib.suppress(OSError):          # try again in a second
-                self._keeper.restart_killed_keeper()
             is_busy = self.dispatcher.is_claiming or self.dispatcher.waiting_clients
             if self.lifetime.is_serving and not is_busy:
                 self.dispatcher.start_claiming({})      # directives can wait for clients
