@@ -35,7 +35,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 try:
@@ -309,7 +309,6 @@ class Event:
 @dataclass(eq=False)
 class RemoteJob(Job):
     key: str = ""
-    arrived_at: float = field(default_factory=boottime)
     of_group: bool = False              # with together=
     result: bytes | None = None         # NEW: given back; None: not finished
     # of the last run: one of FAILURE_CAUSES, "unstarted", or "": none of these
@@ -754,7 +753,6 @@ class Connection:
         self._retry = to_text(program.retry)
         self._jobs: dict[str, RemoteJob] = {}       # with slots or results, by key
         self._jobs_ahead: dict[str, RemoteJob] = {}     # the others, oldest first, by key
-        self._late_timer: asyncio.TimerHandle | None = None     # while there are jobs ahead
         self._outbox = Outbox()
         # jobs for check_jobs() to return: "lost" to others, or "cancelled"
         self._jobs_to_kill: asyncio.Queue[tuple[RemoteJob, str]] = asyncio.Queue()
@@ -922,14 +920,10 @@ class Connection:
             self._wake_runner()
         return job is not None
 
-    def _return_late_jobs(self) -> None:
-        for job in list(self._jobs_ahead.values()):
-            seconds_left = job.arrived_at + MAX_QUEUED_SECONDS - boottime()
-            if seconds_left > 0:
-                self._late_timer = self.loop.call_later(seconds_left, self._return_late_jobs)
-                return
-            self._return_queued_job(job.key)
-        self._late_timer = None
+    def _return_late_jobs(self, arrived: Sequence[RemoteJob]) -> None:
+        for job in arrived:
+            if self._jobs_ahead.get(job.key) is job:
+                self._return_queued_job(job.key)
 
     def _wake_runner(self) -> None:
         self._runner.changed.set()
@@ -1101,13 +1095,14 @@ class Connection:
     def _on_jobs_arrived(self, link: ServerLink, message: Message) -> None:
         """Queue jobs for the runner."""
         request_number = message.integer("request")
+        arrived = []
         for item in message.objects("jobs"):
             job = RemoteJob.from_message(item)
             job.gated = item.boolean("hold")       # in a group, until `go`
+            arrived.append(job)
             self._jobs_ahead[job.key] = job         # it can come twice
             self._requests.on_job(job)
-        if not self._late_timer:
-            self._late_timer = self.loop.call_later(MAX_QUEUED_SECONDS, self._return_late_jobs)
+        self.loop.call_later(MAX_QUEUED_SECONDS, self._return_late_jobs, arrived)
         self.link_life.on_answer(request_number)
         # If the answered request is too old, the server can have given the jobs to others since.  The answer
         # to a ping permits us to start them.

@@ -783,7 +783,7 @@ class LineResult:
     cause: Cause
     state: bytes                        # of the line
     how_ended: str = ""                 # for example "exit 0"; "": as the cause says
-    event: int | None = None            # to acknowledge once the state is written
+    event: int = 0                      # to acknowledge once the state is written; 0: it came in no message
 
     @property
     def text(self) -> str:
@@ -797,7 +797,6 @@ class Assignment:
     job: Job
     phase: Phase = Phase.CLAIMED
     sent_at: float | None = None        # the job, or `go`; boottime()
-    began_at: float | None = None       # as far as we know; boottime()
     member: Member | None = None        # None: it is in no group
     run: Run | None = None              # None: there is none, or no records
 
@@ -833,7 +832,8 @@ class Assignment:
     def can_come_back_unstarted(self, sent_after: float) -> bool:
         """Return True if a connected client was sent the job after this time and has reported no start."""
         was_sent_recently = self.sent_at is not None and self.sent_at > sent_after
-        return was_sent_recently and self.began_at is None and self.client.link is not None
+        has_perhaps_not_begun = self.phase in (Phase.SENT, Phase.ENDING)
+        return was_sent_recently and has_perhaps_not_begun and self.client.link is not None
 
     def make_job_entry(self) -> dict[str, Any]:
         job = self.job
@@ -861,7 +861,6 @@ class Assignment:
 
     def mark_begun(self) -> None:
         self.phase = Phase.BEGUN
-        self.began_at = boottime()
 
     def decide_result(self, proposed_result: LineResult) -> LineResult | None:
         """Set the phase to ENDING, and return the final result of the line.
@@ -1329,11 +1328,6 @@ class ClientLink(Link, asyncio.Protocol):
             raise WireError("that job does not wait at a gate")
         member.group.on_ready(member)
 
-    def on_batch_handled(self) -> None:
-        """Hand out lines, after all messages that came together were handled."""
-        if self._dispatcher.has_new_request:
-            self._dispatcher.hand_out_lines()
-
     def disconnected(self, why: str) -> None:
         self._sessions.remove_link(self)
         self.why = why
@@ -1370,7 +1364,6 @@ class Records:
         self._console = console
         self._executor = executor
         self._print_sink = Console(console, with_output=True) if console else None
-        self._has_short_output = False
 
     def is_behind(self, limit: int) -> bool:
         return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
@@ -1387,15 +1380,11 @@ class Records:
                 self._outdir.write_output(run)
         elif kind == "end":
             self._end_run(assignment, message)
-            self._has_short_output |= bool(message.fields["out"] or message.fields["err"])
+            has_short_output = message.fields["out"] or message.fields["err"]
+            if has_short_output and self._outdir:
+                self._outdir.flush()            # before the result of the job
         else:
             raise WireError(f"an unknown message {kind!a}")
-
-    def write_short_output(self) -> None:
-        """Write short output to the journal, before the results of these jobs."""
-        if self._has_short_output and self._outdir:
-            self._outdir.flush()
-        self._has_short_output = False
 
     def _begin_run(self, client: Client, assignment: Assignment, message: Message) -> None:
         """Begin the records of a run, new ones for a run of the previous server.  Raises WireError."""
@@ -1494,7 +1483,6 @@ class Records:
                 sink.on_no_result(run)
 
     def flush_journal(self) -> None:
-        self._has_short_output = False
         if self._outdir:
             self._outdir.on_tick()
 
@@ -1941,7 +1929,6 @@ class Sessions:
     clients: dict[str, Client] = field(default_factory=dict)
     assignments: dict[str, Assignment] = field(default_factory=dict)
     last_return_at: float = 0.0            # boottime(): when a line came back unstarted
-    _ack_timer: asyncio.TimerHandle | None = None       # gathers events
     _unacknowledged: set[Client] = field(default_factory=set)
     links: dict[ClientLink, None] = field(default_factory=dict)
     # unauthenticated links, oldest first
@@ -1981,7 +1968,7 @@ class Sessions:
         if not line_result:
             return
         assignment.client.count_short_jobs(assignment, line_result)
-        if line_result.event is not None:
+        if line_result.event:
             assignment.client.inbox.unwritten_results.add(line_result.event)
         job = assignment.job
         write = functools.partial(self.executor.start_call, self.claims.finish, job, line_result.state)
@@ -2000,17 +1987,17 @@ class Sessions:
             return
         error = outcome.result()
         client = assignment.client
-        event = line_result.event           # to acknowledge; None: it came in no message
+        event = line_result.event
         self.runner_stats.add_result(assignment.job, line_result.state)
         if line_result.state == NEW:
             self.last_return_at = boottime()
         if error:
             self._report_unwritten(assignment, error)
-        elif event is not None:
+        elif event:
             self.recovery.on_settled(assignment)
         self._remove_and_notify_group(assignment, line_result)
         self._drain_after_failures()
-        if event is not None:
+        if event:
             client.inbox.unwritten_results.discard(event)
         self.acknowledge_soon(client)
 
@@ -2145,7 +2132,6 @@ class Sessions:
             raise WireError("it was not given that job")
         if kind == "finish":
             line_result = self._read_result(assignment, message, event_number)
-            self.records.write_short_output()       # the next server ignores records of a line with a result
             self.settle(assignment, line_result)
         else:
             if kind == "begin" and message.process_id("pid"):      # 0: the job could not be started
@@ -2181,11 +2167,11 @@ class Sessions:
         On a network file system (with a thread), where flushing the journal costs some six round trips, wait
         for the next flush_records().
         """
+        if not self._unacknowledged and not self.executor.pool:
+            self.loop.call_later(ACKNOWLEDGE_SECONDS, self.acknowledge)
         self._unacknowledged.add(client)
         if client.inbox.unacknowledged_bytes > OUTPUT_WINDOW_BYTES // 2:
             self.acknowledge()
-        elif not self._ack_timer and not self.executor.pool:
-            self._ack_timer = self.loop.call_later(ACKNOWLEDGE_SECONDS, self.acknowledge)
 
     def acknowledge(self) -> None:
         """Acknowledge all events that came, once they are in the files: then clients can send more output.
@@ -2193,9 +2179,6 @@ class Sessions:
         While the disk or terminal is too slow, do nothing; on_writer_relieved() calls this again.  When the
         server exits, it ignores all further output.
         """
-        if self._ack_timer:
-            self._ack_timer.cancel()
-            self._ack_timer = None
         self.records.flush_journal()
         if self.records.is_behind(Writer.HIGH_BACKLOG) and not self.lifetime.is_exiting:
             return
@@ -2567,7 +2550,7 @@ class Recovery:
         reclaim_lines = self._sessions.claims.reclaim_lines
         reclaimed = await self._sessions.executor.call(reclaim_lines, client, unassigned, is_last_try)
         for key, job in reclaimed.jobs.items():
-            assignment = Assignment(key, client, job, Phase.BEGUN, began_at=boottime())
+            assignment = Assignment(key, client, job, Phase.BEGUN)
             self._sessions.add_assignment(assignment)
         # a result can have been written, or a line lost, since
         reclaimed.settled += [job.key for job in reported if job.key in self._settled_keys]
@@ -2616,21 +2599,19 @@ class Dispatcher:
         self._group_plans: dict[int, GroupPlan] = {}
         self._printed_texts: set[str] = set()
         self._groups_paused_until = 0.0         # boottime()
-        self.has_new_request = False
         self.is_claiming = False                # the file executor does so
 
     def enqueue_client(self, client: Client) -> None:
         """Queue a client that requested jobs; it gets them after all messages that were read together."""
         if client.requested_slots:
             self.waiting_clients.setdefault(client, None)
-        self.has_new_request = True
+        self.hand_out_soon()
 
     def hand_out_lines(self) -> None:
         """Start to claim lines for the waiting clients, in turn.
 
         Do nothing during another claim, or while records are written too slowly.
         """
-        self.has_new_request = False
         if not self._lifetime.is_serving:
             return self.answer_exiting_clients()
         if self.is_claiming or not self.waiting_clients:

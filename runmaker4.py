@@ -9938,9 +9938,6 @@ class Link:
         """Handle a received message.  Raises WireError."""
         raise NotImplementedError
 
-    def on_batch_handled(self) -> None:
-        """Finish a batch: handle() was called for all messages that came together."""
-
     def disconnected(self, why: str) -> None:
         raise NotImplementedError
 
@@ -10008,7 +10005,6 @@ class Link:
                 self.last_message_at = boottime()
             for message in messages:
                 self.handle(Message(message))
-            self.on_batch_handled()
         except WireError as error:
             self.why = self.why or str(error)
             self.flush()

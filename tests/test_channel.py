@@ -894,9 +894,7 @@ class Ended(unittest.IsolatedAsyncioTestCase):
                 link.data_received(line.client.take_outgoing())
         link.finish_writing()
         transport.write.side_effect = RuntimeError("Cannot call write() after write_eof()")
-        with mock.patch.multiple(
-            link, on_authenticated=mock.DEFAULT, on_batch_handled=mock.DEFAULT
-        ) as called:
+        with mock.patch.multiple(link, on_authenticated=mock.DEFAULT) as called:
             link.data_received(line.client.take_outgoing())
         self.assertTrue(called["on_authenticated"].called)
         transport.write_eof.assert_called_once_with()
