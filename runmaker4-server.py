@@ -96,7 +96,6 @@ from runmaker4 import (
     ERROR,
     FAILED,
     IN_USE_BYTES,
-    LOCAL,
     NEW,
     OUTPUT_WINDOW_BYTES,
     PORT,
@@ -121,7 +120,6 @@ from runmaker4 import (
     LockTable,
     LogFile,
     Message,
-    Mount,
     NoJob,
     OutDir,
     Parser,
@@ -303,15 +301,11 @@ class SharedLockTable(LockTable):
     It is replaced only after a lost lease, or if the lock file was removed.  The locks on it are `job_locks`
     and `locks_without_line`.  They exclude `fd`, another description.
     """
-    def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
-                 presence_lock: PresenceLock | None, give_to_keeper: Callable[[int], None]) -> None:
-        """give_to_keeper: called with each new description."""
-        super().__init__(file, mount, say=say, clock=clock, interval=interval, presence_lock=presence_lock)
-        self._give_to_keeper = give_to_keeper
-        self._shared_fd = -1                    # -1: none
-        self._shared_inode: tuple[int, int] | None = None       # of that lock file
-        # offsets of the previous server's job locks for which no line is known yet
-        self.locks_without_line: set[int] = set()
+    give_to_keeper: Callable[[int], None]       # called with each new description
+    _shared_fd = -1                             # -1: none
+    _shared_inode: tuple[int, int] | None = None        # of that lock file
+    # offsets of the previous server's job locks for which no line is known yet
+    locks_without_line: frozenset[int] = frozenset()
 
     @property
     def _is_shared_fd_current(self) -> bool:
@@ -325,7 +319,7 @@ class SharedLockTable(LockTable):
         if not self._is_shared_fd_current:
             self._shared_fd = super().open_job_lock()
             self._shared_inode = identity_of(self._shared_fd)
-            self._give_to_keeper(self._shared_fd)
+            self.give_to_keeper(self._shared_fd)
         return self._shared_fd
 
     def close_job_lock(self, fd: int) -> None:
@@ -363,7 +357,9 @@ class SharedLockTable(LockTable):
         # of the previous server and of runners
         locked_offsets = list(itertools.chain.from_iterable(find_held_job_locks(self.fd)))
         self.lengthen_lock_file()               # shows runners that another process claims lines
-        self.locks_without_line = {offset for offset in locked_offsets if self._lock_again(shared_fd, offset)}
+        self.locks_without_line = frozenset(
+            offset for offset in locked_offsets if self._lock_again(shared_fd, offset)
+        )
         self._shared_fd = shared_fd
         self._shared_inode = self.inode
 
@@ -385,7 +381,7 @@ class SharedLockTable(LockTable):
 
     def take_lock_without_line(self, offset: int) -> JobLock:
         """Move a job lock for which a line was found to `job_locks`; return it."""
-        self.locks_without_line.remove(offset)
+        self.locks_without_line -= {offset}
         job_lock = JobLock(self._shared_fd, offset)
         self.job_locks[offset] = job_lock
         return job_lock
@@ -394,39 +390,16 @@ class SharedLockTable(LockTable):
         for offset in self.locks_without_line:
             with contextlib.suppress(OSError):          # EIO: the lease was lost, and with it the locks
                 unlock(self._shared_fd, offset)
-        self.locks_without_line.clear()
+        self.locks_without_line = frozenset()
 
 
 class ServedFile(JobFile):
+    LOCK_TABLE = SharedLockTable
     lock_table: SharedLockTable
-
-    def __init__(
-        self,
-        path: str,
-        *,
-        say: Say,
-        mount: Mount = LOCAL,
-        presence_lock: PresenceLock | None = None,
-        give_to_keeper: Callable[[int], None] = lambda fd: None,
-    ) -> None:
-        super().__init__(path, say=say, mount=mount)
-        self.lock_table = SharedLockTable(
-            self.real_path,
-            mount,
-            say=say,
-            clock=self.clock,
-            interval=self.interval,
-            presence_lock=presence_lock,
-            give_to_keeper=give_to_keeper,
-        )
 
 
 class ServedQueue(JobQueue):
     file: ServedFile
-
-    def __init__(self, file: ServedFile) -> None:
-        super().__init__(file)
-        self.lock_table = file.lock_table
 
     def reclaim_line(self, own_line: Line | None, running_lines: Sequence[Line],
                      own_states: bytes) -> Job | None:
@@ -441,7 +414,7 @@ class ServedQueue(JobQueue):
         inherited job lock, an edit has moved its line: take any.
         """
         used_offsets = {job.offset for job in self.claimed}
-        has_own_lock = self.lock_table.has_own_lock
+        has_own_lock = self.file.lock_table.has_own_lock
         other_lines = [line for line in running_lines if line is not own_line]
         other_lines.sort(key=lambda line: (line.offset in used_offsets, not has_own_lock(line)))
         lines = [own_line, *other_lines] if own_line else other_lines
@@ -453,13 +426,13 @@ class ServedQueue(JobQueue):
                 if job:
                     return job
         any_line = other_lines[0] if other_lines else own_line
-        lock_offset = self.lock_table.find_lock_without_line(any_line.command) if any_line else None
+        lock_offset = self.file.lock_table.find_lock_without_line(any_line.command) if any_line else None
         return self._claim_inherited(any_line, lock_offset) if any_line and lock_offset is not None else None
 
     def _claim_inherited(self, line: Line, lock_offset: int) -> Job:
         """Claim a line with a job lock of the previous server; check_jobs() repairs what edits changed."""
         job = Job(**vars(line))
-        job.job_lock = self.lock_table.take_lock_without_line(lock_offset)
+        job.job_lock = self.file.lock_table.take_lock_without_line(lock_offset)
         self.claimed[job] = None
         return job
 
@@ -3004,9 +2977,9 @@ class Server(Program):
         reader = JobReader(self.path, say=say, mount=self.mount)        # to count lines
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.executor)
         served_file = ServedFile(
-            self.path, say=say, mount=self.mount, presence_lock=self._presence_lock,
-            give_to_keeper=self._keeper.give_locks
+            self.path, say=say, mount=self.mount, presence_lock=self._presence_lock
         )
+        served_file.lock_table.give_to_keeper = self._keeper.give_locks
         has_log_file = bool(self.stores[0])
         self.claims = Claims(served_file, self.records, ordinals=has_log_file)
         self.sessions = Sessions(

@@ -540,6 +540,7 @@ class LinesOfADeadServer(JobFileCase):
         for number, text in enumerate(before, 1):
             self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(text[1:]) + number))
         file = server.ServedFile(str(self.path), say=lambda text: None)
+        file.lock_table.give_to_keeper = lambda fd: None
         self.addCleanup(file.close_files)
         self.addCleanup(os.close, fd)
         queue = server.ServedQueue(file)
@@ -585,7 +586,7 @@ class LinesOfADeadServer(JobFileCase):
         self.addCleanup(os.close, other)
         self.assertTrue(runmaker4.lock(other, runmaker4.bucket_of(b"echo") + 3))
         queue = self.inherit([text], b"r%s\n" % text * 3)
-        self.assertEqual(len(queue.lock_table.locks_without_line), 1)
+        self.assertEqual(len(queue.file.lock_table.locks_without_line), 1)
         self.assertEqual(self.take_back(queue, text), [0])
         file = queue.file
         self.assertEqual([file.is_orphan(line) for line in file.scan_lines(b"r")], [False, True, False])
@@ -599,6 +600,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         """Of a server whose file has these lines, which nobody runs.  To be called in an event loop."""
         self.path.write_bytes(lines)
         file = server.ServedFile(str(self.path), say=lambda text: None)
+        file.lock_table.give_to_keeper = lambda fd: None
         self.addCleanup(file.close_files)
         records = mock.Mock(log=None)
         self.of_worker = server.Claims(file, records, ordinals=False)
