@@ -4536,7 +4536,11 @@ class NoJob:
     stopped: str = ""           # why jobs remain that the consumer should have had
     report: WalkReport = field(default_factory=WalkReport)
     is_complete: bool = False   # all that matters to the consumers was met
-    was_interrupted: bool = False        # the time slice is over: claim again
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Return True if the time slice is over: claim again at once."""
+        return self.retry_after == 0.0
 
     def __bool__(self) -> bool:
         return False
@@ -4667,8 +4671,7 @@ class Cursor:
     def _wait_for_reset(self, no_job: NoJob) -> NoJob:
         """Return a NoJob that claims again at once, or later if a line cannot be written now."""
         is_refused = self._reset is not None and self._reset.refusals > 0
-        retry_after = self.interval if is_refused else 0.0
-        return replace(no_job, retry_after=retry_after, is_complete=False, was_interrupted=not is_refused)
+        return replace(no_job, retry_after=self.interval if is_refused else 0.0, is_complete=False)
 
     def _is_walk_due(self, walk: Walk, exits_if_none: bool) -> bool:
         """Return True if another walk is due after `walk`, which found no job."""
@@ -4729,7 +4732,7 @@ class Cursor:
             return None
         if stop is Stop.SLICED:
             self.sliced = True
-            return NoJob(retry_after=0.0, report=walk.report(), was_interrupted=True)
+            return NoJob(retry_after=0.0, report=walk.report())
         if stop is Stop.SHORT:
             return NoJob(report=walk.report())
         # BARRIER: only another walk can pass it.  END, CUT, OVER: the walk has met all lines that matter
