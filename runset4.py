@@ -23,7 +23,6 @@ import itertools
 import operator
 import os
 import re
-import shlex
 import shutil
 import sys
 import time
@@ -1191,14 +1190,10 @@ def sync_directory(folder: str) -> None:
         os.close(fd)
 
 
-def read_original(file: JobFile) -> bytes:
-    file.open_to_write()
-    return read_to_end(file.reader)
-
-
 def edit(file: JobFile, quiet: bool) -> int:
     """Open a copy in the user's editor, until the changes can be merged; return the exit status."""
-    base = read_original(file)
+    file.open_to_write()
+    base = read_to_end(file.reader)
     copy_path = os.path.join(tempfile.mkdtemp(prefix="runset4-"), os.path.basename(file.path))
     with open(copy_path, "xb") as draft:
         draft.write(base)
@@ -1232,17 +1227,18 @@ def remove_copy(copy_path: str) -> None:
 
 
 def run_editor(copy_path: str) -> str:
-    """Run $VISUAL, $EDITOR or vi on a file; return how it failed (exit -9: killed by signal 9), or ''."""
+    """Let the shell run $VISUAL, $EDITOR or vi on a file; return how it failed (exit -9: killed by signal 9),
+    or ''.
+    """
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     old_handler = signal.signal(signal.SIGINT, lambda *_: None)     # Ctrl-C is for the editor
     try:
-        exit_code = subprocess.run([*shlex.split(editor), copy_path]).returncode
-    except (OSError, ValueError) as error:
-        why = error_text(error) if isinstance(error, OSError) else error
-        return f"cannot start the editor '{printable(editor)}': {why} (set VISUAL or EDITOR)"
+        exit_code = subprocess.run(["sh", "-c", f'exec {editor} "$1"', "sh", copy_path]).returncode
     finally:
         signal.signal(signal.SIGINT, old_handler)
-    return f"the editor '{printable(editor)}' failed: exit {exit_code}" if exit_code else ""
+    if exit_code:
+        return f"the editor '{printable(editor)}' failed: exit {exit_code} (set VISUAL or EDITOR)"
+    return ""
 
 
 def read_copy(copy_path: str) -> bytes:
@@ -1393,8 +1389,7 @@ def lines_from_list_file(
             if is_directive(line):
                 yield directive_line(line)
                 continue
-            text = line.lstrip()
-            if not text or text.startswith(b"#"):
+            if line.lstrip()[:1] in b"#":       # or b""
                 continue
             job_number += 1
             if template:
@@ -1858,20 +1853,10 @@ def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
     change_counts = ChangeCounts(file)
     state: bytes = CANCELLED if options.cancel else options.set
-    try:
-        if options.cancel:
-            cancel_selected(file, options.selection, change_counts)
-        else:
-            set_states(file, options.selection, state, change_counts)
-    except OSError as error:
-        if error.errno != errno.ESTALE:
-            raise
-        changed = plural(sum(change_counts.changed.values()), "job")
-        file.say(
-            f"was replaced after {changed} had been set: the new file may lack the changes (look, and run "
-            "this again)"
-        )
-        return 1
+    if options.cancel:
+        cancel_selected(file, options.selection, change_counts)
+    else:
+        set_states(file, options.selection, state, change_counts)
     summary = change_counts.summary(state)
     has_changes = summary != ""
     if has_changes and not options.quiet:

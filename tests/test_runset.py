@@ -371,11 +371,11 @@ os.fsync = early
         self.write(new, "new")
         return self.finish(self.start_patched(patch, "-q", "runs.txt", *args, script=RUNSET))
 
-    def assertSaid(self, ended: Ended, *words: str) -> None:
+    def assertSaid(self, ended: Ended) -> None:
         """Exit 1 and one line that says what to do; the file is as the editor has saved it."""
         self.assertEqual((ended.code, ended.out, ended.err.count(b"\n")), (1, b"", 1), ended.err)
-        for word in ("runset4.py: runs.txt: was replaced", "look", "run this again", *words):
-            self.assertIn(as_bytes(word), ended.err)
+        said = b"runset4.py: runs.txt: was replaced, and may lack the changes just written (look, and run"
+        self.assertTrue(ended.err.startswith(said), ended.err)
         self.assertEqual(self.read(), as_bytes(f"# edited\n{self.BEFORE}"))
 
     def test_what_is_added_goes_to_the_new_file(self) -> None:
@@ -391,15 +391,13 @@ os.fsync = early
         self.assertEqual(self.read(), as_bytes(f"# edited\n{self.BEFORE}. echo 1\n"))
 
     def test_what_was_added_at_the_moment_of_the_save_is_said(self) -> None:
-        self.assertSaid(
-            self.edit_meanwhile(self.AT_SYNC, "--add", "echo 1"), "may lack the changes just written"
-        )
+        self.assertSaid(self.edit_meanwhile(self.AT_SYNC, "--add", "echo 1"))
 
     def test_states_are_not_set_in_the_old_file_without_a_word(self) -> None:
         for number in 1, 2:
             with self.subTest(number=number):
                 ended = self.edit_meanwhile(self.BEFORE_LOCK.format(number, self.REPLACE), "--set=x", "1-2")
-                self.assertSaid(ended, f"after {number - 1} job{'s' * (number == 1)} had been set")
+                self.assertSaid(ended)
 
     def test_a_save_behind_the_last_line_is_noticed(self) -> None:
         patch = (
@@ -407,7 +405,7 @@ os.fsync = early
             "def late(*args):\n    unlock(*args)\n    calls.extend(args[1:2] * (args[1] % 65536 == 65535))\n"
             f"    if len(calls) == 2: {self.REPLACE}\nrunmaker4.unlock = late"
         )
-        self.assertSaid(self.edit_meanwhile(patch, "--set=x", "1-2"), "after 2 jobs had been set")
+        self.assertSaid(self.edit_meanwhile(patch, "--set=x", "1-2"))
 
     def test_nobody_else_appends_until_what_is_added_is_written_and_synced(self) -> None:
         look = """
