@@ -18,8 +18,6 @@ TOOLS = {
     "parallel": "parallel",
     "chromium": "chromium",
     "modulecmd": "environment-modules",
-    "tc": "iproute2",
-    "nft": "nftables",
 }
 
 found = nfs.missing() if sys.argv[1:] == ["image"] else lacking("all that the tests use", TOOLS, ["true"])
