@@ -1614,6 +1614,7 @@ class Group:
         self._result_lines: list[tuple[int, bytes]] = []        # line number, text
 
     def prepare(self) -> None:
+        """Send each host the first of its jobs; the others follow as the host reports that one is ready."""
         self._prepare_timer = self._loop.call_later(self.MAX_PREPARING_SECONDS, self._on_prepare_timeout)
         for member in self._members:
             member.client.group_count += 1
@@ -1952,9 +1953,10 @@ class Sessions:
     def _complete_result(
         self, assignment: Assignment, line_result: LineResult, outcome: asyncio.Future[str]
     ) -> None:
-        """Count a result that is written, or that writing has failed for good; then remove the line.
+        """Finish with an assignment whose result was written, or never will be: count it, and forget it.
 
-        outcome: why the result is not written; '': it is.  It is cancelled if the server exits first.
+        outcome: '' if the result is in the file, otherwise why not.  It is cancelled if the server exits
+        first.
         """
         if outcome.cancelled():
             return
@@ -2415,7 +2417,13 @@ class Claims(Cursor):
 
     def _reclaim_each(self, consumer: Consumer, reported: Sequence[ReportedJob], may_conclude_lost: bool,
                       reclaimed: Reclaimed) -> None:
-        """Add each job's answer to `reclaimed`.  Raises OSError, TemporaryError: some have none yet."""
+        """Find the line of each job that a client has brought back; note in `reclaimed` what becomes of it.
+
+        settled: the line has the job's result already.  jobs: the line is claimed for the client again.
+        lost: the file has no line for the job any more.  Raises TemporaryError if the file could be half
+        saved, so a missing line proves nothing, and OSError; then the jobs without an answer are asked
+        again.
+        """
         self.queue.reopen_if_replaced()
         signature = self.file.signature()
         lines_by_command = self.file.lines_by_command({job.line.command for job in reported})

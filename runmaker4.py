@@ -1282,9 +1282,10 @@ class Scan:
             self.counted[NEW] = jobs_above
 
     def reread_from(self, last_line: Line, data: bytes | None = None) -> bool:
-        """Replace the buffer by a fresh read that begins at the last line, so that next() finds no old data.
+        """Read the file again from the line that next() has returned last, so that next() sees no old data.
 
-        Return True if the same text is still there, in any state.  data: such a read by the caller.
+        data: what the caller has just read from there; None: read it.  Return True if the line is still
+        there, in any state.
         """
         self.chunk_size = self.MIN_CHUNK_SIZE
         if data is None:
@@ -3234,12 +3235,14 @@ class JobQueue:
             self.release_job(job)
 
     def _search_and_write(self, job: Job, state: bytes) -> str:
-        """Search the file for the job's line, which is not at its offset as `r`, and write the result there.
+        """Write a result although the job's line is no longer at the known offset as `r`.
 
-        Return '', or why it will never be written.  Raises TemporaryError if an editor could still be saving.
+        An edit has moved or removed the line, or somebody has set another state.  So search the file for the
+        line of this job.  Return '', or why the result will never be written.  Raises TemporaryError if an
+        editor could still be saving.
         """
-        # The state that has replaced the `r`; b"": the line is missing; None: it was found, or
-        # another process holds the command mutex
+        # The state that has replaced the `r`; b"": the file has no line for this job; None: the line was
+        # found elsewhere, or another process holds the command mutex
         state_now = self._reconcile_commands([job]).get(job)
         if state_now and self._is_line_deleted(job):
             state_now = b""                     # the line with that state is another one
@@ -3445,15 +3448,20 @@ class JobQueue:
 
     def _pick_line(self, job: Job, by_offset: Mapping[int, Line], unused_running: dict[int, Line],
                    locks_of_others: int) -> Line | None:
-        """Return the line for a running job whose line is not at its offset as `r`; None: there is none.
+        """Decide which line of the command belongs to a running job, whose line is not where it was.
 
-        1. A line `r` that belongs to no other job: the job's line was moved.
-        2. The line at the job's offset, or the only line of the command, in another state than `r`.
+        The first of these that exists:
+
+        1. A line `r` that belongs to no other job: an edit has moved the job's line.
+        2. The line at the job's offset, or the only line of the command, in another state than `r`:
+           somebody has overwritten the `r`.
         3. Any new line of the command.
 
-        unused_running: the lines `r` that none of our jobs has; remove the returned line from it.
+        by_offset: all lines of the command.  unused_running: those that are `r` and that none of our jobs
+        has; a returned line is removed from it.  locks_of_others: job locks of the command in other
+        processes.
         """
-        # Each job lock of another process belongs to a line `r`.  Any surplus is ours.
+        # Each of these locks stands for one line `r` of another process.  If more lines are `r`, one is ours.
         if unused_running and len(unused_running) > locks_of_others:
             return unused_running.pop(self._find_likeliest_offset(job, unused_running))
         # The `r` was overwritten.  The only line of a command is the job's, even if an edit has moved it.
@@ -4443,10 +4451,11 @@ class Walk:
     # -- claims ----------------------------------------------------------------------------------------------
 
     def _try_change(self, line: Line, change: Callable[[], Attempt]) -> Attempt:
-        """Call `change`, and read the file again from the line on.
+        """Try to claim a line or to change its state, by calling `change`; return how that went.
 
-        Return an earlier refusal of the command again.  Raises FileChangedError if an edit has moved the
-        line.
+        Commands that this walk was refused once, for example because another process has locked the command,
+        are not tried again.  After a try the lines below are read again, because others can have changed
+        them meanwhile.  Raises FileChangedError if an edit has moved the line.
         """
         if line.command in self._refused_commands:
             self.claimable_soon = True
@@ -4741,6 +4750,7 @@ class Cursor:
         return self._end_walk(walk, stop)
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
+        """Begin to search the file for new jobs, from the top of the file that the path names now."""
         began = self.clock()
         self.queue.reopen_if_replaced()
         self._restart_if_replaced()
@@ -5360,8 +5370,12 @@ class FileJobs:
         return None
 
     async def _summarize(self, runner: Runner) -> Summary:
+        """Count the jobs, and find out if new ones are left that this runner should have run.
+
+        With -1, once each slot has had its one job, none are.  A job that does not fit only because slots
+        are out of service is left.
+        """
         consumers = Consumers(() if runner.each_slot_had_job else (self._consumer,))
-        # A job that does not fit only because slots are out of service counts as left.
         self._consumer.capacity = runner.full_capacity
         return await self.executor.call(self._count_jobs, consumers)
 
@@ -7755,8 +7769,12 @@ class JobTask:
         self._forbid_start(cause)
 
     def kill_run(self, cause: str) -> None:
-        """Kill the run; the job can run again.  cause: "timeout" or "memory"."""
-        self._runner.processes.reap()
+        """Kill the run because of its "timeout" or too much "memory"; the task can run the job again.
+
+        If the shell has already exited, the result stands.  Then a timeout ends only the processes that the
+        shell left.
+        """
+        self._runner.processes.reap()           # notices an exit, which changes the phase
         if self.phase is Phase.RUNNING or (self.phase is Phase.READING_ON and cause == "timeout"):
             self._kill_processes(cause)
 
