@@ -1770,8 +1770,7 @@ class Group:
 
 @dataclass(frozen=True)
 class FileCount:
-    error: str = ""                     # "": the file was read
-    summary: Summary | None = None      # None: it cannot be read
+    summary: Summary | None = None      # None: the file cannot be read
     # exiting clients without a new job
     clients_without_jobs: Consumers = field(default_factory=lambda: Consumers(()))
     why_stopped: str = ""               # '': these jobs will start
@@ -1832,15 +1831,15 @@ class Accountant:
             self._requests = {}
             clients = [link.client for link in links if link.client]
             # a client's exit status depends on the count
-            file_count = await self.count(clients, recheck=True)
+            file_count = await self.count(clients)
             for link in links:
                 if link.client:
                     link.send(type="account", account=file_count.summary_for(link.client))
 
-    async def count(self, clients: Sequence[Client] = (), recheck: bool = False) -> FileCount:
+    async def count(self, clients: Sequence[Client] = ()) -> FileCount:
         """Count the jobs in the file, also for `clients`, which exit.
 
-        recheck: scan again, a few times, if reading fails or an editor seems about to fill the file.
+        Scan again, a few times, if reading fails or an editor seems about to fill the file.
         """
         scan_count = 0
         while True:
@@ -1850,7 +1849,7 @@ class Accountant:
             scan_count += 1
             is_unsure = not count.summary or count.summary.half_saved
             is_last = scan_count >= self._reader.MAX_LOOKS or self._lifetime.is_exiting
-            if not recheck or not is_unsure or is_last:
+            if not is_unsure or is_last:
                 return count
             await asyncio.sleep(self._reader.interval)
 
@@ -1862,8 +1861,8 @@ class Accountant:
                 summary = file.summarize(clients, groups=True)
                 is_waiting = summary.counts.new and not summary.counts.running
                 block_reason = find_block_reason(file) if is_waiting else None
-        except OSError as error:
-            return FileCount(error_text(error))
+        except OSError:
+            return FileCount()
         why_stopped = block_reason.text if block_reason and block_reason.stops else ""
         return FileCount(summary=summary, clients_without_jobs=clients, why_stopped=why_stopped)
 
@@ -2063,20 +2062,13 @@ class Sessions:
         client_id = message.text("client", 16)
         if not KEY_PATTERN.fullmatch(client_id):
             raise WireError("an invalid hello")
-        client = self.clients.get(client_id)
-        if client:
-            client.on_hello(link, message)
-            return client
-        client = Client(self, client_id)
+        client = self.clients.get(client_id) or Client(self, client_id)
         client.on_hello(link, message)
-        self.say(f"client {client.where} came")
-        self.add_client(client)
+        if client_id not in self.clients:
+            self.say(f"client {client.where} came")
+            self.clients[client_id] = client
+            spawn_task(client.serve_client())
         return client
-
-    def add_client(self, client: Client) -> asyncio.Future[None]:
-        """Add and serve a client.  Return the task, done when the client will not come back."""
-        self.clients[client.id] = client
-        return spawn_task(client.serve_client())
 
     def on_bye(self, client: Client, link: ClientLink) -> None:
         self.say(f"client {client.where} left")
@@ -3128,12 +3120,10 @@ class Server(Program):
     async def _count_and_exit(self) -> None:
         """Count the jobs for the exit statuses, and exit, unless a client came back with a job meanwhile."""
         clients = [client for client in self.sessions.clients.values() if client.link]
-        count = await self.accountant.count(clients, recheck=True)      # again if it was half saved
+        count = await self.accountant.count(clients)
         if self.lifetime.is_exiting or not self._is_drained():
             return
         self._final_count = count
-        if not count.summary and not self.runner_stats.had_errors:
-            self.say(f"{count.error}; the state of the jobs is unknown")
         self.lifetime.start_exiting()
 
     # -- every second ----------------------------------------------------------------------------------------

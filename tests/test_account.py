@@ -153,7 +153,6 @@ class NoFile(RunCase):
         self.open_gate()
         ended = self.finish(runner)
         self.assertEqual(ended.code, 1)
-        self.assertIn(b"the state of the jobs is unknown", ended.err)
         self.assertTrue(closing(ended).endswith("; the state of the file is unknown"), ended.err)
 
     def test_a_file_without_jobs_is_said_to_have_none(self) -> None:
