@@ -414,17 +414,10 @@ class Outbox:
         acknowledged: list[Event] = []
         while self._unsent and self._unsent[0].number <= last_number:
             acknowledged.append(self._unsent.popleft())
-        self._recount_bytes()
+        self._in_flight_bytes = 0
+        self.backlog = sum(event.size for event in self._unsent)
         return acknowledged
 
-    def drop(self, key: str) -> None:
-        """Remove the unsent events of a job.  Those in flight still fill the window."""
-        self._unsent = deque(event for event in self._unsent if event.key != key)
-        self._recount_bytes()
-
-    def _recount_bytes(self) -> None:
-        self._in_flight_bytes = sum(event.size for event in self._in_flight)
-        self.backlog = sum(event.size for event in self._unsent)
 
 
 # ======== The connection ====================================================================================
@@ -511,9 +504,8 @@ class LinkLife:
         self.reported_complaint = reported_complaint        # since the last welcome
         self.state = LinkState.DIALLING
         self._link: ServerLink | None = None        # with authenticated ends
-        self.was_accepted = False                   # on this link or an earlier one
         self.file = ""                              # the job file of the last server
-        self.file_id = ""
+        self.file_id = ""                           # its file id; "": no server has accepted us yet
         self._down_since = boottime()               # when the last link in use was lost
         self._grace = 60.0                          # seconds for which the server keeps our lines
         self._server_alive_at = -FOREVER            # when the last answered request was sent
@@ -522,6 +514,10 @@ class LinkLife:
     @property
     def link(self) -> ServerLink | None:
         return self._link if self.state is LinkState.IN_USE else None
+
+    @property
+    def was_accepted(self) -> bool:
+        return self.file_id != ""
 
     @property
     def wants_server(self) -> bool:
@@ -561,7 +557,6 @@ class LinkLife:
             self.state = LinkState.IN_USE
         self.file = file
         self.file_id = file_id
-        self.was_accepted = True
         self.reported_complaint = Complaint.NOTHING
         self._grace = grace
         self._next_pause = 0.1
@@ -956,8 +951,6 @@ class Connection:
         """Kill a job that another runner has, or report that the result is not written."""
         job = self._jobs.pop(key, None)
         self._jobs_ahead.pop(key, None)
-        self._outbox.drop(key)
-        self._progress.set()
         if not job:
             return
         if job.result is None:

@@ -524,10 +524,9 @@ class KeeperLink:
         """
         folder, name = os.path.split(os.path.realpath(os.fsencode(path)))
         folder_info = os.stat(folder)
-        name_hash = hashlib.sha256(name).hexdigest()
-        folder_id = f"{folder_info.st_dev:x}.{folder_info.st_ino:x}"
+        file = b"%d %d %b" % (folder_info.st_dev, folder_info.st_ino, name)
         # of all keepers of this file, without the NUL; random characters follow
-        self.address_start = f"runmaker4.{os.geteuid()}.{folder_id}.{name_hash[:32]}.".encode()
+        self.address_start = b"runmaker4." + hashlib.sha256(file).hexdigest()[:32].encode()
         self._grace = grace
         self._keeper_sock, self._keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.locks_fd = -1                  # -1: none yet
