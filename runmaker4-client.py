@@ -728,7 +728,7 @@ class Requests:
 class Connection:
     """The server as the `Jobs` of a `Runner` (see runmaker4.Jobs): our jobs, and the events about them."""
 
-    interval = 0.0                      # check_jobs() itself waits for a job to return
+    interval = FOREVER                  # the server says which jobs to kill
     poll = FOREVER                      # _wake_runner() wakes the runner
 
     def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *,
@@ -749,8 +749,6 @@ class Connection:
         self._jobs: dict[str, RemoteJob] = {}       # with slots or results, by key
         self._jobs_ahead: dict[str, RemoteJob] = {}     # the others, oldest first, by key
         self._outbox = Outbox()
-        # jobs for check_jobs() to return: "lost" to others, or "cancelled"
-        self._jobs_to_kill: asyncio.Queue[tuple[RemoteJob, str]] = asyncio.Queue()
         # an acknowledgement or a summary came: sync_and_summarize() can go on
         self._progress = asyncio.Event()
         # the summary of the server's file; None: the server has none
@@ -830,12 +828,8 @@ class Connection:
         self.send_event(type="finish", id=job.key, state=to_text(result), cause=cause, how=how_it_ended)
 
     async def check_jobs(self) -> dict[Job, str]:
-        """Wait for an order to kill a job; return the job, and 'lost' (to another runner) or 'cancelled'.
-
-        {}: the job has finished meanwhile.
-        """
-        job, cause = await self._jobs_to_kill.get()
-        return {} if job.has_ended else {job: cause}
+        """Return no job: a message of the server kills a job at once."""
+        return {}
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
         """End the session after the last job; return the server's summary of the file, or None.
@@ -954,7 +948,8 @@ class Connection:
         if not job:
             return
         if job.result is None:
-            self._jobs_to_kill.put_nowait((job, "lost"))
+            self._say(f"line {job.number}: another runner took over this job; stopping our copy")
+            self._runner.kill_job(job, "lost")
         elif job.result != NEW:
             self._on_unwritten(job, "another runner took over this job; "
                                       f"the result {display_text(job.result)} is not written")
@@ -1133,10 +1128,7 @@ class Connection:
         job = self._jobs.get(key)
         if self._return_queued_job(key) or not job or job.has_ended:
             return
-        if cancelled:
-            self._jobs_to_kill.put_nowait((job, "cancelled"))
-        else:
-            self._runner.kill_job(job)
+        self._runner.kill_job(job, "cancelled" if cancelled else "stopped")
 
     def _on_no_job(self, message: Message) -> None:
         request_number = message.integer("request")
