@@ -731,17 +731,14 @@ class Connection:
     interval = FOREVER                  # the server says which jobs to kill
     poll = FOREVER                      # _wake_runner() wakes the runner
 
-    def __init__(self, program: ClientProgram, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, *,
-                 give_up: float | None, follow: bool, quiet: bool, reported_complaint: Complaint) -> None:
-        """give_up: exit after these seconds without a server; None: never.  follow: wait for new jobs."""
+    def __init__(self, program: ClientProgram, endpoint: Endpoint, reported_complaint: Complaint) -> None:
         self._program = program
-        self.loop = loop
+        self.loop = program.loop
         self._say = program.say
         self._endpoint = endpoint
-        self._follow = follow
-        self._quiet = quiet
+        self._follow = program.options.follow
         self._id = secrets.token_hex(8)
-        self.link_life = LinkLife(endpoint, give_up, reported_complaint)
+        self.link_life = LinkLife(endpoint, program.options.give_up, reported_complaint)
         self._requests = Requests()
         self.orphans = OrphanLines([], [])          # the server has them
         # the states of lines that the server must still run again for us: see Consumer.retry
@@ -752,7 +749,7 @@ class Connection:
         # an acknowledgement or a summary came: sync_and_summarize() can go on
         self._progress = asyncio.Event()
         # the summary of the server's file; None: the server has none
-        self._summary: asyncio.Future[Summary | None] = loop.create_future()
+        self._summary: asyncio.Future[Summary | None] = self.loop.create_future()
         self._runner = program.make_runner(self, [ServerSink(self), *program.console], self._outbox)
 
     @property
@@ -1066,7 +1063,7 @@ class Connection:
         directory = message.data("directory")
         is_first_welcome = not self.link_life.was_accepted
         report = self.link_life.on_welcome(file, link.channel.file_id, grace)
-        if not is_first_welcome or not self._quiet:
+        if not is_first_welcome or not self._program.options.quiet:
             self._say(report)
         if is_first_welcome and not os.path.isdir(directory):
             self._say(f"the server's directory {display_text(directory)} does not exist here; jobs run in "
@@ -1301,7 +1298,7 @@ class ClientProgram(RunnerProgram):
             self.executor = FileExecutor(self.slot_file.mount.network, self.on_writer_relieved)
         allow_descriptors(32 + 4 * len(self.slots))             # both ends of two pipes for each job
         self.check_slurm_time_limit()
-        self._was_loss_reported = not self._is_server_there()
+        self._reported_complaint = self._try_to_connect()
         self._warn_if_token_visible()
         return super().main()                   # runs work(), in the background with -d
 
@@ -1315,12 +1312,12 @@ class ClientProgram(RunnerProgram):
                 "or set $RUNMAKER4_TOKEN)"
             )
 
-    def _is_server_there(self) -> bool:
-        """Connect once; return False if no server answers yet.  Raises UsageError if waiting cannot help."""
+    def _try_to_connect(self) -> Complaint:
+        """Connect once; return LOSS if no server answers yet.  Raises UsageError if waiting cannot help."""
         host = self._endpoint.host
         try:
             self._endpoint.try_to_connect(self._dial_seconds)
-            return True
+            return Complaint.NOTHING
         except (socket.gaierror, UnicodeError) as error:
             text = error_text(error) if isinstance(error, OSError) else "not a host name"
             raise UsageError(f"{host}: unknown host: {text}") from None
@@ -1331,13 +1328,13 @@ class ClientProgram(RunnerProgram):
             if self.options.give_up == 0:
                 raise UsageError(f"{host}: {why}") from None
             self.say(f"{why}; trying again")
-            return False
+            return Complaint.LOSS
 
     async def work(self) -> int:
         """Run the server's jobs, and stay connected.  Return 2 instead of 1 if no server ever accepted us."""
         # the same for all servers
         self.console = self.console_sinks(None, with_output=True)
-        connection = self._make_connection()
+        connection = Connection(self, self._endpoint, self._reported_complaint)
         self._connection = connection
         # the first task, because it makes the slots that hello reports
         jobs_task = asyncio.ensure_future(self.run_and_report(connection))
@@ -1352,17 +1349,6 @@ class ClientProgram(RunnerProgram):
         exit_status = await jobs_task
         link_life = connection.link_life
         return 2 if exit_status == 1 and not link_life.was_accepted else exit_status
-
-    def _make_connection(self) -> Connection:
-        return Connection(
-            self,
-            self.loop,
-            self._endpoint,
-            give_up=self.options.give_up,
-            follow=self.options.follow,
-            quiet=self.options.quiet,
-            reported_complaint=Complaint.LOSS if self._was_loss_reported else Complaint.NOTHING,
-        )
 
     def shut_down_after_defect(self) -> None:
         """After a defect, also kill the jobs if no task stays connected: no server would get results."""
