@@ -1902,6 +1902,7 @@ class Sessions:
     assignments: dict[str, Assignment] = field(default_factory=dict)
     last_return_at: float = 0.0            # boottime(): when a line came back unstarted
     _unacknowledged: set[Client] = field(default_factory=set)
+    is_held_back: bool = False          # acknowledging waits for the disk or terminal
     links: dict[ClientLink, None] = field(default_factory=dict)
     # unauthenticated links, oldest first
     _strangers: OrderedDict[ClientLink, None] = field(default_factory=OrderedDict)
@@ -2142,11 +2143,12 @@ class Sessions:
     def acknowledge(self) -> None:
         """Acknowledge all events that came, once they are in the files: then clients can send more output.
 
-        While the disk or terminal is too slow, do nothing; on_writer_relieved() calls this again.  When the
-        server exits, it ignores all further output.
+        While the disk or terminal is too slow, acknowledge nothing; on_writer_relieved() calls this again.
+        When the server exits, it ignores all further output.
         """
         self.records.flush_journal()
-        if self.records.is_behind(Writer.HIGH_BACKLOG) and not self.lifetime.is_exiting:
+        self.is_held_back = self.records.is_behind(Writer.HIGH_BACKLOG) and not self.lifetime.is_exiting
+        if self.is_held_back:
             return
         last_events = {client: client.inbox.last_complete for client in self._unacknowledged}
         self._unacknowledged.clear()
@@ -3079,7 +3081,7 @@ class Server(Program):
         return task.result() if task.done() and not task.exception() else None
 
     def on_writer_relieved(self) -> None:
-        if not self.records.is_behind(Writer.LOW_BACKLOG):
+        if self.sessions.is_held_back and not self.records.is_behind(Writer.LOW_BACKLOG):
             self.sessions.acknowledge()
 
     def shut_down_after_defect(self) -> None:

@@ -729,7 +729,10 @@ print(len(socket.recv_fds(visit, 100, 9)[1]))
 
     def link(self) -> Any:
         """What a server knows of keepers."""
-        return server_module.KeeperLink(str(self.dir / "runs.txt"), 0.0)
+        link = server_module.KeeperLink(str(self.dir / "runs.txt"), 0.0)
+        for end in link._keeper_sock, link._keeper_end:
+            self.addCleanup(end.close)
+        return link
 
     def test_its_socket_is_for_the_same_user(self) -> None:
         self.leave_behind()

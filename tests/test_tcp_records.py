@@ -614,6 +614,26 @@ class Acknowledged(TcpCase):
         self.assertEqual((self.states(), self.read("out/journal").count(b'"event": "end"')), ("dd", 2))
 
 
+    # As on a network file system, with a thread; each flush of the journal is noted
+    FLUSHES = """
+import runmaker4
+runmaker4.find_mount = lambda path: runmaker4.Mount("nfs4", frozenset())
+flush = runmaker4.OutDir.flush
+def flush_and_note(outdir):
+    with open("flushes", "a") as file:
+        file.write(".")
+    flush(outdir)
+runmaker4.OutDir.flush = flush_and_note
+"""
+
+    def test_a_server_on_a_network_file_system_flushes_the_journal_once_a_second(self) -> None:
+        self.jobs("for i in 1 2 3; do echo $i; sleep 0.5; done")
+        server = self.start_server(patch=self.FLUSHES)
+        self.assertClientEnded(self.run_client(server, "-q"), 0, "d")
+        self.stop(server)
+        self.assertLess(len(self.read("flushes")), 30)
+
+
 class Nonsense(TcpCase):
     """What a client says of its jobs, and makes no sense, is not kept; that is said, and the exit status is
     1.
