@@ -147,12 +147,6 @@ class PastTheCache(JobFileCase):
             self.assertRefused(self.run_two_jobs())
         self.assertEqual({call.args[3] for call in advised.mock_calls}, {os.POSIX_FADV_DONTNEED})
 
-    def test_where_reading_with_o_direct_is_refused_it_is_the_same(self) -> None:
-        with mock.patch.object(os, "preadv", side_effect=OSError(errno.EINVAL, "Invalid argument")), \
-                mock.patch.object(os, "posix_fadvise") as advised:
-            self.assertRefused(self.run_two_jobs())
-        self.assertTrue(advised.mock_calls)
-
     def test_a_file_that_was_replaced_is_known_by_its_inode(self) -> None:
         self.path.write_bytes(b". a\n")
         identity = runmaker4.file_identity_lines
@@ -257,13 +251,6 @@ class EditedInPlace(JobFileCase):
         self.path.write_bytes(b"# x. touch INJECTED\n. echo\n")
         self.assertEqual(self.job(cursor).command, b"echo")
         self.assertTrue(self.path.read_bytes().startswith(b"# x. touch INJECTED\n"))
-
-    def test_a_line_that_was_found_is_not_claimed_once_the_byte_order_mark_is_gone(self) -> None:
-        queue = self.queue_on(runmaker4.UTF8_MARK + b". echo\n")
-        found, = queue.file.scan_lines()
-        self.path.write_bytes(b"# x. echo\n")
-        with self.assertRaises(runmaker4.FileChangedError):
-            queue.claim(found)
 
     def test_a_result_finds_its_line_once_a_byte_order_mark_has_come(self) -> None:
         cursor = runmaker4.Cursor(self.queue_on(b". a\n. b\n"), [runmaker4.Consumer("")])
@@ -419,13 +406,6 @@ class HeldUp(JobFileCase):
                 self.assertWaits(*waits)
                 self.clock.now = start + gone
                 self.assertGone()
-
-    def test_the_minute_begins_when_a_look_misses_the_line(self) -> None:
-        self.begin(self.NETWORK)
-        self.path.write_bytes(b"")
-        self.cursor.queue.check_jobs()
-        self.clock.now += 60
-        self.assertGone()
 
     def test_who_has_nothing_left_looks_for_a_minute_whether_the_rest_comes(self) -> None:
         for part in b"", b"d" + bytes(7):

@@ -14,7 +14,6 @@ from typing import Any, Callable
 from tests import (
     test_bytes,
     test_claiming,
-    test_ends,
     test_file_trouble,
     test_life_sign,
     test_options,
@@ -115,11 +114,6 @@ class QuickStart(TcpCase):
         server = self.start_server()
         self.assertIn(b"(line 1); -r runs them again", self.run_client(server).err)
         self.assertIn(b"runmaker4-client.py -r runs them again", self.stop(server, signal.SIGTERM).err)
-
-
-@ordinarily()
-class QuickStartStates(OverTcp, test_claiming.QuickStart):
-    """The states that everybody sees in the file, by two clients of one server."""
 
 
 class BroughtBack(OverTcp, test_life_sign.LifeSign):
@@ -333,47 +327,9 @@ class IgnoredAtStart(OverTcp, test_signals.IgnoredAtStart):
     """A signal that was ignored when the client started stays ignored."""
 
 
-@ordinarily()
-# a client writes no files
-@without("test_without_the_three_descriptors_nothing_is_written_to_the_wrong_file")
-class LostConsole(OverTcp, test_signals.LostConsole):
-    """A client's console that goes away is said once; the jobs go on."""
-
-
 @ordinarily("test_ctrl_backslash_lets_what_runs_end")
 class StoppedAtTerminal(OverTcp, test_signals.StoppedAtTerminal):
     """A client's terminal: the same keys, said in the same line."""
-
-
-@ordinarily()
-class StuckConsole(OverTcp, test_signals.StuckConsole):
-    """A client's console that blocks holds back the reading of jobs, nothing else."""
-
-
-@ordinarily()
-@without("test_jobs_of_a_runner_within_a_job_are_ended_although_that_runner_is_dead")    # not of a client
-class Trees(OverTcp, test_ends.Trees):
-    """No process of a job lives on after the client has ended the job."""
-
-
-@ordinarily()
-class Timeouts(OverTcp, test_ends.Timeouts):
-    """--timeout: a client's job that runs longer is ended and marked !."""
-
-
-@ordinarily()
-class Retries(OverTcp, test_ends.Retries):
-    """--retries N: a job that fails is run again by its client before it is marked !."""
-
-
-@ordinarily()
-class Walltimes(OverTcp, test_ends.Walltimes):
-    """--walltime T: after T the client's jobs are ended and marked e, and it leaves."""
-
-
-@ordinarily()
-class Deleted(OverTcp, test_file_trouble.Deleted):
-    """The job file is deleted under a server whose clients run jobs."""
 
 
 @ordinarily("test_the_result_goes_into_the_new_file_and_its_new_lines_are_run",
@@ -382,19 +338,9 @@ class Replaced(OverTcp, test_file_trouble.Replaced):
     """The job file is replaced under a server whose clients run jobs."""
 
 
-@ordinarily()
-class Truncated(OverTcp, test_file_trouble.Truncated):
-    """The job file is cut under a server whose clients run jobs."""
-
-
 @ordinarily("test_a_state_that_was_set_by_hand_is_left_alone_and_that_is_said")
 class Edited(OverTcp, test_file_trouble.Edited):
     """The job file is edited in place under a server whose clients run jobs."""
-
-
-@ordinarily()
-class Appended(OverTcp, test_file_trouble.Appended):
-    """A last line without a newline counts for a server, too, once the file has not grown for a second."""
 
 
 @ordinarily("test_with_retry_jobs_that_fail")
@@ -441,36 +387,6 @@ class AskedByOneClient(TcpCase):
             peer.say(dict(type="claim", request=2, want=1, last=False), dict(type="ping", request=3))
             self.assertEqual(peer.hear("pong")["retry"], "r")
             self.assertEqual(self.states()[1], "!")
-
-
-class LongFile(TcpCase):
-    """A server looks through a long file in pieces, and hears its clients in between."""
-    # After each 4 KiB it hears them, and notes that
-    PIECES = """
-import runmaker4
-runmaker4.Cursor.SLICE, runmaker4.Scan.MAX_CHUNK_SIZE = 0.0, 4096
-claim, pieces = runmaker4.Cursor.claim, []
-def claim_and_note(cursor, *args):
-    job = claim(cursor, *args)
-    pieces.append(cursor.sliced)
-    if sum(pieces) == 10:
-        open("pieces", "w").close()
-    return job
-runmaker4.Cursor.claim = claim_and_note
-"""
-
-    def test_all_is_found_and_clients_leave_when_there_is_nothing(self) -> None:
-        gap = "d true\n" * 5000
-        text = f"{gap}. echo above\n{gap}! exit 0\n#RUN barrier\n{gap}. echo below\n{gap}"
-        self.before = self.write(text).read_bytes()
-        server = self.start_server(patch=self.PIECES)
-        clients = [self.start_client(server, "-j2", *options) for options in ((), ("-r",), ("--resume",))]
-        plain, retrying, resuming = (self.finish(client).code for client in clients)
-        self.assertEqual(retrying, 0)
-        self.assertLessEqual({plain, resuming}, {0, 1})         # 1: it left before the failure was run again
-        self.assertEqual(set(self.states()), {"d"})
-        self.assertOnlyStatesChanged()
-        self.assertTrue(self.exists("pieces"))
 
 
 class Leaving(TcpCase):
@@ -711,19 +627,6 @@ class Fairness(TcpCase):
         self.assertEqual(self.states(), "rdddd")
         self.open_gate()
         self.assertClientEnded(self.finish(busy), 0, "ddddd")
-
-    def test_no_line_is_taken_ahead_of_free_slots(self) -> None:
-        self.jobs(*["true"] * 40, WAITING, WAITING, "true")
-        client = self.start_client(self.start_server(), "-j2", up=[41, 42])
-        # After short jobs one may have been sent ahead; it comes back after a second, and is not taken again
-        self.wait_states("d" * 40 + "rr.")
-        time.sleep(1.5)
-        self.wait_states("d" * 40 + "rr.")
-        end = time.monotonic() + 0.4            # in which a line that was taken ahead would come and go
-        while time.monotonic() < end:
-            self.assertEqual(self.states(), "d" * 40 + "rr.")
-        self.open_gate()
-        self.assertClientEnded(self.finish(client), 0, "d" * 43)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import pathlib
 import re
 import resource
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import unittest
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable, Union
 
-import runmaker4
 from tests.proxy import Proxy
 from tests.support import (
     FULL,
@@ -72,19 +70,10 @@ def comparable_log(log: bytes) -> list[bytes]:
 
 def seconds_to_answer(server: Server) -> float:
     """The seconds that a server takes to answer a client that connects."""
-    begin, asked = time.monotonic(), False
-    channel = runmaker4.ClientChannel(server.token, runmaker4.tls_context(server_side=False))
-    with socket.create_connection((TcpCase.HOST, server.port), 20) as connection:
-        while True:
-            data = connection.recv(1 << 16)
-            if not data:
-                raise AssertionError("the server has closed the connection")
-            if any(message["type"] == "pong" for message in channel.receive(data)):
-                return time.monotonic() - begin
-            if channel.is_authenticated and not asked:
-                channel.send({"type": "ping", "request": 1})
-                asked = True
-            connection.sendall(channel.take_outgoing())
+    begin = time.monotonic()
+    with Peer.of(server.port, server.token) as peer:
+        peer.hello().say(dict(type="ping", request=1)).hear("pong")
+    return time.monotonic() - begin
 
 
 def ticks(pid: int) -> int:

@@ -2,7 +2,6 @@
 import unittest
 
 from tests import test_slots
-from tests.support import wait_until
 from tests.tcp import OverTcp
 from tests.test_tcp import ordinarily
 
@@ -27,27 +26,6 @@ class FollowedNames(OverTcp, test_slots.FollowedNames):
         self.open_gate()
         self.assertAll(0, client, "ddd")
         self.assertEqual(sorted(self.read("taken").strip().split(b",")), [b"a", b"b"])
-
-    def test_names_that_come_back_are_used_again(self) -> None:
-        self.write(". true\n")
-        self.names("a\nb\nc\nd\n")
-        client = self.start_on_names("--follow")
-        self.wait_states("d")
-        self.names("e\n")
-
-        def only_e_is_left() -> bool:
-            self.add_jobs("echo $RUNMAKER4_SLOT >>slots")
-            return self.exists("slots") and b"e" in self.read("slots")
-
-        wait_until(only_e_is_left, what="only e is left")
-        wait_until(lambda: not set(self.states()) & set(".r"), what="its jobs are done")
-        self.names("a\nb\nc\nd\n")
-        count = len(self.states())
-        self.add_jobs(*[test_slots.HELD] * 4)
-        self.wait_up(*range(count + 1, count + 5), runner=client)
-        self.open_gate()
-        self.wait_states("d" * (count + 4))
-        self.assertAlone()
 
 
 if __name__ == "__main__":
