@@ -448,7 +448,7 @@ def refuse_special_file(path: str, hint: str) -> None:
 class RunRecord:
     """One execution of a job, as in the journal.
 
-    A run without an end has no `ended`, `seconds`, `cpu` and `memory`.  Observation.set_unended_state() sets
+    A run without an end has no `ended`, `seconds`, `cpu` and `memory`.  Observation.row_of_run() sets
     `state` and perhaps `cause`.
     """
 
@@ -534,7 +534,7 @@ class JournalReader:
     INVALID_LINE = b"\n"        # no line contains a newline, so no pass accepts it
 
     def __init__(self, directory: str, say: Callable[[str], None], may_be_missing: bool = False) -> None:
-        """Open the journal.  may_be_missing: a journal that cannot be read is empty."""
+        """Open the journal.  may_be_missing: if there is none, or it may not be read, it is empty."""
         self.path = os.path.join(directory, "journal")
         self._say = say
         self.invalid_positions: set[int] = set()    # found by passes
@@ -547,7 +547,8 @@ class JournalReader:
             self.file = Reader(fd, mount.network)
             self.size = self._find_size()
         except OSError as error:
-            if not (may_be_missing and isinstance(error, (FileNotFoundError, PermissionError))):
+            is_missing = isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError))
+            if not (may_be_missing and is_missing):
                 raise UsageError(
                     f"{self.path}: {error_text(error)} (expected the journal of runmaker4.py: no job was run "
                     "yet, or with --outdir DIR or --no-records)"
@@ -610,7 +611,7 @@ class JournalReader:
 class JournalPass:
     """One forward pass through the journal, or its last part.  Another pass yields other objects."""
     INVALID_LINE_ERRORS = (
-        StopIteration, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
+        ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
     )
     MAX_REMEMBERED_RUNS = 50_000            # finished ones: an end can be logged twice
     # The head of a line as runmaker4 writes it.  The command is JSON
@@ -625,7 +626,6 @@ class JournalPass:
         self._start_offset = start_offset
         # after a start offset, positions are not those of lines
         self._invalid_positions = set() if start_offset else journal.invalid_positions
-        self._decode = json.JSONDecoder().scan_once
         # by the name of a run without an end: position and line of the start, or of an end with cause "lost"
         self._unended_entries: dict[str, tuple[int, bytes]] = {}
         self._recently_ended: OrderedDict[str, None] = OrderedDict()    # names of runs, the latest last
@@ -662,7 +662,7 @@ class JournalPass:
             # most starts are never decoded: that halves the time
             self._add_start(head["run"].decode(), position, line)
             return None
-        event = self._parse_event(line)
+        event = json.loads(line)
         event_type = event["event"]
         if event_type == "end":
             return self._add_end(self._run_of_event(position, event), line)
@@ -713,18 +713,10 @@ class JournalPass:
 
     def _run_of_line(self, position: int, line: bytes) -> RunRecord | None:
         try:
-            return self._run_of_event(position, self._parse_event(line))
+            return self._run_of_event(position, json.loads(line))
         except self.INVALID_LINE_ERRORS:
             self._invalid_positions.add(position)
             return None
-
-    def _parse_event(self, line: bytes) -> dict[str, Any]:
-        text = line.decode()
-        event: dict[str, Any]
-        event, end_offset = self._decode(text, 0)       # json.loads() takes 50 % longer
-        if end_offset != len(text):
-            raise ValueError
-        return event
 
     def _run_of_event(self, position: int, event: dict[str, Any]) -> RunRecord:
         has_ended = event["event"] == "end"
@@ -1172,15 +1164,16 @@ class Observation:
 
     def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
         """Set the state of a run without an end, and return its row.  A removed line is as it was then."""
-        self.set_unended_state(run, line_runs)
         line = line_runs.line_of(run)
+        is_last = line is not None and line_runs.is_last(run, line)
+        if run.ended is None:
+            run.state, run.cause = self.find_unended_state(run, line, is_last)
         if not line:
             text = b" " + run.command       # the part of the line after the state byte
             line = Line(number=run.line, ordinal=0, offset=0, state=b"", text=text)
-            return Row(line, "", run, is_last=False, seconds_running=None)
+            return Row(line, "", run, is_last, seconds_running=None)
         is_running = (run.state, run.cause) == self.STILL_RUNNING
         seconds_running = seconds_since(run.began) if is_running else None
-        is_last = line_runs.is_last(run, line)
         return Row(line, self.line_state_of(line), run, is_last, seconds_running)
 
     def line_state_of(self, line: Line) -> str:
@@ -1188,10 +1181,10 @@ class Observation:
             return LINE_STATES[ERROR]
         return LINE_STATES.get(line.state, "held")
 
-    def set_unended_state(self, run: RunRecord, line_runs: LineRuns) -> None:
-        """Set `state` and `cause` of a run if the log has no end of it.
+    def find_unended_state(self, run: RunRecord, line: Line | None, is_last: bool) -> tuple[str, str]:
+        """Return state and cause of a run if the log has no end of it.
 
-        The first condition that holds counts:
+        line: of the run, None if it was removed.  The first condition that holds counts:
 
             it is the last run of a line with a running job               running
             it is the last run of an orphan (a line `r` without a job)    lost
@@ -1199,20 +1192,15 @@ class Observation:
             it is the last run of a line in error                         lost
             otherwise, for example if the line was removed                unknown
         """
-        if run.ended is not None:
-            return
-        line = line_runs.line_of(run)
-        is_last = line is not None and line_runs.is_last(run, line)
-        if line and is_last and line.number in self._numbers_with_jobs:
-            run.state, run.cause = self.STILL_RUNNING
-        elif line and is_last and line.state == RUNNING:
-            run.state, run.cause = self.LOST
-        elif line and self._can_log_be_behind and not self.runners_at_work.has_runner_exited(run):
-            run.state, run.cause = self.ENDING
-        elif line and is_last and line.state == ERROR:
-            run.state, run.cause = self.LOST
-        else:
-            run.state, run.cause = self.END_UNKNOWN
+        if not line:
+            return self.END_UNKNOWN
+        if is_last and line.number in self._numbers_with_jobs:
+            return self.STILL_RUNNING
+        if is_last and line.state == RUNNING:
+            return self.LOST
+        if self._can_log_be_behind and not self.runners_at_work.has_runner_exited(run):
+            return self.ENDING
+        return self.LOST if is_last and line.state == ERROR else self.END_UNKNOWN
 
 
 # ======== Running jobs ======================================================================================
@@ -1855,7 +1843,7 @@ def to_valid_text(text: str) -> str:
     return to_bytes(text).decode(errors="replace")
 
 
-def refuse_foreign_file(path: str, kind: str, head: bytes) -> None:
+def refuse_foreign_file(path: str, head: bytes) -> None:
     """Refuse to replace a file unless it is missing, empty, or begins with `head`: then it is ours."""
     refuse_special_file(path, "give another name")
     try:
@@ -1866,11 +1854,11 @@ def refuse_foreign_file(path: str, kind: str, head: bytes) -> None:
     except OSError as error:
         raise UsageError(f"{path}: {error_text(error)} (give another name)") from None
     if first_bytes not in (b"", head):
-        raise UsageError(f"{path}: not a {kind} of {PROG} (give another name)")
+        raise UsageError(f"{path}: not written by this option (give another name)")
 
 
 @contextlib.contextmanager
-def open_replacement(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
+def open_replacement(path: str, head: bytes) -> Iterator[BinaryIO]:
     """Open a temporary file, which replaces our file `path` at the end of the block, with the same rights.
 
     Remove it after an error.  See refuse_foreign_file().
@@ -1878,7 +1866,7 @@ def open_replacement(path: str, kind: str, head: bytes) -> Iterator[BinaryIO]:
     target = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
     try:
-        refuse_foreign_file(path, kind, head)
+        refuse_foreign_file(path, head)
         old_info = stat_or_none(path)
         open_private = functools.partial(os.open, mode=0o600 if old_info else 0o666)
         with open(temporary, "xb", opener=open_private) as file:
@@ -1981,7 +1969,6 @@ def escape_html(text: str) -> str:
 class Reporter:
     MIN_PAGE_SECONDS = 10.0
     SHOWN_GROUPS = 20           # of failures
-    KIND = "report"             # in messages
     FILE_HEAD = b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"           # first bytes of PAGE
 
     def __init__(self, options: argparse.Namespace, watcher: Watcher, argv: Sequence[str]) -> None:
@@ -1989,7 +1976,7 @@ class Reporter:
         self.options = options
         self.watcher = watcher
         self.command_line = shlex.join([PROG, *argv])
-        refuse_foreign_file(self.path, self.KIND, self.FILE_HEAD)       # now, not after the last job
+        refuse_foreign_file(self.path, self.FILE_HEAD)      # now, not after the last job
         self._next_page_time = 0.0  # monotonic
         self._last_error = ""       # why the last page could not be written; "": it was written
 
@@ -2026,7 +2013,7 @@ class Reporter:
         self._next_page_time = start + pause
         if not report.run_count and not is_live:
             raise UsageError(f"{self.options.outdir}: no runs (nothing to report)")
-        with open_replacement(self.path, self.KIND, self.FILE_HEAD) as file:
+        with open_replacement(self.path, self.FILE_HEAD) as file:
             file.write(self._page_html(report, messages, pause).encode())
         if not is_live:
             for text in messages:
@@ -2347,7 +2334,7 @@ def write_timeline(options: argparse.Namespace) -> None:
     exit_on(signal.SIGINT, signal.SIGTERM)
     journal = JournalReader(options.outdir, say)
     events_by_slot: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
-    with contextlib.closing(journal), open_replacement(options.timeline, "timeline", TIMELINE_HEAD) as file:
+    with contextlib.closing(journal), open_replacement(options.timeline, TIMELINE_HEAD) as file:
         for run in journal.start_pass():
             if run.seconds is not None:
                 events_by_slot[run.host, run.slot].append(trace_event(run, run.seconds))
@@ -2382,9 +2369,8 @@ def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
 def print_status(watcher: Watcher, options: argparse.Namespace) -> Counts:
     with Observation(watcher, options, say) as observation:
         status = status_of(observation)
-    with contextlib.suppress(BrokenPipeError):      # `| head`: the exit status still counts
-        print_lines([json.dumps(status)] if options.json else status_lines(status, stdout_columns()))
-    return Counts(*(status[name] for name in Counts._fields))
+    print_lines([json.dumps(status)] if options.json else status_lines(status, stdout_columns()))
+    return count_states(observation.snapshot)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

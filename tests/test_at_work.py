@@ -11,7 +11,6 @@ import runmaker4
 from tests.journal import end, pair, start
 from tests.support import GATE, ROOT, RUNMAKER, RUNSET, RUNWAIT, RunCase, lock_table, wait_until
 from tests.tcp import TcpCase
-from tests.terminal import Terminal
 from tests.test_journal_reading import JournalCase
 from tests.test_storm import process_table
 
@@ -116,19 +115,6 @@ runset4.uninterrupted = lambda: open("adding", "w").close() or time.sleep(99)
         wait_until(lambda: self.exists("adding"))
         self.assertEqual(self.status()["runners"], 0)
         self.kill(adder)
-
-    def test_where_the_companion_may_not_be_read_nothing_is_claimed_to_be_known(self) -> None:
-        bound = self.bound_by_permissions()
-        self.write("r true\n")
-        (self.dir / "runs.txt").chmod(0o644)
-        lock_table(self.dir / "runs.txt").touch()
-        lock_table(self.dir / "runs.txt").chmod(0o000)
-        self.dir.chmod(0o755)
-        ended = self.run_script(RUNWAIT, "--status", "runs.txt", **bound)
-        self.assertIn(b"\ncannot count runners and servers: no permission to read their locks\n", ended.out)
-        self.assertNotIn(b"without", ended.out)
-        ended = self.run_script(RUNWAIT, "--status", "--json", "runs.txt", **bound)
-        self.assertIsNone(json.loads(ended.out)["runners"])
 
 
 class Outlived(AtWorkCase):
@@ -237,28 +223,6 @@ class Busy(AtWorkCase):
         self.assertEqual((job["host"], job["slot"], job["without_runner"]), ("alice", "1", False))
         self.assertEqual((job["pid"], job["start"], job["seconds"]), (None, None, None))
         self.assertRegex(self.told("--outdir", "out"), r"\n   1  alice  1     -        -  ")
-
-
-class Shown(AtWorkCase):
-    """It fits a terminal, and an old start has its date."""
-
-    def shown(self, terminal: Terminal) -> list[str]:
-        """What --status prints there."""
-        process = self.start(RUNWAIT, "--status", "--outdir", "out", "runs.txt", stdout=terminal.slave)
-        wait_until(lambda: process.poll() is not None)
-        return terminal.look()
-
-    def test_at_80_columns(self) -> None:
-        self.gated(options=("--outdir", "out", "--name", "alice"))
-        began = time.time() - 3 * 86400
-        wait_until(lambda: b'"start"' in self.read("out/journal"))
-        self.journal(start("a", 1, GATE, began))
-        terminal = Terminal(80)
-        self.addCleanup(terminal.close)
-        lines = self.shown(terminal)
-        self.assertLess(max(map(len, lines[1:])), 80)
-        date = time.strftime("%b %d %H:%M", time.localtime(began))
-        self.assertRegex(lines[-1], rf"^   1  node1  1  .*{date}  3d 0\dh  : >at")
 
 
 class Servers(TcpCase):

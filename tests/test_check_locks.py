@@ -253,12 +253,6 @@ class Hosts(CheckCase):
         self.end()
         self.assertHolds(self.finish(other), 0, "ab")
 
-    def test_what_an_interrupted_host_has_left_is_removed_by_the_next_one(self) -> None:
-        checker = self.start_adding()
-        checker.send_signal(signal.SIGINT)
-        self.assertEqual(self.finish(checker).code, 130)
-        self.assertHolds(self.finish(self.start_check("b", mount="'ext4', ()")), 0, "b")
-
     def test_a_host_that_does_not_answer(self) -> None:
         """It may have the lock or not when it is stopped."""
         stopped = self.start_adding()
@@ -299,19 +293,6 @@ class Hosts(CheckCase):
         self.folder.chmod(0o555)
         ended = self.finish(self.start_check("a", **bound))
         self.assertDoesNotHold(ended, "NO   ", "permission denied")
-
-    def test_a_full_file_system(self) -> None:
-        full = f"OSError({errno.ENOSPC}, os.strerror({errno.ENOSPC}))"
-        patch = f"def fsync(fd):\n    raise {full}\nos.fsync = fsync"
-        self.assertDoesNotHold(
-            self.finish(self.start_check("a", patch=patch)), "NO   no space left on device"
-        )
-
-    def test_it_goes_with_nothing_else(self) -> None:
-        for words in ("-p",), ("runs.txt",), ("--outdir", "out"):
-            self.assertRefused(
-                self.run_script(RUNWAIT, "--check-locks", ".", *words), "--check-locks and "
-            )
 
 
 class Strangers(CheckCase):

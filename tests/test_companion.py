@@ -1,5 +1,6 @@
 """Promise: all who use a job file meet in its lock file; where they could not, nothing is begun."""
 import errno
+import json
 import os
 import subprocess
 import unittest
@@ -166,6 +167,10 @@ class LockTable(RunCase):
                 self.assertEqual(ended.err.count(b"\n"), 1, ended.err)
         ended = self.run_script(RUNWAIT, "--status", "runs.txt", **bound)
         self.assertIn(b"1 new, 1 running", ended.out)
+        self.assertIn(b"\ncannot count runners and servers: no permission to read their locks\n", ended.out)
+        self.assertNotIn(b"without", ended.out)
+        ended = self.run_script(RUNWAIT, "--status", "--json", "runs.txt", **bound)
+        self.assertIsNone(json.loads(ended.out)["runners"])
 
     def test_one_that_is_somebody_elses_is_refused(self) -> None:
         if os.geteuid():

@@ -8,7 +8,7 @@ import signal
 import time
 from typing import Any
 
-from tests.support import FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, WAITING, Ended, wait_until
+from tests.support import FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, Ended, wait_until
 from tests.tcp import TcpCase
 
 BYTES = bytes(range(256)) + "é😀\n".encode() + bytes(range(255, -1, -1))
@@ -80,21 +80,6 @@ class Views(DefaultCase):
         self.run_client(server, "--name", "alice")
         self.check_views(self.finish(server).err, "alice")
         self.assertEqual(self.files(), ["journal"])
-
-    def test_two_runners_at_once(self) -> None:
-        self.jobs(*self.COMMANDS)
-        runners = [self.start(RUNMAKER, "-q", "--name", name, "runs.txt") for name in ("alice", "bob")]
-        said = b"".join(self.finish(runner).err for runner in runners)
-        self.check_views(said, "alice", "bob")
-
-    def test_status_shows_where_jobs_run(self) -> None:
-        self.jobs(WAITING)
-        runner = self.start_jobs("--name", "alice")
-        self.addCleanup(self.open_gate)
-        wait_until(lambda: b'"start"' in self.read("runs.txt.out/journal"), what="the start is written")
-        self.assertRegex(self.view("--status").decode(), r"(?m)^ +1 +alice ")
-        self.open_gate()
-        self.finish(runner)
 
     def test_a_foreground_run_after_one_in_the_background_has_the_new_reason(self) -> None:
         self.jobs("cat reason >&2; exit 1")

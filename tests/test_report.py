@@ -22,10 +22,6 @@ from tests.values import present
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "</script><img src=x onerror=\"document.title='owned'\">"
-LONG_AGO = """
-import runwait4
-runwait4.Watcher.can_log_be_behind = lambda self: False
-"""
 HERE = os.uname().nodename
 VOID = {"meta", "br", "img", "link", "input"}
 
@@ -117,13 +113,6 @@ class ReportCase(RunCase):
         self.assertEqual(page.open, [])
         return page
 
-    def late_page(self) -> Page:
-        """The page when no end is on its way any more."""
-        ended = self.finish(self.start_patched(LONG_AGO, "--report", "out.html", "--outdir", "out",
-                                               "runs.txt", script=RUNWAIT))
-        self.assertEqual(ended.code, 0, ended.err)
-        return self.page()
-
     def journal(self, *lines: Text) -> None:
         """Write the journal, and a job file if there is none."""
         self.write(b"".join(map(as_bytes, lines)), "out/journal")
@@ -133,13 +122,6 @@ class ReportCase(RunCase):
 
 class Content(ReportCase):
     """What stands in the page."""
-
-    def test_names_that_are_no_utf8_are_shown_as_well_as_can_be_in_any_locale(self) -> None:
-        self.write(". echo 1 >&2; exit 3\n. echo 2 >&2; exit 3\n")
-        self.run_script(RUNMAKER, "--outdir", "out", "--name", os.fsdecode(b"caf\xe9"), "runs.txt")
-        for locale in {}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}:
-            self.assertEqual(self.report(env=locale).code, 0)
-            self.assertEqual(self.page().groups, ["2|…|lines 1, 2 on caf\ufffd"])
 
     def test_it_tells_of_what_runners_ran_with_commands_and_last_output(self) -> None:
         self.write(". echo hello\n. echo one; echo two >&2; exit 3\n. kill -9 $$\nx true\n")
@@ -240,18 +222,6 @@ class Content(ReportCase):
             "1|(exit 3)|line 45 on node1"])
         self.assertEqual([row["group"] for row in page.rows], [0] * 41 + [1] * 3 + [2])
 
-    def test_a_group_counts_lines_and_not_what_was_tried_before(self) -> None:
-        self.write("! a\nd b\n")
-        self.write("no memory\n", "out/1.err")
-        self.journal(*(end(f"a{number}", 1, "a", BEGAN + number, state="!", files=["1.err"])
-                       for number in range(5)),
-                     end("b", 2, "b", BEGAN, state="!", files=["1.err"]), end("b2", 2, "b", BEGAN + 9))
-        self.report()
-        page = self.page()
-        self.assertEqual(page.groups, ["1|no memory|line 1 on node1"])
-        self.assertEqual(Counter(row["group"] for row in page.rows), {0: 1, None: 6})
-        self.assertEqual([row["output"] for row in page.rows].count("no memory"), 6)
-
     def test_output_is_linked_where_it_lies_below_the_page_and_nowhere_else(self) -> None:
         odd = "a \"'><img src=x>?%#\udcff.out"
         names = ["1.err", "1.out", odd, "gone.err", "../runs.txt", ".."]
@@ -296,17 +266,6 @@ class Content(ReportCase):
         self.journal(journal_end(1, took=4e8))
         self.assertEqual(self.report().code, 0)
         self.assertEqual(self.page().rows[0]["took"], "4629d 15h")
-
-    def test_of_runs_without_an_end_the_last_of_a_running_line_runs_and_an_orphan_s_is_lost(self) -> None:
-        self.start_to_gate(f"# an edit\n# moved these\n. {GATE}\nd a\nr orphan\n! b\n")
-        self.addCleanup(self.open_gate)
-        for number in (1, 3):               # before the edit, and after it
-            self.journal(start("dead", number, GATE, BEGAN), start("alive", number, GATE, BEGAN + 1),
-                         start("gone", 4, "a", BEGAN + 2), end("ended", 4, "a"), start("o", 5, "orphan"),
-                         start("b", 6, "b"))
-            page = self.late_page()
-            self.assertEqual(page.outcomes, {"done": 1, "error": 1, "running": 1, "unknown": 3})
-            self.assertEqual(page.failed("seconds"), [[5, "lost", None], [6, "unknown (now failed)", None]])
 
     def test_a_run_whose_end_is_not_written_yet_is_ending_and_no_failure(self) -> None:
         runner = os.open(lock_table(self.dir / "runs.txt"), os.O_RDWR | os.O_CREAT)
@@ -457,7 +416,7 @@ class Writing(ReportCase):
             for more in ((), ("--progress",)):                  # which says so before it waits
                 ended = self.run_script(RUNWAIT, "--report", name, "--outdir", "out", *more, "runs.txt",
                                         timeout=20)
-                self.assertRefused(ended, f"{name}: not a report of runwait4.py")
+                self.assertRefused(ended, f"{name}: not written by this option")
                 self.assertEqual(self.read(name), text)
         self.write("", "out.html")
         for _ in range(2):
@@ -487,20 +446,6 @@ class Writing(ReportCase):
                 now.return_value = seconds
                 self.assertEqual(reporter.write_page_if_due(), "")
                 self.assertEqual(write_page.call_count, pages)
-
-    def test_what_does_not_go_together_or_is_not_there_is_refused(self) -> None:
-        self.journal("")
-        for args, word in (
-            (("runs.txt",), "runs.txt.out: no runs"),
-            (("--outdir", "out"), "missing FILE"),
-            (("--outdir", "nowhere", "runs.txt"), "nowhere"),
-            (("--outdir", "out", "runs.txt"), "no runs"),
-            (("--outdir", "out", "--status", "runs.txt"), "--report and --status exclude each other"),
-            (("--outdir", "out", "--stats", "--progress", "runs.txt"), "--progress and --stats exclude"),
-        ):
-            with self.subTest(args=args):
-                self.assertRefused(self.run_script(RUNWAIT, "--report", "out.html", *args), word)
-        self.assertFalse((self.dir / "out.html").exists())
 
 
 @unittest.skipUnless(CHROMIUM, "chromium is not installed (`python3 -m tests.rigs tools` does that)")
@@ -599,7 +544,7 @@ class InABrowser(ReportCase):
     def test_what_was_found_has_the_numbers_of_now_and_links_to_output(self) -> None:
         self.write("d a\n# new\nd b\n")
         self.write("x", "out/2.out")
-        self.journal(end("a", 1, "a"), end("b", 2, "b"))
+        self.journal(end("a", 1, "a", files=[]), end("b", 2, "b", files=["2.out"]))
         rows, links = self.told("""
             type("b");
             const rows = [...document.querySelectorAll("#table tbody")];

@@ -66,27 +66,6 @@ class Waiting(RunwaitCase):
         self.assertEqual(self.states(), "dd")
         self.assertEqual(self.finish(runner).code, 0)
 
-    def test_a_look_that_was_held_up_is_not_followed_by_a_long_silence(self) -> None:
-        held_up = """
-import os, runmaker4, signal
-survey, runmaker4.Throttle.MAX_PAUSE_SECONDS = runmaker4.JobReader.snapshot, 0.1
-def stop_and_survey(file):
-    if not os.path.exists("stopped"):
-        open("stopped", "w").close()
-        os.kill(os.getpid(), signal.SIGSTOP)
-    return survey(file)
-runmaker4.JobReader.snapshot = stop_and_survey
-"""
-        path = self.write("r true\n")
-        self.hold_line(1)
-        waiter = self.start_patched(held_up, "--progress", "runs.txt", script=RUNWAIT)
-        os.waitid(os.P_PID, waiter.pid, os.WSTOPPED)
-        time.sleep(0.5)
-        waiter.send_signal(signal.SIGCONT)
-        self.assertIn(b"0 of   1", self.first_line(waiter))
-        path.write_bytes(b"d true\n")
-        self.assertEqual(self.finish(waiter, 5).code, 0)
-
     def test_who_waits_while_no_runner_lives_is_told_so_once(self) -> None:
         said = "runwait4.py: runs.txt: 2 new, but no runner (start runmaker4.py)"
         self.write(". a\n. b\nd c\n")
@@ -188,15 +167,6 @@ class Status(RunwaitCase):
         self.write("")
         self.assertEqual(self.counts(), {**dict.fromkeys(COUNTS, 0), "total": 0, "jobs": []})
 
-    def test_what_runs_is_told_with_line_and_command(self) -> None:
-        runner = self.runner_at_gate(f". {GATE}", ". echo b")
-        found = self.counts(runners=1)
-        self.assertEqual((found["running"], found["new"], found["total"]), (1, 1, 2))
-        (job,) = found["jobs"]
-        self.assertEqual((job["line"], job["command"]), (1, GATE))
-        self.open_gate()
-        self.finish(runner)
-
     def test_a_command_that_is_not_text_is_valid_json(self) -> None:
         command = f"{GATE}; : ".encode() + b"'\xff\xc3\xa9\x01\"'"
         runner = self.start_to_gate(b". " + command + b"\n")
@@ -224,10 +194,6 @@ class Status(RunwaitCase):
         self.finish(runner)
         self.assertEqual(self.runwait("--status", "-e").code, 0)
         self.assertRefused(self.runwait("--stats", "--outdir", "out", "-e"), "--stats and -e")
-
-    def test_json_without_status_is_refused(self) -> None:
-        self.write(self.TEXT)
-        self.assertRefused(self.runwait("--json"), "--status")
 
 
 class ProgressInAPipe(RunwaitCase):

@@ -162,15 +162,9 @@ class Lines(ShowCase):
             ended = self.runwait("--show", wanted, "--outdir", "out", "runs.txt")
             self.assertRefused(ended, f"runs.txt: no job matches '{word}'")
 
-    def test_of_equal_lines_each_has_the_runs_that_are_nearest(self) -> None:
-        self.write("d a\nd b\n\n\n\nd a\n")
-        self.journal(*pair(1, 2, "a"), *pair(2, 5, "a"), *pair(3, 9, "a", BEGAN + 9), *pair(4, 1, "b"))
-        rows = [row for line in (1, 6, 2) for row in self.rows(line)]
-        self.assertEqual([(row["line"], row["start"] - BEGAN) for row in rows],
-                         [(1, 0), (6, 0), (6, 9), (2, 0)])
-
     def test_what_is_missing_is_said_in_a_line(self) -> None:
         self.write("d a\n")
+        self.journal()
         (self.dir / "old").mkdir()
         here = "--outdir", "old"
         one = "--show", "1"
@@ -187,6 +181,12 @@ class Lines(ShowCase):
             (("--timeline", "x", "runs.txt"), "runs.txt.out/journal: no such file or directory"),
             (("--report", "x", "runs.txt"), "runs.txt.out: no runs"),
             (("--timeline", "x"), "missing FILE"),
+            (("--report", "x", "--outdir", "out"), "missing FILE"),
+            (("--report", "x", "--outdir", "out", "runs.txt"), "out: no runs"),
+            (("--report", "x", "--stats", "--progress", "runs.txt"), "--progress and --stats exclude"),
+            (("--json", "runs.txt"), "--json requires --status"),
+            (("--outdir", "out"), "--outdir requires --status"),
+            (("--check-locks", ".", "--outdir", "out"), "--check-locks and --outdir exclude each other"),
         ):
             with self.subTest(options):
                 self.assertRefused(self.runwait(*options), words)

@@ -1,5 +1,4 @@
 """Promise: runwait4.py tells how it is going, what failed and why, and what runs cost."""
-import itertools
 import json
 import os
 import re
@@ -72,14 +71,6 @@ class Status(TellingCase):
         self.assertEqual(job, {"line": 1, "command": GATE, "host": "node1", "slot": "gpu 2", "pid": 4712,
                                "without_runner": False, "processes": []})
 
-    def test_names_of_hosts_are_whole_where_it_does_not_go_to_a_terminal(self) -> None:
-        self.running()
-        self.journal(start("a", 1, GATE, host="compute-node-rack1-001"))
-        self.assertIn(" compute-node-rack1-001 ", self.told("--status", "--outdir", "out", "runs.txt"))
-        self.assertIn(
-            " compute-node-ra... ", self.at_terminal(80, "--status", "--outdir", "out", "runs.txt")[-1]
-        )
-
     def test_jobs_per_hour_and_the_time_left_go_by_the_recent_past(self) -> None:
         self.running(*[f". {number}" for number in range(9)])
         now = time.time()
@@ -129,12 +120,6 @@ class Status(TellingCase):
         self.journal(*others, *pair("b", 99, "d", now + 3600), start("a", 1, GATE, now + 3600))
         self.assertIsNone(self.status("--outdir", "out")["per_hour"])
         self.assertRegex(self.told("--status", "--outdir", "out", "runs.txt"), r"\d  +-  ")
-
-    def test_a_time_in_the_past_has_its_age(self) -> None:
-        self.running(". second")
-        now = time.time()
-        self.journal(start("a", 1, GATE, now - 100))
-        self.assertAlmostEqual(self.status("--outdir", "out")["jobs"][0]["seconds"], 100, delta=30)
 
     def test_a_long_journal_is_read_from_its_end_as_far_as_need_be(self) -> None:
         self.running("d job 49", "d job 9998")
@@ -208,11 +193,6 @@ class Status(TellingCase):
         self.start_to_gate(f"#RUN slots=2\n. {GATE}\n. b\n", "-j2")
         self.addCleanup(self.open_gate)
         self.assertRegex(self.status()["waits"], "^line 3 waits for a runner with 2 slots or more")
-
-    def test_a_barrier_that_waits_for_a_running_job(self) -> None:
-        self.start_to_gate(f". {GATE}\n#RUN barrier\n. b\n")
-        self.addCleanup(self.open_gate)
-        self.assertEqual(self.status()["waits"], "line 3 waits at the #RUN barrier in line 2 for line 1")
 
     def test_an_outdir_that_does_not_help(self) -> None:
         self.write("d a\n")
@@ -298,23 +278,6 @@ class Failed(TellingCase):
         self.assertEqual((len(lines), lines[0]), (6, "  | (gone: no such file or directory)"))
         self.assertTrue(all(line.startswith("  | (") for line in lines), lines)
 
-    def test_lines_that_moved_are_found_by_their_command_and_the_nearest_number(self) -> None:
-        self.write("# new\n! a\nd a\n\n\n\n! a\n")
-        self.journal(end(1, 1, "a", state="!", exit=1), end(5, 5, "a", state="!", exit=5), end(9, 2, "x"))
-        self.assertEqual(re.findall(r"line (\d): exit (\d)", self.failed()), [("2", "1"), ("7", "5")])
-
-    def test_the_journal_of_another_job_file(self) -> None:
-        self.write("! a\n")
-        self.journal(end(1, 1, "b", state="!"))
-        self.assertIn("line 1: failed; no run in", self.failed())
-
-    def test_what_became_of_the_last_run_is_told_whatever_somebody_made_of_the_line(self) -> None:
-        self.write("e a\n! b\n")
-        self.journal(*pair(1, 1, "a"), *pair(2, 2, "b", state="."))
-        self.assertEqual([line for line in self.failed().splitlines() if line.startswith("line")], [
-            "line 1: error; last run: exit 0 on node1, WHEN, after 1.5s, 95.4M",
-            "line 2: failed; last run: put back, exit 3 on node1, WHEN, after 1.5s, 95.4M"])
-
     def test_short_output_comes_from_the_journal(self) -> None:
         self.write("! a\n! b\n")
         stderr = "1\n2\n\n\x1b[31m3\udcff\x07\n\n"
@@ -375,16 +338,6 @@ class ForeignLines(TellingCase):
             with self.subTest(options):
                 self.told("--outdir", "out", *options, err=r".*: 4 lines skipped: .*lines 2, 3, 4, 5\)\n")
 
-    def test_failed_tells_of_a_cut_one_though_nothing_has_failed(self) -> None:
-        """As after a full disk: the jobs are done, and nobody knows what the line would have told."""
-        entries = [entry for number in range(1, 31) for entry in pair(number, number, "a")]
-        self.journal(entries[0], entries[1][:-9] + b"\n", *entries[2:])
-        for state, options in itertools.product("d!", (("--failed",), ("--show", "30"))):
-            with self.subTest(state=state, options=options):
-                self.write("d a\n" * 29 + f"{state} a\n")
-                self.told("--outdir", "out", *options, "runs.txt",
-                          err=r"[^\n]*: 1 line skipped: truncated, [^\n]* \(line 2\)\n")
-
     def test_those_that_tell_of_incomplete_output_are_not_believed(self) -> None:
         self.write("d a\n")
         odd = [b'{"line":1,"command":5,"incomplete": true}\n',
@@ -437,13 +390,6 @@ class Stats(TellingCase):
             ],
         )
 
-    def test_memory_that_was_too_little_to_be_measured_is_a_bound(self) -> None:
-        little = [end(number, number, memory=None, memory_below=number * 10 ** 7, host=host)
-                  for number, host in ((1, "alice"), (3, "alice"), (2, "bob"))]
-        self.journal(*little, end(4, 4, memory=5 * 10 ** 7, host="bob"))
-        shown = [re.split("  +", row)[-2] for row in self.hosts().splitlines()]
-        self.assertEqual(shown, ["memory", "<28.6M", "47.7M", "47.7M"])
-
     def test_on_a_terminal_it_is_no_wider_than_80_columns_elsewhere_names_are_whole(self) -> None:
         self.journal(end(1, 1, took=9e8, cpu=9e9, memory=10 ** 15, host="h" * 99))
         shown = self.at_terminal(80, "--stats", "--outdir", "out")
@@ -457,10 +403,6 @@ class Stats(TellingCase):
         self.write("d true\n")
         self.told("--outdir", "out", "--report", "o.html", "runs.txt")
         self.assertIn(b'"49 ms"', self.read("o.html"))
-
-    def test_no_runs_are_no_statistics(self) -> None:
-        self.journal(start(1, 1))
-        self.assertRefused(self.runwait("--stats", "--outdir", "out"), "no finished runs")
 
 
 class Timeline(TellingCase):
@@ -528,7 +470,6 @@ class Timeline(TellingCase):
         self.assertRefused(
             self.runwait("--outdir", "out", "--timeline", "o.json"), "no finished runs"
         )
-        self.assertRefused(self.runwait("--outdir", "out", "--timeline", "out/journal"), "not a timeline")
         self.assertRefused(self.runwait("--outdir", "gone", "--timeline", "o"), "gone/journal: no such file")
 
 

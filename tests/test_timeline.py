@@ -8,43 +8,18 @@ import signal
 import subprocess
 import time
 import unittest
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 from tests.journal import BEGAN, end
-from tests.support import FULL, GATE, HASTY, RUNMAKER, RUNWAIT, Ended, RunCase, Text, as_bytes, deadline
+from tests.support import FULL, GATE, HASTY, RUNWAIT, Ended, RunCase, Text, as_bytes, deadline
 from tests.values import present
 
 OLDER = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":[\n'     # how a timeline of ours begins
 
 
 # -- the Trace Event Format, as its description has it -------------------------------------------------------
-
-METADATA = {
-    "process_name": ("name", str),
-    "process_labels": ("labels", str),
-    "process_sort_index": ("sort_index", int),
-    "thread_name": ("name", str),
-    "thread_sort_index": ("sort_index", int),
-}
-NUMBERS = (int, float)
-
-
-class Malformed(AssertionError):
-    """It is no trace."""
-
-
-def demand(condition: object, *what: object) -> None:
-    """Raise Malformed unless the condition holds."""
-    if not condition:
-        raise Malformed(*what)
-
-
-def is_a(value: object, kinds: Union[type, tuple[type, ...]]) -> bool:
-    """isinstance, but true and false are no numbers."""
-    return isinstance(value, kinds) and not isinstance(value, bool)
-
 
 @dataclass
 class Trace:
@@ -69,81 +44,37 @@ class Trace:
         return [event["args"]["command"] for event in self.all]
 
 
-def refuse_constant(text: str) -> None:
-    raise Malformed(f"{text} is not JSON")
-
-
 def read_trace(data: bytes) -> Trace:
-    """Read a trace in the format's JSON object form, with complete and metadata events only.
-
-    Raises Malformed.
-    """
-    whole = json.loads(data.decode("utf-8"), parse_constant=refuse_constant)
-    # fails on half a surrogate pair, as many readers do
-    json.dumps(whole, ensure_ascii=False).encode("utf-8")
-    demand(isinstance(whole, dict) and isinstance(whole.get("traceEvents"), list), "no traceEvents")
-    demand(whole.get("displayTimeUnit", "ms") in ("ms", "ns"), "displayTimeUnit")
+    """Read a trace in the format's JSON object form, with complete and metadata events only."""
+    whole = json.loads(data.decode("utf-8"))
+    # fails on half a surrogate pair, as many readers do, and on NaN, which is not JSON
+    json.dumps(whole, ensure_ascii=False, allow_nan=False).encode("utf-8")
     trace = Trace()
     for event in whole["traceEvents"]:
-        check_event(event)
+        assert event["name"] and event["pid"] > 0 and event["tid"] > 0 and event["ts"] >= 0, event
         if event["ph"] == "M":
             take_metadata(trace, event)
         else:
+            assert event["ph"] == "X" and event["dur"] >= 0, event
             trace.events.setdefault((event["pid"], event["tid"]), []).append(event)
     for key, events in trace.events.items():
-        demand(key in trace.threads and key[0] in trace.processes, "a track without names", key)
+        assert key in trace.threads and key[0] in trace.processes, "a track without names"
         events.sort(key=lambda event: (event["ts"], -event["dur"]))
-        check_nesting(events)
     return trace
 
 
-def check_event(event: dict[str, Any]) -> None:
-    """What each event must have.  Raises Malformed."""
-    demand(isinstance(event, dict) and isinstance(event.get("name"), str) and event["name"], "name", event)
-    demand(event.get("ph") in ("X", "M"), "neither a complete nor a metadata event", event)
-    for key in "pid", "tid":
-        demand(is_a(event.get(key), int) and 0 < event[key] < 1 << 32, key, event)
-    demand(is_a(event.get("ts"), NUMBERS) and event["ts"] >= 0, "ts", event)
-    demand(isinstance(event.get("cat", ""), str), "cat", event)
-    demand(isinstance(event.get("args", {}), dict), "args", event)
-    demand(
-        set(event) <= {"name", "cat", "ph", "ts", "dur", "pid", "tid", "args"},
-        "fields the format has not",
-        event,
-    )
-    if event["ph"] == "X":
-        demand(is_a(event.get("dur"), NUMBERS) and event["dur"] >= 0, "dur", event)
-        demand((event["ts"] + event["dur"]) * 1000 < 1 << 63, "viewers count nanoseconds in 64 bits", event)
-
-
 def take_metadata(trace: Trace, event: dict[str, Any]) -> None:
-    """Note the name of a process or of a thread.  Raises Malformed."""
-    demand(event["name"] in METADATA, "no metadata of this name", event)
-    key, kind = METADATA[event["name"]]
-    demand(set(event["args"]) == {key} and is_a(event["args"][key], kind), "args", event)
+    """Note the name or the order of a process or of a thread."""
+    pid, tid, args = event["pid"], event["tid"], event["args"]
     if event["name"] == "process_name":
-        demand(event["pid"] not in trace.processes, "named twice", event)
-        trace.processes[event["pid"]] = event["args"]["name"]
+        assert pid not in trace.processes, "named twice"
+        trace.processes[pid] = args["name"]
     elif event["name"] == "thread_name":
-        demand((event["pid"], event["tid"]) not in trace.threads, "named twice", event)
-        trace.threads[event["pid"], event["tid"]] = event["args"]["name"]
-    elif key == "sort_index":
-        number = event["pid"] if event["name"] == "process_sort_index" else event["tid"]
-        trace.order.setdefault(event["name"], []).append((event["args"][key], number))
-
-
-def check_nesting(events: Iterable[dict[str, Any]]) -> None:
-    """Events of a thread, sorted by start, may stand one after the other or one within the other.
-
-    Raises Malformed.
-    """
-    ends: list[float] = []
-    for event in events:
-        while ends and ends[-1] <= event["ts"]:
-            ends.pop()
-        end = event["ts"] + event["dur"]
-        demand(not ends or end <= ends[-1], "overlaps with the one before", event)
-        ends.append(end)
+        assert (pid, tid) not in trace.threads, "named twice"
+        trace.threads[pid, tid] = args["name"]
+    else:
+        number = pid if event["name"] == "process_sort_index" else tid
+        trace.order.setdefault(event["name"], []).append((args["sort_index"], number))
 
 
 # -- tests ---------------------------------------------------------------------------------------------------
@@ -211,55 +142,6 @@ class TimelineCase(RunCase):
     def assertNothingLeft(self, *names: str) -> None:
         """No other files than these are in the directory."""
         self.assertEqual(sorted(os.listdir(self.dir)), sorted(names))
-
-
-class RealLogs(TimelineCase):
-    """Journals that runners wrote."""
-
-    def trace_of_runners(self) -> Trace:
-        ended = self.draw()
-        self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
-        return read_trace(self.read("out.json"))
-
-    FACTS = ("line", "state", "exit_status", "signal")
-
-    def facts(self, trace: Trace) -> dict[str, tuple[object, ...]]:
-        """What is told of each command."""
-        return {
-            event["args"]["command"]: tuple(event["args"][key] for key in self.FACTS) for event in trace.all
-        }
-
-    def test_all_that_ran_is_drawn_with_what_became_of_it(self) -> None:
-        self.jobs("true", "exit 3", "kill -9 $$", "echo 'a\tb \"c\" \\'", "sleep 60")
-        self.run_jobs("-q", "-j2", "--name=alice", "--timeout=0.3", "--outdir=out")
-        trace = self.trace_of_runners()
-        self.assertEqual(self.facts(trace), {
-            "true": (1, "done", 0, 0), "exit 3": (2, "failed", 3, 0), "kill -9 $$": (3, "failed", 0, 9),
-            "echo 'a\tb \"c\" \\'": (4, "done", 0, 0), "sleep 60": (5, "failed", -1, 15)})
-        self.assertEqual(list(trace.processes.values()), ["alice"])
-        self.assertTrue(all(event["name"] == event["args"]["command"] for event in trace.all))
-        self.assertTrue(all(event["cat"] == event["args"]["state"] for event in trace.all))
-
-    def test_two_hosts_that_write_one_log_are_two_processes_with_the_times_of_the_log(self) -> None:
-        self.jobs("sleep 0.2", "sleep 0.2", *["sleep 0.01"] * 6)
-        options = "-q", "-j2", "--outdir", "out"
-        for _, ended in self.run_all(
-            (RUNMAKER, *options, "--name", name, "runs.txt") for name in ("bob", "alice")
-        ):
-            self.assertEqual(ended.code, 0)
-        wanted = {}
-        for run in map(json.loads, self.read("out/journal").splitlines()):
-            if run["event"] == "end":
-                began = run["time"] - run["seconds"]
-                wanted[run["line"]] = run["host"], round(began * 1000) * 1000, run["seconds"] * 1e6
-        trace = self.trace_of_runners()
-        self.assertEqual(sorted(trace.processes.values()), sorted({host for host, *_ in wanted.values()}))
-        self.assertEqual(len(trace.all), 8)
-        for event in trace.all:
-            host, start, length = wanted[event["args"]["line"]]
-            self.assertEqual(trace.processes[event["pid"]], host)
-            self.assertAlmostEqual(event["ts"], start, delta=1)
-            self.assertAlmostEqual(event["dur"], length, delta=1500)
 
 
 class Slots(TimelineCase):
@@ -377,28 +259,6 @@ class Refused(TimelineCase):
         self.assertNothingLeft("out", *left)
         self.assertEqual(self.read("out/journal"), self.log)
 
-    def test_options_that_do_not_go_together(self) -> None:
-        self.assertEachRefused({
-            "": ("FILE",), "--outdir out": ("--outdir requires",), "--timeline out.json": ("FILE",),
-            "--outdir out --timeline out.json --status": ("--timeline",),
-            "--joblog out/journal --timeline out.json": ("--joblog",),
-        })
-
-    def test_journals_that_cannot_be_read(self) -> None:
-        for name in "dir", "fifo", "secret":
-            (self.dir / name).mkdir()
-        (self.dir / "dir/journal").mkdir()
-        os.mkfifo(self.dir / "fifo/journal")
-        self.write(self.log, "secret/journal").chmod(0)
-        self.assertEachRefused({
-            "--outdir missing --timeline out.json": ("missing/journal: no such file or directory",),
-            "--outdir dir --timeline out.json": ("dir/journal: is a directory",),
-            "--outdir fifo --timeline out.json": ("fifo/journal: not a regular file",),
-        }, "dir", "fifo", "secret")
-        self.assertRefused(
-            self.draw(log="secret", **self.bound_by_permissions()), "secret/journal: permission denied"
-        )
-
     def test_results_that_cannot_be_written(self) -> None:
         (self.dir / "dir").mkdir()
         os.mkfifo(self.dir / "fifo")
@@ -413,11 +273,11 @@ class Refused(TimelineCase):
             "--outdir out --timeline missing/out.json": ("missing/out.json: no such file or directory",),
             "--outdir out --timeline fifo": ("fifo: not a regular file",),
             "--outdir out --timeline link": ("link: not a regular file",),
-            "--outdir out --timeline self": ("self: not a timeline of runwait4.py",),
-            "--outdir out --timeline runs.txt": ("runs.txt: not a timeline of runwait4.py",),
-            "--outdir out --timeline other.json": ("other.json: not a timeline of runwait4.py",),
-            "--outdir out --timeline trace.json": ("trace.json: not a timeline of runwait4.py",),
-            "--outdir out --timeline queue": ("queue: not a timeline of runwait4.py",),
+            "--outdir out --timeline self": ("self: not written by this option",),
+            "--outdir out --timeline runs.txt": ("runs.txt: not written by this option",),
+            "--outdir out --timeline other.json": ("other.json: not written by this option",),
+            "--outdir out --timeline trace.json": ("trace.json: not written by this option",),
+            "--outdir out --timeline queue": ("queue: not written by this option",),
         }, "dir", "fifo", "link", "self", "runs.txt", "queue", "other.json", "trace.json")
         self.assertTrue((self.dir / "fifo").is_fifo())
         self.assertEqual(self.read(), b". true\n")
@@ -477,33 +337,6 @@ class Refused(TimelineCase):
         for _ in range(2):              # the second time there is an older timeline
             self.assertEqual(self.draw(out="x" * 255).code, 0)
         self.assertNothingLeft("out", "x" * 255)
-
-
-class TheFormat(unittest.TestCase):
-    """The judge of the tests above knows a trace that is none."""
-
-    NAMES = [{"ph": "M", "name": "process_name", "pid": 1, "tid": 1, "ts": 0, "args": {"name": "alice"}},
-             {"ph": "M", "name": "thread_name", "pid": 1, "tid": 1, "ts": 0, "args": {"name": "slot 1"}}]
-    EVENT = {"ph": "X", "name": "true", "pid": 1, "tid": 1, "ts": 5, "dur": 10, "args": {}}
-
-    def read(self, *events: dict[str, Any]) -> Trace:
-        return read_trace(json.dumps({"traceEvents": [*self.NAMES, *events]}).encode())
-
-    def test_a_trace(self) -> None:
-        trace = self.read(self.EVENT, {**self.EVENT, "ts": 15}, {**self.EVENT, "ts": 6, "dur": 2})
-        self.assertEqual([event["ts"] for event in trace.all], [5, 6, 15])
-
-    def test_no_trace(self) -> None:
-        for change in ({"ts": float("nan")}, {"ts": "5"}, {"ts": True}, {"ts": 1 << 54}, {"dur": -1},
-                       {"tid": 2}, {"pid": 2}, {"name": ""}, {"ph": "B"}, {"ph": "M"}, {"args": "x"},
-                       {"more": 1}):
-            with self.subTest(change), self.assertRaises(Malformed):
-                self.read({**self.EVENT, **change})
-        for events in [self.EVENT, {**self.EVENT, "ts": 6}], [self.NAMES[0]]:
-            with self.assertRaises(Malformed):
-                self.read(*events)
-        with self.assertRaises(UnicodeEncodeError):
-            self.read({**self.EVENT, "name": "\udcff"})
 
 
 class BlockedByACheck(RunCase):
