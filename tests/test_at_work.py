@@ -204,12 +204,6 @@ class Busy(AtWorkCase):
         self.write(self.read().replace(b"alice\n. b", b"bob\n. b"))
         self.assertRegex(self.status("--outdir", "out")["waits"], "^line 3 waits for host bob ")
 
-    def test_a_dead_runner_is_not_at_work(self) -> None:
-        runner = self.gated("#RUN host=alice", ". b", options=("--outdir", "out", "--name", "alice"))
-        wait_until(lambda: b'"start"' in self.read("out/journal"))
-        self.kill(runner)
-        self.assertRegex(self.status("--outdir", "out")["waits"], "^line 3 waits for host alice ")
-
     def test_between_two_tries(self) -> None:
         """A run has ended, and the line is still `r`: the job waits for more memory, for example."""
         self.gated(options=("--outdir", "out", "--name", "alice"))

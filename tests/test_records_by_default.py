@@ -81,17 +81,6 @@ class Views(DefaultCase):
         self.check_views(self.finish(server).err, "alice")
         self.assertEqual(self.files(), ["journal"])
 
-    def test_a_foreground_run_after_one_in_the_background_has_the_new_reason(self) -> None:
-        self.jobs("cat reason >&2; exit 1")
-        self.write("mesh missing\n", "reason")
-        self.run_jobs("-d")
-        self.wait_states("!")
-        wait_until(lambda: b'"end"' in self.read("runs.txt.out/journal"), what="the end is written")
-        self.write("disk quota\n", "reason")
-        self.run_jobs("-r")
-        self.assertTrue(self.view("--failed").endswith(b"  | disk quota\n"))
-        self.assertEqual(self.printed(), [(b"", b"mesh missing\n"), (b"", b"disk quota\n")])
-
     def test_before_any_run(self) -> None:
         self.jobs("true")
         self.assertIn(b"1 new", self.view("--status"))

@@ -309,19 +309,6 @@ class Content(ReportCase):
         runner.terminate()
         self.finish(runner)
 
-    def test_the_numbers_are_those_of_now_and_the_earlier_ones_stand_beside_them(self) -> None:
-        self.write("d a\n# new\n! b\nd c\nd c\n")
-        self.journal(*(end(f"{number} {command}", number, command, state=state, files=[])
-                       for number, command, state in
-                       ((1, "a", "d"), (2, "b", "!"), (3, "c", "d"), (4, "c", "!"), (9, "gone", "d"))))
-        self.report()
-        page = self.page()
-        self.assertEqual(page.failed("old_line", "command"), [[3, "exit 3", 2, "b"]])
-        self.assertEqual(page.others("old_line", "command", "state"), [
-            [1, "exit 0", 1, "a", "done"], [4, "exit 0", 3, "c", "done"],
-            [5, "exit 3 (now done)", 4, "c", "done"], [9, "exit 0", 9, "gone", ""]])
-        self.assertEqual(page.groups, ["1|(exit 3)|line 3 on node1"])
-
     def test_with_stats_both_are_done(self) -> None:
         self.journal(end(1, 1, "true"))
         alone = self.run_script(RUNWAIT, "--stats", "--outdir", "out")

@@ -88,17 +88,6 @@ class Runs(ShowCase):
         ]
         self.assertEqual([head.partition(" on ")[0] for head in self.heads("*")], wanted)
 
-    def test_of_an_earlier_run_without_an_end_nobody_knows_how_it_ended(self) -> None:
-        os.utime(self.write("d a\n"), (BEGAN, BEGAN))
-        self.journal(start(1, 1, "a"), start(1, 1, "a", files=["1.out.~1~"]),
-                     *pair(2, 1, "a", BEGAN + 9, files=[]))
-        self.write("its last words\n", "out/1.out.~1~")
-        self.assertRegex(
-            self.shown(1),
-            r"^line 1: unknown on node1, began WHEN\n    a\n    slot 1, process 4712, printed 15 B: "
-            r"out/1\.out\.~1~\n  \| its last words\nline 1: exit 0 ",
-        )
-
     def test_one_that_runs_is_told_so_far(self) -> None:
         self.at_work(f". echo hello; {GATE}")
         self.addCleanup(self.open_gate)

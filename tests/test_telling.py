@@ -189,28 +189,6 @@ class Status(TellingCase):
         self.write("#RUN host=\33bob\n. a\n")
         self.assertNotIn("\33", self.told("--status", "runs.txt"))
 
-    def test_slots_that_a_job_waits_for_while_others_run(self) -> None:
-        self.start_to_gate(f"#RUN slots=2\n. {GATE}\n. b\n", "-j2")
-        self.addCleanup(self.open_gate)
-        self.assertRegex(self.status()["waits"], "^line 3 waits for a runner with 2 slots or more")
-
-    def test_an_outdir_that_does_not_help(self) -> None:
-        self.write("d a\n")
-        (self.dir / "old").mkdir()
-        for name in "old", "no":
-            ended = self.runwait("--status", "--outdir", name, "runs.txt")
-            self.assertRefused(ended, f"{name}/journal: no such file")
-        self.assertRefused(self.runwait("--outdir", "no", "runs.txt"), "--outdir requires")
-        ended = self.runwait("--progress", "--outdir", "no", "runs.txt")
-        self.assertEqual((ended.code, ended.err), (0, b""))
-        self.assertIn(b"1 of   1 jobs processed", ended.out)
-        self.journal(*pair(1, 1, "other"))
-        self.told("--status", "--outdir", "out", "runs.txt")
-        self.journal(b"foreign\n", *pair(1, 1, "a"))
-        self.told(
-            "--failed", "--outdir", "out", "runs.txt", err=r".*out/journal: 1 line skipped: .* \(line 1\)\n"
-        )
-
 
 class Failed(TellingCase):
 
@@ -277,17 +255,6 @@ class Failed(TellingCase):
         lines = self.failed().splitlines()[3:]
         self.assertEqual((len(lines), lines[0]), (6, "  | (gone: no such file or directory)"))
         self.assertTrue(all(line.startswith("  | (") for line in lines), lines)
-
-    def test_short_output_comes_from_the_journal(self) -> None:
-        self.write("! a\n! b\n")
-        stderr = "1\n2\n\n\x1b[31m3\udcff\x07\n\n"
-        self.journal(end(1, 1, "a", state="!", files=[], stdout="out\n", stderr=stderr),
-                     end(2, 2, "b", state="!", files=[], stdout="0\n1\n2\n3"))
-        self.assertRegex(
-            re.sub("    slot .*\n", "", self.failed()),
-            r"line 1: .*\n    a\n  \| 1\n  \| 2\n  \| \?\[31m3\udcff\?\n"
-            r"line 2: .*\n    b\n  \| 1\n  \| 2\n  \| 3\n$",
-        )
 
     def test_where_it_ran_and_why_it_could_not_be_started(self) -> None:
         self.write("! a\ne b\n")

@@ -133,7 +133,7 @@ class EqualLines(ViewCase):
         self.assertEqual(self.outcomes("--show", "a"), [
             (number, ("done", "failed")[place == 2], "") for place, number in enumerate(numbers)])
         page = self.page()
-        self.assertEqual(page.failed(), [[numbers[2], "exit 3"]])
+        self.assertEqual(page.failed("old_line"), [[numbers[2], "exit 3", 3]])
         self.assertEqual(page.others(), [[number, "exit 0"] for number in numbers if number != numbers[2]])
 
     def test_a_line_was_put_in_above(self) -> None:
