@@ -1993,16 +1993,12 @@ class Sessions:
         while True:
             await asyncio.sleep(self.interval / 2)
             causes = await self.executor.call(self.claims.check_jobs)      # "cancelled" or "lost"
-            for job, cause in causes.items():
-                assignment = self._find_assignment(job)
-                if assignment and cause == "cancelled":
+            for assignment in list(self.assignments.values()):
+                cause = causes.get(assignment.job)
+                if cause == "cancelled":
                     self.stop_cancelled_job(assignment)
-                elif assignment:
+                elif cause == "lost":
                     self._on_line_taken_over(assignment)
-
-    def _find_assignment(self, job: Job) -> Assignment | None:
-        """Return the assignment of a claimed job; None: the job has a result."""
-        return next((assignment for assignment in self.assignments.values() if assignment.job is job), None)
 
     def _on_line_taken_over(self, assignment: Assignment) -> None:
         """Take a line off its client, because another runner has it, and notify the client.
