@@ -610,8 +610,9 @@ class LinkLife:
                     link.drop(f"nothing was heard for {human_time(runmaker4.MAX_SILENT_SECONDS)}")
                 else:
                     link.request("ping")
-            elif now - opened_at > min(runmaker4.MAX_HANDSHAKE_SECONDS, self._seconds_left()):
-                link.drop("no answer")
+            elif self.wants_server:
+                if now - opened_at > min(runmaker4.MAX_HANDSHAKE_SECONDS, self._seconds_left()):
+                    link.drop("no answer")
         return self._why_lost(link)
 
     def _why_lost(self, link: ServerLink) -> str:

@@ -3011,13 +3011,12 @@ class Server(Program):
         self.executor.call_then(self.runner_stats.add_orphans, lambda: self.claims.orphans)
         await self._await_in_time(self.executor.flush(), max_seconds)       # results
         self.sessions.flush_records()                   # acknowledges all
+        self.executor.post(self.claims.file.sync)
         await self._await_in_time(self.executor.flush(), max_seconds)
         if not self.defects:
             self._send_closing_to_all()
-        self.executor.call_then(lambda no_answer: None, self.claims.file.sync)
         await self._end_links()
         self._let_keeper_exit()
-        await self._await_in_time(self.executor.flush(), max_seconds)
         await self.print_remaining(self.stdout, lambda: in_haste)
         if self._was_signalled:
             await self._count_in_time()
