@@ -603,6 +603,7 @@ class LinkLife:
             pause = ping_pause if self.link else HANDSHAKE_POLL_SECONDS
             await asyncio.wait([link.lost_reason], timeout=pause)
             now = boottime()
+            age = now - opened_at
             if link.lost_reason.done():
                 break
             if self.link:
@@ -610,9 +611,8 @@ class LinkLife:
                     link.drop(f"nothing was heard for {human_time(runmaker4.MAX_SILENT_SECONDS)}")
                 else:
                     link.request("ping")
-            elif self.wants_server:
-                if now - opened_at > min(runmaker4.MAX_HANDSHAKE_SECONDS, self._seconds_left()):
-                    link.drop("no answer")
+            elif self.wants_server and age > min(runmaker4.MAX_HANDSHAKE_SECONDS, self._seconds_left()):
+                link.drop("no answer")
         return self._why_lost(link)
 
     def _why_lost(self, link: ServerLink) -> str:
