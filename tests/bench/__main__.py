@@ -25,7 +25,18 @@ import time
 from typing import Callable
 
 from tests.bench import beside, fs, imports, memory, nfs, tcp
-from tests.bench.measure import MB, RUNMAKER, RUNWAIT, Bench, Row, cpu_seconds, spread
+from tests.bench.measure import (
+    MB,
+    RUNMAKER,
+    RUNWAIT,
+    Bench,
+    Row,
+    Used,
+    compare,
+    cpu_seconds,
+    spread,
+    within,
+)
 from tests.installed import install
 
 # -- the rows ------------------------------------------------------------------------------------------------
@@ -55,13 +66,12 @@ def against_peers(bench: Bench, count: int, slots: int) -> list[Row]:
     rows = []
     for peer, title, least in (("xargs", f"`xargs -P{slots} -n1 sh -c`", 0.9),
                                ("parallel", "GNU parallel `--joblog`", 4)):
-        what, wanted = f"{count:,} x `true`, `-j{slots}`, against {title}", f">= {least} x"
+        what = f"{count:,} x `true`, `-j{slots}`, against {title}"
         if peer not in rates:
-            rows.append(Row(what, f"{spread(rates['ours'])} jobs/s; {peer} is missing here", wanted, True))
+            measured = f"{spread(rates['ours'])} jobs/s; {peer} is missing here"
+            rows.append(Row(what, measured, f">= {least} x", True))
             continue
-        ratio = bench.ratio(rates["ours"], rates[peer])
-        measured = f"{ratio:.2f} x: {spread(rates['ours'])} against {spread(rates[peer])} jobs/s"
-        rows.append(Row(what, measured, wanted, ratio >= least))
+        rows.append(compare(what, rates["ours"], rates[peer], "jobs/s", least=least))
     return rows
 
 
@@ -89,12 +99,9 @@ def sinks(bench: Bench) -> list[Row]:
     rates = bench.interleave({**variants, "files": files})
     rows = []
     for name in list(options)[1:]:
-        ratio = bench.ratio(rates[name], rates["plain"])
-        measured = f"{ratio:.2f} x: {spread(rates[name])} against {spread(rates['plain'])} jobs/s"
-        if name == "--outdir":
-            measured += f"; to make {2 * count:,} empty files alone takes {spread(rates['files'])} ms here"
         what = f"{count:,} x `true`, `-j2`, with `{name}`, against `--no-records`"
-        rows.append(Row(what, measured, ">= 0.85 x", ratio >= 0.85))
+        rows.append(compare(what, rates[name], rates["plain"], "jobs/s", least=0.85))
+    rows[-1].measured += f"; to make {2 * count:,} empty files alone takes {spread(rates['files'])} ms here"
     return rows
 
 
@@ -126,13 +133,8 @@ def start(bench: Bench) -> list[Row]:
             times[name] += values
 
     def row(what: str, name: str, python: str, most: float) -> Row:
-        ratio = bench.ratio(times[name], times[python])
-        return Row(
-            f"{what}, against `python3 -c '{python}'`",
-            f"{ratio:.2f} x: {spread(times[name])} against {spread(times[python])} ms",
-            f"<= {most} x",
-            ratio <= most,
-        )
+        title = f"{what}, against `python3 -c '{python}'`"
+        return compare(title, times[name], times[python], "ms", most=most)
 
     return [row("start to first job, 1-line file", "script", more, 1.7),
             row("the same, installed", "runner", more, 1.3),
@@ -143,23 +145,14 @@ def start(bench: Bench) -> list[Row]:
 def skip(bench: Bench) -> list[Row]:
     """the first job behind a million that are done"""
     count = bench.size(1_000_000)
-    seconds, memory = [], []
+    took = []
     for _ in range(bench.rounds):
         bench.file(
             "runs.txt", (b"d ./simulate --seed 123456\n", count), (b". : > started\n", 1), (b". true\n", 1)
         )
         first, used = bench.until_first_job([], "runs.txt")
-        seconds.append(first)
-        memory.append(used.memory)
-    middle, most = statistics.median(seconds), max(memory)
-    return [
-        Row(
-            f"first job of {count + 2:,} lines whose first {count:,} are `d`",
-            f"{middle:.2f} s, {most:.0f} MB",
-            "<= 0.35 s, <= 60 MB",
-            middle <= 0.35 and most <= 60,
-        )
-    ]
+        took.append(Used(first, used.memory))
+    return [within(f"first job of {count + 2:,} lines whose first {count:,} are `d`", took, 0.35, 60)]
 
 
 def directives(bench: Bench) -> list[Row]:
@@ -170,24 +163,15 @@ def directives(bench: Bench) -> list[Row]:
 
     def plain() -> float:
         bench.file("runs.txt", (done, count), *last)
-        return bench.until_first_job([], "runs.txt")[0]
+        return 1000 * bench.until_first_job([], "runs.txt")[0]
 
     def directed() -> float:
         bench.file("runs.txt", (b"#RUN timeout=1h host=*\n" + done * (count // 1000), 1000), *last)
-        return bench.until_first_job([], "runs.txt")[0]
+        return 1000 * bench.until_first_job([], "runs.txt")[0]
 
     times = bench.interleave({"plain": plain, "directed": directed})
-    ratio = bench.ratio(times["directed"], times["plain"])
-    measured = f"{ratio:.2f} x: {spread([1000 * time for time in times['directed']])} against " \
-               f"{spread([1000 * time for time in times['plain']])} ms"
-    return [
-        Row(
-            f"the same with 1,000 `#RUN` lines among {count:,} others, against without",
-            measured,
-            "<= 1.2 x",
-            ratio <= 1.2,
-        )
-    ]
+    what = f"the same with 1,000 `#RUN` lines among {count:,} others, against without"
+    return [compare(what, times["directed"], times["plain"], "ms", most=1.2)]
 
 
 def scale(bench: Bench) -> list[Row]:
@@ -204,10 +188,8 @@ def scale(bench: Bench) -> list[Row]:
                               "end": cost((b"d true\n", large - 1000), (b". true\n", 1000))})
     rows = []
     for name, which in ("new", "all of them new"), ("end", "the last thousand new"):
-        ratio = bench.ratio(costs[name], costs["small"])
-        measured = f"{ratio:.2f} x: {spread(costs[name])} against {spread(costs['small'])} us"
-        rows.append(Row(f"cost per job in a file of {large:,} lines, {which}, against one of 1,000", measured,
-                        "<= 1.2 x", ratio <= 1.2))
+        what = f"cost per job in a file of {large:,} lines, {which}, against one of 1,000"
+        rows.append(compare(what, costs[name], costs["small"], "us", most=1.2))
     return rows
 
 
@@ -220,10 +202,8 @@ def many(bench: Bench) -> list[Row]:
         return count / bench.run_all([[*RUNMAKER, f"-j{slots}", "runs.txt"]] * runners)
 
     rates = bench.interleave({"eight": lambda: rate(8, 1), "one": lambda: rate(1, 8)})
-    ratio = bench.ratio(rates["eight"], rates["one"])
-    measured = f"{ratio:.2f} x: {spread(rates['eight'])} against {spread(rates['one'])} jobs/s"
-    return [Row(f"8 runners `-j1` on one file of {count:,} jobs, against one `-j8`", measured,
-                ">= 0.8 x", ratio >= 0.8)]
+    what = f"8 runners `-j1` on one file of {count:,} jobs, against one `-j8`"
+    return [compare(what, rates["eight"], rates["one"], "jobs/s", least=0.8)]
 
 
 def output(bench: Bench) -> list[Row]:
@@ -264,9 +244,7 @@ def status(bench: Bench) -> list[Row]:
     states = b"d", b"!", b"e", b"."
     bench.file("runs.txt", *[(state + b" ./simulate --seed 123456\n", count // 4) for state in states])
     used = [bench.run([*RUNWAIT, "--status", "runs.txt"]) for _ in range(bench.rounds)]
-    middle, most = statistics.median(one.seconds for one in used), max(one.memory for one in used)
-    return [Row(f"`runwait4.py --status runs.txt` on {count:,} lines", f"{middle:.2f} s, {most:.0f} MB",
-                "<= 0.7 s, <= 60 MB", middle <= 0.7 and most <= 60)]
+    return [within(f"`runwait4.py --status runs.txt` on {count:,} lines", used, 0.7, 60)]
 
 
 def idle(bench: Bench) -> list[Row]:

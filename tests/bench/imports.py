@@ -1,16 +1,14 @@
 """The rows of the benchmarks that are about what becomes of whole lists and logs."""
 import itertools
-import statistics
 import sys
 from collections.abc import Iterator
 
-from tests.bench.measure import MB, ROOT, RUNWAIT, Bench, Row, Used
+from tests.bench.measure import MB, ROOT, RUNWAIT, Bench, Row, within
 from tests.journal import BEGAN, pair
 
 RUNSET = [sys.executable, str(ROOT / "runset4.py")]
 
 TEMPLATE = "./simulate --in {} --out {/.}.{#}"
-SWEEP = "./simulate --a {1} --b {2} --out {#}"
 
 
 def command(number: int) -> str:
@@ -44,14 +42,7 @@ def report(bench: Bench) -> list[Row]:
     used = [bench.run(call) for _ in range(bench.rounds)]
     size = (bench.dir / "out.html").stat().st_size
     bench.remove("out", "out.html", "runs.txt")
-    return [within(f"report of {count:,} runs", used, size)]
-
-
-def within(what: str, used: list[Used], size: int) -> Row:
-    """The row of what takes 15 s and 500 MB at most."""
-    middle, most = statistics.median(one.seconds for one in used), max(one.memory for one in used)
-    return Row(what, f"{middle:.1f} s, {most:.0f} MB (a file of {size / MB:.1f} MB)", "<= 15 s, <= 500 MB",
-               middle <= 15 and most <= 500)
+    return [within(f"report of {count:,} runs", used, 15, 500, f" (a file of {size / MB:.1f} MB)")]
 
 
 def timeline(bench: Bench) -> list[Row]:
@@ -66,7 +57,7 @@ def timeline(bench: Bench) -> list[Row]:
             raise SystemExit("not all jobs are on the timeline")
     size = (bench.dir / "out.json").stat().st_size
     bench.remove("out", "out.json")
-    return [within(f"timeline of {count:,} runs", used, size)]
+    return [within(f"timeline of {count:,} runs", used, 15, 500, f" (a file of {size / MB:.1f} MB)")]
 
 
 def numbered(bench: Bench, name: str, line: str, count: int) -> None:
@@ -85,22 +76,14 @@ def lists(bench: Bench) -> list[Row]:
     rows = []
     for title, words in ((f"`--add-list`, {count:,} commands", ["--add-list", "commands"]),
                          (f"`--add-list --template '{TEMPLATE}'`, {count:,} names with a blank",
-                          ["--add-list", "names", "--template", TEMPLATE]),
-                         (f"`--add --template '{SWEEP}'`, {count:,} combinations",
-                          ["--add", "--template", SWEEP, ":::", *map(str, range(1000)),
-                           ":::", *map(str, range(count // 1000))])):
-        seconds, memory = [], []
+                          ["--add-list", "names", "--template", TEMPLATE])):
+        used = []
         for _ in range(bench.rounds):
             bench.remove("runs.txt")
-            used = bench.run([*RUNSET, "runs.txt", *words])
+            used.append(bench.run([*RUNSET, "runs.txt", *words]))
             if bench.count("runs.txt", b". ./simulate --") != count:
                 raise SystemExit("not all lines were added")
-            seconds.append(used.seconds)
-            memory.append(used.memory)
-        middle, most = statistics.median(seconds), max(memory)
-        rows.append(
-            Row(title, f"{middle:.2f} s, {most:.0f} MB", "<= 3 s, <= 100 MB", middle <= 3 and most <= 100)
-        )
+        rows.append(within(title, used, 3, 100))
     bench.remove("commands", "names", "runs.txt")
     return rows
 

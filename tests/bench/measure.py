@@ -1,4 +1,5 @@
 """What the benchmarks share: the sizes of a run, processes and what they take, the comparison of rounds."""
+import math
 import os
 import pathlib
 import re
@@ -163,10 +164,21 @@ class Bench:
                 results[name].append(variant())
         return results
 
-    @staticmethod
-    def ratio(one: list[float], other: list[float]) -> float:
-        """The median of the rounds' ratios."""
-        return statistics.median(a / b for a, b in zip(one, other))
+
+def compare(what: str, one: list[float], other: list[float], unit: str, least: float = 0.0,
+            most: float = math.inf) -> Row:
+    """The row of the median of the rounds' ratios, which has one bound."""
+    ratio = statistics.median(a / b for a, b in zip(one, other))
+    wanted = f">= {least} x" if least else f"<= {most} x"
+    measured = f"{ratio:.2f} x: {spread(one)} against {spread(other)} {unit}"
+    return Row(what, measured, wanted, least <= ratio <= most)
+
+
+def within(what: str, used: list[Used], seconds: float, memory: float, more: str = "") -> Row:
+    """The row of what takes so many seconds and MB at the most; more: what else there is to say."""
+    middle, most = statistics.median(one.seconds for one in used), max(one.memory for one in used)
+    return Row(what, f"{middle:.2f} s, {most:.0f} MB{more}", f"<= {seconds} s, <= {memory} MB",
+               middle <= seconds and most <= memory)
 
 
 def spread(values: list[float]) -> str:
