@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import json
 import os
 import pathlib
 import py_compile
@@ -67,6 +68,25 @@ if not ALL:
 for number in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT:     # nohup and a shell's & leave them ignored
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
+
+
+# Runs the scripts that the file `calls` of a directory names, each in a fork, whose output goes to files there
+FORKING = f"""
+import importlib, json, os, sys
+sys.path[0] = {str(SCRIPTS_AT)!r}
+printed, pids = sys.argv[1], []
+for number, words in enumerate(json.load(open(printed + "/calls"))):
+    script = importlib.import_module(os.path.basename(words[0])[:-3])
+    if not (pid := os.fork()):
+        for fd, kind in (1, "out"), (2, "err"):
+            file = os.open(f"{{printed}}/{{number}}.{{kind}}", os.O_WRONLY | os.O_CREAT)
+            os.dup2(file, fd)
+            os.close(file)
+        sys.argv = words
+        os._exit(script.main())
+    pids.append(pid)
+print(*[os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids])
+"""
 
 
 def as_bytes(text: Text) -> bytes:
@@ -341,8 +361,11 @@ class Case(unittest.TestCase):
     def finish(self, process: Process, timeout: float = 60) -> Ended:
         """Wait for a started script and return how it ended; never a traceback."""
         out, err = process.communicate(timeout=timeout)
-        self.assertNotIn(b"Traceback", err or b"")
-        return Ended(process.wait(), out or b"", err or b"")
+        return self.as_ended(process.wait(), out or b"", err or b"")
+
+    def as_ended(self, code: int, out: bytes, err: bytes) -> Ended:
+        self.assertNotIn(b"Traceback", err)
+        return Ended(code, out, err)
 
     def run_script(self, script: str, *args: object, timeout: float = 60,
                    env: Optional[dict[str, str]] = None, **options: Any) -> Ended:
@@ -350,12 +373,23 @@ class Case(unittest.TestCase):
         return self.finish(self.start(script, *args, env=env, **options), timeout)
 
     def run_all(self, calls: Iterable[Call], **options: Any) -> list[tuple[Call, Ended]]:
-        """Run scripts at the same time; the calls and how they ended."""
-        started = []
-        for call in calls:
-            script, *args = call
-            started.append((call, self.start(str(script), *args, **options)))
-        return [(call, self.finish(process)) for call, process in started]
+        """Run scripts at the same time; the calls and how they ended.
+
+        In ordinary size they are forks of one process, which imports each script once.
+        """
+        given = list(calls)
+        commands = [self.command(str(script), *args) for script, *args in given]
+        scripts = [[PYTHON, str(SCRIPTS_AT / script)] for script in SCRIPTS]
+        if FULL or options.keys() - {"env"} or any(command[:2] not in scripts for command in commands):
+            started = [self.start(*command, **options) for command in commands]
+            return list(zip(given, map(self.finish, started)))
+        with tempfile.TemporaryDirectory(prefix="runmaker4-") as printed:
+            pathlib.Path(printed, "calls").write_text(json.dumps([command[1:] for command in commands]))
+            codes = self.run_script(PYTHON, "-c", FORKING, printed, **options).out.split()
+            files = [pathlib.Path(printed, f"{number}") for number in range(len(given))]
+            return [(call, self.as_ended(int(code), file.with_suffix(".out").read_bytes(),
+                                         file.with_suffix(".err").read_bytes()))
+                    for call, code, file in zip(given, codes, files)]
 
     def assertRefused(self, ended: Ended, *words: str) -> None:
         """Exit 2, nothing on stdout, one line on stderr that has these words."""

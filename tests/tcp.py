@@ -250,12 +250,11 @@ class OverTcp(TcpCase):
             *self.patched(statements, RUNCLIENT, *self.client_words(server, *options)), **settings
         )
 
-    def finish(self, process: Process, timeout: float = 60) -> Ended:
-        """Wait for the end; what the client said reads as if a runner of runs.txt had said it."""
-        ended = super().finish(process, timeout)
-        said = SERVING.sub(b"", ended.err)
+    def as_ended(self, code: int, out: bytes, err: bytes) -> Ended:
+        """What the client said reads as if a runner of runs.txt had said it."""
+        said = SERVING.sub(b"", err)
         said = said.replace(f"{RUNCLIENT}: {self.HOST}: ".encode(), f"{RUNMAKER}: runs.txt: ".encode())
-        return Ended(ended.code, ended.out, said)
+        return super().as_ended(code, out, said)
 
     def assertNobodyLeft(self) -> None:
         """No process of a job lives on; the server does."""
