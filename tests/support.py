@@ -70,7 +70,7 @@ for number in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT:     # nohup and a sh
         signal.signal(number, signal.SIG_DFL)
 
 
-# Runs the scripts that the file `calls` of a directory names, each in a fork, whose output goes to files there
+# Runs the scripts that the file `calls` of a directory names, each in a fork; output goes to files there
 FORKING = f"""
 import importlib, json, os, sys
 sys.path[0] = {str(SCRIPTS_AT)!r}

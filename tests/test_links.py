@@ -22,16 +22,14 @@ class Links(RunCase):
     def test_a_job_file_that_is_a_link_is_refused_with_the_real_path_by_all_programs(self) -> None:
         (self.dir / "link").symlink_to("s2/f2")
         before = sorted(os.listdir(self.dir / "s2"))
-        for args in (
-            (RUNMAKER, "link"), (RUNMAKER, "--follow", "link"), (RUNMAKER, "--dry-run", "link"),
-            (RUNSERVER, "--port", "0", "link"),
-            (RUNSET, "link", "--add", "true"), (RUNSET, "--all", "--set=x", "link"),
-            (RUNSET, "--edit", "link"), (RUNSET, "--list", "link"),
-            (RUNWAIT, "link"), (RUNWAIT, "--status", "link"),
-        ):
-            with self.subTest(args):
-                ended = self.run_script(*args, env={"VISUAL": "true"})
-                real = os.path.realpath(self.dir / "s2" / "f2")
+        calls = ((RUNMAKER, "link"), (RUNMAKER, "--follow", "link"), (RUNMAKER, "--dry-run", "link"),
+                 (RUNSERVER, "--port", "0", "link"),
+                 (RUNSET, "link", "--add", "true"), (RUNSET, "--all", "--set=x", "link"),
+                 (RUNSET, "--edit", "link"), (RUNSET, "--list", "link"),
+                 (RUNWAIT, "link"), (RUNWAIT, "--status", "link"))
+        real = os.path.realpath(self.dir / "s2" / "f2")
+        for call, ended in self.run_all(calls, env={"VISUAL": "true"}):
+            with self.subTest(call):
                 self.assertRefused(ended, f"link: is a symbolic link (name the file itself: {real})")
         self.assertEqual(sorted(os.listdir(self.dir / "s2")), before)
         self.assertEqual(self.states("s2/f2"), ".")
