@@ -29,6 +29,7 @@ from typing import IO, TYPE_CHECKING, Any, Callable, Optional, Protocol, TypeVar
 from unittest import mock
 
 import runmaker4
+from tests.values import present
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RUNMAKER, RUNSET, RUNWAIT = "runmaker4.py", "runset4.py", "runwait4.py"
@@ -70,22 +71,24 @@ for number in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT:     # nohup and a sh
         signal.signal(number, signal.SIG_DFL)
 
 
-# Runs the scripts that the file `calls` of a directory names, each in a fork; output goes to files there
+# Runs scripts in forks of itself, all of a line at once; what they print goes to files in a directory
 FORKING = f"""
 import importlib, json, os, sys
 sys.path[0] = {str(SCRIPTS_AT)!r}
-printed, pids = sys.argv[1], []
-for number, words in enumerate(json.load(open(printed + "/calls"))):
-    script = importlib.import_module(os.path.basename(words[0])[:-3])
-    if not (pid := os.fork()):
-        for fd, kind in (1, "out"), (2, "err"):
-            file = os.open(f"{{printed}}/{{number}}.{{kind}}", os.O_WRONLY | os.O_CREAT)
-            os.dup2(file, fd)
-            os.close(file)
-        sys.argv = words
-        os._exit(script.main())
-    pids.append(pid)
-print(*[os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids])
+for line in sys.stdin:
+    pids = []
+    for number, words in enumerate(json.loads(line)):
+        script = importlib.import_module(os.path.basename(words[0])[:-3])
+        if not (pid := os.fork()):
+            names = os.devnull, f"{{sys.argv[1]}}/{{number}}.out", f"{{sys.argv[1]}}/{{number}}.err"
+            for fd, name in enumerate(names):
+                file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+                os.dup2(file, fd)
+                os.close(file)
+            sys.argv = words
+            os._exit(script.main())
+        pids.append(pid)
+    print(*[os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids], flush=True)
 """
 
 
@@ -225,6 +228,7 @@ class Case(unittest.TestCase):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-", dir=base)).resolve()
         self.mark = uuid.uuid4().hex
         self.started: list[subprocess.Popen[bytes]] = []
+        self.forks: Optional[subprocess.Popen[bytes]] = None
         self.pipe = pathlib.Path(PIPE.replace(f"${MARK}", self.mark))
         os.mkfifo(self.pipe)
         self.addCleanup(self.pipe.unlink)
@@ -367,29 +371,47 @@ class Case(unittest.TestCase):
         self.assertNotIn(b"Traceback", err)
         return Ended(code, out, err)
 
-    def run_script(self, script: str, *args: object, timeout: float = 60,
-                   env: Optional[dict[str, str]] = None, **options: Any) -> Ended:
+    def run_script(self, script: str, *args: object, timeout: float = 60, **options: Any) -> Ended:
         """Run a script to its end."""
-        return self.finish(self.start(script, *args, env=env, **options), timeout)
+        command = self.command(script, *args)
+        if self.can_fork([command], options):
+            return self.run_forks([command], timeout)[0]
+        return self.finish(self.start(*command, **options), timeout)
 
     def run_all(self, calls: Iterable[Call], **options: Any) -> list[tuple[Call, Ended]]:
-        """Run scripts at the same time; the calls and how they ended.
-
-        In ordinary size they are forks of one process, which imports each script once.
-        """
+        """Run scripts at the same time; the calls and how they ended."""
         given = list(calls)
         commands = [self.command(str(script), *args) for script, *args in given]
+        if self.can_fork(commands, options):
+            return list(zip(given, self.run_forks(commands)))
+        started = [self.start(*command, **options) for command in commands]
+        return list(zip(given, map(self.finish, started)))
+
+    def can_fork(self, commands: list[list[str]], options: dict[str, Any]) -> bool:
+        """Whether these are scripts in which it does not matter how they are started.
+
+        What a Python imports for a script costs 60 to 100 ms of CPU time, a fork 5 ms.  In full size each
+        script has a Python of its own.
+        """
         scripts = [[PYTHON, str(SCRIPTS_AT / script)] for script in SCRIPTS]
-        if FULL or options.keys() - {"env"} or any(command[:2] not in scripts for command in commands):
-            started = [self.start(*command, **options) for command in commands]
-            return list(zip(given, map(self.finish, started)))
-        with tempfile.TemporaryDirectory(prefix="runmaker4-") as printed:
-            pathlib.Path(printed, "calls").write_text(json.dumps([command[1:] for command in commands]))
-            codes = self.run_script(PYTHON, "-c", FORKING, printed, **options).out.split()
-            files = [pathlib.Path(printed, f"{number}") for number in range(len(given))]
-            return [(call, self.as_ended(int(code), file.with_suffix(".out").read_bytes(),
-                                         file.with_suffix(".err").read_bytes()))
-                    for call, code, file in zip(given, codes, files)]
+        return (not FULL and not options and type(self).start is Case.start
+                and all(command[:2] in scripts for command in commands))
+
+    def run_forks(self, commands: list[list[str]], timeout: float = 60) -> list[Ended]:
+        """Run scripts as forks of one process, which a test keeps; how they ended."""
+        if self.forks is None:
+            self.fork_files = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-"))
+            self.addCleanup(shutil.rmtree, self.fork_files)
+            self.forks = self.start(PYTHON, "-c", FORKING, self.fork_files, stdin=subprocess.PIPE)
+        asking, answers = present(self.forks.stdin), present(self.forks.stdout)
+        with deadline(self.forks, timeout):
+            asking.write(json.dumps([command[1:] for command in commands]).encode() + b"\n")
+            asking.flush()
+            codes = answers.readline().split()
+        self.assertEqual(len(codes), len(commands), f"it takes more than {timeout} s: {commands}")
+        return [self.as_ended(int(code), *((self.fork_files / f"{number}.{kind}").read_bytes()
+                                           for kind in ("out", "err")))
+                for number, code in enumerate(codes)]
 
     def assertRefused(self, ended: Ended, *words: str) -> None:
         """Exit 2, nothing on stdout, one line on stderr that has these words."""
@@ -550,7 +572,8 @@ class RunCase(Case):
 
     def assertNobodyLeft(self) -> None:
         """No process of this test lives on."""
-        wait_until(lambda: not marked(f"{MARK}={self.mark}"), 3, "no process is left")
+        ours = {self.forks.pid} if self.forks else set()
+        wait_until(lambda: not set(marked(f"{MARK}={self.mark}")) - ours, 3, "no process is left")
 
     def assertOnlyStatesChanged(self) -> None:
         """Nothing but state bytes differs from what jobs() wrote."""

@@ -158,7 +158,7 @@ class Background(RunCase):
     def test_a_caller_that_reads_its_pipes_to_their_end_is_not_kept_waiting(self) -> None:
         """As ssh does, and the shell's $(...)."""
         self.jobs(WAITING)
-        ended = self.run_jobs("-d", "--pidfile", "pid", timeout=20)
+        ended = self.finish(self.start(RUNMAKER, "-d", "--pidfile", "pid", "runs.txt"), 20)
         self.assertInBackground(ended, "nowhere \\(see --errors\\)")
         pid = int(self.wait_file("pid"))
         self.open_gate()
