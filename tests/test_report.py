@@ -31,6 +31,9 @@ def words(text: str) -> str:
     return html.unescape(re.sub("<[^>]*>", "", text))
 
 
+spared = unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: each browser takes seconds")
+
+
 def browser_command(folder: pathlib.Path) -> list[str]:
     """Return a browser without a window, which keeps its files in this folder, and its options."""
     off = "gpu", "quic", "background-networking", "component-update", "sync"
@@ -481,6 +484,7 @@ class InABrowser(ReportCase):
                 self.assertEqual((hits.partition(":")[0], rows), (f"{acts[act]} of 40", acts[act]))
                 self.assertEqual(all_shown, acts[act] == 40)
 
+    @spared
     def test_of_many_reasons_the_most_frequent_are_shown(self) -> None:
         count = 30
         self.write("".join(f"! {number}\n" for number in range(count)))
@@ -493,6 +497,7 @@ class InABrowser(ReportCase):
             return [rows.length, get("rest").textContent, ...shares];""")
         self.assertEqual(told, [20, "and 7 more reasons", "--share: 100%;", "--share: 25%;"])
 
+    @spared
     def test_a_search_and_the_order_survive_a_reload(self) -> None:
         self.campaign()
         first = self.told('change({text: "singular", sort: "line", up: true}); return location.hash;')
@@ -516,6 +521,7 @@ class InABrowser(ReportCase):
         self.assertEqual(told[2], [["ascending", 3, 2, 1, 4], ["descending", 1, 2, 3, 4]])
         self.assertEqual([row[3:] for row in told[3]], [[3, 4]] * 2)
 
+    @spared
     def test_many_runs_are_shown_part_by_part(self) -> None:
         self.journal(*(journal_end(number, 0.5, command=f"{'long/' * 30} --seed {number}")
                        for number in range(1, 6001)))
@@ -528,6 +534,7 @@ class InABrowser(ReportCase):
             return [before, after, get("hits").textContent, count()];""")
         self.assertEqual(told, [200, 400, "11 of 6,000", 11])
 
+    @spared
     def test_what_was_found_has_the_numbers_of_now_and_links_to_output(self) -> None:
         self.write("d a\n# new\nd b\n")
         self.write("x", "out/2.out")
@@ -541,6 +548,7 @@ class InABrowser(ReportCase):
         self.assertEqual((len(rows), links), (1, [["./out/2.out", "out"]]))
         self.assertRegex(rows[0], r"^3exit 0.*line 2 when it ran: b out$")
 
+    @spared
     def test_no_colour_is_wider_than_what_it_stands_for(self) -> None:
         long = [end(f"d{number}", 1, "long", BEGAN + 1.3 * number + 0.033, 1.25) for number in range(500)]
         bad = [end(f"f{number}", 2, "short", BEGAN + 1.3 * number, 0.033, state="!")
@@ -550,6 +558,7 @@ class InABrowser(ReportCase):
         self.assertEqual(len(failed), 5)                # columns of a pixel
         self.assertGreater(len(done), 100)
 
+    @spared
     def test_a_run_without_an_end_is_pale_up_to_the_next_one_of_its_slot(self) -> None:
         self.journal(start("open", 1), end("next", 2, began=BEGAN + 80, took=20.0))
         unknown, pale, done = self.pixels(("--unknown", 0.3), ("--done", 0.3), ("--done", 1.0))
@@ -557,6 +566,7 @@ class InABrowser(ReportCase):
         self.assertEqual(pale, [])
         self.assertGreater(len(done), 80)
 
+    @spared
     def test_the_page_is_no_wider_than_the_screen_and_a_table_has_its_commands(self) -> None:
         self.campaign()
         for width in 400, 1000, 1900:
@@ -569,6 +579,7 @@ class InABrowser(ReportCase):
                       document.querySelector("th.command").offsetWidth > 0];""", width=width)
                 self.assertEqual(told, [True, True, True, 10, width > 700])
 
+    @spared
     def test_without_scripts_the_status_and_the_reasons_are_read(self) -> None:
         self.campaign()
         self.assertEqual(self.report().code, 0)
@@ -578,6 +589,7 @@ class InABrowser(ReportCase):
         self.assertIn(">40 jobs: 0 new, 0 running, 30 done, 10 failed, 0 error, 0 held<", shown)
         self.assertIn("<b>6</b><code>singular matrix</code>", shown)
 
+    @spared
     def test_a_page_whose_writer_is_gone_says_so(self) -> None:
         self.write(f". {GATE}\n")
         runner = self.start(RUNMAKER, "--outdir", "out", "runs.txt")
