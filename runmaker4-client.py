@@ -78,6 +78,7 @@ from runmaker4 import (
     Summary,
     Tracking,
     UsageError,
+    WalkReport,
     WireError,
     add_background,
     add_general,
@@ -714,7 +715,7 @@ class Requests:
         if is_exit_answered and can_exit:
             self._exit_request = None
             retry_after = None
-        self.no_job = NoJob(retry_after, met_end=met_end, stopped=why_jobs_remain)
+        self.no_job = NoJob(retry_after, stopped=why_jobs_remain, report=WalkReport(met_end=met_end))
 
     def forget_no_job(self) -> None:
         self._exit_request = None
@@ -803,7 +804,7 @@ class Connection:
         if not remote_job:
             return ""
         cause = remote_job.cause
-        is_exiting_early = self._runner.kill_signal or self._runner.wall_over
+        is_exiting_early = self._runner.kill_signal or self._runner.is_wall_over
         if state == ERROR and is_exiting_early:
             cause = "vanished"                      # we killed it, because we exit
         # if killed at our exit or never started, how the run ended does not matter
@@ -858,7 +859,7 @@ class Connection:
         """
         started = boottime()
         while not self._outbox.is_empty and self.link_life.wants_server:
-            must_hurry = runner.kill_signal or runner.wall_over or self._program.defects
+            must_hurry = runner.kill_signal or runner.is_wall_over or self._program.defects
             is_late = boottime() - started > runner.MAX_RESULT_SECONDS
             has_second_signal = runner.processes.kills_at_once
             if must_hurry and (has_second_signal or is_late):

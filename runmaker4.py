@@ -4541,7 +4541,6 @@ class NoJob:
     """Why a claim found no job.  In a condition it is false; a Job is true."""
     retry_after: float | None = None  # seconds until there can be a job; None: nothing to wait for
     final_error: str = ""            # why nothing can be claimed any more
-    met_end: bool = False       # consumers that follow must leave
     stopped: str = ""           # why jobs remain that the consumer should have had
     report: WalkReport = field(default_factory=WalkReport)
     is_complete: bool = False   # all that matters to the consumers was met
@@ -5301,7 +5300,7 @@ class FileJobs:
         if retry_after is None and report.has_later_jobs(self._consumer):
             retry_after = self.poll
         stopped = report.why_stopped(self._consumer)
-        return replace(no_job, retry_after=retry_after, met_end=report.met_end, stopped=stopped)
+        return replace(no_job, retry_after=retry_after, stopped=stopped)
 
     async def copy_lock_fd(self, job: Job) -> int | None:
         """Return a copy of the job lock's descriptor: the executor can close the original at any time."""
@@ -8133,7 +8132,8 @@ class ExitStep(enum.IntEnum):
     """The steps of a runner towards the exit.  A runner never goes back."""
     NONE = 0            # starts jobs
     DRAINING = 1        # starts no more jobs and waits for running jobs
-    GIVEN_UP = 2        # no longer waits for any file system: the exit frees all locks
+    WALL_OVER = 2       # the wall time is over, or too near
+    GIVEN_UP = 3        # no longer waits for any file system: the exit frees all locks
 
 
 class Runner:
@@ -8188,7 +8188,6 @@ class Runner:
         self._last_no_job = NoJob()
         self.claim_error = ""
         self._exit_step = ExitStep.NONE
-        self.wall_over = False              # the wall time is over, or too near
         self.kill_signal = 0                # made the runner kill all jobs; 0: none did
         self.signals = StopSignals(self.loop)
         self.began = self.loop.time()
@@ -8270,7 +8269,7 @@ class Runner:
     async def _watch_wall_time(self) -> None:
         await asyncio.sleep(self.wall_end - self.loop.time())
         self.say(f"the wall time is over, killing {plural(self._unsettled, 'job')}")
-        self.wall_over = True
+        self.drain(ExitStep.WALL_OVER)
         self.kill_jobs()
 
     @property
@@ -8281,8 +8280,12 @@ class Runner:
     def draining(self) -> bool:
         return self._exit_step >= ExitStep.DRAINING
 
-    def drain(self) -> None:
-        self._exit_step = max(self._exit_step, ExitStep.DRAINING)
+    @property
+    def is_wall_over(self) -> bool:
+        return self._exit_step >= ExitStep.WALL_OVER
+
+    def drain(self, step: ExitStep = ExitStep.DRAINING) -> None:
+        self._exit_step = max(self._exit_step, step)
         self.changed.set()
         for task in self.tasks.values():
             task.drain()
@@ -8513,7 +8516,7 @@ class Runner:
             self._release_slots(slots)
             self._exit_if_no_job_can_follow(claimed)
             return self.jobs.poll if claimed.retry_after is None else min(self.jobs.poll, claimed.retry_after)
-        self._last_no_job = NoJob(met_end=self._last_no_job.met_end)
+        self._last_no_job = NoJob(report=self._last_no_job.report)      # it can have met a `#RUN end`
         return await self._start_claimed_job(claimed, slots)
 
     def _exit_if_no_job_can_follow(self, no_job: NoJob) -> None:
@@ -8541,7 +8544,7 @@ class Runner:
         return 0.0 if self._idle_slots else None
 
     def _exits_without_job(self) -> bool:
-        return not self.tasks and (not self.options.follow or self._last_no_job.met_end)
+        return not self.tasks and (not self.options.follow or self._last_no_job.report.met_end)
 
     def timeout_of(self, job: Job) -> float | None:
         """Return the timeout of a job in seconds; None: no limit."""
@@ -8558,8 +8561,7 @@ class Runner:
         if timeout > seconds_left and not self.draining:
             if seconds_left > 0:                # otherwise _watch_wall_time() reports that it is over
                 self._report_too_late(job, timeout, seconds_left)
-            self.wall_over = True
-            self.drain()
+            self.drain(ExitStep.WALL_OVER)
         return not self.draining
 
     def _report_too_late(self, job: Job, timeout: float, seconds_left: float) -> None:
