@@ -787,7 +787,8 @@ def edit_by_command(world: History, me: Process, number: int) -> None:
     for count in range(draws.choice((1, 3, 6))):
         world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.7, 3.0)) * world.throttle)
         with suppress(OSError, CORE.UsageError):
-            base = SETTER.read_original(file)
+            file.open_to_write()
+            base = SETTER.read_to_end(file.reader)
             world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.8, 2.5)) * world.throttle)
             lines = changed(draws, base.splitlines(), 10 * number + count, again=world.most is None)
             SETTER.apply_edit(file, base, b"".join(line + b"\n" for line in lines))
