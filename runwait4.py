@@ -1673,9 +1673,9 @@ def name_group(group: str, common_words: Sequence[str]) -> str:
     return printable(" ".join(words if last_word == "" else [*words, last_word, PLACEHOLDER]))
 
 
-def print_stats(outdir: str, as_json: bool) -> None:
-    stats = read_stats(outdir)
-    print_lines([json.dumps(stats)] if as_json else stats_lines(stats, stdout_columns()))
+def print_stats(options: argparse.Namespace) -> None:
+    stats = read_stats(options.outdir)
+    print_lines([json.dumps(stats)] if options.json else stats_lines(stats, stdout_columns()))
 
 
 def read_stats(outdir: str) -> dict[str, Any]:
@@ -2269,7 +2269,8 @@ def wait_for_jobs(
             if job_counts != last_counts:
                 last_counts = job_counts
                 last_change = time.monotonic()
-            elif is_idle(job_counts) and time.monotonic() - last_change > watcher.MAX_IDLE_SECONDS:
+            elif (not message and is_idle(job_counts)
+                    and time.monotonic() - last_change > watcher.MAX_IDLE_SECONDS):
                 runners_at_work = RunnersAtWork(watcher.presence_locks())
                 if reason := find_wait_reason(watcher, job_counts, runners_at_work):
                     message = f"{watcher.path}: {reason}"
@@ -2279,13 +2280,9 @@ def wait_for_jobs(
                 say(message)
     finally:
         progress.end_line()
-    return last_counts
-
-
-def say_stop_reason(watcher: Watcher) -> bool:
     if watcher.stop_reason:
         say(f"{watcher.path}: {watcher.stop_reason}")
-    return bool(watcher.stop_reason)
+    return last_counts
 
 
 def wait_and_write_report(options: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -2297,9 +2294,8 @@ def wait_and_write_report(options: argparse.Namespace, argv: Sequence[str]) -> i
     reporter = Reporter(options, watcher, argv)
     if options.progress:
         wait_for_jobs(watcher, with_progress=True, message_after_poll=reporter.write_page_if_due)
-    are_jobs_blocked = say_stop_reason(watcher)
     reporter.write_page()
-    return 1 if are_jobs_blocked else 0
+    return 1 if watcher.stop_reason else 0
 
 
 def run_with_options(argv: Sequence[str]) -> int:
@@ -2311,23 +2307,21 @@ def run_with_options(argv: Sequence[str]) -> int:
         check_for_strays(
             path, find_mount(path).network, lambda text: say(f"{path}: {text}"), job_states=OUR_STATES
         )
-    if options.report is not None:
-        exit_status = wait_and_write_report(options, argv)
-        if options.stats:
-            print_stats(options.outdir, as_json=False)
-        return exit_status
-    if options.timeline is not None:
-        write_timeline(options)
-        return 0
-    if options.stats:
-        print_stats(options.outdir, options.json)
-        return 0
+    exit_status = 0
     try:
-        return print_or_wait_for_jobs(options)
+        if options.timeline is not None:
+            write_timeline(options)
+        elif options.report is not None:
+            exit_status = wait_and_write_report(options, argv)
+        elif not options.stats:
+            exit_status = print_or_wait_for_jobs(options)
     except BrokenPipeError:
-        if options.use_exit_status:
-            return 1                        # unknown if all jobs are done
-        raise
+        if not options.use_exit_status:
+            raise
+        exit_status = 1                     # unknown if all jobs are done
+    if options.stats:
+        print_stats(options)
+    return exit_status
 
 
 def write_timeline(options: argparse.Namespace) -> None:
@@ -2360,7 +2354,7 @@ def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
         job_counts = print_runs(watcher, options)
     else:
         job_counts = wait_for_jobs(watcher, options.progress)
-        if say_stop_reason(watcher):
+        if watcher.stop_reason:
             return 1
     are_all_done = job_counts.done == job_counts.all
     return 1 if options.use_exit_status and not are_all_done else 0
