@@ -315,17 +315,6 @@ class Insiders(Attack):
         return [{**report, "id": key, **changes.get(report["type"], {})} for report in FROM_CLIENT
                 if report["type"] in kinds]
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_one_that_wants_more_than_it_has_slots_for(self) -> None:
-        peer = self.insider(slots=1)
-        for number in range(1, 5):
-            peer.say(dict(type="claim", request=number, want=1_000_000, last=False))
-            self.ask(peer)
-            self.stage.add(30)
-            self.stage.serves()
-        wait_until(lambda: set(self.states()) <= set("rd") and self.states().count("r") <= 2,
-                   what="the good client has done all but two, which the other one may have")
-
     def test_one_that_reports_on_jobs_it_does_not_hold(self) -> None:
         _, (job,) = self.hold()                         # which the other insider does not
         for report in FROM_CLIENT:

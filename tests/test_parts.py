@@ -717,16 +717,6 @@ class LinesOfAClientThatComesBack(JobFileCase):
                 self.assertIn(why, answer.lower())
                 self.assertEqual(lines, [])
 
-    def test_of_two_clients_that_name_one_job_one_gets_the_line(self) -> None:
-        async def come() -> None:
-            sessions = self.sessions(b"r echo one\n" * 2)
-            job = self.claims()[0]
-            clients = [server.Client(sessions, name * 16) for name in "ab"]
-            answers = await asyncio.gather(*(sessions.recovery.reclaim(client, [job]) for client in clients))
-            self.assertEqual([answer.lost for answer in answers], [[], [job.key]])
-            self.assertEqual([len(client.assignments) for client in clients], [1, 0])
-        asyncio.run(come())
-
 
 class RetriesOfMany(JobFileCase):
     """What -r and --resume mean is made new once, from the top, in slices before the claims."""

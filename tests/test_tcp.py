@@ -58,24 +58,6 @@ def ordinarily(*names: str) -> Callable[[type], type]:
 
 # -- the quick start -----------------------------------------------------------------------------------------
 
-def story(out: bytes) -> dict[bytes, list[tuple[str, bytes]]]:
-    """What a console says of each job, each kind in order, without process numbers: command -> [(kind, text),
-    ...].
-
-    stdout and stderr are two pipes: which of them is read first tells nothing.
-    """
-    commands: dict[int, bytes] = {}
-    found: dict[bytes, list[tuple[str, bytes]]] = {}
-    for line in console_lines(out):
-        if line.text.startswith(b"forked "):
-            commands[line.pid] = line.text[len(b'forked "'):-1]
-        command = line.text if line.kind == "executing" else commands[line.pid]
-        found.setdefault(command, []).append((f"{line.kind} {line.host}", line.text))
-    for lines in found.values():
-        lines.sort(key=lambda line: line[0])
-    return found
-
-
 class QuickStart(TcpCase):
     """What the README shows first: a server, a client, and what they print."""
 
@@ -93,21 +75,6 @@ class QuickStart(TcpCase):
         self.assertRegex(token, r"\A[0-9a-f]{32}\Z")
         self.assertEqual(server.out.decode(), f"Token for runmaker4-client.py: (shown on a terminal only) "
                                               f"(written to {self.dir}/.runmaker4.token)\n")
-
-    def test_the_client_prints_what_a_runner_prints(self) -> None:
-        text = test_claiming.quick_start("sleep 0.1; echo to stderr >&2; sleep 0.1")
-        self.write(text)
-        self.write(text, "own.txt")
-        server = self.start_server()
-        client = self.start_client(server, "-j2", "--name", "bob")
-        runner = self.start_program(RUNMAKER, "-j2", "--name", "bob", "own.txt")
-        by_client, by_runner = self.finish(client), self.finish(runner)
-        self.assertEqual((by_client.code, by_runner.code), (0, 0))
-        self.assertEqual(len(story(by_client.out)), 4)
-        self.assertEqual(story(by_client.out), story(by_runner.out))
-        self.assertRegex(by_client.err, rb"\Arunmaker4-client\.py: 127\.0\.0\.1: serving runs\.txt\n"
-                         rb"runmaker4-client\.py: 127\.0\.0\.1: 4 done in \d\.\ds\n\Z")
-        self.assertEqual(self.read(), text.replace(". ", "d ").encode())
 
     def test_what_runs_failures_again_is_said(self) -> None:
         self.jobs("exit 3")
@@ -514,14 +481,6 @@ class ExitWhenDone(TcpCase):
         self.open_gate()
         self.assertEqual([self.finish(program).code for program in (runner, client, server)], [1, 1, 1])
         self.assertEqual(self.states(), "d!x")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 1 s")
-    def test_what_is_done_or_on_hold_from_the_start_is_not_waited_for(self) -> None:
-        self.write("d true\nx true\n")
-        server = self.start_program(
-            RUNSERVER, "--exit-when-done", "--host", self.HOST, "--port", 0, "runs.txt"
-        )
-        self.assertEqual(self.finish(server, timeout=20).code, 0)
 
 
 class ServerSignals(TcpCase):

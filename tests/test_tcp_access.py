@@ -407,16 +407,6 @@ class RefusedServers(RefusalCase):
                 )
                 self.assertRefused(ended, f"200 open files, the limit is {limit} (raise ulimit -Hn)")
 
-    def test_a_mount_that_shares_no_locks_unless_single_host_is_given(self) -> None:
-        mounts = (
-            f"22 1 250:1 / / rw - ext4 /dev/vda1 rw\n36 22 0:50 / {self.dir} rw - nfs s:/x rw,vers=3,nolock\n"
-        )
-        path = str(self.write(mounts, "mountinfo"))
-        patch = f"import runmaker4; runmaker4.MOUNTINFO = {path!r}"
-        words = self.patched(patch, RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt")
-        self.assertRefused(self.run_script(*words, timeout=20), "runs.txt", "nolock", "--single-host")
-        self.start_server("--single-host", patch=patch)
-
 
 class WithoutTls(RefusalCase):
     """Server and client need TLS 1.3, and say so where Python has none; the other scripts do not need it."""

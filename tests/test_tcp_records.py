@@ -447,22 +447,6 @@ class CutConnection(RecordsCase):
         files = {"1.out": b"first\n", "2.out": b"of another run\n", "2.out.~1~": b"second\n"}
         self.assertEqual(self.files(), files)
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 2 s")
-    def test_the_next_server_may_keep_other_records(self) -> None:
-        for first, second in (KEPT, ()), ((), KEPT), (("-n", 5, *KEPT), KEPT):
-            with self.subTest(first=first, second=second):
-                self.jobs(f"echo first; {WAITING}; echo second")
-                self.server = self.start_server(*first)
-                client = self.start_client(self.server, "-q", up=[1])
-                self.stop(self.server)
-                self.server = self.start_server(*second, "--port", self.server.port)
-                self.wait_clients(self.server, 1)
-                self.open_gate()
-                self.assertClientEnded(self.finish(client, timeout=20), 0, "d")
-                self.stop(self.server)
-                for name in "go", "up.1":
-                    (self.dir / name).unlink()
-
 
 class MuchOutput(RecordsCase):
     """However much jobs print, and however slowly it can be stored: memory is bounded, and the server
