@@ -3018,7 +3018,7 @@ class Server(Program):
         await self._end_links()
         self._let_keeper_exit()
         await self.print_remaining(self.stdout, lambda: in_haste)
-        if self._was_signalled:
+        if in_haste and not self.defects:
             await self._count_in_time()
         self._say_summary()
         await self.print_remaining(self.stderr, lambda: in_haste)
@@ -3027,10 +3027,6 @@ class Server(Program):
         """Count the jobs for the closing line, if the file system answers soon."""
         file_count = await self._await_in_time(self.accountant.count(), runmaker4.Runner.MAX_ANSWER_SECONDS)
         self._final_count = file_count or FileCount()
-
-    @property
-    def _was_signalled(self) -> bool:
-        return self.lifetime.exit_status is not None and not self.defects
 
     async def _end_links(self) -> None:
         """End all connections, and wait at most a second for clients to close them.
