@@ -1085,7 +1085,7 @@ class Client(Consumer):
 
     def _welcome(self, link: ClientLink, reclaimed: Reclaimed) -> None:
         """Answer a `hello`, and repeat orders that the client can have missed, for example `stop`."""
-        link.is_welcomed = True
+        link.client = self
         self._send_welcome(link)
         for key in reclaimed.lost:
             link.send(type="lost", id=key)
@@ -1230,23 +1230,19 @@ class ClientLink(Link, asyncio.Protocol):
         self._sessions = sessions
         self._dispatcher = dispatcher
         self._accountant = accountant
-        self._greeted_client: Client | None = None      # has sent hello
-        self.is_welcomed = False                # that hello was answered
+        self._has_hello = False
+        self.client: Client | None = None       # welcomed; None: there is none, or the link is gone
         self.detached: asyncio.Future[DetachReason] = self.loop.create_future()
         self.reported_jobs: list[ReportedJob] = []      # that the client has when it connects
         self._reported_bytes = 0                # their size, roughly
-
-    @property
-    def client(self) -> Client | None:
-        """Return the welcomed client; None: there is none, or the link is gone."""
-        return self._greeted_client if self.is_welcomed and not self.detached.done() else None
 
     def detach(self, detach_reason: DetachReason) -> None:
         """Ignore further messages on this link, and forget the client's requests.  The first call counts."""
         if not self.detached.done():
             self.detached.set_result(detach_reason)
-            if self._greeted_client:
-                self._dispatcher.waiting_clients.pop(self._greeted_client, None)
+            if self.client:
+                self._dispatcher.waiting_clients.pop(self.client, None)
+            self.client = None
 
     def connection_made(self, transport: Any) -> None:
         peer_name = transport.get_extra_info("peername")
@@ -1276,14 +1272,15 @@ class ClientLink(Link, asyncio.Protocol):
             assignment = client.assignments.get(message.text("id", 16))
             if assignment and assignment.is_undecided:          # otherwise the line is settled already
                 self._on_ready(assignment)
-        elif kind == "have" and not self._greeted_client:
+        elif kind == "have" and not self._has_hello:
             jobs = [ReportedJob.from_message(item) for item in message.objects("jobs")]
             self.reported_jobs += jobs
             self._reported_bytes += sum(200 + len(job.line.text) for job in jobs)
             if self._reported_bytes > MAX_REPORTED_BYTES:
                 raise WireError("more jobs than it can have")
-        elif kind == "hello" and not self._greeted_client:
-            self._greeted_client = self._sessions.client_for_hello(self, message)
+        elif kind == "hello" and not self._has_hello:
+            self._has_hello = True
+            self._sessions.receive_hello(self, message)
         elif kind == "account" and client:
             client.set_slots(message)           # all, also spent ones and ones out of service
             self._accountant.add_request(self)
@@ -1870,7 +1867,7 @@ class Accountant:
 #
 # Messages from clients are applied to the clients' lines:
 #
-#     client_for_hello()     handles a hello: the client is new, or back within the grace
+#     receive_hello()        handles a hello: the client is new, or back within the grace
 #     receive_event()        handles an event: settle() gets a result, `Records` a run's progress
 #     settle()               writes a line's new state to the file; then the event is dealt with
 #     watch_claimed_lines()  notifies clients of lines that others have changed
@@ -2050,8 +2047,8 @@ class Sessions:
         lines = [assignment.number for assignment in assignments.values() if assignment.is_undecided]
         return f"; {name_lines(lines)} kept for {human_time(self.grace)}" if lines else ""
 
-    def client_for_hello(self, link: ClientLink, message: Message) -> Client:
-        """Return the client that sent this hello: one that has come back, or a new one.  Raises WireError."""
+    def receive_hello(self, link: ClientLink, message: Message) -> None:
+        """Find the client that sent this hello: one that has come back, or a new one.  Raises WireError."""
         has_duplicate = len({job.key for job in link.reported_jobs}) < len(link.reported_jobs)
         if has_duplicate:
             raise WireError("one job twice")
@@ -2064,7 +2061,6 @@ class Sessions:
             self.say(f"client {client.where} came")
             self.clients[client_id] = client
             spawn_task(client.serve_client())
-        return client
 
     def on_bye(self, client: Client, link: ClientLink) -> None:
         self.say(f"client {client.where} left")
