@@ -69,7 +69,6 @@ import functools
 import hashlib
 import itertools
 import os
-import re
 import resource
 import secrets
 import select
@@ -213,7 +212,6 @@ MAX_JOBS_BYTES = 128 << 10      # several jobs in a message
 ACKNOWLEDGE_SECONDS = 0.01      # in which events are gathered
 RETURN_SECONDS = 2.0            # within which a client normally starts a job or gives it back
 MAX_SETTLED_KEYS = 10_000       # finished jobs to remember
-KEY_PATTERN = re.compile(r"[0-9a-f]{16}")
 MAX_SLOTS = 1_000_000
 MAX_NAME_CHARS = 200            # at the end of the job file's name, in a welcome
 MAX_REASON_CHARS = 1000         # in `nothing`
@@ -2052,9 +2050,7 @@ class Sessions:
         has_duplicate = len({job.key for job in link.reported_jobs}) < len(link.reported_jobs)
         if has_duplicate:
             raise WireError("one job twice")
-        client_id = message.text("client", 16)
-        if not KEY_PATTERN.fullmatch(client_id):
-            raise WireError("an invalid hello")
+        client_id = message.hexadecimal("client", 16)
         client = self.clients.get(client_id) or Client(self, client_id)
         client.on_hello(link, message)
         if client_id not in self.clients:
@@ -2204,9 +2200,9 @@ class ReportedJob:
         """Return one job from a client's message `have`.  Raises WireError."""
         has_result = entry.fields.get("result") is not None
         result = entry.state_byte("result") if has_result else None
-        key, text = entry.text("id", 16), entry.data("text")
+        key, text = entry.hexadecimal("id", 16), entry.data("text")
         is_job_text = text[:1] in (b" ", b"\t") and b"\n" not in text       # after the state byte
-        if not KEY_PATTERN.fullmatch(key) or not is_job_text:
+        if not is_job_text:
             raise WireError("no job")
         # 0, 0, NEW: the client does not know them
         return cls(key, Line(entry.integer("number"), 0, 0, NEW, text), result)
