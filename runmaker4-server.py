@@ -2102,13 +2102,14 @@ class Sessions:
     def _read_result(assignment: Assignment, message: Message, event_number: int) -> LineResult:
         """Return the result of a job from a client's message `finish`.  Raises WireError.
 
-        A job with state `.` is given back.  A held state is valid only if a user has cancelled the job.
+        A job with state `.` is given back, and has no run.  A held state is valid only if a user has
+        cancelled the job.
         """
         state = message.state_byte("state")
         cause = CAUSES.get(message.text("cause", 16))
         if state == CANCELLED and assignment.is_cancelled:
             cause = Cause.CANCELLED
-        elif state == NEW:
+        elif state == NEW and not assignment.run:
             cause = Cause.RETURNED
         elif not cause or state not in (DONE, FAILED, ERROR):
             raise WireError("not the end of a job")
