@@ -429,23 +429,6 @@ class Together(DirectiveCase):
         self.assertTold("line 1", "together=", "runmaker4-server.py")
         self.assertTold("runmaker4-server.py")
 
-
-class Stalls(DirectiveCase):
-    """That jobs wait for long is said once, with what shows why."""
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_a_barrier_that_waits_for_a_line_of_another_host(self) -> None:
-        self.lines(
-            f". {RAN}", "#RUN host=bob,carol", f". {RAN}", "#RUN", f". {RAN}", "#RUN barrier", f". {RAN}"
-        )
-        runner = self.start_impatient("-j2", "--name", "alice", "runs.txt")
-        self.wait_told("2 new jobs wait: runwait4.py --status runs.txt shows why")
-        self.assertEqual(self.states(), "d.d.")
-        time.sleep(0.3)                                 # more than another look
-        self.assertTold("new jobs wait")
-        runner.send_signal(signal.SIGINT)
-        self.assertLeft(runner, 130, "d.d.")
-
 # -- changes -------------------------------------------------------------------------------------------------
 
 class Changes(DirectiveCase):

@@ -91,20 +91,6 @@ class KilledRunner(LifeSign):
         self.assert_orphan(self.finish(self.start_runner()))
         self.assertEqual((self.states(), self.runs()), ("e", 1))
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_runner_that_follows_with_resume_runs_it_again_when_it_has_ended(self) -> None:
-        self.lose_runner()
-        follower = self.start_runner("--follow", "--resume")
-        with open(self.dir / "runs.txt", "ab") as file:
-            file.write(b". true\n")
-        self.wait_states("rd")                          # so it has come past line 1
-        self.end_job()
-        self.wait_states("dd")
-        self.assertEqual(self.runs(), 2)
-        follower.send_signal(signal.SIGHUP)
-        ended = self.finish(follower)
-        self.assertEqual(ended.code, 0, ended.err)
-
     def test_a_line_is_freed_when_its_job_ends_though_a_later_job_of_the_runner_runs(self) -> None:
         self.write(". until [ -e go.1 ]; do sleep 0.02; done\n. echo $$ >>marks; " + GATE + "\n")
         runner = self.start_runner("-j2")

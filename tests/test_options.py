@@ -119,13 +119,6 @@ class Background(RunCase):
         self.assertTrue(alive(pid))
         return pid
 
-    def test_a_directory_of_that_name_without_a_journal_is_not_taken_for_it(self) -> None:
-        self.jobs("false")
-        (self.dir / "runs.txt.out").mkdir()
-        self.run_jobs("-q", "--no-records")
-        ended = self.run_script(RUNWAIT, "--status", "runs.txt")
-        self.assertEqual((ended.code, ended.err), (0, b""))
-
     def test_nothing_comes_on_stdout_though_that_is_a_file(self) -> None:
         self.jobs(f"echo said; {WAITING}; echo said")
         with open(self.dir / "printed", "wb") as printed:

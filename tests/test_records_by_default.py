@@ -87,6 +87,8 @@ class Views(DefaultCase):
         self.assertEqual(self.view("--failed"), b"")
         self.assertRefused(self.run_script(RUNWAIT, "--stats", "runs.txt"), "runs.txt.out/journal: no such",
                            "no job was run yet")
+        (self.dir / "runs.txt.out").mkdir()             # without a journal it is somebody else's
+        self.assertIn(b"1 new", self.view("--status"))
 
     def test_nothing_is_kept_with_no_records(self) -> None:
         self.jobs("echo a; exit 3")

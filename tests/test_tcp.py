@@ -229,7 +229,6 @@ class Waiting(OverTcp, test_options.Waiting):
 
 
 @ordinarily()
-@without("test_a_directory_of_that_name_without_a_journal_is_not_taken_for_it")
 class Background(OverTcp, test_options.Background):
     """-d: the client goes on in the background."""
 

@@ -187,11 +187,6 @@ class End(DirectivesOverTcp, test_directives.End):
 
 
 @ordinarily()
-class Stalls(DirectivesOverTcp, test_directives.Stalls):
-    """Clients that wait for long: the server says which line, and for what."""
-
-
-@ordinarily()
 class Changes(DirectivesOverTcp, test_directives.Changes):
     """Directives that are appended, edited or removed hold for what the server has not handed out."""
 
