@@ -29,6 +29,12 @@ from tests.support import (
     wait_until,
 )
 
+# statements with which all calls of a server's worker are made by a thread, as on a network file system
+THREADED = """
+import os, runmaker4, time
+init = runmaker4.FileExecutor.__init__
+runmaker4.FileExecutor.__init__ = lambda self, threaded, *rest, **more: init(self, True, *rest, **more)
+"""
 TOKEN_LINE = re.compile(rb"Token for runmaker4-client\.py: \(shown on a terminal only\) "
                         rb"\(written to (.*)\)\n")
 # a client's first line

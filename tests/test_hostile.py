@@ -532,7 +532,7 @@ class LyingServers(TcpCase):
 
     def test_faults_that_would_spoil_a_terminal(self) -> None:
         def serve(peer: Peer) -> None:
-            self.hand_out(dict(text=f" {WAITING}"), records=True)(peer)
+            self.hand_out(dict(text=f" {WAITING}"))(peer)
             peer.hear("begin")
             lie = "a\nrunmaker4-client.py: a lie\x1b[2J"
             peer.say(dict(type="fault", id=self.JOB["id"], text=lie, cancelled=False))
@@ -565,7 +565,7 @@ class LyingServers(TcpCase):
         sizes: list[int] = []
 
         def serve(peer: Peer) -> None:
-            self.hand_out(dict(text=text), records=True, output=True)(peer)
+            self.hand_out(dict(text=text))(peer)
             while True:
                 sizes.append(len(peer.hear("output")["data"]))
 

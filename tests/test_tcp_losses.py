@@ -24,7 +24,7 @@ from tests.support import (
     printed,
     wait_until,
 )
-from tests.tcp import SERVING, Program, Server, TcpCase
+from tests.tcp import SERVING, THREADED, Program, Server, TcpCase
 from tests.test_storm import process_table, send
 from tests.wire import BEGIN, FakeServer, Peer, plain
 
@@ -42,27 +42,20 @@ runmaker4.wait_ready = lambda fds, event, seconds: right(fds, event, 1 / 0 if se
 
 # While the file `slow` is there, the file system does not answer those who follow the job file's path; the
 # file `asked` says that somebody does
-SLOW = """
-import os, time, runmaker4
-init, follow = runmaker4.FileExecutor.__init__, runmaker4.JobFile.reopen_if_replaced
-def init_threaded(worker, threaded, *args, **settings):
-    init(worker, True, *args, **settings)
+SLOW = f"""{THREADED}
+follow = runmaker4.JobFile.reopen_if_replaced
 def follow_slowly(file):
     while os.path.exists("slow"):
         open("asked", "w").close()
         time.sleep(0.01)
     return follow(file)
-runmaker4.FileExecutor.__init__, runmaker4.JobFile.reopen_if_replaced = init_threaded, follow_slowly
+runmaker4.JobFile.reopen_if_replaced = follow_slowly
 """
 
 
-# All calls of the server's worker are made by a thread; the file `touched` says which methods of its job file
-# were called by another one
-WATCHED = """
-import threading, runmaker4
-init = runmaker4.FileExecutor.__init__
-def init_threaded(worker, threaded, *args, **settings):
-    init(worker, True, *args, **settings)
+# The file `touched` says which methods of the server's job file another thread than its worker's has called
+WATCHED = THREADED + """
+import threading
 def watch(plain):
     def call(self, *args, **settings):
         served = type(self).__name__ in ("ServedFile", "ServedQueue", "SharedLockTable", "Cursor")
@@ -71,7 +64,6 @@ def watch(plain):
                 file.write(plain.__qualname__ + "\\n")
         return plain(self, *args, **settings)
     return call
-runmaker4.FileExecutor.__init__ = init_threaded
 for kind in (runmaker4.Cursor, runmaker4.JobQueue, runmaker4.JobFile, runmaker4.JobReader,
              runmaker4.LockTable, runmaker4.LockTableReader):
     for name, plain in list(vars(kind).items()):

@@ -9,7 +9,7 @@ import time
 import unittest
 from typing import Any
 
-from tests.support import FULL, wait_until
+from tests.support import FULL
 from tests.tcp import Program, Server
 from tests.test_storm import send
 from tests.test_tcp_losses import JOB, LATER, LossCase
@@ -104,18 +104,6 @@ class PowerLoss(NetworkCase):
         self.open_gate()
         self.wait_states("dd")
         self.assertEqual((len(self.pids(1)), client.process.wait()), (2, -signal.SIGKILL))
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_clients_go_on_with_the_server_of_a_host_that_has_booted_again(self) -> None:
-        server = self.serve(JOB)
-        client = self.connect(server)
-        self.crash("alice")
-        self.wait_said(client, "")
-        self.boot("alice")
-        self.serve_again(server.port, within=self.on("alice"))
-        wait_until(lambda: self.locked_lines() == [1], what="the line is locked again")
-        self.open_gate()
-        self.assert_each_ran_once(client, "d")
 
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes half a minute")

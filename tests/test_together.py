@@ -27,7 +27,7 @@ from tests.support import (
     locked,
     wait_until,
 )
-from tests.tcp import Program, Server
+from tests.tcp import THREADED, Program, Server
 from tests.test_output import read_terminal
 from tests.test_storm import process_table, send
 from tests.test_tcp_losses import LONG, LossCase
@@ -246,18 +246,6 @@ class Start(GroupCase):
         self.assertEqual(sorted(self.ran_on("carol") + self.ran_on("dave")), [2, 3])
         self.open_gate()
         self.wait_states("dddd")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
-    def test_a_client_serves_a_seat_per_slot(self) -> None:
-        server = self.serve_lines("#RUN together=pair host=alice,127.0.0.1", *[f". {HOLDS}"] * 2)
-        first = self.join(server, "alice")
-        self.wait_there(server, "alice")
-        self.stop(first, signal.SIGHUP)
-        self.assertEqual((self.states(), self.ran()), ("..", []))
-        self.join(server, "alice", "-j2")
-        self.assertSameMoment(2, 3)
-        self.open_gate()
-        self.assertEachRanOnce("dd", "2 alice", "3 alice")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_group_that_somebody_is_appending_starts_when_all_of_it_is_there(self) -> None:
@@ -669,11 +657,9 @@ class Stopped(ByHandCase):
 
 class GivenBack(ByHandCase):
     """A client gives back a job whose shell it has held."""
-    # as on a network file system; and nothing is written before the test says so
-    PATCH = """
-import os, runmaker4, time
-init, finish = runmaker4.FileExecutor.__init__, runmaker4.JobQueue.finish
-runmaker4.FileExecutor.__init__ = lambda self, threaded, *rest: init(self, True, *rest)
+    # nothing is written before the test says so
+    PATCH = f"""{THREADED}
+finish = runmaker4.JobQueue.finish
 def wait_and_finish(self, *rest):
     while not os.path.exists("writes"):
         time.sleep(0.01)
@@ -697,11 +683,9 @@ runmaker4.JobQueue.finish = wait_and_finish
 
 class CalledOff(ByHandCase):
     """A group whose lines are all claimed, and that cannot begin any more."""
-    # as on a network file system; and a claim of line 3 comes back only when the test says so
-    PATCH = """
-import os, runmaker4, time
-init, claim = runmaker4.FileExecutor.__init__, runmaker4.JobQueue.claim
-runmaker4.FileExecutor.__init__ = lambda self, threaded, *rest: init(self, True, *rest)
+    # a claim of line 3 comes back only when the test says so
+    PATCH = f"""{THREADED}
+claim = runmaker4.JobQueue.claim
 def claim_and_wait(self, line, *rest):
     found = claim(self, line, *rest)
     while line.number == 3 and not os.path.exists("claimed"):
@@ -729,11 +713,9 @@ runmaker4.JobQueue.claim = claim_and_wait
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
 class SlowFile(ByHandCase):
     """All that is done with the file takes a while, and is done in a thread, as on a network file system."""
-    PATCH = """
-import runmaker4, time
-init, submit = runmaker4.FileExecutor.__init__, runmaker4.FileExecutor._submit
+    PATCH = f"""{THREADED}
+submit = runmaker4.FileExecutor._submit
 slow = lambda function, *args: (time.sleep(0.015), function(*args))[1]
-runmaker4.FileExecutor.__init__ = lambda self, threaded, *rest: init(self, True, *rest)
 runmaker4.FileExecutor._submit = lambda self, pool, *args: submit(self, pool, slow, *args)
 """
 
