@@ -873,69 +873,56 @@ class EditRefusedError(Exception):
     """A person's change is refused; the text is the reason."""
 
 
-@dataclass
-class EqualLines:
-    """The indexes of all lines with one merge_key()."""
-    base_indexes: list[int] = field(default_factory=list)       # in the original, and so in the file
-    edited_indexes: list[int] = field(default_factory=list)     # in the edited copy
+class OldLine(NamedTuple):
+    number: int         # from 1
+    text: bytes         # that the person got
+    current: bytes      # in the file now: perhaps in another state
 
-    def merge(self, base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes]) -> list[bytes]:
-        """Return the merged lines with one merge_key(), in order: job lines that differ only in the state.
 
-        For the parameters see merge().  Raises EditRefusedError: see _check_new_states(); or the line is new
-        and invalid (the state does not matter, so checking the first suffices).
-        """
-        base_part = [base[index] for index in self.base_indexes]
-        edited_part = [edited[index] for index in self.edited_indexes]
-        current_part = [current[index] for index in self.base_indexes]
-        if edited_part == base_part:
-            return current_part
-        if not base_part and (why := why_line_invalid(edited_part[0])):
-            raise EditRefusedError(f"line {self.edited_indexes[0] + 1} of the copy: {why}")
-        # merge only what the person has changed
-        equal_at_start, equal_at_end = common_ends(base_part, edited_part)
-        changed = slice(equal_at_start, len(base_part) - equal_at_end)
-        new_part = edited_part[equal_at_start:len(edited_part) - equal_at_end]
-        self._check_new_states(base, edited, current, changed, new_part)
-        return [*current_part[:equal_at_start], *new_part, *current_part[changed.stop:]]
+class NewLine(NamedTuple):
+    number: int         # in the person's copy, from 1
+    text: bytes
 
-    def _check_new_states(
-        self,
-        base: Sequence[bytes],
-        edited: Sequence[bytes],
-        current: Sequence[bytes],
-        changed: slice,
-        new_part: Sequence[bytes],
-    ) -> None:
-        """Raise EditRefusedError if the person's lines new_part cannot replace the lines `changed`.
 
-        Another process has set a different state; or the person makes a line `r`, or takes `r` from a running
-        job.
-        """
-        changed_indexes = self.base_indexes[changed]
-        base_part = [base[index] for index in changed_indexes]
-        current_part = [current[index] for index in changed_indexes]
-        added_running = count_running(new_part) - count_running(current_part)
-        takes_running = added_running < 0
-        has_conflict = current_part not in (base_part, new_part)
-        if takes_running or has_conflict:
-            raise self._conflict_error(base, current, changed_indexes)
-        if added_running > 0:
-            raise self._new_running_error(edited, self.edited_indexes[changed.start:])
+def merge_equal_lines(old: Sequence[OldLine], new: Sequence[NewLine]) -> list[bytes]:
+    """Return the merged lines with one merge_key(), in order: job lines that differ only in the state.
 
-    @staticmethod
-    def _conflict_error(
-        base: Sequence[bytes], current: Sequence[bytes], changed_indexes: Iterable[int]
-    ) -> EditRefusedError:
-        refused = [index for index in changed_indexes
-                   if is_running_line(current[index]) or base[index] != current[index]]
-        return EditRefusedError(f"line {refused[0] + 1}: {why_not_merged(current[refused[0]])}")
+    Raises EditRefusedError: see check_new_states(); or the line is new and invalid (the state does not
+    matter, so checking the first suffices).
+    """
+    old_texts = [line.text for line in old]
+    new_texts = [line.text for line in new]
+    current = [line.current for line in old]
+    if new_texts == old_texts:
+        return current
+    if not old and (why := why_line_invalid(new_texts[0])):
+        raise EditRefusedError(f"line {new[0].number} of the copy: {why}")
+    # merge only what the person has changed
+    start, equal_at_end = common_ends(old_texts, new_texts)
+    old_end = len(old) - equal_at_end
+    new_end = len(new) - equal_at_end
+    check_new_states(old[start:old_end], new[start:new_end])
+    return [*current[:start], *new_texts[start:new_end], *current[old_end:]]
 
-    @staticmethod
-    def _new_running_error(edited: Sequence[bytes], indexes: Iterable[int]) -> EditRefusedError:
-        index = next(index for index in indexes if is_running_line(edited[index]))
-        return EditRefusedError(
-            f"line {index + 1} of the copy: is r, but not running (only runners set r; . is new)"
+
+def check_new_states(old: Sequence[OldLine], new: Sequence[NewLine]) -> None:
+    """Raise EditRefusedError if the person's lines cannot replace the old ones.
+
+    Another process has set a different state; or the person makes a line `r`, or takes `r` from a running
+    job.
+    """
+    current = [line.current for line in old]
+    new_texts = [line.text for line in new]
+    added_running = count_running(new_texts) - count_running(current)
+    takes_running = added_running < 0
+    has_conflict = current not in ([line.text for line in old], new_texts)
+    if takes_running or has_conflict:
+        refused = next(line for line in old if is_running_line(line.current) or line.text != line.current)
+        raise EditRefusedError(f"line {refused.number}: {why_not_merged(refused.current)}")
+    if added_running > 0:
+        number = next(line.number for line in new if is_running_line(line.text))
+        raise EditRefusedError(
+            f"line {number} of the copy: is r, but not running (only runners set r; . is new)"
         )
 
 
@@ -971,16 +958,17 @@ def merge(
     equal_at_start, equal_at_end = common_ends(base, edited)
     base_end = base_count - equal_at_end
     changed_indexes = range(equal_at_start, len(edited) - equal_at_end)
-    lines_by_key: defaultdict[bytes, EqualLines] = defaultdict(EqualLines)
+    old_by_key: defaultdict[bytes, list[OldLine]] = defaultdict(list)
+    new_by_key: defaultdict[bytes, list[NewLine]] = defaultdict(list)
     for index in range(equal_at_start, base_end):
-        lines_by_key[base_keys[index]].base_indexes.append(index)
+        old_by_key[base_keys[index]].append(OldLine(index + 1, base[index], current[index]))
     for index in changed_indexes:
-        lines_by_key[merge_key(edited[index])].edited_indexes.append(index)
+        new_by_key[merge_key(edited[index])].append(NewLine(index + 1, edited[index]))
     merged_by_key: dict[bytes, Iterator[bytes]] = {}
     refusals: list[str] = []
-    for key, equal_lines in lines_by_key.items():
+    for key in {**old_by_key, **new_by_key}:
         try:
-            merged_by_key[key] = iter(equal_lines.merge(base, edited, current))
+            merged_by_key[key] = iter(merge_equal_lines(old_by_key[key], new_by_key[key]))
         except EditRefusedError as error:
             refusals.append(str(error))
     if refusals:
