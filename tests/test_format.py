@@ -150,12 +150,6 @@ class RandomBytes(Case):
 class Lines(Case):
     """Files that people really have."""
 
-    def test_comments_and_prose_are_no_jobs(self) -> None:
-        self.write("# a\n/ b\n#c\nMy runs of today\n\n. echo a\n  indented\n.\n")
-        ended = self.run_script(RUNSET, "--list", "runs.txt")
-        self.assertEqual((ended.code, ended.out), (0, b"6 . echo a\n"))
-        self.assertIn(b"runset4.py: runs.txt: line 4 is neither a job nor a comment", ended.err)
-
     def test_utf_16_is_refused(self) -> None:
         for encoding, mark in itertools.product(("utf-16-le", "utf-16-be"), ("\ufeff", "")):
             text = f"{mark}. echo a\n. echo \u20ac\n".encode(encoding)

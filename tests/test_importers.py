@@ -473,8 +473,6 @@ class Sweeps(ImportCase):
             ("--add", *template, ":::", "1\n2"): "not a command: 'n '1?2''",
             ("--add", "echo 1", "echo 2\necho 3"): "not a command: 'echo 2?echo 3'",
         })
-        self.assertRefused(self.run_script(RUNSET, "--add", "runs.txt", *template, ":::", "1"),
-                           "missing FILE; it comes before options that take several values (see --help)")
 
 
 class JobFileCase(ImportCase):
@@ -687,6 +685,7 @@ class Misplaced(Case):
             ("--add", "a", "runs.txt"),
             ("--single-host", "--add", "a", "a"),
             ("--add-jobs", "a.ini"),
+            ("--add", "runs.txt", "--template", "n {1}", ":::", "1"),
             ("--set=x",),
         )
         words = "runset4.py: missing FILE; it comes before options that take several values (see --help)\n"

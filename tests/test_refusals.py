@@ -73,12 +73,6 @@ class JobFiles(RefusalCase):
         self.refuse(RUNMAKER, "runs.txt", words="runs.txt", **bound)
         self.refuse(RUNSET, "--all", "--set=x", "runs.txt", words="runs.txt", **bound)
 
-    def test_utf16(self) -> None:
-        for codec in "utf-16-le", "utf-16-be":
-            with self.subTest(codec=codec):
-                self.write("\ufeff. touch ran\n".encode(codec), "wide.txt")
-                self.refuse(RUNMAKER, "wide.txt", words="wide.txt UTF-16")
-
 
 class Arguments(RefusalCase):
     """A command line that makes no sense."""
@@ -108,9 +102,6 @@ class Arguments(RefusalCase):
         ended = self.finish(self.start_patched(hide, "runs.txt"))
         self.assertRefused(ended, "/proc is not mounted")
         self.assertUntouched()
-
-    def test_lines_that_are_no_numbers(self) -> None:
-        self.refuse(RUNSET, "--set=x", "runs.txt", "one", words="one")
 
 
 class Outputs(RefusalCase):

@@ -119,16 +119,6 @@ class SettingStates(RunsetCase):
                     self.assertEqual((ended.code, ended.out, ended.err),
                                      (0, b"", b"" if quiet else as_bytes(f"runset4.py: runs.txt: {said}\n")))
 
-    def test_all_releases_held_lines_too_and_says_so(self) -> None:
-        said = b"1 line: x (held) -> ."
-        for options, states, warned in (("--all", ".....", True), ("--state=d!e", "....x", False),
-                                        ("--state=x", ".d!e.", True)):
-            with self.subTest(options):
-                self.write(FOUR + "x echo e\n")
-                ended = self.run_script(RUNSET, "--set=.", *options.split(), "runs.txt")
-                self.assertEqual((ended.code, self.states()), (0, states))
-                self.assertEqual(said in ended.err, warned, ended.err)
-
     def test_the_words_of_the_status_mean_their_states(self) -> None:
         for words, after in {
             ("--set=new", "--state=failed"): ".d.ex",
