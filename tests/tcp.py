@@ -29,7 +29,9 @@ from tests.support import (
     wait_until,
 )
 
-# statements with which all calls of a server's worker are made by a thread, as on a network file system
+# statements with which a client dials again soon
+EAGER = "import random; random.uniform = lambda low, high: 0.02"
+# ... and those with which all calls of a server's worker are made by a thread, as on a network file system
 THREADED = """
 import os, runmaker4, time
 init = runmaker4.FileExecutor.__init__

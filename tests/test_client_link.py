@@ -127,24 +127,6 @@ class Cells(LifeCase):
         self.assertFalse(life.can_start_jobs)
 
 
-class Words(LifeCase):
-    """What is said of a loss, and of a server that is there again."""
-
-    def test_a_loss_is_said_once_and_a_refusal_after_it(self) -> None:
-        life = self.at(State.IN_USE)
-        said = []
-        for loss in "LOSS", "LOSS", "REFUSAL", "LOSS", "REFUSAL":
-            said.append(life.on_lost(client.Complaint[loss]))
-            self.play(life, Event.RETRY)
-        self.assertEqual(said, [True, False, True, False, False])
-        self.play(life, Event.PROVEN)
-        self.play(life, Event.WELCOME)
-        self.assertTrue(life.on_lost(client.Complaint.LOSS))
-
-    def test_nothing_is_said_of_the_loss_of_the_last_link(self) -> None:
-        self.assertFalse(self.at(State.OVER).on_lost(client.Complaint.REFUSAL))
-
-
 class Pauses(LifeCase):
     """Between two attempts."""
 

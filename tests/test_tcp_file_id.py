@@ -8,7 +8,7 @@ import unittest
 
 from tests.support import alive, wait_until
 from tests.tcp import Program, Server
-from tests.test_tcp_losses import EAGER, JOB, LONG, LossCase
+from tests.test_tcp_losses import JOB, LONG, LossCase
 from tests.wire import Peer
 
 NOBODY = 65534                              # some user other than root
@@ -16,7 +16,6 @@ NOBODY = 65534                              # some user other than root
 
 class OtherServers(LossCase):
     """A client with a job of runs.txt comes to the server of another file of the same user."""
-    PATCH = EAGER
     WAITING = "the server has another file", "waiting for the server of ", "runs.txt; 1 job not handed in yet"
 
     def serve_other(self, port: int = 0, file: str = "other.txt") -> Server:

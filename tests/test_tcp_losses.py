@@ -24,12 +24,11 @@ from tests.support import (
     printed,
     wait_until,
 )
-from tests.tcp import SERVING, THREADED, Program, Server, TcpCase
+from tests.tcp import EAGER, SERVING, THREADED, Program, Server, TcpCase
 from tests.test_storm import process_table, send
 from tests.wire import BEGIN, FakeServer, Peer, plain
 
 JOB = f"echo $$ >>pids.$JOB_ID; {UP}; {GATE}"           # notes its pid and runs until open_gate() is called
-EAGER = "import random; random.uniform = lambda low, high: 0.02"    # a client connects again soon
 LATER = JOB.replace("-e go", "-e go.2")                 # one that runs on when others have ended
 LONG = 60.0                                             # a grace that no test waits for
 SHORT = 0.6                                             # one that they do
@@ -76,7 +75,7 @@ class LossCase(TcpCase):
     """Helpers: a server, a client of the name bob, and jobs that wait at the gate; ways to lose each of them.
     """
     # statements that servers and clients run before they start
-    PATCH = ""
+    PATCH = EAGER
 
     def start_program(self, script: str, *args: object, **settings: Any) -> Program:
         patch = self.PATCH if script in (RUNSERVER, RUNCLIENT) else ""
@@ -642,7 +641,7 @@ runmaker4.JobFile.reopen_if_replaced = follow
         self.PATCH = away
         self.assertEqual(self.finish(self.serve_again(dead.port)).code, 2)
         self.assert_held(1, 2)
-        self.PATCH = ""
+        self.PATCH = EAGER
         self.wait_said(self.serve_again(dead.port), "took over")
         self.end_jobs(client)
         self.assert_second_ran_on(client)
@@ -697,7 +696,7 @@ runmaker4.JobFile.reopen_if_replaced = follow
     def test_a_keeper_that_a_defect_ends_holds_the_lines_to_the_end_of_the_grace_all_the_same(self) -> None:
         self.PATCH = KEEPER_FAILS
         server = self.serve(JOB, grace=SHORT)
-        self.PATCH = ""
+        self.PATCH = EAGER
         self.connect(server)
         self.kill_until_the_keeper_lets_go(server)
 
@@ -754,7 +753,8 @@ class StoppedServer(LossCase):
 
 class WithoutServer(LossCase):
     """A client that has no server: waits, gives up, or is told to leave."""
-    PATCH = "" if FULL else "import runmaker4; runmaker4.Runner.MAX_RESULT_SECONDS = 0.5"  # after INT
+    # after INT
+    PATCH = EAGER if FULL else f"{EAGER}; import runmaker4; runmaker4.Runner.MAX_RESULT_SECONDS = 0.5"
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_int_ends_jobs_and_client_and_the_line_is_e_when_the_next_server_has_waited(self) -> None:
@@ -770,7 +770,6 @@ class WithoutServer(LossCase):
 
     def test_who_refuses_a_client_without_the_token_ends_neither_its_job_nor_its_waiting(self) -> None:
         """After a crash another user's server may get the port; the client of ours is to wait for ours."""
-        self.PATCH = EAGER
         server = self.serve(JOB, grace=SHORT)
         proxy, client = self.connect_by_proxy(server)
         refusals = itertools.cycle([plain(error="token"), plain(error="version"), plain(error="a lie\x1b[2J"),

@@ -33,7 +33,7 @@ from tests.support import (
     printed,
     wait_until,
 )
-from tests.tcp import PORT_LINE, Program, Server, TcpCase
+from tests.tcp import EAGER, PORT_LINE, Program, Server, TcpCase
 from tests.test_records import WIDTH, LogCase
 from tests.test_ssh import free_port
 from tests.values import present
@@ -242,7 +242,7 @@ class LongRecords(RecordsCase):
         command = as_bytes(f"{WAITING}; : ") + b"\xff" * (127 << 10)
         self.before = self.write(b". " + command + b"\n").read_bytes()
         first = self.start_server(*KEPT, "--print")
-        client = self.start_client(first, "-q", up=[1])
+        client = self.start_client(first, "-q", up=[1], patch=EAGER)
         first.kill()
         second = self.start_server(*KEPT, "--print", "--port", first.port)
         self.wait_said(client, "connected again")
@@ -254,7 +254,7 @@ class LongRecords(RecordsCase):
     def test_the_next_server_begins_new_records_and_nothing_printed_is_lost(self) -> None:
         self.jobs(f"echo early; printf 'begun '; {WAITING}; echo and ended")
         first = self.start_server("-l", "outputs", "--print")
-        client = self.start_client(first, "-q", "--name", "alice", up=[1])
+        client = self.start_client(first, "-q", "--name", "alice", up=[1], patch=EAGER)
         wait_until(lambda: b"): early" in self.read("outputs"), what="the record has the first line")
         first.kill()
         second = self.start_server("-l", "outputs", "--print", "--port", first.port)
@@ -431,7 +431,7 @@ class CutConnection(RecordsCase):
     def test_the_output_of_a_line_that_was_moved_while_there_was_no_server_is_in_two_files(self) -> None:
         self.jobs(f"echo first; {WAITING}; echo second")
         self.serve()
-        client = self.start_client(self.server, "-q", up=[1])
+        client = self.start_client(self.server, "-q", up=[1], patch=EAGER)
         wait_until(
             lambda: self.size("out/1.out") == len("first\n"), what="the server has what was printed so far"
         )
