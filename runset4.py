@@ -419,8 +419,7 @@ def set_states(file: JobFile, selection: Selection, state: bytes, change_counts:
     file.open_to_write()
     fd = file.get_checked_fd()
     for line in selection.lines(file, change_counts):
-        refusal = set_state(file, line, state)
-        if refusal:
+        if refusal := set_state(file, line, state):
             change_counts.add_refusal(line.number, refusal)
         else:
             change_counts.changed[line.state] += 1
@@ -499,8 +498,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     running_by_command = lines_by_command(file.scan_lines(RUNNING))
     for line in selection.lines(file, change_counts):
         running_lines = running_by_command.get(line.command, ())
-        running_line = cancel_and_report(file, line, running_lines, selection, change_counts)
-        if running_line:
+        if running_line := cancel_and_report(file, line, running_lines, selection, change_counts):
             awaited.append(running_line)
     wait_for_exit(file, awaited, change_counts)
 
@@ -1850,12 +1848,11 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
     else:
         set_states(file, options.selection, state, change_counts)
     summary = change_counts.summary(state)
-    has_changes = summary != ""
-    if has_changes and not options.quiet:
+    if summary and not options.quiet:
         file.say(summary)
-    if not has_changes and not change_counts.refused:
+    if not summary and not change_counts.refused:
         file.say(NO_MATCH)
-    return 0 if has_changes and not change_counts.refused else 1
+    return 0 if summary and not change_counts.refused else 1
 
 
 def list_lines(file: JobReader, selection: Selection) -> int:
@@ -1876,9 +1873,8 @@ def check_openable(path: str, flags: int) -> None:
 
 def run_on_existing_file(options: argparse.Namespace, file: JobFile) -> int:
     """Run --edit, --set or --cancel.  Refuse plain text without a job; after --edit only report it."""
-    quiet: bool = options.quiet
     if options.edit:
-        exit_status = edit(file, quiet)
+        exit_status = edit(file, options.quiet)
         check_for_strays(file.path, file.network, file.say, refuse=False)
         return exit_status
     check_for_strays(file.path, file.network, file.say, refuse=True)
