@@ -29,8 +29,12 @@ from tests.support import (
     wait_until,
 )
 
-# statements with which a client dials again soon
-EAGER = "import random; random.uniform = lambda low, high: 0.02"
+# statements with which a client dials again soon, and what runs is in the records soon
+EAGER = """
+import random, runmaker4
+random.uniform = lambda low, high: 0.02
+runmaker4.Journal.GATHER_SECONDS = runmaker4.OutDir.MAX_SHORT_SECONDS = 0.1
+"""
 # ... and those with which all calls of a server's worker are made by a thread, as on a network file system
 THREADED = """
 import os, runmaker4, time

@@ -41,7 +41,7 @@ runmaker4.wait_ready = lambda fds, event, seconds: right(fds, event, 1 / 0 if se
 
 # While the file `slow` is there, the file system does not answer those who follow the job file's path; the
 # file `asked` says that somebody does
-SLOW = f"""{THREADED}
+SLOW = f"""{EAGER}{THREADED}
 follow = runmaker4.JobFile.reopen_if_replaced
 def follow_slowly(file):
     while os.path.exists("slow"):
@@ -432,7 +432,7 @@ class MissingFile(LossCase):
         self.assert_each_ran_once(client, "d")
 
     # the server does not end for want of a file
-    PATCH = f"import runmaker4; runmaker4.Cursor._waits_for_file = lambda *args: True\n{EAGER}"
+    PATCH = f"{EAGER}runmaker4.Cursor._waits_for_file = lambda *args: True"
 
     def test_the_connection_is_dropped_and_the_client_comes_back_later(self) -> None:
         server, client = self.lose_file()
@@ -754,7 +754,7 @@ class StoppedServer(LossCase):
 class WithoutServer(LossCase):
     """A client that has no server: waits, gives up, or is told to leave."""
     # after INT
-    PATCH = EAGER if FULL else f"{EAGER}; import runmaker4; runmaker4.Runner.MAX_RESULT_SECONDS = 0.5"
+    PATCH = EAGER if FULL else EAGER + "runmaker4.Runner.MAX_RESULT_SECONDS = 0.5"
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_int_ends_jobs_and_client_and_the_line_is_e_when_the_next_server_has_waited(self) -> None:

@@ -253,7 +253,7 @@ class LongRecords(RecordsCase):
 
     def test_the_next_server_begins_new_records_and_nothing_printed_is_lost(self) -> None:
         self.jobs(f"echo early; printf 'begun '; {WAITING}; echo and ended")
-        first = self.start_server("-l", "outputs", "--print")
+        first = self.start_server("-l", "outputs", "--print", patch=EAGER)
         client = self.start_client(first, "-q", "--name", "alice", up=[1], patch=EAGER)
         wait_until(lambda: b"): early" in self.read("outputs"), what="the record has the first line")
         first.kill()
