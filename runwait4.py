@@ -1753,19 +1753,34 @@ MIN_DURATION_US = 1             # viewers would draw the next run into a run wit
 # a longer overlap is not from rounding: the journal has milliseconds
 MAX_ROUNDING_US = 1500
 
-Event = dict[str, Any]
+
+@dataclass
+class Event:
+    """The "complete event" (ph X) of a run.  Those of all runs are in memory at once."""
+    __slots__ = ("duration_us", "other_fields", "start_us")
+    start_us: int
+    duration_us: int
+    other_fields: bytes             # JSON
+
+
+@functools.cache
+def json_encoder() -> Callable[[Mapping[str, Any]], str]:
+    """Return a function that encodes fields: json.dumps() would make an encoder for each event."""
+    encode: Callable[[Mapping[str, Any]], str] = json.JSONEncoder(separators=(",", ":")).encode
+    return encode
+
+
+def encode_fields(fields: Mapping[str, Any]) -> bytes:
+    return json_encoder()(fields).encode()
 
 
 def trace_event(run: RunRecord, seconds: float) -> Event:
-    """Return the "complete event" (ph X) of a run, with exit status as in GNU parallel."""
+    """Return the event of a run, with exit status as in GNU parallel."""
     command, state = run.command.decode(errors="replace"), STATE_NAMES[run.state]
     exit_status = -1 if run.cause == "timeout" else max(run.exit, 0) if run.signal else run.exit
-    return {
-        "ph": "X",
+    other_fields = {
         "name": shorten(command, MAX_NAME_CHARACTERS),
         "cat": state,
-        "ts": round(run.began * 1e6),
-        "dur": max(MIN_DURATION_US, round(seconds * 1e6)),
         "args": {
             "command": command,
             "line": run.line,
@@ -1774,13 +1789,15 @@ def trace_event(run: RunRecord, seconds: float) -> Event:
             "signal": run.signal,
         },
     }
+    duration_us = max(MIN_DURATION_US, round(seconds * 1e6))
+    return Event(round(run.began * 1e6), duration_us, encode_fields(other_fields))
 
 
 def assign_tracks(events: Iterable[Event]) -> list[list[Event]]:
     """Put each run on the first track that is free when the run begins; return the events of each track."""
     tracks: list[list[Event]] = []
-    for event in sorted(events, key=operator.itemgetter("ts")):         # with equal starts: as in the log
-        free_tracks = (track for track in tracks if ends_before(track[-1], event["ts"]))
+    for event in sorted(events, key=operator.attrgetter("start_us")):   # with equal starts: as in the log
+        free_tracks = (track for track in tracks if ends_before(track[-1], event.start_us))
         if track := next(free_tracks, None):
             track.append(event)
         else:
@@ -1794,10 +1811,10 @@ def ends_before(event: Event, start_us: int) -> bool:
     Logged times are rounded, so a run can seem to begin before the previous one ends.  It is shortened by
     less than half.
     """
-    rounding = min(MAX_ROUNDING_US, (event["dur"] - 1) // 2)
-    if event["ts"] + event["dur"] - rounding > start_us:
+    rounding = min(MAX_ROUNDING_US, (event.duration_us - 1) // 2)
+    if event.start_us + event.duration_us - rounding > start_us:
         return False
-    event["dur"] = min(event["dur"], start_us - event["ts"])
+    event.duration_us = min(event.duration_us, start_us - event.start_us)
     return True
 
 
@@ -1807,8 +1824,8 @@ def natural_sort_key(name: str) -> list[tuple[int, str]]:
             for part in re.split("([0-9]+)", name)]
 
 
-def trace_events(events_by_slot: Mapping[tuple[str, str], Sequence[Event]]) -> Iterator[Event]:
-    """Yield the events of the runs of each host and slot, and before them the names of host and track.
+def trace_events(events_by_slot: Mapping[tuple[str, str], Sequence[Event]]) -> Iterator[bytes]:
+    """Yield, as JSON, the names of each host and track, and then the events of their runs.
 
     A host is a process of the trace, a track a thread.  Perfetto finds the name of a thread by `tid` alone,
     so each `tid` is unique.  The main thread (`tid` equals `pid`) is shown first: slot 1.
@@ -1826,13 +1843,16 @@ def trace_events(events_by_slot: Mapping[tuple[str, str], Sequence[Event]]) -> I
         pid = pid_of_host[host]
         yield from metadata_events("thread", f"slot {printable(slot)}", pid, tid, tid - pid + 1)
         for event in track:
-            yield {"pid": pid, "tid": tid, **event}
+            yield b'{"ph":"X","pid":%d,"tid":%d,"ts":%d,"dur":%d,%s' % (
+                pid, tid, event.start_us, event.duration_us, event.other_fields[1:])
 
 
-def metadata_events(kind: str, name: str, pid: int, tid: int, sort_index: int) -> Iterator[Event]:
+def metadata_events(kind: str, name: str, pid: int, tid: int, sort_index: int) -> Iterator[bytes]:
     """Yield the metadata events (ph M) that name and order a "process" or "thread"."""
     for key, value in ("name", name), ("sort_index", sort_index):
-        yield {"ph": "M", "name": f"{kind}_{key}", "pid": pid, "tid": tid, "ts": 0, "args": {key: value}}
+        name_of_key = f"{kind}_{key}"
+        yield encode_fields({"ph": "M", "name": name_of_key, "pid": pid, "tid": tid, "ts": 0,
+                             "args": {key: value}})
 
 
 def shorten(text: str, max_characters: int) -> str:
@@ -2334,10 +2354,9 @@ def write_timeline(options: argparse.Namespace) -> None:
                 events_by_slot[run.host, run.slot].append(trace_event(run, run.seconds))
         if not events_by_slot:
             raise UsageError(f"{journal.path}: no finished runs (nothing to draw)")
-        encode = json.JSONEncoder(separators=(",", ":")).encode
-        lines = map(encode, trace_events(events_by_slot))
-        file.write(TIMELINE_HEAD + b"\n" + next(lines).encode())
-        file.writelines(f",\n{line}".encode() for line in lines)
+        lines = trace_events(events_by_slot)
+        file.write(TIMELINE_HEAD + b"\n" + next(lines))
+        file.writelines(b",\n" + line for line in lines)
         file.write(b"\n]}\n")
 
 
