@@ -190,7 +190,8 @@ class Killed(DefaultCase):
         wait_until(lambda: self.states().count("d") > 40, what="more are done")
         time.sleep(1.2)
         server.kill()
-        server = self.start_server("--port", server.port, "--exit-when-done")
+        # for lines that were claimed, and had not been sent, it waits for the whole grace
+        server = self.start_server("--port", server.port, "--exit-when-done", "--grace", 10)
         self.finish(client)
         self.finish(server)
         self.run_jobs("--resume", "-q")                 # a line that was claimed, and not sent yet, is `e`
