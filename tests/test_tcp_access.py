@@ -286,12 +286,6 @@ class RefusedClients(RefusalCase):
         self.assertAllRefused({("--port", port, "--token", OTHER_TOKEN, *options, self.HOST):
                                f"{RUNCLIENT}: {self.HOST}: {words}" for options in calls})
 
-    def test_a_wrong_token(self) -> None:
-        self.jobs("touch never")
-        server = self.start_server()
-        self.assertRefusedAt(server.port, ["--give-up", "none", "--follow"], [], words="token")
-        self.assertEqual(self.states(), ".")
-
     def test_a_wrong_token_at_a_server_that_was_not_there_at_first(self) -> None:
         """Nor is it tried again and again, also in the background."""
         self.jobs("touch never")
