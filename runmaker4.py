@@ -604,11 +604,14 @@ def append_locked(fd: int, path: str, mount: Mount, lines: bytes | bytearray, he
     the append lock, and has opened `fd` with O_RDWR | O_APPEND.
     """
     size, separator = find_append_position(fd, path, mount, header)
-    view = memoryview(separator + lines)
     written = 0
     try:
-        while written < len(view):
-            written += os.write(fd, view[written:])
+        for part in (separator, lines):         # not joined: a long list would be in memory twice
+            unwritten = memoryview(part)
+            while unwritten:
+                count = os.write(fd, unwritten)
+                unwritten = unwritten[count:]
+                written += count
         os.fsync(fd)
     except OSError as error:
         # If locks were lost, other processes can have appended lines, so nothing is cut off
