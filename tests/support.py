@@ -77,18 +77,19 @@ import importlib, json, os, sys
 sys.path[0] = {str(SCRIPTS_AT)!r}
 for line in sys.stdin:
     pids = []
-    for number, words in enumerate(json.loads(line)):
+    for words in json.loads(line):
         script = importlib.import_module(os.path.basename(words[0])[:-3])
         if not (pid := os.fork()):
-            names = os.devnull, f"{{sys.argv[1]}}/{{number}}.out", f"{{sys.argv[1]}}/{{number}}.err"
+            names = os.devnull, *(f"{{sys.argv[1]}}/{{os.getpid()}}.{{kind}}" for kind in ("out", "err"))
             for fd, name in enumerate(names):
-                file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+                file = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
                 os.dup2(file, fd)
                 os.close(file)
             sys.argv = words
             os._exit(script.main())
         pids.append(pid)
-    print(*[os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids], flush=True)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    print(json.dumps(list(zip(pids, codes))), flush=True)
 """
 
 
@@ -407,11 +408,11 @@ class Case(unittest.TestCase):
         with deadline(self.forks, timeout):
             asking.write(json.dumps([command[1:] for command in commands]).encode() + b"\n")
             asking.flush()
-            codes = answers.readline().split()
-        self.assertEqual(len(codes), len(commands), f"it takes more than {timeout} s: {commands}")
-        return [self.as_ended(int(code), *((self.fork_files / f"{number}.{kind}").read_bytes()
-                                           for kind in ("out", "err")))
-                for number, code in enumerate(codes)]
+            answer = answers.readline()
+        self.assertTrue(answer, f"it takes more than {timeout} s: {commands}")
+        return [self.as_ended(code, *((self.fork_files / f"{pid}.{kind}").read_bytes()
+                                      for kind in ("out", "err")))
+                for pid, code in json.loads(answer)]
 
     def assertRefused(self, ended: Ended, *words: str) -> None:
         """Exit 2, nothing on stdout, one line on stderr that has these words."""

@@ -37,7 +37,8 @@ class Selection(RunCase):
                                                  ("!.edx!", ("-r",), "1 2 3 6", 0, "ddddxd"),
                                                  ("!.edxe", ("--resume",), "2 3 6", 1, "!dddxd")):
             with self.subTest(options=options):
-                self.assertEqual(self.run_states(states, *options), ran)
+                # a new line may be taken while those above it are made new
+                self.assertEqual(" ".join(sorted(self.run_states(states, *options).split())), ran)
                 self.assertEnded(self.ended, code, left)
 
     def test_with_retry_a_job_starts_at_once_and_ctrl_c_leaves_the_lines_not_yet_reached(self) -> None:
