@@ -1997,6 +1997,8 @@ class Reporter:
         self.watcher = watcher
         self.command_line = shlex.join([PROG, *argv])
         refuse_foreign_file(self.path, self.FILE_HEAD)      # now, not after the last job
+        if os.path.realpath(self.path) == os.path.realpath(watcher.path):
+            raise UsageError(f"{self.path}: is the job file (give another name)")
         self._next_page_time = 0.0  # monotonic
         self._last_error = ""       # why the last page could not be written; "": it was written
 

@@ -37,8 +37,10 @@ class Selection(RunCase):
                                                  ("!.edx!", ("-r",), "1 2 3 6", 0, "ddddxd"),
                                                  ("!.edxe", ("--resume",), "2 3 6", 1, "!dddxd")):
             with self.subTest(options=options):
-                # a new line may be taken while those above it are made new
-                self.assertEqual(" ".join(sorted(self.run_states(states, *options).split())), ran)
+                numbers = self.run_states(states, *options).split()
+                if options:             # a new line may be taken while those above it are made new
+                    numbers.sort()
+                self.assertEqual(" ".join(numbers), ran)
                 self.assertEnded(self.ended, code, left)
 
     def test_with_retry_a_job_starts_at_once_and_ctrl_c_leaves_the_lines_not_yet_reached(self) -> None:
