@@ -12,14 +12,8 @@ client: Any = importlib.import_module("runmaker4-client")
 State = client.LinkState
 
 
-class Event(enum.Enum):
-    """The columns of the table, and at the end what ends a life in PAUSED."""
-    PROVEN = enum.auto()
-    WELCOME = enum.auto()
-    LOST = enum.auto()
-    RETRY = enum.auto()
-    CONCLUDE = enum.auto()
-    TIME_UP = enum.auto()
+# The columns of the table, and at the end what ends a life in PAUSED
+Event = enum.Enum("Event", "PROVEN WELCOME LOST RETRY CONCLUDE TIME_UP")
 
 
 # LinkLife's docstring: a row for each state, with whether there is a link, and what follows each event
@@ -47,9 +41,6 @@ class LifeCase(unittest.TestCase):
         clock = mock.patch.object(client, "boottime", lambda: self.now)
         clock.start()
         self.addCleanup(clock.stop)
-
-    def life(self, give_up: Optional[float] = None) -> Any:
-        return client.LinkLife(None, give_up, client.Complaint.NOTHING)
 
     def play(self, life: Any, event: Any) -> object:
         """Let an event happen, as it does in the program."""
@@ -80,7 +71,7 @@ class LifeCase(unittest.TestCase):
 
     def at(self, state: Any, give_up: Optional[float] = None) -> Any:
         """A life that has come to this state."""
-        life = self.life(give_up)
+        life = client.LinkLife(None, give_up, client.Complaint.NOTHING)
         for event in WAYS[state]:
             self.play(life, event)
         self.assertIs(life.state, state)
@@ -90,22 +81,17 @@ class LifeCase(unittest.TestCase):
 class Cells(LifeCase):
     """Each state meets each event."""
 
-    def test_the_table_has_all_states(self) -> None:
-        self.assertEqual(set(TABLE), set(State))
-
     def test_each_cell(self) -> None:
+        self.assertEqual(set(TABLE), set(State))
         for state, (has_link, *row) in TABLE.items():
             self.assertEqual(self.at(state).link is not None, has_link == "yes", state)
+            self.assertEqual(self.at(state).wants_server, state is not State.OVER, state)
             for event, after in zip(Event, row):
                 if after != "x":
                     with self.subTest(state=state.name, event=event.name):
                         life = self.at(state)
                         self.play(life, event)
                         self.assertEqual(life.state.name, after.replace("same", state.name).split("/")[0])
-
-    def test_a_server_is_wanted_until_somebody_leaves_or_gives_up(self) -> None:
-        for state in State:
-            self.assertEqual(self.at(state).wants_server, state is not State.OVER, state)
 
     def test_no_job_may_start_without_a_link_and_an_answer_that_is_new(self) -> None:
         for state in State:
@@ -119,10 +105,7 @@ class Cells(LifeCase):
         self.assertTrue(life.can_start_jobs)
         self.now += 0.02
         self.assertFalse(life.can_start_jobs)
-
-    def test_an_answer_from_the_future_proves_nothing_but_now(self) -> None:
-        life = self.at(State.IN_USE)
-        life.on_answer(int((self.now + 3600) * 1e6))
+        life.on_answer(int((self.now + 3600) * 1e6))        # from the future: proves nothing but now
         self.now += runmaker4.MAX_SILENT_SECONDS + 0.01
         self.assertFalse(life.can_start_jobs)
 
@@ -139,10 +122,8 @@ class Pauses(LifeCase):
             self.play(life, Event.LOST)
         self.assertEqual([round(seconds, 1) for seconds in slept],
                          [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0])
-        self.play(life, Event.RETRY)
-        self.play(life, Event.PROVEN)
-        self.play(life, Event.WELCOME)
-        self.play(life, Event.LOST)
+        for event in Event.RETRY, Event.PROVEN, Event.WELCOME, Event.LOST:
+            self.play(life, event)
         self.pause(life)
         self.assertEqual(self.slept, [0.1])
 
