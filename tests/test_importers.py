@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 
 import runmaker4
 import runset4
-from tests.support import FULL, RUNMAKER, RUNSET, Call, Case, RunCase, Text, as_bytes, locked
+from tests.support import FULL, RUNSET, Call, Case, RunCase, Text, as_bytes, locked
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
 FOUR = ". echo a\nd echo b\n! echo c\ne echo d\n"
@@ -64,8 +64,8 @@ class Lists(ImportCase):
         self.assertAdds(added + filled, "--add-list", "list", "--template", "run {} {#}")
         more = "#RUN barrier check\n. echo 3\n"
         self.assertAdds(added + filled + more, "--add", "#RUN barrier check", "echo 3")
-        self.write("#RUN end\n", "list")
-        self.assertAdds(added + filled + more + "#RUN end\n", "--add-list", "list")
+        with open(self.write("#RUN end\n", "list"), "rb") as stdin:
+            self.assertAdds(added + filled + more + "#RUN end\n", "--add-list", "-", stdin=stdin)
 
     def test_directives_that_make_no_sense_are_refused_with_all_else(self) -> None:
         self.write("echo 1\n#RUN barier\n", "list")
@@ -76,6 +76,7 @@ class Lists(ImportCase):
             ("--add", "#RUNNING"): "looks like a directive",
             ("--add", "#RUN barrier\n. echo 1"): "not a directive: '#RUN barrier?. echo 1' (one ",
             ("--add", "# run barrier"): "looks like a directive",
+            ("--add-list", "/dev/null", "--template", "#RUN slots={}"): "argument --template: slots= is not ",
         })
         self.write("echo 1\n # RUN barrier\necho 2\n", "list")
         self.assertAllRefused({
@@ -91,11 +92,6 @@ class Lists(ImportCase):
             ("--add", "--template", "d echo", ":::", "1"): "'d echo' is a complete job line, in state ",
         })
         self.assertAdds(".  . /etc/profile\n. .x\n", "--add", " . /etc/profile", ".x")
-
-    def test_the_list_may_come_on_stdin(self) -> None:
-        self.write("echo 1\necho 2\n", "list")
-        with open(self.dir / "list", "rb") as stdin:
-            self.assertAdds(". echo 1\n. echo 2\n", "--add-list", "-", stdin=stdin)
 
     def test_a_long_list_is_added_whole_and_in_order(self) -> None:
         commands = [b"echo %07d" % number for number in range(1_000_000 if FULL else 20_000)]
@@ -113,9 +109,8 @@ class Lists(ImportCase):
         self.write(before)
         self.write(f"echo {'y' * 1000}\n" * 2200, "list")
         limited = "trap '' XFSZ; ulimit -f 3000; exec \"$@\""  # a piece of 1 MiB fits, two do not
-        ended = self.run_script(
-            "sh", "-c", limited, "sh", *self.command(RUNSET, "runs.txt", "--add-list", "list")
-        )
+        adding = self.command(RUNSET, "runs.txt", "--add-list", "list")
+        ended = self.run_script("sh", "-c", limited, "sh", *adding)
         self.assertRefused(ended, "runset4.py: runs.txt: ")
         self.assertEqual(self.read(), as_bytes(before))
 
@@ -131,20 +126,16 @@ class Lists(ImportCase):
         self.assertEqual(self.read(), f". echo {'y' * 1000}\n".encode() * lines)
 
     def test_what_cannot_be_a_list_is_refused_whole(self) -> None:
-        self.write("echo 1\necho 2\n", "good")
         self.write("echo 1\n\necho a\0b\n", "nul")
         self.write("# nothing\n\n \t\n", "nothing")
         self.assertAllRefused({
             ("--add-list", "missing"): "missing: no such file",
             ("--add-list", "nul"): "nul: line 3: ",
-            ("--add-list", "nothing"): "no jobs (nothing to add)",
-            ("--add-list", "/dev/null"): "no jobs (nothing to add)",
-            ("--add-list", "-"): "no jobs (nothing to add)",
-            ("--add-list", "good", "--template", "echo {}\necho"): "--template",
+            **{("--add-list", name): "no jobs (nothing to add)" for name in ("nothing", "/dev/null", "-")},
+            ("--add-list", "nul", "--template", "echo {}\necho"): "--template",
         })
 
     def test_what_is_wrong_with_a_list_is_said_with_its_line(self) -> None:
-        self.write("echo 1\necho 2\n", "good")
         too_long = "the command is longer than 128 KiB"
         for text, template, expected in ((UTF16, "", "line 1: contains a NUL (save it as text in "),
                                          (UTF16[2:], "", "line 1: contains a NUL (save it as text in "),
@@ -154,16 +145,12 @@ class Lists(ImportCase):
                                          ("1\n2\n", "{}" + "x" * (TOO_LONG - 1), f"line 1: {too_long}")):
             path = self.write(text, "list")
             with self.subTest(text=text[:80]):
-                self.assertUsageError(
-                    f"{path}: {expected}",
-                    lambda: list(runset4.lines_from_list_file(str(path), template.encode())),
-                )
-        self.assertUsageError(
-            "/dev/zero: line 1: ", lambda: list(runset4.lines_from_list_file("/dev/zero", None))
-        )
-        self.assertUsageError(
-            f"{self.dir}: is a directory", lambda: list(runset4.lines_from_list_file(str(self.dir), None))
-        )
+                self.assertListRefused(f"{path}: {expected}", path, template.encode())
+        self.assertListRefused("/dev/zero: line 1: ", "/dev/zero")
+        self.assertListRefused(f"{self.dir}: is a directory", self.dir)
+
+    def assertListRefused(self, start: str, path: object, template: Optional[bytes] = None) -> None:
+        self.assertUsageError(start, lambda: list(runset4.lines_from_list_file(str(path), template)))
 
     def test_lines_of_jobs_are_refused_and_what_is_said_instead_works(self) -> None:
         self.write("R --slave\nx\techo a\n", "list")
@@ -245,22 +232,18 @@ class Templates(ImportCase):
         )
         self.assertEqual(theirs.out, ours)
 
-    def test_other_braces_and_per_cents_stay(self) -> None:
-        self.assertEqual(self.fill("awk '{print $1} {}}' %d %% {} {a} {%}", "f"),
-                         b"awk '{print $1} f}' %d %% f {a} {%}")
-
-    def test_without_a_place_for_the_line_it_comes_last(self) -> None:
-        self.assertEqual(self.fill("echo", "a b"), b"echo 'a b'")
-        self.assertEqual(self.fill("echo {#}", "a"), b"echo 1 a")
-        self.assertEqual(self.fill("echo {/}", "b/a"), b"echo a")
-
-    def test_what_a_line_brings_in_is_not_a_place(self) -> None:
-        self.assertEqual(self.fill("echo {} {#}", "{#} {}"), b"echo '{#} {}' 1")
+    def test_what_is_no_place_stays_and_without_a_place_for_the_line_it_comes_last(self) -> None:
+        for template, value, command in (
+            ("awk '{print $1} {}}' %d %% {} {a} {%}", "f", "awk '{print $1} f}' %d %% f {a} {%}"),
+            ("echo", "a b", "echo 'a b'"), ("echo {#}", "a", "echo 1 a"), ("echo {/}", "b/a", "echo a"),
+            ("echo {} {#}", "{#} {}", "echo '{#} {}' 1"),
+        ):
+            with self.subTest(template):
+                self.assertEqual(self.fill(template, value), command.encode())
 
     def test_any_bytes_reach_the_command_as_they_are(self) -> None:
-        random_ = random.Random(4)
-        values = [bytes(random_.choice([*range(1, 10), *range(11, 256), *b"'\"$`\\ *"]) for _ in range(30))
-                  for _ in range(100)]
+        random_, alphabet = random.Random(4), bytes([*range(1, 10), *range(11, 256), *b"'\"$`\\ *"])
+        values = [bytes(random_.choices(alphabet, k=30)) for _ in range(100)]
         script = b"\n".join(self.fill("printf '%s\\n' {}", value) for value in values)
         self.assertEqual(subprocess.run(["sh"], input=script, stdout=subprocess.PIPE, check=True).stdout,
                          b"".join(b"%b\n" % value for value in values))
@@ -269,11 +252,6 @@ class Templates(ImportCase):
         self.write("# a\nit's a b.c\n\nx/y\n", "list")
         self.assertAdds(". n 1 'it'\"'\"'s a b' 50%\n. n 2 x/y 50%\n",
                         "--add-list", "list", "--template", "n {#} {.} 50%")
-
-    def test_a_template_that_is_a_directive_is_refused(self) -> None:
-        self.write("4\n", "list.txt")
-        call = "--add-list", "list.txt", "--template", "#RUN slots={}"
-        self.assertAllRefused({call: "argument --template: slots= is not a whole number"})
 
 
 class QuotedPlaces(ImportCase):
@@ -352,12 +330,10 @@ class QuotedPlaces(ImportCase):
                 self.assertEqual(self.refusal(template), "")
 
     def test_it_is_refused_in_one_line_and_nothing_is_added(self) -> None:
-        self.write("a\n", "list")
-        for call in (("--add-list", "list", "--template", "sh -c 'show {}'"),
-                     ("--add", "--template", 'n "{1}"', ":::", "1")):
-            ended = self.run_script(RUNSET, "runs.txt", *call)
-            self.assertRefused(ended, "argument --template: ", "is within quotes")
-        self.assertFalse((self.dir / "runs.txt").exists())
+        self.assertAllRefused({
+            ("--add-list", "/dev/null", "--template", "sh -c 'show {}'"): "argument --template: {} is ",
+            ("--add", "--template", 'n "{1}"', ":::", "1"): "argument --template: {1} is within quotes",
+        })
 
     def test_no_value_is_run_whatever_the_template(self) -> None:
         """Of random templates, those that are taken, in each shell that is here."""
@@ -381,26 +357,15 @@ class Columns(ImportCase):
 
     def test_blanks_separate_columns(self) -> None:
         self.write("1 a.x\t5%\n  2   it's/b.y  z more\n", "list")
-        self.assertAdds(
-            ". n 1.a 1 5% a.x 'a' '1 a.x\t5%' 1\n. n 2.'it'\"'\"'s/b' 2 z 'it'\"'\"'s/b.y' 'b' '  2   it'"
-            "\"'\"'s/b.y  z more' 2\n".replace("'a' ", "a ").replace("'b' ", "b "),
-            "--add-list",
-            "list",
-            "--template",
-            "n {1}.{2.} {1} {3} {2} {2/.} {} {#}",
-        )
+        template = "n {1}.{2.} {1} {3} {2} {2/.} {} {#}"
+        self.assertAdds(". n 1.a 1 5% a.x a '1 a.x\t5%' 1\n. n 2.'it'\"'\"'s/b' 2 z 'it'\"'\"'s/b.y' b "
+                        "'  2   it'\"'\"'s/b.y  z more' 2\n", "--add-list", "list", "--template", template)
 
     def test_another_separator_is_a_regular_expression(self) -> None:
         self.write("a b, c/d.e ,\n", "list")
-        self.assertAdds(
-            ". n 'a b' d '' c/d c d.e\n",
-            "--add-list",
-            "list",
-            "--colsep",
-            ",",
-            "--template",
-            "n {1} {2/.} {3} {2.} {2//} {2/}",
-        )
+        template = "n {1} {2/.} {3} {2.} {2//} {2/}"
+        self.assertAdds(". n 'a b' d '' c/d c d.e\n",
+                        "--add-list", "list", "--colsep", ",", "--template", template)
         self.write("a b\tc\\d|e", "list")
         for colsep, third in (r"\t", b"'a b'\n"), (r"\|", b"'a b\tc\\d'\n"), (r"[\t|]|\\\\", b"'a b'\n"):
             self.run_script(RUNSET, "runs.txt", "--add-list", "list", "--colsep", colsep, "--template", "{1}")
@@ -497,12 +462,10 @@ class JobFiles(JobFileCase):
 
     def test_job_files_become_jobs_in_the_order_given(self) -> None:
         self.job_file("queue/b")
-        self.job_file(
-            "queue/a", "[DEFAULT]\nx = %(y)s %\n[fjd]\nExecutable = job.py 50% # c\nExecutable=last"
-        )
-        self.job_file("queue/c", "[fjd]\nexecutable: never\n[control]\r\nexecutable:first\r\n")
-        self.assertAdds(self.line("queue/b") + self.line("queue/a", "last") + self.line("queue/c", "first"),
-                        "--add-jobs", "queue/b", "queue/a", self.dir / "queue/c")
+        self.job_file("queue/a", "[DEFAULT]\nx = %(y)s %\n[fjd]\nExecutable = job.py 50%\nExecutable=last")
+        self.job_file("-", "[fjd]\nexecutable: never\n[control]\r\nexecutable:first\r\n")      # no stdin
+        self.assertAdds(self.line("queue/b") + self.line("queue/a", "last") + self.line("-", "first"),
+                        "--add-jobs", "queue/b", "queue/a", "-", self.dir / "-")
 
     def test_names_of_any_bytes_are_quoted_for_the_shell(self) -> None:
         names = [b"it's", b"$(a) b", b"\xff\"\\"]
@@ -543,10 +506,6 @@ class JobFiles(JobFileCase):
         self.assertAdds(after, "--add-jobs", "queue")
         self.assertAdds(after, "--add-jobs", "queue/a", "queue", "./queue/f")
 
-    def test_a_file_can_have_the_name_that_means_stdin(self) -> None:
-        self.job_file("-")
-        self.assertAdds(self.line("-"), "--add-jobs", "-", "./-")
-
     def test_what_cannot_be_a_job_file_is_refused_whole(self) -> None:
         self.job_file("queue/a")
         self.job_file("bad/a")
@@ -575,29 +534,11 @@ class JobFiles(JobFileCase):
                                ("", "missing executable=")):
             path = self.write(text, "job")
             with self.subTest(text=text[:80]):
-                self.assertUsageError(
-                    f"{path}: {expected.format(path)}", lambda: runset4.command_of_fjd_file(str(path))
-                )
+                said = f"{path}: {expected.format(path)}"
+                self.assertUsageError(said, lambda: runset4.command_of_fjd_file(str(path)))
         path = self.write("[control]\nexecutable: a\n", "two\nlines")
-        self.assertUsageError(
-            f"{self.dir}/two?lines: not a command", lambda: runset4.command_of_fjd_file(str(path))
-        )
-
-    def test_ten_jobs_for_four_workers_as_in_fjd(self) -> None:
-        """Each job reads its file and writes the log file that is named there."""
-        workers = self.start(RUNMAKER, "-q", "--follow", "-j4", "runs.txt")
-        script = "sed -n 's/^value: *//p' \"$1\" >\"$(sed -n 's/^logfile: *//p' \"$1\")\"\n"
-        self.write(f"#!/bin/sh\n{script}", "job.sh").chmod(0o755)
-        names = [f"job{number}" for number in range(10)]
-        for name in names:
-            self.job_file(f"queue/{name}")
-        self.run_script(RUNSET, "runs.txt", "--add-jobs", *(f"queue/{name}" for name in names))
-        self.run_script(RUNSET, "runs.txt", "--add", "#RUN end")
-        self.assertEqual(self.finish(workers).code, 0)
-        self.assertEqual(self.states(), "d" * 10)
-        self.assertEqual(
-            [self.read(f"{name}.log") for name in names], [f"{name}\n".encode() for name in names]
-        )
+        said = f"{self.dir}/two?lines: not a command"
+        self.assertUsageError(said, lambda: runset4.command_of_fjd_file(str(path)))
 
 
 class BelowTheEnd(ImportCase):
@@ -681,13 +622,8 @@ class Misplaced(Case):
 
     def test_a_file_that_stands_behind_is_asked_for(self) -> None:
         self.write(". echo\n")
-        calls = (
-            ("--add", "a", "runs.txt"),
-            ("--single-host", "--add", "a", "a"),
-            ("--add-jobs", "a.ini"),
-            ("--add", "runs.txt", "--template", "n {1}", ":::", "1"),
-            ("--set=x",),
-        )
+        calls = (("--add", "a", "runs.txt"), ("--single-host", "--add", "a", "a"), ("--add-jobs", "a.ini"),
+                 ("--add", "runs.txt", "--template", "n {1}", ":::", "1"), ("--set=x",))
         words = "runset4.py: missing FILE; it comes before options that take several values (see --help)\n"
         for _, ended in self.run_all((RUNSET, *args) for args in calls):
             self.assertRefused(ended, words)
