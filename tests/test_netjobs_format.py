@@ -103,21 +103,6 @@ class Script(FormatCase):
 class Reading(FormatCase):
     """What NetJobs reads."""
 
-    def test_a_test_of_several_targets(self) -> None:
-        """The example of the documentation, in other words."""
-        self.assertBecomes(
-            'one:\n-generaltimeout: none\n-minhosts: all\nlocalhost: "echo a"\n-timeout: 1s\nend\n\n'
-            'two:\n-generaltimeout: 5m\n-minhosts: 0\n172.17.1.19: "./one.sh"\n-timeout: 30s\n'
-            '182.17.1.20: "./two.sh"\n182.17.1.20: "./three.sh"\nend\n',
-            "#RUN together=one host=localhost timeout=1s min-hosts=all",
-            ". echo a",
-            "#RUN together=two host=172.17.1.19 timeout=30s min-hosts=0",
-            ". ./one.sh",
-            "#RUN together=two host=182.17.1.20 timeout=5m min-hosts=0",
-            ". ./two.sh",
-            ". ./three.sh",
-        )
-
     def test_space_around_everything_comments_and_windows_lines(self) -> None:
         self.assertBecomes(b"\xef\xbb\xbf# c\r\n\r\n  t  :  \r\n\t-generaltimeout  :  5  m \r\n # c\r\n"
                            b"-minhosts:2\r\n  a.b-c_D9\t :   \" echo  a \" \r\n\r\n\t-timeout :7h\r\n"
@@ -126,7 +111,7 @@ class Reading(FormatCase):
                            "#RUN together=t host=b timeout=5m min-hosts=2", ". echo b # c")
 
     def test_lines_of_a_target_stand_together_in_their_order(self) -> None:
-        self.assertBecomes("t:\nb: 1\na: 2\nb: 3\na: 4\nend",
+        self.assertBecomes("t:\n-minhosts: all\nb: 1\na: 2\nb: 3\na: 4\nend",
                            "#RUN together=t host=b min-hosts=all", ". 1", ". 3",
                            "#RUN together=t host=a min-hosts=all", ". 2", ". 4")
 
@@ -165,20 +150,16 @@ class Reading(FormatCase):
             "b: 5s: c": "b: 5s: c",
         }.items():
             with self.subTest(written=written):
-                self.assertBecomes(
-                    f"t:\na: {written}\nend", "#RUN together=t host=a min-hosts=all", f". {read}"
-                )
-
-    def test_a_command_may_be_any_bytes(self) -> None:
+                config, command = f"t:\na: {written}\nend", f". {read}"
+                self.assertBecomes(config, "#RUN together=t host=a min-hosts=all", command)
         self.assertBecomes(b"t:\na: \xff\xa0\nend", "#RUN together=t host=a min-hosts=all", b". \xff\xa0")
 
     def test_labels_become_one_word(self) -> None:
         for written, read in {"a b": b"a_b", "a ,\t= b=": b"a_b_", "end": b"end", "a'\"#b": b"a'\"#b",
                               "\u00e4": "\u00e4".encode(), "-timeout": b"-timeout"}.items():
             with self.subTest(written=written):
-                self.assertBecomes(
-                    f"{written} :\na: b\nend", b"#RUN together=%b host=a min-hosts=all" % read, ". b"
-                )
+                directive = b"#RUN together=%b host=a min-hosts=all" % read
+                self.assertBecomes(f"{written} :\na: b\nend", directive, ". b")
 
 
 class Refusing(FormatCase):

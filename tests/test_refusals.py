@@ -9,7 +9,7 @@ from typing import Any, Optional
 from unittest import mock
 
 import runmaker4
-from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, Ended, RunCase
+from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase
 
 NUMBERS = ("--jobs=x", "--jobs=-1", "--jobs=1.5", "--jobs=", "--retries=x", "--retries=-1", "--loglines=x")
 DURATIONS = ("--timeout=", "--timeout=s", "--timeout=5y", "--timeout=-5", "--timeout=nan", "--timeout=1:30",
@@ -82,19 +82,10 @@ class Arguments(RefusalCase):
             self.refuse_all([(RUNMAKER, word, "runs.txt") for word in NUMBERS + DURATIONS
                              if word.startswith(f"{option}=")], option)
 
-    def test_no_file_two_files_and_unknown_options(self) -> None:
-        files = (), ("runs.txt", "runs.txt")
-        self.refuse_all([(script, *names) for script in (RUNMAKER, RUNWAIT) for names in files])
-        scripts = RUNMAKER, RUNWAIT, RUNSET
-        self.refuse_all([(script, "--unheard-of", "runs.txt") for script in scripts], "--unheard-of")
-
     def test_what_was_meant_is_told(self) -> None:
-        for options, words in (
-            (("--retries", "-1", "runs.txt"), "OPTION=ARGUMENT"), (("",), "FILE: is empty"),
-        ):
-            with self.subTest(options=options):
-                self.assertRefused(self.run_script(RUNMAKER, *options), words)
-        self.assertUntouched()
+        self.refuse(RUNMAKER, "--retries", "-1", "runs.txt", words="OPTION=ARGUMENT")
+        self.refuse(RUNMAKER, "", words="FILE: is empty")
+        self.refuse_all([(RUNMAKER,), (RUNWAIT,)], "FILE")
 
     def test_a_host_without_proc(self) -> None:
         hide = ("import os\nexists = os.path.exists\n"
@@ -108,20 +99,12 @@ class Outputs(RefusalCase):
     """A log, an output directory, a job log, an errors file or a pid file that cannot be used."""
     RECORDS = "--logfile", "--joblog"
 
-    def refuse_as_any_output(self, name: str) -> None:
-        """Nothing that the runner writes may have this name."""
-        records = [(RUNMAKER, f"{option}={name}", "runs.txt") for option in self.RECORDS]
-        others = [(RUNMAKER, "-d", f"{option}={name}", "runs.txt") for option in ("--pidfile", "--errors")]
-        self.refuse_all([*records, *others], name)
-
-    def test_a_directory_in_place_of_a_file(self) -> None:
+    def test_a_directory_in_place_of_a_file_or_one_that_is_not_there(self) -> None:
         (self.dir / "place").mkdir()
-        self.refuse_as_any_output("place")
-
-    def test_a_directory_that_is_not_there(self) -> None:
-        self.refuse_all(
-            [(RUNMAKER, f"{option}=nowhere/log", "runs.txt") for option in self.RECORDS], "nowhere/log"
-        )
+        for name in "place", "nowhere/log":
+            self.refuse_all([(RUNMAKER, f"{option}={name}", "runs.txt") for option in self.RECORDS], name)
+        others = [(RUNMAKER, "-d", f"{option}=place", "runs.txt") for option in ("--pidfile", "--errors")]
+        self.refuse_all(others, "place")
 
     def test_a_log_that_one_may_not_write(self) -> None:
         self.write("", "log")
@@ -153,10 +136,6 @@ class Outputs(RefusalCase):
 class Mounts(RefusalCase):
     """A file system known not to share locks between hosts is refused without --single-host."""
 
-    def run_mounted(self, *words: str, **settings: str) -> Ended:
-        """Run to the end what start_mounted() starts."""
-        return self.finish(self.start_mounted(*words, **settings))
-
     def start_mounted(self, kind: str, options: str, *args: str, file: str = "runs.txt",
                       place: str = "") -> subprocess.Popen[bytes]:
         """Start with a made-up mount of the test's directory, or of a place in it."""
@@ -169,7 +148,8 @@ class Mounts(RefusalCase):
         patch = f"import runmaker4; runmaker4.MOUNTINFO = {name!r}"
         return self.start_patched(patch, *args, file)
 
-    def assertAccepted(self, ended: Ended) -> None:
+    def assertAccepted(self, runner: subprocess.Popen[bytes]) -> None:
+        ended = self.finish(runner)
         self.assertEnded(ended, 0, "d")
         self.assertEqual(ended.err.count(b"\n"), 1, f"nothing but the closing line: {ended.err!r}")
 
@@ -193,10 +173,9 @@ class Mounts(RefusalCase):
                               ("xfs", "rw,nolock-not-really")):
             with self.subTest(kind=kind, options=options):
                 self.jobs("true")
-                self.assertAccepted(self.run_mounted(kind, options))
-
-    def test_single_host_takes_any_of_them(self) -> None:
-        self.assertAccepted(self.run_mounted("nfs", "rw,vers=3,nolock", "--single-host"))
+                self.assertAccepted(self.start_mounted(kind, options))
+        self.jobs("true")
+        self.assertAccepted(self.start_mounted("nfs", "rw,vers=3,nolock", "--single-host"))
 
     def test_a_folder_that_may_not_be_listed_on_fuse(self) -> None:
         bound = self.bound_by_permissions()
@@ -207,11 +186,8 @@ class Mounts(RefusalCase):
                 self.jobs("true")
                 self.write(f"22 1 250:1 / / rw - {kind} server:/x rw\n", "mountinfo")
                 self.dir.chmod(0o311)
-                ended = self.finish(
-                    self.start_patched(
-                        "import runmaker4; runmaker4.MOUNTINFO = 'mountinfo'", "runs.txt", **bound
-                    )
-                )
+                patch = "import runmaker4; runmaker4.MOUNTINFO = 'mountinfo'"
+                ended = self.finish(self.start_patched(patch, "runs.txt", **bound))
                 self.dir.chmod(0o755)
                 self.assertEqual(ended.code, code, ended.err)
                 self.assertEqual(b"no permission to list the directory" in ended.err, code == 2, ended.err)
@@ -220,20 +196,20 @@ class Mounts(RefusalCase):
         (self.dir / "home").mkdir()
         os.link(self.dir / "runs.txt", self.dir / "home" / "runs.txt")
         (self.dir / "link").symlink_to("home")
-        ended = self.run_mounted("nfs", "rw,nolock", place="home", file="link/runs.txt")
-        self.assertRefused(ended, "link/runs.txt", "nolock")
+        runner = self.start_mounted("nfs", "rw,nolock", place="home", file="link/runs.txt")
+        self.assertRefused(self.finish(runner), "link/runs.txt", "nolock")
         self.assertUntouched()
 
     def test_a_network_file_system_that_was_not_tested_is_named_once(self) -> None:
         for kind in "lustre", "beegfs", "fuse", "fuse.new", "nobody-has-heard-of-it":
             with self.subTest(kind=kind):
                 self.jobs("true")
-                ended = self.run_mounted(kind, "rw,flock")
+                ended = self.finish(self.start_mounted(kind, "rw,flock"))
                 self.assertEnded(ended, 0, "d")
                 self.assertEqual(ended.err.count(b"\n"), 2)
                 self.assertComplains(ended, f"is on {kind}", "not tested", "--check-locks", "--single-host")
                 self.jobs("true")
-                self.assertAccepted(self.run_mounted(kind, "rw,flock", "--single-host"))
+                self.assertAccepted(self.start_mounted(kind, "rw,flock", "--single-host"))
 
 
 class Locks(RefusalCase):
@@ -253,37 +229,23 @@ fcntl.lockf = lock(fcntl.lockf, None)
 import runmaker4
 """
 
-    def start_with(self, error: str) -> subprocess.Popen[bytes]:
-        """Start a runner where every lock call fails with this error."""
-        return self.start_patched(self.BROKEN.format(error), "runs.txt")
-
     def test_a_file_system_without_locks(self) -> None:
-        runners = {name: self.start_with(name) for name in ("ENOSYS", "EINVAL", "EOPNOTSUPP")}
-        for name, runner in runners.items():
-            with self.subTest(errno=name):
-                self.assertRefused(self.finish(runner), "runs.txt", "lock")
+        names = "ENOSYS", "EINVAL", "EOPNOTSUPP"
+        for runner in [self.start_patched(self.BROKEN.format(name), "runs.txt") for name in names]:
+            self.assertRefused(self.finish(runner), "runs.txt", "lock")
         self.assertUntouched()
 
 
 class CpuCount(RunCase):
     """-j0: the least of CPU affinity, cgroup limits and Slurm's share; here 64 CPUs, unless said."""
 
-    def cpus(
-        self,
-        groups: str = "",
-        limits: Optional[dict[str, str]] = None,
-        env: Optional[dict[str, str]] = None,
-        affinity: int = 64,
-    ) -> int:
+    def cpus(self, groups: str = "", limits: Optional[dict[str, str]] = None,
+             env: Optional[dict[str, str]] = None, affinity: int = 64) -> int:
         """available_cpus() with this text in /proc/self/cgroup, and these files in /sys/fs/cgroup."""
         machine = mock.patch.multiple(os, create=True, sched_getaffinity=lambda pid: set(range(affinity)),
                                       cpu_count=lambda: 64, process_cpu_count=lambda: 64)
         with machine, self.limited(groups, limits, env):
             return runmaker4.available_cpus()
-
-    def test_affinity(self) -> None:
-        self.assertEqual(self.cpus(), 64)
-        self.assertEqual(self.cpus(affinity=3), 3)
 
     def test_cgroup_v2_limits_of_the_group_and_of_those_above(self) -> None:
         group = "0::/user.slice/job.scope\n"
@@ -297,9 +259,7 @@ class CpuCount(RunCase):
         ):
             with self.subTest(limits=limits):
                 self.assertEqual(self.cpus(group, limits), cpus)
-
-    def test_a_container_sees_its_own_limit_at_the_root(self) -> None:
-        """/proc/self/cgroup may name a path of the host that is not mounted here."""
+        # in a container, it may name a path of the host that is not mounted here
         self.assertEqual(self.cpus("0::/docker/abc\n", {"cpu.max": "200000 100000"}), 2)
 
     def test_slurm_variables(self) -> None:
@@ -332,6 +292,7 @@ class CpuCount(RunCase):
         self.assertEqual(self.cpus(group, limits, env, affinity=7), 5)
         self.assertEqual(self.cpus(group, limits, env, affinity=4), 4)
         self.assertEqual(self.cpus(group, {"a/cpu.max": "800000 100000"}, env, affinity=7), 6)
+        self.assertEqual((self.cpus(), self.cpus(affinity=3)), (64, 3))
 
     @unittest.skipUnless(shutil.which("taskset"), "there is no taskset here")
     def test_j0_runs_one_job_at_a_time_on_one_cpu(self) -> None:
@@ -347,9 +308,8 @@ class CpuCount(RunCase):
         root = self.write("", "no-limits")
         self.jobs(": > a; until [ -e b ]; do sleep 0.05; done", ": > b; until [ -e a ]; do sleep 0.05; done")
         unlimited = f"import runmaker4; runmaker4.CGROUP_ROOT = runmaker4.PROC_CGROUP = {str(root)!r}"
-        runner = self.start_patched(
-            unlimited, "-j0", "--timeout=20", "runs.txt", env={"SLURM_CPUS_ON_NODE": "2"}
-        )
+        two = {"SLURM_CPUS_ON_NODE": "2"}
+        runner = self.start_patched(unlimited, "-j0", "--timeout=20", "runs.txt", env=two)
         self.assertEnded(self.finish(runner), 0, "dd")
 
 
