@@ -278,7 +278,7 @@ class Interrupted(OverTcp, test_signals.Interrupted):
         return super().check_amid(ended, code)
 
 
-@ordinarily("test_usr1_does_so_too_and_a_drained_runner_does_not_follow_the_file_any_longer")
+@ordinarily("test_usr1_does_so_and_a_drained_runner_does_not_follow_the_file_any_longer")
 class Drained(OverTcp, test_signals.Drained):
     """HUP and USR1 at a client: it starts nothing more and waits for what runs."""
 
