@@ -40,9 +40,6 @@ class Trace:
         (number,) = [number for number, known in self.processes.items() if known == name]
         return {thread: self.events[pid, tid] for (pid, tid), thread in self.threads.items() if pid == number}
 
-    def commands(self) -> list[str]:
-        return [event["args"]["command"] for event in self.all]
-
 
 def read_trace(data: bytes) -> Trace:
     """Read a trace in the format's JSON object form, with complete and metadata events only."""
@@ -79,13 +76,8 @@ def take_metadata(trace: Trace, event: dict[str, Any]) -> None:
 
 # -- tests ---------------------------------------------------------------------------------------------------
 
-def logged(
-    line: int = 1,
-    host: Text = "alice",
-    began: float = 0.0,
-    took: float = 1.0,
-    command: Text = "true",
-) -> bytes:
+def logged(line: int = 1, host: Text = "alice", began: float = 0.0, took: float = 1.0,
+           command: Text = "true") -> bytes:
     """The end of a run in the journal, which begins so many seconds after BEGAN."""
     name = os.fsdecode(as_bytes(host))
     return end(f"{name}-{line}-{began}", line, command, BEGAN + began, took, host=name)
@@ -98,8 +90,8 @@ class TimelineCase(RunCase):
         (self.dir / "out").mkdir(exist_ok=True)
         self.write(b"".join(lines), "out/journal")
 
-    def draw(self, *options: object, log: str = "out", out: str = "out.json", **settings: Any) -> Ended:
-        return self.run_script(RUNWAIT, "--outdir", log, "--timeline", out, *options, **settings)
+    def draw(self, out: str = "out.json", **settings: Any) -> Ended:
+        return self.run_script(RUNWAIT, "--outdir", "out", "--timeline", out, **settings)
 
     def trace(self, *lines: bytes) -> Trace:
         """The timeline of a journal of these lines, or of the one that is there."""
@@ -114,9 +106,7 @@ class TimelineCase(RunCase):
         return trace
 
     def assertSlotsAreTold(self, trace: Trace) -> None:
-        """Each host's threads are slot 1, 1 (2), ..., all used; no number stands for two; a thread has one
-        job at a time.
-        """
+        """Each host's threads are slot 1, 1 (2), ..., all used, each by one job at a time."""
         self.assertEqual(set(trace.threads), set(trace.events))
         # Perfetto goes by tid alone
         self.assertEqual(len({tid for _, tid in trace.threads}), len(trace.threads))
@@ -161,40 +151,28 @@ class Slots(TimelineCase):
         "half of the first": ([(0, 2), (1, 1000)], [1, 2]),
         "no time at once": ([(0, 0), (0, 0), (0, 5)], [1, 2, 3]),
         "the first free": ([(0, 30), (1, 10), (2, 20), (40, 5), (40, 5), (46, 5)], [1, 2, 3, 1, 2, 1]),
-        "a freed one again": (
-            [(0, 100), (0, 50), (50, 10), (60, 10), (70, 90), (100, 10)],
-            [1, 2, 2, 2, 2, 1],
-        ),
+        "again": ([(0, 100), (0, 50), (50, 10), (60, 10), (70, 90), (100, 10)], [1, 2, 2, 2, 2, 1]),
     }
 
-    @staticmethod
-    def lines(host: str, runs: Sequence[tuple[float, float]]) -> list[bytes]:
-        return [
-            logged(number, host, start / 1000, length / 1000)
-            for number, (start, length) in enumerate(runs, 1)
-        ]
-
-    @staticmethod
-    def number_of(track: str) -> int:
-        return 1 if track == "slot 1" else int(track.removeprefix("slot 1 (").rstrip(")"))
+    def draw_runs(self, hosts: dict[str, Sequence[tuple[float, float]]]) -> Trace:
+        """The timeline of the runs of these hosts, each a start and a length in milliseconds."""
+        return self.trace(*[logged(number, host, start / 1000, length / 1000) for host, runs in hosts.items()
+                            for number, (start, length) in enumerate(runs, 1)])
 
     def test_neighbours_share_a_slot_and_never_overlap(self) -> None:
-        trace = self.trace(
-            *[line for host, (runs, _) in self.ONE_SLOT.items() for line in self.lines(host, runs)]
-        )
+        trace = self.draw_runs({host: runs for host, (runs, _) in self.ONE_SLOT.items()})
         for host, (_, drawn) in self.ONE_SLOT.items():
             with self.subTest(host):
                 self.assertEqual(self.parts(trace, host), {"slot 1": drawn})
 
     def test_what_ran_at_the_same_time_has_slots_of_its_own(self) -> None:
-        trace = self.trace(
-            *[line for host, (runs, _) in self.MORE_SLOTS.items() for line in self.lines(host, runs)]
-        )
+        trace = self.draw_runs({host: runs for host, (runs, _) in self.MORE_SLOTS.items()})
         for host, (runs, slots) in self.MORE_SLOTS.items():
             with self.subTest(host):
-                found = {event["args"]["line"]: self.number_of(slot)
+                found = {event["args"]["line"]: slot
                          for slot, events in trace.host(host).items() for event in events}
-                self.assertEqual([found[number] for number in range(1, len(runs) + 1)], slots)
+                wanted = ["slot 1" if slot == 1 else f"slot 1 ({slot})" for slot in slots]
+                self.assertEqual([found[number] for number in range(1, len(runs) + 1)], wanted)
                 drawn = [(start, max(length, 0.001)) for start, length in runs]
                 self.assertEqual(sorted(itertools.chain(*self.parts(trace, host).values())), sorted(drawn))
 
@@ -203,10 +181,8 @@ class Slots(TimelineCase):
             chance = random.Random(seed)
             runs = [(5 * chance.randrange(2000), 5 * chance.randrange(1, 40)) for _ in range(600)]
             with self.subTest(seed=seed):
-                trace = self.trace(*self.lines("alice", runs))
-                at_once = max(
-                    sum(start <= moment < start + length for start, length in runs) for moment, _ in runs
-                )
+                trace = self.draw_runs({"alice": runs})
+                at_once = max(sum(start <= now < start + length for start, length in runs) for now, _ in runs)
                 self.assertEqual(len(trace.threads), at_once)
                 self.assertEqual(sorted(itertools.chain(*self.parts(trace, "alice").values())), sorted(runs))
 
@@ -216,14 +192,12 @@ class Commands(TimelineCase):
 
     def test_a_long_command_has_a_short_name(self) -> None:
         commands = ["x" * 100, "x" * 101, "ä" * 100, "\U0001f600" * 5000]
-        trace = self.trace(
-            *[logged(number, began=number, command=text) for number, text in enumerate(commands, 1)]
-        )
-        self.assertEqual(trace.commands(), commands)
+        trace = self.trace(*[logged(at, began=at, command=text) for at, text in enumerate(commands, 1)])
+        self.assertEqual([event["args"]["command"] for event in trace.all], commands)
         names = [event["name"] for event in trace.all]
         self.assertEqual(names, [commands[0], "x" * 100 + "...", commands[2], "\U0001f600" * 100 + "..."])
 
-    def test_any_bytes(self) -> None:
+    def test_any_bytes_and_hosts_as_servers_name_them(self) -> None:
         commands = {
             b"echo '\"\\/\x01\x7f\x1b[31m\r'": "echo '\"\\/\x01\x7f\x1b[31m\r'",
             b"\xff\xc3 \xc3\xa9": "\ufffd\ufffd é",
@@ -233,14 +207,11 @@ class Commands(TimelineCase):
             "\u2028\ufeff".encode(): "\u2028\ufeff",
         }
         lines = [logged(number, b"h\xfcte", number, command=text) for number, text in enumerate(commands, 1)]
-        trace = self.trace(*lines)
-        self.assertEqual(trace.commands(), list(commands.values()))
-        self.assertEqual(list(trace.processes.values()), ["h\ufffdte"])
-
-    def test_hosts_as_servers_name_them(self) -> None:
-        hosts = ["a host", ":", "user@host.domain", "host", "[::1]"]
-        trace = self.trace(*[logged(1, host) for host in hosts])
-        self.assertEqual(list(trace.processes.values()), sorted(hosts))
+        hosts = [":", "[::1]", "a host", "host", "user@host.domain"]
+        trace = self.trace(*lines, *[logged(1, host) for host in hosts])
+        self.assertEqual(sorted(trace.processes.values()), sorted([*hosts, "h\ufffdte"]))
+        told = [event["args"]["command"] for event in trace.host("h\ufffdte")["slot 1"]]
+        self.assertEqual(told, list(commands.values()))
 
 
 class Refused(TimelineCase):
@@ -251,14 +222,6 @@ class Refused(TimelineCase):
         self.log = b"".join(logged(number, began=number) for number in range(1000))
         self.write_journal(self.log)
 
-    def assertEachRefused(self, calls: dict[str, tuple[str, ...]], *left: str) -> None:
-        """Calls of runwait4.py, each with words that its message has."""
-        for (_, *args), ended in self.run_all((RUNWAIT, *call.split()) for call in calls):
-            with self.subTest(" ".join(args)):
-                self.assertRefused(ended, f"{RUNWAIT}: ", *calls[" ".join(args)])
-        self.assertNothingLeft("out", *left)
-        self.assertEqual(self.read("out/journal"), self.log)
-
     def test_results_that_cannot_be_written(self) -> None:
         (self.dir / "dir").mkdir()
         os.mkfifo(self.dir / "fifo")
@@ -268,17 +231,15 @@ class Refused(TimelineCase):
         self.write("{}", "other.json")
         self.write('{"traceEvents":[\n]}\n', "trace.json")
         (self.dir / "queue").symlink_to("runs.txt")
-        self.assertEachRefused({
-            "--outdir out --timeline dir": ("dir: is a directory",),
-            "--outdir out --timeline missing/out.json": ("missing/out.json: no such file or directory",),
-            "--outdir out --timeline fifo": ("fifo: not a regular file",),
-            "--outdir out --timeline link": ("link: not a regular file",),
-            "--outdir out --timeline self": ("self: not written by this option",),
-            "--outdir out --timeline runs.txt": ("runs.txt: not written by this option",),
-            "--outdir out --timeline other.json": ("other.json: not written by this option",),
-            "--outdir out --timeline trace.json": ("trace.json: not written by this option",),
-            "--outdir out --timeline queue": ("queue: not written by this option",),
-        }, "dir", "fifo", "link", "self", "runs.txt", "queue", "other.json", "trace.json")
+        words = {"dir": "is a directory", "missing/out.json": "no such file or directory",
+                 "fifo": "not a regular file", "link": "not a regular file",
+                 **dict.fromkeys(("self", "runs.txt", "other.json", "trace.json", "queue"),
+                                 "not written by this option")}
+        for call, ended in self.run_all((RUNWAIT, "--outdir", "out", "--timeline", name) for name in words):
+            with self.subTest(call[-1]):
+                self.assertRefused(ended, f"{RUNWAIT}: {call[-1]}: {words[call[-1]]}")
+        self.assertNothingLeft("out", *[name for name in words if "/" not in name])
+        self.assertEqual(self.read("out/journal"), self.log)
         self.assertTrue((self.dir / "fifo").is_fifo())
         self.assertEqual(self.read(), b". true\n")
 
@@ -288,16 +249,15 @@ class Refused(TimelineCase):
         self.assertRefused(self.draw(out="dir/out.json", **bound), "dir/out.json: permission denied")
 
     def test_a_full_disk_leaves_the_older_timeline(self) -> None:
-        for older in (None, OLDER):
-            with self.subTest(older=older):
-                if older:
-                    self.write(older, "out.json")
-                limit = (20_000, 20_000)
+        limit = (20_000, 20_000)
+        for left in [], ["out.json"]:
+            with self.subTest(left=left):
+                for name in left:
+                    self.write(OLDER, name)
                 ended = self.draw(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
                 self.assertRefused(ended, "out.json: file too large")
-                self.assertNothingLeft("out", *(["out.json"] if older else []))
-                if older:
-                    self.assertEqual(self.read("out.json"), older)
+                self.assertNothingLeft("out", *left)
+        self.assertEqual(self.read("out.json"), OLDER)
 
     def test_interrupted_it_leaves_nothing(self) -> None:
         patch = ("import runwait4, time\n"
@@ -306,9 +266,8 @@ class Refused(TimelineCase):
                  "runwait4.trace_events = hang\n")
         for number in signal.SIGINT, signal.SIGTERM:
             with self.subTest(signal=number):
-                drawing = self.start_patched(
-                    patch, "--outdir", "out", "--timeline", "out.json", script=RUNWAIT
-                )
+                options = "--outdir", "out", "--timeline", "out.json"
+                drawing = self.start_patched(patch, *options, script=RUNWAIT)
                 with deadline(drawing):
                     present(drawing.stdout).readline()
                 self.assertEqual(len(os.listdir(self.dir)), 2)
@@ -380,13 +339,8 @@ class BlockedByACheck(RunCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_it_waits_for_what_runs_or_can_still_be_run(self) -> None:
-        texts = (
-            "d a\n#RUN barrier check\n. b\n",
-            "! a\n#RUN barrier\n. b\n",
-            "! a\n. b\n#RUN barrier check\n. c\n",
-            "! a\n. b\n",
-            "#RUN barrier check\n. a\n! b\n",
-        )
+        texts = ("d a\n#RUN barrier check\n. b\n", "! a\n#RUN barrier\n. b\n",
+                 "! a\n. b\n#RUN barrier check\n. c\n", "! a\n. b\n", "#RUN barrier check\n. a\n! b\n")
         for number, text in enumerate(texts):
             self.write(text, str(number))
         runner = self.start_to_gate(f"! a\n. {GATE}\n#RUN barrier check\n. b\n")
