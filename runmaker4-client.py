@@ -129,6 +129,10 @@ ADDRESS = re.compile(r"(?:\[([^\[\]]+)\]|([^:]+)):([0-9]{1,5})|([^:\[\]]*|[^\[\]
 
 
 def server_address(text: str) -> tuple[str, int | None]:
+    """Return host and port of 'alice', 'alice:9998', '::1' or '[::1]:9998'.  For argparse.
+
+    The port is None if not given: then --port applies.
+    """
     # 'alice', 'alice:9998', '::1' or '[::1]:9998'; the port is None if --port applies
     match = ADDRESS.fullmatch(text)
     port = int(match[3]) if match and match[3] else None
@@ -221,6 +225,7 @@ def find_token(token_option: str | None) -> Token:
 
 
 def ask_for_token() -> str:
+    """Return the token that the user types, without echo."""
     exit_on(signal.SIGINT, signal.SIGTERM)      # by an exception, so that getpass() restores the echo
     try:
         token = getpass.getpass("Token (the server prints it): ").strip()
@@ -266,6 +271,7 @@ class Endpoint:
                 sock.sendall(channel.take_outgoing())
 
     def why_unreachable(self, error: Exception) -> str:
+        """Return why no connection was made, and a remedy: 'port 9998: no answer (is ...)'."""
         number = error.errno if isinstance(error, OSError) else None
         text = os.strerror(number).lower() if number and number > 0 else "no connection"
         if isinstance(error, (TimeoutError, asyncio.TimeoutError, socket.timeout)):
@@ -273,6 +279,7 @@ class Endpoint:
         return f"port {self.port}: {text} (is runmaker4-server.py running on that host?)"
 
     def why_rejected(self, error: WireError) -> str:
+        """Return why authentication failed, and a remedy: 'wrong token, from ...'."""
         if str(error) == "wrong token":
             return (
                 f"wrong token, from {printable(self.token.source)} (the first line that the server printed "
@@ -293,6 +300,7 @@ class Endpoint:
 
 @dataclass(eq=False)
 class Event:
+    """A message that must not be lost, kept until the server has acknowledged it."""
     number: int
     message: dict[str, Any]
     size: int                           # bytes of output
@@ -309,6 +317,7 @@ class Event:
 
 @dataclass(eq=False)
 class RemoteJob(Job):
+    """A job from the server, and what the server must learn about it."""
     key: str = ""
     of_group: bool = False              # with together=
     result: bytes | None = None         # NEW: given back; None: not finished
@@ -670,6 +679,7 @@ class Requests:
         return self.no_job.retry_after is None
 
     def make_hello(self, slots: int, free_memory: float) -> dict[str, int]:
+        """Return fields of a `hello`: slots in service, bytes of memory."""
         self._reported_slots = slots
         self._offered_memory = int(min(free_memory, runmaker4.MAX_INTEGER))
         return dict(slots=slots, memory=self._offered_memory)
@@ -901,6 +911,7 @@ class Connection:
             self._requests.on_sent(link.request("claim", **claim), claim)
 
     def _return_queued_job(self, key: str) -> bool:
+        """Give a job back if it still waits for a slot."""
         job = self._jobs_ahead.pop(key, None)
         if job:
             self._give_back(job)
@@ -929,6 +940,10 @@ class Connection:
             self._outbox.send(link)
 
     def _on_acknowledged(self, events: Iterable[Event]) -> None:
+        """Handle events that the server has acknowledged, because they are in files.
+
+        Forget a job whose result is acknowledged; keep other events for a next server.
+        """
         for event in events:
             job = self._jobs.get(event.key)
             if job and event.kind == "finish":
@@ -1026,6 +1041,10 @@ class Connection:
     # -- messages --------------------------------------------------------------------------------------------
 
     def handle(self, link: ServerLink, message: Message) -> None:
+        """Handle a message from the server.
+
+        Raises WireError if it is unknown, malformed, or comes before the welcome.
+        """
         kind = message.text("type", 16)
         is_exiting = self.link_life.state is LinkState.OVER
         if is_exiting:
@@ -1059,6 +1078,10 @@ class Connection:
             raise WireError(f"an unknown message {kind!a}")
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
+        """Use a link, because the server accepts us; send the events that the server lacks.
+
+        Kill jobs that other runners have taken over; forget jobs whose results are written.
+        """
         file = printable(message.text("file", 1000))
         grace = max(message.seconds("grace"), 0.1)
         last_event = message.integer("seen")
@@ -1099,12 +1122,14 @@ class Connection:
         self._wake_runner()
 
     def _on_pong(self, message: Message) -> None:
+        """Handle the answer to a ping, which proves that the server is alive: queued jobs can start."""
         self._retry = message.text("retry", 3)
         self.link_life.on_answer(message.integer("request"))
         if self._jobs_ahead:
             self._wake_runner()
 
     def _on_fault(self, message: Message) -> None:
+        """Report that the server cannot write the result of a job."""
         job = self._jobs.get(message.text("id"))
         if job:
             if message.boolean("cancelled"):
@@ -1124,12 +1149,17 @@ class Connection:
             self._runner.open_gate(job)
 
     def _on_stop(self, key: str, cancelled: bool) -> None:
+        """Kill a running job, or give it back if it waits for a slot.
+
+        cancelled: by a user; False: the group has stopped.  Finished jobs are ignored.
+        """
         job = self._jobs.get(key)
         if self._return_queued_job(key) or not job or job.has_ended:
             return
         self._runner.kill_job(job, "cancelled" if cancelled else "stopped")
 
     def _on_no_job(self, message: Message) -> None:
+        """Handle the answer that there is no job: wake the runner, which exits if it can."""
         request_number = message.integer("request")
         self._requests.on_no_job(
             request_number,
@@ -1180,6 +1210,7 @@ class Connection:
 
 class ServerSink(Sink):
 
+    """Reports the start, output and end of runs to the server."""
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         # by run, in order: output by stream, held until the run is no longer short
@@ -1195,6 +1226,7 @@ class ServerSink(Sink):
         self._send_end(run, None)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
+        """Report output, in pieces of a size that a message can have."""
         held_output = self._held_output.get(run)
         if held_output is None:
             return self._send_output(run, stream.name, data)
@@ -1204,6 +1236,9 @@ class ServerSink(Sink):
             self._send_held_output(run)
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
+        """Report the end of a run, unless the start was not reported; note a cause of failure for the job's
+        result.
+        """
         self._set_cause(run, run_result.cause if run_result.cause in FAILURE_CAUSES else "")
         if run in self._held_output and run.duration > OutDir.MAX_SHORT_SECONDS:
             self._send_held_output(run)
@@ -1231,6 +1266,7 @@ class ServerSink(Sink):
             job.cause = cause
 
     def _send_begin(self, run: Run) -> None:
+        """Report the start of a run; one that could not be started has the PID 0."""
         # PID 0: it could not be started
         pid, job_tag = (run.shell.pid, to_text(run.shell.job_tag)) if run.shell else (0, "")
         self._send_event(
@@ -1244,6 +1280,7 @@ class ServerSink(Sink):
         )
 
     def _send_end(self, run: Run, run_result: RunResult | None) -> None:
+        """Report the end of a run.  run_result: None if the run could not be started."""
         shell = run.shell
         output_bytes = {
             to_text(name): sum(stream.received for stream in run.streams if stream.name == name)
@@ -1296,6 +1333,7 @@ class ClientProgram(RunnerProgram):
         super().__init__(PROG, options.server, options)
 
     def main(self) -> int:
+        """Try to connect once, then run jobs; return the exit status."""
         if self.slot_file:
             self.executor = FileExecutor(self.slot_file.mount.network, self.on_writer_relieved)
         allow_descriptors(32 + 4 * len(self.slots))             # both ends of two pipes for each job

@@ -378,7 +378,7 @@ class SharedLockTable(LockTable):
         return next((offset for offset in self.locks_without_line if offset in offsets), None)
 
     def take_lock_without_line(self, offset: int) -> JobLock:
-        """Move a job lock for which a line was found to `job_locks`; return it."""
+        """Return an inherited job lock, for which a line was found: from now on it is in `job_locks`."""
         self.locks_without_line -= {offset}
         job_lock = JobLock(self._shared_fd, offset)
         self.job_locks[offset] = job_lock
@@ -511,6 +511,7 @@ def give_to_next_server(listener: socket.socket, locks_fd: int, grace: float) ->
 
 
 class KeeperLink:
+    """The server's connection to the keeper: the process that holds the job locks when the server is dead."""
     MAX_EXIT_SECONDS = 2.0              # to wait for another server to exit
 
     def __init__(self, path: str, grace: float) -> None:
@@ -589,6 +590,7 @@ class KeeperLink:
         return bool(fds)
 
     def _start_keeper(self) -> None:
+        """Fork a process that holds the job locks when the server is dead.  Raises OSError."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(b"\0" + self.address_start + secrets.token_hex(6).encode())
             listener.listen(128)            # servers that were refused stay in the queue
@@ -657,6 +659,7 @@ class ServerPhase(enum.Enum):
 
 
 class Lifetime:
+    """The phase of the server, and the exit status after a signal or a defect."""
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.phase = ServerPhase.SERVING
         self.exit_status: int | None = None     # None: the counts of the file decide
@@ -806,6 +809,7 @@ class Assignment:
         return was_sent_recently and has_perhaps_not_begun and self.client.link is not None
 
     def make_job_entry(self) -> dict[str, Any]:
+        """Return the job's fields for a `jobs` message."""
         job = self.job
         settings = job.settings
         return dict(
@@ -864,6 +868,7 @@ class Assignment:
 
     @staticmethod
     def _alter_for_cancelled(line_result: LineResult) -> LineResult:
+        """Keep a result that is certain; otherwise the state that the user has set remains in the file."""
         if line_result.state not in (NEW, ERROR):
             return line_result
         never_ran = line_result.cause in (Cause.RETURNED, Cause.UNSTARTED)
@@ -1101,6 +1106,7 @@ class Client(Consumer):
         )
 
     def _repeat_orders(self) -> None:
+        """Order the client again to stop cancelled jobs, and to go on in groups."""
         for assignment in list(self.assignments.values()):
             if assignment.is_cancelled:
                 self.sessions.stop_cancelled_job(assignment)
@@ -1333,9 +1339,11 @@ class Records:
         self._print_sink = Console(console, with_output=True) if console else None
 
     def is_behind(self, limit: int) -> bool:
+        """Return True if more than `limit` bytes wait to be written to the disk or the terminal."""
         return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
     def handle_event(self, kind: str, client: Client, assignment: Assignment, message: Message) -> None:
+        """Pass an event of a run to the sinks.  Raises WireError."""
         if kind == "begin":
             self._begin_run(client, assignment, message)
         elif kind == "output":
@@ -1381,6 +1389,7 @@ class Records:
 
     @staticmethod
     def _pass_output(run: Run, stream_name: bytes, data: bytes) -> None:
+        """Pass a piece of output to the sinks.  Raises WireError."""
         stream = next((stream for stream in run.streams if stream.name == stream_name), None)
         if not stream:
             raise WireError("a piece of no stream")
@@ -1424,6 +1433,7 @@ class Records:
 
     @staticmethod
     def _read_run_result(cause: str, message: Message) -> RunResult:
+        """Return how a shell has ended, from an `end` message.  Raises WireError."""
         status = message.integer("status", 0xFFFF)      # as from waitpid(2)
         peak_memory = message.integer("taken")          # bytes
         is_limit_in_bytes = cause == "memory"           # otherwise the timeout
@@ -1522,6 +1532,7 @@ class Member:
 
     @property
     def is_ready(self) -> bool:
+        """Return True if the first job can begin: the shell is at the gate, the client connected."""
         waits = self.is_at_gate and self.current is not None and self.current.phase is Phase.SENT
         return waits and self.client.link is not None
 
@@ -1625,6 +1636,7 @@ class Group:
             self._start_all()
 
     def _on_prepare_timeout(self) -> None:
+        """Report the hosts that are not ready, and give all lines back."""
         hosts = ", ".join(member.host for member in self._members if not member.is_ready)
         self._dispatcher.say_once(
             f"group {printable(self._name)}: not ready within {human_time(self.MAX_PREPARING_SECONDS)}: "
@@ -1633,6 +1645,7 @@ class Group:
         self.abort()
 
     def _start_all(self) -> None:
+        """Let the jobs of all hosts begin."""
         self.stage = Stage.RUNNING
         self._prepare_timer.cancel()
         for member in self._members:
@@ -1675,6 +1688,7 @@ class Group:
         return True
 
     def _send_next(self, member: Member) -> None:
+        """Send a connected host the next job, if any."""
         assignment = member.take_next_job()
         if not assignment:
             return
@@ -1716,6 +1730,7 @@ class Group:
             self._send_next(member)
 
     def _stop_group(self) -> None:
+        """Stop running jobs and begin no more: too many hosts are lost."""
         self.stage = Stage.STOPPED
         self._prepare_timer.cancel()
         for member in self._members:
@@ -1730,6 +1745,7 @@ class Group:
             self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
 
     def _add_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
+        """Add a result line: host, how the job ended, elapsed time, command."""
         # host, how the job ended, elapsed time, command
         elapsed = "" if assignment.sent_at is None else human_time(boottime() - assignment.sent_at)
         # as on the console: a terminal gets no control characters
@@ -1746,6 +1762,7 @@ class Group:
         self._dispatcher.hand_out_soon()
 
     def _print_results(self) -> None:
+        """Print a line about the group, then one about each job, in the order of the file."""
         lost_count = sum(member.is_lost for member in self._members)
         too_many_lost = self.stage is Stage.STOPPED
         verdict = "failed" if too_many_lost else "succeeded"
@@ -1798,6 +1815,7 @@ class FileCount:
 
 
 class Accountant:
+    """Counts the jobs in the file for clients that exit, and for a server that exits when all have ended."""
     PAUSE_FACTOR = 4                    # in durations of a count
 
     def __init__(self, executor: FileExecutor, lifetime: Lifetime, reader: JobReader) -> None:
@@ -1819,6 +1837,7 @@ class Accountant:
             self._answer_task = spawn_task(self._answer_all())
 
     async def _answer_all(self) -> None:
+        """Answer requests until there are none; a count answers all earlier ones."""
         while self._requests:
             await asyncio.sleep(self.pause_seconds)
             links = self._requests
@@ -2041,6 +2060,7 @@ class Sessions:
         return [assignment for assignment in assignments.values() if assignment.group]
 
     def kept_text(self, assignments: dict[str, Assignment]) -> str:
+        """Return a text for a message: '; lines 3, 5 kept for 60s'; '' if there are none."""
         # '; lines 3, 5 kept for 60s'
         lines = [assignment.number for assignment in assignments.values() if assignment.is_undecided]
         return f"; {name_lines(lines)} kept for {human_time(self.grace)}" if lines else ""
@@ -2303,6 +2323,7 @@ class Claims(Cursor):
         return ClaimedBatch(jobs, self._plan_groups(groups_to_start.values()), no_job)
 
     def _groups_to_start(self) -> dict[int, PendingGroup]:
+        """Return the groups that can start now, by the offset of the first job."""
         return {group.jobs[0][0].offset: group for group in self.groups
                 if group.jobs and group.is_complete and not group.started}
 
@@ -2673,6 +2694,7 @@ class Dispatcher:
             self.start_claiming({})
 
     def is_startable(self, assignment: Assignment) -> bool:
+        """Return True if a client can start the job; otherwise print why not."""
         error = command_error(assignment.command)
         if error:
             self._sessions.say(f"line {assignment.number}: cannot be started: {error}")
@@ -2896,6 +2918,7 @@ class Server(Program):
         return super().main()
 
     def _listen(self) -> None:
+        """Open the socket, and allow as many waiting connections as the system does."""
         _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         self._socket = listen(self.options.host, self.options.port)
@@ -3033,12 +3056,17 @@ class Server(Program):
             await asyncio.sleep(0.01)
 
     def _let_keeper_exit(self) -> None:
-        """Let the keeper exit, unless it must hold locks for the next server."""
+        """Let the keeper exit, unless it must hold job locks for the next server.
+
+        That is so while lines are claimed: for clients, for clients of the previous server that have not
+        come yet, and perhaps after a defect.
+        """
         may_have_locked_lines = self.defects or self.claims.has_inherited_locks
         if not self.sessions.assignments and not may_have_locked_lines:
             self._keeper.dismiss_keeper()
 
     def _say_summary(self) -> None:
+        """Print the closing line: results by state, time, and how to see failed jobs."""
         seconds = boottime() - self.began
         why = failure_report_command(self.options)
         self.say(

@@ -993,11 +993,13 @@ class Reader(Opened):
         return os.pread(self.fd, size, offset)
 
     def _stop_direct_reading(self) -> None:
+        """Clear O_DIRECT on the descriptor: the file system has refused a read with it."""
         flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
         fcntl.fcntl(self.fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
         self.reading_mode = Reading.DROPPED
 
     def _read_blocks(self, size: int, offset: int) -> bytes:
+        """Do pread() with O_DIRECT: read whole blocks into page-aligned memory."""
         skipped = offset % BLOCK
         first_block = offset - skipped
         blocks = -(-(skipped + size) // BLOCK)          # rounded up
@@ -1300,6 +1302,10 @@ class Scan:
         return self._begins_with(last_line)
 
     def _begins_with(self, line: Line) -> bool:
+        """Return True if the buffer begins with a newline, any state and the text of this line.
+
+        Of a long line compare only as much as the smallest chunk has.
+        """
         text_index = 2
         text = line.text[:self.MIN_CHUNK_SIZE - 1]
         text_end = text_index + len(text)
@@ -1308,6 +1314,7 @@ class Scan:
         return self._buffer.startswith(text, text_index) and (is_cut or next_byte in (b"\n", b""))
 
     def _parse_line_at(self, state_index: int) -> Line:
+        """Return the line whose state is buffer[state_index], move the position there, and set `last`."""
         newline = self._buffer.find(b"\n", state_index)
         if newline < 0:                             # it is not in the buffer yet
             self._drop_buffer_to(state_index - 1)   # now buffer[0] is the newline before the line
@@ -1337,6 +1344,7 @@ class Scan:
         return newline
 
     def _count_lines_to(self, stop: int) -> None:
+        """Move the position to buffer[stop], and count the lines that begin on the way."""
         self.line_number += self._buffer.count(b"\n", self._position, stop)
         if self.counted is not None:
             # The last newline can be at stop - 1; two more bytes, state and blank, show if a job follows it
@@ -1703,6 +1711,10 @@ def parse_settings(text: bytes) -> Directive:
 
 
 def _parse_job_settings(values: dict[str, str]) -> JobSettings:
+    """Parse the settings of a directive, for example {'host': 'node1,node2', 'slots': '4'}.
+
+    Raises ValueError if a value, or a combination, is invalid.
+    """
     hosts = tuple(values["host"].lower().split(",")) if "host" in values else ()
     _check_patterns(hosts)
     _check_combinations(values)
@@ -1732,6 +1744,7 @@ def _check_patterns(hosts: Iterable[str]) -> None:
 
 
 def _check_combinations(values: Collection[str]) -> None:
+    """Raise ValueError if one directive cannot have all these settings."""
     if "together" in values and "host" not in values:
         raise ValueError("together= requires host=")
     if "min-hosts" in values and "together" not in values:
@@ -1754,6 +1767,10 @@ def _parse_resources_per_run(values: Mapping[str, str]) -> tuple[Resources, ...]
 
 
 def _parse_value(values: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
+    """Return the parsed value of the setting `name`; `default` if `values` has none.
+
+    Raises a ValueError that names the setting.
+    """
     try:
         return parse(values[name]) if name in values else default
     except argparse.ArgumentTypeError as error:
@@ -2123,6 +2140,7 @@ class PresenceLock:
         self.is_held = False
 
     def _draw(self) -> int:
+        """Draw a presence lock, from the half for servers or that for runners."""
         drawn = int.from_bytes(os.urandom(4), "big") % self.SERVERS
         return self.SERVERS + drawn if self._of_server else drawn
 
@@ -2222,6 +2240,7 @@ class LockTableReader(Opened):
         return self.is_open and not is_free(self.fd, bucket_of(command) + MUTEX_OFFSET)
 
     def count_job_locks(self, command: bytes) -> int:
+        """Return how many job locks of a command are held, by any process."""
         if not self.is_open:
             return 0
         held = other_locks(self.fd, bucket_of(command), JOB_LOCKS_PER_BUCKET)
@@ -2280,6 +2299,7 @@ class LockTable(LockTableReader):
         return fd, inode
 
     def _lock_announcing_bytes(self, fd: int) -> None:
+        """Lock HERE_BYTE ("this process can claim lines"), the pulse and the presence lock through `fd`."""
         # Also, an NFS client that holds a lock on a file needs fewer round trips for the next lock
         lock(fd, HERE_BYTE, shared=True)
         self.pulse_offset = 0
@@ -2473,6 +2493,11 @@ class JobReader(Opened):
     def scan_lines(
         self, states: bytes | None = None, counted: Counter[bytes] | None = None, directives: bool = False
     ) -> Scan:
+        """Start a scan over the job lines in some states; None: in all.
+
+        If the path names another file than the open one, open that first.  counted: gets the number of job
+        lines in each state during the scan.  directives: also yield lines that begin with #RUN.
+        """
         self.reopen_if_replaced()
         return Scan(self.reader, self.start, states, counted=counted, directives=directives)
 
@@ -2671,6 +2696,10 @@ class JobReader(Opened):
         return not living_copies or self._has_running_lines(command, needed_lines, find_start())
 
     def _has_running_lines(self, command: bytes, at_least: int, search_start: int | None = None) -> bool:
+        """Return True if at least so many lines of a command are `r`.
+
+        search_start: search from this offset on, then the lines above; None: from the first line on.
+        """
         middle = self.start if search_start is None else search_start
         count = count_lines(self.reader, middle, math.inf, RUNNING, command, at_least)
         if count < at_least:
@@ -3070,6 +3099,7 @@ class JobQueue:
         self.file.lock_table.free_job_locks()
 
     def _warn_if_direct_reading_refused(self) -> None:
+        """Report that the file system refuses O_DIRECT, unless it did so for the last file."""
         last_mode = self._last_reading_mode
         self._last_reading_mode = self.file.reader.reading_mode
         if self._last_reading_mode is Reading.DROPPED and last_mode is not Reading.DROPPED:
@@ -3095,6 +3125,7 @@ class JobQueue:
                 and self.file.clock() - self._cut_off_since >= self.MAX_CUT_OFF_SECONDS)
 
     def _forget_job_locks(self) -> None:
+        """Clear `job_lock` of each claimed job whose job lock the lock table has lost or freed."""
         for job in self.claimed:
             if job.job_lock and self.file.lock_table.job_locks.get(job.job_lock.offset) is not job.job_lock:
                 job.job_lock = None
@@ -3142,6 +3173,7 @@ class JobQueue:
             return attempt
 
     def _lock_and_mark(self, line: Line, consumer: Consumer, settings: JobSettings) -> Job:
+        """Lock a job lock for a line that can be claimed, write `r`, and add the new job to `claimed`."""
         job = Job(**vars(line), consumer=consumer, settings=settings)
         job.mark_found(self.file.size())
         job.job_lock = self.file.lock_table.take_job_lock(job)
@@ -3161,7 +3193,8 @@ class JobQueue:
     def _running_search_start(self, command: bytes) -> int | None:
         """Return where to begin a search for running lines of a command; None: at the top.
 
-        That is our first claimed line of the command: most running lines are below.
+        That is our first claimed line of the command.  Equal lines are claimed from the top, so most of the
+        running ones are below it.
         """
         first_job = next((job for job in self.claimed if job.command == command), None)
         return first_job.offset if first_job and self.file.state_at(first_job) is not None else None
@@ -3361,7 +3394,10 @@ class JobQueue:
         return now - self._searched_at >= pause
 
     def _drop_lost_job_locks(self) -> None:
-        """If this host has lost locks, close the job file and the lock file, to be opened again."""
+        """If this host has lost locks, close the job file and the lock file, to be opened again.
+
+        On the job file that is the in-use lock alone; on the lock file, also the job locks of our jobs.
+        """
         if not self.file.lock_table.still_has_locks():
             self.file.close_files()
         if self.file.lock_table.drop_lost_job_locks():
@@ -3619,6 +3655,9 @@ def _check_path(path: str, mount: Mount) -> None:
 
 
 def _try_locks(path: str, lock_path: str) -> None:
+    """Raise UsageError if record locks have no effect here: if a lock of one open file does not keep another
+    open file from locking the byte.
+    """
     os.close(open_lock_file_of(path))
     with open(lock_path, "rb+", buffering=0) as first, open(lock_path, "rb+", buffering=0) as second:
         if is_free(second.fileno(), lock_probe(first.fileno())):
@@ -3750,6 +3789,7 @@ class Throttle:
         self._cpu_seconds += time.thread_time() - self._part_cpu_started_at
 
     def pause_seconds(self, factor: float) -> float:
+        """Return the seconds to pause after the task: `factor` times its CPU time and a part of its waits."""
         waiting_seconds = max(self._seconds - self._cpu_seconds, 0.0)
         return factor * (self._cpu_seconds + min(waiting_seconds, self.MAX_WAITING_SECONDS))
 
@@ -3832,6 +3872,7 @@ def find_bad_line_above(
 
 
 def _first_line_between(start: int, barrier: Line, file: JobReader, states: bytes) -> Line | None:
+    """Return the first line in one of `states` from an offset to a barrier; or None."""
     line = Scan(file.reader, start, states, end_offset=barrier.offset).next()
     return line if line and line.offset <= barrier.offset else None
 
@@ -3889,6 +3930,7 @@ class Results:
         return self._by_command.get(command, Result(b"", 0))
 
     def add(self, job: Job, state: bytes) -> None:
+        """Remember how a run of the job has ended; forget the oldest of more than MAX_COMMANDS results."""
         self._by_command.pop(job.command, None)      # makes it the last
         self._by_command[job.command] = Result(state if state in (DONE, FAILED) else b"", job.number)
         if len(self._by_command) > self.MAX_COMMANDS:
@@ -4089,6 +4131,7 @@ class Orphans:
         return result if is_only_line else b""
 
     def _report_new_state(self, line: Line, state: bytes) -> None:
+        """Report the new state of a line `r` that was an orphan; only for the first MAX_REPORTED."""
         self._reported += 1
         if self._reported > self.MAX_REPORTED:
             return
@@ -4215,6 +4258,11 @@ class Walk:
         return self.above.scope.below_end
 
     def report(self) -> WalkReport:
+        """Return what the walk has found so far: for whom, since when, and why jobs below cannot start.
+
+        That is: the consumers that were present all the time, those that must wait for jobs, whether
+        `#RUN end` was met, and the message of a barrier check that has failed.
+        """
         block = self.above.block
         return WalkReport(
             consumers=self.always_present,
@@ -4275,6 +4323,9 @@ class Walk:
         return min(skipped_lines, key=lambda line_and_scope: line_and_scope[0].offset, default=None)
 
     def _forget_from(self, line: Line) -> None:
+        """Forget what the walk met from this line on, because it goes back there: skipped lines, groups, and
+        the block, below which no job can start.
+        """
         self.above.block = None
         self._first_blocked_job = None
         self._skipped_new = {
@@ -4283,7 +4334,10 @@ class Walk:
         self.groups = [group for group in self.groups if group.begins_above(line)]
 
     def _process_next_line(self) -> Job | Stop | None:
-        """Return the claimed job, or why the walk stops here; None: it continues."""
+        """Go on to the next line: claim or skip a job, or apply a directive.
+
+        Return the claimed job, or why the walk stops here (see Stop); None: it continues.
+        """
         line = self.scan.next(self._only_running_matter)
         if line is None:
             self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
@@ -4300,6 +4354,7 @@ class Walk:
         return None if self._apply_directive(line) else Stop.BARRIER
 
     def _process_job_line(self, line: Line) -> Job | Stop | None:
+        """Claim or skip a job.  Return the claimed job, or why the walk stops here; None: it continues."""
         job = self._claim_or_skip(line)
         if job:
             self.needs_another_walk = True
@@ -4351,7 +4406,11 @@ class Walk:
         return None
 
     def _claim_or_skip_new(self, line: Line) -> Job | None:
-        """Return the claimed job; None: the claim has failed, or no consumer can take the line now."""
+        """Claim a new line for the first consumer that may have it and has enough free.
+
+        Below a block, in a group and if no consumer can take it, the line is skipped, and recorded for those
+        who must wait for it or come later.  Return None, also if the claim has failed.
+        """
         if self.above.block:
             self._record_new_below_block(line)
             return None
@@ -4370,6 +4429,9 @@ class Walk:
         return None
 
     def _check_running_line(self, line: Line) -> None:
+        """Record a running job as unfinished, so that barriers below wait; or give an orphan, a line `r` with
+        neither runner nor job, the next state.
+        """
         suspicion = self._orphans.check_orphan(line)
         if suspicion is Suspicion.PROVED:
             self._resolve_orphan(line)
@@ -4437,6 +4499,10 @@ class Walk:
             self.unstartable_group_settings = self.above.scope.settings
 
     def _record_new_below_block(self, line: Line) -> None:
+        """Record a new job below a block, a line below which no job can start, such as a barrier that waits.
+
+        The consumers that may take the job must wait.
+        """
         can_start_later = self._starts_groups or not self.above.scope.settings.together
         if can_start_later:
             is_needed = self._add_waiting_consumers()
@@ -4446,7 +4512,7 @@ class Walk:
         self._only_running_matter = True
 
     def _add_waiting_consumers(self) -> bool:
-        """Let all consumers wait that may take jobs here.  Return False if there are none."""
+        """Record the consumers that may take jobs here: these must not exit.  Return False if none may."""
         consumers = set(self._consumers.fitting(self.above.scope))
         self.waiting_consumers |= consumers
         return bool(consumers)
@@ -4471,6 +4537,7 @@ class Walk:
         return attempt
 
     def _on_claim_refused(self, line: Line, attempt: Attempt) -> None:
+        """Record that a line could not be claimed or changed now."""
         self.claimable_soon = True
         if attempt.check is not LineCheck.CHANGED:
             self._refused_commands[line.command] = attempt.check
@@ -4478,6 +4545,7 @@ class Walk:
     # -- groups ----------------------------------------------------------------------------------------------
 
     def _current_group(self) -> PendingGroup:
+        """Return the group that the walk is in; begin a new one if the last is complete."""
         if not self.groups or self.groups[-1].is_complete:
             self.groups.append(PendingGroup(self.above.scope.settings.together, self.met_end))
         return self.groups[-1]
@@ -4634,6 +4702,7 @@ class Cursor:
 
     def _walk_if_due(self, exits_if_none: bool, consumers: Consumers,
                      absent: Collection[Consumer]) -> Job | NoJob:
+        """Walk on to the next job and claim it; or repeat the last NoJob if no walk is due."""
         self._set_consumers(consumers, absent)
         self._make_failed_lines_new()
         self._restart_if_replaced()
@@ -4648,6 +4717,7 @@ class Cursor:
         return self._walk_on(consumers)
 
     def _set_consumers(self, consumers: Consumers, absent: Collection[Consumer]) -> None:
+        """Claim for these consumers from now on.  absent: others, which want jobs later."""
         self.consumers = consumers
         known = dict.fromkeys((*consumers.all, *absent))
         self._resuming_consumers = Consumers(consumer for consumer in known if consumer.retries(RUNNING))
@@ -4722,6 +4792,10 @@ class Cursor:
         return self._claim_in_walks(consumers, was_edited)
 
     def _claim_in_walks(self, consumers: Consumers, after_edit: bool) -> Job | NoJob:
+        """Walk, again while another walk is due at once, until there is a job or none for now.
+
+        A server's walk pauses after SLICE seconds (`sliced`), to let the server do other work.
+        """
         pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
         while True:
             walk = self._walk or self._begin_walk(consumers, after_edit)
@@ -4762,6 +4836,7 @@ class Cursor:
         return self._walk
 
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
+        """Record that a walk has found no job, and report what keeps jobs from starting."""
         self._walk = None
         self._idle_walk = walk
         self._complete_last_group(walk, stop)
@@ -4841,6 +4916,7 @@ class Cursor:
             )
 
     def _report_obstacles(self, walk: Walk) -> None:
+        """Report, once, why jobs cannot start: a problem in the file, or a group that needs a server."""
         block = walk.above.block
         problem = block.text if block else ""
         is_stopped = block is not None and block.why is Why.STOPPED
@@ -4968,6 +5044,9 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
 
 
 def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
+    """Return why a job below a block cannot start: a barrier waits for the first unfinished job above, or the
+    block has a message.
+    """
     is_waiting_barrier = block.why is Why.WAITS
     if not is_waiting_barrier or not above.unfinished:
         return BlockReason(block.text, stops=block.why is Why.STOPPED)
@@ -5070,6 +5149,10 @@ def write_with_retries(
 
 async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
                                  interval: float, say: Say, job: Job) -> str:
+    """Await an attempt to write a result; make another while it raises TemporaryError.
+
+    Return the permanent error, or ''.
+    """
     waited, pause = 0.0, FIRST_RETRY_SECONDS
     is_reported = False
     while True:
@@ -5210,6 +5293,7 @@ class FileCounter:
         self._throttle = Throttle()
 
     def request_count_if_due(self) -> None:
+        """Start a count of the file, in the executor, unless one is in progress or the last is recent."""
         min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
         if not self._is_counting and not self._throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds):
             self._is_counting = True
@@ -5226,6 +5310,7 @@ class FileCounter:
         return None
 
     def _on_counted(self, states: Counter[bytes] | None) -> None:
+        """Store a count; None: it failed."""
         self._is_counting = False
         if states is not None:
             self.counts = Counts(
@@ -5286,6 +5371,10 @@ class FileJobs:
         self.poll = 5.0 if cursor.file.network else 0.25
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
+        """Return a job; or why there is none, with what the walk has found for this runner.
+
+        exits_if_none: the runner exits if there is none.
+        """
         result = await self.executor.call(self._claim, exits_if_none, free, capacity)
         return result if isinstance(result, Job) else self._add_findings(result)
 
@@ -5298,6 +5387,7 @@ class FileJobs:
         return self._cursor.claim(exits_if_none)
 
     def _add_findings(self, no_job: NoJob) -> NoJob:
+        """Add what stops jobs of this runner, and if it must wait for jobs, a time to ask again."""
         report = no_job.report
         retry_after = no_job.retry_after
         if retry_after is None and report.has_later_jobs(self._consumer):
@@ -5755,7 +5845,11 @@ class Processes(TreeKiller):
 
     def _spawn_actions(self, standard_fds: Iterable[int | None],
                        inherited_fds: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Return the posix_spawn(3) actions that copy our descriptors to 0, 1, 2, and to free numbers."""
+        """Return the posix_spawn(3) actions that copy our descriptors to those of the shell.
+
+        The standard ones become 0 to 2; the job lock, and the end of the gate if there is one, get numbers
+        from 64 on that are out of the way of `exec 3>file`.
+        """
         # none of `inherited_fds`: some C libraries leave close-on-exec set if dup2(2) gets one number twice
         free_numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in inherited_fds)
         pairs: list[tuple[int | None, int]] = [
@@ -5764,6 +5858,7 @@ class Processes(TreeKiller):
         return [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in pairs]
 
     def reap(self) -> None:
+        """Collect wait status and resource usage of the children that have exited."""
         with contextlib.suppress(ChildProcessError):
             while (waited := os.wait4(-1, os.WNOHANG))[0]:
                 pid, status, usage = waited
@@ -6007,6 +6102,7 @@ class Writer:
         self._enqueue(size, chunks)
 
     def _enqueue(self, size: int, chunks: Iterable[bytes]) -> None:
+        """Let the thread write chunks; without a thread, write them now."""
         if self.queue:
             self.queue.put((size, chunks))
         else:
@@ -6041,6 +6137,7 @@ class Writer:
             self.drained.set()
 
     async def drain(self, max_seconds: float) -> None:
+        """Write everything, waiting for `max_seconds` at most."""
         self.flush()
         self.drained.clear()
         if self.backlog:
@@ -6089,6 +6186,7 @@ class Terminal(Writer):
         return max(self.GATHER_SECONDS, self._seconds_until_due())
 
     def _bytes_to_write(self, data: bytes) -> bytes:
+        """Return bytes that erase the status line, print data, and, if due, redraw the line."""
         may_draw = in_foreground(self.fd)
         has_backlog = self.backlog > self.gathered_bytes
         is_too_early = bool(data) and self._seconds_until_due() > 0
@@ -6326,6 +6424,7 @@ class ProgressBar:
         return self._fit_line(counts, columns)
 
     def _fit_line(self, counts: Counts, columns: int) -> str:
+        """Return the longest text that fits, and a bar in the remaining columns."""
         bad_jobs = "".join(f", {text}" for text in name_counts(failed=counts.failed, error=counts.error))
         without_rate = f"progress: {counts.processed:3} of {counts.all:3} jobs processed{bad_jobs} []"
         shortest = f"{counts.processed}/{counts.all}{bad_jobs} []"
@@ -6571,6 +6670,7 @@ class Plain(Sink):
                 self._on_loss(run.job, error_text(error))
 
     def on_job_over(self, job: Job, state: bytes) -> None:
+        """Print all output of a job; with in_order, after all jobs that started before."""
         if job in self.pending:
             self.finished.add(job)
         if not self.in_order:
@@ -6586,6 +6686,7 @@ class Plain(Sink):
             self._print_job(job)
 
     def _print_job(self, job: Job) -> None:
+        """Print the output of a job, and forget the job."""
         self.finished.discard(job)
         for name, output in self.pending.pop(job, {}).items():
             writer = self.writers[name]
@@ -6638,6 +6739,7 @@ class LogFile(Sink):
             self._write_record(run, record)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
+        """Add complete output lines to the record; keep an incomplete one for the next call."""
         record = self.records[run]
         record.changed = True
         previous_part = record.incomplete_lines.get(stream, b"")
@@ -6675,6 +6777,7 @@ class LogFile(Sink):
         record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, run.host_and_pid, shown))
 
     def _write_record(self, run: Run, record: Record) -> None:
+        """Write the record of a run, padded to the fixed size."""
         record.changed = False
         if not run.job.ordinal:
             return                          # the jobs above were not counted: the record has no place
@@ -7195,6 +7298,7 @@ class OutDir(Sink):
             self.journal.add_start(entry.start)
 
     def _write_end(self, entry: RunEntry, end_time: float, result: dict[str, Any]) -> None:
+        """Write the `end` event, with short output and the names of files with other output."""
         if result["seconds"] > self.MAX_SHORT_SECONDS:
             self._use_files(entry)
         short_output = {to_text(stream_name): to_text(bytes(output.text))
@@ -7304,6 +7408,7 @@ class SlotFile:
         return names
 
     def _raise_descriptor_limit(self) -> None:
+        """Raise the soft limit of open files, for jobs too, to the need of all names or to the hard limit."""
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         needed = 32 + len(self.names) * self.DESCRIPTORS_PER_NAME
         if hard != resource.RLIM_INFINITY:
@@ -7311,6 +7416,7 @@ class SlotFile:
         allow_descriptors(needed)
 
     def _read_names(self) -> Sequence[str]:
+        """Return the names in the file.  Raises OSError, also if there is none."""
         if self.mount.network:
             refresh_file(self.path, self.mount)
         fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)     # a FIFO would block
@@ -7350,6 +7456,7 @@ class RunnerStats:
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
 
     def add_result(self, job: Job, state: bytes) -> None:
+        """Count a job by the state of the line after the run."""
         if job.cancelled:
             state = CANCELLED                    # even if the job has ended at that moment
         self.done += state == DONE
@@ -7423,6 +7530,7 @@ class RunnerStats:
         return f"{text} ({name_lines(bad_lines)})" if bad_lines else text
 
     def _has_run_all_jobs(self, counts: Counts, error_count: int) -> bool:
+        """Return True if we have run all jobs in the file: `counts` are our results."""
         own_results = self.done, self.failed, error_count, self.cancelled
         file_results = counts.done, counts.failed, counts.error, counts.held
         return own_results == file_results and counts.processed == counts.all
@@ -7490,6 +7598,7 @@ class Pump:
         return max(writer.backlog for writer in self._writers)
 
     def watch_soon(self, run: Run) -> None:
+        """Watch the pipes of a run that has just started, once it is old enough."""
         self.runs.add(run)
         if not self._timer:
             self._timer = self._loop.call_later(self.WATCH_AFTER_SECONDS, self._watch_long_runs)
@@ -7531,6 +7640,7 @@ class Pump:
                 self._close(stream)
 
     def resume(self) -> None:
+        """Read job output again if all backlogs are below LOW_BACKLOG."""
         if self._paused and self.backlog < Writer.LOW_BACKLOG:
             self._paused_for += self._loop.time() - self._paused_at
             self._paused_at = math.inf
@@ -7553,6 +7663,7 @@ class Pump:
                 self._watch(run)
 
     def _watch(self, run: Run) -> None:
+        """Call _on_readable() when data comes; not while reading is paused."""
         for stream in run.streams:
             if stream.fd is not None and not stream.watched and not self._paused:
                 stream.watched = True
@@ -7564,6 +7675,7 @@ class Pump:
             self._loop.remove_reader(stream.fd)
 
     def _on_readable(self, run: Run, stream: Stream, fd: int) -> None:
+        """Read from a pipe, or close it at end of file; pause all reading if the backlog is large."""
         if run in self._data_events:
             self._data_events[run].set()
         data = os.read(fd, self.MAX_READ_BYTES)
@@ -7605,6 +7717,7 @@ class StopSignals:
         self._next_signal: asyncio.Future[None] = loop.create_future()
 
     def add_signal(self, kills_jobs: bool) -> None:
+        """Record a signal that came now.  kills_jobs: the runner kills all jobs."""
         self._signals.append((self._loop.time(), kills_jobs))
         self._next_signal.set_result(None)
         self._next_signal = self._loop.create_future()
@@ -7723,6 +7836,7 @@ class JobTask:
                    requested_memory=int(self.job.needs.memory))
 
     def _enter_phase(self, phase: Phase) -> None:
+        """Change the phase, and wake the coroutine of the job."""
         assert phase in NEXT_PHASES[self.phase], (self.phase, phase)
         self.phase = phase
         self._wake_event.set()
@@ -7746,6 +7860,7 @@ class JobTask:
             self._forbid_start("refused")
 
     def open_gate(self) -> None:
+        """Let the shell of a job in a group start the command, if it waits at the gate (a pipe)."""
         self._runner.processes.reap()           # changes the phase if the shell has died
         if self.phase is Phase.AT_GATE and self._gate_fd is not None:
             with contextlib.suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
@@ -7781,6 +7896,7 @@ class JobTask:
             self._kill_processes(cause)
 
     def _on_exit(self, status: int) -> None:
+        """Record the exit of the shell, and enter the next phase.  status: the wait status."""
         run = self.run
         self._exited_at = self._runner.loop.time()
         run.duration = self._exited_at - run.started
@@ -7801,6 +7917,7 @@ class JobTask:
         return True
 
     def _forbid_start(self, cause: str) -> None:
+        """Keep the job from starting (again), for this cause or a stronger earlier one."""
         self.cause = max(self.cause, cause, key=CAUSES_BY_STRENGTH.index)
         self._close_gate()
         self._wake_event.set()
@@ -7862,6 +7979,11 @@ class JobTask:
         return self.state == DONE or not self._can_start or was_killed_for_good
 
     async def finish_job(self) -> None:
+        """Determine the final state of the job, pass it to the sinks, and write it to the line.
+
+        Writing is tried until it succeeds, or never can.  If another runner has taken the line ("lost"),
+        write nothing.
+        """
         if self.phase is not Phase.SETTLING:    # it is after an exit at the gate
             self._enter_phase(Phase.SETTLING)
         if self.cause == "lost":
@@ -7914,6 +8036,7 @@ class JobTask:
         return self._can_start and self._runner.admit_or_drain(self.job)
 
     async def _wait_for_event(self, seconds: float | None) -> None:
+        """Wait for an event, `seconds` at most (None: no limit), unless the job must not start."""
         self._wake_event.clear()
         if self._can_start:
             with contextlib.suppress(asyncio.TimeoutError):
@@ -8021,11 +8144,13 @@ class JobTask:
         return our_fds, shell_fds
 
     def _record_start(self) -> None:
+        """Record the start time of the run and the count of OOM kills so far."""
         self.run.started_at = time.time()
         self.run.started = self._runner.loop.time()
         self._oom_kills = self._runner.oom_kills.recent_count()
 
     def _environ(self) -> dict[bytes, bytes]:
+        """Return the job's environment variables: number, slots and memory."""
         names = [os.fsencode(slot.name) for slot in self.run.slots]
         environ = {b"JOB_ID": b"%d" % self.job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                    b"RUNMAKER4_SLOTS": b",".join(names)}
@@ -8034,6 +8159,7 @@ class JobTask:
         return environ
 
     def _shell_and_command(self) -> tuple[str, bytes]:
+        """Return the shell to start and the command for it: the job's, wrapped in --runner if given."""
         settings, wrapper = self.job.settings, self._runner.options.runner
         if not wrapper:
             return settings.shell, self.job.command
@@ -8043,6 +8169,11 @@ class JobTask:
     # -- one run ---------------------------------------------------------------------------------------------
 
     async def _follow_run(self, shell: Child) -> None:
+        """Wait until the run of this shell has finished, and report the result.
+
+        In a group, the shell first waits at a gate until all jobs of the group can begin.  If they cannot,
+        the shell exits without running the command, and there is no result.
+        """
         try:
             has_begun = not self.job.gated or await self._wait_at_gate()
             if has_begun:
@@ -8070,6 +8201,7 @@ class JobTask:
         return True
 
     async def _wait_for_result(self, shell: Child) -> None:
+        """Wait until the shell exits, read the remaining output, and report the result of the run."""
         runner, run = self._runner, self.run
         runner.pump.watch_soon(run)
         for sink in run.sinks:
@@ -8199,6 +8331,7 @@ class Runner:
     # -- from start to end -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
+        """Run jobs until none remain, or until the runner drains and the last job has finished."""
         chores = [spawn_task(chore) for chore in (
             self._watch_wall_time(), self._kill_lost_and_cancelled_jobs(), self._tick_sinks(),
             self._poll_slot_file(), self._watch_memory())]
@@ -8213,6 +8346,7 @@ class Runner:
             self._report_why_jobs_remain()
 
     def _report_why_jobs_remain(self) -> None:
+        """Report why the runner exits although jobs remain."""
         if self.claim_error:
             self.say(f"{self.claim_error} (no more jobs were started)")
             self.runner_stats.had_errors = True
@@ -8233,6 +8367,7 @@ class Runner:
 
     @property
     def each_slot_had_job(self) -> bool:
+        """Return True if all slots have had their one job (-1): then jobs remain on purpose."""
         return self.options.one_only and all(
             slot.use is Use.SPENT for slot in self.slots.values() if slot.listed
         )
@@ -8249,6 +8384,7 @@ class Runner:
         return future.result() if future.done() else None
 
     def on_drain_signal(self, number: int) -> None:
+        """Drain because of signal `number`: start no more jobs and wait for running jobs."""
         self.signals.add_signal(kills_jobs=self.kill_signal != 0)
         self.say(
             f"{signal.Signals(number).name}: starting no more jobs, waiting for "
@@ -8324,6 +8460,7 @@ class Runner:
             future.cancel()
 
     async def _kill_lost_and_cancelled_jobs(self) -> None:
+        """Poll the lines of running jobs.  Kill a job that is lost to another runner or was cancelled."""
         while True:
             await asyncio.sleep(self.jobs.interval / 2)
             for job, cause in (await self.jobs.check_jobs()).items():
@@ -8410,6 +8547,7 @@ class Runner:
         return Use.SPENT if self.options.one_only else Use.IDLE
 
     async def _poll_slot_file(self) -> None:
+        """Poll the slot file, and make slots for its names after a change."""
         while self._slot_file:
             await asyncio.sleep(self._slot_file.INTERVAL)
             try:
@@ -8453,6 +8591,10 @@ class Runner:
         return len(slots) == count
 
     def _release_slots(self, slots: Iterable[Slot], new_use: Use = Use.IDLE) -> None:
+        """Record the new use of slots after a job or a reservation.
+
+        IDLE: they can get the next job if listed; SPENT or BROKEN: they get no more.
+        """
         for slot in slots:
             slot.use = new_use
             if slot.idle:
@@ -8481,6 +8623,7 @@ class Runner:
             )
 
     async def _start_jobs(self) -> None:
+        """Start jobs on idle slots until the runner drains or no slot will get a job."""
         while not self._is_finished():
             self.changed.clear()                # before the claim, to miss no event during it
             pause = await self._start_next_job()
@@ -8493,6 +8636,7 @@ class Runner:
                 timer.cancel()
 
     def _is_finished(self) -> bool:
+        """Return True if no slot will get a job again."""
         may_get_slots = self.tasks or (self._slot_file and self.options.follow and not self.options.one_only)
         return self.draining or (not may_get_slots and all(slot.is_retired for slot in self.slots.values()))
 
@@ -9105,6 +9249,7 @@ class Program:
             uses[real_path] = use
 
     def main(self) -> int:
+        """Do the work of this program, with -d in the background.  Return the exit status."""
         has_pid_file = self._prepare_process()
         try:
             exit_status = run_loop(self._run())
@@ -9139,12 +9284,14 @@ class Program:
         return pid_fd is not None
 
     def _report_incomplete_records(self) -> None:
+        """Report files that lack records: after a signal the program does not wait for all."""
         for file in self.executor.files:
             if file.kept:
                 problem = "the file system does not answer" if self.executor.pending else file.obstacle
                 warn(f"{self.prog}: {file.path}: {problem} (the {file.kind} is incomplete)")
 
     def _print_background_hint(self) -> None:
+        """Report our process id in the background, how to stop us, and where messages go."""
         if getattr(self.options, "quiet", False):       # a server has no -q
             return
         pid = os.getpid()
@@ -9160,6 +9307,7 @@ class Program:
         )
 
     async def _run(self) -> int:
+        """Set up the event loop and call work().  Return the exit status."""
         self.loop = asyncio.get_running_loop()
         writer_class = Terminal if os.isatty(1) else Writer
         self.stdout = writer_class(1, self.loop, self._on_stdout_broken, self.on_writer_relieved)
@@ -9323,6 +9471,7 @@ class RunnerProgram(Program):
         return [Console(self.stdout, with_output)]
 
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
+        """Make the runner and install signal handlers.  files: the writer of files (see Pump)."""
         options = self.options
         processes = Processes(self.loop, self.signals, options.kill_after)
         writers = self.stdout, self.stderr, files
@@ -9346,6 +9495,7 @@ class RunnerProgram(Program):
             self.say("one at a time (-j0: as many as CPUs)")
 
     async def run_and_report(self, jobs: Jobs) -> int:
+        """Run the jobs, print the output and the closing line, and return the exit status."""
         runner = self.runner
         if self.stderr.terminal and not self.options.quiet:
             self._print_terminal_hint()
@@ -9370,6 +9520,7 @@ class RunnerProgram(Program):
         return exit_status
 
     def _print_closing_line(self, summary: Summary | None, seconds: float) -> None:
+        """Print the last line, such as '3 done in 12s'.  summary: None: the file's state is unknown."""
         why = failure_report_command(self.options)
         self.say(self.runner_stats.closing_line(summary, seconds, retry="-r", reasons_command=why))
 
@@ -9401,6 +9552,7 @@ class App(RunnerProgram):
             check_job_file(self.path, self.network, self.say)
 
     def main(self) -> int:
+        """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status."""
         options = self.options
         self.check_slurm_time_limit()
         if options.dry_run:
@@ -9413,6 +9565,10 @@ class App(RunnerProgram):
         return super().main()
 
     def _print_dry_run(self) -> None:
+        """Print the jobs that would run, and report the memory if a directive has memory=.
+
+        Raises UsageError, BrokenPipeError.
+        """
         file = JobReader(self.path, say=self.say, mount=self._mount)
         jobs = dry_run(file, self._consumer, self.memory)
         try:
@@ -9424,6 +9580,7 @@ class App(RunnerProgram):
             raise UsageError(f"{self.path}: {error_text(error)}") from None
 
     def _make_cursor(self, say: Say) -> Cursor:
+        """Return the cursor that finds and claims jobs in the job file."""
         return Cursor(
             JobQueue(JobFile(self.path, say=say, mount=self._mount, presence_lock=self._presence_lock)),
             [self._consumer],
@@ -9433,6 +9590,7 @@ class App(RunnerProgram):
         )
 
     async def work(self) -> int:
+        """Connect job file, outputs and runner, and run the jobs.  Return the exit status."""
         say = functools.partial(self.in_loop, self.say)
         reader = JobReader(self.path, say=say, mount=self._mount)
         jobs = FileJobs(self._make_cursor(say), reader, self.executor, self._consumer)

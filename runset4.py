@@ -137,6 +137,10 @@ def job_line(command: bytes) -> bytes:
 
 
 def directive_line(text: bytes) -> bytes:
+    r"""Return the line of a directive, such as b'#RUN timeout=5m\n'.
+
+    Raises ValueError with the reason if it is invalid.
+    """
     if b"\n" in text or b"\0" in text:
         raise ValueError(f"not a directive: '{display_text(text[:80])}' (one line, no NUL)")
     parse_settings(text[1:])            # raises ValueError
@@ -218,6 +222,7 @@ def check_not_replaced(file: JobFile, fd: int) -> None:
 
 @contextlib.contextmanager
 def append_lock(file: JobFile) -> Iterator[None]:
+    """Hold a job file's append lock, so that only we append; block signals meanwhile."""
     with file.lock_table.locking(APPEND_BYTE, MAX_APPEND_WAIT_SECONDS) as acquired, uninterrupted():
         if not acquired:
             raise OSError(errno.EAGAIN, "another process keeps appending to it")
@@ -318,6 +323,7 @@ def describe_state(state: bytes) -> bytes:
 
 @dataclass
 class ChangeCounts:
+    """What became of the selected jobs."""
     file: JobReader
     changed: Counter[bytes] = field(default_factory=Counter)    # by the state before the change
     refused: int = 0
@@ -374,6 +380,7 @@ class Selection:
             change_counts.add_refusal(number, "no such job")
 
     def _is_selected(self, line: Line) -> bool:
+        """Return True if a line has a selected number and command; lines() has compared the state."""
         if self.ranges and not self._has_number(line.number):
             return False
         if self.pattern is None or line.command == self.pattern:
@@ -494,6 +501,7 @@ def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
 
 
 def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCounts) -> None:
+    """Cancel the selected jobs, wait until running ones have exited, and report what happened."""
     awaited: list[Line] = []
     running_by_command = lines_by_command(file.scan_lines(RUNNING))
     for line in selection.lines(file, change_counts):
@@ -531,6 +539,7 @@ def cancel_and_report(
 
 
 def say_unusual_cancel(file: JobFile, number: int, old_state: bytes, is_running: bool) -> None:
+    """Report that the cancelled line had no job, or a running job without `r`."""
     is_orphan = old_state == RUNNING and not is_running
     if is_orphan:
         file.say(f"line {number}: {ORPHAN_FOUND}; it is c now")
@@ -545,6 +554,10 @@ def why_not_cancelled(state_now: bytes | None) -> str:
 
 
 def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeCounts) -> None:
+    """Wait until these cancelled jobs have exited; report those that take too long.
+
+    Meanwhile kill those on this host whose runners are dead.
+    """
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
     next_scan = 0.0                     # to search for jobs without a runner
     while awaited and time.monotonic() < deadline:
@@ -579,6 +592,7 @@ def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts
 
 
 def report_still_running(file: JobFile, lines: Iterable[Line], change_counts: ChangeCounts) -> None:
+    """Report that these cancelled jobs have not exited, and why; count the lines as refused."""
     holders = Holders(file.lock_table.inode)
     for line in lines:
         state_text = display_text(CANCELLED if line.state in UNFINISHED_STATES else line.state)
@@ -590,6 +604,7 @@ def report_still_running(file: JobFile, lines: Iterable[Line], change_counts: Ch
 
 
 def kill_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
+    """Kill those of these cancelled jobs that run on this host and whose runners are dead."""
     holders = Holders(file.lock_table.inode)
     jobs_to_kill: list[Shell] = []
     for command, equal_lines in lines_by_command(lines).items():
@@ -851,6 +866,7 @@ def count_equal_at_start(lines: Iterable[bytes], other_lines: Iterable[bytes]) -
 
 
 def common_ends(old_lines: Sequence[bytes], new_lines: Sequence[bytes]) -> tuple[int, int]:
+    """Return the numbers of equal lines at the start, and at the end of the remaining lines."""
     start = count_equal_at_start(old_lines, new_lines)
     return start, count_equal_at_start(reversed(old_lines[start:]), reversed(new_lines[start:]))
 
@@ -925,6 +941,7 @@ def check_new_states(old: Sequence[OldLine], new: Sequence[NewLine]) -> None:
 
 
 def why_not_merged(current_line: bytes) -> str:
+    """Return why a person's change to a job line is refused.  current_line: in the file now."""
     why = f"has changed since: the state is {display_text(current_line[:1])} now"
     if is_running_line(current_line):
         why = "is r (--cancel it first)"
@@ -994,6 +1011,7 @@ def insert_appended_lines(
 
 
 def can_write_in_place(merged: Sequence[bytes], current: Sequence[bytes]) -> bool:
+    """Return True if the only changes are appended lines, and states of lines that are not running."""
     if len(merged) < len(current):
         return False
     for line, old_line in zip(merged, current):
@@ -1005,6 +1023,7 @@ def can_write_in_place(merged: Sequence[bytes], current: Sequence[bytes]) -> boo
 
 
 def summarize_changes(merged: Sequence[bytes], current: Sequence[bytes]) -> str:
+    """Return a summary such as '2 states set, 3 lines added'."""
     old_counts = Counter(map(merge_key, current))
     new_counts = Counter(map(merge_key, merged))
     added = sum((new_counts - old_counts).values())
@@ -1108,6 +1127,10 @@ def check_locks_held(file: JobFile, lock_fd: int) -> None:
 def _write_in_place(
     file: JobFile, fd: int, merged: Sequence[bytes], current: Sequence[bytes], offsets: Sequence[int]
 ) -> None:
+    """Append the new lines, then write the changed states.
+
+    merged, current: the lines as they will be, and as they are.  offsets: of current lines.
+    """
     appended = b"".join(line + b"\n" for line in merged[len(current):])
     if appended:
         with open_to_append(file.real_path) as append_fd:
@@ -1347,6 +1370,7 @@ def check_template(template: bytes) -> None:
 
 
 def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
+    """Return the columns of a line.  colsep: the separator; None: blanks."""
     if not colsep:
         return line.split()
     return [column.strip() for column in colsep.split(line)]
@@ -1518,6 +1542,10 @@ class Test:
     commands: list[TestCommand] = field(default_factory=list)
 
     def parse_line(self, line: bytes) -> None:
+        """Add the command or flag of a line, such as '-timeout: 5m'.
+
+        Raises ValueError with the reason if the line is invalid.
+        """
         flag = TEST_FLAG.fullmatch(line)
         command = TEST_COMMAND.fullmatch(line)
         if flag:
@@ -1601,6 +1629,7 @@ def parse_label(line: bytes) -> bytes:
 
 
 def lines_of_tests(path: str) -> Iterator[bytes]:
+    """Yield the new lines for a NetJobs configuration."""
     source = Source(path)
     test: Test | None = None
     label_line = 0
@@ -1797,6 +1826,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def check_usage(parser: Parser, options: argparse.Namespace) -> None:
+    """Refuse options that exclude each other, and set options.action."""
     actions = [option for option in ("list", "edit", *CHANGE_ACTIONS, *ADD_ACTIONS)
                if getattr(options, option) not in (None, False)]
     if len(actions) != 1:
@@ -1814,6 +1844,7 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
 
 
 def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> None:
+    """Refuse options for new lines that exclude each other."""
     template = options.template
     commands = options.add
     sweep = options.sweep
@@ -1827,6 +1858,7 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
 
 
 def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
+    """Return the new lines for --add, --add-list or --add-tests."""
     template = options.template
     if options.sweep:
         return lines_of_sweep(template, options.sweep)
@@ -1901,6 +1933,7 @@ def say_jobs_below_end(file: JobFile) -> None:
 
 
 def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
+    """Append the requested lines, to a new file if necessary, and print how many; return 0."""
     if os.path.lexists(file.path):
         check_for_strays(file.path, file.network, file.say, refuse=False)
     if options.add_jobs:
@@ -1914,6 +1947,7 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
 
 
 def run_command(argv: Sequence[str]) -> int:
+    """Do the action of the command line, such as --list; return the exit status."""
     options = parse_options(argv)
     path: str = options.file
     only_list: bool = options.list

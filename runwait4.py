@@ -399,6 +399,7 @@ class PipeProgress(Progress):
         self._printed_line = ""
 
     def update(self, job_counts: Counts) -> None:
+        """Print these counts, unless the last line had the same."""
         line = progress_line(job_counts)
         if line != self._printed_line:
             print_bytes(f"{line}\n".encode())
@@ -785,6 +786,7 @@ class LastOutput:
         return [printable(to_text(line[:4 * self.MAX_COLUMNS])) for line in lines]
 
     def _read_tail(self, name: str) -> list[bytes]:
+        """Return the last non-blank lines.  Raises OSError, ValueError."""
         with self._open_output_file(name) as file:
             offset = max(0, os.fstat(file.fd).st_size - self.MAX_READ_BYTES)
             return self._last_lines_of(file.pread(self.MAX_READ_BYTES, offset))
@@ -1043,6 +1045,7 @@ class Row:
         }
 
     def json_fields(self) -> dict[str, Any]:
+        """Return all fields for --failed --json and --show --json; None: unknown."""
         run = self.run
         return {
             **self.json_job_fields(),
@@ -1099,6 +1102,7 @@ class Observation:
 
     @functools.cached_property
     def recent_runs(self) -> list[RunRecord]:
+        """The runs in the last TAIL_BYTES of the log, read on first use."""
         return list(self.log.start_pass(start_offset=max(0, self.log.size - self.TAIL_BYTES)))
 
     def hosts_of_recent_runs(self) -> set[str]:
@@ -1149,6 +1153,10 @@ class Observation:
         return list(itertools.chain.from_iterable(rows_of_lines))
 
     def match_runs_with_lines(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
+        """Match the runs of some commands with the lines that have them now; ignore other runs.
+
+        Without a job file no run has a line.
+        """
         lines = self.watcher.lines_with_commands(commands) if commands else []
         # LineRuns keeps the last of lines with one number: as observed, not as read now
         observed_lines = [*self.lines_with_jobs, *self.snapshot.orphans, *self.selected_lines]
@@ -1224,6 +1232,7 @@ def measure_rate(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row]) 
 
 
 def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
+    """Yield a status (of read_status()) as lines of text.  columns: the maximum width."""
     yield from status_summary(status)
     yield from status_table(status, columns)
     for job in status["jobs"]:
@@ -1233,6 +1242,7 @@ def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
 
 
 def status_summary(status: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines about the numbers of jobs and runners, the time left, and why new jobs wait."""
     counts_text = ", ".join(f"{status[name]} {name}" for name in Counts._fields)
     yield f"{plural(status['total'], 'job')}: {counts_text}"
     if per_hour := status["per_hour"]:
@@ -1253,6 +1263,7 @@ def status_summary(status: dict[str, Any]) -> Iterator[str]:
 
 
 def status_table(status: dict[str, Any], columns: float) -> Iterator[str]:
+    """Yield the lines of the table of running jobs and orphans, if there are any."""
     rows = []
     for job_list in "jobs", "cancelled", "orphans":
         for job in status[job_list]:
@@ -1263,6 +1274,7 @@ def status_table(status: dict[str, Any], columns: float) -> Iterator[str]:
 
 
 def status_row(job: dict[str, Any], remark: str) -> list[str]:
+    """Return the cells for a job in the table of running jobs.  remark: before the command."""
     start = "-" if job["start"] is None else format_time(job["start"])
     elapsed = "-" if job["seconds"] is None else human_time(job["seconds"])
     command = remark + job["command"]
