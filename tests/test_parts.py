@@ -25,7 +25,6 @@ server = importlib.import_module(RUNSERVER[:-len(".py")])
 # Classes of that module, which only importlib can import: its name has a hyphen
 ServedQueue = Any
 Sessions = Any
-ReportedJob = Any
 
 
 def line(number: int, state: bytes = b"!") -> runmaker4.Line:
@@ -65,20 +64,20 @@ class JobFileCase(FileCase):
         other.open_to_write()
         return other
 
-    def jobs(self, text: bytes, retry: bytes = b"", **options: Any) -> runmaker4.Cursor:
+    def jobs(self, text: bytes, *, retry: bytes = b"", serving: bool = False,
+             **options: Any) -> runmaker4.Cursor:
         """A cursor in a JobQueue on this text, for a runner that takes lines in these states besides."""
-        return runmaker4.Cursor(self.queue_on(text), [runmaker4.Consumer("", retry=retry)], **options)
+        queue = self.queue_on(text, **options)
+        return runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=retry)], serving=serving)
 
 
 class PastTheCache(JobFileCase):
     """Network file systems: lines are read as they are there, and written there."""
-    MOUNT = runmaker4.Mount("nfs4", frozenset())
 
     def run_two_jobs(self) -> list[str]:
         """Claim and finish two jobs on such a file system; what was said."""
         said: list[str] = []
-        queue = self.queue_on(b". a\n. b\n", mount=self.MOUNT, say=said.append)
-        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("")])
+        cursor = self.jobs(b". a\n. b\n", mount=runmaker4.Mount("nfs4", frozenset()), say=said.append)
         for _ in range(2):
             self.assertEqual(cursor.finish(job_of(cursor.claim()), b"d"), "")
         self.assertEqual(self.path.read_bytes(), b"d a\nd b\n")
@@ -123,17 +122,9 @@ class PastTheCache(JobFileCase):
                 os.pwrite(file.fileno(), random_.randbytes(size), 0)
                 with runmaker4.Reader.with_own_fd(file.fileno(), True) as reader:
                     for _ in range(200):
-                        at, count = (
-                            random_.randrange(size + 5000),
-                            random_.choice([0, 1, 4095, 4096, 4097, 30_000]),
-                        )
-                        self.assertEqual(
-                            reader.pread(count, at), os.pread(file.fileno(), count, at), (size, at, count)
-                        )
-
-    def assertRefused(self, said: list[str]) -> None:
-        """O_DIRECT is, which is said once."""
-        self.assertEqual(["refuses O_DIRECT" in text for text in said], [True])
+                        at, count = random_.randrange(size + 5000), random_.choice([0, 1, 4095, 4096, 30_000])
+                        expected = os.pread(file.fileno(), count, at)
+                        self.assertEqual(reader.pread(count, at), expected, (size, at, count))
 
     def test_where_opening_with_o_direct_is_refused_pages_are_dropped_and_that_is_said_once(self) -> None:
         right = os.open
@@ -144,19 +135,8 @@ class PastTheCache(JobFileCase):
             return right(path, flags, *more)
 
         with mock.patch.object(os, "open", refuse), mock.patch.object(os, "posix_fadvise") as advised:
-            self.assertRefused(self.run_two_jobs())
+            self.assertEqual(["refuses O_DIRECT" in text for text in self.run_two_jobs()], [True])
         self.assertEqual({call.args[3] for call in advised.mock_calls}, {os.POSIX_FADV_DONTNEED})
-
-    def test_a_file_that_was_replaced_is_known_by_its_inode(self) -> None:
-        self.path.write_bytes(b". a\n")
-        identity = runmaker4.file_identity_lines
-        with open(self.path, "rb") as old, open(self.path, "rb") as same:
-            self.assertEqual(identity(old.fileno()), identity(same.fileno()))
-            self.path.with_name("new").write_bytes(b". b\n")
-            os.replace(self.path.with_name("new"), self.path)
-            with open(self.path, "rb") as new:
-                self.assertNotEqual(identity(old.fileno()), identity(new.fileno()))
-
 
 class DeadClients(JobFileCase):
     """A file system whose client on this host was killed answers ENOTCONN for ever (FUSE)."""
@@ -168,9 +148,7 @@ class DeadClients(JobFileCase):
 
     def setUp(self) -> None:
         super().setUp()
-        mount = runmaker4.Mount("fuse.new", frozenset())
-        self.cursor = runmaker4.Cursor(self.queue_on(b". a\n", mount=mount),
-                                       [runmaker4.Consumer("")])
+        self.cursor = self.jobs(b". a\n", mount=runmaker4.Mount("fuse.new", frozenset()))
         self.job = job_of(self.cursor.claim())
 
     def fail_for(self, seconds: int) -> None:
@@ -195,32 +173,23 @@ class DeadClients(JobFileCase):
         self.assertEqual(self.path.read_bytes(), b"d a\n")
 
 
-class JobLocksTakenBack(JobFileCase):
-    """Jobs whose job locks were lost, because the lock file was removed or a lease was over."""
+class Removed(JobFileCase):
+    """The job file, or the lock file, was removed."""
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.said: list[str] = []
-        self.queue = self.queue_on(b". a\n. b\n", say=self.said.append)
-        cursor = runmaker4.Cursor(self.queue, [runmaker4.Consumer("")])
-        self.first, self.second = job_of(cursor.claim()), job_of(cursor.claim())
-
-    def test_who_only_looks_takes_no_job_for_an_orphan_meanwhile(self) -> None:
+    def test_who_only_looks_takes_no_job_for_an_orphan_while_the_lock_file_is_away(self) -> None:
+        cursor = self.jobs(b". a\n. b\n")
+        jobs = [cursor.claim(), cursor.claim()]
         reader = runmaker4.JobReader(str(self.path), say=self.fail)
         self.addCleanup(reader.close_files)
         lines = list(reader.scan_lines(b"r"))
-        os.unlink(self.queue.file.lock_table.path)
-        self.queue.check_jobs()
-        self.assertEqual([reader.is_orphan(line) for line in lines], [False, False])
-
-
-class Removed(JobFileCase):
-    """The job file is not there when a job ends."""
+        os.unlink(cursor.queue.file.lock_table.path)
+        cursor.queue.check_jobs()
+        self.assertEqual([reader.is_orphan(line) for line in lines], [False] * len(jobs))
 
     def test_a_server_that_has_forgotten_it_is_put_up_with(self) -> None:
         """NFS answers ESTALE to reads of a file that another host has removed."""
-        queue = self.queue_on(b". a\n", mount=runmaker4.Mount("nfs4", frozenset()))
-        job = job_of(runmaker4.Cursor(queue, [runmaker4.Consumer("")]).claim())
+        cursor = self.jobs(b". a\n", mount=runmaker4.Mount("nfs4", frozenset()))
+        job = job_of(cursor.claim())
         os.unlink(self.path)
         pread = runmaker4.Reader.pread
 
@@ -229,7 +198,7 @@ class Removed(JobFileCase):
                 raise OSError(errno.ESTALE, "Stale file handle")
             return pread(reader, size, at)
         with mock.patch.object(runmaker4.Reader, "pread", stale), self.assertRaises(runmaker4.TemporaryError):
-            queue.finish(job, b"d")
+            cursor.finish(job, b"d")
 
 
 class EditedInPlace(JobFileCase):
@@ -244,24 +213,21 @@ class EditedInPlace(JobFileCase):
         return job
 
     def test_no_comment_becomes_a_job_once_the_byte_order_mark_is_gone(self) -> None:
-        cursor = runmaker4.Cursor(
-            self.queue_on(runmaker4.UTF8_MARK + b"# nothing\n"), [runmaker4.Consumer("")]
-        )
+        cursor = self.jobs(runmaker4.UTF8_MARK + b"# nothing\n")
         self.assertFalse(cursor.claim())
         self.path.write_bytes(b"# x. touch INJECTED\n. echo\n")
         self.assertEqual(self.job(cursor).command, b"echo")
         self.assertTrue(self.path.read_bytes().startswith(b"# x. touch INJECTED\n"))
 
     def test_a_result_finds_its_line_once_a_byte_order_mark_has_come(self) -> None:
-        cursor = runmaker4.Cursor(self.queue_on(b". a\n. b\n"), [runmaker4.Consumer("")])
+        cursor = self.jobs(b". a\n. b\n")
         job = self.job(cursor)
         self.path.write_bytes(runmaker4.UTF8_MARK + b"r a\n. b\n")
         self.assertEqual(cursor.finish(job, b"d"), "")
         self.assertEqual(self.path.read_bytes(), runmaker4.UTF8_MARK + b"d a\n. b\n")
 
     def test_a_line_keeps_its_number_where_lines_are_inserted_while_somebody_is_behind_a_door(self) -> None:
-        queue = self.queue_on(b". a\n. b\n. c\n")
-        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("")])
+        cursor = self.jobs(b". a\n. b\n. c\n")
 
         def insert(*_: object) -> object:
             if claim.call_count > 1:
@@ -269,7 +235,7 @@ class EditedInPlace(JobFileCase):
             self.path.write_bytes(b"# 1\n# 2\n# 3\n" + self.path.read_bytes())
             return runmaker4.Attempt(runmaker4.LineCheck.LOCKED)
 
-        with mock.patch.object(queue, "claim", wraps=queue.claim) as claim:
+        with mock.patch.object(cursor.queue, "claim", wraps=cursor.queue.claim) as claim:
             claim.side_effect = insert
             commands = [self.job(cursor).command for _ in range(3)]
         self.assertEqual(commands, [b"a", b"b", b"c"])
@@ -314,8 +280,7 @@ class SetByHand(JobFileCase):
                               (b"d a\n. a\n! a\n. b\n", b"d a\n! a\n. b\n")):
             with self.subTest(before=before):
                 said: list[str] = []
-                queue = self.queue_on(before, say=said.append)
-                cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("")])
+                cursor = self.jobs(before, say=said.append)
                 job = job_of(cursor.claim())
                 self.assertEqual(self.look(cursor), {})
                 self.path.write_bytes(after)
@@ -323,10 +288,8 @@ class SetByHand(JobFileCase):
                     with self.path.open("ab") as file:
                         file.write(added)
                     self.assertEqual(self.look(cursor), {})
-                self.assertEqual(
-                    said,
-                    [f"line {job.number}: no longer in the file; it is not tried again (a run goes on)"],
-                )
+                gone = f"line {job.number}: no longer in the file; it is not tried again (a run goes on)"
+                self.assertEqual(said, [gone])
                 self.assertIn("the line is gone; the result d is not written", cursor.finish(job, b"d"))
                 self.assertEqual(self.path.read_bytes(), after + b". c\n")
 
@@ -340,10 +303,9 @@ class Patience(JobFileCase):
     """On a local file system the event loop of a runner waits for no command mutex for long."""
 
     def test_a_locked_command_holds_up_neither_claims_nor_results_nor_looks(self) -> None:
-        queue = self.queue_on(b". a\n. a\n")
-        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("")])
+        cursor = self.jobs(b". a\n. a\n")
         job = job_of(cursor.claim())
-        other = self.another(queue.file)
+        other = self.another(cursor.queue.file)
         with other.command_mutex(b"a") as opened, mock.patch("time.sleep", side_effect=time.sleep) as sleep:
             self.assertTrue(opened)
             self.assertIsInstance(cursor.claim(), runmaker4.NoJob)
@@ -351,9 +313,9 @@ class Patience(JobFileCase):
                 cursor.finish(job, b"d")
             self.path.write_bytes(b"x a\nr a\n")
             self.clock.now += 10.0
-            self.assertEqual(queue.check_jobs(), {})
+            self.assertEqual(cursor.queue.check_jobs(), {})
         self.assertLess(sum(call.args[0] for call in sleep.call_args_list), 0.2)
-        queue.release_job(job)
+        cursor.queue.release_job(job)
 
 
 class HeldUp(JobFileCase):
@@ -362,8 +324,7 @@ class HeldUp(JobFileCase):
 
     def begin(self, mount: runmaker4.Mount) -> None:
         """Claim the first of two jobs."""
-        queue = self.queue_on(b". a\n. b\n", mount=mount)
-        self.cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("")])
+        self.cursor = self.jobs(b". a\n. b\n", mount=mount)
         self.job = job_of(self.cursor.claim())
 
     def again(self) -> Optional[float]:
@@ -379,10 +340,6 @@ class HeldUp(JobFileCase):
             self.clock.now = start + seconds
             with self.assertRaises(runmaker4.TemporaryError):
                 self.cursor.finish(self.job, b"d")
-
-    def assertGone(self) -> None:
-        """The line is believed to be gone."""
-        self.assertIn("line is gone", self.cursor.finish(self.job, b"d"))
 
     def test_a_result_waits_a_minute_for_its_line_to_come_back(self) -> None:
         for part in b"", b"r", b"d" + bytes(7):         # these zeros are there after a write behind the end
@@ -405,7 +362,7 @@ class HeldUp(JobFileCase):
                 start = self.clock.now
                 self.assertWaits(*waits)
                 self.clock.now = start + gone
-                self.assertGone()
+                self.assertIn("line is gone", self.cursor.finish(self.job, b"d"))
 
     def test_who_has_nothing_left_looks_for_a_minute_whether_the_rest_comes(self) -> None:
         for part in b"", b"d" + bytes(7):
@@ -464,20 +421,14 @@ class IdleLooks(JobFileCase):
 class Paces(unittest.TestCase):
     """How long to rest after a look: by what it took of the CPU, and by the clock for a few seconds only."""
 
-    def setUp(self) -> None:
-        self.clock = Clock()
-
-    def throttle(self, seconds: float, worked: float) -> runmaker4.Throttle:
-        """After a look that took so long, by clock and CPU."""
-        throttle = runmaker4.Throttle(self.clock)
-        with mock.patch.object(time, "thread_time", side_effect=[5.0, 5.0 + worked]), throttle:
-            self.clock.now += seconds
-        return throttle
-
     def test_a_rest_is_so_many_times_as_long_as_the_look_kept_the_cpu_busy_and_else_short(self) -> None:
         for seconds, worked, rest in ((2.0, 2.0, 40.0), (0.1, 0.1, 2.0), (0.1, 0.01, 2.0),
                                       (19.0, 0.01, 3.2)):
-            self.assertAlmostEqual(self.throttle(seconds, worked).pause_seconds(20), rest)
+            clock = Clock()
+            throttle = runmaker4.Throttle(clock)
+            with mock.patch.object(time, "thread_time", side_effect=[5.0, 5.0 + worked]), throttle:
+                clock.now += seconds
+            self.assertAlmostEqual(throttle.pause_seconds(20), rest)
 
 
 class OnlyLooking(JobFileCase):
@@ -513,10 +464,10 @@ class CopiedSettings(unittest.TestCase):
 class LinesOfADeadServer(JobFileCase):
     """The next server gives them to the clients that name them, also where they have moved."""
 
-    def inherit(self, before: list[bytes], after: bytes, lock_fd: int = -1) -> ServedQueue:
-        """Hold these lines, then edit the file: how the next server has it.  lock_fd: holds others."""
+    def inherit(self, before: list[bytes], after: bytes) -> ServedQueue:
+        """Hold these lines, then edit the file: how the next server has it."""
         self.path.write_bytes(after)
-        fd = runmaker4.open_lock_file_of(str(self.path)) if lock_fd < 0 else lock_fd
+        fd = runmaker4.open_lock_file_of(str(self.path))
         for number, text in enumerate(before, 1):
             self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(text[1:]) + number))
         file = server.ServedFile(str(self.path), say=lambda text: None)
@@ -574,47 +525,21 @@ class LinesOfADeadServer(JobFileCase):
 
 class LinesOfAClientThatComesBack(JobFileCase):
     """A server seeks the lines of jobs that it has not given to the client that names them."""
-    LINES = b"r echo one\nr echo two\n"
 
-    def sessions(self, lines: bytes = LINES) -> Sessions:
+    def sessions(self, lines: bytes) -> Sessions:
         """Of a server whose file has these lines, which nobody runs.  To be called in an event loop."""
         self.path.write_bytes(lines)
         file = server.ServedFile(str(self.path), say=lambda text: None)
         file.lock_table.give_to_keeper = lambda fd: None
         self.addCleanup(file.close_files)
         records = mock.Mock(log=None)
-        self.of_worker = server.Claims(file, records, ordinals=False)
-        self.served = self.of_worker.queue
-        self.runner_stats = runmaker4.RunnerStats()
+        claims = server.Claims(file, records, ordinals=False)
+        self.served = claims.queue
         loop = asyncio.get_running_loop()
         return server.Sessions(
-            loop,
-            runmaker4.FileExecutor(threaded=False),
-            self.of_worker,
-            records,
-            self.runner_stats,
-            server.Lifetime(loop),
-            say=lambda text: None,
-            on_error=lambda text: None,
-            interval=file.interval,
-            path=str(self.path),
-            directory=b"",
-            grace=60.0,
-            max_failed=0,
-        )
-
-    def claims(self) -> list[ReportedJob]:
-        """What the client says: it has both jobs, and a third one whose line is gone."""
-        texts = b" echo one", b" echo two", b" echo three"
-        lines = [runmaker4.Line(number, 0, 0, b".", text) for number, text in enumerate(texts, 1)]
-        return [server.ReportedJob(f"{line.number:016x}", line, None) for line in lines]
-
-    async def reclaim(self, sessions: Sessions) -> list[int]:
-        """The client comes; which jobs are lost."""
-        self.client = server.Client(sessions, "c" * 16)
-        reclaimed = await sessions.recovery.reclaim(self.client, self.claims())
-        self.assertEqual((reclaimed.doubt, reclaimed.settled), ("", []))
-        return [int(key, 16) for key in reclaimed.lost]
+            loop, runmaker4.FileExecutor(threaded=False), claims, records, runmaker4.RunnerStats(),
+            server.Lifetime(loop), say=lambda text: None, on_error=lambda text: None,
+            interval=file.interval, path=str(self.path), directory=b"", grace=60.0, max_failed=0)
 
     def answer(self, lines: bytes, result: Optional[bytes], known: tuple[str, ...] = ()) -> object:
         """What becomes of a job of the line ` echo` that stood first in the file, which has these lines now.
@@ -692,12 +617,15 @@ class LinesOfAClientThatComesBack(JobFileCase):
         ends so, and the lines that it has then; nothing is asked again after a moment.
         """
         async def come() -> str:
-            sessions = self.sessions()
+            sessions = self.sessions(b"r echo one\nr echo two\n")
             sessions.interval = 0.05
             where = self.served if hasattr(self.served, function) else self.served.file
             self.client = server.Client(sessions, "c" * 16)
+            lines = [runmaker4.Line(number, 0, 0, b".", b" echo " + word)
+                     for number, word in enumerate((b"one", b"two", b"three"), 1)]
+            jobs = [server.ReportedJob(f"{line.number:016x}", line, None) for line in lines]
             with mock.patch.object(where, function, side_effect=trouble):
-                reclaimed = await sessions.recovery.reclaim(self.client, self.claims())
+                reclaimed = await sessions.recovery.reclaim(self.client, jobs)
             why: str = reclaimed.doubt
             return why
         return asyncio.run(come()), [assignment.number for assignment in self.client.assignments.values()]
@@ -745,9 +673,8 @@ class RetriesOfMany(JobFileCase):
 
     def test_a_line_whose_command_is_locked_waits_is_named_and_is_run_again_later(self) -> None:
         said: list[str] = []
-        queue = self.queue_on(b"! a\n. b\n! c\n#RUN barrier\n. d\n", say=said.append)
-        other = self.another(queue.file)
-        cursor = runmaker4.Cursor(queue, [runmaker4.Consumer("", retry=b"!er")])
+        cursor = self.jobs(b"! a\n. b\n! c\n#RUN barrier\n. d\n", retry=b"!er", say=said.append)
+        other = self.another(cursor.queue.file)
         with other.command_mutex(b"a") as opened:
             self.assertTrue(opened)
             self.assertEqual(job_of(cursor.claim()).command, b"b")
@@ -790,17 +717,14 @@ class RetriesOfMany(JobFileCase):
 
     def test_an_orphan_is_new_for_one_that_is_busy_or_away(self) -> None:
         cursor = self.jobs(b"d a\n", serving=True)
-        away, other = self.consumers(b"er", b"")
+        slots = runmaker4.Resources(2)
+        away, other = (runmaker4.Consumer(name, retry=retry, capacity=slots, free=slots)
+                       for name, retry in (("a", b"er"), ("b", b"")))
         self.assertFalse(cursor.claim(False, runmaker4.Consumers([away, other]), {away, other}))
         self.path.write_bytes(b"r a\n")
         self.clock.now += 10.0
         job = job_of(cursor.claim(False, runmaker4.Consumers([other]), {away, other}))
         self.assertEqual((job.command, job.consumer), (b"a", other))
-
-    def consumers(self, *retries: bytes) -> list[runmaker4.Consumer]:
-        slots = runmaker4.Resources(2)
-        return [runmaker4.Consumer(name, retry=retry, capacity=slots, free=slots)
-                for name, retry in zip("abc", retries)]
 
 
 class ScansInMemory(FileCase):
