@@ -328,6 +328,7 @@ class RemoteJob(Job):
 
     @classmethod
     def from_message(cls, item: Message) -> RemoteJob:
+        """Return a job from an item of a `jobs` message.  Raises WireError."""
         slots = item.integer("slots", 100_000)
         # further amounts apply after a run without enough memory
         needs, *larger_needs = (Resources(slots, memory) for memory in item.items("memory", int) or [0])

@@ -857,6 +857,7 @@ class Assignment:
         return line_result
 
     def _alter_for_group(self, line_result: LineResult, stage: Stage) -> LineResult:
+        """Alter the result of a job of a group: see decide_result()."""
         # the other hosts do not wait for the job
         has_group_begun = stage in (Stage.RUNNING, Stage.STOPPED)
         if line_result.cause is Cause.RETURNED and has_group_begun and not self.is_cancelled:
@@ -2859,6 +2860,7 @@ class Dispatcher:
     def _assign_group(
         self, plan: GroupPlan, clients: dict[str, Client], claimed: Sequence[Job]
     ) -> dict[str, list[Assignment]]:
+        """Assign the claimed jobs of a group to the hosts' clients, in order."""
         # by entry of host=
         assignments: dict[str, list[Assignment]] = {}
         hosts = (host for host, jobs in plan.jobs_by_host.items() for _ in jobs)

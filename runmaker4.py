@@ -2766,6 +2766,11 @@ class JobReader(Opened):
         return changed
 
     def _open(self) -> None:
+        """Open the job file that the path names now, and close the old one.
+
+        Raises OSError, and keeps the old one, if the file is UTF-16, or of a user who could not write to the
+        old one.
+        """
         fd = os.open(self.real_path, self.ACCESS | os.O_CLOEXEC | os.O_NOFOLLOW)
         reader = Reader(fd)
         try:
@@ -3992,6 +3997,7 @@ class Reset:
                 raise
 
     def _resume_scan(self) -> Scan:
+        """Return the scan where it was; from the top if an edit has moved that line."""
         self._queue.reopen_if_replaced()
         scan = self._scan
         if scan and scan.file is self._file.reader and not self._has_moved(scan.last):
@@ -6658,6 +6664,7 @@ class Plain(Sink):
         self.pending.setdefault(run.job, {})
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
+        """Keep the output until the job is over."""
         outputs = self.pending[run.job]
         if stream.name not in outputs:
             import tempfile
@@ -7128,6 +7135,7 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
+        """Append the gathered events to the journal, starts first."""
         events = [*self._starts.values(), *self._ends]
         if events:
             data = "".join(f"{self._encode(event)}\n" for event in events).encode()
@@ -7280,6 +7288,7 @@ class OutDir(Sink):
     # -- in the I/O thread -----------------------------------------------------------------------------------
 
     def _store(self, entry: RunEntry, stream_name: bytes, path: str, data: bytes) -> None:
+        """Keep a piece of output, or write it to a file if there is too much for the journal."""
         output = entry.outputs.get(stream_name)
         if not output:
             output = entry.outputs[stream_name] = OutputFile(path, self.journal.network, self._on_error)
@@ -7330,6 +7339,7 @@ class JobLog(Sink):
         )
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
+        """Append the line of a run."""
         code = -1 if run_result.cause == "timeout" else run_result.code         # as in GNU parallel
         line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
             run.job.number,
@@ -10035,6 +10045,7 @@ class ServerChannel(Channel):
         super().__init__(token, credentials.context)
 
     def _shake_hands(self) -> Handshake:
+        """Prove the token to each other, and start TLS: steps 1 to 5 above, for the server."""
         self._add_handshake_message(runmaker4=WIRE_VERSION, nonce=self._own_nonce)      # step 1
         knock = yield self._take_early_message
         if knock.integer("runmaker4") != WIRE_VERSION:
@@ -10067,6 +10078,7 @@ class ClientChannel(Channel):
         super().__init__(token, context)
 
     def _shake_hands(self) -> Handshake:
+        """Prove the token to each other, and start TLS: steps 1 to 5 above, for the client."""
         greeting = yield self._take_early_message
         self._check_refusal(greeting)
         version = greeting.integer("runmaker4")         # of the protocol

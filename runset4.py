@@ -725,6 +725,7 @@ class Holders:
                 yield from self._scan_process(int(name), fds)
 
     def _scan_process(self, pid: int, fds: Sequence[int]) -> Iterator[Hold]:
+        """Yield the descriptors of a process that hold job locks."""
         for fd in fds:
             ranges, is_inheritable = self._locked_ranges(pid, fd)
             # the bytes from BUCKETS_END on have other purposes
@@ -1463,6 +1464,7 @@ def command_of_fjd_file(path: str) -> bytes:
 
 
 def read_executable(source: Source) -> str:
+    """Return the executable that a job file of fjd names.  Raises UsageError."""
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         config.read_file((line.decode("utf-8", "surrogateescape") + "\n" for line in source), source.name)
@@ -1873,6 +1875,7 @@ def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
 
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
+    """Set or cancel the selected lines, and report the changes; return the exit status."""
     change_counts = ChangeCounts(file)
     state: bytes = CANCELLED if options.cancel else options.set
     if options.cancel:
@@ -1888,6 +1891,7 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
 
 
 def list_lines(file: JobReader, selection: Selection) -> int:
+    """Print number, state and command of the selected jobs; return the exit status."""
     change_counts = ChangeCounts(file)
     lines = selection.lines(file, change_counts, default_states=None)
     count = print_lines(

@@ -1333,6 +1333,7 @@ def say(text: str) -> None:
 
 
 def status_of(observation: Observation) -> dict[str, Any]:
+    """Return what --status shows, as the fields of --status --json."""
     job_counts = count_states(observation.snapshot)
     rows = {row.line.number: row for row in observation.rows_of_running_lines()}
     rate = measure_rate(observation.recent_runs, rows) if job_counts.running else None
@@ -1459,6 +1460,7 @@ def find_bad_lines(watcher: Watcher, snapshot: Snapshot) -> list[Line]:
 
 
 def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Line]:
+    """Return the lines selected by numbers, command, or shell pattern.  Raises UsageError: none matches."""
     command = os.fsencode(selection)
     try:
         ranges = line_ranges(selection)
@@ -1637,6 +1639,7 @@ class RunStats:
         self.too_little = 0             # runs that were killed for lack of memory
 
     def add(self, run: RunRecord) -> None:
+        """Add times and memory of a finished run."""
         if run.seconds is None:
             return
         self.seconds.append(run.seconds)
@@ -1746,6 +1749,7 @@ def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
 
 
 def stats_cells(stats: dict[str, Any]) -> list[str]:
+    """Return the cells of a group of runs in a table of --stats."""
     times = [took(stats[key]) for key in ("median", "p90", "longest")]
     cpu = "-" if stats["cpu_use"] is None else f"{100 * stats['cpu_use']:.0f}%"
     memory = format_peak(stats["memory"], stats["memory_below"]) or "-"
@@ -1960,6 +1964,7 @@ class Report:
         return {run: output.last_lines(run) for run in itertools.islice(failed_runs, self.MAX_OUTPUTS)}
 
     def fields_of_row(self, row: Row, link_base: str) -> dict[str, Any]:
+        """Return what the page's script shows of a row."""
         run = row.run
         files = run.files if run and link_base else []
         fields = row.json_fields()
@@ -2083,6 +2088,7 @@ class Reporter:
     def _data_json(
         self, report: Report, groups: Iterable[tuple[str, Sequence[Row]]], pause: float
     ) -> str:
+        """Return the data of the page's script, as JSON."""
         link_base = find_link_base(self.options.outdir, self.path)
         group_of = {row: number for number, (_, rows) in enumerate(groups) for row in rows}
         rows = [{**report.fields_of_row(row, link_base), "group": group_of.get(row)} for row in report.rows]
@@ -2333,6 +2339,7 @@ def wait_and_write_report(options: argparse.Namespace, argv: Sequence[str]) -> i
 
 
 def run_with_options(argv: Sequence[str]) -> int:
+    """Do what the options say; return the exit status."""
     options = parse_options(argv)
     if options.check_locks is not None:
         return check_locks(options.check_locks)
@@ -2359,6 +2366,7 @@ def run_with_options(argv: Sequence[str]) -> int:
 
 
 def write_timeline(options: argparse.Namespace) -> None:
+    """Write the finished runs of the journal as trace events."""
     exit_on(signal.SIGINT, signal.SIGTERM)
     journal = JournalReader(options.outdir, say)
     events_by_slot: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
