@@ -130,25 +130,17 @@ class Trees(RunCase):
         self.assertEnded(self.finish(runner), 130, "e")
         self.assertEqual(self.read("ends").split(), [b"-15", b"0", b"0"])
 
-    def test_a_part_without_its_environment_is_ended_because_it_descends_from_the_job(self) -> None:
-        self.check_bare("env -i setsid sh -c 'echo $$ > pid; sleep 60; :' &")
-
-    def test_a_part_without_its_environment_and_parent_is_ended_because_it_is_of_the_session(self) -> None:
-        self.check_bare("env -i sh -c 'sleep 60 & echo $! > pid';")
-
-    def check_bare(self, start: str) -> None:
-        """A process that this command starts, without even the mark of the tests, is ended."""
-        self.jobs(f"{start} {SLEEPING}")
-        runner = self.start_jobs()
-        part = int(self.wait_file("pid"))
-        self.addCleanup(self.kill_if_alive, part)
+    def test_a_part_without_its_environment_is_ended(self) -> None:
+        """It has not even the mark of the tests.  The first descends from its job; the second is of its
+        session.
+        """
+        self.jobs(f"env -i setsid sh -c 'echo $$ > pid.1; sleep 60; :' & {SLEEPING}",
+                  f"env -i sh -c 'sleep 60 & echo $! > pid.2'; {SLEEPING}")
+        runner = self.start_jobs("-j2", up=[1, 2])
+        parts = [int(self.wait_file(f"pid.{line}")) for line in (1, 2)]
         runner.send_signal(signal.SIGTERM)
-        self.assertEnded(self.finish(runner), 143, "e")
-        wait_until(lambda: not alive(part), 3, "the part has ended")
-
-    def kill_if_alive(self, pid: int) -> None:
-        if alive(pid):
-            os.kill(pid, signal.SIGKILL)
+        self.assertEnded(self.finish(runner), 143, "ee")
+        wait_until(lambda: not any(map(alive, parts)), 3, "the parts have ended")
 
     def test_jobs_of_a_runner_within_a_job_are_ended_although_that_runner_is_dead(self) -> None:
         inner = shlex.join(self.command(RUNMAKER, "inner.txt"))
@@ -230,9 +222,11 @@ class Timeouts(RunCase):
     """--timeout: a job that runs longer is ended and marked !."""
 
     def test_a_job_that_runs_too_long_is_marked_as_failed_and_the_console_says_why(self) -> None:
-        self.jobs(f"echo before; {SLEEPING}; touch never", "echo after")
+        """Also one that then ends well."""
+        self.jobs(f"echo before; {SLEEPING}; touch never", "echo after",
+                  f"trap 'exit 0' TERM; {UP}; while :; do sleep 0.1; done")
         ended = self.run_jobs("--timeout", "0.4")
-        self.assertEnded(ended, 1, "!d")
+        self.assertEnded(ended, 1, "!d!")
         lines = console_lines(ended.out)
         command = lines[0].text
         self.assertEqual(printed(lines, "status")[1], b'timeout after 0.4s "%s"' % command)
@@ -240,9 +234,6 @@ class Timeouts(RunCase):
         self.assertLess([line.text for line in lines].index(b"before"), 3, "output comes before the end")
         self.assertFalse(self.exists("never"))
 
-    def test_a_job_that_ends_well_on_term_has_run_too_long_all_the_same(self) -> None:
-        self.jobs(f"trap 'exit 0' TERM; {UP}; while :; do sleep 0.1; done")
-        self.assertEnded(self.run_jobs("--timeout", "0.4"), 1, "!")
 
 
 # COUNTED N: fails N times, then is well
@@ -251,9 +242,6 @@ COUNTED = "echo $JOB_ID >>order; echo >>runs.$JOB_ID $JOB_ID; test $(wc -l <runs
 
 class Retries(RunCase):
     """--retries N: a job that fails is run up to N more times, at once, before it is marked !."""
-
-    def count(self) -> int:
-        return len(self.read("runs.1").split())
 
     def test_a_job_is_run_again_at_once_until_it_is_well_or_has_had_its_retries(self) -> None:
         """Whether it fails or dies of a signal; one that is well is not repeated."""
@@ -270,7 +258,7 @@ class Retries(RunCase):
     def test_a_job_that_runs_too_long_is_retried(self) -> None:
         self.jobs(f"{COUNTED} 1 || sleep 60")
         self.assertEnded(self.run_jobs("--retries", 1, "--timeout", "0.4"), 0, "d")
-        self.assertEqual(self.count(), 2)
+        self.assertEqual(self.read("runs.1").split(), [b"1", b"1"])
 
     def test_the_line_stays_running_from_the_first_run_to_the_last(self) -> None:
         self.jobs("head -c1 runs.txt >> seen; test $(wc -c < seen) -gt 3")
@@ -281,18 +269,14 @@ class Retries(RunCase):
 class TooManyFailures(RunCase):
     """--max-failed N: a runner starts nothing more once N jobs of its own are failed or in error."""
 
-    def test_after_so_many_failures_nothing_more_is_started(self) -> None:
-        self.jobs("exit 1", "true", "echo a\0b", "touch never")
-        ended = self.run_jobs("--max-failed", 2)
-        self.assertEnded(ended, 1, "!de.")
-        self.assertComplains(ended, "2 jobs failed or in error", "--max-failed", "no more jobs")
-
-    def test_what_runs_is_waited_for(self) -> None:
-        self.jobs(WAITING, "exit 1", "touch never")
-        runner = self.start_jobs("-j2", "--max-failed", 1)
-        self.wait_states("r!.")
+    def test_after_so_many_failures_nothing_more_is_started_and_what_runs_is_waited_for(self) -> None:
+        self.jobs(WAITING, "exit 1", "true", "echo a\0b", "touch never")
+        runner = self.start_jobs("-j2", "--max-failed", 2)
+        self.wait_states("r!de.")
         self.open_gate()
-        self.assertEnded(self.finish(runner), 1, "d!.")
+        ended = self.finish(runner)
+        self.assertEnded(ended, 1, "d!de.")
+        self.assertComplains(ended, "2 jobs failed or in error", "--max-failed", "no more jobs")
 
     def test_what_has_failed_before_does_not_count_nor_does_a_retry(self) -> None:
         self.write("! exit 1\ne exit 1\n. [ -e tried ] && exit; : > tried; exit 1\n. true\n")

@@ -110,33 +110,25 @@ class SavedAsNew(LifeSign):
     def start_hasty(self, *args: object, patience: str = "", **settings: Any) -> subprocess.Popen[bytes]:
         return self.start_patched(patience or self.HASTY, *args, **settings)
 
-    def save_as_new(self) -> None:
-        """Lose a runner; an editor saves what it had read before."""
+    def check_wait(self, above: str, states: str, *options: str) -> None:
+        """A new line below these, like the one that runs, is new when that has ended; it is said once."""
         self.lose_runner()
-        self.write(f". {self.WAITING}\n")
-
-    def test_it_waits_until_the_copy_has_ended_which_is_said_once_and_then_is_new(self) -> None:
-        self.save_as_new()
+        self.write(f"{above}. {self.WAITING}\n")
         with open(self.dir / "said", "wb") as said:
-            runner = self.start_runner("--resume", stderr=said)
+            runner = self.start_runner(*options, stderr=said)
         wait_until(lambda: b"1 new job waits: runwait4.py --status runs.txt" in self.read("said"))
-        self.assertEqual((self.states(), self.runs()), (".", 1))
+        self.assertEqual((self.states(), self.runs()), (states, 1))
         self.open_gate()
         self.assertEqual(runner.wait(20), 0)
-        self.assertEqual((self.states(), self.runs()), ("d", 2))
+        self.assertEqual((self.states(), self.runs()), (states.replace(".", "d"), 2))
         self.assertEqual(self.read("said").count(b"1 new job waits"), 1)
         self.assertEqual(self.read("marks").split()[1::2], [b"ended", b"ended"])
 
-    def test_a_new_line_like_one_whose_job_was_cancelled_waits_and_is_said(self) -> None:
-        self.lose_runner()
-        self.write(f"x {self.WAITING}\n. {self.WAITING}\n")
-        with open(self.dir / "said", "wb") as said:
-            runner = self.start_runner(stderr=said)
-        wait_until(lambda: b"1 new job waits: runwait4.py --status runs.txt" in self.read("said"))
-        self.assertEqual((self.states(), self.runs()), ("x.", 1))
-        self.open_gate()
-        self.assertEqual(runner.wait(20), 0)
-        self.assertEqual((self.states(), self.runs()), ("xd", 2))
+    def test_it_waits_until_the_copy_has_ended(self) -> None:
+        self.check_wait("", ".", "--resume")
+
+    def test_a_new_line_like_one_whose_job_was_cancelled_waits(self) -> None:
+        self.check_wait(f"x {self.WAITING}\n", "x.")
 
 
 class BroughtBack(LifeSign):
