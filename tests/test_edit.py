@@ -3,7 +3,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import threading
 import unittest
 from typing import Any
@@ -23,16 +22,11 @@ SAVE = "\nopen(path, 'w').write(text); time.sleep(0.05)"
 class EditCase(RunCase):
     """Helpers for tests of editing."""
 
-    def start_edit(
-        self, statements: str, name: str = "editor.py", **settings: Any
-    ) -> subprocess.Popen[bytes]:
-        """Start --edit with an editor of this name that does this to `text`."""
-        editor = self.write(EDITOR + statements + SAVE, name)
-        return self.start(RUNSET, "--edit", "runs.txt", env={"EDITOR": f"python3 '{editor}'", "VISUAL": "",
-                                                            "TMPDIR": str(self.dir)}, **settings)
-
     def edit(self, statements: str, **settings: Any) -> Ended:
-        return self.finish(self.start_edit(statements, **settings))
+        """Run --edit with an editor that does this to `text`."""
+        editor = self.write(EDITOR + statements + SAVE, "editor.py")
+        environ = {"EDITOR": f"python3 '{editor}'", "VISUAL": "", "TMPDIR": str(self.dir)}
+        return self.run_script(RUNSET, "--edit", "runs.txt", env=environ, **settings)
 
     def assertEdits(self, before: str, statements: str, after: str, said: str) -> None:
         self.write(before)
@@ -56,7 +50,9 @@ class Merging(EditCase):
     def test_each_change_does_what_it_looks_like(self) -> None:
         four = ". a\nd b\n. c\n! d\n"
         self.assertEdits(four, "text = text.replace('! d', '. d')", ". a\nd b\n. c\n. d\n", "1 state set")
-        self.assertEdits(four, "text += '. e'", four + ". e\n", "1 line added")
+        # what an editor leaves beside the copy is removed with it
+        beside = "open(path + '~', 'w').write(text)"
+        self.assertEdits(four, f"{beside}; text += '. e'", four + ". e\n", "1 line added")
         self.assertEdits(four, "text = text.replace('! d', '. dd') + '. e'", ". a\nd b\n. c\n. dd\n. e\n",
                          "2 lines added, 1 line removed")
         self.assertEdits(four, "text = text.replace('. c\\n', '')", ". a\nd b\n! d\n", "1 line removed")
@@ -120,9 +116,8 @@ class Merging(EditCase):
     def test_editors_that_fail_are_empty_or_come_back_at_once_change_nothing(self) -> None:
         self.write(". a\n")
         self.assertRefuses(self.edit("open(path, 'a').write('. b\\n'); sys.exit(3)"), b"failed: exit 3")
-        self.assertRefuses(
-            self.edit("open(path, 'a').write('. b\\n'); os.kill(os.getpid(), 9)"), b"failed: exit -9"
-        )
+        killed = self.edit("open(path, 'a').write('. b\\n'); os.kill(os.getpid(), 9)")
+        self.assertRefuses(killed, b"failed: exit -9")
         self.assertRefuses(self.edit("text = ''"), b"the copy is empty")
         quick = self.run_script(RUNSET, "--edit", "runs.txt", env={"VISUAL": "true"})
         self.assertEqual(quick.code, 0)
@@ -134,40 +129,30 @@ class Merging(EditCase):
         self.write(". a\n")
         for encoding in "utf-16", "utf-32-be":
             with self.subTest(encoding):
-                ended = self.edit(
-                    f"text += '. b\\n'\nopen = lambda *args: io.open(*args, encoding='{encoding}')"
-                )
+                opening = f"open = lambda *args: io.open(*args, encoding='{encoding}')"
+                ended = self.edit(f"text += '. b\\n'\n{opening}")
                 self.assertRefuses(ended, b"the copy contains NULs (save it as UTF-8)")
                 self.assertEqual(self.read(), b". a\n")
 
     def test_lines_that_are_neither_jobs_nor_comments_are_written_and_told(self) -> None:
         self.write("prose\n. a\n")
         ended = self.edit("text = '. z\\n' + text + 'simulate 9\\n# run this by hand\\n\\n'")
-        self.assertEqual((ended.code, ended.err.replace(b"runset4.py: runs.txt: ", b"").splitlines()), (0, [
+        self.assertEqual(ended.err.replace(b"runset4.py: runs.txt: ", b"").splitlines(), [
             b"4 lines added",
-            b"line 2 is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)"]))
+            b"line 2 is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)"])
         self.assertEqual(self.read(), b". z\nprose\n. a\nsimulate 9\n# run this by hand\n\n")
-
-    def test_what_an_editor_leaves_beside_the_copy_is_removed_with_it(self) -> None:
-        self.assertEdits(". a\n", "open(path + '~', 'w').write(text); text += '. b\\n'", ". a\n. b\n",
-                         "1 line added")
 
     def test_quiet_says_nothing_of_what_was_done(self) -> None:
         self.write(". a\n")
         ended = self.run_script(RUNSET, "-q", "--edit", "runs.txt", env={"VISUAL": "sed -i s/a/b/"})
         self.assertEqual((ended.code, ended.err, self.read()), (0, b"", b". b\n"))
 
-    def test_a_copy_that_cannot_be_removed_is_no_error(self) -> None:
-        self.write(". a\n")
-        ended = self.edit(
-            "text += '. b\\n'; os.chmod(os.path.dirname(path), 0o500)", **self.bound_by_permissions()
-        )
-        self.assertEqual((ended.code, self.read()), (0, b". a\n. b\n"), ended.err)
-
-    def test_the_mode_is_kept(self) -> None:
+    def test_a_copy_that_cannot_be_removed_is_no_error_and_the_mode_is_kept(self) -> None:
         self.write(". a\n. b\n").chmod(0o640)
-        self.assertEqual(self.edit("text = text.replace('. a\\n', '')").code, 0)
-        self.assertEqual((self.read(), (self.dir / "runs.txt").stat().st_mode & 0o777), (b". b\n", 0o640))
+        changes = "text = text.replace('. a\\n', ''); os.chmod(os.path.dirname(path), 0o500)"
+        ended = self.edit(changes, **self.bound_by_permissions())
+        mode = (self.dir / "runs.txt").stat().st_mode & 0o777
+        self.assertEqual((ended.code, self.read(), mode), (0, b". b\n", 0o640), ended.err)
 
 
 class Locked(EditCase):
@@ -177,13 +162,12 @@ class Locked(EditCase):
         path = self.write(". a\n. b\n")
         fd = runmaker4.open_lock_file_of(str(path))
         self.addCleanup(os.close, fd)
-        self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(b"a") + runmaker4.MUTEX_OFFSET))
+        door = runmaker4.bucket_of(b"a") + runmaker4.MUTEX_OFFSET
+        self.assertTrue(runmaker4.lock(fd, door))
         setter = runmaker4.JobFile(str(path), say=self.fail)
         with mock.patch.object(runset4, "MAX_MUTEX_WAIT_SECONDS", 0.1), self.assertRaises(BlockingIOError):
             runset4.apply_edit(setter, self.read(), b". b\n. a\n")
-        leaving = threading.Timer(
-            0.3, runmaker4.unlock, (fd, runmaker4.bucket_of(b"a") + runmaker4.MUTEX_OFFSET)
-        )
+        leaving = threading.Timer(0.3, runmaker4.unlock, (fd, door))
         leaving.start()
         self.assertEqual(runset4.apply_edit(setter, self.read(), b". b\n. a\n", quiet=True), [])
         leaving.join()
@@ -248,9 +232,8 @@ class Shared(EditCase):
 
     def assertShared(self, owner: int, group: int, text: bytes) -> None:
         info = self.path.stat()
-        self.assertEqual(
-            (info.st_uid, info.st_gid, info.st_mode & 0o777, self.read()), (owner, group, 0o664, text)
-        )
+        found = info.st_uid, info.st_gid, info.st_mode & 0o777, self.read()
+        self.assertEqual(found, (owner, group, 0o664, text))
 
     def test_a_new_file_keeps_its_group(self) -> None:
         self.assertEqual(self.edit_as(self.EDITOR, self.EDITOR, [self.GROUP], b"# b\n. a\n"), "")
@@ -260,9 +243,7 @@ class Shared(EditCase):
         self.dir.chmod(0o777)
         os.chown(self.path, self.EDITOR, self.GROUP)        # who edits it has left the group
         said = self.edit_as(self.EDITOR, self.OTHERS, [], b"# b\n. a\n")
-        self.assertIn(
-            "runs.txt: other users could not write to a new file of yours (change only", said
-        )
+        self.assertIn("runs.txt: other users could not write to a new file of yours (change only", said)
         self.assertShared(self.EDITOR, self.GROUP, b". a\n")
         self.assertEqual({it.name for it in self.dir.iterdir()}, {"runs.txt", ".runs.txt.lock"})
         self.assertEqual(self.edit_as(self.EDITOR, self.OTHERS, [], b"x a\n. b\n"), "")
@@ -281,25 +262,17 @@ class Shared(EditCase):
 class Running(EditCase):
     """Real runners."""
 
-    def test_a_running_line_is_not_changed_but_moves(self) -> None:
+    def test_a_running_line_is_not_changed_but_moves_and_runners_are_not_waited_for(self) -> None:
         runner = self.start_to_gate(f". {GATE}\n. echo b\n")
-        self.assertRefuses(
-            self.edit("text = text[text.index('\\n') + 1:]"), b"line 1: is r (--cancel it first)"
-        )
-        self.assertEqual(self.edit("text = '. true\\n' + text").code, 0)
-        self.open_gate()
-        self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual(self.states(), "ddd")
-
-    def test_runners_are_not_waited_for(self) -> None:
-        runner = self.start_to_gate(f". {GATE}\n. echo b\n")
+        ended = self.edit("text = text[text.index('\\n') + 1:]")
+        self.assertRefuses(ended, b"line 1: is r (--cancel it first)")
         runner.send_signal(signal.SIGSTOP)
-        for note in "one", "two":
-            self.assertEqual(self.edit(f"text = '# {note}\\n' + text").code, 0)
+        for line in "# note", ". true":
+            self.assertEqual(self.edit(f"text = '{line}\\n' + text").code, 0)
         runner.send_signal(signal.SIGCONT)
         self.open_gate()
         ended = self.finish(runner)
-        self.assertEqual((ended.code, self.states()), (0, "dd"), ended.err)
+        self.assertEqual((ended.code, self.states()), (0, "ddd"), ended.err)
 
     def test_many_edits_under_runners_lose_no_job_and_run_none_twice(self) -> None:
         self.write("".join(f". {marks.command(number, PAUSE)}\n" for number in range(1, JOBS + 1)))
