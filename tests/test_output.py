@@ -87,12 +87,6 @@ class Console(Case):
             ends, [b'exit 3 "exit 3"', b'exit 137 "sh -c \'kill -9 $$\'"', b'signal 9 "kill -9 $$"']
         )
 
-    def test_a_last_line_without_a_newline_is_printed_before_the_exit_line(self) -> None:
-        lines = self.run_jobs(". printf 'a\\nb'\n. printf 'a\\nb'; sleep 0.1\n")
-        kinds = ["executing", "status", "stdout", "stdout", "status"]
-        self.assertEqual([line.kind for line in lines], kinds + kinds)
-        self.assertEqual(printed(lines), [b"a", b"b"] * 2)
-
     def test_lines_of_jobs_at_once_are_never_mixed_within_a_line(self) -> None:
         halves = "for i in 1 2 3 4 5; do printf aaaa; sleep 0.0$i; echo bbbb; done"
         lines = self.run_jobs(f". {halves}\n" * 4, "-j4")
@@ -294,17 +288,11 @@ class Terminal(Case):
         master, slave = os.openpty()
         self.addCleanup(os.close, master)
         settings = {"NO_COLOR": "", "TERM": "xterm-256color", **env}
-        words = "--name", "alice", *options, "runs.txt"
-        runner = self.start(RUNMAKER, *words, env=settings, stdout=slave, stderr=slave)
+        runner = self.start(RUNMAKER, *options, "runs.txt", env=settings, stdout=slave, stderr=slave)
         os.close(slave)
         shown = read_terminal(master)
-        self.assertEqual(runner.wait(20), 1)
-        self.assertEqual(self.states(), "d!!")
+        self.assertEqual((runner.wait(20), self.states()), (0, "d..") if "-1" in options else (1, "d!!"))
         return shown
-
-    def plain_lines(self, out: bytes) -> list[bytes]:
-        """The lines without colours, the process ids replaced."""
-        return re.sub(rb"alice,\d+", b"alice,PID", ESCAPE.sub(b"", out)).split(b"\n")
 
     def line_of(self, shown: bytes, text: bytes) -> bytes:
         return next(line for line in shown.split(b"\n") if text in line)
@@ -322,7 +310,7 @@ class Terminal(Case):
 
     def test_with_a_log_file_results_are_shown_and_no_output(self) -> None:
         shown = self.run_in_terminal("-l", "log")
-        first, second, *_ = self.plain_lines(shown)
+        first, second, *_ = ESCAPE.sub(b"", shown).split(b"\n")
         self.assertRegex(first, rb"Ctrl-C kills the jobs; Ctrl-\\ starts no more")
         self.assertEqual(second.rstrip(), b"runmaker4.py: runs.txt: one at a time (-j0: as many as CPUs)")
         self.assertRegex(self.line_of(shown, b"exit 3 in "), ESCAPE)
@@ -332,25 +320,16 @@ class Terminal(Case):
     def test_that_jobs_run_one_at_a_time_is_said_where_nobody_has_asked_for_it(self) -> None:
         for options in "", "-r", "-j1", "-1", "--slots a", "-q":
             with self.subTest(options=options):
-                self.write(". true\n. true\n")
-                master, slave = os.openpty()
-                self.addCleanup(os.close, master)
-                runner = self.start(RUNMAKER, *options.split(), "runs.txt", stdout=slave, stderr=slave)
-                os.close(slave)
-                shown = read_terminal(master)
-                runner.wait(20)
+                shown = self.run_in_terminal(*options.split())
                 self.assertEqual(b"one at a time (-j0: as many as CPUs)" in shown, options in ("", "-r"))
 
     def test_a_dumb_terminal_gets_lines_only(self) -> None:
         for name in "dumb", "":
             with self.subTest(TERM=name):
-                self.check_dumb_terminal(name)
-
-    def check_dumb_terminal(self, name: str) -> None:
-        shown = self.run_in_terminal(TERM=name)
-        self.assertNotIn(b"\x1b", shown)
-        self.assertNotIn(b"progress", shown)
-        self.assertIn(b"[1] a\n[1] done in ", shown)
+                shown = self.run_in_terminal(TERM=name)
+                self.assertNotIn(b"\x1b", shown)
+                self.assertNotIn(b"progress", shown)
+                self.assertIn(b"[1] a\n[1] done in ", shown)
 
     def test_a_pipe_gets_no_colour_whether_stderr_is_a_terminal_or_not(self) -> None:
         self.write(self.JOBS)
@@ -370,46 +349,24 @@ class Terminal(Case):
 class ClosingLine(Case):
     """A runner's last line, on stderr, says what became of its jobs and what runs the failures again."""
 
-    def closing(self, ended: Ended, name: str = "runs.txt") -> str:
-        """The last line of stderr."""
-        self.assertTrue(ended.err.endswith(b"\n"), ended.err)
-        line = ended.err[:-1].rpartition(b"\n")[2].decode()
-        self.assertTrue(line.startswith(f"runmaker4.py: {name}: "), line)
-        return line
-
-    def named_lines(self, line: str) -> str:
-        """What stands after 'line' or 'lines' in the brackets."""
-        return present(re.search(r"\(lines? ([^)]*)\)", line))[1]
-
-    def test_errors_count_apart_from_failures(self) -> None:
+    def test_errors_count_apart_from_failures_and_it_is_the_last_of_all_lines(self) -> None:
         self.write(". true\n. false\n. kill -9 $$\n. echo a\0b\n. a\0b\n")
-        ended = self.run_script(RUNMAKER, "runs.txt")
-        line = self.closing(ended)
-        self.assertEqual((ended.code, self.states()), (1, "d!!ee"))
-        self.assertRegex(line, r"\b1 done, 2 failed, 2 \w+")
-        self.assertEqual(self.named_lines(line), "2, 3, 4, 5")
-
-    def test_it_is_the_last_of_all_lines(self) -> None:
-        self.write(". false\n. echo a\0b\n. true\n")
-        both = self.run_script(RUNMAKER, "-j3", "runs.txt", stderr=subprocess.STDOUT).out
-        last = both[:-1].rpartition(b"\n")[2]
-        self.assertTrue(last.startswith(b"runmaker4.py: runs.txt: ") and b"-r runs" in last, both)
+        both = self.run_script(RUNMAKER, "-j3", "runs.txt", stderr=subprocess.STDOUT)
+        self.assertEqual((both.code, self.states()), (1, "d!!ee"))
+        self.assertRegex(both.out, rb"\nrunmaker4\.py: runs\.txt: 1 done, 2 failed, 2 error in [^\n]* "
+                                   rb"\(lines 2, 3, 4, 5\)[^\n]*; -r runs [^\n]*\n\Z")
 
 
 class Background(Case):
     """A job that ends in & is done before its command is: that is said, once."""
 
-    def test_it_is_said_once(self) -> None:
-        self.write(". true && sleep 0 &\n. sleep 0 & \n. true\n")
+    def test_it_is_said_once_and_not_of_what_only_looks_like_it(self) -> None:
+        self.write(". echo a \\&\n. sleep 0 & wait\n. echo '&'\n. true # &c\n. true # a &\n"
+                   ". true && sleep 0 &\n. sleep 0 & \n. true\n")
         ended = self.run_script(RUNMAKER, "-q", "runs.txt")
         self.assertEqual(ended.code, 0)
         self.assertEqual(ended.err.count(b"ends in &, so it is done at once"), 1, ended.err)
-        self.assertIn(b"line 1: ends in &", ended.err)
-
-    def test_what_only_looks_like_it_is_not_named(self) -> None:
-        self.write(". echo a \\&\n. sleep 0 & wait\n. echo '&'\n. true # &c\n. true # a &\n")
-        ended = self.run_script(RUNMAKER, "-q", "runs.txt")
-        self.assertNotIn(b"ends in &", ended.err)
+        self.assertIn(b"line 6: ends in &", ended.err)
 
 
 class ClosingLineOfLostStates(RunCase):
