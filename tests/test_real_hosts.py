@@ -10,7 +10,7 @@ import unittest
 
 from tests import test_documents as documents
 from tests.rigs import REAL, ssh
-from tests.support import PYTHON, SCRIPTS, SCRIPTS_AT, Ended, RunCase, wait_until
+from tests.support import SCRIPTS, SCRIPTS_AT, Ended, RunCase, wait_until
 
 SIMULATE = f"""{documents.STUBS["simulate"].replace('"$@"', '"$@" on $(hostname)')}"""
 # What docker does that a runner can notice: it is process 1, on a host of its own
@@ -41,13 +41,13 @@ class HostsCase(RunCase):
         super().setUpClass()
         if ssh.missing():
             raise unittest.SkipTest(ssh.missing())
-        cls.hosts = ssh.Hosts().start()
+        cls.hosts = ssh.Hosts()
+        cls.hosts.start()
         cls.addClassCleanup(cls.hosts.stop)
-        programs = {script: f"exec {PYTHON} {SCRIPTS_AT / script} \"$@\"" for script in SCRIPTS}
-        programs.update({"python3": f"exec {PYTHON} \"$@\"", "simulate": SIMULATE, "docker": CONTAINER})
-        for name, body in programs.items():
-            (cls.hosts.bin / name).write_text(f"#!/bin/sh\n{body}\n")
-            (cls.hosts.bin / name).chmod(0o755)
+        for name, body in ("simulate", SIMULATE), ("docker", CONTAINER):
+            program = cls.hosts.dir / "bin" / name
+            program.write_text(f"#!/bin/sh\n{body}\n")
+            program.chmod(0o755)
 
     def type(self, text: str, host: str = "alice", directory: object = "") -> subprocess.Popen[bytes]:
         """Have a shell on a host run this in a directory (the test's); what it prints goes to a file

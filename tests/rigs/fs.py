@@ -55,7 +55,7 @@ SWITCH = f"ip link add br0 type bridge; ip address add {SERVER}/24 dev br0; ip l
 TAP = "machines"
 ADD_TAP = f"ip tuntap add {TAP} mode tap; ip link set {TAP} master br0 up"
 PLUG_IN = """
-ip link add p-$1 type veth peer name eth0 netns $2
+ip link add p-$1 type veth peer name eth0 netns $2 address 02:00:00:00:00:${3##*.}
 ip link set p-$1 master br0 up
 nsenter -t $2 -n ip address add $3/24 dev eth0
 nsenter -t $2 -n ip link set eth0 up
@@ -474,6 +474,9 @@ class Rig:
 
     def __init__(self, kind: str, names: Iterable[str] = "ABC", **options: int) -> None:
         self.kind = KINDS[kind](**options)
+        self.add_hosts(names)
+
+    def add_hosts(self, names: Iterable[str]) -> None:
         self.server = Host(self, "server", SERVER)
         self.hosts = {name: Host(self, name, f"{NETWORK}{number}") for number, name in enumerate(names, 11)}
 
@@ -484,7 +487,7 @@ class Rig:
         self.stop()
 
     def start(self) -> Rig:
-        """Bring it up, and mount it on all hosts."""
+        """Boot all hosts, and set up what is to be there."""
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-fs-", dir="/var/tmp"))
         self.mount = self.dir / "mnt"
         atexit.register(self.stop)              # a test that is interrupted does not clean up
@@ -496,13 +499,17 @@ class Rig:
                 (self.dir / "bin" / name).chmod(0o755)
             for host in self.server, *self.hosts.values():
                 host.boot()
-            self.kind.serve(self.server)
-            for host in self.hosts.values():
-                host.mount()
+            self.set_up()
         except BaseException:
             self.stop()
             raise
         return self
+
+    def set_up(self) -> None:
+        """Have the file system mounted on all hosts."""
+        self.kind.serve(self.server)
+        for host in self.hosts.values():
+            host.mount()
 
     def add_tap(self) -> None:
         """Give the switch a port for QEMU: TAP, in the network of the server."""
