@@ -116,7 +116,7 @@ def start(bench: Bench) -> list[Row]:
 
     def first_job(runner: list[str]) -> float:
         bench.file("runs.txt", (b". : > started\n", 1))
-        return bench.until_first_job([], "runs.txt", runner)[0] * 1000
+        return bench.until_first_job(runner)[0] * 1000
 
     def end(*command: str) -> float:
         return bench.run([*command]).seconds * 1000
@@ -150,7 +150,7 @@ def skip(bench: Bench) -> list[Row]:
         bench.file(
             "runs.txt", (b"d ./simulate --seed 123456\n", count), (b". : > started\n", 1), (b". true\n", 1)
         )
-        first, used = bench.until_first_job([], "runs.txt")
+        first, used = bench.until_first_job()
         took.append(Used(first, used.memory))
     return [within(f"first job of {count + 2:,} lines whose first {count:,} are `d`", took, 0.35, 60)]
 
@@ -163,11 +163,11 @@ def directives(bench: Bench) -> list[Row]:
 
     def plain() -> float:
         bench.file("runs.txt", (done, count), *last)
-        return 1000 * bench.until_first_job([], "runs.txt")[0]
+        return 1000 * bench.until_first_job()[0]
 
     def directed() -> float:
         bench.file("runs.txt", (b"#RUN timeout=1h host=*\n" + done * (count // 1000), 1000), *last)
-        return 1000 * bench.until_first_job([], "runs.txt")[0]
+        return 1000 * bench.until_first_job()[0]
 
     times = bench.interleave({"plain": plain, "directed": directed})
     what = f"the same with 1,000 `#RUN` lines among {count:,} others, against without"

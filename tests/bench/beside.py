@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Callable, Optional
 
 from tests.bench.measure import MB, RUNMAKER, Bench
+from tests.support import marked
 
 # seconds until the first of many jobs; the same to come to an end after a crash
 PATIENCE = 120.0
@@ -103,8 +104,8 @@ class Trial(Bench):
         return self
 
     def __exit__(self, *error: object) -> None:
-        while self.processes():
-            for pid in self.processes():
+        while left := marked(self.mark):
+            for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
@@ -115,19 +116,10 @@ class Trial(Bench):
         words = (words or self.tool.run).replace("SLOTS", str(slots))
         return self.start(["sh", "-c", f"exec {words}"])
 
-    def processes(self) -> list[int]:
-        """What lives of all that was started."""
-        found = []
-        for folder in pathlib.Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if self.mark.encode() in (folder / "environ").read_bytes():
-                    found.append(int(folder.name))
-        return found
-
     def memory(self) -> float:
         """What the tool has in memory now, without its jobs, in MB."""
         total = 0
-        for pid in self.processes():
+        for pid in marked(self.mark):
             with contextlib.suppress(OSError):
                 if pathlib.Path(f"/proc/{pid}/comm").read_text().strip() not in ("sh", "sleep"):
                     shares = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()

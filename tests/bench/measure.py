@@ -51,13 +51,12 @@ class Bench:
         """A size, a tenth of it with --quick."""
         return full // 10 if self.quick else full
 
-    def file(self, name: str, *parts: tuple[bytes, int]) -> str:
+    def file(self, name: str, *parts: tuple[bytes, int]) -> None:
         """Write a file of lines, each given as (line, how often), in pieces that keep this process small."""
         with open(self.dir / name, "wb") as file:
             for line, count in parts:
                 for start in range(0, count, 10_000):
                     file.write(line * min(10_000, count - start))
-        return name
 
     def count(self, name: str, start: bytes) -> int:
         """How many lines of a file begin so."""
@@ -120,18 +119,15 @@ class Bench:
             self.wait(process, began)
         return time.perf_counter() - began
 
-    def until_first_job(
-        self, options: list[str], name: str, runner: list[str] = RUNMAKER
-    ) -> tuple[float, Used]:
-        """The seconds until a runner's first job (`. : > started`) runs, and what the runner took as a whole.
-        """
+    def until_first_job(self, runner: list[str] = RUNMAKER) -> tuple[float, Used]:
+        """The seconds until a runner's first job (`. : > started`) runs, and what the runner took in all."""
         self.remove("started")
         os.mkfifo(self.dir / "started")
         reader = os.open(self.dir / "started", os.O_RDONLY | os.O_NONBLOCK)
         poll = select.poll()
         poll.register(reader, select.POLLHUP)       # once somebody has opened it for writing and closed it
         began = time.perf_counter()
-        process = self.start([*runner, *options, name])
+        process = self.start([*runner, "runs.txt"])
         if not poll.poll(60_000):
             raise SystemExit("the first job did not start")
         seconds = time.perf_counter() - began

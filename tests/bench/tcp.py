@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Callable
 
 from tests.bench.measure import (
@@ -33,13 +32,6 @@ PEERS = [sys.executable, str(ROOT / "tests" / "bench" / "peers.py")]
 HOST = "127.0.0.1"
 
 
-@dataclass
-class Server:
-    """A server that serves runs.txt."""
-    pid: int
-    port: int
-
-
 @contextlib.contextmanager
 def run_result(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """End a process after the block."""
@@ -53,8 +45,8 @@ def run_result(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[by
 
 
 @contextlib.contextmanager
-def serving(bench: Bench, *options: str) -> Iterator[Server]:
-    """A server on a free port, for the time of the block."""
+def serving(bench: Bench, *options: str) -> Iterator[tuple[int, int]]:
+    """A server of runs.txt on a free port, for the time of the block: its pid and its port."""
     said = bench.errors.stat().st_size if bench.errors.exists() else 0
     with run_result(bench.start([*SERVER, "--host", HOST, "--port", "0", *options, "runs.txt"])) as process:
         port, end = None, time.monotonic() + 30
@@ -63,7 +55,7 @@ def serving(bench: Bench, *options: str) -> Iterator[Server]:
                 raise SystemExit(f"the server does not serve: {bench.errors.read_text()[said:]}")
             time.sleep(0.01)
             port = re.search(rb"serving on port (\d+)\n", bench.errors.read_bytes()[said:])
-        yield Server(process.pid, int(port[1]))
+        yield process.pid, int(port[1])
 
 
 @contextlib.contextmanager
@@ -106,8 +98,8 @@ def tcp_jobs(bench: Bench) -> list[Row]:
 
     def remote() -> float:
         bench.file("runs.txt", (b". true\n", count))
-        with serving(bench) as server:
-            rate = count / run_client(bench, server.port, "-j2").seconds
+        with serving(bench) as (_, port):
+            rate = count / run_client(bench, port, "-j2").seconds
         assert_all_done(bench, count)
         return rate
 
@@ -122,7 +114,7 @@ def tcp_claims(bench: Bench) -> list[Row]:
 
     def rate() -> float:
         bench.file("runs.txt", (b". true\n", count))
-        with serving(bench) as server, peer(bench, "load", server.port, count) as line:
+        with serving(bench) as (_, port), peer(bench, "load", port, count) as line:
             claims = count / float(line())
         assert_all_done(bench, count)
         return claims
@@ -136,12 +128,12 @@ def tcp_idle(bench: Bench) -> list[Row]:
     """what many waiting clients cost, and how soon they get a new job"""
     clients, seconds = bench.size(500), 4 if bench.quick else 10
     bench.file("runs.txt", (b"d true\n", 1))
-    with serving(bench) as server, peer(bench, "idle", server.port, clients) as line:
+    with serving(bench) as (pid, port), peer(bench, "idle", port, clients) as line:
         line()                                      # all wait
         time.sleep(1)
-        before = cpu_seconds(server.pid)
+        before = cpu_seconds(pid)
         time.sleep(seconds)
-        share = 100 * (cpu_seconds(server.pid) - before) / seconds
+        share = 100 * (cpu_seconds(pid) - before) / seconds
         latencies = []
         for _ in range(4 * bench.rounds):
             time.sleep(0.13)                        # at another moment between two looks of the server
@@ -149,7 +141,7 @@ def tcp_idle(bench: Bench) -> list[Row]:
             with open(bench.dir / "runs.txt", "ab") as file:
                 file.write(b". true\n")
             latencies.append(float(line()) - began)
-        memory = peak_memory(server.pid)
+        memory = peak_memory(pid)
     assert_all_done(bench, 1 + len(latencies))
     middle, slowest = statistics.median(latencies), max(latencies)
     measured = f"{share:.1f} % of a core, {memory:.0f} MB, {middle:.2f} s (at the most {slowest:.2f} s)"
@@ -169,7 +161,7 @@ def tcp_delay(bench: Bench) -> list[Row]:
 
     def rate(delay: float) -> float:
         bench.file("runs.txt", (b". true\n", count))
-        with serving(bench) as server, peer(bench, "proxy", server.port, delay) as line:
+        with serving(bench) as (_, port), peer(bench, "proxy", port, delay) as line:
             jobs = count / run_client(bench, int(line()), "-j64").seconds
         assert_all_done(bench, count)
         return jobs
@@ -188,10 +180,10 @@ def tcp_output(bench: Bench) -> list[Row]:
     def rate() -> float:
         bench.remove("out")
         bench.file("runs.txt", (job, 1))
-        with serving(bench, "--outdir", "out") as server:
-            used = run_client(bench, server.port, "-q")
+        with serving(bench, "--outdir", "out") as (pid, port):
+            used = run_client(bench, port, "-q")
             memory["client"] = max(memory["client"], used.memory)
-            memory["server"] = max(memory["server"], peak_memory(server.pid))
+            memory["server"] = max(memory["server"], peak_memory(pid))
         if (bench.dir / "out/1.out").stat().st_size != size:
             raise SystemExit("output was lost")
         return size / used.seconds / MB
