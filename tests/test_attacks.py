@@ -113,6 +113,7 @@ LIES: dict[str, Lie] = {
     "a slot with a long name": of_a_job(lambda liar: [liar.begin(slot="~~" * 200)]),
     "a stream that there is not": after_begin(lambda liar: liar.output(stream="status", data="~~")),
     "a status that cannot be": after_begin(lambda liar: liar.end(stdout=0, status=-1)),
+    "a truth in the place of a number": after_begin(lambda liar: liar.end(stdout=0, status=True)),
     "a time in words": after_begin(lambda liar: liar.end(stdout=0, seconds="~~")),
     "less than no output": after_begin(lambda liar: liar.end(stdout=-1)),
     "a run of many lives": after_begin(lambda liar: liar.end(stdout=0, seconds=1e308)),
@@ -146,7 +147,6 @@ class LyingClient(Stage):
                 peer.say(*lie(Liar(peer)), dict(type="ping", request=99)).hear("pong")
         for file in (*self.dir.glob("*log"), *(self.dir / "out").glob("*")):
             self.assertNotIn(b"~~", file.read_bytes())
-        self.is_unharmed()
         self.close()
 
 
@@ -188,7 +188,6 @@ class ReturningClient(Stage):
         record = f".-> {WAITING}".encode()[:runmaker4.LogFile.WIDTH - 4]
         wait_until(lambda: self.read("log").startswith(record), what="the first record is of the first job")
         self.assertEqual([name for name in os.listdir(self.dir / "out") if name.startswith("1")], [])
-        self.is_unharmed()
         self.close()
 
     def test_through_a_link_in_the_place_of_its_file(self) -> None:
@@ -200,7 +199,6 @@ class ReturningClient(Stage):
         self.assertEqual(self.come_back(job), [])
         wait_until(lambda: self.states() == "rd", what="the result is written")
         self.assertEqual(self.read("precious"), b"precious")
-        self.is_unharmed()
         self.close()
 
 
@@ -225,7 +223,6 @@ class Crowd(Stage):
         wait_until(lambda: self.states()[-1] == "d", what="the job is done")
         self.assertEqual((self.read(f"out/{job}.out"), self.read(f"out/{job}.err")), (b"one\n", b"two\n"))
         self.assertLessEqual(self.server.err.count(b"\n"), lines + 1, self.server.err)
-        self.is_unharmed()
         self.close()
 
     def test_those_who_come_together_do_not_use_up_the_descriptors(self) -> None:
@@ -241,7 +238,6 @@ class Crowd(Stage):
         for stranger in strangers:
             stranger.close()
         self.assertEqual(self.server.err.count(b"\n"), lines, self.server.err)
-        self.is_unharmed()
         self.close()
 
     USE_UP = """
@@ -271,7 +267,6 @@ threading.Thread(target=use_up, daemon=True).start()
         Peer.of(self.server.port, self.server.token).prove().close()
         for peer in peers:
             peer.close()
-        self.is_unharmed()
         self.close()
 
 
@@ -316,5 +311,4 @@ class Mutations(Stage):
                 pongs = self.say_mutated(peer, draws)
             taken, refused = taken + pongs, refused + (pongs < self.TOGETHER)
         self.assertGreater(min(taken, refused), 0)
-        self.is_unharmed()
         self.close()

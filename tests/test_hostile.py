@@ -103,7 +103,8 @@ class Stage(TcpCase):
         self.assertNotIn(b"good (127.0.0.1) is lost", self.server.err)
 
     def close(self) -> None:
-        """Let the good client end its job, and stop both."""
+        """Let the good client end its job, and stop both, which must be unharmed."""
+        self.is_unharmed()
         self.open_gate()
         wait_until(lambda: self.states()[0] == "d", what="the good client's job is done")
         self.assertEqual(self.stop(self.good).code, 143)
@@ -234,7 +235,6 @@ class SlowStrangers(Stage):
         self.assertGreater(min(ended.values()), 0.9 * self.LIMIT, ended)
         self.assertLess(max(ended.values()), self.LIMIT + 5, ended)
         self.assertLessEqual(self.descriptors(), before)
-        self.is_unharmed()
         self.close()
 
 
@@ -433,7 +433,6 @@ class Greedy(Stage):
                     peer.say(*[dict(type="ping", request=1 << 60)] * 1000)
             self.wait_said(self.server, "insider", "does not read")
         self.assertLess(peak_memory(self.server.pid), MEMORY)
-        self.is_unharmed()
         self.close()
 
     def test_thousands_of_questions_at_once(self) -> None:
@@ -444,7 +443,6 @@ class Greedy(Stage):
                 peer.say(*[question] * 3000)
                 for _ in range(3):
                     self.serves(within=6)
-        self.is_unharmed()
         self.close()
 
 
