@@ -61,10 +61,8 @@ class Status(TellingCase):
         since = time.strftime("%H:%M:%S", time.localtime(began))
         shown = self.told("--status", "--outdir", "out", "runs.txt")
         if since < "23:58":
-            self.assertRegex(
-                shown, r"\nline  host   slot   since        for  command\n"
-                       rf"   1  node1  gpu 2  {since}  1m 4\ds  {re.escape(GATE)}\n",
-            )
+            self.assertRegex(shown, r"\nline  host   slot   since        for  command\n"
+                                    rf"   1  node1  gpu 2  {since}  1m 4\ds  {re.escape(GATE)}\n")
         (job,) = self.status("--outdir", "out")["jobs"]
         self.assertAlmostEqual(job.pop("start"), began, 2)
         self.assertGreaterEqual(job.pop("seconds"), 100)
@@ -87,17 +85,7 @@ class Status(TellingCase):
         self.assertAlmostEqual(found["seconds_left"], 10 / found["per_hour"] * 3600, delta=1)
         self.assertRegex(self.told("--status", "--outdir", "out", "runs.txt"),
                          r"\n3\d\d jobs/h lately, 1m \d\ds left\n")
-
-    def test_the_time_left_is_no_shorter_than_the_time_without_a_result(self) -> None:
-        self.running()
-        now = time.time()
-        ends = (end(number, 5 + number, f"d {number}", now - 140 + number / 10) for number in range(1000))
-        self.journal(*ends, start("a", 1, GATE, now - 140))
-        self.assertAlmostEqual(self.status("--outdir", "out")["seconds_left"], 40, delta=10)
-
-    def test_tries_of_a_job_that_is_tried_again_are_no_jobs_of_the_rate(self) -> None:
-        self.running(*[f". {number}" for number in range(9)])
-        now = time.time()
+        # tries of a job that is tried again are no jobs of the rate
         tries = [(number, now - 240 + 10 * number + 2 * again) for number in range(24) for again in range(4)]
         self.journal(
             *(line for began in range(4) for line in pair(f"g{began}", 1, GATE, now - 9 + began, took=1)),
@@ -106,6 +94,13 @@ class Status(TellingCase):
             start("a", 1, GATE, now),
         )
         self.assertAlmostEqual(self.status("--outdir", "out")["per_hour"], 23 / 233 * 3600, delta=20)
+
+    def test_the_time_left_is_no_shorter_than_the_time_without_a_result(self) -> None:
+        self.running()
+        now = time.time()
+        ends = (end(number, 5 + number, f"d {number}", now - 140 + number / 10) for number in range(1000))
+        self.journal(*ends, start("a", 1, GATE, now - 140))
+        self.assertAlmostEqual(self.status("--outdir", "out")["seconds_left"], 40, delta=10)
 
     def test_no_age_and_no_rate_are_told_of_a_time_in_the_future(self) -> None:
         self.running(". second")
@@ -133,13 +128,10 @@ class Status(TellingCase):
     def test_orphans_are_told_as_such(self) -> None:
         self.write("r lost\nd b\n")
         self.journal(start("a", 1, "lost"), *pair("b", 2, "b"))
-        self.assertRegex(
-            self.told("--status", "--outdir", "out", "runs.txt"),
-            r"1 error, .*\n(.*\n)?line .*\n"
-            r"   1  node1  1     ... \d\d \d\d:\d\d  +-  \(orphan\) lost\n$",
-        )
-        self.assertIn("\n1 orphan: neither runner nor job lives (runmaker4.py --resume runs it again)\n",
-                      self.told("--status", "--outdir", "out", "runs.txt"))
+        told = self.told("--status", "--outdir", "out", "runs.txt")
+        self.assertRegex(told, r"1 error, .*\n(.*\n)?line .*\n"
+                               r"   1  node1  1     ... \d\d \d\d:\d\d  +-  \(orphan\) lost\n$")
+        self.assertIn("1 orphan: neither runner nor job lives (runmaker4.py --resume runs it again)\n", told)
         found = self.status("--outdir", "out")
         self.assertEqual((found["jobs"], [job["line"] for job in found["orphans"]]), ([], [1]))
 
@@ -156,16 +148,12 @@ class Status(TellingCase):
     def test_a_new_line_whose_command_runs_already_is_not_said_to_be_run_by_nobody(self) -> None:
         self.write(". b\n")
         self.hold_line(1)
-        self.assertEqual(
-            self.status()["waits"],
-            "line 1 waits for a copy of the command that is running without a line r",
-        )
+        told = "line 1 waits for a copy of the command that is running without a line r"
+        self.assertEqual(self.status()["waits"], told)
 
     def test_what_keeps_new_jobs_from_being_started_is_told_at_once(self) -> None:
-        bob, check = (
-            "host bob (#RUN in line 1)",
-            "and the #RUN barrier check in line 2 stops the jobs below it",
-        )
+        bob = "host bob (#RUN in line 1)"
+        check = "and the #RUN barrier check in line 2 stops the jobs below it"
         for text, trouble in (
                 ("! a\n#RUN barrier check\n. b\n", f"line 1 failed, {check}"),
                 ("r a\n#RUN barrier check\n. b\n", f"line 1 ended in error, {check}"),
@@ -192,10 +180,14 @@ class Status(TellingCase):
 
 class Failed(TellingCase):
 
-    def failed(self, *args: object, err: str = "") -> str:
+    def failed(self) -> str:
         """What it tells, with the times of day blotted out."""
-        told = self.told("--failed", "--outdir", "out", "runs.txt", *args, err=err)
+        told = self.told("--failed", "--outdir", "out", "runs.txt")
         return re.sub(r"\d\d:\d\d:\d\d|[A-Z][a-z]{2} \d\d \d\d:\d\d", "WHEN", told)
+
+    def heads(self) -> list[str]:
+        """The first line of each job that it tells."""
+        return [line for line in self.failed().splitlines() if line.startswith("line")]
 
     def test_each_line_in_the_order_of_the_file_and_how_it_ended(self) -> None:
         states = enumerate("!!!eeee!", 2)
@@ -209,8 +201,7 @@ class Failed(TellingCase):
               for line, cause in ((5, "cancelled"), (6, "stopped"))], start(6, 7, "job 7"),
             end(1, 2, "job 2", state="!", exit=4), end(2, 2, "job 2", state="!", exit=3), end(3, 1, "done"))
         tail = "WHEN, after 1.5s, 95.4M"
-        head = [line for line in self.failed().splitlines() if line.startswith("line")]
-        self.assertEqual(head, [
+        self.assertEqual(self.heads(), [
             f"line 2: exit 3 on node1, {tail}", f"line 3: signal 9 (SIGKILL) on node1, {tail}",
             "line 4: timeout on node1, WHEN, after 10s, 95.4M", f"line 5: cancelled on node1, {tail}",
             f"line 6: stopped on node1, {tail}", "line 7: lost on node1, began WHEN",
@@ -219,16 +210,12 @@ class Failed(TellingCase):
 
     def test_a_signal_that_a_shell_tells_of_is_named_and_little_memory_is_told_as_a_bound(self) -> None:
         self.write("! a\n! b\n! c\n! d\n")
-        self.journal(
-            *[end(line, line, command, state="!", exit=code, memory=None, memory_below=29_900_000)
-              for line, (command, code) in enumerate((("a", 139), ("b", 128), ("c", 255), ("d", 143)), 1)]
-        )
+        codes = enumerate((("a", 139), ("b", 128), ("c", 255), ("d", 143)), 1)
+        self.journal(*[end(line, line, command, state="!", exit=code, memory=None, memory_below=29_900_000)
+                       for line, (command, code) in codes])
         tail = "on node1, WHEN, after 1.5s, <28.5M"
-        self.assertEqual(
-            [line for line in self.failed().splitlines() if line.startswith("line")],
-            [f"line 1: exit 139 (SIGSEGV) {tail}", f"line 2: exit 128 {tail}", f"line 3: exit 255 {tail}",
-             f"line 4: exit 143 (SIGTERM) {tail}"],
-        )
+        self.assertEqual(self.heads(), [f"line 1: exit 139 (SIGSEGV) {tail}", f"line 2: exit 128 {tail}",
+                                        f"line 3: exit 255 {tail}", f"line 4: exit 143 (SIGTERM) {tail}"])
 
     def test_the_last_lines_of_stderr_or_else_of_stdout(self) -> None:
         self.write("! a\n! b\n! c\n")
@@ -247,9 +234,8 @@ class Failed(TellingCase):
 
     def test_files_that_are_no_output_files_are_not_read(self) -> None:
         self.write("! a\n")
-        self.journal(
-            end(1, 1, "a", state="!", files=["../runs.txt", "/etc/passwd", "fifo", "link", "a\0b", "gone"])
-        )
+        files = ["../runs.txt", "/etc/passwd", "fifo", "link", "a\0b", "gone"]
+        self.journal(end(1, 1, "a", state="!", files=files))
         os.mkfifo(self.dir / "out" / "fifo")
         (self.dir / "out" / "link").symlink_to("/etc/passwd")
         lines = self.failed().splitlines()[3:]
@@ -287,25 +273,14 @@ class Failed(TellingCase):
         self.assertEqual(self.told("--failed", "runs.txt"), "")
 
 
-class ForeignLines(TellingCase):
-    """Lines that nobody of ours has written are said and skipped, whatever is to be told."""
+class Incomplete(TellingCase):
+    """Lines whose last run has printed more than could be written are told, though they are done."""
 
-    def test_they_are_fatal_to_nothing(self) -> None:
-        self.write("! a\n")
-        changes: tuple[dict[str, object], ...] = {"seconds": ""}, {"seconds": []}, {"files": ["\ud800.err"]}
-        odd = [json.dumps({**json.loads(end(number, 1, "a", state="!")), **change}).encode() + b"\n"
-               for number, change in enumerate(changes)]
-        self.journal(end("good", 1, "a", state="!"), *odd, b"foreign\n")
-        for options in (
-            ("--failed", "runs.txt"),
-            ("--stats",),
-            ("--report", "o.html", "runs.txt"),
-            ("--timeline", "o.json"),
-        ):
-            with self.subTest(options):
-                self.told("--outdir", "out", *options, err=r".*: 4 lines skipped: .*lines 2, 3, 4, 5\)\n")
+    def incomplete(self, err: str = "") -> list[str]:
+        told = self.told("--outdir", "out", "--failed", "runs.txt", err=err)
+        return re.findall(r"line (\d+): exit 0 on .*\n    .*\n    .*\(some could not be written\)", told)
 
-    def test_those_that_tell_of_incomplete_output_are_not_believed(self) -> None:
+    def test_lines_that_nobody_of_ours_has_written_are_not_believed(self) -> None:
         self.write("d a\n")
         odd = [b'{"line":1,"command":5,"incomplete": true}\n',
                b'{"line":[],"command":"a","incomplete": true}\n',
@@ -315,47 +290,30 @@ class ForeignLines(TellingCase):
         self.journal(*odd, *pair("good", 1, "a", incomplete=True))
         self.assertEqual(self.incomplete(err=".*: 7 lines skipped: [^\n]*\n"), ["1"])
 
-    def incomplete(self, err: str = "") -> list[str]:
-        """The lines whose last run has printed more than could be written, as --failed tells them."""
-        told = self.told("--outdir", "out", "--failed", "runs.txt", err=err)
-        return re.findall(r"line (\d+): exit 0 on .*\n    .*\n    .*\(some could not be written\)", told)
-
-    def test_only_the_last_run_of_a_line_tells_whether_its_output_is_incomplete(self) -> None:
-        self.write("d a\nd b\nd c\n")
+    def test_only_the_last_run_of_a_line_counts_also_if_it_was_moved(self) -> None:
+        self.write("d a\nd b\nd c\n. n\nd d\n")
         self.journal(*pair(1, 2, "b", incomplete=True), *pair(2, 1, "a", incomplete=True), *pair(3, 1, "a"),
-                     *pair(4, 3, "c"), *pair(5, 3, "c", incomplete=True), *pair(6, 2, "elsewhere"))
-        self.assertEqual(self.incomplete(), ["2", "3"])
-
-    def test_the_incomplete_output_of_a_line_that_was_moved(self) -> None:
-        """It is told by the line's number of now; a run under another number may have been its last."""
-        self.write("d a\n. n\nd b\n")
-        self.journal(*pair(1, 7, "a", incomplete=True), *pair(2, 4, "a"),
-                     *pair(3, 9, "b", incomplete=True), *pair(4, 9, "gone", incomplete=True))
-        self.assertEqual(self.incomplete(), ["3"])
+                     *pair(4, 3, "c"), *pair(5, 3, "c", incomplete=True), *pair(6, 2, "elsewhere"),
+                     *pair(7, 9, "d", incomplete=True), *pair(8, 9, "gone", incomplete=True))
+        self.assertEqual(self.incomplete(), ["2", "3", "5"])
+        self.write("d a\n")
+        self.journal(*pair(1, 7, "a", incomplete=True), *pair(2, 4, "a"))
+        self.assertEqual(self.incomplete(), [])
 
 
 class Stats(TellingCase):
-
-    def hosts(self) -> str:
-        """The table per host; what follows is told in test_memory_told."""
-        return self.told("--stats", "--outdir", "out").partition("\n\n")[0]
 
     def test_a_table_per_host_and_in_all(self) -> None:
         self.journal(*[end(number, number, took=number, cpu=number / 2, memory=number * 10 ** 6, host="alice")
                        for number in range(1, 11)],
                      end("b", 1, took=100, cpu=None, memory=None, host="bob"), start(99, 1))
-        self.assertEqual(
-            [
-                line.split("  ")
-                for line in re.sub("   *", "  ", self.hosts()).splitlines()
-            ],
-            [
-                ["host", "runs", "median", "90%", "longest", "CPU", "memory", "too little"],
-                ["alice", "10", "5.0s", "9.0s", "10s", "50%", "9.5M", "0"],
-                ["bob", "1", "1m 40s", "1m 40s", "1m 40s", "-", "-", "0"],
-                ["in all", "11", "6.0s", "10s", "1m 40s", "50%", "9.5M", "0"],
-            ],
-        )
+        # what follows is told in test_memory_told
+        table = self.told("--stats", "--outdir", "out").partition("\n\n")[0]
+        self.assertEqual([line.split("  ") for line in re.sub("   *", "  ", table).splitlines()], [
+            ["host", "runs", "median", "90%", "longest", "CPU", "memory", "too little"],
+            ["alice", "10", "5.0s", "9.0s", "10s", "50%", "9.5M", "0"],
+            ["bob", "1", "1m 40s", "1m 40s", "1m 40s", "-", "-", "0"],
+            ["in all", "11", "6.0s", "10s", "1m 40s", "50%", "9.5M", "0"]])
 
     def test_on_a_terminal_it_is_no_wider_than_80_columns_elsewhere_names_are_whole(self) -> None:
         self.journal(end(1, 1, took=9e8, cpu=9e9, memory=10 ** 15, host="h" * 99))
@@ -376,13 +334,8 @@ class Timeline(TellingCase):
 
     def test_it_has_the_true_slots_and_what_ran_at_once_in_one_of_them_apart(self) -> None:
         self.journal(
-            *[
-                line
-                for number in range(12)
-                for line in pair(
-                    number, number + 1, f"job {number}", BEGAN + number, took=1, slot=str(number % 3 * 5)
-                )
-            ],
+            *[end(number, number + 1, f"job {number}", BEGAN + number, took=1, slot=str(number % 3 * 5))
+              for number in range(12)],
             end("other", 1, "other", BEGAN, took=1.2, slot="10"),
             end("x", 1, "x", host="a", slot="gpu"),
             end("t", 20, "t", BEGAN + 30, took=1, state="!", cause="timeout", exit=-1, signal=15, slot="0"),
@@ -392,18 +345,12 @@ class Timeline(TellingCase):
         )
         self.told("--outdir", "out", "--timeline", "out.json", err=".*: 1 line skipped: .*\n")
         trace = read_trace(self.read("out.json"))
-        self.assertEqual(
-            {
-                name: [event["args"]["command"] for event in events]
-                for name, events in trace.host("node1").items()
-            },
-            {
-                "slot 0": ["job 0", "job 3", "job 6", "job 9", "t"],
-                "slot 5": ["job 1", "job 4", "job 7", "job 10"],
-                "slot 10": ["other", "job 2", "job 5", "job 8", "job 11"],
-                "slot 10 (2)": ["at 10"],
-            },
-        )
+        slots = {name: [event["args"]["command"] for event in events]
+                 for name, events in trace.host("node1").items()}
+        self.assertEqual(slots, {"slot 0": ["job 0", "job 3", "job 6", "job 9", "t"],
+                                 "slot 5": ["job 1", "job 4", "job 7", "job 10"],
+                                 "slot 10": ["other", "job 2", "job 5", "job 8", "job 11"],
+                                 "slot 10 (2)": ["at 10"]})
         self.assertEqual(list(trace.host("a")), ["slot gpu"])
         (timeout,) = [event for event in trace.all if event["args"]["command"] == "t"]
         self.assertEqual((timeout["args"]["state"], timeout["ts"]), ("failed", int((BEGAN + 30) * 1e6)))
@@ -434,9 +381,7 @@ class Timeline(TellingCase):
 
     def test_what_cannot_be_drawn(self) -> None:
         self.journal(start(1, 1))
-        self.assertRefused(
-            self.runwait("--outdir", "out", "--timeline", "o.json"), "no finished runs"
-        )
+        self.assertRefused(self.runwait("--outdir", "out", "--timeline", "o.json"), "no finished runs")
         self.assertRefused(self.runwait("--outdir", "gone", "--timeline", "o"), "gone/journal: no such file")
 
 
