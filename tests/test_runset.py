@@ -25,12 +25,9 @@ class RunsetCase(Case):
 
     def named(self, number: int) -> bytes:
         """What is said of a line that is no job; 0: there is none."""
-        return as_bytes(
-            f"runset4.py: runs.txt: line {number} is neither a job nor a comment (a job is '. COMMAND', a "
-            "comment begins with #)\n"
-            if number
-            else ""
-        )
+        said = (f"runset4.py: runs.txt: line {number} is neither a job nor a comment (a job is '. COMMAND', "
+                "a comment begins with #)\n")
+        return said.encode() if number else b""
 
     def assertComplains(self, ended: Ended, *words: object) -> None:
         """Exit 1 and one line on stderr that has these words."""
@@ -51,19 +48,13 @@ class RunsetCase(Case):
 class SettingStates(RunsetCase):
     """--set changes the state bytes of what is selected, and nothing else."""
 
-    def test_all_includes_held_jobs_but_not_what_only_looks_like_one(self) -> None:
-        before = "x echo a\nI have a list\nQ echo b\n"
-        for selection in "--all", "--match=*":
-            with self.subTest(selection=selection):
-                self.write(before)
-                self.assertQuiet(selection, "--set=.", "runs.txt")
-                self.assertEqual(self.states(), ".IQ")
-
-    def test_any_state_is_changed_by_number_or_by_its_name(self) -> None:
-        self.write("x echo a\nQ echo b\nI have a list\n")
-        self.assertQuiet("--set=.", "runs.txt", 1, 2)
-        self.assertQuiet("--set=.", "--state=I", "--match=have *", "runs.txt")
-        self.assertEqual(self.states(), "...")
+    def test_all_includes_held_jobs_but_what_only_looks_like_one_must_be_named(self) -> None:
+        for states, *selection in ((".QI", "--all"), (".QI", "--match=*"), ("..I", 1, 2),
+                                   ("xQ.", "--state=I", "--match=have *")):
+            with self.subTest(selection):
+                self.write("x echo a\nQ echo b\nI have a list\n")
+                self.assertQuiet("--set=.", "runs.txt", *selection)
+                self.assertEqual(self.states(), states)
 
     def test_what_is_held_and_taken_back_as_the_help_says_leaves_finished_jobs_alone(self) -> None:
         self.write(f"x echo z\n{FOUR}. echo e\n")
@@ -72,21 +63,16 @@ class SettingStates(RunsetCase):
         self.assertQuiet("--set=.", "--state=x", "runs.txt", "2-9")
         self.assertEqual(self.states(), "x.d!e.")
 
-    def test_only_the_state_bytes_change(self) -> None:
+    def test_only_the_state_bytes_change_and_it_stays_the_same_file(self) -> None:
         before = b"\xef\xbb\xbfd echo a\r\nd\techo \xff\n# d\n/ d\nprose\n\n  d\nd d \nd no newline"
         after = b"\xef\xbb\xbf. echo a\r\n.\techo \xff\n# d\n/ d\nprose\n\n  d\n. d \n. no newline"
         path = self.write(before)
+        path.chmod(0o640)
+        inode = path.stat().st_ino
         os.utime(path, (0, 0))                  # so that the last line counts
         self.assertQuiet("--all", "--set=.", "runs.txt", stray=5)
-        self.assertEqual(self.read(), after)
-
-    def test_the_file_stays_the_same_file(self) -> None:
-        path = self.write(FOUR)
-        path.chmod(0o640)
-        before = path.stat()
-        self.assertQuiet("--all", "--set=d", "runs.txt")
-        after = path.stat()
-        self.assertEqual((after.st_ino, stat.S_IMODE(after.st_mode)), (before.st_ino, 0o640))
+        info = path.stat()
+        self.assertEqual((self.read(), info.st_ino, stat.S_IMODE(info.st_mode)), (after, inode, 0o640))
 
     def test_a_number_that_is_no_job_is_named_and_a_range_or_a_filter_may_reach_further(self) -> None:
         for args, named in (("1 9 2", [2, 9]), ("1-9 2", [2]), ("1,3-9", []), ("--state=. 1 2 3", [])):
@@ -137,10 +123,8 @@ class SettingStates(RunsetCase):
 
     def test_a_word_is_never_read_as_letters(self) -> None:
         self.write(FOUR)
-        words = (
-            "fialed", "err", "ok", "Done", "new,", "", "failed,red,xd!x", "IQ", "!#", "faileddone",
-            "\u00e9",
-        )
+        words = ("fialed", "err", "ok", "Done", "new,", "", "failed,red,xd!x", "IQ", "!#", "faileddone",
+                 "\u00e9")
         for call, ended in self.run_all((RUNSET, "--set=.", f"--state={word}", "runs.txt") for word in words):
             with self.subTest(call=call):
                 self.assertRefused(ended, "--state: not a state: '")
@@ -198,9 +182,7 @@ class Selecting(RunsetCase):
         before = self.read()
         selections = ("0", "0-3", "5-3", "1-", "one", "1-2-3", "1.5", "+1", "1_0", "\u0663", "", "1 - 2",
                       "1,", ",1", "1,,2", "1,x")
-        for call, ended in self.run_all(
-            (RUNSET, "--set=X", "runs.txt", selection) for selection in selections
-        ):
+        for call, ended in self.run_all((RUNSET, "--set=X", "runs.txt", word) for word in selections):
             with self.subTest(call=call):
                 self.assertRefused(ended, call[-1])
         self.assertEqual(self.read(), before)
@@ -209,27 +191,24 @@ class Selecting(RunsetCase):
 class BesideRunners(RunsetCase, RunCase):
     """A running job is not touched, and its runner is not disturbed."""
 
-    def test_a_running_job_is_refused_and_the_others_are_set(self) -> None:
-        runner = self.runner_at_gate(". echo b\nd echo c\n")
-        self.assertComplains(
-            self.run_script(RUNSET, "-qas", "x", "runs.txt"), "runs.txt", "line 1", "--cancel"
-        )
+    def test_a_running_job_is_refused_and_the_others_are_set_held_added_and_run(self) -> None:
+        runner = self.runner_at_gate(". echo b >>marks\nd echo c >>marks\n")
+        self.assertLists(f"1 r {GATE}\n2 . echo b >>marks\n3 d echo c >>marks\n".encode())
+        ended = self.run_script(RUNSET, "-qas", "x", "runs.txt")
+        self.assertComplains(ended, "runs.txt", "line 1", "--cancel")
         self.assertEqual(self.states(), "rxx")
+        self.assertQuiet("--set=.", "runs.txt", 3)
+        self.assertQuiet("runs.txt", "--add", "echo d >>marks", "echo e >>marks")
         self.open_gate()
         self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual(self.states(), "dxx")
+        self.assertEqual((self.states(), self.read("marks")), ("dxddd", b"c\nd\ne\n"))
 
-    def test_a_job_that_outlived_its_runner_is_refused(self) -> None:
-        runner = self.runner_at_gate()
+    def test_a_job_that_outlived_its_runner_is_refused_and_an_orphan_can_be_set(self) -> None:
+        runner = self.runner_at_gate("r echo a\n")
         runner.kill()
         runner.wait()
-        self.assertComplains(self.run_script(RUNSET, "--set=.", "runs.txt", 1), "line 1")
-        self.assertEqual(self.states(), "r")
-
-    def test_a_state_that_only_looks_running_can_be_set(self) -> None:
-        self.write("r echo a\n")
-        self.assertQuiet("--set=.", "runs.txt", 1)
-        self.assertEqual(self.states(), ".")
+        self.assertComplains(self.run_script(RUNSET, "-q", "--set=x", "runs.txt", 1, 2), "line 1")
+        self.assertEqual(self.states(), "rx")
 
     def test_what_a_dead_host_keeps_locked_is_cancelled_and_its_command_is_added_as_another_one(self) -> None:
         """As with NFSv3, where nobody frees the locks of a host that is gone for good."""
@@ -244,14 +223,6 @@ class BesideRunners(RunsetCase, RunCase):
         self.assertQuiet("runs.txt", "--add", "echo a >>marks", " echo a >>marks")
         self.run_script(RUNMAKER, "-q", "--walltime=1", "runs.txt")
         self.assertEqual((self.states(), self.read("marks")), ("cc.d", b"a\n"))
-
-    def test_a_held_job_is_not_run_and_a_job_set_back_is(self) -> None:
-        runner = self.runner_at_gate(". echo b >>marks\nd echo c >>marks\n")
-        self.assertQuiet("--set=x", "runs.txt", 2)
-        self.assertQuiet("--set=.", "runs.txt", 3)
-        self.open_gate()
-        self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual((self.states(), self.read("marks")), ("dxd", b"c\n"))
 
 
 class Listing(RunsetCase):
@@ -276,22 +247,14 @@ class Listing(RunsetCase):
         self.assertEqual((ended.code, ended.err.decode()), (1, said))
         self.assertEqual(ended.out, b"2 . echo a\n4 ! echo c\n5 e echo d\n")
 
-    def test_a_running_job_is_listed_as_running(self) -> None:
-        runner = self.runner_at_gate(". echo b\n")
-        self.assertLists(f"1 r {GATE}\n2 . echo b\n".encode())
-        self.open_gate()
-        self.assertEqual(self.finish(runner).code, 0)
-
 
 class Adding(RunsetCase):
     """--add appends jobs: all of them, in order, or none."""
 
     def test_a_file_that_cannot_be_made_is_refused(self) -> None:
-        for call, ended in self.run_all(
-            (RUNSET, name, "--add", "echo 1") for name in ("no/such/folder/runs.txt", ".")
-        ):
-            with self.subTest(call=call):
-                self.assertRefused(ended, f"runset4.py: {call[1]}: ")
+        for name in "no/such/folder/runs.txt", ".":
+            with self.subTest(name):
+                self.assertRefused(self.run_script(RUNSET, name, "--add", "echo 1"), f"runset4.py: {name}: ")
 
     def test_a_command_is_bytes_and_not_text(self) -> None:
         self.assertQuiet("runs.txt", "--add", os.fsdecode(b"echo \xff '\t' "))
@@ -322,13 +285,6 @@ class Adding(RunsetCase):
             found.append(writer)
         return sorted(found)
 
-    def test_a_running_runner_takes_what_was_added(self) -> None:
-        runner = self.runner_at_gate()
-        self.assertQuiet("runs.txt", "--add", "echo b >>marks", "echo c >>marks")
-        self.open_gate()
-        self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual((self.states(), self.read("marks")), ("ddd", b"b\nc\n"))
-
 
 class Replaced(RunCase):
     """An editor puts a new file in the place of the job file while runset4.py is at work on it."""
@@ -355,10 +311,10 @@ os.fsync = early
 """
     REPLACE = "os.replace('new', 'runs.txt')"
 
-    def edit_meanwhile(self, patch: str, *args: object, new: str = f"# edited\n{BEFORE}") -> Ended:
-        """Run runset4.py, patched so that an editor saves this meanwhile."""
+    def edit_meanwhile(self, patch: str, *args: object) -> Ended:
+        """Run runset4.py, patched so that an editor saves the file with a line more meanwhile."""
         self.write(self.BEFORE)
-        self.write(new, "new")
+        self.write(f"# edited\n{self.BEFORE}", "new")
         return self.finish(self.start_patched(patch, "-q", "runs.txt", *args, script=RUNSET))
 
     def assertSaid(self, ended: Ended) -> None:
@@ -368,17 +324,14 @@ os.fsync = early
         self.assertTrue(ended.err.startswith(said), ended.err)
         self.assertEqual(self.read(), as_bytes(f"# edited\n{self.BEFORE}"))
 
-    def test_what_is_added_goes_to_the_new_file(self) -> None:
-        ended = self.edit_meanwhile(self.BEFORE_LOCK.format(1, self.REPLACE), "--add", "echo 1")
-        self.assertEqual((ended.code, ended.err), (0, b""))
-        self.assertEqual(self.read(), as_bytes(f"# edited\n{self.BEFORE}. echo 1\n"))
-
-    def test_it_waits_for_the_new_file_when_the_old_one_was_put_aside(self) -> None:
+    def test_what_is_added_goes_to_the_new_file_which_is_waited_for(self) -> None:
         aside = ("os.rename('runs.txt', 'runs.txt~'); import threading; "
                  "threading.Timer(0.1, os.replace, ('new', 'runs.txt')).start()")
-        ended = self.edit_meanwhile(self.BEFORE_LOCK.format(1, aside), "--add", "echo 1")
-        self.assertEqual((ended.code, ended.err), (0, b""))
-        self.assertEqual(self.read(), as_bytes(f"# edited\n{self.BEFORE}. echo 1\n"))
+        for editor in self.REPLACE, aside:
+            with self.subTest(editor):
+                ended = self.edit_meanwhile(self.BEFORE_LOCK.format(1, editor), "--add", "echo 1")
+                self.assertEqual((ended.code, ended.err), (0, b""))
+                self.assertEqual(self.read(), as_bytes(f"# edited\n{self.BEFORE}. echo 1\n"))
 
     def test_what_was_added_at_the_moment_of_the_save_is_said(self) -> None:
         self.assertSaid(self.edit_meanwhile(self.AT_SYNC, "--add", "echo 1"))
