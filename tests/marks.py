@@ -7,7 +7,6 @@ The jobs and the test append lines to one file, each by a single write, so their
     killed PID              the test kills a runner, or a job that it has stopped before: it does nothing more
 """
 
-import os
 import pathlib
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -31,24 +30,16 @@ def command(job: int, seconds: float = 0) -> str:
 
 def append(path: pathlib.Path, text: str) -> None:
     """Append to the marks in one write."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
+    with open(path, "ab", buffering=0) as file:
+        file.write(text.encode())
 
 
 def of_hosts(text: bytes, hosts: Sequence[str]) -> bytes:
-    """Marks with a host's name at the end of each line, made ones whose process numbers differ from host to
-    host.
-
-    Process 1 of a host, which has the jobs of dead runners, is number 1 of it; see problems_of_hosts().
-    """
+    """Marks with a host's name at the end of each line, as ones whose process numbers tell the host."""
     lines = []
     for line in text.decode().splitlines():
         *words, host = line.split()
-        # before the process numbers: the kind, perhaps the job
-        named = 2 if words[0] in ("start", "end") else 1
+        named = 2 if words[0] in ("start", "end") else 1        # the kind, perhaps the job
         pids = (str(int(pid) + PIDS * (1 + hosts.index(host))) for pid in words[named:])
         lines.append(" ".join([*words[:named], *pids]))
     return "".join(f"{line}\n" for line in lines).encode()
@@ -92,7 +83,7 @@ def problems_of_hosts(text: bytes, jobs: int, hosts: Sequence[str]) -> list[str]
     """What marks of jobs on several hosts (see of_hosts) say that must not be; nothing, if all is well."""
     text = of_hosts(text, hosts)
     runners = {int(line.split()[3]) for line in text.splitlines() if line.startswith(b"start")}
-    # process 1 is not a runner
+    # process 1 of a host, which has the jobs of dead runners, is none
     return problems(text, jobs, {runner for runner in runners if runner % PIDS != 1})
 
 
@@ -104,7 +95,5 @@ def problems(text: bytes, jobs: int, runners: Container[int]) -> list[str]:
         kind, *numbers = line.split()
         events[kind](*map(int, numbers))
     reader.problems += [f"job {job}: started and neither ended nor killed" for job in sorted(reader.running)]
-    reader.problems += [
-        f"job {job}: never came to its end" for job in range(1, jobs + 1) if job not in reader.ended
-    ]
-    return reader.problems
+    never = [job for job in range(1, jobs + 1) if job not in reader.ended]
+    return reader.problems + [f"job {job}: never came to its end" for job in never]

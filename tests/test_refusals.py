@@ -11,9 +11,8 @@ from unittest import mock
 import runmaker4
 from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase
 
-NUMBERS = ("--jobs=x", "--jobs=-1", "--jobs=1.5", "--jobs=", "--retries=x", "--retries=-1", "--loglines=x")
-DURATIONS = ("--timeout=", "--timeout=s", "--timeout=5y", "--timeout=-5", "--timeout=nan", "--timeout=1:30",
-             "--walltime=soon")
+NUMBERS = ("--jobs=x", "--jobs=-1", "--jobs=1.5", "--jobs=", "--retries=x", "--retries=-1", "--loglines=x",
+           "--timeout=5y", "--walltime=soon")
 
 
 class RefusalCase(RunCase):
@@ -78,9 +77,10 @@ class Arguments(RefusalCase):
     """A command line that makes no sense."""
 
     def test_bad_numbers_and_durations(self) -> None:
-        for option in sorted({word.partition("=")[0] for word in NUMBERS + DURATIONS}):
-            self.refuse_all([(RUNMAKER, word, "runs.txt") for word in NUMBERS + DURATIONS
-                             if word.startswith(f"{option}=")], option)
+        for call, ended in self.run_all((RUNMAKER, word, "runs.txt") for word in NUMBERS):
+            with self.subTest(call=call):
+                self.assertRefused(ended, f"{RUNMAKER}: ", call[1].partition("=")[0])
+        self.assertUntouched()
 
     def test_what_was_meant_is_told(self) -> None:
         self.refuse(RUNMAKER, "--retries", "-1", "runs.txt", words="OPTION=ARGUMENT")
