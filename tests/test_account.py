@@ -5,7 +5,7 @@ import subprocess
 import unittest
 
 from tests.support import FULL, GATE, HASTY, RUNMAKER, WAITING, Ended, RunCase, wait_until
-from tests.tcp import OverTcp, Program, Server, TcpCase
+from tests.tcp import OverTcp, TcpCase
 from tests.values import present
 
 
@@ -55,21 +55,16 @@ class OfTheFile(RunCase):
         (". true\nprose\n", (), 1, "1 done in T; line 2 is neither a job nor a comment"),
         ("d a\n! b\np\nq\n", (), 1, "nothing to do: 1 done, 1 failed (line 2); -r runs them again; line 3 is "
          "neither a job nor a comment"),
+        # a job that fails is the one job of -1, too
+        (". false\n. a\n", ("-1",), 1,
+         "0 done, 1 failed in T (line 1); in all 1 failed, 1 new; -r runs them again"),
     )
 
     def test_all_sorts_of_files(self) -> None:
         for number, (text, *_) in enumerate(self.FILES):
             self.write(text, f"{number}.txt")
-        for (text, options, code, line), ended in zip(
-            self.FILES,
-            [
-                ended
-                for _, ended in self.run_all(
-                    (RUNMAKER, "-q", *options, f"{number}.txt")
-                    for number, (_, options, *_) in enumerate(self.FILES)
-                )
-            ],
-        ):
+        calls = ((RUNMAKER, "-q", *file[1], f"{number}.txt") for number, file in enumerate(self.FILES))
+        for (text, options, code, line), (_, ended) in zip(self.FILES, self.run_all(calls)):
             with self.subTest(text=text, options=options):
                 self.assertEqual((ended.code, closing(ended)), (code, line), ended.err)
 
@@ -117,14 +112,6 @@ class OfTheFile(RunCase):
         self.assertEqual(
             closing(ended), "1 done in T; in all 1 done, 2 error (lines 2, 4); -r runs them again"
         )
-
-    def test_after_a_signal_that_kills_the_line_speaks_of_the_file_too(self) -> None:
-        self.jobs(WAITING, "true")
-        runner = self.start_jobs("-q")
-        runner.send_signal(signal.SIGTERM)
-        ended = self.finish(runner)
-        self.assertEqual((ended.code, closing(ended)), (
-            143, "0 done, 1 error in T (line 1); in all 1 error, 1 new; -r runs them again"))
 
 
 class ManyLines(RunCase):
@@ -199,20 +186,15 @@ class OfTheServersFile(OverTcp, RunCase):
 class LeavingServer(TcpCase):
     """A server's end is told to its clients with what the file holds; nobody takes it for a failure."""
 
-    def ends(self, server: Server, *clients: Program) -> tuple[tuple[int, str], ...]:
-        """How they all ended."""
-        ended = [self.finish(program) for program in (server, *clients)]
-        return tuple((one.code, closing(one)) for one in ended)
-
     def test_when_all_is_done_all_exit_with_0(self) -> None:
         self.jobs(*["true"] * 20)
         server = self.start_server("--exit-when-done")
         clients = [self.start_client(server, "-q", "-j2", *options) for options in ((), ("--follow",))]
-        server_end, *client_ends = self.ends(server, *clients)
-        self.assertEqual(server_end, (0, "20 done in T"))
-        self.assertEqual([code for code, _ in client_ends], [0, 0])
-        for _, line in client_ends:
-            self.assertRegex(line, r"^\d+ done in T$|^nothing to do$")
+        ended = [self.finish(program) for program in (server, *clients)]
+        self.assertEqual([one.code for one in ended], [0, 0, 0])
+        self.assertEqual(closing(ended[0]), "20 done in T")
+        for client in ended[1:]:
+            self.assertRegex(closing(client), r"^\d+ done in T$|^nothing to do$")
 
     def test_what_was_lost_and_run_again_counts_no_more(self) -> None:
         self.jobs(WAITING)
@@ -253,15 +235,9 @@ class LeavingServer(TcpCase):
     def test_a_client_that_is_stopped_before_it_is_welcome_asks_all_the_same(self) -> None:
         self.write("d true\n")
         server = self.start_server()
-        client = self.start_client(
-            server,
-            "-q",
-            "--follow",
-            patch=(
-                "import runmaker4; receive = runmaker4.Link.data_received; runmaker4.Link.data_received = "
-                "lambda link, data: link.loop.call_later(0.7, receive, link, data)"
-            ),
-        )
+        slow = ("import runmaker4; receive = runmaker4.Link.data_received; runmaker4.Link.data_received = "
+                "lambda link, data: link.loop.call_later(0.7, receive, link, data)")
+        client = self.start_client(server, "-q", "--follow", patch=slow)
         self.wait_clients(server, 1)
         ended = self.stop(client, signal.SIGHUP)
         self.assertEqual((ended.code, closing(ended)), (0, "nothing to do"), ended.err)

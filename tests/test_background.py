@@ -1,26 +1,20 @@
 """Promise: workers in the background come before or after their jobs, and survive a logout."""
-import fcntl
 import os
-import pty
-import select
 import shlex
 import signal
-import subprocess
 import termios
-import time
 import unittest
 
 from tests.support import FULL, RUNMAKER, RUNSET, WAITING, RunCase, alive, wait_until
+from tests.terminal import Terminal, TerminalCase
 
 
 class FileExecutorCase(RunCase):
     """A test of runners in the background."""
 
-    def hire(self, *options: object, number: int = 1, file: str = "runs.txt") -> int:
+    def hire(self, *options: object, number: int = 1) -> int:
         """Start a worker that waits for jobs; its pid."""
-        ended = self.run_script(
-            RUNMAKER, "-d", "--follow", "--pidfile", f"pid.{number}", "--errors", "errors", *options, file
-        )
+        ended = self.run_jobs("-d", "--follow", "--pidfile", f"pid.{number}", "--errors", "errors", *options)
         self.assertInBackground(ended, "to errors")
         pid = int(self.read(f"pid.{number}"))           # it is there when the command returns
         self.assertTrue(alive(pid))
@@ -31,20 +25,10 @@ class FileExecutorCase(RunCase):
         ended = self.run_script(RUNSET, "-q", *words)
         self.assertEqual((ended.code, ended.err), (0, b""), words)
 
-    def take_end_back(self) -> None:
-        """Delete the #RUN end, as a person does."""
-        editing = self.run_script(RUNSET, "-q", "--edit", "runs.txt", env={"EDITOR": "sed -i '/^#RUN end/d'"})
-        self.assertEqual((editing.code, editing.err), (0, b""))
-
     def wait_gone(self, *pids: int) -> None:
         wait_until(lambda: not any(map(alive, pids)), what="the workers have left")
         self.assertNotIn(b"Traceback", self.read("errors"))
         self.assertEqual(list(self.dir.glob("pid.*")), [])
-
-    def assertWaits(self, *pids: int) -> None:
-        """The workers are still there after some looks at the file."""
-        time.sleep(0.5)
-        self.assertTrue(all(map(alive, pids)), self.read("errors"))
 
 
 class HiredAndFired(FileExecutorCase):
@@ -84,7 +68,8 @@ class HiredAndFired(FileExecutorCase):
         late = self.run_script(RUNMAKER, "--follow", "runs.txt")
         self.assertEqual((late.code, late.out), (0, b""))
         self.assertEqual(self.states(), "d.")
-        self.take_end_back()
+        editing = self.run_script(RUNSET, "-q", "--edit", "runs.txt", env={"EDITOR": "sed -i '/^#RUN end/d'"})
+        self.assertEqual((editing.code, editing.err), (0, b""))
         second = self.hire()
         self.wait_states("dd")
         self.assertTrue(alive(second))
@@ -131,9 +116,6 @@ class FailedStart(FileExecutorCase):
         calls = [(RUNMAKER, "-d", "--pidfile", "pid", *words.split()) for words in cases]
         calls += [(RUNMAKER, "-d", "--pidfile", "pid", "--errors", "errors", *words.split())
                   for words in ("missing.txt", "--outdir runs.txt runs.txt", "-j x runs.txt")]
-        calls.append(
-            (RUNMAKER, "-d", "--follow", "--errors", "errors", "--pidfile", "missing/pid", "runs.txt")
-        )
         self.write("#RUN hots=alice\n. touch never\n", "wrong.txt")
         for call, ended in self.run_all(calls):
             with self.subTest(call=call):
@@ -143,46 +125,25 @@ class FailedStart(FileExecutorCase):
         self.assertEqual(self.states(), ".")
 
 
-class LoggedOut(FileExecutorCase):
+class LoggedOut(TerminalCase, FileExecutorCase):
     """The terminal hangs up: a worker in the background goes on, and prints nothing there."""
-
-    @staticmethod
-    def take_terminal() -> None:
-        """Make the new session's terminal of stdin."""
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-    def log_in(self) -> tuple[subprocess.Popen[bytes], int]:
-        """An interactive shell on a terminal of its own, and the other end of that."""
-        master, slave = pty.openpty()
-        settings = termios.tcgetattr(slave)
-        settings[3] &= ~termios.ECHO
-        termios.tcsetattr(slave, termios.TCSANOW, settings)
-        shell = self.start("sh", "-i", env={"PS1": "> ", "ENV": ""}, stdin=slave, stdout=slave, stderr=slave,
-                           start_new_session=True, preexec_fn=self.take_terminal)
-        os.close(slave)
-        return shell, master
-
-    def type_line(self, master: int, *words: object) -> None:
-        os.write(master, (shlex.join(self.command(RUNMAKER, *words)) + "\n").encode())
-
-    @staticmethod
-    def shown(master: int) -> bytes:
-        """What has been printed on the terminal."""
-        found = b""
-        while select.select([master], [], [], 0.1)[0]:
-            found += os.read(master, 100_000)
-        return found
 
     def test_a_worker_in_the_background_goes_on(self) -> None:
         self.jobs(f"echo said; echo cried >&2; {WAITING}; echo more", "echo second; exit 3", "true")
-        shell, master = self.log_in()
+        terminal = Terminal(500)
+        settings = termios.tcgetattr(terminal.slave)
+        settings[3] &= ~termios.ECHO
+        termios.tcsetattr(terminal.slave, termios.TCSANOW, settings)
+        shell = self.start_at(terminal, "sh", "-i", PS1="> ", ENV="")
         records = ("--pidfile", "pid.1", "--errors", "errors", "--outdir", "out", "-l", "log")
-        self.type_line(master, "-d", *records, "runs.txt")
+        call = self.command(RUNMAKER, "-d", *records, "runs.txt")
+        os.write(terminal.master, f"{shlex.join(call)}\n".encode())
         self.wait_up(1)
         worker = int(self.read("pid.1"))
-        self.assertRegex(self.shown(master).replace(b"> ", b""), rb"\A[^\n]*process %d [^\n]*\r\n\Z" % worker)
+        wait_until(lambda: len(terminal.look()) == 2, what="the shell waits for another line")
+        self.assertRegex(terminal.screen.lines()[0], f"process {worker} ")
         self.assertNotEqual(os.getsid(worker), shell.pid)
-        os.close(master)
+        terminal.close()
         shell.wait(timeout=20)
         self.open_gate()
         self.wait_gone(worker)

@@ -64,14 +64,6 @@ class LifeSign(RunCase):
         self.open_gate()
         wait_until(lambda: not self.locked_lines(), what="all lines are free")
 
-    def assert_orphan(self, ended: Ended, line: int = 1) -> None:
-        """A runner has met an orphan, and says so."""
-        start = f"runmaker4.py: runs.txt: line {line}: "
-        said = [text for text in ended.err.decode().splitlines()
-                if text.startswith(start) and "is r, but has neither runner nor job" in text]
-        self.assertEqual(len(said), 1, ended.err)
-        self.assertEqual(ended.code, 1)
-
 
 class KilledRunner(LifeSign):
     """A runner dies by kill -9 while its job runs."""
@@ -88,7 +80,9 @@ class KilledRunner(LifeSign):
         self.assertEqual(self.states(), "r")
         # at the first look
         self.assertIn(b"1 error", self.run_script(RUNWAIT, "--status", "runs.txt").out)
-        self.assert_orphan(self.finish(self.start_runner()))
+        ended = self.finish(self.start_runner())
+        said = b"runmaker4.py: runs.txt: line 1: is r, but has neither runner nor job"
+        self.assertEqual((ended.code, ended.err.count(said)), (1, 1), ended.err)
         self.assertEqual((self.states(), self.runs()), ("e", 1))
 
     def test_a_line_is_freed_when_its_job_ends_though_a_later_job_of_the_runner_runs(self) -> None:

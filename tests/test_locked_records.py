@@ -212,13 +212,6 @@ class RecordFileCase(FileCase):
                                              [b"1", b"f"], worker, self.said.append, self.lost.append)
         self.addCleanup(os.close, self.file.fd)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Have the file locked by somebody who may only read it."""
-        with open(self.path, "rb") as file:
-            self.assertTrue(runmaker4.lock(file.fileno(), 0, 0, shared=True))
-            yield
-
 
 class Waits(RecordFileCase):
     """When records wait, and what is said."""

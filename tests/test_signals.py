@@ -1,9 +1,7 @@
 """Promise: a signal ends or drains a runner in an orderly way, and no lost console stops a job."""
-import fcntl
 import os
 import pty
 import random
-import select
 import signal
 import subprocess
 import termios
@@ -23,6 +21,7 @@ from tests.support import (
     printed,
     wait_until,
 )
+from tests.terminal import TerminalCase
 from tests.values import present
 
 STUBBORN = f"trap ': > term.$JOB_ID' TERM; {UP}; while :; do sleep 0.1; done"       # notes TERM, and lives on
@@ -321,44 +320,29 @@ class StuckConsole(RunCase):
         self.assertEnded(self.finish(runner), 130, "ee")
 
 
-class StoppedAtTerminal(RunCase):
+class StoppedAtTerminal(TerminalCase):
     """The first line on a terminal says which keys stop a runner: they do (Ctrl-C: test_terminal)."""
 
     def test_ctrl_backslash_lets_what_runs_end(self) -> None:
         self.jobs(WAITING, "true")
-        master, slave = pty.openpty()
-        self.addCleanup(os.close, master)
-        self.addCleanup(os.close, slave)
-        runner = self.start(RUNMAKER, "runs.txt", stdin=slave, stdout=slave, stderr=slave,
-                            start_new_session=True,
-                            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
-        shown = b""
-
-        def has_shown(text: bytes) -> bool:
-            nonlocal shown
-            shown += os.read(master, 10_000) if select.select([master], [], [], 0)[0] else b""
-            return text in shown
-
-        wait_until(lambda: has_shown(b"progress: ") and self.exists("up.1"), what="the job runs")
-        self.assertRegex(
-            shown, rb"\Arunmaker4\S*\.py: \S+: Ctrl-C kills the jobs; Ctrl-\\ starts no more"
-        )
-        os.write(master, b"\x1c")
-        wait_until(lambda: has_shown(b"SIGQUIT: "), what="the key is obeyed")
+        terminal = self.terminal(200)
+        runner = self.start_at(terminal, RUNMAKER, "runs.txt")
+        self.wait_up(1)
+        self.wait_shown(terminal, "^progress: ")
+        first, *_ = terminal.look()
+        self.assertRegex(first, r"^runmaker4\S*\.py: \S+: Ctrl-C kills the jobs; Ctrl-\\ starts no more")
+        os.write(terminal.master, b"\x1c")
+        wait_until(lambda: "SIGQUIT: " in "".join(terminal.look()), what="the key is obeyed")
         self.open_gate()
         self.assertEqual((runner.wait(20), self.states()), (1, "d."))
 
 
-class ControllingTerminal(RunCase):
+class ControllingTerminal(TerminalCase):
     """Jobs have neither the runner's terminal nor its input."""
 
     def test_a_job_that_asks_the_terminal_fails_at_once(self) -> None:
         self.jobs("cat < /dev/tty", "true")
-        master, slave = pty.openpty()
-        self.addCleanup(os.close, master)
-        self.addCleanup(os.close, slave)
-        runner = self.start(RUNMAKER, "runs.txt", stdin=slave, start_new_session=True,
-                            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        runner = self.start_at(self.terminal(), RUNMAKER, "runs.txt")
         self.assertEnded(self.finish(runner, timeout=20), 1, "!d")
 
     def test_a_job_that_reads_its_input_finds_the_end_at_once(self) -> None:
