@@ -77,18 +77,16 @@ class Available(RunCase):
             ({"user.slice/job.scope/memory.max": "max", "user.slice/memory.max": str(2 * GIB)}, 2),
             ({"user.slice/job.scope/memory.max": str(GIB), "user.slice/memory.max": str(2 * GIB)}, 1),
             ({"memory.max": str(GIB)}, 1),
+            ({"user.slice/memory.max": "max"}, 64),
         ):
             with self.subTest(limits=limits):
                 self.assertEqual(self.memory(group, limits), size)
-        self.assertEqual(self.memory(group, {"user.slice/memory.max": "max"}), 64)
 
-    def test_what_a_runner_was_promised_as_a_job(self) -> None:
-        self.assertEqual(self.memory(env={"RUNMAKER4_MEMORY": str(GIB)}), 1)
-        self.assertEqual(self.memory(env={"RUNMAKER4_MEMORY": str(128 * GIB)}), 64)
-
-    def test_slurm_variables(self) -> None:
+    def test_what_a_runner_was_promised_as_a_job_and_slurm_variables(self) -> None:
         step = {"SLURM_STEP_ID": "0", "SLURM_STEP_TASKS_PER_NODE": "4"}
         for env, size in (
+            ({"RUNMAKER4_MEMORY": str(GIB)}, 1),
+            ({"RUNMAKER4_MEMORY": str(128 * GIB)}, 64),
             ({"SLURM_MEM_PER_NODE": "8192"}, 8),
             ({"SLURM_MEM_PER_NODE": "8192", **step}, 2),
             ({"SLURM_MEM_PER_NODE": "0"}, 64),
@@ -294,12 +292,6 @@ class OutOfMemory(TcpCase):
         told = self.run_script(RUNWAIT, "--failed", "--outdir=out", "runs.txt").out
         self.assertEqual(told.count(b"out of memory, exit 137"), 1)
 
-    def test_one_that_somebody_else_has_killed_is_not(self) -> None:
-        self.jobs("kill -9 $$", "exit 137")
-        ended = self.run_jobs()
-        self.assertEqual((ended.code, self.states()), (1, "!!"))
-        self.assertNotIn(b"out of memory", ended.out)
-
     def test_the_nearest_control_group_that_counts_is_asked(self) -> None:
         for limits, count in (
             ({"a/b/memory.events": "low 0\noom 9\noom_kill 3", "a/memory.events": "oom_kill 7"}, 3),
@@ -374,15 +366,11 @@ class HandingOut(test_parts.JobFileCase):
         self.addCleanup(file.close_files)
         return runmaker4.Cursor(runmaker4.JobQueue(file), [] if shared else [consumer], serving=shared)
 
-    def test_runners_on_one_file(self) -> None:
+    def test_runners_on_one_file_and_clients_of_one_server(self) -> None:
         for seed in range(self.SEEDS):
-            with self.subTest(seed=seed):
-                self.run_model(seed, shared=False)
-
-    def test_clients_of_one_server(self) -> None:
-        for seed in range(self.SEEDS):
-            with self.subTest(seed=seed):
-                self.run_model(seed, shared=True)
+            for shared in False, True:
+                with self.subTest(seed=seed, shared=shared):
+                    self.run_model(seed, shared)
 
 
 class Model:

@@ -14,6 +14,8 @@ from tests.test_tcp import ordinarily
 MIB = 1 << 20
 RECORDS = "--outdir", "out", "-l", "log"
 HOLD = "import sys, time; data = b'x' * (int(sys.argv[1]) << 20); time.sleep(float(sys.argv[2]))"
+GROW = ("import os, time; data = b'x' * (110 << 20)\n"
+        "time.sleep(60 if int(os.environ['RUNMAKER4_MEMORY']) < len(data) else 0)")
 
 
 class MemoryCase(TcpCase):
@@ -22,6 +24,7 @@ class MemoryCase(TcpCase):
     def setUp(self) -> None:
         super().setUp()
         self.write(HOLD, "hold.py")
+        self.write(GROW, "grow.py")
 
     def run_recorded(self, *options: object, pace: str = WATCHFUL) -> Ended:
         """Run the jobs of runs.txt, and keep a journal in `out`.  pace: how often memory is measured."""
@@ -61,8 +64,6 @@ class Told(MemoryCase):
         self.assertEqual((run["promised"], run["cause"]), (100 * MIB, "memory"))
 
     def test_each_run_of_a_job_that_grew_has_its_own_promise(self) -> None:
-        self.write("import os, time; data = b'x' * (110 << 20)\n"
-                   "time.sleep(60 if int(os.environ['RUNMAKER4_MEMORY']) < len(data) else 0)", "grow.py")
         self.write("#RUN memory=60M,200M\n. python3 grow.py\n")
         self.run_recorded("--memory=1G")
         runs = json.loads(self.told("--show", "2", "--json", "runs.txt"))["runs"]
@@ -89,8 +90,6 @@ class Again(MemoryCase):
     """What grew begins with its first size when it is run again."""
 
     def test_what_is_run_again_begins_with_the_first_size(self) -> None:
-        self.write("import os, time; data = b'x' * (110 << 20)\n"
-                   "time.sleep(60 if int(os.environ['RUNMAKER4_MEMORY']) < len(data) else 0)", "grow.py")
         self.write("#RUN memory=60M,100M,200M\n. echo $RUNMAKER4_MEMORY >>sizes; python3 grow.py\n. false\n")
         self.run_recorded("-j2", "--memory=150M")       # 200M are not there
         self.assertEqual(self.states(), "!!")
