@@ -32,8 +32,6 @@ from tests.support import (
 
 RAN = "echo $JOB_ID >>ran"                              # a job that notes its line
 NOTED = "echo $JOB_ID >>$NOTES"                         # so does this one, for one runner of several
-# says after 0.1 s, not 30 s, that jobs wait
-IMPATIENT = HASTY + "runmaker4.Cursor.MIN_IDLE_SECONDS = 0.1\n"
 spared = unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: others go most of this way")
 LAST = "until [ -e last ]; do sleep 0.02; done"         # a job that runs until the file `last` is there
 
@@ -50,10 +48,6 @@ class DirectiveCase(RunCase):
             with open(self.dir / "told", "ab") as told:
                 return super().start(script, *args, stderr=told, **settings)
         return super().start(script, *args, **settings)
-
-    def start_impatient(self, *args: object, **settings: Any) -> subprocess.Popen[bytes]:
-        """A runner that soon says that jobs wait."""
-        return self.start_patched(IMPATIENT, *args, **settings)
 
     def ran(self, name: str = "ran") -> list[int]:
         """The lines of the jobs that noted their run, in this order."""
@@ -136,14 +130,10 @@ class DirectiveCase(RunCase):
         self.lines(*lines)
         self.write("", "marks")
 
-    def sections_seen(self) -> list[int]:
-        """The section of each start and end, in the order of events."""
-        return [self.section[int(line.split()[1])] for line in self.read("marks").decode().splitlines()]
-
     def assertBarriersHeld(self, runners: set[int]) -> None:
         """Each job ran once, and no job began before all above its barrier had ended."""
         self.assertEqual(marks.problems(self.read("marks"), len(self.section), runners), [])
-        seen = self.sections_seen()
+        seen = [self.section[int(line.split()[1])] for line in self.read("marks").decode().splitlines()]
         self.assertEqual(len(seen), 2 * len(self.section))
         self.assertEqual(seen, sorted(seen))
 
@@ -235,16 +225,13 @@ class Hosts(DirectiveCase):
     OTHERS: tuple[str, ...] = ("bob", "bob,carol", "b*", "lice", "alic", "alice?", "example.org",
                                "alice.example", "al*.net", "alice/")
 
-    def write_hosts(self) -> None:
-        """Two lines for each list of hosts, ours and others' by turns, and between them one for all."""
+    def test_a_runner_takes_what_its_name_matches_and_leaves_the_rest(self) -> None:
+        """Two lines are for us, one is for others, and one for all, by turns."""
         lines: list[str] = []
         for ours, others in zip(self.OURS, self.OTHERS):
             lines += [f"#RUN host={ours}", f". {RAN}", f". {RAN}",
                       f"#RUN timeout=50 host={others} ", f". {RAN}", "#RUN", f". {RAN}"]
         self.lines(*lines)
-
-    def test_a_runner_takes_what_its_name_matches_and_leaves_the_rest(self) -> None:
-        self.write_hosts()
         self.assertLeft(
             self.start(RUNMAKER, "-j4", "--name", self.NAME, "runs.txt"), 0, "dd.d" * len(self.OURS)
         )
@@ -447,25 +434,19 @@ class Changes(DirectiveCase):
         self.open_gate()
         self.assertLeft(runner, 1, "dd.!")
 
-    def check_new_barrier(self, *between: str, come: Callable[[], None]) -> None:
-        """The job below a new barrier begins when that in line 1 has ended."""
-        self.lines(f". {WAITING}; {RAN}", *between, f". {RAN}")
+    @spared
+    def test_a_barrier_that_comes_in_place_above_what_runs_holds_back_the_next_claim(self) -> None:
+        self.lines(f". {WAITING}; {RAN}", "#off barrier", f". {LAST}", f". {RAN}")
         runner = self.start_robert("-j2")
         self.wait_states("rr.")
-        come()
+        self.change("#off barrier", "#RUN barrier")
+        time.sleep(INTERVAL + 0.2)
         self.write("", "last")
         self.wait_states("rd.")
         time.sleep(0.3)
         self.open_gate()
         self.assertLeft(runner, 0, "ddd")
         self.assertEqual(self.ran(), [1, 4])
-
-    @spared
-    def test_a_barrier_that_comes_in_place_above_what_runs_holds_back_the_next_claim(self) -> None:
-        def come() -> None:
-            self.change("#off barrier", "#RUN barrier")
-            time.sleep(INTERVAL + 0.2)
-        self.check_new_barrier("#off barrier", f". {LAST}", come=come)
 
     @spared
     def test_a_barrier_that_goes_lets_a_waiting_runner_go_on(self) -> None:
@@ -574,41 +555,28 @@ class MalformedLater(DirectiveCase):
         self.lines(f". {WAITING}", f". {RAN}")
         runner = self.start_hasty(*options, "runs.txt")
         self.wait_up(1, runner=runner)
-        self.append(f". {RAN}", "#RUN hots=x", f". {RAN}", "#RUN timeout=5", f". {RAN}")
-        self.open_gate()
-        self.wait_told("line 4")
-        self.wait_states("ddd..")
-        return runner
-
-    def test_a_runner_waits_until_it_is_mended(self) -> None:
-        runner = self.start_it("-j2")
-        time.sleep(0.2)
-        self.assertIsNone(runner.poll())
-        self.assertEqual(self.states(), "ddd..")
-        self.change("hots=x", "host=*")
-        self.assertLeft(runner, 0, "ddddd")
-        self.assertTold("line 4")
-
-    def test_it_waits_below_lines_for_another_host_too(self) -> None:
-        self.lines(f". {WAITING}", f". {RAN}")
-        runner = self.start_hasty("-j2", "runs.txt")
-        self.wait_up(1, runner=runner)
-        self.append("#RUN host=nowhere", f". {RAN}", "#RUN hots=x", f". {RAN}")
+        self.append("#RUN host=nowhere", f". {RAN}", "#RUN hots=x", f". {RAN}", "#RUN timeout=5", f". {RAN}")
         self.open_gate()
         self.wait_told("line 5")
-        self.wait_states("dd..")
+        self.wait_states("dd...")
+        return runner
+
+    def test_a_runner_waits_until_it_is_mended_also_below_lines_for_another_host(self) -> None:
+        runner = self.start_it("-j2")
         time.sleep(0.2)
-        self.assertIsNone(runner.poll(), "whom the last line is for is not known")
+        self.assertIsNone(runner.poll(), "whom the lines below it are for is not known")
+        self.assertEqual(self.states(), "dd...")
         self.change("hots=x", "host=*")
-        self.assertLeft(runner, 0, "dd.d")
+        self.assertLeft(runner, 0, "dd.dd")
+        self.assertTold("line 5")
 
     @spared
     def test_another_one_is_said_anew(self) -> None:
         runner = self.start_it()
         self.change("hots=x", "host=,")
-        wait_until(lambda: self.times_told("line 4") == 2, what="it is said anew")
+        wait_until(lambda: self.times_told("line 5") == 2, what="it is said anew")
         runner.send_signal(signal.SIGINT)
-        self.assertLeft(runner, 130, "ddd..")
+        self.assertLeft(runner, 130, "dd...")
 
 
 # -- without running -----------------------------------------------------------------------------------------

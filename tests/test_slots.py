@@ -25,7 +25,7 @@ from tests.support import (
     as_bytes,
     wait_until,
 )
-from tests.tcp import TcpCase
+from tests.tcp import OverTcp
 
 TAKE = 'mkdir "in.$SLAVE_IP" || echo "$SLAVE_IP" >>twice; echo "$SLAVE_IP $JOB_ID" >>used'
 LEAVE = 'rmdir "in.$SLAVE_IP"'
@@ -81,6 +81,7 @@ class SlotCase(RunCase):
         self.assertNotIn(b"Traceback", said)
         self.assertEqual((ended.code, self.states()), (code, states), said)
         self.assertAlone()
+
 
 class NamedSlots(SlotCase):
     """--slots A,B: a slot for each name."""
@@ -219,7 +220,6 @@ class FollowedNames(SlotCase):
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_when_the_file_is_empty_the_last_known_names_stay(self) -> None:
         self.check_kept(lambda: self.names("# nobody\n"))
-
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_file_that_is_replaced_again_and_again_does_not_use_up_descriptors(self) -> None:
@@ -379,6 +379,26 @@ exec env -i PATH="$PATH" HOME="$HOME" JOB_ID="$JOB_ID" SLAVE_IP="$SLAVE_IP" sh -
 """
 
 
+class Arguments(SlotCase):
+    """What a wrapper gets."""
+
+    def test_a_wrapper_gets_the_shell_its_option_and_the_job_in_one_word(self) -> None:
+        self.write(LOGGING_WRAPPER, "wrap").chmod(0o755)
+        self.write(b"".join(b". %s\n" % command for command in NASTY))
+        self.run_jobs("-q", "--slots", "a", "--runner", './wrap env "S=$SLAVE_IP"')
+        for number, command in enumerate(NASTY, 1):
+            with self.subTest(job=command[:80]):
+                words = self.read(f"arguments.{number}").split(b"\0")
+                # else an option of the shell's
+                word = b" " + command if command.startswith(b"-") else command
+                self.assertEqual(words, [b"env", b"S=a", b"/bin/sh", b"-c", word, b""])
+
+
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+class ArgumentsFromAClient(OverTcp, Arguments):
+    """The client's --runner."""
+
+
 class Wrapped(SlotCase):
     """--runner CMD: what runs is CMD /bin/sh -c JOB, and JOB arrives as it stands in the file."""
 
@@ -419,17 +439,6 @@ class Wrapped(SlotCase):
             self.check_ssh("timeout 50 ssh bob", b"bob")
             self.check_ssh("X=/ssh ssh gate env Y=/ssh ssh b", b"gate", b"b", longest=1000)
 
-    def test_a_wrapper_gets_the_shell_its_option_and_the_job_in_one_word(self) -> None:
-        self.script(LOGGING_WRAPPER, "wrap")
-        self.write(b"".join(b". %s\n" % command for command in NASTY))
-        self.run_jobs("-q", "--slots", "a", "--runner", './wrap env "S=$SLAVE_IP"')
-        for number, command in enumerate(NASTY, 1):
-            with self.subTest(job=command[:80]):
-                words = self.read(f"arguments.{number}").split(b"\0")
-                # else an option of the shell's
-                word = b" " + command if command.startswith(b"-") else command
-                self.assertEqual(words, [b"env", b"S=a", b"/bin/sh", b"-c", word, b""])
-
     def test_messages_and_records_show_the_jobs_own_command(self) -> None:
         self.jobs("echo 'a'", "exit 3")
         ended = self.run_jobs("--runner", "env X=1", "--joblog", "joblog", "-l", "log")
@@ -465,21 +474,6 @@ class Wrapped(SlotCase):
         self.assertEqual(self.locked_lines(), [1])
         self.open_gate()
         wait_until(lambda: not self.locked_lines(), what="the line is free")
-
-
-class WrappedByAClient(TcpCase):
-    """The client's --runner."""
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_a_client_puts_its_wrapper_before_each_job(self) -> None:
-        self.write(b"".join(b". %s\n" % command for command in NASTY))
-        self.write(LOGGING_WRAPPER, "wrap").chmod(0o755)
-        server = self.start_server()
-        self.assertEqual(self.run_client(server, "-q", "-j2", "--runner", "./wrap env X=1").code, 1)
-        for number, command in enumerate(NASTY, 1):
-            words = self.read(f"arguments.{number}").split(b"\0")
-            word = b" " + command if command.startswith(b"-") else command
-            self.assertEqual(words, [b"env", b"X=1", b"/bin/sh", b"-c", word, b""])
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class Barriers(DirectivesOverTcp, test_directives.Barriers):
     @spared
     def test_a_client_that_waits_is_ended_by_signals(self) -> None:
         self.lines("#RUN host=bob", ". true", "#RUN barrier", "#RUN", ". touch never")
-        clients = {number: self.start_impatient("--name", f"alice.{number}", "runs.txt")
+        clients = {number: self.start_hasty("--name", f"alice.{number}", "runs.txt")
                    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
         self.wait_clients(self.servers["runs.txt"], len(clients))
         for number, client in clients.items():
