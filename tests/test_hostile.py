@@ -90,9 +90,7 @@ class Stage(TcpCase):
         """The good client soon does a job that is added now, whoever waits for jobs, too."""
         before = len(self.read("served")) if self.exists("served") else 0
         self.add(9, "echo served >>served")
-        wait_until(
-            lambda: self.exists("served") and len(self.read("served")) > before, within, "a job is served"
-        )
+        wait_until(lambda: self.exists("served") and len(self.read("served")) > before, within, "one is done")
 
     def is_unharmed(self) -> None:
         """The good client and its job have noticed nothing, nor has the server said anything about it."""
@@ -172,32 +170,19 @@ class Strangers(Attack):
                 if number == CONNECTIONS // 4:
                     self.stage.serves()
 
-    def test_other_protocols(self) -> None:
-        for data in (
-            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            b"SSH-2.0-OpenSSH_9.2\r\n",
-            b"\r\n\r\n",
-            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(600),
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            b"HELO localhost\r\n",
-            b"\0\0\0\0",
-            b"\0" * 100_000,
-            b"\xff" * 100_000,
-        ):
+    def test_those_who_send_something_else(self) -> None:
+        for data in (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", b"\r\n\r\n",
+                     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(600), b"HELO localhost\r\n",
+                     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\0", b"\0" * 100_000, b"\xff" * 100_000):
             self.assertTurnedAway(data)
-
-    def test_lengths_that_are_too_large(self) -> None:
         for length in UNPROVEN + 1, 1 << 16, PROVEN + 1, 1 << 31, (1 << 32) - 1:
             self.assertTurnedAway(length.to_bytes(4, "big"))
-
-    def test_contents_that_are_no_message(self) -> None:
         for body in NO_OBJECTS + NO_JSON + (b"[" * UNPROVEN, b"{}"):
             self.assertTurnedAway(frame(body))
         for text in NO_NUMBERS:
             self.assertTurnedAway(frame(b'{"runmaker4": %s}' % text.encode()))
         for message in FROM_CLIENT:                     # which are for those who know the token
             self.assertTurnedAway(plain(**message))
-
 
 
 class SlowStrangers(Stage):
@@ -211,10 +196,8 @@ class SlowStrangers(Stage):
     def test_silence_and_half_a_frame_and_a_byte_now_and_then(self) -> None:
         self.open(patch=self.QUICKER)
         before, begin = self.descriptors(), time.monotonic()
-        peers = {
-            name: Peer.of(self.server.port)
-            for name in ("silent", "half a frame", "most of an answer", "drips")
-        }
+        peers = {name: Peer.of(self.server.port)
+                 for name in ("silent", "half a frame", "most of an answer", "drips")}
         for peer in peers.values():
             self.addCleanup(peer.close)
         peers["half a frame"].push(frame(b" " * UNPROVEN)[:UNPROVEN // 2])
@@ -275,11 +258,9 @@ class Insiders(Attack):
         """The states of the jobs that this test has added."""
         return self.stage.states()[self.older:]
 
-    def all_end(self, states: str = "de", timeout: float = 20) -> None:
+    def all_end(self, states: str = "de") -> None:
         """All jobs that this test has added end in these states: e is what an insider had when it left."""
-        wait_until(
-            lambda: set(self.states()) <= set(states), timeout, f"all jobs of {self.states()} are {states}"
-        )
+        wait_until(lambda: set(self.states()) <= set(states), 20, f"all of {self.states()} are {states}")
 
     def records(self) -> bytes:
         """All that the server has collected."""
@@ -308,9 +289,8 @@ class Insiders(Attack):
 
     def reports(self, key: str) -> list[Message]:
         """What can be said about a job, its end last."""
-        changes = dict(
-            output=dict(data="x" * (4 * (runmaker4.LogFile.WIDTH + 1))), finish=dict(state="!", how="exit 1")
-        )
+        changes = dict(output=dict(data="x" * (4 * (runmaker4.LogFile.WIDTH + 1))),
+                       finish=dict(state="!", how="exit 1"))
         kinds = "begin", "output", "end", "finish"
         return [{**report, "id": key, **changes.get(report["type"], {})} for report in FROM_CLIENT
                 if report["type"] in kinds]
@@ -354,13 +334,8 @@ class Insiders(Attack):
         self.assertIn("\n".join(comments).encode(), self.stage.read())
 
     def test_one_that_takes_back_what_it_describes_strangely(self) -> None:
-        for fields in (
-            dict(id="\ud800"),
-            dict(id="\u20ac" * 16),
-            dict(id=""),
-            dict(number=1 << 62),
-            dict(number=0),
-        ):
+        for fields in (dict(id="\ud800"), dict(id="\u20ac" * 16), dict(id=""), dict(number=1 << 62),
+                       dict(number=0)):
             with self.subTest(fields=fields):
                 offset = self.append(f"r{self.ORPHAN}\n")
                 self.take(self.job_at(offset, **fields))
@@ -491,20 +466,9 @@ class LyingServers(TcpCase):
         def serve(peer: Peer) -> Peer:
             self.welcome(peer, **fields)
             claim = peer.hear("claim")
-            return peer.say(
-                dict(type="jobs", request=claim["request"], jobs=[{**self.JOB, **job} for job in jobs])
-            )
-
+            handed = [{**self.JOB, **job} for job in jobs]
+            return peer.say(dict(type="jobs", request=claim["request"], jobs=handed))
         return serve
-
-    def attend(self, peer: Peer) -> None:
-        """Go on as a server that says no more than that it is there and has understood."""
-        while True:
-            message = peer.hear()
-            if "n" in message:
-                peer.say(dict(type="ack", n=message["n"]))
-            elif message["type"] == "ping":
-                peer.say(dict(type="pong", request=message["request"], retry=""))
 
     def test_garbage_in_every_field_of_every_message(self) -> None:
         random_ = random.Random(34)
@@ -550,7 +514,12 @@ class LyingServers(TcpCase):
         def serve(peer: Peer) -> None:
             self.hand_out(*jobs)(peer)
             peer.hear("finish")
-            self.attend(peer)
+            while True:
+                message = peer.hear()
+                if "n" in message:
+                    peer.say(dict(type="ack", n=message["n"]))
+                elif message["type"] == "ping":
+                    peer.say(dict(type="pong", request=message["request"], retry=""))
 
         with FakeServer(serve) as server:
             client = self.start_client(server, "-j2")
@@ -584,11 +553,9 @@ class LyingServers(TcpCase):
             self.welcome(peer)
             for number in range(300):
                 messages: list[Message] = [
-                    dict(type="pong", request=number, retry=""),
-                    dict(type="ack", n=0),
+                    dict(type="pong", request=number, retry=""), dict(type="ack", n=0),
                     dict(type="lost", id=str(number)),
-                    dict(type="nothing", request=0, ended=False, left="x" * 500),
-                ]
+                    dict(type="nothing", request=0, ended=False, left="x" * 500)]
                 peer.say(*messages * 20)
             heard.set()
             peer.say(dict(type="closing", done=True)).rest(60)
@@ -736,7 +703,7 @@ print(len(socket.recv_fds(visit, 100, 9)[1]))
         self.start_server()
         for _ in range(2):                              # the first visit stays in the keeper's queue
             ended = self.run_script(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", timeout=20)
-            self.assertEqual((ended.code, b"is served already" in ended.err), (2, True), ended.err)
+            self.assertRefused(ended, f"{RUNSERVER}: runs.txt: ", "is served already")
 
     # Takes the names of sockets that begin so: one that nobody can connect to, and as another user one whose
     # queue is full, and one that answers as a keeper does whose server lives
@@ -799,14 +766,12 @@ sys.stdin.read()
 class TokenSecrecy(TcpCase):
     """The token is on the server's first line and in its file, and nowhere else."""
 
-    PRYING = (
-        "env; cat /proc/$$/environ /proc/$$/cmdline /proc/$PPID/cmdline | tr '\\0' '\\n'; ls -l /proc/$$/fd; "
-        "ps -ef; echo $RUNMAKER4_TOKEN; false"
-    )
+    PRYING = ("env; cat /proc/$$/environ /proc/$$/cmdline /proc/$PPID/cmdline | tr '\\0' '\\n'; "
+              "ls -l /proc/$$/fd; ps -ef; echo $RUNMAKER4_TOKEN; false")
 
-    def assertNoTrace(self, text: bytes, *tokens: str) -> None:
-        """Nothing of these tokens is in the text."""
-        for trace in (trace for token in tokens for trace in traces(token)):
+    def assertNoTrace(self, text: bytes, token: str) -> None:
+        """Nothing of this token is in the text."""
+        for trace in traces(token):
             self.assertNotIn(trace, text)
 
     def commands(self) -> bytes:
@@ -820,10 +785,8 @@ class TokenSecrecy(TcpCase):
     def everything(self) -> bytes:
         """The test's files and their names, but for the token's file and the server's first line."""
         files = [file for file in self.dir.rglob("*") if file.is_file() and file.name != ".runmaker4.token"]
-        texts = [
-            file.read_bytes().partition(b"\n")[2] if file.name.endswith("server.out") else file.read_bytes()
-            for file in files
-        ]
+        texts = [file.read_bytes().partition(b"\n")[2] if file.name.endswith("server.out")
+                 else file.read_bytes() for file in files]
         return b"\n".join([*texts, *(os.fsencode(file) for file in self.dir.rglob("*"))])
 
     def test_from_the_environment_which_jobs_do_not_inherit(self) -> None:
@@ -837,18 +800,6 @@ class TokenSecrecy(TcpCase):
         self.assertEqual(ended.code, 1, ended.err)
         self.stop(server)
         self.assertNoTrace(self.everything(), server.token)
-
-    def test_in_no_refusal(self) -> None:
-        self.jobs("true")
-        server = self.start_server()
-        for word in TOKEN, TOKEN[:-1]:
-            ended = self.run_client(server, "--token", word)
-            self.assertEqual(ended.code, 2)
-            self.assertNoTrace(ended.err, server.token, TOKEN)
-        self.write(TOKEN, "wide").chmod(0o644)
-        self.assertNoTrace(self.run_client(server, "--token", "wide").err, server.token, TOKEN)
-        self.stop(server)
-        self.assertNoTrace(self.everything().replace(TOKEN.encode() + b"\n", b""), server.token)
 
     def test_on_the_wire_where_nothing_else_that_is_said_can_be_read(self) -> None:
         self.jobs(": the-command; printf '%s%s\\n' the- output; false")

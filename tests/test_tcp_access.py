@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from tests import wire
 from tests.support import RUNCLIENT, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, WAITING, Ended, wait_until
-from tests.tcp import PORT_LINE, SERVING, Program, Server, TcpCase
+from tests.tcp import PORT_LINE, SERVING, TOKEN_LINE, Program, Server, TcpCase
 from tests.test_ssh import free_port
 from tests.values import present
 
@@ -63,9 +63,8 @@ class TokenOfTheServer(TokenCase):
         self.assertNotEqual(second, self.next_token())
 
     def test_a_home_that_is_not_there_is_refused(self) -> None:
-        ended = self.run_script(
-            RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", env={"HOME": "/nonexistent"}
-        )
+        ended = self.run_script(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt",
+                                env={"HOME": "/nonexistent"})
         self.assertRefused(ended, "runmaker4-server.py", "/nonexistent", "token")
 
 
@@ -77,25 +76,20 @@ class TokenOfTheEnvironment(TcpCase):
     def start_own(self, file: str, token: str) -> Server:
         """A server with a token of its own for a file with one job."""
         self.write(f". echo {file}\n", file)
-        program = self.start_program(
-            RUNSERVER, "--host", self.HOST, "--port", 0, file, env={"RUNMAKER4_TOKEN": token}
-        )
+        program = self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, file,
+                                     env={"RUNMAKER4_TOKEN": token})
         port = PORT_LINE.search(self.wait_said(program, "serving on port"))
         return Server(program.process, program.files, int(present(port)[1]), token)
 
-    def test_clients_of_one_server_are_not_let_in_by_the_other(self) -> None:
+    def test_it_is_neither_printed_nor_written_and_clients_of_one_are_not_let_in_by_the_other(self) -> None:
         first, second = self.start_own("a.txt", "a" * 32), self.start_own("b.txt", "b" * 32)
         self.assertRefused(self.run_client(first, env={"RUNMAKER4_TOKEN": second.token}), "wrong token")
         self.assertEqual((self.states("a.txt"), self.states("b.txt")), (".", "."))
         ended = self.run_client(second, env={"RUNMAKER4_TOKEN": second.token})
         self.assertEqual((ended.code, self.states("a.txt"), self.states("b.txt")), (0, ".", "d"))
-
-    def test_it_is_neither_printed_nor_written(self) -> None:
-        server = self.start_own("a.txt", "a" * 32)
-        client = self.run_client(server, env={"RUNMAKER4_TOKEN": server.token})
-        self.assertEqual((client.code, self.stop(server).code), (0, 143))
-        self.assertRegex(server.out, rb"\AToken for runmaker4-client\.py: [^\n]*\n\Z")
-        self.assertNotIn(server.token.encode(), server.out + server.err + client.out + client.err)
+        self.assertEqual(self.stop(second).code, 143)
+        self.assertRegex(second.out, rb"\AToken for runmaker4-client\.py: [^\n]*\n\Z")
+        self.assertNotIn(second.token.encode(), second.out + second.err + ended.out + ended.err)
         self.assertFalse(self.exists(".runmaker4.token"))
 
     def test_what_is_no_token_is_refused(self) -> None:
@@ -111,34 +105,13 @@ class TokenOfTheEnvironment(TcpCase):
 class TokenInLogs(TokenCase):
     """The token is written nowhere but on a terminal: others may read a log, whoever makes it."""
 
-    def first_line(self, mode: int) -> bytes:
-        """What a server prints whose stdout is a file of this mode."""
-        path = self.write("", "log")
-        path.chmod(mode)
-        with open(path, "wb") as stdout:
-            server = self.start_program(
-                RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", stdout=stdout
-            )
-        self.wait_said(server, "serving on port")
-        self.stop(server)
-        return self.read("log")
-
-    @property
-    def where(self) -> bytes:
-        """The first line where it does not show the token."""
-        return (b"Token for runmaker4-client.py: (shown on a terminal only) (written to %s)\n" %
-                os.fsencode(self.token_file))
-
-    def test_a_file_says_where_it_is_whoever_can_read_it(self) -> None:
-        for mode in 0o644, 0o640, 0o604, 0o600:
-            with self.subTest(mode=oct(mode)):
-                self.assertEqual(self.first_line(mode), self.where)
-
     def start_on(self, stdout: int) -> Program:
         return self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", stdout=stdout)
 
     def test_a_pipe_says_where_it_is_for_it_may_lead_to_a_file(self) -> None:
-        self.assertEqual(present(self.start_on(subprocess.PIPE).process.stdout).readline(), self.where)
+        """As a file does: TcpCase.start_server() waits for this line in one."""
+        shown = present(self.start_on(subprocess.PIPE).process.stdout).readline()
+        self.assertEqual(present(TOKEN_LINE.fullmatch(shown))[1], os.fsencode(self.token_file))
 
     def test_a_terminal_shows_it(self) -> None:
         master, slave = pty.openpty()
@@ -197,12 +170,13 @@ class TokenOfTheClient(TokenCase):
                 self.assertEqual((ended.code, ended.err), (0, said + self.CLOSING))
 
     def assertWrong(self, *calls: Call, words: tuple[str, ...] = ()) -> None:
-        """The clients are refused in one line, which does not show the right token."""
+        """The clients are refused in one line, which shows neither the right token nor the wrong one."""
         for call, ended in self.ask(calls):
             with self.subTest(call=call):
                 self.assertRefused(ended, "token", *words)
                 self.assertTrue(ended.err.startswith(b"runmaker4-client.py: "), ended.err)
                 self.assertNotIn(self.server.token.encode(), ended.err)
+                self.assertNotIn(OTHER_TOKEN.encode(), ended.err)
 
     def test_the_command_line_comes_before_the_environment_and_that_before_the_file(self) -> None:
         right, wrong = ["--token", self.server.token], ["--token", OTHER_TOKEN]
@@ -217,15 +191,9 @@ class TokenOfTheClient(TokenCase):
         """
         master, slave = pty.openpty()
         with open(master, "rb", buffering=0) as terminal:
-            client = self.start(
-                RUNCLIENT,
-                *self.client_words(self.server),
-                stdin=slave,
-                stdout=slave,
-                stderr=slave,
-                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-                start_new_session=True,
-            )
+            client = self.start(RUNCLIENT, *self.client_words(self.server), stdin=slave, stdout=slave,
+                                stderr=slave, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+                                start_new_session=True)
             os.close(slave)
             shown = b""
             while b"Token (" not in shown:
@@ -298,10 +266,8 @@ class RefusedClients(RefusalCase):
         self.assertTrue(self.exists("pid"))
         self.start_server("--port", port)
         ended = self.finish(client, timeout=20)
-        said = (
-            f"{RUNCLIENT}: {self.HOST}: wrong token, from $RUNMAKER4_TOKEN (the first line that the server "
-            "printed names the file with the right one; give it with --token)\n"
-        )
+        said = (f"{RUNCLIENT}: {self.HOST}: wrong token, from $RUNMAKER4_TOKEN (the first line that the "
+                "server printed names the file with the right one; give it with --token)\n")
         self.assertEqual((ended.code, ended.err.splitlines(keepends=True)[1:]), (2, [said.encode()]))
         wait_until(lambda: not self.exists("pid"), what="the other one is gone, too")
         self.assertEqual(self.read("errors"), said.encode())
@@ -330,12 +296,8 @@ class RefusedClients(RefusalCase):
     def test_nobody_at_the_port_with_give_up_0(self) -> None:
         with contextlib.closing(socket.socket()) as taken:
             taken.bind((self.HOST, 0))  # and does not listen
-            self.assertRefusedAt(
-                taken.getsockname()[1],
-                ["--give-up", 0, "--follow"],
-                ["--give-up", 0],
-                words="refused",
-            )
+            self.assertRefusedAt(taken.getsockname()[1], ["--give-up", 0, "--follow"], ["--give-up", 0],
+                                 words="refused")
 
     def test_a_server_that_speaks_another_version(self) -> None:
         def serve(peer: wire.Peer) -> None:
@@ -345,10 +307,8 @@ class RefusedClients(RefusalCase):
             self.assertRefusedAt(server.port, [], words="version 1 2")
 
     def test_bad_options_and_those_of_others(self) -> None:
-        options = (
-            "--jobs=x", "--walltime=soon", "--port=0", "--port=65536", "--give-up=-1", "--status",
-            "--joblog=log",
-        )
+        options = ("--jobs=x", "--walltime=soon", "--port=0", "--port=65536", "--give-up=-1", "--status",
+                   "--joblog=log")
         self.assertAllRefused({(): "", (self.HOST, self.HOST): "",
                                **{(option, self.HOST): option.partition("=")[0] for option in options}})
 
@@ -377,28 +337,21 @@ class RefusedServers(RefusalCase):
         (self.dir / "directory").mkdir()
         self.write("\ufeff. touch never\n".encode("utf-16-le"), "wide.txt")
         files = {"missing.txt": "missing.txt", "directory": "directory", "wide.txt": "wide.txt UTF-16"}
-        self.assertAllRefused(
-            {("--host", self.HOST, "--port", 0, name): words for name, words in files.items()}
-        )
+        self.assertAllRefused({("--host", self.HOST, "--port", 0, name): words
+                               for name, words in files.items()})
         self.assertFalse(self.exists("missing.txt"))
 
     def test_bad_options_and_those_of_others(self) -> None:
         options = "--port=x", "--port=65536", "--grace=soon", "--grace=none", "-j=2", "--follow"
-        self.assertAllRefused(
-            {
-                (): "",
-                ("--port=0", "runs.txt", "runs.txt"): "",
-                **{("--port=0", option, "runs.txt"): option.partition("=")[0] for option in options},
-            }
-        )
+        self.assertAllRefused({(): "", ("--port=0", "runs.txt", "runs.txt"): "",
+                               **{("--port=0", option, "runs.txt"): option.partition("=")[0]
+                                  for option in options}})
 
     def test_a_limit_of_open_files_that_leaves_no_room_for_clients(self) -> None:
         for limit in 10, 64, 199:
             with self.subTest(limit=limit):
-                ended = self.run_script(
-                    "sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh",
-                    *self.command(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt"), timeout=20
-                )
+                words = self.command(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt")
+                ended = self.run_script("sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *words)
                 self.assertRefused(ended, f"200 open files, the limit is {limit} (raise ulimit -Hn)")
 
 
@@ -455,7 +408,7 @@ class Addresses(TcpCase):
     """IPv4, IPv6, and by default both."""
 
     def check(self, server: Server, *hosts: str, **settings: Any) -> None:
-        """A client reaches the server by each of these names, and that is the name that it calls it by."""
+        """A client reaches the server by each of these names, and calls it by that name."""
         for host in hosts:
             with self.subTest(host=host):
                 ended = self.run_client(server, "-1", host=host, **settings)
@@ -490,16 +443,12 @@ class Background(TcpCase):
 
     def test_it_serves_until_term(self) -> None:
         self.jobs("true")
-        ended = self.run_script(
-            RUNSERVER, "-d", "--pidfile", "pid", "--errors", "errors", "--host", self.HOST, "--port", 0,
-            "runs.txt",
-        )
+        ended = self.run_script(RUNSERVER, "-d", "--pidfile", "pid", "--errors", "errors",
+                                "--host", self.HOST, "--port", 0, "runs.txt")
         self.assertEqual(ended.code, 0, ended.err)
         self.assertTrue(ended.out.startswith(b"Token for runmaker4-client.py: "), ended.out)
         pid = int(self.wait_file("pid"))
-        port = wait_until(
-            lambda: PORT_LINE.search(ended.err + self.read("errors")), what="it says where it serves"
-        )
+        port = wait_until(lambda: PORT_LINE.search(ended.err + self.read("errors")), what="it has a port")
         client = self.run_script(RUNCLIENT, "--port", int(present(port)[1]), self.HOST)
         self.assertEqual((client.code, self.states()), (0, "d"), client.err)
         os.kill(pid, signal.SIGTERM)
@@ -562,10 +511,8 @@ class Address(TcpCase):
 
     def test_hosts_and_ports_are_told_apart(self) -> None:
         client = importlib.import_module("runmaker4-client")
-        for text, found in {
-            "alice": ("alice", None), "alice:9999": ("alice", 9999), "::1": ("::1", None),
-            "[::1]:5": ("::1", 5), "fe80::1%eth0": ("fe80::1%eth0", None),
-        }.items():
+        for text, found in {"alice": ("alice", None), "alice:9999": ("alice", 9999), "::1": ("::1", None),
+                            "[::1]:5": ("::1", 5), "fe80::1%eth0": ("fe80::1%eth0", None)}.items():
             self.assertEqual(client.server_address(text), found)
         for text in "alice:", "alice:x", "alice:0", "alice:65536", ":9998", "[::1", "[::1]", "a b:c":
             self.assertRefused(self.run_script(RUNCLIENT, text), "argument SERVER: not HOST or HOST:PORT: ")
