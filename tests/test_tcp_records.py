@@ -2,7 +2,6 @@
 write.
 """
 import dataclasses
-import importlib
 import os
 import pathlib
 import re
@@ -14,7 +13,7 @@ import sys
 import time
 import unittest
 from collections.abc import Iterable, Sequence
-from typing import Any, Callable, Union
+from typing import Callable, Union
 
 from tests.proxy import Proxy
 from tests.support import (
@@ -39,8 +38,6 @@ from tests.test_ssh import free_port
 from tests.values import present
 from tests.wire import BEGIN, END, Peer, new_key
 
-client_module: Any = importlib.import_module(RUNCLIENT[:-len(".py")])
-server_module: Any = importlib.import_module(RUNSERVER[:-len(".py")])
 BINARY = bytes(range(256)) * 100 + "€uro".encode() * 50 + b"\xe2\x82\xff\xfe no newline"
 LONG = 3_000_000                        # bytes of a line that is longer than a frame
 LONG_LINE = f"head -c {LONG} /dev/zero | tr '\\0' x; echo; echo end"
@@ -56,24 +53,9 @@ def without_pids(text: bytes) -> bytes:
     return PLACES.sub(rb"(\1,PID)", text)
 
 
-def comparable_joblog(log: bytes) -> bytes:
-    """A job log with the times blotted out."""
-    return TIMES.sub(rb"\1\tSTART\tTIME\t", log)
-
-
 def comparable_log(log: bytes) -> list[bytes]:
-    """The lines of a log file without processes, and without their ends: where these are cut depends on the
-    process.
-    """
+    """The lines of a log file without processes, which decide where lines are cut, and without their ends."""
     return [without_pids(line)[:150].rstrip() for line in log.split(b"\n")]
-
-
-def seconds_to_answer(server: Server) -> float:
-    """The seconds that a server takes to answer a client that connects."""
-    begin = time.monotonic()
-    with Peer.of(server.port, server.token) as peer:
-        peer.hello().say(dict(type="ping", request=1)).hear("pong")
-    return time.monotonic() - begin
 
 
 def ticks(pid: int) -> int:
@@ -88,11 +70,8 @@ class RecordsCase(TcpCase, LogCase):
 
     def files(self, directory: str = "out") -> dict[str, bytes]:
         """The files of an output directory."""
-        return {
-            path.name: path.read_bytes()
-            for path in (self.dir / directory).iterdir()
-            if path.name != "journal"
-        }
+        return {path.name: path.read_bytes() for path in (self.dir / directory).iterdir()
+                if path.name != "journal"}
 
     def size(self, name: str) -> int:
         """The bytes of a file, 0 if it is not there yet."""
@@ -113,12 +92,13 @@ class RecordsCase(TcpCase, LogCase):
         return server.out.partition(b"\n")[2]
 
     def watch(self, server: Server, clients: Sequence[Program], condition: Callable[[], bool]) -> None:
-        """While the condition is true: little memory is used, and the server answers within half a second as
-        a rule.
-        """
+        """While the condition is true: little memory is used, and the server mostly answers within 0.5 s."""
         asked, waited = 0, []
         while condition():
-            waited.append(seconds_to_answer(server))
+            begin = time.monotonic()
+            with Peer.of(server.port, server.token) as peer:
+                peer.hello().say(dict(type="ping", request=1)).hear("pong")
+            waited.append(time.monotonic() - begin)
             for program in (server, *clients):
                 if program.poll() is None:
                     self.assertLess(peak_memory(program.pid), self.MEMORY, program.process.args)
@@ -166,9 +146,7 @@ class SameBytes(RecordsCase):
 
     def run_here_and_there(self, commands: Sequence[str], local: Sequence[str], server: Sequence[str],
                            *options: object) -> tuple[Ended, Ended, Ended]:
-        """Run the jobs by runmaker4.py, then by a client with these options: how runner, client and server
-        ended.
-        """
+        """Run the jobs by runmaker4.py, then by a client: how runner, client and server ended."""
         self.prepare(commands)
         runner = self.run_script(RUNMAKER, "--name", "alice", *local, *options, "runs.txt")
         states = self.states()
@@ -184,16 +162,18 @@ class SameBytes(RecordsCase):
         self.assertEqual(sorted(server), sorted(local))
         for name, data in server.items():
             self.assertTrue(data == local[name], f"{name} is another")
-        self.assertEqual(
-            comparable_joblog(self.read("server/joblog")), comparable_joblog(self.read("local/joblog"))
-        )
+        logs = (self.read(f"{where}/joblog") for where in ("server", "local"))
+        self.assertEqual(*(TIMES.sub(rb"\1\tSTART\tTIME\t", log) for log in logs))
         log = self.read("server/log")
         self.assertEqual(comparable_log(log), comparable_log(self.read("local/log")))
         self.assertEqual({len(line) for line in log.split(b"\n")[:-1]}, {WIDTH})
 
     def test_the_files_hold_the_same(self) -> None:
         commands = [*self.COMMANDS, LONG_LINE, LARGE_PIPE]
-        self.run_here_and_there(commands, self.records("local"), self.records("server"), "--retries", 1)
+        _, client, server = self.run_here_and_there(commands, self.records("local"), self.records("server"),
+                                                    "--retries", 1)
+        self.assertEqual(self.shown(server), b"", "it has no --print")
+        self.assertLess({b"A", b"no newline"}, set(printed(console_lines(client.out))))
         self.assertSameRecords()
         names = sorted(self.files("server/out"))
         for name in "3.err", "3.err.~1~", "3.err.~2~", "10.out.~1~":
@@ -203,13 +183,6 @@ class SameBytes(RecordsCase):
         runner, client, server = self.run_here_and_there(self.COMMANDS, (), ["--print"], "--retries", 1)
         self.assertEqual(without_pids(client.out), without_pids(runner.out))
         self.assertEqual(self.shown(server), client.out)
-
-    def test_without_print_the_server_shows_nothing(self) -> None:
-        self.prepare(["echo a; echo b >&2"])
-        client, server = self.serve_jobs(KEPT)
-        self.assertEqual(self.shown(server), b"")
-        self.assertEqual((printed(console_lines(client.out)), printed(console_lines(client.out), "stderr")),
-                         ([b"a"], [b"b"]))
 
     def test_a_line_that_is_longer_than_a_frame_is_printed_in_pieces(self) -> None:
         self.prepare([LONG_LINE])
@@ -221,9 +194,7 @@ class SameBytes(RecordsCase):
     def test_an_interrupt_leaves_the_same(self) -> None:
         starts: dict[str, Callable[[Sequence[object]], Process]] = {
             "local": lambda records: self.start_jobs("--name", "alice", *records),
-            "server": lambda records: self.start_client(
-                self.start_server(*records), "--name", "alice", up=[1]
-            ),
+            "server": lambda records: self.start_client(self.start_server(*records), "--name=alice", up=[1]),
         }
         for where, start in starts.items():
             self.jobs(f"echo a; printf b; {SLEEPING}")
@@ -299,34 +270,24 @@ class Together(RecordsCase):
     """Clients of one server, and a runner beside it, share the records."""
     NAMES = ["alice", "bob", "carol"]
 
-    def start_clients(self, server: Server) -> list[Program]:
-        return [self.start_client(server, "-j2", "--name", name) for name in self.NAMES]
-
     def test_clients_and_a_runner_write_each_record_in_its_place(self) -> None:
         count = 60
         command = "echo start $JOB_ID; sleep 0.0$((JOB_ID % 7)); echo end $JOB_ID"
         self.write("# shared\n" + f". {command}\n" * count)
-        clients = self.start_clients(self.start_server(*KEPT))
+        server = self.start_server(*KEPT)
+        clients = [self.start_client(server, "-j2", "--name", name) for name in self.NAMES]
         runner = self.start(RUNMAKER, "-j2", "-q", "--name", "dave", *KEPT, "runs.txt")
         programs: list[Process] = [*clients, runner]
         self.assertEqual({self.finish(program).code for program in programs}, {0})
         for ordinal in range(1, count + 1):
             line = ordinal + 1
-            self.assertRecord(
-                ordinal,
-                command,
-                f": stdout (WHO): start {line}",
-                f": stdout (WHO): end {line}",
-                f'+ status (WHO): exit 0 "{command}"',
-            )
+            self.assertRecord(ordinal, command, f": stdout (WHO): start {line}",
+                              f": stdout (WHO): end {line}", f'+ status (WHO): exit 0 "{command}"')
         lines = range(2, count + 2)
-        self.assertEqual(
-            self.files(), {f"{line}.out": b"start %d\nend %d\n" % (line, line) for line in lines}
-        )
+        self.assertEqual(self.files(), {f"{n}.out": b"start %d\nend %d\n" % (n, n) for n in lines})
         self.assertEqual(sorted(int(row[0]) for row in self.rows()), list(lines))
         hosts = {row[1].decode() for row in self.rows()}
         self.assertTrue({"dave"} < hosts <= {"dave", *self.NAMES}, hosts)
-
 
 
 class CutConnection(RecordsCase):
@@ -356,16 +317,13 @@ class CutConnection(RecordsCase):
         A server that was killed may not have acknowledged the end of its file: the next one has that, too.
         """
         text = b""
-        parts = (self.dir / "out").glob(f"{name}*")     # the first has the plain name, the second .~1~
-        for part in sorted(parts, key=lambda path: (len(path.name), path.name)):
-            text = self.joined(text, part.read_bytes(), expected)
+        paths = (self.dir / "out").glob(f"{name}*")     # the first has the plain name, the second .~1~
+        for path in sorted(paths, key=lambda path: (len(path.name), path.name)):
+            part = path.read_bytes()
+            begin = expected.rfind(part, 0, len(text) + len(part))
+            self.assertGreaterEqual(begin, 0, "something is lost")
+            text = text[:begin] + part
         return text
-
-    def joined(self, text: bytes, part: bytes, expected: bytes) -> bytes:
-        """The text with this part behind it, which may repeat the end of it."""
-        begin = expected.rfind(part, 0, len(text) + len(part))
-        self.assertGreaterEqual(begin, 0, "something is lost")
-        return text[:begin] + part
 
     def serve_two(self) -> None:
         """Serve a job that prints on stdout, and one that prints the same on stderr but for the first lines.
@@ -397,19 +355,6 @@ class CutConnection(RecordsCase):
             self.assertRegex(before, mark + rb" \(alice,\d+\): %d +$" % self.LINES)
             self.assertRegex(last, rb"^\+ status \(alice,\d+\): exit 0 ")
 
-    def assertPrinted(self) -> None:
-        """The server has printed each line of both jobs once, in order; it is told to leave."""
-        shown = self.shown(self.stop(self.server, signal.SIGHUP))
-        for stream, line in ("stdout", 1), ("stderr", 2):
-            lines = re.findall(rb"^%b \(alice,\d+\): (.*)\n" % stream.encode(), shown, re.MULTILINE)
-            self.assertTrue(lines == self.expected(line).split(), f"{stream} is not what the job printed")
-        kinds = re.findall(
-            rb"^(executing|stdout \(|stderr \(|status .*: (?:forked|exit))", shown, re.MULTILINE
-        )
-        self.assertEqual(len(kinds), shown.count(b"\n"), "other lines were printed")
-        self.assertEqual((kinds.count(b"executing"), len([kind for kind in kinds if b": exit" in kind])),
-                         (len([kind for kind in kinds if b": forked" in kind]), 2))
-
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_server_is_killed_and_started_again(self) -> None:
         self.serve_two()
@@ -426,15 +371,20 @@ class CutConnection(RecordsCase):
         self.addCleanup(proxy.close)
         self.run_two_and(cut, port=proxy.port)
         self.assertEqual(sorted(self.files()), ["1.out", "2.err"])
-        self.assertPrinted()
+        shown = self.shown(self.stop(self.server, signal.SIGHUP))
+        for stream, line in ("stdout", 1), ("stderr", 2):
+            lines = re.findall(rb"^%b \(alice,\d+\): (.*)\n" % stream.encode(), shown, re.MULTILINE)
+            self.assertTrue(lines == self.expected(line).split(), f"{stream} is not what the job printed")
+        status = printed(console_lines(shown), "status")
+        forked, ended = (sum(text.startswith(word) for text in status) for word in (b"forked", b"exit "))
+        self.assertEqual((len(status), ended), (forked + 2, 2))
+        self.assertEqual(len(printed(console_lines(shown), "executing")), forked)
 
     def test_the_output_of_a_line_that_was_moved_while_there_was_no_server_is_in_two_files(self) -> None:
         self.jobs(f"echo first; {WAITING}; echo second")
         self.serve()
         client = self.start_client(self.server, "-q", up=[1], patch=EAGER)
-        wait_until(
-            lambda: self.size("out/1.out") == len("first\n"), what="the server has what was printed so far"
-        )
+        wait_until(lambda: self.size("out/1.out") == len("first\n"), what="the server has what was printed")
         time.sleep(0.3)                         # it acknowledges that within hundredths of a second
         self.server.kill()
         self.before = b"d : an older job\n" + self.before
@@ -449,9 +399,7 @@ class CutConnection(RecordsCase):
 
 
 class MuchOutput(RecordsCase):
-    """However much jobs print, and however slowly it can be stored: memory is bounded, and the server
-    answers.
-    """
+    """However much jobs print, and however slowly it is stored: memory is bounded, and the server answers."""
     MB = 1_000_000
     SHARE = 200 * MB if FULL else 10 * MB
 
@@ -495,9 +443,7 @@ class MuchOutput(RecordsCase):
 
 
 class BlockedReader(RecordsCase):
-    """--print to a pipe that nobody reads: jobs wait, nothing else does; when it is read again, nothing is
-    missing.
-    """
+    """--print to a pipe that nobody reads: only jobs wait, and nothing is missing when it is read again."""
     COUNT = 80_000                      # lines of 80 bytes
 
     def start_blocked(self) -> Server:
@@ -518,9 +464,7 @@ class BlockedReader(RecordsCase):
         end = time.monotonic() + 0.2
         self.watch(server, [client], lambda: time.monotonic() < end)
         self.assertEqual(self.states(), "rr")
-        self.assertFalse(
-            self.exists("printed.1") or self.exists("printed.2"), "a job ended, so its output was read"
-        )
+        self.assertFalse(self.exists("printed.1") or self.exists("printed.2"), "a job's output was read")
         server.send_signal(signal.SIGHUP)           # it leaves when they have ended
         with deadline(server.process):
             shown = present(server.process.stdout).read()
@@ -542,24 +486,19 @@ class BlockedReader(RecordsCase):
 
 
 class FullDisk(RecordsCase):
-    """What the server cannot write is said, the jobs go on, their states are right, and its exit status is 1.
-    """
-
-    def assertSaid(self, server: Ended, names: Iterable[str], what: str) -> None:
-        """The server has complained about each of these files, and failed."""
-        for name in names:
-            self.assertComplains(server, name, what)
-        self.assertEqual(server.code, 1)
+    """What the server cannot write is said, and its exit status is 1; jobs go on, their states are right."""
 
     def test_files_that_may_not_grow(self) -> None:
         """No job has failed, so the client has not."""
         self.jobs("head -c 100000 /dev/zero", *["echo small"] * 9)
         limit = 50_000
-        server = self.start_server(
-            *KEPT, "-n", 40, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        )
+        limits = resource.RLIMIT_FSIZE, (limit, limit)
+        server = self.start_server(*KEPT, "-n", 40, preexec_fn=lambda: resource.setrlimit(*limits))
         self.assertClientEnded(self.run_client(server, "-q", "-j2"), 0, "d" * 10)
-        self.assertSaid(self.stop(server, signal.SIGHUP), ["out/1.out", "outputs"], "too large")
+        ended = self.stop(server, signal.SIGHUP)
+        for name in "out/1.out", "outputs":
+            self.assertComplains(ended, name, "too large")
+        self.assertEqual(ended.code, 1)
         self.assertLessEqual(set(self.read("out/1.out")), {0})
         self.assertEqual(self.read("out/10.out"), b"small\n")
 
@@ -577,15 +516,12 @@ class Acknowledged(TcpCase):
             for number in (1, 2):
                 peer.say(dict(type="claim", request=number, want=1, last=False))
                 job, = peer.hear("jobs")["jobs"]
-                peer.say(
-                    dict(BEGIN, id=job["id"], n=3 * number - 2),
-                    dict(END, id=job["id"], n=3 * number - 1),
-                    dict(type="finish", id=job["id"], n=3 * number, state="d", how="exit 0", cause=""),
-                )
+                finish = dict(type="finish", state="d", how="exit 0", cause="")
+                peer.say(*({**event, "id": job["id"], "n": 3 * number + n}
+                           for n, event in ((-2, BEGIN), (-1, END), (0, finish))))
                 wait_until(lambda: peer.hear("ack")["n"] == 3 * number, what="all is acknowledged")
             server.kill()
         self.assertEqual((self.states(), self.read("out/journal").count(b'"event": "end"')), ("dd", 2))
-
 
     # As on a network file system, with a thread; each flush of the journal is noted
     FLUSHES = """
@@ -608,9 +544,7 @@ runmaker4.OutDir.flush = flush_and_note
 
 
 class Nonsense(TcpCase):
-    """What a client says of its jobs, and makes no sense, is not kept; that is said, and the exit status is
-    1.
-    """
+    """What a client says of its jobs, and makes no sense, is not kept; that is said, exit status 1."""
 
     def test_an_event_that_makes_no_sense_is_lost_once_and_not_in_silence(self) -> None:
         self.jobs("true")
@@ -627,9 +561,7 @@ class Nonsense(TcpCase):
         event = dict(END, n=1, id=job["id"])            # of a run that has not begun
         peer.say(event).rest()
         peer.close()
-        again = connect().hello(
-            {name: job[name] for name in ("id", "number", "text")}, client=key
-        )
+        again = connect().hello({name: job[name] for name in ("id", "number", "text")}, client=key)
         again.hear("welcome")
         again.say(event, dict(type="finish", n=2, id=job["id"], state="d", how="exit 0", cause=""))
         again.hear("closing")
