@@ -151,9 +151,7 @@ class TcpCase(RunCase):
         return [python, "-c", program, *words]
 
     def start_server(self, *options: object, file: str = "runs.txt", **settings: Any) -> Server:
-        """Start a server on a free port of HOST, unless the options say otherwise; return it when it is
-        ready.
-        """
+        """Start a server, on a free port of HOST unless options say otherwise; return it when it is ready."""
         words = [str(option) for option in options]
         for option, value in ("--port", 0), ("--host", self.HOST):
             if not any(word.split("=")[0] == option for word in words):
@@ -219,11 +217,8 @@ class TcpCase(RunCase):
 
     def assertNoJobLeft(self) -> None:
         """No process of a job lives on; servers and clients may."""
-        wait_until(
-            lambda: not set(marked(f"{MARK}={self.mark}")) & set(marked("RUNMAKER4_JOB=")),
-            5,
-            "no job is left",
-        )
+        wait_until(lambda: not set(marked(f"{MARK}={self.mark}")) & set(marked("RUNMAKER4_JOB=")), 5,
+                   "no job is left")
 
     def assertClientEnded(self, ended: Ended, code: int, states: str, timeout: float = 10) -> None:
         """The client's exit status, the states (at once, or soon), only they changed, and no job lives on."""
@@ -234,9 +229,7 @@ class TcpCase(RunCase):
 
 
 class OverTcp(TcpCase):
-    """Put before a test case of runmaker4.py: a client takes the runner's place, and a server has the job
-    file.
-    """
+    """Put before a test case of runmaker4.py: a client is in its place, and a server has the job file."""
 
     def setUp(self) -> None:
         super().setUp()

@@ -23,8 +23,7 @@ class DirectivesOverTcp(OverTcp, test_directives.DirectiveCase):
 # -- bad ones ------------------------------------------------------------------------------------------------
 
 class Malformed(TcpCase):
-    """A directive that is wrong is refused by the server before anything runs, with the number of its line.
-    """
+    """A directive that is wrong is refused by the server before anything runs, with its line number."""
 
     def test_it_is_refused_at_the_start_in_one_line_that_names_its_own(self) -> None:
         files = {"1.txt": "#RUN host=a,,b", "2.txt": "#RUN barrier x"}
@@ -38,8 +37,7 @@ class Malformed(TcpCase):
 
 @ordinarily()
 class MalformedLater(DirectivesOverTcp, test_directives.MalformedLater):
-    """A directive that is wrong and comes later is said once by the server; clients wait until it is mended.
-    """
+    """A wrong directive that comes later is said once by the server; clients wait until it is mended."""
 
 
 # -- last lines ----------------------------------------------------------------------------------------------
@@ -123,9 +121,7 @@ class Checks(DirectivesOverTcp, test_directives.Checks):
 
 
 class LongFile(DirectiveCase, TcpCase):
-    """Where a walk through the file takes long, and is spared for a while, nobody leaves for whom none was
-    made.
-    """
+    """Where a walk through the file takes long, and is spared for a while, nobody leaves without one."""
     # From now on a walk takes 0.03 s longer, as in a file of 10^6 lines, and the file `walked` says that one
     # was made
     SLOW = f"""{HASTY}
@@ -143,11 +139,8 @@ runmaker4.Cursor._begin_walk, runmaker4.Cursor._end_walk = begin_slowly, end_and
 """
 
     def test_a_client_is_not_sent_away_from_what_a_barrier_will_let_it_run(self) -> None:
-        self.lines(
-            "#RUN host=b",
-            f". {WAITING}",
-            "#RUN host=c", ". true", "#RUN", "#RUN barrier", "#RUN host=b", ". true", "#RUN host=c", ". true",
-        )
+        self.lines("#RUN host=b", f". {WAITING}", "#RUN host=c", ". true", "#RUN", "#RUN barrier",
+                   "#RUN host=b", ". true", "#RUN host=c", ". true")
         server = self.start_server(patch=self.SLOW)
         first = self.start_client(server, "--name=b", "--follow", "-j2", up=[2])
         with Peer.of(server.port, server.token) as second:
@@ -228,9 +221,8 @@ class MixedWork(DirectiveCase, TcpCase):
 
     def test_nobody_begins_what_stands_below_before_all_above_have_ended(self) -> None:
         chance = random.Random(7)
-        self.sections(
-            *[[chance.choice((0, 0, 0.02, 0.1)) for _ in range(self.SIZE)] for _ in range(self.SECTIONS)]
-        )
+        self.sections(*[[chance.choice((0, 0, 0.02, 0.1)) for _ in range(self.SIZE)]
+                        for _ in range(self.SECTIONS)])
         server = self.start_server()
         started = [self.start_client(server, "-q", "-j3") for _ in range(self.CLIENTS)]
         runners = [self.start(RUNMAKER, "-q", "-j3", "runs.txt") for _ in range(self.RUNNERS)]

@@ -1,6 +1,4 @@
-"""The wire by hand: frames, forged and mutilated ones, garbage, and connections that say whatever a test
-wants.
-"""
+"""The wire by hand: frames, forged and mutilated, garbage, and connections that say what a test wants."""
 import base64
 import contextlib
 import hashlib
@@ -71,18 +69,13 @@ def split(data: bytes) -> list[bytes]:
 
 
 def traces(token: str) -> list[bytes]:
-    """The heads of: the token, its bytes, and what is made of either with common hashes; in common spellings.
-    """
+    """The heads of the token, its bytes, and what common hashes make of either, in common spellings."""
     raw = [token.encode(), token.upper().encode(), bytes.fromhex(token)]
-    hashes = [
-        hashlib.new(name, form).digest() for form in raw for name in ("md5", "sha1", "sha256", "sha512")
-    ]
+    hashes = [hashlib.new(name, form).digest() for form in raw
+              for name in ("md5", "sha1", "sha256", "sha512")]
     hashes += [hmac.digest(form, b"", "sha256") for form in raw]
-    return [
-        spelling[:16]
-        for form in raw + hashes
-        for spelling in (form, form.hex().encode(), base64.b64encode(form))
-    ]
+    return [spelling[:16] for form in raw + hashes
+            for spelling in (form, form.hex().encode(), base64.b64encode(form))]
 
 
 def records(data: bytes) -> list[bytes]:
@@ -453,9 +446,7 @@ class Peer:
         return [message["id"] for message in lost]
 
     def hello(self, *jobs: dict[str, Any], **fields: Any) -> "Peer":
-        """Prove itself, and say hello as a client that has these jobs; a new one, unless the fields say
-        otherwise.
-        """
+        """Prove itself, and say hello as a client that has these jobs; as a new one without such fields."""
         self.prove().say(*(dict(type="have", jobs=[{"result": None, **job}]) for job in jobs))
         return self.say({**HELLO, "client": new_key(), **fields})
 
