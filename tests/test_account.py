@@ -26,7 +26,7 @@ class OfTheFile(RunCase):
         ("x a\n# b\n", (), 0, "nothing to do: 1 held"),
         ("d a\n! b\n", (), 1, "nothing to do: 1 done, 1 failed (line 2); -r runs them again"),
         (". true\ne b\n", (), 1, "1 done in T; in all 1 done, 1 error (line 2); -r runs them again"),
-        (". true\n. false\n! a\n", (), 1,
+        (". true\n. false\n! a\n", ("--plain",), 1,
          "1 done, 1 failed in T (line 2); in all 1 done, 2 failed; -r runs them again"),
         ("! true\n. false\n", ("-r",), 1, "1 done, 1 failed in T (line 2); -r runs them again"),
         ("! true\n", ("-r",), 0, "1 done in T"),

@@ -189,11 +189,6 @@ class Plain(Case):
         numbers = b"".join(b"%d\n" % number for number in range(1, 200_001))
         self.assertTrue(self.read("printed") == b"first\n" + 60 * numbers, "not what the jobs printed")
 
-    def test_what_is_left_to_do_is_said_all_the_same(self) -> None:
-        ended = self.run_plain(". echo a\n. exit 1\n")
-        self.assertEqual((ended.code, ended.out), (1, b"a\n"))
-        self.assertIn(b"1 done, 1 failed", ended.err)
-
     def test_an_interrupted_job_s_output_is_printed(self) -> None:
         self.write(f". echo a; {SLEEPING}\n. echo b\n")
         runner = self.start(RUNMAKER, "-j2", "--plain", "-k", "runs.txt")
