@@ -133,7 +133,6 @@ def server_address(text: str) -> tuple[str, int | None]:
 
     The port is None if not given: then --port applies.
     """
-    # 'alice', 'alice:9998', '::1' or '[::1]:9998'; the port is None if --port applies
     match = ADDRESS.fullmatch(text)
     port = int(match[3]) if match and match[3] else None
     if match is None or port == 0 or (port or 0) > 65535:
@@ -428,7 +427,6 @@ class Outbox:
         self._in_flight_bytes = 0
         self.backlog = sum(event.size for event in self._unsent)
         return acknowledged
-
 
 
 # ======== The connection ====================================================================================
@@ -963,7 +961,6 @@ class Connection:
         if not job:
             return
         if job.result is None:
-            self._say(f"line {job.number}: another runner took over this job; stopping our copy")
             self._runner.kill_job(job, "lost")
         elif job.result != NEW:
             self._on_unwritten(job, "another runner took over this job; "
@@ -1212,6 +1209,7 @@ class Connection:
 class ServerSink(Sink):
 
     """Reports the start, output and end of runs to the server."""
+
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         # by run, in order: output by stream, held until the run is no longer short
@@ -1268,7 +1266,6 @@ class ServerSink(Sink):
 
     def _send_begin(self, run: Run) -> None:
         """Report the start of a run; one that could not be started has the PID 0."""
-        # PID 0: it could not be started
         pid, job_tag = (run.shell.pid, to_text(run.shell.job_tag)) if run.shell else (0, "")
         self._send_event(
             run,

@@ -660,6 +660,7 @@ class ServerPhase(enum.Enum):
 
 class Lifetime:
     """The phase of the server, and the exit status after a signal or a defect."""
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.phase = ServerPhase.SERVING
         self.exit_status: int | None = None     # None: the counts of the file decide
@@ -1747,7 +1748,6 @@ class Group:
 
     def _add_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
         """Add a result line: host, how the job ended, elapsed time, command."""
-        # host, how the job ended, elapsed time, command
         elapsed = "" if assignment.sent_at is None else human_time(boottime() - assignment.sent_at)
         # as on the console: a terminal gets no control characters
         command = one_line(assignment.command) if self._stdout.terminal else assignment.command
@@ -2062,7 +2062,6 @@ class Sessions:
 
     def kept_text(self, assignments: dict[str, Assignment]) -> str:
         """Return a text for a message: '; lines 3, 5 kept for 60s'; '' if there are none."""
-        # '; lines 3, 5 kept for 60s'
         lines = [assignment.number for assignment in assignments.values() if assignment.is_undecided]
         return f"; {name_lines(lines)} kept for {human_time(self.grace)}" if lines else ""
 

@@ -8444,6 +8444,8 @@ class Runner:
         self.drain()
 
     def kill_job(self, job: Job, cause: str = "stopped") -> None:
+        if cause == "lost":
+            self.say(f"line {job.number}: another runner took over this job; stopping our copy")
         if job in self.tasks:
             self.tasks[job].kill(cause)
 
@@ -8474,8 +8476,6 @@ class Runner:
         while True:
             await asyncio.sleep(self.jobs.interval / 2)
             for job, cause in (await self.jobs.check_jobs()).items():
-                if cause == "lost":
-                    self.say(f"line {job.number}: another runner took over this job; stopping our copy")
                 self.kill_job(job, cause)
 
     async def _tick_sinks(self) -> None:

@@ -1404,7 +1404,8 @@ def lines_from_list_file(
             if is_directive(line):
                 yield directive_line(line)
                 continue
-            if line.lstrip()[:1] in b"#":       # or b""
+            text = line.lstrip()
+            if not text or text.startswith(b"#"):
                 continue
             job_number += 1
             if template:
