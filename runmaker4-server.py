@@ -299,11 +299,15 @@ class SharedLockTable(LockTable):
     It is replaced only after a lost lease, or if the lock file was removed.  The locks on it are `job_locks`
     and `locks_without_line`.  They exclude `fd`, another description.
     """
-    give_to_keeper: Callable[[int], None]       # called with each new description
-    _shared_fd = -1                             # -1: none
-    _shared_inode: tuple[int, int] | None = None        # of that lock file
-    # offsets of the previous server's job locks for which no line is known yet
-    locks_without_line: frozenset[int] = frozenset()
+
+    def __init__(self, *args: Any, give_to_keeper: Callable[[int], None], **named: Any) -> None:
+        """give_to_keeper: called with each new description.  All else is for LockTable."""
+        super().__init__(*args, **named)
+        self._give_to_keeper = give_to_keeper
+        self._shared_fd = -1                    # -1: none
+        self._shared_inode: tuple[int, int] | None = None       # of that lock file
+        # offsets of the previous server's job locks for which no line is known yet
+        self.locks_without_line: frozenset[int] = frozenset()
 
     @property
     def _is_shared_fd_current(self) -> bool:
@@ -317,7 +321,7 @@ class SharedLockTable(LockTable):
         if not self._is_shared_fd_current:
             self._shared_fd = super().open_job_lock()
             self._shared_inode = identity_of(self._shared_fd)
-            self.give_to_keeper(self._shared_fd)
+            self._give_to_keeper(self._shared_fd)
         return self._shared_fd
 
     def close_job_lock(self, fd: int) -> None:
@@ -392,7 +396,6 @@ class SharedLockTable(LockTable):
 
 
 class ServedFile(JobFile):
-    LOCK_TABLE = SharedLockTable
     lock_table: SharedLockTable
 
 
@@ -2991,9 +2994,9 @@ class Server(Program):
         reader = JobReader(self.path, say=say, mount=self.mount)        # to count lines
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.executor)
         served_file = ServedFile(
-            self.path, say=say, mount=self.mount, presence_lock=self._presence_lock
+            self.path, say=say, mount=self.mount, presence_lock=self._presence_lock,
+            make_lock_table=functools.partial(SharedLockTable, give_to_keeper=self._keeper.give_locks),
         )
-        served_file.lock_table.give_to_keeper = self._keeper.give_locks
         has_log_file = bool(self.stores[0])
         self.claims = Claims(served_file, self.records, ordinals=has_log_file)
         self.sessions = Sessions(

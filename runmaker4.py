@@ -2837,7 +2837,6 @@ class JobFile(JobReader):
     While a process holds a command mutex, all reads of `reader` return data no older than that lock.
     """
     ACCESS = os.O_RDWR
-    LOCK_TABLE = LockTable
     lock_table: LockTable
     # seconds to wait for a command mutex, if there is nothing else to do
     MUTEX_SECONDS = 2.0
@@ -2845,9 +2844,10 @@ class JobFile(JobReader):
     MUTEX_SECONDS_LOCAL = 0.01  # for runners and servers on a local file system
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Callable[[], float] = boottime,
-                 presence_lock: PresenceLock | None = None) -> None:
+                 presence_lock: PresenceLock | None = None,
+                 make_lock_table: Callable[..., LockTable] = LockTable) -> None:
         super().__init__(path, say=say, mount=mount, clock=clock)
-        self.lock_table = self.LOCK_TABLE(
+        self.lock_table = make_lock_table(
             self.real_path, mount, say=say, clock=clock, interval=self.interval, presence_lock=presence_lock
         )
         # the file, and the size up to which all lines are committed (check_committed())

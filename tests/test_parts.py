@@ -3,6 +3,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import functools
 import importlib
 import json
 import os
@@ -470,8 +471,8 @@ class LinesOfADeadServer(JobFileCase):
         fd = runmaker4.open_lock_file_of(str(self.path))
         for number, text in enumerate(before, 1):
             self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(text[1:]) + number))
-        file = server.ServedFile(str(self.path), say=lambda text: None)
-        file.lock_table.give_to_keeper = lambda fd: None
+        make_lock_table = functools.partial(server.SharedLockTable, give_to_keeper=lambda fd: None)
+        file = server.ServedFile(str(self.path), say=lambda text: None, make_lock_table=make_lock_table)
         self.addCleanup(file.close_files)
         self.addCleanup(os.close, fd)
         queue = server.ServedQueue(file)
@@ -529,8 +530,8 @@ class LinesOfAClientThatComesBack(JobFileCase):
     def sessions(self, lines: bytes) -> Sessions:
         """Of a server whose file has these lines, which nobody runs.  To be called in an event loop."""
         self.path.write_bytes(lines)
-        file = server.ServedFile(str(self.path), say=lambda text: None)
-        file.lock_table.give_to_keeper = lambda fd: None
+        make_lock_table = functools.partial(server.SharedLockTable, give_to_keeper=lambda fd: None)
+        file = server.ServedFile(str(self.path), say=lambda text: None, make_lock_table=make_lock_table)
         self.addCleanup(file.close_files)
         records = mock.Mock(log=None)
         claims = server.Claims(file, records, ordinals=False)
