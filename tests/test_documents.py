@@ -471,7 +471,6 @@ make nq tsp disBatch parallel hq fjd-recruiter fjd-dispatcher cli.py remove_slav
 scontrol qsub bsub gluster ceph xargs
 """.split())
 TEXTS = {  # of several words, neither options, comments nor directives, and no commands for our users
-    "stdout (alice,601): text",
     # what users of other tools type
     "sh ,1a2084aebb8.5117",
     # what the project's rules name
@@ -480,6 +479,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "type: ignore",
     # parts of commands, and names of what is asked for
     "python3 -u",
+    "cp -r docs/install/share/. ~/.local/share",
     "runmaker4.py -j2",
     "simulate | tee log",
     "set -o pipefail",
