@@ -2728,8 +2728,11 @@ class Dispatcher:
     def answer_exiting_clients(self) -> None:
         """Send `nothing` to waiting clients that asked for it and certainly get no more jobs: they exit.
 
-        They wait no longer: a line sent to a client that exits would come back unstarted.
+        They wait no longer: a line sent to a client that exits would come back unstarted.  A server that is
+        exiting sends `closing` instead: after a signal the clients must stay for the next server.
         """
+        if self._lifetime.is_exiting:
+            return
         exiting_clients = [client for client in self.waiting_clients
                            if client.exits_without_jobs and not client.assignments]
         if not exiting_clients:

@@ -684,6 +684,21 @@ class StoppedServer(LossCase):
         self.assertClientEnded(self.finish(client), 0, "ddd")
         self.assertEqual(([len(self.pids(line)) for line in (1, 2)], self.logged()), ([1, 1], [1, 2]))
 
+    def test_a_client_that_waits_for_jobs_is_not_told_to_leave(self) -> None:
+        """A claim for it was under way when the signal came, and finds none."""
+        self.PATCH = SLOW
+        server = self.serve("true")
+        with Peer.of(server.port, server.token) as peer:
+            peer.hello().hear("welcome")
+            self.write("#RUN host=alice\n. true\n")
+            self.write("", "slow")
+            peer.say(dict(type="claim", request=1, want=1, last=True), dict(type="ping", request=2))
+            peer.hear("pong")
+            server.send_signal(signal.SIGTERM)
+            self.wait_said(server, "TERM: stopping")
+            (self.dir / "slow").unlink()
+            self.assertEqual(peer.hear(), dict(type="closing", done=False, account=None))
+
 
 class WithoutServer(LossCase):
     """A client that has no server: waits, gives up, or is told to leave."""
