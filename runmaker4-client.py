@@ -336,7 +336,7 @@ class RemoteJob(Job):
             ordinal=0,                              # not known
             offset=0,
             state=NEW,
-            text=item.data("text"),
+            text=item.job_text("text"),
             key=item.text("id", 16),
             settings=JobSettings(
                 timeout=item.timeout("timeout"),
@@ -345,6 +345,7 @@ class RemoteJob(Job):
                 shell=os.fsdecode(item.data("shell")),
             ),
             of_group=item.boolean("group"),
+            gated=item.boolean("hold"),             # in a group, until `go`
         )
 
     @property
@@ -1080,7 +1081,7 @@ class Connection:
 
         Kill jobs that other runners have taken over; forget jobs whose results are written.
         """
-        file = printable(message.text("file", 1000))
+        file = message.text("file", 1000)
         grace = max(message.seconds("grace"), 0.1)
         last_event = message.integer("seen")
         directory = message.data("directory")
@@ -1103,11 +1104,8 @@ class Connection:
     def _on_jobs_arrived(self, link: ServerLink, message: Message) -> None:
         """Queue jobs for the runner."""
         request_number = message.integer("request")
-        arrived = []
-        for item in message.objects("jobs"):
-            job = RemoteJob.from_message(item)
-            job.gated = item.boolean("hold")       # in a group, until `go`
-            arrived.append(job)
+        arrived = list(map(RemoteJob.from_message, message.objects("jobs")))
+        for job in arrived:
             self._jobs_ahead[job.key] = job         # it can come twice
             self._requests.on_job(job)
         self.loop.call_later(MAX_QUEUED_SECONDS, self._return_late_jobs, arrived)
@@ -1121,18 +1119,20 @@ class Connection:
 
     def _on_pong(self, message: Message) -> None:
         """Handle the answer to a ping, which proves that the server is alive: queued jobs can start."""
-        self._retry = message.text("retry", 3)
-        self.link_life.on_answer(message.integer("request"))
+        request_number = message.integer("request")
+        self._retry = to_text(message.retried_states("retry"))
+        self.link_life.on_answer(request_number)
         if self._jobs_ahead:
             self._wake_runner()
 
     def _on_fault(self, message: Message) -> None:
         """Report that the server cannot write the result of a job."""
         job = self._jobs.get(message.text("id"))
+        is_cancelled, error = message.boolean("cancelled"), message.text("text", 1000)
         if job:
-            if message.boolean("cancelled"):
+            if is_cancelled:
                 job.tracking = Tracking.CANCELLED
-            self._on_unwritten(job, printable(message.text("text", 1000)))
+            self._on_unwritten(job, error)
 
     def on_ready_to_start(self, job: Job) -> None:
         """Report that a job of a group is ready; `go` follows when all are."""
@@ -1162,7 +1162,7 @@ class Connection:
         self._requests.on_no_job(
             request_number,
             met_end=message.boolean("ended"),
-            why_jobs_remain=printable(message.text("left", 1000)),
+            why_jobs_remain=message.text("left", 1000),
             can_exit=not self._jobs_ahead,    # otherwise jobs have arrived since the request
         )
         self.link_life.on_answer(request_number)

@@ -184,7 +184,6 @@ from runmaker4 import (
     run_main,
     spawn_task,
     tls_context,
-    to_bytes,
     to_text,
     token_of_environment,
     token_path,
@@ -1013,7 +1012,7 @@ class Client(Consumer):
     @property
     def where(self) -> str:
         # for example 'bob (10.0.0.2)'
-        return f"{printable(self.name)} ({self.address})"
+        return f"{self.name} ({self.address})"
 
     # -- connections -----------------------------------------------------------------------------------------
 
@@ -1034,10 +1033,8 @@ class Client(Consumer):
         name = hello.text("name", 255)
         directory = hello.data("directory")
         follow = hello.boolean("follow")
-        retry = hello.data("retry")
+        retry = hello.retried_states("retry")
         capacity = Resources(hello.integer("slots", MAX_SLOTS), hello.integer("memory"))
-        if retry not in (b"", RUNNING, ERROR + RUNNING, FAILED + ERROR + RUNNING):
-            raise WireError("an invalid hello")
         self.name = name
         self.directory = directory
         self.follow = follow
@@ -1172,15 +1169,19 @@ class Client(Consumer):
 
         `want` and `memory` add to earlier requests; `memory` is negative if the client has less now.
         """
-        self.set_slots(message)
-        # perhaps more than the client has: `line_allowance` limits the jobs
-        self.requested_slots = min(self.requested_slots + message.integer("want", MAX_SLOTS), MAX_SLOTS)
+        want = message.integer("want", MAX_SLOTS)
+        memory_change = 0
         if "memory" in message.fields:
             memory_change = message.integer("memory", least=-runmaker4.MAX_INTEGER)
-            self.free_memory = min(self.free_memory + memory_change, int(self.capacity.memory))
-        self.request_number = message.integer("request")
+        request_number = message.integer("request")
+        is_last = message.boolean("last")
+        self.set_slots(message)
+        # perhaps more than the client has: `line_allowance` limits the jobs
+        self.requested_slots = min(self.requested_slots + want, MAX_SLOTS)
+        self.free_memory = min(self.free_memory + memory_change, int(self.capacity.memory))
+        self.request_number = request_number
         self.requested_at = boottime()
-        self.exits_without_jobs = message.boolean("last")
+        self.exits_without_jobs = is_last
         if self.exits_without_jobs:             # if it requests nothing, it would get no answer
             self.requested_slots = max(self.requested_slots, 1)
 
@@ -1355,7 +1356,7 @@ class Records:
             run = assignment.run
             if not run or not run.shell:
                 raise WireError("output of no run")
-            self._pass_output(run, message.text("stream", 16).encode(), message.data("data"))
+            self._pass_output(run, message.data("stream"), message.data("data"))
             if self._outdir:
                 self._outdir.write_output(run)
         elif kind == "end":
@@ -1383,9 +1384,9 @@ class Records:
         return Run(
             job,
             [Slot(message.text("slot", 255))],
-            to_bytes(printable(client.name)),
+            os.fsencode(client.name),
             started_at=message.seconds("time"),
-            shell=Shell(pid, to_bytes(message.text("mark", 512))) if pid else None,
+            shell=Shell(pid, message.data("mark")) if pid else None,
             streams=(Stream(b"stdout", NO_PIPE), Stream(b"stderr", NO_PIPE)),
             requested_memory=message.integer("promised"),
             sinks=[*filter(None, (self._joblog, self._print_sink, self._outdir, self.log))],
@@ -1412,7 +1413,7 @@ class Records:
         short_output = {b"stdout": message.data("out"), b"stderr": message.data("err")}
         duration = message.seconds("seconds")
         cause = message.text("cause", 16)
-        why_not_started = printable(message.text("why", 1000))
+        why_not_started = message.text("why")
         received = [message.integer(stream.name.decode()) for stream in run.streams]
         run_result = None
         if message.fields.get("status") is not None:
@@ -2096,7 +2097,7 @@ class Sessions:
         try:
             self._apply_event(client, kind, message, event_number)
         except WireError as error:
-            self.on_error(f"client {client.where}: invalid event '{printable(kind)}', not handled: {error}")
+            self.on_error(f"client {client.where}: invalid event '{kind}', not handled: {error}")
             raise
         finally:
             self.acknowledge_soon(client)
@@ -2112,14 +2113,15 @@ class Sessions:
             line_result = self._read_result(assignment, message, event_number)
             self.settle(assignment, line_result)
         else:
-            if kind == "begin" and message.process_id("pid"):      # 0: the job could not be started
-                if assignment.is_gated:
-                    raise WireError("that job must wait at the gate")
-                assignment.mark_begun()
+            has_process = kind == "begin" and message.process_id("pid") > 0
+            if has_process and assignment.is_gated:
+                raise WireError("that job must wait at the gate")
             # raises a WireError also if the client exceeds its window
             if kind == "output":
                 client.inbox.add_output(event_number, len(message.data("data")))
             self.records.handle_event(kind, client, assignment, message)
+            if has_process:
+                assignment.mark_begun()
 
     @staticmethod
     def _read_result(assignment: Assignment, message: Message, event_number: int) -> LineResult:
@@ -2136,7 +2138,7 @@ class Sessions:
             cause = Cause.RETURNED
         elif not cause or state not in (DONE, FAILED, ERROR):
             raise WireError("not the end of a job")
-        return LineResult(cause, state, printable(message.text("how", 64)), event_number)
+        return LineResult(cause, state, message.text("how", 64), event_number)
 
     # -- acknowledging ---------------------------------------------------------------------------------------
 
@@ -2224,12 +2226,9 @@ class ReportedJob:
         """Return one job from a client's message `have`.  Raises WireError."""
         has_result = entry.fields.get("result") is not None
         result = entry.state_byte("result") if has_result else None
-        key, text = entry.hexadecimal("id", 16), entry.data("text")
-        is_job_text = text[:1] in (b" ", b"\t") and b"\n" not in text       # after the state byte
-        if not is_job_text:
-            raise WireError("no job")
         # 0, 0, NEW: the client does not know them
-        return cls(key, Line(entry.integer("number"), 0, 0, NEW, text), result)
+        line = Line(entry.integer("number"), 0, 0, NEW, entry.job_text("text"))
+        return cls(entry.hexadecimal("id", 16), line, result)
 
     @property
     def _will_run_again(self) -> bool:

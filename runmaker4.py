@@ -9752,7 +9752,10 @@ def decode(frame: bytes) -> dict[str, Any]:
 
 
 class Message:
-    """Reads and checks the fields of a message: each getter raises WireError."""
+    """Reads and checks the fields of a message: each getter raises WireError.
+
+    A string is a text, for people, or data.  Handlers read all fields before they change anything.
+    """
 
     def __init__(self, fields: Any) -> None:
         if not isinstance(fields, dict):
@@ -9766,13 +9769,18 @@ class Message:
         return value
 
     def text(self, name: str, max_length: int = MAX_FRAME_BYTES) -> str:
-        value = self._string(name, max_length)
-        if not value.isascii():
-            to_bytes(value)                     # only a check
-        return value
+        """Return a text that each terminal, record and locale can take."""
+        return display_text(to_bytes(self._string(name, max_length)))
 
     def data(self, name: str) -> bytes:
         return to_bytes(self._string(name, MAX_FRAME_BYTES))
+
+    def job_text(self, name: str) -> bytes:
+        """Return the text of a job line, without the state and the newline."""
+        value = self.data(name)
+        if value[:1] not in (b" ", b"\t") or b"\n" in value:
+            raise WireError(f"{name}: no job")
+        return value
 
     def hexadecimal(self, name: str, digits: int = 32) -> str:
         value = self.text(name, digits)
@@ -9819,6 +9827,13 @@ class Message:
         is_comment = value in b"#/"
         if len(value) != 1 or is_comment or not b"!" <= value <= b"~":
             raise WireError(f"{name}: no state")
+        return value
+
+    def retried_states(self, name: str) -> bytes:
+        """Return the states of lines that a client runs again: see Consumer.retry."""
+        value = self.data(name)
+        if value not in (b"", RUNNING, ERROR + RUNNING, FAILED + ERROR + RUNNING):
+            raise WireError(f"{name}: not valid states")
         return value
 
     def items(self, name: str, kind: type) -> list[Any]:

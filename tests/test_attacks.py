@@ -112,6 +112,7 @@ LIES: dict[str, Lie] = {
     "a process that cannot be": of_a_job(lambda liar: [liar.begin(pid=1 << 31)]),
     "a slot with a long name": of_a_job(lambda liar: [liar.begin(slot="~~" * 200)]),
     "a stream that there is not": after_begin(lambda liar: liar.output(stream="status", data="~~")),
+    "a stream whose name is no text": after_begin(lambda liar: liar.output(stream="\udcff", data="~~")),
     "a status that cannot be": after_begin(lambda liar: liar.end(stdout=0, status=-1)),
     "a truth in the place of a number": after_begin(lambda liar: liar.end(stdout=0, status=True)),
     "a time in words": after_begin(lambda liar: liar.end(stdout=0, seconds="~~")),

@@ -113,6 +113,7 @@ class Stage(TcpCase):
 class Attack(unittest.TestCase):
     """Attacks on one server, one after another; after each the good client must be as before."""
     OPTIONS: tuple[str, ...] = ()
+    LOCALE: dict[str, str] = {}             # variables of the server
     stage: Stage
     port: int
     token: str
@@ -122,7 +123,7 @@ class Attack(unittest.TestCase):
         cls.stage = Stage()
         cls.addClassCleanup(cls.stage.doCleanups)
         cls.stage.setUp()
-        cls.stage.open(*cls.OPTIONS)
+        cls.stage.open(*cls.OPTIONS, env=cls.LOCALE)
         cls.port, cls.token = cls.stage.server.port, cls.stage.server.token
 
     @classmethod
@@ -224,6 +225,7 @@ class SlowStrangers(Stage):
 class Insiders(Attack):
     """Clients that know the token, and misbehave.  What the server collects goes to files."""
     OPTIONS = ("--outdir", "out", "--joblog", "joblog", "-l", "log")
+    LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}     # has ASCII only
     NOISE = "NOISE\n"
     ORPHAN = " : an orphan"
 
@@ -375,7 +377,8 @@ class Insiders(Attack):
 
     def test_names_that_would_spoil_a_terminal(self) -> None:
         said = len(self.stage.server.err)
-        for name in "a\nrunmaker4-server.py: runs.txt: a lie\x1b[2J", "\udcff\ud800", "", "n" * 100_000, "\0":
+        lie = "a\nrunmaker4-server.py: runs.txt: a lie\x1b[2J"
+        for name in lie, "\udcff\ud800", "", "n" * 100_000, "\0", "\u20ac":
             with contextlib.suppress(Closed):
                 self.hold(name=name)
         for peer in self.peers:

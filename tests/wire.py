@@ -29,7 +29,7 @@ UNPROVEN, PROVEN = 1 << 10, 1 << 20         # the longest JSON before and after 
 # texts that JSON parsers and those who use their results may stumble over
 STRANGE = (
     "null", "true", "-1", "0", "1.5", "1e308", str(2**63), '""', '"."', '"\\u0000"', '"a\\nb"', '"\\ud800"',
-    '"\\udfff\\udc80"', '"\u00e9"', '"%s"' % ("x" * 300), "[]", "[[]]", "{}", '{"type": 1}',
+    '"\\udcff"', '"\\udfff\\udc80"', '"\u00e9"', '"%s"' % ("x" * 300), "[]", "[[]]", "{}", '{"type": 1}',
     "[" * 150 + "]" * 150,
 )
 NO_NUMBERS = ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 60, "9" * 900)
@@ -313,6 +313,18 @@ def spoiled(random_: random.Random, message: dict[str, Any], field: str) -> str:
     else:
         texts[field] = garbage(random_)
     return "{%s}" % ", ".join(f'"{name}": {text}' for name, text in texts.items())
+
+
+def wrong_versions(value: Any) -> Iterator[str]:
+    """JSON of a value in which one value is another, or is missing; in a list, it is in a second item."""
+    yield from (*STRANGE, NO_NUMBERS[0])
+    if isinstance(value, list) and value:
+        yield from (f"[{json.dumps(value[0])}, {wrong}]" for wrong in wrong_versions(value[0]))
+    elif isinstance(value, dict):
+        for name in value:
+            others = [f'"{other}": {json.dumps(value[other])}' for other in value if other != name]
+            for text in ([], *([f'"{name}": {wrong}'] for wrong in wrong_versions(value[name]))):
+                yield "{%s}" % ", ".join([*others, *text])
 
 
 class Closed(Exception):
