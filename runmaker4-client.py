@@ -964,7 +964,7 @@ class Connection:
         if job.result is None:
             self._runner.kill_job(job, "lost")
         elif job.result != NEW:
-            self._on_unwritten(job, "another runner took over this job; "
+            self._on_unwritten(job, "another runner took over this job, or its line was edited; "
                                       f"the result {display_text(job.result)} is not written")
 
     def _on_unwritten(self, job: RemoteJob, error: str) -> None:

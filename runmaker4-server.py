@@ -405,13 +405,13 @@ class ServedQueue(JobQueue):
                      own_states: bytes) -> Job | None:
         """Claim a line for a job that a returning client has; return None if other runners have all of them.
 
-        own_line: has the number that the client reports; None: that line has another command now.
+        own_line: has the number that the client reports, or is the only line of the command; None: neither.
         running_lines: all lines `r` of the job's command.  Raises TemporaryError: it is unknown whether a
         line has a runner.
 
         Try the own line first.  A line whose own job lock is inherited was the previous server's.  Claim any
         other as a runner does; the own line must have one of own_states.  If all fail, but the command has an
-        inherited job lock, an edit has moved its line: take any.
+        inherited job lock, an edit has moved its line: take any that no job has.
         """
         used_offsets = {job.offset for job in self.claimed}
         has_own_lock = self.file.lock_table.has_own_lock
@@ -425,7 +425,7 @@ class ServedQueue(JobQueue):
                 job = self._claim_unless_taken(line)
                 if job:
                     return job
-        any_line = other_lines[0] if other_lines else own_line
+        any_line = next((line for line in (*other_lines, *lines) if line.offset not in used_offsets), None)
         lock_offset = self.file.lock_table.find_lock_without_line(any_line.command) if any_line else None
         return self._claim_inherited(any_line, lock_offset) if any_line and lock_offset is not None else None
 
@@ -2201,8 +2201,8 @@ class Sessions:
 #
 #     in the file                                                   answer
 #     the line with that number has the job's result                settled
-#     that line is `r`, `e` or `.`, or another line of the          the client has that line
-#     command is `r`; and no other runner has it
+#     that line is `r`, `e` or `.`, the only line of the command    the client has that line
+#     is `e`, or another one is `r`; and no other runner has it
 #     a user has set another state on the previous server's line    stop: the job is cancelled
 #     no such line                                                  lost: the client kills the job
 #
@@ -2432,26 +2432,34 @@ class Claims(Cursor):
         self.queue.reopen_if_replaced()
         signature = self.file.signature()
         lines_by_command = self.file.lines_by_command({job.line.command for job in reported})
+        is_whole_file = may_conclude_lost or not self._can_be_half_saved(signature)
         lines_by_number = {line.number: line for lines in lines_by_command.values() for line in lines}
         running_lines = {command: [line for line in lines if line.state == RUNNING]
                          for command, lines in lines_by_command.items()}
         for reported_job in sorted(reported, key=lambda job: job.rank):
             command = reported_job.line.command
+            lines = lines_by_command[command]
             own_line = lines_by_number.get(reported_job.line.number)
+            own_states = reported_job.own_states
             if own_line and own_line.command != command:
                 own_line = None
             # The previous server has exited before the client learned of this result.  If the line has moved,
             # any with this result can be it: no other line may get the result.
-            possible_lines = [own_line] if own_line else lines_by_command[command]
+            possible_lines = [own_line] if own_line else lines
             if any(line.state == reported_job.result for line in possible_lines):
                 reclaimed.settled.append(reported_job.key)
                 continue
-            job = self.queue.reclaim_line(own_line, running_lines[command], reported_job.own_states)
+            # The only line of a command is the job's, even if an edit has moved it.  But a new line, unless a
+            # lock shows that it is the job's, can be another one, which must run.
+            if not own_line and len(lines) == 1 and is_whole_file:
+                own_line = lines[0]
+                own_states = own_states.replace(NEW, b"")
+            job = self.queue.reclaim_line(own_line, running_lines[command], own_states)
             if job:
                 job.state = NEW             # unknown
                 job.consumer = consumer
                 reclaimed.jobs[reported_job.key] = job
-            elif may_conclude_lost or not self._can_be_half_saved(signature):
+            elif is_whole_file:
                 reclaimed.lost.append(reported_job.key)
             else:
                 raise TemporaryError("the file can be half saved")

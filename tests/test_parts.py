@@ -511,6 +511,12 @@ class LinesOfADeadServer(JobFileCase):
                 queue = self.inherit([b" echo"] * 3, after)
                 self.assertEqual(sorted(self.take_back(queue, *[b" echo"] * 3)), offsets)
 
+    def test_the_line_that_an_edit_has_left_of_two_goes_to_one_client(self) -> None:
+        queue = self.inherit([b" echo"] * 2, b"# new\n# new\nr echo\n")
+        left = queue.file.lines_by_command({b"echo"})[b"echo"]
+        found = [queue.reclaim_line(left[0], left, b"re") for _ in range(2)]
+        self.assertEqual([job is None for job in found], [False, True])
+
     def test_orphans_and_lines_that_others_have_are_not_among_them(self) -> None:
         text = b" echo"
         self.path.write_bytes(b"r%s\n" % text * 3)
@@ -600,12 +606,22 @@ class LinesOfAClientThatComesBack(JobFileCase):
                 (b"d echo\ne echo\n", "LOST"),
                 (b"d echo\n. echo\n", "LOST"),
                 (b"# new\nr echo\n", 2),
-                (b"# new\ne echo\n", "LOST"),
+                (b"# new\ne echo\n", 2),                # it can be no other line
+                (b"# new\ne echo\ne echo\n", "LOST"),
                 (b"# new\n. echo\n", "LOST"),
                 (b"# new\nd echo\n", "LOST"),
             ):
                 with self.subTest(said=result, lines=lines):
                     self.assertEqual(self.answer(lines, result), answer)
+
+    def test_the_only_line_of_a_file_that_can_be_half_saved_is_not_taken_yet(self) -> None:
+        async def come() -> Any:
+            sessions = self.sessions(b"# new\ne echo\n")
+            job = server.ReportedJob("1" * 16, runmaker4.Line(1, 0, 0, b".", b" echo"), b"d")
+            with mock.patch.object(sessions.claims.file, "seconds_until_trusted", return_value=1.0):
+                return sessions.claims.reclaim_lines(server.Client(sessions, "c" * 16), [job], False)
+        reclaimed = asyncio.run(come())
+        self.assertEqual((reclaimed.jobs, reclaimed.doubt), ({}, "the file can be half saved"))
 
     def test_a_result_that_was_written_before_an_edit_is_not_given_to_a_line_of_the_same_text(self) -> None:
         moved = b"# new\nd echo\nr echo\n"
