@@ -198,10 +198,10 @@ if TYPE_CHECKING:
     import ssl
 
 PROG = "runmaker4-server.py"
-MAX_UNAUTHENTICATED = 100       # not authenticated yet; more drop the oldest
+MAX_UNAUTHENTICATED = 400       # not authenticated yet; more drop the oldest
 BACKLOG = 1000                  # connections that wait for accept(2)
 ACCEPT_PAUSE_SECONDS = 1.0      # after a failed accept(2)
-MIN_DESCRIPTORS = 200           # some 20 for the server, 100 for strangers, the rest for clients
+MIN_DESCRIPTORS = 500           # some 20 for the server, 400 for strangers, the rest for clients
 MAX_BATCH_LINES = 64            # lines claimed before other work follows
 MAX_PREFETCHED_LINES = 16       # sent before a request: Client.prefetch_count
 SHORT_JOB_SECONDS = 0.1         # from sending a line to the result of a short job

@@ -206,13 +206,14 @@ class ReturningClient(Stage):
 class Crowd(Stage):
     """Strangers that come as fast as they can and stay silent."""
     DESCRIPTORS = server_module.MIN_DESCRIPTORS
+    STRANGERS = DESCRIPTORS + 200
     FEW = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, {DESCRIPTORS}))"
 
     def test_they_cost_nobody_output_and_the_server_few_lines(self) -> None:
         self.open("--outdir", "out", patch=self.FEW)
         before, lines = self.descriptors(), self.server.err.count(b"\n")
         most, job = 0, len(self.states()) + 1
-        for _ in range(400):
+        for _ in range(self.STRANGERS):
             stranger = socket.socket()
             self.addCleanup(stranger.close)
             stranger.setblocking(False)             # whatever becomes of it: the next one comes at once
@@ -226,15 +227,20 @@ class Crowd(Stage):
         self.assertLessEqual(self.server.err.count(b"\n"), lines + 1, self.server.err)
         self.close()
 
-    def test_those_who_come_together_do_not_use_up_the_descriptors(self) -> None:
-        self.open(patch=self.FEW)
-        lines = self.server.err.count(b"\n")
+    def come_together(self, count: int) -> list[Peer]:
+        """So many connections, of which the server learns at one moment."""
         self.server.send_signal(signal.SIGSTOP)
         try:
-            strangers = [socket.create_connection((self.HOST, self.server.port))
-                         for _ in range(2 * self.DESCRIPTORS)]
+            return [Peer.of(self.server.port, self.server.token) for _ in range(count)]
         finally:
             self.server.send_signal(signal.SIGCONT)
+
+    def test_of_those_who_come_together_all_are_heard_or_the_descriptors_are_not_used_up(self) -> None:
+        self.open(patch=self.FEW)
+        lines = self.server.err.count(b"\n")
+        for client in self.come_together(150):
+            client.prove().close()
+        strangers = self.come_together(self.STRANGERS)
         self.serves()
         for stranger in strangers:
             stranger.close()

@@ -348,11 +348,11 @@ class RefusedServers(RefusalCase):
                                   for option in options}})
 
     def test_a_limit_of_open_files_that_leaves_no_room_for_clients(self) -> None:
-        for limit in 10, 64, 199:
+        for limit in 10, 64, 499:
             with self.subTest(limit=limit):
                 words = self.command(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt")
                 ended = self.run_script("sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *words)
-                self.assertRefused(ended, f"200 open files, the limit is {limit} (raise ulimit -Hn)")
+                self.assertRefused(ended, f"500 open files, the limit is {limit} (raise ulimit -Hn)")
 
 
 class WithoutTls(RefusalCase):
