@@ -1087,11 +1087,11 @@ class Connection:
         directory = message.data("directory")
         is_first_welcome = not self.link_life.was_accepted
         report = self.link_life.on_welcome(file, link.channel.file_id, grace)
+        here = self._program.directory
+        if is_first_welcome and directory != here:
+            report += f"; jobs run in {display_text(here)}, not in the server's {display_text(directory)}"
         if not is_first_welcome or not self._program.options.quiet:
             self._say(report)
-        if is_first_welcome and not os.path.isdir(directory):
-            self._say(f"the server's directory {display_text(directory)} does not exist here; jobs run in "
-                      f"{display_text(self._program.directory)}")
         self._resend_events(last_event)
         link.request("ping")                    # the answer allows us to start jobs
         self._wake_runner()
