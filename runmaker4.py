@@ -5922,7 +5922,6 @@ def slurm_cpus(environ: Mapping[str, str]) -> float:
     """Return the number of CPUs that Slurm gives a task; infinite if no variable is set to a number.
 
     Option -c sets it.  Without -c the tasks of a step share the CPUs of a node, and a batch script has all.
-    If nodes have different numbers of tasks, the largest counts.
     """
     task_cpus = slurm_number(environ, "SLURM_CPUS_PER_TASK")
     if task_cpus < math.inf:
@@ -5937,11 +5936,11 @@ def slurm_number(environ: Mapping[str, str], name: str) -> float:
 
 
 def slurm_tasks(environ: Mapping[str, str]) -> int:
-    """Return the number of tasks that share a node; 1 if Slurm does not set it."""
-    layout = environ.get("SLURM_STEP_TASKS_PER_NODE", "") if "SLURM_STEP_ID" in environ else ""
-    # `2(x3),1`: two on each of three nodes, one on the last
-    task_counts = re.findall(r"\b[0-9]+", layout, re.ASCII)
-    return max([1, *map(int, task_counts)])
+    """Return the number of tasks on this node, which Slurm lists as `4,5` (srun(1)); 1 if it does not.
+
+    A batch script has `0`, also if sbatch was called in a step.
+    """
+    return environ.get("SLURM_GTIDS", "").count(",") + 1
 
 
 # ---- how much memory ---------------------------------------------------------------------------------------
@@ -5977,7 +5976,7 @@ def slurm_memory(environ: Mapping[str, str]) -> float:
     Slurm gives memory per node or per CPU, in MiB.  Only a step (srun) has tasks, which share the
     memory of a node; a batch script can use all that the Slurm job has there, regardless of -c.
     """
-    is_step = "SLURM_STEP_ID" in environ
+    is_step = environ.get("SLURM_STEP_ID", "").isdigit()        # a batch script has -5 (26.05), or none
     cpus = slurm_cpus(environ) if is_step else slurm_number(environ, "SLURM_CPUS_ON_NODE")
     per_cpu = slurm_number(environ, "SLURM_MEM_PER_CPU") * cpus
     per_node = slurm_number(environ, "SLURM_MEM_PER_NODE")

@@ -83,15 +83,18 @@ class Available(RunCase):
                 self.assertEqual(self.memory(group, limits), size)
 
     def test_what_a_runner_was_promised_as_a_job_and_slurm_variables(self) -> None:
-        step = {"SLURM_STEP_ID": "0", "SLURM_STEP_TASKS_PER_NODE": "4"}
+        step = {"SLURM_STEP_ID": "0", "SLURM_GTIDS": "4,5,6,7"}
+        batch = {"SLURM_STEP_ID": "-5", "SLURM_GTIDS": "0", "SLURM_STEP_TASKS_PER_NODE": "4"}     # 26.05
         for env, size in (
             ({"RUNMAKER4_MEMORY": str(GIB)}, 1),
             ({"RUNMAKER4_MEMORY": str(128 * GIB)}, 64),
             ({"SLURM_MEM_PER_NODE": "8192"}, 8),
             ({"SLURM_MEM_PER_NODE": "8192", **step}, 2),
+            ({"SLURM_MEM_PER_NODE": "8192", **batch}, 8),
             ({"SLURM_MEM_PER_NODE": "0"}, 64),
             ({"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_ON_NODE": "6"}, 6),
             ({"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_PER_TASK": "2", "SLURM_CPUS_ON_NODE": "6"}, 6),
+            ({**batch, "SLURM_MEM_PER_CPU": "512", "SLURM_CPUS_PER_TASK": "2", "SLURM_CPUS_ON_NODE": "6"}, 3),
             ({"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_PER_TASK": "2", "SLURM_CPUS_ON_NODE": "8", **step}, 2),
             ({"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_ON_NODE": "8", **step}, 2),
             ({"SLURM_MEM_PER_CPU": "1024"}, 64),
