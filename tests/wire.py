@@ -88,6 +88,18 @@ def records(data: bytes) -> list[bytes]:
     return found
 
 
+def extensions(hello: bytes) -> list[int]:
+    """The numbers of a ClientHello's extensions (RFC 8446, 4.1.2): 41 is pre_shared_key, 51 key_share."""
+    data = hello[RECORD_HEAD + 4 + 2 + 32:]
+    for width in 1, 2, 1:               # the length of session, ciphers and compression
+        data = data[width + int.from_bytes(data[:width], "big"):]
+    data, found = data[2:], []
+    while data:
+        found.append(int.from_bytes(data[:2], "big"))
+        data = data[4 + int.from_bytes(data[2:4], "big"):]
+    return found
+
+
 class End:
     """An end of a connection by the table of the protocol, with nothing of the code that is tested.
 
