@@ -1,18 +1,26 @@
-"""Install the programs that tests use beside Python, or build the image of the NFS machines; say what cannot
-be had.
+"""Install the programs that tests use beside Python, build the image of the NFS machines, or make a root of
+newer releases and run a command there; say what cannot be had.
 
     python3 -m tests.rigs tools
     python3 -m tests.rigs image
+    python3 -m tests.rigs newer [COMMAND...]
 """
 import sys
 
-from tests.rigs import fs, lacking, nfs, slurm, ssh
+from tests.rigs import lacking, newer
+
+if sys.argv[1:2] == ["newer"] and sys.argv[2:]:
+    newer.enter(sys.argv[2:])
+
+# not before: they compile the scripts, in a directory that is removed at the exit
+from tests.rigs import fs, nfs, slurm, ssh
 
 TOOLS = {
     **ssh.TOOLS,
     **slurm.TOOLS,
     **nfs.TOOLS,
     **fs.TOOLS,
+    **newer.TOOLS,
     "mpirun": "openmpi-bin",
     "rsync": "rsync",
     "parallel": "parallel",
@@ -20,6 +28,11 @@ TOOLS = {
     "modulecmd": "environment-modules",
 }
 
-found = nfs.missing() if sys.argv[1:] == ["image"] else lacking("all that the tests use", TOOLS, ["true"])
+if sys.argv[1:] == ["image"]:
+    found = nfs.missing()
+elif sys.argv[1:] == ["newer"]:
+    found = newer.missing()
+else:
+    found = lacking("all that the tests use", TOOLS, ["true"])
 if found:
     print(found)
