@@ -176,6 +176,15 @@ class Ends(SlurmCase):
         self.wait_states("eeee..")
         self.go_on()
 
+    def test_preempted_workers_end_their_jobs(self) -> None:
+        self.jobs(WAITING, f"{WAITING}; true", "true")
+        job = self.submit("workers.sh", "--array=0")
+        self.wait_up(1, 2)
+        self.slurm("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true")
+        self.wait_slurm(job, "PREEMPTED")
+        self.assertEqual(self.states(), "ee.")
+        self.go_on()
+
     def test_a_cancelled_step_per_line_ends(self) -> None:
         self.jobs(*[f"{WAITING}; true"] * 10)
         job = self.submit("steps.sh")
@@ -381,6 +390,12 @@ class Recipes(SlurmCase):
         for job in sorted(path.stem.partition("-")[2] for path in self.dir.glob("slurm-*.out"))[1:]:
             self.wait_slurm(job, "COMPLETED")
         self.assertEqual((self.states(), self.said().count("Submitted")), ("dddd", 2))
+
+    def test_a_chain_whose_runner_refuses_an_option_ends_with_its_first_link(self) -> None:
+        self.jobs("true")
+        self.write(block("chain.sh").replace("--walltime auto", "--walltime soon"), "chain.sh")
+        self.wait_slurm(self.slurm("sbatch", "--parsable", "chain.sh").strip(), "FAILED")
+        self.assertEqual((self.states(), self.said().count("Submitted")), (".", 0), self.said())
 
     def test_a_step_per_line(self) -> None:
         self.jobs(*["echo $SLURM_STEP_ID"] * 12)

@@ -59,7 +59,10 @@ KillWait=20
 SlurmdTimeout=300
 ReturnToService=2
 MessageTimeout=5
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE
+PartitionName=urgent Nodes=ALL PriorityTier=2
 """
 CGROUPS = "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nCgroupAutomount=no\n"
 NODE = "NodeName={name} NodeAddr={address} Port={port} CPUs={cpus} RealMemory=64000 Gres=gpu:{gpus}\n"
@@ -144,9 +147,8 @@ class Cluster:
                 pid = self.daemons[name].pid
                 self.firsts[name] = int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text())
                 self.start_slurmd(name)
-            self.wait_for(
-                lambda: self.asked("sinfo", "-h", "-N", "-o", "%T") == "idle\n" * 2, "the nodes are ready"
-            )
+            states = "sinfo", "-h", "-N", "-p", "main", "-o", "%T"
+            self.wait_for(lambda: self.asked(*states) == "idle\n" * 2, "the nodes are ready")
         except BaseException:
             self.stop()
             raise
@@ -244,8 +246,8 @@ class Cluster:
 
     def clear(self) -> None:
         """End all jobs there are."""
-        self.run("scancel", "--full", "--signal=KILL", "--partition=main")
-        self.run("scancel", "--partition=main")
+        self.run("scancel", "--full", "--signal=KILL", "--me")
+        self.run("scancel", "--me")
         self.wait_for(lambda: not self.run("squeue", "-h"), "no job is left")
 
     def show(self, job: str) -> dict[str, str]:
