@@ -302,8 +302,8 @@ RECIPES = {
     "ssh bob \"kill -USR1 $(cat pid.bob)\"": Recipe(
         jobs("..."), before=WORKER.replace("pid ", "pid.bob "), after=f"rm hold; {GONE}", states="dd."
     ),
-    "cat errors; runwait4.py --failed runs.txt": replace(
-        JOURNAL, before=f"touch errors; {JOURNAL.before}"
+    "cat errors.*; runwait4.py --failed runs.txt": replace(
+        JOURNAL, before=f"touch errors.bob; {JOURNAL.before}"
     ),
     "sed -i 's/!= 7/!= 70/' model; runmaker4.py -r -j2 runs.txt": Recipe(
         jobs("!."), before="touch model", states="dd"
@@ -339,7 +339,7 @@ RECIPES = {
         jobs("...."), after="runmaker4.py -1 --slots @workers runs.txt", states="ddd."
     ),
     "mkdir -p jobqueue": Recipe(after=f"{GONE}; test -s runs.txt.out/journal", states="ddd"),
-    "runmaker4.py -d --follow -j4 --pidfile pid.$(hostname) --errors errors runs.txt": WAITS,
+    "runmaker4.py -d --follow -j4 --pidfile pid.$(hostname) --errors errors.$(hostname) runs.txt": WAITS,
     "until [ -e stop ]; do runset4.py -q runs.txt --add-jobs jobqueue; sleep 2; done": Recipe(
         before="(until grep -q 1.conf runs.txt; do sleep 0.1; done; sleep 1; touch stop) 2> waited &",
         after="[ $(grep -c 1.conf runs.txt) = 1 ]",

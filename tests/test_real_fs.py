@@ -5,6 +5,7 @@ With RUNMAKER4_TEST_REAL=1, with real servers and the FUSE clients that come wit
 and B run jobs of a file that all hosts see; C only looks and edits.  A job says on a local disk that it
 starts and that it ends.
 """
+import itertools
 import random
 import re
 import signal
@@ -378,6 +379,20 @@ class OnReplicatedGluster(Hosts):
 
 class OnCeph(Hosts):
     kind = "ceph"
+
+    def test_messages_of_two_hosts_in_one_file_overwrite_none_of_each_other(self) -> None:
+        runners, turns = [], range(1, 7)
+        for host in self.alice, self.bob:
+            wait = f"until [ -e {self.local}/$HOST{{0}} ]; do sleep 0.1; done; echo $HOST{{0}} >&2"
+            host.write(f"{host.name}.txt", "".join(f". {wait.format(turn)}\n" for turn in turns))
+            runners.append(self.start(host, f"runmaker4.py --plain --errors errors {host.name}.txt"))
+        said = ""
+        for turn, host in itertools.product(turns, (self.alice, self.bob)):
+            said += f"{host.name}{turn}\n"
+            (self.local / f"{host.name}{turn}").touch()
+            wait_until(lambda: self.carol.run("cat errors", check=False).out.decode() == said, 20, said)
+        for runner in runners:
+            self.finish(runner)
 
 
 class OnMoose(Hosts):

@@ -60,6 +60,28 @@ class FileCase(unittest.TestCase):
         return descriptor
 
 
+class Messages(FileCase):
+    """What several hosts append to one file."""
+
+    def test_each_host_asks_for_the_size_before_it_appends(self) -> None:
+        """With O_APPEND, ceph-fuse writes at the size that this host knows."""
+        self.path.touch()
+        hosts = [self.open(os.O_WRONLY | os.O_APPEND) for _ in "ab"]
+        sizes, store, fstat = dict.fromkeys(hosts, 0), self.open(os.O_WRONLY), os.fstat
+
+        def ask(fd: int) -> os.stat_result:
+            sizes[fd] = fstat(fd).st_size
+            return fstat(fd)
+
+        def write(fd: int, data: bytes) -> int:
+            return os.pwrite(store, data, sizes[fd])
+
+        with mock.patch.multiple(os, fstat=ask, write=write):
+            for host in hosts * 2:
+                runmaker4.write_all(host, b"a line\n")
+        self.assertEqual(self.path.read_text(), "a line\n" * 4)
+
+
 class Durations(unittest.TestCase):
     """Durations are read as people write them, and nothing else is taken for one."""
 
