@@ -2905,10 +2905,10 @@ class Server(Program):
         options = parse_options(argv)
         super().__init__(PROG, options.file, options)
         self.path = options.file
-        self.mount = check_mount(self.path, options.single_host, self.say)
+        self.mount = check_mount(self.path, options.single_host)
         os.close(open_job_file(self.path, os.O_RDWR))
         refuse_as_output(self.path)
-        check_lock_file(self.path, self.mount)
+        check_lock_file(self.path, self.mount, self.say)
         check_job_file(self.path, self.mount.network, self.say)
         self._check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)
         self._final_count = FileCount()         # at exit

@@ -57,10 +57,10 @@ file is edited.  The section "The job file" below has the proof; "Assumptions" l
 Lines that begin with "#RUN" are directives: which hosts get the jobs below, a time limit, and which jobs must
 finish before.  They are not part of the protocol: each runner reads them before it claims.
 
-Assumptions: the file system shares record locks between all hosts that use the file (`check_mount` refuses
-the known exceptions), and no user or program removes the lock file; editors may replace or rewrite the file,
-but programs other than ours do not write to it within the microseconds between the read and the write of
-step 2; jobs keep descriptor 64 open, or have a shell that does.
+Assumptions: the file system shares record locks between all hosts that use the file (`check_mount` and
+`refuse_local_locks` refuse the exceptions), and no user or program removes the lock file; editors may replace
+or rewrite the file, but programs other than ours do not write to it within the microseconds between the read
+and the write of step 2; jobs keep descriptor 64 open, or have a shell that does.
 
 The file reads top-down; after main() follows the wire, which only server and client need.  `Runner` leaves
 the job file, or the connection to a server, to `Jobs`; `JobQueue` knows nothing of processes.
@@ -795,9 +795,9 @@ MOUNTINFO = "/proc/self/mountinfo"
 # use the upper directory of an overlay.  Unknown kinds count as network file systems: slow, but right.
 LOCAL_KINDS = {
     "", "adfs", "affs", "apfs", "bcachefs", "btrfs", "ecryptfs", "erofs", "exfat", "ext2", "ext3", "ext4",
-    "f2fs", "fuseblk", "hfs", "hfsplus", "hugetlbfs", "iso9660", "jfs", "minix", "msdos", "nilfs2", "ntfs",
-    "ntfs3", "overlay", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "ubifs", "udf", "ufs", "vfat",
-    "xfs", "zfs",
+    "f2fs", "fuse.fuse-overlayfs", "fuseblk", "hfs", "hfsplus", "hugetlbfs", "iso9660", "jfs", "minix",
+    "msdos", "nilfs2", "ntfs", "ntfs3", "overlay", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs",
+    "ubifs", "udf", "ufs", "vfat", "xfs", "zfs",
 }
 # Tested with several hosts by tests/test_real_nfs.py, test_real_fs.py and test_real_machines.py
 TESTED_KINDS = {"nfs", "nfs4", "ceph", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.mfs"}
@@ -808,6 +808,7 @@ class Mount(NamedTuple):
     kind: str
     options: frozenset[str]
     point: str = "/"
+    shared: bool = False        # other hosts can use the file (no --single-host), so locks must reach them
 
     @property
     def network(self) -> bool:
@@ -824,8 +825,8 @@ class Mount(NamedTuple):
 
     @property
     def is_fuse(self) -> bool:
-        """Return True if a daemon of this host answers, from another cache (refresh_file, refresh_reader)."""
-        return self.kind.partition(".")[0] == "fuse"
+        """Return True if a daemon answers, from another cache (refresh_file, refresh_reader)."""
+        return self.network and self.kind.partition(".")[0] in ("fuse", "virtiofs")
 
 
 LOCAL = Mount("", frozenset())
@@ -1138,28 +1139,40 @@ def mount_error(mount: Mount) -> str:
         return "is on Lustre mounted without flock: locks do not reach other hosts"
     if kind == "ocfs2" and "cluster_stack=pcmk" not in options:
         return "is on OCFS2 with the cluster stack o2cb: locks do not reach other hosts"
-    if kind in ("9p", "fuse.sshfs"):
+    if kind in ("cifs", "smb3") and "nobrl" not in options:
+        return f"is on {kind}: locks keep other hosts from reading, and need nobrl to work on this one"
+    if kind in ("9p", "cifs", "smb3"):
         return f"is on {kind}: locks do not reach other hosts"
-    if kind in ("cifs", "smb3"):
-        if "nobrl" in options:
-            return f"is on {kind}: locks do not reach other hosts"
-        return f"is on {kind}: locks keep other hosts from reading"
     return ""
 
 
-def check_mount(path: str, single_host: bool, say: Say) -> Mount:
-    """Return the mount of a path; raise UsageError if locks there do not exclude other hosts."""
+OTHER_MOUNT = "use another file system, or --single-host if no other host uses the file"
+
+
+def refuse_local_locks(fd: int, mount: Mount) -> None:
+    """Raise OSError(EOPNOTSUPP) if locks on FUSE do not exclude other hosts.  `fd` must hold a lock.
+
+    If the daemon takes no lock calls, or an option switches them off, the kernel of this host keeps the locks
+    (fs/fuse/file.c, fuse_file_lock()), and lists them in fdinfo (proc(5), since Linux 4.1).  On other file
+    systems the list tells nothing.
+    """
+    if mount.is_fuse:
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
+            if any(line.startswith(b"lock:") for line in lines):
+                raise OSError(
+                    errno.EOPNOTSUPP,
+                    f"is on {mount.kind}, mounted so that locks do not reach other hosts ({OTHER_MOUNT})",
+                )
+
+
+def check_mount(path: str, single_host: bool) -> Mount:
+    """Return the mount of a path; raise UsageError if locks there are known not to exclude other hosts."""
     mount = find_mount(path)
-    why = "" if single_host else mount_error(mount)
-    if why:
-        raise UsageError(
-            f"{path}: {why} (use another file system, or --single-host if no other host uses the file)"
-        )
-    untested = mount.network and mount.kind not in TESTED_KINDS
-    if untested and not single_host:
-        say(f"is on {mount.kind}, with which runmaker4 was not tested (runwait4.py --check-locks tells "
-            "whether locks and reads are right there; or use --single-host)")
-    return mount
+    if single_host:
+        return mount
+    if why := mount_error(mount):
+        raise UsageError(f"{path}: {why} ({OTHER_MOUNT})")
+    return mount._replace(shared=mount.network)
 
 
 # ======== Job lines and directives ==========================================================================
@@ -2295,6 +2308,8 @@ class LockTable(LockTableReader):
         fd = open_lock_file_of(self._file, self.network)
         try:
             self._lock_announcing_bytes(fd)
+            if self._mount.shared:
+                refuse_local_locks(fd, self._mount)
             inode = identity_of(fd)
         except OSError:
             os.close(fd)
@@ -3635,16 +3650,23 @@ def lock_remedy(error_number: int | None) -> str:
     return "jobs are locked in this file: create an empty file of this name that all users may write"
 
 
-def check_lock_file(path: str, mount: Mount) -> None:
-    """Check before the first job that all users of a job file will use one lock file, and that locks work."""
+def check_lock_file(path: str, mount: Mount, say: Say) -> None:
+    """Check before the first job that all users of a job file will use one lock file, and that locks work.
+
+    Without a job file only look at the mount: the lock file gets its owner and group from the job file.
+    """
     lock_path = lock_file_of(path)
     deadline = time.monotonic() + 3.0
     _check_path(path, mount)
-    try:
-        _try_locks(path, lock_path)
-    except OSError as error:
-        raise UsageError(f"{lock_path}: {error_text(error)} ({lock_remedy(error.errno)})") from None
-    _check_can_open(path, mount, deadline)
+    if os.path.lexists(path):
+        try:
+            _try_locks(path, lock_path)
+        except OSError as error:
+            raise UsageError(f"{lock_path}: {error_text(error)} ({lock_remedy(error.errno)})") from None
+        _check_can_open(path, mount, deadline)
+    if mount.shared and mount.kind not in TESTED_KINDS:
+        say(f"is on {mount.kind}, with which runmaker4 was not tested (runwait4.py --check-locks tells "
+            "whether locks and reads are right there; or use --single-host)")
 
 
 def _check_path(path: str, mount: Mount) -> None:
@@ -3673,7 +3695,7 @@ def _try_locks(path: str, lock_path: str) -> None:
         if is_free(second.fileno(), lock_probe(first.fileno())):
             raise UsageError(
                 f"{lock_path}: record locks on this file system do not exclude other processes (use "
-                "another one)"
+                "another one, or mount cifs with nobrl)"
             )
 
 
@@ -9546,7 +9568,7 @@ class App(RunnerProgram):
         super().__init__(PROG, options.file, options)
         self.host = one_line(self.host)         # for records; a client refuses other names
         self.path = options.file
-        self._mount = check_mount(self.path, options.single_host, self.say)
+        self._mount = check_mount(self.path, options.single_host)
         self._presence_lock = PresenceLock(of_server=False)
         self._consumer = Consumer(
             os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory)
@@ -9561,8 +9583,9 @@ class App(RunnerProgram):
         if self._is_checked:
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             refuse_as_output(self.path)
-            if not options.dry_run:
-                check_lock_file(self.path, self._mount)
+        if not options.dry_run:
+            check_lock_file(self.path, self._mount, self.say)
+        if self._is_checked:
             check_job_file(self.path, self.network, self.say)
 
     def main(self) -> int:

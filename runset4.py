@@ -198,7 +198,10 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
     """
     deadline = time.monotonic() + MAX_APPEND_WAIT_SECONDS
     if not os.path.lexists(file.path):
+        file.lock_table.reopen_if_replaced()    # if it refuses this mount, no job file is left
+        file.lock_table.close()                 # the new job file decides who may open it
         os.close(open_or_make(file.path, os.O_RDWR | os.O_CLOEXEC, 0o666))
+        check_lock_file(file.path, file.mount, file.say)
     file.open_to_write()
     with append_lock(file):
         while True:
@@ -1962,7 +1965,7 @@ def run_command(argv: Sequence[str]) -> int:
 
     try:
         # --list locks nothing, so it works on any file system
-        mount = check_mount(path, options.single_host or only_list, say)
+        mount = check_mount(path, options.single_host or only_list)
         if only_list:
             check_openable(path, os.O_RDONLY)
             check_for_strays(path, mount.network, say)
@@ -1971,7 +1974,7 @@ def run_command(argv: Sequence[str]) -> int:
         adds_lines = options.action in ADD_ACTIONS
         if not adds_lines or os.path.lexists(path):
             check_openable(path, os.O_RDWR)
-            check_lock_file(path, mount)
+            check_lock_file(path, mount, say)
         if adds_lines:
             return add_and_report(options, file)
         return run_on_existing_file(options, file)

@@ -76,7 +76,6 @@ from runmaker4 import (
     add_general,
     bucket_of,
     check_for_strays,
-    check_mount,
     check_output_path,
     close_all,
     columns_of,
@@ -269,7 +268,7 @@ class Watcher:
     def __init__(self, path: str) -> None:
         os.close(open_job_file(path, os.O_RDONLY))
         self.path = path
-        mount = check_mount(path, single_host=True, say=warn)
+        mount = find_mount(path)
         self.file = JobReader(path, say=lambda text: say(f"{path}: {text}"), mount=mount)
         self._poll_seconds = 5.0 if mount.network else 0.2
         # maximum seconds from a result in the job file to the end of the run in the journal

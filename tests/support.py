@@ -547,7 +547,7 @@ class RunCase(Case):
     def start_patched(self, statements: str, *args: object, env: Optional[dict[str, str]] = None,
                       script: str = RUNMAKER, **settings: Any) -> subprocess.Popen[bytes]:
         """Start a script in a Python that has run these statements, which import runmaker4, before."""
-        program = (f"import sys\n{statements}\nimport {script[:-3]} as script\n"
+        program = (f"import sys\n{statements}\nscript = __import__({script[:-3]!r})\n"
                    f"sys.argv[0] = {str(ROOT / script)!r}\nsys.exit(script.main())\n")
         importing = dict(env or {}, PYTHONPATH=str(SCRIPTS_AT))
         return self.start(PYTHON, "-c", program, *args, env=importing, **settings)

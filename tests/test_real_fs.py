@@ -398,6 +398,21 @@ class OnCeph(Hosts):
 class OnMoose(Hosts):
     kind = "moose"
 
+    def test_a_mount_that_keeps_its_locks_to_itself_is_refused(self) -> None:
+        """MooseFS is mounted so by an option; without it runners accept it (all other tests here)."""
+        self.alice.write("runs.txt", self.job(1))
+        directory = self.bob.directory
+        self.bob.umount()
+        self.addCleanup(self.bob.mount)
+        self.addCleanup(self.bob.umount)
+        self.rig.kind.mount(self.bob, "-o mfsnoposixlocks")
+        self.bob.directory = directory
+        for command in "runmaker4.py", "runset4.py --add=true", "runmaker4-server.py --port 0":
+            said = self.finish(self.start(self.bob, f"{command} runs.txt"), 2)
+            self.assertIn("is on fuse.mfs, mounted so that locks do not reach other hosts", said)
+        self.finish(self.start(self.alice, "runmaker4.py -q runs.txt"))
+        self.assertRanOnce(1)
+
     def test_the_client_of_the_file_system_dies(self) -> None:
         """It is FUSE that answers no call any more, whatever the file system is.
 

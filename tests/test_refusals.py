@@ -10,6 +10,7 @@ from unittest import mock
 
 import runmaker4
 from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase
+from tests.values import present
 
 NUMBERS = ("--jobs=x", "--jobs=-1", "--jobs=1.5", "--jobs=", "--retries=x", "--retries=-1", "--loglines=x",
            "--timeout=5y", "--walltime=soon")
@@ -134,10 +135,21 @@ class Outputs(RefusalCase):
 
 
 class Mounts(RefusalCase):
-    """A file system known not to share locks between hosts is refused without --single-host."""
+    """A file system that does not share locks between hosts is refused without --single-host."""
+    # The kernel does not list the locks that a FUSE daemon keeps
+    KEPT_BY_DAEMON = """
+import io
+def hide_locks(path, *args, **options):
+    file = open(path, *args, **options)
+    if not str(path).startswith("/proc/self/fdinfo/"):
+        return file
+    with file:
+        return io.BytesIO(b"".join(line for line in file if not line.startswith(b"lock:")))
+runmaker4.open = hide_locks
+"""
 
-    def start_mounted(self, kind: str, options: str, *args: str, file: str = "runs.txt",
-                      place: str = "") -> subprocess.Popen[bytes]:
+    def start_mounted(self, kind: str, options: str, *args: str, file: str = "runs.txt", place: str = "",
+                      patch: str = "", script: str = RUNMAKER) -> subprocess.Popen[bytes]:
         """Start with a made-up mount of the test's directory, or of a place in it."""
         device = os.stat(self.dir).st_dev
         lines = ["22 1 250:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw",
@@ -145,8 +157,8 @@ class Mounts(RefusalCase):
                  f"server:/x {options}"]
         name = f"mountinfo.{len(self.started)}"
         self.write("\n".join(lines) + "\n", name)
-        patch = f"import runmaker4; runmaker4.MOUNTINFO = {name!r}"
-        return self.start_patched(patch, *args, file)
+        patch = f"import runmaker4; runmaker4.MOUNTINFO = {name!r}\n{patch}"
+        return self.start_patched(patch, *args, file, script=script)
 
     def assertAccepted(self, runner: subprocess.Popen[bytes]) -> None:
         ended = self.finish(runner)
@@ -159,8 +171,8 @@ class Mounts(RefusalCase):
                   ("nfs", "rw,vers=3,local_lock=all", "local_lock"),
                   ("lustre", "rw,localflock", "Lustre"), ("lustre", "rw,noflock", "Lustre"),
                   ("ocfs2", "rw,cluster_stack=o2cb", "o2cb"), ("ocfs2", "rw,coherency=full", "o2cb"),
-                  ("9p", "rw,trans=virtio", "9p"), ("fuse.sshfs", "rw,user_id=0", "sshfs"),
-                  ("cifs", "rw,vers=3.0", "cifs"))
+                  ("9p", "rw,trans=virtio", "9p"), ("cifs", "rw,vers=3.0,nobrl", "do not reach"),
+                  ("cifs", "rw,vers=3.0", "nobrl"))
         runners = [self.start_mounted(kind, options) for kind, options, _ in mounts]
         for (kind, options, word), runner in zip(mounts, runners):
             with self.subTest(kind=kind, options=options):
@@ -173,9 +185,36 @@ class Mounts(RefusalCase):
                               ("xfs", "rw,nolock-not-really")):
             with self.subTest(kind=kind, options=options):
                 self.jobs("true")
-                self.assertAccepted(self.start_mounted(kind, options))
+                self.assertAccepted(self.start_mounted(kind, options, patch=self.KEPT_BY_DAEMON))
         self.jobs("true")
         self.assertAccepted(self.start_mounted("nfs", "rw,vers=3,nolock", "--single-host"))
+
+    def test_fuse_is_refused_where_this_host_keeps_the_locks(self) -> None:
+        """As it does here.  Each program that writes the file asks the kernel, and leaves it as it is."""
+        calls = ((RUNMAKER, "runs.txt"), (RUNSERVER, "runs.txt", "--port=0"), (RUNSET, "runs.txt", "--add=a"),
+                 (RUNSET, "runs.txt", "--all", "--set=x"), (RUNSET, "new.txt", "--add=a"))
+        for kind in "fuse.sshfs", "virtiofs":
+            started = [self.start_mounted(kind, "rw", *options, file=name, script=script)
+                       for script, name, *options in calls]
+            for call, process in zip(calls, started):
+                with self.subTest(kind=kind, call=call):
+                    self.assertRefused(self.finish(process), call[1], f"is on {kind}", "reach other hosts",
+                                       "--single-host")
+        self.assertUntouched()
+        self.assertFalse(self.exists("new.txt"))
+
+    def test_a_file_that_comes_later_is_refused_too(self) -> None:
+        patch = ("runmaker4.Cursor.MAX_ERROR_SECONDS = 0.5\n"
+                 "runmaker4.JobReader.interval = property(lambda file: 0.1, lambda file, seconds: None)")
+        runner = self.start_mounted("fuse.bindfs", "rw", "--follow", file="new.txt", patch=patch)
+        said = present(runner.stderr)
+        self.assertIn(b"not tested", said.readline())
+        self.assertIn(b"waiting for it", said.readline())
+        self.write(". touch ran\n", "new.txt")
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, self.states("new.txt")), (1, "."))
+        self.assertComplains(ended, "locks do not reach other hosts")
+        self.assertUntouched()
 
     def test_a_folder_that_may_not_be_listed_on_fuse(self) -> None:
         bound = self.bound_by_permissions()
@@ -186,7 +225,7 @@ class Mounts(RefusalCase):
                 self.jobs("true")
                 self.write(f"22 1 250:1 / / rw - {kind} server:/x rw\n", "mountinfo")
                 self.dir.chmod(0o311)
-                patch = "import runmaker4; runmaker4.MOUNTINFO = 'mountinfo'"
+                patch = f"import runmaker4; runmaker4.MOUNTINFO = 'mountinfo'\n{self.KEPT_BY_DAEMON}"
                 ended = self.finish(self.start_patched(patch, "runs.txt", **bound))
                 self.dir.chmod(0o755)
                 self.assertEqual(ended.code, code, ended.err)
@@ -204,7 +243,7 @@ class Mounts(RefusalCase):
         for kind in "lustre", "beegfs", "fuse", "fuse.new", "nobody-has-heard-of-it":
             with self.subTest(kind=kind):
                 self.jobs("true")
-                ended = self.finish(self.start_mounted(kind, "rw,flock"))
+                ended = self.finish(self.start_mounted(kind, "rw,flock", patch=self.KEPT_BY_DAEMON))
                 self.assertEnded(ended, 0, "d")
                 self.assertEqual(ended.err.count(b"\n"), 2)
                 self.assertComplains(ended, f"is on {kind}", "not tested", "--check-locks", "--single-host")

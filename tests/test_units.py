@@ -309,10 +309,11 @@ class Mounts(FileCase):
             self.assertIn("nolock", runmaker4.find_mount("/without/source/runs.txt").options)
 
     def test_all_that_is_not_known_to_be_of_one_host_is_a_network_file_system(self) -> None:
-        for kind in "ext4", "xfs", "btrfs", "tmpfs", "zfs", "overlay", "fuseblk", "":
+        for kind in "ext4", "xfs", "btrfs", "tmpfs", "zfs", "overlay", "fuseblk", "fuse.fuse-overlayfs", "":
             self.assertFalse(runmaker4.Mount(kind, frozenset()).network, kind)
         for kind in "nfs nfs4 lustre ceph gpfs ocfs2 gfs2 9p virtiofs fuse fuse.mfs fuse.new new".split():
-            self.assertTrue(runmaker4.Mount(kind, frozenset()).network, kind)
+            mount, reads_as_fuse = runmaker4.Mount(kind, frozenset()), kind.startswith(("fuse", "virtiofs"))
+            self.assertEqual((mount.network, mount.is_fuse), (True, reads_as_fuse), kind)
 
 
 class ProgressLines(unittest.TestCase):

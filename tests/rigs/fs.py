@@ -302,8 +302,8 @@ class FileSystem:
         """Start its servers, and wait until it can be mounted."""
         raise NotImplementedError
 
-    def mount(self, host: Host) -> None:
-        """Mount it with its FUSE client; the directory is there."""
+    def mount(self, host: Host, options: str = "") -> None:
+        """Mount it with its FUSE client, and these words for that; the directory is there."""
         raise NotImplementedError
 
 
@@ -330,8 +330,8 @@ class Gluster(FileSystem):
         """Have the server do something with its volumes; what it says."""
         return server.run(f"gluster --mode=script {text}").out.decode()
 
-    def mount(self, host: Host) -> None:
-        host.run(f"mount -t glusterfs -o log-level=WARNING {SERVER}:/v {host.rig.mount}")
+    def mount(self, host: Host, options: str = "") -> None:
+        host.run(f"mount -t glusterfs -o log-level=WARNING {options} {SERVER}:/v {host.rig.mount}")
 
 
 CEPH_CONFIG = """
@@ -405,8 +405,8 @@ class Ceph(FileSystem):
     def config(host: Host) -> str:
         return f"-c {host.rig.dir / 'ceph.conf'}"
 
-    def mount(self, host: Host) -> None:
-        host.run(f"ceph-fuse {self.config(host)} -n client.admin {host.rig.mount}")
+    def mount(self, host: Host, options: str = "") -> None:
+        host.run(f"ceph-fuse {self.config(host)} -n client.admin {options} {host.rig.mount}")
 
 
 MOOSE_MAKE = """
@@ -449,8 +449,8 @@ class Moose(FileSystem):
     def serve(self, server: Host) -> None:
         server.run("set -e\n" + MOOSE_MAKE.format(dir=server.rig.dir, server=SERVER, network=NETWORK))
 
-    def mount(self, host: Host) -> None:
-        host.run(f"mfsmount {host.rig.mount} -H {SERVER}")
+    def mount(self, host: Host, options: str = "") -> None:
+        host.run(f"mfsmount {host.rig.mount} -H {SERVER} {options}")
         # For ten seconds after its start the master lets nobody change what is written already
         host.run(f"cd {host.rig.mount}; for n in 1 2; do echo | dd of=.up conv=fsync,notrunc; done; rm .up")
 
@@ -458,6 +458,7 @@ class Moose(FileSystem):
 KINDS: dict[str, type[FileSystem]] = {"gluster": Gluster, "ceph": Ceph, "moose": Moose}
 TOOLS = {"setpriv": "util-linux", "unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2",
          "pkill": "procps", **Gluster.TOOLS, **Ceph.TOOLS, **Moose.TOOLS}
+VIEWS = {"bindfs": "bindfs", "mergerfs": "mergerfs"}     # FUSE daemons that show a directory in another place
 
 
 @functools.cache
