@@ -90,6 +90,7 @@ from runmaker4 import (
     find_mount,
     give_rights,
     human_time,
+    is_free,
     job_file_path,
     keep_trying,
     lazy_import,
@@ -112,6 +113,7 @@ from runmaker4 import (
     pwrite_all,
     refresh_file,
     refresh_reader,
+    refuse_local_locks,
     run_main,
     stat_or_none,
     stat_single_file,
@@ -2113,7 +2115,7 @@ class Reporter:
 #
 # A host has its row as long as another byte is locked.  Only a child has this lock, as a job whose runner was
 # killed has the job lock.  The row of each host that adds must be locked; and if no addition is found in a
-# locked row, reads are old.
+# locked row, reads are old.  When the child has ended, its lock must be free.
 #
 # The locks are in a lock file, as those of runners are: on some file systems a lock makes reads of the same
 # file current.  The last host removes both files.
@@ -2121,6 +2123,7 @@ class Reporter:
 CHECK_FILE = "runmaker4-check"
 CHECK_SECONDS = 60.0                # on a network file system
 MIN_ADDITIONS = 3                   # elsewhere: no other host will come
+DEAD_LOCK_SECONDS = 5.0             # until the lock of a process that has ended must be free
 MAX_PAUSE_SECONDS = 0.04            # between reading and writing, and without the lock
 SUM_LOCK = 0                        # the byte to lock for an addition; byte N: row N is in use
 LABEL_BYTES = 56                    # "HOST FILE_SYSTEM"
@@ -2134,11 +2137,17 @@ REMEDIES = {                       # by how the file system's type begins; the f
     "beegfs": "set tuneUseGlobalFileLocks = true in beegfs-client.conf",
     "cifs": "share the directory by NFS",
     "smb3": "share the directory by NFS",
+    "virtiofs": "share the directory by NFS",
     "fuse.ceph": "set fuse_disable_pagecache = true in ceph.conf",
     "fuse.glusterfs": "switch performance.quick-read, open-behind, io-cache, read-ahead, write-behind and "
                       "stat-prefetch off (gluster volume set), and mount with direct-io-mode=enable",
-    "fuse": "use the directory where its own file system is mounted (bindfs, sshfs and the like share no "
-            "locks); MooseFS: mount with mfscachemode=NEVER",
+    "fuse.mfs": "mount without mfsnoposixlocks, and with mfscachemode=NEVER",
+    "fuse.rclone": "on one host, mount with --vfs-cache-mode writes and give --single-host; rclone shares no "
+                   "locks",
+    "fuse.sfs": "nothing is known: SaunaFS 5.8 keeps locks on each host, or with enablefilelocks=1 after the "
+                "end of their process",
+    "fuse": "use the directory where its own file system is mounted, if it has one (bindfs, mergerfs, "
+            "gocryptfs and the like share no locks)",
 }
 
 
@@ -2161,6 +2170,7 @@ class LockCheck:
         label = f"{os.uname().nodename} {mount.kind}".encode()
         self.label = label[:LABEL_BYTES].ljust(LABEL_BYTES, b"\0")
         self.row = 0                                # 0: not taken yet
+        self.is_row_stuck = False                   # it stays locked after the end of the child
         self.rows: list[tuple[int, bytes]] = []     # as written last
         self.first_rows = self.rows                 # as found first
         self.locked_rows: set[int] = set()          # found at any time
@@ -2173,6 +2183,7 @@ class LockCheck:
             if not self.row:
                 raise OSError(errno.EUSERS, f"more than {len(ROWS)} hosts at once")
             self.child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[fd])
+            refuse_local_locks(fd, self.mount)
         finally:
             os.close(fd)
 
@@ -2223,8 +2234,9 @@ class LockCheck:
         """Give the row back, and remove the files unless another host has a row."""
         if self.row:
             self.child.communicate()                # it exits at the end of its input
+            self.is_row_stuck = not keep_trying(lambda: is_free(self.lock_fd, self.row), DEAD_LOCK_SECONDS)
         # without a row we could be the only one without locks
-        is_last = self.row and not self.find_locked_rows()
+        is_last = self.row and self.find_locked_rows() <= {self.row}
         self.reader.close()
         close_all(self.fd, self.lock_fd)            # before the removal: NFS keeps a file that is open
         if is_last:
@@ -2241,6 +2253,8 @@ class LockCheck:
         """Return what is wrong, or ''.  is_right: no addition was lost."""
         if not is_right:
             return "an addition was lost: two hosts had the lock at once, or one has read old data"
+        if self.is_row_stuck:
+            return "a lock stays after the end of its process"
         found = self.found_additions().keys()
         if found - self.locked_rows:
             return "a job does not keep the lock of its runner"

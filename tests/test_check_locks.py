@@ -26,6 +26,13 @@ import subprocess
 popen = subprocess.Popen
 subprocess.Popen = lambda command, pass_fds, **options: popen(command, **options)
 """
+# somebody has the description of the child's lock when the child has ended, as SaunaFS does
+OUTLIVING = """
+import subprocess
+popen = subprocess.Popen
+subprocess.Popen = lambda command, pass_fds, **options: [
+    popen(command, pass_fds=pass_fds, **options), os.dup(pass_fds[0])][0]
+"""
 HANGING = "import time\nrunmaker4.lock = lambda *args: time.sleep(60)"
 
 # What a file system does to what all hosts here read: they see what was there first, or what they wrote last
@@ -184,6 +191,10 @@ class Locks(CheckCase):
                 ended = self.finish(self.start_check("a", patch=patch, mount="'ext4', ()"))
                 self.assertDoesNotHold(ended, "NO   a job does not keep the lock of its runner")
 
+    def test_a_lock_that_outlives_its_process_is_found_by_one_host(self) -> None:
+        ended = self.finish(self.start_check("a", patch=OUTLIVING, mount="'ext4', ()"))
+        self.assertDoesNotHold(ended, "NO   a lock stays after the end of its process")
+
     def test_a_host_that_alone_reads_old_data_or_locks_nothing_is_found_by_both(self) -> None:
         for patch, said in (OWN_CACHE, ""), (FREE_FOR_ALL, "an addition was lost"):
             (self.dir / "end").unlink(missing_ok=True)
@@ -201,10 +212,16 @@ class Locks(CheckCase):
     def test_a_mount_whose_locks_are_known_not_to_reach_others(self) -> None:
         for ended in self.check_both(mount="'lustre', frozenset({'localflock'})"):
             self.assertDoesNotHold(ended, "on Lustre mounted without flock", "To change: mount with flock.")
+        # the kernel lists our lock here, as for a FUSE daemon that wants to know of none
+        self.assertDoesNotHold(self.finish(self.start_check("a", mount="'fuse.new', ()")),
+                               "NO   is on fuse.new, mounted so that locks do not reach other hosts",
+                               "To change: use the directory where its own file system is mounted")
 
     def test_what_to_change_is_said_for_the_kind_of_file_system(self) -> None:
         kinds = {"nfs": "vers=4.2", "nfs4": "vers=4.2", "fuse.glusterfs": "performance.quick-read",
                  "fuse": "bindfs", "fuse.ceph-fuse": "fuse_disable_pagecache",
+                 "fuse.rclone": "--vfs-cache-mode writes", "fuse.sfs": "enablefilelocks",
+                 "fuse.mfs": "mfsnoposixlocks", "virtiofs": "NFS", "cifs": "NFS",
                  "beegfs": "tuneUseGlobalFileLocks", "ocfs2": "pcmk", "unheard-of": ""}
         self.end()
         started = {kind: self.start_check("a", mount=f"{kind!r}, ()", patch=NO_LOCKS) for kind in kinds}

@@ -1,24 +1,27 @@
 """Promise: --check-locks is right about real file systems: yes where runners can share a file, no where they
 cannot.
 
-With RUNMAKER4_TEST_REAL=1: NFS in virtual machines that are booted once, and bindfs.  It takes seven minutes.
+With RUNMAKER4_TEST_REAL=1: NFS in virtual machines that are booted once, bindfs and mergerfs, which runners
+refuse.  It takes seven minutes.
 
 Any other file system that is mounted on several hosts: call check_hosts().
 """
+import contextlib
 import functools
 import os
+import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tests.rigs import PATH, REAL, lacking
+from tests.rigs.fs import VIEWS
 from tests.rigs.nfs import Command, Machine, Rig, missing
-from tests.support import ROOT, Ended, wait_until
+from tests.support import ROOT, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, SCRIPTS_AT, Ended, wait_until
 
 SLOW = 200              # patience with virtual machines, in seconds
 MINUTE = 20             # instead of 60: seconds that a check takes
@@ -92,41 +95,46 @@ def the_rig() -> Rig:
     return rig
 
 
-class Bindfs(unittest.TestCase):
-    """Two views of one folder, each a FUSE mount of its own."""
+class Views(unittest.TestCase):
+    """A view of a folder: a FUSE mount of its own, whose locks do not reach other views."""
 
     def setUp(self) -> None:
-        if fault := lacking("bindfs", {"bindfs": "bindfs"}, ["test", "-c", "/dev/fuse"]):
+        if fault := lacking("FUSE", VIEWS, ["test", "-c", "/dev/fuse"]):
             self.skipTest(fault)
-        self.dir = tempfile.mkdtemp()
-        self.addCleanup(shutil.rmtree, self.dir)
-        os.mkdir(f"{self.dir}/folder")
-        self.mounted: list[str] = []
-        self.addCleanup(self.unmount)
 
-    def test_locks_do_not_reach_the_other_view(self) -> None:
-        """Two processes that take themselves for hosts, each with a view of its own; they leave nothing."""
-        places, patches = [], []
-        for host in "ab":
-            view = f"{self.dir}/{host}"
-            os.makedirs(view)
-            subprocess.run(["bindfs", f"{self.dir}/folder", view], check=True,
-                           env={**os.environ, "PATH": PATH})
-            self.mounted.append(view)
-            places.append(((), view))
-            patches.append(f"os.uname = lambda: os.uname_result(['', {host!r}, '', '', ''])")
-        for ended in check_hosts(places, patches, minute=8):
-            self.assertEqual(ended.code, 1, ended)
-            self.assertIn(b"To change: use the directory where its own file system is mounted", ended.out)
-            # the one that comes first can have removed the files while the other opens them
-            self.assertRegex(ended.out, f"NO   ({LOST}|.*no such file)".encode())
-        self.unmount()
-        self.assertEqual(os.listdir(f"{self.dir}/folder"), [])
+    @contextlib.contextmanager
+    def mounted(self, program: str) -> Iterator[pathlib.Path]:
+        """Mount an empty folder by this program."""
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as view:
+            subprocess.run([program, folder, view], check=True, env={**os.environ, "PATH": PATH})
+            try:
+                yield pathlib.Path(view)
+            finally:
+                subprocess.run(["umount", view], check=True)
 
-    def unmount(self) -> None:
-        """Unmount all views."""
-        while self.mounted:
-            subprocess.run(["umount", self.mounted.pop()], check=True)
+    def run_script(self, view: pathlib.Path, script: str, *args: str) -> Ended:
+        ended = subprocess.run([sys.executable, SCRIPTS_AT / script, *args], cwd=view, check=False,
+                               stdin=subprocess.DEVNULL, capture_output=True, timeout=SLOW)
+        return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+    def test_no_and_what_writes_the_file_refuses_it_unless_no_other_host_uses_it(self) -> None:
+        said = re.compile(rb"is on fuse[^ ]*, mounted so that locks do not reach other hosts")
+        for program in VIEWS:
+            with self.subTest(program), self.mounted(program) as view:
+                checked = self.run_script(view, RUNWAIT, "--check-locks", ".")
+                self.assertEqual((checked.code, os.listdir(view)), (1, []), checked)
+                self.assertRegex(checked.out, b"NO   " + said.pattern)
+                self.assertIn(b"To change: use the directory where its own file system", checked.out)
+                (view / "runs.txt").write_text(". true\n")
+                for call in ((RUNMAKER, "runs.txt"), (RUNSERVER, "--port=0", "runs.txt"),
+                             (RUNSET, "runs.txt", "--add=true"), (RUNSET, "new.txt", "--add=true")):
+                    ended = self.run_script(view, *call)
+                    self.assertEqual((ended.code, ended.err.count(b"\n")), (2, 1), ended)
+                    self.assertRegex(ended.err, said)
+                self.assertEqual((view / "runs.txt").read_text(), ". true\n")
+                self.assertFalse((view / "new.txt").exists())
+                ended = self.run_script(view, RUNMAKER, "--single-host", "runs.txt")
+                self.assertEqual((ended.code, (view / "runs.txt").read_text()), (0, "d true\n"), ended)
 
 
 class Nfs(unittest.TestCase):

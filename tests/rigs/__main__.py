@@ -21,6 +21,7 @@ TOOLS = {
     **nfs.TOOLS,
     **fs.TOOLS,
     **newer.TOOLS,
+    **fs.VIEWS,
     "mpirun": "openmpi-bin",
     "rsync": "rsync",
     "parallel": "parallel",
