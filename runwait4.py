@@ -55,6 +55,7 @@ from runmaker4 import (
     JOB_LOCKS_PER_BUCKET,
     LOCK_FILE_FLAGS,
     MUTEX_OFFSET,
+    NAMED_LINES,
     NEW,
     OUR_STATES,
     RUNNING,
@@ -1558,64 +1559,88 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
         if options.json:
             print_lines([json.dumps({"runs": [row.json_fields() for row in rows]})])
         else:
-            print_rows(rows, output, stdout_columns())
+            failures = FailureGroups()
+            print_rows(rows, output, failures, stdout_columns())
+            print_failure_groups(failures.largest_first(), stdout_columns())
     return count_states(observation.snapshot)
 
 
-def print_rows(rows: Iterable[Row], output: LastOutput, columns: float) -> None:
-    """Print rows; at the end group the reasons of failed lines if several have one reason."""
-    failed_rows = []
-    last_lines: dict[RunRecord, list[str]] = {}
+def print_rows(
+    rows: Iterable[Row], output: LastOutput, groups: FailureGroups, columns: float
+) -> None:
+    """Print rows, and add those of failed lines to `groups`."""
     for row in rows:
-        if row.run:
-            last_lines[row.run] = output.last_lines(row.run)
-            if row.is_last and row.line_state in BAD_LINE_STATES:
-                failed_rows.append(row)
-        print_lines(format_row(row, output.directory, last_lines[row.run] if row.run else (), columns))
-    groups = group_failures(failed_rows, last_lines)
-    if len(groups) < len(failed_rows):
-        texts = (f"{len(rows):6}  {words}  ({describe_place(rows)})" for words, rows in groups)
-        print_lines(["", *(fit_to_width(text, columns) for text in texts)])
+        last_lines = output.last_lines(row.run) if row.run else []
+        if row.run and row.is_last and row.line_state in BAD_LINE_STATES:
+            groups.add(row, last_lines)
+        print_lines(format_row(row, output.directory, last_lines, columns))
 
 
 # a number in a command or in output
 NUMBER_PATTERN = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?")
-MAX_WORDS_CHARACTERS = 200      # of the last words: these are compared
+PLACEHOLDER = "…"               # for a number, or for what differs
+MAX_GROUPS = 1000               # of commands or failures; others make one more
 
 
-def group_failures(
-    rows: Iterable[Row], last_lines: Mapping[RunRecord, Sequence[str]]
-) -> list[tuple[str, list[Row]]]:
-    """Group failed lines by the last line of output, or the result; return the largest group first.
+@dataclass(eq=False)
+class FailureGroup:
+    """Failed lines with one reason."""
+    words: str                  # the reason
+    count: int
+    first_numbers: list[int]    # of the lines, as many as name_lines() needs
+    hosts: set[str]
 
-    Ignore numbers, for example in `step 341: no convergence`.
+    @property
+    def place(self) -> str:
+        """Lines and hosts: 'lines 1, 2 on node1'."""
+        host_text = min(self.hosts) if len(self.hosts) == 1 else f"{len(self.hosts)} hosts"
+        return name_lines(self.first_numbers) + (f" on {host_text}" if self.hosts else "")
+
+
+class FailureGroups:
+    """Failed lines, grouped by the cause, otherwise by the last line of output, or the result.
+
+    The last output of a job that was killed is not the reason.  Numbers are ignored, for example in
+    `step 341: no convergence`.
     """
-    rows_by_pattern: defaultdict[str, list[Row]] = defaultdict(list)
-    words_of_pattern: dict[str, str] = {}   # with … for each number, if they differ
-    for row in rows:
-        words = last_words(row, last_lines)
-        pattern = NUMBER_PATTERN.sub("…", words)
-        rows_by_pattern[pattern].append(row)
-        if words_of_pattern.setdefault(pattern, words) != words:
-            words_of_pattern[pattern] = pattern
-    groups = [(words_of_pattern[pattern], rows) for pattern, rows in rows_by_pattern.items()]
-    return sorted(groups, key=lambda group: -len(group[1]))
+    MAX_WORDS_CHARACTERS = 200      # of the last words: these are compared
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, str], FailureGroup] = {}      # by cause, or by words with … for numbers
+
+    def add(self, row: Row, last_lines: Sequence[str]) -> FailureGroup:
+        """Add a failed line to its group, and return that.  Call it in the order of the file."""
+        run = row.run
+        words = "no known run"
+        if run and (run.cause or run.signal or not last_lines):
+            words = describe_result(run)
+            if run.cause == "timeout" and run.seconds is not None:
+                words += f" after {human_time(run.seconds)}"
+        elif run:
+            words = last_lines[-1].strip()[:self.MAX_WORDS_CHARACTERS]
+        cause = run.cause if run else ""
+        key = cause, "" if cause else NUMBER_PATTERN.sub(PLACEHOLDER, words)
+        if key not in self._groups and len(self._groups) >= MAX_GROUPS:
+            key = "", PLACEHOLDER
+        group = self._groups.setdefault(key, FailureGroup(words, 0, [], set()))
+        if group.words != words:
+            group.words = "".join(key)
+        group.count += 1
+        if len(group.first_numbers) <= NAMED_LINES:
+            group.first_numbers.append(row.line.number)
+        if run:
+            group.hosts.add(run.host)
+        return group
+
+    def largest_first(self) -> list[FailureGroup]:
+        return sorted(self._groups.values(), key=lambda group: -group.count)
 
 
-def last_words(row: Row, last_lines: Mapping[RunRecord, Sequence[str]]) -> str:
-    """Return the last line of output, or how the run ended: '(exit 3)'."""
-    if row.run is None:
-        return "(no known run)"
-    if lines := last_lines.get(row.run):
-        return lines[-1].strip()[:MAX_WORDS_CHARACTERS]
-    return f"({describe_result(row.run)})"
-
-
-def describe_place(rows: Sequence[Row]) -> str:
-    """Return lines and hosts of a group of failures: 'lines 1, 2 on node1'."""
-    hosts = {row.run.host for row in rows if row.run}
-    host_text = min(hosts) if len(hosts) == 1 else f"{len(hosts)} hosts"
-    return name_lines({row.line.number for row in rows}) + (f" on {host_text}" if hosts else "")
+def print_failure_groups(groups: Sequence[FailureGroup], columns: float) -> None:
+    """Print the groups if one has several lines."""
+    if any(group.count > 1 for group in groups):
+        texts = (f"{group.count:6}  {group.words}  ({group.place})" for group in groups)
+        print_lines(["", *(fit_to_width(text, columns) for text in texts)])
 
 
 def print_lines(texts: Iterable[str]) -> None:
@@ -1674,9 +1699,7 @@ class RunStats:
         }
 
 
-MAX_GROUPS = 1000               # of commands; others make one more
 SHOWN_GROUPS = 20
-PLACEHOLDER = "…"               # for a number, or for what differs
 
 
 def are_equal(pair: tuple[str, str]) -> bool:
@@ -2061,7 +2084,11 @@ class Reporter:
 
     def _page_html(self, report: Report, messages: Sequence[str], pause: float) -> str:
         """Return the page.  pause: seconds to the next page; 0: this is the last one."""
-        groups = group_failures(report.failed_rows, report.last_lines)
+        failures = FailureGroups()
+        group_of = {row: failures.add(row, report.last_lines.get(row.run, ()) if row.run else ())
+                    for row in report.failed_rows}
+        groups = failures.largest_first()
+        rank = {group: number for number, group in enumerate(groups)}
         counts_text, *status_texts = status_lines(report.status, math.inf)
         if report.run_count > Report.MAX_RUNS:
             status_texts.append(f"the table has the last {Report.MAX_RUNS:,} of {report.run_count:,} runs, "
@@ -2076,22 +2103,19 @@ class Reporter:
             "REFRESH": REFRESH_TAG % math.ceil(pause) if pause else "",
             "COUNTS": counts_text,
             "STATUS": "\n".join(map(escape_html, [*status_texts, *messages])),
-            "GROUPS": "".join(itertools.starmap(self._group_html, groups[:self.SHOWN_GROUPS])),
-            "DATA": self._data_json(report, groups, pause),
+            "GROUPS": "".join(map(self._group_html, groups[:self.SHOWN_GROUPS])),
+            "DATA": self._data_json(report, {row: rank[group] for row, group in group_of.items()}, pause),
         }
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
 
     @staticmethod
-    def _group_html(words: str, rows: Sequence[Row]) -> str:
-        return (f'<li><button type="button"><b>{len(rows):,}</b><code>{escape_html(words)}</code>'
-                f"<small>{escape_html(describe_place(rows))}</small></button></li>")
+    def _group_html(group: FailureGroup) -> str:
+        return (f'<li><button type="button"><b>{group.count:,}</b><code>{escape_html(group.words)}</code>'
+                f"<small>{escape_html(group.place)}</small></button></li>")
 
-    def _data_json(
-        self, report: Report, groups: Iterable[tuple[str, Sequence[Row]]], pause: float
-    ) -> str:
+    def _data_json(self, report: Report, group_of: Mapping[Row, int], pause: float) -> str:
         """Return the data of the page's script, as JSON."""
         link_base = find_link_base(self.options.outdir, self.path)
-        group_of = {row: number for number, (_, rows) in enumerate(groups) for row in rows}
         rows = [{**report.fields_of_row(row, link_base), "group": group_of.get(row)} for row in report.rows]
         data = {
             "fields": [*rows[0]] if rows else [],

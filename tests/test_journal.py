@@ -185,7 +185,7 @@ class Trouble(JournalCase):
         self.assertRegex(told, rb"line 2: exit 0 on .*\n    seq 1000\n.* \(some could not be written\)")
         self.write("", "out/3.out")                     # nothing could be written
         self.run_script(RUNWAIT, "--report", "page.html", "--outdir", "out", "runs.txt")
-        self.assertIn(b"(exit 1)", self.read("page.html"))
+        self.assertIn(b">exit 1<", self.read("page.html"))
         self.run_jobs("-r", "--outdir", "out")
         told = self.run_script(RUNWAIT, "--failed", "--outdir", "out", "runs.txt").out
         self.assertEqual(told.count(b"(some could not"), 1, "line 3 was run again")

@@ -138,7 +138,7 @@ class Content(ReportCase):
             [2, "exit 3", "alice", "echo one; echo two >&2; exit 3", "two"],
             [3, "signal 9 (SIGKILL)", "alice", "kill -9 $$", ""]])
         self.assertEqual(page.others("slot", "command"), [[1, "exit 0", "1", "echo hello"]])
-        self.assertEqual(page.groups, ["1|two|line 2 on alice", "1|(signal 9 (SIGKILL))|line 3 on alice"])
+        self.assertEqual(page.groups, ["1|two|line 2 on alice", "1|signal 9 (SIGKILL)|line 3 on alice"])
 
     def test_what_runs_and_why_new_lines_wait_stands_there_as_in_the_status(self) -> None:
         self.start_to_gate(f". {GATE}\n#RUN barrier\n. b\n", "--outdir", "out")
@@ -153,11 +153,12 @@ class Content(ReportCase):
 
     def test_nothing_that_a_job_says_or_is_called_becomes_part_of_the_page(self) -> None:
         name = "<img onerror=x>&.txt"
-        self.write("! x\n! odd\n", name)
+        self.write("! x\n! odd\n! said\n", name)
         self.journal(
             journal_end(1, command="x", host=EVIL, slot=EVIL, state="!", exit=1, cause=EVIL, files=["1.err"]),
             journal_end(2, command="odd", state="!", cause="odd").replace(
                 b'"cause": "odd"', rb'"cause": "\udcff \u0000\n\u001b[1m\u2028\u202e"'),
+            journal_end(3, command="said", state="!", exit=1, files=["1.err"]),
         )
         self.write(EVIL + "\x1b[1m\u2028\u202e", "out/1.err")
         ended = self.run_script(RUNWAIT, "--report", "out.html", "--outdir", "out", name)
@@ -166,9 +167,10 @@ class Content(ReportCase):
         self.assertEqual((page.tags.count("script"), page.tags.count("img"), page.links), (2, 0, []))
         self.assertEqual(page.title, f"{name} – {HERE}:{os.path.realpath(self.dir)}")
         self.assertEqual(page.failed("host", "slot"), [
-            [1, EVIL, EVIL, EVIL], [2, "\udcff \0\n\x1b[1m\u2028\u202e", "alice", "1"]])
-        self.assertEqual(page.groups, [f"1|{EVIL}?[1m??|line 1 on {EVIL}",
-                                       "1|(\ufffd ???[1m??)|line 2 on alice"])
+            [1, EVIL, EVIL, EVIL], [2, "\udcff \0\n\x1b[1m\u2028\u202e", "alice", "1"],
+            [3, "exit 1", "alice", "1"]])
+        self.assertEqual(page.groups, [f"1|{EVIL}|line 1 on {EVIL}", "1|\ufffd ???[1m??|line 2 on alice",
+                                       f"1|{EVIL}?[1m??|line 3 on alice"])
         text = self.read("out.html").decode()
         self.assertNotRegex(text, "[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]")
 
@@ -197,7 +199,7 @@ class Content(ReportCase):
         self.assertEqual(page.others("is_last"), [
             [1, "exit 3 (now done)", False], [3, "exit 3 (now done)", False], [5, "exit 3 (now new)", True],
             [1, "exit 0", True], [3, "exit 3 (now done)", True]])
-        self.assertEqual(page.groups, ["1|(exit 3)|line 2 on node1", "1|(no known run)|line 4"])
+        self.assertEqual(page.groups, ["1|exit 3|line 2 on node1", "1|no known run|line 4"])
 
     def test_failures_are_grouped_by_their_last_words_whatever_their_numbers(self) -> None:
         count = 45
@@ -214,7 +216,7 @@ class Content(ReportCase):
         self.assertEqual(page.groups, [
             "41|ValueError: singular matrix|lines 1, 2, 3, 4, 5, 6, 7, 8, ... on node1",
             f"3|step …: {EVIL}|lines 42, 43, 44 on node1",
-            "1|(exit 3)|line 45 on node1"])
+            "1|exit 3|line 45 on node1"])
         self.assertEqual([row["group"] for row in page.rows], [0] * 41 + [1] * 3 + [2])
 
     def test_output_is_linked_where_it_lies_below_the_page_and_nowhere_else(self) -> None:
@@ -309,7 +311,7 @@ class Content(ReportCase):
         self.assertEqual([row["line"] for row in page.rows], [1, 2, 3, 3, 3])
         self.assertIn("the table has the last 3 of 12 runs, and the last run of each failed", page.status)
         self.assertEqual(page.groups, ["1|(1.out: no such file or directory)|line 1 on node1",
-                                       "1|(exit 3)|line 2 on node1"])
+                                       "1|exit 3|line 2 on node1"])
 
 
 class Writing(ReportCase):

@@ -262,7 +262,21 @@ class Failed(TellingCase):
                        for number, text in enumerate(texts, 1)))
         self.assertTrue(self.told("--failed", "--outdir", "out", "runs.txt").endswith(
             "\n\n     3  step …: no convergence  (lines 1, 3, 4 on node1)\n"
-            "     1  (exit 3)  (line 2 on node1)\n"))
+            "     1  exit 3  (line 2 on node1)\n"))
+
+    def test_a_run_that_was_killed_is_grouped_by_the_cause_and_not_by_its_last_output(self) -> None:
+        causes = [("timeout", 15.01), ("timeout", 25), ("timeout", 15), ("", 1), ("memory", 1), ("lost", 1)]
+        self.write("".join(f"! run {number}\n" for number, _ in enumerate(causes, 1)))
+        self.journal(*(end(number, number, f"run {number}", took=took, state="!", cause=cause,
+                           promised=4 << 30, memory=number << 30, stdout=f"iterating {number}\n", files=[])
+                       for number, (cause, took) in enumerate(causes, 1)))
+        for runs, expected in (
+            ("1,3", "     2  timeout after 15s  (lines 1, 3 on node1)\n"),
+            ("1-6", "     3  timeout  (lines 1, 2, 3 on node1)\n     1  iterating 4  (line 4 on node1)\n"
+                    "     1  took 5G of 4G  (line 5 on node1)\n     1  lost  (line 6 on node1)\n"),
+        ):
+            told = self.told("--show", runs, "--outdir", "out", "runs.txt")
+            self.assertEqual(told.rpartition("\n\n")[2], expected)
 
     def test_without_a_journal_the_lines(self) -> None:
         self.write("! a\nd b\ne c\nr d\n")
