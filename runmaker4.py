@@ -26,8 +26,9 @@ The complete protocol by which runners share a file:
     command that are `r`.  The line can be claimed if h <= R.  Open the lock file once more, and lock a free
     job lock through that descriptor: the one of the line's number if that is free.  Write `r`; unlock the
     command mutex.  (A server takes back the `r` of a job that a client still has in the same way, if h < R.)
-    With -r a runner first writes `.` over failed lines, with --resume over those in error, each while holding
-    the command mutex, after the same checks of path and line.
+    With -r a runner first writes `.` over all failed lines, with --resume over those in error, each while
+    holding the command mutex, after the same checks of path and line; or over many at once, while holding
+    one lock over all buckets.
  3.  Start the job with a copy of that descriptor.  Runner and job now hold the job lock together: it is free
     only when both are gone.  It is the life sign; there are no heartbeats and no time limits.
  4. When the job has finished: lock the command mutex, verify the line, write the new state over the `r`, free
@@ -1931,8 +1932,7 @@ class Consumer:
     """A runner on the file, or a client of a server, that takes jobs."""
     name: str                   # the host name
     follow: bool = False        # it waits for more jobs, and exits at `#RUN end`
-    # The states of lines that it runs again (--retry, --resume): `!` and `e` once (see Reset); `r` means
-    # orphans, each time
+    # The states of lines that it runs again (--retry, --resume): `!` and `e` once; `r` means orphans, always
     retry: bytes = b""
     capacity: Resources = UNBOUNDED
     free: Resources = UNBOUNDED
@@ -2359,15 +2359,15 @@ class LockTable(LockTableReader):
     # -- command mutexes -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def locking(self, offset: int, patience: float,
-                on_locked: Callable[[], None] = lambda: None) -> Iterator[bool]:
-        """Lock the byte at `offset` for the `with` block, drop this host's cache, and call on_locked().
+    def locking(self, offset: int, patience: float, on_locked: Callable[[], None] = lambda: None,
+                length: int = 1) -> Iterator[bool]:
+        """Lock bytes from `offset` on for the `with` block, drop this host's cache, and call on_locked().
 
-        Yield False if another process has the byte locked for `patience` seconds.  Raises FileChangedError if
-        the path no longer names this lock file.
+        Yield False if another process has any of them locked for `patience` seconds.  Raises FileChangedError
+        if the path no longer names this lock file.
         """
         pause = 0.01 if self.network else 0.0005
-        locked = keep_trying(lambda: self._lock(offset), patience, pause)
+        locked = keep_trying(lambda: self._lock(offset, length), patience, pause)
         try:
             if locked:
                 self.refresh()
@@ -2378,13 +2378,13 @@ class LockTable(LockTableReader):
         finally:
             if locked and self.is_open:                 # close() in the block has unlocked everything
                 with contextlib.suppress(OSError):      # EIO, ESTALE: lost; all writes were synced
-                    unlock(self.fd, offset)
+                    unlock(self.fd, offset, length)
 
-    def _lock(self, offset: int) -> bool:
+    def _lock(self, offset: int, length: int) -> bool:
         self.check_still_has_locks()
         if not self.is_open:
             raise FileChangedError("the lock file is not open")
-        return lock(self.fd, offset)
+        return lock(self.fd, offset, length)
 
     # -- job locks -------------------------------------------------------------------------------------------
 
@@ -2473,6 +2473,18 @@ class LockTable(LockTableReader):
     def is_only_claimer(self) -> bool:
         """Return True if certainly no other process has claimed since.  Needs the command mutex."""
         return self._lengthened and self._length_at_first_claim == os.fstat(self.fd).st_size
+
+
+def has_line_at(data: bytes, index: int, line: Line) -> bool:
+    """Return True if the line, in any state, is at an index of a piece of the file.
+
+    The piece begins UTF8_MARK bytes above the line, or higher, or at the top.
+    """
+    text_end = index + 1 + len(line.text)
+    preceding = data[max(index - len(UTF8_MARK), 0):index]
+    is_first = not preceding or (line.offset == len(UTF8_MARK) and preceding == UTF8_MARK)
+    return ((is_first or preceding.endswith(b"\n")) and data[index + 1:text_end] == line.text
+            and data[text_end:text_end + 1] in (b"\n", b""))
 
 
 class JobReader(Opened):
@@ -2645,16 +2657,8 @@ class JobReader(Opened):
     def read_line(self, line: Line, after: int = 1) -> bytes:
         """Read a line again, with state and `after` bytes that follow the text; b'' if it has moved."""
         margin = min(line.offset, len(UTF8_MARK))
-        text_end = 1 + len(line.text)
-        data = self.reader.pread(margin + text_end + after, line.offset - margin)
-        preceding = data[:margin]
-        is_first = not preceding or (line.offset == margin and preceding == UTF8_MARK)
-        if not (is_first or preceding.endswith(b"\n")):
-            return b""
-        data = data[margin:]
-        if data[1:text_end] != line.text or data[text_end:text_end + 1] not in (b"\n", b""):
-            return b""
-        return data
+        data = self.reader.pread(margin + 1 + len(line.text) + after, line.offset - margin)
+        return data[margin:] if has_line_at(data, margin, line) else b""
 
     def state_at(self, line: Line) -> bytes | None:
         return self.read_line(line)[:1] or None
@@ -3064,10 +3068,45 @@ class JobFile(JobReader):
         is_same_file = reader is self.reader
         return committed_size if is_same_file and committed_size <= current_size else 0
 
+    def make_new(self, lines: Sequence[Line]) -> bool:
+        """Write `.` over the states of finished lines at once; leave out lines with another state by now.
+
+        Return False, and write nothing, if another process has a mutex or a job lock, or appends.  Raises
+        FileChangedError if a line has moved.
+
+        One lock over all buckets includes the mutex of each command, so I2 holds for each line.  The bytes
+        between the states are written as they are: only programs other than ours could change them.  As in
+        change_state(), these have microseconds for that: the last read is after all lines were checked.
+        """
+        first, last = lines[0], lines[-1]
+        with self.lock_table.locking(0, 0.0, self.reopen_reader_on_fuse, BUCKETS_END) as locked:
+            if not locked:
+                return False
+            self.get_checked_fd()
+            if not self.check_committed(last):
+                return False
+            start = max(first.offset - len(UTF8_MARK), 0)
+            size = last.offset + 1 + len(last.text) + 1 - start
+            data = self.reader.pread(size, start)
+            new_data = bytearray(data)
+            for line in lines:
+                index = line.offset - start
+                if not has_line_at(data, index, line):
+                    raise FileChangedError
+                if data[index:index + 1] == line.state:
+                    new_data[index:index + 1] = NEW
+            if self.reader.pread(size, start) != data:
+                raise FileChangedError
+            self._write(new_data[first.offset - start:last.offset + 1 - start], first.offset)
+            return True
+
     def write(self, line: Line, state: bytes) -> None:
         """Write the state of a line that was checked while holding the command mutex."""
+        self._write(state, line.offset)
+
+    def _write(self, data: bytes | bytearray, offset: int) -> None:
         self.lock_table.check_still_has_locks()
-        os.pwrite(self.fd, state, line.offset)
+        pwrite_all(self.fd, data, offset)
         if self.network:
             os.fsync(self.fd)                   # reports a server that is full or lost
             self.lock_table.check_still_has_locks()
@@ -3745,7 +3784,6 @@ def _check_is_no_copy(file: JobFile) -> None:
 #     Walk        goes down the file with a Scan, gives each line to the first Consumer that may have it, and
 #                 records directives, unfinished jobs and skipped lines.  JobQueue.claim() decides if a line
 #                 can be claimed.  A Walk has no clock.
-#     Reset       makes failed lines new for consumers with --retry or --resume.
 #     Orphans     decides which lines `r` are orphans, and writes new states there.
 #     Results     remembers the results of the last runs in this process.
 #
@@ -3973,114 +4011,6 @@ class Results:
             self._by_command[command] = self._by_command[command]._replace(state=b"")
 
 
-# ---- failed lines that are run again -----------------------------------------------------------------------
-
-
-class Reset:
-    """Makes the failed lines that consumers could run new again: --retry, or --resume for lines `e`.
-
-    It goes through the file once, from the top, in slices between claims.
-
-    - A line that cannot be written now, because the command mutex is locked or lines are being appended, is
-      tried again in the next slice, before any line below.
-    - A line that has failed in this process since the reset began keeps that state; one that has failed
-      meanwhile in another process becomes new.
-    - If an edit has moved the line reached, the file is read from the top again.  While an editor saves the
-      file, a line can be missed.
-    """
-
-    def __init__(self, queue: JobQueue, results: Results, consumers: Iterable[Consumer]) -> None:
-        self._queue = queue
-        self._file = queue.file
-        self._results = results
-        self._consumers = Consumers(consumers)
-        self._scan: Scan | None = None          # None: begin at the top
-        self._scope = NO_DIRECTIVES
-        self._failed_since: set[tuple[int, bytes]] = set()      # numbers and commands of lines: see above
-        self.count = 0
-        self.is_complete = False
-        self.refusals = 0       # successive slices that ended at such a line
-
-    @property
-    def consumers(self) -> Collection[Consumer]:
-        return self._consumers.all.keys()
-
-    def on_job_failed(self, job: Job) -> None:
-        self._failed_since.add((job.number, job.command))
-
-    def run_slice(self, seconds: float) -> None:
-        """Make at least one more line new, or read a chunk; go on for `seconds`."""
-        pause_at = time.monotonic() + seconds
-        try:
-            scan = self._resume_scan()
-            scan.pause_at = pause_at
-            while self._process_next_line(scan) and time.monotonic() <= pause_at:
-                pass
-        except Paused:
-            pass                                # the next slice goes on with the chunk just read
-        except OSError as error:
-            self._scan = None                   # no line may be passed over
-            if not isinstance(error, FileChangedError):
-                raise
-
-    def _resume_scan(self) -> Scan:
-        """Return the scan where it was; from the top if an edit has moved that line."""
-        self._queue.reopen_if_replaced()
-        scan = self._scan
-        if scan and scan.file is self._file.reader and not self._has_moved(scan.last):
-            return scan
-        self._scope = NO_DIRECTIVES
-        self._scan = Scan(self._file.reader, self._file.start, FAILED + ERROR, directives=True)
-        return self._scan
-
-    def _has_moved(self, line: Line | None) -> bool:
-        return line is not None and self._file.state_at(line) is None
-
-    def _process_next_line(self, scan: Scan) -> bool:
-        """Apply the next directive, or make the next failed line new.
-
-        Return False at the end of the file, and if the line must be tried again.
-        """
-        line = scan.next()
-        if not line:
-            self.is_complete = True
-            return False
-        check = LineCheck.OPEN
-        if line.state == DIRECTIVE:
-            self._scope = self._scope.with_directive(line)
-        elif self._can_run_again(line):
-            check = self._make_new(line)
-        if check is not LineCheck.OPEN:
-            scan.seek_back(line)
-            self._on_refused(line, check)
-            return False
-        self.refusals = 0
-        return True
-
-    def _on_refused(self, line: Line, check: LineCheck) -> None:
-        """Report the second time that a line could not be written: most are locked for a moment."""
-        self.refusals += 1
-        if self.refusals == 2:
-            self._file.say(
-                f"line {line.number}: is {display_text(line.state)}, and waits to be run again: {check.value}"
-            )
-
-    def _can_run_again(self, line: Line) -> bool:
-        has_failed_since = (line.number, line.command) in self._failed_since
-        if self._scope.error or self._scope.settings.together or has_failed_since:
-            return False
-        return any(consumer.retries(line.state) for consumer in self._consumers.fitting(self._scope))
-
-    def _make_new(self, line: Line) -> LineCheck:
-        """Write `.` over the state of a failed line.  Return OPEN, or why it must be tried again."""
-        attempt = self._file.change_state(line, NEW)
-        if attempt.new_state:
-            self._results.forget_state(line.command)
-            self.count += 1
-        # CHANGED: another process has given it a new state since it was read
-        return LineCheck.OPEN if attempt.check is LineCheck.CHANGED else attempt.check
-
-
 # ---- orphans -----------------------------------------------------------------------------------------------
 
 
@@ -4240,11 +4170,9 @@ class Walk:
         serving: bool,
         began: float,
         after_edit: bool,
-        resetting: bool,
     ) -> None:
         """resuming_consumers: those, present or not, for which orphans become new again.  serving: for a
-        server, which starts groups.  after_edit: an edit ended the previous walk.  resetting: failed lines
-        are being made new, so barriers are closed.
+        server, which starts groups.  after_edit: an edit ended the previous walk.
         """
         self._queue = queue
         self._file = file = queue.file
@@ -4252,7 +4180,6 @@ class Walk:
         self._resuming_consumers = resuming_consumers
         self._orphans = orphans
         self._starts_groups = serving
-        self._barriers_are_closed = resetting
         self.began = began
         self.throttle = Throttle(file.clock)    # its claims, without the pauses between
         self.signature = file.signature()       # at the start
@@ -4617,10 +4544,7 @@ class Walk:
         is_barrier = self.above.scope.barrier is line
         if is_barrier and self.above.unfinished and self.needs_another_walk:
             return False                        # this walk has itself started a job above
-        if is_barrier and self._barriers_are_closed:
-            self.above.block = Block(Why.WAITS, line)
-        else:
-            self.above.block = self.above.find_block_below(line, self._file)
+        self.above.block = self.above.find_block_below(line, self._file)
         return True
 
     def _end_group_unless_same(self, directives_above: Directives) -> None:
@@ -4666,8 +4590,9 @@ class Cursor:
     PAUSE_FACTOR = 20           # times the length of a walk: from its start to the next
     LONG_PAUSE_FACTOR = 100     # the same, while the file looks unchanged or a walk goes on, claim by claim
     FIRST_RETRY_INTERVALS = 0.05    # until the second walk for lines that can be claimable soon
-    SLICE = 0.05                # then a server's claim returns, to serve clients
-    RESET_SLICE = 0.05          # seconds before a claim in which failed lines are made new (Reset)
+    SLICE = 0.05                # then a server's claim returns, to serve clients; a reset, for signals
+    SILENT_SECONDS = 2.0        # then report how many failed lines were made new
+    RESET_BYTES = 1 << 16       # of the file: failed lines in it are made new at once
 
     def __init__(self, queue: JobQueue, consumers: Iterable[Consumer] = (), *, ordinals: bool = False,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
@@ -4685,10 +4610,8 @@ class Cursor:
         self.interval = file.interval
         self.consumers = Consumers(consumers)            # of the last claim
         self._results = Results()
-        # with --retry or --resume, until their failed lines are new
-        self._retrying: set[Consumer] = set()
-        self._reset: Reset | None = None        # for all or some of them
         self._orphans = Orphans(file, self._results)
+        self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
         self._walk: Walk | None = None
         self._idle_walk: Walk | None = None     # the last one, if no other is due
         self._refused_walks = 0     # successive, that had `claimable_soon`
@@ -4736,56 +4659,72 @@ class Cursor:
     def _walk_if_due(self, exits_if_none: bool, consumers: Consumers,
                      absent: Collection[Consumer]) -> Job | NoJob:
         """Walk on to the next job and claim it; or repeat the last NoJob if no walk is due."""
-        self._set_consumers(consumers, absent)
-        self._make_failed_lines_new()
+        self.consumers = consumers
+        known = dict.fromkeys((*consumers.all, *absent))
+        self._resuming_consumers = Consumers(consumer for consumer in known if consumer.retries(RUNNING))
         self._restart_if_replaced()
-        must_look = exits_if_none and not self._retrying        # none exits before
-        result = self._walk_on_if_due(must_look, consumers)
-        return self._wait_for_reset(result) if isinstance(result, NoJob) and self._retrying else result
-
-    def _walk_on_if_due(self, exits_if_none: bool, consumers: Consumers) -> Job | NoJob:
+        retrying = {consumer for consumer in known if consumer.retries(ERROR)}
+        wait = self._go_on_with_reset(retrying) if retrying else None
+        if wait is not None:
+            return NoJob(retry_after=wait)
         last_walk = None if self._walk else self._idle_walk     # a current walk goes on
         if last_walk and not self._is_walk_due(last_walk, exits_if_none):
             return self.no_job
         return self._walk_on(consumers)
 
-    def _set_consumers(self, consumers: Consumers, absent: Collection[Consumer]) -> None:
-        """Claim for these consumers from now on.  absent: others, which want jobs later."""
-        self.consumers = consumers
-        known = dict.fromkeys((*consumers.all, *absent))
-        self._resuming_consumers = Consumers(consumer for consumer in known if consumer.retries(RUNNING))
-        self._set_retrying({consumer for consumer in known if consumer.retries(ERROR)})
+    def _go_on_with_reset(self, consumers: Collection[Consumer]) -> float | None:
+        """Make failed lines new for SLICE seconds.  Return the seconds until the next call; None: all are."""
+        pause_at = time.monotonic() + self.SLICE
+        if not self._reset:
+            self.queue.reopen_if_replaced()
+            self._restart_if_replaced()
+            self._reset = self._make_failed_lines_new(Consumers(consumers))
+        try:
+            for wait in self._reset:
+                if wait or time.monotonic() > pause_at:
+                    return wait
+            seconds = None
+        except FileChangedError:                # begin again at the top
+            seconds = self.FIRST_RETRY_INTERVALS * self.interval
+        self.restart_walk()
+        return seconds
 
-    def _set_retrying(self, consumers: set[Consumer]) -> None:
-        """Make failed lines new for these consumers; for others than before, restart the walk.
+    def _make_failed_lines_new(self, consumers: Consumers) -> Iterator[float]:
+        """Make the failed lines new that these consumers could run: --retry, or --resume for lines `e`; once.
 
-        Barriers that it has met can be closed now, or open.
+        Nothing is claimed before all are new, so no line starts before a failed one above it.  Yield the
+        seconds until the next step: signals act between two steps.
         """
-        if consumers != self._retrying:
-            self._retrying = consumers
-            self.restart_walk()
-
-    def _make_failed_lines_new(self) -> None:
-        """Make failed lines new, for a slice.  Consumers that come during a reset wait for the next one."""
-        if self._reset and self._retrying.isdisjoint(self._reset.consumers):
-            self._reset = None                  # they are gone
-        if not self._retrying:
-            return
-        reset = self._reset = self._reset or Reset(self.queue, self._results, self._retrying)
-        count = reset.count
-        reset.run_slice(self.RESET_SLICE)
-        if reset.count > count:
-            self._idle_walk = None              # another walk can find them
-        if reset.is_complete:
-            for consumer in reset.consumers:
-                consumer.stop_retrying()
-            self._reset = None
-            self._set_retrying(self._retrying.difference(reset.consumers))
-
-    def _wait_for_reset(self, no_job: NoJob) -> NoJob:
-        """Return a NoJob that claims again at once, or later if a line cannot be written now."""
-        is_refused = self._reset is not None and self._reset.refusals > 0
-        return replace(no_job, retry_after=self.interval if is_refused else 0.0, is_complete=False)
+        report_at = self.clock() + self.SILENT_SECONDS
+        count = 0
+        scope = NO_DIRECTIVES
+        scan = Scan(self.file.reader, self.file.start, FAILED + ERROR, directives=True)
+        for _, block in itertools.groupby(scan, lambda line: line.offset // self.RESET_BYTES):
+            lines = []
+            for line in block:
+                if line.state == DIRECTIVE:
+                    scope = scope.with_directive(line)
+                elif not (scope.error or scope.settings.together) and any(
+                    consumer.retries(line.state) for consumer in consumers.fitting(scope)
+                ):
+                    lines.append(line)
+                    self._results.forget_state(line.command)
+            made_at_once = lines and self.file.make_new(lines)
+            for line in lines:
+                while not made_at_once and (check := self.file.change_state(line, NEW).check) not in (
+                        LineCheck.OPEN, LineCheck.CHANGED):
+                    self._say_once(
+                        "locked", f"line {line.number}: no job starts before it is new again: {check.value}"
+                    )
+                    yield self.FIRST_RETRY_INTERVALS * self.interval
+                count += 1
+                if self.clock() >= report_at:
+                    self._say_once("reset", f"{plural(count, 'failed line')} made new so far; no job starts "
+                                            "before all are")
+                yield 0.0
+            yield 0.0                           # also if no line was for these consumers
+        for consumer in consumers.all:
+            consumer.stop_retrying()
 
     def _is_walk_due(self, walk: Walk, exits_if_none: bool) -> bool:
         """Return True if another walk is due after `walk`, which found no job."""
@@ -4865,7 +4804,7 @@ class Cursor:
         self._restart_if_replaced()
         self._walk = Walk(self.queue, consumers, self._resuming_consumers, self._orphans,
                           ordinals=self._ordinals, serving=self._serving,
-                          began=began, after_edit=after_edit, resetting=bool(self._retrying))
+                          began=began, after_edit=after_edit)
         return self._walk
 
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
@@ -4922,7 +4861,7 @@ class Cursor:
                     self.say("was replaced by another file of this name; going on with that")
 
     def restart_walk(self) -> None:
-        self._walk = self._idle_walk = None
+        self._walk = self._idle_walk = self._reset = None
 
     def _check_new_file(self) -> None:
         """Report invalid lines of a file that did not exist at the start, and so was not refused."""
@@ -4991,8 +4930,6 @@ class Cursor:
 
         Raises TemporaryError: try again.
         """
-        if self._reset and state in (FAILED, ERROR):
-            self._reset.on_job_failed(job)      # first: the result can be in the file despite an error
         error = self.queue.finish(job, state)
         self._results.add(job, state)
         return error

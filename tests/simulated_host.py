@@ -783,19 +783,21 @@ class Machine:
             world.fail("writes with O_DIRECT")
         cached = host.network and not host.fuse
         me.shielded = cached                        # it is written only once it is synced
-        command = world.may_write(me, owner, data, at)
-        me.reads.append((owner, at, data + command + b"\n", world.steps))
+        for place, byte in enumerate(data, at):     # of several, those that are not as they were
+            if len(data) == 1 or inode.data[place:place + 1] != bytes([byte]):
+                command = world.may_write(me, owner, bytes([byte]), place)
+                me.reads.append((owner, place, bytes([byte]) + command + b"\n", world.steps))
         if cached:
             page = world.page(host, inode)
             # others have made it longer, unseen by this host
             page.data.extend(bytes(max(at - len(page.data), 0)))
-            page.data[at:at + 1] = data
-            page.dirty.add(at)
+            page.data[at:at + len(data)] = data
+            page.dirty.update(range(at, at + len(data)))
         else:
-            inode.data[at:at + 1] = data
+            inode.data[at:at + len(data)] = data
             inode.changed = world.now
             host.forget(inode)
-        return 1
+        return len(data)
 
     def may_append(self, me: Actor, what: str) -> None:
         if not any(lock.owner in me.fds.values() and lock.exclusive and lock.covers(APPEND)

@@ -450,17 +450,18 @@ class History(World):
             self.fail(f"has a free slot, and leaves {left[0]!r} alone")
 
     def check_barrier(self, me: Process, job: Any) -> None:
-        """Check that nothing above a barrier is unfinished, where nobody edits or sets states: no job, unless
-        others run some again, and no line that this runner must make new.
+        """Check that no line above that this runner must make new is as it was, and that no job above a
+        barrier is unfinished, unless others run some again; where nobody edits or sets states.
         """
         if self.edits or self.hand_set:
             return
         unfinished, tried = b"", self.tried_since(me.came)
         for at, line in lines_of(self.last.data):
+            if at < job.offset and line in me.due and command_of(line) not in tried:
+                self.fail(f"{job.text!r} is started, and {line!r} above is not new")
             if line == b"#RUN barrier" and unfinished and at < job.offset:
                 self.fail(f"{job.text!r} is started below a barrier, and {unfinished!r} has not ended")
-            is_due = line in me.due and command_of(line) not in tried
-            if is_due or (command_of(line) != line and line[:1] in b".r" and not self.again):
+            if command_of(line) != line and line[:1] in b".r" and not self.again:
                 unfinished = unfinished or line
 
     def tried_since(self, time: float) -> set[bytes]:
@@ -566,12 +567,15 @@ def bucket_of(command: bytes) -> int:
 class Product:
     """A runner's `JobQueue` and `Cursor`, and all that is known here of their methods."""
 
-    def __init__(self, host: Host, retry: bytes, slice_seconds: float) -> None:
-        """slice_seconds: in which failed lines become new before a claim; below 0: one line at a time."""
+    def __init__(self, host: Host, retry: bytes, slice_seconds: float, reset_bytes: int) -> None:
+        """slice_seconds: until a claim that makes failed lines new returns; below 0: at each step.
+
+        reset_bytes: of the file, in which lines become new at once.
+        """
         self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
         queue = CORE.JobQueue(self.file)
         self.cursor = CORE.Cursor(queue, [CORE.Consumer(host.name, retry=retry)])
-        self.cursor.RESET_SLICE = slice_seconds
+        self.cursor.SLICE, self.cursor.RESET_BYTES = slice_seconds, reset_bytes
         self.consumer = next(iter(self.cursor.consumers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
         self.claim, self.lend, self.reclaim = self.cursor.claim, queue.copy_lock_fd, queue.close_lock_copy
@@ -640,7 +644,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
         world.sleep(me, late)
     me.retry = retry
     me.due, me.came = world.bad_lines(retry), world.now
-    product = Product(me.host, retry, world.draws.choice((-1.0, CORE.Cursor.RESET_SLICE)))
+    product = Product(me.host, retry, *world.draws.choice(((-1.0, 8), (0.05, 1 << 16))))
     look, look_for_more, leaving = world.now, world.now, False
     while me.runs or not leaving:
         if me.runs and world.now >= look:
@@ -958,6 +962,9 @@ def make_world(seed: int) -> History:
     if world.kind == "fuse.glusterfs" and random.Random(f"brick? {seed}").random() < 0.1:
         lose_brick(world, hosts)
         return world
+    if random.Random(f"failed? {seed}").random() < 0.05:
+        run_failed_again(world, hosts)
+        return world
     if world.kind and draws.random() < 0.3:
         runners, blows = make_runners(world, hosts[:2], (b"er",), (2.0, 5.0)), ["cut"]
     else:
@@ -1019,6 +1026,15 @@ def lose_answers(world: History, hosts: list[Host]) -> None:
     world.actors += runners
     world.fates = {"kill"}
     world.actors.append(Actor("fate", hosts[2], script=fate(world, runners[:1], ["kill"])))
+
+
+def run_failed_again(world: History, hosts: list[Host]) -> None:
+    """All lines have failed, and two runners make them new at about the same time."""
+    world.name(PATH, world.make_file(b"".join(b"! %d\n" % number for number in range(8))))
+    world.known.update(world.last.commands)
+    world.done.clear()
+    world.times = (0.001, 0.1)
+    world.actors += make_runners(world, hosts[:2], (b"!er",), (0.0, 0.1, 0.5))
 
 
 def lose_brick(world: History, hosts: list[Host]) -> None:
@@ -1177,18 +1193,36 @@ def row_unlocked() -> Patches:
     return [(QUEUE, "claim", claim)]
 
 
-def line_passed_over() -> Patches:
-    """A reset goes on below the line that it could not write because of an error."""
-    plain = CORE.Reset.run_slice
+def reset_without_the_mutex() -> Patches:
+    plain = FILE.change_state
 
-    def run_slice(self: Any, seconds: float) -> None:
-        scan = self._scan
-        try:
-            plain(self, seconds)
-        except OSError:
-            self._scan = scan
-            raise
-    return [(CORE.Reset, "run_slice", run_slice)]
+    def change_state(self: Any, line: Any, *args: Any) -> Any:
+        with mock.patch.object(self, "command_mutex", lambda *_: nullcontext(True)):
+            return plain(self, line, *args)
+    return [(FILE, "change_state", change_state)]
+
+
+def reset_whatever_it_is() -> Patches:
+    """A line that another runner has claimed or finished since it was read is made new with all others."""
+    plain = FILE.make_new
+
+    def make_new(self: Any, lines: Any) -> Any:
+        def refresh(_: Any) -> bool:
+            for line in lines:
+                line.state = self.state_at(line) or line.state
+            return True
+        with mock.patch.object(self, "check_committed", refresh):
+            return plain(self, lines)
+    return [(FILE, "make_new", make_new)]
+
+
+def reset_passes_over_locked() -> Patches:
+    plain = FILE.change_state
+
+    def change_state(self: Any, line: Any, *args: Any) -> Any:
+        attempt = plain(self, line, *args)
+        return CORE.Attempt(CORE.LineCheck.OPEN) if attempt.check is CORE.LineCheck.LOCKED else attempt
+    return [(FILE, "change_state", change_state)]
 
 
 def one(owner: Any, attribute: str, new: Any) -> Callable[[], Patches]:
@@ -1230,8 +1264,8 @@ def job_locks_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]
 
 
 PLANTED: dict[str, Callable[[], Patches]] = {
-    "no command mutex": one(LOCK_TABLES, "_lock", lambda self, at, plain=LOCK_TABLES._lock: (
-        at % BUCKET == BUCKET - 1 or plain(self, at))),
+    "no command mutex": one(LOCK_TABLES, "_lock", lambda self, at, length, plain=LOCK_TABLES._lock: (
+        at % BUCKET == BUCKET - 1 or plain(self, at, length))),
     "command mutex of another text": one(FILE, "command_mutex", lambda self, command, patience=2.0: (
         self.lock_table.locking(CORE.bucket_of(b"another") + BUCKET - 1, patience))),
     "job lock freed before the write": job_lock_freed_early,
@@ -1296,12 +1330,14 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "locks lost in silence": one(CORE, "lost_locks", lambda fd, places, mount, plain=CORE.lost_locks: (
         plain(fd, places, mount) if mount.is_nfs else set())),
     "orphan at the first look": one(CORE.Orphans, "MIN_UNLOCKED_SECONDS", 0.0),
-    "locked lines passed over": one(CORE.Reset, "_make_new", lambda self, line, plain=CORE.Reset._make_new: (
-        plain(self, line) and CORE.LineCheck.OPEN)),
-    "line passed over after an error": line_passed_over,
-    "barriers open during a reset": one(
-        CORE.Walk, "__init__", lambda self, *args, plain=CORE.Walk.__init__, resetting, **named: (
-            plain(self, *args, resetting=False, **named))),
+    "made new without the mutex": reset_without_the_mutex,
+    "made new at once, and locked": one(
+        LOCK_TABLES, "_lock", lambda self, at, length, plain=LOCK_TABLES._lock: (
+            plain(self, at, length) or length > 1)),
+    "made new at once, and changed": reset_whatever_it_is,
+    "locked lines passed over": reset_passes_over_locked,
+    "claimed before all are new": one(CORE.Cursor, "_go_on_with_reset", (
+        lambda self, consumers, plain=CORE.Cursor._go_on_with_reset: plain(self, consumers) and None)),
     "half a line left": one(MACHINE, "ftruncate", lambda fd, size: None),
 }
 

@@ -664,7 +664,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
 
 
 class RetriesOfMany(JobFileCase):
-    """What -r and --resume mean is made new once, from the top, in slices before the claims."""
+    """What -r and --resume mean is made new once, from the top, before the first claim."""
 
     def claim(self, cursor: runmaker4.Cursor, retry: bytes = b"") -> Optional[bytes]:
         """The command of the job that a consumer gets who has just come."""
@@ -688,22 +688,46 @@ class RetriesOfMany(JobFileCase):
         self.assertEqual(self.claim(cursor, b"!er"), b"d")
         self.assertEqual(self.path.read_bytes(), before.replace(b"! d", b"r d"))
 
-    def test_a_line_whose_command_is_locked_waits_is_named_and_is_run_again_later(self) -> None:
+    def test_nothing_is_claimed_before_a_line_whose_command_is_locked_is_new_and_named(self) -> None:
+        """Before: also above it.  A job that runs has its lines made new one by one."""
         said: list[str] = []
-        cursor = self.jobs(b"! a\n. b\n! c\n#RUN barrier\n. d\n", retry=b"!er", say=said.append)
+        cursor = self.jobs(b". z\n! a\n! b\n. c\n", retry=b"!er", say=said.append)
         other = self.another(cursor.queue.file)
-        with other.command_mutex(b"a") as opened:
+        with other.command_mutex(b"b") as opened:
             self.assertTrue(opened)
-            self.assertEqual(job_of(cursor.claim()).command, b"b")
             for _ in range(3):
                 self.assertFalse(cursor.claim())
                 self.assertIsNotNone(cursor.no_job.retry_after)
                 self.clock.now += 10.0
-        self.assertEqual(self.path.read_bytes(), b"! a\nr b\n! c\n#RUN barrier\n. d\n")
+        self.assertEqual(self.path.read_bytes(), b". z\n. a\n! b\n. c\n")
         self.assertEqual(len(said), 1)
-        waits = "line 1: is !, and waits to be run again: another process holds the command mutex"
-        self.assertIn(waits, said[0])
-        self.assertEqual([job_of(cursor.claim()).command for _ in range(2)], [b"a", b"c"])
+        self.assertIn("line 3: no job starts before it is new again: another process holds", said[0])
+        self.assertEqual([job_of(cursor.claim()).command for _ in range(4)], [b"z", b"a", b"b", b"c"])
+
+    def test_signals_act_between_steps_and_after_two_seconds_it_reports_the_lines(self) -> None:
+        """However slow the steps are, no new line starts before a failed one above it."""
+        said: list[str] = []
+        cursor = self.jobs(b"! a\n. new\n! b\n! c\n", retry=b"!er", say=said.append)
+        claims = 0
+        with mock.patch.multiple(runmaker4.Cursor, SLICE=-1.0, RESET_BYTES=4):
+            while not (job := cursor.claim()):
+                self.assertEqual(cursor.no_job.retry_after, 0.0)
+                claims += 1
+                self.clock.now += 1.5
+        self.assertEqual((job_of(job).command, claims), (b"a", 6))
+        self.assertEqual(said, ["2 failed lines made new so far; no job starts before all are"])
+
+    def test_a_line_that_has_changed_or_moved_since_it_was_read_is_left_alone(self) -> None:
+        file = self.jobs(b"! a\nx b\n! c\n").file
+        file.open_to_write()
+        lines = [*file.scan_lines(b"!x")]
+        self.path.write_bytes(b"! a\nd b\n! c\n")
+        self.assertTrue(file.make_new(lines))
+        self.assertEqual(self.path.read_bytes(), b". a\nd b\n. c\n")
+        self.path.write_bytes(moved := b"! a\n! c\nx b\n")
+        with self.assertRaises(runmaker4.FileChangedError):
+            file.make_new(lines)
+        self.assertEqual(self.path.read_bytes(), moved)
 
     def test_lines_that_were_moved_are_run_again_once_wherever_they_stand(self) -> None:
         """The file is replaced by one with its lines in another order, again and again."""

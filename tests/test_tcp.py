@@ -203,7 +203,7 @@ class LikeARunner(TcpCase):
 
 @ordinarily()
 # a server goes on until it has heard that the client leaves
-@without("test_with_retry_a_job_starts_at_once_and_ctrl_c_leaves_the_lines_not_yet_reached")
+@without("test_ctrl_c_acts_while_failed_lines_become_new_and_no_job_has_started")
 class Selection(OverTcp, test_options.Selection):
     """-1, --retry and --resume are said by the client and heeded by the server."""
 
