@@ -814,8 +814,7 @@ class Connection:
         if not remote_job:
             return ""
         cause = remote_job.cause
-        is_exiting_early = self._runner.kill_signal or self._runner.is_wall_over
-        if state == ERROR and is_exiting_early:
+        if state == ERROR and self._runner.exits_early:
             cause = "vanished"                      # we killed it, because we exit
         # if killed at our exit or never started, how the run ended does not matter
         how_it_ended = "" if cause in ("vanished", "unstarted") else remote_job.result_text
@@ -869,7 +868,7 @@ class Connection:
         """
         started = boottime()
         while not self._outbox.is_empty and self.link_life.wants_server:
-            must_hurry = runner.kill_signal or runner.is_wall_over or self._program.defects
+            must_hurry = runner.exits_early or self._program.defects
             is_late = boottime() - started > runner.MAX_RESULT_SECONDS
             has_second_signal = runner.processes.kills_at_once
             if must_hurry and (has_second_signal or is_late):
@@ -1291,7 +1290,7 @@ class ServerSink(Sink):
             sum(map(len, held_output.values())),
             seconds=run.duration,
             cause=run.cause,
-            why=run.why_not_started,
+            why=run.why,
             status=run_result.status if run_result else None,       # the shell's wait status
             # the timeout in seconds; or bytes, if the run was killed for using more memory
             limit=run_result.limit if run_result else 0.0,

@@ -1413,7 +1413,7 @@ class Records:
         short_output = {b"stdout": message.data("out"), b"stderr": message.data("err")}
         duration = message.seconds("seconds")
         cause = message.text("cause", 16)
-        why_not_started = message.text("why")
+        why = message.text("why")
         received = [message.integer(stream.name.decode()) for stream in run.streams]
         run_result = None
         if message.fields.get("status") is not None:
@@ -1426,7 +1426,7 @@ class Records:
                     Records._pass_output(run, stream_name, data)
         run.duration = duration
         run.cause = cause
-        run.why_not_started = why_not_started
+        run.why = why
         # a client that lost its server does not send all output again
         for stream, byte_count in zip(run.streams, received):
             stream.received = byte_count

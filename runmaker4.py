@@ -1981,6 +1981,7 @@ class Job(Line):
     gated: bool = False                 # the shell waits until open_gate() lets the job begin
     result_text: str = ""                       # of the last run: "exit 0", "signal 9"
     growth_count: int = 0               # of the memory request, after runs that lacked memory
+    outlives_runner: bool = False       # processes that could not be killed live, and the runner exits
 
     @property
     def needs(self) -> Resources:
@@ -2418,11 +2419,16 @@ class LockTable(LockTableReader):
         for job_lock in list(self.job_locks.values()):
             self.free_job_lock(job_lock)
 
-    def free_job_lock(self, job_lock: JobLock) -> None:
-        """Unlock a job lock explicitly: processes of the job can still have the description open."""
+    def free_job_lock(self, job_lock: JobLock, is_job_alive: bool = False) -> None:
+        """Close a job lock.  Unlock it first: processes that the job left can have the description open.
+
+        is_job_alive: processes that could not be killed outlive this runner, and keep the lock if they have
+        it, as if the runner had died after it wrote the result.
+        """
         del self.job_locks[job_lock.offset]
-        with contextlib.suppress(OSError):              # EIO, ESTALE: already lost
-            unlock(job_lock.fd, job_lock.offset)
+        if not is_job_alive:
+            with contextlib.suppress(OSError):          # EIO, ESTALE: already lost
+                unlock(job_lock.fd, job_lock.offset)
         self.close_job_lock(job_lock.fd)
 
     def drop_lost_job_locks(self) -> bool:
@@ -3196,7 +3202,7 @@ class JobQueue:
 
     def _free_job_lock(self, job: Job) -> None:
         if job.job_lock:
-            self.file.lock_table.free_job_lock(job.job_lock)
+            self.file.lock_table.free_job_lock(job.job_lock, job.outlives_runner)
             job.job_lock = None
 
     @staticmethod
@@ -5452,13 +5458,14 @@ class FileJobs:
 # a tag in the environment.  SIGCHLD wakes the loop by a byte in a pipe; wait4(2) then returns the shells that
 # have exited, and the resource usage.
 #
-# To kill a job is to kill a tree: the processes of the session, all processes with the tag, and all
-# descendants, as /proc shows them.  Each process gets TERM once, and KILL after the grace.
+# To kill a job is to kill a tree: the processes of the session, all processes with the tag, all that share
+# the job lock with them, and all descendants, as /proc shows them.  Each process gets TERM once, and KILL
+# after the grace.
 #
 # The tree is read again and again, because a process can have been forked meanwhile.  It gets TERM too,
 # unless its parent has got TERM and lives: that can start others to clean up, as the commands of a trap.
 # Otherwise none of them would run for more than some milliseconds.  The job is dead when two scans in a row
-# have found no process.
+# have found no process.  A process that outlives KILL, of another user or in state D, keeps the job alive.
 #
 # If the runner of a job is dead, `runset4.py --cancel` on that host also kills the job in this way.  It finds
 # the processes by the job lock: all that inherited the open file description that locks it.
@@ -5471,6 +5478,8 @@ BACKGROUND = re.compile(rb"(?!.*\s#).*(?<![&\\])&\s*\Z")
 GRACE = 10.0                        # seconds from TERM to KILL (--kill-after)
 JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # of all processes of a job, in any session
 PAGE = os.sysconf("SC_PAGE_SIZE")
+# the exclusive lock of an open file description, as in /proc/PID/fdinfo/FD (proc(5)): no other one has it
+EXCLUSIVE_LOCK = re.compile(rb"OFDLCK +ADVISORY +WRITE +-1 ([0-9a-f:]+ \d+ \d+)\n")
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -5499,6 +5508,7 @@ class Child(Shell):
         self.exited = exited            # the wait status (waitpid(2))
         self._exit_callback = on_exit
         self.session_ended = False      # True: since the exit no process of the session lives
+        self.tags = {job_tag}           # and the job lock, once a process of the job was seen with it
 
     def on_exit(self, status: int) -> None:
         if not self.exited.done():
@@ -5533,7 +5543,7 @@ class ProcessStat(NamedTuple):
 
 
 class ProcessTable:
-    """All living processes (proc(5)), by parent, by session, and by job tag (JOB_TAG_VARIABLE)."""
+    """All living processes (proc(5)), by parent, session, job tag (JOB_TAG_VARIABLE), and job lock."""
     TAG_ENTRY = re.compile(rb"(?:^|\0)" + JOB_TAG_VARIABLE + rb"=([^\0]*)")
 
     def __init__(self, pid_names: Iterable[str]) -> None:
@@ -5541,7 +5551,8 @@ class ProcessTable:
         self.parents: dict[int, int] = {}
         self.children: dict[int, list[int]] = {}        # by the pid of the parent
         self.sessions: dict[int, list[int]] = {}        # by session number
-        self.tagged: dict[bytes, list[int]] = {}        # by the tag of each of their jobs
+        # by the tag of each of their jobs; those that have left the environment by the job lock
+        self.tagged: dict[bytes, list[int]] = {}
         for pid_text in pid_names:
             with contextlib.suppress(OSError):      # it has exited
                 self._add_process(pid_text)
@@ -5570,28 +5581,38 @@ class ProcessTable:
         self.parents[pid] = process.parent
         self.children.setdefault(process.parent, []).append(pid)
         self.sessions.setdefault(process.session, []).append(pid)
-        self._add_tags(pid)
-
-    def _add_tags(self, pid: int) -> None:
-        """Add a process to each of its jobs; another user's process shows no tags."""
-        with contextlib.suppress(PermissionError):
-            for tag in self.tags_of(str(pid)):
+        with contextlib.suppress(PermissionError):      # of another user
+            # the lock of a process with the tags of another job can be one that was free meanwhile
+            for tag in self.tags_of(pid_text) or self._inherited_locks(pid):
                 self.tagged.setdefault(tag, []).append(pid)
 
+    @staticmethod
+    def _inherited_locks(pid: int) -> Iterator[bytes]:
+        """Yield the job locks that a process has inherited; none of another user's or of this process."""
+        for fd in LOCK_FD, LOCK_FD + 2:         # see Processes._spawn_actions()
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
+                if pid != os.getpid():
+                    yield from EXCLUSIVE_LOCK.findall(file.read())
+
     def job_processes(self, shell: Child) -> list[int]:
-        """Return the living processes of a job: in the session or with the tag, and all descendants.
+        """Return the living processes of a job: in the session, with the tag or the job lock, and all
+        descendants.
 
         Each parent comes before the children.  If a command were killed before the shell, the shell would
-        start the next command.
+        start the next command.  A process that has left session and tag (`env -i setsid`) has the job lock,
+        unless it has closed the descriptor or belongs to another user.
         """
         session = [] if shell.session_ended else self.sessions.get(shell.pid, [])
         shell_first = sorted(session, key=lambda pid: pid != shell.pid)
-        todo = deque(shell_first + self.tagged.get(shell.job_tag, []))
+        todo = deque(shell_first)
+        for tag in shell.tags:
+            todo += self.tagged.get(tag, [])
         found: dict[int, None] = {}
         while todo:
             pid = todo.popleft()
             if pid not in found:
                 found[pid] = None
+                shell.tags.update(self._inherited_locks(pid))
                 todo.extendleft(self.children.get(pid, []))
         return list(found)
 
@@ -5701,11 +5722,20 @@ class Signals:
             self._handlers[number]()
 
 
+def describe_process(pid: int) -> str:
+    """Return for example '601 (dd of root, state D)' (proc(5)); '601' if it has exited."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+        pid_and_name, _, fields = display_text(file.read()).rpartition(")")
+        return f"{pid_and_name} of {user_name(os.fstat(file.fileno()).st_uid)}, state {fields[1]})"
+    return str(pid)
+
+
 class TreeKiller:
     """Kills process trees."""
     # in a row, until a job counts as dead: during execve(2) a process shows no tag
     EMPTY_READINGS = 2
-    MAX_DYING_SECONDS = 5.0         # from the end of the grace until a process must be dead
+    MAX_DYING_SECONDS = 5.0         # from KILL until a process should be dead
+    UNDYING_PAUSE = 1.0             # seconds between two looks for processes that are not
 
     def __init__(self, loop: asyncio.AbstractEventLoop, grace: float | None) -> None:
         """grace: seconds from TERM to KILL; None: never KILL."""
@@ -5716,14 +5746,19 @@ class TreeKiller:
         self._reading: asyncio.Task[ProcessTable] | None = None
         self._next_reading_at = 0.0     # at the earliest (loop time)
 
-    async def kill_tree(self, shell: Child) -> list[int]:
-        """Kill the tree of a job: TERM and CONT, after the grace KILL.  Return the processes that do not die.
+    async def kill_tree(self, shell: Child, gives_up: Callable[[list[int]], bool]) -> list[int]:
+        """Kill the tree of a job: TERM and CONT, after the grace KILL.  Return [] once no process lives.
+
+        KILL does nothing to a process of another user, or in a system call that does not return.  While such
+        processes live, call gives_up(processes) now and then.  If that is True, the shell counts as killed;
+        return the processes.
 
         Once the shell was waited for and the session is empty, ignore the session number, which the kernel
         can reuse.  An empty session gets no new members.
         """
         start = self._loop.time()
         got_term: set[int] = set()
+        killed_at = math.inf
         empty_readings = 0
         pause = 0.005
         while True:
@@ -5732,13 +5767,17 @@ class TreeKiller:
             if has_exited and shell.pid not in table.sessions:
                 shell.session_ended = True
             alive = table.job_processes(shell)
-            elapsed = self._loop.time() - start
+            now = self._loop.time()
             empty_readings = 0 if alive else empty_readings + 1
             if empty_readings >= self.EMPTY_READINGS and shell.exited.done():
                 return []
-            if elapsed > self.grace + self.MAX_DYING_SECONDS:
-                return alive                        # in a system call that does not return
-            if self.kills_at_once or elapsed > self.grace:
+            if alive and now - killed_at > self.MAX_DYING_SECONDS:
+                if gives_up(alive):
+                    shell.on_exit(signal.SIGKILL)       # unless it has exited
+                    return alive
+                pause = self.UNDYING_PAUSE
+            if self.kills_at_once or now - start > self.grace:
+                killed_at = min(killed_at, now)
                 self._signal(alive, signal.SIGKILL)
             else:
                 pids = table.needing_term(alive, got_term)
@@ -5795,15 +5834,16 @@ class Processes(TreeKiller):
         signals.handle(signal.SIGCHLD, self.reap)
 
     def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out_fd: int | None,
-              err_fd: int | None, inherited_fds: Sequence[int], on_exit: Callable[[int], None],
+              err_fd: int | None, lock_fd: int | None, on_exit: Callable[[int], None],
               gate_fd: int | None = None) -> Child:
         """Start a job's shell in a new session.  Raises OSError, ValueError (a NUL in the command).
 
-        shell: a path, or a name to look up in our own PATH.  out_fd, err_fd: None: /dev/null.  gate_fd: the
-        shell first reads a line from there, and exits at end of file.
+        shell: a path, or a name to look up in our own PATH.  out_fd, err_fd: None: /dev/null.  lock_fd: has
+        the job lock; None: there is none.  gate_fd: the shell first reads a line from there, and exits at end
+        of file.
         """
         job_tag = next(self._new_tags)
-        actions = self._spawn_actions((gate_fd, out_fd, err_fd), inherited_fds)
+        actions = self._spawn_actions((gate_fd, out_fd, err_fd), lock_fd)
         script = self.SHELL_SCRIPT if gate_fd is None else GATE + self.SHELL_SCRIPT
         # ProcessTable finds the processes of a job, and of the jobs around it, by these tags
         environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
@@ -5814,17 +5854,15 @@ class Processes(TreeKiller):
         return child
 
     def _spawn_actions(self, standard_fds: Iterable[int | None],
-                       inherited_fds: Sequence[int]) -> list[tuple[int, int, int]]:
+                       lock_fd: int | None) -> list[tuple[int, int, int]]:
         """Return the posix_spawn(3) actions that copy our descriptors to those of the shell.
 
-        The standard ones become 0 to 2; the job lock, and the end of the gate if there is one, get numbers
-        from 64 on that are out of the way of `exec 3>file`.
+        The standard ones become 0 to 2; the job lock gets a number out of the way of `exec 3>file`.
         """
-        # none of `inherited_fds`: some C libraries leave close-on-exec set if dup2(2) gets one number twice
-        free_numbers = (number for number in itertools.count(self._lock_fd, 2) if number not in inherited_fds)
-        pairs: list[tuple[int | None, int]] = [
-            *zip(standard_fds, range(3)), *zip(inherited_fds, free_numbers)
-        ]
+        pairs = list(zip(standard_fds, range(3)))
+        if lock_fd is not None:
+            # some C libraries leave close-on-exec set if dup2(2) gets one number twice
+            pairs.append((lock_fd, self._lock_fd + 2 if lock_fd == self._lock_fd else self._lock_fd))
         return [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in pairs]
 
     def reap(self) -> None:
@@ -6252,7 +6290,7 @@ class Run:
     sinks: Sequence[Sink] = ()
     directory: bytes = b""              # the run's working directory; b"": ours
     cause: str = ""                     # why it is being killed, or was; see RunResult
-    why_not_started: str = ""           # "": it was started, or must not start
+    why: str = ""                       # why it could not be started, or killed; "": neither
     requested_memory: int = 0           # bytes, by memory=; 0: none
     peak: int = 0                       # the most bytes of memory seen in use by all processes
 
@@ -7243,8 +7281,8 @@ class OutDir(Sink):
             "memory_below": shell.memory_below if shell else None,
             "bytes": sum(stream.received for stream in run.streams),
         }
-        if run.why_not_started:
-            result["why"] = run.why_not_started
+        if run.why:
+            result["why"] = run.why
         end_time = round(run.started_at + run.duration, 3)
         self.executor.post(self._write_end, entry, end_time, result)
 
@@ -7737,12 +7775,18 @@ class StopSignals:
 #     AT_GATE      as before          as before            as set               nothing
 #     RUNNING      (goes on)          killed: e            killed: as set       killed: nothing
 #     READING_ON   (goes on)          rest killed: result  rest killed: as set  rest killed: nothing
+#     UNDYING      (goes on)          result               as set               nothing
 #     GROWING      result             e                    as set               nothing
 #     SETTLING     (goes on)          (goes on)            (goes on)            (goes on)
 #
 # The cells give the processes that are killed and the new state of the line.  as before: the state before the
 # claim; or, if the job has run already, the result of the last run, which at * is `e` instead.  result: of
 # the last run, by the exit status of the shell.  as set, nothing: nothing is written.
+#
+# Processes of the run that outlive KILL make the job UNDYING.  Job lock, slots, memory and `r` stay until
+# these are gone; then the line gets what the table says, or the job runs again.  If the runner kills all jobs
+# because it exits, the line gets that at once: no runner at work can take it for an orphan and start a second
+# copy.  The job lock is not unlocked then, so a process that has it keeps it.
 #
 # A killed run gets TERM, and KILL after the grace period.  A second INT ends all grace periods
 # (TreeKiller.kills_at_once); a second TERM changes nothing, because Slurm sends it twice.  Only a stronger
@@ -7764,6 +7808,7 @@ class Phase(enum.Enum):
     AT_GATE = "the shell waits until all jobs of the group can begin"
     RUNNING = "the shell runs"
     READING_ON = "the shell has exited; processes that it left can still print"
+    UNDYING = "processes of the run cannot be killed"
     GROWING = "it had too little memory, and runs again once more is free"
     SETTLING = "nothing more of the job begins; the line gets a state"
 
@@ -7771,8 +7816,9 @@ class Phase(enum.Enum):
 NEXT_PHASES = {
     Phase.STARTING: (Phase.AT_GATE, Phase.RUNNING, Phase.SETTLING),
     Phase.AT_GATE: (Phase.RUNNING, Phase.SETTLING),
-    Phase.RUNNING: (Phase.READING_ON,),
-    Phase.READING_ON: (Phase.STARTING, Phase.GROWING, Phase.SETTLING),
+    Phase.RUNNING: (Phase.READING_ON, Phase.UNDYING),
+    Phase.READING_ON: (Phase.UNDYING, Phase.STARTING, Phase.GROWING, Phase.SETTLING),
+    Phase.UNDYING: (Phase.STARTING, Phase.GROWING, Phase.SETTLING),
     Phase.GROWING: (Phase.STARTING, Phase.SETTLING),
     Phase.SETTLING: (),
 }
@@ -7798,7 +7844,7 @@ class JobTask:
         self.run_result: RunResult | None = None        # None: not finished
         self._shell: Child | None = None        # from start to finish
         self._gate_fd: int | None = None        # our end of its pipe
-        self._kill_task: asyncio.Future[None] | None = None     # kills the processes
+        self._kill_task: asyncio.Future[list[int]] | None = None    # kills the processes
         self._exited_at = 0.0           # (loop's time)
         self._oom_kills = 0             # the count of OomKills at the start
         self._wake_event = asyncio.Event()  # set on each change of phase or cause, on drain(), and on output
@@ -7880,7 +7926,8 @@ class JobTask:
         is_killed = not run.cause and RunResult(status).fatal_signal == signal.SIGKILL
         if is_killed and self._runner.oom_kills.read_count() > self._oom_kills:
             run.cause = "oom"
-        self._enter_phase(Phase.READING_ON)     # processes of the job can still write output
+        if self.phase is Phase.RUNNING:
+            self._enter_phase(Phase.READING_ON)     # processes of the job can still write output
 
     def restart_if_memory_is_free(self, free: Resources) -> bool:
         """Let a job in the phase GROWING run again if enough memory is free."""
@@ -7906,15 +7953,17 @@ class JobTask:
         if not self._kill_task:
             if self.phase is Phase.RUNNING:
                 self.run.cause = cause
-            self._kill_task = spawn_task(self._kill_tree(self._shell))
+            self._kill_task = spawn_task(self._runner.processes.kill_tree(self._shell, self._on_undying))
             self._wake_event.set()
 
-    async def _kill_tree(self, shell: Child) -> None:
-        """Kill the processes of the run.  If some do not die, the shell counts as killed."""
-        undying = await self._runner.processes.kill_tree(shell)
-        if undying:
-            self._say(f"these processes do not die: {', '.join(map(str, undying))}")
-            shell.on_exit(signal.SIGKILL)
+    def _on_undying(self, pids: list[int]) -> bool:
+        """Enter UNDYING, and name the first process, once.  Return True if the runner exits without them."""
+        if self.phase is not Phase.UNDYING:
+            self.run.why = f"could not be killed: process {describe_process(pids[0])}"
+            self._say(f"{self.run.why}; the job runs until that exits, or this runner")
+            self._enter_phase(Phase.UNDYING)
+        self.job.outlives_runner = self._runner.exits_early
+        return self.job.outlives_runner
 
     # -- the life of a job -----------------------------------------------------------------------------------
 
@@ -8036,7 +8085,7 @@ class JobTask:
         if error:
             self._say(f"cannot be started: {error}")
             self.state = ERROR
-            self.run.why_not_started = error
+            self.run.why = error
             for sink in self.run.sinks:
                 sink.on_no_result(self.run)
 
@@ -8079,14 +8128,13 @@ class JobTask:
         try:
             shell, command = self._shell_and_command()
             self._record_start()
-            inherited_fds = [] if lock_fd is None else [lock_fd]
             child = self._runner.processes.start(
                 shell,
                 command,
                 self._environ(),
                 out_fd=shell_fds.get(b"stdout"),
                 err_fd=shell_fds.get(b"stderr"),
-                inherited_fds=inherited_fds,
+                lock_fd=lock_fd,
                 on_exit=self._on_exit,
                 gate_fd=shell_fds.get(b"gate"),
             )
@@ -8240,7 +8288,7 @@ class ExitStep(enum.IntEnum):
     """The steps of a runner towards the exit.  A runner never goes back."""
     NONE = 0            # starts jobs
     DRAINING = 1        # starts no more jobs and waits for running jobs
-    WALL_OVER = 2       # the wall time is over, or too near
+    EARLY = 2           # kills all jobs, or the wall time is too near: waits for no UNDYING job
     GIVEN_UP = 3        # no longer waits for any file system: the exit frees all locks
 
 
@@ -8381,7 +8429,6 @@ class Runner:
     async def _watch_wall_time(self) -> None:
         await asyncio.sleep(self.wall_end - self.loop.time())
         self.say(f"the wall time is over, killing {plural(self._unsettled, 'job')}")
-        self.drain(ExitStep.WALL_OVER)
         self.kill_jobs()
 
     @property
@@ -8393,8 +8440,8 @@ class Runner:
         return self._exit_step >= ExitStep.DRAINING
 
     @property
-    def is_wall_over(self) -> bool:
-        return self._exit_step >= ExitStep.WALL_OVER
+    def exits_early(self) -> bool:
+        return self._exit_step >= ExitStep.EARLY
 
     def drain(self, step: ExitStep = ExitStep.DRAINING) -> None:
         self._exit_step = max(self._exit_step, step)
@@ -8421,7 +8468,7 @@ class Runner:
             self.tasks[job].refuse_gate()
 
     def kill_jobs(self) -> None:
-        self.drain()
+        self.drain(ExitStep.EARLY)
         for task in self.tasks.values():
             task.kill("stopped")
 
@@ -8681,7 +8728,7 @@ class Runner:
         if timeout > seconds_left and not self.draining:
             if seconds_left > 0:                # otherwise _watch_wall_time() reports that it is over
                 self._report_too_late(job, timeout, seconds_left)
-            self.drain(ExitStep.WALL_OVER)
+            self.drain(ExitStep.EARLY)
         return not self.draining
 
     def _report_too_late(self, job: Job, timeout: float, seconds_left: float) -> None:

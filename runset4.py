@@ -29,7 +29,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 try:
     import runmaker4  # noqa: F401
@@ -79,6 +79,7 @@ from runmaker4 import (
     check_lock_file,
     check_mount,
     command_error,
+    describe_process,
     display_text,
     duration,
     error_text,
@@ -563,14 +564,17 @@ def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeC
     """
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
     next_scan = 0.0                     # to search for jobs without a runner
+    scans: list[Holders] = []
     while awaited and time.monotonic() < deadline:
         if time.monotonic() >= next_scan:
-            kill_unsupervised_jobs(file, awaited)
+            scans.append(Holders(file.lock_table.inode))
+            kill_unsupervised_jobs(file, awaited, scans[-1], change_counts)
             next_scan = time.monotonic() + 1.0
         time.sleep(0.05)
         file.open_to_write()
         awaited = [line for line in awaited if recheck_cancelled_job(file, line, change_counts)]
-    report_still_running(file, awaited, change_counts)
+    if awaited:
+        report_still_running(awaited, scans[0], change_counts)
 
 
 def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts) -> bool:
@@ -594,30 +598,43 @@ def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts
     return False
 
 
-def report_still_running(file: JobFile, lines: Iterable[Line], change_counts: ChangeCounts) -> None:
-    """Report that these cancelled jobs have not exited, and why; count the lines as refused."""
-    holders = Holders(file.lock_table.inode)
+def report_still_running(lines: Iterable[Line], holders: Holders, change_counts: ChangeCounts) -> None:
+    """Report that these cancelled jobs have not exited, and why; count the lines as refused.
+
+    holders: when the jobs were cancelled.  A process of another user shows no lock, but it is in the session
+    of the shell, which can be dead now.
+    """
+    table = ProcessTable.read()
     for line in lines:
         state_text = display_text(CANCELLED if line.state in UNFINISHED_STATES else line.state)
-        why = why_still_running(line, holders)
+        pids = holders.pids(line.command)
+        sessions = (table.sessions.get(pid, []) for pid in pids)
+        living = table.parents.keys() & {*pids, *itertools.chain.from_iterable(sessions)}
+        why = why_still_running(sorted(living))
         change_counts.add_refusal(
             line.number,
             f"is {state_text}, but is still running after {MAX_EXIT_WAIT_SECONDS:.0f} s ({why})",
         )
 
 
-def kill_unsupervised_jobs(file: JobFile, lines: Sequence[Line]) -> None:
-    """Kill those of these cancelled jobs that run on this host and whose runners are dead."""
-    holders = Holders(file.lock_table.inode)
-    jobs_to_kill: list[Shell] = []
+def kill_unsupervised_jobs(
+    file: JobFile, lines: Sequence[Line], holders: Holders, change_counts: ChangeCounts
+) -> None:
+    """Kill those of these cancelled jobs that run on this host and whose runners are dead.
+
+    Count a line as refused if a process of the job cannot be killed: it can live on without the job lock.
+    """
+    jobs_to_kill: dict[int, Shell] = {}         # by line number
     for command, equal_lines in lines_by_command(lines).items():
         unsupervised = holders.unsupervised_jobs(command)
         if not unsupervised:
             continue
         for line, job in zip(equal_lines, choose_jobs_to_kill(file, equal_lines, unsupervised)):
             file.say(f"line {line.number}: the runner is dead; killing the job (process {job.pid})")
-            jobs_to_kill.append(job)
-    kill_unsupervised(jobs_to_kill)
+            jobs_to_kill[line.number] = job
+    for number, undying in zip(jobs_to_kill, kill_unsupervised(jobs_to_kill.values())):
+        if undying:
+            change_counts.add_refusal(number, f"could not be killed: process {describe_process(undying[0])}")
 
 
 def read_running_copies(file: JobFile, command: bytes) -> tuple[list[Line], int] | None:
@@ -660,8 +677,7 @@ def choose_jobs_to_kill(
     return [unsupervised_jobs[job_lock] for job_lock in own_first[:max_kills]]
 
 
-def why_still_running(line: Line, holders: Holders) -> str:
-    pids = holders.pids(line.command)
+def why_still_running(pids: Sequence[int]) -> str:
     if pids:
         names = ", ".join(map(str, pids))
         return (f"process {names} of this host runs it, or should kill it; a server waits for the client, "
@@ -815,16 +831,21 @@ class Holders:
         return sorted({hold.pid for hold in self._all_holds if hold.overlaps(job_locks)})
 
 
-def kill_unsupervised(jobs: Iterable[Shell]) -> None:
-    """Kill these jobs as a runner would: TERM, after GRACE seconds KILL."""
-    async def kill_all() -> None:
+def kill_unsupervised(jobs: Iterable[Shell]) -> list[list[int]]:
+    """Kill these jobs as a runner would: TERM, after GRACE seconds KILL.
+
+    Return the processes of each job that cannot be killed.
+    """
+    async def kill_all() -> Any:
         loop = asyncio.get_running_loop()
         exited = loop.create_future()
         exited.set_result(0)            # not our child, so we cannot wait; the session is watched
         killer = TreeKiller(loop, GRACE)
-        await asyncio.gather(*(killer.kill_tree(Child(job.pid, job.job_tag, exited)) for job in jobs))
+        children = (Child(job.pid, job.job_tag, exited) for job in jobs)
+        return await asyncio.gather(*(killer.kill_tree(child, lambda pids: True) for child in children))
 
-    asyncio.run(kill_all())
+    undying: list[list[int]] = asyncio.run(kill_all())
+    return undying
 
 
 # ======== Editing ===========================================================================================

@@ -164,8 +164,8 @@ def make_parser() -> Parser:
              "failed jobs are errors, too; = done, ! failed, e error (interrupted, lost, not\n"
              "started), > running")
     add("-e", "--use-exit-status", action="store_true",
-        help="exit 0 only if every job is done or held (with --status: now, so not while\n"
-             "jobs are new or running)")
+        help="exit 0 only if every job is done, or held and not running (with --status: now,\n"
+             "so not while jobs are new or running)")
     add("--status", action="store_true",
         help="print the number of jobs in each state, running jobs with hosts and start times,\n"
              "why new jobs wait, and the time left")
@@ -479,7 +479,7 @@ class RunRecord:
     stdout: str                 # output in no file
     stderr: str
     directory: str              # where the job ran; "": unknown
-    why: str                    # why the job could not be started; "": it was
+    why: str                    # why the job could not be started, or killed; "": neither
     # presence lock of the runner that started the run, or the server that assigned it; None: unknown
     runner: int | None
     promised: int | None        # bytes of requested memory; None: not requested
@@ -1521,6 +1521,8 @@ def describe_run(run: RunRecord) -> str:
         parts.append(f"began {format_time(run.began)}")
     if run.peak_text and run.peak_text not in result:
         parts.append(run.peak_text)
+    if run.why and run.pid:
+        parts.append(printable(run.why))
     return ", ".join(parts)
 
 
@@ -2423,7 +2425,7 @@ def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
     """Print the status or the runs of the job file; without such an option, wait for the jobs.
 
     Return the exit status: 1 if no runner will start the new jobs; with --use-exit-status also if jobs are
-    neither done nor held.
+    neither done nor held, or a held one still runs.
     """
     watcher = Watcher(options.file)
     if options.status:
@@ -2434,7 +2436,8 @@ def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
         job_counts = wait_for_jobs(watcher, options.progress)
         if watcher.stop_reason:
             return 1
-    are_all_done = job_counts.done == job_counts.all
+    are_all_done = job_counts.done == job_counts.all and not (
+        job_counts.held and watcher.cancelled_lines(watcher.complete_snapshot()))
     return 1 if options.use_exit_status and not are_all_done else 0
 
 

@@ -1,5 +1,7 @@
 """Promise: accidents that users had with other tools, or with this one, lose no job and run none twice."""
+import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -9,13 +11,20 @@ import unittest
 from tests.support import (
     FULL,
     INTERVAL,
+    PR_CAPBSET_DROP,
+    PYTHON,
+    RUNCLIENT,
+    RUNMAKER,
     RUNSET,
     RUNWAIT,
+    SCRIPTS_AT,
     UP,
     WAITING,
     RunCase,
+    alive,
     wait_until,
 )
+from tests.tcp import Program, TcpCase
 
 
 class RestoredLockFile(RunCase):
@@ -112,6 +121,92 @@ class LeftDaemon(RunCase):
 
     def status(self) -> bytes:
         return self.run_script(RUNWAIT, "--status", "runs.txt").out
+
+
+class CannotBeKilled(TcpCase):
+    """A job runs a program as another user, as sudo does; the runner may neither kill nor inspect that."""
+    IMPATIENT = ("import runmaker4; runmaker4.GRACE = runmaker4.TreeKiller.MAX_DYING_SECONDS = 0.3; "
+                 "runmaker4.TreeKiller.UNDYING_PAUSE = 0.1\n"
+                 "import runset4; runset4.MAX_EXIT_WAIT_SECONDS = 2")
+    CAPABILITIES = 5, 19                # of <linux/capability.h>: CAP_KILL and CAP_SYS_PTRACE
+    SAID = re.compile(rb"could not be killed: process (\d+) \(sleep of nobody, state S\)")
+
+    def setUp(self) -> None:
+        super().setUp()
+        if os.geteuid() or not shutil.which("setpriv"):
+            self.skipTest("needs root and setpriv (util-linux), to run a program as another user")
+        self.jobs(f"{UP}; setpriv --reuid=nobody sleep 60; true")
+
+    def start_bound(self, script: str, *words: object) -> Program:
+        libc = ctypes.CDLL(None)
+        return self.start_program(script, *words, patch=self.IMPATIENT, preexec_fn=lambda: [
+            libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) for number in self.CAPABILITIES])
+
+    def patched(self, statements: str, script: str, *args: object) -> list[str]:
+        """The argv of a script that is imported after these statements, so they can change its constants."""
+        program = f"import sys; sys.path.insert(0, {str(SCRIPTS_AT)!r})\n{statements}\n" \
+                  f"import importlib; sys.exit(importlib.import_module({script[:-3]!r}).main())"
+        return [PYTHON, "-c", program, *map(str, args)]
+
+    def wait_named(self, program: Program, number: int = 1) -> int:
+        """Wait until the process of so many runs is named; return the last."""
+        return int(wait_until(lambda: self.SAID.findall(program.err)[number - 1:], what="it is named")[0])
+
+    def test_its_job_is_not_tried_again_and_keeps_line_and_lock_while_it_lives(self) -> None:
+        runner = self.start_bound(RUNMAKER, "--timeout", 0.3, "--retries", 1, "runs.txt")
+        first = self.wait_named(runner)
+        time.sleep(0.5)                         # a second try would start at once
+        self.assertEqual(len(self.SAID.findall(runner.err)), 1)
+        self.assertEqual((self.states(), self.locked_lines()), ("r", [1]))
+        os.kill(first, signal.SIGKILL)
+        second = self.wait_named(runner, 2)
+        ended = self.stop(runner)
+        self.assertEqual((ended.code, self.states(), alive(second)), (143, "!", True), ended.err)
+        self.assertEqual(self.locked_lines(), [1])      # so that no runner starts a second copy
+        shown = self.run_script(RUNWAIT, "--failed", "runs.txt").out
+        self.assertIn(f"could not be killed: process {second} (sleep of nobody, state S)".encode(), shown)
+
+    def test_cancel_names_it_and_fails(self) -> None:
+        runner = self.start_bound(RUNMAKER, "runs.txt")
+        self.wait_up(1, runner=runner)
+        cancelling = self.start_bound(RUNSET, "--cancel", "runs.txt", "1")
+        pid = self.wait_named(runner)
+        self.assertEqual((cancelling.wait(), self.states()), (1, "c"))
+        self.assertRegex(cancelling.err, rb"is still running after 2 s \(process [\d, ]*\b%d\b" % pid)
+        self.assertEqual(self.run_script(RUNWAIT, "-e", "runs.txt").code, 1)
+        os.kill(pid, signal.SIGKILL)
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(self.run_script(RUNWAIT, "-e", "runs.txt").code, 0)
+
+    def test_cancel_without_a_runner_names_it_though_it_has_no_lock(self) -> None:
+        self.jobs(f"{UP}; setpriv --reuid=nobody bash -c 'exec 64>&-; exec sleep 60'; true")
+        runner = self.start_bound(RUNMAKER, "runs.txt")
+        self.wait_up(1, runner=runner)
+        runner.kill()
+        runner.wait()
+        cancelling = self.start_bound(RUNSET, "--cancel", "runs.txt", "1")
+        self.assertEqual((cancelling.wait(), self.states()), (1, "c"), cancelling.err)
+        self.wait_named(cancelling)
+
+    def test_a_client_keeps_its_job_and_the_server_its_line(self) -> None:
+        server = self.start_server()
+        client = self.start_bound(RUNCLIENT, *self.client_words(server, "--timeout", 0.3))
+        pid = self.wait_named(client)
+        self.assertEqual((self.states(), self.locked_lines()), ("r", [1]))
+        os.kill(pid, signal.SIGKILL)
+        self.assertEqual((self.finish(client).code, self.states()), (1, "!"))
+        self.stop(server)
+        self.assertIn(f"process {pid} (".encode(), self.run_script(RUNWAIT, "--failed", "runs.txt").out)
+
+
+class LeftSessionAndEnvironment(RunCase):
+    """A process of a job that has neither its session nor its tag has the job lock."""
+
+    def test_it_is_killed_before_the_job_is_tried_again(self) -> None:
+        self.jobs("(env -i setsid sleep 60 >left 2>&1 & echo $! >>pids); sleep 60")
+        ended = self.run_jobs("--timeout", 0.3, "--retries", 1)
+        left = [alive(int(pid)) for pid in self.read("pids").split()]
+        self.assertEqual((ended.code, left), (1, [False, False]), ended.err)
 
 
 class Cancelled(RunCase):

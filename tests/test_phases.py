@@ -18,6 +18,7 @@ TABLE = {
     Phase.AT_GATE: (BACK, BACK, b"c", NOTHING),
     Phase.RUNNING: (b"!", b"e", b"c", NOTHING),
     Phase.READING_ON: (b"!", b"!", b"c", NOTHING),
+    Phase.UNDYING: (b"!", b"!", b"c", NOTHING),
     Phase.GROWING: (b"!", b"e", b"c", NOTHING),
     Phase.SETTLING: (b"!", b"!", b"!", b"!"),
 }
@@ -28,6 +29,7 @@ COMMANDS = {
     Phase.AT_GATE: b"exit 3",
     Phase.RUNNING: b"sleep 0.3; exit 3",
     Phase.READING_ON: b"(while :; do echo x; sleep 0.02; done) & exit 3",
+    Phase.UNDYING: b"sleep 0.3; exit 3",
     Phase.GROWING: b"sleep 0.3; exit 3",
     Phase.SETTLING: b"exit 3",
 }
@@ -102,11 +104,15 @@ class Cells(unittest.TestCase):
         if phase is Phase.GROWING:
             await self.reach(job, Phase.RUNNING)
             self.runner.tasks[job].run.cause = "memory"
+        if phase is Phase.UNDYING:
+            await self.reach(job, Phase.RUNNING)
+            self.runner.tasks[job].kill_run("timeout")
         await self.reach(job, phase)
         for event in events:
             event(self.runner, job)
         jobs.go_on.set()
         await asyncio.wait_for(work, 20)
+        self.outlives_runner = job.outlives_runner
         os.close(signal.set_wakeup_fd(-1))
         os.close(signals.read_fd)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -122,6 +128,10 @@ class Cells(unittest.TestCase):
         runner = Runner(jobs, processes, [runmaker4.Sink()], [mock.Mock(backlog=0)], b"host", options,  # type: ignore[arg-type]
                         said.append, runmaker4.RunnerStats(), ["1"], None, runmaker4.FileExecutor(False),
                         memory=10.0, seconds_left=None)
+        if phase is Phase.UNDYING:          # as if the processes were another user's, and KILL came at once
+            processes.grace = processes.MAX_DYING_SECONDS = 0.0
+            processes.UNDYING_PAUSE = 0.05
+            mock.patch.object(processes, "_signal").start()
         if phase is Phase.GROWING:          # others have all memory
             mock.patch.object(runner, "_free_resources", lambda slots: Resources(len(slots) + 1, 0.0)).start()
         return runner, signals
@@ -143,6 +153,17 @@ class Cells(unittest.TestCase):
             for name, becomes in zip(EVENTS, row):
                 with self.subTest(phase=phase.name, event=name):
                     self.assertEqual(self.play(phase, self.event(name)), becomes)
+
+    def test_a_runner_that_exits_waits_for_no_process_that_cannot_be_killed(self) -> None:
+        """The line gets what the table says, and the job lock is not unlocked."""
+        def kill_jobs(runner: Runner, job: Job) -> None:
+            self.addCleanup(os.kill, runner.tasks[job].run.pid, signal.SIGKILL)
+            runner.kill_jobs()
+
+        for events, becomes in (([], b"!"), ([self.event("cancelled")], b"c")):
+            self.assertEqual(
+                self.play(Phase.UNDYING, kill_jobs, *events, command=b"exec sleep 60"), becomes)
+            self.assertTrue(self.outlives_runner)
 
     def test_a_job_that_is_just_being_started_again_has_its_last_result_or_is_in_error(self) -> None:
         for name, becomes in zip(EVENTS, (b"!", b"e", b"c", NOTHING)):

@@ -3,8 +3,8 @@ complete -c runwait4 -fa '(complete -C "no-such-command "(commandline -ct) | str
 complete -c runwait4 -s p -l progress -d 'a bar: one line redrawn on a terminal, a line per change elsewhere, in which
 failed jobs are errors, too; = done, ! failed, e error (interrupted, lost, not
 started), > running'
-complete -c runwait4 -s e -l use-exit-status -d 'exit 0 only if every job is done or held (with --status: now, so not while
-jobs are new or running)'
+complete -c runwait4 -s e -l use-exit-status -d 'exit 0 only if every job is done, or held and not running (with --status: now,
+so not while jobs are new or running)'
 complete -c runwait4 -l status -d 'print the number of jobs in each state, running jobs with hosts and start times,
 why new jobs wait, and the time left'
 complete -c runwait4 -l json -d 'with --status, --failed, --show or --stats: as JSON'
