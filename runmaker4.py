@@ -8228,7 +8228,7 @@ class JobTask:
         for sink in run.sinks:
             sink.on_started(run)
         timeout = runner.timeout_of(self.job)
-        timer = runner.loop.call_later(timeout, self.kill_run, "timeout") if timeout else None
+        timer = spawn_task(self._kill_after_timeout(timeout)) if timeout else None
         status = await shell.exited
         await self._read_remaining_output()
         preliminary_result = RunResult(status, run.cause)
@@ -8243,6 +8243,18 @@ class JobTask:
         if run.peak:
             shell.add_memory(run.peak)
         self._report_result(self._result_of_run(status, timeout or 0.0))
+
+    async def _kill_after_timeout(self, timeout: float) -> None:
+        """Kill the run after `timeout` seconds, less the time in which the runner was stopped.
+
+        A batch system or a paused virtual machine mostly stops the job as well.  So a pause that takes
+        longer counts as two seconds at most.  If only the runner was stopped, the job gets more time.
+        """
+        while timeout > 0:
+            paused_at = self._runner.loop.time()
+            await asyncio.sleep(min(timeout, 1.0))
+            timeout -= min(self._runner.loop.time() - paused_at, 2.0)
+        self.kill_run("timeout")
 
     def _report_result(self, run_result: RunResult) -> None:
         self.run_result = run_result

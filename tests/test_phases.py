@@ -79,6 +79,7 @@ class OneJob:
 
 class Cells(unittest.TestCase):
     """A job is brought to a phase, something happens, and its line gets what the table says."""
+    seconds_left: Optional[float] = None        # until the wall time is over
 
     def play(self, *args: Any, **more: Any) -> bytes:
         """The same as make_events(), with an event loop."""
@@ -118,8 +119,7 @@ class Cells(unittest.TestCase):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return jobs.written
 
-    @staticmethod
-    def make_runner(jobs: OneJob, phase: Phase) -> tuple[Runner, runmaker4.Signals]:
+    def make_runner(self, jobs: OneJob, phase: Phase) -> tuple[Runner, runmaker4.Signals]:
         options = runmaker4.parse(["--retries", str(int(phase is Phase.STARTING)), "runs.txt"])
         loop = asyncio.get_running_loop()
         signals = runmaker4.Signals(loop)           # SIGCHLD
@@ -127,7 +127,7 @@ class Cells(unittest.TestCase):
         said: list[str] = []
         runner = Runner(jobs, processes, [runmaker4.Sink()], [mock.Mock(backlog=0)], b"host", options,  # type: ignore[arg-type]
                         said.append, runmaker4.RunnerStats(), ["1"], None, runmaker4.FileExecutor(False),
-                        memory=10.0, seconds_left=None)
+                        memory=10.0, seconds_left=self.seconds_left)
         if phase is Phase.UNDYING:          # as if the processes were another user's, and KILL came at once
             processes.grace = processes.MAX_DYING_SECONDS = 0.0
             processes.UNDYING_PAUSE = 0.05
@@ -191,6 +191,17 @@ class Cells(unittest.TestCase):
                 for phase, becomes in ((Phase.STARTING, BACK), (Phase.AT_GATE, BACK),
                                        (Phase.GROWING, b"!"), (Phase.SETTLING, b"!")):
                     self.assertEqual(self.play(phase, end, self.event("drain")), becomes, phase)
+
+    def test_a_stop_of_the_runner_counts_for_the_wall_time_and_not_for_a_timeout(self) -> None:
+        def stop(runner: Runner, _: Job) -> None:
+            """SIGSTOP, and SIGCONT much later: as the loop sees it, its clock jumps."""
+            time = runner.loop.time
+            mock.patch.object(runner.loop, "time", lambda: time() + 1000).start()
+
+        for self.seconds_left, becomes in (None, b"d"), (500.0, b"e"):
+            with self.subTest(seconds_left=self.seconds_left), \
+                    mock.patch.object(Runner, "timeout_of", return_value=60.0):
+                self.assertEqual(self.play(Phase.RUNNING, stop, command=b"sleep 0.5"), becomes)
 
     def test_a_gate_is_opened_once_or_refused_for_good(self) -> None:
         opening, refusing = Runner.open_gate, Runner.refuse_gate
