@@ -425,9 +425,11 @@ class ServedQueue(JobQueue):
                 job = self._claim_unless_taken(line)
                 if job:
                     return job
-        any_line = next((line for line in (*other_lines, *lines) if line.offset not in used_offsets), None)
-        lock_offset = self.file.lock_table.find_lock_without_line(any_line.command) if any_line else None
-        return self._claim_inherited(any_line, lock_offset) if any_line and lock_offset is not None else None
+        for line in (*other_lines, *lines):
+            lock_offset = self.file.lock_table.find_lock_without_line(line.command)
+            if line.offset not in used_offsets and lock_offset is not None:
+                return self._claim_inherited(line, lock_offset)
+        return None
 
     def _claim_inherited(self, line: Line, lock_offset: int) -> Job:
         """Claim a line with a job lock of the previous server; check_jobs() repairs what edits changed."""

@@ -9793,7 +9793,9 @@ class Message:
 
     def text(self, name: str, max_length: int = MAX_FRAME_BYTES) -> str:
         """Return a text that each terminal, record and locale can take."""
-        return display_text(to_bytes(self._string(name, max_length)))
+        value = self._string(name, max_length)
+        is_safe = value.isascii() and value.isprintable()
+        return value if is_safe else display_text(to_bytes(value))
 
     def data(self, name: str) -> bytes:
         return to_bytes(self._string(name, MAX_FRAME_BYTES))
