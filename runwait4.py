@@ -292,10 +292,12 @@ class Watcher:
         states: bytes | None,
         predicate: Callable[[Line], bool] | None = None,
         last_number: float = math.inf,
+        max_count: int | None = None,
     ) -> list[Line]:
-        """Return the lines in these states (None: any) that `predicate` accepts, up to a line number."""
+        """Return the first lines in these states (None: any) that `predicate` accepts, up to a line number.
+        """
         lines = itertools.takewhile(lambda line: line.number <= last_number, self.file.scan_lines(states))
-        return list(filter(predicate, lines))
+        return list(itertools.islice(filter(predicate, lines), max_count))
 
     @retry_while_missing
     def presence_locks(self) -> set[int] | None:
@@ -1124,18 +1126,18 @@ class Observation:
             line_runs = self.match_runs_with_lines(commands, all_runs)
         return [self.row_of_line(line, line_runs) for line in lines]
 
-    def last_rows(self) -> list[Row]:
-        """Return the row of the last run of each selected line, and of other lines with incomplete output, in
-        file order.
+    def last_rows(self, window: range) -> Iterator[Row]:
+        """Yield the row of the last run of each selected line, and of other lines in the window with
+        incomplete output, in file order.
         """
         commands = {line.command for line in self.selected_lines}
         runs = add_last_runs({}, self.log.start_pass(filter_by_commands(commands))).values()
         line_runs = self.match_runs_with_lines(commands.union(run.command for run in runs), runs)
         last_run_of = line_runs.last_runs
         selected_numbers = {line.number for line in self.selected_lines}
-        shown_numbers = [number for number in sorted(line_runs.lines) if number in selected_numbers
-                         or (number in last_run_of and last_run_of[number].incomplete)]
-        return [self.row_of_line(line_runs.lines[number], line_runs) for number in shown_numbers]
+        for number in filter(window.__contains__, sorted(line_runs.lines)):
+            if number in selected_numbers or (number in last_run_of and last_run_of[number].incomplete):
+                yield self.row_of_line(line_runs.lines[number], line_runs)
 
     def rows_of_all_runs(self) -> list[Row]:
         """Return rows of all runs of the selected lines, in the order of the file and of the log; one of a
@@ -1456,9 +1458,18 @@ def format_peak(peak: int | None, upper_bound: int | None) -> str:
     return f"<{memory_text(upper_bound)}" if upper_bound is not None else ""
 
 
-def find_bad_lines(watcher: Watcher, snapshot: Snapshot) -> list[Line]:
-    lines = [*watcher.select_lines(FAILED + ERROR), *snapshot.orphans]
-    return sorted(lines, key=operator.attrgetter("number"))
+MAX_FAILED_LINES = 100_000      # in memory at once, for --failed
+
+
+def find_bad_lines(
+    watcher: Watcher, snapshot: Snapshot, start: int = 1, max_count: int | None = None
+) -> list[Line]:
+    """Return the first failed lines and orphans with at least this number; max_count None: all."""
+    lines = [
+        *watcher.select_lines(FAILED + ERROR, lambda line: line.number >= start, math.inf, max_count),
+        *(line for line in snapshot.orphans if line.number >= start),
+    ]
+    return sorted(lines, key=operator.attrgetter("number"))[:max_count]
 
 
 def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Line]:
@@ -1549,33 +1560,47 @@ def describe_resources_and_output(run: RunRecord, directory: str) -> str:
 def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     """For --failed print the last runs of failed lines, for --show all runs of the named lines.
 
-    Return the number of lines by state.
+    At the end group the reasons of failed lines if several have one reason.  Return the number of lines by
+    state.
     """
     is_failed_only = options.show is None
-    select_lines = find_bad_lines if is_failed_only else functools.partial(find_lines, options.show)
     gc.disable()        # it would take a quarter of the time; no view makes cycles
-    with Observation(watcher, options, say, select_lines) as observation:
-        rows = observation.last_rows() if is_failed_only else observation.rows_of_all_runs()
-        output = LastOutput(options.outdir, max_lines=3 if is_failed_only else 10)
-        output.measure(rows)
-        if options.json:
-            print_lines([json.dumps({"runs": [row.json_fields() for row in rows]})])
-        else:
-            failures = FailureGroups()
-            print_rows(rows, output, failures, stdout_columns())
-            print_failure_groups(failures.largest_first(), stdout_columns())
+    output = LastOutput(options.outdir, max_lines=3 if is_failed_only else 10)
+    groups = FailureGroups()
+    columns = stdout_columns()
+    say_once = functools.cache(say)
+    before_row = '{"runs": ['
+    start = 1
+    # Batches of failed lines bound the memory.  Each is an observation of its own: a line that failed after
+    # the journal was opened would have no run
+    while start < sys.maxsize:
+        select_lines = functools.partial(find_bad_lines, start=start, max_count=MAX_FAILED_LINES)
+        if not is_failed_only:
+            select_lines = functools.partial(find_lines, options.show)
+        with Observation(watcher, options, say_once, select_lines) as observation:
+            lines = observation.selected_lines
+            is_full = is_failed_only and len(lines) == MAX_FAILED_LINES
+            window = range(start, lines[-1].number + 1 if is_full else sys.maxsize)
+            start = window.stop
+            for row in observation.last_rows(window) if is_failed_only else observation.rows_of_all_runs():
+                output.measure([row])
+                if options.json:
+                    print_bytes((before_row + json.dumps(row.json_fields())).encode())
+                    before_row = ", "
+                else:
+                    print_row(row, output, groups, columns)
+    if options.json:
+        print_lines([before_row.lstrip(", ") + "]}"])
+    print_groups(groups.largest_first(), columns)
     return count_states(observation.snapshot)
 
 
-def print_rows(
-    rows: Iterable[Row], output: LastOutput, groups: FailureGroups, columns: float
-) -> None:
-    """Print rows, and add those of failed lines to `groups`."""
-    for row in rows:
-        last_lines = output.last_lines(row.run) if row.run else []
-        if row.run and row.is_last and row.line_state in BAD_LINE_STATES:
-            groups.add(row, last_lines)
-        print_lines(format_row(row, output.directory, last_lines, columns))
+def print_row(row: Row, output: LastOutput, groups: FailureGroups, columns: float) -> None:
+    """Print a row, and add it to `groups` if the line failed."""
+    last_lines = output.last_lines(row.run) if row.run else []
+    if row.run and row.is_last and row.line_state in BAD_LINE_STATES:
+        groups.add(row, last_lines)
+    print_lines(format_row(row, output.directory, last_lines, columns))
 
 
 # a number in a command or in output
@@ -1638,7 +1663,7 @@ class FailureGroups:
         return sorted(self._groups.values(), key=lambda group: -group.count)
 
 
-def print_failure_groups(groups: Sequence[FailureGroup], columns: float) -> None:
+def print_groups(groups: Sequence[FailureGroup], columns: float) -> None:
     """Print the groups if one has several lines."""
     if any(group.count > 1 for group in groups):
         texts = (f"{group.count:6}  {group.words}  ({group.place})" for group in groups)

@@ -7,7 +7,7 @@ import unittest
 from typing import Any
 
 from tests.journal import BEGAN, end, pair, start
-from tests.support import GATE, RUNWAIT, Ended, wait_until
+from tests.support import GATE, RUNWAIT, Ended, RunCase, wait_until
 from tests.terminal import Terminal
 from tests.test_journal_reading import JournalCase
 from tests.test_timeline import read_trace
@@ -178,7 +178,7 @@ class Status(TellingCase):
         self.assertNotIn("\33", self.told("--status", "runs.txt"))
 
 
-class Failed(TellingCase):
+class Failed(TellingCase, RunCase):
 
     def failed(self) -> str:
         """What it tells, with the times of day blotted out."""
@@ -277,6 +277,30 @@ class Failed(TellingCase):
         ):
             told = self.told("--show", runs, "--outdir", "out", "runs.txt")
             self.assertEqual(told.rpartition("\n\n")[2], expected)
+
+    def test_many_failed_lines_take_no_more_memory_than_a_part_of_them(self) -> None:
+        count = 3000
+        lines = [f"{'!e'[number % 2]} run {number}\n" for number in range(count)]
+        lines[1234] = lines[1235] = "! equal\n"
+        lines[2345] = "d incomplete\n"
+        self.write("".join(lines))
+        self.journal(*(end(number, number + 1, lines[number].strip()[2:], state="!", files=[],
+                           stdout="word " * 800, **{"incomplete": True} if number == 2345 else {})
+                       for number in range(count)))
+        limit = """
+import html, json, json.decoder, json.encoder, resource, runwait4, secrets
+runwait4.LastOutput.MAX_COLUMNS = 20
+runwait4.MAX_FAILED_LINES = 300
+with open("/proc/self/statm") as file:
+    size = int(file.read().split()[0]) * 4096 + (12 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (size, size))"""
+        for more in (), ("--json",):
+            options = "--failed", *more, "--outdir", "out", "runs.txt"
+            ended = self.finish(self.start_patched(limit, *options, script=RUNWAIT))
+            self.assertEqual((ended.code, ended.err), (0, b""))
+            whole = "import runwait4\nrunwait4.LastOutput.MAX_COLUMNS = 20"
+            self.assertEqual(ended.out, self.finish(self.start_patched(whole, *options, script=RUNWAIT)).out)
+            self.assertEqual(ended.out.count(b"incomplete"), count + 1 if more else 1)
 
     def test_without_a_journal_the_lines(self) -> None:
         self.write("! a\nd b\ne c\nr d\n")
