@@ -7366,7 +7366,7 @@ class Use(enum.Enum):
     IDLE = "nothing"
     BUSY = "it has a job, or is about to get one"
     SPENT = "nothing: it has run one job (-1)"
-    BROKEN = "nothing: the last jobs could not run there"
+    BROKEN = "nothing: the last jobs ended as if they could not run there"
 
 
 @dataclass(eq=False, repr=False)
@@ -7377,7 +7377,8 @@ class Slot:
     rank: int = 0                       # the idle slot with the lowest rank gets the next job
     use: Use = Use.IDLE
     listed: bool = True                 # otherwise it gets no more jobs
-    broken_jobs: int = 0                # the last jobs in a row that could not run here
+    # how the last jobs in a row ended that probably could not run here, for example '127 within a second'
+    broken_ends: list[str] = field(default_factory=list)
 
     @property
     def is_retired(self) -> bool:
@@ -8315,7 +8316,8 @@ class Runner:
     """
     MAX_BACKLOG_BYTES = 1 << 24         # above this no jobs are started
     BROKEN_STATUSES = 126, 127          # of a shell that cannot run the program, or does not find it
-    REMOTE_STATUSES = *BROKEN_STATUSES, 255     # 255: of ssh, if it cannot reach the host, or loses it
+    MAX_BROKEN_SECONDS = 1.0            # later, a job has done some work
+    SSH_FAILED = 255                    # of ssh(1); seconds or minutes pass if a host does not answer
     MAX_NAMED_COMMAND = 80              # characters of a command in a message
     MAX_RESULT_SECONDS = 10.0           # after a kill signal, to write states
     MAX_ANSWER_SECONDS = 2.0            # after a kill signal, for an answer
@@ -8773,22 +8775,30 @@ class Runner:
 
     def _count_broken_jobs(self, task: JobTask) -> None:
         """Count jobs in a row on a slot that a host lacking their program, or out of reach, explains."""
-        can_be_remote = self.options.slots or self.options.runner
-        statuses = self.REMOTE_STATUSES if can_be_remote else self.BROKEN_STATUSES
-        slot, result = task.run.slot, task.run_result
-        is_broken = result and not result.cause and result.code in statuses
-        slot.broken_jobs = slot.broken_jobs + 1 if is_broken else 0
-        if result and self._is_broken(slot):
+        slot, end = task.run.slot, self._describe_broken_end(task)
+        slot.broken_ends = [*slot.broken_ends, end] if end else []
+        if self._is_broken(slot):
+            ends = " or ".join(dict.fromkeys(slot.broken_ends))
             command = display_text(task.job.command)[:self.MAX_NAMED_COMMAND]
             self.say(
-                f"slot {slot.name}: {plural(slot.broken_jobs, 'job')} in a row could not run; it gets no "
-                f"more (the last: exit status {result.code} on {display_text(self.host)} in "
-                f"{os.readlink('/proc/self/cwd')}: {command})"
+                f"slot {slot.name}: {plural(len(slot.broken_ends), 'job')} in a row ended with {ends}; it "
+                f"gets no more (the last: on {display_text(self.host)} in {os.readlink('/proc/self/cwd')}: "
+                f"{command})"
             )
+
+    def _describe_broken_end(self, task: JobTask) -> str:
+        """Return for example '127 within a second' if the job probably could not run; otherwise ''."""
+        result = task.run_result
+        if not result or result.cause:
+            return ""
+        if result.code in self.BROKEN_STATUSES and task.run.duration < self.MAX_BROKEN_SECONDS:
+            return f"{result.code} within a second"
+        is_of_ssh = result.code == self.SSH_FAILED and ssh_words(self.options.runner or "")
+        return "255 from ssh" if is_of_ssh else ""
 
     def _is_broken(self, slot: Slot) -> bool:
         limit: int = self.options.slot_errors
-        return 0 < limit <= slot.broken_jobs
+        return 0 < limit <= len(slot.broken_ends)
 
     def _choose_next_use(self, slot: Slot, was_started: bool) -> Use:
         """Return the use of a slot after a job.
@@ -8796,7 +8806,7 @@ class Runner:
         Reset the count of a broken slot: if the name returns to the list, it is used again.
         """
         if self._is_broken(slot):
-            slot.broken_jobs = 0
+            slot.broken_ends = []
             return Use.BROKEN
         if not was_started:                 # with -1 the slot can still have its one job
             return Use.IDLE
@@ -8810,6 +8820,11 @@ def shell_error(error: OSError, host: bytes) -> str:
     return f"{shell}: {error_text(error)}" if is_there else f"no {shell} on {os.fsdecode(host)}"
 
 
+def ssh_words(runner: str) -> list[str]:
+    """Return the words of a --runner that are ssh, or a path to it."""
+    return list(filter(re.compile("([^=]*/)?ssh").fullmatch, shlex.split(runner)))
+
+
 def wrap_in_runner(runner: bytes, shell: str, command: bytes) -> bytes:
     """Return the command that makes `runner` run a job, for example `nice -n 19 /bin/sh -c 'echo 1'`.
 
@@ -8819,9 +8834,7 @@ def wrap_in_runner(runner: bytes, shell: str, command: bytes) -> bytes:
     """
     job = b" " + command if command[:1] in (b"-", b"+") else command
     words = [os.fsencode(shell), b"-c", job]
-    is_ssh_path = re.compile("([^=]*/)?ssh").fullmatch
-    ssh_words = list(filter(is_ssh_path, shlex.split(os.fsdecode(runner))))
-    parsing_count = 1 + len(ssh_words)          # by the local shell, and after each ssh
+    parsing_count = 1 + len(ssh_words(os.fsdecode(runner)))     # by the local shell, and after each ssh
     for _ in range(parsing_count):
         words = list(map(quote, words))
     return b" ".join([runner, *words])
@@ -9055,7 +9068,7 @@ def add_running_options(add: AddArgument) -> None:
         type=integer_between(0),
         default=3,
         metavar="N",
-        help="retire a slot after N jobs in a row with status 126, 127 (with names or --runner also 255) [3]",
+        help="retire a slot after N jobs in a row with status 126, 127 within a second, or 255 of ssh [3]",
     )
     add("--memory", type=memory_size, metavar="SIZE", help="memory for jobs with memory= (60G) [all]")
 

@@ -38,7 +38,7 @@ class OfTheFile(RunCase):
         (". true\n", ("-1", "-j2"), 0, "1 done in T"),
         # what -1 leaves since a slot has not had its job does count
         (". a\n", ("-1", "--walltime=1", "--timeout=5"), 1, "nothing done; in all 1 new"),
-        (". exit 255\n. a\n", ("-1", "--slots=s", "--slot-errors=1"), 1,
+        (". exit 127\n. a\n", ("-1", "--slots=s", "--slot-errors=1"), 1,
          "0 done, 1 failed in T (line 1); in all 1 failed, 1 new; -r runs them again"),
         # what a check stops counts, as does what failed in a group
         ("! a\n#RUN barrier check\n. b\n", (), 1,

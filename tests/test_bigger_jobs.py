@@ -133,7 +133,7 @@ class BigJobs(TcpCase):
         self.assertEqual(self.finish(client).code, 0)
 
     def test_what_does_not_fit_because_slots_are_out_of_service_counts_as_left(self) -> None:
-        job = ". [ $RUNMAKER4_SLOT != a ] || exit 255; sleep 0.2\n"
+        job = ". [ $RUNMAKER4_SLOT != a ] || exit 127; sleep 0.2\n"
         self.write(f"{job}{job}#RUN slots=2\n. true\n")
         ended = self.run_jobs("--slots", "a,b", "--slot-errors", "1")
         self.assertEqual((ended.code, sorted(self.states())), (1, ["!", ".", "d"]))

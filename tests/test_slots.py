@@ -253,7 +253,7 @@ class FollowedNames(SlotCase):
 
 class SlotErrors(SlotCase):
     """A slot whose jobs could not run, N times in a row, gets no more of them (--slot-errors)."""
-    BROKEN = '[ "$SLAVE_IP" != bad ] || [ -e mended ] || { echo $JOB_ID >>broken; exit 255; }'
+    BROKEN = '[ "$SLAVE_IP" != bad ] || [ -e mended ] || { echo $JOB_ID >>broken; exit 127; }'
 
     def said_of(self, ended: Ended, name: str) -> str:
         """The line of stderr that names the slot and what it did."""
@@ -271,22 +271,34 @@ class SlotErrors(SlotCase):
         self.assertEnded(self.run_jobs("-q", "-r", "--slots", "good", "--slot-errors", "3"), 0, "d" * 8)
 
     def test_when_all_slots_are_out_the_runner_ends(self) -> None:
-        self.jobs(*["exit 255"] * 6)
+        self.jobs(*["exit 127"] * 6)
         ended = self.run_jobs("-q", "--slots", "one,two", "--slot-errors", "2", "--follow", timeout=30)
         self.assertEnded(ended, 1, "!!!!..")
         for name in "one", "two":
             self.said_of(ended, name)
 
     def test_only_what_could_not_run_counts_and_only_in_a_row(self) -> None:
-        ends = "255 126 1 127 255 0 255 255 254 255".split()
+        ends = "127 126 1 127 126 0 126 126 254 127".split()
         self.jobs(*[f"exit {end}" for end in ends])
         self.assertEnded(self.run_jobs("-q", "--slots", "one"), 1, "!!!!!d!!!!")
-        self.jobs(*["exit 127", "exit 126", "exit 255"] * 2)
-        self.assertEnded(self.run_jobs("-q", "-j1"), 1, "!!!!!!")
         self.jobs(*["exit 1"] * 40)
         self.assertEnded(self.run_jobs("-q", "-j2"), 1, "!" * 40)
         self.jobs(*["exit 127"] * 5)
         self.assertEnded(self.run_jobs("-q", "-j1", "--slot-errors", "0"), 1, "!!!!!")
+
+    def test_127_after_some_work_is_an_end_as_any_other(self) -> None:
+        self.jobs("sleep 1; no-such-mailer", "exit 1")
+        self.assertEnded(self.run_jobs("-q", "-j1", "--slot-errors", "1"), 1, "!!")
+
+    def test_255_is_of_a_host_out_of_reach_if_ssh_runs_the_jobs_and_else_of_the_program(self) -> None:
+        self.write('#!/bin/sh\nexec sh -c "$*"\n', "ssh").chmod(0o755)
+        for options in (), ("--runner", "env X=/ssh"):
+            self.jobs(*["exit 255"] * 4)
+            self.assertEnded(self.run_jobs("-q", "--slots", "one", *options), 1, "!!!!")
+        self.jobs("exit 127", *["exit 255"] * 3)
+        ended = self.run_jobs("-q", "-j1", "--runner", "nice ./ssh")
+        self.assertEnded(ended, 1, "!!!.")
+        self.assertIn("ended with 127 within a second or 255 from ssh;", self.said_of(ended, "slot 1"))
 
     def test_a_host_without_the_program_leaves_the_list_to_the_other(self) -> None:
         for name in "there", "elsewhere":
@@ -297,7 +309,7 @@ class SlotErrors(SlotCase):
         bad = self.start(RUNMAKER, "-q", "-j4", "--name", "alice", "../runs.txt", cwd=self.dir / "elsewhere")
         ended = self.finish(bad)
         where = re.escape(str(self.dir / "elsewhere"))
-        said = rf"slot 1: 3 jobs in a row could not run.* 127 on alice in {where}: \./sim\)"
+        said = rf"slot 1: 3 jobs in a row ended with 127 within a second; .* on alice in {where}: \./sim\)"
         self.assertRegex(ended.err.decode(), said)
         self.assertIn(b"no slot is left in service", ended.err)
         self.assertEqual((ended.code, self.finish(good).code), (1, 1))
@@ -332,9 +344,10 @@ class SlotErrors(SlotCase):
         self.assertEqual((self.finish(runner).code, sorted(self.states())), (1, ["!", ".", "d", "d"]))
 
     def test_one_that_breaks_once_it_is_removed_is_back_in_service_when_it_is_added_again(self) -> None:
+        self.write('#!/bin/sh\nexec sh -c "$*"\n', "ssh").chmod(0o755)
         self.jobs("touch up.1; until [ -e out ]; do sleep 0.02; done; exit 255", HELD, HELD)
         self.names("bad\n")
-        runner = self.start_on_names("--slot-errors", "1", up=[1])
+        runner = self.start_on_names("--slot-errors", "1", "--runner", "./ssh", up=[1])
         self.names("good\n")
         self.wait_up(2, runner=runner)
         self.write("", "out")

@@ -7,7 +7,7 @@ complete -c runmaker4-client -l retries -x -d 'run a failing job up to N more ti
 complete -c runmaker4-client -l runner -x -d 'run `CMD /bin/sh -c JOB`: nice -n 19, ssh "$SLAVE_IP"'
 complete -c runmaker4-client -s 1 -l one-only -d 'run no more than one job per slot, then exit'
 complete -c runmaker4-client -l slots -x -d 'instead of -j: a slot per name (@FILE: one a line)'
-complete -c runmaker4-client -l slot-errors -x -d 'retire a slot after N jobs in a row with status 126, 127 (with names or --runner also 255) [3]'
+complete -c runmaker4-client -l slot-errors -x -d 'retire a slot after N jobs in a row with status 126, 127 within a second, or 255 of ssh [3]'
 complete -c runmaker4-client -l memory -x -d 'memory for jobs with memory= (60G) [all]'
 complete -c runmaker4-client -l follow -d 'wait for more jobs'
 complete -c runmaker4-client -l timeout -x -d 'kill a job that runs longer (90, 90s, 5m, 2h, 1d): !'

@@ -7,7 +7,7 @@ complete -c runmaker4 -l retries -x -d 'run a failing job up to N more times, at
 complete -c runmaker4 -l runner -x -d 'run `CMD /bin/sh -c JOB`: nice -n 19, ssh "$SLAVE_IP"'
 complete -c runmaker4 -s 1 -l one-only -d 'run no more than one job per slot, then exit'
 complete -c runmaker4 -l slots -x -d 'instead of -j: a slot per name (@FILE: one a line)'
-complete -c runmaker4 -l slot-errors -x -d 'retire a slot after N jobs in a row with status 126, 127 (with names or --runner also 255) [3]'
+complete -c runmaker4 -l slot-errors -x -d 'retire a slot after N jobs in a row with status 126, 127 within a second, or 255 of ssh [3]'
 complete -c runmaker4 -l memory -x -d 'memory for jobs with memory= (60G) [all]'
 complete -c runmaker4 -l follow -d 'wait for more jobs, also for a file to be made'
 complete -c runmaker4 -l dry-run -d 'print which jobs would run, and change nothing'
