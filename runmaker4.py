@@ -5471,6 +5471,11 @@ class FileJobs:
 # the processes by the job lock: all that inherited the open file description that locks it.
 
 LOCK_FD = 64                        # descriptor of the job lock in a job: out of the way of `exec 3>file`
+# the soft limit of open files, for jobs: ours can be raised, and select(2) fails above 1,024
+START_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+# what names descriptors of make -j, which no job inherits: it would use its own files of these numbers
+# (GNU make manual, "POSIX Jobserver Interaction"; --jobserver-fds: before 4.2)
+JOBSERVER_FDS = re.compile(rb"(^| )--jobserver-(auth|fds)=[0-9]+,[0-9]+(?= |$)")
 # the first commands of a shell that must wait at a gate: it reads a line
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
 # a command that the shell does not wait for: it ends in &, and neither in && nor in \&, nor in a comment
@@ -5825,10 +5830,12 @@ class Processes(TreeKiller):
         id_parts = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
         self._new_tags = (b"%s-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
+        self._lock_fd = min(LOCK_FD, START_LIMIT - 8)
         # the token is secret; memory that another runner has allocated to us is not for each job
         hidden = b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY"
         self.environ = {key: value for key, value in os.environb.items() if key not in hidden}
+        for name in self.environ.keys() & {b"MAKEFLAGS", b"MFLAGS"}:
+            self.environ[name] = JOBSERVER_FDS.sub(b"", self.environ[name])
         own_tags = self.environ.get(JOB_TAG_VARIABLE)   # if we are a job, our jobs are part of it
         self.outer_tags = own_tags + b"/" if own_tags else b""
         signals.handle(signal.SIGCHLD, self.reap)
@@ -5844,7 +5851,8 @@ class Processes(TreeKiller):
         """
         job_tag = next(self._new_tags)
         actions = self._spawn_actions((gate_fd, out_fd, err_fd), lock_fd)
-        script = self.SHELL_SCRIPT if gate_fd is None else GATE + self.SHELL_SCRIPT
+        gate = b"" if gate_fd is None else GATE
+        script = b"ulimit -Sn %d\n%b%b" % (START_LIMIT, gate, self.SHELL_SCRIPT)
         # ProcessTable finds the processes of a job, and of the jobs around it, by these tags
         environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
         arguments = shell, b"-c", script, shell, command

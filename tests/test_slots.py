@@ -2,7 +2,6 @@
 import os
 import pathlib
 import re
-import resource
 import shutil
 import subprocess
 import time
@@ -151,21 +150,6 @@ class FollowedNames(SlotCase):
         self.assertEqual({self.name_of(line) for line in (1, 2, 3)}, {"a", "b", "c"})
         self.open_gate()
         self.assertAll(0, runner, "dddd")
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-    def test_few_names_leave_jobs_the_limit_of_descriptors_that_the_runner_had(self) -> None:
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        self.jobs("ulimit -Sn >soft; ulimit -Hn >hard", HELD, HELD)
-        self.names("a\nb\n")
-        runner = self.start_on_names(
-            up=[2], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
-        )
-        self.names("a\nb\nc\n")
-        self.wait_up(3)
-        self.open_gate()
-        self.assertAll(0, runner, "ddd")
-        limits = (int(self.read("soft")), self.read("hard"))
-        self.assertEqual(limits, (100, str(hard).encode() + b"\n" if hard >= 0 else b"unlimited\n"))
 
     def test_a_name_that_is_added_gets_a_job_within_a_second(self) -> None:
         self.jobs(*[HELD] * 5)

@@ -1,5 +1,7 @@
 """Promise: a runner copes with what it is started in: descriptors, signals, a full machine."""
+import functools
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -22,6 +24,23 @@ class Descriptors(RunCase):
         self.assertEqual(names.count(".runs.txt.lock"), 1, names)
         # its stdout and stderr
         self.assertEqual(len([name for name in names if name.startswith("pipe:")]), 2, names)
+
+    def test_jobs_have_the_limit_of_open_files_that_the_runner_was_started_with(self) -> None:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        self.jobs("ulimit -Sn >soft; [ $(ulimit -Hn) != $(ulimit -Sn) ]")
+        limits = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (100, hard))
+        ended = self.finish(self.start(RUNMAKER, "-q", "-j100", "runs.txt", preexec_fn=limits))
+        self.assertEqual((ended.code, self.read("soft")), (0, b"100\n"), ended.err)
+
+    def test_make_in_a_job_is_told_nothing_of_descriptors_that_only_the_runner_has(self) -> None:
+        fifo = "-j2 --jobserver-auth=fifo:/tmp/3,4"
+        for flags, mflags, told in (
+            ("s -j2 --jobserver-auth=3,4 -- A=b", "-j2 --jobserver-fds=3,4", "s -j2 -- A=b,-j2"),
+            (fifo, fifo, f"{fifo},{fifo}"),
+        ):
+            self.jobs('echo "$MAKEFLAGS,$MFLAGS" >flags')
+            self.run_jobs("-q", env={"MAKEFLAGS": flags, "MFLAGS": mflags})
+            self.assertEqual(self.read("flags").decode(), f"{told}\n")
 
     # while the shell is started the worker's thread exchanges the job's descriptor, and another file gets its
     # number
