@@ -5830,7 +5830,7 @@ class Processes(TreeKiller):
         id_parts = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
         self._new_tags = (b"%s-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self._lock_fd = min(LOCK_FD, START_LIMIT - 8)
+        self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
         # the token is secret; memory that another runner has allocated to us is not for each job
         hidden = b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY"
         self.environ = {key: value for key, value in os.environb.items() if key not in hidden}
