@@ -329,6 +329,19 @@ def name_lines(numbers: Iterable[int]) -> str:
     return f"{word} {', '.join(names)}"
 
 
+OPTION = re.compile("--[a-z][a-z-]+|-[a-zA-Z]")
+SCRIPTS = "runmaker4.py", "runset4.py", "runwait4.py", "runmaker4-server.py", "runmaker4-client.py"
+
+
+def find_script_with_option(option: str) -> str:
+    """Return the name of a script beside this one whose text adds the option; '' if none does."""
+    for name in SCRIPTS:
+        with contextlib.suppress(OSError), open(os.path.join(os.path.dirname(__file__), name), "rb") as file:
+            if re.search(rf'add\(\s*(?:"-\w", )?"{option}"'.encode(), file.read()):
+                return name
+    return ""
+
+
 class Parser(argparse.ArgumentParser):
     """Begins the help with the program's purpose, and raises UsageError."""
 
@@ -2278,7 +2291,8 @@ class LockTableReader(Opened):
         if not self.is_open:
             return set()
         ranges = other_locks(self.fd, PRESENCE_BYTES, PresenceLock.COUNT)
-        return {offset - PRESENCE_BYTES for locked in ranges for offset in locked}
+        # a longer range is locked by another program
+        return {locked.start - PRESENCE_BYTES for locked in ranges if len(locked) == 1}
 
 
 class LockTable(LockTableReader):
@@ -8773,7 +8787,8 @@ class Runner:
         """
         await task.run_until_settled()
         if task.state != NEW:
-            self.runner_stats.add_result(task.job, task.state)
+            if task.cause != "lost":
+                self.runner_stats.add_result(task.job, task.state)
             self._drain_after_failures()
             self._count_broken_jobs(task)
         for slot in task.slots:
@@ -9591,9 +9606,7 @@ class App(RunnerProgram):
             os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory)
         )
         self._inputs = [self.path]
-        self.network = self._mount.network
         if self.slot_file:
-            self.network |= self.slot_file.mount.network
             self._inputs.append(self.slot_file.path)
         # False: with --follow the file need not exist yet; the cursor checks it later
         self._is_checked = not options.follow or os.path.lexists(self.path)
@@ -9603,7 +9616,7 @@ class App(RunnerProgram):
         if not options.dry_run:
             check_lock_file(self.path, self._mount, self.say)
         if self._is_checked:
-            check_job_file(self.path, self.network, self.say)
+            check_job_file(self.path, self._mount.network, self.say)
 
     def main(self) -> int:
         """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status."""
@@ -9615,7 +9628,8 @@ class App(RunnerProgram):
             return 0
         # A job that starts has both ends of two pipes, the job lock twice, and perhaps two files
         allow_descriptors(32 + len(self.slots) * 8)
-        self._record_sinks = self.open_record_files(self.network, self._presence_lock, *self._inputs)
+        needs_thread = self._mount.network or bool(self.slot_file and self.slot_file.mount.network)
+        self._record_sinks = self.open_record_files(needs_thread, self._presence_lock, *self._inputs)
         return super().main()
 
     def _print_dry_run(self) -> None:

@@ -228,7 +228,8 @@ def check_options(options: argparse.Namespace, parser: Parser) -> None:
             parser.error(f"{first} and {second} exclude each other")
     for option in "json", "outdir":
         if option in given and not actions:
-            parser.error(f"--{option} requires --status, --failed, --show or --stats")
+            requirements = (f"--{action}" for action in COMPANIONS if option in COMPANIONS[action])
+            parser.error(f"--{option} requires one of {', '.join(requirements)}")
     if "file" not in given and given - {"json"} not in (
             {"check_locks"}, {"timeline", "outdir"}, {"stats", "outdir"}):
         parser.error("missing FILE")
@@ -1352,7 +1353,10 @@ def status_of(observation: Observation) -> dict[str, Any]:
     jobs = fields_of_lines(observation.snapshot.running)
     pairs = zip(observation.snapshot.running, jobs)
     if unsupervised := [(line, job) for line, job in pairs if job["without_runner"]]:
-        from runset4 import Holders  # only now: to load it takes time
+        try:
+            from runset4 import Holders  # only now: to load it takes time
+        except ModuleNotFoundError:
+            raise UsageError("runset4.py is missing (copy it to where this script is)") from None
         holders = Holders(observation.watcher.file.lock_table.inode)
         for line, job in unsupervised:
             job["processes"] = holders.pids(line.command)

@@ -117,6 +117,14 @@ runset4.uninterrupted = lambda: open("adding", "w").close() or time.sleep(99)
         self.kill(adder)
 
 
+    def test_a_range_that_another_program_has_locked_is_nobody_at_work(self) -> None:
+        path = self.write("d a\n")
+        with open(lock_table(path), "wb") as file:
+            self.assertTrue(runmaker4.lock(file.fileno(), runmaker4.PRESENCE_BYTES, 1000))
+            self.assertTrue(runmaker4.lock(file.fileno(), runmaker4.PRESENCE_BYTES + 2000))
+            self.assertEqual(self.status()["runners"], 1)
+
+
 class Outlived(AtWorkCase):
     """A job that has outlived its runner is told as such, and looks like no runner."""
 
@@ -128,6 +136,8 @@ class Outlived(AtWorkCase):
         self.assertEqual((found["runners"], found["running"]), (0, 1))
         self.assertTrue(found["jobs"][0]["without_runner"])
         self.assertRegex(self.told(), r"\n   1  .*\(still running without a runner\) : >at\.gate")
+        without = self.start_patched("sys.modules['runset4'] = None", "--status", "runs.txt", script=RUNWAIT)
+        self.assertRefused(self.finish(without), "runset4.py is missing (copy it to where this script")
 
     def test_where_another_runner_is_there_the_journal_tells_whose_it_was(self) -> None:
         first = self.gated(f". {GATE}; : 2", options=("--outdir", "out"))
