@@ -373,6 +373,17 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         print_bytes(self.format_help().encode())
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse an unknown option before its value can be taken for FILE."""
+        for word in itertools.takewhile(lambda word: word != "--", args):
+            option = word.partition("=")[0]
+            if OPTION.fullmatch(option) and option not in self._option_string_actions:
+                script = find_script_with_option(option)
+                if script not in ("", self.prog):
+                    raise UsageError(f"{option} is an option of {script}")
+                self.error(f"unrecognized arguments: {word}")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> Any:
         if message.endswith("expected one argument"):       # argparse takes -1 for an option
             message += "; if it begins with -, write OPTION=ARGUMENT"
@@ -9560,7 +9571,7 @@ class RunnerProgram(Program):
         options = self.options
         self.say("Ctrl-C kills the jobs; Ctrl-\\ starts no more")
         if options.jobs is None and not options.slots and not options.one_only:
-            self.say("one at a time (-j0: as many as CPUs)")
+            self.say("one job at a time (-j0: one per CPU)")
 
     async def run_and_report(self, jobs: Jobs) -> int:
         """Run the jobs, print the output and the closing line, and return the exit status."""

@@ -1741,7 +1741,6 @@ def parse_separator(text: str) -> re.Pattern[bytes]:
 
 ADD_ACTIONS = ("add", "add_list", "add_jobs", "add_tests")
 CHANGE_ACTIONS = ("set", "cancel")
-NO_MATCH = "no matching jobs"
 EXAMPLES = f"""\
 Run failed jobs again, cancel one, edit while jobs run, add, hold:
     {PROG} --set=new --state=failed,error runs.txt
@@ -1911,8 +1910,15 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
     if summary and not options.quiet:
         file.say(summary)
     if not summary and not change_counts.refused:
-        file.say(NO_MATCH)
+        file.say(no_match_text(options.selection.pattern))
     return 0 if summary and not change_counts.refused else 1
+
+
+def no_match_text(pattern: bytes | None) -> str:
+    """Return that no job matches, with a hint if a pattern that is part of a command could match."""
+    if not pattern or b"*" in pattern:
+        return "no matching jobs"
+    return f"no matching jobs (a pattern must match the whole command: '*{display_text(pattern)}*')"
 
 
 def list_lines(file: JobReader, selection: Selection) -> int:
@@ -1924,7 +1930,7 @@ def list_lines(file: JobReader, selection: Selection) -> int:
     )
     none_selected = selection.has_conditions and not count
     if none_selected and not change_counts.refused:
-        file.say(NO_MATCH)
+        file.say(no_match_text(selection.pattern))
     return 1 if none_selected or change_counts.refused else 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from runmaker4 import VERSION
 from tests.support import (
+    ROOT,
     RUNMAKER,
     RUNSERVER,
     RUNSET,
@@ -250,6 +251,16 @@ class Help(RunCase):
         ):
             ended = self.run_script(script, option, "runs.txt")
             self.assertRefused(ended, f"{script}: unrecognized arguments: {option} (see --help)\n")
+
+    def test_an_option_of_another_script_is_refused_with_its_name_before_a_file_is_looked_for(self) -> None:
+        for script, option, owner in (
+            (RUNMAKER, "--status", RUNWAIT), (RUNMAKER, "-e", RUNWAIT), (RUNWAIT, "-r", RUNMAKER),
+            (RUNSET, "--host", RUNSERVER),
+        ):
+            ended = self.run_script(str(ROOT / script), option, "bob", "missing.txt")
+            self.assertRefused(ended, f"{script}: {option} is an option of {owner}\n")
+        ended = self.run_script(RUNSET, "--set=new", "--color", "red", "missing.txt")
+        self.assertRefused(ended, "unrecognized arguments: --color (see --help)")
 
     def test_a_second_file_is_refused(self) -> None:
         calls = ((RUNMAKER, "a.txt", "b.txt", "c.txt"), (RUNWAIT, "a.txt", "b.txt"),

@@ -307,7 +307,7 @@ class Terminal(Case):
         shown = self.run_in_terminal("-l", "log")
         first, second, *_ = ESCAPE.sub(b"", shown).split(b"\n")
         self.assertRegex(first, rb"Ctrl-C kills the jobs; Ctrl-\\ starts no more")
-        self.assertEqual(second.rstrip(), b"runmaker4.py: runs.txt: one at a time (-j0: as many as CPUs)")
+        self.assertEqual(second.rstrip(), b"runmaker4.py: runs.txt: one job at a time (-j0: one per CPU)")
         self.assertRegex(self.line_of(shown, b"exit 3 in "), ESCAPE)
         self.assertIn(b"[1] done in ", shown)
         self.assertNotIn(b"[1] a", shown)
@@ -316,7 +316,7 @@ class Terminal(Case):
         for options in "", "-r", "-j1", "-1", "--slots a", "-q":
             with self.subTest(options=options):
                 shown = self.run_in_terminal(*options.split())
-                self.assertEqual(b"one at a time (-j0: as many as CPUs)" in shown, options in ("", "-r"))
+                self.assertEqual(b"one job at a time (-j0: one per CPU)" in shown, options in ("", "-r"))
 
     def test_a_dumb_terminal_gets_lines_only(self) -> None:
         for name in "dumb", "":

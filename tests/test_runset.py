@@ -175,7 +175,9 @@ class Selecting(RunsetCase):
                                      for selection in (2, 7, "--state=e", "--match=cho ?")):
             with self.subTest(call=call):
                 self.assertComplains(ended, "runset4.py: runs.txt: ")
-        self.assertComplains(self.run_script(RUNSET, "--list", "--state=x", "runs.txt"), "runs.txt")
+        self.assertComplains(self.run_script(RUNSET, "--list", "--state=x", "runs.txt"), "no matching jobs\n")
+        self.assertComplains(self.run_script(RUNSET, "--list", "--match=cho", "runs.txt"),
+                             "no matching jobs (a pattern must match the whole command: '*cho*')\n")
         self.assertEqual(self.read(), before)
 
     def test_bad_lines_and_ranges_are_refused(self) -> None:
