@@ -7012,7 +7012,8 @@ class RecordFile:
             while written < len(data):
                 written += os.write(self.fd, data[written:])
         finally:
-            record[:] = data[data.rfind(b"\n", 0, written) + 1:]
+            written_bytes = max(written - len(header_or_newline), 0)
+            del record[:record.rfind(b"\n", 0, written_bytes) + 1]
         return ""
 
     def _write_locked(self, offset: int) -> str:
@@ -9255,7 +9256,7 @@ class Program:
         self._is_loop_running = False   # True: the attributes declared above exist
         self.executor = FileExecutor(False, self.on_writer_relieved)
         self.runner_stats = RunnerStats()
-        self._error_count = 0
+        self._errors: set[str] = set()      # reported by _on_error()
         self.defects = 0            # unhandled exceptions
         try:
             self.directory = os.getcwdb()       # now; the directory can be removed later
@@ -9465,23 +9466,26 @@ class Program:
             function(*args)
 
     def _on_error(self, text: str) -> None:
-        """Record that output or records were lost, and report that a few times."""
+        """Record that output or records were lost, and report each reason once, and only a few."""
         self.runner_stats.had_errors = True
-        self._error_count += 1
-        if self._error_count <= self.MAX_MESSAGES_OF_A_KIND:
-            is_last = self._error_count == self.MAX_MESSAGES_OF_A_KIND
+        if text not in self._errors and len(self._errors) < self.MAX_MESSAGES_OF_A_KIND:
+            self._errors.add(text)
+            is_last = len(self._errors) == self.MAX_MESSAGES_OF_A_KIND
             self.say_without_label(text + (" (more such messages are left out)" if is_last else ""))
 
     def say_without_label(self, text: str) -> None:
         self.stderr.write(os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
 
     def _on_stderr_broken(self, error: OSError) -> None:
-        """Do nothing: no stream remains for a message."""
+        self._count_as_error(self.stderr, error)        # no stream remains for a message
 
     def _on_stdout_broken(self, error: OSError) -> None:
         self.say(f"stdout: {error_text(error)}; the jobs go on, but job output is no longer shown")
-        # no error: the reader has exited and misses nothing
-        has_no_reader = error.errno == errno.EPIPE or (error.errno == errno.EIO and self.stdout.terminal)
+        self._count_as_error(self.stdout, error)
+
+    def _count_as_error(self, writer: Writer, error: OSError) -> None:
+        """Record that text was lost, unless the reader has exited: it misses nothing."""
+        has_no_reader = error.errno == errno.EPIPE or (error.errno == errno.EIO and writer.terminal)
         self.runner_stats.had_errors |= not has_no_reader
 
 
@@ -9596,7 +9600,7 @@ class RunnerProgram(Program):
         if not (self.options.plain and is_all_done):        # --plain: only output, if all is well
             self._print_closing_line(summary, seconds)
         await self.print_remaining(self.stderr, was_killed)
-        return exit_status
+        return exit_status or int(self.runner_stats.had_errors)         # the closing line can be lost, too
 
     def _print_closing_line(self, summary: Summary | None, seconds: float) -> None:
         """Print the last line, such as '3 done in 12s'.  summary: None: the file's state is unknown."""

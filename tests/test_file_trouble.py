@@ -1,5 +1,7 @@
 """Promise: whatever happens to the job file or to disks, jobs go on, and no byte is misplaced."""
+import functools
 import os
+import re
 import resource
 import subprocess
 import time
@@ -256,6 +258,19 @@ class FullDisk(FileCase):
         self.assertEqual(ended.code, 1)
         shown = [line.rpartition(b" ")[2] for line in ended.out.splitlines() if line.startswith(b"stdout")]
         self.assertEqual(shown, [as_bytes(str(number)) for number in range(1, 3001)])
+
+    def test_a_disk_that_is_full_at_any_byte_of_a_record_is_said_once_for_each_file(self) -> None:
+        alone = "import runmaker4; runmaker4.Journal.END_GATHER_SECONDS = 0"       # each record
+        for limit in 700, 1000, 1300:
+            self.jobs(*["echo out"] * 4)
+            ended = self.finish(self.start_patched(
+                alone, "-q", "-l", "log", "-n2", "runs.txt",
+                preexec_fn=functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))))
+            self.assertEnded(ended, 1, "dddd")
+            self.assertEqual(sorted(re.findall(rb"\S+: file too large \(the .*", ended.err)), [
+                b"log: file too large (the log file is incomplete; the jobs go on)",
+                b"runs.txt.out/journal: file too large (the journal is incomplete; the jobs go on)",
+            ])
 
     def test_an_output_directory_that_becomes_a_file(self) -> None:
         self.wait_at_gate("echo second", options=["--outdir", "out"])
