@@ -9477,15 +9477,13 @@ class Program:
         self.stderr.write(os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
 
     def _on_stderr_broken(self, error: OSError) -> None:
-        self._count_as_error(self.stderr, error)        # no stream remains for a message
+        """Record that a file lacks messages; a reader that has exited misses nothing."""
+        self.runner_stats.had_errors |= stat.S_ISREG(os.fstat(2).st_mode)
 
     def _on_stdout_broken(self, error: OSError) -> None:
         self.say(f"stdout: {error_text(error)}; the jobs go on, but job output is no longer shown")
-        self._count_as_error(self.stdout, error)
-
-    def _count_as_error(self, writer: Writer, error: OSError) -> None:
-        """Record that text was lost, unless the reader has exited: it misses nothing."""
-        has_no_reader = error.errno == errno.EPIPE or (error.errno == errno.EIO and writer.terminal)
+        # no error: the reader has exited and misses nothing
+        has_no_reader = error.errno == errno.EPIPE or (error.errno == errno.EIO and self.stdout.terminal)
         self.runner_stats.had_errors |= not has_no_reader
 
 

@@ -6,7 +6,7 @@ import resource
 import subprocess
 import time
 import unittest
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.support import (
@@ -251,10 +251,14 @@ class ReadOnly(FileCase):
 class FullDisk(FileCase):
     """What cannot be written to the log, the output directory or the job log is said; jobs go on; exit 1."""
 
+    @staticmethod
+    def no_more(size: int) -> Callable[[], None]:
+        """A preexec_fn after which files have at most this many bytes; then SIGXFSZ comes, or EFBIG."""
+        return functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
+
     def test_the_console_still_shows_what_the_output_directory_has_no_room_for(self) -> None:
         self.jobs("seq 1 3000")
-        ended = self.run_jobs("--outdir", "out", preexec_fn=lambda: resource.setrlimit(
-            resource.RLIMIT_FSIZE, (2000, 2000)))
+        ended = self.run_jobs("--outdir", "out", preexec_fn=self.no_more(2000))
         self.assertEqual(ended.code, 1)
         shown = [line.rpartition(b" ")[2] for line in ended.out.splitlines() if line.startswith(b"stdout")]
         self.assertEqual(shown, [as_bytes(str(number)) for number in range(1, 3001)])
@@ -263,14 +267,18 @@ class FullDisk(FileCase):
         alone = "import runmaker4; runmaker4.Journal.END_GATHER_SECONDS = 0"       # each record
         for limit in 700, 1000, 1300:
             self.jobs(*["echo out"] * 4)
-            ended = self.finish(self.start_patched(
-                alone, "-q", "-l", "log", "-n2", "runs.txt",
-                preexec_fn=functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))))
+            ended = self.finish(self.start_patched(alone, "-q", "-l", "log", "-n2", "runs.txt",
+                                                   preexec_fn=self.no_more(limit)))
             self.assertEnded(ended, 1, "dddd")
             self.assertEqual(sorted(re.findall(rb"\S+: file too large \(the .*", ended.err)), [
                 b"log: file too large (the log file is incomplete; the jobs go on)",
                 b"runs.txt.out/journal: file too large (the journal is incomplete; the jobs go on)",
             ])
+
+    def test_messages_that_find_no_room_are_an_error(self) -> None:
+        self.jobs("true")
+        ended = self.run_jobs("--no-records", "-q", "--errors", "errors", preexec_fn=self.no_more(30))
+        self.assertEnded(ended, 1, "d")
 
     def test_an_output_directory_that_becomes_a_file(self) -> None:
         self.wait_at_gate("echo second", options=["--outdir", "out"])
