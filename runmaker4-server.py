@@ -1363,9 +1363,6 @@ class Records:
                 self._outdir.write_output(run)
         elif kind == "end":
             self._end_run(assignment, message)
-            has_short_output = message.fields["out"] or message.fields["err"]
-            if has_short_output and self._outdir:
-                self._outdir.flush()            # before the result of the job
         else:
             raise WireError(f"an unknown message {kind!a}")
 
@@ -1467,9 +1464,14 @@ class Records:
             for sink in run.sinks:
                 sink.on_no_result(run)
 
-    def flush_journal(self) -> None:
+    def on_tick(self) -> None:
+        """Write output of runs that are no longer short to files, and the gathered events to the journal."""
         if self._outdir:
             self._outdir.on_tick()
+
+    def flush(self) -> None:
+        if self._outdir:
+            self._outdir.flush()
 
 
 # ======== Groups ============================================================================================
@@ -1922,6 +1924,7 @@ class Sessions:
     clients: dict[str, Client] = field(default_factory=dict)
     assignments: dict[str, Assignment] = field(default_factory=dict)
     last_return_at: float = 0.0            # boottime(): when a line came back unstarted
+    _unwritten: list[tuple[Assignment, LineResult]] = field(default_factory=list)
     _unacknowledged: set[Client] = field(default_factory=set)
     is_held_back: bool = False          # acknowledging waits for the disk or terminal
     links: dict[ClientLink, None] = field(default_factory=dict)
@@ -1964,11 +1967,25 @@ class Sessions:
         assignment.client.count_short_jobs(assignment, line_result)
         if line_result.event:
             assignment.client.inbox.unwritten_results.add(line_result.event)
-        job = assignment.job
-        write = functools.partial(self.executor.start_call, self.claims.finish, job, line_result.state)
-        # The first attempt is made at once: later calls of the executor find the state.
-        outcome = asyncio.ensure_future(write_with_retries(write, self.interval, self.say, job))
-        outcome.add_done_callback(functools.partial(self._complete_result, assignment, line_result))
+        if not self._unwritten:         # int() does nothing: results that come before its answer are a batch
+            self.executor.call_then(lambda _: self.write_results(), int)
+        self._unwritten.append((assignment, line_result))
+
+    def write_results(self) -> None:
+        """Write the results of a batch to the file, after the records of the runs, with one flush for all.
+
+        Clients do not repeat a run whose result they find in the file.  So if the server is killed in
+        between, the run must be in the journal.
+        """
+        if self._unwritten:
+            self.records.flush()
+        for assignment, line_result in self._unwritten:
+            job = assignment.job
+            write = functools.partial(self.executor.start_call, self.claims.finish, job, line_result.state)
+            # The first attempt is made at once: later calls of the executor find the state.
+            outcome = asyncio.ensure_future(write_with_retries(write, self.interval, self.say, job))
+            outcome.add_done_callback(functools.partial(self._complete_result, assignment, line_result))
+        self._unwritten.clear()
 
     def _complete_result(
         self, assignment: Assignment, line_result: LineResult, outcome: asyncio.Future[str]
@@ -2162,7 +2179,7 @@ class Sessions:
         While the disk or terminal is too slow, acknowledge nothing; on_writer_relieved() calls this again.
         When the server exits, it ignores all further output.
         """
-        self.records.flush_journal()
+        self.records.on_tick()
         self.is_held_back = self.records.is_behind(Writer.HIGH_BACKLOG) and not self.lifetime.is_exiting
         if self.is_held_back:
             return
@@ -3041,7 +3058,8 @@ class Server(Program):
         for assignment in self.sessions.assignments.values():
             self.records.abandon_run(assignment)        # the next server begins new records
         self.executor.call_then(self.runner_stats.add_orphans, lambda: self.claims.orphans)
-        await self._await_in_time(self.executor.flush(), max_seconds)       # results
+        self.sessions.write_results()
+        await self._await_in_time(self.executor.flush(), max_seconds)
         self.sessions.flush_records()                   # acknowledges all
         self.executor.post(self.claims.file.sync)
         await self._await_in_time(self.executor.flush(), max_seconds)
