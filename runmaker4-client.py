@@ -1243,9 +1243,9 @@ class ServerSink(Sink):
         self._send_end(run, run_result)
 
     def on_tick(self) -> None:
-        now = time.time()
+        now = time.monotonic()
         for run in list(self._held_output):
-            if now - run.started_at > OutDir.MAX_SHORT_SECONDS:
+            if now - run.started > OutDir.MAX_SHORT_SECONDS:
                 self._send_held_output(run)
 
     def _send_held_output(self, run: Run) -> None:

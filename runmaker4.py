@@ -6316,7 +6316,7 @@ class Run:
     slots: Sequence[Slot]
     host: bytes
     started_at: float = field(default_factory=time.time)     # seconds since the epoch
-    started: float = 0.0                # the same by the monotonic clock
+    started: float = field(default_factory=time.monotonic)      # the same by this host's monotonic clock
     duration: float = 0.0               # seconds; 0 until the end
     shell: Shell | None = None
     streams: tuple[Stream, ...] = ()    # stdout and stderr
@@ -7257,9 +7257,9 @@ class OutDir(Sink):
         self._close_run(run, run_result)
 
     def on_tick(self) -> None:
-        now = time.time()
+        now = time.monotonic()          # not started_at: that is by the clock of a client
         for run in self._entries:
-            if now - run.started_at > self.MAX_SHORT_SECONDS:
+            if now - run.started > self.MAX_SHORT_SECONDS:
                 self.write_output(run)
         self.flush()
 

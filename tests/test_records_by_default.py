@@ -120,6 +120,13 @@ class Short(DefaultCase):
         self.assertEqual(self.printed(), [(b"%d\n" % number, b"err %d\n" % number)
                                           for number in range(1, count + 1)])
 
+    def test_a_client_whose_clock_is_behind_makes_no_more_files(self) -> None:
+        self.jobs("echo a; sleep 0.1")
+        server = self.start_server("--exit-when-done")
+        behind = "import time; now = time.time; time.time = lambda: now() - 5"
+        self.assertEqual(self.run_client(server, patch=behind).code, 0)
+        self.assertEqual((self.finish(server).code, self.files()), (0, ["journal"]))
+
     def test_each_stream_may_have_4096_bytes(self) -> None:
         def many(count: int) -> str:
             return f"head -c {count} /dev/zero"
