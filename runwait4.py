@@ -488,6 +488,11 @@ class RunRecord:
     promised: int | None        # bytes of requested memory; None: not requested
 
     @property
+    def has_ended(self) -> bool:
+        """Return False for a run that goes on, or was lost: its client can come back."""
+        return self.ended is not None and self.cause != "lost"
+
+    @property
     def peak_text(self) -> str:
         """The peak memory: '12M', '<30M', or with requested memory '3.1G of 4G'; '' if unknown."""
         text = format_peak(self.memory, self.memory_below)
@@ -1553,7 +1558,9 @@ def describe_resources_and_output(run: RunRecord, directory: str) -> str:
         parts.append(f"in {run.directory}")
     if run.cpu is not None:
         parts.append(f"CPU {took(run.cpu)}")
-    output_text = f"printed {size_text(run.bytes)}" if run.bytes else "printed nothing"
+    output_text = f"printed {size_text(run.bytes) if run.bytes else 'nothing'}"
+    if not run.has_ended and not run.bytes:
+        output_text = "output unknown"
     if run.incomplete:
         output_text += " (some could not be written)"
     if run.files:
@@ -1761,7 +1768,7 @@ def read_stats(outdir: str) -> dict[str, Any]:
     without_end = 0
     with contextlib.closing(journal):
         for run in journal.start_pass():
-            if run.ended is None:
+            if not run.has_ended:
                 without_end += 1
                 continue
             words = [*to_text(run.command).split(), ""]     # "": the end of the command

@@ -87,6 +87,7 @@ class Runs(ShowCase):
             "new; last run: exit 0", "held; last run: exit 3",
         ]
         self.assertEqual([head.partition(" on ")[0] for head in self.heads("*")], wanted)
+        self.assertRegex(self.shown(5), r"\n    slot 1, process 4712, output unknown\n$")
 
     def test_one_that_runs_is_told_so_far(self) -> None:
         self.at_work(f". echo hello; {GATE}")

@@ -64,16 +64,17 @@ class Lost(ViewCase):
 
 
 class Resumed(ViewCase):
-    """A run whose runner was killed is no less a run in the statistics than on the page."""
+    """A run whose runner or client was killed is no less a run in the statistics than on the page."""
 
     def test_a_run_without_an_end_is_counted(self) -> None:
         self.write("d a\nd b\n")
-        self.journal(start(1, 1, "a", runner=99), *pair(2, 1, "a"), *pair(3, 2, "b"))
+        self.journal(start(1, 1, "a", runner=99), *pair(2, 1, "a"), *pair(3, 2, "b"),
+                     end(4, 2, "b", state="e", cause="lost"))
         stats = json.loads(self.told("--stats", "--json", "--outdir", "out"))
-        self.assertEqual((stats["all"]["runs"], stats["without_end"]), (2, 1))
+        self.assertEqual((stats["all"]["runs"], stats["without_end"]), (2, 2))
         self.assertTrue(self.told("--stats", "--outdir", "out").endswith(
-            "\n1 run without an end: running, or lost\n"))
-        self.assertEqual(sum(self.page().outcomes.values()), 3)
+            "\n2 runs without an end: running, or lost\n"))
+        self.assertEqual(sum(self.page().outcomes.values()), 4)
 
 
 class Hosts(ViewCase):
