@@ -6891,7 +6891,7 @@ class RecordFile:
     A lock file that readers cannot open would not do: on NFS, a granted lock makes this host's copy of the
     locked file current, and of no other file.  So a runner would append at an old size.
     """
-    REPORT_AFTER_SECONDS = 5.0          # until the reason why records wait is reported
+    REPORT_AFTER_SECONDS = 30.0         # until the reason why records wait is reported
 
     def __init__(
         self,
