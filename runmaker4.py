@@ -730,7 +730,7 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
                 "(remove it: a new one is created)",
             )
         if file_status and os.geteuid() in (0, lock_status.st_uid):
-            share_lock_file(fd, lock_status, file_status)
+            share_with_writers(fd, file_status, 0o600)
     except OSError:
         os.close(fd)
         raise
@@ -768,7 +768,7 @@ def stat_single_file(fd: int) -> os.stat_result:
 
 
 def is_trusted_replacement(new: os.stat_result, old: os.stat_result) -> bool:
-    """Return True if we trust a new file in place of the job file, whose commands we run.
+    """Return True if we trust a new file as the job file, whose commands we run, or beside it.
 
     Its owner must be us, root, the old owner, or a user who could have written to the old file.
     """
@@ -784,21 +784,25 @@ def stat_or_none(path: str) -> os.stat_result | None:
         return None
 
 
-def share_lock_file(fd: int, lock_status: os.stat_result, file_status: os.stat_result) -> None:
-    """Set group and mode of a lock file so that only users who may write to the file may open it."""
-    mode = 0o600
-    if file_status.st_mode & stat.S_IWGRP:
-        mode |= 0o060
-    if file_status.st_mode & stat.S_IWOTH:
-        mode |= 0o006
-    if lock_status.st_gid != file_status.st_gid:
+def share_with_writers(fd: int, model: os.stat_result, mode: int | None = None) -> None:
+    """Set group and mode of an open file or directory so that users who may write to `model` may write it.
+
+    model: the status of the job file, or for a record of the directory; users of /tmp share no records.
+    mode: for all other users; None: as it is.
+    """
+    status = os.fstat(fd)
+    writers = 0 if model.st_mode & stat.S_ISVTX else model.st_mode & 0o022
+    readers = writers << 1
+    shared = readers | writers | (writers >> 1 if stat.S_ISDIR(status.st_mode) else 0)
+    if writers and status.st_gid != model.st_gid:
         try:
-            os.fchown(fd, -1, file_status.st_gid)
+            os.fchown(fd, -1, model.st_gid)
         except OSError:                         # we are not in that group; our own gets no rights
-            mode &= ~0o060
-    if lock_status.st_mode & 0o777 != mode:
+            shared &= 0o007
+    new_mode = (status.st_mode & 0o777 if mode is None else mode) | shared
+    if status.st_mode & 0o777 != new_mode:
         with contextlib.suppress(OSError):      # it was removed, or the file system has no modes
-            os.fchmod(fd, mode)
+            os.fchmod(fd, new_mode)
 
 
 def user_name(uid: int) -> str:
@@ -7114,7 +7118,9 @@ def create_unused(path: str) -> tuple[int, str]:
     while True:
         unused_path = f"{path}.~{number}~" if number else path
         with contextlib.suppress(FileExistsError):
-            return os.open(unused_path, flags, 0o666), unused_path
+            fd = os.open(unused_path, flags, 0o666)
+            share_with_writers(fd, os.stat(os.path.dirname(path)))
+            return fd, unused_path
         number += 1
 
 
@@ -7130,10 +7136,11 @@ class Journal:
     END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
 
     def __init__(self, folder: str, executor: FileExecutor, on_error: Say,
-                 on_incomplete: Callable[[int], None]) -> None:
+                 on_incomplete: Callable[[int], None], may_be_shared: bool) -> None:
         """Open or create the journal.  Raises UsageError.
 
-        on_incomplete: gets the line number of each run whose output is lost with the `end`.
+        on_incomplete: gets the line number of each run whose output is lost with the `end`.  may_be_shared:
+        all who can write to it are trusted.
         """
         import json  # takes 3 ms to load
         self._encode = json.JSONEncoder().encode
@@ -7142,8 +7149,9 @@ class Journal:
         flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
         path = os.path.join(folder, "journal")
         self._file = RecordFile(path, "journal", flags, [b"{"], executor, on_error, self._on_lost)
+        share_with_writers(self._file.fd, os.stat(folder))
         info = os.fstat(self._file.fd)
-        if info.st_uid not in (os.geteuid(), 0) and info.st_mode & stat.S_IWOTH:
+        if info.st_uid not in (os.geteuid(), 0) and info.st_mode & stat.S_IWOTH and not may_be_shared:
             raise UsageError(
                 f"{path}: belongs to {user_name(info.st_uid)}, and all may write to it "
                 "(give another --outdir)"
@@ -7217,12 +7225,12 @@ class OutDir(Sink):
         on_incomplete: Callable[[int], None] = lambda line: None,
         presence_lock: PresenceLock | None = None,
         directory: bytes = b"",
-        short_in_journal: bool = False,
+        is_default: bool = False,
     ) -> None:
         """Create the directory if necessary.  Raises UsageError.
 
         on_incomplete: gets the line number of each run whose output is incomplete.  directory: where jobs
-        run.
+        run.  is_default: it is FILE.out, has short output in the journal, and passed check_owner().
         """
         self.executor = executor
         self._path = os.path.realpath(path)         # a symbolic link in it can change
@@ -7230,17 +7238,17 @@ class OutDir(Sink):
         self._on_incomplete = on_incomplete
         self._presence_lock = presence_lock
         self._directory = directory
-        self._short_in_journal = short_in_journal
+        self._is_default = is_default
         self._entries: dict[Run, RunEntry] = {}
         try:
             os.makedirs(path, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
-            raise UsageError(
-                f"{path}: {error_text(error)} (it must be a directory that can be written)"
-            ) from None
-        self.journal = Journal(path, executor, on_error, on_incomplete)
+            is_dangling = isinstance(error, FileExistsError) and not os.path.exists(path)
+            problem = "is a symbolic link to nothing" if is_dangling else error_text(error)
+            raise UsageError(f"{path}: {problem} (it must be a directory that can be written)") from None
+        self.journal = Journal(path, executor, on_error, on_incomplete, is_default)
 
     def on_started(self, run: Run) -> None:
         entry = self._entries[run] = self._new_entry(run)
@@ -7296,7 +7304,7 @@ class OutDir(Sink):
                 "directory": to_text(run.directory or self._directory),
                 **requested,
             },
-            uses_files=not self._short_in_journal,
+            uses_files=not self._is_default,
         )
 
     def _close_run(self, run: Run, run_result: RunResult | None) -> None:
@@ -9030,13 +9038,13 @@ def default_outdir(path: str) -> str:
 def check_owner(outdir: str, path: str) -> None:
     """Raise UsageError if the default --outdir belongs to another user.
 
-    That user could read job output, or a link could lead us anywhere.  Root and the owner of the job file are
-    trusted.
+    That user could read job output, or a link could lead us anywhere.  Root, and users who can write the job
+    file, are trusted.
     """
-    file_status = stat_or_none(path)
-    owner = os.lstat(outdir).st_uid
-    if owner not in (os.geteuid(), 0, file_status.st_uid if file_status else 0):
-        raise UsageError(f"{outdir}: belongs to {user_name(owner)} (give another --outdir)")
+    status = os.lstat(outdir)
+    # without a job file we trust as beside a file of root
+    if not is_trusted_replacement(status, stat_or_none(path) or os.stat("/")):
+        raise UsageError(f"{outdir}: belongs to {user_name(status.st_uid)} (give another --outdir)")
 
 
 def check_output_path(text: str) -> str:
@@ -9301,7 +9309,11 @@ class Program:
             with contextlib.suppress(OSError):          # `open_outdir` reports it
                 os.makedirs(path, exist_ok=True)
                 check_owner(path, self.options.file)
-            return open_outdir(path, short_in_journal=True)
+                file_status = os.stat(self.options.file)        # with --follow it need not exist yet
+                directory_fd = os.open(path, os.O_DIRECTORY | os.O_CLOEXEC)
+                share_with_writers(directory_fd, file_status)
+                os.close(directory_fd)
+            return open_outdir(path, is_default=True)
         except UsageError as error:
             self.runner_stats.had_errors = True
             self.say(f"{error}; the jobs run without records")

@@ -4,7 +4,9 @@ views show it; short output is in the journal, and costs no file.
 import json
 import os
 import pathlib
+import shutil
 import signal
+import stat
 import time
 from typing import Any
 
@@ -231,7 +233,7 @@ class NotKept(DefaultCase):
 
     def test_a_link_that_leads_nowhere(self) -> None:
         (self.dir / "runs.txt.out").symlink_to("elsewhere")
-        self.assertRunsWithout(self.run_jobs("-q"), "exists")
+        self.assertRunsWithout(self.run_jobs("-q"), "symbolic link to nothing")
         self.assertFalse((self.dir / "elsewhere").exists())
 
     def check_permission(self, directory: pathlib.Path, *options: str) -> None:
@@ -278,6 +280,24 @@ class NotKept(DefaultCase):
             os.chown(self.dir / name, 12345, -1)
         self.assertEqual(self.run_jobs("-q").code, 0)
         self.assertEqual(self.printed(), [(b"a\n", b""), (b"", b"")])
+
+    def test_users_who_can_write_the_job_file_share_its_records(self) -> None:
+        if os.geteuid():
+            self.skipTest("only root can give files away")
+        directory = self.dir / "runs.txt.out"
+        for mode in 0o664, 0o666:
+            self.jobs("seq 2000", "true")
+            os.chown(self.dir / "runs.txt", 4242, 4242)
+            (self.dir / "runs.txt").chmod(mode)
+            self.assertEqual(self.run_jobs("-q").code, 0)
+            kept = {name: os.stat(directory / name) for name in (".", "journal", "1.out")}
+            self.assertEqual({name: (info.st_gid, stat.S_IMODE(info.st_mode)) for name, info in kept.items()},
+                             {".": (4242, mode | 0o111), "journal": (4242, mode), "1.out": (4242, mode)})
+            for name in ".", "journal":             # now of another of these users
+                os.chown(directory / name, 12345, -1)
+            self.jobs("true")
+            self.assertEqual(self.run_jobs("-q").code, 0)
+            shutil.rmtree(directory)
 
     def test_the_server_says_so_too(self) -> None:
         self.write("mine", "runs.txt.out")
