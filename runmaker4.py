@@ -28,7 +28,7 @@ The complete protocol by which runners share a file:
     command mutex.  (A server takes back the `r` of a job that a client still has in the same way, if h < R.)
     With -r a runner first writes `.` over all failed lines, with --resume over those in error, each while
     holding the command mutex, after the same checks of path and line; or over many at once, while holding
-    one lock over all buckets.
+    one lock over all buckets and the append byte.
  3.  Start the job with a copy of that descriptor.  Runner and job now hold the job lock together: it is free
     only when both are gone.  It is the life sign; there are no heartbeats and no time limits.
  4. When the job has finished: lock the command mutex, verify the line, write the new state over the `r`, free
@@ -3109,12 +3109,13 @@ class JobFile(JobReader):
         Return False, and write nothing, if another process has a mutex or a job lock, or appends.  Raises
         FileChangedError if a line has moved.
 
-        One lock over all buckets includes the mutex of each command, so I2 holds for each line.  The bytes
-        between the states are written as they are: only programs other than ours could change them.  As in
+        One lock over all buckets includes the mutex of each command, so I2 holds for each line; it also
+        includes the append byte, so it does not meet --edit, which locks bucket by bucket.  The bytes between
+        the states are written as they are: only programs other than ours could change them.  As in
         change_state(), these have microseconds for that: the last read is after all lines were checked.
         """
         first, last = lines[0], lines[-1]
-        with self.lock_table.locking(0, 0.0, self.reopen_reader_on_fuse, BUCKETS_END) as locked:
+        with self.lock_table.locking(0, 0.0, self.reopen_reader_on_fuse, APPEND_BYTE + 1) as locked:
             if not locked:
                 return False
             self.get_checked_fd()

@@ -668,7 +668,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
             world.check_idle(me)
             again = product.again
             leaving = bool(product.failed) or (again is None and not me.runs)
-            look_for_more = world.now + min(product.poll, again or product.poll)
+            look_for_more = world.now + (product.poll if again is None else min(product.poll, again))
         times = [max(run.until, run.settle_at) for run in me.runs] + [look] * bool(me.runs)
         if not leaving and len(me.runs) < slots:
             times.append(look_for_more)
@@ -1207,11 +1207,10 @@ def reset_whatever_it_is() -> Patches:
     plain = FILE.make_new
 
     def make_new(self: Any, lines: Any) -> Any:
-        def refresh(_: Any) -> bool:
+        def refresh() -> None:
             for line in lines:
                 line.state = self.state_at(line) or line.state
-            return True
-        with mock.patch.object(self, "check_committed", refresh):
+        with mock.patch.object(self, "get_checked_fd", refresh):
             return plain(self, lines)
     return [(FILE, "make_new", make_new)]
 
