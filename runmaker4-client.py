@@ -13,9 +13,16 @@ runmaker4-server.py.
 """
 from __future__ import annotations
 
-import signal
+import os
+import sys
 
 if __name__ == "__main__":      # as in runmaker4.py
+    library = os.path.dirname(os.__file__)
+    sys.path[:0] = library, f"{library}/lib-dynload", os.path.dirname(os.path.realpath(__file__))
+
+import signal
+
+if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
                                               signal.SIGQUIT))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -26,12 +33,10 @@ import asyncio
 import contextlib
 import enum
 import getpass
-import os
 import random
 import re
 import secrets
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence

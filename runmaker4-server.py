@@ -50,9 +50,16 @@ These rules keep jobs from being lost or run twice:
 
 from __future__ import annotations
 
-import signal
+import os
+import sys
 
 if __name__ == "__main__":      # as in runmaker4.py
+    library = os.path.dirname(os.__file__)
+    sys.path[:0] = library, f"{library}/lib-dynload", os.path.dirname(os.path.realpath(__file__))
+
+import signal
+
+if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
                                               signal.SIGQUIT))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -68,13 +75,11 @@ import fnmatch
 import functools
 import hashlib
 import itertools
-import os
 import resource
 import secrets
 import select
 import socket
 import struct
-import sys
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Collection, Iterable, Sequence

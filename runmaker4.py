@@ -68,9 +68,18 @@ the job file, or the connection to a server, to `Jobs`; `JobQueue` knows nothing
 """
 from __future__ import annotations
 
+import os
+import sys
+
+# Look for modules in the standard library first (`site` has imported os from there), then beside this script,
+# which PYTHONSAFEPATH leaves out.  Neither must a queue.py of the user run instead, nor an installed
+# runmaker4.py of another version.
+if __name__ == "__main__":
+    library = os.path.dirname(os.__file__)
+    sys.path[:0] = library, f"{library}/lib-dynload", os.path.dirname(os.path.realpath(__file__))
+
 import gc
 import signal
-import sys
 
 if sys.hexversion < 0x03090000:     # otherwise a traceback follows: at tuple[int, int] at the latest
     print(f"{sys.argv[0].rpartition('/')[2]}: needs Python 3.9 or later (this is {sys.version.split()[0]})",
@@ -101,7 +110,6 @@ import importlib.util
 import itertools
 import math
 import mmap
-import os
 import re
 import resource
 import select
@@ -355,6 +363,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        self.color = False                      # Python 3.14 would colour a part, 3.15 drop backticks
         self.purpose = purpose
         self.statuses = statuses
         self.notes = notes
@@ -3119,8 +3128,6 @@ class JobFile(JobReader):
             if not locked:
                 return False
             self.get_checked_fd()
-            if not self.check_committed(last):
-                return False
             start = max(first.offset - len(UTF8_MARK), 0)
             size = last.offset + 1 + len(last.text) + 1 - start
             data = self.reader.pread(size, start)

@@ -8,6 +8,13 @@ Each import yields the lines to append, and raises UsageError with the line numb
 """
 from __future__ import annotations
 
+import os
+import sys
+
+if __name__ == "__main__":      # as in runmaker4.py
+    library = os.path.dirname(os.__file__)
+    sys.path[:0] = library, f"{library}/lib-dynload", os.path.dirname(os.path.realpath(__file__))
+
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -21,10 +28,8 @@ import fnmatch
 import functools
 import itertools
 import operator
-import os
 import re
 import shutil
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence

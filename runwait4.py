@@ -11,6 +11,13 @@ checking a directory's locks, the program, the page of the report.
 """
 from __future__ import annotations
 
+import os
+import sys
+
+if __name__ == "__main__":      # as in runmaker4.py
+    library = os.path.dirname(os.__file__)
+    sys.path[:0] = library, f"{library}/lib-dynload", os.path.dirname(os.path.realpath(__file__))
+
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -26,12 +33,10 @@ import gc
 import itertools
 import math
 import operator
-import os
 import re
 import shlex
 import stat
 import struct
-import sys
 import time
 from array import array
 from collections import Counter, OrderedDict, defaultdict, deque

@@ -8,13 +8,16 @@ from tests.support import RUNCLIENT, RUNMAKER, RUNSERVER, Process, wait_until
 from tests.tcp import TcpCase
 from tests.values import present
 
-# stands in for the first module that the scripts import: sends the signal, then is what it is called
+# sends the signal when the scripts import the first module after they have blocked it
 EARLY = """
 import os, sys
-sys.path.remove(os.path.dirname(__file__))
-del sys.modules[__name__]
-os.kill(os.getpid(), int(os.environ.pop("EARLY")))
-import argparse
+class Early:
+    @staticmethod
+    def find_spec(name, path, target=None):
+        if name == "argparse":
+            os.kill(os.getpid(), int(os.environ.pop("EARLY")))
+            sys.meta_path.remove(Early)
+sys.meta_path.insert(0, Early)
 """
 
 
@@ -26,7 +29,7 @@ class EarlySignal(TcpCase):
         # Written once: a script that was started before this one may be reading it just now
         if not (self.dir / "early").exists():
             (self.dir / "early").mkdir()
-            self.write(EARLY, "early/argparse.py")
+            self.write(EARLY, "early/sitecustomize.py")
         return {"EARLY": str(int(number)), "PYTHONPATH": str(self.dir / "early")}
 
     def test_hup_and_usr1_start_no_job(self) -> None:

@@ -2,8 +2,11 @@
 import ast
 import importlib
 import os
+import pathlib
+import pty
 import re
 import shutil
+import subprocess
 import sys
 import unittest
 from typing import Callable, Optional
@@ -11,6 +14,7 @@ from typing import Callable, Optional
 from docs.install import make
 from tests.installed import install
 from tests.support import ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, Case, Ended
+from tests.test_output import read_terminal
 
 
 class AnywhereCase(Case):
@@ -35,12 +39,44 @@ class Copied(AnywhereCase):
     """Copying the files is enough."""
 
     def test_the_copied_files_run_with_nothing_but_the_standard_library(self) -> None:
+        home = self.copy_scripts()
+        python = [sys.executable, "-S", "-E"]
+        self.assertWork(lambda script, *args: self.run_script(*python, str(home / script), *args))
+
+    def copy_scripts(self) -> pathlib.Path:
         home = self.dir / "bin"
         home.mkdir()
         for script in SCRIPTS:
             shutil.copy(ROOT / script, home)
-        python = [sys.executable, "-S", "-E"]
-        self.assertWork(lambda script, *args: self.run_script(*python, str(home / script), *args))
+        return home
+
+    def test_no_file_of_the_user_runs_instead_nor_is_another_version_preferred(self) -> None:
+        """Nor do -bb and PYTHONSAFEPATH matter, or what does the same before Python 3.11: -I."""
+        home = self.copy_scripts()
+        user = "raise SystemExit('a file of the user was run')"
+        for name in "queue signal copy resource select token argparse asyncio array".split():
+            self.write(user, f"bin/{name}.py")
+        self.write(user, "runmaker4.py")
+        environ = {"PYTHONPATH": str(self.dir)}
+        self.assertWork(lambda script, *args: self.run_script(
+            sys.executable, "-bb", str(home / script), *args, env=environ))
+        for script in SCRIPTS:
+            for python in ["-I", "-bb"], ["-bb"]:
+                ended = self.run_script(sys.executable, *python, str(home / script), "--version",
+                                        env={**environ, "PYTHONSAFEPATH": "1"})
+                self.assertEqual(ended.code, 0, ended.err)
+
+    def test_help_on_a_terminal_has_no_colours_and_all_its_words(self) -> None:
+        """Python 3.14 colours a part of it, and 3.15 drops backticks then."""
+        for script in SCRIPTS:
+            master, terminal = pty.openpty()
+            runner = subprocess.Popen([sys.executable, "-E", str(ROOT / script), "--help"], stdout=terminal,
+                                      env={**os.environ, "TERM": "xterm", "COLUMNS": "80"})
+            os.close(terminal)
+            shown = read_terminal(master)
+            runner.wait()
+            os.close(master)
+            self.assertEqual(shown, self.run_script(script, "--help", env={"COLUMNS": "80"}).out, script)
 
     def test_the_scripts_can_be_started_by_their_names(self) -> None:
         for script in SCRIPTS:
