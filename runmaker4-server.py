@@ -1982,8 +1982,7 @@ class Sessions:
         Clients do not repeat a run whose result they find in the file.  So if the server is killed in
         between, the run must be in the journal.
         """
-        if self._unwritten:
-            self.records.flush()
+        self.records.flush()
         for assignment, line_result in self._unwritten:
             job = assignment.job
             write = functools.partial(self.executor.start_call, self.claims.finish, job, line_result.state)

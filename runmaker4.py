@@ -800,16 +800,18 @@ def share_with_writers(fd: int, model: os.stat_result, mode: int | None = None) 
     mode: for all other users; None: as it is.
     """
     status = os.fstat(fd)
+    old_mode = status.st_mode & 0o777
     writers = 0 if model.st_mode & stat.S_ISVTX else model.st_mode & 0o022
-    readers = writers << 1
-    shared = readers | writers | (writers >> 1 if stat.S_ISDIR(status.st_mode) else 0)
+    shared = 3 * writers                        # w and r
+    if stat.S_ISDIR(status.st_mode):
+        shared |= writers >> 1                  # and x
     if writers and status.st_gid != model.st_gid:
         try:
             os.fchown(fd, -1, model.st_gid)
         except OSError:                         # we are not in that group; our own gets no rights
             shared &= 0o007
-    new_mode = (status.st_mode & 0o777 if mode is None else mode) | shared
-    if status.st_mode & 0o777 != new_mode:
+    new_mode = (old_mode if mode is None else mode) | shared
+    if old_mode != new_mode:
         with contextlib.suppress(OSError):      # it was removed, or the file system has no modes
             os.fchmod(fd, new_mode)
 

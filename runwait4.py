@@ -1563,9 +1563,9 @@ def describe_resources_and_output(run: RunRecord, directory: str) -> str:
         parts.append(f"in {run.directory}")
     if run.cpu is not None:
         parts.append(f"CPU {took(run.cpu)}")
-    output_text = f"printed {size_text(run.bytes) if run.bytes else 'nothing'}"
-    if not run.has_ended and not run.bytes:
-        output_text = "output unknown"
+    output_text = "printed nothing" if run.has_ended else "output unknown"
+    if run.bytes:
+        output_text = f"printed {size_text(run.bytes)}"
     if run.incomplete:
         output_text += " (some could not be written)"
     if run.files:
