@@ -2,6 +2,7 @@
 import asyncio
 import importlib
 import os
+from types import SimpleNamespace
 from typing import Any, Callable
 from unittest import mock
 
@@ -25,6 +26,7 @@ class EachField(Case):
     def setUp(self) -> None:
         super().setUp()
         self.outcomes: set[str] = set()
+        self.link = mock.Mock(**{"channel.file_id": "f" * 32})      # and what else only takes what it gets
 
     def play(self, message: Message, handle: Callable[[Any], None], memory: Callable[[], object],
              body: str) -> None:
@@ -64,8 +66,8 @@ class EachField(Case):
     def meet_client(self, sessions: Any, message: Message, body: str) -> None:
         """A known client, which was sent a job or has begun it, says this on its link, or on a new one."""
         def connect() -> Any:
-            link = server.ClientLink(sessions, mock.Mock(), mock.Mock(), TOKEN, CREDENTIALS)
-            link.address, link.transport, link.send = "::1", mock.Mock(), mock.Mock()
+            link = server.ClientLink(sessions, self.link, self.link, TOKEN, CREDENTIALS)
+            link.address, link.transport, link.send = "::1", self.link, self.link.send
             return link
 
         link = connect()
@@ -73,7 +75,8 @@ class EachField(Case):
         known.on_hello(link, read(FROM_CLIENT[0]))
         job = runmaker4.Job(1, 1, 0, b"r", b" true")
         assignment = server.Assignment(KEY, known, job, server.Phase.SENT)
-        assignment.member = mock.Mock(current=assignment) if message["type"] == "ready" else None
+        if message["type"] == "ready":
+            assignment.member = SimpleNamespace(current=assignment, group=self.link)
         sessions.add_assignment(assignment)
         if message["type"] in ("output", "end", "finish"):
             link.handle(read(dict(BEGIN, n=1, id=KEY)))
@@ -87,28 +90,26 @@ class EachField(Case):
 
     def test_of_a_server(self) -> None:
         async def play_all() -> None:
+            program = mock.Mock(loop=asyncio.get_running_loop(), retry=b"", console=(), say=os.fsencode,
+                                directory=b"/", **{"options.give_up": None})
+            program.make_runner.return_value.draining = False
             for message in FROM_SERVER:
                 for body in wrong_versions(message):
-                    self.meet_server(message, body)
+                    self.meet_server(program, message, body)
 
         asyncio.run(play_all())
         self.assertEqual(self.outcomes, {"handled", "refused"})
 
-    def meet_server(self, message: Message, body: str) -> None:
+    def meet_server(self, program: mock.Mock, message: Message, body: str) -> None:
         """A server says this to a client that runs a job."""
-        runner = mock.Mock(draining=False)
-        program = mock.Mock(loop=asyncio.get_running_loop(), retry=b"", console=(), say=os.fsencode,
-                            directory=b"/", **{"make_runner.return_value": runner})
-        program.options.give_up = None
         connection = client.Connection(program, None, client.Complaint.NOTHING)
-        link = mock.Mock(**{"channel.file_id": "f" * 32})
-        connection.link_life.on_proven(link)
+        connection.link_life.on_proven(self.link)
         if message["type"] != "welcome":
-            connection.handle(link, read(WELCOME))
+            connection.handle(self.link, read(WELCOME))
         job = connection._jobs[KEY] = client.RemoteJob.from_message(read(JOBS["jobs"][0]))
         owners = connection, connection.link_life, connection._requests, job
 
         def memory() -> object:
             return ([dict(vars(owner)) for owner in owners], [*connection._jobs], [*connection._jobs_ahead],
-                    connection._summary.done(), runner.method_calls)
-        self.play(message, lambda wrong: connection.handle(link, wrong), memory, body)
+                    connection._summary.done(), len(program.mock_calls))
+        self.play(message, lambda wrong: connection.handle(self.link, wrong), memory, body)
