@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -38,7 +39,7 @@ SCRIPTS = (RUNMAKER, RUNSET, RUNWAIT, RUNSERVER, RUNCLIENT)
 FULL = bool(os.environ.get("RUNMAKER4_TEST_FULL"))      # the full sizes, a minute each; .ci/run turns it on
 # the largest sizes, many minutes each; .ci/run all
 ALL = os.environ.get("RUNMAKER4_TEST_FULL") == "all"
-MARK = "RUNMAKER4_TEST_MARK"
+MARK, MARK_LENGTH = "RUNMAKER4_TEST_MARK", 32
 # A job that runs until open_gate() is called.  It waits at a pipe that nobody writes to: looking again and
 # again takes CPU time; where it does not know the pipe's name, it looks
 PIPE = f"{tempfile.gettempdir()}/runmaker4-gate.${MARK}"
@@ -71,16 +72,25 @@ for number in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT:     # nohup and a sh
         signal.signal(number, signal.SIG_DFL)
 
 
-# Runs scripts in forks of itself, all of a line at once; what they print goes to files in a directory
+# Runs scripts in forks of itself, all of a line at once; what they print goes to files in a directory.  A
+# fork has the environment of its test, whose mark /proc/PID/environ shows, too (env_start: proc_pid_stat(5))
 FORKING = f"""
-import importlib, json, os, sys
+import ctypes, importlib, json, os, sys
 sys.path[0] = {str(SCRIPTS_AT)!r}
+with open("/proc/self/stat") as stat, open("/proc/self/environ", "rb") as environ:
+    env_start = int(stat.read().rpartition(")")[2].split()[47])
+    mark_at = env_start + environ.read().index(b"{MARK}=") + {len(MARK) + 1}
 for line in sys.stdin:
+    asked = json.loads(line)
     pids = []
-    for words in json.loads(line):
+    for words in asked["commands"]:
         script = importlib.import_module(os.path.basename(words[0])[:-3])
         if not (pid := os.fork()):
-            names = os.devnull, *(f"{{sys.argv[1]}}/{{os.getpid()}}.{{kind}}" for kind in ("out", "err"))
+            ctypes.memmove(mark_at, asked["environ"]["{MARK}"].encode(), {MARK_LENGTH})
+            os.environ.clear()
+            os.environ.update(asked["environ"])
+            os.chdir(asked["cwd"])
+            names = os.devnull, *(f"{{asked['files']}}/{{os.getpid()}}.{{kind}}" for kind in ("out", "err"))
             for fd, name in enumerate(names):
                 file = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
                 os.dup2(file, fd)
@@ -91,6 +101,19 @@ for line in sys.stdin:
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     print(json.dumps(list(zip(pids, codes))), flush=True)
 """
+
+
+@functools.cache
+def forking() -> subprocess.Popen[bytes]:
+    """The process that forks scripts for all tests of this one."""
+    process = subprocess.Popen(
+        [PYTHON, "-c", FORKING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, MARK: "-" * MARK_LENGTH},
+    )
+    atexit.register(process.communicate)
+    return process
 
 
 def as_bytes(text: Text) -> bytes:
@@ -229,7 +252,6 @@ class Case(unittest.TestCase):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-", dir=base)).resolve()
         self.mark = uuid.uuid4().hex
         self.started: list[subprocess.Popen[bytes]] = []
-        self.forks: Optional[subprocess.Popen[bytes]] = None
         self.pipe = pathlib.Path(PIPE.replace(f"${MARK}", self.mark))
         os.mkfifo(self.pipe)
         self.addCleanup(self.pipe.unlink)
@@ -399,20 +421,20 @@ class Case(unittest.TestCase):
                 and all(command[:2] in scripts for command in commands))
 
     def run_forks(self, commands: list[list[str]], timeout: float = 60) -> list[Ended]:
-        """Run scripts as forks of one process, which a test keeps; how they ended."""
-        if self.forks is None:
-            self.fork_files = pathlib.Path(tempfile.mkdtemp(prefix="runmaker4-"))
-            self.addCleanup(shutil.rmtree, self.fork_files)
-            self.forks = self.start(PYTHON, "-c", FORKING, self.fork_files, stdin=subprocess.PIPE)
-        asking, answers = present(self.forks.stdin), present(self.forks.stdout)
-        with deadline(self.forks, timeout):
-            asking.write(json.dumps([command[1:] for command in commands]).encode() + b"\n")
-            asking.flush()
-            answer = answers.readline()
-        self.assertTrue(answer, f"it takes more than {timeout} s: {commands}")
-        return [self.as_ended(code, *((self.fork_files / f"{pid}.{kind}").read_bytes()
-                                      for kind in ("out", "err")))
-                for pid, code in json.loads(answer)]
+        """Run scripts as forks of one process; how they ended."""
+        process = forking()
+        with tempfile.TemporaryDirectory(prefix="runmaker4-") as files, deadline(process, timeout):
+            asked = {"commands": [command[1:] for command in commands], "environ": self.environ(),
+                     "cwd": str(self.dir), "files": files}
+            present(process.stdin).write(json.dumps(asked).encode() + b"\n")
+            present(process.stdin).flush()
+            answer = present(process.stdout).readline()
+            if not answer:
+                forking.cache_clear()
+                self.fail(f"it takes more than {timeout} s: {commands}")
+            return [self.as_ended(code, *(pathlib.Path(f"{files}/{pid}.{kind}").read_bytes()
+                                          for kind in ("out", "err")))
+                    for pid, code in json.loads(answer)]
 
     def assertRefused(self, ended: Ended, *words: str) -> None:
         """Exit 2, nothing on stdout, one line on stderr that has these words."""
@@ -573,8 +595,7 @@ class RunCase(Case):
 
     def assertNobodyLeft(self) -> None:
         """No process of this test lives on."""
-        ours = {self.forks.pid} if self.forks else set()
-        wait_until(lambda: not set(marked(f"{MARK}={self.mark}")) - ours, 3, "no process is left")
+        wait_until(lambda: not marked(f"{MARK}={self.mark}"), 3, "no process is left")
 
     def assertOnlyStatesChanged(self) -> None:
         """Nothing but state bytes differs from what jobs() wrote."""
