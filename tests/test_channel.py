@@ -50,7 +50,7 @@ from tests.wire import (
 )
 
 server_module = importlib.import_module("runmaker4-server")
-ROUNDS = 100_000 if ALL else 5_000
+ROUNDS = 100_000 if ALL else 5_000 if FULL else 2_000
 OTHER_TOKEN = TOKEN[:-1] + "e"
 OTHER_FILE = "e" * 32
 # what is sent in the handshake, one way and the other; from HELLO on it is TLS

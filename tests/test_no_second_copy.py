@@ -12,7 +12,7 @@ import subprocess
 import time
 import unittest
 
-from tests.support import FULL, RUNMAKER, RUNSET, RUNWAIT, RunCase, wait_until
+from tests.support import FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, RunCase, wait_until
 
 STORM = os.environ.get("RUNMAKER4_TEST_FULL") == "all"
 JOB = ("exec 9>lock.{0}; flock -n 9 || {{ echo {0} >>overlaps; exit; }}; echo {0} >>starts; "
@@ -95,7 +95,7 @@ class EqualLines(RunCase):
         self.assertEqual((self.states(), self.read("marks")), ("d" * 60, b"\n" * 60))
 
     def test_one_of_several_that_run_is_cancelled_by_its_line(self) -> None:
-        self.write(". echo $JOB_ID >>marks; until [ -e go ]; do sleep 0.02; done; echo $JOB_ID >>ends\n" * 3)
+        self.write(f". echo $JOB_ID >>marks; {GATE}; echo $JOB_ID >>ends\n" * 3)
         runner = self.start_hasty("-q", "-j3", "runs.txt")
         wait_until(
             lambda: self.exists("marks") and self.read("marks").count(b"\n") == 3, what="three jobs run"
@@ -108,7 +108,7 @@ class EqualLines(RunCase):
 
     def test_fewer_lines_than_copies_start_no_more(self) -> None:
         """Three copies run; one new line of them starts when all three have ended."""
-        self.write(". echo >>marks; until [ -e go ]; do sleep 0.02; done\n" * 3)
+        self.write(f". echo >>marks; {GATE}\n" * 3)
         runner = self.start(RUNMAKER, "-q", "-j3", "runs.txt")
         wait_until(
             lambda: self.exists("marks") and self.read("marks").count(b"\n") == 3, what="three jobs run"

@@ -14,7 +14,7 @@ import unittest
 from tests import simulation
 from tests.support import ALL, FULL, ROOT
 
-SCHEDULES = 1_000_000 if ALL else 100_000 if FULL else 2_000
+SCHEDULES = 1_000_000 if ALL else 100_000 if FULL else 1_000
 # histories in which the full size must find each defect, the ordinary size only these:
 MANY, FEW = 100_000, 600
 QUICKLY_FOUND = (
