@@ -15,7 +15,7 @@ JOBS, CLIENTS, CLIENT_KILLS, SERVER_KILLS = (
     (3_000, 6, 200, 20) if ALL else (600, 6, 40, 5) if FULL else (100, 3, 8, 2)
 )
 # long against the jobs, and against the time in which clients come back
-GRACE = 10 if FULL else 2.5
+GRACE = 10
 PATIENCE = 1800 if FULL else 180
 
 
