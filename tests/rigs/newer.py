@@ -52,7 +52,7 @@ exec "$@"
 def missing() -> str:
     """Return what is missing for such a root, as a sentence; '' if it is there.  Makes it where it may."""
     make = [*PRIVATE, "sh", "-euc", MAKE, "sh", TOP, SUITE, PACKAGES]
-    return lacking("a root of newer releases", TOOLS, make, timeout=900)
+    return lacking("a root of newer releases", TOOLS, make, timeout=1200)
 
 
 def enter(command: Sequence[str]) -> NoReturn:
