@@ -5856,12 +5856,27 @@ class TreeKiller:
 
 class Processes(TreeKiller):
     """Starts, reaps and kills jobs.  Only this class uses SIGCHLD and wait4."""
-    # What a shell runs; $1 is the job's command.  The first `eval` runs nothing, but refuses what lacks its
-    # end (`echo a &&`, `cat <<END`); the second refuses what has an end too many, such as `}`.  The empty
-    # line is for a command that ends with a backslash.  The `exit` keeps the shell alive during the last
-    # command.  Otherwise shells exec that command; if it closes all descriptors above 2, as ssh does, the job
-    # lock is lost.
-    SHELL_SCRIPT = b'eval "if false; then :\n$1\n\nfi" && eval "shift\n$1\n\n"\nexit'
+    # What a shell runs; $1 is the job's command, one line.  First the shell checks that the command does not
+    # lack its end, as `echo a &&` and `cat <<END` do, and runs nothing of it: whatever it closes here, the
+    # `break` before it comes first, and ends the eval.  To zsh `echo a &&` and `while false` lack nothing, so
+    # there the check is that a `:` below remains a command of its own (zshmodules(1): functions).
+    # The line of a blank is for a command that ends with a backslash; an empty line would end `cat <<''`.
+    #
+    # The last eval opens nothing that the command could close.  A shell parses a whole line before it runs
+    # any of it, so it refuses an end too many, such as `}` or `else`.  Without the exit, shells exec the last
+    # command; if that closes all descriptors above 2, as ssh does, the job lock is lost.  ksh93 takes `exit`
+    # for the body of `f()`, but not `! exit`.  Of a command that was killed, $? is 256 + the signal in ksh93,
+    # 384 + the signal in yash, and 128 + the signal elsewhere.
+    SHELL_SCRIPT = (
+        b'case ${ZSH_VERSION-} in\n'
+        b'"") while :; do eval "break; { :\n$1\n \n}"; exit; done ;;\n'
+        b"*) eval 'zmodload zsh/parameter; functions[RUNMAKER4]=\":\n$1\n \n:\"\n"
+        b'case ${functions[RUNMAKER4]-} in *"\n\t:") unset -f RUNMAKER4 ;;\n'
+        b'*) echo "not a complete command" >&2; exit 1 ;; esac\' ;;\n'
+        b'esac\n'
+        b'eval "shift\n$1\n \n"\'! exit "$(($?>256?128+$?%128:$?))"\'\n'
+        b'exit'
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
         super().__init__(loop, grace)

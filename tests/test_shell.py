@@ -1,5 +1,6 @@
 """Promise: `#RUN shell=` has the jobs below run by that shell, on every host, or not at all."""
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -7,10 +8,12 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 import unittest
+from concurrent import futures
 
 import runmaker4
-from tests.support import GATE, ROOT, RUNCLIENT, RUNMAKER, Ended, wait_until
+from tests.support import FULL, GATE, ROOT, RUNCLIENT, RUNMAKER, Ended, wait_until
 from tests.tcp import TcpCase
 from tests.test_directives import DirectiveCase
 from tests.test_refusals import RefusalCase
@@ -33,6 +36,10 @@ EVERYWHERE = (
     ("cat <<END", "!", b""),
     ("echo never; exit 0; }", "!", b""),
     ("true; fi", "!", b""),
+    ("else echo never", "!", b""),
+    ("fi; echo never; if true; then", "!", b""),
+    ("echo never &&", "!", b""),
+    ("while false", "!", b""),
     ("echo never >never; }", "!", b""),
     ("{ echo never", "!", b""),
     ("no-such-command-here", "!", b""),
@@ -42,6 +49,67 @@ EVERYWHERE = (
     ("exec echo out", "d", b"out\n"),
     ("x='a  b'; echo \"$x\" \"$JOB_ID\"", "d", b"a  b ID\n"),
 )
+
+
+# Words that open, close, continue or end something, and where they stand in a job
+WORDS = (
+    "else", "elif", "elif :; then :", "fi", "then", "do", "done", "esac", ";;", ";; *) :", "}", ")", ";", "&",
+    "|", "!", "in", "{", "(", "]]", "case", "if", "select", "time", "`", "$(", "${", "'", '"', "#", "\\",
+    "exit", "exit 3", "exit 300", "return", "return 3", "break", "break 2", "continue", "exec", "exec true",
+    "exec 2>err", "shift", "set -- a b", "set -e; false", "set -u; echo $nope", "alias touch=exit",
+    "trap 'touch end' EXIT", "trap 'exit 5' EXIT; false", "trap 'touch term' TERM; kill $$", "kill -9 $$",
+    "false", "(exit 200)", "IFS=1; (exit 137)", "eval '}'", "eval else", "eval 'touch ev; exit 4'", "f()",
+    "x=(", "if true", "if true; then", "case x in", "case x in x)", "case x in x) :", "{ :", "( :",
+    "while false; do", "fi; done", "fi; done; while false; do if false; then", "}; {", "} #", "} & {",
+    "} | {", "} || {", "} always {", "); (", "fi; if true; then", "done; while true; do",
+    "esac; case x in x)", ";; esac; case x in x)",
+)
+# Words that can leave a job without its end.  Some shells would run that; no job of ours is run then
+OPEN = (
+    "&&", "||", "((", "[[", "for x in a b", "while false", "until true", "repeat 2", "function f",
+    "cat <<END", "cat <<''", "cat <<'}'", "cat <<exit", "cat <<-:",
+)
+PLACES = (
+    "touch a; {}", "{} touch b", "touch a; {}; touch b", "{}", "{} || touch b", "! {}",
+    "case x in x) {};; esac", "if {}; then touch a; fi",
+)
+
+
+class Refused(unittest.TestCase):
+    """A job that its shell refuses as a whole runs nothing; any other does what SHELL -c JOB does."""
+    SHELLS = "dash", "bash", "bash --posix", "busybox sh", "mksh", "yash", "zsh", "ksh"
+
+    @staticmethod
+    def run_shell(shell: str, *words: str) -> tuple[int, list[str]]:
+        """Run `SHELL -c WORDS` in an empty directory; return the exit status, and the files that it made."""
+        with tempfile.TemporaryDirectory() as folder:
+            ended = subprocess.run([*shell.split(), "-c", *words], check=False, cwd=folder, timeout=60,
+                                   stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True)
+            return ended.returncode, os.listdir(folder)
+
+    def run_job(self, shell: str, job: str) -> tuple[int, list[str]]:
+        return self.run_shell(shell, runmaker4.Processes.SHELL_SCRIPT.decode(), shell, job)
+
+    def check(self, shell: str, word: str, place: str) -> None:
+        job = place.format(word)
+        code, files = self.run_job(shell, job)
+        is_refused = code != 0 and not files
+        if is_refused and word in OPEN:
+            return                              # zsh would run some of them for ever
+        # a backslash at the end continues a job with nothing
+        alone_code, alone_files = self.run_shell(shell, job + "\n \n" * job.endswith("\\"))
+        if is_refused and alone_code != 0 and not alone_files:
+            return                              # after an error, numbers can differ
+        self.assertEqual((code, sorted(files)), (alone_code, sorted(alone_files)), job)
+
+    def test_job_runs_nothing_and_any_other_does_what_it_does_alone(self) -> None:
+        jobs = list(itertools.product(WORDS + OPEN, PLACES if FULL else PLACES[:2]))
+        for shell in self.SHELLS if FULL else self.SHELLS[:2]:
+            with self.subTest(shell=shell), futures.ThreadPoolExecutor() as pool:
+                if not shutil.which(shell.split()[0]):
+                    self.skipTest(f"{shell} is not installed")
+                list(pool.map(lambda job: self.check(shell, *job), jobs))
+                self.assertEqual(self.run_job(shell, "touch a; sh -c 'kill -9 $$'"), (137, ["a"]))
 
 
 class ShellCase(TcpCase, DirectiveCase):

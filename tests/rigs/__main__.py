@@ -27,6 +27,11 @@ TOOLS = {
     "parallel": "parallel",
     "chromium": "chromium",
     "modulecmd": "environment-modules",
+    "busybox": "busybox",
+    "mksh": "mksh",
+    "yash": "yash",
+    "zsh": "zsh",
+    "ksh": "ksh93u+m",
 }
 
 if sys.argv[1:] == ["image"]:
