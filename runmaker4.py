@@ -7408,14 +7408,15 @@ class JobLog(Sink):
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Append the line of a run."""
-        code = -1 if run_result.cause == "timeout" else run_result.code         # as in GNU parallel
+        # as in GNU parallel 20240222
+        code = 128 + run_result.signal if run_result.signal else run_result.code
         line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
             run.job.number,
             run.host,
             run.started_at,
             run.duration,
             run.streams[0].received,
-            code,
+            -1 if run_result.cause == "timeout" else code,
             run_result.signal,
             run.job.command.replace(b"\t", b" "),
         )

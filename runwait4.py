@@ -1860,7 +1860,7 @@ def encode_fields(fields: Mapping[str, Any]) -> bytes:
 def trace_event(run: RunRecord, seconds: float) -> Event:
     """Return the event of a run, with exit status as in GNU parallel."""
     command, state = run.command.decode(errors="replace"), STATE_NAMES[run.state]
-    exit_status = -1 if run.cause == "timeout" else max(run.exit, 0) if run.signal else run.exit
+    exit_status = -1 if run.cause == "timeout" else 128 + run.signal if run.signal else run.exit
     other_fields = {
         "name": shorten(command, MAX_NAME_CHARACTERS),
         "cat": state,

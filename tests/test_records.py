@@ -287,7 +287,7 @@ class JobLog(Case):
         self.write(". true\n. exit 3\n. kill -9 $$\n. sleep 30\n")
         self.run_jobs("--timeout", 0.5)
         succeeded, failed, killed, timed_out = self.column("Exitval", "Signal")
-        self.assertEqual((succeeded, failed, killed), (["0", "0"], ["3", "0"], ["0", "9"]))
+        self.assertEqual((succeeded, failed, killed), (["0", "0"], ["3", "0"], ["137", "9"]))
         self.assertEqual(timed_out[0], "-1")
 
     def test_the_header_is_written_once_and_earlier_lines_stay(self) -> None:

@@ -397,15 +397,15 @@ class Timeline(TellingCase):
         endings = {         # what the journal has, and what the timeline tells
             "done": (("d", 0, 0, ""), ("done", 0, 0)),
             "failed": (("!", 3, 0, ""), ("failed", 3, 0)),
-            "crashed": (("!", -1, 9, ""), ("failed", 0, 9)),
+            "crashed": (("!", -1, 9, ""), ("failed", 137, 9)),
             "timeout": (("!", -1, 15, "timeout"), ("failed", -1, 15)),
             "timeout, exit 7": (("!", 7, 0, "timeout"), ("failed", -1, 0)),
             "not started": (("e", -1, 0, ""), ("error", -1, 0)),
-            "stopped": (("e", -1, 15, "stopped"), ("error", 0, 15)),
+            "stopped": (("e", -1, 15, "stopped"), ("error", 143, 15)),
             "lost": (("e", -1, 0, "lost"), ("error", -1, 0)),
             "told": (("e", 143, 0, ""), ("error", 143, 0)),
-            "died of TERM": (("!", -1, 15, ""), ("failed", 0, 15)),
-            "cancelled": (("c", -1, 15, "cancelled"), ("cancelled", 0, 15)),
+            "died of TERM": (("!", -1, 15, ""), ("failed", 143, 15)),
+            "cancelled": (("c", -1, 15, "cancelled"), ("cancelled", 143, 15)),
             "put back": ((".", 255, 0, ""), ("put back", 255, 0)),
         }
         ends = [end(name, line, name, BEGAN + 2 * line, state=state, exit=code, signal=number, cause=cause)
