@@ -4892,18 +4892,16 @@ class Cursor:
         walk.end_group(waits=can_be_partial or size_now != size_at_start)
 
     def _restart_if_replaced(self) -> None:
-        """Drop the current walk if the job file was opened again or replaced; report another file."""
-        old_inode = self.inode
+        """Drop the current walk if the job file was opened again or replaced.
+
+        Replacing is ordinary: --edit and most editors save that way.
+        """
         new_inode = self.file.inode
-        was_replaced = new_inode != old_inode
         was_reopened = self._walk is not None and self._walk.scan.file is not self.file.reader
-        if was_replaced or was_reopened:
+        if new_inode != self.inode or was_reopened:
             self.restart_walk()
-            # None: the file is closed, and the next walk opens it
-            if new_inode is not None and was_replaced:
+            if new_inode is not None:       # None: the file is closed, and the next walk opens it
                 self.inode = new_inode
-                if old_inode is not None:
-                    self.say("was replaced by another file of this name; going on with that")
 
     def restart_walk(self) -> None:
         self._walk = self._idle_walk = self._reset = None
@@ -4928,7 +4926,7 @@ class Cursor:
             self._say_once(
                 "again",
                 f"line {job.number}: finished here as {display_text(last_result.state)}, and is new again; "
-                "it will run once more (an editor saved an old state, or a user or a runner with -r set it; "
+                "it will run once more (a user or a runner with -r set it, or an editor saved an old state; "
                 "further lines are not reported)",
             )
 

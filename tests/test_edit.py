@@ -273,6 +273,7 @@ class Running(EditCase):
         self.open_gate()
         ended = self.finish(runner)
         self.assertEqual((ended.code, self.states()), (0, "ddd"), ended.err)
+        self.assertNotIn(b"replaced", ended.err)
 
     def test_many_edits_under_runners_lose_no_job_and_run_none_twice(self) -> None:
         self.write("".join(f". {marks.command(number, PAUSE)}\n" for number in range(1, JOBS + 1)))
