@@ -479,6 +479,10 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "type: ignore",
     # parts of commands, and names of what is asked for
     "python3 -u",
+    "echo a &&",
+    "else echo b",
+    "env -i setsid",
+    "python3 -m tests.rigs newer COMMAND",
     "cp -r docs/install/share/. ~/.local/share",
     "runmaker4.py -j2",
     "simulate | tee log",
