@@ -1472,7 +1472,7 @@ def format_peak(peak: int | None, upper_bound: int | None) -> str:
     return f"<{memory_text(upper_bound)}" if upper_bound is not None else ""
 
 
-MAX_FAILED_LINES = 100_000      # in memory at once, for --failed
+MAX_FAILED_LINES = 50_000       # in memory at once, for --failed
 
 
 def find_bad_lines(
