@@ -4162,7 +4162,6 @@ class Stop(enum.Enum):
     """Why a walk stopped without a job."""
     END = "it has met the end of the file"
     CUT = "it has met a last line without a newline, which can be incomplete"
-    OVER = "nothing below can matter to the consumers"
     BARRIER = "if a barrier can be passed at all, then only by another walk"
     SHORT = "each consumer has too little free for a job; the walk goes on once one has enough"
     SLICED = "the time slice is over; the walk can go on"
@@ -4244,7 +4243,6 @@ class Walk:
         self._skipped_new: dict[ConsumerKey, tuple[Line, Directives]] = {}
         # consumers with jobs that they can perhaps take later
         self.waiting_consumers: set[Consumer] = set()
-        self._first_blocked_job: Line | None = None     # the first one that a consumer needs
         # consumers that had too little free for a job: that job and the needs
         self._waiting_for_capacity: dict[Consumer, tuple[Line, Resources]] = {}
         self.groups: list[PendingGroup] = []
@@ -4332,7 +4330,6 @@ class Walk:
         the block, below which no job can start.
         """
         self.above.block = None
-        self._first_blocked_job = None
         self._skipped_new = {
             key: skipped for key, skipped in self._skipped_new.items() if skipped[0].offset < line.offset
         }
@@ -4347,8 +4344,6 @@ class Walk:
         if line is None:
             self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
             return Stop.END
-        if self._is_rest_irrelevant():
-            return Stop.OVER
         if not line.is_complete:
             # a process is perhaps still writing the line
             self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
@@ -4368,21 +4363,6 @@ class Walk:
             # continue here later: a walk from the top would take long
             return Stop.SHORT if self.scan.seek_back(line) else Stop.RESTART
         return None
-
-    def _is_rest_irrelevant(self) -> bool:
-        """Return True if no line below can matter: all consumers must wait or exit."""
-        consumers = self._consumers.all
-        if not consumers:
-            return False                        # a server reads all, for groups and orphans
-        if self.met_end and all(consumer.follow for consumer in consumers):
-            return True
-        block = self.above.block
-        if not block:
-            return False
-        if block.why is Why.STOPPED and any(consumer.follow for consumer in consumers):
-            return False                        # a `#RUN end` can be below
-        all_wait = consumers.keys() <= self.waiting_consumers
-        return self._first_blocked_job is not None and all_wait
 
     # -- consumers with too little free ----------------------------------------------------------------------
 
@@ -4510,17 +4490,13 @@ class Walk:
         """
         can_start_later = self._starts_groups or not self.above.scope.settings.together
         if can_start_later:
-            is_needed = self._add_waiting_consumers()
-            if is_needed and not self._first_blocked_job:
-                self._first_blocked_job = line
+            self._add_waiting_consumers()
         # new jobs up to the next directive are for the same consumers
         self._only_running_matter = True
 
-    def _add_waiting_consumers(self) -> bool:
-        """Record the consumers that may take jobs here: these must not exit.  Return False if none may."""
-        consumers = set(self._consumers.fitting(self.above.scope))
-        self.waiting_consumers |= consumers
-        return bool(consumers)
+    def _add_waiting_consumers(self) -> None:
+        """Record the consumers that may take jobs here: these must not exit."""
+        self.waiting_consumers.update(self._consumers.fitting(self.above.scope))
 
     # -- claims ----------------------------------------------------------------------------------------------
 
@@ -4597,14 +4573,6 @@ class Walk:
             # Below an invalid directive it is unknown if jobs belong to the group above
             self.end_group(waits=self.above.scope.error != "")
 
-    def may_barrier_be_open(self) -> bool:
-        """Return True if a barrier waits, and the first job for which it waits is finished."""
-        is_waiting = self.above.block is not None and self.above.block.why is Why.WAITS
-        if not is_waiting or not self.above.unfinished:
-            return False
-        state = self._file.state_at(self.above.unfinished)      # None: an edit has moved it
-        return state not in (None, NEW, RUNNING)
-
 
 # ---- when to walk ------------------------------------------------------------------------------------------
 
@@ -4631,7 +4599,6 @@ class Cursor:
     """Finds and claims the next line for one consumer or, at a server, for many."""
     MAX_ERROR_SECONDS = 30.0    # for errors of a network file system
     MIN_IDLE_SECONDS = 30.0     # without any change: then report that new jobs wait
-    STALE_SECONDS = 0.002       # then lines that were read ahead are read again
     PAUSE_FACTOR = 20           # times the length of a walk: from its start to the next
     LONG_PAUSE_FACTOR = 100     # the same, while the file looks unchanged or a walk goes on, claim by claim
     FIRST_RETRY_INTERVALS = 0.05    # until the second walk for lines that can be claimable soon
@@ -4662,7 +4629,6 @@ class Cursor:
         self._refused_walks = 0     # successive, that had `claimable_soon`
         self.no_job = NoJob()
         self.inode = file.inode                 # of the file of the walk
-        self._last_walked_at = 0.0               # (clock)
         # the last claim paused in the middle of a walk
         self.sliced = False
         self._errors_since: float | None = None
@@ -4775,7 +4741,7 @@ class Cursor:
         """Return True if another walk is due after `walk`, which found no job."""
         exits = exits_if_none and not walk.waiting_consumers
         has_newcomers = not walk.always_present.issuperset(self.consumers.all)
-        if exits or (has_newcomers and walk.has_skipped_jobs) or walk.may_barrier_be_open():
+        if exits or (has_newcomers and walk.has_skipped_jobs):
             return True
         can_find_jobs = has_newcomers or self.no_job.retry_after is not None or bool(walk.waiting_consumers)
         if can_find_jobs or self.file.signature() != walk.signature:
@@ -4796,14 +4762,11 @@ class Cursor:
         Begin another if an edit has moved the current line, or if the walk is overdue; but not if the last
         claim paused only to let a server do other work (`sliced`).
         """
-        now = self.clock()
-        is_stale = now - self._last_walked_at > self.STALE_SECONDS
         was_sliced = self.sliced
-        self._last_walked_at = now
         self.sliced = False
         was_edited = False
         if self._walk and not was_sliced:
-            was_edited = is_stale and not self._walk.reread_last_line()
+            was_edited = not self._walk.reread_last_line()
             if was_edited or self._is_overdue(self._walk):
                 self._walk = None
         return self._claim_in_walks(consumers, was_edited)
@@ -4837,7 +4800,7 @@ class Cursor:
             return NoJob(retry_after=0.0, report=walk.report())
         if stop is Stop.SHORT:
             return NoJob(report=walk.report())
-        # BARRIER: only another walk can pass it.  END, CUT, OVER: the walk has met all lines that matter
+        # BARRIER: only another walk can pass it.  END, CUT: the walk has met all lines
         if stop is Stop.BARRIER or walk.needs_another_walk:
             return None
         return self._end_walk(walk, stop)
@@ -4865,8 +4828,6 @@ class Cursor:
     def _seconds_until_retry(self, walk: Walk) -> float | None:
         """Return the seconds until another walk is due even if the file does not change; None: none is."""
         self._refused_walks = self._refused_walks + 1 if walk.claimable_soon else 0
-        if walk.may_barrier_be_open():
-            return walk.throttle.pause_seconds(1)
         waits = []
         if walk.seconds_until_trusted:          # the file can be half saved
             waits.append(walk.seconds_until_trusted)
