@@ -4286,14 +4286,35 @@ class Walk:
             self._release_consumers(consumers.all)
             if consumers is not self._consumers and not self._continue_for_consumers(consumers):
                 return Stop.RESTART
-            result = None
-            while result is None:
-                result = self._process_next_line()
-            return result
+            while line := self.scan.next(self._only_running_matter):
+                # a process is perhaps still writing an incomplete line
+                if not line.is_complete and self._is_untrusted():
+                    return Stop.CUT
+                if line.state == DIRECTIVE:
+                    if not self._apply_directive(line):
+                        return Stop.BARRIER
+                    continue
+                if line.state == NEW:
+                    job = self._claim_or_skip(line)
+                    if job:
+                        self.needs_another_walk = True
+                        return job
+                elif not self.above.block:      # below a block, running jobs do not matter
+                    self._check_running_line(line)
+                if consumers.all and consumers.all.keys() <= self._waiting_for_capacity.keys():
+                    # continue here later: a walk from the top would take long
+                    return Stop.SHORT if self.scan.seek_back(line) else Stop.RESTART
+            self._is_untrusted()
+            return Stop.END
         except Paused:
             return Stop.SLICED
         except FileChangedError:
             return Stop.RESTART
+
+    def _is_untrusted(self) -> bool:
+        """Note for how long the end of the file can be half saved; return True if it can."""
+        self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
+        return self.seconds_until_trusted > 0
 
     def reread_last_line(self) -> bool:
         """Return False if an edit has moved the walk's last line."""
@@ -4302,72 +4323,28 @@ class Walk:
     def _continue_for_consumers(self, consumers: Consumers) -> bool:
         """Continue the walk for other consumers, such as the clients of a server that request jobs now.
 
-        Go back to the first skipped line that one may take.  Return False if an edit has moved it.
+        Go back to the first skipped line that one may take, and forget what the walk met from there on.
+        Return False if an edit has moved it.  Consumers that wait for slots or memory were present when it
+        was met.
         """
         self._consumers = consumers
         self._only_running_matter = False       # new jobs here can be for these consumers
         self.always_present = self.always_present.intersection(consumers.all)
-        skipped = self._find_first_skipped()
+        skipped = [
+            (line, scope) for line, scope in self._skipped_new.values()
+            if any(consumer not in self._waiting_for_capacity for consumer in consumers.fitting(scope))
+        ]
         if not skipped:
             return True
-        line, self.above.scope = skipped
-        self._forget_from(line)
-        return self.scan.seek_back(line)
-
-    def _find_first_skipped(self) -> tuple[Line, Directives] | None:
-        """Return the first skipped line that a consumer may take, with the directives above it; or None.
-
-        Consumers that wait for slots or memory were present when the walk met it.
-        """
-        skipped_lines = [
-            (line, scope) for line, scope in self._skipped_new.values()
-            if any(consumer not in self._waiting_for_capacity for consumer in self._consumers.fitting(scope))
-        ]
-        return min(skipped_lines, key=lambda line_and_scope: line_and_scope[0].offset, default=None)
-
-    def _forget_from(self, line: Line) -> None:
-        """Forget what the walk met from this line on, because it goes back there: skipped lines, groups, and
-        the block, below which no job can start.
-        """
-        self.above.block = None
+        line, self.above.scope = min(skipped, key=lambda line_and_scope: line_and_scope[0].offset)
+        self.above.block = None                 # below a block no line is skipped
         self._skipped_new = {
-            key: skipped for key, skipped in self._skipped_new.items() if skipped[0].offset < line.offset
+            key: value for key, value in self._skipped_new.items() if value[0].offset < line.offset
         }
         self.groups = [group for group in self.groups if group.begins_above(line)]
-
-    def _process_next_line(self) -> Job | Stop | None:
-        """Go on to the next line: claim or skip a job, or apply a directive.
-
-        Return the claimed job, or why the walk stops here (see Stop); None: it continues.
-        """
-        line = self.scan.next(self._only_running_matter)
-        if line is None:
-            self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
-            return Stop.END
-        if not line.is_complete:
-            # a process is perhaps still writing the line
-            self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
-            if self.seconds_until_trusted:
-                return Stop.CUT
-        if line.state != DIRECTIVE:
-            return self._process_job_line(line)
-        return None if self._apply_directive(line) else Stop.BARRIER
-
-    def _process_job_line(self, line: Line) -> Job | Stop | None:
-        """Claim or skip a job.  Return the claimed job, or why the walk stops here; None: it continues."""
-        job = self._claim_or_skip(line)
-        if job:
-            self.needs_another_walk = True
-            return job
-        if self._all_wait_for_capacity():
-            # continue here later: a walk from the top would take long
-            return Stop.SHORT if self.scan.seek_back(line) else Stop.RESTART
-        return None
+        return self.scan.seek_back(line)
 
     # -- consumers with too little free ----------------------------------------------------------------------
-
-    def _all_wait_for_capacity(self) -> bool:
-        return bool(self._consumers.all) and self._consumers.all.keys() <= self._waiting_for_capacity.keys()
 
     def _release_consumers(self, consumers: Mapping[Consumer, None]) -> None:
         """End the wait of each consumer that now has enough, or whose job's line has changed."""
@@ -4383,116 +4360,76 @@ class Walk:
     # -- jobs that are met -----------------------------------------------------------------------------------
 
     def _claim_or_skip(self, line: Line) -> Job | None:
-        """Return the claimed job; None: the line was skipped."""
-        if line.state == NEW:
-            return self._claim_or_skip_new(line)
-        if not self.above.block:                # below a block, running jobs do not matter
-            self._check_running_line(line)
-        return None
+        """Claim a new line for the first consumer that may have it and has enough free; None: it was skipped,
+        or the claim has failed.
 
-    def _claim_or_skip_new(self, line: Line) -> Job | None:
-        """Claim a new line for the first consumer that may have it and has enough free.
-
-        Below a block, in a group and if no consumer can take it, the line is skipped, and recorded for those
-        who must wait for it or come later.  Return None, also if the claim has failed.
+        A skipped line is recorded for those who must wait for it, or come later.
         """
+        scope = self.above.scope
+        settings = scope.settings
         if self.above.block:
-            self._record_new_below_block(line)
+            if self._starts_groups or not settings.together:
+                self._add_waiting_consumers()
+            self._only_running_matter = True    # new jobs up to the next directive are for the same consumers
             return None
-        consumer = self._choose_consumer(line, self._consumers.all)
-        if self.above.scope.settings.together:
-            self._skip_group_job(line)
-            return None
-        if consumer:
-            self.above.add_unfinished(line)
-            settings = self.above.scope.settings
-            return self._try_change(line, lambda: self._queue.claim(line, consumer, settings)).job
-        if not self._waiting_for_capacity:
-            self._only_running_matter = True    # none may take new jobs up to the next directive
+        self.above.add_unfinished(line)
+        consumer = self._choose_consumer(line)
+        if settings.together:
             self.has_skipped_jobs = True
-        self._record_skipped_new(line)
+            self._only_running_matter = not self._starts_groups
+            if self._starts_groups:             # collect it, to start all jobs together
+                self._add_to_group(line)
+                self._add_waiting_consumers()
+            elif not self.unstartable_group_job:
+                self.unstartable_group_job = line
+                self.unstartable_group_settings = settings
+        elif consumer:
+            return self._try_change(line, lambda: self._queue.claim(line, consumer, settings)).job
+        else:
+            if not self._waiting_for_capacity:
+                self._only_running_matter = True        # none may take new jobs up to the next directive
+                self.has_skipped_jobs = True
+            self._skipped_new.setdefault(scope.consumer_key, (line, scope))
         return None
 
     def _check_running_line(self, line: Line) -> None:
         """Record a running job as unfinished, so that barriers below wait; or give an orphan, a line `r` with
         neither runner nor job, the next state.
+
+        That is the result of the last run here, if certain; otherwise new if a consumer, present or not, runs
+        orphans again (--resume), and `e` if none does.
         """
+        scope = self.above.scope
         suspicion = self._orphans.check_orphan(line)
         if suspicion is Suspicion.PROVED:
-            self._resolve_orphan(line)
-            return
+            can_run_again = (not scope.error and not scope.settings.together
+                             and self._resuming_consumers.any_fits(scope))
+            state = NEW if can_run_again else ERROR
+            attempt = self._try_change(line, lambda: self._orphans.write_next_state(line, state))
+            if attempt.new_state == NEW and not self.scan.seek_back(line):
+                raise FileChangedError
+            if attempt.new_state:
+                return
         self.above.add_unfinished(line)
         if suspicion is Suspicion.SOME:
             self.claimable_soon = True          # perhaps an orphan: a later walk checks again
-        elif self.above.scope.settings.together:
-            self._current_group().cannot_start_yet = True  # a server starts all jobs of a group together
+        elif suspicion is Suspicion.NONE and scope.settings.together:
+            self._current_group().cannot_start_yet = True       # a server starts all jobs of a group together
 
-    def _resolve_orphan(self, line: Line) -> None:
-        """Give an orphan its next state.
+    def _choose_consumer(self, line: Line) -> Consumer | None:
+        """Return the first consumer that may take a line and has enough free; or None.
 
-        That is the result of the last run here, if certain; otherwise new if a consumer, present or not, runs
-        orphans again, and `e` if none does.
-        """
-        new_or_error = NEW if self._can_orphan_run_again() else ERROR
-        attempt = self._try_change(line, lambda: self._orphans.write_next_state(line, new_or_error))
-        if not attempt.new_state:               # it could not be written now
-            self.above.add_unfinished(line)
-        elif attempt.new_state == NEW and not self.scan.seek_back(line):
-            raise FileChangedError
-
-    def _can_orphan_run_again(self) -> bool:
-        """Return True if a consumer, present or not, runs orphans again (--resume) and may take one here."""
-        scope = self.above.scope
-        is_in_group = scope.settings.together != ""
-        if scope.error or is_in_group:
-            return False
-        return self._resuming_consumers.any_fits(scope)
-
-    def _choose_consumer(self, line: Line, candidates: Collection[Consumer]) -> Consumer | None:
-        """Return the first candidate that may take a line and has enough free; or None.
-
-        A candidate without enough waits, and takes nothing below: otherwise small jobs could delay a big one
-        for ever.
+        One without enough waits, and takes nothing below: otherwise small jobs could delay a big one for
+        ever.
         """
         needs = self.above.scope.settings.needs
         for consumer in self._consumers.fitting(self.above.scope):
-            if consumer in candidates and consumer not in self._waiting_for_capacity:
+            if consumer not in self._waiting_for_capacity:
                 if consumer.free.holds(needs):
                     return consumer
                 self._waiting_for_capacity[consumer] = line, needs
                 self.waiting_consumers.add(consumer)
         return None
-
-    def _record_skipped_new(self, line: Line) -> None:
-        """Record a new job at which consumers that come later must begin."""
-        assert not self.above.block, "a walk that begins below a block would not know of it"
-        self.above.add_unfinished(line)
-        self._skipped_new.setdefault(self.above.scope.consumer_key, (line, self.above.scope))
-
-    def _skip_group_job(self, line: Line) -> None:
-        """Skip a new job of a group.  A server collects it, to start all jobs together."""
-        self.has_skipped_jobs = True
-        if self._starts_groups:
-            self._only_running_matter = False
-            self._add_to_group(line)
-            self._add_waiting_consumers()
-            return
-        self._only_running_matter = True
-        self.above.add_unfinished(line)
-        if not self.unstartable_group_job:
-            self.unstartable_group_job = line
-            self.unstartable_group_settings = self.above.scope.settings
-
-    def _record_new_below_block(self, line: Line) -> None:
-        """Record a new job below a block, a line below which no job can start, such as a barrier that waits.
-
-        The consumers that may take the job must wait.
-        """
-        can_start_later = self._starts_groups or not self.above.scope.settings.together
-        if can_start_later:
-            self._add_waiting_consumers()
-        # new jobs up to the next directive are for the same consumers
-        self._only_running_matter = True
 
     def _add_waiting_consumers(self) -> None:
         """Record the consumers that may take jobs here: these must not exit."""
@@ -4514,14 +4451,10 @@ class Walk:
         if not self.scan.reread_from(line, attempt.data or None):
             raise FileChangedError
         if not (attempt.job or attempt.new_state):
-            self._on_claim_refused(line, attempt)
+            self.claimable_soon = True
+            if attempt.check is not LineCheck.CHANGED:
+                self._refused_commands[line.command] = attempt.check
         return attempt
-
-    def _on_claim_refused(self, line: Line, attempt: Attempt) -> None:
-        """Record that a line could not be claimed or changed now."""
-        self.claimable_soon = True
-        if attempt.check is not LineCheck.CHANGED:
-            self._refused_commands[line.command] = attempt.check
 
     # -- groups ----------------------------------------------------------------------------------------------
 
@@ -4533,7 +4466,6 @@ class Walk:
 
     def _add_to_group(self, line: Line) -> None:
         """Add a new job to the current group.  If it has too many, block it and all below."""
-        self.above.add_unfinished(line)
         group = self._current_group()
         group.jobs.append((line, self.above.scope.settings))
         if len(group.jobs) > PendingGroup.MAX_GROUP_JOBS:
@@ -4558,7 +4490,9 @@ class Walk:
         """Apply a directive to the lines below.  Return False if another walk must come first."""
         directives_above = self.above.scope
         self.above.enter(line)
-        self._end_group_unless_same(directives_above)
+        if self.groups and not self.above.scope.can_share_group_with(directives_above):
+            # Below an invalid directive it is unknown if jobs belong to the group above
+            self.end_group(waits=self.above.scope.error != "")
         self._only_running_matter = False       # new jobs can be for other consumers
         if self.above.block:
             return True                         # jobs cannot start here anyway
@@ -4567,11 +4501,6 @@ class Walk:
             return False                        # this walk has itself started a job above
         self.above.block = self.above.find_block_below(line, self._file)
         return True
-
-    def _end_group_unless_same(self, directives_above: Directives) -> None:
-        if self.groups and not self.above.scope.can_share_group_with(directives_above):
-            # Below an invalid directive it is unknown if jobs belong to the group above
-            self.end_group(waits=self.above.scope.error != "")
 
 
 # ---- when to walk ------------------------------------------------------------------------------------------
@@ -4757,53 +4686,36 @@ class Cursor:
         return walk.throttle.pause_seconds(self.PAUSE_FACTOR) if walk else 0.0
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
-        """Continue the current walk until it claims a job or has to stop.
+        """Continue the current walk until it claims a job or has to stop; begin another when that is due.
 
-        Begin another if an edit has moved the current line, or if the walk is overdue; but not if the last
-        claim paused only to let a server do other work (`sliced`).
+        A walk ends if an edit has moved its current line, or if it is overdue; but not if the last claim
+        paused only to let a server do other work (`sliced`), after SLICE seconds.
         """
-        was_sliced = self.sliced
-        self.sliced = False
         was_edited = False
-        if self._walk and not was_sliced:
+        if self._walk and not self.sliced:
             was_edited = not self._walk.reread_last_line()
             if was_edited or self._is_overdue(self._walk):
                 self._walk = None
-        return self._claim_in_walks(consumers, was_edited)
-
-    def _claim_in_walks(self, consumers: Consumers, after_edit: bool) -> Job | NoJob:
-        """Walk, again while another walk is due at once, until there is a job or none for now.
-
-        A server's walk pauses after SLICE seconds (`sliced`), to let the server do other work.
-        """
+        self.sliced = False
         pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
         while True:
-            walk = self._walk or self._begin_walk(consumers, after_edit)
+            walk = self._walk or self._begin_walk(consumers, was_edited)
             with walk.throttle:
                 result = walk.claim_next(consumers, pause_at)
             if isinstance(result, Job):
                 self._report_rerun(result)
                 self._results.forget_state(result.command)
                 return result
-            no_job = self._on_walk_stop(walk, result)
-            if no_job is not None:
-                return no_job
-            self._walk = None                   # another one is due at once
-            after_edit = result is Stop.RESTART
-
-    def _on_walk_stop(self, walk: Walk, stop: Stop) -> NoJob | None:
-        """Return the NoJob for a walk that has stopped; None: begin another walk now."""
-        if stop is Stop.RESTART:                # the file was edited
-            return None
-        if stop is Stop.SLICED:
-            self.sliced = True
-            return NoJob(retry_after=0.0, report=walk.report())
-        if stop is Stop.SHORT:
-            return NoJob(report=walk.report())
-        # BARRIER: only another walk can pass it.  END, CUT: the walk has met all lines
-        if stop is Stop.BARRIER or walk.needs_another_walk:
-            return None
-        return self._end_walk(walk, stop)
+            if result is Stop.SLICED:
+                self.sliced = True
+                return NoJob(retry_after=0.0, report=walk.report())
+            if result is Stop.SHORT:
+                return NoJob(report=walk.report())
+            self._walk = None
+            was_edited = result is Stop.RESTART
+            # Only another walk can pass a BARRIER.  END, CUT: the walk has met all lines
+            if result in (Stop.END, Stop.CUT) and not walk.needs_another_walk:
+                return self._end_walk(walk, result)
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
         """Begin to search the file for new jobs, from the top of the file that the path names now."""
@@ -4817,40 +4729,25 @@ class Cursor:
 
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
         """Record that a walk has found no job, and report what keeps jobs from starting."""
-        self._walk = None
         self._idle_walk = walk
-        self._complete_last_group(walk, stop)
-        retry_after = self._seconds_until_retry(walk)
-        self._report_obstacles(walk)
-        self._report_if_idle(walk.signature)
-        return NoJob(retry_after, report=walk.report(), is_complete=True)
-
-    def _seconds_until_retry(self, walk: Walk) -> float | None:
-        """Return the seconds until another walk is due even if the file does not change; None: none is."""
+        if walk.groups and not walk.groups[-1].is_complete:
+            # The last group ends here.  It must wait if the walk can have met only a part.  Ask before the
+            # size: if no process is appending, the size includes all appended lines.
+            is_appended_to = self.file.lock_table.is_appended_to()
+            walk.claimable_soon |= is_appended_to
+            has_grown = self.file.signature()[2] != walk.signature[2]
+            walk.end_group(waits=stop is Stop.CUT or is_appended_to or has_grown)
         self._refused_walks = self._refused_walks + 1 if walk.claimable_soon else 0
-        waits = []
+        waits = []                              # seconds until another walk is due even without a change
         if walk.seconds_until_trusted:          # the file can be half saved
             waits.append(walk.seconds_until_trusted)
         if walk.claimable_soon:
             intervals = self.FIRST_RETRY_INTERVALS if self._refused_walks == 1 else 1
             waits.append(self.interval * intervals)
-        return max(min(waits), walk.throttle.pause_seconds(self.PAUSE_FACTOR)) if waits else None
-
-    def _complete_last_group(self, walk: Walk, stop: Stop) -> None:
-        """Mark the last group as complete at the end of the file.
-
-        It must wait if the walk can have met only a part, because lines are being appended.
-        """
-        if not walk.groups or walk.groups[-1].is_complete:
-            return
-        can_be_partial = stop is Stop.CUT       # the last line has no newline
-        if not can_be_partial:
-            # Check this before the size: if no process is appending, the size includes all appended lines.
-            can_be_partial = self.file.lock_table.is_appended_to()
-            walk.claimable_soon |= can_be_partial
-        _, _, size_at_start, _ = walk.signature
-        _, _, size_now, _ = self.file.signature()
-        walk.end_group(waits=can_be_partial or size_now != size_at_start)
+        retry_after = max(min(waits), walk.throttle.pause_seconds(self.PAUSE_FACTOR)) if waits else None
+        self._report_obstacles(walk)
+        self._report_if_idle(walk.signature)
+        return NoJob(retry_after, report=walk.report(), is_complete=True)
 
     def _restart_if_replaced(self) -> None:
         """Drop the current walk if the job file was opened again or replaced.
