@@ -1375,7 +1375,7 @@ class ClientProgram(RunnerProgram):
     async def work(self) -> int:
         """Run the server's jobs, and stay connected.  Return 2 instead of 1 if no server ever accepted us."""
         # the same for all servers
-        self.console = self.console_sinks(None, with_output=True)
+        self.console = self.console_sinks(None, with_output=True, is_recorded=False)
         connection = Connection(self, self._endpoint, self._reported_complaint)
         self._connection = connection
         # the first task, because it makes the slots that hello reports

@@ -6092,12 +6092,24 @@ class Terminal(Writer):
                  on_relieved: Callable[[], None] = lambda: None) -> None:
         super().__init__(fd, loop, on_broken, on_relieved)
         self.status: Callable[[int], str] = no_status       # for a number of columns; "": none
+        self.ignored = 0                # bytes in the queue that are no backlog: ignore_backlog()
         self._is_drawn = False
         self._drawn_at = -math.inf      # (event loop's time)
 
     def redraw(self) -> None:
-        if not self.closed and not self.backlog and self._seconds_until_due() <= 0:
+        if not (self.closed or self.backlog or self.ignored) and self._seconds_until_due() <= 0:
             self.flush()
+
+    def ignore_backlog(self) -> None:
+        """Let jobs go on although the terminal has not accepted what is in the queue."""
+        self.flush()
+        self.ignored += self.backlog
+        super()._on_written(self.backlog, None)
+
+    def _on_written(self, size: int, error: OSError | None) -> None:
+        ignored = min(size, self.ignored)
+        self.ignored -= ignored
+        super()._on_written(size - ignored, error)
 
     def end_status(self) -> None:
         self.status = no_status
@@ -6113,7 +6125,7 @@ class Terminal(Writer):
     def _bytes_to_write(self, data: bytes) -> bytes:
         """Return bytes that erase the status line, print data, and, if due, redraw the line."""
         may_draw = in_foreground(self.fd)
-        has_backlog = self.backlog > self.gathered_bytes
+        has_backlog = self.ignored + self.backlog > self.gathered_bytes
         is_too_early = bool(data) and self._seconds_until_due() > 0
         status_line = b""
         if may_draw and not has_backlog and not is_too_early:
@@ -6424,7 +6436,10 @@ class LinePrinter(Sink):
 
     def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
         if lines:
-            self.writer.write(self._format_lines(run, stream, lines))
+            self._print(self._format_lines(run, stream, lines))
+
+    def _print(self, data: bytes) -> None:
+        self.writer.write(data)
 
     def _format_lines(self, run: Run, stream: Stream, lines: bytes) -> bytes:
         raise NotImplementedError
@@ -6454,23 +6469,35 @@ class Console(LinePrinter):
 
 
 class TerminalConsole(LinePrinter):
-    """Prints for people: job output with line numbers, results, at the bottom the progress."""
+    """Prints for people: job output with line numbers, results, at the bottom the progress.
+
+    A terminal that accepts nothing (Ctrl-S, a frozen ssh) must not stop the jobs.  After MAX_FULL_SECONDS
+    with a large backlog, skip what follows, if it is also recorded, until the terminal has accepted the
+    backlog.
+    """
     RED = b"\x1b[31m"
     MAGENTA = b"\x1b[35m"
     PLAIN = b"\x1b[0m"
     # what a terminal overwrites, up to the last carriage return; and carriage returns at the end
     INVISIBLE = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
-    # what would outlast the job: escape sequences but colours (ECMA-48: CSI ... m), and control characters
+    # what would outlast the job: escape sequences but colours (ECMA-48: CSI ... m), and control characters,
+    # also C1 (U+009B is CSI), for an 8-bit terminal as bytes (see UNPRINTABLE)
     SEQUENCES = re.compile(
-        rb"\x1b(?!\[[\d;:]*m)(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?"
-        rb"|[\x00-\x08\x0b-\x1a\x1c-\x1f]"
+        r"\x1b(?!\[[\d;:]*m)(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?"
+        r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x80-\x9f\udc80-\udc9f]", re.ASCII
     )
+    MAX_FULL_SECONDS = 5
 
     def __init__(self, terminal: Terminal, with_output: bool, file_counter: FileCounter | None,
-                 bar: ProgressBar | None, colour: bool) -> None:
-        """file_counter: None: a server has the file.  bar: None: no status line."""
+                 bar: ProgressBar | None, colour: bool, is_recorded: bool) -> None:
+        """file_counter: None: a server has the file.  bar: None: no status line.  is_recorded: all that is
+        printed is also in an output directory.
+        """
         super().__init__(terminal, with_output)
         self._terminal = terminal
+        self._is_recorded = is_recorded
+        self._full_seconds = 0          # since when there is a large backlog
+        self._skipped_bytes = 0
         self._file_counter = file_counter
         self._bar = bar
         self._colour = colour
@@ -6513,7 +6540,7 @@ class TerminalConsole(LinePrinter):
         if run_result.cause != "timeout":
             result_text += f" in {human_time(run.duration)}"
         line = b"[%d] %s: %s\n" % (run.job.number, result_text.encode(), one_line(run.job.command))
-        self._terminal.write(line if is_done else self._in_colour(self.RED, line))
+        self._print(line if is_done else self._in_colour(self.RED, line))
 
     def on_job_over(self, job: Job, state: bytes) -> None:
         self._running.discard(job)
@@ -6521,11 +6548,31 @@ class TerminalConsole(LinePrinter):
 
     def on_tick(self) -> None:
         self._request_count()
+        is_full = self._is_recorded and self._terminal.backlog > Writer.HIGH_BACKLOG
+        self._full_seconds = self._full_seconds + 1 if is_full else 0
+        if self._full_seconds > self.MAX_FULL_SECONDS:
+            self._terminal.ignore_backlog()
+        if not self._terminal.ignored:
+            self._report_skipped()
         if self._bar:
             self._terminal.redraw()          # after a new window size, or Ctrl-Z
 
     def on_exit(self) -> None:
+        self._report_skipped()
         self._terminal.end_status()
+
+    def _print(self, data: bytes) -> None:
+        if self._terminal.ignored:
+            self._skipped_bytes += len(data)
+        else:
+            self._terminal.write(data)
+
+    def _report_skipped(self) -> None:
+        if self._skipped_bytes:
+            size = self._skipped_bytes
+            text = f"({size} bytes not shown: the terminal was stopped; the output directory has them)\n"
+            self._terminal.write(text.encode())
+            self._skipped_bytes = 0
 
     def _format_lines(self, run: Run, stream: Stream, lines: bytes) -> bytes:
         """Return output lines with the prefix '[LINE NUMBER] ', magenta for stderr.
@@ -6534,7 +6581,8 @@ class TerminalConsole(LinePrinter):
         """
         if b"\r" in lines:
             lines = self.INVISIBLE.sub(b"", lines)      # as progress bars do
-        lines = self.SEQUENCES.sub(b"", lines)
+        text = self.SEQUENCES.sub("", to_text(lines))
+        lines = text.encode("utf-8", "surrogateescape")
         prefix = b"[%d] " % run.job.number
         if self._colour and stream.name == b"stderr":
             prefix = self.MAGENTA + prefix
@@ -9430,7 +9478,7 @@ class RunnerProgram(Program):
             margin = human_time(slurm_margin(self.options.kill_after))
             self.say(f"Slurm ends this job within the margin of {margin}: no job is started")
 
-    def console_sinks(self, file: JobReader | None, with_output: bool) -> list[Sink]:
+    def console_sinks(self, file: JobReader | None, with_output: bool, is_recorded: bool) -> list[Sink]:
         """Return the sinks that print results and output.  file: None: the server has the job file."""
         options, is_dumb = self.options, os.environ.get("TERM") in (None, "", "dumb")
         if options.plain:
@@ -9442,7 +9490,7 @@ class RunnerProgram(Program):
             colour = not os.environ.get("NO_COLOR") and not is_dumb
             bar = None if is_dumb else ProgressBar(self.loop.time)
             file_counter = FileCounter(file, self.executor) if file else None
-            return [TerminalConsole(self.stdout, with_output, file_counter, bar, colour)]
+            return [TerminalConsole(self.stdout, with_output, file_counter, bar, colour, is_recorded)]
         return [Console(self.stdout, with_output)]
 
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
@@ -9570,7 +9618,7 @@ class App(RunnerProgram):
         reader = JobReader(self.path, say=say, mount=self._mount)
         jobs = FileJobs(self._make_cursor(say), reader, self.executor, self._consumer)
         logfile_sink, outdir_sink, joblog_sink = self._record_sinks
-        console = self.console_sinks(reader, with_output=not logfile_sink)
+        console = self.console_sinks(reader, not logfile_sink, is_recorded=outdir_sink is not None)
         sinks: list[Sink] = [*console, *filter(None, (logfile_sink, outdir_sink, joblog_sink))]
         self.make_runner(jobs, sinks, self.executor)
         return await self.run_and_report(jobs)

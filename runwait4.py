@@ -424,7 +424,8 @@ class TerminalProgress(Progress):
         self.bar = ProgressBar()
 
     def update(self, job_counts: Counts) -> None:
-        print_bytes((self.CLEAR + self.bar.line(job_counts, columns_of(1))).encode())
+        columns = columns_of(1) - len("^C")     # the terminal prints that behind the bar
+        print_bytes((self.CLEAR + self.bar.line(job_counts, columns)).encode())
 
     def end_line(self) -> None:
         print_bytes(b"\n")

@@ -91,7 +91,7 @@ class Terminal:
             # One read gives what has been handed on; only where nothing has, the rest is (n_tty_read())
             while piece := os.read(self.master, 1 << 20):
                 data += piece
-        return data.decode()
+        return data.decode("utf-8", "surrogateescape")
 
     def look(self) -> list[str]:
         """The lines on the screen by now."""

@@ -95,6 +95,11 @@ class Lines(ConsoleCase):
         self.jobs(rf"printf '{lasting}a{lasting}b\033[1;32mc\033[m\td\be\007\n'")
         self.assertIn("[1] ab\x1b[1;32mc\x1b[m\tde\x1b[0m\n", self.raw())
 
+    def test_no_c1_control_passes_as_a_character_or_as_a_byte(self) -> None:
+        """U+009B is CSI, for an 8-bit terminal also the byte 9B; in another character it is no control."""
+        self.jobs(r"printf 'a\302\2332Jb\2332Jc\377\233d\302\205e\304\233\303\200\n'")
+        self.assertIn("[1] a2Jb2Jc\udcffde\u011b\u00c0\n", self.raw())
+
     def test_no_color_lets_the_colours_of_jobs_pass(self) -> None:
         self.jobs(r"printf '\033[32mgreen\n'")
         self.assertIn("[1] \x1b[32mgreen\x1b[0m\n", self.raw(NO_COLOR="1"))
@@ -103,6 +108,37 @@ class Lines(ConsoleCase):
         self.before = self.write(b". true\0\n. true\n").read_bytes()
         self.assertEqual(self.shown(), ["[2] done in T: true"])
         self.assertEqual(self.states(), "ed")
+
+
+class Stopped(ConsoleCase):
+    """A terminal that takes no output (Ctrl-S, a frozen ssh) does not stop jobs whose output is recorded."""
+    HASTY = "import runmaker4; runmaker4.TerminalConsole.MAX_FULL_SECONDS = 0"
+    PRINTING = "head -c 3000000 /dev/zero | tr '\\0' x | fold -w 99"
+
+    def test_the_jobs_go_on_and_the_terminal_is_told_once_what_it_does_not_show(self) -> None:
+        self.jobs(self.PRINTING, "echo last")
+        terminal = self.terminal(200)
+        tty = terminal.slave
+        runner = self.start_patched(self.HASTY, NO_HINT, "runs.txt", stdin=tty, stdout=tty, stderr=tty)
+        shown = ""
+        wait_until(lambda: self.states() == "dd", what="the jobs end")
+        while runner.poll() is None:
+            shown += terminal.unread()
+        shown += terminal.unread()
+        skipped, = re.findall(r"\((\d+) bytes not shown: the terminal was stopped; ", shown)
+        self.assertGreater(int(skipped), 1_000_000)
+        self.assertIn("runmaker4.py: runs.txt: 2 done in ", shown)
+        self.assertEqual(self.read("runs.txt.out/1.out").count(b"x"), 3_000_000)
+
+    def test_what_is_recorded_nowhere_else_is_not_skipped(self) -> None:
+        self.jobs(WAITING)
+        for recorded, ignored in (True, 2 << 20), (False, 0):
+            terminal = mock.Mock(spec=runmaker4.Terminal, backlog=2 << 20, ignored=0)
+            terminal.ignore_backlog = lambda: setattr(terminal, "ignored", terminal.backlog)
+            console = runmaker4.TerminalConsole(terminal, True, None, None, False, is_recorded=recorded)
+            for _ in range(6):
+                console.on_tick()
+            self.assertEqual(terminal.ignored, ignored)
 
 
 class StatusLine(ConsoleCase):
@@ -157,6 +193,16 @@ class StatusLine(ConsoleCase):
         self.wait_shown(terminal, BAR % (1, 3, ""))
         self.open_gate()
         self.assertEqual(self.lines_of(terminal, runner)[-1], "[3] done in T: true")
+
+    def test_ctrl_c_fits_behind_the_bar_of_progress(self) -> None:
+        """In the last column but one it was broken in two, and the first part of the bar remained."""
+        self.jobs(WAITING)
+        terminal = self.terminal(60)
+        self.start_at(terminal, RUNWAIT, "--progress", "runs.txt")
+        self.wait_shown(terminal, BAR % (0, 1, ""))
+        self.assertEqual(terminal.screen.row, 0)
+        terminal.screen.feed("^C")
+        self.assertEqual(terminal.screen.row, 0)
 
     def test_ctrl_c_leaves_whole_lines_only(self) -> None:
         self.jobs(SLEEPING, "true")
