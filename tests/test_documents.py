@@ -462,6 +462,7 @@ PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_claimin
 ELSEWHERE = {           # commands that others run
     "pip install .": "tests/test_real_packaging.py",
     "python3 -m tests.rigs tools": ".ci/run",
+    "python3 -m tests.rigs newer": ".ci/run",
     "python3 -m docs.install.make": "tests/test_packaging.py",
     ".ci/run all": "nobody: it takes hours",
 }
