@@ -483,7 +483,6 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "echo a &&",
     "else echo b",
     "env -i setsid",
-    "python3 -m tests.rigs newer COMMAND",
     "cp -r docs/install/share/. ~/.local/share",
     "runmaker4.py -j2",
     "simulate | tee log",
