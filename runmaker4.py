@@ -6369,7 +6369,7 @@ class ProgressBar:
         text = next((text for text in texts if len(text) + 8 < columns), shortest)
         width = min(columns - 1 - len(text), self.MAX_BAR_COLUMNS)
         drawn_bar = f"[{bar(counts, width)}]" if width > 0 else ""
-        return text.replace("[]", drawn_bar)[:columns - 1]
+        return text.replace("[]", drawn_bar)[:max(columns - 1, 0)]
 
     def _estimate(self, counts: Counts) -> str:
         """Return ' 1.2/s, 3m 20s left'; at the end ' took 4m 07s'; '' if the rate is unknown."""

@@ -629,8 +629,8 @@ class Machine:
             shown, result = args, None
             if name == "preadv":
                 shown = args[0], len(args[1][0]), args[2]
-            if name == "write":
-                shown = args[0], bytes(args[1])
+            if name in ("write", "pwrite"):
+                shown = args[0], bytes(args[1]), *args[2:]
             if name == "fcntl" and isinstance(args[-1], bytes):
                 kind, _, start, length, _ = FLOCK.unpack(args[2])
                 shown = (

@@ -29,7 +29,7 @@ class OnTheFile(CancelCase):
         self.set_state(1, "k")
         self.assertCancelled(self.finish(runner), "kd")
         seq, *_, code, number, _ = self.read("joblog").splitlines()[1].split(b"\t")
-        self.assertEqual((seq, code, number), (b"1", b"0", b"15"))
+        self.assertEqual((seq, code, number), (b"1", b"143", b"15"))
         self.assertIn(b'"signal": 15, "cause": "cancelled"', self.read("out/journal"))
 
     def test_an_editor_that_saves_by_rename_can_cancel_the_only_line_of_its_text(self) -> None:

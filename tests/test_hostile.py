@@ -332,7 +332,7 @@ class Insiders(Attack):
         self.take(self.job_at(offset + 1, text=self.ORPHAN[1:]))
         self.assertIn(self.states(), ("r", "e"))        # the server may have met it by now
         self.take(self.job_at(offset))
-        self.assertEqual(self.states(), "!")
+        wait_until(lambda: self.states() == "!", what="the result is written")
         self.assertIn("\n".join(comments).encode(), self.stage.read())
 
     def test_one_that_takes_back_what_it_describes_strangely(self) -> None:

@@ -166,7 +166,7 @@ class Trouble(JournalCase):
                 "        raise OSError(errno.ENOSPC, 'No space left on device')\n"
                 "    real(fd)\n"
                 "os.fsync = fsync")
-        ended = self.finish(self.start_patched(full, "--outdir", "out", "runs.txt"))
+        ended = self.finish(self.start_patched(full, "--single-host", "--outdir", "out", "runs.txt"))
         self.assertEqual((self.states(), ended.code), ("d", 1))
         self.assertComplains(ended, "1.out: no space left", "output is incomplete")
 

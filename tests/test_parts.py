@@ -671,6 +671,8 @@ class RetriesOfMany(JobFileCase):
         slots = runmaker4.Resources(2)
         consumer = runmaker4.Consumer("alice", retry=retry, capacity=slots, free=slots)
         job = cursor.claim(True, runmaker4.Consumers([consumer]))
+        while not job and cursor.no_job.retry_after == 0.0:     # a slice is over: this host is busy
+            job = cursor.claim(True, runmaker4.Consumers([consumer]))
         self.clock.now += 10.0
         return job.command if isinstance(job, runmaker4.Job) else None
 

@@ -238,7 +238,7 @@ class StoppedTogether(RunCase):
         runner = self.start_two("exec sleep 60", "--joblog", "joblog")
         ended = self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner.pid)
         self.assertEqual(
-            [line.split(b"\t")[6:8] for line in self.read("joblog").splitlines()[1:]], [[b"0", b"15"]] * 2
+            [line.split(b"\t")[6:8] for line in self.read("joblog").splitlines()[1:]], [[b"143", b"15"]] * 2
         )
         self.assertEqual(
             [text[:9] for text in printed(console_lines(ended.out), "status")[2:]], [b"signal 15"] * 2
