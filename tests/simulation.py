@@ -1208,6 +1208,7 @@ def reset_whatever_it_is() -> Patches:
 
     def make_new(self: Any, lines: Any) -> Any:
         def refresh() -> None:
+            FILE.get_checked_fd(self)
             for line in lines:
                 line.state = self.state_at(line) or line.state
         with mock.patch.object(self, "get_checked_fd", refresh):
