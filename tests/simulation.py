@@ -1029,12 +1029,15 @@ def lose_answers(world: History, hosts: list[Host]) -> None:
 
 
 def run_failed_again(world: History, hosts: list[Host]) -> None:
-    """All lines have failed, and two runners make them new at about the same time."""
+    """All lines have failed; two runners make them new at about the same time, and are stopped meanwhile."""
     world.name(PATH, world.make_file(b"".join(b"! %d\n" % number for number in range(8))))
     world.known.update(world.last.commands)
     world.done.clear()
     world.times = (0.001, 0.1)
-    world.actors += make_runners(world, hosts[:2], (b"!er",), (0.0, 0.1, 0.5))
+    runners = make_runners(world, hosts[:2], (b"!er",), (0.0, 0.1, 0.5))
+    world.actors += runners
+    world.fates = {"stop"}
+    world.actors.append(Actor("fate", hosts[2], script=fate(world, runners, ["stop", "stop"])))
 
 
 def lose_brick(world: History, hosts: list[Host]) -> None:
