@@ -4553,6 +4553,7 @@ class Cursor:
         self._results = Results()
         self._orphans = Orphans(file, self._results)
         self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
+        self._retrying: set[Consumer] = set()           # for these
         self._walk: Walk | None = None
         self._idle_walk: Walk | None = None     # the last one, if no other is due
         self._refused_walks = 0     # successive, that had `claimable_soon`
@@ -4607,15 +4608,20 @@ class Cursor:
         wait = self._go_on_with_reset(retrying) if retrying else None
         if wait is not None:
             return NoJob(retry_after=wait)
-        last_walk = None if self._walk else self._idle_walk     # a current walk goes on
-        if last_walk and not self._is_walk_due(last_walk, exits_if_none):
-            return self.no_job
+        if self._idle_walk and not self._walk:          # a current walk goes on
+            pause = self._seconds_until_walk(self._idle_walk, exits_if_none)
+            if pause:
+                return self.no_job if pause == math.inf else replace(self.no_job, retry_after=pause)
         return self._walk_on(consumers)
 
-    def _go_on_with_reset(self, consumers: Collection[Consumer]) -> float | None:
-        """Make failed lines new for SLICE seconds.  Return the seconds until the next call; None: all are."""
+    def _go_on_with_reset(self, consumers: set[Consumer]) -> float | None:
+        """Make failed lines new for SLICE seconds.  Return the seconds until the next call; None: all are.
+
+        If consumers have come or gone, begin again at the top.
+        """
         pause_at = time.monotonic() + self.SLICE
-        if not self._reset:
+        if not self._reset or self._retrying != consumers:
+            self._retrying = consumers
             self.queue.reopen_if_replaced()
             self._restart_if_replaced()
             self._reset = self._make_failed_lines_new(Consumers(consumers))
@@ -4666,16 +4672,16 @@ class Cursor:
         for consumer in consumers.all:
             consumer.stop_retrying()
 
-    def _is_walk_due(self, walk: Walk, exits_if_none: bool) -> bool:
-        """Return True if another walk is due after `walk`, which found no job."""
+    def _seconds_until_walk(self, walk: Walk, exits_if_none: bool) -> float:
+        """Return the seconds until another walk is due after `walk`, which found no job; inf: none is."""
         exits = exits_if_none and not walk.waiting_consumers
         has_newcomers = not walk.always_present.issuperset(self.consumers.all)
         if exits or (has_newcomers and walk.has_skipped_jobs):
-            return True
+            return 0.0
         can_find_jobs = has_newcomers or self.no_job.retry_after is not None or bool(walk.waiting_consumers)
         if can_find_jobs or self.file.signature() != walk.signature:
-            return not walk.throttle.seconds_until_due(self.PAUSE_FACTOR)
-        return self._is_overdue(walk)           # coarse time stamps can hide a change
+            return walk.throttle.seconds_until_due(self.PAUSE_FACTOR)
+        return 0.0 if self._is_overdue(walk) else math.inf      # coarse time stamps can hide a change
 
     def _is_overdue(self, walk: Walk) -> bool:
         """Return True if a walk is so old that lines above can have been edited in place."""

@@ -396,6 +396,16 @@ class IdleLooks(JobFileCase):
             self.clock.now += again
             yield again
 
+    def test_a_runner_below_a_barrier_looks_when_a_walk_is_due_not_at_the_next_poll(self) -> None:
+        jobs = self.jobs(b". a\n#RUN barrier\n. b\n")
+        job = job_of(jobs.claim())
+        self.assertFalse(jobs.claim())
+        self.assertIsNone(jobs.no_job.retry_after)
+        jobs.finish(job, b"d")
+        self.assertFalse(jobs.claim())                  # the last walk has just ended
+        self.clock.now += present(jobs.no_job.retry_after)
+        self.assertEqual(job_of(jobs.claim()).number, 3)
+
     def test_a_new_line_that_stays_locked_is_looked_at_once_a_second_until_it_is_free(self) -> None:
         jobs = self.locked_job()
         pauses = list(self.looks(jobs, 20))
@@ -682,6 +692,18 @@ class RetriesOfMany(JobFileCase):
         self.assertEqual(self.claim(cursor, b"er"), b"b")
         self.assertEqual(self.claim(cursor, b"er"), None)
         self.assertEqual(self.claim(cursor, b"!er"), b"a")
+
+    def test_who_comes_or_goes_meanwhile_begins_it_again_for_those_who_are_there(self) -> None:
+        cursor = self.jobs(b"#RUN host=a\n! 1\n! 2\n#RUN host=b\n! 3\n. 4\n", serving=True)
+        slots = runmaker4.Resources(2)
+        gone, other = (runmaker4.Consumer(name, retry=b"!er", capacity=slots, free=slots) for name in "ab")
+        with mock.patch.multiple(runmaker4.Cursor, SLICE=-1.0, RESET_BYTES=4):
+            for _ in range(2):
+                self.assertFalse(cursor.claim(False, runmaker4.Consumers([gone])))
+            while not (job := cursor.claim(False, runmaker4.Consumers([other]))):
+                self.assertEqual(cursor.no_job.retry_after, 0.0)
+        self.assertEqual(job_of(job).command, b"3")
+        self.assertEqual(self.path.read_bytes(), b"#RUN host=a\n. 1\n! 2\n#RUN host=b\nr 3\n. 4\n")
 
     def test_only_what_fits_is_new(self) -> None:
         before = (b"#RUN host=bob\n! a\n#RUN slots=3\n! b\n#RUN host=alice together=x\n! c\n"
