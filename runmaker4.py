@@ -800,7 +800,7 @@ def share_with_writers(fd: int, model: os.stat_result, mode: int | None = None) 
     mode: for all other users; None: as it is.
     """
     status = os.fstat(fd)
-    old_mode = status.st_mode & 0o777
+    old_mode = stat.S_IMODE(status.st_mode)     # with setgid
     writers = 0 if model.st_mode & stat.S_ISVTX else model.st_mode & 0o022
     shared = 3 * writers                        # w and r
     if stat.S_ISDIR(status.st_mode):

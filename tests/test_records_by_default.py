@@ -285,6 +285,7 @@ class NotKept(DefaultCase):
         if os.geteuid():
             self.skipTest("only root can give files away")
         directory = self.dir / "runs.txt.out"
+        self.dir.chmod(0o2755)                          # the group of new files is this one's
         for mode in 0o664, 0o666:
             self.jobs("seq 2000", "true")
             os.chown(self.dir / "runs.txt", 4242, 4242)
@@ -292,7 +293,7 @@ class NotKept(DefaultCase):
             self.assertEqual(self.run_jobs("-q").code, 0)
             kept = {name: os.stat(directory / name) for name in (".", "journal", "1.out")}
             self.assertEqual({name: (info.st_gid, stat.S_IMODE(info.st_mode)) for name, info in kept.items()},
-                             {".": (4242, mode | 0o111), "journal": (4242, mode), "1.out": (4242, mode)})
+                             {".": (4242, mode | 0o2111), "journal": (4242, mode), "1.out": (4242, mode)})
             for name in ".", "journal":             # now of another of these users
                 os.chown(directory / name, 12345, -1)
             self.jobs("true")
