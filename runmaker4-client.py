@@ -628,9 +628,6 @@ class LinkLife:
                     link.request("ping")
             elif self.wants_server and age > min(runmaker4.MAX_HANDSHAKE_SECONDS, self._seconds_left()):
                 link.drop("no answer")
-        return self._why_lost(link)
-
-    def _why_lost(self, link: ServerLink) -> str:
         error = link.channel.error
         if isinstance(error, OtherFileError):
             return f"the server has another file; waiting for the server of {self.file}"
@@ -1096,14 +1093,11 @@ class Connection:
             report += f"; jobs run in {display_text(here)}, not in the server's {display_text(directory)}"
         if not is_first_welcome or not self._program.options.quiet:
             self._say(report)
-        self._resend_events(last_event)
-        link.request("ping")                    # the answer allows us to start jobs
-        self._wake_runner()
-
-    def _resend_events(self, last_event: int) -> None:
-        """Send all events after the last that a new server has."""
+        # all events after the last that a new server has
         to_repeat = [job.begin for job in self._jobs.values() if job.begin]
         self._on_acknowledged(self._outbox.replay(to_repeat, last_event))
+        link.request("ping")                    # the answer allows us to start jobs
+        self._wake_runner()
 
     def _on_jobs_arrived(self, link: ServerLink, message: Message) -> None:
         """Queue jobs for the runner."""

@@ -1062,9 +1062,12 @@ class Client(Consumer):
             self._forget_requests()
             jobs_in_started_groups = self.sessions.abort_unstarted_groups(self.assignments)
             if detach_reason is DetachReason.LOST:
-                self._say_lost(link.why)
+                kept_text = self.sessions.kept_text(self.assignments)
+                self.sessions.say(f"client {self.where} is lost: {link.why}{kept_text}")
             if detach_reason is DetachReason.BYE:
-                return self._settle_after_bye(jobs_in_started_groups)
+                for assignment in jobs_in_started_groups:
+                    self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
+                return self._settle_unreported(set())
         if not self.sessions.lifetime.is_exiting:
             self._abandon_lines()
 
@@ -1143,14 +1146,6 @@ class Client(Consumer):
         self.requested_slots = 0
         self.exits_without_jobs = False
         self.request_number = 0
-
-    def _say_lost(self, why: str) -> None:
-        self.sessions.say(f"client {self.where} is lost: {why}{self.sessions.kept_text(self.assignments)}")
-
-    def _settle_after_bye(self, jobs_in_started_groups: list[Assignment]) -> None:
-        for assignment in jobs_in_started_groups:
-            self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
-        self._settle_unreported(set())
 
     def _abandon_lines(self) -> None:
         """Leave the lines of a client that did not come back within the grace as orphans."""
@@ -2008,7 +2003,9 @@ class Sessions:
         if line_result.state == NEW:
             self.last_return_at = boottime()
         if error:
-            self._report_unwritten(assignment, error)
+            self.say(f"line {assignment.number}: {error}")
+            self.runner_stats.add_unwritten(assignment.job)
+            assignment.send_message("fault", text=error[:200], cancelled=assignment.is_cancelled)
         elif event:
             self.recovery.on_settled(assignment)
         self._remove_and_notify_group(assignment, line_result)
@@ -2016,11 +2013,6 @@ class Sessions:
         if event:
             client.inbox.unwritten_results.discard(event)
         self.acknowledge_soon(client)
-
-    def _report_unwritten(self, assignment: Assignment, error: str) -> None:
-        self.say(f"line {assignment.number}: {error}")
-        self.runner_stats.add_unwritten(assignment.job)
-        assignment.send_message("fault", text=error[:200], cancelled=assignment.is_cancelled)
 
     def abandon(self, assignment: Assignment) -> None:
         """Leave the line of a client that is gone for good as an orphan."""
@@ -2669,7 +2661,10 @@ class Dispatcher:
         In between, claim a group or reserve clients for groups, and let clients exit that can get no job.
         """
         self.is_claiming = False
-        self._send_claimed(clients_by_consumer, batch.jobs)
+        for client, assignments in self._assign_jobs(clients_by_consumer, batch.jobs).items():
+            slots = sum(int(assignment.job.settings.needs.slots) for assignment in assignments)
+            client.subtract_requested(slots)
+            self.send_jobs(client, assignments)
         if batch.no_job is not None:
             self._on_no_job(batch.no_job)
         self._remember_groups(batch)
@@ -2678,12 +2673,6 @@ class Dispatcher:
         can_lines_remain = batch.must_continue or (batch.jobs and self.waiting_clients)
         if can_lines_remain:
             self._sessions.loop.call_soon(self._continue_claiming)
-
-    def _send_claimed(self, clients_by_consumer: dict[Consumer, Client], jobs: Iterable[Job]) -> None:
-        for client, assignments in self._assign_jobs(clients_by_consumer, jobs).items():
-            slots = sum(int(assignment.job.settings.needs.slots) for assignment in assignments)
-            client.subtract_requested(slots)
-            self.send_jobs(client, assignments)
 
     def _assign_jobs(self, clients_by_consumer: dict[Consumer, Client],
                      jobs: Iterable[Job]) -> dict[Client, list[Assignment]]:

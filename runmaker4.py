@@ -3186,7 +3186,9 @@ class JobQueue:
         changed = self.file.reopen_if_replaced()
         self._no_file_since = None
         if changed & Changed.FILE:
-            self._on_file_opened()
+            self._searched_at = -math.inf       # missing lines can be in this file
+            self._cut_off_since = None
+            self._warn_if_direct_reading_refused()
         if changed & Changed.LOCK_FILE and old_inode not in (None, self.file.lock_table.inode):
             self._on_lock_file_replaced()
         self.file.lock_table.ensure_presence_lock()
@@ -3196,11 +3198,6 @@ class JobQueue:
         # Last: until then no other runner can take lines of these jobs for orphans
         self.file.mark_lock_file_in_use()
         return changed
-
-    def _on_file_opened(self) -> None:
-        self._searched_at = -math.inf           # missing lines can be in this file
-        self._cut_off_since = None
-        self._warn_if_direct_reading_refused()
 
     def _on_lock_file_replaced(self) -> None:
         self.say(f"the lock file {self.file.lock_table.path} was removed; it was created and locked "
@@ -3574,7 +3571,9 @@ class JobQueue:
         for job in astray:                                                      # steps 3 and 4
             line = self._pick_line(job, by_offset, unused_running, locks_of_others)
             if line and line.state in (RUNNING, NEW):
-                self._move_to_line(job, line)
+                self._restore_running_state(line)
+                job.move_to(line)
+                job.mark_found(self.file.size())
             else:
                 missing[job] = line.state if line else b""
         return missing
@@ -3588,11 +3587,6 @@ class JobQueue:
             if not own_line:
                 need_line.append(job)
         return need_line
-
-    def _move_to_line(self, job: Job, line: Line) -> None:
-        self._restore_running_state(line)
-        job.move_to(line)
-        job.mark_found(self.file.size())
 
     def _pick_line(self, job: Job, by_offset: Mapping[int, Line], unused_running: dict[int, Line],
                    locks_of_others: int) -> Line | None:
@@ -4316,10 +4310,6 @@ class Walk:
         self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
         return self.seconds_until_trusted > 0
 
-    def reread_last_line(self) -> bool:
-        """Return False if an edit has moved the walk's last line."""
-        return not self.scan.last or self.scan.reread_from(self.scan.last)
-
     def _continue_for_consumers(self, consumers: Consumers) -> bool:
         """Continue the walk for other consumers, such as the clients of a server that request jobs now.
 
@@ -4699,7 +4689,8 @@ class Cursor:
         """
         was_edited = False
         if self._walk and not self.sliced:
-            was_edited = not self._walk.reread_last_line()
+            scan = self._walk.scan
+            was_edited = scan.last is not None and not scan.reread_from(scan.last)
             if was_edited or self._is_overdue(self._walk):
                 self._walk = None
         self.sliced = False
@@ -6546,7 +6537,8 @@ class TerminalConsole(LinePrinter):
         if run_result.cause != "timeout":
             result_text += f" in {human_time(run.duration)}"
         line = b"[%d] %s: %s\n" % (run.job.number, result_text.encode(), one_line(run.job.command))
-        self._print(line if is_done else self._in_colour(self.RED, line))
+        is_red = self._colour and not is_done
+        self._print(self.RED + line[:-1] + self.PLAIN + b"\n" if is_red else line)
 
     def on_job_over(self, job: Job, state: bytes) -> None:
         self._running.discard(job)
@@ -6596,11 +6588,6 @@ class TerminalConsole(LinePrinter):
         if b"\x1b" in prefix or b"\x1b" in lines:
             line_end = self.PLAIN + b"\n"
         return prefix + lines[:-1].replace(b"\n", line_end + prefix) + line_end
-
-    def _in_colour(self, colour: bytes, line: bytes) -> bytes:
-        if not self._colour:
-            return line
-        return colour + line[:-1] + self.PLAIN + b"\n"
 
 
 def read_pieces(file: Any, on_unreadable: Say) -> Iterator[bytes]:
@@ -6765,10 +6752,8 @@ class LogFile(Sink):
         lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
         lines += [b""] * (1 + self.max_lines - len(lines))
         data = b"".join(cut_or_pad(line, self.WIDTH) + b"\n" for line in lines)
-        self.executor.post(self.file.write, self._offset_of(run.job), data, size=self.record_bytes)
-
-    def _offset_of(self, job: Job) -> int:
-        return (job.ordinal - 1) * self.record_bytes
+        offset = (run.job.ordinal - 1) * self.record_bytes
+        self.executor.post(self.file.write, offset, data, size=self.record_bytes)
 
 
 def cut_or_pad(line: bytes, width: int) -> bytes:
@@ -7955,7 +7940,8 @@ class JobTask:
         while self._shell:                      # None: start() has started none
             await self._follow_run(self._shell)
             has_stopped_at_gate = self.phase is Phase.SETTLING
-            if has_stopped_at_gate or self._must_not_run_again():
+            was_killed_for_good = self.run.cause not in ("", *FAILURE_CAUSES)
+            if has_stopped_at_gate or self.state == DONE or was_killed_for_good or not self._can_start:
                 break
             lacked_memory = self.run.cause in ("memory", "oom")
             if lacked_memory and self.job.larger_needs:
@@ -7965,19 +7951,12 @@ class JobTask:
                 can_run = failures <= self._runner.options.retries and self._runner.admit_or_drain(self.job)
             if not can_run:
                 break
-            await self._start_again()
+            if self.phase is not Phase.STARTING:    # restart_if_memory_is_free() has already changed it
+                self._enter_phase(Phase.STARTING)
+            self.run = self._new_run()
+            self.run_result = self._kill_task = None
+            await self.start()
         await self.finish_job()
-
-    async def _start_again(self) -> None:
-        if self.phase is not Phase.STARTING:    # restart_if_memory_is_free() has already changed it
-            self._enter_phase(Phase.STARTING)
-        self.run = self._new_run()
-        self.run_result = self._kill_task = None
-        await self.start()
-
-    def _must_not_run_again(self) -> bool:
-        was_killed_for_good = self.run.cause not in ("", *FAILURE_CAUSES)
-        return self.state == DONE or not self._can_start or was_killed_for_good
 
     async def finish_job(self) -> None:
         """Determine the final state of the job, pass it to the sinks, and write it to the line.
@@ -8221,7 +8200,15 @@ class JobTask:
             run.cause = "stopped"               # gives `e`, not `!`, without a retry
         if run.peak:
             shell.add_memory(run.peak)
-        self._report_result(self._result_of_run(status, timeout or 0.0))
+        limit = run.requested_memory if run.cause == "memory" else timeout or 0.0
+        # a cancelled job counts as killed by SIGTERM, however the shell reacted
+        self.run_result = RunResult(
+            signal.SIGTERM if run.cause == "cancelled" else status, run.cause, limit, run.peak
+        )
+        self.state = self.run_result.state
+        self.job.result_text = str(self.run_result)
+        for sink in run.sinks:
+            sink.on_ended(run, self.run_result)
 
     async def _kill_after_timeout(self, timeout: float) -> None:
         """Kill the run after `timeout` seconds, less the time in which the runner was stopped.
@@ -8234,20 +8221,6 @@ class JobTask:
             await asyncio.sleep(min(timeout, 1.0))
             timeout -= min(self._runner.loop.time() - paused_at, 2.0)
         self.kill_run("timeout")
-
-    def _report_result(self, run_result: RunResult) -> None:
-        self.run_result = run_result
-        self.state = run_result.state
-        self.job.result_text = str(run_result)
-        for sink in self.run.sinks:
-            sink.on_ended(self.run, run_result)
-
-    def _result_of_run(self, status: int, timeout: float) -> RunResult:
-        """Return the result of the run.  timeout: in seconds; 0: none."""
-        cause = self.run.cause
-        limit = self.run.requested_memory if cause == "memory" else timeout
-        # a cancelled job counts as killed by SIGTERM, however the shell reacted
-        return RunResult(signal.SIGTERM if cause == "cancelled" else status, cause, limit, self.run.peak)
 
     async def _read_remaining_output(self) -> None:
         """Read the output of processes that outlive the shell, for a while.
@@ -8673,19 +8646,13 @@ class Runner:
         if isinstance(claimed, NoJob):
             self._last_no_job = claimed         # before the await, in which others can read it
             self._release_slots(slots)
-            self._exit_if_no_job_can_follow(claimed)
+            if claimed.final_error:
+                self.fail(claimed.final_error)
+            elif claimed.retry_after is None and self._exits_without_job():
+                self.drain()                    # no later claim can get a job
             return self.jobs.poll if claimed.retry_after is None else min(self.jobs.poll, claimed.retry_after)
         self._last_no_job = NoJob(report=self._last_no_job.report)      # it can have met a `#RUN end`
         return await self._start_claimed_job(claimed, slots)
-
-    def _exit_if_no_job_can_follow(self, no_job: NoJob) -> None:
-        """Drain if no later claim can get a job."""
-        why_claims_fail = no_job.final_error         # '': they do not
-        has_nothing_to_wait_for = no_job.retry_after is None
-        if why_claims_fail:
-            self.fail(why_claims_fail)
-        elif has_nothing_to_wait_for and self._exits_without_job():
-            self.drain()
 
     async def _start_claimed_job(self, job: Job, slots: list[Slot]) -> float | None:
         """Start a job, or release it if it cannot get enough slots.  Return as _start_next_job()."""
@@ -9517,17 +9484,13 @@ class RunnerProgram(Program):
         """Start no more jobs; running jobs can finish and results are written."""
         self.runner.drain()
 
-    def _print_terminal_hint(self) -> None:
-        options = self.options
-        self.say("Ctrl-C kills the jobs; Ctrl-\\ starts no more")
-        if options.jobs is None and not options.slots and not options.one_only:
-            self.say("one job at a time (-j0: one per CPU)")
-
     async def run_and_report(self, jobs: Jobs) -> int:
         """Run the jobs, print the output and the closing line, and return the exit status."""
         runner = self.runner
         if self.stderr.terminal and not self.options.quiet:
-            self._print_terminal_hint()
+            self.say("Ctrl-C kills the jobs; Ctrl-\\ starts no more")
+            if self.options.jobs is None and not self.options.slots and not self.options.one_only:
+                self.say("one job at a time (-j0: one per CPU)")
         await runner.run()
         for sink in runner.sinks:
             sink.on_exit()

@@ -1229,14 +1229,10 @@ def sync_directory(folder: str) -> None:
         os.close(fd)
 
 
-def read_original(file: JobFile) -> bytes:
-    file.open_to_write()
-    return read_to_end(file.reader)
-
-
 def edit(file: JobFile, quiet: bool) -> int:
     """Open a copy in the user's editor, until the changes can be merged; return the exit status."""
-    base = read_original(file)
+    file.open_to_write()
+    base = read_to_end(file.reader)
     copy_path = os.path.join(tempfile.mkdtemp(prefix="runset4-"), os.path.basename(file.path))
     with open(copy_path, "xb") as draft:
         draft.write(base)

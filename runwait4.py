@@ -663,7 +663,9 @@ class JournalPass:
                     yield run
         except OSError as error:
             raise UsageError(f"{self._journal.path}: {error_text(error)}") from None
-        yield from self._unended_runs()
+        for entry in self._unended_entries.values():
+            if run := self._run_of_line(*entry):
+                yield run
 
     def _read_line(self, position: int, line: bytes) -> RunRecord | None:
         """Process a line; return the run that it finishes, or None.  Raises INVALID_LINE_ERRORS.
@@ -722,11 +724,6 @@ class JournalPass:
         if len(self._recently_ended) > self.MAX_REMEMBERED_RUNS:
             self._recently_ended.popitem(last=False)
         return run
-
-    def _unended_runs(self) -> Iterator[RunRecord]:
-        for entry in self._unended_entries.values():
-            if run := self._run_of_line(*entry):
-                yield run
 
     def _run_of_line(self, position: int, line: bytes) -> RunRecord | None:
         try:
