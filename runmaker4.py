@@ -382,7 +382,7 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         print_bytes(self.format_help().encode())
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def refuse_unknown_options(self, args: Iterable[str]) -> None:
         """Refuse an unknown option before its value can be taken for FILE."""
         for word in itertools.takewhile(lambda word: word != "--", args):
             option = word.partition("=")[0]
@@ -391,7 +391,14 @@ class Parser(argparse.ArgumentParser):
                 if script not in ("", self.prog):
                     raise UsageError(f"{option} is an option of {script}")
                 self.error(f"unrecognized arguments: {word}")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.refuse_unknown_options(args)
         return super().parse_known_args(args, namespace)
+
+    def parse_known_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.refuse_unknown_options(args)       # in Python 3.14 this does not call parse_known_args()
+        return super().parse_known_intermixed_args(args, namespace)
 
     def error(self, message: str) -> Any:
         if message.endswith("expected one argument"):       # argparse takes -1 for an option
