@@ -2604,6 +2604,7 @@ class Dispatcher:
         self.waiting_clients: dict[Client, None] = {}
         self._last_report = WalkReport()        # of the last complete walk that found nothing
         self.is_searching = True                # too early to report that there are no jobs
+        self._next_claim: asyncio.TimerHandle | None = None
         # wait for hosts; by the offset of the first job
         self._group_plans: dict[int, GroupPlan] = {}
         self._printed_texts: set[str] = set()
@@ -2703,6 +2704,10 @@ class Dispatcher:
             self._last_report = no_job.report
         if not was_interrupted:
             self.is_searching = can_find_jobs_later
+        if no_job.retry_after:                  # a walk is due then, for example below an open barrier
+            if self._next_claim:
+                self._next_claim.cancel()
+            self._next_claim = self._sessions.loop.call_later(no_job.retry_after, self._continue_claiming)
         if final_error and self._lifetime.is_serving:
             self._sessions.say(f"{final_error} (no more jobs are handed out)")
             self._sessions.runner_stats.had_errors = True

@@ -2211,8 +2211,8 @@ REMEDIES = {                       # by how the file system's type begins; the f
                    "locks",
     "fuse.sfs": "nothing is known: SaunaFS 5.8 keeps locks on each host, or with enablefilelocks=1 after the "
                 "end of their process",
-    "fuse": "use the directory where its own file system is mounted, if it has one (bindfs, mergerfs, "
-            "gocryptfs and the like share no locks)",
+    "fuse": "use the directory where its own file system is mounted, if it has one (bindfs, mergerfs and the "
+            "like share no locks)",
 }
 
 

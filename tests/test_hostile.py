@@ -368,7 +368,7 @@ class Insiders(Attack):
         peer, job = self.started()
         end = dict(type="finish", n=3, id=job["id"], state="d", how="exit 0", cause="")
         self.ask(peer.say(end))
-        self.assertEqual(self.stage.states()[job["number"] - 1], "d")
+        wait_until(lambda: self.stage.states()[job["number"] - 1] == "d", what="the result is written")
         with contextlib.suppress(Closed):
             for number in 3, 1, 4, 10 ** 18, 5:
                 peer.say({**end, "n": number, "state": "!"})
