@@ -22,6 +22,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import argparse
 import contextlib
+import csv
 import errno
 import fcntl
 import fnmatch
@@ -111,6 +112,8 @@ from runmaker4 import (
     printable,
     quote,
     run_main,
+    to_bytes,
+    to_text,
     warn,
     write_all,
 )
@@ -260,8 +263,8 @@ def wait_for_path(path: str, deadline: float) -> None:
         time.sleep(0.002)
 
 
-def append_lines(file: JobFile, lines: Iterable[bytes]) -> int:
-    """Append lines, all or none; return how many.  A ValueError of their maker is a UsageError."""
+def join_new_lines(lines: Iterable[bytes]) -> bytearray:
+    """Return all new lines.  A ValueError of their maker is a UsageError."""
     new_lines = bytearray()
     try:
         for line in lines:
@@ -270,9 +273,13 @@ def append_lines(file: JobFile, lines: Iterable[bytes]) -> int:
         raise UsageError(f"{error}; nothing was added") from None
     if not new_lines:
         raise UsageError("no jobs (nothing to add)")
+    return new_lines
+
+
+def append_lines(file: JobFile, new_lines: bytes | bytearray) -> None:
+    """Append lines, all or none."""
     with open_and_lock_to_append(file) as fd:
         append_locked(fd, file.real_path, file.mount, new_lines)
-    return new_lines.count(b"\n")
 
 
 class Source:
@@ -1307,9 +1314,18 @@ def ask_to_edit_again() -> bool:
 
 # ======== Lists =============================================================================================
 #
-# Values replace the placeholders of a template, quoted for the shell.
+# Values replace the placeholders of a template, quoted for the shell.  The columns of a list have numbers.
+# If the template has a placeholder with a name, they have names, too: those in the first row.
 
 PLACEHOLDER = re.compile(rb"\{(?:(?P<column>\d*)(?P<suffix>|\.|/|//|/\.)|#)\}")
+# `{beta}`, `{file/.}`, and those of other tools, such as `{%}`; not the shell's `{a,b}`, `{1..3}`, `{ cmd; }`
+NAME_PLACEHOLDER = re.compile(
+    rb"\{(?![\w-]+\.\.[\w-]+\})(?P<name>[^\s{},'\"`][^{},'\"`]*?)(?P<suffix>|\.|/|//|/\.)\}"
+)
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+# that end a command which another line has begun
+SCRIPT_LINE = re.compile(rb"\s*(?:then|elif|else|fi|do|done|esac)(?:[\s;]|\Z)")
+MAKE_MESSAGE = re.compile(rb"make(?:\[\d+\])?: ")
 SWEEP_WORDS = (":::", ":::+", "::::", "::::+")      # of GNU parallel; all but ::: are refused
 
 
@@ -1395,51 +1411,156 @@ def check_template(template: bytes) -> None:
             )
 
 
-def split_columns(line: bytes, colsep: re.Pattern[bytes] | None) -> list[bytes]:
-    """Return the columns of a line.  colsep: the separator; None: blanks."""
-    if not colsep:
-        return line.split()
-    return [column.strip() for column in colsep.split(line)]
+# ---- placeholders with names -------------------------------------------------------------------------------
+
+def is_name_placeholder(template: bytes, placeholder: re.Match[bytes]) -> bool:
+    """Return True if a match of NAME_PLACEHOLDER is no number's, and no text within quotes, as awk has it."""
+    return (not PLACEHOLDER.fullmatch(placeholder[0])
+            and UNQUOTED_TEXT.fullmatch(template, 0, placeholder.start()) is not None)
 
 
-def refuse_foreign(line: bytes, number: int) -> None:
+def has_names(template: bytes) -> bool:
+    return any(is_name_placeholder(template, found) for found in NAME_PLACEHOLDER.finditer(template))
+
+
+def has_columns(template: bytes) -> bool:
+    return has_names(template) or any(found["column"] for found in PLACEHOLDER.finditer(template))
+
+
+def number_names(template: bytes, header: Sequence[bytes]) -> bytes:
+    """Return a template with numbers for names: 'sim {beta}' -> 'sim {2}'.
+
+    Raises ValueError for a name that is not, or twice, in the header, and for a column's name within quotes.
+    """
+    def number_of(placeholder: re.Match[bytes]) -> bytes:
+        name, suffix = placeholder["name"], placeholder["suffix"]
+        is_place = is_name_placeholder(template, placeholder)
+        if PLACEHOLDER.fullmatch(placeholder[0]) or not (is_place or name in header):
+            return placeholder[0]
+        shown = display_text(placeholder[0])
+        if not is_place:
+            raise ValueError(f"{shown} is within quotes (remove your quotes)")
+        if name == b"%":
+            raise ValueError(f"no placeholder {shown} (write $RUNMAKER4_SLOT)")
+        if header.count(name) != 1:
+            columns = ", ".join(map(display_text, header)) or "none has a name"
+            raise ValueError(f"no column of the name in {shown} (columns: {columns}; quote it if it is text)")
+        return b"{%d%b}" % (header.index(name) + 1, suffix)
+
+    return NAME_PLACEHOLDER.sub(number_of, template)
+
+
+# ---- list files --------------------------------------------------------------------------------------------
+
+def read_rows(source: Source, colsep: str | re.Pattern[bytes] | None) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Yield the text and the columns of each row; of a blank line, no columns.
+
+    colsep: a character: read as CSV (RFC 4180), so a row can have several lines; None: blanks.  Raises
+    ValueError.
+    """
+    if not isinstance(colsep, str):
+        for line in source:
+            refuse_carriage_return(line)
+            columns = colsep.split(line) if colsep and line.strip() else line.split()
+            yield line, [*map(bytes.strip, columns)]
+        return
+    lines: list[bytes] = []
+
+    def text_lines() -> Iterator[str]:
+        for line in source:
+            lines.append(line)
+            yield to_text(line) + "\n"
+
+    rows = csv.reader(text_lines(), delimiter=colsep, skipinitialspace=colsep != " ", strict=True)
+    try:
+        for row in rows:
+            text = b"\n".join(lines).rstrip(b"\r")
+            lines.clear()
+            yield text, [to_bytes(value).strip() for value in row] if text.strip() else []
+    except csv.Error as error:
+        raise ValueError(f"not CSV: {error}") from None
+
+
+def refuse_foreign(text: bytes, number: int) -> None:
     """Raise ValueError for a line that another program understands in another way."""
-    if number == 1 and line.startswith(b"#!"):
+    if number == 1 and text.startswith(b"#!"):
         raise ValueError("is a script, no list (add it as one job, or remove this line)")
-    if line.startswith(b"#DISBATCH"):
+    if text.startswith(b"#DISBATCH"):
         raise ValueError("is a directive of disBatch (write a #RUN directive, or remove it)")
+
+
+def refuse_carriage_return(line: bytes) -> None:
     if b"\r" in line:
         raise ValueError(
             "contains a carriage return (convert line ends CR LF by tr -d '\\r', CR by tr '\\r' '\\n')"
         )
 
 
-def lines_from_list_file(
-    path: str, template: bytes | None, colsep: re.Pattern[bytes] | None = None
-) -> Iterator[bytes]:
+def command_lines(source: Source, skipped: Counter[str]) -> Iterator[bytes]:
+    """Yield a line for each command or directive of a list; skip, and count, blank lines and comments."""
+    for line in source:
+        refuse_foreign(line, source.line_number)
+        refuse_carriage_return(line)
+        text = line.lstrip()
+        if is_directive(line):
+            yield directive_line(line)
+        elif not text:
+            skipped["blank"] += 1
+        elif text.startswith(b"#"):
+            skipped["comment"] += 1
+        elif SCRIPT_LINE.match(line):
+            raise ValueError("is a part of a script, no command (add the script as one job)")
+        elif MAKE_MESSAGE.match(line):
+            raise ValueError("is a message of make (try --no-print-directory; no Makefile may call make)")
+        else:
+            yield new_line(line)
+
+
+def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[bytes] | None,
+                   skipped: Counter[str]) -> Iterator[bytes]:
+    """Yield a line for each directive, and for each row of values; skip, and count, blank lines."""
+    has_header = has_names(template)
+    is_regular = has_header or isinstance(colsep, str)      # each row has as many columns as the first
+    width = 0                                               # of the first row; 0: none yet
+    job_number = 0
+    for text, columns in read_rows(source, colsep):
+        refuse_foreign(text, source.line_number)
+        if is_directive(text):
+            yield directive_line(text)
+            continue
+        if not columns:
+            skipped["blank"] += 1
+            continue
+        is_first = width == 0
+        width = width or len(columns)
+        if is_first and is_regular:
+            template = number_names(template, columns)
+            if has_header:
+                continue
+        if is_regular and len(columns) != width:
+            raise ValueError(f"has {plural(len(columns), 'column')}, and the first row {width}")
+        job_number += 1
+        command = fill_template(template, job_number, [text], columns)
+        if b"\n" in command:
+            raise ValueError("a value contains a newline, and a job is one line")
+        yield job_line(command)
+
+
+def lines_from_list_file(path: str, template: bytes | None, colsep: str | re.Pattern[bytes] | None,
+                         skipped: Counter[str]) -> Iterator[bytes]:
     """Yield a job line for each line of a list file: a command, or values for a template (None: commands).
 
-    Copy #RUN directives; skip blank lines and comments.  colsep: None: blanks.
+    Copy #RUN directives.  colsep: None: by the name of the file.
     """
     source = Source(path)
-    job_number = 0
-    for line in source:
-        try:
-            refuse_foreign(line, source.line_number)
-            if is_directive(line):
-                yield directive_line(line)
-                continue
-            text = line.lstrip()
-            if not text or text.startswith(b"#"):
-                continue
-            job_number += 1
-            if template:
-                columns = split_columns(line, colsep)
-                yield job_line(fill_template(template, job_number, [line], columns))
-            else:
-                yield new_line(line)
-        except ValueError as error:
-            raise source.error_at_line(error) from None
+    colsep = colsep or SEPARATORS.get(os.path.splitext(path)[1].lower())
+    try:
+        if template:
+            yield from lines_of_table(source, template, colsep, skipped)
+        else:
+            yield from command_lines(source, skipped)
+    except ValueError as error:
+        raise source.error_at_line(error) from None
 
 
 def parse_sweep(words: Sequence[str]) -> list[list[bytes]]:
@@ -1715,7 +1836,7 @@ def parse_states(text: str) -> bytes:
 def parse_template(text: str) -> bytes:
     """Return a command with placeholders, such as 'simulate {1}'.
 
-    Refuse a directive, column 0, and a placeholder within quotes.
+    Refuse a directive, column 0, and a number's placeholder within quotes.
     """
     template = os.fsencode(text)
     try:
@@ -1724,12 +1845,16 @@ def parse_template(text: str) -> bytes:
         raise argparse.ArgumentTypeError(str(error)) from None
     if is_directive(line) or re.search(rb"\{0+[./]*\}", template):
         raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (columns begin with {{1}})")
-    template = with_placeholder(template)
+    if not has_names(template):
+        template = with_placeholder(template)
     check_template(template)
     return template
 
 
-def parse_separator(text: str) -> re.Pattern[bytes]:
+def parse_separator(text: str) -> str | re.Pattern[bytes]:
+    """Return a character, for CSV, or a longer regular expression."""
+    if len(text) == 1 and text not in '"\r\n':
+        return text
     with contextlib.suppress(re.error):
         pattern = re.compile(os.fsencode(text))
         if not pattern.search(b""):
@@ -1742,6 +1867,7 @@ def parse_separator(text: str) -> re.Pattern[bytes]:
 
 ADD_ACTIONS = ("add", "add_list", "add_jobs", "add_tests")
 CHANGE_ACTIONS = ("set", "cancel")
+STDOUT = "-"                    # in the place of FILE: print the new lines
 EXAMPLES = f"""\
 Run failed jobs again, cancel one, edit while jobs run, add, hold:
     {PROG} --set=new --state=failed,error runs.txt
@@ -1793,7 +1919,7 @@ def make_parser() -> Parser:
         help="jobs in these states, for example failed,error or '!e'")
     add("--match", metavar="TEXT", help="... with this command, or shell pattern for all of it")
     add = parser.add_argument_group(
-        "append lines (all or none; FILE is created if it does not exist)"
+        "append lines (all or none; FILE is created if there is none; -: print them)"
     ).add_argument
     add(
         "--add",
@@ -1811,8 +1937,11 @@ def make_parser() -> Parser:
     )
     add("--template", type=parse_template, metavar="T",
         help="... the command: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
-             "{//} directory, {/.} base name without extension, {1} {2/.} of columns, {#} the line's number")
-    add("--colsep", type=parse_separator, metavar="REGEX", help="... the separator of columns [blanks]")
+             "{//} directory, {/.} base name without extension, {1} {2/.} {NAME} of columns (NAME: from the "
+             "first line), {#} the line's number")
+    add("--colsep", type=parse_separator, metavar="SEP",
+        help="... the separator of columns: a character, as in CSV, or a regular expression [*.csv: comma, "
+             "*.tsv: tab, otherwise blanks]")
     add(
         "--add-jobs",
         action="extend",
@@ -1880,12 +2009,17 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
     if template and not (sweep or action == "add_list"):
         parser.error("--template requires --add-list, or --add and :::")
     fills_list = template and action == "add_list"
-    if options.colsep and not fills_list:
-        parser.error("--colsep requires --add-list with --template")
+    if options.colsep and not (fills_list and has_columns(template)):
+        parser.error("--colsep requires --add-list, and --template with a column, such as {1} or {NAME}")
+    if sweep:
+        try:
+            number_names(template, ())
+        except ValueError as error:
+            parser.error(f"--template: {error}")
 
 
-def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
-    """Return the new lines for --add, --add-list or --add-tests."""
+def lines_to_add(options: argparse.Namespace, skipped: Counter[str]) -> Iterator[bytes]:
+    """Return the new lines for --add, --add-list or --add-tests; count what is skipped."""
     template = options.template
     if options.sweep:
         return lines_of_sweep(template, options.sweep)
@@ -1893,7 +2027,9 @@ def lines_to_add(options: argparse.Namespace) -> Iterator[bytes]:
     if options.add_tests is not None:
         imports = map(lines_of_tests, options.add_tests)
     elif options.add_list is not None:
-        imports = (lines_from_list_file(path, template, options.colsep) for path in options.add_list)
+        imports = (
+            lines_from_list_file(path, template, options.colsep, skipped) for path in options.add_list
+        )
     else:
         return map(new_line, map(os.fsencode, options.add))
     return itertools.chain.from_iterable(imports)
@@ -1970,16 +2106,32 @@ def say_jobs_below_end(file: JobFile) -> None:
 
 def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
     """Append the requested lines, to a new file if necessary, and print how many; return 0."""
-    if os.path.lexists(file.path):
+    exists = os.path.lexists(file.path)
+    if exists:
         check_for_strays(file.path, file.network, file.say, refuse=False)
+    skipped: Counter[str] = Counter()
+    known = 0
     if options.add_jobs:
         count = add_job_files(file, options.add_jobs)
     else:
-        count = append_lines(file, lines_to_add(options))
+        new_lines = join_new_lines(lines_to_add(options, skipped))
+        count = new_lines.count(b"\n")
+        if options.add_list and exists:
+            known = count_known(file, new_lines)
+        append_lines(file, new_lines)
     if not options.quiet:
-        file.say(f"{plural(count, 'line')} added")
+        skipped_text = "".join(f", {plural(skipped[kind], kind)}" for kind in skipped)
+        known_text = f" ({plural(known, 'equal one')} in the file already)" if known else ""
+        file.say(f"{plural(count, 'line')} added{skipped_text}{known_text}")
     say_jobs_below_end(file)
     return 0
+
+
+def count_known(file: JobFile, new_lines: bytearray) -> int:
+    """Return how many of the new jobs have the command of a line in the file."""
+    commands = Counter(bytes(line[2:]) for line in new_lines.splitlines() if line.startswith(b". "))
+    file.reopen_if_replaced()
+    return sum(commands[command] for command, lines in file.lines_by_command(commands).items() if lines)
 
 
 def run_command(argv: Sequence[str]) -> int:
@@ -1991,6 +2143,11 @@ def run_command(argv: Sequence[str]) -> int:
     def say(text: str) -> None:
         warn(f"{PROG}: {path}: {text}")
 
+    if path == STDOUT and options.action in ADD_ACTIONS:
+        if options.add_jobs:
+            raise UsageError("--add-jobs requires a file (it adds each job once)")
+        print_lines(bytes(join_new_lines(lines_to_add(options, Counter()))).splitlines())
+        return 0
     try:
         # --list locks nothing, so it works on any file system
         mount = check_mount(path, options.single_host or only_list)

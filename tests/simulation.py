@@ -632,7 +632,7 @@ class Setter:
             me.by_force = False
 
     def append(self, line: bytes) -> None:
-        SETTER.append_lines(self.file, [line])
+        SETTER.append_lines(self.file, line)
 
 
 # ======== Actors ============================================================================================

@@ -243,7 +243,15 @@ RECIPES = {
     "ls *.dat | runset4.py runs.txt --add-list - --template 'prog --in {} > {.}.out'": Recipe(
         after="runmaker4.py runs.txt; test -e 'a b.out'", states="d"
     ),
-    r"make -n all | sed -e :a -e '/\\$/N; s/\\\n//; ta' | runset4.py runs.txt --add-list -": Recipe(
+    "runset4.py runs.txt --add-list params.csv --template 'simulate {beta} {n}'": Recipe(
+        before=r"printf 'beta,n\n0.1,16\n0.2,32\n' > params.csv", after="runmaker4.py runs.txt", states="dd"
+    ),
+    "runset4.py runs.txt --add-list list --template 'PARALLEL_SEQ={#} simulate {}'": Recipe(
+        before="seq 2 > list", states=".."
+    ),
+    "runset4.py - --add-list list --template 'simulate {}'": Recipe(before="seq 2 > list"),
+    r"make -n --no-print-directory all | sed -e :a -e '/\\$/N; s/\\\n//; ta'"
+    " | runset4.py runs.txt --add-list -": Recipe(
         before=r"printf 'all:\n\ttest a \\\n\t\t!= \\\n\t\tb\n\ttrue\n' > Makefile",
         after="runmaker4.py runs.txt",
         states="dd",
@@ -525,7 +533,7 @@ FOREIGN_OPTIONS = set("""
 --query-gpu --format --bind-to --host --hostname --cpus --rm --grid --rounds --nodes --ntasks
 --cpus-per-task --mem-per-cpu --gres --job-name --dependency --exact --user --scope --parsable
 --kill-on-invalid-dep --open-mode --a --b --results --eta --bar --retry-failed --halt --max-fails
---time-limit --tasks
+--time-limit --tasks --no-print-directory
 """.split())
 
 

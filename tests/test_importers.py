@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import unittest
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
@@ -57,7 +58,7 @@ class Lists(ImportCase):
         self.assertAdds(b". echo a\n.   echo \xff '\t' # b \n. echo c\n", "--add-list", "list")
 
     def test_directives_stay_what_they_are_and_are_checked(self) -> None:
-        self.write("#RUN timeout=3s\necho 1\n# run both\n#RUN  barrier\necho 2\n", "list")
+        self.write("#RUN timeout=3s\necho 1\n#RUN  barrier\necho 2\n", "list")
         added = "#RUN timeout=3s\n. echo 1\n#RUN  barrier\n. echo 2\n"
         self.assertAdds(added, "--add-list", "list")
         filled = added.replace("echo 1", "run 'echo 1' 1").replace("echo 2", "run 'echo 2' 2")
@@ -150,7 +151,8 @@ class Lists(ImportCase):
         self.assertListRefused(f"{self.dir}: is a directory", self.dir)
 
     def assertListRefused(self, start: str, path: object, template: Optional[bytes] = None) -> None:
-        self.assertUsageError(start, lambda: list(runset4.lines_from_list_file(str(path), template)))
+        lines = runset4.lines_from_list_file(str(path), template, None, Counter())
+        self.assertUsageError(start, lambda: list(lines))
 
     def test_lines_of_jobs_are_refused_and_what_is_said_instead_works(self) -> None:
         self.write("R --slave\nx\techo a\n", "list")
@@ -180,7 +182,9 @@ class Said(ImportCase):
         self.write("T:\na: echo c\na: echo d\nend\n", "tests")
         (self.dir / "queue").mkdir()
         self.write("[control]\nexecutable: d\n", "queue/d")
-        calls = {("--add", "echo 1"): "1 line added", ("--add-list", "list"): "2 lines added",
+        calls = {("--add", "echo 1"): "1 line added",
+                 ("--add-list", "list"):
+                     "2 lines added, 1 comment, 1 blank (1 equal one in the file already)",
                  ("--add", "--template", "echo", *[":::", "1", "2", "3"] * 2): "9 lines added",
                  ("--add", "echo 1", "#RUN", "#RUN barrier"): "3 lines added",
                  ("--add-tests", "tests"): "6 lines added", ("--add-jobs", "queue"): "1 line added",
@@ -249,7 +253,7 @@ class Templates(ImportCase):
                          b"".join(b"%b\n" % value for value in values))
 
     def test_only_the_lines_that_are_added_have_a_number(self) -> None:
-        self.write("# a\nit's a b.c\n\nx/y\n", "list")
+        self.write("it's a b.c\n\nx/y\n", "list")
         self.assertAdds(". n 1 'it'\"'\"'s a b' 50%\n. n 2 x/y 50%\n",
                         "--add-list", "list", "--template", "n {#} {.} 50%")
 
@@ -362,7 +366,10 @@ class Columns(ImportCase):
                         "'  2   it'\"'\"'s/b.y  z more' 2\n", "--add-list", "list", "--template", template)
 
     def test_another_separator_is_a_regular_expression(self) -> None:
-        self.write("a b, c/d.e ,\n", "list")
+        self.write("a b, c/d.e ,\r\n\"a\nb\",,\n", "list")
+        self.assertAllRefused({("--add-list", "list", "--colsep", ",", "--template", "n {1}"):
+                               "list: line 3: a value contains a newline"})
+        self.write("a b, c/d.e ,\r\n", "list")
         template = "n {1} {2/.} {3} {2.} {2//} {2/}"
         self.assertAdds(". n 'a b' d '' c/d c d.e\n",
                         "--add-list", "list", "--colsep", ",", "--template", template)
@@ -378,11 +385,76 @@ class Columns(ImportCase):
             (*from_list, "n {1} {2}"): "list: line 3: no value for {2} (1 column)",
             (*from_list, "{12/.}"): "list: line 1: no value for {12} (2 columns)",
             (*from_list, "n {0}"): "--template: not a command: 'n {0}'",
-            (*from_list, "n", "--colsep", "|"): "--colsep: not a regular expression",
-            (*from_list, "n", "--colsep", "["): "--colsep: not a regular expression",
-            ("--add-list", "list", "--colsep", ","): "--colsep requires --add-list with --template",
+            (*from_list, "n", "--colsep", "||"): "--colsep: not a regular expression",
+            (*from_list, "n", "--colsep", "[,"): "--colsep: not a regular expression",
+            (*from_list, "n", "--colsep", ","): "--colsep requires --add-list, and --template with a column",
+            ("--add-list", "list", "--colsep", ","): "--colsep requires --add-list, and --template with ",
             ("--add", "--template", "n {3}", ":::", "1", ":::", "2"): "no value for {3} (2 columns)",
         })
+
+
+class Tables(ImportCase):
+    """--template: {NAME} is the column of that name, and the first row has the names."""
+    TABLE = b"\xef\xbb\xbfbeta,n,file name\r\n0.1,16,\"a, \"\"b\"\"\"\r\n\r\n 0.2 , 32 ,\r\n"
+
+    def test_names_take_the_columns_of_a_table_as_spreadsheets_write_it(self) -> None:
+        self.write(self.TABLE, "params.csv")
+        self.write(self.TABLE.replace(b",", b"\t"), "PARAMS.TSV")
+        self.write(b"#RUN slots=2\nbeta n\n 0.1\t16\n0.2 32\n", "list")
+        template = "sim --beta={beta} -n {2} {n} {file name/.} {#} {a,b} {1..3} '{print}' ${HOME}"
+        expected = (". sim --beta=0.1 -n 16 16 'a, \"b\"' 1 {a,b} {1..3} '{print}' ${HOME}\n"
+                    ". sim --beta=0.2 -n 32 32 '' 2 {a,b} {1..3} '{print}' ${HOME}\n")
+        self.assertAdds(expected, "--add-list", "params.csv", "--template", template)
+        expected += expected.replace(",", "\t").replace("{a\tb}", "{a,b}")
+        self.assertAdds(expected, "--add-list", "PARAMS.TSV", "--template", template)
+        expected += "#RUN slots=2\n. sim 16 0.1\n. sim 32 0.2\n"
+        self.assertAdds(expected, "--add-list", "list", "--template", "sim {n} {1}")
+
+    def test_a_template_that_does_not_fit_the_table_is_refused(self) -> None:
+        self.write("beta,n,n\n0.1,16,1\n", "t.csv")
+        self.write("beta,n\n0.1,16\n0.2\n", "short.csv")
+        self.write("beta n\n0.1 16 3\n", "long")
+        self.write('beta\n"0.1', "open.csv")
+        calls = {("t.csv", template): words for template, words in (
+            ("sim {alpha}", "t.csv: line 1: no column of the name in {alpha} (columns: beta, n, n; "),
+            ("sim {n}", "no column of the name in {n} (columns: beta, n, n;"),
+            ("sim {beta} '{n}'", "t.csv: line 1: {n} is within quotes"),
+            ("CUDA_VISIBLE_DEVICES={%} train {}", "(write $RUNMAKER4_SLOT)"),
+            *((f"to {{{place}}}", "no column") for place in ("= s/x/y/ =", "-1", "+/", "0#")),
+        )}
+        calls.update({
+            ("short.csv", "sim {1}"): "short.csv: line 3: has 1 column, and the first row 2",
+            ("long", "sim {beta}"): "long: line 2: has 3 columns, and the first row 2",
+            ("open.csv", "sim {beta}"): "open.csv: line 2: not CSV: ",
+        })
+        self.assertAllRefused({("--add-list", name, "--template", template): words
+                               for (name, template), words in calls.items()})
+        sweep = "--add", "--template", "sim {beta} {1}", ":::", "1"
+        self.assertAllRefused({sweep: "columns: none has a name"})
+
+    def test_a_value_can_begin_with_a_hash_and_what_is_skipped_is_counted(self) -> None:
+        self.write("#notes#\n\na.dat\n# b\n", "list")
+        fill = "runs.txt", "--add-list", "list", "--template", "wc {}"
+        self.assertEqual(self.run_script(RUNSET, *fill).err,
+                         b"runset4.py: runs.txt: 3 lines added, 1 blank\n")
+        self.assertEqual(self.read(), b". wc '#notes#'\n. wc a.dat\n. wc '# b'\n")
+        self.assertEqual(self.run_script(RUNSET, *fill).err,
+                         b"runset4.py: runs.txt: 3 lines added, 1 blank (3 equal ones in the file already)\n")
+
+    def test_a_dash_as_the_file_prints_the_lines(self) -> None:
+        self.write("1\n2\n", "list")
+        ended = self.run_script(RUNSET, "-", "--add-list", "list", "--template", "n {}")
+        self.assertEqual((ended.code, ended.out, ended.err), (0, b". n 1\n. n 2\n", b""))
+        self.assertFalse(self.exists("-"))
+
+    def test_lines_of_scripts_and_of_make_are_refused(self) -> None:
+        for text, words in (("if test -e a; then\necho a\nfi\n", "line 3: is a part of a script"),
+                            ("else echo a\n", "line 1: is a part"),
+                            ("make[1]: Entering directory '/'\n", "of make")):
+            self.write(text, "list")
+            self.assertAllRefused({("--add-list", "list"): words})
+        self.write("if test -e a; then echo a; fi\ndone-with-it\n", "list")
+        self.assertAdds(". if test -e a; then echo a; fi\n. done-with-it\n", "--add-list", "list")
 
 
 class Sweeps(ImportCase):
