@@ -22,7 +22,6 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import argparse
 import contextlib
-import csv
 import errno
 import fcntl
 import fnmatch
@@ -118,8 +117,8 @@ from runmaker4 import (
     write_all,
 )
 
-asyncio, configparser, subprocess, tempfile = map(
-    lazy_import, ("asyncio", "configparser", "subprocess", "tempfile")
+asyncio, configparser, csv, subprocess, tempfile = map(
+    lazy_import, ("asyncio", "configparser", "csv", "subprocess", "tempfile")
 )
 
 PROG = "runset4.py"
@@ -576,17 +575,18 @@ def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeC
     """
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
     next_scan = 0.0                     # to search for jobs without a runner
-    scans: list[Holders] = []
+    first_holders: Holders | None = None
     while awaited and time.monotonic() < deadline:
         if time.monotonic() >= next_scan:
-            scans.append(Holders(file.lock_table.inode))
-            kill_unsupervised_jobs(file, awaited, scans[-1], change_counts)
+            holders = Holders(file.lock_table.inode)
+            first_holders = first_holders or holders
+            kill_unsupervised_jobs(file, awaited, holders, change_counts)
             next_scan = time.monotonic() + 1.0
         time.sleep(0.05)
         file.open_to_write()
         awaited = [line for line in awaited if recheck_cancelled_job(file, line, change_counts)]
-    if awaited:
-        report_still_running(awaited, scans[0], change_counts)
+    if awaited and first_holders:
+        report_still_running(awaited, first_holders, change_counts)
 
 
 def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts) -> bool:
@@ -1531,10 +1531,10 @@ def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[byt
         if not columns:
             skipped["blank"] += 1
             continue
-        is_first = width == 0
-        width = width or len(columns)
-        if is_first and is_regular:
-            template = number_names(template, columns)
+        if not width:
+            width = len(columns)
+            if is_regular:
+                template = number_names(template, columns)
             if has_header:
                 continue
         if is_regular and len(columns) != width:
