@@ -796,7 +796,8 @@ class Connection:
         if not self._requests.is_exit_granted:
             # with --follow the server answers only after it has met a `#RUN end`
             is_idle_follower = self._follow and not self._runner.tasks
-            self._request_jobs(free, exits_if_none or is_idle_follower)
+            # the answer can be a job: without a free slot (--delay) it would have to go back
+            self._request_jobs(free, free.slots > 0 and (exits_if_none or is_idle_follower))
         return self._requests.no_job
 
     async def copy_lock_fd(self, job: Job) -> int | None:
@@ -922,7 +923,8 @@ class Connection:
 
     def _return_late_jobs(self, arrived: Sequence[RemoteJob]) -> None:
         for job in arrived:
-            if self._jobs_ahead.get(job.key) is job:
+            # a job of a group that goes back makes the group fail
+            if self._jobs_ahead.get(job.key) is job and not (job.of_group and self._program.options.delay):
                 self._return_queued_job(job.key)
 
     def _wake_runner(self) -> None:

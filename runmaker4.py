@@ -8017,10 +8017,13 @@ class JobTask:
         self._runner.changed.set()              # the memory of the last run is free
         while self.phase is Phase.GROWING and self._can_start:
             await self._wait_for_event(None)
-        # the file server or the server can be out of reach: wait until the line is surely ours
+        await self._wait_until_line_is_ours()
+        return self._can_start and self._runner.admit_or_drain(self.job)
+
+    async def _wait_until_line_is_ours(self) -> None:
+        """Wait until the line is surely ours: the file server or the server can be out of reach."""
         while self._can_start and not await self._runner.jobs.still_has(self.job):
             await self._wait_for_event(1.0)
-        return self._can_start and self._runner.admit_or_drain(self.job)
 
     async def _wait_for_event(self, seconds: float | None) -> None:
         """Wait for an event, `seconds` at most (None: no limit), unless the job must not start."""
@@ -8033,7 +8036,8 @@ class JobTask:
 
     async def start(self) -> None:
         """Start the shell of the run, unless the job must not start.  On failure the state is ERROR."""
-        if not self.job.gated:
+        await self._wait_for_turn()
+        if not self.job.gated and self._can_start:
             self._announce_start()
         error = command_error(self.job.command)
         pause = 0.1
@@ -8053,6 +8057,14 @@ class JobTask:
             self.run.why = error
             for sink in self.run.sinks:
                 sink.on_no_result(self.run)
+
+    async def _wait_for_turn(self) -> None:
+        """Wait until --delay allows a start, and take this turn: no other task can get it meanwhile."""
+        runner = self._runner
+        while self._can_start and (seconds := runner.next_start_at - runner.loop.time()) > 0:
+            await self._wait_for_event(seconds)
+            await self._wait_until_line_is_ours()
+        runner.next_start_at = runner.loop.time() + (runner.options.delay or 0)
 
     async def _try_to_start(self) -> tuple[str, bool]:
         """Start the shell, unless the job must not start.
@@ -8133,6 +8145,7 @@ class JobTask:
         """Record the start time of the run and the count of OOM kills so far."""
         self.run.started_at = time.time()
         self.run.started = self._runner.loop.time()
+        self._runner.next_start_at = self.run.started + (self._runner.options.delay or 0)
         self._oom_kills = self._runner.oom_kills.recent_count()
 
     def _environ(self) -> dict[bytes, bytes]:
@@ -8320,6 +8333,7 @@ class Runner:
         self.signals = StopSignals(self.loop)
         self.began = self.loop.time()
         self.wall_end = self.began + (math.inf if seconds_left is None else seconds_left)
+        self.next_start_at = self.began     # no shell starts before (loop's time)
 
     # -- from start to end -----------------------------------------------------------------------------------
 
@@ -8649,7 +8663,11 @@ class Runner:
         slots: list[Slot] = []
         if not self._add_idle_slots(slots, 1):
             return None
-        claimed = await self.jobs.claim(self._exits_without_job(), self._free_resources(slots), self.capacity)
+        free = self._free_resources(slots)
+        delay = self.next_start_at - self.loop.time()
+        if delay > 0:
+            free = free._replace(slots=0)       # claims nothing, but finds out if this runner can exit
+        claimed = await self.jobs.claim(self._exits_without_job(), free, self.capacity)
         if isinstance(claimed, NoJob):
             self._last_no_job = claimed         # before the await, in which others can read it
             self._release_slots(slots)
@@ -8657,7 +8675,8 @@ class Runner:
                 self.fail(claimed.final_error)
             elif claimed.retry_after is None and self._exits_without_job():
                 self.drain()                    # no later claim can get a job
-            return self.jobs.poll if claimed.retry_after is None else min(self.jobs.poll, claimed.retry_after)
+            waits = self.jobs.poll, claimed.retry_after, delay if delay > 0 else None
+            return min(seconds for seconds in waits if seconds is not None)
         self._last_no_job = NoJob(report=self._last_no_job.report)      # it can have met a `#RUN end`
         return await self._start_claimed_job(claimed, slots)
 
@@ -9021,7 +9040,7 @@ def add_running_options(add: AddArgument) -> None:
         type=integer_between(0),
         default=3,
         metavar="N",
-        help="retire a slot after N jobs in a row with status 126, 127 within a second, or 255 of ssh [3]",
+        help="retire a slot after N times 126, 127 or ssh's 255 [3]",
     )
     add("--memory", type=memory_size, metavar="SIZE", help="memory for jobs with memory= (60G) [all]")
 
@@ -9041,6 +9060,7 @@ def add_time_limit_options(add: AddArgument) -> None:
         metavar="T",
         help="time from TERM to KILL, when jobs are killed [10s]",
     )
+    add("--delay", type=duration, metavar="T", help="start jobs, and tries of --retries, at least T apart")
 
 
 def add_record_options(add: AddArgument) -> None:

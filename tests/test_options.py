@@ -171,6 +171,37 @@ class KillAfter(RunCase):
         self.assertTrue(self.end_one("--kill-after", "30"))
 
 
+class Delay(RunCase):
+    """--delay: the least time between two starts of a runner."""
+    START = "date +%s.%N >> started"
+
+    def assertApart(self, count: int, least: float) -> None:
+        times = sorted(map(float, self.read("started").split()))
+        self.assertEqual(len(times), count)
+        for earlier, later in zip(times, times[1:]):
+            # a shell needs some time until it runs date, not always the same
+            self.assertGreater(later - earlier, 0.7 * least)
+
+    def test_jobs_and_tries_start_apart_though_there_are_free_slots(self) -> None:
+        self.jobs(self.START, f"{self.START}; false", self.START)
+        self.assertEnded(self.run_jobs("-j4", "--delay=0.5", "--retries=1"), 1, "d!d")
+        self.assertApart(4, 0.5)
+
+    def test_a_runner_holds_no_line_while_it_waits_and_exits_once_none_is_left(self) -> None:
+        self.jobs(UP, UP)
+        waiting = self.start_jobs("-j2", "--delay=1h")
+        self.wait_states("d.")
+        self.assertEnded(self.run_jobs(), 0, "dd")
+        self.assertEqual(self.finish(waiting).code, 0)
+
+    def test_a_runner_that_drains_waits_for_no_try(self) -> None:
+        self.jobs(f"{UP}; false")
+        runner = self.start_jobs("--delay=1h", "--retries=1")
+        wait_until(lambda: b'"exit": 1' in self.read("runs.txt.out/journal"), what="the first try has ended")
+        runner.send_signal(signal.SIGQUIT)
+        self.assertEnded(self.finish(runner), 1, "!")
+
+
 class Version(RunCase):
     """--version, everywhere."""
 

@@ -383,8 +383,9 @@ class OnCeph(Hosts):
     def test_messages_of_two_hosts_in_one_file_overwrite_none_of_each_other(self) -> None:
         runners, turns = [], range(1, 7)
         for host in self.alice, self.bob:
-            wait = f"until [ -e {self.local}/{host.name}{{0}} ]; do sleep 0.1; done; echo {host.name}{{0}} >&2"
-            host.write(f"{host.name}.txt", "".join(f". {wait.format(turn)}\n" for turn in turns))
+            word = f"{host.name}{{0}}"
+            job = f". until [ -e {self.local}/{word} ]; do sleep 0.1; done; echo {word} >&2\n"
+            host.write(f"{host.name}.txt", "".join(map(job.format, turns)))
             runners.append(self.start(host, f"runmaker4.py --plain --errors errors {host.name}.txt"))
         said = ""
         for turn, host in itertools.product(turns, (self.alice, self.bob)):

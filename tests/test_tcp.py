@@ -26,6 +26,7 @@ from tests.support import (
     RUNMAKER,
     RUNSERVER,
     RUNSET,
+    UP,
     WAITING,
     Ended,
     Text,
@@ -222,6 +223,24 @@ class Selection(OverTcp, test_options.Selection):
 @ordinarily("test_a_free_slot_takes_a_new_job_while_others_run")
 class Waiting(OverTcp, test_options.Waiting):
     """--follow waits for more; every client looks for new jobs as long as its own run."""
+
+
+@ordinarily("test_jobs_and_tries_start_apart_though_there_are_free_slots")
+class Delay(OverTcp, test_options.Delay):
+    """--delay of a client: it gives back what it cannot start within a second."""
+
+    def test_a_runner_holds_no_line_while_it_waits_and_exits_once_none_is_left(self) -> None:
+        """Another client gets the line; this one would exit after its pause."""
+        self.jobs(UP, UP)
+        waiting = self.start_jobs("-j2", "--delay=1h")
+        self.wait_states("d.")
+        self.assertEnded(self.run_jobs(), 0, "dd")
+        waiting.send_signal(signal.SIGTERM)
+        self.finish(waiting)
+
+    def test_a_group_starts_though_its_shells_start_apart(self) -> None:
+        self.before = self.write("#RUN together=g host=alice\n" + f". {UP}\n" * 3).read_bytes()
+        self.assertEnded(self.run_jobs("--name=alice", "-j3", "--delay=1.2"), 0, "ddd")
 
 
 @ordinarily()
