@@ -5859,6 +5859,10 @@ def slurm_number(environ: Mapping[str, str], name: str) -> float:
     return int(number[0]) if number else math.inf
 
 
+def is_slurm_step(environ: Mapping[str, str]) -> bool:
+    return environ.get("SLURM_STEP_ID", "").isdigit()       # a batch script has -5 (26.05), or none
+
+
 def slurm_tasks(environ: Mapping[str, str]) -> int:
     """Return the number of tasks on this node, which Slurm lists as `4,5` (srun(1)); 1 if it does not.
 
@@ -5900,8 +5904,7 @@ def slurm_memory(environ: Mapping[str, str]) -> float:
     Slurm gives memory per node or per CPU, in MiB.  Only a step (srun) has tasks, which share the
     memory of a node; a batch script can use all that the Slurm job has there, regardless of -c.
     """
-    is_step = environ.get("SLURM_STEP_ID", "").isdigit()        # a batch script has -5 (26.05), or none
-    cpus = slurm_cpus(environ) if is_step else slurm_number(environ, "SLURM_CPUS_ON_NODE")
+    cpus = slurm_cpus(environ) if is_slurm_step(environ) else slurm_number(environ, "SLURM_CPUS_ON_NODE")
     per_cpu = slurm_number(environ, "SLURM_MEM_PER_CPU") * cpus
     per_node = slurm_number(environ, "SLURM_MEM_PER_NODE")
     return min(per_node / slurm_tasks(environ), per_cpu) * SIZE_UNITS["M"]
@@ -7698,6 +7701,10 @@ class StopSignals:
         self._signals: list[tuple[float, bool]] = []
         self._next_signal: asyncio.Future[None] = loop.create_future()
 
+    @property
+    def any_came(self) -> bool:
+        return bool(self._signals)
+
     def add_signal(self, kills_jobs: bool) -> None:
         """Record a signal that came now.  kills_jobs: the runner kills all jobs."""
         self._signals.append((self._loop.time(), kills_jobs))
@@ -8331,6 +8338,7 @@ class Runner:
         self._exit_step = ExitStep.NONE
         self.kill_signal = 0                # made the runner kill all jobs; 0: none did
         self.signals = StopSignals(self.loop)
+        self.is_out_of_time = False         # the wall time was the first reason to start no more jobs
         self.began = self.loop.time()
         self.wall_end = self.began + (math.inf if seconds_left is None else seconds_left)
         self.next_start_at = self.began     # no shell starts before (loop's time)
@@ -8414,6 +8422,7 @@ class Runner:
 
     async def _watch_wall_time(self) -> None:
         await asyncio.sleep(self.wall_end - self.loop.time())
+        self.is_out_of_time |= not self.draining
         self.say(f"the wall time is over, killing {plural(self._unsettled, 'job')}")
         self.kill_jobs()
 
@@ -8713,6 +8722,7 @@ class Runner:
         if timeout > seconds_left and not self.draining:
             if seconds_left > 0:                # otherwise _watch_wall_time() reports that it is over
                 self._report_too_late(job, timeout, seconds_left)
+            self.is_out_of_time = True
             self.drain(ExitStep.EARLY)
         return not self.draining
 
@@ -9011,7 +9021,7 @@ def slot_names(text: str) -> str:
 # Parts of the help of runner and client
 SIGNALS = "INT, TERM kill the jobs (e); HUP, USR1, QUIT (Ctrl-\\) start no more."
 JOB_VARIABLES = ("of a job: JOB_ID (the line), RUNMAKER4_SLOT, SLAVE_IP (the slot), RUNMAKER4_SLOTS (all), "
-                 "RUNMAKER4_MEMORY (bytes), RUNMAKER4_JOB")
+                 "RUNMAKER4_MEMORY, RUNMAKER4_JOB")
 
 
 def add_running_options(add: AddArgument) -> None:
@@ -9052,6 +9062,12 @@ def add_time_limit_options(add: AddArgument) -> None:
         type=wall_time,
         metavar="T",
         help="kill the jobs and exit after T (auto: before Slurm)",
+    )
+    add(
+        "--hire",
+        type=nonempty,
+        metavar="CMD",
+        help="start a successor by CMD when --walltime is over",
     )
     add(
         "--kill-after",
@@ -9116,7 +9132,7 @@ def make_parser() -> Parser:
         usage="[options] FILE",
         examples="Run the jobs in runs.txt, four at a time (the same on any other host):\n"
                  f"    {PROG} -j4 runs.txt",
-        notes={"Signals": SIGNALS, "Variables": f"{JOB_VARIABLES}; of the runner: NO_COLOR."},
+        notes={"Signals": SIGNALS, "Variables": f"{JOB_VARIABLES}; the runner: NO_COLOR."},
         statuses={
             "0": "nothing in the file is !, e, r without a runner, or left for this one",
             "1": "a job is; a line is no job; output, records or results are not written",
@@ -9431,6 +9447,7 @@ class Program:
 
 class RunnerProgram(Program):
     """The common part of runmaker4.py and runmaker4-client.py."""
+    MAX_HIRE_SECONDS = 15       # a part of slurm_margin()
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
         super().__init__(prog, label, options)
@@ -9445,6 +9462,8 @@ class RunnerProgram(Program):
             self.retry = ERROR + RUNNING
         if options.keep_order and not options.plain:
             raise UsageError("-k requires --plain")
+        if options.hire:
+            self._check_can_hire()
         if options.daemon and options.plain:
             raise UsageError("--plain prints to stdout, and -d has none (see runwait4.py --show)")
         options.quiet |= options.plain
@@ -9465,6 +9484,14 @@ class RunnerProgram(Program):
             return [name.strip() for name in names.split(",")]
         self.slot_file = SlotFile(names[1:])
         return self.slot_file.names
+
+    def _check_can_hire(self) -> None:
+        """Raise UsageError if this runner would never hire a successor, or each task of a step one."""
+        if self.options.walltime is None:
+            raise UsageError("--hire requires --walltime (--walltime auto in Slurm)")
+        tasks = slurm_number(os.environ, "SLURM_STEP_NUM_TASKS")        # on all nodes (srun(1))
+        if is_slurm_step(os.environ) and 1 < tasks < math.inf:
+            raise UsageError(f"--hire: each of the {tasks} tasks of this step would hire (use an array)")
 
     def seconds_left(self) -> float | None:
         """Return the seconds until all jobs must end; None: no limit."""
@@ -9535,8 +9562,37 @@ class RunnerProgram(Program):
         is_all_done = not exit_status and summary is not None and not summary.counts.new
         if not (self.options.plain and is_all_done):        # --plain: only output, if all is well
             self._print_closing_line(summary, seconds)
+        if self.options.hire and summary:
+            await self.stderr.drain(2.0)
+            self._hire_successor(summary)
         await self.print_remaining(self.stderr, was_killed)
         return exit_status or int(self.runner_stats.had_errors)         # the closing line can be lost, too
+
+    def _hire_successor(self, summary: Summary) -> None:
+        """Run the command of --hire, for MAX_HIRE_SECONDS at most, if there is work for a successor.
+
+        No successor comes after a signal.  Each has a line behind it that its predecessor has finished, so
+        there are never more of them than lines, whatever the command does.  With -r a failed line does not
+        count: each successor would run it again.
+        """
+        runner, stats = self.runner, self.runner_stats
+        has_lines_left = summary.jobs_left or (self.retry and stats.error_count)
+        if not (runner.is_out_of_time and has_lines_left) or runner.signals.any_came:
+            return
+        if not stats.done and (self.options.retry or not stats.failed):
+            return self.say("--hire: this runner has finished no line, and hires no successor")
+        import subprocess
+        command, task = self.options.hire, os.environ.get("SLURM_ARRAY_TASK_ID")
+        # of an array, sbatch submits only this task (it takes variables before `#SBATCH`: sbatch(1))
+        environment = dict(os.environ, SBATCH_ARRAY_INX=task) if task else None
+        try:
+            # it may block the loop, which has nothing to do any more
+            ended = subprocess.run(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=2,
+                                   env=environment, timeout=self.MAX_HIRE_SECONDS, check=False)
+            if ended.returncode or not self.options.quiet:
+                self.say(f"--hire: exit status {ended.returncode}: {command}")
+        except subprocess.TimeoutExpired:
+            self.say(f"--hire: killed after {self.MAX_HIRE_SECONDS} s: {command}")
 
     def _print_closing_line(self, summary: Summary | None, seconds: float) -> None:
         """Print the last line, such as '3 done in 12s'.  summary: None: the file's state is unknown."""

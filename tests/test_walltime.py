@@ -1,9 +1,12 @@
-"""Promise: --walltime auto ends jobs a margin before Slurm ends the runner; never by a guess."""
+"""Promise: --walltime auto ends jobs a margin before Slurm ends the runner; never by a guess.  --hire starts
+one successor, and only of a runner that has finished a line, and leaves lines only because its time is over.
+"""
 import itertools
+import signal
 import time
 import unittest
 
-from tests.support import RUNCLIENT, SLEEPING, RunCase
+from tests.support import RUNCLIENT, RUNMAKER, SLEEPING, WAITING, RunCase, alive
 from tests.tcp import TcpCase
 
 
@@ -78,6 +81,97 @@ class Refusals(TcpCase):
     def test_a_client_is_refused_before_it_connects(self) -> None:
         words = RUNCLIENT, "--port", "1", "--token", "0" * 32, "--walltime", "auto", "localhost"
         self.assertRefused(self.run_script(*words), "SLURM_JOB_END_TIME is not set")
+
+
+class Hiring(TcpCase):
+    """What is hired writes a line to the file `hired`."""
+    HIRE = "--walltime", "1h", "--hire", "echo by $SBATCH_ARRAY_INX | tee -a hired"
+    TOO_LONG = "#RUN timeout=2h\n. true\n"      # its time ends a runner at once
+
+    def hired(self) -> str:
+        """What was hired since the last call."""
+        text = self.read("hired").decode() if self.exists("hired") else ""
+        self.write("", "hired")
+        return text
+
+    def test_a_runner_hires_once_if_its_time_ends_and_it_has_finished_a_line(self) -> None:
+        for command, options, state in ("true", (), "d"), ("true", ("-r",), "d"), ("false", (), "!"):
+            with self.subTest(command=command, options=options):
+                self.write(f". {command}\n{self.TOO_LONG}")
+                ended = self.run_jobs(*self.HIRE, *options)
+                self.assertEqual((ended.code, self.states(), self.hired()), (1, f"{state}.", "by\n"))
+                self.assertRegex(ended.err, rb"1 new.*\nby\n.*--hire: exit status 0: echo by")
+
+    def test_nobody_is_hired_without_lines_to_take_or_by_a_runner_without_success(self) -> None:
+        for lines, options in (
+            ("", ()),
+            (". true\n", ()),
+            (". true\n#RUN host=elsewhere\n. true\n", ()),
+            (self.TOO_LONG, ()),
+            (f". false\n{self.TOO_LONG}", ("-r",)),
+            (f". false\n{self.TOO_LONG}", ("--max-failed", "1")),
+            (f". true\n{self.TOO_LONG}", ("-1",)),
+        ):
+            with self.subTest(lines=lines, options=options):
+                self.write(lines)
+                self.run_jobs(*self.HIRE, *options)
+                self.assertEqual(self.hired(), "")
+
+    def test_lines_that_were_killed_are_left_for_a_successor_that_resumes(self) -> None:
+        calls = []
+        for name, options in ("ends", ()), ("resumes", ("--resume",)):
+            self.write(f". true\n. {SLEEPING}\n#RUN host=elsewhere\n. true\n", name)
+            words = "--walltime", "2", "--hire", f"echo {name} >>hired", *options
+            calls.append((RUNMAKER, "-j2", *words, name))
+        self.run_all(calls)
+        self.assertEqual([self.states(name) for name in ("ends", "resumes")], ["de.", "de."])
+        self.assertEqual(self.hired(), "resumes\n")
+
+    def test_nobody_is_hired_after_a_signal(self) -> None:
+        for number in signal.SIGUSR1, signal.SIGTERM:
+            with self.subTest(number=number):
+                self.write(f". true\n. {WAITING}\n{self.TOO_LONG}")
+                runner = self.start_program(RUNMAKER, "-j2", *self.HIRE, "runs.txt")
+                self.wait_said(runner, "starting no more jobs")
+                self.wait_up(2, runner=runner)
+                runner.send_signal(number)
+                self.wait_said(runner, number.name)
+                self.open_gate()
+                self.finish(runner)
+                self.assertEqual(self.hired(), "")
+                for name in "go", "up.2":
+                    (self.dir / name).unlink()
+
+    def test_a_client_hires_and_waits_only_so_long(self) -> None:
+        self.write(f". true\n{self.TOO_LONG}")
+        server = self.start_server()
+        ended = self.run_client(server, "--walltime", "1h", "--hire", "echo $$ >hired; exec sleep 100",
+                                patch="import runmaker4; runmaker4.RunnerProgram.MAX_HIRE_SECONDS = 0.5")
+        self.assertEqual((ended.code, self.states()), (1, "d."))
+        self.assertIn(b"--hire: killed after 0.5 s: echo $$", ended.err)
+        self.assertFalse(alive(int(self.hired())))
+        ended = self.run_client(server, *self.HIRE)
+        self.assertIn(b"has finished no line, and hires no successor", ended.err)
+        self.assertEqual(self.hired(), "")
+
+    def test_a_task_of_an_array_hires_one_task(self) -> None:
+        self.write(f". true\n{self.TOO_LONG}")
+        self.run_jobs(*self.HIRE, env={"SLURM_ARRAY_TASK_ID": "3"})
+        self.assertEqual(self.hired(), "by 3\n")
+
+    def test_refusals(self) -> None:
+        self.jobs("true")
+        step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+        for options, env, why in (
+            (("--hire", "true"), {}, "--hire requires --walltime"),
+            (("--walltime", "1h", "--hire", ""), {}, "--hire: is empty"),
+            (self.HIRE, step, "--hire: each of the 2 tasks of this step would hire"),
+        ):
+            client = self.run_script(RUNCLIENT, "--token", "0" * 32, *options, "localhost", env=env)
+            for ended in self.run_jobs(*options, env=env), client:
+                self.assertRefused(ended, why)
+        # a batch script that was submitted in a step
+        self.assertEnded(self.run_jobs(*self.HIRE, env={**step, "SLURM_STEP_ID": "-5"}), 0, "d")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ complete -c runmaker4-client -l memory -x -d 'memory for jobs with memory= (60G)
 complete -c runmaker4-client -l follow -d 'wait for more jobs'
 complete -c runmaker4-client -l timeout -x -d 'kill a job that runs longer (90, 90s, 5m, 2h, 1d): !'
 complete -c runmaker4-client -l walltime -x -d 'kill the jobs and exit after T (auto: before Slurm)'
+complete -c runmaker4-client -l hire -x -d 'start a successor by CMD when --walltime is over'
 complete -c runmaker4-client -l kill-after -x -d 'time from TERM to KILL, when jobs are killed [10s]'
 complete -c runmaker4-client -l delay -x -d 'start jobs, and tries of --retries, at least T apart'
 complete -c runmaker4-client -l token -rF -d 'the token of the server, or a file with it [$RUNMAKER4_TOKEN, ~/.runmaker4.token, or asked]'

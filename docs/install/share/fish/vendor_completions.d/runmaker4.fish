@@ -13,6 +13,7 @@ complete -c runmaker4 -l follow -d 'wait for more jobs, also for a file to be ma
 complete -c runmaker4 -l dry-run -d 'print which jobs would run, and change nothing'
 complete -c runmaker4 -l timeout -x -d 'kill a job that runs longer (90, 90s, 5m, 2h, 1d): !'
 complete -c runmaker4 -l walltime -x -d 'kill the jobs and exit after T (auto: before Slurm)'
+complete -c runmaker4 -l hire -x -d 'start a successor by CMD when --walltime is over'
 complete -c runmaker4 -l kill-after -x -d 'time from TERM to KILL, when jobs are killed [10s]'
 complete -c runmaker4 -l delay -x -d 'start jobs, and tries of --retries, at least T apart'
 complete -c runmaker4 -l max-failed -x -d 'start no more once N of its own jobs failed (!, e)'
