@@ -9486,12 +9486,17 @@ class RunnerProgram(Program):
         return self.slot_file.names
 
     def _check_can_hire(self) -> None:
-        """Raise UsageError if this runner would never hire a successor, or each task of a step one."""
+        """Raise UsageError if this runner would never hire a successor, or each task of a step one.
+
+        Remove what has hired this one from the environment.
+        """
         if self.options.walltime is None:
             raise UsageError("--hire requires --walltime (--walltime auto in Slurm)")
         tasks = slurm_number(os.environ, "SLURM_STEP_NUM_TASKS")        # on all nodes (srun(1))
         if is_slurm_step(os.environ) and 1 < tasks < math.inf:
             raise UsageError(f"--hire: each of the {tasks} tasks of this step would hire (use an array)")
+        # sbatch has handed it on to a successor; a job that calls sbatch would submit an array
+        os.environ.pop("SBATCH_ARRAY_INX", None)
 
     def seconds_left(self) -> float | None:
         """Return the seconds until all jobs must end; None: no limit."""

@@ -155,9 +155,10 @@ class Hiring(TcpCase):
         self.assertEqual(self.hired(), "")
 
     def test_a_task_of_an_array_hires_one_task(self) -> None:
-        self.write(f". true\n{self.TOO_LONG}")
-        self.run_jobs(*self.HIRE, env={"SLURM_ARRAY_TASK_ID": "3"})
-        self.assertEqual(self.hired(), "by 3\n")
+        """What sbatch handed on to it is not for its jobs."""
+        self.write(f'. test -z "$SBATCH_ARRAY_INX"\n{self.TOO_LONG}')
+        self.run_jobs(*self.HIRE, env={"SLURM_ARRAY_TASK_ID": "3", "SBATCH_ARRAY_INX": "3"})
+        self.assertEqual((self.states(), self.hired()), ("d.", "by 3\n"))
 
     def test_refusals(self) -> None:
         self.jobs("true")
