@@ -382,7 +382,7 @@ RECIPES = {
         after=f"wait; rm pid.bob; {GONE}",
         states="ee..",
     ),
-    "exec runmaker4.py --resume -j $NSLOTS --walltime 7.8h runs.txt": Recipe(
+    "exec runmaker4.py --resume -j $NSLOTS --walltime 7.8h --hire 'qsub worker.sh' runs.txt": Recipe(
         jobs("e.r"), before="NSLOTS=2", states="ddd"
     ),
     "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname alice IMAGE "
@@ -400,13 +400,12 @@ RECIPES = {
         jobs("r" * 20), after="[ $(grep -c '^c' runs.txt) = 2 ]"
     ),
     "runwait4.py --check-locks /shared": Recipe(instead={"/shared": "."}),
-    "# workers.sh: up to four runners, wherever Slurm has room": BATCH,
+    "# workers.sh: four runners, wherever Slurm has room; each hires its successor while lines are "
+    "left": BATCH,
     "# nodes.sh: a runner on each node; COMPLETED if each line of runs.txt is done or held": BATCH,
     "# served.sh: the first node has runs.txt, and hands its lines to a client on each node": replace(
         BATCH, instead={"$(hostname)": "localhost"}
     ),
-    "# chain.sh: go on where the last one had to stop; a link submits the next one while lines are "
-    "new": BATCH,
     "# steps.sh: Slurm places each line, and has its CPUs and memory bound and counted": BATCH,
     "# gpus.sh: one line at once on each GPU": BATCH,
     """export SLURM_JOB_END_TIME=$(SLURM_TIME_FORMAT=%s squeue -h -j "$SLURM_JOB_ID" -o '%A %e' |""": Recipe(
@@ -414,6 +413,7 @@ RECIPES = {
         before="SLURM_JOB_ID=7; squeue() { printf '%s\\n' '77 3' '6 4' '7 5' '70 6'; }",
         after='[ "$SLURM_JOB_END_TIME" = 5 ]',
     ),
+    "sbatch workers.sh": Recipe(),
     "job=$(sbatch --parsable nodes.sh)": Recipe(),
     "sbatch --array=0-3 gpus.sh": Recipe(),
     "runwait4.py --status -e runs.txt || exit": Recipe(jobs("dd")),

@@ -377,25 +377,48 @@ class Recipes(SlurmCase):
         self.wait_slurm(job, "FAILED")
         self.assertEqual(sorted(self.states()), sorted("dddd.."))
 
-    def test_a_chain(self) -> None:
-        self.write(block("chain.sh"), "chain.sh")
-        self.jobs(*[f"{UP}; echo $SLURM_JOB_ID >>links; {GATE}"] * 2, "true", "true")
-        first = self.slurm("env", "SBATCH_TIMELIMIT=1", "sbatch", "--parsable", "chain.sh").strip()
-        self.wait_slurm(first, "FAILED")
-        self.wait_file("links")
-        wait_until(lambda: len(self.read("links").split()) == 4, what="the next one begins")
-        self.assertEqual(self.states(), "rr..")
-        self.open_gate()
-        wait_until(lambda: len(list(self.dir.glob("slurm-*.out"))) == 3, 60, "the last one begins")
-        for job in sorted(path.stem.partition("-")[2] for path in self.dir.glob("slurm-*.out"))[1:]:
-            self.wait_slurm(job, "COMPLETED")
-        self.assertEqual((self.states(), self.said().count("Submitted")), ("dddd", 2))
+    def hire(self, *options: str, text: str = "") -> str:
+        """Submit workers.sh, whose successors have a minute, too; the number of the batch job."""
+        self.write(text or block("workers.sh"), "workers.sh")
+        words = "env", "SBATCH_TIMELIMIT=1", "sbatch", "--parsable", *options, "workers.sh"
+        return self.slurm(*words).strip()
 
-    def test_a_chain_whose_runner_refuses_an_option_ends_with_its_first_link(self) -> None:
-        self.jobs("true")
-        self.write(block("chain.sh").replace("--walltime auto", "--walltime soon"), "chain.sh")
-        self.wait_slurm(self.slurm("sbatch", "--parsable", "chain.sh").strip(), "FAILED")
-        self.assertEqual((self.states(), self.said().count("Submitted")), (".", 0), self.said())
+    def test_workers_hire_until_all_lines_are_done(self) -> None:
+        """One is killed -9, and has no successor, until `sbatch workers.sh` makes up for it."""
+        self.jobs(*[f"sleep 2; : {number}" for number in range(200)])
+        job = self.hire()
+        self.wait_running(8)
+        os.kill(self.runners()[0], signal.SIGKILL)
+        wait_until(lambda: self.said().count("Submitted") == 3, 120, "three have hired")
+        self.wait_slurm(job, *["FAILED"] * 4)
+        self.hire("--array=0")
+        wait_until(lambda: set(self.states()) == {"d"}, 300, f"all are done: {self.states()}")
+        wait_until(lambda: not self.slurm("squeue", "-h"), 120, "nobody is hired any more")
+        hired = self.said().count("Submitted")
+        self.assertEqual(len(list(self.dir.glob("slurm-*.out"))), 4 + 1 + hired, self.said())
+
+    def test_a_single_batch_job_hires_and_does_not_for_lines_that_never_fit(self) -> None:
+        self.write(f". true\n. {WAITING}\n#RUN timeout=2h\n. true\n")
+        first = int(self.hire(text=block("workers.sh").replace("#SBATCH --array=0-3\n", "")))
+        self.wait_slurm(str(first), "FAILED")
+        self.open_gate()
+        # it runs the line that was killed, and hires; the last one has finished none
+        self.wait_slurm(str(first + 1), "FAILED")
+        self.wait_slurm(str(first + 2), "FAILED")
+        self.assertEqual((self.states(), self.said().count("Submitted")), ("dd.", 2), self.said())
+        self.assertIn("has finished no line", self.said())
+
+    def test_nobody_is_hired_after_scancel_by_a_script_that_dies_or_in_a_step_of_several_tasks(self) -> None:
+        self.jobs("true", WAITING, WAITING, "true")
+        script = block("workers.sh")
+        job = self.hire("--array=0", "--time=10")
+        self.wait_running(2)
+        self.slurm("scancel", job)
+        self.wait_slurm(job, "CANCELLED")
+        for text in script.replace("auto", "soon"), script.replace("exec", "srun -n2"):
+            self.wait_slurm(self.hire("--array=0", "--ntasks=2", text=text), "FAILED")
+        self.assertIn("--hire: each of the 2 tasks", self.said())
+        self.assertEqual((self.said().count("Submitted"), self.slurm("squeue", "-h")), (0, ""), self.said())
 
     def test_a_step_per_line(self) -> None:
         self.jobs(*["echo $SLURM_STEP_ID"] * 12)
