@@ -8965,7 +8965,7 @@ def check_runner_command(text: str) -> str:
 def nonempty(text: str) -> str:
     """Check that an option value is not empty, as "$UNSET" would be."""
     if not text:
-        raise argparse.ArgumentTypeError("is empty (give a name)")
+        raise argparse.ArgumentTypeError("is empty (give a value)")
     return text
 
 
