@@ -117,6 +117,7 @@ from runmaker4 import (
     printable,
     progress_line,
     pwrite_all,
+    read_lines,
     refresh_file,
     refresh_reader,
     refuse_local_locks,
@@ -137,8 +138,6 @@ else:
 
 PROG = "runwait4.py"
 T = TypeVar("T")
-# accepts or rejects a run by the first fields in the journal: a match of JournalPass.EVENT_HEAD
-RunFilter = Callable[[re.Match[bytes]], bool]
 
 
 # ======== The command line ==================================================================================
@@ -298,12 +297,19 @@ class Watcher:
         states: bytes | None,
         predicate: Callable[[Line], bool] | None = None,
         last_number: float = math.inf,
-        max_count: int | None = None,
     ) -> list[Line]:
-        """Return the first lines in these states (None: any) that `predicate` accepts, up to a line number.
-        """
+        """Return the lines in these states (None: any) that `predicate` accepts, up to a line number."""
         lines = itertools.takewhile(lambda line: line.number <= last_number, self.file.scan_lines(states))
-        return list(itertools.islice(filter(predicate, lines), max_count))
+        return list(filter(predicate, lines))
+
+    @retry_while_missing
+    def lines_below(self, last: Line | None, states: bytes | None) -> list[Line]:
+        """Return the next MAX_LINES in these states (None: any) below a line; None: the first ones."""
+        scan = self.file.scan_lines(states)
+        if last and not scan.seek_back(last):       # an edit has moved it
+            scan = self.file.scan_lines(states)
+        lines = (line for line in scan if not last or line.number > last.number)
+        return list(itertools.islice(lines, MAX_LINES))
 
     @retry_while_missing
     def presence_locks(self) -> set[int] | None:
@@ -335,6 +341,13 @@ class Watcher:
                 left_over[command] -= 1
                 cancelled.append(line)
         return cancelled
+
+    @retry_while_missing
+    def hashes_of_commands(self) -> array[int]:
+        """Return the hash of the command of each line."""
+        self.file.reopen_if_replaced()
+        batches = read_lines(self.file.reader, self.file.start)
+        return array("q", (hash(line[2:].rstrip(b"\r")) for lines, _ in batches for line in lines))
 
     @retry_while_missing
     def lines_with_commands(self, commands: Collection[bytes]) -> list[Line]:
@@ -549,12 +562,18 @@ class JournalReader:
     MAX_LINE_BYTES = 1 << 23    # more than any command
     READ_BYTES = 1 << 18        # at a time
     INVALID_LINE = b"\n"        # no line contains a newline, so no pass accepts it
+    HASH_MASK = 0xFFFFFFFF
 
     def __init__(self, directory: str, say: Callable[[str], None], may_be_missing: bool = False) -> None:
         """Open the journal.  may_be_missing: if there is none, or it may not be read, it is empty."""
         self.path = os.path.join(directory, "journal")
         self._say = say
         self.invalid_positions: set[int] = set()    # found by passes
+        # What read_on() has found: 16 bytes a line, and the runs of any command are found without a pass
+        self._ends = array("Q", [0])                # offsets: line N is between _ends[N - 1] and _ends[N]
+        self._entries = array("Q")                  # 32 bits of a command's hash, 32 of the line number
+        self._other_numbers: list[int] = []         # of lines that do not begin with EVENT_HEAD
+        self._incomplete: set[bytes] = set()        # commands, as JSON, with incomplete output
         mount = find_mount(self.path)
         try:
             if mount.network:
@@ -562,7 +581,8 @@ class JournalReader:
             refuse_special_file(self.path, "expected a journal")
             fd = open_direct(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network)
             self.file = Reader(fd, mount.network)
-            self.size = self._find_size()
+            self.size = os.fstat(fd).st_size
+            self._find_size()
         except OSError as error:
             is_missing = isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError))
             if not (may_be_missing and is_missing):
@@ -573,47 +593,91 @@ class JournalReader:
             self.file = Reader(None)
             self.size = 0
 
-    def _find_size(self) -> int:
-        """Return the size.  NFS can report an old size, but reads go beyond."""
-        size = os.fstat(self.file.fd).st_size
-        while data := self.file.pread(self.READ_BYTES, size):
-            size += len(data)
-        return size
+    def _read(self, size: int, offset: int) -> bytes:
+        try:
+            return self.file.pread(size, offset) if self.file.is_open else b""
+        except OSError as error:
+            raise UsageError(f"{self.path}: {error_text(error)}") from None
 
-    def start_pass(self, run_filter: RunFilter | None = None, start_offset: int = 0) -> JournalPass:
-        """Return an iterable of the runs that reads the journal once, from `start_offset` on.
+    def _find_size(self) -> None:
+        """Set the size to the present one.  NFS can report an old size, but reads go beyond."""
+        while data := self._read(self.READ_BYTES, self.size):
+            self.size += len(data)
 
-        run_filter: lets the pass save time on runs that it rejects, but the pass can still yield some.
+    def start_pass(self, start_offset: int = 0) -> JournalPass:
+        """Return an iterable of the runs that reads the journal once, from `start_offset` to its present end.
         """
-        return JournalPass(self, run_filter, start_offset)
+        self._find_size()
+        # a position is the line number, or after a start offset an upper bound
+        lines = enumerate((line for line, _ in self.lines(start_offset)), start_offset + 1)
+        return JournalPass(lines, set() if start_offset else self.invalid_positions)
 
-    def lines(self, start_offset: int) -> Iterator[bytes]:
-        """Yield the lines without newlines, from the first that begins after `start_offset`.
+    def read_on(self) -> None:
+        """Note which commands the lines up to the present end have."""
+        self._find_size()
+        first_number = len(self._ends)
+        self.invalid_positions.discard(first_number)    # perhaps it is complete now
+        for number, (line, end) in enumerate(self.lines(max(self._ends[-1] - 1, 0)), first_number):
+            if line == self.INVALID_LINE:
+                self.invalid_positions.add(number)
+            elif not (head := JournalPass.match_head(line)):
+                self._other_numbers.append(number)
+            else:
+                self._entries.append((hash(head["command"]) & self.HASH_MASK) << 32 | number)
+                if b'"incomplete"' in line:
+                    self._incomplete.add(head["command"])
+            if end:
+                self._ends.append(end)
+        self._entries = array("Q", sorted(self._entries))
 
-        Yield INVALID_LINE for a line that is too long, and for text after the last newline.
+    def incomplete_commands(self) -> set[bytes]:
+        """Return the commands of the runs with incomplete output that read_on() has found."""
+        return {to_bytes(json.loads(command)) for command in self._incomplete}
+
+    def runs_of(self, commands: Iterable[bytes]) -> JournalPass:
+        """Return an iterable of the runs of these commands, and of a few others, that read_on() has found."""
+        numbers = [*self._other_numbers]
+        for command in commands:
+            key = hash(json_encoder()(to_text(command)).encode()) & self.HASH_MASK
+            index = bisect.bisect_left(self._entries, key << 32)
+            while index < len(self._entries) and self._entries[index] >> 32 == key:
+                numbers.append(self._entries[index] & 0xFFFFFFFF)
+                index += 1
+        return JournalPass(self._numbered_lines(sorted(numbers)), self.invalid_positions)
+
+    def _numbered_lines(self, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+        data, offset = b"", 0
+        for number in numbers:
+            start, end = self._ends[number - 1:number + 1]
+            if end > offset + len(data):
+                data, offset = self._read(max(self.READ_BYTES, end - start), start), start
+            yield number, data[start - offset:end - offset - 1]
+
+    def lines(self, start_offset: int) -> Iterator[tuple[bytes, int]]:
+        """Yield the lines without newlines, from the first that begins after `start_offset`, and their ends.
+
+        Yield INVALID_LINE for a line that is too long, and for text after the last newline, then with 0.
         """
         partial = b""                           # the start of a line
+        end = start_offset                      # of all before it
         in_cut_line = start_offset > 0          # the next text can end a line that began earlier
         in_long_line = False
         for data in self._chunks(start_offset):
             *lines, partial = (partial + data).split(b"\n")
-            if lines:
-                # lines[0] ends the cut or long line
-                if in_cut_line:
-                    del lines[0]
-                elif in_long_line:
-                    lines[0] = self.INVALID_LINE
+            for line in lines:
+                end += len(line) + 1
+                if not in_cut_line:
+                    yield self.INVALID_LINE if in_long_line else line, end
                 in_cut_line = in_long_line = False
-            yield from lines
             if len(partial) >= self.MAX_LINE_BYTES:
+                end += len(partial)
                 partial = b""
                 in_long_line = True
         if (partial or in_long_line) and not in_cut_line:
-            yield self.INVALID_LINE
+            yield self.INVALID_LINE, 0
 
     def _chunks(self, offset: int) -> Iterator[bytes]:
-        while offset < self.size and (
-                data := self.file.pread(min(self.READ_BYTES, self.size - offset), offset)):
+        while offset < self.size and (data := self._read(min(self.READ_BYTES, self.size - offset), offset)):
             offset += len(data)
             yield data
 
@@ -626,7 +690,7 @@ class JournalReader:
 
 
 class JournalPass:
-    """One forward pass through the journal, or its last part.  Another pass yields other objects."""
+    """One forward pass through lines of the journal.  Another pass yields other objects."""
     INVALID_LINE_ERRORS = (
         ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
     )
@@ -637,12 +701,10 @@ class JournalPass:
         rb'"run": "(?P<run>[^"\\]*)", "line": \d+, "command": (?P<command>"[^"\\]*(?:\\.[^"\\]*)*"), '
     )
 
-    def __init__(self, journal: JournalReader, run_filter: RunFilter | None, start_offset: int) -> None:
-        self._journal = journal
-        self._filter = run_filter
-        self._start_offset = start_offset
-        # after a start offset, positions are not those of lines
-        self._invalid_positions = set() if start_offset else journal.invalid_positions
+    def __init__(self, lines: Iterable[tuple[int, bytes]], invalid_positions: set[int]) -> None:
+        """Take lines with their positions, in order.  invalid_positions: gets those of invalid lines."""
+        self._lines = lines
+        self._invalid_positions = invalid_positions
         # by the name of a run without an end: position and line of the start, or of an end with cause "lost"
         self._unended_entries: dict[str, tuple[int, bytes]] = {}
         self._recently_ended: OrderedDict[str, None] = OrderedDict()    # names of runs, the latest last
@@ -651,18 +713,14 @@ class JournalPass:
 
     def __iter__(self) -> Iterator[RunRecord]:
         """Yield each run once: finished runs in the order of their ends, then the others.  Call it once."""
-        try:
-            # a position is the line number, or after a start offset an upper bound
-            for position, line in enumerate(self._journal.lines(self._start_offset), self._start_offset + 1):
-                try:
-                    run = self._read_line(position, line)
-                except self.INVALID_LINE_ERRORS:
-                    self._invalid_positions.add(position)
-                    continue
-                if run:
-                    yield run
-        except OSError as error:
-            raise UsageError(f"{self._journal.path}: {error_text(error)}") from None
+        for position, line in self._lines:
+            try:
+                run = self._read_line(position, line)
+            except self.INVALID_LINE_ERRORS:
+                self._invalid_positions.add(position)
+                continue
+            if run:
+                yield run
         for entry in self._unended_entries.values():
             if run := self._run_of_line(*entry):
                 yield run
@@ -674,9 +732,7 @@ class JournalPass:
         """
         if not line:                # written by two runners at once
             return None
-        head = self._match_head(line)
-        if head and self._filter and not self._filter(head):
-            return None
+        head = self.match_head(line)
         if head and head["event"] == b"start":
             # most starts are never decoded: that halves the time
             self._add_start(head["run"].decode(), position, line)
@@ -692,12 +748,13 @@ class JournalPass:
             raise ValueError
         return None
 
-    def _match_head(self, line: bytes) -> re.Match[bytes] | None:
+    @classmethod
+    def match_head(cls, line: bytes) -> re.Match[bytes] | None:
         """Return the first fields of an event; None: decode the line."""
-        # the filter compares commands as runmaker4 writes them: in ASCII
+        # commands are compared as runmaker4 writes them: in ASCII
         if not (line.isascii() and line.endswith(b"}")):
             return None
-        return self.EVENT_HEAD.match(line)
+        return cls.EVENT_HEAD.match(line)
 
     def _add_start(self, run_name: str, position: int, line: bytes) -> None:
         """Keep the last start of a run, unless the run has ended."""
@@ -894,30 +951,27 @@ class LineRuns:
             self._numbers_of.setdefault(line.command, []).append(number)
             if line.state == RUNNING or number in numbers_with_jobs:
                 self._running_numbers_of.setdefault(line.command, []).append(number)
-        known_runs = [run for run in runs if run.command in self._numbers_of]
-        self._current_numbers = self._map_logged_to_current_numbers(known_runs)
-        in_order = sorted(known_runs, key=self._rank)
-        self.last_runs = {self._line_number(run): run for run in in_order}
+        runs_of: dict[bytes, list[RunRecord]] = {}
+        for run in runs:
+            if run.command in self._numbers_of:
+                runs_of.setdefault(run.command, []).append(run)
+        # line numbers by command and logged number.  If a command was logged with 3 and 5, and has the lines
+        # 4 and 6 now: {(command, 3): 4, (command, 5): 6}
+        self._current_numbers: dict[tuple[bytes, int], int] = {}
+        self.last_runs: dict[int, RunRecord] = {}
+        for command, known_runs in runs_of.items():
+            numbers = self._numbers_of[command]
+            logged_numbers = {run.line for run in known_runs}
+            if len(logged_numbers) == len(numbers):
+                pairs = zip(sorted(logged_numbers), numbers)
+                self._current_numbers.update(((command, logged), current) for logged, current in pairs)
+            if len(known_runs) > 1:
+                known_runs.sort(key=self._rank)
+            self.last_runs.update((self._line_number(run), run) for run in known_runs)
 
     def _rank(self, run: RunRecord) -> tuple[int, int]:
         """Return a key that sorts the nearest runs of a line last, and of these the latest."""
         return -abs(self._expected_number(run) - self._line_number(run)), run.position
-
-    def _map_logged_to_current_numbers(self, runs: Iterable[RunRecord]) -> dict[tuple[bytes, int], int]:
-        """Return the current line numbers by command and logged number, if a command has as many of both.
-
-        For example, if a command was logged with 3 and 5, and has the lines 4 and 6 now: {(command, 3): 4,
-        (command, 5): 6}.
-        """
-        logged_numbers: defaultdict[bytes, set[int]] = defaultdict(set)
-        for run in runs:
-            logged_numbers[run.command].add(run.line)
-        return {
-            (command, logged): current
-            for command, numbers in logged_numbers.items()
-            if len(numbers) == len(self._numbers_of[command])
-            for logged, current in zip(sorted(numbers), self._numbers_of[command])
-        }
 
     def _expected_number(self, run: RunRecord) -> int:
         return self._current_numbers.get((run.command, run.line), run.line)
@@ -925,6 +979,8 @@ class LineRuns:
     def _line_number(self, run: RunRecord) -> int:
         """Return the number of the nearest line with the run's command, which must exist."""
         numbers = self._numbers_of[run.command]
+        if len(numbers) == 1:
+            return numbers[0]
         if run.ended is None:
             numbers = self._running_numbers_of.get(run.command, numbers)
         return nearest_number(numbers, self._expected_number(run))
@@ -944,20 +1000,6 @@ class LineRuns:
         run = self.last_runs.get(line.number)
         is_running_there = run is not None and run.ended is None and run.line == line.number
         return is_running_there and len(self._numbers_of[line.command]) == 1
-
-
-def filter_by_commands(commands: Iterable[bytes]) -> RunFilter:
-    """Return a filter of these commands, and of others from their first run with incomplete output on.
-
-    To save time, it searches the undecoded line for the field "incomplete"; few other lines contain the word.
-    """
-    encoded_commands = {json.dumps(to_text(command)).encode() for command in commands}      # as in a journal
-
-    def accepts(head: re.Match[bytes]) -> bool:
-        if b'"incomplete"' in head.string:
-            encoded_commands.add(head["command"])
-        return head["command"] in encoded_commands
-    return accepts
 
 
 # ======== Who is at work ====================================================================================
@@ -1013,12 +1055,13 @@ def seconds_since(timestamp: float) -> float | None:
 # An observation reads everything once, in this order:
 #
 #   presence locks   also of runners that exit meanwhile, whose lines are still `r` in the snapshot
-#   the job file     states, running lines and orphans; cancelled lines with running jobs; the lines that the
-#                    view selects
+#   the job file     states, running lines and orphans; cancelled lines with running jobs
 #   presence locks   also of runners that start meanwhile
 #   mtime            shows that ends of runs can still be on the way to the log
-#   the log          is opened last.  So it has the ends of all runs with finished lines, except ends on the
-#                    way.  A runner appends all ends before it releases the presence lock.
+#   the lines        that the view selects, perhaps in batches
+#   the log          is read up to its end after each batch.  So it has the ends of all runs with finished
+#                    lines, except ends on the way.  A runner appends all ends before it releases the presence
+#                    lock.
 #
 # --stats and --timeline read only the log.
 
@@ -1081,22 +1124,12 @@ class Observation:
     LOST = "e", "lost"
     END_UNKNOWN = "?", "unknown"
 
-    def __init__(
-        self,
-        watcher: Watcher,
-        options: argparse.Namespace,
-        say: Callable[[str], None],
-        select_lines: Callable[[Watcher, Snapshot], Sequence[Line]] = lambda watcher, snapshot: (),
-    ) -> None:
-        """Read the job file and the locks, and then open the log.
-
-        select_lines: returns the lines to view, in the order of the file.
-        """
+    def __init__(self, watcher: Watcher, options: argparse.Namespace, say: Callable[[str], None]) -> None:
+        """Read the job file and the locks, and then open the log."""
         self.watcher = watcher
         locks_before = watcher.presence_locks() or set()
         self.snapshot = watcher.complete_snapshot()
         self.cancelled_lines = watcher.cancelled_lines(self.snapshot)
-        self.selected_lines = select_lines(watcher, self.snapshot)
         locks_after = watcher.presence_locks()
         self.runners_at_work = RunnersAtWork(None if locks_after is None else locks_after | locks_before)
         self._can_log_be_behind = watcher.can_log_be_behind()
@@ -1116,7 +1149,7 @@ class Observation:
     @functools.cached_property
     def recent_runs(self) -> list[RunRecord]:
         """The runs in the last TAIL_BYTES of the log, read on first use."""
-        return list(self.log.start_pass(start_offset=max(0, self.log.size - self.TAIL_BYTES)))
+        return list(self.log.start_pass(max(0, self.log.size - self.TAIL_BYTES)))
 
     def hosts_of_recent_runs(self) -> set[str]:
         """Return the hosts where a run has just ended and the runner lives: jobs can be too short to be seen.
@@ -1131,70 +1164,74 @@ class Observation:
         commands = {line.command for line in lines}
         line_runs = self.match_runs_with_lines(commands, self.recent_runs if lines else ())
         if self.log.size and not all(map(line_runs.is_last_run_certain, lines)):
-            all_runs = self.log.start_pass(filter_by_commands(commands))
-            line_runs = self.match_runs_with_lines(commands, all_runs)
+            self.log.read_on()
+            line_runs = self.match_runs_with_lines(commands, self.log.runs_of(commands))
         return [self.row_of_line(line, line_runs) for line in lines]
 
-    def last_rows(self, window: range) -> Iterator[Row]:
-        """Yield the row of the last run of each selected line, and of other lines in the window with
-        incomplete output, in file order.
-        """
-        commands = {line.command for line in self.selected_lines}
-        runs = add_last_runs({}, self.log.start_pass(filter_by_commands(commands))).values()
-        line_runs = self.match_runs_with_lines(commands.union(run.command for run in runs), runs)
-        last_run_of = line_runs.last_runs
-        selected_numbers = {line.number for line in self.selected_lines}
-        for number in filter(window.__contains__, sorted(line_runs.lines)):
-            if number in selected_numbers or (number in last_run_of and last_run_of[number].incomplete):
-                yield self.row_of_line(line_runs.lines[number], line_runs)
+    def last_rows(self, lines: Sequence[Line]) -> Iterator[Row]:
+        """Yield the row of the last run of each of these lines, which were just read."""
+        self.log.read_on()
+        commands = {line.command for line in lines}
+        runs = add_last_runs({}, self.log.runs_of(commands)).values()
+        repeated = {command for command in commands if hash(command) in self._hashes_of_repeated_commands}
+        line_runs = self.match_runs_with_lines(repeated, runs, lines)
+        return (self.row_of_line(line, line_runs) for line in lines)
 
-    def rows_of_all_runs(self) -> list[Row]:
-        """Return rows of all runs of the selected lines, in the order of the file and of the log; one of a
-        line without runs.
+    @functools.cached_property
+    def _hashes_of_repeated_commands(self) -> set[int]:
+        """The hashes of commands that several lines have; for many lines, their numbers take less memory."""
+        hashes = sorted(self.watcher.hashes_of_commands())
+        return {first for first, second in zip(hashes, hashes[1:]) if first == second}
+
+    def rows_of_all_runs(self, lines: Sequence[Line]) -> list[Row]:
+        """Return rows of all runs of these lines, which were just read, in the order of the file and of the
+        log; one of a line without runs.
         """
-        commands = {line.command for line in self.selected_lines}
-        log_pass = self.log.start_pass(filter_by_commands(commands))
-        runs = [run for run in log_pass if run.command in commands]
-        line_runs = self.match_runs_with_lines(commands, runs)
-        rows_by_line: dict[int, list[Row]] = {line.number: [] for line in self.selected_lines}
+        commands = {line.command for line in lines}
+        self.log.read_on()
+        runs = [run for run in self.log.runs_of(commands) if run.command in commands]
+        line_runs = self.match_runs_with_lines(commands, runs, lines)
+        rows_by_line: dict[int, list[Row]] = {line.number: [] for line in lines}
         for run in sorted(runs, key=operator.attrgetter("position")):
             line = line_runs.line_of(run)
             if line and line.number in rows_by_line:
                 rows_by_line[line.number].append(self.row_of_run(run, line_runs))
         rows_of_lines = (rows_by_line[line.number] or [self.row_of_line(line, line_runs)]
-                         for line in self.selected_lines)
+                         for line in lines)
         return list(itertools.chain.from_iterable(rows_of_lines))
 
-    def match_runs_with_lines(self, commands: Collection[bytes], runs: Iterable[RunRecord]) -> LineRuns:
-        """Match the runs of some commands with the lines that have them now; ignore other runs.
-
-        Without a job file no run has a line.
-        """
-        lines = self.watcher.lines_with_commands(commands) if commands else []
+    def match_runs_with_lines(
+        self, commands: Collection[bytes], runs: Iterable[RunRecord], lines: Iterable[Line] = ()
+    ) -> LineRuns:
+        """Match runs with the lines that have these commands now, and with `lines`; ignore other runs."""
+        found_lines = self.watcher.lines_with_commands(commands) if commands else []
         # LineRuns keeps the last of lines with one number: as observed, not as read now
-        observed_lines = [*self.lines_with_jobs, *self.snapshot.orphans, *self.selected_lines]
-        lines += [line for line in observed_lines if line.command in commands]
-        return LineRuns(lines, self._numbers_with_jobs, runs)
+        observed_lines = [*self.lines_with_jobs, *self.snapshot.orphans]
+        found_lines += [line for line in observed_lines if line.command in commands]
+        return LineRuns([*found_lines, *lines], self._numbers_with_jobs, runs)
 
     def row_of_line(self, line: Line, line_runs: LineRuns) -> Row:
         """Return the row of a line's last run, or of the line alone if no run is known."""
-        run = line_runs.last_runs.get(line.number)
-        if run:
-            return self.row_of_run(run, line_runs)
-        return Row(line, self.line_state_of(line), run=None, is_last=True, seconds_running=None)
+        return self._row(line, line_runs.last_runs.get(line.number), is_last=True)
 
     def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
-        """Set the state of a run without an end, and return its row.  A removed line is as it was then."""
+        """Return the row of a run.  A removed line is as it was then."""
         line = line_runs.line_of(run)
-        is_last = line is not None and line_runs.is_last(run, line)
+        if line:
+            return self._row(line, run, line_runs.is_last(run, line))
         if run.ended is None:
+            run.state, run.cause = self.END_UNKNOWN
+        text = b" " + run.command           # the part of the line after the state byte
+        line = Line(number=run.line, ordinal=0, offset=0, state=b"", text=text)
+        return Row(line, "", run, is_last=False, seconds_running=None)
+
+    def _row(self, line: Line, run: RunRecord | None, is_last: bool) -> Row:
+        """Return a row; set the state of a run without an end."""
+        seconds_running = None
+        if run and run.ended is None:
             run.state, run.cause = self.find_unended_state(run, line, is_last)
-        if not line:
-            text = b" " + run.command       # the part of the line after the state byte
-            line = Line(number=run.line, ordinal=0, offset=0, state=b"", text=text)
-            return Row(line, "", run, is_last, seconds_running=None)
-        is_running = (run.state, run.cause) == self.STILL_RUNNING
-        seconds_running = seconds_since(run.began) if is_running else None
+            if (run.state, run.cause) == self.STILL_RUNNING:
+                seconds_running = seconds_since(run.began)
         return Row(line, self.line_state_of(line), run, is_last, seconds_running)
 
     def line_state_of(self, line: Line) -> str:
@@ -1202,23 +1239,19 @@ class Observation:
             return LINE_STATES[ERROR]
         return LINE_STATES.get(line.state, "held")
 
-    def find_unended_state(self, run: RunRecord, line: Line | None, is_last: bool) -> tuple[str, str]:
-        """Return state and cause of a run if the log has no end of it.
+    def find_unended_state(self, run: RunRecord, line: Line, is_last: bool) -> tuple[str, str]:
+        """Return state and cause of a run of this line if the log has no end of it.
 
-        line: of the run, None if it was removed.  The first condition that holds counts:
+        The first condition that holds counts:
 
             it is the last run of a line with a running job               running
             it is the last run of an orphan (a line `r` without a job)    lost
             the job file changed a moment ago, and the runner is alive    ending (the end will be logged)
             it is the last run of a line in error                         lost
-            otherwise, for example if the line was removed                unknown
+            otherwise                                                     unknown
         """
-        if not line:
-            return self.END_UNKNOWN
-        if is_last and line.number in self._numbers_with_jobs:
-            return self.STILL_RUNNING
-        if is_last and line.state == RUNNING:
-            return self.LOST
+        if is_last and (line.state == RUNNING or line.number in self._numbers_with_jobs):
+            return self.LOST if line.number in self._orphan_numbers else self.STILL_RUNNING
         if self._can_log_be_behind and not self.runners_at_work.has_runner_exited(run):
             return self.ENDING
         return self.LOST if is_last and line.state == ERROR else self.END_UNKNOWN
@@ -1470,21 +1503,24 @@ def format_peak(peak: int | None, upper_bound: int | None) -> str:
     return f"<{memory_text(upper_bound)}" if upper_bound is not None else ""
 
 
-MAX_FAILED_LINES = 50_000       # in memory at once, for --failed
+MAX_LINES = 50_000              # in memory at once
 
 
-def find_bad_lines(
-    watcher: Watcher, snapshot: Snapshot, start: int = 1, max_count: int | None = None
-) -> list[Line]:
-    """Return the first failed lines and orphans with at least this number; max_count None: all."""
-    lines = [
-        *watcher.select_lines(FAILED + ERROR, lambda line: line.number >= start, math.inf, max_count),
-        *(line for line in snapshot.orphans if line.number >= start),
-    ]
-    return sorted(lines, key=operator.attrgetter("number"))[:max_count]
+def find_bad_lines(watcher: Watcher, snapshot: Snapshot) -> list[Line]:
+    """Return the failed lines and orphans, in the order of the file."""
+    lines = [*watcher.select_lines(FAILED + ERROR), *snapshot.orphans]
+    return sorted(lines, key=operator.attrgetter("number"))
 
 
-def find_lines(selection: str, watcher: Watcher, snapshot: Snapshot) -> list[Line]:
+def batches_of_lines(watcher: Watcher, states: bytes | None) -> Iterator[list[Line]]:
+    """Yield the lines in these states (None: any), in the order of the file; batches bound the memory."""
+    last = None
+    while lines := watcher.lines_below(last, states):
+        yield lines
+        last = lines[-1]
+
+
+def find_lines(selection: str, watcher: Watcher) -> list[Line]:
     """Return the lines selected by numbers, command, or shell pattern.  Raises UsageError: none matches."""
     command = os.fsencode(selection)
     try:
@@ -1577,36 +1613,37 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     At the end group the reasons of failed lines if several have one reason.  Return the number of lines by
     state.
     """
-    is_failed_only = options.show is None
-    gc.disable()        # it would take a quarter of the time; no view makes cycles
-    output = LastOutput(options.outdir, max_lines=3 if is_failed_only else 10)
+    output = LastOutput(options.outdir, max_lines=3 if options.failed else 10)
     groups = FailureGroups()
     columns = stdout_columns()
-    say_once = functools.cache(say)
     before_row = '{"runs": ['
-    start = 1
-    # Batches of failed lines bound the memory.  Each is an observation of its own: a line that failed after
-    # the journal was opened would have no run
-    while start < sys.maxsize:
-        select_lines = functools.partial(find_bad_lines, start=start, max_count=MAX_FAILED_LINES)
-        if not is_failed_only:
-            select_lines = functools.partial(find_lines, options.show)
-        with Observation(watcher, options, say_once, select_lines) as observation:
-            lines = observation.selected_lines
-            is_full = is_failed_only and len(lines) == MAX_FAILED_LINES
-            window = range(start, lines[-1].number + 1 if is_full else sys.maxsize)
-            start = window.stop
-            for row in observation.last_rows(window) if is_failed_only else observation.rows_of_all_runs():
-                output.measure([row])
-                if options.json:
-                    print_bytes((before_row + json.dumps(row.json_fields())).encode())
-                    before_row = ", "
-                else:
-                    print_row(row, output, groups, columns)
+    with Observation(watcher, options, say) as observation:
+        for row in (rows_of_bad_lines(observation) if options.failed
+                    else observation.rows_of_all_runs(find_lines(options.show, watcher))):
+            output.measure([row])
+            if options.json:
+                print_bytes((before_row + json.dumps(row.json_fields())).encode())
+                before_row = ", "
+            else:
+                print_row(row, output, groups, columns)
     if options.json:
         print_lines([before_row.lstrip(", ") + "]}"])
     print_groups(groups.largest_first(), columns)
     return count_states(observation.snapshot)
+
+
+def rows_of_bad_lines(observation: Observation) -> Iterator[Row]:
+    """Yield the rows of lines that are failed or in error, and of those whose last output is incomplete."""
+    observation.log.read_on()
+    incomplete_commands = observation.log.incomplete_commands()
+    orphan_numbers = {line.number for line in observation.snapshot.orphans}
+    states = None if incomplete_commands else FAILED + ERROR + RUNNING
+    for lines in batches_of_lines(observation.watcher, states):
+        wanted = [line for line in lines if line.state in (FAILED, ERROR) or line.number in orphan_numbers
+                  or line.command in incomplete_commands]
+        for row in observation.last_rows(wanted):
+            if row.line_state in BAD_LINE_STATES or (row.run and row.run.incomplete):
+                yield row
 
 
 def print_row(row: Row, output: LastOutput, groups: FailureGroups, columns: float) -> None:
@@ -1845,9 +1882,9 @@ class Event:
 
 
 @functools.cache
-def json_encoder() -> Callable[[Mapping[str, Any]], str]:
-    """Return a function that encodes fields: json.dumps() would make an encoder for each event."""
-    encode: Callable[[Mapping[str, Any]], str] = json.JSONEncoder(separators=(",", ":")).encode
+def json_encoder() -> Callable[[object], str]:
+    """Return a function that encodes an object: json.dumps() would make an encoder for each."""
+    encode: Callable[[object], str] = json.JSONEncoder(separators=(",", ":")).encode
     return encode
 
 
@@ -2001,9 +2038,9 @@ class Report:
     MAX_COMMAND_CHARACTERS = 1000
 
     def __init__(self, observation: Observation, output: LastOutput) -> None:
-        """Read the journal and the output of failed runs.  The observation has selected the failed lines."""
+        """Read the failed lines, the journal and the output of failed runs."""
         self.status = status_of(observation)
-        failed_lines = observation.selected_lines
+        failed_lines = find_bad_lines(observation.watcher, observation.snapshot)
         commands = {line.command for line in [*failed_lines, *observation.lines_with_jobs]}
         journal_pass = observation.log.start_pass()
         last_runs: LastRuns = {}
@@ -2015,7 +2052,8 @@ class Report:
             if run.command in commands:
                 add_last_runs(last_runs, [run])
         commands.update(run.command for run in recent_runs)
-        line_runs = observation.match_runs_with_lines(commands, [*last_runs.values(), *recent_runs])
+        runs = [*last_runs.values(), *recent_runs]
+        line_runs = observation.match_runs_with_lines(commands, runs, failed_lines)
         self.failed_rows = [observation.row_of_line(line, line_runs) for line in failed_lines]
         failed_runs = {row.run for row in self.failed_rows}
         other_rows = [observation.row_of_run(run, line_runs) for run in recent_runs if run not in failed_runs]
@@ -2111,7 +2149,7 @@ class Reporter:
         """
         start = time.monotonic()
         messages: list[str] = []
-        with Observation(self.watcher, self.options, messages.append, find_bad_lines) as observation:
+        with Observation(self.watcher, self.options, messages.append) as observation:
             report = Report(observation, LastOutput(self.options.outdir))
         pause = max(self.MIN_PAGE_SECONDS, 20 * (time.monotonic() - start)) if is_live else 0.0
         self._next_page_time = start + pause
@@ -2466,6 +2504,7 @@ def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
     Return the exit status: 1 if no runner will start the new jobs; with --use-exit-status also if jobs are
     neither done nor held, or a held one still runs.
     """
+    gc.disable()        # it would take a quarter of the time; no view makes cycles
     watcher = Watcher(options.file)
     if options.status:
         job_counts = print_status(watcher, options)

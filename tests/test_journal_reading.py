@@ -125,10 +125,33 @@ class Trouble(JournalCase):
         self.journal(b'{"event": "nap", "time": 3}\n', *pair(1, 1, future={"a": [1]}), *lines)
         self.assertEqual(self.names(), ["1", "é", "2"])
 
-    def test_only_what_is_wanted_is_read(self) -> None:
-        self.journal(*pair(1, 1, "a"), start(2, 2, "b"), *pair(3, 3, 'echo "event": "start"'))
-        wanted = runwait4.filter_by_commands([b"a", b"b"])
-        self.assertEqual([run.line for run in self.opened().start_pass(wanted)], [1, 2])
+    def test_the_runs_of_some_commands_are_found_without_a_pass(self) -> None:
+        self.journal(*pair(1, 1, "a"), start(2, 2, "b"), *pair(3, 3, 'echo "event": "start"'),
+                     json.dumps(json.loads(end(4, 4, "é")), ensure_ascii=False).encode() + b"\n")
+        journal = self.opened()
+        journal.read_on()
+        self.assertEqual([run.line for run in journal.runs_of([b"a", b"b"])], [1, 4, 2])
+        self.assertEqual([run.line for run in journal.runs_of([b'echo "event": "start"'])], [3, 4])
+
+    def test_what_is_written_later_is_read_then(self) -> None:
+        lines = [end(number, number, "a", stdout="x" * 999, files=[]) for number in range(1, 5)]
+        whole = b"".join(lines)
+        self.journal(lines[0])
+        said: list[str] = []
+        with contextlib.closing(runwait4.JournalReader(str(self.dir / "out"), said.append)) as journal:
+            for size in (0, 1, 2 * len(lines[0]), len(whole) - 1, len(whole)):
+                self.write(whole[:size], "out/journal")
+                journal.read_on()
+                self.assertEqual([run.line for run in journal.runs_of([b"a"])],
+                                 [*range(1, size // len(lines[0]) + 1)])
+        self.assertEqual(said, [])
+
+    def test_commands_of_one_hash_are_told_apart(self) -> None:
+        self.write("".join(f"! {name}\n" for name in "abc"))
+        self.journal(*(end(name, line, name, stdout=f"{name}\n", files=[])
+                       for line, name in enumerate("abc", 1)))
+        with unittest.mock.patch.object(runwait4.JournalReader, "HASH_MASK", 0):
+            self.assertEqual(re.findall(r"\| (.*)", self.view("--show", "2")), ["b"])
 
     def test_foreign_lines(self) -> None:
         odd = [b"hello\n", b"\0\0\n", b"\xff\n", b"[]\n", b"7\n", b"{}\n", b'{"event": 3}\n',

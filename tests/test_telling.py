@@ -290,7 +290,7 @@ class Failed(TellingCase, RunCase):
         limit = """
 import html, json, json.decoder, json.encoder, resource, runwait4, secrets
 runwait4.LastOutput.MAX_COLUMNS = 20
-runwait4.MAX_FAILED_LINES = 300
+runwait4.MAX_LINES = 300
 with open("/proc/self/statm") as file:
     size = int(file.read().split()[0]) * 4096 + (12 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (size, size))"""
