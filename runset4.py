@@ -29,6 +29,7 @@ import functools
 import itertools
 import operator
 import re
+import shlex
 import shutil
 import time
 from collections import Counter, defaultdict
@@ -1448,6 +1449,51 @@ def number_names(template: bytes, header: Sequence[bytes]) -> bytes:
         return b"{%d%b}" % (header.index(name) + 1, suffix)
 
     return NAME_PLACEHOLDER.sub(number_of, template)
+
+
+# ---- a template backwards ----------------------------------------------------------------------------------
+
+# a word for the shell, without expansions
+SHELL_WORD = rb"""(?:[^\s'"\\$`;&|<>()]|\\.|'[^']*'|"(?:[^"\\$`]|\\.)*")+"""
+
+
+class TemplateReader:
+    """Finds the values from which a template has made a command."""
+
+    def __init__(self, text: str) -> None:
+        """Raises argparse.ArgumentTypeError, as parse_template()."""
+        template = parse_template(text)
+        self.names: list[str] = []      # of the values: what is between { and }; of {} "value"
+        names = [found for found in NAME_PLACEHOLDER.finditer(template)
+                 if is_name_placeholder(template, found)]
+        pattern = b""
+        end = 0
+        for place in sorted([*PLACEHOLDER.finditer(template), *names], key=re.Match.start):
+            pattern += re.escape(template[end:place.start()])
+            end = place.end()
+            name = to_text(place[0][1:-1]) or "value"
+            if name in self.names:      # the same value again
+                pattern += b"(?:\\%d)" % (self.names.index(name) + 1)
+            else:
+                self.names.append(name)
+                pattern += b"(%b)" % SHELL_WORD
+        pattern += re.escape(template[end:])
+        self._longest_words = re.compile(pattern)
+        self._shortest_words = re.compile(pattern.replace(SHELL_WORD, SHELL_WORD + b"?"))
+
+    def read(self, command: bytes) -> dict[str, str | None]:
+        """Return the values by name; None for each if the command does not fit, or fits in several ways.
+
+        If the way with the longest words from the left is also that with the shortest, there is no other.
+        """
+        longest = self._longest_words.fullmatch(command)
+        shortest = self._shortest_words.fullmatch(command)
+        if not longest or not shortest or longest.groups() != shortest.groups():
+            return dict.fromkeys(self.names)
+        words = map(to_text, longest.groups())
+        # shlex is slow, and most values are not quoted
+        return {name: shlex.split(word)[0] if re.search(r"""['"\\]""", word) else word
+                for name, word in zip(self.names, words)}
 
 
 # ---- list files --------------------------------------------------------------------------------------------

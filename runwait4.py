@@ -42,6 +42,7 @@ from array import array
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
 try:
@@ -130,9 +131,11 @@ from runmaker4 import (
     warn,
 )
 
-html, json, secrets = map(lazy_import, ("html", "json", "secrets"))
+csv, html, json, secrets = map(lazy_import, ("csv", "html", "json", "secrets"))
 if TYPE_CHECKING:
     import subprocess
+
+    from runset4 import TemplateReader
 else:
     subprocess = lazy_import("subprocess")
 
@@ -146,9 +149,9 @@ T = TypeVar("T")
 def make_parser() -> Parser:
     parser = Parser(
         PROG,
-        purpose="Look at a job file: wait for jobs, show progress, running jobs and failed jobs, draw "
-                "finished runs.  Held lines are not waited for; a line r without a runner counts as error.",
-        usage=f"[options] FILE\n       {PROG} --outdir DIR --timeline OUT.json\n"
+        purpose="Look at a job file: wait, show progress, failures and output, draw finished runs.  Held "
+                "lines are not waited for; a line r without a runner counts as error.",
+        usage=f"[options] FILE [LINE]\n       {PROG} --outdir DIR [--stats | --timeline OUT.json]\n"
               f"       {PROG} --check-locks DIR",
         examples=f"Wait until no job is new or running, with a progress bar; count the jobs:\n"
                  f"    {PROG} --progress runs.txt && echo finished\n"
@@ -163,26 +166,31 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument_group("what to do").add_argument
     add("file", metavar="FILE", nargs="?", type=job_file_path, help="the job file")
+    add("line", metavar="LINE", nargs="?", type=nonempty, help="with --output: these lines, as with --show")
     add("-p", "--progress", action="store_true",
         help="a bar: one line redrawn on a terminal, a line per change elsewhere, in which\n"
-             "failed jobs are errors, too; = done, ! failed, e error (interrupted, lost, not\n"
-             "started), > running")
+             "failed jobs are errors, too; = done, ! failed, e error, > running")
     add("-e", "--use-exit-status", action="store_true",
-        help="exit 0 only if every job is done, or held and not running (with --status: now,\n"
-             "so not while jobs are new or running)")
+        help="exit 0 only if every job is done, or held and not running (with --status: now)")
     add("--status", action="store_true",
-        help="print the number of jobs in each state, running jobs with hosts and start times,\n"
-             "why new jobs wait, and the time left")
-    add("--json", action="store_true", help="with --status, --failed, --show or --stats: as JSON")
+        help="print the number of jobs in each state, running jobs, why new jobs wait, and the\n"
+             "time left")
+    add("--json", action="store_true", help="as JSON: --status, --failed, --show, --output, --stats")
     add("--failed", action="store_true",
         help="print each line that is failed or in error, with host, exit status and the last\n"
              "lines of output")
     add("--show", type=nonempty, metavar="LINE",
         help="print the same for all runs of these lines; LINE: a number, 1,2,5-9, a complete\n"
              "command, or a shell pattern for commands")
+    add("--output", action="store_true",
+        help="print the stdout of the last run of each done line; with --csv or --json, of each\n"
+             "line, and how it ended")
+    add("--csv", action="store_true", help="with --output: as a table")
+    add("--template", type=parse_template, metavar="T",
+        help="... with the values from which `runset4.py --template T` made the command:\n"
+             "'simulate {beta} {n}'")
     add("--stats", action="store_true",
-        help="print run times, CPU use and memory per host and per command, also together\n"
-             "with --report (with --outdir FILE is optional)")
+        help="print run times, CPU use and memory per host and command, also with --report")
     add("--outdir", type=nonempty, metavar="DIR",
         help="the --outdir of runmaker4.py, which has the journal [FILE.out]")
     add = parser.add_argument_group("drawing finished runs").add_argument
@@ -195,14 +203,26 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("testing a file system").add_argument
     add("--check-locks", type=nonempty, metavar="DIR",
         help="test for a minute that hosts can share job files in this directory; start it\n"
-             "on all of them at the same time")
+             "on all at the same time")
     add_general(parser)
     return parser
 
 
+def parse_template(text: str) -> TemplateReader:
+    """Return what reads the values of a template; an argparse type."""
+    try:
+        from runset4 import TemplateReader  # only now: to load it takes time
+    except ModuleNotFoundError:
+        raise UsageError("runset4.py is missing (copy it to where this script is)") from None
+    template = TemplateReader(text)
+    if doubled := set(template.names).intersection(OutputOfLines.COLUMNS):
+        raise argparse.ArgumentTypeError(f"the table has another column {min(doubled)} (write another name)")
+    return template
+
+
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser()
-    options: argparse.Namespace = parser.parse_args(argv)
+    options: argparse.Namespace = parser.parse_intermixed_args(argv)
     check_options(options, parser)
     if options.outdir is None and options.file is not None:
         options.outdir = default_outdir(options.file)
@@ -218,9 +238,10 @@ COMPANIONS = {
     "status": ("file", "outdir", "json", "use_exit_status"),
     "failed": ("file", "outdir", "json", "use_exit_status"),
     "show": ("file", "outdir", "json"),
+    "output": ("file", "outdir", "json", "csv", "template", "line"),
     "stats": ("file", "outdir", "json", "report"),
 }
-OPTION_NAMES = {"file": "FILE", "use_exit_status": "-e", "check_locks": "--check-locks"}
+OPTION_NAMES = {"file": "FILE", "line": "LINE", "use_exit_status": "-e", "check_locks": "--check-locks"}
 
 
 def check_options(options: argparse.Namespace, parser: Parser) -> None:
@@ -230,10 +251,16 @@ def check_options(options: argparse.Namespace, parser: Parser) -> None:
         for excluded in sorted(given - {action, *COMPANIONS[action]}):
             first, second = (OPTION_NAMES.get(name, f"--{name}") for name in (action, excluded))
             parser.error(f"{first} and {second} exclude each other")
-    for option in "json", "outdir":
+    for option in "json", "csv", "template", "line", "outdir":
         if option in given and not actions:
-            requirements = (f"--{action}" for action in COMPANIONS if option in COMPANIONS[action])
-            parser.error(f"--{option} requires one of {', '.join(requirements)}")
+            requirements = [f"--{action}" for action in COMPANIONS if option in COMPANIONS[action]]
+            name = OPTION_NAMES.get(option, f"--{option}")
+            one_of = "one of " if len(requirements) > 1 else ""
+            parser.error(f"{name} requires {one_of}{', '.join(requirements)}")
+    if {"json", "csv"} <= given:
+        parser.error("--json and --csv exclude each other")
+    if "template" in given and not given & {"json", "csv"}:
+        parser.error("--template requires --json or --csv")
     if "file" not in given and given - {"json"} not in (
             {"check_locks"}, {"timeline", "outdir"}, {"stats", "outdir"}):
         parser.error("missing FILE")
@@ -823,8 +850,8 @@ def is_file_name(name: str) -> bool:
     return os.path.basename(name) == name and name not in (os.curdir, os.pardir) and "\0" not in name
 
 
-class LastOutput:
-    """The last lines that runs have printed."""
+class RunOutput:
+    """What runs have printed."""
     MAX_READ_BYTES = 1 << 14    # of a file: only the end is read
     MAX_COLUMNS = 500           # of a line, also on a wider terminal
 
@@ -865,6 +892,17 @@ class LastOutput:
         # a terminal overwrites the text before a \r
         last_parts = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in text.split(b"\n")]
         return [line for line in last_parts if line.strip()][-self._max_lines:]
+
+    def read_stdout(self, run: RunRecord) -> Iterator[bytes]:
+        """Yield the parts of a run's complete stdout.  Raises OSError."""
+        for name in run.files:
+            if ".err" not in name:
+                with self._open_output_file(name) as file:
+                    offset = 0
+                    while data := file.pread(BLOCK, offset):
+                        yield data
+                        offset += len(data)
+        yield to_bytes(run.stdout)
 
     def measure(self, rows: Iterable[Row]) -> None:
         """Set `bytes` of runs without an end to the size of their files."""
@@ -1554,7 +1592,7 @@ def format_row(row: Row, directory: str, last_lines: Iterable[str], columns: flo
         wrap_columns = max(int(columns), 20) if columns < math.inf else len(details) + 4
         yield filled(details, wrap_columns, "    ")
     for text in last_lines:
-        yield fit_to_width(f"  | {text}", min(columns, LastOutput.MAX_COLUMNS))
+        yield fit_to_width(f"  | {text}", min(columns, RunOutput.MAX_COLUMNS))
 
 
 def describe_last_run(row: Row) -> str:
@@ -1613,7 +1651,7 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
     At the end group the reasons of failed lines if several have one reason.  Return the number of lines by
     state.
     """
-    output = LastOutput(options.outdir, max_lines=3 if options.failed else 10)
+    output = RunOutput(options.outdir, max_lines=3 if options.failed else 10)
     groups = FailureGroups()
     columns = stdout_columns()
     before_row = '{"runs": ['
@@ -1646,7 +1684,7 @@ def rows_of_bad_lines(observation: Observation) -> Iterator[Row]:
                 yield row
 
 
-def print_row(row: Row, output: LastOutput, groups: FailureGroups, columns: float) -> None:
+def print_row(row: Row, output: RunOutput, groups: FailureGroups, columns: float) -> None:
     """Print a row, and add it to `groups` if the line failed."""
     last_lines = output.last_lines(row.run) if row.run else []
     if row.run and row.is_last and row.line_state in BAD_LINE_STATES:
@@ -1723,6 +1761,117 @@ def print_groups(groups: Sequence[FailureGroup], columns: float) -> None:
 
 def print_lines(texts: Iterable[str]) -> None:
     print_bytes(to_bytes("".join(f"{text}\n" for text in texts)))
+
+
+# ======== Output of lines ===================================================================================
+#
+# --output prints the stdout of the last run of each line, as it is, or in a table with all lines.
+
+
+class OutputOfLines:
+    COLUMNS = ("line", "state", "exit", "seconds", "host", "command", "stdout")
+
+    def __init__(self, directory: str, template: TemplateReader | None) -> None:
+        self._output = RunOutput(directory)
+        self._template = template
+        self.unfinished_lines: list[int] = []   # that as_text() has left out
+        self.lost_lines: list[int] = []         # whose output is missing, or incomplete
+        self.first_reason = ""                  # of a lost line
+
+    def as_text(self, rows: Iterable[Row]) -> Iterator[bytes]:
+        """Yield the stdout of done lines."""
+        previous = b"\n"
+        for row in rows:
+            if row.line_state == "done":
+                for index, part in enumerate(filter(None, self._stdout(row))):
+                    if index == 0 and not previous.endswith(b"\n"):
+                        yield b"\n"             # two jobs never share a line
+                    yield part
+                    previous = part
+            elif row.line_state != "held":
+                self.unfinished_lines.append(row.line.number)
+
+    def as_json(self, rows: Iterable[Row]) -> Iterator[bytes]:
+        """Yield an object for each line (JSON Lines)."""
+        for row in rows:
+            yield f"{json.dumps(self._fields(row))}\n".encode()
+
+    def as_csv(self, rows: Iterable[Row]) -> Iterator[bytes]:
+        """Yield a table (RFC 4180, but lines end with a newline alone).
+
+        Cells have no newline at the end of stdout, as $(command) in a shell: numbers stay numbers.
+        """
+        # a writer quotes the characters of its own line end, and a bare \r ends a row for many readers
+        file = SimpleNamespace(write=lambda text: to_bytes(f"{text[:-2]}\n"))
+        writer = csv.writer(file, lineterminator="\r\n")
+        names = self._template.names if self._template else []
+        yield writer.writerow([*self.COLUMNS[:-2], *names, *self.COLUMNS[-2:]])
+        for row in rows:
+            *fields, stdout = self._fields(row).values()
+            yield writer.writerow([*fields, (stdout or "").rstrip("\n")])
+
+    def _fields(self, row: Row) -> dict[str, Any]:
+        """Return the fields of a row; None: unknown."""
+        run = self._finished_run(row)
+        values = self._template.read(row.line.command) if self._template else {}
+        stdout = b"".join(self._stdout(row))
+        return {
+            "line": row.line.number,
+            "state": row.line_state,
+            "exit": run.exit if run and run.exit >= 0 else None,
+            "seconds": run and run.seconds,
+            "host": run and run.host,
+            **values,
+            "command": to_text(row.line.command),
+            "stdout": to_text(stdout) if run else None,
+        }
+
+    def _stdout(self, row: Row) -> Iterator[bytes]:
+        """Yield the parts of the stdout of a finished line; note it if that is not complete."""
+        run = self._finished_run(row)
+        reason = ""
+        if run:
+            reason = "some could not be written" if run.incomplete else ""
+            try:
+                yield from self._output.read_stdout(run)
+            except OSError as error:
+                reason = error_text(error)
+        elif row.line_state == "done":
+            reason = "no run in the journal"
+        if reason:
+            self.lost_lines.append(row.line.number)
+            self.first_reason = self.first_reason or reason
+
+    @staticmethod
+    def _finished_run(row: Row) -> RunRecord | None:
+        """Return the run of a finished line; None for one that will run again, or whose end is unknown."""
+        is_finished = row.line_state in ("done", *BAD_LINE_STATES)
+        return row.run if is_finished and row.run and row.run.has_ended else None
+
+
+def print_output(watcher: Watcher, options: argparse.Namespace) -> int:
+    """Print the output of lines; return 1 if it is not complete."""
+    output = OutputOfLines(options.outdir, options.template)
+    print_as = output.as_json if options.json else output.as_csv if options.csv else output.as_text
+    buffer = bytearray()
+    with Observation(watcher, options, say) as observation:
+        batches = batches_of_lines(watcher, None)
+        if options.line is not None:
+            lines = find_lines(options.line, watcher)
+            batches = (lines[start:start + MAX_LINES] for start in range(0, len(lines), MAX_LINES))
+        for part in print_as(itertools.chain.from_iterable(map(observation.last_rows, batches))):
+            buffer += part
+            if len(buffer) > BLOCK:
+                print_bytes(bytes(buffer))
+                buffer.clear()
+        print_bytes(bytes(buffer))
+    if output.lost_lines:
+        say(f"{watcher.path}: the output is not complete: {name_lines(output.lost_lines)} "
+            f"({output.first_reason}; see --show LINE)")
+    if output.unfinished_lines:
+        say(f"{watcher.path}: not done, and left out: {name_lines(output.unfinished_lines)} "
+            "(--csv and --json have all lines)")
+    return 1 if output.lost_lines or output.unfinished_lines else 0
 
 
 # ======== Statistics ========================================================================================
@@ -2037,7 +2186,7 @@ class Report:
     MAX_OUTPUTS = 10_000
     MAX_COMMAND_CHARACTERS = 1000
 
-    def __init__(self, observation: Observation, output: LastOutput) -> None:
+    def __init__(self, observation: Observation, output: RunOutput) -> None:
         """Read the failed lines, the journal and the output of failed runs."""
         self.status = status_of(observation)
         failed_lines = find_bad_lines(observation.watcher, observation.snapshot)
@@ -2061,7 +2210,7 @@ class Report:
         output.measure(self.rows)
         self.last_lines = self._read_last_lines(output)
 
-    def _read_last_lines(self, output: LastOutput) -> dict[RunRecord, list[str]]:
+    def _read_last_lines(self, output: RunOutput) -> dict[RunRecord, list[str]]:
         failed_runs = (row.run for row in self.rows
                        if row.run and (row.line_state in BAD_LINE_STATES or row.run.state in BAD_STATES))
         return {run: output.last_lines(run) for run in itertools.islice(failed_runs, self.MAX_OUTPUTS)}
@@ -2150,7 +2299,7 @@ class Reporter:
         start = time.monotonic()
         messages: list[str] = []
         with Observation(self.watcher, self.options, messages.append) as observation:
-            report = Report(observation, LastOutput(self.options.outdir))
+            report = Report(observation, RunOutput(self.options.outdir))
         pause = max(self.MIN_PAGE_SECONDS, 20 * (time.monotonic() - start)) if is_live else 0.0
         self._next_page_time = start + pause
         if not report.run_count and not is_live:
@@ -2506,6 +2655,8 @@ def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
     """
     gc.disable()        # it would take a quarter of the time; no view makes cycles
     watcher = Watcher(options.file)
+    if options.output:
+        return print_output(watcher, options)
     if options.status:
         job_counts = print_status(watcher, options)
     elif options.failed or options.show is not None:

@@ -271,7 +271,7 @@ class OnANetwork(JournalCase):
         runs[-1].files[:] = ["3.out"]
         direct, dropped = unittest.mock.Mock(wraps=os.preadv), unittest.mock.Mock()
         with self.on("nfs4", preadv=direct, posix_fadvise=dropped):
-            output = runwait4.LastOutput(str(self.dir / "out"))
+            output = runwait4.RunOutput(str(self.dir / "out"))
             self.assertEqual(output.last_lines(runs[-1]), ["as it is now"])
         self.assertTrue(direct.called or dropped.called)
 

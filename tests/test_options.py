@@ -294,11 +294,11 @@ class Help(RunCase):
         self.assertRefused(ended, "unrecognized arguments: --color (see --help)")
 
     def test_a_second_file_is_refused(self) -> None:
-        calls = ((RUNMAKER, "a.txt", "b.txt", "c.txt"), (RUNWAIT, "a.txt", "b.txt"),
-                 (RUNSERVER, "a.txt", "--", "b.txt", "c.txt"))
+        calls = ((RUNMAKER, "a.txt", "b.txt", "c.txt"), (RUNSERVER, "a.txt", "--", "b.txt", "c.txt"))
         for call, ended in self.run_all(calls):
             with self.subTest(call=call):
                 self.assertRefused(ended, "unrecognized arguments: ", "b.txt")
+        self.assertRefused(self.run_script(RUNWAIT, "a.txt", "b.txt"), "LINE requires --output")
 
     def test_a_negative_number_is_no_value(self) -> None:
         self.assertRefused(self.run_jobs("-j", "-1"), "argument -j/--jobs: expected one argument")

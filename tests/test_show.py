@@ -174,7 +174,7 @@ class Lines(ShowCase):
             (("--report", "x", "--outdir", "out"), "missing FILE"),
             (("--report", "x", "--outdir", "out", "runs.txt"), "out: no runs"),
             (("--report", "x", "--stats", "--progress", "runs.txt"), "--progress and --stats exclude"),
-            (("--json", "runs.txt"), "--json requires one of --status, --failed, --show, --stats ("),
+            (("--json", "runs.txt"), "--json requires one of --status, --failed, --show, --output, "),
             (("--outdir", "out"), "--outdir requires one of --timeline, --report, --progress, --status"),
             (("--check-locks", ".", "--outdir", "out"), "--check-locks and --outdir exclude each other"),
         ):

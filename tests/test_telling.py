@@ -289,7 +289,7 @@ class Failed(TellingCase, RunCase):
                        for number in range(count)))
         limit = """
 import html, json, json.decoder, json.encoder, resource, runwait4, secrets
-runwait4.LastOutput.MAX_COLUMNS = 20
+runwait4.RunOutput.MAX_COLUMNS = 20
 runwait4.MAX_LINES = 300
 with open("/proc/self/statm") as file:
     size = int(file.read().split()[0]) * 4096 + (12 << 20)
@@ -298,7 +298,7 @@ resource.setrlimit(resource.RLIMIT_AS, (size, size))"""
             options = "--failed", *more, "--outdir", "out", "runs.txt"
             ended = self.finish(self.start_patched(limit, *options, script=RUNWAIT))
             self.assertEqual((ended.code, ended.err), (0, b""))
-            whole = "import runwait4\nrunwait4.LastOutput.MAX_COLUMNS = 20"
+            whole = "import runwait4\nrunwait4.RunOutput.MAX_COLUMNS = 20"
             self.assertEqual(ended.out, self.finish(self.start_patched(whole, *options, script=RUNWAIT)).out)
             self.assertEqual(ended.out.count(b"incomplete"), count + 1 if more else 1)
 
