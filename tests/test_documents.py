@@ -238,6 +238,10 @@ RECIPES = {
     "runmaker4.py -d -j0 --pidfile pid --errors errors runs.txt": Recipe(
         jobs(".."), after="runwait4.py -e runs.txt; test -s runs.txt.out/journal", states="dd"
     ),
+    r"printf 'a,b\n3,14\n15,92\n' > params.csv": Recipe(),
+    "runwait4.py --output runs.txt": JOURNAL,
+    "runwait4.py --output --csv runs.txt": JOURNAL,
+    "runwait4.py --output --csv runs.txt > table.csv": replace(JOURNAL, after="grep -c done table.csv"),
     "runmaker4.py --dry-run runs.txt": Recipe(jobs(".."), states=".."),
     f"runmaker4.py --runner '{SCOPES}' runs.txt": Recipe("#RUN memory=1M\n" + jobs(".."), states="dd"),
     "ls *.dat | runset4.py runs.txt --add-list - --template 'prog --in {} > {.}.out'": Recipe(
@@ -257,6 +261,16 @@ RECIPES = {
         states="dd",
     ),
     "echo '. simulate --seed 9' >> runs.txt": Recipe(jobs("."), after="runmaker4.py runs.txt", states="dd"),
+    "runwait4.py --output runs.txt 17": LINE_17,
+    "runwait4.py --output runs.txt 5-9": Recipe(
+        jobs("." * 9), before="runmaker4.py -q -j9 runs.txt", states="d" * 9
+    ),
+    "runwait4.py --output --csv --template 'simulate {beta} {n}' runs.txt > table.csv": Recipe(
+        ". simulate 0.1 3\n. simulate 0.1 5\n. simulate 0.2 7\n",
+        before="runmaker4.py -q runs.txt; echo 'from unittest import mock; read_csv = mock.Mock()' > pandas.py",
+        after="[ $(wc -l < table.csv) = 4 ]",
+        states="ddd",
+    ),
     "runmaker4.py -d --follow -j4 --pidfile pid --errors errors runs.txt": WAITS,
     "runwait4.py -e runs.txt && echo done": Recipe(jobs("dd")),
     "runmaker4.py -r -j0 runs.txt": Recipe(jobs("!e.dx"), states="ddddx"),
@@ -548,6 +562,7 @@ def without_chance(text: str) -> list[str]:
         (r"\b[0-9a-f]{32}\b|\(shown on a terminal only\)", "TOKEN"),
         (r"written to .*\)", "written to FILE)"),
         (r"\bport \d+", "port PORT"),
+        (r"(?m)^(\d+,done,0),[\d.]+,[\w.-]+,", r"\1,SECONDS,HOST,"),
         (r" +", " "),
         (r"runs\.txt on [\w.]+,", "runs.txt on SERVER,"),
         (r"\([\d.]{7,}\)", "(ADDRESS)"),

@@ -163,6 +163,8 @@ class Fields(TcpCase):
         for options in (), ("--outdir", "out"):
             told = self.printed(RUNWAIT, "--failed", "--json", *options, "runs.txt")
             self.assertEqual((told.keys(), told["runs"][0].keys()), (names(ran[0][0]), run))
+        told = json.loads(self.run_script(RUNWAIT, "--output", *outdir).out.splitlines()[0])
+        self.assertEqual(told.keys(), names(fields[6][1]) - {"--template"})
         told = self.printed(RUNWAIT, "--stats", *outdir)
         self.assertEqual(told.keys(), names(*(row[0] for row in stats)))
         self.assertEqual((told["all"].keys(), told["hosts"][0].keys(), told["commands"][0].keys()),
