@@ -4986,8 +4986,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
 # keep their order, so the start of a job is recorded before the end.  A caller that needs the answer uses
 # call(), start_call() or call_then(); one that does not, post().
 #
-# A record that cannot be written yet, because another process holds a lock, remains in the RecordFile.  The
-# executor tries again every RETRY_SECONDS.
+# A record that another process has locked holds up the thread for a while: see RecordFile.
 
 
 def spawn_task(work: Awaitable[Any]) -> asyncio.Future[Any]:
@@ -5051,23 +5050,18 @@ class FileExecutor:
     An NFS server that does not answer blocks every call.  Meanwhile output, timeouts and signals are
     processed; claims, results and records wait.
     """
-    RETRY_SECONDS = 0.02            # until records are tried again
-    RETRY_SECONDS_FAR = 0.5         # if each attempt is a round trip
     MAX_CLOSING_SECONDS = 1.0       # for unfinished calls when the program exits
 
     def __init__(self, threaded: bool, on_relieved: Callable[[], None] = lambda: None,
                  say: Say = lambda text: None) -> None:
         """threaded: the file system can block.  on_relieved: called when the thread has made a posted call.
-        say: gets messages about records that wait.
+        say: gets messages about files of records.
         """
         from concurrent import futures  # which asyncio has loaded
         self.pool = futures.ThreadPoolExecutor(1) if threaded else None
         self._on_relieved = on_relieved
         self.say = say
         self.backlog = 0            # bytes posted and not yet written
-        self.files: list[RecordFile] = []       # each adds itself
-        self._timer: asyncio.TimerHandle | None = None
-        self._retries_allowed = True
         self.pending: set[futures.Future[Any]] = set()
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -5102,7 +5096,6 @@ class FileExecutor:
         """
         if not self.pool:
             function(*args)
-            self._schedule_retry()
             return
         self.backlog += size
         waiting_future = asyncio.wrap_future(self._submit(self.pool, function, *args))
@@ -5118,39 +5111,20 @@ class FileExecutor:
     def _on_posted_call_done(self, size: int, answer: asyncio.Future[object]) -> None:
         self.backlog -= size
         self._on_relieved()
-        self._schedule_retry()
         answer.result()             # an exception is a defect
 
-    @property
-    def has_kept_records(self) -> bool:
-        return any(file.kept for file in self.files)
-
-    def _schedule_retry(self) -> None:
-        if self.has_kept_records and self._retries_allowed and not self._timer:
-            delay = self.RETRY_SECONDS_FAR if self.pool else self.RETRY_SECONDS
-            self._timer = asyncio.get_running_loop().call_later(delay, self._retry_kept_records)
-
-    def _retry_kept_records(self) -> None:
-        self._timer = None
-        if self._retries_allowed:
-            for file in self.files:
-                self.post(file.write_kept)
-
     async def close(self) -> None:
-        """Stop trying kept records, and wait for pending calls.
+        """Wait for pending calls.
 
         This comes last in the loop: on Python 3.9 an answer to a closed loop causes a traceback.
         """
-        self._retries_allowed = False
         with contextlib.suppress(asyncio.TimeoutError):
             # int() does nothing; in the queue it comes last
             await asyncio.wait_for(self.call(int), self.MAX_CLOSING_SECONDS)
 
     async def flush(self) -> None:
-        """Wait until all calls and callbacks are done, and all records are written."""
+        """Wait until all calls and callbacks are done."""
         await self.call(int)                    # calls are made in order
-        while self.has_kept_records:
-            await asyncio.sleep(self.RETRY_SECONDS)
         await asyncio.sleep(0)                  # for the callbacks
 
 
@@ -5319,7 +5293,6 @@ class FileJobs:
         """
         if not runner.kill_signal:
             await self.executor.call(self._file.sync)
-            await self.executor.flush()
         for attempt in range(1, self._reader.MAX_LOOKS + 1):
             is_last_attempt = attempt == self._reader.MAX_LOOKS
             try:
@@ -6704,7 +6677,7 @@ class LogFile(Sink):
         self.record_bytes = (1 + max_lines) * (self.WIDTH + 1)      # with the heading and newlines
         self.records: dict[Run, Record] = {}
         heads = b".-> ", bytes(4)               # NULs: the first record is not yet written
-        self.file = RecordFile(path, "log file", os.O_RDWR, heads, executor, on_error)
+        self.file = RecordFile(path, "log file", os.O_RDWR, heads, executor.say, on_error)
 
     def on_started(self, run: Run) -> None:
         record = self.records[run] = Record(deque(maxlen=self.max_lines))
@@ -6816,16 +6789,18 @@ class RecordFile:
     record starts with a newline.
 
     Hosts that share the file over a network need a lock for each record.  Otherwise two hosts append at the
-    same offset; and NFS writes back complete pages, with old data of other hosts around the record.  But any
-    user with read permission can hold a shared lock, for any time.  So a lock is only tried.  A record that
-    cannot be written, because the lock is refused or the file system is away, is kept, and the FileExecutor
-    tries it again.  The event loop looks at `kept` while the I/O thread writes.  After a failed append a line
-    can be in the file twice: readers ignore the second.
+    same offset; and NFS writes back complete pages, with old data of other hosts around the record.  While
+    the lock is refused, or the file system is away, the thread waits, and all later calls with it.  But any
+    user with read permission can hold a shared lock, for any time.  So the wait ends (MAX_LOCKED_SECONDS;
+    MAX_AWAY_SECONDS, as claims and results would fail, too), and the record is given up.  The next ones are
+    tried once, until one is written.  After a failed append a line can be in the file twice: readers ignore
+    the second.
 
     A lock file that readers cannot open would not do: on NFS, a granted lock makes this host's copy of the
     locked file current, and of no other file.  So a runner would append at an old size.
     """
-    REPORT_AFTER_SECONDS = 30.0         # until the reason why records wait is reported
+    MAX_LOCKED_SECONDS = 8.0            # less than Runner.MAX_RESULT_SECONDS: states follow after a signal
+    MAX_AWAY_SECONDS = JobQueue.MAX_CUT_OFF_SECONDS
 
     def __init__(
         self,
@@ -6833,7 +6808,7 @@ class RecordFile:
         kind: str,
         flags: int,
         heads: Sequence[bytes],
-        executor: FileExecutor,
+        say: Say,
         on_error: Say,
         on_lost: Callable[[bytes], None] = lambda lines: None,
         header: bytes = b"",
@@ -6850,19 +6825,13 @@ class RecordFile:
         self.kind = kind
         self._flags = flags
         self._heads = heads
-        self._executor = executor
+        self._say = say
         self._on_error = on_error
         self._on_lost = on_lost
         self._header = header
         self.fd = self._open(path)
         self._mount = find_mount(path)
-        self.kept: dict[int, bytearray] = {}        # records by offset; at APPEND_BYTE the lines to append
-        self.obstacle = ""                          # why the last record that waits could not be written
-        self._must_reopen = False       # the network file system was away: the descriptor is unusable
-        self._cut_off_since = math.inf  # when ENOTCONN first came (monotonic); inf: it is not the obstacle
-        # when to report the obstacle; None: no record waits; inf: it was reported
-        self._report_at: float | None = None
-        executor.files.append(self)
+        self._is_patient = True         # False: the last record was given up
 
     def _open(self, path: str) -> int:
         """Open or create the file.  Raises UsageError, also if it is of another kind."""
@@ -6872,72 +6841,43 @@ class RecordFile:
         return fd
 
     def append(self, lines: bytes) -> None:
-        self.kept.setdefault(APPEND_BYTE, bytearray()).extend(lines)
-        self._write_or_keep(APPEND_BYTE)
+        self.write(APPEND_BYTE, lines)
 
     def write(self, offset: int, record: bytes) -> None:
-        """Write a record, now or later, instead of one that waits there."""
-        self.kept[offset] = bytearray(record)
-        self._write_or_keep(offset)
+        """Write a record at an offset, or wait and try again; report a record that is given up."""
+        unwritten = bytearray(record)
+        write = self._write_locked if self._mount.network else self._write
+        began, pause = time.monotonic(), 0.005
+        while True:
+            try:
+                write(offset, unwritten)
+                self._is_patient = True
+                return
+            except (OSError, UsageError) as error:
+                max_seconds = self._prepare_retry(error)
+                if not self._is_patient or time.monotonic() - began >= max_seconds:
+                    self._is_patient = False
+                    reason = f"{self.path}: {error_text(error)}" if isinstance(error, OSError) else str(error)
+                    self._on_error(f"{reason} (the {self.kind} is incomplete; the jobs go on)")
+                    self._on_lost(bytes(unwritten))
+                    return
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
 
-    def write_kept(self) -> None:
-        """Try the kept records again, and report the obstacle after a while."""
-        for offset in list(self.kept):
-            self._write_or_keep(offset)
-        if self._report_at is not None and time.monotonic() > self._report_at:
-            self._report_at = math.inf
-            self._executor.say(
-                f"{self.path}: {self.obstacle} (the {self.kind}'s records are kept until they can "
-                "be written)"
-            )
+    def _prepare_retry(self, error: OSError | UsageError) -> float:
+        """Return for how many seconds to try again after an error.  If the file was away, open it anew."""
+        if not self._mount.network or isinstance(error, UsageError):
+            return 0.0
+        if error.errno in LOCKS_LOST:
+            with contextlib.suppress(OSError):      # the next attempt meets the same
+                self._replace_fd(os.open(self._real_path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK))
+            return self.MAX_AWAY_SECONDS
+        return self.MAX_LOCKED_SECONDS if error.errno in (errno.EAGAIN, errno.ENOLCK) else 0.0
 
-    def _write_or_keep(self, offset: int) -> None:
-        """Write kept[offset] to the file, and remove it from `kept`.
-
-        Keep it if the lock was refused, or if the network file system was away.  Any other error is reported
-        and drops the record; so does ENOTCONN after a minute (see JobQueue._is_cut_off()).
-        """
-        obstacle = ""                   # also after a defect, which would happen again
-        try:
-            obstacle = self._write_locked(offset) if self._mount.network else self._write(offset)
-            self._cut_off_since = math.inf
-        except OSError as error:
-            if error.errno == errno.ENOTCONN:
-                self._cut_off_since = min(self._cut_off_since, time.monotonic())
-            if self._mount.network and error.errno in LOCKS_LOST and not self._is_cut_off():
-                self._must_reopen = True
-                obstacle = error_text(error)
-            else:
-                self._give_up(offset, error)
-        except UsageError as error:
-            self._give_up(offset, error)
-        finally:
-            if obstacle:
-                self.obstacle = obstacle
-                self._report_at = self._report_at or time.monotonic() + self.REPORT_AFTER_SECONDS
-            else:
-                del self.kept[offset]
-                if not self.kept:
-                    self._report_at = None
-
-    def _is_cut_off(self) -> bool:
-        """Return True if the client of a FUSE file system must be dead: see JobQueue._is_cut_off()."""
-        return time.monotonic() - self._cut_off_since >= JobQueue.MAX_CUT_OFF_SECONDS
-
-    def _give_up(self, offset: int, error: OSError | UsageError) -> None:
-        reason = f"{self.path}: {error_text(error)}" if isinstance(error, OSError) else str(error)
-        self._on_error(f"{reason} (the {self.kind} is incomplete; the jobs go on)")
-        self._on_lost(bytes(self.kept[offset]))
-
-    def _write(self, offset: int) -> str:
-        """Write kept[offset]; APPEND_BYTE: append it.  Return '': there is no obstacle.
-
-        After an error only the lines that are not in the file remain in `kept`.
-        """
-        record = self.kept[offset]
+    def _write(self, offset: int, record: bytearray) -> None:
+        """Write a record; after an error only the lines that are not in the file remain in it."""
         if offset != APPEND_BYTE:
-            pwrite_all(self.fd, record, offset)
-            return ""
+            return pwrite_all(self.fd, record, offset)
         self._follow_path()
         _, header_or_newline = find_append_position(self.fd, self.path, self._mount, self._header)
         data = header_or_newline + record
@@ -6948,27 +6888,17 @@ class RecordFile:
         finally:
             written_bytes = max(written - len(header_or_newline), 0)
             del record[:record.rfind(b"\n", 0, written_bytes) + 1]
-        return ""
 
-    def _write_locked(self, offset: int) -> str:
-        """Lock the bytes at an offset, and write kept[offset] there; APPEND_BYTE: append it, and lock 1 byte.
+    def _write_locked(self, offset: int, record: bytearray) -> None:
+        """Lock the bytes at an offset, write a record there, and sync it.
 
-        Sync it to disk.  Return what prevents that, or ''.  Raises OSError, UsageError.
+        APPEND_BYTE: append it, and lock 1 byte.
         """
-        if self._must_reopen:
-            self._replace_fd(os.open(self._real_path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK))
-            self._must_reopen = False
-        record = self.kept[offset]
         locked_bytes = 1 if offset == APPEND_BYTE else len(record)
         if offset == APPEND_BYTE:
             self._follow_path()
-        try:
-            if not lock(self.fd, offset, locked_bytes):
-                return "locked by another process, see lslocks"
-        except OSError as error:
-            if error.errno != errno.ENOLCK:         # ENOLCK: the file system or its server is out of locks
-                raise
-            return "the file system grants no lock"
+        if not lock(self.fd, offset, locked_bytes):
+            raise OSError(errno.EAGAIN, "locked by another process, see lslocks")
         try:
             if offset == APPEND_BYTE:
                 append_locked(self.fd, self.path, self._mount, record, self._header)
@@ -6977,7 +6907,6 @@ class RecordFile:
                 os.fsync(self.fd)
         finally:
             unlock(self.fd, offset, locked_bytes)
-        return ""
 
     def _follow_path(self) -> None:
         """If the file was renamed or removed, for example by logrotate, create a new one."""
@@ -6986,7 +6915,7 @@ class RecordFile:
                 return
         os.makedirs(os.path.dirname(self._real_path), exist_ok=True)
         self._replace_fd(self._open(self._real_path))
-        self._executor.say(f"{self.path}: was renamed or removed; the {self.kind} goes on in a new file")
+        self._say(f"{self.path}: was renamed or removed; the {self.kind} goes on in a new file")
 
     def _replace_fd(self, fd: int) -> None:
         """Let `fd`, which callers of open(2) know, have another open file."""
@@ -7078,7 +7007,7 @@ class Journal:
         self._on_incomplete = on_incomplete
         flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
         path = os.path.join(folder, "journal")
-        self._file = RecordFile(path, "journal", flags, [b"{"], executor, on_error, self._on_lost)
+        self._file = RecordFile(path, "journal", flags, [b"{"], executor.say, on_error, self._on_lost)
         share_with_writers(self._file.fd, os.stat(folder))
         info = os.fstat(self._file.fd)
         if info.st_uid not in (os.geteuid(), 0) and info.st_mode & stat.S_IWOTH and not may_be_shared:
@@ -7306,7 +7235,7 @@ class JobLog(Sink):
             "job log",
             os.O_RDWR | os.O_APPEND,
             [self.HEADER],
-            executor,
+            executor.say,
             on_error,
             header=self.HEADER,
         )
@@ -9294,8 +9223,8 @@ class Program:
         finally:
             if has_pid_file:
                 remove_pid_file(self.options.pidfile)
-        self._report_incomplete_records()
-        if self.executor.pending:           # a file system does not answer
+        if self.executor.pending:
+            warn(f"{self.prog}: a file system does not answer, or records are locked (some can be missing)")
             exit_without_waiting(exit_status)
         return exit_status
 
@@ -9320,13 +9249,6 @@ class Program:
             detach(ready_fd)
         keep_descriptors_from_jobs()
         return pid_fd is not None
-
-    def _report_incomplete_records(self) -> None:
-        """Report files that lack records: after a signal the program does not wait for all."""
-        for file in self.executor.files:
-            if file.kept:
-                problem = "the file system does not answer" if self.executor.pending else file.obstacle
-                warn(f"{self.prog}: {file.path}: {problem} (the {file.kind} is incomplete)")
 
     def _print_background_hint(self) -> None:
         """Report our process id in the background, how to stop us, and where messages go."""
@@ -9555,8 +9477,7 @@ class RunnerProgram(Program):
             sink.on_exit()
         summary = await jobs.sync_and_summarize(runner)
         self.runner_stats.add_orphans(jobs.orphans)
-        if self.executor.has_kept_records:      # after a signal: not flushed yet
-            await runner.wait_unless_killed(self.executor.flush())
+        await runner.wait_unless_killed(self.executor.flush())
 
         def was_killed() -> bool:
             return bool(runner.kill_signal)

@@ -1,4 +1,4 @@
-"""Promise: who may only read records can lock them, and delays nobody by that, nor does a record get lost.
+"""Promise: readers of records can lock them; that costs nothing on one host, and over a network no job.
 
 A shared record lock wants no more than a descriptor for reading (fcntl(2)).
 """
@@ -23,7 +23,15 @@ FILES = "out/journal", "joblog", "log"
 RECORDS = "--outdir", "out", "--joblog", "joblog", "-l", "log"
 FAR = ("import runmaker4\n"
        "runmaker4.find_mount = lambda path: runmaker4.Mount('nfs4', frozenset())\n"
-       "runmaker4.RecordFile.REPORT_AFTER_SECONDS, runmaker4.FileExecutor.RETRY_SECONDS_FAR = 0.2, 0.05\n")
+       "runmaker4.RecordFile.MAX_LOCKED_SECONDS = 3\n")
+# A file tells that it waits
+NOTED = """
+prepare_retry = runmaker4.RecordFile._prepare_retry
+def note(*args):
+    open("waits", "w").close()
+    return prepare_retry(*args)
+runmaker4.RecordFile._prepare_retry = note
+"""
 # The file goes bad now and then, also once a record was written, and stays so until it is opened anew
 BAD = """
 import errno, os
@@ -50,16 +58,7 @@ import errno, os
 def append_never(*args):
     raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
 runmaker4.append_locked = append_never
-runmaker4.JobQueue.MAX_CUT_OFF_SECONDS = 0.5
-"""
-# It is always trying while it leaves
-SLOW_TRIES = """
-import time
-write_kept = runmaker4.RecordFile.write_kept
-def write_slowly(file):
-    time.sleep(0.3)
-    write_kept(file)
-runmaker4.RecordFile.write_kept = write_slowly
+runmaker4.RecordFile.MAX_AWAY_SECONDS = 0.5
 """
 
 
@@ -129,25 +128,36 @@ class OnOneHost(LockedCase):
 
 
 class OverANetwork(LockedCase):
-    """There records wait for the lock, and nothing else does."""
+    """There all calls wait for the lock for a while."""
 
-    def test_they_are_kept_until_they_can_be_written_and_that_is_said(self) -> None:
+    def test_a_lock_for_a_moment_costs_no_record(self) -> None:
         self.jobs(*["true"] * 12)
         with self.locked(*FILES):
-            with open(self.dir / "said", "wb") as said:
-                runner = self.start_patched(FAR, "-q", *RECORDS, "runs.txt", stderr=said)
-            self.wait_states("d" * 12)
-            wait_until(
-                lambda: self.read("said").count(b"\n") == 3, what="it is said that each file is locked"
-            )
-            self.assertIsNone(runner.poll(), "it waits")
+            runner = self.start_patched(FAR + NOTED, "-q", *RECORDS, "runs.txt")
+            wait_until((self.dir / "waits").exists, what="it waits")
             self.assertEqual(self.read("joblog"), b"")
-        self.assertEqual(runner.wait(20), 0)
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, self.states()), (0, "d" * 12), ended.err)
         self.assertComplete(12)
-        lines = self.read("said").decode().splitlines()
-        for name, line in zip(sorted(FILES), sorted(lines)):
-            self.assertIn(f"runmaker4.py: {name}: locked by another process, ", line)
-        self.assertIn("12 done", lines[-1])
+
+    def test_a_lock_that_stays_costs_records_and_that_is_said_but_no_job(self) -> None:
+        self.jobs(*["true"] * 12)
+        patch = FAR + "runmaker4.RecordFile.MAX_LOCKED_SECONDS = 0.3\n"
+        with self.locked(*FILES):
+            ended = self.finish(self.start_patched(patch, "-q", *RECORDS, "runs.txt"))
+        self.assertEqual((ended.code, self.states()), (1, "d" * 12), ended.err)
+        for name in FILES:
+            self.assertIn(f"runmaker4.py: {name}: locked by another process, ".encode(), ended.err)
+
+    def test_states_are_written_after_a_signal(self) -> None:
+        self.jobs("true", WAITING)
+        with self.locked("joblog"):
+            runner = self.start_patched(FAR, "-q", "-j2", "--no-records", "--joblog", "joblog", "runs.txt")
+            self.wait_up(2, runner=runner)
+            runner.send_signal(signal.SIGTERM)
+            ended = self.finish(runner, timeout=20)
+        self.assertEqual((ended.code, self.states()), (143, "de"), ended.err)
+        self.assertComplains(ended, "joblog: locked by another process", "the job log is incomplete")
 
     def test_a_journal_whose_file_goes_bad_is_opened_anew_and_lacks_no_entry(self) -> None:
         """What had arrived although it seemed to fail is there twice; readers take it once."""
@@ -166,37 +176,6 @@ class OverANetwork(LockedCase):
         self.assertEqual((ended.code, self.states()), (1, "d"), ended.err)
         self.assertComplains(ended, "transport endpoint is not connected", "the journal is incomplete")
 
-    def test_after_a_signal_it_leaves_and_says_what_is_lost(self) -> None:
-        self.check_what_is_lost(FAR)
-
-    def test_a_try_that_is_under_way_as_it_leaves_does_not_hide_the_lock(self) -> None:
-        self.check_what_is_lost(FAR + SLOW_TRIES)
-
-    def check_what_is_lost(self, patch: str) -> None:
-        """A runner that keeps records is told to end: it says that they are locked."""
-        self.jobs("true", WAITING)
-        with self.locked("joblog"):
-            runner = self.start_patched(patch, "-q", "--no-records", "--joblog", "joblog", "runs.txt")
-            self.wait_up(2, runner=runner)
-            runner.send_signal(signal.SIGTERM)
-            ended = self.finish(runner, timeout=20)
-        self.assertEqual((ended.code, self.states()), (143, "de"), ended.err)
-        self.assertRegex(
-            ended.err.decode(),
-            r"\nrunmaker4.py: joblog: locked by another process, .*\(the job log is incomplete\)\n$",
-        )
-
-    def test_one_record_that_is_locked_holds_up_no_other(self) -> None:
-        self.jobs("true", "true", "true")
-        size = 4 * 161
-        with open(self.dir / "log", "rb") as file:
-            self.assertTrue(runmaker4.lock(file.fileno(), size, 10, shared=True))
-            runner = self.start_patched(FAR, "-q", "-l", "log", "runs.txt")
-            wait_until(lambda: self.read("log").count(b"): exit 0 ") == 2, what="the others are written")
-            self.assertEqual(self.read("log")[size:2 * size].strip(b"\0"), b"")
-        self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual(self.read("log").count(b"): exit 0 "), 3)
-
 
 class RecordFileCase(FileCase):
     """A file for records, and what it says."""
@@ -205,11 +184,11 @@ class RecordFileCase(FileCase):
         """Make a file on a file system of this kind."""
         self.said: list[str] = []
         self.lost: list[bytes] = []
-        worker = runmaker4.FileExecutor(threaded=False, say=self.said.append)
         mount = runmaker4.Mount(kind, frozenset())
+        say = self.said.append
         with unittest.mock.patch.object(runmaker4, "find_mount", lambda path: mount):
             self.file = runmaker4.RecordFile(str(self.path), "journal", os.O_RDWR | os.O_APPEND,
-                                             [b"1", b"f"], worker, self.said.append, self.lost.append)
+                                             [b"2", b"f"], say, say, self.lost.append)
         self.addCleanup(os.close, self.file.fd)
 
 
@@ -227,26 +206,24 @@ class Waits(RecordFileCase):
 
         with unittest.mock.patch.object(os, "write", write):
             self.file.append(b"first\nsecond\nthird\n")
-        self.assertEqual((self.lost, len(self.said), self.file.kept), ([b"second\nthird\n"], 1, {}))
+        self.assertEqual((self.lost, len(self.said)), ([b"second\nthird\n"], 1))
         self.file.append(b"fourth\n")
         self.assertEqual(self.path.read_bytes(), b"first\nseco\nfourth\n")
 
-    def test_over_a_network_records_wait_and_each_wait_is_said_once(self) -> None:
-        self.make("nfs4")
-        refusals = {"locked by another process": lambda *args: False, "grants no lock": self.out_of_locks}
-        with unittest.mock.patch.object(runmaker4.RecordFile, "REPORT_AFTER_SECONDS", 0.0):
-            for text, refuse in refusals.items():
-                with self.subTest(text=text), unittest.mock.patch.object(runmaker4, "lock", refuse):
-                    self.said.clear()
-                    self.path.write_bytes(b"")
-                    for line in b"1\n", b"2\n":
-                        self.file.append(line)
-                        self.file.write_kept()
-                    self.assertEqual((len(self.said), self.path.read_bytes()), (1, b""), self.said)
-                    self.assertIn(text, self.said[0])
-                    self.assertIn(text, self.file.obstacle)
-                self.file.write_kept()
-                self.assertEqual((self.path.read_bytes(), self.file.kept), (b"1\n2\n", {}))
+    def test_over_a_network_the_first_record_waits_and_the_next_ones_are_tried_once(self) -> None:
+        refusals = {"locked by another process": lambda *args: False, "no locks": self.out_of_locks}
+        for text, refuse in refusals.items():
+            self.path.write_bytes(b"")
+            self.make("nfs4")
+            with self.subTest(text=text), unittest.mock.patch.object(runmaker4, "lock", refuse), \
+                    unittest.mock.patch.object(self.file, "MAX_LOCKED_SECONDS", 0.1):
+                for waits in True, False:
+                    with unittest.mock.patch("time.sleep") as sleep:
+                        self.file.append(b"1\n")
+                    self.assertEqual((sleep.called, self.lost.pop()), (waits, b"1\n"))
+                self.assertIn(text, self.said[0])
+            self.file.append(b"2\n")
+            self.assertEqual((self.path.read_bytes(), self.lost), (b"2\n", []))
 
     @staticmethod
     def out_of_locks(*args: Any) -> bool:
