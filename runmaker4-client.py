@@ -891,7 +891,7 @@ class Connection:
             link = self.link_life.link
             if link and link is not asked_link:
                 asked_link = link
-                link.send(type="account", slots=self._runner.slot_count)
+                link.send(type="account", slots=self._runner.slots.listed)
             if boottime() - started > self.link_life.max_summary_wait():
                 return
             await self._wait_for_progress()
@@ -907,7 +907,7 @@ class Connection:
         memory_ahead = sum(job.needs.memory for job in self._jobs_ahead.values())
         slot_count = max(int(free.slots) - slots_ahead - self._requests.pending_slots, 0)
         claim = self._requests.make_claim(
-            slot_count, free.memory - memory_ahead, self._runner.in_service, exits_if_none
+            slot_count, free.memory - memory_ahead, self._runner.slots.in_service, exits_if_none
         )
         if claim:
             self._requests.on_sent(link.request("claim", **claim), claim)
@@ -1012,7 +1012,7 @@ class Connection:
             type="hello",
             client=self._id,
             name=name_in_records(os.fsdecode(self._program.host)),
-            **self._requests.make_hello(self._runner.in_service, self._program.memory),
+            **self._requests.make_hello(self._runner.slots.in_service, self._program.memory),
             retry=self._retry,
             follow=self._follow,
             directory=to_text(self._program.directory),
@@ -1181,7 +1181,7 @@ class Connection:
         summary = Message(message.fields["account"])
         counts = Message(summary.fields.get("now"))
         # with -1, when each slot has had its job, jobs remain on purpose
-        has_jobs_left = summary.boolean("left") and not self._runner.each_slot_had_job
+        has_jobs_left = summary.boolean("left") and not self._runner.slots.each_had_job
         return Summary(
             Counts(*(counts.integer(name) for name in STATES)),
             bad_lines=tuple(summary.items("bad", int)),
@@ -1271,7 +1271,7 @@ class ServerSink(Sink):
             run,
             "begin",
             time=run.started_at,
-            slot=name_in_records(run.slot.name),
+            slot=name_in_records(run.slot),
             pid=pid,
             mark=job_tag,                       # in the environment of all processes of the run
             promised=run.requested_memory,      # bytes

@@ -139,7 +139,6 @@ from runmaker4 import (
     Scan,
     ServerChannel,
     Shell,
-    Slot,
     Stream,
     Summary,
     TemporaryError,
@@ -1382,7 +1381,7 @@ class Records:
         """Return the run that a `begin` message describes.  Raises WireError."""
         return Run(
             job,
-            [Slot(message.text("slot", 255))],
+            [message.text("slot", 255)],
             os.fsencode(client.name),
             started_at=message.seconds("time"),
             shell=Shell(pid, message.data("mark")) if pid else None,

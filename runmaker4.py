@@ -5315,7 +5315,7 @@ class FileJobs:
         With -1, once each slot has had its one job, none are.  A job that does not fit only because slots
         are out of service is left.
         """
-        consumers = Consumers(() if runner.each_slot_had_job else (self._consumer,))
+        consumers = Consumers(() if runner.slots.each_had_job else (self._consumer,))
         self._consumer.capacity = runner.full_capacity
         return await self.executor.call(self._count_jobs, consumers)
 
@@ -6190,7 +6190,7 @@ class RunResult(NamedTuple):
 class Run:
     """One run of a job, as the sinks and the runner see it."""
     job: Job
-    slots: Sequence[Slot]
+    slots: Sequence[str]                # names; the first is the slot of records
     host: bytes
     started_at: float = field(default_factory=time.time)     # seconds since the epoch
     started: float = field(default_factory=time.monotonic)      # the same by this host's monotonic clock
@@ -6205,7 +6205,7 @@ class Run:
     peak: int = 0                       # the most bytes of memory seen in use by all processes
 
     @property
-    def slot(self) -> Slot:
+    def slot(self) -> str:
         return self.slots[0]
 
     @property
@@ -7157,7 +7157,7 @@ class OutDir(Sink):
                 "line": run.job.number,
                 "command": to_text(run.job.command),
                 "host": to_text(run.host),
-                "slot": run.slot.name,
+                "slot": run.slot,
                 "pid": run.pid,
                 "runner": self._presence_lock.offset if self._presence_lock else None,
                 "directory": to_text(run.directory or self._directory),
@@ -7259,36 +7259,103 @@ class JobLog(Sink):
 
 # ======== Slots =============================================================================================
 #
-# A slot is the right to run one job at a time.  `--slots` gives slots names, which the jobs receive.  With
-# `--slots @FILE` the names can change while the runner runs.
+# A slot is the right to run one job at a time.  `--slots` gives slots names, which the jobs receive; several
+# can have the same.  With `--slots @FILE` the names can change while the runner runs.
 
 
-class Use(enum.Enum):
-    """The use of a slot."""
-    IDLE = "nothing"
-    BUSY = "it has a job, or is about to get one"
-    SPENT = "nothing: it has run one job (-1)"
-    BROKEN = "nothing: the last jobs ended as if they could not run there"
+class Slots:
+    """The slots of a runner.  Each name has as many as it is listed; some are busy, some get no more jobs."""
 
+    def __init__(self, one_only: bool, max_broken: int) -> None:
+        """one_only: each slot gets one job.  max_broken: so many jobs in a row that could not run take a name
+        out of service; 0: none do.
+        """
+        self._one_only = one_only
+        self._max_broken = max_broken
+        self._listed: Counter[str] = Counter()
+        self._ranks: dict[str, int] = {}        # the idle slot with the lowest rank gets the next job
+        self._busy: Counter[str] = Counter()    # have a job, or are about to get one; also of removed names
+        self._spent: Counter[str] = Counter()   # have run their only job; also of removed names
+        # how the last jobs in a row ended that probably could not run there, such as '127 within a second'
+        self._broken_ends: dict[str, list[str]] = {}
+        self._idle: list[tuple[int, str]] = []  # a heap of ranks and names: they can get a job now
+        self.in_service = 0                     # slots that get jobs, now or later
 
-@dataclass(eq=False, repr=False)
-class Slot:
-    """Runs one job at a time.  The name is for the job, for example a host."""
-    name: str
-    copy: int = 0                       # among slots of the same name, from 0
-    rank: int = 0                       # the idle slot with the lowest rank gets the next job
-    use: Use = Use.IDLE
-    listed: bool = True                 # otherwise it gets no more jobs
-    # how the last jobs in a row ended that probably could not run here, for example '127 within a second'
-    broken_ends: list[str] = field(default_factory=list)
+    def set_names(self, names: Iterable[str]) -> None:
+        """Make one slot for each name; slots with other names get no more jobs.
+
+        A broken name is usable again if it was removed or comes back.
+        """
+        old, self._listed = self._listed, Counter(names)
+        self._ranks = {name: rank for rank, name in enumerate(self._listed)}
+        self._broken_ends = {
+            name: ends for name, ends in self._broken_ends.items() if old[name] and self._listed[name]
+        }
+        self._update()
+
+    def _update(self) -> None:
+        """Find out anew which slots are in service, and which are idle."""
+        usable = {name: self._count_usable(name) for name in self._listed}
+        self.in_service = sum(usable.values())
+        # sorted lists are heaps
+        self._idle = [(self._ranks[name], name) for name, count in usable.items()
+                      for _ in range(count - self._busy[name])]
+
+    def _count_usable(self, name: str) -> int:
+        return 0 if self._is_broken(name) else max(self._listed[name] - self._spent[name], 0)
+
+    def _is_broken(self, name: str) -> bool:
+        return 0 < self._max_broken <= len(self._broken_ends.get(name, ()))
 
     @property
-    def is_retired(self) -> bool:
-        return not self.listed or self.use in (Use.SPENT, Use.BROKEN)
+    def listed(self) -> int:
+        return sum(self._listed.values())
 
     @property
-    def idle(self) -> bool:
-        return self.listed and self.use is Use.IDLE
+    def idle(self) -> int:
+        return len(self._idle)
+
+    @property
+    def each_had_job(self) -> bool:
+        """Return True if all slots have had their one job (-1): then jobs remain on purpose."""
+        return self._one_only and all(
+            self._spent[name] >= count and not self._is_broken(name) for name, count in self._listed.items()
+        )
+
+    @property
+    def are_only_broken(self) -> bool:
+        """Return True if jobs cannot run on any name, and no removed one has had its only job."""
+        return all(map(self._is_broken, [*self._listed, *self._spent]))
+
+    def take(self, count: float) -> list[str]:
+        """Return the names of idle slots, `count` at most, which are busy from now on."""
+        names = [heapq.heappop(self._idle)[1] for _ in range(int(min(count, len(self._idle))))]
+        self._busy.update(names)
+        return names
+
+    def give_back(self, names: Iterable[str], was_used: bool = False) -> None:
+        """Free slots after a job, or if it was not started: then one with -1 can still have its job."""
+        for name in names:
+            self._busy[name] -= 1
+            if was_used and self._one_only:
+                self._spent[name] += 1
+                self._update()
+            elif self._count_usable(name) > self._busy[name]:
+                heapq.heappush(self._idle, (self._ranks[name], name))
+
+    def add_end(self, name: str, broken_end: str) -> list[str]:
+        """Record how a job ended that probably could not run; '': any other end.
+
+        Return the ends of all such jobs in a row if that takes the name out of service.
+        """
+        if self._is_broken(name):
+            return []
+        ends = [*self._broken_ends.get(name, ()), broken_end] if broken_end else []
+        self._broken_ends[name] = ends
+        if not self._is_broken(name):
+            return []
+        self._update()
+        return ends
 
 
 class SlotFile:
@@ -7738,8 +7805,7 @@ class JobTask:
     BUSY_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
     MAX_PAUSE = 5.0                     # seconds between attempts after BUSY_ERRORS
 
-    def __init__(self, runner: Runner, job: Job, slots: Sequence[Slot]) -> None:
-        """slots: the caller can append more before start()."""
+    def __init__(self, runner: Runner, job: Job, slots: Sequence[str]) -> None:
         self._runner = runner
         self.job = job
         self.slots = slots
@@ -8086,7 +8152,7 @@ class JobTask:
 
     def _environ(self) -> dict[bytes, bytes]:
         """Return the job's environment variables: number, slots and memory."""
-        names = [os.fsencode(slot.name) for slot in self.run.slots]
+        names = list(map(os.fsencode, self.run.slots))
         environ = {b"JOB_ID": b"%d" % self.job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                    b"RUNMAKER4_SLOTS": b",".join(names)}
         if self.run.requested_memory:
@@ -8248,10 +8314,7 @@ class Runner:
         self._names = names
         self._slot_file = slot_file
         self.executor = executor
-        self.slots: dict[tuple[str, int], Slot] = {}        # by name and copy
-        self._idle_slots: list[tuple[int, Slot]] = []   # a heap of slots that can get a job now, by rank
-        self.in_service = 0                 # slots that get jobs, now or later
-        self._next_rank = itertools.count()
+        self.slots = Slots(options.one_only, options.slot_errors)
         self._starting_jobs: asyncio.Future[None] | None = None
         self.tasks: dict[Job, JobTask] = {}     # of claimed jobs
         self._job_runs: set[asyncio.Future[None]] = set()   # a _run_to_end() for each
@@ -8279,7 +8342,7 @@ class Runner:
         chores = [spawn_task(chore) for chore in (
             self._watch_wall_time(), self._kill_lost_and_cancelled_jobs(), self._tick_sinks(),
             self._poll_slot_file(), self._watch_memory())]
-        self._set_slots(self._names)
+        self.slots.set_names(self._names)
         self._starting_jobs = spawn_task(self._start_jobs())
         await asyncio.wait([self._starting_jobs])
         if self._job_runs:
@@ -8297,24 +8360,9 @@ class Runner:
         elif self._last_no_job.stopped:
             if not self.options.follow:         # otherwise it was reported when it happened
                 self.say(self._last_no_job.stopped)
-        elif not self.draining and self._has_only_broken_slots():
+        elif not self.draining and self.slots.are_only_broken:
             self.say("no slot is left in service (no more jobs were started)")
             self.runner_stats.had_errors = True
-
-    def _has_only_broken_slots(self) -> bool:
-        """Return True if all slots are BROKEN: jobs cannot run there (--slot-errors).
-
-        A slot whose name was removed from the slot file counts only if it is SPENT.
-        """
-        counting_slots = [slot for slot in self.slots.values() if slot.listed or slot.use is Use.SPENT]
-        return all(slot.use is Use.BROKEN for slot in counting_slots)
-
-    @property
-    def each_slot_had_job(self) -> bool:
-        """Return True if all slots have had their one job (-1): then jobs remain on purpose."""
-        return self.options.one_only and all(
-            slot.use is Use.SPENT for slot in self.slots.values() if slot.listed
-        )
 
     async def wait_unless_killed(self, awaitable: Awaitable[T]) -> T | None:
         """Return the answer of a file system or server.
@@ -8455,41 +8503,6 @@ class Runner:
 
     # -- slots -----------------------------------------------------------------------------------------------
 
-    def _set_slots(self, names: Sequence[str]) -> None:
-        """Make one slot for each name; slots with other names get no more jobs.
-
-        The keys for a, a, b are (a, 0), (a, 1), (b, 0).
-        """
-        new_copies: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
-        keys = dict.fromkeys((name, next(new_copies[name])) for name in names)
-        for key, slot in self.slots.items():
-            self._set_listed(slot, key in keys)
-        self._remove_unlisted_slots()
-        for key in keys:
-            self.slots.setdefault(key, Slot(*key, next(self._next_rank)))
-        self._idle_slots = [(slot.rank, slot) for slot in self.slots.values() if slot.idle]
-        self._count_slots()
-        self.changed.set()
-
-    def _set_listed(self, slot: Slot, is_listed: bool) -> None:
-        """Record if a slot is listed.  A broken slot is usable again if its name is removed or returns."""
-        remains_listed = slot.listed and is_listed
-        slot.listed = is_listed
-        if slot.use is Use.BROKEN and not remains_listed:
-            slot.use = self._use_if_reachable()
-
-    def _remove_unlisted_slots(self) -> None:
-        """Remove unlisted slots without a job, except those that have had their only one (-1)."""
-        for key, slot in list(self.slots.items()):
-            if not slot.listed and slot.use not in (Use.BUSY, Use.SPENT):
-                del self.slots[key]
-
-    def _count_slots(self) -> None:
-        self.in_service = sum(not slot.is_retired for slot in self.slots.values())
-
-    def _use_if_reachable(self) -> Use:
-        return Use.SPENT if self.options.one_only else Use.IDLE
-
     async def _poll_slot_file(self) -> None:
         """Poll the slot file, and make slots for its names after a change."""
         while self._slot_file:
@@ -8501,50 +8514,26 @@ class Runner:
                 self._say_once("slots", f"{problem}; going on with the slots known so far")
                 continue
             if names is not None and not self.draining:
-                self._set_slots(names)
-
-    @property
-    def slot_count(self) -> int:
-        return sum(slot.listed for slot in self.slots.values())
+                self.slots.set_names(names)
+                self.changed.set()
 
     @property
     def full_capacity(self) -> Resources:
         """Return the resources as if all slots were in service."""
-        return Resources(self.slot_count, self.memory)
+        return Resources(self.slots.listed, self.memory)
 
     @property
     def capacity(self) -> Resources:
         """Return the resources that jobs can have, now or later."""
-        return Resources(self.in_service, self.memory)
+        return Resources(self.slots.in_service, self.memory)
 
-    def _free_resources(self, reserved_slots: Sequence[Slot]) -> Resources:
+    def _free_resources(self, reserved_slots: int = 0) -> Resources:
         """Return the resources that one job can get now, including slots reserved for it."""
         # a GROWING job has no process: it waits until more memory is free
         allocated_memory = sum(
             job.needs.memory for job, task in self.tasks.items() if task.phase is not Phase.GROWING
         )
-        free_slots = len(reserved_slots) + len(self._idle_slots)
-        return Resources(free_slots, self.memory - allocated_memory)
-
-    def _add_idle_slots(self, slots: list[Slot], count: float) -> bool:
-        """Move idle slots to `slots` until it has `count`.  Return False if there are too few."""
-        while len(slots) < count and self._idle_slots:
-            _, slot = heapq.heappop(self._idle_slots)
-            slot.use = Use.BUSY
-            slots.append(slot)
-        return len(slots) == count
-
-    def _release_slots(self, slots: Iterable[Slot], new_use: Use = Use.IDLE) -> None:
-        """Record the new use of slots after a job or a reservation.
-
-        IDLE: they can get the next job if listed; SPENT or BROKEN: they get no more.
-        """
-        for slot in slots:
-            slot.use = new_use
-            if slot.idle:
-                heapq.heappush(self._idle_slots, (slot.rank, slot))
-            elif slot.is_retired:
-                self._count_slots()
+        return Resources(reserved_slots + self.slots.idle, self.memory - allocated_memory)
 
     def _say_once(self, subject: str, text: str) -> None:
         if subject not in self._printed_subjects:
@@ -8582,7 +8571,7 @@ class Runner:
     def _is_finished(self) -> bool:
         """Return True if no slot will get a job again."""
         may_get_slots = self.tasks or (self._slot_file and self.options.follow and not self.options.one_only)
-        return self.draining or (not may_get_slots and all(slot.is_retired for slot in self.slots.values()))
+        return self.draining or not (may_get_slots or self.slots.in_service)
 
     async def _start_next_job(self) -> float | None:
         """Start the next run of a job that waits for memory; without one, claim and start a job.
@@ -8593,22 +8582,22 @@ class Runner:
             return 1.0
         growing_task = next((task for task in self.tasks.values() if task.phase is Phase.GROWING), None)
         if growing_task:                # no other job may take the memory that this one waits for
-            return 0.0 if growing_task.restart_if_memory_is_free(self._free_resources(())) else None
+            return 0.0 if growing_task.restart_if_memory_is_free(self._free_resources()) else None
         return await self._claim_and_start_job()
 
     async def _claim_and_start_job(self) -> float | None:
         """Claim a job and start it on an idle slot.  Return as _start_next_job()."""
-        slots: list[Slot] = []
-        if not self._add_idle_slots(slots, 1):
+        slots = self.slots.take(1)
+        if not slots:
             return None
-        free = self._free_resources(slots)
+        free = self._free_resources(1)
         delay = self.next_start_at - self.loop.time()
         if delay > 0:
             free = free._replace(slots=0)       # claims nothing, but finds out if this runner can exit
         claimed = await self.jobs.claim(self._exits_without_job(), free, self.capacity)
         if isinstance(claimed, NoJob):
             self._last_no_job = claimed         # before the await, in which others can read it
-            self._release_slots(slots)
+            self.slots.give_back(slots)
             if claimed.final_error:
                 self.fail(claimed.final_error)
             elif claimed.retry_after is None and self._exits_without_job():
@@ -8618,11 +8607,12 @@ class Runner:
         self._last_no_job = NoJob(report=self._last_no_job.report)      # it can have met a `#RUN end`
         return await self._start_claimed_job(claimed, slots)
 
-    async def _start_claimed_job(self, job: Job, slots: list[Slot]) -> float | None:
+    async def _start_claimed_job(self, job: Job, slots: list[str]) -> float | None:
         """Start a job, or release it if it cannot get enough slots.  Return as _start_next_job()."""
+        slots += self.slots.take(job.needs.slots - 1)
         task = self.tasks[job] = JobTask(self, job, slots)
-        if not self._add_idle_slots(slots, job.needs.slots) or not self.admit_or_drain(job):
-            self._release_slots(slots)
+        if len(slots) < job.needs.slots or not self.admit_or_drain(job):
+            self.slots.give_back(slots)
             await task.finish_job()             # restores the old state
             del self.tasks[job]
             return 0.0
@@ -8631,7 +8621,7 @@ class Runner:
         job_run = spawn_task(self._run_to_end(task))
         self._job_runs.add(job_run)
         job_run.add_done_callback(self._job_runs.discard)
-        return 0.0 if self._idle_slots else None
+        return 0.0 if self.slots.idle else None
 
     def _exits_without_job(self) -> bool:
         return not self.tasks and (not self.options.follow or self._last_no_job.report.met_end)
@@ -8679,22 +8669,19 @@ class Runner:
                 self.runner_stats.add_result(task.job, task.state)
             self._drain_after_failures()
             self._count_broken_jobs(task)
-        for slot in task.slots:
-            self._release_slots([slot], self._choose_next_use(slot, was_started=task.state != NEW))
+        self.slots.give_back(task.slots, was_used=task.state != NEW)
         del self.tasks[task.job]
         self.changed.set()
 
     def _count_broken_jobs(self, task: JobTask) -> None:
         """Count jobs in a row on a slot that a host lacking their program, or out of reach, explains."""
-        slot, end = task.run.slot, self._describe_broken_end(task)
-        slot.broken_ends = [*slot.broken_ends, end] if end else []
-        if self._is_broken(slot):
-            ends = " or ".join(dict.fromkeys(slot.broken_ends))
+        ends = self.slots.add_end(task.run.slot, self._describe_broken_end(task))
+        if ends:
             command = display_text(task.job.command)[:self.MAX_NAMED_COMMAND]
             self.say(
-                f"slot {slot.name}: {plural(len(slot.broken_ends), 'job')} in a row ended with {ends}; it "
-                f"gets no more (the last: on {display_text(self.host)} in {os.readlink('/proc/self/cwd')}: "
-                f"{command})"
+                f"slot {task.run.slot}: {plural(len(ends), 'job')} in a row ended with "
+                f"{' or '.join(dict.fromkeys(ends))}; it gets no more (the last: on "
+                f"{display_text(self.host)} in {os.readlink('/proc/self/cwd')}: {command})"
             )
 
     def _describe_broken_end(self, task: JobTask) -> str:
@@ -8706,22 +8693,6 @@ class Runner:
             return f"{result.code} within a second"
         is_of_ssh = result.code == self.SSH_FAILED and ssh_words(self.options.runner or "")
         return "255 from ssh" if is_of_ssh else ""
-
-    def _is_broken(self, slot: Slot) -> bool:
-        limit: int = self.options.slot_errors
-        return 0 < limit <= len(slot.broken_ends)
-
-    def _choose_next_use(self, slot: Slot, was_started: bool) -> Use:
-        """Return the use of a slot after a job.
-
-        Reset the count of a broken slot: if the name returns to the list, it is used again.
-        """
-        if self._is_broken(slot):
-            slot.broken_ends = []
-            return Use.BROKEN
-        if not was_started:                 # with -1 the slot can still have its one job
-            return Use.IDLE
-        return self._use_if_reachable()
 
 
 def shell_error(error: OSError, host: bytes) -> str:

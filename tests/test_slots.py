@@ -261,6 +261,12 @@ class SlotErrors(SlotCase):
         for name in "one", "two":
             self.said_of(ended, name)
 
+    def test_all_slots_of_a_name_are_out_together(self) -> None:
+        self.jobs(*["exit 127"] * 6)
+        ended = self.run_jobs("-q", "--slots", "one,one,one", "--slot-errors", "2")
+        self.assertEqual((ended.code, self.states()[-2:]), (1, ".."), ended.err)
+        self.said_of(ended, "slot one")
+
     def test_only_what_could_not_run_counts_and_only_in_a_row(self) -> None:
         ends = "127 126 1 127 126 0 126 126 254 127".split()
         self.jobs(*[f"exit {end}" for end in ends])

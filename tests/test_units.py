@@ -34,7 +34,7 @@ def job_file(random_: random.Random, lines: int = 40) -> bytes:
 def a_run() -> runmaker4.Run:
     """A run of a job, as the sinks see it."""
     streams = (runmaker4.Stream(b"stdout", 3), runmaker4.Stream(b"stderr", 4))
-    return runmaker4.Run(job=JOB, slots=[runmaker4.Slot("1")], host=b"alice", shell=SHELL, streams=streams)
+    return runmaker4.Run(job=JOB, slots=["1"], host=b"alice", shell=SHELL, streams=streams)
 
 
 class Accounts(unittest.TestCase):
