@@ -3060,6 +3060,7 @@ class Server(Program):
         self.sessions.flush_records()                   # acknowledges all
         self.executor.post(self.claims.file.sync)
         await self._await_in_time(self.executor.flush(), max_seconds)
+        self.report_pending_records()
         if not self.defects:
             self._send_closing_to_all()
         await self._end_links()

@@ -9194,8 +9194,7 @@ class Program:
         finally:
             if has_pid_file:
                 remove_pid_file(self.options.pidfile)
-        if self.executor.pending:
-            warn(f"{self.prog}: a file system does not answer, or records are locked (some can be missing)")
+        if self.executor.pending:           # a file system does not answer
             exit_without_waiting(exit_status)
         return exit_status
 
@@ -9220,6 +9219,11 @@ class Program:
             detach(ready_fd)
         keep_descriptors_from_jobs()
         return pid_fd is not None
+
+    def report_pending_records(self) -> None:
+        """Report that records can be lost, after a signal: the program does not wait for all."""
+        if self.executor.pending:
+            self.say("a file system does not answer, or records are locked (some can be missing)")
 
     def _print_background_hint(self) -> None:
         """Report our process id in the background, how to stop us, and where messages go."""
@@ -9449,6 +9453,7 @@ class RunnerProgram(Program):
         summary = await jobs.sync_and_summarize(runner)
         self.runner_stats.add_orphans(jobs.orphans)
         await runner.wait_unless_killed(self.executor.flush())
+        self.report_pending_records()
 
         def was_killed() -> bool:
             return bool(runner.kill_signal)
