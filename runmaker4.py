@@ -1299,8 +1299,8 @@ class Scan:
         self.file = file
         self._checks_numbers = check_numbers
         self._end_offset = end_offset
+        self._directives = directives
         self.pattern = wanted_lines_pattern(states, directives)
-        self._running_pattern = wanted_lines_pattern(RUNNING, directives)
         self.overlap = 64 if directives else 2      # bytes at the end of a chunk that can begin a match
         self._buffer = b"\n"
         self._buffer_offset = start - 1  # of buffer[0] in the file
@@ -1313,12 +1313,12 @@ class Scan:
         # raise Paused after the first chunk past this time (monotonic)
         self.pause_at = math.inf
 
-    def next(self, only_running: bool = False) -> Line | None:
+    def next(self, states: bytes = b"") -> Line | None:
         """Return the next wanted line; None at the end of the file, which can grow later.
 
-        only_running: find running jobs instead of the wanted states.
+        states: find these instead of the wanted ones.
         """
-        pattern = self._running_pattern if only_running else self.pattern
+        pattern = wanted_lines_pattern(states, self._directives) if states else self.pattern
         while True:
             match = pattern.search(self._buffer, self._position)
             if match:
@@ -1334,6 +1334,10 @@ class Scan:
     def end(self) -> int:
         """Return the offset up to which the file was read: all of it, once next() returned None."""
         return self._buffer_offset + len(self._buffer)
+
+    def count_rest(self) -> None:
+        """Count the lines at the end, where a directive could still grow, once next() returned None."""
+        self._count_lines_to(len(self._buffer))
 
     def seek_back(self, line: Line) -> bool:
         """Go back to a job line, so that next() returns it again; return False if an edit has moved it."""
@@ -2639,73 +2643,45 @@ class JobReader(Opened):
 
         Remove each one that could still run a new job.  groups: they also run jobs with together=.
         """
-        snapshot = self.snapshot()
-        counts = count_states(snapshot)
-        bad_numbers, can_retry = self._find_bad_lines()
-        numbers = [line.number for line in snapshot.orphans] + bad_numbers
-        jobs_left = False
-        if counts.new and consumers.all:
-            jobs_left = self._remove_consumers_with_jobs(consumers, groups)
+        snapshot = Snapshot(Counter())
+        scope = NO_DIRECTIVES
+        bad_lines: list[int] = []
+        can_retry = jobs_left = False
+        scan = self.scan_lines(counted=snapshot.states, directives=True)
+        while True:
+            is_grouped = scope.settings.together != ""
+            wants_bad = len(bad_lines) < self.MAX_NAMED or not (can_retry or is_grouped)
+            wants_new = consumers.any_fits(scope) and (groups or not is_grouped)
+            # A scan for directives and lines `r`, which are few, quickly skips other lines
+            line = scan.next(RUNNING + (FAILED + ERROR) * wants_bad + NEW * wants_new)
+            if not line:
+                break
+            if line.state == DIRECTIVE:
+                scope = scope.with_directive(line)
+            elif line.state == NEW:
+                jobs_left = True
+                for consumer in list(consumers.fitting(scope)):
+                    del consumers.all[consumer]
+            elif line.state == RUNNING and not self.is_orphan(line):
+                snapshot.running.append(line)
+            else:
+                if line.state == RUNNING:
+                    snapshot.orphans.append(line)
+                bad_lines.append(line.number)
+                can_retry = can_retry or line.state == RUNNING or not is_grouped
+        scan.count_rest()
         return Summary(
-            counts,
-            half_saved=snapshot.half_saved,
-            bad_lines=tuple(sorted(numbers)[:self.MAX_NAMED]),
-            can_retry=bool(snapshot.orphans) or can_retry,
+            count_states(snapshot),
+            half_saved=self.seconds_until_trusted(scan.end) > 0,
+            bad_lines=tuple(bad_lines[:self.MAX_NAMED]),
+            can_retry=can_retry,
             jobs_left=jobs_left,
             orphans=len(snapshot.orphans),
             first_stray=find_stray(self.reader, STRAY),
         )
 
-    def _find_bad_lines(self) -> tuple[list[int], bool]:
-        """Return the first line numbers of `!` or `e`, and True if -r can retry any such line."""
-        numbers: list[int] = []
-
-        def is_needed(scope: Directives) -> bool:
-            return len(numbers) < self.MAX_NAMED or not scope.settings.together
-
-        has_ungrouped = False
-        for line, scope in self._lines_with_directives(FAILED + ERROR, is_needed):
-            if len(numbers) < self.MAX_NAMED:
-                numbers.append(line.number)
-            has_ungrouped |= not scope.settings.together
-            if has_ungrouped and len(numbers) == self.MAX_NAMED:
-                break
-        return numbers, has_ungrouped
-
     def has_no_other_users(self) -> bool:
         return self.lock_table.is_open and self.lock_table.presence_locks() == set()
-
-    def _remove_consumers_with_jobs(self, consumers: Consumers, groups: bool) -> bool:
-        """Remove each consumer that could run a new job; return True if there was one."""
-        def can_run_jobs(scope: Directives) -> bool:
-            return (groups or not scope.settings.together) and consumers.any_fits(scope)
-
-        has_removed = False
-        for _, scope in self._lines_with_directives(NEW, can_run_jobs):
-            for consumer in list(consumers.fitting(scope)):
-                del consumers.all[consumer]
-                has_removed = True
-        return has_removed
-
-    def _lines_with_directives(
-        self, states: bytes, is_wanted: Callable[[Directives], bool]
-    ) -> Iterator[tuple[Line, Directives]]:
-        """Yield each line in `states` (not `r`) with the directives above it, if is_wanted() accepts these.
-
-        is_wanted() is called again after each line, so the answer can change.
-        """
-        scope = NO_DIRECTIVES
-        scan = self.scan_lines(states, directives=True)
-        while True:
-            # A scan for directives and lines `r`, which are few, quickly skips unwanted lines
-            skip_lines = not is_wanted(scope)
-            line = scan.next(only_running=skip_lines)
-            if not line:
-                return
-            if line.state == DIRECTIVE:
-                scope = scope.with_directive(line)
-            elif line.state in states:
-                yield line, scope
 
     def read_line(self, line: Line, after: int = 1) -> bytes:
         """Read a line again, with state and `after` bytes that follow the text; b'' if it has moved."""
@@ -4287,7 +4263,7 @@ class Walk:
             self._release_consumers(consumers.all)
             if consumers is not self._consumers and not self._continue_for_consumers(consumers):
                 return Stop.RESTART
-            while line := self.scan.next(self._only_running_matter):
+            while line := self.scan.next(RUNNING if self._only_running_matter else b""):
                 # a process is perhaps still writing an incomplete line
                 if not line.is_complete and self._is_untrusted():
                     return Stop.CUT
@@ -4889,7 +4865,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
     refused_commands: dict[bytes, str] = {}       # why none of a command can be claimed; '': one can
     only_running = False                # up to the next directive
     scan = file.scan_lines(NEW + RUNNING, directives=True)
-    while line := scan.next(only_running):
+    while line := scan.next(RUNNING if only_running else b""):
         if line.state == DIRECTIVE:
             only_running = False
             # a check comes only if no job above is unfinished: then any line `r` above is an orphan

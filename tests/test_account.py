@@ -159,10 +159,10 @@ class NoFile(RunCase):
     HANGING = """
 import runmaker4, time
 runmaker4.find_mount = lambda path: runmaker4.Mount("nfs4", frozenset())
-def hang(file):
+def hang(file, consumers):
     open("hangs", "w").close()
     time.sleep(60)
-runmaker4.JobReader.snapshot = hang
+runmaker4.JobReader.summarize = hang
 runmaker4.Runner.MAX_ANSWER_SECONDS = 0.1
 """
 

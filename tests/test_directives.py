@@ -481,8 +481,8 @@ class LastLines(DirectiveCase):
     APPENDING = f"""{HASTY}
 import os, sys
 find = runmaker4.Scan.next
-def find_and_append(scan, only_running=False):
-    line, rest = find(scan, only_running), sys.argv[-1] + ".rest"
+def find_and_append(scan, *states):
+    line, rest = find(scan, *states), sys.argv[-1] + ".rest"
     if line and not line.is_complete and os.path.exists(rest):
         with open(rest, "rb") as source, open(sys.argv[-1], "ab", 0) as file:
             file.write(source.read())

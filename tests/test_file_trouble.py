@@ -134,7 +134,8 @@ def noting(look):
         return found
     return look_and_note
 runmaker4.Cursor._end_walk = noting(runmaker4.Cursor._end_walk)
-runmaker4.JobReader.snapshot = noting(runmaker4.JobReader.snapshot)
+for name in "snapshot", "summarize":
+    setattr(runmaker4.JobReader, name, noting(getattr(runmaker4.JobReader, name)))
 """
 
     def save(self, command: str = "true") -> None:
