@@ -5315,8 +5315,7 @@ class FileJobs:
 # Otherwise none of them would run for more than some milliseconds.  The job is dead when two scans in a row
 # have found no process.  A process that outlives KILL, of another user or in state D, keeps the job alive.
 #
-# If the runner of a job is dead, `runset4.py --cancel` on that host also kills the job in this way.  It finds
-# the processes by the job lock: all that inherited the open file description that locks it.
+# If the runner of a job is dead, `runset4.py --cancel` on that host also kills the job in this way (Holders).
 
 LOCK_FD = 64                        # descriptor of the job lock in a job: out of the way of `exec 3>file`
 # the soft limit of open files, for jobs: ours can be raised, and select(2) fails above 1,024
@@ -5333,6 +5332,7 @@ JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # of all processes of a job, in any sess
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # the exclusive lock of an open file description, as in /proc/PID/fdinfo/FD (proc(5)): no other one has it
 EXCLUSIVE_LOCK = re.compile(rb"OFDLCK +ADVISORY +WRITE +-1 ([0-9a-f:]+ \d+ \d+)\n")
+THIS_HOST = os.fsencode(os.uname().nodename)
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -5495,6 +5495,86 @@ class ProcessTable:
             else:
                 needing_term.append(pid)
         return needing_term
+
+
+def find_runner(job_tag: bytes) -> int | None:
+    """Return the process that has started a job; 0: it is dead; None: it is not of this host.
+
+    The number of a dead runner can be that of another process now.
+    """
+    match = re.fullmatch(rb"(.*)-(\d+)-\d+-\d+", job_tag, re.DOTALL)       # see Processes
+    if not match or match[1] != THIS_HOST:
+        return None
+    with contextlib.suppress(OSError):
+        if ProcessStat.read(match[2].decode()).is_alive:
+            return int(match[2])
+    return 0
+
+
+class Holder(NamedTuple):
+    """A process that has a job lock as a job has it."""
+    pid: int
+    session: int
+    tags: list[bytes]           # of the jobs that it belongs to, the outermost first
+
+
+class Holders:
+    """The processes of this host that have job locks of a lock file as a job has them, as far as /proc shows.
+
+    /proc/PID/fd/FD names the file of a descriptor, and /proc/PID/fdinfo/FD the locks of its open file
+    description (proc(5)): of our own processes, or as root of all.  A signal must reach a job and nothing
+    else:
+
+    - A job's processes have the description only by inheritance: execve(2) leaves the descriptor open.  It
+      closes those of runners and servers (keep_descriptors_from_jobs); a keeper has only the first few
+      descriptors.  So such a process descends from the job's shell, as do all of that session, all with the
+      job's tag, and all their children.  At least one must carry the tag.
+    - The tag names the process that has started the job.  While that is alive, it must kill the job.
+    - Signals are sent at once after each scan.  If a process exits in between, the kernel gives that PID to
+      another process only after all other PIDs (32,768 at least).
+    """
+    JOB_LOCK = re.compile(
+        rb"flags:\s+([0-7]+)\n(?s:.*)OFDLCK +ADVISORY +WRITE +-1 [0-9a-f]+:[0-9a-f]+:\d+ (\d+) \2\n"
+    )
+
+    def __init__(self, lock_file: Identity | None) -> None:
+        self._by_lock: defaultdict[int, list[Holder]] = defaultdict(list)   # by the offset of the job lock
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            for fd in LOCK_FD, LOCK_FD + 2:     # see Processes._spawn_actions()
+                with contextlib.suppress(OSError):      # there is none, or it is another user's
+                    info = os.stat(f"/proc/{name}/fd/{fd}")
+                    if (info.st_dev, info.st_ino) == lock_file:
+                        with open(f"/proc/{name}/fdinfo/{fd}", "rb") as file:
+                            match = self.JOB_LOCK.search(file.read())
+                        if match and not int(match[1], 8) & os.O_CLOEXEC:
+                            holder = Holder(int(name), os.getsid(int(name)), ProcessTable.tags_of(name))
+                            self._by_lock[int(match[2])].append(holder)
+
+    def _jobs_of(self, command: bytes) -> Iterator[tuple[int, list[Holder], bytes]]:
+        """Yield for each job of a command the job lock, the processes, and the tag; b'': none has one."""
+        offsets = job_lock_offsets(command)
+        for job_lock, holders in self._by_lock.items():
+            if job_lock in offsets:
+                # If the job is a runner, processes of inner jobs carry more tags.  So the shortest list ends
+                # with the tag of the job that holds the lock.
+                tags = min((holder.tags for holder in holders if holder.tags), key=len, default=[b""])
+                yield job_lock, holders, tags[-1]
+
+    def pids(self, command: bytes) -> list[int]:
+        """Return the processes of the jobs of a command, and their living runners."""
+        jobs = list(self._jobs_of(command))
+        pids = {holder.pid for _, holders, _ in jobs for holder in holders}
+        return sorted(pids.union(filter(None, (find_runner(tag) for _, _, tag in jobs))))
+
+    def unsupervised_jobs(self, command: bytes) -> dict[int, Shell]:
+        """Return the jobs of a command whose runners are dead, by the offset of the job lock."""
+        jobs = {}
+        for job_lock, holders, tag in self._jobs_of(command):
+            if find_runner(tag) == 0:
+                # the shell, unless another session leader has a smaller PID; without any, any session
+                sessions = [(each.session != each.pid, each.session) for each in holders if each.tags]
+                jobs[job_lock] = Shell(min(sessions)[1], tag)
+        return jobs
 
 
 PSS = re.compile(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
@@ -5690,7 +5770,7 @@ class Processes(TreeKiller):
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
         super().__init__(loop, grace)
         self.running: dict[int, Child] = {}             # by pid
-        id_parts = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
+        id_parts = THIS_HOST, os.getpid(), time.time_ns() // 1_000_000
         self._new_tags = (b"%s-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)

@@ -55,9 +55,6 @@ from runmaker4 import (
     FAILED,
     GRACE,
     HELD,
-    HERE_BYTE,
-    JOB_LOCKS_PER_BUCKET,
-    LOCK_FD,
     LONGEST_COMMAND,
     MUTEX_OFFSET,
     NEW,
@@ -66,7 +63,7 @@ from runmaker4 import (
     UTF8_MARK,
     Child,
     FileChangedError,
-    Identity,
+    Holders,
     JobFile,
     JobReader,
     Line,
@@ -80,7 +77,6 @@ from runmaker4 import (
     add_general,
     append_locked,
     as_argument,
-    bucket_of,
     check_for_strays,
     check_lock_file,
     check_mount,
@@ -693,155 +689,10 @@ def choose_jobs_to_kill(
 def why_still_running(pids: Sequence[int]) -> str:
     if pids:
         names = ", ".join(map(str, pids))
-        return (f"process {names} of this host runs it, or should kill it; a server waits for the client, "
-                "which kills it when it is back")
+        return f"process {names} of this host runs it, or should kill it"
     # on FUSE the daemon holds the locks, so the kernel does not name the job's processes
     return (f"no visible process of this host runs it: use {PROG} --cancel on the right host (runwait4.py "
             "--status names it), on FUSE kill it there; a client over TCP kills it when it is back")
-
-
-# ---- unsupervised jobs -------------------------------------------------------------------------------------
-#
-# /proc/PID/fdinfo/FD names the locks of a process's open file description (proc(5)), and /proc/PID/fd/FD the
-# file.  So we know which processes of this host hold a job lock: of our own processes, or as root of all.  A
-# signal must reach a job and nothing else:
-#
-#  - A job's processes have the description only by inheritance: a descriptor from LOCK_FD on that execve(2)
-#    leaves open.  execve(2) closes a runner's descriptors.  A server can have one that stays open, but every
-#    process that uses a lock file has HERE_BYTE locked, and a keeper has only the first few descriptors.  A
-#    process that has inherited the description descends from the job's shell, as do all of that session, all
-#    with the job's tag, and all their children.  At least one must carry the tag.
-#  - Another process that has this description, but not that tag, is the runner, a server or a keeper.  It is
-#    alive, and must kill the job.  A runner holds a job lock as long as the line.
-#  - Signals are sent at once after each scan.  If a process exits in between, the kernel gives that PID to
-#    another process only after all other PIDs (32,768 at least).
-
-
-class Hold(NamedTuple):
-    """A descriptor of a process, with the job locks that it holds."""
-    pid: int
-    job_locks: list[range]      # bytes of the lock file
-    inherited: bool             # a process of a job, which inherited the descriptor from the runner
-
-    def overlaps(self, job_locks: range) -> bool:
-        return any(held.start < job_locks.stop and job_locks.start < held.stop for held in self.job_locks)
-
-
-def job_locks_of(command: bytes) -> range:
-    start = bucket_of(command)
-    return range(start, start + JOB_LOCKS_PER_BUCKET)
-
-
-# a lock in /proc/PID/fdinfo/FD: inode, first and last byte (proc(5)); EOF, the end of any file: not ours
-LOCK_LINE = re.compile(rb"\d+: \S+ +\S+ +\S+ +-?\d+ [0-9a-f]+:[0-9a-f]+:(\d+) (\d+) (\d+|EOF)")
-
-
-class Holders:
-    """The processes of this host that hold job locks of a lock file, as far as /proc shows them.
-
-    While a job runs, job and runner hold a job lock; an unsupervised job holds it alone.
-    """
-    FLAGS = re.compile(rb"^flags:\s+([0-7]+)", re.MULTILINE)
-
-    def __init__(self, lock_file_id: Identity | None) -> None:
-        self.lock_file_id = lock_file_id
-        self._job_holds = [hold for hold in self._scan_processes() if hold.inherited]
-        # the second scan comes later: a runner has the lock before the job, so one scan could find a new job
-        # and miss the runner
-        self._all_holds = list(self._scan_processes())
-
-    def _scan_processes(self) -> Iterator[Hold]:
-        for name in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError):              # the process has exited, or is another user's
-                fds = [int(number) for number in os.listdir(f"/proc/{name}/fd")]
-                yield from self._scan_process(int(name), fds)
-
-    def _scan_process(self, pid: int, fds: Sequence[int]) -> Iterator[Hold]:
-        """Yield the descriptors of a process that hold job locks."""
-        for fd in fds:
-            ranges, is_inheritable = self._locked_ranges(pid, fd)
-            # the bytes from BUCKETS_END on have other purposes
-            job_locks = [span for span in ranges if span.start < BUCKETS_END]
-            if job_locks:
-                # A job gets the job lock as a descriptor from LOCK_FD on.  A process that uses the lock file
-                # itself, such as a runner or a server, is no process of a job.
-                inherited = is_inheritable and fd >= LOCK_FD and not self._uses_lock_file(pid, fds)
-                yield Hold(pid, job_locks, inherited)
-
-    def _uses_lock_file(self, pid: int, fds: Iterable[int]) -> bool:
-        """Return True for a process with a lock on HERE_BYTE: a runner, server or keeper."""
-        return any(HERE_BYTE in span for fd in fds for span in self._locked_ranges(pid, fd)[0])
-
-    def _locked_ranges(self, pid: int, fd: int) -> tuple[list[range], bool]:
-        """Return the bytes of the lock file that a descriptor has locked; True if execve(2) leaves it
-        open.
-        """
-        nothing: tuple[list[range], bool] = [], False
-        try:
-            info = os.stat(f"/proc/{pid}/fd/{fd}")
-            if (info.st_dev, info.st_ino) != self.lock_file_id:
-                return nothing
-            with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
-                text = file.read()
-        except OSError:                                     # the descriptor was closed
-            return nothing
-        flags = self.FLAGS.search(text)
-        ranges = [range(int(first), int(last) + 1) for _, first, last in LOCK_LINE.findall(text)
-                  if last != b"EOF"]
-        return ranges, flags is not None and not int(flags[1], 8) & os.O_CLOEXEC
-
-    def unsupervised_jobs(self, command: bytes) -> dict[int, Shell]:
-        """Return the jobs of a command whose runners are dead, by the offset of the job lock."""
-        job_locks = job_locks_of(command)
-        locked_ranges = [span for hold in self._job_holds for span in hold.job_locks]
-        held_locks = {job_lock for span in locked_ranges for job_lock in span if job_lock in job_locks}
-        jobs = {job_lock: self._unsupervised_job(job_lock) for job_lock in held_locks}
-        return {job_lock: job for job_lock, job in jobs.items() if job}
-
-    def _unsupervised_job(self, job_lock: int) -> Shell | None:
-        """Return the job that holds this job lock, unless a living runner does; None also without a job."""
-        holds = [hold for hold in self._all_holds if hold.overlaps(range(job_lock, job_lock + 1))]
-        tags_by_pid = {hold.pid: self._tags_of(hold.pid) for hold in holds}
-        job_pids = [hold.pid for hold in holds if hold.inherited and tags_by_pid[hold.pid]]
-        if not job_pids:
-            return None
-        # If the job is a runner, processes of inner jobs carry more tags.  So the shortest list ends with the
-        # tag of the job that holds the lock.
-        tag = min((tags_by_pid[pid] for pid in job_pids), key=len)[-1]
-        # by a process that is no part of the job
-        is_supervised = any(tag not in tags_by_pid[hold.pid] for hold in holds if not hold.inherited)
-        if is_supervised:
-            return None
-        shell_pid = self._find_shell_or_session(job_pids)
-        return Shell(shell_pid, tag) if shell_pid else None
-
-    def _find_shell_or_session(self, job_pids: Iterable[int]) -> int:
-        """Return the PID of a job's shell, which is also the number of its session.
-
-        If the shell has exited, return any session of the job's processes; 0: all have exited.
-        """
-        # session leaders come first (False < True): the shell, unless a leader has a smaller PID
-        sessions = sorted((session != pid, session) for pid in job_pids if (session := self._session(pid)))
-        return sessions[0][1] if sessions else 0
-
-    @staticmethod
-    def _tags_of(pid: int) -> list[bytes]:
-        """Return the tags of the jobs that a process belongs to, outermost first; []: none."""
-        try:
-            return ProcessTable.tags_of(str(pid))
-        except OSError:                                     # the process has exited
-            return []
-
-    @staticmethod
-    def _session(pid: int) -> int:
-        try:
-            return os.getsid(pid)
-        except OSError:
-            return 0
-
-    def pids(self, command: bytes) -> list[int]:
-        job_locks = job_locks_of(command)
-        return sorted({hold.pid for hold in self._all_holds if hold.overlaps(job_locks)})
 
 
 def kill_unsupervised(jobs: Iterable[Shell]) -> list[list[int]]:

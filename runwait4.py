@@ -68,6 +68,7 @@ from runmaker4 import (
     SIZE_UNITS,
     BlockReason,
     Counts,
+    Holders,
     JobReader,
     Line,
     Mount,
@@ -1432,10 +1433,6 @@ def status_of(observation: Observation) -> dict[str, Any]:
     jobs = fields_of_lines(observation.snapshot.running)
     pairs = zip(observation.snapshot.running, jobs)
     if unsupervised := [(line, job) for line, job in pairs if job["without_runner"]]:
-        try:
-            from runset4 import Holders  # only now: to load it takes time
-        except ModuleNotFoundError:
-            raise UsageError("runset4.py is missing (copy it to where this script is)") from None
         holders = Holders(observation.watcher.file.lock_table.inode)
         for line, job in unsupervised:
             job["processes"] = holders.pids(line.command)

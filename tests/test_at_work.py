@@ -136,8 +136,6 @@ class Outlived(AtWorkCase):
         self.assertEqual((found["runners"], found["running"]), (0, 1))
         self.assertTrue(found["jobs"][0]["without_runner"])
         self.assertRegex(self.told(), r"\n   1  .*\(still running without a runner\) : >at\.gate")
-        without = self.start_patched("sys.modules['runset4'] = None", "--status", "runs.txt", script=RUNWAIT)
-        self.assertRefused(self.finish(without), "runset4.py is missing (copy it to where this script")
 
     def test_where_another_runner_is_there_the_journal_tells_whose_it_was(self) -> None:
         first = self.gated(f". {GATE}; : 2", options=("--outdir", "out"))

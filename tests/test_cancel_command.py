@@ -1,4 +1,5 @@
 """runset4.py --cancel: c over the state, and a wait for the lock; what cannot be stopped is named."""
+import os
 import re
 import signal
 import sys
@@ -99,7 +100,7 @@ class OverTcp(TcpCase):
         hasty = "import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 0.3"
         ended = self.finish(self.start_patched(hasty, "-q", "--cancel", "runs.txt", 1, script=RUNSET))
         self.assertEqual(ended.code, 1)
-        self.assertIn(b" of this host runs it, or should kill it; a server waits for the client", ended.err)
+        self.assertIn(b"; a client over TCP kills it when it is back)", ended.err)
         client.send_signal(signal.SIGCONT)
         wait_until(lambda: not self.locked_lines(), what="the job is ended")
 
@@ -206,7 +207,7 @@ class WithoutRunner(LifeSign):
         runner.send_signal(signal.SIGSTOP)
         said = self.cancel(1, code=1, patch="import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 1.5")
         self.assertEndedHere(said)
-        why = rf"process [\d, ]*\b{runner.pid}\b[\d, ]* of this host runs it, or should kill it; "
+        why = rf"process [\d, ]*\b{runner.pid}\b[\d, ]* of this host runs it, or should kill it\)"
         self.assertRegex(said, rf"is c, but is still running after 2 s \({why}")
         self.assertEqual(self.locked_lines(), [1])
         runner.send_signal(signal.SIGCONT)
@@ -224,38 +225,43 @@ class WithoutRunner(LifeSign):
         self.wait_states("rc")
         wait_until(lambda: not self.locked_lines(), what="the inner runner has ended")
 
-    def check_is_spared(self, environ: dict[str, str], uses: bool) -> None:
-        """Another process has the job lock as a job has it; uses: and the lock file, too."""
+    def check_is_spared(self, said: str, inherited: bool = True, **environ: str) -> None:
+        """Another process has the job lock, as a job has it or not; runset4.py says this."""
         self.write("r echo a\n")
         holds = (
             "import os, runmaker4, time\n"
             "fd = runmaker4.open_lock_file_of('runs.txt')\n"
-            "other = runmaker4.open_lock_file_of('runs.txt')\n"
-            f"{uses} and runmaker4.lock(other, runmaker4.HERE_BYTE, shared=True)\n"
-            "os.dup2(fd, 64)\n"
+            f"os.dup2(fd, 64, inheritable={inherited})\n"
             "assert runmaker4.lock(64, runmaker4.bucket_of(b'echo a') + 1)\n"
             "open('ready', 'w').close()\n"
             "time.sleep(60)"
         )
-        holder = self.start(sys.executable, "-c", holds, env={"PYTHONPATH": str(ROOT), **environ})
+        holder = self.start(sys.executable, "-c", holds, env={"PYTHONPATH": str(ROOT), **environ},
+                            start_new_session=True)
         wait_until(lambda: self.exists("ready") or holder.poll() is not None, what="it has the job lock")
-        said = self.cancel(1, code=1, patch="import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 1.5")
-        self.assertEndedHere(said)
-        self.assertIn(f"is c, but is still running after 2 s (process {holder.pid} of this host ", said)
+        told = self.cancel(1, code=1, patch="import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 0.3")
+        self.assertEndedHere(told)
+        self.assertIn(f"is c, but is still running after 0 s ({said.format(holder.pid)}", told)
         self.assertIsNone(holder.poll())
+        holder.kill()
+        holder.wait()
+        (self.dir / "ready").unlink()
 
-    def test_a_server_is_never_taken_for_a_job(self) -> None:
-        """It may have been started with many open descriptors, and as a job."""
-        self.check_is_spared({"RUNMAKER4_JOB": "host-1-2-3"}, uses=True)
-
-    def test_a_process_without_the_mark_of_a_job_is_never_taken_for_one(self) -> None:
-        self.check_is_spared({}, uses=False)
+    def test_what_is_no_job_or_whose_runner_can_live_is_spared(self) -> None:
+        """A server may have been started with many open descriptors, and as a job."""
+        dead = self.start("true")
+        dead.wait()
+        tag = f"{os.uname().nodename}-{dead.pid}-2-3"
+        named = "process {} of this host"
+        self.check_is_spared("no visible process of this host", inherited=False, RUNMAKER4_JOB=tag)
+        self.check_is_spared(named)
+        self.check_is_spared(named, RUNMAKER4_JOB="elsewhere-" + tag)
 
     def test_of_a_job_elsewhere_it_is_said_where_to_look_for_its_host(self) -> None:
         self.write("r echo a\n")
         self.hold_line(1)
         patch = ("import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 0.3\n"
-                 "runset4.Holders._scan_processes = lambda self: iter(())")
+                 "runset4.Holders._jobs_of = lambda self, command: iter(())")
         self.assertIn(
             "line 1: is c, but is still running after 0 s (no visible process of this host runs it: use "
             "runset4.py --cancel on the right host (runwait4.py --status names it), on FUSE "

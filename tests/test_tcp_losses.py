@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import pathlib
 import signal
 import socket
 import time
@@ -563,6 +564,10 @@ class KilledServer(LossCase):
         self.assert_held(1, 2)
         server = self.serve_again(dead.port)
         self.assertIn(b"2", self.wait_said(server, "took over"))
+        for fd in pathlib.Path(f"/proc/{server.pid}/fd").iterdir():
+            if os.readlink(fd).endswith("/.runs.txt.lock"):     # nobody must take it for a job: see Holders
+                flags = pathlib.Path(f"/proc/{server.pid}/fdinfo/{fd.name}").read_text().split()[3]
+                self.assertTrue(int(flags, 8) & os.O_CLOEXEC)
         self.assert_second_ran_on(client)
         self.assertEqual(self.read("out/1.out"), b"said\n")
         self.assertNotIn(b"nobody runs it", server.err)
