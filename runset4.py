@@ -141,28 +141,21 @@ def job_line(command: bytes) -> bytes:
     return b". %s\n" % command
 
 
-def directive_line(text: bytes) -> bytes:
-    r"""Return the line of a directive, such as b'#RUN timeout=5m\n'.
-
-    Raises ValueError with the reason if it is invalid.
-    """
-    if b"\n" in text or b"\0" in text:
-        raise ValueError(f"not a directive: '{display_text(text[:80])}' (one line, no NUL)")
-    parse_settings(text[1:])            # raises ValueError
-    return text + b"\n"
-
-
 def is_directive(line: bytes) -> bool:
     return re.match(DIRECTIVE_LIKE, line + b"\n") is not None
 
 
 def new_line(text: bytes) -> bytes:
-    """Return the line for a directive or a command.  ValueError also for a complete job line: omit the
-    state.
+    """Return the line for a directive or a command.  Raises ValueError with the reason.
+
+    It refuses a complete job line, too: only the command is wanted, without a state.
     """
     if is_directive(text):
-        return directive_line(text)
-    if begins_with_state(text):
+        if b"\n" in text or b"\0" in text:
+            raise ValueError(f"not a directive: '{display_text(text[:80])}' (one line, no NUL)")
+        parse_settings(text[1:])            # raises ValueError
+        return text + b"\n"
+    if text[:1] in OUR_STATES and text[1:2] in (b" ", b"\t"):
         state_text = display_text(describe_state(text[:1]))
         raise ValueError(
             f"'{display_text(text[:80])}' is a complete job line, in state {state_text} (leave out the "
@@ -176,21 +169,7 @@ def new_line(text: bytes) -> bytes:
     return job_line(text)
 
 
-def begins_with_state(text: bytes) -> bool:
-    return text[:1] in OUR_STATES and text[1:2] in (b" ", b"\t")
-
-
 MAX_APPEND_WAIT_SECONDS = 30.0      # for other processes that append
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Delay INT, TERM and HUP until the end of the `with` block."""
-    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
 @contextlib.contextmanager
@@ -209,11 +188,12 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
         check_lock_file(file.path, file.mount, file.say)
     file.open_to_write()
     with append_lock(file):
-        while True:
-            wait_for_path(file.real_path, deadline)
+        while time.monotonic() < deadline:
+            if not os.path.lexists(file.real_path):
+                time.sleep(0.002)               # an editor that replaces a file can remove it for a moment
+                continue
             with open_to_append(file.real_path) as fd:
-                was_replaced = not file.is_at_path(fd)
-                if was_replaced:
+                if not file.is_at_path(fd):
                     continue
                 lock_all(fd)
                 file.lock_table.check_still_has_locks()
@@ -221,6 +201,7 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
                 check_not_replaced(file, fd)
                 file.lock_table.check_still_has_locks()
                 return
+    raise OSError(errno.EAGAIN, "was removed, or is replaced again and again")
 
 
 def check_not_replaced(file: JobFile, fd: int) -> None:
@@ -230,11 +211,15 @@ def check_not_replaced(file: JobFile, fd: int) -> None:
 
 @contextlib.contextmanager
 def append_lock(file: JobFile) -> Iterator[None]:
-    """Hold a job file's append lock, so that only we append; block signals meanwhile."""
-    with file.lock_table.locking(APPEND_BYTE, MAX_APPEND_WAIT_SECONDS) as acquired, uninterrupted():
+    """Hold a job file's append lock, so that only we append; delay INT, TERM and HUP meanwhile."""
+    with file.lock_table.locking(APPEND_BYTE, MAX_APPEND_WAIT_SECONDS) as acquired:
         if not acquired:
             raise OSError(errno.EAGAIN, "another process keeps appending to it")
-        yield
+        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
 @contextlib.contextmanager
@@ -244,19 +229,6 @@ def open_to_append(path: str) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def wait_for_path(path: str, deadline: float) -> None:
-    """Wait until the path exists: an editor that replaces a file can remove it for a moment.
-
-    Raises OSError (EAGAIN) after the deadline (monotonic).
-    """
-    while True:
-        if time.monotonic() > deadline:
-            raise OSError(errno.EAGAIN, "was removed, or is replaced again and again")
-        if os.path.lexists(path):
-            return
-        time.sleep(0.002)
 
 
 def join_new_lines(lines: Iterable[bytes]) -> bytearray:
@@ -272,12 +244,6 @@ def join_new_lines(lines: Iterable[bytes]) -> bytearray:
     return new_lines
 
 
-def append_lines(file: JobFile, new_lines: bytes | bytearray) -> None:
-    """Append lines, all or none."""
-    with open_and_lock_to_append(file) as fd:
-        append_locked(fd, file.real_path, file.mount, new_lines)
-
-
 class Source:
     """A text file, or stdin ('-'), with jobs to import; errors name the line read last."""
     MAX_LINE_BYTES = 2 * LONGEST_COMMAND    # a longer line has too long a command
@@ -289,7 +255,6 @@ class Source:
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the lines without UTF-8 BOM and newlines."""
-        self.line_number = 0
         try:
             with open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
                 while line := file.readline(self.MAX_LINE_BYTES):
@@ -1399,11 +1364,9 @@ def command_lines(source: Source, skipped: Counter[str]) -> Iterator[bytes]:
         refuse_foreign(line, source.line_number)
         refuse_carriage_return(line)
         text = line.lstrip()
-        if is_directive(line):
-            yield directive_line(line)
-        elif not text:
+        if not text:
             skipped["blank"] += 1
-        elif text.startswith(b"#"):
+        elif text.startswith(b"#") and not is_directive(line):
             skipped["comment"] += 1
         elif SCRIPT_LINE.match(line):
             raise ValueError("is a part of a script, no command (add the script as one job)")
@@ -1423,7 +1386,7 @@ def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[byt
     for text, columns in read_rows(source, colsep):
         refuse_foreign(text, source.line_number)
         if is_directive(text):
-            yield directive_line(text)
+            yield new_line(text)
             continue
         if not columns:
             skipped["blank"] += 1
@@ -2015,7 +1978,8 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
         count = new_lines.count(b"\n")
         if options.add_list and exists:
             known = count_known(file, new_lines)
-        append_lines(file, new_lines)
+        with open_and_lock_to_append(file) as fd:
+            append_locked(fd, file.real_path, file.mount, new_lines)
     if not options.quiet:
         skipped_text = "".join(f", {plural(skipped[kind], kind)}" for kind in skipped)
         known_text = f" ({plural(known, 'equal one')} in the file already)" if known else ""

@@ -632,7 +632,8 @@ class Setter:
             me.by_force = False
 
     def append(self, line: bytes) -> None:
-        SETTER.append_lines(self.file, line)
+        with SETTER.open_and_lock_to_append(self.file) as fd:
+            SETTER.append_locked(fd, self.file.real_path, self.file.mount, line)
 
 
 # ======== Actors ============================================================================================
