@@ -349,31 +349,20 @@ class Selection:
             states = self.states
         elif self.ranges:
             states = None
-        missing = set() if self.states else set(self._single_numbers)
-        for line in filter(self._is_selected, file.scan_lines(states)):
-            missing.discard(line.number)
-            yield line
+        # thousands of numbers are possible, so single ones are in a set
+        single_numbers = {span[0] for span in self.ranges if span[0] == span[-1]}
+        long_ranges = [span for span in self.ranges if span[0] != span[-1]]
+        missing = set() if self.states else set(single_numbers)
+        for line in file.scan_lines(states):
+            number = line.number
+            if self.ranges and not (number in single_numbers or any(number in span for span in long_ranges)):
+                continue
+            pattern = self.pattern
+            if pattern is None or line.command == pattern or fnmatch.fnmatchcase(line.command, pattern):
+                missing.discard(number)
+                yield line
         for number in sorted(missing):
             change_counts.add_refusal(number, "no such job")
-
-    def _is_selected(self, line: Line) -> bool:
-        """Return True if a line has a selected number and command; lines() has compared the state."""
-        if self.ranges and not self._has_number(line.number):
-            return False
-        if self.pattern is None or line.command == self.pattern:
-            return True
-        return fnmatch.fnmatchcase(line.command, self.pattern)
-
-    @functools.cached_property
-    def _single_numbers(self) -> set[int]:
-        return {span[0] for span in self.ranges if span[0] == span[-1]}
-
-    @functools.cached_property
-    def _long_ranges(self) -> list[range]:
-        return [span for span in self.ranges if span[0] != span[-1]]
-
-    def _has_number(self, number: int) -> bool:
-        return number in self._single_numbers or any(number in span for span in self._long_ranges)
 
 
 def wait_until_committed(file: JobFile, line: Line) -> bool:
@@ -436,8 +425,10 @@ def cancel_line(
         state_now = file.state_at(line)
         is_running = is_job_running(file, line, state_now)
         if is_running:
-            other_lines = [other_line for other_line in running_lines if other_line.offset != line.offset]
-            orphans = mark_orphans(file, other_lines)
+            for other_line in running_lines:
+                if other_line.offset != line.offset and file.is_orphan(other_line):
+                    file.write(other_line, ERROR)
+                    orphans.append(other_line)
         if state_now in UNFINISHED_STATES:
             file.write(line, CANCELLED)
     for orphan in orphans:
@@ -456,18 +447,7 @@ def is_job_running(file: JobFile, line: Line, state_now: bytes | None) -> bool:
         return False
     if state_now == RUNNING:
         return not file.is_orphan(line)
-    has_copy_without_r = not file.can_run_another_copy(line.command)    # more held job locks than lines `r`
-    return has_copy_without_r
-
-
-def mark_orphans(file: JobFile, lines: Iterable[Line]) -> list[Line]:
-    """Write e over the orphans among these lines `r`; return them.  The caller holds the command mutex."""
-    orphans: list[Line] = []
-    for line in lines:
-        if file.is_orphan(line):
-            file.write(line, ERROR)
-            orphans.append(line)
-    return orphans
+    return not file.can_run_another_copy(line.command)      # more held job locks than lines `r`
 
 
 def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
@@ -478,61 +458,38 @@ def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
 
 
 def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCounts) -> None:
-    """Cancel the selected jobs, wait until running ones have exited, and report what happened."""
+    """Cancel the selected jobs, wait until running ones have exited, and report what happened.
+
+    A line that the user has named is cancelled also in another state than `r` and `.`, if its job runs.
+    """
     awaited: list[Line] = []
     running_by_command = lines_by_command(file.scan_lines(RUNNING))
     for line in selection.lines(file, change_counts):
-        running_lines = running_by_command.get(line.command, ())
-        if running_line := cancel_and_report(file, line, running_lines, selection, change_counts):
-            awaited.append(running_line)
+        if line.state not in UNFINISHED_STATES and not selection.names_jobs:
+            continue
+        state_now, is_running = cancel_line(file, line, running_by_command.get(line.command, ()))
+        if state_now is None or not (is_running or state_now in UNFINISHED_STATES):     # nothing to cancel
+            # skip a line that only has a selected command
+            if selection.ranges or line.state in UNFINISHED_STATES:
+                why = "has moved since it was read; not cancelled (look, and run this again)"
+                if state_now:
+                    why = f"is not running: the state is {display_text(state_now)}"
+                change_counts.add_refusal(line.number, why)
+            continue
+        change_counts.changed[state_now] += 1
+        if is_running:
+            awaited.append(replace(line, state=state_now))
+        if state_now not in UNFINISHED_STATES:
+            file.say(f"line {line.number}: is {display_text(state_now)}, but its job runs")
+        elif state_now == RUNNING and not is_running:
+            file.say(f"line {line.number}: {ORPHAN_FOUND}; it is c now")
     wait_for_exit(file, awaited, change_counts)
-
-
-def cancel_and_report(
-    file: JobFile,
-    line: Line,
-    running_lines: Iterable[Line],
-    selection: Selection,
-    change_counts: ChangeCounts,
-) -> Line | None:
-    """Cancel a selected job by writing c over `r` or `.`; return the line if we must wait for the job's exit.
-
-    The returned line has the state before the c.  A line that the user has named is cancelled in any other
-    state, too, if its job runs.
-    """
-    state_now: bytes | None = line.state
-    is_running = False
-    if line.state in UNFINISHED_STATES or selection.names_jobs:
-        state_now, is_running = cancel_line(file, line, running_lines)
-    if state_now is None or not (is_running or state_now in UNFINISHED_STATES):     # nothing to cancel
-        # skip a line that only has a selected state or command
-        user_must_know = selection.ranges or line.state in UNFINISHED_STATES
-        if user_must_know:
-            change_counts.add_refusal(line.number, why_not_cancelled(state_now))
-        return None
-    say_unusual_cancel(file, line.number, state_now, is_running)
-    change_counts.changed[state_now] += 1
-    return replace(line, state=state_now) if is_running else None
-
-
-def say_unusual_cancel(file: JobFile, number: int, old_state: bytes, is_running: bool) -> None:
-    """Report that the cancelled line had no job, or a running job without `r`."""
-    is_orphan = old_state == RUNNING and not is_running
-    if is_orphan:
-        file.say(f"line {number}: {ORPHAN_FOUND}; it is c now")
-    elif old_state not in UNFINISHED_STATES:
-        file.say(f"line {number}: is {display_text(old_state)}, but its job runs")
-
-
-def why_not_cancelled(state_now: bytes | None) -> str:
-    if state_now is None:
-        return "has moved since it was read; not cancelled (look, and run this again)"
-    return f"is not running: the state is {display_text(state_now)}"
 
 
 def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeCounts) -> None:
     """Wait until these cancelled jobs have exited; report those that take too long.
 
+    awaited: with the states before the c.
     Meanwhile kill those on this host whose runners are dead.
     """
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
@@ -561,12 +518,10 @@ def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts
     if state in UNFINISHED_STATES:
         cancel_line(file, line)
         return True
-    is_running = not file.can_run_another_copy(line.command)
-    if is_running:
+    if not file.can_run_another_copy(line.command):     # more held job locks than lines `r`
         return True
     # line.state: before the c; a line that was neither `r` nor `.` keeps it
-    is_as_cancelled = state in (CANCELLED, line.state)
-    if not is_as_cancelled:
+    if state not in (CANCELLED, line.state):
         change_counts.changed[line.state] -= 1
         change_counts.add_refusal(line.number, "has moved or changed since (look, and run this again)")
     return False
@@ -584,7 +539,15 @@ def report_still_running(lines: Iterable[Line], holders: Holders, change_counts:
         pids = holders.pids(line.command)
         sessions = (table.sessions.get(pid, []) for pid in pids)
         living = table.parents.keys() & {*pids, *itertools.chain.from_iterable(sessions)}
-        why = why_still_running(sorted(living))
+        if living:
+            names = ", ".join(map(str, sorted(living)))
+            why = (f"process {names} of this host runs it, or should kill it; a server waits for the client, "
+                   "which kills it when it is back")
+        else:
+            # on FUSE the daemon holds the locks, so the kernel does not name the job's processes
+            why = (f"no visible process of this host runs it: use {PROG} --cancel on the right host "
+                   "(runwait4.py --status names it), on FUSE kill it there; a client over TCP kills it when "
+                   "it is back")
         change_counts.add_refusal(
             line.number,
             f"is {state_text}, but is still running after {MAX_EXIT_WAIT_SECONDS:.0f} s ({why})",
@@ -611,18 +574,6 @@ def kill_unsupervised_jobs(
             change_counts.add_refusal(number, f"could not be killed: process {describe_process(undying[0])}")
 
 
-def read_running_copies(file: JobFile, command: bytes) -> tuple[list[Line], int] | None:
-    """Return the lines `r` of a command and the number of held job locks; None: the command mutex was
-    taken.
-    """
-    with file.command_mutex(command) as acquired:
-        if not acquired:
-            return None
-        file.get_checked_fd()
-        running_lines = [line for line in file.lines_by_command({command})[command] if line.state == RUNNING]
-        return running_lines, file.lock_table.count_job_locks(command)
-
-
 def choose_jobs_to_kill(
     file: JobFile, lines: Sequence[Line], unsupervised_jobs: Mapping[int, Shell]
 ) -> list[Shell]:
@@ -635,29 +586,22 @@ def choose_jobs_to_kill(
     lines no longer match.  Then return a job only if no copy of the command has a living runner: otherwise
     the cancelled job could be that copy.
     """
-    running_copies = read_running_copies(file, lines[0].command)
-    if not running_copies:
-        return []
-    running_lines, copy_count = running_copies
+    command = lines[0].command
+    with file.command_mutex(command) as acquired:
+        if not acquired:
+            return []
+        file.get_checked_fd()
+        running_lines = [line for line in file.lines_by_command({command})[command] if line.state == RUNNING]
+        copy_count = file.lock_table.count_job_locks(command)
     own_locks = set(map(own_job_lock_offset, lines))
-    allowed_locks = own_locks
+    locks = unsupervised_jobs.keys() - set(map(own_job_lock_offset, running_lines))
     has_living_runner = copy_count != len(unsupervised_jobs)
-    if not has_living_runner:
-        allowed_locks = {*own_locks, *unsupervised_jobs}
-    locks = unsupervised_jobs.keys() & allowed_locks - set(map(own_job_lock_offset, running_lines))
+    if has_living_runner:
+        locks &= own_locks
     own_first = sorted(locks, key=lambda job_lock: job_lock not in own_locks)
     # each line that is still `r` has a job that must live, whichever it is
     max_kills = min(max(copy_count - len(running_lines), 0), len(lines))
     return [unsupervised_jobs[job_lock] for job_lock in own_first[:max_kills]]
-
-
-def why_still_running(pids: Sequence[int]) -> str:
-    if pids:
-        names = ", ".join(map(str, pids))
-        return f"process {names} of this host runs it, or should kill it"
-    # on FUSE the daemon holds the locks, so the kernel does not name the job's processes
-    return (f"no visible process of this host runs it: use {PROG} --cancel on the right host (runwait4.py "
-            "--status names it), on FUSE kill it there; a client over TCP kills it when it is back")
 
 
 def kill_unsupervised(jobs: Iterable[Shell]) -> list[list[int]]:
