@@ -98,6 +98,7 @@ from runmaker4 import (
     lock,
     lock_all,
     lost_locks,
+    open_folder_of,
     open_job_file,
     open_or_make,
     other_lock,
@@ -644,10 +645,6 @@ def is_running_line(line: bytes) -> bool:
     return line[:1] == RUNNING and is_job(line)
 
 
-def count_running(lines: Iterable[bytes]) -> int:
-    return sum(map(is_running_line, lines))
-
-
 def merge_key(line: bytes) -> bytes:
     """Return a key that is equal for lines that differ only in the state."""
     # no line contains a newline, so only jobs have such keys
@@ -667,18 +664,6 @@ def common_ends(old_lines: Sequence[bytes], new_lines: Sequence[bytes]) -> tuple
     """Return the numbers of equal lines at the start, and at the end of the remaining lines."""
     start = count_equal_at_start(old_lines, new_lines)
     return start, count_equal_at_start(reversed(old_lines[start:]), reversed(new_lines[start:]))
-
-
-def why_line_invalid(line: bytes) -> str:
-    """Return the error in a line that a person has written; '': none."""
-    try:
-        if is_directive(line):
-            parse_settings(line[1:])
-        elif is_job(line):
-            job_line(line[2:])
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 class EditRefusedError(Exception):
@@ -707,8 +692,15 @@ def merge_equal_lines(old: Sequence[OldLine], new: Sequence[NewLine]) -> list[by
     current = [line.current for line in old]
     if new_texts == old_texts:
         return current
-    if not old and (why := why_line_invalid(new_texts[0])):
-        raise EditRefusedError(f"line {new[0].number} of the copy: {why}")
+    if not old:
+        number, text = new[0]
+        try:
+            if is_directive(text):
+                parse_settings(text[1:])
+            elif is_job(text):
+                job_line(text[2:])
+        except ValueError as error:
+            raise EditRefusedError(f"line {number} of the copy: {error}") from None
     # merge only what the person has changed
     start, equal_at_end = common_ends(old_texts, new_texts)
     old_end = len(old) - equal_at_end
@@ -725,25 +717,21 @@ def check_new_states(old: Sequence[OldLine], new: Sequence[NewLine]) -> None:
     """
     current = [line.current for line in old]
     new_texts = [line.text for line in new]
-    added_running = count_running(new_texts) - count_running(current)
-    takes_running = added_running < 0
+    added_running = sum(map(is_running_line, new_texts)) - sum(map(is_running_line, current))
     has_conflict = current not in ([line.text for line in old], new_texts)
-    if takes_running or has_conflict:
+    if added_running < 0 or has_conflict:
         refused = next(line for line in old if is_running_line(line.current) or line.text != line.current)
-        raise EditRefusedError(f"line {refused.number}: {why_not_merged(refused.current)}")
+        why = f"has changed since: the state is {display_text(refused.current[:1])} now"
+        if is_running_line(refused.current):
+            why = "is r (--cancel it first)"
+        raise EditRefusedError(
+            f"line {refused.number}: {why}; '{display_text(refused.current[2:80])}' was changed or deleted"
+        )
     if added_running > 0:
         number = next(line.number for line in new if is_running_line(line.text))
         raise EditRefusedError(
             f"line {number} of the copy: is r, but not running (only runners set r; . is new)"
         )
-
-
-def why_not_merged(current_line: bytes) -> str:
-    """Return why a person's change to a job line is refused.  current_line: in the file now."""
-    why = f"has changed since: the state is {display_text(current_line[:1])} now"
-    if is_running_line(current_line):
-        why = "is r (--cancel it first)"
-    return f"{why}; '{display_text(current_line[2:80])}' was changed or deleted"
 
 
 LINES_MOVED = (
@@ -760,9 +748,10 @@ def merge(
     base: the lines that the person got.  edited: in the person's copy.  current: in the file now, in which
     other processes can have changed states and appended lines.
 
-    The result has the lines of `edited`, in that order, and the appended ones.  Lines that differ only in the
-    state are matched, and have the state of `current` unless the person has changed it.  If any change is
-    refused, no lines are returned.
+    The result has the lines of `edited`, in that order, and the appended ones.  If the person has only
+    appended lines and changed states, the others' lines come first, and so keep their offsets.  Lines that
+    differ only in the state are matched, and have the state of `current` unless the person has changed it.
+    If any change is refused, no lines are returned.
     """
     base_count = len(base)
     base_keys = [*map(merge_key, base)]
@@ -791,21 +780,10 @@ def merge(
         *(next(merged_by_key[merge_key(edited[index])]) for index in changed_indexes),
         *current[base_end:base_count],
     ]
-    return insert_appended_lines(merged, current[base_count:], base_keys), []
-
-
-def insert_appended_lines(
-    merged: Sequence[bytes], appended: Sequence[bytes], base_keys: Sequence[bytes]
-) -> list[bytes]:
-    """Return merged lines with the lines that other processes have appended meanwhile.
-
-    If the person has only appended lines and changed states, the others' lines come first, and so keep their
-    offsets.
-    """
-    base_count = len(base_keys)
     has_only_new_lines_at_end = base_keys == [*map(merge_key, merged[:base_count])]
     insert_index = base_count if has_only_new_lines_at_end else len(merged)
-    return [*merged[:insert_index], *appended, *merged[insert_index:]]
+    merged[insert_index:insert_index] = current[base_count:]
+    return merged, []
 
 
 def can_write_in_place(merged: Sequence[bytes], current: Sequence[bytes]) -> bool:
@@ -837,12 +815,6 @@ def read_to_end(file: Reader, start_offset: int = 0) -> bytes:
     while chunk := file.pread(BLOCK, start_offset + len(data)):
         data += chunk
     return bytes(data)
-
-
-def offsets_of_lines(data: bytes) -> list[int]:
-    start = len(UTF8_MARK) if data.startswith(UTF8_MARK) else 0
-    sizes = [len(line) + 1 for line in split_lines(data)]
-    return list(itertools.accumulate(sizes, initial=start))
 
 
 def lock_free_buckets(fd: int) -> list[int]:
@@ -900,7 +872,7 @@ def apply_edit(file: JobFile, base: bytes, edited: bytes, quiet: bool = False) -
             return refusals
         if can_write_in_place(merged, current):
             check_locks_held(file, lock_fd)
-            _write_in_place(file, fd, merged, current, offsets_of_lines(contents))
+            _write_in_place(file, fd, merged, contents)
             check_not_replaced(file, fd)
         else:
             _replace_file(file, fd, lock_fd, merged, contents)
@@ -922,22 +894,20 @@ def check_locks_held(file: JobFile, lock_fd: int) -> None:
         raise OSError(errno.EIO, "the locks were lost")
 
 
-def _write_in_place(
-    file: JobFile, fd: int, merged: Sequence[bytes], current: Sequence[bytes], offsets: Sequence[int]
-) -> None:
-    """Append the new lines, then write the changed states.
-
-    merged, current: the lines as they will be, and as they are.  offsets: of current lines.
-    """
+def _write_in_place(file: JobFile, fd: int, merged: Sequence[bytes], old_contents: bytes) -> None:
+    """Append the new lines, then write the changed states.  merged: the lines as they will be."""
+    current = split_lines(old_contents)
     appended = b"".join(line + b"\n" for line in merged[len(current):])
     if appended:
         with open_to_append(file.real_path) as append_fd:
             check_not_replaced(file, append_fd)
             lock_all(append_fd)
             append_locked(append_fd, file.real_path, file.mount, appended)
-    for line, old_line, offset in zip(merged, current, offsets):
+    offset = len(UTF8_MARK) if old_contents.startswith(UTF8_MARK) else 0
+    for line, old_line in zip(merged, current):
         if line != old_line:
             os.pwrite(fd, line[:1], offset)
+        offset += len(old_line) + 1
     os.fsync(fd)
 
 
@@ -949,7 +919,6 @@ def _replace_file(
     """
     old_info = os.fstat(old_fd)
     path = file.real_path
-    new_text = b"".join(line + b"\n" for line in lines)
     bom = UTF8_MARK if old_contents.startswith(UTF8_MARK) else b""
     folder, name = os.path.split(path)
     new_fd, temporary_path = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
@@ -960,12 +929,17 @@ def _replace_file(
                 f"{file.path}: other users could not write to a new file of yours (change only states, and "
                 "add lines at the end)"
             )
-        write_all(new_fd, bom + new_text)
+        write_all(new_fd, bom + b"".join(line + b"\n" for line in lines))
         os.fsync(new_fd)
         # if the locks are lost after this check, the rename can put old states back, no worse
         check_locks_held(file, lock_fd)
         os.rename(temporary_path, path)
-        sync_directory(folder)                  # or a power loss can bring the old file back
+        # or a power loss can bring the old file back
+        folder_fd = open_folder_of(path)
+        try:
+            os.fsync(folder_fd)
+        finally:
+            os.close(folder_fd)
         # `echo >>` does not take the append lock
         appended = read_to_end(file.reader, len(old_contents))
         if appended.strip():
@@ -989,48 +963,47 @@ def locks_out_writers(old_info: os.stat_result, new_info: os.stat_result) -> boo
     return old_info.st_uid != new_info.st_uid and old_info.st_mode & 0o060 != 0o060
 
 
-def sync_directory(folder: str) -> None:
-    fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def edit(file: JobFile, quiet: bool) -> int:
     """Open a copy in the user's editor, until the changes can be merged; return the exit status."""
     file.open_to_write()
     base = read_to_end(file.reader)
-    copy_path = os.path.join(tempfile.mkdtemp(prefix="runset4-"), os.path.basename(file.path))
-    with open(copy_path, "xb") as draft:
-        draft.write(base)
+    folder = tempfile.mkdtemp(prefix="runset4-")
+    copy_path = os.path.join(folder, os.path.basename(file.path))
+    with open(copy_path, "xb") as copy:
+        copy.write(base)
     while True:
         failure = run_editor(copy_path)
-        edited = read_copy(copy_path)
+        edited = b""                            # also if the copy was removed
+        with contextlib.suppress(FileNotFoundError), open(copy_path, "rb") as copy:
+            edited = copy.read()
         if edited == base:
-            remove_copy(copy_path)
+            shutil.rmtree(folder, ignore_errors=True)
             file.say(failure or NOTHING_CHANGED)
             return 1 if failure else 0
-        failure = failure or why_invalid_copy(base, edited)
-        refusals = [failure]
-        if not failure:
+        if failure:
+            refusals = [failure]
+        elif not edited.strip():
+            refusals = ["the copy is empty"]
+        elif b"\0" in edited and b"\0" not in base:
+            refusals = ["the copy contains NULs (save it as UTF-8)"]
+        else:
             try:
                 refusals = apply_edit(file, base, edited, quiet)
             except (UsageError, OSError):
                 file.say(f"the copy is kept: {copy_path}")
                 raise
         if not refusals:
-            remove_copy(copy_path)
+            shutil.rmtree(folder, ignore_errors=True)
             return 0
         for why in refusals:
             file.say(why)
         file.say(f"nothing was written; the copy is kept: {copy_path}")
-        if not ask_to_edit_again():
+        answer = ""
+        if os.isatty(0) and os.isatty(2):
+            with contextlib.suppress(EOFError):
+                answer = input("What now? (e)dit again, e(x)it: ")
+        if not answer.strip().lower().startswith("e"):
             return 1
-
-
-def remove_copy(copy_path: str) -> None:
-    shutil.rmtree(os.path.dirname(copy_path), ignore_errors=True)
 
 
 def run_editor(copy_path: str) -> str:
@@ -1046,31 +1019,6 @@ def run_editor(copy_path: str) -> str:
     if exit_code:
         return f"the editor '{printable(editor)}' failed: exit {exit_code} (set VISUAL or EDITOR)"
     return ""
-
-
-def read_copy(copy_path: str) -> bytes:
-    """Return the contents of the copy; b"" also if it was removed."""
-    with contextlib.suppress(FileNotFoundError), open(copy_path, "rb") as file:
-        return file.read()
-    return b""
-
-
-def why_invalid_copy(base: bytes, edited: bytes) -> str:
-    if not edited.strip():
-        return "the copy is empty"
-    if b"\0" in edited and b"\0" not in base:
-        return "the copy contains NULs (save it as UTF-8)"
-    return ""
-
-
-def ask_to_edit_again() -> bool:
-    """Return the person's answer; False if stdin or stderr is no terminal."""
-    if not (os.isatty(0) and os.isatty(2)):
-        return False
-    try:
-        return input("What now? (e)dit again, e(x)it: ").strip().lower().startswith("e")
-    except EOFError:
-        return False
 
 
 # ======== Lists =============================================================================================
