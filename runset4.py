@@ -58,6 +58,7 @@ from runmaker4 import (
     LONGEST_COMMAND,
     MUTEX_OFFSET,
     NEW,
+    NO_DIRECTIVES,
     OUR_STATES,
     RUNNING,
     UTF8_MARK,
@@ -1333,14 +1334,6 @@ def parse_sweep(words: Sequence[str]) -> list[list[bytes]]:
     return sources
 
 
-def lines_of_sweep(template: bytes, sources: Sequence[Sequence[bytes]]) -> Iterator[bytes]:
-    """Yield a job line for each combination of the values after each `:::`; the last value changes
-    fastest.
-    """
-    for job_number, values in enumerate(itertools.product(*sources), 1):
-        yield job_line(fill_template(template, job_number, values, values))
-
-
 # ======== Job files =========================================================================================
 #
 # fjd has one file per job, which names an executable, whose argument is the path of the file.  The job
@@ -1453,16 +1446,14 @@ class Test:
             self._apply_flag(flag[1].decode(), flag[2])
         elif command:
             target, quoted, plain = command.groups()
-            self._add_command(target, plain if quoted is None else quoted)
+            text = plain if quoted is None else quoted
+            if not text.strip():
+                raise ValueError(f"'{display_text(target)}' has no command (or the test above has no end)")
+            self.commands.append(TestCommand(target, job_line(text), self.timeout))
         else:
             raise ValueError(
                 f"unknown line '{display_text(line[:80])}' (expected TARGET: COMMAND, -timeout: T or end)"
             )
-
-    def _add_command(self, target: bytes, text: bytes) -> None:
-        if not text.strip():
-            raise ValueError(f"'{display_text(target)}' has no command (or the test above has no end)")
-        self.commands.append(TestCommand(target, job_line(text), self.timeout))
 
     def _apply_flag(self, name: str, value: bytes) -> None:
         """Apply '-NAME: VALUE': `timeout` to the command above, other flags above the first target to all."""
@@ -1522,13 +1513,6 @@ def check_value(parse: Callable[[str], object], text: bytes) -> bytes:
         raise ValueError(str(error)) from None
 
 
-def parse_label(line: bytes) -> bytes:
-    match = TEST_LABEL.fullmatch(line)
-    if not match:
-        raise ValueError(f"not the label of a test: '{display_text(line[:80])}' (such as 'LABEL:')")
-    return match[1]
-
-
 def lines_of_tests(path: str) -> Iterator[bytes]:
     """Yield the new lines for a NetJobs configuration."""
     source = Source(path)
@@ -1539,7 +1523,11 @@ def lines_of_tests(path: str) -> Iterator[bytes]:
             continue
         try:
             if not test:
-                test = Test(parse_label(line))
+                label = TEST_LABEL.fullmatch(line)
+                if not label:
+                    text = display_text(line[:80])
+                    raise ValueError(f"not the label of a test: '{text}' (such as 'LABEL:')")
+                test = Test(label[1])
                 label_line = source.line_number
             elif line == b"end":
                 yield from test.job_file_lines()
@@ -1645,24 +1633,11 @@ def make_parser() -> Parser:
         },
     )
     add = parser.add_argument_group("edit, list or change jobs").add_argument
-    add(
-        "--edit",
-        action="store_true",
-        help="edit a copy in $VISUAL, $EDITOR or vi, merge the changes",
-    )
+    add("--edit", action="store_true", help="edit a copy in $VISUAL, $EDITOR or vi, merge the changes")
     add("-l", "--list", action="store_true", help="print LINE STATE COMMAND [of all]")
-    add(
-        "-s",
-        "--set",
-        type=parse_settable_state,
-        metavar="STATE",
-        help="set the state: new (.), held (x), done (d), ...",
-    )
-    add(
-        "--cancel",
-        action="store_true",
-        help="set c, kill running jobs on any host, wait for them",
-    )
+    add("-s", "--set", type=parse_settable_state, metavar="STATE",
+        help="set the state: new (.), held (x), done (d), ...")
+    add("--cancel", action="store_true", help="set c, kill running jobs on any host, wait for them")
     add = parser.add_argument_group("select jobs (all conditions must hold)").add_argument
     add("file", metavar="FILE", nargs="?", type=job_file_path, help="the job file")
     add("lines", nargs="*", type=line_ranges, metavar="LINE", help="line numbers, or ranges: 3 5-9, or 3,5-9")
@@ -1673,20 +1648,11 @@ def make_parser() -> Parser:
     add = parser.add_argument_group(
         "append lines (all or none; FILE is created if there is none; -: print them)"
     ).add_argument
-    add(
-        "--add",
-        action="extend",
-        nargs="*",
-        metavar="CMD",
+    add("--add", action="extend", nargs="*", metavar="CMD",
         help="jobs or directives; FILE comes first.  --add --template T ::: A B ::: 1 2: a job for each "
-        "combination of {1} and {2}",
-    )
-    add(
-        "--add-list",
-        action="append",
-        metavar="LIST",
-        help="one job or #RUN directive per line of LIST (-: stdin)",
-    )
+             "combination of {1} and {2}")
+    add("--add-list", action="append", metavar="LIST",
+        help="one job or #RUN directive per line of LIST (-: stdin)")
     add("--template", type=parse_template, metavar="T",
         help="... the command: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
              "{//} directory, {/.} base name without extension, {1} {2/.} {NAME} of columns (NAME: from the "
@@ -1694,20 +1660,11 @@ def make_parser() -> Parser:
     add("--colsep", type=parse_separator, metavar="SEP",
         help="... the separator of columns: a character, as in CSV, or a regular expression [*.csv: comma, "
              "*.tsv: tab, otherwise blanks]")
-    add(
-        "--add-jobs",
-        action="extend",
-        nargs="+",
-        metavar="JOB",
+    add("--add-jobs", action="extend", nargs="+", metavar="JOB",
         help="one job per job file of fjd (INI, [control] or [fjd], executable=), or per such file in a "
-        "directory, each once",
-    )
-    add(
-        "--add-tests",
-        action="append",
-        metavar="CONFIG",
-        help="the tests of a NetJobs configuration, for the server",
-    )
+             "directory, each once")
+    add("--add-tests", action="append", metavar="CONFIG",
+        help="the tests of a NetJobs configuration, for the server")
     add = parser.add_argument_group("file system and output").add_argument
     add("--single-host", action="store_true", help="no other host uses the file: accept any file system")
     add("-q", "--quiet", action="store_true", help="do not report the changes")
@@ -1760,8 +1717,7 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
         parser.error("::: requires --add --template T before it")
     if template and not (sweep or action == "add_list"):
         parser.error("--template requires --add-list, or --add and :::")
-    fills_list = template and action == "add_list"
-    if options.colsep and not (fills_list and has_columns(template)):
+    if options.colsep and not (template and action == "add_list" and has_columns(template)):
         parser.error("--colsep requires --add-list, and --template with a column, such as {1} or {NAME}")
     if sweep:
         try:
@@ -1771,20 +1727,18 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
 
 
 def lines_to_add(options: argparse.Namespace, skipped: Counter[str]) -> Iterator[bytes]:
-    """Return the new lines for --add, --add-list or --add-tests; count what is skipped."""
-    template = options.template
+    """Yield the new lines for --add, --add-list or --add-tests; count what is skipped."""
     if options.sweep:
-        return lines_of_sweep(template, options.sweep)
-    imports: Iterator[Iterator[bytes]]
-    if options.add_tests is not None:
-        imports = map(lines_of_tests, options.add_tests)
-    elif options.add_list is not None:
-        imports = (
-            lines_from_list_file(path, template, options.colsep, skipped) for path in options.add_list
-        )
-    else:
-        return map(new_line, map(os.fsencode, options.add))
-    return itertools.chain.from_iterable(imports)
+        # each combination of the values after each `:::`; the last value changes fastest
+        for job_number, values in enumerate(itertools.product(*options.sweep), 1):
+            yield job_line(fill_template(options.template, job_number, values, values))
+        return
+    for text in options.add or ():
+        yield new_line(os.fsencode(text))
+    for path in options.add_list or ():
+        yield from lines_from_list_file(path, options.template, options.colsep, skipped)
+    for path in options.add_tests or ():
+        yield from lines_of_tests(path)
 
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
@@ -1823,32 +1777,14 @@ def list_lines(file: JobReader, selection: Selection) -> int:
     return 1 if none_selected or change_counts.refused else 0
 
 
-def check_openable(path: str, flags: int) -> None:
-    os.close(open_job_file(path, flags))
-
-
-def run_on_existing_file(options: argparse.Namespace, file: JobFile) -> int:
-    """Run --edit, --set or --cancel.  Refuse plain text without a job; after --edit only report it."""
-    if options.edit:
-        exit_status = edit(file, options.quiet)
-        check_for_strays(file.path, file.network, file.say, refuse=False)
-        return exit_status
-    check_for_strays(file.path, file.network, file.say, refuse=True)
-    return change_states(file, options)
-
-
-def is_end_directive(line: Line) -> bool:
-    with contextlib.suppress(ValueError):
-        return parse_settings(line.text).kind == "end"
-    return False
-
-
 def say_jobs_below_end(file: JobFile) -> None:
     """Warn about new jobs below a `#RUN end`, where --follow runners do not see them.  Call it without the
     append lock: no process must wait.
     """
     try:
-        end_line = next(filter(is_end_directive, file.scan_lines(b"", directives=True)), None)
+        directives = file.scan_lines(b"", directives=True)
+        ends = (line for line in directives if NO_DIRECTIVES.with_directive(line).below_end)
+        end_line = next(ends, None)
     except FileNotFoundError:
         raise FileChangedError from None
     if end_line and Scan(file.reader, end_line.offset, NEW).next():
@@ -1905,17 +1841,22 @@ def run_command(argv: Sequence[str]) -> int:
         # --list locks nothing, so it works on any file system
         mount = check_mount(path, options.single_host or only_list)
         if only_list:
-            check_openable(path, os.O_RDONLY)
+            os.close(open_job_file(path, os.O_RDONLY))
             check_for_strays(path, mount.network, say)
             return list_lines(JobReader(path, say=say, mount=mount), options.selection)
         file = JobFile(path, say=say, mount=mount)
         adds_lines = options.action in ADD_ACTIONS
         if not adds_lines or os.path.lexists(path):
-            check_openable(path, os.O_RDWR)
+            os.close(open_job_file(path, os.O_RDWR))
             check_lock_file(path, mount, say)
         if adds_lines:
             return add_and_report(options, file)
-        return run_on_existing_file(options, file)
+        if options.edit:
+            exit_status = edit(file, options.quiet)
+            check_for_strays(path, mount.network, say, refuse=False)
+            return exit_status
+        check_for_strays(path, mount.network, say)
+        return change_states(file, options)
     except BrokenPipeError:                     # from stdout: run_main() handles it
         raise
     except OSError as error:

@@ -487,8 +487,9 @@ class Sweeps(ImportCase):
             self.assertEqual(theirs.out, ours, values)
 
     def test_a_trillion_combinations_are_made_one_by_one(self) -> None:
-        sources = runset4.parse_sweep([":::", *map(str, range(1000))] * 4)
-        jobs = runset4.lines_of_sweep(b"n {4} {2}", sources)
+        values = [":::", *map(str, range(1000))] * 4
+        options = runset4.parse_options(["runs.txt", "--add", "--template", "n {4} {2}", *values])
+        jobs = runset4.lines_to_add(options, Counter())
         self.assertEqual(list(itertools.islice(jobs, 1001))[-2:], [b". n 999 0\n", b". n 0 0\n"])
 
     def test_what_makes_no_sense_is_refused(self) -> None:
