@@ -246,15 +246,6 @@ def ask_for_token() -> str:
 # connection, so that errors appear on the user's terminal.
 
 
-def receive_bytes(sock: socket.socket, deadline: float) -> bytes:
-    """Return some bytes that arrive before the deadline, by boottime().  Raises OSError."""
-    sock.settimeout(max(deadline - boottime(), 0.01))
-    data = sock.recv(1 << 16)
-    if not data:
-        raise ConnectionResetError("the server has closed the connection")
-    return data
-
-
 @dataclass(frozen=True)
 class Endpoint:
     host: str
@@ -271,7 +262,11 @@ class Endpoint:
         channel = self.open_channel()
         with socket.create_connection((self.host, self.port), timeout=seconds) as sock:
             while not channel.is_authenticated:
-                channel.receive(receive_bytes(sock, deadline))
+                sock.settimeout(max(deadline - boottime(), 0.01))
+                data = sock.recv(1 << 16)
+                if not data:
+                    raise ConnectionResetError("the server has closed the connection")
+                channel.receive(data)
                 sock.sendall(channel.take_outgoing())
 
     def why_unreachable(self, error: Exception) -> str:
@@ -327,7 +322,7 @@ class RemoteJob(Job):
     result: bytes | None = None         # NEW: given back; None: not finished
     # of the last run: one of FAILURE_CAUSES, "unstarted", or "": none of these
     cause: str = "unstarted"
-    # of the current run, once acknowledged: another server would also need it
+    # of the current run, once acknowledged, until the `end` is: another server would also need it
     begin: Event | None = None
 
     @classmethod
@@ -354,25 +349,8 @@ class RemoteJob(Job):
         )
 
     @property
-    def has_ended(self) -> bool:
-        return self.result is not None
-
-    @property
     def slots(self) -> int:
         return int(self.needs.slots)
-
-    def describe(self) -> dict[str, Any]:
-        return dict(
-            id=self.key,
-            number=self.number,
-            text=to_text(self.text),
-            result=None if self.result is None else to_text(self.result),
-        )
-
-    def on_acknowledged(self, event: Event) -> None:
-        """Keep the `begin` of a run for another server, until the `end` is acknowledged."""
-        if event.kind in ("begin", "end"):
-            self.begin = event if event.kind == "begin" else None
 
 
 class Outbox:
@@ -548,13 +526,6 @@ class LinkLife:
         max_age = min(self._grace / 2, runmaker4.MAX_SILENT_SECONDS)
         request_age = boottime() - self._server_alive_at
         return self.link is not None and request_age < max_age
-
-    def max_summary_wait(self) -> float:
-        """Return the seconds to wait at the exit for the server's summary; 0: no server ever accepted us."""
-        if self.link:
-            return MAX_COUNT_SECONDS
-        was_reported = self.reported_complaint is not Complaint.NOTHING
-        return 0.0 if was_reported and not self.was_accepted else MAX_CONNECT_SECONDS
 
     def on_proven(self, link: ServerLink) -> None:
         self._link = link
@@ -766,10 +737,6 @@ class Connection:
         self._summary: asyncio.Future[Summary | None] = self.loop.create_future()
         self._runner = program.make_runner(self, [ServerSink(self), *program.console], self._outbox)
 
-    @property
-    def _first_job_ahead(self) -> RemoteJob | None:
-        return next(iter(self._jobs_ahead.values()), None)
-
     # -- as a Runner sees it ---------------------------------------------------------------------------------
 
     def our_job(self, job: Job) -> RemoteJob | None:
@@ -782,7 +749,7 @@ class Connection:
 
         Arriving jobs wake the runner, which claims again.
         """
-        first_job = self._first_job_ahead
+        first_job = next(iter(self._jobs_ahead.values()), None)
         # the first job waits until it fits, and the others wait for it: only report our memory
         if first_job and not free.holds(first_job.needs):
             self._request_jobs(free._replace(slots=0))
@@ -892,7 +859,10 @@ class Connection:
             if link and link is not asked_link:
                 asked_link = link
                 link.send(type="account", slots=self._runner.slots.listed)
-            if boottime() - started > self.link_life.max_summary_wait():
+            is_down = self.link_life.reported_complaint is not Complaint.NOTHING
+            if is_down and not self.link_life.was_accepted:
+                return                          # there was never a server
+            if boottime() - started > (MAX_COUNT_SECONDS if link else MAX_CONNECT_SECONDS):
                 return
             await self._wait_for_progress()
 
@@ -945,14 +915,16 @@ class Connection:
     def _on_acknowledged(self, events: Iterable[Event]) -> None:
         """Handle events that the server has acknowledged, because they are in files.
 
-        Forget a job whose result is acknowledged; keep other events for a next server.
+        Forget a job whose result is acknowledged; keep the `begin` of a run for a next server.
         """
         for event in events:
             job = self._jobs.get(event.key)
             if job and event.kind == "finish":
                 del self._jobs[job.key]
-            elif job:
-                job.on_acknowledged(event)
+            elif job and event.kind == "begin":
+                job.begin = event
+            elif job and event.kind == "end":
+                job.begin = None
         self._send_queued_events()
         if self._outbox.is_empty:
             self._progress.set()
@@ -999,7 +971,9 @@ class Connection:
             self._on_link_lost(why, complaint)
             seconds_down = await self.link_life.pause_before_retry()
             if seconds_down is not None:
-                self._give_up(f"no server for {human_time(seconds_down)}: {why}")
+                self._progress.set()
+                self._runner.fail(f"no server for {human_time(seconds_down)}: {why}")
+                self._runner.kill_jobs()
 
     def greet(self, link: ServerLink) -> None:
         """Name our jobs (`have`) and ourselves (`hello`) on a new link."""
@@ -1007,7 +981,9 @@ class Connection:
         if not self.link_life.wants_server:
             return
         for job in self._jobs.values():             # one by one: a command can fill a message
-            link.send(type="have", jobs=[job.describe()])
+            result = None if job.result is None else to_text(job.result)
+            held_job = dict(id=job.key, number=job.number, text=to_text(job.text), result=result)
+            link.send(type="have", jobs=[held_job])
         link.send(
             type="hello",
             client=self._id,
@@ -1035,11 +1011,6 @@ class Connection:
             self._runner.refuse_gate(job)       # only a job that waits for `go`
         self._requests.on_lost()
 
-    def _give_up(self, why: str) -> None:
-        self._progress.set()
-        self._runner.fail(why)
-        self._runner.kill_jobs()
-
     # -- messages --------------------------------------------------------------------------------------------
 
     def handle(self, link: ServerLink, message: Message) -> None:
@@ -1048,8 +1019,7 @@ class Connection:
         Raises WireError if it is unknown, malformed, or comes before the welcome.
         """
         kind = message.text("type", 16)
-        is_exiting = self.link_life.state is LinkState.OVER
-        if is_exiting:
+        if not self.link_life.wants_server:
             return
         is_welcome_done = link is self.link_life.link
         if not is_welcome_done and kind not in ("welcome", "closing"):
@@ -1062,20 +1032,29 @@ class Connection:
             self._on_acknowledged(self._outbox.acknowledge(message.integer("n")))
         elif kind == "nothing":
             self._on_no_job(message)
-        elif kind == "pong":
-            self._on_pong(message)
+        elif kind == "pong":            # the server is alive: queued jobs can start
+            self._retry = to_text(message.retried_states("retry"))
+            self.link_life.on_answer(message.integer("request"))
+            if self._jobs_ahead:
+                self._wake_runner()
         elif kind == "fault":
             self._on_fault(message)
         elif kind == "lost":            # to another runner
             self._on_job_lost(message.text("id"))
         elif kind == "go":              # all jobs of a group are ready
-            self._on_go(message)
+            job = self._jobs.get(message.text("id"))
+            if job:
+                self._runner.open_gate(job)
         elif kind == "stop":
             self._on_stop(message.text("id"), cancelled=message.boolean("cancelled"))
         elif kind == "account":         # before we exit
             self._on_summary(message)
         elif kind == "closing":
-            self._on_server_closing(link, message)
+            if message.boolean("done"):         # the server exits for good, so we do, too
+                self._on_summary(message)
+                self.link_life.conclude()
+                self._runner.drain()
+            link.drop("the server was stopped")
         else:
             raise WireError(f"an unknown message {kind!a}")
 
@@ -1117,14 +1096,6 @@ class Connection:
         self._requests.forget_no_job()          # an earlier answer is outdated
         self._wake_runner()
 
-    def _on_pong(self, message: Message) -> None:
-        """Handle the answer to a ping, which proves that the server is alive: queued jobs can start."""
-        request_number = message.integer("request")
-        self._retry = to_text(message.retried_states("retry"))
-        self.link_life.on_answer(request_number)
-        if self._jobs_ahead:
-            self._wake_runner()
-
     def _on_fault(self, message: Message) -> None:
         """Report that the server cannot write the result of a job."""
         job = self._jobs.get(message.text("id"))
@@ -1141,20 +1112,14 @@ class Connection:
         if link and remote_job:
             link.send(type="ready", id=remote_job.key)
 
-    def _on_go(self, message: Message) -> None:
-        job = self._jobs.get(message.text("id"))
-        if job:
-            self._runner.open_gate(job)
-
     def _on_stop(self, key: str, cancelled: bool) -> None:
         """Kill a running job, or give it back if it waits for a slot.
 
         cancelled: by a user; False: the group has stopped.  Finished jobs are ignored.
         """
         job = self._jobs.get(key)
-        if self._return_queued_job(key) or not job or job.has_ended:
-            return
-        self._runner.kill_job(job, "cancelled" if cancelled else "stopped")
+        if not self._return_queued_job(key) and job and job.result is None:
+            self._runner.kill_job(job, "cancelled" if cancelled else "stopped")
 
     def _on_no_job(self, message: Message) -> None:
         """Handle the answer that there is no job: wake the runner, which exits if it can."""
@@ -1190,15 +1155,6 @@ class Connection:
             first_stray=summary.integer("first_stray"),
         )
 
-    def _on_server_closing(self, link: ServerLink, message: Message) -> None:
-        """Drop the link; exit too if the server exits for good."""
-        is_for_good = message.boolean("done")
-        if is_for_good:
-            self._on_summary(message)
-            self.link_life.conclude()
-            self._runner.drain()
-        link.drop("the server was stopped")
-
 
 # ======== What the server is told of runs ===================================================================
 #
@@ -1207,7 +1163,6 @@ class Connection:
 
 
 class ServerSink(Sink):
-
     """Reports the start, output and end of runs to the server."""
 
     def __init__(self, connection: Connection) -> None:
@@ -1337,18 +1292,12 @@ class ClientProgram(RunnerProgram):
         allow_descriptors(32 + 4 * len(self.slots))             # both ends of two pipes for each job
         self.check_slurm_time_limit()
         self._reported_complaint = self._try_to_connect()
-        self._warn_if_token_visible()
-        return super().main()                   # runs work(), in the background with -d
-
-    def _warn_if_token_visible(self) -> None:
-        """Warn that other users can see the token, if --token has the token itself, not a file."""
-        option = self.options.token
-        is_token_itself = option and HEX_128_BITS.fullmatch(option)
-        if is_token_itself:
+        if HEX_128_BITS.fullmatch(self.options.token or ""):
             self.say(
                 "other users of this host can see the token in the list of processes (give --token a file, "
                 "or set $RUNMAKER4_TOKEN)"
             )
+        return super().main()                   # runs work(), in the background with -d
 
     def _try_to_connect(self) -> Complaint:
         """Connect once; return LOSS if no server answers yet.  Raises UsageError if waiting cannot help."""
