@@ -207,7 +207,7 @@ BACKLOG = 1000                  # connections that wait for accept(2)
 ACCEPT_PAUSE_SECONDS = 1.0      # after a failed accept(2)
 MIN_DESCRIPTORS = 500           # some 20 for the server, 400 for strangers, the rest for clients
 MAX_BATCH_LINES = 64            # lines claimed before other work follows
-MAX_PREFETCHED_LINES = 16       # sent before a request: Client.prefetch_count
+MAX_PREFETCHED_LINES = 16       # sent before a request: Client.slots_to_fill
 SHORT_JOB_SECONDS = 0.1         # from sending a line to the result of a short job
 POLL_SECONDS = 0.1              # between scans of a local file, while clients wait
 MAX_REPORTED_BYTES = 1 << 25    # jobs that a client may report
@@ -362,19 +362,13 @@ class SharedLockTable(LockTable):
         # of the previous server and of runners
         locked_offsets = list(itertools.chain.from_iterable(find_held_job_locks(self.fd)))
         self.lengthen_lock_file()               # shows runners that another process claims lines
+        # on CephFS a second lock of the same kind would damage the first: it becomes shared, then exclusive
         self.locks_without_line = frozenset(
-            offset for offset in locked_offsets if self._lock_again(shared_fd, offset)
+            offset for offset in locked_offsets
+            if lock(shared_fd, offset, shared=True) and lock(shared_fd, offset)
         )
         self._shared_fd = shared_fd
         self._shared_inode = self.inode
-
-    @staticmethod
-    def _lock_again(fd: int, offset: int) -> bool:
-        """Lock a byte that `fd` perhaps has locked; return False if another descriptor has it locked.
-
-        On CephFS a second lock of the same kind would damage the first, so it becomes shared, then exclusive.
-        """
-        return lock(fd, offset, shared=True) and lock(fd, offset)
 
     def has_own_lock(self, line: Line) -> bool:
         return own_job_lock_offset(line) in self.locks_without_line
@@ -484,7 +478,10 @@ def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float
     """
     locks_fd = -1
     while True:
-        message, fds = receive_from_server(server_sock)
+        try:
+            message, fds, _, _ = socket.recv_fds(server_sock, 64, 1)
+        except OSError:                     # ECONNRESET: the server is dead, and has not read our answer
+            message, fds = b"", []
         if fds:
             close_all(locks_fd)
             locks_fd = fds[0]
@@ -494,15 +491,6 @@ def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float
         if not new_server:
             return
         server_sock = new_server
-
-
-def receive_from_server(server_sock: socket.socket) -> tuple[bytes, list[int]]:
-    # b"": the server is dead
-    try:
-        message, fds, _, _ = socket.recv_fds(server_sock, 64, 1)
-    except OSError:                     # ECONNRESET: it has not read our answer
-        return b"", []
-    return message, fds
 
 
 def give_to_next_server(listener: socket.socket, locks_fd: int, grace: float) -> socket.socket | None:
@@ -544,7 +532,15 @@ class KeeperLink:
         Raises UsageError: another server of this user serves the file; OSError.
         """
         previous_keeper = self._take_over_locks()
-        self._start_keeper()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(b"\0" + self.address_start + secrets.token_hex(6).encode())
+            listener.listen(128)            # servers that were refused stay in the queue
+            is_child = fork_quietly() == 0
+            if is_child:
+                self._become_keeper(listener)
+            self._keeper_end.close()
+        if self.locks_fd >= 0:
+            self.give_locks(self.locks_fd)
         if previous_keeper:                 # not sooner: the locks would depend on us alone
             with previous_keeper, contextlib.suppress(OSError):
                 previous_keeper.send(b"exit")
@@ -596,18 +592,6 @@ class KeeperLink:
         if fds:
             self.locks_fd = fds[0]
         return bool(fds)
-
-    def _start_keeper(self) -> None:
-        """Fork a process that holds the job locks when the server is dead.  Raises OSError."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(b"\0" + self.address_start + secrets.token_hex(6).encode())
-            listener.listen(128)            # servers that were refused stay in the queue
-            is_child = fork_quietly() == 0
-            if is_child:
-                self._become_keeper(listener)
-            self._keeper_end.close()
-        if self.locks_fd >= 0:
-            self.give_locks(self.locks_fd)
 
     def _become_keeper(self, listener: socket.socket) -> None:
         """Run the keeper in the child process, without other descriptors.  Never returns.
@@ -859,14 +843,7 @@ class Assignment:
             return None
         self.phase = Phase.ENDING
         line_result = proposed_result
-        if self.group:
-            line_result = self._alter_for_group(line_result, self.group.stage)
-        if self.is_cancelled:
-            line_result = self._alter_for_cancelled(line_result)
-        return line_result
-
-    def _alter_for_group(self, line_result: LineResult, stage: Stage) -> LineResult:
-        """Alter the result of a job of a group: see decide_result()."""
+        stage = self.group.stage if self.group else None
         # the other hosts do not wait for the job
         has_group_begun = stage in (Stage.RUNNING, Stage.STOPPED)
         if line_result.cause is Cause.RETURNED and has_group_begun and not self.is_cancelled:
@@ -874,16 +851,11 @@ class Assignment:
         # the client was ordered to stop the job
         if line_result.state == ERROR and stage is Stage.STOPPED:
             line_result = replace(line_result, cause=Cause.STOPPED, how_ended="")
+        if line_result.state in (NEW, ERROR) and self.is_cancelled:
+            never_ran = line_result.cause in (Cause.RETURNED, Cause.UNSTARTED)
+            cause = Cause.CANCELLED if never_ran else line_result.cause
+            line_result = replace(line_result, cause=cause, state=CANCELLED)
         return line_result
-
-    @staticmethod
-    def _alter_for_cancelled(line_result: LineResult) -> LineResult:
-        """Keep a result that is certain; otherwise the state that the user has set remains in the file."""
-        if line_result.state not in (NEW, ERROR):
-            return line_result
-        never_ran = line_result.cause in (Cause.RETURNED, Cause.UNSTARTED)
-        cause = Cause.CANCELLED if never_ran else line_result.cause
-        return replace(line_result, cause=cause, state=CANCELLED)
 
     def mark_over(self) -> None:
         self.phase = Phase.OVER
@@ -1000,20 +972,18 @@ class Client(Consumer):
         return 2 * self.slots - sum(assignment.is_undecided for assignment in self.assignments.values())
 
     @property
-    def prefetch_count(self) -> int:
-        """Return how many jobs to send ahead, several in a message: one for four short jobs in a row.
-
-        Behind a longer job, the client gives waiting jobs back after a second.  0 with --max-failed: a client
-        also starts jobs that it has after the limit is reached.
-        """
-        if self.sessions.max_failed:
-            return 0
-        return min(self._short_jobs_in_row // 4, MAX_PREFETCHED_LINES)
-
-    @property
     def slots_to_fill(self) -> int:
+        """Return the slots for which the client may get jobs, also jobs ahead, several in a message.
+
+        It gets one ahead for four short jobs in a row: behind a longer job, it gives waiting jobs back after
+        a second.  With --max-failed it gets none, as it starts all that it has after the limit is reached.
+        """
         requested = min(self.requested_slots, self.line_allowance)
-        return requested + self.prefetch_count if requested > 0 else 0
+        if requested <= 0:
+            return 0
+        if self.sessions.max_failed:
+            return requested
+        return requested + min(self._short_jobs_in_row // 4, MAX_PREFETCHED_LINES)
 
     @property
     def where(self) -> str:
@@ -1058,7 +1028,10 @@ class Client(Consumer):
             detach_reason = await self._serve_link(link)
             if self.sessions.lifetime.is_exiting:
                 return
-            self._forget_requests()
+            # the client repeats its requests on the next link
+            self.requested_slots = 0
+            self.exits_without_jobs = False
+            self.request_number = 0
             jobs_in_started_groups = self.sessions.abort_unstarted_groups(self.assignments)
             if detach_reason is DetachReason.LOST:
                 kept_text = self.sessions.kept_text(self.assignments)
@@ -1098,15 +1071,11 @@ class Client(Consumer):
         return await link.detached
 
     def _welcome(self, link: ClientLink, reclaimed: Reclaimed) -> None:
-        """Answer a `hello`, and repeat orders that the client can have missed, for example `stop`."""
-        link.client = self
-        self._send_welcome(link)
-        for key in reclaimed.lost:
-            link.send(type="lost", id=key)
-        self._repeat_orders()
+        """Answer a `hello`; repeat orders that the client can have missed: to stop jobs, to go on in groups.
 
-    def _send_welcome(self, link: ClientLink) -> None:
-        """Send the `welcome`.  The client learns of results that are written when it resends them."""
+        The client learns of results that are written when it resends them.
+        """
+        link.client = self
         sessions = self.sessions
         link.send(
             type="welcome",
@@ -1115,12 +1084,11 @@ class Client(Consumer):
             grace=sessions.grace,
             seen=self.inbox.last_acknowledged,      # later events come again
         )
-
-    def _repeat_orders(self) -> None:
-        """Order the client again to stop cancelled jobs, and to go on in groups."""
+        for key in reclaimed.lost:
+            link.send(type="lost", id=key)
         for assignment in list(self.assignments.values()):
             if assignment.is_cancelled:
-                self.sessions.stop_cancelled_job(assignment)
+                sessions.stop_cancelled_job(assignment)
         for member in {assignment.member for assignment in self.assignments.values() if assignment.member}:
             member.group.on_client_back(member)
 
@@ -1139,12 +1107,6 @@ class Client(Consumer):
             # The message was lost.
             else:
                 self.sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
-
-    def _forget_requests(self) -> None:
-        """Forget requests: the client repeats them on the next link."""
-        self.requested_slots = 0
-        self.exits_without_jobs = False
-        self.request_number = 0
 
     def _abandon_lines(self) -> None:
         """Leave the lines of a client that did not come back within the grace as orphans."""
@@ -1282,7 +1244,10 @@ class ClientLink(Link, asyncio.Protocol):
         elif kind == "ready" and client:
             assignment = client.assignments.get(message.text("id", 16))
             if assignment and assignment.is_undecided:          # otherwise the line is settled already
-                self._on_ready(assignment)
+                member = assignment.member
+                if not member or assignment is not member.current:
+                    raise WireError("that job does not wait at a gate")
+                member.group.on_ready(member)
         elif kind == "have" and not self._has_hello:
             jobs = [ReportedJob.from_message(item) for item in message.objects("jobs")]
             self.reported_jobs += jobs
@@ -1299,14 +1264,6 @@ class ClientLink(Link, asyncio.Protocol):
             self._sessions.on_bye(client, self)
         else:
             raise WireError(f"an unexpected message {kind!a}")
-
-    @staticmethod
-    def _on_ready(assignment: Assignment) -> None:
-        """Notify the group that a job's shell waits at the gate.  Raises WireError."""
-        member = assignment.member
-        if not member or assignment is not member.current:
-            raise WireError("that job does not wait at a gate")
-        member.group.on_ready(member)
 
     def disconnected(self, why: str) -> None:
         self._sessions.remove_link(self)
@@ -1569,11 +1526,6 @@ class Member:
         elif assignment in self.queue:
             self.queue.remove(assignment)
 
-    def empty_queue(self) -> Sequence[Assignment]:
-        unsent = self.queue
-        self.queue = deque()
-        return unsent
-
     def stop_current(self) -> None:
         if self.current:
             self.current.send_message("stop", cancelled=False)
@@ -1640,9 +1592,19 @@ class Group:
         self._start_if_ready()
 
     def _start_if_ready(self) -> None:
-        preparing = self.stage is Stage.PREPARING
-        if preparing and all(member.is_lost or member.is_ready for member in self._members):
-            self._start_all()
+        """Let the jobs of all hosts begin, once each is ready or lost."""
+        if self.stage is not Stage.PREPARING:
+            return
+        if not all(member.is_lost or member.is_ready for member in self._members):
+            return
+        self.stage = Stage.RUNNING
+        self._prepare_timer.cancel()
+        for member in self._members:
+            if member.current and not member.is_lost:
+                member.current.mark_sent()
+                member.current.mark_begun()
+                member.current.send_message("go")
+                member.client.flush()
 
     def _on_prepare_timeout(self) -> None:
         """Report the hosts that are not ready, and give all lines back."""
@@ -1652,17 +1614,6 @@ class Group:
             f"{printable(hosts)}; trying again"
         )
         self.abort()
-
-    def _start_all(self) -> None:
-        """Let the jobs of all hosts begin."""
-        self.stage = Stage.RUNNING
-        self._prepare_timer.cancel()
-        for member in self._members:
-            if member.current and not member.is_lost:
-                member.current.mark_sent()
-                member.current.mark_begun()
-                member.current.send_message("go")
-                member.client.flush()
 
     def abort(self) -> None:
         """Call the group off if no job has begun: all lines become `.`."""
@@ -1750,7 +1701,9 @@ class Group:
 
     def _settle_unsent_jobs(self, member: Member) -> None:
         """Settle the jobs that were not yet sent to a host: they become `e`."""
-        for assignment in member.empty_queue():
+        unsent = member.queue
+        member.queue = deque()
+        for assignment in unsent:
             self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
 
     def _add_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
@@ -1764,13 +1717,7 @@ class Group:
         self._result_lines.append((assignment.number, text))
 
     def _finish(self) -> None:
-        self._print_results()
-        for member in self._members:
-            member.client.group_count -= 1
-        self._dispatcher.hand_out_soon()
-
-    def _print_results(self) -> None:
-        """Print a line about the group, then one about each job, in the order of the file."""
+        """Print a line about the group, then one about each job, in the order of the file; free the hosts."""
         lost_count = sum(member.is_lost for member in self._members)
         too_many_lost = self.stage is Stage.STOPPED
         verdict = "failed" if too_many_lost else "succeeded"
@@ -1778,6 +1725,9 @@ class Group:
         text = (f"{printable(self._name)}: {verdict}: {lost_count} of {hosts} lost "
                 f"(min-hosts {self._min_hosts})\n")
         self._stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self._result_lines)))
+        for member in self._members:
+            member.client.group_count -= 1
+        self._dispatcher.hand_out_soon()
 
 
 # ======== Counting ==========================================================================================
