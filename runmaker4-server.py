@@ -2325,23 +2325,14 @@ class Claims(Cursor):
         claimed: list[Job] = []
         for consumer, jobs in jobs_by_client:
             for line, settings in jobs:
-                job = self._claim_line(consumer, line, settings)
-                if not job:
+                job: Job | None = None
+                with contextlib.suppress(OSError):
+                    job = self.queue.claim(line, consumer, settings).job
+                if not job:             # the file has changed or cannot be read
+                    self.restart_walk()         # from the top; it reports an error that lasts
                     return claimed
                 claimed.append(job)
         return claimed
-
-    def _claim_line(self, client: Consumer, line: Line, settings: JobSettings) -> Job | None:
-        """Claim a line of a group; None: the file has changed or cannot be read.
-
-        The next walk begins at the top, and reports an error that lasts.
-        """
-        with contextlib.suppress(OSError):
-            job = self.queue.claim(line, client, settings).job
-            if job:
-                return job
-        self.restart_walk()
-        return None
 
     # -- lines of the server before us, and of clients that come back ----------------------------------------
 
@@ -2379,7 +2370,10 @@ class Claims(Cursor):
             self.queue.close_if_locks_lost(error)
             reclaimed.doubt = error_text(error)
         if reclaimed.jobs and self._records.log:
-            ordinals = self._count_ordinals()
+            ordinals: dict[int, int] = {}       # by offset
+            with contextlib.suppress(OSError):
+                lines = Scan(self.file.reader, self.file.start, RUNNING, counted=Counter())
+                ordinals = {line.offset: line.ordinal for line in lines}
             for job in reclaimed.jobs.values():
                 job.ordinal = ordinals.get(job.offset, 0)
         return reclaimed
@@ -2433,14 +2427,6 @@ class Claims(Cursor):
         _device, _inode, size, _mtime = signature
         return self.file.signature() != signature or self.file.seconds_until_trusted(size) > 0
 
-    def _count_ordinals(self) -> dict[int, int]:
-        """Return the positions of running lines among job lines, by offset; {}: the file cannot be read."""
-        with contextlib.suppress(OSError):
-            file = self.file
-            lines = Scan(file.reader, file.start, RUNNING, counted=Counter())
-            return {line.offset: line.ordinal for line in lines}
-        return {}
-
 
 class Recovery:
     """Finds the lines of jobs that this server has not assigned."""
@@ -2480,11 +2466,9 @@ class Recovery:
                 f"took over {plural(count, 'running job')} of the previous server; waiting {grace} for the "
                 "clients"
             )
-            spawn_task(self._end_inheritance())
-
-    async def _end_inheritance(self) -> None:
-        await asyncio.sleep(self._sessions.grace)
-        self._sessions.executor.post(self._sessions.claims.drop_inherited_locks)
+            sessions.loop.call_later(
+                sessions.grace, sessions.executor.post, sessions.claims.drop_inherited_locks
+            )
 
     async def reclaim(self, client: Client, reported: Sequence[ReportedJob]) -> Reclaimed:
         """Give a client that comes back the lines of the jobs that it reports; it can be lost meanwhile.
@@ -2617,8 +2601,7 @@ class Dispatcher:
             self.send_jobs(client, assignments)
         if batch.no_job is not None:
             self._on_no_job(batch.no_job)
-        self._remember_groups(batch)
-        self._claim_or_reserve_groups()
+        self._claim_or_reserve_groups(batch)
         self.answer_exiting_clients()
         can_lines_remain = batch.must_continue or (batch.jobs and self.waiting_clients)
         if can_lines_remain:
@@ -2742,14 +2725,14 @@ class Dispatcher:
 
     # -- groups ----------------------------------------------------------------------------------------------
 
-    def _remember_groups(self, batch: ClaimedBatch) -> None:
-        """Note the groups that the last claim has met: after a complete walk no others wait."""
-        new_plans = {plan.first_line.offset: plan for plan in batch.plans}
-        is_walk_complete = batch.no_job is not None and not batch.must_continue
-        self._group_plans = new_plans if is_walk_complete else {**self._group_plans, **new_plans}
+    def _claim_or_reserve_groups(self, batch: ClaimedBatch) -> None:
+        """Claim at most one group, or reserve clients; groups further up in the file choose first.
 
-    def _claim_or_reserve_groups(self) -> None:
-        """Claim at most one group, or reserve clients; groups further up in the file choose first."""
+        batch: has the groups that the last claim has met.
+        """
+        if batch.no_job is not None and not batch.must_continue:
+            self._group_plans = {}              # after a complete walk no others wait
+        self._group_plans.update({plan.first_line.offset: plan for plan in batch.plans})
         reserved: set[Client] = set()
         for _, plan in sorted(self._group_plans.items()):       # by offset
             # jobs of it run, perhaps since the previous server; or not all are found yet
@@ -2762,7 +2745,9 @@ class Dispatcher:
         If all hosts are connected, but some are busy, reserve a client of each: it gets no other jobs until
         the group is claimed.  reserved: clients of groups further up; this group's are added.
         """
-        clients = self._choose_clients(plan, self._free_slots(reserved))
+        free_slots = {client: min(client.requested_slots, client.line_allowance)
+                      for client in self.waiting_clients if client.can_get_jobs and client not in reserved}
+        clients = self._choose_clients(plan, free_slots)
         if not all(clients.values()):
             plan.reserved = self._clients_to_reserve(plan, reserved)
             reserved.update(plan.reserved)
@@ -2772,20 +2757,13 @@ class Dispatcher:
             chosen = {host: client for host, client in clients.items() if client}
             self._claim_group(plan, chosen)
 
-    def _free_slots(self, reserved: set[Client]) -> dict[Client, int]:
-        """Return the slots that each waiting, unreserved client requests."""
-        available = [client for client in self.waiting_clients if client.can_get_jobs]
-        return {client: min(client.requested_slots, client.line_allowance)
-                for client in available if client not in reserved}
-
     def _clients_to_reserve(self, plan: GroupPlan, reserved: set[Client]) -> set[Client]:
         """Return a client to keep free for each host of a group; none if a host is not connected."""
-        connected = [client for client in self._sessions.clients.values() if client.link]
-        total_slots = {client: client.slots for client in connected if client not in reserved}
+        total_slots = {client: client.slots for client in self._sessions.clients.values()
+                       if client.link and client not in reserved}
         clients_by_host = self._choose_clients(plan, total_slots)      # None: not connected
         clients = {client for client in clients_by_host.values() if client}
-        is_complete = all(clients_by_host.values())
-        return clients if is_complete else set()
+        return clients if all(clients_by_host.values()) else set()
 
     def _claim_group(self, plan: GroupPlan, clients: dict[str, Client]) -> None:
         """Start to claim all lines of a group; _prepare_or_return_group() gets the result.
@@ -3012,19 +2990,27 @@ class Server(Program):
         await self._await_in_time(self.executor.flush(), max_seconds)
         self.report_pending_records()
         if not self.defects:
-            self._send_closing_to_all()
+            # all events are acknowledged: otherwise clients would send written output to the next server, too
+            for client in self.sessions.clients.values():
+                # if the server was signalled, they keep jobs for the next server
+                account = None if in_haste else self._final_count.summary_for(client)
+                client.send_message(type="closing", done=not in_haste, account=account)
         await self._end_links()
-        self._let_keeper_exit()
+        # the keeper must hold the locks of lines that clients have, perhaps those of the previous server, and
+        # after a defect of all
+        if not (self.sessions.assignments or self.defects or self.claims.has_inherited_locks):
+            self._keeper.dismiss_keeper()
         await self.print_remaining(self.stdout, lambda: in_haste)
         if in_haste and not self.defects:
-            await self._count_in_time()
-        self._say_summary()
+            file_count = await self._await_in_time(
+                self.accountant.count(), runmaker4.Runner.MAX_ANSWER_SECONDS
+            )
+            self._final_count = file_count or FileCount()
+        self.say(self.runner_stats.closing_line(
+            self._final_count.summary_of_all(), boottime() - self.began, "runmaker4-client.py -r",
+            failure_report_command(self.options),
+        ))
         await self.print_remaining(self.stderr, lambda: in_haste)
-
-    async def _count_in_time(self) -> None:
-        """Count the jobs for the closing line, if the file system answers soon."""
-        file_count = await self._await_in_time(self.accountant.count(), runmaker4.Runner.MAX_ANSWER_SECONDS)
-        self._final_count = file_count or FileCount()
 
     async def _end_links(self) -> None:
         """End all connections, and wait at most a second for clients to close them.
@@ -3036,36 +3022,6 @@ class Server(Program):
         deadline = self.loop.time() + 1.0
         while self.sessions.links and self.loop.time() < deadline:
             await asyncio.sleep(0.01)
-
-    def _let_keeper_exit(self) -> None:
-        """Let the keeper exit, unless it must hold job locks for the next server.
-
-        That is so while lines are claimed: for clients, for clients of the previous server that have not
-        come yet, and perhaps after a defect.
-        """
-        may_have_locked_lines = self.defects or self.claims.has_inherited_locks
-        if not self.sessions.assignments and not may_have_locked_lines:
-            self._keeper.dismiss_keeper()
-
-    def _say_summary(self) -> None:
-        """Print the closing line: results by state, time, and how to see failed jobs."""
-        seconds = boottime() - self.began
-        why = failure_report_command(self.options)
-        self.say(
-            self.runner_stats.closing_line(
-                self._final_count.summary_of_all(), seconds, "runmaker4-client.py -r", why
-            )
-        )
-
-    def _send_closing_to_all(self) -> None:
-        """Send each client `closing`: if the server was signalled, it keeps jobs for the next server.
-
-        All events are acknowledged: otherwise the client would also send written output to the next server.
-        """
-        is_for_good = self.lifetime.exit_status is None
-        for client in self.sessions.clients.values():
-            account = self._final_count.summary_for(client) if is_for_good else None
-            client.send_message(type="closing", done=is_for_good, account=account)
 
     async def _await_in_time(self, awaitable: Awaitable[Any], seconds: float | None) -> Any:
         """Return the result; None after `seconds` (None: no limit), a second signal or an exception."""
