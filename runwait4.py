@@ -2061,25 +2061,18 @@ def assign_tracks(events: Iterable[Event]) -> list[list[Event]]:
     """Put each run on the first track that is free when the run begins; return the events of each track."""
     tracks: list[list[Event]] = []
     for event in sorted(events, key=operator.attrgetter("start_us")):   # with equal starts: as in the log
-        free_tracks = (track for track in tracks if ends_before(track[-1], event.start_us))
-        if track := next(free_tracks, None):
-            track.append(event)
+        for track in tracks:
+            # Logged times are rounded, so a run can seem to begin before the previous one ends.  That one is
+            # shortened then, by less than half.
+            last = track[-1]
+            rounding = min(MAX_ROUNDING_US, (last.duration_us - 1) // 2)
+            if last.start_us + last.duration_us - rounding <= event.start_us:
+                last.duration_us = min(last.duration_us, event.start_us - last.start_us)
+                track.append(event)
+                break
         else:
             tracks.append([event])
     return tracks
-
-
-def ends_before(event: Event, start_us: int) -> bool:
-    """Return True if a run ends before this time, apart from rounding; then shorten it to that.
-
-    Logged times are rounded, so a run can seem to begin before the previous one ends.  It is shortened by
-    less than half.
-    """
-    rounding = min(MAX_ROUNDING_US, (event.duration_us - 1) // 2)
-    if event.start_us + event.duration_us - rounding > start_us:
-        return False
-    event.duration_us = min(event.duration_us, start_us - event.start_us)
-    return True
 
 
 def natural_sort_key(name: str) -> list[tuple[int, str]]:
@@ -2205,12 +2198,10 @@ class Report:
         other_rows = [observation.row_of_run(run, line_runs) for run in recent_runs if run not in failed_runs]
         self.rows = [*self.failed_rows, *other_rows]
         output.measure(self.rows)
-        self.last_lines = self._read_last_lines(output)
-
-    def _read_last_lines(self, output: RunOutput) -> dict[RunRecord, list[str]]:
-        failed_runs = (row.run for row in self.rows
-                       if row.run and (row.line_state in BAD_LINE_STATES or row.run.state in BAD_STATES))
-        return {run: output.last_lines(run) for run in itertools.islice(failed_runs, self.MAX_OUTPUTS)}
+        bad_runs = (row.run for row in self.rows
+                    if row.run and (row.line_state in BAD_LINE_STATES or row.run.state in BAD_STATES))
+        shown_runs = itertools.islice(bad_runs, self.MAX_OUTPUTS)
+        self.last_lines = {run: output.last_lines(run) for run in shown_runs}
 
     def fields_of_row(self, row: Row, link_base: str) -> dict[str, Any]:
         """Return what the page's script shows of a row."""
@@ -2314,6 +2305,11 @@ class Reporter:
                     for row in report.failed_rows}
         groups = failures.largest_first()
         rank = {group: number for number, group in enumerate(groups)}
+        group_items = [
+            f'<li><button type="button"><b>{group.count:,}</b><code>{escape_html(group.words)}</code>'
+            f"<small>{escape_html(group.place)}</small></button></li>"
+            for group in groups[:self.SHOWN_GROUPS]
+        ]
         counts_text, *status_texts = status_lines(report.status, math.inf)
         if report.run_count > Report.MAX_RUNS:
             status_texts.append(f"the table has the last {Report.MAX_RUNS:,} of {report.run_count:,} runs, "
@@ -2328,15 +2324,10 @@ class Reporter:
             "REFRESH": REFRESH_TAG % math.ceil(pause) if pause else "",
             "COUNTS": counts_text,
             "STATUS": "\n".join(map(escape_html, [*status_texts, *messages])),
-            "GROUPS": "".join(map(self._group_html, groups[:self.SHOWN_GROUPS])),
+            "GROUPS": "".join(group_items),
             "DATA": self._data_json(report, {row: rank[group] for row, group in group_of.items()}, pause),
         }
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
-
-    @staticmethod
-    def _group_html(group: FailureGroup) -> str:
-        return (f'<li><button type="button"><b>{group.count:,}</b><code>{escape_html(group.words)}</code>'
-                f"<small>{escape_html(group.place)}</small></button></li>")
 
     def _data_json(self, report: Report, group_of: Mapping[Row, int], pause: float) -> str:
         """Return the data of the page's script, as JSON."""
@@ -2493,24 +2484,6 @@ class LockCheck:
                 with contextlib.suppress(FileNotFoundError):    # locks do not reach other hosts
                     os.unlink(path)
 
-    def found_additions(self) -> dict[int, int]:
-        """Return by row the additions of the hosts that have added while we did."""
-        additions = {row: self.rows[row][0] - self.first_rows[row][0] for row in ROWS}
-        return {row: count for row, count in additions.items() if count > 0}
-
-    def find_error(self, is_right: bool) -> str:
-        """Return what is wrong, or ''.  is_right: no addition was lost."""
-        if not is_right:
-            return "an addition was lost: two hosts had the lock at once, or one has read old data"
-        if self.is_row_stuck:
-            return "a lock stays after the end of its process"
-        found = self.found_additions().keys()
-        if found - self.locked_rows:
-            return "a job does not keep the lock of its runner"
-        if self.locked_rows - found:
-            return "no addition of another host is found: it has exited, does not answer, or reads are old"
-        return ""
-
 
 def check_locks(directory: str) -> int:
     if not os.path.isdir(directory):
@@ -2526,11 +2499,21 @@ def check_locks(directory: str) -> int:
             is_right = check.add_repeatedly()
         finally:
             check.close()
-        additions = check.found_additions()
+        # by row, of the hosts that have added while we did
+        additions = {row: check.rows[row][0] - check.first_rows[row][0] for row in ROWS}
+        additions = {row: count for row, count in additions.items() if count > 0}
         labels = {check.rows[row][1] for row in additions}
         print_lines(f"{count:6} additions by {printable(to_text(check.rows[row][1].strip(bytes(1))))}"
                     for row, count in additions.items())
-        error = check.find_error(is_right)
+        error = ""
+        if not is_right:
+            error = "an addition was lost: two hosts had the lock at once, or one has read old data"
+        elif check.is_row_stuck:
+            error = "a lock stays after the end of its process"
+        elif additions.keys() - check.locked_rows:
+            error = "a job does not keep the lock of its runner"
+        elif check.locked_rows - additions.keys():
+            error = "no addition of another host is found: it has exited, does not answer, or reads are old"
     except OSError as failure:
         error = ": ".join(filter(None, [failure.filename, error_text(failure)]))
     if error := mount_error(mount) or error:
