@@ -267,7 +267,8 @@ RECIPES = {
     ),
     "runwait4.py --output --csv --template 'simulate {beta} {n}' runs.txt > table.csv": Recipe(
         ". simulate 0.1 3\n. simulate 0.1 5\n. simulate 0.2 7\n",
-        before="runmaker4.py -q runs.txt; echo 'from unittest import mock; read_csv = mock.Mock()' > pandas.py",
+        before="runmaker4.py -q runs.txt; "
+        "echo 'from unittest import mock; read_csv = mock.Mock()' > pandas.py",
         after="[ $(wc -l < table.csv) = 4 ]",
         states="ddd",
     ),
