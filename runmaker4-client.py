@@ -1033,8 +1033,9 @@ class Connection:
         elif kind == "nothing":
             self._on_no_job(message)
         elif kind == "pong":            # the server is alive: queued jobs can start
+            request_number = message.integer("request")
             self._retry = to_text(message.retried_states("retry"))
-            self.link_life.on_answer(message.integer("request"))
+            self.link_life.on_answer(request_number)
             if self._jobs_ahead:
                 self._wake_runner()
         elif kind == "fault":

@@ -543,8 +543,7 @@ def report_still_running(lines: Iterable[Line], holders: Holders, change_counts:
         living = table.parents.keys() & {*pids, *itertools.chain.from_iterable(sessions)}
         if living:
             names = ", ".join(map(str, sorted(living)))
-            why = (f"process {names} of this host runs it, or should kill it; a server waits for the client, "
-                   "which kills it when it is back")
+            why = f"process {names} of this host runs it, or should kill it"
         else:
             # on FUSE the daemon holds the locks, so the kernel does not name the job's processes
             why = (f"no visible process of this host runs it: use {PROG} --cancel on the right host "

@@ -11,12 +11,12 @@ WAIT = f"{UP}; while [ ! -e go.$JOB_ID ]; do sleep 0.02; done"
 # a runner writes down how many names of slots it knows
 TELLING = """
 import runmaker4
-set_slots = runmaker4.Runner._set_slots
-def set_slots_and_tell(runner, names):
-    set_slots(runner, names)
+set_names = runmaker4.Slots.set_names
+def set_names_and_tell(slots, names):
+    set_names(slots, names)
     with open("slots", "w") as file:
         file.write(str(len(names)))
-runmaker4.Runner._set_slots = set_slots_and_tell
+runmaker4.Slots.set_names = set_names_and_tell
 """
 
 
