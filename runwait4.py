@@ -760,7 +760,7 @@ class JournalPass:
         """
         if not line:                # written by two runners at once
             return None
-        head = self.match_head(line)
+        head = self.match_head(line) if b'"event": "start"' in line[:64] else None
         if head and head["event"] == b"start":
             # most starts are never decoded: that halves the time
             self._add_start(head["run"].decode(), position, line)
@@ -987,9 +987,10 @@ class LineRuns:
         self._running_numbers_of: dict[bytes, list[int]] = {}       # of those that are `r` or have a job
         for number in sorted(self.lines):
             line = self.lines[number]
-            self._numbers_of.setdefault(line.command, []).append(number)
+            command = line.command
+            self._numbers_of.setdefault(command, []).append(number)
             if line.state == RUNNING or number in numbers_with_jobs:
-                self._running_numbers_of.setdefault(line.command, []).append(number)
+                self._running_numbers_of.setdefault(command, []).append(number)
         runs_of: dict[bytes, list[RunRecord]] = {}
         for run in runs:
             if run.command in self._numbers_of:
@@ -1000,13 +1001,14 @@ class LineRuns:
         self.last_runs: dict[int, RunRecord] = {}
         for command, known_runs in runs_of.items():
             numbers = self._numbers_of[command]
-            logged_numbers = {run.line for run in known_runs}
-            if len(logged_numbers) == len(numbers):
-                pairs = zip(sorted(logged_numbers), numbers)
-                self._current_numbers.update(((command, logged), current) for logged, current in pairs)
             if len(known_runs) > 1:
+                logged_numbers = {run.line for run in known_runs}
+                if len(logged_numbers) == len(numbers):
+                    pairs = zip(sorted(logged_numbers), numbers)
+                    self._current_numbers.update(((command, logged), current) for logged, current in pairs)
                 known_runs.sort(key=self._rank)
-            self.last_runs.update((self._line_number(run), run) for run in known_runs)
+            for run in known_runs:
+                self.last_runs[self._line_number(run)] = run
 
     def _rank(self, run: RunRecord) -> tuple[int, int]:
         """Return a key that sorts the nearest runs of a line last, and of these the latest."""
