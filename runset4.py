@@ -882,15 +882,12 @@ def apply_edit(file: JobFile, base: bytes, edited: bytes, quiet: bool = False) -
     return []
 
 
-LAST_MUTEX_OFFSET = BUCKETS_END - 1     # of the command mutex of the last bucket
-
-
 def check_locks_held(file: JobFile, lock_fd: int) -> None:
     """Raise OSError (EIO) if a network file system has dropped our locks, so that runners could claim lines.
 
-    lock_fd: from hold_all_locks().  The last mutex stands for all.
+    lock_fd: from hold_all_locks().  The last command mutex stands for all.
     """
-    if file.network and lost_locks(lock_fd, [LAST_MUTEX_OFFSET], file.mount):
+    if file.network and lost_locks(lock_fd, [BUCKETS_END - 1], file.mount):
         raise OSError(errno.EIO, "the locks were lost")
 
 
@@ -1672,6 +1669,7 @@ def make_parser() -> Parser:
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the options, with `sweep`, the `selection` of jobs, and the one `action`, such as "add_list"."""
     parser = make_parser()
     sweep_index = next((index for index, word in enumerate(argv) if word in SWEEP_WORDS), len(argv))
     words = [*argv[:sweep_index]]
@@ -1685,18 +1683,12 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     options.selection = Selection(ranges, b"".join(options.state or ()), pattern)
     if options.file is None:
         parser.error("missing FILE; it comes before options that take several values")
-    check_usage(parser, options)
-    return options
-
-
-def check_usage(parser: Parser, options: argparse.Namespace) -> None:
-    """Refuse options that exclude each other, and set options.action."""
     actions = [option for option in ("list", "edit", *CHANGE_ACTIONS, *ADD_ACTIONS)
                if getattr(options, option) not in (None, False)]
     if len(actions) != 1:
         parser.error("give exactly one of --set, --list, --cancel, --edit, --add, --add-list, --add-jobs, "
                      "--add-tests")
-    action = actions[0]
+    action = options.action = actions[0]
     option = f"--{action.replace('_', '-')}"
     has_selection = options.selection.has_conditions or options.all
     if action in CHANGE_ACTIONS and not has_selection:
@@ -1704,7 +1696,7 @@ def check_usage(parser: Parser, options: argparse.Namespace) -> None:
     if action in (*ADD_ACTIONS, "edit") and has_selection:
         parser.error(f"{option} takes no selection of lines")
     check_adding(parser, options, action)
-    options.action = action
+    return options
 
 
 def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> None:
@@ -1826,25 +1818,24 @@ def run_command(argv: Sequence[str]) -> int:
     """Do the action of the command line, such as --list; return the exit status."""
     options = parse_options(argv)
     path: str = options.file
-    only_list: bool = options.list
+    adds_lines = options.action in ADD_ACTIONS
 
     def say(text: str) -> None:
         warn(f"{PROG}: {path}: {text}")
 
-    if path == STDOUT and options.action in ADD_ACTIONS:
+    if path == STDOUT and adds_lines:
         if options.add_jobs:
             raise UsageError("--add-jobs requires a file (it adds each job once)")
         print_lines(bytes(join_new_lines(lines_to_add(options, Counter()))).splitlines())
         return 0
     try:
         # --list locks nothing, so it works on any file system
-        mount = check_mount(path, options.single_host or only_list)
-        if only_list:
+        mount = check_mount(path, options.single_host or options.list)
+        if options.list:
             os.close(open_job_file(path, os.O_RDONLY))
             check_for_strays(path, mount.network, say)
             return list_lines(JobReader(path, say=say, mount=mount), options.selection)
         file = JobFile(path, say=say, mount=mount)
-        adds_lines = options.action in ADD_ACTIONS
         if not adds_lines or os.path.lexists(path):
             os.close(open_job_file(path, os.O_RDWR))
             check_lock_file(path, mount, say)
