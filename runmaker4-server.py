@@ -1514,18 +1514,6 @@ class Member:
         self.current = self.queue.popleft()
         return self.current
 
-    def requeue_job(self, assignment: Assignment) -> None:
-        """Make a job the next one again: the client did not get it."""
-        assignment.mark_unsent()
-        self.queue.appendleft(assignment)
-        self.current = None
-
-    def remove_job(self, assignment: Assignment) -> None:
-        if self.current is assignment:
-            self.current = None
-        elif assignment in self.queue:
-            self.queue.remove(assignment)
-
     def stop_current(self) -> None:
         if self.current:
             self.current.send_message("stop", cancelled=False)
@@ -1637,14 +1625,15 @@ class Group:
             member.stop_current()
 
     def requeue_job(self, member: Member, assignment: Assignment) -> bool:
-        """Queue a job again that the client does not have after it came back.
+        """Make a job the next one again that the client does not have after it came back.
 
         Return False if the job was begun, or the group is not running.
         """
-        was_not_begun = assignment.phase is Phase.SENT
-        if self.stage is not Stage.RUNNING or not was_not_begun:
+        if self.stage is not Stage.RUNNING or assignment.phase is not Phase.SENT:
             return False
-        member.requeue_job(assignment)
+        assignment.mark_unsent()
+        member.queue.appendleft(assignment)
+        member.current = None
         return True
 
     def _send_next(self, member: Member) -> None:
@@ -1671,7 +1660,10 @@ class Group:
             return self.abort()
         self._unfinished.discard(assignment)
         self._add_result(member, assignment, line_result)
-        member.remove_job(assignment)
+        if member.current is assignment:
+            member.current = None
+        elif assignment in member.queue:
+            member.queue.remove(assignment)
         if was_preparing or line_result.cause.loses_host:
             member.is_lost = True
         self._continue_after(member)
