@@ -993,8 +993,22 @@ class Client(Consumer):
     # -- connections -----------------------------------------------------------------------------------------
 
     def on_hello(self, link: ClientLink, message: Message) -> None:
-        """Let serve_client() use the link on which this `hello` came."""
-        self._take_properties(message)
+        """Let serve_client() use the link on which this `hello` came.
+
+        Take what decides which jobs the client gets.  Raises WireError; then nothing has changed.
+        """
+        name = message.text("name", 255)
+        directory = message.data("directory")
+        follow = message.boolean("follow")
+        retry = message.retried_states("retry")
+        capacity = Resources(message.integer("slots", MAX_SLOTS), message.integer("memory"))
+        self.name = name
+        self.directory = directory
+        self.follow = follow
+        if not self._newest_link:               # otherwise it does not retry failed lines again
+            self.retry = retry
+        self.capacity = capacity
+        self.free_memory = int(capacity.memory)         # the next `claim` subtracts usage
         if self._newest_link and self._newest_link.detached.done():
             self.sessions.say(f"client {self.where} came back")
         elif self._newest_link:                 # its link is dead, but we have not noticed
@@ -1003,21 +1017,6 @@ class Client(Consumer):
         self.address = link.address
         self._newest_link = link
         self._hello_came.set()
-
-    def _take_properties(self, hello: Message) -> None:
-        """Take what decides which jobs the client gets.  Raises WireError; then nothing has changed."""
-        name = hello.text("name", 255)
-        directory = hello.data("directory")
-        follow = hello.boolean("follow")
-        retry = hello.retried_states("retry")
-        capacity = Resources(hello.integer("slots", MAX_SLOTS), hello.integer("memory"))
-        self.name = name
-        self.directory = directory
-        self.follow = follow
-        if not self._newest_link:               # otherwise it does not retry failed lines again
-            self.retry = retry
-        self.capacity = capacity
-        self.free_memory = int(capacity.memory)         # the next `claim` subtracts usage
 
     async def serve_client(self) -> None:
         """Serve the client on one link after the other; settle the remaining lines at the end.
@@ -1666,20 +1665,16 @@ class Group:
             member.queue.remove(assignment)
         if was_preparing or line_result.cause.loses_host:
             member.is_lost = True
-        self._continue_after(member)
-        if not self._unfinished:
-            self._finish()
-
-    def _continue_after(self, member: Member) -> None:
-        """Continue after a host has finished a job, or was lost; while preparing, it is lost."""
-        host_count = sum(not member.is_lost for member in self._members)
+        host_count = sum(not host.is_lost for host in self._members)
         if self.stage is not Stage.STOPPED and host_count < self._min_hosts:
             self._stop_group()
-        elif self.stage is Stage.PREPARING:
+        elif self.stage is Stage.PREPARING:     # this host is lost
             self._settle_unsent_jobs(member)
             self._start_if_ready()
         elif not member.current:
             self._send_next(member)
+        if not self._unfinished:
+            self._finish()
 
     def _stop_group(self) -> None:
         """Stop running jobs and begin no more: too many hosts are lost."""
@@ -1972,20 +1967,12 @@ class Sessions:
                 cause = causes.get(assignment.job)
                 if cause == "cancelled":
                     self.stop_cancelled_job(assignment)
-                elif cause == "lost":
-                    self._on_line_taken_over(assignment)
-
-    def _on_line_taken_over(self, assignment: Assignment) -> None:
-        """Take a line off its client, because another runner has it, and notify the client.
-
-        Do nothing if a result is being written: that will fail, and report the loss.
-        """
-        if not assignment.is_undecided:
-            return
-        self.say(f"line {assignment.number}: another runner took over this job")
-        self.runner_stats.add_result(assignment.job, ERROR)
-        assignment.send_message("lost")
-        self._remove_and_notify_group(assignment, LineResult(Cause.TAKEN, ERROR))
+                # if a result is being written, that will fail, and report the loss
+                elif cause == "lost" and assignment.is_undecided:
+                    self.say(f"line {assignment.number}: another runner took over this job")
+                    self.runner_stats.add_result(assignment.job, ERROR)
+                    assignment.send_message("lost")
+                    self._remove_and_notify_group(assignment, LineResult(Cause.TAKEN, ERROR))
 
     def stop_cancelled_job(self, assignment: Assignment) -> None:
         """Order the client to stop a cancelled job; settle a job that was not yet sent.
@@ -2745,9 +2732,15 @@ class Dispatcher:
             reserved.update(plan.reserved)
             return
         is_paused = boottime() < self._groups_paused_until
-        if not self.is_claiming and self._lifetime.is_serving and not is_paused:
-            chosen = {host: client for host, client in clients.items() if client}
-            self._claim_group(plan, chosen)
+        if self.is_claiming or not self._lifetime.is_serving or is_paused:
+            return
+        plan.pending.started = True             # walks no longer report it
+        self.is_claiming = True
+        del self._group_plans[plan.first_line.offset]
+        chosen = {host: client for host, client in clients.items() if client}
+        jobs_by_client = [(chosen[host], jobs) for host, jobs in plan.jobs_by_host.items()]
+        on_claimed = functools.partial(self._prepare_or_return_group, plan, chosen)
+        self._sessions.executor.call_then(on_claimed, self._sessions.claims.claim_group, jobs_by_client)
 
     def _clients_to_reserve(self, plan: GroupPlan, reserved: set[Client]) -> set[Client]:
         """Return a client to keep free for each host of a group; none if a host is not connected."""
@@ -2756,18 +2749,6 @@ class Dispatcher:
         clients_by_host = self._choose_clients(plan, total_slots)      # None: not connected
         clients = {client for client in clients_by_host.values() if client}
         return clients if all(clients_by_host.values()) else set()
-
-    def _claim_group(self, plan: GroupPlan, clients: dict[str, Client]) -> None:
-        """Start to claim all lines of a group; _prepare_or_return_group() gets the result.
-
-        clients: by entry of host=.
-        """
-        plan.pending.started = True             # walks no longer report it
-        self.is_claiming = True
-        del self._group_plans[plan.first_line.offset]
-        jobs_by_client = [(clients[host], jobs) for host, jobs in plan.jobs_by_host.items()]
-        on_claimed = functools.partial(self._prepare_or_return_group, plan, clients)
-        self._sessions.executor.call_then(on_claimed, self._sessions.claims.claim_group, jobs_by_client)
 
     def _choose_clients(self, plan: GroupPlan, free: dict[Client, int]) -> dict[str, Client | None]:
         """Return a client, or None, for each host of a group; a host that few slots match chooses first."""
@@ -2788,12 +2769,18 @@ class Dispatcher:
     def _prepare_or_return_group(
         self, plan: GroupPlan, clients: dict[str, Client], claimed: Sequence[Job]
     ) -> None:
-        """Prepare a group.  claimed: the jobs up to the first failure.
+        """Assign the claimed jobs of a group to the hosts' clients, in order, and prepare the group.
 
         Give the lines back if some could not be claimed, a client was lost, or the server drains.
+        clients: by entry of host=.  claimed: the jobs up to the first failure.
         """
         self.is_claiming = False
-        assignments = self._assign_group(plan, clients, claimed)
+        assignments: dict[str, list[Assignment]] = {}       # by entry of host=
+        hosts = (host for host, jobs in plan.jobs_by_host.items() for _ in jobs)
+        for host, job in zip(hosts, claimed):           # the last jobs can be missing
+            assignment = Assignment(next(self._keys), clients[host], job)
+            assignments.setdefault(host, []).append(assignment)
+            self._sessions.add_assignment(assignment)
         is_complete = len(claimed) == len(plan.pending.jobs)
         all_connected = all(client.link for client in clients.values())
         can_start = is_complete and all_connected and self._lifetime.is_serving
@@ -2804,19 +2791,6 @@ class Dispatcher:
             for assignment in itertools.chain.from_iterable(assignments.values()):
                 self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         self.hand_out_soon(group_pause_seconds=0.0 if can_start else 1.0)
-
-    def _assign_group(
-        self, plan: GroupPlan, clients: dict[str, Client], claimed: Sequence[Job]
-    ) -> dict[str, list[Assignment]]:
-        """Assign the claimed jobs of a group to the hosts' clients, in order."""
-        # by entry of host=
-        assignments: dict[str, list[Assignment]] = {}
-        hosts = (host for host, jobs in plan.jobs_by_host.items() for _ in jobs)
-        for host, job in zip(hosts, claimed):           # the last jobs can be missing
-            assignment = Assignment(next(self._keys), clients[host], job)
-            assignments.setdefault(host, []).append(assignment)
-            self._sessions.add_assignment(assignment)
-        return assignments
 
     def say_once(self, text: str) -> None:
         if text not in self._printed_texts:
