@@ -1046,8 +1046,12 @@ class Connection:
             job = self._jobs.get(message.text("id"))
             if job:
                 self._runner.open_gate(job)
-        elif kind == "stop":
-            self._on_stop(message.text("id"), cancelled=message.boolean("cancelled"))
+        elif kind == "stop":            # a running job, or one that waits for a slot; ended ones are ignored
+            key = message.text("id")
+            cause = "cancelled" if message.boolean("cancelled") else "stopped"      # with the group
+            job = self._jobs.get(key)
+            if not self._return_queued_job(key) and job and job.result is None:
+                self._runner.kill_job(job, cause)
         elif kind == "account":         # before we exit
             self._on_summary(message)
         elif kind == "closing":
@@ -1112,15 +1116,6 @@ class Connection:
         link = self.link_life.link
         if link and remote_job:
             link.send(type="ready", id=remote_job.key)
-
-    def _on_stop(self, key: str, cancelled: bool) -> None:
-        """Kill a running job, or give it back if it waits for a slot.
-
-        cancelled: by a user; False: the group has stopped.  Finished jobs are ignored.
-        """
-        job = self._jobs.get(key)
-        if not self._return_queued_job(key) and job and job.result is None:
-            self._runner.kill_job(job, "cancelled" if cancelled else "stopped")
 
     def _on_no_job(self, message: Message) -> None:
         """Handle the answer that there is no job: wake the runner, which exits if it can."""

@@ -1340,19 +1340,8 @@ FJD_SECTIONS = ("control", "fjd")
 
 
 def command_of_fjd_file(path: str) -> bytes:
+    """Return the command of a job file of fjd: the executable that it names, and its path.  UsageError."""
     source = Source(as_argument(path))      # Source would read stdin for '-'
-    executable = read_executable(source)
-    try:
-        word = quote(os.path.abspath(os.fsencode(path)))
-        command = b"%b %b" % (executable.encode("utf-8", "surrogateescape"), word)
-        job_line(command)               # only a check
-        return command
-    except ValueError as error:
-        raise UsageError(f"{source.name}: {error}") from None
-
-
-def read_executable(source: Source) -> str:
-    """Return the executable that a job file of fjd names.  Raises UsageError."""
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         config.read_file((line.decode("utf-8", "surrogateescape") + "\n" for line in source), source.name)
@@ -1362,7 +1351,13 @@ def read_executable(source: Source) -> str:
     executable = next(filter(None, values), "")
     if not executable:
         raise UsageError(f"{source.name}: missing executable= in [{'] or ['.join(FJD_SECTIONS)}]")
-    return executable
+    try:
+        word = quote(os.path.abspath(os.fsencode(path)))
+        command = b"%b %b" % (executable.encode("utf-8", "surrogateescape"), word)
+        job_line(command)               # only a check
+        return command
+    except ValueError as error:
+        raise UsageError(f"{source.name}: {error}") from None
 
 
 def job_files(folder: str) -> list[str]:
