@@ -207,25 +207,25 @@ class Token(NamedTuple):
 
 def find_token(token_option: str | None) -> Token:
     """Return the first of --token (a token or file), $RUNMAKER4_TOKEN, the token file and user's input."""
-    if token_option is not None and HEX_128_BITS.fullmatch(token_option):
+    if token_option is None:
+        if from_environment := token_of_environment():
+            return Token(from_environment, "$RUNMAKER4_TOKEN")
+    elif HEX_128_BITS.fullmatch(token_option):
         return Token(token_option, "--token")
-    from_environment = token_of_environment() if token_option is None else None
-    if from_environment:
-        return Token(from_environment, "$RUNMAKER4_TOKEN")
-    path = token_path() if token_option is None else token_option
+    path = token_path()
     try:
-        if token_option is None and not os.path.lexists(path) and os.isatty(0):
+        if token_option is not None:
+            return Token(read_token(token_option), "--token")
+        if not os.path.lexists(path) and os.isatty(0):
             return Token(ask_for_token(), "the terminal")
-        return Token(read_token(path), path if token_option is None else "--token")
+        return Token(read_token(path), path)
     except UsageError as problem:
         raise UsageError(f"token: {problem}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        why = f"no token: {path}: {error_text(error)} (--token gives it; the server prints it)"
         if token_option is not None:
-            raise UsageError(
-                "--token: neither a token (32 hexadecimal digits) nor a file that can be read"
-            ) from None
-        why = error_text(error) if isinstance(error, OSError) else str(error)
-        raise UsageError(f"no token: {path}: {why} (--token gives it; the server prints it)") from None
+            why = "--token: neither a token (32 hexadecimal digits) nor a file that can be read"
+        raise UsageError(why) from None
 
 
 def ask_for_token() -> str:

@@ -491,8 +491,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
 def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeCounts) -> None:
     """Wait until these cancelled jobs have exited; report those that take too long.
 
-    awaited: with the states before the c.
-    Meanwhile kill those on this host whose runners are dead.
+    Meanwhile kill those on this host whose runners are dead.  awaited: with the states before the c.
     """
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
     next_scan = 0.0                     # to search for jobs without a runner
