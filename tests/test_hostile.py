@@ -351,7 +351,7 @@ class Insiders(Attack):
         self.take(self.job_at(first), self.job_at(first), self.job_at(first, number=3))
         self.take(self.job_at(first, id=key), self.job_at(second, id=key), self.job_at(second))
         self.take(self.job_at(first), self.job_at(second))
-        self.assertEqual(self.states(), "!!")
+        wait_until(lambda: self.states() == "!!", what="the results are written")
 
     def test_one_that_says_it_has_far_more_than_it_can(self) -> None:
         """Nor can the next server, which would have to remember it all."""
