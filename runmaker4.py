@@ -5795,7 +5795,10 @@ class Processes(TreeKiller):
         job_tag = next(self._new_tags)
         actions = self._spawn_actions((gate_fd, out_fd, err_fd), lock_fd)
         gate = b"" if gate_fd is None else GATE
-        script = b"ulimit -Sn %d\n%b%b" % (START_LIMIT, gate, self.SHELL_SCRIPT)
+        # For ps, which shows the script before its arguments, it begins with the command as a comment.  The #
+        # at the end keeps a backslash from the newline
+        shown = display_text(command[:400])[:100].encode(errors="replace")
+        script = b"# %b #\nulimit -Sn %d\n%b%b" % (shown, START_LIMIT, gate, self.SHELL_SCRIPT)
         # ProcessTable finds the processes of a job, and of the jobs around it, by these tags
         environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
         arguments = shell, b"-c", script, shell, command

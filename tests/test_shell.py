@@ -48,6 +48,8 @@ EVERYWHERE = (
     ("trap 'echo trapped' EXIT; false", "!", b"trapped\n"),
     ("exec echo out", "d", b"out\n"),
     ("x='a  b'; echo \"$x\" \"$JOB_ID\"", "d", b"a  b ID\n"),
+    # what ps shows first
+    ("tr '\\0' '\\n' </proc/$$/cmdline | grep -c '^# tr .*é.* #$'", "d", b"1\n"),
 )
 
 
