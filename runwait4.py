@@ -1273,12 +1273,8 @@ class Observation:
             run.state, run.cause = self.find_unended_state(run, line, is_last)
             if (run.state, run.cause) == self.STILL_RUNNING:
                 seconds_running = seconds_since(run.began)
-        return Row(line, self.line_state_of(line), run, is_last, seconds_running)
-
-    def line_state_of(self, line: Line) -> str:
-        if line.number in self._orphan_numbers:
-            return LINE_STATES[ERROR]
-        return LINE_STATES.get(line.state, "held")
+        state = ERROR if line.number in self._orphan_numbers else line.state
+        return Row(line, LINE_STATES.get(state, "held"), run, is_last, seconds_running)
 
     def find_unended_state(self, run: RunRecord, line: Line, is_last: bool) -> tuple[str, str]:
         """Return state and cause of a run of this line if the log has no end of it.
@@ -1352,33 +1348,18 @@ def status_summary(status: dict[str, Any]) -> Iterator[str]:
 def status_table(status: dict[str, Any], columns: float) -> Iterator[str]:
     """Yield the lines of the table of running jobs and orphans, if there are any."""
     rows = []
-    for job_list in "jobs", "cancelled", "orphans":
+    for job_list, remark in ("jobs", ""), ("cancelled", "cancelled, still running"), ("orphans", "orphan"):
         for job in status[job_list]:
-            rows.append(status_row(job, remark_before_command(job_list, job["without_runner"])))
+            note = remark
+            if job["without_runner"] and job_list != "orphans":
+                note = f"{remark or 'still running'} without a runner"
+            start = "-" if job["start"] is None else format_time(job["start"])
+            elapsed = "-" if job["seconds"] is None else human_time(job["seconds"])
+            command = f"({note}) {job['command']}" if note else job["command"]
+            rows.append([str(job["line"]), job["host"] or "-", job["slot"] or "-", start, elapsed, command])
     headings = ["line", "host", "slot", "since", "for", "command"]
     if rows:
         yield from format_table([headings, *rows], columns, right_columns=(0, 4))
-
-
-def status_row(job: dict[str, Any], remark: str) -> list[str]:
-    """Return the cells for a job in the table of running jobs.  remark: before the command."""
-    start = "-" if job["start"] is None else format_time(job["start"])
-    elapsed = "-" if job["seconds"] is None else human_time(job["seconds"])
-    command = remark + job["command"]
-    return [str(job["line"]), job["host"] or "-", job["slot"] or "-", start, elapsed, command]
-
-
-def remark_before_command(job_list: str, is_unsupervised: bool) -> str:
-    """Return a remark to print before a command, for example '(orphan) '; '' for most jobs.
-
-    job_list: 'jobs', 'cancelled' or 'orphans'.  is_unsupervised: the runner has exited.
-    """
-    if job_list == "orphans":
-        return "(orphan) "
-    without_runner = " without a runner" if is_unsupervised else ""
-    if job_list == "cancelled":
-        return f"(cancelled, still running{without_runner}) "
-    return f"(still running{without_runner}) " if is_unsupervised else ""
 
 
 def format_time(timestamp: float) -> str:
@@ -1543,12 +1524,6 @@ def format_peak(peak: int | None, upper_bound: int | None) -> str:
 MAX_LINES = 50_000              # in memory at once
 
 
-def find_bad_lines(watcher: Watcher, snapshot: Snapshot) -> list[Line]:
-    """Return the failed lines and orphans, in the order of the file."""
-    lines = [*watcher.select_lines(FAILED + ERROR), *snapshot.orphans]
-    return sorted(lines, key=operator.attrgetter("number"))
-
-
 def batches_of_lines(watcher: Watcher, states: bytes | None) -> Iterator[list[Line]]:
     """Yield the lines in these states (None: any), in the order of the file; batches bound the memory."""
     last = None
@@ -1661,11 +1636,17 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
             if options.json:
                 print_bytes((before_row + json.dumps(row.json_fields())).encode())
                 before_row = ", "
-            else:
-                print_row(row, output, groups, columns)
+                continue
+            last_lines = output.last_lines(row.run) if row.run else []
+            if row.run and row.is_last and row.line_state in BAD_LINE_STATES:
+                groups.add(row, last_lines)
+            print_lines(format_row(row, output.directory, last_lines, columns))
     if options.json:
         print_lines([before_row.lstrip(", ") + "]}"])
-    print_groups(groups.largest_first(), columns)
+    largest_first = groups.largest_first()
+    if any(group.count > 1 for group in largest_first):
+        texts = (f"{group.count:6}  {group.words}  ({group.place})" for group in largest_first)
+        print_lines(["", *(fit_to_width(text, columns) for text in texts)])
     return count_states(observation.snapshot)
 
 
@@ -1681,14 +1662,6 @@ def rows_of_bad_lines(observation: Observation) -> Iterator[Row]:
         for row in observation.last_rows(wanted):
             if row.line_state in BAD_LINE_STATES or (row.run and row.run.incomplete):
                 yield row
-
-
-def print_row(row: Row, output: RunOutput, groups: FailureGroups, columns: float) -> None:
-    """Print a row, and add it to `groups` if the line failed."""
-    last_lines = output.last_lines(row.run) if row.run else []
-    if row.run and row.is_last and row.line_state in BAD_LINE_STATES:
-        groups.add(row, last_lines)
-    print_lines(format_row(row, output.directory, last_lines, columns))
 
 
 # a number in a command or in output
@@ -1749,13 +1722,6 @@ class FailureGroups:
 
     def largest_first(self) -> list[FailureGroup]:
         return sorted(self._groups.values(), key=lambda group: -group.count)
-
-
-def print_groups(groups: Sequence[FailureGroup], columns: float) -> None:
-    """Print the groups if one has several lines."""
-    if any(group.count > 1 for group in groups):
-        texts = (f"{group.count:6}  {group.words}  ({group.place})" for group in groups)
-        print_lines(["", *(fit_to_width(text, columns) for text in texts)])
 
 
 def print_lines(texts: Iterable[str]) -> None:
@@ -1932,17 +1898,6 @@ def are_equal(pair: tuple[str, str]) -> bool:
     return pair[0] == pair[1]
 
 
-def name_group(group: str, common_words: Sequence[str]) -> str:
-    """Return the words with which the commands of a group begin: 'simulate --seed …'."""
-    *words, last_word = common_words or [group]
-    return printable(" ".join(words if last_word == "" else [*words, last_word, PLACEHOLDER]))
-
-
-def print_stats(options: argparse.Namespace) -> None:
-    stats = read_stats(options.outdir)
-    print_lines([json.dumps(stats)] if options.json else stats_lines(stats, stdout_columns()))
-
-
 def read_stats(outdir: str) -> dict[str, Any]:
     """Count the finished runs of a journal, per host and group of commands.
 
@@ -1969,8 +1924,12 @@ def read_stats(outdir: str) -> dict[str, Any]:
                 stats.add(run)
     if not hosts:
         raise UsageError(f"{journal.path}: no finished runs (nothing to count)")
-    commands = [{"command": name_group(group, common_words[group]), **stats.json_fields()}
-                for group, stats in groups.items()]
+    commands = []
+    for group, stats in groups.items():
+        # the words with which all commands of the group begin: `simulate --seed …`
+        *words, last_word = common_words[group] or [group]
+        shown_words = words if last_word == "" else [*words, last_word, PLACEHOLDER]
+        commands.append({"command": printable(" ".join(shown_words)), **stats.json_fields()})
     commands.sort(key=lambda row: -max(row["memory"] or 0, row["memory_below"] or 0))
     return {
         "hosts": [{"host": name, **hosts[name].json_fields()} for name in sorted(hosts)],
@@ -2181,7 +2140,8 @@ class Report:
     def __init__(self, observation: Observation, output: RunOutput) -> None:
         """Read the failed lines, the journal and the output of failed runs."""
         self.status = status_of(observation)
-        failed_lines = find_bad_lines(observation.watcher, observation.snapshot)
+        failed_lines = [*observation.watcher.select_lines(FAILED + ERROR), *observation.snapshot.orphans]
+        failed_lines.sort(key=operator.attrgetter("number"))
         commands = {line.command for line in [*failed_lines, *observation.lines_with_jobs]}
         journal_pass = observation.log.start_pass()
         last_runs: LastRuns = {}
@@ -2608,7 +2568,8 @@ def run_with_options(argv: Sequence[str]) -> int:
             raise
         exit_status = 1                     # unknown if all jobs are done
     if options.stats:
-        print_stats(options)
+        stats = read_stats(options.outdir)
+        print_lines([json.dumps(stats)] if options.json else stats_lines(stats, stdout_columns()))
     return exit_status
 
 
@@ -2640,7 +2601,10 @@ def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
     if options.output:
         return print_output(watcher, options)
     if options.status:
-        job_counts = print_status(watcher, options)
+        with Observation(watcher, options, say) as observation:
+            status = status_of(observation)
+        print_lines([json.dumps(status)] if options.json else status_lines(status, stdout_columns()))
+        job_counts = count_states(observation.snapshot)
     elif options.failed or options.show is not None:
         job_counts = print_runs(watcher, options)
     else:
@@ -2650,13 +2614,6 @@ def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
     are_all_done = job_counts.done == job_counts.all and not (
         job_counts.held and watcher.cancelled_lines(watcher.complete_snapshot()))
     return 1 if options.use_exit_status and not are_all_done else 0
-
-
-def print_status(watcher: Watcher, options: argparse.Namespace) -> Counts:
-    with Observation(watcher, options, say) as observation:
-        status = status_of(observation)
-    print_lines([json.dumps(status)] if options.json else status_lines(status, stdout_columns()))
-    return count_states(observation.snapshot)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
