@@ -283,23 +283,18 @@ def growing_sizes(text: str) -> tuple[int, ...]:
 LINES = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 
 
-def line_range(text: str) -> range:
-    """Return the line numbers in 'N' or 'FROM-TO'; an empty range for other texts."""
-    match = LINES.fullmatch(text)
-    if not match:
-        return range(0)
-    first = int(match[1])
-    last = int(match[2] or first)
-    return range(first, last + 1) if first > 0 else range(0)
-
-
 def line_ranges(text: str) -> list[range]:
     """Return the line numbers in a list such as '1,2,5-9' (an argparse type)."""
-    ranges = [line_range(word) for word in text.split(",")]
-    if not all(ranges):
-        raise argparse.ArgumentTypeError(
-            f"not a line number or FROM-TO: '{printable(text)}' (such as 17, 5-9 or 1,2,5-9; one FILE only)"
-        )
+    ranges = []
+    for word in text.split(","):
+        match = LINES.fullmatch(word)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 0 < first <= last:
+            raise argparse.ArgumentTypeError(
+                f"not a line number or FROM-TO: '{printable(text)}' (such as 17, 5-9 or 1,2,5-9; "
+                "one FILE only)"
+            )
+        ranges.append(range(first, last + 1))
     return ranges
 
 
@@ -421,7 +416,10 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
     Without handlers INT and TERM simply kill us: no job runs yet, and we could be waiting for a file system
     or a server that does not answer.  HUP, USR1 and QUIT remain blocked until they have a handler.
     """
-    open_standard_descriptors()
+    # No other file may get the number of a closed standard descriptor
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
     for signum in {signal.SIGINT, signal.SIGTERM}.intersection(signal.sigpending()):
         if signal.getsignal(signum) != signal.SIG_IGN:
             return 128 + signum
@@ -454,16 +452,6 @@ def exit_now(status: int) -> None:
 def warn(text: str) -> None:
     with contextlib.suppress(OSError):      # stderr is closed or full: there is nowhere to report it
         write_all(2, os.fsencode(printable(text)) + b"\n")
-
-
-def open_standard_descriptors() -> None:
-    """Open /dev/null for closed standard descriptors, so that no other file gets their numbers."""
-    while True:
-        fd = os.open(os.devnull, os.O_RDWR)
-        if fd > 2:
-            os.close(fd)
-            return
-        os.set_inheritable(fd, True)
 
 
 def write_all(fd: int, data: bytes | bytearray) -> None:
