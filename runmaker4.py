@@ -860,7 +860,7 @@ class Mount(NamedTuple):
 
     @property
     def is_fuse(self) -> bool:
-        """Return True if a daemon answers, from another cache (refresh_file, refresh_reader)."""
+        """Return True if a daemon answers, from another cache (refresh_file, Reader.refresh)."""
         return self.network and self.kind.partition(".")[0] in ("fuse", "virtiofs")
 
 
@@ -901,12 +901,6 @@ def unescaped(field: str) -> str:
     return re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), field)
 
 
-def refresh_names(path: str) -> None:
-    """Make NFS ask the server for the names in this file's folder, not the cache."""
-    with contextlib.suppress(PermissionError):      # we may use the names in the folder, but not list them
-        os.close(open_folder_of(path))
-
-
 def open_folder_of(path: str) -> int:
     return os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -921,17 +915,18 @@ def refresh_file(path: str, mount: Mount) -> None:
       host fills for a second (xlators/performance/quick-read).  A listing drops old entries
       (qr_readdirp_cbk()).
     """
-    if not mount.is_fuse:
-        return refresh_names(path)
     try:
         fd = open_folder_of(path)
     except PermissionError:
+        if not mount.is_fuse:
+            return                      # we may use the names in the directory, but not list them
         raise OSError(
             errno.EACCES,
             "no permission to list the directory, which is needed to see the writes of other hosts",
         ) from None
     try:
-        os.listdir(fd)
+        if mount.is_fuse:
+            os.listdir(fd)
     finally:
         os.close(fd)
 
@@ -1008,36 +1003,34 @@ class Reader(Opened):
         if fd is not None:
             os.close(fd)
 
-    def reopen(self) -> None:
-        """Open the same file again: for a new open file description a FUSE daemon has no cached data."""
-        flags = os.O_RDONLY | os.O_CLOEXEC
-        if self.reading_mode is Reading.DIRECT:
-            flags |= os.O_DIRECT
-        old_fd = self.fd
-        self._fd = os.open(f"/proc/self/fd/{old_fd}", flags)
-        os.close(old_fd)
+    def refresh(self, mount: Mount) -> None:
+        """Make later reads return what other hosts had written by now.  Call refresh_file() first.
+
+        A FUSE daemon can cache data for each open file description, even with O_DIRECT, so open a new one.
+        MooseFS caches for up to 60 s: one thread of its daemon learns that a file has changed, another that a
+        lock is granted, and the second can be first (mfsclient/extrapackets.c, readdata.c).
+        """
+        if mount.is_fuse:
+            direct = os.O_DIRECT if self.reading_mode is Reading.DIRECT else 0
+            old_fd = self.fd
+            self._fd = os.open(f"/proc/self/fd/{old_fd}", os.O_RDONLY | os.O_CLOEXEC | direct)
+            os.close(old_fd)
 
     def pread(self, size: int, offset: int) -> bytes:
-        """Return `size` bytes from an offset on; fewer only at the end of the file.
-
-        If O_DIRECT is refused, ask the kernel to drop the file's cached pages before each read.
-        """
+        """Return `size` bytes from an offset on; fewer only at the end of the file."""
         if self.reading_mode is Reading.DIRECT:
             try:
                 return self._read_blocks(size, offset)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-            self._stop_direct_reading()
+            # The file system refuses to read with O_DIRECT
+            flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
+            fcntl.fcntl(self.fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+            self.reading_mode = Reading.DROPPED
         if self.reading_mode is Reading.DROPPED:
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         return os.pread(self.fd, size, offset)
-
-    def _stop_direct_reading(self) -> None:
-        """Clear O_DIRECT on the descriptor: the file system has refused a read with it."""
-        flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
-        fcntl.fcntl(self.fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
-        self.reading_mode = Reading.DROPPED
 
     def _read_blocks(self, size: int, offset: int) -> bytes:
         """Do pread() with O_DIRECT: read whole blocks into page-aligned memory."""
@@ -1055,17 +1048,6 @@ class Reader(Opened):
                     break
             stop = min(skipped + size, bytes_read)
             return bytes(view[skipped:stop])
-
-
-def refresh_reader(file: Reader, mount: Mount) -> None:
-    """Make later reads of a file return what other hosts had written by now.  Call refresh_file() first.
-
-    A FUSE daemon can cache data for each open file description, even with O_DIRECT, so open a new one.
-    MooseFS caches for up to 60 s: one thread of its daemon learns that a file has changed, another that a
-    lock is granted, and the second can be first (mfsclient/extrapackets.c, readdata.c).
-    """
-    if mount.is_fuse:
-        file.reopen()
 
 
 def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
@@ -1104,38 +1086,24 @@ def give_rights(new: int, old: os.stat_result) -> None:
 
 
 def lost_locks(fd: int, offsets: Iterable[int], mount: Mount) -> set[int]:
-    """Return the offsets at which this descriptor has lost a lock: the host was cut off for too long."""
-    if mount.forgets_locks:
-        return _locks_lost_silently(fd, offsets)
-    return set(offsets) if _locks_lost_by_nfs(fd) else set()
-
-
-def _locks_lost_by_nfs(fd: int) -> bool:
-    try:
-        Reader(fd, True).pread(1, 0)
-    except OSError as error:
-        if error.errno not in LOCKS_LOST:
-            raise
-        return True
-    return False
-
-
-def _locks_lost_silently(fd: int, offsets: Iterable[int]) -> set[int]:
     """Return the offsets at which this descriptor, which had locked them all, has no lock now.
 
-    A query ignores the locks of the querying description: so a second one must find our lock, and `fd`
-    must find none.
+    The host was cut off for too long.  On NFS a read fails then.  Elsewhere a query tells: it ignores the
+    locks of the querying description, so a second one must find our lock, and `fd` must find none.
     """
+    if not mount.forgets_locks:
+        try:
+            Reader(fd, True).pread(1, 0)
+        except OSError as error:
+            if error.errno not in LOCKS_LOST:
+                raise
+            return set(offsets)
+        return set()
     second_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-    lost = set()
     try:
-        for offset in offsets:
-            no_lock = is_free(second_fd, offset)
-            if no_lock or not is_free(fd, offset):      # the second: another has locked the byte
-                lost.add(offset)
+        return {offset for offset in offsets if is_free(second_fd, offset) or not is_free(fd, offset)}
     finally:
         os.close(second_fd)
-    return lost
 
 
 def file_identity_lines(fd: int) -> list[bytes]:
@@ -1149,17 +1117,12 @@ def path_names_fd(path: str, fd: int) -> bool:
     """Return True if a path names this open file.  The answer can come from this host's cache of names."""
     path_fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        return are_same(path_fd, fd)
+        identity = file_identity_lines(path_fd)
+        if not identity:
+            return os.path.sameopenfile(path_fd, fd)            # this asks an NFS server
+        return identity == file_identity_lines(fd)
     finally:
         os.close(path_fd)
-
-
-def are_same(fd: int, other_fd: int) -> bool:
-    """Return True if two descriptors are of one file.  Before Linux 5.14 this asks an NFS server."""
-    identity = file_identity_lines(fd)
-    if not identity:
-        return os.path.sameopenfile(fd, other_fd)
-    return identity == file_identity_lines(other_fd)
 
 
 def mount_error(mount: Mount) -> str:
@@ -2758,7 +2721,7 @@ class JobReader(Opened):
         Raises FileChangedError if the file was replaced.
         """
         try:
-            refresh_reader(self.reader, self.mount)
+            self.reader.refresh(self.mount)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 raise

@@ -121,7 +121,6 @@ from runmaker4 import (
     pwrite_all,
     read_lines,
     refresh_file,
-    refresh_reader,
     refuse_local_locks,
     run_main,
     stat_or_none,
@@ -2429,7 +2428,7 @@ class LockCheck:
 
     def read_rows(self) -> list[tuple[int, bytes]]:
         refresh_file(self.path, self.mount)
-        refresh_reader(self.reader, self.mount)
+        self.reader.refresh(self.mount)
         return list(ROW.iter_unpack(self.reader.pread(BLOCK, 0).ljust(BLOCK, b"\0")))
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ MINUTE = 20             # instead of 60: seconds that a check takes
 LOST = "an addition was lost"
 # a patch: reads show what was read before
 CACHED = ("os.O_DIRECT = 0\nos.posix_fadvise = lambda *args: None\n"
-          "import runmaker4\nrunmaker4.refresh_reader = lambda file, mount: None")
+          "import runmaker4\nrunmaker4.Reader.refresh = lambda file, mount: None")
 
 CHECK = """
 import os, sys
