@@ -1293,18 +1293,13 @@ class Scan:
     def seek_back(self, line: Line) -> bool:
         """Go back to a job line, so that next() returns it again; return False if an edit has moved it."""
         self.last = line
-        lines_above = line.number - 1
-        self.line_number = lines_above
+        self.line_number = line.number - 1
         self._must_repeat_line = True
-        jobs_above = line.ordinal - 1
-        self._set_job_count(jobs_above)
-        return self.reread_from(line)
-
-    def _set_job_count(self, jobs_above: int) -> None:
-        """Set the number of job lines above; from now on only the sum of `counted` is right."""
         if self.counted is not None:
+            # From now on only the sum, which gives the ordinals, is right
             self.counted.clear()
-            self.counted[NEW] = jobs_above
+            self.counted[NEW] = line.ordinal - 1
+        return self.reread_from(line)
 
     def reread_from(self, last_line: Line, data: bytes | None = None) -> bool:
         """Read the file again from the line that next() has returned last, so that next() sees no old data.
@@ -1339,7 +1334,12 @@ class Scan:
         if newline < 0:                             # it is not in the buffer yet
             self._drop_buffer_to(state_index - 1)   # now buffer[0] is the newline before the line
             state_index = 1
-            newline = self._read_to_newline()
+            while newline < 0:
+                length = len(self._buffer)
+                self._buffer += self.file.pread(max(self.chunk_size, length), self._buffer_offset + length)
+                if len(self._buffer) == length:     # the end of the file
+                    break
+                newline = self._buffer.find(b"\n", length)
         self._count_lines_to(state_index)
         self._must_repeat_line = False
         is_complete = newline >= 0
@@ -1351,17 +1351,6 @@ class Scan:
         offset = self._buffer_offset + state_index
         self.last = Line(self.line_number, ordinal, offset, state, text, is_complete)
         return self.last
-
-    def _read_to_newline(self) -> int:
-        """Add chunks up to a newline, and return its index; -1 at the end of the file."""
-        newline = -1
-        while newline < 0:
-            length = len(self._buffer)
-            self._buffer += self.file.pread(max(self.chunk_size, length), self._buffer_offset + length)
-            if len(self._buffer) == length:
-                break
-            newline = self._buffer.find(b"\n", length)
-        return newline
 
     def _count_lines_to(self, stop: int) -> None:
         """Move the position to buffer[stop], and count the lines that begin on the way."""
@@ -1478,18 +1467,12 @@ def count_lines(file: Reader, start: int, stop: float, state: bytes, command: by
     return count
 
 
-def is_utf16(head: bytes) -> bool:
-    """Return True if a text begins as UTF-16, or is like ASCII text with every other byte NUL."""
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return True
-    low, high = sorted([head[::2].count(0), head[1::2].count(0)])
-    return len(head) > 3 and not low and 4 * high > len(head)
-
-
 def first_line_offset(file: Reader) -> int:
     """Return the offset of the first line: 3 after a UTF-8 byte-order mark, otherwise 0; refuse UTF-16."""
     head = file.pread(BLOCK, 0)
-    if is_utf16(head):
+    low, high = sorted([head[::2].count(0), head[1::2].count(0)])
+    is_like_utf16 = len(head) > 3 and not low and 4 * high > len(head)      # every other byte is NUL
+    if is_like_utf16 or head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise OSError(errno.EILSEQ, "is UTF-16 (save it as UTF-8)")
     return 3 if head.startswith(UTF8_MARK) else 0
 
@@ -1530,18 +1513,13 @@ def open_job_file(path: str, flags: int) -> int:
             raise
         return fd
     except OSError as error:
-        remedy = open_remedy(error.errno, flags)
-        raise UsageError(f"{path}: {error_text(error)}{remedy}") from None
-
-
-def open_remedy(error_number: int | None, flags: int) -> str:
-    rights = "readable and writable" if flags & os.O_RDWR else "readable"
-    remedies = {
-        errno.ENOENT: " (make it, with a line '. COMMAND' for each job)",
-        errno.EACCES: f" (it must be {rights})",
-        errno.EROFS: " (jobs are claimed by writing to it)",
-    }
-    return remedies.get(error_number or 0, "")
+        rights = "readable and writable" if flags & os.O_RDWR else "readable"
+        remedies = {
+            errno.ENOENT: " (make it, with a line '. COMMAND' for each job)",
+            errno.EACCES: f" (it must be {rights})",
+            errno.EROFS: " (jobs are claimed by writing to it)",
+        }
+        raise UsageError(f"{path}: {error_text(error)}{remedies.get(error.errno or 0, '')}") from None
 
 
 @contextlib.contextmanager
@@ -1632,9 +1610,6 @@ class JobSettings:
         """Return '#RUN in line 4'; 'no #RUN line' for the defaults."""
         return f"#RUN in line {self.line.number}" if self.line else "no #RUN line"
 
-    def at(self, directive: Line) -> JobSettings:
-        return replace(self, line=directive)
-
 
 NO_SETTINGS = JobSettings()
 
@@ -1687,7 +1662,7 @@ class Directives(NamedTuple):
             first_error = self.error or f"line {line.number}: {error}"
             return self._replace(settings=NO_SETTINGS, error=first_error)
         if directive.kind == "settings":
-            return self._replace(settings=directive.settings.at(line))
+            return self._replace(settings=replace(directive.settings, line=line))
         if directive.kind == "end":
             return self._replace(end=line)
         return self._replace(barrier=line, check=directive.kind == "barrier check")
@@ -1736,9 +1711,22 @@ def _parse_job_settings(values: dict[str, str]) -> JobSettings:
     Raises ValueError if a value, or a combination, is invalid.
     """
     hosts = tuple(values["host"].lower().split(",")) if "host" in values else ()
-    _check_patterns(hosts)
-    _check_combinations(values)
-    resources_per_run = _parse_resources_per_run(values)
+    for host in (host for host in hosts if "[" in host):
+        try:
+            fnmatch.fnmatchcase("", host)
+        except re.error:                    # before Python 3.10, [z-a] is
+            raise ValueError(f"host= has an invalid pattern: '{printable(host)}'") from None
+    if "together" in values and "host" not in values:
+        raise ValueError("together= requires host=")
+    if "min-hosts" in values and "together" not in values:
+        raise ValueError("min-hosts= requires together=")
+    for name in "slots", "memory":
+        if name in values and "together" in values:
+            raise ValueError(f"{name}= cannot be used with together=")
+    slots = _parse_value(values, "slots", integer_between(1, 100_000), 1)
+    one_run_without_request: tuple[int, ...] = (0,)
+    sizes = _parse_value(values, "memory", growing_sizes, one_run_without_request)
+    needs, *larger_needs = [Resources(slots, size) for size in sizes]
     shell = values.get("shell", SHELL)
     if not POSIX_LIKE.fullmatch(os.path.basename(shell)):
         raise ValueError(f"shell={printable(shell)} is no POSIX-like shell: bash, zsh, ksh, dash, yash "
@@ -1748,42 +1736,14 @@ def _parse_job_settings(values: dict[str, str]) -> JobSettings:
         hosts=hosts,
         together=values.get("together", ""),
         min_hosts=_parse_value(values, "min-hosts", integer_or_all, None),
-        needs=resources_per_run[0],
-        larger_needs=resources_per_run[1:],
+        needs=needs,
+        larger_needs=tuple(larger_needs),
         shell=shell,
     )
 
 
-def _check_patterns(hosts: Iterable[str]) -> None:
-    """Raise ValueError if a pattern of host= is invalid: before Python 3.10, [z-a] is."""
-    for host in (host for host in hosts if "[" in host):
-        try:
-            fnmatch.fnmatchcase("", host)
-        except re.error:
-            raise ValueError(f"host= has an invalid pattern: '{printable(host)}'") from None
-
-
-def _check_combinations(values: Collection[str]) -> None:
-    """Raise ValueError if one directive cannot have all these settings."""
-    if "together" in values and "host" not in values:
-        raise ValueError("together= requires host=")
-    if "min-hosts" in values and "together" not in values:
-        raise ValueError("min-hosts= requires together=")
-    for name in "slots", "memory":
-        if name in values and "together" in values:
-            raise ValueError(f"{name}= cannot be used with together=")
-
-
 def integer_or_all(text: str) -> int | None:
     return None if text == "all" else integer_between(0)(text)
-
-
-def _parse_resources_per_run(values: Mapping[str, str]) -> tuple[Resources, ...]:
-    """Return the resources for a job's first run, and for each further run after one that lacked memory."""
-    slots = _parse_value(values, "slots", integer_between(1, 100_000), 1)
-    one_run_without_request: tuple[int, ...] = (0,)
-    sizes = _parse_value(values, "memory", growing_sizes, one_run_without_request)
-    return tuple(Resources(slots, size) for size in sizes)
 
 
 def _parse_value(values: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
