@@ -1965,11 +1965,6 @@ class Job(Line):
     def length(self) -> int:
         return 1 + len(self.text) + self.is_complete
 
-    def move_to(self, line: Line) -> None:
-        self.offset = line.offset
-        self.number = line.number
-        self.text = line.text
-
     def mark_found(self, file_size: int) -> None:
         self.tracking = Tracking.FOUND
         self.size_when_found = file_size
@@ -2270,7 +2265,12 @@ class LockTable(LockTableReader):
         opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)
         try:
-            self._lock_announcing_bytes(fd)
+            # "This process can claim lines".  Also, an NFS client that holds a lock on a file needs fewer
+            # round trips for the next lock.
+            lock(fd, HERE_BYTE, shared=True)
+            self.pulse_offset = lock_probe(fd) if self._mount.forgets_locks else 0
+            if self.presence_lock:
+                self.presence_lock.take(fd)
             if self._mount.shared:
                 refuse_local_locks(fd, self._mount)
             inode = identity_of(fd)
@@ -2280,20 +2280,6 @@ class LockTable(LockTableReader):
         self._locks_known_at = opened_at
         self._lengthened = False
         return fd, inode
-
-    def _lock_announcing_bytes(self, fd: int) -> None:
-        """Lock HERE_BYTE ("this process can claim lines"), the pulse and the presence lock through `fd`."""
-        # Also, an NFS client that holds a lock on a file needs fewer round trips for the next lock
-        lock(fd, HERE_BYTE, shared=True)
-        self.pulse_offset = 0
-        if self.network and not self._mount.is_nfs:
-            self.pulse_offset = lock_probe(fd)          # lost with all locks of this host
-        if self.presence_lock:
-            self.presence_lock.take(fd)
-
-    def ensure_presence_lock(self) -> None:
-        if self.presence_lock and not self.presence_lock.is_held:
-            self.presence_lock.take(self.fd)
 
     def check_still_has_locks(self) -> None:
         """Raise OSError(EIO) if this host has lost its locks, so that another can hold our command mutex."""
@@ -2376,10 +2362,6 @@ class LockTable(LockTableReader):
         except OSError:
             self.close_job_lock(fd)
             raise
-
-    def free_job_locks(self) -> None:
-        for job_lock in list(self.job_locks.values()):
-            self.free_job_lock(job_lock)
 
     def free_job_lock(self, job_lock: JobLock, is_job_alive: bool = False) -> None:
         """Close a job lock.  Unlock it first: processes that the job left can have the description open.
@@ -2627,44 +2609,36 @@ class JobReader(Opened):
         """Return True if the held job locks show that a line `r` has a runner or a job.
 
         Both hold the line's own job lock, or another if that was taken, or if the line has moved since.  So
-        if the own lock is free, count the bucket's held locks: if the command has no orphan, this line is
-        none.
+        if the own lock is free, count the bucket's held locks: if there are enough for all lines `r` of the
+        command, this line is no orphan.
         """
-        lock_table = self.lock_table
-        if lock_table.is_held(own_job_lock_offset(line)):
+        if self.lock_table.is_held(own_job_lock_offset(line)):
             return True
-        all_job_locks_free = is_free(lock_table.fd, bucket_of(line.command), JOB_LOCKS_PER_BUCKET)
-        return not all_job_locks_free and self._has_no_orphans(line.command)
-
-    def _has_no_orphans(self, command: bytes) -> bool:
-        """Return True if a command has enough held job locks for a living job on each line `r`."""
-        job_locks = self.lock_table.count_job_locks(command)
-        if not job_locks:
-            return False
-        has_orphans = self._has_running_lines(command, at_least=job_locks + 1)
-        if has_orphans:                         # or a job was started since the locks were counted
-            job_locks = self.lock_table.count_job_locks(command)
-            has_orphans = self._has_running_lines(command, at_least=job_locks + 1)
-        return not has_orphans
+        for _ in range(2):                      # a job can be started after the locks were counted
+            job_locks = self.lock_table.count_job_locks(line.command)
+            if not job_locks:
+                return False
+            if not self._has_running_lines(line.command, at_least=job_locks + 1):
+                return True
+        return False
 
     def can_run_another_copy(
-        self, command: bytes, for_orphan: bool = False, find_start: Callable[[], int | None] = lambda: None
+        self, command: bytes, for_orphan: bool = False, claimed: Iterable[Line] = ()
     ) -> bool:
         """Return True if, with one more copy of a command, no more copies live than lines are `r`.
 
         The new copy brings a line `r`, so there must be one for each living copy.  for_orphan: the line of
-        the new copy is `r` already, so one more is needed.  find_start: returns where to begin the search.
+        the new copy is `r` already, so one more is needed.  claimed: all lines that this process has claimed.
         """
         living_copies = self.lock_table.count_job_locks(command)
         needed_lines = living_copies + 1 if for_orphan else living_copies
-        return not living_copies or self._has_running_lines(command, needed_lines, find_start())
+        return not living_copies or self._has_running_lines(command, needed_lines, claimed)
 
-    def _has_running_lines(self, command: bytes, at_least: int, search_start: int | None = None) -> bool:
-        """Return True if at least so many lines of a command are `r`.
-
-        search_start: search from this offset on, then the lines above; None: from the first line on.
-        """
-        middle = self.start if search_start is None else search_start
+    def _has_running_lines(self, command: bytes, at_least: int, claimed: Iterable[Line] = ()) -> bool:
+        """Return True if at least so many lines of a command are `r`."""
+        # Equal lines are claimed from the top, so most of the `r` are below our first line of the command
+        first = next((line for line in claimed if line.command == command), None)
+        middle = first.offset if first and self.state_at(first) is not None else self.start
         count = count_lines(self.reader, middle, math.inf, RUNNING, command, at_least)
         if count < at_least:
             count += count_lines(self.reader, self.start, middle, RUNNING, command, at_least - count)
@@ -2704,9 +2678,6 @@ class JobReader(Opened):
         info = self._stat()
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
-    def _identity_at_path(self) -> tuple[int, ...]:
-        return self.signature()[:2]             # device, inode
-
     def _is_known_at_path(self, fd: int | None) -> bool:
         """Return True if this host knows without asking a server that the path names this open file."""
         return self.network and fd is not None and path_names_fd(self.real_path, fd)
@@ -2742,7 +2713,15 @@ class JobReader(Opened):
                 reader = Reader.with_own_fd(fd, True)
             first_line_offset(reader)
             info = os.fstat(fd)
-            self._check_replacement(info)
+            if self.is_open:
+                with contextlib.suppress(OSError):      # the file server can have lost it
+                    self._opened_stat = os.fstat(self.fd)       # owner and mode can have changed
+            if self._opened_stat and not is_trusted_replacement(info, self._opened_stat):
+                raise OSError(
+                    errno.EPERM,
+                    f"was replaced by a file of {user_name(info.st_uid)}, who could not write to the old one "
+                    "(put that back, or start again)",
+                )
             if self.ACCESS == os.O_RDWR:
                 lock_all(fd)
         except OSError:
@@ -2755,17 +2734,6 @@ class JobReader(Opened):
         self.inode = info.st_dev, info.st_ino
         # A file that replaces another one can be half saved: its size is not trusted yet
         self._trusted_size = self._trusted_size or info.st_size
-
-    def _check_replacement(self, info: os.stat_result) -> None:
-        if self.is_open:
-            with contextlib.suppress(OSError):  # owner and mode can have changed; the server can have lost it
-                self._opened_stat = os.fstat(self.fd)
-        if self._opened_stat and not is_trusted_replacement(info, self._opened_stat):
-            raise OSError(
-                errno.EPERM,
-                f"was replaced by a file of {user_name(info.st_uid)}, who could not write to the old one "
-                "(put that back, or start again)",
-            )
 
     def close_files(self) -> None:
         close_all(self._fd, self.reader.detach())
@@ -2859,36 +2827,27 @@ class JobFile(JobReader):
         if inode is None or self._marked_in_use == (self.reader, inode):
             return
         self._marked_in_use = None
-        self._relock_in_use_lock()
+        # The pulse in a new lock file shows the loss only of locks that were taken after it
+        unlock(fd, 0, IN_USE_BYTES)
+        try:
+            lock_all(fd)
+        except OSError:
+            self.close_files()                  # nothing may be written without the in-use lock
+            raise
         unlock(fd, USER_BYTES, USERS)
         _, inode_number = inode
         our_byte = USER_BYTES + inode_number % USERS
         lock(fd, our_byte, shared=True)
-        self._check_no_other_lock_file(our_byte)
-        self._marked_in_use = self.reader, inode
-
-    def _relock_in_use_lock(self) -> None:
-        """Lock all of the job file again after another lock file was opened.
-
-        The pulse in the new lock file shows the loss only of locks that were taken after it.
-        """
-        unlock(self.fd, 0, IN_USE_BYTES)
-        try:
-            lock_all(self.fd)
-        except OSError:
-            self.close_files()                  # nothing may be written without the in-use lock
-            raise
-
-    def _check_no_other_lock_file(self, our_byte: int) -> None:
         bytes_below = USER_BYTES, our_byte
         bytes_above = our_byte + 1, USER_BYTES + USERS
         for start, stop in (bytes_below, bytes_above):
-            if not is_free(self.fd, start, stop - start):
+            if not is_free(fd, start, stop - start):
                 raise OSError(
                     errno.EBUSY,
                     "is in use with another lock file (use one name for it; or a process without write "
                     "permission keeps it locked: lslocks names it)",
                 )
+        self._marked_in_use = self.reader, inode
 
     def open_to_write(self) -> None:
         """Open the files at the path, unless they are open, and mark the lock file as in use."""
@@ -2900,13 +2859,7 @@ class JobFile(JobReader):
 
         Needs the command mutex.
         """
-        if not self.is_open:
-            raise FileChangedError
-        try:
-            is_at_path = self._is_known_at_path(self.fd) or self._identity_at_path() == self.inode
-        except FileNotFoundError:
-            is_at_path = False                        # an editor is replacing it
-        if not is_at_path:
+        if not self.is_open or not self.is_at_path(self.fd):
             raise FileChangedError
         return self.fd
 
@@ -2920,19 +2873,14 @@ class JobFile(JobReader):
         return fd
 
     def is_at_path(self, fd: int) -> bool:
-        """Drop this host's cache, and return True if the path names this open file."""
+        """Return True if the path names this open file.  Call refresh() first, or lock the command mutex."""
         try:
-            self.refresh()
-            return self._is_known_at_path(fd) or self._identity_at_path() == identity_of(fd)
+            return self._is_known_at_path(fd) or self.signature()[:2] == identity_of(fd)
         except FileNotFoundError:
             return False                        # an editor is replacing it
 
     def size(self) -> int:
         return os.fstat(self.fd).st_size
-
-    def _current_size(self) -> int:
-        self.refresh()
-        return self.size()
 
     def change_state(self, line: Line, state: bytes, own_last_result: bytes = b"") -> Attempt:
         """Write `state` over the state of an orphan (a line `r` without a job) or a finished line.
@@ -2955,13 +2903,12 @@ class JobFile(JobReader):
             return attempt
 
     def check_claimable(
-        self, line: Line, settings: JobSettings, needs_room: bool,
-        find_start: Callable[[], int | None] = lambda: None
+        self, line: Line, settings: JobSettings, needs_room: bool, claimed: Iterable[Line] = ()
     ) -> Attempt:
         """Read a line again; return in `check` of an Attempt that it can be claimed (OPEN), or why not.
 
         Needs the command mutex.  Raises FileChangedError if the line, or the directive with its settings, is
-        not at its offset.  needs_room: also require can_run_another_copy().
+        not at its offset.  needs_room: also require can_run_another_copy(), which takes `claimed`.
         """
         self.get_checked_fd()
         committed = self.check_committed(line)
@@ -2976,7 +2923,7 @@ class JobFile(JobReader):
             return Attempt(LineCheck.CHANGED, data)       # since it was found
         if not committed:
             return Attempt(LineCheck.APPENDING, data)
-        if needs_room and not self.can_run_another_copy(line.command, is_orphan, find_start):
+        if needs_room and not self.can_run_another_copy(line.command, is_orphan, claimed):
             return Attempt(LineCheck.NO_JOB_LOCK, data)
         return Attempt(LineCheck.OPEN, data)
 
@@ -2989,24 +2936,18 @@ class JobFile(JobReader):
         off.
         """
         size = self.size()
-        if line.offset < self._known_committed_size(size):
-            return True
+        if self.network and self._committed_reader_and_size:
+            reader, committed_size = self._committed_reader_and_size
+            if reader is self.reader and line.offset < committed_size <= size:
+                return True
         # Check the append lock first: if it is free, the size includes all appended lines
-        if self.lock_table.is_appended_to() or self._current_size() != size:
+        if self.lock_table.is_appended_to():
+            return False
+        self.refresh()
+        if self.size() != size:
             return False
         self._committed_reader_and_size = self.reader, size
         return line.offset < size
-
-    def _known_committed_size(self, current_size: int) -> int:
-        """Return the size up to which lines are known to be committed; 0: check_committed() must ask.
-
-        That is so on a local file system, where asking is cheap.
-        """
-        if not self.network or not self._committed_reader_and_size:
-            return 0
-        reader, committed_size = self._committed_reader_and_size
-        is_same_file = reader is self.reader
-        return committed_size if is_same_file and committed_size <= current_size else 0
 
     def make_new(self, lines: Sequence[Line]) -> bool:
         """Write `.` over the states of finished lines at once; leave out lines with another state by now.
@@ -3076,16 +3017,27 @@ class JobQueue:
         Lock a job lock again for each claimed job that has none.  Raises OSError(EBUSY) if another process
         uses another lock file: then no new line may be claimed.
         """
-        old_inode = self.file.lock_table.inode
+        lock_table = self.file.lock_table
+        old_inode = lock_table.inode
         changed = self.file.reopen_if_replaced()
         self._no_file_since = None
         if changed & Changed.FILE:
             self._searched_at = -math.inf       # missing lines can be in this file
             self._cut_off_since = None
-            self._warn_if_direct_reading_refused()
-        if changed & Changed.LOCK_FILE and old_inode not in (None, self.file.lock_table.inode):
-            self._on_lock_file_replaced()
-        self.file.lock_table.ensure_presence_lock()
+            last_mode = self._last_reading_mode
+            self._last_reading_mode = self.file.reader.reading_mode
+            if self._last_reading_mode is Reading.DROPPED and last_mode is not Reading.DROPPED:
+                self.say(
+                    f"the file system ({self.file.mount.kind}) refuses O_DIRECT, so results of other hosts "
+                    "can be read late (test it with runwait4.py --check-locks DIR)"
+                )
+        if changed & Changed.LOCK_FILE and old_inode not in (None, lock_table.inode):
+            self.say(f"the lock file {lock_table.path} was removed; it was created and locked again (do not "
+                     "remove it)")
+            for job_lock in list(lock_table.job_locks.values()):
+                lock_table.free_job_lock(job_lock)
+        if lock_table.presence_lock and not lock_table.presence_lock.is_held:
+            lock_table.presence_lock.take(lock_table.fd)
         self._forget_job_locks()
         jobs_without_lock = [job for job in self.claimed if not job.job_lock]
         self._reconcile_commands(jobs_without_lock)
@@ -3093,36 +3045,12 @@ class JobQueue:
         self.file.mark_lock_file_in_use()
         return changed
 
-    def _on_lock_file_replaced(self) -> None:
-        self.say(f"the lock file {self.file.lock_table.path} was removed; it was created and locked "
-                 "again (do not remove it)")
-        self.file.lock_table.free_job_locks()
-
-    def _warn_if_direct_reading_refused(self) -> None:
-        """Report that the file system refuses O_DIRECT, unless it did so for the last file."""
-        last_mode = self._last_reading_mode
-        self._last_reading_mode = self.file.reader.reading_mode
-        if self._last_reading_mode is Reading.DROPPED and last_mode is not Reading.DROPPED:
-            self.say(
-                f"the file system ({self.file.mount.kind}) refuses O_DIRECT, so results of other hosts can "
-                "be read late (test it with runwait4.py --check-locks DIR)"
-            )
-
     def close_if_locks_lost(self, error: OSError) -> None:
         """Close job file and lock file, to be opened again, if an error can mean that locks were lost."""
         if error.errno == errno.ENOTCONN and self._cut_off_since is None:
             self._cut_off_since = self.file.clock()
         if error.errno in LOCKS_LOST and not isinstance(error, FileChangedError):
             self.file.close_files()
-
-    def _is_cut_off(self) -> bool:
-        """Return True if the process that serves a FUSE file system on this host must be dead.
-
-        Then every call fails with ENOTCONN for ever; on GlusterFS also while the servers do not answer, so
-        wait for a minute.
-        """
-        return (self._cut_off_since is not None
-                and self.file.clock() - self._cut_off_since >= self.MAX_CUT_OFF_SECONDS)
 
     def _forget_job_locks(self) -> None:
         """Clear `job_lock` of each claimed job whose job lock the lock table has lost or freed."""
@@ -3165,8 +3093,7 @@ class JobQueue:
         with self.file.command_mutex(line.command, self.file.walk_patience) as locked:
             attempt = Attempt(LineCheck.LOCKED)
             if locked:
-                find_start = functools.partial(self._running_search_start, line.command)
-                attempt = self.file.check_claimable(line, settings, needs_room=True, find_start=find_start)
+                attempt = self.file.check_claimable(line, settings, needs_room=True, claimed=self.claimed)
             if attempt.check is LineCheck.OPEN:
                 self.file.lock_table.lengthen_lock_file()
                 attempt.job = self._lock_and_mark(line, consumer, settings)
@@ -3190,15 +3117,6 @@ class JobQueue:
         self.claimed[job] = None
         return job
 
-    def _running_search_start(self, command: bytes) -> int | None:
-        """Return where to begin a search for running lines of a command; None: at the top.
-
-        That is our first claimed line of the command.  Equal lines are claimed from the top, so most of the
-        running ones are below it.
-        """
-        first_job = next((job for job in self.claimed if job.command == command), None)
-        return first_job.offset if first_job and self.file.state_at(first_job) is not None else None
-
     # -- results ---------------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
@@ -3212,19 +3130,6 @@ class JobQueue:
             self.release_job(job)
             return ""
         try:
-            return self._write_result(job, state)
-        except OSError as error:
-            self.close_if_locks_lost(error)
-            why = error_text(error)
-            if self._is_cut_off():
-                self.release_job(job)
-                return (f"the client of the file system has died ({why}); the result {display_text(state)} "
-                        "is not written")
-            raise TemporaryError(f"the result {display_text(state)} cannot be written: {why}") from None
-
-    def _write_result(self, job: Job, state: bytes) -> str:
-        """Write the result at the job's offset; otherwise search the file for the line."""
-        try:
             try:
                 self._write_at_offset(job, state)
                 return ""
@@ -3235,17 +3140,24 @@ class JobQueue:
                 self.reopen_if_replaced()
                 return self._search_and_write(job, state)
         except FileNotFoundError:
-            return self._on_file_missing(job, state)
-
-    def _on_file_missing(self, job: Job, state: bytes) -> str:
-        """Raise NoFile while an editor could be about to create the file again; then return an error text."""
-        now = self.file.clock()
-        if self._no_file_since is None:
-            self._no_file_since = now
-        if now - self._no_file_since < (self.file.MAX_LOOKS - 1) * self.file.interval:
-            raise NoFile("the file does not exist") from None
+            now = self.file.clock()
+            if self._no_file_since is None:
+                self._no_file_since = now
+            # An editor can be about to create the file again
+            if now - self._no_file_since < (self.file.MAX_LOOKS - 1) * self.file.interval:
+                raise NoFile("the file does not exist") from None
+            why = "the file is gone"
+        except OSError as error:
+            self.close_if_locks_lost(error)
+            why = error_text(error)
+            # Every call fails with ENOTCONN for ever once the process that serves a FUSE file system on this
+            # host is dead; on GlusterFS also while the servers do not answer, so wait for a minute
+            cut_off_since = self._cut_off_since
+            if cut_off_since is None or self.file.clock() - cut_off_since < self.MAX_CUT_OFF_SECONDS:
+                raise TemporaryError(f"the result {display_text(state)} cannot be written: {why}") from None
+            why = f"the client of the file system has died ({why})"
         self.release_job(job)
-        return f"the file is gone; the result {display_text(state)} is not written"
+        return f"{why}; the result {display_text(state)} is not written"
 
     def _write_at_offset(self, job: Job, state: bytes) -> None:
         """Write a result over the `r` at the job's offset, and remove the job from `claimed`.
@@ -3355,15 +3267,12 @@ class JobQueue:
         except OSError as error:
             # The file is missing or cannot be read now.  Another check follows; finish() reports it.
             self.close_if_locks_lost(error)
-        self._assert_locks_match()
-        to_kill = self._jobs_to_kill
-        self._jobs_to_kill = {}
-        return to_kill
-
-    def _assert_locks_match(self) -> None:
         assert self.file.lock_table.job_locks == {
             job.job_lock.offset: job.job_lock for job in self.claimed if job.job_lock
         }
+        to_kill = self._jobs_to_kill
+        self._jobs_to_kill = {}
+        return to_kill
 
     def _find_astray_jobs(self) -> list[Job]:
         """Return the claimed jobs whose line is not at its offset as `r`; mark the others as found."""
@@ -3460,27 +3369,23 @@ class JobQueue:
         missing = {
             job: self.file.state_at(job) or b"" for job in our_jobs if job.cancelled or job in written
         }
-        still_ours = [job for job in our_jobs if job not in missing and job in self.claimed]
-        astray = self._keep_lines_in_place(still_ours, unused_running)          # step 2
+        astray = []
+        for job in our_jobs:
+            is_running_here = job not in missing and job in self.claimed
+            # Step 2: it keeps the line at its offset if that is `r`
+            if is_running_here and not unused_running.pop(job.offset, None):
+                astray.append(job)
         for job in astray:                                                      # steps 3 and 4
             line = self._pick_line(job, by_offset, unused_running, locks_of_others)
             if line and line.state in (RUNNING, NEW):
                 self._restore_running_state(line)
-                job.move_to(line)
+                job.offset = line.offset
+                job.number = line.number
+                job.text = line.text
                 job.mark_found(self.file.size())
             else:
                 missing[job] = line.state if line else b""
         return missing
-
-    @staticmethod
-    def _keep_lines_in_place(jobs: Iterable[Job], unused_running: dict[int, Line]) -> list[Job]:
-        """Let each job keep the line at its offset if that is `r`; return the others."""
-        need_line = []
-        for job in jobs:
-            own_line = unused_running.pop(job.offset, None)
-            if not own_line:
-                need_line.append(job)
-        return need_line
 
     def _pick_line(self, job: Job, by_offset: Mapping[int, Line], unused_running: dict[int, Line],
                    locks_of_others: int) -> Line | None:
@@ -3610,16 +3515,15 @@ class JobQueue:
         self.say(f"line {job.number}: no longer in the file; it is not tried again (a run goes on)")
 
 
-def lock_remedy(error_number: int | None) -> str:
-    if error_number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-        return "requires Linux 3.15 or newer, and a file system with locks"
-    if error_number == errno.ENOLCK:
-        return "the file system grants no lock: on NFS, rpc.statd and lockd must run on both hosts"
-    if error_number == errno.EAGAIN:
-        return "the file system does not answer: try again"
-    if error_number == errno.ELOOP:
-        return "jobs are locked in this file: remove the link, and a file is created"
-    return "jobs are locked in this file: create an empty file of this name that all users may write"
+NO_LOCKS = "requires Linux 3.15 or newer, and a file system with locks"
+LOCK_REMEDIES = {
+    errno.EINVAL: NO_LOCKS,
+    errno.ENOSYS: NO_LOCKS,
+    errno.EOPNOTSUPP: NO_LOCKS,
+    errno.ENOLCK: "the file system grants no lock: on NFS, rpc.statd and lockd must run on both hosts",
+    errno.EAGAIN: "the file system does not answer: try again",
+    errno.ELOOP: "jobs are locked in this file: remove the link, and a file is created",
+}
 
 
 def check_lock_file(path: str, mount: Mount, say: Say) -> None:
@@ -3629,20 +3533,6 @@ def check_lock_file(path: str, mount: Mount, say: Say) -> None:
     """
     lock_path = lock_file_of(path)
     deadline = time.monotonic() + 3.0
-    _check_path(path, mount)
-    if os.path.lexists(path):
-        try:
-            _try_locks(path, lock_path)
-        except OSError as error:
-            raise UsageError(f"{lock_path}: {error_text(error)} ({lock_remedy(error.errno)})") from None
-        _check_can_open(path, mount, deadline)
-    if mount.shared and mount.kind not in TESTED_KINDS:
-        say(f"is on {mount.kind}, with which runmaker4 was not tested (runwait4.py --check-locks tells "
-            "whether locks and reads are right there; or use --single-host)")
-
-
-def _check_path(path: str, mount: Mount) -> None:
-    """Raise UsageError if users of this job file could use different lock files, or cannot lock."""
     if not sys.platform.startswith("linux"):
         raise UsageError(
             f"{path}: no open-file-description locks on this system (requires Linux 3.15 or newer)"
@@ -3656,19 +3546,25 @@ def _check_path(path: str, mount: Mount) -> None:
         raise UsageError(
             f"{path}: is a mount point, and runners on it would not see the others (mount the directory)"
         )
-
-
-def _try_locks(path: str, lock_path: str) -> None:
-    """Raise UsageError if record locks have no effect here: if a lock of one open file does not keep another
-    open file from locking the byte.
-    """
-    os.close(open_lock_file_of(path))
-    with open(lock_path, "rb+", buffering=0) as first, open(lock_path, "rb+", buffering=0) as second:
-        if is_free(second.fileno(), lock_probe(first.fileno())):
-            raise UsageError(
-                f"{lock_path}: record locks on this file system do not exclude other processes (use "
-                "another one, or mount cifs with nobrl)"
+    if os.path.lexists(path):
+        try:
+            os.close(open_lock_file_of(path))
+            with open(lock_path, "rb+", buffering=0) as first, open(lock_path, "rb+", buffering=0) as second:
+                if is_free(second.fileno(), lock_probe(first.fileno())):
+                    raise UsageError(
+                        f"{lock_path}: record locks on this file system do not exclude other processes (use "
+                        "another one, or mount cifs with nobrl)"
+                    )
+        except OSError as error:
+            remedy = LOCK_REMEDIES.get(
+                error.errno or 0,
+                "jobs are locked in this file: create an empty file of this name that all users may write",
             )
+            raise UsageError(f"{lock_path}: {error_text(error)} ({remedy})") from None
+        _check_can_open(path, mount, deadline)
+    if mount.shared and mount.kind not in TESTED_KINDS:
+        say(f"is on {mount.kind}, with which runmaker4 was not tested (runwait4.py --check-locks tells "
+            "whether locks and reads are right there; or use --single-host)")
 
 
 def _check_can_open(path: str, mount: Mount, deadline: float) -> None:

@@ -195,6 +195,7 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
                 time.sleep(0.002)               # an editor that replaces a file can remove it for a moment
                 continue
             with open_to_append(file.real_path) as fd:
+                file.refresh()
                 if not file.is_at_path(fd):
                     continue
                 lock_all(fd)
@@ -207,6 +208,7 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
 
 
 def check_not_replaced(file: JobFile, fd: int) -> None:
+    file.refresh()
     if not file.is_at_path(fd):
         raise FileChangedError
 

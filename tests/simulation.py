@@ -1242,7 +1242,7 @@ def room(new: int, orphan: int) -> Callable[[], Patches]:
     """Who counts so many lines too many for a new line, or for an orphan."""
     too_many_new, too_many_orphans = new, orphan
 
-    def has_room(self: Any, command: bytes, orphan: bool = False, find_start: Any = None) -> bool:
+    def has_room(self: Any, command: bytes, orphan: bool = False, claimed: Any = ()) -> bool:
         job_locks = self.lock_table.count_job_locks(command)
         least = job_locks + orphan - (too_many_orphans if orphan else too_many_new)
         return not job_locks or least <= 0 or self._has_running_lines(command, least)
