@@ -5214,8 +5214,17 @@ class ProcessTable:
         # by the tag of each of their jobs; those that have left the environment by the job lock
         self.tagged: dict[bytes, list[int]] = {}
         for pid_text in pid_names:
-            with contextlib.suppress(OSError):      # it has exited
-                self._add_process(pid_text)
+            with contextlib.suppress(OSError):      # it has exited, or hides its tags: of another user
+                process = ProcessStat.read(pid_text)
+                if process.is_alive:
+                    pid = int(pid_text)
+                    self._resident_pages[pid] = process.resident_pages
+                    self.parents[pid] = process.parent
+                    self.children.setdefault(process.parent, []).append(pid)
+                    self.sessions.setdefault(process.session, []).append(pid)
+                    # It can have the lock of another job than its tags name, which was free meanwhile
+                    for tag in self.tags_of(pid_text) or self._inherited_locks(pid):
+                        self.tagged.setdefault(tag, []).append(pid)
 
     @classmethod
     def read(cls) -> ProcessTable:
@@ -5230,21 +5239,6 @@ class ProcessTable:
         with open(f"/proc/{pid_text}/environ", "rb") as file:
             match = cls.TAG_ENTRY.search(file.read())
         return match[1].split(b"/") if match else []
-
-    def _add_process(self, pid_text: str) -> None:
-        """Add a process that is no zombie."""
-        process = ProcessStat.read(pid_text)
-        if not process.is_alive:
-            return
-        pid = int(pid_text)
-        self._resident_pages[pid] = process.resident_pages
-        self.parents[pid] = process.parent
-        self.children.setdefault(process.parent, []).append(pid)
-        self.sessions.setdefault(process.session, []).append(pid)
-        with contextlib.suppress(PermissionError):      # of another user
-            # the lock of a process with the tags of another job can be one that was free meanwhile
-            for tag in self.tags_of(pid_text) or self._inherited_locks(pid):
-                self.tagged.setdefault(tag, []).append(pid)
 
     @staticmethod
     def _inherited_locks(pid: int) -> Iterator[bytes]:
@@ -5503,7 +5497,9 @@ class TreeKiller:
         pause = 0.005
         while True:
             has_exited = shell.exited.done()        # before the reading, which takes a while
-            table = await self._fresh_table()
+            if not self._reading:
+                self._reading = asyncio.ensure_future(self._read_after_pause())
+            table = await asyncio.shield(self._reading)
             if has_exited and shell.pid not in table.sessions:
                 shell.session_ended = True
             alive = table.job_processes(shell)
@@ -5526,12 +5522,6 @@ class TreeKiller:
                 self._signal(pids, signal.SIGCONT)      # not before all have got TERM
             await asyncio.sleep(0.02 if empty_readings else pause)
             pause = min(2 * pause, 0.1)
-
-    async def _fresh_table(self) -> ProcessTable:
-        """Return a table that is read after this call; all waiting callers share one."""
-        if not self._reading:
-            self._reading = asyncio.ensure_future(self._read_after_pause())
-        return await asyncio.shield(self._reading)
 
     async def _read_after_pause(self) -> ProcessTable:
         """Read the table, after a pause twice as long as the last reading took."""
@@ -5653,8 +5643,11 @@ CGROUP_ROOT, PROC_CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 
 
 def available_cpus() -> int:
-    scheduled_cpus = len(os.sched_getaffinity(0))
-    return max(1, int(min(scheduled_cpus, cgroup_cpus(), slurm_cpus(os.environ))))
+    limits = [len(os.sched_getaffinity(0)), slurm_cpus()]
+    for text in cgroup_texts("cpu.max"):
+        if limit := re.match("([0-9]+) ([1-9][0-9]*)", text):       # quota and period; or `max`, period
+            limits.append(int(limit[1]) / int(limit[2]))
+    return max(1, int(min(limits)))
 
 
 def cgroup_texts(name: str) -> Iterator[str]:
@@ -5674,40 +5667,33 @@ def cgroup_texts(name: str) -> Iterator[str]:
             yield file.read()
 
 
-def cgroup_cpus() -> float:
-    """Return the lowest CPU limit of our control groups; infinite if there is none."""
-    # quota and period; or `max`, period
-    limits = (re.match("([0-9]+) ([1-9][0-9]*)", text) for text in cgroup_texts("cpu.max"))
-    return min([math.inf, *(int(limit[1]) / int(limit[2]) for limit in limits if limit)])
-
-
-def slurm_cpus(environ: Mapping[str, str]) -> float:
+def slurm_cpus() -> float:
     """Return the number of CPUs that Slurm gives a task; infinite if no variable is set to a number.
 
     Option -c sets it.  Without -c the tasks of a step share the CPUs of a node, and a batch script has all.
     """
-    task_cpus = slurm_number(environ, "SLURM_CPUS_PER_TASK")
+    task_cpus = slurm_number("SLURM_CPUS_PER_TASK")
     if task_cpus < math.inf:
         return task_cpus
-    return slurm_number(environ, "SLURM_CPUS_ON_NODE") / slurm_tasks(environ)
+    return slurm_number("SLURM_CPUS_ON_NODE") / slurm_tasks()
 
 
-def slurm_number(environ: Mapping[str, str], name: str) -> float:
+def slurm_number(name: str) -> float:
     """Return the positive number in a variable; infinite if there is none."""
-    number = re.fullmatch("[1-9][0-9]{0,8}", environ.get(name, ""))
+    number = re.fullmatch("[1-9][0-9]{0,8}", os.environ.get(name, ""))
     return int(number[0]) if number else math.inf
 
 
-def is_slurm_step(environ: Mapping[str, str]) -> bool:
-    return environ.get("SLURM_STEP_ID", "").isdigit()       # a batch script has -5 (26.05), or none
+def is_slurm_step() -> bool:
+    return os.environ.get("SLURM_STEP_ID", "").isdigit()        # a batch script has -5 (26.05), or none
 
 
-def slurm_tasks(environ: Mapping[str, str]) -> int:
+def slurm_tasks() -> int:
     """Return the number of tasks on this node, which Slurm lists as `4,5` (srun(1)); 1 if it does not.
 
     A batch script has `0`, also if sbatch was called in a step.
     """
-    return environ.get("SLURM_GTIDS", "").count(",") + 1
+    return os.environ.get("SLURM_GTIDS", "").count(",") + 1
 
 
 # ---- how much memory ---------------------------------------------------------------------------------------
@@ -5715,38 +5701,24 @@ def slurm_tasks(environ: Mapping[str, str]) -> int:
 
 def available_memory() -> float:
     """Return the memory that this process can use, in bytes."""
-    return min(host_memory(), cgroup_memory(), slurm_memory(os.environ), allocated_memory(os.environ))
+    limits = [float(os.sysconf("SC_PHYS_PAGES") * PAGE), slurm_memory()]
+    limits += [float(text) for text in cgroup_texts("memory.max") if text.strip().isdigit()]    # or `max`
+    allocated = os.environ.get("RUNMAKER4_MEMORY", "")          # by an outer runner, of which we are a job
+    if allocated.isascii() and allocated.isdigit():
+        limits.append(float(allocated))
+    return min(limits)
 
 
-def host_memory() -> float:
-    """Return the memory of this host in bytes; infinite if unknown."""
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * PAGE)
-    except (ValueError, OSError):
-        return math.inf
-
-
-def cgroup_memory() -> float:
-    """Return the lowest limit of our control groups in bytes; infinite if there is none."""
-    return min([math.inf, *(int(text) for text in cgroup_texts("memory.max") if text.strip().isdigit())])
-
-
-def allocated_memory(environ: Mapping[str, str]) -> float:
-    """Return the bytes that an outer runner has allocated to us; infinite if there is none."""
-    text = environ.get("RUNMAKER4_MEMORY", "")
-    return float(text) if text.isascii() and text.isdigit() else math.inf
-
-
-def slurm_memory(environ: Mapping[str, str]) -> float:
+def slurm_memory() -> float:
     """Return the bytes of memory that Slurm gives a task; infinite if unset, or if 0: the whole node.
 
     Slurm gives memory per node or per CPU, in MiB.  Only a step (srun) has tasks, which share the
     memory of a node; a batch script can use all that the Slurm job has there, regardless of -c.
     """
-    cpus = slurm_cpus(environ) if is_slurm_step(environ) else slurm_number(environ, "SLURM_CPUS_ON_NODE")
-    per_cpu = slurm_number(environ, "SLURM_MEM_PER_CPU") * cpus
-    per_node = slurm_number(environ, "SLURM_MEM_PER_NODE")
-    return min(per_node / slurm_tasks(environ), per_cpu) * SIZE_UNITS["M"]
+    cpus = slurm_cpus() if is_slurm_step() else slurm_number("SLURM_CPUS_ON_NODE")
+    per_cpu = slurm_number("SLURM_MEM_PER_CPU") * cpus
+    per_node = slurm_number("SLURM_MEM_PER_NODE")
+    return min(per_node / slurm_tasks(), per_cpu) * SIZE_UNITS["M"]
 
 
 # ---- until when --------------------------------------------------------------------------------------------
@@ -9255,8 +9227,8 @@ class RunnerProgram(Program):
         """
         if self.options.walltime is None:
             raise UsageError("--hire requires --walltime (--walltime auto in Slurm)")
-        tasks = slurm_number(os.environ, "SLURM_STEP_NUM_TASKS")        # on all nodes (srun(1))
-        if is_slurm_step(os.environ) and 1 < tasks < math.inf:
+        tasks = slurm_number("SLURM_STEP_NUM_TASKS")        # on all nodes (srun(1))
+        if is_slurm_step() and 1 < tasks < math.inf:
             raise UsageError(f"--hire: each of the {tasks} tasks of this step would hire (use an array)")
         # sbatch has handed it on to a successor; a job that calls sbatch would submit an array
         os.environ.pop("SBATCH_ARRAY_INX", None)

@@ -66,7 +66,7 @@ class Available(RunCase):
     def memory(self, groups: str = "", limits: Optional[dict[str, str]] = None,
                env: Optional[dict[str, str]] = None) -> float:
         """available_memory() in GiB on a host that has 64."""
-        host = mock.patch.object(runmaker4, "host_memory", lambda: 64.0 * GIB)
+        host = mock.patch.object(os, "sysconf", lambda name: 64 * GIB // runmaker4.PAGE)
         with host, self.limited(groups, limits, env):
             return runmaker4.available_memory() / GIB
 
