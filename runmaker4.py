@@ -670,6 +670,7 @@ MUTEX_OFFSET = JOB_LOCKS_PER_BUCKET            # of the command mutex in a bucke
 
 
 @functools.lru_cache(maxsize=16)
+@functools.lru_cache(1000)
 def bucket_of(command: bytes) -> int:
     """Return the offset of a command's bucket; commands that share one by chance wait for each other."""
     return int.from_bytes(blake2b(command, digest_size=8).digest(), "big") >> 18 << 16
@@ -2256,6 +2257,7 @@ class LockTable(LockTableReader):
         self.job_locks: dict[int, JobLock] = {}        # by offset
         self.presence_lock = presence_lock
         self.pulse_offset = 0                   # 0: there is no pulse
+        self.locked_now = range(0)              # the bytes that the `with` block in progress has locked
         self._locks_known_at = 0.0              # when `fd` was last known to have its locks (clock)
         self._lengthened = False                # we have made the open lock file longer
         # The length of the lock file after we first made it longer, if no other process used it then
@@ -2323,11 +2325,17 @@ class LockTable(LockTableReader):
                 if not self.is_current():
                     raise FileChangedError("the lock file was removed")
                 on_locked()
+                self.locked_now = range(offset, offset + length)
             yield locked
         finally:
+            self.locked_now = range(0)
             if locked and self.is_open:                 # close() in the block has unlocked everything
                 with contextlib.suppress(OSError):      # EIO, ESTALE: lost; all writes were synced
                     unlock(self.fd, offset, length)
+
+    def has_mutex(self, command: bytes) -> bool:
+        """Return True if the `with` block in progress has locked the mutex of a command."""
+        return bucket_of(command) + MUTEX_OFFSET in self.locked_now
 
     def _lock(self, offset: int, length: int) -> bool:
         self.check_still_has_locks()
@@ -2348,7 +2356,8 @@ class LockTable(LockTableReader):
         close_all(fd)
 
     def take_job_lock(self, line: Line) -> JobLock:
-        """Lock and return a free job lock, preferably the line's own.  Needs the command mutex."""
+        """Lock and return a free job lock, preferably the line's own."""
+        assert self.has_mutex(line.command)
         offsets = job_lock_offsets(line.command)
         preferred = own_job_lock_offset(line)
         fd = self.open_job_lock()
@@ -2421,7 +2430,8 @@ class LockTable(LockTableReader):
         self._lengthened = True
 
     def is_only_claimer(self) -> bool:
-        """Return True if certainly no other process has claimed since.  Needs the command mutex."""
+        """Return True if certainly no other process has claimed since."""
+        assert self.locked_now
         return self._lengthened and self._length_at_first_claim == os.fstat(self.fd).st_size
 
 
@@ -2907,9 +2917,10 @@ class JobFile(JobReader):
     ) -> Attempt:
         """Read a line again; return in `check` of an Attempt that it can be claimed (OPEN), or why not.
 
-        Needs the command mutex.  Raises FileChangedError if the line, or the directive with its settings, is
-        not at its offset.  needs_room: also require can_run_another_copy(), which takes `claimed`.
+        Raises FileChangedError if the line, or the directive with its settings, is not at its offset.
+        needs_room: also require can_run_another_copy(), which takes `claimed`.
         """
+        assert self.lock_table.has_mutex(line.command)
         self.get_checked_fd()
         committed = self.check_committed(line)
         data = self.read_line(line, Scan.MIN_CHUNK_SIZE)
@@ -2930,11 +2941,11 @@ class JobFile(JobReader):
     def check_committed(self, line: Line) -> bool:
         """Return True if a line is committed: no append is in progress that could cut it off after an error.
 
-        On a network file system each check is a round trip, so remember the size.  Needs the command mutex.
-        NFS can know an older, smaller size; then the line waits.  If an editor on another host shortens the
-        file, and the disk is full when lines are appended again, this can return True for a line that is cut
-        off.
+        On a network file system each check is a round trip, so remember the size.  NFS can know an older,
+        smaller size; then the line waits.  If an editor on another host shortens the file, and the disk is
+        full when lines are appended again, this can return True for a line that is cut off.
         """
+        assert self.lock_table.has_mutex(line.command)
         size = self.size()
         if self.network and self._committed_reader_and_size:
             reader, committed_size = self._committed_reader_and_size
@@ -2982,6 +2993,7 @@ class JobFile(JobReader):
 
     def write(self, line: Line, state: bytes) -> None:
         """Write the state of a line that was checked while holding the command mutex."""
+        assert self.lock_table.has_mutex(line.command)
         self._write(state, line.offset)
 
     def _write(self, data: bytes | bytearray, offset: int) -> None:
@@ -3335,11 +3347,12 @@ class JobQueue:
         return missing
 
     def _reread_lines(self, command: bytes, known_lines: Sequence[Line]) -> list[Line]:
-        """Return the current lines of a command.  Needs the command mutex.
+        """Return the current lines of a command.
 
         Read a few known lines one by one, each a round trip on a network file system; otherwise the whole
         file.
         """
+        assert self.file.lock_table.has_mutex(command)
         if len(known_lines) <= self.MAX_SINGLE_READS:
             reread = [
                 replace(line, state=state) for line in known_lines if (state := self.file.state_at(line))
@@ -3354,8 +3367,9 @@ class JobQueue:
         """Give each of our jobs of a command a job lock and a line `r` again, after an edit or a lost lock.
 
         Return the same as _reconcile_commands(); b"" also if an `r` at the offset belongs to another job.
-        Steps are those of the list above.  Needs the command mutex and check_at_path().
+        Steps are those of the list above.  Call check_at_path() first.
         """
+        assert self.file.lock_table.has_mutex(command)
         by_offset = {line.offset: line for line in lines}
         # The lines `r` that none of our jobs has: at first all; each job removes one
         unused_running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
@@ -3446,7 +3460,7 @@ class JobQueue:
         return min(unused_running)
 
     def _restore_running_state(self, line: Line) -> None:
-        """Write `r` over another state of a running job's line.  Needs the command mutex."""
+        """Write `r` over another state of a running job's line."""
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
             self.say(
