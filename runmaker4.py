@@ -17,40 +17,42 @@ in place.  Any number of runners, on any number of hosts, can work on one file a
 The complete protocol by which runners share a file:
 
  1.  Locks belong to commands.  Next to the real job file NAME is the lock file `.NAME.lock`, which no editor
-    knows.  Never delete it while jobs run.  Each command hashes to a bucket of 2^16 bytes in it: 65,535 job
-    locks, and after them the command mutex.  A job lock is locked as long as a copy of the command or the
-    runner of that copy lives.  The command mutex is locked while the state of a line of this command is
-    written.  All of these are open-file-description record locks.
- 2.  Claim a line that is new: lock the command mutex.  The path must still name this file, and the line,
-    which is read again, must be unchanged and complete.  Count the held job locks h, and the lines R of this
-    command that are `r`.  The line can be claimed if h <= R.  Open the lock file once more, and lock a free
-    job lock through that descriptor: the one of the line's number if that is free.  Write `r`; unlock the
-    command mutex.  (A server takes back the `r` of a job that a client still has in the same way, if h < R.)
-    With -r a runner first writes `.` over all failed lines, with --resume over those in error, each while
-    holding the command mutex, after the same checks of path and line; or over many at once, while holding
-    one lock over all buckets and the append byte.
- 3.  Start the job with a copy of that descriptor.  Runner and job now hold the job lock together: it is free
-    only when both are gone.  It is the life sign; there are no heartbeats and no time limits.
- 4. When the job has finished: lock the command mutex, verify the line, write the new state over the `r`, free
-    the job lock.
- 5. A line `r` is an orphan if its own job lock is free and h < R.  One check is enough.  Where locks can be
-    lost without an error, two checks 15 s apart are needed, so that a living runner has locked its job lock
-    again by then.  A runner that finds an orphan writes `e` over it, while holding the command mutex; with
-    --resume or -r it writes `.`, so that the line is claimed like any new line.  If an editor overwrites an
-    `r` with `.`, because it had read the file before, the line's runner makes it `r` again within a second,
-    on a network file system within a few; until then no runner can claim the line.  Any other state over an
-    `r` cancels the job, even an old `!` that vi saves after -r has started that line again.  If the runner is
-    dead and an editor wrote `.`, the line waits until the copy has exited; then it is new.  An `r` that an
-    editor has saved over a result looks like an orphan.  The runner that wrote the result writes it again if
-    the lock file is as long as that runner's first claim has made it: each runner or server that claims lines
-    makes it a byte longer.
- 6.  Appending (runset4.py --add) holds byte 2^62+1 of the lock file; --edit holds that byte and every command
-    mutex.
+     knows.  Never delete it while jobs run.  Each command hashes to a bucket of 2^16 bytes in it: 65,535 job
+     locks, and after them the command mutex.  A job lock is locked as long as a copy of the command or the
+     runner of that copy lives.  The command mutex is locked while the state of a line of this command is
+     written.  All of these are open-file-description record locks.
+ 2.  Claim a line that is new (JobQueue.claim()): lock the command mutex.  The path must still name this file,
+     and the line, which is read again, must be unchanged and complete.  Count the held job locks h, and the
+     lines R of this command that are `r`.  The line can be claimed if h <= R.  Open the lock file once more,
+     and lock a free job lock through that descriptor: the one of the line's number if that is free.  Write
+     `r`; unlock the command mutex.  (A server takes back the `r` of a job that a client still has in the same
+     way, if h < R: ServedQueue.reclaim_line().)  With -r a runner first (Cursor, JobFile.make_new()) writes
+     `.` over all failed lines, with --resume over those in error, each while holding the command mutex, after
+     the same checks of path and line; or over many at once, while holding one lock over all buckets and the
+     append byte.
+ 3.  Start the job (Processes.start()) with a copy of that descriptor.  Runner and job now hold the job lock
+     together: it is free only when both are gone.  It is the life sign; there are no heartbeats and no time
+     limits.
+ 4.  When the job has finished (JobQueue.finish()): lock the command mutex, verify the line, write the new
+     state over the `r`, free the job lock.
+ 5.  A line `r` is an orphan (JobReader.is_orphan()) if its own job lock is free and h < R.  One check is
+     enough.  Where locks can be lost without an error, two checks 15 s apart are needed, so that a living
+     runner has locked its job lock again by then.  A runner that finds an orphan (Orphans) writes `e` over
+     it, while holding the command mutex; with --resume or -r it writes `.`, so that the line is claimed like
+     any new line.  If an editor overwrites an `r` with `.`, because it had read the file before, the line's
+     runner makes it `r` again (JobQueue.check_jobs()) within a second, on a network file system within a few;
+     until then no runner can claim the line.  Any other state over an `r` cancels the job, even an old `!`
+     that vi saves after -r has started that line again.  If the runner is dead and an editor wrote `.`, the
+     line waits until the copy has exited; then it is new.  An `r` that an editor has saved over a result
+     looks like an orphan.  The runner that wrote the result writes it again if the lock file is as long as
+     that runner's first claim has made it: each runner or server that claims lines makes it a byte longer.
+ 6.  Appending (runset4.py --add, append_locked()) holds byte 2^62+1 of the lock file; --edit
+     (hold_all_locks()) holds that byte and every command mutex.
  7.  Each process of ours that can write the job file holds a shared lock on all of it, and on one byte after
-    that range; the offset of this byte identifies the lock file.
+     that range (JobFile.mark_lock_file_in_use()); the offset of this byte identifies the lock file.
  8.  On a network file system a host's cache can be old.  So after locking a command mutex a process first
-    drops the cache (refresh_file()).  Then it reads with O_DIRECT (Reader), on FUSE also through a new
-    description (reopen_reader_on_fuse()).  It syncs each write.
+     drops the cache (refresh_file()).  Then it reads with O_DIRECT (Reader), on FUSE also through a new
+     description (reopen_reader_on_fuse()).  It syncs each write.
 
 So if the file has one line of a command, no second copy of the command starts while one lives, however the
 file is edited.  The section "The job file" below has the proof; "Assumptions" lists when it does not hold.
