@@ -1783,15 +1783,24 @@ JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
 
 def whole_lines(file: Reader, offset: int) -> Iterator[bytes]:
-    """Yield the file from an offset on, in pieces of whole lines; the last can lack a newline."""
+    """Yield the file from an offset on, in pieces of whole lines; the last can lack a newline.
+
+    An NFS client asks the server for all that a read with O_DIRECT wants, also beyond the end of the file: so
+    the first reads are small, and none follows a short one.
+    """
     incomplete: list[bytes] = []
-    while data := file.pread(1 << 20, offset):
-        offset += len(data)
+    size = 4096
+    while True:
+        data = file.pread(size, offset)
         lines, newline, rest = data.rpartition(b"\n")
         if newline:
             yield b"".join((*incomplete, lines, newline))
             incomplete = []
         incomplete.append(rest)
+        if len(data) < size:
+            break
+        offset += size
+        size = min(4 * size, 1 << 20)
     yield b"".join(incomplete)
 
 
@@ -2784,7 +2793,6 @@ class JobFile(JobReader):
     lock_table: LockTable
     # seconds to wait for a command mutex, if there is nothing else to do
     MUTEX_SECONDS = 2.0
-    MUTEX_SECONDS_WALK = 0.2    # the same in a walk
     MUTEX_SECONDS_LOCAL = 0.01  # for runners and servers on a local file system
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Callable[[], float] = boottime,
@@ -2809,8 +2817,10 @@ class JobFile(JobReader):
 
     @property
     def walk_patience(self) -> float:
-        """Return the same for a line that is not claimed: there are others."""
-        return min(self.MUTEX_SECONDS_WALK, self.patience)
+        """Return the same for a line that is not claimed.  There are others: mostly it is `r` when we get the
+        mutex, and on a network each try is a round trip.
+        """
+        return 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
 
     def sync(self) -> None:
         if self.is_open:
