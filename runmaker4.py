@@ -4206,7 +4206,9 @@ class Walk:
         orphans again (--resume), and `e` if none does.
         """
         scope = self.above.scope
-        suspicion = self._orphans.check_orphan(line)
+        suspicion = Suspicion.NONE
+        if not self.needs_another_walk:         # that checks it, too
+            suspicion = self._orphans.check_orphan(line)
         if suspicion is Suspicion.PROVED:
             can_run_again = (not scope.error and not scope.settings.together
                              and self._resuming_consumers.any_fits(scope))
