@@ -2901,6 +2901,10 @@ class JobFile(JobReader):
         except FileNotFoundError:
             return False                        # an editor is replacing it
 
+    def known_size(self) -> int:
+        """Return the size as this host knows it, after a write: NFS need not ask the server."""
+        return os.lseek(self.fd, 0, os.SEEK_END)
+
     def size(self) -> int:
         return os.fstat(self.fd).st_size
 
@@ -2954,15 +2958,15 @@ class JobFile(JobReader):
         """Return True if a line is committed: no append is in progress that could cut it off after an error.
 
         On a network file system each check is a round trip, so remember the size.  NFS can know an older,
-        smaller size; then the line waits.  If an editor on another host shortens the file, and the disk is
-        full when lines are appended again, this can return True for a line that is cut off.
+        smaller size; then the line waits.  If an editor shortens the file, and the disk is full when lines
+        are appended again, this can return True for a line that is cut off.
         """
         assert self.lock_table.has_mutex(line.command)
-        size = self.size()
         if self.network and self._committed_reader_and_size:
             reader, committed_size = self._committed_reader_and_size
-            if reader is self.reader and line.offset < committed_size <= size:
+            if reader is self.reader and line.offset < committed_size:
                 return True
+        size = self.size()
         # Check the append lock first: if it is free, the size includes all appended lines
         if self.lock_table.is_appended_to():
             return False
@@ -3126,7 +3130,7 @@ class JobQueue:
     def _lock_and_mark(self, line: Line, consumer: Consumer, settings: JobSettings) -> Job:
         """Lock a job lock for a line that can be claimed, write `r`, and add the new job to `claimed`."""
         job = Job(**vars(line), consumer=consumer, settings=settings)
-        job.mark_found(self.file.size())
+        job.mark_found(self.file.known_size())
         job.job_lock = self.file.lock_table.take_job_lock(job)
         try:
             if line.state != RUNNING:
