@@ -152,7 +152,6 @@ from runmaker4 import (
     add_max_failed,
     add_record_options,
     allow_descriptors,
-    block_stop_signals,
     boottime,
     check_job_file,
     check_lock_file,
@@ -2834,7 +2833,8 @@ class Server(Program):
         self.stores = self.open_record_files(self.mount.network, self._presence_lock, self.path)
         self._listen()
         self._token, token_text = choose_token()
-        block_stop_signals()                          # otherwise the keeper could survive a signal
+        # Otherwise the keeper could survive a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, runmaker4.STOP_SIGNALS)
         self._open_keeper()
         self._credentials = make_credentials(context, find_file_id(self.path))
         print_bytes(os.fsencode(f"Token for runmaker4-client.py: {token_text}\n"))

@@ -5275,7 +5275,7 @@ class ProcessTable:
     @staticmethod
     def _inherited_locks(pid: int) -> Iterator[bytes]:
         """Yield the job locks that a process has inherited; none of another user's or of this process."""
-        for fd in LOCK_FD, LOCK_FD + 2:         # see Processes._spawn_actions()
+        for fd in LOCK_FD, LOCK_FD + 2:         # see Processes.start()
             with contextlib.suppress(OSError), open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
                 if pid != os.getpid():
                     yield from EXCLUSIVE_LOCK.findall(file.read())
@@ -5359,9 +5359,9 @@ class Holders:
     else:
 
     - A job's processes have the description only by inheritance: execve(2) leaves the descriptor open.  It
-      closes those of runners and servers (keep_descriptors_from_jobs); a keeper has only the first few
-      descriptors.  So such a process descends from the job's shell, as do all of that session, all with the
-      job's tag, and all their children.  At least one must carry the tag.
+      closes those of runners and servers (Program.main()); a keeper has only the first few descriptors.  So
+      such a process descends from the job's shell, as do all of that session, all with the job's tag, and all
+      their children.  At least one must carry the tag.
     - The tag names the process that has started the job.  While that is alive, it must kill the job.
     - Signals are sent at once after each scan.  If a process exits in between, the kernel gives that PID to
       another process only after all other PIDs (32,768 at least).
@@ -5373,7 +5373,7 @@ class Holders:
     def __init__(self, lock_file: Identity | None) -> None:
         self._by_lock: defaultdict[int, list[Holder]] = defaultdict(list)   # by the offset of the job lock
         for name in filter(str.isdigit, os.listdir("/proc")):
-            for fd in LOCK_FD, LOCK_FD + 2:     # see Processes._spawn_actions()
+            for fd in LOCK_FD, LOCK_FD + 2:     # see Processes.start()
                 with contextlib.suppress(OSError):      # there is none, or it is another user's
                     info = os.stat(f"/proc/{name}/fd/{fd}")
                     if (info.st_dev, info.st_ino) == lock_file:
@@ -5622,7 +5622,11 @@ class Processes(TreeKiller):
         of file.
         """
         job_tag = next(self._new_tags)
-        actions = self._spawn_actions((gate_fd, out_fd, err_fd), lock_fd)
+        copies = list(zip((gate_fd, out_fd, err_fd), range(3)))         # of our descriptors, to those numbers
+        if lock_fd is not None:
+            # some C libraries leave close-on-exec set if dup2(2) gets one number twice
+            copies.append((lock_fd, self._lock_fd + 2 if lock_fd == self._lock_fd else self._lock_fd))
+        actions = [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in copies]
         gate = b"" if gate_fd is None else GATE
         # For ps, which shows the script before its arguments, it begins with the command as a comment.  The #
         # at the end keeps a backslash from the newline
@@ -5635,18 +5639,6 @@ class Processes(TreeKiller):
                               setsigdef=DEFAULT_SIGNALS)
         child = self.running[pid] = Child(pid, job_tag, self._loop.create_future(), on_exit)
         return child
-
-    def _spawn_actions(self, standard_fds: Iterable[int | None],
-                       lock_fd: int | None) -> list[tuple[int, int, int]]:
-        """Return the posix_spawn(3) actions that copy our descriptors to those of the shell.
-
-        The standard ones become 0 to 2; the job lock gets a number out of the way of `exec 3>file`.
-        """
-        pairs = list(zip(standard_fds, range(3)))
-        if lock_fd is not None:
-            # some C libraries leave close-on-exec set if dup2(2) gets one number twice
-            pairs.append((lock_fd, self._lock_fd + 2 if lock_fd == self._lock_fd else self._lock_fd))
-        return [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in pairs]
 
     def reap(self) -> None:
         """Collect wait status and resource usage of the children that have exited."""
@@ -6959,7 +6951,7 @@ class OutDir(Sink):
         """Create the directory if necessary.  Raises UsageError.
 
         on_incomplete: gets the line number of each run whose output is incomplete.  directory: where jobs
-        run.  is_default: it is FILE.out, has short output in the journal, and passed check_owner().
+        run.  is_default: it is FILE.out, has short output in the journal, and a trusted owner.
         """
         self.executor = executor
         self._path = os.path.realpath(path)         # a symbolic link in it can change
@@ -8602,18 +8594,6 @@ def open_descriptors() -> list[int]:
     return [int(name) for name in os.listdir("/proc/self/fd")]
 
 
-def block_stop_signals() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-
-
-def keep_descriptors_from_jobs() -> None:
-    """Keep jobs from inheriting descriptors that we inherited, such as from `flock 9`."""
-    for fd in open_descriptors():
-        if fd > 2:
-            with contextlib.suppress(OSError):          # the descriptor that listed them is closed
-                os.set_inheritable(fd, False)
-
-
 def go_into_background() -> int:
     """Leave terminal and session (daemon(7)), but not the directory, in which the jobs must run.
 
@@ -8659,14 +8639,6 @@ def open_pid_file(path: str) -> int:
             number = display_text(head.strip())
             raise UsageError(f"{path}: is the pid file of process {number}, which lives (give another name)")
     return fd
-
-
-def write_pid_file(path: str, fd: int) -> None:
-    try:
-        os.ftruncate(fd, 0)
-        write_all(fd, b"%d\n" % os.getpid())
-    except OSError as error:
-        raise UsageError(f"{path}: {error_text(error)} (the process number must be written)") from None
 
 
 def remove_pid_file(path: str) -> None:
@@ -8742,18 +8714,6 @@ def nonempty(text: str) -> str:
 def default_outdir(path: str) -> str:
     """Return the default --outdir: runs.txt.out for runs.txt."""
     return f"{path}.out"
-
-
-def check_owner(outdir: str, path: str) -> None:
-    """Raise UsageError if the default --outdir belongs to another user.
-
-    That user could read job output, or a link could lead us anywhere.  Root, and users who can write the job
-    file, are trusted.
-    """
-    status = os.lstat(outdir)
-    # without a job file we trust as beside a file of root
-    if not is_trusted_replacement(status, stat_or_none(path) or os.stat("/")):
-        raise UsageError(f"{outdir}: belongs to {user_name(status.st_uid)} (give another --outdir)")
 
 
 def check_output_path(text: str) -> str:
@@ -8997,7 +8957,12 @@ class Program:
         if options.no_records and options.outdir:
             raise UsageError("--no-records and --outdir exclude each other")
         self._check_paths_differ(inputs)
-        self.executor = self._make_executor(network)
+        record_paths = [options.logfile, options.joblog]
+        if not options.no_records:
+            record_paths.append(options.outdir or default_outdir(options.file))
+        needs_thread = network or any(find_mount(path).network for path in record_paths if path)
+        on_message = functools.partial(self.in_loop, self.say_without_label)
+        self.executor = FileExecutor(needs_thread, self.on_writer_relieved, on_message)
         on_error = functools.partial(self.in_loop, self._on_error)
         # gets the line number of each job whose output is incomplete
         on_incomplete = functools.partial(self.in_loop, self.runner_stats.incomplete.add)
@@ -9024,7 +8989,11 @@ class Program:
         try:
             with contextlib.suppress(OSError):          # `open_outdir` reports it
                 os.makedirs(path, exist_ok=True)
-                check_owner(path, self.options.file)
+                # Another user could read job output, or a link could lead us anywhere.  Root, and users who
+                # can write the job file, are trusted; without a job file, as beside a file of root.
+                status = os.lstat(path)
+                if not is_trusted_replacement(status, stat_or_none(self.options.file) or os.stat("/")):
+                    raise UsageError(f"{path}: belongs to {user_name(status.st_uid)} (give another --outdir)")
                 file_status = os.stat(self.options.file)        # with --follow it need not exist yet
                 directory_fd = os.open(path, os.O_DIRECTORY | os.O_CLOEXEC)
                 share_with_writers(directory_fd, file_status)
@@ -9034,14 +9003,6 @@ class Program:
             self.runner_stats.had_errors = True
             self.say(f"{error}; the jobs run without records")
             return None
-
-    def _make_executor(self, has_network_input: bool) -> FileExecutor:
-        """Return an executor, with a thread if a network file system can block."""
-        outdir = "" if self.options.no_records else self.options.outdir or default_outdir(self.options.file)
-        record_paths = self.options.logfile, outdir, self.options.joblog
-        needs_thread = has_network_input or any(find_mount(path).network for path in record_paths if path)
-        on_message = functools.partial(self.in_loop, self.say_without_label)
-        return FileExecutor(needs_thread, self.on_writer_relieved, on_message)
 
     def _check_paths_differ(self, inputs: Iterable[str]) -> None:
         """Raise UsageError if an output file is also an input or another output."""
@@ -9058,37 +9019,42 @@ class Program:
 
     def main(self) -> int:
         """Do the work of this program, with -d in the background.  Return the exit status."""
-        has_pid_file = self._prepare_process()
-        try:
-            exit_status = run_loop(self._run())
-        finally:
-            if has_pid_file:
-                remove_pid_file(self.options.pidfile)
-        if self.executor.pending:           # a file system does not answer
-            exit_without_waiting(exit_status)
-        return exit_status
-
-    def _prepare_process(self) -> bool:
-        """Handle -d, --pidfile and --errors.  Return True if there is a pid file."""
         options = self.options
         errors_fd = pid_fd = ready_fd = None
         if options.errors:
             errors_fd = open_record(options.errors, os.O_WRONLY | os.O_APPEND)
         if options.pidfile:
             pid_fd = open_pid_file(options.pidfile)
-        block_stop_signals()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         if options.daemon:
             ready_fd = go_into_background()
         if pid_fd is not None:
-            write_pid_file(options.pidfile, pid_fd)
+            try:
+                os.ftruncate(pid_fd, 0)
+                write_all(pid_fd, b"%d\n" % os.getpid())
+            except OSError as error:
+                raise UsageError(
+                    f"{options.pidfile}: {error_text(error)} (the process number must be written)"
+                ) from None
         if ready_fd is not None:
             self._print_background_hint()
         if errors_fd is not None:
             os.dup2(errors_fd, 2)           # not earlier: messages of the start go to the original stderr
         if ready_fd is not None:
             detach(ready_fd)
-        keep_descriptors_from_jobs()
-        return pid_fd is not None
+        # Jobs inherit no descriptors that we inherited, such as from `flock 9`
+        for fd in open_descriptors():
+            if fd > 2:
+                with contextlib.suppress(OSError):          # the descriptor that listed them is closed
+                    os.set_inheritable(fd, False)
+        try:
+            exit_status = run_loop(self._run())
+        finally:
+            if pid_fd is not None:
+                remove_pid_file(options.pidfile)
+        if self.executor.pending:           # a file system does not answer
+            exit_without_waiting(exit_status)
+        return exit_status
 
     def report_pending_records(self) -> None:
         """Report that records can be lost, after a signal: the program does not wait for all."""
@@ -9230,7 +9196,13 @@ class RunnerProgram(Program):
         if options.keep_order and not options.plain:
             raise UsageError("-k requires --plain")
         if options.hire:
-            self._check_can_hire()
+            if options.walltime is None:        # it would never hire a successor
+                raise UsageError("--hire requires --walltime (--walltime auto in Slurm)")
+            tasks = slurm_number("SLURM_STEP_NUM_TASKS")        # on all nodes (srun(1))
+            if is_slurm_step() and 1 < tasks < math.inf:
+                raise UsageError(f"--hire: each of the {tasks} tasks of this step would hire (use an array)")
+            # sbatch has handed it on to a successor; a job that calls sbatch would submit an array
+            os.environ.pop("SBATCH_ARRAY_INX", None)
         if options.daemon and options.plain:
             raise UsageError("--plain prints to stdout, and -d has none (see runwait4.py --show)")
         options.quiet |= options.plain
@@ -9251,19 +9223,6 @@ class RunnerProgram(Program):
             return [name.strip() for name in names.split(",")]
         self.slot_file = SlotFile(names[1:])
         return self.slot_file.names
-
-    def _check_can_hire(self) -> None:
-        """Raise UsageError if this runner would never hire a successor, or each task of a step one.
-
-        Remove what has hired this one from the environment.
-        """
-        if self.options.walltime is None:
-            raise UsageError("--hire requires --walltime (--walltime auto in Slurm)")
-        tasks = slurm_number("SLURM_STEP_NUM_TASKS")        # on all nodes (srun(1))
-        if is_slurm_step() and 1 < tasks < math.inf:
-            raise UsageError(f"--hire: each of the {tasks} tasks of this step would hire (use an array)")
-        # sbatch has handed it on to a successor; a job that calls sbatch would submit an array
-        os.environ.pop("SBATCH_ARRAY_INX", None)
 
     def seconds_left(self) -> float | None:
         """Return the seconds until all jobs must end; None: no limit."""
@@ -9333,7 +9292,8 @@ class RunnerProgram(Program):
         exit_status = 128 + runner.kill_signal if was_killed() else self.runner_stats.exit_status(summary)
         is_all_done = not exit_status and summary is not None and not summary.counts.new
         if not (self.options.plain and is_all_done):        # --plain: only output, if all is well
-            self._print_closing_line(summary, seconds)
+            why = failure_report_command(self.options)
+            self.say(self.runner_stats.closing_line(summary, seconds, retry="-r", reasons_command=why))
         if self.options.hire and summary:
             await self.stderr.drain(2.0)
             self._hire_successor(summary)
@@ -9365,11 +9325,6 @@ class RunnerProgram(Program):
                 self.say(f"--hire: exit status {ended.returncode}: {command}")
         except subprocess.TimeoutExpired:
             self.say(f"--hire: killed after {self.MAX_HIRE_SECONDS} s: {command}")
-
-    def _print_closing_line(self, summary: Summary | None, seconds: float) -> None:
-        """Print the last line, such as '3 done in 12s'.  summary: None: the file's state is unknown."""
-        why = failure_report_command(self.options)
-        self.say(self.runner_stats.closing_line(summary, seconds, retry="-r", reasons_command=why))
 
 
 class App(RunnerProgram):
@@ -9426,21 +9381,19 @@ class App(RunnerProgram):
         except OSError as error:
             raise UsageError(f"{self.path}: {error_text(error)}") from None
 
-    def _make_cursor(self, say: Say) -> Cursor:
-        """Return the cursor that finds and claims jobs in the job file."""
-        return Cursor(
-            JobQueue(JobFile(self.path, say=say, mount=self._mount, presence_lock=self._presence_lock)),
+    async def work(self) -> int:
+        """Connect job file, outputs and runner, and run the jobs.  Return the exit status."""
+        say = functools.partial(self.in_loop, self.say)
+        file = JobFile(self.path, say=say, mount=self._mount, presence_lock=self._presence_lock)
+        cursor = Cursor(
+            JobQueue(file),
             [self._consumer],
             ordinals=bool(self.options.logfile),        # number the jobs, for places in the log file
             wait_for_file=self.options.follow,
             unchecked=not self._is_checked,             # the file did not exist at the start
         )
-
-    async def work(self) -> int:
-        """Connect job file, outputs and runner, and run the jobs.  Return the exit status."""
-        say = functools.partial(self.in_loop, self.say)
         reader = JobReader(self.path, say=say, mount=self._mount)
-        jobs = FileJobs(self._make_cursor(say), reader, self.executor, self._consumer)
+        jobs = FileJobs(cursor, reader, self.executor, self._consumer)
         logfile_sink, outdir_sink, joblog_sink = self._record_sinks
         console = self.console_sinks(reader, not logfile_sink, is_recorded=outdir_sink is not None)
         sinks: list[Sink] = [*console, *filter(None, (logfile_sink, outdir_sink, joblog_sink))]
