@@ -100,6 +100,7 @@ from runmaker4 import (
     ERROR,
     FAILED,
     IN_USE_BYTES,
+    MAX_PID,
     NEW,
     OUTPUT_WINDOW_BYTES,
     PORT,
@@ -143,6 +144,7 @@ from runmaker4 import (
     Summary,
     TemporaryError,
     Throttle,
+    Unset,
     UsageError,
     WalkReport,
     WireError,
@@ -159,7 +161,6 @@ from runmaker4 import (
     close_all,
     command_error,
     duration,
-    encode_timeout,
     error_text,
     exit_now,
     failure_report_command,
@@ -808,7 +809,8 @@ class Assignment:
             id=self.key,
             number=job.number,
             text=to_text(job.text),
-            timeout=encode_timeout(settings.timeout),
+            # see Message.timeout()
+            timeout=0.0 if settings.timeout is Unset.UNSET else settings.timeout,
             slots=settings.needs.slots,
             memory=[needs.memory for needs in (settings.needs, *settings.larger_needs)],
             shell=to_text(os.fsencode(settings.shell)),
@@ -1322,7 +1324,7 @@ class Records:
 
     def _begin_run(self, client: Client, assignment: Assignment, message: Message) -> None:
         """Begin the records of a run, new ones for a run of the previous server.  Raises WireError."""
-        pid = message.process_id("pid")                 # 0: the job could not be started
+        pid = message.integer("pid", MAX_PID)           # 0: the job could not be started
         if assignment.run:
             raise WireError("the run goes on already")
         run = self._make_run(client, assignment.job, message, pid)
@@ -2055,7 +2057,7 @@ class Sessions:
             line_result = self._read_result(assignment, message, event_number)
             self.settle(assignment, line_result)
         else:
-            has_process = kind == "begin" and message.process_id("pid") > 0
+            has_process = kind == "begin" and message.integer("pid", MAX_PID) > 0
             if has_process and assignment.is_gated:
                 raise WireError("that job must wait at the gate")
             # raises a WireError also if the client exceeds its window

@@ -8680,7 +8680,7 @@ def exit_without_waiting(exit_status: int) -> None:
 
 # ======== Command line ======================================================================================
 #
-# parse() reads the options.  App checks what can be checked before any job starts, and makes the parts.
+# make_parser() knows the options.  App checks what can be checked before any job starts, and makes the parts.
 
 PROG = "runmaker4.py"
 AddArgument = Callable[..., Any]        # the type of an argument group's add_argument()
@@ -8887,10 +8887,6 @@ def make_parser() -> Parser:
     add_background(add)
     add_general(parser)
     return parser
-
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    return make_parser().parse_args(argv)
 
 
 def as_argument(path: str) -> str:
@@ -9403,7 +9399,7 @@ class App(RunnerProgram):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run runmaker4.py with these arguments (None: sys.argv)."""
-    return run_main(PROG, lambda words: App(parse(words)).main(), argv)
+    return run_main(PROG, lambda words: App(make_parser().parse_args(words)).main(), argv)
 
 
 if __name__ == "__main__":
@@ -9510,11 +9506,6 @@ def _finite_float(text: str) -> float:
     return number
 
 
-def encode_timeout(timeout: float | Unset | None) -> float | None:
-    """Return a job's timeout for a message: seconds; 0: the settings have none; None (null): no limit."""
-    return 0.0 if timeout is Unset.UNSET else timeout
-
-
 @functools.cache
 def _json_encoder() -> json.JSONEncoder:
     """Return an encoder: json.dumps() would make one for each message."""
@@ -9589,10 +9580,6 @@ class Message:
     def integer_or_none(self, name: str) -> int | None:
         return None if self.fields.get(name, 0) is None else self.integer(name)
 
-    def process_id(self, name: str) -> int:
-        """Return a process id; 0: none."""
-        return self.integer(name, MAX_PID)
-
     def seconds(self, name: str) -> float:
         value = self.fields.get(name)
         if (isinstance(value, bool) or not isinstance(value, (int, float))
@@ -9604,6 +9591,7 @@ class Message:
         return None if self.fields.get(name, 0) is None else self.seconds(name)
 
     def timeout(self, name: str) -> float | Unset | None:
+        """Return the timeout of a job's settings: in a message 0 is UNSET, and null no limit."""
         seconds = self.seconds_or_none(name)
         return Unset.UNSET if seconds == 0 else seconds
 
@@ -9664,21 +9652,7 @@ def tls_context(server_side: bool) -> ssl.SSLContext:
     return context
 
 
-class ClearText:
-    """The encryption of a connection before TLS starts: none."""
-
-    def decrypt(self, data: bytes) -> bytes:
-        return data
-
-    def encrypt(self, text: bytes) -> bytes:
-        return text
-
-    def certificate_hash(self) -> str | None:
-        """Return the SHA-256 of the other end's certificate; None: the TLS handshake is not complete."""
-        return None
-
-
-class Tls(ClearText):
+class Tls:
     """The encryption of a connection from step 4 on, without I/O."""
     MAX_RECORD_BYTES = 1 << 14          # without encryption (RFC 8446, 5.1)
 
@@ -9712,6 +9686,7 @@ class Tls(ClearText):
         return self._to_send.read()
 
     def certificate_hash(self) -> str | None:
+        """Return the SHA-256 of the other end's certificate; None: the TLS handshake is not complete."""
         if self._connection.version() is None:
             return None
         return hashlib.sha256(self._connection.getpeercert(True) or b"").hexdigest()
@@ -9741,7 +9716,7 @@ class Channel:
         self._own_nonce = secrets.token_hex(16)     # our challenge: random, new for each connection
         self._both_nonces = ""                      # the server's first
         self._certificate_and_file = ""             # D + F from step 3 on
-        self._encryption = ClearText()
+        self._tls: Tls | None = None                # None: nothing is encrypted yet
         self._buffer = bytearray()                  # received and decrypted
         self._frames: list[bytes] = []              # to encrypt and send
         self._clear_text = b""                      # to send before these frames, not encrypted
@@ -9752,7 +9727,8 @@ class Channel:
         raise NotImplementedError
 
     def take_outgoing(self) -> bytes:
-        data = self._clear_text + self._encryption.encrypt(b"".join(self._frames))
+        frames = b"".join(self._frames)
+        data = self._clear_text + (self._tls.encrypt(frames) if self._tls else frames)
         self._clear_text = b""
         self._frames.clear()
         return data
@@ -9773,12 +9749,15 @@ class Channel:
             raise self.error
         messages: list[dict[str, Any]] = []
         try:
-            self._buffer += self._encryption.decrypt(data)
+            self._buffer += self._tls.decrypt(data) if self._tls else data
             while not self.is_authenticated:
                 message = self._take_next_step()
                 if not message:
                     return messages
-                self._continue_handshake(message)
+                try:
+                    self._take_next_step = self._handshake.send(message)
+                except StopIteration:
+                    self.is_authenticated = True
             while message := self._next_message(MAX_FRAME_BYTES):
                 messages.append(message.fields)
         except WireError as error:
@@ -9788,18 +9767,12 @@ class Channel:
             raise
         return messages
 
-    def _continue_handshake(self, message: Message) -> None:
-        try:
-            self._take_next_step = self._handshake.send(message)
-        except StopIteration:
-            self.is_authenticated = True
-
     def _take_early_message(self) -> Message | None:
         return self._next_message(MAX_EARLY_FRAME_BYTES)
 
     def _take_certificate(self) -> Message | None:
         """Return the hash of the peer's TLS certificate as a message; None: not yet known."""
-        certificate_hash = self._encryption.certificate_hash()
+        certificate_hash = self._tls.certificate_hash() if self._tls else None
         return Message({"certificate": certificate_hash}) if certificate_hash else None
 
     def _next_message(self, max_bytes: int) -> Message | None:
@@ -9825,8 +9798,8 @@ class Channel:
     def _start_tls(self, server_side: bool) -> None:
         """Decrypt all bytes after the last step, and encrypt all further frames."""
         self._clear_text = self.take_outgoing()
-        self._encryption = Tls(self._context, server_side)
-        self._buffer[:] = self._encryption.decrypt(bytes(self._buffer))
+        self._tls = Tls(self._context, server_side)
+        self._buffer[:] = self._tls.decrypt(bytes(self._buffer))
 
     def _proof(self, label: str) -> str:
         text = f"runmaker4 {WIRE_VERSION} {label}\n{self._both_nonces}{self._certificate_and_file}"

@@ -120,7 +120,8 @@ class Cells(unittest.TestCase):
         return jobs.written
 
     def make_runner(self, jobs: OneJob, phase: Phase) -> tuple[Runner, runmaker4.Signals]:
-        options = runmaker4.parse(["--retries", str(int(phase is Phase.STARTING)), "runs.txt"])
+        retries = str(int(phase is Phase.STARTING))
+        options = runmaker4.make_parser().parse_args(["--retries", retries, "runs.txt"])
         loop = asyncio.get_running_loop()
         signals = runmaker4.Signals(loop)           # SIGCHLD
         processes = runmaker4.Processes(loop, signals, 5.0)
