@@ -853,13 +853,9 @@ class Mount(NamedTuple):
         return self.kind not in LOCAL_KINDS
 
     @property
-    def is_nfs(self) -> bool:
-        return self.kind in ("nfs", "nfs4")
-
-    @property
     def forgets_locks(self) -> bool:
         """Return True if locks can be lost without an error, as when a GlusterFS brick dies."""
-        return self.network and not self.is_nfs
+        return self.network and self.kind not in ("nfs", "nfs4")
 
     @property
     def is_fuse(self) -> bool:
@@ -1308,7 +1304,7 @@ class Scan:
         """Read the file again from the line that next() has returned last, so that next() sees no old data.
 
         data: what the caller has just read from there; None: read it.  Return True if the line is still
-        there, in any state.
+        there, in any state; of a long line compare only as much as the smallest chunk has.
         """
         self.chunk_size = self.MIN_CHUNK_SIZE
         if data is None:
@@ -1317,19 +1313,12 @@ class Scan:
         self._buffer_offset = last_line.offset - 1
         # next() searches for a newline and a state: from 0 it finds the last line again, from 1 the next one
         self._position = 0 if self._must_repeat_line else 1
-        return self._begins_with(last_line)
-
-    def _begins_with(self, line: Line) -> bool:
-        """Return True if the buffer begins with a newline, any state and the text of this line.
-
-        Of a long line compare only as much as the smallest chunk has.
-        """
-        text_index = 2
-        text = line.text[:self.MIN_CHUNK_SIZE - 1]
+        text = last_line.text[:self.MIN_CHUNK_SIZE - 1]
+        text_index = 2                          # after the newline and the state
         text_end = text_index + len(text)
-        next_byte = self._buffer[text_end:text_end + 1]
-        is_cut = len(text) < len(line.text)
-        return self._buffer.startswith(text, text_index) and (is_cut or next_byte in (b"\n", b""))
+        is_cut = len(text) < len(last_line.text)
+        return (self._buffer.startswith(text, text_index)
+                and (is_cut or self._buffer[text_end:text_end + 1] in (b"\n", b"")))
 
     def _parse_line_at(self, state_index: int) -> Line:
         """Return the line whose state is buffer[state_index], move the position there, and set `last`."""
@@ -1478,13 +1467,6 @@ def first_line_offset(file: Reader) -> int:
     if is_like_utf16 or head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise OSError(errno.EILSEQ, "is UTF-16 (save it as UTF-8)")
     return 3 if head.startswith(UTF8_MARK) else 0
-
-
-def resolve_directories(path: str) -> str:
-    """Resolve links among a path's directories, so that file and lock file stay in one directory."""
-    folder, name = os.path.split(path)
-    real = os.path.realpath(folder or ".")
-    return path if real == os.path.abspath(folder or ".") else os.path.join(real, name)
 
 
 def lstat_no_link(path: str) -> os.stat_result:
@@ -1734,19 +1716,19 @@ def _parse_job_settings(values: dict[str, str]) -> JobSettings:
     if not POSIX_LIKE.fullmatch(os.path.basename(shell)):
         raise ValueError(f"shell={printable(shell)} is no POSIX-like shell: bash, zsh, ksh, dash, yash "
                          "(a job may call others itself: . fish -c 'COMMANDS')")
+    timeout = _parse_value(values, "timeout", duration, NO_SETTINGS.timeout)
+    min_hosts = None
+    if values.get("min-hosts") != "all":
+        min_hosts = _parse_value(values, "min-hosts", integer_between(0), None)
     return JobSettings(
-        timeout=_parse_value(values, "timeout", duration, NO_SETTINGS.timeout),
+        timeout=timeout,
         hosts=hosts,
         together=values.get("together", ""),
-        min_hosts=_parse_value(values, "min-hosts", integer_or_all, None),
+        min_hosts=min_hosts,
         needs=needs,
         larger_needs=tuple(larger_needs),
         shell=shell,
     )
-
-
-def integer_or_all(text: str) -> int | None:
-    return None if text == "all" else integer_between(0)(text)
 
 
 def _parse_value(values: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
@@ -2474,7 +2456,11 @@ class JobReader(Opened):
         self.path = path
         self.say = say
         self.clock = clock
-        self.real_path = resolve_directories(path)
+        # without links among the directories, so that file and lock file stay in one directory
+        folder, name = os.path.split(path)
+        real_folder = os.path.realpath(folder or ".")
+        has_links = real_folder != os.path.abspath(folder or ".")
+        self.real_path = os.path.join(real_folder, name) if has_links else path
         self.mount = mount
         self.network = mount.network
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
@@ -5238,14 +5224,14 @@ class ProcessTable:
     """All living processes (proc(5)), by parent, session, job tag (JOB_TAG_VARIABLE), and job lock."""
     TAG_ENTRY = re.compile(rb"(?:^|\0)" + JOB_TAG_VARIABLE + rb"=([^\0]*)")
 
-    def __init__(self, pid_names: Iterable[str]) -> None:
+    def __init__(self) -> None:
         self._resident_pages: dict[int, int] = {}       # by pid, as the next
         self.parents: dict[int, int] = {}
         self.children: dict[int, list[int]] = {}        # by the pid of the parent
         self.sessions: dict[int, list[int]] = {}        # by session number
         # by the tag of each of their jobs; those that have left the environment by the job lock
         self.tagged: dict[bytes, list[int]] = {}
-        for pid_text in pid_names:
+        for pid_text in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):      # it has exited, or hides its tags: of another user
                 process = ProcessStat.read(pid_text)
                 if process.is_alive:
@@ -5257,10 +5243,6 @@ class ProcessTable:
                     # It can have the lock of another job than its tags name, which was free meanwhile
                     for tag in self.tags_of(pid_text) or self._inherited_locks(pid):
                         self.tagged.setdefault(tag, []).append(pid)
-
-    @classmethod
-    def read(cls) -> ProcessTable:
-        return cls(filter(str.isdigit, os.listdir("/proc")))
 
     @classmethod
     def tags_of(cls, pid_text: str) -> list[bytes]:
@@ -5560,7 +5542,7 @@ class TreeKiller:
         await asyncio.sleep(self._next_reading_at - self._loop.time())
         self._reading = None
         started_at = self._loop.time()
-        table = ProcessTable.read()
+        table = ProcessTable()
         finished_at = self._loop.time()
         self._next_reading_at = finished_at + 2 * (finished_at - started_at)
         return table
@@ -5725,24 +5707,19 @@ def slurm_tasks() -> int:
 
 def available_memory() -> float:
     """Return the memory that this process can use, in bytes."""
-    limits = [float(os.sysconf("SC_PHYS_PAGES") * PAGE), slurm_memory()]
+    # Slurm gives it per node or per CPU, in MiB; 0 means the whole node.  Only a step (srun) has tasks, which
+    # share the memory of a node; a batch script can use all that the Slurm job has there, regardless of -c.
+    cpus = slurm_cpus() if is_slurm_step() else slurm_number("SLURM_CPUS_ON_NODE")
+    limits = [
+        float(os.sysconf("SC_PHYS_PAGES") * PAGE),
+        slurm_number("SLURM_MEM_PER_NODE") / slurm_tasks() * SIZE_UNITS["M"],
+        slurm_number("SLURM_MEM_PER_CPU") * cpus * SIZE_UNITS["M"],
+    ]
     limits += [float(text) for text in cgroup_texts("memory.max") if text.strip().isdigit()]    # or `max`
     allocated = os.environ.get("RUNMAKER4_MEMORY", "")          # by an outer runner, of which we are a job
     if allocated.isascii() and allocated.isdigit():
         limits.append(float(allocated))
     return min(limits)
-
-
-def slurm_memory() -> float:
-    """Return the bytes of memory that Slurm gives a task; infinite if unset, or if 0: the whole node.
-
-    Slurm gives memory per node or per CPU, in MiB.  Only a step (srun) has tasks, which share the
-    memory of a node; a batch script can use all that the Slurm job has there, regardless of -c.
-    """
-    cpus = slurm_cpus() if is_slurm_step() else slurm_number("SLURM_CPUS_ON_NODE")
-    per_cpu = slurm_number("SLURM_MEM_PER_CPU") * cpus
-    per_node = slurm_number("SLURM_MEM_PER_NODE")
-    return min(per_node / slurm_tasks(), per_cpu) * SIZE_UNITS["M"]
 
 
 # ---- until when --------------------------------------------------------------------------------------------
@@ -8344,7 +8321,7 @@ class Runner:
             throttle = Throttle(self.loop.time)
             with throttle:
                 if tasks:
-                    table = ProcessTable.read()
+                    table = ProcessTable()
                     exceeding_now = {
                         task.run for task in tasks if task.measure_memory(table) > task.run.requested_memory
                     }

@@ -536,7 +536,7 @@ def report_still_running(lines: Iterable[Line], holders: Holders, change_counts:
     holders: when the jobs were cancelled.  A process of another user shows no lock, but it is in the session
     of the shell, which can be dead now.
     """
-    table = ProcessTable.read()
+    table = ProcessTable()
     for line in lines:
         state_text = display_text(CANCELLED if line.state in UNFINISHED_STATES else line.state)
         pids = holders.pids(line.command)

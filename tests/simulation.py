@@ -1332,7 +1332,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         CORE.Reader, "with_own_fd", classmethod(lambda cls, fd, network: cls(CORE.os.dup(fd)))),
     "read through an old description": one(FILE, "reopen_reader_on_fuse", lambda self: None),
     "locks lost in silence": one(CORE, "lost_locks", lambda fd, places, mount, plain=CORE.lost_locks: (
-        plain(fd, places, mount) if mount.is_nfs else set())),
+        set() if mount.forgets_locks else plain(fd, places, mount))),
     "orphan at the first look": one(CORE.Orphans, "MIN_UNLOCKED_SECONDS", 0.0),
     "made new without the mutex": reset_without_the_mutex,
     "made new at once, and locked": one(
