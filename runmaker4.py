@@ -583,10 +583,7 @@ def other_locks(fd: int, offset: int, length: int) -> Iterator[range]:
     unexplored = [(offset, offset + length)]
     while unexplored:
         first, stop = unexplored.pop()
-        if first >= stop:
-            continue
-        locked = other_lock(fd, first, stop - first)
-        if locked:
+        if locked := other_lock(fd, first, stop - first):
             yield locked
             unexplored.append((first, locked.start))
             unexplored.append((locked.stop, stop))
@@ -671,7 +668,6 @@ JOB_LOCKS_PER_BUCKET = (1 << 16) - 1
 MUTEX_OFFSET = JOB_LOCKS_PER_BUCKET            # of the command mutex in a bucket
 
 
-@functools.lru_cache(maxsize=16)
 @functools.lru_cache(1000)
 def bucket_of(command: bytes) -> int:
     """Return the offset of a command's bucket; commands that share one by chance wait for each other."""
