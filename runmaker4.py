@@ -1426,14 +1426,14 @@ def read_lines(file: Reader, start: int) -> Iterator[tuple[list[bytes], bool]]:
     yield [incomplete], False
 
 
-def count_lines(file: Reader, start: int, stop: float, state: bytes, command: bytes, limit: int) -> int:
-    """Count the lines of a command in a state between two offsets at which lines begin, up to `limit`.
+def count_running_lines(file: Reader, start: int, stop: float, command: bytes, limit: int) -> int:
+    """Count the lines `r` of a command between two offsets at which lines begin, up to `limit`.
 
     Search without parsing, because hundreds can be `r`.
     """
     matches = []
     for blank in (b" ", b"\t"):
-        line = b"\n%b%b%b" % (state, blank, command)
+        line = b"\nr%b%b" % (blank, command)
         matches += [line + b"\n", line + b"\r\n"]
     count = 0
     incomplete = b""
@@ -2642,9 +2642,9 @@ class JobReader(Opened):
         # Equal lines are claimed from the top, so most of the `r` are below our first line of the command
         first = next((line for line in claimed if line.command == command), None)
         middle = first.offset if first and self.state_at(first) is not None else self.start
-        count = count_lines(self.reader, middle, math.inf, RUNNING, command, at_least)
+        count = count_running_lines(self.reader, middle, math.inf, command, at_least)
         if count < at_least:
-            count += count_lines(self.reader, self.start, middle, RUNNING, command, at_least - count)
+            count += count_running_lines(self.reader, self.start, middle, command, at_least - count)
         return count >= at_least
 
     # -- the current file ------------------------------------------------------------------------------------
@@ -3544,7 +3544,6 @@ def check_lock_file(path: str, mount: Mount, say: Say) -> None:
     Without a job file only look at the mount: the lock file gets its owner and group from the job file.
     """
     lock_path = lock_file_of(path)
-    deadline = time.monotonic() + 3.0
     if not sys.platform.startswith("linux"):
         raise UsageError(
             f"{path}: no open-file-description locks on this system (requires Linux 3.15 or newer)"
@@ -3573,18 +3572,18 @@ def check_lock_file(path: str, mount: Mount, say: Say) -> None:
                 "jobs are locked in this file: create an empty file of this name that all users may write",
             )
             raise UsageError(f"{lock_path}: {error_text(error)} ({remedy})") from None
-        _check_can_open(path, mount, deadline)
+        _check_can_open(path, mount)
     if mount.shared and mount.kind not in TESTED_KINDS:
         say(f"is on {mount.kind}, with which runmaker4 was not tested (runwait4.py --check-locks tells "
             "whether locks and reads are right there; or use --single-host)")
 
 
-def _check_can_open(path: str, mount: Mount, deadline: float) -> None:
+def _check_can_open(path: str, mount: Mount) -> None:
     """Open the job file and the lock file as a runner does, and close both.  Raise UsageError if that fails.
 
-    After EBUSY, try again until `deadline` (time.monotonic()): users of a removed lock file switch to the new
-    one within a moment.
+    After EBUSY, try again for 3 s: users of a removed lock file switch to the new one within a moment.
     """
+    deadline = time.monotonic() + 3.0
     while True:
         file = JobFile(path, say=lambda text: None, mount=mount)
         try:

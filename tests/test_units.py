@@ -163,7 +163,7 @@ class Scans(FileCase):
                     end = random_.choice([later, float("inf")])
                     found = [line for line in runmaker4.find_command_lines(reader, start, {command})
                              if line.state == b"r" and line.offset < end]
-                    counted = runmaker4.count_lines(reader, start, end, b"r", command, 1000)
+                    counted = runmaker4.count_running_lines(reader, start, end, command, 1000)
                     self.assertEqual(counted, len(found), (data, start, end, command))
 
 
