@@ -520,6 +520,54 @@ def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+class Throttle:
+    """Measures one run of a repeated task; the pause after it is a multiple of the time that it took.
+
+    Of the time in which the task waited for a slow file system, or was stopped by SIGSTOP,
+    MAX_WAITING_SECONDS count at most: no pause takes minutes.
+
+        throttle = Throttle()
+        with throttle:                          # again for each further part of the run
+            count_lines()
+        sleep(throttle.pause_seconds(9))        # at most a tenth of the CPU
+    """
+    MAX_WAITING_SECONDS = 0.15
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._started_at: float | None = None   # None: the task has not run
+        self._part_started_at = 0.0
+        self._part_cpu_started_at = 0.0
+        # of the finished parts of the run
+        self._seconds = 0.0
+        self._cpu_seconds = 0.0
+
+    def __enter__(self) -> None:
+        """Begin a part of the run, which must end in the same thread: CPU times are per thread."""
+        self._part_started_at = self.clock()
+        self._part_cpu_started_at = time.thread_time()
+        if self._started_at is None:
+            self._started_at = self._part_started_at
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds += self.clock() - self._part_started_at
+        self._cpu_seconds += time.thread_time() - self._part_cpu_started_at
+
+    def pause_seconds(self, factor: float) -> float:
+        """Return the seconds to pause after the task: `factor` times its CPU time and a part of its waits."""
+        waiting_seconds = max(self._seconds - self._cpu_seconds, 0.0)
+        return factor * (self._cpu_seconds + min(waiting_seconds, self.MAX_WAITING_SECONDS))
+
+    def seconds_until_due(self, factor: float, min_seconds: float = 0.0) -> float:
+        """Return the seconds until another run is due; 0: it is due now.
+
+        min_seconds: from one start of the task to the next.
+        """
+        if self._started_at is None:
+            return 0.0
+        return max(self._started_at + max(self.pause_seconds(factor), min_seconds) - self.clock(), 0.0)
+
+
 # ======== Record locks ======================================================================================
 #
 # Runners coordinate by locks on bytes, which need not exist in the file.  No process blocks on a lock: lock()
@@ -599,58 +647,6 @@ def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.0
         time.sleep(pause)
         pause = min(2 * pause, 0.02)
     return succeeded
-
-
-def find_append_position(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, bytes]:
-    """Return the size of a file, and the bytes to write before the next line that is appended.
-
-    These are `header` for an empty file, and a newline if the last line has none.
-
-    On a network file system this host can have an older state cached.  An older size is harmless: a line
-    ended there, with a newline.  If the file seems empty, drop the cache and read once more.  If that fails,
-    the file can get a superfluous empty line, or a second header.
-    """
-    size, last_byte = _size_and_last(fd, mount.network)
-    if mount.network and not last_byte:
-        with contextlib.suppress(OSError):
-            refresh_file(path, mount)
-        size, last_byte = _size_and_last(fd, mount.network)
-    if not size:
-        return 0, header
-    return size, b"" if last_byte == b"\n" else b"\n"
-
-
-def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
-    info = os.fstat(fd)
-    if not info.st_nlink:
-        raise OSError(errno.ENOENT, "was removed")
-    if not info.st_size:
-        return 0, b""
-    with Reader.with_own_fd(fd, network) as reader:
-        return info.st_size, reader.pread(1, info.st_size - 1)
-
-
-def append_locked(fd: int, path: str, mount: Mount, lines: bytes | bytearray, header: bytes = b"") -> None:
-    """Append lines to a file, all or none, and sync: a network file system reports errors only then.
-
-    After an error cut the new bytes off again, if they surely are still the end of the file.  The caller has
-    the append lock, and has opened `fd` with O_RDWR | O_APPEND.
-    """
-    size, separator = find_append_position(fd, path, mount, header)
-    written = 0
-    try:
-        for part in (separator, lines):         # not joined: a long list would be in memory twice
-            unwritten = memoryview(part)
-            while unwritten:
-                count = os.write(fd, unwritten)
-                unwritten = unwritten[count:]
-                written += count
-        os.fsync(fd)
-    except OSError as error:
-        # If locks were lost, other processes can have appended lines, so nothing is cut off
-        if written and error.errno not in LOCKS_LOST and os.fstat(fd).st_size == size + written:
-            os.ftruncate(fd, size)
-        raise
 
 
 def lock_probe(fd: int) -> int:
@@ -1073,6 +1069,60 @@ def give_rights(new: int, old: os.stat_result) -> None:
             os.fchown(new, owner, old.st_gid)
             break
     os.fchmod(new, stat.S_IMODE(old.st_mode))
+
+
+# ---- appending ---------------------------------------------------------------------------------------------
+
+def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
+    info = os.fstat(fd)
+    if not info.st_nlink:
+        raise OSError(errno.ENOENT, "was removed")
+    if not info.st_size:
+        return 0, b""
+    with Reader.with_own_fd(fd, network) as reader:
+        return info.st_size, reader.pread(1, info.st_size - 1)
+
+
+def find_append_position(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, bytes]:
+    """Return the size of a file, and the bytes to write before the next line that is appended.
+
+    These are `header` for an empty file, and a newline if the last line has none.
+
+    On a network file system this host can have an older state cached.  An older size is harmless: a line
+    ended there, with a newline.  If the file seems empty, drop the cache and read once more.  If that fails,
+    the file can get a superfluous empty line, or a second header.
+    """
+    size, last_byte = _size_and_last(fd, mount.network)
+    if mount.network and not last_byte:
+        with contextlib.suppress(OSError):
+            refresh_file(path, mount)
+        size, last_byte = _size_and_last(fd, mount.network)
+    if not size:
+        return 0, header
+    return size, b"" if last_byte == b"\n" else b"\n"
+
+
+def append_locked(fd: int, path: str, mount: Mount, lines: bytes | bytearray, header: bytes = b"") -> None:
+    """Append lines to a file, all or none, and sync: a network file system reports errors only then.
+
+    After an error cut the new bytes off again, if they surely are still the end of the file.  The caller has
+    the append lock, and has opened `fd` with O_RDWR | O_APPEND.
+    """
+    size, separator = find_append_position(fd, path, mount, header)
+    written = 0
+    try:
+        for part in (separator, lines):         # not joined: a long list would be in memory twice
+            unwritten = memoryview(part)
+            while unwritten:
+                count = os.write(fd, unwritten)
+                unwritten = unwritten[count:]
+                written += count
+        os.fsync(fd)
+    except OSError as error:
+        # If locks were lost, other processes can have appended lines, so nothing is cut off
+        if written and error.errno not in LOCKS_LOST and os.fstat(fd).st_size == size + written:
+            os.ftruncate(fd, size)
+        raise
 
 
 # ---- identity of files, lost locks -------------------------------------------------------------------------
@@ -3665,54 +3715,6 @@ class BlockReason(NamedTuple):
     stops: bool = False         # permanent: runners exit, except with --follow
 
 
-class Throttle:
-    """Measures one run of a repeated task; the pause after it is a multiple of the time that it took.
-
-    Of the time in which the task waited for a slow file system, or was stopped by SIGSTOP,
-    MAX_WAITING_SECONDS count at most: no pause takes minutes.
-
-        throttle = Throttle()
-        with throttle:                          # again for each further part of the run
-            count_lines()
-        sleep(throttle.pause_seconds(9))        # at most a tenth of the CPU
-    """
-    MAX_WAITING_SECONDS = 0.15
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self._started_at: float | None = None   # None: the task has not run
-        self._part_started_at = 0.0
-        self._part_cpu_started_at = 0.0
-        # of the finished parts of the run
-        self._seconds = 0.0
-        self._cpu_seconds = 0.0
-
-    def __enter__(self) -> None:
-        """Begin a part of the run, which must end in the same thread: CPU times are per thread."""
-        self._part_started_at = self.clock()
-        self._part_cpu_started_at = time.thread_time()
-        if self._started_at is None:
-            self._started_at = self._part_started_at
-
-    def __exit__(self, *_: object) -> None:
-        self._seconds += self.clock() - self._part_started_at
-        self._cpu_seconds += time.thread_time() - self._part_cpu_started_at
-
-    def pause_seconds(self, factor: float) -> float:
-        """Return the seconds to pause after the task: `factor` times its CPU time and a part of its waits."""
-        waiting_seconds = max(self._seconds - self._cpu_seconds, 0.0)
-        return factor * (self._cpu_seconds + min(waiting_seconds, self.MAX_WAITING_SECONDS))
-
-    def seconds_until_due(self, factor: float, min_seconds: float = 0.0) -> float:
-        """Return the seconds until another run is due; 0: it is due now.
-
-        min_seconds: from one start of the task to the next.
-        """
-        if self._started_at is None:
-            return 0.0
-        return max(self._started_at + max(self.pause_seconds(factor), min_seconds) - self.clock(), 0.0)
-
-
 # ---- the lines above a line --------------------------------------------------------------------------------
 
 
@@ -5635,7 +5637,9 @@ class Processes(TreeKiller):
                     shell.on_exit(status)
 
 
-# ---- number of CPUs ----------------------------------------------------------------------------------------
+# ======== The allocation ====================================================================================
+#
+# How many CPUs, how much memory and how much time this process has, by the kernel, control groups and Slurm.
 #
 # -j0 runs one job per CPU: the least of the CPUs that we may be scheduled on, the quota of a control group,
 # and the CPUs from Slurm.
@@ -6497,7 +6501,12 @@ class Record:
 class LogFile(Sink):
     """The log file: for each job a record of fixed size with a heading and the last lines, 160 bytes each.
 
-    The job with the ordinal k has the k-th record.
+    The job with the ordinal k has the k-th record:
+
+        .-> simulate --seed 7 (in /home/me)
+        : stdout (alice,601): step 341
+        ! stderr (alice,601): no convergence
+        + status (alice,601): exit 3 "simulate --seed 7"
     """
     WIDTH = 160
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
@@ -7059,7 +7068,11 @@ class OutDir(Sink):
 
 
 class JobLog(Sink):
-    """The job log: one line per run, in GNU parallel's format (parallel(1), --joblog)."""
+    """The job log: one line per run, in GNU parallel's format (parallel(1), --joblog).
+
+        Seq     Host    Starttime       JobRuntime      Send    Receive Exitval Signal  Command
+        3       alice   1795183239.120       1.502      0       17      0       0       simulate --seed 3
+    """
     HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
     def __init__(self, path: str, executor: FileExecutor, on_error: Say) -> None:
