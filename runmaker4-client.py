@@ -40,7 +40,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 try:
@@ -83,7 +83,6 @@ from runmaker4 import (
     Summary,
     Tracking,
     UsageError,
-    WalkReport,
     WireError,
     add_background,
     add_general,
@@ -643,13 +642,7 @@ class Requests:
         self._offered_memory = 0
         # of the claim that announced: if there is no job, we exit
         self._exit_request: int | None = None
-        # why there is no job; `retry_after`: None once we can exit
         self.no_job = NoJob(FOREVER)
-
-    @property
-    def is_exit_granted(self) -> bool:
-        """Return True if we announced our exit, and the server had no job for us."""
-        return self.no_job.retry_after is None
 
     def make_hello(self, slots: int, free_memory: float) -> dict[str, int]:
         """Return fields of a `hello`: slots in service, bytes of memory."""
@@ -687,23 +680,15 @@ class Requests:
         self.pending_slots = max(self.pending_slots - job.slots, 0)
         self._offered_memory -= int(job.needs.memory)
 
-    def on_no_job(self, request: int, *, met_end: bool, why_jobs_remain: str, can_exit: bool) -> None:
-        """Remember the server's answer that it has no job for us.
-
-        If can_exit is True, and this or an earlier request announced our exit, `retry_after` becomes None:
-        the runner exits.
-        """
-        retry_after = self.no_job.retry_after
-        is_exit_answered = self._exit_request is not None and request >= self._exit_request
-        if is_exit_answered and can_exit:
+    def on_no_job(self, request: int, why_left: str, can_exit: bool) -> None:
+        """Let the runner exit if this or an earlier request announced that: the server has no job for us."""
+        if can_exit and self._exit_request is not None and request >= self._exit_request:
             self._exit_request = None
-            retry_after = None
-        self.no_job = NoJob(retry_after, stopped=why_jobs_remain, report=WalkReport(met_end=met_end))
+            self.no_job = NoJob(FOREVER, may_exit=True, why_left=why_left)
 
     def forget_no_job(self) -> None:
         self._exit_request = None
-        if self.is_exit_granted:
-            self.no_job = replace(self.no_job, retry_after=FOREVER)
+        self.no_job = NoJob(FOREVER)
 
     def on_lost(self) -> None:
         self.pending_slots = 0
@@ -721,7 +706,6 @@ class Connection:
         self.loop = program.loop
         self._say = program.say
         self._endpoint = endpoint
-        self._follow = program.options.follow
         self._id = secrets.token_hex(8)
         self.link_life = LinkLife(endpoint, program.options.give_up, reported_complaint)
         self._requests = Requests()
@@ -760,11 +744,9 @@ class Connection:
             self._requests.forget_no_job()
             self._request_jobs(free - first_job.needs)
             return first_job
-        if not self._requests.is_exit_granted:
-            # with --follow the server answers only after it has met a `#RUN end`
-            is_idle_follower = self._follow and not self._runner.tasks
+        if not self._requests.no_job.may_exit:
             # the answer can be a job: without a free slot (--delay) it would have to go back
-            self._request_jobs(free, free.slots > 0 and (exits_if_none or is_idle_follower))
+            self._request_jobs(free, free.slots > 0 and exits_if_none)
         return self._requests.no_job
 
     async def copy_lock_fd(self, job: Job) -> int | None:
@@ -990,7 +972,7 @@ class Connection:
             name=name_in_records(os.fsdecode(self._program.host)),
             **self._requests.make_hello(self._runner.slots.in_service, self._program.memory),
             retry=self._retry,
-            follow=self._follow,
+            follow=self._program.options.follow,
             directory=to_text(self._program.directory),
         )
 
@@ -1120,12 +1102,8 @@ class Connection:
     def _on_no_job(self, message: Message) -> None:
         """Handle the answer that there is no job: wake the runner, which exits if it can."""
         request_number = message.integer("request")
-        self._requests.on_no_job(
-            request_number,
-            met_end=message.boolean("ended"),
-            why_jobs_remain=message.text("left", 1000),
-            can_exit=not self._jobs_ahead,    # otherwise jobs have arrived since the request
-        )
+        # with jobs ahead, these have arrived since the request
+        self._requests.on_no_job(request_number, message.text("left", 1000), can_exit=not self._jobs_ahead)
         self.link_life.on_answer(request_number)
         self._wake_runner()
 

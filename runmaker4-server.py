@@ -146,7 +146,6 @@ from runmaker4 import (
     Throttle,
     Unset,
     UsageError,
-    WalkReport,
     WireError,
     Writer,
     add_background,
@@ -164,7 +163,6 @@ from runmaker4 import (
     error_text,
     exit_now,
     failure_report_command,
-    find_block_reason,
     find_held_job_locks,
     fork_quietly,
     human_time,
@@ -765,6 +763,7 @@ class Assignment:
     sent_at: float | None = None        # the job, or `go`; boottime()
     member: Member | None = None        # None: it is in no group
     run: Run | None = None              # None: there is none, or no records
+    result: LineResult | None = None    # None: undecided
 
     @property
     def number(self) -> int:
@@ -796,10 +795,13 @@ class Assignment:
         return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
 
     def can_come_back_unstarted(self, sent_after: float) -> bool:
-        """Return True if a connected client was sent the job after this time and has reported no start."""
+        """Return True if the line is about to be new again: `.` is being written, or a connected client was
+        sent the job after this time and has reported no start.
+        """
+        if self.result:
+            return self.result.state == NEW
         was_sent_recently = self.sent_at is not None and self.sent_at > sent_after
-        has_perhaps_not_begun = self.phase in (Phase.SENT, Phase.ENDING)
-        return was_sent_recently and has_perhaps_not_begun and self.client.link is not None
+        return was_sent_recently and self.phase is Phase.SENT and self.client.link is not None
 
     def make_job_entry(self) -> dict[str, Any]:
         """Return the job's fields for a `jobs` message."""
@@ -856,6 +858,7 @@ class Assignment:
             never_ran = line_result.cause in (Cause.RETURNED, Cause.UNSTARTED)
             cause = Cause.CANCELLED if never_ran else line_result.cause
             line_result = replace(line_result, cause=cause, state=CANCELLED)
+        self.result = line_result
         return line_result
 
     def mark_over(self) -> None:
@@ -941,7 +944,6 @@ class Client(Consumer):
         self.requested_slots = 0        # for which it waits for jobs
         self.free_memory = 0            # bytes for these jobs; negative: the memory has shrunk
         self.request_number = 0         # of the last `claim` message, which answers repeat
-        self.requested_at = 0.0         # boottime()
         self.exits_without_jobs = False     # that message was marked `last`
         self._short_jobs_in_row = 0
         self.inbox = Inbox()
@@ -1143,7 +1145,6 @@ class Client(Consumer):
         self.requested_slots = min(self.requested_slots + want, MAX_SLOTS)
         self.free_memory = min(self.free_memory + memory_change, int(self.capacity.memory))
         self.request_number = request_number
-        self.requested_at = boottime()
         self.exits_without_jobs = is_last
         if self.exits_without_jobs:             # if it requests nothing, it would get no answer
             self.requested_slots = max(self.requested_slots, 1)
@@ -1165,19 +1166,13 @@ class Client(Consumer):
 
     # -- messages to the client ------------------------------------------------------------------------------
 
-    def send_no_jobs_message(self, report: WalkReport) -> None:
+    def send_no_jobs_message(self, why_left: str) -> None:
         """Send `nothing`: there are no jobs for this client, so it exits.
 
-        report: of the last scan of the file.
+        why_left: why jobs remain that will never start; '': none remain.
         """
         self.exits_without_jobs = False
-        self.send_message(
-            type="nothing",
-            request=self.request_number,
-            ended=report.met_end,
-            # why jobs remain that will never start; '': none remain
-            left=report.why_stopped(self)[:MAX_REASON_CHARS],
-        )
+        self.send_message(type="nothing", request=self.request_number, left=why_left[:MAX_REASON_CHARS])
 
     def send_message(self, **message: Any) -> None:
         if self.link:
@@ -1720,48 +1715,36 @@ class Group:
 
 # ======== Counting ==========================================================================================
 #
-# Clients that exit request a count of the file, and so does a server that exits when all jobs have ended.
-# Counting a long file takes a while.  So one count answers all earlier requests, and the next begins after a
-# pause of four times the duration.
+# Clients that exit request a count of the file, and so does a server that exits.  Counting a long file takes
+# a while.  So one count answers all earlier requests, and the next begins after a pause of four times the
+# duration.
 
 
-@dataclass(frozen=True)
-class FileCount:
-    summary: Summary | None = None      # None: the file cannot be read
-    # exiting clients without a new job
-    clients_without_jobs: Consumers = field(default_factory=lambda: Consumers(()))
-    why_stopped: str = ""               # '': these jobs will start
+class Everybody(Consumer):
+    """All who could come: each new line suits one of them."""
 
-    @property
-    def is_done(self) -> bool:
-        """Return True if all jobs have ended, or no more will start; False if unknown."""
-        summary = self.summary
-        if not summary or summary.half_saved or summary.counts.running:
-            return False
-        return not summary.counts.new or bool(self.why_stopped)
+    def matches_host(self, pattern: str) -> bool:
+        return True
 
-    def summary_of_all(self) -> Summary | None:
-        """Return the summary in which any new job counts as left."""
-        return self.summary and replace(self.summary, jobs_left=self.summary.counts.new > 0)
 
-    def summary_for(self, client: Client) -> dict[str, Any] | None:
-        """Return the counts for an exiting client, as message fields."""
-        summary = self.summary
-        if not summary:
-            return None
-        no_job_for_client = client in self.clients_without_jobs.all
-        has_jobs_left = summary.counts.new > 0 and not no_job_for_client
-        return dict(
-            now=summary.counts._asdict(),       # by state
-            bad=summary.bad_lines,              # numbers of failed lines
-            again=summary.can_retry,            # by -r
-            left=has_jobs_left,                 # for this client
-            first_stray=summary.first_stray,    # neither a job nor a comment; 0: none
-        )
+EVERYBODY = Everybody("")
+
+
+def make_account(summary: Summary | None, client: Client) -> dict[str, Any] | None:
+    """Return what an exiting client learns of a count, as message fields; None: the file cannot be read."""
+    if not summary:
+        return None
+    return dict(
+        now=summary.counts._asdict(),           # by state
+        bad=summary.bad_lines,                  # numbers of failed lines
+        again=summary.can_retry,                # by -r
+        left=summary.counts.new > 0 and client not in summary.without_jobs,     # for this client
+        first_stray=summary.first_stray,        # neither a job nor a comment; 0: none
+    )
 
 
 class Accountant:
-    """Counts the jobs in the file for clients that exit, and for a server that exits when all have ended."""
+    """Counts the jobs in the file for clients that exit, and for a server that exits."""
     PAUSE_FACTOR = 4                    # in durations of a count
 
     def __init__(self, executor: FileExecutor, lifetime: Lifetime, reader: JobReader) -> None:
@@ -1773,10 +1756,6 @@ class Accountant:
         self._answer_task: asyncio.Future[None] | None = None
         self._next_count_at = 0.0               # boottime()
 
-    @property
-    def pause_seconds(self) -> float:
-        return max(self._next_count_at - boottime(), 0.0)
-
     def add_request(self, link: ClientLink) -> None:
         self._requests[link] = None
         if not self._answer_task or self._answer_task.done():
@@ -1785,45 +1764,38 @@ class Accountant:
     async def _answer_all(self) -> None:
         """Answer requests until there are none; a count answers all earlier ones."""
         while self._requests:
-            await asyncio.sleep(self.pause_seconds)
+            await asyncio.sleep(max(self._next_count_at - boottime(), 0.0))
             links = self._requests
             self._requests = {}
-            clients = [link.client for link in links if link.client]
             # a client's exit status depends on the count
-            file_count = await self.count(clients)
+            summary = await self.count([link.client for link in links if link.client])
             for link in links:
                 if link.client:
-                    link.send(type="account", account=file_count.summary_for(link.client))
+                    link.send(type="account", account=make_account(summary, link.client))
 
-    async def count(self, clients: Sequence[Client] = ()) -> FileCount:
-        """Count the jobs in the file, also for `clients`, which exit.
+    async def count(self, clients: Sequence[Client] = ()) -> Summary | None:
+        """Count the jobs in the file, also for `clients`, which exit.  None: the file cannot be read.
 
         Scan again, a few times, if reading fails or an editor seems about to fill the file.
         """
         scan_count = 0
         while True:
             throttle = Throttle()
-            count = await self._executor.call(self._scan_file, Consumers(clients), throttle)
+            summary = await self._executor.call(self._scan_file, clients, throttle)
             self._next_count_at = boottime() + throttle.pause_seconds(self.PAUSE_FACTOR)
             scan_count += 1
-            is_unsure = not count.summary or count.summary.half_saved
+            is_unsure = not summary or summary.half_saved
             is_last = scan_count >= self._reader.MAX_LOOKS or self._lifetime.is_exiting
             if not is_unsure or is_last:
-                return count
+                return summary
             await asyncio.sleep(self._reader.interval)
 
-    def _scan_file(self, clients: Consumers, throttle: Throttle) -> FileCount:
-        """Scan the file, perhaps in a thread, and remove the clients that could run a new job."""
-        file = self._reader
-        try:
-            with throttle:
-                summary = file.summarize(clients, groups=True)
-                is_waiting = summary.counts.new and not summary.counts.running
-                block_reason = find_block_reason(file) if is_waiting else None
-        except OSError:
-            return FileCount()
-        why_stopped = block_reason.text if block_reason and block_reason.stops else ""
-        return FileCount(summary=summary, clients_without_jobs=clients, why_stopped=why_stopped)
+    def _scan_file(self, clients: Sequence[Client], throttle: Throttle) -> Summary | None:
+        """Count the jobs, perhaps in a thread.  Any new one counts as left for the server."""
+        with throttle, contextlib.suppress(OSError):
+            self._reader.reopen_if_replaced()
+            return self._reader.summarize([*clients, EVERYBODY], groups=True)
+        return None
 
 
 # ======== Sessions ==========================================================================================
@@ -1860,7 +1832,6 @@ class Sessions:
     max_failed: int                     # 0: no limit
     clients: dict[str, Client] = field(default_factory=dict)
     assignments: dict[str, Assignment] = field(default_factory=dict)
-    last_return_at: float = 0.0            # boottime(): when a line came back unstarted
     _unwritten: list[tuple[Assignment, LineResult]] = field(default_factory=list)
     _unacknowledged: set[Client] = field(default_factory=set)
     is_held_back: bool = False          # acknowledging waits for the disk or terminal
@@ -1937,8 +1908,6 @@ class Sessions:
         client = assignment.client
         event = line_result.event
         self.runner_stats.add_result(assignment.job, line_result.state)
-        if line_result.state == NEW:
-            self.last_return_at = boottime()
         if error:
             self.say(f"line {assignment.number}: {error}")
             self.runner_stats.add_unwritten(assignment.job)
@@ -2232,7 +2201,6 @@ class Claims(Cursor):
         """ordinals: lines get ordinals, for the log file."""
         super().__init__(ServedQueue(file), ordinals=ordinals, serving=True)
         self._records = records
-        self._last_urgent_at = 0.0      # boottime()
 
     def take_presence_lock(self) -> None:
         """Lock the byte that shows that this server runs, before the first client comes."""
@@ -2241,25 +2209,24 @@ class Claims(Cursor):
 
     # -- new lines -------------------------------------------------------------------------------------------
 
-    def claim_batch(self, offers: Sequence[tuple[Consumer, Resources]], decides_exit: bool,
+    def claim_batch(self, offers: Sequence[tuple[Consumer, Resources]], leaving: Collection[Consumer],
                     all_consumers: Collection[Consumer]) -> ClaimedBatch:
         """Claim up to MAX_BATCH_LINES lines for clients that wait for jobs, one for each client in turn.
 
         offers: the clients with free slots and memory; empty: only walk on through the file, to find groups
         and orphans.
-        decides_exit: a client exits if there is no job, so search even if the file seems unchanged.
+        leaving: as for Cursor.claim().
         all_consumers: also busy ones, and lost ones in the grace.
         """
         consumers = Consumers(consumer for consumer, _ in offers)       # still want jobs
         for consumer, free in offers:
             consumer.free = free
-        is_urgent = decides_exit and self._begin_urgent_walk()
         jobs: list[Job] = []
         no_job: NoJob | None = None
         groups_to_start: dict[int, PendingGroup] = {}       # by the offset of the first job
         only_walks = not offers                             # the first result is a NoJob
         while (consumers.all or only_walks) and len(jobs) < MAX_BATCH_LINES:
-            result = self.claim(is_urgent, consumers, all_consumers)
+            result = self.claim(leaving, consumers, all_consumers)
             groups_to_start.update(self._groups_to_start())
             if isinstance(result, NoJob):
                 no_job = result
@@ -2280,17 +2247,6 @@ class Claims(Cursor):
         del consumers.all[job.consumer]
         if job.consumer.free.slots > 0:
             consumers.all[job.consumer] = None
-
-    def _begin_urgent_walk(self) -> bool:
-        """Return True, and remember the time, if an urgent walk can begin.
-
-        It is due even if the file seems unchanged, but must wait 20 times as long as a walk takes.
-        """
-        now = boottime()
-        if now - self._last_urgent_at < self.seconds_between_walks():
-            return False
-        self._last_urgent_at = now
-        return True
 
     def _plan_groups(self, groups: Iterable[PendingGroup]) -> list[GroupPlan]:
         """Return a plan for each group; [] if the file was just edited."""
@@ -2491,8 +2447,10 @@ class Recovery:
 #     2. claim_batch() claims lines for all waiting clients, one for each in turn.  After MAX_BATCH_LINES the
 #        file executor does other work first.
 #     3. _on_batch_claimed() sends the lines.
-#     4. A client that would exit gets `nothing` if a walk that began after the request, and after any line
-#        came back unstarted, found nothing, and no line can come back now.
+#     4. A client that would exit gets `nothing` if a count after the request, and after a walk that found no
+#        job, lets it (Cursor._end_walk()), and no line can come back now.  The file executor counts between
+#        its other calls, so each line that is not in the count as `.` is an assignment until its `.` is
+#        written.  With --exit-when-done the count also decides for the server.
 #     5. Each group that a walk has met has a plan: which host gets which jobs.  Once all hosts have a free
 #        slot, the lines are claimed, all or none.  If all hosts are connected but some are busy, the hosts
 #        get no other jobs until then.
@@ -2505,18 +2463,18 @@ class Dispatcher:
     file for lines to claim.
     """
 
-    def __init__(self, sessions: Sessions, stdout: Writer) -> None:
-        """stdout: for results of groups."""
+    def __init__(self, sessions: Sessions, stdout: Writer, exit_when_done: bool) -> None:
+        """stdout: for results of groups.  exit_when_done: drain once no line is left for EVERYBODY."""
         self._sessions = sessions
         self._stdout = stdout
+        self._exit_when_done = exit_when_done
         self._lifetime = sessions.lifetime
         # Yields random keys without end, as no key is "".  A client that connects names keys of jobs, so they
         # must be hard to guess, and unlike those of other servers.
         self._keys = iter(lambda: secrets.token_hex(8), "")
         # last: the one served last
         self.waiting_clients: dict[Client, None] = {}
-        self._last_report = WalkReport()        # of the last complete walk that found nothing
-        self.is_searching = True                # too early to report that there are no jobs
+        self._leaving: set[Client] = set()      # exit if the claim under way lets them
         self._next_claim: asyncio.TimerHandle | None = None
         # wait for hosts; by the offset of the first job
         self._group_plans: dict[int, GroupPlan] = {}
@@ -2528,6 +2486,7 @@ class Dispatcher:
         """Queue a client that requested jobs; it gets them after all messages that were read together."""
         if client.requested_slots:
             self.waiting_clients.setdefault(client, None)
+        self._leaving.discard(client)           # it can fit other lines now
         self.hand_out_soon()
 
     def hand_out_lines(self) -> None:
@@ -2536,7 +2495,10 @@ class Dispatcher:
         Do nothing during another claim, or while records are written too slowly.
         """
         if not self._lifetime.is_serving:
-            return self.answer_exiting_clients()
+            return self._let_clients_exit({
+                client: "" for client in self.waiting_clients
+                if client.exits_without_jobs and not client.follow      # those wait for the `closing`
+            })
         if self.is_claiming or not self.waiting_clients:
             return
         if self._sessions.records.is_behind(Writer.HIGH_BACKLOG):
@@ -2556,18 +2518,17 @@ class Dispatcher:
     def start_claiming(self, offers: dict[Client, Resources]) -> None:
         """Start to claim lines for these clients, as claim_batch(); _on_batch_claimed() gets the result."""
         self.is_claiming = True
-        decides_exit = any(self._exits_if_no_job(client) for client in offers)
+        self._leaving = {client for client in offers if client.exits_without_jobs}
+        leaving: set[Consumer] = {*self._leaving}
+        if self._exit_when_done and not self._sessions.assignments:
+            leaving.add(EVERYBODY)
         all_clients = set(self._sessions.clients.values())
         # Claims knows only the base class, Consumer
         clients_by_consumer: dict[Consumer, Client] = {client: client for client in offers}
         on_claimed = functools.partial(self._on_batch_claimed, clients_by_consumer)
         self._sessions.executor.call_then(
-            on_claimed, self._sessions.claims.claim_batch, list(offers.items()), decides_exit, all_clients
+            on_claimed, self._sessions.claims.claim_batch, list(offers.items()), leaving, all_clients
         )
-
-    def _exits_if_no_job(self, client: Client) -> bool:
-        """Return True if the client will exit unless it gets a job; with --follow only after `#RUN end`."""
-        return client.exits_without_jobs and (self._last_report.met_end or not client.follow)
 
     def _on_batch_claimed(self, clients_by_consumer: dict[Consumer, Client], batch: ClaimedBatch) -> None:
         """Send the jobs that Claims.claim_batch() has claimed; claim again if lines can remain.
@@ -2582,7 +2543,6 @@ class Dispatcher:
         if batch.no_job is not None:
             self._on_no_job(batch.no_job)
         self._claim_or_reserve_groups(batch)
-        self.answer_exiting_clients()
         can_lines_remain = batch.must_continue or (batch.jobs and self.waiting_clients)
         if can_lines_remain:
             self._sessions.loop.call_soon(self._continue_claiming)
@@ -2608,14 +2568,10 @@ class Dispatcher:
         return to_send
 
     def _on_no_job(self, no_job: NoJob) -> None:
-        """Remember why a walk found no more lines.  If none can ever be claimed, drain."""
-        was_interrupted = no_job.was_interrupted         # the walk goes on
-        can_find_jobs_later = no_job.retry_after is not None
-        final_error = no_job.final_error
-        if no_job.is_complete:                  # the walk has met all that matters to the clients
-            self._last_report = no_job.report
-        if not was_interrupted:
-            self.is_searching = can_find_jobs_later
+        """Let clients exit for whom no line is left.  If none can ever be claimed, or all are done, drain."""
+        final_error, exits = no_job.final_error, no_job.exits
+        if not self._can_jobs_come_back():
+            self._let_clients_exit({client: exits[client] for client in self._leaving & exits.keys()})
         if no_job.retry_after:                  # a walk is due then, for example below an open barrier
             if self._next_claim:
                 self._next_claim.cancel()
@@ -2623,6 +2579,11 @@ class Dispatcher:
         if final_error and self._lifetime.is_serving:
             self._sessions.say(f"{final_error} (no more jobs are handed out)")
             self._sessions.runner_stats.had_errors = True
+            self._lifetime.drain()
+        is_all_done = no_job.summary and EVERYBODY in exits and not no_job.summary.counts.running
+        if is_all_done and not self._sessions.assignments and self._lifetime.is_serving:
+            if exits[EVERYBODY]:
+                self._sessions.say(exits[EVERYBODY])
             self._lifetime.drain()
 
     def _continue_claiming(self) -> None:
@@ -2661,47 +2622,22 @@ class Dispatcher:
             message_bytes += job_bytes
         client.send_message(type="jobs", request=client.request_number, jobs=entries)
 
-    def answer_exiting_clients(self) -> None:
-        """Send `nothing` to waiting clients that asked for it and certainly get no more jobs: they exit.
+    def _let_clients_exit(self, why_left: dict[Client, str]) -> None:
+        """Send `nothing` to these clients, unless they have jobs or belong to a group: they exit.
 
         They wait no longer: a line sent to a client that exits would come back unstarted.  A server that is
         exiting sends `closing` instead: after a signal the clients must stay for the next server.
         """
-        if self._lifetime.is_exiting:
-            return
-        exiting_clients = [client for client in self.waiting_clients
-                           if client.exits_without_jobs and not client.assignments]
-        if not exiting_clients:
-            return
-        is_stopping = not self._lifetime.is_serving     # no client gets jobs
-        if not is_stopping and self._can_jobs_come_back():
-            return
-        for client in exiting_clients:
-            if client.can_get_jobs and (is_stopping or self._can_exit(client)):
-                del self.waiting_clients[client]
-                client.send_no_jobs_message(self._last_report)
+        for client, why in why_left.items():
+            if client.can_get_jobs and not (client.assignments or self._lifetime.is_exiting):
+                self.waiting_clients.pop(client, None)
+                client.send_no_jobs_message(why)
 
     def _can_jobs_come_back(self) -> bool:
         """Return True if a client can give an unstarted job back, normally within RETURN_SECONDS."""
         sent_after = boottime() - RETURN_SECONDS
         assignments = self._sessions.assignments.values()
         return any(assignment.can_come_back_unstarted(sent_after) for assignment in assignments)
-
-    def _can_exit(self, client: Client) -> bool:
-        """Return True if a complete walk shows no job for the client, now or later.
-
-        The walk began after the client's request, and after the last line came back unstarted.
-        """
-        report = self._last_report
-        is_recent = report.began >= max(client.requested_at, self._sessions.last_return_at)
-        was_included = is_recent and client in report.consumers
-        if not was_included:
-            return False
-        waits_for_end = client.follow and not report.met_end        # it exits at `#RUN end`
-        is_kept_for_group = client in self._reserved_clients()
-        waits_for_jobs = report.has_later_jobs(client)       # for example below a barrier
-        can_get_jobs_later = self.is_searching or waits_for_end or is_kept_for_group or waits_for_jobs
-        return not can_get_jobs_later
 
     # -- groups ----------------------------------------------------------------------------------------------
 
@@ -2822,7 +2758,7 @@ class Server(Program):
         check_lock_file(self.path, self.mount, self.say)
         check_job_file(self.path, self.mount.network, self.say)
         self._check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)
-        self._final_count = FileCount()         # at exit
+        self._final_count: Summary | None = None        # None: the file cannot be read
         self.began = boottime()
 
     # -- from start to end -----------------------------------------------------------------------------------
@@ -2877,7 +2813,6 @@ class Server(Program):
             spawn_task(self._poll()),
             spawn_task(self.sessions.watch_claimed_lines()),
             spawn_task(self._check_clients_and_file()),
-            spawn_task(self._drain_when_done()),
         ]
         await self.lifetime.exiting
         for chore in chores:
@@ -2886,8 +2821,7 @@ class Server(Program):
         self._socket.close()
         await self._shut_down()
         status = self.lifetime.exit_status              # None: the results decide
-        summary = self._final_count.summary_of_all()
-        return self.runner_stats.exit_status(summary) if status is None else status
+        return self.runner_stats.exit_status(self._final_count) if status is None else status
 
     def _start_accepting(self) -> None:
         if not self.lifetime.is_exiting:
@@ -2938,7 +2872,7 @@ class Server(Program):
         )
         # each poll on a network file system is a round trip
         self._poll_seconds = max(POLL_SECONDS, reader.interval / 5 if self.mount.network else 0)
-        self.dispatcher = Dispatcher(self.sessions, self.stdout)
+        self.dispatcher = Dispatcher(self.sessions, self.stdout, self.options.exit_when_done)
         self.accountant = Accountant(self.executor, self.lifetime, reader)
 
     async def _shut_down(self) -> None:
@@ -2961,7 +2895,7 @@ class Server(Program):
             # all events are acknowledged: otherwise clients would send written output to the next server, too
             for client in self.sessions.clients.values():
                 # if the server was signalled, they keep jobs for the next server
-                account = None if in_haste else self._final_count.summary_for(client)
+                account = None if in_haste else make_account(self._final_count, client)
                 client.send_message(type="closing", done=not in_haste, account=account)
         await self._end_links()
         # the keeper must hold the locks of lines that clients have, perhaps those of the previous server, and
@@ -2970,12 +2904,11 @@ class Server(Program):
             self._keeper.dismiss_keeper()
         await self.print_remaining(self.stdout, lambda: in_haste)
         if in_haste and not self.defects:
-            file_count = await self._await_in_time(
+            self._final_count = await self._await_in_time(
                 self.accountant.count(), runmaker4.Runner.MAX_ANSWER_SECONDS
             )
-            self._final_count = file_count or FileCount()
         self.say(self.runner_stats.closing_line(
-            self._final_count.summary_of_all(), boottime() - self.began, "runmaker4-client.py -r",
+            self._final_count, boottime() - self.began, "runmaker4-client.py -r",
             failure_report_command(self.options),
         ))
         await self.print_remaining(self.stderr, lambda: in_haste)
@@ -3057,19 +2990,6 @@ class Server(Program):
             is_busy = self.dispatcher.is_claiming or self.dispatcher.waiting_clients
             if self.lifetime.is_serving and not is_busy:
                 self.dispatcher.start_claiming({})      # directives can wait for clients
-
-    async def _drain_when_done(self) -> None:
-        """Drain once all jobs have finished, or no more will start."""
-        while self.options.exit_when_done and self.lifetime.is_serving:
-            await asyncio.sleep(max(self._check_seconds, self.accountant.pause_seconds))
-            if self.sessions.assignments or not self.lifetime.is_serving:
-                continue
-            count = await self.accountant.count()
-            is_idle = not self.sessions.assignments and not self.dispatcher.is_searching
-            if count.is_done and is_idle and self.lifetime.is_serving:
-                if count.why_stopped:
-                    self.say(count.why_stopped)
-                self.lifetime.drain()
 
 
 # ======== The certificate ===================================================================================

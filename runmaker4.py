@@ -2104,6 +2104,10 @@ class Summary:
     jobs_left: bool = False          # a new job remains that one of these consumers could have run
     orphans: int = 0
     first_stray: int = 0        # 0: none
+    has_end: bool = False       # there is a `#RUN end`
+    # of the consumers that were asked for: new jobs are left for these, but none that keeps them
+    with_jobs: frozenset[Consumer] = frozenset()
+    without_jobs: frozenset[Consumer] = frozenset()     # none is left for these
 
     def describe(self, with_lines: bool) -> str:
         """Return '31 done, 2 failed (lines 3, 5), 9 new'."""
@@ -2584,20 +2588,25 @@ class JobReader(Opened):
         return (self.network and self.reader.is_open and self._trusted_size > 0
                 and self.reader.pread(1, self._trusted_size - 1) in (b"", b"\0"))
 
-    def summarize(self, consumers: Consumers, groups: bool = False) -> Summary:
-        """Describe the file for the closing message of consumers that are about to exit.
+    def summarize(
+        self, consumers: Iterable[Consumer] = (), groups: bool = False, keep_above: float = -math.inf
+    ) -> Summary:
+        """Count the open file for consumers that exit, or that ask if they may.
 
-        Remove each one that could still run a new job.  groups: they also run jobs with together=.
+        groups: they also run jobs with together=.  keep_above: a new job before this offset keeps a consumer
+        that could run it; once all are kept, the count ends, and is incomplete.
         """
         snapshot = Snapshot(Counter())
         scope = NO_DIRECTIVES
         bad_lines: list[int] = []
-        can_retry = jobs_left = False
-        scan = self.scan_lines(counted=snapshot.states, directives=True)
+        can_retry = False
+        remaining = Consumers(consumers)        # for which no new job was met yet
+        with_jobs: set[Consumer] = set()
+        scan = Scan(self.reader, self.start, counted=snapshot.states, directives=True)
         while True:
             is_grouped = scope.settings.together != ""
             wants_bad = len(bad_lines) < self.MAX_NAMED or not (can_retry or is_grouped)
-            wants_new = consumers.any_fits(scope) and (groups or not is_grouped)
+            wants_new = remaining.any_fits(scope) and (groups or not is_grouped)
             # A scan for directives and lines `r`, which are few, quickly skips other lines
             line = scan.next(RUNNING + (FAILED + ERROR) * wants_bad + NEW * wants_new)
             if not line:
@@ -2605,9 +2614,12 @@ class JobReader(Opened):
             if line.state == DIRECTIVE:
                 scope = scope.with_directive(line)
             elif line.state == NEW:
-                jobs_left = True
-                for consumer in list(consumers.fitting(scope)):
-                    del consumers.all[consumer]
+                for consumer in list(remaining.fitting(scope)):
+                    del remaining.all[consumer]
+                    if line.offset > keep_above:
+                        with_jobs.add(consumer)
+                if line.offset < keep_above and not remaining.all:
+                    return Summary(count_states(snapshot))
             elif line.state == RUNNING and not self.is_orphan(line):
                 snapshot.running.append(line)
             else:
@@ -2621,9 +2633,12 @@ class JobReader(Opened):
             half_saved=self.seconds_until_trusted(scan.end) > 0,
             bad_lines=tuple(bad_lines[:self.MAX_NAMED]),
             can_retry=can_retry,
-            jobs_left=jobs_left,
+            jobs_left=bool(with_jobs),
             orphans=len(snapshot.orphans),
             first_stray=find_stray(self.reader, STRAY),
+            has_end=scope.below_end,
+            with_jobs=frozenset(with_jobs),
+            without_jobs=frozenset(remaining.all),
         )
 
     def has_no_other_users(self) -> bool:
@@ -3677,9 +3692,10 @@ def _check_is_no_copy(file: JobFile) -> None:
 #     Orphans     decides which lines `r` are orphans, and writes new states there.
 #     Results     remembers the results of the last runs in this process.
 #
-# If a walk has claimed no line, the answer is a NoJob: a report, the time to ask again, and if a consumer may
-# exit.  It answers further claims until another walk is due.  Walks get a twentieth of the time at most, and
-# a hundredth while the file looks unchanged.
+# If a walk has claimed no line, the answer is a NoJob: the time to ask again, and who may exit.  That is not
+# the walk's answer: it is that of a count of the file which follows (JobReader.summarize()).  Further claims
+# get a NoJob until another walk is due.  Walks and counts get a twentieth of the time at most, and a
+# hundredth while the file looks unchanged.
 
 
 class Consumers:
@@ -3959,45 +3975,20 @@ class Stop(enum.Enum):
     """Why a walk stopped without a job."""
     END = "it has met the end of the file"
     CUT = "it has met a last line without a newline, which can be incomplete"
-    BARRIER = "if a barrier can be passed at all, then only by another walk"
+    BLOCK = "no jobs below can start now; if ever, then another walk finds them"
     SHORT = "each consumer has too little free for a job; the walk goes on once one has enough"
     SLICED = "the time slice is over; the walk can go on"
     RESTART = "the file was edited during the walk"
-
-
-@dataclass(frozen=True)
-class WalkReport:
-    """What a walk found for the consumers."""
-    consumers: frozenset[Consumer] = frozenset()      # present during the whole walk
-    began: float = -math.inf                # by the file's clock
-    met_end: bool = False                   # it met `#RUN end`
-    waiting: frozenset[Consumer] = frozenset()     # these can perhaps take jobs later
-    stopped_by: str = ""                    # message of a barrier check that met a failure; '': none did
-
-    def has_later_jobs(self, consumer: Consumer) -> bool:
-        """Return True if this consumer must wait for jobs that the walk has met.
-
-        Below a failed barrier check it gets none, but with --follow it waits until a walk meets `#RUN end`.
-        """
-        if consumer not in self.waiting:
-            return False
-        follows_until_end = consumer.follow and not self.met_end
-        return follows_until_end or not self.stopped_by
-
-    def why_stopped(self, consumer: Consumer) -> str:
-        return self.stopped_by if consumer in self.waiting else ""
 
 
 class Walk:
     """One walk down a job file: claim_next() goes on to the next job.
 
     A directive takes effect when the walk meets it.  Below a *block* no job can start: a barrier that waits,
-    a check that failed, an invalid directive or too big a group.  At a barrier the walk knows the first job
-    above that was unfinished when met.  Until that job has finished, the barrier cannot be passed.  Then
-    others can still be unfinished: only another walk from the top that has met no unfinished job passes.
-
-    A walk that has claimed a job stops at the barrier, because that job runs now.  One that has claimed
-    nothing reads on, only to record which consumers have jobs below: these must wait, the others can exit.
+    a check that failed, an invalid directive or too big a group.  There the walk ends.  At a barrier it knows
+    the first job above that was unfinished when met.  Until that job has finished, the barrier cannot be
+    passed.  Then others can still be unfinished: only another walk from the top that has met no unfinished
+    job passes.
     """
 
     def __init__(
@@ -4009,7 +4000,6 @@ class Walk:
         *,
         ordinals: bool,
         serving: bool,
-        began: float,
         after_edit: bool,
     ) -> None:
         """resuming_consumers: those, present or not, for which orphans become new again.  serving: for a
@@ -4017,16 +4007,14 @@ class Walk:
         """
         self._queue = queue
         self._file = file = queue.file
-        self._consumers = consumers
+        self.consumers = consumers              # of the last claim; at the end, those that got nothing
         self._resuming_consumers = resuming_consumers
         self._orphans = orphans
         self._starts_groups = serving
-        self.began = began
         self.throttle = Throttle(file.clock)    # its claims, without the pauses between
         self.signature = file.signature()       # at the start
         # another walk follows: this one has claimed a job, or the file is being edited
         self.needs_another_walk = after_edit
-        self.always_present = frozenset(consumers.all)  # during the whole walk
         self.above = Above()
         # up to the next directive
         self._only_running_matter = False
@@ -4038,8 +4026,6 @@ class Walk:
         self.has_skipped_jobs = False
         # for each Directives.consumer_key the first skipped new job: later consumers begin there
         self._skipped_new: dict[ConsumerKey, tuple[Line, Directives]] = {}
-        # consumers with jobs that they can perhaps take later
-        self.waiting_consumers: set[Consumer] = set()
         # consumers that had too little free for a job: that job and the needs
         self._waiting_for_capacity: dict[Consumer, tuple[Line, Resources]] = {}
         self.groups: list[PendingGroup] = []
@@ -4053,25 +4039,6 @@ class Walk:
             file.reader, file.start, states, counted=counted, check_numbers=True, directives=True
         )
 
-    @property
-    def met_end(self) -> bool:
-        return self.above.scope.below_end
-
-    def report(self) -> WalkReport:
-        """Return what the walk has found so far: for whom, since when, and why jobs below cannot start.
-
-        That is: the consumers that were present all the time, those that must wait for jobs, whether
-        `#RUN end` was met, and the message of a barrier check that has failed.
-        """
-        block = self.above.block
-        return WalkReport(
-            consumers=self.always_present,
-            began=self.began,
-            met_end=self.met_end,
-            waiting=frozenset(self.waiting_consumers),
-            stopped_by=block.text if block and block.why is Why.STOPPED else "",
-        )
-
     def claim_next(self, consumers: Consumers, pause_at: float) -> Job | Stop:
         """Walk on, and claim the next job that one of these consumers may take; or return why the walk stops.
 
@@ -4081,23 +4048,23 @@ class Walk:
         self.scan.pause_at = pause_at
         try:
             self._release_consumers(consumers.all)
-            if consumers is not self._consumers and not self._continue_for_consumers(consumers):
+            if consumers is not self.consumers and not self._continue_for_consumers(consumers):
                 return Stop.RESTART
             while line := self.scan.next(RUNNING if self._only_running_matter else b""):
                 # a process is perhaps still writing an incomplete line
                 if not line.is_complete and self._is_untrusted():
                     return Stop.CUT
                 if line.state == DIRECTIVE:
-                    if not self._apply_directive(line):
-                        return Stop.BARRIER
-                    continue
-                if line.state == NEW:
+                    self._apply_directive(line)
+                elif line.state == NEW:
                     job = self._claim_or_skip(line)
                     if job:
                         self.needs_another_walk = True
                         return job
-                elif not self.above.block:      # below a block, running jobs do not matter
+                else:
                     self._check_running_line(line)
+                if self.above.block:
+                    return Stop.BLOCK
                 if consumers.all and consumers.all.keys() <= self._waiting_for_capacity.keys():
                     # continue here later: a walk from the top would take long
                     return Stop.SHORT if self.scan.seek_back(line) else Stop.RESTART
@@ -4120,9 +4087,8 @@ class Walk:
         Return False if an edit has moved it.  Consumers that wait for slots or memory were present when it
         was met.
         """
-        self._consumers = consumers
+        self.consumers = consumers
         self._only_running_matter = False       # new jobs here can be for these consumers
-        self.always_present = self.always_present.intersection(consumers.all)
         skipped = [
             (line, scope) for line, scope in self._skipped_new.values()
             if any(consumer not in self._waiting_for_capacity for consumer in consumers.fitting(scope))
@@ -4130,7 +4096,6 @@ class Walk:
         if not skipped:
             return True
         line, self.above.scope = min(skipped, key=lambda line_and_scope: line_and_scope[0].offset)
-        self.above.block = None                 # below a block no line is skipped
         self._skipped_new = {
             key: value for key, value in self._skipped_new.items() if value[0].offset < line.offset
         }
@@ -4160,11 +4125,6 @@ class Walk:
         """
         scope = self.above.scope
         settings = scope.settings
-        if self.above.block:
-            if self._starts_groups or not settings.together:
-                self._add_waiting_consumers()
-            self._only_running_matter = True    # new jobs up to the next directive are for the same consumers
-            return None
         self.above.add_unfinished(line)
         consumer = self._choose_consumer(line)
         if settings.together:
@@ -4172,7 +4132,6 @@ class Walk:
             self._only_running_matter = not self._starts_groups
             if self._starts_groups:             # collect it, to start all jobs together
                 self._add_to_group(line)
-                self._add_waiting_consumers()
             elif not self.unstartable_group_job:
                 self.unstartable_group_job = line
                 self.unstartable_group_settings = settings
@@ -4218,17 +4177,12 @@ class Walk:
         ever.
         """
         needs = self.above.scope.settings.needs
-        for consumer in self._consumers.fitting(self.above.scope):
+        for consumer in self.consumers.fitting(self.above.scope):
             if consumer not in self._waiting_for_capacity:
                 if consumer.free.holds(needs):
                     return consumer
                 self._waiting_for_capacity[consumer] = line, needs
-                self.waiting_consumers.add(consumer)
         return None
-
-    def _add_waiting_consumers(self) -> None:
-        """Record the consumers that may take jobs here: these must not exit."""
-        self.waiting_consumers.update(self._consumers.fitting(self.above.scope))
 
     # -- claims ----------------------------------------------------------------------------------------------
 
@@ -4256,7 +4210,8 @@ class Walk:
     def _current_group(self) -> PendingGroup:
         """Return the group that the walk is in; begin a new one if the last is complete."""
         if not self.groups or self.groups[-1].is_complete:
-            self.groups.append(PendingGroup(self.above.scope.settings.together, self.met_end))
+            scope = self.above.scope
+            self.groups.append(PendingGroup(scope.settings.together, scope.below_end))
         return self.groups[-1]
 
     def _add_to_group(self, line: Line) -> None:
@@ -4281,21 +4236,15 @@ class Walk:
 
     # -- directives ------------------------------------------------------------------------------------------
 
-    def _apply_directive(self, line: Line) -> bool:
-        """Apply a directive to the lines below.  Return False if another walk must come first."""
+    def _apply_directive(self, line: Line) -> None:
+        """Apply a directive to the lines below; it can block them."""
         directives_above = self.above.scope
         self.above.enter(line)
         if self.groups and not self.above.scope.can_share_group_with(directives_above):
             # Below an invalid directive it is unknown if jobs belong to the group above
             self.end_group(waits=self.above.scope.error != "")
         self._only_running_matter = False       # new jobs can be for other consumers
-        if self.above.block:
-            return True                         # jobs cannot start here anyway
-        is_barrier = self.above.scope.barrier is line
-        if is_barrier and self.above.unfinished and self.needs_another_walk:
-            return False                        # this walk has itself started a job above
         self.above.block = self.above.find_block_below(line, self._file)
-        return True
 
 
 # ---- when to walk ------------------------------------------------------------------------------------------
@@ -4304,11 +4253,14 @@ class Walk:
 @dataclass(frozen=True)
 class NoJob:
     """Why a claim found no job.  In a condition it is false; a Job is true."""
-    retry_after: float | None = None  # seconds until there can be a job; None: nothing to wait for
-    final_error: str = ""            # why nothing can be claimed any more
-    stopped: str = ""           # why jobs remain that the consumer should have had
-    report: WalkReport = field(default_factory=WalkReport)
-    is_complete: bool = False   # all that matters to the consumers was met
+    retry_after: float | None = None    # seconds until there can be a job; None: something must change
+    final_error: str = ""               # why nothing can be claimed any more
+    # of a Cursor: who may exit, and why jobs are left that it could run; '': none are
+    exits: Mapping[Consumer, str] = field(default_factory=dict)
+    summary: Summary | None = None      # of that count; incomplete if nobody may exit
+    # of `Jobs`: the same for its runner
+    may_exit: bool = False
+    why_left: str = ""
 
     @property
     def was_interrupted(self) -> bool:
@@ -4345,6 +4297,8 @@ class Cursor:
         self._is_file_unchecked = unchecked
         self.interval = file.interval
         self.consumers = Consumers(consumers)            # of the last claim
+        self._leaving: frozenset[Consumer] = frozenset()    # of the last claim
+        self._kept: frozenset[Consumer] = frozenset()       # of those, as the last idle walk and count say
         self._results = Results()
         self._orphans = Orphans(file, self._results)
         self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
@@ -4372,17 +4326,17 @@ class Cursor:
         walk = self._walk or self._idle_walk
         return walk.groups if walk else []
 
-    def claim(self, exits_if_none: bool = False, consumers: Consumers | None = None,
+    def claim(self, leaving: Collection[Consumer] = (), consumers: Consumers | None = None,
               absent: Collection[Consumer] = ()) -> Job | NoJob:
         """Claim the next job for the first of the consumers that may take it; or return why there is none.
 
-        exits_if_none: the caller has no running job, and exits if it gets none: so search the file once more,
-        unless there are jobs to wait for.  consumers: as for Walk.claim_next().  absent: consumers that want
-        jobs later.
+        leaving: those that have no job, and exit if they may: NoJob.exits.  consumers: as for
+        Walk.claim_next().  absent: consumers that want jobs later.
         """
         result: Job | NoJob
         try:
-            result = self._walk_if_due(exits_if_none, consumers or self.consumers, absent)
+            self._leaving = frozenset(leaving)
+            result = self._walk_if_due(consumers or self.consumers, absent)
             self._errors_since = None
             if self._is_file_unchecked:
                 self._check_new_file()
@@ -4392,9 +4346,8 @@ class Cursor:
             self.no_job = result
         return result
 
-    def _walk_if_due(self, exits_if_none: bool, consumers: Consumers,
-                     absent: Collection[Consumer]) -> Job | NoJob:
-        """Walk on to the next job and claim it; or repeat the last NoJob if no walk is due."""
+    def _walk_if_due(self, consumers: Consumers, absent: Collection[Consumer]) -> Job | NoJob:
+        """Walk on to the next job and claim it; a NoJob if no walk is due."""
         self.consumers = consumers
         known = dict.fromkeys((*consumers.all, *absent))
         self._resuming_consumers = Consumers(consumer for consumer in known if consumer.retries(RUNNING))
@@ -4404,9 +4357,9 @@ class Cursor:
         if wait is not None:
             return NoJob(retry_after=wait)
         if self._idle_walk and not self._walk:          # a current walk goes on
-            pause = self._seconds_until_walk(self._idle_walk, exits_if_none)
+            pause = self._seconds_until_walk(self._idle_walk)
             if pause:
-                return self.no_job if pause == math.inf else replace(self.no_job, retry_after=pause)
+                return NoJob(None if pause == math.inf else pause)
         return self._walk_on(consumers)
 
     def _go_on_with_reset(self, consumers: set[Consumer]) -> float | None:
@@ -4467,24 +4420,20 @@ class Cursor:
         for consumer in consumers.all:
             consumer.stop_retrying()
 
-    def _seconds_until_walk(self, walk: Walk, exits_if_none: bool) -> float:
+    def _seconds_until_walk(self, walk: Walk) -> float:
         """Return the seconds until another walk is due after `walk`, which found no job; inf: none is."""
-        exits = exits_if_none and not walk.waiting_consumers
-        has_newcomers = not walk.always_present.issuperset(self.consumers.all)
-        if exits or (has_newcomers and walk.has_skipped_jobs):
+        asks_to_exit = not self._leaving <= self._kept
+        has_newcomers = not self.consumers.all.keys() <= walk.consumers.all.keys()
+        if (asks_to_exit and not self._serving) or (has_newcomers and walk.has_skipped_jobs):
             return 0.0
-        can_find_jobs = has_newcomers or self.no_job.retry_after is not None or bool(walk.waiting_consumers)
-        if can_find_jobs or self.file.signature() != walk.signature:
+        can_find_jobs = has_newcomers or self.no_job.retry_after is not None or walk.above.block
+        if asks_to_exit or can_find_jobs or self.file.signature() != walk.signature:
             return walk.throttle.seconds_until_due(self.PAUSE_FACTOR)
         return 0.0 if self._is_overdue(walk) else math.inf      # coarse time stamps can hide a change
 
     def _is_overdue(self, walk: Walk) -> bool:
         """Return True if a walk is so old that lines above can have been edited in place."""
         return not walk.throttle.seconds_until_due(self.LONG_PAUSE_FACTOR, self.interval)
-
-    def seconds_between_walks(self) -> float:
-        walk = self._walk or self._idle_walk
-        return walk.throttle.pause_seconds(self.PAUSE_FACTOR) if walk else 0.0
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
         """Continue the current walk until it claims a job or has to stop; begin another when that is due.
@@ -4510,27 +4459,27 @@ class Cursor:
                 return result
             if result is Stop.SLICED:
                 self.sliced = True
-                return NoJob(retry_after=0.0, report=walk.report())
+                return NoJob(retry_after=0.0)
             if result is Stop.SHORT:
-                return NoJob(report=walk.report())
+                return NoJob()
             self._walk = None
             was_edited = result is Stop.RESTART
-            # Only another walk can pass a BARRIER.  END, CUT: the walk has met all lines
-            if result in (Stop.END, Stop.CUT) and not walk.needs_another_walk:
+            if not (was_edited or walk.needs_another_walk):
                 return self._end_walk(walk, result)
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
         """Begin to search the file for new jobs, from the top of the file that the path names now."""
-        began = self.clock()
         self.queue.reopen_if_replaced()
         self._restart_if_replaced()
         self._walk = Walk(self.queue, consumers, self._resuming_consumers, self._orphans,
-                          ordinals=self._ordinals, serving=self._serving,
-                          began=began, after_edit=after_edit)
+                          ordinals=self._ordinals, serving=self._serving, after_edit=after_edit)
         return self._walk
 
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
-        """Record that a walk has found no job, and report what keeps jobs from starting."""
+        """Record that a walk has found no job, and report what keeps jobs from starting.
+
+        Nobody exits while the walk has left something open.
+        """
         self._idle_walk = walk
         if walk.groups and not walk.groups[-1].is_complete:
             # The last group ends here.  It must wait if the walk can have met only a part.  Ask before the
@@ -4547,9 +4496,37 @@ class Cursor:
             intervals = self.FIRST_RETRY_INTERVALS if self._refused_walks == 1 else 1
             waits.append(self.interval * intervals)
         retry_after = max(min(waits), walk.throttle.pause_seconds(self.PAUSE_FACTOR)) if waits else None
-        self._report_obstacles(walk)
+        no_job = NoJob(retry_after) if waits else self._find_exits(walk)
+        self._kept = self._leaving - no_job.exits.keys()
+        self._report_obstacles(walk, no_job.summary)
         self._report_if_idle(walk.signature)
-        return NoJob(retry_after, report=walk.report(), is_complete=True)
+        return no_job
+
+    def _find_exits(self, walk: Walk) -> NoJob:
+        """Count the file after a walk that has found no job, for the consumers that ask to exit.
+
+        One stays as long as a new line suits it, unless that is below a failed check, which the walk has
+        met; with --follow also until there is a `#RUN end`.  So a line that came back after the walk keeps
+        it, and is claimed by the next.  One that comes back after the count is of a runner that lives, or
+        an orphan.
+        """
+        block = walk.above.block
+        check = block if block and block.why is Why.STOPPED else None
+        # a walk that has not stopped above a `#RUN end` has met it
+        leaving = [consumer for consumer in self._leaving
+                   if block or walk.above.scope.below_end or not consumer.follow]
+        summary = None
+        if leaving:
+            with walk.throttle, contextlib.suppress(FileChangedError):
+                summary = self.file.summarize(
+                    leaving, groups=self._serving, keep_above=check.line.offset if check else math.inf
+                )
+        if not summary or summary.half_saved:
+            return NoJob()
+        exits = {consumer: check.text if check and consumer in summary.with_jobs else ""
+                 for consumer in summary.with_jobs | summary.without_jobs
+                 if summary.has_end or not consumer.follow}
+        return NoJob(exits=exits, summary=summary)
 
     def _restart_if_replaced(self) -> None:
         """Drop the current walk if the job file was opened again or replaced.
@@ -4590,12 +4567,12 @@ class Cursor:
                 "further lines are not reported)",
             )
 
-    def _report_obstacles(self, walk: Walk) -> None:
+    def _report_obstacles(self, walk: Walk, summary: Summary | None) -> None:
         """Report, once, why jobs cannot start: a problem in the file, or a group that needs a server."""
         block = walk.above.block
         problem = block.text if block else ""
         is_stopped = block is not None and block.why is Why.STOPPED
-        if is_stopped and not any(consumer.follow for consumer in walk.waiting_consumers):
+        if is_stopped and not (summary and any(consumer.follow for consumer in summary.with_jobs)):
             problem = ""                        # the runners exit because of it, and then report it
         if problem and problem != self._printed_block:
             self.say(problem)
@@ -4972,7 +4949,7 @@ class Jobs(Protocol):
     orphans: OrphanLines
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Return a job, or why there is none.  exits_if_none: the runner exits if there is none."""
+        """Return a job, or why there is none.  exits_if_none: the runner exits if it may."""
 
     async def copy_lock_fd(self, job: Job) -> int | None:
         """Return a descriptor of the job lock for the job to inherit; None: it has none."""
@@ -5018,12 +4995,7 @@ class FileJobs:
         self.poll = 5.0 if cursor.file.network else 0.25
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Return a job; or why there is none, with what the walk has found for this runner.
-
-        exits_if_none: the runner exits if there is none.
-        """
-        result = await self.executor.call(self._claim, exits_if_none, free, capacity)
-        return result if isinstance(result, Job) else self._add_findings(result)
+        return await self.executor.call(self._claim, exits_if_none, free, capacity)
 
     def _claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         """Claim a job that fits these resources.  Called in the executor."""
@@ -5031,16 +5003,10 @@ class FileJobs:
             self._consumer.capacity = capacity
             self._cursor.consumers.fitting_by_key.clear()      # other settings can fit now
         self._consumer.free = free
-        return self._cursor.claim(exits_if_none)
-
-    def _add_findings(self, no_job: NoJob) -> NoJob:
-        """Add what stops jobs of this runner, and if it must wait for jobs, a time to ask again."""
-        report = no_job.report
-        retry_after = no_job.retry_after
-        if retry_after is None and report.has_later_jobs(self._consumer):
-            retry_after = self.poll
-        stopped = report.why_stopped(self._consumer)
-        return replace(no_job, retry_after=retry_after, stopped=stopped)
+        result = self._cursor.claim([self._consumer] if exits_if_none else ())
+        if isinstance(result, NoJob) and self._consumer in result.exits:
+            return replace(result, may_exit=True, why_left=result.exits[self._consumer])
+        return result
 
     async def copy_lock_fd(self, job: Job) -> int | None:
         """Return a copy of the job lock's descriptor: the executor can close the original at any time."""
@@ -5071,7 +5037,7 @@ class FileJobs:
         """
         return await runner.wait_unless_killed(self._summarize_at_exit(runner))
 
-    def _count_jobs(self, consumers: Consumers) -> Summary:
+    def _count_jobs(self, consumers: Collection[Consumer]) -> Summary:
         """Count the jobs in the file for this runner's closing line.
 
         Jobs that run although no other process uses the file count as left: no runner will see their exit
@@ -5079,6 +5045,7 @@ class FileJobs:
         """
         # Ask before and after the count: a runner that exits or starts in between can have the running jobs.
         was_only_runner = self._file.has_no_other_users()
+        self._reader.reopen_if_replaced()
         summary = self._reader.summarize(consumers)
         is_only_runner = was_only_runner and self._file.has_no_other_users()
         has_unsupervised_jobs = summary.counts.running > 0 and is_only_runner
@@ -5113,7 +5080,7 @@ class FileJobs:
         With -1, once each slot has had its one job, none are.  A job that does not fit only because slots
         are out of service is left.
         """
-        consumers = Consumers(() if runner.slots.each_had_job else (self._consumer,))
+        consumers = () if runner.slots.each_had_job else (self._consumer,)
         self._consumer.capacity = runner.full_capacity
         return await self.executor.call(self._count_jobs, consumers)
 
@@ -8172,7 +8139,7 @@ class Runner:
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have started and not finished
         self.oom_kills = OomKills()
-        self._last_no_job = NoJob()
+        self._why_jobs_left = ""            # '': none are, or another reason shows it
         self.claim_error = ""
         self._exit_step = ExitStep.NONE
         self.kill_signal = 0                # made the runner kill all jobs; 0: none did
@@ -8204,9 +8171,9 @@ class Runner:
         if self.claim_error:
             self.say(f"{self.claim_error} (no more jobs were started)")
             self.runner_stats.had_errors = True
-        elif self._last_no_job.stopped:
+        elif self._why_jobs_left:
             if not self.options.follow:         # otherwise it was reported when it happened
-                self.say(self._last_no_job.stopped)
+                self.say(self._why_jobs_left)
         elif not self.draining and self.slots.are_only_broken:
             self.say("no slot is left in service (no more jobs were started)")
             self.runner_stats.had_errors = True
@@ -8441,17 +8408,16 @@ class Runner:
         delay = self.next_start_at - self.loop.time()
         if delay > 0:
             free = free._replace(slots=0)       # claims nothing, but finds out if this runner can exit
-        claimed = await self.jobs.claim(self._exits_without_job(), free, self.capacity)
+        claimed = await self.jobs.claim(not self.tasks, free, self.capacity)
         if isinstance(claimed, NoJob):
-            self._last_no_job = claimed         # before the await, in which others can read it
             self.slots.give_back(slots)
             if claimed.final_error:
                 self.fail(claimed.final_error)
-            elif claimed.retry_after is None and self._exits_without_job():
-                self.drain()                    # no later claim can get a job
+            elif claimed.may_exit and not self.tasks:
+                self._why_jobs_left = claimed.why_left
+                self.drain()
             waits = self.jobs.poll, claimed.retry_after, delay if delay > 0 else None
             return min(seconds for seconds in waits if seconds is not None)
-        self._last_no_job = NoJob(report=self._last_no_job.report)      # it can have met a `#RUN end`
         return await self._start_claimed_job(claimed, slots)
 
     async def _start_claimed_job(self, job: Job, slots: list[str]) -> float | None:
@@ -8469,9 +8435,6 @@ class Runner:
         self._job_runs.add(job_run)
         job_run.add_done_callback(self._job_runs.discard)
         return 0.0 if self.slots.idle else None
-
-    def _exits_without_job(self) -> bool:
-        return not self.tasks and (not self.options.follow or self._last_no_job.report.met_end)
 
     def timeout_of(self, job: Job) -> float | None:
         """Return the timeout of a job in seconds; None: no limit."""

@@ -13,11 +13,11 @@ processes and output are none of this.  Nor are groups, and the server.
 What is checked: the theorem, at each start of a job: at no time do more copies of a command live than the
 file that the path names had lines of it when the last of them was claimed (History.check_runs); the
 invariants, at each byte that is written, each command mutex that is left, and each operation (may_write,
-note_mutexes, check_job_locks); that no runner leaves a job alone that it may take (check_idle); and all that
-is left at the end, when all have gone and one more runner with --resume has looked at it (settle).  One thing
-alone excuses two copies: a life sign that was taken away from outside, by a lost lease or with the lock file,
-until the runner has had time to look (is_blind).  That an editor does not save in place in the microseconds
-between a check and its write is seen to in edit().
+note_mutexes, check_job_locks); that no runner leaves a job alone that it may take (check_idle), or exits
+while one is new (check_exit); and all that is left at the end, when all have gone and one more runner with
+--resume has looked at it (settle).  One thing alone excuses two copies: a life sign that was taken away from
+outside, by a lost lease or with the lock file, until the runner has had time to look (is_blind).  That an
+editor does not save in place in the microseconds between a check and its write is seen to in edit().
 
     python3 -m tests.simulation --schedules 1000000 --planted ''     many histories, on all cores
     python3 -m tests.simulation                       how many histories find each planted defect
@@ -137,6 +137,7 @@ class History(World):
         self.runs: list[Run] = []
         # command -> who last put its line back without having begun it, the state put back, the step
         self.given_back: dict[bytes, tuple[Process, bytes, int]] = {}
+        self.made_new: dict[bytes, int] = {}        # command -> the last step in which a line became new
         self.lost_answers = 0                       # fsync() that still fail after they have synced
         self.done: Counter[bytes] = Counter()       # commands of lines that were done at the beginning
         self.settled: dict[bytes, Run] = {}         # command -> the run whose result was settled last
@@ -258,6 +259,8 @@ class History(World):
         """Check that this state is what became of this line."""
         command = command_of(line)
         mine = [run for run in me.runs if run.command == command]
+        if data == b".":
+            self.made_new[command] = self.steps
         if data == b"r":
             if line[:1] != b".":
                 self.fail(f"claims {line!r}")
@@ -464,6 +467,21 @@ class History(World):
             if command_of(line) != line and line[:1] in b".r" and not self.again:
                 unfinished = unfinished or line
 
+    def new_commands(self, me: Process) -> set[bytes]:
+        """The commands of new lines that a runner may take, now or below a barrier."""
+        data = bytes(self.names[PATH].data) if PATH in self.names else b""
+        if me.host.name != "one":
+            data = data.partition(b"#RUN host=one")[0]
+        return {command_of(line) for _, line in lines_of(data) if line[:2] == b". "}
+
+    def check_exit(self, me: Process, new_before: set[bytes], step: int) -> None:
+        """Check that no line that this runner may take was new from that step until it may exit; where nobody
+        edits.
+        """
+        for command in new_before & self.new_commands(me) if not self.edits else ():
+            if self.made_new.get(command, 0) < step:
+                self.fail(f"may exit, and {command!r} is new")
+
     def tried_since(self, time: float) -> set[bytes]:
         """The commands that ran, or had no result yet, at some time since then."""
         return {run.command for run in self.runs if max(run.until, run.settle_at) >= time}
@@ -578,7 +596,7 @@ class Product:
         self.cursor.SLICE, self.cursor.RESET_BYTES = slice_seconds, reset_bytes
         self.consumer = next(iter(self.cursor.consumers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
-        self.claim, self.lend, self.reclaim = self.cursor.claim, queue.copy_lock_fd, queue.close_lock_copy
+        self.lend, self.reclaim = queue.copy_lock_fd, queue.close_lock_copy
         self.check_jobs, self.close = self.cursor.check_jobs, self.file.sync
 
     @property
@@ -588,10 +606,17 @@ class Product:
 
     @property
     def again(self) -> float | None:
-        """Seconds until another claim may find more; None: it will not."""
-        nothing = self.cursor.no_job
-        again: float | None = nothing.retry_after
-        return again if again is not None or not nothing.report.has_later_jobs(self.consumer) else self.poll
+        """Seconds until another claim may find more; None: something must change."""
+        again: float | None = self.cursor.no_job.retry_after
+        return again
+
+    @property
+    def may_exit(self) -> bool:
+        return self.consumer in self.cursor.no_job.exits
+
+    def claim(self, is_idle: bool) -> Any:
+        """A job; or None, and `may_exit` if it is idle."""
+        return self.cursor.claim([self.consumer] if is_idle else ())
 
     def finish(self, job: Any, state: bytes) -> str | None:
         """What went wrong for good, or ''; None: not now."""
@@ -661,6 +686,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
             settle_run(world, me, product, run)
             look_for_more = world.now
         if not leaving and len(me.runs) < slots and world.now >= look_for_more:
+            new_before, step = world.new_commands(me), world.steps
             job = operation(world, me, product.claim, not me.runs)
             if job:
                 start_run(world, me, product, job)
@@ -668,7 +694,9 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
                 continue
             world.check_idle(me)
             again = product.again
-            leaving = bool(product.failed) or (again is None and not me.runs)
+            if product.may_exit:
+                world.check_exit(me, new_before, step)
+            leaving = bool(product.failed) or product.may_exit
             look_for_more = world.now + (product.poll if again is None else min(product.poll, again))
         times = [max(run.until, run.settle_at) for run in me.runs] + [look] * bool(me.runs)
         if not leaving and len(me.runs) < slots:
@@ -1342,6 +1370,9 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "locked lines passed over": reset_passes_over_locked,
     "claimed before all are new": one(CORE.Cursor, "_go_on_with_reset", (
         lambda self, consumers, plain=CORE.Cursor._go_on_with_reset: plain(self, consumers) and None)),
+    "exit though lines wait at a barrier": one(
+        FILE, "summarize", lambda self, consumers=(), groups=False, keep_above=0, plain=FILE.summarize: (
+            plain(self, consumers, groups))),
     "half a line left": one(MACHINE, "ftruncate", lambda fd, size: None),
 }
 

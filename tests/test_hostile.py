@@ -558,7 +558,7 @@ class LyingServers(TcpCase):
                 messages: list[Message] = [
                     dict(type="pong", request=number, retry=""), dict(type="ack", n=0),
                     dict(type="lost", id=str(number)),
-                    dict(type="nothing", request=0, ended=False, left="x" * 500)]
+                    dict(type="nothing", request=0, left="x" * 500)]
                 peer.say(*messages * 20)
             heard.set()
             peer.say(dict(type="closing", done=True)).rest(60)

@@ -423,10 +423,10 @@ class IdleLooks(JobFileCase):
                                      (1.0, b"d a\nd cd", False), (0.0, b"", True), (1.0, b"", False)):
             self.clock.now += wait
             self.path.write_bytes(text)
-            self.assertFalse(jobs.claim(exits_if_none=True))
+            self.assertFalse(jobs.claim(jobs.consumers.all))
             self.assertEqual(jobs.no_job.retry_after is not None, doubtful, (wait, text))
         self.path.write_bytes(b". a\n")
-        self.assertEqual(job_of(jobs.claim(exits_if_none=True)).number, 1)
+        self.assertEqual(job_of(jobs.claim(jobs.consumers.all)).number, 1)
 
 
 class Paces(unittest.TestCase):
@@ -450,7 +450,8 @@ class OnlyLooking(JobFileCase):
         jobs = runmaker4.JobReader(str(self.path), say=self.fail)
         self.addCleanup(jobs.close_files)
         with mock.patch.object(runmaker4, "lock", side_effect=AssertionError):
-            found = jobs.summarize(runmaker4.Consumers([runmaker4.Consumer("")]))
+            jobs.reopen_if_replaced()
+            found = jobs.summarize([runmaker4.Consumer("")])
         self.assertEqual((found.orphans, found.jobs_left), (1, True))
         self.assertEqual(os.listdir(self.path.parent), [self.path.name])
 
@@ -680,9 +681,9 @@ class RetriesOfMany(JobFileCase):
         """The command of the job that a consumer gets who has just come."""
         slots = runmaker4.Resources(2)
         consumer = runmaker4.Consumer("alice", retry=retry, capacity=slots, free=slots)
-        job = cursor.claim(True, runmaker4.Consumers([consumer]))
+        job = cursor.claim([consumer], runmaker4.Consumers([consumer]))
         while not job and cursor.no_job.retry_after == 0.0:     # a slice is over: this host is busy
-            job = cursor.claim(True, runmaker4.Consumers([consumer]))
+            job = cursor.claim([consumer], runmaker4.Consumers([consumer]))
         self.clock.now += 10.0
         return job.command if isinstance(job, runmaker4.Job) else None
 
@@ -699,8 +700,8 @@ class RetriesOfMany(JobFileCase):
         gone, other = (runmaker4.Consumer(name, retry=b"!er", capacity=slots, free=slots) for name in "ab")
         with mock.patch.multiple(runmaker4.Cursor, SLICE=-1.0, RESET_BYTES=4):
             for _ in range(2):
-                self.assertFalse(cursor.claim(False, runmaker4.Consumers([gone])))
-            while not (job := cursor.claim(False, runmaker4.Consumers([other]))):
+                self.assertFalse(cursor.claim((), runmaker4.Consumers([gone])))
+            while not (job := cursor.claim((), runmaker4.Consumers([other]))):
                 self.assertEqual(cursor.no_job.retry_after, 0.0)
         self.assertEqual(job_of(job).command, b"3")
         self.assertEqual(self.path.read_bytes(), b"#RUN host=a\n. 1\n! 2\n#RUN host=b\nr 3\n. 4\n")
@@ -785,10 +786,10 @@ class RetriesOfMany(JobFileCase):
         slots = runmaker4.Resources(2)
         away, other = (runmaker4.Consumer(name, retry=retry, capacity=slots, free=slots)
                        for name, retry in (("a", b"er"), ("b", b"")))
-        self.assertFalse(cursor.claim(False, runmaker4.Consumers([away, other]), {away, other}))
+        self.assertFalse(cursor.claim((), runmaker4.Consumers([away, other]), {away, other}))
         self.path.write_bytes(b"r a\n")
         self.clock.now += 10.0
-        job = job_of(cursor.claim(False, runmaker4.Consumers([other]), {away, other}))
+        job = job_of(cursor.claim((), runmaker4.Consumers([other]), {away, other}))
         self.assertEqual((job.command, job.consumer), (b"a", other))
 
 

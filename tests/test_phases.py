@@ -51,7 +51,7 @@ class OneJob:
             await self.go_on.wait()
 
     async def claim(self, *_: object) -> object:
-        return self.waiting.pop() if self.waiting else NoJob()
+        return self.waiting.pop() if self.waiting else NoJob(may_exit=True)
 
     async def copy_lock_fd(self, _: Job) -> Optional[int]:
         await self._pass(Phase.STARTING)
