@@ -6657,15 +6657,18 @@ class RecordFile:
         """Write a record at an offset, or wait and try again; report a record that is given up."""
         unwritten = bytearray(record)
         write = self._write_locked if self._mount.network else self._write
-        began, pause = time.monotonic(), 0.005
+        failing_since: float | None = None      # GlusterFS needs 42 s for its first error
+        pause = 0.005
         while True:
             try:
                 write(offset, unwritten)
                 self._is_patient = True
                 return
             except (OSError, UsageError) as error:
+                if failing_since is None:
+                    failing_since = time.monotonic()
                 max_seconds = self._prepare_retry(error)
-                if not self._is_patient or time.monotonic() - began >= max_seconds:
+                if not self._is_patient or time.monotonic() - failing_since >= max_seconds:
                     self._is_patient = False
                     reason = f"{self.path}: {error_text(error)}" if isinstance(error, OSError) else str(error)
                     self._on_error(f"{reason} (the {self.kind} is incomplete; the jobs go on)")
