@@ -585,7 +585,7 @@ NO_END = {name: default for _, default, names in END_FIELDS for name in names}
 
 
 class JournalReader:
-    """The journal of a directory, read up to the size when it was opened."""
+    """The journal of a directory, read up to its present end by each call."""
     MAX_LINE_BYTES = 1 << 23    # more than any command
     READ_BYTES = 1 << 18        # at a time
     INVALID_LINE = b"\n"        # no line contains a newline, so no pass accepts it
