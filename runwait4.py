@@ -1733,6 +1733,7 @@ def print_lines(texts: Iterable[str]) -> None:
 
 
 class OutputOfLines:
+    """The stdout of the last run of each line, and what is known of that run."""
     COLUMNS = ("line", "state", "exit", "seconds", "host", "command", "stdout")
 
     def __init__(self, directory: str, template: TemplateReader | None) -> None:
