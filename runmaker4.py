@@ -6796,6 +6796,109 @@ def create_unused(path: str) -> tuple[int, str]:
         number += 1
 
 
+# ---- the journal -------------------------------------------------------------------------------------------
+#
+# FILE.out/journal has a JSON object per line (here broken).  A job prints 100 kB, and runs for two seconds:
+#
+#     {"time": 1795801113.84, "event": "start", "run": "alice-601-1795801113835-3", "line": 3,
+#      "command": "simulate 3", "host": "alice", "slot": "1", "pid": 612, "runner": 1783855833,
+#      "directory": "/home/me", "files": ["3.out"]}
+#     {"time": 1795801115.861, "event": "end", "run": "alice-601-1795801113835-3", "line": 3,
+#      "command": "simulate 3", "host": "alice", "slot": "1", "pid": 612, "runner": 1783855833,
+#      "directory": "/home/me", "files": ["3.out"], "state": "d", "exit": 0, "signal": 0, "cause": "",
+#      "seconds": 2.021, "cpu": 1.9, "memory": 48234496, "memory_below": null, "bytes": 100000}
+#
+# A short job has one line, and its output there:
+#
+#     {..., "seconds": 0.003, ..., "bytes": 6, "stdout": "short\n"}
+
+
+def is_text(value: Any) -> bool:
+    """Return True for a text; one with half a surrogate pair raises UnicodeEncodeError, a ValueError."""
+    return type(value) is str and (value.isascii() or value.encode("utf-8", "surrogateescape") != b"")
+
+
+def is_count(value: Any) -> bool:
+    # a bool is an int for isinstance()
+    return type(value) is int and 0 <= value < 1 << 59
+
+
+def is_time(value: Any) -> bool:
+    """Return True for seconds, also since 1970."""
+    return type(value) in (int, float) and 0 <= value <= 10 ** 10
+
+
+State = str
+ExitStatus = int
+# what JSON must have in a field of this type
+IS_VALID: dict[str, Callable[[Any], bool]] = {
+    "str": is_text,
+    "bytes": is_text,           # see to_text()
+    "int": is_count,
+    "int | None": lambda value: value is None or is_count(value),
+    "float": is_time,
+    "float | None": lambda value: value is None or is_time(value),
+    "bool": lambda value: type(value) is bool,
+    "Sequence[str]": lambda value: type(value) in (list, tuple) and all(map(is_text, value)),
+    "State": lambda value: is_text(value) and value in {*"d!e.cx"},
+    "ExitStatus": lambda value: type(value) is int and -1 <= value < 256,
+}
+Field = tuple[str, Callable[[Any], bool], Any]        # name, check, default
+
+
+class StartFields:
+    """What `start` and `end` events of a run have."""
+    time: float                 # seconds since 1970 of the event, by the clock of `host`
+    run: str                    # unique forever
+    line: int                   # number of the job's line when the record was written
+    command: bytes
+    host: str
+    slot: str
+    pid: int                    # 0: the job could not be started
+    # presence lock of the runner that started the run, or the server that assigned it; None: unknown
+    runner: int | None = None
+    directory: str = ""         # where the job ran; "": unknown
+    promised: int | None = None         # bytes of requested memory; None: not requested
+    files: Sequence[str] = ()   # names of output files in DIR
+
+
+class RunFields(StartFields):
+    """The schema of a run: its fields in the journal, their types, and what a run has whose event lacks them.
+
+    An event must have the fields without a default, and an `end` also `state` and `seconds`.
+    """
+    state: State = ""           # d ! e; x, c: cancelled; .: a stopped job, put back; without an end: r e ?
+    exit: ExitStatus = -1       # -1: none
+    signal: int = 0
+    # "", "timeout", "memory", "oom", "cancelled", "stopped", "lost"; without an end also "ending", "unknown"
+    cause: str = ""
+    seconds: float | None = None
+    cpu: float | None = None    # seconds; None: unknown
+    memory: int | None = None   # bytes at the peak; None: unknown
+    memory_below: int | None = None     # an upper bound of the peak, if it could not be measured
+    bytes: int = 0
+    why: str = ""               # why the job could not be started, or killed; "": neither
+    stdout: str = ""            # output in no file
+    stderr: str = ""
+    incomplete: bool = False
+
+    def __init__(self, values: Mapping[str, Any], fields: Iterable[Field]) -> None:
+        """Take some of the fields from a JSON object.  Raises ValueError if one is not of its type."""
+        for name, is_valid, default in fields:
+            value = values.get(name, default)
+            if not is_valid(value):
+                raise ValueError(f"{name}: invalid")
+            setattr(self, name, value)
+
+
+def fields_of(schema: type) -> list[Field]:
+    return [(name, IS_VALID[kind], getattr(schema, name, None))
+            for name, kind in schema.__annotations__.items()]
+
+
+START, END = fields_of(StartFields), fields_of(RunFields)
+
+
 class Journal:
     """DIR/journal: the events of all runs, one JSON object per line, appended by all hosts.
 

@@ -56,6 +56,7 @@ except ModuleNotFoundError as missing:
 from runmaker4 import (
     BLOCK,
     DONE,
+    END,
     ERROR,
     FAILED,
     JOB_LOCKS_PER_BUCKET,
@@ -66,6 +67,7 @@ from runmaker4 import (
     OUR_STATES,
     RUNNING,
     SIZE_UNITS,
+    START,
     BlockReason,
     Counts,
     Holders,
@@ -77,6 +79,7 @@ from runmaker4 import (
     ProgressBar,
     Rate,
     Reader,
+    RunFields,
     Snapshot,
     Throttle,
     UsageError,
@@ -496,42 +499,19 @@ def refuse_special_file(path: str, hint: str) -> None:
         raise UsageError(f"{path}: {actual_kind} ({hint})")
 
 
-@dataclass(eq=False)
-class RunRecord:
-    """One execution of a job, as in the journal.
+class RunRecord(RunFields):
+    """One run in a journal.  Observation.row_of_run() sets `state` and perhaps `cause` without an end."""
 
-    A run without an end has no `ended`, `seconds`, `cpu` and `memory`.  Observation.row_of_run() sets
-    `state` and perhaps `cause`.
-    """
-
-    name: str                   # unique forever
-    line: int                   # number of the job's line when the record was written
-    command: bytes
-    host: str
-    slot: str
-    pid: int                    # 0: the job could not be started
-    began: float                # seconds since 1970, by the clock of `host`, as all times
-    position: int               # in the log, of the line for this run
-    ended: float | None
-    state: str                  # d ! e; x: cancelled; .: a stopped job, put back; without an end: r e ?
-    exit: int                   # -1: none
-    signal: int
-    # "", "timeout", "memory", "oom", "cancelled", "stopped", "lost"; without an end also "ending", "unknown"
-    cause: str
-    seconds: float | None
-    cpu: float | None           # seconds; None: unknown
-    memory: int | None          # bytes at the peak; None: unknown
-    memory_below: int | None    # an upper bound of the peak, if it could not be measured
-    bytes: int
-    incomplete: bool
-    files: list[str]            # names of output files in DIR
-    stdout: str                 # output in no file
-    stderr: str
-    directory: str              # where the job ran; "": unknown
-    why: str                    # why the job could not be started, or killed; "": neither
-    # presence lock of the runner that started the run, or the server that assigned it; None: unknown
-    runner: int | None
-    promised: int | None        # bytes of requested memory; None: not requested
+    def __init__(self, position: int, event: Mapping[str, Any]) -> None:
+        """Read a `start` or `end` event.  position: in the journal, of its line.  Raises ValueError."""
+        has_end = event["event"] == "end"
+        super().__init__(event, START + END if has_end else START)
+        self.command = to_bytes(event["command"])
+        self.position = position
+        self.ended = self.time if has_end else None
+        self.began = self.time - (self.seconds or 0.0)
+        if self.began < 0 or (has_end and self.seconds is None):
+            raise ValueError
 
     @property
     def has_ended(self) -> bool:
@@ -543,45 +523,6 @@ class RunRecord:
         """The peak memory: '12M', '<30M', or with requested memory '3.1G of 4G'; '' if unknown."""
         text = format_peak(self.memory, self.memory_below)
         return f"{text} of {memory_text(self.promised)}" if text and self.promised else text
-
-
-def is_text(value: Any) -> bool:
-    """Return True for a text; one with half a surrogate pair makes to_bytes() raise WireError."""
-    return type(value) is str and (value.isascii() or to_bytes(value) != b"")
-
-
-def is_count(value: Any) -> bool:
-    # a bool is an int for isinstance()
-    return type(value) is int and 0 <= value < 1 << 59
-
-
-def is_time(value: Any) -> bool:
-    """Return True for seconds, also since 1970."""
-    return type(value) in (int, float) and 0 <= value <= 10 ** 10
-
-
-Field = tuple[Callable[[Any], bool], Any, Sequence[str]]
-# accepts a value; the value of a missing field (if that is not accepted, the field is required); field names
-START_FIELDS: list[Field] = [
-    (is_text, None, ("run", "command", "host", "slot")),
-    (is_text, "", ("stdout", "stderr", "directory", "why")),
-    (is_count, None, ("line", "pid")),
-    (lambda value: value is None or is_count(value), None, ("runner", "promised")),
-    (lambda value: type(value) is list and all(map(is_text, value)), [], ["files"]),
-    (is_time, None, ["time"]),
-]
-END_FIELDS: list[Field] = [
-    (lambda value: is_text(value) and value in {*"d!e.cx"}, "", ["state"]),
-    (is_text, "", ["cause"]),
-    (lambda value: type(value) is int and (value == -1 or is_count(value)), -1, ["exit"]),
-    (is_count, 0, ("signal", "bytes")),
-    (lambda value: value is None or is_count(value), None, ("memory", "memory_below")),
-    (is_time, None, ["seconds"]),
-    (lambda value: value is None or is_time(value), None, ["cpu"]),
-    (lambda value: type(value) is bool, False, ["incomplete"]),
-]
-# what a run without an end has
-NO_END = {name: default for _, default, names in END_FIELDS for name in names}
 
 
 class JournalReader:
@@ -736,7 +677,7 @@ class JournalPass:
         self._unended_entries: dict[str, tuple[int, bytes]] = {}
         self._recently_ended: OrderedDict[str, None] = OrderedDict()    # names of runs, the latest last
         # by the name of a run: output files that an earlier server has begun
-        self._earlier_files: dict[str, list[str]] = {}
+        self._earlier_files: dict[str, Sequence[str]] = {}
 
     def __iter__(self) -> Iterator[RunRecord]:
         """Yield each run once: finished runs in the order of their ends, then the others.  Call it once."""
@@ -770,7 +711,7 @@ class JournalPass:
             return self._add_end(self._run_of_event(position, event), line)
         if event_type == "start":
             run = self._run_of_event(position, event)
-            self._add_start(run.name, position, line)
+            self._add_start(run.run, position, line)
         elif not isinstance(event_type, str):
             raise ValueError
         return None
@@ -798,13 +739,13 @@ class JournalPass:
         None: the run was only lost (the client can come back, so keep it as a run without an end); or this is
         a second end (a server was restarted before it could acknowledge the first).
         """
-        if run.name in self._recently_ended:
+        if run.run in self._recently_ended:
             return None
-        self._unended_entries.pop(run.name, None)
+        self._unended_entries.pop(run.run, None)
         if run.cause == "lost":
-            self._unended_entries[run.name] = run.position, line
+            self._unended_entries[run.run] = run.position, line
             return None
-        self._recently_ended[run.name] = None
+        self._recently_ended[run.run] = None
         if len(self._recently_ended) > self.MAX_REMEMBERED_RUNS:
             self._recently_ended.popitem(last=False)
         return run
@@ -817,27 +758,10 @@ class JournalPass:
             return None
 
     def _run_of_event(self, position: int, event: dict[str, Any]) -> RunRecord:
-        has_ended = event["event"] == "end"
-        fields = {**NO_END}
-        for is_valid, default, names in START_FIELDS + END_FIELDS if has_ended else START_FIELDS:
-            for name in names:
-                fields[name] = event.get(name, default)
-                if not is_valid(fields[name]):
-                    raise ValueError
-        if earlier_files := self._earlier_files.get(fields["run"]):
-            fields["files"] = list(dict.fromkeys([*earlier_files, *fields["files"]]))
-        event_time = fields.pop("time")
-        began = event_time - fields["seconds"] if has_ended else event_time
-        if began < 0:
-            raise ValueError
-        return RunRecord(
-            name=fields.pop("run"),
-            command=to_bytes(fields.pop("command")),
-            began=began,
-            ended=event_time if has_ended else None,
-            position=position,
-            **fields,
-        )
+        run = RunRecord(position, event)
+        if earlier_files := self._earlier_files.get(run.run):
+            run.files = list(dict.fromkeys([*earlier_files, *run.files]))
+        return run
 
 
 # ======== Job output ========================================================================================
@@ -869,7 +793,7 @@ class RunOutput:
             if lines := self._last_lines_of(to_bytes(short_output)):
                 return self._shown(lines)
         errors = []
-        names = run.files[::-1]                 # the latest first
+        names = [*run.files[::-1]]              # the latest first
         names.sort(key=lambda name: ".err" not in name)
         for name in names:
             try:

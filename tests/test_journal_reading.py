@@ -70,7 +70,7 @@ class JournalCase(Case):
         """The last part of each run's name; nothing may be said."""
         runs, said = self.runs()
         self.assertEqual(said, [])
-        return [run.name.rpartition("-")[2] for run in runs]
+        return [run.run.rpartition("-")[2] for run in runs]
 
 
 class Runs(JournalCase):
@@ -80,9 +80,9 @@ class Runs(JournalCase):
         self.journal(*pair(1, 17, "simulate --seed 1", cause="timeout", state="!", exit=-1, signal=15))
         (run,), said = self.runs()
         self.assertEqual(vars(run), dict(
-            name="node1-4711-1", line=17, command=b"simulate --seed 1", host="node1", slot="1", pid=4712,
-            began=BEGAN, ended=BEGAN + 1.5, state="!", exit=-1, signal=15, cause="timeout", seconds=1.5,
-            cpu=1.2, memory=100_000_000, memory_below=None, promised=None, bytes=4,
+            run="node1-4711-1", line=17, command=b"simulate --seed 1", host="node1", slot="1", pid=4712,
+            time=BEGAN + 1.5, began=BEGAN, ended=BEGAN + 1.5, state="!", exit=-1, signal=15, cause="timeout",
+            seconds=1.5, cpu=1.2, memory=100_000_000, memory_below=None, promised=None, bytes=4,
             files=["17.out", "17.err"], stdout="", stderr="", directory="", why="", incomplete=False,
             runner=None, position=2))
         self.assertEqual(said, [])
@@ -93,7 +93,7 @@ class Runs(JournalCase):
         self.assertEqual(self.names(), ["b", "d", "a", "c"])
         run = self.runs()[0][-1]
         self.assertEqual((run.state, run.began, run.ended, run.seconds, run.cpu, run.memory, run.files),
-                         ("", BEGAN, None, None, None, None, []))
+                         ("", BEGAN, None, None, None, None, ()))
         # a start may stand behind its own end
         self.journal(end("a", 1), start("a", 1), end("c", 3), start("b", 2))
         self.assertEqual(self.names(), ["a", "c", "b"])
@@ -171,7 +171,7 @@ class Trouble(JournalCase):
                 for number, (key, value) in enumerate(wrong)]
         self.journal(start(1, 1), *odd, b"\n", end(1, 1))
         runs, (said,) = self.runs()
-        self.assertEqual([run.name for run in runs], ["node1-4711-1"])
+        self.assertEqual([run.run for run in runs], ["node1-4711-1"])
         self.assertRegex(said, rf"out/journal: {len(odd)} lines skipped: .* \(lines 2, 3, 4, .*, \.\.\.\)$")
 
     def test_lines_that_are_too_long(self) -> None:
@@ -268,7 +268,7 @@ class OnANetwork(JournalCase):
 
     def test_so_is_what_a_run_has_printed(self) -> None:
         runs, _ = self.runs()
-        runs[-1].files[:] = ["3.out"]
+        runs[-1].files = ["3.out"]
         direct, dropped = unittest.mock.Mock(wraps=os.preadv), unittest.mock.Mock()
         with self.on("nfs4", preadv=direct, posix_fadvise=dropped):
             output = runwait4.RunOutput(str(self.dir / "out"))
@@ -377,7 +377,7 @@ class Random(JournalCase):
 
     def check(self, lines: list[runmaker4.Line], told: dict[str, Told], odd: int) -> None:
         runs, said = self.runs()
-        found = {run.name: (run.line, run.command, run.ended is not None, run.position) for run in runs}
+        found = {run.run: (run.line, run.command, run.ended is not None, run.position) for run in runs}
         self.assertEqual(found, {name: run[:4] for name, run in told.items()})
         self.assertEqual(len(runs), len(told))
         self.assertEqual(bool(said), odd > 0)
@@ -385,9 +385,9 @@ class Random(JournalCase):
         for run in runs:
             line = known.line_of(run)
             self.assertEqual(line.number if line else None,
-                             self.whose(lines, told.values(), told[run.name]))
+                             self.whose(lines, told.values(), told[run.run]))
         last = self.last(lines, told.values())
-        self.assertEqual({number: told[run.name] for number, run in known.last_runs.items()},
+        self.assertEqual({number: told[run.run] for number, run in known.last_runs.items()},
                          {number: run for number, run in last.items() if run})
 
     def test_a_line_that_an_edit_has_replaced_meanwhile_is_no_error(self) -> None:
