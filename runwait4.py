@@ -1703,7 +1703,9 @@ class OutputOfLines:
         """Return the fields of a row; None: unknown."""
         run = self._finished_run(row)
         values = self._template.read(row.line.command) if self._template else {}
-        stdout = b"".join(self._stdout(row))
+        # mostly it is only in the journal, and text already
+        is_short = run and not (run.files or run.incomplete)
+        stdout = run.stdout if run and is_short else to_text(b"".join(self._stdout(row)))
         return {
             "line": row.line.number,
             "state": row.line_state,
@@ -1712,7 +1714,7 @@ class OutputOfLines:
             "host": run and run.host,
             **values,
             "command": to_text(row.line.command),
-            "stdout": to_text(stdout) if run else None,
+            "stdout": stdout if run else None,
         }
 
     def _stdout(self, row: Row) -> Iterator[bytes]:
