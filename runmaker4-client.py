@@ -680,11 +680,11 @@ class Requests:
         self.pending_slots = max(self.pending_slots - job.slots, 0)
         self._offered_memory -= int(job.needs.memory)
 
-    def on_no_job(self, request: int, why_left: str, can_exit: bool) -> None:
-        """Let the runner exit if this or an earlier request announced that: the server has no job for us."""
-        if can_exit and self._exit_request is not None and request >= self._exit_request:
+    def on_no_job(self, request: int, answer: NoJob) -> None:
+        """Let the runner exit, as the answer says, if this or an earlier request announced that."""
+        if answer.may_exit and self._exit_request is not None and request >= self._exit_request:
             self._exit_request = None
-            self.no_job = NoJob(FOREVER, may_exit=True, why_left=why_left)
+            self.no_job = answer
 
     def forget_no_job(self) -> None:
         self._exit_request = None
@@ -803,6 +803,8 @@ class Connection:
         if unwritten:
             self._say(f"the results of {plural(len(unwritten), 'job')} could not be sent to the server")
             self._program.runner_stats.unwritten_lines += unwritten
+        if runner.exit_summary and not self._summary.done():
+            self._summary.set_result(runner.exit_summary)
         await runner.wait_unless_killed(self._request_summary())
         link = self.link_life.link
         self.link_life.conclude()
@@ -1103,7 +1105,10 @@ class Connection:
         """Handle the answer that there is no job: wake the runner, which exits if it can."""
         request_number = message.integer("request")
         # with jobs ahead, these have arrived since the request
-        self._requests.on_no_job(request_number, message.text("left", 1000), can_exit=not self._jobs_ahead)
+        self._requests.on_no_job(request_number, NoJob(
+            FOREVER, may_exit=not self._jobs_ahead, why_left=message.text("left", 1000),
+            summary=self._read_summary(message),
+        ))
         self.link_life.on_answer(request_number)
         self._wake_runner()
 

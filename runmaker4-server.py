@@ -794,13 +794,14 @@ class Assignment:
     def is_undecided(self) -> bool:
         return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
 
-    def can_come_back_unstarted(self, sent_after: float) -> bool:
-        """Return True if the line is about to be new again: `.` is being written, or a connected client was
-        sent the job after this time and has reported no start.
+    @property
+    def can_come_back(self) -> bool:
+        """Return True if the line can soon be new again: `.` is being written, or a connected client was sent
+        the job less than RETURN_SECONDS ago and has reported no start.
         """
         if self.result:
             return self.result.state == NEW
-        was_sent_recently = self.sent_at is not None and self.sent_at > sent_after
+        was_sent_recently = self.sent_at is not None and self.sent_at > boottime() - RETURN_SECONDS
         return was_sent_recently and self.phase is Phase.SENT and self.client.link is not None
 
     def make_job_entry(self) -> dict[str, Any]:
@@ -1165,14 +1166,6 @@ class Client(Consumer):
         self._short_jobs_in_row = self._short_jobs_in_row + 1 if is_in_row else 0
 
     # -- messages to the client ------------------------------------------------------------------------------
-
-    def send_no_jobs_message(self, why_left: str) -> None:
-        """Send `nothing`: there are no jobs for this client, so it exits.
-
-        why_left: why jobs remain that will never start; '': none remain.
-        """
-        self.exits_without_jobs = False
-        self.send_message(type="nothing", request=self.request_number, left=why_left[:MAX_REASON_CHARS])
 
     def send_message(self, **message: Any) -> None:
         if self.link:
@@ -2570,8 +2563,9 @@ class Dispatcher:
     def _on_no_job(self, no_job: NoJob) -> None:
         """Let clients exit for whom no line is left.  If none can ever be claimed, or all are done, drain."""
         final_error, exits = no_job.final_error, no_job.exits
-        if not self._can_jobs_come_back():
-            self._let_clients_exit({client: exits[client] for client in self._leaving & exits.keys()})
+        if not any(assignment.can_come_back for assignment in self._sessions.assignments.values()):
+            may_exit = {client: exits[client] for client in self._leaving & exits.keys()}
+            self._let_clients_exit(may_exit, no_job.summary)
         if no_job.retry_after:                  # a walk is due then, for example below an open barrier
             if self._next_claim:
                 self._next_claim.cancel()
@@ -2622,22 +2616,24 @@ class Dispatcher:
             message_bytes += job_bytes
         client.send_message(type="jobs", request=client.request_number, jobs=entries)
 
-    def _let_clients_exit(self, why_left: dict[Client, str]) -> None:
+    def _let_clients_exit(self, why_left: dict[Client, str], summary: Summary | None = None) -> None:
         """Send `nothing` to these clients, unless they have jobs or belong to a group: they exit.
 
         They wait no longer: a line sent to a client that exits would come back unstarted.  A server that is
         exiting sends `closing` instead: after a signal the clients must stay for the next server.
+        why_left: why jobs remain that will never start; '': none remain.  summary: of the count that lets
+        them exit; None: the server drains.
         """
         for client, why in why_left.items():
             if client.can_get_jobs and not (client.assignments or self._lifetime.is_exiting):
                 self.waiting_clients.pop(client, None)
-                client.send_no_jobs_message(why)
-
-    def _can_jobs_come_back(self) -> bool:
-        """Return True if a client can give an unstarted job back, normally within RETURN_SECONDS."""
-        sent_after = boottime() - RETURN_SECONDS
-        assignments = self._sessions.assignments.values()
-        return any(assignment.can_come_back_unstarted(sent_after) for assignment in assignments)
+                client.exits_without_jobs = False
+                client.send_message(
+                    type="nothing",
+                    request=client.request_number,
+                    left=why[:MAX_REASON_CHARS],
+                    account=make_account(summary, client),
+                )
 
     # -- groups ----------------------------------------------------------------------------------------------
 

@@ -4976,7 +4976,7 @@ class Jobs(Protocol):
         """Return the jobs to kill, and why: "lost" to another runner, or "cancelled"."""
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """Finish after the last job.  Return a summary of the file; None: unknown."""
+        """Finish after the last job.  Return the last summary of the file; None: unknown."""
 
 
 class FileJobs:
@@ -5052,12 +5052,16 @@ class FileJobs:
         return replace(summary, jobs_left=summary.jobs_left or has_unsupervised_jobs)
 
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
-        """Sync the file, and summarize it until it is not about to change.
+        """Sync the file, and summarize it until it is not about to change, unless the count that lets us exit
+        answers all.
 
         EMPTY_FILE: with --follow, the file never came.  None: the file cannot be read, which is reported.
         """
         if not runner.kill_signal:
             await self.executor.call(self._file.sync)
+        summary = runner.exit_summary
+        if summary and not (summary.counts.running or self._can_change_soon(summary)):
+            return summary
         for attempt in range(1, self._reader.MAX_LOOKS + 1):
             is_last_attempt = attempt == self._reader.MAX_LOOKS
             try:
@@ -8246,6 +8250,8 @@ class Runner:
         self.runs = self.pump.runs          # that have started and not finished
         self.oom_kills = OomKills()
         self._why_jobs_left = ""            # '': none are, or another reason shows it
+        # the count that lets it exit, if that also is right for slots out of service
+        self.exit_summary: Summary | None = None
         self.claim_error = ""
         self._exit_step = ExitStep.NONE
         self.kill_signal = 0                # made the runner kill all jobs; 0: none did
@@ -8521,6 +8527,8 @@ class Runner:
                 self.fail(claimed.final_error)
             elif claimed.may_exit and not self.tasks:
                 self._why_jobs_left = claimed.why_left
+                if self.capacity == self.full_capacity:
+                    self.exit_summary = claimed.summary
                 self.drain()
             waits = self.jobs.poll, claimed.retry_after, delay if delay > 0 else None
             return min(seconds for seconds in waits if seconds is not None)

@@ -160,7 +160,7 @@ class Asking(unittest.TestCase):
 
     def nothing(self, number: int, can_exit: bool = True) -> object:
         """Whether the runner is told to leave by this answer."""
-        self.requests.on_no_job(number, "", can_exit)
+        self.requests.on_no_job(number, client.NoJob(may_exit=can_exit))
         return self.requests.no_job.may_exit
 
     def test_only_the_answer_to_the_request_that_said_so_lets_it_leave(self) -> None:

@@ -388,7 +388,8 @@ runmaker4.Walk.claim_next = claim_slowly
         server = self.start_server()
         with Peer.of(server.port, server.token) as leaving, Peer.of(server.port, server.token) as other:
             leaving.hello().hear("welcome")
-            leaving.say(self.LAST_CLAIM).hear("nothing")
+            # with the count that says so: what it reports when it exits
+            self.assertEqual(leaving.say(self.LAST_CLAIM).hear("nothing")["account"]["now"]["done"], 1)
             self.append(". true")
             other.hello().hear("welcome")
             other.say(self.LAST_CLAIM)
