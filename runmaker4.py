@@ -496,7 +496,7 @@ def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[in
         seconds -= day
 
 
-def print_bytes(data: bytes) -> None:
+def print_bytes(data: bytes | bytearray) -> None:
     try:
         write_all(1, data)
     except BrokenPipeError:

@@ -500,7 +500,7 @@ def refuse_special_file(path: str, hint: str) -> None:
 
 
 class RunRecord(RunFields):
-    """One run in a journal.  Observation.row_of_run() sets `state` and perhaps `cause` without an end."""
+    """One run in a journal.  An Observation sets `state` and perhaps `cause` without an end."""
 
     def __init__(self, position: int, event: Mapping[str, Any]) -> None:
         """Read a `start` or `end` event.  position: in the journal, of its line.  Raises ValueError."""
@@ -550,7 +550,8 @@ class JournalReader:
             fd = open_direct(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network)
             self.file = Reader(fd, mount.network)
             self.size = os.fstat(fd).st_size
-            self._find_size()
+            # NFS can report an old size, but reads go beyond
+            self.size += sum(map(len, self._chunks(self.size)))
         except OSError as error:
             is_missing = isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError))
             if not (may_be_missing and is_missing):
@@ -567,22 +568,15 @@ class JournalReader:
         except OSError as error:
             raise UsageError(f"{self.path}: {error_text(error)}") from None
 
-    def _find_size(self) -> None:
-        """Set the size to the present one.  NFS can report an old size, but reads go beyond."""
-        while data := self._read(self.READ_BYTES, self.size):
-            self.size += len(data)
-
     def start_pass(self, start_offset: int = 0) -> JournalPass:
         """Return an iterable of the runs that reads the journal once, from `start_offset` to its present end.
         """
-        self._find_size()
         # a position is the line number, or after a start offset an upper bound
         lines = enumerate((line for line, _ in self.lines(start_offset)), start_offset + 1)
         return JournalPass(lines, set() if start_offset else self.invalid_positions)
 
     def read_on(self) -> None:
         """Note which commands the lines up to the present end have."""
-        self._find_size()
         first_number = len(self._ends)
         self.invalid_positions.discard(first_number)    # perhaps it is complete now
         for number, (line, end) in enumerate(self.lines(max(self._ends[-1] - 1, 0)), first_number):
@@ -645,7 +639,7 @@ class JournalReader:
             yield self.INVALID_LINE, 0
 
     def _chunks(self, offset: int) -> Iterator[bytes]:
-        while offset < self.size and (data := self._read(min(self.READ_BYTES, self.size - offset), offset)):
+        while data := self._read(self.READ_BYTES, offset):
             offset += len(data)
             yield data
 
@@ -1672,7 +1666,7 @@ class OutputOfLines:
         previous = b"\n"
         for row in rows:
             if row.line_state == "done":
-                for index, part in enumerate(filter(None, self._stdout(row))):
+                for index, part in enumerate(filter(None, self._stdout(row, self._finished_run(row)))):
                     if index == 0 and not previous.endswith(b"\n"):
                         yield b"\n"             # two jobs never share a line
                     yield part
@@ -1705,7 +1699,7 @@ class OutputOfLines:
         values = self._template.read(row.line.command) if self._template else {}
         # mostly it is only in the journal, and text already
         is_short = run and not (run.files or run.incomplete)
-        stdout = run.stdout if run and is_short else to_text(b"".join(self._stdout(row)))
+        stdout = run.stdout if run and is_short else to_text(b"".join(self._stdout(row, run)))
         return {
             "line": row.line.number,
             "state": row.line_state,
@@ -1717,9 +1711,8 @@ class OutputOfLines:
             "stdout": stdout if run else None,
         }
 
-    def _stdout(self, row: Row) -> Iterator[bytes]:
-        """Yield the parts of the stdout of a finished line; note it if that is not complete."""
-        run = self._finished_run(row)
+    def _stdout(self, row: Row, run: RunRecord | None) -> Iterator[bytes]:
+        """Yield the parts of the stdout of a finished run; note the row's line if that is not complete."""
         reason = ""
         if run:
             reason = "some could not be written" if run.incomplete else ""
@@ -1753,9 +1746,9 @@ def print_output(watcher: Watcher, options: argparse.Namespace) -> int:
         for part in print_as(itertools.chain.from_iterable(map(observation.last_rows, batches))):
             buffer += part
             if len(buffer) > BLOCK:
-                print_bytes(bytes(buffer))
+                print_bytes(buffer)
                 buffer.clear()
-        print_bytes(bytes(buffer))
+        print_bytes(buffer)
     if output.lost_lines:
         say(f"{watcher.path}: the output is not complete: {name_lines(output.lost_lines)} "
             f"({output.first_reason}; see --show LINE)")
