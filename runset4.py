@@ -1126,8 +1126,12 @@ def is_name_placeholder(template: bytes, placeholder: re.Match[bytes]) -> bool:
             and UNQUOTED_TEXT.fullmatch(template, 0, placeholder.start()) is not None)
 
 
+def name_placeholders(template: bytes) -> list[re.Match[bytes]]:
+    return [found for found in NAME_PLACEHOLDER.finditer(template) if is_name_placeholder(template, found)]
+
+
 def has_names(template: bytes) -> bool:
-    return any(is_name_placeholder(template, found) for found in NAME_PLACEHOLDER.finditer(template))
+    return bool(name_placeholders(template))
 
 
 def has_columns(template: bytes) -> bool:
@@ -1170,11 +1174,10 @@ class TemplateReader:
         """Raises argparse.ArgumentTypeError, as parse_template()."""
         template = parse_template(text)
         self.names: list[str] = []      # of the values: what is between { and }; of {} "value"
-        names = [found for found in NAME_PLACEHOLDER.finditer(template)
-                 if is_name_placeholder(template, found)]
+        places = [*PLACEHOLDER.finditer(template), *name_placeholders(template)]
         pattern = b""
         end = 0
-        for place in sorted([*PLACEHOLDER.finditer(template), *names], key=re.Match.start):
+        for place in sorted(places, key=re.Match.start):
             pattern += re.escape(template[end:place.start()])
             end = place.end()
             name = to_text(place[0][1:-1]) or "value"
