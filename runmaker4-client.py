@@ -60,6 +60,7 @@ from runmaker4 import (
     OUTPUT_WINDOW_BYTES,
     PORT,
     SIGNALS,
+    UNKNOWN,
     ClientChannel,
     Counts,
     FileExecutor,
@@ -90,9 +91,11 @@ from runmaker4 import (
     add_time_limit_options,
     add_verbosity,
     allow_descriptors,
+    begin_fields,
     boottime,
     display_text,
     duration,
+    end_fields,
     error_text,
     exit_now,
     exit_on,
@@ -971,7 +974,7 @@ class Connection:
         link.send(
             type="hello",
             client=self._id,
-            name=name_in_records(os.fsdecode(self._program.host)),
+            name=printable(os.fsdecode(self._program.host))[:255],
             **self._requests.make_hello(self._runner.slots.in_service, self._program.memory),
             retry=self._retry,
             follow=self._program.options.follow,
@@ -1150,13 +1153,13 @@ class ServerSink(Sink):
         self._held_output: dict[Run, dict[bytes, bytearray]] = {}
 
     def on_started(self, run: Run) -> None:
-        self._send_begin(run)
+        self._send_event(run, "begin", **begin_fields(run))
         self._held_output[run] = {}
 
     def on_no_result(self, run: Run) -> None:
         self._set_cause(run, "unstarted")
-        self._send_begin(run)
-        self._send_end(run, None)
+        self._send_event(run, "begin", **begin_fields(run))
+        self._send_end(run, RunResult(UNKNOWN, run.cause or "lost"))
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         """Report output, in pieces of a size that a message can have."""
@@ -1198,54 +1201,23 @@ class ServerSink(Sink):
         if job:
             job.cause = cause
 
-    def _send_begin(self, run: Run) -> None:
-        """Report the start of a run; one that could not be started has the PID 0."""
-        pid, job_tag = (run.shell.pid, to_text(run.shell.job_tag)) if run.shell else (0, "")
-        self._send_event(
-            run,
-            "begin",
-            time=run.started_at,
-            slot=name_in_records(run.slot),
-            pid=pid,
-            mark=job_tag,                       # in the environment of all processes of the run
-            promised=run.requested_memory,      # bytes
-        )
-
-    def _send_end(self, run: Run, run_result: RunResult | None) -> None:
-        """Report the end of a run.  run_result: None if the run could not be started."""
-        shell = run.shell
-        output_bytes = {
-            to_text(name): sum(stream.received for stream in run.streams if stream.name == name)
-            for name in (b"stdout", b"stderr")
-        }
+    def _send_end(self, run: Run, run_result: RunResult) -> None:
         held_output = self._held_output.pop(run, {})
+        output = {to_text(name): to_text(bytes(held)) for name, held in held_output.items()}
         self._send_event(
             run,
             "end",
             sum(map(len, held_output.values())),
-            seconds=run.duration,
-            cause=run.cause,
-            why=run.why,
-            status=run_result.status if run_result else None,       # the shell's wait status
-            # the timeout in seconds; or bytes, if the run was killed for using more memory
-            limit=run_result.limit if run_result else 0.0,
-            taken=run.peak,                     # the most bytes of memory that a poll has seen
-            cpu=shell.cpu if shell else None,   # seconds
-            memory=shell.memory if shell else None,     # the peak in bytes; None: not known
-            memory_below=shell.memory_below if shell else None,     # if so, its upper bound
-            out=to_text(bytes(held_output.get(b"stdout", b""))),
-            err=to_text(bytes(held_output.get(b"stderr", b""))),
-            **output_bytes,
+            **end_fields(run, run_result),
+            **output,
+            received=[stream.received for stream in run.streams],       # bytes
+            timeout=run_result.limit if run_result.cause == "timeout" else 0.0,     # seconds
         )
 
-    def _send_event(self, run: Run, kind: str, size: int = 0, **fields: Any) -> None:
+    def _send_event(self, run: Run, kind: str, size: int = 0, /, **fields: Any) -> None:
         job = self._connection.our_job(run.job)
         if job:
             self._connection.send_event(size, type=kind, id=job.key, **fields)
-
-
-def name_in_records(name: str) -> str:
-    return printable(name)[:255]
 
 
 # ======== The program =======================================================================================

@@ -95,12 +95,13 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 from runmaker4 import (
+    BEGIN,
     CANCELLED,
     DONE,
+    END,
     ERROR,
     FAILED,
     IN_USE_BYTES,
-    MAX_PID,
     NEW,
     OUTPUT_WINDOW_BYTES,
     PORT,
@@ -134,6 +135,7 @@ from runmaker4 import (
     Reader,
     Resources,
     Run,
+    RunFields,
     RunnerStats,
     RunResult,
     Say,
@@ -186,6 +188,7 @@ from runmaker4 import (
     run_main,
     spawn_task,
     tls_context,
+    to_bytes,
     to_text,
     token_of_environment,
     token_path,
@@ -1296,13 +1299,15 @@ class Records:
 
     def handle_event(self, kind: str, client: Client, assignment: Assignment, message: Message) -> None:
         """Pass an event of a run to the sinks.  Raises WireError."""
+        run = assignment.run
         if kind == "begin":
             self._begin_run(client, assignment, message)
         elif kind == "output":
-            run = assignment.run
-            if not run or not run.shell:
-                raise WireError("output of no run")
-            self._pass_output(run, message.data("stream"), message.data("data"))
+            stream_name, data = message.data("stream"), message.data("data")
+            streams = [stream for stream in run.streams if stream.name == stream_name] if run else []
+            if not run or not run.shell or not streams:
+                raise WireError("output of no run, or no stream")
+            self._pass_output(run, streams[0], data)
             if self._outdir:
                 self._outdir.write_output(run)
         elif kind == "end":
@@ -1312,91 +1317,59 @@ class Records:
 
     def _begin_run(self, client: Client, assignment: Assignment, message: Message) -> None:
         """Begin the records of a run, new ones for a run of the previous server.  Raises WireError."""
-        pid = message.integer("pid", MAX_PID)           # 0: the job could not be started
+        begin = RunFields(message.fields, BEGIN)
         if assignment.run:
             raise WireError("the run goes on already")
-        run = self._make_run(client, assignment.job, message, pid)
-        assignment.run = run
+        run = assignment.run = Run(
+            assignment.job,
+            [message.text("slot", 255)],
+            os.fsencode(client.name),
+            started_at=begin.time,
+            shell=Shell(begin.pid, to_bytes(begin.run)) if begin.pid else None,
+            streams=(Stream(b"stdout", NO_PIPE), Stream(b"stderr", NO_PIPE)),
+            requested_memory=begin.promised or 0,
+            sinks=[*filter(None, (self._joblog, self._print_sink, self._outdir, self.log))],
+            directory=client.directory,
+        )
         for sink in run.sinks:
             sink.on_starting(run)
             if run.shell:               # None: the job could not be started
                 sink.on_started(run)
 
-    def _make_run(self, client: Client, job: Job, message: Message, pid: int) -> Run:
-        """Return the run that a `begin` message describes.  Raises WireError."""
-        return Run(
-            job,
-            [message.text("slot", 255)],
-            os.fsencode(client.name),
-            started_at=message.seconds("time"),
-            shell=Shell(pid, message.data("mark")) if pid else None,
-            streams=(Stream(b"stdout", NO_PIPE), Stream(b"stderr", NO_PIPE)),
-            requested_memory=message.integer("promised"),
-            sinks=[*filter(None, (self._joblog, self._print_sink, self._outdir, self.log))],
-            directory=client.directory,
-        )
-
     @staticmethod
-    def _pass_output(run: Run, stream_name: bytes, data: bytes) -> None:
-        """Pass a piece of output to the sinks.  Raises WireError."""
-        stream = next((stream for stream in run.streams if stream.name == stream_name), None)
-        if not stream:
-            raise WireError("a piece of no stream")
+    def _pass_output(run: Run, stream: Stream, data: bytes) -> None:
         stream.received += len(data)
         for sink in run.sinks:
             sink.on_output(run, stream, data)
 
-    @staticmethod
-    def _end_run(assignment: Assignment, message: Message) -> None:
+    def _end_run(self, assignment: Assignment, message: Message) -> None:
         """End the records of a run; without a status, it could not be started.  Raises WireError."""
         run = assignment.run
         if not run:
             raise WireError("the end of no run")
         # read all first: after a WireError, abandon_run() must find the run as it was
-        short_output = {b"stdout": message.data("out"), b"stderr": message.data("err")}
-        duration = message.seconds("seconds")
-        cause = message.text("cause", 16)
-        why = message.text("why")
-        received = [message.integer(stream.name.decode()) for stream in run.streams]
-        run_result = None
-        if message.fields.get("status") is not None:
+        end = RunFields(message.fields, END)
+        timeout = message.seconds("timeout")
+        received = message.items("received", int)
+        status = end.signal or end.exit << 8            # as from waitpid(2); negative: unknown
+        if status >= 0:
             if not run.shell:
                 raise WireError("the exit status of no process")
-            run_result = Records._read_run_result(cause, message)
-            Records._update_usage(run.shell, message)
-            for stream_name, data in short_output.items():
-                if data:
-                    Records._pass_output(run, stream_name, data)
-        run.duration = duration
-        run.cause = cause
-        run.why = why
+            run.shell.cpu, run.shell.memory, run.shell.memory_below = end.cpu, end.memory, end.memory_below
+            for stream, text in zip(run.streams, (end.stdout, end.stderr)):
+                if text:
+                    self._pass_output(run, stream, to_bytes(text))
+        run.duration, run.cause, run.why = end.seconds or 0.0, end.cause, end.why
         # a client that lost its server does not send all output again
         for stream, byte_count in zip(run.streams, received):
             stream.received = byte_count
         assignment.end_run()
+        limit = run.requested_memory if run.cause == "memory" else timeout
         for sink in run.sinks:
-            if run_result:
-                sink.on_ended(run, run_result)
+            if status >= 0:
+                sink.on_ended(run, RunResult(status, run.cause, limit, end.memory or 0))
             else:
                 sink.on_no_result(run)
-
-    @staticmethod
-    def _read_run_result(cause: str, message: Message) -> RunResult:
-        """Return how a shell has ended, from an `end` message.  Raises WireError."""
-        status = message.integer("status", 0xFFFF)      # as from waitpid(2)
-        peak_memory = message.integer("taken")          # bytes
-        is_limit_in_bytes = cause == "memory"           # otherwise the timeout
-        limit = message.integer("limit") if is_limit_in_bytes else message.seconds("limit")
-        return RunResult(status, cause, limit, peak_memory)
-
-    @staticmethod
-    def _update_usage(shell: Shell, message: Message) -> None:
-        usage = (
-            message.seconds_or_none("cpu"),
-            message.integer_or_none("memory"),
-            message.integer_or_none("memory_below"),
-        )
-        shell.cpu, shell.memory, shell.memory_below = usage
 
     @staticmethod
     def abandon_run(assignment: Assignment) -> None:
@@ -2019,7 +1992,7 @@ class Sessions:
             line_result = self._read_result(assignment, message, event_number)
             self.settle(assignment, line_result)
         else:
-            has_process = kind == "begin" and message.integer("pid", MAX_PID) > 0
+            has_process = kind == "begin" and message.integer("pid") > 0
             if has_process and assignment.is_gated:
                 raise WireError("that job must wait at the gate")
             # raises a WireError also if the client exceeds its window

@@ -225,6 +225,18 @@ def to_text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
+class WireError(Exception):
+    """What another program has sent or written is not as agreed."""
+
+
+def to_bytes(text: str) -> bytes:
+    """Return the bytes from which to_text() made this text."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise WireError("invalid text") from None
+
+
 def one_line(data: bytes) -> bytes:
     return os.fsencode(display_text(data))
 
@@ -5948,18 +5960,21 @@ FAILURE_CAUSES = "timeout", "memory", "oom"
 STOP_SIGNALS = KILL_SIGNALS + DRAIN_SIGNALS     # the runner kills all jobs, or starts no more
 
 
+UNKNOWN = 0x7F                          # a wait status of neither an exit nor a signal (wait(2): stopped)
+
+
 class RunResult(NamedTuple):
     """How a run ended: the shell's wait status, and the cause if it did not end by itself."""
-    status: int
+    status: int                         # UNKNOWN: there is none
     # one of FAILURE_CAUSES, "stopped", "cancelled" or "lost"; "": none
     cause: str = ""
     limit: float = 0.0                  # the timeout in seconds; if the cause is "memory", bytes allocated
-    peak: int = 0                       # the most bytes of memory seen in use by all processes
+    peak: int = 0                       # of memory, in bytes; 0: unknown
 
     @property
     def code(self) -> int:
-        """Return the exit status; 0 if a signal killed the shell."""
-        return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else 0
+        """Return the exit status; -1 if there is none, because a signal killed the shell."""
+        return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else -1
 
     @property
     def signal(self) -> int:
@@ -6740,6 +6755,39 @@ class RecordFile:
         os.close(fd)
 
 
+class JobLog(Sink):
+    """The job log: one line per run, in GNU parallel's format (parallel(1), --joblog)."""
+    HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
+
+    def __init__(self, path: str, executor: FileExecutor, on_error: Say) -> None:
+        self.executor = executor
+        self.file = RecordFile(
+            path,
+            "job log",
+            os.O_RDWR | os.O_APPEND,
+            [self.HEADER],
+            executor.say,
+            on_error,
+            header=self.HEADER,
+        )
+
+    def on_ended(self, run: Run, run_result: RunResult) -> None:
+        """Append the line of a run."""
+        # as in GNU parallel 20240222
+        code = 128 + run_result.signal if run_result.signal else run_result.code
+        line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
+            run.job.number,
+            run.host,
+            run.started_at,
+            run.duration,
+            run.streams[0].received,
+            -1 if run_result.cause == "timeout" else code,
+            run_result.signal,
+            run.job.command.replace(b"\t", b" "),
+        )
+        self.executor.post(self.file.append, line, size=len(line))
+
+
 class OutputFile:
     """Output of a run on one stream: in memory while it is short, otherwise in a file.
 
@@ -6818,8 +6866,8 @@ def create_unused(path: str) -> tuple[int, str]:
 
 
 def is_text(value: Any) -> bool:
-    """Return True for a text; one with half a surrogate pair raises UnicodeEncodeError, a ValueError."""
-    return type(value) is str and (value.isascii() or value.encode("utf-8", "surrogateescape") != b"")
+    """Return True for a text; one with half a surrogate pair makes to_bytes() raise WireError."""
+    return type(value) is str and (value.isascii() or to_bytes(value) != b"")
 
 
 def is_count(value: Any) -> bool:
@@ -6832,75 +6880,107 @@ def is_time(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 10 ** 10
 
 
-State = str
-ExitStatus = int
-# what JSON must have in a field of this type
+State = str                     # of the line after the run
+Pid = int
+Code = int                      # exit status, or number of a signal
+# what JSON must have in a field of this type; null only where that is the default
 IS_VALID: dict[str, Callable[[Any], bool]] = {
     "str": is_text,
     "bytes": is_text,           # see to_text()
     "int": is_count,
-    "int | None": lambda value: value is None or is_count(value),
+    "int | None": is_count,
     "float": is_time,
-    "float | None": lambda value: value is None or is_time(value),
+    "float | None": is_time,
     "bool": lambda value: type(value) is bool,
     "Sequence[str]": lambda value: type(value) in (list, tuple) and all(map(is_text, value)),
     "State": lambda value: is_text(value) and value in {*"d!e.cx"},
-    "ExitStatus": lambda value: type(value) is int and -1 <= value < 256,
+    "Pid": lambda value: is_count(value) and value < 1 << 31,       # pid_t is an int
+    "Code": lambda value: type(value) is int and -1 <= value < 256,
 }
 Field = tuple[str, Callable[[Any], bool], Any]        # name, check, default
 
 
-class StartFields:
-    """What `start` and `end` events of a run have."""
-    time: float                 # seconds since 1970 of the event, by the clock of `host`
-    run: str                    # unique forever
+class BeginFields:
+    """What the host of a run tells when it starts: the `begin` message of a client has it."""
+    time: float                 # seconds since 1970 by the clock of `host`; of the end in an `end` event
+    run: str                    # unique forever: the job tag, without a shell host and time
+    slot: str
+    pid: Pid                    # 0: the job could not be started
+    promised: int | None = None         # bytes of requested memory; None: not requested
+
+
+class StartFields(BeginFields):
+    """What the program that writes the journal adds."""
     line: int                   # number of the job's line when the record was written
     command: bytes
     host: str
-    slot: str
-    pid: int                    # 0: the job could not be started
     # presence lock of the runner that started the run, or the server that assigned it; None: unknown
     runner: int | None = None
     directory: str = ""         # where the job ran; "": unknown
-    promised: int | None = None         # bytes of requested memory; None: not requested
     files: Sequence[str] = ()   # names of output files in DIR
 
 
 class RunFields(StartFields):
-    """The schema of a run: its fields in the journal, their types, and what a run has whose event lacks them.
+    """The schema of a run: the fields, their types, and their values in an object that lacks them.
 
-    An event must have the fields without a default, and an `end` also `state` and `seconds`.
+    Here is what the host tells at the end, in an `end` message.  Required are fields without a default, and
+    of an `end` event also `state` and `seconds`.
     """
     state: State = ""           # d ! e; x, c: cancelled; .: a stopped job, put back; without an end: r e ?
-    exit: ExitStatus = -1       # -1: none
-    signal: int = 0
+    exit: Code = -1             # -1: none
+    signal: Code = 0
     # "", "timeout", "memory", "oom", "cancelled", "stopped", "lost"; without an end also "ending", "unknown"
     cause: str = ""
     seconds: float | None = None
     cpu: float | None = None    # seconds; None: unknown
     memory: int | None = None   # bytes at the peak; None: unknown
     memory_below: int | None = None     # an upper bound of the peak, if it could not be measured
-    bytes: int = 0
+    bytes: int = 0              # of output
     why: str = ""               # why the job could not be started, or killed; "": neither
     stdout: str = ""            # output in no file
     stderr: str = ""
-    incomplete: bool = False
+    incomplete: bool = False    # output was lost
 
     def __init__(self, values: Mapping[str, Any], fields: Iterable[Field]) -> None:
-        """Take some of the fields from a JSON object.  Raises ValueError if one is not of its type."""
+        """Take some of the fields from a JSON object.  Raises WireError if one is not of its type."""
         for name, is_valid, default in fields:
             value = values.get(name, default)
-            if not is_valid(value):
-                raise ValueError(f"{name}: invalid")
+            if not (value is default is None or is_valid(value)):
+                raise WireError(f"{name}: invalid")
             setattr(self, name, value)
 
 
 def fields_of(schema: type) -> list[Field]:
-    return [(name, IS_VALID[kind], getattr(schema, name, None))
+    return [(name, IS_VALID[kind], getattr(schema, name, ...))         # ...: required
             for name, kind in schema.__annotations__.items()]
 
 
-START, END = fields_of(StartFields), fields_of(RunFields)
+BEGIN, END = fields_of(BeginFields), fields_of(RunFields)
+START = BEGIN + fields_of(StartFields)
+
+
+def begin_fields(run: Run) -> dict[str, Any]:
+    """Return the fields of BeginFields."""
+    requested = {"promised": run.requested_memory} if run.requested_memory else {}
+    run_id = run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())
+    return {"time": round(run.started_at, 3), "run": to_text(run_id), "slot": printable(run.slot)[:255],
+            "pid": run.pid, **requested}
+
+
+def end_fields(run: Run, run_result: RunResult) -> dict[str, Any]:
+    """Return the fields of an end, without output."""
+    reason = {"why": run.why} if run.why else {}
+    return {
+        "time": round(run.started_at + run.duration, 3),
+        "state": to_text(run_result.state),
+        "exit": run_result.code,
+        "signal": run_result.signal,
+        "cause": run.cause,
+        "seconds": round(run.duration, 3),
+        **{name: getattr(run.shell, name, None) for name in ("cpu", "memory", "memory_below")},
+        "bytes": sum(stream.received for stream in run.streams),
+        **reason,
+    }
 
 
 class Journal:
@@ -7034,14 +7114,16 @@ class OutDir(Sink):
         self.executor.post(self.journal.add_start, entry.start)
 
     def on_no_result(self, run: Run) -> None:
-        self._close_run(run, None)
+        self.on_ended(run, RunResult(UNKNOWN, run.cause or "lost"))
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         path = os.path.join(self._path, f"{run.job.number}{self.SUFFIX[stream.name]}")
         self.executor.post(self._store, self._entries[run], stream.name, path, data, size=len(data))
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        self._close_run(run, run_result)
+        """Write the `end` event."""
+        entry = self._entries.pop(run, None) or self._new_entry(run)
+        self.executor.post(self._write_end, entry, end_fields(run, run_result))
 
     def on_tick(self) -> None:
         now = time.monotonic()          # not started_at: that is by the clock of a client
@@ -7063,49 +7145,22 @@ class OutDir(Sink):
             self.executor.post(self._use_files, entry)
 
     def _new_entry(self, run: Run) -> RunEntry:
-        """Return an entry with the fields that the `start` and `end` events have in common.
-
-        "run" is the job tag (JOB_TAG_VARIABLE); without a shell it is host and time.
-        """
-        requested = {"promised": run.requested_memory} if run.requested_memory else {}
-        run_id = run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())
-        return RunEntry(
-            {
-                "time": round(run.started_at, 3),
-                "event": "start",
-                "run": to_text(run_id),
-                "line": run.job.number,
-                "command": to_text(run.job.command),
-                "host": to_text(run.host),
-                "slot": run.slot,
-                "pid": run.pid,
-                "runner": self._presence_lock.offset if self._presence_lock else None,
-                "directory": to_text(run.directory or self._directory),
-                **requested,
-            },
-            uses_files=not self._is_default,
-        )
-
-    def _close_run(self, run: Run, run_result: RunResult | None) -> None:
-        """Write the `end` event.  run_result: None: how the run ended will never be known."""
-        entry = self._entries.pop(run, None) or self._new_entry(run)
-        shell = run.shell
-        state = (run_result or RunResult(0, run.cause or "lost")).state
-        result = {
-            "state": to_text(state),
-            "exit": run_result.code if run_result and not run_result.signal else -1,
-            "signal": run_result.signal if run_result else 0,
-            "cause": run.cause,
-            "seconds": round(run.duration, 3),
-            "cpu": shell.cpu if shell else None,
-            "memory": shell.memory if shell else None,
-            "memory_below": shell.memory_below if shell else None,
-            "bytes": sum(stream.received for stream in run.streams),
+        """Return an entry with the `start` event."""
+        begin = begin_fields(run)
+        start = {
+            "time": begin["time"],
+            "event": "start",
+            "run": begin["run"],
+            "line": run.job.number,
+            "command": to_text(run.job.command),
+            "host": to_text(run.host),
+            "slot": begin["slot"],
+            "pid": run.pid,
+            "runner": self._presence_lock.offset if self._presence_lock else None,
+            "directory": to_text(run.directory or self._directory),
+            **begin,
         }
-        if run.why:
-            result["why"] = run.why
-        end_time = round(run.started_at + run.duration, 3)
-        self.executor.post(self._write_end, entry, end_time, result)
+        return RunEntry(start, uses_files=not self._is_default)
 
     # -- in the I/O thread -----------------------------------------------------------------------------------
 
@@ -7128,57 +7183,19 @@ class OutDir(Sink):
             entry.start = {**entry.start, "files": file_names}
             self.journal.add_start(entry.start)
 
-    def _write_end(self, entry: RunEntry, end_time: float, result: dict[str, Any]) -> None:
+    def _write_end(self, entry: RunEntry, result: dict[str, Any]) -> None:
         """Write the `end` event, with short output and the names of files with other output."""
         if result["seconds"] > self.MAX_SHORT_SECONDS:
             self._use_files(entry)
         short_output = {to_text(stream_name): to_text(bytes(output.text))
                         for stream_name, output in entry.outputs.items() if output.text}
-        event = {**entry.start, "time": end_time, "event": "end", "files": entry.file_names, **result,
-                 **short_output}
+        event = {**entry.start, "event": "end", "files": entry.file_names, **result, **short_output}
         for output in entry.outputs.values():
             output.close()
         if any(output.has_failed for output in entry.outputs.values()):
             event["incomplete"] = True
             self._on_incomplete(event["line"])
         self.journal.add_end(event)
-
-
-class JobLog(Sink):
-    """The job log: one line per run, in GNU parallel's format (parallel(1), --joblog).
-
-        Seq     Host    Starttime       JobRuntime      Send    Receive Exitval Signal  Command
-        3       alice   1795183239.120       1.502      0       17      0       0       simulate --seed 3
-    """
-    HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
-
-    def __init__(self, path: str, executor: FileExecutor, on_error: Say) -> None:
-        self.executor = executor
-        self.file = RecordFile(
-            path,
-            "job log",
-            os.O_RDWR | os.O_APPEND,
-            [self.HEADER],
-            executor.say,
-            on_error,
-            header=self.HEADER,
-        )
-
-    def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Append the line of a run."""
-        # as in GNU parallel 20240222
-        code = 128 + run_result.signal if run_result.signal else run_result.code
-        line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
-            run.job.number,
-            run.host,
-            run.started_at,
-            run.duration,
-            run.streams[0].received,
-            -1 if run_result.cause == "timeout" else code,
-            run_result.signal,
-            run.job.command.replace(b"\t", b" "),
-        )
-        self.executor.post(self.file.append, line, size=len(line))
 
 
 # ======== Slots =============================================================================================
@@ -8149,7 +8166,7 @@ class JobTask:
         limit = run.requested_memory if run.cause == "memory" else timeout or 0.0
         # a cancelled job counts as killed by SIGTERM, however the shell reacted
         self.run_result = RunResult(
-            signal.SIGTERM if run.cause == "cancelled" else status, run.cause, limit, run.peak
+            signal.SIGTERM if run.cause == "cancelled" else status, run.cause, limit, shell.memory or 0
         )
         self.state = self.run_result.state
         self.job.result_text = str(self.run_result)
@@ -9470,14 +9487,14 @@ if __name__ == "__main__":
 
 # ======== The wire ==========================================================================================
 #
-# The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 12.  Both know the token,
+# The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 13.  Both know the token,
 # 128 random bits, which never crosses the wire: each end proves that by answering a challenge of the other.
 # Then the two ends start TLS 1.3 (RFC 8446), so no bytes from an unauthenticated peer reach OpenSSL.  Finally
 # they prove that TLS ends at them, not at a man in the middle.
 #
 #      bytes                                       the receiver knows
-#  1   S: {"runmaker4": 12, "nonce": NS}           C: the version
-#  2   C: {"runmaker4": 12, "nonce": NC,           S: C knows the token, and answers now, because NS is new
+#  1   S: {"runmaker4": 13, "nonce": NS}           C: the version
+#  2   C: {"runmaker4": 13, "nonce": NC,           S: C knows the token, and answers now, because NS is new
 #          "proof": H("client")}
 #  3   S: {"certificate": D, "file": F,            C: S knows the token, answers now, made the certificate D,
 #          "proof": H("server")}                   and serves the file F
@@ -9489,7 +9506,7 @@ if __name__ == "__main__":
 #  6   both, in TLS: messages, each {"type": ...}, as runmaker4-server.py describes them
 #
 #     H(label) = HMAC-SHA256(token, text), in hexadecimal
-#     text     = "runmaker4 12 " + label + newline + NS + NC; from step 3 on also + D + F
+#     text     = "runmaker4 13 " + label + newline + NS + NC; from step 3 on also + D + F
 #     NS, NC   = challenges: 128 random bits, 32 hexadecimal digits, new for each connection
 #     D        = the SHA-256 of the certificate that S made when it started: 64 hexadecimal digits
 #     F        = the file id, a hash of the job file's path: 32 hexadecimal digits
@@ -9518,7 +9535,7 @@ else:
     json = lazy_import("json")
     secrets = lazy_import("secrets")
 
-WIRE_VERSION = 12
+WIRE_VERSION = 13
 PORT = 9998
 MAX_EARLY_FRAME_BYTES = 1 << 10             # JSON, until the other end is authenticated
 MAX_FRAME_BYTES = 1 << 20                   # JSON, from then on
@@ -9530,12 +9547,6 @@ MAX_HANDSHAKE_SECONDS = 10.0                # until the other end must be authen
 HEX_128_BITS = re.compile(r"[0-9a-f]{32}")  # token and challenges
 MAX_UNREAD_BYTES = 1 << 24                  # with more unread, the other end is dropped
 MAX_INTEGER = 1 << 62                       # for lines, bytes, requests, ...
-MAX_TIME_SECONDS = 1e11                     # about 3,000 years
-MAX_PID = (1 << 31) - 1                     # pid_t is an int
-
-
-class WireError(Exception):
-    """The other end violates the protocol."""
 
 
 class RefusedError(WireError):
@@ -9544,14 +9555,6 @@ class RefusedError(WireError):
 
 class OtherFileError(RefusedError):
     """The server serves a file other than the client requires."""
-
-
-def to_bytes(text: str) -> bytes:
-    """Return the bytes from which to_text() made this text."""
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise WireError("invalid text") from None
 
 
 def _bounded_int(digits: str) -> int:
@@ -9639,23 +9642,15 @@ class Message:
             raise WireError(f"{name}: not a valid whole number")
         return value
 
-    def integer_or_none(self, name: str) -> int | None:
-        return None if self.fields.get(name, 0) is None else self.integer(name)
-
     def seconds(self, name: str) -> float:
-        value = self.fields.get(name)
-        if (isinstance(value, bool) or not isinstance(value, (int, float))
-                or not 0 <= value <= MAX_TIME_SECONDS):
+        value: Any = self.fields.get(name)
+        if not is_time(value):
             raise WireError(f"{name}: not a valid time")
         return float(value)
 
-    def seconds_or_none(self, name: str) -> float | None:
-        return None if self.fields.get(name, 0) is None else self.seconds(name)
-
     def timeout(self, name: str) -> float | Unset | None:
-        """Return the timeout of a job's settings: in a message 0 is UNSET, and null no limit."""
-        seconds = self.seconds_or_none(name)
-        return Unset.UNSET if seconds == 0 else seconds
+        """Return what encode_timeout() has made."""
+        return None if self.fields.get(name, 0) is None else self.seconds(name) or Unset.UNSET
 
     def boolean(self, name: str) -> bool:
         value = self.fields.get(name)

@@ -503,7 +503,7 @@ class RunRecord(RunFields):
     """One run in a journal.  An Observation sets `state` and perhaps `cause` without an end."""
 
     def __init__(self, position: int, event: Mapping[str, Any]) -> None:
-        """Read a `start` or `end` event.  position: in the journal, of its line.  Raises ValueError."""
+        """Read a `start` or `end` event.  position: in the journal, of its line.  Raises WireError."""
         has_end = event["event"] == "end"
         super().__init__(event, START + END if has_end else START)
         self.command = to_bytes(event["command"])
@@ -511,7 +511,7 @@ class RunRecord(RunFields):
         self.ended = self.time if has_end else None
         self.began = self.time - (self.seconds or 0.0)
         if self.began < 0 or (has_end and self.seconds is None):
-            raise ValueError
+            raise WireError("invalid times")
 
     @property
     def has_ended(self) -> bool:

@@ -61,7 +61,7 @@ class Liar:
         return self.event(**{**dict(type="output", stream="stdout", data="a lie\n"), **changes})
 
     def end(self, **changes: Any) -> Message:
-        return self.event(**{**END, "stdout": 6, **changes})
+        return self.event(**{**END, "received": [6, 0], **changes})
 
 
 def of_a_job(lie: Lie, name: str = "liar") -> Lie:
@@ -105,7 +105,8 @@ LIES: dict[str, Lie] = {
     "begin of what runs": after_begin(lambda liar: liar.begin()),
     "end before the begin": of_a_job(lambda liar: [liar.end()]),
     "end of what has ended": of_a_job(lambda liar: [liar.begin(), liar.output(), liar.end(), liar.end()]),
-    "output of what has ended": of_a_job(lambda liar: [liar.begin(), liar.end(stdout=0), liar.output()]),
+    "output of what has ended": of_a_job(
+        lambda liar: [liar.begin(), liar.end(received=[0, 0]), liar.output()]),
     "ready to begin what is not held": of_a_job(lambda liar: [dict(type="ready", id=liar.key)]),
     "a begin in a year that no clock shows": of_a_job(lambda liar: [liar.begin(time=1e308)]),
     "a begin before all clocks": of_a_job(lambda liar: [liar.begin(time=-1)]),
@@ -113,12 +114,12 @@ LIES: dict[str, Lie] = {
     "a slot with a long name": of_a_job(lambda liar: [liar.begin(slot="~~" * 200)]),
     "a stream that there is not": after_begin(lambda liar: liar.output(stream="status", data="~~")),
     "a stream whose name is no text": after_begin(lambda liar: liar.output(stream="\udcff", data="~~")),
-    "a status that cannot be": after_begin(lambda liar: liar.end(stdout=0, status=-1)),
-    "a truth in the place of a number": after_begin(lambda liar: liar.end(stdout=0, status=True)),
-    "a time in words": after_begin(lambda liar: liar.end(stdout=0, seconds="~~")),
-    "less than no output": after_begin(lambda liar: liar.end(stdout=-1)),
-    "a run of many lives": after_begin(lambda liar: liar.end(stdout=0, seconds=1e308)),
-    "a limit of many lives": after_begin(lambda liar: liar.end(cause="timeout", limit=1e308)),
+    "a status that cannot be": after_begin(lambda liar: liar.end(received=[0, 0], exit=256)),
+    "a truth in the place of a number": after_begin(lambda liar: liar.end(received=[0, 0], exit=True)),
+    "a time in words": after_begin(lambda liar: liar.end(received=[0, 0], seconds="~~")),
+    "less than no output": after_begin(lambda liar: liar.end(received=[-1, 0])),
+    "a run of many lives": after_begin(lambda liar: liar.end(received=[0, 0], seconds=1e308)),
+    "a limit of many lives": after_begin(lambda liar: liar.end(cause="timeout", timeout=1e308)),
     "less than no CPU time": after_begin(lambda liar: liar.end(cpu=-1e-9)),
     "more memory than there is": after_begin(lambda liar: liar.end(memory=1 << 63)),
     **{f"the result {state}": finish(state) for state in ("r", ".", "x", "dd")},
@@ -175,7 +176,7 @@ class ReturningClient(Stage):
             lost: list[str] = peer.hello(job, name="liar", client="c" * 16).hear_lost()
             output = dict(type="output", stream="stdout", data="two\n")
             finish = dict(type="finish", state="d", how="exit 0", cause="")
-            events: list[Message] = [BEGIN, output, dict(END, stdout=4), finish]
+            events: list[Message] = [BEGIN, output, dict(END, received=[4, 0]), finish]
             peer.say(*({**event, "n": number, "id": job["id"]} for number, event in enumerate(events, 1)))
             while peer.hear("ack")["n"] < 4:
                 pass

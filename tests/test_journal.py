@@ -44,14 +44,14 @@ class Runs(JournalCase):
 
     def test_a_run_is_told_from_its_start_to_its_end(self) -> None:
         self.write("# comment\n. echo one; echo two >&2; exit 3\n")
-        self.run_jobs("--outdir", "out", "--name", "alice", "--slots", "gpu0", "--memory=2G")
+        self.run_jobs("--outdir", "out", "--name", "alice", "--slots", "gpu\t0", "--memory=2G")
         start, end = self.entries()
         command = "echo one; echo two >&2; exit 3"
         self.assertEqual(
             {**start, "run": "", "time": 0, "pid": 0, "runner": 0},
             {
                 "time": 0, "event": "start", "run": "", "line": 2, "command": command, "host": "alice",
-                "slot": "gpu0", "pid": 0, "runner": 0, "directory": os.path.realpath(self.dir),
+                "slot": "gpu?0", "pid": 0, "runner": 0, "directory": os.path.realpath(self.dir),
             },
         )
         self.assertEqual({**end, "event": "start", "time": start["time"]}, {

@@ -140,6 +140,7 @@ class Fields(TcpCase):
         self.assertEqual(found.keys(), {"start", "end"})
         self.assertEqual(found["start"], start)
         self.assertEqual(found["end"] | {"incomplete"}, start | end)
+        self.assertEqual({name for name, *_ in runmaker4.START + runmaker4.END} | {"event"}, start | end)
 
     def test_json(self) -> None:
         self.write(f"#RUN memory=100M\n. {GATE}\n. {GATE}; : 2\n")

@@ -17,7 +17,7 @@ from typing import Any, Callable, Optional
 import runmaker4
 
 TOKEN = "00112233445566778899aabbccddeeff"
-VERSION = 12
+VERSION = 13
 FILE_ID = "f" * 32                          # of the file that is served
 CREDENTIALS: runmaker4.Credentials = importlib.import_module("runmaker4-server").make_credentials(
     runmaker4.tls_context(server_side=True), FILE_ID)
@@ -263,9 +263,9 @@ def garbage(random_: random.Random, depth: int = 3) -> str:
 ACCOUNT = dict(now=dict(new=1, running=1, done=1, failed=1, error=0, held=0), bad=[4], again=True, left=True,
                first_stray=5)
 # of a run
-BEGIN = dict(type="begin", time=1.5, mark="insider-1-2-3", slot="1", pid=1, promised=4096)
-END = dict(type="end", status=0, cause="", limit=0.0, taken=0, seconds=1.5, cpu=0.5, memory=4096,
-           memory_below=None, stdout=0, stderr=0, out="", err="", why="")
+BEGIN = dict(type="begin", time=1.5, run="insider-1-2-3", slot="1", pid=1, promised=4096)
+END = dict(type="end", state="d", exit=0, signal=0, cause="", seconds=1.5, cpu=0.5, memory=4096,
+           memory_below=None, bytes=0, received=[0, 0], timeout=0.0, stdout="", stderr="", why="")
 FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(type="hello", client="f" * 16, name="insider", slots=1, memory=0, retry="", follow=False,
          directory="/"),
