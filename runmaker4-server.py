@@ -2815,11 +2815,10 @@ class Server(Program):
 
     def _make_components(self) -> None:
         """Create the objects that make up the server; each needs some of the earlier ones."""
-        say = functools.partial(self.in_loop, self.say)                 # for the I/O thread
-        reader = JobReader(self.path, say=say, mount=self.mount)        # to count lines
+        reader = JobReader(self.path, say=self.say, mount=self.mount)        # to count lines
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.executor)
         served_file = ServedFile(
-            self.path, say=say, mount=self.mount, presence_lock=self._presence_lock,
+            self.path, say=self.say, mount=self.mount, presence_lock=self._presence_lock,
             make_lock_table=functools.partial(SharedLockTable, give_to_keeper=self._keeper.give_locks),
         )
         has_log_file = bool(self.stores[0])

@@ -8730,6 +8730,45 @@ def remove_pid_file(path: str) -> None:
             os.unlink(path)
 
 
+@contextlib.contextmanager
+def set_up_process(options: argparse.Namespace, say: Say) -> Iterator[None]:
+    """Do what -d, --pidfile and --errors ask for; at the end remove the pid file.  Raises UsageError."""
+    errors_fd = pid_fd = ready_fd = None
+    if options.errors:
+        errors_fd = open_record(options.errors, os.O_WRONLY | os.O_APPEND)
+    if options.pidfile:
+        pid_fd = open_pid_file(options.pidfile)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)      # until Signals.dispatch()
+    if options.daemon:
+        ready_fd = go_into_background()
+    pid = os.getpid()
+    if pid_fd is not None:
+        try:
+            os.ftruncate(pid_fd, 0)
+            write_all(pid_fd, b"%d\n" % pid)
+        except OSError as error:
+            raise UsageError(
+                f"{options.pidfile}: {error_text(error)} (the process number must be written)"
+            ) from None
+    if ready_fd is not None and not getattr(options, "quiet", False):       # a server has no -q
+        destination = "nowhere (see --errors)"
+        if options.errors:
+            destination = f"to {options.errors}"
+        elif stat.S_ISREG(os.fstat(2).st_mode):
+            destination = "where stderr goes"
+        say(f"process {pid} (kill {pid} stops it, kill -USR1 {pid} lets running jobs finish); messages go "
+            f"{destination}")
+    if errors_fd is not None:
+        os.dup2(errors_fd, 2)           # not earlier: messages of the start go to the original stderr
+    if ready_fd is not None:
+        detach(ready_fd)
+    try:
+        yield
+    finally:
+        if pid_fd is not None:
+            remove_pid_file(options.pidfile)
+
+
 def fork_quietly() -> int:
     """Fork without Python's warning about threads: the child needs no lock of a thread."""
     with warnings.catch_warnings():
@@ -9036,8 +9075,7 @@ class Program:
         if not options.no_records:
             record_paths.append(options.outdir or default_outdir(options.file))
         needs_thread = network or any(find_mount(path).network for path in record_paths if path)
-        on_message = functools.partial(self.in_loop, self.say_without_label)
-        self.executor = FileExecutor(needs_thread, self.on_writer_relieved, on_message)
+        self.executor = FileExecutor(needs_thread, self.on_writer_relieved, self.say_without_label)
         on_error = functools.partial(self.in_loop, self._on_error)
         # gets the line number of each job whose output is incomplete
         on_incomplete = functools.partial(self.in_loop, self.runner_stats.incomplete.add)
@@ -9094,39 +9132,13 @@ class Program:
 
     def main(self) -> int:
         """Do the work of this program, with -d in the background.  Return the exit status."""
-        options = self.options
-        errors_fd = pid_fd = ready_fd = None
-        if options.errors:
-            errors_fd = open_record(options.errors, os.O_WRONLY | os.O_APPEND)
-        if options.pidfile:
-            pid_fd = open_pid_file(options.pidfile)
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        if options.daemon:
-            ready_fd = go_into_background()
-        if pid_fd is not None:
-            try:
-                os.ftruncate(pid_fd, 0)
-                write_all(pid_fd, b"%d\n" % os.getpid())
-            except OSError as error:
-                raise UsageError(
-                    f"{options.pidfile}: {error_text(error)} (the process number must be written)"
-                ) from None
-        if ready_fd is not None:
-            self._print_background_hint()
-        if errors_fd is not None:
-            os.dup2(errors_fd, 2)           # not earlier: messages of the start go to the original stderr
-        if ready_fd is not None:
-            detach(ready_fd)
-        # Jobs inherit no descriptors that we inherited, such as from `flock 9`
-        for fd in open_descriptors():
-            if fd > 2:
-                with contextlib.suppress(OSError):          # the descriptor that listed them is closed
-                    os.set_inheritable(fd, False)
-        try:
+        with set_up_process(self.options, self.say):
+            # Jobs inherit no descriptors that we inherited, such as from `flock 9`
+            for fd in open_descriptors():
+                if fd > 2:
+                    with contextlib.suppress(OSError):          # the descriptor that listed them is closed
+                        os.set_inheritable(fd, False)
             exit_status = run_loop(self._run())
-        finally:
-            if pid_fd is not None:
-                remove_pid_file(options.pidfile)
         if self.executor.pending:           # a file system does not answer
             exit_without_waiting(exit_status)
         return exit_status
@@ -9135,22 +9147,6 @@ class Program:
         """Report that records can be lost, after a signal: the program does not wait for all."""
         if self.executor.pending:
             self.say("a file system does not answer, or records are locked (some can be missing)")
-
-    def _print_background_hint(self) -> None:
-        """Report our process id in the background, how to stop us, and where messages go."""
-        if getattr(self.options, "quiet", False):       # a server has no -q
-            return
-        pid = os.getpid()
-        is_file = stat.S_ISREG(os.fstat(2).st_mode)
-        destination = "nowhere (see --errors)"
-        if self.options.errors:
-            destination = f"to {self.options.errors}"
-        elif is_file:
-            destination = "where stderr goes"
-        self.say(
-            f"process {pid} (kill {pid} stops it, kill -USR1 {pid} lets running jobs finish); messages go "
-            f"{destination}"
-        )
 
     async def _run(self) -> int:
         """Set up the event loop and call work().  Return the exit status."""
@@ -9217,7 +9213,7 @@ class Program:
     # -- messages --------------------------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
-        """Print a line with the label on stderr; before the event loop runs, without a Writer."""
+        """Print a line with the label on stderr, from any thread; before the loop runs, without a Writer."""
         line = f"{self.label}: {text}"
         if self._is_loop_running:
             self.say_without_label(line)
@@ -9226,10 +9222,11 @@ class Program:
 
     def in_loop(self, function: Callable[..., None], *args: Any) -> None:
         """Call a function in the loop's thread, from any thread."""
-        if self.executor.pool:
-            self.loop.call_soon_threadsafe(function, *args)
-        else:
+        import threading  # asyncio has loaded it
+        if threading.current_thread() is threading.main_thread():
             function(*args)
+        else:
+            self.loop.call_soon_threadsafe(function, *args)
 
     def _on_error(self, text: str) -> None:
         """Record that output or records were lost, and report each reason once, and only a few."""
@@ -9240,7 +9237,7 @@ class Program:
             self.say_without_label(text + (" (more such messages are left out)" if is_last else ""))
 
     def say_without_label(self, text: str) -> None:
-        self.stderr.write(os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
+        self.in_loop(self.stderr.write, os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
 
     def _on_stderr_broken(self, error: OSError) -> None:
         """Record that a file lacks messages; a reader that has exited misses nothing."""
@@ -9458,8 +9455,7 @@ class App(RunnerProgram):
 
     async def work(self) -> int:
         """Connect job file, outputs and runner, and run the jobs.  Return the exit status."""
-        say = functools.partial(self.in_loop, self.say)
-        file = JobFile(self.path, say=say, mount=self._mount, presence_lock=self._presence_lock)
+        file = JobFile(self.path, say=self.say, mount=self._mount, presence_lock=self._presence_lock)
         cursor = Cursor(
             JobQueue(file),
             [self._consumer],
@@ -9467,7 +9463,7 @@ class App(RunnerProgram):
             wait_for_file=self.options.follow,
             unchecked=not self._is_checked,             # the file did not exist at the start
         )
-        reader = JobReader(self.path, say=say, mount=self._mount)
+        reader = JobReader(self.path, say=self.say, mount=self._mount)
         jobs = FileJobs(cursor, reader, self.executor, self._consumer)
         logfile_sink, outdir_sink, joblog_sink = self._record_sinks
         console = self.console_sinks(reader, not logfile_sink, is_recorded=outdir_sink is not None)
