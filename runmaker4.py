@@ -949,19 +949,18 @@ MAKING = 20                     # attempts to open a file that another host is c
 LOCKS_LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.EBADFD, errno.ENOTCONN)
 
 
+# The kernel gives no process this descriptor (sysctl_nr_open_max in fs/file.c), so all calls fail with EBADF;
+# for -1, fcntl() raises ValueError.
+CLOSED = (1 << 31) - 1
+
+
 class Opened:
     """An object with a file that is open, or closed for now."""
-    _fd: int | None                     # None: closed
+    fd = CLOSED
 
     @property
     def is_open(self) -> bool:
-        return self._fd is not None
-
-    @property
-    def fd(self) -> int:
-        if self._fd is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return self._fd
+        return self.fd != CLOSED
 
 
 class Reading(enum.Enum):
@@ -974,9 +973,9 @@ class Reading(enum.Enum):
 class Reader(Opened):
     """An open file; reads return the current contents, not old pages of this host's cache."""
 
-    def __init__(self, fd: int | None, network: bool = False) -> None:
+    def __init__(self, fd: int = CLOSED, network: bool = False) -> None:
         """On a network file system, open_direct() has opened `fd`."""
-        self._fd = fd
+        self.fd = fd
         self.reading_mode = Reading.CACHED
         if network:
             direct = fcntl.fcntl(self.fd, fcntl.F_GETFL) & os.O_DIRECT
@@ -995,16 +994,15 @@ class Reader(Opened):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def detach(self) -> int | None:
-        """Become closed, and return the descriptor, which the caller must close; None if already closed."""
-        fd = self._fd
-        self._fd = None
+    def detach(self) -> int:
+        """Become closed, and return the descriptor, which the caller must close."""
+        fd = self.fd
+        self.fd = CLOSED
         return fd
 
     def close(self) -> None:
-        fd = self.detach()
-        if fd is not None:
-            os.close(fd)
+        if self.is_open:
+            os.close(self.detach())
 
     def refresh(self, mount: Mount) -> None:
         """Make later reads return what other hosts had written by now.  Call refresh_file() first.
@@ -1013,10 +1011,10 @@ class Reader(Opened):
         MooseFS caches for up to 60 s: one thread of its daemon learns that a file has changed, another that a
         lock is granted, and the second can be first (mfsclient/extrapackets.c, readdata.c).
         """
-        if mount.is_fuse:
+        if mount.is_fuse and self.is_open:
             direct = os.O_DIRECT if self.reading_mode is Reading.DIRECT else 0
             old_fd = self.fd
-            self._fd = os.open(f"/proc/self/fd/{old_fd}", os.O_RDONLY | os.O_CLOEXEC | direct)
+            self.fd = os.open(f"/proc/self/fd/{old_fd}", os.O_RDONLY | os.O_CLOEXEC | direct)
             os.close(old_fd)
 
     def pread(self, size: int, offset: int) -> bytes:
@@ -2132,8 +2130,7 @@ class Summary:
 
 
 def close_all(*fds: int | None) -> None:
-    different = set(fds)
-    for fd in {fd for fd in different if fd is not None}:
+    for fd in {fd for fd in fds if fd not in (None, CLOSED)}:
         # EIO: the lease was lost, and unsynced writes
         with contextlib.suppress(OSError):
             os.close(fd)
@@ -2206,7 +2203,8 @@ class LockTableReader(Opened):
         self.network = mount.network
         self.say = say
         self.path = lock_file_of(file)
-        self._fd = None                 # None: closed, unreadable, or the lock file does not exist
+        # CLOSED also: unreadable, or the lock file does not exist
+        self.fd = CLOSED
         self.inode: Identity | None = None      # kept by close(); None: no lock file was opened
         self.is_unreadable = False      # so its locks are unknown
 
@@ -2234,28 +2232,28 @@ class LockTableReader(Opened):
         """Open the lock file that the path names now, unless it is open; return False if none was opened."""
         if self.is_open and self.is_current():
             return False
-        old_fd = self._fd
+        old_fd = self.fd
         try:
-            self._fd, self.inode = self._open()
+            self.fd, self.inode = self._open()
         except OSError as error:
             raise OSError(error.errno, f"lock file {self.path}: {error_text(error)}") from None
         close_all(old_fd)
         return self.is_open
 
-    def _open(self) -> tuple[int | None, Identity | None]:
-        """Return descriptor and identity of the lock file; None for both: none exists, or unreadable."""
+    def _open(self) -> tuple[int, Identity | None]:
+        """Return descriptor and identity of the lock file; CLOSED and None: none exists, or unreadable."""
         was_hidden = self.is_unreadable
         self.is_unreadable = False
         try:
             fd = open_lock_file(self.path, os.O_RDONLY, self.network)
         except FileNotFoundError:
-            return None, None
+            return CLOSED, None
         except PermissionError:
             self.is_unreadable = True
             if not was_hidden:
                 self.say("cannot tell whether jobs marked r are still running: no permission to read "
                          f"{self.path}")
-            return None, None
+            return CLOSED, None
         try:
             info = stat_lock_file(fd, self.network)
         except OSError:
@@ -2264,8 +2262,8 @@ class LockTableReader(Opened):
         return fd, (info.st_dev, info.st_ino)
 
     def close(self) -> None:
-        close_all(self._fd)
-        self._fd = None
+        close_all(self.fd)
+        self.fd = CLOSED
 
     def is_mutex_held(self, command: bytes) -> bool:
         return self.is_open and not is_free(self.fd, bucket_of(command) + MUTEX_OFFSET)
@@ -2530,8 +2528,7 @@ class JobReader(Opened):
         self._tail_since = 0.0                  # when `_tail` was first seen (clock)
         # the size when the file was last known to be complete, or opened
         self._trusted_size = 0
-        self._fd = None
-        self.reader = Reader(None)
+        self.reader = Reader()
         self.inode: Identity | None = None      # None: no file is open
         self._opened_stat: os.stat_result | None = None         # of the file that was opened last
         self.lock_table = LockTableReader(self.real_path, mount, say)
@@ -2758,9 +2755,9 @@ class JobReader(Opened):
         info = self._stat()
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
-    def _is_known_at_path(self, fd: int | None) -> bool:
+    def _is_known_at_path(self, fd: int) -> bool:
         """Return True if this host knows without asking a server that the path names this open file."""
-        return self.network and fd is not None and path_names_fd(self.real_path, fd)
+        return self.network and fd != CLOSED and path_names_fd(self.real_path, fd)
 
     def reopen_if_replaced(self) -> Changed:
         """Open the job file and the lock file that the path names now, unless they are open.
@@ -2769,7 +2766,7 @@ class JobReader(Opened):
         """
         changed = Changed.NOTHING
         self.refresh()
-        if not self._is_known_at_path(self._fd):
+        if not self._is_known_at_path(self.fd):
             info = self._stat()
             if self.inode != (info.st_dev, info.st_ino):
                 if not stat.S_ISREG(info.st_mode):
@@ -2808,17 +2805,17 @@ class JobReader(Opened):
             close_all(fd, reader.detach())
             raise
         self._opened_stat = info
-        close_all(self._fd, self.reader.detach())
-        self._fd = fd
+        close_all(self.fd, self.reader.detach())
+        self.fd = fd
         self.reader = reader
         self.inode = info.st_dev, info.st_ino
         # A file that replaces another one can be half saved: its size is not trusted yet
         self._trusted_size = self._trusted_size or info.st_size
 
     def close_files(self) -> None:
-        close_all(self._fd, self.reader.detach())
+        close_all(self.fd, self.reader.detach())
         self.lock_table.close()
-        self._fd = None
+        self.fd = CLOSED
         self.inode = None
 
 

@@ -559,7 +559,7 @@ class JournalReader:
                     f"{self.path}: {error_text(error)} (expected the journal of runmaker4.py: no job was run "
                     "yet, or with --outdir DIR or --no-records)"
                 ) from None
-            self.file = Reader(None)
+            self.file = Reader()
             self.size = 0
 
     def _read(self, size: int, offset: int) -> bytes:
