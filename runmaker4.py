@@ -1451,67 +1451,65 @@ def wanted_lines_pattern(states: bytes | None, directives: bool) -> re.Pattern[b
     return re.compile(rb"\n(" + rb"|".join(beginnings) + rb")")
 
 
+def whole_lines(file: Reader, start: int, stop: float = math.inf) -> Iterator[bytes]:
+    """Yield the file between two offsets at which lines begin, in pieces of whole lines.
+
+    Only the last piece lacks a newline, and can be empty.
+
+    An NFS client asks the server for all that a read with O_DIRECT wants, also beyond the end of the file: so
+    the first reads are small, and none follows a short one.
+    """
+    incomplete: list[bytes] = []
+    offset = start
+    size = 4096
+    while True:
+        data = file.pread(int(min(size, stop - offset)), offset)
+        lines, newline, rest = data.rpartition(b"\n")
+        if newline:
+            yield b"".join((*incomplete, lines, newline))
+            incomplete = []
+        incomplete.append(rest)
+        if len(data) < size:
+            break
+        offset += size
+        size = min(4 * size, 1 << 20)
+    yield b"".join(incomplete)
+
+
+def split_lines(lines: bytes) -> list[bytes]:
+    """Return the lines of a piece of whole_lines(), without newlines."""
+    return lines.removesuffix(b"\n").split(b"\n")
+
+
 def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
     """Yield the job lines with one of these commands, in any state; the line at `start` has number 1."""
     if not commands:
         return
-    command_forms = {command + ending for command in commands for ending in (b"", b"\r")}
     number = 0
     offset = start
-    for lines, are_complete in read_lines(file, start):
-        for whole_line in lines:
+    for lines in whole_lines(file, start):
+        for whole_line in split_lines(lines):
             number += 1
             # A look-up is faster than parsing each line
-            if whole_line[2:] in command_forms and JOB_LINE.match(b"\n" + whole_line):
-                state, text = whole_line[:1], whole_line[1:]
-                line = Line(number, 0, offset, state, text, are_complete)
-                if line.command in commands:
-                    yield line
+            if whole_line[2:].removesuffix(b"\r") in commands and JOB_LINE.match(b"\n" + whole_line):
+                yield Line(number, 0, offset, whole_line[:1], whole_line[1:], lines.endswith(b"\n"))
             offset += len(whole_line) + 1
 
 
-def read_lines(file: Reader, start: int) -> Iterator[tuple[list[bytes], bool]]:
-    """Yield the lines from the offset `start` on, without newlines: lists of many lines, each with True.
-
-    The last list comes with False: one line, the end of the file after the last newline, mostly b''.
-    """
-    offset = start
-    incomplete = b""
-    size = Scan.MIN_CHUNK_SIZE
-    while data := file.pread(max(size, len(incomplete)), offset):
-        offset += len(data)
-        size = min(2 * size, Scan.MAX_CHUNK_SIZE)
-        *lines, incomplete = (incomplete + data).split(b"\n")
-        yield lines, True
-    yield [incomplete], False
-
-
 def count_running_lines(file: Reader, start: int, stop: float, command: bytes, limit: int) -> int:
-    """Count the lines `r` of a command between two offsets at which lines begin, up to `limit`.
+    """Count the lines `r` of a command between two offsets at which lines begin; stop once there are `limit`.
 
     Search without parsing, because hundreds can be `r`.
     """
-    matches = []
-    for blank in (b" ", b"\t"):
-        line = b"\nr%b%b" % (blank, command)
-        matches += [line + b"\n", line + b"\r\n"]
+    line_ends = [b"%b%b" % (command, newline) for newline in (b"\n", b"\r\n")]
+    matches = [b"\nr%b%b" % (blank, line_end) for blank in (b" ", b"\t") for line_end in line_ends]
     count = 0
-    incomplete = b""
-    offset = start
-    size = 4096
-    while count < limit:
-        data = file.pread(int(min(size, stop - offset)), offset)
-        if data:
-            lines, _, incomplete = (incomplete + data).rpartition(b"\n")
-        else:
-            lines = incomplete                        # the last line, which has no newline
+    for lines in whole_lines(file, start, stop):
         # Each line gets two newlines, because count() finds no overlapping matches
         text = b"\n" + lines.replace(b"\n", b"\n\n") + b"\n"
         count += sum(map(text.count, matches))
-        if not data:
+        if count >= limit:
             break
-        offset += len(data)
-        size = min(4 * size, 1 << 20)
     return count
 
 
@@ -1818,28 +1816,6 @@ STRAY = re.compile(rb"\n(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:[#\n]|\Z)|.\Z)")
 # only those that begin with `//`, `/*`, or `/` and white space or nothing are comments there.
 STRAY_WITHOUT_JOBS = re.compile(STRAY.pattern.replace(b"[#/]", rb"#|/(?![^\s/*])"))
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
-
-
-def whole_lines(file: Reader, offset: int) -> Iterator[bytes]:
-    """Yield the file from an offset on, in pieces of whole lines; the last can lack a newline.
-
-    An NFS client asks the server for all that a read with O_DIRECT wants, also beyond the end of the file: so
-    the first reads are small, and none follows a short one.
-    """
-    incomplete: list[bytes] = []
-    size = 4096
-    while True:
-        data = file.pread(size, offset)
-        lines, newline, rest = data.rpartition(b"\n")
-        if newline:
-            yield b"".join((*incomplete, lines, newline))
-            incomplete = []
-        incomplete.append(rest)
-        if len(data) < size:
-            break
-        offset += size
-        size = min(4 * size, 1 << 20)
-    yield b"".join(incomplete)
 
 
 def find_stray(file: Reader, stray: re.Pattern[bytes]) -> int:
@@ -2551,7 +2527,7 @@ class JobReader(Opened):
 
     def lines_by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
         lines_of_command: dict[bytes, list[Line]] = {command: [] for command in commands}
-        for line in find_command_lines(self.reader, self.start, commands):
+        for line in find_command_lines(self.reader, self.start, lines_of_command):
             lines_of_command[line.command].append(line)
         return lines_of_command
 

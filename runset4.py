@@ -1383,7 +1383,7 @@ def add_job_files(file: JobFile, names: Sequence[str]) -> int:
     paths = [path for name in names for path in (job_files(name) if os.path.isdir(name) else [name])]
     if not paths:
         raise UsageError(f"{display_text(os.fsencode(names[0]))}: no job files (nothing to add)")
-    commands = [*dict.fromkeys(map(command_of_fjd_file, paths))]
+    commands = dict.fromkeys(map(command_of_fjd_file, paths))
     with open_and_lock_to_append(file) as fd:
         with Reader.with_own_fd(fd, file.network) as reader:
             found_lines = find_command_lines(reader, first_line_offset(reader), commands)

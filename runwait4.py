@@ -122,16 +122,17 @@ from runmaker4 import (
     printable,
     progress_line,
     pwrite_all,
-    read_lines,
     refresh_file,
     refuse_local_locks,
     run_main,
+    split_lines,
     stat_or_none,
     stat_single_file,
     to_bytes,
     to_text,
     unlock,
     warn,
+    whole_lines,
 )
 
 csv, html, json, secrets = map(lazy_import, ("csv", "html", "json", "secrets"))
@@ -376,8 +377,9 @@ class Watcher:
     def hashes_of_commands(self) -> array[int]:
         """Return the hash of the command of each line."""
         self.file.reopen_if_replaced()
-        batches = read_lines(self.file.reader, self.file.start)
-        return array("q", (hash(line[2:].rstrip(b"\r")) for lines, _ in batches for line in lines))
+        pieces = whole_lines(self.file.reader, self.file.start)
+        lines = itertools.chain.from_iterable(map(split_lines, pieces))
+        return array("q", (hash(line[2:].rstrip(b"\r")) for line in lines))
 
     @retry_while_missing
     def lines_with_commands(self, commands: Collection[bytes]) -> list[Line]:
