@@ -341,7 +341,7 @@ class RemoteJob(Job):
             text=item.job_text("text"),
             key=item.text("id", 16),
             settings=JobSettings(
-                timeout=item.timeout("timeout"),
+                timeout=item.seconds_or_none("timeout"),
                 needs=needs,
                 larger_needs=tuple(larger_needs),
                 shell=os.fsdecode(item.data("shell")),

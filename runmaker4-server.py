@@ -146,7 +146,6 @@ from runmaker4 import (
     Summary,
     TemporaryError,
     Throttle,
-    Unset,
     UsageError,
     WireError,
     Writer,
@@ -815,8 +814,7 @@ class Assignment:
             id=self.key,
             number=job.number,
             text=to_text(job.text),
-            # see Message.timeout()
-            timeout=0.0 if settings.timeout is Unset.UNSET else settings.timeout,
+            timeout=settings.timeout,
             slots=settings.needs.slots,
             memory=[needs.memory for needs in (settings.needs, *settings.larger_needs)],
             shell=to_text(os.fsencode(settings.shell)),

@@ -1579,11 +1579,6 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
 # combined effect of all directives above a line.
 
 
-class Unset(enum.Enum):
-    """The value of a setting that no directive has set."""
-    UNSET = "the option of the runner counts"
-
-
 SHELL = "/bin/sh"
 # Names of shells that understand Processes.SHELL_SCRIPT.  Other programs must not get `-c JOB`:
 # `true -c JOB` does nothing, and the job would count as done.
@@ -1619,7 +1614,7 @@ UNBOUNDED = Resources(math.inf, math.inf)
 class JobSettings:
     """The settings that a directive gives the jobs below it."""
     line: Line | None = None            # the directive; None: there is none
-    timeout: float | Unset | None = Unset.UNSET         # seconds; None: no limit
+    timeout: float | None = 0.0         # seconds; None: no limit; 0: the option of the runner counts
     hosts: tuple[str, ...] = ()         # names and patterns, in lower case; (): any host
     together: str = ""                  # the name of a group; "": no group
     min_hosts: int | None = None        # of the group; None: all
@@ -8543,7 +8538,7 @@ class Runner:
     def timeout_of(self, job: Job) -> float | None:
         """Return the timeout of a job in seconds; None: no limit."""
         job_timeout = job.settings.timeout
-        return self.options.timeout if job_timeout is Unset.UNSET else job_timeout
+        return self.options.timeout if job_timeout == 0 else job_timeout
 
     def admit_or_drain(self, job: Job) -> bool:
         """Return True if the runner can start this job.
@@ -9617,9 +9612,8 @@ class Message:
             raise WireError(f"{name}: not a valid time")
         return float(value)
 
-    def timeout(self, name: str) -> float | Unset | None:
-        """Return what encode_timeout() has made."""
-        return None if self.fields.get(name, 0) is None else self.seconds(name) or Unset.UNSET
+    def seconds_or_none(self, name: str) -> float | None:
+        return None if self.fields.get(name, 0) is None else self.seconds(name)
 
     def boolean(self, name: str) -> bool:
         value = self.fields.get(name)
