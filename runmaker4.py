@@ -1648,21 +1648,6 @@ class JobSettings:
 NO_SETTINGS = JobSettings()
 
 
-@dataclass(eq=False, repr=False)
-class Directive:
-    """A line that begins with #RUN."""
-    kind: str                   # "settings", "barrier", "barrier check" or "end"
-    settings: JobSettings = NO_SETTINGS
-
-
-KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
-KNOWN_SETTINGS = ("timeout", "host", "together", "min-hosts", "slots", "memory", "shell")
-SETTINGS_ARE = (
-    f"settings are {' '.join(f'{name}=' for name in KNOWN_SETTINGS)}; barrier, barrier check and end have "
-    "none"
-)
-
-
 ConsumerKey = tuple[tuple[str, ...], Resources, bool]
 
 
@@ -1691,15 +1676,15 @@ class Directives(NamedTuple):
         `error`, and no settings, and every consumer must wait.
         """
         try:
-            directive = parse_settings(line.text)
+            directive = parse_directive(line.text)
         except ValueError as error:
             first_error = self.error or f"line {line.number}: {error}"
             return self._replace(settings=NO_SETTINGS, error=first_error)
-        if directive.kind == "settings":
-            return self._replace(settings=replace(directive.settings, line=line))
-        if directive.kind == "end":
+        if isinstance(directive, JobSettings):
+            return self._replace(settings=replace(directive, line=line))
+        if directive == "end":
             return self._replace(end=line)
-        return self._replace(barrier=line, check=directive.kind == "barrier check")
+        return self._replace(barrier=line, check=directive == "barrier check")
 
     def can_share_group_with(self, previous: Directives) -> bool:
         """Return True if jobs below these directives and below `previous` can be in one together= group.
@@ -1717,15 +1702,54 @@ class Directives(NamedTuple):
 NO_DIRECTIVES = Directives()                   # above the first directive
 
 
+def host_patterns(text: str) -> tuple[str, ...]:
+    """Return the names and patterns of host=, in lower case.  Raises ValueError."""
+    hosts = tuple(text.lower().split(","))
+    for host in hosts:
+        try:
+            fnmatch.fnmatchcase("", host)
+        except re.error:                    # before Python 3.10, [z-a] is
+            raise ValueError(f"host= has an invalid pattern: '{printable(host)}'") from None
+    return hosts
+
+
+def posix_like_shell(text: str) -> str:
+    """Return the name or path of shell=.  Raises ValueError."""
+    if not POSIX_LIKE.fullmatch(os.path.basename(text)):
+        raise ValueError(f"shell={printable(text)} is no POSIX-like shell: bash, zsh, ksh, dash, yash "
+                         "(a job may call others itself: . fish -c 'COMMANDS')")
+    return text
+
+
+KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
+# and how their values are parsed: as argparse types, or with a ValueError that names the setting
+KNOWN_SETTINGS: Mapping[str, Callable[[str], Any]] = {
+    "timeout": duration,
+    "host": host_patterns,
+    "together": str,
+    "min-hosts": lambda text: None if text == "all" else integer_between(0)(text),
+    "slots": integer_between(1, 100_000),
+    "memory": growing_sizes,
+    "shell": posix_like_shell,
+}
+SETTINGS_ARE = (
+    f"settings are {' '.join(f'{name}=' for name in KNOWN_SETTINGS)}; barrier, barrier check and end have "
+    "none"
+)
+
+
 @functools.lru_cache(maxsize=1000)
-def parse_settings(text: bytes) -> Directive:
-    """Parse a directive: Line.text, which begins with `RUN`.  Raises ValueError."""
+def parse_directive(text: bytes) -> JobSettings | str:
+    """Return what a directive says: settings, or one of KNOWN_DIRECTIVES.  Raises ValueError.
+
+    text: Line.text, which begins with `RUN`.
+    """
     name, *words = [os.fsdecode(word) for word in re.split(rb"[ \t]+", text.rstrip(b" \t\r"))]
     if name != "RUN":
         raise ValueError("looks like a directive, but is none (write #RUN, a blank, and the settings)")
     if " ".join(words) in KNOWN_DIRECTIVES:
-        return Directive(" ".join(words))
-    values: dict[str, str] = {}
+        return " ".join(words)
+    values: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if name not in KNOWN_SETTINGS or not equals:
@@ -1735,21 +1759,10 @@ def parse_settings(text: bytes) -> Directive:
             raise ValueError(f"{name}= is given twice")
         if "" in (value.split(",") if name == "host" else [value]):
             raise ValueError(f"{name}= has an empty value")
-        values[name] = value
-    return Directive("settings", _parse_job_settings(values))
-
-
-def _parse_job_settings(values: dict[str, str]) -> JobSettings:
-    """Parse the settings of a directive, for example {'host': 'node1,node2', 'slots': '4'}.
-
-    Raises ValueError if a value, or a combination, is invalid.
-    """
-    hosts = tuple(values["host"].lower().split(",")) if "host" in values else ()
-    for host in (host for host in hosts if "[" in host):
         try:
-            fnmatch.fnmatchcase("", host)
-        except re.error:                    # before Python 3.10, [z-a] is
-            raise ValueError(f"host= has an invalid pattern: '{printable(host)}'") from None
+            values[name] = KNOWN_SETTINGS[name](value)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"{name}= is {error}") from None
     if "together" in values and "host" not in values:
         raise ValueError("together= requires host=")
     if "min-hosts" in values and "together" not in values:
@@ -1757,38 +1770,16 @@ def _parse_job_settings(values: dict[str, str]) -> JobSettings:
     for name in "slots", "memory":
         if name in values and "together" in values:
             raise ValueError(f"{name}= cannot be used with together=")
-    slots = _parse_value(values, "slots", integer_between(1, 100_000), 1)
-    one_run_without_request: tuple[int, ...] = (0,)
-    sizes = _parse_value(values, "memory", growing_sizes, one_run_without_request)
-    needs, *larger_needs = [Resources(slots, size) for size in sizes]
-    shell = values.get("shell", SHELL)
-    if not POSIX_LIKE.fullmatch(os.path.basename(shell)):
-        raise ValueError(f"shell={printable(shell)} is no POSIX-like shell: bash, zsh, ksh, dash, yash "
-                         "(a job may call others itself: . fish -c 'COMMANDS')")
-    timeout = _parse_value(values, "timeout", duration, NO_SETTINGS.timeout)
-    min_hosts = None
-    if values.get("min-hosts") != "all":
-        min_hosts = _parse_value(values, "min-hosts", integer_between(0), None)
+    needs, *larger_needs = (Resources(values.get("slots", 1), size) for size in values.get("memory", [0]))
     return JobSettings(
-        timeout=timeout,
-        hosts=hosts,
+        timeout=values.get("timeout", NO_SETTINGS.timeout),
+        hosts=values.get("host", ()),
         together=values.get("together", ""),
-        min_hosts=min_hosts,
+        min_hosts=values.get("min-hosts"),
         needs=needs,
         larger_needs=tuple(larger_needs),
-        shell=shell,
+        shell=values.get("shell", SHELL),
     )
-
-
-def _parse_value(values: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
-    """Return the parsed value of the setting `name`; `default` if `values` has none.
-
-    Raises a ValueError that names the setting.
-    """
-    try:
-        return parse(values[name]) if name in values else default
-    except argparse.ArgumentTypeError as error:
-        raise ValueError(f"{name}= is {error}") from None
 
 
 def stopped_by_check(failed_line: Line, check: Line) -> str:

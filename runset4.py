@@ -104,7 +104,7 @@ from runmaker4 import (
     open_or_make,
     other_lock,
     own_job_lock_offset,
-    parse_settings,
+    parse_directive,
     plural,
     print_lines,
     printable,
@@ -155,7 +155,7 @@ def new_line(text: bytes) -> bytes:
     if is_directive(text):
         if b"\n" in text or b"\0" in text:
             raise ValueError(f"not a directive: '{display_text(text[:80])}' (one line, no NUL)")
-        parse_settings(text[1:])            # raises ValueError
+        parse_directive(text[1:])            # raises ValueError
         return text + b"\n"
     if text[:1] in OUR_STATES and text[1:2] in (b" ", b"\t"):
         state_text = display_text(describe_state(text[:1]))
@@ -697,7 +697,7 @@ def merge_equal_lines(old: Sequence[OldLine], new: Sequence[NewLine]) -> list[by
         number, text = new[0]
         try:
             if is_directive(text):
-                parse_settings(text[1:])
+                parse_directive(text[1:])
             elif is_job(text):
                 job_line(text[2:])
         except ValueError as error:

@@ -60,7 +60,7 @@ class FormatCase(Case):
         for line in lines:
             if line.startswith(b"#RUN"):
                 try:
-                    runmaker4.parse_settings(line[1:])
+                    runmaker4.parse_directive(line[1:])
                 except ValueError as error:
                     return line, error
         return None
