@@ -1293,21 +1293,17 @@ class Scan:
     MIN_CHUNK_SIZE = 4096                # bytes
     MAX_CHUNK_SIZE = 1 << 20
 
-    def __init__(self, file: Reader, start: int, states: bytes | None = None, *,
-                 counted: Counter[bytes] | None = None, check_numbers: bool = False, directives: bool = False,
-                 end_offset: float = math.inf) -> None:
+    def __init__(self, file: Reader, start: int, states: bytes | None = None, *, directives: bool = False,
+                 counted: Counter[bytes] | None = None, check_numbers: bool = False) -> None:
         """Start at the offset `start`, where a line begins.  states: the wanted states; None: all.
 
         counted: gets the number of job lines in each state, also of unwanted lines; the sum gives ordinals.
-        check_numbers: raise FileChangedError if line numbers are found to be wrong.  end_offset: lines after
-        this offset are not wanted, but can be found.
+        check_numbers: raise FileChangedError if line numbers are found to be wrong.
         """
         self.file = file
         self._checks_numbers = check_numbers
-        self._end_offset = end_offset
         self._directives = directives
-        self.pattern = wanted_lines_pattern(states, directives)
-        self.overlap = 64 if directives else 2      # bytes at the end of a chunk that can begin a match
+        self._states = states
         self._buffer = b"\n"
         self._buffer_offset = start - 1  # of buffer[0] in the file
         self._position = 0      # an index of the buffer; all before is searched, and the lines are counted
@@ -1315,16 +1311,15 @@ class Scan:
         self.counted = counted
         self.chunk_size = self.MIN_CHUNK_SIZE      # bytes
         self.last: Line | None = None
-        self._must_repeat_line = False          # next() must return `last` again
         # raise Paused after the first chunk past this time (monotonic)
         self.pause_at = math.inf
 
     def next(self, states: bytes = b"") -> Line | None:
-        """Return the next wanted line; None at the end of the file, which can grow later.
+        """Return the next wanted line; None at the end of the file, to which job lines can be added later.
 
         states: find these instead of the wanted ones.
         """
-        pattern = wanted_lines_pattern(states, self._directives) if states else self.pattern
+        pattern = wanted_lines_pattern(states or self._states, self._directives)
         while True:
             match = pattern.search(self._buffer, self._position)
             if match:
@@ -1341,15 +1336,10 @@ class Scan:
         """Return the offset up to which the file was read: all of it, once next() returned None."""
         return self._buffer_offset + len(self._buffer)
 
-    def count_rest(self) -> None:
-        """Count the lines at the end, where a directive could still grow, once next() returned None."""
-        self._count_lines_to(len(self._buffer))
-
     def seek_back(self, line: Line) -> bool:
         """Go back to a job line, so that next() returns it again; return False if an edit has moved it."""
         self.last = line
         self.line_number = line.number - 1
-        self._must_repeat_line = True
         if self.counted is not None:
             # From now on only the sum, which gives the ordinals, is right
             self.counted.clear()
@@ -1367,8 +1357,8 @@ class Scan:
             data = self.file.pread(self.chunk_size, last_line.offset)
         self._buffer = b"\n" + data
         self._buffer_offset = last_line.offset - 1
-        # next() searches for a newline and a state: from 0 it finds the last line again, from 1 the next one
-        self._position = 0 if self._must_repeat_line else 1
+        # next() searches for a newline and a state: from 0 it finds the line (again), from 1 the next one
+        self._position = 0 if self.line_number < last_line.number else 1
         text = last_line.text[:self.MIN_CHUNK_SIZE - 1]
         text_index = 2                          # after the newline and the state
         text_end = text_index + len(text)
@@ -1389,7 +1379,6 @@ class Scan:
                     break
                 newline = self._buffer.find(b"\n", length)
         self._count_lines_to(state_index)
-        self._must_repeat_line = False
         is_complete = newline >= 0
         line_end = newline if is_complete else len(self._buffer)
         ordinal = sum(self.counted.values()) if self.counted else 0
@@ -1413,10 +1402,11 @@ class Scan:
 
         When Paused is raised, the chunk is in the buffer.
         """
-        # A match can begin in one chunk and end in the next
-        self._drop_buffer_to(max(self._position, len(self._buffer) - self.overlap))
-        offset = self._buffer_offset + len(self._buffer)
-        data = self.file.pread(self.chunk_size, offset) if offset < self._end_offset else b""
+        data = self.file.pread(self.chunk_size, self._buffer_offset + len(self._buffer))
+        # A match can begin in one chunk and end in the next; at the end of the file count all but a line that
+        # has only begun
+        overlap = 64 if data else 2
+        self._drop_buffer_to(max(self._position, len(self._buffer) - overlap))
         self._buffer += data
         self.chunk_size = min(2 * self.chunk_size, self.MAX_CHUNK_SIZE)
         if data and time.monotonic() > self.pause_at:
@@ -2598,7 +2588,6 @@ class JobReader(Opened):
                     snapshot.orphans.append(line)
                 bad_lines.append(line.number)
                 can_retry = can_retry or line.state == RUNNING or not is_grouped
-        scan.count_rest()
         return Summary(
             count_states(snapshot),
             half_saved=self.seconds_until_trusted(scan.end) > 0,
@@ -3772,8 +3761,12 @@ def find_bad_line_above(
 
 def _first_line_between(start: int, barrier: Line, file: JobReader, states: bytes) -> Line | None:
     """Return the first line in one of `states` from an offset to a barrier; or None."""
-    line = Scan(file.reader, start, states, end_offset=barrier.offset).next()
-    return line if line and line.offset <= barrier.offset else None
+    for line in Scan(file.reader, start, states, directives=True):
+        if line.offset >= barrier.offset:
+            break
+        if line.state != DIRECTIVE:
+            return line
+    return None
 
 
 def no_group_message(line: Line, settings: JobSettings) -> str:
