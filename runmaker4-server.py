@@ -193,7 +193,6 @@ from runmaker4 import (
     token_path,
     too_many_failures,
     unlock,
-    wait_ready,
     write_all,
     write_with_retries,
 )
@@ -496,14 +495,20 @@ def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float
 def give_to_next_server(listener: socket.socket, locks_fd: int, grace: float) -> socket.socket | None:
     """Send the job locks to the next server; return the connection to it, None: the grace is over."""
     deadline = time.monotonic() + grace
-    while wait_ready([listener.fileno()], select.POLLIN, max(0.0, deadline - time.monotonic())):
-        new_server, _ = listener.accept()
-        with contextlib.suppress(OSError):      # EPIPE: it has refused to start while the old one lived
-            if same_user(new_server):
-                socket.send_fds(new_server, [b"locks"], [locks_fd])
-                return new_server
-        new_server.close()
-    return None
+    poller = select.poll()
+    poller.register(listener, select.POLLIN)
+    day = 86400.0                               # poll(2) takes at most 24 at once
+    while True:
+        seconds = max(0.0, deadline - time.monotonic())
+        if poller.poll(1000 * min(seconds, day)):
+            new_server, _ = listener.accept()
+            with contextlib.suppress(OSError):  # EPIPE: it has refused to start while the old one lived
+                if same_user(new_server):
+                    socket.send_fds(new_server, [b"locks"], [locks_fd])
+                    return new_server
+            new_server.close()
+        elif seconds <= day:
+            return None
 
 
 class KeeperLink:

@@ -479,7 +479,9 @@ def write_all(fd: int, data: bytes | bytearray) -> None:
                 os.fstat(fd)
             view = view[os.write(fd, view):]
         except BlockingIOError:             # another process has set O_NONBLOCK on the description
-            wait_ready([fd], select.POLLOUT, None)
+            poller = select.poll()
+            poller.register(fd, select.POLLOUT)
+            poller.poll()
 
 
 def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
@@ -488,24 +490,6 @@ def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
         written = os.pwrite(fd, view, offset)
         view = view[written:]
         offset += written
-
-
-def wait_ready(fds: Iterable[int], event: int, seconds: float | None) -> list[int]:
-    """Wait until at least one descriptor is ready, and return the ready ones; [] after `seconds`.
-
-    seconds: None: no timeout.  select(2) would take no descriptor above 1,023.
-    """
-    poller = select.poll()
-    for fd in fds:
-        poller.register(fd, event)
-    day = UNITS["d"]
-    while True:
-        # poll(2) takes milliseconds, and at most 24 days at once
-        timeout_ms = None if seconds is None else 1000 * min(seconds, day)
-        ready = [fd for fd, _ in poller.poll(timeout_ms)]
-        if ready or seconds is None or seconds <= day:
-            return ready
-        seconds -= day
 
 
 def print_bytes(data: bytes | bytearray) -> None:

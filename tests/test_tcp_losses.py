@@ -34,11 +34,7 @@ LATER = JOB.replace("-e go", "-e go.2")                 # one that runs on when 
 LONG = 60.0                                             # a grace that no test waits for
 SHORT = 0.6                                             # one that they do
 # a keeper fails when its server is dead, and it waits for the end of the grace
-KEEPER_FAILS = """
-import runmaker4
-right = runmaker4.wait_ready
-runmaker4.wait_ready = lambda fds, event, seconds: right(fds, event, 1 / 0 if seconds else seconds)
-"""
+KEEPER_FAILS = "import select; select.poll = lambda: 1 / 0"
 
 # While the file `slow` is there, the file system does not answer those who follow the job file's path; the
 # file `asked` says that somebody does
