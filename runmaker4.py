@@ -417,11 +417,11 @@ class Parser(argparse.ArgumentParser):
 
 def filled(text: str, width: int, indent: str = "") -> str:
     """Break a paragraph into lines; the first begins with `indent`, the others with as many blanks."""
+    import textwrap  # only --help and runwait4.py need it
     text = " ".join(text.split())
-    lines: str = lazy_import("textwrap").fill(
+    return textwrap.fill(
         text, width, initial_indent=indent, subsequent_indent=" " * len(indent), break_on_hyphens=False
     )
-    return lines
 
 
 def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
@@ -531,7 +531,7 @@ class Throttle:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self._started_at: float | None = None   # None: the task has not run
+        self._started_at = -math.inf            # the task has not run
         self._part_started_at = 0.0
         self._part_cpu_started_at = 0.0
         # of the finished parts of the run
@@ -542,7 +542,7 @@ class Throttle:
         """Begin a part of the run, which must end in the same thread: CPU times are per thread."""
         self._part_started_at = self.clock()
         self._part_cpu_started_at = time.thread_time()
-        if self._started_at is None:
+        if self._started_at == -math.inf:
             self._started_at = self._part_started_at
 
     def __exit__(self, *_: object) -> None:
@@ -559,8 +559,6 @@ class Throttle:
 
         min_seconds: from one start of the task to the next.
         """
-        if self._started_at is None:
-            return 0.0
         return max(self._started_at + max(self.pause_seconds(factor), min_seconds) - self.clock(), 0.0)
 
 
@@ -1023,16 +1021,14 @@ class Reader(Opened):
         first_block = offset - skipped
         blocks = -(-(skipped + size) // BLOCK)          # rounded up
         total = blocks * BLOCK
-        with mmap.mmap(-1, max(total, BLOCK)) as memory, memoryview(memory) as view:
-            bytes_read = 0
-            while bytes_read < total:
-                with view[bytes_read:total] as remaining:
-                    count = os.preadv(self.fd, [remaining], first_block + bytes_read)
-                bytes_read += count
-                if not count or count % BLOCK:          # the end of the file
-                    break
-            stop = min(skipped + size, bytes_read)
-            return bytes(view[skipped:stop])
+        memory = memoryview(mmap.mmap(-1, max(total, BLOCK)))
+        bytes_read = 0
+        while bytes_read < total:
+            count = os.preadv(self.fd, [memory[bytes_read:total]], first_block + bytes_read)
+            bytes_read += count
+            if not count or count % BLOCK:              # the end of the file
+                break
+        return bytes(memory[skipped:min(skipped + size, bytes_read)])
 
 
 def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
@@ -1641,7 +1637,7 @@ class Directives(NamedTuple):
     @property
     def consumer_key(self) -> ConsumerKey:
         """Return all conditions but together= for the consumers of these jobs."""
-        return self.settings.hosts, self.settings.needs, self.end is not None
+        return self.settings.hosts, self.settings.needs, self.below_end
 
     def with_directive(self, line: Line) -> Directives:
         """Return these directives with the effect of one more.
@@ -1660,17 +1656,10 @@ class Directives(NamedTuple):
             return self._replace(end=line)
         return self._replace(barrier=line, check=directive == "barrier check")
 
-    def can_share_group_with(self, previous: Directives) -> bool:
-        """Return True if jobs below these directives and below `previous` can be in one together= group.
-
-        `previous` lacks the last directive line.
-        """
-        return (
-            self.settings.together == previous.settings.together
-            and self.barrier is previous.barrier
-            and self.end is previous.end
-            and self.error == previous.error
-        )
+    @property
+    def group_key(self) -> tuple[object, ...]:
+        """Return what all jobs of a together= group have in common."""
+        return self.settings.together, self.barrier, self.end, self.error
 
 
 NO_DIRECTIVES = Directives()                   # above the first directive
@@ -4188,7 +4177,7 @@ class Walk:
         """Apply a directive to the lines below; it can block them."""
         directives_above = self.above.scope
         self.above.enter(line)
-        if self.groups and not self.above.scope.can_share_group_with(directives_above):
+        if self.groups and self.above.scope.group_key != directives_above.group_key:
             # Below an invalid directive it is unknown if jobs belong to the group above
             self.end_group(waits=self.above.scope.error != "")
         self._only_running_matter = False       # new jobs can be for other consumers
