@@ -983,8 +983,7 @@ class Reader(Opened):
         return fd
 
     def close(self) -> None:
-        if self.is_open:
-            os.close(self.detach())
+        close_all(self.detach())
 
     def refresh(self, mount: Mount) -> None:
         """Make later reads return what other hosts had written by now.  Call refresh_file() first.
@@ -1329,22 +1328,18 @@ class Scan:
     def reread_from(self, last_line: Line, data: bytes | None = None) -> bool:
         """Read the file again from the line that next() has returned last, so that next() sees no old data.
 
-        data: what the caller has just read from there; None: read it.  Return True if the line is still
-        there, in any state; of a long line compare only as much as the smallest chunk has.
+        data: what the caller has just read from there, at least the line; None: read it.  Return True if the
+        line is still there, in any state.
         """
         self.chunk_size = self.MIN_CHUNK_SIZE
         if data is None:
-            data = self.file.pread(self.chunk_size, last_line.offset)
+            line_size = len(last_line.text) + 2         # with state and newline
+            data = self.file.pread(max(self.chunk_size, line_size), last_line.offset)
         self._buffer = b"\n" + data
         self._buffer_offset = last_line.offset - 1
         # next() searches for a newline and a state: from 0 it finds the line (again), from 1 the next one
         self._position = 0 if self.line_number < last_line.number else 1
-        text = last_line.text[:self.MIN_CHUNK_SIZE - 1]
-        text_index = 2                          # after the newline and the state
-        text_end = text_index + len(text)
-        is_cut = len(text) < len(last_line.text)
-        return (self._buffer.startswith(text, text_index)
-                and (is_cut or self._buffer[text_end:text_end + 1] in (b"\n", b"")))
+        return has_line_at(self._buffer, 1, last_line)
 
     def _parse_line_at(self, state_index: int) -> Line:
         """Return the line whose state is buffer[state_index], move the position there, and set `last`."""
