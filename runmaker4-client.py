@@ -188,7 +188,7 @@ def make_parser() -> Parser:
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser()
-    options = parser.parse_args(argv)
+    options = parser.parse(argv)
     host, port = options.server
     options.server = host
     if port and options.port and options.port != port:

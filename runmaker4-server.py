@@ -275,7 +275,7 @@ def make_parser() -> Parser:
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser()
-    options: argparse.Namespace = parser.parse_args(argv)
+    options = parser.parse(argv)
     if options.grace is None:
         parser.error("--grace: lines cannot be kept without a limit (give a time)")
     return options

@@ -391,23 +391,19 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         print_bytes(self.format_help().encode())
 
-    def refuse_unknown_options(self, args: Iterable[str]) -> None:
-        """Refuse an unknown option before its value can be taken for FILE."""
-        for word in itertools.takewhile(lambda word: word != "--", args):
+    def parse(self, words: Sequence[str], intermixed: bool = False) -> argparse.Namespace:
+        """Parse arguments; refuse an unknown option before its value can be taken for FILE.
+
+        intermixed: options can stand between the positional arguments.
+        """
+        for word in itertools.takewhile(lambda word: word != "--", words):
             option = word.partition("=")[0]
             if OPTION.fullmatch(option) and option not in self._option_string_actions:
                 script = find_script_with_option(option)
                 if script not in ("", self.prog):
                     raise UsageError(f"{option} is an option of {script}")
                 self.error(f"unrecognized arguments: {word}")
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self.refuse_unknown_options(args)
-        return super().parse_known_args(args, namespace)
-
-    def parse_known_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self.refuse_unknown_options(args)       # in Python 3.14 this does not call parse_known_args()
-        return super().parse_known_intermixed_args(args, namespace)
+        return self.parse_intermixed_args(words) if intermixed else self.parse_args(words)
 
     def error(self, message: str) -> Any:
         if message.endswith("expected one argument"):       # argparse takes -1 for an option
@@ -1466,8 +1462,8 @@ def count_running_lines(file: Reader, start: int, stop: float, command: bytes, l
 
     Search without parsing, because hundreds can be `r`.
     """
-    line_ends = [b"%b%b" % (command, newline) for newline in (b"\n", b"\r\n")]
-    matches = [b"\nr%b%b" % (blank, line_end) for blank in (b" ", b"\t") for line_end in line_ends]
+    matches = [b"\nr%b%b%b" % (blank, command, newline)
+               for blank in (b" ", b"\t") for newline in (b"\n", b"\r\n")]
     count = 0
     for lines in whole_lines(file, start, stop):
         # Each line gets two newlines, because count() finds no overlapping matches
@@ -9394,7 +9390,7 @@ class App(RunnerProgram):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run runmaker4.py with these arguments (None: sys.argv)."""
-    return run_main(PROG, lambda words: App(make_parser().parse_args(words)).main(), argv)
+    return run_main(PROG, lambda words: App(make_parser().parse(words)).main(), argv)
 
 
 if __name__ == "__main__":

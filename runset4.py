@@ -1675,7 +1675,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     if "--" in words:                   # parse_intermixed_args() forgets it (until Python 3.13)
         start = words.index("--") + 1
         words[start:] = map(as_argument, words[start:])
-    options: argparse.Namespace = parser.parse_intermixed_args(words)
+    options = parser.parse(words, intermixed=True)
     options.sweep = parse_sweep(argv[sweep_index:])
     ranges = [*itertools.chain.from_iterable(options.lines)]
     pattern = None if options.match is None else os.fsencode(options.match)

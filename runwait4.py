@@ -226,7 +226,7 @@ def parse_template(text: str) -> TemplateReader:
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser()
-    options: argparse.Namespace = parser.parse_intermixed_args(argv)
+    options = parser.parse(argv, intermixed=True)
     check_options(options, parser)
     if options.outdir is None and options.file is not None:
         options.outdir = default_outdir(options.file)
