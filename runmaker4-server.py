@@ -1107,8 +1107,9 @@ class Client(Consumer):
             member = assignment.member
             if assignment.key in reported_keys or assignment.phase not in (Phase.SENT, Phase.BEGUN):
                 continue
-            # The message was lost; the group sends the job again.
-            if member and member.group.requeue_job(member, assignment):
+            # The message was lost; the group sends the job again, unless it is cancelled.
+            if member and member.group.stage is Stage.RUNNING and assignment.phase is Phase.SENT:
+                assignment.mark_unsent()
                 continue
             # The job or the group has begun.
             if member or assignment.phase is Phase.BEGUN:
@@ -1455,10 +1456,14 @@ class Member:
     group: Group
     host: str
     client: Client
-    queue: deque[Assignment]                    # jobs to send
-    current: Assignment | None = None           # the unfinished job that was sent
+    jobs: deque[Assignment]                     # unfinished, in order; the client has at most the first
     is_at_gate: bool = False                    # also when it was released
     is_lost: bool = False                       # see Cause.loses_host
+
+    @property
+    def current(self) -> Assignment | None:
+        """Return the first job; None: it must still be sent, or no job is left."""
+        return self.jobs[0] if self.jobs and self.jobs[0].phase is not Phase.CLAIMED else None
 
     @property
     def is_ready(self) -> bool:
@@ -1466,20 +1471,8 @@ class Member:
         waits = self.is_at_gate and self.current is not None and self.current.phase is Phase.SENT
         return waits and self.client.link is not None
 
-    def take_next_job(self) -> Assignment | None:
-        """Return the next job to send, and make it the current one; None: no job, or the client is away.
-
-        Skip cancelled jobs: the group is notified when they are settled.
-        """
-        while self.queue and not self.queue[0].is_undecided:
-            self.queue.popleft()
-        if not self.queue or not self.client.link:
-            return None
-        self.current = self.queue.popleft()
-        return self.current
-
     def stop_current(self) -> None:
-        if self.current:
+        if self.current and self.current.is_undecided:
             self.current.send_message("stop", cancelled=False)
 
 
@@ -1521,14 +1514,13 @@ class Group:
         self._name = pending.name
         min_hosts = pending.jobs[0][1].min_hosts
         self._members: list[Member] = []
-        for host, queue in assignments.items():
-            member = Member(self, host, queue[0].client, deque(queue))
+        for host, jobs in assignments.items():
+            member = Member(self, host, jobs[0].client, deque(jobs))
             self._members.append(member)
-            for assignment in queue:
+            for assignment in jobs:
                 assignment.member = member
         self._min_hosts = len(self._members) if min_hosts is None else min(min_hosts, len(self._members))
         self.stage = Stage.PREPARING
-        self._unfinished = {assignment for member in self._members for assignment in member.queue}
         self._result_lines: list[tuple[int, bytes]] = []        # line number, text
 
     def prepare(self) -> None:
@@ -1537,7 +1529,7 @@ class Group:
         for member in self._members:
             member.client.group_count += 1
         for member in self._members:
-            self._send_next(member)
+            self._send_first(member)
 
     def on_ready(self, member: Member) -> None:
         member.is_at_gate = True
@@ -1576,35 +1568,23 @@ class Group:
         for member in self._members:
             member.client.group_count -= 1
             member.stop_current()
-        for assignment in self._unfinished:
-            assignment.member = None            # no notice of the result
-            self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
+            for assignment in member.jobs:
+                assignment.member = None        # no notice of the result
+                self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         # the next attempt could fail at once
         self._dispatcher.hand_out_soon(group_pause_seconds=1.0)
 
     def on_client_back(self, member: Member) -> None:
         if not member.current:
-            self._send_next(member)
+            self._send_first(member)
         elif self.stage is Stage.STOPPED:
             member.stop_current()
 
-    def requeue_job(self, member: Member, assignment: Assignment) -> bool:
-        """Make a job the next one again that the client does not have after it came back.
-
-        Return False if the job was begun, or the group is not running.
-        """
-        if self.stage is not Stage.RUNNING or assignment.phase is not Phase.SENT:
-            return False
-        assignment.mark_unsent()
-        member.queue.appendleft(assignment)
-        member.current = None
-        return True
-
-    def _send_next(self, member: Member) -> None:
-        """Send a connected host the next job, if any."""
-        assignment = member.take_next_job()
-        if not assignment:
+    def _send_first(self, member: Member) -> None:
+        """Send a connected host the first of its unfinished jobs, if any."""
+        if not member.jobs or not member.client.link:
             return
+        assignment = member.jobs[0]
         if not self._dispatcher.is_startable(assignment):
             self._sessions.settle(assignment, LineResult(Cause.UNSTARTED, ERROR))
             return
@@ -1622,12 +1602,8 @@ class Group:
         was_preparing = self.stage is Stage.PREPARING
         if was_preparing and line_result.state != ERROR:
             return self.abort()
-        self._unfinished.discard(assignment)
+        member.jobs.remove(assignment)
         self._add_result(member, assignment, line_result)
-        if member.current is assignment:
-            member.current = None
-        elif assignment in member.queue:
-            member.queue.remove(assignment)
         if was_preparing or line_result.cause.loses_host:
             member.is_lost = True
         host_count = sum(not host.is_lost for host in self._members)
@@ -1637,8 +1613,8 @@ class Group:
             self._settle_unsent_jobs(member)
             self._start_if_ready()
         elif not member.current:
-            self._send_next(member)
-        if not self._unfinished:
+            self._send_first(member)
+        if not any(host.jobs for host in self._members):
             self._finish()
 
     def _stop_group(self) -> None:
@@ -1646,17 +1622,14 @@ class Group:
         self.stage = Stage.STOPPED
         self._prepare_timer.cancel()
         for member in self._members:
-            if member.current and member.current.is_undecided:
-                member.stop_current()
-        for member in self._members:
+            member.stop_current()
             self._settle_unsent_jobs(member)
 
     def _settle_unsent_jobs(self, member: Member) -> None:
         """Settle the jobs that were not yet sent to a host: they become `e`."""
-        unsent = member.queue
-        member.queue = deque()
-        for assignment in unsent:
-            self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
+        for assignment in member.jobs:
+            if assignment.phase is Phase.CLAIMED:
+                self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
 
     def _add_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
         """Add a result line: host, how the job ended, elapsed time, command."""

@@ -9,7 +9,7 @@ from unittest import mock
 import runmaker4
 
 server: Any = importlib.import_module("runmaker4-server")
-Stage, Phase, Cause = server.Stage, server.Phase, server.Cause
+Stage, Cause = server.Stage, server.Cause
 HOSTS = "alice", "bob", "carol"
 FAILED = server.LineResult(Cause.RAN, b"!")
 TIMEOUT = server.LineResult(Cause.TIMEOUT, b"e")
@@ -179,15 +179,11 @@ class Cells(unittest.TestCase):
         self.group.on_client_back(self.members["bob"])
         self.assertEqual((self.sent(), self.told("bob")), ([], []))
 
-    def test_a_job_that_did_not_arrive_is_sent_again_in_a_running_group_only(self) -> None:
-        for stage in Stage.PREPARING, Stage.RUNNING, Stage.STOPPED:
-            with self.subTest(stage=stage.name):
-                self.put_into(stage)
-                assignment = self.jobs["bob"][0]
-                assignment.phase = Phase.SENT
-                again = self.group.requeue_job(self.members["bob"], assignment)
-                self.assertEqual(again, stage is Stage.RUNNING)
-                self.assertIs(assignment.phase, Phase.CLAIMED if again else Phase.SENT)
+    def test_a_job_that_did_not_arrive_is_sent_again(self) -> None:
+        self.put_into(Stage.RUNNING)
+        self.jobs["bob"][0].mark_unsent()
+        self.group.on_client_back(self.members["bob"])
+        self.assertEqual((self.sent(), self.told("bob")), ([3], []))
 
 
 if __name__ == "__main__":
