@@ -2411,9 +2411,6 @@ class Dispatcher:
         self._stdout = stdout
         self._exit_when_done = exit_when_done
         self._lifetime = sessions.lifetime
-        # Yields random keys without end, as no key is "".  A client that connects names keys of jobs, so they
-        # must be hard to guess, and unlike those of other servers.
-        self._keys = iter(lambda: secrets.token_hex(8), "")
         # last: the one served last
         self.waiting_clients: dict[Client, None] = {}
         self._leaving: set[Client] = set()      # exit if the claim under way lets them
@@ -2432,7 +2429,7 @@ class Dispatcher:
         self.hand_out_soon()
 
     def hand_out_lines(self) -> None:
-        """Start to claim lines for the waiting clients, in turn.
+        """Start to claim lines for the waiting clients, in turn; without any, only walk on through the file.
 
         Do nothing during another claim, or while records are written too slowly.
         """
@@ -2441,9 +2438,8 @@ class Dispatcher:
                 client: "" for client in self.waiting_clients
                 if client.exits_without_jobs and not client.follow      # those wait for the `closing`
             })
-        if self.is_claiming or not self.waiting_clients:
-            return
-        if self._sessions.records.is_behind(Writer.HIGH_BACKLOG):
+        sessions = self._sessions
+        if self.is_claiming or sessions.records.is_behind(Writer.HIGH_BACKLOG):
             return
         reserved = self._reserved_clients()
         offers: dict[Client, Resources] = {}
@@ -2451,46 +2447,47 @@ class Dispatcher:
             slots = client.slots_to_fill
             if slots and client.can_get_jobs and client not in reserved:
                 offers[client] = Resources(slots, client.free_memory)
-        self.start_claiming(offers)
+        self.is_claiming = True
+        self._leaving = {client for client in offers if client.exits_without_jobs}
+        leaving: set[Consumer] = {*self._leaving}
+        if self._exit_when_done and not sessions.assignments:
+            leaving.add(EVERYBODY)
+        all_clients = set(sessions.clients.values())
+        sessions.executor.call_then(
+            self._on_batch_claimed, sessions.claims.claim_batch, list(offers.items()), leaving, all_clients
+        )
 
     def _reserved_clients(self) -> set[Client]:
         """Return the clients for which a group waits."""
         return set().union(*(plan.reserved for plan in self._group_plans.values()))
 
-    def start_claiming(self, offers: dict[Client, Resources]) -> None:
-        """Start to claim lines for these clients, as claim_batch(); _on_batch_claimed() gets the result."""
-        self.is_claiming = True
-        self._leaving = {client for client in offers if client.exits_without_jobs}
-        leaving: set[Consumer] = {*self._leaving}
-        if self._exit_when_done and not self._sessions.assignments:
-            leaving.add(EVERYBODY)
-        all_clients = set(self._sessions.clients.values())
-        # Claims knows only the base class, Consumer
-        clients_by_consumer: dict[Consumer, Client] = {client: client for client in offers}
-        on_claimed = functools.partial(self._on_batch_claimed, clients_by_consumer)
-        self._sessions.executor.call_then(
-            on_claimed, self._sessions.claims.claim_batch, list(offers.items()), leaving, all_clients
-        )
-
-    def _on_batch_claimed(self, clients_by_consumer: dict[Consumer, Client], batch: ClaimedBatch) -> None:
+    def _on_batch_claimed(self, batch: ClaimedBatch) -> None:
         """Send the jobs that Claims.claim_batch() has claimed; claim again if lines can remain.
 
         In between, claim a group or reserve clients for groups, and let clients exit that can get no job.
         """
         self.is_claiming = False
-        for client, assignments in self._assign_jobs(clients_by_consumer, batch.jobs).items():
+        for client, assignments in self._assign_jobs(batch.jobs).items():
             slots = sum(int(assignment.job.settings.needs.slots) for assignment in assignments)
             client.subtract_requested(slots)
             self.send_jobs(client, assignments)
         if batch.no_job is not None:
             self._on_no_job(batch.no_job)
         self._claim_or_reserve_groups(batch)
-        can_lines_remain = batch.must_continue or (batch.jobs and self.waiting_clients)
-        if can_lines_remain:
-            self._sessions.loop.call_soon(self._continue_claiming)
+        if batch.must_continue or (batch.jobs and self.waiting_clients):
+            self._sessions.loop.call_soon(self.hand_out_lines)
 
-    def _assign_jobs(self, clients_by_consumer: dict[Consumer, Client],
-                     jobs: Iterable[Job]) -> dict[Client, list[Assignment]]:
+    def _assign(self, job: Job) -> Assignment:
+        """Assign a claimed line to the client for which it was claimed."""
+        client = job.consumer
+        assert isinstance(client, Client)       # Claims knows only the base class
+        # A client that connects names keys of jobs, so they must be hard to guess, and unlike those of other
+        # servers.
+        assignment = Assignment(secrets.token_hex(8), client, job)
+        self._sessions.add_assignment(assignment)
+        return assignment
+
+    def _assign_jobs(self, jobs: Iterable[Job]) -> dict[Client, list[Assignment]]:
         """Assign each claimed line to its client; return the assignments to send, by client.
 
         A line that cannot be started becomes `e`.  If the client is lost, or the server drains, the line
@@ -2498,9 +2495,8 @@ class Dispatcher:
         """
         to_send: dict[Client, list[Assignment]] = {}
         for job in jobs:
-            client = clients_by_consumer[job.consumer]
-            assignment = Assignment(next(self._keys), client, job)
-            self._sessions.add_assignment(assignment)
+            assignment = self._assign(job)
+            client = assignment.client
             if not self.is_startable(assignment):
                 self._sessions.settle(assignment, LineResult(Cause.UNSTARTED, ERROR))
             elif client.link and self._lifetime.is_serving:
@@ -2518,7 +2514,7 @@ class Dispatcher:
         if no_job.retry_after:                  # a walk is due then, for example below an open barrier
             if self._next_claim:
                 self._next_claim.cancel()
-            self._next_claim = self._sessions.loop.call_later(no_job.retry_after, self._continue_claiming)
+            self._next_claim = self._sessions.loop.call_later(no_job.retry_after, self.hand_out_lines)
         if final_error and self._lifetime.is_serving:
             self._sessions.say(f"{final_error} (no more jobs are handed out)")
             self._sessions.runner_stats.had_errors = True
@@ -2528,13 +2524,6 @@ class Dispatcher:
             if exits[EVERYBODY]:
                 self._sessions.say(exits[EVERYBODY])
             self._lifetime.drain()
-
-    def _continue_claiming(self) -> None:
-        """Claim more lines; if no client waits, only continue the walk."""
-        if self.waiting_clients:
-            self.hand_out_lines()
-        elif not self.is_claiming and self._lifetime.is_serving:
-            self.start_claiming({})
 
     def is_startable(self, assignment: Assignment) -> bool:
         """Return True if a client can start the job; otherwise print why not."""
@@ -2660,9 +2649,7 @@ class Dispatcher:
         assignments: dict[str, list[Assignment]] = {}       # by entry of host=
         hosts = (host for host, jobs in plan.jobs_by_host.items() for _ in jobs)
         for host, job in zip(hosts, claimed):           # the last jobs can be missing
-            assignment = Assignment(next(self._keys), clients[host], job)
-            assignments.setdefault(host, []).append(assignment)
-            self._sessions.add_assignment(assignment)
+            assignments.setdefault(host, []).append(self._assign(job))
         is_complete = len(claimed) == len(plan.pending.jobs)
         all_connected = all(client.link for client in clients.values())
         can_start = is_complete and all_connected and self._lifetime.is_serving
@@ -2931,9 +2918,7 @@ class Server(Program):
             for link in list(self.sessions.links):
                 link.drop_if_silent()
             self.sessions.flush_records()
-            is_busy = self.dispatcher.is_claiming or self.dispatcher.waiting_clients
-            if self.lifetime.is_serving and not is_busy:
-                self.dispatcher.start_claiming({})      # directives can wait for clients
+            self.dispatcher.hand_out_lines()            # without clients: to meet orphans and groups
 
 
 # ======== The certificate ===================================================================================
