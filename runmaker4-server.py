@@ -82,7 +82,7 @@ import socket
 import struct
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -1437,17 +1437,11 @@ def index_jobs_below(file: Reader, directive: Line, last_offset: int) -> dict[in
     return {line.offset: index for index, line in enumerate(job_lines)}
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class GroupPlan:
     """A group that waits for hosts."""
     pending: PendingGroup                       # as a walk has found it
     jobs_by_host: dict[str, GroupJobs]          # by entry of host=
-    # get no other jobs, because all hosts are connected, but some are busy
-    reserved: set[Client] = field(default_factory=set)
-
-    @property
-    def first_line(self) -> Line:
-        return self.pending.jobs[0][0]
 
 
 @dataclass(eq=False)
@@ -2115,7 +2109,7 @@ class Reclaimed:
 @dataclass(eq=False)
 class ClaimedBatch:
     jobs: list[Job]
-    plans: list[GroupPlan]              # that the walk has met
+    plans: dict[int, GroupPlan]         # of the groups that the walk has met; by the offset of the first job
     no_job: NoJob | None                # None: enough jobs were claimed
 
     @property
@@ -2164,48 +2158,40 @@ class Claims(Cursor):
         for consumer, free in offers:
             consumer.free = free
         jobs: list[Job] = []
-        no_job: NoJob | None = None
-        groups_to_start: dict[int, PendingGroup] = {}       # by the offset of the first job
         only_walks = not offers                             # the first result is a NoJob
         while (consumers.all or only_walks) and len(jobs) < MAX_BATCH_LINES:
             result = self.claim(leaving, consumers, all_consumers)
-            groups_to_start.update(self._groups_to_start())
             if isinstance(result, NoJob):
-                no_job = result
-                break
+                return ClaimedBatch(jobs, self._plan_groups(), result)
             jobs.append(result)
-            self._take_from_offer(result, consumers)        # removes a client without a free slot
-        return ClaimedBatch(jobs, self._plan_groups(groups_to_start.values()), no_job)
+            consumer = result.consumer
+            consumer.free -= result.settings.needs
+            del consumers.all[consumer]
+            if consumer.free.slots > 0:
+                consumers.all[consumer] = None              # the last in turn
+        return ClaimedBatch(jobs, self._plan_groups(), None)
 
-    def _groups_to_start(self) -> dict[int, PendingGroup]:
-        """Return the groups that can start now, by the offset of the first job."""
-        return {group.jobs[0][0].offset: group for group in self.groups
-                if group.jobs and group.is_complete and not group.started}
-
-    @staticmethod
-    def _take_from_offer(job: Job, consumers: Consumers) -> None:
-        """Subtract a claimed job from the client's offer; the client is last in turn, or removed if full."""
-        job.consumer.free -= job.settings.needs
-        del consumers.all[job.consumer]
-        if job.consumer.free.slots > 0:
-            consumers.all[job.consumer] = None
-
-    def _plan_groups(self, groups: Iterable[PendingGroup]) -> list[GroupPlan]:
-        """Return a plan for each group; [] if the file was just edited."""
+    def _plan_groups(self) -> dict[int, GroupPlan]:
+        """Return a plan for each group that can start now; {} if the file was just edited."""
+        groups = [group for group in self.groups if group.jobs and group.is_complete and not group.started]
         try:
-            return [GroupPlan(group, jobs_by_host(self.file.reader, group.jobs)) for group in groups]
+            return {group.jobs[0][0].offset: GroupPlan(group, jobs_by_host(self.file.reader, group.jobs))
+                    for group in groups}
         except OSError:
             self.restart_walk()
-            return []
+            return {}
 
-    def claim_group(self, jobs_by_client: Sequence[tuple[Consumer, GroupJobs]]) -> list[Job]:
-        """Claim the lines of a group for these clients, in order; return the jobs up to the first failure."""
+    def claim_group(self, plan: GroupPlan, clients: Mapping[str, Consumer]) -> list[Job]:
+        """Claim the lines of a group; return the jobs, in order, up to the first failure.
+
+        clients: by entry of host=.
+        """
         claimed: list[Job] = []
-        for consumer, jobs in jobs_by_client:
+        for host, jobs in plan.jobs_by_host.items():
             for line, settings in jobs:
                 job: Job | None = None
                 with contextlib.suppress(OSError):
-                    job = self.queue.claim(line, consumer, settings).job
+                    job = self.queue.claim(line, clients[host], settings).job
                 if not job:             # the file has changed or cannot be read
                     self.restart_walk()         # from the top; it reports an error that lasts
                     return claimed
@@ -2417,6 +2403,7 @@ class Dispatcher:
         self._next_claim: asyncio.TimerHandle | None = None
         # wait for hosts; by the offset of the first job
         self._group_plans: dict[int, GroupPlan] = {}
+        self._reserved: set[Client] = set()     # for groups whose hosts are connected, but some are busy
         self._printed_texts: set[str] = set()
         self._groups_paused_until = 0.0         # boottime()
         self.is_claiming = False                # the file executor does so
@@ -2441,11 +2428,10 @@ class Dispatcher:
         sessions = self._sessions
         if self.is_claiming or sessions.records.is_behind(Writer.HIGH_BACKLOG):
             return
-        reserved = self._reserved_clients()
         offers: dict[Client, Resources] = {}
         for client in self.waiting_clients:
             slots = client.slots_to_fill
-            if slots and client.can_get_jobs and client not in reserved:
+            if slots and client.can_get_jobs and client not in self._reserved:
                 offers[client] = Resources(slots, client.free_memory)
         self.is_claiming = True
         self._leaving = {client for client in offers if client.exits_without_jobs}
@@ -2456,10 +2442,6 @@ class Dispatcher:
         sessions.executor.call_then(
             self._on_batch_claimed, sessions.claims.claim_batch, list(offers.items()), leaving, all_clients
         )
-
-    def _reserved_clients(self) -> set[Client]:
-        """Return the clients for which a group waits."""
-        return set().union(*(plan.reserved for plan in self._group_plans.values()))
 
     def _on_batch_claimed(self, batch: ClaimedBatch) -> None:
         """Send the jobs that Claims.claim_batch() has claimed; claim again if lines can remain.
@@ -2582,68 +2564,62 @@ class Dispatcher:
         """
         if batch.no_job is not None and not batch.must_continue:
             self._group_plans = {}              # after a complete walk no others wait
-        self._group_plans.update({plan.first_line.offset: plan for plan in batch.plans})
-        reserved: set[Client] = set()
-        for _, plan in sorted(self._group_plans.items()):       # by offset
+        self._group_plans.update(batch.plans)
+        self._reserved = set()
+        for offset, plan in sorted(self._group_plans.items()):
             # jobs of it run, perhaps since the previous server; or not all are found yet
             if not plan.pending.cannot_start_yet:
-                self._claim_or_reserve_group(plan, reserved)
+                self._claim_or_reserve_group(offset, plan)
 
-    def _claim_or_reserve_group(self, plan: GroupPlan, reserved: set[Client]) -> None:
+    def _claim_or_reserve_group(self, offset: int, plan: GroupPlan) -> None:
         """Start to claim a group if a client with a free slot waits for each host.
 
         If all hosts are connected, but some are busy, reserve a client of each: it gets no other jobs until
-        the group is claimed.  reserved: clients of groups further up; this group's are added.
+        the group is claimed.  Clients that are reserved for groups further up do not count.
         """
-        free_slots = {client: min(client.requested_slots, client.line_allowance)
-                      for client in self.waiting_clients if client.can_get_jobs and client not in reserved}
-        clients = self._choose_clients(plan, free_slots)
-        if not all(clients.values()):
-            plan.reserved = self._clients_to_reserve(plan, reserved)
-            reserved.update(plan.reserved)
+        clients = self._choose_clients(plan, {
+            client: min(client.requested_slots, client.line_allowance)
+            for client in self.waiting_clients if client.can_get_jobs
+        })
+        if not clients:
+            self._reserved.update(self._choose_clients(plan, {
+                client: client.slots for client in self._sessions.clients.values() if client.link
+            }).values())
             return
         is_paused = boottime() < self._groups_paused_until
         if self.is_claiming or not self._lifetime.is_serving or is_paused:
             return
         plan.pending.started = True             # walks no longer report it
         self.is_claiming = True
-        del self._group_plans[plan.first_line.offset]
-        chosen = {host: client for host, client in clients.items() if client}
-        jobs_by_client = [(chosen[host], jobs) for host, jobs in plan.jobs_by_host.items()]
-        on_claimed = functools.partial(self._prepare_or_return_group, plan, chosen)
-        self._sessions.executor.call_then(on_claimed, self._sessions.claims.claim_group, jobs_by_client)
+        del self._group_plans[offset]
+        on_claimed = functools.partial(self._prepare_or_return_group, plan)
+        self._sessions.executor.call_then(on_claimed, self._sessions.claims.claim_group, plan, clients)
 
-    def _clients_to_reserve(self, plan: GroupPlan, reserved: set[Client]) -> set[Client]:
-        """Return a client to keep free for each host of a group; none if a host is not connected."""
-        total_slots = {client: client.slots for client in self._sessions.clients.values()
-                       if client.link and client not in reserved}
-        clients_by_host = self._choose_clients(plan, total_slots)      # None: not connected
-        clients = {client for client in clients_by_host.values() if client}
-        return clients if all(clients_by_host.values()) else set()
+    def _choose_clients(self, plan: GroupPlan, slots: dict[Client, int]) -> dict[str, Client]:
+        """Return a client for each host of a group; {}: there is none for some host.
 
-    def _choose_clients(self, plan: GroupPlan, free: dict[Client, int]) -> dict[str, Client | None]:
-        """Return a client, or None, for each host of a group; a host that few slots match chooses first."""
+        A host that few slots match chooses first.  slots: the free ones of each client.
+        """
+        free = {client: count for client, count in slots.items() if client not in self._reserved}
         if len(plan.jobs_by_host) > sum(free.values()):     # spares the matching of many hosts
-            return dict.fromkeys(plan.jobs_by_host)
+            return {}
         clients = [client for client in free if not (plan.pending.below_end and client.follow)]
         matching = {host: [client for client in clients if client.matches_host(host)]
                     for host in plan.jobs_by_host}
-        remaining = dict(free)
-        chosen: dict[str, Client | None] = dict.fromkeys(plan.jobs_by_host)
-        for host in sorted(matching, key=lambda host: sum(free[client] for client in matching[host])):
-            client = next((client for client in matching[host] if remaining[client] > 0), None)
-            if client:
-                chosen[host] = client
-                remaining[client] -= 1
+        chosen: dict[str, Client] = {}
+        for host in sorted(matching, key=lambda host: sum(slots[client] for client in matching[host])):
+            client = next((client for client in matching[host] if free[client] > 0), None)
+            if not client:
+                return {}
+            chosen[host] = client
+            free[client] -= 1
         return chosen
 
-    def _prepare_or_return_group(
-        self, plan: GroupPlan, clients: dict[str, Client], claimed: Sequence[Job]
-    ) -> None:
+    def _prepare_or_return_group(self, plan: GroupPlan, claimed: Sequence[Job]) -> None:
         """Assign the claimed jobs of a group to the hosts' clients, in order, and prepare the group.
 
         Give the lines back if some could not be claimed, a client was lost, or the server drains.
-        clients: by entry of host=.  claimed: the jobs up to the first failure.
+        claimed: the jobs up to the first failure.
         """
         self.is_claiming = False
         assignments: dict[str, list[Assignment]] = {}       # by entry of host=
@@ -2651,7 +2627,7 @@ class Dispatcher:
         for host, job in zip(hosts, claimed):           # the last jobs can be missing
             assignments.setdefault(host, []).append(self._assign(job))
         is_complete = len(claimed) == len(plan.pending.jobs)
-        all_connected = all(client.link for client in clients.values())
+        all_connected = all(host_jobs[0].client.link for host_jobs in assignments.values())
         can_start = is_complete and all_connected and self._lifetime.is_serving
         if can_start:
             Group(self, self._sessions, self._stdout, plan.pending, assignments).prepare()
