@@ -1219,9 +1219,6 @@ class ClientLink(Link, asyncio.Protocol):
         super().connection_made(transport)
         self._sessions.add_link(self)
 
-    def on_authenticated(self) -> None:
-        self._sessions.mark_authenticated(self)
-
     def handle(self, message: Message) -> None:
         """Handle a message.  Raises WireError."""
         if self._sessions.lifetime.is_exiting:
@@ -1261,7 +1258,7 @@ class ClientLink(Link, asyncio.Protocol):
             raise WireError(f"an unexpected message {kind!a}")
 
     def disconnected(self, why: str) -> None:
-        self._sessions.remove_link(self)
+        del self._sessions.links[self]
         self.why = why
         self.detach(DetachReason.LOST)
 
@@ -1771,9 +1768,7 @@ class Sessions:
     _unwritten: list[tuple[Assignment, LineResult]] = field(default_factory=list)
     _unacknowledged: set[Client] = field(default_factory=set)
     is_held_back: bool = False          # acknowledging waits for the disk or terminal
-    links: dict[ClientLink, None] = field(default_factory=dict)
-    # unauthenticated links, oldest first
-    _strangers: OrderedDict[ClientLink, None] = field(default_factory=OrderedDict)
+    links: dict[ClientLink, None] = field(default_factory=dict)     # oldest first
 
     def __post_init__(self) -> None:
         self.recovery = Recovery(self)
@@ -2029,18 +2024,11 @@ class Sessions:
         self.acknowledge()
 
     def add_link(self, link: ClientLink) -> None:
+        """Add a new connection; drop the oldest unauthenticated ones if there are too many."""
         self.links[link] = None
-        self._strangers[link] = None
-        while len(self._strangers) > MAX_UNAUTHENTICATED:
-            oldest, _ = self._strangers.popitem(last=False)
-            oldest.drop("too many unauthenticated connections")
-
-    def mark_authenticated(self, link: ClientLink) -> None:
-        self._strangers.pop(link, None)
-
-    def remove_link(self, link: ClientLink) -> None:
-        del self.links[link]
-        self._strangers.pop(link, None)
+        strangers = [link for link in self.links if not link.channel.is_authenticated]
+        for stranger in strangers[:-MAX_UNAUTHENTICATED]:
+            stranger.drop("too many unauthenticated connections")
 
 
 # ======== Recovery ==========================================================================================
