@@ -419,9 +419,13 @@ class ServedQueue(JobQueue):
             if has_own_lock(line):
                 return self._claim_inherited(line, own_job_lock_offset(line))
             if line.state in (own_states if line is own_line else RUNNING):
-                job = self._claim_unless_taken(line)
-                if job:
-                    return job
+                attempt = self.claim(line)
+                if attempt.job:
+                    return attempt.job
+                # otherwise another runner certainly has the line
+                was_taken_since = attempt.check is LineCheck.CHANGED and attempt.data[:1] == RUNNING
+                if not was_taken_since and attempt.check is not LineCheck.NO_JOB_LOCK:
+                    raise TemporaryError(attempt.check.value)
         for line in (*other_lines, *lines):
             lock_offset = self.file.lock_table.find_lock_without_line(line.command)
             if line.offset not in used_offsets and lock_offset is not None:
@@ -434,15 +438,6 @@ class ServedQueue(JobQueue):
         job.job_lock = self.file.lock_table.take_lock_without_line(lock_offset)
         self.claimed[job] = None
         return job
-
-    def _claim_unless_taken(self, line: Line) -> Job | None:
-        """Claim a line; return None if certainly another runner has it.  Raises TemporaryError: unknown."""
-        attempt = self.claim(line)
-        was_taken_since = attempt.check is LineCheck.CHANGED and attempt.data[:1] == RUNNING
-        has_no_room = attempt.check is LineCheck.NO_JOB_LOCK
-        if not attempt.job and not was_taken_since and not has_no_room:
-            raise TemporaryError(attempt.check.value)
-        return attempt.job
 
 
 # ======== The keeper ========================================================================================
@@ -2068,29 +2063,15 @@ class ReportedJob:
         return cls(entry.hexadecimal("id", 16), line, result)
 
     @property
-    def _will_run_again(self) -> bool:
+    def will_run_again(self) -> bool:
         return self.result in (NEW, ERROR)
-
-    @property
-    def rank(self) -> tuple[bool, bool]:
-        """Return the order in which jobs of one command choose lines.
-
-        First jobs with a result, which must not run again; then running ones; last those that will run again.
-        """
-        return self._will_run_again, self.result is None
-
-    @property
-    def own_states(self) -> bytes:
-        """Return the states in which the job's own line is claimed: after the grace it can be `e` or `.`."""
-        return RUNNING if self._will_run_again else RUNNING + ERROR + NEW
-
 
 @dataclass
 class Reclaimed:
-    """The jobs of a returning client.  With a doubt, some are in none of the three."""
-    jobs: dict[str, Job] = field(default_factory=dict)      # by key
-    settled: list[str] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
+    """What becomes of the jobs of a returning client.  With a doubt, some are in no list."""
+    jobs: dict[str, Job] = field(default_factory=dict)      # by key: the client has the line again
+    settled: list[str] = field(default_factory=list)        # keys: the line has the job's result already
+    lost: list[str] = field(default_factory=list)           # keys: all others
     doubt: str = ""                     # why it is unknown now whether another runner has a line
 
 
@@ -2120,11 +2101,6 @@ class Claims(Cursor):
 
     file: ServedFile
     queue: ServedQueue
-
-    def __init__(self, file: ServedFile, records: Records, ordinals: bool) -> None:
-        """ordinals: lines get ordinals, for the log file."""
-        super().__init__(ServedQueue(file), ordinals=ordinals, serving=True)
-        self._records = records
 
     def take_presence_lock(self) -> None:
         """Lock the byte that shows that this server runs, before the first client comes."""
@@ -2221,23 +2197,20 @@ class Claims(Cursor):
         except OSError as error:
             self.queue.close_if_locks_lost(error)
             reclaimed.doubt = error_text(error)
-        if reclaimed.jobs and self._records.log:
-            ordinals: dict[int, int] = {}       # by offset
+        if reclaimed.jobs and self._ordinals:
+            jobs = {job.offset: job for job in reclaimed.jobs.values()}
             with contextlib.suppress(OSError):
-                lines = Scan(self.file.reader, self.file.start, RUNNING, counted=Counter())
-                ordinals = {line.offset: line.ordinal for line in lines}
-            for job in reclaimed.jobs.values():
-                job.ordinal = ordinals.get(job.offset, 0)
+                for line in Scan(self.file.reader, self.file.start, RUNNING, counted=Counter()):
+                    if line.offset in jobs:
+                        jobs[line.offset].ordinal = line.ordinal
         return reclaimed
 
     def _reclaim_each(self, consumer: Consumer, reported: Sequence[ReportedJob], may_conclude_lost: bool,
                       reclaimed: Reclaimed) -> None:
-        """Find the line of each job that a client has brought back; note in `reclaimed` what becomes of it.
+        """Claim the line of each job that a client has brought back, unless the line has the job's result.
 
-        settled: the line has the job's result already.  jobs: the line is claimed for the client again.
-        lost: the file has no line for the job any more.  Raises TemporaryError if the file could be half
-        saved, so a missing line proves nothing, and OSError; then the jobs without an answer are asked
-        again.
+        All others are lost.  Raises TemporaryError if the file could be half saved, so a missing line proves
+        nothing, and OSError; then the jobs without an answer are asked again.
         """
         self.queue.reopen_if_replaced()
         signature = self.file.signature()
@@ -2246,11 +2219,14 @@ class Claims(Cursor):
         lines_by_number = {line.number: line for lines in lines_by_command.values() for line in lines}
         running_lines = {command: [line for line in lines if line.state == RUNNING]
                          for command, lines in lines_by_command.items()}
-        for reported_job in sorted(reported, key=lambda job: job.rank):
+        # First jobs with a result choose a line, which must not run again; then running ones; last those that
+        # will run again.
+        for reported_job in sorted(reported, key=lambda job: (job.will_run_again, job.result is None)):
             command = reported_job.line.command
             lines = lines_by_command[command]
             own_line = lines_by_number.get(reported_job.line.number)
-            own_states = reported_job.own_states
+            # after the grace, the line of a job that is not to run again can be `e` or `.`
+            own_states = RUNNING if reported_job.will_run_again else RUNNING + ERROR + NEW
             if own_line and own_line.command != command:
                 own_line = None
             # The previous server has exited before the client learned of this result.  If the line has moved,
@@ -2269,9 +2245,7 @@ class Claims(Cursor):
                 job.state = NEW             # unknown
                 job.consumer = consumer
                 reclaimed.jobs[reported_job.key] = job
-            elif is_whole_file:
-                reclaimed.lost.append(reported_job.key)
-            else:
+            elif not is_whole_file:
                 raise TemporaryError("the file can be half saved")
 
     def _can_be_half_saved(self, signature: tuple[int, ...]) -> bool:
@@ -2327,30 +2301,25 @@ class Recovery:
 
         In doubt try again, at most for as long as a line must be missing to count as gone.
         """
-        deadline = boottime() + (JobReader.MAX_LOOKS - 1) * self._sessions.interval
+        sessions = self._sessions
+        deadline = boottime() + (JobReader.MAX_LOOKS - 1) * sessions.interval
         while True:
             is_last_try = boottime() >= deadline
             async with self._lock:
-                reclaimed = await self._try_to_reclaim(client, reported, is_last_try)
+                unassigned = [job for job in reported
+                              if job.key not in sessions.assignments and job.key not in self._settled_keys]
+                reclaimed = await sessions.executor.call(
+                    sessions.claims.reclaim_lines, client, unassigned, is_last_try
+                )
+                for key, job in reclaimed.jobs.items():
+                    sessions.add_assignment(Assignment(key, client, job, Phase.BEGUN))
+            # a result can have been written, or a line lost, since
+            reclaimed.settled += [job.key for job in reported if job.key in self._settled_keys]
+            known_keys = {*client.assignments, *reclaimed.settled}
+            reclaimed.lost = [job.key for job in reported if job.key not in known_keys]
             if is_last_try or not reclaimed.doubt:
                 return reclaimed
-            await asyncio.sleep(self.RETRY_INTERVALS * self._sessions.interval)
-
-    async def _try_to_reclaim(self, client: Client, reported: Sequence[ReportedJob],
-                              is_last_try: bool) -> Reclaimed:
-        """Search the file once, and assign the lines that are found."""
-        unassigned = [job for job in reported
-                      if job.key not in self._sessions.assignments and job.key not in self._settled_keys]
-        reclaim_lines = self._sessions.claims.reclaim_lines
-        reclaimed = await self._sessions.executor.call(reclaim_lines, client, unassigned, is_last_try)
-        for key, job in reclaimed.jobs.items():
-            assignment = Assignment(key, client, job, Phase.BEGUN)
-            self._sessions.add_assignment(assignment)
-        # a result can have been written, or a line lost, since
-        reclaimed.settled += [job.key for job in reported if job.key in self._settled_keys]
-        known_keys = {*client.assignments, *reclaimed.settled, *reclaimed.lost}
-        reclaimed.lost += [job.key for job in reported if job.key not in known_keys]
-        return reclaimed
+            await asyncio.sleep(self.RETRY_INTERVALS * sessions.interval)
 
 
 # ======== Handing out =======================================================================================
@@ -2749,7 +2718,7 @@ class Server(Program):
             make_lock_table=functools.partial(SharedLockTable, give_to_keeper=self._keeper.give_locks),
         )
         has_log_file = bool(self.stores[0])
-        self.claims = Claims(served_file, self.records, ordinals=has_log_file)
+        self.claims = Claims(ServedQueue(served_file), ordinals=has_log_file, serving=True)
         self.sessions = Sessions(
             self.loop,
             self.executor,

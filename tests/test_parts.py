@@ -550,12 +550,11 @@ class LinesOfAClientThatComesBack(JobFileCase):
         make_lock_table = functools.partial(server.SharedLockTable, give_to_keeper=lambda fd: None)
         file = server.ServedFile(str(self.path), say=lambda text: None, make_lock_table=make_lock_table)
         self.addCleanup(file.close_files)
-        records = mock.Mock(log=None)
-        claims = server.Claims(file, records, ordinals=False)
+        claims = server.Claims(server.ServedQueue(file), serving=True)
         self.served = claims.queue
         loop = asyncio.get_running_loop()
         return server.Sessions(
-            loop, runmaker4.FileExecutor(threaded=False), claims, records, runmaker4.RunnerStats(),
+            loop, runmaker4.FileExecutor(threaded=False), claims, mock.Mock(), runmaker4.RunnerStats(),
             server.Lifetime(loop), say=lambda text: None, on_error=lambda text: None,
             interval=file.interval, path=str(self.path), directory=b"", grace=60.0, max_failed=0)
 
