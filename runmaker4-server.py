@@ -550,48 +550,32 @@ class KeeperLink:
 
         Raises UsageError if another server still lives after MAX_EXIT_SECONDS; OSError.
         """
-        for address in self.find_addresses():
-            keeper_sock = self._connect_to_keeper(address)
-            if keeper_sock:
-                if self._receive_locks(keeper_sock):
-                    return keeper_sock
-                # it has exited, because its server left, or another server has taken over
-                keeper_sock.close()
-                return self._take_over_locks()
+        tried_addresses: set[bytes] = set()
+        # A keeper that has left can have been replaced by another one: look until all were tried
+        while addresses := self.find_addresses() - tried_addresses:
+            address = addresses.pop()
+            tried_addresses.add(address)
+            keeper_sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                keeper_sock.setblocking(False)
+                keeper_sock.connect(address)
+                keeper_sock.settimeout(self.MAX_EXIT_SECONDS)
+                # a process of another user can neither block us nor answer
+                fds = socket.recv_fds(keeper_sock, 64, 1)[1] if same_user(keeper_sock) else []
+            except socket.timeout:                  # or the keeper was stopped
+                raise UsageError("is served already (use that server, or stop it)") from None
+            except OSError:                         # nobody listens, the queue is full, or it has exited
+                fds = []
+            if fds:
+                self.locks_fd = fds[0]
+                return keeper_sock
+            keeper_sock.close()
         return None
 
     def find_addresses(self) -> set[bytes]:
         with open("/proc/self/net/unix", "rb") as sockets:      # `@` stands for the NUL
             words = sockets.read().split()
         return {b"\0" + word[1:] for word in words if word.startswith(b"@" + self.address_start)}
-
-    @staticmethod
-    def _connect_to_keeper(address: bytes) -> socket.socket | None:
-        """Return a connection to our user's keeper at this address; None: there is none.
-
-        A process of another user can neither block us nor answer.
-        """
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with contextlib.suppress(OSError):      # nobody listens, or the queue is full
-            sock.setblocking(False)
-            sock.connect(address)
-            if same_user(sock):
-                return sock
-        sock.close()
-        return None
-
-    def _receive_locks(self, keeper_sock: socket.socket) -> bool:
-        """Set `locks_fd` to the descriptor that the keeper sends; return False if it exits instead."""
-        keeper_sock.settimeout(self.MAX_EXIT_SECONDS)
-        try:
-            _, fds, _, _ = socket.recv_fds(keeper_sock, 64, 1)
-        except socket.timeout:                  # or the keeper was stopped
-            raise UsageError("is served already (use that server, or stop it)") from None
-        except OSError:
-            return False
-        if fds:
-            self.locks_fd = fds[0]
-        return bool(fds)
 
     def _become_keeper(self, listener: socket.socket) -> None:
         """Run the keeper in the child process, without other descriptors.  Never returns.
