@@ -746,7 +746,7 @@ class Assignment:
     client: Client
     job: Job
     phase: Phase = Phase.CLAIMED
-    sent_at: float | None = None        # the job, or `go`; boottime()
+    sent_at: float = 0.0                # the job, or `go`; boottime(); 0.0: not sent
     member: Member | None = None        # None: it is in no group
     run: Run | None = None              # None: there is none, or no records
     result: LineResult | None = None    # None: undecided
@@ -754,10 +754,6 @@ class Assignment:
     @property
     def number(self) -> int:
         return self.job.number
-
-    @property
-    def command(self) -> bytes:
-        return self.job.command
 
     @property
     def is_cancelled(self) -> bool:
@@ -778,7 +774,7 @@ class Assignment:
 
     @property
     def is_undecided(self) -> bool:
-        return self.phase is not Phase.ENDING and self.phase is not Phase.OVER
+        return self.phase not in (Phase.ENDING, Phase.OVER)
 
     @property
     def can_come_back(self) -> bool:
@@ -787,7 +783,7 @@ class Assignment:
         """
         if self.result:
             return self.result.state == NEW
-        was_sent_recently = self.sent_at is not None and self.sent_at > boottime() - RETURN_SECONDS
+        was_sent_recently = self.sent_at > boottime() - RETURN_SECONDS
         return was_sent_recently and self.phase is Phase.SENT and self.client.link is not None
 
     def make_job_entry(self) -> dict[str, Any]:
@@ -813,7 +809,7 @@ class Assignment:
     def mark_unsent(self) -> None:
         """Note that the message with the job was lost."""
         self.phase = Phase.CLAIMED
-        self.sent_at = None
+        self.sent_at = 0.0
 
     def mark_begun(self) -> None:
         self.phase = Phase.BEGUN
@@ -872,22 +868,16 @@ class Inbox:
     """The numbers of a client's events."""
 
     def __init__(self) -> None:
-        self._newest_event = 0          # 0: none has come
+        self.newest_event = 0           # 0: none has come
         self.last_acknowledged = 0
-        self.unwritten_results: set[int] = set()        # events with results that are not yet in the file
         self.unacknowledged_bytes = 0   # of output in events that are not acknowledged
         self._output_sizes: deque[tuple[int, int]] = deque()    # event, bytes of output
 
-    @property
-    def last_complete(self) -> int:
-        """Return the last event that can be acknowledged once all records are written; 0: none."""
-        return min(self.unwritten_results) - 1 if self.unwritten_results else self._newest_event
-
     def receive_event(self, event_number: int) -> bool:
         """Return False if an event came before and must be ignored."""
-        if event_number <= self._newest_event:
+        if event_number <= self.newest_event:
             return False
-        self._newest_event = event_number
+        self.newest_event = event_number
         return True
 
     def add_output(self, event_number: int, size: int) -> None:
@@ -931,7 +921,7 @@ class Client(Consumer):
         self.free_memory = 0            # bytes for these jobs; negative: the memory has shrunk
         self.request_number = 0         # of the last `claim` message, which answers repeat
         self.exits_without_jobs = False     # that message was marked `last`
-        self._short_jobs_in_row = 0
+        self.short_jobs_in_row = 0      # done within SHORT_JOB_SECONDS of being sent
         self.inbox = Inbox()
 
     # -- properties ------------------------------------------------------------------------------------------
@@ -972,7 +962,7 @@ class Client(Consumer):
             return 0
         if self.sessions.max_failed:
             return requested
-        return requested + min(self._short_jobs_in_row // 4, MAX_PREFETCHED_LINES)
+        return requested + min(self.short_jobs_in_row // 4, MAX_PREFETCHED_LINES)
 
     @property
     def where(self) -> str:
@@ -1145,11 +1135,13 @@ class Client(Consumer):
         """Subtract slots for which jobs are sent; they can be more than requested."""
         self.requested_slots = max(self.requested_slots - slots, 0)
 
-    def count_short_jobs(self, assignment: Assignment, line_result: LineResult) -> None:
-        """Count jobs in a row that were done within SHORT_JOB_SECONDS of being sent."""
-        was_short = assignment.sent_at is not None and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
-        is_in_row = was_short and line_result.state == DONE
-        self._short_jobs_in_row = self._short_jobs_in_row + 1 if is_in_row else 0
+    @property
+    def last_complete_event(self) -> int:
+        """Return the last event that can be acknowledged once all records are written; 0: none."""
+        results = (assignment.result for assignment in self.assignments.values())
+        # a result is complete once it is in the file, and then the assignment is gone
+        unwritten_events = [result.event for result in results if result and result.event]
+        return min(unwritten_events) - 1 if unwritten_events else self.inbox.newest_event
 
     # -- messages to the client ------------------------------------------------------------------------------
 
@@ -1603,9 +1595,9 @@ class Group:
 
     def _add_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
         """Add a result line: host, how the job ended, elapsed time, command."""
-        elapsed = "" if assignment.sent_at is None else human_time(boottime() - assignment.sent_at)
+        elapsed = human_time(boottime() - assignment.sent_at) if assignment.sent_at else ""
         # as on the console: a terminal gets no control characters
-        command = one_line(assignment.command) if self._stdout.terminal else assignment.command
+        command = one_line(assignment.job.command) if self._stdout.terminal else assignment.job.command
         host = os.fsencode(printable(member.host))
         ending = os.fsencode(line_result.text)
         text = b"  %-20s %-20s %8s  %s\n" % (host, ending, elapsed.encode(), command)
@@ -1782,9 +1774,9 @@ class Sessions:
         line_result = assignment.decide_result(proposed_result)
         if not line_result:
             return
-        assignment.client.count_short_jobs(assignment, line_result)
-        if line_result.event:
-            assignment.client.inbox.unwritten_results.add(line_result.event)
+        client = assignment.client
+        was_short = line_result.state == DONE and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
+        client.short_jobs_in_row = client.short_jobs_in_row + 1 if was_short else 0
         if not self._unwritten:         # int() does nothing: results that come before its answer are a batch
             self.executor.call_then(lambda _: self.write_results(), int)
         self._unwritten.append((assignment, line_result))
@@ -1815,20 +1807,16 @@ class Sessions:
         if outcome.cancelled():
             return
         error = outcome.result()
-        client = assignment.client
-        event = line_result.event
         self.runner_stats.add_result(assignment.job, line_result.state)
         if error:
             self.say(f"line {assignment.number}: {error}")
             self.runner_stats.add_unwritten(assignment.job)
             assignment.send_message("fault", text=error[:200], cancelled=assignment.is_cancelled)
-        elif event:
+        elif line_result.event:
             self.recovery.on_settled(assignment)
         self._remove_and_notify_group(assignment, line_result)
         self._drain_after_failures()
-        if event:
-            client.inbox.unwritten_results.discard(event)
-        self.acknowledge_soon(client)
+        self.acknowledge_soon(assignment.client)
 
     def abandon(self, assignment: Assignment) -> None:
         """Leave the line of a client that is gone for good as an orphan."""
@@ -1987,7 +1975,7 @@ class Sessions:
         self.is_held_back = self.records.is_behind(Writer.HIGH_BACKLOG) and not self.lifetime.is_exiting
         if self.is_held_back:
             return
-        last_events = {client: client.inbox.last_complete for client in self._unacknowledged}
+        last_events = {client: client.last_complete_event for client in self._unacknowledged}
         self._unacknowledged.clear()
 
         def on_written(_: object) -> None:
@@ -2450,7 +2438,7 @@ class Dispatcher:
 
     def is_startable(self, assignment: Assignment) -> bool:
         """Return True if a client can start the job; otherwise print why not."""
-        error = command_error(assignment.command)
+        error = command_error(assignment.job.command)
         if error:
             self._sessions.say(f"line {assignment.number}: cannot be started: {error}")
         return not error
