@@ -1092,17 +1092,16 @@ class Client(Consumer):
         sessions = self.sessions
         del sessions.clients[self.id]           # it can come again as another Client
         undecided = [assignment for assignment in self.assignments.values() if assignment.is_undecided]
-        cancelled = [assignment for assignment in undecided if assignment.is_cancelled]
-        running = [assignment for assignment in undecided if not assignment.is_cancelled]
-        if running:
+        running_lines = [assignment.number for assignment in undecided if not assignment.is_cancelled]
+        if running_lines:
             grace = human_time(sessions.grace)
-            lines = name_lines([assignment.number for assignment in running])
-            sessions.say(f"client {self.where} did not come back within {grace}; {lines} given up (if a "
-                         "client was killed, its jobs may still run)")
-        for assignment in running:
-            sessions.abandon(assignment)
-        for assignment in cancelled:
-            sessions.settle(assignment, LineResult(Cause.VANISHED, CANCELLED))
+            sessions.say(f"client {self.where} did not come back within {grace}; {name_lines(running_lines)} "
+                         "given up (if a client was killed, its jobs may still run)")
+        for assignment in undecided:
+            if assignment.is_cancelled:
+                sessions.settle(assignment, LineResult(Cause.VANISHED, CANCELLED))
+            else:
+                sessions.abandon(assignment)
 
     # -- requests and jobs -----------------------------------------------------------------------------------
 
@@ -1682,15 +1681,14 @@ class Accountant:
 
         Scan again, a few times, if reading fails or an editor seems about to fill the file.
         """
-        scan_count = 0
+        looks_left = self._reader.MAX_LOOKS
         while True:
             throttle = Throttle()
             summary = await self._executor.call(self._scan_file, clients, throttle)
             self._next_count_at = boottime() + throttle.pause_seconds(self.PAUSE_FACTOR)
-            scan_count += 1
-            is_unsure = not summary or summary.half_saved
-            is_last = scan_count >= self._reader.MAX_LOOKS or self._lifetime.is_exiting
-            if not is_unsure or is_last:
+            looks_left -= 1
+            is_sure = summary and not summary.half_saved
+            if is_sure or not looks_left or self._lifetime.is_exiting:
                 return summary
             await asyncio.sleep(self._reader.interval)
 
@@ -1750,20 +1748,17 @@ class Sessions:
         assignment.client.assignments[assignment.key] = assignment
         self.assignments[assignment.key] = assignment
 
-    def remove_assignment(self, assignment: Assignment) -> bool:
-        """Take a line off its client, and end the records.  Return False if that was done before."""
+    def remove_assignment(self, assignment: Assignment, line_result: LineResult) -> None:
+        """Take a line off its client, end the records, and notify the group; once."""
         if assignment.phase is Phase.OVER:
-            return False
+            return
         assignment.mark_over()
         # otherwise the client is back, with a new assignment
         if self.assignments.get(assignment.key) is assignment:
             del self.assignments[assignment.key]
         del assignment.client.assignments[assignment.key]
         self.records.abandon_run(assignment)
-        return True
-
-    def _remove_and_notify_group(self, assignment: Assignment, line_result: LineResult) -> None:
-        if self.remove_assignment(assignment) and assignment.member:
+        if assignment.member:
             assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
 
     def settle(self, assignment: Assignment, proposed_result: LineResult) -> None:
@@ -1814,13 +1809,13 @@ class Sessions:
             assignment.send_message("fault", text=error[:200], cancelled=assignment.is_cancelled)
         elif line_result.event:
             self.recovery.on_settled(assignment)
-        self._remove_and_notify_group(assignment, line_result)
+        self.remove_assignment(assignment, line_result)
         self._drain_after_failures()
         self.acknowledge_soon(assignment.client)
 
     def abandon(self, assignment: Assignment) -> None:
         """Leave the line of a client that is gone for good as an orphan."""
-        self._remove_and_notify_group(assignment, LineResult(Cause.VANISHED, ERROR))
+        self.remove_assignment(assignment, LineResult(Cause.VANISHED, ERROR))
         self.executor.post(self.claims.abandon, assignment.job)
 
     async def watch_claimed_lines(self) -> None:
@@ -1840,7 +1835,7 @@ class Sessions:
                     self.say(f"line {assignment.number}: another runner took over this job")
                     self.runner_stats.add_result(assignment.job, ERROR)
                     assignment.send_message("lost")
-                    self._remove_and_notify_group(assignment, LineResult(Cause.TAKEN, ERROR))
+                    self.remove_assignment(assignment, LineResult(Cause.TAKEN, ERROR))
 
     def stop_cancelled_job(self, assignment: Assignment) -> None:
         """Order the client to stop a cancelled job; settle a job that was not yet sent.
@@ -2606,35 +2601,25 @@ class Server(Program):
         context = tls_context(server_side=True)
         self._presence_lock = PresenceLock(of_server=True)
         self.stores = self.open_record_files(self.mount.network, self._presence_lock, self.path)
-        self._listen()
-        self._token, token_text = choose_token()
-        # Otherwise the keeper could survive a signal
-        signal.pthread_sigmask(signal.SIG_BLOCK, runmaker4.STOP_SIGNALS)
-        self._open_keeper()
-        self._credentials = make_credentials(context, find_file_id(self.path))
-        print_bytes(os.fsencode(f"Token for runmaker4-client.py: {token_text}\n"))
-        self.say(f"serving on port {self.port}")
-        return super().main()
-
-    def _listen(self) -> None:
-        """Open the socket, and allow as many waiting connections as the system does."""
+        # the socket, and as many waiting connections as the system allows
         _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         self._socket = listen(self.options.host, self.options.port)
         self.port = self._socket.getsockname()[1]
-
-    def _open_keeper(self) -> None:
-        """Start a keeper, and get the locks of the previous server.
-
-        Raises UsageError: the file is served already, or no keeper can start.
-        """
+        self._token, token_text = choose_token()
+        # Otherwise the keeper could survive a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, runmaker4.STOP_SIGNALS)
         try:
             self._keeper = KeeperLink(self.path, self.options.grace)
             self._keeper.take_over_and_start_keeper()
-        except UsageError as usage_error:
+        except UsageError as usage_error:               # the file is served already
             raise UsageError(f"{self.path}: {usage_error}") from None
         except OSError as error:
             raise UsageError(f"the keeper cannot be started: {error_text(error)}") from None
+        self._credentials = make_credentials(context, find_file_id(self.path))
+        print_bytes(os.fsencode(f"Token for runmaker4-client.py: {token_text}\n"))
+        self.say(f"serving on port {self.port}")
+        return super().main()
 
     async def work(self) -> int:
         """Serve clients until a signal, a defect or the end of all work; return the exit status."""
@@ -2799,20 +2784,16 @@ class Server(Program):
             if not self.lifetime.is_serving:
                 self.sessions.abort_unstarted_groups(self.sessions.assignments)
                 if self._is_drained():
-                    await self._count_and_exit()
+                    clients = [client for client in self.sessions.clients.values() if client.link]
+                    count = await self.accountant.count(clients)        # for the exit statuses
+                    # a client can have come back with a job meanwhile
+                    if self._is_drained():
+                        self._final_count = count
+                        self.lifetime.start_exiting()
 
     def _is_drained(self) -> bool:
         has_lines = self.sessions.assignments or self.claims.has_inherited_locks
         return not has_lines and not self.dispatcher.is_claiming
-
-    async def _count_and_exit(self) -> None:
-        """Count the jobs for the exit statuses, and exit, unless a client came back with a job meanwhile."""
-        clients = [client for client in self.sessions.clients.values() if client.link]
-        count = await self.accountant.count(clients)
-        if self.lifetime.is_exiting or not self._is_drained():
-            return
-        self._final_count = count
-        self.lifetime.start_exiting()
 
     # -- every second ----------------------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ class EachField(Case):
         run = assignment.run
         owners = [known, assignment, *([run, run.shell, *run.streams] if run else ())]
         self.play(message, link.handle, lambda: [dict(vars(owner)) for owner in owners], body)
-        sessions.remove_assignment(assignment)          # ends its run, whatever was said of it
+        sessions.remove_assignment(assignment, mock.Mock())     # ends its run, whatever was said of it
 
     def test_of_a_server(self) -> None:
         async def play_all() -> None:
