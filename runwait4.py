@@ -676,41 +676,29 @@ class JournalPass:
         self._earlier_files: dict[str, Sequence[str]] = {}
 
     def __iter__(self) -> Iterator[RunRecord]:
-        """Yield each run once: finished runs in the order of their ends, then the others.  Call it once."""
-        for position, line in self._lines:
-            try:
-                run = self._read_line(position, line)
-            except self.INVALID_LINE_ERRORS:
-                self._invalid_positions.add(position)
-                continue
-            if run:
-                yield run
-        for entry in self._unended_entries.values():
-            if run := self._run_of_line(*entry):
-                yield run
-
-    def _read_line(self, position: int, line: bytes) -> RunRecord | None:
-        """Process a line; return the run that it finishes, or None.  Raises INVALID_LINE_ERRORS.
+        """Yield each run once: finished runs in the order of their ends, then the others.  Call it once.
 
         Keep a "start" event until the "end" event of the run.  Ignore other events and empty lines.
         """
-        if not line:                # written by two runners at once
-            return None
-        head = self.match_head(line) if b'"event": "start"' in line[:64] else None
-        if head and head["event"] == b"start":
-            # most starts are never decoded: that halves the time
-            self._add_start(head["run"].decode(), position, line)
-            return None
-        event = json.loads(line)
-        event_type = event["event"]
-        if event_type == "end":
-            return self._add_end(self._run_of_event(position, event), line)
-        if event_type == "start":
-            run = self._run_of_event(position, event)
-            self._add_start(run.run, position, line)
-        elif not isinstance(event_type, str):
-            raise ValueError
-        return None
+        for position, line in self._lines:
+            head = self.match_head(line) if b'"event": "start"' in line[:64] else None
+            if head and head["event"] == b"start":
+                # most starts are never decoded: that halves the time
+                self._add_start(head["run"].decode(), position, line)
+            # two runners at once can leave an empty line
+            elif line and (run := self._run_of_line(position, line)):
+                if not run.has_ended:       # also if it is lost: the client can come back
+                    self._add_start(run.run, position, line)
+                # a second end: a server was restarted before it could acknowledge the first
+                elif run.run not in self._recently_ended:
+                    self._unended_entries.pop(run.run, None)
+                    self._recently_ended[run.run] = None
+                    if len(self._recently_ended) > self.MAX_REMEMBERED_RUNS:
+                        self._recently_ended.popitem(last=False)
+                    yield run
+        for entry in self._unended_entries.values():
+            if run := self._run_of_line(*entry):
+                yield run
 
     @classmethod
     def match_head(cls, line: bytes) -> re.Match[bytes] | None:
@@ -724,37 +712,23 @@ class JournalPass:
         """Keep the last start of a run, unless the run has ended."""
         if run_name in self._recently_ended:
             return
-        previous = self._unended_entries.get(run_name)
+        previous = self._unended_entries.pop(run_name, None)
         if previous and (previous_run := self._run_of_line(*previous)):
             self._earlier_files[run_name] = previous_run.files
         self._unended_entries[run_name] = position, line
 
-    def _add_end(self, run: RunRecord, line: bytes) -> RunRecord | None:
-        """Record that a run has ended, and return it.
-
-        None: the run was only lost (the client can come back, so keep it as a run without an end); or this is
-        a second end (a server was restarted before it could acknowledge the first).
-        """
-        if run.run in self._recently_ended:
-            return None
-        self._unended_entries.pop(run.run, None)
-        if run.cause == "lost":
-            self._unended_entries[run.run] = run.position, line
-            return None
-        self._recently_ended[run.run] = None
-        if len(self._recently_ended) > self.MAX_REMEMBERED_RUNS:
-            self._recently_ended.popitem(last=False)
-        return run
-
     def _run_of_line(self, position: int, line: bytes) -> RunRecord | None:
+        """Return the run of a start or end; None for another event, or if the line is invalid: note that."""
         try:
-            return self._run_of_event(position, json.loads(line))
+            event = json.loads(line.decode())
+            if event["event"] not in ("start", "end"):
+                if not isinstance(event["event"], str):
+                    raise ValueError
+                return None
+            run = RunRecord(position, event)
         except self.INVALID_LINE_ERRORS:
             self._invalid_positions.add(position)
             return None
-
-    def _run_of_event(self, position: int, event: dict[str, Any]) -> RunRecord:
-        run = RunRecord(position, event)
         if earlier_files := self._earlier_files.get(run.run):
             run.files = list(dict.fromkeys([*earlier_files, *run.files]))
         return run
