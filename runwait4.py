@@ -550,10 +550,6 @@ class JournalReader:
                 refresh_file(self.path, mount)
             refuse_special_file(self.path, "expected a journal")
             fd = open_direct(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network)
-            self.file = Reader(fd, mount.network)
-            self.size = os.fstat(fd).st_size
-            # NFS can report an old size, but reads go beyond
-            self.size += sum(map(len, self._chunks(self.size)))
         except OSError as error:
             is_missing = isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError))
             if not (may_be_missing and is_missing):
@@ -561,12 +557,13 @@ class JournalReader:
                     f"{self.path}: {error_text(error)} (expected the journal of runmaker4.py: no job was run "
                     "yet, or with --outdir DIR or --no-records)"
                 ) from None
-            self.file = Reader()
-            self.size = 0
+            fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self.file = Reader(fd, mount.network)
+        self.size = os.fstat(fd).st_size        # NFS can report an old one, but reads go beyond
 
     def _read(self, size: int, offset: int) -> bytes:
         try:
-            return self.file.pread(size, offset) if self.file.is_open else b""
+            return self.file.pread(size, offset)
         except OSError as error:
             raise UsageError(f"{self.path}: {error_text(error)}") from None
 
@@ -626,7 +623,7 @@ class JournalReader:
         end = start_offset                      # of all before it
         in_cut_line = start_offset > 0          # the next text can end a line that began earlier
         in_long_line = False
-        for data in self._chunks(start_offset):
+        while data := self._read(self.READ_BYTES, end + len(partial)):
             *lines, partial = (partial + data).split(b"\n")
             for line in lines:
                 end += len(line) + 1
@@ -639,11 +636,6 @@ class JournalReader:
                 in_long_line = True
         if (partial or in_long_line) and not in_cut_line:
             yield self.INVALID_LINE, 0
-
-    def _chunks(self, offset: int) -> Iterator[bytes]:
-        while data := self._read(self.READ_BYTES, offset):
-            offset += len(data)
-            yield data
 
     def close(self) -> None:
         """Close the journal, and report the lines that were skipped."""
@@ -1097,9 +1089,8 @@ class Observation:
         lines = [*self.lines_with_jobs, *self.snapshot.orphans]
         commands = {line.command for line in lines}
         line_runs = self.match_runs_with_lines(commands, self.recent_runs if lines else ())
-        if self.log.size and not all(map(line_runs.is_last_run_certain, lines)):
-            self.log.read_on()
-            line_runs = self.match_runs_with_lines(commands, self.log.runs_of(commands))
+        if self.log.size > self.TAIL_BYTES and not all(map(line_runs.is_last_run_certain, lines)):
+            return list(self.last_rows(lines))
         return [self.row_of_line(line, line_runs) for line in lines]
 
     def last_rows(self, lines: Sequence[Line]) -> Iterator[Row]:
