@@ -1190,19 +1190,18 @@ class TemplateReader:
         self._longest_words = re.compile(pattern)
         self._shortest_words = re.compile(pattern.replace(SHELL_WORD, SHELL_WORD + b"?"))
 
-    def read(self, command: bytes) -> dict[str, str | None]:
-        """Return the values by name; None for each if the command does not fit, or fits in several ways.
+    def read(self, command: bytes) -> Sequence[str | None]:
+        """Return the values of the names; None for each if the command does not fit, or fits in several ways.
 
         If the way with the longest words from the left is also that with the shortest, there is no other.
         """
         longest = self._longest_words.fullmatch(command)
         shortest = self._shortest_words.fullmatch(command)
         if not longest or not shortest or longest.groups() != shortest.groups():
-            return dict.fromkeys(self.names)
-        words = map(to_text, longest.groups())
+            return [None] * len(self.names)
         # shlex is slow, and most values are not quoted
-        return {name: shlex.split(word)[0] if re.search(r"""['"\\]""", word) else word
-                for name, word in zip(self.names, words)}
+        return [shlex.split(word)[0] if re.search(r"""['"\\]""", word) else word
+                for word in map(to_text, longest.groups())]
 
 
 # ---- list files --------------------------------------------------------------------------------------------

@@ -1624,9 +1624,9 @@ class OutputOfLines:
     def __init__(self, directory: str, template: TemplateReader | None) -> None:
         self._output = RunOutput(directory)
         self._template = template
+        self._columns = [*self.COLUMNS[:-2], *(template.names if template else ()), *self.COLUMNS[-2:]]
         self.unfinished_lines: list[int] = []   # that as_text() has left out
-        self.lost_lines: list[int] = []         # whose output is missing, or incomplete
-        self.first_reason = ""                  # of a lost line
+        self.lost_lines: dict[int, str] = {}    # why the output of a line is missing, or incomplete
 
     def as_text(self, rows: Iterable[Row]) -> Iterator[bytes]:
         """Yield the stdout of done lines."""
@@ -1644,7 +1644,7 @@ class OutputOfLines:
     def as_json(self, rows: Iterable[Row]) -> Iterator[bytes]:
         """Yield an object for each line (JSON Lines)."""
         for row in rows:
-            yield f"{json.dumps(self._fields(row))}\n".encode()
+            yield f"{json.dumps(dict(zip(self._columns, self._cells(row))))}\n".encode()
 
     def as_csv(self, rows: Iterable[Row]) -> Iterator[bytes]:
         """Yield a table (RFC 4180, but lines end with a newline alone).
@@ -1654,29 +1654,27 @@ class OutputOfLines:
         # a writer quotes the characters of its own line end, and a bare \r ends a row for many readers
         file = SimpleNamespace(write=lambda text: to_bytes(f"{text[:-2]}\n"))
         writer = csv.writer(file, lineterminator="\r\n")
-        names = self._template.names if self._template else []
-        yield writer.writerow([*self.COLUMNS[:-2], *names, *self.COLUMNS[-2:]])
+        yield writer.writerow(self._columns)
         for row in rows:
-            *fields, stdout = self._fields(row).values()
-            yield writer.writerow([*fields, (stdout or "").rstrip("\n")])
+            *cells, stdout = self._cells(row)
+            yield writer.writerow([*cells, (stdout or "").rstrip("\n")])
 
-    def _fields(self, row: Row) -> dict[str, Any]:
-        """Return the fields of a row; None: unknown."""
+    def _cells(self, row: Row) -> list[Any]:
+        """Return what each column has for a row; None: unknown."""
         run = self._finished_run(row)
-        values = self._template.read(row.line.command) if self._template else {}
         # mostly it is only in the journal, and text already
         is_short = run and not (run.files or run.incomplete)
         stdout = run.stdout if run and is_short else to_text(b"".join(self._stdout(row, run)))
-        return {
-            "line": row.line.number,
-            "state": row.line_state,
-            "exit": run.exit if run and run.exit >= 0 else None,
-            "seconds": run and run.seconds,
-            "host": run and run.host,
-            **values,
-            "command": to_text(row.line.command),
-            "stdout": stdout if run else None,
-        }
+        return [
+            row.line.number,
+            row.line_state,
+            run.exit if run and run.exit >= 0 else None,
+            run and run.seconds,
+            run and run.host,
+            *(self._template.read(row.line.command) if self._template else ()),
+            to_text(row.line.command),
+            stdout if run else None,
+        ]
 
     def _stdout(self, row: Row, run: RunRecord | None) -> Iterator[bytes]:
         """Yield the parts of the stdout of a finished run; note the row's line if that is not complete."""
@@ -1690,8 +1688,7 @@ class OutputOfLines:
         elif row.line_state == "done":
             reason = "no run in the journal"
         if reason:
-            self.lost_lines.append(row.line.number)
-            self.first_reason = self.first_reason or reason
+            self.lost_lines[row.line.number] = reason
 
     @staticmethod
     def _finished_run(row: Row) -> RunRecord | None:
@@ -1718,7 +1715,7 @@ def print_output(watcher: Watcher, options: argparse.Namespace) -> int:
         print_bytes(buffer)
     if output.lost_lines:
         say(f"{watcher.path}: the output is not complete: {name_lines(output.lost_lines)} "
-            f"({output.first_reason}; see --show LINE)")
+            f"({next(iter(output.lost_lines.values()))}; see --show LINE)")
     if output.unfinished_lines:
         say(f"{watcher.path}: not done, and left out: {name_lines(output.unfinished_lines)} "
             "(--csv and --json have all lines)")

@@ -221,7 +221,7 @@ class Backwards(OutputCase):
             except argparse.ArgumentTypeError:
                 continue
             command = runset4.fill_template(parsed, 1, [b"v"], [value.encode() for value in values])
-            for name, value in found.read(command).items():
+            for name, value in zip(found.names, found.read(command)):
                 wanted = "v" if name == "value" else values[int(name) - 1]
                 self.assertIn(value, (wanted, None), (seed, template, command))
                 read += value is not None
