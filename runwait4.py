@@ -532,7 +532,7 @@ class JournalReader:
     MAX_LINE_BYTES = 1 << 23    # more than any command
     READ_BYTES = 1 << 18        # at a time
     INVALID_LINE = b"\n"        # no line contains a newline, so no pass accepts it
-    HASH_MASK = 0xFFFFFFFF
+    OTHER = b""                 # instead of the command of a line without EVENT_HEAD, which any pass decodes
 
     def __init__(self, directory: str, say: Callable[[str], None], may_be_missing: bool = False) -> None:
         """Open the journal.  may_be_missing: if there is none, or it may not be read, it is empty."""
@@ -541,8 +541,7 @@ class JournalReader:
         self.invalid_positions: set[int] = set()    # found by passes
         # What read_on() has found: 16 bytes a line, and the runs of any command are found without a pass
         self._ends = array("Q", [0])                # offsets: line N is between _ends[N - 1] and _ends[N]
-        self._entries = array("Q")                  # 32 bits of a command's hash, 32 of the line number
-        self._other_numbers: list[int] = []         # of lines that do not begin with EVENT_HEAD
+        self._hashes = array("q")                   # of the command of each line, as JSON
         self._incomplete: set[bytes] = set()        # commands, as JSON, with incomplete output
         mount = find_mount(self.path)
         try:
@@ -579,17 +578,17 @@ class JournalReader:
         first_number = len(self._ends)
         self.invalid_positions.discard(first_number)    # perhaps it is complete now
         for number, (line, end) in enumerate(self.lines(max(self._ends[-1] - 1, 0)), first_number):
+            command = self.OTHER
             if line == self.INVALID_LINE:
                 self.invalid_positions.add(number)
-            elif not (head := JournalPass.match_head(line)):
-                self._other_numbers.append(number)
-            else:
-                self._entries.append((hash(head["command"]) & self.HASH_MASK) << 32 | number)
+                command = line                      # no pass reads it
+            elif head := JournalPass.match_head(line):
+                command = head["command"]
                 if b'"incomplete"' in line:
-                    self._incomplete.add(head["command"])
+                    self._incomplete.add(command)
             if end:
                 self._ends.append(end)
-        self._entries = array("Q", sorted(self._entries))
+                self._hashes.append(hash(command))
 
     def incomplete_commands(self) -> set[bytes]:
         """Return the commands of the runs with incomplete output that read_on() has found."""
@@ -597,14 +596,11 @@ class JournalReader:
 
     def runs_of(self, commands: Iterable[bytes]) -> JournalPass:
         """Return an iterable of the runs of these commands, and of a few others, that read_on() has found."""
-        numbers = [*self._other_numbers]
-        for command in commands:
-            key = hash(json_encoder()(to_text(command)).encode()) & self.HASH_MASK
-            index = bisect.bisect_left(self._entries, key << 32)
-            while index < len(self._entries) and self._entries[index] >> 32 == key:
-                numbers.append(self._entries[index] & 0xFFFFFFFF)
-                index += 1
-        return JournalPass(self._numbered_lines(sorted(numbers)), self.invalid_positions)
+        encode = json_encoder()
+        wanted = {hash(encode(to_text(command)).encode()) for command in commands} | {hash(self.OTHER)}
+        # a look at all hashes takes less time than a search for each of many commands
+        numbers = itertools.compress(itertools.count(1), map(wanted.__contains__, self._hashes))
+        return JournalPass(self._numbered_lines(numbers), self.invalid_positions)
 
     def _numbered_lines(self, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
         data, offset = b"", 0
@@ -995,7 +991,7 @@ def seconds_since(timestamp: float) -> float | None:
 LINE_STATE_AFTER = {**STATE_NAMES, ".": "new", "c": "held", "x": "held"}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Row:
     """A line and one of its runs, as of one observation."""
     line: Line                  # if removed: as of the run

@@ -150,7 +150,7 @@ class Trouble(JournalCase):
         self.write("".join(f"! {name}\n" for name in "abc"))
         self.journal(*(end(name, line, name, stdout=f"{name}\n", files=[])
                        for line, name in enumerate("abc", 1)))
-        with unittest.mock.patch.object(runwait4.JournalReader, "HASH_MASK", 0):
+        with unittest.mock.patch.object(runwait4, "hash", lambda _: 0, create=True):
             self.assertEqual(re.findall(r"\| (.*)", self.view("--show", "2")), ["b"])
 
     def test_foreign_lines(self) -> None:
