@@ -374,12 +374,13 @@ class Watcher:
         return cancelled
 
     @retry_while_missing
-    def hashes_of_commands(self) -> array[int]:
-        """Return the hash of the command of each line."""
+    def hashes_of_repeated_commands(self) -> set[int]:
+        """Return the hashes of commands that several lines have; for many lines, they take less memory."""
         self.file.reopen_if_replaced()
         pieces = whole_lines(self.file.reader, self.file.start)
         lines = itertools.chain.from_iterable(map(split_lines, pieces))
-        return array("q", (hash(line[2:].rstrip(b"\r")) for line in lines))
+        hashes = sorted(hash(line[2:].rstrip(b"\r")) for line in lines)
+        return {first for first, second in zip(hashes, hashes[1:]) if first == second}
 
     @retry_while_missing
     def lines_with_commands(self, commands: Collection[bytes]) -> list[Line]:
@@ -830,8 +831,6 @@ class RunOutput:
 def nearest_number(numbers: Sequence[int], number: int) -> int:
     """Return the one of ascending `numbers` that is nearest to `number`; of two equally near, the larger."""
     index = bisect.bisect_left(numbers, number)
-    if numbers[index:index + 1] == [number]:
-        return number
     neighbours = numbers[max(index - 1, 0):index + 1]
     return min(neighbours, key=lambda neighbour: (abs(neighbour - number), -neighbour))
 
@@ -856,21 +855,20 @@ class LineRuns:
     """Lines, and the runs that belong to them."""
 
     def __init__(
-        self, lines: Iterable[Line], numbers_with_jobs: Collection[int], runs: Iterable[RunRecord]
+        self, lines: Iterable[Line], running_numbers: Collection[int], runs: Iterable[RunRecord]
     ) -> None:
         """Match runs with lines; ignore runs of other commands.
 
-        lines: all with one of some commands.  runs: at least those of these commands that add_last_runs()
-        keeps.
+        lines: all with one of some commands.  running_numbers: of lines that are `r`, or have a job.  runs:
+        at least those of these commands that add_last_runs() keeps.
         """
         self.lines = {line.number: line for line in lines}
         self._numbers_of: dict[bytes, list[int]] = {}               # of the lines, by command
         self._running_numbers_of: dict[bytes, list[int]] = {}       # of those that are `r` or have a job
-        for number in sorted(self.lines):
-            line = self.lines[number]
+        for number, line in sorted(self.lines.items()):
             command = line.command
             self._numbers_of.setdefault(command, []).append(number)
-            if line.state == RUNNING or number in numbers_with_jobs:
+            if line.state == RUNNING or number in running_numbers:
                 self._running_numbers_of.setdefault(command, []).append(number)
         runs_of: dict[bytes, list[RunRecord]] = {}
         for run in runs:
@@ -1055,9 +1053,10 @@ class Observation:
         locks_after = watcher.presence_locks()
         self.runners_at_work = RunnersAtWork(None if locks_after is None else locks_after | locks_before)
         self._can_log_be_behind = watcher.can_log_be_behind()
-        self.lines_with_jobs = [*self.snapshot.running, *self.cancelled_lines]
-        self._numbers_with_jobs = {line.number for line in self.lines_with_jobs}
-        self._orphan_numbers = {line.number for line in self.snapshot.orphans}
+        # the lines that are `r`, or have a job
+        self.running_lines = [*self.snapshot.running, *self.cancelled_lines, *self.snapshot.orphans]
+        self._running_numbers = {line.number for line in self.running_lines}
+        self.orphan_numbers = {line.number for line in self.snapshot.orphans}
         # no job was run yet, or without records
         may_be_missing = options.outdir == default_outdir(watcher.path)
         self.log = JournalReader(options.outdir, say, may_be_missing)
@@ -1082,7 +1081,7 @@ class Observation:
 
     def rows_of_running_lines(self) -> list[Row]:
         """Return the row of the last run of each line that is `r`, or cancelled and still running."""
-        lines = [*self.lines_with_jobs, *self.snapshot.orphans]
+        lines = self.running_lines
         commands = {line.command for line in lines}
         line_runs = self.match_runs_with_lines(commands, self.recent_runs if lines else ())
         if self.log.size > self.TAIL_BYTES and not all(map(line_runs.is_last_run_certain, lines)):
@@ -1100,9 +1099,7 @@ class Observation:
 
     @functools.cached_property
     def _hashes_of_repeated_commands(self) -> set[int]:
-        """The hashes of commands that several lines have; for many lines, their numbers take less memory."""
-        hashes = sorted(self.watcher.hashes_of_commands())
-        return {first for first, second in zip(hashes, hashes[1:]) if first == second}
+        return self.watcher.hashes_of_repeated_commands()
 
     def rows_of_all_runs(self, lines: Sequence[Line]) -> list[Row]:
         """Return rows of all runs of these lines, which were just read, in the order of the file and of the
@@ -1111,15 +1108,13 @@ class Observation:
         commands = {line.command for line in lines}
         self.log.read_on()
         runs = [run for run in self.log.runs_of(commands) if run.command in commands]
+        runs.sort(key=operator.attrgetter("position"))
         line_runs = self.match_runs_with_lines(commands, runs, lines)
-        rows_by_line: dict[int, list[Row]] = {line.number: [] for line in lines}
-        for run in sorted(runs, key=operator.attrgetter("position")):
-            line = line_runs.line_of(run)
-            if line and line.number in rows_by_line:
-                rows_by_line[line.number].append(self.row_of_run(run, line_runs))
-        rows_of_lines = (rows_by_line[line.number] or [self.row_of_line(line, line_runs)]
-                         for line in lines)
-        return list(itertools.chain.from_iterable(rows_of_lines))
+        rows = [self.row_of_run(run, line_runs) for run in runs]
+        unknown_lines = [line for line in lines if line.number not in line_runs.last_runs]
+        rows += [self.row_of_line(line, line_runs) for line in unknown_lines]
+        numbers = {line.number for line in lines}
+        return sorted((row for row in rows if row.line.number in numbers), key=lambda row: row.line.number)
 
     def match_runs_with_lines(
         self, commands: Collection[bytes], runs: Iterable[RunRecord], lines: Iterable[Line] = ()
@@ -1127,9 +1122,8 @@ class Observation:
         """Match runs with the lines that have these commands now, and with `lines`; ignore other runs."""
         found_lines = self.watcher.lines_with_commands(commands) if commands else []
         # LineRuns keeps the last of lines with one number: as observed, not as read now
-        observed_lines = [*self.lines_with_jobs, *self.snapshot.orphans]
-        found_lines += [line for line in observed_lines if line.command in commands]
-        return LineRuns([*found_lines, *lines], self._numbers_with_jobs, runs)
+        observed_lines = [line for line in self.running_lines if line.command in commands]
+        return LineRuns([*found_lines, *observed_lines, *lines], self._running_numbers, runs)
 
     def row_of_line(self, line: Line, line_runs: LineRuns) -> Row:
         """Return the row of a line's last run, or of the line alone if no run is known."""
@@ -1137,8 +1131,7 @@ class Observation:
 
     def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
         """Return the row of a run.  A removed line is as it was then."""
-        line = line_runs.line_of(run)
-        if line:
+        if line := line_runs.line_of(run):
             return self._row(line, run, line_runs.is_last(run, line))
         if run.ended is None:
             run.state, run.cause = self.END_UNKNOWN
@@ -1153,7 +1146,7 @@ class Observation:
             run.state, run.cause = self.find_unended_state(run, line, is_last)
             if (run.state, run.cause) == self.STILL_RUNNING:
                 seconds_running = seconds_since(run.began)
-        state = ERROR if line.number in self._orphan_numbers else line.state
+        state = ERROR if line.number in self.orphan_numbers else line.state
         return Row(line, LINE_STATES.get(state, "held"), run, is_last, seconds_running)
 
     def find_unended_state(self, run: RunRecord, line: Line, is_last: bool) -> tuple[str, str]:
@@ -1167,8 +1160,8 @@ class Observation:
             it is the last run of a line in error                         lost
             otherwise                                                     unknown
         """
-        if is_last and (line.state == RUNNING or line.number in self._numbers_with_jobs):
-            return self.LOST if line.number in self._orphan_numbers else self.STILL_RUNNING
+        if is_last and (line.state == RUNNING or line.number in self._running_numbers):
+            return self.LOST if line.number in self.orphan_numbers else self.STILL_RUNNING
         if self._can_log_be_behind and not self.runners_at_work.has_runner_exited(run):
             return self.ENDING
         return self.LOST if is_last and line.state == ERROR else self.END_UNKNOWN
@@ -1534,10 +1527,10 @@ def rows_of_bad_lines(observation: Observation) -> Iterator[Row]:
     """Yield the rows of lines that are failed or in error, and of those whose last output is incomplete."""
     observation.log.read_on()
     incomplete_commands = observation.log.incomplete_commands()
-    orphan_numbers = {line.number for line in observation.snapshot.orphans}
     states = None if incomplete_commands else FAILED + ERROR + RUNNING
     for lines in batches_of_lines(observation.watcher, states):
-        wanted = [line for line in lines if line.state in (FAILED, ERROR) or line.number in orphan_numbers
+        wanted = [line for line in lines
+                  if line.state in (FAILED, ERROR) or line.number in observation.orphan_numbers
                   or line.command in incomplete_commands]
         for row in observation.last_rows(wanted):
             if row.line_state in BAD_LINE_STATES or (row.run and row.run.incomplete):
@@ -2021,7 +2014,7 @@ class Report:
         self.status = status_of(observation)
         failed_lines = [*observation.watcher.select_lines(FAILED + ERROR), *observation.snapshot.orphans]
         failed_lines.sort(key=operator.attrgetter("number"))
-        commands = {line.command for line in [*failed_lines, *observation.lines_with_jobs]}
+        commands = {line.command for line in [*failed_lines, *observation.running_lines]}
         journal_pass = observation.log.start_pass()
         last_runs: LastRuns = {}
         recent_runs: deque[RunRecord] = deque(maxlen=self.MAX_RUNS)
