@@ -143,7 +143,8 @@ class LossCase(TcpCase):
         """The file says that these lines, and no others, are running, and somebody has them locked."""
         states = self.states()
         self.assertEqual([line for line in range(1, len(states) + 1) if states[line - 1] == "r"], list(lines))
-        self.assertEqual(self.locked_lines(), list(lines))
+        # a lock is freed a moment after the result is written
+        wait_until(lambda: self.locked_lines() == list(lines), what=f"only the lines {lines} are locked")
 
     def assert_nothing_for_others(self, unsupervised: bool = False) -> None:
         """A runner on the file, that takes what dead runners left behind, finds nothing to do.
