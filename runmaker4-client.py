@@ -30,7 +30,6 @@ if __name__ == "__main__":
 
 import argparse
 import asyncio
-import contextlib
 import enum
 import getpass
 import random
@@ -111,6 +110,7 @@ from runmaker4 import (
     to_text,
     token_of_environment,
     token_path,
+    wait_for_event,
 )
 
 if TYPE_CHECKING:
@@ -834,8 +834,7 @@ class Connection:
 
     async def _wait_for_progress(self) -> None:
         self._progress.clear()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._progress.wait(), 0.2)
+        await wait_for_event(self._progress, 0.2)
 
     async def _request_summary(self) -> None:
         """Ask each new link for the file's summary, until a server answers or time is over."""

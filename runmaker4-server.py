@@ -193,6 +193,7 @@ from runmaker4 import (
     token_path,
     too_many_failures,
     unlock,
+    wait_for_event,
     write_all,
     write_with_retries,
 )
@@ -1023,9 +1024,7 @@ class Client(Consumer):
 
     async def _next_link(self) -> ClientLink | None:
         """Wait for the next hello; return its link, or None after the grace."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._hello_came.wait(), self.sessions.grace)
-        if not self._hello_came.is_set():
+        if not await wait_for_event(self._hello_came, self.sessions.grace):
             return None
         self._hello_came.clear()
         return self._newest_link

@@ -4706,6 +4706,13 @@ def spawn_task(work: Awaitable[Any]) -> asyncio.Future[Any]:
     return task
 
 
+async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait until an event is set, `seconds` at most (None: no limit).  Return True if it was set."""
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
+
+
 FIRST_RETRY_SECONDS = 0.05      # after the first attempt to write a result
 MAX_RETRY_SECONDS = 30.0        # each further pause is twice as long, up to this
 
@@ -5783,8 +5790,7 @@ class Writer:
         self.flush()
         self.drained.clear()
         if self.backlog:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.drained.wait(), max_seconds)
+            await wait_for_event(self.drained, max_seconds)
 
 
 def no_status(columns: int) -> str:
@@ -7424,22 +7430,13 @@ class Pump:
         self._loop = loop
         self._writers = writers
         self._on_resumed = on_resumed
-        self.runs: set[Run] = set()         # that have started and not ended
-        # since when no job output is read (loop's time); inf: it is read
-        self._paused_at = math.inf
-        self._paused_for = 0.0              # seconds of all earlier pauses
-        self._data_events: dict[Run, asyncio.Event] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        # those that have started and not ended; each event is set on output, and when a pause begins or ends
+        self.runs: dict[Run, asyncio.Event] = {}
+        self.is_paused = False              # no job output is read
 
     @property
     def backlog(self) -> int:
         return max(writer.backlog for writer in self._writers)
-
-    def watch_soon(self, run: Run) -> None:
-        """Watch the pipes of a run that has just started, once it is old enough."""
-        self.runs.add(run)
-        if not self._timer:
-            self._timer = self._loop.call_later(self.WATCH_AFTER_SECONDS, self._watch_long_runs)
 
     @staticmethod
     def has_writers(run: Run) -> bool:
@@ -7450,25 +7447,12 @@ class Pump:
             poll.register(fd, 0)                # poll(2) always reports HUP: no process can write
         return len(poll.poll(0)) < len(fds)
 
-    def watch_with_event(self, run: Run, on_data: asyncio.Event) -> None:
-        self._data_events[run] = on_data
-        self._watch(run)
-
-    def reading_time(self) -> float:
-        """Return the seconds of a clock that stops while no job output is read."""
-        return min(self._loop.time(), self._paused_at) - self._paused_for
-
-    @property
-    def _paused(self) -> bool:
-        return self._paused_at < math.inf
-
     def finish_reading(self, run: Run) -> None:
         """Read the remaining data of a run that has ended, and close the pipes.
 
         Background processes can keep a pipe open, so do not wait for end of file.
         """
-        self.runs.discard(run)
-        self._data_events.pop(run, None)
+        self.runs.pop(run, None)
         for stream in run.streams:
             if stream.fd is not None:
                 answer = fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4))
@@ -7479,31 +7463,17 @@ class Pump:
 
     def resume(self) -> None:
         """Read job output again if all backlogs are below LOW_BACKLOG."""
-        if self._paused and self.backlog < Writer.LOW_BACKLOG:
-            self._paused_for += self._loop.time() - self._paused_at
-            self._paused_at = math.inf
-            for run in self.runs:
-                self._watch(run)
+        if self.is_paused and self.backlog < Writer.LOW_BACKLOG:
+            self.is_paused = False
+            for run, event in self.runs.items():
+                self.watch(run)
+                event.set()
             self._on_resumed()
 
-    def _watch_long_runs(self) -> None:
-        """Watch the pipes of runs that are old enough; one timer serves all younger ones."""
-        now = self._loop.time()
-        young_start_times = [
-            run.started for run in self.runs if now - run.started < self.WATCH_AFTER_SECONDS
-        ]
-        self._timer = None
-        if young_start_times:
-            delay = min(young_start_times) + self.WATCH_AFTER_SECONDS - now
-            self._timer = self._loop.call_later(delay, self._watch_long_runs)
-        for run in self.runs:
-            if now - run.started >= self.WATCH_AFTER_SECONDS:
-                self._watch(run)
-
-    def _watch(self, run: Run) -> None:
+    def watch(self, run: Run) -> None:
         """Call _on_readable() when data comes; not while reading is paused."""
         for stream in run.streams:
-            if stream.fd is not None and not stream.watched and not self._paused:
+            if stream.fd is not None and not stream.watched and not self.is_paused:
                 stream.watched = True
                 self._loop.add_reader(stream.fd, self._on_readable, run, stream, stream.fd)
 
@@ -7514,16 +7484,18 @@ class Pump:
 
     def _on_readable(self, run: Run, stream: Stream, fd: int) -> None:
         """Read from a pipe, or close it at end of file; pause all reading if the backlog is large."""
-        if run in self._data_events:
-            self._data_events[run].set()
+        if run in self.runs:                # not after a defect in the task of the job
+            self.runs[run].set()
         data = os.read(fd, self.MAX_READ_BYTES)
         if not data:
             return self._close(stream)
         self._pass_to_sinks(run, stream, data)
-        if self.backlog > Writer.HIGH_BACKLOG and not self._paused:
-            self._paused_at = self._loop.time()
-            for paused_stream in itertools.chain.from_iterable(run.streams for run in self.runs):
-                self._unwatch(paused_stream)
+        if self.backlog > Writer.HIGH_BACKLOG and not self.is_paused:
+            self.is_paused = True
+            for paused_run, event in self.runs.items():
+                for paused_stream in paused_run.streams:
+                    self._unwatch(paused_stream)
+                event.set()
 
     def _pass_to_sinks(self, run: Run, stream: Stream, data: bytes) -> None:
         stream.received += len(data)
@@ -7888,8 +7860,7 @@ class JobTask:
         """Wait for an event, `seconds` at most (None: no limit), unless the job must not start."""
         self._wake_event.clear()
         if self._can_start:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake_event.wait(), seconds)
+            await wait_for_event(self._wake_event, seconds)
 
     # -- starting a shell ------------------------------------------------------------------------------------
 
@@ -8041,7 +8012,7 @@ class JobTask:
         finally:
             # only a defect leaves the run unfinished; the exit status would be lost
             if self.run in self._runner.runs:
-                self._runner.runs.discard(self.run)
+                del self._runner.runs[self.run]
                 self._kill_processes("stopped")
                 await asyncio.wait([self._kill_task or shell.exited])
             self._shell = None
@@ -8061,12 +8032,14 @@ class JobTask:
     async def _wait_for_result(self, shell: Child) -> None:
         """Wait until the shell exits, read the remaining output, and report the result of the run."""
         runner, run = self._runner, self.run
-        runner.pump.watch_soon(run)
+        runner.runs[run] = self._wake_event
+        watch_timer = runner.loop.call_later(runner.pump.WATCH_AFTER_SECONDS, runner.pump.watch, run)
         for sink in run.sinks:
             sink.on_started(run)
         timeout = runner.timeout_of(self.job)
         timer = spawn_task(self._kill_after_timeout(timeout)) if timeout else None
         status = await shell.exited
+        watch_timer.cancel()
         await self._read_remaining_output()
         preliminary_result = RunResult(status, run.cause)
         was_interrupted = await runner.signals.find_out_if_interrupted(preliminary_result, self._exited_at)
@@ -8107,17 +8080,19 @@ class JobTask:
         For example, bash with `exec > >(tee log)` exits before tee has written most of the output.  Only time
         with reading counts, so a slow console or an unreachable server loses no output.
         """
-        pump, run = self._runner.pump, self.run
+        pump, run, loop = self._runner.pump, self.run, self._runner.loop
         if not pump.has_writers(run):
             return
-        pump.watch_with_event(run, self._wake_event)
-        started_at = last_output_at = pump.reading_time()
-        while run.is_open and not self._kill_task and pump.reading_time() < min(
-                started_at + pump.MAX_READING_SECONDS, last_output_at + pump.QUIET_SECONDS):
+        pump.watch(run)
+        seconds_left = pump.MAX_READING_SECONDS
+        while run.is_open and not self._kill_task and seconds_left > 0:
             self._wake_event.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake_event.wait(), pump.QUIET_SECONDS)
-                last_output_at = pump.reading_time()
+            began, was_paused = loop.time(), pump.is_paused
+            is_quiet = not await wait_for_event(self._wake_event, pump.QUIET_SECONDS)
+            if not was_paused:
+                if is_quiet:
+                    return
+                seconds_left -= loop.time() - began
 
     def measure_memory(self, table: ProcessTable) -> int:
         """Return the bytes of memory that the processes of the run use, and record the peak."""
