@@ -7931,45 +7931,31 @@ class JobTask:
         """
         run, has_gate = self.run, self.job.gated
         stream_names = [b"stdout", b"stderr"] if run.sinks else []      # without sinks output has no reader
-        our_fds, shell_fds = self._open_pipes([*stream_names, b"gate"] if has_gate else stream_names)
+        read_ends: dict[bytes, int] = {}
+        write_ends: dict[bytes, int] = {}
         try:
+            for name in [*stream_names, b"gate"] if has_gate else stream_names:
+                read_ends[name], write_ends[name] = os.pipe()
             shell, command = self._shell_and_command()
             self._record_start()
             child = self._runner.processes.start(
                 shell,
                 command,
                 self._environ(),
-                out_fd=shell_fds.get(b"stdout"),
-                err_fd=shell_fds.get(b"stderr"),
+                out_fd=write_ends.get(b"stdout"),
+                err_fd=write_ends.get(b"stderr"),
                 lock_fd=lock_fd,
                 on_exit=self._on_exit,
-                gate_fd=shell_fds.get(b"gate"),
+                gate_fd=read_ends.get(b"gate"),
             )
         except (OSError, ValueError):
-            close_all(*our_fds.values(), *shell_fds.values())
+            close_all(*read_ends.values(), *write_ends.values())
             raise
         run.shell = self._shell = child
-        close_all(*shell_fds.values())
-        run.streams = tuple(Stream(name, our_fds[name]) for name in stream_names)
-        if has_gate:
-            self._gate_fd = our_fds[b"gate"]
+        run.streams = tuple(Stream(name, read_ends.pop(name)) for name in stream_names)
+        self._gate_fd = write_ends.pop(b"gate", None)
+        close_all(*read_ends.values(), *write_ends.values())    # the ends of the shell
         self._enter_phase(Phase.AT_GATE if has_gate else Phase.RUNNING)
-
-    @staticmethod
-    def _open_pipes(names: Iterable[bytes]) -> tuple[dict[bytes, int], dict[bytes, int]]:
-        """Open a pipe for each name.  Return our ends and the shell's ends, by name."""
-        our_fds: dict[bytes, int] = {}
-        shell_fds: dict[bytes, int] = {}
-        try:
-            for name in names:
-                read_fd, write_fd = os.pipe()
-                is_gate = name == b"gate"
-                our_fds[name] = write_fd if is_gate else read_fd
-                shell_fds[name] = read_fd if is_gate else write_fd
-        except OSError:
-            close_all(*our_fds.values(), *shell_fds.values())
-            raise
-        return our_fds, shell_fds
 
     def _record_start(self) -> None:
         """Record the start time of the run and the count of OOM kills so far."""
