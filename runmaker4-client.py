@@ -993,8 +993,8 @@ class Connection:
             # name them.
             if not job.of_group:
                 self._give_back(job)
-        for job in self._jobs.values():
-            self._runner.refuse_gate(job)       # only a job that waits for `go`
+        for task in self._runner.tasks.values():
+            task.refuse_gate()                  # only of a job that waits for `go`
         self._requests.on_lost()
 
     # -- messages --------------------------------------------------------------------------------------------
@@ -1273,7 +1273,6 @@ class ClientProgram(RunnerProgram):
         self.console = self.console_sinks(None, with_output=True, is_recorded=False)
         connection = Connection(self, self._endpoint, self._reported_complaint)
         self._connection = connection
-        # the first task, because it makes the slots that hello reports
         jobs_task = asyncio.ensure_future(self.run_and_report(connection))
         self._connection_task = asyncio.ensure_future(connection.stay_connected())
         await asyncio.wait([self._connection_task, jobs_task], return_when=asyncio.FIRST_COMPLETED)

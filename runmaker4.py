@@ -7653,7 +7653,7 @@ class JobTask:
 
     def _new_run(self) -> Run:
         runner = self._runner
-        return Run(self.job, self.slots, runner.host, sinks=tuple(runner.sinks),
+        return Run(self.job, self.slots, runner.host, sinks=runner.sinks,
                    requested_memory=int(self.job.needs.memory))
 
     def _enter_phase(self, phase: Phase) -> None:
@@ -8093,7 +8093,6 @@ class ExitStep(enum.IntEnum):
     NONE = 0            # starts jobs
     DRAINING = 1        # starts no more jobs and waits for running jobs
     EARLY = 2           # kills all jobs, or the wall time is too near: waits for no UNDYING job
-    GIVEN_UP = 3        # no longer waits for any file system: the exit frees all locks
 
 
 class Runner:
@@ -8119,7 +8118,7 @@ class Runner:
                  host: bytes, options: argparse.Namespace, say: Say, runner_stats: RunnerStats,
                  names: Sequence[str], slot_file: SlotFile | None, executor: FileExecutor,
                  memory: float, seconds_left: float | None) -> None:
-        """sinks: the list can change.  slot_file: None: the names are not from a file.  memory: bytes for all
+        """slot_file: None: the names are not from a file.  memory: bytes for all
         running jobs with memory=.  seconds_left: until all jobs are killed; None: no limit.
         """
         self.jobs = jobs
@@ -8129,10 +8128,10 @@ class Runner:
         self.host = host
         self.options = options
         self.memory = memory
-        self._names = names
         self._slot_file = slot_file
         self.executor = executor
         self.slots = Slots(options.one_only, options.slot_errors)
+        self.slots.set_names(names)
         self._starting_jobs: asyncio.Future[None] | None = None
         self.tasks: dict[Job, JobTask] = {}     # of claimed jobs
         self._job_runs: set[asyncio.Future[None]] = set()   # a _run_to_end() for each
@@ -8162,7 +8161,6 @@ class Runner:
         chores = [spawn_task(chore) for chore in (
             self._watch_wall_time(), self._kill_lost_and_cancelled_jobs(), self._tick_sinks(),
             self._poll_slot_file(), self._watch_memory())]
-        self.slots.set_names(self._names)
         self._starting_jobs = spawn_task(self._start_jobs())
         await asyncio.wait([self._starting_jobs])
         if self._job_runs:
@@ -8255,10 +8253,6 @@ class Runner:
         if job in self.tasks:
             self.tasks[job].open_gate()
 
-    def refuse_gate(self, job: Job) -> None:
-        if job in self.tasks:
-            self.tasks[job].refuse_gate()
-
     def kill_jobs(self) -> None:
         self.drain(ExitStep.EARLY)
         for task in self.tasks.values():
@@ -8269,9 +8263,8 @@ class Runner:
         while self.runs:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.MAX_RESULT_SECONDS)
-        self._exit_step = ExitStep.GIVEN_UP
         for future in filter(None, (self._starting_jobs, *self._job_runs)):
-            future.cancel()
+            future.cancel()                     # waits for no file system: the exit frees all locks
 
     async def _kill_lost_and_cancelled_jobs(self) -> None:
         """Poll the lines of running jobs.  Kill a job that is lost to another runner or was cancelled."""
@@ -8283,7 +8276,7 @@ class Runner:
     async def _tick_sinks(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            for sink in {*self.sinks, *(sink for run in self.runs for sink in run.sinks)}:
+            for sink in self.sinks:
                 sink.on_tick()
 
     async def _watch_memory(self) -> None:

@@ -206,7 +206,10 @@ class Cells(unittest.TestCase):
                 self.assertEqual(self.play(Phase.RUNNING, stop, command=b"sleep 0.5"), becomes)
 
     def test_a_gate_is_opened_once_or_refused_for_good(self) -> None:
-        opening, refusing = Runner.open_gate, Runner.refuse_gate
+        def refusing(runner: Runner, job: Job) -> None:
+            runner.tasks[job].refuse_gate()
+
+        opening = Runner.open_gate
         for events, becomes in (([opening], b"!"), ([opening, refusing], b"!"), ([refusing], BACK),
                                 ([refusing, opening], BACK)):
             with self.subTest(events=[event.__name__ for event in events]):
