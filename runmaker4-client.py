@@ -436,11 +436,11 @@ class Outbox:
 # To exit, we wait until all events are acknowledged, ask for a summary of the file, and send `bye`.
 
 
-class Complaint(enum.Enum):
+class Complaint(enum.IntEnum):
     """The gravest report since the server was lost: each is made once."""
-    NOTHING = enum.auto()
-    LOSS = enum.auto()
-    REFUSAL = enum.auto()               # why a server refuses us
+    NOTHING = 0
+    LOSS = 1
+    REFUSAL = 2                         # why a server refuses us
 
 
 class ServerLink(Link, asyncio.Protocol):
@@ -468,28 +468,19 @@ class ServerLink(Link, asyncio.Protocol):
         return number
 
 
-class LinkState(enum.Enum):
-    DIALLING = enum.auto()
-    GREETING = enum.auto()              # we have sent hello
-    IN_USE = enum.auto()                # the server has sent welcome
-    PAUSED = enum.auto()                # waiting for the next attempt
-    OVER = enum.auto()                  # we exit, or the server does, or --give-up is over
-
-
 class LinkLife:
     """Keeps a client's link alive, and dials again when it is lost.
 
     Only one attempt or link exists at a time:
 
-        state       link  proven    welcome  lost    pause over       conclude
-        DIALLING    -     GREETING  x        PAUSED  x                OVER
-        GREETING    -     x         IN_USE   PAUSED  x                OVER
-        IN_USE      yes   x         same     PAUSED  x                OVER
-        PAUSED      -     x         x        x       DIALLING/OVER    OVER
-        OVER        -     same      x        same    same             same
+        state     welcome   lost   pause over   conclude
+        DOWN      IN_USE    same   same/OVER    OVER
+        IN_USE    same      DOWN   x            OVER
+        OVER      x         same   same         same
 
-    link: messages can be sent and are understood (welcome and closing always are).  x: cannot happen.  A
-    pending attempt can still succeed or fail in OVER, but all messages of the server are ignored.
+    DOWN: no server has sent a welcome since the last link was lost: we dial, greet or wait.  IN_USE: there is
+    a `link`.  OVER: not `wants_server`: we exit, or the server does, or --give-up is over.  A pending attempt
+    can still succeed or fail, but all messages of the server are ignored.  x: cannot happen.
     """
 
     def __init__(self, endpoint: Endpoint, give_up: float | None, reported_complaint: Complaint) -> None:
@@ -497,8 +488,9 @@ class LinkLife:
         self._endpoint = endpoint
         self._give_up_seconds = FOREVER if give_up is None else give_up
         self.reported_complaint = reported_complaint        # since the last welcome
-        self.state = LinkState.DIALLING
-        self._link: ServerLink | None = None        # with authenticated ends
+        self.wants_server = True
+        # on which messages can be sent and are understood (welcome and closing always are)
+        self.link: ServerLink | None = None
         self.file = ""                              # the job file of the last server
         self.file_id = ""                           # its file id; "": no server has accepted us yet
         self._down_since = boottime()               # when the last link in use was lost
@@ -507,16 +499,8 @@ class LinkLife:
         self._next_pause = 0.1                      # to the next attempt, in seconds
 
     @property
-    def link(self) -> ServerLink | None:
-        return self._link if self.state is LinkState.IN_USE else None
-
-    @property
     def was_accepted(self) -> bool:
         return self.file_id != ""
-
-    @property
-    def wants_server(self) -> bool:
-        return self.state is not LinkState.OVER
 
     @property
     def can_start_jobs(self) -> bool:
@@ -529,20 +513,15 @@ class LinkLife:
         request_age = boottime() - self._server_alive_at
         return self.link is not None and request_age < max_age
 
-    def on_proven(self, link: ServerLink) -> None:
-        self._link = link
-        if self.state is LinkState.DIALLING:
-            self.state = LinkState.GREETING
-
-    def on_welcome(self, file: str, file_id: str, grace: float) -> str:
+    def on_welcome(self, link: ServerLink, file: str, grace: float) -> str:
         """Use a link after the welcome; return a message such as 'serving runs.txt'."""
+        file_id = link.channel.file_id
         message = f"serving {file}"
         if self.was_accepted:
             message = "connected again"
             if file_id != self.file_id:
                 message = f"connected again; serving another file: {file}"
-        if self.state is LinkState.GREETING:
-            self.state = LinkState.IN_USE
+        self.link = link
         self.file = file
         self.file_id = file_id
         self.reported_complaint = Complaint.NOTHING
@@ -559,15 +538,14 @@ class LinkLife:
 
         A loss is reported once, and a refusal once more, because it names a remedy.
         """
-        if self.state is LinkState.OVER:
+        if not self.wants_server:
             return False
         if self.link:
             self._down_since = boottime()
-        self.state = LinkState.PAUSED
-        was_reported = complaint.value <= self.reported_complaint.value
-        if not was_reported:
-            self.reported_complaint = complaint
-        return not was_reported
+        self.link = None
+        must_report = complaint > self.reported_complaint
+        self.reported_complaint = max(self.reported_complaint, complaint)
+        return must_report
 
     async def connect(self, connection: Connection, file_id: str) -> ServerLink:
         """Dial; return a new link.  Raises OSError, asyncio.TimeoutError."""
@@ -610,22 +588,21 @@ class LinkLife:
 
     async def pause_before_retry(self) -> float | None:
         """Wait for the next attempt; return the seconds without a server if we give up, else None."""
-        if self.state is not LinkState.PAUSED:
+        if not self.wants_server:
             return None
         seconds_down = boottime() - self._down_since
         if seconds_down >= self._give_up_seconds:
-            self.state = LinkState.OVER
+            self.conclude()
             return seconds_down
         # random, because otherwise all clients would reconnect at once
         await asyncio.sleep(min(self._next_pause * random.uniform(0.5, 1.0), self._seconds_left()))
         self._next_pause = min(2 * self._next_pause, MAX_PAUSE_SECONDS)
-        if self.wants_server:
-            self.state = LinkState.DIALLING
         return None
 
     def conclude(self) -> None:
         """Begin to exit for good, as we or the server do."""
-        self.state = LinkState.OVER
+        self.wants_server = False
+        self.link = None
 
     def _seconds_left(self) -> float:
         """Return the seconds until the client gives up; at least 0.5, enough for an attempt."""
@@ -845,8 +822,7 @@ class Connection:
             if link and link is not asked_link:
                 asked_link = link
                 link.send(type="account", slots=self._runner.slots.listed)
-            is_down = self.link_life.reported_complaint is not Complaint.NOTHING
-            if is_down and not self.link_life.was_accepted:
+            if self.link_life.reported_complaint and not self.link_life.was_accepted:
                 return                          # there was never a server
             if boottime() - started > (MAX_COUNT_SECONDS if link else MAX_CONNECT_SECONDS):
                 return
@@ -963,7 +939,6 @@ class Connection:
 
     def greet(self, link: ServerLink) -> None:
         """Name our jobs (`have`) and ourselves (`hello`) on a new link."""
-        self.link_life.on_proven(link)
         if not self.link_life.wants_server:
             return
         for job in self._jobs.values():             # one by one: a command can fill a message
@@ -1059,7 +1034,7 @@ class Connection:
         last_event = message.integer("seen")
         directory = message.data("directory")
         is_first_welcome = not self.link_life.was_accepted
-        report = self.link_life.on_welcome(file, link.channel.file_id, grace)
+        report = self.link_life.on_welcome(link, file, grace)
         here = self._program.directory
         if is_first_welcome and directory != here:
             report += f"; jobs run in {display_text(here)}, not in the server's {display_text(directory)}"

@@ -103,7 +103,6 @@ class EachField(Case):
     def meet_server(self, program: mock.Mock, message: Message, body: str) -> None:
         """A server says this to a client that runs a job."""
         connection = client.Connection(program, None, client.Complaint.NOTHING)
-        connection.link_life.on_proven(self.link)
         if message["type"] != "welcome":
             connection.handle(self.link, read(WELCOME))
         job = connection._jobs[KEY] = client.RemoteJob.from_message(read(JOBS["jobs"][0]))
