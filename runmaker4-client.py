@@ -302,18 +302,8 @@ class Endpoint:
 @dataclass(eq=False)
 class Event:
     """A message that must not be lost, kept until the server has acknowledged it."""
-    number: int
-    message: dict[str, Any]
+    message: dict[str, Any]             # of type 'begin', 'output', 'end' or 'finish'; `n` is the number
     size: int                           # bytes of output
-
-    @property
-    def key(self) -> str:
-        return str(self.message["id"])
-
-    @property
-    def kind(self) -> str:
-        # 'begin', 'output', 'end' or 'finish'
-        return str(self.message["type"])
 
 
 @dataclass(eq=False)
@@ -376,7 +366,7 @@ class Outbox:
         """Queue an event.  size: bytes of output."""
         self._last_number += 1
         message["n"] = self._last_number
-        self._unsent.append(Event(self._last_number, message, size))
+        self._unsent.append(Event(message, size))
         self.backlog += size
 
     def send(self, link: ServerLink) -> None:
@@ -393,7 +383,7 @@ class Outbox:
     def acknowledge(self, last_number: int) -> list[Event]:
         """Remove and return the events up to this number."""
         acknowledged: list[Event] = []
-        while self._in_flight and self._in_flight[0].number <= last_number:
+        while self._in_flight and self._in_flight[0].message["n"] <= last_number:
             event = self._in_flight.popleft()
             self._in_flight_bytes -= event.size
             acknowledged.append(event)
@@ -404,12 +394,11 @@ class Outbox:
 
         to_repeat: acknowledged events that another server needs.
         """
-        self._unsent.extendleft(reversed(self._in_flight))
-        self._unsent.extendleft(sorted(to_repeat, key=lambda event: event.number, reverse=True))
-        self._in_flight.clear()
-        acknowledged: list[Event] = []
-        while self._unsent and self._unsent[0].number <= last_number:
-            acknowledged.append(self._unsent.popleft())
+        in_order = sorted(to_repeat, key=lambda event: int(event.message["n"]))
+        self._in_flight = deque([*in_order, *self._in_flight, *self._unsent])
+        acknowledged = self.acknowledge(last_number)
+        self._unsent = self._in_flight
+        self._in_flight = deque()
         self._in_flight_bytes = 0
         self.backlog = sum(event.size for event in self._unsent)
         return acknowledged
@@ -630,10 +619,10 @@ class Requests:
         self._offered_memory = int(min(free_memory, runmaker4.MAX_INTEGER))
         return dict(slots=slots, memory=self._offered_memory)
 
-    def make_claim(
-        self, wanted_slots: int, free_memory: float, slots: int, exits_if_none: bool
-    ) -> dict[str, Any] | None:
-        """Return the fields of a `claim` to send; None: nothing has changed.
+    def send_claim(
+        self, link: ServerLink, wanted_slots: int, free_memory: float, slots: int, exits_if_none: bool
+    ) -> None:
+        """Send a `claim`, unless nothing has changed.
 
         `want` and `memory` add to earlier claims; memory can be negative.  exits_if_none is repeated until a
         claim is answered.
@@ -641,20 +630,14 @@ class Requests:
         more_memory = int(min(max(free_memory, 0), runmaker4.MAX_INTEGER)) - self._offered_memory
         announces_exit = exits_if_none and self._exit_request is None
         if not wanted_slots and not more_memory and not announces_exit and self._reported_slots == slots:
-            return None
+            return
         self.pending_slots += wanted_slots
         self._offered_memory += more_memory
         self._reported_slots = slots
-        return dict(
-            want=wanted_slots,
-            memory=more_memory,
-            last=exits_if_none or self._exit_request is not None,
-            slots=slots,
-        )
-
-    def on_sent(self, request: int, claim: dict[str, Any]) -> None:
-        if claim["last"]:
-            self._exit_request = request
+        is_last = exits_if_none or self._exit_request is not None
+        number = link.request("claim", want=wanted_slots, memory=more_memory, last=is_last, slots=slots)
+        if is_last:
+            self._exit_request = number
 
     def on_job(self, job: RemoteJob) -> None:
         self.pending_slots = max(self.pending_slots - job.slots, 0)
@@ -838,11 +821,9 @@ class Connection:
         slots_ahead = sum(job.slots for job in self._jobs_ahead.values())
         memory_ahead = sum(job.needs.memory for job in self._jobs_ahead.values())
         slot_count = max(int(free.slots) - slots_ahead - self._requests.pending_slots, 0)
-        claim = self._requests.make_claim(
-            slot_count, free.memory - memory_ahead, self._runner.slots.in_service, exits_if_none
+        self._requests.send_claim(
+            link, slot_count, free.memory - memory_ahead, self._runner.slots.in_service, exits_if_none
         )
-        if claim:
-            self._requests.on_sent(link.request("claim", **claim), claim)
 
     def _return_queued_job(self, key: str) -> bool:
         """Give a job back if it still waits for a slot."""
@@ -880,12 +861,12 @@ class Connection:
         Forget a job whose result is acknowledged; keep the `begin` of a run for a next server.
         """
         for event in events:
-            job = self._jobs.get(event.key)
-            if job and event.kind == "finish":
+            job, kind = self._jobs.get(event.message["id"]), event.message["type"]
+            if job and kind == "finish":
                 del self._jobs[job.key]
-            elif job and event.kind == "begin":
+            elif job and kind == "begin":
                 job.begin = event
-            elif job and event.kind == "end":
+            elif job and kind == "end":
                 job.begin = None
         self._send_queued_events()
         if self._outbox.is_empty:
