@@ -1855,7 +1855,7 @@ class Sessions:
         self.lifetime.drain()
 
     def _drain_after_failures(self) -> None:
-        count = self.runner_stats.bad_count
+        count = len(self.runner_stats.bad_lines)
         if 0 < self.max_failed <= count and self.lifetime.is_serving:
             self.runner_stats.had_errors = True
             self.drain(too_many_failures(count))

@@ -7289,10 +7289,7 @@ class SlotFile:
 @dataclass(eq=False, repr=False)
 class RunnerStats:
     """The results of a runner's jobs."""
-    done: int = 0
-    failed: int = 0
-    error_count: int = 0
-    cancelled: int = 0
+    results: Counter[bytes] = field(default_factory=Counter)    # jobs by the state of the line after the run
     had_errors: bool = False            # output or records were lost, or file or slots unusable
     unwritten_lines: list[int] = field(default_factory=list)
     bad_lines: list[int] = field(default_factory=list)      # failed or in error
@@ -7303,10 +7300,7 @@ class RunnerStats:
         """Count a job by the state of the line after the run."""
         if job.cancelled:
             state = CANCELLED                    # even if the job has ended at that moment
-        self.done += state == DONE
-        self.failed += state == FAILED
-        self.error_count += state == ERROR
-        self.cancelled += state == CANCELLED
+        self.results[state] += 1
         if state in (FAILED, ERROR):
             self.bad_lines.append(job.number)
 
@@ -7320,10 +7314,6 @@ class RunnerStats:
         self.orphans += lines.marked
         self.unwritten_lines = [line for line in self.unwritten_lines if line not in lines.finished]
 
-    @property
-    def bad_count(self) -> int:
-        return self.failed + self.error_count
-
     def exit_status(self, summary: Summary | None) -> int:
         """Return 0 if all is well.
 
@@ -7335,7 +7325,7 @@ class RunnerStats:
             return 1
         if self.unwritten_lines or self.had_errors:
             return 1
-        may_run_elsewhere = self.error_count and summary.counts.running
+        may_run_elsewhere = self.results[ERROR] and summary.counts.running
         return int(bool(may_run_elsewhere))
 
     def closing_line(
@@ -7346,12 +7336,13 @@ class RunnerStats:
         summary: None: the file's state is unknown.  reasons_command: shows why jobs failed; '': none.
         """
         own_bad_lines = {*self.bad_lines, *self.unwritten_lines, *self.orphans}
-        error_count = self.error_count + len(self.orphans)
-        did_nothing = not (self.done or self.cancelled or own_bad_lines)
+        error_count = self.results[ERROR] + len(self.orphans)
+        own = Counts(0, 0, self.results[DONE], self.results[FAILED], error_count, self.results[CANCELLED])
+        did_nothing = not (own.done or own.held or own_bad_lines)
         if did_nothing:
             text = "nothing done" if not summary or summary.jobs_left else "nothing to do"
         else:
-            text = self._describe_own_results(error_count, own_bad_lines, seconds)
+            text = self._describe_own_results(own, own_bad_lines, seconds)
         incomplete = ""
         if self.incomplete:
             incomplete = (f"; the output of {plural(len(self.incomplete), 'job')} is incomplete "
@@ -7360,24 +7351,18 @@ class RunnerStats:
             return f"{text}; the state of the file is unknown{incomplete}"
         counts = summary.counts
         has_more_than_done = bool(own_bad_lines) or counts.done < counts.all or counts.held > 0
-        if has_more_than_done and not self._has_run_all_jobs(counts, error_count):
+        has_run_all_jobs = own == counts
+        if has_more_than_done and not has_run_all_jobs:
             separator = ":" if text == "nothing to do" else "; in all"
             text += f"{separator} {summary.describe(with_lines=not own_bad_lines)}"
         return text + self._next_steps(summary, retry, reasons_command) + incomplete
 
-    def _describe_own_results(self, error_count: int, bad_lines: set[int], seconds: float) -> str:
+    def _describe_own_results(self, own: Counts, bad_lines: set[int], seconds: float) -> str:
         """Return, for example, '3 done, 1 failed in 12s (line 4)'."""
-        counts = ((self.failed, "failed"), (error_count, "error"), (self.cancelled, "cancelled"),
-                  (len(self.unwritten_lines), "not written down"))
-        count_texts = [f"{self.done} done", *(f"{count} {word}" for count, word in counts if count)]
-        text = f"{', '.join(count_texts)} in {human_time(seconds)}"
+        count_texts = name_counts(failed=own.failed, error=own.error, cancelled=own.held)
+        count_texts += name_counts(**{"not written down": len(self.unwritten_lines)})
+        text = f"{', '.join([f'{own.done} done', *count_texts])} in {human_time(seconds)}"
         return f"{text} ({name_lines(bad_lines)})" if bad_lines else text
-
-    def _has_run_all_jobs(self, counts: Counts, error_count: int) -> bool:
-        """Return True if we have run all jobs in the file: `counts` are our results."""
-        own_results = self.done, self.failed, error_count, self.cancelled
-        file_results = counts.done, counts.failed, counts.error, counts.held
-        return own_results == file_results and counts.processed == counts.all
 
     def _next_steps(self, summary: Summary, retry: str, reasons_command: str) -> str:
         """Return hints, for example '; -r runs them again'; '': none."""
@@ -8305,7 +8290,7 @@ class Runner:
             exceeding = exceeding_now
 
     def _drain_after_failures(self) -> None:
-        count = self.runner_stats.bad_count
+        count = len(self.runner_stats.bad_lines)
         if 0 < self.options.max_failed <= count and not self.draining:
             self.say(
                 f"{too_many_failures(count)}: starting no more jobs, waiting for "
@@ -9250,10 +9235,10 @@ class RunnerProgram(Program):
         count: each successor would run it again.
         """
         runner, stats = self.runner, self.runner_stats
-        has_lines_left = summary.jobs_left or (self.retry and stats.error_count)
+        has_lines_left = summary.jobs_left or (self.retry and stats.results[ERROR])
         if not (runner.is_out_of_time and has_lines_left) or runner.signals.any_came:
             return
-        if not stats.done and (self.options.retry or not stats.failed):
+        if not stats.results[DONE] and (self.options.retry or not stats.results[FAILED]):
             return self.say("--hire: this runner has finished no line, and hires no successor")
         import subprocess
         command, task = self.options.hire, os.environ.get("SLURM_ARRAY_TASK_ID")

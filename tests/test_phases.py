@@ -154,7 +154,7 @@ class Cells(unittest.TestCase):
             for name, becomes in zip(EVENTS, row):
                 with self.subTest(phase=phase.name, event=name):
                     self.assertEqual(self.play(phase, self.event(name)), becomes)
-                    self.assertFalse(name == "lost" and self.runner.runner_stats.error_count)
+                    self.assertFalse(name == "lost" and self.runner.runner_stats.results[b"e"])
 
     def test_a_runner_that_exits_waits_for_no_process_that_cannot_be_killed(self) -> None:
         """The line gets what the table says, and the job lock is not unlocked."""
