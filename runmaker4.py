@@ -7526,29 +7526,25 @@ class StopSignals:
         awaited: list[asyncio.Future[Any]] = [self._next_signal, *futures]
         await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
-    def was_interrupted(self, run_result: RunResult, exited_at: float) -> bool:
-        """Return True if a signal that also came to the runner interrupted a run: see the class."""
-        has_succeeded = run_result.status == 0
-        if run_result.cause or has_succeeded:       # a cause: killed for another reason
-            return False
-        signals_near = [
-            (came_at, kills_jobs) for came_at, kills_jobs in self._signals
-            if abs(came_at - exited_at) <= self.TOGETHER_SECONDS
-        ]
-        if run_result.died_of_stop_signal:
-            return bool(signals_near)
-        return any(kills_jobs and came_at <= exited_at for came_at, kills_jobs in signals_near)
+    def _is_signal_near(self, run_result: RunResult, exited_at: float) -> bool:
+        """Return True if a signal came that explains the failure of a run: see the class."""
+        return any(
+            abs(came_at - exited_at) <= self.TOGETHER_SECONDS
+            and (run_result.died_of_stop_signal or (kills_jobs and came_at <= exited_at))
+            for came_at, kills_jobs in self._signals
+        )
 
     async def find_out_if_interrupted(self, run_result: RunResult, exited_at: float) -> bool:
-        """Return was_interrupted(), once that is certain.
+        """Return True if a signal that also came to the runner interrupted a run.
 
         If the run died of a stop signal, the runner can get the same signal a moment later.  So wait for it.
         """
-        seconds_left = exited_at + self.TOGETHER_SECONDS - self._loop.time()
-        can_signal_follow = run_result.died_of_stop_signal and not run_result.cause and seconds_left > 0
-        if can_signal_follow and not self.was_interrupted(run_result, exited_at):
-            await self.wait_for_next(seconds_left)
-        return self.was_interrupted(run_result, exited_at)
+        has_succeeded = run_result.status == 0
+        if run_result.cause or has_succeeded:       # a cause: killed for another reason
+            return False
+        if run_result.died_of_stop_signal and not self._is_signal_near(run_result, exited_at):
+            await self.wait_for_next(max(exited_at + self.TOGETHER_SECONDS - self._loop.time(), 0.0))
+        return self._is_signal_near(run_result, exited_at)
 
 
 # ---- one job -----------------------------------------------------------------------------------------------
