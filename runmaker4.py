@@ -9661,7 +9661,7 @@ class Channel:
                     self._take_next_step = self._handshake.send(message)
                 except StopIteration:
                     self.is_authenticated = True
-            while message := self._next_message(MAX_FRAME_BYTES):
+            while message := self._next_message():
                 messages.append(message.fields)
         except WireError as error:
             self.is_authenticated = False
@@ -9670,20 +9670,17 @@ class Channel:
             raise
         return messages
 
-    def _take_early_message(self) -> Message | None:
-        return self._next_message(MAX_EARLY_FRAME_BYTES)
-
     def _take_certificate(self) -> Message | None:
         """Return the hash of the peer's TLS certificate as a message; None: not yet known."""
         certificate_hash = self._tls.certificate_hash() if self._tls else None
         return Message({"certificate": certificate_hash}) if certificate_hash else None
 
-    def _next_message(self, max_bytes: int) -> Message | None:
-        """Remove and return the next message; None: incomplete.  max_bytes: of the JSON."""
+    def _next_message(self) -> Message | None:
+        """Remove and return the next message; None: incomplete."""
         if len(self._buffer) < self.LENGTH_PREFIX.size:
             return None
         length, = self.LENGTH_PREFIX.unpack_from(self._buffer)
-        if length > max_bytes:
+        if length > (MAX_FRAME_BYTES if self.is_authenticated else MAX_EARLY_FRAME_BYTES):
             raise WireError("a frame that is too long")
         frame_end = self.LENGTH_PREFIX.size + length
         if len(self._buffer) < frame_end:
@@ -9730,7 +9727,7 @@ class ServerChannel(Channel):
     def _shake_hands(self) -> Handshake:
         """Prove the token to each other, and start TLS: steps 1 to 5 above, for the server."""
         self._add_handshake_message(runmaker4=WIRE_VERSION, nonce=self._own_nonce)      # step 1
-        knock = yield self._take_early_message
+        knock = yield self._next_message
         if knock.integer("runmaker4") != WIRE_VERSION:
             self._refuse("version")
         self._both_nonces = self._own_nonce + knock.hexadecimal("nonce")
@@ -9741,7 +9738,7 @@ class ServerChannel(Channel):
         self._certificate_and_file = certificate_hash + file_id         # part of each proof from now on
         self._add_handshake_message(certificate=certificate_hash, file=file_id, proof=self._proof("server"))
         self._start_tls(server_side=True)
-        confirmation = yield self._take_early_message
+        confirmation = yield self._next_message
         if not self._is_proved(confirmation, "confirmed"):
             raise WireError("TLS does not end at a client that knows the token")
 
@@ -9762,7 +9759,7 @@ class ClientChannel(Channel):
 
     def _shake_hands(self) -> Handshake:
         """Prove the token to each other, and start TLS: steps 1 to 5 above, for the client."""
-        greeting = yield self._take_early_message
+        greeting = yield self._next_message
         self._check_refusal(greeting)
         version = greeting.integer("runmaker4")         # of the protocol
         if version != WIRE_VERSION:
@@ -9771,7 +9768,7 @@ class ClientChannel(Channel):
         self._add_handshake_message(
             runmaker4=WIRE_VERSION, nonce=self._own_nonce, proof=self._proof("client")
         )                                               # step 2
-        credentials = yield self._take_early_message
+        credentials = yield self._next_message
         self._check_refusal(credentials)
         certificate_hash = credentials.hexadecimal("certificate", 64)
         file_id = credentials.hexadecimal("file")
@@ -9796,7 +9793,9 @@ class ClientChannel(Channel):
 class Link:
     """A Channel on a connection in the event loop.
 
-    It has the methods of asyncio.Protocol without being a subclass, which would load asyncio at import.
+    It has methods of asyncio.Protocol without being a subclass, which would load asyncio at import.  Its
+    subclasses inherit from both.  The defaults of asyncio do what we need: at end of file the connection is
+    closed, and nobody pauses writing, because flush() checks the number of unread bytes.
     """
 
     def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
@@ -9805,7 +9804,6 @@ class Link:
         self.transport: Any = None
         self.last_message_at = boottime()  # at first, when the Link was made
         self.why = ""                       # why the connection was dropped
-        self._is_flush_scheduled = False    # in this or the next loop iteration
         self.closing = False                # finish_writing() was called
         self._flush_timer: asyncio.TimerHandle | None = None    # until posted messages are sent
 
@@ -9825,8 +9823,7 @@ class Link:
 
     def send(self, **message: Any) -> None:
         """Send a message, together with others of this loop iteration."""
-        if self.post(message) and not self._is_flush_scheduled:
-            self._is_flush_scheduled = True
+        if self.post(message):
             self.loop.call_soon(self.flush)
 
     def post(self, message: dict[str, Any]) -> bool:
@@ -9834,13 +9831,12 @@ class Link:
         if self.closing or self.transport.is_closing():
             return False                    # disconnected() will handle that
         self.channel.send(message)
-        if not self._flush_timer and not self._is_flush_scheduled:
+        if not self._flush_timer:
             self._flush_timer = self.loop.call_later(Writer.GATHER_SECONDS, self.flush)
         return True
 
     def flush(self) -> None:
         """Write all pending messages; drop an end that does not read."""
-        self._is_flush_scheduled = False
         if self._flush_timer:
             self._flush_timer.cancel()
             self._flush_timer = None
@@ -9890,16 +9886,8 @@ class Link:
             self.flush()
             self.transport.close()          # once the refusal is written
             return
-        if self._is_flush_scheduled or not was_authenticated:
+        if not was_authenticated:
             self.flush()
-
-    def eof_received(self) -> None:
-        """Return None, so that asyncio closes the connection: the other end sends no more messages."""
-
-    def pause_writing(self) -> None:
-        """Do nothing: flush() checks the number of unread bytes."""
-
-    resume_writing = pause_writing
 
     def connection_lost(self, error: Exception | None) -> None:
         why = error_text(error) if isinstance(error, OSError) else "the connection was closed"
