@@ -7225,7 +7225,6 @@ class SlotFile:
     """A file with one name per line; blank lines and lines with # are ignored."""
     INTERVAL = 0.25                     # seconds from one look to the next
     MAX_FILE_BYTES = 1 << 20
-    DESCRIPTORS_PER_NAME = 8            # for a job
 
     def __init__(self, path: str) -> None:
         """Read the names.  Raises UsageError if there is none."""
@@ -7238,7 +7237,9 @@ class SlotFile:
                 f"{path}: {error_text(error)} (expected a file of names, one per line)"
             ) from None
         self._last_names = self.names
-        self._raise_descriptor_limit()
+        # later names need more open files than App and client allow for the first ones
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     def reload_names(self) -> Sequence[str] | None:
         """Return new names once they were read twice (an editor can write in pieces); None: no change."""
@@ -7248,16 +7249,7 @@ class SlotFile:
         if not is_stable or names == self.names:
             return None
         self.names = names
-        self._raise_descriptor_limit()
         return names
-
-    def _raise_descriptor_limit(self) -> None:
-        """Raise the soft limit of open files, for jobs too, to the need of all names or to the hard limit."""
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        needed = 32 + len(self.names) * self.DESCRIPTORS_PER_NAME
-        if hard != resource.RLIM_INFINITY:
-            needed = min(needed, hard)
-        allow_descriptors(needed)
 
     def _read_names(self) -> Sequence[str]:
         """Return the names in the file.  Raises OSError, also if there is none."""
