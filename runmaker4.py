@@ -8169,10 +8169,10 @@ class Runner:
     def on_drain_signal(self, number: int) -> None:
         """Drain because of signal `number`: start no more jobs and wait for running jobs."""
         self.signals.add_signal(kills_jobs=self.kill_signal != 0)
-        self.say(
-            f"{signal.Signals(number).name}: starting no more jobs, waiting for "
-            f"{plural(len(self.runs), 'job')}"
-        )
+        self._report_and_drain(signal.Signals(number).name)
+
+    def _report_and_drain(self, why: str) -> None:
+        self.say(f"{why}: starting no more jobs, waiting for {plural(len(self.runs), 'job')}")
         self.drain()
 
     def on_kill_signal(self, number: int) -> None:
@@ -8254,7 +8254,7 @@ class Runner:
 
     async def _watch_memory(self) -> None:
         """Kill runs that use more memory than requested at two measurements in a row."""
-        exceeding: set[Run] = set()
+        exceeding: set[Run] = set()         # at the last measurement
         throttle = Throttle(self.loop.time)
         while True:
             await asyncio.sleep(
@@ -8264,28 +8264,21 @@ class Runner:
                 task for task in self.tasks.values()
                 if task.phase is Phase.RUNNING and task.run.requested_memory and not task.is_being_killed
             ]
-            exceeding_now: set[Run] = set()
             throttle = Throttle(self.loop.time)
             with throttle:
                 if tasks:
                     table = ProcessTable()
-                    exceeding_now = {
-                        task.run for task in tasks if task.measure_memory(table) > task.run.requested_memory
-                    }
+                    tasks = [task for task in tasks if task.measure_memory(table) > task.run.requested_memory]
             for task in tasks:
-                if task.run in exceeding_now & exceeding:
+                if task.run in exceeding:
                     task.kill_run("memory")
-            exceeding = exceeding_now
+            exceeding = {task.run for task in tasks}
 
     def _drain_after_failures(self) -> None:
         count = len(self.runner_stats.bad_lines)
         if 0 < self.options.max_failed <= count and not self.draining:
-            self.say(
-                f"{too_many_failures(count)}: starting no more jobs, waiting for "
-                f"{plural(len(self.runs), 'job')}"
-            )
             self.runner_stats.had_errors = True
-            self.drain()
+            self._report_and_drain(too_many_failures(count))
 
     # -- slots -----------------------------------------------------------------------------------------------
 
