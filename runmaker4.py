@@ -7772,9 +7772,10 @@ class JobTask:
     async def finish_job(self) -> None:
         """Determine the final state of the job, pass it to the sinks, and write it to the line.
 
-        Writing is tried until it succeeds, or never can.  If another runner has taken the line ("lost"),
-        write nothing.
+        If the state is NEW, release the line.  Writing is tried until it succeeds, or never can.  If another
+        runner has taken the line ("lost"), write nothing.
         """
+        runner, jobs, job = self._runner, self._runner.jobs, self.job
         if self.phase is not Phase.SETTLING:    # it is after an exit at the gate
             self._enter_phase(Phase.SETTLING)
         if self.cause == "lost":
@@ -7782,13 +7783,9 @@ class JobTask:
         elif self.cause == "cancelled":
             self.state = CANCELLED                   # even if the job has just ended by itself
         for sink in self.run.sinks:
-            sink.on_job_over(self.job, self.state)
-        if self.cause != "lost":
-            await self._write_state()
-
-    async def _write_state(self) -> None:
-        """Write the final state, or release the line if it is NEW, until that succeeds or never can."""
-        runner, jobs, job = self._runner, self._runner.jobs, self.job
+            sink.on_job_over(job, self.state)
+        if self.cause == "lost":
+            return
         try:
             error = await write_with_retries(
                 lambda: jobs.release(job) if self.state == NEW else jobs.finish(job, self.state),
@@ -7813,11 +7810,9 @@ class JobTask:
             self._say(f"{self.job.result_text}; does not run again with {size}: there are {available} here")
             return False
         self.job.growth_count += 1              # from now on Job.needs is `larger_needs`
-        return self._runner.admit_or_drain(self.job) and await self._wait_until_memory_is_free()
-
-    async def _wait_until_memory_is_free(self) -> bool:
-        """Wait until the job can run again; it keeps the slots.  Return False if it must not."""
-        self._enter_phase(Phase.GROWING)
+        if not self._runner.admit_or_drain(self.job):
+            return False
+        self._enter_phase(Phase.GROWING)        # keeps the slots
         self._runner.changed.set()              # the memory of the last run is free
         while self.phase is Phase.GROWING and self._can_start:
             await self._wait_for_event(None)
@@ -7963,11 +7958,18 @@ class JobTask:
         the shell exits without running the command, and there is no result.
         """
         try:
-            has_begun = not self.job.gated or await self._wait_at_gate()
-            if has_begun:
-                await self._wait_for_result(shell)
-            else:
+            if self.job.gated:
+                self._runner.jobs.on_ready_to_start(self.job)
+                while self.phase is Phase.AT_GATE:
+                    self._wake_event.clear()
+                    await self._wake_event.wait()
+            if self.phase is Phase.SETTLING:
                 self._runner.pump.finish_reading(self.run)
+                return
+            if self.job.gated:
+                self.job.gated = False
+                self._announce_start()
+            await self._wait_for_result(shell)
         finally:
             # only a defect leaves the run unfinished; the exit status would be lost
             if self.run in self._runner.runs:
@@ -7975,18 +7977,6 @@ class JobTask:
                 self._kill_processes("stopped")
                 await asyncio.wait([self._kill_task or shell.exited])
             self._shell = None
-
-    async def _wait_at_gate(self) -> bool:
-        """Wait until the server opens the gate.  Return False if the shell has exited instead."""
-        self._runner.jobs.on_ready_to_start(self.job)
-        while self.phase is Phase.AT_GATE:
-            self._wake_event.clear()
-            await self._wake_event.wait()
-        if self.phase is Phase.SETTLING:
-            return False
-        self.job.gated = False
-        self._announce_start()
-        return True
 
     async def _wait_for_result(self, shell: Child) -> None:
         """Wait until the shell exits, read the remaining output, and report the result of the run."""
@@ -8362,10 +8352,6 @@ class Runner:
         growing_task = next((task for task in self.tasks.values() if task.phase is Phase.GROWING), None)
         if growing_task:                # no other job may take the memory that this one waits for
             return 0.0 if growing_task.restart_if_memory_is_free(self._free_resources()) else None
-        return await self._claim_and_start_job()
-
-    async def _claim_and_start_job(self) -> float | None:
-        """Claim a job and start it on an idle slot.  Return as _start_next_job()."""
         slots = self.slots.take(1)
         if not slots:
             return None
@@ -8417,21 +8403,17 @@ class Runner:
         seconds_left = self.wall_end - self.loop.time()
         if timeout > seconds_left and not self.draining:
             if seconds_left > 0:                # otherwise _watch_wall_time() reports that it is over
-                self._report_too_late(job, timeout, seconds_left)
+                walltime, hint = self.options.walltime, ""
+                # with --walltime auto the next Slurm job can have more time
+                if isinstance(walltime, float) and timeout >= walltime:
+                    hint = " (it never fits: give --walltime more)"
+                self.say(
+                    f"line {job.number}: the timeout is {human_time(timeout)}, and the wall time is over in "
+                    f"{human_time(seconds_left)}: starting no more jobs{hint}"
+                )
             self.is_out_of_time = True
             self.drain(ExitStep.EARLY)
         return not self.draining
-
-    def _report_too_late(self, job: Job, timeout: float, seconds_left: float) -> None:
-        walltime = self.options.walltime
-        hint = ""
-        # with --walltime auto the next Slurm job can have more time
-        if isinstance(walltime, float) and timeout >= walltime:
-            hint = " (it never fits: give --walltime more)"
-        self.say(
-            f"line {job.number}: the timeout is {human_time(timeout)}, and the wall time is over in "
-            f"{human_time(seconds_left)}: starting no more jobs{hint}"
-        )
 
     # -- finished jobs ---------------------------------------------------------------------------------------
 
