@@ -1784,7 +1784,7 @@ class Sessions:
         self.records.flush()
         for assignment, line_result in self._unwritten:
             job = assignment.job
-            write = functools.partial(self.executor.start_call, self.claims.finish, job, line_result.state)
+            write = functools.partial(self.executor.call, self.claims.finish, job, line_result.state)
             # The first attempt is made at once: later calls of the executor find the state.
             outcome = asyncio.ensure_future(write_with_retries(write, self.interval, self.say, job))
             outcome.add_done_callback(functools.partial(self._complete_result, assignment, line_result))

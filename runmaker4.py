@@ -4687,7 +4687,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
 # An event loop must not wait for a file system.  So every file operation goes through a FileExecutor.  On a
 # local file system it makes each call at once; on a network file system one thread makes all calls.  Calls
 # keep their order, so the start of a job is recorded before the end.  A caller that needs the answer uses
-# call(), start_call() or call_then(); one that does not, post().
+# call() or call_then(); one that does not, post().
 #
 # A record that another process has locked holds up the thread for a while: see RecordFile.
 
@@ -4774,30 +4774,25 @@ class FileExecutor:
         self.backlog = 0            # bytes posted and not yet written
         self.pending: set[futures.Future[Any]] = set()
 
-    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if not self.pool:
-            return function(*args, **kwargs)
-        return await asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
-
-    def start_call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Make a call now, or put it into the thread's queue."""
         if self.pool:
-            return asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
+            future = self.pool.submit(function, *args, **kwargs)
+            self.pending.add(future)
+            future.add_done_callback(self.pending.discard)
+            return asyncio.wrap_future(future)
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         try:
             answer.set_result(function(*args, **kwargs))
-        except TemporaryError as error:             # any other exception is a defect, and ends the program
+        except TemporaryError as error:             # any other exception goes to the caller
             answer.set_exception(error)
         return answer
 
     def call_then(self, on_answer: Callable[[T], object], function: Callable[P, T], *args: P.args,
             **kwargs: P.kwargs) -> None:
         """Make a call, and later, in the event loop, call on_answer() with the answer."""
-        if not self.pool:
-            asyncio.get_running_loop().call_soon(on_answer, function(*args, **kwargs))
-            return
-        waiting_future = asyncio.wrap_future(self._submit(self.pool, function, *args, **kwargs))
-        waiting_future.add_done_callback(lambda future: on_answer(future.result()))
+        answer = self.call(function, *args, **kwargs)
+        answer.add_done_callback(lambda future: on_answer(future.result()))
 
     def post(self, function: Callable[..., object], *args: Any, size: int = 0) -> None:
         """Make a call that handles all errors itself, and ignore the answer.
@@ -4808,15 +4803,7 @@ class FileExecutor:
             function(*args)
             return
         self.backlog += size
-        waiting_future = asyncio.wrap_future(self._submit(self.pool, function, *args))
-        waiting_future.add_done_callback(functools.partial(self._on_posted_call_done, size))
-
-    def _submit(self, pool: futures.ThreadPoolExecutor, function: Callable[P, T], *args: P.args,
-                **kwargs: P.kwargs) -> futures.Future[T]:
-        future = pool.submit(function, *args, **kwargs)
-        self.pending.add(future)
-        future.add_done_callback(self.pending.discard)
-        return future
+        self.call(function, *args).add_done_callback(functools.partial(self._on_posted_call_done, size))
 
     def _on_posted_call_done(self, size: int, answer: asyncio.Future[object]) -> None:
         self.backlog -= size

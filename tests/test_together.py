@@ -668,9 +668,9 @@ runmaker4.JobQueue.claim = claim_and_wait
 class SlowFile(ByHandCase):
     """All that is done with the file takes a while, and is done in a thread, as on a network file system."""
     PATCH = f"""{THREADED}
-submit = runmaker4.FileExecutor._submit
+call = runmaker4.FileExecutor.call
 slow = lambda function, *args: (time.sleep(0.015), function(*args))[1]
-runmaker4.FileExecutor._submit = lambda self, pool, *args: submit(self, pool, slow, *args)
+runmaker4.FileExecutor.call = lambda self, *args: call(self, slow, *args)
 """
 
     def test_a_group_that_runs_when_the_server_gets_a_hup_runs_to_its_end(self) -> None:
