@@ -153,7 +153,6 @@ def lazy_import(name: str) -> Any:
 # They take a third as long to load as this file, and runset4.py never needs them.
 if TYPE_CHECKING:
     import asyncio
-    import queue
     import socket
     from concurrent import futures
     from typing import ParamSpec  # Python 3.10
@@ -5665,8 +5664,8 @@ def allow_descriptors(needed: int, user: str = "so many jobs need",
 class Writer:
     """Writes to a descriptor that other processes share (a terminal, a pipe); never blocks the event loop.
 
-    O_NONBLOCK would apply to all of these processes.  So a thread writes the data from a queue.  A regular
-    file needs no thread.
+    O_NONBLOCK would apply to all of these processes.  So the thread of an executor writes.  A regular file
+    needs no thread.
     """
     LOW_BACKLOG = 1 << 18                       # bytes; below, job output is read again
     HIGH_BACKLOG = 1 << 20                      # bytes; above, it is not read
@@ -5676,7 +5675,7 @@ class Writer:
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
                  on_relieved: Callable[[], None] = lambda: None) -> None:
         """on_broken: called once, when a write has failed; later data is dropped.  on_relieved: called when
-        the backlog is below LOW_BACKLOG.
+        the backlog is smaller.
         """
         self.fd = fd
         self.loop = loop
@@ -5685,23 +5684,15 @@ class Writer:
         self.terminal = os.isatty(fd)
         self.gathered: list[bytes] = []
         self.gathered_bytes = 0
-        self.backlog = 0                # bytes not yet written, also of `gathered`
         self.closed = False                 # after an error: nothing is written
-        self.drained = asyncio.Event()
         self.timer: asyncio.TimerHandle | None = None
         is_file = stat.S_ISREG(os.fstat(fd).st_mode)
-        self.queue = None if is_file else self._start_thread()
+        self.executor = FileExecutor(not is_file, on_relieved)
 
-    def _start_thread(self) -> queue.SimpleQueue[tuple[int, Iterable[bytes]]]:
-        """Start the thread that writes, and return the queue: (bytes in all, chunks) per write.
-
-        The program exits without waiting for the thread.
-        """
-        import queue
-        import threading
-        write_queue: queue.SimpleQueue[tuple[int, Iterable[bytes]]] = queue.SimpleQueue()
-        threading.Thread(target=self._write_all, args=(write_queue,), daemon=True).start()
-        return write_queue
+    @property
+    def backlog(self) -> int:
+        """Return the bytes not yet written."""
+        return self.gathered_bytes + self.executor.backlog
 
     def write(self, data: bytes) -> None:
         """Write data, with data of the next moment: waking the thread costs as much as several lines."""
@@ -5709,7 +5700,6 @@ class Writer:
             return
         self.gathered.append(data)
         self.gathered_bytes += len(data)
-        self.backlog += len(data)
         if not self.timer:
             self.timer = self.loop.call_later(self._gather_seconds(), self.flush)
         if self.gathered_bytes > self.MAX_GATHERED_BYTES:
@@ -5724,9 +5714,8 @@ class Writer:
             self.timer = None
         data = self._bytes_to_write(b"".join(self.gathered))
         self.gathered.clear()
-        self.backlog += len(data) - self.gathered_bytes         # for an added status line
         self.gathered_bytes = 0
-        self._enqueue(len(data), [data])
+        self.executor.post(self._write_chunks, [data], size=len(data))
 
     def _bytes_to_write(self, data: bytes) -> bytes:
         return data
@@ -5734,50 +5723,26 @@ class Writer:
     def write_chunks(self, size: int, chunks: Iterable[bytes]) -> None:
         """Write chunks, each produced only when it is written.  size: bytes in all."""
         self.flush()
-        self.backlog += size
-        self._enqueue(size, chunks)
+        self.executor.post(self._write_chunks, chunks, size=size)
 
-    def _enqueue(self, size: int, chunks: Iterable[bytes]) -> None:
-        """Let the thread write chunks; without a thread, write them now."""
-        if self.queue:
-            self.queue.put((size, chunks))
-        else:
-            self._on_written(size, self._write_chunks(chunks))
-
-    def _write_all(self, write_queue: queue.SimpleQueue[tuple[int, Iterable[bytes]]]) -> None:
-        """Write from the queue, forever, in the thread; drop all data after the first error."""
-        error = None
-        with contextlib.suppress(RuntimeError):             # the event loop is closed: the program exits
-            while True:
-                size, chunks = write_queue.get()
-                error = error or self._write_chunks(chunks)
-                self.loop.call_soon_threadsafe(self._on_written, size, error)
-
-    def _write_chunks(self, chunks: Iterable[bytes]) -> OSError | None:
+    def _write_chunks(self, chunks: Iterable[bytes]) -> None:
+        """Write chunks, in the thread if there is one."""
         try:
             for chunk in chunks:
                 write_all(self.fd, chunk)
         except OSError as error:
-            return error
-        return None
+            self.loop.call_soon_threadsafe(self._close, error)
 
-    def _on_written(self, size: int, error: OSError | None) -> None:
-        """Subtract bytes that were written, or never will be."""
-        self.backlog -= size
-        if error and not self.closed:
+    def _close(self, error: OSError) -> None:
+        if not self.closed:
             self.closed = True
             self.on_broken(error)
-        if self.backlog < self.LOW_BACKLOG:
-            self.on_relieved()
-        if not self.backlog:
-            self.drained.set()
 
     async def drain(self, max_seconds: float) -> None:
         """Write everything, waiting for `max_seconds` at most."""
         self.flush()
-        self.drained.clear()
-        if self.backlog:
-            await wait_for_event(self.drained, max_seconds)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.executor.flush(), max_seconds)
 
 
 def no_status(columns: int) -> str:
@@ -5802,24 +5767,28 @@ class Terminal(Writer):
                  on_relieved: Callable[[], None] = lambda: None) -> None:
         super().__init__(fd, loop, on_broken, on_relieved)
         self.status: Callable[[int], str] = no_status       # for a number of columns; "": none
-        self.ignored = 0                # bytes in the queue that are no backlog: ignore_backlog()
+        self.ignored = 0                # bytes of the queue that are no backlog: ignore_backlog()
         self._is_drawn = False
         self._drawn_at = -math.inf      # (event loop's time)
 
+    @property
+    def backlog(self) -> int:
+        """Return the bytes not yet written and not ignored."""
+        return max(super().backlog - self.ignored, 0)
+
     def redraw(self) -> None:
-        if not (self.closed or self.backlog or self.ignored) and self._seconds_until_due() <= 0:
+        if not (self.closed or super().backlog) and self._seconds_until_due() <= 0:
             self.flush()
 
     def ignore_backlog(self) -> None:
         """Let jobs go on although the terminal has not accepted what is in the queue."""
         self.flush()
-        self.ignored += self.backlog
-        super()._on_written(self.backlog, None)
+        self.ignored = self.executor.backlog
+        self.executor.call_then(self._end_ignoring, int)        # once all that is written
+        self.on_relieved()
 
-    def _on_written(self, size: int, error: OSError | None) -> None:
-        ignored = min(size, self.ignored)
-        self.ignored -= ignored
-        super()._on_written(size - ignored, error)
+    def _end_ignoring(self, _: int) -> None:
+        self.ignored = 0
 
     def end_status(self) -> None:
         self.status = no_status
@@ -5835,7 +5804,7 @@ class Terminal(Writer):
     def _bytes_to_write(self, data: bytes) -> bytes:
         """Return bytes that erase the status line, print data, and, if due, redraw the line."""
         may_draw = in_foreground(self.fd)
-        has_backlog = self.ignored + self.backlog > self.gathered_bytes
+        has_backlog = self.executor.backlog > 0
         is_too_early = bool(data) and self._seconds_until_due() > 0
         status_line = b""
         if may_draw and not has_backlog and not is_too_early:

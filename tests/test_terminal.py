@@ -293,7 +293,7 @@ class Drawing(unittest.TestCase):
         self.assertEqual(self.written(), b"80 columns at 100.11\r")
 
     def test_a_terminal_that_is_behind_gets_no_more_of_it(self) -> None:
-        self.terminal.backlog = 5
+        self.terminal.executor.backlog = 5
         self.terminal.redraw()
         self.terminal.write(b"a\n")
         self.terminal.flush()
