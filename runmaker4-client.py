@@ -720,13 +720,13 @@ class Connection:
         """Return True if a job can run once more: without a server, others can get it meanwhile."""
         return self.our_job(job) is not None and self.link_life.can_start_jobs
 
-    def close_lock_copy(self, fd: int) -> None:
-        """Do nothing, because nothing was lent."""
-
     async def finish(self, job: Job, state: bytes) -> str:
         """Queue the event that a job has finished, if it is still ours."""
         remote_job = self.our_job(job)
         if not remote_job:
+            return ""
+        if state == NEW:
+            self._give_back(remote_job)
             return ""
         cause = remote_job.cause
         if state == ERROR and self._runner.exits_early:
@@ -734,12 +734,6 @@ class Connection:
         # if killed at our exit or never started, how the run ended does not matter
         how_it_ended = "" if cause in ("vanished", "unstarted") else remote_job.result_text
         self._queue_result(remote_job, state, cause, how_it_ended)
-        return ""
-
-    async def release(self, job: Job) -> str:
-        remote_job = self.our_job(job)
-        if remote_job:
-            self._give_back(remote_job)
         return ""
 
     def _give_back(self, job: RemoteJob) -> None:

@@ -3077,10 +3077,6 @@ class JobQueue:
         except OSError:
             return False
 
-    @staticmethod
-    def close_lock_copy(fd: int) -> None:
-        close_all(fd)
-
     # -- claiming a line -------------------------------------------------------------------------------------
 
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
@@ -4535,18 +4531,14 @@ class Cursor:
     def finish(self, job: Job, state: bytes) -> str:
         """Write the result of a job, and remember it.  Return '', or why it will never be written.
 
+        state: NEW gives up a job that was not started; one that a user has cancelled keeps the user's state.
         Raises TemporaryError: try again.
         """
+        if state == NEW and job.cancelled:
+            state = CANCELLED
         error = self.queue.finish(job, state)
         self._results.add(job, state)
         return error
-
-    def release(self, job: Job) -> str:
-        """Make a job that was claimed but not started new again; a cancelled one is held.
-
-        Returns and raises as finish().
-        """
-        return self.finish(job, CANCELLED if job.cancelled else NEW)
 
     # -- errors ----------------------------------------------------------------------------------------------
 
@@ -4873,13 +4865,13 @@ class Jobs(Protocol):
         """Return a job, or why there is none.  exits_if_none: the runner exits if it may."""
 
     async def copy_lock_fd(self, job: Job) -> int | None:
-        """Return a descriptor of the job lock for the job to inherit; None: it has none."""
+        """Return a descriptor of the job lock for the job to inherit; None: it has none.
+
+        The caller closes it in the executor, once the job's shell has a copy.
+        """
 
     async def still_has(self, job: Job) -> bool:
         """Return True if surely no other runner has the line, so the job can run here again."""
-
-    def close_lock_copy(self, fd: int) -> None:
-        """Close a descriptor from copy_lock_fd(): the job's shell has a copy."""
 
     def on_ready_to_start(self, job: Job) -> None:
         """Handle a shell that waits at the gate, until the server starts the group."""
@@ -4887,11 +4879,8 @@ class Jobs(Protocol):
     async def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state and give the line up.  Return the permanent error, or ''.
 
-        Raises TemporaryError.
+        state: NEW: the job was not started.  Raises TemporaryError.
         """
-
-    async def release(self, job: Job) -> str:
-        """Give up a claimed job that was not started.  Returns and raises as finish()."""
 
     async def check_jobs(self) -> dict[Job, str]:
         """Return the jobs to kill, and why: "lost" to another runner, or "cancelled"."""
@@ -4936,17 +4925,11 @@ class FileJobs:
     async def still_has(self, job: Job) -> bool:
         return await self.executor.call(self._queue.still_has, job)
 
-    def close_lock_copy(self, fd: int) -> None:
-        self.executor.post(self._queue.close_lock_copy, fd)
-
     def on_ready_to_start(self, job: Job) -> None:
         """Do nothing: only a server starts groups."""
 
     async def finish(self, job: Job, state: bytes) -> str:
         return await self.executor.call(self._cursor.finish, job, state)
-
-    async def release(self, job: Job) -> str:
-        return await self.executor.call(self._cursor.release, job)
 
     async def check_jobs(self) -> dict[Job, str]:
         return await self.executor.call(self._cursor.check_jobs)
@@ -7744,8 +7727,7 @@ class JobTask:
             return
         try:
             error = await write_with_retries(
-                lambda: jobs.release(job) if self.state == NEW else jobs.finish(job, self.state),
-                jobs.interval, runner.say, job,
+                lambda: jobs.finish(job, self.state), jobs.interval, runner.say, job
             )
         except asyncio.CancelledError:          # by Runner._exit_if_results_hang(), after a signal
             runner.runner_stats.add_unwritten(job)
@@ -7826,9 +7808,8 @@ class JobTask:
         Return the reason of a failure ('': none), and True if another attempt can succeed.
         """
         lock_fd = None
-        jobs = self._runner.jobs
         try:
-            lock_fd = await jobs.copy_lock_fd(self.job)
+            lock_fd = await self._runner.jobs.copy_lock_fd(self.job)
             if self._can_start:                 # the file system can have answered late
                 self._spawn_shell(lock_fd)
             return "", False
@@ -7841,8 +7822,7 @@ class JobTask:
                 return "environment, or --runner and command, are too long", False
             return shell_error(error, self._runner.host) if error.filename else error_text(error), False
         finally:
-            if lock_fd is not None:
-                jobs.close_lock_copy(lock_fd)
+            self._runner.executor.post(close_all, lock_fd)
 
     def _announce_start(self) -> None:
         for sink in self.run.sinks:

@@ -596,7 +596,7 @@ class Product:
         self.cursor.SLICE, self.cursor.RESET_BYTES = slice_seconds, reset_bytes
         self.consumer = next(iter(self.cursor.consumers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
-        self.lend, self.reclaim = queue.copy_lock_fd, queue.close_lock_copy
+        self.lend, self.reclaim = queue.copy_lock_fd, CORE.close_all
         self.check_jobs, self.close = self.cursor.check_jobs, self.file.sync
 
     @property
@@ -622,14 +622,6 @@ class Product:
         """What went wrong for good, or ''; None: not now."""
         try:
             fault: str = self.cursor.finish(job, state)
-        except CORE.TemporaryError:
-            return None
-        return fault
-
-    def release(self, job: Any) -> str | None:
-        """What went wrong for good, or ''; None: not now."""
-        try:
-            fault: str = self.cursor.release(job)
         except CORE.TemporaryError:
             return None
         return fault
@@ -769,8 +761,7 @@ def end_run(world: History, run: Run) -> None:
 def settle_run(world: History, me: Process, product: Product, run: Run) -> None:
     """A job has ended: write down how."""
     end_run(world, run)
-    fault = (operation(world, me, product.release, run.job) if run.released else
-             operation(world, me, product.finish, run.job, run.result))
+    fault = operation(world, me, product.finish, run.job, run.result)
     if fault is None:                           # as Runner does: later and later
         run.settle_at, run.pause = world.now + run.pause, min(2 * run.pause, 30.0)
         return

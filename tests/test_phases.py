@@ -65,12 +65,7 @@ class OneJob:
 
     async def finish(self, _: Job, state: bytes) -> str:
         await self._pass(Phase.SETTLING)
-        self.written = state
-        return ""
-
-    async def release(self, _: Job) -> str:
-        await self._pass(Phase.SETTLING)
-        self.written = BACK
+        self.written = BACK if state == runmaker4.NEW else state
         return ""
 
     async def check_jobs(self) -> dict[Job, str]:

@@ -218,7 +218,7 @@ class Claims(FileCase):
         self.path.write_bytes(b". a\ne b\n")
         jobs = self.jobs(b"e")
         for job in [job_of(jobs.claim()), job_of(jobs.claim())]:
-            self.assertEqual(jobs.release(job), "")
+            self.assertEqual(jobs.finish(job, b"."), "")
         self.assertEqual(self.path.read_bytes(), b". a\n. b\n")
         self.assertEqual([job_of(jobs.claim()).number, job_of(jobs.claim()).number], [1, 2])
 
