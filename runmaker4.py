@@ -4751,7 +4751,6 @@ class FileExecutor:
     An NFS server that does not answer blocks every call.  Meanwhile output, timeouts and signals are
     processed; claims, results and records wait.
     """
-    MAX_CLOSING_SECONDS = 1.0       # for unfinished calls when the program exits
 
     def __init__(self, threaded: bool, on_relieved: Callable[[], None] = lambda: None,
                  say: Say = lambda text: None) -> None:
@@ -4801,19 +4800,12 @@ class FileExecutor:
         self._on_relieved()
         answer.result()             # an exception is a defect
 
-    async def close(self) -> None:
-        """Wait for pending calls.
-
-        This comes last in the loop: on Python 3.9 an answer to a closed loop causes a traceback.
-        """
+    async def flush(self, max_seconds: float | None = None) -> None:
+        """Wait until all calls and callbacks are done, for `max_seconds` at most (None: no limit)."""
         with contextlib.suppress(asyncio.TimeoutError):
-            # int() does nothing; in the queue it comes last
-            await asyncio.wait_for(self.call(int), self.MAX_CLOSING_SECONDS)
-
-    async def flush(self) -> None:
-        """Wait until all calls and callbacks are done."""
-        await self.call(int)                    # calls are made in order
-        await asyncio.sleep(0)                  # for the callbacks
+            # calls are made in order, and int() does nothing
+            await asyncio.wait_for(self.call(int), max_seconds)
+            await asyncio.sleep(0)              # for the callbacks
 
 
 class FileCounter:
@@ -5724,8 +5716,7 @@ class Writer:
     async def drain(self, max_seconds: float) -> None:
         """Write everything, waiting for `max_seconds` at most."""
         self.flush()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.executor.flush(), max_seconds)
+        await self.executor.flush(max_seconds)
 
 
 def no_status(columns: int) -> str:
@@ -6022,11 +6013,8 @@ class ProgressBar:
         self._start = clock()
 
     def line(self, counts: Counts, columns: int) -> str:
-        self._rate.add_count(self._clock(), counts.processed)
-        return self._fit_line(counts, columns)
-
-    def _fit_line(self, counts: Counts, columns: int) -> str:
         """Return the longest text that fits, and a bar in the remaining columns."""
+        self._rate.add_count(self._clock(), counts.processed)
         bad_jobs = "".join(f", {text}" for text in name_counts(failed=counts.failed, error=counts.error))
         without_rate = f"progress: {counts.processed:3} of {counts.all:3} jobs processed{bad_jobs} []"
         shortest = f"{counts.processed}/{counts.all}{bad_jobs} []"
@@ -6258,20 +6246,6 @@ class TerminalConsole(LinePrinter):
         return prefix + lines[:-1].replace(b"\n", line_end + prefix) + line_end
 
 
-def read_pieces(file: Any, on_unreadable: Say) -> Iterator[bytes]:
-    """Yield the contents of a temporary file from the start, and close it.
-
-    on_unreadable: called in the thread that iterates.
-    """
-    try:
-        file.seek(0)
-        while piece := file.read(1 << 16):
-            yield piece
-    except OSError as error:            # of the temporary file
-        on_unreadable(error_text(error))
-    file.close()
-
-
 class Plain(Sink):
     """Prints job output only, all of a job once the job is over.
 
@@ -6302,17 +6276,16 @@ class Plain(Sink):
         except OSError as error:
             # without a descriptor for a temporary file the output stays in memory, and no job can start
             if error.errno not in (errno.EMFILE, errno.ENFILE):
-                self._on_loss(run.job, error_text(error))
+                self._on_loss(run.job, error)
 
     def on_job_over(self, job: Job, state: bytes) -> None:
         """Print all output of a job; with in_order, after all jobs that started before."""
         if job in self.pending:
             self.finished.add(job)
-        if not self.in_order:
-            self._print_job(job)
-            return
-        # all jobs before the first unfinished one; a list, because _print_job() changes `pending`
-        printable = list(itertools.takewhile(self.finished.__contains__, self.pending))
+        printable = [job]
+        if self.in_order:
+            # all jobs before the first unfinished one; a list, because _print_job() changes `pending`
+            printable = list(itertools.takewhile(self.finished.__contains__, self.pending))
         for next_job in printable:
             self._print_job(next_job)
 
@@ -6325,23 +6298,28 @@ class Plain(Sink):
         self.finished.discard(job)
         for name, output in self.pending.pop(job, {}).items():
             writer = self.writers[name]
-            on_unreadable = functools.partial(self._report_unreadable, writer, job)
-            writer.write_chunks(output.tell(), read_pieces(output, on_unreadable))
+            writer.write_chunks(output.tell(), self._read_pieces(job, output, writer.loop))
 
-    def _report_unreadable(self, writer: Writer, job: Job, why: str) -> None:
-        writer.loop.call_soon_threadsafe(self._on_loss, job, why)
+    def _read_pieces(self, job: Job, output: Any, loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
+        """Yield the contents of a temporary file from the start, in the writer's thread, and close it."""
+        try:
+            output.seek(0)
+            while piece := output.read(1 << 16):
+                yield piece
+        except OSError as error:
+            loop.call_soon_threadsafe(self._on_loss, job, error)
+        output.close()
 
-    def _on_loss(self, job: Job, why: str) -> None:
-        self.on_error(
-            f"line {job.number}: {why} in a temporary file (the output is incomplete; the jobs go on)"
-        )
+    def _on_loss(self, job: Job, error: OSError) -> None:
+        self.on_error(f"line {job.number}: {error_text(error)} in a temporary file "
+                      "(the output is incomplete; the jobs go on)")
 
 
 @dataclass(eq=False, repr=False)
 class Record:
     """A record in the log file: the last lines of a run."""
     lines: deque[bytes]
-    incomplete_lines: dict[Stream, bytes] = field(default_factory=dict)
+    incomplete_lines: defaultdict[Stream, bytes] = field(default_factory=lambda: defaultdict(bytes))
     changed: bool = True                # since the last write
 
 
@@ -6382,16 +6360,9 @@ class LogFile(Sink):
         """Add complete output lines to the record; keep an incomplete one for the next call."""
         record = self.records[run]
         record.changed = True
-        previous_part = record.incomplete_lines.get(stream, b"")
-        *lines, last_part = data.rsplit(b"\n", self.max_lines + 1)
-        if lines:
-            # the first line continues the incomplete one
-            if len(lines) <= self.max_lines:
-                lines[0] = previous_part + lines[0]
-            for line in lines[-self.max_lines:]:
-                self._add_line(run, record, stream.name, line)
-        else:
-            last_part = previous_part + last_part
+        *lines, last_part = (record.incomplete_lines[stream] + data).rsplit(b"\n", self.max_lines + 1)
+        for line in lines[-self.max_lines:]:
+            self._add_line(run, record, stream.name, line)
         # a record shows no more; see cut_or_pad()
         record.incomplete_lines[stream] = last_part[:self.WIDTH + 4]
 
@@ -8795,6 +8766,7 @@ def refuse_as_output(path: str) -> None:
 class Program:
     """The common part of runner, server and client."""
     MAX_MESSAGES_OF_A_KIND = 10
+    MAX_CLOSING_SECONDS = 1.0           # for unfinished calls of the executor when the program exits
     loop: asyncio.AbstractEventLoop
     stdout: Writer
     stderr: Writer
@@ -8917,7 +8889,8 @@ class Program:
         try:
             return await self.work()
         finally:
-            await self.executor.close()
+            # last in the loop: on Python 3.9 an answer to a closed loop causes a traceback
+            await self.executor.flush(self.MAX_CLOSING_SECONDS)
             self.signals.ignore_from_now_on()
 
     async def work(self) -> int:
