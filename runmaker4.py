@@ -597,7 +597,7 @@ def unlock(fd: int, offset: int, length: int = 1) -> None:
     fcntl.fcntl(fd, OFD_SETLK, FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, offset, length, 0))
 
 
-def other_lock(fd: int, offset: int, length: int = 1) -> range | None:
+def other_lock(fd: int, offset: int, length: int) -> range | None:
     """Return the part of these bytes that another description has locked (of several any one), or None."""
     if not length:
         return None                             # for fcntl(2) a length of 0 means all up to the end
@@ -1751,9 +1751,9 @@ def stopped_by_check(failed_line: Line, check: Line) -> str:
 # A newline before a line that is neither a job, nor a comment, nor blank.  A single byte at the end of the
 # file is no stray: an editor could still be writing that line.
 STRAY = re.compile(rb"\n(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:[#\n]|\Z)|.\Z)")
-# In a file without a job, a line that begins with a path is a stray as well, a command.  Of lines with `/`,
-# only those that begin with `//`, `/*`, or `/` and white space or nothing are comments there.
-STRAY_WITHOUT_JOBS = re.compile(STRAY.pattern.replace(b"[#/]", rb"#|/(?![^\s/*])"))
+# In a file without a job, a line that looks like one is a stray as well, and one that begins with a path.  Of
+# lines with `/`, only those that begin with `//`, `/*`, or `/` and white space or nothing are comments there.
+STRAY_WITHOUT_JOBS = re.compile(rb"\n(?!#|/(?![^\s/*])|[ \t\r\f\v]*(?:[#\n]|\Z)|.\Z)")
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
 
@@ -1781,21 +1781,20 @@ def check_for_strays(
     list of commands, of which some look like jobs: `( cd a; b )`, `R CMD BATCH`.
     """
     with job_file(path, network) as file:
-        start = first_line_offset(file)
-        has_job = Scan(file, start, states=job_states).next() is not None
+        has_job = Scan(file, first_line_offset(file), states=job_states).next() is not None
         number = find_stray(file, STRAY if has_job else STRAY_WITHOUT_JOBS)
         is_text = b"\0" not in file.pread(4096, 0)
-        if not has_job and (lookalike := Scan(file, start).next()):
-            number = min(number or lookalike.number, lookalike.number)
-    if number and refuse and not has_job:
-        if not is_text:
-            raise UsageError(f"{path}: no jobs, and not a text file (a job is '. COMMAND')")
+    if not number:
+        return
+    if has_job or not refuse:
+        say(f"{name_stray(number)} ({JOB_OR_COMMENT})")
+    elif is_text:
         raise UsageError(
             f"{path}: no jobs; line {number} is plain text (a job is '. COMMAND'; runset4.py NEW --add-list "
             f"{shlex.quote(as_argument(path))} makes jobs of the lines)"
         )
-    if number:
-        say(f"{name_stray(number)} ({JOB_OR_COMMENT})")
+    else:
+        raise UsageError(f"{path}: no jobs, and not a text file (a job is '. COMMAND')")
 
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
