@@ -1383,24 +1383,18 @@ def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
     each directive.  Raises FileChangedError if it was edited since.
     """
     hosts: dict[str, GroupJobs] = {}
-    job_indexes: dict[JobSettings, dict[int, int]] = {}     # by directive, then offset
-    last_offsets = {settings: line.offset for line, settings in jobs}       # by directive
-    for line, settings in jobs:
-        if settings.line and settings not in job_indexes and len(settings.hosts) > 1:
-            job_indexes[settings] = index_jobs_below(file, settings.line, last_offsets[settings])
-        # 0: there is only one host; None: the job has moved
-        job_index = job_indexes[settings].get(line.offset) if settings in job_indexes else 0
-        if job_index is None:
-            raise FileChangedError
-        host = settings.hosts[job_index % len(settings.hosts)]
-        hosts.setdefault(host, []).append((line, settings))
+    for settings, jobs_below in itertools.groupby(jobs, lambda job: job[1]):       # by directive
+        lines = [line for line, _ in jobs_below]
+        indexes = {line.offset: 0 for line in lines}
+        if settings.line and len(settings.hosts) > 1:
+            scan = Scan(file, settings.line.offset, end_offset=lines[-1].offset + 1)
+            indexes = {line.offset: index for index, line in enumerate(scan)}
+        for line in lines:
+            if line.offset not in indexes:              # it has moved
+                raise FileChangedError
+            host = settings.hosts[indexes[line.offset] % len(settings.hosts)]
+            hosts.setdefault(host, []).append((line, settings))
     return hosts
-
-
-def index_jobs_below(file: Reader, directive: Line, last_offset: int) -> dict[int, int]:
-    """Return the index of each job line below a directive, by offset.  Raises OSError."""
-    job_lines = itertools.takewhile(lambda line: line.offset <= last_offset, Scan(file, directive.offset))
-    return {line.offset: index for index, line in enumerate(job_lines)}
 
 
 @dataclass(frozen=True)
