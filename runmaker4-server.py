@@ -857,41 +857,12 @@ class Assignment:
 # ======== Clients and connections ===========================================================================
 #
 # A `Client` outlives connections: it has one `ClientLink` after the other.  Messages that must not be lost
-# are events, which have numbers and come again after a new connection; the `Inbox` drops repeated ones.
+# are events, which have numbers and come again after a new connection; repeated ones are dropped.
 #
 # All clients' events are acknowledged together, a moment after the first came (Sessions.acknowledge): the
 # journal is flushed, and once the executor has made all earlier calls, the events are in the files.  Only a
 # result can take longer, if writing it must be repeated.  After the acknowledgement the client can send more
 # output, so there is none while the disk is too slow.
-
-
-class Inbox:
-    """The numbers of a client's events."""
-
-    def __init__(self) -> None:
-        self.newest_event = 0           # 0: none has come
-        self.last_acknowledged = 0
-        self.unacknowledged_bytes = 0   # of output in events that are not acknowledged
-        self._output_sizes: deque[tuple[int, int]] = deque()    # event, bytes of output
-
-    def receive_event(self, event_number: int) -> bool:
-        """Return False if an event came before and must be ignored."""
-        if event_number <= self.newest_event:
-            return False
-        self.newest_event = event_number
-        return True
-
-    def add_output(self, event_number: int, size: int) -> None:
-        """Count output in an event.  Raises WireError: the client exceeds its window."""
-        self.unacknowledged_bytes += size
-        self._output_sizes.append((event_number, size))
-        if self.unacknowledged_bytes > OUTPUT_WINDOW_BYTES:
-            raise WireError("more output than the window allows")
-
-    def mark_acknowledged(self, last_event: int) -> None:
-        self.last_acknowledged = last_event
-        while self._output_sizes and self._output_sizes[0][0] <= last_event:
-            self.unacknowledged_bytes -= self._output_sizes.popleft()[1]
 
 
 class DetachReason(enum.Enum):
@@ -923,7 +894,10 @@ class Client(Consumer):
         self.request_number = 0         # of the last `claim` message, which answers repeat
         self.exits_without_jobs = False     # that message was marked `last`
         self.short_jobs_in_row = 0      # done within SHORT_JOB_SECONDS of being sent
-        self.inbox = Inbox()
+        self.newest_event = 0           # received; 0: none
+        self.last_acknowledged = 0      # event
+        self.output_bytes = 0           # in all events
+        self.written_bytes = 0          # of them, in the files
 
     # -- properties ------------------------------------------------------------------------------------------
 
@@ -1059,7 +1033,7 @@ class Client(Consumer):
             file=to_text(os.fsencode(sessions.path))[-MAX_NAME_CHARS:],
             directory=to_text(sessions.directory),
             grace=sessions.grace,
-            seen=self.inbox.last_acknowledged,      # later events come again
+            seen=self.last_acknowledged,      # later events come again
         )
         for key in reclaimed.lost:
             link.send(type="lost", id=key)
@@ -1134,12 +1108,17 @@ class Client(Consumer):
         self.requested_slots = max(self.requested_slots - slots, 0)
 
     @property
+    def unwritten_bytes(self) -> int:
+        """Return the bytes of output that are not yet in the files, of which OUTPUT_WINDOW_BYTES may be."""
+        return self.output_bytes - self.written_bytes
+
+    @property
     def last_complete_event(self) -> int:
         """Return the last event that can be acknowledged once all records are written; 0: none."""
         results = (assignment.result for assignment in self.assignments.values())
         # a result is complete once it is in the file, and then the assignment is gone
         unwritten_events = [result.event for result in results if result and result.event]
-        return min(unwritten_events) - 1 if unwritten_events else self.inbox.newest_event
+        return min(unwritten_events) - 1 if unwritten_events else self.newest_event
 
     # -- messages to the client ------------------------------------------------------------------------------
 
@@ -1153,8 +1132,8 @@ class Client(Consumer):
 
     def acknowledge(self, last_event: int) -> None:
         """Acknowledge events that are in the files; the `welcome` does so for a client that is away."""
-        if last_event > self.inbox.last_acknowledged:
-            self.inbox.mark_acknowledged(last_event)
+        if last_event > self.last_acknowledged:
+            self.last_acknowledged = last_event
             self.send_message(type="ack", n=last_event)
 
 
@@ -1891,8 +1870,9 @@ class Sessions:
     def receive_event(self, client: Client, kind: str, message: Message) -> None:
         """Apply an event, unless it came before.  Raises WireError; the event still counts as received."""
         event_number = message.integer("n")
-        if not client.inbox.receive_event(event_number):
+        if event_number <= client.newest_event:
             return
+        client.newest_event = event_number
         try:
             self._apply_event(client, kind, message, event_number)
         except WireError as error:
@@ -1917,7 +1897,9 @@ class Sessions:
                 raise WireError("that job must wait at the gate")
             # raises a WireError also if the client exceeds its window
             if kind == "output":
-                client.inbox.add_output(event_number, len(message.data("data")))
+                client.output_bytes += len(message.data("data"))
+                if client.unwritten_bytes > OUTPUT_WINDOW_BYTES:
+                    raise WireError("more output than the window allows")
             self.records.handle_event(kind, client, assignment, message)
             if has_process:
                 assignment.mark_begun()
@@ -1950,7 +1932,7 @@ class Sessions:
         if not self._unacknowledged and not self.executor.pool:
             self.loop.call_later(ACKNOWLEDGE_SECONDS, self.acknowledge)
         self._unacknowledged.add(client)
-        if client.inbox.unacknowledged_bytes > OUTPUT_WINDOW_BYTES // 2:
+        if client.unwritten_bytes > OUTPUT_WINDOW_BYTES // 2:
             self.acknowledge()
 
     def acknowledge(self) -> None:
@@ -1963,11 +1945,13 @@ class Sessions:
         self.is_held_back = self.records.is_behind(Writer.HIGH_BACKLOG) and not self.lifetime.is_exiting
         if self.is_held_back:
             return
-        last_events = {client: client.last_complete_event for client in self._unacknowledged}
+        received = [(client, client.last_complete_event, client.output_bytes)
+                    for client in self._unacknowledged]
         self._unacknowledged.clear()
 
         def on_written(_: object) -> None:
-            for client, last_event in last_events.items():
+            for client, last_event, output_bytes in received:
+                client.written_bytes = output_bytes
                 client.acknowledge(last_event)
 
         self.executor.call_then(on_written, int)        # which does nothing, after all earlier calls
