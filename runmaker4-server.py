@@ -736,10 +736,6 @@ class LineResult:
     how_ended: str = ""                 # for example "exit 0"; "": as the cause says
     event: int = 0                      # to acknowledge once the state is written; 0: it came in no message
 
-    @property
-    def text(self) -> str:
-        return self.how_ended or self.cause.value
-
 
 @dataclass(eq=False)
 class Assignment:
@@ -875,8 +871,8 @@ class DetachReason(enum.Enum):
 class Client(Consumer):
     """A client that is connected, or can come back: until it has sent bye, or was away for the grace.
 
-    A closed link (connection) sets the future `detached`, which the property `link` checks, because the
-    coroutine serve_client() runs only a little later.
+    When a link (connection) is closed, `link` is None at once; the coroutine serve_client() runs only a
+    little later.
     """
 
     def __init__(self, sessions: Sessions, id: str) -> None:
@@ -885,6 +881,7 @@ class Client(Consumer):
         self.id = id
         self.address = "?"
         self.directory = b""            # where jobs run
+        self.link: ClientLink | None = None     # on which it was welcomed; None: there is none, or it is lost
         self._newest_link: ClientLink | None = None
         self._hello_came = asyncio.Event()      # until serve_client() has dealt with it
         self.assignments: dict[str, Assignment] = {}    # by key
@@ -904,11 +901,6 @@ class Client(Consumer):
     @property
     def slots(self) -> int:
         return int(self.capacity.slots)
-
-    @property
-    def link(self) -> ClientLink | None:
-        """Return the link on which the client was welcomed, or None."""
-        return self._newest_link if self._newest_link and self._newest_link.client is self else None
 
     @property
     def can_get_jobs(self) -> bool:
@@ -985,14 +977,15 @@ class Client(Consumer):
             self.requested_slots = 0
             self.exits_without_jobs = False
             self.request_number = 0
-            jobs_in_started_groups = self.sessions.abort_unstarted_groups(self.assignments)
+            self.sessions.abort_unstarted_groups(self.assignments)
             if detach_reason is DetachReason.LOST:
                 kept_text = self.sessions.kept_text(self.assignments)
                 self.sessions.say(f"client {self.where} is lost: {link.why}{kept_text}")
             if detach_reason is DetachReason.BYE:
-                for assignment in jobs_in_started_groups:
-                    self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
-                return self._settle_unreported(set())
+                for assignment in self.assignments.values():
+                    if assignment.member:       # also those that were not sent
+                        self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
+                return self._compare_with_report(set())
         if not self.sessions.lifetime.is_exiting:
             self._abandon_lines()
 
@@ -1009,11 +1002,7 @@ class Client(Consumer):
         A job that it does not report was not started, or is lost: settle the line.  A reported job without a
         line gets one if possible; if that cannot be known now, drop the link.
         """
-        reported_keys = {job.key for job in link.reported_jobs}
-        self._settle_unreported(reported_keys)
-        for assignment in self.assignments.values():
-            if assignment.key in reported_keys and assignment.phase is Phase.SENT:
-                assignment.mark_begun()
+        self._compare_with_report({job.key for job in link.reported_jobs})
         reclaimed = await self.sessions.recovery.reclaim(self, link.reported_jobs)
         if reclaimed.doubt:
             link.drop(f"cannot look for the jobs now ({reclaimed.doubt})")
@@ -1027,6 +1016,7 @@ class Client(Consumer):
         The client learns of results that are written when it resends them.
         """
         link.client = self
+        self.link = link
         sessions = self.sessions
         link.send(
             type="welcome",
@@ -1043,18 +1033,19 @@ class Client(Consumer):
         for member in {assignment.member for assignment in self.assignments.values() if assignment.member}:
             member.group.on_client_back(member)
 
-    def _settle_unreported(self, reported_keys: set[str]) -> None:
-        """Settle lines that were sent, but whose jobs the client did not report when it came back."""
-        for assignment in list(self.assignments.values()):
+    def _compare_with_report(self, reported_keys: set[str]) -> None:
+        """Mark the jobs as begun that the client has reported, and settle the others that were sent to it."""
+        for assignment in self.assignments.values():
             member = assignment.member
-            if assignment.key in reported_keys or assignment.phase not in (Phase.SENT, Phase.BEGUN):
+            if assignment.phase not in (Phase.SENT, Phase.BEGUN):
                 continue
+            if assignment.key in reported_keys:
+                assignment.mark_begun()
             # The message was lost; the group sends the job again, unless it is cancelled.
-            if member and member.group.stage is Stage.RUNNING and assignment.phase is Phase.SENT:
+            elif member and member.group.stage is Stage.RUNNING and assignment.phase is Phase.SENT:
                 assignment.mark_unsent()
-                continue
             # The job or the group has begun.
-            if member or assignment.phase is Phase.BEGUN:
+            elif member or assignment.phase is Phase.BEGUN:
                 self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
             # The message was lost.
             else:
@@ -1126,10 +1117,6 @@ class Client(Consumer):
         if self.link:
             self.link.send(**message)
 
-    def flush(self) -> None:
-        if self.link:
-            self.link.flush()
-
     def acknowledge(self, last_event: int) -> None:
         """Acknowledge events that are in the files; the `welcome` does so for a client that is away."""
         if last_event > self.last_acknowledged:
@@ -1158,6 +1145,7 @@ class ClientLink(Link, asyncio.Protocol):
             self.detached.set_result(detach_reason)
             if self.client:
                 self._dispatcher.waiting_clients.pop(self.client, None)
+                self.client.link = None
             self.client = None
 
     def connection_made(self, transport: Any) -> None:
@@ -1481,7 +1469,6 @@ class Group:
                 member.current.mark_sent()
                 member.current.mark_begun()
                 member.current.send_message("go")
-                member.client.flush()
 
     def _on_prepare_timeout(self) -> None:
         """Report the hosts that are not ready, and give all lines back."""
@@ -1570,7 +1557,7 @@ class Group:
         # as on the console: a terminal gets no control characters
         command = one_line(assignment.job.command) if self._stdout.terminal else assignment.job.command
         host = os.fsencode(printable(member.host))
-        ending = os.fsencode(line_result.text)
+        ending = os.fsencode(line_result.how_ended or line_result.cause.value)
         text = b"  %-20s %-20s %8s  %s\n" % (host, ending, elapsed.encode(), command)
         self._result_lines.append((assignment.number, text))
 
@@ -1782,7 +1769,10 @@ class Sessions:
         elif line_result.event:
             self.recovery.on_settled(assignment)
         self.remove_assignment(assignment, line_result)
-        self._drain_after_failures()
+        count = len(self.runner_stats.bad_lines)
+        if 0 < self.max_failed <= count and self.lifetime.is_serving:
+            self.runner_stats.had_errors = True
+            self.drain(too_many_failures(count))
         self.acknowledge_soon(assignment.client)
 
     def abandon(self, assignment: Assignment) -> None:
@@ -1827,20 +1817,13 @@ class Sessions:
         self.say(f"{why}: handing out no more jobs, waiting for {job_count}")
         self.lifetime.drain()
 
-    def _drain_after_failures(self) -> None:
-        count = len(self.runner_stats.bad_lines)
-        if 0 < self.max_failed <= count and self.lifetime.is_serving:
-            self.runner_stats.had_errors = True
-            self.drain(too_many_failures(count))
-
     # -- clients that go and come back -----------------------------------------------------------------------
 
     @staticmethod
-    def abort_unstarted_groups(assignments: dict[str, Assignment]) -> list[Assignment]:
-        """Call off the groups of these jobs that have not started.  Return the jobs of started groups."""
+    def abort_unstarted_groups(assignments: dict[str, Assignment]) -> None:
+        """Call off the groups of these jobs that have not started."""
         for group in {assignment.group for assignment in assignments.values() if assignment.group}:
-            group.abort()               # sets `assignment.group` of each unstarted job to None
-        return [assignment for assignment in assignments.values() if assignment.group]
+            group.abort()               # sets `assignment.member` of each unstarted job to None
 
     def kept_text(self, assignments: dict[str, Assignment]) -> str:
         """Return a text for a message: '; lines 3, 5 kept for 60s'; '' if there are none."""
@@ -2089,12 +2072,9 @@ class Claims(Cursor):
             self.restart_walk()
             return {}
 
-    def claim_group(self, plan: GroupPlan, clients: Mapping[str, Consumer]) -> list[Job]:
-        """Claim the lines of a group; return the jobs, in order, up to the first failure.
-
-        clients: by entry of host=.
-        """
-        claimed: list[Job] = []
+    def claim_group(self, plan: GroupPlan, clients: Mapping[str, Consumer]) -> dict[str, list[Job]]:
+        """Claim the lines of a group; return the jobs up to the first failure.  All are by entry of host=."""
+        claimed: dict[str, list[Job]] = {host: [] for host in plan.jobs_by_host}
         for host, jobs in plan.jobs_by_host.items():
             for line, settings in jobs:
                 job: Job | None = None
@@ -2103,7 +2083,7 @@ class Claims(Cursor):
                 if not job:             # the file has changed or cannot be read
                     self.restart_walk()         # from the top; it reports an error that lasts
                     return claimed
-                claimed.append(job)
+                claimed[host].append(job)
         return claimed
 
     # -- lines of the server before us, and of clients that come back ----------------------------------------
@@ -2516,25 +2496,23 @@ class Dispatcher:
             free[client] -= 1
         return chosen
 
-    def _prepare_or_return_group(self, plan: GroupPlan, claimed: Sequence[Job]) -> None:
+    def _prepare_or_return_group(self, plan: GroupPlan, claimed: dict[str, list[Job]]) -> None:
         """Assign the claimed jobs of a group to the hosts' clients, in order, and prepare the group.
 
         Give the lines back if some could not be claimed, a client was lost, or the server drains.
-        claimed: the jobs up to the first failure.
+        claimed: as claim_group() returns it.
         """
         self.is_claiming = False
-        assignments: dict[str, list[Assignment]] = {}       # by entry of host=
-        hosts = (host for host, jobs in plan.jobs_by_host.items() for _ in jobs)
-        for host, job in zip(hosts, claimed):           # the last jobs can be missing
-            assignments.setdefault(host, []).append(self._assign(job))
-        is_complete = len(claimed) == len(plan.pending.jobs)
-        all_connected = all(host_jobs[0].client.link for host_jobs in assignments.values())
+        assignments = {host: [self._assign(job) for job in jobs] for host, jobs in claimed.items()}
+        all_assignments = [*itertools.chain.from_iterable(assignments.values())]
+        is_complete = len(all_assignments) == len(plan.pending.jobs)
+        all_connected = all(assignment.client.link for assignment in all_assignments)
         can_start = is_complete and all_connected and self._lifetime.is_serving
         if can_start:
             Group(self, self._sessions, self._stdout, plan.pending, assignments).prepare()
         else:
             plan.pending.started = False
-            for assignment in itertools.chain.from_iterable(assignments.values()):
+            for assignment in all_assignments:
                 self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
         self.hand_out_soon(group_pause_seconds=0.0 if can_start else 1.0)
 
@@ -2651,8 +2629,7 @@ class Server(Program):
             self.path, say=self.say, mount=self.mount, presence_lock=self._presence_lock,
             make_lock_table=functools.partial(SharedLockTable, give_to_keeper=self._keeper.give_locks),
         )
-        has_log_file = bool(self.stores[0])
-        self.claims = Claims(ServedQueue(served_file), ordinals=has_log_file, serving=True)
+        self.claims = Claims(ServedQueue(served_file), ordinals=bool(self.stores[0]), serving=True)
         self.sessions = Sessions(
             self.loop,
             self.executor,
@@ -2695,7 +2672,13 @@ class Server(Program):
                 # if the server was signalled, they keep jobs for the next server
                 account = None if in_haste else make_account(self._final_count, client)
                 client.send_message(type="closing", done=not in_haste, account=account)
-        await self._end_links()
+        # wait at most a second for clients to close the connections: if we closed one with unread data, the
+        # last messages would be lost
+        for link in list(self.sessions.links):
+            link.finish_writing()
+        deadline = self.loop.time() + 1.0
+        while self.sessions.links and self.loop.time() < deadline:
+            await asyncio.sleep(0.01)
         # the keeper must hold the locks of lines that clients have, perhaps those of the previous server, and
         # after a defect of all
         if not (self.sessions.assignments or self.defects or self.claims.has_inherited_locks):
@@ -2710,17 +2693,6 @@ class Server(Program):
             failure_report_command(self.options),
         ))
         await self.print_remaining(self.stderr, lambda: in_haste)
-
-    async def _end_links(self) -> None:
-        """End all connections, and wait at most a second for clients to close them.
-
-        If the server closed a connection with unread data, the last messages would be lost.
-        """
-        for link in list(self.sessions.links):
-            link.finish_writing()
-        deadline = self.loop.time() + 1.0
-        while self.sessions.links and self.loop.time() < deadline:
-            await asyncio.sleep(0.01)
 
     async def _await_in_time(self, awaitable: Awaitable[Any], seconds: float | None) -> Any:
         """Return the result; None after `seconds` (None: no limit), a second signal or an exception."""
