@@ -593,10 +593,8 @@ class KeeperLink:
             for fd in (0, 1, 2):
                 os.dup2(null_fd, fd)
             needed_fds = {0, 1, 2, listener.fileno(), self._keeper_end.fileno()}
-            for fd in open_descriptors():               # client connections must close with the server
-                if fd not in needed_fds:
-                    with contextlib.suppress(OSError):  # the one that listed them
-                        os.close(fd)
+            # client connections must close with the server
+            close_all(*(fd for fd in open_descriptors() if fd not in needed_fds))
             keep_locks(listener, self._keeper_end, self._grace)
             has_defect = False
         finally:
@@ -861,13 +859,6 @@ class Assignment:
 # output, so there is none while the disk is too slow.
 
 
-class DetachReason(enum.Enum):
-    """Why further messages from a link are ignored."""
-    LOST = enum.auto()                  # the client can come back
-    REPLACED = enum.auto()              # the client has a new connection
-    BYE = enum.auto()
-
-
 class Client(Consumer):
     """A client that is connected, or can come back: until it has sent bye, or was away for the grace.
 
@@ -958,7 +949,7 @@ class Client(Consumer):
         if self._newest_link and self._newest_link.detached.done():
             self.sessions.say(f"client {self.where} came back")
         elif self._newest_link:                 # its link is dead, but we have not noticed
-            self._newest_link.detach(DetachReason.REPLACED)
+            self._newest_link.detach()
             self._newest_link.drop("it has a new connection")
         self.address = link.address
         self._newest_link = link
@@ -970,7 +961,7 @@ class Client(Consumer):
         When the server exits, the lines are kept for the next server.
         """
         while link := await self._next_link():
-            detach_reason = await self._serve_link(link)
+            await self._serve_link(link)
             if self.sessions.lifetime.is_exiting:
                 return
             # the client repeats its requests on the next link
@@ -978,14 +969,14 @@ class Client(Consumer):
             self.exits_without_jobs = False
             self.request_number = 0
             self.sessions.abort_unstarted_groups(self.assignments)
-            if detach_reason is DetachReason.LOST:
-                kept_text = self.sessions.kept_text(self.assignments)
-                self.sessions.say(f"client {self.where} is lost: {link.why}{kept_text}")
-            if detach_reason is DetachReason.BYE:
+            if self.sessions.clients.get(self.id) is not self:      # it has said bye
                 for assignment in self.assignments.values():
-                    if assignment.member:       # also those that were not sent
+                    if assignment.member:                           # also those that were not sent
                         self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
                 return self._compare_with_report(set())
+            if link is self._newest_link:
+                kept_text = self.sessions.kept_text(self.assignments)
+                self.sessions.say(f"client {self.where} is lost: {link.why}{kept_text}")
         if not self.sessions.lifetime.is_exiting:
             self._abandon_lines()
 
@@ -996,7 +987,7 @@ class Client(Consumer):
         self._hello_came.clear()
         return self._newest_link
 
-    async def _serve_link(self, link: ClientLink) -> DetachReason:
+    async def _serve_link(self, link: ClientLink) -> None:
         """Compare the client's jobs with its lines, welcome it, and wait until the link is detached.
 
         A job that it does not report was not started, or is lost: settle the line.  A reported job without a
@@ -1008,7 +999,7 @@ class Client(Consumer):
             link.drop(f"cannot look for the jobs now ({reclaimed.doubt})")
         elif not link.detached.done():
             self._welcome(link, reclaimed)
-        return await link.detached
+        await link.detached
 
     def _welcome(self, link: ClientLink, reclaimed: Reclaimed) -> None:
         """Answer a `hello`; repeat orders that the client can have missed: to stop jobs, to go on in groups.
@@ -1135,14 +1126,18 @@ class ClientLink(Link, asyncio.Protocol):
         self._accountant = accountant
         self._has_hello = False
         self.client: Client | None = None       # welcomed; None: there is none, or the link is gone
-        self.detached: asyncio.Future[DetachReason] = self.loop.create_future()
+        # done: further messages are ignored
+        self.detached: asyncio.Future[None] = self.loop.create_future()
         self.reported_jobs: list[ReportedJob] = []      # that the client has when it connects
         self._reported_bytes = 0                # their size, roughly
 
-    def detach(self, detach_reason: DetachReason) -> None:
-        """Ignore further messages on this link, and forget the client's requests.  The first call counts."""
+    def detach(self) -> None:
+        """Ignore further messages on this link, and forget the client's requests.
+
+        Called when it is lost, when the client has a newer one, and on `bye`.  The first call counts.
+        """
         if not self.detached.done():
-            self.detached.set_result(detach_reason)
+            self.detached.set_result(None)
             if self.client:
                 self._dispatcher.waiting_clients.pop(self.client, None)
                 self.client.link = None
@@ -1196,7 +1191,7 @@ class ClientLink(Link, asyncio.Protocol):
     def disconnected(self, why: str) -> None:
         del self._sessions.links[self]
         self.why = why
-        self.detach(DetachReason.LOST)
+        self.detach()
 
     def drop_if_silent(self) -> None:
         silence = boottime() - self.last_message_at
@@ -1846,7 +1841,7 @@ class Sessions:
     def on_bye(self, client: Client, link: ClientLink) -> None:
         self.say(f"client {client.where} left")
         del self.clients[client.id]
-        link.detach(DetachReason.BYE)
+        link.detach()
 
     # -- events ----------------------------------------------------------------------------------------------
 
