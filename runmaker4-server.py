@@ -274,14 +274,6 @@ def make_parser() -> Parser:
     return parser
 
 
-def parse_options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = make_parser()
-    options = parser.parse(argv)
-    if options.grace is None:
-        parser.error("--grace: lines cannot be kept without a limit (give a time)")
-    return options
-
-
 # ======== The job file of a server ==========================================================================
 #
 # A runner has each job lock on a separate open file description, which the job inherits.  A server's jobs
@@ -2134,8 +2126,11 @@ class Claims(Cursor):
         self.queue.reopen_if_replaced()
         signature = self.file.signature()
         lines_by_command = self.file.lines_by_command({job.line.command for job in reported})
-        is_whole_file = may_conclude_lost or not self._can_be_half_saved(signature)
-        lines_by_number = {line.number: line for lines in lines_by_command.values() for line in lines}
+        is_whole_file = may_conclude_lost or (
+            self.file.signature() == signature and not self.file.seconds_until_trusted(signature[2])
+        )
+        own_lines = {(line.number, line.command): line
+                     for lines in lines_by_command.values() for line in lines}
         running_lines = {command: [line for line in lines if line.state == RUNNING]
                          for command, lines in lines_by_command.items()}
         # First jobs with a result choose a line, which must not run again; then running ones; last those that
@@ -2143,11 +2138,9 @@ class Claims(Cursor):
         for reported_job in sorted(reported, key=lambda job: (job.will_run_again, job.result is None)):
             command = reported_job.line.command
             lines = lines_by_command[command]
-            own_line = lines_by_number.get(reported_job.line.number)
+            own_line = own_lines.get((reported_job.line.number, command))
             # after the grace, the line of a job that is not to run again can be `e` or `.`
             own_states = RUNNING if reported_job.will_run_again else RUNNING + ERROR + NEW
-            if own_line and own_line.command != command:
-                own_line = None
             # The previous server has exited before the client learned of this result.  If the line has moved,
             # any with this result can be it: no other line may get the result.
             possible_lines = [own_line] if own_line else lines
@@ -2166,11 +2159,6 @@ class Claims(Cursor):
                 reclaimed.jobs[reported_job.key] = job
             elif not is_whole_file:
                 raise TemporaryError("the file can be half saved")
-
-    def _can_be_half_saved(self, signature: tuple[int, ...]) -> bool:
-        """Return True if an editor could be saving the file, which had this signature before."""
-        _device, _inode, size, _mtime = signature
-        return self.file.signature() != signature or self.file.seconds_until_trusted(size) > 0
 
 
 class Recovery:
@@ -2531,7 +2519,10 @@ class Dispatcher:
 class Server(Program):
 
     def __init__(self, argv: Sequence[str]) -> None:
-        options = parse_options(argv)
+        parser = make_parser()
+        options: argparse.Namespace = parser.parse(argv)
+        if options.grace is None:
+            parser.error("--grace: lines cannot be kept without a limit (give a time)")
         super().__init__(PROG, options.file, options)
         self.path = options.file
         self.mount = check_mount(self.path, options.single_host)
