@@ -2274,10 +2274,10 @@ class Dispatcher:
 
     def enqueue_client(self, client: Client) -> None:
         """Queue a client that requested jobs; it gets them after all messages that were read together."""
+        self._leaving.discard(client)           # it can fit other lines now
         if client.requested_slots:
             self.waiting_clients.setdefault(client, None)
-        self._leaving.discard(client)           # it can fit other lines now
-        self.hand_out_soon()
+            self.hand_out_soon()
 
     def hand_out_lines(self) -> None:
         """Start to claim lines for the waiting clients, in turn; without any, only walk on through the file.
