@@ -2530,7 +2530,6 @@ class Server(Program):
         refuse_as_output(self.path)
         check_lock_file(self.path, self.mount, self.say)
         check_job_file(self.path, self.mount.network, self.say)
-        self._check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)
         self._final_count: Summary | None = None        # None: the file cannot be read
         self.began = boottime()
 
@@ -2631,8 +2630,6 @@ class Server(Program):
             self.options.grace,
             self.options.max_failed,
         )
-        # each poll on a network file system is a round trip
-        self._poll_seconds = max(POLL_SECONDS, reader.interval / 5 if self.mount.network else 0)
         self.dispatcher = Dispatcher(self.sessions, self.stdout, self.options.exit_when_done)
         self.accountant = Accountant(self.executor, self.lifetime, reader)
 
@@ -2712,8 +2709,10 @@ class Server(Program):
 
         An unchanged file costs a stat(2).
         """
+        # each poll on a network file system is a round trip
+        poll_seconds = max(POLL_SECONDS, self.claims.interval / 5 if self.mount.network else 0)
         while True:
-            await asyncio.sleep(self._poll_seconds)
+            await asyncio.sleep(poll_seconds)
             if self.dispatcher.waiting_clients:
                 self.dispatcher.hand_out_lines()        # lets clients exit while the server drains
             if not self.lifetime.is_serving:
@@ -2734,8 +2733,9 @@ class Server(Program):
 
     async def _check_clients_and_file(self) -> None:
         """Drop silent clients, write records and scan the file, once a second."""
+        check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)
         while True:
-            await asyncio.sleep(self._check_seconds)
+            await asyncio.sleep(check_seconds)
             for link in list(self.sessions.links):
                 link.drop_if_silent()
             self.sessions.flush_records()
