@@ -81,7 +81,7 @@ import select
 import socket
 import struct
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
@@ -1364,7 +1364,7 @@ class Member:
     group: Group
     host: str
     client: Client
-    jobs: deque[Assignment]                     # unfinished, in order; the client has at most the first
+    jobs: list[Assignment]                      # unfinished, in order; the client has at most the first
     is_at_gate: bool = False                    # also when it was released
     is_lost: bool = False                       # see Cause.loses_host
 
@@ -1416,14 +1416,13 @@ class Group:
                  assignments: dict[str, list[Assignment]]) -> None:
         """assignments: by entry of host=, all of one client."""
         self._dispatcher = dispatcher
-        self._loop = sessions.loop
         self._sessions = sessions
         self._stdout = stdout
         self._name = pending.name
         min_hosts = pending.jobs[0][1].min_hosts
         self._members: list[Member] = []
         for host, jobs in assignments.items():
-            member = Member(self, host, jobs[0].client, deque(jobs))
+            member = Member(self, host, jobs[0].client, [*jobs])
             self._members.append(member)
             for assignment in jobs:
                 assignment.member = member
@@ -1433,7 +1432,8 @@ class Group:
 
     def prepare(self) -> None:
         """Send each host the first of its jobs; the others follow as the host reports that one is ready."""
-        self._prepare_timer = self._loop.call_later(self.MAX_PREPARING_SECONDS, self._on_prepare_timeout)
+        loop = self._sessions.loop
+        self._prepare_timer = loop.call_later(self.MAX_PREPARING_SECONDS, self._on_prepare_timeout)
         for member in self._members:
             member.client.group_count += 1
         for member in self._members:
