@@ -750,31 +750,25 @@ class RunOutput:
         """
         for short_output in run.stderr, run.stdout:
             if lines := self._last_lines_of(to_bytes(short_output)):
-                return self._shown(lines)
+                return lines
         errors = []
-        names = [*run.files[::-1]]              # the latest first
-        names.sort(key=lambda name: ".err" not in name)
-        for name in names:
+        latest_first = run.files[::-1]
+        for name in sorted(latest_first, key=lambda name: ".err" not in name):
             try:
-                if lines := self._read_tail(name):
-                    return self._shown(lines)
+                with self._open_output_file(name) as file:
+                    offset = max(0, os.fstat(file.fd).st_size - self.MAX_READ_BYTES)
+                    if lines := self._last_lines_of(file.pread(self.MAX_READ_BYTES, offset)):
+                        return lines
             except OSError as error:
                 errors.append(f"({name}: {error_text(error)})")
         return errors
 
-    def _shown(self, lines: Iterable[bytes]) -> list[str]:
-        return [printable(to_text(line[:4 * self.MAX_COLUMNS])) for line in lines]
-
-    def _read_tail(self, name: str) -> list[bytes]:
-        """Return the last non-blank lines.  Raises OSError, ValueError."""
-        with self._open_output_file(name) as file:
-            offset = max(0, os.fstat(file.fd).st_size - self.MAX_READ_BYTES)
-            return self._last_lines_of(file.pread(self.MAX_READ_BYTES, offset))
-
-    def _last_lines_of(self, text: bytes) -> list[bytes]:
+    def _last_lines_of(self, text: bytes) -> list[str]:
+        """Return the last non-blank lines, without control characters."""
         # a terminal overwrites the text before a \r
         last_parts = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in text.split(b"\n")]
-        return [line for line in last_parts if line.strip()][-self._max_lines:]
+        lines = [line for line in last_parts if line.strip()][-self._max_lines:]
+        return [printable(to_text(line[:4 * self.MAX_COLUMNS])) for line in lines]
 
     def read_stdout(self, run: RunRecord) -> Iterator[bytes]:
         """Yield the parts of a run's complete stdout.  Raises OSError."""
@@ -800,15 +794,14 @@ class RunOutput:
         On a network file system the file can appear as of when the log was opened, which refreshed the cache
         of the directory.
         """
-        if not is_file_name(name):
-            raise OSError(errno.EINVAL, "not an output file")
-        path = os.path.join(self.directory, name)
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-        file = Reader(open_direct(path, flags, self.network), self.network)
-        if not stat.S_ISREG(os.fstat(file.fd).st_mode):
+        if is_file_name(name):
+            path = os.path.join(self.directory, name)
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+            file = Reader(open_direct(path, flags, self.network), self.network)
+            if stat.S_ISREG(os.fstat(file.fd).st_mode):
+                return file
             file.close()
-            raise OSError(errno.EINVAL, "not an output file")
-        return file
+        raise OSError(errno.EINVAL, "not an output file")
 
 
 # ======== Matching runs to lines ============================================================================
@@ -2139,6 +2132,18 @@ class Reporter:
                     for row in report.failed_rows}
         groups = failures.largest_first()
         rank = {group: number for number, group in enumerate(groups)}
+        rank_of = {row: rank[group] for row, group in group_of.items()}
+        link_base = find_link_base(self.options.outdir, self.path)
+        rows = [{**report.fields_of_row(row, link_base), "group": rank_of.get(row)}
+                for row in report.rows]
+        data = {
+            "fields": [*rows[0]] if rows else [],
+            "rows": [[*fields.values()] for fields in rows],
+            "counts": {name: report.status[name] for name in Counts._fields},
+            "zone": time.localtime().tm_gmtoff,
+            "made": time.time(),
+            "pause": pause,
+        }
         group_items = [
             f'<li><button type="button"><b>{group.count:,}</b><code>{escape_html(group.words)}</code>'
             f"<small>{escape_html(group.place)}</small></button></li>"
@@ -2159,24 +2164,9 @@ class Reporter:
             "COUNTS": counts_text,
             "STATUS": "\n".join(map(escape_html, [*status_texts, *messages])),
             "GROUPS": "".join(group_items),
-            "DATA": self._data_json(report, {row: rank[group] for row, group in group_of.items()}, pause),
+            "DATA": json_encoder()(data).replace("<", "\\u003c"),
         }
         return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
-
-    def _data_json(self, report: Report, group_of: Mapping[Row, int], pause: float) -> str:
-        """Return the data of the page's script, as JSON."""
-        link_base = find_link_base(self.options.outdir, self.path)
-        rows = [{**report.fields_of_row(row, link_base), "group": group_of.get(row)} for row in report.rows]
-        data = {
-            "fields": [*rows[0]] if rows else [],
-            "rows": [[*fields.values()] for fields in rows],
-            "counts": {name: report.status[name] for name in Counts._fields},
-            "zone": time.localtime().tm_gmtoff,
-            "made": time.time(),
-            "pause": pause,
-        }
-        data_json: str = json.dumps(data, separators=(",", ":"))
-        return data_json.replace("<", "\\u003c")
 
 
 # ======== Checking a directory's locks ======================================================================
