@@ -652,8 +652,8 @@ def merge_key(line: bytes) -> bytes:
     return b"\n" + line[1:] if is_job(line) else line
 
 
-def split_lines(data: bytes) -> list[bytes]:
-    lines = data.removeprefix(UTF8_MARK).split(b"\n")
+def split_lines(data: bytes | bytearray) -> list[bytes]:
+    lines = bytes(data).removeprefix(UTF8_MARK).split(b"\n")
     return lines if lines[-1] else lines[:-1]       # b"" comes after the last newline
 
 
@@ -1342,12 +1342,12 @@ def parse_sweep(words: Sequence[str]) -> list[list[bytes]]:
 FJD_SECTIONS = ("control", "fjd")
 
 
-def command_of_fjd_file(path: str) -> bytes:
-    """Return the command of a job file of fjd: the executable that it names, and its path.  UsageError."""
+def line_of_fjd_file(path: str) -> bytes:
+    """Return the line for a job file of fjd: the executable that it names, and its path.  UsageError."""
     source = Source(as_argument(path))      # Source would read stdin for '-'
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
-        config.read_file((line.decode("utf-8", "surrogateescape") + "\n" for line in source), source.name)
+        config.read_file((to_text(line) + "\n" for line in source), source.name)
     except configparser.Error as error:
         raise UsageError(f"{source.name}: {' '.join(str(error).split())}") from None
     values = [config.get(section, "executable", fallback="") for section in FJD_SECTIONS]
@@ -1355,42 +1355,35 @@ def command_of_fjd_file(path: str) -> bytes:
     if not executable:
         raise UsageError(f"{source.name}: missing executable= in [{'] or ['.join(FJD_SECTIONS)}]")
     try:
-        word = quote(os.path.abspath(os.fsencode(path)))
-        command = b"%b %b" % (executable.encode("utf-8", "surrogateescape"), word)
-        job_line(command)               # only a check
-        return command
+        return job_line(b"%b %b" % (to_bytes(executable), quote(os.path.abspath(os.fsencode(path)))))
     except ValueError as error:
         raise UsageError(f"{source.name}: {error}") from None
 
 
-def job_files(folder: str) -> list[str]:
-    """Return the paths of the files in a directory that are neither hidden nor backups (NAME~)."""
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        raise UsageError(f"{display_text(os.fsencode(folder))}: {error_text(error)}") from None
-    paths = [os.path.join(folder, name) for name in names
-             if not name.startswith(".") and not name.endswith("~")]
-    return [*filter(os.path.isfile, paths)]
-
-
-def add_job_files(file: JobFile, names: Sequence[str]) -> int:
-    """Append a job for each of these job files of fjd, and those in these directories; return how many.
-
-    Skip a job that the file has already, in any state.
-    """
-    paths = [path for name in names for path in (job_files(name) if os.path.isdir(name) else [name])]
-    if not paths:
+def job_files(names: Sequence[str]) -> list[str]:
+    """Return these paths; of a directory those of its files that are neither hidden nor backups (NAME~)."""
+    paths: list[str] = []
+    for name in names:
+        if not os.path.isdir(name):
+            paths.append(name)
+            continue
+        try:
+            entries = sorted(os.listdir(name))
+        except OSError as error:
+            raise UsageError(f"{display_text(os.fsencode(name))}: {error_text(error)}") from None
+        found = (os.path.join(name, entry) for entry in entries if entry[0] != "." and entry[-1] != "~")
+        paths += filter(os.path.isfile, found)
+    if names and not paths:
         raise UsageError(f"{display_text(os.fsencode(names[0]))}: no job files (nothing to add)")
-    commands = dict.fromkeys(map(command_of_fjd_file, paths))
-    with open_and_lock_to_append(file) as fd:
-        with Reader.with_own_fd(fd, file.network) as reader:
-            found_lines = find_command_lines(reader, first_line_offset(reader), commands)
-            old_commands = {line.command for line in found_lines}
-        new_lines = [job_line(command) for command in commands if command not in old_commands]
-        if new_lines:
-            append_locked(fd, file.real_path, file.mount, b"".join(new_lines))
-    return len(new_lines)
+    return paths
+
+
+def without_known_jobs(file: JobFile, fd: int, new_lines: bytearray) -> bytearray:
+    """Return the new jobs whose commands no line of the file has, in any state.  fd: of the file."""
+    commands = [line[2:] for line in split_lines(new_lines)]
+    with Reader.with_own_fd(fd, file.network) as reader:
+        known = {line.command for line in find_command_lines(reader, first_line_offset(reader), commands)}
+    return bytearray().join(job_line(command) for command in commands if command not in known)
 
 
 # ======== Tests =============================================================================================
@@ -1716,7 +1709,7 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
 
 
 def lines_to_add(options: argparse.Namespace, skipped: Counter[str]) -> Iterator[bytes]:
-    """Yield the new lines for --add, --add-list or --add-tests; count what is skipped."""
+    """Yield the new lines for --add, --add-list, --add-tests or --add-jobs; count what is skipped."""
     if options.sweep:
         # each combination of the values after each `:::`; the last value changes fastest
         for job_number, values in enumerate(itertools.product(*options.sweep), 1):
@@ -1728,6 +1721,7 @@ def lines_to_add(options: argparse.Namespace, skipped: Counter[str]) -> Iterator
         yield from lines_from_list_file(path, options.template, options.colsep, skipped)
     for path in options.add_tests or ():
         yield from lines_of_tests(path)
+    yield from dict.fromkeys(map(line_of_fjd_file, job_files(options.add_jobs or ())))
 
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
@@ -1788,16 +1782,16 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
         check_for_strays(file.path, file.network, file.say, refuse=False)
     skipped: Counter[str] = Counter()
     known = 0
-    if options.add_jobs:
-        count = add_job_files(file, options.add_jobs)
-    else:
-        new_lines = join_new_lines(lines_to_add(options, skipped))
-        count = new_lines.count(b"\n")
-        if options.add_list and exists:
-            known = count_known(file, new_lines)
-        with open_and_lock_to_append(file) as fd:
+    new_lines = join_new_lines(lines_to_add(options, skipped))
+    if options.add_list and exists:
+        known = count_known(file, new_lines)
+    with open_and_lock_to_append(file) as fd:
+        if options.add_jobs:
+            new_lines = without_known_jobs(file, fd, new_lines)
+        if new_lines:
             append_locked(fd, file.real_path, file.mount, new_lines)
     if not options.quiet:
+        count = new_lines.count(b"\n")
         skipped_text = "".join(f", {plural(skipped[kind], kind)}" for kind in skipped)
         known_text = f" ({plural(known, 'equal one')} in the file already)" if known else ""
         file.say(f"{plural(count, 'line')} added{skipped_text}{known_text}")
@@ -1807,7 +1801,7 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
 
 def count_known(file: JobFile, new_lines: bytearray) -> int:
     """Return how many of the new jobs have the command of a line in the file."""
-    commands = Counter(bytes(line[2:]) for line in new_lines.splitlines() if line.startswith(b". "))
+    commands = Counter(line[2:] for line in split_lines(new_lines) if line.startswith(b". "))
     file.reopen_if_replaced()
     return sum(commands[command] for command, lines in file.lines_by_command(commands).items() if lines)
 
@@ -1824,7 +1818,7 @@ def run_command(argv: Sequence[str]) -> int:
     if path == STDOUT and adds_lines:
         if options.add_jobs:
             raise UsageError("--add-jobs requires a file (it adds each job once)")
-        print_lines(bytes(join_new_lines(lines_to_add(options, Counter()))).splitlines())
+        print_lines(split_lines(join_new_lines(lines_to_add(options, Counter()))))
         return 0
     try:
         # --list locks nothing, so it works on any file system

@@ -446,6 +446,7 @@ class Tables(ImportCase):
         ended = self.run_script(RUNSET, "-", "--add-list", "list", "--template", "n {}")
         self.assertEqual((ended.code, ended.out, ended.err), (0, b". n 1\n. n 2\n", b""))
         self.assertFalse(self.exists("-"))
+        self.assertEqual(self.run_script(RUNSET, "-", "--add", "a\rb").out, b". a\rb\n")
 
     def test_lines_of_scripts_and_of_make_are_refused(self) -> None:
         for text, words in (("if test -e a; then\necho a\nfi\n", "line 3: is a part of a script"),
@@ -608,10 +609,10 @@ class JobFiles(JobFileCase):
             path = self.write(text, "job")
             with self.subTest(text=text[:80]):
                 said = f"{path}: {expected.format(path)}"
-                self.assertUsageError(said, lambda: runset4.command_of_fjd_file(str(path)))
+                self.assertUsageError(said, lambda: runset4.line_of_fjd_file(str(path)))
         path = self.write("[control]\nexecutable: a\n", "two\nlines")
         said = f"{self.dir}/two?lines: not a command"
-        self.assertUsageError(said, lambda: runset4.command_of_fjd_file(str(path)))
+        self.assertUsageError(said, lambda: runset4.line_of_fjd_file(str(path)))
 
 
 class BelowTheEnd(ImportCase):
