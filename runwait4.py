@@ -59,7 +59,6 @@ from runmaker4 import (
     END,
     ERROR,
     FAILED,
-    JOB_LOCKS_PER_BUCKET,
     LOCK_FILE_FLAGS,
     MUTEX_OFFSET,
     NAMED_LINES,
@@ -312,15 +311,12 @@ class Watcher:
         self._poll_seconds = 5.0 if mount.network else 0.2
         # maximum seconds from a result in the job file to the end of the run in the journal
         self._max_journal_delay = 20.0 if mount.network else 5.0
-        self._throttle = Throttle()
         self.stop_reason = ""   # why no runner will start the new jobs; "": one can
 
     @retry_while_missing
     def _read_snapshot(self) -> Snapshot:
         """Return the current states and running lines; an editor can have half saved them."""
-        self._throttle = Throttle()
-        with self._throttle:
-            return self.file.snapshot()
+        return self.file.snapshot()
 
     @retry_while_missing
     def select_lines(
@@ -358,16 +354,15 @@ class Watcher:
         held_states = b"".join(snapshot.states.keys() - LINE_STATES.keys())
         if not held_states or not self.file.lock_table.is_open:
             return []
-        lock_fd = self.file.lock_table.fd
-        buckets = {locked.start & ~MUTEX_OFFSET for locked in find_held_job_locks(lock_fd)}
+        locked_ranges = find_held_job_locks(self.file.lock_table.fd)
+        buckets = {locked.start & ~MUTEX_OFFSET for locked in locked_ranges}
         running = Counter(line.command for line in snapshot.running + snapshot.orphans)
         left_over: dict[bytes, int] = {}        # job locks of held lines, by command
         cancelled: list[Line] = []
         for line in self.file.scan_lines(held_states) if buckets else ():
-            bucket, command = bucket_of(line.command), line.command
-            if bucket in buckets and command not in left_over:
-                locked_ranges = other_locks(lock_fd, bucket, JOB_LOCKS_PER_BUCKET)
-                left_over[command] = sum(map(len, locked_ranges)) - running[command]
+            command = line.command
+            if command not in left_over and bucket_of(command) in buckets:
+                left_over[command] = self.file.lock_table.count_job_locks(command) - running[command]
             if left_over.get(command, 0) > 0:
                 left_over[command] -= 1
                 cancelled.append(line)
@@ -404,19 +399,22 @@ class Watcher:
         jobs.  In the second case set `stop_reason`.
         """
         while True:
-            snapshot = self._read_snapshot()
+            throttle = Throttle()
+            with throttle:
+                snapshot = self._read_snapshot()
             job_counts = count_states(snapshot)
             yield job_counts
             # half_saved: an editor is perhaps about to write more jobs
             if not (job_counts.new or job_counts.running or snapshot.half_saved):
                 return
             previous_reason = self.stop_reason
-            block_reason = self.block_reason() if is_idle(job_counts) else None
+            with throttle:
+                block_reason = self.block_reason() if is_idle(job_counts) else None
             self.stop_reason = block_reason.text if block_reason and block_reason.stops else ""
             # one poll alone can fall between two edits
             if self.stop_reason and self.stop_reason == previous_reason:
                 return
-            pause = self._throttle.pause_seconds(self.PAUSE_FACTOR)
+            pause = throttle.pause_seconds(self.PAUSE_FACTOR)
             time.sleep(max(self._poll_seconds, min_pause, pause))
 
     @retry_while_missing
@@ -425,8 +423,7 @@ class Watcher:
 
         hosts: those that have runners, as far as known.
         """
-        with self._throttle:        # this is part of the poll, whose CPU time determines the next pause
-            return find_block_reason(self.file, hosts)
+        return find_block_reason(self.file, hosts)
 
 
 def is_idle(job_counts: Counts) -> bool:
