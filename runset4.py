@@ -1046,14 +1046,6 @@ def directory(path: bytes) -> bytes:
     return os.path.dirname(path.rstrip(b"/") or path) or b"."
 
 
-def with_placeholder(template: bytes) -> bytes:
-    """Return a template, with {} at the end if it has no placeholder for a value: 'wc' -> 'wc {}'."""
-    for placeholder in PLACEHOLDER.finditer(template):
-        if not is_number_placeholder(placeholder):
-            return template
-    return template + b" {}"
-
-
 def is_number_placeholder(placeholder: re.Match[bytes]) -> bool:
     return placeholder["suffix"] is None        # only {#} has no suffix, not even an empty one
 
@@ -1106,18 +1098,6 @@ UNQUOTED_TEXT = re.compile(rb"""(?:
 )*""", re.VERBOSE)
 
 
-def check_template(template: bytes) -> None:
-    """Raise argparse.ArgumentTypeError if a template has a placeholder for a value within quotes."""
-    for placeholder in PLACEHOLDER.finditer(template):
-        offset = placeholder.start()
-        if not is_number_placeholder(placeholder) and not UNQUOTED_TEXT.fullmatch(template, 0, offset):
-            raise argparse.ArgumentTypeError(
-                f"{display_text(placeholder[0])} is within quotes, or after \\, `, ((, or a $ that quotes or "
-                "expands: a value cannot be quoted there (remove your quotes, or set a variable first: "
-                "v={}; show \"$v\")"
-            )
-
-
 # ---- placeholders with names -------------------------------------------------------------------------------
 
 def is_name_placeholder(template: bytes, placeholder: re.Match[bytes]) -> bool:
@@ -1128,14 +1108,6 @@ def is_name_placeholder(template: bytes, placeholder: re.Match[bytes]) -> bool:
 
 def name_placeholders(template: bytes) -> list[re.Match[bytes]]:
     return [found for found in NAME_PLACEHOLDER.finditer(template) if is_name_placeholder(template, found)]
-
-
-def has_names(template: bytes) -> bool:
-    return bool(name_placeholders(template))
-
-
-def has_columns(template: bytes) -> bool:
-    return has_names(template) or any(found["column"] for found in PLACEHOLDER.finditer(template))
 
 
 def number_names(template: bytes, header: Sequence[bytes]) -> bytes:
@@ -1271,7 +1243,7 @@ def command_lines(source: Source, skipped: Counter[str]) -> Iterator[bytes]:
 def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[bytes] | None,
                    skipped: Counter[str]) -> Iterator[bytes]:
     """Yield a line for each directive, and for each row of values; skip, and count, blank lines."""
-    has_header = has_names(template)
+    has_header = bool(name_placeholders(template))
     is_regular = has_header or isinstance(colsep, str)      # each row has as many columns as the first
     width = 0                                               # of the first row; 0: none yet
     job_number = 0
@@ -1430,7 +1402,18 @@ class Test:
         flag = TEST_FLAG.fullmatch(line)
         command = TEST_COMMAND.fullmatch(line)
         if flag:
-            self._apply_flag(flag[1].decode(), flag[2])
+            name, value = flag[1].decode(), flag[2]
+            if name == "timeout":           # of the command above; other flags are for all, above the first
+                if not self.commands:
+                    raise ValueError("-timeout before the first target")
+                self.commands[-1].timeout = directive_timeout(value)
+            elif self.commands:
+                raise ValueError(f"-{name} after a target")
+            elif name == "generaltimeout":
+                self.timeout = directive_timeout(value)
+            else:
+                needs_all = value == b"all"
+                self.min_hosts = value if needs_all else check_value(integer_between(0), value)
         elif command:
             target, quoted, plain = command.groups()
             text = plain if quoted is None else quoted
@@ -1441,20 +1424,6 @@ class Test:
             raise ValueError(
                 f"unknown line '{display_text(line[:80])}' (expected TARGET: COMMAND, -timeout: T or end)"
             )
-
-    def _apply_flag(self, name: str, value: bytes) -> None:
-        """Apply '-NAME: VALUE': `timeout` to the command above, other flags above the first target to all."""
-        if name == "timeout":
-            if not self.commands:
-                raise ValueError("-timeout before the first target")
-            self.commands[-1].timeout = directive_timeout(value)
-        elif self.commands:
-            raise ValueError(f"-{name} after a target")
-        elif name == "generaltimeout":
-            self.timeout = directive_timeout(value)
-        else:
-            needs_all = value == b"all"
-            self.min_hosts = value if needs_all else check_value(integer_between(0), value)
 
     def job_file_lines(self) -> Iterator[bytes]:
         """Yield the lines of the job file for this test.
@@ -1561,7 +1530,7 @@ def parse_states(text: str) -> bytes:
 
 
 def parse_template(text: str) -> bytes:
-    """Return a command with placeholders, such as 'simulate {1}'.
+    """Return a command with placeholders, such as 'simulate {1}'; 'wc' -> 'wc {}'.
 
     Refuse a directive, column 0, and a number's placeholder within quotes.
     """
@@ -1572,9 +1541,16 @@ def parse_template(text: str) -> bytes:
         raise argparse.ArgumentTypeError(str(error)) from None
     if is_directive(line) or re.search(rb"\{0+[./]*\}", template):
         raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (columns begin with {{1}})")
-    if not has_names(template):
-        template = with_placeholder(template)
-    check_template(template)
+    if all(map(is_number_placeholder, PLACEHOLDER.finditer(template))) and not name_placeholders(template):
+        template += b" {}"
+    for placeholder in PLACEHOLDER.finditer(template):
+        offset = placeholder.start()
+        if not is_number_placeholder(placeholder) and not UNQUOTED_TEXT.fullmatch(template, 0, offset):
+            raise argparse.ArgumentTypeError(
+                f"{display_text(placeholder[0])} is within quotes, or after \\, `, ((, or a $ that quotes or "
+                "expands: a value cannot be quoted there (remove your quotes, or set a variable first: "
+                "v={}; show \"$v\")"
+            )
     return template
 
 
@@ -1699,7 +1675,9 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
         parser.error("::: requires --add --template T before it")
     if template and not (sweep or action == "add_list"):
         parser.error("--template requires --add-list, or --add and :::")
-    if options.colsep and not (template and action == "add_list" and has_columns(template)):
+    has_columns = template and (name_placeholders(template)
+                                or any(found["column"] for found in PLACEHOLDER.finditer(template)))
+    if options.colsep and not (action == "add_list" and has_columns):
         parser.error("--colsep requires --add-list, and --template with a column, such as {1} or {NAME}")
     if sweep:
         try:

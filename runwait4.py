@@ -818,13 +818,6 @@ class RunOutput:
 # with this command are `r`, or cancelled and still running, the run belongs to one of these.
 
 
-def nearest_number(numbers: Sequence[int], number: int) -> int:
-    """Return the one of ascending `numbers` that is nearest to `number`; of two equally near, the larger."""
-    index = bisect.bisect_left(numbers, number)
-    neighbours = numbers[max(index - 1, 0):index + 1]
-    return min(neighbours, key=lambda neighbour: (abs(neighbour - number), -neighbour))
-
-
 LastRuns = dict[tuple[bytes, int, bool], RunRecord]     # by command, logged line number, and True for no end
 
 
@@ -887,13 +880,16 @@ class LineRuns:
         return self._current_numbers.get((run.command, run.line), run.line)
 
     def _line_number(self, run: RunRecord) -> int:
-        """Return the number of the nearest line with the run's command, which must exist."""
+        """Return the number of the nearest line with the run's command; there must be one."""
         numbers = self._numbers_of[run.command]
         if len(numbers) == 1:
             return numbers[0]
         if run.ended is None:
             numbers = self._running_numbers_of.get(run.command, numbers)
-        return nearest_number(numbers, self._expected_number(run))
+        expected = self._expected_number(run)
+        index = bisect.bisect_left(numbers, expected)
+        neighbours = numbers[max(index - 1, 0):index + 1]       # of two equally near, take the larger number
+        return min(neighbours, key=lambda number: (abs(number - expected), -number))
 
     def line_of(self, run: RunRecord) -> Line | None:
         return self.lines[self._line_number(run)] if run.command in self._numbers_of else None
@@ -1159,15 +1155,15 @@ class Observation:
 
 # ======== Running jobs ======================================================================================
 
-def measure_rate(runs: Iterable[RunRecord], unfinished_rows: Mapping[int, Row]) -> Rate | None:
+def measure_rate(runs: Iterable[RunRecord], unfinished_lines: Iterable[Line]) -> Rate | None:
     """Return the current rate of finished jobs; None: unknown.
 
     runs: in the order of the log; only the last run of each job counts (unless it was put back: the job is
-    new again), and no earlier try of the jobs in `unfinished_rows` (by line number).
+    new again), and no earlier try of the jobs in `unfinished_lines`.
     """
     end_times = {(run.line, run.command): None if run.state == "." else run.ended for run in runs}
-    for number, row in unfinished_rows.items():
-        end_times[number, row.line.command] = None
+    for line in unfinished_lines:
+        end_times[line.number, line.command] = None
     in_order = sorted(end_time for end_time in end_times.values() if end_time is not None)
     if not in_order or seconds_since(in_order[-1]) is None:
         return None
@@ -1267,7 +1263,7 @@ def status_of(observation: Observation) -> dict[str, Any]:
     """Return what --status shows, as the fields of --status --json."""
     job_counts = count_states(observation.snapshot)
     rows = {row.line.number: row for row in observation.rows_of_running_lines()}
-    rate = measure_rate(observation.recent_runs, rows) if job_counts.running else None
+    rate = measure_rate(observation.recent_runs, observation.running_lines) if job_counts.running else None
     runners_at_work = observation.runners_at_work
 
     def fields_of_lines(lines: Iterable[Line]) -> list[dict[str, Any]]:

@@ -215,7 +215,8 @@ class Templates(ImportCase):
     }
 
     def fill(self, template: Text, value: Text) -> bytes:
-        return runset4.fill_template(runset4.with_placeholder(as_bytes(template)), 1, [as_bytes(value)])
+        parsed = runset4.parse_template(os.fsdecode(as_bytes(template)))
+        return runset4.fill_template(parsed, 1, [as_bytes(value)])
 
     def test_the_parts_of_a_line(self) -> None:
         for value, expected in self.VALUES.items():
@@ -238,7 +239,7 @@ class Templates(ImportCase):
 
     def test_what_is_no_place_stays_and_without_a_place_for_the_line_it_comes_last(self) -> None:
         for template, value, command in (
-            ("awk '{print $1} {}}' %d %% {} {a} {%}", "f", "awk '{print $1} f}' %d %% f {a} {%}"),
+            ("awk '{print $1}' {}} %d %% {} {a} {%}", "f", "awk '{print $1}' f} %d %% f {a} {%}"),
             ("echo", "a b", "echo 'a b'"), ("echo {#}", "a", "echo 1 a"), ("echo {/}", "b/a", "echo a"),
             ("echo {} {#}", "{#} {}", "echo '{#} {}' 1"),
         ):
