@@ -1386,69 +1386,63 @@ class TestCommand:
     timeout: bytes                  # as in a directive: b"5m"; b"": not given
 
 
-@dataclass
-class Test:
-    """A test: commands that several hosts start at the same moment."""
-    label: bytes
-    timeout: bytes = b""            # for commands that have none; b"": not given
-    min_hosts: bytes = b"all"       # how many hosts must not time out
-    commands: list[TestCommand] = field(default_factory=list)
+def lines_of_test(label: bytes, source: Source, lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Take the lines of a test up to its end, and yield those of the job file.  Raises ValueError.
 
-    def parse_line(self, line: bytes) -> None:
-        """Add the command or flag of a line, such as '-timeout: 5m'.
-
-        Raises ValueError with the reason if the line is invalid.
-        """
-        flag = TEST_FLAG.fullmatch(line)
-        command = TEST_COMMAND.fullmatch(line)
-        if flag:
+    Below `#RUN barrier` jobs wait until all above have finished.
+    """
+    label_line = source.line_number
+    general_timeout = b""           # for commands that have none; b"": not given
+    min_hosts = b"all"              # how many hosts must not time out
+    commands: list[TestCommand] = []
+    for line in lines:
+        if line == b"end":
+            break
+        if flag := TEST_FLAG.fullmatch(line):
             name, value = flag[1].decode(), flag[2]
             if name == "timeout":           # of the command above; other flags are for all, above the first
-                if not self.commands:
+                if not commands:
                     raise ValueError("-timeout before the first target")
-                self.commands[-1].timeout = directive_timeout(value)
-            elif self.commands:
+                commands[-1].timeout = directive_timeout(value)
+            elif commands:
                 raise ValueError(f"-{name} after a target")
             elif name == "generaltimeout":
-                self.timeout = directive_timeout(value)
+                general_timeout = directive_timeout(value)
             else:
-                needs_all = value == b"all"
-                self.min_hosts = value if needs_all else check_value(integer_between(0), value)
-        elif command:
+                min_hosts = value if value == b"all" else check_value(integer_between(0), value)
+        elif command := TEST_COMMAND.fullmatch(line):
             target, quoted, plain = command.groups()
             text = plain if quoted is None else quoted
             if not text.strip():
                 raise ValueError(f"'{display_text(target)}' has no command (or the test above has no end)")
-            self.commands.append(TestCommand(target, job_line(text), self.timeout))
+            commands.append(TestCommand(target, job_line(text), general_timeout))
         else:
             raise ValueError(
                 f"unknown line '{display_text(line[:80])}' (expected TARGET: COMMAND, -timeout: T or end)"
             )
+    else:
+        source.line_number = label_line
+        raise ValueError(f"the test '{display_text(label)}' has no end")
+    if not commands:
+        raise ValueError(f"the test '{display_text(label)}' has no targets")
+    yield b"#RUN barrier\n# test %b\n" % label
+    yield from lines_of_group(label, min_hosts, commands)
 
-    def job_file_lines(self) -> Iterator[bytes]:
-        """Yield the lines of the job file for this test.
 
-        Below `#RUN barrier` jobs wait until all above have finished.  `#RUN together=LABEL host=TARGET
-        timeout=5m min-hosts=all` makes the jobs below a group, whose hosts start together.
-        """
-        if not self.commands:
-            raise ValueError(f"the test '{display_text(self.label)}' has no targets")
-        yield b"#RUN barrier\n# test %b\n" % self.label
-        group = re.sub(rb"[\s,=]+", b"_", self.label)       # a setting cannot contain these characters
-        targets = [*dict.fromkeys(command.target for command in self.commands)]
-        previous_directive = b""
-        for command in sorted(self.commands, key=lambda command: targets.index(command.target)):
-            timeout = b" timeout=%b" % command.timeout if command.timeout else b""
-            directive = b"#RUN together=%b host=%b%b min-hosts=%b\n" % (
-                group,
-                command.target,
-                timeout,
-                self.min_hosts,
-            )
-            if directive != previous_directive:
-                yield directive
-            yield command.line
-            previous_directive = directive
+def lines_of_group(label: bytes, min_hosts: bytes, commands: Sequence[TestCommand]) -> Iterator[bytes]:
+    """Yield the jobs of a test: below `#RUN together=LABEL host=TARGET timeout=5m min-hosts=all` they are a
+    group, whose hosts start together.
+    """
+    group = re.sub(rb"[\s,=]+", b"_", label)       # a setting cannot contain these characters
+    targets = [*dict.fromkeys(command.target for command in commands)]
+    previous_directive = b""
+    for command in sorted(commands, key=lambda command: targets.index(command.target)):
+        timeout = b" timeout=%b" % command.timeout if command.timeout else b""
+        directive = b"#RUN together=%b host=%b%b min-hosts=%b\n" % (group, command.target, timeout, min_hosts)
+        if directive != previous_directive:
+            yield directive
+        yield command.line
+        previous_directive = directive
 
 
 def directive_timeout(text: bytes) -> bytes:
@@ -1472,30 +1466,18 @@ def check_value(parse: Callable[[str], object], text: bytes) -> bytes:
 def lines_of_tests(path: str) -> Iterator[bytes]:
     """Yield the new lines for a NetJobs configuration."""
     source = Source(path)
-    test: Test | None = None
-    label_line = 0
-    for line in map(bytes.strip, source):
-        if line[:1] in b"#":                # or b""
-            continue
-        try:
-            if not test:
-                label = TEST_LABEL.fullmatch(line)
-                if not label:
-                    text = display_text(line[:80])
-                    raise ValueError(f"not the label of a test: '{text}' (such as 'LABEL:')")
-                test = Test(label[1])
-                label_line = source.line_number
-            elif line == b"end":
-                yield from test.job_file_lines()
-                test = None
-            else:
-                test.parse_line(line)
-        except ValueError as error:
-            raise source.error_at_line(error) from None
-    if test:
-        source.line_number = label_line
-        raise source.error_at_line(f"the test '{display_text(test.label)}' has no end")
-    if label_line:
+    lines = (line for line in map(bytes.strip, source) if line[:1] not in b"#")     # b"" is in it, too
+    has_tests = False
+    try:
+        for line in lines:
+            label = TEST_LABEL.fullmatch(line)
+            if not label:
+                raise ValueError(f"not the label of a test: '{display_text(line[:80])}' (such as 'LABEL:')")
+            yield from lines_of_test(label[1], source, lines)
+            has_tests = True
+    except ValueError as error:
+        raise source.error_at_line(error) from None
+    if has_tests:
         yield b"#RUN\n"                     # the last test's settings do not apply to later jobs
 
 

@@ -1752,10 +1752,6 @@ class RunStats:
 SHOWN_GROUPS = 20
 
 
-def are_equal(pair: tuple[str, str]) -> bool:
-    return pair[0] == pair[1]
-
-
 def read_stats(outdir: str) -> dict[str, Any]:
     """Count the finished runs of a journal, per host and group of commands.
 
@@ -1777,7 +1773,8 @@ def read_stats(outdir: str) -> dict[str, Any]:
             if group not in groups and len(groups) >= MAX_GROUPS:
                 group = PLACEHOLDER
             pairs = zip(common_words.get(group, words), words)
-            common_words[group] = [word for word, _ in itertools.takewhile(are_equal, pairs)]
+            equal_pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+            common_words[group] = [word for word, _ in equal_pairs]
             for stats in total, hosts[run.host], groups[group]:
                 stats.add(run)
     if not hosts:
@@ -1913,22 +1910,16 @@ def trace_events(events_by_slot: Mapping[tuple[str, str], Sequence[Event]]) -> I
     ]
     pid_of_host: dict[str, int] = {}        # the number of its first track
     for tid, (host, slot, track) in enumerate(tracks, 1):
-        if host not in pid_of_host:
-            pid_of_host[host] = tid
-            yield from metadata_events("process", to_valid_text(host), tid, tid, tid)
-        pid = pid_of_host[host]
-        yield from metadata_events("thread", f"slot {printable(slot)}", pid, tid, tid - pid + 1)
+        pid = pid_of_host.setdefault(host, tid)
+        fields = {"ph": "M", "pid": pid, "tid": tid, "ts": 0}
+        if pid == tid:
+            yield encode_fields({**fields, "name": "process_name", "args": {"name": to_valid_text(host)}})
+            yield encode_fields({**fields, "name": "process_sort_index", "args": {"sort_index": pid}})
+        yield encode_fields({**fields, "name": "thread_name", "args": {"name": f"slot {printable(slot)}"}})
+        yield encode_fields({**fields, "name": "thread_sort_index", "args": {"sort_index": tid - pid + 1}})
         for event in track:
             yield b'{"ph":"X","pid":%d,"tid":%d,"ts":%d,"dur":%d,%s' % (
                 pid, tid, event.start_us, event.duration_us, event.other_fields[1:])
-
-
-def metadata_events(kind: str, name: str, pid: int, tid: int, sort_index: int) -> Iterator[bytes]:
-    """Yield the metadata events (ph M) that name and order a "process" or "thread"."""
-    for key, value in ("name", name), ("sort_index", sort_index):
-        name_of_key = f"{kind}_{key}"
-        yield encode_fields({"ph": "M", "name": name_of_key, "pid": pid, "tid": tid, "ts": 0,
-                             "args": {key: value}})
 
 
 def shorten(text: str, max_characters: int) -> str:
@@ -2317,8 +2308,8 @@ def check_locks(directory: str) -> int:
         finally:
             check.close()
         # by row, of the hosts that have added while we did
-        additions = {row: check.rows[row][0] - check.first_rows[row][0] for row in ROWS}
-        additions = {row: count for row, count in additions.items() if count > 0}
+        additions = {row: count for row in ROWS
+                     if (count := check.rows[row][0] - check.first_rows[row][0]) > 0}
         labels = {check.rows[row][1] for row in additions}
         print_lines(f"{count:6} additions by {printable(to_text(check.rows[row][1].strip(bytes(1))))}"
                     for row, count in additions.items())
