@@ -564,12 +564,11 @@ class JournalReader:
         except OSError as error:
             raise UsageError(f"{self.path}: {error_text(error)}") from None
 
-    def start_pass(self, start_offset: int = 0) -> JournalPass:
-        """Return an iterable of the runs that reads the journal once, from `start_offset` to its present end.
-        """
+    def start_pass(self, start_offset: int = 0) -> Iterator[RunRecord]:
+        """Read the journal once, from `start_offset` to its present end, and yield the runs."""
         # a position is the line number, or after a start offset an upper bound
         lines = enumerate((line for line, _ in self.lines(start_offset)), start_offset + 1)
-        return JournalPass(lines, set() if start_offset else self.invalid_positions)
+        return read_runs(lines, set() if start_offset else self.invalid_positions)
 
     def read_on(self) -> None:
         """Note which commands the lines up to the present end have."""
@@ -580,7 +579,7 @@ class JournalReader:
             if line == self.INVALID_LINE:
                 self.invalid_positions.add(number)
                 command = line                      # no pass reads it
-            elif head := JournalPass.match_head(line):
+            elif head := match_head(line):
                 command = head["command"]
                 if b'"incomplete"' in line:
                     self._incomplete.add(command)
@@ -592,13 +591,13 @@ class JournalReader:
         """Return the commands of the runs with incomplete output that read_on() has found."""
         return {to_bytes(json.loads(command)) for command in self._incomplete}
 
-    def runs_of(self, commands: Iterable[bytes]) -> JournalPass:
-        """Return an iterable of the runs of these commands, and of a few others, that read_on() has found."""
+    def runs_of(self, commands: Iterable[bytes]) -> Iterator[RunRecord]:
+        """Return an iterator over the runs of these commands, and a few others, that read_on() has found."""
         encode = json_encoder()
         wanted = {hash(encode(to_text(command)).encode()) for command in commands} | {hash(self.OTHER)}
         # a look at all hashes takes less time than a search for each of many commands
         numbers = itertools.compress(itertools.count(1), map(wanted.__contains__, self._hashes))
-        return JournalPass(self._numbered_lines(numbers), self.invalid_positions)
+        return read_runs(self._numbered_lines(numbers), self.invalid_positions)
 
     def _numbered_lines(self, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
         data, offset = b"", 0
@@ -639,71 +638,34 @@ class JournalReader:
                       f"journal ({name_lines(positions)})")
 
 
-class JournalPass:
-    """One forward pass through lines of the journal.  Another pass yields other objects."""
-    INVALID_LINE_ERRORS = (
-        ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
-    )
-    MAX_REMEMBERED_RUNS = 50_000            # finished ones: an end can be logged twice
-    # The head of a line as runmaker4 writes it.  The command is JSON
-    EVENT_HEAD = re.compile(
-        rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(?P<event>start|end)", '
-        rb'"run": "(?P<run>[^"\\]*)", "line": \d+, "command": (?P<command>"[^"\\]*(?:\\.[^"\\]*)*"), '
-    )
+INVALID_LINE_ERRORS = ValueError, LookupError, TypeError, ArithmeticError, RecursionError, WireError
+MAX_REMEMBERED_RUNS = 50_000            # finished ones: an end can be logged twice
+# The head of a line as runmaker4 writes it.  The command is JSON
+EVENT_HEAD = re.compile(
+    rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(?P<event>start|end)", '
+    rb'"run": "(?P<run>[^"\\]*)", "line": \d+, "command": (?P<command>"[^"\\]*(?:\\.[^"\\]*)*"), '
+)
 
-    def __init__(self, lines: Iterable[tuple[int, bytes]], invalid_positions: set[int]) -> None:
-        """Take lines with their positions, in order.  invalid_positions: gets those of invalid lines."""
-        self._lines = lines
-        self._invalid_positions = invalid_positions
-        # by the name of a run without an end: position and line of the start, or of an end with cause "lost"
-        self._unended_entries: dict[str, tuple[int, bytes]] = {}
-        self._recently_ended: OrderedDict[str, None] = OrderedDict()    # names of runs, the latest last
-        # by the name of a run: output files that an earlier server has begun
-        self._earlier_files: dict[str, Sequence[str]] = {}
 
-    def __iter__(self) -> Iterator[RunRecord]:
-        """Yield each run once: finished runs in the order of their ends, then the others.  Call it once.
+def match_head(line: bytes) -> re.Match[bytes] | None:
+    """Return the first fields of an event; None: decode the line."""
+    # commands are compared as runmaker4 writes them: in ASCII
+    return EVENT_HEAD.match(line) if line.isascii() and line.endswith(b"}") else None
 
-        Keep a "start" event until the "end" event of the run.  Ignore other events and empty lines.
-        """
-        for position, line in self._lines:
-            head = self.match_head(line) if b'"event": "start"' in line[:64] else None
-            if head and head["event"] == b"start":
-                # most starts are never decoded: that halves the time
-                self._add_start(head["run"].decode(), position, line)
-            # two runners at once can leave an empty line
-            elif line and (run := self._run_of_line(position, line)):
-                if not run.has_ended:       # also if it is lost: the client can come back
-                    self._add_start(run.run, position, line)
-                # a second end: a server was restarted before it could acknowledge the first
-                elif run.run not in self._recently_ended:
-                    self._unended_entries.pop(run.run, None)
-                    self._recently_ended[run.run] = None
-                    if len(self._recently_ended) > self.MAX_REMEMBERED_RUNS:
-                        self._recently_ended.popitem(last=False)
-                    yield run
-        for entry in self._unended_entries.values():
-            if run := self._run_of_line(*entry):
-                yield run
 
-    @classmethod
-    def match_head(cls, line: bytes) -> re.Match[bytes] | None:
-        """Return the first fields of an event; None: decode the line."""
-        # commands are compared as runmaker4 writes them: in ASCII
-        if not (line.isascii() and line.endswith(b"}")):
-            return None
-        return cls.EVENT_HEAD.match(line)
+def read_runs(lines: Iterable[tuple[int, bytes]], invalid_positions: set[int]) -> Iterator[RunRecord]:
+    """Yield each run once: finished runs in the order of their ends, then the others.
 
-    def _add_start(self, run_name: str, position: int, line: bytes) -> None:
-        """Keep the last start of a run, unless the run has ended."""
-        if run_name in self._recently_ended:
-            return
-        previous = self._unended_entries.pop(run_name, None)
-        if previous and (previous_run := self._run_of_line(*previous)):
-            self._earlier_files[run_name] = previous_run.files
-        self._unended_entries[run_name] = position, line
+    lines: with their positions, in order.  invalid_positions: gets those of invalid lines.  Keep the last
+    "start" event until the "end" event of the run.  Ignore other events and empty lines.
+    """
+    # by the name of a run without an end: position and line of the start, or of an end with cause "lost"
+    unended_entries: dict[str, tuple[int, bytes]] = {}
+    recently_ended: OrderedDict[str, None] = OrderedDict()      # names of runs, the latest last
+    # by the name of a run: output files that an earlier server has begun
+    earlier_files: dict[str, Sequence[str]] = {}
 
-    def _run_of_line(self, position: int, line: bytes) -> RunRecord | None:
+    def run_of_line(position: int, line: bytes) -> RunRecord | None:
         """Return the run of a start or end; None for another event, or if the line is invalid: note that."""
         try:
             event = json.loads(line.decode())
@@ -712,12 +674,37 @@ class JournalPass:
                     raise ValueError
                 return None
             run = RunRecord(position, event)
-        except self.INVALID_LINE_ERRORS:
-            self._invalid_positions.add(position)
+        except INVALID_LINE_ERRORS:
+            invalid_positions.add(position)
             return None
-        if earlier_files := self._earlier_files.get(run.run):
-            run.files = list(dict.fromkeys([*earlier_files, *run.files]))
+        if run.run in earlier_files:
+            run.files = list(dict.fromkeys([*earlier_files[run.run], *run.files]))
         return run
+
+    for position, line in lines:
+        run = None
+        head = match_head(line) if b'"event": "start"' in line[:64] else None
+        if head and head["event"] == b"start":
+            name = head["run"].decode()     # most starts are never decoded: that halves the time
+        # two runners at once can leave an empty line
+        elif line and (run := run_of_line(position, line)):
+            name = run.run
+        else:
+            continue
+        if name in recently_ended:          # a server was restarted before it could acknowledge the end
+            continue
+        previous = unended_entries.pop(name, None)
+        if run and run.has_ended:
+            recently_ended[name] = None
+            if len(recently_ended) > MAX_REMEMBERED_RUNS:
+                recently_ended.popitem(last=False)
+            yield run
+            continue
+        # it goes on, or is lost: the client can come back
+        if previous and (previous_run := run_of_line(*previous)):
+            earlier_files[name] = previous_run.files
+        unended_entries[name] = position, line
+    yield from filter(None, itertools.starmap(run_of_line, unended_entries.values()))
 
 
 # ======== Job output ========================================================================================

@@ -500,7 +500,7 @@ class Size(JournalCase):
             finally:
                 tracemalloc.stop()
         self.journal()
-        with unittest.mock.patch.multiple(runwait4.JournalPass, MAX_REMEMBERED_RUNS=100):
+        with unittest.mock.patch.multiple(runwait4, MAX_REMEMBERED_RUNS=100):
             self.assertLess(peak(6000), 1.2 * peak(2000))
 
 
