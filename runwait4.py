@@ -41,7 +41,7 @@ import time
 from array import array
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
@@ -519,6 +519,11 @@ class RunRecord(RunFields):
         return self.ended is not None and self.cause != "lost"
 
     @property
+    def place(self) -> tuple[bytes, int, bool, bool]:
+        """Of several runs with this in common, only the last in the journal can be the last run of a line."""
+        return self.command, self.line, self.ended is None, self.has_ended
+
+    @property
     def peak_text(self) -> str:
         """The peak memory: '12M', '<30M', or with requested memory '3.1G of 4G'; '' if unknown."""
         text = format_peak(self.memory, self.memory_below)
@@ -805,22 +810,6 @@ class RunOutput:
 # with this command are `r`, or cancelled and still running, the run belongs to one of these.
 
 
-LastRuns = dict[tuple[bytes, int, bool], RunRecord]     # by command, logged line number, and True for no end
-
-
-def add_last_runs(last_runs: LastRuns, runs: Iterable[RunRecord]) -> LastRuns:
-    """Add these runs to `last_runs`, and return that.
-
-    For each command and line number, keep only the last finished and the last unfinished run: no other can be
-    the last run of a line.
-    """
-    for run in runs:
-        key = run.command, run.line, run.ended is None
-        if key not in last_runs or run.position > last_runs[key].position:
-            last_runs[key] = run
-    return last_runs
-
-
 class LineRuns:
     """Lines, and the runs that belong to them."""
 
@@ -830,7 +819,7 @@ class LineRuns:
         """Match runs with lines; ignore runs of other commands.
 
         lines: all with one of some commands.  running_numbers: of lines that are `r`, or have a job.  runs:
-        at least those of these commands that add_last_runs() keeps.
+        at least the last one of each place.
         """
         self.lines = {line.number: line for line in lines}
         self._numbers_of: dict[bytes, list[int]] = {}               # of the lines, by command
@@ -1065,7 +1054,7 @@ class Observation:
         """Yield the row of the last run of each of these lines, which were just read."""
         self.log.read_on()
         commands = {line.command for line in lines}
-        runs = add_last_runs({}, self.log.runs_of(commands)).values()
+        runs = {run.place: run for run in self.log.runs_of(commands)}.values()
         repeated = {command for command in commands if hash(command) in self._hashes_of_repeated_commands}
         line_runs = self.match_runs_with_lines(repeated, runs, lines)
         return (self.row_of_line(line, line_runs) for line in lines)
@@ -1254,10 +1243,7 @@ def status_of(observation: Observation) -> dict[str, Any]:
     runners_at_work = observation.runners_at_work
 
     def fields_of_lines(lines: Iterable[Line]) -> list[dict[str, Any]]:
-        return [
-            {**status_fields_of_line(line, rows[line.number], runners_at_work), "processes": []}
-            for line in lines
-        ]
+        return [status_fields_of_row(rows[line.number], runners_at_work) for line in lines]
 
     jobs = fields_of_lines(observation.snapshot.running)
     pairs = zip(observation.snapshot.running, jobs)
@@ -1284,7 +1270,7 @@ def status_of(observation: Observation) -> dict[str, Any]:
     }
 
 
-def status_fields_of_line(line: Line, last_row: Row, runners_at_work: RunnersAtWork) -> dict[str, Any]:
+def status_fields_of_row(last_row: Row, runners_at_work: RunnersAtWork) -> dict[str, Any]:
     """Return the fields of the status for a running line or an orphan.
 
     If the last run in the log has ended, the current run is not in the log yet, and the fields of a run are
@@ -1292,15 +1278,14 @@ def status_fields_of_line(line: Line, last_row: Row, runners_at_work: RunnersAtW
     between two tries.
     """
     run = last_row.run
-    if not run or run.ended is None:
-        return {**last_row.json_job_fields(), "without_runner": runners_at_work.has_runner_exited(run)}
-    row = Row(line, last_row.line_state, run=None, is_last=True, seconds_running=None)
-    fields = {**row.json_job_fields(), "without_runner": runners_at_work.has_no_runners}
-    was_unsuccessful = run.state in BAD_STATES
-    is_runner_alive = run.runner is not None and not runners_at_work.has_runner_exited(run)
-    if was_unsuccessful and is_runner_alive:
-        fields.update(host=run.host, slot=run.slot)
-    return fields
+    fields = last_row.json_job_fields()
+    without_runner = runners_at_work.has_runner_exited(run)
+    if run and run.ended is not None:
+        fields = replace(last_row, run=None).json_job_fields()
+        if run.state in BAD_STATES and run.runner is not None and not without_runner:
+            fields.update(host=run.host, slot=run.slot)
+        without_runner = runners_at_work.has_no_runners
+    return {**fields, "without_runner": without_runner, "processes": []}
 
 
 def find_wait_reason(
@@ -1980,14 +1965,14 @@ class Report:
         failed_lines.sort(key=operator.attrgetter("number"))
         commands = {line.command for line in [*failed_lines, *observation.running_lines]}
         journal_pass = observation.log.start_pass()
-        last_runs: LastRuns = {}
+        last_runs = {}
         recent_runs: deque[RunRecord] = deque(maxlen=self.MAX_RUNS)
         self.run_count = 0
         for run in journal_pass:
             self.run_count += 1
             recent_runs.append(run)
             if run.command in commands:
-                add_last_runs(last_runs, [run])
+                last_runs[run.place] = run
         commands.update(run.command for run in recent_runs)
         runs = [*last_runs.values(), *recent_runs]
         line_runs = observation.match_runs_with_lines(commands, runs, failed_lines)
