@@ -1341,8 +1341,11 @@ def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
         lines = [line for line, _ in jobs_below]
         indexes = {line.offset: 0 for line in lines}
         if settings.line and len(settings.hosts) > 1:
-            scan = Scan(file, settings.line.offset, end_offset=lines[-1].offset + 1)
-            indexes = {line.offset: index for index, line in enumerate(scan)}
+            indexes = {}
+            for index, line in enumerate(Scan(file, settings.line.offset)):
+                indexes[line.offset] = index
+                if line.offset >= lines[-1].offset:
+                    break
         for line in lines:
             if line.offset not in indexes:              # it has moved
                 raise FileChangedError
