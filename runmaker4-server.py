@@ -1006,7 +1006,7 @@ class Client(Consumer):
             file=to_text(os.fsencode(sessions.path))[-MAX_NAME_CHARS:],
             directory=to_text(sessions.directory),
             grace=sessions.grace,
-            seen=self.last_acknowledged,      # later events come again
+            seen=self.last_acknowledged,            # later events come again
         )
         for key in reclaimed.lost:
             link.send(type="lost", id=key)
@@ -1983,6 +1983,7 @@ class ReportedJob:
     def will_run_again(self) -> bool:
         return self.result in (NEW, ERROR)
 
+
 @dataclass
 class Reclaimed:
     """What becomes of the jobs of a returning client.  With a doubt, some are in no list."""
@@ -2063,7 +2064,10 @@ class Claims(Cursor):
             return {}
 
     def claim_group(self, plan: GroupPlan, clients: Mapping[str, Consumer]) -> dict[str, list[Job]]:
-        """Claim the lines of a group; return the jobs up to the first failure.  All are by entry of host=."""
+        """Claim the lines of a group, up to the first failure; return the jobs, by entry of host=.
+
+        clients: also by entry of host=.
+        """
         claimed: dict[str, list[Job]] = {host: [] for host in plan.jobs_by_host}
         for host, jobs in plan.jobs_by_host.items():
             for line, settings in jobs:
@@ -2282,10 +2286,11 @@ class Dispatcher:
             self.waiting_clients.setdefault(client, None)
             self.hand_out_soon()
 
-    def hand_out_lines(self) -> None:
+    def hand_out_lines(self, walks_on: bool = True) -> None:
         """Start to claim lines for the waiting clients, in turn; without any, only walk on through the file.
 
         Do nothing during another claim, or while records are written too slowly.
+        walks_on: False: do nothing without waiting clients.
         """
         if not self._lifetime.is_serving:
             return self._let_clients_exit({
@@ -2293,7 +2298,9 @@ class Dispatcher:
                 if client.exits_without_jobs and not client.follow      # those wait for the `closing`
             })
         sessions = self._sessions
-        if self.is_claiming or sessions.records.is_behind(Writer.HIGH_BACKLOG):
+        if self.is_claiming or not (self.waiting_clients or walks_on):
+            return
+        if sessions.records.is_behind(Writer.HIGH_BACKLOG):
             return
         offers: dict[Client, Resources] = {}
         for client in self.waiting_clients:
@@ -2324,7 +2331,7 @@ class Dispatcher:
             self._on_no_job(batch.no_job)
         self._claim_or_reserve_groups(batch)
         if batch.must_continue or (batch.jobs and self.waiting_clients):
-            self._sessions.loop.call_soon(self.hand_out_lines)
+            self._sessions.loop.call_soon(self.hand_out_lines, batch.must_continue)
 
     def _assign(self, job: Job) -> Assignment:
         """Assign a claimed line to the client for which it was claimed."""
@@ -2510,7 +2517,7 @@ class Dispatcher:
     def hand_out_soon(self, group_pause_seconds: float = 0.0) -> None:
         """Hand out lines in the next turn of the event loop; after a failed group, groups pause."""
         self._groups_paused_until = max(self._groups_paused_until, boottime() + group_pause_seconds)
-        self._sessions.loop.call_soon(self.hand_out_lines)
+        self._sessions.loop.call_soon(self.hand_out_lines, False)
 
 
 # ======== The server ========================================================================================
@@ -2716,8 +2723,7 @@ class Server(Program):
         poll_seconds = max(POLL_SECONDS, self.claims.interval / 5 if self.mount.network else 0)
         while True:
             await asyncio.sleep(poll_seconds)
-            if self.dispatcher.waiting_clients:
-                self.dispatcher.hand_out_lines()        # lets clients exit while the server drains
+            self.dispatcher.hand_out_lines(False)       # lets clients exit while the server drains
             if not self.lifetime.is_serving:
                 self.sessions.abort_unstarted_groups(self.sessions.assignments)
                 if self._is_drained():
