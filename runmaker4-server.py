@@ -1048,7 +1048,8 @@ class Client(Consumer):
             if assignment.is_cancelled:
                 sessions.settle(assignment, LineResult(Cause.VANISHED, CANCELLED))
             else:
-                sessions.abandon(assignment)
+                sessions.remove_assignment(assignment, LineResult(Cause.VANISHED, ERROR))
+                sessions.executor.post(sessions.claims.abandon, assignment.job)
 
     # -- requests and jobs -----------------------------------------------------------------------------------
 
@@ -1765,11 +1766,6 @@ class Sessions:
             self.drain(too_many_failures(count))
         self.acknowledge_soon(assignment.client)
 
-    def abandon(self, assignment: Assignment) -> None:
-        """Leave the line of a client that is gone for good as an orphan."""
-        self.remove_assignment(assignment, LineResult(Cause.VANISHED, ERROR))
-        self.executor.post(self.claims.abandon, assignment.job)
-
     async def watch_claimed_lines(self) -> None:
         """Check the claimed lines, and notify clients of cancelled and lost ones.  Never returns.
 
@@ -2040,8 +2036,8 @@ class Claims(Cursor):
         for consumer, free in offers:
             consumer.free = free
         jobs: list[Job] = []
-        only_walks = not offers                             # the first result is a NoJob
-        while (consumers.all or only_walks) and len(jobs) < MAX_BATCH_LINES:
+        # without offers the first result is a NoJob
+        while (consumers.all or not offers) and len(jobs) < MAX_BATCH_LINES:
             result = self.claim(leaving, consumers, all_consumers)
             if isinstance(result, NoJob):
                 return ClaimedBatch(jobs, self._plan_groups(), result)
