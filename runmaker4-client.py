@@ -32,6 +32,7 @@ import argparse
 import asyncio
 import enum
 import getpass
+import itertools
 import random
 import re
 import secrets
@@ -354,7 +355,7 @@ class Outbox:
     def __init__(self) -> None:
         self._unsent: deque[Event] = deque()
         self._in_flight: deque[Event] = deque()
-        self._last_number = 0
+        self._numbers = itertools.count(1)
         self._in_flight_bytes = 0                   # of output
         self.backlog = 0                            # bytes of unsent output
 
@@ -364,8 +365,7 @@ class Outbox:
 
     def add(self, message: dict[str, Any], size: int) -> None:
         """Queue an event.  size: bytes of output."""
-        self._last_number += 1
-        message["n"] = self._last_number
+        message["n"] = next(self._numbers)
         self._unsent.append(Event(message, size))
         self.backlog += size
 
@@ -558,15 +558,14 @@ class LinkLife:
             pause = ping_pause if self.link else HANDSHAKE_POLL_SECONDS
             await asyncio.wait([link.lost_reason], timeout=pause)
             now = boottime()
-            age = now - opened_at
-            if link.lost_reason.done():
-                break
+            # what follows does nothing to a link that is lost
             if self.link:
                 if now - link.last_message_at > runmaker4.MAX_SILENT_SECONDS:
                     link.drop(f"nothing was heard for {human_time(runmaker4.MAX_SILENT_SECONDS)}")
                 else:
                     link.request("ping")
-            elif self.wants_server and age > min(runmaker4.MAX_HANDSHAKE_SECONDS, self._seconds_left()):
+            elif self.wants_server and now - opened_at > min(
+                    runmaker4.MAX_HANDSHAKE_SECONDS, self._seconds_left()):
                 link.drop("no answer")
         error = link.channel.error
         if isinstance(error, OtherFileError):
@@ -1181,8 +1180,6 @@ class ClientProgram(RunnerProgram):
         options = parse_options(argv)
         context = tls_context(server_side=False)
         self._endpoint = Endpoint(options.server, options.port, find_token(options.token), context)
-        # for an attempt to connect before the event loop
-        self._dial_seconds = min(MAX_CONNECT_SECONDS, options.give_up or MAX_CONNECT_SECONDS)
         super().__init__(PROG, options.server, options)
 
     def main(self) -> int:
@@ -1203,7 +1200,8 @@ class ClientProgram(RunnerProgram):
         """Connect once; return LOSS if no server answers yet.  Raises UsageError if waiting cannot help."""
         host = self._endpoint.host
         try:
-            self._endpoint.try_to_connect(self._dial_seconds)
+            give_up = self.options.give_up or MAX_CONNECT_SECONDS
+            self._endpoint.try_to_connect(min(give_up, MAX_CONNECT_SECONDS))
             return Complaint.NOTHING
         except (socket.gaierror, UnicodeError) as error:
             text = error_text(error) if isinstance(error, OSError) else "not a host name"

@@ -7548,10 +7548,6 @@ class JobTask:
     def _can_start(self) -> bool:
         return not (self._runner.draining or self.cause or self.job.is_deleted)
 
-    @property
-    def is_being_killed(self) -> bool:
-        return self._kill_task is not None
-
     # -- events ----------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
@@ -8158,7 +8154,7 @@ class Runner:
             )
             tasks = [
                 task for task in self.tasks.values()
-                if task.phase is Phase.RUNNING and task.run.requested_memory and not task.is_being_killed
+                if task.phase is Phase.RUNNING and task.run.requested_memory and not task.run.cause
             ]
             throttle = Throttle(self.loop.time)
             with throttle:
@@ -9492,8 +9488,7 @@ class Channel:
         self.is_authenticated = False
         self.error: WireError | None = None         # why the connection is broken; None: it is not
         self._own_nonce = secrets.token_hex(16)     # our challenge: random, new for each connection
-        self._both_nonces = ""                      # the server's first
-        self._certificate_and_file = ""             # D + F from step 3 on
+        self._proved_text = ""                      # NS + NC, from step 3 on also + D + F
         self._tls: Tls | None = None                # None: nothing is encrypted yet
         self._buffer = bytearray()                  # received and decrypted
         self._frames: list[bytes] = []              # to encrypt and send
@@ -9577,7 +9572,7 @@ class Channel:
         self._buffer[:] = self._tls.decrypt(bytes(self._buffer))
 
     def _proof(self, label: str) -> str:
-        text = f"runmaker4 {WIRE_VERSION} {label}\n{self._both_nonces}{self._certificate_and_file}"
+        text = f"runmaker4 {WIRE_VERSION} {label}\n{self._proved_text}"
         return hmac.digest(self._token, text.encode("ascii"), "sha256").hex()
 
     def _is_proved(self, message: Message, label: str) -> bool:
@@ -9605,12 +9600,12 @@ class ServerChannel(Channel):
         knock = yield self._next_message
         if knock.integer("runmaker4") != WIRE_VERSION:
             self._refuse("version")
-        self._both_nonces = self._own_nonce + knock.hexadecimal("nonce")
+        self._proved_text = self._own_nonce + knock.hexadecimal("nonce")
         if not self._is_proved(knock, "client"):
             self._refuse("token")
         certificate_hash = self._credentials.certificate                # step 3
         file_id = self._credentials.file_id
-        self._certificate_and_file = certificate_hash + file_id         # part of each proof from now on
+        self._proved_text += certificate_hash + file_id
         self._add_handshake_message(certificate=certificate_hash, file=file_id, proof=self._proof("server"))
         self._start_tls(server_side=True)
         confirmation = yield self._next_message
@@ -9639,7 +9634,7 @@ class ClientChannel(Channel):
         version = greeting.integer("runmaker4")         # of the protocol
         if version != WIRE_VERSION:
             raise RefusedError(f"another version of the protocol ({version}, here it is {WIRE_VERSION})")
-        self._both_nonces = greeting.hexadecimal("nonce") + self._own_nonce
+        self._proved_text = greeting.hexadecimal("nonce") + self._own_nonce
         self._add_handshake_message(
             runmaker4=WIRE_VERSION, nonce=self._own_nonce, proof=self._proof("client")
         )                                               # step 2
@@ -9647,7 +9642,7 @@ class ClientChannel(Channel):
         self._check_refusal(credentials)
         certificate_hash = credentials.hexadecimal("certificate", 64)
         file_id = credentials.hexadecimal("file")
-        self._certificate_and_file = certificate_hash + file_id         # part of the proof
+        self._proved_text += certificate_hash + file_id
         if not self._is_proved(credentials, "server"):
             raise RefusedError(self.REFUSALS["token"])
         accepts_any_file = self._required_file_id == ""
