@@ -7964,8 +7964,8 @@ class Runner:
     """Assigns jobs to slots: claims a job and starts a JobTask for it.
 
     One loop starts all jobs (`_start_jobs`), so one claim is under way at a time, and only this loop makes
-    slots busy.  It takes an idle slot, claims a job, takes as many more slots as the job needs, and starts
-    the shell; a job that cannot get all slots is released.  Each job is in `tasks` from the claim until the
+    slots busy.  While a slot is idle, it claims a job, takes as many slots as the job needs, and starts the
+    shell; a job that cannot get all slots is released.  Each job is in `tasks` from the claim until the
     slots are free again.  Every event that concerns the loop sets `changed`; otherwise the loop tries again
     after the time that the last claim returned.
     """
@@ -8198,13 +8198,13 @@ class Runner:
         """Return the resources that jobs can have, now or later."""
         return Resources(self.slots.in_service, self.memory)
 
-    def _free_resources(self, reserved_slots: int = 0) -> Resources:
-        """Return the resources that one job can get now, including slots reserved for it."""
+    def _free_resources(self) -> Resources:
+        """Return the resources that one job can get now."""
         # a GROWING job has no process: it waits until more memory is free
         allocated_memory = sum(
             job.needs.memory for job, task in self.tasks.items() if task.phase is not Phase.GROWING
         )
-        return Resources(reserved_slots + self.slots.idle, self.memory - allocated_memory)
+        return Resources(self.slots.idle, self.memory - allocated_memory)
 
     def _say_once(self, subject: str, text: str) -> None:
         if subject not in self._printed_subjects:
@@ -8254,16 +8254,14 @@ class Runner:
         growing_task = next((task for task in self.tasks.values() if task.phase is Phase.GROWING), None)
         if growing_task:                # no other job may take the memory that this one waits for
             return 0.0 if growing_task.restart_if_memory_is_free(self._free_resources()) else None
-        slots = self.slots.take(1)
-        if not slots:
+        if not self.slots.idle:
             return None
-        free = self._free_resources(1)
+        free = self._free_resources()
         delay = self.next_start_at - self.loop.time()
         if delay > 0:
             free = free._replace(slots=0)       # claims nothing, but finds out if this runner can exit
         claimed = await self.jobs.claim(not self.tasks, free, self.capacity)
         if isinstance(claimed, NoJob):
-            self.slots.give_back(slots)
             if claimed.final_error:
                 self.fail(claimed.final_error)
             elif claimed.may_exit and not self.tasks:
@@ -8273,11 +8271,11 @@ class Runner:
                 self.drain()
             waits = self.jobs.poll, claimed.retry_after, delay if delay > 0 else None
             return min(seconds for seconds in waits if seconds is not None)
-        return await self._start_claimed_job(claimed, slots)
+        return await self._start_claimed_job(claimed)
 
-    async def _start_claimed_job(self, job: Job, slots: list[str]) -> float | None:
+    async def _start_claimed_job(self, job: Job) -> float | None:
         """Start a job, or release it if it cannot get enough slots.  Return as _start_next_job()."""
-        slots += self.slots.take(job.needs.slots - 1)
+        slots = self.slots.take(job.needs.slots)
         task = self.tasks[job] = JobTask(self, job, slots)
         if len(slots) < job.needs.slots or not self.admit_or_drain(job):
             self.slots.give_back(slots)

@@ -129,7 +129,7 @@ class Cells(unittest.TestCase):
             processes.UNDYING_PAUSE = 0.05
             mock.patch.object(processes, "_signal").start()
         if phase is Phase.GROWING:          # others have all memory
-            mock.patch.object(runner, "_free_resources", lambda slots=0: Resources(slots + 1, 0.0)).start()
+            mock.patch.object(runner, "_free_resources", lambda: Resources(1, 0.0)).start()
         return runner, signals
 
     async def reach(self, job: Job, phase: Phase) -> None:
