@@ -341,10 +341,6 @@ class RemoteJob(Job):
             gated=item.boolean("hold"),             # in a group, until `go`
         )
 
-    @property
-    def slots(self) -> int:
-        return int(self.needs.slots)
-
 
 class Outbox:
     """Events for the server, in order.
@@ -604,7 +600,7 @@ class Requests:
     """
 
     def __init__(self) -> None:
-        self.pending_slots = 0      # for which requested jobs have not arrived
+        self._pending_slots = 0     # for which requested jobs have not arrived
         self._reported_slots = 0    # in service
         # bytes that the server can still allocate: our offers less the needs of arrived jobs
         self._offered_memory = 0
@@ -618,19 +614,18 @@ class Requests:
         self._offered_memory = int(min(free_memory, runmaker4.MAX_INTEGER))
         return dict(slots=slots, memory=self._offered_memory)
 
-    def send_claim(
-        self, link: ServerLink, wanted_slots: int, free_memory: float, slots: int, exits_if_none: bool
-    ) -> None:
-        """Send a `claim`, unless nothing has changed.
+    def send_claim(self, link: ServerLink, free: Resources, slots: int, exits_if_none: bool) -> None:
+        """Send a `claim`, unless nothing has changed.  free: without the needs of jobs that have arrived.
 
         `want` and `memory` add to earlier claims; memory can be negative.  exits_if_none is repeated until a
         claim is answered.
         """
-        more_memory = int(min(max(free_memory, 0), runmaker4.MAX_INTEGER)) - self._offered_memory
+        wanted_slots = max(int(free.slots) - self._pending_slots, 0)
+        more_memory = int(min(max(free.memory, 0), runmaker4.MAX_INTEGER)) - self._offered_memory
         announces_exit = exits_if_none and self._exit_request is None
         if not wanted_slots and not more_memory and not announces_exit and self._reported_slots == slots:
             return
-        self.pending_slots += wanted_slots
+        self._pending_slots += wanted_slots
         self._offered_memory += more_memory
         self._reported_slots = slots
         is_last = exits_if_none or self._exit_request is not None
@@ -639,7 +634,7 @@ class Requests:
             self._exit_request = number
 
     def on_job(self, job: RemoteJob) -> None:
-        self.pending_slots = max(self.pending_slots - job.slots, 0)
+        self._pending_slots = max(self._pending_slots - int(job.needs.slots), 0)
         self._offered_memory -= int(job.needs.memory)
 
     def on_no_job(self, request: int, answer: NoJob) -> None:
@@ -653,7 +648,7 @@ class Requests:
         self.no_job = NoJob(FOREVER)
 
     def on_lost(self) -> None:
-        self.pending_slots = 0
+        self._pending_slots = 0
         self.forget_no_job()
 
 
@@ -811,12 +806,9 @@ class Connection:
         link = self.link_life.link
         if not link or self._runner.draining:
             return
-        slots_ahead = sum(job.slots for job in self._jobs_ahead.values())
-        memory_ahead = sum(job.needs.memory for job in self._jobs_ahead.values())
-        slot_count = max(int(free.slots) - slots_ahead - self._requests.pending_slots, 0)
-        self._requests.send_claim(
-            link, slot_count, free.memory - memory_ahead, self._runner.slots.in_service, exits_if_none
-        )
+        for job in self._jobs_ahead.values():
+            free -= job.needs
+        self._requests.send_claim(link, free, self._runner.slots.in_service, exits_if_none)
 
     def _return_queued_job(self, key: str) -> bool:
         """Give a job back if it still waits for a slot."""

@@ -9131,9 +9131,6 @@ class App(RunnerProgram):
         self._consumer = Consumer(
             os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory)
         )
-        self._inputs = [self.path]
-        if self.slot_file:
-            self._inputs.append(self.slot_file.path)
         # False: with --follow the file need not exist yet; the cursor checks it later
         self._is_checked = not options.follow or os.path.lexists(self.path)
         if self._is_checked:
@@ -9154,8 +9151,11 @@ class App(RunnerProgram):
             return 0
         # A job that starts has both ends of two pipes, the job lock twice, and perhaps two files
         allow_descriptors(32 + len(self.slots) * 8)
-        needs_thread = self._mount.network or bool(self.slot_file and self.slot_file.mount.network)
-        self._record_sinks = self.open_record_files(needs_thread, self._presence_lock, *self._inputs)
+        inputs, needs_thread = [self.path], self._mount.network
+        if self.slot_file:
+            inputs.append(self.slot_file.path)
+            needs_thread |= self.slot_file.mount.network
+        self._record_sinks = self.open_record_files(needs_thread, self._presence_lock, *inputs)
         return super().main()
 
     def _print_dry_run(self) -> None:

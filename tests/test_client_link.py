@@ -171,7 +171,7 @@ class Asking(unittest.TestCase):
         self.assertFalse(self.nothing(10))
         link = mock.Mock(**{"request.return_value": 11})
         for _ in range(2):                  # the second time nothing has changed
-            self.requests.send_claim(link, 0, 1000, 2, True)
+            self.requests.send_claim(link, client.Resources(0, 1000), 2, True)
         link.request.assert_called_once_with("claim", want=0, memory=0, last=True, slots=2)
         self.assertFalse(self.nothing(10))
         self.assertFalse(self.nothing(11, can_exit=False))
