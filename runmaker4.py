@@ -7422,11 +7422,6 @@ class StopSignals:
         self._next_signal.set_result(None)
         self._next_signal = self._loop.create_future()
 
-    async def wait_for_next(self, seconds: float | None, *futures: asyncio.Future[Any]) -> None:
-        """Wait at most `seconds` (None: no limit)."""
-        awaited: list[asyncio.Future[Any]] = [self._next_signal, *futures]
-        await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-
     def _is_signal_near(self, run_result: RunResult, exited_at: float) -> bool:
         """Return True if a signal came that explains the failure of a run: see the class."""
         return any(
@@ -7444,7 +7439,8 @@ class StopSignals:
         if run_result.cause or has_succeeded:       # a cause: killed for another reason
             return False
         if run_result.died_of_stop_signal and not self._is_signal_near(run_result, exited_at):
-            await self.wait_for_next(max(exited_at + self.TOGETHER_SECONDS - self._loop.time(), 0.0))
+            seconds_left = max(exited_at + self.TOGETHER_SECONDS - self._loop.time(), 0.0)
+            await asyncio.wait([self._next_signal], timeout=seconds_left)
         return self._is_signal_near(run_result, exited_at)
 
 
@@ -8054,7 +8050,7 @@ class Runner:
         """
         future = asyncio.ensure_future(awaitable)
         while not future.done() and not self.kill_signal:
-            await self.signals.wait_for_next(None, future)
+            await asyncio.wait([future], timeout=0.1)
         await asyncio.wait([future], timeout=self.MAX_ANSWER_SECONDS)
         return future.result() if future.done() else None
 
