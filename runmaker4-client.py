@@ -69,7 +69,6 @@ from runmaker4 import (
     Link,
     Message,
     NoJob,
-    OrphanLines,
     OtherFileError,
     OutDir,
     Parser,
@@ -666,7 +665,6 @@ class Connection:
         self._id = secrets.token_hex(8)
         self.link_life = LinkLife(endpoint, program.options.give_up, reported_complaint)
         self._requests = Requests()
-        self.orphans = OrphanLines([], [])          # the server has them
         # the states of lines that the server must still run again for us: see Consumer.retry
         self._retry = to_text(program.retry)
         self._jobs: dict[str, RemoteJob] = {}       # with slots or results, by key

@@ -4850,7 +4850,6 @@ class Jobs(Protocol):
     """The source of a Runner's jobs: a job file, or a connection to a server."""
     interval: float                     # seconds between checks of the claimed lines
     poll: float                         # seconds between checks for new jobs while there are none
-    orphans: OrphanLines
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         """Return a job, or why there is none.  exits_if_none: the runner exits if it may."""
@@ -4892,7 +4891,6 @@ class FileJobs:
         self.executor = executor
         self._consumer = consumer
         self.interval = cursor.interval
-        self.orphans = cursor.orphans
         self.poll = 5.0 if cursor.file.network else 0.25
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
@@ -4930,7 +4928,9 @@ class FileJobs:
 
         None: the file is unreadable, or does not answer soon after a signal that has killed the jobs.
         """
-        return await runner.wait_unless_killed(self._summarize_at_exit(runner))
+        summary = await runner.wait_unless_killed(self._summarize_at_exit(runner))
+        runner.runner_stats.add_orphans(self._cursor.orphans)
+        return summary
 
     def _count_jobs(self, consumers: Collection[Consumer]) -> Summary:
         """Count the jobs in the file for this runner's closing line.
@@ -7525,7 +7525,6 @@ class JobTask:
         self._shell: Child | None = None        # from start to finish
         self._gate_fd: int | None = None        # our end of its pipe
         self._kill_task: asyncio.Future[list[int]] | None = None    # kills the processes
-        self._exited_at = 0.0           # (loop's time)
         self._oom_kills = 0             # the count of OomKills at the start
         self._wake_event = asyncio.Event()  # set on each change of phase or cause, on drain(), and on output
 
@@ -7593,8 +7592,7 @@ class JobTask:
     def _on_exit(self, status: int) -> None:
         """Record the exit of the shell, and enter the next phase.  status: the wait status."""
         run = self.run
-        self._exited_at = self._runner.loop.time()
-        run.duration = self._exited_at - run.started
+        run.duration = self._runner.loop.time() - run.started
         if self.phase is Phase.AT_GATE:
             self._enter_phase(Phase.SETTLING)
             return
@@ -7889,7 +7887,8 @@ class JobTask:
         watch_timer.cancel()
         await self._read_remaining_output()
         preliminary_result = RunResult(status, run.cause)
-        was_interrupted = await runner.signals.find_out_if_interrupted(preliminary_result, self._exited_at)
+        exited_at = run.started + run.duration
+        was_interrupted = await runner.signals.find_out_if_interrupted(preliminary_result, exited_at)
         if self._kill_task:                     # also kills the processes that the shell left
             await self._kill_task
         if timer:
@@ -9068,7 +9067,6 @@ class RunnerProgram(Program):
         for sink in runner.sinks:
             sink.on_exit()
         summary = await jobs.sync_and_summarize(runner)
-        self.runner_stats.add_orphans(jobs.orphans)
         await runner.wait_unless_killed(self.executor.flush())
         self.report_pending_records()
 

@@ -41,7 +41,6 @@ class OneJob:
 
     def __init__(self, job: Job) -> None:
         self.waiting = [job]
-        self.orphans = runmaker4.OrphanLines([], [])
         self.written = NOTHING
         self.hold: Optional[Phase] = None
         self.go_on = asyncio.Event()
