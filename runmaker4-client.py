@@ -1210,19 +1210,14 @@ class ClientProgram(RunnerProgram):
         # the same for all servers
         self.console = self.console_sinks(None, with_output=True, is_recorded=False)
         connection = Connection(self, self._endpoint, self._reported_complaint)
-        self._connection = connection
         jobs_task = asyncio.ensure_future(self.run_and_report(connection))
         self._connection_task = asyncio.ensure_future(connection.stay_connected())
         await asyncio.wait([self._connection_task, jobs_task], return_when=asyncio.FIRST_COMPLETED)
-        was_refused = (
-            self._connection_task.done() and isinstance(self._connection_task.exception(), UsageError)
-        )
-        if was_refused:
-            self._connection_task.result()      # raises the UsageError; no job has started
+        if self._connection_task.done() and isinstance(self._connection_task.exception(), UsageError):
+            self._connection_task.result()      # raises it: the server refused us, and no job has started
         spawn_task(self._connection_task)       # any other exception in this running task is a defect
         exit_status = await jobs_task
-        link_life = connection.link_life
-        return 2 if exit_status == 1 and not link_life.was_accepted else exit_status
+        return 2 if exit_status == 1 and not connection.link_life.was_accepted else exit_status
 
     def shut_down_after_defect(self) -> None:
         """After a defect, also kill the jobs if no task stays connected: no server would get results."""

@@ -8228,11 +8228,8 @@ class Runner:
             pause = await self._start_next_job()
             if pause == 0:
                 await asyncio.sleep(0)          # handle signals and the job just started
-                continue
-            timer = self.loop.call_later(pause, self.changed.set) if pause else None
-            await self.changed.wait()
-            if timer:
-                timer.cancel()
+            else:
+                await wait_for_event(self.changed, pause)
 
     def _is_finished(self) -> bool:
         """Return True if no slot will get a job again."""
