@@ -7978,8 +7978,8 @@ class Runner:
                  host: bytes, options: argparse.Namespace, say: Say, runner_stats: RunnerStats,
                  names: Sequence[str], slot_file: SlotFile | None, executor: FileExecutor,
                  memory: float, seconds_left: float | None) -> None:
-        """slot_file: None: the names are not from a file.  memory: bytes for all
-        running jobs with memory=.  seconds_left: until all jobs are killed; None: no limit.
+        """slot_file: None: the names are not from a file.  memory: bytes for all running jobs with memory=.
+        seconds_left: until all jobs are killed; None: no limit.
         """
         self.jobs = jobs
         self.processes = processes
@@ -8228,8 +8228,12 @@ class Runner:
             pause = await self._start_next_job()
             if pause == 0:
                 await asyncio.sleep(0)          # handle signals and the job just started
-            else:
-                await wait_for_event(self.changed, pause)
+                continue
+            # wait_for() would make a task for each job of a client, before Python 3.12
+            timer = self.loop.call_later(pause, self.changed.set) if pause else None
+            await self.changed.wait()
+            if timer:
+                timer.cancel()
 
     def _is_finished(self) -> bool:
         """Return True if no slot will get a job again."""
