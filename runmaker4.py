@@ -4881,8 +4881,6 @@ class Jobs(Protocol):
 
 class FileJobs:
     """The `Jobs` of a runner on the shared file: a `FileExecutor` calls a cursor and a queue."""
-    EMPTY_FILE = Summary(Counts(0, 0, 0, 0, 0, 0))
-
     def __init__(self, cursor: Cursor, reader: JobReader, executor: FileExecutor, consumer: Consumer) -> None:
         self._cursor = cursor
         self._queue = cursor.queue
@@ -4950,7 +4948,7 @@ class FileJobs:
         """Sync the file, and summarize it until it is not about to change, unless the count that lets us exit
         answers all.
 
-        EMPTY_FILE: with --follow, the file never came.  None: the file cannot be read, which is reported.
+        With --follow, a file that never came has no jobs.  None: the file cannot be read, which is reported.
         """
         if not runner.kill_signal:
             await self.executor.call(self._file.sync)
@@ -4966,7 +4964,7 @@ class FileJobs:
             except OSError as error:
                 file_never_came = error.errno == errno.ENOENT and not self._file.is_open
                 if file_never_came and runner.options.follow:
-                    return self.EMPTY_FILE
+                    return Summary(Counts(0, 0, 0, 0, 0, 0))
                 if runner.kill_signal or runner.claim_error or is_last_attempt:
                     runner.say(f"{error_text(error)}; the state of the jobs is unknown")
                     return None
@@ -5088,8 +5086,7 @@ class ProcessTable:
     TAG_ENTRY = re.compile(rb"(?:^|\0)" + JOB_TAG_VARIABLE + rb"=([^\0]*)")
 
     def __init__(self) -> None:
-        self._resident_pages: dict[int, int] = {}       # by pid, as the next
-        self.parents: dict[int, int] = {}
+        self.processes: dict[int, ProcessStat] = {}     # by pid
         self.children: dict[int, list[int]] = {}        # by the pid of the parent
         self.sessions: dict[int, list[int]] = {}        # by session number
         # by the tag of each of their jobs; those that have left the environment by the job lock
@@ -5099,8 +5096,7 @@ class ProcessTable:
                 process = ProcessStat.read(pid_text)
                 if process.is_alive:
                     pid = int(pid_text)
-                    self._resident_pages[pid] = process.resident_pages
-                    self.parents[pid] = process.parent
+                    self.processes[pid] = process
                     self.children.setdefault(process.parent, []).append(pid)
                     self.sessions.setdefault(process.session, []).append(pid)
                     # It can have the lock of another job than its tags name, which was free meanwhile
@@ -5154,7 +5150,7 @@ class ProcessTable:
         Reading the exact share of each process takes a while.
         """
         pids = self.job_processes(shell)
-        upper_bound = sum(self._resident_pages.get(pid, 0) for pid in pids) * PAGE
+        upper_bound = sum(self.processes[pid].resident_pages for pid in pids) * PAGE
         return upper_bound if upper_bound < requested * 0.75 else float(sum(map(resident_memory, pids)))
 
     def needing_term(self, pids: Iterable[int], got_term: Collection[int]) -> list[int]:
@@ -5168,7 +5164,7 @@ class ProcessTable:
         for pid in pids:
             if pid in got_term:
                 continue
-            if self.parents.get(pid) in spared_parents:
+            if self.processes[pid].parent in spared_parents:
                 spared_parents.add(pid)
             else:
                 needing_term.append(pid)
@@ -5355,7 +5351,7 @@ class TreeKiller:
         self.kills_at_once = False
         # all waiting callers share the next reading of the table; None: no caller waits
         self._reading: asyncio.Task[ProcessTable] | None = None
-        self._next_reading_at = 0.0     # at the earliest (loop time)
+        self._throttle = Throttle()     # of the last reading
 
     async def kill_tree(self, shell: Child, gives_up: Callable[[list[int]], bool]) -> list[int]:
         """Kill the tree of a job: TERM and CONT, after the grace KILL.  Return [] once no process lives.
@@ -5402,13 +5398,11 @@ class TreeKiller:
 
     async def _read_after_pause(self) -> ProcessTable:
         """Read the table, after a pause twice as long as the last reading took."""
-        await asyncio.sleep(self._next_reading_at - self._loop.time())
+        await asyncio.sleep(self._throttle.seconds_until_due(3))
         self._reading = None
-        started_at = self._loop.time()
-        table = ProcessTable()
-        finished_at = self._loop.time()
-        self._next_reading_at = finished_at + 2 * (finished_at - started_at)
-        return table
+        self._throttle = Throttle()
+        with self._throttle:
+            return ProcessTable()
 
     @staticmethod
     def _signal(pids: Iterable[int], number: int) -> None:
@@ -5656,8 +5650,7 @@ class Writer:
         self.on_broken = on_broken
         self.on_relieved = on_relieved
         self.terminal = os.isatty(fd)
-        self.gathered: list[bytes] = []
-        self.gathered_bytes = 0
+        self.gathered = bytearray()
         self.closed = False                 # after an error: nothing is written
         self.timer: asyncio.TimerHandle | None = None
         is_file = stat.S_ISREG(os.fstat(fd).st_mode)
@@ -5666,17 +5659,16 @@ class Writer:
     @property
     def backlog(self) -> int:
         """Return the bytes not yet written."""
-        return self.gathered_bytes + self.executor.backlog
+        return len(self.gathered) + self.executor.backlog
 
     def write(self, data: bytes) -> None:
         """Write data, with data of the next moment: waking the thread costs as much as several lines."""
         if self.closed or not data:
             return
-        self.gathered.append(data)
-        self.gathered_bytes += len(data)
+        self.gathered += data
         if not self.timer:
             self.timer = self.loop.call_later(self._gather_seconds(), self.flush)
-        if self.gathered_bytes > self.MAX_GATHERED_BYTES:
+        if len(self.gathered) > self.MAX_GATHERED_BYTES:
             self.flush()
 
     def _gather_seconds(self) -> float:
@@ -5686,9 +5678,8 @@ class Writer:
         if self.timer:
             self.timer.cancel()
             self.timer = None
-        data = self._bytes_to_write(b"".join(self.gathered))
+        data = self._bytes_to_write(bytes(self.gathered))
         self.gathered.clear()
-        self.gathered_bytes = 0
         self.executor.post(self._write_chunks, [data], size=len(data))
 
     def _bytes_to_write(self, data: bytes) -> bytes:

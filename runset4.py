@@ -541,7 +541,7 @@ def report_still_running(lines: Iterable[Line], holders: Holders, change_counts:
         state_text = display_text(CANCELLED if line.state in UNFINISHED_STATES else line.state)
         pids = holders.pids(line.command)
         sessions = (table.sessions.get(pid, []) for pid in pids)
-        living = table.parents.keys() & {*pids, *itertools.chain.from_iterable(sessions)}
+        living = table.processes.keys() & {*pids, *itertools.chain.from_iterable(sessions)}
         if living:
             names = ", ".join(map(str, sorted(living)))
             why = f"process {names} of this host runs it, or should kill it"
