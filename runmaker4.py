@@ -4745,7 +4745,7 @@ async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Aw
 
 
 class FileExecutor:
-    """Makes file operations in order: at once, or in one thread if the file system can block.
+    """Makes file operations in order: at once, or in one thread if they can block.
 
     An NFS server that does not answer blocks every call.  Meanwhile output, timeouts and signals are
     processed; claims, results and records wait.
@@ -4753,7 +4753,7 @@ class FileExecutor:
 
     def __init__(self, threaded: bool, on_relieved: Callable[[], None] = lambda: None,
                  say: Say = lambda text: None) -> None:
-        """threaded: the file system can block.  on_relieved: called when the thread has made a posted call.
+        """threaded: the operations can block.  on_relieved: called when the thread has made a posted call.
         say: gets messages about files of records.
         """
         from concurrent import futures  # which asyncio has loaded
@@ -4827,23 +4827,22 @@ class FileCounter:
             self._is_counting = True
             self._executor.call_then(self._on_counted, self._count_states)
 
-    def _count_states(self) -> Counter[bytes] | None:
+    def _count_states(self) -> Counts | None:
         """Return the number of lines in each state; None: the file is away, or does not exist yet."""
-        counted: Counter[bytes] = Counter()
+        states: Counter[bytes] = Counter()
         self._throttle = Throttle()
         with self._throttle, contextlib.suppress(OSError):
-            for _ in self._file.scan_lines(RUNNING, counted):
+            for _ in self._file.scan_lines(RUNNING, states):
                 pass                    # the scan counts
-            return counted
-        return None
-
-    def _on_counted(self, states: Counter[bytes] | None) -> None:
-        """Store a count; None: it failed."""
-        self._is_counting = False
-        if states is not None:
-            self.counts = Counts(
+            return Counts(
                 states[NEW], states[RUNNING], states[DONE], states[FAILED], states[ERROR], held_in(states)
             )
+        return None
+
+    def _on_counted(self, counts: Counts | None) -> None:
+        """Store a count; None: it failed."""
+        self._is_counting = False
+        self.counts = counts or self.counts
 
 
 class Jobs(Protocol):
@@ -4955,10 +4954,14 @@ class FileJobs:
         summary = runner.exit_summary
         if summary and not (summary.counts.running or self._can_change_soon(summary)):
             return summary
+        # With -1, once each slot has had its one job, no new one is left that this runner should have run.  A
+        # job that does not fit only because slots are out of service is left.
+        consumers = () if runner.slots.each_had_job else (self._consumer,)
+        self._consumer.capacity = runner.full_capacity
         for attempt in range(1, self._reader.MAX_LOOKS + 1):
             is_last_attempt = attempt == self._reader.MAX_LOOKS
             try:
-                summary = await self._summarize(runner)
+                summary = await self.executor.call(self._count_jobs, consumers)
                 if runner.kill_signal or is_last_attempt or not self._can_change_soon(summary):
                     return summary
             except OSError as error:
@@ -4970,16 +4973,6 @@ class FileJobs:
                     return None
             await asyncio.sleep(self.interval)
         return None
-
-    async def _summarize(self, runner: Runner) -> Summary:
-        """Count the jobs, and find out if new ones are left that this runner should have run.
-
-        With -1, once each slot has had its one job, none are.  A job that does not fit only because slots
-        are out of service is left.
-        """
-        consumers = () if runner.slots.each_had_job else (self._consumer,)
-        self._consumer.capacity = runner.full_capacity
-        return await self.executor.call(self._count_jobs, consumers)
 
     def _can_change_soon(self, summary: Summary) -> bool:
         """Return True if an editor seems to be saving the file, or runners with --resume can take orphans."""
@@ -5537,15 +5530,15 @@ def slurm_cpus() -> float:
 
     Option -c sets it.  Without -c the tasks of a step share the CPUs of a node, and a batch script has all.
     """
-    task_cpus = slurm_number("SLURM_CPUS_PER_TASK")
+    task_cpus = positive_number("SLURM_CPUS_PER_TASK")
     if task_cpus < math.inf:
         return task_cpus
-    return slurm_number("SLURM_CPUS_ON_NODE") / slurm_tasks()
+    return positive_number("SLURM_CPUS_ON_NODE") / slurm_tasks()
 
 
-def slurm_number(name: str) -> float:
-    """Return the positive number in a variable; infinite if there is none."""
-    number = re.fullmatch("[1-9][0-9]{0,8}", os.environ.get(name, ""))
+def positive_number(name: str) -> float:
+    """Return the positive number in an environment variable; infinite if there is none."""
+    number = re.fullmatch("[1-9][0-9]{0,17}", os.environ.get(name, ""))
     return int(number[0]) if number else math.inf
 
 
@@ -5568,16 +5561,14 @@ def available_memory() -> float:
     """Return the memory that this process can use, in bytes."""
     # Slurm gives it per node or per CPU, in MiB; 0 means the whole node.  Only a step (srun) has tasks, which
     # share the memory of a node; a batch script can use all that the Slurm job has there, regardless of -c.
-    cpus = slurm_cpus() if is_slurm_step() else slurm_number("SLURM_CPUS_ON_NODE")
+    cpus = slurm_cpus() if is_slurm_step() else positive_number("SLURM_CPUS_ON_NODE")
     limits = [
         float(os.sysconf("SC_PHYS_PAGES") * PAGE),
-        slurm_number("SLURM_MEM_PER_NODE") / slurm_tasks() * SIZE_UNITS["M"],
-        slurm_number("SLURM_MEM_PER_CPU") * cpus * SIZE_UNITS["M"],
+        positive_number("RUNMAKER4_MEMORY"),    # allocated by an outer runner, of which we are a job
+        positive_number("SLURM_MEM_PER_NODE") / slurm_tasks() * SIZE_UNITS["M"],
+        positive_number("SLURM_MEM_PER_CPU") * cpus * SIZE_UNITS["M"],
     ]
     limits += [float(text) for text in cgroup_texts("memory.max") if text.strip().isdigit()]    # or `max`
-    allocated = os.environ.get("RUNMAKER4_MEMORY", "")          # by an outer runner, of which we are a job
-    if allocated.isascii() and allocated.isdigit():
-        limits.append(float(allocated))
     return min(limits)
 
 
@@ -5621,9 +5612,9 @@ def allow_descriptors(needed: int, user: str = "so many jobs need",
 #
 # The events of a run go to sinks: starting, started, output, and ended or unstarted.  Sinks are the console,
 # the log file, the output directory and the job log.  No sink blocks the event loop: the console writes
-# through a Writer, which has a thread for a terminal or a pipe, the others through the FileExecutor.  The
-# backlog is the number of bytes still to be written.  While it is large, the runner reads no job output, and
-# jobs block on the pipes.
+# through a Writer, which has an executor of its own, the others through that of the files.  The backlog is
+# the number of bytes still to be written.  While it is large, the runner reads no job output, and jobs block
+# on the pipes.
 #
 # There are three consoles: Console prints all events for programs, Plain job output only (--plain), and
 # TerminalConsole prints for people, on a Terminal.
@@ -5709,11 +5700,6 @@ class Writer:
         await self.executor.flush(max_seconds)
 
 
-def no_status(columns: int) -> str:
-    """Return no status line."""
-    return ""
-
-
 class Terminal(Writer):
     """A terminal with a status line below all printed lines.
 
@@ -5727,13 +5713,11 @@ class Terminal(Writer):
     MIN_DRAWING_PAUSE = 0.1             # seconds between drawings
     ERASE = b"\r\x1b[J"                 # from here to the end of the screen
 
-    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
-                 on_relieved: Callable[[], None] = lambda: None) -> None:
-        super().__init__(fd, loop, on_broken, on_relieved)
-        self.status: Callable[[int], str] = no_status       # for a number of columns; "": none
-        self.ignored = 0                # bytes of the queue that are no backlog: ignore_backlog()
-        self._is_drawn = False
-        self._drawn_at = -math.inf      # (event loop's time)
+    # of one terminal:
+    status: Callable[[int], str] | None = None      # for a number of columns; None, "": no status line
+    ignored = 0                         # bytes of the queue that are no backlog: ignore_backlog()
+    _is_drawn = False
+    _drawn_at = -math.inf               # (event loop's time)
 
     @property
     def backlog(self) -> int:
@@ -5754,10 +5738,6 @@ class Terminal(Writer):
     def _end_ignoring(self, _: int) -> None:
         self.ignored = 0
 
-    def end_status(self) -> None:
-        self.status = no_status
-        self.flush()
-
     def _seconds_until_due(self) -> float:
         """Return the seconds until the status line can be drawn again; <= 0: now."""
         return self._drawn_at + self.MIN_DRAWING_PAUSE - self.loop.time()
@@ -5768,11 +5748,10 @@ class Terminal(Writer):
     def _bytes_to_write(self, data: bytes) -> bytes:
         """Return bytes that erase the status line, print data, and, if due, redraw the line."""
         may_draw = in_foreground(self.fd)
-        has_backlog = self.executor.backlog > 0
         is_too_early = bool(data) and self._seconds_until_due() > 0
         status_line = b""
-        if may_draw and not has_backlog and not is_too_early:
-            status_line = os.fsencode(self.status(self._columns()))
+        if self.status and may_draw and not self.executor.backlog and not is_too_early:
+            status_line = os.fsencode(self.status(columns_of(self.fd)))
         if self._is_drawn and may_draw:
             data = self.ERASE + data
         self._is_drawn = bool(status_line)
@@ -5780,12 +5759,6 @@ class Terminal(Writer):
             return data
         self._drawn_at = self.loop.time()
         return data + status_line + b"\r"
-
-    def _columns(self) -> int:
-        try:
-            return columns_of(self.fd)
-        except OSError:                 # it has just been closed
-            return 80
 
 
 def in_foreground(fd: int) -> bool:
@@ -5954,8 +5927,10 @@ def progress_line(counts: Counts, width: int = 16) -> str:
 
 
 def columns_of(fd: int) -> int:
-    """Return the width of a terminal; 80 if it reports none (ssh -tt, serial lines)."""
-    return os.get_terminal_size(fd).columns or 80
+    """Return the width of a terminal; 80 if it reports none (ssh -tt, serial lines), or was just closed."""
+    with contextlib.suppress(OSError):
+        return os.get_terminal_size(fd).columns or 80
+    return 80
 
 
 class Rate:
@@ -6203,7 +6178,8 @@ class TerminalConsole(LinePrinter):
 
     def on_exit(self) -> None:
         self._report_skipped()
-        self._terminal.end_status()
+        self._terminal.status = None
+        self._terminal.flush()
 
     def _print(self, data: bytes) -> None:
         if self._terminal.ignored:
@@ -8977,7 +8953,7 @@ class RunnerProgram(Program):
         if options.hire:
             if options.walltime is None:        # it would never hire a successor
                 raise UsageError("--hire requires --walltime (--walltime auto in Slurm)")
-            tasks = slurm_number("SLURM_STEP_NUM_TASKS")        # on all nodes (srun(1))
+            tasks = positive_number("SLURM_STEP_NUM_TASKS")        # on all nodes (srun(1))
             if is_slurm_step() and 1 < tasks < math.inf:
                 raise UsageError(f"--hire: each of the {tasks} tasks of this step would hire (use an array)")
             # sbatch has handed it on to a successor; a job that calls sbatch would submit an array
