@@ -5629,7 +5629,7 @@ class Writer:
     LOW_BACKLOG = 1 << 18                       # bytes; below, job output is read again
     HIGH_BACKLOG = 1 << 20                      # bytes; above, it is not read
     GATHER_SECONDS = 0.02               # for which lines are gathered
-    MAX_GATHERED_BYTES = 1 << 16        # more is written at once
+    MAX_GATHERED_BYTES = 1 << 18        # more is written at once
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
                  on_relieved: Callable[[], None] = lambda: None) -> None:

@@ -286,8 +286,8 @@ class Drawing(unittest.TestCase):
         self.now += 0.03
         self.terminal.write(b"a\n")
         self.assertAlmostEqual(present(self.terminal.timer).when(), 100.1)
-        self.terminal.write(b"x" * (1 << 17) + b"\n")       # this does not wait
-        self.assertEqual(self.written(), b"\r\x1b[Ja\n" + b"x" * (1 << 17) + b"\n")
+        self.terminal.write(b"x" * (1 << 19) + b"\n")       # this does not wait
+        self.assertEqual(self.written(), b"\r\x1b[Ja\n" + b"x" * (1 << 19) + b"\n")
         self.now += 0.08
         self.terminal.redraw()
         self.assertEqual(self.written(), b"80 columns at 100.11\r")
