@@ -685,8 +685,9 @@ class NewLine(NamedTuple):
 def merge_equal_lines(old: Sequence[OldLine], new: Sequence[NewLine]) -> list[bytes]:
     """Return the merged lines with one merge_key(), in order: job lines that differ only in the state.
 
-    Raises EditRefusedError: see check_new_states(); or the line is new and invalid (the state does not
-    matter, so checking the first suffices).
+    Raises EditRefusedError if the line is new and invalid (the state does not matter, so checking the first
+    suffices); if another process has set a different state; or if the person makes a line `r`, or takes `r`
+    from a running job.
     """
     old_texts = [line.text for line in old]
     new_texts = [line.text for line in new]
@@ -706,22 +707,12 @@ def merge_equal_lines(old: Sequence[OldLine], new: Sequence[NewLine]) -> list[by
     start, equal_at_end = common_ends(old_texts, new_texts)
     old_end = len(old) - equal_at_end
     new_end = len(new) - equal_at_end
-    check_new_states(old[start:old_end], new[start:new_end])
-    return [*current[:start], *new_texts[start:new_end], *current[old_end:]]
-
-
-def check_new_states(old: Sequence[OldLine], new: Sequence[NewLine]) -> None:
-    """Raise EditRefusedError if the person's lines cannot replace the old ones.
-
-    Another process has set a different state; or the person makes a line `r`, or takes `r` from a running
-    job.
-    """
-    current = [line.current for line in old]
-    new_texts = [line.text for line in new]
-    added_running = sum(map(is_running_line, new_texts)) - sum(map(is_running_line, current))
-    has_conflict = current not in ([line.text for line in old], new_texts)
+    replaced, replacing = current[start:old_end], new_texts[start:new_end]
+    added_running = sum(map(is_running_line, replacing)) - sum(map(is_running_line, replaced))
+    has_conflict = replaced not in (old_texts[start:old_end], replacing)
     if added_running < 0 or has_conflict:
-        refused = next(line for line in old if is_running_line(line.current) or line.text != line.current)
+        refused = next(line for line in old[start:old_end]
+                       if is_running_line(line.current) or line.text != line.current)
         why = f"has changed since: the state is {display_text(refused.current[:1])} now"
         if is_running_line(refused.current):
             why = "is r (--cancel it first)"
@@ -729,10 +720,11 @@ def check_new_states(old: Sequence[OldLine], new: Sequence[NewLine]) -> None:
             f"line {refused.number}: {why}; '{display_text(refused.current[2:80])}' was changed or deleted"
         )
     if added_running > 0:
-        number = next(line.number for line in new if is_running_line(line.text))
+        number = next(line.number for line in new[start:new_end] if is_running_line(line.text))
         raise EditRefusedError(
             f"line {number} of the copy: is r, but not running (only runners set r; . is new)"
         )
+    return [*current[:start], *replacing, *current[old_end:]]
 
 
 LINES_MOVED = (
