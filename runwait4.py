@@ -2455,21 +2455,26 @@ PAGE = r"""<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
+  content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline';
+    base-uri 'none'; form-action 'none'">
 @REFRESH@<title>@TITLE@ – @PLACE@</title>
 <style>
-:root { color-scheme: light dark; --page: #fff; --text: #1c2127; --dim: #5a6672; --line: #dde2e7; --shade: #f4f6f8;
-  --done: #3a7ab8; --failed: #c8400a; --error: #8a3a9c; --held: #9aa4ae; --running: #62b5e0; --cancelled: #a88a1e;
+:root { color-scheme: light dark; --page: #fff; --text: #1c2127; --dim: #5a6672;
+  --line: #dde2e7; --shade: #f4f6f8;
+  --done: #3a7ab8; --failed: #c8400a; --error: #8a3a9c; --held: #9aa4ae;
+  --running: #62b5e0; --cancelled: #a88a1e;
   --unknown: #6b6b6b; --new: #dde2e7; }
 @media screen and (prefers-color-scheme: dark) { :root { --page: #14181c; --text: #e4e8ec; --dim: #98a4af;
   --line: #2e363e; --shade: #1d2329; --done: #4c8fd0; --failed: #ff7a3d; --error: #c77ddb; --held: #7b8691;
   --running: #a9dcf5; --cancelled: #d9c45a; --unknown: #b0b0b0; --new: #39424b; } }
 * { box-sizing: border-box; }
 [hidden] { display: none !important; }
-body { margin: 0 auto; padding: 1.6rem clamp(1rem, 3vw, 3rem) 3rem; max-width: 120rem; background: var(--page);
+body { margin: 0 auto; padding: 1.6rem clamp(1rem, 3vw, 3rem) 3rem; max-width: 120rem;
+  background: var(--page);
   color: var(--text); font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
   font-variant-numeric: tabular-nums; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-h1 { margin: .5rem 0 0; font-size: clamp(1.5rem, 1.1rem + 1.6vw, 2.3rem); font-weight: 600; line-height: 1.2; }
+h1 { margin: .5rem 0 0; font-size: clamp(1.5rem, 1.1rem + 1.6vw, 2.3rem); font-weight: 600;
+  line-height: 1.2; }
 h2 { margin: 0 0 .6rem; font-size: 1.05rem; }
 section { margin-top: 2rem; min-width: 0; } #runs { margin-top: 1.5rem; }
 code, pre, td.what { font: .8rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
@@ -2486,14 +2491,17 @@ b.failed { color: var(--failed); } b.error { color: var(--error); } b.done { col
 #legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; margin: 0; padding: 0; list-style: none; }
 #legend i { display: inline-block; width: .75rem; height: .75rem; border-radius: 2px; margin-right: .4rem; }
 #legend b { margin-right: .3rem; }
-button, select, input { font: inherit; font-size: .87rem; color: inherit; background: var(--shade); padding: .25rem .55rem;
+button, select, input { font: inherit; font-size: .87rem; color: inherit; background: var(--shade);
+  padding: .25rem .55rem;
   border: 1px solid var(--line); border-radius: 5px; max-width: 100%; }
 button { cursor: pointer; }
 :focus-visible { outline: 2px solid var(--done); outline-offset: 1px; }
 #groups ol { margin: 0; padding: 0; list-style: none; }
-#groups button { display: grid; grid-template-columns: 3.4rem minmax(0, 1fr); gap: 0 .8rem; width: 100%; text-align: left;
+#groups button { display: grid; grid-template-columns: 3.4rem minmax(0, 1fr); gap: 0 .8rem;
+  width: 100%; text-align: left;
   align-items: baseline; border: 0; border-radius: 4px; padding: .4rem .6rem .4rem 0; margin-bottom: 2px;
-  background: linear-gradient(to right, color-mix(in srgb, var(--failed) 13%, transparent) var(--share), var(--shade) var(--share)); }
+  background: linear-gradient(to right, color-mix(in srgb, var(--failed) 13%, transparent) var(--share),
+    var(--shade) var(--share)); }
 #groups button:hover code { text-decoration: underline; }
 #groups button[aria-pressed=true] { outline: 2px solid var(--failed); outline-offset: -2px; }
 #groups b { color: var(--failed); font-size: 1.15rem; text-align: right; }
@@ -2509,7 +2517,8 @@ th, td { padding: .3rem .5rem; text-align: left; vertical-align: top; white-spac
 th:first-child, td:first-child { padding-left: 0; width: 3.5rem; }
 th { border-bottom: 1px solid var(--dim); }
 th button { border: 0; padding: 0; background: none; font-weight: 600; white-space: nowrap; }
-th[aria-sort=descending] button::after { content: " ▾"; } th[aria-sort=ascending] button::after { content: " ▴"; }
+th[aria-sort=descending] button::after { content: " ▾"; }
+th[aria-sort=ascending] button::after { content: " ▴"; }
 th.right, td.right { text-align: right; }
 tbody { border-bottom: 1px solid var(--line); break-inside: avoid; }
 td b { font-weight: 600; }
@@ -2517,17 +2526,21 @@ td.result { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; }
 td.host, td.slot { max-width: 10rem; overflow: hidden; text-overflow: ellipsis; }
 td.what { width: 45%; min-width: 16rem; white-space: pre-wrap; unicode-bidi: isolate; }
 td.what i { font-style: normal; color: var(--dim); }
-td.what q { display: block; quotes: none; margin: .15rem 0; padding-left: .6rem; border-left: 3px solid var(--line);
+td.what q { display: block; quotes: none; margin: .15rem 0; padding-left: .6rem;
+  border-left: 3px solid var(--line);
   color: var(--dim); }
 tr + tr td.what { padding: 0 0 .4rem; min-width: 0; width: auto; }
 a { color: var(--done); }
-@media (min-width: 1400px) { #why { display: grid; grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); gap: 0 3rem; }
+@media (min-width: 1400px) {
+  #why { display: grid; grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); gap: 0 3rem; }
   #why section:only-child { grid-column: 1 / -1; } }
 @media (max-width: 1100px) { .wide { display: none; } }
-@media (max-width: 700px) { body { padding-top: 1rem; } th, td { padding: .3rem .25rem; } .slot, th.command { display: none; }
+@media (max-width: 700px) {
+  body { padding-top: 1rem; } th, td { padding: .3rem .25rem; } .slot, th.command { display: none; }
   td.host { max-width: 5.2rem; } td.result { min-width: 6rem; }
   #search input { flex-basis: 100%; } #groups button { grid-template-columns: 2.6rem minmax(0, 1fr); } }
-@media print { #search, #more { display: none; } body { padding: 0; font-size: 10pt; } section { break-inside: auto; } }
+@media print {
+  #search, #more { display: none; } body { padding: 0; font-size: 10pt; } section { break-inside: auto; } }
 </style>
 </head>
 <body>
@@ -2541,7 +2554,8 @@ a { color: var(--done); }
 <div id="why">
 <section id="groups"><h2>Why jobs failed</h2><ol>@GROUPS@</ol><p class="hint" id="rest"></p></section>
 <section id="time" hidden><h2>Slots over time</h2>
-<canvas id="slots" role="img" aria-label="The runs of each slot over time; the table has the same runs"></canvas>
+<canvas id="slots" role="img"
+  aria-label="The runs of each slot over time; the table has the same runs"></canvas>
 <code id="tip" aria-hidden="true"></code></section>
 </div>
 <section id="runs" hidden><h2>Runs</h2>
@@ -2573,12 +2587,16 @@ const naturally = new Intl.Collator("en", {numeric: true}).compare;
 const groups = [...document.querySelectorAll("#groups button")];
 const wordsOf = button => button.querySelector("code").textContent;
 const columns = [                   // heading, field to sort by, CSS class, content if that is another
-  ["Line", "line", "right"], ["Result", "result", "result"], ["Host", "host", "host"], ["Slot", "slot", "slot"],
+  ["Line", "line", "right"], ["Result", "result", "result"],
+  ["Host", "host", "host"], ["Slot", "slot", "slot"],
   ["Began", "start", "", run => run.start === null ? "" : clock(run.start)],
-  ["Time", "seconds", "right", run => run.took], ["CPU", "use", "right wide", run => run.use === null ? "" : `${Math.round(100 * run.use)} %`],
-  ["Memory", "memory", "right wide", run => run.peak], ["Printed", "bytes", "right wide", run => run.incomplete ? `${run.printed} (incomplete)` : run.printed],
+  ["Time", "seconds", "right", run => run.took],
+  ["CPU", "use", "right wide", run => run.use === null ? "" : `${Math.round(100 * run.use)} %`],
+  ["Memory", "memory", "right wide", run => run.peak],
+  ["Printed", "bytes", "right wide", run => run.incomplete ? `${run.printed} (incomplete)` : run.printed],
   ["Command", "command", ""]];
-const view = {text: "", kind: runs.some(isBad) ? "to fix" : "", host: "", words: "", sort: "start", up: false};
+const view = {text: "", kind: runs.some(isBad) ? "to fix" : "", host: "",
+  words: "", sort: "start", up: false};
 const narrow = matchMedia("(max-width: 700px)");
 let shown = PART, typed = -1e9;
 
@@ -2593,7 +2611,8 @@ function clock(time, step = 1) {    // by the clock of the host that made the pa
 }
 
 function textOf(run) {
-  return run.allText ||= [run.line, run.result, run.host, run.slot, run.command, run.output].join("\n").toLowerCase();
+  const texts = [run.line, run.result, run.host, run.slot, run.command, run.output];
+  return run.allText ||= texts.join("\n").toLowerCase();
 }
 
 function isFound(run) {
@@ -2611,14 +2630,16 @@ function compare(a, b) {            // unknown values come last
 
 function fill() {
   const found = runs.filter(isFound).sort(compare);
-  get("hits").textContent = `${number(found.length)} of ${number(runs.length)}${view.words ? `: ${view.words}` : ""}`;
+  const words = view.words ? `: ${view.words}` : "";
+  get("hits").textContent = `${number(found.length)} of ${number(runs.length)}${words}`;
   get("clear").hidden = found.length == runs.length;
   for (const body of [...get("table").tBodies]) body.remove();
   get("table").append(...found.slice(0, shown).map(rowOf));
   get("more").hidden = found.length <= shown;
   get("more").textContent = `Show ${number(Math.min(PART, found.length - shown))} more`;
   for (const button of groups) button.setAttribute("aria-pressed", wordsOf(button) == view.words);
-  columns.forEach(([, field], i) => get("heads").cells[i].ariaSort = field != view.sort ? null : view.up ? "ascending" : "descending");
+  const order = view.up ? "ascending" : "descending";
+  columns.forEach(([, field], i) => get("heads").cells[i].ariaSort = field == view.sort ? order : null);
 }
 
 function rowOf(run) {
@@ -2654,7 +2675,8 @@ function slotsOfRuns() {            // the runs of each slot in the order of the
   }
   for (const inSlot of slots.values()) {
     inSlot.sort((a, b) => a.start - b.start);
-    inSlot.forEach((run, i) => run.until = run.seconds !== null ? run.start + run.seconds : inSlot[i + 1]?.start ?? last);
+    inSlot.forEach((run, i) => run.until = run.seconds !== null ? run.start + run.seconds
+      : inSlot[i + 1]?.start ?? last);
   }
   return [...slots].sort(([a], [b]) => naturally(a, b));
 }
@@ -2665,10 +2687,12 @@ const height = Math.max(1, Math.min(18, 420 / slots.length)), thick = height > 3
 
 function draw() {
   const node = get("slots"), c = node.getContext("2d"), width = node.clientWidth, scale = devicePixelRatio;
-  const left = width < 600 ? 64 : 120, body = slots.length * height, x = time => left + (time - first) / span * (width - left);
+  const left = width < 600 ? 64 : 120, body = slots.length * height,
+    x = time => left + (time - first) / span * (width - left);
   node.width = width * scale; node.height = (body + 26) * scale;
   c.scale(scale, scale);
-  const style = getComputedStyle(document.documentElement), colour = name => style.getPropertyValue(`--${name}`);
+  const style = getComputedStyle(document.documentElement),
+    colour = name => style.getPropertyValue(`--${name}`);
   c.fillStyle = colour("shade"); c.fillRect(left, 0, width - left, body);
   slots.forEach(([, inSlot], i) => {
     for (const bad of [false, true]) for (const run of inSlot) {
@@ -2691,7 +2715,8 @@ function labels(c, left) {          // the host at its first slot, and the slots
     const isNew = host != before && slots.length > 1 || slots.length == 1;
     if (isNew && i) c.fillRect(0, y - .75, left + 4, .5);
     if (y >= free && (isNew || height >= 12)) {
-      write(c, isNew && height >= 12 ? `${host} ${slot}` : isNew ? host : slot, left - 8, y + Math.max(thick / 2, 6));
+      const text = isNew && height >= 12 ? `${host} ${slot}` : isNew ? host : slot;
+      write(c, text, left - 8, y + Math.max(thick / 2, 6));
       free = y + 12;
     }
     before = host;
@@ -2705,8 +2730,9 @@ function write(c, text, right, y) {
 
 function axis(c, left, width, body, x) {
   const least = span / (width - left) * (last - first > 72000 ? 110 : 80);
-  const step = [.001, .01, .1, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200, 86400]
-    .find(step => step >= least) || 86400 * Math.ceil(least / 86400);
+  const steps = [.001, .01, .1, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600,
+    43200, 86400];
+  const step = steps.find(step => step >= least) || 86400 * Math.ceil(least / 86400);
   c.textAlign = "center";
   for (let time = Math.ceil((first + data.zone) / step) * step - data.zone; time <= last; time += step) {
     c.fillRect(Math.round(x(time)), body, 1, 5);
@@ -2715,15 +2741,18 @@ function axis(c, left, width, body, x) {
 }
 
 function point(event) {             // name the run under the pointer
-  const node = get("slots"), left = node.clientWidth < 600 ? 64 : 120, slack = span / (node.clientWidth - left) * 2;
+  const node = get("slots"), left = node.clientWidth < 600 ? 64 : 120,
+    slack = span / (node.clientWidth - left) * 2;
   const time = first + (event.offsetX - left) / (node.clientWidth - left) * span;
   const [, inSlot] = slots[Math.floor(event.offsetY / height)] || [, []];
   const run = inSlot.findLast(run => run.start - slack <= time && time <= run.until + slack);
-  get("tip").textContent = run ? `line ${run.line}: ${run.result}, ${run.took || "end unknown"}: ${run.command}` : "";
+  const took = run?.took || "end unknown";
+  get("tip").textContent = run ? `line ${run.line}: ${run.result}, ${took}: ${run.command}` : "";
 }
 
 function choices(id, all, values) {
-  get(id).append(...[["", all], ...values].map(([value, text]) => Object.assign(make("option", text), {value})));
+  for (const [value, text] of [["", all], ...values])
+    get(id).append(Object.assign(make("option", text), {value}));
   get(id).hidden = values.length < 2;
   get(id).onchange = () => change({[id]: get(id).value});
 }
@@ -2737,7 +2766,9 @@ function change(values) {
 }
 
 function restore() {                // the search and the order before a reload
-  try { Object.assign(view, JSON.parse(decodeURIComponent(location.hash.slice(1)))); } catch { /* there is none */ }
+  try {
+    Object.assign(view, JSON.parse(decodeURIComponent(location.hash.slice(1))));
+  } catch { /* there is none */ }
   if (!columns.some(([, field]) => field == view.sort)) view.sort = "start";
   for (const id of ["text", "kind", "host"]) get(id).value = view[id] = String(view[id]);
 }
@@ -2745,16 +2776,20 @@ function restore() {                // the search and the order before a reload
 function update() {                 // load the next page; report it when none is written
   if (!data.pause) return;
   const age = Date.now() / 1000 - data.made;
-  if (age > 3 * data.pause + 60) get("made").textContent += "; but since then the program that writes it has exited";
+  if (age > 3 * data.pause + 60)
+    get("made").textContent += "; but since then the program that writes it has exited";
   setInterval(() => { if (performance.now() - typed > 5000) location.reload(); }, data.pause * 1000);
 }
 
 function summarize() {              // the headline, the bar and its legend
-  const {failed, error} = data.counts, total = Object.values(data.counts).reduce((sum, count) => sum + count, 0);
-  const state = failed ? "failed" : error ? "error" : "done", how = failed && error ? "failed or in error" : error ? "in error" : state;
+  const {failed, error} = data.counts,
+    total = Object.values(data.counts).reduce((sum, count) => sum + count, 0);
+  const state = failed ? "failed" : error ? "error" : "done",
+    how = failed && error ? "failed or in error" : error ? "in error" : state;
   get("headline").replaceChildren(make("b", number(failed + error || data.counts.done), state),
     ` of ${number(total)} ${total == 1 ? "job" : "jobs"} ${how}`);
-  for (const state of ["done", "failed", "error", "running", "held", "new"].filter(state => data.counts[state])) {
+  const states = ["done", "failed", "error", "running", "held", "new"];
+  for (const state of states.filter(state => data.counts[state])) {
     const part = make("span"), entry = make("li"), sample = make("i");
     part.style.flex = data.counts[state];
     part.style.background = sample.style.background = `var(--${state})`;
@@ -2765,20 +2800,23 @@ function summarize() {              // the headline, the bar and its legend
   const sizes = [];                 // of all groups, the largest first
   for (const run of runs) if (run.group !== null) sizes[run.group] = (sizes[run.group] || 0) + 1;
   groups.forEach((button, i) => button.style.setProperty("--share", `${100 * sizes[i] / sizes[0]}%`));
-  if (sizes.length > groups.length) get("rest").textContent = `and ${number(sizes.length - groups.length)} more reasons`;
+  const more = sizes.length - groups.length;
+  if (more > 0) get("rest").textContent = `and ${number(more)} more reasons`;
 }
 
 const kinds = new Map();
 for (const run of runs) kinds.set(run.kind, (kinds.get(run.kind) || 0) + 1);
 const toFix = runs.filter(isBad).length;
-choices("kind", `all runs (${number(runs.length)})`, [...toFix ? [["to fix", `failed or in error (${number(toFix)})`]] : [],
+choices("kind", `all runs (${number(runs.length)})`,
+  [...toFix ? [["to fix", `failed or in error (${number(toFix)})`]] : [],
   ...[...kinds].sort().map(([kind, count]) => [kind, `${kind} (${number(count)})`])]);
-choices("host", "all hosts", [...new Set(started.map(run => run.host))].sort(naturally).map(host => [host, host]));
+const hosts = [...new Set(started.map(run => run.host))].sort(naturally);
+choices("host", "all hosts", hosts.map(host => [host, host]));
 for (const [heading, field, style] of columns) {
   const head = make("th", "", heading == "Command" ? "command" : style), button = make("button", heading);
   head.scope = "col"; button.type = "button";
-  button.onclick = () => change({sort: field, up: view.sort == field ? !view.up : ["line", "result", "host", "slot", "command"]
-    .includes(field)});
+  const up = ["line", "result", "host", "slot", "command"].includes(field);
+  button.onclick = () => change({sort: field, up: view.sort == field ? !view.up : up});
   head.append(button);
   get("heads").append(head);
 }
@@ -2798,7 +2836,7 @@ matchMedia("(prefers-color-scheme: dark)").onchange = () => { colours = {}; draw
 </script>
 </body>
 </html>
-"""     # noqa: E501  (a page, not Python)
+"""
 
 
 if __name__ == "__main__":
