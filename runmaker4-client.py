@@ -745,16 +745,14 @@ class Connection:
 
         Jobs without a slot are given back, and unacknowledged results count as unwritten.
         """
-        for key in list(self._jobs_ahead):
-            self._return_queued_job(key)
-        await self._wait_for_acknowledgements(runner)
+        await self._hand_in(runner)
         unwritten = [job.number for job in self._jobs.values()]
         if unwritten:
             self._say(f"the results of {plural(len(unwritten), 'job')} could not be sent to the server")
             self._program.runner_stats.unwritten_lines += unwritten
         if runner.exit_summary and not self._summary.done():
             self._summary.set_result(runner.exit_summary)
-        await runner.wait_unless_killed(self._request_summary())
+        await runner.wait_unless_killed(self._request_summary(runner))
         link = self.link_life.link
         self.link_life.conclude()
         if link:
@@ -763,12 +761,14 @@ class Connection:
             link.transport.close()
         return self._summary.result() if self._summary.done() else None
 
-    async def _wait_for_acknowledgements(self, runner: Runner) -> None:
-        """Wait until the server has acknowledged all events, or there will be no server.
+    async def _hand_in(self, runner: Runner) -> None:
+        """Give back jobs without a slot; wait until all events are acknowledged, or there will be no server.
 
         After a kill signal, the end of the wall time or a defect, wait at most runner.MAX_RESULT_SECONDS; a
         second Ctrl-C ends the wait.
         """
+        for key in list(self._jobs_ahead):
+            self._return_queued_job(key)
         started = boottime()
         while not self._outbox.is_empty and self.link_life.wants_server:
             must_hurry = runner.exits_early or self._program.defects
@@ -782,11 +782,18 @@ class Connection:
         self._progress.clear()
         await wait_for_event(self._progress, 0.2)
 
-    async def _request_summary(self) -> None:
-        """Ask each new link for the file's summary, until a server answers or time is over."""
+    async def _request_summary(self, runner: Runner) -> None:
+        """Ask each new link for the file's summary, until a server answers or time is over.
+
+        Jobs can come meanwhile, for an earlier claim.  They are given back, and the server is asked again: it
+        has counted them as running.
+        """
         started = boottime()
         asked_link: ServerLink | None = None
         while not self._summary.done() and self.link_life.wants_server:
+            if self._jobs_ahead:
+                asked_link = None
+                await self._hand_in(runner)
             link = self.link_life.link
             if link and link is not asked_link:
                 asked_link = link
@@ -1055,7 +1062,7 @@ class Connection:
 
     def _on_summary(self, message: Message) -> None:
         summary = self._read_summary(message)
-        if not self._summary.done():
+        if not self._jobs_ahead and not self._summary.done():
             self._summary.set_result(summary)
         self._progress.set()
 

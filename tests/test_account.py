@@ -2,11 +2,16 @@
 import re
 import signal
 import subprocess
+import threading
 import unittest
+from typing import Any
 
 from tests.support import FULL, GATE, HASTY, RUNMAKER, WAITING, Ended, RunCase, wait_until
 from tests.tcp import OverTcp, TcpCase
 from tests.values import present
+from tests.wire import JOBS, TOKEN, WELCOME, FakeServer, Peer
+
+Message = dict[str, Any]
 
 
 def closing(ended: Ended) -> str:
@@ -181,6 +186,36 @@ class OfTheServersFile(OverTcp, RunCase):
     """A client says what its server has counted."""
     test_all_sorts_of_files = OfTheFile.test_all_sorts_of_files
     FILES = tuple(OfTheFile.FILES[at] for at in (7, 15, 19, 22, 24, *(5, 10, 13, 17, 20, 21) * FULL))
+
+
+class LateJobs(TcpCase):
+    """A job that comes while a client leaves is given back before the file is counted for it."""
+
+    def test_it_is_new_and_left(self) -> None:
+        has_claimed = threading.Event()
+
+        def count(new: int, running: int) -> Message:
+            now = dict(new=new, running=running, done=0, failed=0, error=0, held=0)
+            account = dict(now=now, bad=[], again=False, left=new > 0, first_stray=0)
+            return dict(type="account", account=account)
+
+        def serve(peer: Peer) -> None:
+            peer.prove().hear("hello")
+            claim = peer.say(WELCOME).hear("claim")
+            has_claimed.set()
+            peer.hear("account")
+            peer.say({**JOBS, "request": claim["request"]}, count(new=0, running=1))
+            finish = peer.hear("finish")
+            peer.say(dict(type="ack", n=finish["n"])).hear("account")
+            peer.say(count(new=1, running=0)).rest(60)
+
+        self.write(TOKEN, ".runmaker4.token").chmod(0o600)
+        with FakeServer(serve) as server:
+            client = self.start_client(server, "-q")
+            self.assertTrue(has_claimed.wait(20))
+            client.send_signal(signal.SIGHUP)
+            ended = self.finish(client)
+        self.assertEqual((ended.code, closing(ended)), (1, "nothing done; in all 1 new"))
 
 
 class LeavingServer(TcpCase):
