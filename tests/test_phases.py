@@ -27,10 +27,10 @@ EVENTS = "drain", "stopped", "cancelled", "lost"
 COMMANDS = {
     Phase.STARTING: b"exit 3",
     Phase.AT_GATE: b"exit 3",
-    Phase.RUNNING: b"sleep 0.3; exit 3",
+    Phase.RUNNING: b"sleep 1; exit 3",
     Phase.READING_ON: b"(while :; do echo x; sleep 0.02; done) & exit 3",
-    Phase.UNDYING: b"sleep 0.3; exit 3",
-    Phase.GROWING: b"sleep 0.3; exit 3",
+    Phase.UNDYING: b"sleep 1; exit 3",
+    Phase.GROWING: b"sleep 1; exit 3",
     Phase.SETTLING: b"exit 3",
 }
 
@@ -164,7 +164,7 @@ class Cells(unittest.TestCase):
     def test_a_job_that_is_just_being_started_again_has_its_last_result_or_is_in_error(self) -> None:
         for name, becomes in zip(EVENTS, (b"!", b"e", b"c", NOTHING)):
             with self.subTest(event=name):
-                self.assertEqual(self.play(Phase.STARTING, self.event(name), command=b"sleep 0.3; exit 3",
+                self.assertEqual(self.play(Phase.STARTING, self.event(name), command=b"sleep 1; exit 3",
                                            after_a_run=True), becomes)
 
     def test_the_strongest_cause_counts_whatever_the_order(self) -> None:

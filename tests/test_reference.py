@@ -60,7 +60,7 @@ def variables_read() -> set[str]:
         if isinstance(node, ast.Call):
             if isinstance(node.func, ast.Attribute) and is_environment(node.func.value):
                 keys = list(node.args[:1])
-            elif isinstance(node.func, ast.Name) and node.func.id == "slurm_number":
+            elif isinstance(node.func, ast.Name) and node.func.id == "positive_number":
                 keys = list(node.args)
         elif isinstance(node, ast.Subscript) and is_environment(node.value):
             keys = [node.slice]

@@ -84,7 +84,7 @@ class OtherServers(LossCase):
 
     def test_it_waits_for_as_long_as_it_was_told(self) -> None:
         server = self.serve(JOB)
-        client = self.connect(server, "--give-up", 2)
+        client = self.connect(server, "--give-up", 4)
         server.kill()
         self.write(". touch never\n", "other.txt")
         other = self.serve_other(server.port)
