@@ -16,6 +16,7 @@ import py_compile
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,6 @@ from typing import IO, TYPE_CHECKING, Any, Callable, Optional, Protocol, TypeVar
 from unittest import mock
 
 import runmaker4
-from tests.values import present
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RUNMAKER, RUNSET, RUNWAIT = "runmaker4.py", "runset4.py", "runwait4.py"
@@ -72,48 +72,109 @@ for number in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT:     # nohup and a sh
         signal.signal(number, signal.SIG_DFL)
 
 
-# Runs scripts in forks of itself, all of a line at once; what they print goes to files in a directory.  A
-# fork has the environment of its test, whose mark /proc/PID/environ shows, too (env_start: proc_pid_stat(5))
+# Forks scripts for its own parent (CLONE_PARENT, clone(2)), which sends arguments and descriptors.  What
+# Python imports for a script costs 60 to 150 ms of CPU time, a fork 5 ms.  A fork does what the script does
+# before its imports.  /proc/PID/environ has the mark of its test there (env_start: proc_pid_stat(5))
+CLONE = {"x86_64": 56, "aarch64": 220}.get(os.uname().machine)       # clone() in <asm/unistd.h>
 FORKING = f"""
-import ctypes, importlib, json, os, sys
+import asyncio, ctypes, gc, importlib, json, os, queue, signal, socket, sys, threading
 sys.path[0] = {str(SCRIPTS_AT)!r}
 with open("/proc/self/stat") as stat, open("/proc/self/environ", "rb") as environ:
     env_start = int(stat.read().rpartition(")")[2].split()[47])
     mark_at = env_start + environ.read().index(b"{MARK}=") + {len(MARK) + 1}
-for line in sys.stdin:
-    asked = json.loads(line)
-    pids = []
-    for words in asked["commands"]:
-        script = importlib.import_module(os.path.basename(words[0])[:-3])
-        if not (pid := os.fork()):
-            ctypes.memmove(mark_at, asked["environ"]["{MARK}"].encode(), {MARK_LENGTH})
-            os.environ.clear()
-            os.environ.update(asked["environ"])
-            os.chdir(asked["cwd"])
-            names = os.devnull, *(f"{{asked['files']}}/{{os.getpid()}}.{{kind}}" for kind in ("out", "err"))
-            for fd, name in enumerate(names):
-                file = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
-                os.dup2(file, fd)
-                os.close(file)
-            sys.argv = words
-            os._exit(script.main())
-        pids.append(pid)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    print(json.dumps(list(zip(pids, codes))), flush=True)
+here = socket.socket(fileno=0)
+while (got := socket.recv_fds(here, 1 << 20, 3))[0]:
+    asked, files = json.loads(got[0]), got[1]
+    importlib.import_module(asked["script"])
+    gc.freeze()
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = ctypes.CDLL(None).syscall({CLONE}, 0x8000 | signal.SIGCHLD, 0, 0, 0, 0)
+    if pid:
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
+        here.send(b"%d" % pid)
+        for fd in files:
+            os.close(fd)
+        continue
+    ctypes.pythonapi.PyOS_AfterFork_Child()
+    here.detach()
+    ctypes.memmove(mark_at, asked["environ"]["{MARK}"].encode(), {MARK_LENGTH})
+    os.environ.clear()
+    os.environ.update(asked["environ"])
+    os.chdir(asked["cwd"])
+    for fd, file in enumerate(files):
+        os.dup2(file, fd)
+    os.closerange(3, 1 << 16)
+    if asked["session"]:
+        os.setsid()
+    if asked["script"].startswith("runmaker4"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP,
+                                                  signal.SIGUSR1, signal.SIGQUIT))
+    sys.argv = asked["argv"]
+    if sys.argv[0] != "-c":
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    else:       # what is changed in runmaker4 has changed when the others import it
+        for name in {[name[:-3] for name in SCRIPTS if name != RUNMAKER]}:
+            sys.modules.pop(name, None)
+    exec(asked["program"], {{"__name__": "__main__"}})
 """
+SCRIPT = re.compile(r"^script = __import__\('(.*)'\)$", re.MULTILINE)
+
+
+def program_of(script: str, path: object, statements: str = "") -> str:
+    """What python3 -c runs: statements, which import runmaker4, and then a script, as if at this path."""
+    return (f"import sys\nsys.path[:0] = [{str(SCRIPTS_AT)!r}]\n{statements}\n"
+            f"script = __import__({script[:-3]!r})\n"
+            f"sys.argv[0] = {str(path)!r}\nscript.exit_now(script.main())\n")
 
 
 @functools.cache
-def forking() -> subprocess.Popen[bytes]:
-    """The process that forks scripts for all tests of this one."""
+def forking(_: int) -> socket.socket:
+    """The way to what forks scripts for all tests of this process."""
+    here, there = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    environ = {**os.environ, MARK: "-" * MARK_LENGTH}
     process = subprocess.Popen(
-        [PYTHON, "-c", FORKING],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, MARK: "-" * MARK_LENGTH},
+        [PYTHON, "-c", FORKING], stdin=there.fileno(), stdout=subprocess.DEVNULL, env=environ
     )
-    atexit.register(process.communicate)
-    return process
+    there.close()
+    here.settimeout(60)
+    atexit.register(process.wait)
+    atexit.register(here.close)
+    return here
+
+
+class Forked(subprocess.Popen[bytes]):
+    """A process: a fork if it is a script in which it does not matter how it is started."""
+    _child_created: bool
+    _close_pipe_fds: Callable[..., None]
+
+    def _execute_child(self, *given: Any) -> None:
+        words, preexec, kept, cwd, environ, *pipes, session = (
+            given[at] for at in (0, 2, 4, 5, 6, 10, 13, 15, 21)
+        )
+        files = [number if fd == -1 else fd for number, fd in enumerate(pipes)]
+        program = self.program(words)
+        script = SCRIPT.search(program)
+        # Python asks whether it is a terminal, and reads these variables, when it starts
+        own = {name for name in environ if re.match("PYTHON|LC_|LANG|TZ|LD_|MALLOC", name)}
+        if (preexec or kept or not script or any(map(os.isatty, files))
+                or any(environ[name] != os.environ.get(name) for name in own)):
+            super()._execute_child(*given)      # type: ignore[misc]    # what subprocess does
+            return
+        asked = {"script": script[1], "program": program, "argv": words[1:2] + words[2 + (words[1] == "-c"):],
+                 "cwd": str(cwd), "environ": environ, "session": session}
+        fork = forking(os.getpid())
+        socket.send_fds(fork, [json.dumps(asked).encode()], files)
+        self.pid = int(fork.recv(20))
+        self._child_created = True
+        self._close_pipe_fds(*given[10:16])
+
+    @staticmethod
+    def program(words: list[str]) -> str:
+        """What this command has Python run, if it is one of our scripts."""
+        if words[:2] == [PYTHON, "-c"]:
+            return words[2]
+        is_script = words[0] == PYTHON and os.path.dirname(words[1]) == str(SCRIPTS_AT)
+        return program_of(os.path.basename(words[1]), words[1]) if is_script else ""
 
 
 def as_bytes(text: Text) -> bytes:
@@ -246,6 +307,7 @@ def without(*names: str) -> Callable[[C], C]:
 
 class Case(unittest.TestCase):
     """A test with a directory of its own, where its scripts run; cleans up after itself."""
+    forks = True                # in ordinary size, scripts in which it does not matter how they are started
 
     def setUp(self) -> None:
         base = os.environ.get("RUNMAKER4_TEST_DIR")
@@ -379,7 +441,8 @@ class Case(unittest.TestCase):
             cwd=self.dir, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         settings.update(options)
-        process: subprocess.Popen[bytes] = subprocess.Popen(
+        popen = Forked if self.forks and CLONE and not FULL else subprocess.Popen
+        process: subprocess.Popen[bytes] = popen(
             self.command(script, *args), env=self.environ(env), **settings
         )
         self.started.append(process)
@@ -396,45 +459,13 @@ class Case(unittest.TestCase):
 
     def run_script(self, script: str, *args: object, timeout: float = 60, **options: Any) -> Ended:
         """Run a script to its end."""
-        command = self.command(script, *args)
-        if self.can_fork([command], options):
-            return self.run_forks([command], timeout)[0]
-        return self.finish(self.start(*command, **options), timeout)
+        return self.finish(self.start(script, *args, **options), timeout)
 
     def run_all(self, calls: Iterable[Call], **options: Any) -> list[tuple[Call, Ended]]:
         """Run scripts at the same time; the calls and how they ended."""
         given = list(calls)
-        commands = [self.command(str(script), *args) for script, *args in given]
-        if self.can_fork(commands, options):
-            return list(zip(given, self.run_forks(commands)))
-        started = [self.start(*command, **options) for command in commands]
+        started = [self.start(str(script), *args, **options) for script, *args in given]
         return list(zip(given, map(self.finish, started)))
-
-    def can_fork(self, commands: list[list[str]], options: dict[str, Any]) -> bool:
-        """Whether these are scripts in which it does not matter how they are started.
-
-        What a Python imports for a script costs 60 to 100 ms of CPU time, a fork 5 ms.  In full size each
-        script has a Python of its own.
-        """
-        scripts = [[PYTHON, str(SCRIPTS_AT / script)] for script in SCRIPTS]
-        return (not FULL and not options and type(self).start is Case.start
-                and all(command[:2] in scripts for command in commands))
-
-    def run_forks(self, commands: list[list[str]], timeout: float = 60) -> list[Ended]:
-        """Run scripts as forks of one process; how they ended."""
-        process = forking()
-        with tempfile.TemporaryDirectory(prefix="runmaker4-") as files, deadline(process, timeout):
-            asked = {"commands": [command[1:] for command in commands], "environ": self.environ(),
-                     "cwd": str(self.dir), "files": files}
-            present(process.stdin).write(json.dumps(asked).encode() + b"\n")
-            present(process.stdin).flush()
-            answer = present(process.stdout).readline()
-            if not answer:
-                forking.cache_clear()
-                self.fail(f"it takes more than {timeout} s: {commands}")
-            return [self.as_ended(code, *(pathlib.Path(f"{files}/{pid}.{kind}").read_bytes()
-                                          for kind in ("out", "err")))
-                    for pid, code in json.loads(answer)]
 
     def assertRefused(self, ended: Ended, *words: str) -> None:
         """Exit 2, nothing on stdout, one line on stderr that has these words."""
@@ -566,13 +597,11 @@ class RunCase(Case):
         self.wait_up(*up, runner=runner)
         return runner
 
-    def start_patched(self, statements: str, *args: object, env: Optional[dict[str, str]] = None,
-                      script: str = RUNMAKER, **settings: Any) -> subprocess.Popen[bytes]:
+    def start_patched(self, statements: str, *args: object, script: str = RUNMAKER,
+                      **settings: Any) -> subprocess.Popen[bytes]:
         """Start a script in a Python that has run these statements, which import runmaker4, before."""
-        program = (f"import sys\n{statements}\nscript = __import__({script[:-3]!r})\n"
-                   f"sys.argv[0] = {str(ROOT / script)!r}\nsys.exit(script.main())\n")
-        importing = dict(env or {}, PYTHONPATH=str(SCRIPTS_AT))
-        return self.start(PYTHON, "-c", program, *args, env=importing, **settings)
+        program = program_of(script, ROOT / script, statements)
+        return self.start(PYTHON, "-c", program, *args, **settings)
 
     def start_hasty(self, *args: object, patience: str = HASTY, **settings: Any) -> subprocess.Popen[bytes]:
         """Start runmaker4.py with less patience, unless all is to be tested in full size."""

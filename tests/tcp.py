@@ -20,12 +20,12 @@ from tests.support import (
     RUNCLIENT,
     RUNMAKER,
     RUNSERVER,
-    SCRIPTS_AT,
     Ended,
     Process,
     RunCase,
     as_bytes,
     marked,
+    program_of,
     wait_until,
 )
 
@@ -146,9 +146,7 @@ class TcpCase(RunCase):
     def patched(self, statements: str, script: str, *args: object) -> list[str]:
         """The argv of a script that runs in a Python that has run these statements before."""
         python, path, *words = self.command(script, *args)
-        program = (f"import runpy, sys\nsys.path.insert(0, {str(SCRIPTS_AT)!r})\n{statements}\n"
-                   f"sys.argv[0] = {path!r}\nrunpy.run_path({path!r}, run_name='__main__')\n")
-        return [python, "-c", program, *words]
+        return [python, "-c", program_of(script, path, statements), *words]
 
     def start_server(self, *options: object, file: str = "runs.txt", **settings: Any) -> Server:
         """Start a server, on a free port of HOST unless options say otherwise; return it when it is ready."""

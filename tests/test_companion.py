@@ -33,8 +33,9 @@ def open_late(path, flags, *mode, **more):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
     return open_(path, flags, *mode, **more)
 os.open = open_late
-import atexit
-atexit.register(lambda: print("made elsewhere:", *sorted(made)))
+import runmaker4
+exit_now = runmaker4.exit_now
+runmaker4.exit_now = lambda status: [print("made elsewhere:", *sorted(made), flush=True), exit_now(status)]
 """
 
 

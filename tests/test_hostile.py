@@ -772,6 +772,7 @@ class TokenSecrecy(TcpCase):
 
     PRYING = ("env; cat /proc/$$/environ /proc/$$/cmdline /proc/$PPID/cmdline | tr '\\0' '\\n'; "
               "ls -l /proc/$$/fd; ps -ef; echo $RUNMAKER4_TOKEN; false")
+    forks = False
 
     def assertNoTrace(self, text: bytes, token: str) -> None:
         """Nothing of this token is in the text."""
