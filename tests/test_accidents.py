@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import time
-import unittest
 
 from tests.support import (
     FULL,
@@ -237,7 +236,3 @@ class Cancelled(RunCase):
 
     def test_it_is_cancelled_if_its_shell_has_failed(self) -> None:
         self.check(3)
-
-
-if __name__ == "__main__":
-    unittest.main()

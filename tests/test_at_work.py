@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import time
-import unittest
 from typing import Any
 
 import runmaker4
@@ -253,7 +252,3 @@ class Servers(TcpCase):
         found = json.loads(ended.out)
         self.assertEqual((found["runners"], found["servers"]), (0, 1))
         self.assertFalse(found["jobs"][0]["without_runner"], found)
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -3,7 +3,6 @@ import os
 import shlex
 import signal
 import termios
-import unittest
 
 from tests.support import FULL, RUNMAKER, RUNSET, WAITING, RunCase, alive, wait_until
 from tests.terminal import Terminal, TerminalCase
@@ -151,7 +150,3 @@ class LoggedOut(TerminalCase, FileExecutorCase):
         self.assertEqual((self.read("out/1.out"), self.read("out/1.err")), (b"said\nmore\n", b"cried\n"))
         self.assertIn(b"second", self.read("log"))
         self.assertIn(b"runmaker4.py: runs.txt: 2 done, 1 failed", self.read("errors"))
-
-
-if __name__ == "__main__":
-    unittest.main()

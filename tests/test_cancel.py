@@ -2,7 +2,6 @@
 import json
 import os
 import signal
-import unittest
 
 from tests.support import HASTY, SLEEPING, Ended, wait_until
 from tests.tcp import TcpCase
@@ -108,7 +107,3 @@ class Clients(CancelCase):
             event["line"]: (event["state"], event["cause"]) for event in events if event["event"] == "end"
         }
         self.assertEqual(ends, {1: ("c", "cancelled"), 2: ("e", "lost")})
-
-
-if __name__ == "__main__":
-    unittest.main()

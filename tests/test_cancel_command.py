@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 import time
-import unittest
 from collections.abc import Sequence
 
 import runmaker4
@@ -268,7 +267,3 @@ class WithoutRunner(LifeSign):
             "kill it there; a client over TCP kills it when it is back)\n",
             self.cancel(1, code=1, patch=patch),
         )
-
-
-if __name__ == "__main__":
-    unittest.main()

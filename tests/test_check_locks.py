@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import unittest
 from collections.abc import Callable
 from typing import Any
 
@@ -325,7 +324,3 @@ class Strangers(CheckCase):
         ended, _ = self.check_all(self.start_check("b"), checker)
         self.assertIn(b"[2Jb", ended.out)
         self.assertNotIn(b"\x1b", ended.out)
-
-
-if __name__ == "__main__":
-    unittest.main()

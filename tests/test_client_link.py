@@ -176,7 +176,3 @@ class Asking(unittest.TestCase):
         self.assertFalse(self.nothing(10))
         self.assertFalse(self.nothing(11, can_exit=False))
         self.assertTrue(self.nothing(11))
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -3,7 +3,6 @@ import errno
 import json
 import os
 import subprocess
-import unittest
 from typing import Any
 from unittest import mock
 
@@ -233,7 +232,3 @@ class LockTable(RunCase):
         ended = self.finish(self.start_patched(MADE_ELSEWHERE, *adding, script=RUNSET))
         made = b"made elsewhere: .new.txt.lock new.txt\n"
         self.assertEqual((ended.code, ended.out), (0, made), ended.err)
-
-
-if __name__ == "__main__":
-    unittest.main()

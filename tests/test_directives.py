@@ -641,7 +641,3 @@ class ManyLines(DirectiveCase):
         self.assertEqual(self.finish(runner, 300).code, 0)
         self.assertEqual(sorted(self.ran()), sorted(left))
         self.assertOnlyStatesChanged()
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -13,7 +13,6 @@ import re
 import signal
 import subprocess
 import time
-import unittest
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -810,7 +809,3 @@ class Texts(Case):
             lines = (ROOT / document).read_text().splitlines()
             self.assertEqual([line for line in lines if len(line) > 120], [], document)
             self.assertLessEqual(len(lines), MOST_LINES.get(document, 400), document)
-
-
-if __name__ == "__main__":
-    unittest.main()

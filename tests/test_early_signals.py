@@ -2,7 +2,6 @@
 import os
 import signal
 import socket
-import unittest
 
 from tests.support import RUNCLIENT, RUNMAKER, RUNSERVER, Process, wait_until
 from tests.tcp import TcpCase
@@ -121,6 +120,3 @@ class LongStarts(TcpCase):
         runner = self.start(RUNMAKER, "--dry-run", "runs.txt")
         os.read(present(runner.stdout).fileno(), 1)
         self.assertEndsAtOnce(runner, signal.SIGTERM)
-
-if __name__ == "__main__":
-    unittest.main()

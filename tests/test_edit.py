@@ -296,7 +296,3 @@ class Running(EditCase):
             runner.terminate()
             self.finish(runner)
         self.assertEqual(marks.problems(self.read("marks"), JOBS, {runner.pid for runner in runners}), [])
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -342,7 +342,3 @@ class Walltimes(RunCase):
         self.jobs("echo >> runs; sleep 1.2; false")
         self.assertEnded(self.run_jobs("--walltime", "61", "--timeout", "60", "--retries", "9"), 1, "!")
         self.assertEqual(self.read("runs"), b"\n")
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -5,7 +5,6 @@ import re
 import resource
 import subprocess
 import time
-import unittest
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -350,7 +349,3 @@ class SmallFileSystem(FileCase):
                 ended = self.run_there("runs.txt", *options)
                 self.assertComplains(ended, options[1], "no space left")
                 self.assertEnded(ended, 1, "dd!")
-
-
-if __name__ == "__main__":
-    unittest.main()

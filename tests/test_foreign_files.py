@@ -2,7 +2,6 @@
 import os
 import signal
 import subprocess
-import unittest
 
 from tests.support import RUNMAKER, RUNSERVER, RUNWAIT, WAITING, RunCase, deadline
 from tests.values import present
@@ -200,7 +199,3 @@ class JobFiles(RunCase):
                 ended = self.finish(runner)
                 self.assertEqual((ended.code, self.states()), (0, "ddd"), ended.err)
                 self.assertTrue(self.exists("theirs"))
-
-
-if __name__ == "__main__":
-    unittest.main()

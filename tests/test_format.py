@@ -5,7 +5,6 @@ import os
 import pathlib
 import random
 import sys
-import unittest
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Callable
@@ -159,7 +158,3 @@ class Lines(Case):
                 with self.subTest(encoding=encoding, mark=mark, call=call):
                     self.assertRefused(ended, "runs.txt", "UTF-16")
             self.assertEqual(self.read(), text)
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -184,7 +184,3 @@ class Cells(unittest.TestCase):
         self.jobs["bob"][0].mark_unsent()
         self.group.on_client_back(self.members["bob"])
         self.assertEqual((self.sent(), self.told("bob")), ([3], []))
-
-
-if __name__ == "__main__":
-    unittest.main()

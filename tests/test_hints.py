@@ -1,7 +1,6 @@
 """Promise: what a message offers can be done as it stands, and helps."""
 import re
 import shlex
-import unittest
 from typing import Any
 
 import runmaker4
@@ -89,7 +88,3 @@ class Times(RunCase):
             (30.0, "30"), (0.5, "0.5"), (1_036_800.0, "1036800"), (999_999_999.0, "999999999"),
         ):
             self.assertEqual(str(runmaker4.RunResult(9, "timeout", seconds)), f"timeout after {text}s")
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -703,7 +703,3 @@ class Misplaced(Case):
         for _, ended in self.run_all((RUNSET, *args) for args in calls):
             self.assertRefused(ended, words)
         self.assertEqual(self.read(), b". echo\n")
-
-
-if __name__ == "__main__":
-    unittest.main()

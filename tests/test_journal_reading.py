@@ -502,7 +502,3 @@ class Size(JournalCase):
         self.journal()
         with unittest.mock.patch.multiple(runwait4, MAX_REMEMBERED_RUNS=100):
             self.assertLess(peak(6000), 1.2 * peak(2000))
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -60,7 +60,3 @@ class Cells(unittest.IsolatedAsyncioTestCase):
         life.hurry()
         life.hurry()
         self.assertTrue(life.hurrying.done())
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -2,7 +2,6 @@
 symbolic link is refused, and links in the names of directories may be led elsewhere.
 """
 import os
-import unittest
 
 from tests.support import GATE, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase, wait_until
 
@@ -74,7 +73,3 @@ class Links(RunCase):
         ended = self.finish(runner)
         self.assertEqual((ended.code, self.states("s1/f1"), self.states("s2/f1")), (0, "d", "."), ended.err)
         self.assertEqual(ended.err.count(b"\n"), 1, "nothing but the closing line")
-
-
-if __name__ == "__main__":
-    unittest.main()

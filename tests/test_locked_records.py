@@ -228,7 +228,3 @@ class Waits(RecordFileCase):
     @staticmethod
     def out_of_locks(*args: Any) -> bool:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-
-if __name__ == "__main__":
-    unittest.main()

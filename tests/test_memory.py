@@ -464,7 +464,3 @@ class Model:
             self.faults.append("lines are left that somebody could take")
             return True
         return not any(line[:1] in b".r" for line in text.splitlines())
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -1,7 +1,6 @@
 """Promise: it is told what jobs were promised of memory, and what they took."""
 import itertools
 import json
-import unittest
 from typing import Any
 
 from tests.journal import end
@@ -136,7 +135,3 @@ class Stats(JournalCase, MemoryCase):
         head, row = self.told("--stats").partition("\n\n")[2].splitlines()
         self.assertEqual(head.split(), "command runs median 90% longest CPU memory too little".split())
         self.assertRegex(row, r"^job … +32 .* 60M +2$")
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -1,7 +1,6 @@
 """What a user wrote in a job file and no runner understands is refused, or named, before anything runs."""
 import signal
 import subprocess
-import unittest
 from typing import Callable
 
 import runmaker4
@@ -171,7 +170,3 @@ class LookAlikes(MisreadCase):
             with self.subTest(words=words):
                 self.write(f"#RUN {words}\n. true\n")
                 self.assertRefused(self.run_script(RUNMAKER, "runs.txt"), said)
-
-
-if __name__ == "__main__":
-    unittest.main()

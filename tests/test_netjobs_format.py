@@ -1,6 +1,5 @@
 """runset4.py --add-tests takes NetJobs' configurations as its documentation and its parser have them."""
 import re
-import unittest
 from collections.abc import Iterator
 
 import runmaker4
@@ -212,7 +211,3 @@ class Refusing(FormatCase):
     def values(*values: str) -> Iterator[str]:
         """Values of a flag: none, and these."""
         yield from ("", " ", *(f" {value}" for value in values))
-
-
-if __name__ == "__main__":
-    unittest.main()

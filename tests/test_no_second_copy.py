@@ -123,7 +123,3 @@ class EqualLines(RunCase):
         self.open_gate()
         self.finish(again)
         self.assertEqual((self.states(), self.read("marks").count(b"\n")), ("d", 4))
-
-
-if __name__ == "__main__":
-    unittest.main()

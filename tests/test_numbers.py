@@ -258,7 +258,3 @@ class Backwards(OutputCase):
                 self.assertRefused(self.run_script(RUNWAIT, *options, "runs.txt"), words)
         self.assertRefused(self.run_script(RUNWAIT, "--output"), "missing FILE")
         self.assertEqual(os.listdir(self.dir), ["runs.txt"])
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -4,7 +4,6 @@ import re
 import signal
 import statistics
 import time
-import unittest
 from collections import Counter
 from typing import Any
 
@@ -302,7 +301,3 @@ class Help(RunCase):
 
     def test_a_negative_number_is_no_value(self) -> None:
         self.assertRefused(self.run_jobs("-j", "-1"), "argument -j/--jobs: expected one argument")
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -1,6 +1,5 @@
 """Promise: --outdir loses no output to a name that is taken; the journal has the names."""
 import os
-import unittest
 from unittest import mock
 
 import runmaker4
@@ -121,7 +120,3 @@ class MovedLines(OutCase):
         ours.on_tick()
         self.assertEqual((self.files(), self.said), ({}, []))
         self.assertIn(b'"files": ["2.out"]', (self.out / "journal").read_bytes())
-
-
-if __name__ == "__main__":
-    unittest.main()

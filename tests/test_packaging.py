@@ -199,7 +199,3 @@ class Project(unittest.TestCase):
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         self.assertEqual(project.get("dependencies", []), [])
         self.assertEqual(project["requires-python"], ">=3.9")
-
-
-if __name__ == "__main__":
-    unittest.main()

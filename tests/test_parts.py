@@ -818,7 +818,3 @@ class RecordsInMemory(FileCase):
         self.assertEqual(len(record.lines), 5)          # forked, and two of each stream
         for text in [*record.lines, *record.incomplete_lines.values()]:
             self.assertLessEqual(len(text), log.WIDTH + 40)
-
-
-if __name__ == "__main__":
-    unittest.main()

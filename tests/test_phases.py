@@ -262,7 +262,3 @@ class ReadingOn(RunCase):
         self.wait_exited()
         runner.send_signal(signal.SIGTERM)
         self.assertEnded(self.finish(runner, 30), 143, "e")
-
-
-if __name__ == "__main__":
-    unittest.main()

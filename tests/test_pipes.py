@@ -71,7 +71,3 @@ class StandardOutput(Case):
         before = self.read()
         self.run_by_shell("<&- >&- 2>&-", *PRINTING[:4], (RUNSET, "--set=q", "--state=z"))
         self.assertEqual(self.read(), before)
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -119,7 +119,3 @@ class InScopes(GroupsCase, unittest.TestCase):
         self.assertEqual((ended.code, self.states()), (1, "!!d"), str(ended))
         self.assertIn(b"exit 137", ended.out)
         self.assertEqual(self.out_of_memory(ended), (0, []), str(ended))
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -257,7 +257,3 @@ class Mpi(HostsCase):
             (0, "d", [*["alice"] * 2, *["bob"] * 2]),
             ended.out,
         )
-
-
-if __name__ == "__main__":
-    unittest.main()

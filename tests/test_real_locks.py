@@ -253,7 +253,3 @@ class Nfs(unittest.TestCase):
         self.alice.plug(True)
         alice.wait(SLOW)
         self.rig.server.run("rm -f /export/runmaker4-check /export/.runmaker4-check.lock")
-
-
-if __name__ == "__main__":
-    unittest.main()

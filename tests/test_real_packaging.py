@@ -301,7 +301,3 @@ class Shown(PackagingCase):
         words = re.split(r"[\n=]", said.read_text().rstrip("\n"))
         said.unlink()
         return [word.rstrip("/") for word in words]
-
-
-if __name__ == "__main__":
-    unittest.main()

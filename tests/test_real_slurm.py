@@ -531,7 +531,3 @@ class Memory(SlurmCase):
         self.wait_slurm(job, "FAILED")
         self.assertEqual(self.states(), "!")
         self.assertRegex(self.said(), r"took 1\d\d(\.\d)?M of 100M")
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -170,7 +170,3 @@ class Fields(TcpCase):
         self.assertEqual(told.keys(), names(*(row[0] for row in stats)))
         self.assertEqual((told["all"].keys(), told["hosts"][0].keys(), told["commands"][0].keys()),
                          (took, took | {"host"}, took | {"command"}))
-
-
-if __name__ == "__main__":
-    unittest.main()

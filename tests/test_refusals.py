@@ -350,7 +350,3 @@ class CpuCount(RunCase):
         two = {"SLURM_CPUS_ON_NODE": "2"}
         runner = self.start_patched(unlimited, "-j0", "--timeout=20", "runs.txt", env=two)
         self.assertEnded(self.finish(runner), 0, "dd")
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -633,7 +633,3 @@ class InABrowser(ReportCase):
                    f"file://{self.dir}/acted.html{fragment}"]
         shown = subprocess.check_output(command, stderr=subprocess.DEVNULL, timeout=300)
         return re.sub("<script>.*?</script>", "", shown.decode(), flags=re.DOTALL)
-
-
-if __name__ == "__main__":
-    unittest.main()

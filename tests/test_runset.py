@@ -4,7 +4,6 @@ import stat
 import subprocess
 import threading
 import time
-import unittest
 from collections import Counter
 
 import runmaker4
@@ -404,7 +403,3 @@ os.write, os.fsync = looking(os.write), looking(os.fsync)
         self.assertEqual([(it.code, it.err) for it in ended], [(0, b"")] * writers)
         self.assertGreater(len(saves), 10)
         self.assertEqual(Counter(line[2:] for line in self.read().splitlines()), wanted)
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -300,7 +300,3 @@ class ProgressOnATerminal(TerminalCase, RunwaitCase):
         self.assertNotIn("Traceback", "".join(terminal.look()))
         self.open_gate()
         self.assertEqual(self.finish(runner).code, 0)
-
-
-if __name__ == "__main__":
-    unittest.main()

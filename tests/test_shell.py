@@ -380,7 +380,3 @@ class RunnerThatRunsNothing(RefusalCase):
                 runmaker4.check_runner_command(runner)
         for runner in self.YES:
             self.assertEqual(runmaker4.check_runner_command(runner), runner)
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -3,7 +3,6 @@ import json
 import os
 import re
 import subprocess
-import unittest
 from typing import Any
 
 from tests.journal import BEGAN, end, pair, start
@@ -205,7 +204,3 @@ class Output(ShowCase):
         told = self.shown(1).splitlines()
         self.assertEqual(told[-2:], ["  | next to last", "  | last"])
         self.assertLess(max(map(len, told)), 600)
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -155,7 +155,3 @@ class RecordsOfClients(FileCase):
         rows = self.path.read_bytes()[-4 * 161:].split(b"\n")
         self.assertEqual([row[:2] for row in rows], [b".-", b"+ ", b"+ ", b"  ", b""])
         self.assertIn(b"(in x?+ status", rows[0])
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import termios
 import time
-import unittest
 
 from tests.support import (
     RUNMAKER,
@@ -380,7 +379,3 @@ class Descriptors(RunCase):
         self.assertRefused(self.finish(self.run_limited("-n 64")), "runmaker4.py", "64")
         self.assertEqual(self.states(), "." * 100)
         self.assertFalse(self.exists("ran"))
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -477,7 +477,3 @@ class Wrapped(SlotCase):
         self.assertEqual(self.locked_lines(), [1])
         self.open_gate()
         wait_until(lambda: not self.locked_lines(), what="the line is free")
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -190,7 +190,3 @@ class JobScript(SshCase):
         (self.dir / "out").mkdir()                                      # echo * shows the same each time
         here = results()
         self.assertEqual(results("--runner", f"ssh \"$SLAVE_IP\" cd {self.dir} '&&'"), here)
-
-
-if __name__ == "__main__":
-    unittest.main()

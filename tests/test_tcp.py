@@ -601,7 +601,3 @@ class Fairness(TcpCase):
         self.assertEqual(self.states(), "rdddd")
         self.open_gate()
         self.assertClientEnded(self.finish(busy), 0, "ddddd")
-
-
-if __name__ == "__main__":
-    unittest.main()

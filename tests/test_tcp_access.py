@@ -11,7 +11,6 @@ import socket
 import stat
 import subprocess
 import termios
-import unittest
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -518,7 +517,3 @@ class Address(TcpCase):
             self.assertRefused(self.run_script(RUNCLIENT, text), "argument SERVER: not HOST or HOST:PORT: ")
         ended = self.run_script(RUNCLIENT, "--port=1", "alice:2")
         self.assertRefused(ended, "give only one of --port 1 and SERVER:2")
-
-
-if __name__ == "__main__":
-    unittest.main()

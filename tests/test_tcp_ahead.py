@@ -1,6 +1,5 @@
 """Promise: a client whose jobs are short gets lines ahead; no line waits long, and no limit is overrun."""
 import importlib
-import unittest
 from typing import Any
 
 from tests.support import wait_until
@@ -58,7 +57,3 @@ class LinesAhead(TcpCase):
         self.start_client(server, "-q", "-j1", "--name", "second")
         wait_until(lambda: self.states() == "d" * 40 + "rdddd")
         self.assertEqual(self.read("ran"), b"x\n" * 4)
-
-
-if __name__ == "__main__":
-    unittest.main()

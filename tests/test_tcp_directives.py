@@ -1,7 +1,6 @@
 """Promise: #RUN lines mean the same for the clients of a server as for runners of the file."""
 import random
 import signal
-import unittest
 from typing import Any
 
 from tests import test_directives
@@ -230,7 +229,3 @@ class MixedWork(DirectiveCase, TcpCase):
         self.assertEqual([self.finish(program).code for program in programs], [0] * len(programs))
         self.assertEqual(self.states(), "d" * self.SECTIONS * self.SIZE)
         self.assertBarriersHeld({program.pid for program in programs})
-
-
-if __name__ == "__main__":
-    unittest.main()

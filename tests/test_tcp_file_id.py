@@ -4,7 +4,6 @@ answers at its port.
 import os
 import shutil
 import subprocess
-import unittest
 
 from tests.support import alive, wait_until
 from tests.tcp import Program, Server
@@ -143,7 +142,3 @@ class FileId(LossCase):
         (self.dir / "one").rename(self.dir / "two")
         found.append(self.id_of("two/runs.txt"))
         self.assertEqual(len(set(found)), len(found), found)
-
-
-if __name__ == "__main__":
-    unittest.main()

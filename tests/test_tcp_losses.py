@@ -784,7 +784,3 @@ class LeftBehind(LossCase):
         proxy.mend()
         self.assertClientEnded(self.finish(client), 0, "d")
         self.assertEqual(self.read("out/1.out").split(), [b"%d" % number for number in range(1, 400_001)])
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -121,7 +121,3 @@ class Cable(NetworkCase):
         self.wait_said(server, "bob", "did not come back", "lines 1, 2")
         self.plug_in("bob")
         self.assert_second_ran_on(client)                       # late results count
-
-
-if __name__ == "__main__":
-    unittest.main()

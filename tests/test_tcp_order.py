@@ -1,6 +1,5 @@
 """Promise: every client gets the first line of the file that it may take at that moment."""
 import re
-import unittest
 from typing import Any
 
 from tests.tcp import Server, TcpCase
@@ -84,7 +83,3 @@ class OrderOfTheFile(TcpCase):
         self.stop(self.server)
         commands = re.findall(rb"^\.-> (\w) ", self.read("log"), re.MULTILINE)
         self.assertEqual(commands, [b"a", b"b", b"c", b"d"])
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -593,7 +593,3 @@ class Refused(TcpCase):
             with self.subTest(options=call[5:-1]):
                 self.assertRefused(ended, pathlib.Path(str(call[-2])).name)
         self.assertEqual(self.states(), ".")
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -1,5 +1,4 @@
 """Promise: a client's slots have names as a runner's have."""
-import unittest
 
 from tests import test_slots
 from tests.tcp import OverTcp
@@ -26,7 +25,3 @@ class FollowedNames(OverTcp, test_slots.FollowedNames):
         self.open_gate()
         self.assertAll(0, client, "ddd")
         self.assertEqual(sorted(self.read("taken").strip().split(b",")), [b"a", b"b"])
-
-
-if __name__ == "__main__":
-    unittest.main()

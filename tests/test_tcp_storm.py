@@ -151,7 +151,3 @@ class SilenceStorm(LossCase):
         proxy.cut()
         time.sleep(self.AWAY)
         proxy.mend()
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -3,7 +3,6 @@ import json
 import os
 import re
 import time
-import unittest
 from typing import Any
 
 from tests.journal import BEGAN, end, pair, start
@@ -421,7 +420,3 @@ class Timeline(TellingCase):
         self.journal(start(1, 1))
         self.assertRefused(self.runwait("--outdir", "out", "--timeline", "o.json"), "no finished runs")
         self.assertRefused(self.runwait("--outdir", "gone", "--timeline", "o"), "gone/journal: no such file")
-
-
-if __name__ == "__main__":
-    unittest.main()

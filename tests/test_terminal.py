@@ -298,7 +298,3 @@ class Drawing(unittest.TestCase):
         self.terminal.write(b"a\n")
         self.terminal.flush()
         self.assertEqual(self.written(), b"a\n")
-
-
-if __name__ == "__main__":
-    unittest.main()

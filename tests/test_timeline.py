@@ -371,7 +371,3 @@ class BlockedByACheck(RunCase):
         waiter = self.start_patched(patch, "runs.txt", script=RUNWAIT)
         self.wait_states("r.")
         self.assertWait(waiter)
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -828,7 +828,3 @@ class FromNetJobs(GroupCase):
                            ("alice", "exit 0", RAN), ("bob", "exit 0", f"{RAN}; echo 'hello, world'"))
         self.assertResults(server, "second", True, ("127.0.0.1", "exit 0", RAN))
         self.assertIn(b"hello, world", self.read("log"))
-
-
-if __name__ == "__main__":
-    unittest.main()

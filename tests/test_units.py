@@ -390,7 +390,3 @@ class ProgressLines(unittest.TestCase):
                 found = self.estimate(hourly, now, total=20, step=20.0)
                 self.assertRegex(found, r"\b(0\.9|1\.[01])/h\b")
                 self.assertRegex(found, r"\b(9|1[01])h \d\dm left")
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -3,7 +3,6 @@ import json
 import os
 import re
 import time
-import unittest
 from typing import Any
 
 import runmaker4
@@ -182,7 +181,3 @@ class OnThePage(ViewCase):
         page = self.page()
         self.assertEqual(page.failed(), [[1, "exit 0 (now failed)"], [2, "lost"]])
         self.assertEqual(page.others(), [[2, "exit 3 (now error)"]])
-
-
-if __name__ == "__main__":
-    unittest.main()

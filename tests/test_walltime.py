@@ -4,7 +4,6 @@ one successor, and only of a runner that has finished a line, and leaves lines o
 import itertools
 import signal
 import time
-import unittest
 
 from tests.support import RUNCLIENT, RUNMAKER, SLEEPING, WAITING, RunCase, alive
 from tests.tcp import TcpCase
@@ -173,7 +172,3 @@ class Hiring(TcpCase):
                 self.assertRefused(ended, why)
         # a batch script that was submitted in a step
         self.assertEnded(self.run_jobs(*self.HIRE, env={**step, "SLURM_STEP_ID": "-5"}), 0, "d")
-
-
-if __name__ == "__main__":
-    unittest.main()
