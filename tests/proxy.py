@@ -66,9 +66,7 @@ class Proxy:
             self._start(self._connect, client)
 
     def _connect(self, client: socket.socket) -> None:
-        """Connect a client with the server; its bytes are forwarded by this thread, and those for it by
-        another.
-        """
+        """Connect a client with the server; forward its bytes, and in another thread those for it."""
         for way in BOTH:
             self.open[way].wait()
         try:

@@ -502,9 +502,7 @@ class World:
             self.fail(f"a write without a lock carried old neighbours along, at {sorted(carried)}")
 
     def look_up(self, host: Host, path: str, fresh: bool) -> Inode | None:
-        """What a path leads to; fresh: NFS asks whenever it opens a file, FUSE where the file that it knows
-        is gone.
-        """
+        """What a path leads to; fresh: NFS asks at each open, FUSE once the file that it knows is gone."""
         known = host.names.get(path)
         if host.fuse:
             fresh &= known is not None and known[0] not in self.names.values()
@@ -596,9 +594,7 @@ class Machine:
         self.trace: list[str] | None = None
 
     def namespaces(self) -> dict[str, Any]:
-        """What is to take the place of the modules os, fcntl, time, tempfile, and of a function that reads
-        /proc.
-        """
+        """What takes the place of os, fcntl, time, tempfile, and of a function that reads /proc."""
         made: dict[str, Any] = {
             "file_identity_lines": lambda fd: [b"%d" % id(self.of(self.world.me, fd).inode)],
         }

@@ -494,9 +494,7 @@ class History(World):
             MACHINE.trace.append(f"{self.now:9.4f} editor saves {way}: {new!r}")
 
     def settle(self) -> None:
-        """Check what is left at the end: no line without an end, none that nobody knows, no result without a
-        run.
-        """
+        """Check what is left: no line without an end or unknown to all, no result without a run."""
         for description in {lock.owner for inode in self.inodes for lock in inode.locks}:
             self.fail(f"locks are left, of {description.host.name}")
         for path in self.names.keys() - {PATH, LOCK_FILE}:
@@ -570,9 +568,7 @@ def mount_of(host: Host) -> Any:
 
 
 def own(host: Host) -> int:
-    """Descriptors of a runner besides those of its jobs: the file, on NFS also to read it, and its
-    lock file's command mutexes.
-    """
+    """A runner's descriptors besides those of jobs: the file (on NFS also to read), command mutexes."""
     return 3 if host.network else 2
 
 
@@ -779,10 +775,7 @@ def settle_run(world: History, me: Process, product: Product, run: Run) -> None:
 
 
 def set_by_hand(world: History, me: Process, calls: int) -> None:
-    """runset4.py: set states, append.
-
-    It is let alone by what stops it: somebody sees that, and runs it again.
-    """
+    """runset4.py: set states, append; who is stopped by something sees that, and runs it again."""
     setter = Setter(me.host)
     for call in range(calls):
         world.sleep(me, world.draws.choice((0.0, 0.3, 1.2, 3.0)) * world.throttle)

@@ -374,9 +374,7 @@ class Case(unittest.TestCase):
             time.sleep(0.01)
 
     def locked_lines(self, name: str = "runs.txt") -> list[int]:
-        """The numbers of the lines that have a life sign: their own job locks, or any if no other line is
-        like them.
-        """
+        """The numbers of the lines with a life sign: their own job locks, or any if no line is like them."""
         lines = [(number, line[2:]) for number, line in enumerate(self.read(name).splitlines(), 1)
                  if line[1:2] == b" " and line[:1] not in b"#/"]
         texts = [text for _, text in lines]
@@ -392,9 +390,7 @@ class Case(unittest.TestCase):
         return fd
 
     def start_to_gate(self, text: Text, *options: str) -> subprocess.Popen[bytes]:
-        """Make runs.txt of this text, which has a job that waits at the GATE; a quiet runner that runs this
-        job now.
-        """
+        """Make runs.txt of this text, with a job that waits at the GATE; a quiet runner that runs it."""
         at_gate = self.dir / "at.gate"      # a runner writes the state before it starts the job
         at_gate.unlink(missing_ok=True)
         self.write(text)
@@ -491,9 +487,7 @@ class ConsoleLine:
 
 
 def console_lines(out: bytes) -> list[ConsoleLine]:
-    """What a runner printed on stdout, line by line; fails where a line has none of the forms or is cut
-    short.
-    """
+    """What a runner printed on stdout, line by line; fails where one has none of the forms or is cut."""
     if not out:
         return []
     found = []
@@ -631,9 +625,7 @@ class RunCase(Case):
         self.assertEqual(without_states(self.read()), without_states(self.before))
 
     def assertEnded(self, ended: Ended, code: int, states: str) -> None:
-        """The runner's exit status, the states it left; only they changed in the file, and no process lives
-        on.
-        """
+        """The exit status and the states left; nothing else changed in the file, and no process lives on."""
         self.assertEqual((ended.code, self.states()), (code, states), ended.err.decode(errors="replace"))
         self.assertOnlyStatesChanged()
         self.assertNobodyLeft()
@@ -654,9 +646,7 @@ class RunCase(Case):
         )
 
     def bound_by_permissions(self) -> dict[str, Any]:
-        """Settings for start() with which root, too, may do no more than the permissions of a file say
-        (Linux).
-        """
+        """Settings for start() with which root, too, is bound by the permissions of a file (Linux)."""
         if os.geteuid() != 0:
             return {}
         libc = ctypes.CDLL(None)

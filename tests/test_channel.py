@@ -67,10 +67,7 @@ def unaltered(_: int, data: bytes) -> bytes:
 
 
 class Line:
-    """Two ends and what lies between them.
-
-    Every handshake goes through `alter`, and is recorded as it was sent.
-    """
+    """Two ends and what lies between: each handshake goes through `alter`, and is recorded as sent."""
 
     def __init__(self, token: str = TOKEN, credentials: runmaker4.Credentials = CREDENTIALS,
                  wanted: str = "", context: ssl.SSLContext = CONTEXT) -> None:
@@ -745,9 +742,7 @@ class Secrecy(ChannelCase):
 
 
 class Fuzz(ChannelCase):
-    """Whatever bytes come, at either end: messages that were sent, in their order, or a WireError; nothing
-    else.
-    """
+    """Whatever bytes come at either end: messages that were sent, in order, or a WireError; no more."""
 
     def check(self, seed: int, share: float, attack: Callable[[random.Random], None]) -> None:
         random_ = random.Random(seed)

@@ -573,10 +573,7 @@ def without_chance(text: str) -> list[str]:
 
 
 def differences(shown: str, printed: str) -> str:
-    """What is shown and was not printed, or ''.
-
-    `...` stands for any lines.  Only lines of jobs that run at the same time may come in any order.
-    """
+    """What is shown and was not printed, or ''; `...`: any lines; lines of jobs at once: any order."""
     wanted, found = without_chance(shown), without_chance(printed)
     missing = Counter(line for line in wanted if line != "...") - Counter(found)
     if missing:

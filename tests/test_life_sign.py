@@ -132,9 +132,7 @@ class BroughtBack(LifeSign):
     def save_old_states(
         self, *options: str, meanwhile: Callable[[], Any] = lambda: None, again: str = ""
     ) -> Ended:
-        """How a runner ends that meets them; meanwhile: what happens before; again: a line that they have
-        twice.
-        """
+        """How a runner ends that meets them; meanwhile: done before; again: a line that stands twice."""
         runner = self.start_to_gate(self.TEXT, *options)
         self.wait_states("d!r")
         meanwhile()

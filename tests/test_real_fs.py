@@ -260,9 +260,7 @@ class Hosts(FsCase):
         self.assertEqual(started, [str(number) for number in range(1, 8)])
 
     def test_a_storm(self) -> None:
-        """Runners of two hosts are killed, stopped and let go on at random; others are started in their
-        place.
-        """
+        """Runners of two hosts are killed, stopped and let go on at random, and others started."""
         jobs, chance = (3000, random.Random(7)) if FULL else (300, random.Random(7))
         self.alice.write("runs.txt", "".join(self.job(number, "sleep 0.3") for number in range(1, jobs + 1)))
         hosts = [self.alice, self.bob]
@@ -298,9 +296,7 @@ class Hosts(FsCase):
         self.assertRanOnce(jobs)
 
     def test_lines_that_all_hosts_append_at_once_are_all_there(self) -> None:
-        """With O_APPEND alone, under the same lock, ceph-fuse loses every other line: it writes behind an old
-        end.
-        """
+        """O_APPEND alone, under this lock, loses every other line on ceph-fuse: it writes at an old end."""
         self.alice.write("runs.txt", "x held\n")
         adding = "for n in $(seq 15); do runset4.py runs.txt --add \"echo $HOST $n\" || exit; done"
         for command in [self.start(host, f"sh -c '{adding}'") for host in self.rig.hosts.values()]:

@@ -50,9 +50,7 @@ class HostsCase(RunCase):
             program.chmod(0o755)
 
     def type(self, text: str, host: str = "alice", directory: object = "") -> subprocess.Popen[bytes]:
-        """Have a shell on a host run this in a directory (the test's); what it prints goes to a file
-        `printed`.
-        """
+        """Have a shell on a host run this in a directory (the test's); what it prints is in `printed`."""
         with open(self.dir / "printed", "ab") as out:
             return self.start(
                 *self.hosts.on(host, directory or self.dir), "sh", "-c", text, stdout=out, stderr=out

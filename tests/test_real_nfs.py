@@ -52,10 +52,7 @@ def the_rig() -> Rig:
 
 
 def job(number: int, body: str = "true") -> str:
-    """A job line.
-
-    It marks its start and its end as files, of which the server's one clock says in which order.
-    """
+    """A job that marks start and end as files, whose order the server's one clock tells."""
     return f". : >m/start.{number}.$$.$PPID.$HOST; {body}; : >m/end.{number}.$$.0.$HOST\n"
 
 
@@ -175,9 +172,7 @@ class NfsCase(Mixin):
         self.server.run("".join(f": >m/killed.0.{pid}.0.{client.name}; " for pid in dead))
 
     def marks(self) -> bytes:
-        """What happened in the server's order, as tests/marks.py reads it; a pid has its host's number in
-        front.
-        """
+        """What happened in the server's order, for tests/marks.py; a pid begins with its host's number."""
         hosts = {client.name.encode(): number for number, client in enumerate(self.rig.clients, 1)}
         found = []
         for line in self.server.run("find m/ -type f -printf '%T@ %f\\n'").out.splitlines():
@@ -323,10 +318,7 @@ class Disasters(NfsCase):
         self.assertRanOnce(2)
 
     def test_the_network_is_cut_for_more_than_the_lease(self) -> None:
-        """NFSv4: another host takes a line, and when the first is back it stops its copy.
-
-        NFSv3: nobody can.
-        """
+        """NFSv4: another host takes a line, and the first then stops its copy. NFSv3: nobody can."""
         self.server.write("runs.txt", job(1, GATE) + job(2, GATE))
         runner = self.start(self.alice, "runmaker4.py -j2 runs.txt")
         self.wait_marks("^start", 2)
@@ -414,9 +406,7 @@ class OnNfs42(Scenarios, Disasters, unittest.TestCase):
         self.assertRanOnce(1)
 
     def test_the_export_is_full(self) -> None:
-        """Output is lost, which is said; jobs and their states go on, and an addition is made wholly or not
-        at all.
-        """
+        """Output is lost, which is said; jobs and states go on, an addition is made whole or not at all."""
         self.server.write("runs.txt", ". echo text; sleep 0.3\n" * 30)
         runner = self.start(self.alice, "runmaker4.py -q -j2 --outdir out runs.txt")
         self.wait("[ $(grep -c '^d' runs.txt) -ge 3 ]")

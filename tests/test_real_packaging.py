@@ -100,9 +100,7 @@ class PackagingCase(AnywhereCase):
 
 
 class Installed(PackagingCase):
-    """All ways to install it give ten commands, with manual pages and completion, and take all of it away
-    again.
-    """
+    """All ways to install give ten commands, with manual pages and completion, and remove them again."""
 
     def check(self, programs: str, *remove: object) -> None:
         """Use what is installed, then remove it.  programs: the directory of the commands, in the home."""

@@ -191,10 +191,7 @@ class StoppedTogether(RunCase):
         return [int(self.wait_file(f"pid.{line}")) for line in range(1, count + 1)]
 
     def start_two(self, second: str, *options: object) -> subprocess.Popen[bytes]:
-        """Two jobs run, and one waits.
-
-        The runner takes a longer time than a second for together: we may be slow.
-        """
+        """Two jobs run, one waits; together= has more than a second here, as we may be slow."""
         told = "echo $$ >pid.$JOB_ID"
         self.jobs(f"{told}; {UP}; exec sleep 60", f"{told}; {UP}; {second}", "true")
         runner = self.start_patched(

@@ -41,9 +41,7 @@ from tests.wire import Peer, release
 
 
 def ordinarily(*names: str) -> Callable[[type], type]:
-    """A class decorator: of the tests that are inherited only these are run, unless all is tested in full
-    size.
-    """
+    """A class decorator: of the inherited tests only these run, unless in full size."""
     def choose(case: type) -> type:
         inherited = {name for name in set(dir(case)) - set(vars(case)) if name.startswith("test_")}
         if not set(names) <= inherited:
@@ -92,9 +90,7 @@ class BroughtBack(OverTcp, test_life_sign.LifeSign):
 
 
 class Surroundings(TcpCase):
-    """What a job of a client finds: its client's directory and environment, and nothing that is not its
-    business.
-    """
+    """What a job of a client finds: its client's directory and environment, and nothing else."""
     LIST = "for fd in /proc/$$/fd/*; do readlink $fd; done"
 
     def test_directory_environment_input_and_descriptors(self) -> None:
@@ -148,9 +144,7 @@ class LikeARunner(TcpCase):
         self.assertEqual(self.states(), states)
 
     def plain(self, printed: bytes) -> bytes:
-        """What was printed without process numbers, times, the name of who said it, and which file a server
-        has.
-        """
+        """What was printed without process numbers, times, who said it, and which file a server has."""
         for pattern, text in (
             (SERVING, b""),
             (rb"\(bob,\d+\)", b"(bob,PID)"),
@@ -283,9 +277,7 @@ class LongCommands(OverTcp, test_bytes.LongCommands):
             "test_nothing_is_left_running_when_int_comes_amid_short_jobs",
             "test_nothing_is_cut_short_when_hup_comes_amid_short_jobs")
 class Interrupted(OverTcp, test_signals.Interrupted):
-    """INT and TERM at a client: its jobs are ended and marked e at once; lines that it had not begun are new
-    again.
-    """
+    """INT and TERM at a client: its jobs end and are e at once; lines that had not begun are new."""
 
     def check_amid(self, ended: Ended, code: int) -> str:
         """The server first takes back what was on its way to the client when it left."""
@@ -499,9 +491,7 @@ class ExitWhenDone(TcpCase):
 
 
 class ServerSignals(TcpCase):
-    """HUP and USR1 at the server: nothing more is handed out, what runs may end; the results make the exit
-    status.
-    """
+    """HUP and USR1 at the server: no more jobs, what runs may end, its results are the exit status."""
 
     def start_draining(self, number: signal.Signals, *jobs: str) -> Server:
         """Clients run all of these jobs but the last one when the signal comes to their server."""
@@ -540,8 +530,7 @@ class ServerSignals(TcpCase):
 # -- many on one file ----------------------------------------------------------------------------------------
 
 class MixedWork(TcpCase):
-    """Clients, runners on the file itself and runset4.py work on one file: each job is started exactly once.
-    """
+    """Clients, runners on the file and runset4.py share one file: each job is started exactly once."""
 
     JOBS, ADDED, CLIENTS, RUNNERS = (
         (5000, 500, 20, 2) if ALL else (2000, 200, 10, 2) if FULL else (300, 30, 4, 1)

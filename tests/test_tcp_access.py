@@ -68,9 +68,7 @@ class TokenOfTheServer(TokenCase):
 
 
 class TokenOfTheEnvironment(TcpCase):
-    """$RUNMAKER4_TOKEN is the server's token, too: two jobs of one user have one each, and no file is
-    written.
-    """
+    """$RUNMAKER4_TOKEN is the server's, too: each job of a user has its own, and no file is written."""
 
     def start_own(self, file: str, token: str) -> Server:
         """A server with a token of its own for a file with one job."""
@@ -144,9 +142,7 @@ class NameOfTheFile(TcpCase):
 
 
 class TokenOfTheClient(TokenCase):
-    """A client takes --token VALUE or FILE, $RUNMAKER4_TOKEN, or the file in its home directory, in this
-    order.
-    """
+    """A client takes --token VALUE or FILE, $RUNMAKER4_TOKEN, or its home's file, in this order."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -185,9 +181,7 @@ class TokenOfTheClient(TokenCase):
         self.assertWrong(([], {"RUNMAKER4_TOKEN": str(self.token_file)}), words=("32",))
 
     def type_token(self, text: str) -> tuple[int, bytes]:
-        """Start a client without a token on a terminal, and type this: its exit status, what the terminal
-        shows.
-        """
+        """Start a client without a token on a terminal, and type this: exit status, what is shown."""
         master, slave = pty.openpty()
         with open(master, "rb", buffering=0) as terminal:
             client = self.start(RUNCLIENT, *self.client_words(self.server), stdin=slave, stdout=slave,

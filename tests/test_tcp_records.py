@@ -291,9 +291,7 @@ class Together(RecordsCase):
 
 
 class CutConnection(RecordsCase):
-    """The connection breaks in the middle of the output of jobs: what a server keeps is complete and exact
-    even so.
-    """
+    """The connection breaks amid the output of jobs: what a server keeps is complete and exact."""
     CUTS = 10 if FULL else 2
     AHEAD = 2                                   # pieces that a job may print before the next cut
     PIECES, LINES = CUTS + AHEAD, 20_000

@@ -94,9 +94,7 @@ class TcpStorm(test_storm.KillCase, TcpCase):
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a minute")
 class SilenceStorm(LossCase):
-    """Clients and server sleep, and connections freeze or are cut, for longer than silence and grace; nobody
-    dies.
-    """
+    """Clients and server sleep, connections freeze or are cut for longer than the grace; nobody dies."""
     PATCH = "import runmaker4; runmaker4.MAX_SILENT_SECONDS, runmaker4.PING_SECONDS = 1.0, 0.3"
     JOBS, EVENTS = (6_000, 40) if ALL else (1_800, 12)
     GRACE, AWAY = 0.5, 2.0

@@ -181,9 +181,7 @@ def million(bench: Bench, tool: Tool) -> str:
 
 
 def crash(bench: Bench, tool: Tool) -> str:
-    """What becomes of jobs when the tool is killed with -9 and told to go on at once: lost, twice, twice at
-    once.
-    """
+    """What becomes of jobs when the tool is killed with -9 and goes on: lost, twice, at once."""
     numbers = [b"%d" % number for number in range(JOBS)]
     with Trial(bench, tool, *((b"sh job %s\n" % number, 1) for number in numbers)) as trial:
         def ended() -> Counter[bytes]:

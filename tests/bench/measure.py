@@ -98,9 +98,7 @@ class Bench:
         return self.wait(self.start(command, stdin), began)
 
     def run_piped(self, command: list[str]) -> tuple[Used, int]:
-        """Run a command with stdout in a pipe that is read as fast as it goes; what it took, and the bytes
-        read.
-        """
+        """Run a command whose stdout is a pipe that is read at once; what it took, and the bytes read."""
         began = time.perf_counter()
         process = self.start(command, stdout=subprocess.PIPE)
         buffer, total = bytearray(1 << 20), 0
@@ -135,9 +133,7 @@ class Bench:
         return seconds, self.wait(process, began)
 
     def until_jobs_done(self, name: str, first: int, last: int) -> float:
-        """The seconds from the end of the first-th job to that of the last-th; then the runner is told to
-        stop.
-        """
+        """Seconds from the end of the first-th job to the last-th's; then the runner is stopped."""
         process = self.start([*RUNMAKER, name], stdout=subprocess.PIPE)
         done, times = 0, {}
         with present(process.stdout) as output:

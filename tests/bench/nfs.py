@@ -23,9 +23,7 @@ def count_trips(clients: Sequence[Machine]) -> Counter[str]:
 
 
 def run(rig: Rig, hosts: int, count: int, options: str, equal: bool) -> tuple[float, Counter[str]]:
-    """So many `true` on so many hosts, perhaps in equal lines: the seconds that they took, and the round
-    trips.
-    """
+    """So many `true` on so many hosts, perhaps in equal lines: seconds, and round trips."""
     rig.server.run("rm -rf runs.txt out")
     rig.server.write("runs.txt", "".join(f". true {0 if equal else number}\n" for number in range(count)))
     clients = rig.clients[:hosts]

@@ -106,9 +106,7 @@ class Command:
 
     @functools.cached_property
     def outside(self) -> int:
-        """The process number of its shell, or of what this has become, on this machine; 0 if it has ended too
-        soon.
-        """
+        """The process number of its shell, or of what this has become, on this machine; 0: it has ended."""
         wait_until(
             lambda: first_child(self.process.pid) or self.code is not None, what=f"{self.text} is a process"
         )

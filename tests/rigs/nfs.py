@@ -53,10 +53,7 @@ TOOLS = {
 
 @functools.cache
 def missing() -> str:
-    """What is missing here, as a sentence; empty if machines can be started.
-
-    Installs and builds it where it may.
-    """
+    """What is missing here, or ''; installs and builds what machines need, where it may."""
     if platform.machine() != "x86_64":
         return "real NFS needs x86-64"
     if (IMAGE / "image.stamp").exists() and all(shutil.which(tool, path=PATH) for tool in TOOLS):
@@ -191,9 +188,7 @@ class Machine:
                     assert "error" not in answer, answer
 
     def network(self) -> list[str]:
-        """QEMU's arguments for the network: the server's process is the hub, a datagram socket for each
-        client.
-        """
+        """QEMU's arguments for the network: the server is the hub, a datagram socket for each client."""
         def cable(name: str, ours: pathlib.Path, theirs: pathlib.Path) -> list[str]:
             return ["-netdev", f"dgram,id={name},local.type=unix,local.path={ours},"
                                f"remote.type=unix,remote.path={theirs}"]

@@ -91,9 +91,7 @@ class Hosts(fs.Rig):
         return self.hosts[name].dir
 
     def on(self, name: str, directory: object = "") -> list[str]:
-        """The words that run a command on a host, in a directory (its home), as one does who is logged in
-        there.
-        """
+        """The words that run a command on a host, in a directory (its home), as for who is logged in."""
         home = self.home(name)
         return [*self.hosts[name].inside(), f"--wd={directory or home}", "env", "-i",
                 f"HOME={home}", f"PATH={self.dir}/bin:{PATH}"]
