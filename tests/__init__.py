@@ -29,9 +29,8 @@ Nanoseconds = Counter[str]      # that modules took
 TOLD = "failures", "errors", "skipped", "expectedFailures", "unexpectedSuccesses", "collectedDurations"
 
 
-def load_tests(
-    loader: unittest.TestLoader, _: unittest.TestSuite, pattern: Optional[str]
-) -> unittest.TestSuite:
+def load_tests(loader: unittest.TestLoader, _: unittest.TestSuite,
+               pattern: Optional[str]) -> unittest.TestSuite:
     """What unittest calls to find the tests of a package."""
     return Shared([loader.discover(os.path.dirname(__file__), pattern or "test*.py")])
 

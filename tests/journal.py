@@ -20,15 +20,8 @@ def start(run: object, line: int, command: Text = "true", began: float = BEGAN, 
     return event("start", run, line, command, began, **more)
 
 
-def end(
-    run: object,
-    line: object,
-    command: Text = "true",
-    began: float = BEGAN,
-    took: float = 1.5,
-    state: str = "d",
-    **more: Any,
-) -> bytes:
+def end(run: object, line: object, command: Text = "true", began: float = BEGAN, took: float = 1.5,
+        state: str = "d", **more: Any) -> bytes:
     """The end of a run that took so many seconds."""
     fields = {
         "state": state,

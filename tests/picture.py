@@ -64,8 +64,7 @@ def draw_report(folder: pathlib.Path) -> None:
         runner.wait()
     subprocess.run(
         [sys.executable, str(ROOT / RUNWAIT), "--report", "night.html", "--outdir", "out", "runs.txt"],
-        cwd=folder,
-        check=True,
+        cwd=folder, check=True
     )
     page = folder / "night.html"            # in the picture it was made at nobody's place
     text = page.read_text().replace(f"{os.uname().nodename}:{folder.resolve()}", "login:~/project")

@@ -983,9 +983,8 @@ def make_world(seed: int) -> History:
     else:
         runners = make_runners(world, draws.choices(hosts[:2], k=draws.choice((2, 2, 2, 3))),
                                (b"", b"", b"er", b"!er"), (0.0, 0.0, 0.5, 4.0, 8.0))
-        blows = draws.choices(
-            ("kill", "stop", "cut"), (3, 1, 2 * bool(world.kind)), k=draws.choice((0, 0, 1, 2))
-        )
+        blows = draws.choices(("kill", "stop", "cut"), (3, 1, 2 * bool(world.kind)),
+                              k=draws.choice((0, 0, 1, 2)))
     world.actors += runners
     world.fates = set(blows)
     world.actors.append(
@@ -1098,9 +1097,8 @@ def make_lines(draws: random.Random) -> list[bytes]:
     return lines
 
 
-def make_runners(
-    world: History, hosts: list[Host], retries: Sequence[bytes], late: Sequence[float]
-) -> list[Process]:
+def make_runners(world: History, hosts: list[Host], retries: Sequence[bytes],
+                 late: Sequence[float]) -> list[Process]:
     """A runner on each of these hosts, which may retry these states, and but for the first may be late."""
     runners = []
     for index, host in enumerate(hosts):
@@ -1432,9 +1430,8 @@ def workers() -> Iterator[multiprocessing.pool.Pool]:
         yield pool
 
 
-def explore_on_all_cores(
-    pool: multiprocessing.pool.Pool, schedules: int, first: int = 0, name: str = ""
-) -> Found:
+def explore_on_all_cores(pool: multiprocessing.pool.Pool, schedules: int, first: int = 0,
+                         name: str = "") -> Found:
     """That many seeds, with a planted defect or ''."""
     piece = max(20, min(500, schedules // 20))
     tasks = [(name, range(seed, min(seed + piece, first + schedules)))
@@ -1462,9 +1459,8 @@ def history(seed: int, name: str = "") -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m tests.simulation", allow_abbrev=False)
     parser.add_argument("--seed", type=int, help="show this history, rather than a table of planted defects")
-    parser.add_argument(
-        "--planted", choices=["", *PLANTED], help="with this defect only, or without any ('')"
-    )
+    parser.add_argument("--planted", choices=["", *PLANTED],
+                        help="with this defect only, or without any ('')")
     parser.add_argument("--schedules", type=int, default=2000, help="for each line of the table [2000]")
     parser.add_argument("--first", type=int, default=0, help="the first seed of them [0]")
     options = parser.parse_args()

@@ -132,9 +132,8 @@ def forking(_: int) -> socket.socket:
     """The way to what forks scripts for all tests of this process."""
     here, there = socket.socketpair(type=socket.SOCK_SEQPACKET)
     environ = {**os.environ, MARK: "-" * MARK_LENGTH}
-    process = subprocess.Popen(
-        [PYTHON, "-c", FORKING], stdin=there.fileno(), stdout=subprocess.DEVNULL, env=environ
-    )
+    process = subprocess.Popen([PYTHON, "-c", FORKING], stdin=there.fileno(), stdout=subprocess.DEVNULL,
+                               env=environ)
     there.close()
     here.settimeout(60)
     atexit.register(process.wait)
@@ -429,18 +428,15 @@ class Case(unittest.TestCase):
         words = [str(word) for word in args]
         return [PYTHON, str(SCRIPTS_AT / script), *words] if script in SCRIPTS else [script, *words]
 
-    def start(
-        self, script: str, *args: object, env: Optional[dict[str, str]] = None, **options: Any
-    ) -> subprocess.Popen[bytes]:
+    def start(self, script: str, *args: object, env: Optional[dict[str, str]] = None,
+              **options: Any) -> subprocess.Popen[bytes]:
         """Start a script (one of SCRIPTS, or any command) in the test's directory; output to pipes."""
-        settings: dict[str, Any] = dict(
-            cwd=self.dir, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        settings: dict[str, Any] = dict(cwd=self.dir, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE)
         settings.update(options)
         popen = Forked if self.forks and CLONE and not FULL else subprocess.Popen
-        process: subprocess.Popen[bytes] = popen(
-            self.command(script, *args), env=self.environ(env), **settings
-        )
+        process: subprocess.Popen[bytes] = popen(self.command(script, *args), env=self.environ(env),
+                                                 **settings)
         self.started.append(process)
         return process
 

@@ -177,9 +177,8 @@ class TcpCase(RunCase):
         self.wait_up(*up, runner=client)
         return client
 
-    def run_client(
-        self, server: Listening, *options: object, host: str = "", timeout: float = 60, **settings: Any
-    ) -> Ended:
+    def run_client(self, server: Listening, *options: object, host: str = "", timeout: float = 60,
+                   **settings: Any) -> Ended:
         """Run a client to its end."""
         return self.finish(self.start_client(server, *options, host=host, **settings), timeout)
 
@@ -249,9 +248,8 @@ class OverTcp(TcpCase):
         """Start a client, and its server, with these statements."""
         *options, file = args
         server = self.server_of(str(file), patch=statements)
-        return self.start(
-            *self.patched(statements, RUNCLIENT, *self.client_words(server, *options)), **settings
-        )
+        return self.start(*self.patched(statements, RUNCLIENT, *self.client_words(server, *options)),
+                          **settings)
 
     def as_ended(self, code: int, out: bytes, err: bytes) -> Ended:
         """What the client said reads as if a runner of runs.txt had said it."""

@@ -116,16 +116,9 @@ class TerminalCase(RunCase):
         def take_the_terminal() -> None:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-        return self.start(
-            script,
-            *words,
-            stdin=terminal.slave,
-            stdout=terminal.slave,
-            stderr=terminal.slave,
-            start_new_session=True,
-            preexec_fn=take_the_terminal,
-            env={"TERM": "xterm", "NO_COLOR": "", "COLUMNS": "", "LINES": "", **env},
-        )
+        return self.start(script, *words, stdin=terminal.slave, stdout=terminal.slave, stderr=terminal.slave,
+                          start_new_session=True, preexec_fn=take_the_terminal,
+                          env={"TERM": "xterm", "NO_COLOR": "", "COLUMNS": "", "LINES": "", **env})
 
     def wait_shown(self, terminal: Terminal, pattern: str) -> str:
         """Wait until the last line on the terminal is like this; the line."""

@@ -114,9 +114,8 @@ class OfTheFile(RunCase):
         self.open_gate()
         ended = self.finish(runner)
         self.assertEqual(ended.code, 1)
-        self.assertEqual(
-            closing(ended), "1 done in T; in all 1 done, 2 error (lines 2, 4); -r runs them again"
-        )
+        self.assertEqual(closing(ended),
+                         "1 done in T; in all 1 done, 2 error (lines 2, 4); -r runs them again")
 
 
 class ManyLines(RunCase):
@@ -150,9 +149,8 @@ class NoFile(RunCase):
     def test_a_file_without_jobs_is_said_to_have_none(self) -> None:
         self.jobs(": >runs.txt")
         ended = self.finish(self.start_patched(self.GONE, "-q", "runs.txt"))
-        self.assertEqual(
-            (ended.code, closing(ended)), (1, "1 done, 1 not written down in T (line 1); in all no jobs")
-        )
+        self.assertEqual((ended.code, closing(ended)),
+                         (1, "1 done, 1 not written down in T (line 1); in all no jobs"))
 
     def test_a_file_that_never_came_has_nothing_left(self) -> None:
         runner = self.start(RUNMAKER, "--follow", "-q", "runs.txt", stderr=subprocess.PIPE)
@@ -177,9 +175,7 @@ runmaker4.Runner.MAX_ANSWER_SECONDS = 0.1
         wait_until(lambda: self.exists("hangs"), what="the file is to be counted")
         runner.send_signal(signal.SIGINT)
         ended = self.finish(runner, timeout=20)
-        self.assertEqual(
-            (ended.code, closing(ended)), (130, "1 done in T; the state of the file is unknown")
-        )
+        self.assertEqual((ended.code, closing(ended)), (130, "1 done in T; the state of the file is unknown"))
 
 
 class OfTheServersFile(OverTcp, RunCase):
@@ -281,8 +277,7 @@ class LeavingServer(TcpCase):
         self.write("#RUN host=bob\n. true\n#RUN\n. true\n")
         server = self.start_server()
         alice = self.run_client(server, "-q", "--name=alice")
-        self.assertEqual((alice.code, closing(alice)), (
-            0, "1 done in T; in all 1 done, 1 new"))
+        self.assertEqual((alice.code, closing(alice)), (0, "1 done in T; in all 1 done, 1 new"))
         self.write("#RUN host=bob\n. : >up.2; sleep 60\n. true\n")
         bob = self.start_client(server, "-q", "--name=bob", up=[2])
         bob.send_signal(signal.SIGINT)

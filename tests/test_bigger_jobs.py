@@ -71,10 +71,8 @@ class BigJobs(TcpCase):
     def test_that_nobody_takes_a_big_job_is_said_after_a_while(self) -> None:
         self.write("#RUN slots=3\n. true\n")
         with open(self.dir / "told", "wb") as told:
-            runner = self.start_patched(
-                "import runmaker4\nrunmaker4.Cursor.MIN_IDLE_SECONDS = 0.2",
-                "--follow", "-j2", "runs.txt", stderr=told,
-            )
+            runner = self.start_patched("import runmaker4\nrunmaker4.Cursor.MIN_IDLE_SECONDS = 0.2",
+                                        "--follow", "-j2", "runs.txt", stderr=told)
         wait_until(lambda: b": 1 new job waits: " in self.read("told"), what="that is said")
         runner.send_signal(signal.SIGHUP)
         self.assertEqual(self.finish(runner).code, 0)

@@ -47,9 +47,8 @@ class CommandBytes(RunCase):
         ended = self.run_file(b". echo a\n. echo b\0c\n. echo d\n")
         self.assertEqual((self.states(), ended.code), ("ded", 1))
         self.assertEqual(ended.err.count(b"\n"), 2, ended.err)
-        self.assertIn(
-            b"runmaker4.py: runs.txt: line 2: cannot be started: the command contains a NUL byte\n", ended.err
-        )
+        self.assertIn(b"runmaker4.py: runs.txt: line 2: cannot be started: the command contains a NUL byte\n",
+                      ended.err)
         lines = console_lines(ended.out)
         self.assertEqual(printed(lines), [b"a", b"d"])
         self.assertEqual(len([text for text in printed(lines, "status") if text.startswith(b"forked")]), 2)

@@ -129,12 +129,8 @@ class LockTable(RunCase):
         bound = self.bound_by_permissions()
         self.dir.chmod(0o555)
         self.addCleanup(self.dir.chmod, 0o755)
-        self.assertRefused(
-            self.run_script(RUNMAKER, "runs.txt", **bound),
-            ".runs.txt.lock",
-            "permission denied",
-            "an empty file of this name",
-        )
+        self.assertRefused(self.run_script(RUNMAKER, "runs.txt", **bound), ".runs.txt.lock",
+                           "permission denied", "an empty file of this name")
         self.dir.chmod(0o755)
         lock_table(self.path).touch()
         self.write(". true\n")
@@ -195,9 +191,8 @@ class LockTable(RunCase):
             self.assertTrue(
                 runmaker4.lock(file.fileno(), runmaker4.bucket_of(b"echo ran >>ran") + runmaker4.MUTEX_OFFSET)
             )
-            runner = self.start_patched(
-                "import runmaker4; runmaker4.Cursor.MIN_IDLE_SECONDS = 0.3", "-q", "runs.txt"
-            )
+            runner = self.start_patched("import runmaker4; runmaker4.Cursor.MIN_IDLE_SECONDS = 0.3", "-q",
+                                        "runs.txt")
             with deadline(runner, 30):
                 self.assertIn(b": 1 new job waits: ", present(runner.stderr).readline())
             told = self.run_script(RUNWAIT, "--status", "runs.txt").out

@@ -49,9 +49,8 @@ class OfARunner(RunCase):
     def assertBroken(self, states: str) -> None:
         """The jobs that run end; all is said, once; and nobody is left."""
         self.open_gate()
-        self.assertEqual(
-            (self.runner.wait(30), self.states(), self.locked_lines()), (1, states, []), self.read("said")
-        )
+        self.assertEqual((self.runner.wait(30), self.states(), self.locked_lines()), (1, states, []),
+                         self.read("said"))
         lines = self.read("said").splitlines()
         self.assertIn(SAID, lines[0])
         self.assertIn(b"report this", lines[0])
@@ -81,9 +80,8 @@ class OfARunner(RunCase):
 
     def test_what_a_record_is_written_with_in_a_thread(self) -> None:
         self.jobs(WAITING, TO_BREAK, GATE)
-        self.start_breaking(
-            broken("RecordFile._write_locked") + THREADED, "-q", "-j2", "--joblog", "joblog", up=(1, 2)
-        )
+        self.start_breaking(broken("RecordFile._write_locked") + THREADED, "-q", "-j2", "--joblog", "joblog",
+                            up=(1, 2))
         self.open_gate()
         self.assertEqual(self.runner.wait(30), 1)
         self.assertEqual(self.states()[:2], "dd")

@@ -232,9 +232,8 @@ class Hosts(DirectiveCase):
             lines += [f"#RUN host={ours}", f". {RAN}", f". {RAN}",
                       f"#RUN timeout=50 host={others} ", f". {RAN}", "#RUN", f". {RAN}"]
         self.lines(*lines)
-        self.assertLeft(
-            self.start(RUNMAKER, "-j4", "--name", self.NAME, "runs.txt"), 0, "dd.d" * len(self.OURS)
-        )
+        self.assertLeft(self.start(RUNMAKER, "-j4", "--name", self.NAME, "runs.txt"), 0,
+                        "dd.d" * len(self.OURS))
         self.assertTold(" new")
         self.assertEqual(len(self.ran()), 3 * len(self.OURS), "JOB_ID is the line number")
         self.assertEqual(
@@ -375,10 +374,9 @@ class End(DirectiveCase):
     @spared
     def test_what_failed_above_is_run_again_once_and_nothing_below_holds_a_follower(self) -> None:
         below = "#RUN host=bob\n. true\n#RUN\n#RUN barrier\n. touch never\n"
-        self.check_runs(
-            ("#RUN end\n. touch never\n! touch never\n", "--follow -r", 1, ".!", []),
-            (f"! {NOTED}; false\n#RUN end\n! {NOTED}\n. {NOTED}\n", "--follow -r", 1, "!!.", [1]),
-            (f". {NOTED}\n#RUN end\n{below}", "--follow", 0, "d..", [1]))
+        self.check_runs(("#RUN end\n. touch never\n! touch never\n", "--follow -r", 1, ".!", []),
+                        (f"! {NOTED}; false\n#RUN end\n! {NOTED}\n. {NOTED}\n", "--follow -r", 1, "!!.", [1]),
+                        (f". {NOTED}\n#RUN end\n{below}", "--follow", 0, "d..", [1]))
 
     @spared
     def test_lines_above_for_another_host_hold_nobody_but_at_a_barrier(self) -> None:
@@ -399,19 +397,10 @@ class Together(DirectiveCase):
     """together= needs a server: on a shared file these lines are left alone, and that is said once."""
 
     def test_these_lines_are_left_and_the_others_run(self) -> None:
-        self.lines(
-            "#RUN together=g host=*",
-            ". touch never",
-            ". touch never",
-            "#RUN",
-            f". {RAN}",
-            "#RUN together=h host=* min-hosts=1",
-            ". touch never",
-            "#RUN together=h host=* min-hosts=all timeout=5",
-            ". touch never",
-            "#RUN host=*",
-            f". {RAN}",
-        )
+        self.lines("#RUN together=g host=*", ". touch never", ". touch never", "#RUN", f". {RAN}",
+                   "#RUN together=h host=* min-hosts=1", ". touch never",
+                   "#RUN together=h host=* min-hosts=all timeout=5", ". touch never", "#RUN host=*",
+                   f". {RAN}")
         self.assertLeft(self.start(RUNMAKER, "-j3", "runs.txt"), 0, "..d..d")
         self.assertTold("line 1", "together=", "runmaker4-server.py")
         self.assertTold("runmaker4-server.py")

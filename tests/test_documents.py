@@ -400,9 +400,7 @@ RECIPES = {
         jobs("e.r"), before="NSLOTS=2", states="ddd"
     ),
     "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname alice IMAGE "
-    "python3 runmaker4.py -j0 runs.txt": Recipe(
-        jobs(".."), states="dd"
-    ),
+    "python3 runmaker4.py -j0 runs.txt": Recipe(jobs(".."), states="dd"),
     "runmaker4.py -j8 --runner 'OMPI_MCA_orte_tmpdir_base=/tmp/mpi.$(id -un).$RUNMAKER4_SLOT' "
     "runs.txt": Recipe(
         "#RUN slots=4\n. mpirun -n 4 simulate --grid 1\n. mpirun -n 4 simulate --grid 2\n",
@@ -410,9 +408,7 @@ RECIPES = {
         after="[ $(grep -c -e '--grid 2' .printed) -ge 2 ]",
     ),
     "printf '%s\\n' alice alice bob bob > cores": Recipe(states="d"),
-    "runset4.py --cancel runs.txt 17 20": Recipe(
-        jobs("r" * 20), after="[ $(grep -c '^c' runs.txt) = 2 ]"
-    ),
+    "runset4.py --cancel runs.txt 17 20": Recipe(jobs("r" * 20), after="[ $(grep -c '^c' runs.txt) = 2 ]"),
     "runwait4.py --check-locks /shared": Recipe(instead={"/shared": "."}),
     "# workers.sh: four runners, wherever Slurm has room; each hires its successor while lines are "
     "left": BATCH,

@@ -60,9 +60,8 @@ class EarlySignal(TcpCase):
                 self.assertIn(self.states(name=number.name), "e!")
 
     def test_a_refused_start_is_refused_all_the_same(self) -> None:
-        self.assertRefused(
-            self.run_script(RUNMAKER, "missing.txt", env=self.early(signal.SIGUSR1)), "missing.txt"
-        )
+        self.assertRefused(self.run_script(RUNMAKER, "missing.txt", env=self.early(signal.SIGUSR1)),
+                           "missing.txt")
         words = "--none", "missing.txt"
         self.assertRefused(self.run_script(RUNMAKER, *words, env=self.early(signal.SIGHUP)), "--none")
 

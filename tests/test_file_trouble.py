@@ -26,9 +26,8 @@ from tests.tcp import TcpCase
 class FileCase(RunCase):
     """A job waits at the gate, something happens to the file, the gate opens."""
 
-    def wait_at_gate(
-        self, *others: str, first: str = WAITING, options: Sequence[str] = (), **settings: Any
-    ) -> None:
+    def wait_at_gate(self, *others: str, first: str = WAITING, options: Sequence[str] = (),
+                     **settings: Any) -> None:
         """Start a runner whose first job waits at the gate; the other jobs come after it."""
         self.jobs(first, *others)
         self.runner = self.start_jobs(*options, **settings)
@@ -308,9 +307,8 @@ os.pwrite = pwrite
         self.jobs("touch ran", "touch second")
         runner = self.start_patched(self.SETUP, "-j1", "runs.txt")
         wait_until(lambda: self.exists("tried"), what="the first job has run, and the result finds no room")
-        self.assertEqual(
-            self.run_jobs("--dry-run", "--resume").out, b"2 . touch second\n", "line 1 is locked"
-        )
+        self.assertEqual(self.run_jobs("--dry-run", "--resume").out, b"2 . touch second\n",
+                         "line 1 is locked")
         self.write("", "room")
         ended = self.finish(runner)
         self.assertEnded(ended, 0, "dd")
@@ -325,9 +323,8 @@ class SmallFileSystem(FileCase):
     def run_there(self, file: str, *options: str) -> Ended:
         """Run the jobs where full/ is full and has the job file; the file comes to stdout."""
         (self.dir / "full").mkdir(exist_ok=True)
-        probe = subprocess.run(
-            ["unshare", "-rm", "sh", "-c", self.MOUNT], cwd=self.dir, stderr=subprocess.PIPE, check=False
-        )
+        probe = subprocess.run(["unshare", "-rm", "sh", "-c", self.MOUNT], cwd=self.dir,
+                               stderr=subprocess.PIPE, check=False)
         if probe.returncode != 0:
             self.skipTest(f"no mount namespace with a tmpfs of our own: {probe.stderr.decode()}")
         fill = "mkdir full/out; cp runs.txt full/; cat /dev/zero > full/filler 2> /dev/null"

@@ -75,9 +75,8 @@ class PlainLists(RunCase):
             number = 2 if text.startswith("#") else 1
             for call, ended in self.run_all((*call, "runs.txt") for call in calls):
                 with self.subTest(text=text, call=call):
-                    self.assertRefused(
-                        ended, f"no jobs; line {number} is plain text (", "runset4.py NEW --add-list runs.txt"
-                    )
+                    self.assertRefused(ended, f"no jobs; line {number} is plain text (",
+                                       "runset4.py NEW --add-list runs.txt")
             self.assertEqual(self.read(), text.encode())
 
     def test_no_command_is_offered_that_refuses_a_file_that_is_no_text(self) -> None:

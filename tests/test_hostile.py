@@ -138,9 +138,8 @@ class Attack(unittest.TestCase):
         for peer in self.peers:
             peer.close()
         self.stage.is_unharmed()
-        wait_until(
-            lambda: self.stage.descriptors() <= self.before, 15, "the server has closed all connections"
-        )
+        wait_until(lambda: self.stage.descriptors() <= self.before, 15,
+                   "the server has closed all connections")
 
     def peer(self) -> Peer:
         """A connection that has proven nothing; closed at the end."""
@@ -442,8 +441,7 @@ class BlockedConsole(TcpCase):
             peer.say(dict(BEGIN, n=1, id=job["id"]))
             with self.assertRaises(Closed):
                 for number in range(2, 2000):
-                    peer.say(dict(type="output", n=number, id=job["id"], stream="stdout",
-                                  data="x" * 60_000))
+                    peer.say(dict(type="output", n=number, id=job["id"], stream="stdout", data="x" * 60_000))
         self.wait_said(server, "insider", "more output than the window allows")
         self.assertLess(peak_memory(server.pid), MEMORY)
         with Peer.of(port, token) as peer:
@@ -731,9 +729,8 @@ sys.stdin.read()
     def test_another_user_who_takes_names_of_keepers_keeps_no_server_from_taking_over(self) -> None:
         dead = self.leave_behind()
         name = self.link().address_start.decode()
-        thief = self.start(
-            sys.executable, "-c", self.TAKE, name, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        thief = self.start(sys.executable, "-c", self.TAKE, name, stdin=subprocess.PIPE,
+                           stdout=subprocess.PIPE)
         self.assertEqual(present(thief.stdout).readline(), b"taken\n")
         again = self.start_server("--port", dead.port)
         self.wait_said(again, "took over 1 running job")

@@ -52,9 +52,8 @@ class Lists(ImportCase):
     """--add-list: a job per line."""
 
     def test_lines_become_jobs_but_blank_ones_and_comments(self) -> None:
-        self.write(
-            b"\xef\xbb\xbfecho a\n\n# no job\n \t# nor this\n  \n  echo \xff '\t' # b \necho c", "list"
-        )
+        self.write(b"\xef\xbb\xbfecho a\n\n# no job\n \t# nor this\n  \n  echo \xff '\t' # b \necho c",
+                   "list")
         self.assertAdds(b". echo a\n.   echo \xff '\t' # b \n. echo c\n", "--add-list", "list")
 
     def test_directives_stay_what_they_are_and_are_checked(self) -> None:
@@ -229,9 +228,8 @@ class Templates(ImportCase):
         values = "".join(f"{value}\n" for value in self.VALUES)
         show = "printf '%s\\n' {} {.} {/} {//} {/.}"
         self.write(values, "list")
-        theirs = self.run_script(
-            "parallel", "--will-cite", "-j1", "-a", "list", show, env={"HOME": str(self.dir)}
-        )
+        theirs = self.run_script("parallel", "--will-cite", "-j1", "-a", "list", show,
+                                 env={"HOME": str(self.dir)})
         ours = b"".join(
             subprocess.check_output(["sh", "-c", self.fill(show, value)]) for value in self.VALUES
         )

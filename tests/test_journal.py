@@ -54,8 +54,7 @@ class Runs(JournalCase):
                 "slot": "gpu?0", "pid": 0, "runner": 0, "directory": os.path.realpath(self.dir),
             },
         )
-        self.assertEqual({**end, "event": "start", "time": start["time"]}, {
-            **end, **start})
+        self.assertEqual({**end, "event": "start", "time": start["time"]}, {**end, **start})
         self.assertEqual([end[name] for name in ("state", "exit", "signal", "cause", "bytes", "files")],
                          ["!", 3, 0, "", 8, ["2.out", "2.err"]])
         self.assertGreaterEqual(end["time"], start["time"])
@@ -63,9 +62,8 @@ class Runs(JournalCase):
     def test_time_cpu_and_memory_are_those_of_all_that_the_job_waited_for(self) -> None:
         ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10     # no less is the runner's own
         size = (150 << 20) + ours
-        self.write(
-            f"import time\nmemory = bytearray({size})\nwhile time.process_time() < 0.3: pass\n", "work.py"
-        )
+        self.write(f"import time\nmemory = bytearray({size})\nwhile time.process_time() < 0.3: pass\n",
+                   "work.py")
         self.jobs("python3 work.py", "sleep 0.3")
         self.run_jobs("--outdir", "out")
         busy, idle = self.ends()[1], self.ends()[2]

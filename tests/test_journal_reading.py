@@ -384,8 +384,7 @@ class Random(JournalCase):
         known = runwait4.LineRuns(lines, (), runs)
         for run in runs:
             line = known.line_of(run)
-            self.assertEqual(line.number if line else None,
-                             self.whose(lines, told.values(), told[run.run]))
+            self.assertEqual(line.number if line else None, self.whose(lines, told.values(), told[run.run]))
         last = self.last(lines, told.values())
         self.assertEqual({number: told[run.run] for number, run in known.last_runs.items()},
                          {number: run for number, run in last.items() if run})

@@ -129,9 +129,8 @@ class BroughtBack(LifeSign):
     """An editor saves the `r` that it has read over the result that came since."""
     TEXT = f". echo 1 >>marks\n. echo 2 >>marks; false\n. {GATE}\n"
 
-    def save_old_states(
-        self, *options: str, meanwhile: Callable[[], Any] = lambda: None, again: str = ""
-    ) -> Ended:
+    def save_old_states(self, *options: str, meanwhile: Callable[[], Any] = lambda: None,
+                        again: str = "") -> Ended:
         """How a runner ends that meets them; meanwhile: done before; again: a line that stands twice."""
         runner = self.start_to_gate(self.TEXT, *options)
         self.wait_states("d!r")
@@ -164,10 +163,8 @@ class BroughtBack(LifeSign):
 
         ended = self.save_old_states(meanwhile=claim)
         self.assertEqual((ended.code, self.states()), (1, "eedd"))
-        self.assertIn(
-            b"line 1: is r, but has neither runner nor job; marked e (--resume runs it again)\n",
-            ended.err,
-        )
+        self.assertIn(b"line 1: is r, but has neither runner nor job; marked e (--resume runs it again)\n",
+                      ended.err)
 
     def test_of_equal_lines_nobody_knows_whose_run_it_was(self) -> None:
         ended = self.save_old_states(again="d echo 1 >>marks\n")

@@ -402,9 +402,8 @@ class Model:
         while len(self.consumers) < 3:
             big = not any(consumer.name == "big" for consumer in self.consumers)
             has = runmaker4.Resources(self.random.randint(1, 4), self.random.randint(1, 9) * self.UNIT)
-            consumer = runmaker4.Consumer(
-                "big" if big else "small", capacity=runmaker4.Resources(4, 9 * self.UNIT) if big else has
-            )
+            consumer = runmaker4.Consumer("big" if big else "small",
+                                          capacity=runmaker4.Resources(4, 9 * self.UNIT) if big else has)
             self.consumers[consumer] = cursor_for(consumer), []
 
     def free(self, consumer: runmaker4.Consumer) -> runmaker4.Resources:

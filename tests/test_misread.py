@@ -134,15 +134,11 @@ class LookAlikes(MisreadCase):
 
     def test_who_runs_jobs_refuses_the_first_and_who_looks_tells_what_waits(self) -> None:
         self.write("# run this\n. a\n#run barrier\n. b\n # RUN end\n")
-        for call, ended in self.run_all(
-            ((RUNMAKER, "--dry-run", "runs.txt"), (RUNSERVER, "runs.txt"))
-        ):
+        for call, ended in self.run_all(((RUNMAKER, "--dry-run", "runs.txt"), (RUNSERVER, "runs.txt"))):
             with self.subTest(call=call):
                 self.assertRefused(ended, f"{call[0]}: runs.txt: line 3: looks like a directive")
         self.write("d true\n#run barrier\n. true\n")
-        self.assertIn(
-            b"line 2: looks like a directive", self.run_script(RUNWAIT, "--status", "runs.txt").out
-        )
+        self.assertIn(b"line 2: looks like a directive", self.run_script(RUNWAIT, "--status", "runs.txt").out)
 
     def test_jobs_below_one_that_comes_later_wait_until_it_is_mended(self) -> None:
         self.write(". echo '# run barrier' >>runs.txt; echo '. touch ran' >>runs.txt\n")

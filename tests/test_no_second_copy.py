@@ -97,9 +97,8 @@ class EqualLines(RunCase):
     def test_one_of_several_that_run_is_cancelled_by_its_line(self) -> None:
         self.write(f". echo $JOB_ID >>marks; {GATE}; echo $JOB_ID >>ends\n" * 3)
         runner = self.start_hasty("-q", "-j3", "runs.txt")
-        wait_until(
-            lambda: self.exists("marks") and self.read("marks").count(b"\n") == 3, what="three jobs run"
-        )
+        wait_until(lambda: self.exists("marks") and self.read("marks").count(b"\n") == 3,
+                   what="three jobs run")
         ended = self.run_script(RUNSET, "--cancel", "runs.txt", 2)
         self.assertEqual((ended.code, self.states()), (0, "rcr"), ended.err)
         self.open_gate()
@@ -110,9 +109,8 @@ class EqualLines(RunCase):
         """Three copies run; one new line of them starts when all three have ended."""
         self.write(f". echo >>marks; {GATE}\n" * 3)
         runner = self.start(RUNMAKER, "-q", "-j3", "runs.txt")
-        wait_until(
-            lambda: self.exists("marks") and self.read("marks").count(b"\n") == 3, what="three jobs run"
-        )
+        wait_until(lambda: self.exists("marks") and self.read("marks").count(b"\n") == 3,
+                   what="three jobs run")
         runner.kill()
         runner.wait()
         self.write(self.read().splitlines(keepends=True)[0].replace(b"r ", b". "))

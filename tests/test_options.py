@@ -208,9 +208,8 @@ class Version(RunCase):
         for script in SCRIPTS:
             with self.subTest(script):
                 ended = self.run_script(script, "--version")
-                self.assertEqual(
-                    (ended.code, ended.out, ended.err), (0, f"{script} {VERSION}\n".encode(), b"")
-                )
+                self.assertEqual((ended.code, ended.out, ended.err),
+                                 (0, f"{script} {VERSION}\n".encode(), b""))
 
 
 class DryRun(RunCase):

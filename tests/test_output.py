@@ -83,9 +83,8 @@ class Console(Case):
     def test_the_exit_status_or_signal_of_a_failure_is_shown(self) -> None:
         lines = self.run_jobs(". exit 3\n. sh -c 'kill -9 $$'\n. kill -9 $$\n")
         ends = [text for text in printed(lines, "status") if not text.startswith(b"forked")]
-        self.assertEqual(
-            ends, [b'exit 3 "exit 3"', b'exit 137 "sh -c \'kill -9 $$\'"', b'signal 9 "kill -9 $$"']
-        )
+        self.assertEqual(ends,
+                         [b'exit 3 "exit 3"', b'exit 137 "sh -c \'kill -9 $$\'"', b'signal 9 "kill -9 $$"'])
 
     def test_lines_of_jobs_at_once_are_never_mixed_within_a_line(self) -> None:
         halves = "for i in 1 2 3 4 5; do printf aaaa; sleep 0.0$i; echo bbbb; done"
@@ -160,9 +159,8 @@ class Plain(Case):
         self.assertEqual(self.run_plain(self.JOBS, "-k"), Ended(0, b"a\naab\n", b"a\nbb\n"))
 
     def test_all_tries_of_a_job_come_together(self) -> None:
-        ended = self.run_plain(
-            ". echo a; [ -e tried ] && exit; : > tried; sleep 0.2; exit 1\n. echo b\n", "-k", "--retries", "1"
-        )
+        ended = self.run_plain(". echo a; [ -e tried ] && exit; : > tried; sleep 0.2; exit 1\n. echo b\n",
+                               "-k", "--retries", "1")
         self.assertEqual(ended.out, b"a\na\nb\n")
 
     def test_long_outputs_are_whole(self) -> None:
@@ -178,9 +176,8 @@ class Plain(Case):
         self.write(f". {GATE}; echo first\n" + ". seq 200000\n" * 60)
         few = "sh", "-c", 'ulimit -n 64; exec "$@"', "sh"
         with open(self.dir / "printed", "wb") as printed, open(self.dir / "said", "wb") as said:
-            runner = self.start(
-                *few, *self.command(RUNMAKER, "-j2", "--plain", "-k", "runs.txt"), stdout=printed, stderr=said
-            )
+            runner = self.start(*few, *self.command(RUNMAKER, "-j2", "--plain", "-k", "runs.txt"),
+                                stdout=printed, stderr=said)
         wait_until(lambda: b"too many open files" in self.read("said"), 20, "no descriptor is free")
         self.assertLess(peak_memory(runner.pid), 150)
         self.open_gate()
@@ -298,9 +295,8 @@ class Terminal(Case):
             self.assertRegex(self.line_of(shown, text + b" in "), ESCAPE)
         for text in b"[1] a", b"[1] done in ", b"[2] b":
             self.assertNotRegex(self.line_of(shown, text), ESCAPE)
-        self.assertTrue(
-            ESCAPE.findall(shown)[-1] in (b"\x1b[0m", b"\x1b[m"), "the colour is switched off again"
-        )
+        self.assertTrue(ESCAPE.findall(shown)[-1] in (b"\x1b[0m", b"\x1b[m"),
+                        "the colour is switched off again")
         self.assertNotRegex(self.run_in_terminal(NO_COLOR="1"), ESCAPE)
 
     def test_with_a_log_file_results_are_shown_and_no_output(self) -> None:

@@ -101,10 +101,8 @@ class Copied(AnywhereCase):
         for script in SCRIPTS:
             with self.subTest(script=script):
                 ast.parse((ROOT / script).read_bytes(), feature_version=(3, 8))     # so the check is reached
-                ended = self.run_script(
-                    sys.executable, "-c", self.OLD, str(ROOT / script), "runs.txt",
-                    env={"PYTHONPATH": str(ROOT)},
-                )
+                ended = self.run_script(sys.executable, "-c", self.OLD, str(ROOT / script), "runs.txt",
+                                        env={"PYTHONPATH": str(ROOT)})
                 self.assertRefused(ended)
                 said = f"{script}: needs Python 3.9 or later (this is {sys.version.split()[0]})\n"
                 self.assertEqual(ended.err.decode(), said)
@@ -126,9 +124,8 @@ class Commands(AnywhereCase):
         self.assertEqual(sorted(self.names), sorted([*SCRIPTS, *(script[:-3] for script in SCRIPTS)]))
         for command in self.names:
             ended = self.run_script("env", command, "--version")
-            self.assertEqual(
-                ended.out.decode().split()[0].removesuffix(".py"), command.removesuffix(".py"), ended.err
-            )
+            self.assertEqual(ended.out.decode().split()[0].removesuffix(".py"), command.removesuffix(".py"),
+                             ended.err)
         kept = {path.name.partition(".")[0] for path in (self.dir / "site/__pycache__").iterdir()}
         self.assertEqual(kept, {"runmaker4_commands", *(script[:-3] for script in SCRIPTS)})
 

@@ -143,9 +143,8 @@ class DeadClients(JobFileCase):
     """A file system whose client on this host was killed answers ENOTCONN for ever (FUSE)."""
 
     def cut_off(self) -> contextlib.AbstractContextManager[mock.MagicMock]:
-        return mock.patch.object(
-            os, "open", side_effect=OSError(errno.ENOTCONN, "Transport endpoint is not connected")
-        )
+        return mock.patch.object(os, "open",
+                                 side_effect=OSError(errno.ENOTCONN, "Transport endpoint is not connected"))
 
     def setUp(self) -> None:
         super().setUp()

@@ -157,8 +157,7 @@ class Cells(unittest.TestCase):
             runner.kill_jobs()
 
         for events, becomes in (([], b"!"), ([self.event("cancelled")], b"c")):
-            self.assertEqual(
-                self.play(Phase.UNDYING, kill_jobs, *events, command=b"exec sleep 60"), becomes)
+            self.assertEqual(self.play(Phase.UNDYING, kill_jobs, *events, command=b"exec sleep 60"), becomes)
             self.assertTrue(self.outlives_runner)
 
     def test_a_job_that_is_just_being_started_again_has_its_last_result_or_is_in_error(self) -> None:

@@ -52,9 +52,8 @@ class HostsCase(RunCase):
     def type(self, text: str, host: str = "alice", directory: object = "") -> subprocess.Popen[bytes]:
         """Have a shell on a host run this in a directory (the test's); what it prints is in `printed`."""
         with open(self.dir / "printed", "ab") as out:
-            return self.start(
-                *self.hosts.on(host, directory or self.dir), "sh", "-c", text, stdout=out, stderr=out
-            )
+            return self.start(*self.hosts.on(host, directory or self.dir), "sh", "-c", text, stdout=out,
+                              stderr=out)
 
     def typed(self, text: str, host: str = "alice", directory: object = "") -> Ended:
         """Type this, and wait for its end; what is left in the background (`ssh -f`) may go on printing."""
@@ -164,9 +163,8 @@ class Slots(HostsCase):
         self.jobs(*["sleep 0.5; simulate --seed 1"] * 10)
         ended = self.typed(self.WORDS)
         failed = self.states().count("!")
-        self.assertEqual(
-            (ended.code, sorted(self.states())), (1, ["!"] * failed + ["d"] * (10 - failed)), ended.out
-        )
+        self.assertEqual((ended.code, sorted(self.states())), (1, ["!"] * failed + ["d"] * (10 - failed)),
+                         ended.out)
         self.assertEqual(ended.out.count(b": --seed 1 on alice\n"), 10 - failed, ended.out)
         again = self.typed(
             self.WORDS.replace("alice bob", "alice").replace("runmaker4.py ", "runmaker4.py -r ")
@@ -213,12 +211,9 @@ class Container(HostsCase):
     """A runner that is process 1 of a container."""
 
     def test_it_buries_what_jobs_leave_behind_and_ends_its_jobs_when_it_is_told_to(self) -> None:
-        self.jobs(
-            "(sleep 0.1; : > left) & simulate --seed 1",
-            "until [ -e left ]; do sleep 0.1; done; sleep 0.5; ps ax",
-            "kill 1; sleep 60",
-            "simulate --seed 2",
-        )
+        self.jobs("(sleep 0.1; : > left) & simulate --seed 1",
+                  "until [ -e left ]; do sleep 0.1; done; sleep 0.5; ps ax", "kill 1; sleep 60",
+                  "simulate --seed 2")
         for script in SCRIPTS:
             (self.dir / script).symlink_to(SCRIPTS_AT / script)
         ended = self.typed(block("docker run", "docs/recipes.md").replace("-j0", "-j1"))
@@ -250,8 +245,5 @@ class Mpi(HostsCase):
 
     def test_ranks_on_several_hosts_take_a_slot_each(self) -> None:
         ended = self.typed(MPI_AS_ROOT + block("printf '%s\\n' alice alice"))
-        self.assertEqual(
-            (ended.code, self.states(), self.ranks(ended)),
-            (0, "d", [*["alice"] * 2, *["bob"] * 2]),
-            ended.out,
-        )
+        self.assertEqual((ended.code, self.states(), self.ranks(ended)),
+                         (0, "d", [*["alice"] * 2, *["bob"] * 2]), ended.out)

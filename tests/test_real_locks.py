@@ -40,20 +40,15 @@ sys.exit(runwait4.main(["--check-locks", %r]))
 """
 
 
-def program(
-    folder: str, patch: str = "", minute: float = MINUTE, scripts: Sequence[str] = (str(ROOT),)
-) -> str:
+def program(folder: str, patch: str = "", minute: float = MINUTE,
+            scripts: Sequence[str] = (str(ROOT),)) -> str:
     """A check of this directory, as a program for Python.  patch: statements before our modules are imported.
     """
     return CHECK % (list(scripts), patch, minute, folder)
 
 
-def check_hosts(
-    places: Sequence[tuple[Sequence[str], str]],
-    patches: Sequence[str] = (),
-    minute: float = MINUTE,
-    python: str = sys.executable,
-) -> list[Ended]:
+def check_hosts(places: Sequence[tuple[Sequence[str], str]], patches: Sequence[str] = (),
+                minute: float = MINUTE, python: str = sys.executable) -> list[Ended]:
     """Start a check on several hosts at once, and wait for its ends.
 
     places: for each host the words that stand before a command to run it there, such as ("ssh", "alice"), and
@@ -61,12 +56,8 @@ def check_hosts(
     """
     patches = patches or [""] * len(places)
     started = [
-        subprocess.Popen(
-            [*way, python, "-B", "-c", program(folder, patch, minute)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        subprocess.Popen([*way, python, "-B", "-c", program(folder, patch, minute)], stdin=subprocess.DEVNULL,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for (way, folder), patch in zip(places, patches)
     ]
     ended = []
@@ -161,9 +152,7 @@ class Nfs(unittest.TestCase):
         """What is in the directory, as the server has it."""
         return self.rig.server.run("ls -A /export").out.decode().split()
 
-    def start(
-        self, machine: Machine, minute: float = MINUTE, patch: str = ""
-    ) -> Command:
+    def start(self, machine: Machine, minute: float = MINUTE, patch: str = "") -> Command:
         """Start a check on a host."""
         text = program("/nfs", patch, minute, scripts=["/usr/local/bin"])
         return machine.popen("exec python3 -B -", data=text)

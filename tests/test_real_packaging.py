@@ -56,9 +56,8 @@ def tools() -> pathlib.Path:
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     for words in (["-m", "venv", home], ["-m", "pip", "install", "pipx", "uv", "build"]):
         program = home / "bin/python" if "pip" in words else sys.executable
-        made = subprocess.run(
-            [program, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300, check=False
-        )
+        made = subprocess.run([program, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              timeout=300, check=False)
         if made.returncode:
             raise unittest.SkipTest(f"pipx, uv and build cannot be had here: {made.stdout.decode()[-300:]}")
     return home / "bin"
@@ -198,9 +197,8 @@ class Shown(PackagingCase):
 
     def setUp(self) -> None:
         super().setUp()
-        why = lacking(
-            "a shell or a manual", PACKAGES, ["test", "-e", "/usr/share/bash-completion/bash_completion"]
-        )
+        why = lacking("a shell or a manual", PACKAGES,
+                      ["test", "-e", "/usr/share/bash-completion/bash_completion"])
         if why:
             self.skipTest(why)
 
@@ -231,9 +229,8 @@ class Shown(PackagingCase):
             with self.subTest(shell=shell):
                 self.assertEqual(self.complete(shell, "runset4 --sta\thel\t --set=do\t no\t"),
                                  ["--state", "held", "--set", "done", "notes.txt"])
-                self.assertEqual(
-                    self.complete(shell, "runmaker4-server --exit-\t no\t"), ["--exit-when-done", "notes.txt"]
-                )
+                self.assertEqual(self.complete(shell, "runmaker4-server --exit-\t no\t"),
+                                 ["--exit-when-done", "notes.txt"])
 
     def test_a_file_where_commands_are_locked_is_no_job_file(self) -> None:
         (self.dir / "below").mkdir()
@@ -278,14 +275,8 @@ class Shown(PackagingCase):
         )
         ours, theirs = pty.openpty()
         said, shown, end = self.dir / "said", b"", time.monotonic() + 60
-        process = subprocess.Popen(
-            ["setsid", "--ctty", *SHELLS[shell]],
-            cwd=home,
-            env=env,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-        )
+        process = subprocess.Popen(["setsid", "--ctty", *SHELLS[shell]], cwd=home, env=env, stdin=theirs,
+                                   stdout=theirs, stderr=theirs)
         self.started.append(process)
         os.close(theirs)
         with contextlib.closing(os.fdopen(ours, "r+b", buffering=0)) as terminal:

@@ -136,9 +136,8 @@ class LogPlaces(LogCase):
     def test_a_file_that_is_no_log_file_is_refused(self) -> None:
         self.write(". touch never\n", "other.txt")
         self.write(". true\n")
-        self.assertRefused(
-            self.run_script(RUNMAKER, "-l", "other.txt", "runs.txt"), "other.txt: is not a log file"
-        )
+        self.assertRefused(self.run_script(RUNMAKER, "-l", "other.txt", "runs.txt"),
+                           "other.txt: is not a log file")
         self.assertEqual(self.read("other.txt"), b". touch never\n")
 
 
@@ -197,9 +196,8 @@ class LogWhileRunning(LogCase):
     def wait_output(self, text: bytes) -> None:
         """Wait until the log shows this line of output."""
         log = self.dir / "outputs"
-        wait_until(
-            lambda: log.exists() and b"): " + text + b" " in log.read_bytes(), what=f"{text!r} is in the log"
-        )
+        wait_until(lambda: log.exists() and b"): " + text + b" " in log.read_bytes(),
+                   what=f"{text!r} is in the log")
 
 
 class OutputDirectory(Case):
@@ -305,9 +303,8 @@ class JobLog(Case):
         self.write("\t".join(self.COLUMNS) + "\n1\talice\t12", "joblog")
         self.write(". true\n")
         self.run_jobs()
-        self.assertRegex(
-            self.read("joblog").decode(), r"\n1\talice\t\d+\.\d+\t *\d+\.\d+\t\d+\t\d+\t0\t0\ttrue\n$"
-        )
+        self.assertRegex(self.read("joblog").decode(),
+                         r"\n1\talice\t\d+\.\d+\t *\d+\.\d+\t\d+\t\d+\t0\t0\ttrue\n$")
 
     def test_one_that_is_removed_or_renamed_while_jobs_run_goes_on_in_a_new_file(self) -> None:
         self.write(". sleep 0.2\n. rm joblog; mv out away\n")

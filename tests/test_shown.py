@@ -116,18 +116,8 @@ class Records(RunCase):
     def check(self, host: str, directory: str) -> None:
         self.jobs("true")
         (self.dir / directory).mkdir(exist_ok=True)
-        ended = self.run_script(
-            RUNMAKER,
-            "-q",
-            "--name",
-            host,
-            "-l",
-            self.dir / "log",
-            "--joblog",
-            self.dir / "joblog",
-            self.dir / "runs.txt",
-            cwd=self.dir / directory,
-        )
+        ended = self.run_script(RUNMAKER, "-q", "--name", host, "-l", self.dir / "log", "--joblog",
+                                self.dir / "joblog", self.dir / "runs.txt", cwd=self.dir / directory)
         self.assertEqual(ended.code, 0)
         rows = self.read("log").split(b"\n")
         self.assertEqual([len(row) for row in rows], [160] * 4 + [0])

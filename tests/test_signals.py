@@ -171,9 +171,8 @@ class DeadlySignals(RunCase):
 
     def test_a_signal_that_would_stop_a_runner_is_a_failure_if_the_runner_does_not_get_it(self) -> None:
         self.jobs("kill -TERM $$", "kill -HUP $$", "exit 130")
-        runner = self.start_patched(
-            "import runmaker4; runmaker4.StopSignals.TOGETHER_SECONDS = 0.1", "-j3", "runs.txt"
-        )
+        runner = self.start_patched("import runmaker4; runmaker4.StopSignals.TOGETHER_SECONDS = 0.1", "-j3",
+                                    "runs.txt")
         self.assertEnded(self.finish(runner), 1, "!!!")
 
     def test_resume_does_not_run_a_crashing_job_again(self) -> None:
@@ -194,9 +193,8 @@ class StoppedTogether(RunCase):
         """Two jobs run, one waits; together= has more than a second here, as we may be slow."""
         told = "echo $$ >pid.$JOB_ID"
         self.jobs(f"{told}; {UP}; exec sleep 60", f"{told}; {UP}; {second}", "true")
-        runner = self.start_patched(
-            "import runmaker4; runmaker4.StopSignals.TOGETHER_SECONDS = 30", "-j2", *options, "runs.txt"
-        )
+        runner = self.start_patched("import runmaker4; runmaker4.StopSignals.TOGETHER_SECONDS = 30", "-j2",
+                                    *options, "runs.txt")
         self.wait_up(1, 2, runner=runner)
         return runner
 

@@ -47,9 +47,8 @@ class Histories(unittest.TestCase):
 
     def test_no_history_breaks_a_promise(self) -> None:
         found = simulation.explore_on_all_cores(self.pool, SCHEDULES)
-        self.assertEqual(
-            (found.schedules, found.broken), (SCHEDULES, {}), "python3 -m tests.simulation --seed N"
-        )
+        self.assertEqual((found.schedules, found.broken), (SCHEDULES, {}),
+                         "python3 -m tests.simulation --seed N")
 
     def test_planted_defects_are_found(self) -> None:
         names, schedules = (simulation.PLANTED, MANY) if FULL else (QUICKLY_FOUND, FEW)
@@ -61,13 +60,8 @@ class Histories(unittest.TestCase):
     def test_a_seed_makes_the_same_history_everywhere(self) -> None:
         """Also where objects have other addresses, and strings other hashes."""
         told = {
-            subprocess.run(
-                [sys.executable, "-m", "tests.simulation", "--seed", "7"],
-                cwd=ROOT,
-                check=True,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONHASHSEED": str(number)},
-            ).stdout
+            subprocess.run([sys.executable, "-m", "tests.simulation", "--seed", "7"], cwd=ROOT, check=True,
+                           stdout=subprocess.PIPE, env={**os.environ, "PYTHONHASHSEED": str(number)}).stdout
             for number in (1, 2)
         }
         self.assertEqual(len(told), 1)

@@ -55,9 +55,8 @@ class SlotCase(RunCase):
                        **settings: Any) -> subprocess.Popen[bytes]:
         """Start a runner on the followed names, whose messages go to the file `stderr`."""
         with open(self.dir / "stderr", "ab") as said:
-            runner = self.start_hasty(
-                "-q", "--slots", "@names", *options, file, patience=QUICK_LOOKS, stderr=said, **settings
-            )
+            runner = self.start_hasty("-q", "--slots", "@names", *options, file, patience=QUICK_LOOKS,
+                                      stderr=said, **settings)
         self.wait_up(*up, runner=runner)
         return runner
 
@@ -218,9 +217,8 @@ class FollowedNames(SlotCase):
         for _ in range(40):
             self.replace_names("a\nb\nc\n")
             time.sleep(0.15)
-        wait_until(
-            lambda: count() < before + 15, 20, f"few more than {before} descriptors are open, not {count()}"
-        )
+        wait_until(lambda: count() < before + 15, 20,
+                   f"few more than {before} descriptors are open, not {count()}")
         self.open_gate()
         self.assertAll(0, runner, "ddd")
 

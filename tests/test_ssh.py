@@ -93,9 +93,8 @@ class SshCase(RunCase):
             # sshd locks its unprivileged part in there
             os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
         for key in "key", "hostkey":
-            subprocess.run(
-                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.dir / "keys" / key], check=True
-            )
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.dir / "keys" / key],
+                           check=True)
         ports = {worker: free_port() for worker in WORKERS}
         for worker in WORKERS:
             self.start_sshd(worker, ports[worker])
@@ -105,9 +104,8 @@ class SshCase(RunCase):
             self.wait_sshd(worker, ports[worker])
 
     def start_sshd(self, worker: str, port: int) -> None:
-        text = SSHD_CONFIG.format(
-            port=port, keys=self.dir / "keys", worker=worker, mark=f"{MARK}={self.mark}"
-        )
+        text = SSHD_CONFIG.format(port=port, keys=self.dir / "keys", worker=worker,
+                                  mark=f"{MARK}={self.mark}")
         config = self.write(text, f"{worker}.sshd_config")
         with open(self.dir / f"{worker}.log", "wb") as log:
             self.start(str(SSHD), "-D", "-e", "-f", config, stdout=log, stderr=log)

@@ -15,9 +15,8 @@ class Descriptors(RunCase):
 
     def test_jobs_have_the_lock_and_nothing_foreign(self) -> None:
         self.jobs(self.LIST)
-        ended = self.run_script(
-            "sh", "-c", 'exec 7>leak 8>&1; exec "$@"', "sh", *self.command(RUNMAKER, "runs.txt")
-        )
+        ended = self.run_script("sh", "-c", 'exec 7>leak 8>&1; exec "$@"', "sh",
+                                *self.command(RUNMAKER, "runs.txt"))
         self.assertEqual(ended.code, 0, ended.err)
         names = [os.path.basename(line) for line in self.read("open").decode().splitlines()]
         self.assertNotIn("leak", names)
@@ -93,9 +92,8 @@ class BlockedSignals(RunCase):
 
     def start_blocking(self, *options: str, up: Sequence[int] = ()) -> subprocess.Popen[bytes]:
         """Start a runner on runs.txt with all these signals blocked."""
-        return self.start_jobs(
-            *options, up=up, preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, self.ALL)
-        )
+        return self.start_jobs(*options, up=up,
+                               preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, self.ALL))
 
     def test_the_ends_of_jobs_are_noticed_which_have_no_signal_blocked(self) -> None:
         self.jobs("exec grep SigBlk /proc/self/status >blocked", "exit 3", "sleep 0.1")

@@ -67,9 +67,8 @@ class QuickStart(TcpCase):
         self.assertEqual(server.err.decode(), port)
         self.assertEqual(self.run_client(server).code, 1)
         closing = self.stop(server).err.decode().replace(port, "").splitlines()[-1]
-        self.assertRegex(
-            closing, r"\Arunmaker4-server\.py: runs\.txt: 2 done, 1 failed in \d+\.\ds \(line 2\)"
-        )
+        self.assertRegex(closing,
+                         r"\Arunmaker4-server\.py: runs\.txt: 2 done, 1 failed in \d+\.\ds \(line 2\)")
         token = self.read(".runmaker4.token").decode().rstrip("\n")
         self.assertRegex(token, r"\A[0-9a-f]{32}\Z")
         self.assertEqual(server.out.decode(), f"Token for runmaker4-client.py: (shown on a terminal only) "
@@ -162,9 +161,7 @@ class LikeARunner(TcpCase):
     def test_jobs_that_fail_and_die_and_take_too_long(self) -> None:
         self.compare(
             ". echo a; echo b\n. echo c >&2\n. exit 3\n. kill -9 $$\n. sh -c 'kill -9 $$; :'\n. sleep 60\n",
-            "--timeout",
-            0.8,
-            states="dd!!!!",
+            "--timeout", 0.8, states="dd!!!!"
         )
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
@@ -514,9 +511,8 @@ class ServerSignals(TcpCase):
     def test_a_client_that_comes_after_hup_gets_no_job(self) -> None:
         server = self.start_draining(signal.SIGHUP, WAITING, "touch never")
         late = self.start_client(server, "--name", "late")
-        wait_until(
-            lambda: late.poll() is not None or late.err or self.knows(server, "late"), what="it was there"
-        )
+        wait_until(lambda: late.poll() is not None or late.err or self.knows(server, "late"),
+                   what="it was there")
         self.assertDrained(server, 1, "d.")
 
     def knows(self, server: Server, name: str) -> bool:

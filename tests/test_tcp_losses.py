@@ -84,9 +84,8 @@ class LossCase(TcpCase):
 
     def serve_again(self, port: int = 0, grace: float = LONG, **settings: Any) -> Server:
         """Start a server on runs.txt as it is."""
-        return self.start_server(
-            "--grace", grace, "--joblog", "joblog", "--outdir", "out", "--port", port, **settings
-        )
+        return self.start_server("--grace", grace, "--joblog", "joblog", "--outdir", "out", "--port", port,
+                                 **settings)
 
     def connect(self, server: Server, *options: object, up: Sequence[int] = (1,), name: str = "bob",
                 **settings: Any) -> Program:

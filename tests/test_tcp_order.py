@@ -41,18 +41,8 @@ class OrderOfTheFile(TcpCase):
         self.assertEqual(self.claims("alice", "bob"), [12, 13])
 
     def test_lines_for_more_slots_and_below_the_end_as_well(self) -> None:
-        self.serve_lines(
-            "#RUN host=alice",
-            ". a",
-            "#RUN",
-            ". c",
-            ". c",
-            "#RUN end",
-            "#RUN host=alice",
-            ". a",
-            "#RUN",
-            ". c",
-        )
+        self.serve_lines("#RUN host=alice", ". a", "#RUN", ". c", ". c", "#RUN end", "#RUN host=alice", ". a",
+                         "#RUN", ". c")
         self.assertEqual(self.claims("carol", "bob", "alice", "carol", "alice"), [4, 5, 2, 10, 8])
 
     def test_a_barrier_below_holds_for_who_comes_back_from_there(self) -> None:

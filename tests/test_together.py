@@ -627,8 +627,7 @@ runmaker4.JobQueue.finish = wait_and_finish
         server = self.serve_lines("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}")
         alice, bob = self.fake_pair(server)
         first, second = self.hold_by_hand(alice), self.hold_by_hand(bob)
-        alice.say(dict(type="ready", id=first["id"]), release(1, first["id"]),
-                  dict(type="ping", request=2))
+        alice.say(dict(type="ready", id=first["id"]), release(1, first["id"]), dict(type="ping", request=2))
         alice.hear("pong")
         bob.say(dict(type="ready", id=second["id"]), dict(type="ping", request=2))
         bob.hear("pong")

@@ -67,9 +67,8 @@ class Refusals(TcpCase):
             env = {"SLURM_JOB_ID": "7", "SLURM_JOB_END_TIME": text}
             with self.subTest(text=text, option=option):
                 ended = self.run_jobs(option, "--walltime", "auto", env=env)
-                self.assertRefused(
-                    ended, f"runmaker4.py: --walltime auto: SLURM_JOB_END_TIME {why} (give a time"
-                )
+                self.assertRefused(ended,
+                                   f"runmaker4.py: --walltime auto: SLURM_JOB_END_TIME {why} (give a time")
         self.assertEqual(self.states(), ".")
 
     def test_a_margin_cannot_be_given(self) -> None:

@@ -147,9 +147,8 @@ def skip(bench: Bench) -> list[Row]:
     count = bench.size(1_000_000)
     took = []
     for _ in range(bench.rounds):
-        bench.file(
-            "runs.txt", (b"d ./simulate --seed 123456\n", count), (b". : > started\n", 1), (b". true\n", 1)
-        )
+        bench.file("runs.txt", (b"d ./simulate --seed 123456\n", count), (b". : > started\n", 1),
+                   (b". true\n", 1))
         first, used = bench.until_first_job()
         took.append(Used(first, used.memory))
     return [within(f"first job of {count + 2:,} lines whose first {count:,} are `d`", took, 0.35, 60)]
@@ -307,12 +306,9 @@ def item(row: Row, missed: bool) -> str:
 
 def main() -> int:
     listed = "\n".join(f"  {name:12}{function.__doc__}" for name, function in ROWS.items())
-    parser = argparse.ArgumentParser(
-        prog="python3 -m tests.bench",
-        description=__doc__,
-        epilog=f"rows:\n{listed}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(prog="python3 -m tests.bench", description=__doc__,
+                                     epilog=f"rows:\n{listed}",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="rows to measure [all]")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds per row [5]")
     parser.add_argument("--quick", action="store_true", help="a tenth of the sizes")
@@ -320,9 +316,8 @@ def main() -> int:
     unknown = [name for name in options.names if name not in ROWS]
     if unknown or options.rounds < 1:
         parser.error(f"no such row: {' '.join(unknown)}" if unknown else "at least one round")
-    with tempfile.TemporaryDirectory(
-        prefix="runmaker4-bench-", dir=os.environ.get("RUNMAKER4_TEST_DIR")
-    ) as directory:
+    with tempfile.TemporaryDirectory(prefix="runmaker4-bench-",
+                                     dir=os.environ.get("RUNMAKER4_TEST_DIR")) as directory:
         bench = Bench(pathlib.Path(directory).resolve(), options.rounds, options.quick)
         print(f"{machine(bench.dir)}; {options.rounds} rounds{', quick' if options.quick else ''}\n")
         # so that nobody pays for reading the modules the first time

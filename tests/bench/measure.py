@@ -70,14 +70,12 @@ class Bench:
 
     # -- processes ------------------------------------------------------------------------------------------
 
-    def start(
-        self, command: list[str], stdin: str = os.devnull, stdout: int = subprocess.DEVNULL
-    ) -> subprocess.Popen[bytes]:
+    def start(self, command: list[str], stdin: str = os.devnull,
+              stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         """Start a command in the directory; what it says on stderr is kept for the case that it fails."""
         with open(self.dir / stdin, "rb") as source, open(self.errors, "ab") as errors:
-            return subprocess.Popen(
-                command, cwd=self.dir, env=self.environ, stdin=source, stdout=stdout, stderr=errors
-            )
+            return subprocess.Popen(command, cwd=self.dir, env=self.environ, stdin=source, stdout=stdout,
+                                    stderr=errors)
 
     def wait(self, process: subprocess.Popen[bytes], began: float, code: int = 0) -> Used:
         """Wait for its end; another exit status than this ends the benchmarks.

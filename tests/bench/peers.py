@@ -56,17 +56,8 @@ class Client(asyncio.Protocol):
         proven = self.channel.is_authenticated
         messages = self.channel.receive(data)
         if self.channel.is_authenticated and not proven:
-            self.send(
-                "hello",
-                client=secrets.token_hex(8),
-                name="bench",
-                pid=os.getpid(),
-                slots=self.slots,
-                memory=0,
-                retry="",
-                follow=False,
-                directory="/",
-            )
+            self.send("hello", client=secrets.token_hex(8), name="bench", pid=os.getpid(), slots=self.slots,
+                      memory=0, retry="", follow=False, directory="/")
         for message in messages:
             self.take(message)
             self.seen(self, message)
@@ -82,17 +73,8 @@ class Client(asyncio.Protocol):
             self.claim(self.slots)
         elif kind == "jobs" and self.runs:
             for job in message["jobs"]:
-                self.event(
-                    "begin",
-                    id=job["id"],
-                    pid=1,
-                    mark="",
-                    slot="1",
-                    time=time.time(),
-                    promised=0,
-                    output=False,
-                    again=False,
-                )
+                self.event("begin", id=job["id"], pid=1, mark="", slot="1", time=time.time(), promised=0,
+                           output=False, again=False)
                 self.event("finish", id=job["id"], state="d", how="exit 0", cause="")
             self.claim(len(message["jobs"]))
         elif kind == "ack":
@@ -121,9 +103,8 @@ class Client(asyncio.Protocol):
             asyncio.get_running_loop().call_later(self.PING, self.keep_alive)
 
 
-async def connect(
-    port: int, slots: int, seen: Callable[[Client, dict[str, Any]], None], runs: bool = True
-) -> Client:
+async def connect(port: int, slots: int, seen: Callable[[Client, dict[str, Any]], None],
+                  runs: bool = True) -> Client:
     _, client = await asyncio.get_running_loop().create_connection(
         lambda: Client(slots, seen, runs), HOST, port
     )

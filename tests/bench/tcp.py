@@ -146,12 +146,8 @@ def tcp_idle(bench: Bench) -> list[Row]:
     middle, slowest = statistics.median(latencies), max(latencies)
     measured = f"{share:.1f} % of a core, {memory:.0f} MB, {middle:.2f} s (at the most {slowest:.2f} s)"
     return [
-        Row(
-            f"{clients} idle clients: CPU and memory of the server, time from a new line to a client",
-            measured,
-            "<= 2 % of a core, <= 50 MB, <= 0.5 s",
-            share <= 2 and memory <= 50 and slowest <= 0.5,
-        )
+        Row(f"{clients} idle clients: CPU and memory of the server, time from a new line to a client",
+            measured, "<= 2 % of a core, <= 50 MB, <= 0.5 s", share <= 2 and memory <= 50 and slowest <= 0.5)
     ]
 
 
@@ -208,12 +204,8 @@ def tcp_start(bench: Bench) -> list[Row]:
                 times.append(float(line()))
         middle = statistics.median(times)
         rows.append(
-            Row(
-                f"server start on {count:,} lines ({title}) to the first job handed out",
-                f"{middle:.2f} s",
-                "<= 0.7 s",
-                middle <= 0.7,
-            )
+            Row(f"server start on {count:,} lines ({title}) to the first job handed out", f"{middle:.2f} s",
+                "<= 0.7 s", middle <= 0.7)
         )
     return rows
 

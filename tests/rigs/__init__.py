@@ -45,11 +45,6 @@ def install(packages: Sequence[str]) -> None:
             NO_SERVICES.chmod(0o755)
             stack.callback(NO_SERVICES.unlink)
         for words in ["update"], ["install", "-y", "--no-install-recommends", *packages]:
-            subprocess.run(
-                ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *words],
-                check=True,
-                timeout=600,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            )
+            subprocess.run(["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *words], check=True,
+                           timeout=600, stdin=subprocess.DEVNULL, capture_output=True,
+                           env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})

@@ -81,15 +81,8 @@ class Command:
             source, out, err = (
                 stack.enter_context(path.open(mode)) for path, mode in zip(self.paths, ("r", "w", "w"))
             )
-            self.process = subprocess.Popen(
-                [*host.inside(), "sh", "-c", script],
-                stdin=source,
-                stdout=out,
-                stderr=err,
-                env=host.environ(),
-                cwd="/",
-                start_new_session=True,
-            )
+            self.process = subprocess.Popen([*host.inside(), "sh", "-c", script], stdin=source, stdout=out,
+                                            stderr=err, env=host.environ(), cwd="/", start_new_session=True)
 
     @property
     def out(self) -> bytes:
@@ -107,9 +100,8 @@ class Command:
     @functools.cached_property
     def outside(self) -> int:
         """The process number of its shell, or of what this has become, on this machine; 0: it has ended."""
-        wait_until(
-            lambda: first_child(self.process.pid) or self.code is not None, what=f"{self.text} is a process"
-        )
+        wait_until(lambda: first_child(self.process.pid) or self.code is not None,
+                   what=f"{self.text} is a process")
         return first_child(self.process.pid)
 
     @functools.cached_property
@@ -177,9 +169,7 @@ class Host:
                 cwd="/",
                 start_new_session=True,
             )
-        wait_until(
-            lambda: (self.dir / "up").exists() or process.poll() is not None, 20, f"{self.name} is up"
-        )
+        wait_until(lambda: (self.dir / "up").exists() or process.poll() is not None, 20, f"{self.name} is up")
         assert process.poll() is None, (self.dir / "boot.log").read_text()
         self.first = first_child(process.pid)
         if self is self.rig.server:
@@ -281,10 +271,7 @@ class Host:
         """Run shell commands in the network of the switch."""
         subprocess.run(
             ["nsenter", "-t", str(self.rig.server.first), "--net", "sh", "-ec", script, "sh", *args],
-            check=True,
-            timeout=30,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "PATH": PATH},
+            check=True, timeout=30, stdin=subprocess.DEVNULL, env={**os.environ, "PATH": PATH}
         )
 
 
@@ -318,9 +305,8 @@ class Gluster(FileSystem):
         wait_until(lambda: server.run("gluster pool list", check=False).code == 0, 30, "glusterd answers")
         paths = [server.rig.dir / f"brick{number}" for number in range(self.bricks)]
         replica = f"replica {self.bricks}" if self.bricks > 1 else ""
-        self.command(
-            server, f"volume create v {replica} {' '.join(f'{SERVER}:{path}' for path in paths)} force"
-        )
+        self.command(server,
+                     f"volume create v {replica} {' '.join(f'{SERVER}:{path}' for path in paths)} force")
         self.command(server, "volume start v")
 
     @staticmethod

@@ -110,13 +110,8 @@ class Machine:
         """Switch it on; wait_ready() is to follow."""
         disk = self.path("disk")
         if not disk.exists():
-            subprocess.run(
-                ["mkfs.ext4", "-q", "-F", "-m", "0", str(disk), "256M"],
-                check=True,
-                capture_output=True,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PATH": PATH},
-            )
+            subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(disk), "256M"], check=True,
+                           capture_output=True, stdin=subprocess.DEVNULL, env={**os.environ, "PATH": PATH})
         hosts = ",".join(f"{machine.name}:{machine.ip}" for machine in self.rig.machines)
         words = f"rig.name={self.name} rig.ip={self.ip} rig.lease={self.rig.lease} rig.hosts={hosts}"
         if self.rig.systemd:
@@ -142,13 +137,9 @@ class Machine:
         for kind in "qmp", "port":
             self.path(kind).unlink(missing_ok=True)
         with open(self.path("console"), "ab") as log:
-            self.qemu = subprocess.Popen(
-                command + self.network(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PATH": PATH, "TMPDIR": str(self.rig.dir)},
-            )
+            self.qemu = subprocess.Popen(command + self.network(), stdin=subprocess.DEVNULL, stdout=log,
+                                         stderr=log,
+                                         env={**os.environ, "PATH": PATH, "TMPDIR": str(self.rig.dir)})
         self.ready = False
         self.port = self.connect("port")
         threading.Thread(target=self.listen, args=(self.port,), daemon=True).start()
@@ -156,9 +147,7 @@ class Machine:
     def wait_ready(self, timeout: float = 300) -> None:
         """Wait until it takes commands, and set its clock."""
         qemu = present(self.qemu)
-        wait_until(
-            lambda: self.ready or qemu.poll() is not None, timeout, f"{self.name} is up\n{self.log()}"
-        )
+        wait_until(lambda: self.ready or qemu.poll() is not None, timeout, f"{self.name} is up\n{self.log()}")
         if qemu.poll() is not None:
             raise AssertionError(f"{self.name} did not start\n{self.log()}")
         self.run(f"date -s @{time.time():.3f}", directory="/")

@@ -80,9 +80,8 @@ def missing() -> str:
     """What is missing here, as a sentence; empty if a cluster can be started."""
     if len(os.sched_getaffinity(0)) < 2:
         return "the tests with a real Slurm need two CPUs"
-    return lacking(
-        "a real Slurm", TOOLS, ["unshare", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "true"]
-    )
+    return lacking("a real Slurm", TOOLS,
+                   ["unshare", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "true"])
 
 
 def free_ports(count: int) -> list[int]:
@@ -130,19 +129,13 @@ class Cluster:
                     for option in ("key-file", "socket", "pid-file", "seed-file")
                 ),
             )
-            self.wait_for(
-                lambda: self.asked("munge", "-n", "-S", f"{self.dir}/munge.socket"), "munged answers"
-            )
+            self.wait_for(lambda: self.asked("munge", "-n", "-S", f"{self.dir}/munge.socket"),
+                          "munged answers")
             self.daemon("controller", "slurmctld", "-D")
             for number, name in enumerate(self.nodes):
-                self.daemon(
-                    name, "unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-                    "sh", "-c",
-                    BOOT.replace("{dir}", str(self.dir)),
-                    "sh",
-                    name,
-                    str(number),
-                )
+                self.daemon(name, "unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child",
+                            "--mount-proc", "sh", "-c", BOOT.replace("{dir}", str(self.dir)), "sh", name,
+                            str(number))
                 self.wait_for((self.dir / f"{name}.up").exists, f"{name} is up")
                 pid = self.daemons[name].pid
                 self.firsts[name] = int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text())
@@ -160,9 +153,8 @@ class Cluster:
             (self.dir / name).mkdir()
         port, *ports = free_ports(1 + len(self.nodes))
         addresses = [f"127.0.0.{number}" for number in range(2, 2 + len(self.nodes))]
-        values = dict(
-            host=socket.gethostname().partition(".")[0], port=port, dir=self.dir, proctrack=self.proctrack
-        )
+        values = dict(host=socket.gethostname().partition(".")[0], port=port, dir=self.dir,
+                      proctrack=self.proctrack)
         config, hosts = CONFIG.format(**values), pathlib.Path("/etc/hosts").read_text()
         for name, address, port in zip(self.nodes, addresses, ports):
             config += NODE.format(name=name, address=address, port=port, cpus=CPUS, gpus=GPUS)
@@ -192,13 +184,8 @@ class Cluster:
         """Start a process that stays in the foreground, and ends with this one."""
         with open(self.dir / f"{name}.log", "ab") as log:
             self.daemons[name] = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *command],
-                env=self.environ,
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                ["setpriv", "--pdeathsig", "KILL", *command], env=self.environ, cwd="/",
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
     def inside(self, node: str) -> list[str]:
@@ -229,9 +216,8 @@ class Cluster:
 
     def run(self, *command: str, **options: Any) -> str:
         """Run a command of a user of the cluster; what it prints."""
-        settings: dict[str, Any] = dict(
-            env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
-        )
+        settings: dict[str, Any] = dict(env=self.environ, stdin=subprocess.DEVNULL, capture_output=True,
+                                        text=True, timeout=60)
         settings.update(options)
         ended: subprocess.CompletedProcess[str] = subprocess.run(command, check=False, **settings)
         if ended.returncode:
