@@ -234,61 +234,48 @@ SCOPES = "systemd-run --user --scope -q -p OOMPolicy=continue -p MemoryMax=$RUNM
 RECIPES = {
     # the README
     "cat > runs.txt << 'END'": Recipe(states="ddd", typed=True),
-    "runmaker4.py -d -j0 --pidfile pid --errors errors runs.txt": Recipe(
-        jobs(".."), after="runwait4.py -e runs.txt; test -s runs.txt.out/journal", states="dd"
-    ),
+    "runmaker4.py -d -j0 --pidfile pid --errors errors runs.txt":
+        Recipe(jobs(".."), after="runwait4.py -e runs.txt; test -s runs.txt.out/journal", states="dd"),
     r"printf 'a,b\n3,14\n15,92\n' > params.csv": Recipe(),
     "runwait4.py --output runs.txt": JOURNAL,
     "runwait4.py --output --csv runs.txt": JOURNAL,
     "runwait4.py --output --csv runs.txt > table.csv": replace(JOURNAL, after="grep -c done table.csv"),
     "runmaker4.py --dry-run runs.txt": Recipe(jobs(".."), states=".."),
     f"runmaker4.py --runner '{SCOPES}' runs.txt": Recipe("#RUN memory=1M\n" + jobs(".."), states="dd"),
-    "ls *.dat | runset4.py runs.txt --add-list - --template 'prog --in {} > {.}.out'": Recipe(
-        after="runmaker4.py runs.txt; test -e 'a b.out'", states="d"
-    ),
+    "ls *.dat | runset4.py runs.txt --add-list - --template 'prog --in {} > {.}.out'":
+        Recipe(after="runmaker4.py runs.txt; test -e 'a b.out'", states="d"),
     "runset4.py runs.txt --add-list params.csv --template 'simulate {beta} {n}'": Recipe(
         before=r"printf 'beta,n\n0.1,16\n0.2,32\n' > params.csv", after="runmaker4.py runs.txt", states="dd"
     ),
-    "runset4.py runs.txt --add-list list --template 'PARALLEL_SEQ={#} simulate {}'": Recipe(
-        before="seq 2 > list", states=".."
-    ),
+    "runset4.py runs.txt --add-list list --template 'PARALLEL_SEQ={#} simulate {}'":
+        Recipe(before="seq 2 > list", states=".."),
     "runset4.py - --add-list list --template 'simulate {}'": Recipe(before="seq 2 > list"),
     r"make -n --no-print-directory all | sed -e :a -e '/\\$/N; s/\\\n//; ta'"
-    " | runset4.py runs.txt --add-list -": Recipe(
-        before=r"printf 'all:\n\ttest a \\\n\t\t!= \\\n\t\tb\n\ttrue\n' > Makefile",
-        after="runmaker4.py runs.txt",
-        states="dd",
-    ),
+    " | runset4.py runs.txt --add-list -":
+        Recipe(before=r"printf 'all:\n\ttest a \\\n\t\t!= \\\n\t\tb\n\ttrue\n' > Makefile",
+               after="runmaker4.py runs.txt", states="dd"),
     "echo '. simulate --seed 9' >> runs.txt": Recipe(jobs("."), after="runmaker4.py runs.txt", states="dd"),
     "runwait4.py --output runs.txt 17": LINE_17,
-    "runwait4.py --output runs.txt 5-9": Recipe(
-        jobs("." * 9), before="runmaker4.py -q -j9 runs.txt", states="d" * 9
-    ),
-    "runwait4.py --output --csv --template 'simulate {beta} {n}' runs.txt > table.csv": Recipe(
-        ". simulate 0.1 3\n. simulate 0.1 5\n. simulate 0.2 7\n",
-        before="runmaker4.py -q runs.txt; "
-        "echo 'from unittest import mock; read_csv = mock.Mock()' > pandas.py",
-        after="[ $(wc -l < table.csv) = 4 ]",
-        states="ddd",
-    ),
+    "runwait4.py --output runs.txt 5-9":
+        Recipe(jobs("." * 9), before="runmaker4.py -q -j9 runs.txt", states="d" * 9),
+    "runwait4.py --output --csv --template 'simulate {beta} {n}' runs.txt > table.csv":
+        Recipe(". simulate 0.1 3\n. simulate 0.1 5\n. simulate 0.2 7\n", states="ddd",
+               before="runmaker4.py -q runs.txt; "
+                      "echo 'from unittest import mock; read_csv = mock.Mock()' > pandas.py",
+               after="[ $(wc -l < table.csv) = 4 ]"),
     "runmaker4.py -d --follow -j4 --pidfile pid --errors errors runs.txt": WAITS,
     "runwait4.py -e runs.txt && echo done": Recipe(jobs("dd")),
     "runmaker4.py -r -j0 runs.txt": Recipe(jobs("!e.dx"), states="ddddx"),
     "runmaker4.py --resume -j0 runs.txt": Recipe(jobs("er.dx"), states="ddddx"),
-    "runset4.py runs.txt --add --template 'simulate --a {1} --b {2}' ::: 1 2 3 ::: 0.1 0.2": Recipe(
-        states="......"
-    ),
+    "runset4.py runs.txt --add --template 'simulate --a {1} --b {2}' ::: 1 2 3 ::: 0.1 0.2":
+        Recipe(states="......"),
     "runset4.py --set=. --state='d!e' runs.txt": Recipe(jobs("d!ex."), states="...x."),
     "runset4.py --cancel runs.txt 17": Recipe(jobs("d" * 16 + "."), states="d" * 16 + "c"),
-    "runset4.py --edit runs.txt": Recipe(
-        jobs(".."),
-        before="export EDITOR='sed -i s/seed/grain/'",
-        after="grep -q 'grain 1' runs.txt",
-        states="..",
-    ),
-    "runset4.py --set=new --state=held runs.txt 17 20-25": Recipe(
-        jobs("." * 16 + "x..xxxxxx"), states="." * 25
-    ),
+    "runset4.py --edit runs.txt":
+        Recipe(jobs(".."), before="export EDITOR='sed -i s/seed/grain/'", after="grep -q 'grain 1' runs.txt",
+               states=".."),
+    "runset4.py --set=new --state=held runs.txt 17 20-25":
+        Recipe(jobs("." * 16 + "x..xxxxxx"), states="." * 25),
     "runwait4.py --status runs.txt": JOURNAL,
     "runwait4.py --failed runs.txt": JOURNAL,
     "runwait4.py --stats runs.txt": JOURNAL,
@@ -310,112 +297,81 @@ RECIPES = {
     "cat bob.says": Recipe(
         instead={"ssh bob runwait4.py --check-locks /shared > bob.says &": "touch bob.says;", "/shared": "."}
     ),
-    "cd /shared": Recipe(
-        instead={"cd /shared": ":", "sleep 20": "sleep 0"}, after="./model --seed 8", states="." * 12
-    ),
-    "for name in alice bob; do": Recipe(
-        jobs("...."),
-        instead={"cd /shared && ": "", "-j2": "-j1"},
-        before="touch hold",
-        states="dddd",
-        after=f"[ $(ls pid.alice pid.bob | wc -l) = 2 ]; rm hold; runwait4.py -e runs.txt; {GONE}",
-    ),
+    "cd /shared":
+        Recipe(instead={"cd /shared": ":", "sleep 20": "sleep 0"}, after="./model --seed 8", states="." * 12),
+    "for name in alice bob; do":
+        Recipe(jobs("...."), instead={"cd /shared && ": "", "-j2": "-j1"}, before="touch hold", states="dddd",
+               after=f"[ $(ls pid.alice pid.bob | wc -l) = 2 ]; rm hold; runwait4.py -e runs.txt; {GONE}"),
     "runset4.py --cancel runs.txt 12": Recipe(jobs("." * 12), states="." * 11 + "c."),
     "ssh bob \"kill -USR1 $(cat pid.bob)\"": Recipe(
         jobs("..."), before=WORKER.replace("pid ", "pid.bob "), after=f"rm hold; {GONE}", states="dd."
     ),
-    "cat errors.*; runwait4.py --failed runs.txt": replace(
-        JOURNAL, before=f"touch errors.bob; {JOURNAL.before}"
-    ),
-    "sed -i 's/!= 7/!= 70/' model; runmaker4.py -r -j2 runs.txt": Recipe(
-        jobs("!."), before="touch model", states="dd"
-    ),
-    "runwait4.py --report night.html runs.txt": replace(
-        JOURNAL, jobs=jobs("d" * 6 + "."), after="test -s night.html", states="d" * 7
-    ),
+    "cat errors.*; runwait4.py --failed runs.txt":
+        replace(JOURNAL, before=f"touch errors.bob; {JOURNAL.before}"),
+    "sed -i 's/!= 7/!= 70/' model; runmaker4.py -r -j2 runs.txt":
+        Recipe(jobs("!."), before="touch model", states="dd"),
+    "runwait4.py --report night.html runs.txt":
+        replace(JOURNAL, jobs=jobs("d" * 6 + "."), after="test -s night.html", states="d" * 7),
     "runwait4.py --show 7 runs.txt": replace(JOURNAL, jobs=jobs("d" * 6 + "."), states="d" * 7),
     # coming from other tools
-    "printf 'echo a\\necho b\\n#DISBATCH BARRIER CHECK\\necho c\\n' > tasks": Recipe(
-        after="sed -n 3p runs.txt | grep -x '#RUN barrier check'", states="ddd"
-    ),
+    "printf 'echo a\\necho b\\n#DISBATCH BARRIER CHECK\\necho c\\n' > tasks":
+        Recipe(after="sed -n 3p runs.txt | grep -x '#RUN barrier check'", states="ddd"),
     "runset4.py runs.txt --add-list list --colsep , --template 'simulate --a {1} --b {2}'": Recipe(
         files={"list": "1,0.1\n2,0.2\n"}, after="grep -x '[.] simulate --a 2 --b 0.2' runs.txt", states=".."
     ),
     "seq 6 > list": Recipe(states="dddddd"),
-    "seq 1000 | runset4.py runs.txt --add-list - --template 'SLURM_ARRAY_TASK_ID={} bash job.sh'": Recipe(
-        after="[ $(grep -c '^[.] SLURM_ARRAY_TASK_ID=[0-9]* bash job.sh$' runs.txt) = 1000 ]"
-    ),
+    "seq 1000 | runset4.py runs.txt --add-list - --template 'SLURM_ARRAY_TASK_ID={} bash job.sh'":
+        Recipe(after="[ $(grep -c '^[.] SLURM_ARRAY_TASK_ID=[0-9]* bash job.sh$' runs.txt) = 1000 ]"),
     "runset4.py --set=new runs.txt 17": Recipe(jobs("d" * 16 + "!"), states="d" * 16 + "."),
     "runset4.py --cancel --all runs.txt": Recipe(jobs("d.!"), states="dc!"),
-    "seq 1000 | runset4.py runs.txt --add-list - --template 'HQ_TASK_ID={} ./task.sh'": Recipe(
-        after="[ $(grep -c '^[.] HQ_TASK_ID=[0-9]* ./task.sh$' runs.txt) = 1000 ]"
-    ),
-    "printf '# a task per line\\necho a\\n\\necho b; sleep 1\\nfalse\\n' > mywork.tasks": Recipe(
-        after="cat work/1.out; test -s timeline.json", states="dd!", status=None
-    ),
+    "seq 1000 | runset4.py runs.txt --add-list - --template 'HQ_TASK_ID={} ./task.sh'":
+        Recipe(after="[ $(grep -c '^[.] HQ_TASK_ID=[0-9]* ./task.sh$' runs.txt) = 1000 ]"),
+    "printf '# a task per line\\necho a\\n\\necho b; sleep 1\\nfalse\\n' > mywork.tasks":
+        Recipe(after="cat work/1.out; test -s timeline.json", states="dd!", status=None),
     "printf '#!/bin/sh\\nsleep 1; wc $1.txt > $1.out; echo line $JOB_ID on $SLAVE_IP\\n' "
-    "> job_script.sh": Recipe(
-        after=f"{GONE}; grep -q 'line 1 on 192' logs/1.out; test -s data_1.out", states="dd"
-    ),
-    "echo 192.168.1.201 >> workers": Recipe(
-        jobs("...."), after="runmaker4.py -1 --slots @workers runs.txt", states="ddd."
-    ),
+    "> job_script.sh":
+        Recipe(after=f"{GONE}; grep -q 'line 1 on 192' logs/1.out; test -s data_1.out", states="dd"),
+    "echo 192.168.1.201 >> workers":
+        Recipe(jobs("...."), after="runmaker4.py -1 --slots @workers runs.txt", states="ddd."),
     "mkdir -p jobqueue": Recipe(after=f"{GONE}; test -s runs.txt.out/journal", states="ddd"),
     "runmaker4.py -d --follow -j4 --pidfile pid.$(hostname) --errors errors.$(hostname) runs.txt": WAITS,
-    "until [ -e stop ]; do runset4.py -q runs.txt --add-jobs jobqueue; sleep 2; done": Recipe(
-        before="(until grep -q 1.conf runs.txt; do sleep 0.1; done; sleep 1; touch stop) 2> waited &",
-        after="[ $(grep -c 1.conf runs.txt) = 1 ]",
-        instead={"sleep 2": "sleep 0.2"},
-    ),
+    "until [ -e stop ]; do runset4.py -q runs.txt --add-jobs jobqueue; sleep 2; done":
+        Recipe(before="(until grep -q 1.conf runs.txt; do sleep 0.1; done; sleep 1; touch stop) 2> waited &",
+               after="[ $(grep -c 1.conf runs.txt) = 1 ]", instead={"sleep 2": "sleep 0.2"}),
     "printf '%s\\n' 'test0:' '-minhosts: all' 'alice: \"echo hello, world\"' 'bob: \"sleep 60\"' "
-    "'-timeout: 1s' end > tests.conf": Recipe(
-        files={"tests.txt": ""},
-        after="grep '^d echo' tests.txt; grep '^! sleep' tests.txt",
-        instead={"& sleep 1": "& until [ -s .runmaker4.token ]; do sleep 0.05; done"},
-    ),
-    "runmaker4-client.py --follow alice": Recipe(
-        jobs("."), before=SERVER, until="grep '^d' runs.txt", states="d"
-    ),
+    "'-timeout: 1s' end > tests.conf":
+        Recipe(files={"tests.txt": ""}, after="grep '^d echo' tests.txt; grep '^! sleep' tests.txt",
+               instead={"& sleep 1": "& until [ -s .runmaker4.token ]; do sleep 0.05; done"}),
+    "runmaker4-client.py --follow alice":
+        Recipe(jobs("."), before=SERVER, until="grep '^d' runs.txt", states="d"),
     "runset4.py tests.txt --add-tests testconfig.txt && "
-    "runmaker4-server.py --exit-when-done tests.txt": Recipe(
-        until="grep together= tests.txt && test -e .runmaker4.token", files={"tests.txt": ""}
-    ),
+    "runmaker4-server.py --exit-when-done tests.txt":
+        Recipe(until="grep together= tests.txt && test -e .runmaker4.token", files={"tests.txt": ""}),
     "runset4.py --set=. --state='!' tests.txt": Recipe(after="grep '^[.] true' tests.txt"),
     # clusters
-    "for host in alice bob; do": Recipe(
-        jobs("...."),
-        instead={"-j0": "-j1"},
-        before="touch hold",
-        states="dddd",
-        after="[ $(ls pid.alice pid.bob | wc -l) = 2 ]; rm hold; runwait4.py -e runs.txt; "
-        f"{GONE}; test -s runs.txt.out/journal",
-    ),
-    "for host in alice bob; do ssh $host \"kill \\$(cat '$PWD/pid.$host')\"; done": Recipe(
-        jobs("...."),
-        before=WORKER.replace("pid ", "pid.alice ") + "\nsleep 100 & echo $! > pid.bob",
-        after=f"wait; rm pid.bob; {GONE}",
-        states="ee..",
-    ),
-    "exec runmaker4.py --resume -j $NSLOTS --walltime 7.8h --hire 'qsub worker.sh' runs.txt": Recipe(
-        jobs("e.r"), before="NSLOTS=2", states="ddd"
-    ),
+    "for host in alice bob; do":
+        Recipe(jobs("...."), instead={"-j0": "-j1"}, before="touch hold", states="dddd",
+               after="[ $(ls pid.alice pid.bob | wc -l) = 2 ]; rm hold; runwait4.py -e runs.txt; "
+                     f"{GONE}; test -s runs.txt.out/journal"),
+    "for host in alice bob; do ssh $host \"kill \\$(cat '$PWD/pid.$host')\"; done":
+        Recipe(jobs("...."), before=WORKER.replace("pid ", "pid.alice ") + "\nsleep 100 & echo $! > pid.bob",
+               after=f"wait; rm pid.bob; {GONE}", states="ee.."),
+    "exec runmaker4.py --resume -j $NSLOTS --walltime 7.8h --hire 'qsub worker.sh' runs.txt":
+        Recipe(jobs("e.r"), before="NSLOTS=2", states="ddd"),
     "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname alice IMAGE "
     "python3 runmaker4.py -j0 runs.txt": Recipe(jobs(".."), states="dd"),
     "runmaker4.py -j8 --runner 'OMPI_MCA_orte_tmpdir_base=/tmp/mpi.$(id -un).$RUNMAKER4_SLOT' "
-    "runs.txt": Recipe(
-        "#RUN slots=4\n. mpirun -n 4 simulate --grid 1\n. mpirun -n 4 simulate --grid 2\n",
-        states="dd",
-        after="[ $(grep -c -e '--grid 2' .printed) -ge 2 ]",
-    ),
+    "runs.txt":
+        Recipe("#RUN slots=4\n. mpirun -n 4 simulate --grid 1\n. mpirun -n 4 simulate --grid 2\n",
+               states="dd", after="[ $(grep -c -e '--grid 2' .printed) -ge 2 ]"),
     "printf '%s\\n' alice alice bob bob > cores": Recipe(states="d"),
     "runset4.py --cancel runs.txt 17 20": Recipe(jobs("r" * 20), after="[ $(grep -c '^c' runs.txt) = 2 ]"),
     "runwait4.py --check-locks /shared": Recipe(instead={"/shared": "."}),
     "# workers.sh: four runners, wherever Slurm has room; each hires its successor while lines are "
     "left": BATCH,
     "# nodes.sh: a runner on each node; COMPLETED if each line of runs.txt is done or held": BATCH,
-    "# served.sh: the first node has runs.txt, and hands its lines to a client on each node": replace(
-        BATCH, instead={"$(hostname)": "localhost"}
-    ),
+    "# served.sh: the first node has runs.txt, and hands its lines to a client on each node":
+        replace(BATCH, instead={"$(hostname)": "localhost"}),
     "# steps.sh: Slurm places each line, and has its CPUs and memory bound and counted": BATCH,
     "# gpus.sh: one line at once on each GPU": BATCH,
     """export SLURM_JOB_END_TIME=$(SLURM_TIME_FORMAT=%s squeue -h -j "$SLURM_JOB_ID" -o '%A %e' |""": Recipe(
@@ -441,22 +397,18 @@ RECIPES = {
     "runwait4.py --report page.html runs.txt": JOURNAL,
     "runwait4.py --timeline timeline.json runs.txt": JOURNAL,
     # the benchmarks
-    "python3 -m unittest tests.test_claiming": Recipe(
-        before=CHECKOUT, instead={"tests.test_claiming": "tests.test_packaging.Project"}
-    ),
-    "python3 -m tests.simulation --schedules 1000000 --planted ''": Recipe(
-        before=CHECKOUT, instead={"1000000": "20"}
-    ),
-    "python3 -m tests.simulation": Recipe(
-        before=CHECKOUT, instead={"tests.simulation": "tests.simulation --schedules 2"}
-    ),
+    "python3 -m unittest tests.test_claiming":
+        Recipe(before=CHECKOUT, instead={"tests.test_claiming": "tests.test_packaging.Project"}),
+    "python3 -m tests.simulation --schedules 1000000 --planted ''":
+        Recipe(before=CHECKOUT, instead={"1000000": "20"}),
+    "python3 -m tests.simulation":
+        Recipe(before=CHECKOUT, instead={"tests.simulation": "tests.simulation --schedules 2"}),
     "python3 -m tests.simulation --seed 7": Recipe(before=CHECKOUT),
     "python3 -m tests.shape *.py": Recipe(before=CHECKOUT),
     "python3 -m tests.bench": Recipe(before=CHECKOUT, instead={"tests.bench": "tests.bench --help"}),
     "python3 -m tests.bench --quick --rounds 1 status": Recipe(before=CHECKOUT),
-    "python3 -m tests.bench --rounds 3 beside": Recipe(
-        before=CHECKOUT, instead={"--rounds": "--help --rounds"}
-    ),
+    "python3 -m tests.bench --rounds 3 beside":
+        Recipe(before=CHECKOUT, instead={"--rounds": "--help --rounds"}),
 }
 
 # Blocks that are job files, by their first lines: how they are run.  All their jobs must be done then
@@ -490,60 +442,27 @@ make nq tsp disBatch parallel hq fjd-recruiter fjd-dispatcher cli.py remove_slav
 scontrol qsub bsub gluster ceph xargs
 """.split())
 TEXTS = {  # of several words, neither options, comments nor directives, and no commands for our users
-    # what users of other tools type
-    "sh ,1a2084aebb8.5117",
     # what the project's rules name
-    "PROGRAM: what is wrong (what to do)",
-    "mypy --strict",
-    "type: ignore",
+    "PROGRAM: what is wrong (what to do)", "mypy --strict", "type: ignore",
     # parts of commands, and names of what is asked for
-    "python3 -u",
-    "echo a &&",
-    "else echo b",
-    "env -i setsid",
-    "cp -r docs/install/share/. ~/.local/share",
-    "runmaker4.py -j2",
-    "simulate | tee log",
-    "set -o pipefail",
-    "server &",
-    "[[ ]]",
-    # what a terminal shows
-    "conda activate",
-    "source /etc/profile",
-    "CMD bash -c JOB",
-    "set -e",
-    "ulimit -n",
-    "chmod 600",
-    "barrier check",
-    "ssh -tt \"$SLAVE_IP\"",
-    "tail -f",
-    "tail -F runs.txt.out/7.out",
-    "kill -9",
-    "loginctl enable-linger",
-    # words in the job file, or in what is printed
+    "python3 -u", "echo a &&", "else echo b", "env -i setsid", "cp -r docs/install/share/. ~/.local/share",
+    "runmaker4.py -j2", "simulate | tee log", "set -o pipefail", "server &", "[[ ]]", "CMD bash -c JOB",
+    "set -e", "ulimit -n", "chmod 600", "barrier check", "ssh -tt \"$SLAVE_IP\"", "tail -f",
+    "tail -F runs.txt.out/7.out", "kill -9", "loginctl enable-linger", "source /etc/profile",
     # commands of other tools, which ours replace or are compared with
-    "python3 -c 'import asyncio, argparse'",
-    "python3 -c 'import argparse'",
-    "runwait4 --status",
-    "runset4 --add",
-    "docker stop",
-    "kill -USR1",
-    "sbatch --array=1-1000 job.sh",
-    "seq 1 5 1000",
-    "scancel 1234_17",
-    "runwait4.py --check-locks DIR",
-    "SESSION_SUSTAIN_TIME = 60",
-    "scancel 1234",
+    "sh ,1a2084aebb8.5117", "conda activate", "python3 -c 'import asyncio, argparse'",
+    "python3 -c 'import argparse'", "runwait4 --status", "runset4 --add", "docker stop", "kill -USR1",
+    "sbatch --array=1-1000 job.sh", "seq 1 5 1000", "scancel 1234_17", "runwait4.py --check-locks DIR",
+    "SESSION_SUSTAIN_TIME = 60", "scancel 1234",
     "sh -c 'exec runmaker4-client.py --slots \"$CUDA_VISIBLE_DEVICES\" \"$@\"' sh",
 }
 # of other programs
 FOREIGN_OPTIONS = set("""
---strict --private --schedules --planted --seed --out --in --image --array --mem --proc --workdir --wait
---log_dir --kill --exe --parameters --end_when_jobs_are_done --project --ntasks-per-node --time --quick
---query-gpu --format --bind-to --host --hostname --cpus --rm --grid --rounds --nodes --ntasks
---cpus-per-task --mem-per-cpu --gres --job-name --dependency --exact --user --scope --parsable
---kill-on-invalid-dep --open-mode --a --b --results --eta --bar --retry-failed --halt --max-fails
---time-limit --tasks --no-print-directory
+--strict --schedules --planted --seed --out --in --image --array --mem --wait --end_when_jobs_are_done
+--ntasks-per-node --time --quick --query-gpu --format --bind-to --host --hostname --cpus --rm --grid
+--rounds --nodes --ntasks --cpus-per-task --mem-per-cpu --gres --dependency --exact --user --scope
+--parsable --kill-on-invalid-dep --open-mode --a --b --results --retry-failed --halt --time-limit
+--no-print-directory
 """.split())
 
 
