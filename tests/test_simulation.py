@@ -18,19 +18,10 @@ SCHEDULES = 1_000_000 if ALL else 100_000 if FULL else 1_000
 # histories in which the full size must find each defect, the ordinary size only these:
 MANY, FEW = 100_000, 600
 QUICKLY_FOUND = (
-    "no command mutex",
-    "command mutex of another text",
-    "job lock freed before the write",
-    "job lock freed after the claim",
-    "job lock not lent",
-    "path before the command mutex",
-    "state from before the command mutex",
-    "second lock file",
-    "no in-use lock",
-    "result not verified",
-    "closed twice",
-    "appended without the lock",
-    "edited without the command mutexes",
+    "no command mutex", "command mutex of another text", "job lock freed before the write",
+    "job lock freed after the claim", "job lock not lent", "path before the command mutex",
+    "state from before the command mutex", "second lock file", "no in-use lock", "result not verified",
+    "closed twice", "appended without the lock", "edited without the command mutexes",
     "states as the person read them",
 )
 
