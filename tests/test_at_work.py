@@ -115,7 +115,6 @@ runset4.append_locked = lambda *args: open("adding", "w").close() or time.sleep(
         self.assertEqual(self.status()["runners"], 0)
         self.kill(adder)
 
-
     def test_a_range_that_another_program_has_locked_is_nobody_at_work(self) -> None:
         path = self.write("d a\n")
         with open(lock_table(path), "wb") as file:

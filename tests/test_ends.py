@@ -235,7 +235,6 @@ class Timeouts(RunCase):
         self.assertFalse(self.exists("never"))
 
 
-
 # COUNTED N: fails N times, then is well
 COUNTED = "echo $JOB_ID >>order; echo >>runs.$JOB_ID $JOB_ID; test $(wc -l <runs.$JOB_ID) -gt"
 

@@ -84,7 +84,6 @@ class Copied(AnywhereCase):
                 self.assertTrue(os.access(ROOT / script, os.X_OK))
                 self.assertEqual((ROOT / script).read_bytes().split(b"\n")[0], b"#!/usr/bin/env python3")
 
-
     def test_a_script_without_runmaker4_beside_it_says_so(self) -> None:
         for script in SCRIPTS:
             if script != RUNMAKER:
