@@ -16,7 +16,6 @@ def event(kind: str, run: object, line: object, command: Text, began: float, **m
 
 
 def start(run: object, line: int, command: Text = "true", began: float = BEGAN, **more: Any) -> bytes:
-    """The start of a run."""
     return event("start", run, line, command, began, **more)
 
 
@@ -39,6 +38,5 @@ def end(run: object, line: object, command: Text = "true", began: float = BEGAN,
 
 
 def pair(run: object, line: int, command: Text = "true", began: float = BEGAN, **more: Any) -> list[bytes]:
-    """Start and end of a run."""
     where = {key: more[key] for key in ("host", "slot", "pid") if key in more}
     return [start(run, line, command, began, **where), end(run, line, command, began, **more)]

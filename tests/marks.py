@@ -29,7 +29,6 @@ def command(job: int, seconds: float = 0) -> str:
 
 
 def append(path: pathlib.Path, text: str) -> None:
-    """Append to the marks in one write."""
     with open(path, "ab", buffering=0) as file:
         file.write(text.encode())
 

@@ -32,7 +32,6 @@ print("energy", round(chance.random(), 4))
 
 
 def run(directory: pathlib.Path, *words: str) -> subprocess.Popen[bytes]:
-    """Start a script there, quietly."""
     return subprocess.Popen([sys.executable, *words], cwd=directory, stdout=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL)
 

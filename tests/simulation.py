@@ -487,7 +487,6 @@ class History(World):
         return {run.command for run in self.runs if max(run.until, run.settle_at) >= time}
 
     def on_save(self, new: bytes, way: str) -> None:
-        """An editor saves this."""
         self.saved = True
         self.disturbed = max(self.disturbed, self.steps)
         if MACHINE.trace is not None:
@@ -557,7 +556,6 @@ def install() -> None:
 
 
 def say(text: str) -> None:
-    """What the product says."""
     if MACHINE.trace is not None:
         MACHINE.trace.append(f"{MACHINE.world.now:9.4f} {MACHINE.world.me.name:8} says: {text}")
 

@@ -67,12 +67,10 @@ class Program:
 
     @property
     def out(self) -> bytes:
-        """What it has written to stdout so far."""
         return self.files[0].read_bytes()
 
     @property
     def err(self) -> bytes:
-        """What it has written to stderr so far."""
         return self.files[1].read_bytes()
 
     def poll(self) -> Optional[int]:
@@ -179,7 +177,6 @@ class TcpCase(RunCase):
 
     def run_client(self, server: Listening, *options: object, host: str = "", timeout: float = 60,
                    **settings: Any) -> Ended:
-        """Run a client to its end."""
         return self.finish(self.start_client(server, *options, host=host, **settings), timeout)
 
     def stop(self, program: Process, number: signal.Signals = signal.SIGTERM, timeout: float = 60) -> Ended:
@@ -197,7 +194,6 @@ class TcpCase(RunCase):
         return names
 
     def wait_clients(self, server: Program, count: int) -> None:
-        """Wait until so many clients are connected."""
         wait_until(lambda: sum(self.connected(server).values()) == count, 30, f"{count} clients")
 
     def wait_said(self, program: Program, *words: str, timeout: float = 30) -> bytes:

@@ -45,12 +45,10 @@ class Liar:
         self.peer.hello(name=name).hear("welcome")
 
     def claim(self, name: str = "liar") -> None:
-        """Come, and get a job."""
         self.come(name)
         self.key = self.peer.say(CLAIM).hear("jobs")["jobs"][0]["id"]
 
     def event(self, **message: Any) -> Message:
-        """The next thing that happens to its job."""
         self.events += 1
         return {**message, "n": self.events, "id": self.key}
 

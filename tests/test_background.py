@@ -20,7 +20,6 @@ class FileExecutorCase(RunCase):
         return pid
 
     def change(self, *words: object) -> None:
-        """Have runset4.py do something to the job file."""
         ended = self.run_script(RUNSET, "-q", *words)
         self.assertEqual((ended.code, ended.err), (0, b""), words)
 

@@ -89,7 +89,6 @@ class Line:
         return self.client.is_authenticated, self.server.is_authenticated
 
     def ends(self, number: int) -> tuple[Side, Side]:
-        """Who sends a flight and who receives it."""
         odd = number % 2
         return (self.client, self.server) if odd else (self.server, self.client)
 

@@ -93,7 +93,6 @@ runwait4.LockCheck = Patched
         (self.dir / "end").touch()
 
     def additions(self, checker: subprocess.Popen[bytes]) -> int:
-        """How often a check has added so far."""
         return sum(path.stat().st_size for path in self.dir.glob(f"added.*.{checker.pid}"))
 
     def wait_enough(self, *checkers: subprocess.Popen[bytes]) -> None:
@@ -108,7 +107,6 @@ runwait4.LockCheck = Patched
             wait_until(enough, 40, "all hosts have seen enough of each other")
 
     def start_adding(self, host: str = "a") -> subprocess.Popen[bytes]:
-        """Start a check, and wait until it has added some."""
         checker = self.start_check(host)
         self.wait_enough(checker)
         return checker
@@ -120,11 +118,9 @@ runwait4.LockCheck = Patched
         return [self.finish(checker) for checker in checkers]
 
     def check_both(self, **settings: Any) -> list[Ended]:
-        """A check on two hosts, a and b."""
         return self.check_all(self.start_check("a", **settings), self.start_check("b", **settings))
 
     def hosts(self, ended: Ended) -> str:
-        """The hosts that have added some, in any order."""
         found = re.findall(r"^ *[1-9]\d* additions by (\S) ", ended.out.decode(), re.MULTILINE)
         return "".join(sorted(found))
 

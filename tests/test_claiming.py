@@ -110,7 +110,6 @@ class ManyRunners(Case):
         self.assertIn(self.run_script(RUNSET, "--set=.", "--state=x", "runs.txt").code, (0, 1))
 
     def end(self, runners: list[subprocess.Popen[bytes]]) -> None:
-        """End followers that have nothing more to do."""
         for runner in runners:
             runner.send_signal(signal.SIGHUP)
         for runner in runners:

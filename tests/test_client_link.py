@@ -74,7 +74,6 @@ class LifeCase(unittest.TestCase):
         return gone
 
     def at(self, state: Any, give_up: Optional[float] = None) -> Any:
-        """A life that has come to this state."""
         life = client.LinkLife(None, give_up, client.Complaint.NOTHING)
         for event in WAYS[state]:
             self.play(life, event)

@@ -40,7 +40,6 @@ class DirectiveCase(RunCase):
     """Steps that the tests below share.  What runners say on stderr goes to one file."""
 
     def lines(self, *lines: str, name: str = "runs.txt") -> None:
-        """Make a job file of these lines."""
         self.before = self.write("".join(f"{line}\n" for line in lines), name).read_bytes()
 
     def start(self, script: str, *args: object, **settings: Any) -> subprocess.Popen[bytes]:

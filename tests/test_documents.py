@@ -84,12 +84,10 @@ def first_line(text: str) -> str:
 
 
 def help_of(script: str) -> str:
-    """What --help of a script prints (see test_options)."""
     return make.read_script(script[:-3]).parser.format_help()
 
 
 def prose(document: str) -> str:
-    """A document without its blocks."""
     return re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)
 
 

@@ -34,7 +34,6 @@ class FileCase(RunCase):
         self.running = self.read().partition(b"\n")[0] + b"\n"          # the line that runs: r COMMAND
 
     def go_on(self) -> Ended:
-        """Open the gate and wait for the runner."""
         self.open_gate()
         return self.finish(self.runner)
 

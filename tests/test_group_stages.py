@@ -31,7 +31,6 @@ class FakeSessions:
             self._settled.append((assignment, line_result))
 
     def conclude(self) -> None:
-        """Tell the group of all that was settled."""
         while self._settled:
             assignment, line_result = self._settled.popleft()
             assignment.mark_over()

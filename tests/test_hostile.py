@@ -78,11 +78,9 @@ class Stage(TcpCase):
         return self
 
     def descriptors(self) -> int:
-        """How many descriptors the server has open."""
         return len(os.listdir(f"/proc/{self.server.pid}/fd"))
 
     def add(self, count: int, command: str = ": a job") -> None:
-        """Add jobs."""
         with open(self.dir / "runs.txt", "ab") as file:
             file.write(f". {command}\n".encode() * count)
 
@@ -257,7 +255,6 @@ class Insiders(Attack):
         return peer, job
 
     def states(self) -> str:
-        """The states of the jobs that this test has added."""
         return self.stage.states()[self.older:]
 
     def all_end(self, states: str = "de") -> None:

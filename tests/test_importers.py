@@ -486,13 +486,11 @@ class JobFileCase(ImportCase):
     INI = "[control]\nexecutable: ./job.sh\n[params]\nlogfile: {0}.log\nvalue: {0}\n"
 
     def job_file(self, name: str, text: Optional[Text] = None) -> None:
-        """Make a job file, in its directory, in one go."""
         path = self.dir / name
         path.parent.mkdir(exist_ok=True)
         self.write(self.INI.format(path.name) if text is None else text, "new").rename(path)
 
     def line(self, name: Text, executable: str = "./job.sh", state: bytes = b".") -> bytes:
-        """The line of runs.txt for a job file."""
         path = os.fsencode(self.dir) + b"/" + as_bytes(name)
         return b"%b %b %b\n" % (state, executable.encode(), runmaker4.quote(path))
 

@@ -362,7 +362,6 @@ class Random(JournalCase):
                    default=None)
 
     def by_line(self, lines: list[runmaker4.Line], told: Collection[Told]) -> dict[int, list[Told]]:
-        """The runs of each line, in the order of the journal."""
         of: dict[int, list[Told]] = {line.number: [] for line in lines}
         for run in sorted(told, key=lambda run: run.at):
             if number := self.whose(lines, told, run):

@@ -32,11 +32,9 @@ class LifeSign(RunCase):
         return self.start_hasty(*options, "runs.txt", start_new_session=True, **settings)
 
     def job_pid(self) -> int:
-        """The process of the job that waits (of its latest run)."""
         return int(self.wait_file("marks").split()[-1])
 
     def runs(self) -> int:
-        """How many times the waiting job was started."""
         marks = self.read("marks") if (self.dir / "marks").exists() else b""
         return len([mark for mark in marks.split() if mark.isdigit()])
 
@@ -242,7 +240,6 @@ class EditedFile(LifeSign):
     """
 
     def overwrite(self, text: bytes) -> None:
-        """Change the file in place."""
         with open(self.dir / "runs.txt", "r+b") as file:
             file.write(text)
 

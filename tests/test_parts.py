@@ -59,7 +59,6 @@ class JobFileCase(FileCase):
         return runmaker4.JobQueue(file)
 
     def another(self, file: runmaker4.JobFile) -> runmaker4.JobFile:
-        """Another program on the same file."""
         other = runmaker4.JobFile(file.path, say=self.fail)
         self.addCleanup(other.close_files)
         other.open_to_write()

@@ -125,7 +125,6 @@ class FsCase(unittest.TestCase):
         return command.err.decode()
 
     def kill_runner(self, runner: Command) -> None:
-        """kill -9 for a runner, whose jobs live on."""
         marks.append(self.marks, f"killed {runner.pid} {runner.host.name}\n")
         runner.signal(signal.SIGKILL)
         runner.wait()
@@ -134,7 +133,6 @@ class FsCase(unittest.TestCase):
         return self.carol.run(READ, check=False).out.splitlines()
 
     def states(self) -> str:
-        """The states of all lines that are not comments."""
         return b"".join(line[:1] for line in self.lines() if line[:1] != b"#").decode()
 
     def wait_states(self, states: str, timeout: float = 60) -> None:

@@ -86,7 +86,6 @@ class Loops(HostsCase):
     START, STOP = block("for host in alice bob; do\n"), block("for host in alice bob; do ssh")
 
     def start_all(self, loop: str = START) -> None:
-        """Start runners on both hosts; they run jobs."""
         ended = self.typed(loop)
         self.assertEqual((ended.code, ended.out.count(b"(kill ")), (0, 2), ended.out)
         self.wait_running("alice", "bob")

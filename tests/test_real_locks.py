@@ -68,7 +68,6 @@ def check_hosts(places: Sequence[tuple[Sequence[str], str]], patches: Sequence[s
 
 
 def hosts(said: bytes) -> list[str]:
-    """The hosts that have added some."""
     return re.findall(r"^ *[1-9]\d* additions by (\S+) ", said.decode(), re.MULTILINE)
 
 
@@ -149,7 +148,6 @@ class Nfs(unittest.TestCase):
         self.mount(self.bob, bob or alice, options)
 
     def names(self) -> list[str]:
-        """What is in the directory, as the server has it."""
         return self.rig.server.run("ls -A /export").out.decode().split()
 
     def start(self, machine: Machine, minute: float = MINUTE, patch: str = "") -> Command:
@@ -220,7 +218,6 @@ class Nfs(unittest.TestCase):
         self.assertSays(self.check(), 1)
 
     def restart(self) -> None:
-        """Start on alice what a test has ended."""
         self.alice.run("pkill rpc.statd; pkill rpcbind; rpcbind -w && rpc.statd -n alice")
 
     def test_without_rpcbind_and_statd(self) -> None:

@@ -146,7 +146,6 @@ class NfsCase(Mixin):
         self.wait(f"[ $(ls m | grep -c '{pattern}') -ge {count} ]", timeout)
 
     def wait_until_said(self, command: Command, text: str) -> None:
-        """Wait until a command has printed this on stderr."""
         wait_until(lambda: text.encode() in command.err, 60, f"{command}\nsays: {text}")
 
     def open_gate(self, *clients: Machine) -> None:
@@ -154,7 +153,6 @@ class NfsCase(Mixin):
             client.run("touch /tmp/go")
 
     def kill_runner(self, runner: Command) -> None:
-        """kill -9 for a runner, whose jobs live on."""
         self.server.run(f": >m/killed.0.{runner.pid}.0.{runner.machine.name}")
         runner.signal(signal.SIGKILL)
         runner.wait()

@@ -88,13 +88,11 @@ class PackagingCase(AnywhereCase):
         return super().environ({**at, **settings, **(extra or {})})
 
     def call(self, *words: object, **settings: Any) -> Ended:
-        """Run a command that must succeed."""
         ended = self.run_script(*map(str, words), timeout=300, **settings)
         self.assertEqual(ended.code, 0, ended.out + ended.err)
         return ended
 
     def files(self) -> set[pathlib.Path]:
-        """What is in the home."""
         return {path for path in self.home.rglob("*") if not path.is_dir()}
 
 
@@ -130,7 +128,6 @@ class Installed(PackagingCase):
         )
 
     def with_pip_user(self, version: str) -> None:
-        """For a user."""
         pip = [python(version), "-m", "pip"]
         self.call(*pip, "install", "--user", self.project)
         self.check("PYTHONUSERBASE/bin", *pip, "uninstall", "-y", "runmaker4")
@@ -146,7 +143,6 @@ class Installed(PackagingCase):
         self.check("UV_TOOL_BIN_DIR", tools() / "uv", "tool", "uninstall", "runmaker4")
 
     def with_uvx(self, version: str) -> None:
-        """For once."""
         uvx = [tools() / "uvx", "--python", python(version), "--from", self.project]
         self.assertWork(lambda script, *args: self.call(*uvx, script[:-3], *args))
 

@@ -101,7 +101,6 @@ class SlurmCase(RunCase):
         }
 
     def slurm(self, *command: str, where: Optional[pathlib.Path] = None) -> str:
-        """Run a command of a user; what it prints."""
         return self.cluster.run(*command, env=self.environ(), cwd=where or self.dir)
 
     def submit(self, name: str, *options: str, where: Optional[pathlib.Path] = None) -> str:
@@ -110,7 +109,6 @@ class SlurmCase(RunCase):
         return self.slurm("sbatch", "--parsable", *options, str(self.dir / name), where=where).strip()
 
     def wait_running(self, count: int) -> None:
-        """Wait until so many lines are running."""
         wait_until(lambda: self.states().count("r") == count, 30, f"{count} lines run: {self.states()}")
 
     def wait_slurm(self, job: str, *states: str, timeout: float = 60) -> None:
@@ -121,7 +119,6 @@ class SlurmCase(RunCase):
             raise AssertionError(f"{error}{self.said()[-3000:]}\n{self.read().decode()}") from None
 
     def said(self) -> str:
-        """What all batch jobs have printed."""
         return "".join(path.read_text(errors="replace") for path in self.dir.glob("slurm-*.out"))
 
     def printed(self) -> list[str]:
@@ -139,7 +136,6 @@ class SlurmCase(RunCase):
         return found
 
     def runners(self) -> list[int]:
-        """The process numbers of all runners, as we see them."""
         def is_runner(pid: int) -> bool:
             with contextlib.suppress(OSError):
                 words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

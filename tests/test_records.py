@@ -194,7 +194,6 @@ class LogWhileRunning(LogCase):
         self.assertRecord(1, command, first, second, f'+ status (WHO): exit 0 "{command}"')
 
     def wait_output(self, text: bytes) -> None:
-        """Wait until the log shows this line of output."""
         log = self.dir / "outputs"
         wait_until(lambda: log.exists() and b"): " + text + b" " in log.read_bytes(),
                    what=f"{text!r} is in the log")

@@ -26,7 +26,6 @@ class DefaultCase(TcpCase):
         return ended.out
 
     def rows(self, lines: str = "*") -> list[dict[str, Any]]:
-        """All runs of some lines."""
         found: list[dict[str, Any]] = json.loads(self.view("--show", lines, "--json"))["runs"]
         return found
 

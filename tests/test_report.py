@@ -26,7 +26,6 @@ VOID = {"meta", "br", "img", "link", "input"}
 
 
 def words(text: str) -> str:
-    """What an element of a page says."""
     return html.unescape(re.sub("<[^>]*>", "", text))
 
 

@@ -263,7 +263,6 @@ class ProgressOnATerminal(TerminalCase, RunwaitCase):
     """On a terminal --progress is one line, redrawn in place, that fits; the terminal is left as it was."""
 
     def watch(self, terminal: Terminal, *options: str) -> subprocess.Popen[bytes]:
-        """runwait4.py --progress in this terminal."""
         return self.start_at(terminal, RUNWAIT, "--progress", *options, "runs.txt")
 
     def test_the_bar_is_redrawn_in_place_and_fits_any_width(self) -> None:

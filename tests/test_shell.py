@@ -118,7 +118,6 @@ class ShellCase(TcpCase, DirectiveCase):
     """Job files with `#RUN shell=`."""
 
     def script(self, text: str, name: str) -> pathlib.Path:
-        """Make a program."""
         path = self.dir / name
         path.parent.mkdir(parents=True, exist_ok=True)
         self.write(text, name).chmod(0o755)

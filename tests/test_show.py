@@ -36,7 +36,6 @@ class ShowCase(TellingCase):
         return self.start_to_gate("".join(f"{line}\n" for line in lines), "--outdir", "out", *options)
 
     def wait_journal(self, what: bytes, count: int = 1) -> None:
-        """Wait until the journal has this so many times."""
         wait_until(lambda: self.read("out/journal").count(what) >= count, what=f"{what!r} in the journal")
 
 

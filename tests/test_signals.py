@@ -186,7 +186,6 @@ class StoppedTogether(RunCase):
     """Slurm or a terminal sends one signal to jobs and runners: what dies was interrupted."""
 
     def pids(self, count: int) -> list[int]:
-        """The shells of the jobs that run."""
         return [int(self.wait_file(f"pid.{line}")) for line in range(1, count + 1)]
 
     def start_two(self, second: str, *options: object) -> subprocess.Popen[bytes]:
@@ -239,7 +238,6 @@ class StoppedTogether(RunCase):
         )
 
     def await_word(self, runner: subprocess.Popen[bytes], word: bytes) -> None:
-        """Wait until the runner has printed a line on stderr with this word."""
         with deadline(runner):
             lines = iter(present(runner.stderr).readline, b"")
             self.assertTrue(any(word in line for line in lines), "it has ended")

@@ -39,7 +39,6 @@ class SlotCase(RunCase):
     """A test of slots with names, of which a file `names` has one per line."""
 
     def names(self, text: Text) -> pathlib.Path:
-        """Write the names in place."""
         return self.write(text, "names")
 
     def replace_names(self, text: Text) -> None:

@@ -63,7 +63,6 @@ ssh -t -t "$SLAVE_IP" "rm -f $there/$1.txt $there/$JOB_ID.out"
 
 
 def free_port() -> int:
-    """A port on the loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -141,7 +140,6 @@ class SshCase(RunCase):
     # -- jobs -----------------------------------------------------------------------------------------------
 
     def prepare(self, count: int) -> list[str]:
-        """The data of so many jobs; the commands."""
         for number in range(1, count + 1):
             self.write("some words\n" * number, f"data_{number}.txt")
         return [f"job_script.sh data_{number}" for number in range(1, count + 1)]

@@ -91,7 +91,6 @@ class BlockedSignals(RunCase):
     ALL = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE)
 
     def start_blocking(self, *options: str, up: Sequence[int] = ()) -> subprocess.Popen[bytes]:
-        """Start a runner on runs.txt with all these signals blocked."""
         return self.start_jobs(*options, up=up,
                                preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, self.ALL))
 

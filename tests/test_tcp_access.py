@@ -71,7 +71,6 @@ class TokenOfTheEnvironment(TcpCase):
     """$RUNMAKER4_TOKEN is the server's, too: each job of a user has its own, and no file is written."""
 
     def start_own(self, file: str, token: str) -> Server:
-        """A server with a token of its own for a file with one job."""
         self.write(f". echo {file}\n", file)
         program = self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, file,
                                      env={"RUNMAKER4_TOKEN": token})

@@ -18,7 +18,6 @@ class OtherServers(LossCase):
     WAITING = "the server has another file", "waiting for the server of ", "runs.txt; 1 job not handed in yet"
 
     def serve_other(self, port: int = 0, file: str = "other.txt") -> Server:
-        """Serve another file, with a job of its own."""
         return self.start_server("--grace", LONG, "--port", port, file=file)
 
     def assert_kept_from(self, other: Server, client: Program) -> None:

@@ -83,7 +83,6 @@ class LossCase(TcpCase):
         return self.serve_again(grace=grace, **settings)
 
     def serve_again(self, port: int = 0, grace: float = LONG, **settings: Any) -> Server:
-        """Start a server on runs.txt as it is."""
         return self.start_server("--grace", grace, "--joblog", "joblog", "--outdir", "out", "--port", port,
                                  **settings)
 
@@ -110,7 +109,6 @@ class LossCase(TcpCase):
         return proxy, self.connect(server, "--port", proxy.port, *options, up=up)
 
     def pids(self, line: int = 1) -> list[int]:
-        """The process of each run of a job."""
         name = f"pids.{line}"
         return [int(pid) for pid in self.read(name).split()] if self.exists(name) else []
 

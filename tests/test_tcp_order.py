@@ -31,7 +31,6 @@ class OrderOfTheFile(TcpCase):
         return job
 
     def claims(self, *names: str) -> list[int]:
-        """The lines that these clients get, one after the other."""
         return [self.claim(name)["number"] for name in names]
 
     def test_lines_for_one_host_are_not_overtaken_by_those_for_all(self) -> None:

@@ -69,7 +69,6 @@ class RecordsCase(TcpCase, LogCase):
     MEMORY = 80                         # MB that a server or client may have
 
     def files(self, directory: str = "out") -> dict[str, bytes]:
-        """The files of an output directory."""
         return {path.name: path.read_bytes() for path in (self.dir / directory).iterdir()
                 if path.name != "journal"}
 
@@ -78,7 +77,6 @@ class RecordsCase(TcpCase, LogCase):
         return os.stat(self.dir / name).st_size if self.exists(name) else 0
 
     def rows(self) -> list[list[bytes]]:
-        """The fields of the lines of the job log, without its header."""
         return [line.split(b"\t", 8) for line in self.read("joblog").splitlines()[1:]]
 
     def serve_jobs(self, server_options: Sequence[object], *client_options: object) -> tuple[Ended, Ended]:
@@ -301,11 +299,9 @@ class CutConnection(RecordsCase):
         return b"".join(b"%d\n" % number for number in range(line, self.LINES + 1)) * self.PIECES
 
     def serve(self, *options: object) -> None:
-        """Start a server, or another in its place."""
         self.server = self.start_server(*KEPT, "--print", *options)
 
     def restart(self) -> None:
-        """Kill the server, and start it again."""
         self.server.kill()
         self.serve("--port", self.server.port)
 

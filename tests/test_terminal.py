@@ -145,7 +145,6 @@ class StatusLine(ConsoleCase):
     """Below all that is printed stands how far the file is."""
 
     def start_runner(self, columns: int = 80) -> tuple[Terminal, subprocess.Popen[bytes]]:
-        """A terminal of so many columns, and a runner on it."""
         terminal = self.terminal(columns)
         return terminal, self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
 

@@ -36,7 +36,6 @@ class Trace:
         return [event for events in self.events.values() for event in events]
 
     def host(self, name: str) -> dict[str, list[dict[str, Any]]]:
-        """The events of a process, by the names of its threads."""
         (number,) = [number for number, known in self.processes.items() if known == name]
         return {thread: self.events[pid, tid] for (pid, tid), thread in self.threads.items() if pid == number}
 

@@ -59,7 +59,6 @@ class GroupCase(LossCase):
         return self.start_client(server, "--name", name, "--follow", *options, env={"WHO": name}, **settings)
 
     def proxy_of(self, server: Server) -> Proxy:
-        """A way to a server that can be cut."""
         proxy = Proxy(server.port)
         self.addCleanup(proxy.close)
         return proxy
@@ -121,7 +120,6 @@ class GroupCase(LossCase):
         return self.read("ran").decode().splitlines() if self.exists("ran") else []
 
     def ran_on(self, name: str) -> list[int]:
-        """The lines that a client has run, in order."""
         return [int(line) for line, who in map(str.split, self.ran()) if who == name]
 
     def assertEachRanOnce(self, states: str, *ran: str, timeout: float = 20) -> None:

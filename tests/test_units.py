@@ -109,7 +109,6 @@ class Scans(FileCase):
     """A scan finds what a parser of the whole file finds, however the file falls into chunks."""
 
     def scan(self, data: bytes, sizes: tuple[int, int], states: Optional[bytes]) -> list[runmaker4.Line]:
-        """The lines that a scan with chunks of these sizes finds."""
         self.path.write_bytes(data)
         with (
             mock.patch.multiple(runmaker4.Scan, MIN_CHUNK_SIZE=sizes[0], MAX_CHUNK_SIZE=sizes[1]),
@@ -181,7 +180,6 @@ class Claims(FileCase):
         self.said: list[str] = []
 
     def take_all(self, jobs: runmaker4.Cursor, state: bytes) -> list[int]:
-        """Claim and finish jobs until there are no more; their line numbers."""
         numbers = []
         while True:
             job = jobs.claim()

@@ -27,7 +27,6 @@ class ViewCase(TellingCase, RunCase):
         return status
 
     def page(self) -> Page:
-        """What --report writes."""
         self.told("--report", "out.html", "--outdir", "out", "runs.txt")
         return Page(self.read("out.html").decode())
 

@@ -47,7 +47,6 @@ def frame(body: bytes) -> bytes:
 
 
 def plain(**message: Any) -> bytes:
-    """A message of the handshake as a frame."""
     return frame(json.dumps(message).encode())
 
 
@@ -201,7 +200,6 @@ class End:
         return messages
 
     def put(self, body: bytes) -> None:
-        """Send a frame that has this body, whatever it is."""
         assert self.tls
         self.tls.write(frame(body))
 
@@ -305,7 +303,6 @@ def release(number: int, key: str) -> dict[str, Any]:
 
 
 def new_key() -> str:
-    """What a client, or a job, is known by."""
     return secrets.token_hex(8)
 
 
@@ -448,7 +445,6 @@ class Peer:
         return self.push(self.channel.take_outgoing())
 
     def put(self, *bodies: bytes) -> "Peer":
-        """Send frames that have these bodies, whatever they are."""
         for body in bodies:
             self.channel.put(body)
         return self.push(self.channel.take_outgoing())

@@ -112,7 +112,6 @@ class Trial(Bench):
         shutil.rmtree(self.dir)
 
     def begin(self, slots: int, words: str = "") -> subprocess.Popen[bytes]:
-        """Start the tool."""
         words = (words or self.tool.run).replace("SLOTS", str(slots))
         return self.start(["sh", "-c", f"exec {words}"])
 

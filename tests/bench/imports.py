@@ -12,7 +12,6 @@ TEMPLATE = "./simulate --in {} --out {/.}.{#}"
 
 
 def command(number: int) -> str:
-    """The command of a job."""
     return f"./simulate --seed {number} --out 'results/{number}.dat'"
 
 
@@ -26,7 +25,6 @@ def journal(count: int) -> Iterator[bytes]:
 
 
 def write(bench: Bench, name: str, lines: Iterator[bytes]) -> None:
-    """Write a file of these lines."""
     with open(bench.dir / name, "wb") as file:
         while some := b"".join(itertools.islice(lines, 1000)):
             file.write(some)

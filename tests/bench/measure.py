@@ -91,7 +91,6 @@ class Bench:
         return Used(time.perf_counter() - began, usage.ru_maxrss * 1024 / MB)
 
     def run(self, command: list[str], stdin: str = os.devnull) -> Used:
-        """Run a command to its end, its output thrown away."""
         began = time.perf_counter()
         return self.wait(self.start(command, stdin), began)
 
@@ -108,7 +107,6 @@ class Bench:
                 total += count
 
     def run_all(self, commands: list[list[str]]) -> float:
-        """Run commands at the same time; the seconds until the last has ended."""
         began = time.perf_counter()
         processes = [self.start(command) for command in commands]
         for process in processes:

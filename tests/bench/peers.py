@@ -128,7 +128,6 @@ async def load(port: int, jobs: int) -> None:
 
 
 async def idle(port: int, count: int) -> None:
-    """Wait for jobs."""
     welcome: list[Client] = []
 
     def seen(client: Client, message: dict[str, Any]) -> None:

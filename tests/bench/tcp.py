@@ -76,7 +76,6 @@ def peer(bench: Bench, *words: object) -> Iterator[Callable[[], str]]:
 
 
 def run_client(bench: Bench, port: int, *options: str) -> Used:
-    """Run a client to its end."""
     return bench.run([*CLIENT, *options, "--port", str(port), HOST])
 
 

@@ -113,7 +113,6 @@ class Command:
         return int(present(re.search(r"(?m)^NSpid:.*?(\d+)$", status))[1])
 
     def wait(self, timeout: float = 60) -> Command:
-        """Wait for its end."""
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -191,7 +190,6 @@ class Host:
         self.end()
 
     def end(self) -> None:
-        """End all of its processes."""
         self.end_commands()
         if self.process:
             self.process.kill()
@@ -245,7 +243,6 @@ class Host:
             command.process.wait()
 
     def write(self, name: str, text: Text) -> None:
-        """Make or overwrite a file."""
         self.run(f"cat >'{name}'", data=text)
 
     def read(self, name: str) -> bytes:

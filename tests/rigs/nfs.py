@@ -78,7 +78,6 @@ class Command:
         self.code = message.get("code", self.code)      # what it leaves behind may print more
 
     def wait(self, timeout: float = 60) -> Command:
-        """Wait for its end."""
         wait_until(lambda: self.code is not None, timeout, str(self))
         return self
 
@@ -215,7 +214,6 @@ class Machine:
         return ended
 
     def write(self, name: str, text: Text) -> None:
-        """Make or overwrite a file."""
         self.run(f"cat >'{name}'", data=text)
 
     def read(self, name: str) -> bytes:
@@ -240,7 +238,6 @@ class Machine:
         return self.path("console").read_text(errors="replace")[-3000:]
 
     def connect(self, kind: str) -> socket.socket:
-        """Connect to one of QEMU's sockets, once it is there."""
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(20)
 

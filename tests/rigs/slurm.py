@@ -85,7 +85,6 @@ def missing() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -215,7 +214,6 @@ class Cluster:
     # -- commands and jobs ----------------------------------------------------------------------------------
 
     def run(self, *command: str, **options: Any) -> str:
-        """Run a command of a user of the cluster; what it prints."""
         settings: dict[str, Any] = dict(env=self.environ, stdin=subprocess.DEVNULL, capture_output=True,
                                         text=True, timeout=60)
         settings.update(options)
@@ -231,7 +229,6 @@ class Cluster:
         return ""
 
     def clear(self) -> None:
-        """End all jobs there are."""
         self.run("scancel", "--full", "--signal=KILL", "--me")
         self.run("scancel", "--me")
         self.wait_for(lambda: not self.run("squeue", "-h"), "no job is left")

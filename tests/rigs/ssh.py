@@ -79,7 +79,6 @@ class Hosts(fs.Rig):
         subprocess.run([*self.on(host.name), "ssh", host.name, "true"], check=True, timeout=30)
 
     def boot(self, name: str) -> None:
-        """Switch a host on again."""
         self.hosts[name].boot()
         self.start_sshd(self.hosts[name])
 
