@@ -1655,6 +1655,36 @@ class Directives(NamedTuple):
 NO_DIRECTIVES = Directives()                   # above the first directive
 
 
+@dataclass(eq=False, repr=False)
+class Consumer:
+    """A runner on the file, or a client of a server, that takes jobs."""
+    name: str                   # the host name
+    follow: bool = False        # it waits for more jobs, and exits at `#RUN end`
+    # The states of lines that it runs again (--retry, --resume): `!` and `e` once; `r` means orphans, always
+    retry: bytes = b""
+    capacity: Resources = UNBOUNDED
+    free: Resources = UNBOUNDED
+
+    def matches_host(self, pattern: str) -> bool:
+        """Return True if a pattern of host= matches the host name, or its part up to the first dot."""
+        name = self.name.lower()
+        return any(fnmatch.fnmatchcase(host_name, pattern) for host_name in (name, name.partition(".")[0]))
+
+    def fits(self, settings: JobSettings, below_end: bool) -> bool:
+        """Return True if host=, `#RUN end` and capacity let the consumer take jobs with these settings."""
+        return (not (below_end and self.follow) and self.capacity.holds(settings.needs)
+                and (not settings.hosts or any(map(self.matches_host, settings.hosts))))
+
+    def retries(self, state: bytes) -> bool:
+        return state in self.retry
+
+    def stop_retrying(self) -> None:
+        self.retry = RUNNING
+
+
+NOBODY = Consumer("")              # the consumer of a job that a server takes back, until the client is known
+
+
 def host_patterns(text: str) -> tuple[str, ...]:
     """Return the names and patterns of host=, in lower case.  Raises ValueError."""
     hosts = tuple(text.lower().split(","))
@@ -1850,36 +1880,6 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # reopen_if_replaced() opens the file and the lock file that the path names now.  A JobQueue first locks the
 # job locks of claimed jobs in a new lock file, and then marks this one as in use.  So only a JobQueue may do
 # that for its JobFile; code that counts lines at the same time has a separate JobReader.
-
-
-@dataclass(eq=False, repr=False)
-class Consumer:
-    """A runner on the file, or a client of a server, that takes jobs."""
-    name: str                   # the host name
-    follow: bool = False        # it waits for more jobs, and exits at `#RUN end`
-    # The states of lines that it runs again (--retry, --resume): `!` and `e` once; `r` means orphans, always
-    retry: bytes = b""
-    capacity: Resources = UNBOUNDED
-    free: Resources = UNBOUNDED
-
-    def matches_host(self, pattern: str) -> bool:
-        """Return True if a pattern of host= matches the host name, or its part up to the first dot."""
-        name = self.name.lower()
-        return any(fnmatch.fnmatchcase(host_name, pattern) for host_name in (name, name.partition(".")[0]))
-
-    def fits(self, settings: JobSettings, below_end: bool) -> bool:
-        """Return True if host=, `#RUN end` and capacity let the consumer take jobs with these settings."""
-        return (not (below_end and self.follow) and self.capacity.holds(settings.needs)
-                and (not settings.hosts or any(map(self.matches_host, settings.hosts))))
-
-    def retries(self, state: bytes) -> bool:
-        return state in self.retry
-
-    def stop_retrying(self) -> None:
-        self.retry = RUNNING
-
-
-NOBODY = Consumer("")              # the consumer of a job that a server takes back, until the client is known
 
 
 class Tracking(enum.Enum):
@@ -5490,6 +5490,60 @@ class Processes(TreeKiller):
                     shell.on_exit(status)
 
 
+# causes that make a job failed: it ran too long, used more memory than allocated, or the host had none
+FAILURE_CAUSES = "timeout", "memory", "oom"
+
+
+UNKNOWN = 0x7F                          # a wait status of neither an exit nor a signal (wait(2): stopped)
+
+
+class RunResult(NamedTuple):
+    """How a run ended: the shell's wait status, and the cause if it did not end by itself."""
+    status: int                         # UNKNOWN: there is none
+    # one of FAILURE_CAUSES, "stopped", "cancelled" or "lost"; "": none
+    cause: str = ""
+    limit: float = 0.0                  # the timeout in seconds; if the cause is "memory", bytes allocated
+    peak: int = 0                       # of memory, in bytes; 0: unknown
+
+    @property
+    def code(self) -> int:
+        """Return the exit status; -1 if there is none, because a signal killed the shell."""
+        return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else -1
+
+    @property
+    def signal(self) -> int:
+        """Return the signal that killed the shell; 0 if it exited."""
+        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
+
+    @property
+    def state(self) -> bytes:
+        if self.cause == "cancelled":
+            return CANCELLED
+        if self.cause:
+            return FAILED if self.cause in FAILURE_CAUSES else ERROR
+        return FAILED if self.status else DONE
+
+    @property
+    def fatal_signal(self) -> int:
+        """Return the signal that killed the shell or the last command (exit status 128 + n); 0: unknown."""
+        return self.signal or max(self.code - 128, 0)
+
+    @property
+    def died_of_stop_signal(self) -> bool:
+        return self.fatal_signal in STOP_SIGNALS
+
+    def __str__(self) -> str:
+        """Return 'exit 3', 'signal 9', 'timeout after 60s', 'cancelled', ..."""
+        if self.cause == "timeout":
+            return f"timeout after {self.limit:.12g}s"
+        if self.cause == "memory":
+            return f"took {memory_text(self.peak)} of {memory_text(self.limit)}"
+        if self.cause == "cancelled":
+            return "cancelled"
+        text = f"signal {self.signal}" if self.signal else f"exit {self.code}"
+        return f"out of memory, {text}" if self.cause == "oom" else text
+
+
 # ======== The allocation ====================================================================================
 #
 # How many CPUs, how much memory and how much time this process has, by the kernel, control groups and Slurm.
@@ -5770,59 +5824,7 @@ def in_foreground(fd: int) -> bool:
 
 
 KILL_SIGNALS, DRAIN_SIGNALS = (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
-# causes that make a job failed: it ran too long, used more memory than allocated, or the host had none
-FAILURE_CAUSES = "timeout", "memory", "oom"
 STOP_SIGNALS = KILL_SIGNALS + DRAIN_SIGNALS     # the runner kills all jobs, or starts no more
-
-
-UNKNOWN = 0x7F                          # a wait status of neither an exit nor a signal (wait(2): stopped)
-
-
-class RunResult(NamedTuple):
-    """How a run ended: the shell's wait status, and the cause if it did not end by itself."""
-    status: int                         # UNKNOWN: there is none
-    # one of FAILURE_CAUSES, "stopped", "cancelled" or "lost"; "": none
-    cause: str = ""
-    limit: float = 0.0                  # the timeout in seconds; if the cause is "memory", bytes allocated
-    peak: int = 0                       # of memory, in bytes; 0: unknown
-
-    @property
-    def code(self) -> int:
-        """Return the exit status; -1 if there is none, because a signal killed the shell."""
-        return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else -1
-
-    @property
-    def signal(self) -> int:
-        """Return the signal that killed the shell; 0 if it exited."""
-        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
-
-    @property
-    def state(self) -> bytes:
-        if self.cause == "cancelled":
-            return CANCELLED
-        if self.cause:
-            return FAILED if self.cause in FAILURE_CAUSES else ERROR
-        return FAILED if self.status else DONE
-
-    @property
-    def fatal_signal(self) -> int:
-        """Return the signal that killed the shell or the last command (exit status 128 + n); 0: unknown."""
-        return self.signal or max(self.code - 128, 0)
-
-    @property
-    def died_of_stop_signal(self) -> bool:
-        return self.fatal_signal in STOP_SIGNALS
-
-    def __str__(self) -> str:
-        """Return 'exit 3', 'signal 9', 'timeout after 60s', 'cancelled', ..."""
-        if self.cause == "timeout":
-            return f"timeout after {self.limit:.12g}s"
-        if self.cause == "memory":
-            return f"took {memory_text(self.peak)} of {memory_text(self.limit)}"
-        if self.cause == "cancelled":
-            return "cancelled"
-        text = f"signal {self.signal}" if self.signal else f"exit {self.code}"
-        return f"out of memory, {text}" if self.cause == "oom" else text
 
 
 @dataclass(eq=False, repr=False)
