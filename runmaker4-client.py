@@ -314,6 +314,7 @@ class RemoteJob(Job):
     result: bytes | None = None         # NEW: given back; None: not finished
     # of the last run: one of FAILURE_CAUSES, "unstarted", or "": none of these
     cause: str = "unstarted"
+    how_it_ended: str = ""              # "exit 0", "signal 9"
     # of the current run, once acknowledged, until the `end` is: another server would also need it
     begin: Event | None = None
 
@@ -633,8 +634,8 @@ class Requests:
             self._exit_request = number
 
     def on_job(self, job: RemoteJob) -> None:
-        self._pending_slots = max(self._pending_slots - int(job.needs.slots), 0)
-        self._offered_memory -= int(job.needs.memory)
+        self._pending_slots = max(self._pending_slots - int(job.settings.needs.slots), 0)
+        self._offered_memory -= int(job.settings.needs.memory)
 
     def on_no_job(self, request: int, answer: NoJob) -> None:
         """Let the runner exit, as the answer says, if this or an earlier request announced that."""
@@ -690,14 +691,14 @@ class Connection:
         """
         first_job = next(iter(self._jobs_ahead.values()), None)
         # the first job waits until it fits, and the others wait for it: only report our memory
-        if first_job and not free.holds(first_job.needs):
+        if first_job and not free.holds(first_job.settings.needs):
             self._request_jobs(free._replace(slots=0))
             return NoJob(retry_after=FOREVER)       # the end of a job wakes the runner
         if first_job and self.link_life.can_start_jobs:
             del self._jobs_ahead[first_job.key]
             self._jobs[first_job.key] = first_job
             self._requests.forget_no_job()
-            self._request_jobs(free - first_job.needs)
+            self._request_jobs(free - first_job.settings.needs)
             return first_job
         if not self._requests.no_job.may_exit:
             # the answer can be a job: without a free slot (--delay) it would have to go back
@@ -724,7 +725,7 @@ class Connection:
         if state == ERROR and self._runner.exits_early:
             cause = "vanished"                      # we killed it, because we exit
         # if killed at our exit or never started, how the run ended does not matter
-        how_it_ended = "" if cause in ("vanished", "unstarted") else remote_job.result_text
+        how_it_ended = "" if cause in ("vanished", "unstarted") else remote_job.how_it_ended
         self._queue_result(remote_job, state, cause, how_it_ended)
         return ""
 
@@ -812,7 +813,7 @@ class Connection:
         if not link or self._runner.draining:
             return
         for job in self._jobs_ahead.values():
-            free -= job.needs
+            free -= job.settings.needs
         self._requests.send_claim(link, free, self._runner.slots.in_service, exits_if_none)
 
     def _return_queued_job(self, key: str) -> bool:
@@ -1120,7 +1121,8 @@ class ServerSink(Sink):
         """Report the end of a run, unless the start was not reported; note a cause of failure for the job's
         result.
         """
-        self._set_cause(run, run_result.cause if run_result.cause in FAILURE_CAUSES else "")
+        cause = run_result.cause if run_result.cause in FAILURE_CAUSES else ""
+        self._set_cause(run, cause, str(run_result))
         if run in self._held_output and run.duration > OutDir.MAX_SHORT_SECONDS:
             self._send_held_output(run)
         self._send_end(run, run_result)
@@ -1140,11 +1142,11 @@ class ServerSink(Sink):
             chunk = data[start:start + runmaker4.MAX_PIECE_BYTES]
             self._send_event(run, "output", len(chunk), stream=to_text(name), data=to_text(chunk))
 
-    def _set_cause(self, run: Run, cause: str) -> None:
+    def _set_cause(self, run: Run, cause: str, how_it_ended: str = "") -> None:
         """Remember why a run ended: 'timeout', 'memory', 'oom' or 'unstarted'; '': none of these."""
         job = self._connection.our_job(run.job)
         if job:
-            job.cause = cause
+            job.cause, job.how_it_ended = cause, how_it_ended
 
     def _send_end(self, run: Run, run_result: RunResult) -> None:
         held_output = self._held_output.pop(run, {})

@@ -1904,18 +1904,7 @@ class Job(Line):
     # the last result that we tried to write; the file can have it despite an error; b"": none
     unconfirmed_state: bytes = b""
     gated: bool = False                 # the shell waits until open_gate() lets the job begin
-    result_text: str = ""                       # of the last run: "exit 0", "signal 9"
-    growth_count: int = 0               # of the memory request, after runs that lacked memory
     outlives_runner: bool = False       # processes that could not be killed live, and the runner exits
-
-    @property
-    def needs(self) -> Resources:
-        return self.settings.larger_needs[self.growth_count - 1] if self.growth_count else self.settings.needs
-
-    @property
-    def larger_needs(self) -> Resources | None:
-        """Return the resources for one more run if the next lacks memory; None: the request cannot grow."""
-        return next(iter(self.settings.larger_needs[self.growth_count:]), None)
 
     @property
     def cancelled(self) -> bool:
@@ -7485,6 +7474,9 @@ class JobTask:
         self._runner = runner
         self.job = job
         self.slots = slots
+        self._is_gated = job.gated      # the shell waits until open_gate() lets the job begin
+        self.needs = job.settings.needs
+        self._larger_needs = [*job.settings.larger_needs]       # for runs after one that lacked memory
         self.phase = Phase.STARTING
         self.cause = ""                 # why the job must not start (again): one of CAUSES_BY_STRENGTH
         self.state = NEW                # to write if the job does not run again; NEW: as before the claim
@@ -7500,7 +7492,7 @@ class JobTask:
     def _new_run(self) -> Run:
         runner = self._runner
         return Run(self.job, self.slots, runner.host, sinks=runner.sinks,
-                   requested_memory=int(self.job.needs.memory))
+                   requested_memory=int(self.needs.memory))
 
     def _enter_phase(self, phase: Phase) -> None:
         """Change the phase, and wake the coroutine of the job."""
@@ -7519,7 +7511,7 @@ class JobTask:
         self._wake_event.set()
 
     def refuse_gate(self) -> None:
-        if self.job.gated and self.phase in (Phase.STARTING, Phase.AT_GATE):
+        if self._is_gated and self.phase in (Phase.STARTING, Phase.AT_GATE):
             self._forbid_start("refused")
 
     def open_gate(self) -> None:
@@ -7574,7 +7566,7 @@ class JobTask:
 
     def restart_if_memory_is_free(self, free: Resources) -> bool:
         """Let a job in the phase GROWING run again if enough memory is free."""
-        if free.memory < self.job.needs.memory:
+        if free.memory < self.needs.memory:
             return False
         self._enter_phase(Phase.STARTING)
         return True
@@ -7623,8 +7615,8 @@ class JobTask:
             if has_stopped_at_gate or self.state == DONE or was_killed_for_good or not self._can_start:
                 break
             lacked_memory = self.run.cause in ("memory", "oom")
-            if lacked_memory and self.job.larger_needs:
-                can_run = await self._wait_for_more_memory(self.job.larger_needs)
+            if lacked_memory and self._larger_needs:
+                can_run = await self._wait_for_more_memory()
             else:
                 failures += 1
                 can_run = failures <= self._runner.options.retries and self._runner.admit_or_drain(self.job)
@@ -7670,13 +7662,14 @@ class JobTask:
 
     # -- running again ---------------------------------------------------------------------------------------
 
-    async def _wait_for_more_memory(self, larger_needs: Resources) -> bool:
+    async def _wait_for_more_memory(self) -> bool:
         """Wait until the job can run with more memory.  Return False if it must not."""
-        if larger_needs.memory > self._runner.memory:
-            size, available = memory_text(larger_needs.memory), memory_text(self._runner.memory)
-            self._say(f"{self.job.result_text}; does not run again with {size}: there are {available} here")
+        needs = self._larger_needs.pop(0)
+        if needs.memory > self._runner.memory:
+            size, available = memory_text(needs.memory), memory_text(self._runner.memory)
+            self._say(f"{self.run_result}; does not run again with {size}: there are {available} here")
             return False
-        self.job.growth_count += 1              # from now on Job.needs is `larger_needs`
+        self.needs = needs
         if not self._runner.admit_or_drain(self.job):
             return False
         self._enter_phase(Phase.GROWING)        # keeps the slots
@@ -7702,7 +7695,7 @@ class JobTask:
     async def start(self) -> None:
         """Start the shell of the run, unless the job must not start.  On failure the state is ERROR."""
         await self._wait_for_turn()
-        if not self.job.gated and self._can_start:
+        if not self._is_gated and self._can_start:
             self._announce_start()
         error = command_error(self.job.command)
         pause = 0.1
@@ -7762,7 +7755,7 @@ class JobTask:
 
         lock_fd: has the job lock.  Raises OSError, ValueError.
         """
-        run, has_gate = self.run, self.job.gated
+        run, has_gate = self.run, self._is_gated
         stream_names = [b"stdout", b"stderr"] if run.sinks else []      # without sinks output has no reader
         read_ends: dict[bytes, int] = {}
         write_ends: dict[bytes, int] = {}
@@ -7823,7 +7816,7 @@ class JobTask:
         the shell exits without running the command, and there is no result.
         """
         try:
-            if self.job.gated:
+            if self._is_gated:
                 self._runner.jobs.on_ready_to_start(self.job)
                 while self.phase is Phase.AT_GATE:
                     self._wake_event.clear()
@@ -7831,8 +7824,8 @@ class JobTask:
             if self.phase is Phase.SETTLING:
                 self._runner.pump.finish_reading(self.run)
                 return
-            if self.job.gated:
-                self.job.gated = False
+            if self._is_gated:
+                self._is_gated = False
                 self._announce_start()
             await self._wait_for_result(shell)
         finally:
@@ -7873,7 +7866,6 @@ class JobTask:
             signal.SIGTERM if run.cause == "cancelled" else status, run.cause, limit, shell.memory or 0
         )
         self.state = self.run_result.state
-        self.job.result_text = str(self.run_result)
         for sink in run.sinks:
             sink.on_ended(run, self.run_result)
 
@@ -8166,7 +8158,7 @@ class Runner:
         """Return the resources that one job can get now."""
         # a GROWING job has no process: it waits until more memory is free
         allocated_memory = sum(
-            job.needs.memory for job, task in self.tasks.items() if task.phase is not Phase.GROWING
+            task.needs.memory for task in self.tasks.values() if task.phase is not Phase.GROWING
         )
         return Resources(self.slots.idle, self.memory - allocated_memory)
 
@@ -8240,9 +8232,9 @@ class Runner:
 
     async def _start_claimed_job(self, job: Job) -> float | None:
         """Start a job, or release it if it cannot get enough slots.  Return as _start_next_job()."""
-        slots = self.slots.take(job.needs.slots)
+        slots = self.slots.take(job.settings.needs.slots)
         task = self.tasks[job] = JobTask(self, job, slots)
-        if len(slots) < job.needs.slots or not self.admit_or_drain(job):
+        if len(slots) < job.settings.needs.slots or not self.admit_or_drain(job):
             self.slots.give_back(slots)
             await task.finish_job()             # restores the old state
             del self.tasks[job]
