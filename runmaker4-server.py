@@ -2243,7 +2243,7 @@ class Recovery:
 #        file executor does other work first.
 #     3. _on_batch_claimed() sends the lines.
 #     4. A client that would exit gets `nothing` if a count after the request, and after a walk that found no
-#        job, lets it (Cursor._end_walk()), and no line can come back now.  The file executor counts between
+#        job, lets it (Cursor._find_exits()), and no line can come back now.  The file executor counts between
 #        its other calls, so each line that is not in the count as `.` is an assignment until its `.` is
 #        written.  With --exit-when-done the count also decides for the server.
 #     5. Each group that a walk has met has a plan: which host gets which jobs.  Once all hosts have a free

@@ -46,8 +46,8 @@ The complete protocol by which runners share a file:
      line waits until the copy has exited; then it is new.  An `r` that an editor has saved over a result
      looks like an orphan.  The runner that wrote the result writes it again if the lock file is as long as
      that runner's first claim has made it: each runner or server that claims lines makes it a byte longer.
- 6.  Appending (runset4.py --add, append_locked()) holds byte 2^62+1 of the lock file; --edit
-     (hold_all_locks()) holds that byte and every command mutex.
+ 6.  Appending (runset4.py --add, append_lock()) holds byte 2^62+1 of the lock file; --edit holds that byte
+     and every command mutex (hold_all_locks()).
  7.  Each process of ours that can write the job file holds a shared lock on all of it, and on one byte after
      that range (JobFile.mark_lock_file_in_use()); the offset of this byte identifies the lock file.
  8.  On a network file system a host's cache can be old.  So after locking a command mutex a process first
@@ -1523,6 +1523,7 @@ def open_job_file(path: str, flags: int) -> int:
 
 @contextlib.contextmanager
 def job_file(path: str, network: bool) -> Iterator[Reader]:
+    """Open a job file to read it in a `with` block, in which an OSError becomes a UsageError."""
     fd = open_job_file(path, os.O_RDONLY)
     try:
         with Reader.with_own_fd(fd, network) as file:
@@ -4387,9 +4388,10 @@ class Cursor:
         return self._walk
 
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
-        """Record that a walk has found no job, and report what keeps jobs from starting.
+        """Find out when another walk is due after one that has found no job, or who may exit now.
 
-        Nobody exits while the walk has left something open.
+        While a line can become claimable without a change of the file, nobody exits.  Report what keeps jobs
+        from starting.
         """
         self._idle_walk = walk
         if walk.groups and not walk.groups[-1].is_complete:
@@ -5418,6 +5420,7 @@ class Processes(TreeKiller):
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
+        """Prepare environment, job tags and descriptors for all jobs.  grace: as for TreeKiller."""
         super().__init__(loop, grace)
         self.running: dict[int, Child] = {}             # by pid
         id_parts = THIS_HOST, os.getpid(), time.time_ns() // 1_000_000

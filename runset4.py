@@ -1135,7 +1135,11 @@ class TemplateReader:
     """Finds the values from which a template has made a command."""
 
     def __init__(self, text: str) -> None:
-        """Raises argparse.ArgumentTypeError, as parse_template()."""
+        """Compile two patterns that match each command that the template can have made.
+
+        In one the words take as much as they can, in the other as little.  Raises
+        argparse.ArgumentTypeError, as parse_template().
+        """
         template = parse_template(text)
         self.names: list[str] = []      # of the values: what is between { and }; of {} "value"
         places = [*PLACEHOLDER.finditer(template), *name_placeholders(template)]

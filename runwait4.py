@@ -212,7 +212,10 @@ def make_parser() -> Parser:
 
 
 def parse_template(text: str) -> TemplateReader:
-    """Return what reads the values of a template; an argparse type."""
+    """Return a reader of the values in commands; an argparse type.
+
+    Names of values become columns, so no column of the table can be among them.
+    """
     try:
         from runset4 import TemplateReader  # only now: to load it takes time
     except ModuleNotFoundError:
@@ -1609,7 +1612,7 @@ class OutputOfLines:
     def _cells(self, row: Row) -> list[Any]:
         """Return what each column has for a row; None: unknown."""
         run = self._finished_run(row)
-        # mostly it is only in the journal, and text already
+        # short output is in the journal alone, as text: no file must be opened
         is_short = run and not (run.files or run.incomplete)
         stdout = run.stdout if run and is_short else to_text(b"".join(self._stdout(row, run)))
         return [
@@ -2180,6 +2183,10 @@ class LockCheck:
     """Adds to the sum of all hosts, and finds out if an addition was lost."""
 
     def __init__(self, directory: str, mount: Mount) -> None:
+        """Open or create the file, which has a row for each host and the sum in row 0, and its lock file.
+
+        Raises OSError.
+        """
         self.mount = mount
         self.path = os.path.join(directory, CHECK_FILE)
         # open for writing all the time: while a file is open so, NFS keeps old pages
@@ -2266,6 +2273,10 @@ class LockCheck:
 
 
 def check_locks(directory: str) -> int:
+    """Test if hosts can share job files in a directory, and print the result; return the exit status.
+
+    Each host adds to a file until the time is over.  What the others have added must be there, too.
+    """
     if not os.path.isdir(directory):
         raise UsageError(f"{directory}: not a directory (give the directory for the job file)")
     mount = find_mount(directory)
