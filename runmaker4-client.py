@@ -403,7 +403,7 @@ class Outbox:
 # ======== The connection ====================================================================================
 #
 # A `Connection` gives the `Runner` jobs, as a job file does in runmaker4.py.  It never waits for the server:
-# claim() returns a job that has arrived, or asks for some; finish() and release() queue an event.
+# claim() returns a job that has arrived, or asks for some; finish() queues an event.
 # `Requests` decides how many jobs to ask for; `LinkLife` opens one `ServerLink` after the other.  The steps
 # on each link:
 #
@@ -753,7 +753,7 @@ class Connection:
             self._program.runner_stats.unwritten_lines += unwritten
         if runner.exit_summary and not self._summary.done():
             self._summary.set_result(runner.exit_summary)
-        await runner.wait_unless_killed(self._request_summary(runner))
+        await runner.wait_unless_killed(self._request_summary())
         link = self.link_life.link
         self.link_life.conclude()
         if link:
@@ -779,24 +779,30 @@ class Connection:
                 return
             await self._wait_for_progress()
 
+    @property
+    def _has_unstarted_jobs(self) -> bool:
+        """Return True if a job has no slot, or the server has not acknowledged that we gave it back."""
+        return bool(self._jobs_ahead) or any(job.result == NEW for job in self._jobs.values())
+
     async def _wait_for_progress(self) -> None:
         self._progress.clear()
         await wait_for_event(self._progress, 0.2)
 
-    async def _request_summary(self, runner: Runner) -> None:
+    async def _request_summary(self) -> None:
         """Ask each new link for the file's summary, until a server answers or time is over.
 
-        Jobs can come meanwhile, for an earlier claim.  They are given back, and the server is asked again: it
-        has counted them as running.
+        Jobs can come meanwhile, for an earlier claim.  They are given back, and the server is asked once it
+        has written that: until then it counts them as running.
         """
         started = boottime()
         asked_link: ServerLink | None = None
         while not self._summary.done() and self.link_life.wants_server:
-            if self._jobs_ahead:
-                asked_link = None
-                await self._hand_in(runner)
+            for key in list(self._jobs_ahead):
+                self._return_queued_job(key)
             link = self.link_life.link
-            if link and link is not asked_link:
+            if self._has_unstarted_jobs:
+                asked_link = None
+            elif link and link is not asked_link:
                 asked_link = link
                 link.send(type="account", slots=self._runner.slots.listed)
             if self.link_life.reported_complaint and not self.link_life.was_accepted:
@@ -1063,7 +1069,7 @@ class Connection:
 
     def _on_summary(self, message: Message) -> None:
         summary = self._read_summary(message)
-        if not self._jobs_ahead and not self._summary.done():
+        if not self._has_unstarted_jobs and not self._summary.done():
             self._summary.set_result(summary)
         self._progress.set()
 

@@ -877,7 +877,7 @@ class Client(Consumer):
         self.newest_event = 0           # received; 0: none
         self.last_acknowledged = 0      # event
         self.output_bytes = 0           # in all events
-        self.written_bytes = 0          # of them, in the files
+        self.written_bytes = 0          # of them, in the files; a result before them can be unwritten
 
     # -- properties ------------------------------------------------------------------------------------------
 
@@ -1276,6 +1276,7 @@ class Records:
         end = RunFields(message.fields, END)
         timeout = message.seconds("timeout")
         received = message.items("received", int)
+        cause = message.text("cause", 16)
         status = end.signal or end.exit << 8            # as from waitpid(2); negative: unknown
         if status >= 0:
             if not run.shell:
@@ -1284,7 +1285,7 @@ class Records:
             for stream, text in zip(run.streams, (end.stdout, end.stderr)):
                 if text:
                     self._pass_output(run, stream, to_bytes(text))
-        run.duration, run.cause, run.why = end.seconds or 0.0, end.cause, end.why
+        run.duration, run.cause, run.why = end.seconds or 0.0, cause, end.why
         # a client that lost its server does not send all output again
         for stream, byte_count in zip(run.streams, received):
             stream.received = byte_count
@@ -1374,7 +1375,10 @@ class Member:
 
     @property
     def current(self) -> Assignment | None:
-        """Return the first job; None: it must still be sent, or no job is left."""
+        """Return the first job; None: it must still be sent, or no job is left.
+
+        A decided one stays the first until its state is written.
+        """
         return self.jobs[0] if self.jobs and self.jobs[0].phase is not Phase.CLAIMED else None
 
     @property
@@ -2744,7 +2748,7 @@ class Server(Program):
             for link in list(self.sessions.links):
                 link.drop_if_silent()
             self.sessions.flush_records()
-            self.dispatcher.hand_out_lines()            # without clients: to meet orphans and groups
+            self.dispatcher.hand_out_lines()            # also without clients: to meet orphans and groups
 
 
 # ======== The certificate ===================================================================================

@@ -118,6 +118,7 @@ LIES: dict[str, Lie] = {
     "less than no output": after_begin(lambda liar: liar.end(received=[-1, 0])),
     "a run of many lives": after_begin(lambda liar: liar.end(received=[0, 0], seconds=1e308)),
     "a limit of many lives": after_begin(lambda liar: liar.end(cause="timeout", timeout=1e308)),
+    "a cause of many words": after_begin(lambda liar: liar.end(received=[0, 0], cause="~~" * 9)),
     "less than no CPU time": after_begin(lambda liar: liar.end(cpu=-1e-9)),
     "more memory than there is": after_begin(lambda liar: liar.end(memory=1 << 63)),
     **{f"the result {state}": finish(state) for state in ("r", ".", "x", "dd")},
