@@ -5679,8 +5679,8 @@ class Writer:
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
                  on_relieved: Callable[[], None] = lambda: None) -> None:
-        """on_broken: called once, when a write has failed; later data is dropped.  on_relieved: called when
-        the backlog is smaller.
+        """on_broken: called once, when a write has failed; later data is dropped.  on_relieved: called after
+        each write of the thread.
         """
         self.fd = fd
         self.loop = loop
@@ -5691,7 +5691,7 @@ class Writer:
         self.closed = False                 # after an error: nothing is written
         self.timer: asyncio.TimerHandle | None = None
         is_file = stat.S_ISREG(os.fstat(fd).st_mode)
-        self.executor = FileExecutor(not is_file, on_relieved)
+        self.executor = FileExecutor(not is_file, self._on_written)
 
     @property
     def backlog(self) -> int:
@@ -5699,14 +5699,24 @@ class Writer:
         return len(self.gathered) + self.executor.backlog
 
     def write(self, data: bytes) -> None:
-        """Write data, with data of the next moment: waking the thread costs as much as several lines."""
+        """Write data, with data of the next moment: waking the thread costs as much as several lines.
+
+        While a write is not done, data is gathered: a queue of many small writes would take far more memory.
+        """
         if self.closed or not data:
             return
         self.gathered += data
+        if self.executor.backlog:
+            return                          # _on_written() follows
         if not self.timer:
             self.timer = self.loop.call_later(self._gather_seconds(), self.flush)
-        if len(self.gathered) > self.MAX_GATHERED_BYTES:
+        if len(self.gathered) >= self.MAX_GATHERED_BYTES:
             self.flush()
+
+    def _on_written(self) -> None:
+        if self.gathered and not self.executor.backlog:
+            self.flush()
+        self.on_relieved()
 
     def _gather_seconds(self) -> float:
         return self.GATHER_SECONDS
@@ -7107,7 +7117,7 @@ class SlotFile:
                 f"{path}: {error_text(error)} (expected a file of names, one per line)"
             ) from None
         self._last_names = self.names
-        # later names need more open files than App and client allow for the first ones
+        # later names need more open files than App and client allow for the first ones; jobs get START_LIMIT
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -7678,16 +7688,16 @@ class JobTask:
         self._enter_phase(Phase.GROWING)        # keeps the slots
         self._runner.changed.set()              # the memory of the last run is free
         while self.phase is Phase.GROWING and self._can_start:
-            await self._wait_for_event(None)
+            await self._wait_until_woken(None)
         await self._wait_until_line_is_ours()
         return self._can_start and self._runner.admit_or_drain(self.job)
 
     async def _wait_until_line_is_ours(self) -> None:
         """Wait until the line is surely ours: the file server or the server can be out of reach."""
         while self._can_start and not await self._runner.jobs.still_has(self.job):
-            await self._wait_for_event(1.0)
+            await self._wait_until_woken(1.0)
 
-    async def _wait_for_event(self, seconds: float | None) -> None:
+    async def _wait_until_woken(self, seconds: float | None) -> None:
         """Wait for an event, `seconds` at most (None: no limit), unless the job must not start."""
         self._wake_event.clear()
         if self._can_start:
@@ -7708,7 +7718,7 @@ class JobTask:
                 if pause == 0.1:
                     self._say(f"cannot be started: {error}; trying again")
                 error = ""
-                await self._wait_for_event(pause)
+                await self._wait_until_woken(pause)
                 pause = min(2 * pause, self.MAX_PAUSE)
             elif not error:
                 return
@@ -7723,7 +7733,7 @@ class JobTask:
         """Wait until --delay allows a start, and take this turn: no other task can get it meanwhile."""
         runner = self._runner
         while self._can_start and (seconds := runner.next_start_at - runner.loop.time()) > 0:
-            await self._wait_for_event(seconds)
+            await self._wait_until_woken(seconds)
             await self._wait_until_line_is_ours()
         runner.next_start_at = runner.loop.time() + (runner.options.delay or 0)
 
@@ -8886,8 +8896,9 @@ class Program:
 
     async def print_remaining(self, writer: Writer, is_hurried: Callable[[], bool]) -> None:
         """Wait until all is printed; once is_hurried(), two seconds at most."""
+        writer.flush()
         while writer.backlog and not is_hurried():
-            await writer.drain(0.5)
+            await asyncio.sleep(0.05)
         await writer.drain(2.0)
 
     # -- messages --------------------------------------------------------------------------------------------
@@ -9068,9 +9079,10 @@ class RunnerProgram(Program):
         command, task = self.options.hire, os.environ.get("SLURM_ARRAY_TASK_ID")
         # of an array, sbatch submits only this task (it takes variables before `#SBATCH`: sbatch(1))
         environment = dict(os.environ, SBATCH_ARRAY_INX=task) if task else None
+        script = f"ulimit -Sn {START_LIMIT}\n{command}"     # ours can be higher: see SlotFile
         try:
             # it may block the loop, which has nothing to do any more
-            ended = subprocess.run(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=2,
+            ended = subprocess.run(["/bin/sh", "-c", script], stdin=subprocess.DEVNULL, stdout=2,
                                    env=environment, timeout=self.MAX_HIRE_SECONDS, check=False)
             if ended.returncode or not self.options.quiet:
                 self.say(f"--hire: exit status {ended.returncode}: {command}")

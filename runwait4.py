@@ -676,7 +676,7 @@ def read_runs(lines: Iterable[tuple[int, bytes]], invalid_positions: set[int]) -
     def run_of_line(position: int, line: bytes) -> RunRecord | None:
         """Return the run of a start or end; None for another event, or if the line is invalid: note that."""
         try:
-            event = json.loads(line.decode())
+            event = json.loads(line)
             if event["event"] not in ("start", "end"):
                 if not isinstance(event["event"], str):
                     raise ValueError

@@ -1,5 +1,6 @@
 """Promise: a terminal shows what jobs print, how they end, and how far all is; it is left clean."""
 import asyncio
+import fcntl
 import os
 import re
 import subprocess
@@ -297,3 +298,28 @@ class Drawing(unittest.TestCase):
         self.terminal.write(b"a\n")
         self.terminal.flush()
         self.assertEqual(self.written(), b"a\n")
+
+
+class BlockedPipe(unittest.TestCase):
+    """What is printed while nobody reads it takes little more memory than its bytes."""
+
+    def test_one_write_at_a_time_is_queued(self) -> None:
+        asyncio.run(self.print_into_a_full_pipe())
+
+    async def print_into_a_full_pipe(self) -> None:
+        loop = asyncio.get_running_loop()
+        read_fd, write_fd = os.pipe()
+        self.addCleanup(os.close, write_fd)
+        self.addCleanup(os.close, read_fd)              # first: so a thread that writes can end
+        writer = runmaker4.Writer(write_fd, loop, lambda error: self.fail(str(error)))
+        writer.GATHER_SECONDS = 0.0
+        pipe_size = fcntl.fcntl(write_fd, 1032)         # F_GETPIPE_SZ: Python 3.10 has its name
+        texts = [b"x" * pipe_size, *(b"%d\n" % number for number in range(100))]
+        for text in texts:
+            writer.write(text)
+            await asyncio.sleep(0.001)
+        self.assertEqual((len(writer.executor.pending), writer.backlog), (1, len(b"".join(texts[1:]))))
+        with open(read_fd, "rb", closefd=False) as reader:
+            data = await loop.run_in_executor(None, reader.read, len(b"".join(texts)))
+        self.assertEqual(data, b"".join(texts))
+        await writer.drain(5)

@@ -2,6 +2,7 @@
 one successor, and only of a runner that has finished a line, and leaves lines only because its time is over.
 """
 import itertools
+import resource
 import signal
 import time
 
@@ -99,6 +100,14 @@ class Hiring(TcpCase):
                 ended = self.run_jobs(*self.HIRE, *options)
                 self.assertEqual((ended.code, self.states(), self.hired()), (1, f"{state}.", "by\n"))
                 self.assertRegex(ended.err, rb"1 new.*\nby\n.*--hire: exit status 0: echo by")
+
+    def test_what_is_hired_has_the_limit_of_open_files_that_the_runner_was_started_with(self) -> None:
+        limits = 600, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        self.write(f". true\n{self.TOO_LONG}")
+        self.write("a\n", "slots")
+        self.run_jobs("--walltime", "1h", "--slots", "@slots", "--hire", "ulimit -Sn >hired",
+                      preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits))
+        self.assertEqual(self.hired(), "600\n")
 
     def test_nobody_is_hired_without_lines_to_take_or_by_a_runner_without_success(self) -> None:
         for lines, options in (
