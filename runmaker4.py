@@ -6558,7 +6558,11 @@ class RecordFile:
 
 
 class JobLog(Sink):
-    """The job log: one line per run, in GNU parallel's format (parallel(1), --joblog)."""
+    """The job log: one line per run, in GNU parallel's format (parallel(1), --joblog).
+
+        Seq     Host    Starttime       JobRuntime      Send    Receive Exitval Signal  Command
+        3       alice   1795183239.120       1.502      0       17      0       0       simulate --seed 3
+    """
     HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
     def __init__(self, path: str, executor: FileExecutor, on_error: Say) -> None:
