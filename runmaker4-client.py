@@ -60,7 +60,6 @@ from runmaker4 import (
     OUTPUT_WINDOW_BYTES,
     PORT,
     SIGNALS,
-    UNKNOWN,
     ClientChannel,
     Counts,
     FileExecutor,
@@ -746,7 +745,8 @@ class Connection:
 
         Jobs without a slot are given back, and unacknowledged results count as unwritten.
         """
-        await self._hand_in(runner)
+        self._return_queued_jobs()
+        await self._wait_for_acknowledgements(runner)
         unwritten = [job.number for job in self._jobs.values()]
         if unwritten:
             self._say(f"the results of {plural(len(unwritten), 'job')} could not be sent to the server")
@@ -762,14 +762,12 @@ class Connection:
             link.transport.close()
         return self._summary.result() if self._summary.done() else None
 
-    async def _hand_in(self, runner: Runner) -> None:
-        """Give back jobs without a slot; wait until all events are acknowledged, or there will be no server.
+    async def _wait_for_acknowledgements(self, runner: Runner) -> None:
+        """Wait until the server has acknowledged all events, or there will be no server.
 
         After a kill signal, the end of the wall time or a defect, wait at most runner.MAX_RESULT_SECONDS; a
         second Ctrl-C ends the wait.
         """
-        for key in list(self._jobs_ahead):
-            self._return_queued_job(key)
         started = boottime()
         while not self._outbox.is_empty and self.link_life.wants_server:
             must_hurry = runner.exits_early or self._program.defects
@@ -797,8 +795,7 @@ class Connection:
         started = boottime()
         asked_link: ServerLink | None = None
         while not self._summary.done() and self.link_life.wants_server:
-            for key in list(self._jobs_ahead):
-                self._return_queued_job(key)
+            self._return_queued_jobs()
             link = self.link_life.link
             if self._has_unstarted_jobs:
                 asked_link = None
@@ -830,6 +827,10 @@ class Connection:
             # a slot can be free: while this job waited, claim() returned no later one
             self._wake_runner()
         return job is not None
+
+    def _return_queued_jobs(self) -> None:
+        for key in list(self._jobs_ahead):
+            self._return_queued_job(key)
 
     def _return_late_jobs(self, arrived: Sequence[RemoteJob]) -> None:
         for job in arrived:
@@ -1111,7 +1112,7 @@ class ServerSink(Sink):
     def on_no_result(self, run: Run) -> None:
         self._set_cause(run, "unstarted")
         self._send_event(run, "begin", **begin_fields(run))
-        self._send_end(run, RunResult(UNKNOWN, run.cause or "lost"))
+        self._send_end(run, run.no_result)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         """Report output, in pieces of a size that a message can have."""

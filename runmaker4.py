@@ -1436,9 +1436,9 @@ def whole_lines(file: Reader, start: int, stop: float = math.inf) -> Iterator[by
     yield b"".join(incomplete)
 
 
-def split_lines(lines: bytes) -> list[bytes]:
+def lines_of_piece(piece: bytes) -> list[bytes]:
     """Return the lines of a piece of whole_lines(), without newlines."""
-    return lines.removesuffix(b"\n").split(b"\n")
+    return piece.removesuffix(b"\n").split(b"\n")
 
 
 def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
@@ -1448,7 +1448,7 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
     number = 0
     offset = start
     for lines in whole_lines(file, start):
-        for whole_line in split_lines(lines):
+        for whole_line in lines_of_piece(lines):
             number += 1
             # A look-up is faster than parsing each line
             if whole_line[2:].removesuffix(b"\r") in commands and JOB_LINE.match(b"\n" + whole_line):
@@ -4771,8 +4771,7 @@ class FileExecutor:
     def call_then(self, on_answer: Callable[[T], object], function: Callable[P, T], *args: P.args,
             **kwargs: P.kwargs) -> None:
         """Make a call, and later, in the event loop, call on_answer() with the answer."""
-        answer = self.call(function, *args, **kwargs)
-        answer.add_done_callback(lambda future: on_answer(future.result()))
+        self.call(function, *args, **kwargs).add_done_callback(lambda answer: on_answer(answer.result()))
 
     def post(self, function: Callable[..., object], *args: Any, size: int = 0) -> None:
         """Make a call that handles all errors itself, and ignore the answer.
@@ -5484,8 +5483,6 @@ class Processes(TreeKiller):
 
 # causes that make a job failed: it ran too long, used more memory than allocated, or the host had none
 FAILURE_CAUSES = "timeout", "memory", "oom"
-
-
 UNKNOWN = 0x7F                          # a wait status of neither an exit nor a signal (wait(2): stopped)
 
 
@@ -5858,6 +5855,11 @@ class Run:
     @property
     def pid(self) -> int:
         return self.shell.pid if self.shell else 0
+
+    @property
+    def no_result(self) -> RunResult:
+        """Return the result of a run that could not be started, or of whose end nothing will be known."""
+        return RunResult(UNKNOWN, self.cause or "lost")
 
     @property
     def host_and_pid(self) -> bytes:
@@ -6920,7 +6922,7 @@ class OutDir(Sink):
         self.executor.post(self.journal.add_start, entry.start)
 
     def on_no_result(self, run: Run) -> None:
-        self.on_ended(run, RunResult(UNKNOWN, run.cause or "lost"))
+        self.on_ended(run, run.no_result)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         path = os.path.join(self._path, f"{run.job.number}{self.SUFFIX[stream.name]}")

@@ -1348,10 +1348,11 @@ def job_files(names: Sequence[str]) -> list[str]:
 
 def without_known_jobs(file: JobFile, fd: int, new_lines: bytearray) -> bytearray:
     """Return the new jobs whose commands no line of the file has, in any state.  fd: of the file."""
-    commands = [line[2:] for line in split_lines(new_lines)]
+    lines = split_lines(new_lines)
+    commands = {line[2:] for line in lines}
     with Reader.with_own_fd(fd, file.network) as reader:
         known = {line.command for line in find_command_lines(reader, first_line_offset(reader), commands)}
-    return bytearray().join(job_line(command) for command in commands if command not in known)
+    return bytearray().join(line + b"\n" for line in lines if line[2:] not in known)
 
 
 # ======== Tests =============================================================================================

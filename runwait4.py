@@ -105,6 +105,7 @@ from runmaker4 import (
     keep_trying,
     lazy_import,
     line_ranges,
+    lines_of_piece,
     lock,
     lock_file_of,
     memory_text,
@@ -124,7 +125,6 @@ from runmaker4 import (
     refresh_file,
     refuse_local_locks,
     run_main,
-    split_lines,
     stat_or_none,
     stat_single_file,
     to_bytes,
@@ -376,7 +376,7 @@ class Watcher:
         """Return the hashes of commands that several lines have; for many lines, they take less memory."""
         self.file.reopen_if_replaced()
         pieces = whole_lines(self.file.reader, self.file.start)
-        lines = itertools.chain.from_iterable(map(split_lines, pieces))
+        lines = itertools.chain.from_iterable(map(lines_of_piece, pieces))
         hashes = sorted(hash(line[2:].rstrip(b"\r")) for line in lines)
         return {first for first, second in zip(hashes, hashes[1:]) if first == second}
 
