@@ -261,7 +261,8 @@ class Refused(TimelineCase):
     def test_interrupted_it_leaves_nothing(self) -> None:
         patch = ("import runwait4, time\n"
                  "def hang(*args):\n"
-                 "    print('up', flush=True)\n    time.sleep(60)\n"
+                 "    print('up', flush=True)\n"
+                 "    while True: time.sleep(0.1)     # one that comes before a sleep does not end it\n"
                  "runwait4.trace_events = hang\n")
         for number in signal.SIGINT, signal.SIGTERM:
             with self.subTest(signal=number):
