@@ -5685,6 +5685,7 @@ class Writer:
         self.on_relieved = on_relieved
         self.terminal = os.isatty(fd)
         self.gathered = bytearray()
+        self.gather_until = -math.inf       # loop's time: no timer writes sooner
         self.closed = False                 # after an error: nothing is written
         self.timer: asyncio.TimerHandle | None = None
         is_file = stat.S_ISREG(os.fstat(fd).st_mode)
@@ -5706,7 +5707,8 @@ class Writer:
         if self.executor.backlog:
             return                          # _on_written() follows
         if not self.timer:
-            self.timer = self.loop.call_later(self._gather_seconds(), self.flush)
+            write_at = max(self.loop.time() + self.GATHER_SECONDS, self.gather_until)
+            self.timer = self.loop.call_at(write_at, self.flush)
         if len(self.gathered) >= self.MAX_GATHERED_BYTES:
             self.flush()
 
@@ -5715,19 +5717,13 @@ class Writer:
             self.flush()
         self.on_relieved()
 
-    def _gather_seconds(self) -> float:
-        return self.GATHER_SECONDS
-
     def flush(self) -> None:
         if self.timer:
             self.timer.cancel()
             self.timer = None
-        data = self._bytes_to_write(bytes(self.gathered))
+        data = bytes(self.gathered)
         self.gathered.clear()
         self.executor.post(self._write_chunks, [data], size=len(data))
-
-    def _bytes_to_write(self, data: bytes) -> bytes:
-        return data
 
     def write_chunks(self, size: int, chunks: Iterable[bytes]) -> None:
         """Write chunks, each produced only when it is written.  size: bytes in all."""
@@ -5770,7 +5766,6 @@ class Terminal(Writer):
     status: Callable[[int], str] | None = None      # for a number of columns; None, "": no status line
     ignored = 0                         # bytes of the queue that are no backlog: ignore_backlog()
     _is_drawn = False
-    _drawn_at = -math.inf               # (event loop's time)
 
     @property
     def backlog(self) -> int:
@@ -5778,7 +5773,7 @@ class Terminal(Writer):
         return max(super().backlog - self.ignored, 0)
 
     def redraw(self) -> None:
-        if not (self.closed or super().backlog) and self._seconds_until_due() <= 0:
+        if not (self.closed or super().backlog) and self.loop.time() >= self.gather_until:
             self.flush()
 
     def ignore_backlog(self) -> None:
@@ -5791,35 +5786,23 @@ class Terminal(Writer):
     def _end_ignoring(self, _: int) -> None:
         self.ignored = 0
 
-    def _seconds_until_due(self) -> float:
-        """Return the seconds until the status line can be drawn again; <= 0: now."""
-        return self._drawn_at + self.MIN_DRAWING_PAUSE - self.loop.time()
-
-    def _gather_seconds(self) -> float:
-        return max(self.GATHER_SECONDS, self._seconds_until_due())
-
-    def _bytes_to_write(self, data: bytes) -> bytes:
-        """Return bytes that erase the status line, print data, and, if due, redraw the line."""
-        may_draw = in_foreground(self.fd)
-        is_too_early = bool(data) and self._seconds_until_due() > 0
+    def flush(self) -> None:
+        """Erase the status line, print the gathered data, and, if due, redraw the line."""
+        try:
+            may_draw = os.tcgetpgrp(self.fd) == os.getpgrp()    # no shell has put us into the background
+        except OSError:                     # not our controlling terminal: no shell does that
+            may_draw = True
+        is_too_early = bool(self.gathered) and self.loop.time() < self.gather_until
         status_line = b""
         if self.status and may_draw and not self.executor.backlog and not is_too_early:
             status_line = os.fsencode(self.status(columns_of(self.fd)))
         if self._is_drawn and may_draw:
-            data = self.ERASE + data
+            self.gathered[:0] = self.ERASE
         self._is_drawn = bool(status_line)
-        if not status_line:
-            return data
-        self._drawn_at = self.loop.time()
-        return data + status_line + b"\r"
-
-
-def in_foreground(fd: int) -> bool:
-    """Return True if we can draw on a terminal: no shell has put us into the background."""
-    try:
-        return os.tcgetpgrp(fd) == os.getpgrp()
-    except OSError:                     # not our controlling terminal: no shell does that
-        return True
+        if status_line:
+            self.gathered += status_line + b"\r"
+            self.gather_until = self.loop.time() + self.MIN_DRAWING_PAUSE
+        super().flush()
 
 
 KILL_SIGNALS, DRAIN_SIGNALS = (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
