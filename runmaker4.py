@@ -6033,22 +6033,16 @@ class LinePrinter(Sink):
         self._lines: defaultdict[Stream, Lines] = defaultdict(Lines)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        if self._with_output:
-            self._print_lines(run, stream, self._lines[stream].feed(data))
+        if self._with_output and (lines := self._lines[stream].feed(data)):
+            self._print_lines(run, stream, lines)
 
     def on_no_result(self, run: Run) -> None:
         """Print incomplete lines; the runner reports the reason."""
         for stream in run.streams:
-            self._print_lines(run, stream, self._lines.pop(stream, Lines()).take_incomplete_line())
+            if line := self._lines.pop(stream, Lines()).take_incomplete_line():
+                self._print_lines(run, stream, line)
 
     def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
-        if lines:
-            self._print(self._format_lines(run, stream, lines))
-
-    def _print(self, data: bytes) -> None:
-        self.writer.write(data)
-
-    def _format_lines(self, run: Run, stream: Stream, lines: bytes) -> bytes:
         raise NotImplementedError
 
 
@@ -6070,9 +6064,9 @@ class Console(LinePrinter):
         result_text = str(run_result).encode()
         self.writer.write(b'status %s: %s "%s"\n' % (run.host_and_pid, result_text, self._command_of(run)))
 
-    def _format_lines(self, run: Run, stream: Stream, lines: bytes) -> bytes:
+    def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
         prefix = b"%s %s: " % (stream.name, run.host_and_pid)
-        return prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
+        self.writer.write(prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + b"\n")
 
 
 class TerminalConsole(LinePrinter):
@@ -6183,8 +6177,8 @@ class TerminalConsole(LinePrinter):
             self._terminal.write(text.encode())
             self._skipped_bytes = 0
 
-    def _format_lines(self, run: Run, stream: Stream, lines: bytes) -> bytes:
-        """Return output lines with the prefix '[LINE NUMBER] ', magenta for stderr.
+    def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
+        """Print output lines with the prefix '[LINE NUMBER] ', magenta for stderr.
 
         After escape sequences of the job, reset the colour at the end of each line.
         """
@@ -6198,7 +6192,7 @@ class TerminalConsole(LinePrinter):
         line_end = b"\n"
         if b"\x1b" in prefix or b"\x1b" in lines:
             line_end = self.PLAIN + b"\n"
-        return prefix + lines[:-1].replace(b"\n", line_end + prefix) + line_end
+        self._print(prefix + lines[:-1].replace(b"\n", line_end + prefix) + line_end)
 
 
 class Plain(Sink):
