@@ -5906,15 +5906,6 @@ def bar(counts: Counts, width: int) -> str:
     return text.ljust(width)
 
 
-def progress_line(counts: Counts, width: int = 16) -> str:
-    """Return 'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]'.
-
-    Scripts parse this format.
-    """
-    summary = f"{counts.processed:3} of {counts.all:3} jobs processed, {counts.bad} errors"
-    return f"progress: {summary} [{bar(counts, width)}]"
-
-
 def columns_of(fd: int) -> int:
     """Return the width of a terminal; 80 if it reports none (ssh -tt, serial lines), or was just closed."""
     with contextlib.suppress(OSError):
@@ -7197,7 +7188,11 @@ class RunnerStats:
         if did_nothing:
             text = "nothing done" if not summary or summary.jobs_left else "nothing to do"
         else:
-            text = self._describe_own_results(own, own_bad_lines, seconds)
+            count_texts = name_counts(failed=own.failed, error=own.error, cancelled=own.held)
+            count_texts += name_counts(**{"not written down": len(self.unwritten_lines)})
+            text = f"{', '.join([f'{own.done} done', *count_texts])} in {human_time(seconds)}"
+            if own_bad_lines:
+                text += f" ({name_lines(own_bad_lines)})"
         incomplete = ""
         if self.incomplete:
             incomplete = (f"; the output of {plural(len(self.incomplete), 'job')} is incomplete "
@@ -7211,13 +7206,6 @@ class RunnerStats:
             separator = ":" if text == "nothing to do" else "; in all"
             text += f"{separator} {summary.describe(with_lines=not own_bad_lines)}"
         return text + self._next_steps(summary, retry, reasons_command) + incomplete
-
-    def _describe_own_results(self, own: Counts, bad_lines: set[int], seconds: float) -> str:
-        """Return, for example, '3 done, 1 failed in 12s (line 4)'."""
-        count_texts = name_counts(failed=own.failed, error=own.error, cancelled=own.held)
-        count_texts += name_counts(**{"not written down": len(self.unwritten_lines)})
-        text = f"{', '.join([f'{own.done} done', *count_texts])} in {human_time(seconds)}"
-        return f"{text} ({name_lines(bad_lines)})" if bad_lines else text
 
     def _next_steps(self, summary: Summary, retry: str, reasons_command: str) -> str:
         """Return hints, for example '; -r runs them again'; '': none."""

@@ -84,6 +84,7 @@ from runmaker4 import (
     UsageError,
     WireError,
     add_general,
+    bar,
     bucket_of,
     check_for_strays,
     check_output_path,
@@ -120,7 +121,6 @@ from runmaker4 import (
     plural,
     print_bytes,
     printable,
-    progress_line,
     pwrite_all,
     refresh_file,
     refuse_local_locks,
@@ -455,8 +455,11 @@ class PipeProgress(Progress):
         self._printed_line = ""
 
     def update(self, job_counts: Counts) -> None:
-        """Print these counts, unless the last line had the same."""
-        line = progress_line(job_counts)
+        """Print 'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]', unless the last line had
+        the same counts.  Scripts parse this format.
+        """
+        summary = f"{job_counts.processed:3} of {job_counts.all:3} jobs processed, {job_counts.bad} errors"
+        line = f"progress: {summary} [{bar(job_counts, 16)}]"
         if line != self._printed_line:
             print_bytes(f"{line}\n".encode())
             self._printed_line = line
