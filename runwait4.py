@@ -1040,13 +1040,6 @@ class Observation:
         """The runs in the last TAIL_BYTES of the log, read on first use."""
         return list(self.log.start_pass(max(0, self.log.size - self.TAIL_BYTES)))
 
-    def hosts_of_recent_runs(self) -> set[str]:
-        """Return the hosts where a run has just ended and the runner lives: jobs can be too short to be seen.
-        """
-        earliest = time.time() - self.MAX_BETWEEN_RUNS_SECONDS
-        return {run.host for run in self.recent_runs
-                if (run.ended or 0.0) > earliest and not self.runners_at_work.has_runner_exited(run)}
-
     def rows_of_running_lines(self) -> list[Row]:
         """Return the row of the last run of each line that is `r`, or cancelled and still running."""
         lines = self.running_lines
@@ -1259,7 +1252,10 @@ def status_of(observation: Observation) -> dict[str, Any]:
             job["processes"] = holders.pids(line.command)
     hosts = {job["host"] for job in jobs if job["host"] and not job["without_runner"]}
     if job_counts.new:
-        hosts |= observation.hosts_of_recent_runs()
+        # also hosts where a run has just ended and the runner lives: jobs can be too short to be seen
+        earliest = time.time() - observation.MAX_BETWEEN_RUNS_SECONDS
+        hosts |= {run.host for run in observation.recent_runs
+                  if (run.ended or 0.0) > earliest and not runners_at_work.has_runner_exited(run)}
     seconds_left = None
     if rate and not runners_at_work.has_no_runners:
         seconds_left = rate.seconds_left(job_counts.new + job_counts.running, time.time())
@@ -1396,7 +1392,14 @@ def find_lines(selection: str, watcher: Watcher) -> list[Line]:
 
 def format_row(row: Row, directory: str, last_lines: Iterable[str], columns: float) -> Iterator[str]:
     """Yield a row as lines of text.  last_lines: of the output of the run."""
-    yield fit_to_width(f"line {row.line.number}: {describe_last_run(row)}", columns)
+    result = f"{row.line_state}; no run in the journal"
+    if row.run:
+        result = describe_run(row.run)
+        if row.seconds_running is not None:
+            result += f", {human_time(row.seconds_running)} ago"
+        if row.is_last and row.differing_line_state:
+            result = f"{row.differing_line_state}; last run: {result}"
+    yield fit_to_width(f"line {row.line.number}: {result}", columns)
     yield fit_to_width(f"    {to_text(row.line.command)}", columns)
     if row.run:
         details = printable(describe_resources_and_output(row.run, directory))
@@ -1404,17 +1407,6 @@ def format_row(row: Row, directory: str, last_lines: Iterable[str], columns: flo
         yield filled(details, wrap_columns, "    ")
     for text in last_lines:
         yield fit_to_width(f"  | {text}", min(columns, RunOutput.MAX_COLUMNS))
-
-
-def describe_last_run(row: Row) -> str:
-    """Return a row's result in words: 'exit 3 on node1, 14:03:22, after 49 ms', 'failed; last run: ...'."""
-    if not row.run:
-        return f"{row.line_state}; no run in the journal"
-    text = describe_run(row.run)
-    if row.seconds_running is not None:
-        text += f", {human_time(row.seconds_running)} ago"
-    changed_state = row.differing_line_state if row.is_last else ""
-    return f"{changed_state}; last run: {text}" if changed_state else text
 
 
 def describe_run(run: RunRecord) -> str:
@@ -1777,7 +1769,12 @@ def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
     headings = ["runs", "median", "90%", "longest", "CPU", "memory", "too little"]
 
     def format_rows(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-        cells = [[name, *headings], *([row[name], *stats_cells(row)] for row in rows)]
+        cells = [[name, *headings]]
+        for row in rows:
+            times = [took(row[key]) for key in ("median", "p90", "longest")]
+            cpu = "-" if row["cpu_use"] is None else f"{100 * row['cpu_use']:.0f}%"
+            memory = format_peak(row["memory"], row["memory_below"]) or "-"
+            cells.append([row[name], str(row["runs"]), *times, cpu, memory, str(row["too_little"])])
         return format_table(cells, columns, right_columns=range(1, len(headings) + 1))
 
     yield from format_rows("host", [*stats["hosts"], {**stats["all"], "host": "in all"}])
@@ -1788,14 +1785,6 @@ def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
         yield f"and {plural(len(groups) - SHOWN_GROUPS, 'command')} more, which took less memory"
     if count := stats["without_end"]:
         yield f"{plural(count, 'run')} without an end: running, or lost"
-
-
-def stats_cells(stats: dict[str, Any]) -> list[str]:
-    """Return the cells of a group of runs in a table of --stats."""
-    times = [took(stats[key]) for key in ("median", "p90", "longest")]
-    cpu = "-" if stats["cpu_use"] is None else f"{100 * stats['cpu_use']:.0f}%"
-    memory = format_peak(stats["memory"], stats["memory_below"]) or "-"
-    return [str(stats["runs"]), *times, cpu, memory, str(stats["too_little"])]
 
 
 # ======== The timeline ======================================================================================
