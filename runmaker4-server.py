@@ -82,7 +82,7 @@ import socket
 import struct
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -2320,10 +2320,22 @@ class Dispatcher:
     def _on_batch_claimed(self, batch: ClaimedBatch) -> None:
         """Send the jobs that Claims.claim_batch() has claimed; claim again if lines can remain.
 
-        In between, claim a group or reserve clients for groups, and let clients exit that can get no job.
+        A line that cannot be started becomes `e`.  If the client is lost, or the server drains, the line
+        becomes `.` again.  In between, claim a group or reserve clients for groups, and let clients exit that
+        can get no job.
         """
         self.is_claiming = False
-        for client, assignments in self._assign_jobs(batch.jobs).items():
+        to_send: dict[Client, list[Assignment]] = {}
+        for job in batch.jobs:
+            assignment = self._assign(job)
+            client = assignment.client
+            if not self.is_startable(assignment):
+                self._sessions.settle(assignment, LineResult(Cause.UNSTARTED, ERROR))
+            elif client.link and self._lifetime.is_serving:
+                to_send.setdefault(client, []).append(assignment)
+            else:
+                self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
+        for client, assignments in to_send.items():
             slots = sum(int(assignment.job.settings.needs.slots) for assignment in assignments)
             client.subtract_requested(slots)
             self.send_jobs(client, assignments)
@@ -2342,24 +2354,6 @@ class Dispatcher:
         assignment = Assignment(secrets.token_hex(8), client, job)
         self._sessions.add_assignment(assignment)
         return assignment
-
-    def _assign_jobs(self, jobs: Iterable[Job]) -> dict[Client, list[Assignment]]:
-        """Assign each claimed line to its client; return the assignments to send, by client.
-
-        A line that cannot be started becomes `e`.  If the client is lost, or the server drains, the line
-        becomes `.` again.
-        """
-        to_send: dict[Client, list[Assignment]] = {}
-        for job in jobs:
-            assignment = self._assign(job)
-            client = assignment.client
-            if not self.is_startable(assignment):
-                self._sessions.settle(assignment, LineResult(Cause.UNSTARTED, ERROR))
-            elif client.link and self._lifetime.is_serving:
-                to_send.setdefault(client, []).append(assignment)
-            else:
-                self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
-        return to_send
 
     def _on_no_job(self, no_job: NoJob) -> None:
         """Let clients exit for whom no line is left.  If none can ever be claimed, or all are done, drain."""
@@ -2432,8 +2426,11 @@ class Dispatcher:
     # -- groups ----------------------------------------------------------------------------------------------
 
     def _claim_or_reserve_groups(self, batch: ClaimedBatch) -> None:
-        """Claim at most one group, or reserve clients; groups further up in the file choose first.
+        """Start to claim at most one group, for each of whose hosts a client with a free slot waits.
 
+        If all hosts of a group are connected, but some are busy, reserve a client of each: it gets no other
+        jobs until the group is claimed.  Groups further up in the file choose first: clients that are
+        reserved for them do not count.
         batch: has the groups that the last claim has met.
         """
         if batch.no_job is not None and not batch.must_continue:
@@ -2442,32 +2439,24 @@ class Dispatcher:
         self._reserved = set()
         for offset, plan in sorted(self._group_plans.items()):
             # jobs of it run, perhaps since the previous server; or not all are found yet
-            if not plan.pending.cannot_start_yet:
-                self._claim_or_reserve_group(offset, plan)
-
-    def _claim_or_reserve_group(self, offset: int, plan: GroupPlan) -> None:
-        """Start to claim a group if a client with a free slot waits for each host.
-
-        If all hosts are connected, but some are busy, reserve a client of each: it gets no other jobs until
-        the group is claimed.  Clients that are reserved for groups further up do not count.
-        """
-        clients = self._choose_clients(plan, {
-            client: min(client.requested_slots, client.line_allowance)
-            for client in self.waiting_clients if client.can_get_jobs
-        })
-        if not clients:
-            self._reserved.update(self._choose_clients(plan, {
-                client: client.slots for client in self._sessions.clients.values() if client.link
-            }).values())
-            return
-        is_paused = boottime() < self._groups_paused_until
-        if self.is_claiming or not self._lifetime.is_serving or is_paused:
-            return
-        plan.pending.started = True             # walks no longer report it
-        self.is_claiming = True
-        del self._group_plans[offset]
-        on_claimed = functools.partial(self._prepare_or_return_group, plan)
-        self._sessions.executor.call_then(on_claimed, self._sessions.claims.claim_group, plan, clients)
+            if plan.pending.cannot_start_yet:
+                continue
+            clients = self._choose_clients(plan, {
+                client: min(client.requested_slots, client.line_allowance)
+                for client in self.waiting_clients if client.can_get_jobs
+            })
+            is_paused = boottime() < self._groups_paused_until
+            if not clients:
+                self._reserved.update(self._choose_clients(plan, {
+                    client: client.slots for client in self._sessions.clients.values() if client.link
+                }).values())
+            elif not self.is_claiming and self._lifetime.is_serving and not is_paused:
+                plan.pending.started = True             # walks no longer report it
+                self.is_claiming = True
+                del self._group_plans[offset]
+                on_claimed = functools.partial(self._prepare_or_return_group, plan)
+                claim_group = self._sessions.claims.claim_group
+                self._sessions.executor.call_then(on_claimed, claim_group, plan, clients)
 
     def _choose_clients(self, plan: GroupPlan, slots: dict[Client, int]) -> dict[str, Client]:
         """Return a client for each host of a group; {}: there is none for some host.
