@@ -950,10 +950,18 @@ class Client(Consumer):
     async def serve_client(self) -> None:
         """Serve the client on one link after the other; settle the remaining lines at the end.
 
+        A job that it does not report on a new link was not started, or is lost: settle the line.  A reported
+        job without a line gets one if possible; if that cannot be known now, drop the link.
         When the server exits, the lines are kept for the next server.
         """
         while link := await self._next_link():
-            await self._serve_link(link)
+            self._compare_with_report({job.key for job in link.reported_jobs})
+            reclaimed = await self.sessions.recovery.reclaim(self, link.reported_jobs)
+            if reclaimed.doubt:
+                link.drop(f"cannot look for the jobs now ({reclaimed.doubt})")
+            elif not link.detached.done():
+                self._welcome(link, reclaimed)
+            await link.detached
             if self.sessions.lifetime.is_exiting:
                 return
             # the client repeats its requests on the next link
@@ -978,20 +986,6 @@ class Client(Consumer):
             return None
         self._hello_came.clear()
         return self._newest_link
-
-    async def _serve_link(self, link: ClientLink) -> None:
-        """Compare the client's jobs with its lines, welcome it, and wait until the link is detached.
-
-        A job that it does not report was not started, or is lost: settle the line.  A reported job without a
-        line gets one if possible; if that cannot be known now, drop the link.
-        """
-        self._compare_with_report({job.key for job in link.reported_jobs})
-        reclaimed = await self.sessions.recovery.reclaim(self, link.reported_jobs)
-        if reclaimed.doubt:
-            link.drop(f"cannot look for the jobs now ({reclaimed.doubt})")
-        elif not link.detached.done():
-            self._welcome(link, reclaimed)
-        await link.detached
 
     def _welcome(self, link: ClientLink, reclaimed: Reclaimed) -> None:
         """Answer a `hello`; repeat orders that the client can have missed: to stop jobs, to go on in groups.
@@ -1141,7 +1135,11 @@ class ClientLink(Link, asyncio.Protocol):
         # None: the peer has already closed the connection.  ::ffff: is the prefix of an IPv4 address in IPv6.
         self.address = peer_name[0].removeprefix("::ffff:") if peer_name else "?"
         super().connection_made(transport)
-        self._sessions.add_link(self)
+        links = self._sessions.links
+        links[self] = None
+        strangers = [link for link in links if not link.channel.is_authenticated]
+        for stranger in strangers[:-MAX_UNAUTHENTICATED]:       # the oldest
+            stranger.drop("too many unauthenticated connections")
 
     def handle(self, message: Message) -> None:
         """Handle a message.  Raises WireError."""
@@ -1934,13 +1932,6 @@ class Sessions:
         if self.records.log:
             self.records.log.on_tick()
         self.acknowledge()
-
-    def add_link(self, link: ClientLink) -> None:
-        """Add a new connection; drop the oldest unauthenticated ones if there are too many."""
-        self.links[link] = None
-        strangers = [link for link in self.links if not link.channel.is_authenticated]
-        for stranger in strangers[:-MAX_UNAUTHENTICATED]:
-            stranger.drop("too many unauthenticated connections")
 
 
 # ======== Recovery ==========================================================================================
