@@ -365,11 +365,6 @@ class SharedLockTable(LockTable):
     def has_own_lock(self, line: Line) -> bool:
         return own_job_lock_offset(line) in self.locks_without_line
 
-    def find_lock_without_line(self, command: bytes) -> int | None:
-        """Return the offset of an inherited job lock of a command, or None."""
-        offsets = job_lock_offsets(command)
-        return next((offset for offset in self.locks_without_line if offset in offsets), None)
-
     def take_lock_without_line(self, offset: int) -> JobLock:
         """Return an inherited job lock, for which a line was found: from now on it is in `job_locks`."""
         self.locks_without_line -= {offset}
@@ -420,7 +415,9 @@ class ServedQueue(JobQueue):
                 if not was_taken_since and attempt.check is not LineCheck.NO_JOB_LOCK:
                     raise TemporaryError(attempt.check.value)
         for line in (*other_lines, *lines):
-            lock_offset = self.file.lock_table.find_lock_without_line(line.command)
+            offsets = job_lock_offsets(line.command)
+            inherited_locks = self.file.lock_table.locks_without_line
+            lock_offset = next((offset for offset in inherited_locks if offset in offsets), None)
             if line.offset not in used_offsets and lock_offset is not None:
                 return self._claim_inherited(line, lock_offset)
         return None
@@ -2546,7 +2543,10 @@ class Server(Program):
             raise UsageError(f"{self.path}: {usage_error}") from None
         except OSError as error:
             raise UsageError(f"the keeper cannot be started: {error_text(error)}") from None
-        self._credentials = make_credentials(context, find_file_id(self.path))
+        # by this id a client with jobs recognizes the server of another file.  A renamed file gets another;
+        # files with one path on two hosts have the same, so their servers need different tokens
+        file_id = hashlib.sha256(os.fsencode(os.path.realpath(self.path))).hexdigest()[:32]
+        self._credentials = make_credentials(context, file_id)
         print_bytes(os.fsencode(f"Token for runmaker4-client.py: {token_text}\n"))
         self.say(f"serving on port {self.port}")
         return super().main()
@@ -2799,16 +2799,6 @@ def pipe_of_pem(label: bytes, data: bytes) -> int:
     write_all(write_fd, b"-----BEGIN %b-----\n%b-----END %b-----\n" % (label, text, label))
     os.close(write_fd)
     return read_fd
-
-
-def find_file_id(path: str) -> str:
-    """Return the id of a job file, by which a client with jobs recognizes the server of another file.
-
-    A renamed file gets another id.  Files with the same path on two hosts have the same id, so their servers
-    need different tokens.
-    """
-    real_path = os.fsencode(os.path.realpath(path))
-    return hashlib.sha256(real_path).hexdigest()[:32]
 
 
 def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
