@@ -4,7 +4,8 @@
 A state is set while holding the mutex of the line's command, so running jobs and runners are not disturbed.
 Lines are appended all or none, under the append lock.  runmaker4.py explains the locks.
 
-Each import yields the lines to append, and raises UsageError with the line number of an error.
+Each import yields the lines to append, and raises ValueError; open_source() makes a UsageError of that, with
+the number of the line.
 """
 from __future__ import annotations
 
@@ -273,6 +274,16 @@ class Source:
 
     def error_at_line(self, text: object) -> UsageError:
         return UsageError(f"{self.name}: line {self.line_number}: {text}")
+
+
+@contextlib.contextmanager
+def open_source(path: str) -> Iterator[Source]:
+    """Yield a source; a ValueError in the `with` block is a UsageError, at the line that was read last."""
+    source = Source(path)
+    try:
+        yield source
+    except ValueError as error:
+        raise source.error_at_line(error) from None
 
 
 # ======== States ============================================================================================
@@ -1266,23 +1277,6 @@ def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[byt
         yield job_line(command)
 
 
-def lines_from_list_file(path: str, template: bytes | None, colsep: str | re.Pattern[bytes] | None,
-                         skipped: Counter[str]) -> Iterator[bytes]:
-    """Yield a job line for each line of a list file: a command, or values for a template (None: commands).
-
-    Copy #RUN directives.  colsep: None: by the name of the file.
-    """
-    source = Source(path)
-    colsep = colsep or SEPARATORS.get(os.path.splitext(path)[1].lower())
-    try:
-        if template:
-            yield from lines_of_table(source, template, colsep, skipped)
-        else:
-            yield from command_lines(source, skipped)
-    except ValueError as error:
-        raise source.error_at_line(error) from None
-
-
 def parse_sweep(words: Sequence[str]) -> list[list[bytes]]:
     """Return the values after each `:::`: for '::: a b ::: x' [[b'a', b'b'], [b'x']]."""
     sources: list[list[bytes]] = []
@@ -1460,20 +1454,16 @@ def check_value(parse: Callable[[str], object], text: bytes) -> bytes:
         raise ValueError(str(error)) from None
 
 
-def lines_of_tests(path: str) -> Iterator[bytes]:
-    """Yield the new lines for a NetJobs configuration."""
-    source = Source(path)
+def lines_of_tests(source: Source) -> Iterator[bytes]:
+    """Yield the new lines for a NetJobs configuration.  Raises ValueError."""
     lines = (line for line in map(bytes.strip, source) if line[:1] not in b"#")     # b"" is in it, too
     has_tests = False
-    try:
-        for line in lines:
-            label = TEST_LABEL.fullmatch(line)
-            if not label:
-                raise ValueError(f"not the label of a test: '{display_text(line[:80])}' (such as 'LABEL:')")
-            yield from lines_of_test(label[1], source, lines)
-            has_tests = True
-    except ValueError as error:
-        raise source.error_at_line(error) from None
+    for line in lines:
+        label = TEST_LABEL.fullmatch(line)
+        if not label:
+            raise ValueError(f"not the label of a test: '{display_text(line[:80])}' (such as 'LABEL:')")
+        yield from lines_of_test(label[1], source, lines)
+        has_tests = True
     if has_tests:
         yield b"#RUN\n"                     # the last test's settings do not apply to later jobs
 
@@ -1675,9 +1665,15 @@ def lines_to_add(options: argparse.Namespace, skipped: Counter[str]) -> Iterator
     for text in options.add or ():
         yield new_line(os.fsencode(text))
     for path in options.add_list or ():
-        yield from lines_from_list_file(path, options.template, options.colsep, skipped)
+        with open_source(path) as source:
+            if options.template:
+                colsep = options.colsep or SEPARATORS.get(os.path.splitext(path)[1].lower())
+                yield from lines_of_table(source, options.template, colsep, skipped)
+            else:
+                yield from command_lines(source, skipped)
     for path in options.add_tests or ():
-        yield from lines_of_tests(path)
+        with open_source(path) as source:
+            yield from lines_of_tests(source)
     yield from dict.fromkeys(map(line_of_fjd_file, job_files(options.add_jobs or ())))
 
 
@@ -1738,10 +1734,12 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
     if exists:
         check_for_strays(file.path, file.network, file.say, refuse=False)
     skipped: Counter[str] = Counter()
-    known = 0
+    known = 0                           # new jobs of a list with the command of a line in the file
     new_lines = join_new_lines(lines_to_add(options, skipped))
     if options.add_list and exists:
-        known = count_known(file, new_lines)
+        commands = Counter(line[2:] for line in split_lines(new_lines) if line.startswith(b". "))
+        file.reopen_if_replaced()
+        known = sum(commands[command] for command, lines in file.lines_by_command(commands).items() if lines)
     with open_and_lock_to_append(file) as fd:
         if options.add_jobs:
             new_lines = without_known_jobs(file, fd, new_lines)
@@ -1754,13 +1752,6 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
         file.say(f"{plural(count, 'line')} added{skipped_text}{known_text}")
     say_jobs_below_end(file)
     return 0
-
-
-def count_known(file: JobFile, new_lines: bytearray) -> int:
-    """Return how many of the new jobs have the command of a line in the file."""
-    commands = Counter(line[2:] for line in split_lines(new_lines) if line.startswith(b". "))
-    file.reopen_if_replaced()
-    return sum(commands[command] for command, lines in file.lines_by_command(commands).items() if lines)
 
 
 def run_command(argv: Sequence[str]) -> int:

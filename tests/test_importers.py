@@ -150,8 +150,8 @@ class Lists(ImportCase):
         self.assertListRefused(f"{self.dir}: is a directory", self.dir)
 
     def assertListRefused(self, start: str, path: object, template: Optional[bytes] = None) -> None:
-        lines = runset4.lines_from_list_file(str(path), template, None, Counter())
-        self.assertUsageError(start, lambda: list(lines))
+        options = argparse.Namespace(sweep=[], add=[], add_list=[str(path)], template=template, colsep=None)
+        self.assertUsageError(start, lambda: list(runset4.lines_to_add(options, Counter())))
 
     def test_lines_of_jobs_are_refused_and_what_is_said_instead_works(self) -> None:
         self.write("R --slave\nx\techo a\n", "list")

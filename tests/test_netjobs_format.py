@@ -48,7 +48,8 @@ class FormatCase(Case):
 
     def lines(self, config: Text) -> list[bytes]:
         """What a configuration becomes, without the frame of each test and the line at the end."""
-        text = b"".join(runset4.lines_of_tests(str(self.write(config, "config"))))
+        with runset4.open_source(str(self.write(config, "config"))) as source:
+            text = b"".join(runset4.lines_of_tests(source))
         lines = text.split(b"\n")
         self.assertEqual(lines[-2:], [b"#RUN", b""])
         self.assertIsNone(self.malformed(lines[:-2]))
@@ -72,8 +73,8 @@ class FormatCase(Case):
         for config, number in configs.items():
             with self.subTest(config=config[:200]):
                 path = str(self.write(config, "config"))
-                with self.assertRaises(runmaker4.UsageError) as raised:
-                    list(runset4.lines_of_tests(path))
+                with self.assertRaises(runmaker4.UsageError) as raised, runset4.open_source(path) as source:
+                    list(runset4.lines_of_tests(source))
                 named = re.match(re.escape(path) + r": (?:line (\d+): )?[^\n]*\Z", str(raised.exception))
                 self.assertEqual(int(present(named)[1] or 0), number, raised.exception)
 
