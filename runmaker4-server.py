@@ -81,7 +81,7 @@ import select
 import socket
 import struct
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, deque
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
@@ -1181,13 +1181,6 @@ class ClientLink(Link, asyncio.Protocol):
         self.why = why
         self.detach()
 
-    def drop_if_silent(self) -> None:
-        silence = boottime() - self.last_message_at
-        if not self.channel.is_authenticated and silence > runmaker4.MAX_HANDSHAKE_SECONDS:
-            self.drop("it does not authenticate")
-        elif silence > runmaker4.MAX_SILENT_SECONDS:
-            self.drop(f"nothing was heard for {human_time(runmaker4.MAX_SILENT_SECONDS)}")
-
 
 # ======== Records ===========================================================================================
 #
@@ -1687,6 +1680,8 @@ class Sessions:
     _unacknowledged: set[Client] = field(default_factory=set)
     is_held_back: bool = False          # acknowledging waits for the disk or terminal
     links: dict[ClientLink, None] = field(default_factory=dict)     # oldest first
+    # of results that are in the file, oldest first: a client repeats one that was not acknowledged
+    settled_keys: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_SETTLED_KEYS))
 
     def __post_init__(self) -> None:
         self.recovery = Recovery(self)
@@ -1757,7 +1752,7 @@ class Sessions:
             self.runner_stats.add_unwritten(assignment.job)
             assignment.send_message("fault", text=error[:200], cancelled=assignment.is_cancelled)
         elif line_result.event:
-            self.recovery.on_settled(assignment)
+            self.settled_keys.append(assignment.key)
         self.remove_assignment(assignment, line_result)
         count = len(self.runner_stats.bad_lines)
         if 0 < self.max_failed <= count and self.lifetime.is_serving:
@@ -2163,15 +2158,6 @@ class Recovery:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self._lock = asyncio.Lock()     # two clients can name one job
-        # of jobs with written results, oldest first; perhaps the clients do not know
-        self._settled_keys: OrderedDict[str, None] = OrderedDict()
-
-    def on_settled(self, assignment: Assignment) -> None:
-        """Remember that a result is in the file: an unacknowledged one is reported again."""
-        # OrderedDict: a dict takes ever longer to find the first key
-        self._settled_keys[assignment.key] = None
-        if len(self._settled_keys) > MAX_SETTLED_KEYS:
-            self._settled_keys.popitem(last=False)
 
     async def inherit(self, lock_fd: int) -> None:
         """Hold the job locks of the previous server for the grace, in which clients come for them.
@@ -2208,15 +2194,16 @@ class Recovery:
         while True:
             is_last_try = boottime() >= deadline
             async with self._lock:
-                unassigned = [job for job in reported
-                              if job.key not in sessions.assignments and job.key not in self._settled_keys]
+                taken_keys = {*sessions.assignments, *sessions.settled_keys}
+                unassigned = [job for job in reported if job.key not in taken_keys]
                 reclaimed = await sessions.executor.call(
                     sessions.claims.reclaim_lines, client, unassigned, is_last_try
                 )
                 for key, job in reclaimed.jobs.items():
                     sessions.add_assignment(Assignment(key, client, job, Phase.BEGUN))
             # a result can have been written, or a line lost, since
-            reclaimed.settled += [job.key for job in reported if job.key in self._settled_keys]
+            settled_keys = {*sessions.settled_keys}
+            reclaimed.settled += [job.key for job in reported if job.key in settled_keys]
             known_keys = {*client.assignments, *reclaimed.settled}
             reclaimed.lost = [job.key for job in reported if job.key not in known_keys]
             if is_last_try or not reclaimed.doubt:
@@ -2726,7 +2713,11 @@ class Server(Program):
         while True:
             await asyncio.sleep(check_seconds)
             for link in list(self.sessions.links):
-                link.drop_if_silent()
+                silence = boottime() - link.last_message_at
+                if not link.channel.is_authenticated and silence > runmaker4.MAX_HANDSHAKE_SECONDS:
+                    link.drop("it does not authenticate")
+                elif silence > runmaker4.MAX_SILENT_SECONDS:
+                    link.drop(f"nothing was heard for {human_time(runmaker4.MAX_SILENT_SECONDS)}")
             self.sessions.flush_records()
             self.dispatcher.hand_out_lines()            # also without clients: to meet orphans and groups
 

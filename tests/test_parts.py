@@ -566,8 +566,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             sessions = self.sessions(lines)
             client = server.Client(sessions, "c" * 16)
             claim = server.ReportedJob("1" * 16, runmaker4.Line(1, 0, 0, b".", b" echo"), result)
-            for key in known:
-                sessions.recovery.on_settled(mock.Mock(key=key))
+            sessions.settled_keys.extend(known)
             reclaimed = await sessions.recovery.reclaim(client, [claim])
             words = ["SETTLED"] * len(reclaimed.settled) + ["LOST"] * len(reclaimed.lost)
             numbers = [assignment.number for assignment in client.assignments.values()]
