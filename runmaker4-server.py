@@ -830,7 +830,7 @@ class Assignment:
     def mark_over(self) -> None:
         self.phase = Phase.OVER
 
-    def end_run(self) -> Run | None:
+    def detach_run(self) -> Run | None:
         """Detach the run from the line, and return it."""
         run = self.run
         self.run = None
@@ -1210,25 +1210,7 @@ class Records:
         """Return True if more than `limit` bytes wait to be written to the disk or the terminal."""
         return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
-    def handle_event(self, kind: str, client: Client, assignment: Assignment, message: Message) -> None:
-        """Pass an event of a run to the sinks.  Raises WireError."""
-        run = assignment.run
-        if kind == "begin":
-            self._begin_run(client, assignment, message)
-        elif kind == "output":
-            stream_name, data = message.data("stream"), message.data("data")
-            streams = [stream for stream in run.streams if stream.name == stream_name] if run else []
-            if not run or not run.shell or not streams:
-                raise WireError("output of no run, or no stream")
-            self._pass_output(run, streams[0], data)
-            if self._outdir:
-                self._outdir.write_output(run)
-        elif kind == "end":
-            self._end_run(assignment, message)
-        else:
-            raise WireError(f"an unknown message {kind!a}")
-
-    def _begin_run(self, client: Client, assignment: Assignment, message: Message) -> None:
+    def begin_run(self, assignment: Assignment, message: Message) -> None:
         """Begin the records of a run, new ones for a run of the previous server.  Raises WireError."""
         begin = RunFields(message.fields, BEGIN)
         if assignment.run:
@@ -1236,18 +1218,29 @@ class Records:
         run = assignment.run = Run(
             assignment.job,
             [message.text("slot", 255)],
-            os.fsencode(client.name),
+            os.fsencode(assignment.client.name),
             started_at=begin.time,
             shell=Shell(begin.pid, to_bytes(begin.run)) if begin.pid else None,
             streams=(Stream(b"stdout", NO_PIPE), Stream(b"stderr", NO_PIPE)),
             requested_memory=begin.promised or 0,
             sinks=[*filter(None, (self._joblog, self._print_sink, self._outdir, self.log))],
-            directory=client.directory,
+            directory=assignment.client.directory,
         )
         for sink in run.sinks:
             sink.on_starting(run)
             if run.shell:               # None: the job could not be started
                 sink.on_started(run)
+
+    def add_output(self, assignment: Assignment, message: Message) -> None:
+        """Pass output of a run to the sinks.  Raises WireError."""
+        run = assignment.run
+        stream_name, data = message.data("stream"), message.data("data")
+        streams = [stream for stream in run.streams if stream.name == stream_name] if run else []
+        if not run or not run.shell or not streams:
+            raise WireError("output of no run, or no stream")
+        self._pass_output(run, streams[0], data)
+        if self._outdir:
+            self._outdir.write_output(run)
 
     @staticmethod
     def _pass_output(run: Run, stream: Stream, data: bytes) -> None:
@@ -1255,7 +1248,7 @@ class Records:
         for sink in run.sinks:
             sink.on_output(run, stream, data)
 
-    def _end_run(self, assignment: Assignment, message: Message) -> None:
+    def end_run(self, assignment: Assignment, message: Message) -> None:
         """End the records of a run; without a status, it could not be started.  Raises WireError."""
         run = assignment.run
         if not run:
@@ -1277,7 +1270,7 @@ class Records:
         # a client that lost its server does not send all output again
         for stream, byte_count in zip(run.streams, received):
             stream.received = byte_count
-        assignment.end_run()
+        assignment.detach_run()
         limit = run.requested_memory if run.cause == "memory" else timeout
         for sink in run.sinks:
             if status >= 0:
@@ -1288,7 +1281,7 @@ class Records:
     @staticmethod
     def abandon_run(assignment: Assignment) -> None:
         """End the records of the current run, if any, without a result."""
-        run = assignment.end_run()
+        run = assignment.detach_run()
         if run:
             run.cause = "cancelled" if assignment.is_cancelled else "lost"
             run.duration = max(time.time() - run.started_at, 0.0)
@@ -1852,20 +1845,23 @@ class Sessions:
         if assignment.phase is Phase.CLAIMED:
             raise WireError("it was not given that job")
         if kind == "finish":
-            line_result = self._read_result(assignment, message, event_number)
-            self.settle(assignment, line_result)
-        else:
-            has_process = kind == "begin" and message.integer("pid") > 0
+            self.settle(assignment, self._read_result(assignment, message, event_number))
+        elif kind == "begin":
+            has_process = message.integer("pid") > 0
             if has_process and assignment.is_gated:
                 raise WireError("that job must wait at the gate")
-            # raises a WireError also if the client exceeds its window
-            if kind == "output":
-                client.output_bytes += len(message.data("data"))
-                if client.unwritten_bytes > OUTPUT_WINDOW_BYTES:
-                    raise WireError("more output than the window allows")
-            self.records.handle_event(kind, client, assignment, message)
+            self.records.begin_run(assignment, message)
             if has_process:
                 assignment.mark_begun()
+        elif kind == "output":
+            client.output_bytes += len(message.data("data"))
+            if client.unwritten_bytes > OUTPUT_WINDOW_BYTES:
+                raise WireError("more output than the window allows")
+            self.records.add_output(assignment, message)
+        elif kind == "end":
+            self.records.end_run(assignment, message)
+        else:
+            raise WireError(f"an unknown message {kind!a}")
 
     @staticmethod
     def _read_result(assignment: Assignment, message: Message, event_number: int) -> LineResult:
