@@ -7205,19 +7205,14 @@ class RunnerStats:
         if has_more_than_done and not has_run_all_jobs:
             separator = ":" if text == "nothing to do" else "; in all"
             text += f"{separator} {summary.describe(with_lines=not own_bad_lines)}"
-        return text + self._next_steps(summary, retry, reasons_command) + incomplete
-
-    def _next_steps(self, summary: Summary, retry: str, reasons_command: str) -> str:
-        """Return hints, for example '; -r runs them again'; '': none."""
-        hints = []
-        will_be_orphaned = self.unwritten_lines and summary.counts.running
+        will_be_orphaned = self.unwritten_lines and counts.running
         if summary.can_retry or will_be_orphaned:
-            hints.append(f"{retry} runs them again")
+            text += f"; {retry} runs them again"
         if summary.first_stray:
-            hints.append(name_stray(summary.first_stray))
-        if reasons_command and summary.counts.bad:
-            hints.append(f"{reasons_command} shows why")
-        return "".join(f"; {hint}" for hint in hints)
+            text += f"; {name_stray(summary.first_stray)}"
+        if reasons_command and counts.bad:
+            text += f"; {reasons_command} shows why"
+        return text + incomplete
 
 
 def failure_report_command(options: argparse.Namespace) -> str:
