@@ -402,19 +402,6 @@ def set_state(file: JobFile, line: Line, state: bytes) -> str:
     return ""
 
 
-def set_states(file: JobFile, selection: Selection, state: bytes, change_counts: ChangeCounts) -> None:
-    """Set the states of the selected jobs.  Raises OSError (ESTALE: the new file can lack the changes)."""
-    file.open_to_write()
-    fd = file.get_checked_fd()
-    for line in selection.lines(file, change_counts):
-        if refusal := set_state(file, line, state):
-            change_counts.add_refusal(line.number, refusal)
-        else:
-            change_counts.changed[line.state] += 1
-    if change_counts.changed:
-        check_not_replaced(file, fd)
-
-
 ORPHAN_FOUND = "is r, but no runner has it (runner or host died)"
 MAX_EXIT_WAIT_SECONDS = 10.0
 UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes c
@@ -1678,13 +1665,24 @@ def lines_to_add(options: argparse.Namespace, skipped: Counter[str]) -> Iterator
 
 
 def change_states(file: JobFile, options: argparse.Namespace) -> int:
-    """Set or cancel the selected lines, and report the changes; return the exit status."""
+    """Set or cancel the selected lines, and report the changes; return the exit status.
+
+    Raises OSError (ESTALE: the file was replaced, and the new one can lack the changes).
+    """
     change_counts = ChangeCounts(file)
     state: bytes = CANCELLED if options.cancel else options.set
     if options.cancel:
         cancel_selected(file, options.selection, change_counts)
     else:
-        set_states(file, options.selection, state, change_counts)
+        file.open_to_write()
+        fd = file.get_checked_fd()
+        for line in options.selection.lines(file, change_counts):
+            if refusal := set_state(file, line, state):
+                change_counts.add_refusal(line.number, refusal)
+            else:
+                change_counts.changed[line.state] += 1
+        if change_counts.changed:
+            check_not_replaced(file, fd)
     summary = change_counts.summary(state)
     if summary and not options.quiet:
         file.say(summary)
