@@ -6079,6 +6079,7 @@ class TerminalConsole(LinePrinter):
         r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x80-\x9f\udc80-\udc9f]", re.ASCII
     )
     MAX_FULL_SECONDS = 5
+    writer: Terminal
 
     def __init__(self, terminal: Terminal, with_output: bool, file_counter: FileCounter | None,
                  bar: ProgressBar | None, colour: bool, is_recorded: bool) -> None:
@@ -6086,7 +6087,6 @@ class TerminalConsole(LinePrinter):
         printed is also in an output directory.
         """
         super().__init__(terminal, with_output)
-        self._terminal = terminal
         self._is_recorded = is_recorded
         self._full_seconds = 0          # since when there is a large backlog
         self._skipped_bytes = 0
@@ -6141,31 +6141,31 @@ class TerminalConsole(LinePrinter):
 
     def on_tick(self) -> None:
         self._request_count()
-        is_full = self._is_recorded and self._terminal.backlog > Writer.HIGH_BACKLOG
+        is_full = self._is_recorded and self.writer.backlog > Writer.HIGH_BACKLOG
         self._full_seconds = self._full_seconds + 1 if is_full else 0
         if self._full_seconds > self.MAX_FULL_SECONDS:
-            self._terminal.ignore_backlog()
-        if not self._terminal.ignored:
+            self.writer.ignore_backlog()
+        if not self.writer.ignored:
             self._report_skipped()
         if self._bar:
-            self._terminal.redraw()          # after a new window size, or Ctrl-Z
+            self.writer.redraw()            # after a new window size, or Ctrl-Z
 
     def on_exit(self) -> None:
         self._report_skipped()
-        self._terminal.status = None
-        self._terminal.flush()
+        self.writer.status = None
+        self.writer.flush()
 
     def _print(self, data: bytes) -> None:
-        if self._terminal.ignored:
+        if self.writer.ignored:
             self._skipped_bytes += len(data)
         else:
-            self._terminal.write(data)
+            self.writer.write(data)
 
     def _report_skipped(self) -> None:
         if self._skipped_bytes:
             size = self._skipped_bytes
             text = f"({size} bytes not shown: the terminal was stopped; the output directory has them)\n"
-            self._terminal.write(text.encode())
+            self.writer.write(text.encode())
             self._skipped_bytes = 0
 
     def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
