@@ -231,12 +231,14 @@ class Servers(TcpCase):
     def test_it_is_counted_as_long_as_it_lives(self) -> None:
         self.write(f". {GATE}\n")
         server = self.start_server("--outdir", "out", "--grace", "60")
-        counted = self.run_script(RUNWAIT, "--status", "runs.txt").out
-        self.assertIn(b"\n1 server at work\n", counted)
+
+        def status() -> bytes:
+            return self.run_script(RUNWAIT, "--status", "runs.txt").out
+
+        wait_until(lambda: b"\n1 server at work\n" in status())       # just after it has said where it serves
         server.kill()
         server.wait()
-        counted = self.run_script(RUNWAIT, "--status", "runs.txt").out
-        self.assertNotIn(b"at work", counted)
+        self.assertNotIn(b"at work", status())
 
     def test_a_job_that_the_next_server_has_taken_over_has_one(self) -> None:
         self.write(f". {GATE}\n")
