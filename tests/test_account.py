@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.support import FULL, GATE, HASTY, RUNMAKER, WAITING, Ended, RunCase, wait_until
 from tests.tcp import OverTcp, TcpCase
+from tests.test_ends import LATER
 from tests.values import present
 from tests.wire import JOBS, TOKEN, WELCOME, FakeServer, Peer
 
@@ -101,8 +102,9 @@ class OfTheFile(RunCase):
         self.assertEqual(closing(ended), "1 done in T; in all 1 done, 2 new")
 
     def test_wall_time_that_is_over_leaves_work_to_be_done(self) -> None:
-        self.jobs("sleep 1.2", "sleep 60")
-        ended = self.run_jobs("-q", "--walltime=10", "--timeout=9")
+        self.jobs(": >later", "sleep 60")
+        runner = self.start_patched(LATER, "-q", "--walltime=1h", "--timeout=30m", "runs.txt")
+        ended = self.finish(runner)
         self.assertEqual((ended.code, self.states()), (1, "d."))
         self.assertEqual(closing(ended), "1 done in T; in all 1 done, 1 new")
 
