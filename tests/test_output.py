@@ -410,10 +410,12 @@ runmaker4.Runner.MAX_RESULT_SECONDS = runmaker4.Runner.MAX_ANSWER_SECONDS = 0.2
                     (self.dir / name).unlink()
 
 
-# What a shell has left is read for two seconds, and may be silent for one: on a busy machine it can wait for
-# the CPU for longer than the usual 0.3 s
-TWO_SECONDS = ("import runmaker4; "
-               "runmaker4.Pump.MAX_READING_SECONDS = 2.0; runmaker4.Pump.QUIET_SECONDS = 1.0")
+def patient(seconds: float) -> str:
+    """Statements by which what a shell has left is read for so long, also while it is silent.
+
+    On a busy machine it can wait for the CPU for longer than the usual 0.3 s.
+    """
+    return f"import runmaker4; runmaker4.Pump.MAX_READING_SECONDS = runmaker4.Pump.QUIET_SECONDS = {seconds}"
 
 
 @unittest.skipUnless(shutil.which("bash"), "there is no bash")
@@ -423,24 +425,21 @@ class ReadOn(RunCase):
     def test_what_goes_through_a_process_substitution_is_whole(self) -> None:
         wanted = [b"%d" % number for number in range(1, 20_001)]
         self.write("#RUN shell=bash\n. exec > >(cat >all; tee log <all) 2>&1; seq 20000\n")
-        ended = self.run_jobs("--outdir", "out")
+        ended = self.finish(self.start_patched(patient(60), "--outdir", "out", "runs.txt"))
         self.assertEqual(ended.code, 0, ended.err)
         self.assertEqual(printed(console_lines(ended.out)), wanted)
         self.assertEqual(self.read("out/2.out").split(), wanted)
         self.assertEqual(self.read("log").split(), wanted)
 
     def test_a_silent_process_does_not_keep_a_job(self) -> None:
-        self.jobs("sleep 60 & echo $! >pid")
-        began = time.monotonic()
+        self.jobs("sleep 600 & echo $! >pid")
         ended = self.run_jobs()
         os.kill(int(self.read("pid")), signal.SIGKILL)
         self.assertEnded(ended, 0, "d")
-        self.assertLess(time.monotonic() - began, 20)
 
     def test_one_that_prints_for_ever_does_not_keep_a_job(self) -> None:
         self.jobs("while :; do echo x; sleep 0.05; done &")
-        runner = self.start_patched(TWO_SECONDS, "runs.txt")
-        ended = self.finish(runner, 30)
+        ended = self.finish(self.start_patched(patient(2), "runs.txt"))
         self.assertEnded(ended, 0, "d")
         self.assertGreater(len(printed(console_lines(ended.out))), 2)
 
@@ -449,8 +448,8 @@ class ReadOnWhileAWriterIsBehind(RunCase):
     """The time in which jobs are not read is no silence of theirs, and does not count."""
 
     def test_a_console_that_is_blocked_for_long_loses_no_line(self) -> None:
-        self.jobs("{ seq 300000; : > printed; } & : > left")
-        runner = self.start_patched(TWO_SECONDS, "runs.txt")
+        self.jobs("{ seq 150000; : > printed; } & : > left")
+        runner = self.start_patched(patient(2), "runs.txt")
         wait_until((self.dir / "left").exists, what="the shell has left a process behind")
         time.sleep(3.0)                     # longer than output is read
         self.assertFalse(self.exists("printed"), "the console is not blocked")
@@ -458,7 +457,7 @@ class ReadOnWhileAWriterIsBehind(RunCase):
         ended = self.finish(runner)
         self.assertEnded(ended, 0, "d")
         self.assertTrue(self.exists("printed"))
-        self.assertEqual(printed(console_lines(ended.out)), [b"%d" % number for number in range(1, 300_001)])
+        self.assertEqual(printed(console_lines(ended.out)), [b"%d" % number for number in range(1, 150_001)])
 
 
 class HeldBackInVain(RunCase):
