@@ -91,13 +91,13 @@ class Clients(CancelCase):
 
     def test_a_client_that_does_not_come_back_leaves_a_cancelled_line_as_it_is(self) -> None:
         self.jobs(SLEEPING, SLEEPING)
-        server = self.start_server("--grace", 1.5, "--exit-when-done", "--outdir", "out", patch=HASTY)
+        server = self.start_server("--grace", 2, "--exit-when-done", "--outdir", "out", patch=HASTY)
         client = self.start_client(server, "-j2", up=[1, 2])
         wait_until(lambda: self.exists("out/journal") and self.read("out/journal").count(b'"start"') == 2,
                    what="the server knows that they have started")
+        self.set_state(1, "x")                  # the server must see it twice within the grace
         client.kill()
         self.wait_said(server, "is lost")
-        self.set_state(1, "x")
         self.assertEqual((self.finish(server).code, self.states()), (1, "xe"))
         self.assertIn(b"; line 2 given up (", server.err)
         self.assertIn(b"1 error, 1 cancelled in ", server.err)
