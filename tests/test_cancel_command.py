@@ -13,27 +13,37 @@ from tests.tcp import TcpCase
 from tests.test_life_sign import LifeSign
 
 
-class Cancel(RunCase):
+def impatient(seconds: float) -> str:
+    """Statements by which runset4.py waits no longer for a job to end."""
+    return f"import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = {seconds}"
+
+
+class CancelCase(RunCase):
+    """Steps that the tests below share."""
+
+    def cancel(self, *args: object, code: int = 0, patch: str = "") -> bytes:
+        """What runset4.py says when it cancels these lines."""
+        words = "-q", "--cancel", "runs.txt", *args
+        ended = self.finish(self.start_patched(patch, *words, script=RUNSET) if patch else
+                            self.start(RUNSET, *words))
+        self.assertEqual((ended.code, ended.out), (code, b""), ended.err)
+        return ended.err
+
+
+class Cancel(CancelCase):
     """A stand-in holds the locks, or a real runner."""
 
-    def hold(self, number: int, seconds: float = 0.3) -> None:
+    def hold(self, number: int) -> None:
         """Hold a line as a runner does; once a c stands there, let go."""
         fd = self.hold_line(number)
 
         def runner() -> None:
-            end = time.monotonic() + 10
-            while self.states()[number - 1] != "c" and time.monotonic() < end:
-                time.sleep(0.01)
-            time.sleep(seconds)
+            wait_until(lambda: self.states()[number - 1] == "c", 60)
+            time.sleep(0.3)
             runmaker4.unlock(fd, 0, 0)
         thread = threading.Thread(target=runner)
         thread.start()
         self.addCleanup(thread.join)
-
-    def cancel(self, *args: object, code: int = 0) -> bytes:
-        ended = self.run_script(RUNSET, "-q", "--cancel", "runs.txt", *args)
-        self.assertEqual((ended.code, ended.out), (code, b""), ended.err)
-        return ended.err
 
     def test_a_running_line_and_a_new_one_are_stopped(self) -> None:
         self.write("r echo a\n. echo b\nd echo c\n")
@@ -58,10 +68,8 @@ class Cancel(RunCase):
     def test_an_equal_line_that_is_an_orphan_is_not_taken_for_the_one_that_is_cancelled(self) -> None:
         job = f"echo $$ >>pids; {SLEEPING}"
         self.write(f"r {job}\n. {job}\n")
-        hasty = (
-            "import runmaker4\n"
-            "runmaker4.Walk._check_running_line = lambda self, line: None\n"
-        )  # it meets no orphan itself
+        # it meets no orphan itself
+        hasty = "import runmaker4\nrunmaker4.Walk._check_running_line = lambda self, line: None\n"
         runner = self.start_patched(hasty, "-q", "runs.txt")
         pid = int(self.wait_file("pids"))
         said = self.cancel(2)
@@ -72,11 +80,8 @@ class Cancel(RunCase):
 
     def test_a_lock_that_stays_is_named(self) -> None:
         self.write("r echo a\n")
-        self.hold(1, seconds=1.5)
-        hasty = "import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 0.3"
-        ended = self.finish(self.start_patched(hasty, "-q", "--cancel", "runs.txt", 1, script=RUNSET))
-        self.assertEqual(ended.code, 1)
-        self.assertIn(b"line 1: is c, but is still running", ended.err)
+        self.hold_line(1)
+        self.assertIn(b"line 1: is c, but is still running", self.cancel(1, code=1, patch=impatient(0.3)))
 
     def test_a_real_job_is_ended_and_others_go_on(self) -> None:
         self.jobs(SLEEPING, GATE)
@@ -96,15 +101,15 @@ class OverTcp(TcpCase):
         server = self.start_server()
         client = self.start_client(server, up=[1])
         client.send_signal(signal.SIGSTOP)
-        hasty = "import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 0.3"
-        ended = self.finish(self.start_patched(hasty, "-q", "--cancel", "runs.txt", 1, script=RUNSET))
+        words = "-q", "--cancel", "runs.txt", 1
+        ended = self.finish(self.start_patched(impatient(0.3), *words, script=RUNSET))
         self.assertEqual(ended.code, 1)
         self.assertIn(b"; a client over TCP kills it when it is back)", ended.err)
         client.send_signal(signal.SIGCONT)
         wait_until(lambda: not self.locked_lines(), what="the job is ended")
 
 
-class WithoutRunner(LifeSign):
+class WithoutRunner(CancelCase, LifeSign):
     """The runner is dead, and its job lives on, on this host."""
 
     def start_and_lose(self, *jobs: str, options: Sequence[object] = ()) -> None:
@@ -114,19 +119,15 @@ class WithoutRunner(LifeSign):
         self.wait_up(*range(1, len(jobs) + 1), runner=runner)
         self.kill(runner)
 
-    def cancel(self, *args: object, code: int = 0, patch: str = "") -> str:
-        """What runset4.py says when it cancels these lines; it must not take them for orphans."""
-        words = ("-q", "--cancel", "runs.txt", *args)
-        cancelling = (self.start_patched(patch, *words, script=RUNSET) if patch else
-                      self.start(RUNSET, *words))
-        ended = self.finish(cancelling)
-        self.assertEqual((ended.code, ended.out), (code, b""), ended.err)
-        self.assertNotIn(b"nobody runs it", ended.err)
-        return ended.err.decode()
+    def cancel(self, *args: object, code: int = 0, patch: str = "") -> bytes:
+        """It must not take them for orphans."""
+        said = super().cancel(*args, code=code, patch=patch)
+        self.assertNotIn(b"no runner has it", said)
+        return said
 
-    def assertEndedHere(self, said: str, *lines: int) -> None:
+    def assertEndedHere(self, said: bytes, *lines: int) -> None:
         """The jobs of these lines, and no other, were ended by runset4.py."""
-        named = re.findall(r"line (\d+): the runner is dead; killing the job \(process \d+\)", said)
+        named = re.findall(rb"line (\d+): the runner is dead; killing the job \(process \d+\)", said)
         self.assertEqual([int(number) for number in named], [*lines], said)
 
     def test_its_job_is_ended_with_all_that_it_has_started_and_others_go_on(self) -> None:
@@ -166,10 +167,10 @@ class WithoutRunner(LifeSign):
         self.start_and_lose(SLEEPING, WAITING)
         self.set_state(1, "x")
         said = self.cancel(1)
-        self.assertIn("line 1: is x, but its job runs", said)
+        self.assertIn(b"line 1: is x, but its job runs", said)
         self.assertEndedHere(said, 1)
         self.assertEqual(self.states(), "xr")
-        self.assertIn("is not running: the state is x", self.cancel(1, code=1))
+        self.assertIn(b"is not running: the state is x", self.cancel(1, code=1))
 
     def test_which_of_equal_jobs_is_meant_is_not_guessed_where_one_has_a_runner(self) -> None:
         """Both lines have moved.  What has a runner is ended by it, and the other is not."""
@@ -179,8 +180,7 @@ class WithoutRunner(LifeSign):
         self.wait_up(2, runner=self.start(RUNMAKER, "runs.txt", start_new_session=True))
         lost, kept = (int(self.read(f"pid.{line}")) for line in (1, 2))
         self.write(b"# a note\n" + self.read())
-        hasty = "import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 4"
-        ended = self.finish(self.start_patched(hasty, "-q", "--cancel", "runs.txt", 2, script=RUNSET))
+        ended = self.finish(self.start_patched(impatient(4), "-q", "--cancel", "runs.txt", 2, script=RUNSET))
         self.assertEqual((self.states(), alive(lost)), ("cr", True))
         # its runner may have ended the other: on which line its job stands it has decided by then
         self.assertEqual(alive(kept), ended.code == 1, ended.err)
@@ -204,10 +204,10 @@ class WithoutRunner(LifeSign):
         self.jobs(SLEEPING)
         runner = self.start_jobs()
         runner.send_signal(signal.SIGSTOP)
-        said = self.cancel(1, code=1, patch="import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 1.5")
+        said = self.cancel(1, code=1, patch=impatient(1.5))
         self.assertEndedHere(said)
         why = rf"process [\d, ]*\b{runner.pid}\b[\d, ]* of this host runs it, or should kill it\)"
-        self.assertRegex(said, rf"is c, but is still running after 2 s \({why}")
+        self.assertRegex(said.decode(), rf"is c, but is still running after 2 s \({why}")
         self.assertEqual(self.locked_lines(), [1])
         runner.send_signal(signal.SIGCONT)
         self.assertEqual(self.finish(runner).code, 0)
@@ -227,20 +227,17 @@ class WithoutRunner(LifeSign):
     def check_is_spared(self, said: str, inherited: bool = True, **environ: str) -> None:
         """Another process has the job lock, as a job has it or not; runset4.py says this."""
         self.write("r echo a\n")
-        holds = (
-            "import os, runmaker4, time\n"
-            "fd = runmaker4.open_lock_file_of('runs.txt')\n"
-            f"os.dup2(fd, 64, inheritable={inherited})\n"
-            "assert runmaker4.lock(64, runmaker4.bucket_of(b'echo a') + 1)\n"
-            "open('ready', 'w').close()\n"
-            "time.sleep(60)"
-        )
+        holds = ("import os, runmaker4, time\n"
+                 "fd = runmaker4.open_lock_file_of('runs.txt')\n"
+                 f"os.dup2(fd, 64, inheritable={inherited})\n"
+                 "assert runmaker4.lock(64, runmaker4.bucket_of(b'echo a') + 1)\n"
+                 "open('ready', 'w').close()\ntime.sleep(60)")
         holder = self.start(sys.executable, "-c", holds, env={"PYTHONPATH": str(ROOT), **environ},
                             start_new_session=True)
         wait_until(lambda: self.exists("ready") or holder.poll() is not None, what="it has the job lock")
-        told = self.cancel(1, code=1, patch="import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 0.3")
+        told = self.cancel(1, code=1, patch=impatient(0.3))
         self.assertEndedHere(told)
-        self.assertIn(f"is c, but is still running after 0 s ({said.format(holder.pid)}", told)
+        self.assertIn(f"is c, but is still running after 0 s ({said.format(holder.pid)}".encode(), told)
         self.assertIsNone(holder.poll())
         holder.kill()
         holder.wait()
@@ -259,11 +256,8 @@ class WithoutRunner(LifeSign):
     def test_of_a_job_elsewhere_it_is_said_where_to_look_for_its_host(self) -> None:
         self.write("r echo a\n")
         self.hold_line(1)
-        patch = ("import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = 0.3\n"
-                 "runset4.Holders._jobs_of = lambda self, command: iter(())")
-        self.assertIn(
-            "line 1: is c, but is still running after 0 s (no visible process of this host runs it: use "
-            "runset4.py --cancel on the right host (runwait4.py --status names it), on FUSE "
-            "kill it there; a client over TCP kills it when it is back)\n",
-            self.cancel(1, code=1, patch=patch),
-        )
+        patch = f"{impatient(0.3)}\nrunset4.Holders._jobs_of = lambda self, command: iter(())"
+        self.assertIn(b"line 1: is c, but is still running after 0 s (no visible process of this host runs "
+                      b"it: use runset4.py --cancel on the right host (runwait4.py --status names it), on FUSE "
+                      b"kill it there; a client over TCP kills it when it is back)\n",
+                      self.cancel(1, code=1, patch=patch))
