@@ -1,8 +1,10 @@
 """Promise: what an event means for a job depends on its phase, and on nothing else."""
 import asyncio
 import os
+import pathlib
 import signal
 import subprocess
+import tempfile
 import unittest
 from typing import Any, Callable, Optional
 from unittest import mock
@@ -23,14 +25,16 @@ TABLE = {
     Phase.SETTLING: (b"!", b"!", b"!", b"!"),
 }
 EVENTS = "drain", "stopped", "cancelled", "lost"
+GO = f"{tempfile.gettempdir()}/runmaker4-go.{os.getpid()}"      # once it is there, jobs end that wait for it
+UNTIL_GO = f"until [ -e {GO} ]; do sleep 0.02; done; exit 3".encode()
 # what the job does that comes to this phase; in all of them the end of its last run is `!`
 COMMANDS = {
     Phase.STARTING: b"exit 3",
     Phase.AT_GATE: b"exit 3",
-    Phase.RUNNING: b"sleep 1; exit 3",
+    Phase.RUNNING: UNTIL_GO,
     Phase.READING_ON: b"(while :; do echo x; sleep 0.02; done) & exit 3",
-    Phase.UNDYING: b"sleep 1; exit 3",
-    Phase.GROWING: b"sleep 1; exit 3",
+    Phase.UNDYING: UNTIL_GO,
+    Phase.GROWING: UNTIL_GO,
     Phase.SETTLING: b"exit 3",
 }
 
@@ -75,6 +79,17 @@ class Cells(unittest.TestCase):
     """A job is brought to a phase, something happens, and its line gets what the table says."""
     seconds_left: Optional[float] = None        # until the wall time is over
 
+    def setUp(self) -> None:
+        # on a busy machine a process that prints can be silent for 0.3 s
+        patient = mock.patch.object(runmaker4.Pump, "QUIET_SECONDS", 60.0)
+        patient.start()
+        self.addCleanup(patient.stop)
+        self.addCleanup(pathlib.Path(GO).unlink, missing_ok=True)
+
+    def let_go(self) -> None:
+        """Have jobs end that wait for it."""
+        pathlib.Path(GO).touch()
+
     def play(self, *args: Any, **more: Any) -> bytes:
         """The same as make_events(), with an event loop."""
         return asyncio.run(self.make_events(*args, **more))
@@ -85,6 +100,7 @@ class Cells(unittest.TestCase):
 
         after_a_run: the phase is STARTING for its second run.
         """
+        pathlib.Path(GO).unlink(missing_ok=True)
         job = Job(1, 1, 0, NEW, b" " + (command or COMMANDS[phase]), gated=phase is Phase.AT_GATE)
         if phase is Phase.GROWING:
             job.settings = runmaker4.JobSettings(needs=Resources(1, 5.0), larger_needs=(Resources(1, 9.0),))
@@ -96,9 +112,11 @@ class Cells(unittest.TestCase):
         if after_a_run:
             await self.reach(job, Phase.RUNNING)
             jobs.hold = Phase.STARTING
+            self.let_go()
         if phase is Phase.GROWING:
             await self.reach(job, Phase.RUNNING)
             self.runner.tasks[job].run.cause = "memory"
+            self.let_go()
         if phase is Phase.UNDYING:
             await self.reach(job, Phase.RUNNING)
             self.runner.tasks[job].kill_run("timeout")
@@ -106,7 +124,8 @@ class Cells(unittest.TestCase):
         for event in events:
             event(self.runner, job)
         jobs.go_on.set()
-        await asyncio.wait_for(work, 20)
+        self.let_go()
+        await asyncio.wait_for(work, 60)
         self.outlives_runner = job.outlives_runner
         os.close(signal.set_wakeup_fd(-1))
         os.close(signals.read_fd)
@@ -132,7 +151,7 @@ class Cells(unittest.TestCase):
         return runner, signals
 
     async def reach(self, job: Job, phase: Phase) -> None:
-        end = asyncio.get_running_loop().time() + 20
+        end = asyncio.get_running_loop().time() + 60
         while job not in self.runner.tasks or self.runner.tasks[job].phase is not phase:
             self.assertLess(asyncio.get_running_loop().time(), end, f"{phase} was not reached")
             await asyncio.sleep(0.001)
@@ -165,7 +184,7 @@ class Cells(unittest.TestCase):
     def test_a_job_that_is_just_being_started_again_has_its_last_result_or_is_in_error(self) -> None:
         for name, becomes in zip(EVENTS, (b"!", b"e", b"c", NOTHING)):
             with self.subTest(event=name):
-                self.assertEqual(self.play(Phase.STARTING, self.event(name), command=b"sleep 1; exit 3",
+                self.assertEqual(self.play(Phase.STARTING, self.event(name), command=UNTIL_GO,
                                            after_a_run=True), becomes)
 
     def test_the_strongest_cause_counts_whatever_the_order(self) -> None:
@@ -220,6 +239,7 @@ class Cells(unittest.TestCase):
     def test_a_job_that_is_killed_in_the_moment_in_which_its_shell_has_exited_keeps_its_result(self) -> None:
         """The shell has exited, and nobody has waited for it yet."""
         def wait_for_exit(runner: Runner, job: Job) -> None:
+            self.let_go()
             os.waitid(os.P_PID, runner.tasks[job].run.pid, os.WEXITED | os.WNOWAIT)
 
         for name, becomes in zip(EVENTS, TABLE[Phase.READING_ON]):
