@@ -21,6 +21,15 @@ GIB = 1 << 30
 # A runner, or a client, that looks five times a second how much memory its jobs have, not once
 WATCHFUL = ("import runmaker4; "
             "runmaker4.Runner.MIN_MEASURING_PAUSE, runmaker4.Runner.MEASURING_PAUSE_FACTOR = 0.2, 9")
+# It counts the memory of a job that has made its held.LINE; this is a program that makes it when it has all
+HELD = f"""{WATCHFUL}
+import os
+measure = runmaker4.JobTask.measure_memory
+runmaker4.JobTask.measure_memory = lambda task, table: (
+    measure(task, table) if os.path.exists(f"held.{{task.job.number}}") else 0)
+"""
+HOLD = ("import os, sys, time; data = b'x' * (int(sys.argv[1]) << 20)\n"
+        "open('held.' + os.environ['JOB_ID'], 'w'); time.sleep(float(sys.argv[2]))")
 
 
 class Sizes(unittest.TestCase):
@@ -153,28 +162,25 @@ class LeftOverTcp(OverTcp, Left):
 class WatchedCase(TcpCase):
     """Jobs whose memory is looked at."""
 
-    def run_jobs(self, *options: object, **settings: Any) -> Ended:
-        return self.finish(self.start_patched(WATCHFUL, *options, "runs.txt", **settings))
+    def run_jobs(self, *options: object, patch: str = WATCHFUL, **settings: Any) -> Ended:
+        return self.finish(self.start_patched(patch, *options, "runs.txt", **settings))
 
 
 class Kept(WatchedCase):
     """What takes more than it was promised is ended."""
-    TAKE = "import sys, time; data = b'x' * (int(sys.argv[1]) << 20); time.sleep({})"
 
     def setUp(self) -> None:
         super().setUp()
-        self.write(self.TAKE.format(60), "hold.py")
-        self.write(self.TAKE.format(0), "take.py")
+        self.write(HOLD, "hold.py")
 
     def test_a_job_that_takes_more_is_ended_and_has_failed(self) -> None:
-        self.write("#RUN memory=100M\n. python3 hold.py 150\n. python3 take.py 20\n")
-        # a second apart, as without WATCHFUL: on a busy machine hold.py needs more than 0.2 s for its memory
-        ended = super(WatchedCase, self).run_jobs("-j2", "--memory=1G")
+        self.write("#RUN memory=100M\n. python3 hold.py 150 60\n. python3 hold.py 20 1\n")
+        ended = self.run_jobs("-j2", "--memory=1G", patch=HELD)
         self.assertEqual((ended.code, self.states()), (1, "!d"))
         self.assertRegex(ended.out.decode(), r"took 1[56][0-9](\.[0-9])?M of 100M")
 
     def test_all_processes_of_its_tree_count(self) -> None:
-        each = "python3 hold.py {} & "
+        each = "python3 hold.py {} 60 & "
         self.write(f"#RUN memory=150M\n. {each.format(70)}setsid {each.format(80)}wait\n")
         ended = self.run_jobs("--memory=1G")
         self.assertEqual((ended.code, self.states()), (1, "!"))
@@ -188,12 +194,12 @@ class Kept(WatchedCase):
         self.assertEqual((self.run_jobs("--memory=1G").code, self.states()), (0, "d"))
 
     def test_it_is_tried_again_as_after_a_timeout(self) -> None:
-        self.write("#RUN memory=100M\n. echo >>runs; [ $(wc -l <runs) = 2 ] || python3 hold.py 150\n")
+        self.write("#RUN memory=100M\n. echo >>runs; [ $(wc -l <runs) = 2 ] || python3 hold.py 150 60\n")
         ended = self.run_jobs("--memory=1G", "--retries=1")
         self.assertEqual((ended.code, self.states()), (0, "d"))
 
     def test_jobs_without_a_promise_may_take_what_they_want(self) -> None:
-        self.write(". python3 hold.py 150 & sleep 2; kill $!; true\n#RUN memory=10M\n. sleep 2\n")
+        self.write(". python3 hold.py 150 60 & sleep 2; kill $!; true\n#RUN memory=10M\n. sleep 2\n")
         self.assertEqual((self.run_jobs("-j2", "--memory=20M").code, self.states()), (0, "dd"))
 
 
@@ -308,6 +314,16 @@ class OutOfMemory(TcpCase):
 class Clients(TcpCase):
     """Clients have their own memory each, and the server hands out by it."""
 
+    def wait_left_alone(self, states: str) -> None:
+        """Wait until the jobs have stayed in these states for a second."""
+        since = [time.monotonic()]
+
+        def is_left_alone() -> bool:
+            if self.states() != states:
+                since[0] = time.monotonic()
+            return time.monotonic() - since[0] > 1.0
+        wait_until(is_left_alone, 60, f"the jobs stay {states}")
+
     def test_a_job_goes_to_the_client_that_has_enough(self) -> None:
         self.write("#RUN memory=500M\n" + ". echo $RUNMAKER4_SLOT >>taken\n" * 3)
         server = self.start_server()
@@ -319,16 +335,13 @@ class Clients(TcpCase):
         self.finish(small)
 
     def test_a_server_gives_nothing_to_a_client_that_does_not_fit_beside_a_grown_job(self) -> None:
-        self.write("#RUN memory=60M,800M\n. echo >>runs; [ $(wc -l <runs) = 2 ] || python3 hold.py; "
+        self.write("#RUN memory=60M,800M\n. echo >>runs; [ $(wc -l <runs) = 2 ] || python3 hold.py 80 60; "
                    f"{UP}; until [ -e go ]; do sleep 0.02; done\n")
-        self.write("import time; data = b'x' * (80 << 20); time.sleep(60)", "hold.py")
+        self.write(HOLD, "hold.py")
         client = self.start_client(self.start_server(), "-j2", "--memory=1G", up=[2], patch=WATCHFUL)
         self.append("#RUN memory=500M", ". true")
-        time.sleep(1.0)
         # on a busy machine it is sent before the server hears of the growth, and comes back after a second
-        wait_until(lambda: self.states() == "r.", what="the client has no second job")
-        time.sleep(0.3)
-        self.assertEqual(self.states(), "r.")
+        self.wait_left_alone("r.")
         self.write("", "go")
         self.assertEqual((self.finish(client).code, self.states()), (0, "dd"))
 
@@ -340,8 +353,7 @@ class Clients(TcpCase):
         self.append(". true")
         self.start_server("--port", server.port)
         self.wait_said(client, "connected again")
-        time.sleep(1.0)
-        self.assertEqual(self.states(), "r.")
+        self.wait_left_alone("r.")
         self.write("", "go")
         self.assertEqual((self.finish(client).code, self.states()), (0, "dd"))
 

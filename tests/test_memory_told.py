@@ -7,12 +7,11 @@ from tests.journal import end
 from tests.support import RUNWAIT, Ended
 from tests.tcp import TcpCase
 from tests.test_journal_reading import JournalCase
-from tests.test_memory import WATCHFUL
+from tests.test_memory import HELD, HOLD, WATCHFUL
 from tests.test_tcp import ordinarily
 
 MIB = 1 << 20
 RECORDS = "--outdir", "out", "-l", "log"
-HOLD = "import sys, time; data = b'x' * (int(sys.argv[1]) << 20); time.sleep(float(sys.argv[2]))"
 GROW = ("import os, time; data = b'x' * (110 << 20)\n"
         "time.sleep(60 if int(os.environ['RUNMAKER4_MEMORY']) < len(data) else 0)")
 
@@ -45,9 +44,7 @@ class Told(MemoryCase):
     def test_it_is_told_what_was_promised_and_taken(self) -> None:
         hold = ". python3 hold.py"
         self.write(f"#RUN memory=100M\n{hold} 150 60\n#RUN memory=1G\n{hold} 60 3; exit 3\n#RUN\n. true\n")
-        # a second apart: on a busy machine hold.py needs more than 0.2 s for its memory
-        pace = "import runmaker4; runmaker4.Runner.MEASURING_PAUSE_FACTOR = 9"
-        self.run_recorded("-j3", "--memory=2G", pace=pace)
+        self.run_recorded("-j3", "--memory=2G", pace=HELD)
         self.assertEqual(self.states(), "!!d")
         ends = self.ends()
         self.assertEqual([ends[line].get("promised") for line in (2, 4, 6)], [100 * MIB, 1024 * MIB, None])
