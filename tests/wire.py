@@ -402,7 +402,7 @@ class Peer:
             raise Closed
         return data
 
-    def rest(self, timeout: float = 5) -> bytes:
+    def rest(self, timeout: float = 60) -> bytes:
         """All that comes until the other end closes the connection, which it must within that time."""
         self.socket.settimeout(timeout)
         data = b""
