@@ -119,45 +119,45 @@ class Truncated(FileCase):
 
 class SavedInPlace(TcpCase):
     """An editor empties the file before it fills it again: nobody takes what is there meanwhile for all."""
-    # The file `looked` says that somebody has looked at an empty file; there are 2.5 s to fill it, not 1 s
-    NOTED = """
+    # The editor fills the file as soon as somebody has looked at it, empty as it is
+    FILLED = """
 import os, runmaker4
-runmaker4.JobReader.interval = property(lambda file: 2.5, lambda file, seconds: None)
-def noting(look):
-    def look_and_note(self, *args, **more):
+def filling(look):
+    def look_and_fill(self, *args, **more):
         found = look(self, *args, **more)
-        if os.path.getsize("runs.txt") == 0:
-            open("looked", "w").close()
+        if os.path.exists("saved") and os.path.getsize("runs.txt") == 0:
+            with open("saved") as saved, open("runs.txt", "r+") as file:
+                file.write(saved.read())
+            os.unlink("saved")
         return found
-    return look_and_note
-runmaker4.Cursor._end_walk = noting(runmaker4.Cursor._end_walk)
+    return look_and_fill
+runmaker4.Cursor._end_walk = filling(runmaker4.Cursor._end_walk)
 for name in "snapshot", "summarize":
-    setattr(runmaker4.JobReader, name, noting(getattr(runmaker4.JobReader, name)))
+    setattr(runmaker4.JobReader, name, filling(getattr(runmaker4.JobReader, name)))
 """
 
     def save(self, command: str = "true") -> None:
-        """Fill the file once somebody has looked at it, empty as it is."""
-        wait_until(lambda: self.exists("looked"), what="somebody has looked")
+        """Empty the file, which is to be filled with this job."""
         self.jobs(command)
+        self.write(self.before, "saved")
+        self.write("")
 
     def test_a_runner_runs_what_comes_back(self) -> None:
-        self.write("")
-        runner = self.start_patched(self.NOTED, "runs.txt")
         self.save()
+        runner = self.start_patched(self.FILLED, "runs.txt")
         self.assertEnded(self.finish(runner), 0, "d")
 
     def test_who_waits_for_the_jobs_goes_on(self) -> None:
-        self.write("")
-        waiter = self.start_patched(self.NOTED, "-e", "runs.txt", script=RUNWAIT)
         self.save("false")
+        waiter = self.start_patched(self.FILLED, "-e", "runs.txt", script=RUNWAIT)
+        self.wait_states(".")
         self.assertEqual(self.run_jobs().code, 1)
         self.assertEqual(self.finish(waiter).code, 1, "it has seen the job fail")
 
     def test_a_client_and_a_server_that_is_to_leave_when_all_is_done_stay(self) -> None:
-        self.write("")
-        server = self.start_server("--exit-when-done", patch=self.NOTED)
-        client = self.start_client(server)
         self.save()
+        server = self.start_server("--exit-when-done", patch=self.FILLED)
+        client = self.start_client(server)
         self.assertClientEnded(self.finish(client), 0, "d")
         self.assertEqual(self.finish(server).code, 0)
 
