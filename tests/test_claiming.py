@@ -1,5 +1,4 @@
 """A line is claimed by exactly one runner: the quick start, many runners on one file, and classic locks."""
-import itertools
 import os
 import re
 import signal
@@ -19,7 +18,6 @@ from tests.support import (
     as_bytes,
     console_lines,
     printed,
-    wait_until,
 )
 
 HOST = os.uname().nodename
@@ -31,17 +29,8 @@ def quick_start(pause: str) -> str:
     return "".join(f". echo {letter}; {pause}; echo {letter.upper()}\n" for letter in LETTERS)
 
 
-class TwoRunners(Case):
-    """Helpers for two runners on one file."""
-
-    def start_two(self, *options: str) -> list[subprocess.Popen[bytes]]:
-        return [self.start(RUNMAKER, "-j2", *options, "runs.txt") for _ in range(2)]
-
-    def finish_all(self, runners: list[subprocess.Popen[bytes]]) -> bytes:
-        """Wait for runners that all succeed; what they printed."""
-        ended = [self.finish(runner) for runner in runners]
-        self.assertEqual([end.code for end in ended], [0] * len(runners), [end.err for end in ended])
-        return b"".join(end.out for end in ended)
+class QuickStart(Case):
+    """What the README shows first."""
 
     def pid_of(self, command: str, out: bytes) -> int:
         """The process of a job, from the `forked` line of the console."""
@@ -49,25 +38,16 @@ class TwoRunners(Case):
         self.assertEqual(len(pids), 1, f"{command} was started {len(pids)} times")
         return pids[0]
 
-
-class QuickStart(TwoRunners):
-    """What the README shows first."""
-
-    def watch_until(self, wanted: str) -> list[str]:
-        """The states that each job went through, until all are as wanted: ['.rd', ...]."""
-        seen = [self.states()]
-        while seen[-1] != wanted:
-            wait_until(lambda: self.states() != seen[-1], what=f"{seen[-1]} changes")
-            seen.append(self.states())
-        return ["".join(state for state, _ in itertools.groupby(states)) for states in zip(*seen)]
-
-    def test_two_runners_run_each_job_once_and_print_what_happens(self) -> None:
-        self.write(quick_start("sleep 0.3"))
-        runners = self.start_two()
-        self.assertEqual(self.watch_until("dddd"), [".rd"] * 4)
-        out = self.finish_all(runners)
+    def test_two_runners_run_each_job_once_share_them_and_print_what_happens(self) -> None:
+        self.write(quick_start(GATE))
+        runners = [self.start(RUNMAKER, "-j2", "runs.txt") for _ in range(2)]
+        self.wait_states("rrrr")
+        self.open_gate()
+        ended = [self.finish(runner) for runner in runners]
+        self.assertEqual([(end.code, end.out.count(b"executing")) for end in ended], [(0, 2)] * 2, ended)
+        out = ended[0].out + ended[1].out
         for letter in LETTERS:
-            command = f"echo {letter}; sleep 0.3; echo {letter.upper()}"
+            command = f"echo {letter}; {GATE}; echo {letter.upper()}"
             job = f"({HOST},{self.pid_of(command, out)})"
             of_this_job = [line for line in out.decode().splitlines() if command in line or job in line]
             self.assertEqual(of_this_job, [f"executing `{command}'",
@@ -76,15 +56,7 @@ class QuickStart(TwoRunners):
                                            f"stdout {job}: {letter.upper()}",
                                            f'status {job}: exit 0 "{command}"'])
         self.assertEqual(len(out.splitlines()), 4 * 5)
-        self.assertEqual(self.read().decode(), quick_start("sleep 0.3").replace(". ", "d "))
-
-    def test_two_runners_share_the_jobs(self) -> None:
-        self.write(quick_start(GATE))
-        runners = self.start_two()
-        self.wait_states("rrrr")
-        self.open_gate()
-        for runner in runners:
-            self.assertEqual(self.finish_all([runner]).count(b"executing"), 2)
+        self.assertEqual(self.read().decode(), quick_start(GATE).replace(". echo", "d echo"))
 
 
 class ManyRunners(Case):
