@@ -580,7 +580,7 @@ class Commands(Case):
         printed = (home / ".printed").read_text(errors="replace")
         if recipe.until and not wrong:
             os.killpg(process.pid, signal.SIGTERM)
-            process.wait(15)
+            process.wait(60)
         states = self.states(f"{number}/runs.txt") if recipe.states else ""
         if states != recipe.states:
             wrong = wrong or f"states are {states}, not {recipe.states}"
@@ -607,14 +607,14 @@ class Commands(Case):
     @staticmethod
     def await_end(process: subprocess.Popen[bytes], until: str, home: pathlib.Path) -> str:
         """Wait until a command has ended, or has done its work, if it does not end; what is wrong, or ''."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < end:
             if until and subprocess.run(["sh", "-c", until], cwd=home, stdout=subprocess.DEVNULL, check=False,
                                         stderr=subprocess.DEVNULL).returncode == 0:
                 return ""
             time.sleep(0.05)
         if until or process.returncode is None:
-            return "it has ended too early" if process.returncode is not None else "not within 30 s"
+            return "it has ended too early" if process.returncode is not None else "not within 120 s"
         return f"exit status {process.returncode}" if process.returncode else ""
 
 
