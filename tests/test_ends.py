@@ -159,9 +159,8 @@ class Trees(RunCase):
     def test_jobs_of_a_runner_within_a_job_are_ended_although_that_runner_is_dead(self) -> None:
         inner = shlex.join(self.command(RUNMAKER, "inner.txt"))
         self.write(". : > inner.up; sleep 60\n", "inner.txt")
-        self.jobs(
-            f"{inner} & {UP}; until [ -e inner.up ]; do sleep 0.02; done; kill -9 $!; : > dead; sleep 60"
-        )
+        kill = "until [ -e inner.up ]; do sleep 0.02; done; kill -9 $!; : > dead"
+        self.jobs(f"{inner} & {UP}; {kill}; sleep 60")
         runner = self.start_jobs()
         wait_until(lambda: self.exists("dead"), 20, "the inner runner is dead")
         runner.send_signal(signal.SIGINT)
@@ -237,23 +236,6 @@ kill -0 $(cat stranger) && : >lives
         self.assertTrue(self.exists("lives"), ended.err)
 
 
-class Timeouts(RunCase):
-    """--timeout: a job that runs longer is ended and marked !."""
-
-    def test_a_job_that_runs_too_long_is_marked_as_failed_and_the_console_says_why(self) -> None:
-        """Also one that then ends well."""
-        self.jobs("echo before; : >late.$$; sleep 60; touch never", "echo after",
-                  "trap 'exit 0' TERM; : >late.$$; while :; do sleep 0.1; done")
-        ended = self.finish(self.start_patched(WHEN_LATE, "--timeout", "0.4", "runs.txt"))
-        self.assertEnded(ended, 1, "!d!")
-        lines = console_lines(ended.out)
-        command = lines[0].text
-        self.assertEqual(printed(lines, "status")[1], b'timeout after 0.4s "%s"' % command)
-        self.assertEqual(printed(lines), [b"before", b"after"])
-        self.assertLess([line.text for line in lines].index(b"before"), 3, "output comes before the end")
-        self.assertFalse(self.exists("never"))
-
-
 # COUNTED N: fails N times, then is well
 COUNTED = "echo $JOB_ID >>order; echo >>runs.$JOB_ID $JOB_ID; test $(wc -l <runs.$JOB_ID) -gt"
 
@@ -268,9 +250,8 @@ class Retries(RunCase):
         self.assertEnded(ended, 1, "d!dd")
         self.assertEqual(self.read("order").split(), [b"1"] * 3 + [b"2"] * 3 + [b"3"] + [b"4"] * 2)
         status = printed(console_lines(ended.out), "status")
-        self.assertEqual(
-            [text[:6] for text in status[:6]], [b"forked", b"exit 1"] * 2 + [b"forked", b"exit 0"]
-        )
+        self.assertEqual([text[:6] for text in status[:6]],
+                         [b"forked", b"exit 1"] * 2 + [b"forked", b"exit 0"])
 
     def test_a_job_that_runs_too_long_is_retried(self) -> None:
         self.jobs(f"{COUNTED} 1 || {{ : >late.$$; sleep 60; }}")
@@ -331,8 +312,8 @@ class CutOff(RunCase):
         self.assertEnded(self.run_jobs("-q"), 0, "ddddd")
 
 
-class Walltimes(RunCase):
-    """--walltime T: after T what runs is ended; no job is started whose timeout no longer fits."""
+class Limits(RunCase):
+    """--timeout ends a job that runs too long, --walltime all, and nothing begins that would not fit."""
 
     def test_what_runs_is_ended_and_not_retried_and_what_waits_stays_new(self) -> None:
         self.jobs("true", SLEEPING, "touch never")
@@ -353,15 +334,21 @@ class Walltimes(RunCase):
         self.write("", "later")
         self.assertEnded(self.finish(runner), 0, "d")
 
-    def test_no_job_is_started_whose_timeout_does_not_fit(self) -> None:
-        self.jobs("touch never")
-        ended = self.run_jobs("--walltime", "30", "--timeout", "60", timeout=20)
-        self.assertEnded(ended, 1, ".")
-        self.assertFalse(self.exists("never"))
-        self.assertComplains(ended, "line 1: the timeout is 1m 00s, and the wall time is over in ")
-
     def test_a_job_is_not_retried_whose_timeout_does_not_fit_any_more(self) -> None:
         self.jobs("echo >> runs; : >later; false")
         runner = self.start_patched(LATER, "--walltime=1h", "--timeout=30m", "--retries=9", "runs.txt")
         self.assertEnded(self.finish(runner), 1, "!")
         self.assertEqual(self.read("runs"), b"\n")
+
+    def test_a_job_that_runs_too_long_is_marked_as_failed_and_the_console_says_why(self) -> None:
+        """Also one that then ends well."""
+        self.jobs("echo before; : >late.$$; sleep 60; touch never", "echo after",
+                  "trap 'exit 0' TERM; : >late.$$; while :; do sleep 0.1; done")
+        ended = self.finish(self.start_patched(WHEN_LATE, "--timeout", "0.4", "runs.txt"))
+        self.assertEnded(ended, 1, "!d!")
+        lines = console_lines(ended.out)
+        command = lines[0].text
+        self.assertEqual(printed(lines, "status")[1], b'timeout after 0.4s "%s"' % command)
+        self.assertEqual(printed(lines), [b"before", b"after"])
+        self.assertLess([line.text for line in lines].index(b"before"), 3, "output comes before the end")
+        self.assertFalse(self.exists("never"))
