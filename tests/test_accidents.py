@@ -63,20 +63,8 @@ class RestoredLockFile(RunCase):
         self.finish(runner)
 
 
-class LastLineWithoutNewline(RunCase):
-    """What >> appends becomes part of it."""
-
-    def test_the_runner_warns_before_it_takes_the_line(self) -> None:
-        for text, warns in (". echo b", True), (". echo b\n# a comment", True), (". echo b\n", False):
-            with self.subTest(text):
-                self.write(text)
-                ended = self.run_jobs("-q")
-                self.assertEqual((ended.code, self.states()), (0, "d"))
-                self.assertEqual(b"the last line has no newline" in ended.err, warns, ended.err)
-
-
-class LinesThatAreGone(RunCase):
-    """A file that is away for a while, and lines that a user deletes."""
+class Edits(RunCase):
+    """A file that is away for a while, lines that a user deletes, and a last line to which >> appends."""
     # The file is back once a runner has given up a result
     COMES_BACK = f"""{HASTY}
 import os
@@ -110,9 +98,17 @@ runmaker4.JobQueue.release_job = release_and_restore
         self.finish(runner)
         self.assertEqual((self.states(), self.read("ran")), ("d", b"S\n"), self.read("said"))
 
+    def test_the_runner_warns_before_it_takes_the_line(self) -> None:
+        for text, warns in (". echo b", True), (". echo b\n# a comment", True), (". echo b\n", False):
+            with self.subTest(text):
+                self.write(text)
+                ended = self.run_jobs("-q")
+                self.assertEqual((ended.code, self.states()), (0, "d"))
+                self.assertEqual(b"the last line has no newline" in ended.err, warns, ended.err)
 
-class LeftDaemon(RunCase):
-    """A daemon that a job has left keeps the line r, when the runner was killed."""
+
+class LeftBehind(RunCase):
+    """A process that a job leaves behind has the job lock, whatever its session and environment are."""
 
     def test_status_names_it_and_cancel_ends_it(self) -> None:
         self.jobs(f"setsid sleep 60 >daemon 2>&1 & echo $! >pid; {UP}; until [ -e out ]; do sleep 0.02; done")
@@ -128,6 +124,12 @@ class LeftDaemon(RunCase):
 
     def status(self) -> bytes:
         return self.run_script(RUNWAIT, "--status", "runs.txt").out
+
+    def test_it_is_killed_before_the_job_is_tried_again(self) -> None:
+        self.jobs("(env -i setsid sleep 60 >left 2>&1 & echo $! >>pids); : >late.$$; sleep 60")
+        ended = self.finish(self.start_patched(WHEN_LATE, "--timeout=0.3", "--retries=1", "runs.txt"))
+        left = [alive(int(pid)) for pid in self.read("pids").split()]
+        self.assertEqual((ended.code, left), (1, [False, False]), ended.err)
 
 
 class CannotBeKilled(TcpCase):
@@ -207,16 +209,6 @@ class CannotBeKilled(TcpCase):
         self.assertIn(f"process {pid} (".encode(), self.run_script(RUNWAIT, "--failed", "runs.txt").out)
 
 
-class LeftSessionAndEnvironment(RunCase):
-    """A process of a job that has neither its session nor its tag has the job lock."""
-
-    def test_it_is_killed_before_the_job_is_tried_again(self) -> None:
-        self.jobs("(env -i setsid sleep 60 >left 2>&1 & echo $! >>pids); : >late.$$; sleep 60")
-        ended = self.finish(self.start_patched(WHEN_LATE, "--timeout=0.3", "--retries=1", "runs.txt"))
-        left = [alive(int(pid)) for pid in self.read("pids").split()]
-        self.assertEqual((ended.code, left), (1, [False, False]), ended.err)
-
-
 class Cancelled(RunCase):
     """A cancelled job, whose shell is over, has one outcome."""
 
@@ -225,7 +217,7 @@ class Cancelled(RunCase):
             with self.subTest(status=status):
                 # a runner reads on while what the shell has left prints
                 self.jobs(f"{UP}; while sleep 0.1; do echo on; done & exit {status}")
-                runner = self.start_patched(patient(60), "-q", "runs.txt")
+                runner = self.start_patched(patient(600), "-q", "runs.txt")
                 self.wait_up(1, runner=runner)
                 self.finish(self.start(RUNSET, "--cancel", "runs.txt", "1"))
                 ended = self.finish(runner)
