@@ -6,7 +6,7 @@ import threading
 import unittest
 from typing import Any
 
-from tests.support import FULL, GATE, HASTY, RUNMAKER, WAITING, Ended, RunCase, wait_until
+from tests.support import FULL, GATE, HASTY, RUNMAKER, WAITING, Ended, Process, RunCase, wait_until
 from tests.tcp import OverTcp, TcpCase
 from tests.test_ends import LATER
 from tests.values import present
@@ -19,6 +19,14 @@ def closing(ended: Ended) -> str:
     """The closing line without program, file, time, and the command that shows why jobs failed."""
     line = re.sub("; runwait4.py .* shows why$", "", ended.err.decode().splitlines()[-1]).split(": ", 2)[2]
     return re.sub(r" in \d+(\.\d+)?[smh]( \d\d[smh])?", " in T", line)
+
+
+def drain(case: RunCase, runner: Process, number: signal.Signals = signal.SIGHUP) -> Ended:
+    """Have a runner start no more jobs while its first one runs; how it ends."""
+    case.wait_up(1, runner=runner)
+    runner.send_signal(number)
+    case.open_gate()
+    return case.finish(runner)
 
 
 class OfTheFile(RunCase):
@@ -94,10 +102,7 @@ class OfTheFile(RunCase):
 
     def test_a_batch_job_that_is_drained_does_not_look_completed(self) -> None:
         self.jobs(WAITING, "true", "true")
-        runner = self.start_jobs("-q", "--resume")
-        runner.send_signal(signal.SIGUSR1)
-        self.open_gate()
-        ended = self.finish(runner)
+        ended = drain(self, self.start(RUNMAKER, "-q", "--resume", "runs.txt"), signal.SIGUSR1)
         self.assertEnded(ended, 1, "d..")
         self.assertEqual(closing(ended), "1 done in T; in all 1 done, 2 new")
 
@@ -110,28 +115,17 @@ class OfTheFile(RunCase):
 
     def test_a_drained_runner_knows_what_dead_ones_have_left(self) -> None:
         self.write(f". {WAITING}\nr a\n#RUN host=nobody\nr b\n")
-        runner = self.start_patched(HASTY, "-q", "runs.txt")
-        self.wait_up(1, runner=runner)
-        runner.send_signal(signal.SIGHUP)
-        self.open_gate()
-        ended = self.finish(runner)
-        self.assertEqual(ended.code, 1)
-        self.assertEqual(closing(ended),
-                         "1 done in T; in all 1 done, 2 error (lines 2, 4); -r runs them again")
-
-
-class ManyLines(RunCase):
-    """What a long file holds is found out in little time: settings that do not fit are passed over."""
+        ended = drain(self, self.start_patched(HASTY, "-q", "runs.txt"))
+        self.assertEqual((ended.code, closing(ended)),
+                         (1, "1 done in T; in all 1 done, 2 error (lines 2, 4); -r runs them again"))
 
     def test_jobs_below_many_directives_for_others(self) -> None:
+        """Settings that do not fit are passed over, which takes little time."""
         text = "".join(f"#RUN host=h{number}\n" + f". {number}\n" * 100 for number in range(100))
         self.write(f". true\n{text}#RUN\n! a\n#RUN together=g host=a\ne b\n")
         ended = self.run_jobs("-q")
-        self.assertEqual(
-            closing(ended),
-            "1 done in T; in all 1 done, 1 failed, 1 error (lines 10103, 10105), "
-            "10000 new; -r runs them again",
-        )
+        self.assertEqual(closing(ended), "1 done in T; in all 1 done, 1 failed, 1 error (lines 10103, "
+                                         "10105), 10000 new; -r runs them again")
 
 
 class NoFile(RunCase):
@@ -140,11 +134,7 @@ class NoFile(RunCase):
 
     def test_a_file_that_has_gone_is_said(self) -> None:
         self.jobs(f"{WAITING}; rm runs.txt")
-        runner = self.start_patched(self.GONE, "-q", "runs.txt")
-        self.wait_up(1, runner=runner)
-        runner.send_signal(signal.SIGHUP)
-        self.open_gate()
-        ended = self.finish(runner)
+        ended = drain(self, self.start_patched(self.GONE, "-q", "runs.txt"))
         self.assertEqual(ended.code, 1)
         self.assertTrue(closing(ended).endswith("; the state of the file is unknown"), ended.err)
 
