@@ -62,10 +62,6 @@ Message = dict[str, Any]
 Side = Union[runmaker4.Channel, End]
 
 
-def unaltered(_: int, data: bytes) -> bytes:
-    return data
-
-
 class Line:
     """Two ends and what lies between: each handshake goes through `alter`, and is recorded as sent."""
 
@@ -76,7 +72,8 @@ class Line:
         self.flights: list[bytes] = []
         self.errors = ""
 
-    def shake(self, alter: Alter = unaltered, flights: Sequence[int] = FLIGHTS) -> tuple[bool, bool]:
+    def shake(self, alter: Alter = lambda _, data: data,
+              flights: Sequence[int] = FLIGHTS) -> tuple[bool, bool]:
         """A handshake as far as it comes: which ends are convinced, client and server."""
         for number in flights:
             sender, receiver = self.ends(number)
@@ -89,8 +86,7 @@ class Line:
         return self.client.is_authenticated, self.server.is_authenticated
 
     def ends(self, number: int) -> tuple[Side, Side]:
-        odd = number % 2
-        return (self.client, self.server) if odd else (self.server, self.client)
+        return (self.client, self.server) if number % 2 else (self.server, self.client)
 
     def with_forger(self, from_server: bool) -> tuple[End, Side]:
         """Shake hands; an end that knows the token and may say anything, and the other end."""
@@ -123,8 +119,7 @@ def proven() -> Line:
 
 
 def both_ways() -> Iterator[tuple[runmaker4.Channel, runmaker4.Channel]]:
-    """Two ends that have just proven themselves, sender and receiver: from the client, and from the server.
-    """
+    """Sender and receiver, which have just proven themselves: from the client, and from the server."""
     for number in range(2):
         yield list(proven().directions())[number]
 
@@ -273,9 +268,7 @@ class Handshake(ChannelCase):
         return line.server.is_authenticated
 
     def test_the_proof_of_another_connection_confirms_nothing(self) -> None:
-        line = Line()
-        line.client = other = End(TOKEN, False)
-        self.assertEqual(line.shake(), (True, True))
+        other, _ = Line().with_forger(False)
         self.assertFalse(self.confirmed_by(json.dumps({"proof": other.proof(b"confirmed")}).encode()))
 
     def test_a_nonce_is_128_bits_in_hexadecimal(self) -> None:
@@ -683,9 +676,7 @@ class Certificate(ChannelCase):
             self.assertEqual((int.from_bytes(found[:32], "big"), int.from_bytes(found[32:], "big")), expected)
 
     def test_openssl_reads_what_is_in_it(self) -> None:
-        line = Line()
-        line.client = client = End(TOKEN, False)
-        self.assertEqual(line.shake(), (True, True))
+        client, _ = Line().with_forger(False)
         assert client.tls
         der = client.tls.getpeercert(True) or b""
         self.assertEqual(hashlib.sha256(der).hexdigest(), CREDENTIALS.certificate)
@@ -708,17 +699,12 @@ class Certificate(ChannelCase):
 
 
 class Secrecy(ChannelCase):
-    """The token leaves an end in no form; what is compared with a secret is compared in constant time.
-
-    Nor is anything that is said readable on the wire.
-    """
+    """What is said is readable to nobody, also later; what is compared with a secret takes constant time."""
 
     def test_who_learns_the_token_later_cannot_read_what_was_said(self) -> None:
-        """TLS agrees on keys that are made of numbers drawn for this connection, and of nothing known before.
-        """
+        """TLS agrees on keys made of numbers drawn for this connection, and of nothing known before."""
         line = Line()
-        line.client = client = End(TOKEN, False)
-        self.assertEqual(line.shake(), (True, True))
+        client, _ = line.with_forger(False)
         assert client.tls
         self.assertEqual((client.tls.version(), client.tls.session_reused), ("TLSv1.3", False))
         self.assertEqual(line.server.take_outgoing(), b"", "a ticket is sent")
@@ -750,9 +736,8 @@ class Fuzz(ChannelCase):
             try:
                 attack(random_)
             except Exception as error:
-                raise AssertionError(
-                    f"round {number} of seed {seed}, state {hash(state)}: {error!r}"
-                ) from error
+                where = f"round {number} of seed {seed}, state {hash(state)}"
+                raise AssertionError(f"{where}: {error!r}") from error
 
     def feed(self, random_: random.Random, receiver: Side, data: bytes) -> list[Message]:
         return self.received(receiver, *pieces(random_, data, random_.choice([2, 40, 4000])))
@@ -762,10 +747,8 @@ class Fuzz(ChannelCase):
             line = Line()
             line.shake(flights=FLIGHTS[:random_.randrange(CERTIFICATE)])
             end = random_.choice([line.client, line.server])
-            data = b"".join(
-                random_.choice([random_.randbytes(random_.randrange(80)), frame(garbage(random_).encode())])
-                for _ in range(3)
-            )
+            data = b"".join(random_.choice([random_.randbytes(random_.randrange(80)),
+                                            frame(garbage(random_).encode())]) for _ in range(3))
             before = end.is_authenticated
             self.assertEqual(self.feed(random_, end, data), [])
             self.assertEqual(end.is_authenticated, before)
