@@ -16,7 +16,6 @@ from tests.support import (
     FULL,
     GATE,
     HASTY,
-    INTERVAL,
     PYTHON,
     RUNMAKER,
     RUNSET,
@@ -235,9 +234,8 @@ class Hosts(DirectiveCase):
                         "dd.d" * len(self.OURS))
         self.assertTold(" new")
         self.assertEqual(len(self.ran()), 3 * len(self.OURS), "JOB_ID is the line number")
-        self.assertEqual(
-            set(self.ran()), {7 * block + line for block in range(len(self.OURS)) for line in (2, 3, 7)}
-        )
+        self.assertEqual(set(self.ran()),
+                         {7 * block + line for block in range(len(self.OURS)) for line in (2, 3, 7)})
 
 
 class Settings(DirectiveCase):
@@ -261,8 +259,7 @@ class Timeouts(DirectiveCase):
 
     def test_it_beats_the_option(self) -> None:
         self.lines("#RUN timeout=0.1", ". sleep 20", "#RUN timeout=none", ". sleep 0.4", "#RUN", ". sleep 30")
-        runner = self.start(RUNMAKER, "-j3", "--timeout", "0.2", "runs.txt")
-        ended = self.finish(runner)
+        ended = self.finish(self.start(RUNMAKER, "-j3", "--timeout", "0.2", "runs.txt"))
         self.assertEqual((ended.code, self.states()), (1, "!d!"))
         status = [text for text in printed(console_lines(ended.out), "status") if text.startswith(b"timeout")]
         self.assertEqual(status, [b'timeout after 0.1s "sleep 20"', b'timeout after 0.2s "sleep 30"'])
@@ -385,9 +382,8 @@ class End(DirectiveCase):
         alice = self.start(RUNMAKER, "--follow", "--name", "alice", "runs.txt")
         time.sleep(0.4)
         self.assertEqual((alice.poll(), self.states()), (None, ".d.."))
-        self.assertEqual(
-            self.finish(self.start(RUNMAKER, "--follow", "-1", "--name", "bob", "runs.txt")).code, 0
-        )
+        bob = self.start(RUNMAKER, "--follow", "-1", "--name", "bob", "runs.txt")
+        self.assertEqual(self.finish(bob).code, 0)
         self.assertLeft(alice, 0, "ddd.")
         self.assertEqual(self.ran(), [4, 2, 6])
 
@@ -408,6 +404,17 @@ class Together(DirectiveCase):
 
 class Changes(DirectiveCase):
     """Directives that are appended, edited or removed hold for the jobs not yet claimed."""
+    # each look at the lines that run adds to a file
+    LOOKS = """
+import runmaker4
+check_jobs = runmaker4.JobQueue.check_jobs
+def check_and_count(queue):
+    found = check_jobs(queue)
+    with open("looks", "a") as looks:
+        looks.write("x")
+    return found
+runmaker4.JobQueue.check_jobs = check_and_count
+"""
 
     def start_robert(self, *options: str) -> subprocess.Popen[bytes]:
         """A runner of this name, which is in its first job."""
@@ -425,10 +432,12 @@ class Changes(DirectiveCase):
     @spared
     def test_a_barrier_that_comes_in_place_above_what_runs_holds_back_the_next_claim(self) -> None:
         self.lines(f". {WAITING}; {RAN}", "#off barrier", f". {LAST}", f". {RAN}")
-        runner = self.start_robert("-j2")
+        runner = self.start_patched(self.LOOKS, "--name=robert", "-j2", "runs.txt")
         self.wait_states("rr.")
+        self.wait_up(1, runner=runner)
         self.change("#off barrier", "#RUN barrier")
-        time.sleep(INTERVAL + 0.2)
+        before = len(self.wait_file("looks"))
+        wait_until(lambda: len(self.read("looks")) > before + 1, what="it has looked since then")
         self.write("", "last")
         self.wait_states("rd.")
         time.sleep(0.3)
@@ -438,10 +447,8 @@ class Changes(DirectiveCase):
 
     @spared
     def test_a_barrier_that_goes_lets_a_waiting_runner_go_on(self) -> None:
-        ways: tuple[Callable[[], object], ...] = (
-            lambda: self.change("#RUN barrier", "#off barrier"),
-            lambda: self.edit("#RUN barrier\n", ""),
-        )
+        ways: tuple[Callable[[], object], ...] = (lambda: self.change("#RUN barrier", "#off barrier"),
+                                                  lambda: self.edit("#RUN barrier\n", ""))
         for how in ways:
             self.lines("#RUN host=bob", ". true", "#RUN", "#RUN barrier", f". {RAN}")
             runner = self.start_hasty("--name", "alice", "runs.txt")
@@ -484,20 +491,15 @@ runmaker4.Scan.next = find_and_append
         (". true\n", "#RUN host=b", f"ob\n. {NOTED}\n#RUN end\n", b""),
         (". true\n", "#RUN e", f"nd\n. {NOTED}\n", b""),
         (f". {GATE}; {NOTED}\n", "#RUN barr", f"ier\n. {NOTED}\n#RUN end\n", b"1\n3\n"),
-        (
-            ". true\n",
-            f". {GATE}; {NOTED[:9]}",
-            f"{NOTED[9:]}\n#RUN barrier\n. {NOTED}\n#RUN end\n",
-            b"2\n4\n",
-        ),
+        (". true\n", f". {GATE}; {NOTED[:9]}", f"{NOTED[9:]}\n#RUN barrier\n. {NOTED}\n#RUN end\n",
+         b"2\n4\n"),
     )
 
     def test_it_keeps_nobody_for_ever_who_does_not_take_it(self) -> None:
         for number, (text, *_) in enumerate(self.ENDS):
             self.write(text, f"{number}.txt")
-        runners = [
-            self.start_hasty(option, f"{number}.txt") for number, (_, option, *_) in enumerate(self.ENDS)
-        ]
+        runners = [self.start_hasty(option, f"{number}.txt") for number,
+                   (_, option, *_) in enumerate(self.ENDS)]
         for number, runner in enumerate(runners):
             text, option, code, states = self.ENDS[number]
             with self.subTest(text=text, option=option):
@@ -598,9 +600,8 @@ class ManyLines(DirectiveCase):
                 mine = chance.random() < 0.5
                 lines.append(f"#RUN host={'alice' if mine else 'bob'}{',carol' * chance.randint(0, 40)}\n")
             elif kind < 0.03:
-                lines.append(
-                    chance.choice(("#off end\n", "# RAN host=alice,bob\n", "#RUN  barrier \n", "#\n", "\n"))
-                )
+                others = "#off end\n", "# RAN host=alice,bob\n", "#RUN  barrier \n", "#\n", "\n"
+                lines.append(chance.choice(others))
             elif kind < 0.05:
                 lines.append(f". {RAN}\n")
                 ours |= {number} if mine else set()
