@@ -61,21 +61,6 @@ class FileCase(RunCase):
         self.assertEnded(ended, 1, states)
 
 
-class Deleted(FileCase):
-    """The job file is deleted: what runs may end, and the result is said."""
-
-    def test_the_running_job_ends_and_its_result_is_said(self) -> None:
-        self.wait_at_gate("touch never", first=f"{WAITING}; touch finished", quick=True)
-        (self.dir / "runs.txt").unlink()
-        ended = self.go_on()
-        self.assertEqual(ended.code, 1)
-        self.assertComplains(ended, "line 1", "gone")
-        self.assertTrue(self.exists("finished"))
-        self.assertFalse(self.exists("never"))
-        self.assertFalse(self.exists("runs.txt"), "nobody makes it anew")
-        self.assertNobodyLeft()
-
-
 class Replaced(FileCase):
     """The job file is replaced by an editor: the new file is followed."""
 
@@ -101,8 +86,8 @@ class Replaced(FileCase):
         self.assertEnded(self.finish(runner), 143, "dd")
 
 
-class Truncated(FileCase):
-    """The job file is cut: what is left stays as it is."""
+class Spoiled(FileCase):
+    """The job file is cut, deleted or made read-only: what is left stays as it is, and jobs go on."""
 
     def test_a_single_byte_of_the_line_is_left_alone_and_the_result_is_said(self) -> None:
         self.wait_at_gate("touch never", quick=True)
@@ -115,6 +100,22 @@ class Truncated(FileCase):
         self.rewrite(self.running)
         self.assertEnded(self.go_on(), 0, "d")
         self.assertFalse(self.exists("never"))
+
+    def test_the_running_job_ends_and_its_result_is_said(self) -> None:
+        self.wait_at_gate("touch never", first=f"{WAITING}; touch finished", quick=True)
+        (self.dir / "runs.txt").unlink()
+        ended = self.go_on()
+        self.assertEqual(ended.code, 1)
+        self.assertComplains(ended, "line 1", "gone")
+        self.assertTrue(self.exists("finished"))
+        self.assertFalse(self.exists("never"))
+        self.assertFalse(self.exists("runs.txt"), "nobody makes it anew")
+        self.assertNobodyLeft()
+
+    def test_the_running_job_gets_its_result(self) -> None:
+        self.wait_at_gate("true", quick=True, **self.bound_by_permissions())
+        (self.dir / "runs.txt").chmod(0o444)
+        self.assertEnded(self.go_on(), 0, "dd")
 
 
 class SavedInPlace(TcpCase):
@@ -224,9 +225,7 @@ class Appended(FileCase):
             time.sleep(pause)
             slowest = max(slowest, time.monotonic() - start)
         if slowest > 0.9 * INTERVAL:
-            self.skipTest(
-                f"this machine was too busy to append every {pause:.2f} s: one took {slowest:.1f} s"
-            )
+            self.skipTest(f"too busy to append every {pause:.2f} s: one took {slowest:.1f} s")
         self.assertEnded(self.go_on(), 0, "dd")
         self.assertEqual(self.read("got"), b"1111111\n")
 
@@ -234,15 +233,6 @@ class Appended(FileCase):
         self.before = self.write(f". {WAITING}").read_bytes()
         self.runner = self.start_jobs(quick=True)
         self.append_bytes(b"\n. touch second\n")
-        self.assertEnded(self.go_on(), 0, "dd")
-
-
-class ReadOnly(FileCase):
-    """The job file is made read-only: who has it open goes on."""
-
-    def test_the_running_job_gets_its_result(self) -> None:
-        self.wait_at_gate("true", quick=True, **self.bound_by_permissions())
-        (self.dir / "runs.txt").chmod(0o444)
         self.assertEnded(self.go_on(), 0, "dd")
 
 
@@ -270,8 +260,7 @@ class FullDisk(FileCase):
             self.assertEnded(ended, 1, "dddd")
             self.assertEqual(sorted(re.findall(rb"\S+: file too large \(the .*", ended.err)), [
                 b"log: file too large (the log file is incomplete; the jobs go on)",
-                b"runs.txt.out/journal: file too large (the journal is incomplete; the jobs go on)",
-            ])
+                b"runs.txt.out/journal: file too large (the journal is incomplete; the jobs go on)"])
 
     def test_messages_that_find_no_room_are_an_error(self) -> None:
         self.jobs("true")
