@@ -24,7 +24,6 @@ UTF16 = "echo a\n".encode("utf-16")
 
 
 class ImportCase(RunCase):
-    """Steps that the tests below share."""
 
     def assertAdds(self, expected: Text, *args: object, said: bytes = b"", **settings: Any) -> None:
         """runset4.py -q with these arguments succeeds, says just that, and this is what runs.txt is then."""
@@ -117,10 +116,8 @@ class Lists(ImportCase):
     def test_ctrl_c_does_not_cut_it_in_two(self) -> None:
         lines = 1200
         self.write(f"echo {'y' * 1000}\n" * lines, "list")
-        interrupting = (
-            "import os, signal\nwrite = os.write\n"
-            "os.write = lambda fd, data: (os.kill(os.getpid(), signal.SIGINT), write(fd, data))[1]"
-        )
+        interrupting = "import os, signal\nwrite = os.write\nos.write = lambda fd, data: (" \
+                       "os.kill(os.getpid(), signal.SIGINT), write(fd, data))[1]"
         adding = self.start_patched(interrupting, "runs.txt", "--add-list", "list", script=RUNSET)
         self.assertEqual(self.finish(adding).code, 128 + signal.SIGINT)
         self.assertEqual(self.read(), f". echo {'y' * 1000}\n".encode() * lines)
@@ -174,13 +171,16 @@ class Lists(ImportCase):
 
 
 class Said(ImportCase):
-    """It says in a line on stderr how many lines were added."""
+    """It says in a line on stderr how many lines were added, and which --follow runners do not see."""
 
-    def test_how_many_lines_were_added_is_said(self) -> None:
+    def setUp(self) -> None:
+        super().setUp()
         self.write("echo 1\n# c\n\necho 2\n", "list")
         self.write("T:\na: echo c\na: echo d\nend\n", "tests")
         (self.dir / "queue").mkdir()
         self.write("[control]\nexecutable: d\n", "queue/d")
+
+    def test_how_many_lines_were_added_is_said(self) -> None:
         calls = {("--add", "echo 1"): "1 line added",
                  ("--add-list", "list"):
                      "2 lines added, 1 comment, 1 blank (1 equal one in the file already)",
@@ -194,6 +194,21 @@ class Said(ImportCase):
                 self.assertEqual((ended.code, ended.out), (0, b""))
                 self.assertEqual(ended.err, as_bytes(f"runset4.py: runs.txt: {said}\n"))
         self.assertEqual(self.states(), "." * 16)
+
+    def test_jobs_that_are_added_below_the_end_are_said(self) -> None:
+        added = ("--add", "echo a"), ("--add-list", "list"), ("--add-tests", "tests"), ("--add-jobs", "queue")
+        for args in added:
+            self.write("d echo 0\n#RUN \t end\nd echo 1\n#RUN end\n")
+            ended = self.run_script(RUNSET, "-q", "runs.txt", *args)
+            with self.subTest(args=args):
+                self.assertEqual((ended.code, ended.err.count(b"\n")), (0, 1))
+                self.assertIn(b"runset4.py: runs.txt: line 2 is a #RUN end; ", ended.err)
+                self.assertIn(".", self.states())
+
+    def test_a_file_that_is_gone_when_all_is_appended_may_have_been_replaced(self) -> None:
+        file = runmaker4.JobFile(str(self.dir / "none"), say=self.fail)
+        with self.assertRaises(runmaker4.FileChangedError):
+            runset4.say_jobs_below_end(file)
 
 
 class Templates(ImportCase):
@@ -230,10 +245,8 @@ class Templates(ImportCase):
         self.write(values, "list")
         theirs = self.run_script("parallel", "--will-cite", "-j1", "-a", "list", show,
                                  env={"HOME": str(self.dir)})
-        ours = b"".join(
-            subprocess.check_output(["sh", "-c", self.fill(show, value)]) for value in self.VALUES
-        )
-        self.assertEqual(theirs.out, ours)
+        ours = [subprocess.check_output(["sh", "-c", self.fill(show, value)]) for value in self.VALUES]
+        self.assertEqual(theirs.out, b"".join(ours))
 
     def test_what_is_no_place_stays_and_without_a_place_for_the_line_it_comes_last(self) -> None:
         for template, value, command in (
@@ -388,11 +401,9 @@ class Tables(ImportCase):
             ("CUDA_VISIBLE_DEVICES={%} train {}", "(write $RUNMAKER4_SLOT)"),
             *((f"to {{{place}}}", "no column") for place in ("= s/x/y/ =", "-1", "+/", "0#")),
         )}
-        calls.update({
-            ("short.csv", "sim {1}"): "short.csv: line 3: has 1 column, and the first row 2",
-            ("long", "sim {beta}"): "long: line 2: has 3 columns, and the first row 2",
-            ("open.csv", "sim {beta}"): "open.csv: line 2: not CSV: ",
-        })
+        calls.update({("short.csv", "sim {1}"): "short.csv: line 3: has 1 column, and the first row 2",
+                      ("long", "sim {beta}"): "long: line 2: has 3 columns, and the first row 2",
+                      ("open.csv", "sim {beta}"): "open.csv: line 2: not CSV: "})
         self.assertAllRefused({("--add-list", name, "--template", template): words
                                for (name, template), words in calls.items()})
         sweep = "--add", "--template", "sim {beta} {1}", ":::", "1"
@@ -481,7 +492,6 @@ class Sweeps(ImportCase):
 
 
 class JobFileCase(ImportCase):
-    """Steps for tests with job files in INI form."""
 
     INI = "[control]\nexecutable: ./job.sh\n[params]\nlogfile: {0}.log\nvalue: {0}\n"
 
@@ -534,11 +544,10 @@ class JobFiles(JobFileCase):
         names = ["a", "b c", "d", "e", "f"]
         for name in names:
             self.job_file(f"queue/{name}")
-        before = b"".join((
-            self.line("queue/a", state=b"d"), self.line("queue/b c", state=b"x").replace(b"\n", b"\r\n"),
-            b"# ", self.line("queue/d"), self.line("queue/e").replace(b"\n", b" more\n"),
-            self.line("queue/f", "edited"),
-        ))
+        before = b"".join((self.line("queue/a", state=b"d"),
+                           self.line("queue/b c", state=b"x").replace(b"\n", b"\r\n"), b"# ",
+                           self.line("queue/d"), self.line("queue/e").replace(b"\n", b" more\n"),
+                           self.line("queue/f", "edited")))
         self.write(before)
         after = before + self.line("queue/d") + self.line("queue/e") + self.line("queue/f")
         self.assertAdds(after, "--add-jobs", "queue")
@@ -549,11 +558,9 @@ class JobFiles(JobFileCase):
         self.job_file("bad/a")
         self.job_file("bad/b", "[control]\nlogfile: a\n")
         (self.dir / "empty").mkdir()
-        self.assertAllRefused({
-            ("--add-jobs", "queue/a", "missing"): "missing: no such file",
-            ("--add-jobs", "queue", "bad"): "bad/b: missing executable=",
-            ("--add-jobs", "empty"): "empty: no job files (nothing",
-        })
+        self.assertAllRefused({("--add-jobs", "queue/a", "missing"): "missing: no such file",
+                               ("--add-jobs", "queue", "bad"): "bad/b: missing executable=",
+                               ("--add-jobs", "empty"): "empty: no job files (nothing"})
 
     def test_what_is_wrong_with_a_job_file_is_said_with_its_line(self) -> None:
         errors = "Source contains parsing errors: '{}' "
@@ -577,29 +584,6 @@ class JobFiles(JobFileCase):
         path = self.write("[control]\nexecutable: a\n", "two\nlines")
         said = f"{self.dir}/two?lines: not a command"
         self.assertUsageError(said, lambda: runset4.line_of_fjd_file(str(path)))
-
-
-class BelowTheEnd(ImportCase):
-    """New jobs below a #RUN end are said, because --follow runners do not see them."""
-
-    def test_jobs_that_are_added_below_the_end_are_said(self) -> None:
-        self.write("echo b\n", "list")
-        self.write("T:\na: echo c\nend\n", "tests")
-        (self.dir / "queue").mkdir()
-        self.write("[control]\nexecutable: d\n", "queue/d")
-        added = ("--add", "echo a"), ("--add-list", "list"), ("--add-tests", "tests"), ("--add-jobs", "queue")
-        for args in added:
-            self.write("d echo 0\n#RUN \t end\nd echo 1\n#RUN end\n")
-            ended = self.run_script(RUNSET, "-q", "runs.txt", *args)
-            with self.subTest(args=args):
-                self.assertEqual((ended.code, ended.err.count(b"\n")), (0, 1))
-                self.assertIn(b"runset4.py: runs.txt: line 2 is a #RUN end; ", ended.err)
-                self.assertIn(".", self.states())
-
-    def test_a_file_that_is_gone_when_all_is_appended_may_have_been_replaced(self) -> None:
-        file = runmaker4.JobFile(str(self.dir / "none"), say=self.fail)
-        with self.assertRaises(runmaker4.FileChangedError):
-            runset4.say_jobs_below_end(file)
 
 
 class Appending(JobFileCase):
@@ -631,32 +615,21 @@ class Appending(JobFileCase):
             self.assertEqual(self.read(name), after)
 
 
-class Usage(unittest.TestCase):
-    """Which options go together."""
+class Usage(Case):
+    """Which options go together, and that FILE stands before those that take several values."""
 
     def test_what_makes_no_sense_is_refused_and_named(self) -> None:
-        for words, name in (
-            ("--add-list a --template", "--template"),
-            ("--add-jobs a --follow", "--follow"),
-            ("--add a --template {}", "--template"),
-            ("--template {}", "--add-list"),
-            ("--add-list a --add b", "--add-list"),
-            ("--add-list a --all", "--add-list"),
-            ("--add-jobs a --state=x", "--add-jobs"),
-            ("--add-tests a --match=b", "--add-tests"),
-            ("--set=x", "--set"),
-            ("--cancel --set=x 3", "--cancel"),
-            ("", "--add-list"),
-        ):
+        for words, name in (("--add-list a --template", "--template"), ("--add-jobs a --follow", "--follow"),
+                            ("--add a --template {}", "--template"), ("--template {}", "--add-list"),
+                            ("--add-list a --add b", "--add-list"), ("--add-list a --all", "--add-list"),
+                            ("--add-jobs a --state=x", "--add-jobs"),
+                            ("--add-tests a --match=b", "--add-tests"), ("--set=x", "--set"),
+                            ("--cancel --set=x 3", "--cancel"), ("", "--add-list")):
             args = ["runs.txt", *words.split(), *([" "] if words.endswith("--template") else [])]
             with self.subTest(args=args):
                 with self.assertRaises(runmaker4.UsageError) as raised:
                     runset4.parse_options(args)
                 self.assertIn(name, str(raised.exception))
-
-
-class Misplaced(Case):
-    """FILE stands before options that take several values."""
 
     def test_a_file_that_stands_behind_is_asked_for(self) -> None:
         self.write(". echo\n")
