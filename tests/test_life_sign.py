@@ -141,11 +141,8 @@ class BroughtBack(LifeSign):
         ended = self.save_old_states()
         self.assertEqual((ended.code, self.states()), (1, "d!d"))
         for number, state in (1, "d"), (2, "!"):
-            self.assertIn(
-                f"line {number}: an editor restored an old r; it is {state} again, the result of the run "
-                "here\n",
-                ended.err.decode(),
-            )
+            self.assertIn(f"line {number}: an editor restored an old r; it is {state} again, the result of "
+                          "the run here\n", ended.err.decode())
 
     def test_resume_runs_nothing_twice(self) -> None:
         ended = self.save_old_states("--resume")
@@ -232,6 +229,20 @@ class WhoHoldsTheLock(LifeSign):
         self.end_job()
         self.assertEqual(self.states(), "r" * len(lines))
 
+    def test_the_line_is_done_and_free_while_the_process_lives(self) -> None:
+        """A job is done when its shell is."""
+        self.write(f". sleep 1000 & echo $! >left; echo said\n. {self.WAITING}\n")
+        runner = self.start_runner("-j2")
+        self.wait_states("dr")
+        wait_until(lambda: self.locked_lines() == [2], what="only line 2 is locked")
+        self.assertTrue(alive(int(self.read("left"))))
+        self.open_gate()
+        ended = self.finish(runner)
+        self.assertEqual(ended.code, 0, ended.err)
+        self.assertEqual(printed(console_lines(ended.out)), [b"said"])
+        self.assertTrue(alive(int(self.read("left"))))
+        self.assertEqual(self.run_script(RUNWAIT, "-e", "runs.txt").code, 0)
+
 
 class EditedFile(LifeSign):
     """The file is edited while a job lives on without its runner: nobody runs the job again.
@@ -262,20 +273,3 @@ class EditedFile(LifeSign):
                 self.assertEqual(self.runs(), 1)
                 (self.dir / f"passed{number}").unlink()
         self.end_job()
-
-
-class LeftBehindProcesses(LifeSign):
-    """A job is done when its shell is, whatever it leaves in the background."""
-
-    def test_the_line_is_done_and_free_while_the_process_lives(self) -> None:
-        self.write(f". sleep 1000 & echo $! >left; echo said\n. {self.WAITING}\n")
-        runner = self.start_runner("-j2")
-        self.wait_states("dr")
-        wait_until(lambda: self.locked_lines() == [2], what="only line 2 is locked")
-        self.assertTrue(alive(int(self.read("left"))))
-        self.open_gate()
-        ended = self.finish(runner)
-        self.assertEqual(ended.code, 0, ended.err)
-        self.assertEqual(printed(console_lines(ended.out)), [b"said"])
-        self.assertTrue(alive(int(self.read("left"))))
-        self.assertEqual(self.run_script(RUNWAIT, "-e", "runs.txt").code, 0)
