@@ -8,13 +8,12 @@ from tests.values import present
 JOBS = 30_000
 
 
-class EditedMeanwhile(Case):
-    """The file is edited while a script is in the middle of it."""
+class Looking(Case):
+    """The file is edited while a script is in the middle of it, or the script is killed."""
 
     def test_a_list_that_is_paged_slowly_comes_to_its_end(self) -> None:
-        self.write(
-            "".join(f"d true\nd echo done\n# comment\n. echo job {number}\n" for number in range(JOBS))
-        )
+        jobs = (f"d true\nd echo done\n# comment\n. echo job {number}\n" for number in range(JOBS))
+        self.write("".join(jobs))
         lister = self.start(RUNSET, "--list", "--state=.", "runs.txt")
         wait_until(lambda: unread(present(lister.stdout)) > 32_000, what="the pipe is full")
         text = b"# a note\n" + self.read()
@@ -26,11 +25,8 @@ class EditedMeanwhile(Case):
         self.assertIn(ended.out.count(b"\n"), (JOBS, JOBS + 1))
         self.assertTrue(ended.out.endswith(b" . echo job %d\n" % (JOBS - 1)))
 
-
-class Terminal(Case):
-    """--progress needs nothing of a terminal that has to be undone: kill -9 and Ctrl-Z do no harm."""
-
     def test_no_mode_of_the_terminal_is_changed(self) -> None:
+        """--progress needs nothing that has to be undone: kill -9 and Ctrl-Z do no harm."""
         self.write("d true\n. true\n")
         master, slave = os.openpty()
         self.addCleanup(os.close, master)
