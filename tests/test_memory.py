@@ -33,7 +33,7 @@ HOLD = ("import os, sys, time; data = b'x' * (int(sys.argv[1]) << 20)\n"
 
 
 class Sizes(unittest.TestCase):
-    """Sizes, as directives and options give them."""
+    """Sizes, as directives and options give them, and what there is of memory and slots."""
 
     def test_a_size_is_a_whole_or_a_fraction_with_a_unit_of_a_power_of_1024(self) -> None:
         for text, size in (("1K", 1024), ("512M", GIB // 2), ("4G", 4 * GIB), ("1.5G", 3 * GIB // 2),
@@ -47,26 +47,10 @@ class Sizes(unittest.TestCase):
             with self.subTest(text):
                 self.assertEqual(runmaker4.memory_text(size), text)
 
-
-class Room(unittest.TestCase):
-    """Resources, which are compared in each of their parts."""
-
     def test_who_needs_no_memory_finds_enough_of_it_also_where_too_much_was_promised(self) -> None:
         left = runmaker4.Resources(1, GIB) - runmaker4.Resources(0, 2 * GIB)
         self.assertTrue(left.holds(runmaker4.ONE_SLOT))
         self.assertFalse(left.holds(runmaker4.Resources(1, 1)))
-
-
-class Directives(RunCase):
-    """What a settings directive may say of memory."""
-
-    def test_a_runner_without_so_much_leaves_it_to_others_and_takes_what_is_below(self) -> None:
-        for needs in "memory=900000T", "memory=900000T slots=2":
-            with self.subTest(needs):
-                self.write(f"#RUN {needs}\n. true\n#RUN\n. true\n")
-                ended = self.run_jobs("-j2")
-                self.assertEqual((ended.code, self.states()), (0, ".d"))
-                self.assertIn(b"1 new", ended.err)
 
 
 class Available(RunCase):
@@ -121,9 +105,17 @@ class Available(RunCase):
         self.assertEqual((ended.out, ended.err.count(b"\n")), (b"2 . true\n", 1))
         self.assertIn(text, ended.err)
 
+    def test_a_runner_without_so_much_leaves_it_to_others_and_takes_what_is_below(self) -> None:
+        for needs in "memory=900000T", "memory=900000T slots=2":
+            with self.subTest(needs):
+                self.write(f"#RUN {needs}\n. true\n#RUN\n. true\n")
+                ended = self.run_jobs("-j2")
+                self.assertEqual((ended.code, self.states()), (0, ".d"))
+                self.assertIn(b"1 new", ended.err)
+
 
 class Promises(TcpCase):
-    """Jobs with memory= on a runner that has some."""
+    """Jobs with memory= on a runner that has some.  A promise ends with its run."""
 
     def test_no_more_is_promised_than_there_is_and_nothing_below_begins_meanwhile(self) -> None:
         job = f". {UP}; until [ -e go.$JOB_ID ]; do sleep 0.02; done\n"
@@ -141,22 +133,15 @@ class Promises(TcpCase):
         self.jobs("[ -z $RUNMAKER4_MEMORY ]")
         self.assertEqual(self.run_jobs(env={"RUNMAKER4_MEMORY": "1"}).code, 0)
 
-
-@ordinarily("test_no_more_is_promised_than_there_is_and_nothing_below_begins_meanwhile")
-class PromisesOverTcp(OverTcp, Promises):
-    """The same with a server and a client, of which the server knows what it has."""
-
-
-class Left(TcpCase):
-    """A promise ends with its run: what a job leaves behind has none."""
-
     def test_the_memory_of_a_job_that_has_left_a_process_is_for_others(self) -> None:
         self.write("#RUN memory=400M\n. (until [ -e go ]; do sleep 0.02; done) &\n. : >go\n")
         self.assertEqual((self.run_jobs("--memory=500M").code, self.states()), (0, "dd"))
 
 
-class LeftOverTcp(OverTcp, Left):
-    """The same with a server and a client."""
+@ordinarily("test_no_more_is_promised_than_there_is_and_nothing_below_begins_meanwhile",
+            "test_the_memory_of_a_job_that_has_left_a_process_is_for_others")
+class PromisesOverTcp(OverTcp, Promises):
+    """The same with a server and a client, of which the server knows what it has."""
 
 
 class WatchedCase(TcpCase):

@@ -17,7 +17,6 @@ GROW = ("import os, time; data = b'x' * (110 << 20)\n"
 
 
 class MemoryCase(TcpCase):
-    """Helpers for tests of what is told."""
 
     def setUp(self) -> None:
         super().setUp()
