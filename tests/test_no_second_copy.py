@@ -26,10 +26,8 @@ class Campaign(RunCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.draws = random.Random(
-            int(os.environ.get("RUNMAKER4_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "big")
-        )
-        self.seed = self.draws.getstate()[1][0]
+        self.seed = int(os.environ.get("RUNMAKER4_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "big")
+        self.draws = random.Random(self.seed)
         self.runners: list[subprocess.Popen[bytes]] = []
 
     def start_runner(self) -> None:
@@ -75,10 +73,8 @@ class Campaign(RunCase):
             runner.send_signal(signal.SIGHUP)
         for runner in self.runners:
             runner.wait(timeout=120)
-        wait_until(
-            lambda: self.run_script(RUNWAIT, "--status", "--json", "runs.txt").out.count(b'"running": 0'),
-            what="no job lives",
-        )
+        status = RUNWAIT, "--status", "--json", "runs.txt"
+        wait_until(lambda: b'"running": 0' in self.run_script(*status).out, 60, "no job lives")
         self.run_script(RUNMAKER, "-q", "-j8", "--resume", "runs.txt", timeout=600)
         self.assertFalse((self.dir / "overlaps").exists(), f"an overlap (seed {self.seed})")
         self.assertEqual(set(self.read("starts").split()), {b"%d" % number for number in range(self.JOBS)})
@@ -94,11 +90,16 @@ class EqualLines(RunCase):
         self.assertEqual([it.code for _, it in ended], [0] * 3)
         self.assertEqual((self.states(), self.read("marks")), ("d" * 60, b"\n" * 60))
 
-    def test_one_of_several_that_run_is_cancelled_by_its_line(self) -> None:
-        self.write(f". echo $JOB_ID >>marks; {GATE}; echo $JOB_ID >>ends\n" * 3)
+    def start_three(self, job: str) -> subprocess.Popen[bytes]:
+        """Start a runner of three such jobs, each of which adds to `marks`, and wait until they run."""
+        self.write(f". {job}\n" * 3)
         runner = self.start_hasty("-q", "-j3", "runs.txt")
         wait_until(lambda: self.exists("marks") and self.read("marks").count(b"\n") == 3,
                    what="three jobs run")
+        return runner
+
+    def test_one_of_several_that_run_is_cancelled_by_its_line(self) -> None:
+        runner = self.start_three(f"echo $JOB_ID >>marks; {GATE}; echo $JOB_ID >>ends")
         ended = self.run_script(RUNSET, "--cancel", "runs.txt", 2)
         self.assertEqual((ended.code, self.states()), (0, "rcr"), ended.err)
         self.open_gate()
@@ -107,10 +108,7 @@ class EqualLines(RunCase):
 
     def test_fewer_lines_than_copies_start_no_more(self) -> None:
         """Three copies run; one new line of them starts when all three have ended."""
-        self.write(f". echo >>marks; {GATE}\n" * 3)
-        runner = self.start(RUNMAKER, "-q", "-j3", "runs.txt")
-        wait_until(lambda: self.exists("marks") and self.read("marks").count(b"\n") == 3,
-                   what="three jobs run")
+        runner = self.start_three(f"echo >>marks; {GATE}")
         runner.kill()
         runner.wait()
         self.write(self.read().splitlines(keepends=True)[0].replace(b"r ", b". "))
