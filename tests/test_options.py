@@ -1,4 +1,5 @@
 """Promise: each option of a runner does what --help says."""
+import importlib
 import json
 import os
 import re
@@ -20,6 +21,9 @@ from tests.support import (
     alive,
     wait_until,
 )
+
+client = importlib.import_module("runmaker4-client")
+server = importlib.import_module("runmaker4-server")
 
 
 class Selection(RunCase):
@@ -104,12 +108,14 @@ asyncio.BaseEventLoop.call_later = note_and_call
 
     def test_follow_starts_a_new_job_within_half_a_second(self) -> None:
         self.jobs("true")
+        self.write(f"{server.POLL_SECONDS}\n", "pauses")        # a client waits for its server
         runner = self.start_patched(self.NOTED, "--follow", "runs.txt")
         for count in range(1, 4):
             self.wait_states("d" * count)
             self.add_line("true")
         self.wait_states("d" * 4)
-        self.assertLessEqual(max(map(float, self.read("pauses").split())), 0.5)
+        pauses = map(float, self.read("pauses").split())
+        self.assertLessEqual(max(pause for pause in pauses if pause != client.FOREVER), 0.5)
         runner.send_signal(signal.SIGINT)
         self.assertEnded(self.finish(runner), 130, "d" * 4)
 
@@ -185,7 +191,7 @@ class KillAfter(RunCase):
         return self.exists("checkpoint")
 
     def test_a_job_has_that_long_and_no_longer(self) -> None:
-        self.assertFalse(self.end_one("0.1", 50))
+        self.assertFalse(self.end_one("0.1", 5))
         (self.dir / "up.1").unlink()
         self.assertTrue(self.end_one("30", 0.2))
 
@@ -215,17 +221,6 @@ class Delay(RunCase):
         wait_until(lambda: b'"exit": 1' in self.read("runs.txt.out/journal"), what="the first try has ended")
         runner.send_signal(signal.SIGQUIT)
         self.assertEnded(self.finish(runner), 1, "!")
-
-
-class Version(RunCase):
-    """--version, everywhere."""
-
-    def test_every_script_tells_its_version(self) -> None:
-        for script in SCRIPTS:
-            with self.subTest(script):
-                ended = self.run_script(script, "--version")
-                self.assertEqual((ended.code, ended.out, ended.err),
-                                 (0, f"{script} {VERSION}\n".encode(), b""))
 
 
 class DryRun(RunCase):
@@ -263,7 +258,7 @@ class Loudness(RunCase):
 
 
 class Help(RunCase):
-    """--help of each script: what it is, usage, examples, groups, exit statuses, all on a screen or two."""
+    """--version, and --help: what a script is, usage, examples, groups, exit statuses, on two screens."""
 
     def test_it_fits_sixty_lines_of_any_terminal_and_has_all_its_parts(self) -> None:
         for columns in "", "80", "100":
@@ -289,19 +284,13 @@ class Help(RunCase):
         self.assertEqual(statuses[:3], ["0", "1", "2"])
 
     def test_an_unknown_option_is_refused(self) -> None:
-        for script, option in (
-            (RUNMAKER, "--max-fail"),
-            (RUNSET, "--ad-list=l"),
-            (RUNWAIT, "--progres"),
-        ):
+        for script, option in ((RUNMAKER, "--max-fail"), (RUNSET, "--ad-list=l"), (RUNWAIT, "--progres")):
             ended = self.run_script(script, option, "runs.txt")
             self.assertRefused(ended, f"{script}: unrecognized arguments: {option} (see --help)\n")
 
     def test_an_option_of_another_script_is_refused_with_its_name_before_a_file_is_looked_for(self) -> None:
-        for script, option, owner in (
-            (RUNMAKER, "--status", RUNWAIT), (RUNMAKER, "-e", RUNWAIT), (RUNWAIT, "-r", RUNMAKER),
-            (RUNSET, "--host", RUNSERVER),
-        ):
+        for script, option, owner in ((RUNMAKER, "--status", RUNWAIT), (RUNMAKER, "-e", RUNWAIT),
+                                      (RUNWAIT, "-r", RUNMAKER), (RUNSET, "--host", RUNSERVER)):
             ended = self.run_script(str(ROOT / script), option, "bob", "missing.txt")
             self.assertRefused(ended, f"{script}: {option} is an option of {owner}\n")
         ended = self.run_script(RUNSET, "--set=new", "--color", "red", "missing.txt")
@@ -316,3 +305,10 @@ class Help(RunCase):
 
     def test_a_negative_number_is_no_value(self) -> None:
         self.assertRefused(self.run_jobs("-j", "-1"), "argument -j/--jobs: expected one argument")
+
+    def test_every_script_tells_its_version(self) -> None:
+        for script in SCRIPTS:
+            with self.subTest(script):
+                ended = self.run_script(script, "--version")
+                self.assertEqual((ended.code, ended.out, ended.err),
+                                 (0, f"{script} {VERSION}\n".encode(), b""))
