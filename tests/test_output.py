@@ -45,14 +45,10 @@ class Wanted(RunCase):
     """Jobs have pipes where what they print is shown or kept, and else /dev/null."""
 
     def test_nobody_reads_what_nobody_shows_or_keeps(self) -> None:
-        for options, nowhere in (
-            (["-q", "--no-records"], True),
-            (["--no-records"], False),
-            (["-q"], False),
-            (["--no-records", "--plain"], False),
-            (["--no-records", "-q", "-l", "log"], False),
-            (["--no-records", "-q", "--joblog", "joblog"], False),
-        ):
+        for options, nowhere in ((["-q", "--no-records"], True), (["--no-records"], False), (["-q"], False),
+                                 (["--no-records", "--plain"], False),
+                                 (["--no-records", "-q", "-l", "log"], False),
+                                 (["--no-records", "-q", "--joblog", "joblog"], False)):
             with self.subTest(options):
                 self.jobs('found=$(readlink /proc/$$/fd/1 /proc/$$/fd/2); echo "$found" >where; echo printed')
                 ended = self.run_jobs(*options)
@@ -120,9 +116,8 @@ class LastOutput(Case):
         self.assertNothingLate(lines)
         for number, job in enumerate(jobs):
             pid = next(line.pid for line in lines if line.text == b'exit 0 "%s"' % job.encode())
-            self.assertEqual(
-                printed(lines, "stdout", pid), [b"%d" % i for i in range(number, 2001)] + [b"end"]
-            )
+            self.assertEqual(printed(lines, "stdout", pid),
+                             [b"%d" % i for i in range(number, 2001)] + [b"end"])
             self.assertEqual(printed(lines, "stderr", pid), [b"end"])
 
     def test_a_full_pipe_is_read_to_its_end_when_the_job_ends(self) -> None:
@@ -140,7 +135,7 @@ class LastOutput(Case):
         self.assertNothingLate(lines)
 
 
-class Plain(Case):
+class Plain(RunCase):
     """--plain: what jobs print and nothing else, each job's together when it has ended."""
 
     JOBS = (
@@ -197,6 +192,23 @@ class Plain(Case):
         self.write(". true\n")
         self.assertRefused(self.run_script(RUNMAKER, "-k", "runs.txt"), "--plain")
 
+    def test_an_error_of_the_temporary_file_is_not_one_of_stdout(self) -> None:
+        self.write(". head -c 3000000 /dev/zero; echo one\n. echo two\n")
+        unreadable = """
+import errno, os, tempfile
+class Unreadable(tempfile.SpooledTemporaryFile):
+    def read(self, size):
+        if self._rolled:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(size)
+tempfile.SpooledTemporaryFile = Unreadable
+"""
+        ended = self.finish(self.start_patched(unreadable, "--plain", "-k", "runs.txt"))
+        self.assertEqual((ended.code, self.states()), (1, "dd"))
+        self.assertEqual(ended.out, b"two\n")
+        self.assertComplains(ended, "line 1", "temporary file")
+        self.assertNotIn(b"stdout", ended.err)
+
 
 class SharedDescriptor(Case):
     """Console and messages may go to one pipe or terminal, and the console to a file or a socket."""
@@ -226,9 +238,8 @@ class SharedDescriptor(Case):
         """These are the lines of the job, and the messages are in what was printed."""
         expected = [b"%d" % number for number in range(1_000_001, 1_000_001 + self.LINES)]
         self.assertTrue(lines == expected, "not the lines of the job")
-        self.assertEqual(
-            len(re.findall(rb"^runmaker4\.py: runs\.txt: line \d+: [^\n]*\n", out, re.MULTILINE)), 40
-        )
+        messages = re.findall(rb"^runmaker4\.py: runs\.txt: line \d+: [^\n]*\n", out, re.MULTILINE)
+        self.assertEqual(len(messages), 40)
 
     def test_messages_on_the_same_pipe_split_no_line(self) -> None:
         runner = self.start_noisy(stderr=subprocess.STDOUT)
@@ -334,31 +345,8 @@ class Terminal(Case):
         self.assertIn(b"-r runs them again", read_terminal(master))
 
 
-class ClosingLine(Case):
-    """A runner's last line, on stderr, says what became of its jobs and what runs the failures again."""
-
-    def test_errors_count_apart_from_failures_and_it_is_the_last_of_all_lines(self) -> None:
-        self.write(". true\n. false\n. kill -9 $$\n. echo a\0b\n. a\0b\n")
-        both = self.run_script(RUNMAKER, "-j3", "runs.txt", stderr=subprocess.STDOUT)
-        self.assertEqual((both.code, self.states()), (1, "d!!ee"))
-        self.assertRegex(both.out, rb"\nrunmaker4\.py: runs\.txt: 1 done, 2 failed, 2 error in [^\n]* "
-                                   rb"\(lines 2, 3, 4, 5\)[^\n]*; -r runs [^\n]*\n\Z")
-
-
-class Background(Case):
-    """A job that ends in & is done before its command is: that is said, once."""
-
-    def test_it_is_said_once_and_not_of_what_only_looks_like_it(self) -> None:
-        self.write(". echo a \\&\n. sleep 0 & wait\n. echo '&'\n. true # &c\n. true # a &\n"
-                   ". true && sleep 0 &\n. sleep 0 & \n. true\n")
-        ended = self.run_script(RUNMAKER, "-q", "runs.txt")
-        self.assertEqual(ended.code, 0)
-        self.assertEqual(ended.err.count(b"ends in &, so it is done at once"), 1, ended.err)
-        self.assertIn(b"line 6: ends in &", ended.err)
-
-
-class ClosingLineOfLostStates(RunCase):
-    """The closing line names the lines whose state could not be written before the runner had to leave."""
+class ClosingLine(RunCase):
+    """A runner's last line, on stderr, says what became of its jobs, and which states were not written."""
     NO_ROOM = """
 import errno, os, runmaker4
 pwrite = os.pwrite
@@ -409,6 +397,21 @@ runmaker4.Runner.MAX_RESULT_SECONDS = runmaker4.Runner.MAX_ANSWER_SECONDS = 0.2
                 for name in "stuck", "up.1":
                     (self.dir / name).unlink()
 
+    def test_errors_count_apart_from_failures_and_it_is_the_last_of_all_lines(self) -> None:
+        self.write(". true\n. false\n. kill -9 $$\n. echo a\0b\n. a\0b\n")
+        both = self.run_script(RUNMAKER, "-j3", "runs.txt", stderr=subprocess.STDOUT)
+        self.assertEqual((both.code, self.states()), (1, "d!!ee"))
+        self.assertRegex(both.out, rb"\nrunmaker4\.py: runs\.txt: 1 done, 2 failed, 2 error in [^\n]* "
+                                   rb"\(lines 2, 3, 4, 5\)[^\n]*; -r runs [^\n]*\n\Z")
+
+    def test_it_is_said_once_and_not_of_what_only_looks_like_it(self) -> None:
+        self.write(". echo a \\&\n. sleep 0 & wait\n. echo '&'\n. true # &c\n. true # a &\n"
+                   ". true && sleep 0 &\n. sleep 0 & \n. true\n")
+        ended = self.run_script(RUNMAKER, "-q", "runs.txt")
+        self.assertEqual(ended.code, 0)
+        self.assertEqual(ended.err.count(b"ends in &, so it is done at once"), 1, ended.err)
+        self.assertIn(b"line 6: ends in &", ended.err)
+
 
 def patient(seconds: float) -> str:
     """Statements by which what a shell has left is read for so long, also while it is silent.
@@ -418,10 +421,10 @@ def patient(seconds: float) -> str:
     return f"import runmaker4; runmaker4.Pump.MAX_READING_SECONDS = runmaker4.Pump.QUIET_SECONDS = {seconds}"
 
 
-@unittest.skipUnless(shutil.which("bash"), "there is no bash")
 class ReadOn(RunCase):
     """What a shell has left may print on after its end."""
 
+    @unittest.skipUnless(shutil.which("bash"), "there is no bash")
     def test_what_goes_through_a_process_substitution_is_whole(self) -> None:
         wanted = [b"%d" % number for number in range(1, 20_001)]
         self.write("#RUN shell=bash\n. exec > >(cat >all; tee log <all) 2>&1; seq 20000\n")
@@ -443,10 +446,6 @@ class ReadOn(RunCase):
         self.assertEnded(ended, 0, "d")
         self.assertGreater(len(printed(console_lines(ended.out))), 2)
 
-
-class ReadOnWhileAWriterIsBehind(RunCase):
-    """The time in which jobs are not read is no silence of theirs, and does not count."""
-
     def test_a_console_that_is_blocked_for_long_loses_no_line(self) -> None:
         self.jobs("{ seq 150000; : > printed; } & : > left")
         runner = self.start_patched(patient(2), "runs.txt")
@@ -458,24 +457,3 @@ class ReadOnWhileAWriterIsBehind(RunCase):
         self.assertEnded(ended, 0, "d")
         self.assertTrue(self.exists("printed"))
         self.assertEqual(printed(console_lines(ended.out)), [b"%d" % number for number in range(1, 150_001)])
-
-
-class HeldBackInVain(RunCase):
-    """What was held back in a temporary file cannot be read."""
-
-    def test_an_error_of_the_temporary_file_is_not_one_of_stdout(self) -> None:
-        self.write(". head -c 3000000 /dev/zero; echo one\n. echo two\n")
-        unreadable = """
-import errno, os, tempfile
-class Unreadable(tempfile.SpooledTemporaryFile):
-    def read(self, size):
-        if self._rolled:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return super().read(size)
-tempfile.SpooledTemporaryFile = Unreadable
-"""
-        ended = self.finish(self.start_patched(unreadable, "--plain", "-k", "runs.txt"))
-        self.assertEqual((ended.code, self.states()), (1, "dd"))
-        self.assertEqual(ended.out, b"two\n")
-        self.assertComplains(ended, "line 1", "temporary file")
-        self.assertNotIn(b"stdout", ended.err)
