@@ -64,6 +64,13 @@ class JobFileCase(FileCase):
         other.open_to_write()
         return other
 
+    def served_queue(self) -> ServedQueue:
+        """A server's on the file as it is."""
+        make_lock_table = functools.partial(server.SharedLockTable, give_to_keeper=lambda fd: None)
+        file = server.ServedFile(str(self.path), say=lambda text: None, make_lock_table=make_lock_table)
+        self.addCleanup(file.close_files)
+        return server.ServedQueue(file)
+
     def jobs(self, text: bytes, *, retry: bytes = b"", serving: bool = False,
              **options: Any) -> runmaker4.Cursor:
         """A cursor in a JobQueue on this text, for a runner that takes lines in these states besides."""
@@ -298,27 +305,8 @@ class SetByHand(JobFileCase):
         return cursor.queue.check_jobs()
 
 
-class Patience(JobFileCase):
-    """On a local file system the event loop of a runner waits for no command mutex for long."""
-
-    def test_a_locked_command_holds_up_neither_claims_nor_results_nor_looks(self) -> None:
-        cursor = self.jobs(b". a\n. a\n")
-        job = job_of(cursor.claim())
-        other = self.another(cursor.queue.file)
-        with other.command_mutex(b"a") as opened, mock.patch("time.sleep", side_effect=time.sleep) as sleep:
-            self.assertTrue(opened)
-            self.assertIsInstance(cursor.claim(), runmaker4.NoJob)
-            with self.assertRaises(runmaker4.TemporaryError):
-                cursor.finish(job, b"d")
-            self.path.write_bytes(b"x a\nr a\n")
-            self.clock.now += 10.0
-            self.assertEqual(cursor.queue.check_jobs(), {})
-        self.assertLess(sum(call.args[0] for call in sleep.call_args_list), 0.2)
-        cursor.queue.release_job(job)
-
-
 class HeldUp(JobFileCase):
-    """An editor that saves in place is stopped with a part of the file written, or nothing."""
+    """An editor that saves in place is stopped with a part of the file written, or a command is locked."""
     NETWORK = runmaker4.Mount("fuse.mfs", frozenset())
 
     def begin(self, mount: runmaker4.Mount) -> None:
@@ -373,9 +361,24 @@ class HeldUp(JobFileCase):
                     self.clock.now += 5
                 self.assertIsNone(self.again())
 
+    def test_a_locked_command_holds_up_neither_claims_nor_results_nor_looks(self) -> None:
+        cursor = self.jobs(b". a\n. a\n")
+        job = job_of(cursor.claim())
+        other = self.another(cursor.queue.file)
+        with other.command_mutex(b"a") as opened, mock.patch("time.sleep", side_effect=time.sleep) as sleep:
+            self.assertTrue(opened)
+            self.assertIsInstance(cursor.claim(), runmaker4.NoJob)
+            with self.assertRaises(runmaker4.TemporaryError):
+                cursor.finish(job, b"d")
+            self.path.write_bytes(b"x a\nr a\n")
+            self.clock.now += 10.0
+            self.assertEqual(cursor.queue.check_jobs(), {})
+        self.assertLess(sum(call.args[0] for call in sleep.call_args_list), 0.2)
+        cursor.queue.release_job(job)
 
-class IdleLooks(JobFileCase):
-    """How often a runner looks that has nothing to do, by a made-up clock."""
+
+class Looks(JobFileCase):
+    """How often a runner looks, by a made-up clock, and that who only looks disturbs nobody."""
 
     def locked_job(self) -> runmaker4.Cursor:
         """A file whose only line is new, while a copy of its job lives, as an editor may leave it."""
@@ -426,22 +429,14 @@ class IdleLooks(JobFileCase):
         self.path.write_bytes(b". a\n")
         self.assertEqual(job_of(jobs.claim(jobs.consumers.all)).number, 1)
 
-
-class Paces(unittest.TestCase):
-    """How long to rest after a look: by what it took of the CPU, and by the clock for a few seconds only."""
-
     def test_a_rest_is_so_many_times_as_long_as_the_look_kept_the_cpu_busy_and_else_short(self) -> None:
-        for seconds, worked, rest in ((2.0, 2.0, 40.0), (0.1, 0.1, 2.0), (0.1, 0.01, 2.0),
-                                      (19.0, 0.01, 3.2)):
+        """By what a look took of the CPU, and by the clock for a few seconds only."""
+        for seconds, worked, rest in ((2.0, 2.0, 40.0), (0.1, 0.1, 2.0), (0.1, 0.01, 2.0), (19.0, 0.01, 3.2)):
             clock = Clock()
             throttle = runmaker4.Throttle(clock)
             with mock.patch.object(time, "thread_time", side_effect=[5.0, 5.0 + worked]), throttle:
                 clock.now += seconds
             self.assertAlmostEqual(throttle.pause_seconds(20), rest)
-
-
-class OnlyLooking(JobFileCase):
-    """Who only looks at a job file disturbs nobody, and is not disturbed."""
 
     def test_nothing_is_locked_or_made(self) -> None:
         self.path.write_bytes(b"r a\n. b\n")
@@ -480,13 +475,10 @@ class LinesOfADeadServer(JobFileCase):
         fd = runmaker4.open_lock_file_of(str(self.path))
         for number, text in enumerate(before, 1):
             self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(text[1:]) + number))
-        make_lock_table = functools.partial(server.SharedLockTable, give_to_keeper=lambda fd: None)
-        file = server.ServedFile(str(self.path), say=lambda text: None, make_lock_table=make_lock_table)
-        self.addCleanup(file.close_files)
+        queue = self.served_queue()
         self.addCleanup(os.close, fd)
-        queue = server.ServedQueue(file)
         queue.reopen_if_replaced()
-        file.lock_table.inherit_locks(fd)
+        queue.file.lock_table.inherit_locks(fd)
         return queue
 
     def take_back(self, queue: ServedQueue, *texts: bytes) -> list[int]:
@@ -545,16 +537,13 @@ class LinesOfAClientThatComesBack(JobFileCase):
     def sessions(self, lines: bytes) -> Sessions:
         """Of a server whose file has these lines, which nobody runs.  To be called in an event loop."""
         self.path.write_bytes(lines)
-        make_lock_table = functools.partial(server.SharedLockTable, give_to_keeper=lambda fd: None)
-        file = server.ServedFile(str(self.path), say=lambda text: None, make_lock_table=make_lock_table)
-        self.addCleanup(file.close_files)
-        claims = server.Claims(server.ServedQueue(file), serving=True)
-        self.served = claims.queue
+        self.served = self.served_queue()
+        claims = server.Claims(self.served, serving=True)
         loop = asyncio.get_running_loop()
         return server.Sessions(
             loop, runmaker4.FileExecutor(threaded=False), claims, mock.Mock(), runmaker4.RunnerStats(),
             server.Lifetime(loop), say=lambda text: None, on_error=lambda text: None,
-            interval=file.interval, path=str(self.path), directory=b"", grace=60.0, max_failed=0)
+            interval=self.served.file.interval, path=str(self.path), directory=b"", grace=60.0, max_failed=0)
 
     def answer(self, lines: bytes, result: Optional[bytes], known: tuple[str, ...] = ()) -> object:
         """What becomes of a job of the line ` echo` that stood first in the file, which has these lines now.
@@ -673,10 +662,13 @@ class LinesOfAClientThatComesBack(JobFileCase):
 class RetriesOfMany(JobFileCase):
     """What -r and --resume mean is made new once, from the top, before the first claim."""
 
+    def consumer(self, name: str, retry: bytes = b"") -> runmaker4.Consumer:
+        slots = runmaker4.Resources(2)
+        return runmaker4.Consumer(name, retry=retry, capacity=slots, free=slots)
+
     def claim(self, cursor: runmaker4.Cursor, retry: bytes = b"") -> Optional[bytes]:
         """The command of the job that a consumer gets who has just come."""
-        slots = runmaker4.Resources(2)
-        consumer = runmaker4.Consumer("alice", retry=retry, capacity=slots, free=slots)
+        consumer = self.consumer("alice", retry)
         job = cursor.claim([consumer], runmaker4.Consumers([consumer]))
         while not job and cursor.no_job.retry_after == 0.0:     # a slice is over: this host is busy
             job = cursor.claim([consumer], runmaker4.Consumers([consumer]))
@@ -692,8 +684,7 @@ class RetriesOfMany(JobFileCase):
 
     def test_who_comes_or_goes_meanwhile_begins_it_again_for_those_who_are_there(self) -> None:
         cursor = self.jobs(b"#RUN host=a\n! 1\n! 2\n#RUN host=b\n! 3\n. 4\n", serving=True)
-        slots = runmaker4.Resources(2)
-        gone, other = (runmaker4.Consumer(name, retry=b"!er", capacity=slots, free=slots) for name in "ab")
+        gone, other = (self.consumer(name, b"!er") for name in "ab")
         with mock.patch.multiple(runmaker4.Cursor, SLICE=-1.0, RESET_BYTES=4):
             for _ in range(2):
                 self.assertFalse(cursor.claim((), runmaker4.Consumers([gone])))
@@ -779,9 +770,7 @@ class RetriesOfMany(JobFileCase):
 
     def test_an_orphan_is_new_for_one_that_is_busy_or_away(self) -> None:
         cursor = self.jobs(b"d a\n", serving=True)
-        slots = runmaker4.Resources(2)
-        away, other = (runmaker4.Consumer(name, retry=retry, capacity=slots, free=slots)
-                       for name, retry in (("a", b"er"), ("b", b"")))
+        away, other = self.consumer("a", b"er"), self.consumer("b")
         self.assertFalse(cursor.claim((), runmaker4.Consumers([away, other]), {away, other}))
         self.path.write_bytes(b"r a\n")
         self.clock.now += 10.0
@@ -789,18 +778,14 @@ class RetriesOfMany(JobFileCase):
         self.assertEqual((job.command, job.consumer), (b"a", other))
 
 
-class ScansInMemory(FileCase):
-    """A scan holds one chunk of the file and no more, however many lines it finds."""
+class InMemory(FileCase):
+    """A scan holds one chunk of the file, and the record of a job no more than the log file shows."""
 
     def test_a_scan_that_wants_every_line_does_not_gather_the_file(self) -> None:
         self.path.write_bytes(b". echo job\n" * 20_000)
         with mock.patch.multiple(runmaker4.Scan, MIN_CHUNK_SIZE=512, MAX_CHUNK_SIZE=4096):
             scan = runmaker4.Scan(runmaker4.Reader(self.open()), 0)
             self.assertLess(max(len(scan._buffer) for _ in scan), 3 * 4096)
-
-
-class RecordsInMemory(FileCase):
-    """The record of a job holds no more than the log file shows, however long the lines are."""
 
     def test_long_lines_are_cut_before_they_are_kept(self) -> None:
         log = runmaker4.LogFile(str(self.path), 100, b"/", runmaker4.FileExecutor(threaded=False), self.fail)
