@@ -9,7 +9,6 @@ from tests.terminal import Terminal, TerminalCase
 
 
 class FileExecutorCase(RunCase):
-    """A test of runners in the background."""
 
     def hire(self, *options: object, number: int = 1) -> int:
         """Start a worker that waits for jobs; its pid."""
@@ -30,7 +29,7 @@ class FileExecutorCase(RunCase):
 
 
 class HiredAndFired(FileExecutorCase):
-    """Workers come before the jobs or after them, and go when they are told to."""
+    """Workers come before the jobs or after them, go when they are told to, and say what is wrong at once."""
 
     def test_a_worker_waits_for_the_file_and_for_what_is_added_to_it(self) -> None:
         worker = self.hire("-j4")
@@ -98,10 +97,6 @@ class HiredAndFired(FileExecutorCase):
         for worker, number in zip(workers, (signal.SIGTERM, signal.SIGHUP)):
             os.kill(worker, number)
         self.wait_gone(*workers)
-
-
-class FailedStart(FileExecutorCase):
-    """-d: what is wrong at the start is printed, with exit status 2, while it is in the foreground."""
 
     def test_a_failed_start_is_reported(self) -> None:
         self.write(". touch never\n")
