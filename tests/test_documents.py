@@ -215,16 +215,12 @@ UNITTEST = "python3 -m unittest discover -s tests -t ."
 ONE_TEST = {UNITTEST: f"{UNITTEST} -p test_packaging.py -k what_it_needs"}
 JOURNAL = Recipe(jobs("...."), before="runmaker4.py -q runs.txt || true", states="dddd")
 LINE_17 = replace(JOURNAL, jobs=jobs("d" * 16 + "."), states="d" * 17)
-WAITS = Recipe(
-    jobs(".."), after=f"runwait4.py -e runs.txt; runset4.py runs.txt --add '#RUN end'; {GONE}", states="dd"
-)
+WAITS = Recipe(jobs(".."), after=f"runwait4.py -e runs.txt; runset4.py runs.txt --add '#RUN end'; {GONE}",
+               states="dd")
 # In a batch job of Slurm's, with its variables
-BATCH = Recipe(
-    jobs("e."),
-    states="dd",
-    before="export SLURM_JOB_ID=$$ SLURM_JOB_END_TIME=$(($(date +%s) + 999)) "
-    "SLURM_CPUS_PER_TASK=2 SLURM_NTASKS=2 CUDA_VISIBLE_DEVICES=0,1",
-)
+BATCH = Recipe(jobs("e."), states="dd",
+               before="export SLURM_JOB_ID=$$ SLURM_JOB_END_TIME=$(($(date +%s) + 999)) "
+                      "SLURM_CPUS_PER_TASK=2 SLURM_NTASKS=2 CUDA_VISIBLE_DEVICES=0,1")
 
 # Commands, and first lines of blocks (see first_line); what stands in both documents and BY_SCRIPT need not
 # be here
@@ -242,9 +238,9 @@ RECIPES = {
     f"runmaker4.py --runner '{SCOPES}' runs.txt": Recipe("#RUN memory=1M\n" + jobs(".."), states="dd"),
     "ls *.dat | runset4.py runs.txt --add-list - --template 'prog --in {} > {.}.out'":
         Recipe(after="runmaker4.py runs.txt; test -e 'a b.out'", states="d"),
-    "runset4.py runs.txt --add-list params.csv --template 'simulate {beta} {n}'": Recipe(
-        before=r"printf 'beta,n\n0.1,16\n0.2,32\n' > params.csv", after="runmaker4.py runs.txt", states="dd"
-    ),
+    "runset4.py runs.txt --add-list params.csv --template 'simulate {beta} {n}'":
+        Recipe(before=r"printf 'beta,n\n0.1,16\n0.2,32\n' > params.csv", after="runmaker4.py runs.txt",
+               states="dd"),
     "runset4.py runs.txt --add-list list --template 'PARALLEL_SEQ={#} simulate {}'":
         Recipe(before="seq 2 > list", states=".."),
     "runset4.py - --add-list list --template 'simulate {}'": Recipe(before="seq 2 > list"),
@@ -287,8 +283,7 @@ RECIPES = {
     UNITTEST: Recipe(before=CHECKOUT, instead=ONE_TEST),
     'runwait4.py -e runs.txt; runwait4.py --status runs.txt | '
     'mail -s "runs.txt is over, exit status $?" "$USER"': Recipe(
-        "d true\n! false\n#RUN barrier check\n. true\n", after="grep 'exit status 1$' mail", status=None
-    ),
+        "d true\n! false\n#RUN barrier check\n. true\n", after="grep 'exit status 1$' mail", status=None),
     # the first day
     "ssh bob runmaker4.py --version": Recipe(),
     "ssh bob runwait4.py --check-locks /shared > bob.says & runwait4.py --check-locks /shared; wait; "
@@ -302,8 +297,7 @@ RECIPES = {
                after=f"[ $(ls pid.alice pid.bob | wc -l) = 2 ]; rm hold; runwait4.py -e runs.txt; {GONE}"),
     "runset4.py --cancel runs.txt 12": Recipe(jobs("." * 12), states="." * 11 + "c."),
     "ssh bob \"kill -USR1 $(cat pid.bob)\"": Recipe(
-        jobs("..."), before=WORKER.replace("pid ", "pid.bob "), after=f"rm hold; {GONE}", states="dd."
-    ),
+        jobs("..."), before=WORKER.replace("pid ", "pid.bob "), after=f"rm hold; {GONE}", states="dd."),
     "cat errors.*; runwait4.py --failed runs.txt":
         replace(JOURNAL, before=f"touch errors.bob; {JOURNAL.before}"),
     "sed -i 's/!= 7/!= 70/' model; runmaker4.py -r -j2 runs.txt":
@@ -314,9 +308,9 @@ RECIPES = {
     # coming from other tools
     "printf 'echo a\\necho b\\n#DISBATCH BARRIER CHECK\\necho c\\n' > tasks":
         Recipe(after="sed -n 3p runs.txt | grep -x '#RUN barrier check'", states="ddd"),
-    "runset4.py runs.txt --add-list list --colsep , --template 'simulate --a {1} --b {2}'": Recipe(
-        files={"list": "1,0.1\n2,0.2\n"}, after="grep -x '[.] simulate --a 2 --b 0.2' runs.txt", states=".."
-    ),
+    "runset4.py runs.txt --add-list list --colsep , --template 'simulate --a {1} --b {2}'":
+        Recipe(files={"list": "1,0.1\n2,0.2\n"}, after="grep -x '[.] simulate --a 2 --b 0.2' runs.txt",
+               states=".."),
     "seq 6 > list": Recipe(states="dddddd"),
     "seq 1000 | runset4.py runs.txt --add-list - --template 'SLURM_ARRAY_TASK_ID={} bash job.sh'":
         Recipe(after="[ $(grep -c '^[.] SLURM_ARRAY_TASK_ID=[0-9]* bash job.sh$' runs.txt) = 1000 ]"),
@@ -494,9 +488,8 @@ def differences(shown: str, printed: str) -> str:
     if "..." not in wanted and len(wanted) != len(found):
         return f"{len(found)} lines were printed, {len(wanted)} are shown"
     rest = iter(found)
-    ordered = [
-        line for line in wanted if line != "..." and "(HOST,PID)" not in line and "executing" not in line
-    ]
+    ordered = [line for line in wanted
+               if line != "..." and "(HOST,PID)" not in line and "executing" not in line]
     return next((f"not printed in this order: {line}" for line in ordered if line not in rest), "")
 
 
@@ -591,11 +584,8 @@ class Commands(Case):
     def make_home(self, name: str, recipe: Recipe) -> pathlib.Path:
         """A directory with the scripts and the files that a command needs."""
         home = self.dir / name
-        for file, text in {
-            **FILES,
-            **({"runs.txt": recipe.jobs} if recipe.jobs else {}),
-            **recipe.files,
-        }.items():
+        runs = {"runs.txt": recipe.jobs} if recipe.jobs else {}
+        for file, text in {**FILES, **runs, **recipe.files}.items():
             path = home / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
@@ -665,9 +655,8 @@ class Texts(Case):
                 if OURS.fullmatch(piece.text):
                     self.assertTrue((ROOT / piece.text).exists(), f"{piece.place}: {piece.text}")
                 elif re.fullmatch(r"test_\w+\*?", piece.text):
-                    self.assertTrue(
-                        list((ROOT / "tests").glob(f"{piece.text}.py")), f"{piece.place}: {piece.text}"
-                    )
+                    self.assertTrue(list((ROOT / "tests").glob(f"{piece.text}.py")),
+                                    f"{piece.place}: {piece.text}")
 
     def test_every_test_module_begins_with_its_promise(self) -> None:
         """CONTRIBUTING.md prints them by this command."""
@@ -691,12 +680,9 @@ class Texts(Case):
                     known.update(f"{node.name}.{name}" for name in names)
                     fields = (part.target for part in node.body if isinstance(part, ast.AnnAssign))
                     known.update(f"{node.name}.{field.id}" for field in fields if isinstance(field, ast.Name))
-                    known.update(
-                        f"{node.name}.{place.attr}"
-                        for place in ast.walk(node)
-                        if isinstance(place, ast.Attribute) and isinstance(place.ctx, ast.Store)
-                        and isinstance(place.value, ast.Name) and place.value.id == "self"
-                    )
+                    known.update(f"{node.name}.{place.attr}" for place in ast.walk(node)
+                                 if isinstance(place, ast.Attribute) and isinstance(place.ctx, ast.Store)
+                                 and isinstance(place.value, ast.Name) and place.value.id == "self")
                 if isinstance(node, ast.Assign):
                     known.update(name.id for name in node.targets if isinstance(name, ast.Name))
         text = (ROOT / "docs/architecture.md").read_text()
