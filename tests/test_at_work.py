@@ -15,7 +15,6 @@ from tests.test_storm import process_table
 
 
 class AtWorkCase(JournalCase, RunCase):
-    """Steps that the tests below share."""
 
     def told(self, *args: object) -> str:
         """What --status prints; it has nothing to complain about."""

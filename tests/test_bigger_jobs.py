@@ -40,9 +40,7 @@ class BigJobs(TcpCase):
 
     def test_a_big_job_waits_until_enough_slots_are_free_and_nothing_below_it_begins_meanwhile(self) -> None:
         self.jobs(WAIT, WAIT, WAIT)
-        self.before = self.write(
-            self.read() + f"#RUN slots=2\n. {WAIT}\n#RUN\n. {WAIT}\n".encode()
-        ).read_bytes()
+        self.append("#RUN slots=2", f". {WAIT}", "#RUN", f". {WAIT}")
         runner = self.start_jobs("-j3", up=[1, 2, 3])
         self.let_go(1)
         self.wait_states("drr..")

@@ -23,10 +23,8 @@ class CommandBytes(RunCase):
         commands = [b"echo a", b"echo b", b"echo c", b" echo\t'd\t e'  ", b"echo f\xff\xfe\xc3g"]
         self.assertEqual(printed(lines, "executing"), commands)
         self.assertEqual(printed(lines), [b"a", b"b", b"c", b"d\t e", b"f\xff\xfe\xc3g"])
-        self.assertEqual(
-            printed(lines, "status"),
-            [text for command in commands for text in (b'forked "%s"' % command, b'exit 0 "%s"' % command)],
-        )
+        self.assertEqual(printed(lines, "status"), [text % command for command in commands
+                                                    for text in (b'forked "%s"', b'exit 0 "%s"')])
         self.assertEqual((ended.code, self.read()), (0, re.sub(rb"\.(?=[ \t]+echo)", b"d", before)))
 
     def test_comments_prose_and_other_states_are_neither_run_nor_changed(self) -> None:

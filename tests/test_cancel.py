@@ -8,7 +8,6 @@ from tests.tcp import TcpCase
 
 
 class CancelCase(TcpCase):
-    """Helpers for tests of cancelling."""
 
     def assertCancelled(self, ended: Ended, states: str, code: int = 0) -> None:
         """The states; the job of line 1 was cancelled, and nothing of it lives on."""
@@ -103,7 +102,6 @@ class Clients(CancelCase):
         self.assertIn(b"1 error, 1 cancelled in ", server.err)
         self.assertNotIn(b"not written", server.err)
         events = map(json.loads, self.read("out/journal").splitlines())
-        ends = {
-            event["line"]: (event["state"], event["cause"]) for event in events if event["event"] == "end"
-        }
+        ends = {event["line"]: (event["state"], event["cause"])
+                for event in events if event["event"] == "end"}
         self.assertEqual(ends, {1: ("c", "cancelled"), 2: ("e", "lost")})

@@ -19,7 +19,6 @@ def impatient(seconds: float) -> str:
 
 
 class CancelCase(RunCase):
-    """Steps that the tests below share."""
 
     def cancel(self, *args: object, code: int = 0, patch: str = "") -> bytes:
         """What runset4.py says when it cancels these lines."""
@@ -258,6 +257,6 @@ class WithoutRunner(CancelCase, LifeSign):
         self.hold_line(1)
         patch = f"{impatient(0.3)}\nrunset4.Holders._jobs_of = lambda self, command: iter(())"
         self.assertIn(b"line 1: is c, but is still running after 0 s (no visible process of this host runs "
-                      b"it: use runset4.py --cancel on the right host (runwait4.py --status names it), on FUSE "
-                      b"kill it there; a client over TCP kills it when it is back)\n",
+                      b"it: use runset4.py --cancel on the right host (runwait4.py --status names it), on "
+                      b"FUSE kill it there; a client over TCP kills it when it is back)\n",
                       self.cancel(1, code=1, patch=patch))

@@ -163,12 +163,10 @@ class Locks(CheckCase):
 
     def test_what_does_not_hold_is_named(self) -> None:
         lost = "an addition was lost: two hosts had the lock at once, or one has read old data"
-        for why, patch, said in (
-            ("they exclude nothing", FREE_FOR_ALL, lost),
-            ("they do not exclude", NOT_EXCLUSIVE, lost),
-            ("nothing new is seen", ALL_OLD, lost),
-            ("each host sees what it wrote itself", OWN_CACHE, "reads are old"),
-        ):
+        for why, patch, said in (("they exclude nothing", FREE_FOR_ALL, lost),
+                                 ("they do not exclude", NOT_EXCLUSIVE, lost),
+                                 ("nothing new is seen", ALL_OLD, lost),
+                                 ("each host sees what it wrote itself", OWN_CACHE, "reads are old")):
             with self.subTest(why):
                 (self.dir / "end").unlink(missing_ok=True)
                 for ended in self.check_both(patch=patch):

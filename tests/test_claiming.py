@@ -91,9 +91,8 @@ class ManyRunners(Case):
         self.write("".join(f". {self.job(number)}\n" for number in range(1, self.LINES + 1)))
         self.write("", "marks")
         watch = self.start(RUNWAIT, "--progress", "runs.txt")
-        runners = [
-            self.start(RUNMAKER, "-j4", "-q", *options, "runs.txt") for options in [(), ("--follow",)] * 4
-        ]
+        runners = [self.start(RUNMAKER, "-j4", "-q", *options, "runs.txt")
+                   for options in [(), ("--follow",)] * 4]
         for number in range(self.ROUNDS):
             codes = [self.finish(other).code for other in self.others(self.LINES + 1 + 20 * number)]
             self.assertEqual((codes[0], codes[2]), (0, 0))
@@ -105,9 +104,8 @@ class ManyRunners(Case):
         self.end(runners)
 
         total = self.LINES + 20 * self.ROUNDS
-        self.assertEqual(
-            Counter(self.read("marks").split()), Counter(b"%d" % number for number in range(1, total + 1))
-        )
+        self.assertEqual(Counter(self.read("marks").split()),
+                         Counter(b"%d" % number for number in range(1, total + 1)))
         expected = [f"{'!' if number % 7 == 0 else 'd'} {self.job(number)}" for number in range(1, total + 1)]
         lines = self.read().decode().splitlines()
         self.assertEqual(lines[:self.LINES], expected[:self.LINES])

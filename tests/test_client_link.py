@@ -23,11 +23,7 @@ TABLE: dict[Any, list[str]] = {
     if words and words[0] in State.__members__
 }
 # the events that lead to each state, from the start
-WAYS = {
-    State.DOWN: (),
-    State.IN_USE: (Event.WELCOME,),
-    State.OVER: (Event.CONCLUDE,),
-}
+WAYS = {State.DOWN: (), State.IN_USE: (Event.WELCOME,), State.OVER: (Event.CONCLUDE,)}
 LINK = mock.Mock(**{"channel.file_id": "f" * 32})
 
 

@@ -188,9 +188,8 @@ class LockTable(RunCase):
 
     def test_that_somebody_keeps_a_command_locked_is_told(self) -> None:
         with open(lock_table(self.path), "wb") as file:
-            self.assertTrue(
-                runmaker4.lock(file.fileno(), runmaker4.bucket_of(b"echo ran >>ran") + runmaker4.MUTEX_OFFSET)
-            )
+            mutex = runmaker4.bucket_of(b"echo ran >>ran") + runmaker4.MUTEX_OFFSET
+            self.assertTrue(runmaker4.lock(file.fileno(), mutex))
             runner = self.start_patched("import runmaker4; runmaker4.Cursor.MIN_IDLE_SECONDS = 0.3", "-q",
                                         "runs.txt")
             with deadline(runner, 30):

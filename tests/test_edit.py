@@ -20,7 +20,6 @@ SAVE = "\nopen(path, 'w').write(text); time.sleep(0.05)"
 
 
 class EditCase(RunCase):
-    """Helpers for tests of editing."""
 
     def edit(self, statements: str, **settings: Any) -> Ended:
         """Run --edit with an editor that does this to `text`."""

@@ -64,13 +64,8 @@ class PlainLists(RunCase):
 
     def test_it_is_refused_with_the_command_that_converts_it(self) -> None:
         calls = ((RUNMAKER,), (RUNSERVER, "--port", "0"), (RUNWAIT, "-e"), (RUNWAIT, "--status"))
-        for text in (
-            "# jobs\n( cd a; make )\n( cd b; make )\n",
-            "R CMD BATCH a\necho b\n",
-            "[ -e a ]\n",
-            self.LETTERS,
-            f"./first\n{self.LETTERS}",
-        ):
+        for text in ("# jobs\n( cd a; make )\n( cd b; make )\n", "R CMD BATCH a\necho b\n", "[ -e a ]\n",
+                     self.LETTERS, f"./first\n{self.LETTERS}"):
             self.write(text)
             number = 2 if text.startswith("#") else 1
             for call, ended in self.run_all((*call, "runs.txt") for call in calls):

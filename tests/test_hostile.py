@@ -550,10 +550,9 @@ class LyingServers(TcpCase):
         def serve(peer: Peer) -> None:
             self.welcome(peer)
             for number in range(300):
-                messages: list[Message] = [
-                    dict(type="pong", request=number, retry=""), dict(type="ack", n=0),
-                    dict(type="lost", id=str(number)),
-                    dict(type="nothing", request=0, left="x" * 500)]
+                messages: list[Message] = [dict(type="pong", request=number, retry=""), dict(type="ack", n=0),
+                                           dict(type="lost", id=str(number)),
+                                           dict(type="nothing", request=0, left="x" * 500)]
                 peer.say(*messages * 20)
             heard.set()
             peer.say(dict(type="closing", done=True)).rest(60)

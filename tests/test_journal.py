@@ -14,7 +14,6 @@ END = START | {"state", "exit", "signal", "cause", "seconds", "cpu", "memory", "
 
 
 class JournalCase(TcpCase):
-    """Helpers for tests of the journal."""
 
     def entries(self, event: str = "") -> list[dict[str, Any]]:
         """What stands in the journal, or what of it tells of one kind of event."""
@@ -47,13 +46,10 @@ class Runs(JournalCase):
         self.run_jobs("--outdir", "out", "--name", "alice", "--slots", "gpu\t0", "--memory=2G")
         start, end = self.entries()
         command = "echo one; echo two >&2; exit 3"
-        self.assertEqual(
-            {**start, "run": "", "time": 0, "pid": 0, "runner": 0},
-            {
-                "time": 0, "event": "start", "run": "", "line": 2, "command": command, "host": "alice",
-                "slot": "gpu?0", "pid": 0, "runner": 0, "directory": os.path.realpath(self.dir),
-            },
-        )
+        self.assertEqual({**start, "run": "", "time": 0, "pid": 0, "runner": 0},
+                         {"time": 0, "event": "start", "run": "", "line": 2, "command": command,
+                          "host": "alice", "slot": "gpu?0", "pid": 0, "runner": 0,
+                          "directory": os.path.realpath(self.dir)})
         self.assertEqual({**end, "event": "start", "time": start["time"]}, {**end, **start})
         self.assertEqual([end[name] for name in ("state", "exit", "signal", "cause", "bytes", "files")],
                          ["!", 3, 0, "", 8, ["2.out", "2.err"]])
@@ -104,10 +100,8 @@ class Runs(JournalCase):
     def test_a_start_is_there_after_a_second_while_the_job_runs(self) -> None:
         self.jobs("true", SLEEPING)
         runner = self.start_jobs("--outdir", "out", up=[2])
-        wait_until(
-            lambda: [entry["line"] for entry in self.entries("start")] == [1, 2],
-            what="both starts are written",
-        )
+        wait_until(lambda: [entry["line"] for entry in self.entries("start")] == [1, 2],
+                   what="both starts are written")
         runner.send_signal(signal.SIGINT)
         self.finish(runner)
 
@@ -193,10 +187,9 @@ class Clients(JournalCase):
         wait_until(lambda: len(self.entries("end")) == 2, what="what has gathered is written")
         self.assertWhole()
         end = self.ends()[1]
-        self.assertEqual(
-            [end[name] for name in ("host", "slot", "state", "exit", "command", "bytes", "files")],
-            ["bob", "1", "!", 3, "echo one; exit 3", 4, ["1.out"]],
-        )
+        names = "host", "slot", "state", "exit", "command", "bytes", "files"
+        self.assertEqual([end[name] for name in names],
+                         ["bob", "1", "!", 3, "echo one; exit 3", 4, ["1.out"]])
         self.assertGreaterEqual(end["cpu"], 0)
 
     def test_a_run_of_a_client_that_does_not_come_back_is_lost(self) -> None:
@@ -208,7 +201,6 @@ class Clients(JournalCase):
         client.kill()
         self.wait_states("e")
         wait_until(lambda: self.entries("end"), what="the server has written its end")
-        self.assertEqual(
-            [(end["state"], end["cause"], end["cpu"], end["files"]) for end in self.entries("end")],
-            [("e", "lost", None, ["1.out"])],
-        )
+        end, = self.entries("end")
+        found = end["state"], end["cause"], end["cpu"], end["files"]
+        self.assertEqual(found, ("e", "lost", None, ["1.out"]))

@@ -74,7 +74,7 @@ class JournalCase(Case):
 
 
 class Runs(JournalCase):
-    """What is told of runs."""
+    """What is told of runs, in little memory however many there are."""
 
     def test_a_run_has_all_that_its_end_tells(self) -> None:
         self.journal(*pair(1, 17, "simulate --seed 1", cause="timeout", state="!", exit=-1, signal=15))
@@ -114,6 +114,21 @@ class Runs(JournalCase):
                      end(2, 8, runner=5, files=["8.out.~1~"]))
         self.assertEqual([(run.line, run.files) for run in self.runs()[0]],
                          [(8, ["8.out", "8.out.~1~"]), (7, ["7.out", "7.err"])])
+
+    def test_memory_does_not_grow_with_the_runs(self) -> None:
+        def peak(count: int) -> int:
+            with open(self.dir / "out" / "journal", "wb") as file:
+                for number in range(count):
+                    file.writelines(pair(number, number, "true" * 50))
+            tracemalloc.start()
+            try:
+                self.assertEqual(sum(1 for _ in self.opened().start_pass()), count)
+                return tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+        self.journal()
+        with unittest.mock.patch.multiple(runwait4, MAX_REMEMBERED_RUNS=100):
+            self.assertLess(peak(6000), 1.2 * peak(2000))
 
 
 class Trouble(JournalCase):
@@ -230,10 +245,9 @@ class Trouble(JournalCase):
         (self.dir / "odd" / "journal").mkdir(parents=True)
         (self.dir / "fifo").mkdir()
         os.mkfifo(self.dir / "fifo" / "journal")
-        for name, words in {
-            "missing": "no such file or directory", "file": "not a directory",
-            "old": "no such file or directory", "odd": "is a directory", "fifo": "not a regular file",
-        }.items():
+        for name, words in {"missing": "no such file or directory", "file": "not a directory",
+                            "old": "no such file or directory", "odd": "is a directory",
+                            "fifo": "not a regular file"}.items():
             with self.assertRaisesRegex(runmaker4.UsageError, words):
                 runwait4.JournalReader(str(self.dir / name), self.fail)
 
@@ -410,12 +424,9 @@ class Random(JournalCase):
         for line in lines:
             rows = json.loads(self.view("--show", str(line.number), "--json"))["runs"]
             self.assertEqual({row["state"] for row in rows}, {self.WORDS[line.state]})
-            self.assertEqual(
-                [(row["start"], row["exit"], row["outcome"]) for row in rows if row["outcome"]],
-                [(run.began, run.exit if run.has_ended else None,
-                  self.state_of(run, lines, told.values(), last))
-                 for run in of[line.number]],
-            )
+            self.assertEqual([(row["start"], row["exit"], row["outcome"]) for row in rows if row["outcome"]],
+                             [(run.began, run.exit if run.has_ended else None,
+                               self.state_of(run, lines, told.values(), last)) for run in of[line.number]])
         self.check_stats(sum(run.has_ended for run in told.values()))
         self.check_report(states, lines, told.values())
 
@@ -481,22 +492,3 @@ class Random(JournalCase):
                          sorted(self.whose(lines, told, run) or run.line for run in told))
         bad = {line.number for line in lines if line.state in (b"!", b"e", b"r")}
         self.assertLessEqual(bad, {row["line"] for row in rows if row["is_last"]})
-
-
-class Size(JournalCase):
-    """However long it is, it takes little memory."""
-
-    def test_memory_does_not_grow_with_the_runs(self) -> None:
-        def peak(count: int) -> int:
-            with open(self.dir / "out" / "journal", "wb") as file:
-                for number in range(count):
-                    file.writelines(pair(number, number, "true" * 50))
-            tracemalloc.start()
-            try:
-                self.assertEqual(sum(1 for _ in self.opened().start_pass()), count)
-                return tracemalloc.get_traced_memory()[1]
-            finally:
-                tracemalloc.stop()
-        self.journal()
-        with unittest.mock.patch.multiple(runwait4, MAX_REMEMBERED_RUNS=100):
-            self.assertLess(peak(6000), 1.2 * peak(2000))

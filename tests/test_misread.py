@@ -7,20 +7,15 @@ import runmaker4
 from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase, Text, wait_until
 from tests.values import present
 
-READING = (
-    (RUNMAKER, "-q"), (RUNMAKER, "--follow"), (RUNMAKER, "--dry-run"), (RUNSERVER,), (RUNSET, "--list"),
-    (RUNSET, "-q", "--set=x", "--all"), (RUNWAIT, "--status"),
-)
-STRAY = (
-    "{}: runs.txt: line {} is neither a job nor a comment (a job is '. COMMAND', a comment begins with #)\n"
-)
-
+READING = ((RUNMAKER, "-q"), (RUNMAKER, "--follow"), (RUNMAKER, "--dry-run"), (RUNSERVER,),
+           (RUNSET, "--list"), (RUNSET, "-q", "--set=x", "--all"), (RUNWAIT, "--status"))
+STRAY = ("{}: runs.txt: line {} is neither a job nor a comment "
+         "(a job is '. COMMAND', a comment begins with #)\n")
 
 Check = Callable[[str, bool, Callable[[str], None]], object]     # of a file's lines, by runmaker4.py
 
 
 class MisreadCase(RunCase):
-    """Steps that the tests below share."""
 
     def said(self, check: Check, text: Text) -> list[str]:
         """What a check of runmaker4.py says of this text, or refuses, without its place."""
@@ -46,11 +41,9 @@ class PlainCommands(MisreadCase):
         for call, ended in self.run_all((*call, "runs.txt") for call in READING):
             with self.subTest(call=call):
                 self.assertRefused(ended)
-                self.assertEqual(
-                    ended.err.decode(),
-                    f"{call[0]}: runs.txt: no jobs; line 3 is plain text (a job is '. COMMAND'; runset4.py "
-                    "NEW --add-list runs.txt makes jobs of the lines)\n",
-                )
+                said = (f"{call[0]}: runs.txt: no jobs; line 3 is plain text (a job is '. COMMAND'; "
+                        "runset4.py NEW --add-list runs.txt makes jobs of the lines)\n")
+                self.assertEqual(ended.err.decode(), said)
         self.assertEqual(self.read(), before)
 
     def test_one_line_is_enough_with_or_without_its_end(self) -> None:
@@ -68,10 +61,9 @@ class PlainCommands(MisreadCase):
         self.assertEqual((ended.code, ended.out), (0, b"a\nb\n"))
 
     def test_what_has_no_such_line_is_none(self) -> None:
-        for text in (
-            "", "\n", "\r\n \t\r\n", "# a\n  # b\n\t#c", "/ a\n//b\n/* c */\n/\n", "#RUN barrier\n#RUN end\n",
-            "x echo a\n", b"\xef\xbb\xbf# a\n", b"\xef\xbb\xbf", "#" * 10_000, " " * 10_000 + "\n",
-        ):
+        for text in ("", "\n", "\r\n \t\r\n", "# a\n  # b\n\t#c", "/ a\n//b\n/* c */\n/\n",
+                     "#RUN barrier\n#RUN end\n", "x echo a\n", b"\xef\xbb\xbf# a\n", b"\xef\xbb\xbf",
+                     "#" * 10_000, " " * 10_000 + "\n"):
             with self.subTest(text=text[:20]):
                 self.assertEqual(self.said(runmaker4.check_for_strays, text), [])
 
@@ -115,10 +107,9 @@ class StrayLines(MisreadCase):
 
 class LookAlikes(MisreadCase):
     """What would be a directive but for blanks or small letters is one that makes no sense, for all."""
-    ALIKE = (
-        "#run barrier", "# RUN barrier", " #RUN barrier", " # run timeout=3s", "\t#\tRun  Barrier Check ",
-        "# RUN end", "#Run host=a,b TIMEOUT=3S\r", "# run barrier first", "#RUN: barrier", "#RUNNING",
-    )
+    ALIKE = ("#run barrier", "# RUN barrier", " #RUN barrier", " # run timeout=3s",
+             "\t#\tRun  Barrier Check ", "# RUN end", "#Run host=a,b TIMEOUT=3S\r", "# run barrier first",
+             "#RUN: barrier", "#RUNNING")
     OTHERS = (
         "# run these first", "#running barrier", "##RUN barrier", "/RUN barrier", "#RU barrier", "# runs",
         "#off end", "# RUN host", "#", "a #RUN barrier", "x #run barrier", "# run endings", "# RUN",

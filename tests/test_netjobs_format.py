@@ -44,7 +44,6 @@ SAMPLE_JOBS = """\
 
 
 class FormatCase(Case):
-    """Steps that the tests below share."""
 
     def lines(self, config: Text) -> list[bytes]:
         """What a configuration becomes, without the frame of each test and the line at the end."""
@@ -137,18 +136,10 @@ class Reading(FormatCase):
                                    f"#RUN together=t host=a timeout={read} min-hosts=all", ". 3")
 
     def test_quotes(self) -> None:
-        for written, read in {
-            '"echo a"': "echo a",
-            '"echo "a""': 'echo "a"',
-            '"a" "b"': 'a" "b',
-            '"': '"',
-            'echo "a"': 'echo "a"',
-            "'echo a'": "'echo a'",
-            '"echo a': '"echo a',
-            '"sh -c: end"': "sh -c: end",
-            "-timeout: 3s": "-timeout: 3s",
-            "b: 5s: c": "b: 5s: c",
-        }.items():
+        for written, read in {'"echo a"': "echo a", '"echo "a""': 'echo "a"', '"a" "b"': 'a" "b', '"': '"',
+                              'echo "a"': 'echo "a"', "'echo a'": "'echo a'", '"echo a': '"echo a',
+                              '"sh -c: end"': "sh -c: end", "-timeout: 3s": "-timeout: 3s",
+                              "b: 5s: c": "b: 5s: c"}.items():
             with self.subTest(written=written):
                 config, command = f"t:\na: {written}\nend", f". {read}"
                 self.assertBecomes(config, "#RUN together=t host=a min-hosts=all", command)

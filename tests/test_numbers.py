@@ -81,10 +81,9 @@ class Whole(OutputCase):
         self.write("d a\nd b\n! bc\nd c\n")
         self.journal(*(end(line, line, name, files=[], stdout=f"{name}\n")
                        for line, name in enumerate(("a", "b", "bc", "c"), 1)))
-        for selection, out, err in (
-            ("2,4", b"b\nc\n", b""), ("c", b"c\n", b""), ("b*", b"b\n", b"not done, and left out: line 3"),
-            ("7", b"", b"no job matches '7'"),
-        ):
+        for selection, out, err in (("2,4", b"b\nc\n", b""), ("c", b"c\n", b""),
+                                    ("b*", b"b\n", b"not done, and left out: line 3"),
+                                    ("7", b"", b"no job matches '7'")):
             with self.subTest(selection):
                 ended = self.run_script(RUNWAIT, "--output", "--outdir", "out", "runs.txt", selection)
                 self.assertEqual(ended.out, out)

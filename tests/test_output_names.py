@@ -34,11 +34,8 @@ class OutCase(Case):
         return runmaker4.OutDir(str(self.out), runmaker4.FileExecutor(False), self.said.append)
 
     def files(self) -> dict[str, str]:
-        return {
-            path.name: path.read_text()
-            for path in self.out.iterdir()
-            if path.is_file() and path.name != "journal"
-        }
+        return {path.name: path.read_text() for path in self.out.iterdir()
+                if path.is_file() and path.name != "journal"}
 
 
 class TakenNames(OutCase):

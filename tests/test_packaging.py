@@ -18,7 +18,6 @@ from tests.test_output import read_terminal
 
 
 class AnywhereCase(Case):
-    """Steps that the tests below share."""
 
     def assertWork(self, call: Callable[..., Ended]) -> None:
         """The scripts, as call(script, arguments...) starts them, add, run, list and count jobs."""
@@ -150,12 +149,9 @@ class Made(Case):
         for script in SCRIPTS:
             _, _, _, *groups = make.read_script(script[:-3]).parser.format_help().split("\n\n")
             options = re.findall(r"--[a-z][\w-]*", "\n\n".join(groups))
-            for name in (
-                f"man/man1/{script[:-3]}.1",
-                f"bash-completion/completions/{script[:-3]}",
-                f"zsh/site-functions/_{script[:-3]}",
-                f"fish/vendor_completions.d/{script[:-3]}.fish",
-            ):
+            for name in (f"man/man1/{script[:-3]}.1", f"bash-completion/completions/{script[:-3]}",
+                         f"zsh/site-functions/_{script[:-3]}",
+                         f"fish/vendor_completions.d/{script[:-3]}.fish"):
                 text = (make.HERE / "share" / name).read_text().replace("\\-", "-").replace(" -l ", " --")
                 self.assertEqual(set(options) - set(re.findall(r"--[a-z][\w-]*", text)), set(), name)
 

@@ -244,16 +244,14 @@ def garbage(random_: random.Random, depth: int = 3) -> str:
     if depth and kind < 3:
         return "[%s]" % ", ".join(garbage(random_, depth - 1) for _ in range(random_.randrange(4)))
     if depth and kind < 6:
-        items = (
-            f'"{random_.choice(FIELDS)}": {garbage(random_, depth - 1)}' for _ in range(random_.randrange(4))
-        )
+        items = (f'"{random_.choice(FIELDS)}": {garbage(random_, depth - 1)}'
+                 for _ in range(random_.randrange(4)))
         return "{%s}" % ", ".join(items)
     if kind == 6:
         return random_.choice(NO_NUMBERS)
     if kind < 12:
-        return random_.choice(
-            ["null", "true", "1.5", str(random_.randrange(-9, 99)), f'"{random_.choice(FIELDS)}"']
-        )
+        numbers = str(random_.randrange(-9, 99)), f'"{random_.choice(FIELDS)}"'
+        return random_.choice(["null", "true", "1.5", *numbers])
     return random_.choice(STRANGE)
 
 
