@@ -272,9 +272,9 @@ def job_of(found: Union[runmaker4.Job, runmaker4.NoJob]) -> runmaker4.Job:
 
 
 @contextlib.contextmanager
-def locked(fd: int, at: int, length: int = 1, patience: float = 1.0) -> Iterator[None]:
-    """Hold an exclusive lock for a moment; tries for `patience` seconds, then raises OSError(EAGAIN)."""
-    if not runmaker4.keep_trying(lambda: runmaker4.lock(fd, at, length), patience):
+def locked(fd: int, at: int, length: int = 1) -> Iterator[None]:
+    """Hold an exclusive lock for a moment; tries for 20 seconds, then raises OSError(EAGAIN)."""
+    if not runmaker4.keep_trying(lambda: runmaker4.lock(fd, at, length), 20.0):
         raise OSError(errno.EAGAIN, "somebody else has kept it locked")
     try:
         yield
@@ -614,7 +614,7 @@ class RunCase(Case):
 
     def assertNobodyLeft(self) -> None:
         """No process of this test lives on."""
-        wait_until(lambda: not marked(f"{MARK}={self.mark}"), 3, "no process is left")
+        wait_until(lambda: not marked(f"{MARK}={self.mark}"), what="no process is left")
 
     def assertOnlyStatesChanged(self) -> None:
         """Nothing but state bytes differs from what jobs() wrote."""

@@ -210,13 +210,13 @@ class TcpCase(RunCase):
 
     def assertNoJobLeft(self) -> None:
         """No process of a job lives on; servers and clients may."""
-        wait_until(lambda: not set(marked(f"{MARK}={self.mark}")) & set(marked("RUNMAKER4_JOB=")), 5,
-                   "no job is left")
+        wait_until(lambda: not set(marked(f"{MARK}={self.mark}")) & set(marked("RUNMAKER4_JOB=")),
+                   what="no job is left")
 
-    def assertClientEnded(self, ended: Ended, code: int, states: str, timeout: float = 10) -> None:
+    def assertClientEnded(self, ended: Ended, code: int, states: str) -> None:
         """The client's exit status, the states (at once, or soon), only they changed, and no job lives on."""
         self.assertEqual(ended.code, code, ended.err.decode(errors="replace"))
-        self.wait_states(states, timeout)
+        self.wait_states(states)
         self.assertOnlyStatesChanged()
         self.assertNoJobLeft()
 

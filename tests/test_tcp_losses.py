@@ -173,15 +173,14 @@ class KilledClient(LossCase):
         server = self.serve(JOB, JOB, grace=SHORT)
         client = self.connect(server, "-j2", up=(1, 2))
         self.append(". touch third")
+        self.assert_held(1, 2)
         begin = time.monotonic()
         self.kill_jobs(client)
         self.wait_said(server, "client bob (127.0.0.1) is lost", "1, 2")
-        self.assert_held(1, 2)
         self.wait_states("ee.")
         self.assertGreaterEqual(time.monotonic() - begin, SHORT)
-        self.assertLess(time.monotonic() - begin, SHORT + 8)
         self.wait_said(server, "bob", "did not come back", "1, 2", "given up")
-        self.assertEqual(self.locked_lines(), [])
+        self.assert_held()
         self.assertFalse(self.exists("third"))
         self.assertNoJobLeft()
 
@@ -207,7 +206,7 @@ class KilledClient(LossCase):
     def test_a_client_that_is_ended_by_a_signal_has_no_grace(self) -> None:
         server = self.serve(JOB)
         client = self.connect(server)
-        self.assertClientEnded(self.stop(client), 143, "e", timeout=5)
+        self.assertClientEnded(self.stop(client), 143, "e")
         self.assertNotIn(b"lost", server.err)
 
 
@@ -237,7 +236,7 @@ class VanishedPeer(LossCase):
         self.vanish(server)
         self.wait_states("ee")
         self.wait_said(server, "bob", "did not come back", "lines 1, 2")
-        self.assertEqual(self.locked_lines(), [])
+        self.assert_held()
 
     def test_if_it_comes_back_without_them_the_started_one_is_e_and_the_other_new_at_once(self) -> None:
         server = self.serve("true", "true")
@@ -245,7 +244,7 @@ class VanishedPeer(LossCase):
         with Peer.of(server.port, server.token) as peer:
             peer.hello(client=self.ID, name="bob", slots=2).hear("welcome")
             self.wait_states("e.")
-            self.assertEqual(self.locked_lines(), [])
+            self.assert_held()
 
     def test_a_client_that_resumes_but_is_away_makes_them_no_less_e(self) -> None:
         server = self.serve("true", "true", grace=SHORT)
@@ -263,6 +262,28 @@ class VanishedPeer(LossCase):
             self.wait_states("..")
         self.assertEqual(self.run_client(server).code, 0)
         self.assertEqual(self.states(), "dd")
+
+    def test_of_equal_lines_the_job_that_has_ended_during_a_long_absence_gets_its_line_first(self) -> None:
+        """Somebody else has taken one of the three: one copy must be stopped that has not ended."""
+        server = self.serve("true", "true", "true", grace=0.2)
+        with Peer.of(server.port, server.token) as bob:
+            bob.hello(client="b" * 16, slots=3).hear("welcome")
+            jobs = bob.say(dict(type="claim", request=1, want=3, last=False)).hear("jobs")["jobs"]
+            bob.say(*(dict(BEGIN, n=number, id=job["id"]) for number, job in enumerate(jobs, 1)))
+            bob.say(dict(type="ping", request=1)).hear("pong")
+        self.wait_states("eee")
+        with Peer.of(server.port, server.token) as other, Peer.of(server.port, server.token) as bob:
+            other.hello(retry="er").hear("welcome")
+            other.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")
+            # whichever it is, and in whatever order they are named
+            for result in None, "d":
+                jobs = [*jobs[1:], {**jobs[0], "result": result}]
+            lost = bob.hello(*jobs, client="b" * 16).hear_lost()
+            self.assertEqual(len(lost), 1)
+            self.assertIn(lost[0], [job["id"] for job in jobs if not job.get("result")])
+            ended, = (job["id"] for job in jobs if job.get("result"))
+            bob.say(dict(type="finish", n=9, id=ended, state="d", how="exit 0", cause="")).hear("ack")
+            self.assertEqual(sorted(self.states()), ["d", "r", "r"])
 
 
 class VanishedWhileSought(LossCase):
@@ -357,7 +378,7 @@ class CutConnection(LossCase):
         proxy.mend()
         self.wait_said(client, "line 2", "another")
         first, second = self.pids(2)
-        wait_until(lambda: not alive(first), 20, "the copy is stopped")
+        wait_until(lambda: not alive(first), what="the copy is stopped")
         self.assertEqual(self.finish(client).code, 1)
         self.assertTrue(alive(second))
         self.assert_held(2)
@@ -407,21 +428,20 @@ class ResultOfAMissingFile(TcpCase):
         self.assertFalse(self.exists("defect"))
 
 
+@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
 class SilentConnection(LossCase):
     """Nothing comes through, in one direction or both, and nobody is told: that is a loss after a while."""
-    SILENCE = 1.2 if FULL else 0.8
-    PATCH = (f"import runmaker4\n"
-             f"runmaker4.MAX_SILENT_SECONDS, runmaker4.PING_SECONDS = {SILENCE}, {SILENCE / 4}")
+    PATCH = "import runmaker4; runmaker4.MAX_SILENT_SECONDS, runmaker4.PING_SECONDS = 1.2, 0.3"
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_pause_shorter_than_that_is_nothing(self) -> None:
+        self.PATCH = "import runmaker4; runmaker4.MAX_SILENT_SECONDS, runmaker4.PING_SECONDS = 5, 0.3"
         server = self.serve(JOB)
         proxy, client = self.connect_by_proxy(server)
         proxy.freeze()
-        time.sleep(0.4)
+        time.sleep(1)
         proxy.thaw()
         # if the keep-alives had not come through, that were a loss
-        time.sleep(self.SILENCE)
+        time.sleep(5)
         self.open_gate()
         self.assert_each_ran_once(client, "d")
         self.assertNotIn(b"lost", server.err)
@@ -438,15 +458,12 @@ class SilentConnection(LossCase):
         self.wait_said(server, "bob", "came back")
         self.assert_second_ran_on(client)
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_silence_towards_the_server(self) -> None:
         self.check_silence(TO_SERVER)
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_silence_towards_the_client(self) -> None:
         self.check_silence(TO_CLIENT)
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_job_whose_start_the_server_cannot_learn_of_does_not_run_twice(self) -> None:
         """It is handed out while nothing comes back: it is started once at the most."""
         server = self.serve("true", grace=SHORT)
@@ -460,50 +477,23 @@ class SilentConnection(LossCase):
         self.connect(server, "--follow", name="carol", up=())
         self.wait_said(server, "client bob (127.0.0.1) is lost")
         time.sleep(SHORT + 1)                           # by now the line is carol's, or it is e
-        self.assertEqual(len(self.pids(2)), 1)
+        self.wait_runs(1, line=2)
         proxy.thaw()
         self.open_gate()
         self.wait_states("dd")
         self.assertEqual(len(self.pids(2)), 1)
 
-    def test_of_equal_lines_the_job_that_has_ended_during_a_long_absence_gets_its_line_first(self) -> None:
-        """Somebody else has taken one of the three: one copy must be stopped that has not ended."""
-        server = self.serve("true", "true", "true", grace=0.2)
-        with Peer.of(server.port, server.token) as bob:
-            bob.hello(client="b" * 16, slots=3).hear("welcome")
-            jobs = bob.say(dict(type="claim", request=1, want=3, last=False)).hear("jobs")["jobs"]
-            bob.say(*(dict(BEGIN, n=number, id=job["id"]) for number, job in enumerate(jobs, 1)))
-            bob.say(dict(type="ping", request=1)).hear("pong")
-        self.wait_states("eee")
-        with Peer.of(server.port, server.token) as other, Peer.of(server.port, server.token) as bob:
-            other.hello(retry="er").hear("welcome")
-            other.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")
-            # whichever it is, and in whatever order they are named
-            for result in None, "d":
-                jobs = [*jobs[1:], {**jobs[0], "result": result}]
-            lost = bob.hello(*jobs, client="b" * 16).hear_lost()
-            self.assertEqual(len(lost), 1)
-            self.assertIn(lost[0], [job["id"] for job in jobs if not job.get("result")])
-            ended, = (job["id"] for job in jobs if job.get("result"))
-            bob.say(dict(type="finish", n=9, id=ended, state="d", how="exit 0", cause="")).hear("ack")
-            self.assertEqual(sorted(self.states()), ["d", "r", "r"])
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_a_client_that_sleeps_for_longer_than_the_grace_hands_in_its_result_later(self) -> None:
         server = self.serve(JOB, grace=0.3)
         client = self.connect(server)
         client.send_signal(signal.SIGSTOP)
-        begin = time.monotonic()
         self.wait_states("e")
-        # since the last keep-alive: more
-        self.assertGreater(time.monotonic() - begin, self.SILENCE * 3 / 4)
         self.wait_said(server, "bob", "did not come back")
         self.open_gate()
         wait_until(lambda: not alive(self.pids()[0]), what="the job has ended")
         client.send_signal(signal.SIGCONT)
         self.assert_each_ran_once(client, "d")
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_client_that_wakes_up_starts_nothing_that_another_has_run_meanwhile(self) -> None:
         """Jobs that were handed out to it are on their way when it falls asleep."""
         server = self.serve(*["echo $JOB_ID $PPID >>ran; sleep 0.02"] * 500, grace=0.3)
@@ -518,14 +508,13 @@ class SilentConnection(LossCase):
         self.finish(client)
         self.assertEqual(self.read("ran"), before)
 
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_server_that_slept_for_longer_than_the_grace_gives_its_clients_theirs(self) -> None:
-        server = self.serve(JOB, LATER, grace=0.7)
+        server = self.serve(JOB, LATER, grace=3)
         client = self.connect(server, "-j2", up=(1, 2))
         server.send_signal(signal.SIGSTOP)
         self.wait_said(client, "")                      # it has missed its server
         self.end_jobs(client)
-        time.sleep(0.8)
+        time.sleep(3.1)
         self.assert_held(1, 2)
         server.send_signal(signal.SIGCONT)
         self.assert_second_ran_on(client)
@@ -771,7 +760,8 @@ class LeftBehind(LossCase):
     PATCH = "import runmaker4; runmaker4.Pump.QUIET_SECONDS = runmaker4.Pump.MAX_READING_SECONDS = 0.6"
 
     def test_no_output_is_lost_while_the_server_is_away(self) -> None:
-        server = self.serve(f"{{ until [ -e away ]; do sleep 0.02; done; seq 400000; }} & {UP}")
+        away, begun = (f"until [ -e {name} ]; do sleep 0.02; done" for name in ("away", "begun"))
+        server = self.serve(f"{{ {away}; : >begun; seq 400000; }} & {UP}; {begun}")
         proxy = Proxy(server.port)
         self.addCleanup(proxy.close)
         client = self.start_client(server, "--port", proxy.port, "-q", up=(1,))
