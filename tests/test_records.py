@@ -7,7 +7,7 @@ import shutil
 import time
 import unittest
 
-from tests.support import FULL, RUNMAKER, Case, Ended, console_lines, wait_until
+from tests.support import FULL, GATE, RUNMAKER, Case, Ended, console_lines, wait_until
 from tests.values import present
 
 WIDTH = 160                             # bytes of a line of the log file, without its newline
@@ -115,11 +115,13 @@ class LogPlaces(LogCase):
 
     def test_several_runners_share_the_file_and_the_output_directory(self) -> None:
         jobs = 60
-        command = "echo start $JOB_ID; sleep 0.0$((JOB_ID % 7)); echo end $JOB_ID"
+        command = f"echo start $JOB_ID; sleep 0.0$((JOB_ID % 7)); echo end $JOB_ID; {GATE}"
         self.write("# shared\n" + f". {command}\n" * jobs)
         names = ["alice", "bob", "carol"]
         records = "-l", "outputs", "--outdir", "out", "--joblog", "joblog"
         runners = [self.start(RUNMAKER, "-j2", "--name", name, *records, "runs.txt") for name in names]
+        wait_until(lambda: self.states().count("r") == 6, 60, "each has jobs")
+        self.open_gate()
         self.assertEqual([self.finish(runner).code for runner in runners], [0, 0, 0])
         for ordinal in range(1, jobs + 1):
             line = ordinal + 1
@@ -281,8 +283,8 @@ class JobLog(Case):
         self.assertEqual(self.read("joblog").split(b"\n")[0], "\t".join(self.COLUMNS).encode())
 
     def test_exit_statuses_signals_and_timeouts_can_be_told_apart(self) -> None:
-        self.write(". true\n. exit 3\n. kill -9 $$\n. sleep 30\n")
-        self.run_jobs("--timeout", 0.5)
+        self.write(". true\n. exit 3\n. kill -9 $$\n#RUN timeout=0.5\n. sleep 30\n")
+        self.run_jobs()
         succeeded, failed, killed, timed_out = self.column("Exitval", "Signal")
         self.assertEqual((succeeded, failed, killed), (["0", "0"], ["3", "0"], ["137", "9"]))
         self.assertEqual(timed_out[0], "-1")
