@@ -4,21 +4,11 @@ import os
 import re
 import signal
 import subprocess
-import threading
 import time
 import unittest
 from typing import Any
 
-from tests.support import (
-    FULL,
-    GATE,
-    RUNMAKER,
-    RUNWAIT,
-    Ended,
-    RunCase,
-    deadline,
-    wait_until,
-)
+from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, Ended, RunCase, deadline, wait_until
 from tests.terminal import Terminal, TerminalCase
 from tests.values import present
 
@@ -226,28 +216,23 @@ class ProgressInAPipe(RunwaitCase):
 
     def test_a_line_comes_per_change_and_at_most_one_a_second(self) -> None:
         self.write(". sleep 0.05\n" * 15 + f". {GATE}\n")
+        begin = time.monotonic()
         waiter = self.start(RUNWAIT, "--progress", "runs.txt")
+        lines = [self.first_line(waiter)]
         runner = self.start(RUNMAKER, "-q", "runs.txt")
-        seen = self.timed_lines(waiter)
-        gaps = [later - earlier for (earlier, _), (later, _) in zip(seen, seen[1:-1])]
-        self.assertGreater(len(gaps), 0)
-        self.assertGreater(min(gaps), 0.5)           # generous: a busy machine delays some lines
-        lines = [line for _, line in seen]
+        with deadline(waiter):
+            for line in present(waiter.stdout):
+                lines.append(line)
+                if b" 15 of " in line:
+                    self.open_gate()
+        # the first comes at once, and so does the last one: the others each after a second
+        self.assertGreater(time.monotonic() - begin, len(lines) - 2)
+        self.assertGreater(len(lines), 2)
         self.assertEqual(len(set(lines)), len(lines), lines)
         for line in lines:
             self.assertRegex(line, LINE)
         self.assertIn(b" 16 of  16 jobs", lines[-1])
         self.finish(runner)
-
-    def timed_lines(self, waiter: subprocess.Popen[bytes]) -> list[tuple[float, bytes]]:
-        """The lines of runwait4.py and when they came; opens the gate when one job is left."""
-        seen = []
-        with deadline(waiter):
-            for line in present(waiter.stdout):
-                seen.append((time.monotonic(), line))
-                if b" 15 of " in line:
-                    threading.Timer(0.2, self.open_gate).start()
-        return seen
 
     def test_a_reader_that_left_does_not_end_the_waiting_with_an_error_message(self) -> None:
         runner = self.half_way()

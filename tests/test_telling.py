@@ -61,7 +61,7 @@ class Status(TellingCase):
         shown = self.told("--status", "--outdir", "out", "runs.txt")
         if since < "23:58":
             self.assertRegex(shown, r"\nline  host   slot   since        for  command\n"
-                                    rf"   1  node1  gpu 2  {since}  1m 4\ds  {re.escape(GATE)}\n")
+                                    rf"   1  node1  gpu 2  {since}  1m [45]\ds  {re.escape(GATE)}\n")
         (job,) = self.status("--outdir", "out")["jobs"]
         self.assertAlmostEqual(job.pop("start"), began, 2)
         self.assertGreaterEqual(job.pop("seconds"), 100)
@@ -99,7 +99,9 @@ class Status(TellingCase):
         now = time.time()
         ends = (end(number, 5 + number, f"d {number}", now - 140 + number / 10) for number in range(1000))
         self.journal(*ends, start("a", 1, GATE, now - 140))
-        self.assertAlmostEqual(self.status("--outdir", "out")["seconds_left"], 40, delta=10)
+        waited = time.time() - now
+        seconds_left = self.status("--outdir", "out")["seconds_left"]
+        self.assertTrue(waited + 40 - 10 < seconds_left < time.time() - now + 40 + 10, seconds_left)
 
     def test_no_age_and_no_rate_are_told_of_a_time_in_the_future(self) -> None:
         self.running(". second")

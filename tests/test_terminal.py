@@ -318,6 +318,8 @@ class BlockedPipe(unittest.TestCase):
         for text in texts:
             writer.write(text)
             await asyncio.sleep(0.001)
+            while text is texts[0] and writer.backlog:      # which fills the pipe
+                await asyncio.sleep(0.001)
         self.assertEqual((len(writer.executor.pending), writer.backlog), (1, len(b"".join(texts[1:]))))
         with open(read_fd, "rb", closefd=False) as reader:
             data = await loop.run_in_executor(None, reader.read, len(b"".join(texts)))
