@@ -14,6 +14,7 @@ import runmaker4
 from tests.support import (
     FULL,
     GATE,
+    QUICK,
     RUNCLIENT,
     RUNMAKER,
     SLEEPING,
@@ -22,6 +23,7 @@ from tests.support import (
     RunCase,
     Text,
     as_bytes,
+    program_of,
     wait_until,
 )
 from tests.tcp import OverTcp
@@ -150,16 +152,15 @@ class FollowedNames(SlotCase):
         self.assertAll(0, runner, "dddd")
 
     def test_a_name_that_is_added_gets_a_job_within_a_second(self) -> None:
+        """That is, within three looks: two must find it, and it can come just behind one."""
+        self.assertLess(3 * runmaker4.SlotFile.INTERVAL, 1)
         self.jobs(*[HELD] * 5)
         self.names("a\n")
-        runner, waited = self.start_on_names(up=[1]), []
+        runner = self.start_on_names(up=[1])
         for line, name in enumerate("bcd", 2):
-            began = time.monotonic()
             with open(self.dir / "names", "a", encoding="ascii") as names:
                 names.write(f"{name}\n")
             self.assertEqual(self.name_of(line), name)
-            waited.append(time.monotonic() - began)
-        self.assertLess(sorted(waited)[1], 1, waited)
         self.open_gate()
         self.assertAll(0, runner, "ddddd")
 
@@ -235,6 +236,14 @@ class FollowedNames(SlotCase):
 class SlotErrors(SlotCase):
     """A slot whose jobs could not run, N times in a row, gets no more of them (--slot-errors)."""
     BROKEN = '[ "$SLAVE_IP" != bad ] || [ -e mended ] || { echo $JOB_ID >>broken; exit 127; }'
+    # what ends with 127 does so soon, however busy the machine is
+    soon = "import runmaker4; runmaker4.Runner.MAX_BROKEN_SECONDS = 60.0"
+
+    def command(self, script: str, *args: object) -> list[str]:
+        words = super().command(script, *args)
+        if script == RUNMAKER:
+            words[1:2] = "-c", program_of(script, words[1], self.soon)
+        return words
 
     def said_of(self, ended: Ended, name: str) -> str:
         """The line of stderr that names the slot and what it did."""
@@ -253,7 +262,7 @@ class SlotErrors(SlotCase):
 
     def test_when_all_slots_are_out_the_runner_ends(self) -> None:
         self.jobs(*["exit 127"] * 6)
-        ended = self.run_jobs("-q", "--slots", "one,two", "--slot-errors", "2", "--follow", timeout=30)
+        ended = self.run_jobs("-q", "--slots", "one,two", "--slot-errors", "2", "--follow")
         self.assertEnded(ended, 1, "!!!!..")
         for name in "one", "two":
             self.said_of(ended, name)
@@ -274,6 +283,7 @@ class SlotErrors(SlotCase):
         self.assertEnded(self.run_jobs("-q", "-j1", "--slot-errors", "0"), 1, "!!!!!")
 
     def test_127_after_some_work_is_an_end_as_any_other(self) -> None:
+        self.soon = ""
         self.jobs("sleep 1; no-such-mailer", "exit 1")
         self.assertEnded(self.run_jobs("-q", "-j1", "--slot-errors", "1"), 1, "!!")
 
@@ -290,11 +300,12 @@ class SlotErrors(SlotCase):
     def test_a_host_without_the_program_leaves_the_list_to_the_other(self) -> None:
         for name in "there", "elsewhere":
             (self.dir / name).mkdir()
-        self.write("#!/bin/sh\nsleep 0.2\n", "there/sim").chmod(0o755)
+        self.write(f"#!/bin/sh\ncd ..; {GATE}\n", "there/sim").chmod(0o755)
         self.jobs(*["./sim"] * 40)
         good = self.start(RUNMAKER, "-q", "-j2", "../runs.txt", cwd=self.dir / "there")
         bad = self.start(RUNMAKER, "-q", "-j4", "--name", "alice", "../runs.txt", cwd=self.dir / "elsewhere")
         ended = self.finish(bad)
+        self.open_gate()
         where = re.escape(str(self.dir / "elsewhere"))
         said = rf"slot 1: 3 jobs in a row ended with 127 within a second; .* on alice in {where}: \./sim\)"
         self.assertRegex(ended.err.decode(), said)
@@ -314,7 +325,7 @@ class SlotErrors(SlotCase):
         self.names("good\nother\nbad\n")
         wait_until(lambda: sorted(self.states()) == ["!", "!", "r", "r", "r"], what="bad has a job")
         self.open_gate()
-        self.assertEqual((runner.wait(20), sorted(self.states())), (1, ["!", "!", "d", "d", "d"]))
+        self.assertEqual((runner.wait(60), sorted(self.states())), (1, ["!", "!", "d", "d", "d"]))
         self.assertLessEqual({"bad", "good", "other"}, {name for name, _ in self.used()})
 
     def test_with_one_only_it_gets_no_second_job(self) -> None:
@@ -461,10 +472,9 @@ class Wrapped(SlotCase):
     def test_a_job_that_is_ended_is_ended_within_its_wrapper(self) -> None:
         self.script('#!/bin/sh\n"$@"\n', "wrap")
         self.jobs(SLEEPING, f"trap : TERM; {SLEEPING}")
-        ended = self.finish(
-            self.start_jobs("-j2", "-q", "--runner", "./wrap", "--timeout", "0.5", quick=True)
-        )
-        self.assertEnded(ended, 1, "!!")
+        options = "-j2", "-q", "--runner", "./wrap", "--timeout", "0.5"
+        runner = self.start_hasty(*options, "runs.txt", patience=QUICK)
+        self.assertEnded(self.finish(runner), 1, "!!")
 
     def test_the_wrapped_jobs_of_a_killed_runner_keep_their_line(self) -> None:
         self.jobs(WAITING)
