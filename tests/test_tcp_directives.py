@@ -57,9 +57,9 @@ class LastLines(TcpCase):
         for number, (text, option, code, states) in enumerate(self.ENDS):
             with self.subTest(text=text, option=option):
                 server, client = started[number]
-                self.assertEqual(self.finish(client, 10).code, code, client.err)
+                self.assertEqual(self.finish(client).code, code, client.err)
                 if option == "-r":
-                    self.assertEqual(self.finish(server, 10).code, code, server.err)
+                    self.assertEqual(self.finish(server).code, code, server.err)
                 self.assertEqual(self.states(f"{number}.txt"), states)
 
 
@@ -189,7 +189,7 @@ class Losses(DirectiveCase, TcpCase):
         """A client dies with its job above a barrier; another one, which has waited for that and has ended.
         """
         self.lines(f". {self.JOB}", barrier, f". {RAN}")
-        self.server = self.start_server("--grace", 0.6)
+        self.server = self.start_server("--grace", 3)
         first = self.start_client(self.server, "--name", "first", up=[1])
         second = self.start_client(self.server)
         self.wait_clients(self.server, 2)

