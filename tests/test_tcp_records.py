@@ -2,12 +2,12 @@
 write.
 """
 import dataclasses
+import itertools
 import os
 import pathlib
 import re
 import resource
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -18,6 +18,7 @@ from typing import Callable, Union
 from tests.proxy import Proxy
 from tests.support import (
     FULL,
+    GATE,
     RUNCLIENT,
     RUNMAKER,
     RUNSERVER,
@@ -90,20 +91,14 @@ class RecordsCase(TcpCase, LogCase):
         return server.out.partition(b"\n")[2]
 
     def watch(self, server: Server, clients: Sequence[Program], condition: Callable[[], bool]) -> None:
-        """While the condition is true: little memory is used, and the server mostly answers within 0.5 s."""
-        asked, waited = 0, []
+        """While the condition is true: little memory is used, and the server answers."""
         while condition():
-            begin = time.monotonic()
             with Peer.of(server.port, server.token) as peer:
                 peer.hello().say(dict(type="ping", request=1)).hear("pong")
-            waited.append(time.monotonic() - begin)
             for program in (server, *clients):
                 if program.poll() is None:
                     self.assertLess(peak_memory(program.pid), self.MEMORY, program.process.args)
-            asked += "r" in self.states()
             time.sleep(0.02)
-        self.assertGreater(asked, 0, "nothing ran meanwhile")
-        self.assertLess(statistics.median(waited), 0.5)
 
     def wait_until_all_wait(self, *pids: int) -> None:
         """Wait until these processes have next to nothing to do for a while."""
@@ -270,11 +265,13 @@ class Together(RecordsCase):
 
     def test_clients_and_a_runner_write_each_record_in_its_place(self) -> None:
         count = 60
-        command = "echo start $JOB_ID; sleep 0.0$((JOB_ID % 7)); echo end $JOB_ID"
+        command = f"echo start $JOB_ID; sleep 0.0$((JOB_ID % 7)); echo end $JOB_ID; {GATE}"
         self.write("# shared\n" + f". {command}\n" * count)
         server = self.start_server(*KEPT)
         clients = [self.start_client(server, "-j2", "--name", name) for name in self.NAMES]
         runner = self.start(RUNMAKER, "-j2", "-q", "--name", "dave", *KEPT, "runs.txt")
+        wait_until(lambda: self.states().count("r") >= 8, 60, "each has jobs")
+        self.open_gate()
         programs: list[Process] = [*clients, runner]
         self.assertEqual({self.finish(program).code for program in programs}, {0})
         for ordinal in range(1, count + 1):
@@ -284,8 +281,7 @@ class Together(RecordsCase):
         lines = range(2, count + 2)
         self.assertEqual(self.files(), {f"{n}.out": b"start %d\nend %d\n" % (n, n) for n in lines})
         self.assertEqual(sorted(int(row[0]) for row in self.rows()), list(lines))
-        hosts = {row[1].decode() for row in self.rows()}
-        self.assertTrue({"dave"} < hosts <= {"dave", *self.NAMES}, hosts)
+        self.assertEqual({row[1].decode() for row in self.rows()}, {"dave", *self.NAMES})
 
 
 class CutConnection(RecordsCase):
@@ -336,7 +332,7 @@ class CutConnection(RecordsCase):
         expected = {"1.out": self.expected(1), "2.err": self.expected(2)}
         for number in range(1, self.CUTS + 1):
             wanted = len(expected["1.out"]) * number // self.PIECES
-            wait_until(lambda: len(self.printed_to("1.out", expected["1.out"])) >= wanted, 40,
+            wait_until(lambda: len(self.printed_to("1.out", expected["1.out"])) >= wanted, 60,
                        f"the server has {wanted} bytes")
             cut()
             self.write("", f"cut.{number}")
@@ -379,7 +375,6 @@ class CutConnection(RecordsCase):
         self.serve()
         client = self.start_client(self.server, "-q", up=[1], patch=EAGER)
         wait_until(lambda: self.size("out/1.out") == len("first\n"), what="the server has what was printed")
-        time.sleep(0.3)                         # it acknowledges that within hundredths of a second
         self.server.kill()
         self.before = b"d : an older job\n" + self.before
         self.write(b"d : an older job\n" + self.read())
@@ -388,8 +383,10 @@ class CutConnection(RecordsCase):
         self.wait_clients(self.server, 1)
         self.open_gate()
         self.assertClientEnded(self.finish(client), 0, "dd")
-        files = {"1.out": b"first\n", "2.out": b"of another run\n", "2.out.~1~": b"second\n"}
-        self.assertEqual(self.files(), files)
+        found = self.files()
+        # again if the first server could not acknowledge it any more
+        self.assertIn(found.pop("2.out.~1~"), (b"second\n", b"first\nsecond\n"))
+        self.assertEqual(found, {"1.out": b"first\n", "2.out": b"of another run\n"})
 
 
 class MuchOutput(RecordsCase):
@@ -411,16 +408,21 @@ class MuchOutput(RecordsCase):
                     self.fail(f"{name} is not what the job printed")
 
     def test_clients_print_much_at_once(self) -> None:
-        count = 4
-        size = self.SHARE // count
-        self.jobs(*[self.job(size)] * count)
+        """The jobs print on until the server has answered some times."""
+        count, piece = 4, self.MB // 4
+        least = self.SHARE // count // piece
+        self.jobs(*[f"i=0; until [ $i -ge {least} ] && [ -e go ]; do {self.job(piece)}; i=$((i + 1)); "
+                    f"[ $i -lt {least} ] || sleep 0.05; done; echo $i >pieces.$JOB_ID"] * count)
         server = self.start_server("--outdir", "out")
         clients = [self.start_client(server, "-q", "-1") for _ in range(count)]
-        self.watch(server, clients, lambda: any(client.poll() is None for client in clients))
+        lines, looks = range(1, count + 1), itertools.count(1)
+        self.watch(server, clients, lambda: next(looks) < 5 or (
+            sum(self.size(f"out/{line}.out") for line in lines) < self.SHARE))
+        self.write("", "go")
         self.assertEqual({self.finish(client).code for client in clients}, {0})
         self.assertEqual(self.states(), "d" * count)
-        for line in range(1, count + 1):
-            self.assertFile(f"out/{line}.out", line, size)
+        for line in lines:
+            self.assertFile(f"out/{line}.out", line, piece * int(self.read(f"pieces.{line}")))
 
     def test_a_stopped_server_holds_back_the_job_and_no_byte_is_lost(self) -> None:
         size = 20 * self.MB
@@ -455,8 +457,8 @@ class BlockedReader(RecordsCase):
         server = self.start_blocked()
         client = self.start_client(server, "-j2", "-q", up=[1, 2])
         self.wait_until_all_wait(server.pid, client.pid)
-        end = time.monotonic() + 0.2
-        self.watch(server, [client], lambda: time.monotonic() < end)
+        looks = iter(range(5))
+        self.watch(server, [client], lambda: next(looks, None) is not None)
         self.assertEqual(self.states(), "rr")
         self.assertFalse(self.exists("printed.1") or self.exists("printed.2"), "a job's output was read")
         server.send_signal(signal.SIGHUP)           # it leaves when they have ended
