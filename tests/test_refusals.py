@@ -348,5 +348,5 @@ class CpuCount(RunCase):
         self.jobs(": > a; until [ -e b ]; do sleep 0.05; done", ": > b; until [ -e a ]; do sleep 0.05; done")
         unlimited = f"import runmaker4; runmaker4.CGROUP_ROOT = runmaker4.PROC_CGROUP = {str(root)!r}"
         two = {"SLURM_CPUS_ON_NODE": "2"}
-        runner = self.start_patched(unlimited, "-j0", "--timeout=20", "runs.txt", env=two)
+        runner = self.start_patched(unlimited, "-j0", "--timeout=50", "runs.txt", env=two)
         self.assertEnded(self.finish(runner), 0, "dd")

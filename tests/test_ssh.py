@@ -127,7 +127,7 @@ class SshCase(RunCase):
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", port)) == 0
 
-        wait_until(answers, 10, f"{worker} answers")
+        wait_until(answers, what=f"{worker} answers")
         ended = self.run_script("ssh", worker, "true")
         if ended.code != 0:
             said = ended.err + self.read(f"{worker}.log")[-300:]

@@ -136,6 +136,7 @@ class Storm(KillCase):
             self.kill_one(self.living, with_jobs=self.random.random() < 0.5)
         self.keep_runners_until(lambda: b"start %d " % JOBS in self.read("marks"))
         for number in range(LAST_KILLS):
+            self.keep_runners_until(self.living)
             self.kill_one(self.living, with_jobs=number % 2 == 0)
         self.keep_runners_until(lambda: self.states() == "d" * JOBS)
 

@@ -96,14 +96,14 @@ class BlockedSignals(RunCase):
 
     def test_the_ends_of_jobs_are_noticed_which_have_no_signal_blocked(self) -> None:
         self.jobs("exec grep SigBlk /proc/self/status >blocked", "exit 3", "sleep 0.1")
-        self.assertEnded(self.finish(self.start_blocking(), timeout=20), 1, "d!d")
+        self.assertEnded(self.finish(self.start_blocking()), 1, "d!d")
         self.assertEqual(int(self.read("blocked").split()[1], 16), 0)
 
     def test_term_ends_the_jobs(self) -> None:
         self.jobs(SLEEPING, "true")
         runner = self.start_blocking(up=[1])
         runner.send_signal(signal.SIGTERM)
-        self.assertEnded(self.finish(runner, timeout=20), 143, "e.")
+        self.assertEnded(self.finish(runner), 143, "e.")
 
 
 class LostDirectory(RunCase):
@@ -155,7 +155,7 @@ runmaker4.JobReader.MAX_LOOKS = 2
 
     def assertSaid(self, runner: subprocess.Popen[bytes], code: int) -> bytes:
         """The runner ends with this exit status; what it said, which is no traceback."""
-        self.assertEqual(runner.wait(30), code)
+        self.assertEqual(runner.wait(60), code)
         said = self.read("errors")
         self.assertNotIn(b"Traceback", said)
         return said

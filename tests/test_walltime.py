@@ -39,10 +39,10 @@ class Limits(RunCase):
 
     def test_the_margin_leaves_time_for_kill(self) -> None:
         self.jobs("true")
-        ended = self.run_jobs("--walltime", "auto", "--kill-after", "20", env=ends_in(45))
+        ended = self.run_jobs("--walltime", "auto", "--kill-after", "50", env=ends_in(75))
         self.assertEnded(ended, 1, ".")
-        self.assertComplains(ended, "Slurm ends this job within the margin of 50s: no job is started")
-        self.assertEnded(self.run_jobs("--walltime", "auto", env=ends_in(45)), 0, "d")
+        self.assertComplains(ended, "Slurm ends this job within the margin of 1m 20s: no job is started")
+        self.assertEnded(self.run_jobs("--walltime", "auto", env=ends_in(75)), 0, "d")
 
     def test_an_end_that_is_past_ends_a_runner_which_says_what_is_left(self) -> None:
         for state, code in ((".", 1), ("d", 0)):
@@ -53,7 +53,9 @@ class Limits(RunCase):
 
     def test_jobs_are_ended_at_the_wall_time(self) -> None:
         self.jobs(SLEEPING, "touch never")
-        self.assertEnded(self.run_jobs("--walltime", "auto", "--kill-after", "0.3", env=ends_in(36)), 1, "e.")
+        soon = "import os, time; os.environ['SLURM_JOB_END_TIME'] = str(int(time.time()) + 36)"
+        runner = self.start_patched(soon, "--walltime", "auto", "--kill-after", "0.3", "runs.txt")
+        self.assertEnded(self.finish(runner), 1, "e.")
 
 
 class Refusals(TcpCase):
@@ -128,7 +130,7 @@ class Hiring(TcpCase):
         calls = []
         for name, options in ("ends", ()), ("resumes", ("--resume",)):
             self.write(f". true\n. {SLEEPING}\n#RUN host=elsewhere\n. true\n", name)
-            words = "--walltime", "2", "--hire", f"echo {name} >>hired", *options
+            words = "--walltime", "5", "--hire", f"echo {name} >>hired", *options
             calls.append((RUNMAKER, "-j2", *words, name))
         self.run_all(calls)
         self.assertEqual([self.states(name) for name in ("ends", "resumes")], ["de.", "de."])
