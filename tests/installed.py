@@ -26,8 +26,7 @@ def install(directory: pathlib.Path) -> list[str]:
     shutil.copy(ROOT / "docs/install/commands.py", site / "runmaker4_commands.py")
     found = SCRIPT.findall((ROOT / "pyproject.toml").read_text())
     for command, module, name in found:
-        (programs / command).write_text(
-            COMMAND.format(python=sys.executable, site=str(site), module=module, name=name)
-        )
+        (programs / command).write_text(COMMAND.format(python=sys.executable, site=str(site), module=module,
+                                                       name=name))
         (programs / command).chmod(0o755)
     return [command for command, _, _ in found]

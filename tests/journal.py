@@ -22,18 +22,8 @@ def start(run: object, line: int, command: Text = "true", began: float = BEGAN, 
 def end(run: object, line: object, command: Text = "true", began: float = BEGAN, took: float = 1.5,
         state: str = "d", **more: Any) -> bytes:
     """The end of a run that took so many seconds."""
-    fields = {
-        "state": state,
-        "exit": 0 if state == "d" else 3,
-        "signal": 0,
-        "cause": "",
-        "seconds": took,
-        "cpu": 1.2,
-        "memory": 100_000_000,
-        "bytes": 4,
-        "files": [f"{line}.out", f"{line}.err"],
-        **more,
-    }
+    fields = {"state": state, "exit": 0 if state == "d" else 3, "signal": 0, "cause": "", "seconds": took,
+              "cpu": 1.2, "memory": 100_000_000, "bytes": 4, "files": [f"{line}.out", f"{line}.err"], **more}
     return event("end", run, line, command, began + took, **fields)
 
 

@@ -38,12 +38,9 @@ def run(directory: pathlib.Path, *words: str) -> subprocess.Popen[bytes]:
 
 def shot(page: pathlib.Path, name: str, width: int, height: int) -> None:
     """A picture of a page, docs/NAME, with windows of this size in pixels."""
-    subprocess.run(
-        [*browser_command(page.parent), "--hide-scrollbars", f"--window-size={width},{height}",
-         f"--screenshot={ROOT / 'docs' / name}", f"file://{page}"],
-        check=True,
-        stderr=subprocess.DEVNULL,
-    )
+    subprocess.run([*browser_command(page.parent), "--hide-scrollbars", f"--window-size={width},{height}",
+                    f"--screenshot={ROOT / 'docs' / name}", f"file://{page}"], check=True,
+                   stderr=subprocess.DEVNULL)
 
 
 def campaign(folder: pathlib.Path, seeds: range) -> None:
@@ -61,10 +58,8 @@ def draw_report(folder: pathlib.Path) -> None:
                for name, slots in (("node1", 6), ("node2", 6), ("node3", 4))]
     for runner in runners:
         runner.wait()
-    subprocess.run(
-        [sys.executable, str(ROOT / RUNWAIT), "--report", "night.html", "--outdir", "out", "runs.txt"],
-        cwd=folder, check=True
-    )
+    subprocess.run([sys.executable, str(ROOT / RUNWAIT), "--report", "night.html", "--outdir", "out",
+                    "runs.txt"], cwd=folder, check=True)
     page = folder / "night.html"            # in the picture it was made at nobody's place
     text = page.read_text().replace(f"{os.uname().nodename}:{folder.resolve()}", "login:~/project")
     page.write_text(text.replace(str(folder.resolve()), "/home/me/project"))

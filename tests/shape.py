@@ -18,14 +18,8 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from typing import Optional
 
-NO_CODE = (
-    tokenize.COMMENT,
-    tokenize.NL,
-    tokenize.NEWLINE,
-    tokenize.INDENT,
-    tokenize.DEDENT,
-    tokenize.ENDMARKER,
-)
+NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+           tokenize.ENDMARKER)
 DOCUMENTED = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
 WIDTH = 110
 HEADINGS = "file", "lines", "code", "nodes", "nodes/line", "wide", "classes", "attributes", "flags"
@@ -116,15 +110,10 @@ def shape_of(text: str) -> Shape:
     """The figures of a file with this text."""
     tree = ast.parse(text)
     classes = [attributes(node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    return Shape(
-        lines=text.count("\n"),
-        code=code_lines(text, tree),
-        nodes=sum(1 for _ in ast.walk(tree)),
-        wide=sum(len(line) > WIDTH for line in text.splitlines()),
-        classes=len(classes),
-        attributes=max((len(found) for found, _ in classes), default=0),
-        flags=sum(len(flags) for _, flags in classes),
-    )
+    return Shape(lines=text.count("\n"), code=code_lines(text, tree), nodes=sum(1 for _ in ast.walk(tree)),
+                 wide=sum(len(line) > WIDTH for line in text.splitlines()), classes=len(classes),
+                 attributes=max((len(found) for found, _ in classes), default=0),
+                 flags=sum(len(flags) for _, flags in classes))
 
 
 def exceeds(nodes: int, limit: pathlib.Path) -> bool:

@@ -255,11 +255,9 @@ def held_job_locks(path: pathlib.Path, command: bytes) -> list[int]:
     try:
         with open(lock_table(path), "rb") as file:
             start = runmaker4.bucket_of(command)
-            return [
-                at - start
-                for found in runmaker4.other_locks(file.fileno(), start, runmaker4.JOB_LOCKS_PER_BUCKET)
-                for at in found
-            ]
+            return [at - start
+                    for found in runmaker4.other_locks(file.fileno(), start, runmaker4.JOB_LOCKS_PER_BUCKET)
+                    for at in found]
     except FileNotFoundError:
         return []
 
@@ -415,10 +413,8 @@ class Case(unittest.TestCase):
 
         Python's output is buffered, as it is for users: what a script has not written at its exit is lost.
         """
-        kept = {
-            key: value for key, value in os.environ.items()
-            if not key.startswith(("SLURM_", "RUNMAKER4_")) and key != "PYTHONUNBUFFERED"
-        }
+        kept = {key: value for key, value in os.environ.items()
+                if not key.startswith(("SLURM_", "RUNMAKER4_")) and key != "PYTHONUNBUFFERED"}
         kept.update({MARK: self.mark})
         kept.update(extra or {})
         return kept
@@ -646,9 +642,8 @@ class RunCase(Case):
         if os.geteuid() != 0:
             return {}
         libc = ctypes.CDLL(None)
-        settings: dict[str, Any] = dict(
-            preexec_fn=lambda: [libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) for number in CAP_DAC]
-        )
+        settings: dict[str, Any] = dict(preexec_fn=lambda: [libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
+                                                            for number in CAP_DAC])
         self.write("", "probe").chmod(0)
         reading = ["cat", str(self.dir / "probe")]
         if subprocess.run(reading, stderr=subprocess.DEVNULL, check=False, **settings).returncode == 0:

@@ -184,9 +184,8 @@ class Hosts(FsCase):
     def edit(self, command: str) -> None:
         """B edits the file again and again, while A runs jobs that take longer than an edit."""
         jobs = 48
-        self.alice.write(
-            "runs.txt", "# edit 0\n" + "".join(self.job(n, "sleep 1.5") for n in range(1, jobs + 1))
-        )
+        self.alice.write("runs.txt",
+                         "# edit 0\n" + "".join(self.job(n, "sleep 1.5") for n in range(1, jobs + 1)))
         runner = self.start(self.alice, "runmaker4.py -q -j8 runs.txt")
         self.wait_marks("^start", 8)
         for number in range(1, 5):
@@ -241,9 +240,8 @@ class Hosts(FsCase):
             (self.local / "editor").write_text(
                 f"cat >>\"$1\" <<'END'\n{self.job(7)}END\nsed -i '1i# edited' \"$1\"\n"
             )
-            self.finish(
-                self.start(self.carol, f"env EDITOR='sh {self.local}/editor' runset4.py --edit runs.txt")
-            )
+            self.finish(self.start(self.carol,
+                                   f"env EDITOR='sh {self.local}/editor' runset4.py --edit runs.txt"))
             self.wait_marks("^end 7")
         self.wait_states("rcrrddd")
         self.open_gate()

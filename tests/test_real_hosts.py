@@ -232,9 +232,8 @@ class Mpi(HostsCase):
 
     def ranks(self, ended: Ended) -> list[str]:
         """Where the ranks ran."""
-        return sorted(
-            line.split()[-1] for line in ended.out.decode().splitlines() if line.startswith("stdout")
-        )
+        return sorted(line.split()[-1] for line in ended.out.decode().splitlines()
+                      if line.startswith("stdout"))
 
     def test_ranks_take_the_slots_of_their_runner(self) -> None:
         self.write(block("#RUN slots=4") + "\n")

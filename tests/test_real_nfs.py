@@ -210,9 +210,8 @@ class Locks(NfsCase):
         printed = self.server.run(
             "cd out; for n in $(seq 30); do cat $n.out $n.err; done; ls | wc -l"
         ).out.decode()
-        self.assertEqual(
-            printed, "".join(f"out {n}\nerr {n}\n" for n in range(1, jobs + 1)) + f"{2 * jobs + 1}\n"
-        )
+        self.assertEqual(printed,
+                         "".join(f"out {n}\nerr {n}\n" for n in range(1, jobs + 1)) + f"{2 * jobs + 1}\n")
         journal = [json.loads(line) for line in self.server.read("out/journal").splitlines()]
         # a start is missing if the run had ended by the next write, and is there again with the files
         self.assertEqual(sorted(entry["line"] for entry in journal if entry["event"] == "end"), list(numbers))
@@ -463,9 +462,8 @@ class OnBoth(NfsCase, unittest.TestCase):
         for done in [*sorted(chance.sample(range(jobs * 8 // 10), kills)), jobs]:
             while int(self.server.run("grep -c '^d' runs.txt", check=False).out) < done:
                 for client in self.rig.clients:
-                    living = [
-                        runner for runner in runners if runner.machine is client and runner.code is None
-                    ]
+                    living = [runner for runner in runners
+                              if runner.machine is client and runner.code is None]
                     for _ in range(2 - len(living)):
                         runners.append(self.start(client, "runmaker4.py -q -j3 --resume runs.txt"))
                 self.assertLess(time.monotonic() - self.begin, 4 * SLOW * jobs / 500, self.states())

@@ -29,15 +29,8 @@ COMMANDS = [*SCRIPTS, *(script[:-3] for script in SCRIPTS)]
 OURS = re.compile(r"runmaker4|runset4|runwait4")
 PROMPT = b"READY> "
 SHELLS = {"bash": ["bash", "--rcfile", ".bashrc", "-i"], "zsh": ["zsh", "-d", "-i"], "fish": ["fish", "-i"]}
-PACKAGES = {
-    "bash": "bash",
-    "zsh": "zsh",
-    "fish": "fish",
-    "man": "man-db",
-    "groff": "groff",
-    "mandoc": "mandoc",
-    "dh_bash-completion": "bash-completion",
-}
+PACKAGES = {"bash": "bash", "zsh": "zsh", "fish": "fish", "man": "man-db", "groff": "groff",
+            "mandoc": "mandoc", "dh_bash-completion": "bash-completion"}
 
 
 def python(version: str) -> str:
@@ -78,13 +71,9 @@ class PackagingCase(AnywhereCase):
     def environ(self, extra: Optional[dict[str, str]] = None) -> dict[str, str]:
         at = {name: str(self.home / name) for name in (
             "PYTHONUSERBASE", "PIPX_HOME", "PIPX_BIN_DIR", "PIPX_MAN_DIR", "UV_TOOL_DIR", "UV_TOOL_BIN_DIR")}
-        settings = {
-            "PIP_NO_WARN_SCRIPT_LOCATION": "1",
-            "PIP_BREAK_SYSTEM_PACKAGES": "1",
-            "PYTHONDONTWRITEBYTECODE": "",
-            "UV_CACHE_DIR": str(tools() / "cache"),
-            "UV_PYTHON_DOWNLOADS": "never",
-        }
+        settings = {"PIP_NO_WARN_SCRIPT_LOCATION": "1", "PIP_BREAK_SYSTEM_PACKAGES": "1",
+                    "PYTHONDONTWRITEBYTECODE": "", "UV_CACHE_DIR": str(tools() / "cache"),
+                    "UV_PYTHON_DOWNLOADS": "never"}
         return super().environ({**at, **settings, **(extra or {})})
 
     def call(self, *words: object, **settings: Any) -> Ended:
@@ -107,9 +96,8 @@ class Installed(PackagingCase):
             self.assertIn(b" 4.", self.call("env", command, "--version", env=path).out)
         self.assertWork(lambda script, *args: self.run_script("env", script[:-3], *args, env=path))
         names = {path.name for path in self.files()}
-        self.assertLessEqual(
-            {"runmaker4-server.1", "runmaker4.5", "_runset4", "runwait4.fish", "runmaker4.py"}, names
-        )
+        self.assertLessEqual({"runmaker4-server.1", "runmaker4.5", "_runset4", "runwait4.fish",
+                              "runmaker4.py"}, names)
         compiled = {name.partition(".")[0] for name in names if name.endswith(".pyc") and OURS.match(name)}
         self.assertLessEqual({script[:-3] for script in SCRIPTS}, compiled)
         self.call(*remove)
@@ -123,9 +111,8 @@ class Installed(PackagingCase):
         before, pip = self.files(), [self.home / "env/bin/python", "-m", "pip"]
         self.call(*pip, "install", self.project)
         self.check("env/bin", *pip, "uninstall", "-y", "runmaker4")
-        self.assertEqual(
-            {path for path in self.files() - before if "site-packages/pip" not in str(path)}, set()
-        )
+        self.assertEqual({path for path in self.files() - before if "site-packages/pip" not in str(path)},
+                         set())
 
     def with_pip_user(self, version: str) -> None:
         pip = [python(version), "-m", "pip"]
@@ -167,11 +154,8 @@ class Built(PackagingCase):
         self.assertNotIn(b"warning", (ended.out + ended.err).lower().replace(b"warning: location", b""))
         wheel, = (self.project / "dist").glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
-            names = {
-                re.sub(r"^.*\.data/data/", "", name)
-                for name in archive.namelist()
-                if ".dist-info" not in name
-            }
+            names = {re.sub(r"^.*\.data/data/", "", name) for name in archive.namelist()
+                     if ".dist-info" not in name}
         install = self.project / "docs/install"
         shared = {str(path.relative_to(install)) for path in (install / "share").rglob("*") if path.is_file()}
         documents = {
@@ -258,17 +242,10 @@ class Shown(PackagingCase):
     def complete(self, shell: str, typed: str) -> list[str]:
         """Type a line in a shell: the words that the command was given, also those on both sides of a '='."""
         home = str(self.dir)
-        env = self.environ(
-            {
-                "PATH": f"{home}/bin:{os.environ['PATH']}",
-                "HOME": home,
-                "ZDOTDIR": home,
-                "TERM": "xterm",
-                "XDG_CONFIG_HOME": home,
-                "XDG_DATA_DIRS": f"{self.SHARE}:/usr/share",
-                "BASH_COMPLETION_USER_DIR": f"{self.SHARE}/bash-completion",
-            }
-        )
+        env = self.environ({"PATH": f"{home}/bin:{os.environ['PATH']}", "HOME": home, "ZDOTDIR": home,
+                            "TERM": "xterm", "XDG_CONFIG_HOME": home,
+                            "XDG_DATA_DIRS": f"{self.SHARE}:/usr/share",
+                            "BASH_COMPLETION_USER_DIR": f"{self.SHARE}/bash-completion"})
         ours, theirs = pty.openpty()
         said, shown, end = self.dir / "said", b"", time.monotonic() + 60
         process = subprocess.Popen(["setsid", "--ctty", *SHELLS[shell]], cwd=home, env=env, stdin=theirs,

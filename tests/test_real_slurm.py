@@ -94,11 +94,8 @@ class SlurmCase(RunCase):
 
     def environ(self, extra: Optional[dict[str, str]] = None) -> dict[str, str]:
         found = super().environ(extra)
-        return {
-            **found,
-            "PATH": f"{self.bin}:{found['PATH']}",
-            "SLURM_CONF": self.cluster.environ["SLURM_CONF"],
-        }
+        return {**found, "PATH": f"{self.bin}:{found['PATH']}",
+                "SLURM_CONF": self.cluster.environ["SLURM_CONF"]}
 
     def slurm(self, *command: str, where: Optional[pathlib.Path] = None) -> str:
         return self.cluster.run(*command, env=self.environ(), cwd=where or self.dir)
@@ -265,9 +262,8 @@ class Ends(SlurmCase):
         self.wait_up(1, 2, 3, 4)
         killed = self.runners()[0]
         environ = pathlib.Path(f"/proc/{killed}/environ").read_bytes().split(b"\0")
-        (node,) = (
-            entry.partition(b"=")[2].decode() for entry in environ if entry.startswith(b"SLURMD_NODENAME=")
-        )
+        (node,) = (entry.partition(b"=")[2].decode() for entry in environ
+                   if entry.startswith(b"SLURMD_NODENAME="))
         os.kill(killed, signal.SIGKILL)
         self.write("", f"go.{node}")            # where its jobs live on they end, too
         wait_until(lambda: len(self.locked_lines()) == 2, what="two are gone")
@@ -469,22 +465,18 @@ class Memory(SlurmCase):
         return set(self.SAYS.findall((self.dir / f"slurm-{job}.out").read_text()))
 
     def test_a_batch_script_has_all_of_the_batch_job_on_its_node(self) -> None:
-        for options, size in (
-            (["--mem=300M"], "300M"),
-            (["--mem=300M", "--ntasks=2", "--nodes=2"], "300M"),
-            (["--mem-per-cpu=150M", "--cpus-per-task=2"], "300M"),
-            (["--mem-per-cpu=50M", "--cpus-per-task=2", "--ntasks=3"], "300M"),
-        ):
+        for options, size in ((["--mem=300M"], "300M"), (["--mem=300M", "--ntasks=2", "--nodes=2"], "300M"),
+                              (["--mem-per-cpu=150M", "--cpus-per-task=2"], "300M"),
+                              (["--mem-per-cpu=50M", "--cpus-per-task=2", "--ntasks=3"], "300M")):
             with self.subTest(options=options):
                 self.assertEqual(self.has(f"exec {self.ASK}", *options), {size})
 
     def test_the_tasks_of_a_step_share_what_their_node_has(self) -> None:
-        for options, step, size in (
-            (["--mem=300M", "--ntasks=2", "--nodes=2"], "-n2", "300M"),
-            (["--mem=300M", "--ntasks=2"], "-n2", "150M"),
-            (["--mem-per-cpu=150M", "--ntasks=4"], "-n4", "150M"),
-            (["--mem-per-cpu=150M", "--ntasks=4", "--cpus-per-task=2"], "-n2 -c2", "300M"),
-        ):
+        for options, step, size in ((["--mem=300M", "--ntasks=2", "--nodes=2"], "-n2", "300M"),
+                                    (["--mem=300M", "--ntasks=2"], "-n2", "150M"),
+                                    (["--mem-per-cpu=150M", "--ntasks=4"], "-n4", "150M"),
+                                    (["--mem-per-cpu=150M", "--ntasks=4", "--cpus-per-task=2"], "-n2 -c2",
+                                     "300M")):
             with self.subTest(options=options, step=step):
                 self.assertEqual(self.has(f"srun {step} {self.ASK}", *options), {size})
 

@@ -150,9 +150,8 @@ class LogCutting(LogCase):
         """A header that just fits is not."""
         fitting = WIDTH - len(f".-> :  (in {self.dir})")
         commands = [": " + "x" * length for length in (fitting - 1, fitting, fitting + 1)]
-        commands += [
-            ": " + "x" * shift + letter * 170 for shift in range(4) for letter in ("a", "ä", "€", "𝄞")
-        ]
+        commands += [": " + "x" * shift + letter * 170 for shift in range(4)
+                     for letter in ("a", "ä", "€", "𝄞")]
         self.write("".join(f". {command}\n" for command in commands))
         self.run_jobs()
         for ordinal, command in enumerate(commands, 1):
@@ -178,11 +177,8 @@ class LogWhileRunning(LogCase):
     def test_the_record_shows_what_a_running_job_printed_so_far(self) -> None:
         wait = "until [ -e {} ]; do sleep 0.02; done"
         command = f"echo first; {wait.format('go')}; echo second; {wait.format('end')}"
-        forked, first, second = (
-            f'+ status (WHO): forked "{command}"',
-            ": stdout (WHO): first",
-            ": stdout (WHO): second",
-        )
+        forked, first, second = (f'+ status (WHO): forked "{command}"', ": stdout (WHO): first",
+                                 ": stdout (WHO): second")
         self.write(f". {command}\n")
         runner = self.start(RUNMAKER, "--name", "alice", "-l", "outputs", "runs.txt")
         self.wait_output(b"first")
@@ -208,9 +204,8 @@ class OutputDirectory(Case):
         return self.run_script(RUNMAKER, "--outdir", "out", *options, "runs.txt")
 
     def files(self) -> dict[str, bytes]:
-        return {
-            path.name: path.read_bytes() for path in (self.dir / "out").iterdir() if path.name != "journal"
-        }
+        return {path.name: path.read_bytes() for path in (self.dir / "out").iterdir()
+                if path.name != "journal"}
 
     def test_a_file_is_made_for_each_stream_that_a_job_prints_on(self) -> None:
         self.write(

@@ -168,11 +168,10 @@ runmaker4.open = hide_locks
     def test_mounts_that_share_no_locks(self) -> None:
         mounts = (("nfs", "rw,vers=3,nolock,proto=tcp", "nolock"),
                   ("nfs", "rw,vers=3,local_lock=posix,proto=tcp", "local_lock"),
-                  ("nfs", "rw,vers=3,local_lock=all", "local_lock"),
-                  ("lustre", "rw,localflock", "Lustre"), ("lustre", "rw,noflock", "Lustre"),
-                  ("ocfs2", "rw,cluster_stack=o2cb", "o2cb"), ("ocfs2", "rw,coherency=full", "o2cb"),
-                  ("9p", "rw,trans=virtio", "9p"), ("cifs", "rw,vers=3.0,nobrl", "do not reach"),
-                  ("cifs", "rw,vers=3.0", "nobrl"))
+                  ("nfs", "rw,vers=3,local_lock=all", "local_lock"), ("lustre", "rw,localflock", "Lustre"),
+                  ("lustre", "rw,noflock", "Lustre"), ("ocfs2", "rw,cluster_stack=o2cb", "o2cb"),
+                  ("ocfs2", "rw,coherency=full", "o2cb"), ("9p", "rw,trans=virtio", "9p"),
+                  ("cifs", "rw,vers=3.0,nobrl", "do not reach"), ("cifs", "rw,vers=3.0", "nobrl"))
         runners = [self.start_mounted(kind, options) for kind, options, _ in mounts]
         for (kind, options, word), runner in zip(mounts, runners):
             with self.subTest(kind=kind, options=options):
@@ -288,14 +287,13 @@ class CpuCount(RunCase):
 
     def test_cgroup_v2_limits_of_the_group_and_of_those_above(self) -> None:
         group = "0::/user.slice/job.scope\n"
-        for limits, cpus in (
-            ({"user.slice/job.scope/cpu.max": "300000 100000"}, 3),
-            ({"user.slice/job.scope/cpu.max": "max 100000"}, 64),
-            ({"user.slice/job.scope/cpu.max": "max 100000", "user.slice/cpu.max": "100000 50000"}, 2),
-            ({"user.slice/job.scope/cpu.max": "200000 100000", "user.slice/cpu.max": "max 100000"}, 2),
-            ({"user.slice/job.scope/cpu.max": "10000 100000"}, 1),
-            ({}, 64),
-        ):
+        for limits, cpus in (({"user.slice/job.scope/cpu.max": "300000 100000"}, 3),
+                             ({"user.slice/job.scope/cpu.max": "max 100000"}, 64),
+                             ({"user.slice/job.scope/cpu.max": "max 100000",
+                               "user.slice/cpu.max": "100000 50000"}, 2),
+                             ({"user.slice/job.scope/cpu.max": "200000 100000",
+                               "user.slice/cpu.max": "max 100000"}, 2),
+                             ({"user.slice/job.scope/cpu.max": "10000 100000"}, 1), ({}, 64)):
             with self.subTest(limits=limits):
                 self.assertEqual(self.cpus(group, limits), cpus)
         # in a container, it may name a path of the host that is not mounted here

@@ -212,10 +212,9 @@ class Content(ReportCase):
         self.journal(*ends)
         self.assertEqual(self.report().code, 0)
         page = self.page()
-        self.assertEqual(page.groups, [
-            "41|ValueError: singular matrix|lines 1, 2, 3, 4, 5, 6, 7, 8, ... on node1",
-            f"3|step …: {EVIL}|lines 42, 43, 44 on node1",
-            "1|exit 3|line 45 on node1"])
+        self.assertEqual(page.groups,
+                         ["41|ValueError: singular matrix|lines 1, 2, 3, 4, 5, 6, 7, 8, ... on node1",
+                          f"3|step …: {EVIL}|lines 42, 43, 44 on node1", "1|exit 3|line 45 on node1"])
         self.assertEqual([row["group"] for row in page.rows], [0] * 41 + [1] * 3 + [2])
 
     def test_output_is_linked_where_it_lies_below_the_page_and_nowhere_else(self) -> None:

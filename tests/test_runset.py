@@ -104,12 +104,9 @@ class SettingStates(RunsetCase):
 
     def test_the_words_of_the_status_mean_their_states(self) -> None:
         for words, after in {
-            ("--set=new", "--state=failed"): ".d.ex",
-            ("--set=.", "--state=failed,error"): ".d..x",
-            ("--set=held", "--state=!,done,e"): ".xxxx",
-            ("--set=done", "--state=held"): ".d!ed",
-            ("--set=failed", "--state=new", "--state=ex"): "!d!!!",
-            ("--set=error", "2"): ".e!ex",
+            ("--set=new", "--state=failed"): ".d.ex", ("--set=.", "--state=failed,error"): ".d..x",
+            ("--set=held", "--state=!,done,e"): ".xxxx", ("--set=done", "--state=held"): ".d!ed",
+            ("--set=failed", "--state=new", "--state=ex"): "!d!!!", ("--set=error", "2"): ".e!ex"
         }.items():
             with self.subTest(words):
                 self.write(FOUR + "x echo e\n")

@@ -170,9 +170,8 @@ class Status(RunwaitCase):
         for number, (text, _) in enumerate(texts):
             self.write(text, f"{number}.txt")
         for options, codes in (("-e",), [code for _, code in texts]), ((), [0] * len(texts)):
-            ended = self.run_all(
-                (RUNWAIT, "--status", *options, f"{number}.txt") for number in range(len(texts))
-            )
+            ended = self.run_all((RUNWAIT, "--status", *options, f"{number}.txt")
+                                 for number in range(len(texts)))
             self.assertEqual([end.code for _, end in ended], codes)
         runner = self.start_to_gate(f". {GATE}\n")
         self.assertEqual(self.runwait("--status", "-e", "--json").code, 1)

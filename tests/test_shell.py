@@ -54,27 +54,21 @@ EVERYWHERE = (
 
 
 # Words that open, close, continue or end something, and where they stand in a job
-WORDS = (
-    "else", "elif", "elif :; then :", "fi", "then", "do", "done", "esac", ";;", ";; *) :", "}", ")", ";", "&",
-    "|", "!", "in", "{", "(", "]]", "case", "if", "select", "time", "`", "$(", "${", "'", '"', "#", "\\",
-    "exit", "exit 3", "exit 300", "return", "return 3", "break", "break 2", "continue", "exec", "exec true",
-    "exec 2>err", "shift", "set -- a b", "set -e; false", "set -u; echo $nope", "alias touch=exit",
-    "trap 'touch end' EXIT", "trap 'exit 5' EXIT; false", "trap 'touch term' TERM; kill $$", "kill -9 $$",
-    "false", "(exit 200)", "IFS=1; (exit 137)", "eval '}'", "eval else", "eval 'touch ev; exit 4'", "f()",
-    "x=(", "if true", "if true; then", "case x in", "case x in x)", "case x in x) :", "{ :", "( :",
-    "while false; do", "fi; done", "fi; done; while false; do if false; then", "}; {", "} #", "} & {",
-    "} | {", "} || {", "} always {", "); (", "fi; if true; then", "done; while true; do",
-    "esac; case x in x)", ";; esac; case x in x)",
-)
+WORDS = ("else", "elif", "elif :; then :", "fi", "then", "do", "done", "esac", ";;", ";; *) :", "}", ")", ";",
+         "&", "|", "!", "in", "{", "(", "]]", "case", "if", "select", "time", "`", "$(", "${", "'", '"', "#",
+         "\\", "exit", "exit 3", "exit 300", "return", "return 3", "break", "break 2", "continue", "exec",
+         "exec true", "exec 2>err", "shift", "set -- a b", "set -e; false", "set -u; echo $nope",
+         "alias touch=exit", "trap 'touch end' EXIT", "trap 'exit 5' EXIT; false",
+         "trap 'touch term' TERM; kill $$", "kill -9 $$", "false", "(exit 200)", "IFS=1; (exit 137)",
+         "eval '}'", "eval else", "eval 'touch ev; exit 4'", "f()", "x=(", "if true", "if true; then",
+         "case x in", "case x in x)", "case x in x) :", "{ :", "( :", "while false; do", "fi; done",
+         "fi; done; while false; do if false; then", "}; {", "} #", "} & {", "} | {", "} || {", "} always {",
+         "); (", "fi; if true; then", "done; while true; do", "esac; case x in x)", ";; esac; case x in x)")
 # Words that can leave a job without its end.  Some shells would run that; no job of ours is run then
-OPEN = (
-    "&&", "||", "((", "[[", "for x in a b", "while false", "until true", "repeat 2", "function f",
-    "cat <<END", "cat <<''", "cat <<'}'", "cat <<exit", "cat <<-:",
-)
-PLACES = (
-    "touch a; {}", "{} touch b", "touch a; {}; touch b", "{}", "{} || touch b", "! {}",
-    "case x in x) {};; esac", "if {}; then touch a; fi",
-)
+OPEN = ("&&", "||", "((", "[[", "for x in a b", "while false", "until true", "repeat 2", "function f",
+        "cat <<END", "cat <<''", "cat <<'}'", "cat <<exit", "cat <<-:")
+PLACES = ("touch a; {}", "{} touch b", "touch a; {}; touch b", "{}", "{} || touch b", "! {}",
+          "case x in x) {};; esac", "if {}; then touch a; fi")
 
 
 class Refused(unittest.TestCase):

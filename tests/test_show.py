@@ -72,18 +72,14 @@ class Runs(ShowCase):
         commands = "done", "cancelled", "put back", "unstarted", "lost", "odd", "again", "kept"
         path = self.write("".join(f"{state} {command}\n" for state, command in zip("dx.eer.x", commands)))
         os.utime(path, (BEGAN, BEGAN))
-        ends: list[dict[str, Any]] = [
-            {}, {"cause": "cancelled", "signal": 15, "exit": -1, "state": "c"},
-            {"signal": 15, "exit": -1, "state": "."}, {"pid": 0, "exit": -1, "state": "e"},
-        ]
+        ends: list[dict[str, Any]] = [{}, {"cause": "cancelled", "signal": 15, "exit": -1, "state": "c"},
+                                      {"signal": 15, "exit": -1, "state": "."},
+                                      {"pid": 0, "exit": -1, "state": "e"}]
         self.journal(*[end(line, line, command, files=[], **ends[line - 1])
-                       for line, command in enumerate(commands[:4], 1)],
-                     start(5, 5, "lost"), start(6, 6, "odd"), end(7, 7, "again"),
-                     end(8, 8, "kept", state="!"))
-        wanted = [
-            "exit 0", "cancelled", "put back, signal 15 (SIGTERM)", "could not be started", "lost", "lost",
-            "new; last run: exit 0", "held; last run: exit 3",
-        ]
+                       for line, command in enumerate(commands[:4], 1)], start(5, 5, "lost"),
+                     start(6, 6, "odd"), end(7, 7, "again"), end(8, 8, "kept", state="!"))
+        wanted = ["exit 0", "cancelled", "put back, signal 15 (SIGTERM)", "could not be started", "lost",
+                  "lost", "new; last run: exit 0", "held; last run: exit 3"]
         self.assertEqual([head.partition(" on ")[0] for head in self.heads("*")], wanted)
         self.assertRegex(self.shown(5), r"\n    slot 1, process 4712, output unknown\n$")
 
@@ -130,12 +126,11 @@ class Lines(ShowCase):
     def test_they_are_named_by_a_number_a_command_or_a_pattern(self) -> None:
         self.write("# 1\nd simulate --seed 1\n! simulate --seed 2\nx simulate --seed *\nd 17\n")
         self.journal(*pair(1, 2, "simulate --seed 1"))
-        for wanted, lines in (
-            ("2", [2]), ("simulate --seed 1", [2]), ("*seed 2", [3]), ("simulate --seed *", [4]),
-            ("*17", [5]), ("simulate --seed [12]", [2, 3]), ("*", [2, 3, 4, 5]), ("[x]17", []),
-            ("17", []), ("1", []), ("0", []), ("9" * 30, []), ("1-3", [2, 3]), ("3,5", [3, 5]),
-            ("4-99,2", [2, 4, 5]), ("6-9", []), ("5-4", []), ("1-", []),
-        ):
+        for wanted, lines in (("2", [2]), ("simulate --seed 1", [2]), ("*seed 2", [3]),
+                              ("simulate --seed *", [4]), ("*17", [5]), ("simulate --seed [12]", [2, 3]),
+                              ("*", [2, 3, 4, 5]), ("[x]17", []), ("17", []), ("1", []), ("0", []),
+                              ("9" * 30, []), ("1-3", [2, 3]), ("3,5", [3, 5]), ("4-99,2", [2, 4, 5]),
+                              ("6-9", []), ("5-4", []), ("1-", [])):
             with self.subTest(wanted):
                 if lines:
                     self.assertEqual([row["line"] for row in self.rows(wanted)], lines)
@@ -158,8 +153,7 @@ class Lines(ShowCase):
         one = "--show", "1"
         for options, words in (
             ((*one, "--outdir", "no", "runs.txt"), "no/journal: no such file or directory"),
-            ((*one, *here, "runs.txt"), "old/journal: no such file or directory"),
-            ((*one, *here), "FILE"),
+            ((*one, *here, "runs.txt"), "old/journal: no such file or directory"), ((*one, *here), "FILE"),
             (("--show", "", *here, "runs.txt"), "is empty"),
             ((*one, "--status", *here, "runs.txt"), "--show and --status exclude each other"),
             ((*one, "-e", *here, "runs.txt"), "--show and -e exclude each other"),
@@ -167,14 +161,13 @@ class Lines(ShowCase):
             ((*one, "--timeline", "x", *here), "--show and --timeline exclude each other"),
             (("--stats", "runs.txt"), "runs.txt.out/journal: no such file or directory (expected the"),
             (("--timeline", "x", "runs.txt"), "runs.txt.out/journal: no such file or directory"),
-            (("--report", "x", "runs.txt"), "runs.txt.out: no runs"),
-            (("--timeline", "x"), "missing FILE"),
+            (("--report", "x", "runs.txt"), "runs.txt.out: no runs"), (("--timeline", "x"), "missing FILE"),
             (("--report", "x", "--outdir", "out"), "missing FILE"),
             (("--report", "x", "--outdir", "out", "runs.txt"), "out: no runs"),
             (("--report", "x", "--stats", "--progress", "runs.txt"), "--progress and --stats exclude"),
             (("--json", "runs.txt"), "--json requires one of --status, --failed, --show, --output, "),
             (("--outdir", "out"), "--outdir requires one of --timeline, --report, --progress, --status"),
-            (("--check-locks", ".", "--outdir", "out"), "--check-locks and --outdir exclude each other"),
+            (("--check-locks", ".", "--outdir", "out"), "--check-locks and --outdir exclude each other")
         ):
             with self.subTest(options):
                 self.assertRefused(self.runwait(*options), words)

@@ -85,18 +85,10 @@ class Names(RunCase):
     def test_each_message_is_one_line_and_commands_nothing(self) -> None:
         name = b"a" + b"".join(map(as_bytes, HOSTILE.values())) + b"b.txt"
         (self.dir / os.fsdecode(name)).write_bytes(b". false\n")
-        calls = [
-            (RUNMAKER, name),
-            (RUNMAKER, "-r", "-q", name),
-            (RUNWAIT, "--stats", b"missing" + name),
-            (RUNMAKER, "-d", "-r", name),
-            (RUNSET, "--set=.", "1", name),
-            (RUNSET, "--set=d", "7", name),
-            (RUNMAKER, b"missing" + name),
-            (RUNWAIT, b"missing" + name),
-            (RUNSET, "--list", b"missing" + name),
-            (RUNMAKER, "a.txt", name),
-        ]
+        calls = [(RUNMAKER, name), (RUNMAKER, "-r", "-q", name), (RUNWAIT, "--stats", b"missing" + name),
+                 (RUNMAKER, "-d", "-r", name), (RUNSET, "--set=.", "1", name), (RUNSET, "--set=d", "7", name),
+                 (RUNMAKER, b"missing" + name), (RUNWAIT, b"missing" + name),
+                 (RUNSET, "--list", b"missing" + name), (RUNMAKER, "a.txt", name)]
         for call in calls:
             words = [os.fsdecode(word) for word in call]
             with self.subTest(call=call):

@@ -243,12 +243,10 @@ class StoppedTogether(SignalCase):
     def test_what_is_told_of_the_job_is_how_it_ended(self) -> None:
         runner = self.start_two("exec sleep 60", "--joblog", "joblog")
         ended = self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner.pid)
-        self.assertEqual(
-            [line.split(b"\t")[6:8] for line in self.read("joblog").splitlines()[1:]], [[b"143", b"15"]] * 2
-        )
-        self.assertEqual(
-            [text[:9] for text in printed(console_lines(ended.out), "status")[2:]], [b"signal 15"] * 2
-        )
+        self.assertEqual([line.split(b"\t")[6:8] for line in self.read("joblog").splitlines()[1:]],
+                         [[b"143", b"15"]] * 2)
+        self.assertEqual([text[:9] for text in printed(console_lines(ended.out), "status")[2:]],
+                         [b"signal 15"] * 2)
 
 
 class LostConsole(RunCase):
@@ -289,9 +287,8 @@ class LostConsole(RunCase):
         ended = self.run_script("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words)
         self.assertEnded(ended, 0, "dd")
         self.assertTrue(self.exists("ran"))
-        self.assertEqual(
-            [line.split(b"\t")[0] for line in self.read("joblog").splitlines()], [b"Seq", b"1", b"2"]
-        )
+        self.assertEqual([line.split(b"\t")[0] for line in self.read("joblog").splitlines()],
+                         [b"Seq", b"1", b"2"])
 
 
 class StuckConsole(RunCase):

@@ -174,13 +174,9 @@ class JobScript(SshCase):
             shutil.rmtree(self.dir / "out", ignore_errors=True)
             ended = self.run_jobs("-q", "--slots", "alice", "--outdir", "out", *options, env=home)
             self.assertEqual(ended.code, 1, ended.err)
-            return [
-                self.states(),
-                *(
-                    (self.dir / f"out/{line + 1}.out").exists() and self.read(f"out/{line + 1}.out")
-                    for line in range(len(NASTY))
-                ),
-            ]
+            return [self.states(),
+                    *((self.dir / f"out/{line + 1}.out").exists() and self.read(f"out/{line + 1}.out")
+                      for line in range(len(NASTY)))]
 
         home = {"HOME": str(self.dir / "keys")}
         (self.dir / "out").mkdir()                                      # echo * shows the same each time

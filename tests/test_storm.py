@@ -151,6 +151,5 @@ class Storm(KillCase):
         self.assertNotIn(b"Traceback", self.read("errors"))
         self.assertEqual(self.locked_lines(), [])
         self.assertEqual(self.states(), "d" * JOBS)
-        self.assertEqual(
-            marks.problems(self.read("marks"), JOBS, {runner.pid for runner in self.started}), []
-        )
+        self.assertEqual(marks.problems(self.read("marks"), JOBS, {runner.pid for runner in self.started}),
+                         [])

@@ -33,10 +33,8 @@ class Descriptors(RunCase):
 
     def test_make_in_a_job_is_told_nothing_of_descriptors_that_only_the_runner_has(self) -> None:
         fifo = "-j2 --jobserver-auth=fifo:/tmp/3,4"
-        for flags, mflags, told in (
-            ("s -j2 --jobserver-auth=3,4 -- A=b", "-j2 --jobserver-fds=3,4", "s -j2 -- A=b,-j2"),
-            (fifo, fifo, f"{fifo},{fifo}"),
-        ):
+        for flags, mflags, told in (("s -j2 --jobserver-auth=3,4 -- A=b", "-j2 --jobserver-fds=3,4",
+                                     "s -j2 -- A=b,-j2"), (fifo, fifo, f"{fifo},{fifo}")):
             self.jobs('echo "$MAKEFLAGS,$MFLAGS" >flags')
             self.run_jobs("-q", env={"MAKEFLAGS": flags, "MFLAGS": mflags})
             self.assertEqual(self.read("flags").decode(), f"{told}\n")

@@ -11,14 +11,7 @@ import unittest
 from collections import Counter
 from typing import Any, Callable
 
-from tests import (
-    test_bytes,
-    test_claiming,
-    test_file_trouble,
-    test_life_sign,
-    test_options,
-    test_signals,
-)
+from tests import test_bytes, test_claiming, test_file_trouble, test_life_sign, test_options, test_signals
 from tests.support import (
     ALL,
     FULL,
@@ -101,9 +94,8 @@ class Surroundings(TcpCase):
         ended = self.run_client(server, env=secret, cwd=place, stdin=subprocess.PIPE)
         where, numbers, *descriptors = printed(console_lines(ended.out))
         self.assertEqual((where, numbers), (os.fsencode(place), b"1 1 1 bob"))
-        self.assertEqual(
-            [name for name in descriptors if name.startswith(b"socket:") or name.endswith(b".txt")], []
-        )
+        self.assertEqual([name for name in descriptors
+                          if name.startswith(b"socket:") or name.endswith(b".txt")], [])
         self.assertNotIn(server.token.encode(), self.read("bob/environ"))
 
 
@@ -175,21 +167,10 @@ class LikeARunner(TcpCase):
         """In commands and output; comments, states of no meaning, what the shell cannot run."""
         every = bytes(set(range(1, 256)) - set(b"'\n"))
         self.write(bytes(range(256)) + b"\r\nlast, without a newline \xff", "data")
-        lines = [
-            b"\xef\xbb\xbf. echo a\xff\xfe\xc3b",
-            b". printf %s '" + every + b"'",
-            b".\techo b\r",
-            b"# echo comment",
-            b".  echo\t'a\t b'  ",
-            b". cat " + bytes(self.dir) + b"/data",
-            b"x echo held",
-            b"\xff echo held",
-            b"",
-            b"Prose: echo prose",
-            b". echo a\0b",
-            b". echo " + b"x" * 100_000,
-            b". :" + b" " * (TOO_LONG - 2),
-        ]
+        lines = [b"\xef\xbb\xbf. echo a\xff\xfe\xc3b", b". printf %s '" + every + b"'", b".\techo b\r",
+                 b"# echo comment", b".  echo\t'a\t b'  ", b". cat " + bytes(self.dir) + b"/data",
+                 b"x echo held", b"\xff echo held", b"", b"Prose: echo prose", b". echo a\0b",
+                 b". echo " + b"x" * 100_000, b". :" + b" " * (TOO_LONG - 2)]
         self.compare(b"".join(line + b"\n" for line in lines), states="ddddx\xffedd")
 
 
@@ -523,9 +504,8 @@ class MixedWork(TcpCase):
         """Clients, which are connected by then, and runners; all of them wait for more."""
         clients = [self.start_client(server, "-j4", "-q", "--follow", "--name", f"client-{number}")
                    for number in range(self.CLIENTS)]
-        runners = [
-            self.start_program(RUNMAKER, "-j2", "-q", "--follow", "runs.txt") for _ in range(self.RUNNERS)
-        ]
+        runners = [self.start_program(RUNMAKER, "-j2", "-q", "--follow", "runs.txt")
+                   for _ in range(self.RUNNERS)]
         self.wait_clients(server, self.CLIENTS)
         return clients + runners
 
@@ -551,9 +531,8 @@ class MixedWork(TcpCase):
         ended = [self.finish(program) for program in started]
         self.assertEqual([end.code for end in ended], [0] * len(ended), [end.err for end in ended])
         self.assertEqual(self.finish(server).code, 0)
-        self.assertEqual(
-            Counter(self.read("marks").split()), Counter(b"%d" % line for line in range(2, lines + 1))
-        )
+        self.assertEqual(Counter(self.read("marks").split()),
+                         Counter(b"%d" % line for line in range(2, lines + 1)))
         self.assertEqual((self.states(), self.locked_lines()), ("d" * lines, []))
         done = [self.done(program) for program in started]
         self.assertEqual(sum(done), lines)

@@ -104,14 +104,11 @@ class SilenceStorm(LossCase):
         server = self.serve(*["echo $JOB_ID >>ran; sleep 0.01"] * self.JOBS, grace=self.GRACE)
         pairs = [self.connect_by_proxy(server, f"-j{slots}", "-q", "--follow", up=()) for slots in (1, 2, 3)]
         proxies, clients = zip(*pairs)
-        disturb = [
-            lambda: self.sleep(server),
-            lambda: self.sleep(chance.choice(clients)),
-            lambda: self.freeze(chance.choice(proxies)),
-            lambda: self.freeze(chance.choice(proxies), TO_SERVER),
-            lambda: self.freeze(chance.choice(proxies), TO_CLIENT),
-            lambda: self.cut(chance.choice(proxies)),
-        ]
+        disturb = [lambda: self.sleep(server), lambda: self.sleep(chance.choice(clients)),
+                   lambda: self.freeze(chance.choice(proxies)),
+                   lambda: self.freeze(chance.choice(proxies), TO_SERVER),
+                   lambda: self.freeze(chance.choice(proxies), TO_CLIENT),
+                   lambda: self.cut(chance.choice(proxies))]
         for event in range(self.EVENTS):
             wait_until(lambda: self.ended() >= event * self.JOBS // self.EVENTS, PATIENCE)
             time.sleep(chance.uniform(0, 0.1))

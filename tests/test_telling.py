@@ -76,8 +76,7 @@ class Status(TellingCase):
               for line in pair(number, 5 + number, f"d {number}", now - 9000 + number, took=1)),
             *(line for number in range(24)
               for line in pair(f"n{number}", 200 + number, f"n {number}", now - 241 + 10 * number, took=1)),
-            start("a", 1, GATE, now),
-            end("put back", 5, "d", now, state="."),
+            start("a", 1, GATE, now), end("put back", 5, "d", now, state=".")
         )
         found = self.status("--outdir", "out")
         self.assertAlmostEqual(found["per_hour"], 23 / 240 * 3600, delta=20)
@@ -86,12 +85,11 @@ class Status(TellingCase):
                          r"\n3\d\d jobs/h lately, 1m \d\ds left\n")
         # tries of a job that is tried again are no jobs of the rate
         tries = [(number, now - 240 + 10 * number + 2 * again) for number in range(24) for again in range(4)]
-        self.journal(
-            *(line for began in range(4) for line in pair(f"g{began}", 1, GATE, now - 9 + began, took=1)),
-            *(line for number, began in tries
-              for line in pair(f"{number} {began}", number + 2, f"job {number}", began, took=1)),
-            start("a", 1, GATE, now),
-        )
+        self.journal(*(line for began in range(4)
+                       for line in pair(f"g{began}", 1, GATE, now - 9 + began, took=1)),
+                     *(line for number, began in tries
+                       for line in pair(f"{number} {began}", number + 2, f"job {number}", began, took=1)),
+                     start("a", 1, GATE, now))
         self.assertAlmostEqual(self.status("--outdir", "out")["per_hour"], 23 / 233 * 3600, delta=20)
 
     def test_the_time_left_is_no_shorter_than_the_time_without_a_result(self) -> None:
@@ -374,13 +372,10 @@ class Timeline(TellingCase):
     def test_it_has_the_true_slots_and_what_ran_at_once_in_one_of_them_apart(self) -> None:
         self.journal(
             *[end(number, number + 1, f"job {number}", BEGAN + number, took=1, slot=str(number % 3 * 5))
-              for number in range(12)],
-            end("other", 1, "other", BEGAN, took=1.2, slot="10"),
+              for number in range(12)], end("other", 1, "other", BEGAN, took=1.2, slot="10"),
             end("x", 1, "x", host="a", slot="gpu"),
             end("t", 20, "t", BEGAN + 30, took=1, state="!", cause="timeout", exit=-1, signal=15, slot="0"),
-            start("open", 3),
-            b"foreign\n",
-            end("at 10", 1, "at 10", BEGAN, took=5, slot="10"),
+            start("open", 3), b"foreign\n", end("at 10", 1, "at 10", BEGAN, took=5, slot="10")
         )
         self.told("--outdir", "out", "--timeline", "out.json", err=".*: 1 line skipped: .*\n")
         trace = read_trace(self.read("out.json"))

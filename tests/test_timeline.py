@@ -197,14 +197,10 @@ class Commands(TimelineCase):
         self.assertEqual(names, [commands[0], "x" * 100 + "...", commands[2], "\U0001f600" * 100 + "..."])
 
     def test_any_bytes_and_hosts_as_servers_name_them(self) -> None:
-        commands = {
-            b"echo '\"\\/\x01\x7f\x1b[31m\r'": "echo '\"\\/\x01\x7f\x1b[31m\r'",
-            b"\xff\xc3 \xc3\xa9": "\ufffd\ufffd é",
-            b"\xed\xa0\x80": "\ufffd" * 3,
-            b"\ta\t\tb\t": "\ta\t\tb\t",
-            b"</script>": "</script>",
-            "\u2028\ufeff".encode(): "\u2028\ufeff",
-        }
+        commands = {b"echo '\"\\/\x01\x7f\x1b[31m\r'": "echo '\"\\/\x01\x7f\x1b[31m\r'",
+                    b"\xff\xc3 \xc3\xa9": "\ufffd\ufffd é", b"\xed\xa0\x80": "\ufffd" * 3,
+                    b"\ta\t\tb\t": "\ta\t\tb\t", b"</script>": "</script>",
+                    "\u2028\ufeff".encode(): "\u2028\ufeff"}
         lines = [logged(number, b"h\xfcte", number, command=text) for number, text in enumerate(commands, 1)]
         hosts = [":", "[::1]", "a host", "host", "user@host.domain"]
         trace = self.trace(*lines, *[logged(1, host) for host in hosts])
@@ -326,10 +322,8 @@ class BlockedByACheck(RunCase):
                 waiter.wait(max(end - time.monotonic(), 0.01))
 
     def test_it_ends_and_says_so(self) -> None:
-        calls = {
-            "! a\n#RUN barrier check\n. b\n": (1, 2),
-            "d a\ne b\n# c\n#RUN barrier check\nd c\n. b\n": (2, 4),
-        }
+        calls = {"! a\n#RUN barrier check\n. b\n": (1, 2),
+                 "d a\ne b\n# c\n#RUN barrier check\nd c\n. b\n": (2, 4)}
         for text, lines in calls.items():
             with self.subTest(text):
                 self.write(text)

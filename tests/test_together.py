@@ -293,12 +293,10 @@ class LikeAnyJob(GroupCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second")
     def test_odd_commands_end_as_they_do_without_a_group(self) -> None:
-        commands = [
-            b"exit 3", b"kill -9 $$", b"(", b"echo a # comment", b"echo a \\", b"read x", b"exec true",
-            b"echo 'it''s' \"$0\" \xff\xfe", b"true\0false", b": " + b"x" * 100_000,
-            b"  true  ", b"exec exit 4", b"cat <<E", b"set -e; false; true", b"trap 'exit 7' 0; true",
-            b"exit", b"{ echo a; } >&2; exit 1",
-        ]
+        commands = [b"exit 3", b"kill -9 $$", b"(", b"echo a # comment", b"echo a \\", b"read x",
+                    b"exec true", b"echo 'it''s' \"$0\" \xff\xfe", b"true\0false", b": " + b"x" * 100_000,
+                    b"  true  ", b"exec exit 4", b"cat <<E", b"set -e; false; true", b"trap 'exit 7' 0; true",
+                    b"exit", b"{ echo a; } >&2; exit 1"]
         lines = b"".join(b". " + command + b"\n" for command in commands)
         self.write(b"#RUN together=solo min-hosts=0 host=alice\n" + lines + b"#RUN barrier\n#RUN\n" + lines)
         server = self.serve_again()
@@ -816,9 +814,8 @@ class FromNetJobs(GroupCase):
         self.join_all(server, "alice", "bob")
         self.wait_states("!ddd")
         self.assertEqual([len(self.ran()), len(set(self.ran()))], [4, 4])
-        lines = [
-            number for number, line in enumerate(self.read().splitlines(), 1) if line[:2] in (b"d ", b"! ")
-        ]
+        lines = [number for number, line in enumerate(self.read().splitlines(), 1)
+                 if line[:2] in (b"d ", b"! ")]
         self.assertEqual((self.ran_on("alice")[:2], self.ran_on("bob")[:1]), (lines[:2], lines[2:3]))
         self.assertEqual(int(self.ran()[-1].split()[0]), lines[3])
         self.assertResults(server, "first_test", True, ("alice", "timeout after 1s", f"{RAN}; sleep 60"),

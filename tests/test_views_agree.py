@@ -83,10 +83,8 @@ class Hosts(ViewCase):
         self.write("#RUN host=vm\nd a\n. b\n")
         self.hold_presence_lock()
         now = time.time()
-        for runner, began, waits in (
-            (PRESENT, now - 1, ""), (PRESENT, now - 999, "line 3 waits for host vm"),
-            (99, now - 1, "line 3 waits for host vm"),
-        ):
+        for runner, began, waits in ((PRESENT, now - 1, ""), (PRESENT, now - 999, "line 3 waits for host vm"),
+                                     (99, now - 1, "line 3 waits for host vm")):
             with self.subTest(runner=runner, began=began):
                 self.journal(end(1, 2, "a", began, took=0.1, host="vm", runner=runner))
                 self.assertEqual(self.status()["waits"].partition(" (")[0], waits)

@@ -112,15 +112,10 @@ class Hiring(TcpCase):
         self.assertEqual(self.hired(), "600\n")
 
     def test_nobody_is_hired_without_lines_to_take_or_by_a_runner_without_success(self) -> None:
-        for lines, options in (
-            ("", ()),
-            (". true\n", ()),
-            (". true\n#RUN host=elsewhere\n. true\n", ()),
-            (self.TOO_LONG, ()),
-            (f". false\n{self.TOO_LONG}", ("-r",)),
-            (f". false\n{self.TOO_LONG}", ("--max-failed", "1")),
-            (f". true\n{self.TOO_LONG}", ("-1",)),
-        ):
+        for lines, options in (("", ()), (". true\n", ()), (". true\n#RUN host=elsewhere\n. true\n", ()),
+                               (self.TOO_LONG, ()), (f". false\n{self.TOO_LONG}", ("-r",)),
+                               (f". false\n{self.TOO_LONG}", ("--max-failed", "1")),
+                               (f". true\n{self.TOO_LONG}", ("-1",))):
             with self.subTest(lines=lines, options=options):
                 self.write(lines)
                 self.run_jobs(*self.HIRE, *options)
@@ -172,11 +167,9 @@ class Hiring(TcpCase):
     def test_refusals(self) -> None:
         self.jobs("true")
         step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
-        for options, env, why in (
-            (("--hire", "true"), {}, "--hire requires --walltime"),
-            (("--walltime", "1h", "--hire", ""), {}, "--hire: is empty"),
-            (self.HIRE, step, "--hire: each of the 2 tasks of this step would hire"),
-        ):
+        for options, env, why in ((("--hire", "true"), {}, "--hire requires --walltime"),
+                                  (("--walltime", "1h", "--hire", ""), {}, "--hire: is empty"),
+                                  (self.HIRE, step, "--hire: each of the 2 tasks of this step would hire")):
             client = self.run_script(RUNCLIENT, "--token", "0" * 32, *options, "localhost", env=env)
             for ended in self.run_jobs(*options, env=env), client:
                 self.assertRefused(ended, why)
