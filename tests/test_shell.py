@@ -125,7 +125,7 @@ class ShellCase(TcpCase, DirectiveCase):
 # -- each shell that is installed ----------------------------------------------------------------------------
 
 class Bash(ShellCase):
-    """All that a runner hands to a shell means the same to bash."""
+    """All that a runner hands to a shell means the same to bash, and to the other shells below."""
     SHELL = "bash"
 
     def setUp(self) -> None:
@@ -178,29 +178,8 @@ class Bash(ShellCase):
         self.assertEqual((self.states(), sorted(self.ran())), ("dd", [2, 3]))
 
 
-class Zsh(Bash):
-    """All that a runner hands to a shell means the same to zsh."""
-    SHELL = "zsh"
-
-
-class Ksh(Bash):
-    """All that a runner hands to a shell means the same to ksh."""
-    SHELL = "ksh"
-
-
-class Dash(Bash):
-    """All that a runner hands to a shell means the same to dash."""
-    SHELL = "dash"
-
-
-class Mksh(Bash):
-    """All that a runner hands to a shell means the same to mksh."""
-    SHELL = "mksh"
-
-
-class Yash(Bash):
-    """All that a runner hands to a shell means the same to yash."""
-    SHELL = "yash"
+Zsh, Ksh, Dash, Mksh, Yash = (type(name, (Bash,), {"SHELL": name.lower()})
+                             for name in ("Zsh", "Ksh", "Dash", "Mksh", "Yash"))
 
 
 # -- where it holds ------------------------------------------------------------------------------------------
@@ -317,11 +296,7 @@ class Missing(ShellCase):
         self.assertNothingRan("de")
         self.assertEqual(self.ran(), [2])
 
-
-class OfAGroup(ShellCase):
-    """A host of a group that does not have the shell is lost to it."""
-
-    def test_nothing_of_it_begins(self) -> None:
+    def test_a_host_of_a_group_that_lacks_it_is_lost_to_the_group_of_which_nothing_begins(self) -> None:
         self.lines("#RUN together=pair host=alice,bob shell=ksh9", ". touch never", ". touch never")
         server = self.start_server("--exit-when-done")
         clients = [self.start_client(server, "--name", name) for name in ("alice", "bob")]
