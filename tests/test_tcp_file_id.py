@@ -35,8 +35,7 @@ class OtherServers(LossCase):
         self.assertFalse(self.exists("never"))
 
     def test_a_result_of_a_job_that_ended_meanwhile_is_kept_for_its_own_server(self) -> None:
-        server = self.serve(JOB)
-        client = self.connect(server)
+        server, client = self.serve_bob(JOB)
         server.kill()
         self.write(". touch never\n", "other.txt")
         other = self.serve_other(server.port)

@@ -94,6 +94,12 @@ class LossCase(TcpCase):
             wait_until(lambda: self.started_lines(name).issuperset(up), what="the server knows it")
         return client
 
+    def serve_bob(self, *commands: str, up: Sequence[int] = (1,),
+                  grace: float = LONG) -> tuple[Server, Program]:
+        """A server of these jobs, and bob, who runs those of some lines."""
+        server = self.serve(*commands, grace=grace)
+        return server, self.connect(server, f"-j{len(up)}", up=up)
+
     def started_lines(self, name: str) -> set[int]:
         """The lines whose jobs a client of this name has started, by the server's journal."""
         if not self.exists("out/journal"):
@@ -170,8 +176,7 @@ class KilledClient(LossCase):
     """A client dies by kill -9: its lines are held for the grace, and then they are e."""
 
     def test_with_its_jobs(self) -> None:
-        server = self.serve(JOB, JOB, grace=SHORT)
-        client = self.connect(server, "-j2", up=(1, 2))
+        server, client = self.serve_bob(JOB, JOB, grace=SHORT, up=(1, 2))
         self.append(". touch third")
         self.assert_held(1, 2)
         begin = time.monotonic()
@@ -195,8 +200,7 @@ class KilledClient(LossCase):
         self.wait_states("re")
 
     def test_other_clients_go_on_meanwhile(self) -> None:
-        server = self.serve(JOB, "touch second")
-        client = self.connect(server)
+        server, client = self.serve_bob(JOB, "touch second")
         self.kill_jobs(client)
         self.wait_said(server, "client bob (127.0.0.1) is lost")
         self.assertEqual(self.run_client(server).code, 0)
@@ -204,8 +208,7 @@ class KilledClient(LossCase):
         self.assert_held(1)
 
     def test_a_client_that_is_ended_by_a_signal_has_no_grace(self) -> None:
-        server = self.serve(JOB)
-        client = self.connect(server)
+        server, client = self.serve_bob(JOB)
         self.assertClientEnded(self.stop(client), 143, "e")
         self.assertNotIn(b"lost", server.err)
 
@@ -285,14 +288,11 @@ class VanishedPeer(LossCase):
             bob.say(dict(type="finish", n=9, id=ended, state="d", how="exit 0", cause="")).hear("ack")
             self.assertEqual(sorted(self.states()), ["d", "r", "r"])
 
-
-class VanishedWhileSought(LossCase):
-    """A client whose grace was over comes back, and is gone again before the file system has answered."""
-    PATCH = SLOW
-
     def test_a_line_that_is_found_only_when_its_client_has_come_once_more_is_its_own(self) -> None:
+        """Its grace was over, it came back, and was gone again before the file system had answered."""
+        self.PATCH = SLOW
         server = self.serve("true", grace=SHORT)
-        bob: dict[str, Any] = dict(client=VanishedPeer.ID, name="bob")
+        bob: dict[str, Any] = dict(client=self.ID, name="bob")
         with Peer.of(server.port, server.token) as peer:
             peer.hello(**bob).hear("welcome")
             job, = peer.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")["jobs"]
@@ -386,9 +386,23 @@ class CutConnection(LossCase):
         self.write("", "go.2")
         self.assertEqual((self.finish(runner).code, self.states()), (0, "dd"))
 
+    def test_no_output_is_lost_while_the_server_is_away_of_what_a_job_has_left_behind(self) -> None:
+        self.PATCH = "from runmaker4 import Pump; Pump.QUIET_SECONDS = Pump.MAX_READING_SECONDS = 0.6"
+        away, begun = (f"until [ -e {name} ]; do sleep 0.02; done" for name in ("away", "begun"))
+        server = self.serve(f"{{ {away}; : >begun; seq 400000; }} & {UP}; {begun}")
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        client = self.start_client(server, "--port", proxy.port, "-q", up=(1,))
+        proxy.cut()
+        self.write("", "away")
+        time.sleep(1.4)                     # longer than output is read
+        proxy.mend()
+        self.assertClientEnded(self.finish(client), 0, "d")
+        self.assertEqual(self.read("out/1.out").split(), [b"%d" % number for number in range(1, 400_001)])
+
 
 class MissingFile(LossCase):
-    """The job file is missing at the moment in which a client comes back after its grace."""
+    """The job file is missing when a client comes back after its grace, or when a result is to be written."""
 
     # the server does not end for want of a file
     PATCH = f"{EAGER}runmaker4.Cursor._waits_for_file = lambda *args: True"
@@ -408,15 +422,9 @@ class MissingFile(LossCase):
         self.end_jobs(client)
         self.assert_each_ran_once(client, "d")
 
-
-class ResultOfAMissingFile(TcpCase):
-    """A server exits although a result waits for the file to come back."""
-
-    def test_a_signal_ends_the_attempts(self) -> None:
-        self.jobs("true")
-        server = self.start_server(
-            patch="import runmaker4; runmaker4.Program._end_after_defect = lambda *_: open('defect', 'w')"
-        )
+    def test_a_signal_ends_the_attempts_to_write_a_result(self) -> None:
+        self.PATCH = "import runmaker4; runmaker4.Program._end_after_defect = lambda *_: open('defect', 'w')"
+        server = self.serve("true")
         with Peer.of(server.port, server.token) as peer:
             peer.hello().hear("welcome")
             peer.say(dict(type="claim", request=1, want=1, last=False))
@@ -484,8 +492,7 @@ class SilentConnection(LossCase):
         self.assertEqual(len(self.pids(2)), 1)
 
     def test_a_client_that_sleeps_for_longer_than_the_grace_hands_in_its_result_later(self) -> None:
-        server = self.serve(JOB, grace=0.3)
-        client = self.connect(server)
+        server, client = self.serve_bob(JOB, grace=0.3)
         client.send_signal(signal.SIGSTOP)
         self.wait_states("e")
         self.wait_said(server, "bob", "did not come back")
@@ -509,8 +516,7 @@ class SilentConnection(LossCase):
         self.assertEqual(self.read("ran"), before)
 
     def test_a_server_that_slept_for_longer_than_the_grace_gives_its_clients_theirs(self) -> None:
-        server = self.serve(JOB, LATER, grace=3)
-        client = self.connect(server, "-j2", up=(1, 2))
+        server, client = self.serve_bob(JOB, LATER, grace=3, up=(1, 2))
         server.send_signal(signal.SIGSTOP)
         self.wait_said(client, "")                      # it has missed its server
         self.end_jobs(client)
@@ -532,11 +538,9 @@ class KilledServer(LossCase):
         wait_until(lambda: not alive(keeper), what="the keeper is gone")
         server.kill()
 
-    def kill_server(self, *commands: str, grace: float = LONG,
-                    up: Sequence[int] = (1,)) -> tuple[Server, Program]:
+    def kill_server(self, *commands: str, **settings: Any) -> tuple[Server, Program]:
         """A client runs these jobs when its server dies."""
-        server = self.serve(*commands, grace=grace)
-        client = self.connect(server, f"-j{len(commands)}", up=up)
+        server, client = self.serve_bob(*commands, **settings)
         server.kill()
         return server, client
 
@@ -575,8 +579,7 @@ runmaker4.JobFile.reopen_if_replaced = follow
         self.assert_second_ran_on(client)
 
     def test_a_result_that_nobody_else_has_is_written_over_the_e_of_another_runner(self) -> None:
-        server = self.serve(JOB)
-        client = self.connect(server)
+        server, client = self.serve_bob(JOB)
         self.kill_with_keeper(server)
         self.end_jobs(client)
         self.run_script(RUNMAKER, "runs.txt")
@@ -585,8 +588,7 @@ runmaker4.JobFile.reopen_if_replaced = follow
         self.assert_each_ran_once(client, "d")
 
     def test_jobs_that_still_run_get_their_lines_back_from_the_e_or_dot_of_others(self) -> None:
-        server = self.serve(JOB, LATER)
-        client = self.connect(server, "-j2", up=(1, 2))
+        server, client = self.serve_bob(JOB, LATER, up=(1, 2))
         self.kill_with_keeper(server)
         self.run_script(RUNMAKER, "runs.txt")
         self.assertEqual(self.run_script(RUNSET, "--set=.", "runs.txt", 2).code, 0)
@@ -634,8 +636,7 @@ runmaker4.JobFile.reopen_if_replaced = follow
         self.assertEqual((self.states(), self.locked_lines()), ("r", []))
 
     def test_a_server_whose_keeper_is_killed_goes_on(self) -> None:
-        server = self.serve(JOB)
-        client = self.connect(server)
+        server, client = self.serve_bob(JOB)
         send(signal.SIGKILL, [self.keeper(server)])
         self.open_gate()
         self.assert_each_ran_once(client, "d")
@@ -658,8 +659,7 @@ class StoppedServer(LossCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_what_runs_waits_for_the_next_and_nothing_else_does(self) -> None:
-        server = self.serve(JOB, JOB, "touch third")
-        client = self.connect(server, "-j2", up=(1, 2))
+        server, client = self.serve_bob(JOB, JOB, "touch third", up=(1, 2))
         ended = self.stop(server, signal.SIGINT)
         self.assertEqual(ended.code, 130, ended.err)
         self.assertRegex(ended.err, rb"INT\b.*\blines 1, 2\b")
@@ -695,8 +695,7 @@ class WithoutServer(LossCase):
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_int_ends_jobs_and_client_and_the_line_is_e_when_the_next_server_has_waited(self) -> None:
-        server = self.serve(JOB)
-        client = self.connect(server)
+        server, client = self.serve_bob(JOB)
         server.kill()
         client.send_signal(signal.SIGINT)
         self.assertNoJobLeft()
@@ -753,21 +752,3 @@ class WithoutServer(LossCase):
         _, client = self.early_client("--give-up", 0.5)
         self.assertEqual(self.finish(client).code, 2)
         self.assertGreaterEqual(time.monotonic() - begin, 0.5)
-
-
-class LeftBehind(LossCase):
-    """The shell of a job has exited and has left a process behind that prints on."""
-    PATCH = "import runmaker4; runmaker4.Pump.QUIET_SECONDS = runmaker4.Pump.MAX_READING_SECONDS = 0.6"
-
-    def test_no_output_is_lost_while_the_server_is_away(self) -> None:
-        away, begun = (f"until [ -e {name} ]; do sleep 0.02; done" for name in ("away", "begun"))
-        server = self.serve(f"{{ {away}; : >begun; seq 400000; }} & {UP}; {begun}")
-        proxy = Proxy(server.port)
-        self.addCleanup(proxy.close)
-        client = self.start_client(server, "--port", proxy.port, "-q", up=(1,))
-        proxy.cut()
-        self.write("", "away")
-        time.sleep(1.4)                     # longer than output is read
-        proxy.mend()
-        self.assertClientEnded(self.finish(client), 0, "d")
-        self.assertEqual(self.read("out/1.out").split(), [b"%d" % number for number in range(1, 400_001)])
