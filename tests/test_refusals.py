@@ -135,7 +135,7 @@ class Outputs(RefusalCase):
 
 
 class Mounts(RefusalCase):
-    """A file system that does not share locks between hosts is refused without --single-host."""
+    """A file system that does not share locks between hosts is refused without --single-host, or has none."""
     # The kernel does not list the locks that a FUSE daemon keeps
     KEPT_BY_DAEMON = """
 import io
@@ -248,10 +248,6 @@ runmaker4.open = hide_locks
                 self.assertComplains(ended, f"is on {kind}", "not tested", "--check-locks", "--single-host")
                 self.jobs("true")
                 self.assertAccepted(self.start_mounted(kind, "rw,flock", "--single-host"))
-
-
-class Locks(RefusalCase):
-    """A file system without locks: the first lock call says so."""
 
     BROKEN = """
 import errno, fcntl, os

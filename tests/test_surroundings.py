@@ -182,7 +182,7 @@ runmaker4.JobReader.MAX_LOOKS = 2
 
 
 class Retried(RunCase):
-    """A job has run, failed, and cannot be started once more."""
+    """A job cannot be started: on a retry, or for want of room."""
 
     def test_a_retry_that_cannot_be_started_is_an_error(self) -> None:
         self.write("#!/bin/sh\nexec /bin/sh \"$@\"\n", "bash").chmod(0o755)
@@ -191,9 +191,6 @@ class Retried(RunCase):
         self.assertEqual((ended.code, self.states()), (1, "e"))
         self.assertComplains(ended, "line 2: cannot be started", "bash")
 
-
-class LongEnvironment(RunCase):
-    """The environment leaves no room for a command, however short."""
     LONG = "import os, runmaker4; os.environ.update({f'LONG{number}': 'x' * 100_000 for number in range(80)})"
 
     def test_the_environment_is_named(self) -> None:

@@ -457,7 +457,7 @@ class Background(TcpCase):
 
 
 class ComingAndGoing(TcpCase):
-    """The server says when clients come and go."""
+    """The server says when clients come and go, and how long it has served, by a clock that nobody sets."""
 
     def test_it_says_who_comes_and_who_leaves(self) -> None:
         self.jobs(WAITING)
@@ -471,9 +471,6 @@ class ComingAndGoing(TcpCase):
         self.assertEqual(said, ["alice (127.0.0.1) came", "b\u00f6b (127.0.0.1) came",
                                 "b\u00f6b (127.0.0.1) left", "alice (127.0.0.1) left"])
 
-
-class Clocks(TcpCase):
-    """How long a server has served is measured by a clock that nobody sets."""
     LATER = """
 import os, time
 real = time.time

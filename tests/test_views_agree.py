@@ -61,10 +61,6 @@ class Lost(ViewCase):
         self.assertEqual(self.outcomes("--failed"), [(1, "error", "lost")])
         self.assertEqual(self.page().outcomes, {"error": 1, "unknown": 1})
 
-
-class Resumed(ViewCase):
-    """A run whose runner or client was killed is no less a run in the statistics than on the page."""
-
     def test_a_run_without_an_end_is_counted(self) -> None:
         self.write("d a\nd b\n")
         self.journal(start(1, 1, "a", runner=99), *pair(2, 1, "a"), *pair(3, 2, "b"),
@@ -76,22 +72,8 @@ class Resumed(ViewCase):
         self.assertEqual(sum(self.page().outcomes.values()), 4)
 
 
-class Hosts(ViewCase):
-    """A host at work is not waited for, also if its jobs are too short to be seen."""
-
-    def test_a_host_whose_runner_has_just_ended_a_job(self) -> None:
-        self.write("#RUN host=vm\nd a\n. b\n")
-        self.hold_presence_lock()
-        now = time.time()
-        for runner, began, waits in ((PRESENT, now - 1, ""), (PRESENT, now - 999, "line 3 waits for host vm"),
-                                     (99, now - 1, "line 3 waits for host vm")):
-            with self.subTest(runner=runner, began=began):
-                self.journal(end(1, 2, "a", began, took=0.1, host="vm", runner=runner))
-                self.assertEqual(self.status()["waits"].partition(" (")[0], waits)
-
-
 class Present(ViewCase):
-    """--status names host and start of the present run, or none."""
+    """--status names host and start of the present run, or none; a host at work is not waited for."""
 
     def run_to_gate(self, *more: str) -> None:
         """A runner runs line 1 until the test ends; more lines follow."""
@@ -114,6 +96,16 @@ class Present(ViewCase):
         self.journal(start("now", 7, GATE, host="here"), *pair("a", 2, GATE), *pair("b", 30, GATE))
         (job,) = self.status()["jobs"]
         self.assertEqual(job["host"], "here")
+
+    def test_a_host_whose_runner_has_just_ended_a_job(self) -> None:
+        self.write("#RUN host=vm\nd a\n. b\n")
+        self.hold_presence_lock()
+        now = time.time()
+        for runner, began, waits in ((PRESENT, now - 1, ""), (PRESENT, now - 999, "line 3 waits for host vm"),
+                                     (99, now - 1, "line 3 waits for host vm")):
+            with self.subTest(runner=runner, began=began):
+                self.journal(end(1, 2, "a", began, took=0.1, host="vm", runner=runner))
+                self.assertEqual(self.status()["waits"].partition(" (")[0], waits)
 
 
 class EqualLines(ViewCase):
