@@ -98,12 +98,6 @@ class Surroundings(TcpCase):
                           if name.startswith(b"socket:") or name.endswith(b".txt")], [])
         self.assertNotIn(server.token.encode(), self.read("bob/environ"))
 
-
-# -- what is promised of a runner, promised of a client ------------------------------------------------------
-
-class Directory(TcpCase):
-    """The jobs of a client run where it was started."""
-
     def test_a_client_says_if_the_directory_of_the_server_is_another(self) -> None:
         there, elsewhere = self.dir / "there", self.dir / "elsewhere"
         there.mkdir()
@@ -114,6 +108,9 @@ class Directory(TcpCase):
         said = f": serving ../runs.txt; jobs run in {elsewhere}, not in the server's {there}\n"
         self.assertIn(said.encode(), ended.err)
         self.assertEqual(self.read("elsewhere/where"), f"{elsewhere}\n".encode())
+
+
+# -- what is promised of a runner, promised of a client ------------------------------------------------------
 
 
 class LikeARunner(TcpCase):
@@ -382,7 +379,7 @@ runmaker4.Walk.claim_next = claim_slowly
 # -- a server and those who wait -----------------------------------------------------------------------------
 
 class Serving(TcpCase):
-    """A server serves until it is stopped, or with --exit-when-done until all jobs have ended."""
+    """A server serves until it is stopped, or with --exit-when-done until all have ended, and is fair."""
 
     def test_after_too_many_failures_it_hands_out_no_more_and_leaves(self) -> None:
         self.jobs("exit 1", "true", "touch never")
@@ -403,11 +400,13 @@ class Serving(TcpCase):
         self.assertIsNone(server.poll())
 
     def test_a_line_that_is_appended_or_set_back_reaches_a_waiting_client_within_half_a_second(self) -> None:
-        """The server polls the file: all that it does at intervals comes an hour later here."""
+        """The server polls the file: it does not look each second here, nor when it hears of a client."""
         self.assertLess(2 * importlib.import_module("runmaker4-server").POLL_SECONDS, 0.5)
-        rare = "import runmaker4; runmaker4.JobReader.interval = property(lambda _: 3600.0, lambda *_: None)"
+        rare = "import runmaker4; runmaker4.MAX_SILENT_SECONDS, runmaker4.PING_SECONDS = 9999, 3600\n"
+        no_look = ("import asyncio, importlib\nserver = importlib.import_module('runmaker4-server')\n"
+                   "server.Server._check_clients_and_file = lambda _: asyncio.sleep(3600)\n")
         self.jobs("true")
-        client = self.start_client(self.start_server(patch=rare), "--follow")
+        client = self.start_client(self.start_server(patch=rare + no_look), "--follow", patch=rare)
         self.wait_states("d")
         self.append(". true")
         self.wait_states("dd")
@@ -436,9 +435,14 @@ class Serving(TcpCase):
         self.assertEqual((self.finish(runner).code, self.finish(other).code), (0, 0))
         self.assertEqual(self.states(), "ddd")
 
-
-class ExitWhenDone(TcpCase):
-    """--exit-when-done: the server ends when all jobs have ended, and with it the clients that follow."""
+    def test_lines_behind_a_long_job_are_left_to_others(self) -> None:
+        self.jobs(WAITING, *["true"] * 4)
+        server = self.start_server()
+        busy = self.start_client(server, up=[1])
+        self.assertEqual(self.run_client(server).code, 0)
+        self.assertEqual(self.states(), "rdddd")
+        self.open_gate()
+        self.assertClientEnded(self.finish(busy), 0, "ddddd")
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_server_and_followers_end_with_the_last_job_also_if_a_runner_has_it(self) -> None:
@@ -542,16 +546,3 @@ class MixedWork(TcpCase):
     def done(self, program: Program) -> int:
         """How many jobs are done, as its closing line says."""
         return int((re.search(rb"(\d+) done", program.err.splitlines()[-1]) or [b"", b"0"])[1])
-
-
-class Fairness(TcpCase):
-    """A client keeps no line from others that it cannot run itself soon."""
-
-    def test_lines_behind_a_long_job_are_left_to_others(self) -> None:
-        self.jobs(WAITING, *["true"] * 4)
-        server = self.start_server()
-        busy = self.start_client(server, up=[1])
-        self.assertEqual(self.run_client(server).code, 0)
-        self.assertEqual(self.states(), "rdddd")
-        self.open_gate()
-        self.assertClientEnded(self.finish(busy), 0, "ddddd")
