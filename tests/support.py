@@ -201,15 +201,10 @@ class Process(Protocol):
 
     @property
     def pid(self) -> int: ...
-
     def poll(self) -> Optional[int]: ...
-
     def wait(self, timeout: Optional[float] = None) -> int: ...
-
     def communicate(self, *, timeout: Optional[float] = None) -> tuple[bytes, bytes]: ...
-
     def send_signal(self, number: signal.Signals, /) -> None: ...
-
     def kill(self) -> None: ...
 
 
@@ -342,6 +337,11 @@ class Case(unittest.TestCase):
         path = self.dir / name
         path.write_bytes(as_bytes(text))
         return path
+
+    def script(self, text: str, name: str) -> None:
+        """Make a program, and the folder that it is in."""
+        (self.dir / name).parent.mkdir(parents=True, exist_ok=True)
+        self.write(text, name).chmod(0o755)
 
     def read(self, name: str = "runs.txt") -> bytes:
         return (self.dir / name).read_bytes()

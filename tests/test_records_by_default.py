@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import time
+import unittest
 from typing import Any
 
 from tests.support import FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, Ended, wait_until
@@ -16,6 +17,7 @@ from tests.tcp import TcpCase
 BYTES = bytes(range(256)) + "é😀\n".encode() + bytes(range(255, -1, -1))
 # all jobs are short, however busy the machine is
 PATIENT = "import runmaker4; runmaker4.OutDir.MAX_SHORT_SECONDS = 60.0"
+by_root = unittest.skipIf(os.geteuid(), "only root can give files away")
 
 
 class DefaultCase(TcpCase):
@@ -257,9 +259,8 @@ class NotKept(DefaultCase):
                 "os.makedirs = makedirs\n")
         self.assertRunsWithout(self.finish(self.start_patched(full, "-q", "runs.txt")), "no space left")
 
+    @by_root
     def test_a_directory_or_link_of_another_user(self) -> None:
-        if os.geteuid():
-            self.skipTest("only root can give files away")
         path = self.dir / "runs.txt.out"
         (self.dir / "elsewhere").mkdir()
         path.symlink_to("elsewhere")
@@ -272,18 +273,16 @@ class NotKept(DefaultCase):
                 path.unlink()
                 path.mkdir()
 
+    @by_root
     def test_one_of_the_owner_of_the_job_file_will_do(self) -> None:
-        if os.geteuid():
-            self.skipTest("only root can give files away")
         (self.dir / "runs.txt.out").mkdir()
         for name in "runs.txt", "runs.txt.out":
             os.chown(self.dir / name, 12345, -1)
         self.assertEqual(self.run_jobs("-q").code, 0)
         self.assertEqual(self.printed(), [(b"a\n", b""), (b"", b"")])
 
+    @by_root
     def test_users_who_can_write_the_job_file_share_its_records(self) -> None:
-        if os.geteuid():
-            self.skipTest("only root can give files away")
         directory = self.dir / "runs.txt.out"
         self.dir.chmod(0o2755)                          # the group of new files is this one's
         for mode in 0o664, 0o666:

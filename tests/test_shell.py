@@ -3,7 +3,6 @@ import argparse
 import itertools
 import json
 import os
-import pathlib
 import re
 import shlex
 import shutil
@@ -110,12 +109,6 @@ class Refused(unittest.TestCase):
 
 class ShellCase(TcpCase, DirectiveCase):
     """Job files with `#RUN shell=`."""
-
-    def script(self, text: str, name: str) -> pathlib.Path:
-        path = self.dir / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.write(text, name).chmod(0o755)
-        return path
 
     def path(self, *folders: str) -> dict[str, str]:
         """An environment in which programs are looked for in these folders of ours first."""

@@ -8,22 +8,12 @@ from tests.support import RUNMAKER, RUNSET, RUNWAIT, RunCase, Text, as_bytes
 from tests.test_output import read_terminal
 from tests.test_units import FileCase, a_run
 
-HOSTILE: dict[str, Text] = {  # what it is: as bytes
-    "a colour": "\x1b[31m",
-    "a carriage return": "\r",
-    "a bell": "\7",
-    "DEL": "\x7f",
-    "C1": "\x9b31m",
-    "NEL": "\x85",
-    "a line separator": "\u2028",
-    "a paragraph separator": "\u2029",
-    "an override": "\u202e",
-    "an isolate": "\u2066",
-    "its end": "\u2069",
-    "a mark": "\u200f",
-    "an Arabic mark": "\u061c",
-    "C1 of eight bits": b"\x9b31m",
-    "a line": "\n",
+# what it is, and what it is as a text or, if it has no character, as bytes
+HOSTILE: dict[str, Text] = {
+    "a colour": "\x1b[31m", "a carriage return": "\r", "a bell": "\7", "DEL": "\x7f", "C1": "\x9b31m",
+    "NEL": "\x85", "a line separator": "\u2028", "a paragraph separator": "\u2029", "an override": "\u202e",
+    "an isolate": "\u2066", "its end": "\u2069", "a mark": "\u200f", "an Arabic mark": "\u061c",
+    "C1 of eight bits": b"\x9b31m", "a line": "\n",
 }
 HARMLESS = "é ß 語 \U0001f600 ~".encode() + b" \xff\xa0"
 
@@ -105,23 +95,21 @@ class Records(RunCase):
     """A directory or a host whose name holds a newline begins no line of its own."""
     FORGED = "x\n+ status (alice,1): exit 0 \"other\"\tb"
 
-    def check(self, host: str, directory: str) -> None:
-        self.jobs("true")
-        (self.dir / directory).mkdir(exist_ok=True)
-        ended = self.run_script(RUNMAKER, "-q", "--name", host, "-l", self.dir / "log", "--joblog",
-                                self.dir / "joblog", self.dir / "runs.txt", cwd=self.dir / directory)
-        self.assertEqual(ended.code, 0)
-        rows = self.read("log").split(b"\n")
-        self.assertEqual([len(row) for row in rows], [160] * 4 + [0])
-        self.assertEqual([row[:3] for row in rows], [b".->", b"+ s", b"+ s", b"   ", b""])
-        _, line = self.read("joblog").splitlines()
-        self.assertEqual(line.count(b"\t"), 8)
-
-    def test_of_a_runner(self) -> None:
-        self.check("alice", self.FORGED)
-
-    def test_of_a_host(self) -> None:
-        self.check(self.FORGED, "sub")
+    def test_of_a_runner_and_of_a_host(self) -> None:
+        for host, directory in ("alice", self.FORGED), (self.FORGED, "sub"):
+            with self.subTest(host=host, directory=directory):
+                self.jobs("true")
+                (self.dir / directory).mkdir()
+                log, joblog, file = (self.dir / name for name in ("log", "joblog", "runs.txt"))
+                ended = self.run_script(RUNMAKER, "-q", "--name", host, "-l", log, "--joblog", joblog, file,
+                                        cwd=self.dir / directory)
+                self.assertEqual(ended.code, 0)
+                rows = log.read_bytes().split(b"\n")
+                self.assertEqual([len(row) for row in rows], [160] * 4 + [0])
+                self.assertEqual([row[:3] for row in rows], [b".->", b"+ s", b"+ s", b"   ", b""])
+                _, line = joblog.read_bytes().splitlines()
+                self.assertEqual(line.count(b"\t"), 8)
+                joblog.unlink()
 
 
 class RecordsOfClients(FileCase):

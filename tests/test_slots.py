@@ -288,7 +288,7 @@ class SlotErrors(SlotCase):
         self.assertEnded(self.run_jobs("-q", "-j1", "--slot-errors", "1"), 1, "!!")
 
     def test_255_is_of_a_host_out_of_reach_if_ssh_runs_the_jobs_and_else_of_the_program(self) -> None:
-        self.write('#!/bin/sh\nexec sh -c "$*"\n', "ssh").chmod(0o755)
+        self.script('#!/bin/sh\nexec sh -c "$*"\n', "ssh")
         for options in (), ("--runner", "env X=/ssh"):
             self.jobs(*["exit 255"] * 4)
             self.assertEnded(self.run_jobs("-q", "--slots", "one", *options), 1, "!!!!")
@@ -298,9 +298,8 @@ class SlotErrors(SlotCase):
         self.assertIn("ended with 127 within a second or 255 from ssh;", self.said_of(ended, "slot 1"))
 
     def test_a_host_without_the_program_leaves_the_list_to_the_other(self) -> None:
-        for name in "there", "elsewhere":
-            (self.dir / name).mkdir()
-        self.write(f"#!/bin/sh\ncd ..; {GATE}\n", "there/sim").chmod(0o755)
+        (self.dir / "elsewhere").mkdir()
+        self.script(f"#!/bin/sh\ncd ..; {GATE}\n", "there/sim")
         self.jobs(*["./sim"] * 40)
         good = self.start(RUNMAKER, "-q", "-j2", "../runs.txt", cwd=self.dir / "there")
         bad = self.start(RUNMAKER, "-q", "-j4", "--name", "alice", "../runs.txt", cwd=self.dir / "elsewhere")
@@ -342,7 +341,7 @@ class SlotErrors(SlotCase):
         self.assertEqual((self.finish(runner).code, sorted(self.states())), (1, ["!", ".", "d", "d"]))
 
     def test_one_that_breaks_once_it_is_removed_is_back_in_service_when_it_is_added_again(self) -> None:
-        self.write('#!/bin/sh\nexec sh -c "$*"\n', "ssh").chmod(0o755)
+        self.script('#!/bin/sh\nexec sh -c "$*"\n', "ssh")
         self.jobs("touch up.1; until [ -e out ]; do sleep 0.02; done; exit 255", HELD, HELD)
         self.names("bad\n")
         runner = self.start_on_names("--slot-errors", "1", "--runner", "./ssh", up=[1])
@@ -394,7 +393,7 @@ class Arguments(SlotCase):
     """What a wrapper gets."""
 
     def test_a_wrapper_gets_the_shell_its_option_and_the_job_in_one_word(self) -> None:
-        self.write(LOGGING_WRAPPER, "wrap").chmod(0o755)
+        self.script(LOGGING_WRAPPER, "wrap")
         self.write(b"".join(b". %s\n" % command for command in NASTY))
         self.run_jobs("-q", "--slots", "a", "--runner", './wrap env "S=$SLAVE_IP"')
         for number, command in enumerate(NASTY, 1):
@@ -412,11 +411,6 @@ class ArgumentsFromAClient(OverTcp, Arguments):
 
 class Wrapped(SlotCase):
     """--runner CMD: what runs is CMD /bin/sh -c JOB, and JOB arrives as it stands in the file."""
-
-    def script(self, text: str, name: str) -> pathlib.Path:
-        path = self.write(text, name)
-        path.chmod(0o755)
-        return path
 
     def results(self, commands: list[bytes], *options: str, **settings: Any) -> tuple[str, dict[str, bytes]]:
         """Run these jobs: their states, and all that they print on stdout."""
@@ -442,7 +436,6 @@ class Wrapped(SlotCase):
         self.assertEqual(set(self.read("hosts").splitlines()), {*hosts})
 
     def test_through_ssh_jobs_of_all_kinds_arrive_as_they_are(self) -> None:
-        (self.dir / "bin").mkdir()
         self.script(SSH, "bin/ssh")
         self.check_ssh('ssh -o BatchMode=yes "$SLAVE_IP"', b"a b")
         if FULL:

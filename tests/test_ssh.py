@@ -86,7 +86,7 @@ class SshCase(RunCase):
 
     def setUp(self) -> None:
         super().setUp()
-        for name in "keys", "bin", "remote", *(f"remote/{worker}" for worker in WORKERS):
+        for name in "keys", "remote", *(f"remote/{worker}" for worker in WORKERS):
             (self.dir / name).mkdir()
         if os.geteuid() == 0:
             # sshd locks its unprivileged part in there
@@ -98,7 +98,7 @@ class SshCase(RunCase):
         for worker in WORKERS:
             self.start_sshd(worker, ports[worker])
         self.write_client_files(ports)
-        self.script("job_script.sh", JOB_SCRIPT)
+        self.script(JOB_SCRIPT, "job_script.sh")
         for worker in WORKERS:
             self.wait_sshd(worker, ports[worker])
 
@@ -116,10 +116,7 @@ class SshCase(RunCase):
         hosts = "".join(f"Host {worker}\n    Port {port}\n" for worker, port in ports.items())
         config = self.write(hosts + SSH_CONFIG.format(user=user, keys=keys), "ssh_config")
         self.write(b"worker " + (keys / "hostkey.pub").read_bytes(), "keys/known_hosts")
-        self.script("bin/ssh", f'#!/bin/sh\nexec {real} -F {config} "$@"\n')
-
-    def script(self, name: str, text: str) -> None:
-        self.write(text, name).chmod(0o755)
+        self.script(f'#!/bin/sh\nexec {real} -F {config} "$@"\n', "bin/ssh")
 
     def wait_sshd(self, worker: str, port: int) -> None:
         """Wait until one can log in; skip the test where sshd runs and does not let this user in."""

@@ -84,6 +84,9 @@ class KillCase(RunCase):
         self.random = random.Random(self.SEED)
         self.killed: list[Process] = []
 
+    def done(self) -> int:
+        return (b"\n" + self.read()).count(b"\nd ")
+
     def kill(self, runner: Process, with_jobs: bool) -> None:
         """kill -9 a runner.  Its jobs too: each is a session of its own, with its process group."""
         jobs: list[int] = []
@@ -112,9 +115,6 @@ class Storm(KillCase):
     def job(self, number: int) -> str:
         """A short job; the last ones outlast the three looks that other runners take at their lines."""
         return marks.command(number, 0.03 if number <= JOBS - LONG_JOBS else 1 + 3 * INTERVAL)
-
-    def done(self) -> int:
-        return (b"\n" + self.read()).count(b"\nd ")
 
     def living(self) -> list[subprocess.Popen[bytes]]:
         return [runner for runner in self.started if runner.poll() is None]

@@ -185,7 +185,7 @@ class Retried(RunCase):
     """A job cannot be started: on a retry, or for want of room."""
 
     def test_a_retry_that_cannot_be_started_is_an_error(self) -> None:
-        self.write("#!/bin/sh\nexec /bin/sh \"$@\"\n", "bash").chmod(0o755)
+        self.script("#!/bin/sh\nexec /bin/sh \"$@\"\n", "bash")
         self.write("#RUN shell=./bash\n. rm bash; exit 3\n")
         ended = self.run_jobs("--retries", "1")
         self.assertEqual((ended.code, self.states()), (1, "e"))

@@ -482,7 +482,7 @@ class BlockedReader(RecordsCase):
 
 
 class FullDisk(RecordsCase):
-    """What the server cannot write is said, and its exit status is 1; jobs go on, their states are right."""
+    """What the server cannot write, or what makes no sense, is said, and its exit status is 1; jobs go on."""
 
     def test_files_that_may_not_grow(self) -> None:
         """No job has failed, so the client has not."""
@@ -497,6 +497,29 @@ class FullDisk(RecordsCase):
         self.assertEqual(ended.code, 1)
         self.assertLessEqual(set(self.read("out/1.out")), {0})
         self.assertEqual(self.read("out/10.out"), b"small\n")
+
+    def test_an_event_that_makes_no_sense_is_lost_once_and_not_in_silence(self) -> None:
+        self.jobs("true")
+        server = self.start_server("--joblog", "joblog", "--exit-when-done")
+        key = new_key()
+
+        def connect() -> Peer:
+            return Peer.of(server.port, server.token)
+
+        peer = connect().hello(client=key)
+        peer.hear("welcome")
+        peer.say(dict(type="claim", request=1, want=1, last=False))
+        job, = peer.hear("jobs")["jobs"]
+        event = dict(END, n=1, id=job["id"])            # of a run that has not begun
+        peer.say(event).rest()
+        peer.close()
+        again = connect().hello({name: job[name] for name in ("id", "number", "text")}, client=key)
+        again.hear("welcome")
+        again.say(event, dict(type="finish", n=2, id=job["id"], state="d", how="exit 0", cause=""))
+        again.hear("closing")
+        again.close()
+        self.assertEqual((self.finish(server).code, self.states()), (1, "d"))
+        self.assertEqual(server.err.count(b"invalid event 'end', not handled"), 1)
 
 
 class Acknowledged(TcpCase):
@@ -547,33 +570,6 @@ runmaker4.OutDir.flush = flush_and_note
         self.assertClientEnded(self.run_client(server, "-q"), 0, "d")
         self.stop(server)
         self.assertLess(len(self.read("flushes")), 30)
-
-
-class Nonsense(TcpCase):
-    """What a client says of its jobs, and makes no sense, is not kept; that is said, exit status 1."""
-
-    def test_an_event_that_makes_no_sense_is_lost_once_and_not_in_silence(self) -> None:
-        self.jobs("true")
-        server = self.start_server("--joblog", "joblog", "--exit-when-done")
-        key = new_key()
-
-        def connect() -> Peer:
-            return Peer.of(server.port, server.token)
-
-        peer = connect().hello(client=key)
-        peer.hear("welcome")
-        peer.say(dict(type="claim", request=1, want=1, last=False))
-        job, = peer.hear("jobs")["jobs"]
-        event = dict(END, n=1, id=job["id"])            # of a run that has not begun
-        peer.say(event).rest()
-        peer.close()
-        again = connect().hello({name: job[name] for name in ("id", "number", "text")}, client=key)
-        again.hear("welcome")
-        again.say(event, dict(type="finish", n=2, id=job["id"], state="d", how="exit 0", cause=""))
-        again.hear("closing")
-        again.close()
-        self.assertEqual((self.finish(server).code, self.states()), (1, "d"))
-        self.assertEqual(server.err.count(b"invalid event 'end', not handled"), 1)
 
 
 class Refused(TcpCase):

@@ -57,9 +57,6 @@ class TcpStorm(test_storm.KillCase, TcpCase):
         time.sleep(self.random.uniform(0, 0.5))
         self.start_storm_server(self.server.port)
 
-    def done(self) -> int:
-        return (b"\n" + self.read()).count(b"\nd ")
-
     def plan(self) -> list[Callable[[], None]]:
         """All that is going to happen, in a random order."""
         clients = [lambda: self.kill_client(True), lambda: self.kill_client(False)] * (CLIENT_KILLS // 2)

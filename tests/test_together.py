@@ -249,6 +249,17 @@ class Start(GroupCase):
         self.assertEachRanOnce("ddd", "3 alice", "5 bob")
         self.said(server, "pair", 2)
 
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
+    def test_other_lines_are_handed_out_while_a_group_waits_which_is_said_after_a_while(self) -> None:
+        self.PATCH = "import runmaker4; runmaker4.Cursor.MIN_IDLE_SECONDS = 0.3"
+        server = self.serve_lines(f". {RAN}", "#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}",
+                                  "#RUN", f". {RAN}")
+        self.join(server, "alice")
+        self.wait_states("d..d")
+        self.wait_said(server, "2 new jobs wait: runwait4.py --status")
+        self.join(server, "bob")
+        self.assertEachRanOnce("dddd", "1 alice", "3 alice", "4 bob", "6 alice")
+
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
 class Long(GroupCase):
@@ -263,21 +274,6 @@ class Long(GroupCase):
         self.wait_said(server, "line 10003: the group long has more than 10,000 jobs; it and the jobs below")
         self.wait_states("d" + "." * (count + 1))
         self.check_nothing_starts("1 alice", seconds=0.5)
-
-
-class Patience(GroupCase):
-    """A group that waits for a host keeps nobody else waiting."""
-    PATCH = "import runmaker4; runmaker4.Cursor.MIN_IDLE_SECONDS = 0.3"
-
-    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
-    def test_other_lines_are_handed_out_while_a_group_waits_which_is_said_after_a_while(self) -> None:
-        server = self.serve_lines(f". {RAN}", "#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}",
-                                  "#RUN", f". {RAN}")
-        self.join(server, "alice")
-        self.wait_states("d..d")
-        self.wait_said(server, "2 new jobs wait: runwait4.py --status")
-        self.join(server, "bob")
-        self.assertEachRanOnce("dddd", "1 alice", "3 alice", "4 bob", "6 alice")
 
 
 class LikeAnyJob(GroupCase):
@@ -309,6 +305,22 @@ class LikeAnyJob(GroupCase):
                 names = [f"out/{number}.{end}" for number in (line, line + count + 2)]
                 one, other = (self.read(name) if self.exists(name) else b"" for name in names)
                 self.assertEqual(one, other, commands[line - 2])
+
+    def test_a_terminal_gets_no_control_characters_of_commands_and_a_program_their_bytes(self) -> None:
+        command = "true '\x1b[31m\u202e'"
+        self.before = self.write(f"#RUN together=solo host=alice\n. {command}\n").read_bytes()
+        master, slave = os.openpty()
+        self.addCleanup(os.close, master)
+        words = "--exit-when-done", "--port", "0", "--host", self.HOST, "runs.txt"
+        server = self.start_program(RUNSERVER, *words, stdout=slave)
+        os.close(slave)
+        port = int(self.wait_said(server, "serving on port").split()[-1])
+        self.join(Server(server.process, server.files, port), "alice")
+        shown = read_terminal(master).decode()
+        self.assertRegex(shown, r"\n  alice +exit 0 +[0-9.]+m?s  true '\?\[31m\?'\n")
+        server = self.serve_lines("#RUN together=solo host=alice", f". {command}")
+        self.join(server, "alice")
+        self.assertResults(server, "solo", True, ("alice", "exit 0", command))
 
 
 # -- min-hosts -----------------------------------------------------------------------------------------------
@@ -760,25 +772,6 @@ class Storm(GroupCase):
 
 
 # -- beside and around ---------------------------------------------------------------------------------------
-
-class Beside(GroupCase):
-    """Others that work on the file of a group."""
-
-    def test_a_terminal_gets_no_control_characters_of_commands_and_a_program_their_bytes(self) -> None:
-        command = "true '\x1b[31m\u202e'"
-        self.before = self.write(f"#RUN together=solo host=alice\n. {command}\n").read_bytes()
-        master, slave = os.openpty()
-        self.addCleanup(os.close, master)
-        words = "--exit-when-done", "--port", "0", "--host", self.HOST, "runs.txt"
-        server = self.start_program(RUNSERVER, *words, stdout=slave)
-        os.close(slave)
-        port = int(self.wait_said(server, "serving on port").split()[-1])
-        self.join(Server(server.process, server.files, port), "alice")
-        shown = read_terminal(master).decode()
-        self.assertRegex(shown, r"\n  alice +exit 0 +[0-9.]+m?s  true '\?\[31m\?'\n")
-        server = self.serve_lines("#RUN together=solo host=alice", f". {command}")
-        self.join(server, "alice")
-        self.assertResults(server, "solo", True, ("alice", "exit 0", command))
 
 
 # -- NetJobs -------------------------------------------------------------------------------------------------
