@@ -28,6 +28,7 @@ from tests.support import (
     program_of,
     wait_until,
 )
+from tests.values import present
 
 # statements with which a client dials again soon, and what runs is in the records soon
 EAGER = """
@@ -163,6 +164,11 @@ class TcpCase(RunCase):
             self.fail(f"the server is not ready: {program.out!r} {program.err!r}")
         token = pathlib.Path(os.fsdecode(written[1])).read_text().strip()
         return Server(program.process, program.files, int(serving[1]), token)
+
+    def as_server(self, program: Program, token: str = "") -> Server:
+        """A server whose stdout is not the file of its program, once it serves."""
+        port = PORT_LINE.search(self.wait_said(program, "serving on port"))
+        return Server(program.process, program.files, int(present(port)[1]), token)
 
     def client_words(self, server: Listening, *options: object, host: str = "") -> tuple[object, ...]:
         """The arguments of a client of this server; host: another name of it."""

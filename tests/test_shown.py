@@ -9,12 +9,11 @@ from tests.test_output import read_terminal
 from tests.test_units import FileCase, a_run
 
 # what it is, and what it is as a text or, if it has no character, as bytes
-HOSTILE: dict[str, Text] = {
-    "a colour": "\x1b[31m", "a carriage return": "\r", "a bell": "\7", "DEL": "\x7f", "C1": "\x9b31m",
-    "NEL": "\x85", "a line separator": "\u2028", "a paragraph separator": "\u2029", "an override": "\u202e",
-    "an isolate": "\u2066", "its end": "\u2069", "a mark": "\u200f", "an Arabic mark": "\u061c",
-    "C1 of eight bits": b"\x9b31m", "a line": "\n",
-}
+HOSTILE: dict[str, Text] = {"a colour": "\x1b[31m", "a carriage return": "\r", "a bell": "\7", "DEL": "\x7f",
+                            "C1": "\x9b31m", "NEL": "\x85", "a line separator": "\u2028",
+                            "a paragraph separator": "\u2029", "an override": "\u202e",
+                            "an isolate": "\u2066", "its end": "\u2069", "a mark": "\u200f",
+                            "an Arabic mark": "\u061c", "C1 of eight bits": b"\x9b31m", "a line": "\n"}
 HARMLESS = "é ß 語 \U0001f600 ~".encode() + b" \xff\xa0"
 
 

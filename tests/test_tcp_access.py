@@ -72,10 +72,8 @@ class TokenOfTheEnvironment(TcpCase):
 
     def start_own(self, file: str, token: str) -> Server:
         self.write(f". echo {file}\n", file)
-        program = self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, file,
-                                     env={"RUNMAKER4_TOKEN": token})
-        port = PORT_LINE.search(self.wait_said(program, "serving on port"))
-        return Server(program.process, program.files, int(present(port)[1]), token)
+        return self.as_server(self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, file,
+                                                 env={"RUNMAKER4_TOKEN": token}), token)
 
     def test_it_is_neither_printed_nor_written_and_clients_of_one_are_not_let_in_by_the_other(self) -> None:
         first, second = self.start_own("a.txt", "a" * 32), self.start_own("b.txt", "b" * 32)
@@ -424,10 +422,9 @@ class Addresses(TcpCase):
         if probe.returncode != 0:
             self.skipTest(f"no network namespace of our own with IPv6: {probe.stderr.decode()}")
         self.jobs("true", "true")
-        server = self.start_program(RUNSERVER, "--port", 0, "runs.txt", within=up)
-        port = int(present(PORT_LINE.search(self.wait_said(server, "serving on port")))[1])
+        server = self.as_server(self.start_program(RUNSERVER, "--port", 0, "runs.txt", within=up))
         inside = ["nsenter", "-t", str(server.pid), "-U", "-n", "--preserve-credentials"]
-        self.check(Server(server.process, server.files, port), "127.0.0.1", "::1", within=inside)
+        self.check(server, "127.0.0.1", "::1", within=inside)
 
 
 class Background(TcpCase):

@@ -30,8 +30,7 @@ class LinesAhead(TcpCase):
         """
         counts = []
         for state in states:
-            peer.say(dict(type="claim", request=1, want=1, last=False))
-            jobs = peer.hear("jobs")["jobs"]
+            jobs = peer.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")["jobs"]
             counts.append(len(jobs))
             for job in jobs:
                 self.event += 1

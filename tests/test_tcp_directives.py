@@ -144,8 +144,7 @@ runmaker4.Cursor._begin_walk, runmaker4.Cursor._end_walk = begin_slowly, end_and
         first = self.start_client(server, "--name=b", "--follow", "-j2", up=[2])
         with Peer.of(server.port, server.token) as second:
             second.hello(name="c").hear("welcome")
-            second.say(dict(type="claim", request=1, want=1, last=False))
-            job, = second.hear("jobs")["jobs"]
+            job, = second.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")["jobs"]
             self.write("", "slow")
             wait_until(lambda: self.exists("walked"), what="a walk was made for b alone")
             second.say(dict(BEGIN, n=1, id=job["id"]),

@@ -427,8 +427,7 @@ class MissingFile(LossCase):
         server = self.serve("true")
         with Peer.of(server.port, server.token) as peer:
             peer.hello().hear("welcome")
-            peer.say(dict(type="claim", request=1, want=1, last=False))
-            job, = peer.hear("jobs")["jobs"]
+            job, = peer.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")["jobs"]
             os.rename(self.dir / "runs.txt", self.dir / "away")
             peer.say(dict(type="finish", id=job["id"], n=1, state="d", how="exit 0", cause=""))
             self.wait_said(server, "the file does not exist", "trying again")

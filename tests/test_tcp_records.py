@@ -33,7 +33,7 @@ from tests.support import (
     printed,
     wait_until,
 )
-from tests.tcp import EAGER, PORT_LINE, Program, Server, TcpCase
+from tests.tcp import EAGER, Program, Server, TcpCase
 from tests.test_records import WIDTH, LogCase
 from tests.test_ssh import free_port
 from tests.values import present
@@ -446,10 +446,10 @@ class BlockedReader(RecordsCase):
         """Start a server whose stdout is a pipe."""
         program = self.start_program(RUNSERVER, "--print", "--host", self.HOST, "--port", 0,
                                      "runs.txt", stdout=subprocess.PIPE)
-        port = self.wait_said(program, "serving on port")
+        server = self.as_server(program)
         present(program.process.stdout).readline()
-        token = self.read(".runmaker4.token").decode().strip()
-        return Server(program.process, program.files, int(present(PORT_LINE.search(port))[1]), token)
+        server.token = self.read(".runmaker4.token").decode().strip()
+        return server
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_the_jobs_wait_until_somebody_reads(self) -> None:
@@ -508,8 +508,7 @@ class FullDisk(RecordsCase):
 
         peer = connect().hello(client=key)
         peer.hear("welcome")
-        peer.say(dict(type="claim", request=1, want=1, last=False))
-        job, = peer.hear("jobs")["jobs"]
+        job, = peer.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")["jobs"]
         event = dict(END, n=1, id=job["id"])            # of a run that has not begun
         peer.say(event).rest()
         peer.close()
@@ -544,8 +543,7 @@ os.pwrite = pwrite
         with Peer.of(server.port, server.token) as peer:
             peer.hello().hear("welcome")
             for number in (1, 2):
-                peer.say(dict(type="claim", request=number, want=1, last=False))
-                job, = peer.hear("jobs")["jobs"]
+                job, = peer.say(dict(type="claim", request=number, want=1, last=False)).hear("jobs")["jobs"]
                 finish = dict(type="finish", state="d", how="exit 0", cause="")
                 peer.say(*({**event, "id": job["id"], "n": 3 * number + n}
                            for n, event in ((-2, BEGIN), (-1, END), (0, finish))))

@@ -24,6 +24,10 @@ class TellingCase(JournalCase):
         self.assertRegex(ended.err.decode(), f"^{err}$")
         return ended.out.decode("utf-8", "surrogateescape")
 
+    def status(self, *args: object) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(self.told("--status", "--json", *args, "runs.txt"))
+        return status
+
     def at_terminal(self, columns: int, *args: object) -> list[str]:
         """The lines that it prints on a terminal."""
         terminal = Terminal(columns)
@@ -40,10 +44,6 @@ class Status(TellingCase):
         text = "".join(f"{line}\n" for line in (f". {GATE}", *more))
         self.runner = self.start_to_gate(text, "--no-records")
         self.addCleanup(self.open_gate)
-
-    def status(self, *args: object) -> dict[str, Any]:
-        status: dict[str, Any] = json.loads(self.told("--status", "--json", *args, "runs.txt"))
-        return status
 
     def test_without_records_what_the_file_says(self) -> None:
         self.running(". second", "d third")

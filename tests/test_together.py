@@ -312,10 +312,9 @@ class LikeAnyJob(GroupCase):
         master, slave = os.openpty()
         self.addCleanup(os.close, master)
         words = "--exit-when-done", "--port", "0", "--host", self.HOST, "runs.txt"
-        server = self.start_program(RUNSERVER, *words, stdout=slave)
+        server = self.as_server(self.start_program(RUNSERVER, *words, stdout=slave))
         os.close(slave)
-        port = int(self.wait_said(server, "serving on port").split()[-1])
-        self.join(Server(server.process, server.files, port), "alice")
+        self.join(server, "alice")
         shown = read_terminal(master).decode()
         self.assertRegex(shown, r"\n  alice +exit 0 +[0-9.]+m?s  true '\?\[31m\?'\n")
         server = self.serve_lines("#RUN together=solo host=alice", f". {command}")

@@ -3,7 +3,6 @@ import json
 import os
 import re
 import time
-from typing import Any
 
 import runmaker4
 from tests.journal import BEGAN, end, pair, start
@@ -21,10 +20,6 @@ class ViewCase(TellingCase, RunCase):
         """Line, outcome and cause of each run that --failed or --show tells."""
         found = json.loads(self.told(*options, "--json", "--outdir", "out", "runs.txt"))["runs"]
         return [(run["line"], run["outcome"], run["cause"]) for run in found]
-
-    def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = json.loads(self.told("--status", "--json", "--outdir", "out", "runs.txt"))
-        return status
 
     def page(self) -> Page:
         self.told("--report", "out.html", "--outdir", "out", "runs.txt")
@@ -88,13 +83,13 @@ class Present(ViewCase):
             [start("lost", 1, GATE), *pair("a", 1, GATE)],
         ):
             self.journal(*entries)
-            (job,) = self.status()["jobs"]
+            (job,) = self.status("--outdir", "out")["jobs"]
             self.assertEqual((job["host"], job["start"], job["seconds"]), (None, None, None))
 
     def test_an_ended_run_of_an_equal_line_hides_no_start(self) -> None:
         self.run_to_gate(f"d {GATE}")
         self.journal(start("now", 7, GATE, host="here"), *pair("a", 2, GATE), *pair("b", 30, GATE))
-        (job,) = self.status()["jobs"]
+        (job,) = self.status("--outdir", "out")["jobs"]
         self.assertEqual(job["host"], "here")
 
     def test_a_host_whose_runner_has_just_ended_a_job(self) -> None:
@@ -105,7 +100,7 @@ class Present(ViewCase):
                                      (99, now - 1, "line 3 waits for host vm")):
             with self.subTest(runner=runner, began=began):
                 self.journal(end(1, 2, "a", began, took=0.1, host="vm", runner=runner))
-                self.assertEqual(self.status()["waits"].partition(" (")[0], waits)
+                self.assertEqual(self.status("--outdir", "out")["waits"].partition(" (")[0], waits)
 
 
 class EqualLines(ViewCase):
