@@ -1,5 +1,4 @@
-"""Promise: on GlusterFS, CephFS and MooseFS with default settings no job is lost, and none runs twice at
-once.
+"""Promise: on GlusterFS, CephFS and MooseFS as they come no job is lost, and none runs twice at once.
 
 With RUNMAKER4_TEST_REAL=1, with real servers and the FUSE clients that come with them (tests/rigs/fs.py).  A
 and B run jobs of a file that all hosts see; C only looks and edits.  A job says on a local disk that it
@@ -169,8 +168,7 @@ class Hosts(FsCase):
                 self.assertNotIn(b"NO  ", check.out)
 
     def test_each_job_runs_once_while_programs_on_all_hosts_look(self) -> None:
-        """What a host has just looked up it believes to know: GlusterFS gives old contents even to O_DIRECT.
-        """
+        """A host believes what it has just looked up: GlusterFS gives old contents even to O_DIRECT."""
         jobs = 1000 if FULL else 300
         self.alice.write("runs.txt", "".join(self.job(number) for number in range(1, jobs + 1)))
         for host in self.rig.hosts.values():

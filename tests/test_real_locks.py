@@ -1,5 +1,4 @@
-"""Promise: --check-locks is right about real file systems: yes where runners can share a file, no where they
-cannot.
+"""Promise: --check-locks is right about real file systems: yes where runners can share a file, else no.
 
 With RUNMAKER4_TEST_REAL=1: NFS in virtual machines that are booted once, bindfs and mergerfs, which runners
 refuse.  It takes seven minutes.
@@ -42,8 +41,7 @@ sys.exit(runwait4.main(["--check-locks", %r]))
 
 def program(folder: str, patch: str = "", minute: float = MINUTE,
             scripts: Sequence[str] = (str(ROOT),)) -> str:
-    """A check of this directory, as a program for Python.  patch: statements before our modules are imported.
-    """
+    """A check of this directory, as a program for Python.  patch: what runs before our imports."""
     return CHECK % (list(scripts), patch, minute, folder)
 
 

@@ -1,5 +1,4 @@
-"""Promise: on CephFS by the kernel's client no job is lost and none runs twice at once; OCFS2 with o2cb is
-refused.
+"""Promise: on CephFS by the kernel no job is lost and none runs twice at once; OCFS2 with o2cb is refused.
 
 With RUNMAKER4_TEST_REAL=1, in virtual machines that are booted once (tests/rigs/nfs.py): alice and bob are
 hosts.  CephFS has default options; its servers are on this machine (tests/rigs/fs.py), and the machines'

@@ -1,5 +1,4 @@
-"""Promise: on NFS no job is lost and none runs twice at once, whatever dies; each end is as docs/messages.md
-says.
+"""Promise: on NFS, whatever dies, no job is lost and none runs twice; ends are as docs/messages.md says.
 
 With RUNMAKER4_TEST_REAL=1, in virtual machines that are booted once: alice and bob run jobs on a directory of
 a real server, over NFSv3, 4.0, 4.1 and 4.2.  Over 4.0 and 4.1 only what stands on how they keep locks is
@@ -57,8 +56,7 @@ def job(number: int, body: str = "true") -> str:
 
 
 class NfsCase(Mixin):
-    """A test with a directory of its own on the server, which the clients have mounted with these versions.
-    """
+    """A test with a directory of its own on the server, which clients have mounted with these versions."""
     versions = ("", "")
     rig: Rig
     server: Machine
@@ -267,8 +265,7 @@ class Scenarios(Locks):
         self.assertEqual(self.alice.run("pgrep -fc '^sleep 100'", check=False).out, b"0\n")
 
     def test_edits_from_the_other_host(self) -> None:
-        """In place, by rename and by runset4.py --edit: running jobs are followed, and what is new is found.
-        """
+        """In place, by rename and by runset4.py --edit: running jobs are followed, and new ones are found."""
         self.server.write("runs.txt", job(1, GATE) + job(2, GATE))
         runner = self.start(self.alice, "runmaker4.py -j3 runs.txt")
         self.wait_marks("^start", 2)

@@ -1,5 +1,4 @@
-"""Promise: a cluster scheduler's job script, which copies, runs and copies back with rsync and ssh, runs
-unchanged.
+"""Promise: a cluster scheduler's job script, which copies, runs and copies back by ssh, runs unchanged.
 
 Two sshd of the test's own serve as workers, on loopback ports, with keys that are thrown away.  Nothing of
 the user's is read: ssh, also that of rsync, is a script on PATH that has a configuration of its own.

@@ -1,6 +1,4 @@
-"""Promise: a client runs the jobs of its server's file as a runner runs those of its own, and all share one
-file.
-"""
+"""Promise: a client runs the jobs of its server's file as a runner does those of its own; all share it."""
 import importlib
 import os
 import re

@@ -46,8 +46,7 @@ class TokenOfTheServer(TokenCase):
     """The token is kept until its file is removed, so that a restarted server is reachable by its clients."""
 
     def next_token(self) -> str:
-        """The token of another server on the file; it stands in the token file, which nobody else may read.
-        """
+        """The token of another server on the file; it is in the token file, which nobody else may read."""
         server = self.start_server()
         self.stop(server)
         self.assertEqual(self.token_file.read_text().strip(), server.token)

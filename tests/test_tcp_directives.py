@@ -185,8 +185,7 @@ class Losses(DirectiveCase, TcpCase):
     JOB = f"echo $$ >pid; echo $JOB_ID >>ran; {WAITING}"
 
     def lose(self, barrier: str) -> Program:
-        """A client dies with its job above a barrier; another one, which has waited for that and has ended.
-        """
+        """A client dies with its job above a barrier; another one, which has waited and has ended."""
         self.lines(f". {self.JOB}", barrier, f". {RAN}")
         self.server = self.start_server("--grace", 3)
         first = self.start_client(self.server, "--name", "first", up=[1])

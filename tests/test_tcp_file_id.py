@@ -1,6 +1,4 @@
-"""Promise: a client hands its jobs and results to no server but that of the file that they are from, whoever
-answers at its port.
-"""
+"""Promise: a client hands jobs and results to no server but that of their file, whoever answers there."""
 import os
 import shutil
 import subprocess

@@ -1,5 +1,4 @@
-"""Promise: whoever dies or is cut off, client, server or keeper, no job is lost and none runs twice for it.
-"""
+"""Promise: whoever dies or is cut off, client, server or keeper, no job is lost and none runs twice."""
 import itertools
 import json
 import os

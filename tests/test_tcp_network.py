@@ -1,6 +1,4 @@
-"""Promise: whatever a network does between hosts, and hosts do to it, no job is lost and none runs twice for
-it.
-"""
+"""Promise: whatever a network does between hosts, and hosts do to it, no job is lost and none runs twice."""
 import os
 import shutil
 import signal

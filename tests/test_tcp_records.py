@@ -1,6 +1,4 @@
-"""Promise: the records of a server (-l, --outdir, --joblog, --print) hold what a runner beside the file would
-write.
-"""
+"""Promise: records of a server (-l, --outdir, --joblog, --print) are those of a runner beside the file."""
 import dataclasses
 import itertools
 import os

@@ -398,8 +398,7 @@ PAIR = ("#RUN together=pair host=alice,bob", f". {RAN}", f". {RAN}", f". {RAN}")
 
 
 class BeforeTheRelease(ByHandCase):
-    """Somebody is lost while shells are held: no command has run, and all are tried again when all are there.
-    """
+    """Somebody is lost while shells are held: no command has run; all are tried again when all are there."""
 
     def test_a_client_is_killed_that_the_others_wait_for(self) -> None:
         server, alice, bob = self.hold(*PAIR, states="rrr")
