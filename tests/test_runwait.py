@@ -106,19 +106,6 @@ class Waiting(RunwaitCase):
                 self.assertEqual(ended.err, b"")
 
 
-class ExitStatus(RunwaitCase):
-    """Plain waiting succeeds whatever became of the jobs; with -e all must be done."""
-
-    def test_the_exit_status_tells_with_e_whether_all_is_done(self) -> None:
-        names = ("all-dd", "all-dx", "all-", "not-d!", "not-de")
-        for name in names:
-            self.write("".join(f"{state} true\n" for state in name.partition("-")[2]), name)
-        calls = [(RUNWAIT, *options, name) for name in names for options in ((), ("-e",))]
-        for call, ended in self.run_all(calls):
-            with self.subTest(call=call):
-                self.assertQuietEnd(ended, int("-e" in call and call[-1].startswith("not")))
-
-
 class Status(RunwaitCase):
     """--status counts and ends at once, for people and as JSON."""
 
@@ -183,6 +170,15 @@ class Status(RunwaitCase):
         self.finish(runner)
         self.assertEqual(self.runwait("--status", "-e").code, 0)
         self.assertRefused(self.runwait("--stats", "--outdir", "out", "-e"), "--stats and -e")
+
+    def test_the_exit_status_tells_with_e_whether_all_is_done(self) -> None:
+        names = ("all-dd", "all-dx", "all-", "not-d!", "not-de")
+        for name in names:
+            self.write("".join(f"{state} true\n" for state in name.partition("-")[2]), name)
+        calls = [(RUNWAIT, *options, name) for name in names for options in ((), ("-e",))]
+        for call, ended in self.run_all(calls):
+            with self.subTest(call=call):
+                self.assertQuietEnd(ended, int("-e" in call and call[-1].startswith("not")))
 
 
 class ProgressInAPipe(RunwaitCase):

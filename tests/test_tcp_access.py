@@ -345,7 +345,7 @@ class RefusedServers(RefusalCase):
 
 
 class WithoutTls(RefusalCase):
-    """Server and client need TLS 1.3, and say so where Python has none; the other scripts do not need it."""
+    """Server and client need TLS 1.3, say so where Python has none, and obey a policy that allows it."""
     NO_SSL = "import sys; sys.modules['ssl'] = None"
     OLD_SSL = "import ssl; ssl.HAS_TLSv1_3 = False"
 
@@ -368,9 +368,6 @@ class WithoutTls(RefusalCase):
             self.assertIn(b"import time:", ended.err)
             self.assertNotRegex(ended.err, rb"\| +_ssl\n")
 
-
-class Policies(TcpCase):
-    """A host's policy for TLS is obeyed where it allows TLS 1.3, and leads to no other version."""
     POLICY = """
 openssl_conf = all
 [all]

@@ -33,22 +33,12 @@ class Malformed(TcpCase):
             with self.subTest(directive=directive):
                 self.assertRefused(ended, f"runmaker4-server.py: {name}: line 3: ")
 
-
-@ordinarily()
-class MalformedLater(DirectivesOverTcp, test_directives.MalformedLater):
-    """A wrong directive that comes later is said once by the server; clients wait until it is mended."""
-
-
-# -- last lines ----------------------------------------------------------------------------------------------
-
-class LastLines(TcpCase):
-    """A last line without a newline keeps no client and no server for ever."""
     ENDS = ((". true\n#RUN", "-j2", 0, "d"), (". false\n#RUN barrier check", "-q", 1, "!"),
             (". true\n. false", "-r", 1, "d!"), (". true\n#RUN host=bob\n. x", "--name=alice", 0, "d."),
             (". true\n#RUN end", "--follow", 0, "d"))
 
     @spared
-    def test_it_keeps_nobody_for_ever_who_does_not_take_it(self) -> None:
+    def test_a_last_line_without_a_newline_keeps_nobody_for_ever(self) -> None:
         started = []
         for number, (text, option, *_) in enumerate(self.ENDS):
             self.write(text, f"{number}.txt")
@@ -61,6 +51,11 @@ class LastLines(TcpCase):
                 if option == "-r":
                     self.assertEqual(self.finish(server).code, code, server.err)
                 self.assertEqual(self.states(f"{number}.txt"), states)
+
+
+@ordinarily()
+class MalformedLater(DirectivesOverTcp, test_directives.MalformedLater):
+    """A wrong directive that comes later is said once by the server; clients wait until it is mended."""
 
 
 # -- settings ------------------------------------------------------------------------------------------------

@@ -260,12 +260,8 @@ class Start(GroupCase):
         self.join(server, "bob")
         self.assertEachRanOnce("dddd", "1 alice", "3 alice", "4 bob", "6 alice")
 
-
-@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-class Long(GroupCase):
-    """A group of very many commands is one group, unless there are too many."""
-
-    def test_one_that_is_too_long_waits_which_is_said(self) -> None:
+    @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
+    def test_a_group_that_is_too_long_waits_which_is_said(self) -> None:
         count = runmaker4.PendingGroup.MAX_GROUP_JOBS + 1
         self.assertEqual(count, 10_001)
         server = self.serve_lines(f". {RAN}", "#RUN together=long host=alice", *[f". {RAN}"] * count, "#RUN",
