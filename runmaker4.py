@@ -1057,17 +1057,14 @@ def give_rights(new: int, old: os.stat_result) -> None:
 
 # ---- appending ---------------------------------------------------------------------------------------------
 
-def _size_and_last(fd: int, network: bool) -> tuple[int, bytes]:
-    info = os.fstat(fd)
+def _size_and_last(file: Reader) -> tuple[int, bytes]:
+    info = os.fstat(file.fd)
     if not info.st_nlink:
         raise OSError(errno.ENOENT, "was removed")
-    if not info.st_size:
-        return 0, b""
-    with Reader.with_own_fd(fd, network) as reader:
-        return info.st_size, reader.pread(1, info.st_size - 1)
+    return info.st_size, file.pread(1, info.st_size - 1) if info.st_size else b""
 
 
-def find_append_position(fd: int, path: str, mount: Mount, header: bytes = b"") -> tuple[int, bytes]:
+def find_append_position(file: Reader, path: str, mount: Mount, header: bytes = b"") -> tuple[int, bytes]:
     """Return the size of a file, and the bytes to write before the next line that is appended.
 
     These are `header` for an empty file, and a newline if the last line has none.
@@ -1076,23 +1073,22 @@ def find_append_position(fd: int, path: str, mount: Mount, header: bytes = b"") 
     ended there, with a newline.  If the file seems empty, drop the cache and read once more.  If that fails,
     the file can get a superfluous empty line, or a second header.
     """
-    size, last_byte = _size_and_last(fd, mount.network)
+    size, last_byte = _size_and_last(file)
     if mount.network and not last_byte:
         with contextlib.suppress(OSError):
             refresh_file(path, mount)
-        size, last_byte = _size_and_last(fd, mount.network)
+        size, last_byte = _size_and_last(file)
     if not size:
         return 0, header
     return size, b"" if last_byte == b"\n" else b"\n"
 
 
-def append_locked(fd: int, path: str, mount: Mount, lines: bytes | bytearray, header: bytes = b"") -> None:
+def append_at(fd: int, lines: bytes | bytearray, size: int, separator: bytes) -> None:
     """Append lines to a file, all or none, and sync: a network file system reports errors only then.
 
     After an error cut the new bytes off again, if they surely are still the end of the file.  The caller has
-    the append lock, and has opened `fd` with O_RDWR | O_APPEND.
+    the append lock, has opened `fd` with O_APPEND, and since then has found size and separator.
     """
-    size, separator = find_append_position(fd, path, mount, header)
     written = 0
     try:
         for part in (separator, lines):         # not joined: a long list would be in memory twice
@@ -1837,7 +1833,7 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
             why_malformed = NO_DIRECTIVES.with_directive(directive).error
             if why_malformed:
                 raise UsageError(f"{path}: {why_malformed}")
-        _, last_byte = _size_and_last(file.fd, network)
+        _, last_byte = _size_and_last(file)
         if last_byte not in (b"", b"\n"):
             say("the last line has no newline, so what >> appends becomes part of it (add one: echo >>FILE)")
 
@@ -6285,7 +6281,7 @@ class LogFile(Sink):
         self.record_bytes = (1 + max_lines) * (self.WIDTH + 1)      # with the heading and newlines
         self.records: dict[Run, Record] = {}
         heads = b".-> ", bytes(4)               # NULs: the first record is not yet written
-        self.file = RecordFile(path, "log file", os.O_RDWR, heads, executor.say, on_error)
+        self.file = RecordFile(path, "log file", 0, heads, executor.say, on_error)
 
     def on_started(self, run: Run) -> None:
         record = self.records[run] = Record(deque(maxlen=self.max_lines))
@@ -6374,9 +6370,10 @@ def open_record(path: str, flags: int) -> int:
         raise UsageError(f"{path}: {error_text(error)} (it must be a file that can be written)") from None
 
 
-def read_head(fd: int, path: str, size: int) -> bytes:
+def read_head(fd: int, path: str, size: int, network: bool = False) -> bytes:
     try:
-        return os.pread(fd, size, 0)
+        with Reader.with_own_fd(fd, network) as file:
+            return file.pread(size, 0)
     except OSError as error:
         raise UsageError(f"{path}: {error_text(error)}") from None
 
@@ -6424,20 +6421,25 @@ class RecordFile:
         folder, name = os.path.split(path)
         self._real_path = os.path.join(os.path.realpath(folder), name)
         self.kind = kind
-        self._flags = flags
+        self._mount = find_mount(path)
+        # through a descriptor that can read, NFS reads a page before it writes a part of it
+        # (fs/nfs/file.c, nfs_want_read_modify_write())
+        self._flags = flags | (os.O_WRONLY if self._mount.network else os.O_RDWR)
         self._heads = heads
         self._say = say
         self._on_error = on_error
         self._on_lost = on_lost
         self._header = header
         self.fd = self._open(path)
-        self._mount = find_mount(path)
+        self._identity = identity_of(self.fd)
+        self._reader = Reader()         # opened when the end is read
+        self._end = -1                  # of the file after our last append; -1: unknown
         self._is_patient = True         # False: the last record was given up
 
     def _open(self, path: str) -> int:
         """Open or create the file.  Raises UsageError, also if it is of another kind."""
         fd = open_record(path, self._flags)
-        if read_head(fd, self.path, len(self._heads[0])) not in (b"", *self._heads):
+        if read_head(fd, self.path, len(self._heads[0]), self._mount.network) not in (b"", *self._heads):
             raise UsageError(f"{self.path}: is not a {self.kind} (give another name)")
         return fd
 
@@ -6482,13 +6484,13 @@ class RecordFile:
         """Write a record; after an error only the lines that are not in the file remain in it."""
         if offset != APPEND_BYTE:
             return pwrite_all(self.fd, record, offset)
-        self._follow_path()
-        _, header_or_newline = find_append_position(self.fd, self.path, self._mount, self._header)
+        _, header_or_newline = self._find_position()
         data = header_or_newline + record
         written = 0
         try:
             while written < len(data):
                 written += os.write(self.fd, data[written:])
+            self._end = os.lseek(self.fd, 0, os.SEEK_CUR)
         finally:
             written_bytes = max(written - len(header_or_newline), 0)
             del record[:record.rfind(b"\n", 0, written_bytes) + 1]
@@ -6499,32 +6501,54 @@ class RecordFile:
         APPEND_BYTE: append it, and lock 1 byte.
         """
         locked_bytes = 1 if offset == APPEND_BYTE else len(record)
-        if offset == APPEND_BYTE:
-            self._follow_path()
-        if not lock(self.fd, offset, locked_bytes):
-            raise OSError(errno.EAGAIN, "locked by another process, see lslocks")
+        self._lock(offset, locked_bytes)
         try:
-            if offset == APPEND_BYTE:
-                append_locked(self.fd, self.path, self._mount, record, self._header)
-            else:
+            if offset != APPEND_BYTE:
                 pwrite_all(self.fd, record, offset)
                 os.fsync(self.fd)
+            else:
+                size, separator = self._find_position()
+                append_at(self.fd, record, size, separator)
+                self._end = size + len(separator) + len(record)
         finally:
             unlock(self.fd, offset, locked_bytes)
 
-    def _follow_path(self) -> None:
-        """If the file was renamed or removed, for example by logrotate, create a new one."""
+    def _lock(self, offset: int, length: int) -> None:
+        if not lock(self.fd, offset, length):
+            raise OSError(errno.EAGAIN, "locked by another process, see lslocks")
+
+    def _find_position(self) -> tuple[int, bytes]:
+        """Return the size of the file, and the bytes to write before the next line.
+
+        If the file was renamed or removed, for example by logrotate, create a new one first, and lock it.
+
+        While the size is where our last append ended, the last byte is our newline, and need not be read:
+        others only make the file longer, or cut off again what they could not write in full.  Over a network
+        one GETATTR answers all this: the lock makes it current.
+        """
+        info = None
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(self._real_path), os.fstat(self.fd)):
-                return
-        os.makedirs(os.path.dirname(self._real_path), exist_ok=True)
-        self._replace_fd(self._open(self._real_path))
-        self._say(f"{self.path}: was renamed or removed; the {self.kind} goes on in a new file")
+            info = os.stat(self._real_path)
+        if not info or not info.st_nlink or (info.st_dev, info.st_ino) != self._identity:
+            os.makedirs(os.path.dirname(self._real_path), exist_ok=True)
+            self._replace_fd(self._open(self._real_path))
+            self._say(f"{self.path}: was renamed or removed; the {self.kind} goes on in a new file")
+            if self._mount.network:
+                self._lock(APPEND_BYTE, 1)      # the old lock has gone with the old file
+        elif info.st_size == self._end:
+            return self._end, b""
+        if not self._reader.is_open:
+            self._reader = Reader.with_own_fd(self.fd, self._mount.network)
+        self._reader.refresh(self._mount)
+        return find_append_position(self._reader, self._real_path, self._mount, self._header)
 
     def _replace_fd(self, fd: int) -> None:
         """Let `fd`, which callers of open(2) know, have another open file."""
         os.dup2(fd, self.fd, inheritable=False)
         os.close(fd)
+        self._identity = identity_of(self.fd)
+        self._reader.close()
+        self._end = -1
 
 
 class JobLog(Sink):
@@ -6540,7 +6564,7 @@ class JobLog(Sink):
         self.file = RecordFile(
             path,
             "job log",
-            os.O_RDWR | os.O_APPEND,
+            os.O_APPEND,
             [self.HEADER],
             executor.say,
             on_error,
@@ -6781,7 +6805,7 @@ class Journal:
         self._encode = json.JSONEncoder().encode
         self._decode = json.loads
         self._on_incomplete = on_incomplete
-        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
+        flags = os.O_APPEND | os.O_NOFOLLOW
         path = os.path.join(folder, "journal")
         self._file = RecordFile(path, "journal", flags, [b"{"], executor.say, on_error, self._on_lost)
         share_with_writers(self._file.fd, os.stat(folder))

@@ -69,6 +69,7 @@ from runmaker4 import (
     JobFile,
     JobReader,
     Line,
+    Mount,
     Parser,
     ProcessTable,
     Reader,
@@ -77,7 +78,7 @@ from runmaker4 import (
     TreeKiller,
     UsageError,
     add_general,
-    append_locked,
+    append_at,
     as_argument,
     check_for_strays,
     check_lock_file,
@@ -88,6 +89,7 @@ from runmaker4 import (
     duration,
     error_text,
     exit_now,
+    find_append_position,
     find_command_lines,
     first_line_offset,
     give_rights,
@@ -234,6 +236,12 @@ def open_to_append(path: str) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def append_locked(fd: int, path: str, mount: Mount, lines: bytes | bytearray) -> None:
+    """Append lines to a file, all or none.  The caller has the append lock."""
+    with Reader.with_own_fd(fd, mount.network) as reader:
+        append_at(fd, lines, *find_append_position(reader, path, mount))
 
 
 def join_new_lines(lines: Iterable[bytes]) -> bytearray:

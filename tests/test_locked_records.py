@@ -34,20 +34,20 @@ runmaker4.RecordFile._prepare_retry = note
 BAD = """
 import errno, os
 calls, bad = [], []
-append, dup2 = runmaker4.append_locked, os.dup2
-def append_badly(fd, path, *args):
-    calls.append(path)
+append, dup2 = runmaker4.append_at, os.dup2
+def append_badly(fd, *args):
+    calls.append(fd)
     if bad:
         raise OSError(errno.EBADFD, os.strerror(errno.EBADFD))
     if len(calls) % 5 != 2:
-        append(fd, path, *args)
+        append(fd, *args)
     if len(calls) % 5 in (2, 4):
-        bad.append(path)
+        bad.append(fd)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 def dup2_well(*args, **named):
     bad.clear()
     return dup2(*args, **named)
-runmaker4.append_locked, os.dup2 = append_badly, dup2_well
+runmaker4.append_at, os.dup2 = append_badly, dup2_well
 runmaker4.Journal.GATHER_SECONDS = 0.0
 """
 # The client of the file system has died, and half a second counts as a minute
@@ -55,7 +55,7 @@ DEAD = """
 import errno, os
 def append_never(*args):
     raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-runmaker4.append_locked = append_never
+runmaker4.append_at = append_never
 runmaker4.RecordFile.MAX_AWAY_SECONDS = 0.5
 """
 
@@ -174,7 +174,7 @@ class RecordFileCase(FileCase):
         mount = runmaker4.Mount(kind, frozenset())
         say = self.said.append
         with unittest.mock.patch.object(runmaker4, "find_mount", lambda path: mount):
-            self.file = runmaker4.RecordFile(str(self.path), "journal", os.O_RDWR | os.O_APPEND,
+            self.file = runmaker4.RecordFile(str(self.path), "journal", os.O_APPEND,
                                              [b"2", b"f"], say, say, self.lost.append)
         self.addCleanup(os.close, self.file.fd)
 
@@ -196,6 +196,23 @@ class Waits(RecordFileCase):
         self.assertEqual((self.lost, len(self.said)), ([b"second\nthird\n"], 1))
         self.file.append(b"fourth\n")
         self.assertEqual(self.path.read_bytes(), b"first\nseco\nfourth\n")
+
+    def test_the_end_is_read_only_after_an_append_of_others_and_their_cut_line_stays_alone(self) -> None:
+        for kind in "ext4", "nfs4":
+            with self.subTest(kind=kind):
+                self.path.write_bytes(b"")
+                self.make(kind)
+                self.file.append(b"1\n")
+                with unittest.mock.patch.object(runmaker4.Reader, "pread") as pread:
+                    self.file.append(b"2\n")
+                self.assertFalse(pread.called)
+                with open(self.path, "ab") as other:
+                    other.write(b"cut")
+                self.file.append(b"3\n")
+                self.assertEqual(self.path.read_bytes(), b"1\n2\ncut\n3\n")
+                self.path.unlink()
+                self.file.append(b"4\n")
+                self.assertEqual(self.path.read_bytes(), b"4\n")
 
     def test_over_a_network_the_first_record_waits_and_the_next_ones_are_tried_once(self) -> None:
         refusals = {"locked by another process": lambda *args: False, "no locks": self.out_of_locks}
