@@ -5700,17 +5700,19 @@ class Writer:
         if self.closed or not data:
             return
         self.gathered += data
-        if self.executor.backlog:
-            return                          # _on_written() follows
-        if not self.timer:
-            write_at = max(self.loop.time() + self.GATHER_SECONDS, self.gather_until)
-            self.timer = self.loop.call_at(write_at, self.flush)
+        if not self.executor.backlog:       # otherwise _on_written() follows
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if len(self.gathered) >= self.MAX_GATHERED_BYTES:
             self.flush()
+        elif self.gathered and not self.timer:
+            write_at = max(self.loop.time() + self.GATHER_SECONDS, self.gather_until)
+            self.timer = self.loop.call_at(write_at, self.flush)
 
     def _on_written(self) -> None:
-        if self.gathered and not self.executor.backlog:
-            self.flush()
+        if not self.executor.backlog:
+            self._flush_soon()
         self.on_relieved()
 
     def flush(self) -> None:

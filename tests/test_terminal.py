@@ -306,13 +306,32 @@ class BlockedPipe(unittest.TestCase):
     def test_one_write_at_a_time_is_queued(self) -> None:
         asyncio.run(self.print_into_a_full_pipe())
 
-    async def print_into_a_full_pipe(self) -> None:
-        loop = asyncio.get_running_loop()
+    def test_what_is_printed_during_a_write_is_gathered_after_it(self) -> None:
+        asyncio.run(self.print_during_a_write())
+
+    def make_writer(self, gather_seconds: float) -> tuple[int, int, runmaker4.Writer]:
         read_fd, write_fd = os.pipe()
         self.addCleanup(os.close, write_fd)
         self.addCleanup(os.close, read_fd)              # first: so a thread that writes can end
+        loop = asyncio.get_running_loop()
         writer = runmaker4.Writer(write_fd, loop, lambda error: self.fail(str(error)))
-        writer.GATHER_SECONDS = 0.0
+        writer.GATHER_SECONDS = gather_seconds
+        return read_fd, write_fd, writer
+
+    async def print_during_a_write(self) -> None:
+        read_fd, _, writer = self.make_writer(60.0)
+        writer.write(b"1")
+        writer.flush()
+        writer.write(b"2")
+        while writer.executor.backlog:
+            await asyncio.sleep(0.001)
+        self.assertEqual(bytes(writer.gathered), b"2")
+        await writer.drain(5)
+        self.assertEqual(os.read(read_fd, 9), b"12")
+
+    async def print_into_a_full_pipe(self) -> None:
+        loop = asyncio.get_running_loop()
+        read_fd, write_fd, writer = self.make_writer(0.0)
         pipe_size = fcntl.fcntl(write_fd, 1032)         # F_GETPIPE_SZ: Python 3.10 has its name
         texts = [b"x" * pipe_size, *(b"%d\n" % number for number in range(100))]
         for text in texts:
