@@ -630,6 +630,7 @@ class Lifetime:
         self.exit_status: int | None = None     # None: the counts of the file decide
         self.exiting: asyncio.Future[None] = loop.create_future()
         self.hurrying: asyncio.Future[None] = loop.create_future()      # done: wait for nothing
+        self.may_end = asyncio.Event()          # set when no client has a line any more, and on drain()
 
     @property
     def is_serving(self) -> bool:
@@ -642,6 +643,7 @@ class Lifetime:
     def drain(self) -> None:
         if self.phase is ServerPhase.SERVING:
             self.phase = ServerPhase.DRAINING
+            self.may_end.set()
 
     def start_exiting(self, status: int | None = None) -> None:
         """Begin to exit.  The first call counts.  status: None: the counts of the file decide."""
@@ -1694,6 +1696,8 @@ class Sessions:
         if self.assignments.get(assignment.key) is assignment:
             del self.assignments[assignment.key]
         del assignment.client.assignments[assignment.key]
+        if not self.assignments:
+            self.lifetime.may_end.set()
         self.records.abandon_run(assignment)
         if assignment.member:
             assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
@@ -2212,8 +2216,8 @@ class Recovery:
 # Clients that request jobs wait here, and get them in turn:
 #
 #     1. hand_out_lines() starts to claim lines when a client has requested jobs, when a group has started,
-#        ended or was aborted, and while clients wait: every 0.1 s, on a network file system every second.
-#        Only one claim runs at a time.
+#        ended or was aborted, with --exit-when-done when no client has a line any more, and while clients
+#        wait: every 0.1 s, on a network file system every second.  Only one claim runs at a time.
 #     2. claim_batch() claims lines for all waiting clients, one for each in turn.  After MAX_BATCH_LINES the
 #        file executor does other work first.
 #     3. _on_batch_claimed() sends the lines.
@@ -2680,13 +2684,16 @@ class Server(Program):
     async def _poll(self) -> None:
         """While clients wait, look for new lines; once the server drains, exit when nothing is left.
 
-        An unchanged file costs a stat(2).
+        With --exit-when-done, find out if all is done also without clients.  An unchanged file costs a
+        stat(2).
         """
         # each poll on a network file system is a round trip
         poll_seconds = max(POLL_SECONDS, self.claims.interval / 5 if self.mount.network else 0)
         while True:
-            await asyncio.sleep(poll_seconds)
-            self.dispatcher.hand_out_lines(False)       # lets clients exit while the server drains
+            await wait_for_event(self.lifetime.may_end, poll_seconds)
+            self.lifetime.may_end.clear()
+            # also lets clients exit while the server drains
+            self.dispatcher.hand_out_lines(self.options.exit_when_done and not self.sessions.assignments)
             if not self.lifetime.is_serving:
                 self.sessions.abort_unstarted_groups(self.sessions.assignments)
                 if self._is_drained():

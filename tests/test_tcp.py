@@ -442,6 +442,23 @@ class Serving(TcpCase):
         self.open_gate()
         self.assertClientEnded(self.finish(busy), 0, "ddddd")
 
+    # a pause of any length over a tenth of a second, such as those between two looks of a server, is forever
+    NO_LOOKS = """
+import asyncio
+def sleep(seconds, real=asyncio.sleep):
+    return real(seconds if seconds < 0.1 else 1000)
+asyncio.sleep = sleep
+def wait_for(work, seconds, real=asyncio.wait_for):
+    return real(work, None if seconds is None or seconds >= 0.1 else seconds)
+asyncio.wait_for = wait_for
+"""
+
+    def test_the_end_of_the_last_job_ends_the_server_without_a_look(self) -> None:
+        self.jobs("true", "true")
+        server = self.start_server("--exit-when-done", patch=self.NO_LOOKS)
+        client = self.run_client(server)
+        self.assertEqual((client.code, self.finish(server).code, self.states()), (0, 0, "dd"))
+
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_server_and_followers_end_with_the_last_job_also_if_a_runner_has_it(self) -> None:
         self.before = self.write(f". {WAITING}\n. exit 3\nx touch never\n").read_bytes()
