@@ -5700,10 +5700,11 @@ class Writer:
         if self.closed or not data:
             return
         self.gathered += data
-        if not self.executor.backlog:       # otherwise _on_written() follows
-            self._flush_soon()
+        self._flush_soon()
 
     def _flush_soon(self) -> None:
+        if self.executor.backlog:
+            return                          # _on_written() follows
         if len(self.gathered) >= self.MAX_GATHERED_BYTES:
             self.flush()
         elif self.gathered and not self.timer:
@@ -5711,8 +5712,7 @@ class Writer:
             self.timer = self.loop.call_at(write_at, self.flush)
 
     def _on_written(self) -> None:
-        if not self.executor.backlog:
-            self._flush_soon()
+        self._flush_soon()
         self.on_relieved()
 
     def flush(self) -> None:
@@ -6457,6 +6457,7 @@ class RecordFile:
         while True:
             try:
                 write(offset, unwritten)
+                self._end = os.lseek(self.fd, 0, os.SEEK_CUR)
                 self._is_patient = True
                 return
             except (OSError, UsageError) as error:
@@ -6492,7 +6493,6 @@ class RecordFile:
         try:
             while written < len(data):
                 written += os.write(self.fd, data[written:])
-            self._end = os.lseek(self.fd, 0, os.SEEK_CUR)
         finally:
             written_bytes = max(written - len(header_or_newline), 0)
             del record[:record.rfind(b"\n", 0, written_bytes) + 1]
@@ -6509,9 +6509,7 @@ class RecordFile:
                 pwrite_all(self.fd, record, offset)
                 os.fsync(self.fd)
             else:
-                size, separator = self._find_position()
-                append_at(self.fd, record, size, separator)
-                self._end = size + len(separator) + len(record)
+                append_at(self.fd, record, *self._find_position())
         finally:
             unlock(self.fd, offset, locked_bytes)
 
@@ -6550,7 +6548,6 @@ class RecordFile:
         os.close(fd)
         self._identity = identity_of(self.fd)
         self._reader.close()
-        self._end = -1
 
 
 class JobLog(Sink):
@@ -8127,12 +8124,6 @@ class Runner:
                     task.kill_run("memory")
             exceeding = {task.run for task in tasks}
 
-    def _drain_after_failures(self) -> None:
-        count = len(self.runner_stats.bad_lines)
-        if 0 < self.options.max_failed <= count and not self.draining:
-            self.runner_stats.had_errors = True
-            self._report_and_drain(too_many_failures(count))
-
     # -- slots -----------------------------------------------------------------------------------------------
 
     async def _poll_slot_file(self) -> None:
@@ -8288,7 +8279,10 @@ class Runner:
         if task.state != NEW:
             if task.cause != "lost":
                 self.runner_stats.add_result(task.job, task.state)
-            self._drain_after_failures()
+            failures = len(self.runner_stats.bad_lines)
+            if 0 < self.options.max_failed <= failures and not self.draining:
+                self.runner_stats.had_errors = True
+                self._report_and_drain(too_many_failures(failures))
             self._count_broken_jobs(task)
         self.slots.give_back(task.slots, was_used=task.state != NEW)
         del self.tasks[task.job]
