@@ -6548,6 +6548,7 @@ class RecordFile:
         os.close(fd)
         self._identity = identity_of(self.fd)
         self._reader.close()
+        self._end = -1
 
 
 class JobLog(Sink):
