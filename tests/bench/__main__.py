@@ -27,6 +27,7 @@ from typing import Callable
 from tests.bench import beside, fs, imports, memory, nfs, tcp
 from tests.bench.measure import (
     MB,
+    ROOT,
     RUNMAKER,
     RUNWAIT,
     Bench,
@@ -73,6 +74,53 @@ def against_peers(bench: Bench, count: int, slots: int) -> list[Row]:
             continue
         rows.append(compare(what, rates["ours"], rates[peer], "jobs/s", least=least))
     return rows
+
+
+MOST_CALLS = 40                     # two thirds of what it was in November 2026
+# a runner that writes the CPU seconds that it has itself used, not its jobs, to a file
+OWN_CPU = """
+import resource, sys
+sys.path.insert(0, sys.argv.pop(1))
+import runmaker4
+code = runmaker4.main(sys.argv[1:])
+used = resource.getrusage(resource.RUSAGE_SELF)
+with open("cpu", "w") as file:
+    file.write(str(used.ru_utime + used.ru_stime))
+sys.exit(code)
+"""
+
+
+def short_job(bench: Bench) -> list[Row]:
+    """what a short job costs the runner itself, and jobs per second against xargs"""
+    count = bench.size(4000)
+    bench.file("list", (b"true\n", count))
+
+    def run(*words: str) -> float:
+        bench.file("runs.txt", (b". true\n", count))
+        return bench.run([*words, "-j2", "runs.txt"]).seconds
+
+    def own_cpu() -> float:
+        run(sys.executable, "-c", OWN_CPU, str(ROOT))
+        return float((bench.dir / "cpu").read_text()) / count * 1_000_000
+
+    def system_calls() -> float:
+        run("strace", "-c", "-o", "calls", *RUNMAKER)
+        return int((bench.dir / "calls").read_text().split("\n")[-2].split()[3]) / count
+
+    def xargs() -> float:
+        return count / bench.run(["xargs", "-d", "\n", "-P2", "-n1", "sh", "-c"], "list").seconds
+
+    rates = bench.interleave({"ours": lambda: count / run(*RUNMAKER), "xargs": xargs, "cpu": own_cpu})
+    what = f"{count:,} x `true`, `-j2`"
+    rows = [compare(f"{what}, against `xargs -P2 -n1 sh -c`", rates["ours"], rates["xargs"], "jobs/s",
+                    least=0.67),
+            Row(f"{what}: CPU of the runner itself for each job, with its start",
+                f"{spread(rates['cpu'])} us", "<= 480 us", statistics.median(rates["cpu"]) <= 480)]
+    title = f"{what}: system calls of the runner's own thread for each job, with its start"
+    if shutil.which("strace"):
+        calls = system_calls()
+        return [*rows, Row(title, f"{calls:.1f}", f"<= {MOST_CALLS}", calls <= MOST_CALLS)]
+    return [*rows, Row(title, "not measured: strace is missing here", f"<= {MOST_CALLS}", True)]
 
 
 def sinks(bench: Bench) -> list[Row]:
@@ -275,7 +323,7 @@ def idle(bench: Bench) -> list[Row]:
             for name, share in shares.items()]
 
 
-LOCAL = (throughput, sinks, start, skip, directives, scale, many, output, status, idle)
+LOCAL = (throughput, short_job, sinks, start, skip, directives, scale, many, output, status, idle)
 ROWS = {function.__name__: function for function in (*LOCAL, *memory.ROWS, *imports.ROWS, *tcp.ROWS,
                                                *nfs.ROWS, *fs.ROWS, beside.beside)}
 

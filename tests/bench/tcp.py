@@ -3,6 +3,7 @@
 Server, clients and what is between them run on the loopback.
 """
 import contextlib
+import os
 import re
 import select
 import statistics
@@ -107,6 +108,29 @@ def tcp_jobs(bench: Bench) -> list[Row]:
     return [compare(what, rates["remote"], rates["local"], "jobs/s", least=0.75)]
 
 
+def tcp_list(bench: Bench) -> list[Row]:
+    """a whole list by a server with --exit-when-done and one client, against xargs"""
+    count = bench.size(2000)
+    bench.file("list", (b"true\n", count))
+
+    def ours() -> float:
+        bench.file("runs.txt", (b". true\n", count))
+        began = time.perf_counter()
+        with serving(bench, "--exit-when-done") as (pid, port):
+            run_client(bench, port, "-j2")
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            seconds = time.perf_counter() - began
+        assert_all_done(bench, count)
+        return count / seconds
+
+    def xargs() -> float:
+        return count / bench.run(["xargs", "-d", "\n", "-P2", "-n1", "sh", "-c"], "list").seconds
+
+    rates = bench.interleave({"ours": ours, "xargs": xargs})
+    what = f"{count:,} x `true`, server with `--exit-when-done` and one client `-j2`, against `xargs -P2`"
+    return [compare(what, rates["ours"], rates["xargs"], "jobs/s", least=0.52)]
+
+
 def tcp_claims(bench: Bench) -> list[Row]:
     """claims per second, by a load generator"""
     count = bench.size(50_000)
@@ -209,4 +233,4 @@ def tcp_start(bench: Bench) -> list[Row]:
     return rows
 
 
-ROWS = (tcp_jobs, tcp_claims, tcp_idle, tcp_delay, tcp_output, tcp_start)
+ROWS = (tcp_jobs, tcp_list, tcp_claims, tcp_idle, tcp_delay, tcp_output, tcp_start)
