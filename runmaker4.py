@@ -6436,7 +6436,7 @@ class RecordFile:
         self._header = header
         self.fd = self._open(path)
         self._identity = identity_of(self.fd)
-        self._reader = Reader()         # opened when the end is read
+        self._reader = Reader.with_own_fd(self.fd, self._mount.network)
         self._end = -1                  # of the file after our last append; -1: unknown
         self._is_patient = True         # False: the last record was given up
 
