@@ -389,6 +389,23 @@ class Recipes(SlurmCase):
         hired = self.said().count("Submitted")
         self.assertEqual(len(list(self.dir.glob("slurm-*.out"))), 4 + 1 + hired, self.said())
 
+    def test_what_a_lost_node_had_is_run_by_the_other_and_its_worker_comes_back(self) -> None:
+        self.jobs(*[WAITING] * 6)
+        job = self.hire("--array=0-1", "--cpus-per-task=8", "--time=10")
+        self.wait_running(4)
+        lost = self.cluster.nodes[0]
+        self.cluster.lose(lost)
+        self.addCleanup(self.cluster.wait_idle)
+        self.addCleanup(self.cluster.boot, lost)
+        wait_until(lambda: len(self.locked_lines()) == 2, what="two are gone")
+        self.open_gate()
+        self.wait_states("d" * 6)
+        self.wait_slurm(job, "COMPLETED", "PENDING")        # Slurm has put the lost one back into the queue
+        task = self.slurm("squeue", "-h", "-t", "PENDING", "-o", "%i").strip()
+        self.slurm("scontrol", "update", f"jobid={task}", "starttime=now+2")
+        self.wait_slurm(job, "COMPLETED", "COMPLETED")
+        self.assertEqual(self.said().count("Submitted"), 0, self.said())
+
     def test_a_single_batch_job_hires_and_does_not_for_lines_that_never_fit(self) -> None:
         self.write(f". true\n. {WAITING}\n#RUN timeout=2h\n. true\n")
         first = int(self.hire(text=block("workers.sh").replace("#SBATCH --array=0-3\n", "")))

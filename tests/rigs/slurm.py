@@ -17,6 +17,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -131,16 +132,9 @@ class Cluster:
             self.wait_for(lambda: self.asked("munge", "-n", "-S", f"{self.dir}/munge.socket"),
                           "munged answers")
             self.daemon("controller", "slurmctld", "-D")
-            for number, name in enumerate(self.nodes):
-                self.daemon(name, "unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child",
-                            "--mount-proc", "sh", "-c", BOOT.replace("{dir}", str(self.dir)), "sh", name,
-                            str(number))
-                self.wait_for((self.dir / f"{name}.up").exists, f"{name} is up")
-                pid = self.daemons[name].pid
-                self.firsts[name] = int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text())
-                self.start_slurmd(name)
-            states = "sinfo", "-h", "-N", "-p", "main", "-o", "%T"
-            self.wait_for(lambda: self.asked(*states) == "idle\n" * 2, "the nodes are ready")
+            for name in self.nodes:
+                self.boot(name)
+            self.wait_idle()
         except BaseException:
             self.stop()
             raise
@@ -190,6 +184,27 @@ class Cluster:
     def inside(self, node: str) -> list[str]:
         """The words before a command that is to run on a node."""
         return ["nsenter", "--target", str(self.firsts[node]), "--uts", "--mount", "--pid"]
+
+    def boot(self, node: str) -> None:
+        number = self.nodes.index(node)
+        self.daemon(node, "unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+                    "sh", "-c", BOOT.replace("{dir}", str(self.dir)), "sh", node, str(number))
+        self.wait_for((self.dir / f"{node}.up").exists, f"{node} is up")
+        pid = self.daemons[node].pid
+        self.firsts[node] = int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text())
+        self.start_slurmd(node)
+
+    def wait_idle(self) -> None:
+        states = "sinfo", "-h", "-N", "-p", "main", "-o", "%T"
+        self.wait_for(lambda: self.asked(*states) == "idle\n" * 2, "the nodes are ready")
+
+    def lose(self, node: str) -> None:
+        """End all of a node at once, as a power cut does; tell Slurm, which would see it very late."""
+        (self.dir / f"{node}.up").unlink()
+        os.kill(self.firsts[node], signal.SIGKILL)
+        for name in node, f"slurmd.{node}":
+            self.daemons[name].wait(20)
+        self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
 
     def start_slurmd(self, node: str) -> None:
         self.daemon(f"slurmd.{node}", *self.inside(node), "slurmd", "-D", "-N", node)
