@@ -25,8 +25,8 @@ TABLE = {
     Phase.SETTLING: (b"!", b"!", b"!", b"!"),
 }
 EVENTS = "drain", "stopped", "cancelled", "lost"
-GO = f"{tempfile.gettempdir()}/runmaker4-go.{os.getpid()}"      # once it is there, jobs end that wait for it
-UNTIL_GO = f"until [ -e {GO} ]; do sleep 0.02; done; exit 3".encode()
+GO = f"{tempfile.gettempdir()}/runmaker4-go."       # and the runner's process: once it is there, jobs end
+UNTIL_GO = f"until [ -e {GO}$PPID ]; do sleep 0.02; done; exit 3".encode()
 # what the job does that comes to this phase; in all of them the end of its last run is `!`
 COMMANDS = {
     Phase.STARTING: b"exit 3",
@@ -84,11 +84,12 @@ class Cells(unittest.TestCase):
         patient = mock.patch.object(runmaker4.Pump, "QUIET_SECONDS", 60.0)
         patient.start()
         self.addCleanup(patient.stop)
-        self.addCleanup(pathlib.Path(GO).unlink, missing_ok=True)
+        self.go = pathlib.Path(f"{GO}{os.getpid()}")
+        self.addCleanup(self.go.unlink, missing_ok=True)
 
     def let_go(self) -> None:
         """Have jobs end that wait for it."""
-        pathlib.Path(GO).touch()
+        self.go.touch()
 
     def play(self, *args: Any, **more: Any) -> bytes:
         """The same as make_events(), with an event loop."""
@@ -100,7 +101,7 @@ class Cells(unittest.TestCase):
 
         after_a_run: the phase is STARTING for its second run.
         """
-        pathlib.Path(GO).unlink(missing_ok=True)
+        self.go.unlink(missing_ok=True)
         job = Job(1, 1, 0, NEW, b" " + (command or COMMANDS[phase]), gated=phase is Phase.AT_GATE)
         if phase is Phase.GROWING:
             job.settings = runmaker4.JobSettings(needs=Resources(1, 5.0), larger_needs=(Resources(1, 9.0),))
@@ -214,10 +215,11 @@ class Cells(unittest.TestCase):
             time = runner.loop.time
             mock.patch.object(runner.loop, "time", lambda: time() + 1000).start()
 
-        for self.seconds_left, becomes in (None, b"d"), (500.0, b"e"):
+        until_go = UNTIL_GO.replace(b"exit 3", b"exit 0")
+        for self.seconds_left, command, becomes in (None, until_go, b"d"), (500.0, b"sleep 60", b"e"):
             with self.subTest(seconds_left=self.seconds_left), \
                     mock.patch.object(Runner, "timeout_of", return_value=60.0):
-                self.assertEqual(self.play(Phase.RUNNING, stop, command=b"sleep 0.5"), becomes)
+                self.assertEqual(self.play(Phase.RUNNING, stop, command=command), becomes)
 
     def test_a_gate_is_opened_once_or_refused_for_good(self) -> None:
         def refusing(runner: Runner, job: Job) -> None:

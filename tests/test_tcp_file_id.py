@@ -81,7 +81,7 @@ class OtherServers(LossCase):
         server = self.serve(JOB)
         self.write(". touch never\n", "other.txt")
         other = self.serve_other()
-        proxy, client = self.connect_by_proxy(server, "--give-up", 4)
+        proxy, client = self.connect_by_proxy(server, "--give-up", 8)
         proxy.target = other.port
         proxy.cut()
         proxy.mend()
