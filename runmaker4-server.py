@@ -81,7 +81,7 @@ import select
 import socket
 import struct
 import time
-from collections import Counter, deque
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
@@ -1675,8 +1675,9 @@ class Sessions:
     _unacknowledged: set[Client] = field(default_factory=set)
     is_held_back: bool = False          # acknowledging waits for the disk or terminal
     links: dict[ClientLink, None] = field(default_factory=dict)     # oldest first
-    # of results that are in the file, oldest first: a client repeats one that was not acknowledged
-    settled_keys: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_SETTLED_KEYS))
+    # of results that are in the file, oldest first: a client repeats one that was not acknowledged.
+    # OrderedDict: a dict takes ever longer to find the first key
+    settled_keys: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
         self.recovery = Recovery(self)
@@ -1749,7 +1750,9 @@ class Sessions:
             self.runner_stats.add_unwritten(assignment.job)
             assignment.send_message("fault", text=error[:200], cancelled=assignment.is_cancelled)
         elif line_result.event:
-            self.settled_keys.append(assignment.key)
+            self.settled_keys[assignment.key] = None
+            if len(self.settled_keys) > MAX_SETTLED_KEYS:
+                self.settled_keys.popitem(last=False)
         self.remove_assignment(assignment, line_result)
         count = len(self.runner_stats.bad_lines)
         if 0 < self.max_failed <= count and self.lifetime.is_serving:
@@ -2194,16 +2197,15 @@ class Recovery:
         while True:
             is_last_try = boottime() >= deadline
             async with self._lock:
-                taken_keys = {*sessions.assignments, *sessions.settled_keys}
-                unassigned = [job for job in reported if job.key not in taken_keys]
+                unassigned = [job for job in reported if job.key not in sessions.assignments
+                              and job.key not in sessions.settled_keys]
                 reclaimed = await sessions.executor.call(
                     sessions.claims.reclaim_lines, client, unassigned, is_last_try
                 )
                 for key, job in reclaimed.jobs.items():
                     sessions.add_assignment(Assignment(key, client, job, Phase.BEGUN))
             # a result can have been written, or a line lost, since
-            settled_keys = {*sessions.settled_keys}
-            reclaimed.settled += [job.key for job in reported if job.key in settled_keys]
+            reclaimed.settled += [job.key for job in reported if job.key in sessions.settled_keys]
             known_keys = {*client.assignments, *reclaimed.settled}
             reclaimed.lost = [job.key for job in reported if job.key not in known_keys]
             if is_last_try or not reclaimed.doubt:

@@ -555,7 +555,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             sessions = self.sessions(lines)
             client = server.Client(sessions, "c" * 16)
             claim = server.ReportedJob("1" * 16, runmaker4.Line(1, 0, 0, b".", b" echo"), result)
-            sessions.settled_keys.extend(known)
+            sessions.settled_keys.update(dict.fromkeys(known))
             reclaimed = await sessions.recovery.reclaim(client, [claim])
             words = ["SETTLED"] * len(reclaimed.settled) + ["LOST"] * len(reclaimed.lost)
             numbers = [assignment.number for assignment in client.assignments.values()]
