@@ -6528,9 +6528,7 @@ class RecordFile:
         others only make the file longer, or cut off again what they could not write in full.  Over a network
         one GETATTR answers all this: the lock makes it current.
         """
-        info = None
-        with contextlib.suppress(FileNotFoundError):
-            info = os.stat(self._real_path)
+        info = stat_or_none(self._real_path)
         if not info or not info.st_nlink or (info.st_dev, info.st_ino) != self._identity:
             os.makedirs(os.path.dirname(self._real_path), exist_ok=True)
             self._replace_fd(self._open(self._real_path))
