@@ -56,7 +56,7 @@ def against_peers(bench: Bench, count: int, slots: int) -> list[Row]:
         return count / bench.run([*RUNMAKER, f"-j{slots}", "runs.txt"]).seconds
 
     def xargs() -> float:
-        return count / bench.run(["xargs", "-d", "\n", f"-P{slots}", "-n1", "sh", "-c"], "list").seconds
+        return bench.rate_of_xargs(count, slots)
 
     def parallel() -> float:
         bench.remove("joblog")
@@ -107,10 +107,8 @@ def short_job(bench: Bench) -> list[Row]:
         run("strace", "-c", "-o", "calls", *RUNMAKER)
         return int((bench.dir / "calls").read_text().split("\n")[-2].split()[3]) / count
 
-    def xargs() -> float:
-        return count / bench.run(["xargs", "-d", "\n", "-P2", "-n1", "sh", "-c"], "list").seconds
-
-    rates = bench.interleave({"ours": lambda: count / run(*RUNMAKER), "xargs": xargs, "cpu": own_cpu})
+    rates = bench.interleave({"ours": lambda: count / run(*RUNMAKER),
+                              "xargs": lambda: bench.rate_of_xargs(count, 2), "cpu": own_cpu})
     what = f"{count:,} x `true`, `-j2`"
     rows = [compare(f"{what}, against `xargs -P2 -n1 sh -c`", rates["ours"], rates["xargs"], "jobs/s",
                     least=0.67),

@@ -94,6 +94,10 @@ class Bench:
         began = time.perf_counter()
         return self.wait(self.start(command, stdin), began)
 
+    def rate_of_xargs(self, count: int, slots: int) -> float:
+        """Commands per second that xargs runs; the file `list` has `count` of them."""
+        return count / self.run(["xargs", "-d", "\n", f"-P{slots}", "-n1", "sh", "-c"], "list").seconds
+
     def run_piped(self, command: list[str]) -> tuple[Used, int]:
         """Run a command whose stdout is a pipe that is read at once; what it took, and the bytes read."""
         began = time.perf_counter()

@@ -123,10 +123,7 @@ def tcp_list(bench: Bench) -> list[Row]:
         assert_all_done(bench, count)
         return count / seconds
 
-    def xargs() -> float:
-        return count / bench.run(["xargs", "-d", "\n", "-P2", "-n1", "sh", "-c"], "list").seconds
-
-    rates = bench.interleave({"ours": ours, "xargs": xargs})
+    rates = bench.interleave({"ours": ours, "xargs": lambda: bench.rate_of_xargs(count, 2)})
     what = f"{count:,} x `true`, server with `--exit-when-done` and one client `-j2`, against `xargs -P2`"
     return [compare(what, rates["ours"], rates["xargs"], "jobs/s", least=0.52)]
 
