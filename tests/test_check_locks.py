@@ -7,7 +7,8 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
-from tests.support import RUNWAIT, Ended, RunCase, wait_until
+import runmaker4
+from tests.support import RUNWAIT, Ended, RunCase, locked, wait_until
 
 # additions of each host since all were there when a test lets them come to their end
 ENOUGH = 30
@@ -255,6 +256,16 @@ class Hosts(CheckCase):
         self.assertNotEqual(self.finish(killed).code, 0)
         (self.folder / "runmaker4-check").write_bytes(b"\xff" * 64)
         self.assertHolds(self.finish(self.start_check("b", mount="'ext4', ()")), 0, "b")
+
+    def test_on_one_host_another_check_may_just_begin_or_end(self) -> None:
+        """It has a row then, and adds nothing to it."""
+        (self.folder / "runmaker4-check").touch()
+        fd = runmaker4.open_lock_file_of(str(self.folder / "runmaker4-check"))
+        self.addCleanup(os.close, fd)
+        with locked(fd, 1):
+            ended = self.finish(self.start_check("b", mount="'ext4', ()"))
+        self.assertEqual(ended.code, 0, ended.out)
+        self.assertIn(b"No addition was lost: this host can share job files", ended.out)
 
     def test_ctrl_c_acts_while_a_call_hangs(self) -> None:
         checker = self.start_check("a", patch=HANGING)
