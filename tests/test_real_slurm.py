@@ -396,7 +396,7 @@ class Recipes(SlurmCase):
         lost = self.cluster.nodes[0]
         self.cluster.lose(lost)
         self.addCleanup(self.cluster.wait_idle)
-        self.addCleanup(self.cluster.boot, lost)
+        self.addCleanup(self.cluster.bring_back, lost)
         wait_until(lambda: len(self.locked_lines()) == 2, what="two are gone")
         self.open_gate()
         self.wait_states("d" * 6)

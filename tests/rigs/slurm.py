@@ -204,7 +204,12 @@ class Cluster:
         os.kill(self.firsts[node], signal.SIGKILL)
         for name in node, f"slurmd.{node}":
             self.daemons[name].wait(20)
-        self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+        for state in "down", "drain":       # a reply that is still under way would end the first, not the second
+            self.run("scontrol", "update", f"nodename={node}", f"state={state}", "reason=lost")
+
+    def bring_back(self, node: str) -> None:
+        self.boot(node)
+        self.run("scontrol", "update", f"nodename={node}", "state=undrain")
 
     def start_slurmd(self, node: str) -> None:
         self.daemon(f"slurmd.{node}", *self.inside(node), "slurmd", "-D", "-N", node)
