@@ -204,7 +204,7 @@ class Cluster:
         os.kill(self.firsts[node], signal.SIGKILL)
         for name in node, f"slurmd.{node}":
             self.daemons[name].wait(20)
-        for state in "down", "drain":       # a reply that is still under way would end the first, not the second
+        for state in "down", "drain":       # a reply that is still under way would end the first only
             self.run("scontrol", "update", f"nodename={node}", f"state={state}", "reason=lost")
 
     def bring_back(self, node: str) -> None:
