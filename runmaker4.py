@@ -2979,6 +2979,7 @@ class JobQueue:
     """The jobs that were claimed from a job file: claims lines, checks claimed lines and writes results."""
     MAX_SINGLE_READS = 16       # lines of a command that are read one by one
     MAX_CUT_OFF_SECONDS = 60.0  # with ENOTCONN, until the client of the file system counts as dead
+    MET_SECONDS = 10.0          # for so long after we met others, lines that were read can be theirs by now
 
     def __init__(self, file: JobFile) -> None:
         """file: only this queue may call its reopen_if_replaced()."""
@@ -2987,6 +2988,7 @@ class JobQueue:
         self.claimed: dict[Job, None] = {}
         # jobs that are "lost" to others or "cancelled"; the next check_jobs() returns them
         self._jobs_to_kill: dict[Job, str] = {}
+        self._met_others_at = -math.inf         # when another process last had a line that we wanted (clock)
         self._searched_at = -math.inf           # (clock)
         self._last_reading_mode = Reading.CACHED
         # when ENOTCONN first came (clock); None: the file was opened since
@@ -3076,7 +3078,13 @@ class JobQueue:
             if attempt.check is LineCheck.OPEN:
                 self.file.lock_table.lengthen_lock_file()
                 attempt.job = self._lock_and_mark(line, consumer, settings)
+            else:
+                self._met_others_at = self.file.clock()
             return attempt
+
+    def has_met_others(self) -> bool:
+        """Return True if another process has claimed or locked a line before us in the last MET_SECONDS."""
+        return self.file.clock() - self._met_others_at <= self.MET_SECONDS
 
     def _lock_and_mark(self, line: Line, consumer: Consumer, settings: JobSettings) -> Job:
         """Lock a job lock for a line that can be claimed, write `r`, and add the new job to `claimed`."""
@@ -4348,11 +4356,16 @@ class Cursor:
 
         A walk ends if an edit has moved its current line, or if it is overdue; but not if the last claim
         paused only to let a server do other work (`sliced`), after SLICE seconds.
+
+        The lines below the current one are read again if others can have claimed them since.  If we meet no
+        others, that would cost more than the claim that old lines can cost: it reads its line again.  What
+        else changed is for the walk that follows one with a claim.
         """
         was_edited = False
         if self._walk and not self.sliced:
             scan = self._walk.scan
-            was_edited = scan.last is not None and not scan.reread_from(scan.last)
+            if scan.last and (self.queue.has_met_others() or not self._walk.needs_another_walk):
+                was_edited = not scan.reread_from(scan.last)
             if was_edited or self._is_overdue(self._walk):
                 self._walk = None
         self.sliced = False
