@@ -836,7 +836,11 @@ class Mount(NamedTuple):
     @property
     def forgets_locks(self) -> bool:
         """Return True if locks can be lost without an error, as when a GlusterFS brick dies."""
-        return self.network and self.kind not in ("nfs", "nfs4")
+        return self.network and not self.is_nfs
+
+    @property
+    def is_nfs(self) -> bool:
+        return self.kind in ("nfs", "nfs4")
 
     @property
     def is_fuse(self) -> bool:
@@ -2700,6 +2704,8 @@ class JobReader(Opened):
                 )
             if self.ACCESS == os.O_RDWR:
                 lock_all(fd)
+                if self.mount.is_nfs:           # so a read fails (EIO) once this host has lost its locks
+                    lock_all(reader.fd)
         except OSError:
             close_all(fd, reader.detach())
             raise
@@ -3009,6 +3015,12 @@ class JobQueue:
         if changed & Changed.FILE:
             self._searched_at = -math.inf       # missing lines can be in this file
             self._cut_off_since = None
+            try:
+                # Reads of this file do not tell that locks were lost before it was opened
+                lock_table.drop_lost_job_locks()
+            except OSError:
+                self.file.close_files()         # so that the next call asks again
+                raise
             last_mode = self._last_reading_mode
             self._last_reading_mode = self.file.reader.reading_mode
             if self._last_reading_mode is Reading.DROPPED and last_mode is not Reading.DROPPED:
@@ -3158,7 +3170,9 @@ class JobQueue:
             if self._is_result_written(job):
                 self.release_job(job)
                 return
-            if not self.still_has(job):
+            # On NFS a read of the file fails if the host has lost its locks since the file was opened
+            has_job_lock = job.job_lock is not None if self.file.mount.is_nfs else self.still_has(job)
+            if not has_job_lock:
                 # This host was cut off, so another runner can have claimed the line and written this `r`.
                 # The caller checks that without this command mutex, which can also be lost.
                 raise FileChangedError("the job lock was lost")

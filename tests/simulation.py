@@ -1314,6 +1314,11 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         (QUEUE, "still_has", lambda self, job: True),
         (LOCK_TABLES, "check_still_has_locks", lambda self: None),
     ],
+    "reads that cannot fail": lambda: [
+        (CORE, "lock_all", lambda fd, plain=CORE.lock_all: (
+            MACHINE.of(MACHINE.world.me, fd).direct or plain(fd))),
+        (LOCK_TABLES, "check_still_has_locks", lambda self: None),
+    ],
     "result not verified": one(FILE, "state_at", lambda self, line, plain=FILE.state_at: (
         b"r" if isinstance(line, CORE.Job) else plain(self, line))),
     "written twice": one(QUEUE, "_is_result_written", lambda self, job: False),
