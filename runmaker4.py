@@ -26,15 +26,17 @@ The complete protocol by which runners share a file:
      lines R of this command that are `r`.  The line can be claimed if h <= R.  Open the lock file once more,
      and lock a free job lock through that descriptor: the one of the line's number if that is free.  Write
      `r`; unlock the command mutex.  (A server takes back the `r` of a job that a client still has in the same
-     way, if h < R: ServedQueue.reclaim_line().)  With -r a runner first (Cursor, JobFile.make_new()) writes
-     `.` over all failed lines, with --resume over those in error, each while holding the command mutex, after
-     the same checks of path and line; or over many at once, while holding one lock over all buckets and the
-     append byte.
+     way, if h < R: ServedQueue.reclaim_line().)  A runner of short jobs on NFS first tries to lock the whole
+     bucket through that descriptor (LockTable.take_bucket()): then h = 0, and it has the command mutex.  If
+     the job still runs after 0.1 s, it unlocks all but the job lock.  With -r a runner first (Cursor,
+     JobFile.make_new()) writes `.` over all failed lines, with --resume over those in error, each while
+     holding the command mutex, after the same checks of path and line; or over many at once, while holding
+     one lock over all buckets and the append byte.
  3.  Start the job (Processes.start()) with a copy of that descriptor.  Runner and job now hold the job lock
      together: it is free only when both are gone.  It is the life sign; there are no heartbeats and no time
      limits.
- 4.  When the job has finished (JobQueue.finish()): lock the command mutex, verify the line, write the new
-     state over the `r`, free the job lock.
+ 4.  When the job has finished (JobQueue.finish()): lock the command mutex, unless the whole bucket is still
+     locked; verify the line, write the new state over the `r`, free the job lock.
  5.  A line `r` is an orphan (JobReader.is_orphan()) if its own job lock is free and h < R.  One check is
      enough.  Where locks can be lost without an error, two checks 15 s apart are needed, so that a living
      runner has locked its job lock again by then.  A runner that finds an orphan (Orphans) writes `e` over
@@ -651,6 +653,7 @@ def lock_probe(fd: int) -> int:
 
 JOB_LOCKS_PER_BUCKET = (1 << 16) - 1
 MUTEX_OFFSET = JOB_LOCKS_PER_BUCKET            # of the command mutex in a bucket
+BUCKET_SIZE = JOB_LOCKS_PER_BUCKET + 1         # bytes
 
 
 @functools.lru_cache(1000)
@@ -1665,6 +1668,7 @@ class Consumer:
     retry: bytes = b""
     capacity: Resources = UNBOUNDED
     free: Resources = UNBOUNDED
+    runs_short_jobs: bool = False       # so a claim locks all of a bucket if it can
 
     def matches_host(self, pattern: str) -> bool:
         """Return True if a pattern of host= matches the host name, or its part up to the first dot."""
@@ -1848,7 +1852,8 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 #
 #     I1  A job lock is locked before its `r` is written, and freed after that `r` was overwritten.
 #     I2  A process writes the state of a line only while holding the command mutex.  So no process of ours
-#         changes lines of this command that the holder has read.
+#         changes lines of this command that the holder has read.  The mutex of a short job stays locked from
+#         the claim to the result, by the description that the job inherits (LockTable.take_bucket()).
 #     I3  A living copy of a command, or the runner of that copy, holds a job lock of the command's bucket;
 #         two copies hold two.
 #     I4  For a command let h be the number of held job locks, R the number of lines `r`.  No process of ours
@@ -1857,9 +1862,10 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 #
 # Theorem: at no time do more copies of a command live than the file had lines of it when the last was
 # claimed.  A new line is claimed only if h <= R.  The line itself is one more than R, so h + 1 copies are at
-# most as many as lines.  An orphan is overwritten only if h < R, so h <= R still holds.  By I3 h counts each
-# living copy.  Lines are counted in the file that the path names, while holding the command mutex, so only
-# other programs can change them before the `r` is written.
+# most as many as lines.  (Where the claim has locked the whole bucket, h was 0.)  An orphan is overwritten
+# only if h < R, so h <= R still holds.  By I3 h counts each living copy.  Lines are counted in the file that
+# the path names, while holding the command mutex, so only other programs can change them before the `r` is
+# written.
 #
 # The theorem also holds on a network file system, where this host can have an old name, size or content
 # cached: these are read while holding the command mutex, after refresh_file().  A read without the mutex can
@@ -1869,6 +1875,9 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # A line's own job lock is the line number modulo 65,535.  The runner takes it if it is free.  So until an
 # edit moves equal lines, job locks show which one is an orphan, and which one a cancel means.  Safety does
 # not depend on that.
+#
+# A whole bucket is not counted as 65,535 job locks: who decides by h holds the mutex, which is part of the
+# bucket.  Without the mutex (is_orphan()) a bucket shows life: the own job lock of each line is in it.
 #
 # If h > R, an editor has overwritten an `r`, and no line of the command can be claimed.  A living runner
 # repairs that in check_jobs().
@@ -2055,6 +2064,10 @@ class JobLock(NamedTuple):
     fd: int                     # of the description that owns the lock; the job inherits it
     offset: int
 
+    @property
+    def bucket(self) -> int:
+        return self.offset & ~MUTEX_OFFSET
+
 
 class PresenceLock:
     """A byte of the lock file that a runner or server keeps locked to show others that it runs.
@@ -2202,6 +2215,16 @@ class LockTable(LockTableReader):
     `fd` has all locks of this process except job locks.  A query does not find locks of the same description.
     So each job lock is on another description, which the job inherits (open_job_lock()).
 
+    On NFS each lock call is a round trip.  So a short job has all of its bucket locked on that description,
+    command mutex included (take_bucket()).  What can happen to it:
+
+        the job ends                    the result is written under that mutex, and one call frees all
+        the job runs for longer         trim_bucket() leaves the job lock
+        we need the mutex otherwise     the same (JobFile.command_mutex())
+        trim_bucket() fails             it stays as it is until the job ends, and we take no more
+        the runner dies                 the mutex is locked until the job has ended, too
+        this host loses its locks       drop_lost_job_locks()
+
     Locks on a network file system can be lost while this host is cut off.  On NFS a read detects that.  On
     all others `fd` keeps one more byte locked, the pulse: if it is lost, so are all locks of this host.
     """
@@ -2212,6 +2235,9 @@ class LockTable(LockTableReader):
         self.clock = clock
         self.interval = interval
         self.job_locks: dict[int, JobLock] = {}        # by offset
+        # those that have locked all of a bucket, by its offset; no other job lock of ours is in it
+        self.buckets: dict[int, JobLock] = {}
+        self.takes_buckets = True               # False: the server has refused to unlock a part
         self.presence_lock = presence_lock
         self.pulse_offset = 0                   # 0: there is no pulse
         self.locked_now = range(0)              # the bytes that the `with` block in progress has locked
@@ -2278,9 +2304,7 @@ class LockTable(LockTableReader):
         locked = keep_trying(lambda: self._lock(offset, length), patience, pause)
         try:
             if locked:
-                self.refresh()
-                if not self.is_current():
-                    raise FileChangedError("the lock file was removed")
+                self.refresh_under_lock()
                 on_locked()
                 self.locked_now = range(offset, offset + length)
             yield locked
@@ -2290,15 +2314,25 @@ class LockTable(LockTableReader):
                 with contextlib.suppress(OSError):      # EIO, ESTALE: lost; all writes were synced
                     unlock(self.fd, offset, length)
 
+    def refresh_under_lock(self) -> None:
+        """Drop this host's cache.  Raises FileChangedError if the path no longer names this lock file."""
+        self.refresh()
+        if not self.is_current():
+            raise FileChangedError("the lock file was removed")
+
     def has_mutex(self, command: bytes) -> bool:
-        """Return True if the `with` block in progress has locked the mutex of a command."""
-        return bucket_of(command) + MUTEX_OFFSET in self.locked_now
+        """Return True if the `with` block in progress, or a job, has locked the mutex of a command."""
+        bucket = bucket_of(command)
+        return bucket + MUTEX_OFFSET in self.locked_now or bucket in self.buckets
 
     def _lock(self, offset: int, length: int) -> bool:
+        self._check_can_lock()
+        return lock(self.fd, offset, length)
+
+    def _check_can_lock(self) -> None:
         self.check_still_has_locks()
         if not self.is_open:
             raise FileChangedError("the lock file is not open")
-        return lock(self.fd, offset, length)
 
     # -- job locks -------------------------------------------------------------------------------------------
 
@@ -2329,16 +2363,56 @@ class LockTable(LockTableReader):
             self.close_job_lock(fd)
             raise
 
+    def take_bucket(self, line: Line) -> JobLock | None:
+        """Lock all of a command's bucket for a job: so no copy lives, and nobody else has the command mutex.
+
+        Return None if another description has any of it locked.
+        """
+        if not self.takes_buckets:
+            return None
+        self._check_can_lock()
+        job_lock = JobLock(self.open_job_lock(), own_job_lock_offset(line))
+        taken = False
+        try:
+            taken = lock(job_lock.fd, job_lock.bucket, BUCKET_SIZE)
+        finally:
+            if not taken:
+                self.close_job_lock(job_lock.fd)
+        if not taken:
+            return None
+        self.job_locks[job_lock.offset] = self.buckets[job_lock.bucket] = job_lock
+        return job_lock
+
+    def trim_bucket(self, bucket: int) -> None:
+        """If a job has locked all of a bucket, unlock all but the job lock, and last the mutex.
+
+        A server may refuse that (NFS4ERR_LOCK_RANGE, which the client reports as EIO; RFC 8881, 18.12.3).
+        """
+        if bucket not in self.buckets:
+            return
+        fd, offset = self.buckets[bucket]
+        try:
+            if offset > bucket:                 # for fcntl(2) a length of 0 means all up to the end
+                unlock(fd, bucket, offset - bucket)
+            unlock(fd, offset + 1, bucket + BUCKET_SIZE - (offset + 1))
+            del self.buckets[bucket]
+        except OSError:                         # or the locks are lost, which check_jobs() finds out
+            self.takes_buckets = False
+
     def free_job_lock(self, job_lock: JobLock, is_job_alive: bool = False) -> None:
         """Close a job lock.  Unlock it first: processes that the job left can have the description open.
 
         is_job_alive: processes that could not be killed outlive this runner, and keep the lock if they have
         it, as if the runner had died after it wrote the result.
         """
+        if is_job_alive:
+            self.trim_bucket(job_lock.bucket)
         del self.job_locks[job_lock.offset]
+        has_bucket = self.buckets.pop(job_lock.bucket, None)
+        start, length = (job_lock.bucket, BUCKET_SIZE) if has_bucket else (job_lock.offset, 1)
         if not is_job_alive:
             with contextlib.suppress(OSError):          # EIO, ESTALE: already lost
-                unlock(job_lock.fd, job_lock.offset)
+                unlock(job_lock.fd, start, length)
         self.close_job_lock(job_lock.fd)
 
     def drop_lost_job_locks(self) -> bool:
@@ -2358,7 +2432,7 @@ class LockTable(LockTableReader):
             with contextlib.suppress(OSError):
                 unlock(fd, 0, 0)
             for offset in offsets[fd]:
-                del self.job_locks[offset]
+                self.buckets.pop(self.job_locks.pop(offset).bucket, None)
             self.discard(fd)
         return bool(lost_fds)
 
@@ -2790,14 +2864,20 @@ class JobFile(JobReader):
 
     # -- while holding the command mutex ---------------------------------------------------------------------
 
-    def command_mutex(self, command: bytes,
-                      patience: float = MUTEX_SECONDS) -> contextlib.AbstractContextManager[bool]:
+    def command_mutex(self, command: bytes, patience: float = MUTEX_SECONDS,
+                      job_lock: JobLock | None = None) -> contextlib.AbstractContextManager[bool]:
         """Lock the mutex of a command for the `with` block, and make reads of the file current.
 
-        Yield False if another process holds it for `patience` seconds.
+        Yield False if another process holds it for `patience` seconds.  job_lock: if it has all of the bucket
+        locked, use that mutex, and leave it locked.
         """
-        offset = bucket_of(command) + MUTEX_OFFSET
-        return self.lock_table.locking(offset, patience, self.reopen_reader_on_fuse)
+        lock_table, bucket = self.lock_table, bucket_of(command)
+        if job_lock and lock_table.buckets.get(bucket) is job_lock:
+            lock_table.refresh_under_lock()
+            self.reopen_reader_on_fuse()
+            return contextlib.nullcontext(True)
+        lock_table.trim_bucket(bucket)
+        return lock_table.locking(bucket + MUTEX_OFFSET, patience, self.reopen_reader_on_fuse)
 
     def mark_lock_file_in_use(self) -> None:
         """Show other processes which lock file we use, by a lock on a byte of the job file.
@@ -3082,27 +3162,47 @@ class JobQueue:
         """Claim a line for a consumer: lock a job lock and write `r`, if the line has not changed.
 
         Raises FileChangedError if the line or the file moved.
+
+        If all of the bucket could be locked, no copy of the command lives.  Otherwise lock only the mutex: of
+        equal lines others can be running.
         """
-        with self.file.command_mutex(line.command, self.file.walk_patience) as locked:
-            attempt = Attempt(LineCheck.LOCKED)
-            if locked:
-                attempt = self.file.check_claimable(line, settings, needs_room=True, claimed=self.claimed)
-            if attempt.check is LineCheck.OPEN:
-                self.file.lock_table.lengthen_lock_file()
-                attempt.job = self._lock_and_mark(line, consumer, settings)
-            else:
-                self._met_others_at = self.file.clock()
-            return attempt
+        lock_table = self.file.lock_table
+        job_lock = None
+        if consumer.runs_short_jobs and all(job.command != line.command for job in self.claimed):
+            job_lock = lock_table.take_bucket(line)
+        attempt = Attempt(LineCheck.LOCKED)
+        try:
+            with self.file.command_mutex(line.command, self.file.walk_patience, job_lock) as locked:
+                if locked:
+                    attempt = self.file.check_claimable(line, settings, not job_lock, self.claimed)
+                if attempt.check is LineCheck.OPEN:
+                    lock_table.lengthen_lock_file()
+                    attempt.job = self._lock_and_mark(line, consumer, settings, job_lock)
+                else:
+                    self._met_others_at = self.file.clock()
+                return attempt
+        finally:
+            if job_lock and not attempt.job and lock_table.is_ours(job_lock.offset):
+                lock_table.free_job_lock(job_lock)
+
+    def trim_bucket(self, job: Job) -> None:
+        """Keep only the job lock of a job that is not as short as the last ones were."""
+        if job.job_lock:
+            self.file.lock_table.trim_bucket(job.job_lock.bucket)
 
     def has_met_others(self) -> bool:
         """Return True if another process has claimed or locked a line before us in the last MET_SECONDS."""
         return self.file.clock() - self._met_others_at <= self.MET_SECONDS
 
-    def _lock_and_mark(self, line: Line, consumer: Consumer, settings: JobSettings) -> Job:
-        """Lock a job lock for a line that can be claimed, write `r`, and add the new job to `claimed`."""
+    def _lock_and_mark(self, line: Line, consumer: Consumer, settings: JobSettings,
+                       job_lock: JobLock | None) -> Job:
+        """Lock a job lock for a line that can be claimed, write `r`, and add the new job to `claimed`.
+
+        job_lock: is locked already, with all of the bucket.
+        """
         job = Job(**vars(line), consumer=consumer, settings=settings)
         job.mark_found(self.file.known_size())
-        job.job_lock = self.file.lock_table.take_job_lock(job)
+        job.job_lock = job_lock or self.file.lock_table.take_job_lock(job)
         try:
             if line.state != RUNNING:
                 self.file.write(line, RUNNING)
@@ -3163,7 +3263,7 @@ class JobQueue:
 
         Raises LockedNow, or FileChangedError if the line was moved or changed, or the job lock was lost.
         """
-        with self.file.command_mutex(job.command, self.file.patience) as locked:
+        with self.file.command_mutex(job.command, self.file.patience, job.job_lock) as locked:
             if not locked:
                 raise LockedNow("another process holds the command mutex")
             self.file.check_at_path()
@@ -4893,6 +4993,12 @@ class Jobs(Protocol):
 
 class FileJobs:
     """The `Jobs` of a runner on the shared file: a `FileExecutor` calls a cursor and a queue."""
+    # On NFS, once this many jobs in a row ended within so many seconds of their claims, the next ones have
+    # all of a bucket locked, for so long at most.  If the runner is killed then, the mutex of a longer job
+    # stays locked until that ends.  Other network file systems can merge or split locks wrongly.
+    SHORT_JOBS = 8
+    SHORT_SECONDS = 0.1
+
     def __init__(self, cursor: Cursor, reader: JobReader, executor: FileExecutor, consumer: Consumer) -> None:
         self._cursor = cursor
         self._queue = cursor.queue
@@ -4902,20 +5008,35 @@ class FileJobs:
         self._consumer = consumer
         self.interval = cursor.interval
         self.poll = 5.0 if cursor.file.network else 0.25
+        self._short_jobs = 0                    # that ended in a row
+        self._trims: dict[Job, asyncio.TimerHandle] = {}        # of jobs on NFS that can be short
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        return await self.executor.call(self._claim, exits_if_none, free, capacity)
+        is_short = self._short_jobs >= self.SHORT_JOBS
+        result = await self.executor.call(self._claim, exits_if_none, free, capacity, is_short)
+        if self._file.mount.is_nfs and isinstance(result, Job):
+            loop = asyncio.get_running_loop()
+            self._trims[result] = loop.call_later(self.SHORT_SECONDS, self._on_long_job, result)
+        return result
 
-    def _claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Claim a job that fits these resources.  Called in the executor."""
+    def _claim(self, exits_if_none: bool, free: Resources, capacity: Resources,
+               is_short: bool) -> Job | NoJob:
+        """Claim a job that fits these resources, and is probably short.  Called in the executor."""
         if capacity != self._consumer.capacity:
             self._consumer.capacity = capacity
             self._cursor.consumers.fitting_by_key.clear()      # other settings can fit now
         self._consumer.free = free
+        self._consumer.runs_short_jobs = is_short
         result = self._cursor.claim([self._consumer] if exits_if_none else ())
         if isinstance(result, NoJob) and self._consumer in result.exits:
             return replace(result, may_exit=True, why_left=result.exits[self._consumer])
         return result
+
+    def _on_long_job(self, job: Job) -> None:
+        """Let others have the mutex of a job that is not short."""
+        self._short_jobs = 0
+        del self._trims[job]
+        self.executor.post(self._queue.trim_bucket, job)
 
     async def copy_lock_fd(self, job: Job) -> int | None:
         """Return a copy of the job lock's descriptor: the executor can close the original at any time."""
@@ -4928,6 +5049,9 @@ class FileJobs:
         """Do nothing: only a server starts groups."""
 
     async def finish(self, job: Job, state: bytes) -> str:
+        if job in self._trims:                  # the result comes next
+            self._trims.pop(job).cancel()
+            self._short_jobs += 1
         return await self.executor.call(self._cursor.finish, job, state)
 
     async def check_jobs(self) -> dict[Job, str]:

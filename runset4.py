@@ -411,6 +411,8 @@ def set_state(file: JobFile, line: Line, state: bytes) -> str:
 
 
 ORPHAN_FOUND = "is r, but no runner has it (runner or host died)"
+# LockTable.take_bucket(); the runner lived for less than FileJobs.SHORT_SECONDS after it had started the job
+LEFT_LOCKED = "a job whose runner was killed has it locked (wait for the job; lslocks names it)"
 MAX_EXIT_WAIT_SECONDS = 10.0
 UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes c
 
@@ -431,7 +433,9 @@ def cancel_line(
     with file.command_mutex(line.command) as acquired:
         file.get_checked_fd()
         if not acquired or not wait_until_committed(file, line):
-            raise OSError(errno.EAGAIN, f"line {line.number} keeps being added, claimed or edited")
+            raise OSError(
+                errno.EAGAIN, f"line {line.number} keeps being added, claimed or edited, or {LEFT_LOCKED}"
+            )
         state_now = file.state_at(line)
         is_running = is_job_running(file, line, state_now)
         if is_running:
@@ -848,7 +852,7 @@ def hold_all_locks(file: JobFile) -> Iterator[int]:
         mutexes_to_lock = lock_free_buckets(fd)
         for command_mutex in mutexes_to_lock:
             if not keep_trying(functools.partial(lock, fd, command_mutex), deadline - time.monotonic()):
-                raise OSError(errno.EAGAIN, "another process keeps changing it")
+                raise OSError(errno.EAGAIN, f"another process keeps changing it, or {LEFT_LOCKED}")
         file.refresh()
         file.reopen_reader_on_fuse()
         yield fd

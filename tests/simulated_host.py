@@ -972,6 +972,9 @@ class Machine:
             raise OSError(errno.EBADF, "Bad file descriptor")
         if kind != fcntl.F_UNLCK:
             self.strike(errno.ENOLCK)
+        elif any(lock.owner is owner and (lock.start < start < lock.end or lock.start < end < lock.end)
+                 for lock in owner.inode.locks):
+            self.strike(errno.EIO)              # NFS4ERR_LOCK_RANGE
         if not world.set_lock(owner, kind, start, end):
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         if kind == fcntl.F_UNLCK:

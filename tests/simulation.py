@@ -100,8 +100,9 @@ class Process(Actor):
         self.began = 0.0            # when its last operation did
         # the command that it has claimed, ...
         self.claimed, self.claimed_state, self.claimed_at = b"", b"", 0
-        # whose command mutex its last operation has locked, in which step
+        # whose command mutex its last operation has locked, in which step; and in which that began
         self.mutexes: dict[bytes, int] = {}
+        self.began_in = 0
         self.by_force = False
         self.retry = b""            # the states from which it makes lines new
         self.due: set[bytes] = set()        # lines that it must make new, ...
@@ -117,12 +118,17 @@ def process(actor: Actor) -> Process:
     return actor
 
 
+def is_bucket(lock: Lock) -> bool:
+    """Whether it is the lock of a short job: all of a bucket, or what half a trim has left of that."""
+    return 1 < lock.end - lock.start <= BUCKET and lock.end % BUCKET == 0
+
+
 def job_locks_in(lock_table: Inode, command: bytes, owners: Container[Description] | None = None) -> int:
     """How many job locks of a command are held in a lock file, perhaps by these owners only."""
     row = bucket_of(command)
     return sum(
         row <= lock.start < row + BUCKET - 1
-        and lock.end == lock.start + 1
+        and (lock.end == lock.start + 1 or is_bucket(lock))
         and lock.real
         and (owners is None or lock.owner in owners)
         for lock in lock_table.locks
@@ -157,6 +163,8 @@ class History(World):
         # command mutexes locked: since when, the balance
         self.entered: dict[tuple[Description, bytes], tuple[int, int]] = {}
         self.removed = -math.inf                    # when somebody has removed the lock file
+        # whether jobs are taken for short; here on each kind of file system
+        self.takes_buckets = random.Random(f"buckets? {seed}").random() < 0.6
         self.renewed: Counter[bytes] = Counter()    # how many orphans of a command became new again
         self.times: Sequence[float] = (0.001, 0.1, 0.7, 1.5, 5.0)   # that jobs take, by the pace
 
@@ -190,6 +198,11 @@ class History(World):
         return next((lock for inode in self.inodes if inode.path == LOCK_FILE for lock in inode.locks
                      if lock.covers(at) and lock.exclusive and lock.real and lock.since < inode.replaced
                      and lock.owner in me.fds.values()), None)
+
+    def is_left_locked(self, command: bytes) -> bool:
+        """Whether the job of a runner that was killed soon after the claim keeps all of the bucket locked."""
+        return any(run.command == command and run.runner.killed and lock.owner in run.descriptions
+                   for run in self.runs for inode in self.inodes for lock in inode.locks if is_bucket(lock))
 
     def balance(self, command: bytes) -> int:
         """How many job locks are held more than lines are running."""
@@ -232,7 +245,9 @@ class History(World):
         command_mutex = self.command_mutex(me, command)
         if not command_mutex:
             self.fail(f"writes {data!r} over {line!r} without its command mutex")
-        if inode.replaced <= command_mutex.since:
+        # a short job has its mutex locked since the claim
+        since = max(command_mutex.since, me.began_in)
+        if inode.replaced <= since:
             self.fail(
                 f"writes {data!r} over {line!r} in a file that was replaced before it came to the mutex"
             )
@@ -242,7 +257,7 @@ class History(World):
                 read[at - start :]
                 for by, start, read, step in reversed(me.reads)
                 if by.inode is inode and start <= at and at + len(line) <= start + len(read)
-                and step > command_mutex.since
+                and step > since
             ),
             b"",
         )
@@ -440,7 +455,8 @@ class History(World):
         ):
             return
         left = [line for _, line in lines_of(self.last.data) if line[:1] in b".r" and command_of(line) != line
-                and self.balance(command_of(line)) < (line[:1] == b".")]
+                and self.balance(command_of(line)) < (line[:1] == b".")
+                and not self.is_left_locked(command_of(line))]
         # Of equal lines the second can become an orphan long after the first
         if not left or len(left) < me.left_alone:
             me.idle_since = 0.0
@@ -579,7 +595,8 @@ def bucket_of(command: bytes) -> int:
 class Product:
     """A runner's `JobQueue` and `Cursor`, and all that is known here of their methods."""
 
-    def __init__(self, host: Host, retry: bytes, slice_seconds: float, reset_bytes: int) -> None:
+    def __init__(self, host: Host, retry: bytes, takes_buckets: bool, slice_seconds: float,
+                 reset_bytes: int) -> None:
         """slice_seconds: until a claim that makes failed lines new returns; below 0: at each step.
 
         reset_bytes: of the file, in which lines become new at once.
@@ -590,7 +607,8 @@ class Product:
         self.cursor.SLICE, self.cursor.RESET_BYTES = slice_seconds, reset_bytes
         self.consumer = next(iter(self.cursor.consumers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
-        self.lend, self.reclaim = queue.copy_lock_fd, CORE.close_all
+        self.consumer.runs_short_jobs = takes_buckets
+        self.lend, self.reclaim, self.trim = queue.copy_lock_fd, CORE.close_all, queue.trim_bucket
         self.check_jobs, self.close = self.cursor.check_jobs, self.file.sync
 
     @property
@@ -656,9 +674,13 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
         world.sleep(me, late)
     me.retry = retry
     me.due, me.came = world.bad_lines(retry), world.now
-    product = Product(me.host, retry, *world.draws.choice(((-1.0, 8), (0.05, 1 << 16))))
+    product = Product(me.host, retry, world.takes_buckets, *world.draws.choice(((-1.0, 8), (0.05, 1 << 16))))
     look, look_for_more, leaving = world.now, world.now, False
+    trims: dict[Run, float] = {}
     while me.runs or not leaving:
+        for due in [run for run in me.runs if trims.get(run, math.inf) <= world.now]:
+            operation(world, me, product.trim, due.job)
+            del trims[due]
         if me.runs and world.now >= look:
             for job, cause in operation(world, me, product.check_jobs).items():
                 run = next((run for run in me.runs if run.job is job), None)
@@ -676,6 +698,9 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
             job = operation(world, me, product.claim, not me.runs)
             if job:
                 start_run(world, me, product, job)
+                if world.takes_buckets:
+                    until = world.draws.choice((0.0, 0.02, 0.02, 0.5)) * world.throttle
+                    trims[me.runs[-1]] = world.now + until
                 me.idle_since = 0.0
                 continue
             world.check_idle(me)
@@ -684,7 +709,8 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
                 world.check_exit(me, new_before, step)
             leaving = bool(product.failed) or product.may_exit
             look_for_more = world.now + (product.poll if again is None else min(product.poll, again))
-        times = [max(run.until, run.settle_at) for run in me.runs] + [look] * bool(me.runs)
+        times = [min(max(run.until, run.settle_at), trims.get(run, math.inf)) for run in me.runs]
+        times += [look] * bool(me.runs)
         if not leaving and len(me.runs) < slots:
             times.append(look_for_more)
         if times:
@@ -706,17 +732,19 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
 def operation(world: History, me: Process, function: Callable[..., Any], *args: Any) -> Any:
     """Call the product, and see what it leaves open and locked."""
     world.check_job_locks(me)
-    me.shielded, me.began, me.claimed = False, world.now, b""
+    me.shielded, me.began, me.began_in, me.claimed = False, world.now, world.steps, b""
     me.mutexes.clear()
     result = function(*args)
     held = len(me.runs) + (function.__name__ == "claim" and bool(result))
     if len(me.fds) > own(me.host) + held:
         world.fail(f"has {len(me.fds)} descriptors open, for {held} jobs")
     owners = {*me.fds.values()}
-    if any(owner.writes for owner in owners):
+    locks = [lock for inode in world.inodes for lock in inode.locks
+             if lock.owner in owners and lock.exclusive and lock.start < APPEND]
+    buckets = [lock for lock in locks if is_bucket(lock)]
+    if any(owner.writes for owner in owners - {lock.owner for lock in buckets}):
         world.fail("leaves a command mutex locked")
-    job_locks = sum(lock.end - lock.start for inode in world.inodes for lock in inode.locks
-                if lock.owner in owners and lock.exclusive and lock.start < APPEND)
+    job_locks = sum(1 if lock in buckets else lock.end - lock.start for lock in locks)
     if job_locks > held:
         world.fail(f"has {job_locks} job locks, for {held} jobs")
     return result
@@ -868,7 +896,13 @@ def cancel_left(world: History, me: Process, runner: Process) -> None:
     line = world.draws.choice([*setter.lines(b"r")] or [None])
     if not line:
         return
-    setter.cancel(world, me, line)
+    while True:
+        try:
+            setter.cancel(world, me, line)
+            break
+        except BlockingIOError:                 # a short job can have the mutex locked until it ends
+            pass
+        world.sleep(me, world.throttle)
     if world.draws.random() < 0.3:
         world.sleep(me, world.draws.choice((0.0, 1.0)) * world.throttle)
         line.state = b"c"
@@ -1194,6 +1228,44 @@ def job_lock_freed_early() -> Patches:
     return [(FILE, "write", write)]
 
 
+def bucket_trimmed_early() -> Patches:
+    """A job keeps its job lock only, and then `r` is written."""
+    plain = FILE.write
+
+    def write(self: Any, line: Any, state: bytes) -> None:
+        if state == b"r":
+            self.lock_table.trim_bucket(CORE.bucket_of(line.command))
+            with mock.patch.object(self.lock_table, "has_mutex", lambda command: True):
+                plain(self, line, state)
+        else:
+            plain(self, line, state)
+    return [(FILE, "write", write)]
+
+
+def bucket_locked_late() -> Patches:
+    """The line is read, and then the bucket is locked."""
+    plain, read_line = QUEUE.claim, FILE.read_line
+    known: dict[Any, bytes] = {}
+
+    def claim(self: Any, line: Any, *args: Any) -> Any:
+        known[self.file] = read_line(self.file, line, 100)
+        try:
+            return plain(self, line, *args)
+        finally:
+            known.clear()
+
+    def read(self: Any, line: Any, *args: Any) -> bytes:
+        return known.get(self) or read_line(self, line, *args)
+    return [(QUEUE, "claim", claim), (FILE, "read_line", read)]
+
+
+def taken_anyway(self: Any, line: Any) -> Any:
+    """A bucket that others have locked, too, counts as ours."""
+    job_lock = CORE.JobLock(self.open_job_lock(), CORE.own_job_lock_offset(line))
+    self.job_locks[job_lock.offset] = self.buckets[job_lock.bucket] = job_lock
+    return job_lock
+
+
 def row_unlocked() -> Patches:
     plain = QUEUE.claim
 
@@ -1278,8 +1350,14 @@ def job_locks_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]
 PLANTED: dict[str, Callable[[], Patches]] = {
     "no command mutex": one(LOCK_TABLES, "_lock", lambda self, at, length, plain=LOCK_TABLES._lock: (
         at % BUCKET == BUCKET - 1 or plain(self, at, length))),
-    "command mutex of another text": one(FILE, "command_mutex", lambda self, command, patience=2.0: (
+    "command mutex of another text": one(FILE, "command_mutex", lambda self, command, patience=2.0, _=None: (
         self.lock_table.locking(CORE.bucket_of(b"another") + BUCKET - 1, patience))),
+    "bucket trimmed before the r": bucket_trimmed_early,
+    "bucket locked after the read": bucket_locked_late,
+    "bucket shared": one(LOCK_TABLES, "take_bucket", lambda self, line, plain=LOCK_TABLES.take_bucket: (
+        plain(self, line) or taken_anyway(self, line))),
+    "job lock freed with the trim": one(LOCK_TABLES, "trim_bucket", lambda self, bucket: (
+        bucket in self.buckets and CORE.unlock(self.buckets.pop(bucket).fd, bucket, BUCKET))),
     "job lock freed before the write": job_lock_freed_early,
     "job lock freed after the claim": row_unlocked,
     "job lock not lent": one(QUEUE, "copy_lock_fd", staticmethod(lambda job: None)),

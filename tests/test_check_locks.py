@@ -185,6 +185,12 @@ class Locks(CheckCase):
                 ended = self.finish(self.start_check("a", patch=patch, mount="'ext4', ()"))
                 self.assertDoesNotHold(ended, "NO   a job does not keep the lock of its runner")
 
+    def test_locks_that_cannot_be_trimmed_are_found_by_one_host(self) -> None:
+        patch = ("unlock = runmaker4.unlock\n"
+                 "runmaker4.unlock = lambda fd, at, length=1: unlock(fd, at, 3 if at >= 64 else length)")
+        ended, = self.check_all(self.start_check("a", patch=patch, mount="'nfs4', ()"))
+        self.assertDoesNotHold(ended, "NO   a lock is lost, or stays, where a part of it is unlocked")
+
     def test_a_lock_that_outlives_its_process_is_found_by_one_host(self) -> None:
         ended = self.finish(self.start_check("a", patch=OUTLIVING, mount="'ext4', ()"))
         self.assertDoesNotHold(ended, "NO   a lock stays after the end of its process")
