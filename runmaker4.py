@@ -36,7 +36,9 @@ The complete protocol by which runners share a file:
      together: it is free only when both are gone.  It is the life sign; there are no heartbeats and no time
      limits.
  4.  When the job has finished (JobQueue.finish()): lock the command mutex, unless the whole bucket is still
-     locked; verify the line, write the new state over the `r`, free the job lock.
+     locked; verify the line, write the new state over the `r`, free the job lock.  A claim that has locked a
+     bucket does this for others that are still locked, with one read of all lines, after the last lock: first
+     the results, each synced, then its `r`, then it frees these buckets.
  5.  A line `r` is an orphan (JobReader.is_orphan()) if its own job lock is free and h < R.  One check is
      enough.  Where locks can be lost without an error, two checks 15 s apart are needed, so that a living
      runner has locked its job lock again by then.  A runner that finds an orphan (Orphans) writes `e` over
@@ -960,6 +962,7 @@ class Reader(Opened):
     def __init__(self, fd: int = CLOSED, network: bool = False) -> None:
         """On a network file system, open_direct() has opened `fd`."""
         self.fd = fd
+        self._window = 0, 0, b""           # what reading_once() has read: from, to, the data
         self.reading_mode = Reading.CACHED
         if network:
             direct = fcntl.fcntl(self.fd, fcntl.F_GETFL) & os.O_DIRECT
@@ -1000,8 +1003,23 @@ class Reader(Opened):
             self.fd = os.open(f"/proc/self/fd/{old_fd}", os.O_RDONLY | os.O_CLOEXEC | direct)
             os.close(old_fd)
 
+    @contextlib.contextmanager
+    def reading_once(self, start: int, stop: int) -> Iterator[None]:
+        """Read this part now; reads of it in the `with` block then cost nothing.
+
+        The caller has locked the mutex of each line that it reads before this call.
+        """
+        self._window = start, stop, self.pread(stop - start, start)
+        try:
+            yield
+        finally:
+            self._window = 0, 0, b""
+
     def pread(self, size: int, offset: int) -> bytes:
         """Return `size` bytes from an offset on; fewer only at the end of the file."""
+        start, stop, data = self._window
+        if start <= offset and offset + size <= stop:
+            return data[offset - start:offset + size - start]
         if self.reading_mode is Reading.DIRECT:
             try:
                 return self._read_blocks(size, offset)
@@ -1913,6 +1931,7 @@ class Job(Line):
     consumer: Consumer = NOBODY
     # the last result that we tried to write; the file can have it despite an error; b"": none
     unconfirmed_state: bytes = b""
+    is_written: bool = False            # a claim has written the result
     gated: bool = False                 # the shell waits until open_gate() lets the job begin
     outlives_runner: bool = False       # processes that could not be killed live, and the runner exits
 
@@ -3065,6 +3084,10 @@ class JobQueue:
     """The jobs that were claimed from a job file: claims lines, checks claimed lines and writes results."""
     MAX_SINGLE_READS = 16       # lines of a command that are read one by one
     MAX_CUT_OFF_SECONDS = 60.0  # with ENOTCONN, until the client of the file system counts as dead
+    # Results that one claim writes.  Between its read and its `r` an editor that saves in place goes unseen;
+    # without buckets that takes as many round trips
+    MAX_DUE = 2
+    MAX_DISTANCE = 1 << 15      # bytes from a line with a result to the one that is claimed
     MET_SECONDS = 10.0          # for so long after we met others, lines that were read can be theirs by now
 
     def __init__(self, file: JobFile) -> None:
@@ -3074,6 +3097,7 @@ class JobQueue:
         self.claimed: dict[Job, None] = {}
         # jobs that are "lost" to others or "cancelled"; the next check_jobs() returns them
         self._jobs_to_kill: dict[Job, str] = {}
+        self.due: dict[Job, bytes] = {}         # results that the next claim can write, too
         self._met_others_at = -math.inf         # when another process last had a line that we wanted (clock)
         self._searched_at = -math.inf           # (clock)
         self._last_reading_mode = Reading.CACHED
@@ -3163,8 +3187,8 @@ class JobQueue:
 
         Raises FileChangedError if the line or the file moved.
 
-        If all of the bucket could be locked, no copy of the command lives.  Otherwise lock only the mutex: of
-        equal lines others can be running.
+        If all of the bucket could be locked, no copy of the command lives, and the results that are due near
+        the line are written, too.  Otherwise lock only the mutex: of equal lines others can be running.
         """
         lock_table = self.file.lock_table
         job_lock = None
@@ -3174,7 +3198,11 @@ class JobQueue:
         try:
             with self.file.command_mutex(line.command, self.file.walk_patience, job_lock) as locked:
                 if locked:
-                    attempt = self.file.check_claimable(line, settings, not job_lock, self.claimed)
+                    jobs = self._find_due_jobs(line) if job_lock else []
+                    with self._reading_once(line, jobs):
+                        jobs = list(filter(self._is_running_here, jobs))
+                        attempt = self.file.check_claimable(line, settings, not job_lock, self.claimed)
+                    self._write_due_results(jobs)
                 if attempt.check is LineCheck.OPEN:
                     lock_table.lengthen_lock_file()
                     attempt.job = self._lock_and_mark(line, consumer, settings, job_lock)
@@ -3184,6 +3212,33 @@ class JobQueue:
         finally:
             if job_lock and not attempt.job and lock_table.is_ours(job_lock.offset):
                 lock_table.free_job_lock(job_lock)
+
+    def _find_due_jobs(self, line: Line) -> list[Job]:
+        """Return the jobs near a line whose results are due, and whose mutexes are locked since their claims.
+        """
+        buckets = self.file.lock_table.buckets
+        near = (job for job in self.due if job.job_lock and job.job_lock.bucket in buckets
+                and not job.unconfirmed_state and abs(job.offset - line.offset) < self.MAX_DISTANCE)
+        return list(itertools.islice(near, self.MAX_DUE))
+
+    def _reading_once(self, line: Line, jobs: Sequence[Job]) -> contextlib.AbstractContextManager[None]:
+        """Read a line and those of jobs in one call, for the `with` block."""
+        if not jobs:
+            return contextlib.nullcontext()
+        lines = [line, *jobs]
+        start = max(min(each.offset for each in lines) - len(UTF8_MARK), 0)
+        end = max(each.offset + 1 + len(each.text) for each in lines)
+        return self.file.reader.reading_once(start, end + Scan.MIN_CHUNK_SIZE)
+
+    def _write_due_results(self, jobs: Iterable[Job]) -> None:
+        """Write results over lines that were checked, each synced, and remove the jobs from `claimed`."""
+        for job in jobs:
+            # finish() tries again, and reports why that fails
+            with contextlib.suppress(OSError):
+                job.unconfirmed_state = self.due[job]
+                self.file.write(job, self.due[job])
+                job.is_written = True
+                self.release_job(job)
 
     def trim_bucket(self, job: Job) -> None:
         """Keep only the job lock of a job that is not as short as the last ones were."""
@@ -3227,6 +3282,7 @@ class JobQueue:
         """
         if state == CANCELLED:
             self.release_job(job)
+        if state == CANCELLED or job.is_written:
             return ""
         try:
             try:
@@ -3270,18 +3326,22 @@ class JobQueue:
             if self._is_result_written(job):
                 self.release_job(job)
                 return
-            # On NFS a read of the file fails if the host has lost its locks since the file was opened
-            has_job_lock = job.job_lock is not None if self.file.mount.is_nfs else self.still_has(job)
-            if not has_job_lock:
-                # This host was cut off, so another runner can have claimed the line and written this `r`.
-                # The caller checks that without this command mutex, which can also be lost.
-                raise FileChangedError("the job lock was lost")
-            if self.file.state_at(job) != RUNNING:
-                raise FileChangedError("the line is not where it was")
+            if not self._is_running_here(job):
+                # The caller searches without this command mutex, which can also be lost
+                raise FileChangedError("the line is not where it was, or the job lock was lost")
             job.unconfirmed_state = state
             self.file.write(job, state)
             # While holding the command mutex: the next holder must find as many job locks as lines `r`
             self.release_job(job)
+
+    def _is_running_here(self, job: Job) -> bool:
+        """Return True if we have a job's job lock, and the line is at its offset as `r`.
+
+        If this host was cut off, another runner can have claimed the line and written this `r`.  On NFS a
+        read of the file fails if the host has lost its locks since the file was opened.
+        """
+        has_job_lock = job.job_lock is not None if self.file.mount.is_nfs else self.still_has(job)
+        return has_job_lock and self.file.state_at(job) == RUNNING
 
     def _search_and_write(self, job: Job, state: bytes) -> str:
         """Write a result although the job's line is no longer at the known offset as `r`.
@@ -5010,23 +5070,36 @@ class FileJobs:
         self.poll = 5.0 if cursor.file.network else 0.25
         self._short_jobs = 0                    # that ended in a row
         self._trims: dict[Job, asyncio.TimerHandle] = {}        # of jobs on NFS that can be short
+        self._due: dict[Job, bytes] = {}        # results that wait for the next claim
+        self._next_claim = asyncio.Event()      # set once it is in the executor
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        is_short = self._short_jobs >= self.SHORT_JOBS
-        result = await self.executor.call(self._claim, exits_if_none, free, capacity, is_short)
+        due, self._due = self._due, {}
+        call = self.executor.call(self._claim, exits_if_none, free, capacity, self._expects_short_job, due)
+        self._next_claim.set()
+        self._next_claim = asyncio.Event()
+        result = await call
         if self._file.mount.is_nfs and isinstance(result, Job):
             loop = asyncio.get_running_loop()
             self._trims[result] = loop.call_later(self.SHORT_SECONDS, self._on_long_job, result)
         return result
 
-    def _claim(self, exits_if_none: bool, free: Resources, capacity: Resources,
-               is_short: bool) -> Job | NoJob:
-        """Claim a job that fits these resources, and is probably short.  Called in the executor."""
+    @property
+    def _expects_short_job(self) -> bool:
+        return self._short_jobs >= self.SHORT_JOBS
+
+    def _claim(self, exits_if_none: bool, free: Resources, capacity: Resources, is_short: bool,
+               due: dict[Job, bytes]) -> Job | NoJob:
+        """Claim a job that fits these resources, and is probably short.  Called in the executor.
+
+        due: results that the claim can write, too.
+        """
         if capacity != self._consumer.capacity:
             self._consumer.capacity = capacity
             self._cursor.consumers.fitting_by_key.clear()      # other settings can fit now
         self._consumer.free = free
         self._consumer.runs_short_jobs = is_short
+        self._queue.due = due
         result = self._cursor.claim([self._consumer] if exits_if_none else ())
         if isinstance(result, NoJob) and self._consumer in result.exits:
             return replace(result, may_exit=True, why_left=result.exits[self._consumer])
@@ -5049,9 +5122,16 @@ class FileJobs:
         """Do nothing: only a server starts groups."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        if job in self._trims:                  # the result comes next
+        """Write a result as Jobs.finish().  That of a short job waits for the claim of the next one, which
+        comes at once unless the runner must wait.
+        """
+        if job in self._trims:
             self._trims.pop(job).cancel()
             self._short_jobs += 1
+            if self._expects_short_job and state == DONE:
+                self._due[job] = state
+                await wait_for_event(self._next_claim, self.SHORT_SECONDS)
+                self._due.pop(job, None)
         return await self.executor.call(self._cursor.finish, job, state)
 
     async def check_jobs(self) -> dict[Job, str]:
@@ -7758,7 +7838,7 @@ class JobTask:
     # -- the life of a job -----------------------------------------------------------------------------------
 
     async def run_until_settled(self) -> None:
-        """Follow the run, run the job again if it must, and write the final state.
+        """Follow the run, run the job again if it must, and determine the final state.
 
         A run that lacked memory is no failure if memory= lists a larger size: that is tried next.
         """
@@ -7799,6 +7879,8 @@ class JobTask:
             self.state = CANCELLED                   # even if the job has just ended by itself
         for sink in self.run.sinks:
             sink.on_job_over(job, self.state)
+        if self.state == DONE:                  # after others, perhaps no more jobs may start
+            runner.release_slots(self)          # the claim of the next job can write this result, too
         if self.cause == "lost":
             return
         try:
@@ -8305,10 +8387,9 @@ class Runner:
 
     def _free_resources(self) -> Resources:
         """Return the resources that one job can get now."""
-        # a GROWING job has no process: it waits until more memory is free
-        allocated_memory = sum(
-            task.needs.memory for task in self.tasks.values() if task.phase is not Phase.GROWING
-        )
+        # the others have no process: a GROWING one waits until more memory is free
+        allocated_memory = sum(task.needs.memory for task in self.tasks.values()
+                               if task.phase not in (Phase.GROWING, Phase.SETTLING))
         return Resources(self.slots.idle, self.memory - allocated_memory)
 
     def _say_once(self, subject: str, text: str) -> None:
@@ -8357,6 +8438,9 @@ class Runner:
         """
         if self.pump.backlog > self.MAX_BACKLOG_BYTES:          # job output is written too slowly
             return 1.0
+        unwritten = sum(task.phase is Phase.SETTLING for task in self.tasks.values())
+        if unwritten > self.slots.in_service:                   # results are written too slowly
+            return None
         growing_task = next((task for task in self.tasks.values() if task.phase is Phase.GROWING), None)
         if growing_task:                # no other job may take the memory that this one waits for
             return 0.0 if growing_task.restart_if_memory_is_free(self._free_resources()) else None
@@ -8437,8 +8521,13 @@ class Runner:
                 self.runner_stats.had_errors = True
                 self._report_and_drain(too_many_failures(failures))
             self._count_broken_jobs(task)
-        self.slots.give_back(task.slots, was_used=task.state != NEW)
+        self.release_slots(task)
         del self.tasks[task.job]
+
+    def release_slots(self, task: JobTask) -> None:
+        """Release the slots of a job, unless that was done."""
+        self.slots.give_back(task.slots, was_used=task.state != NEW)
+        task.slots = ()
         self.changed.set()
 
     def _count_broken_jobs(self, task: JobTask) -> None:

@@ -712,7 +712,10 @@ class Machine:
     def listdir(self, fd: int) -> list[str]:
         """FUSE asks for names and sizes with it, and GlusterFS for what has changed."""
         world = self.world
-        host = world.step().host
+        me = world.step()
+        host = me.host
+        # its read may find what was there now
+        me.shielded |= host.fuse and any(description.writes for description in me.fds.values())
         if host.fuse:
             host.names.clear()
             host.sizes.clear()
@@ -910,7 +913,8 @@ class Machine:
         world.flush(me.host, owner.inode)
         if world.loses_answer(me):
             raise OSError(errno.EIO, "simulated error, after all was written")
-        me.shielded = False
+        # A claim that has read a line can write a result first: both have a bucket locked
+        me.shielded &= sum(description.writes for description in {*me.fds.values()}) > 1
 
     def lseek(self, fd: int, position: int, whence: int) -> int:
         if (position, whence) != (0, os.SEEK_END):

@@ -49,6 +49,7 @@ from unittest import mock
 
 from tests.simulated_host import (
     APPEND,
+    BLOCK,
     BUCKET,
     LEASE,
     LOCK_FILE,
@@ -626,8 +627,9 @@ class Product:
     def may_exit(self) -> bool:
         return self.consumer in self.cursor.no_job.exits
 
-    def claim(self, is_idle: bool) -> Any:
-        """A job; or None, and `may_exit` if it is idle."""
+    def claim(self, is_idle: bool, results: dict[Any, bytes]) -> Any:
+        """A job; or None, and `may_exit` if it is idle.  Writes results, too, as FileJobs does."""
+        self.cursor.queue.due = results
         return self.cursor.claim([self.consumer] if is_idle else ())
 
     def finish(self, job: Any, state: bytes) -> str | None:
@@ -678,9 +680,9 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
     look, look_for_more, leaving = world.now, world.now, False
     trims: dict[Run, float] = {}
     while me.runs or not leaving:
-        for due in [run for run in me.runs if trims.get(run, math.inf) <= world.now]:
-            operation(world, me, product.trim, due.job)
-            del trims[due]
+        for long_run in [run for run in me.runs if trims.get(run, math.inf) <= world.now]:
+            operation(world, me, product.trim, long_run.job)
+            del trims[long_run]
         if me.runs and world.now >= look:
             for job, cause in operation(world, me, product.check_jobs).items():
                 run = next((run for run in me.runs if run.job is job), None)
@@ -690,18 +692,28 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
                         operation(world, me, product.finish, job, b"c")
                     me.runs.remove(run)
             look = world.now + product.interval
+        due: list[Run] = []                     # those whose results the next claim writes, too
         for run in [run for run in me.runs if run.until <= world.now and run.settle_at <= world.now]:
-            settle_run(world, me, product, run)
+            # One of equal lines at most: in one operation they could give up their locks one after the other
+            alone = all(other.command != run.command for other in due)
+            if world.takes_buckets and alone and not (leaving or run.released) and world.random() < 0.7:
+                end_run(world, run)
+                due.append(run)
+            else:
+                settle_run(world, me, product, run)
             look_for_more = world.now
-        if not leaving and len(me.runs) < slots and world.now >= look_for_more:
+        if not leaving and len(me.runs) - len(due) < slots and world.now >= look_for_more:
             new_before, step = world.new_commands(me), world.steps
-            job = operation(world, me, product.claim, not me.runs)
+            job = operation(world, me, product.claim, not me.runs, {run.job: run.result for run in due})
             if job:
                 start_run(world, me, product, job)
                 if world.takes_buckets:
                     until = world.draws.choice((0.0, 0.02, 0.02, 0.5)) * world.throttle
                     trims[me.runs[-1]] = world.now + until
                 me.idle_since = 0.0
+            for run in due:
+                settle_run(world, me, product, run)
+            if job:
                 continue
             world.check_idle(me)
             again = product.again
@@ -1007,6 +1019,9 @@ def make_world(seed: int) -> History:
     if world.kind == "fuse.glusterfs" and random.Random(f"brick? {seed}").random() < 0.1:
         lose_brick(world, hosts)
         return world
+    if world.takes_buckets and random.Random(f"short? {seed}").random() < 0.15:
+        run_short_jobs(world, hosts)
+        return world
     if random.Random(f"failed? {seed}").random() < 0.05:
         run_failed_again(world, hosts)
         return world
@@ -1082,6 +1097,26 @@ def run_failed_again(world: History, hosts: list[Host]) -> None:
     world.actors += runners
     world.fates = {"stop"}
     world.actors.append(Actor("fate", hosts[2], script=fate(world, runners, ["stop", "stop"])))
+
+
+def run_short_jobs(world: History, hosts: list[Host]) -> None:
+    """Many short jobs: claims write results, too, while runners are killed, and their hosts cut off."""
+    commands = [b" %d" % number for number in range(world.draws.choice((6, 12)))]
+    world.name(PATH, world.make_file(b"".join(b"." + command + b"\n" for command in commands)))
+    world.known.update(world.last.commands)
+    world.done.clear()
+    world.times = (0.0, 0.001, 0.001, 0.1, 5.0)
+    runners = make_runners(world, hosts[:2], (b"", b"er"), (0.0, 0.1))
+    world.actors += runners
+    blows = world.draws.choices(("kill", "stop", "cut"), (3, 1, 2 * bool(world.kind)),
+                                k=world.draws.choice((0, 1, 2)))
+    world.fates = set(blows)
+    world.actors.append(Actor("fate", hosts[2], script=fate(world, runners, blows)))
+    if world.draws.random() < 0.4:
+        world.edits = True
+        world.actors.append(Actor("editor", hosts[2], script=edit(world, hosts[2], 2)))
+    if world.draws.random() < 0.2:
+        world.errors = 2
 
 
 def lose_brick(world: History, hosts: list[Host]) -> None:
@@ -1259,6 +1294,15 @@ def bucket_locked_late() -> Patches:
     return [(QUEUE, "claim", claim), (FILE, "read_line", read)]
 
 
+def read_before_all() -> Patches:
+    plain = QUEUE.claim
+
+    def claim(self: Any, line: Any, *args: Any) -> Any:
+        with self.file.reader.reading_once(0, 2 * BLOCK):
+            return plain(self, line, *args)
+    return [(QUEUE, "claim", claim)]
+
+
 def taken_anyway(self: Any, line: Any) -> Any:
     """A bucket that others have locked, too, counts as ours."""
     job_lock = CORE.JobLock(self.open_job_lock(), CORE.own_job_lock_offset(line))
@@ -1354,6 +1398,14 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         self.lock_table.locking(CORE.bucket_of(b"another") + BUCKET - 1, patience))),
     "bucket trimmed before the r": bucket_trimmed_early,
     "bucket locked after the read": bucket_locked_late,
+    "all read before the bucket is locked": read_before_all,
+    "due result not verified": one(QUEUE, "_is_running_here", (
+        lambda self, job, plain=QUEUE._is_running_here: job in self.due or plain(self, job))),
+    "due result without its mutex": lambda: [
+        (LOCK_TABLES, "has_mutex", lambda self, command: True),
+        (QUEUE, "_find_due_jobs", lambda self, line: [
+            job for job in self.due if job.job_lock and not job.unconfirmed_state]),
+    ],
     "bucket shared": one(LOCK_TABLES, "take_bucket", lambda self, line, plain=LOCK_TABLES.take_bucket: (
         plain(self, line) or taken_anyway(self, line))),
     "job lock freed with the trim": one(LOCK_TABLES, "trim_bucket", lambda self, bucket: (

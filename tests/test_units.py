@@ -189,6 +189,35 @@ class Claims(FileCase):
             elif jobs.no_job.retry_after is None:
                 return numbers
 
+    def short_jobs(self) -> runmaker4.Cursor:
+        """The file, as a runner of short jobs on NFS sees it."""
+        mount = runmaker4.Mount("nfs4", frozenset())
+        file = runmaker4.JobFile(str(self.path), say=self.said.append, mount=mount)
+        self.addCleanup(file.close_files)
+        return runmaker4.Cursor(runmaker4.JobQueue(file), [runmaker4.Consumer("", runs_short_jobs=True)])
+
+    def test_a_short_job_has_its_bucket_until_that_is_trimmed_and_then_its_job_lock(self) -> None:
+        self.path.write_bytes(b". a\n. b\n")
+        jobs = self.short_jobs()
+        job = job_of(jobs.claim())
+        bucket, table = runmaker4.bucket_of(b"a"), jobs.file.lock_table
+        self.assertTrue(table.is_held(bucket) and table.is_mutex_held(b"a"))
+        jobs.queue.trim_bucket(job)
+        self.assertEqual([*runmaker4.other_locks(table.fd, bucket, 1 << 16)], [range(bucket + 1, bucket + 2)])
+        self.assertEqual(jobs.finish(job, b"d"), "")
+        self.assertEqual([*runmaker4.other_locks(table.fd, bucket, 1 << 16)], [])
+
+    def test_a_claim_writes_the_results_of_short_jobs_too(self) -> None:
+        self.path.write_bytes(b". a\n. b\n. c\n")
+        jobs = self.short_jobs()
+        results = {job_of(jobs.claim()): b"d", job_of(jobs.claim()): b"!"}
+        jobs.queue.due = results
+        self.assertEqual(job_of(jobs.claim()).number, 3)
+        self.assertEqual(self.path.read_bytes(), b"d a\n! b\nr c\n")
+        self.assertEqual([jobs.finish(*result) for result in results.items()], ["", ""])
+        table = jobs.file.lock_table
+        self.assertEqual([table.count_job_locks(command) for command in (b"a", b"b", b"c")], [0, 0, 65535])
+
     def test_random_files_by_runners_with_and_without_retry(self) -> None:
         random_ = random.Random(8)
         for _ in range(100):
