@@ -3088,7 +3088,7 @@ class JobQueue:
     # without buckets that takes as many round trips
     MAX_DUE = 2
     MAX_DISTANCE = 1 << 15      # bytes from a line with a result to the one that is claimed
-    MET_SECONDS = 10.0          # for so long after we met others, lines that were read can be theirs by now
+    MAX_SPREAD = 32             # new lines
 
     def __init__(self, file: JobFile) -> None:
         """file: only this queue may call its reopen_if_replaced()."""
@@ -3098,7 +3098,9 @@ class JobQueue:
         # jobs that are "lost" to others or "cancelled"; the next check_jobs() returns them
         self._jobs_to_kill: dict[Job, str] = {}
         self.due: dict[Job, bytes] = {}         # results that the next claim can write, too
-        self._met_others_at = -math.inf         # when another process last had a line that we wanted (clock)
+        # Among so many new lines a runner chooses the next: MAX_SPREAD each time that another process has the
+        # line that it wants, one less after each claim
+        self.spread = 1
         self._searched_at = -math.inf           # (clock)
         self._last_reading_mode = Reading.CACHED
         # when ENOTCONN first came (clock); None: the file was opened since
@@ -3206,8 +3208,9 @@ class JobQueue:
                 if attempt.check is LineCheck.OPEN:
                     lock_table.lengthen_lock_file()
                     attempt.job = self._lock_and_mark(line, consumer, settings, job_lock)
+                    self.spread = max(self.spread - 1, 1)
                 else:
-                    self._met_others_at = self.file.clock()
+                    self.spread = self.MAX_SPREAD
                 return attempt
         finally:
             if job_lock and not attempt.job and lock_table.is_ours(job_lock.offset):
@@ -3244,10 +3247,6 @@ class JobQueue:
         """Keep only the job lock of a job that is not as short as the last ones were."""
         if job.job_lock:
             self.file.lock_table.trim_bucket(job.job_lock.bucket)
-
-    def has_met_others(self) -> bool:
-        """Return True if another process has claimed or locked a line before us in the last MET_SECONDS."""
-        return self.file.clock() - self._met_others_at <= self.MET_SECONDS
 
     def _lock_and_mark(self, line: Line, consumer: Consumer, settings: JobSettings,
                        job_lock: JobLock | None) -> Job:
@@ -4112,6 +4111,8 @@ class Walk:
         # an orphan, or lines are being appended
         self.claimable_soon = False
         self._refused_commands: dict[bytes, LineCheck] = {}
+        self._to_pass = 0                       # new lines that are left to others
+        self.passed: list[Line] = []            # those; the next claim begins at the first
         # new jobs of groups, or jobs of other consumers, were skipped
         self.has_skipped_jobs = False
         # for each Directives.consumer_key the first skipped new job: later consumers begin there
@@ -4140,7 +4141,16 @@ class Walk:
             self._release_consumers(consumers.all)
             if consumers is not self.consumers and not self._continue_for_consumers(consumers):
                 return Stop.RESTART
-            while line := self.scan.next(RUNNING if self._only_running_matter else b""):
+            self._choose_among(self._queue.spread)
+            self._go_back_to_passed()
+            while True:
+                line = self.scan.next(RUNNING if self._only_running_matter else b"")
+                if self.passed and (not line or line.state == DIRECTIVE or not line.is_complete):
+                    self._choose_among(len(self.passed))
+                    self._go_back_to_passed()
+                    continue
+                if not line:
+                    break
                 # a process is perhaps still writing an incomplete line
                 if not line.is_complete and self._is_untrusted():
                     return Stop.CUT
@@ -4164,6 +4174,20 @@ class Walk:
             return Stop.SLICED
         except FileChangedError:
             return Stop.RESTART
+
+    def _choose_among(self, count: int) -> None:
+        """Choose one of the next new lines at random, and pass those above it, up to a directive.
+
+        Otherwise all runners would try the same line, which costs each a round trip on a network.
+        """
+        is_runner_on_network = self._file.network and not self._starts_groups
+        self._to_pass = os.urandom(1)[0] % count if is_runner_on_network else 0
+
+    def _go_back_to_passed(self) -> None:
+        """Go back to the first line that was passed.  Raises FileChangedError if an edit has moved it."""
+        passed, self.passed = self.passed, []
+        if passed and not self.scan.seek_back(passed[0]):
+            raise FileChangedError
 
     def _is_untrusted(self) -> bool:
         """Note for how long the end of the file can be half saved; return True if it can."""
@@ -4225,6 +4249,9 @@ class Walk:
             elif not self.unstartable_group_job:
                 self.unstartable_group_job = line
                 self.unstartable_group_settings = settings
+        elif consumer and self._to_pass:
+            self._to_pass -= 1
+            self.passed.append(line)
         elif consumer:
             return self._try_change(line, lambda: self._queue.claim(line, consumer, settings)).job
         else:
@@ -4287,9 +4314,11 @@ class Walk:
             self.claimable_soon = True
             return Attempt(self._refused_commands[line.command])
         attempt = change()
-        if not self.scan.reread_from(line, attempt.data or None):
+        # A lock that is refused is hardly waited for, so what was read is as new as before
+        if attempt.check is not LineCheck.LOCKED and not self.scan.reread_from(line, attempt.data or None):
             raise FileChangedError
         if not (attempt.job or attempt.new_state):
+            self._choose_among(self._queue.spread)
             self.claimable_soon = True
             if attempt.check is not LineCheck.CHANGED:
                 self._refused_commands[line.command] = attempt.check
@@ -4538,7 +4567,9 @@ class Cursor:
         was_edited = False
         if self._walk and not self.sliced:
             scan = self._walk.scan
-            if scan.last and (self.queue.has_met_others() or not self._walk.needs_another_walk):
+            # the walk goes back to a line that it has passed, and reads from there
+            if scan.last and not self._walk.passed and (
+                    self.queue.spread > 1 or not self._walk.needs_another_walk):
                 was_edited = not scan.reread_from(scan.last)
             if was_edited or self._is_overdue(self._walk):
                 self._walk = None

@@ -725,7 +725,8 @@ class Machine:
         return []
 
     def urandom(self, size: int) -> bytes:
-        return next(self.world.numbers).to_bytes(size, "big")
+        number: int = next(self.world.numbers)
+        return (number % (1 << 8 * size)).to_bytes(size, "big")
 
     def dup(self, fd: int) -> int:
         me = self.world.step(local=True)

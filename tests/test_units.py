@@ -189,6 +189,16 @@ class Claims(FileCase):
             elif jobs.no_job.retry_after is None:
                 return numbers
 
+    def test_runners_that_have_met_choose_among_the_next_lines_but_not_across_a_directive(self) -> None:
+        self.path.write_bytes(b". a 1\n" + b"".join(b". %d\n" % number for number in range(19))
+                              + b"#RUN timeout=9\n. b\n")
+        jobs = self.short_jobs()
+        jobs.queue.spread = 1 << 8
+        numbers = self.take_all(jobs, b"d")
+        self.assertEqual(sorted(numbers[:20]), [*range(1, 21)])
+        self.assertNotEqual(numbers[:20], [*range(1, 21)])
+        self.assertEqual(numbers[20:], [22])
+
     def short_jobs(self) -> runmaker4.Cursor:
         """The file, as a runner of short jobs on NFS sees it."""
         mount = runmaker4.Mount("nfs4", frozenset())
