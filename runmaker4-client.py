@@ -704,9 +704,9 @@ class Connection:
             self._request_jobs(free, free.slots > 0 and exits_if_none)
         return self._requests.no_job
 
-    async def copy_lock_fd(self, job: Job) -> int | None:
-        """Return None, no lock to inherit: the server has it."""
-        return None
+    async def copy_lock_fds(self, job: Job) -> tuple[int, ...]:
+        """Return nothing to inherit: the server has the lock."""
+        return ()
 
     async def still_has(self, job: Job) -> bool:
         """Return True if a job can run once more: without a server, others can get it meanwhile."""

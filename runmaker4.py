@@ -2257,6 +2257,10 @@ class LockTable(LockTableReader):
         # those that have locked all of a bucket, by its offset; no other job lock of ours is in it
         self.buckets: dict[int, JobLock] = {}
         self.takes_buckets = True               # False: the server has refused to unlock a part
+        # on NFS, of each description of the open lock file for a job: ends of pipes whose other ends the
+        # processes of that job inherit
+        self._pipes: dict[int, list[int]] = {}
+        self._spare_fds: list[int] = []         # those that no process uses
         self.presence_lock = presence_lock
         self.pulse_offset = 0                   # 0: there is no pulse
         self.locked_now = range(0)              # the bytes that the `with` block in progress has locked
@@ -2281,6 +2285,8 @@ class LockTable(LockTableReader):
         except OSError:
             os.close(fd)
             raise
+        close_all(*self._spare_fds, *itertools.chain.from_iterable(self._pipes.values()))
+        self._spare_fds, self._pipes = [], {}
         self._locks_known_at = opened_at
         self._lengthened = False
         return fd, inode
@@ -2360,10 +2366,41 @@ class LockTable(LockTableReader):
         return offset in self.job_locks
 
     def open_job_lock(self) -> int:
-        return open_direct(self.path, os.O_RDWR | os.O_CLOEXEC, self.network)
+        if self._spare_fds:
+            return self._spare_fds.pop()
+        fd = open_direct(self.path, os.O_RDWR | os.O_CLOEXEC, self.network)
+        if self._mount.is_nfs:
+            self._pipes[fd] = []
+            with contextlib.suppress(OSError):      # without any lock, an NFS client gives its lock state up
+                lock(fd, PROBE_BYTES, shared=True)
+        return fd
 
     def close_job_lock(self, fd: int) -> None:
-        close_all(fd)
+        close_all(fd, *self._pipes.pop(fd, ()))
+
+    def copy_job_lock(self, fd: int) -> tuple[int, ...]:
+        """Return descriptors for a job to inherit, which the caller closes: a copy, and the end of a pipe."""
+        if fd not in self._pipes:
+            return os.dup(fd),
+        read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._pipes[fd].append(read_end)
+        return os.dup(fd), write_end
+
+    def _keep_or_close(self, fd: int) -> None:
+        """Keep a description without locks for the next job, if no process has it: its pipes have ended.
+
+        Otherwise close it.  A process that a job has left would hold the lock of the next job, too.
+        """
+        try:
+            is_unused = fd in self._pipes and not any(os.read(read_end, 1) for read_end in self._pipes[fd])
+        except BlockingIOError:
+            is_unused = False
+        if is_unused:
+            close_all(*self._pipes[fd])
+            self._pipes[fd] = []
+            self._spare_fds.append(fd)
+        else:
+            self.close_job_lock(fd)
 
     def take_job_lock(self, line: Line) -> JobLock:
         """Lock and return a free job lock, preferably the line's own."""
@@ -2396,7 +2433,7 @@ class LockTable(LockTableReader):
             taken = lock(job_lock.fd, job_lock.bucket, BUCKET_SIZE)
         finally:
             if not taken:
-                self.close_job_lock(job_lock.fd)
+                self._keep_or_close(job_lock.fd)
         if not taken:
             return None
         self.job_locks[job_lock.offset] = self.buckets[job_lock.bucket] = job_lock
@@ -2432,7 +2469,7 @@ class LockTable(LockTableReader):
         if not is_job_alive:
             with contextlib.suppress(OSError):          # EIO, ESTALE: already lost
                 unlock(job_lock.fd, start, length)
-        self.close_job_lock(job_lock.fd)
+        self._keep_or_close(job_lock.fd)
 
     def drop_lost_job_locks(self) -> bool:
         """Forget the job locks that a network file system has dropped; return True if there were any.
@@ -3166,10 +3203,9 @@ class JobQueue:
             self.file.lock_table.free_job_lock(job.job_lock, job.outlives_runner)
             job.job_lock = None
 
-    @staticmethod
-    def copy_lock_fd(job: Job) -> int | None:
-        """Return a copy of the descriptor with a job's job lock; None: the lock is lost."""
-        return os.dup(job.job_lock.fd) if job.job_lock else None
+    def copy_lock_fds(self, job: Job) -> tuple[int, ...]:
+        """Return what a job inherits (LockTable.copy_job_lock()); nothing if the job lock is lost."""
+        return self.file.lock_table.copy_job_lock(job.job_lock.fd) if job.job_lock else ()
 
     def still_has(self, job: Job) -> bool:
         """Return True if we certainly still hold a job's job lock."""
@@ -5057,10 +5093,10 @@ class Jobs(Protocol):
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         """Return a job, or why there is none.  exits_if_none: the runner exits if it may."""
 
-    async def copy_lock_fd(self, job: Job) -> int | None:
-        """Return a descriptor of the job lock for the job to inherit; None: it has none.
+    async def copy_lock_fds(self, job: Job) -> tuple[int, ...]:
+        """Return descriptors for the job to inherit, the first with the job lock, if it has one.
 
-        The caller closes it in the executor, once the job's shell has a copy.
+        The caller closes them in the executor, once the job's shell has copies.
         """
 
     async def still_has(self, job: Job) -> bool:
@@ -5142,9 +5178,8 @@ class FileJobs:
         del self._trims[job]
         self.executor.post(self._queue.trim_bucket, job)
 
-    async def copy_lock_fd(self, job: Job) -> int | None:
-        """Return a copy of the job lock's descriptor: the executor can close the original at any time."""
-        return await self.executor.call(self._queue.copy_lock_fd, job)
+    async def copy_lock_fds(self, job: Job) -> tuple[int, ...]:
+        return await self.executor.call(self._queue.copy_lock_fds, job)
 
     async def still_has(self, job: Job) -> bool:
         return await self.executor.call(self._queue.still_has, job)
@@ -5695,19 +5730,19 @@ class Processes(TreeKiller):
         signals.handle(signal.SIGCHLD, self.reap)
 
     def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out_fd: int | None,
-              err_fd: int | None, lock_fd: int | None, on_exit: Callable[[int], None],
+              err_fd: int | None, lock_fds: Sequence[int], on_exit: Callable[[int], None],
               gate_fd: int | None = None) -> Child:
         """Start a job's shell in a new session.  Raises OSError, ValueError (a NUL in the command).
 
-        shell: a path, or a name to look up in our own PATH.  out_fd, err_fd: None: /dev/null.  lock_fd: has
-        the job lock; None: there is none.  gate_fd: the shell first reads a line from there, and exits at end
+        shell: a path, or a name to look up in our own PATH.  out_fd, err_fd: None: /dev/null.  lock_fds: of
+        Jobs.copy_lock_fds().  gate_fd: the shell first reads a line from there, and exits at end
         of file.
         """
         job_tag = next(self._new_tags)
         copies = list(zip((gate_fd, out_fd, err_fd), range(3)))         # of our descriptors, to those numbers
-        if lock_fd is not None:
-            # some C libraries leave close-on-exec set if dup2(2) gets one number twice
-            copies.append((lock_fd, self._lock_fd + 2 if lock_fd == self._lock_fd else self._lock_fd))
+        # some C libraries leave close-on-exec set if dup2(2) gets one number twice
+        numbers = itertools.count(self._lock_fd)
+        copies += [(fd, next(number for number in numbers if number not in lock_fds)) for fd in lock_fds]
         actions = [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in copies]
         gate = b"" if gate_fd is None else GATE
         # For ps, which shows the script before its arguments, it begins with the command as a comment.  The #
@@ -7997,11 +8032,11 @@ class JobTask:
 
         Return the reason of a failure ('': none), and True if another attempt can succeed.
         """
-        lock_fd = None
+        lock_fds: tuple[int, ...] = ()
         try:
-            lock_fd = await self._runner.jobs.copy_lock_fd(self.job)
+            lock_fds = await self._runner.jobs.copy_lock_fds(self.job)
             if self._can_start:                 # the file system can have answered late
-                self._spawn_shell(lock_fd)
+                self._spawn_shell(lock_fds)
             return "", False
         except ValueError:
             return "the command contains a NUL byte", False
@@ -8012,16 +8047,16 @@ class JobTask:
                 return "environment, or --runner and command, are too long", False
             return shell_error(error, self._runner.host) if error.filename else error_text(error), False
         finally:
-            self._runner.executor.post(close_all, lock_fd)
+            self._runner.executor.post(close_all, *lock_fds)
 
     def _announce_start(self) -> None:
         for sink in self.run.sinks:
             sink.on_starting(self.run)
 
-    def _spawn_shell(self, lock_fd: int | None) -> None:
+    def _spawn_shell(self, lock_fds: Sequence[int]) -> None:
         """Start the shell with pipes for output and, for a job of a group, the gate.
 
-        lock_fd: has the job lock.  Raises OSError, ValueError.
+        lock_fds: of Jobs.copy_lock_fds().  Raises OSError, ValueError.
         """
         run, has_gate = self.run, self._is_gated
         stream_names = [b"stdout", b"stderr"] if run.sinks else []      # without sinks output has no reader
@@ -8038,7 +8073,7 @@ class JobTask:
                 self._environ(),
                 out_fd=write_ends.get(b"stdout"),
                 err_fd=write_ends.get(b"stderr"),
-                lock_fd=lock_fd,
+                lock_fds=lock_fds,
                 on_exit=self._on_exit,
                 gate_fd=read_ends.get(b"gate"),
             )

@@ -168,6 +168,7 @@ class Description:
     shares: int = 1
     writes: bool = False        # it has a command mutex locked, or the byte of those who append
     dead: bool = False          # its lease was lost
+    written_by: Description | None = None        # of the read end of a pipe: the other end
 
 
 class Actor:
@@ -178,6 +179,7 @@ class Actor:
         """work: what it does, in a thread; or script: yields the seconds until its next step."""
         self.name, self.host, self.work, self.script = name, host, work, script
         self.fds: dict[int, Description] = {}
+        self.left: list[Description] = []       # what processes have that its jobs left; they end with it
         self.wake = 0.0
         self.last = 0.0             # when its last call began
         self.hand: Hand             # that does its work; World.run() says which one
@@ -407,9 +409,10 @@ class World:
         return False
 
     def close_all(self, actor: Actor) -> None:
-        for description in actor.fds.values():
+        for description in *actor.fds.values(), *actor.left:
             self.share_less(description)
         actor.fds.clear()
+        actor.left.clear()
 
     def conflicts(self, owner: Description, start: int, end: float, exclusive: bool) -> list[Lock]:
         """What others have of these bytes.  Who was cut off for longer than the lease loses all then."""
@@ -581,10 +584,10 @@ class Machine:
         "open", "close", "dup", "pread", "preadv", "pwrite", "write", "fstat", "stat", "lstat", "fsync",
         "lseek",
         "ftruncate", "rename", "replace", "link", "unlink", "remove", "fchown", "fchmod", "listdir",
-        "urandom",
+        "urandom", "pipe2",
     )
     MISSING = (
-        "read", "pwritev", "readv", "writev", "sendfile", "copy_file_range", "dup2", "pipe",
+        "pwritev", "readv", "writev", "sendfile", "copy_file_range", "dup2", "pipe",
         "symlink", "truncate", "posix_fallocate", "posix_fadvise", "scandir", "access", "fdatasync", "sync",
         "fork", "posix_spawn", "posix_spawnp", "mkdir", "rmdir",
     )
@@ -608,6 +611,7 @@ class Machine:
             setattr(made["os"], name, self.traced(name, getattr(self, name)))
         for name in self.MISSING:
             setattr(made["os"], name, self.missing)
+        made["os"].read = self.traced("read", self.read_pipe)
         made["os"].path = path
         made["tempfile"].mkstemp = self.traced("mkstemp", self.mkstemp)
         made["fcntl"].fcntl = self.traced("fcntl", self.fcntl)
@@ -735,6 +739,22 @@ class Machine:
         copy = next(self.world.numbers)
         me.fds[copy] = description
         return copy
+
+    def pipe2(self, flags: int) -> tuple[int, int]:
+        me = self.world.step(local=True)
+        inode = Inode(next(self.world.numbers), bytearray(), self.world.now)
+        write_end = Description(inode, me.host, writable=False, appends=False)
+        read_end = Description(inode, me.host, writable=False, appends=False, written_by=write_end)
+        fds = next(self.world.numbers), next(self.world.numbers)
+        me.fds.update(zip(fds, (read_end, write_end)))
+        return fds
+
+    def read_pipe(self, fd: int, size: int) -> bytes:
+        """Nobody writes into it: it has ended once nobody can."""
+        write_end = self.of(self.world.step(local=True), fd).written_by
+        if not write_end or write_end.shares:
+            raise BlockingIOError
+        return b""
 
     @staticmethod
     def check_lease(owner: Description) -> None:

@@ -108,8 +108,15 @@ class Process(Actor):
         self.retry = b""            # the states from which it makes lines new
         self.due: set[bytes] = set()        # lines that it must make new, ...
         self.came = 0.0             # as they were when it began
+        self.product: Product | None = None
         self.idle_since = 0.0       # since when it has left a job alone that it might take
         self.left_alone = 0         # how many jobs that are
+
+
+    def open_files(self) -> int:
+        """How many descriptors it has, besides pipes and those that it keeps for jobs to come."""
+        spare = self.product.file.lock_table._spare_fds if self.product else ()
+        return sum(not owner.written_by for owner in self.fds.values()) - len(spare)
 
 
 def process(actor: Actor) -> Process:
@@ -609,7 +616,7 @@ class Product:
         self.consumer = next(iter(self.cursor.consumers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
         self.consumer.runs_short_jobs = takes_buckets
-        self.lend, self.reclaim, self.trim = queue.copy_lock_fd, CORE.close_all, queue.trim_bucket
+        self.lend, self.reclaim, self.trim = queue.copy_lock_fds, CORE.close_all, queue.trim_bucket
         self.check_jobs, self.close = self.cursor.check_jobs, self.file.sync
 
     @property
@@ -677,6 +684,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
     me.retry = retry
     me.due, me.came = world.bad_lines(retry), world.now
     product = Product(me.host, retry, world.takes_buckets, *world.draws.choice(((-1.0, 8), (0.05, 1 << 16))))
+    me.product = product
     look, look_for_more, leaving = world.now, world.now, False
     trims: dict[Run, float] = {}
     while me.runs or not leaving:
@@ -728,7 +736,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
         if times:
             world.sleep(me, min(times) - world.now)
     product.close()
-    if len(me.fds) > own(me.host):
+    if me.open_files() > own(me.host):
         world.fail(f"leaves {len(me.fds)} descriptors open")
     # An editor that saves old states can hide a line from a runner that has made all lines new.  A result
     # that was written although its fsync() failed may be made new meanwhile, and written once more
@@ -748,7 +756,7 @@ def operation(world: History, me: Process, function: Callable[..., Any], *args: 
     me.mutexes.clear()
     result = function(*args)
     held = len(me.runs) + (function.__name__ == "claim" and bool(result))
-    if len(me.fds) > own(me.host) + held:
+    if me.open_files() > own(me.host) + held:
         world.fail(f"has {len(me.fds)} descriptors open, for {held} jobs")
     owners = {*me.fds.values()}
     locks = [lock for inode in world.inodes for lock in inode.locks
@@ -779,15 +787,22 @@ def start_run(world: History, me: Process, product: Product, job: Any) -> None:
     world.check_runs(run)
     me.runs.append(run)                         # here the shell is started
     world.runs.append(run)
-    if lent is not None:
-        run.descriptions.append(me.fds[lent])
-        me.fds[lent].shares += 1
-        product.reclaim(lent)
+    for fd in lent:
+        if me.fds[fd] in me.left:
+            world.fail(f"{job.text!r} inherits what a process has that another job left")
+        run.descriptions.append(me.fds[fd])
+        me.fds[fd].shares += 1
+    product.reclaim(*lent)
+    while me.left and world.random() < 0.8:     # such processes end, with all that they have
+        world.share_less(me.left.pop(0))
 
 
 def end_run(world: History, run: Run) -> None:
     """Its shell has ended: its share of the lock is gone."""
     run.until = min(run.until, world.now)
+    if run.descriptions and world.takes_buckets and world.random() < 0.1 and not run.runner.killed:
+        run.runner.left += run.descriptions     # it leaves a process
+        run.descriptions.clear()
     while run.descriptions:
         world.share_less(run.descriptions.pop())
 
@@ -1408,11 +1423,14 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     ],
     "bucket shared": one(LOCK_TABLES, "take_bucket", lambda self, line, plain=LOCK_TABLES.take_bucket: (
         plain(self, line) or taken_anyway(self, line))),
+    "description used again while a process has it": one(
+        LOCK_TABLES, "_keep_or_close", lambda self, fd, plain=LOCK_TABLES._keep_or_close: (
+            self._pipes.update({fd: []}) if fd in self._pipes else None, plain(self, fd))),
     "job lock freed with the trim": one(LOCK_TABLES, "trim_bucket", lambda self, bucket: (
         bucket in self.buckets and CORE.unlock(self.buckets.pop(bucket).fd, bucket, BUCKET))),
     "job lock freed before the write": job_lock_freed_early,
     "job lock freed after the claim": row_unlocked,
-    "job lock not lent": one(QUEUE, "copy_lock_fd", staticmethod(lambda job: None)),
+    "job lock not lent": one(QUEUE, "copy_lock_fds", lambda self, job: ()),
     "path before the command mutex": path_before_the_mutex,
     "state from before the command mutex": state_from_before_the_mutex,
     "text not checked": one(FILE, "read_line", lambda self, line, ahead=1: (

@@ -56,9 +56,9 @@ class OneJob:
     async def claim(self, *_: object) -> object:
         return self.waiting.pop() if self.waiting else NoJob(may_exit=True)
 
-    async def copy_lock_fd(self, _: Job) -> Optional[int]:
+    async def copy_lock_fds(self, _: Job) -> tuple[int, ...]:
         await self._pass(Phase.STARTING)
-        return None
+        return ()
 
     async def still_has(self, _: Job) -> bool:
         return True

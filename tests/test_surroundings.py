@@ -68,12 +68,12 @@ runmaker4.JobQueue._lock_and_mark, runmaker4.Processes.start = note, start_amid
 
     SLOW_LEND = """
 import os, signal, threading, runmaker4
-lend, stop, stopped = runmaker4.JobQueue.copy_lock_fd, runmaker4.Runner.drain, threading.Event()
-def lend_amid_signal(job):
+lend, stop, stopped = runmaker4.JobQueue.copy_lock_fds, runmaker4.Runner.drain, threading.Event()
+def lend_amid_signal(queue, job):
     os.kill(os.getpid(), signal.SIGUSR1)
     stopped.wait(20)
-    return lend(job)
-runmaker4.JobQueue.copy_lock_fd = staticmethod(lend_amid_signal)
+    return lend(queue, job)
+runmaker4.JobQueue.copy_lock_fds = lend_amid_signal
 runmaker4.Runner.drain = lambda self: (stop(self), stopped.set())
 runmaker4.Mount.network = True
 """

@@ -217,6 +217,20 @@ class Claims(FileCase):
         self.assertEqual(jobs.finish(job, b"d"), "")
         self.assertEqual([*runmaker4.other_locks(table.fd, bucket, 1 << 16)], [])
 
+    def test_a_description_is_used_again_only_if_no_process_has_it(self) -> None:
+        self.path.write_bytes(b". a\n. b\n")
+        for ends in False, True:                # all processes of the first job
+            jobs = self.short_jobs()
+            first = job_of(jobs.claim())
+            lock_fd, pipe_fd = jobs.queue.copy_lock_fds(first)
+            if ends:
+                os.close(pipe_fd)
+            self.assertEqual(jobs.finish(first, b"."), "")
+            second = job_of(jobs.claim())
+            assert second.job_lock              # on the same description, it is no obstacle
+            self.assertEqual(runmaker4.is_free(lock_fd, second.job_lock.offset), ends)
+            self.assertEqual(jobs.finish(second, b"."), "")
+
     def test_a_claim_writes_the_results_of_short_jobs_too(self) -> None:
         self.path.write_bytes(b". a\n. b\n. c\n")
         jobs = self.short_jobs()
