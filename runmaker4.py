@@ -4148,7 +4148,7 @@ class Walk:
         self.claimable_soon = False
         self._refused_commands: dict[bytes, LineCheck] = {}
         self._to_pass = 0                       # new lines that are left to others
-        self.passed: list[Line] = []            # those; the next claim begins at the first
+        self.passed: list[Line] = []            # those, for later
         # new jobs of groups, or jobs of other consumers, were skipped
         self.has_skipped_jobs = False
         # for each Directives.consumer_key the first skipped new job: later consumers begin there
@@ -4178,7 +4178,8 @@ class Walk:
             if consumers is not self.consumers and not self._continue_for_consumers(consumers):
                 return Stop.RESTART
             self._choose_among(self._queue.spread)
-            self._go_back_to_passed()
+            if len(self.passed) >= self._queue.spread:
+                self._go_back_to_passed()
             while True:
                 line = self.scan.next(RUNNING if self._only_running_matter else b"")
                 if self.passed and (not line or line.state == DIRECTIVE or not line.is_complete):
@@ -4222,7 +4223,7 @@ class Walk:
     def _go_back_to_passed(self) -> None:
         """Go back to the first line that was passed.  Raises FileChangedError if an edit has moved it."""
         passed, self.passed = self.passed, []
-        if passed and not self.scan.seek_back(passed[0]):
+        if not self.scan.seek_back(passed[0]):
             raise FileChangedError
 
     def _is_untrusted(self) -> bool:
