@@ -1306,7 +1306,7 @@ class Scan:
         self.counted = counted
         self.chunk_size = self.MIN_CHUNK_SIZE      # bytes
         self.last: Line | None = None
-        # raise Paused after the first chunk past this time (monotonic)
+        # raise Paused after the first whole chunk past this time (monotonic)
         self.pause_at = math.inf
 
     def next(self, states: bytes = b"") -> Line | None:
@@ -1399,8 +1399,9 @@ class Scan:
         overlap = 64 if data else 2
         self._drop_buffer_to(max(self._position, len(self._buffer) - overlap))
         self._buffer += data
+        is_whole = len(data) == self.chunk_size
         self.chunk_size = min(2 * self.chunk_size, self.MAX_CHUNK_SIZE)
-        if data and time.monotonic() > self.pause_at:
+        if is_whole and time.monotonic() > self.pause_at:       # else this is the end of the file
             raise Paused
         return bool(data)
 
@@ -4147,8 +4148,8 @@ class Walk:
         # an orphan, or lines are being appended
         self.claimable_soon = False
         self._refused_commands: dict[bytes, LineCheck] = {}
-        self._to_pass = 0                       # new lines that are left to others
-        self.passed: list[Line] = []            # those, for later
+        self.passed: list[Line] = []            # new lines that are left to others, for later
+        self._choose_among(queue.spread)        # and how many more are
         # new jobs of groups, or jobs of other consumers, were skipped
         self.has_skipped_jobs = False
         # for each Directives.consumer_key the first skipped new job: later consumers begin there
@@ -4177,7 +4178,6 @@ class Walk:
             self._release_consumers(consumers.all)
             if consumers is not self.consumers and not self._continue_for_consumers(consumers):
                 return Stop.RESTART
-            self._choose_among(self._queue.spread)
             if len(self.passed) >= self._queue.spread:
                 self._go_back_to_passed()
             while True:
@@ -4354,8 +4354,8 @@ class Walk:
         # A lock that is refused is hardly waited for, so what was read is as new as before
         if attempt.check is not LineCheck.LOCKED and not self.scan.reread_from(line, attempt.data or None):
             raise FileChangedError
+        self._choose_among(self._queue.spread)
         if not (attempt.job or attempt.new_state):
-            self._choose_among(self._queue.spread)
             self.claimable_soon = True
             if attempt.check is not LineCheck.CHANGED:
                 self._refused_commands[line.command] = attempt.check
@@ -4434,7 +4434,7 @@ class Cursor:
     PAUSE_FACTOR = 20           # times the length of a walk: from its start to the next
     LONG_PAUSE_FACTOR = 100     # the same, while the file looks unchanged or a walk goes on, claim by claim
     FIRST_RETRY_INTERVALS = 0.05    # until the second walk for lines that can be claimable soon
-    SLICE = 0.05                # then a server's claim returns, to serve clients; a reset, for signals
+    SLICE = 0.05                # then a claim returns, for all else that waits: results, clients, signals
     SILENT_SECONDS = 2.0        # then report how many failed lines were made new
     RESET_BYTES = 1 << 16       # of the file: failed lines in it are made new at once
 
@@ -4454,6 +4454,7 @@ class Cursor:
         self.interval = file.interval
         self.consumers = Consumers(consumers)            # of the last claim
         self._leaving: frozenset[Consumer] = frozenset()    # of the last claim
+        self._leaving_at_start: frozenset[Consumer] = frozenset()   # of the walk
         self._kept: frozenset[Consumer] = frozenset()       # of those, as the last idle walk and count say
         self._results = Results()
         self._orphans = Orphans(file, self._results)
@@ -4595,7 +4596,7 @@ class Cursor:
         """Continue the current walk until it claims a job or has to stop; begin another when that is due.
 
         A walk ends if an edit has moved its current line, or if it is overdue; but not if the last claim
-        paused only to let a server do other work (`sliced`), after SLICE seconds.
+        paused only to let other calls be made (`sliced`), after SLICE seconds.
 
         The lines below the current one are read again if others can have claimed them since.  If we meet no
         others, that would cost more than the claim that old lines can cost: it reads its line again.  What
@@ -4611,7 +4612,7 @@ class Cursor:
             if was_edited or self._is_overdue(self._walk):
                 self._walk = None
         self.sliced = False
-        pause_at = time.monotonic() + self.SLICE if self._serving else math.inf
+        pause_at = time.monotonic() + self.SLICE
         while True:
             walk = self._walk or self._begin_walk(consumers, was_edited)
             with walk.throttle:
@@ -4627,13 +4628,16 @@ class Cursor:
                 return NoJob()
             self._walk = None
             was_edited = result is Stop.RESTART
-            if not (was_edited or walk.needs_another_walk):
+            # The walk can have met a job of a consumer that had ended when that asked to exit
+            has_asked_since = not self._leaving <= self._leaving_at_start
+            if not (was_edited or walk.needs_another_walk or has_asked_since):
                 return self._end_walk(walk, result)
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
         """Begin to search the file for new jobs, from the top of the file that the path names now."""
         self.queue.reopen_if_replaced()
         self._restart_if_replaced()
+        self._leaving_at_start = self._leaving
         self._walk = Walk(self.queue, consumers, self._resuming_consumers, self._orphans,
                           ordinals=self._ordinals, serving=self._serving, after_edit=after_edit)
         return self._walk

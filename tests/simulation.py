@@ -173,6 +173,8 @@ class History(World):
         self.removed = -math.inf                    # when somebody has removed the lock file
         # whether jobs are taken for short; here on each kind of file system
         self.takes_buckets = random.Random(f"buckets? {seed}").random() < 0.6
+        # of the first read of a search, in bytes; small: claims return before its end
+        self.chunk_size = 16 if random.Random(f"chunks? {seed}").random() < 0.3 else BLOCK
         self.renewed: Counter[bytes] = Counter()    # how many orphans of a command became new again
         self.times: Sequence[float] = (0.001, 0.1, 0.7, 1.5, 5.0)   # that jobs take, by the pace
 
@@ -438,7 +440,7 @@ class History(World):
         for command in {run.command for run in me.runs}:
             states = {line[:1] for _, line in lines_of(data) if command_of(line) == command}
             runs = [run for run in me.runs
-                    if run.command == command and not self.is_blind(run)
+                    if run.command == command and not (self.is_blind(run) or run.written)
                     and not (run.until <= self.now and run.result in states)]
             owners = {*me.fds.values(), *(owner for run in runs for owner in run.descriptions)}
             if self.job_locks(command, owners) < len(runs):
@@ -1203,6 +1205,7 @@ def explore(seed: int) -> str:
 def play(world: History) -> str:
     """Have all that happen, and a last runner look at what is left; what was broken, or ''."""
     MACHINE.world = world
+    CORE.Scan.MIN_CHUNK_SIZE = world.chunk_size
     world.run(HANDS)
     if world.violation:
         return world.violation

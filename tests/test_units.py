@@ -1,5 +1,6 @@
 """Parts of the scripts by themselves: random bytes, made-up clocks, and references of a few lines."""
 import argparse
+import contextlib
 import os
 import pathlib
 import random
@@ -7,7 +8,7 @@ import shlex
 import tempfile
 import unittest
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Optional
 from unittest import mock
 
@@ -241,6 +242,38 @@ class Claims(FileCase):
         self.assertEqual([jobs.finish(*result) for result in results.items()], ["", ""])
         table = jobs.file.lock_table
         self.assertEqual([table.count_job_locks(command) for command in (b"a", b"b", b"c")], [0, 0, 65535])
+
+    def test_a_long_search_returns_between_two_reads_so_results_and_trims_come_first(self) -> None:
+        self.path.write_bytes((b"d done\n" * 9 + b". a\n. b\n") * 4)
+        jobs = self.short_jobs()
+        jobs.queue.spread = 5
+        with self.slices(32):
+            self.assertEqual(jobs.claim(), runmaker4.NoJob(retry_after=0.0))
+            numbers = self.take_all(jobs, b"d")
+        self.assertEqual(sorted(numbers), [10, 11, 21, 22, 32, 33, 43, 44])
+
+    @staticmethod
+    @contextlib.contextmanager
+    def slices(size: int) -> Iterator[None]:
+        """Each claim returns once it has read so many bytes."""
+        with (
+            mock.patch.multiple(runmaker4.Scan, MIN_CHUNK_SIZE=size, MAX_CHUNK_SIZE=size),
+            mock.patch.object(runmaker4.Cursor, "SLICE", -1.0),
+        ):
+            yield
+
+    def test_what_a_search_met_before_the_last_result_does_not_let_a_runner_exit(self) -> None:
+        self.path.write_bytes(b". a\n#RUN barrier\nr b\n")
+        jobs = self.jobs()
+        job = job_of(jobs.claim())
+        with self.slices(8):
+            self.assertEqual(jobs.claim(), runmaker4.NoJob(retry_after=0.0))
+            self.assertEqual(jobs.finish(job, b"d"), "")
+            jobs.claim(jobs.consumers.all)
+            while not jobs.no_job.exits:
+                self.assertEqual(jobs.no_job.retry_after, 0.0)
+                jobs.claim(jobs.consumers.all)
+        self.assertEqual(self.path.read_bytes(), b"d a\n#RUN barrier\ne b\n")
 
     def test_random_files_by_runners_with_and_without_retry(self) -> None:
         random_ = random.Random(8)
