@@ -2124,13 +2124,6 @@ class OtherUsers(enum.Enum):
     OTHERS = "they do, or can do since the file was reopened"
 
 
-class Changed(enum.Flag):
-    """What reopen_if_replaced() has opened."""
-    NOTHING = 0
-    FILE = enum.auto()
-    LOCK_FILE = enum.auto()
-
-
 class LockTableReader(Opened):
     """The lock file of a job file, for queries through `fd`."""
 
@@ -2165,17 +2158,16 @@ class LockTableReader(Opened):
         except FileNotFoundError:
             return False
 
-    def reopen_if_replaced(self) -> bool:
-        """Open the lock file that the path names now, unless it is open; return False if none was opened."""
+    def reopen_if_replaced(self) -> None:
+        """Open the lock file that the path names now, unless it is open."""
         if self.is_open and self.is_current():
-            return False
+            return
         old_fd = self.fd
         try:
             self.fd, self.inode = self._open()
         except OSError as error:
             raise OSError(error.errno, f"lock file {self.path}: {error_text(error)}") from None
         close_all(old_fd)
-        return self.is_open
 
     def _open(self) -> tuple[int, Identity | None]:
         """Return descriptor and identity of the lock file; CLOSED and None: none exists, or unreadable."""
@@ -2793,12 +2785,11 @@ class JobReader(Opened):
         """Return True if this host knows without asking a server that the path names this open file."""
         return self.network and fd != CLOSED and path_names_fd(self.real_path, fd)
 
-    def reopen_if_replaced(self) -> Changed:
+    def reopen_if_replaced(self) -> None:
         """Open the job file and the lock file that the path names now, unless they are open.
 
         Raises OSError(EPERM) if the new job file belongs to a user who could not write to the old one.
         """
-        changed = Changed.NOTHING
         self.refresh()
         if not self._is_known_at_path(self.fd):
             info = self._stat()
@@ -2806,10 +2797,7 @@ class JobReader(Opened):
                 if not stat.S_ISREG(info.st_mode):
                     raise OSError(errno.EINVAL, "is no longer a regular file")
                 self._open()
-                changed |= Changed.FILE
-        if self.lock_table.reopen_if_replaced():
-            changed |= Changed.LOCK_FILE
-        return changed
+        self.lock_table.reopen_if_replaced()
 
     def _open(self) -> None:
         """Open the job file that the path names now, and close the old one.
@@ -3139,6 +3127,9 @@ class JobQueue:
         # Among so many new lines a runner chooses the next: MAX_SPREAD each time that another process has the
         # line that it wants, one less after each claim
         self.spread = 1
+        # The file and the lock file whose opening reopen_if_replaced() has handled
+        self._reader = Reader()
+        self._lock_inode: Identity | None = None
         self._searched_at = -math.inf           # (clock)
         self._last_reading_mode = Reading.CACHED
         # when ENOTCONN first came (clock); None: the file was opened since
@@ -3146,25 +3137,21 @@ class JobQueue:
         # when the path first named no file (clock); None: it names a file
         self._no_file_since: float | None = None
 
-    def reopen_if_replaced(self) -> Changed:
+    def reopen_if_replaced(self) -> None:
         """Open the job file and the lock file that the path names now, unless they are open.
 
         Lock a job lock again for each claimed job that has none.  Raises OSError(EBUSY) if another process
         uses another lock file: then no new line may be claimed.
         """
         lock_table = self.file.lock_table
-        old_inode = lock_table.inode
-        changed = self.file.reopen_if_replaced()
+        self.file.reopen_if_replaced()
         self._no_file_since = None
-        if changed & Changed.FILE:
+        if self._reader is not self.file.reader:
+            # Reads of this file do not tell that locks were lost before it was opened
+            lock_table.drop_lost_job_locks()
+            self._reader = self.file.reader
             self._searched_at = -math.inf       # missing lines can be in this file
             self._cut_off_since = None
-            try:
-                # Reads of this file do not tell that locks were lost before it was opened
-                lock_table.drop_lost_job_locks()
-            except OSError:
-                self.file.close_files()         # so that the next call asks again
-                raise
             last_mode = self._last_reading_mode
             self._last_reading_mode = self.file.reader.reading_mode
             if self._last_reading_mode is Reading.DROPPED and last_mode is not Reading.DROPPED:
@@ -3172,11 +3159,12 @@ class JobQueue:
                     f"the file system ({self.file.mount.kind}) refuses O_DIRECT, so results of other hosts "
                     "can be read late (test it with runwait4.py --check-locks DIR)"
                 )
-        if changed & Changed.LOCK_FILE and old_inode not in (None, lock_table.inode):
+        if self._lock_inode not in (None, lock_table.inode):
             self.say(f"the lock file {lock_table.path} was removed; it was created and locked again (do not "
                      "remove it)")
             for job_lock in list(lock_table.job_locks.values()):
                 lock_table.free_job_lock(job_lock)
+        self._lock_inode = lock_table.inode
         if lock_table.presence_lock and not lock_table.presence_lock.is_held:
             lock_table.presence_lock.take(lock_table.fd)
         self._forget_job_locks()
@@ -3184,7 +3172,6 @@ class JobQueue:
         self._reconcile_commands(jobs_without_lock)
         # Last: until then no other runner can take lines of these jobs for orphans
         self.file.mark_lock_file_in_use()
-        return changed
 
     def close_if_locks_lost(self, error: OSError) -> None:
         """Close job file and lock file, to be opened again, if an error can mean that locks were lost."""

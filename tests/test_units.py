@@ -1,6 +1,7 @@
 """Parts of the scripts by themselves: random bytes, made-up clocks, and references of a few lines."""
 import argparse
 import contextlib
+import errno
 import os
 import pathlib
 import random
@@ -274,6 +275,18 @@ class Claims(FileCase):
                 self.assertEqual(jobs.no_job.retry_after, 0.0)
                 jobs.claim(jobs.consumers.all)
         self.assertEqual(self.path.read_bytes(), b"d a\n#RUN barrier\ne b\n")
+
+    def test_lost_locks_are_looked_for_also_if_the_lock_file_cannot_be_opened_with_a_new_file(self) -> None:
+        self.path.write_bytes(b". a\n")
+        queue = self.short_jobs().queue
+        table = queue.file.lock_table
+        no_locks = OSError(errno.ENOLCK, "No locks available")
+        with mock.patch.object(table, "drop_lost_job_locks") as drop:
+            with mock.patch.object(table, "_open", side_effect=no_locks), self.assertRaises(OSError):
+                queue.reopen_if_replaced()
+            self.assertFalse(drop.called)
+            queue.reopen_if_replaced()
+            drop.assert_called_once_with()
 
     def test_random_files_by_runners_with_and_without_retry(self) -> None:
         random_ = random.Random(8)
