@@ -5134,7 +5134,8 @@ class FileJobs:
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         due, self._due = self._due, {}
-        call = self.executor.call(self._claim, exits_if_none, free, capacity, self._expects_short_job, due)
+        is_short = self._short_jobs >= self.SHORT_JOBS
+        call = self.executor.call(self._claim, exits_if_none, free, capacity, is_short, due)
         self._next_claim.set()
         self._next_claim = asyncio.Event()
         result = await call
@@ -5142,10 +5143,6 @@ class FileJobs:
             loop = asyncio.get_running_loop()
             self._trims[result] = loop.call_later(self.SHORT_SECONDS, self._on_long_job, result)
         return result
-
-    @property
-    def _expects_short_job(self) -> bool:
-        return self._short_jobs >= self.SHORT_JOBS
 
     def _claim(self, exits_if_none: bool, free: Resources, capacity: Resources, is_short: bool,
                due: dict[Job, bytes]) -> Job | NoJob:
@@ -5186,7 +5183,7 @@ class FileJobs:
         if job in self._trims:
             self._trims.pop(job).cancel()
             self._short_jobs += 1
-            if self._expects_short_job and state == DONE:
+            if state == DONE:
                 self._due[job] = state
                 await wait_for_event(self._next_claim, self.SHORT_SECONDS)
                 self._due.pop(job, None)
