@@ -113,6 +113,9 @@ class Process(Actor):
         self.left_alone = 0         # how many jobs that are
 
 
+    def trims_nothing(self) -> bool:
+        return self.killed or not (self.product and self.product.file.lock_table.takes_buckets)
+
     def open_files(self) -> int:
         """How many descriptors it has, besides pipes and those that it keeps for jobs to come."""
         spare = self.product.file.lock_table._spare_fds if self.product else ()
@@ -210,8 +213,9 @@ class History(World):
                      and lock.owner in me.fds.values()), None)
 
     def is_left_locked(self, command: bytes) -> bool:
-        """Whether the job of a runner that was killed soon after the claim keeps all of the bucket locked."""
-        return any(run.command == command and run.runner.killed and lock.owner in run.descriptions
+        """Whether a job keeps its bucket: the runner was killed soon after the claim, or cannot trim it.
+        """
+        return any(run.command == command and run.runner.trims_nothing() and lock.owner in run.descriptions
                    for run in self.runs for inode in self.inodes for lock in inode.locks if is_bucket(lock))
 
     def balance(self, command: bytes) -> int:
