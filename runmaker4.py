@@ -1932,6 +1932,7 @@ class Job(Line):
     consumer: Consumer = NOBODY
     # the last result that we tried to write; the file can have it despite an error; b"": none
     unconfirmed_state: bytes = b""
+    joins_claim: bool = False           # the claim of the next job can write the result, too (FileJobs)
     is_written: bool = False            # a claim has written the result
     gated: bool = False                 # the shell waits until open_gate() lets the job begin
     outlives_runner: bool = False       # processes that could not be killed live, and the runner exits
@@ -5142,6 +5143,7 @@ class FileJobs:
         if self._file.mount.is_nfs and isinstance(result, Job):
             loop = asyncio.get_running_loop()
             self._trims[result] = loop.call_later(self.SHORT_SECONDS, self._on_long_job, result)
+            result.joins_claim = True
         return result
 
     def _claim(self, exits_if_none: bool, free: Resources, capacity: Resources, is_short: bool,
@@ -5164,6 +5166,7 @@ class FileJobs:
     def _on_long_job(self, job: Job) -> None:
         """Let others have the mutex of a job that is not short."""
         self._short_jobs = 0
+        job.joins_claim = False
         del self._trims[job]
         self.executor.post(self._queue.trim_bucket, job)
 
@@ -7934,8 +7937,8 @@ class JobTask:
             self.state = CANCELLED                   # even if the job has just ended by itself
         for sink in self.run.sinks:
             sink.on_job_over(job, self.state)
-        if self.state == DONE:                  # after others, perhaps no more jobs may start
-            runner.release_slots(self)          # the claim of the next job can write this result, too
+        if job.joins_claim and self.state == DONE:      # after other results perhaps no more jobs may start
+            runner.release_slots(self)
         if self.cause == "lost":
             return
         try:
