@@ -2234,7 +2234,8 @@ class LockTable(LockTableReader):
         the job ends                    the result is written under that mutex, and one call frees all
         the job runs for longer         trim_bucket() leaves the job lock
         we need the mutex otherwise     the same (JobFile.command_mutex())
-        trim_bucket() fails             it stays as it is until the job ends, and we take no more
+        trim_bucket() fails             it stays as it is until the job ends; the next one is a test again
+        the server refuses to trim      the first one was a test, and we take no more
         the runner dies                 the mutex is locked until the job has ended, too
         this host loses its locks       drop_lost_job_locks()
 
@@ -2250,7 +2251,8 @@ class LockTable(LockTableReader):
         self.job_locks: dict[int, JobLock] = {}        # by offset
         # those that have locked all of a bucket, by its offset; no other job lock of ours is in it
         self.buckets: dict[int, JobLock] = {}
-        self.takes_buckets = True               # False: the server has refused to unlock a part
+        # whether the server unlocks a part of what is locked; None: it must be tested
+        self.can_trim: bool | None = None
         # on NFS, of each description of the open lock file for a job: ends of pipes whose other ends the
         # processes of that job inherit
         self._pipes: dict[int, list[int]] = {}
@@ -2416,15 +2418,17 @@ class LockTable(LockTableReader):
     def take_bucket(self, line: Line) -> JobLock | None:
         """Lock all of a command's bucket for a job: so no copy lives, and nobody else has the command mutex.
 
-        Return None if another description has any of it locked.
+        Return None if another description has any of it locked, or if it could not be trimmed.
         """
-        if not self.takes_buckets:
+        if self.can_trim is False:
             return None
         self._check_can_lock()
         job_lock = JobLock(self.open_job_lock(), own_job_lock_offset(line))
         taken = False
         try:
             taken = lock(job_lock.fd, job_lock.bucket, BUCKET_SIZE)
+            if taken and not self.can_trim:
+                taken = self.can_trim = self._try_to_unlock_part(job_lock)
         finally:
             if not taken:
                 self._keep_or_close(job_lock.fd)
@@ -2433,11 +2437,20 @@ class LockTable(LockTableReader):
         self.job_locks[job_lock.offset] = self.buckets[job_lock.bucket] = job_lock
         return job_lock
 
-    def trim_bucket(self, bucket: int) -> None:
-        """If a job has locked all of a bucket, unlock all but the job lock, and last the mutex.
+    def _try_to_unlock_part(self, job_lock: JobLock) -> bool:
+        """Unlock a byte of a bucket that nobody needs; return False, and unlock all, if the server refuses.
 
-        A server may refuse that (NFS4ERR_LOCK_RANGE, which the client reports as EIO; RFC 8881, 18.12.3).
+        It may do so (NFS4ERR_LOCK_RANGE, which the client reports as EIO; RFC 8881, 18.12.3).
         """
+        try:
+            unlock(job_lock.fd, job_lock.bucket + (job_lock.offset == job_lock.bucket))
+            return True
+        except OSError:
+            unlock(job_lock.fd, job_lock.bucket, BUCKET_SIZE)
+            return False
+
+    def trim_bucket(self, bucket: int) -> None:
+        """If a job has locked all of a bucket, unlock all but the job lock, and last the mutex."""
         if bucket not in self.buckets:
             return
         fd, offset = self.buckets[bucket]
@@ -2446,8 +2459,8 @@ class LockTable(LockTableReader):
                 unlock(fd, bucket, offset - bucket)
             unlock(fd, offset + 1, bucket + BUCKET_SIZE - (offset + 1))
             del self.buckets[bucket]
-        except OSError:                         # or the locks are lost, which check_jobs() finds out
-            self.takes_buckets = False
+        except OSError:                         # the locks are lost, which check_jobs() finds out
+            self.can_trim = None
 
     def free_job_lock(self, job_lock: JobLock, is_job_alive: bool = False) -> None:
         """Close a job lock.  Unlock it first: processes that the job left can have the description open.

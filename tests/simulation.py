@@ -114,7 +114,7 @@ class Process(Actor):
 
 
     def trims_nothing(self) -> bool:
-        return self.killed or not (self.product and self.product.file.lock_table.takes_buckets)
+        return self.killed or not (self.product and self.product.file.lock_table.can_trim)
 
     def open_files(self) -> int:
         """How many descriptors it has, besides pipes and those that it keeps for jobs to come."""

@@ -213,11 +213,29 @@ class Claims(FileCase):
         jobs = self.short_jobs()
         job = job_of(jobs.claim())
         bucket, table = runmaker4.bucket_of(b"a"), jobs.file.lock_table
-        self.assertTrue(table.is_held(bucket) and table.is_mutex_held(b"a"))
+        self.assertTrue(table.is_held(bucket + 9) and table.is_mutex_held(b"a"))
         jobs.queue.trim_bucket(job)
         self.assertEqual([*runmaker4.other_locks(table.fd, bucket, 1 << 16)], [range(bucket + 1, bucket + 2)])
         self.assertEqual(jobs.finish(job, b"d"), "")
         self.assertEqual([*runmaker4.other_locks(table.fd, bucket, 1 << 16)], [])
+
+    def test_a_server_that_unlocks_no_part_of_a_lock_is_asked_for_no_bucket_of_a_job(self) -> None:
+        self.path.write_bytes(b". a\n. b\n")
+        jobs, unlock = self.short_jobs(), runmaker4.unlock
+        table = jobs.file.lock_table
+
+        def unlock_whole(fd: int, offset: int, length: int = 1) -> None:
+            is_part = fd not in (table.fd, jobs.file.fd) and [range(offset, offset + length)] != [
+                *runmaker4.other_locks(table.fd, offset - 1, length + 2)]
+            if is_part:
+                raise OSError(errno.EIO, "NFS4ERR_LOCK_RANGE")
+            unlock(fd, offset, length)
+        with mock.patch.object(runmaker4, "unlock", unlock_whole):
+            for command in b"a", b"b":
+                job = job_of(jobs.claim())
+                self.assertEqual((table.count_job_locks(command), table.is_mutex_held(command)), (1, False))
+                self.assertEqual(jobs.finish(job, b"d"), "")
+                self.assertEqual(table.count_job_locks(command), 0)
 
     def test_a_description_is_used_again_only_if_no_process_has_it(self) -> None:
         self.path.write_bytes(b". a\n. b\n")
@@ -228,6 +246,8 @@ class Claims(FileCase):
             if ends:
                 os.close(pipe_fd)
             self.assertEqual(jobs.finish(first, b"."), "")
+            self.assertFalse(jobs.file.lock_table.is_mutex_held(b"a"), "a process that is left has no lock")
+            self.assertEqual(jobs.file.lock_table.count_job_locks(b"a"), 0)
             second = job_of(jobs.claim())
             assert second.job_lock              # on the same description, it is no obstacle
             self.assertEqual(runmaker4.is_free(lock_fd, second.job_lock.offset), ends)
