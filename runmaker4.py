@@ -2234,6 +2234,7 @@ class LockTable(LockTableReader):
         the job ends                    the result is written under that mutex, and one call frees all
         the job runs for longer         trim_bucket() leaves the job lock
         we need the mutex otherwise     the same (JobFile.command_mutex())
+        its result cannot be written    the same, until the next try (JobQueue.finish())
         trim_bucket() fails             it stays as it is until the job ends; the next one is a test again
         the server refuses to trim      the first one was a test, and we take no more
         the runner dies                 the mutex is locked until the job has ended, too
@@ -3282,7 +3283,7 @@ class JobQueue:
                 self.release_job(job)
 
     def trim_bucket(self, job: Job) -> None:
-        """Keep only the job lock of a job that is not as short as the last ones were."""
+        """Keep only the job lock of a job that still runs, or has a result that could not be written."""
         if job.job_lock:
             self.file.lock_table.trim_bucket(job.job_lock.bucket)
 
@@ -3348,6 +3349,8 @@ class JobQueue:
             if cut_off_since is None or self.file.clock() - cut_off_since < self.MAX_CUT_OFF_SECONDS:
                 raise TemporaryError(f"the result {display_text(state)} cannot be written: {why}") from None
             why = f"the client of the file system has died ({why})"
+        finally:
+            self.trim_bucket(job)               # until the next try others can have the mutex
         self.release_job(job)
         return f"{why}; the result {display_text(state)} is not written"
 

@@ -237,6 +237,17 @@ class Claims(FileCase):
                 self.assertEqual(jobs.finish(job, b"d"), "")
                 self.assertEqual(table.count_job_locks(command), 0)
 
+    def test_a_result_that_cannot_be_written_leaves_the_mutex_to_others_until_the_next_try(self) -> None:
+        self.path.write_bytes(b". a\n")
+        jobs = self.short_jobs()
+        job, table = job_of(jobs.claim()), jobs.file.lock_table
+        for error in OSError(errno.ENOSPC, "No space left on device"), FileNotFoundError:
+            with mock.patch.object(jobs.file, "write", side_effect=error), \
+                    self.assertRaises(runmaker4.TemporaryError):
+                jobs.finish(job, b"d")
+            self.assertEqual((table.count_job_locks(b"a"), table.is_mutex_held(b"a")), (1, False))
+        self.assertEqual(jobs.finish(job, b"d"), "")
+
     def test_a_description_is_used_again_only_if_no_process_has_it(self) -> None:
         self.path.write_bytes(b". a\n. b\n")
         for ends in False, True:                # all processes of the first job
