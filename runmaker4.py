@@ -1932,7 +1932,7 @@ class Job(Line):
     consumer: Consumer = NOBODY
     # the last result that we tried to write; the file can have it despite an error; b"": none
     unconfirmed_state: bytes = b""
-    joins_claim: bool = False           # the claim of the next job can write the result, too (FileJobs)
+    joins_claim: bool = False           # the claim of the next job can write the result (JobQueue.claim())
     is_written: bool = False            # a claim has written the result
     gated: bool = False                 # the shell waits until open_gate() lets the job begin
     outlives_runner: bool = False       # processes that could not be killed live, and the runner exits
@@ -3293,7 +3293,7 @@ class JobQueue:
 
         job_lock: is locked already, with all of the bucket.
         """
-        job = Job(**vars(line), consumer=consumer, settings=settings)
+        job = Job(**vars(line), consumer=consumer, settings=settings, joins_claim=job_lock is not None)
         job.mark_found(self.file.known_size())
         job.job_lock = job_lock or self.file.lock_table.take_job_lock(job)
         try:
@@ -5159,7 +5159,6 @@ class FileJobs:
         if self._file.mount.is_nfs and isinstance(result, Job):
             loop = asyncio.get_running_loop()
             self._trims[result] = loop.call_later(self.SHORT_SECONDS, self._on_long_job, result)
-            result.joins_claim = True
         return result
 
     def _claim(self, exits_if_none: bool, free: Resources, capacity: Resources, is_short: bool,
@@ -5202,7 +5201,7 @@ class FileJobs:
         if job in self._trims:
             self._trims.pop(job).cancel()
             self._short_jobs += 1
-            if state == DONE:
+            if job.joins_claim and state == DONE:
                 self._due[job] = state
                 await wait_for_event(self._next_claim, self.SHORT_SECONDS)
                 self._due.pop(job, None)

@@ -1,5 +1,6 @@
 """Parts of the scripts by themselves: random bytes, made-up clocks, and references of a few lines."""
 import argparse
+import asyncio
 import contextlib
 import errno
 import os
@@ -274,6 +275,21 @@ class Claims(FileCase):
         self.assertEqual([jobs.finish(*result) for result in results.items()], ["", ""])
         table = jobs.file.lock_table
         self.assertEqual([table.count_job_locks(command) for command in (b"a", b"b", b"c")], [0, 0, 65535])
+
+    def test_only_a_result_whose_bucket_is_locked_waits_for_the_next_claim(self) -> None:
+        self.path.write_bytes(b". a\n. b\n")
+        asyncio.run(self.end_with_and_without_bucket(self.short_jobs()))
+
+    async def end_with_and_without_bucket(self, cursor: runmaker4.Cursor) -> None:
+        consumer, = cursor.consumers.all
+        jobs = runmaker4.FileJobs(cursor, cursor.file, runmaker4.FileExecutor(False), consumer)
+        for short_jobs in 0, jobs.SHORT_JOBS:
+            jobs._short_jobs = short_jobs
+            job = job_of(await jobs.claim(False, runmaker4.UNBOUNDED, runmaker4.UNBOUNDED))
+            result = asyncio.ensure_future(jobs.finish(job, b"d"))
+            await asyncio.sleep(0)
+            self.assertEqual(result.done(), not short_jobs)
+            self.assertEqual(await result, "")
 
     def test_a_long_search_returns_between_two_reads_so_results_and_trims_come_first(self) -> None:
         self.path.write_bytes((b"d done\n" * 9 + b". a\n. b\n") * 4)
