@@ -87,6 +87,12 @@ class OfARunner(RunCase):
         self.assertEqual(self.states()[:2], "dd")
         self.assertNotIn("r", self.states())
 
+    def test_a_claim_for_which_the_result_of_a_short_job_waits_on_nfs(self) -> None:
+        self.jobs(*map(": {}".format, range(12)), "touch break", "true")
+        with open(self.dir / "said", "wb") as said:
+            runner = self.start_patched(broken("Cursor.claim") + THREADED, "-q", "runs.txt", stderr=said)
+        self.assertEqual((runner.wait(30), self.states()), (1, "d" * 13 + "."), self.read("said"))
+
     def test_a_job_whose_slot_breaks_is_ended(self) -> None:
         """Nobody would write down how it ends: its line is an orphan.  What runs on other slots goes on."""
         self.jobs(WAITING, TO_BREAK, f"{UP}; sleep 60", "true")
