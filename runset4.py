@@ -411,8 +411,8 @@ def set_state(file: JobFile, line: Line, state: bytes) -> str:
 
 
 ORPHAN_FOUND = "is r, but no runner has it (runner or host died)"
-# LockTable.take_bucket(); the runner lived for less than FileJobs.SHORT_SECONDS after it had started the job
-LEFT_LOCKED = "a job whose runner was killed has it locked (wait for the job; lslocks names it)"
+# LockTable.take_bucket(); that happened less than FileJobs.SHORT_SECONDS after the claim, or on a slow server
+LEFT_LOCKED = "a job whose runner was killed or suspended has it locked (wait for it; lslocks names it)"
 MAX_EXIT_WAIT_SECONDS = 10.0
 UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes c
 
