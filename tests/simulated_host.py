@@ -189,6 +189,10 @@ class Actor:
         self.shielded = False
         self.full = False           # the disk is, and its last write was cut short
 
+    def writes_soon(self) -> bool:
+        """Whether it can write by what it reads now."""
+        return any(description.writes for description in self.fds.values())
+
 
 class Hand(threading.Thread):
     """A thread that does actors' work, one after the other; few are made."""
@@ -718,8 +722,7 @@ class Machine:
         world = self.world
         me = world.step()
         host = me.host
-        # its read may find what was there now
-        me.shielded |= host.fuse and any(description.writes for description in me.fds.values())
+        me.shielded |= host.fuse and me.writes_soon()       # its read may find what was there now
         if host.fuse:
             host.names.clear()
             host.sizes.clear()
@@ -787,7 +790,7 @@ class Machine:
                 bytes(world.view(me.host, inode)[at:at + count]))
         if inode.path == PATH:
             me.reads.append((owner, at, data, world.steps))
-            me.shielded |= any(description.writes for description in me.fds.values())
+            me.shielded |= me.writes_soon()
         return data
 
     def pwrite(self, fd: int, data: bytes, at: int) -> int:

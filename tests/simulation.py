@@ -109,9 +109,14 @@ class Process(Actor):
         self.due: set[bytes] = set()        # lines that it must make new, ...
         self.came = 0.0             # as they were when it began
         self.product: Product | None = None
+        self.takes_buckets = False
+        self.operation = ""         # the name of its last one
         self.idle_since = 0.0       # since when it has left a job alone that it might take
         self.left_alone = 0         # how many jobs that are
 
+    def writes_soon(self) -> bool:
+        """A claim does only once it has locked something itself, whatever its jobs have locked."""
+        return super().writes_soon() and (self.operation != "claim" or bool(self.mutexes))
 
     def trims_nothing(self) -> bool:
         return self.killed or not (self.product and self.product.file.lock_table.can_trim)
@@ -259,8 +264,8 @@ class History(World):
         command_mutex = self.command_mutex(me, command)
         if not command_mutex:
             self.fail(f"writes {data!r} over {line!r} without its command mutex")
-        # a short job has its mutex locked since the claim
-        since = max(command_mutex.since, me.began_in)
+        # A short job has its mutex locked since the claim; the read comes after all that were locked since
+        since = max(command_mutex.since, me.began_in, *me.mutexes.values())
         if inode.replaced <= since:
             self.fail(
                 f"writes {data!r} over {line!r} in a file that was replaced before it came to the mutex"
@@ -323,7 +328,7 @@ class History(World):
             running = bytes(self.last.data).split(b"\n").count(b"r" + command)
             if line[:1] == b"r" and self.job_locks(command) >= running:
                 self.fail(f"writes {data!r} over {line!r}, which is another runner's")
-        if own < sum(not self.is_blind(run) for run in mine):
+        if own < sum(not (self.is_blind(run) or run.written) for run in mine):
             self.fail(f"writes {data!r} over {line!r} without a job lock")          # I1
         for run in ended:
             run.written = True
@@ -689,7 +694,8 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
         world.sleep(me, late)
     me.retry = retry
     me.due, me.came = world.bad_lines(retry), world.now
-    product = Product(me.host, retry, world.takes_buckets, *world.draws.choice(((-1.0, 8), (0.05, 1 << 16))))
+    me.takes_buckets = world.takes_buckets and world.draws.random() < 0.7
+    product = Product(me.host, retry, me.takes_buckets, *world.draws.choice(((-1.0, 8), (0.05, 1 << 16))))
     me.product = product
     look, look_for_more, leaving = world.now, world.now, False
     trims: dict[Run, float] = {}
@@ -708,9 +714,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
             look = world.now + product.interval
         due: list[Run] = []                     # those whose results the next claim writes, too
         for run in [run for run in me.runs if run.until <= world.now and run.settle_at <= world.now]:
-            # One of equal lines at most: in one operation they could give up their locks one after the other
-            alone = all(other.command != run.command for other in due)
-            if world.takes_buckets and alone and not (leaving or run.released) and world.random() < 0.7:
+            if me.takes_buckets and not (leaving or run.released) and world.random() < 0.7:
                 end_run(world, run)
                 due.append(run)
             else:
@@ -721,8 +725,8 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
             job = operation(world, me, product.claim, not me.runs, {run.job: run.result for run in due})
             if job:
                 start_run(world, me, product, job)
-                if world.takes_buckets:
-                    until = world.draws.choice((0.0, 0.02, 0.02, 0.5)) * world.throttle
+                if me.takes_buckets:
+                    until = world.draws.choice((0.0, 0.02, 0.02, 0.1)) * world.throttle
                     trims[me.runs[-1]] = world.now + until
                 me.idle_since = 0.0
             for run in due:
@@ -760,8 +764,9 @@ def operation(world: History, me: Process, function: Callable[..., Any], *args: 
     world.check_job_locks(me)
     me.shielded, me.began, me.began_in, me.claimed = False, world.now, world.steps, b""
     me.mutexes.clear()
+    me.operation = function.__name__
     result = function(*args)
-    held = len(me.runs) + (function.__name__ == "claim" and bool(result))
+    held = len(me.runs) + (me.operation == "claim" and bool(result))
     if me.open_files() > own(me.host) + held:
         world.fail(f"has {len(me.fds)} descriptors open, for {held} jobs")
     owners = {*me.fds.values()}
@@ -829,7 +834,7 @@ def settle_run(world: History, me: Process, product: Product, run: Run) -> None:
     lines = bytes(world.last.data).split(b"\n")
     # What goes back since it was not begun may have been taken and ended by others, or set by hand
     elsewhere = run.released and any(line[1:] == run.command and line[:1] not in b".r" for line in lines)
-    if not (fault or run.written or world.edits or elsewhere or run.result + run.command in lines):
+    if not (fault or run.written or elsewhere or run.result + run.command in lines):
         world.fail(f"says that {run.result!r} of {run.command!r} is written, and it is not")
 
 
@@ -933,8 +938,9 @@ def cancel_left(world: History, me: Process, runner: Process) -> None:
         try:
             setter.cancel(world, me, line)
             break
-        except BlockingIOError:                 # a short job can have the mutex locked until it ends
-            pass
+        except BlockingIOError:
+            if not world.is_left_locked(line.text):
+                raise
         world.sleep(me, world.throttle)
     if world.draws.random() < 0.3:
         world.sleep(me, world.draws.choice((0.0, 1.0)) * world.throttle)
@@ -1325,6 +1331,19 @@ def read_before_all() -> Patches:
     return [(QUEUE, "claim", claim)]
 
 
+def due_verified_early() -> Patches:
+    """What is true of a line at the beginning of a claim need not be when that writes a result."""
+    plain, is_running_here = CORE.Cursor._walk_if_due, QUEUE._is_running_here
+
+    def walk_if_due(self: Any, *args: Any) -> Any:
+        queue = self.queue
+        early = {job: queue.file.is_open and is_running_here(queue, job) for job in queue.due}
+        with mock.patch.object(queue, "_is_running_here", early.get):
+            return plain(self, *args)
+    return [(CORE.Cursor, "_walk_if_due", walk_if_due),
+            (QUEUE, "_reading_once", lambda self, line, jobs: nullcontext())]
+
+
 def taken_anyway(self: Any, line: Any) -> Any:
     """A bucket that others have locked, too, counts as ours."""
     job_lock = CORE.JobLock(self.open_job_lock(), CORE.own_job_lock_offset(line))
@@ -1423,6 +1442,10 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "all read before the bucket is locked": read_before_all,
     "due result not verified": one(QUEUE, "_is_running_here", (
         lambda self, job, plain=QUEUE._is_running_here: job in self.due or plain(self, job))),
+    "due result verified before the walk": due_verified_early,
+    "due result dropped": one(
+        QUEUE, "_write_due_results", lambda self, jobs, plain=QUEUE._write_due_results: (
+            plain(self, jobs), [vars(job).update(is_written=True) for job in self.due])),
     "due result without its mutex": lambda: [
         (LOCK_TABLES, "has_mutex", lambda self, command: True),
         (QUEUE, "_find_due_jobs", lambda self, line: [

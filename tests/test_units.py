@@ -276,6 +276,17 @@ class Claims(FileCase):
         table = jobs.file.lock_table
         self.assertEqual([table.count_job_locks(command) for command in (b"a", b"b", b"c")], [0, 0, 65535])
 
+    def test_a_result_whose_job_lock_is_lost_is_not_written_over_the_r_of_another_runner(self) -> None:
+        self.path.write_bytes(b". a\n")
+        first, second = self.short_jobs(), self.jobs(b"er")
+        job = job_of(first.claim())
+        assert job.job_lock
+        first.file.lock_table.free_job_lock(job.job_lock)
+        job.job_lock = None
+        job_of(second.claim())
+        self.assertIn("another runner took over this job", first.finish(job, b"d"))
+        self.assertEqual(self.path.read_bytes(), b"r a\n")
+
     def test_only_a_result_whose_bucket_is_locked_waits_for_the_next_claim(self) -> None:
         self.path.write_bytes(b". a\n. b\n")
         asyncio.run(self.end_with_and_without_bucket(self.short_jobs()))
