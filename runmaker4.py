@@ -2286,6 +2286,7 @@ class LockTable(LockTableReader):
         self._spare_fds, self._pipes = [], {}
         self._locks_known_at = opened_at
         self._lengthened = False
+        self.can_trim = None                    # it can have failed only because locks were lost
         return fd, inode
 
     def check_still_has_locks(self) -> None:
