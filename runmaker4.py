@@ -3143,9 +3143,9 @@ class JobQueue:
         # Among so many new lines a runner chooses the next: MAX_SPREAD each time that another process has the
         # line that it wants, one less after each claim
         self.spread = 1
-        # The file and the lock file whose opening reopen_if_replaced() has handled
-        self._reader = Reader()
-        self._lock_inode: Identity | None = None
+        # the open file and lock file, as reopen_if_replaced() has last found them
+        self._reader = file.reader
+        self._lock_inode = file.lock_table.inode
         self._searched_at = -math.inf           # (clock)
         self._last_reading_mode = Reading.CACHED
         # when ENOTCONN first came (clock); None: the file was opened since
@@ -4633,7 +4633,7 @@ class Cursor:
                 return NoJob()
             self._walk = None
             was_edited = result is Stop.RESTART
-            # The walk can have met a job of a consumer that had ended when that asked to exit
+            # Since the walk began, the last job of one that asks to exit can have ended, and opened a barrier
             has_asked_since = not self._leaving <= self._leaving_at_start
             if not (was_edited or walk.needs_another_walk or has_asked_since):
                 return self._end_walk(walk, result)
@@ -5196,8 +5196,8 @@ class FileJobs:
         """Do nothing: only a server starts groups."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Write a result as Jobs.finish().  That of a short job waits for the claim of the next one, which
-        comes at once unless the runner must wait.
+        """Write a result as Jobs.finish().  That of a short job that has its bucket waits for the next claim,
+        which comes at once unless the runner must wait.
         """
         if job in self._trims:
             self._trims.pop(job).cancel()
