@@ -2426,30 +2426,31 @@ class LockTable(LockTableReader):
             return None
         self._check_can_lock()
         job_lock = JobLock(self.open_job_lock(), own_job_lock_offset(line))
-        taken = False
         try:
-            taken = lock(job_lock.fd, job_lock.bucket, BUCKET_SIZE)
-            if taken and not self.can_trim:
-                taken = self.can_trim = self._try_to_unlock_part(job_lock)
-        finally:
-            if not taken:
-                self._keep_or_close(job_lock.fd)
+            taken = lock(job_lock.fd, job_lock.bucket, BUCKET_SIZE) and self._allows_trim(job_lock)
+        except OSError:
+            self.close_job_lock(job_lock.fd)
+            raise
         if not taken:
+            self._keep_or_close(job_lock.fd)
             return None
         self.job_locks[job_lock.offset] = self.buckets[job_lock.bucket] = job_lock
         return job_lock
 
-    def _try_to_unlock_part(self, job_lock: JobLock) -> bool:
-        """Unlock a byte of a bucket that nobody needs; return False, and unlock all, if the server refuses.
+    def _allows_trim(self, job_lock: JobLock) -> bool:
+        """Return True if the server unlocks a part of a bucket; otherwise unlock all of this one.
 
-        It may do so (NFS4ERR_LOCK_RANGE, which the client reports as EIO; RFC 8881, 18.12.3).
+        Test it, once, with a byte that nobody needs.  A server may refuse that (NFS4ERR_LOCK_RANGE, which the
+        client reports as EIO; RFC 8881, 18.12.3).
         """
-        try:
-            unlock(job_lock.fd, job_lock.bucket + (job_lock.offset == job_lock.bucket))
-            return True
-        except OSError:
-            unlock(job_lock.fd, job_lock.bucket, BUCKET_SIZE)
-            return False
+        if self.can_trim is None:
+            try:
+                unlock(job_lock.fd, job_lock.bucket + (job_lock.offset == job_lock.bucket))
+                self.can_trim = True
+            except OSError:
+                self.can_trim = False
+                unlock(job_lock.fd, job_lock.bucket, BUCKET_SIZE)
+        return self.can_trim
 
     def trim_bucket(self, bucket: int) -> None:
         """If a job has locked all of a bucket, unlock all but the job lock, and last the mutex."""

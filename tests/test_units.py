@@ -238,6 +238,15 @@ class Claims(FileCase):
                 self.assertEqual(jobs.finish(job, b"d"), "")
                 self.assertEqual(table.count_job_locks(command), 0)
 
+    def test_no_bucket_stays_locked_if_nothing_of_it_can_be_unlocked(self) -> None:
+        self.path.write_bytes(b". a\n")
+        jobs = self.short_jobs()
+        jobs.queue.reopen_if_replaced()
+        with mock.patch.object(runmaker4, "unlock", side_effect=OSError(errno.EIO, "Input/output error")):
+            self.assertEqual(jobs.claim(), runmaker4.NoJob(retry_after=jobs.interval))
+        jobs.queue.reopen_if_replaced()
+        self.assertEqual(jobs.file.lock_table.count_job_locks(b"a"), 0)
+
     def test_a_result_that_cannot_be_written_leaves_the_mutex_to_others_until_the_next_try(self) -> None:
         self.path.write_bytes(b". a\n")
         jobs = self.short_jobs()
