@@ -320,7 +320,8 @@ class History(World):
                 bytes(self.names[PATH].data).split(b"\n").count(b"r" + command) if PATH in self.names else 0
             )
             going = [run for run in self.runs if run.command == command and not self.is_blind(run)
-                     and (run.until > self.now or (run in run.runner.runs and not run.runner.killed))]
+                     and (run.until > self.now
+                          or (run in run.runner.runs and not (run.runner.killed or run.written)))]
             if self.most is not None or (len(going) >= running and self.disturbed < me.mutexes[command]):
                 self.fail(f"calls {line!r} an orphan, though nobody was killed")
         own = self.job_locks(command, me.fds.values())
