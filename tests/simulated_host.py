@@ -193,6 +193,10 @@ class Actor:
         """Whether it can write by what it reads now."""
         return any(description.writes for description in self.fds.values())
 
+    def writes_more(self) -> bool:
+        """A claim that has read a line can write a result first: both have a bucket locked."""
+        return sum(description.writes for description in {*self.fds.values()}) > 1
+
 
 class Hand(threading.Thread):
     """A thread that does actors' work, one after the other; few are made."""
@@ -806,7 +810,8 @@ class Machine:
         if owner.direct:
             world.fail("writes with O_DIRECT")
         cached = host.network and not host.fuse
-        me.shielded = cached                        # it is written only once it is synced
+        # It is written only once it is synced
+        me.shielded = cached or (me.shielded and me.writes_more())
         for place, byte in enumerate(data, at):     # of several, those that are not as they were
             if len(data) == 1 or inode.data[place:place + 1] != bytes([byte]):
                 command = world.may_write(me, owner, bytes([byte]), place)
@@ -937,8 +942,7 @@ class Machine:
         world.flush(me.host, owner.inode)
         if world.loses_answer(me):
             raise OSError(errno.EIO, "simulated error, after all was written")
-        # A claim that has read a line can write a result first: both have a bucket locked
-        me.shielded &= sum(description.writes for description in {*me.fds.values()}) > 1
+        me.shielded &= me.writes_more()
 
     def lseek(self, fd: int, position: int, whence: int) -> int:
         if (position, whence) != (0, os.SEEK_END):
