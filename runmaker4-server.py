@@ -315,6 +315,7 @@ class SharedLockTable(LockTable):
         """
         if not self._is_shared_fd_current:
             self._shared_fd = super().open_job_lock()
+            self._pipes.clear()                 # no job inherits it, and it is never spare
             self._shared_inode = identity_of(self._shared_fd)
             self._give_to_keeper(self._shared_fd)
         return self._shared_fd

@@ -64,10 +64,11 @@ class JobFileCase(FileCase):
         other.open_to_write()
         return other
 
-    def served_queue(self) -> ServedQueue:
+    def served_queue(self, mount: runmaker4.Mount = runmaker4.LOCAL) -> ServedQueue:
         """A server's on the file as it is."""
         make_lock_table = functools.partial(server.SharedLockTable, give_to_keeper=lambda fd: None)
-        file = server.ServedFile(str(self.path), say=lambda text: None, make_lock_table=make_lock_table)
+        file = server.ServedFile(str(self.path), say=lambda text: None, mount=mount,
+                                 make_lock_table=make_lock_table)
         self.addCleanup(file.close_files)
         return server.ServedQueue(file)
 
@@ -205,6 +206,17 @@ class Removed(JobFileCase):
             return pread(reader, size, at)
         with mock.patch.object(runmaker4.Reader, "pread", stale), self.assertRaises(runmaker4.TemporaryError):
             cursor.finish(job, b"d")
+
+    def test_a_server_keeps_all_job_locks_when_it_opens_the_files_again_after_an_error(self) -> None:
+        self.path.write_bytes(b". a\n. b\n")
+        queue = self.served_queue(runmaker4.Mount("nfs4", frozenset()))
+        jobs = runmaker4.Cursor(queue, [runmaker4.Consumer("")], serving=True)
+        self.assertEqual(jobs.finish(job_of(jobs.claim()), b"d"), "")
+        job = job_of(jobs.claim())
+        job_lock = job.job_lock
+        queue.close_if_locks_lost(OSError(errno.EIO, "Input/output error"))
+        self.assertEqual(queue.check_jobs(), {})
+        self.assertIs(job.job_lock, job_lock, "it was not lost")
 
 
 class EditedInPlace(JobFileCase):
