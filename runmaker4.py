@@ -5749,9 +5749,11 @@ class Processes(TreeKiller):
         """
         job_tag = next(self._new_tags)
         copies = list(zip((gate_fd, out_fd, err_fd), range(3)))         # of our descriptors, to those numbers
-        # some C libraries leave close-on-exec set if dup2(2) gets one number twice
-        numbers = itertools.count(self._lock_fd)
-        copies += [(fd, next(number for number in numbers if number not in lock_fds)) for fd in lock_fds]
+        # Some C libraries leave close-on-exec set if dup2(2) gets one number twice.  ProcessTable and Holders
+        # look for the lock at two numbers.  It is copied last: here the end of the pipe can have either.
+        free_numbers = (number for number in itertools.count(self._lock_fd + 3) if number not in lock_fds)
+        copies += zip(lock_fds[1:], free_numbers)
+        copies += [(fd, self._lock_fd + 2 if fd == self._lock_fd else self._lock_fd) for fd in lock_fds[:1]]
         actions = [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in copies]
         gate = b"" if gate_fd is None else GATE
         # For ps, which shows the script before its arguments, it begins with the command as a comment.  The #

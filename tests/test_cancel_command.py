@@ -111,10 +111,11 @@ class OverTcp(TcpCase):
 class WithoutRunner(CancelCase, LifeSign):
     """The runner is dead, and its job lives on, on this host."""
 
-    def start_and_lose(self, *jobs: str, options: Sequence[object] = ()) -> None:
+    def start_and_lose(self, *jobs: str, options: Sequence[object] = (), patch: str = "") -> None:
         """Let a runner die while all of these jobs run."""
         self.write("".join(f". {job}\n" for job in jobs))
-        runner = self.start(RUNMAKER, f"-j{len(jobs)}", *options, "runs.txt", start_new_session=True)
+        runner = self.start_patched(f"import runmaker4\n{patch}", f"-j{len(jobs)}", *options, "runs.txt",
+                                    start_new_session=True)
         self.wait_up(*range(1, len(jobs) + 1), runner=runner)
         self.kill(runner)
 
@@ -139,6 +140,25 @@ class WithoutRunner(CancelCase, LifeSign):
     def test_children_that_have_closed_the_descriptor_are_ended_too(self) -> None:
         self.start_and_lose(f"(exec 64>&-; exec sleep 61) & {SLEEPING}")
         self.assertEndedHere(self.cancel(1), 1)
+        self.assertNobodyLeft()
+
+    def test_the_lock_is_found_whatever_number_it_had_in_the_runner(self) -> None:
+        """As with -j20.  On NFS a job inherits the end of a pipe, too, which can have that number as well."""
+        for kind, step in ("", 1), ("nfs4", 1), ("nfs4", -1):
+            with self.subTest(kind, step=step):
+                self.start_and_lose(SLEEPING, patch=f"""
+import fcntl
+runmaker4.find_mount = lambda path: runmaker4.Mount("{kind}", frozenset())
+lend = runmaker4.LockTable.copy_job_lock
+def lend_from_64_on(table, fd):
+    fds = lend(table, fd)
+    copies = {{fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in fds[::{step}]}}
+    runmaker4.close_all(*fds)
+    return [copies[fd] for fd in fds]
+runmaker4.LockTable.copy_job_lock = lend_from_64_on
+""")
+                self.assertEndedHere(self.cancel(1), 1)
+                (self.dir / "up.1").unlink()
         self.assertNobodyLeft()
 
     def test_a_job_that_ignores_term_is_killed(self) -> None:
