@@ -510,9 +510,8 @@ def print_lines(lines: Iterable[bytes]) -> int:
     return count
 
 
-def boottime() -> float:
-    """Return the seconds since boot; time.monotonic() would stop during a suspend (clock_gettime(2))."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+# Returns the seconds since boot; time.monotonic() would stop during a suspend (clock_gettime(2)).
+boottime = functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
 class Throttle:
@@ -1244,10 +1243,10 @@ class Line:
     state: bytes
     text: bytes             # between the state and the newline: separator, command, perhaps \r
     is_complete: bool = True      # it ends with a newline
+    command: bytes = b""    # from the text
 
-    @property
-    def command(self) -> bytes:
-        return self.text[1:-1] if self.text.endswith(b"\r") else self.text[1:]
+    def __post_init__(self) -> None:
+        self.command = self.text[1:].removesuffix(b"\r")
 
     def __bytes__(self) -> bytes:
         return b"%d %s %s" % (self.number, self.state, self.command)
