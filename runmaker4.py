@@ -1901,7 +1901,7 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # repairs that in check_jobs().
 #
 # Steps of a state change: lock the command mutex, which drops this host's cache; check that the path still
-# names this file (get_checked_fd()), and that the line has not moved (read_line()); write; unlock the command
+# names this file (check_writable()), and that the line has not moved (read_line()); write; unlock the command
 # mutex.  If the file or the lock file was replaced, unlock the mutex and raise FileChangedError.  No process
 # calls reopen_if_replaced() while holding the mutex.
 #
@@ -2716,7 +2716,7 @@ class JobReader(Opened):
             return False                        # it is unknown
         if lock_table.is_open and self._locks_show_life(line):
             return False
-        self.refresh()
+        lock_table.refresh()
         self.reopen_reader_on_fuse()
         # Read the state after the job locks: the job can have just finished
         if self.state_at(line) != RUNNING:
@@ -2765,9 +2765,6 @@ class JobReader(Opened):
 
     # -- the current file ------------------------------------------------------------------------------------
 
-    def refresh(self) -> None:
-        self.lock_table.refresh()
-
     def reopen_reader_on_fuse(self) -> None:
         """On FUSE, open the file again, to read what other hosts have written.
 
@@ -2781,8 +2778,10 @@ class JobReader(Opened):
             raise FileChangedError from None
 
     def _stat(self) -> os.stat_result:
-        """Return stat(2) of the file at the path; opening it makes NFS ask the server (close-to-open)."""
-        self.refresh()
+        """Return stat(2) of the file at the path; opening it makes NFS ask the server (close-to-open).
+
+        Call LockTable.refresh() first, or lock the command mutex.
+        """
         info = lstat_no_link(self.real_path)
         if not self.network:
             return info
@@ -2794,25 +2793,30 @@ class JobReader(Opened):
 
     def signature(self) -> tuple[int, ...]:
         """Return device, inode, size and mtime of the file at the path."""
+        self.lock_table.refresh()
         info = self._stat()
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
-    def _is_known_at_path(self, fd: int) -> bool:
-        """Return True if this host knows without asking a server that the path names this open file."""
-        return self.network and fd != CLOSED and path_names_fd(self.real_path, fd)
+    def find_replacement(self) -> os.stat_result | None:
+        """Return stat(2) of the file at the path; None: it is the open file.
+
+        Call LockTable.refresh() first, or lock the command mutex.
+        """
+        if self.network and self.is_open and path_names_fd(self.real_path, self.fd):
+            return None                         # as this host knows without asking a server
+        info = self._stat()
+        return None if self.inode == (info.st_dev, info.st_ino) else info
 
     def reopen_if_replaced(self) -> None:
         """Open the job file and the lock file that the path names now, unless they are open.
 
         Raises OSError(EPERM) if the new job file belongs to a user who could not write to the old one.
         """
-        self.refresh()
-        if not self._is_known_at_path(self.fd):
-            info = self._stat()
-            if self.inode != (info.st_dev, info.st_ino):
-                if not stat.S_ISREG(info.st_mode):
-                    raise OSError(errno.EINVAL, "is no longer a regular file")
-                self._open()
+        self.lock_table.refresh()
+        if replacement := self.find_replacement():
+            if not stat.S_ISREG(replacement.st_mode):
+                raise OSError(errno.EINVAL, "is no longer a regular file")
+            self._open()
         self.lock_table.reopen_if_replaced()
 
     def _open(self) -> None:
@@ -2978,30 +2982,22 @@ class JobFile(JobReader):
         self.reopen_if_replaced()
         self.mark_lock_file_in_use()
 
-    def check_at_path(self) -> int:
-        """Return the descriptor of the job file; raise FileChangedError if the path no longer names it.
-
-        Needs the command mutex.
-        """
-        if not self.is_open or not self.is_at_path(self.fd):
+    def check_at_path(self) -> None:
+        """Raise FileChangedError if the path no longer names the open file.  Needs the command mutex."""
+        try:
+            replacement = self.find_replacement()
+        except FileNotFoundError:               # an editor is replacing it
+            raise FileChangedError from None
+        if replacement:
             raise FileChangedError
-        return self.fd
 
-    def get_checked_fd(self) -> int:
-        """Return the descriptor of the job file if a state may be written to it now.
+    def check_writable(self) -> None:
+        """Check that a state may be written to the open file now.
 
         Raises FileChangedError, or OSError(EBUSY) if another lock file is in use.  Needs the command mutex.
         """
-        fd = self.check_at_path()
+        self.check_at_path()
         self.mark_lock_file_in_use()
-        return fd
-
-    def is_at_path(self, fd: int) -> bool:
-        """Return True if the path names this open file.  Call refresh() first, or lock the command mutex."""
-        try:
-            return self._is_known_at_path(fd) or self.signature()[:2] == identity_of(fd)
-        except FileNotFoundError:
-            return False                        # an editor is replacing it
 
     def known_size(self) -> int:
         """Return the size as this host knows it, after a write: NFS need not ask the server."""
@@ -3039,7 +3035,7 @@ class JobFile(JobReader):
         needs_room: also require can_run_another_copy(), which takes `claimed`.
         """
         assert self.lock_table.has_mutex(line.command)
-        self.get_checked_fd()
+        self.check_writable()
         committed = self.check_committed(line)
         data = self.read_line(line, Scan.MIN_CHUNK_SIZE)
         if not data:
@@ -3072,7 +3068,7 @@ class JobFile(JobReader):
         # Check the append lock first: if it is free, the size includes all appended lines
         if self.lock_table.is_appended_to():
             return False
-        self.refresh()
+        self.lock_table.refresh()
         if self.size() != size:
             return False
         self._committed_reader_and_size = self.reader, size
@@ -3093,7 +3089,7 @@ class JobFile(JobReader):
         with self.lock_table.locking(0, 0.0, self.reopen_reader_on_fuse, APPEND_BYTE + 1) as locked:
             if not locked:
                 return False
-            self.get_checked_fd()
+            self.check_writable()
             start = max(first.offset - len(UTF8_MARK), 0)
             size = last.offset + 1 + len(last.text) + 1 - start
             data = self.reader.pread(size, start)

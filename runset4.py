@@ -93,6 +93,7 @@ from runmaker4 import (
     find_command_lines,
     first_line_offset,
     give_rights,
+    identity_of,
     integer_between,
     is_continued,
     job_file_path,
@@ -198,8 +199,7 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
                 time.sleep(0.002)               # an editor that replaces a file can remove it for a moment
                 continue
             with open_to_append(file.real_path) as fd:
-                file.refresh()
-                if not file.is_at_path(fd):
+                if not is_at_path(file, fd):
                     continue
                 lock_all(fd)
                 file.lock_table.check_still_has_locks()
@@ -210,9 +210,16 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
     raise OSError(errno.EAGAIN, "was removed, or is replaced again and again")
 
 
+def is_at_path(file: JobFile, fd: int) -> bool:
+    """Return True if the path of a job file names this open file."""
+    try:
+        return file.signature()[:2] == identity_of(fd)
+    except FileNotFoundError:
+        return False                            # an editor is replacing it
+
+
 def check_not_replaced(file: JobFile, fd: int) -> None:
-    file.refresh()
-    if not file.is_at_path(fd):
+    if not is_at_path(file, fd):
         raise FileChangedError
 
 
@@ -401,7 +408,7 @@ def set_state(file: JobFile, line: Line, state: bytes) -> str:
     with file.command_mutex(line.command) as acquired:
         if not acquired or not wait_until_committed(file, line):
             return "is being added, claimed, finished or edited (try again)"
-        file.get_checked_fd()                         # raises if the file was replaced
+        file.check_writable()                         # raises if the file was replaced
         if file.state_at(line) != line.state:
             return "has changed since it was read; not set"
         if line.state == RUNNING and not file.is_orphan(line):
@@ -431,7 +438,7 @@ def cancel_line(
     """
     orphans: list[Line] = []
     with file.command_mutex(line.command) as acquired:
-        file.get_checked_fd()
+        file.check_writable()
         if not acquired or not wait_until_committed(file, line):
             raise OSError(
                 errno.EAGAIN, f"line {line.number} keeps being added, claimed or edited, or {LEFT_LOCKED}"
@@ -602,7 +609,7 @@ def choose_jobs_to_kill(
     with file.command_mutex(command) as acquired:
         if not acquired:
             return []
-        file.get_checked_fd()
+        file.check_writable()
         running_lines = [line for line in file.lines_by_command({command})[command] if line.state == RUNNING]
         copy_count = file.lock_table.count_job_locks(command)
     own_locks = set(map(own_job_lock_offset, lines))
@@ -853,7 +860,7 @@ def hold_all_locks(file: JobFile) -> Iterator[int]:
         for command_mutex in mutexes_to_lock:
             if not keep_trying(functools.partial(lock, fd, command_mutex), deadline - time.monotonic()):
                 raise OSError(errno.EAGAIN, f"another process keeps changing it, or {LEFT_LOCKED}")
-        file.refresh()
+        file.lock_table.refresh()
         file.reopen_reader_on_fuse()
         yield fd
     finally:
@@ -867,7 +874,8 @@ def apply_edit(file: JobFile, base: bytes, edited: bytes, quiet: bool = False) -
     """
     file.open_to_write()
     with append_lock(file), hold_all_locks(file) as lock_fd:
-        fd = file.get_checked_fd()
+        file.check_writable()
+        fd = file.fd
         contents = read_to_end(file.reader)
         current = split_lines(contents)
         merged, refusals = merge(split_lines(base), split_lines(edited), current)
@@ -1687,7 +1695,8 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
         cancel_selected(file, options.selection, change_counts)
     else:
         file.open_to_write()
-        fd = file.get_checked_fd()
+        file.check_writable()
+        fd = file.fd
         for line in options.selection.lines(file, change_counts):
             if refusal := set_state(file, line, state):
                 change_counts.add_refusal(line.number, refusal)

@@ -1259,9 +1259,9 @@ def path_before_the_mutex() -> Patches:
         finally:
             inside.discard(self)
 
-    def must_be_at_path(self: Any) -> int:
-        fd: int = self.fd if self in inside else plain(self)
-        return fd
+    def must_be_at_path(self: Any) -> None:
+        if self not in inside:
+            plain(self)
     return [(FILE, "command_mutex", early), (FILE, "check_at_path", must_be_at_path)]
 
 
@@ -1378,10 +1378,10 @@ def reset_whatever_it_is() -> Patches:
 
     def make_new(self: Any, lines: Any) -> Any:
         def refresh() -> None:
-            FILE.get_checked_fd(self)
+            FILE.check_writable(self)
             for line in lines:
                 line.state = self.state_at(line) or line.state
-        with mock.patch.object(self, "get_checked_fd", refresh):
+        with mock.patch.object(self, "check_writable", refresh):
             return plain(self, lines)
     return [(FILE, "make_new", make_new)]
 
