@@ -1698,12 +1698,6 @@ class Consumer:
         return (not (below_end and self.follow) and self.capacity.holds(settings.needs)
                 and (not settings.hosts or any(map(self.matches_host, settings.hosts))))
 
-    def retries(self, state: bytes) -> bool:
-        return state in self.retry
-
-    def stop_retrying(self) -> None:
-        self.retry = RUNNING
-
 
 NOBODY = Consumer("")              # the consumer of a job that a server takes back, until the client is known
 
@@ -3970,30 +3964,14 @@ class PendingGroup:
 
 
 class Result(NamedTuple):
-    state: bytes                # b"": neither `d` nor `!`, or another run of the command has started since
+    state: bytes                # `d` or `!`
     number: int                 # of the line
 
 
-class Results:
-    """The results of the last runs in this process, by command: the MAX_COMMANDS newest."""
-    MAX_COMMANDS = 100_000
-
-    def __init__(self) -> None:
-        self._by_command: OrderedDict[bytes, Result] = OrderedDict()
-
-    def __getitem__(self, command: bytes) -> Result:
-        return self._by_command.get(command, Result(b"", 0))
-
-    def add(self, job: Job, state: bytes) -> None:
-        """Remember how a run of the job has ended; forget the oldest of more than MAX_COMMANDS results."""
-        self._by_command.pop(job.command, None)      # makes it the last
-        self._by_command[job.command] = Result(state if state in (DONE, FAILED) else b"", job.number)
-        if len(self._by_command) > self.MAX_COMMANDS:
-            self._by_command.popitem(last=False)
-
-    def forget_state(self, command: bytes) -> None:
-        if command in self._by_command:
-            self._by_command[command] = self._by_command[command]._replace(state=b"")
+# The results of the last runs in this process, by command, the newest last.  One is removed when another run
+# of the command starts.
+Results = OrderedDict[bytes, Result]
+MAX_RESULTS = 100_000
 
 
 # ---- orphans -----------------------------------------------------------------------------------------------
@@ -4071,12 +4049,12 @@ class Orphans:
 
         Also b'' if another line has the same command, whose result that can be.
         """
-        result = self._results[line.command].state
+        result = self._results.get(line.command)
         if not result:
             return b""
         equal_lines = find_command_lines(self._file.reader, self._file.start, {line.command})
         is_only_line = len(list(itertools.islice(equal_lines, 2))) == 1
-        return result if is_only_line else b""
+        return result.state if is_only_line else b""
 
     def _report_new_state(self, line: Line, state: bytes) -> None:
         """Report the new state of a line `r` that was an orphan; only for the first MAX_REPORTED."""
@@ -4176,7 +4154,8 @@ class Walk:
         """
         self.scan.pause_at = pause_at
         try:
-            self._release_consumers(consumers.all)
+            if self._waiting_for_capacity:
+                self._release_consumers(consumers.all)
             if consumers is not self.consumers and not self._continue_for_consumers(consumers):
                 return Stop.RESTART
             if len(self.passed) >= self._queue.spread:
@@ -4291,7 +4270,8 @@ class Walk:
             self._to_pass -= 1
             self.passed.append(line)
         elif consumer:
-            return self._try_change(line, lambda: self._queue.claim(line, consumer, settings)).job
+            claim = functools.partial(self._queue.claim, line, consumer, settings)
+            return self._try_change(line, claim).job
         else:
             if not self._waiting_for_capacity:
                 self._only_running_matter = True        # none may take new jobs up to the next directive
@@ -4314,7 +4294,8 @@ class Walk:
             can_run_again = (not scope.error and not scope.settings.together
                              and self._resuming_consumers.any_fits(scope))
             state = NEW if can_run_again else ERROR
-            attempt = self._try_change(line, lambda: self._orphans.write_next_state(line, state))
+            write = functools.partial(self._orphans.write_next_state, line, state)
+            attempt = self._try_change(line, write)
             if attempt.new_state == NEW and not self.scan.seek_back(line):
                 raise FileChangedError
             if attempt.new_state:
@@ -4507,10 +4488,9 @@ class Cursor:
     def _walk_if_due(self, consumers: Consumers, absent: Collection[Consumer]) -> Job | NoJob:
         """Walk on to the next job and claim it; a NoJob if no walk is due."""
         self.consumers = consumers
-        known = dict.fromkeys((*consumers.all, *absent))
-        self._resuming_consumers = Consumers(consumer for consumer in known if consumer.retries(RUNNING))
+        self._known = dict.fromkeys((*consumers.all, *absent))
         self._restart_if_replaced()
-        retrying = {consumer for consumer in known if consumer.retries(ERROR)}
+        retrying = {consumer for consumer in self._known if ERROR in consumer.retry}
         wait = self._go_on_with_reset(retrying) if retrying else None
         if wait is not None:
             return NoJob(retry_after=wait)
@@ -4557,10 +4537,10 @@ class Cursor:
                 if line.state == DIRECTIVE:
                     scope = scope.with_directive(line)
                 elif not (scope.error or scope.settings.together) and any(
-                    consumer.retries(line.state) for consumer in consumers.fitting(scope)
+                    line.state in consumer.retry for consumer in consumers.fitting(scope)
                 ):
                     lines.append(line)
-                    self._results.forget_state(line.command)
+                    self._results.pop(line.command, None)
             made_at_once = lines and self.file.make_new(lines)
             for line in lines:
                 while not made_at_once and (check := self.file.change_state(line, NEW).check) not in (
@@ -4576,7 +4556,7 @@ class Cursor:
                 yield 0.0
             yield 0.0                           # also if no line was for these consumers
         for consumer in consumers.all:
-            consumer.stop_retrying()
+            consumer.retry = RUNNING
 
     def _seconds_until_walk(self, walk: Walk) -> float:
         """Return the seconds until another walk is due after `walk`, which found no job; inf: none is."""
@@ -4619,8 +4599,9 @@ class Cursor:
             with walk.throttle:
                 result = walk.claim_next(consumers, pause_at)
             if isinstance(result, Job):
-                self._report_rerun(result)
-                self._results.forget_state(result.command)
+                last_result = self._results.pop(result.command, None)
+                if last_result and last_result.number == result.number:
+                    self._report_rerun(last_result)
                 return result
             if result is Stop.SLICED:
                 self.sliced = True
@@ -4639,7 +4620,8 @@ class Cursor:
         self.queue.reopen_if_replaced()
         self._restart_if_replaced()
         self._leaving_at_start = self._leaving
-        self._walk = Walk(self.queue, consumers, self._resuming_consumers, self._orphans,
+        resuming_consumers = Consumers(consumer for consumer in self._known if RUNNING in consumer.retry)
+        self._walk = Walk(self.queue, consumers, resuming_consumers, self._orphans,
                           ordinals=self._ordinals, serving=self._serving, after_edit=after_edit)
         return self._walk
 
@@ -4725,16 +4707,14 @@ class Cursor:
             self._printed_subjects.add(subject)
             self.say(text)
 
-    def _report_rerun(self, job: Job) -> None:
+    def _report_rerun(self, last_result: Result) -> None:
         """Report, once, that a claimed line was new again although it has run to the end here."""
-        last_result = self._results[job.command]
-        if last_result.state and last_result.number == job.number:
-            self._say_once(
-                "again",
-                f"line {job.number}: finished here as {display_text(last_result.state)}, and is new again; "
-                "it will run once more (a user or a runner with -r set it, or an editor saved an old state; "
-                "further lines are not reported)",
-            )
+        self._say_once(
+            "again",
+            f"line {last_result.number}: finished here as {display_text(last_result.state)}, and is new "
+            "again; it will run once more (a user or a runner with -r set it, or an editor saved an old "
+            "state; further lines are not reported)",
+        )
 
     def _report_obstacles(self, walk: Walk, summary: Summary | None) -> None:
         """Report, once, why jobs cannot start: a problem in the file, or a group that needs a server."""
@@ -4783,7 +4763,11 @@ class Cursor:
         if state == NEW and job.cancelled:
             state = CANCELLED
         error = self.queue.finish(job, state)
-        self._results.add(job, state)
+        self._results.pop(job.command, None)
+        if state in (DONE, FAILED):
+            self._results[job.command] = Result(state, job.number)
+            if len(self._results) > MAX_RESULTS:
+                self._results.popitem(last=False)
         return error
 
     # -- errors ----------------------------------------------------------------------------------------------
@@ -5263,7 +5247,7 @@ class FileJobs:
 
     def _can_change_soon(self, summary: Summary) -> bool:
         """Return True if an editor seems to be saving the file, or runners with --resume can take orphans."""
-        return summary.half_saved or (summary.orphans > 0 and self._consumer.retries(RUNNING))
+        return summary.half_saved or (summary.orphans > 0 and RUNNING in self._consumer.retry)
 
 
 # ======== Processes =========================================================================================

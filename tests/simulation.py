@@ -1518,7 +1518,8 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         LOCK_TABLES, "lengthen_lock_file", lambda self, plain=LOCK_TABLES.lengthen_lock_file: (
             plain(self), self.__dict__.update(_length_at_first_claim=CORE.os.fstat(self.fd).st_size))),
     "an equal line's end": one(
-        CORE.Orphans, "_known_result", lambda self, line: self._results[line.command].state),
+        CORE.Orphans, "_known_result", lambda self, line: (
+            self._results[line.command].state if line.command in self._results else b"")),
     "names and sizes not seen": one(CORE.LockTable, "refresh", lambda self: None),
     "old pages read": one(
         CORE.Reader, "with_own_fd", classmethod(lambda cls, fd, network: cls(CORE.os.dup(fd)))),
