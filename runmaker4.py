@@ -826,27 +826,28 @@ LOCAL_KINDS = {
 TESTED_KINDS = {"nfs", "nfs4", "ceph", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.mfs"}
 
 
-class Mount(NamedTuple):
+@dataclass(frozen=True)
+class Mount:
     """The mount of a file: the kind of file system, such as 'ext4', and options."""
     kind: str
     options: frozenset[str]
     point: str = "/"
     shared: bool = False        # other hosts can use the file (no --single-host), so locks must reach them
 
-    @property
+    @functools.cached_property
     def network(self) -> bool:
         return self.kind not in LOCAL_KINDS
 
-    @property
+    @functools.cached_property
     def forgets_locks(self) -> bool:
         """Return True if locks can be lost without an error, as when a GlusterFS brick dies."""
         return self.network and not self.is_nfs
 
-    @property
+    @functools.cached_property
     def is_nfs(self) -> bool:
         return self.kind in ("nfs", "nfs4")
 
-    @property
+    @functools.cached_property
     def is_fuse(self) -> bool:
         """Return True if a daemon answers, from another cache (refresh_file, Reader.refresh)."""
         return self.network and self.kind.partition(".")[0] in ("fuse", "virtiofs")
@@ -1219,7 +1220,7 @@ def check_mount(path: str, single_host: bool) -> Mount:
         return mount
     if why := mount_error(mount):
         raise UsageError(f"{path}: {why} ({OTHER_MOUNT})")
-    return mount._replace(shared=mount.network)
+    return replace(mount, shared=mount.network)
 
 
 # ======== Job lines and directives ==========================================================================
@@ -1617,7 +1618,7 @@ class JobSettings:
         needs = "" if self.needs == ONE_SLOT else f" with {self.needs} or more"
         return printable(f"{names}{needs} ({self.where})")
 
-    @property
+    @functools.cached_property
     def suits_all(self) -> bool:
         return not self.hosts and self.needs == ONE_SLOT
 
