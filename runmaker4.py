@@ -1344,10 +1344,11 @@ class Scan:
     def reread_from(self, last_line: Line, data: bytes | None = None) -> bool:
         """Read the file again from the line that next() has returned last, so that next() sees no old data.
 
-        data: what the caller has just read from there, at least the line; None: read it.  Return True if the
-        line is still there, in any state.
+        data: what the caller has just read from there, and checked: the line and more; None: read it.  Return
+        True if the line is still there, in any state.
         """
         self.chunk_size = self.MIN_CHUNK_SIZE
+        was_checked = data is not None
         if data is None:
             line_size = len(last_line.text) + 2         # with state and newline
             data = self.file.pread(max(self.chunk_size, line_size), last_line.offset)
@@ -1355,7 +1356,7 @@ class Scan:
         self._buffer_offset = last_line.offset - 1
         # next() searches for a newline and a state: from 0 it finds the line (again), from 1 the next one
         self._position = 0 if self.line_number < last_line.number else 1
-        return has_line_at(self._buffer, 1, last_line)
+        return was_checked or has_line_at(self._buffer, 1, last_line)
 
     def _parse_line_at(self, state_index: int) -> Line:
         """Return the line whose state is buffer[state_index], move the position there, and set `last`."""
@@ -2285,16 +2286,15 @@ class LockTable(LockTableReader):
 
     def check_still_has_locks(self) -> None:
         """Raise OSError(EIO) if this host has lost its locks, so that another can hold our command mutex."""
-        if not self.still_has_locks():
+        if self.network and not self.still_has_locks():
             raise OSError(errno.EIO, "the locks were lost")
 
     def still_has_locks(self) -> bool:
         """Return False if this host has lost the locks on `fd`, because it was cut off for too long.
 
-        After an answer True, ask the file system again only after `interval`.
+        Call it only on a network file system.  After an answer True, ask that again only after `interval`.
         """
-        can_be_lost = self.network and self.is_open
-        if not can_be_lost:
+        if not self.is_open:
             return True
         now = self.clock()
         if now - self._locks_known_at <= self.interval:
@@ -2318,7 +2318,7 @@ class LockTable(LockTableReader):
         if the path no longer names this lock file.
         """
         pause = 0.01 if self.network else 0.0005
-        locked = keep_trying(lambda: self._lock(offset, length), patience, pause)
+        locked = keep_trying(functools.partial(self._lock, offset, length), patience, pause)
         try:
             if locked:
                 self.refresh_under_lock()
@@ -2897,25 +2897,16 @@ class JobFile(JobReader):
         self.lock_table = make_lock_table(
             self.real_path, mount, say=say, clock=clock, interval=self.interval, presence_lock=presence_lock
         )
+        # The seconds that a runner or server waits for a command mutex before it tries later.  On a local
+        # file system the event loop makes the calls, and does nothing else while it waits.
+        self.patience = self.MUTEX_SECONDS if self.network else self.MUTEX_SECONDS_LOCAL
+        # The same for a line that is not claimed.  There are others: mostly it is `r` when we get the mutex,
+        # and on a network each try is a round trip.
+        self.walk_patience = 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
         # the file, and the size up to which all lines are committed (check_committed())
         self._committed_reader_and_size: tuple[Reader, int] | None = None
         # where mark_lock_file_in_use() last locked a byte, and the lock file that it shows
         self._marked_in_use: tuple[Reader, Identity | None] | None = None
-
-    @property
-    def patience(self) -> float:
-        """Return how many seconds a runner or server waits for a command mutex before it tries later.
-
-        On a local file system the event loop makes the calls, and does nothing else while it waits.
-        """
-        return self.MUTEX_SECONDS if self.network else self.MUTEX_SECONDS_LOCAL
-
-    @property
-    def walk_patience(self) -> float:
-        """Return the same for a line that is not claimed.  There are others: mostly it is `r` when we get the
-        mutex, and on a network each try is a round trip.
-        """
-        return 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
 
     def sync(self) -> None:
         if self.is_open:
@@ -3232,7 +3223,7 @@ class JobQueue:
             with self.file.command_mutex(line.command, self.file.walk_patience, job_lock) as locked:
                 if locked:
                     jobs = self._find_due_jobs(line) if job_lock else []
-                    with self._reading_once(line, jobs):
+                    with self._reading_once(line, jobs) if jobs else contextlib.nullcontext():
                         jobs = list(filter(self._is_running_here, jobs))
                         attempt = self.file.check_claimable(line, settings, not job_lock, self.claimed)
                     self._write_due_results(jobs)
@@ -3257,8 +3248,6 @@ class JobQueue:
 
     def _reading_once(self, line: Line, jobs: Sequence[Job]) -> contextlib.AbstractContextManager[None]:
         """Read a line and those of jobs in one call, for the `with` block."""
-        if not jobs:
-            return contextlib.nullcontext()
         lines = [line, *jobs]
         start = max(min(each.offset for each in lines) - len(UTF8_MARK), 0)
         end = max(each.offset + 1 + len(each.text) for each in lines)
@@ -3285,8 +3274,8 @@ class JobQueue:
 
         job_lock: is locked already, with all of the bucket.
         """
-        job = Job(**vars(line), consumer=consumer, settings=settings, joins_claim=job_lock is not None)
-        job.mark_found(self.file.known_size())
+        job = Job(**vars(line), consumer=consumer, settings=settings, joins_claim=job_lock is not None,
+                  size_when_found=self.file.known_size())
         job.job_lock = job_lock or self.file.lock_table.take_job_lock(job)
         try:
             if line.state != RUNNING:
@@ -3500,7 +3489,7 @@ class JobQueue:
 
         On the job file that is the in-use lock alone; on the lock file, also the job locks of our jobs.
         """
-        if not self.file.lock_table.still_has_locks():
+        if self.file.network and not self.file.lock_table.still_has_locks():
             self.file.close_files()
         if self.file.lock_table.drop_lost_job_locks():
             self._forget_job_locks()
