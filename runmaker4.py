@@ -2327,8 +2327,9 @@ class LockTable(LockTableReader):
             yield locked
         finally:
             self.locked_now = range(0)
-            if locked and self.is_open:                 # close() in the block has unlocked everything
-                with contextlib.suppress(OSError):      # EIO, ESTALE: lost; all writes were synced
+            if locked:
+                # EIO, ESTALE: lost; all writes were synced.  EBADF: close() in the block has unlocked all.
+                with contextlib.suppress(OSError):
                     unlock(self.fd, offset, length)
 
     def refresh_under_lock(self) -> None:
@@ -3226,7 +3227,8 @@ class JobQueue:
                     with self._reading_once(line, jobs) if jobs else contextlib.nullcontext():
                         jobs = list(filter(self._is_running_here, jobs))
                         attempt = self.file.check_claimable(line, settings, not job_lock, self.claimed)
-                    self._write_due_results(jobs)
+                    if jobs:
+                        self._write_due_results(jobs)
                 if attempt.check is LineCheck.OPEN:
                     lock_table.lengthen_lock_file()
                     attempt.job = self._lock_and_mark(line, consumer, settings, job_lock)
