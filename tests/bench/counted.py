@@ -1,0 +1,85 @@
+"""What a short job asks of an NFS server, counted on a local directory (tests/rigs/counted.py), and jobs/s
+there beside those of the scripts of an earlier commit.
+
+    python3 -m tests.bench.counted                  fail if the jobs of one runner ask for more than LIMIT
+"""
+import functools
+import pathlib
+import statistics
+import subprocess
+import sys
+
+from tests.bench.measure import ROOT, Bench, Row, compare, spread
+from tests.rigs.counted import Counted, run
+
+JOBS = 400
+BEFORE = "7df0a27"                  # the last commit whose runners take three locks for each job
+# Each job counts as short: on a busy machine `true` itself can take longer than a short job may
+SHORT_SECONDS = 60.0
+# Operations per job, with the start and the end of the runner: 6.53 if that takes 2 s, and 0.02 more for each
+# second that a busy machine takes longer, for the journal is written once a second.  Of 40 runs beside heavy
+# load the slowest took 8 s, and had 6.63.
+LIMIT = 6.8
+
+
+def count(scripts: pathlib.Path, runners: int, slots: int, milliseconds: int) -> Counted:
+    """Count what JOBS jobs ask for, at a round trip of so many milliseconds."""
+    jobs = "".join(f". true {number}\n" for number in range(JOBS))
+    return run(scripts, jobs, runners, [f"-j{slots}"], milliseconds / 1000, SHORT_SECONDS)
+
+
+def per_job(found: Counted) -> float:
+    return sum(found.operations.values()) / JOBS
+
+
+def earlier(bench: Bench) -> dict[str, pathlib.Path]:
+    """The directory of the runner of BEFORE, if this repository has that commit."""
+    command = ["git", "show", f"{BEFORE}:runmaker4.py"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    if shown.returncode:
+        return {}
+    directory = bench.dir / BEFORE
+    directory.mkdir(exist_ok=True)
+    (directory / "runmaker4.py").write_bytes(shown.stdout)
+    return {BEFORE: directory}
+
+
+def rows(bench: Bench, runners: int, slots: int, milliseconds: int, most: float) -> list[Row]:
+    """The row of the operations per job, and that of jobs/s against BEFORE."""
+    scripts = {"ours": ROOT, **earlier(bench)}
+    counts: dict[str, list[float]] = {name: [] for name in scripts}
+
+    def rate(name: str) -> float:
+        found = count(scripts[name], runners, slots, milliseconds)
+        counts[name].append(per_job(found))
+        return JOBS / found.seconds
+
+    rates = bench.interleave({name: functools.partial(rate, name) for name in scripts})
+    each = {name: f"{statistics.median(found):.1f} ({min(found):.1f}-{max(found):.1f})"
+            for name, found in counts.items()}
+    what = f"{JOBS} x `true`, {runners} x `-j{slots}`, {milliseconds} ms"
+    operations = Row(f"{what}: operations per job", each["ours"], f"<= {most}",
+                     statistics.median(counts["ours"]) <= most)
+    if BEFORE not in scripts:
+        measured = f"{spread(rates['ours'])} jobs/s; {BEFORE} is not in this repository"
+        return [operations, Row(what, measured, ">= 3 x", True)]
+    operations.measured += f", with {BEFORE} {each[BEFORE]}"
+    return [operations, compare(f"{what}, against {BEFORE}", rates["ours"], rates[BEFORE], "jobs/s", least=3)]
+
+
+def counted(bench: Bench) -> list[Row]:
+    """operations per job and jobs/s of runners on a directory that counts as NFS does"""
+    return [*rows(bench, 1, 2, 1, 6.5), *rows(bench, 4, 1, 2, 9.5)]
+
+
+ROWS = (counted,)
+
+
+def main() -> int:
+    found = per_job(count(ROOT, 1, 1, 0))
+    print(f"one runner, {JOBS} short jobs as on NFS: {found:.2f} operations per job, {LIMIT} allowed")
+    return int(found > LIMIT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
