@@ -31,6 +31,11 @@ class Counted:
     operations: Counter[str]
     seconds: float
 
+    @property
+    def total(self) -> int:
+        """How many operations."""
+        return sum(self.operations.values())
+
 
 class Client:
     """System calls as an NFSv4.2 client does them, on the files of a directory.
