@@ -1893,7 +1893,7 @@ class Sessions:
     def acknowledge_soon(self, client: Client) -> None:
         """Acknowledge events a moment later, so that many share a message; at once if a window is half full.
 
-        On a network file system (with a thread), where flushing the journal costs some six round trips, wait
+        On a network file system (with a thread), where flushing the journal costs some five round trips, wait
         for the next flush_records().
         """
         if not self._unacknowledged and not self.executor.pool:

@@ -27,18 +27,21 @@ The complete protocol by which runners share a file:
      and lock a free job lock through that descriptor: the one of the line's number if that is free.  Write
      `r`; unlock the command mutex.  (A server takes back the `r` of a job that a client still has in the same
      way, if h < R: ServedQueue.reclaim_line().)  A runner of short jobs on NFS first tries to lock the whole
-     bucket through that descriptor (LockTable.take_bucket()): then h = 0, and it has the command mutex.  If
-     the job still runs after 0.1 s, it unlocks all but the job lock.  With -r a runner first (Cursor,
+     bucket through that descriptor (LockTable.take_bucket()).  If that is granted, it has the command mutex,
+     and h = 0.  It unlocks all but the job lock (trim_bucket()) 0.1 s after the claim, or if it needs the
+     mutex for anything but the result, or cannot write that.  With -r a runner first (Cursor,
      JobFile.make_new()) writes `.` over all failed lines, with --resume over those in error, each while
      holding the command mutex, after the same checks of path and line; or over many at once, while holding
      one lock over all buckets and the append byte.
  3.  Start the job (Processes.start()) with a copy of that descriptor.  Runner and job now hold the job lock
-     together: it is free only when both are gone.  It is the life sign; there are no heartbeats and no time
-     limits.
+     together (and with a whole bucket the mutex): it is free only when both are gone.  It is the life sign;
+     there are no heartbeats and no time limits.  On NFS the job also inherits the end of a pipe.  If no
+     process has that when the lock is freed, the runner uses the description again for another job.
  4.  When the job has finished (JobQueue.finish()): lock the command mutex, unless the whole bucket is still
-     locked; verify the line, write the new state over the `r`, free the job lock.  A claim that has locked a
-     bucket does this for others that are still locked, with one read of all lines, after the last lock: first
-     the results, each synced, then its `r`, then it frees these buckets.
+     locked; verify path and line; write the new state over the `r`; while holding the mutex, free the job
+     lock, or all of the bucket in one call.  A claim that has locked a bucket also does this for at most two
+     jobs whose buckets are still locked.  It reads all these lines at once, after the last of the locks; then
+     it writes each result, syncs it and frees that bucket; last it writes its `r`, if the line is still new.
  5.  A line `r` is an orphan (JobReader.is_orphan()) if its own job lock is free and h < R.  One check is
      enough.  Where locks can be lost without an error, two checks 15 s apart are needed, so that a living
      runner has locked its job lock again by then.  A runner that finds an orphan (Orphans) writes `e` over
@@ -54,9 +57,10 @@ The complete protocol by which runners share a file:
      and every command mutex (hold_all_locks()).
  7.  Each process of ours that can write the job file holds a shared lock on all of it, and on one byte after
      that range (JobFile.mark_lock_file_in_use()); the offset of this byte identifies the lock file.
- 8.  On a network file system a host's cache can be old.  So after locking a command mutex a process first
-     drops the cache (refresh_file()).  Then it reads with O_DIRECT (Reader), on FUSE also through a new
-     description (reopen_reader_on_fuse()).  It syncs each write.
+ 8.  On a network file system a host's cache can be old.  So a process that has locked command mutexes drops
+     the cache (refresh_file()) before it reads.  It reads with O_DIRECT (Reader), on FUSE also through a new
+     description (reopen_reader_on_fuse()).  It syncs each write.  On NFS the description that it reads
+     through also has the shared lock of step 7: so a read fails once this host has lost its locks.
 
 So if the file has one line of a command, no second copy of the command starts while one lives, however the
 file is edited.  The section "The job file" below has the proof; "Assumptions" lists when it does not hold.
@@ -66,8 +70,9 @@ finish before.  They are not part of the protocol: each runner reads them before
 
 Assumptions: the file system shares record locks between all hosts that use the file (`check_mount` and
 `refuse_local_locks` refuse the exceptions), and no user or program removes the lock file; editors may replace
-or rewrite the file, but programs other than ours do not write to it within the microseconds between the read
-and the write of step 2; jobs keep descriptor 64 open, or have a shell that does.
+or rewrite the file, but programs other than ours do not write to it between the read and the writes of a
+step 2 or 4 (microseconds; on a network some round trips); jobs keep descriptor 64 open, or have a shell that
+does.
 
 The file reads top-down; after main() follows the wire, which only server and client need.  `Runner` leaves
 the job file, or the connection to a server, to `Jobs`; `JobQueue` knows nothing of processes.
@@ -1866,8 +1871,9 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 #
 #     I1  A job lock is locked before its `r` is written, and freed after that `r` was overwritten.
 #     I2  A process writes the state of a line only while holding the command mutex.  So no process of ours
-#         changes lines of this command that the holder has read.  The mutex of a short job stays locked from
-#         the claim to the result, by the description that the job inherits (LockTable.take_bucket()).
+#         changes lines of this command that the holder has read.  The mutex of a short job stays locked
+#         after the claim, until the result at most, by the description that the job inherits
+#         (LockTable.take_bucket()).  Only the runner writes under it.
 #     I3  A living copy of a command, or the runner of that copy, holds a job lock of the command's bucket;
 #         two copies hold two.
 #     I4  For a command let h be the number of held job locks, R the number of lines `r`.  No process of ours
@@ -1876,10 +1882,10 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 #
 # Theorem: at no time do more copies of a command live than the file had lines of it when the last was
 # claimed.  A new line is claimed only if h <= R.  The line itself is one more than R, so h + 1 copies are at
-# most as many as lines.  (Where the claim has locked the whole bucket, h was 0.)  An orphan is overwritten
-# only if h < R, so h <= R still holds.  By I3 h counts each living copy.  Lines are counted in the file that
-# the path names, while holding the command mutex, so only other programs can change them before the `r` is
-# written.
+# most as many as lines.  (A claim that has locked the whole bucket need not count: its description had no
+# lock there, so h was 0.)  An orphan is overwritten only if h < R, so h <= R still holds.  By I3 h counts
+# each living copy.  Lines are counted in the file that the path names, while holding the command mutex, so
+# only other programs can change them before the `r` is written.
 #
 # The theorem also holds on a network file system, where this host can have an old name, size or content
 # cached: these are read while holding the command mutex, after refresh_file().  A read without the mutex can
@@ -1896,14 +1902,16 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # If h > R, an editor has overwritten an `r`, and no line of the command can be claimed.  A living runner
 # repairs that in check_jobs().
 #
-# Steps of a state change: lock the command mutex, which drops this host's cache; check that the path still
-# names this file (check_writable()), and that the line has not moved (read_line()); write; unlock the command
-# mutex.  If the file or the lock file was replaced, unlock the mutex and raise FileChangedError.  No process
-# calls reopen_if_replaced() while holding the mutex.
+# Steps of a state change: lock the command mutex (of a short job it can be locked already); drop this host's
+# cache; check that the path still names this file (check_writable()), and that the line has not moved
+# (read_line()); write; unlock the command mutex.  If the file or the lock file was replaced, raise
+# FileChangedError, which unlocks a mutex that this change has locked.  No process calls reopen_if_replaced()
+# in the middle of a state change.
 #
-# reopen_if_replaced() opens the file and the lock file that the path names now.  A JobQueue first locks the
-# job locks of claimed jobs in a new lock file, and then marks this one as in use.  So only a JobQueue may do
-# that for its JobFile; code that counts lines at the same time has a separate JobReader.
+# reopen_if_replaced() opens the file and the lock file that the path names now.  If the lock file is a new
+# one, a JobQueue frees its job locks and buckets in the old one, locks the job locks of claimed jobs in the
+# new one, and then marks that as in use.  So only a JobQueue may do that for its JobFile; code that counts
+# lines at the same time has a separate JobReader.
 
 
 class Tracking(enum.Enum):
@@ -3109,8 +3117,8 @@ class JobQueue:
     """The jobs that were claimed from a job file: claims lines, checks claimed lines and writes results."""
     MAX_SINGLE_READS = 16       # lines of a command that are read one by one
     MAX_CUT_OFF_SECONDS = 60.0  # with ENOTCONN, until the client of the file system counts as dead
-    # Results that one claim writes.  Between its read and its `r` an editor that saves in place goes unseen;
-    # without buckets that takes as many round trips
+    # Results that one claim writes.  Between its read and its `r` an editor that saves in place goes unseen:
+    # for four round trips; without a bucket for two or three
     MAX_DUE = 2
     MAX_DISTANCE = 1 << 15      # bytes from a line with a result to the one that is claimed
     MAX_SPREAD = 32             # new lines
@@ -7067,7 +7075,7 @@ class Journal:
 
     All methods run in the I/O thread.  An `end` event is written at once, with the gathered events, unless
     the last write was a moment ago: short jobs end hundreds of times a second, and on a network file system
-    an append costs some six round trips.  A `start` waits for the next write, and is left out if the run has
+    an append costs some five round trips.  A `start` waits for the next write, and is left out if the run has
     ended by then, because the `end` repeats the fields.
     """
     GATHER_SECONDS = 1.0                # for which events are gathered
