@@ -5001,7 +5001,7 @@ class FileExecutor:
             self.pending.add(future)
             future.add_done_callback(self.pending.discard)
             return asyncio.wrap_future(future)
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[T] = asyncio.Future()
         try:
             answer.set_result(function(*args, **kwargs))
         except TemporaryError as error:             # any other exception goes to the caller
@@ -5317,6 +5317,7 @@ class Child(Shell):
         if not self.exited.done():
             self.exited.set_result(status)
             self._exit_callback(status)
+            del self._exit_callback         # of a JobTask, which has us: leave no cycle to the collector
 
 
 class ProcessStat(NamedTuple):
@@ -7590,9 +7591,8 @@ class Pump:
         self.runs.pop(run, None)
         for stream in run.streams:
             if stream.fd is not None:
-                answer = fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4))
-                unread_bytes = int.from_bytes(answer, sys.byteorder)
-                if unread_bytes:
+                unread = fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4))
+                if unread_bytes := int.from_bytes(unread, sys.byteorder):
                     self._pass_to_sinks(run, stream, os.read(stream.fd, unread_bytes))
                 self._close(stream)
 
