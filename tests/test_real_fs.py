@@ -217,8 +217,9 @@ class Hosts(FsCase):
         self.assertEqual([problem for problem in found if "and nobody killed" not in problem], [])
 
     def test_a_third_host_adds_edits_cancels_and_looks(self) -> None:
-        lines = [self.job(number, self.gate) for number in range(1, 5)] + [self.job(5)]
-        self.alice.write("runs.txt", "".join(lines))
+        gated = "".join(self.job(number, self.gate) for number in range(1, 5))
+        # no runner passes a directive while it leaves lines to others
+        self.alice.write("runs.txt", f"{gated}#RUN timeout=1h\n{self.job(5)}")
         runners = [self.start(host, "runmaker4.py -q -j2 runs.txt") for host in (self.alice, self.bob)]
         self.wait_marks("^start", 4)
         progress, waiter = (self.start(self.carol, f"runwait4.py {option} runs.txt")
