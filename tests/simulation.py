@@ -474,7 +474,11 @@ class History(World):
             or self.removed > 0
         ):
             return
-        left = [line for _, line in lines_of(self.last.data) if line[:1] in b".r" and command_of(line) != line
+        lines = [line for _, line in lines_of(self.last.data)]
+        failed = [line for line in lines if line[:1] in me.retry.replace(b"r", b"")]
+        if any(self.is_left_locked(command_of(line)) for line in failed):
+            return                          # nothing is claimed before all of these are new
+        left = [line for line in lines if line[:1] in b".r" and command_of(line) != line
                 and self.balance(command_of(line)) < (line[:1] == b".")
                 and not self.is_left_locked(command_of(line))]
         # Of equal lines the second can become an orphan long after the first
