@@ -6,6 +6,7 @@ import fcntl
 import functools
 import importlib
 import json
+import math
 import os
 import random
 import time
@@ -49,6 +50,10 @@ class JobFileCase(FileCase):
     def setUp(self) -> None:
         super().setUp()
         self.clock = Clock()
+        # on a busy machine a claim would return before it has found anything
+        patch = mock.patch.object(runmaker4.Cursor, "SLICE", math.inf)
+        patch.start()
+        self.addCleanup(patch.stop)
 
     def queue_on(self, text: bytes, **options: Any) -> runmaker4.JobQueue:
         """A JobQueue on this text."""
