@@ -55,14 +55,12 @@ def against_peers(bench: Bench, count: int, slots: int) -> list[Row]:
         bench.file("runs.txt", (b". true\n", count))
         return count / bench.run([*RUNMAKER, f"-j{slots}", "runs.txt"]).seconds
 
-    def xargs() -> float:
-        return bench.rate_of_xargs(count, slots)
-
     def parallel() -> float:
         bench.remove("joblog")
         return count / bench.run(["parallel", f"-j{slots}", "--joblog", "joblog"], "list").seconds
 
-    peers = {name: peer for name, peer in (("xargs", xargs), ("parallel", parallel)) if shutil.which(name)}
+    peers = {"xargs": lambda: bench.rate_of_xargs(count, slots), "parallel": parallel}
+    peers = {name: peer for name, peer in peers.items() if shutil.which(name)}
     rates = bench.interleave({"ours": ours, **peers})
     rows = []
     for peer, title, least in (("xargs", f"`xargs -P{slots} -n1 sh -c`", 0.9),

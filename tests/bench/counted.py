@@ -52,8 +52,7 @@ def rows(bench: Bench, runners: int, slots: int, milliseconds: int, most: float)
         return jobs / found.seconds
 
     rates = bench.interleave({name: functools.partial(rate, name) for name in scripts})
-    each = {name: f"{statistics.median(found):.1f} ({min(found):.1f}-{max(found):.1f})"
-            for name, found in counts.items()}
+    each = {name: spread(found, 1) for name, found in counts.items()}
     what = f"{jobs} x `true`, {runners} x `-j{slots}`, {milliseconds} ms"
     operations = Row(f"{what}: operations per job", each["ours"], f"<= {most}",
                      statistics.median(counts["ours"]) <= most)

@@ -173,9 +173,9 @@ def within(what: str, used: list[Used], seconds: float, memory: float, more: str
                middle <= seconds and most <= memory)
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], digits: int = 0) -> str:
     """The median, with least and most."""
-    return f"{statistics.median(values):,.0f} ({min(values):,.0f}-{max(values):,.0f})"
+    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
 
 
 def cpu_seconds(pid: int) -> float:
