@@ -2380,7 +2380,10 @@ class LockTable(LockTableReader):
         close_all(fd, *self._pipes.pop(fd, ()))
 
     def copy_job_lock(self, fd: int) -> tuple[int, ...]:
-        """Return descriptors for a job to inherit, which the caller closes: a copy, and the end of a pipe."""
+        """Return descriptors for a job to inherit, which the caller closes: a copy, and the end of a pipe.
+
+        A copy, because the I/O thread can close the original at any time.
+        """
         if fd not in self._pipes:
             return os.dup(fd),
         read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -8443,7 +8446,7 @@ class Runner:
 
     def _free_resources(self) -> Resources:
         """Return the resources that one job can get now."""
-        # the others have no process: a GROWING one waits until more memory is free
+        # in these two phases a job has no process: a GROWING one waits until more memory is free
         allocated_memory = sum(task.needs.memory for task in self.tasks.values()
                                if task.phase not in (Phase.GROWING, Phase.SETTLING))
         return Resources(self.slots.idle, self.memory - allocated_memory)
