@@ -1223,6 +1223,7 @@ class ClientProgram(RunnerProgram):
 
     async def work(self) -> int:
         """Run the server's jobs, and stay connected.  Return 2 instead of 1 if no server ever accepted us."""
+        self.loop.set_default_executor(runmaker4.thread_pool())     # for the names of servers
         # the same for all servers
         self.console = self.console_sinks(None, with_output=True, is_recorded=False)
         connection = Connection(self, self._endpoint, self._reported_complaint)

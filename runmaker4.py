@@ -4978,6 +4978,21 @@ async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Aw
         attempt = write()
 
 
+def thread_pool(size: int | None = None) -> futures.ThreadPoolExecutor:
+    """Return an executor whose threads get no signals of jobs.
+
+    A signal goes to any thread that does not block it (signal(7)).  While the main thread starts a job, it
+    blocks all, and a SIGCHLD would go to a thread here.  That would wait for the GIL then, and the main
+    thread would wake it at each system call: 10 % of the CPU time of a short job.  TTOU remains, which stops
+    a program in the background that writes to a terminal with `stty tostop`.
+    """
+    from concurrent import futures  # which asyncio has loaded
+    blocked = signal.valid_signals() - {signal.SIGTTOU}
+    return futures.ThreadPoolExecutor(
+        size, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, blocked)
+    )
+
+
 class FileExecutor:
     """Makes file operations in order: at once, or in one thread if they can block.
 
@@ -4990,8 +5005,7 @@ class FileExecutor:
         """threaded: the operations can block.  on_relieved: called when the thread has made a posted call.
         say: gets messages about files of records.
         """
-        from concurrent import futures  # which asyncio has loaded
-        self.pool = futures.ThreadPoolExecutor(1) if threaded else None
+        self.pool = thread_pool(1) if threaded else None
         self._on_relieved = on_relieved
         self.say = say
         self.backlog = 0            # bytes posted and not yet written

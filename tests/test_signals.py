@@ -1,4 +1,5 @@
 """Promise: a signal ends or drains a runner in an orderly way, and no lost console stops a job."""
+import contextlib
 import os
 import pty
 import random
@@ -6,6 +7,7 @@ import signal
 import subprocess
 import termios
 import time
+from pathlib import Path
 
 from tests.support import (
     GATE,
@@ -25,6 +27,15 @@ from tests.terminal import TerminalCase
 from tests.values import present
 
 STUBBORN = f"trap ': > term.$JOB_ID' TERM; {UP}; while :; do sleep 0.1; done"       # notes TERM, and lives on
+
+
+def threads(pid: int) -> dict[int, int]:
+    """The mask of the signals that it blocks, by thread of a process (proc(5))."""
+    masks = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):         # it has just ended
+            masks[int(task.name)] = int((task / "status").read_text().split("SigBlk:", 1)[1].split()[0], 16)
+    return masks
 
 
 class SignalCase(RunCase):
@@ -118,6 +129,19 @@ class Interrupted(SignalCase):
         self.assertEqual([line for line in ran if states[line - 1] != "e"], done)
         (self.dir / "ran").unlink()
         return states
+
+
+class OfTheMainThread(SignalCase):
+    """The signal that each job brings wakes no thread of the runner but the main one."""
+
+    def test_no_other_thread_gets_one(self) -> None:
+        self.jobs(f"echo out; {WAITING}")
+        runner = self.start_jobs()
+        wait_until(lambda: len(threads(runner.pid)) > 1, what="another thread has started")
+        wait_until(lambda: [task for task, blocked in threads(runner.pid).items()
+                            if not blocked & 1 << signal.SIGCHLD - 1] == [runner.pid], what="it blocks it")
+        self.open_gate()
+        self.assertEnded(self.finish(runner), 0, "d")
 
 
 class Drained(RunCase):

@@ -269,6 +269,11 @@ class StoppedTogether(OverTcp, test_signals.StoppedTogether):
     """Somebody sends one signal to jobs and clients alike: what dies of it was interrupted."""
 
 
+class OfTheMainThread(OverTcp, test_signals.OfTheMainThread):
+    """The same of a client, of which another thread has looked up the server's name."""
+    HOST = "localhost"
+
+
 class IgnoredAtStart(OverTcp, test_signals.IgnoredAtStart):
     """A signal that was ignored when the client started stays ignored."""
 

@@ -239,6 +239,20 @@ class StatusLine(ConsoleCase):
         os.write(terminal.master, b"\x15exit\n\nexit\n")
         shell.wait(20)
 
+    def test_with_tostop_it_stops_in_the_background_before_it_prints(self) -> None:
+        self.jobs("echo out")
+        terminal = self.terminal(100)
+        shell = self.start_at(terminal, "sh", "-i", PS1="ready> ", ENV="")
+        self.wait_shown(terminal, "ready>")
+        words = " ".join(self.command(RUNMAKER, NO_HINT, "runs.txt"))
+        os.write(terminal.master, f"stty tostop; {words} & wait; jobs\n".encode())
+        wait_until(lambda: "Stopped" in "\n".join(terminal.look()), what="it has stopped")
+        self.assertNotIn("[1] out", "\n".join(terminal.look()))
+        os.write(terminal.master, b"fg\n")
+        self.wait_shown(terminal, "runs.txt: 1 done in ")
+        os.write(terminal.master, b"exit\n\nexit\n")
+        shell.wait(20)
+
 
 class AtAClient(TcpCase, ConsoleCase):
     """A client does not know the file: it shows what it has done itself."""
