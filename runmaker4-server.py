@@ -2505,7 +2505,9 @@ class Server(Program):
         self.mount = check_mount(self.path, options.single_host)
         os.close(open_job_file(self.path, os.O_RDWR))
         refuse_as_output(self.path)
-        check_lock_file(self.path, self.mount, self.say)
+        file = JobFile(self.path, say=self.say, mount=self.mount)
+        check_lock_file(file)
+        file.close_files()              # the keeper must not have it
         check_job_file(self.path, self.mount.network, self.say)
         self._final_count: Summary | None = None        # None: the file cannot be read
         self.began = boottime()

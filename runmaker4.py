@@ -1835,14 +1835,18 @@ def check_for_strays(
     list of commands, of which some look like jobs: `( cd a; b )`, `R CMD BATCH`.
     """
     with job_file(path, network) as file:
-        has_job = Scan(file, first_line_offset(file), states=job_states).next() is not None
-        number = find_stray(file, STRAY if has_job else STRAY_WITHOUT_JOBS)
-        is_text = b"\0" not in file.pread(4096, 0)
+        check_file_for_strays(file, path, say, refuse, job_states)
+
+
+def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_states: bytes | None) -> None:
+    """Do the same with an open file."""
+    has_job = Scan(file, first_line_offset(file), states=job_states).next() is not None
+    number = find_stray(file, STRAY if has_job else STRAY_WITHOUT_JOBS)
     if not number:
         return
     if has_job or not refuse:
         say(f"{name_stray(number)} ({JOB_OR_COMMENT})")
-    elif is_text:
+    elif b"\0" not in file.pread(4096, 0):
         raise UsageError(
             f"{path}: no jobs; line {number} is plain text (a job is '. COMMAND'; runset4.py NEW --add-list "
             f"{shlex.quote(as_argument(path))} makes jobs of the lines)"
@@ -1853,8 +1857,8 @@ def check_for_strays(
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
     """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job; report strays."""
-    check_for_strays(path, network, say, job_states=OUR_STATES)
     with job_file(path, network) as file:
+        check_file_for_strays(file, path, say, refuse=True, job_states=OUR_STATES)
         directives_only = b""
         for directive in Scan(file, first_line_offset(file), states=directives_only, directives=True):
             why_malformed = NO_DIRECTIVES.with_directive(directive).error
@@ -3138,7 +3142,7 @@ class JobQueue:
         # line that it wants, one less after each claim
         self.spread = 1
         # the open file and lock file, as reopen_if_replaced() has last found them
-        self._reader = file.reader
+        self._reader: Reader | None = None      # it has found none
         self._lock_inode = file.lock_table.inode
         self._searched_at = -math.inf           # (clock)
         self._last_reading_mode = Reading.CACHED
@@ -3723,11 +3727,13 @@ LOCK_REMEDIES = {
 }
 
 
-def check_lock_file(path: str, mount: Mount, say: Say) -> None:
+def check_lock_file(file: JobFile) -> None:
     """Check before the first job that all users of a job file will use one lock file, and that locks work.
 
-    Without a job file only look at the mount: the lock file gets its owner and group from the job file.
+    Leave both files open: on NFS, opening them costs some 25 round trips.  Without a job file only look at
+    the mount: the lock file gets its owner and group from the job file.
     """
+    path, mount = file.path, file.mount
     lock_path = lock_file_of(path)
     if not sys.platform.startswith("linux"):
         raise UsageError(
@@ -3757,30 +3763,28 @@ def check_lock_file(path: str, mount: Mount, say: Say) -> None:
                 "jobs are locked in this file: create an empty file of this name that all users may write",
             )
             raise UsageError(f"{lock_path}: {error_text(error)} ({remedy})") from None
-        _check_can_open(path, mount)
+        _open_and_check(file)
     if mount.shared and mount.kind not in TESTED_KINDS:
-        say(f"is on {mount.kind}, with which runmaker4 was not tested (runwait4.py --check-locks tells "
-            "whether locks and reads are right there; or use --single-host)")
+        file.say(f"is on {mount.kind}, with which runmaker4 was not tested (runwait4.py --check-locks tells "
+                 "whether locks and reads are right there; or use --single-host)")
 
 
-def _check_can_open(path: str, mount: Mount) -> None:
-    """Open the job file and the lock file as a runner does, and close both.  Raise UsageError if that fails.
+def _open_and_check(file: JobFile) -> None:
+    """Open the job file and the lock file as a runner does.  Raise UsageError if that fails.
 
     After EBUSY, try again for 3 s: users of a removed lock file switch to the new one within a moment.
     """
     deadline = time.monotonic() + 3.0
     while True:
-        file = JobFile(path, say=lambda text: None, mount=mount)
         try:
             file.open_to_write()
             _check_is_no_copy(file)
             return
         except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                raise UsageError(f"{path}: {error_text(error)}") from None
-            time.sleep(0.1)
-        finally:
             file.close_files()
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise UsageError(f"{file.path}: {error_text(error)}") from None
+            time.sleep(0.1)
 
 
 def _check_is_no_copy(file: JobFile) -> None:
@@ -9400,6 +9404,7 @@ class App(RunnerProgram):
         self.path = options.file
         self._mount = check_mount(self.path, options.single_host)
         self._presence_lock = PresenceLock(of_server=False)
+        self._file = JobFile(self.path, say=self.say, mount=self._mount, presence_lock=self._presence_lock)
         self._consumer = Consumer(
             os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory)
         )
@@ -9409,7 +9414,7 @@ class App(RunnerProgram):
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             refuse_as_output(self.path)
         if not options.dry_run:
-            check_lock_file(self.path, self._mount, self.say)
+            check_lock_file(self._file)
         if self._is_checked:
             check_job_file(self.path, self._mount.network, self.say)
 
@@ -9447,9 +9452,8 @@ class App(RunnerProgram):
 
     async def work(self) -> int:
         """Connect job file, outputs and runner, and run the jobs.  Return the exit status."""
-        file = JobFile(self.path, say=self.say, mount=self._mount, presence_lock=self._presence_lock)
         cursor = Cursor(
-            JobQueue(file),
+            JobQueue(self._file),
             [self._consumer],
             ordinals=bool(self.options.logfile),        # number the jobs, for places in the log file
             wait_for_file=self.options.follow,

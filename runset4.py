@@ -191,7 +191,7 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
         file.lock_table.reopen_if_replaced()    # if it refuses this mount, no job file is left
         file.lock_table.close()                 # the new job file decides who may open it
         os.close(open_or_make(file.path, os.O_RDWR | os.O_CLOEXEC, 0o666))
-        check_lock_file(file.path, file.mount, file.say)
+        check_lock_file(file)
     file.open_to_write()
     with append_lock(file):
         while time.monotonic() < deadline:
@@ -1797,7 +1797,7 @@ def run_command(argv: Sequence[str]) -> int:
         file = JobFile(path, say=say, mount=mount)
         if not adds_lines or os.path.lexists(path):
             os.close(open_job_file(path, os.O_RDWR))
-            check_lock_file(path, mount, say)
+            check_lock_file(file)
         if adds_lines:
             return add_and_report(options, file)
         if options.edit:

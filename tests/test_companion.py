@@ -108,7 +108,7 @@ class LockTable(RunCase):
             with self.subTest(errno.errorcode[number]), mock.patch.object(
                     runmaker4, "lock", side_effect=OSError(number, os.strerror(number))):
                 with self.assertRaises(runmaker4.UsageError) as refused:
-                    runmaker4.check_lock_file(str(self.path), mount, self.fail)
+                    runmaker4.check_lock_file(runmaker4.JobFile(str(self.path), say=self.fail, mount=mount))
                 self.assertIn(remedy, str(refused.exception))
 
     def test_a_pipe_in_its_place_is_named_by_a_runner_that_is_there(self) -> None:
