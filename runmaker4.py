@@ -3062,7 +3062,7 @@ class JobFile(JobReader):
         are appended again, this can return True for a line that is cut off.
         """
         assert self.lock_table.has_mutex(line.command)
-        if self.network and self._committed_reader_and_size:
+        if self.network and line.is_complete and self._committed_reader_and_size:
             reader, committed_size = self._committed_reader_and_size
             if reader is self.reader and line.offset < committed_size:
                 return True

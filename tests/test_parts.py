@@ -18,7 +18,7 @@ from typing import Any, Optional
 from unittest import mock
 
 import runmaker4
-from tests.support import RUNCLIENT, RUNSERVER, job_of
+from tests.support import RUNCLIENT, RUNSERVER, job_of, locked
 from tests.test_units import FileCase, a_run
 from tests.values import present
 
@@ -262,6 +262,21 @@ class EditedInPlace(JobFileCase):
             claim.side_effect = insert
             commands = [self.job(cursor).command for _ in range(3)]
         self.assertEqual(commands, [b"a", b"b", b"c"])
+
+
+class AppendedAfterTruncation(JobFileCase):
+    """An append makes a file longer that somebody has made shorter in place."""
+
+    def test_half_a_line_waits_for_the_end_of_the_append(self) -> None:
+        for mount in runmaker4.LOCAL, runmaker4.Mount("nfs4", frozenset()):
+            with self.subTest(mount.kind):
+                cursor = self.jobs(b". a\n. longer\n", mount=mount)
+                self.assertEqual(cursor.finish(job_of(cursor.claim()), b"d"), "")
+                locks = self.another(cursor.file).lock_table.fd
+                self.path.write_bytes(b". rm -r old")
+                line = present(runmaker4.Scan(cursor.file.reader, 0).next())
+                with locked(locks, runmaker4.APPEND_BYTE), cursor.file.command_mutex(line.command):
+                    self.assertFalse(cursor.file.check_committed(line))
 
 
 class SetByHand(JobFileCase):
