@@ -386,7 +386,7 @@ class CutConnection(LossCase):
         self.assertEqual((self.finish(runner).code, self.states()), (0, "dd"))
 
     def test_no_output_is_lost_while_the_server_is_away_of_what_a_job_has_left_behind(self) -> None:
-        self.PATCH = "from runmaker4 import Pump; Pump.QUIET_SECONDS = Pump.MAX_READING_SECONDS = 0.6"
+        self.PATCH = "from runmaker4 import Pump; Pump.QUIET_SECONDS = Pump.MAX_READING_SECONDS = 2.5"
         away, begun = (f"until [ -e {name} ]; do sleep 0.02; done" for name in ("away", "begun"))
         server = self.serve(f"{{ {away}; : >begun; seq 400000; }} & {UP}; {begun}")
         proxy = Proxy(server.port)
@@ -394,7 +394,7 @@ class CutConnection(LossCase):
         client = self.start_client(server, "--port", proxy.port, "-q", up=(1,))
         proxy.cut()
         self.write("", "away")
-        time.sleep(1.4)                     # longer than output is read
+        time.sleep(3.0)                     # longer than output is read
         proxy.mend()
         self.assertClientEnded(self.finish(client), 0, "d")
         self.assertEqual(self.read("out/1.out").split(), [b"%d" % number for number in range(1, 400_001)])
