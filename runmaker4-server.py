@@ -2507,7 +2507,7 @@ class Server(Program):
         refuse_as_output(self.path)
         file = JobFile(self.path, say=self.say, mount=self.mount)
         check_lock_file(file)
-        file.close_files()              # the keeper must not have it
+        file.close_files()              # a ServedFile opens both again, with a lock table of the keeper
         check_job_file(self.path, self.mount.network, self.say)
         self._final_count: Summary | None = None        # None: the file cannot be read
         self.began = boottime()

@@ -1839,7 +1839,7 @@ def check_for_strays(
 
 
 def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_states: bytes | None) -> None:
-    """Do the same with an open file."""
+    """Do what check_for_strays() does, with an open file."""
     has_job = Scan(file, first_line_offset(file), states=job_states).next() is not None
     number = find_stray(file, STRAY if has_job else STRAY_WITHOUT_JOBS)
     if not number:
@@ -3059,7 +3059,8 @@ class JobFile(JobReader):
 
         On a network file system each check is a round trip, so remember the size.  NFS can know an older,
         smaller size; then the line waits.  If an editor shortens the file, and the disk is full when lines
-        are appended again, this can return True for a line that is cut off.
+        are appended again, this can return True for a line that is cut off.  A line without its end can be
+        half appended after such an edit, so it is checked each time.
         """
         assert self.lock_table.has_mutex(line.command)
         if self.network and line.is_complete and self._committed_reader_and_size:
@@ -3730,7 +3731,7 @@ LOCK_REMEDIES = {
 def check_lock_file(file: JobFile) -> None:
     """Check before the first job that all users of a job file will use one lock file, and that locks work.
 
-    Leave both files open: on NFS, opening them costs some 25 round trips.  Without a job file only look at
+    Leave both files open: on NFS, opening them costs some 20 round trips.  Without a job file only look at
     the mount: the lock file gets its owner and group from the job file.
     """
     path, mount = file.path, file.mount
