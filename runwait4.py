@@ -55,6 +55,7 @@ except ModuleNotFoundError as missing:
 
 from runmaker4 import (
     BLOCK,
+    CANCELLED,
     DONE,
     END,
     ERROR,
@@ -279,8 +280,9 @@ def check_options(options: argparse.Namespace, parser: Parser) -> None:
 # running, or when two polls in a row find that no runner will start the new jobs.  A half saved file is
 # polled again.
 
-# by state byte; all others are "held"
-LINE_STATES = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error"}
+# by state byte; all others are "held", and --status counts also cancelled lines as held
+LINE_STATES = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error",
+               CANCELLED: "cancelled"}
 
 
 def retry_while_missing(method: Callable[..., T]) -> Callable[..., T]:
@@ -312,6 +314,8 @@ class Watcher:
         mount = find_mount(path)
         self.file = JobReader(path, say=lambda text: say(f"{path}: {text}"), mount=mount)
         self._poll_seconds = 5.0 if mount.network else 0.2
+        # to wait for the end of a run in the journal; 0.0: that was in vain
+        self._end_patience = 5.0 if mount.network else 2.0
         # maximum seconds from a result in the job file to the end of the run in the journal
         self._max_journal_delay = 20.0 if mount.network else 5.0
         self.stop_reason = ""   # why no runner will start the new jobs; "": one can
@@ -354,7 +358,7 @@ class Watcher:
         Each running job holds a job lock.  So if a command has three locked job locks, but one line `r`, then
         the jobs of two held lines still run: of more, the first two are taken.
         """
-        held_states = b"".join(snapshot.states.keys() - LINE_STATES.keys())
+        held_states = b"".join(snapshot.states.keys() - {NEW, RUNNING, DONE, FAILED, ERROR})
         if not held_states or not self.file.lock_table.is_open:
             return []
         locked_ranges = find_held_job_locks(self.file.lock_table.fd)
@@ -391,6 +395,18 @@ class Watcher:
         *_, mtime_ns = self.file.signature()
         age = time.time() - mtime_ns / 1e9      # negative if the clock of a file server is ahead
         return -MAX_FAST_SECONDS <= age < self._max_journal_delay
+
+    def await_ends(self) -> Iterator[None]:
+        """Yield now and then while ends of runs can be on the way to the log; a runner that exits has written
+        all.
+        """
+        deadline = time.monotonic() + self._end_patience
+        while not RunnersAtWork(self.presence_locks()).has_no_runners and self.can_log_be_behind():
+            if time.monotonic() > deadline:
+                self._end_patience = 0.0
+                break
+            yield
+            time.sleep(0.1)
 
     def complete_snapshot(self) -> Snapshot:
         while (snapshot := self._read_snapshot()).half_saved:
@@ -496,6 +512,7 @@ STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "
                "x": "cancelled", "?": "unknown"}      # x: in journals of earlier versions
 BAD_STATES = "!e"               # of runs that have failed or ended in error
 BAD_LINE_STATES = "failed", "error"
+FINISHED_LINE_STATES = "done", *BAD_LINE_STATES
 
 
 def refuse_special_file(path: str, hint: str) -> None:
@@ -809,11 +826,15 @@ class RunOutput:
 # A line inserted above equal lines (with one command) shifts all their numbers.  So if the log has as many
 # numbers of a command as the file has lines, numbers and lines are paired in order first.
 #
-# Of several runs of a line, the last run is the one with the nearest number, and of equally near ones the
-# last one in the journal.
+# Of several runs of a line, the last one in the journal is the last run, whatever its number: a line can be
+# moved, run again, and be moved back.
 #
 # The line of a run without an end has a running job, or the end is on the way to the journal.  So while lines
 # with this command are `r`, or cancelled and still running, the run belongs to one of these.
+#
+# The last run of a done or failed line, or of one in error, counts only if it ended in that state.  Otherwise
+# a later run has no record here (--no-records, another --outdir, a killed runner, a full disk), or a user has
+# set the state, and the line has no recorded run: what an earlier run has printed is not its output.
 
 
 class LineRuns:
@@ -850,16 +871,9 @@ class LineRuns:
                 if len(logged_numbers) == len(numbers):
                     pairs = zip(sorted(logged_numbers), numbers)
                     self._current_numbers.update(((command, logged), current) for logged, current in pairs)
-                known_runs.sort(key=self._rank)
+                known_runs.sort(key=operator.attrgetter("position"))
             for run in known_runs:
                 self.last_runs[self._line_number(run)] = run
-
-    def _rank(self, run: RunRecord) -> tuple[int, int]:
-        """Return a key that sorts the nearest runs of a line last, and of these the latest."""
-        return -abs(self._expected_number(run) - self._line_number(run)), run.position
-
-    def _expected_number(self, run: RunRecord) -> int:
-        return self._current_numbers.get((run.command, run.line), run.line)
 
     def _line_number(self, run: RunRecord) -> int:
         """Return the number of the nearest line with the run's command; there must be one."""
@@ -868,7 +882,7 @@ class LineRuns:
             return numbers[0]
         if run.ended is None:
             numbers = self._running_numbers_of.get(run.command, numbers)
-        expected = self._expected_number(run)
+        expected = self._current_numbers.get((run.command, run.line), run.line)
         index = bisect.bisect_left(numbers, expected)
         neighbours = numbers[max(index - 1, 0):index + 1]       # of two equally near, take the larger number
         return min(neighbours, key=lambda number: (abs(number - expected), -number))
@@ -951,10 +965,15 @@ def seconds_since(timestamp: float) -> float | None:
 #                    lines, except ends on the way.  A runner appends all ends before it releases the presence
 #                    lock.
 #
+# Ends are on the way because a runner writes the state of a line at once, and gathers the ends of a second:
+# an append for each job would cost more round trips on NFS than its claim.  So a view that finds a finished
+# line without its run waits while a runner is at work, and reads the log again.
+#
 # --stats and --timeline read only the log.
 
-# by the state of a run, the name of the line state in which it leaves the line
-LINE_STATE_AFTER = {**STATE_NAMES, ".": "new", "c": "held", "x": "held"}
+# by the state of a run, the states in which it leaves the line
+LINE_STATES_AFTER = {**{state: {name} for state, name in STATE_NAMES.items()}, ".": {"new"},
+                     "c": {"cancelled", "held"}, "x": {"cancelled", "held"}}
 
 
 @dataclass(eq=False)
@@ -962,8 +981,8 @@ class Row:
     """A line and one of its runs, as of one observation."""
     line: Line                  # if removed: as of the run
     line_state: str             # a word; an orphan is in error; "": removed
-    run: RunRecord | None       # None: the log has none
-    is_last: bool               # the log has no later run of the line
+    run: RunRecord | None       # None: the log has none, or none that counts
+    is_last: bool               # it is the last run of the line, and counts
     seconds_running: float | None       # None: not running, or unknown
     # fields of a run for --json
     RUN_FIELDS = ("cause", "why", "cpu", "memory", "memory_below", "promised", "directory", "bytes", "stdout",
@@ -972,7 +991,20 @@ class Row:
     @property
     def differing_line_state(self) -> str:
         """The state of the line if it is not the one in which the run has left it; otherwise ''."""
-        return self.line_state if self.run and self.line_state != LINE_STATE_AFTER[self.run.state] else ""
+        is_different = self.run and self.line_state not in LINE_STATES_AFTER[self.run.state]
+        return self.line_state if is_different else ""
+
+    @property
+    def is_contradicted(self) -> bool:
+        """Return True if the line has finished in another state than the run."""
+        has_ended = self.run is not None and self.run.ended is not None
+        return has_ended and self.line_state in FINISHED_LINE_STATES and bool(self.differing_line_state)
+
+    @property
+    def awaits_end(self) -> bool:
+        """Return True if the line has finished, and the end of its run can be on the way to the log."""
+        is_missing = not self.run or self.run.cause == "ending"
+        return is_missing and self.line.state in (DONE, FAILED, ERROR)
 
     def json_job_fields(self) -> dict[str, Any]:
         """Return the --json fields that --status also has.  `seconds` of a running job: up to now."""
@@ -1046,17 +1078,28 @@ class Observation:
         commands = {line.command for line in lines}
         line_runs = self.match_runs_with_lines(commands, self.recent_runs if lines else ())
         if self.log.size > self.TAIL_BYTES and not all(map(line_runs.is_last_run_certain, lines)):
-            return list(self.last_rows(lines))
+            return self.known_last_rows(lines)
         return [self.row_of_line(line, line_runs) for line in lines]
 
-    def last_rows(self, lines: Sequence[Line]) -> Iterator[Row]:
-        """Yield the row of the last run of each of these lines, which were just read."""
+    def last_rows(self, lines: Sequence[Line]) -> list[Row]:
+        """Return the row of the last run of each of these lines, which were just read.
+
+        Wait for the ends of their runs that are on the way to the log.
+        """
+        for _ in self.watcher.await_ends():
+            rows = self.known_last_rows(lines)
+            if not any(row.awaits_end for row in rows):
+                return rows
+        return self.known_last_rows(lines)
+
+    def known_last_rows(self, lines: Iterable[Line]) -> list[Row]:
+        """Return the same rows as last_rows(), as of now."""
         self.log.read_on()
         commands = {line.command for line in lines}
         runs = {run.place: run for run in self.log.runs_of(commands)}.values()
         repeated = {command for command in commands if hash(command) in self._hashes_of_repeated_commands}
         line_runs = self.match_runs_with_lines(repeated, runs, lines)
-        return (self.row_of_line(line, line_runs) for line in lines)
+        return [self.row_of_line(line, line_runs) for line in lines]
 
     @functools.cached_property
     def _hashes_of_repeated_commands(self) -> set[int]:
@@ -1064,16 +1107,15 @@ class Observation:
 
     def rows_of_all_runs(self, lines: Sequence[Line]) -> list[Row]:
         """Return rows of all runs of these lines, which were just read, in the order of the file and of the
-        log; one of a line without runs.
+        log; at last one of a line alone if no run counts.
         """
+        unrecorded_rows = [row for row in self.last_rows(lines) if not row.run]     # waits for ends
         commands = {line.command for line in lines}
-        self.log.read_on()
         runs = [run for run in self.log.runs_of(commands) if run.command in commands]
         runs.sort(key=operator.attrgetter("position"))
         line_runs = self.match_runs_with_lines(commands, runs, lines)
         rows = [self.row_of_run(run, line_runs) for run in runs]
-        unknown_lines = [line for line in lines if line.number not in line_runs.last_runs]
-        rows += [self.row_of_line(line, line_runs) for line in unknown_lines]
+        rows += unrecorded_rows
         numbers = {line.number for line in lines}
         return sorted((row for row in rows if row.line.number in numbers), key=lambda row: row.line.number)
 
@@ -1087,13 +1129,16 @@ class Observation:
         return LineRuns([*found_lines, *observed_lines, *lines], self._running_numbers, runs)
 
     def row_of_line(self, line: Line, line_runs: LineRuns) -> Row:
-        """Return the row of a line's last run, or of the line alone if no run is known."""
-        return self._row(line, line_runs.last_runs.get(line.number), is_last=True)
+        """Return the row of a line's last run, or of the line alone if no run is known, or none counts."""
+        row = self._row(line, line_runs.last_runs.get(line.number), is_last=True)
+        return replace(row, run=None) if row.is_contradicted else row
 
     def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
         """Return the row of a run.  A removed line is as it was then."""
         if line := line_runs.line_of(run):
-            return self._row(line, run, line_runs.is_last(run, line))
+            row = self._row(line, run, line_runs.is_last(run, line))
+            row.is_last = row.is_last and not row.is_contradicted
+            return row
         if run.ended is None:
             run.state, run.cause = self.END_UNKNOWN
         text = b" " + run.command           # the part of the line after the state byte
@@ -1355,6 +1400,8 @@ def format_peak(peak: int | None, upper_bound: int | None) -> str:
 
 
 MAX_LINES = 50_000              # in memory at once
+# of a line that has finished
+NO_RECORDED_RUN = "no recorded run: set by hand, or its record was not kept"
 
 
 def batches_of_lines(watcher: Watcher, states: bytes | None) -> Iterator[list[Line]]:
@@ -1392,7 +1439,8 @@ def find_lines(selection: str, watcher: Watcher) -> list[Line]:
 
 def format_row(row: Row, directory: str, last_lines: Iterable[str], columns: float) -> Iterator[str]:
     """Yield a row as lines of text.  last_lines: of the output of the run."""
-    result = f"{row.line_state}; no run in the journal"
+    known = NO_RECORDED_RUN if row.line_state in FINISHED_LINE_STATES else "no run in the journal"
+    result = f"{row.line_state}; {known}"
     if row.run:
         result = describe_run(row.run)
         if row.seconds_running is not None:
@@ -1467,7 +1515,7 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
                 before_row = ", "
                 continue
             last_lines = output.last_lines(row.run) if row.run else []
-            if row.run and row.is_last and row.line_state in BAD_LINE_STATES:
+            if row.is_last and row.line_state in BAD_LINE_STATES:
                 groups.add(row, last_lines)
             print_lines(format_row(row, output.directory, last_lines, columns))
     if options.json:
@@ -1528,7 +1576,7 @@ class FailureGroups:
     def add(self, row: Row, last_lines: Sequence[str]) -> FailureGroup:
         """Add a failed line to its group, and return that.  Call it in the order of the file."""
         run = row.run
-        words = "no known run"
+        words = "no recorded run"
         if run and (run.cause or run.signal or not last_lines):
             words = describe_result(run)
             if run.cause == "timeout" and run.seconds is not None:
@@ -1583,7 +1631,7 @@ class OutputOfLines:
                         yield b"\n"             # two jobs never share a line
                     yield part
                     previous = part
-            elif row.line_state != "held":
+            elif row.line_state not in ("held", "cancelled"):
                 self.unfinished_lines.append(row.line.number)
 
     def as_json(self, rows: Iterable[Row]) -> Iterator[bytes]:
@@ -1630,15 +1678,15 @@ class OutputOfLines:
                 yield from self._output.read_stdout(run)
             except OSError as error:
                 reason = error_text(error)
-        elif row.line_state == "done":
-            reason = "no run in the journal"
+        elif row.line_state in FINISHED_LINE_STATES and not (row.run and row.run.cause == "lost"):
+            reason = NO_RECORDED_RUN
         if reason:
             self.lost_lines[row.line.number] = reason
 
     @staticmethod
     def _finished_run(row: Row) -> RunRecord | None:
         """Return the run of a finished line; None for one that will run again, or whose end is unknown."""
-        is_finished = row.line_state in ("done", *BAD_LINE_STATES)
+        is_finished = row.line_state in (*FINISHED_LINE_STATES, "held", "cancelled")
         return row.run if is_finished and row.run and row.run.has_ended else None
 
 
@@ -2063,6 +2111,8 @@ class Reporter:
         invalid lines in the journal; all pages show them.
         """
         start = time.monotonic()
+        for _ in () if is_live else self.watcher.await_ends():
+            pass
         messages: list[str] = []
         with Observation(self.watcher, self.options, messages.append) as observation:
             report = Report(observation, RunOutput(self.options.outdir))

@@ -197,8 +197,8 @@ class Content(ReportCase):
         self.assertEqual(page.rows[:2], [row for row in page.rows if row["line"] in (2, 4)])
         self.assertEqual(page.others("is_last"), [
             [1, "exit 3 (now done)", False], [3, "exit 3 (now done)", False], [5, "exit 3 (now new)", True],
-            [1, "exit 0", True], [3, "exit 3 (now done)", True]])
-        self.assertEqual(page.groups, ["1|exit 3|line 2 on node1", "1|no known run|line 4"])
+            [1, "exit 0", True], [3, "exit 3 (now done)", False]])
+        self.assertEqual(page.groups, ["1|exit 3|line 2 on node1", "1|no recorded run|line 4"])
 
     def test_failures_are_grouped_by_their_last_words_whatever_their_numbers(self) -> None:
         count = 45

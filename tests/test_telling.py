@@ -56,7 +56,7 @@ class Status(TellingCase):
         began = time.time() - 100
         self.running(". second", "d third")
         self.journal(start("old", 1, GATE, began - 500, slot="x"), *pair("b", 1, GATE, began - 50),
-                     start("a", 1, GATE, began, slot="gpu 2"), start("c", 7, GATE, began + 1))
+                     start("c", 7, GATE, began - 1), start("a", 1, GATE, began, slot="gpu 2"))
         since = time.strftime("%H:%M:%S", time.localtime(began))
         shown = self.told("--status", "--outdir", "out", "runs.txt")
         if since < "23:58":
@@ -205,7 +205,7 @@ class Failed(TellingCase, RunCase):
             "line 4: timeout on node1, WHEN, after 10s, 95.4M", f"line 5: cancelled on node1, {tail}",
             f"line 6: stopped on node1, {tail}", "line 7: lost on node1, began WHEN",
             "line 8: could not be started on node1, WHEN, after 1.5s",
-            "line 9: failed; no run in the journal"])
+            "line 9: failed; no recorded run: set by hand, or its record was not kept"])
 
     def test_a_signal_that_a_shell_tells_of_is_named_and_little_memory_is_told_as_a_bound(self) -> None:
         self.write("! a\n! b\n! c\n! d\n")
@@ -255,7 +255,7 @@ class Failed(TellingCase, RunCase):
                          [("/home/me", ""), ("", "no zsh on node1")])
 
     def test_equal_reasons_are_grouped_as_on_the_page(self) -> None:
-        self.write("! a\n! b\ne c\n! d\n")
+        self.write("! a\n! b\n! c\n! d\n")
         texts = "step 1: no convergence\n", "", "step 20: no convergence\n", "step 3: no convergence\n"
         self.journal(*(end(number, number, "abcd"[number - 1], state="!", stderr=text, files=[])
                        for number, text in enumerate(texts, 1)))
@@ -283,7 +283,7 @@ class Failed(TellingCase, RunCase):
         lines[1234] = lines[1235] = "! equal\n"
         lines[2345] = "d incomplete\n"
         self.write("".join(lines))
-        self.journal(*(end(number, number + 1, lines[number].strip()[2:], state="!", files=[],
+        self.journal(*(end(number, number + 1, lines[number].strip()[2:], state=lines[number][0], files=[],
                            stdout="word " * 800, **{"incomplete": True} if number == 2345 else {})
                        for number in range(count)))
         limit = """
@@ -303,9 +303,11 @@ resource.setrlimit(resource.RLIMIT_AS, (size, size))"""
 
     def test_without_a_journal_the_lines(self) -> None:
         self.write("! a\nd b\ne c\nr d\n")
+        why = "no recorded run: set by hand, or its record was not kept"
         self.assertEqual(self.told("--failed", "runs.txt"),
-                         "".join(f"line {line} no run in the journal\n    {command}\n" for line, command in
-                                 (("1: failed;", "a"), ("3: error;", "c"), ("4: error;", "d"))))
+                         "".join(f"line {line} {why}\n    {command}\n" for line, command in
+                                 (("1: failed;", "a"), ("3: error;", "c"), ("4: error;", "d")))
+                         + "\n     3  no recorded run  (lines 1, 3, 4)\n")
         self.write("d a\n")
         self.assertEqual(self.told("--failed", "runs.txt"), "")
 

@@ -1,10 +1,14 @@
 """Promise: all views of runwait4.py give one answer about a line and its runs."""
+import argparse
 import json
 import os
 import re
 import time
+from typing import Callable
+from unittest import mock
 
 import runmaker4
+import runwait4
 from tests.journal import BEGAN, end, pair, start
 from tests.support import GATE, RUNMAKER, RUNWAIT, RunCase, lock_table
 from tests.test_report import Page
@@ -65,6 +69,96 @@ class Lost(ViewCase):
         self.assertTrue(self.told("--stats", "--outdir", "out").endswith(
             "\n2 runs without an end: running, or lost\n"))
         self.assertEqual(sum(self.page().outcomes.values()), 4)
+
+
+class TheRunThatCounts(ViewCase):
+    """The last run of a line, if it ended in the line's state; otherwise the line has no recorded run."""
+    NONE = "no recorded run: set by hand, or its record was not kept"
+
+    def output(self, *options: str) -> tuple[int, bytes, bytes]:
+        ended = self.runwait("--output", *options, "--outdir", "out", "runs.txt")
+        return ended.code, ended.out, ended.err
+
+    def test_a_line_was_moved_and_moved_back(self) -> None:
+        for first, last in "!d", "d!", "dd":
+            with self.subTest(first=first, last=last):
+                self.write(f"d other\n{last} a\n")
+                self.journal(end(1, 2, "a", BEGAN, state=first, files=[], stdout="first\n"),
+                             end(2, 9, "a", BEGAN + 10, state=last, files=[], stdout="last\n"),
+                             end(3, 1, "other", files=[]))
+                objects = [json.loads(line) for line in self.output("--json")[1].splitlines()]
+                self.assertEqual([row["stdout"] for row in objects], ["", "last\n"])
+                self.assertEqual(self.output()[1], b"last\n" if last == "d" else b"")
+                runs = json.loads(self.told("--show", "2", "--json", "--outdir", "out", "runs.txt"))["runs"]
+                self.assertEqual([run["stdout"] for run in runs], ["first\n", "last\n"])
+                rows = sorted(self.page().rows, key=lambda row: row["start"])
+                self.assertEqual([row["is_last"] for row in rows if row["line"] == 2], [False, True])
+
+    def test_the_line_has_finished_in_another_state(self) -> None:
+        path = self.write("d a\n! b\ne c\nd d\nr e\n")
+        os.utime(path, (BEGAN, BEGAN))
+        runs = (1, "a", "!"), (2, "b", "d"), (3, "c", "!"), (5, "e", "!")
+        self.journal(*(end(number, number, command, state=state, files=[], stdout=f"{command}\n")
+                       for number, command, state in runs))
+        named = (f"runwait4.py: runs.txt: the output is not complete: lines 1, 2, 3, 4, 5 ({self.NONE}; see "
+                 "--show LINE)\n").encode()
+        code, table, messages = self.output("--csv")
+        self.assertEqual((code, messages), (1, named))
+        self.assertEqual(table.splitlines()[1:], [b"1,done,,,,a,", b"2,failed,,,,b,", b"3,error,,,,c,",
+                                                  b"4,done,,,,d,", b"5,error,,,,e,"])
+        code, text, messages = self.output()
+        self.assertEqual((code, text), (1, b""))
+        self.assertIn(b"not complete: lines 1, 4 (", messages)
+        failed = self.told("--failed", "--outdir", "out", "runs.txt")
+        for number, state in (2, "failed"), (3, "error"), (5, "error"):
+            self.assertIn(f"line {number}: {state}; {self.NONE}\n", failed)
+        self.assertIn("     3  no recorded run  (lines 2, 3, 5)\n", failed)
+        shown = self.told("--show", "1,2", "--outdir", "out", "runs.txt")
+        self.assertRegex(shown, rf"(?s)^line 1: exit 3 .*\nline 1: done; {self.NONE}\n.*\nline 2: exit 0 .*"
+                                rf"\nline 2: failed; {self.NONE}\n")
+        page = self.page()
+        self.assertEqual(page.failed(), [[2, "failed"], [3, "error"], [5, "error"]])
+        self.assertEqual(page.groups, ["3|no recorded run|lines 2, 3, 5"])
+        self.assertEqual(page.others("is_last"), [
+            [1, "exit 3 (now done)", False], [2, "exit 0 (now failed)", False],
+            [3, "exit 3 (now error)", False], [5, "exit 3 (now error)", False]])
+
+    def rows_while(self, on_pause: Callable[[float], None]) -> list[runwait4.Row]:
+        """The last rows of runs.txt, a file that has just changed while a runner is at work."""
+        options = argparse.Namespace(outdir=str(self.dir / "out"))
+        watcher = runwait4.Watcher(str(self.dir / "runs.txt"))
+        with runwait4.Observation(watcher, options, self.fail) as observation:
+            lines = watcher.select_lines(None)
+            with mock.patch("runwait4.time.sleep", on_pause):
+                return observation.last_rows(lines)
+
+    def test_the_end_of_a_finished_line_comes_later(self) -> None:
+        self.hold_presence_lock()
+        for state in "d!e":
+            self.write(f"{state} a\n. b\n")
+            self.journal(end(1, 1, "a", state="d" if state == "!" else "!"))
+            late = end(2, 1, "a", BEGAN + 9, state=state)
+
+            def append(_: float, data: bytes = late) -> None:
+                with open(self.dir / "out/journal", "ab") as file:
+                    file.write(data)
+            (first, _) = self.rows_while(append)
+            self.assertEqual((first.run and first.run.began, first.is_last), (BEGAN + 9, True))
+
+    def test_an_end_that_never_comes_is_waited_for_once(self) -> None:
+        self.hold_presence_lock()
+        self.write("d a\n")
+        self.journal(start(1, 1, "b"))
+        now = time.monotonic()
+        pauses: list[float] = []
+        with mock.patch("runwait4.time.monotonic", lambda: now + sum(pauses)):
+            self.assertIsNone(self.rows_while(pauses.append)[0].run)
+        self.assertAlmostEqual(sum(pauses), 2.0, delta=0.2)
+
+    def test_no_end_is_on_the_way_if_no_runner_is_at_work(self) -> None:
+        self.write("d a\n")
+        self.journal(start(1, 1, "b"))
+        self.rows_while(lambda _: self.fail("it waits"))
 
 
 class Present(ViewCase):
@@ -164,5 +258,5 @@ class OnThePage(ViewCase):
         os.utime(self.write("! a\nr b\n"), (BEGAN, BEGAN))
         self.journal(*pair(1, 1, "a"), end(2, 2, "b", state="!"), start(3, 2, "b", BEGAN + 9))
         page = self.page()
-        self.assertEqual(page.failed(), [[1, "exit 0 (now failed)"], [2, "lost"]])
-        self.assertEqual(page.others(), [[2, "exit 3 (now error)"]])
+        self.assertEqual(page.failed(), [[1, "failed"], [2, "lost"]])
+        self.assertEqual(page.others(), [[1, "exit 0 (now failed)"], [2, "exit 3 (now error)"]])
