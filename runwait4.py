@@ -1565,8 +1565,8 @@ class FailureGroup:
 class FailureGroups:
     """Failed lines, grouped by the cause, otherwise by the last line of output, or the result.
 
-    The last output of a job that was killed is not the reason.  Numbers are ignored, for example in
-    `step 341: no convergence`.
+    The last output of a job that was killed is not the reason.  Numbers in output are ignored, for example in
+    `step 341: no convergence`, but exit statuses are not.
     """
     MAX_WORDS_CHARACTERS = 200      # of the last words: these are compared
 
@@ -1576,15 +1576,16 @@ class FailureGroups:
     def add(self, row: Row, last_lines: Sequence[str]) -> FailureGroup:
         """Add a failed line to its group, and return that.  Call it in the order of the file."""
         run = row.run
-        words = "no recorded run"
+        alike = words = "no recorded run"       # alike: equal in a group
         if run and (run.cause or run.signal or not last_lines):
-            words = describe_result(run)
+            alike = words = describe_result(run)
             if run.cause == "timeout" and run.seconds is not None:
                 words += f" after {human_time(run.seconds)}"
         elif run:
             words = last_lines[-1].strip()[:self.MAX_WORDS_CHARACTERS]
+            alike = NUMBER_PATTERN.sub(PLACEHOLDER, words)
         cause = run.cause if run else ""
-        key = cause, "" if cause else NUMBER_PATTERN.sub(PLACEHOLDER, words)
+        key = cause, "" if cause else alike
         if key not in self._groups and len(self._groups) >= MAX_GROUPS:
             key = "", PLACEHOLDER
         group = self._groups.setdefault(key, FailureGroup(words, 0, [], set()))

@@ -200,6 +200,14 @@ class Content(ReportCase):
             [1, "exit 0", True], [3, "exit 3 (now done)", False]])
         self.assertEqual(page.groups, ["1|exit 3|line 2 on node1", "1|no recorded run|line 4"])
 
+    def test_exit_statuses_are_reasons_of_their_own(self) -> None:
+        self.write("".join(f"! run {number}\n" for number in range(1, 7)))
+        self.journal(*(end(number, number, f"run {number}", state="!", exit=number % 2 + 1, files=[])
+                       for number in range(1, 7)))
+        self.assertEqual(self.report().code, 0)
+        self.assertEqual(self.page().groups,
+                         ["3|exit 2|lines 1, 3, 5 on node1", "3|exit 1|lines 2, 4, 6 on node1"])
+
     def test_failures_are_grouped_by_their_last_words_whatever_their_numbers(self) -> None:
         count = 45
         self.write("".join(f"! run {number}\n" for number in range(1, count + 1)))
