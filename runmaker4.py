@@ -419,6 +419,16 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see --help)")
 
 
+class Once(argparse.Action):
+    """Stores the value of an option, and refuses a second one, of which the first would be lost."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object,
+                 option_string: str | None = None) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"two {option_string} (give one)")
+        setattr(namespace, self.dest, values)
+
+
 def filled(text: str, width: int, indent: str = "") -> str:
     """Break a paragraph into lines; the first begins with `indent`, the others with as many blanks."""
     import textwrap  # only --help and runwait4.py need it

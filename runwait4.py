@@ -74,6 +74,7 @@ from runmaker4 import (
     JobReader,
     Line,
     Mount,
+    Once,
     Parser,
     PresenceLock,
     ProgressBar,
@@ -179,7 +180,9 @@ def make_parser() -> Parser:
     add("--status", action="store_true",
         help="print the number of jobs in each state, running jobs, why new jobs wait, and the\n"
              "time left")
-    add("--json", action="store_true", help="as JSON: --status, --failed, --show, --output, --stats")
+    add("--json", action="store_true",
+        help="as JSON: one object for --status, --failed, --show, --stats; with --output one\n"
+             "for each line")
     add("--failed", action="store_true",
         help="print each line that is failed or in error, with host, exit status and the last\n"
              "lines of output")
@@ -190,7 +193,7 @@ def make_parser() -> Parser:
         help="print the stdout of the last run of each done line; with --csv or --json, of each\n"
              "line, and how it ended")
     add("--csv", action="store_true", help="with --output: as a table")
-    add("--template", type=parse_template, metavar="T",
+    add("--template", action=Once, type=parse_template, metavar="T",
         help="... with the values from which `runset4.py --template T` made the command:\n"
              "'simulate {beta} {n}'")
     add("--stats", action="store_true",
@@ -1620,6 +1623,8 @@ class OutputOfLines:
         self._template = template
         self._columns = [*self.COLUMNS[:-2], *(template.names if template else ()), *self.COLUMNS[-2:]]
         self.unfinished_lines: list[int] = []   # that as_text() has left out
+        self.unfitting_lines: list[int] = []    # whose commands the template cannot have made
+        self.fits_nothing = template is not None
         self.lost_lines: dict[int, str] = {}    # why the output of a line is missing, or incomplete
 
     def as_text(self, rows: Iterable[Row]) -> Iterator[bytes]:
@@ -1659,13 +1664,18 @@ class OutputOfLines:
         # short output is in the journal alone, as text: no file must be opened
         is_short = run and not (run.files or run.incomplete)
         stdout = run.stdout if run and is_short else to_text(b"".join(self._stdout(row, run)))
+        values = self._template.read(row.line.command) if self._template else ()
+        if None in values:
+            self.unfitting_lines.append(row.line.number)
+        else:
+            self.fits_nothing = False
         return [
             row.line.number,
             row.line_state,
             run.exit if run and run.exit >= 0 else None,
             run and run.seconds,
             run and run.host,
-            *(self._template.read(row.line.command) if self._template else ()),
+            *values,
             to_text(row.line.command),
             stdout if run else None,
         ]
@@ -1713,7 +1723,10 @@ def print_output(watcher: Watcher, options: argparse.Namespace) -> int:
     if output.unfinished_lines:
         say(f"{watcher.path}: not done, and left out: {name_lines(output.unfinished_lines)} "
             "(--csv and --json have all lines)")
-    return 1 if output.lost_lines or output.unfinished_lines else 0
+    if output.unfitting_lines:
+        say(f"{watcher.path}: --template does not fit, or fits in several ways: "
+            f"{name_lines(output.unfitting_lines)} (their values are empty)")
+    return 1 if output.lost_lines or output.unfinished_lines or output.fits_nothing else 0
 
 
 # ======== Statistics ========================================================================================

@@ -22,17 +22,17 @@ class OutputCase(TellingCase):
     def output(self, *options: object) -> Ended:
         return self.run_script(RUNWAIT, "--output", *options, "--outdir", "out", "runs.txt")
 
-    def table(self, *options: str) -> list[list[str]]:
+    def table(self, *options: str, err: str = "") -> list[list[str]]:
         """The rows of --csv, the header first."""
-        told = self.told("--output", "--csv", *options, "--outdir", "out", "runs.txt")
+        told = self.told("--output", "--csv", *options, "--outdir", "out", "runs.txt", err=err)
         return [*csv.reader(io.StringIO(told, newline=""), strict=True)]
 
     def cells(self, *options: str) -> list[dict[str, str]]:
         told = self.told("--output", "--csv", *options, "runs.txt")
         return [*csv.DictReader(io.StringIO(told, newline=""))]
 
-    def objects(self, *options: str) -> list[dict[str, Any]]:
-        told = self.told("--output", "--json", *options, "--outdir", "out", "runs.txt")
+    def objects(self, *options: str, err: str = "") -> list[dict[str, Any]]:
+        told = self.told("--output", "--json", *options, "--outdir", "out", "runs.txt", err=err)
         return [json.loads(line) for line in told.splitlines()]
 
 
@@ -232,11 +232,22 @@ class Backwards(OutputCase):
                     'sim "1" "1"_2', "sim a_b a_b_c", "sim 1 1_2_3", "sim 1 1_2 "]
         self.write("".join(f". {command}\n" for command in commands))
         self.journal()
-        found = [(row[5], row[6]) for row in self.table("--template", "sim {a} {a}_{b}")[1:]]
+        fits_not = (r"runwait4.py: runs.txt: --template does not fit, or fits in several ways: lines 2, 3, "
+                    r"4, 5, 6, 10 \(their values are empty\)\n")
+        found = [(row[5], row[6]) for row in self.table("--template", "sim {a} {a}_{b}", err=fits_not)[1:]]
         nothing = "", ""
         self.assertEqual(found, [("1", "2"), nothing, nothing, nothing, nothing, nothing, ("1", "2"),
                                  ("a_b", "c"), ("1", "2_3"), nothing])
-        self.assertEqual(self.objects("--template", "sim {a} {a}_{b}")[1]["a"], None)
+        self.assertEqual(self.objects("--template", "sim {a} {a}_{b}", err=fits_not)[1]["a"], None)
+
+    def test_a_template_that_fits_no_line_is_named(self) -> None:
+        self.write(". sim 1 2\n. sim 3 4\n")
+        self.journal()
+        for options in ("--csv",), ("--json",):
+            ended = self.output(*options, "--template", "sim {a}")
+            self.assertEqual((ended.code, ended.err), (
+                1, b"runwait4.py: runs.txt: --template does not fit, or fits in several ways: lines 1, 2 "
+                   b"(their values are empty)\n"))
 
     def test_bad_input_is_refused_in_one_line(self) -> None:
         self.write("d a\n")
@@ -252,6 +263,7 @@ class Backwards(OutputCase):
             (("--output", "--csv", "--template", "sim '{1}'"), "--template: {1} is within quotes"),
             (("--output", "--csv", "--template", ". sim {a}"),
              "--template: '. sim {a}' is a complete job line"),
+            (("--output", "--csv", *2 * ("--template", "sim {a}")), "two --template (give one)"),
             (("--output", "--outdir", "nowhere"), "nowhere/journal: no such file or directory"),
         ):
             with self.subTest(options):
