@@ -226,7 +226,7 @@ def parse_template(text: str) -> TemplateReader:
         raise UsageError("runset4.py is missing (copy it to where this script is)") from None
     template = TemplateReader(text)
     if doubled := set(template.names).intersection(OutputOfLines.COLUMNS):
-        raise argparse.ArgumentTypeError(f"the table has another column {min(doubled)} (write another name)")
+        raise argparse.ArgumentTypeError(f"two columns {min(doubled)} (the table has one; write another name)")
     return template
 
 

@@ -259,7 +259,7 @@ class Backwards(OutputCase):
             (("--output", "--failed"), "--failed and --output exclude each other"),
             (("--output", "-e"), "--output and -e exclude each other"),
             (("--output", "--csv", "--template", "sim {host}"),
-             "--template: the table has another column host ("),
+             "--template: two columns host (the table has one; write another name)"),
             (("--output", "--csv", "--template", "sim '{1}'"), "--template: {1} is within quotes"),
             (("--output", "--csv", "--template", ". sim {a}"),
              "--template: '. sim {a}' is a complete job line"),
