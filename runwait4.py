@@ -180,9 +180,7 @@ def make_parser() -> Parser:
     add("--status", action="store_true",
         help="print the number of jobs in each state, running jobs, why new jobs wait, and the\n"
              "time left")
-    add("--json", action="store_true",
-        help="as JSON: one object for --status, --failed, --show, --stats; with --output one\n"
-             "for each line")
+    add("--json", action="store_true", help="as JSON: one object, with --output one for each line")
     add("--failed", action="store_true",
         help="print each line that is failed or in error, with host, exit status and the last\n"
              "lines of output")
@@ -226,7 +224,8 @@ def parse_template(text: str) -> TemplateReader:
         raise UsageError("runset4.py is missing (copy it to where this script is)") from None
     template = TemplateReader(text)
     if doubled := set(template.names).intersection(OutputOfLines.COLUMNS):
-        raise argparse.ArgumentTypeError(f"two columns {min(doubled)} (the table has one; write another name)")
+        raise argparse.ArgumentTypeError(
+            f"two columns {min(doubled)} (the table has one; write another name)")
     return template
 
 

@@ -5,8 +5,7 @@ failed jobs are errors, too; = done, ! failed, e error, > running'
 complete -c runwait4 -s e -l use-exit-status -d 'exit 0 only if every job is done, or held and not running (with --status: now)'
 complete -c runwait4 -l status -d 'print the number of jobs in each state, running jobs, why new jobs wait, and the
 time left'
-complete -c runwait4 -l json -d 'as JSON: one object for --status, --failed, --show, --stats; with --output one
-for each line'
+complete -c runwait4 -l json -d 'as JSON: one object, with --output one for each line'
 complete -c runwait4 -l failed -d 'print each line that is failed or in error, with host, exit status and the last
 lines of output'
 complete -c runwait4 -l show -x -d 'print the same for all runs of these lines; LINE: a number, 1,2,5-9, a complete
