@@ -1,0 +1,62 @@
+"""Promise: the output that is given for a line is what its last run has printed; if that is unknown, the line is
+named.
+
+Runners, kills, edits, states set by hand, records in other places: random histories, each made from a seed
+(tests/random_output.py).
+"""
+import unittest
+from typing import Callable
+
+from tests import random_output
+from tests.support import ALL, FULL, RUNMAKER
+
+HISTORIES = 1000 if ALL else 50 if FULL else 5
+
+
+def halves(journal: bytes) -> tuple[bytes, bytes]:
+    """What a journal has of each of two runs."""
+    lines = journal.splitlines(keepends=True)
+    return b"".join(lines[:len(lines) // 2]), b"".join(lines[len(lines) // 2:])
+
+
+class TheProof(unittest.TestCase):
+    """A history finds what must not be: else it proves nothing."""
+
+    def kinds_after(self, change: Callable[[bytes], bytes]) -> set[str]:
+        """The faults that are found after two runs of a line, if somebody changes the journal."""
+        history = random_output.History(0)
+        history.setUp()
+        self.addCleanup(history.doCleanups)
+        history.script(random_output.JOB % "*) status=0 pause=0 kind=2;;", "job")
+        history.write("", "truth")
+        history.write("3.14", "kind.2")
+        history.write(". ./job j1\n")
+        history.note_places()
+        for label in "R1", "R2":
+            process = history.start(RUNMAKER, "-q", "runs.txt", env={"RUNNER": label})
+            history.runners[label] = random_output.Runner(process, has_journal=True)
+            history.finish(process)
+            history.set_file(f"--set={'d' if label == 'R2' else '.'}", "--all")
+        history.write(change(history.read("runs.txt.out/journal")), "runs.txt.out/journal")
+        history.check_all_views()
+        return {fault.partition(":")[0] for fault in history.faults}
+
+    def test_what_must_not_be_is_found_and_nothing_else(self) -> None:
+        self.assertEqual(self.kinds_after(lambda journal: journal), set())
+        for kind, change in (
+            ("the journal lacks a run", lambda journal: halves(journal)[1]),
+            ("late, and an older run that ended in the same state is given",
+             lambda journal: halves(journal)[0]),
+            ("recorded, and an older run is given", lambda journal: b"".join(halves(journal)[::-1])),
+            ("output is cut or changed", lambda journal: journal.replace(b"3.14", b"3.1")),
+        ):
+            with self.subTest(kind):
+                self.assertIn(kind, self.kinds_after(change))
+
+
+class Histories(unittest.TestCase):
+    def test_what_is_given_for_a_line_is_what_its_last_run_has_printed(self) -> None:
+        for seed in range(HISTORIES):
+            with self.subTest(f"python3 -m tests.random_output --seed {seed}"):
+                faults = random_output.History(seed).explore().faults
+                self.assertEqual([fault for fault in faults if not fault.startswith("(limit)")], [])
