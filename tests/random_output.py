@@ -39,6 +39,7 @@ import signal
 import subprocess
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -396,7 +397,8 @@ class History(RunCase):
             return "recorded, and an older run is given"
         is_late, has_journal = self.will_be_recorded(last), self.runners[last.runner].has_journal
         why = "late" if is_late else "lost with its runner" if has_journal else "recorded elsewhere"
-        kind = f"{why}, and an older run that ended {'in the same state' if is_same else 'otherwise'} is given"
+        how = "in the same state" if is_same else "otherwise"
+        kind = f"{why}, and an older run that ended {how} is given"
         return kind if not is_same or (is_late and not has_waited) else f"(limit) {kind}"
 
     def check_all_views(self) -> None:
@@ -423,7 +425,9 @@ class History(RunCase):
             last, is_known = self.last_run(seen, told["line"])
             line = seen.file[told["line"]]
             given = next((run for run in seen.runs[line.name] if run.key[1] == told["pid"]), None)
-            if given and told["end"] and is_known and (kind := self.blame(last, given, line.state, seen, seen)):
+            if not given or not told["end"] or not is_known:
+                continue
+            if (kind := self.blame(last, given, line.state, seen, seen)):
                 self.fault(f"{kind} (by --failed)", told, last)
         number = self.some_line()
         shown = {told["pid"] for told in self.answer("--show", str(number))[0]["runs"]}
@@ -442,29 +446,39 @@ class History(RunCase):
 # -- many histories ------------------------------------------------------------------------------------------
 
 
-def explore(seed: int) -> tuple[int, set[str]]:
-    """The seed, and the kinds of what its history finds."""
-    return seed, {case.partition(":")[0] for case in History(seed).explore().faults}
+def explore(seed: int) -> tuple[set[str], list[str]]:
+    """The kinds of what a history finds, and its story."""
+    history = History(seed).explore()
+    return {fault.partition(":")[0] for fault in history.faults}, [f"seed {seed}", *history.told]
+
+
+def explore_many(seeds: range) -> Iterator[tuple[set[str], list[str]]]:
+    """Explore histories, two at once on each core: most of the time they wait."""
+    with multiprocessing.get_context("fork").Pool(2 * len(os.sched_getaffinity(0))) as pool:
+        yield from pool.imap_unordered(explore, seeds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m tests.random_output", allow_abbrev=False)
-    parser.add_argument("--seed", type=int, help="show this history, rather than a table of faults")
+    parser.add_argument("--seed", type=int, help="show this history, rather than how many have which faults")
     parser.add_argument("--histories", type=int, default=100, help="how many [100]")
     parser.add_argument("--first", type=int, default=0, help="the first seed of them [0]")
     options = parser.parse_args()
     if options.seed is not None:
-        print("\n".join(History(options.seed).explore().told))
+        print("\n".join(explore(options.seed)[1]))
         return
-    seeds, began = defaultdict(list), time.monotonic()
-    faulty, wanted = 0, range(options.first, options.first + options.histories)
-    with multiprocessing.get_context("fork").Pool(2 * len(os.sched_getaffinity(0))) as pool:
-        for seed, kinds in pool.imap_unordered(explore, wanted):
-            faulty += any(not kind.startswith("(limit)") for kind in kinds)
-            for kind in kinds:
-                seeds[kind].append(seed)
-    for kind, found in sorted(seeds.items()):
-        print(f"{len(found):6} {kind}: {', '.join(map(str, sorted(found)[:12]))}")
+    stories, began = defaultdict(list), time.monotonic()
+    faulty = 0
+    for kinds, story in explore_many(range(options.first, options.first + options.histories)):
+        faulty += any(not kind.startswith("(limit)") for kind in kinds)
+        for kind in kinds:
+            stories[kind].append(story)
+    for kind, found in sorted(stories.items()):
+        if not kind.startswith("(limit)"):      # the shortest one
+            print("", *min(found, key=len), sep="\n")
+    for kind, found in sorted(stories.items()):
+        seeds = sorted(int(story[0][5:]) for story in found)
+        print(f"{len(found):6} {kind}: {', '.join(map(str, seeds[:12]))}")
     print(f"{faulty} of {options.histories} histories have faults, {time.monotonic() - began:.0f} s")
 
 
