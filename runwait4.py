@@ -1695,8 +1695,12 @@ class OutputOfLines:
 
     @staticmethod
     def _finished_run(row: Row) -> RunRecord | None:
-        """Return the run of a finished line; None for one that will run again, or whose end is unknown."""
-        is_finished = row.line_state in (*FINISHED_LINE_STATES, "held", "cancelled")
+        """Return the run of a finished line; None for one that will run again, or whose end is unknown.
+
+        That of a held line is its last one; a line that was cancelled when it was new has none.
+        """
+        is_finished = row.line_state not in ("new", "running") and (
+            row.line_state == "held" or not row.differing_line_state)
         return row.run if is_finished and row.run and row.run.has_ended else None
 
 

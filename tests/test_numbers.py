@@ -146,11 +146,12 @@ class Tables(OutputCase):
     """A row or an object for each line, whatever its state is."""
 
     def test_each_state(self) -> None:
-        self.write("# comment\n. new\n\nd done\n! failed\ne error\nx held\n. again\nc cancelled\n")
+        self.write("# comment\n. new\n\nd done\n! failed\ne error\nx held\n. again\nc cancelled\nc when new\n")
         killed = {"exit": -1, "signal": 9}
         runs: list[tuple[int, str, str, dict[str, int]]] = [
             (4, "done", "d", {}), (5, "failed", "!", {}), (6, "error", "e", killed), (7, "held", "d", {}),
-            (8, "again", "!", {"incomplete": True}), (9, "cancelled", "c", killed)]
+            (8, "again", "!", {"incomplete": True}), (9, "cancelled", "c", killed),
+            (10, "when new", "d", {})]
         self.journal(*(end(line, line, name, state=state, files=[], stdout=f"{name}\n", **more)
                        for line, name, state, more in runs))
         nothing = ["", "", ""]
@@ -163,6 +164,7 @@ class Tables(OutputCase):
             ["7", "held", "0", "1.5", "node1", "held", "held"],
             ["8", "new", *nothing, "again", ""],
             ["9", "cancelled", "", "1.5", "node1", "cancelled", "cancelled"],
+            ["10", "cancelled", *nothing, "when new", ""],
         ])
         none = dict.fromkeys(("exit", "seconds", "host", "stdout"))
         self.assertEqual([*map(dict, self.objects())][:3], [
