@@ -7108,8 +7108,11 @@ class Journal:
 
     All methods run in the I/O thread.  An `end` event is written at once, with the gathered events, unless
     the last write was a moment ago: short jobs end hundreds of times a second, and on a network file system
-    an append costs some five round trips.  A `start` waits for the next write, and is left out if the run has
-    ended by then, because the `end` repeats the fields.
+    an append costs some five round trips.  Then it is written a moment later (OutDir).  A `start` waits for
+    the next write, and is left out if the run has ended by then, because the `end` repeats the fields.
+
+    So an `end` comes up to END_GATHER_SECONDS later than the state of its line, over a network up to
+    GATHER_SECONDS and the time of an append: readers wait so long (Watcher in runwait4.py).
     """
     GATHER_SECONDS = 1.0                # for which events are gathered
     END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
@@ -7219,6 +7222,7 @@ class OutDir(Sink):
         self._directory = directory
         self._is_default = is_default
         self._entries: dict[Run, RunEntry] = {}
+        self._flush_timer: asyncio.TimerHandle | None = None    # for ends that wait; None: none do
         try:
             os.makedirs(path, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
@@ -7244,6 +7248,9 @@ class OutDir(Sink):
         """Write the `end` event."""
         entry = self._entries.pop(run, None) or self._new_entry(run)
         self.executor.post(self._write_end, entry, end_fields(run, run_result))
+        if not (self.journal.network or self._flush_timer):
+            loop = asyncio.get_running_loop()
+            self._flush_timer = loop.call_later(self.journal.END_GATHER_SECONDS, self.flush)
 
     def on_tick(self) -> None:
         now = time.monotonic()          # not started_at: that is by the clock of a client
@@ -7253,6 +7260,7 @@ class OutDir(Sink):
         self.flush()
 
     def flush(self) -> None:
+        self._flush_timer = None
         self.executor.post(self.journal.flush)
 
     on_exit = flush

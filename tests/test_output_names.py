@@ -28,6 +28,9 @@ class OutCase(Case):
         super().setUp()
         self.said: list[str] = []
         self.out = self.dir / "{out}"
+        loop = mock.patch("asyncio.get_running_loop")       # whose timers are never due
+        loop.start()
+        self.addCleanup(loop.stop)
 
     def outdir(self) -> runmaker4.OutDir:
         """One runner's."""
