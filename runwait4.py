@@ -316,8 +316,9 @@ class Watcher:
         mount = find_mount(path)
         self.file = JobReader(path, say=lambda text: say(f"{path}: {text}"), mount=mount)
         self._poll_seconds = 5.0 if mount.network else 0.2
-        # to wait for the end of a run in the journal; 0.0: that was in vain
-        self._end_patience = 5.0 if mount.network else 2.0
+        # An `end` comes so much later than the state of its line; if several hosts append, later
+        self._end_seconds = 1.2 if mount.network else 0.15
+        self._end_patience = 5.0 if mount.network else 2.0      # 0.0: that was in vain
         # maximum seconds from a result in the job file to the end of the run in the journal
         self._max_journal_delay = 20.0 if mount.network else 5.0
         self.stop_reason = ""   # why no runner will start the new jobs; "": one can
@@ -399,16 +400,17 @@ class Watcher:
         return -MAX_FAST_SECONDS <= age < self._max_journal_delay
 
     def await_ends(self) -> Iterator[None]:
-        """Yield now and then while ends of runs can be on the way to the log; a runner that exits has written
-        all.
+        """Pause and yield while ends of runs can be on the way to the log; runners that exit write all.
+
+        The first pause is for lines that were done before, too: that these ran again shows nowhere.
         """
         deadline = time.monotonic() + self._end_patience
         while not RunnersAtWork(self.presence_locks()).has_no_runners and self.can_log_be_behind():
             if time.monotonic() > deadline:
                 self._end_patience = 0.0
                 break
+            time.sleep(self._end_seconds)
             yield
-            time.sleep(0.1)
 
     def complete_snapshot(self) -> Snapshot:
         while (snapshot := self._read_snapshot()).half_saved:
@@ -545,7 +547,7 @@ class RunRecord(RunFields):
 
     @property
     def place(self) -> tuple[bytes, int, bool, bool]:
-        """Of several runs with this in common, only the last in the journal can be the last run of a line."""
+        """Of several runs with this in common, only the last one can be the last run of a line."""
         return self.command, self.line, self.ended is None, self.has_ended
 
     @property
@@ -829,7 +831,8 @@ class RunOutput:
 # numbers of a command as the file has lines, numbers and lines are paired in order first.
 #
 # Of several runs of a line, the last one in the journal is the last run, whatever its number: a line can be
-# moved, run again, and be moved back.
+# moved, run again, and be moved back.  But two runners append in any order what has ended within the time for
+# which they gather: then the clocks decide.
 #
 # The line of a run without an end has a running job, or the end is on the way to the journal.  So while lines
 # with this command are `r`, or cancelled and still running, the run belongs to one of these.
@@ -837,6 +840,20 @@ class RunOutput:
 # The last run of a done or failed line, or of one in error, counts only if it ended in that state.  Otherwise
 # a later run has no record here (--no-records, another --outdir, a killed runner, a full disk), or a user has
 # set the state, and the line has no recorded run: what an earlier run has printed is not its output.
+
+
+MAX_GATHER_SECONDS = 20.0       # more than a runner gathers records, and less than a wrong clock is wrong
+K = TypeVar("K")
+
+
+def add_if_later(last_runs: dict[K, RunRecord], key: K, run: RunRecord) -> None:
+    """Make a run the last one of a key, unless the last one so far has surely ended later.
+
+    Call it in the order of the journal.
+    """
+    previous = last_runs.get(key)
+    if not previous or not 0 < previous.time - run.time < MAX_GATHER_SECONDS:
+        last_runs[key] = run
 
 
 class LineRuns:
@@ -875,7 +892,7 @@ class LineRuns:
                     self._current_numbers.update(((command, logged), current) for logged, current in pairs)
                 known_runs.sort(key=operator.attrgetter("position"))
             for run in known_runs:
-                self.last_runs[self._line_number(run)] = run
+                add_if_later(self.last_runs, self._line_number(run), run)
 
     def _line_number(self, run: RunRecord) -> int:
         """Return the number of the nearest line with the run's command; there must be one."""
@@ -967,9 +984,9 @@ def seconds_since(timestamp: float) -> float | None:
 #                    lines, except ends on the way.  A runner appends all ends before it releases the presence
 #                    lock.
 #
-# Ends are on the way because a runner writes the state of a line at once, and gathers the ends of a second:
-# an append for each job would cost more round trips on NFS than its claim.  So a view that finds a finished
-# line without its run waits while a runner is at work, and reads the log again.
+# Ends are on the way because a runner writes the state of a line at once, and gathers ends for a moment: an
+# append for each job would cost more round trips on NFS than its claim.  So while a runner is at work, a view
+# waits for that moment before it reads the log, and longer if a finished line lacks its run.
 #
 # --stats and --timeline read only the log.
 
@@ -1098,9 +1115,11 @@ class Observation:
         """Return the same rows as last_rows(), as of now."""
         self.log.read_on()
         commands = {line.command for line in lines}
-        runs = {run.place: run for run in self.log.runs_of(commands)}.values()
+        runs: dict[tuple[object, ...], RunRecord] = {}
+        for run in self.log.runs_of(commands):
+            add_if_later(runs, run.place, run)
         repeated = {command for command in commands if hash(command) in self._hashes_of_repeated_commands}
-        line_runs = self.match_runs_with_lines(repeated, runs, lines)
+        line_runs = self.match_runs_with_lines(repeated, runs.values(), lines)
         return [self.row_of_line(line, line_runs) for line in lines]
 
     @functools.cached_property
@@ -2025,14 +2044,14 @@ class Report:
         failed_lines.sort(key=operator.attrgetter("number"))
         commands = {line.command for line in [*failed_lines, *observation.running_lines]}
         journal_pass = observation.log.start_pass()
-        last_runs = {}
+        last_runs: dict[tuple[object, ...], RunRecord] = {}
         recent_runs: deque[RunRecord] = deque(maxlen=self.MAX_RUNS)
         self.run_count = 0
         for run in journal_pass:
             self.run_count += 1
             recent_runs.append(run)
             if run.command in commands:
-                last_runs[run.place] = run
+                add_if_later(last_runs, run.place, run)
         commands.update(run.command for run in recent_runs)
         runs = [*last_runs.values(), *recent_runs]
         line_runs = observation.match_runs_with_lines(commands, runs, failed_lines)

@@ -146,7 +146,8 @@ class Tables(OutputCase):
     """A row or an object for each line, whatever its state is."""
 
     def test_each_state(self) -> None:
-        self.write("# comment\n. new\n\nd done\n! failed\ne error\nx held\n. again\nc cancelled\nc when new\n")
+        self.write("# comment\n. new\n\nd done\n! failed\ne error\nx held\n. again\nc cancelled\n"
+                   "c when new\n")
         killed = {"exit": -1, "signal": 9}
         runs: list[tuple[int, str, str, dict[str, int]]] = [
             (4, "done", "d", {}), (5, "failed", "!", {}), (6, "error", "e", killed), (7, "held", "d", {}),

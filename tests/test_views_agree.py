@@ -94,6 +94,17 @@ class TheRunThatCounts(ViewCase):
                 rows = sorted(self.page().rows, key=lambda row: row["start"])
                 self.assertEqual([row["is_last"] for row in rows if row["line"] == 2], [False, True])
 
+    def test_a_runner_appends_later_what_has_ended_earlier(self) -> None:
+        self.write("d a\n")
+        early, late = (end(took, 1, "a", BEGAN, took=took, state=state, files=[], stdout=state)
+                       for took, state in ((1.0, "!"), (1.5, "d")))
+        self.journal(late, early)
+        self.assertEqual(self.output(), (0, b"d", b""))
+        self.assertEqual(self.page().others("is_last"),
+                         [[1, "exit 0", True], [1, "exit 3 (now done)", False]])
+        self.journal(end(2, 1, "a", BEGAN + 3600, state="!", files=[]), late)       # by a clock that is wrong
+        self.assertEqual(self.output(), (0, b"d", b""))
+
     def test_the_line_has_finished_in_another_state(self) -> None:
         path = self.write("d a\n! b\ne c\nd d\nr e\n")
         os.utime(path, (BEGAN, BEGAN))
@@ -154,6 +165,13 @@ class TheRunThatCounts(ViewCase):
         with mock.patch("runwait4.time.monotonic", lambda: now + sum(pauses)):
             self.assertIsNone(self.rows_while(pauses.append)[0].run)
         self.assertAlmostEqual(sum(pauses), 2.0, delta=0.2)
+
+    def test_what_was_done_before_is_looked_for_after_a_moment(self) -> None:
+        self.hold_presence_lock()
+        self.write("d a\n")
+        self.journal(end(1, 1, "a"))
+        (row,) = self.rows_while(lambda _: self.journal(end(1, 1, "a"), end(2, 1, "a", BEGAN + 9)))
+        self.assertEqual(row.run and row.run.began, BEGAN + 9)
 
     def test_no_end_is_on_the_way_if_no_runner_is_at_work(self) -> None:
         self.write("d a\n")
