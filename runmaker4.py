@@ -1874,8 +1874,9 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
             why_malformed = NO_DIRECTIVES.with_directive(directive).error
             if why_malformed:
                 raise UsageError(f"{path}: {why_malformed}")
-        _, last_byte = _size_and_last(file)
-        if last_byte not in (b"", b"\n"):
+        # No longer at the path, if an editor has saved since: the walk opens the new file
+        size = os.fstat(file.fd).st_size
+        if size and file.pread(1, size - 1) != b"\n":
             say("the last line has no newline, so what >> appends becomes part of it (add one: echo >>FILE)")
 
 

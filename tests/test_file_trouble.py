@@ -76,6 +76,20 @@ class Replaced(FileCase):
         self.assertLineGone(self.go_on(), "d")
         self.assertTrue(self.exists("instead"))
 
+    def test_a_file_that_is_replaced_while_a_runner_starts_is_no_obstacle(self) -> None:
+        self.jobs("touch old")
+        self.write(". true\n. true", "new")
+        replace = """
+import os, runmaker4
+check = runmaker4.check_file_for_strays
+def check_late(*args, **named):
+    os.replace("new", "runs.txt")
+    check(*args, **named)
+runmaker4.check_file_for_strays = check_late
+"""
+        ended = self.finish(self.start_patched(replace, "-q", "runs.txt"))
+        self.assertEqual((ended.code, self.states(), self.exists("old")), (0, "dd", False), ended.err)
+
     def test_an_idle_following_runner_goes_on_with_the_new_file(self) -> None:
         self.jobs("touch first")
         runner = self.start(RUNMAKER, "--follow", "runs.txt")
