@@ -5774,7 +5774,7 @@ class Processes(TreeKiller):
         shown = display_text(command[:400])[:100].encode(errors="replace")
         script = b"# %b #\nulimit -Sn %d\n%b%b" % (shown, START_LIMIT, gate, self.SHELL_SCRIPT)
         # ProcessTable finds the processes of a job, and of the jobs around it, by these tags
-        environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
+        environ = {**self.environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag, **environ}
         arguments = shell, b"-c", script, shell, command
         pid = os.posix_spawnp(shell, arguments, environ, file_actions=actions, setsid=True, setsigmask=(),
                               setsigdef=DEFAULT_SIGNALS)
@@ -9383,11 +9383,11 @@ class RunnerProgram(Program):
             self.say(self.runner_stats.closing_line(summary, seconds, retry="-r", reasons_command=why))
         if self.options.hire and summary:
             await self.stderr.drain(2.0)
-            self._hire_successor(summary)
+            await self._hire_successor(summary)
         await self.print_remaining(self.stderr, was_killed)
         return exit_status or int(self.runner_stats.had_errors)         # the closing line can be lost, too
 
-    def _hire_successor(self, summary: Summary) -> None:
+    async def _hire_successor(self, summary: Summary) -> None:
         """Run the command of --hire, for MAX_HIRE_SECONDS at most, if there is work for a successor.
 
         No successor comes after a signal.  Each has a line behind it that its predecessor has finished, so
@@ -9400,19 +9400,21 @@ class RunnerProgram(Program):
             return
         if not stats.results[DONE] and (self.options.retry or not stats.results[FAILED]):
             return self.say("--hire: this runner has finished no line, and hires no successor")
-        import subprocess
-        command, task = self.options.hire, os.environ.get("SLURM_ARRAY_TASK_ID")
-        # of an array, sbatch submits only this task (it takes variables before `#SBATCH`: sbatch(1))
-        environment = dict(os.environ, SBATCH_ARRAY_INX=task) if task else None
-        script = f"ulimit -Sn {START_LIMIT}\n{command}"     # ours can be higher: see SlotFile
-        try:
-            # it may block the loop, which has nothing to do any more
-            ended = subprocess.run(["/bin/sh", "-c", script], stdin=subprocess.DEVNULL, stdout=2,
-                                   env=environment, timeout=self.MAX_HIRE_SECONDS, check=False)
-            if ended.returncode or not self.options.quiet:
-                self.say(f"--hire: exit status {ended.returncode}: {command}")
-        except subprocess.TimeoutExpired:
-            self.say(f"--hire: killed after {self.MAX_HIRE_SECONDS} s: {command}")
+        command, environ = self.options.hire, dict(os.environb)         # with the token
+        if task := environ.get(b"SLURM_ARRAY_TASK_ID"):
+            # of an array, sbatch submits only this task (it takes variables before `#SBATCH`: sbatch(1))
+            environ[b"SBATCH_ARRAY_INX"] = task
+        # Started as a job is, it can be killed as one: nothing that it has started hires later
+        hired = runner.processes.start(SHELL, os.fsencode(command), environ, 2, 2, (), lambda status: None)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(runner.wait_unless_killed(hired.exited), self.MAX_HIRE_SECONDS)
+        if not hired.exited.done():
+            runner.processes.kills_at_once = True
+            await runner.processes.kill_tree(hired, lambda pids: True)
+            end = "a signal" if runner.kill_signal else f"{self.MAX_HIRE_SECONDS} s"
+            self.say(f"--hire: killed after {end}: {command}")
+        elif (status := os.waitstatus_to_exitcode(hired.exited.result())) or not self.options.quiet:
+            self.say(f"--hire: exit status {status}: {command}")
 
 
 class App(RunnerProgram):

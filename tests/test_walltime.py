@@ -146,17 +146,29 @@ class Hiring(TcpCase):
                 for name in "go", "up.2":
                     (self.dir / name).unlink()
 
-    def test_a_client_hires_and_waits_only_so_long(self) -> None:
+    def test_a_client_hires_and_waits_only_so_long_for_all_that_the_command_has_started(self) -> None:
         self.write(f". true\n{self.TOO_LONG}")
         server = self.start_server()
-        ended = self.run_client(server, "--walltime", "1h", "--hire", "echo $$ >hired; exec sleep 100",
-                                patch="import runmaker4; runmaker4.RunnerProgram.MAX_HIRE_SECONDS = 0.5")
+        long = "timeout 100 sh -c 'echo $$ >>hired; sleep 100; echo late >>hired'"
+        ended = self.run_client(server, "--walltime", "1h", "--hire",
+                                f"echo $$ >hired; setsid {long} & {long}; echo late >>hired",
+                                patch="import runmaker4; runmaker4.RunnerProgram.MAX_HIRE_SECONDS = 1.5")
         self.assertEqual((ended.code, self.states()), (1, "d."))
-        self.assertIn(b"--hire: killed after 0.5 s: echo $$", ended.err)
-        self.assertFalse(alive(int(self.hired())))
+        self.assertIn(b"--hire: killed after 1.5 s: echo $$", ended.err)
+        hired = list(map(int, self.hired().split()))
+        self.assertEqual((len(hired), [*filter(alive, hired)]), (3, []))
         ended = self.run_client(server, *self.HIRE)
         self.assertIn(b"has finished no line, and hires no successor", ended.err)
         self.assertEqual(self.hired(), "")
+
+    def test_a_signal_ends_the_wait_and_what_the_command_has_started(self) -> None:
+        self.write(f". true\n{self.TOO_LONG}")
+        runner = self.start_program(RUNMAKER, "--walltime", "1h", "--hire", "sleep 100 & echo $! >pid; wait",
+                                    "runs.txt")
+        pid = int(self.wait_file("pid"))
+        runner.send_signal(signal.SIGINT)
+        self.assertIn(b"--hire: killed after a signal: sleep", self.finish(runner).err)
+        self.assertFalse(alive(pid))
 
     def test_a_task_of_an_array_hires_one_task(self) -> None:
         """What sbatch handed on to it is not for its jobs."""
