@@ -4431,6 +4431,7 @@ class NoJob:
 class Cursor:
     """Finds and claims the next line for one consumer or, at a server, for many."""
     MAX_ERROR_SECONDS = 30.0    # for errors of a network file system
+    MAX_FOLDER_SECONDS = 60.0   # without the directory of the file, with --follow
     MIN_IDLE_SECONDS = 30.0     # without any change: then report that new jobs wait
     PAUSE_FACTOR = 20           # times the length of a walk: from its start to the next
     LONG_PAUSE_FACTOR = 100     # the same, while the file looks unchanged or a walk goes on, claim by claim
@@ -4792,22 +4793,27 @@ class Cursor:
     # -- errors ----------------------------------------------------------------------------------------------
 
     def _no_job_after_error(self, error: OSError) -> NoJob:
-        """Return a NoJob after an error of the file system: try again in a while, or give up."""
+        """Return a NoJob after an error of the file system: try again in a while, or give up.
+
+        --follow waits for a file without end, but for the directory a minute.
+        """
         self.restart_walk()
         self.queue.close_if_locks_lost(error)
-        now = self.clock()
+        now, text = self.clock(), error_text(error)
+        patience = self.MAX_ERROR_SECONDS if self.file.network else self.file.MAX_LOOKS * self.interval
+        if self._wait_for_file and error.errno == errno.ENOENT:
+            with contextlib.suppress(FileNotFoundError):    # ours is gone, and with it each relative path
+                folder = os.path.abspath(os.path.dirname(self.file.real_path))
+                patience = math.inf if os.path.isdir(folder) else self.MAX_FOLDER_SECONDS
+            if patience < math.inf:
+                text = "the directory is gone"
         if self._errors_since is None:
+            self.say(f"{text}; {'waiting for it' if patience == math.inf else 'trying again'}")
+        if self._errors_since is None or patience == math.inf:
             self._errors_since = now
-            plan = "waiting for it" if self._waits_for_file(error) else "trying again"
-            self.say(f"{error_text(error)}; {plan}")
-        local_patience = self.file.MAX_LOOKS * self.interval
-        patience = self.MAX_ERROR_SECONDS if self.file.network else local_patience
-        if now - self._errors_since >= patience and not self._waits_for_file(error):
-            return NoJob(final_error=error_text(error))
+        if now - self._errors_since >= patience:
+            return NoJob(final_error=text)
         return NoJob(retry_after=self.interval)
-
-    def _waits_for_file(self, error: OSError) -> bool:
-        return self._wait_for_file and error.errno == errno.ENOENT
 
 
 # ---- reasons to wait, and the dry run ----------------------------------------------------------------------

@@ -3,6 +3,7 @@ import functools
 import os
 import re
 import resource
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -130,6 +131,42 @@ class Spoiled(FileCase):
         self.wait_at_gate("true", quick=True, **self.bound_by_permissions())
         (self.dir / "runs.txt").chmod(0o444)
         self.assertEnded(self.go_on(), 0, "dd")
+
+
+class Directory(RunCase):
+    """The directory of the file is removed under a runner with --follow."""
+
+    def follow(self, name: str, path: str, statements: str = "") -> subprocess.Popen[bytes]:
+        """Start a runner in this directory, made for it, and wait until the job of its file is done."""
+        (self.dir / name).mkdir()
+        self.write(". true\n", f"{name}/runs.txt")
+        runner = self.start_patched(HASTY + statements, "-q", "--follow", "--no-records", "--errors",
+                                    str(self.dir / f"{name}.said"), path, cwd=self.dir / name)
+        wait_until(lambda: self.read(f"{name}/runs.txt") == b"d true\n", what="the job is done")
+        return runner
+
+    def test_a_runner_ends_if_it_cannot_come_back_or_does_not_for_a_while(self) -> None:
+        for name, path, statements in (("here", "runs.txt", ""),
+                                       ("there", str(self.dir / "there" / "runs.txt"),
+                                        "runmaker4.Cursor.MAX_FOLDER_SECONDS = 1.0\n")):
+            with self.subTest(path=path):
+                runner = self.follow(name, path, statements)
+                shutil.rmtree(self.dir / name)
+                self.assertEqual(self.finish(runner).code, 1)
+                self.assertIn(b"the directory is gone (no more jobs were started)",
+                              self.read(f"{name}.said"))
+
+    def test_a_runner_goes_on_if_it_comes_back(self) -> None:
+        there, away = self.dir / "there", self.dir / "away"
+        runner = self.follow("there", str(there / "runs.txt"))
+        there.rename(away)
+        wait_until(lambda: b"is gone; trying again" in self.read("there.said"), what="it is missed")
+        time.sleep(4 * INTERVAL)                # longer than other errors may last
+        self.write("d true\n. echo back\n", "away/runs.txt")
+        away.rename(there)
+        wait_until(lambda: self.read("there/runs.txt") == b"d true\nd echo back\n", what="it is done")
+        runner.terminate()
+        self.finish(runner)
 
 
 class SavedInPlace(TcpCase):

@@ -404,7 +404,7 @@ class MissingFile(LossCase):
     """The job file is missing when a client comes back after its grace, or when a result is to be written."""
 
     # the server does not end for want of a file
-    PATCH = f"{EAGER}runmaker4.Cursor._waits_for_file = lambda *args: True"
+    PATCH = f"{EAGER}runmaker4.Cursor._wait_for_file = property(lambda self: True, lambda self, value: None)"
 
     def test_the_connection_is_dropped_and_the_client_comes_back_later(self) -> None:
         server = self.serve(JOB, grace=0.3)
