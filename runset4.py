@@ -89,6 +89,7 @@ from runmaker4 import (
     duration,
     error_text,
     exit_now,
+    exit_on,
     find_append_position,
     find_command_lines,
     first_line_offset,
@@ -340,13 +341,15 @@ class ChangeCounts:
         self.refused += 1
 
     def summary(self, state: bytes) -> str:
-        """Return '2 lines: ! -> ., 1 line: x (held) -> .'."""
+        """Return '2 lines: ! -> ., 1 line: x (held) -> ., 1 line: refused'."""
         phrases: list[str] = []
         for old_state, count in self.changed.items():
             if count:           # 0: recheck_cancelled_job() has taken the change back
                 old_text = display_text(describe_state(old_state))
                 new_text = display_text(describe_state(state))
                 phrases.append(f"{plural(count, 'line')}: {old_text} -> {new_text}")
+        if phrases and self.refused:
+            phrases.append(f"{plural(self.refused, 'line')}: refused")
         return ", ".join(phrases)
 
 
@@ -395,20 +398,53 @@ class Selection:
             change_counts.add_refusal(number, "no such job")
 
 
-def wait_until_committed(file: JobFile, line: Line) -> bool:
-    """Wait until the process that appended a line can no longer remove it; False: it still can."""
-    return keep_trying(lambda: file.check_committed(line), file.MUTEX_SECONDS, 0.01)
+# LockTable.take_bucket(); that happened less than FileJobs.SHORT_SECONDS after the claim, or on a slow server
+LEFT_LOCKED = "a job whose runner was killed or suspended has it locked (wait for it; lslocks names it)"
+
+
+def change_lines(file: JobFile, lines: Iterable[Line], change: Callable[[Line], None],
+                 change_counts: ChangeCounts) -> None:
+    """Call change() for each line.  Those that other processes keep locked hold up no other: they are tried
+    again once all others are changed.  From then on INT and TERM raise SystemExit.
+    """
+    locked: list[Line] = []
+    file.patience = 0.0
+    for some_lines in lines, locked:
+        for line in some_lines:
+            try:
+                change(line)
+            except BlockingIOError:
+                if some_lines is lines:
+                    locked.append(line)
+                    continue
+                change_counts.add_refusal(
+                    line.number, f"keeps being added, claimed or edited, or {LEFT_LOCKED}"
+                )
+                file.patience = file.MUTEX_SECONDS_LOCAL        # the next one has been locked as long by now
+        file.patience = file.MUTEX_SECONDS
+        # Not before: while a file system does not answer, they would only act later
+        exit_on(signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def hold_mutex(file: JobFile, line: Line) -> Iterator[None]:
+    """Hold the command mutex of a line that can be changed.
+
+    Raises BlockingIOError if another process holds it, or has appended the line and can still remove it.
+    """
+    with file.command_mutex(line.command, file.patience) as acquired:
+        if not (acquired and keep_trying(lambda: file.check_committed(line), file.patience, 0.01)):
+            raise BlockingIOError
+        file.check_writable()                         # raises if the file was replaced
+        yield
 
 
 def set_state(file: JobFile, line: Line, state: bytes) -> str:
     """Set the state of a line that was read before; return '', or why that was refused.
 
-    Raises OSError (ESTALE).
+    Raises OSError (ESTALE), BlockingIOError.
     """
-    with file.command_mutex(line.command) as acquired:
-        if not acquired or not wait_until_committed(file, line):
-            return "is being added, claimed, finished or edited (try again)"
-        file.check_writable()                         # raises if the file was replaced
+    with hold_mutex(file, line):
         if file.state_at(line) != line.state:
             return "has changed since it was read; not set"
         if line.state == RUNNING and not file.is_orphan(line):
@@ -418,8 +454,6 @@ def set_state(file: JobFile, line: Line, state: bytes) -> str:
 
 
 ORPHAN_FOUND = "is r, but no runner has it (runner or host died)"
-# LockTable.take_bucket(); that happened less than FileJobs.SHORT_SECONDS after the claim, or on a slow server
-LEFT_LOCKED = "a job whose runner was killed or suspended has it locked (wait for it; lslocks names it)"
 MAX_EXIT_WAIT_SECONDS = 10.0
 UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes c
 
@@ -437,12 +471,7 @@ def cancel_line(
     each would seem to have a running copy, and the cancelled copy would seem to have exited.
     """
     orphans: list[Line] = []
-    with file.command_mutex(line.command) as acquired:
-        file.check_writable()
-        if not acquired or not wait_until_committed(file, line):
-            raise OSError(
-                errno.EAGAIN, f"line {line.number} keeps being added, claimed or edited, or {LEFT_LOCKED}"
-            )
+    with hold_mutex(file, line):
         state_now = file.state_at(line)
         is_running = is_job_running(file, line, state_now)
         if is_running:
@@ -485,9 +514,10 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     """
     awaited: list[Line] = []
     running_by_command = lines_by_command(file.scan_lines(RUNNING))
-    for line in selection.lines(file, change_counts):
+
+    def cancel(line: Line) -> None:
         if line.state not in UNFINISHED_STATES and not selection.names_jobs:
-            continue
+            return
         state_now, is_running = cancel_line(file, line, running_by_command.get(line.command, ()))
         if state_now is None or not (is_running or state_now in UNFINISHED_STATES):     # nothing to cancel
             # skip a line that only has a selected command
@@ -496,7 +526,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
                 if state_now:
                     why = f"is not running: the state is {display_text(state_now)}"
                 change_counts.add_refusal(line.number, why)
-            continue
+            return
         change_counts.changed[state_now] += 1
         if is_running:
             awaited.append(replace(line, state=state_now))
@@ -504,6 +534,8 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
             file.say(f"line {line.number}: is {display_text(state_now)}, but its job runs")
         elif state_now == RUNNING and not is_running:
             file.say(f"line {line.number}: {ORPHAN_FOUND}; it is c now")
+
+    change_lines(file, selection.lines(file, change_counts), cancel, change_counts)
     wait_for_exit(file, awaited, change_counts)
 
 
@@ -536,7 +568,8 @@ def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts
     """
     state = file.state_at(line)
     if state in UNFINISHED_STATES:
-        cancel_line(file, line)
+        with contextlib.suppress(BlockingIOError):
+            cancel_line(file, line)
         return True
     if not file.can_run_another_copy(line.command):     # more held job locks than lines `r`
         return True
@@ -1691,22 +1724,24 @@ def change_states(file: JobFile, options: argparse.Namespace) -> int:
     """
     change_counts = ChangeCounts(file)
     state: bytes = CANCELLED if options.cancel else options.set
-    if options.cancel:
-        cancel_selected(file, options.selection, change_counts)
-    else:
-        file.open_to_write()
-        file.check_writable()
-        fd = file.fd
-        for line in options.selection.lines(file, change_counts):
-            if refusal := set_state(file, line, state):
-                change_counts.add_refusal(line.number, refusal)
-            else:
-                change_counts.changed[line.state] += 1
-        if change_counts.changed:
-            check_not_replaced(file, fd)
-    summary = change_counts.summary(state)
-    if summary and not options.quiet:
-        file.say(summary)
+
+    def change(line: Line) -> None:
+        if refusal := set_state(file, line, state):
+            change_counts.add_refusal(line.number, refusal)
+        else:
+            change_counts.changed[line.state] += 1
+
+    try:
+        if options.cancel:
+            cancel_selected(file, options.selection, change_counts)
+        else:
+            change_lines(file, options.selection.lines(file, change_counts), change, change_counts)
+            if change_counts.changed:
+                check_not_replaced(file, file.fd)
+    finally:
+        summary = change_counts.summary(state)
+        if summary and not options.quiet:
+            file.say(summary)
     if not summary and not change_counts.refused:
         file.say(no_match_text(options.selection.pattern))
     return 0 if summary and not change_counts.refused else 1

@@ -1,5 +1,8 @@
 """runset4.py: states are set, jobs are selected, listed and added, and no running job is disturbed."""
 import os
+import pathlib
+import re
+import signal
 import stat
 import subprocess
 import threading
@@ -127,6 +130,55 @@ class SettingStates(RunsetCase):
             with self.subTest(call=call):
                 self.assertRefused(ended, "--set: ")
         self.assertEqual(self.read(), as_bytes(FOUR))
+
+
+class Locked(RunCase):
+    """Lines whose command another process keeps locked hold up no other line."""
+
+    def start_change(self, option: str, seconds: float) -> subprocess.Popen[bytes]:
+        """Start runset4.py, which waits so long for locked lines, and wait until it has changed the others.
+        """
+        self.write(". echo a\n. echo b\n. echo b\n. echo c\n. echo d\n")
+        self.lock_file = runmaker4.open_lock_file_of(str(self.dir / "runs.txt"))
+        self.addCleanup(os.close, self.lock_file)
+        for command in b"echo b", b"echo c":
+            start = runmaker4.bucket_of(command)
+            self.assertTrue(runmaker4.lock(self.lock_file, start, runmaker4.BUCKET_SIZE))
+        patch = f"import runmaker4; runmaker4.JobFile.MUTEX_SECONDS = {seconds}"
+        process = self.start_patched(patch, option, "--all", "runs.txt", script=RUNSET)
+        wait_until(lambda: self.states().replace("c", "x") == "x...x", what="the others are changed")
+        return process
+
+    def assertSaid(self, process: subprocess.Popen[bytes], code: int, *lines: str) -> None:
+        """The exit status, and what it says; then nothing is locked."""
+        ended = self.finish(process)
+        said = "".join(f"runset4.py: runs.txt: {line}\n" for line in lines)
+        self.assertEqual((ended.code, ended.err.decode()), (code, said))
+        runmaker4.unlock(self.lock_file, 0, 0)
+
+    def test_all_others_are_changed_and_both_are_counted(self) -> None:
+        for option, state in ("--set=held", "x (held)"), ("--cancel", "c (cancelled)"):
+            with self.subTest(option):
+                why = (": keeps being added, claimed or edited, or a job whose runner was killed or "
+                       "suspended has it locked (wait for it; lslocks names it)")
+                self.assertSaid(self.start_change(option, 0.2), 1, *(f"line {n}{why}" for n in (2, 3, 4)),
+                                f"2 lines: . -> {state}, 3 lines: refused")
+
+    def test_what_is_unlocked_in_time_is_changed_too(self) -> None:
+        for option, state in ("--set=held", "x (held)"), ("--cancel", "c (cancelled)"):
+            with self.subTest(option):
+                process = self.start_change(option, 30)
+                runmaker4.unlock(self.lock_file, 0, 0)
+                self.assertSaid(process, 0, f"5 lines: . -> {state}")
+
+    def test_an_interrupt_while_it_waits_leaves_the_count_of_what_was_changed(self) -> None:
+        for option, state in ("--set=held", "x (held)"), ("--cancel", "c (cancelled)"):
+            with self.subTest(option):
+                process = self.start_change(option, 30)
+                status = pathlib.Path(f"/proc/{process.pid}/status")
+                wait_until(lambda: re.search("SigCgt:.*[2367abef]\n", status.read_text()), what="it waits")
+                process.send_signal(signal.SIGINT)
+                self.assertSaid(process, 130, f"2 lines: . -> {state}")
 
 
 class Selecting(RunsetCase):
