@@ -2272,9 +2272,9 @@ class LockTable(LockTableReader):
         self.buckets: dict[int, JobLock] = {}
         # whether the server unlocks a part of what is locked; None: it must be tested
         self.can_trim: bool | None = None
-        # on NFS, of each description of the open lock file for a job: ends of pipes whose other ends the
-        # processes of that job inherit
-        self._pipes: dict[int, list[int]] = {}
+        # on NFS, of each description of the open lock file for a job: the read end of a pipe whose write ends
+        # the processes of that job inherit; CLOSED: there is none yet
+        self._pipes: dict[int, int] = {}
         self._spare_fds: list[int] = []         # those that no process uses
         self.presence_lock = presence_lock
         self.pulse_offset = 0                   # 0: there is no pulse
@@ -2300,7 +2300,7 @@ class LockTable(LockTableReader):
         except OSError:
             os.close(fd)
             raise
-        close_all(*self._spare_fds, *itertools.chain.from_iterable(self._pipes.values()))
+        close_all(*self._spare_fds, *self._pipes.values())
         self._spare_fds, self._pipes = [], {}
         self._locks_known_at = opened_at
         self._lengthened = False
@@ -2386,37 +2386,44 @@ class LockTable(LockTableReader):
             return self._spare_fds.pop()
         fd = open_direct(self.path, os.O_RDWR | os.O_CLOEXEC, self.network)
         if self._mount.is_nfs:
-            self._pipes[fd] = []
+            self._pipes[fd] = CLOSED
             with contextlib.suppress(OSError):      # without any lock, an NFS client gives its lock state up
                 lock(fd, PROBE_BYTES, shared=True)
         return fd
 
     def close_job_lock(self, fd: int) -> None:
-        close_all(fd, *self._pipes.pop(fd, ()))
+        close_all(fd, self._pipes.pop(fd, None))
 
     def copy_job_lock(self, fd: int) -> tuple[int, ...]:
         """Return descriptors for a job to inherit, which the caller closes: a copy, and the end of a pipe.
 
-        A copy, because the I/O thread can close the original at any time.
+        A copy, because the I/O thread can close the original at any time.  All tries of a job share a pipe:
+        with one for each, a job that fails again and again would take all descriptors.
         """
         if fd not in self._pipes:
             return os.dup(fd),
-        read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._pipes[fd].append(read_end)
-        return os.dup(fd), write_end
+        if self._pipes[fd] == CLOSED:
+            self._pipes[fd], write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        else:
+            write_end = os.open(f"/proc/self/fd/{self._pipes[fd]}", os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            return os.dup(fd), write_end
+        except OSError:
+            os.close(write_end)
+            raise
 
     def _keep_or_close(self, fd: int) -> None:
-        """Keep a description without locks for the next job, if no process has it: its pipes have ended.
+        """Keep a description without locks for the next job, if no process has it: its pipe has ended.
 
         Otherwise close it.  A process that a job has left would hold the lock of the next job, too.
         """
         try:
-            is_unused = fd in self._pipes and not any(os.read(read_end, 1) for read_end in self._pipes[fd])
+            is_unused = fd in self._pipes and (
+                self._pipes[fd] == CLOSED or not os.read(self._pipes[fd], 1)
+            )
         except BlockingIOError:
             is_unused = False
         if is_unused:
-            close_all(*self._pipes[fd])
-            self._pipes[fd] = []
             self._spare_fds.append(fd)
         else:
             self.close_job_lock(fd)

@@ -689,7 +689,12 @@ class Machine:
             me.fds[fd] = Description(world.directory, host, False, False)
             return fd
         if path.startswith("/proc/self/fd/"):
-            found: Inode | None = self.of(me, int(path.rpartition("/")[2])).inode
+            opened = self.of(me, int(path.rpartition("/")[2]))
+            if opened.written_by:               # the write end of a pipe, once more
+                opened.written_by.shares += 1
+                me.fds[fd] = opened.written_by
+                return fd
+            found: Inode | None = opened.inode
         else:
             found = world.look_up(host, path, not flags & os.O_PATH)
         if found and flags & os.O_CREAT and flags & os.O_EXCL:

@@ -799,16 +799,19 @@ def start_run(world: History, me: Process, product: Product, job: Any) -> None:
         me.runs.append(run)
         return
     world.check_barrier(me, job)
-    lent = product.lend(job)
+    tries = [product.lend(job) for _ in range(1 + (world.takes_buckets and world.random() < 0.1))]
     world.check_runs(run)
     me.runs.append(run)                         # here the shell is started
     world.runs.append(run)
-    for fd in lent:
+    for fd in itertools.chain(*tries):
         if me.fds[fd] in me.left:
             world.fail(f"{job.text!r} inherits what a process has that another job left")
         run.descriptions.append(me.fds[fd])
         me.fds[fd].shares += 1
-    product.reclaim(*lent)
+    product.reclaim(*itertools.chain(*tries))
+    if len(tries) > 1:                          # the first try has left a process
+        me.left += run.descriptions[:len(tries[0])]
+        del run.descriptions[:len(tries[0])]
     while me.left and world.random() < 0.8:     # such processes end, with all that they have
         world.share_less(me.left.pop(0))
 
@@ -1460,7 +1463,10 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         plain(self, line) or taken_anyway(self, line))),
     "description used again while a process has it": one(
         LOCK_TABLES, "_keep_or_close", lambda self, fd, plain=LOCK_TABLES._keep_or_close: (
-            self._pipes.update({fd: []}) if fd in self._pipes else None, plain(self, fd))),
+            self._pipes.update({fd: CORE.CLOSED}) if fd in self._pipes else None, plain(self, fd))),
+    "tries before the last forgotten": one(
+        LOCK_TABLES, "copy_job_lock", lambda self, fd, plain=LOCK_TABLES.copy_job_lock: (
+            self._pipes.update({fd: CORE.CLOSED}) if fd in self._pipes else None, plain(self, fd))[1]),
     "job lock freed with the trim": one(LOCK_TABLES, "trim_bucket", lambda self, bucket: (
         bucket in self.buckets and CORE.unlock(self.buckets.pop(bucket).fd, bucket, BUCKET))),
     "job lock freed before the write": job_lock_freed_early,

@@ -274,6 +274,24 @@ class Claims(FileCase):
             self.assertEqual(runmaker4.is_free(lock_fd, second.job_lock.offset), ends)
             self.assertEqual(jobs.finish(second, b"."), "")
 
+    def test_all_tries_of_a_job_have_one_pipe_and_one_that_cannot_start_leaves_nothing_open(self) -> None:
+        self.path.write_bytes(b". a\n. b\n")
+        jobs = self.short_jobs()
+        first = job_of(jobs.claim())
+        left = jobs.queue.copy_lock_fds(first)          # by the first try
+        opened = runmaker4.open_descriptors()
+        for number in range(3):
+            runmaker4.close_all(*jobs.queue.copy_lock_fds(first))
+            with mock.patch("os.dup", side_effect=OSError(errno.EMFILE, "")):
+                self.assertRaises(OSError, jobs.queue.copy_lock_fds, first)
+            self.assertEqual(runmaker4.open_descriptors(), opened, number)
+        self.assertEqual(jobs.finish(first, b"."), "")
+        second = job_of(jobs.claim())
+        assert second.job_lock
+        self.assertFalse(runmaker4.is_free(left[0], second.job_lock.offset), "it has the description")
+        self.assertEqual(jobs.finish(second, b"."), "")
+        runmaker4.close_all(*left)
+
     def test_a_claim_writes_the_results_of_short_jobs_too(self) -> None:
         self.path.write_bytes(b". a\n. b\n. c\n")
         jobs = self.short_jobs()
