@@ -1799,14 +1799,6 @@ def parse_directive(text: bytes) -> JobSettings | str:
     )
 
 
-def stopped_by_check(failed_line: Line, check: Line) -> str:
-    what_happened = "failed" if failed_line.state == FAILED else "ended in error"
-    return (
-        f"line {failed_line.number} {what_happened}, and the #RUN barrier check in line {check.number} "
-        "stops the jobs below it"
-    )
-
-
 # ---- stray lines -------------------------------------------------------------------------------------------
 #
 # A line without the blank after the dot is a stray, neither a job nor a comment, and no runner runs it.
@@ -3019,10 +3011,6 @@ class JobFile(JobReader):
         self.check_at_path()
         self.mark_lock_file_in_use()
 
-    def known_size(self) -> int:
-        """Return the size as this host knows it, after a write: NFS need not ask the server."""
-        return os.lseek(self.fd, 0, os.SEEK_END)
-
     def size(self) -> int:
         return os.fstat(self.fd).st_size
 
@@ -3310,8 +3298,9 @@ class JobQueue:
 
         job_lock: is locked already, with all of the bucket.
         """
+        # lseek(2): the size as this host knows it, for which NFS need not ask the server
         job = Job(**vars(line), consumer=consumer, settings=settings, joins_claim=job_lock is not None,
-                  size_when_found=self.file.known_size())
+                  size_when_found=os.lseek(self.file.fd, 0, os.SEEK_END))
         job.job_lock = job_lock or self.file.lock_table.take_job_lock(job)
         try:
             if line.state != RUNNING:
@@ -3782,28 +3771,20 @@ def check_lock_file(file: JobFile) -> None:
                 "jobs are locked in this file: create an empty file of this name that all users may write",
             )
             raise UsageError(f"{lock_path}: {error_text(error)} ({remedy})") from None
-        _open_and_check(file)
+        # Users of a removed lock file switch to the new one within a moment: EBUSY
+        deadline = time.monotonic() + 3.0
+        while not file.is_open:
+            try:
+                file.open_to_write()
+                _check_is_no_copy(file)
+            except OSError as error:
+                file.close_files()
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise UsageError(f"{path}: {error_text(error)}") from None
+                time.sleep(0.1)
     if mount.shared and mount.kind not in TESTED_KINDS:
         file.say(f"is on {mount.kind}, with which runmaker4 was not tested (runwait4.py --check-locks tells "
                  "whether locks and reads are right there; or use --single-host)")
-
-
-def _open_and_check(file: JobFile) -> None:
-    """Open the job file and the lock file as a runner does.  Raise UsageError if that fails.
-
-    After EBUSY, try again for 3 s: users of a removed lock file switch to the new one within a moment.
-    """
-    deadline = time.monotonic() + 3.0
-    while True:
-        try:
-            file.open_to_write()
-            _check_is_no_copy(file)
-            return
-        except OSError as error:
-            file.close_files()
-            if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                raise UsageError(f"{file.path}: {error_text(error)}") from None
-            time.sleep(0.1)
 
 
 def _check_is_no_copy(file: JobFile) -> None:
@@ -3926,7 +3907,10 @@ class Above:
         if is_barrier_check:
             bad_line = find_bad_line_above(directive, file, bad_states, self.checked_offset)
             if bad_line:
-                return Block(Why.STOPPED, directive, stopped_by_check(bad_line, directive))
+                what_happened = "failed" if bad_line.state == FAILED else "ended in error"
+                return Block(Why.STOPPED, directive,
+                             f"line {bad_line.number} {what_happened}, and the #RUN barrier check in line "
+                             f"{directive.number} stops the jobs below it")
             self.checked_offset = directive.offset
         return None
 
@@ -3981,9 +3965,6 @@ class PendingGroup:
     # some of its jobs run, or are perhaps not found yet; it has too many, or ends at an invalid directive
     cannot_start_yet: bool = False
     started: bool = False       # a server has begun to start it
-
-    def begins_above(self, line: Line) -> bool:
-        return bool(self.jobs) and self.jobs[0][0].offset < line.offset
 
 
 # ---- results of runs ---------------------------------------------------------------------------------------
@@ -4256,7 +4237,8 @@ class Walk:
         self._skipped_new = {
             key: value for key, value in self._skipped_new.items() if value[0].offset < line.offset
         }
-        self.groups = [group for group in self.groups if group.begins_above(line)]
+        self.groups = [group for group in self.groups
+                       if group.jobs and group.jobs[0][0].offset < line.offset]
         return self.scan.seek_back(line)
 
     # -- consumers with too little free ----------------------------------------------------------------------
@@ -4505,7 +4487,9 @@ class Cursor:
             result = self._walk_if_due(consumers or self.consumers, absent)
             self._errors_since = None
             if self._is_file_unchecked:
-                self._check_new_file()
+                self._is_file_unchecked = False         # a file that is there at the start would be refused
+                with contextlib.suppress(UsageError):   # it is gone again
+                    check_for_strays(self.file.path, self.file.network, self.say, refuse=False)
         except OSError as error:
             result = self._no_job_after_error(error)
         if isinstance(result, NoJob):
@@ -4628,7 +4612,12 @@ class Cursor:
             if isinstance(result, Job):
                 last_result = self._results.pop(result.command, None)
                 if last_result and last_result.number == result.number:
-                    self._report_rerun(last_result)
+                    self._say_once(
+                        "again",
+                        f"line {result.number}: finished here as {display_text(last_result.state)}, and is "
+                        "new again; it will run once more (a user or a runner with -r set it, or an editor "
+                        "saved an old state; further lines are not reported)",
+                    )
                 return result
             if result is Stop.SLICED:
                 self.sliced = True
@@ -4721,27 +4710,12 @@ class Cursor:
     def restart_walk(self) -> None:
         self._walk = self._idle_walk = self._reset = None
 
-    def _check_new_file(self) -> None:
-        """Report invalid lines of a file that did not exist at the start, and so was not refused."""
-        self._is_file_unchecked = False
-        with contextlib.suppress(UsageError):      # the file is gone again
-            check_for_strays(self.file.path, self.file.network, self.say, refuse=False)
-
     # -- messages --------------------------------------------------------------------------------------------
 
     def _say_once(self, subject: str, text: str) -> None:
         if subject not in self._printed_subjects:
             self._printed_subjects.add(subject)
             self.say(text)
-
-    def _report_rerun(self, last_result: Result) -> None:
-        """Report, once, that a claimed line was new again although it has run to the end here."""
-        self._say_once(
-            "again",
-            f"line {last_result.number}: finished here as {display_text(last_result.state)}, and is new "
-            "again; it will run once more (a user or a runner with -r set it, or an editor saved an old "
-            "state; further lines are not reported)",
-        )
 
     def _report_obstacles(self, walk: Walk, summary: Summary | None) -> None:
         """Report, once, why jobs cannot start: a problem in the file, or a group that needs a server."""
@@ -4774,7 +4748,8 @@ class Cursor:
             reader.close_files()
             new_count = snapshot.states[NEW]
             if new_count and not snapshot.running:
-                self.say(new_jobs_wait_message(new_count, self.file.path))
+                self.say(f"{plural(new_count, 'new job')} {'waits' if new_count == 1 else 'wait'}: "
+                         f"runwait4.py --status {shlex.quote(as_argument(self.file.path))} shows why")
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -4824,11 +4799,6 @@ class Cursor:
 
 
 # ---- reasons to wait, and the dry run ----------------------------------------------------------------------
-
-
-def new_jobs_wait_message(count: int, path: str) -> str:
-    return (f"{plural(count, 'new job')} {'waits' if count == 1 else 'wait'}: runwait4.py --status "
-            f"{shlex.quote(as_argument(path))} shows why")
 
 
 # an unknown runner with one slot and any amount of memory; of host= only `*` matches
@@ -8873,10 +8843,6 @@ def check_output_path(text: str) -> str:
     return text
 
 
-def wall_time(text: str) -> float | str | None:
-    return AUTO if text == AUTO else duration(text)
-
-
 def job_file_path(text: str) -> str:
     if match := LOCK_FILE.fullmatch(os.path.basename(nonempty(text))):
         raise argparse.ArgumentTypeError(
@@ -8933,7 +8899,7 @@ def add_time_limit_options(add: AddArgument) -> None:
     add("--timeout", type=duration, metavar="T", help="kill a job that runs longer (90, 90s, 5m, 2h, 1d): !")
     add(
         "--walltime",
-        type=wall_time,
+        type=lambda text: AUTO if text == AUTO else duration(text),
         metavar="T",
         help="kill the jobs and exit after T (auto: before Slurm)",
     )
