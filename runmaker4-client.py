@@ -100,6 +100,7 @@ from runmaker4 import (
     human_time,
     integer_between,
     nonempty,
+    open_descriptors,
     plural,
     printable,
     read_token,
@@ -1192,7 +1193,8 @@ class ClientProgram(RunnerProgram):
         """Try to connect once, then run jobs; return the exit status."""
         if self.slot_file:
             self.executor = FileExecutor(self.slot_file.mount.network, self.on_writer_relieved)
-        allow_descriptors(32 + 4 * len(self.slots))             # both ends of two pipes for each job
+        # both ends of two pipes for each job
+        allow_descriptors(len(open_descriptors()) + 28 + 4 * len(self.slots))
         self.check_slurm_time_limit()
         self._reported_complaint = self._try_to_connect()
         if HEX_128_BITS.fullmatch(self.options.token or ""):

@@ -3157,6 +3157,7 @@ class JobQueue:
         self._cut_off_since: float | None = None
         # when the path first named no file (clock); None: it names a file
         self._no_file_since: float | None = None
+        self._reserve = [*os.pipe2(os.O_CLOEXEC)]       # to be closed when no descriptor is left for a result
 
     def reopen_if_replaced(self) -> None:
         """Open the job file and the lock file that the path names now, unless they are open.
@@ -3349,6 +3350,8 @@ class JobQueue:
         except OSError as error:
             self.close_if_locks_lost(error)
             why = error_text(error)
+            while error.errno == errno.EMFILE and self._reserve:        # the next attempt has these
+                os.close(self._reserve.pop())
             # Every call fails with ENOTCONN for ever once the process that serves a FUSE file system on this
             # host is dead; on GlusterFS also while the servers do not answer, so wait for a minute
             cut_off_since = self._cut_off_since
@@ -8074,11 +8077,16 @@ class JobTask:
         """
         run, has_gate = self.run, self._is_gated
         stream_names = [b"stdout", b"stderr"] if run.sinks else []      # without sinks output has no reader
+        # No job keeps one of the last numbers: results, records (two files of each job) and kills need them.
+        # So the jobs that run can end, and free descriptors, whatever others wait for them.
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8 - 2 * len(self._runner.tasks)
         read_ends: dict[bytes, int] = {}
         write_ends: dict[bytes, int] = {}
         try:
             for name in [*stream_names, b"gate"] if has_gate else stream_names:
                 read_ends[name], write_ends[name] = os.pipe()
+                if write_ends[name] >= limit:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             shell, command = self._shell_and_command()
             self._record_start()
             child = self._runner.processes.start(
@@ -9427,8 +9435,8 @@ class App(RunnerProgram):
             if os.path.lexists(self.path):      # with --follow the file need not exist yet
                 self._print_dry_run()
             return 0
-        # A job that starts has both ends of two pipes, the job lock twice, and perhaps two files
-        allow_descriptors(32 + len(self.slots) * 8)
+        # Of a job: the lock, and an end of each pipe, all twice while it starts; perhaps two files
+        allow_descriptors(len(open_descriptors()) + 28 + len(self.slots) * 8)
         inputs, needs_thread = [self.path], self._mount.network
         if self.slot_file:
             inputs.append(self.slot_file.path)

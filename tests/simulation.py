@@ -124,7 +124,8 @@ class Process(Actor):
     def open_files(self) -> int:
         """How many descriptors it has, besides pipes and those that it keeps for jobs to come."""
         spare = self.product.file.lock_table._spare_fds if self.product else ()
-        return sum(not owner.written_by for owner in self.fds.values()) - len(spare)
+        pipes = [owner.written_by for owner in self.fds.values() if owner.written_by]
+        return sum(not (owner.written_by or owner in pipes) for owner in self.fds.values()) - len(spare)
 
 
 def process(actor: Actor) -> Process:

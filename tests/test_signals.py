@@ -9,8 +9,11 @@ import termios
 import time
 from pathlib import Path
 
+import runmaker4
 from tests.support import (
     GATE,
+    PYTHON,
+    ROOT,
     RUNMAKER,
     SLEEPING,
     UP,
@@ -401,3 +404,61 @@ class Descriptors(RunCase):
         self.assertRefused(self.finish(self.run_limited("-n 64")), "runmaker4.py", "64")
         self.assertEqual(self.states(), "." * 100)
         self.assertFalse(self.exists("ran"))
+
+    def test_files_that_are_open_at_the_start_count_too(self) -> None:
+        self.jobs("touch ran")
+        fds = [os.dup(0) for _ in range(30)]
+        words = self.command(RUNMAKER, "runs.txt")
+        ended = self.run_script("sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *words, pass_fds=fds)
+        runmaker4.close_all(*fds)
+        self.assertRefused(ended, "so many jobs need", "open files, the limit is 64")
+        self.assertFalse(self.exists("ran"))
+
+
+class OnNfs(RunCase):
+    """A runner that takes its directory for NFS, where a result needs descriptors (tests/rigs/counted.py)."""
+    # once a job has made `all` or `few`, take all descriptors, or all but 8, until there is `enough`
+    TAKEN = """
+import os, threading, time
+def take():
+    while not (names := {"all", "few"} & {*os.listdir()}): time.sleep(0.01)
+    taken = []
+    try:
+        while True: taken.append(os.dup(0))
+    except OSError: pass
+    if "few" in names:
+        for _ in range(8): os.close(taken.pop())
+    os.mkdir("taken")
+    while not os.path.exists("enough"): time.sleep(0.01)
+    for fd in taken: os.close(fd)
+threading.Thread(target=take, daemon=True).start()
+"""
+
+    def start_limited(self, *options: object, patch: str = "") -> subprocess.Popen[bytes]:
+        """Start it with at most 100 open files."""
+        program = (f"import sys; sys.path[:0] = [{str(ROOT)!r}]\nfrom tests.rigs import counted\n{patch}\n"
+                   "sys.exit(counted.main(*sys.argv[1:]))")
+        words = PYTHON, "-c", program, ROOT, "counts", 0, 0, *options, self.dir / "runs.txt"
+        return self.start("sh", "-c", 'ulimit -n 100; exec "$@"', "sh", *words)
+
+    def test_a_job_that_fails_again_and_again_takes_no_more_and_more(self) -> None:
+        self.jobs("exit 1", "sleep 60 & exit 1", "true")
+        ended = self.finish(self.start_limited("-q", "--no-records", "-j2", "--retries", "100"))
+        self.assertEqual((self.states(), ended.err.count(b"\n")), ("!!d", 1), ended.err)
+
+    def test_a_result_is_written_although_none_is_left(self) -> None:
+        self.jobs("touch all; until [ -e taken ]; do sleep 0.02; done")
+        runner = self.start_limited("-q", "--no-records", patch=self.TAKEN)
+        self.wait_states("d")
+        self.write("", "enough")
+        said = self.finish(runner).err
+        self.assertIn(b"line 1: the result d cannot be written: too many open files; trying again", said)
+
+    def test_no_job_starts_with_the_last_ones(self) -> None:
+        self.jobs("touch few; until [ -e taken ]; do sleep 0.02; done", "true")
+        runner = self.start_limited("--errors", self.dir / "said", patch=self.TAKEN)
+        waits = b"line 2: cannot be started: too many open files; trying again"
+        wait_until(lambda: self.exists("said") and waits in self.read("said"), what="it waits")
+        self.assertEqual((self.states(), runner.poll()), ("dr", None))
+        self.write("", "enough")
+        self.assertEqual((self.finish(runner).code, self.states()), (0, "dd"))
