@@ -1295,6 +1295,7 @@ class Records:
         """Write output of runs that are no longer short to files, and the gathered events to the journal."""
         if self._outdir:
             self._outdir.on_tick()
+            self._outdir.flush()                # what is acknowledged is in the journal
 
     def flush(self) -> None:
         if self._outdir:

@@ -6700,16 +6700,19 @@ class RecordFile:
     Hosts that share the file over a network need a lock for each record.  Otherwise two hosts append at the
     same offset; and NFS writes back complete pages, with old data of other hosts around the record.  While
     the lock is refused, or the file system is away, the thread waits, and all later calls with it.  But any
-    user with read permission can hold a shared lock, for any time.  So the wait ends (MAX_LOCKED_SECONDS;
-    MAX_AWAY_SECONDS, as claims and results would fail, too), and the record is given up.  The next ones are
-    tried once, until one is written.  After a failed append a line can be in the file twice: readers ignore
+    user with read permission can hold a shared lock, for any time.  So the wait ends (MAX_AWAY_SECONDS, as
+    claims and results would fail, too; MAX_LOCKED_SECONDS in which the file has not grown: while it grows,
+    others append in turn, and nobody keeps the lock), and the record is given up.  The next ones are tried
+    once, until the file grows again.  After a failed append a line can be in the file twice: readers ignore
     the second.
 
     A lock file that readers cannot open would not do: on NFS, a granted lock makes this host's copy of the
     locked file current, and of no other file.  So a runner would append at an old size.
     """
-    MAX_LOCKED_SECONDS = 8.0            # less than Runner.MAX_RESULT_SECONDS: states follow after a signal
+    # without a record of others; less than Runner.MAX_RESULT_SECONDS: states follow after a signal
+    MAX_LOCKED_SECONDS = 8.0
     MAX_AWAY_SECONDS = JobQueue.MAX_CUT_OFF_SECONDS
+    MAX_SECONDS = 120.0                 # for one record, even while the file grows
 
     def __init__(
         self,
@@ -6745,7 +6748,11 @@ class RecordFile:
         self._identity = identity_of(self.fd)
         self._reader = Reader.with_own_fd(self.fd, self._mount.network)
         self._end = -1                  # of the file after our last append; -1: unknown
-        self._is_patient = True         # False: the last record was given up
+        # of the file when the last record was given up; None: that was written
+        self._size_when_stuck: int | None = None
+        # seconds for the last record, with all waits; at least half as much as before, since a lucky one does
+        # not mean that there are few others
+        self.took = 0.0
 
     def _open(self, path: str) -> int:
         """Open or create the file.  Raises UsageError, also if it is of another kind."""
@@ -6761,26 +6768,42 @@ class RecordFile:
         """Write a record at an offset, or wait and try again; report a record that is given up."""
         unwritten = bytearray(record)
         write = self._write_locked if self._mount.network else self._write
-        failing_since: float | None = None      # GlusterFS needs 42 s for its first error
-        pause = 0.005
+        began = time.monotonic()
+        size = self._size_when_stuck
+        failing_since = -math.inf               # GlusterFS needs 42 s for its first error
         while True:
             try:
                 write(offset, unwritten)
                 self._end = os.lseek(self.fd, 0, os.SEEK_CUR)
-                self._is_patient = True
+                self._size_when_stuck = None
+                self.took = max(time.monotonic() - began, self.took / 2)
                 return
             except (OSError, UsageError) as error:
-                if failing_since is None:
-                    failing_since = time.monotonic()
                 max_seconds = self._prepare_retry(error)
-                if not self._is_patient or time.monotonic() - failing_since >= max_seconds:
-                    self._is_patient = False
-                    reason = f"{self.path}: {error_text(error)}" if isinstance(error, OSError) else str(error)
-                    self._on_error(f"{reason} (the {self.kind} is incomplete; the jobs go on)")
-                    self._on_lost(bytes(unwritten))
-                    return
-            time.sleep(pause)
-            pause = min(2 * pause, 0.1)
+                now = time.monotonic()
+                if now - failing_since >= max_seconds:
+                    last_size, size = size, self._current_size()
+                    if not max_seconds or size == last_size or now - began >= self.MAX_SECONDS:
+                        self._size_when_stuck = size
+                        reason = str(error)
+                        if isinstance(error, OSError):
+                            reason = f"{self.path}: {error_text(error)}"
+                        self._on_error(f"{reason} (the {self.kind} is incomplete; the jobs go on)")
+                        self._on_lost(bytes(unwritten))
+                        return
+                    failing_since = now
+            # Equally long for all: pauses that grow would let those wait longest who have waited long
+            time.sleep(0.02 + 0.06 * os.urandom(1)[0] / 256)
+
+    def _current_size(self) -> int:
+        """Return the size of the file; -1: it is away.
+
+        An NFS client asks the server for it, because the reader has O_DIRECT (fs/nfs/file.c,
+        nfs_revalidate_file_size()).
+        """
+        with contextlib.suppress(OSError):
+            return os.lseek(self._reader.fd, 0, os.SEEK_END)
+        return -1
 
     def _prepare_retry(self, error: OSError | UsageError) -> float:
         """Return for how many seconds to try again after an error.  If the file was away, open it anew."""
@@ -7098,11 +7121,15 @@ class Journal:
     an append costs some five round trips.  Then it is written a moment later (OutDir).  A `start` waits for
     the next write, and is left out if the run has ended by then, because the `end` repeats the fields.
 
-    So an `end` comes up to END_GATHER_SECONDS later than the state of its line, over a network up to
-    GATHER_SECONDS and the time of an append: readers wait so long (Watcher in runwait4.py).
+    Over a network only one runner appends at a time.  If there are many, each append waits for its turn, and
+    all claims and results with it.  So gather for twenty times as long as the last append has taken.
+
+    An `end` comes later than the state of its line, by the time for which it is gathered, and over a network
+    that of an append: readers wait so long (Watcher in runwait4.py).
     """
     GATHER_SECONDS = 1.0                # for which events are gathered
     END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
+    MAX_GATHER_SECONDS = 8.0            # if appends take long: less than readers wait for an `end` (Watcher)
 
     def __init__(self, folder: str, executor: FileExecutor, on_error: Say,
                  on_incomplete: Callable[[int], None], may_be_shared: bool) -> None:
@@ -7135,14 +7162,16 @@ class Journal:
     def add_start(self, event: dict[str, Any]) -> None:
         """Add the `start` event of a run; a second one replaces it."""
         self._starts[event["run"]] = event
-        self._flush_after(self.GATHER_SECONDS)
+        self.flush_after(self.GATHER_SECONDS)
 
     def add_end(self, event: dict[str, Any]) -> None:
         self._starts.pop(event["run"], None)
         self._ends.append(event)
-        self._flush_after(self._end_gather_seconds)
+        self.flush_after(self._end_gather_seconds)
 
-    def _flush_after(self, seconds: float) -> None:
+    def flush_after(self, seconds: float) -> None:
+        if self.network:
+            seconds = max(seconds, min(20 * self._file.took, self.MAX_GATHER_SECONDS))
         if time.monotonic() - self._flushed_at > seconds:
             self.flush()
 
@@ -7244,7 +7273,7 @@ class OutDir(Sink):
         for run in self._entries:
             if now - run.started > self.MAX_SHORT_SECONDS:
                 self.write_output(run)
-        self.flush()
+        self.executor.post(self.journal.flush_after, 0.0)
 
     def flush(self) -> None:
         self._flush_timer = None

@@ -318,7 +318,7 @@ class Watcher:
         self._poll_seconds = 5.0 if mount.network else 0.2
         # An `end` comes so much later than the state of its line; if several hosts append, later
         self._end_seconds = 1.2 if mount.network else 0.15
-        self._end_patience = 5.0 if mount.network else 2.0      # 0.0: that was in vain
+        self._end_patience = 10.0 if mount.network else 2.0     # 0.0: that was in vain
         # maximum seconds from a result in the job file to the end of the run in the journal
         self._max_journal_delay = 20.0 if mount.network else 5.0
         self.stop_reason = ""   # why no runner will start the new jobs; "": one can

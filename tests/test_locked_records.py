@@ -7,9 +7,11 @@ import errno
 import json
 import os
 import signal
+import tempfile
 import unittest
 import unittest.mock
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import runmaker4
@@ -228,6 +230,46 @@ class Waits(RecordFileCase):
                 self.assertIn(text, self.said[0])
             self.file.append(b"2\n")
             self.assertEqual((self.path.read_bytes(), self.lost), (b"2\n", []))
+
+    def test_a_record_waits_while_others_append_and_for_who_keeps_the_lock_not_for_longer(self) -> None:
+        self.make("nfs4")
+        turns = [True, False, False, False, False, False]
+
+        def lock(fd: int, *args: Any) -> bool:
+            with open(self.path, "ab") as other:
+                other.write(b"2 of another\n")
+            return turns.pop()
+
+        self.file.MAX_LOCKED_SECONDS = 0.01
+        with unittest.mock.patch.object(runmaker4, "lock", lock):
+            self.file.append(b"1\n")
+        self.assertEqual((self.lost, turns, self.path.read_bytes()[-2:]), ([], [], b"1\n"))
+        with unittest.mock.patch.object(runmaker4, "lock", lambda *args: False):
+            self.file.append(b"lost\n")
+        self.assertEqual(self.lost, [b"lost\n"])
+        turns += [True, False, False]           # the file grows again, so nobody has kept the lock since
+        with unittest.mock.patch.object(runmaker4, "lock", lock):
+            self.file.append(b"3\n")
+        self.assertEqual((self.lost, self.path.read_bytes()[-2:]), ([b"lost\n"], b"3\n"))
+
+    def test_a_journal_gathers_the_longer_the_longer_appends_take(self) -> None:
+        for network, written in ((True, 1), (False, 3)):
+            self.path.write_bytes(b"")
+            executor: Any = SimpleNamespace(pool=network, say=self.fail)
+            with tempfile.TemporaryDirectory() as folder:
+                journal = runmaker4.Journal(folder, executor, self.fail, self.fail, True)
+                file = journal._file
+                for _ in range(3):
+                    journal.add_end({"run": "1"})
+                    journal.flush_after(0.0)
+                    file.took = 30.0
+                with open(file.path, "rb") as lines:
+                    self.assertEqual(len(lines.readlines()), written)
+                journal.MAX_GATHER_SECONDS = 0.0
+                journal.flush_after(0.0)
+                with open(file.path, "rb") as lines:
+                    self.assertEqual(len(lines.readlines()), 3)
+                os.close(file.fd)
 
     @staticmethod
     def out_of_locks(*args: Any) -> bool:
