@@ -1022,7 +1022,7 @@ class Reader(Opened):
     def reading_once(self, start: int, stop: int) -> Iterator[None]:
         """Read this part now; reads of it in the `with` block then cost nothing.
 
-        The caller has locked the mutex of each line that it reads before this call.
+        The caller has locked the mutex of each line that it reads before this call, or only wants a hint.
         """
         self._window = start, stop, self.pread(stop - start, start)
         try:
@@ -2725,6 +2725,12 @@ class JobReader(Opened):
     def state_at(self, line: Line) -> bytes | None:
         return self.read_line(line)[:1] or None
 
+    def reading_once(self, lines: Sequence[Line]) -> contextlib.AbstractContextManager[None]:
+        """Read lines that are near each other in one call, for the `with` block."""
+        start = max(min(line.offset for line in lines) - len(UTF8_MARK), 0)
+        end = max(line.offset + 1 + len(line.text) for line in lines)
+        return self.reader.reading_once(start, end + Scan.MIN_CHUNK_SIZE)
+
     # -- held locks ------------------------------------------------------------------------------------------
 
     def is_orphan(self, line: Line) -> bool:
@@ -3247,7 +3253,7 @@ class JobQueue:
             with self.file.command_mutex(line.command, self.file.walk_patience, job_lock) as locked:
                 if locked:
                     jobs = self._find_due_jobs(line) if job_lock else []
-                    with self._reading_once(line, jobs) if jobs else contextlib.nullcontext():
+                    with self.file.reading_once([line, *jobs]) if jobs else contextlib.nullcontext():
                         jobs = list(filter(self._is_running_here, jobs))
                         attempt = self.file.check_claimable(line, settings, not job_lock, self.claimed)
                     if jobs:
@@ -3270,13 +3276,6 @@ class JobQueue:
         near = (job for job in self.due if job.job_lock and job.job_lock.bucket in buckets
                 and not job.unconfirmed_state and abs(job.offset - line.offset) < self.MAX_DISTANCE)
         return list(itertools.islice(near, self.MAX_DUE))
-
-    def _reading_once(self, line: Line, jobs: Sequence[Job]) -> contextlib.AbstractContextManager[None]:
-        """Read a line and those of jobs in one call, for the `with` block."""
-        lines = [line, *jobs]
-        start = max(min(each.offset for each in lines) - len(UTF8_MARK), 0)
-        end = max(each.offset + 1 + len(each.text) for each in lines)
-        return self.file.reader.reading_once(start, end + Scan.MIN_CHUNK_SIZE)
 
     def _write_due_results(self, jobs: Iterable[Job]) -> None:
         """Write results over lines that were checked, each synced, and remove the jobs from `claimed`."""
@@ -4540,6 +4539,10 @@ class Cursor:
 
         Nothing is claimed before all are new, so no line starts before a failed one above it.  Yield the
         seconds until the next step: signals act between two steps.
+
+        Other runners can do the same.  So after a line that was not as it was found, or is locked, read again
+        which of the next lines still have to be made new.  That is a hint: a line that has another state now
+        was made new by others, or set by a user, and the path still names this file.
         """
         report_at = self.clock() + self.SILENT_SECONDS
         count = 0
@@ -4555,19 +4558,29 @@ class Cursor:
                 ):
                     lines.append(line)
                     self._results.pop(line.command, None)
-            made_at_once = lines and self.file.make_new(lines)
-            for line in lines:
-                while not made_at_once and (check := self.file.change_state(line, NEW).check) not in (
-                        LineCheck.OPEN, LineCheck.CHANGED):
-                    self._say_once(
-                        "locked", f"line {line.number}: no job starts before it is new again: {check.value}"
-                    )
+            tries_all = True
+            while lines:
+                if tries_all and self.file.make_new(lines):
+                    made, check = len(lines), LineCheck.OPEN
+                else:
+                    made, check = 1, self.file.change_state(lines[0], NEW).check
+                tries_all = check is not LineCheck.OPEN
+                if not tries_all:
+                    del lines[:made]
+                    count += made
+                    if self.clock() >= report_at:
+                        self._say_once("reset", f"{plural(count, 'failed line')} made new so far; no job "
+                                                "starts before all are")
+                elif check is not LineCheck.CHANGED:
+                    self._say_once("locked", f"line {lines[0].number}: no job starts before it is new again: "
+                                             f"{check.value}")
                     yield self.FIRST_RETRY_INTERVALS * self.interval
-                count += 1
-                if self.clock() >= report_at:
-                    self._say_once("reset", f"{plural(count, 'failed line')} made new so far; no job starts "
-                                            "before all are")
                 yield 0.0
+                if tries_all:
+                    self.file.lock_table.refresh()
+                    self.file.check_at_path()
+                    with self.file.reading_once(lines):
+                        lines = [line for line in lines if self.file.state_at(line) in (line.state, None)]
             yield 0.0                           # also if no line was for these consumers
         for consumer in consumers.all:
             consumer.retry = RUNNING

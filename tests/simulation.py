@@ -1350,7 +1350,7 @@ def due_verified_early() -> Patches:
         with mock.patch.object(queue, "_is_running_here", early.get):
             return plain(self, *args)
     return [(CORE.Cursor, "_walk_if_due", walk_if_due),
-            (QUEUE, "_reading_once", lambda self, line, jobs: nullcontext())]
+            (FILE, "reading_once", lambda self, lines: nullcontext())]
 
 
 def taken_anyway(self: Any, line: Any) -> Any:
@@ -1401,6 +1401,13 @@ def reset_passes_over_locked() -> Patches:
         attempt = plain(self, line, *args)
         return CORE.Attempt(CORE.LineCheck.OPEN) if attempt.check is CORE.LineCheck.LOCKED else attempt
     return [(FILE, "change_state", change_state)]
+
+
+def reset_left_to_others() -> Patches:
+    """After a line that is locked, all lines near it count as made new by another runner."""
+    def reading_once(self: Any, lines: Any) -> Any:
+        return mock.patch.object(self, "state_at", lambda line: b".")
+    return [(FILE, "reading_once", reading_once)]
 
 
 def one(owner: Any, attribute: str, new: Any) -> Callable[[], Patches]:
@@ -1544,6 +1551,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
             plain(self, at, length) or length > 1)),
     "made new at once, and changed": reset_whatever_it_is,
     "locked lines passed over": reset_passes_over_locked,
+    "left to others, who do not": reset_left_to_others,
     "claimed before all are new": one(CORE.Cursor, "_go_on_with_reset", (
         lambda self, consumers, plain=CORE.Cursor._go_on_with_reset: plain(self, consumers) and None)),
     "exit though lines wait at a barrier": one(

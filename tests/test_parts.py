@@ -748,6 +748,41 @@ class RetriesOfMany(JobFileCase):
         self.assertIn("line 3: no job starts before it is new again: another process holds", said[0])
         self.assertEqual([job_of(cursor.claim()).command for _ in range(4)], [b"z", b"a", b"b", b"c"])
 
+    def test_lines_that_others_have_made_new_meanwhile_are_not_locked_one_by_one(self) -> None:
+        change_state = runmaker4.JobFile.change_state
+        for new, running in (99, 0), (98, 0), (98, 1):
+            with self.subTest(new=new, running=running):
+                text = b". z\n" + b"".join(b"! %d\n" % number for number in range(99))
+                cursor = self.jobs(text, retry=b"!er")
+                file, tries = cursor.queue.file, list[int]()
+                text = text.replace(b"!", b"r", running).replace(b"!", b".", new)
+
+                def tried(file: runmaker4.JobFile, line: runmaker4.Line, *more: bytes) -> runmaker4.Attempt:
+                    if not tries:
+                        self.path.write_bytes(text)
+                    tries.append(line.number)
+                    return change_state(file, line, *more)
+
+                other = self.another(file)
+                with other.command_mutex(b"z"), mock.patch.object(runmaker4.JobFile, "change_state", tried):
+                    while not cursor.claim():
+                        self.clock.now += 10.0
+                self.assertNotIn(b"!", self.path.read_bytes())
+                self.assertLess(len(tries), 4, tries)
+
+    def test_what_others_made_new_in_another_file_is_made_new_in_this_one(self) -> None:
+        cursor = self.jobs(b". z\n! a\n! b\n", retry=b"!er")
+        other = self.another(cursor.queue.file)
+        with other.command_mutex(b"a"):
+            self.assertFalse(cursor.claim())
+        self.path.write_bytes(b". z\n. a\n. b\n")
+        (new := self.path.with_name("new")).write_bytes(b". z\n! a\n! b\n")
+        new.replace(self.path)
+        self.clock.now += 10.0
+        while not (job := cursor.claim()):
+            self.clock.now += 10.0
+        self.assertEqual((job_of(job).command, self.path.read_bytes()), (b"z", b"r z\n. a\n. b\n"))
+
     def test_signals_act_between_steps_and_after_two_seconds_it_reports_the_lines(self) -> None:
         """However slow the steps are, no new line starts before a failed one above it."""
         said: list[str] = []
