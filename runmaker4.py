@@ -1341,6 +1341,15 @@ class Scan:
     def __iter__(self) -> Iterator[Line]:
         return iter(self.next, None)
 
+    def skip_to(self, number: int) -> None:
+        """Go down to the line with this number, or to the end of the file, so that next() begins there."""
+        while self.line_number + self._buffer.count(b"\n", self._position) < number:
+            self._count_lines_to(len(self._buffer))
+            if not self._read_chunk():
+                return
+        while self.line_number < number - 1:
+            self._count_lines_to(self._buffer.index(b"\n", self._position) + 1)
+
     @property
     def end(self) -> int:
         """Return the offset up to which the file was read: all of it, once next() returned None."""

@@ -382,17 +382,20 @@ class Selection:
             states = self.states
         elif self.ranges:
             states = None
-        # thousands of numbers are possible, so single ones are in a set
-        single_numbers = {span[0] for span in self.ranges if span[0] == span[-1]}
-        long_ranges = [span for span in self.ranges if span[0] != span[-1]]
-        missing = set() if self.states else set(single_numbers)
-        for line in file.scan_lines(states):
-            number = line.number
-            if self.ranges and not (number in single_numbers or any(number in span for span in long_ranges)):
-                continue
-            pattern = self.pattern
-            if pattern is None or line.command == pattern or fnmatch.fnmatchcase(line.command, pattern):
-                missing.discard(number)
+        missing = {span[0] for span in self.ranges if span[0] == span[-1] and not self.states}
+        pattern = self.pattern
+        # thousands of ranges are possible, and they can overlap: the one that begins first is the last here
+        spans = sorted(self.ranges, key=lambda span: -span[0]) or [range(1, sys.maxsize)]
+        scan = file.scan_lines(states)
+        for line in scan:
+            while spans and line.number > spans[-1][-1]:
+                spans.pop()
+            if not spans:
+                break
+            if line.number < spans[-1][0]:
+                scan.skip_to(spans[-1][0])
+            elif pattern is None or line.command == pattern or fnmatch.fnmatchcase(line.command, pattern):
+                missing.discard(line.number)
                 yield line
         for number in sorted(missing):
             change_counts.add_refusal(number, "no such job")

@@ -1,11 +1,14 @@
 """runset4.py: states are set, jobs are selected, listed and added, and no running job is disturbed."""
 import os
 import pathlib
+import random
 import re
 import signal
 import stat
 import subprocess
 import threading
+from types import SimpleNamespace
+from unittest import mock
 
 import runmaker4
 import runset4
@@ -209,6 +212,31 @@ class Selecting(RunsetCase):
                 self.write(self.TEXT)
                 self.assertQuiet("-s", "X", "runs.txt", *(word.replace("~", " ") for word in words.split()))
                 self.assertEqual(self.states(), states)
+
+    def test_lines_between_ranges_are_passed_over_unread_whatever_the_ranges_are(self) -> None:
+        draws, read = random.Random(1), list[int]()
+        text = [draws.choice((". true", "d true", "# none", "", f"d {'long ' * 999}")) for _ in range(3000)]
+        file = runmaker4.JobReader(str(self.write("\n".join(text))), say=self.fail)
+        self.addCleanup(file.close_files)
+        refused = runset4.ChangeCounts(SimpleNamespace(say=str))        # type: ignore[arg-type]
+        parse = runmaker4.Scan._parse_line_at
+
+        def parse_noted(scan: runmaker4.Scan, index: int) -> runmaker4.Line:
+            read.append(index)
+            return parse(scan, index)
+
+        with mock.patch.object(runmaker4.Scan, "_parse_line_at", parse_noted):
+            for case in range(60):
+                starts = [draws.randint(1, 3100) for _ in range(draws.choice((1, 2, 40)))]
+                ranges = [range(start, start + draws.choice((1, 1, 20, 400))) for start in starts]
+                states = draws.choice((b"", b"d"))
+                wanted = [number for number, line in enumerate(text, 1) if line[1:2] == " " and line[0] != "#"
+                          and line[0] in (states.decode() or ".d") and any(number in one for one in ranges)]
+                read.clear()
+                lines = runset4.Selection(ranges, states, None).lines(file, refused)
+                with self.subTest(case=case):
+                    self.assertEqual([line.number for line in lines], wanted)
+                    self.assertLessEqual(len(read), len(wanted) + len(ranges) + 2)
 
     def test_a_command_that_is_not_text_matches_itself(self) -> None:
         self.write(b". echo \xff\n. echo \xfe\n")
