@@ -2236,9 +2236,12 @@ class LockTableReader(Opened):
             return None
         if not self.is_open:
             return set()
-        ranges = other_locks(self.fd, PRESENCE_BYTES, PresenceLock.COUNT)
-        # a longer range is locked by another program
-        return {locked.start - PRESENCE_BYTES for locked in ranges if len(locked) == 1}
+        return set(self.other_presence_locks())
+
+    def other_presence_locks(self) -> Iterator[int]:
+        for locked in other_locks(self.fd, PRESENCE_BYTES, PresenceLock.COUNT):
+            if len(locked) == 1:                # a longer range is locked by another program
+                yield locked.start - PRESENCE_BYTES
 
 
 class LockTable(LockTableReader):
@@ -2723,7 +2726,8 @@ class JobReader(Opened):
         )
 
     def has_no_other_users(self) -> bool:
-        return self.lock_table.is_open and self.lock_table.presence_locks() == set()
+        # each answer is a round trip, and one is enough
+        return self.lock_table.is_open and next(self.lock_table.other_presence_locks(), None) is None
 
     def read_line(self, line: Line, after: int = 1) -> bytes:
         """Read a line again, with state and `after` bytes that follow the text; b'' if it has moved."""
@@ -5257,14 +5261,15 @@ class FileJobs:
 
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
         """Sync the file, and summarize it until it is not about to change, unless the count that lets us exit
-        answers all.
+        answers all: jobs that run are those of other users of the file.
 
         With --follow, a file that never came has no jobs.  None: the file cannot be read, which is reported.
         """
         if not runner.kill_signal:
             await self.executor.call(self._file.sync)
         summary = runner.exit_summary
-        if summary and not (summary.counts.running or self._can_change_soon(summary)):
+        if summary and not self._can_change_soon(summary) and not (
+                summary.counts.running and await self.executor.call(self._file.has_no_other_users)):
             return summary
         # With -1, once each slot has had its one job, no new one is left that this runner should have run.  A
         # job that does not fit only because slots are out of service is left.

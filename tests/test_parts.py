@@ -691,6 +691,23 @@ class LinesOfAClientThatComesBack(JobFileCase):
                 self.assertEqual(lines, [])
 
 
+class ManyRunners(JobFileCase):
+    """What one of many runners asks costs no more the more there are."""
+
+    def test_one_lock_answers_whether_others_use_the_file(self) -> None:
+        file = self.queue_on(b". a\n").file
+        file.open_to_write()
+        self.assertTrue(file.has_no_other_users())
+        others = [os.open(file.lock_table.path, os.O_RDWR) for _ in range(9)]
+        for number, descriptor in enumerate(others):
+            self.addCleanup(os.close, descriptor)
+            self.assertTrue(runmaker4.lock(descriptor, runmaker4.PRESENCE_BYTES + 99 * number))
+        with mock.patch.object(runmaker4, "other_lock", side_effect=runmaker4.other_lock) as asked:
+            self.assertFalse(file.has_no_other_users())
+            self.assertEqual(asked.call_count, 1)
+            self.assertEqual(file.lock_table.presence_locks(), {99 * number for number in range(9)})
+
+
 class RetriesOfMany(JobFileCase):
     """What -r and --resume mean is made new once, from the top, before the first claim."""
 
