@@ -81,7 +81,7 @@ import select
 import socket
 import struct
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
@@ -202,8 +202,13 @@ if TYPE_CHECKING:
     import ssl
 
 PROG = "runmaker4-server.py"
-MAX_UNAUTHENTICATED = 400       # not authenticated yet; more drop the oldest
-BACKLOG = 1000                  # connections that wait for accept(2)
+MAX_HANDSHAKES = 100            # under way at a time, without stalled ones
+MAX_STALLED = 200               # stalled handshakes without a proof of the token
+MAX_UNAUTHENTICATED = MAX_STALLED + 2 * MAX_HANDSHAKES      # with those that are being closed
+BACKLOG = 4096                  # connections that wait for accept(2); the system can allow fewer
+LOOK_SECONDS = 0.01             # at least, between looks for waiting connections
+STALLED_LOOKS = 20              # in which a handshake normally ends
+TCP_ESTABLISHED = b"\1"         # the first byte of TCP_INFO: the other end has not closed the connection
 ACCEPT_PAUSE_SECONDS = 1.0      # after a failed accept(2)
 MIN_DESCRIPTORS = 500           # some 20 for the server, 400 for strangers, the rest for clients
 MAX_BATCH_LINES = 64            # lines claimed before other work follows
@@ -1104,6 +1109,7 @@ class Client(Consumer):
 
 class ClientLink(Link, asyncio.Protocol):
     """A connection of the server: passes messages on to the parts that deal with them."""
+    channel: ServerChannel
 
     def __init__(self, sessions: Sessions, dispatcher: Dispatcher, accountant: Accountant, token: str,
                  credentials: Credentials) -> None:
@@ -1135,11 +1141,7 @@ class ClientLink(Link, asyncio.Protocol):
         # None: the peer has already closed the connection.  ::ffff: is the prefix of an IPv4 address in IPv6.
         self.address = peer_name[0].removeprefix("::ffff:") if peer_name else "?"
         super().connection_made(transport)
-        links = self._sessions.links
-        links[self] = None
-        strangers = [link for link in links if not link.channel.is_authenticated]
-        for stranger in strangers[:-MAX_UNAUTHENTICATED]:       # the oldest
-            stranger.drop("too many unauthenticated connections")
+        self._sessions.links[self] = None
 
     def handle(self, message: Message) -> None:
         """Handle a message.  Raises WireError."""
@@ -2553,6 +2555,8 @@ class Server(Program):
             await self.sessions.recovery.inherit(self._keeper.locks_fd)
         self.executor.post(self.claims.take_presence_lock)
         self._socket.setblocking(False)
+        self._strangers: list[ClientLink] = []  # not authenticated at the last look, oldest first
+        self._looks: deque[float] = deque(maxlen=STALLED_LOOKS)     # when; boottime()
         self._start_accepting()
         chores = [
             spawn_task(self._poll()),
@@ -2570,23 +2574,45 @@ class Server(Program):
 
     def _start_accepting(self) -> None:
         if not self.lifetime.is_exiting:
-            self.loop.add_reader(self._socket, self._accept_connection)
+            self.loop.add_reader(self._socket, self._accept_connections)
 
-    def _accept_connection(self) -> None:
-        """Accept one waiting connection; after an error pause.
+    def _accept_connections(self) -> None:
+        """Accept waiting connections while at most MAX_HANDSHAKES handshakes are under way.
 
-        In each turn the event loop handles each connection that has sent data.  One stranger in a turn, who
-        costs about 0.4 ms, delays no client; asyncio's server accepts up to BACKLOG in a turn.
+        The others wait in the backlog, which costs nothing.  With more handshakes each would take longer, and
+        all must end before the clients give up.  A handshake that has not ended after STALLED_LOOKS leaves
+        its place to another one, and can go on.  Only if many have stalled, those without progress for the
+        longest time are dropped: the oldest without a proof of the token, which strangers cannot give.
+
+        A look is a turn of the event loop: it reads all that has come, so each handshake makes a step.  In
+        seconds, handshakes would stall when the server is slow.
         """
-        try:
-            connection, _ = self._socket.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:                # for example too many open files
-            self.loop.remove_reader(self._socket)
-            self.loop.call_later(ACCEPT_PAUSE_SECONDS, self._start_accepting)
-            return self.dispatcher.say_once(f"a connection was not accepted: {error_text(error)}")
+        self._looks.append(boottime())
+        self._strangers = [link for link in self._strangers
+                           if not (link.channel.is_authenticated or link.detached.done())]
+        stalled = [link for link in self._strangers if link.last_message_at < self._looks[0]]
+        for link in [link for link in stalled if not link.channel.has_proof][:-MAX_STALLED]:
+            link.drop("too many unauthenticated connections")
+        pause_seconds = LOOK_SECONDS
+        for _ in range(MAX_HANDSHAKES + len(stalled) - len(self._strangers)):
+            try:
+                connection, _address = self._socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                break
+            except OSError as error:            # for example too many open files
+                self.dispatcher.say_once(f"a connection was not accepted: {error_text(error)}")
+                pause_seconds = ACCEPT_PAUSE_SECONDS
+                break
+            if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == TCP_ESTABLISHED:
+                self._start_handshake(connection)
+            else:                               # the client has given up: it costs no others their time
+                connection.close()
+        self.loop.remove_reader(self._socket)
+        self.loop.call_later(pause_seconds, self._start_accepting)
+
+    def _start_handshake(self, connection: socket.socket) -> None:
         link = ClientLink(self.sessions, self.dispatcher, self.accountant, self._token, self._credentials)
+        self._strangers.append(link)
         spawn_task(self.loop.connect_accepted_socket(lambda: link, connection))
 
     def _make_components(self) -> None:

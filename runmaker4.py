@@ -9933,6 +9933,11 @@ class ServerChannel(Channel):
         self._credentials = credentials
         super().__init__(token, credentials.context)
 
+    @property
+    def has_proof(self) -> bool:
+        """Return True if the client has proved that it knows the token: step 2."""
+        return self._tls is not None
+
     def _shake_hands(self) -> Handshake:
         """Prove the token to each other, and start TLS: steps 1 to 5 above, for the server."""
         self._add_handshake_message(runmaker4=WIRE_VERSION, nonce=self._own_nonce)      # step 1

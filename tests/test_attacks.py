@@ -247,6 +247,34 @@ class Crowd(Stage):
         self.assertEqual(self.server.err.count(b"\n"), lines, self.server.err)
         self.close()
 
+    def crowd(self, count: int) -> list[Peer]:
+        """Strangers whom the server has accepted, or dropped since; every second one sends half a length."""
+        strangers = [Peer.of(self.server.port, self.server.token) for _ in range(count)]
+        for stranger in strangers:
+            self.addCleanup(stranger.close)
+        for stranger in strangers[::2]:
+            with contextlib.suppress(Closed):
+                stranger.push(b"\0\0")
+        for stranger in strangers:
+            with contextlib.suppress(Closed):
+                stranger.pull()                 # the challenge
+        return strangers
+
+    def test_progress_decides_who_is_dropped_and_not_who_came_first(self) -> None:
+        """Who has proved the token stays, then who came last."""
+        self.open(patch=self.FEW)
+        first = Peer.of(self.server.port, self.server.token)
+        first.messages += first.channel.receive(first.pull())
+        first.push(first.channel.take_outgoing())       # the proof
+        strangers = self.crowd(server_module.MAX_UNAUTHENTICATED + 50)
+        wait_until(lambda: sum(stranger.is_closed() for stranger in strangers) > 50, what="some are dropped")
+        dropped = [stranger.is_closed() for stranger in strangers]
+        self.assertEqual(dropped, sorted(dropped, reverse=True), "the oldest are")
+        Peer.of(self.server.port, self.server.token).prove().close()
+        first.hello(name="first").hear("welcome")
+        first.close()
+        self.close()
+
     USE_UP = """
 import os, threading, time
 def use_up():
