@@ -211,10 +211,11 @@ STALLED_LOOKS = 20              # in which a handshake normally ends
 TCP_ESTABLISHED = b"\1"         # the first byte of TCP_INFO: the other end has not closed the connection
 ACCEPT_PAUSE_SECONDS = 1.0      # after a failed accept(2)
 MIN_DESCRIPTORS = 500           # some 20 for the server, 400 for strangers, the rest for clients
-MAX_BATCH_LINES = 64            # lines claimed before other work follows
+MAX_BATCH_LINES = 32            # lines claimed before other work follows: `e` if the server is killed then
 MAX_PREFETCHED_LINES = 16       # sent before a request: Client.slots_to_fill
 SHORT_JOB_SECONDS = 0.1         # from sending a line to the result of a short job
-POLL_SECONDS = 0.1              # between scans of a local file, while clients wait
+POLL_SECONDS = 0.1              # at least, between scans of a local file, while clients wait
+MAX_OFFERS_PER_SECOND = 20_000  # to clients that wait
 MAX_REPORTED_BYTES = 1 << 25    # jobs that a client may report
 MAX_JOBS_BYTES = 128 << 10      # several jobs in a message
 ACKNOWLEDGE_SECONDS = 0.01      # in which events are gathered
@@ -411,7 +412,7 @@ class ServedQueue(JobQueue):
         lines = [own_line, *other_lines] if own_line else other_lines
         for line in lines:
             if has_own_lock(line):
-                return self._claim_inherited(line, own_job_lock_offset(line))
+                return self.claim_inherited(line, own_job_lock_offset(line))
             if line.state in (own_states if line is own_line else RUNNING):
                 attempt = self.claim(line)
                 if attempt.job:
@@ -425,10 +426,10 @@ class ServedQueue(JobQueue):
             inherited_locks = self.file.lock_table.locks_without_line
             lock_offset = next((offset for offset in inherited_locks if offset in offsets), None)
             if line.offset not in used_offsets and lock_offset is not None:
-                return self._claim_inherited(line, lock_offset)
+                return self.claim_inherited(line, lock_offset)
         return None
 
-    def _claim_inherited(self, line: Line, lock_offset: int) -> Job:
+    def claim_inherited(self, line: Line, lock_offset: int) -> Job:
         """Claim a line with a job lock of the previous server; check_jobs() repairs what edits changed."""
         job = Job(**vars(line))
         job.job_lock = self.file.lock_table.take_lock_without_line(lock_offset)
@@ -1911,7 +1912,7 @@ class Sessions:
         While the disk or terminal is too slow, acknowledge nothing; on_writer_relieved() calls this again.
         When the server exits, it ignores all further output.
         """
-        self.records.on_tick()
+        self.records.flush()
         self.is_held_back = self.records.is_behind(Writer.HIGH_BACKLOG) and not self.lifetime.is_exiting
         if self.is_held_back:
             return
@@ -1930,6 +1931,7 @@ class Sessions:
         """Write gathered records, and acknowledge them.  Called about once a second."""
         if self.records.log:
             self.records.log.on_tick()
+        self.records.on_tick()
         self.acknowledge()
 
 
@@ -2009,6 +2011,8 @@ class Claims(Cursor):
 
     file: ServedFile
     queue: ServedQueue
+    # by number and command: lines `r` whose own job locks were the previous server's, when we started
+    _inherited_lines: Mapping[tuple[int, bytes], Line] = {}
 
     def take_presence_lock(self) -> None:
         """Lock the byte that shows that this server runs, before the first client comes."""
@@ -2076,6 +2080,10 @@ class Claims(Cursor):
         """Take over the job locks that this descriptor holds; return their number.  Raises OSError."""
         self.queue.reopen_if_replaced()
         self.file.lock_table.inherit_locks(lock_fd)
+        with contextlib.suppress(OSError):      # then each client costs a search
+            self._inherited_lines = {(line.number, line.command): line
+                                     for line in self.file.scan_lines(RUNNING)
+                                     if self.file.lock_table.has_own_lock(line)}
         return len(self.file.lock_table.locks_without_line)
 
     def abandon(self, job: Job) -> None:
@@ -2098,22 +2106,33 @@ class Claims(Cursor):
         """
         reclaimed = Reclaimed()
         try:
-            if reported:
-                self._reclaim_each(consumer, reported, may_conclude_lost, reclaimed)
+            others: list[ReportedJob] = []
+            for job in reported:
+                # most jobs of a dead server: its other clients need not wait for a search of the file
+                line = self._inherited_lines.get((job.line.number, job.line.command))
+                if line and self.file.lock_table.has_own_lock(line):
+                    reclaimed.jobs[job.key] = self.queue.claim_inherited(line, own_job_lock_offset(line))
+                else:
+                    others.append(job)
+            if others:
+                self._reclaim_each(others, may_conclude_lost, reclaimed)
         except TemporaryError as error:
             reclaimed.doubt = str(error)
         except OSError as error:
             self.queue.close_if_locks_lost(error)
             reclaimed.doubt = error_text(error)
-        if reclaimed.jobs and self._ordinals:
-            jobs = {job.offset: job for job in reclaimed.jobs.values()}
+        jobs = {claimed.offset: claimed for claimed in reclaimed.jobs.values()}
+        for claimed in jobs.values():
+            claimed.state = NEW                 # unknown
+            claimed.consumer = consumer
+        if jobs and self._ordinals:
             with contextlib.suppress(OSError):
                 for line in Scan(self.file.reader, self.file.start, RUNNING, counted=Counter()):
                     if line.offset in jobs:
                         jobs[line.offset].ordinal = line.ordinal
         return reclaimed
 
-    def _reclaim_each(self, consumer: Consumer, reported: Sequence[ReportedJob], may_conclude_lost: bool,
+    def _reclaim_each(self, reported: Sequence[ReportedJob], may_conclude_lost: bool,
                       reclaimed: Reclaimed) -> None:
         """Claim the line of each job that a client has brought back, unless the line has the job's result.
 
@@ -2151,8 +2170,6 @@ class Claims(Cursor):
                 own_states = own_states.replace(NEW, b"")
             job = self.queue.reclaim_line(own_line, running_lines[command], own_states)
             if job:
-                job.state = NEW             # unknown
-                job.consumer = consumer
                 reclaimed.jobs[reported_job.key] = job
             elif not is_whole_file:
                 raise TemporaryError("the file can be half saved")
@@ -2293,7 +2310,7 @@ class Dispatcher:
         leaving: set[Consumer] = {*self._leaving}
         if self._exit_when_done and not sessions.assignments:
             leaving.add(EVERYBODY)
-        all_clients = set(sessions.clients.values())
+        all_clients = list(sessions.clients.values())
         sessions.executor.call_then(
             self._on_batch_claimed, sessions.claims.claim_batch, list(offers.items()), leaving, all_clients
         )
@@ -2339,8 +2356,10 @@ class Dispatcher:
     def _on_no_job(self, no_job: NoJob) -> None:
         """Let clients exit for whom no line is left.  If none can ever be claimed, or all are done, drain."""
         final_error, exits = no_job.final_error, no_job.exits
-        if not any(assignment.can_come_back for assignment in self._sessions.assignments.values()):
-            may_exit = {client: exits[client] for client in self._leaving & exits.keys()}
+        may_exit = {client: exits[client] for client in self._leaving & exits.keys()}
+        if may_exit and not any(
+            assignment.can_come_back for assignment in self._sessions.assignments.values()
+        ):
             self._let_clients_exit(may_exit, no_job.summary)
         if no_job.retry_after:                  # a walk is due then, for example below an open barrier
             if self._next_claim:
@@ -2590,27 +2609,27 @@ class Server(Program):
         self._looks.append(boottime())
         self._strangers = [link for link in self._strangers
                            if not (link.channel.is_authenticated or link.detached.done())]
-        stalled = [link for link in self._strangers if link.last_message_at < self._looks[0]]
-        for link in [link for link in stalled if not link.channel.has_proof][:-MAX_STALLED]:
+        stalled = [link for link in self._strangers
+                   if link.last_message_at < self._looks[0] and not link.channel.tls]
+        for link in stalled[:-MAX_STALLED]:
             link.drop("too many unauthenticated connections")
         pause_seconds = LOOK_SECONDS
-        for _ in range(MAX_HANDSHAKES + len(stalled) - len(self._strangers)):
-            try:
-                connection, _address = self._socket.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                break
-            except OSError as error:            # for example too many open files
-                self.dispatcher.say_once(f"a connection was not accepted: {error_text(error)}")
-                pause_seconds = ACCEPT_PAUSE_SECONDS
-                break
-            if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == TCP_ESTABLISHED:
-                self._start_handshake(connection)
-            else:                               # the client has given up: it costs no others their time
-                connection.close()
+        try:
+            for _ in range(MAX_HANDSHAKES + len(stalled) - len(self._strangers)):
+                self._accept_connection()
+        except (BlockingIOError, ConnectionAbortedError):
+            pass
+        except OSError as error:                # for example too many open files
+            self.dispatcher.say_once(f"a connection was not accepted: {error_text(error)}")
+            pause_seconds = ACCEPT_PAUSE_SECONDS
         self.loop.remove_reader(self._socket)
         self.loop.call_later(pause_seconds, self._start_accepting)
 
-    def _start_handshake(self, connection: socket.socket) -> None:
+    def _accept_connection(self) -> None:
+        """Accept a connection, unless the client has given up while it waited.  Raises OSError."""
+        connection, _ = self._socket.accept()
+        if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != TCP_ESTABLISHED:
+            return connection.close()
         link = ClientLink(self.sessions, self.dispatcher, self.accountant, self._token, self._credentials)
         self._strangers.append(link)
         spawn_task(self.loop.connect_accepted_socket(lambda: link, connection))
@@ -2722,7 +2741,9 @@ class Server(Program):
         # each poll on a network file system is a round trip
         poll_seconds = max(POLL_SECONDS, self.claims.interval / 5 if self.mount.network else 0)
         while True:
-            await wait_for_event(self.lifetime.may_end, poll_seconds)
+            # to offer lines to 10,000 clients takes some 30 ms
+            pause_seconds = len(self.dispatcher.waiting_clients) / MAX_OFFERS_PER_SECOND
+            await wait_for_event(self.lifetime.may_end, max(poll_seconds, pause_seconds))
             self.lifetime.may_end.clear()
             # also lets clients exit while the server drains
             self.dispatcher.hand_out_lines(self.options.exit_when_done and not self.sessions.assignments)

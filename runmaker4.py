@@ -4466,6 +4466,8 @@ class Cursor:
         self._orphans = Orphans(file, self._results)
         self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
         self._retrying: set[Consumer] = set()           # for these
+        self._known: Collection[Consumer] = ()          # at the last claim
+        self._to_reset: set[Consumer] = set()           # of them, those whose failed lines are not yet new
         self._walk: Walk | None = None
         self._idle_walk: Walk | None = None     # the last one, if no other is due
         self._refused_walks = 0     # successive, that had `claimable_soon`
@@ -4490,16 +4492,16 @@ class Cursor:
         return walk.groups if walk else []
 
     def claim(self, leaving: Collection[Consumer] = (), consumers: Consumers | None = None,
-              absent: Collection[Consumer] = ()) -> Job | NoJob:
+              known: Collection[Consumer] = ()) -> Job | NoJob:
         """Claim the next job for the first of the consumers that may take it; or return why there is none.
 
         leaving: those that have no job, and exit if they may: NoJob.exits.  consumers: as for
-        Walk.claim_next().  absent: consumers that want jobs later.
+        Walk.claim_next().  known: all, also those that want jobs later; empty: no others.
         """
         result: Job | NoJob
         try:
             self._leaving = frozenset(leaving)
-            result = self._walk_if_due(consumers or self.consumers, absent)
+            result = self._walk_if_due(consumers or self.consumers, known)
             self._errors_since = None
             if self._is_file_unchecked:
                 self._is_file_unchecked = False         # a file that is there at the start would be refused
@@ -4511,15 +4513,18 @@ class Cursor:
             self.no_job = result
         return result
 
-    def _walk_if_due(self, consumers: Consumers, absent: Collection[Consumer]) -> Job | NoJob:
+    def _walk_if_due(self, consumers: Consumers, known: Collection[Consumer]) -> Job | NoJob:
         """Walk on to the next job and claim it; a NoJob if no walk is due."""
         self.consumers = consumers
-        self._known = dict.fromkeys((*consumers.all, *absent))
+        known = known or consumers.all
+        if known is not self._known:            # in a batch of claims they are the same 10,000 clients
+            self._known = known
+            self._to_reset = {consumer for consumer in known if ERROR in consumer.retry}
         self._restart_if_replaced()
-        retrying = {consumer for consumer in self._known if ERROR in consumer.retry}
-        wait = self._go_on_with_reset(retrying) if retrying else None
+        wait = self._go_on_with_reset(self._to_reset) if self._to_reset else None
         if wait is not None:
             return NoJob(retry_after=wait)
+        self._to_reset = set()
         if self._idle_walk and not self._walk:          # a current walk goes on
             pause = self._seconds_until_walk(self._idle_walk)
             if pause:
@@ -9828,7 +9833,8 @@ class Channel:
         self.error: WireError | None = None         # why the connection is broken; None: it is not
         self._own_nonce = secrets.token_hex(16)     # our challenge: random, new for each connection
         self._proved_text = ""                      # NS + NC, from step 3 on also + D + F
-        self._tls: Tls | None = None                # None: nothing is encrypted yet
+        # None: nothing is encrypted yet; at the server: the client has not proved that it knows the token
+        self.tls: Tls | None = None
         self._buffer = bytearray()                  # received and decrypted
         self._frames: list[bytes] = []              # to encrypt and send
         self._clear_text = b""                      # to send before these frames, not encrypted
@@ -9840,7 +9846,7 @@ class Channel:
 
     def take_outgoing(self) -> bytes:
         frames = b"".join(self._frames)
-        data = self._clear_text + (self._tls.encrypt(frames) if self._tls else frames)
+        data = self._clear_text + (self.tls.encrypt(frames) if self.tls else frames)
         self._clear_text = b""
         self._frames.clear()
         return data
@@ -9861,7 +9867,7 @@ class Channel:
             raise self.error
         messages: list[dict[str, Any]] = []
         try:
-            self._buffer += self._tls.decrypt(data) if self._tls else data
+            self._buffer += self.tls.decrypt(data) if self.tls else data
             while not self.is_authenticated:
                 message = self._take_next_step()
                 if not message:
@@ -9881,7 +9887,7 @@ class Channel:
 
     def _take_certificate(self) -> Message | None:
         """Return the hash of the peer's TLS certificate as a message; None: not yet known."""
-        certificate_hash = self._tls.certificate_hash() if self._tls else None
+        certificate_hash = self.tls.certificate_hash() if self.tls else None
         return Message({"certificate": certificate_hash}) if certificate_hash else None
 
     def _next_message(self) -> Message | None:
@@ -9907,8 +9913,8 @@ class Channel:
     def _start_tls(self, server_side: bool) -> None:
         """Decrypt all bytes after the last step, and encrypt all further frames."""
         self._clear_text = self.take_outgoing()
-        self._tls = Tls(self._context, server_side)
-        self._buffer[:] = self._tls.decrypt(bytes(self._buffer))
+        self.tls = Tls(self._context, server_side)
+        self._buffer[:] = self.tls.decrypt(bytes(self._buffer))
 
     def _proof(self, label: str) -> str:
         text = f"runmaker4 {WIRE_VERSION} {label}\n{self._proved_text}"
@@ -9932,11 +9938,6 @@ class ServerChannel(Channel):
     def __init__(self, token: str, credentials: Credentials) -> None:
         self._credentials = credentials
         super().__init__(token, credentials.context)
-
-    @property
-    def has_proof(self) -> bool:
-        """Return True if the client has proved that it knows the token: step 2."""
-        return self._tls is not None
 
     def _shake_hands(self) -> Handshake:
         """Prove the token to each other, and start TLS: steps 1 to 5 above, for the server."""

@@ -651,6 +651,23 @@ class LinesOfAClientThatComesBack(JobFileCase):
         reclaimed = asyncio.run(come())
         self.assertEqual((reclaimed.jobs, reclaimed.doubt), ({}, "the file can be half saved"))
 
+    def test_the_clients_of_a_dead_server_cost_no_search_each(self) -> None:
+        fd = runmaker4.open_lock_file_of(str(self.path))
+        self.addCleanup(os.close, fd)
+        for number in 1, 2:
+            self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(b"echo") + number))
+
+        async def come() -> list[int]:
+            sessions = self.sessions(b"r echo\nr echo\n")
+            sessions.claims.inherit(fd)
+            clients = [server.Client(sessions, f"{number:016x}") for number in (1, 2)]
+            with mock.patch.object(self.served.file, "lines_by_command", side_effect=AssertionError):
+                for number, client in enumerate(clients, 1):
+                    line = runmaker4.Line(number, 0, 0, b".", b" echo")
+                    await sessions.recovery.reclaim(client, [server.ReportedJob(client.id, line, None)])
+            return [assignment.number for client in clients for assignment in client.assignments.values()]
+        self.assertEqual(asyncio.run(come()), [1, 2])
+
     def test_a_result_that_was_written_before_an_edit_is_not_given_to_a_line_of_the_same_text(self) -> None:
         moved = b"# new\nd echo\nr echo\n"
         self.assertEqual(self.answer(moved, b"d"), "SETTLED")
