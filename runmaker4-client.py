@@ -53,7 +53,6 @@ except ModuleNotFoundError as missing:
 
 from runmaker4 import (
     ERROR,
-    FAILURE_CAUSES,
     HEX_128_BITS,
     JOB_VARIABLES,
     NEW,
@@ -312,9 +311,8 @@ class RemoteJob(Job):
     key: str = ""
     of_group: bool = False              # with together=
     result: bytes | None = None         # NEW: given back; None: not finished
-    # of the last run: one of FAILURE_CAUSES, "unstarted", or "": none of these
-    cause: str = "unstarted"
-    how_it_ended: str = ""              # "exit 0", "signal 9"
+    how_it_ended: str = "not started"   # the last run: "exit 0", "signal 9"
+    loses_host: bool = True             # of a group: that run had a timeout, or was not started
     # of the current run, once acknowledged, until the `end` is: another server would also need it
     begin: Event | None = None
 
@@ -721,21 +719,19 @@ class Connection:
         if state == NEW:
             self._give_back(remote_job)
             return ""
-        cause = remote_job.cause
-        if state == ERROR and self._runner.exits_early:
-            cause = "vanished"                      # we killed it, because we exit
-        # if killed at our exit or never started, how the run ended does not matter
-        how_it_ended = "" if cause in ("vanished", "unstarted") else remote_job.how_it_ended
-        self._queue_result(remote_job, state, cause, how_it_ended)
+        if state == ERROR and self._runner.exits_early:         # we killed it, because we exit
+            remote_job.how_it_ended, remote_job.loses_host = "vanished", True
+        self._queue_result(remote_job, state)
         return ""
 
     def _give_back(self, job: RemoteJob) -> None:
         self._jobs[job.key] = job
-        self._queue_result(job, NEW, cause="", how_it_ended="")
+        self._queue_result(job, NEW)
 
-    def _queue_result(self, job: RemoteJob, result: bytes, cause: str, how_it_ended: str) -> None:
+    def _queue_result(self, job: RemoteJob, result: bytes) -> None:
         job.result = result
-        self.send_event(type="finish", id=job.key, state=to_text(result), cause=cause, how=how_it_ended)
+        self.send_event(type="finish", id=job.key, state=to_text(result), how=job.how_it_ended,
+                        lost=job.loses_host)
 
     async def check_jobs(self) -> dict[Job, str]:
         """Return no job: a message of the server kills a job at once."""
@@ -1111,7 +1107,7 @@ class ServerSink(Sink):
         self._held_output[run] = {}
 
     def on_no_result(self, run: Run) -> None:
-        self._set_cause(run, "unstarted")
+        self._set_ending(run, "not started", True)
         self._send_event(run, "begin", **begin_fields(run))
         self._send_end(run, run.no_result)
 
@@ -1129,8 +1125,7 @@ class ServerSink(Sink):
         """Report the end of a run, unless the start was not reported; note a cause of failure for the job's
         result.
         """
-        cause = run_result.cause if run_result.cause in FAILURE_CAUSES else ""
-        self._set_cause(run, cause, str(run_result))
+        self._set_ending(run, str(run_result), run_result.cause == "timeout")
         if run in self._held_output and run.duration > OutDir.MAX_SHORT_SECONDS:
             self._send_held_output(run)
         self._send_end(run, run_result)
@@ -1150,11 +1145,10 @@ class ServerSink(Sink):
             chunk = data[start:start + runmaker4.MAX_PIECE_BYTES]
             self._send_event(run, "output", len(chunk), stream=to_text(name), data=to_text(chunk))
 
-    def _set_cause(self, run: Run, cause: str, how_it_ended: str = "") -> None:
-        """Remember why a run ended: 'timeout', 'memory', 'oom' or 'unstarted'; '': none of these."""
+    def _set_ending(self, run: Run, how_it_ended: str, loses_host: bool) -> None:
         job = self._connection.our_job(run.job)
         if job:
-            job.cause, job.how_it_ended = cause, how_it_ended
+            job.how_it_ended, job.loses_host = how_it_ended, loses_host
 
     def _send_end(self, run: Run, run_result: RunResult) -> None:
         held_output = self._held_output.pop(run, {})

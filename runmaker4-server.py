@@ -696,41 +696,19 @@ class Phase(enum.Enum):
     OVER = enum.auto()
 
 
-class Cause(enum.Enum):
-    """Why a client no longer has a line; the values are for messages."""
-    RAN = "ended"
-    TIMEOUT = "timeout"
-    MEMORY = "memory"                   # more than it requested
-    OOM = "out of memory"               # the kernel has killed the job
-    UNSTARTED = "not started"           # could not be started
-    RETURNED = "given back"             # was not begun
-    STOPPED = "stopped"                 # too many hosts of the group are lost
-    CANCELLED = "cancelled"
-    VANISHED = "vanished"               # the client
-    TAKEN = "lost"                      # another runner has the line
-
-    @property
-    def loses_host(self) -> bool:
-        return self in (Cause.TIMEOUT, Cause.UNSTARTED, Cause.VANISHED, Cause.TAKEN)
-
-
-# What a client reports for the end of a job
-CAUSES = {
-    "": Cause.RAN,
-    "timeout": Cause.TIMEOUT,
-    "memory": Cause.MEMORY,
-    "oom": Cause.OOM,
-    "unstarted": Cause.UNSTARTED,
-    "vanished": Cause.VANISHED,
-}
-
-
 @dataclass(frozen=True)
 class LineResult:
-    cause: Cause
     state: bytes                        # of the line
-    how_ended: str = ""                 # for example "exit 0"; "": as the cause says
+    how_ended: str = "given back"       # for the results of a group; for example "exit 0"
+    loses_host: bool = False            # of a group: a timeout, it was not started, or the client has gone
     event: int = 0                      # to acknowledge once the state is written; 0: it came in no message
+
+
+RETURNED = LineResult(NEW)              # was not begun
+STOPPED = LineResult(ERROR, "stopped")  # too many hosts of the group are lost
+VANISHED = LineResult(ERROR, "vanished", loses_host=True)               # the client
+UNSTARTED = LineResult(ERROR, "not started", loses_host=True)           # could not be started
+TAKEN = LineResult(ERROR, "lost", loses_host=True)                      # another runner has the line
 
 
 @dataclass(eq=False)
@@ -813,8 +791,8 @@ class Assignment:
         Return None if it was decided before, or no client has the line.  `d` and `!` are final.  Alter these
         results, in this order:
 
-            given back to a group that has begun    `e`: the client counts as lost (unless cancelled)
-            `e`, and the group was stopped          the cause is STOPPED
+            given back to a group that has begun    VANISHED (unless cancelled)
+            `e`, and the group was stopped          STOPPED
             `e` or `.`, but a user has set a state  CANCELLED: the state in the file remains
         """
         if not self.is_undecided:
@@ -824,17 +802,15 @@ class Assignment:
         stage = self.group.stage if self.group else None
         # the other hosts do not wait for the job
         has_group_begun = stage in (Stage.RUNNING, Stage.STOPPED)
-        if line_result.cause is Cause.RETURNED and has_group_begun and not self.is_cancelled:
-            line_result = replace(line_result, cause=Cause.VANISHED, state=ERROR)
+        if line_result.state == NEW and has_group_begun and not self.is_cancelled:
+            line_result = VANISHED
         # the client was ordered to stop the job
         if line_result.state == ERROR and stage is Stage.STOPPED:
-            line_result = replace(line_result, cause=Cause.STOPPED, how_ended="")
+            line_result = STOPPED
         if line_result.state in (NEW, ERROR) and self.is_cancelled:
-            never_ran = line_result.cause in (Cause.RETURNED, Cause.UNSTARTED)
-            cause = Cause.CANCELLED if never_ran else line_result.cause
-            line_result = replace(line_result, cause=cause, state=CANCELLED)
-        self.result = line_result
-        return line_result
+            line_result = LineResult(CANCELLED, "cancelled")
+        self.result = replace(line_result, event=proposed_result.event)
+        return self.result
 
     def mark_over(self) -> None:
         self.phase = Phase.OVER
@@ -978,7 +954,7 @@ class Client(Consumer):
             if self.sessions.clients.get(self.id) is not self:      # it has said bye
                 for assignment in self.assignments.values():
                     if assignment.member:                           # also those that were not sent
-                        self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
+                        self.sessions.settle(assignment, VANISHED)
                 return self._compare_with_report(set())
             if link is self._newest_link:
                 kept_text = self.sessions.kept_text(self.assignments)
@@ -1029,10 +1005,10 @@ class Client(Consumer):
                 assignment.mark_unsent()
             # The job or the group has begun.
             elif member or assignment.phase is Phase.BEGUN:
-                self.sessions.settle(assignment, LineResult(Cause.VANISHED, ERROR))
+                self.sessions.settle(assignment, VANISHED)
             # The message was lost.
             else:
-                self.sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
+                self.sessions.settle(assignment, RETURNED)
 
     def _abandon_lines(self) -> None:
         """Leave the lines of a client that did not come back within the grace as orphans."""
@@ -1046,9 +1022,9 @@ class Client(Consumer):
                          "given up (if a client was killed, its jobs may still run)")
         for assignment in undecided:
             if assignment.is_cancelled:
-                sessions.settle(assignment, LineResult(Cause.VANISHED, CANCELLED))
+                sessions.settle(assignment, VANISHED)
             else:
-                sessions.remove_assignment(assignment, LineResult(Cause.VANISHED, ERROR))
+                sessions.remove_assignment(assignment, VANISHED)
                 sessions.executor.post(sessions.claims.abandon, assignment.job)
 
     # -- requests and jobs -----------------------------------------------------------------------------------
@@ -1359,7 +1335,7 @@ class Member:
     client: Client
     jobs: list[Assignment]                      # unfinished, in order; the client has at most the first
     is_at_gate: bool = False                    # also when it was released
-    is_lost: bool = False                       # see Cause.loses_host
+    is_lost: bool = False                       # see LineResult.loses_host
 
     @property
     def current(self) -> Assignment | None:
@@ -1473,7 +1449,7 @@ class Group:
             member.stop_current()
             for assignment in member.jobs:
                 assignment.member = None        # no notice of the result
-                self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
+                self._sessions.settle(assignment, RETURNED)
         # the next attempt could fail at once
         self._dispatcher.hand_out_soon(group_pause_seconds=1.0)
 
@@ -1489,7 +1465,7 @@ class Group:
             return
         assignment = member.jobs[0]
         if not self._dispatcher.is_startable(assignment):
-            self._sessions.settle(assignment, LineResult(Cause.UNSTARTED, ERROR))
+            self._sessions.settle(assignment, UNSTARTED)
             return
         if self.stage is Stage.PREPARING:                   # the client has not asked for later jobs
             member.client.subtract_requested(1)
@@ -1500,14 +1476,14 @@ class Group:
 
         While preparing, no job has begun: after an error, go on without the host; otherwise (the job was
         given back or cancelled) call the group off, to try again later.  While running, go on without a host
-        that has lost a job (Cause.loses_host).
+        that has lost a job (LineResult.loses_host).
         """
         was_preparing = self.stage is Stage.PREPARING
         if was_preparing and line_result.state != ERROR:
             return self.abort()
         member.jobs.remove(assignment)
         self._add_result(member, assignment, line_result)
-        if was_preparing or line_result.cause.loses_host:
+        if was_preparing or line_result.loses_host:
             member.is_lost = True
         host_count = sum(not host.is_lost for host in self._members)
         if self.stage is not Stage.STOPPED and host_count < self._min_hosts:
@@ -1532,7 +1508,7 @@ class Group:
         """Settle the jobs that were not yet sent to a host: they become `e`."""
         for assignment in member.jobs:
             if assignment.phase is Phase.CLAIMED:
-                self._sessions.settle(assignment, LineResult(Cause.STOPPED, ERROR))
+                self._sessions.settle(assignment, STOPPED)
 
     def _add_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
         """Add a result line: host, how the job ended, elapsed time, command."""
@@ -1540,7 +1516,7 @@ class Group:
         # as on the console: a terminal gets no control characters
         command = one_line(assignment.job.command) if self._stdout.terminal else assignment.job.command
         host = os.fsencode(printable(member.host))
-        ending = os.fsencode(line_result.how_ended or line_result.cause.value)
+        ending = os.fsencode(line_result.how_ended)
         text = b"  %-20s %-20s %8s  %s\n" % (host, ending, elapsed.encode(), command)
         self._result_lines.append((assignment.number, text))
 
@@ -1782,7 +1758,7 @@ class Sessions:
                     self.say(f"line {assignment.number}: another runner took over this job")
                     self.runner_stats.add_result(assignment.job, ERROR)
                     assignment.send_message("lost")
-                    self.remove_assignment(assignment, LineResult(Cause.TAKEN, ERROR))
+                    self.remove_assignment(assignment, TAKEN)
 
     def stop_cancelled_job(self, assignment: Assignment) -> None:
         """Order the client to stop a cancelled job; settle a job that was not yet sent.
@@ -1790,7 +1766,7 @@ class Sessions:
         A lost client gets the order when it comes back.
         """
         if assignment.phase is Phase.CLAIMED:
-            self.settle(assignment, LineResult(Cause.CANCELLED, CANCELLED))
+            self.settle(assignment, LineResult(CANCELLED, "cancelled"))
         else:
             assignment.send_message("stop", cancelled=True)
 
@@ -1883,14 +1859,11 @@ class Sessions:
         cancelled the job.
         """
         state = message.state_byte("state")
-        cause = CAUSES.get(message.text("cause", 16))
-        if state == CANCELLED and assignment.is_cancelled:
-            cause = Cause.CANCELLED
-        elif state == NEW and not assignment.run:
-            cause = Cause.RETURNED
-        elif not cause or state not in (DONE, FAILED, ERROR):
+        is_cancelled = state == CANCELLED and assignment.is_cancelled
+        is_returned = state == NEW and not assignment.run
+        if not (is_cancelled or is_returned or state in (DONE, FAILED, ERROR)):
             raise WireError("not the end of a job")
-        return LineResult(cause, state, message.text("how", 64), event_number)
+        return LineResult(state, message.text("how", 64), message.boolean("lost"), event_number)
 
     # -- acknowledging ---------------------------------------------------------------------------------------
 
@@ -2328,11 +2301,11 @@ class Dispatcher:
             assignment = self._assign(job)
             client = assignment.client
             if not self.is_startable(assignment):
-                self._sessions.settle(assignment, LineResult(Cause.UNSTARTED, ERROR))
+                self._sessions.settle(assignment, UNSTARTED)
             elif client.link and self._lifetime.is_serving:
                 to_send.setdefault(client, []).append(assignment)
             else:
-                self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
+                self._sessions.settle(assignment, RETURNED)
         for client, assignments in to_send.items():
             slots = sum(int(assignment.job.settings.needs.slots) for assignment in assignments)
             client.subtract_requested(slots)
@@ -2495,7 +2468,7 @@ class Dispatcher:
         else:
             plan.pending.started = False
             for assignment in all_assignments:
-                self._sessions.settle(assignment, LineResult(Cause.RETURNED, NEW))
+                self._sessions.settle(assignment, RETURNED)
         self.hand_out_soon(group_pause_seconds=0.0 if can_start else 1.0)
 
     def say_once(self, text: str) -> None:

@@ -9,11 +9,11 @@ from unittest import mock
 import runmaker4
 
 server: Any = importlib.import_module("runmaker4-server")
-Stage, Cause = server.Stage, server.Cause
+Stage = server.Stage
 HOSTS = "alice", "bob", "carol"
-FAILED = server.LineResult(Cause.RAN, b"!")
-TIMEOUT = server.LineResult(Cause.TIMEOUT, b"e")
-KILLED = server.LineResult(Cause.OOM, b"e")         # in error, but its host is not lost
+FAILED = server.LineResult(b"!", "exit 1")
+TIMEOUT = server.LineResult(b"e", "timeout after 5s", loses_host=True)
+KILLED = server.LineResult(b"e", "out of memory")         # in error, but its host is not lost
 
 
 class FakeSessions:

@@ -34,7 +34,8 @@ class LinesAhead(TcpCase):
             counts.append(len(jobs))
             for job in jobs:
                 self.event += 1
-                peer.say(dict(type="finish", n=self.event, id=job["id"], state=state, how="exit 0", cause=""))
+                peer.say(dict(type="finish", n=self.event, id=job["id"], state=state, how="exit 0",
+                              lost=False))
         return counts
 
     def test_short_jobs_share_messages_and_a_failure_ends_that(self) -> None:

@@ -143,7 +143,7 @@ runmaker4.Cursor._begin_walk, runmaker4.Cursor._end_walk = begin_slowly, end_and
             self.write("", "slow")
             wait_until(lambda: self.exists("walked"), what="a walk was made for b alone")
             second.say(dict(BEGIN, n=1, id=job["id"]),
-                       dict(type="finish", n=2, id=job["id"], state="d", how="exit 0", cause=""),
+                       dict(type="finish", n=2, id=job["id"], state="d", how="exit 0", lost=False),
                        dict(type="claim", request=2, want=1, last=True),
                        dict(type="ping", request=3)).hear("pong")
             self.open_gate()

@@ -284,7 +284,7 @@ class VanishedPeer(LossCase):
             self.assertEqual(len(lost), 1)
             self.assertIn(lost[0], [job["id"] for job in jobs if not job.get("result")])
             ended, = (job["id"] for job in jobs if job.get("result"))
-            bob.say(dict(type="finish", n=9, id=ended, state="d", how="exit 0", cause="")).hear("ack")
+            bob.say(dict(type="finish", n=9, id=ended, state="d", how="exit 0", lost=False)).hear("ack")
             self.assertEqual(sorted(self.states()), ["d", "r", "r"])
 
     def test_a_line_that_is_found_only_when_its_client_has_come_once_more_is_its_own(self) -> None:
@@ -306,7 +306,7 @@ class VanishedPeer(LossCase):
             (self.dir / "slow").unlink()
             self.assertEqual(peer.hear_lost(), [])
             self.assertEqual(self.states(), "r")
-            peer.say(dict(type="finish", n=2, id=job["id"], state="d", how="exit 0", cause=""))
+            peer.say(dict(type="finish", n=2, id=job["id"], state="d", how="exit 0", lost=False))
             while peer.hear("ack")["n"] < 2:    # it may repeat that of the event before
                 pass
             self.assertEqual(self.states(), "d")
@@ -428,7 +428,7 @@ class MissingFile(LossCase):
             peer.hello().hear("welcome")
             job, = peer.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")["jobs"]
             os.rename(self.dir / "runs.txt", self.dir / "away")
-            peer.say(dict(type="finish", id=job["id"], n=1, state="d", how="exit 0", cause=""))
+            peer.say(dict(type="finish", id=job["id"], n=1, state="d", how="exit 0", lost=False))
             self.wait_said(server, "the file does not exist", "trying again")
             self.assertEqual(self.stop(server).code, 143)
         self.assertFalse(self.exists("defect"))

@@ -512,7 +512,7 @@ class FullDisk(RecordsCase):
         peer.close()
         again = connect().hello({name: job[name] for name in ("id", "number", "text")}, client=key)
         again.hear("welcome")
-        again.say(event, dict(type="finish", n=2, id=job["id"], state="d", how="exit 0", cause=""))
+        again.say(event, dict(type="finish", n=2, id=job["id"], state="d", how="exit 0", lost=False))
         again.hear("closing")
         again.close()
         self.assertEqual((self.finish(server).code, self.states()), (1, "d"))
@@ -542,7 +542,7 @@ os.pwrite = pwrite
             peer.hello().hear("welcome")
             for number in (1, 2):
                 job, = peer.say(dict(type="claim", request=number, want=1, last=False)).hear("jobs")["jobs"]
-                finish = dict(type="finish", state="d", how="exit 0", cause="")
+                finish = dict(type="finish", state="d", how="exit 0", lost=False)
                 peer.say(*({**event, "id": job["id"], "n": 3 * number + n}
                            for n, event in ((-2, BEGIN), (-1, END), (0, finish))))
             self.assertEqual(server.wait(30), -signal.SIGKILL)

@@ -524,7 +524,7 @@ class Cancelled(ByHandCase):
         first = self.hold_by_hand(alice)["id"]
         alice.say(dict(type="ready", id=first))
         self.assertEqual(alice.hear("go", "stop")["type"], "go")
-        alice.say(dict(type="finish", n=1, id=first, state="d", how="exit 0", cause=""))
+        alice.say(dict(type="finish", n=1, id=first, state="d", how="exit 0", lost=False))
         return alice, alice.hear("jobs")["jobs"][0]
 
     def test_cancelled_lines_are_not_started_whether_the_first_ends_or_is_cancelled_too(self) -> None:
@@ -595,11 +595,11 @@ class Stopped(ByHandCase):
         for peer, _ in held:
             self.assertEqual(peer.hear("go", "stop")["type"], "go")
         (_, first), (_, second) = held
-        alice.say(dict(type="finish", n=1, id=first, state="d", how="exit 0", cause=""))
+        alice.say(dict(type="finish", n=1, id=first, state="d", how="exit 0", lost=False))
         self.assertEqual(alice.hear("jobs")["jobs"][0]["number"], 4)
         alice.close()
         self.wait_said(server, "alice", "is lost")
-        bob.say(dict(type="finish", n=1, id=second, state="!", how="timeout after 1s", cause="timeout"))
+        bob.say(dict(type="finish", n=1, id=second, state="!", how="timeout after 1s", lost=True))
         self.wait_states("d!re")
         alice = self.fake(server, "alice", key)
         alice.hear("welcome")

@@ -273,7 +273,7 @@ FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(BEGIN, n=1, id="0" * 16),
     dict(type="output", n=1, id="0" * 16, stream="stdout", data="text\n"),
     dict(END, n=1, id="0" * 16),
-    dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0", cause=""),
+    dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0", lost=False),
     dict(type="ready", id="0" * 16),
 )
 FROM_SERVER: tuple[dict[str, Any], ...] = (
@@ -297,7 +297,7 @@ FIELDS = sorted({"runmaker4", "nonce", "proof", "certificate", "file"}.union(*FR
 
 def release(number: int, key: str) -> dict[str, Any]:
     """The event by which a client gives a job back."""
-    return dict(type="finish", n=number, id=key, state=".", how="", cause="")
+    return dict(type="finish", n=number, id=key, state=".", how="", lost=False)
 
 
 def new_key() -> str:
