@@ -423,9 +423,10 @@ import os, threading, time
 def take():
     while not (names := {"all", "few"} & {*os.listdir()}): time.sleep(0.01)
     taken = []
-    try:
-        while True: taken.append(os.dup(0))
-    except OSError: pass
+    for _ in range(20):                 # also what the start of the job still has open for a moment
+        try:
+            while True: taken.append(os.dup(0))
+        except OSError: time.sleep(0.02)
     if "few" in names:
         for _ in range(8): os.close(taken.pop())
     os.mkdir("taken")
