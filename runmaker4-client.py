@@ -272,6 +272,8 @@ class Endpoint:
 
     def why_unreachable(self, error: Exception) -> str:
         """Return why no connection was made, and a remedy: 'port 9998: no answer (is ...)'."""
+        if isinstance(error, socket.gaierror):
+            return error_text(error)
         number = error.errno if isinstance(error, OSError) else None
         text = os.strerror(number).lower() if number and number > 0 else "no connection"
         if isinstance(error, (TimeoutError, asyncio.TimeoutError, socket.timeout)):
@@ -1205,15 +1207,16 @@ class ClientProgram(RunnerProgram):
             give_up = self.options.give_up or MAX_CONNECT_SECONDS
             self._endpoint.try_to_connect(min(give_up, MAX_CONNECT_SECONDS))
             return Complaint.NOTHING
-        except (socket.gaierror, UnicodeError) as error:
-            text = error_text(error) if isinstance(error, OSError) else "not a host name"
-            raise UsageError(f"{host}: unknown host: {text}") from None
+        except UnicodeError:
+            raise UsageError(f"{host}: unknown host: not a host name") from None
         except WireError as error:
             raise UsageError(f"{host}: {self._endpoint.why_rejected(error)}") from None
         except OSError as error:
             why = self._endpoint.why_unreachable(error)
-            if self.options.give_up == 0:
-                raise UsageError(f"{host}: {why}") from None
+            # at the start of a system the name service can come after us
+            is_unknown = isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
+            if is_unknown or self.options.give_up == 0:
+                raise UsageError(f"{host}: {'unknown host: ' * is_unknown}{why}") from None
             self.say(f"{why}; trying again")
             return Complaint.LOSS
 

@@ -282,6 +282,23 @@ class RefusedClients(RefusalCase):
         hosts = "no-such-host.invalid", "a..b", "127.0.0.1.1", "runs.txt"
         self.assertAllRefused({("--token", OTHER_TOKEN, host): f"{RUNCLIENT}: {host}:" for host in hosts})
 
+    def test_a_name_service_that_is_not_there_yet_is_waited_for(self) -> None:
+        """Not with --give-up 0.  Twice the first answer is a temporary failure."""
+        patch = """import socket
+answers, find = [socket.gaierror(socket.EAI_AGAIN, "Temporary failure")] * 2, socket.getaddrinfo
+def getaddrinfo(*args, **named):
+    if answers:
+        raise answers.pop()
+    return find(*args, **named)
+socket.getaddrinfo = getaddrinfo"""
+        self.jobs("true")
+        server = self.start_server()
+        refused = self.run_client(server, "--give-up", 0, host="localhost", patch=patch)
+        ended = self.run_client(server, host="localhost", patch=patch)
+        self.assertEqual((ended.code, self.states()), (0, "d"), ended.err)
+        self.assertIn(b": localhost: temporary failure; trying again\n", ended.err)
+        self.assertRefused(refused, f"{RUNCLIENT}: localhost: temporary failure\n")
+
     def test_nobody_at_the_port_with_give_up_0(self) -> None:
         with contextlib.closing(socket.socket()) as taken:
             taken.bind((self.HOST, 0))  # and does not listen
