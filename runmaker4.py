@@ -6526,9 +6526,10 @@ class TerminalConsole(LinePrinter):
 
 
 class Plain(Sink):
-    """Prints job output only, all of a job once the job is over.
+    """Prints job output only, all of a job's last run once the job is over.
 
-    Until then the output is in memory, if longer than MAX_BYTES in a temporary file.
+    Until then the output is in memory, if longer than MAX_BYTES in a temporary file.  What earlier tries have
+    printed is no result: the records have it.
     """
     MAX_BYTES = 1 << 20
 
@@ -6541,8 +6542,11 @@ class Plain(Sink):
         self.pending: dict[Job, dict[bytes, Any]] = {}
         self.finished: set[Job] = set()                 # that wait for earlier ones
 
-    def on_starting(self, run: Run) -> None:
-        self.pending.setdefault(run.job, {})
+    def on_started(self, run: Run) -> None:
+        """Forget the output of the try before.  The job keeps its place, that of the first start."""
+        for output in self.pending.get(run.job, {}).values():
+            output.close()
+        self.pending[run.job] = {}
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         """Keep the output until the job is over."""

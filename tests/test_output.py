@@ -153,10 +153,19 @@ class Plain(RunCase):
     def test_with_k_it_comes_in_the_order_of_the_file(self) -> None:
         self.assertEqual(self.run_plain(self.JOBS, "-k"), Ended(0, b"a\naab\n", b"a\nbb\n"))
 
-    def test_all_tries_of_a_job_come_together(self) -> None:
-        ended = self.run_plain(". echo a; [ -e tried ] && exit; : > tried; sleep 0.2; exit 1\n. echo b\n",
-                               "-k", "--retries", "1")
-        self.assertEqual(ended.out, b"a\na\nb\n")
+    def test_only_the_last_try_of_a_job_is_printed_and_at_its_place(self) -> None:
+        """Of one that fills a file, of one whose last try is silent, and of one whose second cannot start."""
+        first = "[ -e tried.$JOB_ID ] || { : > tried.$JOB_ID; seq 200000; echo half; echo half >&2; exit 1; }"
+        text = (f". {first}; sleep 0.2; echo a; echo a >&2\n. {first}\n. echo b; exit 1\n"
+                "#RUN shell=./dash\n. echo c; rm dash; exit 1\n")
+        for options in ("--retries", "1"), ("-k", "--retries", "2"):
+            (self.dir / "dash").symlink_to("/bin/sh")
+            ended = self.run_plain(text, *options)
+            self.assertEqual((self.states(), sorted(ended.out.split())), ("dd!e", [b"a", b"b", b"c"]))
+            self.assertNotIn(b"half", ended.err)
+            for number in 1, 2:
+                (self.dir / f"tried.{number}").unlink()
+        self.assertEqual(ended.out, b"a\nb\nc\n")
 
     def test_long_outputs_are_whole(self) -> None:
         numbers = b"".join(b"%d\n" % number for number in range(1, 300_001))
