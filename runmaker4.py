@@ -5641,7 +5641,8 @@ class Signals:
             numbers = set(os.read(self.read_fd, 1 << 16))       # each byte is a signal number
         except BlockingIOError:
             return
-        for number in numbers & self._handlers.keys():
+        # SIGCHLD is the largest: a job that ended of a signal that came to us, too, is seen after the signal
+        for number in sorted(numbers & self._handlers.keys()):
             self._handlers[number]()
 
 
@@ -7737,15 +7738,22 @@ class Pump:
 
 
 class StopSignals:
-    """Remembers when the runner got stop signals, which can also have killed jobs.
+    """Remembers when the runner got stop signals, which can also have ended jobs.
 
     Slurm, systemd and Ctrl-C in some programs signal the runner and the jobs, in any order, and a process
-    cannot see which others got a signal.  So a job counts as interrupted rather than failed if, within
-    TOGETHER_SECONDS of a stop signal of the runner, it dies of such a signal or exits with 128 plus the
-    signal number (as srun does).  Any failure within TOGETHER_SECONDS after a signal that kills all jobs
-    counts as interrupted.
+    cannot see which others got a signal.  So a run counts as interrupted if, within TOGETHER_SECONDS of a
+    stop signal of the runner, it dies of such a signal or exits with 128 plus the signal number (as srun
+    does).  After a signal that kills all jobs any end counts: a program can save its state and exit with 0,
+    and nobody would resume a line that is `d`.  A job that was done at that moment runs once more, which
+    loses nothing.
+
+    The runner can see such an end before its own signal.  So the result of a run of MIN_HELD_RUN seconds or
+    more is held back for a moment.  A signal after that takes no state back: a job below a barrier can have
+    started.
     """
     TOGETHER_SECONDS = 1.0
+    MIN_HELD_RUN = 0.25
+    HELD_SHARE, MAX_HELD_SECONDS = 0.02, 0.1        # of the duration of the run, but no longer than this
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -7763,26 +7771,29 @@ class StopSignals:
         self._next_signal.set_result(None)
         self._next_signal = self._loop.create_future()
 
-    def _is_signal_near(self, run_result: RunResult, exited_at: float) -> bool:
-        """Return True if a signal came that explains the failure of a run: see the class."""
-        return any(
-            abs(came_at - exited_at) <= self.TOGETHER_SECONDS
-            and (run_result.died_of_stop_signal or (kills_jobs and came_at <= exited_at))
-            for came_at, kills_jobs in self._signals
-        )
-
-    async def find_out_if_interrupted(self, run_result: RunResult, exited_at: float) -> bool:
+    async def find_out_if_interrupted(self, run_result: RunResult, run: Run) -> bool:
         """Return True if a signal that also came to the runner interrupted a run.
 
-        If the run died of a stop signal, the runner can get the same signal a moment later.  So wait for it.
+        The signal can come after the end of the run.  So wait for it.
         """
-        has_succeeded = run_result.status == 0
-        if run_result.cause or has_succeeded:       # a cause: killed for another reason
+        if run_result.cause:                    # killed for another reason
             return False
-        if run_result.died_of_stop_signal and not self._is_signal_near(run_result, exited_at):
-            seconds_left = max(exited_at + self.TOGETHER_SECONDS - self._loop.time(), 0.0)
+        exited_at = run.started + run.duration
+        max_wait = min(run.duration * self.HELD_SHARE, self.MAX_HELD_SECONDS)
+        if run_result.died_of_stop_signal:
+            max_wait = self.TOGETHER_SECONDS
+        elif run.duration < self.MIN_HELD_RUN:
+            max_wait = 0.0
+        while not any(
+            -self.TOGETHER_SECONDS <= came_at - exited_at <= max_wait
+            and (kills_jobs or run_result.died_of_stop_signal)
+            for came_at, kills_jobs in self._signals
+        ):
+            seconds_left = exited_at + max_wait - self._loop.time()
+            if seconds_left <= 0:
+                return False
             await asyncio.wait([self._next_signal], timeout=seconds_left)
-        return self._is_signal_near(run_result, exited_at)
+        return True
 
 
 # ---- one job -----------------------------------------------------------------------------------------------
@@ -7803,7 +7814,8 @@ class StopSignals:
 #
 # The cells give the processes that are killed and the new state of the line.  as before: the state before the
 # claim; or, if the job has run already, the result of the last run, which at * is `e` instead.  result: of
-# the last run, by the exit status of the shell.  as set, nothing: nothing is written.
+# the last run, by the exit status of the shell; `e` if a signal interrupted it (StopSignals).  as set,
+# nothing: nothing is written.
 #
 # Processes of the run that outlive KILL make the job UNDYING.  Job lock, slots, memory and `r` stay until
 # these are gone; then the line gets what the table says, or the job runs again.  If the runner kills all jobs
@@ -8239,15 +8251,14 @@ class JobTask:
         watch_timer.cancel()
         await self._read_remaining_output()
         preliminary_result = RunResult(status, run.cause)
-        exited_at = run.started + run.duration
-        was_interrupted = await runner.signals.find_out_if_interrupted(preliminary_result, exited_at)
+        was_interrupted = await runner.signals.find_out_if_interrupted(preliminary_result, run)
         if self._kill_task:                     # also kills the processes that the shell left
             await self._kill_task
         if timer:
             timer.cancel()
         runner.pump.finish_reading(run)
         if was_interrupted:
-            run.cause = "stopped"               # gives `e`, not `!`, without a retry
+            run.cause = "stopped"               # gives `e`, without a retry
         if run.peak:
             shell.add_memory(run.peak)
         limit = run.requested_memory if run.cause == "memory" else timeout or 0.0

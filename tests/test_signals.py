@@ -228,12 +228,17 @@ class StoppedTogether(SignalCase):
     def pids(self, count: int) -> list[int]:
         return [int(self.wait_file(f"pid.{line}")) for line in range(1, count + 1)]
 
-    def start_two(self, second: str, *options: object) -> subprocess.Popen[bytes]:
-        """Two jobs run, one waits; together= has more than a second here, as we may be slow."""
+    def start_two(self, second: str, *options: object, held: float = 0) -> subprocess.Popen[bytes]:
+        """Two jobs run, one waits; together= has more than a second here, as we may be slow.
+
+        held: for so long, about, the runner holds back what a job has ended with.
+        """
         told = "echo $$ >pid.$JOB_ID"
         self.jobs(f"{told}; {UP}; exec sleep 60", f"{told}; {UP}; {second}", "true")
-        runner = self.start_patched("import runmaker4; runmaker4.StopSignals.TOGETHER_SECONDS = 30", "-j2",
-                                    *options, "runs.txt")
+        patch = ("from runmaker4 import StopSignals; StopSignals.TOGETHER_SECONDS = 30; "
+                 f"StopSignals.MAX_HELD_SECONDS = {held}; StopSignals.HELD_SHARE = 1000; "
+                 "StopSignals.MIN_HELD_RUN = 0")
+        runner = self.start_patched(patch, "-j2", *options, "runs.txt")
         self.wait_up(1, 2, runner=runner)
         return runner
 
@@ -259,6 +264,30 @@ class StoppedTogether(SignalCase):
         runner.send_signal(signal.SIGHUP)
         self.await_word(runner, b"HUP")
         self.assertEnded(self.signal_all(runner, signal.SIGHUP, *self.pids(2)), 1, "ee.")
+
+    def check_own_end(self, number: signal.Signals, code: int, held: float) -> None:
+        """The second job, too, gets the signal, saves its state, and exits with this.
+
+        held: it ends before its runner is told; 0: before the runner, which is stopped, can look.
+        """
+        runner = self.start_two(f"trap 'exit {code}' INT TERM; while :; do sleep 0.02; done", held=held)
+        if not held:
+            runner.send_signal(signal.SIGSTOP)
+            runner.send_signal(number)
+        _, job = self.pids(2)
+        os.kill(job, number)
+        wait_until(lambda: not alive(job), what="the job has ended")
+        runner.send_signal(number if held else signal.SIGCONT)
+        self.assertEnded(self.finish(runner), 128 + number, "ee.")
+
+    def test_a_job_that_ends_with_0_just_before_its_runner_is_told_is_interrupted(self) -> None:
+        self.check_own_end(signal.SIGTERM, code=0, held=30)
+
+    def test_a_job_that_ends_with_0_while_its_runner_is_told_is_interrupted(self) -> None:
+        self.check_own_end(signal.SIGINT, code=0, held=0)
+
+    def test_a_job_that_fails_in_its_own_way_just_before_its_runner_is_told_is_interrupted(self) -> None:
+        self.check_own_end(signal.SIGINT, code=3, held=30)
 
     def test_a_job_that_still_ends_well_is_done(self) -> None:
         runner = self.start_two("trap 'exit 0' USR1; while :; do sleep 0.02; done")
