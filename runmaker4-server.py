@@ -2246,7 +2246,7 @@ class Dispatcher:
         # wait for hosts; by the offset of the first job
         self._group_plans: dict[int, GroupPlan] = {}
         self._reserved: set[Client] = set()     # for groups whose hosts are connected, but some are busy
-        self._printed_texts: set[str] = set()
+        self.say_once = functools.lru_cache(maxsize=None)(sessions.say)     # prints each text once
         self._groups_paused_until = 0.0         # boottime()
         self.is_claiming = False                # the file executor does so
 
@@ -2470,11 +2470,6 @@ class Dispatcher:
             for assignment in all_assignments:
                 self._sessions.settle(assignment, RETURNED)
         self.hand_out_soon(group_pause_seconds=0.0 if can_start else 1.0)
-
-    def say_once(self, text: str) -> None:
-        if text not in self._printed_texts:
-            self._printed_texts.add(text)
-            self._sessions.say(text)
 
     def hand_out_soon(self, group_pause_seconds: float = 0.0) -> None:
         """Hand out lines in the next turn of the event loop; after a failed group, groups pause."""

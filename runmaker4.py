@@ -515,6 +515,18 @@ def print_bytes(data: bytes | bytearray) -> None:
         raise UsageError(f"stdout: {error_text(error)}") from None
 
 
+def once_per_subject(say: Say) -> Callable[[str, str], None]:
+    """Return a function that prints the first text of each subject."""
+    subjects: set[str] = set()
+
+    def say_once(subject: str, text: str) -> None:
+        if subject not in subjects:
+            subjects.add(subject)
+            say(text)
+
+    return say_once
+
+
 def print_lines(lines: Iterable[bytes]) -> int:
     """Print many lines, and return how many."""
     count = 0
@@ -1745,6 +1757,53 @@ def posix_like_shell(text: str) -> str:
         raise ValueError(f"shell={printable(text)} is no POSIX-like shell: bash, zsh, ksh, dash, yash "
                          "(a job may call others itself: . fish -c 'COMMANDS')")
     return text
+
+
+# Shell code before an operator that is searched for: no quotes are open there, and no comment has begun.  In
+# double quotes, a substitution can have quotes and parentheses of its own, but none within these; otherwise
+# nothing is found behind it.
+SHELL_CODE = rb"""(?:
+    [^'"\\\#&|;<>]
+    | \\.
+    | (?<=[^\s;&|()<>])\#                       # begins no comment
+    | [&|;<>](?:&|(?!&))                        # so && and >& are one operator
+    | '[^']*'
+    | "(?: [^"\\`$] | \\. | `[^"`]*` | \$(?!\()
+        | \$\((?: [^()'"\\] | \\. | '[^']*' | "(?:[^"`\\$]|\$(?!\())*" | \((?: [^()'"\\] | '[^']*' )*\) )*\)
+    )*"
+)*?"""
+# What an author who comes from bash can mean by a command: the shells that know it, and a message for others.
+# To dash `prog &> log` is `prog &` and `> log`; to ksh `prog |& tee log` begins a coprocess
+MISREAD = {
+    # a & with nothing behind it but redirections and a comment
+    SHELL_CODE + rb"""&(?![&>])[!|]?
+        (?: \s*\d*(?:<>|[<>]&|>[>|]?|<)\s*
+            (?: [^\s'"\\;&|()<>`\#] | \\. | '[^']*' | "[^"]*" | (?<=[^\s<>])\# )+ )*
+        \s*(?:(?<=[\s&])\#.*)?\Z""":
+        ("no shell", "ends in &, so it is done at once, and later output can be lost (omit the &: -j runs "
+                     "jobs in parallel)"),
+    SHELL_CODE + rb"&>>":
+        ("bash|zsh|[lm]ksh", "&>> does not redirect both streams in its shell (write >> FILE 2>&1, or #RUN "
+                             "shell=bash above)"),
+    SHELL_CODE + rb"&>":
+        ("bash|zsh|[lm]ksh|busybox", "&> does not redirect both streams in its shell (write > FILE 2>&1, or "
+                                     "#RUN shell=bash above)"),
+    SHELL_CODE + rb"\|&":
+        ("bash|zsh", "|& does not pipe both streams in its shell (write 2>&1 |, or #RUN shell=bash above)"),
+}
+
+
+def why_misread(command: bytes, shell: str) -> str:
+    """Return what a command does in this shell that its author will not expect, and a remedy; '': nothing."""
+    if is_continued(command):
+        return "ends in \\, but the next line is another job (write a command in one line)"
+    if re.search(rb"(?<![&<>;])&(?!&)", command):       # a & that is no part of && or >&
+        for pattern, (shells, why) in MISREAD.items():
+            # /bin/sh is a link to dash or bash
+            if re.match(pattern, command, re.VERBOSE) and not re.match(
+                    shells, os.path.basename(os.path.realpath(shell))):
+                return why
+    return ""
 
 
 KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
@@ -4479,7 +4538,7 @@ class Cursor:
         self._waiting_signature: tuple[int, ...] = ()   # of the file, at the last walk without a job
         # when (clock), if the file still has that signature
         self._report_waiting_at = math.inf
-        self._printed_subjects: set[str] = set()        # of one-time messages
+        self._say_once = once_per_subject(file.say)
         self._printed_block = ""
 
     @property
@@ -4746,11 +4805,6 @@ class Cursor:
 
     # -- messages --------------------------------------------------------------------------------------------
 
-    def _say_once(self, subject: str, text: str) -> None:
-        if subject not in self._printed_subjects:
-            self._printed_subjects.add(subject)
-            self.say(text)
-
     def _report_obstacles(self, walk: Walk, summary: Summary | None) -> None:
         """Report, once, why jobs cannot start: a problem in the file, or a group that needs a server."""
         block = walk.above.block
@@ -4909,15 +4963,10 @@ def _reason_command_waits(command: bytes, file: JobReader) -> str:
 def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line]:
     """Yield the lines that this consumer would run if it were alone.
 
-    Report `memory`, the limit here, if a directive has memory=, and the first job of each group.
+    Report `memory`, the limit here, if a directive has memory=, and the first job of each group.  Raises
+    UsageError for a command that its shell would misread.
     """
-    reported_subjects: set[str] = set()
-
-    def say_once(subject: str, text: str) -> None:
-        if subject not in reported_subjects:
-            reported_subjects.add(subject)
-            file.say(text)
-
+    say_once = once_per_subject(file.say)
     consumers = Consumers([consumer])
     above = Above()                     # all jobs have run when a barrier is met
     may_take_jobs = consumers.any_fits(above.scope)
@@ -4936,6 +4985,8 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
                 settings = above.scope.settings
                 say_once(f"group {settings.together}", no_group_message(line, settings))
         elif may_take_jobs and (line.state != RUNNING or file.is_orphan(line)):
+            if why := why_misread(line.command, above.scope.settings.shell):
+                raise UsageError(f"{file.path}: line {line.number}: {why}")
             yield line
 
 
@@ -5326,8 +5377,6 @@ START_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 JOBSERVER_FDS = re.compile(rb"(^| )--jobserver-(auth|fds)=[0-9]+,[0-9]+(?= |$)")
 # the first commands of a shell that must wait at a gate: it reads a line
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
-# a command that the shell does not wait for: it ends in &, and neither in && nor in \&, nor in a comment
-BACKGROUND = re.compile(rb"(?!.*\s#).*(?<![&\\])&\s*\Z")
 GRACE = 10.0                        # seconds from TERM to KILL (--kill-after)
 JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # of all processes of a job, in any session
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -8357,7 +8406,7 @@ class Runner:
         self._starting_jobs: asyncio.Future[None] | None = None
         self.tasks: dict[Job, JobTask] = {}     # of claimed jobs
         self._job_runs: set[asyncio.Future[None]] = set()   # a _run_to_end() for each
-        self._printed_subjects: set[str] = set()
+        self._say_once = once_per_subject(say)
         self.loop = asyncio.get_running_loop()
         self.runner_stats = runner_stats
         self.changed = asyncio.Event()
@@ -8556,26 +8605,6 @@ class Runner:
                                if task.phase not in (Phase.GROWING, Phase.SETTLING))
         return Resources(self.slots.idle, self.memory - allocated_memory)
 
-    def _say_once(self, subject: str, text: str) -> None:
-        if subject not in self._printed_subjects:
-            self._printed_subjects.add(subject)
-            self.say(text)
-
-    def _warn_of_misread_command(self, job: Job) -> None:
-        """Report, once each, what the shell makes of a command that ends in & or in a backslash."""
-        if BACKGROUND.match(job.command):
-            self._say_once(
-                "background",
-                f"line {job.number}: ends in &, so it is done at once, and later output can be lost (omit "
-                "the &: -j runs jobs in parallel)",
-            )
-        if is_continued(job.command):
-            self._say_once(
-                "continued",
-                f"line {job.number}: ends in \\, but the next line is another job (write a "
-                "command in one line)",
-            )
-
     async def _start_jobs(self) -> None:
         """Start jobs on idle slots until the runner drains or no slot will get a job."""
         while not self._is_finished():
@@ -8636,7 +8665,8 @@ class Runner:
             await task.finish_job()             # restores the old state
             del self.tasks[job]
             return 0.0
-        self._warn_of_misread_command(job)
+        if why := why_misread(job.command, job.settings.shell):
+            self._say_once(why, f"line {job.number}: {why}")
         await task.start()
         job_run = spawn_task(self._run_to_end(task))
         self._job_runs.add(job_run)

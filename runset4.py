@@ -34,7 +34,7 @@ import shlex
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, NamedTuple
 
@@ -64,6 +64,7 @@ from runmaker4 import (
     RUNNING,
     UTF8_MARK,
     Child,
+    Directives,
     FileChangedError,
     Holders,
     JobFile,
@@ -118,6 +119,7 @@ from runmaker4 import (
     to_bytes,
     to_text,
     warn,
+    why_misread,
     write_all,
 )
 
@@ -252,11 +254,23 @@ def append_locked(fd: int, path: str, mount: Mount, lines: bytes | bytearray) ->
         append_at(fd, lines, *find_append_position(reader, path, mount))
 
 
-def join_new_lines(lines: Iterable[bytes]) -> bytearray:
-    """Return all new lines.  A ValueError of their maker is a UsageError."""
+def join_new_lines(lines: Generator[bytes, None, None], directives: Iterable[Line]) -> bytearray:
+    """Return all new lines.  A ValueError of their maker is a UsageError.
+
+    directives: the #RUN lines above the new lines; read if they matter.
+    """
     new_lines = bytearray()
+    shell = ""                          # of the next line; "": the directives were not read yet
     try:
         for line in lines:
+            if line.startswith(b"#"):
+                shell = getattr(parse_directive(line[1:].partition(b"\n")[0]), "shell", shell)
+            elif b"&" in line:
+                if not shell:
+                    above = functools.reduce(Directives.with_directive, directives, NO_DIRECTIVES)
+                    shell = above.settings.shell
+                if why := why_misread(line[2:-1], shell):
+                    lines.throw(ValueError(why))        # the maker names the line of the list
             new_lines += line
     except ValueError as error:
         raise UsageError(f"{error}; nothing was added") from None
@@ -1698,7 +1712,7 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
             parser.error(f"--template: {error}")
 
 
-def lines_to_add(options: argparse.Namespace, skipped: Counter[str]) -> Iterator[bytes]:
+def lines_to_add(options: argparse.Namespace, skipped: Counter[str]) -> Generator[bytes, None, None]:
     """Yield the new lines for --add, --add-list, --add-tests or --add-jobs; count what is skipped."""
     if options.sweep:
         # each combination of the values after each `:::`; the last value changes fastest
@@ -1792,7 +1806,8 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
         check_for_strays(file.path, file.network, file.say, refuse=False)
     skipped: Counter[str] = Counter()
     known = 0                           # new jobs of a list with the command of a line in the file
-    new_lines = join_new_lines(lines_to_add(options, skipped))
+    new_lines = join_new_lines(lines_to_add(options, skipped),
+                               file.scan_lines(b"", directives=True) if exists else ())
     if options.add_list and exists:
         commands = Counter(line[2:] for line in split_lines(new_lines) if line.startswith(b". "))
         file.reopen_if_replaced()
@@ -1823,7 +1838,7 @@ def run_command(argv: Sequence[str]) -> int:
     if path == STDOUT and adds_lines:
         if options.add_jobs:
             raise UsageError("--add-jobs requires a file (it adds each job once)")
-        print_lines(split_lines(join_new_lines(lines_to_add(options, Counter()))))
+        print_lines(split_lines(join_new_lines(lines_to_add(options, Counter()), ())))
         return 0
     try:
         # --list locks nothing, so it works on any file system

@@ -439,8 +439,9 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     # parts of commands, and names of what is asked for
     "python3 -u", "echo a &&", "else echo b", "env -i setsid", "cp -r docs/install/share/. ~/.local/share",
     "runmaker4.py -j2", "simulate | tee log", "set -o pipefail", "server &", "[[ ]]", "CMD bash -c JOB",
-    "set -e", "ulimit -n", "chmod 600", "barrier check", "ssh -tt \"$SLAVE_IP\"", "tail -f",
-    "tail -F runs.txt.out/7.out", "kill -9", "loginctl enable-linger", "source /etc/profile",
+    "sim &> log", "sim > log 2>&1", "set -e", "ulimit -n", "chmod 600", "barrier check",
+    "ssh -tt \"$SLAVE_IP\"", "tail -f", "tail -F runs.txt.out/7.out", "kill -9",
+    "loginctl enable-linger", "source /etc/profile",
     # commands of other tools, which ours replace or are compared with
     "sh ,1a2084aebb8.5117", "conda activate", "python3 -c 'import asyncio, argparse'",
     "python3 -c 'import argparse'", "runwait4 --status", "runset4 --add", "docker stop", "kill -USR1",

@@ -1,6 +1,9 @@
 """What a user wrote in a job file and no runner understands is refused, or named, before anything runs."""
+import os
+import shutil
 import signal
 import subprocess
+from concurrent import futures
 from typing import Callable
 
 import runmaker4
@@ -157,3 +160,74 @@ class LookAlikes(MisreadCase):
             with self.subTest(words=words):
                 self.write(f"#RUN {words}\n. true\n")
                 self.assertRefused(self.run_script(RUNMAKER, "runs.txt"), said)
+
+
+class Misunderstood(MisreadCase):
+    """A command that does something else in its shell than in bash, or is done before its program ends."""
+    # what stands behind a program, and the shells in which it is as in bash
+    BOTH = {"&> log": "bash zsh mksh lksh busybox",
+            "&>>'log'": "bash zsh mksh lksh",
+            "|& cat>log": "bash zsh",
+            "\"$(dirname \"$f\")\" &>log; true": "bash zsh mksh lksh busybox"}
+    ENDS = ("&", "&  ", "& # c", "&# c", "& > log", "&2>e >log", "& >> log 2>&1 # c", "2>&1 &", "&& true &",
+            "& <i >| 'a b'\"c\"\\ d", "| cat &", "'&' \"$(echo \"a\" 'b' (c))\" &", "\\& a#b ${#x} $# &",
+            "& echo &")
+    OTHERS = ("&& > log", "&&>log", ">&2", "2>&1 | cat", "|| true", "# a &", "# &> b", "'a &> b'", "& wait",
+              '"a |& b &"', "\\&\\> b", "& > log; wait", "a\\ \\&", "$((1 & 3))", '"$(echo "x &> y")"',
+              "[ -n 'a&' ]", '"\\" &> x"', "'it'\\''s &> x'", "\\\\'&'", "x=1\\&y=2", "3<&0 4>&-")
+    SHELLS = "dash bash zsh mksh lksh yash ksh busybox"
+
+    def test_it_is_told_from_what_only_looks_like_it(self) -> None:
+        for text in *self.BOTH, *self.ENDS, *self.OTHERS:
+            known = self.BOTH.get(text, self.SHELLS if text in self.OTHERS else "").split()
+            for shell in "dash", "bash", "zsh-5.9", "/opt/mksh", "lksh", "yash", "ksh":
+                with self.subTest(text=text, shell=shell):
+                    why = runmaker4.why_misread(f"prog {text}".encode(), shell)
+                    if os.path.basename(shell).partition("-")[0] in known:
+                        self.assertEqual(why, "")
+                    else:
+                        self.assertIn("ends in &, so " if text in self.ENDS else "2>&1", why)
+
+    def test_shells_do_what_is_said(self) -> None:
+        """The program's end is waited for, and the file has all that it prints; or this is said."""
+        program = "sh -c 'echo out; echo err >&2; sleep 0.2; echo late; exit 3'"
+        script = runmaker4.Processes.SHELL_SCRIPT.decode()
+
+        def fails(shell: str, text: str) -> bool:
+            folder = self.dir / f"{shell}.{text[:3].strip()}"
+            folder.mkdir()
+            words = ["busybox", "sh"] if shell == "busybox" else [shell]
+            done = subprocess.run([*words, "-c", script, shell, f"{program} {text}"], check=False, cwd=folder,
+                                  capture_output=True, start_new_session=True)
+            found = (folder / "log").read_bytes().split() if (folder / "log").exists() else []
+            return done.returncode not in (0, 3) or sorted(found) != [b"err", b"late", b"out"]
+
+        shells = filter(shutil.which, self.SHELLS.split())
+        pairs = [(shell, text) for shell in shells for text in [*self.BOTH][:3]]
+        pairs = [pair for pair in pairs if pair != ("ksh", "&> log")]     # ksh93 of 2012 does not know it
+        with futures.ThreadPoolExecutor() as pool:
+            for (shell, text), failed in zip(pairs, pool.map(fails, *zip(*pairs))):
+                with self.subTest(shell=shell, text=text):
+                    why = runmaker4.why_misread(f"{program} {text}".encode(), shell)
+                    self.assertEqual(bool(why), failed, why)
+
+    def test_who_adds_jobs_refuses_it_with_a_remedy_and_a_runner_names_it(self) -> None:
+        self.write("#RUN shell=dash\nd a\n")
+        bash = "#RUN shell=bash\nsim &> log\n#RUN barrier\nsim |& cat\n"
+        self.write(bash + "#RUN shell=dash\nsim &> log\n", "list")
+        self.write("a\nb\n", "values")
+        calls = {("--add", "a", "b &>>log"): "(write >> FILE 2>&1, or #RUN shell=bash above); nothing was ",
+                 ("--add", "#RUN shell=bash", "a &>log &"): "(omit the &: -j runs jobs in parallel)",
+                 ("--add-list", "list"): "list: line 6: &> does not",
+                 ("--add-list", "values", "--template", "a {} >x & > {}.log"): "values: line 1: ends in &",
+                 ("--add", "--template", "a {} |& b", ":::", "1"): "(write 2>&1 |, or"}
+        for call, ended in self.run_all((RUNSET, "runs.txt", *words) for words in calls):
+            with self.subTest(call=call):
+                self.assertRefused(ended, calls[call[2:]])
+        for words in ("--add", "#RUN shell=bash", "a &> log"), ("--add", "#RUN barrier", "b &>> c"):
+            self.assertEqual(self.run_script(RUNSET, "-q", "runs.txt", *words).code, 0)
+        self.write("#RUN shell=bash\n. true &> log\n#RUN shell=dash\n. true &>log\n. true &>log\n")
+        said = ": runs.txt: line 4: &> does not"
+        self.assertRefused(self.run_script(RUNMAKER, "--dry-run", "runs.txt"), said)
+        err = self.run_script(RUNMAKER, "-q", "runs.txt").err
+        self.assertEqual((err.count(b"&>"), err.count(said.encode())), (1, 1), err)
