@@ -1779,17 +1779,18 @@ MISREAD = {
     SHELL_CODE + rb"""&(?![&>])[!|]?
         (?: \s*\d*(?:<>|[<>]&|>[>|]?|<)\s*
             (?: [^\s'"\\;&|()<>`\#] | \\. | '[^']*' | "[^"]*" | (?<=[^\s<>])\# )+ )*
-        \s*(?:(?<=[\s&])\#.*)?\Z""":
+        \s*(?:(?<=[\s&])\#.*)?\s*\Z""":
         ("no shell", "ends in &, so it is done at once, and later output can be lost (omit the &: -j runs "
                      "jobs in parallel)"),
     SHELL_CODE + rb"&>>":
-        ("bash|zsh|[lm]ksh", "&>> does not redirect both streams in its shell (write >> FILE 2>&1, or #RUN "
-                             "shell=bash above)"),
+        ("/(bash|zsh|[lm]ksh)[^/]*$",
+         "&>> does not redirect both streams in its shell (write >> FILE 2>&1, or #RUN shell=bash above)"),
     SHELL_CODE + rb"&>":
-        ("bash|zsh|[lm]ksh|busybox", "&> does not redirect both streams in its shell (write > FILE 2>&1, or "
-                                     "#RUN shell=bash above)"),
+        ("/(bash|zsh|[lm]ksh|busybox)[^/]*$",
+         "&> does not redirect both streams in its shell (write > FILE 2>&1, or #RUN shell=bash above)"),
     SHELL_CODE + rb"\|&":
-        ("bash|zsh", "|& does not pipe both streams in its shell (write 2>&1 |, or #RUN shell=bash above)"),
+        ("/(bash|zsh)[^/]*$",
+         "|& does not pipe both streams in its shell (write 2>&1 |, or #RUN shell=bash above)"),
 }
 
 
@@ -1800,8 +1801,7 @@ def why_misread(command: bytes, shell: str) -> str:
     if re.search(rb"(?<![&<>;])&(?!&)", command):       # a & that is no part of && or >&
         for pattern, (shells, why) in MISREAD.items():
             # /bin/sh is a link to dash or bash
-            if re.match(pattern, command, re.VERBOSE) and not re.match(
-                    shells, os.path.basename(os.path.realpath(shell))):
+            if re.match(pattern, command, re.VERBOSE) and not re.search(shells, os.path.realpath(shell)):
                 return why
     return ""
 
@@ -5904,10 +5904,6 @@ class RunResult(NamedTuple):
         """Return the signal that killed the shell or the last command (exit status 128 + n); 0: unknown."""
         return self.signal or max(self.code - 128, 0)
 
-    @property
-    def died_of_stop_signal(self) -> bool:
-        return self.fatal_signal in STOP_SIGNALS
-
     def __str__(self) -> str:
         """Return 'exit 3', 'signal 9', 'timeout after 60s', 'cancelled', ..."""
         if self.cause == "timeout":
@@ -7808,7 +7804,7 @@ class StopSignals:
         self._loop = loop
         # when each signal came (loop's time), and True if all jobs had to be killed by then
         self._signals: list[tuple[float, bool]] = []
-        self._next_signal: asyncio.Future[None] = loop.create_future()
+        self._came = asyncio.Event()        # set for those who wait, and cleared at once
 
     @property
     def any_came(self) -> bool:
@@ -7817,8 +7813,8 @@ class StopSignals:
     def add_signal(self, kills_jobs: bool) -> None:
         """Record a signal that came now.  kills_jobs: the runner kills all jobs."""
         self._signals.append((self._loop.time(), kills_jobs))
-        self._next_signal.set_result(None)
-        self._next_signal = self._loop.create_future()
+        self._came.set()
+        self._came.clear()
 
     async def find_out_if_interrupted(self, run_result: RunResult, run: Run) -> bool:
         """Return True if a signal that also came to the runner interrupted a run.
@@ -7828,20 +7824,21 @@ class StopSignals:
         if run_result.cause:                    # killed for another reason
             return False
         exited_at = run.started + run.duration
+        died_of_signal = run_result.fatal_signal in STOP_SIGNALS
         max_wait = min(run.duration * self.HELD_SHARE, self.MAX_HELD_SECONDS)
-        if run_result.died_of_stop_signal:
+        if died_of_signal:
             max_wait = self.TOGETHER_SECONDS
         elif run.duration < self.MIN_HELD_RUN:
             max_wait = 0.0
         while not any(
             -self.TOGETHER_SECONDS <= came_at - exited_at <= max_wait
-            and (kills_jobs or run_result.died_of_stop_signal)
+            and (kills_jobs or died_of_signal)
             for came_at, kills_jobs in self._signals
         ):
             seconds_left = exited_at + max_wait - self._loop.time()
             if seconds_left <= 0:
                 return False
-            await asyncio.wait([self._next_signal], timeout=seconds_left)
+            await wait_for_event(self._came, seconds_left)
         return True
 
 

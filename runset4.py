@@ -263,13 +263,12 @@ def join_new_lines(lines: Generator[bytes, None, None], directives: Iterable[Lin
     shell = ""                          # of the next line; "": the directives were not read yet
     try:
         for line in lines:
-            if line.startswith(b"#"):
-                shell = getattr(parse_directive(line[1:].partition(b"\n")[0]), "shell", shell)
+            if line.startswith(b"#RUN"):
+                shell = getattr(parse_directive(line[1:-1]), "shell", shell)
             elif b"&" in line:
-                if not shell:
-                    above = functools.reduce(Directives.with_directive, directives, NO_DIRECTIVES)
-                    shell = above.settings.shell
-                if why := why_misread(line[2:-1], shell):
+                shell = shell or functools.reduce(
+                    Directives.with_directive, directives, NO_DIRECTIVES).settings.shell
+                if why := why_misread(line, shell):
                     lines.throw(ValueError(why))        # the maker names the line of the list
             new_lines += line
     except ValueError as error:
@@ -1473,7 +1472,8 @@ def lines_of_test(label: bytes, source: Source, lines: Iterator[bytes]) -> Itera
         raise ValueError(f"the test '{display_text(label)}' has no end")
     if not commands:
         raise ValueError(f"the test '{display_text(label)}' has no targets")
-    yield b"#RUN barrier\n# test %b\n" % label
+    yield b"#RUN barrier\n"
+    yield b"# test %b\n" % label
     yield from lines_of_group(label, min_hosts, commands)
 
 
