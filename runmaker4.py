@@ -4071,6 +4071,23 @@ class OrphanLines(NamedTuple):
     finished: list[int]         # got the result of the run here, which could not be written before
 
 
+def default_outdir(path: str) -> str:
+    """Return the default --outdir: runs.txt.out for runs.txt."""
+    return f"{path}.out"
+
+
+def orphan_hint(host: str | None, runner: int | None) -> str:
+    """Return how the job of an orphan can live, as its last run may tell; '': it was run here, so it is dead.
+
+    Without a lock a job lives on a host that is cut off from the file server, and at a client whose server is
+    dead with its keeper.  host, runner: fields of the run in the journal; None: unknown.
+    """
+    if host == os.uname().nodename and (runner or 0) < PresenceLock.SERVERS:
+        return ""
+    return (f"no lock is held; if {printable(host or 'its host')} is only cut off, or was served by "
+            "runmaker4-server.py, its job may live: start the server first")
+
+
 class Orphans:
     """Finds the orphans among lines `r`, and writes their next states."""
     MAX_REPORTED = 10
@@ -8934,11 +8951,6 @@ def nonempty(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("is empty (give a value)")
     return text
-
-
-def default_outdir(path: str) -> str:
-    """Return the default --outdir: runs.txt.out for runs.txt."""
-    return f"{path}.out"
 
 
 def check_output_path(text: str) -> str:

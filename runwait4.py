@@ -119,6 +119,7 @@ from runmaker4 import (
     open_job_file,
     open_lock_file_of,
     open_or_make,
+    orphan_hint,
     other_locks,
     plural,
     print_bytes,
@@ -1234,9 +1235,9 @@ def status_summary(status: dict[str, Any]) -> Iterator[str]:
             f", {human_time(seconds_left)} left" if seconds_left is not None else "")
     if why_new_jobs_wait := status["waits"]:
         yield printable(why_new_jobs_wait)
-    if orphans := status["orphans"]:
-        yield (f"{plural(len(orphans), 'orphan')}: neither runner nor job lives (runmaker4.py --resume runs "
-               f"{'it' if len(orphans) == 1 else 'them'} again)")
+    for hint, count in Counter(job["hint"] for job in status["orphans"]).items():
+        yield (f"{plural(count, 'orphan')}: {hint or 'neither runner nor job lives'} (runmaker4.py --resume "
+               f"runs {'it' if count == 1 else 'them'} again)")
     numbers_at_work = status["runners"], status["servers"]
     if None in numbers_at_work:
         yield "cannot count runners and servers: no permission to read their locks"
@@ -1311,6 +1312,9 @@ def status_of(observation: Observation) -> dict[str, Any]:
         return [status_fields_of_row(rows[line.number], runners_at_work) for line in lines]
 
     jobs = fields_of_lines(observation.snapshot.running)
+    orphans = fields_of_lines(observation.snapshot.orphans)
+    for job in orphans:
+        job["hint"] = orphan_hint(job["host"], getattr(rows[job["line"]].run, "runner", None))
     pairs = zip(observation.snapshot.running, jobs)
     if unsupervised := [(line, job) for line, job in pairs if job["without_runner"]]:
         holders = Holders(observation.watcher.file.lock_table.inode)
@@ -1330,7 +1334,7 @@ def status_of(observation: Observation) -> dict[str, Any]:
         "total": job_counts.all + job_counts.held,
         "jobs": jobs,
         "cancelled": fields_of_lines(observation.cancelled_lines),
-        "orphans": fields_of_lines(observation.snapshot.orphans),
+        "orphans": orphans,
         **runners_at_work.count_by_kind(),
         "per_hour": rate and (rate.per_second(time.time()) * 3600 or None),
         "seconds_left": seconds_left,

@@ -5,6 +5,7 @@ import re
 import time
 from typing import Any
 
+import runmaker4
 from tests.journal import BEGAN, end, pair, start
 from tests.support import GATE, RUNWAIT, Ended, RunCase, wait_until
 from tests.terminal import Terminal
@@ -130,9 +131,23 @@ class Status(TellingCase):
         told = self.told("--status", "--outdir", "out", "runs.txt")
         self.assertRegex(told, r"1 error, .*\n(.*\n)?line .*\n"
                                r"   1  node1  1     ... \d\d \d\d:\d\d  +-  \(orphan\) lost\n$")
-        self.assertIn("1 orphan: neither runner nor job lives (runmaker4.py --resume runs it again)\n", told)
         found = self.status("--outdir", "out")
         self.assertEqual((found["jobs"], [job["line"] for job in found["orphans"]]), ([], [1]))
+
+    def test_only_what_a_runner_of_this_host_ran_is_said_to_be_dead(self) -> None:
+        """A client's job lives on when its server has died with its keeper, also on this host."""
+        here, again = os.uname().nodename, "(runmaker4.py --resume runs it again)\n"
+        for where, host in (({"runner": 7}, "node1"), ({"host": here, "runner": 7}, ""), (None, "its host"),
+                            ({"host": here, "runner": runmaker4.PresenceLock.SERVERS + 7}, here)):
+            with self.subTest(where=where):
+                self.write("r lost\n")
+                self.journal(*[start("a", 1, "lost", **where)] if where else [])
+                told = self.told("--status", "--outdir", "out", "runs.txt")
+                hint = (f"no lock is held; if {host} is only cut off, or was served by runmaker4-server.py, "
+                        "its job may live: start the server first") if host else ""
+                self.assertIn(f"\n1 orphan: {hint or 'neither runner nor job lives'} {again}", told)
+                (orphan,) = self.status("--outdir", "out")["orphans"]
+                self.assertEqual(orphan["hint"], hint)
 
     def test_it_fits_a_terminal_and_sends_it_no_control_characters(self) -> None:
         command = f"{GATE}; : '\x1b[31m\x07{'long' * 40}'"
