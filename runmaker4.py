@@ -4088,6 +4088,11 @@ def orphan_hint(host: str | None, runner: int | None) -> str:
             "runmaker4-server.py, its job may live: start the server first")
 
 
+TAIL_BYTES = 1 << 20            # of the journal: mostly enough for all running jobs
+# a run in the journal, of a command as JSON
+LAST_RUN = r'"command": %s, "host": "([^"]*)".*"runner": (\d+)'
+
+
 class Orphans:
     """Finds the orphans among lines `r`, and writes their next states."""
     MAX_REPORTED = 10
@@ -4159,7 +4164,7 @@ class Orphans:
         self._reported += 1
         if self._reported > self.MAX_REPORTED:
             return
-        text = "is r, but has neither runner nor job; "
+        text = f"is r, but {self._hint(line.command) or 'has neither runner nor job'}; "
         if state == NEW:
             text += "is new again"
         elif state == ERROR:
@@ -4169,6 +4174,19 @@ class Orphans:
             text = f"an editor restored an old r; it is {result} again, the result of the run here"
         ending = "; further lines are not reported" if self._reported == self.MAX_REPORTED else ""
         self._file.say(f"line {line.number}: {text}{ending}")
+
+    def _hint(self, command: bytes) -> str:
+        """Return orphan_hint() of the last run of a command in FILE.out; '' also if it has none."""
+        import json
+        hint, run = "", LAST_RUN % re.escape(json.dumps(to_text(command)))
+        # not blocking: it can be a pipe of another user
+        with contextlib.suppress(OSError), open(
+                f"{default_outdir(self._file.path)}/journal", encoding="ascii", errors="replace",
+                opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as journal:
+            journal.seek(max(journal.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
+            for host, runner in re.findall(run, journal.read(TAIL_BYTES)):
+                hint = orphan_hint(host, int(runner))
+        return hint
 
 
 # ---- one walk ----------------------------------------------------------------------------------------------

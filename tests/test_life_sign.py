@@ -6,6 +6,8 @@ import sys
 import unittest
 from typing import Any, Callable
 
+import runmaker4
+from tests.journal import start
 from tests.support import (
     FULL,
     GATE,
@@ -193,6 +195,23 @@ class Orphans(LifeSign):
         for option in "--resume", "--retry":
             self.assertEqual(self.states(f"runs{option}"), "ddd", option)
             self.assertEqual(sorted(self.read(f"marks{option}").split()), [b"1", b"2", b"3"], option)
+
+    def test_a_runner_says_of_no_job_of_another_host_or_of_a_server_that_it_is_dead(self) -> None:
+        places = {"'bob'": ("bob", 7), "local": (os.uname().nodename, 7),
+                  "served": (os.uname().nodename, runmaker4.PresenceLock.SERVERS + 7)}
+        self.write("".join(f"r echo {name}\n" for name in places))
+        (self.dir / "runs.txt.out").mkdir()
+        runs = [start(name, 1, f"echo {name}", host=host, runner=runner)
+                for name, (host, runner) in places.items()]
+        self.write(b"".join(runs), "runs.txt.out/journal")
+        ended = self.finish(self.start_runner())
+        self.assertEqual((ended.code, self.states()), (1, "eee"))
+        for line, (host, _) in enumerate(places.values(), 1):
+            hint = "has neither runner nor job" if line == 2 else (
+                f"no lock is held; if {host} is only cut off, or was served by runmaker4-server.py, its job "
+                "may live: start the server first")
+            said = f"line {line}: is r, but {hint}; marked e (--resume runs it again)\n"
+            self.assertIn(said, ended.err.decode())
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_only_the_first_ten_are_named_and_all_are_counted(self) -> None:
