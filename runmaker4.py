@@ -4935,7 +4935,8 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
     """
     above = Above()
     first_reason: BlockReason | None = None
-    refused_commands: dict[bytes, str] = {}       # why none of a command can be claimed; '': one can
+    # why none of a command can be claimed; '': one can
+    reason_of = functools.lru_cache(maxsize=None)(functools.partial(_reason_command_waits, file))
     only_running = False                # up to the next directive
     scan = file.scan_lines(NEW + RUNNING, directives=True)
     while line := scan.next(RUNNING if only_running else b""):
@@ -4954,12 +4955,12 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
             matches = (Consumer(name).matches_host(pattern) for name in hosts for pattern in settings.hosts)
             if any(matches):
                 settings = replace(settings, hosts=())          # one of them has a runner, perhaps busy
-            awaited = _required_runner(settings)
+            awaited = "" if ANYBODY.fits(settings, below_end=False) else str(settings)
+            if settings.together:
+                awaited = (f"the hosts of the group {printable(settings.together)} ({settings.where}; "
+                           "runmaker4-server.py starts it)")
             only_running = awaited != ""
-            if not awaited:
-                if line.command not in refused_commands:
-                    refused_commands[line.command] = _reason_command_waits(line.command, file)
-                awaited = refused_commands[line.command]
+            awaited = awaited or reason_of(line.command)
             if not awaited:
                 return None
             first_reason = first_reason or BlockReason(f"line {line.number} waits for {awaited}")
@@ -4978,15 +4979,7 @@ def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
                  f"{describe_awaited_job(above.unfinished, above.unfinished_settings)}")
 
 
-def _required_runner(settings: JobSettings) -> str:
-    """Return which runner a job requires, such as 'host bob (#RUN in line 4)'; '': any."""
-    if settings.together:
-        return (f"the hosts of the group {printable(settings.together)} ({settings.where}; "
-                "runmaker4-server.py starts it)")
-    return "" if ANYBODY.fits(settings, below_end=False) else str(settings)
-
-
-def _reason_command_waits(command: bytes, file: JobReader) -> str:
+def _reason_command_waits(file: JobReader, command: bytes) -> str:
     """Return what keeps every runner from claiming a line of this command now; '': nothing."""
     if file.lock_table.is_mutex_held(command):
         return "another process, which holds the command mutex (lslocks names it)"
@@ -5430,11 +5423,6 @@ class Shell:
     cpu: float | None = None
     memory: int | None = None       # peak of these processes, in bytes; None as above
     memory_below: int | None = None         # upper bound of an unknown peak, in bytes
-
-    def add_memory(self, size: int) -> None:
-        """Raise the peak to the memory that the job's processes used together, in bytes."""
-        self.memory = max(self.memory or 0, size)
-        self.memory_below = None
 
 
 class Child(Shell):
@@ -8340,8 +8328,8 @@ class JobTask:
         runner.pump.finish_reading(run)
         if was_interrupted:
             run.cause = "stopped"               # gives `e`, without a retry
-        if run.peak:
-            shell.add_memory(run.peak)
+        if run.peak:                            # of the processes together
+            shell.memory, shell.memory_below = max(shell.memory or 0, run.peak), None
         limit = run.requested_memory if run.cause == "memory" else timeout or 0.0
         # a cancelled job counts as killed by SIGTERM, however the shell reacted
         self.run_result = RunResult(
