@@ -1242,32 +1242,42 @@ class TemplateReader:
 # ---- list files --------------------------------------------------------------------------------------------
 
 def read_rows(source: Source, colsep: str | re.Pattern[bytes] | None) -> Iterator[tuple[bytes, list[bytes]]]:
-    """Yield the text and the columns of each row; of a blank line, no columns.
+    """Yield the text and the columns of each row; of a row of empty cells, no columns.
 
     colsep: a character: read as CSV (RFC 4180), so a row can have several lines; None: blanks.  Raises
-    ValueError.
+    ValueError, at the first line of the row.
     """
     if not isinstance(colsep, str):
         for line in source:
             refuse_carriage_return(line)
-            columns = colsep.split(line) if colsep and line.strip() else line.split()
-            yield line, [*map(bytes.strip, columns)]
+            columns = [*map(bytes.strip, colsep.split(line) if colsep else line.split())]
+            yield line, columns if any(columns) else []
         return
-    lines: list[bytes] = []
+    lines: list[str] = []           # of the row
 
-    def text_lines() -> Iterator[str]:
-        for line in source:
-            lines.append(line)
-            yield to_text(line) + "\n"
+    def text_line(line: bytes) -> str:
+        lines.append(to_text(line) + "\n")
+        return lines[-1]
 
-    rows = csv.reader(text_lines(), delimiter=colsep, skipinitialspace=colsep != " ", strict=True)
+    # csv drops the quotes, within which outer blanks are a part of the value
+    cell = r'(?:\A|SEP)(?:(?!SEP) )*(?:(")(?:[^"]|"")*"|[^SEP]*)'.replace("SEP", re.escape(colsep))
+    rows = csv.reader(map(text_line, source), delimiter=colsep, skipinitialspace=colsep != " ", strict=True)
     try:
         for row in rows:
-            text = b"\n".join(lines).rstrip(b"\r")
+            # In tables of many programs a `"` is text.  csv would join rows there, and their jobs would be
+            # lost.  A quoted cell of several lines does not look like that, unless it has separators.
+            if sum(line.count(colsep) >= len(row) - 1 for line in lines) > 1:
+                raise csv.Error('a " joins several rows')
+            text = "".join(lines).rstrip("\r\n")
             lines.clear()
-            yield text, [to_bytes(value).strip() for value in row] if text.strip() else []
+            columns = [to_bytes(value if quote_mark else value.strip())
+                       for value, quote_mark in zip(row, re.findall(cell, text))]
+            yield to_bytes(text), columns if any(columns) else []
     except csv.Error as error:
-        raise ValueError(f"not CSV: {error}") from None
+        source.line_number -= len(lines) - 1
+        raise ValueError(
+            f"not CSV: {error} (if a \" is text: --colsep with a regular expression, such as '\\t' or '[,]')"
+        ) from None
 
 
 def refuse_foreign(text: bytes, number: int) -> None:
@@ -1321,7 +1331,7 @@ def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[byt
         if not width:
             width = len(columns)
             if is_regular:
-                template = number_names(template, columns)
+                template = number_names(template, [*map(bytes.strip, columns)])
             if has_header:
                 continue
         if is_regular and len(columns) != width:
@@ -1586,7 +1596,7 @@ def parse_separator(text: str) -> str | re.Pattern[bytes]:
         return text
     with contextlib.suppress(re.error):
         pattern = re.compile(os.fsencode(text))
-        if not pattern.search(b""):
+        if not pattern.search(b"") and not pattern.groups:     # split() returns the groups, too
             return pattern
     raise argparse.ArgumentTypeError(
         f"not a regular expression for the separator of columns: '{printable(text)}' "

@@ -365,6 +365,7 @@ class Columns(ImportCase):
             (*from_list, "{12/.}"): "list: line 1: no value for {12} (2 columns)",
             (*from_list, "n {0}"): "--template: not a command: 'n {0}'",
             (*from_list, "n", "--colsep", "||"): "--colsep: not a regular expression",
+            (*from_list, "{1}", "--colsep", "(,)|;"): "--colsep: not a regular expression",
             (*from_list, "n", "--colsep", "[,"): "--colsep: not a regular expression",
             (*from_list, "n", "--colsep", ","): "--colsep requires --add-list, and --template with a column",
             ("--add-list", "list", "--colsep", ","): "--colsep requires --add-list, and --template with ",
@@ -408,6 +409,66 @@ class Tables(ImportCase):
                                for (name, template), words in calls.items()})
         sweep = "--add", "--template", "sim {beta} {1}", ":::", "1"
         self.assertAllRefused({sweep: "columns: none has a name"})
+
+    def test_a_quote_that_is_text_joins_no_rows(self) -> None:
+        joined = 'not CSV: a " joins several rows (if a " is text: --colsep with a regular'
+        tables = {
+            "last.tsv": ('id\tnote\n1\t"a\n2\tb\n3\tc"\n', f"line 2: {joined}"),
+            "first.tsv": ('id\tn\n"a\t1\n5"\t2\n', f"line 2: {joined}"),
+            "middle.csv": ('id,n,note\n1,2,x\n2,"3,y\n3,4",z\n', f"line 3: {joined}"),
+            "header.tsv": ('id\t"note\n1\ta\n2\tb"\n', f"line 1: {joined}"),
+            "single.csv": ('id\n"a\nb"\n', f"line 2: {joined}"),
+            "open.tsv": ('id\tnote\n1\ta\n2\t"b\n3\tc\n', "line 3: not CSV: unexpected end of data ("),
+            "other.csv": ('id\tn\n"1\t2\n3"\t4\n', "line 2: not CSV: "),
+        }
+        for name, (text, _) in tables.items():
+            self.write(text, name)
+        self.assertAllRefused({("--add-list", name, "--template", "sim {1}"): f"{name}: {said}"
+                               for name, (_, said) in tables.items()})
+        self.assertAdds(". sim 1 '\"a'\n. sim 2 b\n. sim 3 'c\"'\n",
+                        "--add-list", "last.tsv", "--colsep", r"\t", "--template", "sim {id} {note}")
+
+    def test_a_quoted_cell_can_have_several_lines(self) -> None:
+        self.write('id,note,n\n1,"a\n\nb",1\n2,"x, y\nz",2\n"3",5" e,"3"\n', "t.csv")
+        self.assertAdds(". n 1 1\n. n 2 2\n. n 3 3\n", "--add-list", "t.csv", "--template", "n {id} {n}")
+
+    def test_random_tables_lose_no_row(self) -> None:
+        random_ = random.Random(63)
+        taken = 0
+        for _ in range(2000):
+            width, colsep = random_.randrange(1, 4), random_.choice("\t,;")
+            cells = random_.choices(("x", '"x', 'x"', '"x"', '5" x', '"x y', '""x'), (9, 2, 2, 1, 1, 1, 1),
+                                    k=width * random_.randrange(2, 6))
+            cells[:width] = "h" * width
+            rows = [colsep.join(cells[start:start + width]) for start in range(0, len(cells), width)]
+            source = runset4.Source(str(self.write("".join(f"{row}\n" for row in rows), "t")))
+            with contextlib.suppress(ValueError):
+                lines = list(runset4.lines_of_table(source, b"sim {1}", colsep, Counter()))
+                self.assertEqual(len(lines), len(rows), rows)
+                taken += any('"' in row for row in rows)
+        self.assertGreater(taken, 100)
+
+    def test_rows_of_empty_cells_are_blank(self) -> None:
+        for colsep in ",", ";", "\t", r"\|", r"\s*;\s*":
+            mark = colsep.strip(r"\s*") or colsep
+            self.write("dir,n\na,1\n,\n , \n\n,2\n,\n".replace(",", mark), "list")
+            with self.subTest(colsep):
+                ended = self.run_script(RUNSET, "-", "--add-list", "list", "--colsep", colsep,
+                                        "--template", "rm -rf keep/{dir}; sim {n}")
+                self.assertEqual(ended.out, b". rm -rf keep/a; sim 1\n. rm -rf keep/''; sim 2\n")
+        self.write('a,b\n1,2\n"",""\n," "\n', "t.csv")
+        fill = "runs.txt", "--add-list", "t.csv", "--template", "sim {a} {b}"
+        self.assertIn(b": 2 lines added, 1 blank", self.run_script(RUNSET, *fill).err)
+        self.assertEqual(self.read(), b". sim 1 2\n. sim '' ' '\n")
+
+    def test_outer_blanks_stay_within_quotes(self) -> None:
+        for mark in ",", "\t", " ":
+            self.write('" name ",n\n" x ",1\n" a""b",  "2 "\n y , 3 \n'.replace(",", mark)
+                       if mark != " " else '"name" n\n" x " 1\n" a""b" "2 "\ny 3\n', "list")
+            with self.subTest(mark):
+                ended = self.run_script(RUNSET, "-", "--add-list", "list", "--colsep", mark,
+                                        "--template", "n {name} {n}")
+                self.assertEqual(ended.out, b". n ' x ' 1\n. n ' a\"b' '2 '\n. n y 3\n")
 
     def test_a_value_can_begin_with_a_hash_and_what_is_skipped_is_counted(self) -> None:
         self.write("#notes#\n\na.dat\n# b\n", "list")
