@@ -141,7 +141,7 @@ BLOCK = 1 << 20                     # bytes read at once
 
 def job_line(command: bytes) -> bytes:
     """Return the line for a new job, for example b'. make all\\n'.  Raises ValueError with the reason."""
-    if b"\n" in command or b"\0" in command or not command.strip():
+    if re.search(rb"[\n\0]", command) or not command.strip():
         raise ValueError(f"not a command: '{display_text(command[:80])}' (one line, not empty, no NUL)")
     if why := command_error(command):
         raise ValueError(why)
@@ -160,15 +160,15 @@ def new_line(text: bytes) -> bytes:
     It refuses a complete job line, too: only the command is wanted, without a state.
     """
     if is_directive(text):
-        if b"\n" in text or b"\0" in text:
+        if re.search(rb"[\n\0]", text):
             raise ValueError(f"not a directive: '{display_text(text[:80])}' (one line, no NUL)")
         parse_directive(text[1:])            # raises ValueError
         return text + b"\n"
     if text[:1] in OUR_STATES and text[1:2] in (b" ", b"\t"):
-        state_text = display_text(describe_state(text[:1]))
         raise ValueError(
-            f"'{display_text(text[:80])}' is a complete job line, in state {state_text} (leave out the "
-            "state; if it is a command, put a blank before it)"
+            f"'{display_text(text[:80])}' is a complete job line, in state "
+            f"{display_text(describe_state(text[:1]))} (leave out the state; if it is a command, put a blank "
+            "before it)"
         )
     if text.strip().isdigit():
         raise ValueError(
@@ -284,7 +284,7 @@ class Source:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.name = "stdin" if path == "-" else display_text(os.fsencode(path))
+        self.name = "stdin" if path == "-" else printable(path)
         self.line_number = 0        # 0: none yet
 
     def __iter__(self) -> Iterator[bytes]:
@@ -1083,11 +1083,12 @@ def run_editor(copy_path: str) -> str:
 # Values replace the placeholders of a template, quoted for the shell.  The columns of a list have numbers.
 # If the template has a placeholder with a name, they have names, too: those in the first row.
 
-PLACEHOLDER = re.compile(rb"\{(?:(?P<column>\d*)(?P<suffix>|\.|/|//|/\.)|#)\}")
-# `{beta}`, `{file/.}`, and those of other tools, such as `{%}`; not the shell's `{a,b}`, `{1..3}`, `{ cmd; }`
-NAME_PLACEHOLDER = re.compile(
-    rb"\{(?![\w-]+\.\.[\w-]+\})(?P<name>[^\s{},'\"`][^{},'\"`]*?)(?P<suffix>|\.|/|//|/\.)\}"
+# `{}`, `{2/.}`, `{#}`, `{beta}`, and those of other tools, such as `{%}`; not the shell's `{a,b}`, `{1..3}`,
+# `{ cmd; }`
+PLACEHOLDER = re.compile(
+    rb"\{(?![\w-]+\.\.[\w-]+\})(?P<name>|[^\s{},'\"`][^{},'\"`]*?)(?P<suffix>|\.|/|//|/\.)\}"
 )
+NUMBERED = re.compile(rb"\{(?:\d*(?:|\.|/|//|/\.)|#)\}")       # a placeholder that needs no column's name
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 # that end a command which another line has begun
 SCRIPT_LINE = re.compile(rb"\s*(?:then|elif|else|fi|do|done|esac)(?:[\s;]|\Z)")
@@ -1105,12 +1106,8 @@ def directory(path: bytes) -> bytes:
     return os.path.dirname(path.rstrip(b"/") or path) or b"."
 
 
-def is_number_placeholder(placeholder: re.Match[bytes]) -> bool:
-    return placeholder["suffix"] is None        # only {#} has no suffix, not even an empty one
-
-
 FUNCTION_OF_SUFFIX: dict[bytes, Callable[[bytes], bytes]] = {
-    b"": lambda value: value,
+    b"": bytes,
     b".": without_extension,
     b"/": os.path.basename,
     b"//": directory,
@@ -1127,16 +1124,55 @@ def fill_template(
     Raises ValueError if a column is missing.
     """
     def value_of(placeholder: re.Match[bytes]) -> bytes:
-        if is_number_placeholder(placeholder):
-            return b"%d" % number
-        column = int(placeholder["column"] or 0)
-        if column > len(columns):
-            raise ValueError(f"no value for {{{column}}} ({plural(len(columns), 'column')})")
-        values = columns[column - 1:column] if column else all_values
-        get_part = FUNCTION_OF_SUFFIX[placeholder["suffix"]]
-        return b" ".join(quote(get_part(value)) for value in values)
+        name = placeholder["name"]
+        values = all_values
+        if name.isdigit():
+            values = columns[int(name) - 1:int(name)]
+        elif name == b"#":
+            values = [b"%d" % number]
+        elif name:                      # text within quotes
+            return placeholder[0]
+        if not values:
+            raise ValueError(f"no value for {{{to_text(name)}}} ({plural(len(columns), 'column')})")
+        parts = map(FUNCTION_OF_SUFFIX[placeholder["suffix"]], values)
+        misread = misread_values(template, placeholder[0])
+        return b" ".join(b"'%b'" % part if misread.fullmatch(part) else quote(part) for part in parts)
 
     return PLACEHOLDER.sub(value_of, template)
+
+
+# ---- placeholders beside other text ------------------------------------------------------------------------
+#
+# quote() leaves a value bare that has only letters, digits and _@%+=:,./- .  In some places a shell takes a
+# bare word for something else than text: the number in `echo {n}>out` for a descriptor.  There it gets
+# quotes, too.  In `{var}=1 sim` it stays the name of a variable: the template says so.
+
+# A row: patterns of the text before a place, the bare value and the text after it; an example
+NO_TEXT = [row.split()[:3] for row in rb"""
+    \$(?:\w+|\W)(?::[^\s/]*)?       .*              .*          $X{n}: a longer name, or a modifier of zsh
+    \[\[\s(?:(?!\]\]).)*            .*              .*          [[ x =~ {a} ]]: an operator, a pattern
+    [<>]&\s*                        -.+             .*          >&{a}: closes a descriptor
+    \{(?:[^\s{}]|\{[^\s{}]*\})*     .*[,.].*        .*          {{a}}: several words
+    \{(?:[^\s{}]|\{[^\s{}]*\})*     \w+             \S*\}[<>]   {{a}}>f: a variable for a descriptor
+    .*                              \d+             \d*&?[<>]   {n}>f: a descriptor
+    .*                              (?:.*:)?=.*     .*          =ls: the path of ls, in zsh
+    (?:\A|[;&|({!]|\b(?:if|then|el\w+|do|while|until)\s)\s*(?:\w+=\S*\s+)*      [A-Za-z_]\w*\+?=.*      .*
+    (?:\A|[\s;&|({!])   if|then|elif|else|fi|for|while|until|do|done|case|in|esac|select|time   [\s;&|)]|\Z
+    (?:\A|[\s;&|({!])   function|coproc|repeat|foreach|end|noglob|nocorrect|namespace           [\s;&|)]|\Z
+""".strip().splitlines()]
+
+
+@functools.cache
+def misread_values(template: bytes, placeholder: bytes) -> re.Pattern[bytes]:
+    """Return a pattern of the bare values that a shell can take for something else than text.
+
+    In one place of the placeholder: they are quoted in all, because TemplateReader takes only equal words for
+    the same value.
+    """
+    values = [value for before, value, after in NO_TEXT for place in PLACEHOLDER.finditer(template)
+              if place[0] == placeholder and re.search(b"(?:%b)\\Z" % before, template[:place.start()])
+              and re.match(after, template[place.end():])]
+    return re.compile(rb"(?=[\w@%%+=:,./-]+\Z)(?:%b)" % b"|".join(values))
 
 
 # ---- placeholders within quotes ----------------------------------------------------------------------------
@@ -1147,7 +1183,10 @@ def fill_template(
 # than necessary, but needs no shell grammar.
 
 UNQUOTED_TEXT = re.compile(rb"""(?:
-    [^'"`\\$(]
+    [^'"`\\$([~=]
+    | \[(?![^]\s]*\Z)                       # [{a}] is a pattern, and x[{a}] arithmetic, also of quoted text
+    | (?<=[^\s=:;&|(<>])~ | ~(?![\w.+-]*\Z)  # zsh and ksh93 take ~'a' for a home
+    | (?<=\S)= | =(?!\Z)                     # zsh takes ='a' for the path of a command
     | \((?!\()                              # (( begins arithmetic, which evaluates quoted text
     | \$(?=[^'"{[])                         # $' and $" quote, and a value begins with a quote
     | \$\{[^{}'"`\\$]*\}
@@ -1157,39 +1196,46 @@ UNQUOTED_TEXT = re.compile(rb"""(?:
 )*""", re.VERBOSE)
 
 
+def is_unquoted(place: re.Match[bytes]) -> bool:
+    return UNQUOTED_TEXT.fullmatch(place.string, 0, place.start()) is not None
+
+
+UNQUOTABLE = ("%s is within quotes, or after \\, `, ~, [, ((, a first =, or a $ that quotes or expands: a "
+              "value cannot be quoted there (remove your quotes or $, quote the ~, [ or = as '[', or set a "
+              "variable first: v={}; show \"$v\")")
+
+
 # ---- placeholders with names -------------------------------------------------------------------------------
 
-def is_name_placeholder(template: bytes, placeholder: re.Match[bytes]) -> bool:
-    """Return True if a match of NAME_PLACEHOLDER is no number's, and no text within quotes, as awk has it."""
-    return (not PLACEHOLDER.fullmatch(placeholder[0])
-            and UNQUOTED_TEXT.fullmatch(template, 0, placeholder.start()) is not None)
+def places_of(template: bytes) -> list[re.Match[bytes]]:
+    """Return the placeholders of a template; one with a name within quotes is text, as awk has it."""
+    return [place for place in PLACEHOLDER.finditer(template)
+            if NUMBERED.fullmatch(place[0]) or is_unquoted(place)]
 
 
-def name_placeholders(template: bytes) -> list[re.Match[bytes]]:
-    return [found for found in NAME_PLACEHOLDER.finditer(template) if is_name_placeholder(template, found)]
-
-
-def number_names(template: bytes, header: Sequence[bytes]) -> bytes:
+def number_names(template: bytes, first_row: Sequence[bytes], has_header: bool = False) -> bytes:
     """Return a template with numbers for names: 'sim {beta}' -> 'sim {2}'.
 
-    Raises ValueError for a name that is not, or twice, in the header, and for a column's name within quotes.
+    has_header: the first row has names, so `{3}` and `{#}` are the columns with these names if there are any.
+    Raises ValueError for a name that is not, or twice, in the first row, and for one of these within quotes.
     """
     def number_of(placeholder: re.Match[bytes]) -> bytes:
-        name, suffix = placeholder["name"], placeholder["suffix"]
-        is_place = is_name_placeholder(template, placeholder)
-        if PLACEHOLDER.fullmatch(placeholder[0]) or not (is_place or name in header):
+        name = placeholder["name"]
+        is_place = is_unquoted(placeholder)
+        is_number = NUMBERED.fullmatch(placeholder[0])
+        if (is_number and not has_header) or (name not in first_row and (is_number or not is_place)):
             return placeholder[0]
         shown = display_text(placeholder[0])
         if not is_place:
-            raise ValueError(f"{shown} is within quotes (remove your quotes)")
+            raise ValueError(UNQUOTABLE % shown)
         if name == b"%":
             raise ValueError(f"no placeholder {shown} (write $RUNMAKER4_SLOT)")
-        if header.count(name) != 1:
-            columns = ", ".join(map(display_text, header)) or "none has a name"
+        if first_row.count(name) != 1:
+            columns = ", ".join(map(display_text, first_row)) or "none has a name"
             raise ValueError(f"no column of the name in {shown} (columns: {columns}; quote it if it is text)")
-        return b"{%d%b}" % (header.index(name) + 1, suffix)
+        return b"{%d%b}" % (first_row.index(name) + 1, placeholder["suffix"])
 
-    return NAME_PLACEHOLDER.sub(number_of, template)
+    return PLACEHOLDER.sub(number_of, template)
 
 
 # ---- a template backwards ----------------------------------------------------------------------------------
@@ -1209,10 +1255,9 @@ class TemplateReader:
         """
         template = parse_template(text)
         self.names: list[str] = []      # of the values: what is between { and }; of {} "value"
-        places = [*PLACEHOLDER.finditer(template), *name_placeholders(template)]
         pattern = b""
         end = 0
-        for place in sorted(places, key=re.Match.start):
+        for place in places_of(template):
             pattern += re.escape(template[end:place.start()])
             end = place.end()
             name = to_text(place[0][1:-1]) or "value"
@@ -1316,7 +1361,7 @@ def command_lines(source: Source, skipped: Counter[str]) -> Iterator[bytes]:
 def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[bytes] | None,
                    skipped: Counter[str]) -> Iterator[bytes]:
     """Yield a line for each directive, and for each row of values; skip, and count, blank lines."""
-    has_header = bool(name_placeholders(template))
+    has_header = not all(NUMBERED.fullmatch(place[0]) for place in places_of(template))
     is_regular = has_header or isinstance(colsep, str)      # each row has as many columns as the first
     width = 0                                               # of the first row; 0: none yet
     job_number = 0
@@ -1331,7 +1376,7 @@ def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[byt
         if not width:
             width = len(columns)
             if is_regular:
-                template = number_names(template, [*map(bytes.strip, columns)])
+                template = number_names(template, [*map(bytes.strip, columns)], has_header)
             if has_header:
                 continue
         if is_regular and len(columns) != width:
@@ -1398,11 +1443,11 @@ def job_files(names: Sequence[str]) -> list[str]:
         try:
             entries = sorted(os.listdir(name))
         except OSError as error:
-            raise UsageError(f"{display_text(os.fsencode(name))}: {error_text(error)}") from None
+            raise UsageError(f"{printable(name)}: {error_text(error)}") from None
         found = (os.path.join(name, entry) for entry in entries if entry[0] != "." and entry[-1] != "~")
         paths += filter(os.path.isfile, found)
     if names and not paths:
-        raise UsageError(f"{display_text(os.fsencode(names[0]))}: no job files (nothing to add)")
+        raise UsageError(f"{printable(names[0])}: no job files (nothing to add)")
     return paths
 
 
@@ -1568,25 +1613,25 @@ def parse_states(text: str) -> bytes:
 def parse_template(text: str) -> bytes:
     """Return a command with placeholders, such as 'simulate {1}'; 'wc' -> 'wc {}'.
 
-    Refuse a directive, column 0, and a number's placeholder within quotes.
+    Refuse a directive, and a number's placeholder within quotes.
     """
     template = os.fsencode(text)
     try:
         line = new_line(template)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    if is_directive(line) or re.search(rb"\{0+[./]*\}", template):
-        raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (columns begin with {{1}})")
-    if all(map(is_number_placeholder, PLACEHOLDER.finditer(template))) and not name_placeholders(template):
+    if is_directive(line):
+        raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}'")
+    # a number needs no quotes, in most places
+    quoted = [place[0] for place in PLACEHOLDER.finditer(template) if not is_unquoted(place)
+              and (place[0] != b"{#}" or misread_values(template, place[0]).fullmatch(b"1"))]
+    wrong = [*filter(NUMBERED.fullmatch, quoted)]
+    if all(place[0] == b"{#}" for place in places_of(template)):
+        if not UNQUOTED_TEXT.fullmatch(template + b" "):
+            wrong += [*quoted, b"a value at the end"]
         template += b" {}"
-    for placeholder in PLACEHOLDER.finditer(template):
-        offset = placeholder.start()
-        if not is_number_placeholder(placeholder) and not UNQUOTED_TEXT.fullmatch(template, 0, offset):
-            raise argparse.ArgumentTypeError(
-                f"{display_text(placeholder[0])} is within quotes, or after \\, `, ((, or a $ that quotes or "
-                "expands: a value cannot be quoted there (remove your quotes, or set a variable first: "
-                "v={}; show \"$v\")"
-            )
+    if wrong:
+        raise argparse.ArgumentTypeError(UNQUOTABLE % display_text(wrong[0]))
     return template
 
 
@@ -1705,29 +1750,23 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> None:
     """Refuse options for new lines that exclude each other."""
     template = options.template
-    commands = options.add
     sweep = options.sweep
-    if sweep and (action != "add" or commands or not template):
+    if sweep and (action != "add" or options.add or not template):
         parser.error("::: requires --add --template T before it")
     if template and not (sweep or action == "add_list"):
         parser.error("--template requires --add-list, or --add and :::")
-    has_columns = template and (name_placeholders(template)
-                                or any(found["column"] for found in PLACEHOLDER.finditer(template)))
+    has_columns = template and any(place["name"] not in (b"", b"#") for place in places_of(template))
     if options.colsep and not (action == "add_list" and has_columns):
         parser.error("--colsep requires --add-list, and --template with a column, such as {1} or {NAME}")
-    if sweep:
-        try:
-            number_names(template, ())
-        except ValueError as error:
-            parser.error(f"--template: {error}")
 
 
 def lines_to_add(options: argparse.Namespace, skipped: Counter[str]) -> Generator[bytes, None, None]:
     """Yield the new lines for --add, --add-list, --add-tests or --add-jobs; count what is skipped."""
     if options.sweep:
+        template = number_names(options.template, ())
         # each combination of the values after each `:::`; the last value changes fastest
         for job_number, values in enumerate(itertools.product(*options.sweep), 1):
-            yield job_line(fill_template(options.template, job_number, values, values))
+            yield job_line(fill_template(template, job_number, values, values))
         return
     for text in options.add or ():
         yield new_line(os.fsencode(text))

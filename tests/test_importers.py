@@ -18,6 +18,7 @@ import runset4
 from tests.support import FULL, RUNSET, Call, Case, RunCase, Text, as_bytes, locked
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
+SHOWN = "'<%s>'"
 FOUR = ". echo a\nd echo b\n! echo c\ne echo d\n"
 TOO_LONG = 128 << 10
 UTF16 = "echo a\n".encode("utf-16")
@@ -281,6 +282,10 @@ class QuotedPlaces(ImportCase):
         "echo ${x:{}}", "echo ${x#'a'} {}", "echo $'a' {}", 'echo $"a" {}', 'echo "$(date)" {}',
         # these are right, but nothing here knows enough of shells to see it
         'echo "$(cat {})"', '"x$(echo "y" {})z"', "echo # it's {}",
+        # patterns, and arithmetic, which a shell evaluates after it has taken quotes away
+        "ls run[{}]", "x[{}]=1", "echo [a{1}]",
+        # homes, and paths of commands, also of quoted text
+        "ls ~{}", "~ann{1}", "PATH=a:~{}", "echo ={}",
     )
     TAKEN = (
         "show {} b", 'cat "dir/"{}".txt" > {/.}".out"', "echo 'a '{}' b '{}' c'", "sh -c 'show \"$1\"' sh {}",
@@ -288,10 +293,12 @@ class QuotedPlaces(ImportCase):
         "case {} in a) echo {};; esac", "echo \\\\{}", "echo \\${}", "echo $(cat {})", "echo it\\'s {}",
         "echo \"{#}\" '{#}' {}", 'echo "a\\"" {} "b"', 'cd "$HOME/${x%.*}" && echo ${x:-y} $? {}',
         '(cd {} && echo "(") <{}', "find . -exec cat {} \\;", 'n={} sh -c "echo \\$n"', "awk '{print $1}' {}",
+        "[ {} = a ]", "echo '['{}]", "ls run[12]{}", "echo \\[{}]", "grep a$", "cp a~{} ~/{}",
+        "'~'{} x={} '='{}",
     )
     HOSTILE = (b"$(: >pwned)", b"`: >pwned`", b"'; : >pwned; '", b'"; : >pwned; "', b"x[$(: >pwned)]",
                b"\\'; : >pwned #", b'\\"; : >pwned #', b")`: >pwned`", b"'\"`: >pwned`\"'", b"$(: >pwned) #")
-    PARTS = (*"\"\"''`)(\\$ a#1;+", "$(", "$((", "))", "{}", "{}", "{}", "echo ", "$'")
+    PARTS = (*"\"\"''`)(\\$ a#1;+[]<~", "$(", "$((", "))", "{}", "{}", "{}", "echo ", "$'", "x[")
 
     def refusal(self, template: str) -> str:
         """Why a template is refused; '' if it is not."""
@@ -305,7 +312,23 @@ class QuotedPlaces(ImportCase):
         for template in self.REFUSED:
             with self.subTest(template):
                 refusal = self.refusal(template)
-                self.assertRegex(refusal, r"^\{[^ ]*\} is within quotes, or after .* \(remove your quotes")
+                self.assertRegex(refusal, r"^(\{[^ ]*\}|a value at the end) is within quotes, or after .* "
+                                          r"\(remove your quotes")
+
+    def test_the_place_that_is_wrong_is_named(self) -> None:
+        for template, place in (('sim --out "$(basename {beta})"', "{beta}"), ("sim `f {a b/.}`", "{a b/.}"),
+                                ('echo "{n}" "$(date)"', "{n}"), ('"{#}" "$(date)"', "a value at the end"),
+                                ('echo "$(date)"', "a value at the end"), ("echo it's", "a value at the end"),
+                                ('"{}" \'{1}\'', "{}"), ('{1} "{2.}"', "{2.}"), ('echo {} "$X{#}"', "{#}"),
+                                ("sh -c 'sim {#}>log' {}", "{#}")):
+            with self.subTest(template):
+                self.assertTrue(self.refusal(template).startswith(f"{place} is within quotes, or after "))
+        self.write("beta\n1\n", "t.csv")
+        self.assertAllRefused({
+            ("--add-list", "t.csv", "--template", template): f"t.csv: line 1: {place} is within quotes"
+            for template, place in (("sim ${beta}", "{beta}"), ("sim {beta} '{beta/.}'", "{beta/.}"),
+                                    ('"{beta}"', "{beta}"))
+        })
 
     def test_others_are_taken(self) -> None:
         for template in self.TAKEN:
@@ -333,6 +356,70 @@ class QuotedPlaces(ImportCase):
                 subprocess.run([shell, "-c", command], cwd=self.dir, stdin=subprocess.DEVNULL, timeout=20,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
                 self.assertFalse((self.dir / "pwned").exists(), (shell, command))
+
+
+class BareWords(ImportCase):
+    """A value is text wherever a template has it, also one that needs no quotes elsewhere."""
+    # and what a shell prints, with % for the value
+    PRINTED = {
+        "{}>f; cat f": "%", "{}>>g; cat g; : >g": "%", "1{}>f; cat f": "1%", "{}2>f; cat f": "%2",
+        "{}</dev/null": "%",
+        "{}{}>f; cat f": "%%", "{} 2>&1": "%", "${X}{}": "dir%", "$X{}": "dir%",
+        "$X:{}": "dir:%", '"$X"{}': "dir%", "$1{}": "%", "$?{}": "0%", "$#{}": "0%", "b~{}": "b~%",
+        "{}=x": "%=x", "--x={}": "--x=%", "a\\\\{}": "a\\%", "{}#": "%#", "{}'b'\"c\"": "%bc",
+        "; Y={}; printf '<%s>' \"$Y\"": "><%",
+        "; case x{} in {}) ;; *) printf '<%s>' {};; esac": "><%",
+        "; for i in {}; do printf '<%s>' \"$i\"; done": "><%",
+    }
+    VALUES = ("1", "22", "a", "root", "esac", "=ls", "a:=ls", "x=1", ":h", "a,b", "1..3", "-n", "_b", "/x",
+              "a b", "*x", "~", "it's", "{a,b}", "\\", "#x", ">f", "&",
+              *map(os.fsdecode, QuotedPlaces.HOSTILE[:4]))
+
+    def fill(self, template: str, *values: str) -> str:
+        filled = [os.fsencode(value) for value in values]
+        parsed = runset4.parse_template(template)
+        return os.fsdecode(runset4.fill_template(parsed, 1, filled, filled))
+
+    def test_each_shell_prints_the_value(self) -> None:
+        chance = random.Random(9)
+        for shell in filter(shutil.which, ("dash", "bash", "zsh", "yash", "mksh")):
+            script, expected = "X=dir\n", ""
+            for template, printed in self.PRINTED.items():
+                for value in self.VALUES if FULL else ["1", *chance.sample(self.VALUES, 5)]:
+                    script += f"( {self.fill(f'printf {SHOWN} {template}', value)}; echo )\n"
+                    expected += f"<{printed.replace('%', value)}>\n"
+            ended = subprocess.run([shell], input=as_bytes(script), cwd=self.dir, stdout=subprocess.PIPE,
+                                   check=False)
+            with self.subTest(shell=shell):
+                self.assertEqual(os.fsdecode(ended.stdout).split("\n"), expected.split("\n"))
+        self.assertEqual(sorted(os.listdir(self.dir)), ["f", "g"])
+
+    def test_in_the_language_of_some_shells(self) -> None:
+        for command, wanted in (
+            (self.fill("[[ {} = x ]]", "-n"), 1), (self.fill("[[ axb =~ {} ]]", "a.b"), 1),
+            (self.fill("echo 2>&{}", "-n"), 1), (self.fill("echo {{}}>/dev/full", "x"), 1),
+            (self.fill("set -- {{}}; test $#", "a,b"), 0), (self.fill("set -- {1..{}}; test $# = 3", "3"), 0),
+        ):
+            with self.subTest(command):
+                self.assertEqual(subprocess.call(["bash", "-c", command], stderr=subprocess.DEVNULL), wanted)
+
+    def test_the_start_of_a_command(self) -> None:
+        for template, value, command in (
+            ("{}", "x=1", "'x=1'"), ("a && {} b", "do", "a && 'do' b"), ("A=1 {} b", "x+=1", "A=1 'x+=1' b"),
+            ("if {}; then a; fi", "x=1", "if 'x=1'; then a; fi"), ("({} b)", "if", "('if' b)"),
+            ("{}=1 sim", "beta", "beta=1 sim"), ("sim {}", "x=1", "sim x=1"), ("{} b", "ifs", "ifs b"),
+            ("{}-b", "if", "if-b"), ("echo {#} {#}>f", "a", "echo '1' '1'>f a"),
+            ("echo '{#}' {}", "1", "echo '1' 1"),
+        ):
+            with self.subTest(template):
+                self.assertEqual(self.fill(template, value), command)
+
+    def test_values_stay_bare_where_that_is_enough(self) -> None:
+        for template in ("m --beta={} -n {} >out_{}.txt 2>&1", "cp $HOME/{} ~/d/{}.x", "a {} | b {}; (c {})",
+                         "PATH=a:{} sim >{} 2>{}", '"$X"{} ${X}.{}'):
+            for value in "1", "a", "0.5":
+                with self.subTest(template):
+                    self.assertEqual(self.fill(template, value), template.replace("{}", value))
 
 
 class Columns(ImportCase):
@@ -363,9 +450,10 @@ class Columns(ImportCase):
         self.assertAllRefused({
             (*from_list, "n {1} {2}"): "list: line 3: no value for {2} (1 column)",
             (*from_list, "{12/.}"): "list: line 1: no value for {12} (2 columns)",
-            (*from_list, "n {0}"): "--template: not a command: 'n {0}'",
-            (*from_list, "n", "--colsep", "||"): "--colsep: not a regular expression",
+            (*from_list, "n {0}"): "list: line 1: no value for {0} (2 columns)",
+            ("--add", "--template", "n {0}", ":::", "1"): "no value for {0} (1 column)",
             (*from_list, "{1}", "--colsep", "(,)|;"): "--colsep: not a regular expression",
+            (*from_list, "n", "--colsep", "||"): "--colsep: not a regular expression",
             (*from_list, "n", "--colsep", "[,"): "--colsep: not a regular expression",
             (*from_list, "n", "--colsep", ","): "--colsep requires --add-list, and --template with a column",
             ("--add-list", "list", "--colsep", ","): "--colsep requires --add-list, and --template with ",
@@ -469,6 +557,17 @@ class Tables(ImportCase):
                 ended = self.run_script(RUNSET, "-", "--add-list", "list", "--colsep", mark,
                                         "--template", "n {name} {n}")
                 self.assertEqual(ended.out, b". n ' x ' 1\n. n ' a\"b' '2 '\n. n y 3\n")
+
+    def test_a_name_can_be_a_number_or_a_hash(self) -> None:
+        self.write("#,0,1,2,b\n17,a,day1,day2,x/y.z\n", "t.csv")
+        fill = "--add-list", "t.csv", "--template"
+        self.assertAdds(". sim y 17 a day1 day2 a day1 x/y.z\n",
+                        *fill, "sim {b/.} {#} {0} {1} {2} {0/} {1.} {5}")
+        self.write("")
+        self.assertAdds(". sim 1 '#' 0\n. sim 2 17 a\n", *fill, "sim {#} {1} {2}")
+        self.write("")
+        os.unlink(self.dir / "runs.txt")
+        self.assertAllRefused({(*fill, "sim '{#}' {b}"): "t.csv: line 1: {#} is within quotes"})
 
     def test_a_value_can_begin_with_a_hash_and_what_is_skipped_is_counted(self) -> None:
         self.write("#notes#\n\na.dat\n# b\n", "list")

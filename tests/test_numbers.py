@@ -214,10 +214,11 @@ class Backwards(OutputCase):
         """Two places beside each other are not always told apart; then nothing is said."""
         chance = random.Random(55)
         read = 0
-        parts = ["{1}", "{2}", "{3}", " ", "_", "x", ".", " --b=", "'q {1}' ", "(", "+"]
+        parts = ["{1}", "{2}", "{3}", " ", "_", "x", ".", " --b=", "'q {1}' ", "(", "+", "{1}>f ", " {2}<f ",
+                 "$X{3}", "a={2}=", "'", "{#}", "; {3} "]
         for seed in range(3000):
             template = "".join(chance.choices(parts, k=chance.randint(1, 7)))
-            values = ["".join(chance.choices("ab_x.'\" \\$1é+", k=chance.randint(0, 4))) for _ in range(3)]
+            values = ["".join(chance.choices("ab_x.'\" \\$1é+=,:", k=chance.randint(0, 4))) for _ in range(3)]
             try:
                 parsed = runset4.parse_template(f"sim {template}")
                 found = runset4.TemplateReader(f"sim {template}")
@@ -225,10 +226,24 @@ class Backwards(OutputCase):
                 continue
             command = runset4.fill_template(parsed, 1, [b"v"], [value.encode() for value in values])
             for name, value in zip(found.names, found.read(command)):
-                wanted = "v" if name == "value" else values[int(name) - 1]
+                wanted = "v" if name == "value" else "1" if name == "#" else values[int(name) - 1]
                 self.assertIn(value, (wanted, None), (seed, template, command))
                 read += value is not None
         self.assertGreater(read, 1000)
+
+    def test_what_the_writer_quotes_the_reader_takes(self) -> None:
+        chance = random.Random(63)
+        places = ("{1}>{2}.log", "{2}<f", "$X{1}", "$X:{2}", "{1}", "--n={2}", "{{1}}", "[[ {2} ]]", "{#}>f",
+                  "; {1}")
+        for _ in range(1000):
+            template = f"sim {' '.join(chance.choices(places, k=4))} {{1}} {{2}}"
+            values = ["".join(chance.choices("17a=:,.-'\" ", k=chance.randint(0, 3))) for _ in range(2)]
+            values[1] = chance.choice([values[1], "1", "if", "x=1", "=ls"])
+            parsed = runset4.parse_template(template)
+            command = runset4.fill_template(parsed, 1, [b"v"], [*map(str.encode, values)])
+            found = runset4.TemplateReader(template)
+            cells = dict(zip(found.names, found.read(command)))
+            self.assertEqual([cells["1"], cells["2"]], values, (template, command))
 
     def test_other_commands_have_empty_cells(self) -> None:
         commands = ["sim 1 1_2", "sim 1 3_2", "sim 1", "sim 1 1_2; rm x", "sim $x $x_2", "sim '1' 1_2",
