@@ -1451,13 +1451,22 @@ def job_files(names: Sequence[str]) -> list[str]:
     return paths
 
 
-def without_known_jobs(file: JobFile, fd: int, new_lines: bytearray) -> bytearray:
-    """Return the new jobs whose commands no line of the file has, in any state.  fd: of the file."""
+def without_known_jobs(file: Reader, new_lines: bytearray) -> tuple[bytearray, int]:
+    """Return the new lines without the jobs that the file has already, in any state, and how many these are.
+
+    Two equal lines are two jobs: of a command that the list has three times and the file twice, one remains.
+    Directives remain if a job does.
+    """
     lines = split_lines(new_lines)
-    commands = {line[2:] for line in lines}
-    with Reader.with_own_fd(fd, file.network) as reader:
-        known = {line.command for line in find_command_lines(reader, first_line_offset(reader), commands)}
-    return bytearray().join(line + b"\n" for line in lines if line[2:] not in known)
+    job_lines = find_command_lines(file, first_line_offset(file), {line[2:] for line in lines})
+    known = Counter(b". " + line.command for line in job_lines)
+    remaining = bytearray()
+    for line in lines:
+        known[line] -= 1
+        if known[line] < 0:
+            remaining += line + b"\n"
+    known_count = len(lines) - remaining.count(b"\n")
+    return remaining if re.search(rb"(?m)^\. ", remaining) else bytearray(), known_count
 
 
 # ======== Tests =============================================================================================
@@ -1697,10 +1706,11 @@ def make_parser() -> Parser:
              "combination of {1} and {2}")
     add("--add-list", action="append", metavar="LIST",
         help="one job or #RUN directive per line of LIST (-: stdin)")
+    add("--new", action="store_true", help="... only the jobs that FILE lacks, in any state")
     add("--template", type=parse_template, metavar="T",
         help="... the command: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
              "{//} directory, {/.} base name without extension, {1} {2/.} {NAME} of columns (NAME: from the "
-             "first line), {#} the line's number")
+             "first line), {#} its number")
     add("--colsep", type=parse_separator, metavar="SEP",
         help="... the separator of columns: a character, as in CSV, or a regular expression [*.csv: comma, "
              "*.tsv: tab, otherwise blanks]")
@@ -1756,6 +1766,8 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
     if template and not (sweep or action == "add_list"):
         parser.error("--template requires --add-list, or --add and :::")
     has_columns = template and any(place["name"] not in (b"", b"#") for place in places_of(template))
+    if options.new and action != "add_list":
+        parser.error("--new requires --add-list")
     if options.colsep and not (action == "add_list" and has_columns):
         parser.error("--colsep requires --add-list, and --template with a column, such as {1} or {NAME}")
 
@@ -1838,9 +1850,8 @@ def say_jobs_below_end(file: JobFile) -> None:
     append lock: no process must wait.
     """
     try:
-        directives = file.scan_lines(b"", directives=True)
-        ends = (line for line in directives if NO_DIRECTIVES.with_directive(line).below_end)
-        end_line = next(ends, None)
+        end_line = next((line for line in file.scan_lines(b"", directives=True)
+                         if NO_DIRECTIVES.with_directive(line).below_end), None)
     except FileNotFoundError:
         raise FileChangedError from None
     if end_line and Scan(file.reader, end_line.offset, NEW).next():
@@ -1854,23 +1865,24 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
     if exists:
         check_for_strays(file.path, file.network, file.say, refuse=False)
     skipped: Counter[str] = Counter()
-    known = 0                           # new jobs of a list with the command of a line in the file
+    known_count = 0                     # new jobs that the file has already
     new_lines = join_new_lines(lines_to_add(options, skipped),
                                file.scan_lines(b"", directives=True) if exists else ())
     if options.add_list and exists:
-        commands = Counter(line[2:] for line in split_lines(new_lines) if line.startswith(b". "))
         file.reopen_if_replaced()
-        known = sum(commands[command] for command, lines in file.lines_by_command(commands).items() if lines)
+        _, known_count = without_known_jobs(file.reader, new_lines)
     with open_and_lock_to_append(file) as fd:
-        if options.add_jobs:
-            new_lines = without_known_jobs(file, fd, new_lines)
+        if options.add_jobs or options.new:
+            with Reader.with_own_fd(fd, file.network) as reader:
+                new_lines, known_count = without_known_jobs(reader, new_lines)
         if new_lines:
             append_locked(fd, file.real_path, file.mount, new_lines)
     if not options.quiet:
-        count = new_lines.count(b"\n")
         skipped_text = "".join(f", {plural(skipped[kind], kind)}" for kind in skipped)
-        known_text = f" ({plural(known, 'equal one')} in the file already)" if known else ""
-        file.say(f"{plural(count, 'line')} added{skipped_text}{known_text}")
+        known_text = f" ({plural(known_count, 'equal one')} in the file already)" if known_count else ""
+        idle_text = " (no runner is at work)" if file.has_no_other_users() else ""
+        count_text = plural(new_lines.count(b"\n"), "line")
+        file.say(f"{count_text} added{skipped_text}{known_text}{idle_text}")
     say_jobs_below_end(file)
     return 0
 
@@ -1885,8 +1897,8 @@ def run_command(argv: Sequence[str]) -> int:
         warn(f"{PROG}: {path}: {text}")
 
     if path == STDOUT and adds_lines:
-        if options.add_jobs:
-            raise UsageError("--add-jobs requires a file (it adds each job once)")
+        if options.add_jobs or options.new:
+            raise UsageError("--add-jobs and --new require a file (they add each job once)")
         print_lines(split_lines(join_new_lines(lines_to_add(options, Counter()), ())))
         return 0
     try:

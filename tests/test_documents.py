@@ -241,6 +241,8 @@ RECIPES = {
     "runset4.py runs.txt --add-list params.csv --template 'simulate {beta} {n}'":
         Recipe(before=r"printf 'beta,n\n0.1,16\n0.2,32\n' > params.csv", after="runmaker4.py runs.txt",
                states="dd"),
+    "runset4.py runs.txt --add-list params.csv --new --template 'sim {n}'":
+        Recipe("d sim 1\n", before=r"printf 'n\n1\n2\n' > params.csv", states="d."),
     "runset4.py runs.txt --add-list list --template 'PARALLEL_SEQ={#} simulate {}'":
         Recipe(before="seq 2 > list", states=".."),
     "runset4.py - --add-list list --template 'simulate {}'": Recipe(before="seq 2 > list"),

@@ -12,12 +12,14 @@ import unittest
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
+from unittest import mock
 
 import runmaker4
 import runset4
 from tests.support import FULL, RUNSET, Call, Case, RunCase, Text, as_bytes, locked
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
+IDLE = " (no runner is at work)"
 SHOWN = "'<%s>'"
 FOUR = ". echo a\nd echo b\n! echo c\ne echo d\n"
 TOO_LONG = 128 << 10
@@ -172,7 +174,7 @@ class Lists(ImportCase):
 
 
 class Said(ImportCase):
-    """It says in a line on stderr how many lines were added, and which --follow runners do not see."""
+    """It says in a line on stderr how many lines were added, and which no runner sees."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -188,13 +190,28 @@ class Said(ImportCase):
                  ("--add", "--template", "echo", *[":::", "1", "2", "3"] * 2): "9 lines added",
                  ("--add", "echo 1", "#RUN", "#RUN barrier"): "3 lines added",
                  ("--add-tests", "tests"): "6 lines added", ("--add-jobs", "queue"): "1 line added",
-                 ("--add-jobs", "./queue"): "0 lines added"}
+                 ("--add-jobs", "./queue"): "0 lines added (1 equal one in the file already)"}
         for args, said in calls.items():
             ended = self.run_script(RUNSET, "runs.txt", *args)
             with self.subTest(args):
                 self.assertEqual((ended.code, ended.out), (0, b""))
-                self.assertEqual(ended.err, as_bytes(f"runset4.py: runs.txt: {said}\n"))
+                self.assertEqual(ended.err, as_bytes(f"runset4.py: runs.txt: {said}{IDLE}\n"))
         self.assertEqual(self.states(), "." * 16)
+
+    def test_that_no_runner_is_at_work_is_said_only_where_that_is_known(self) -> None:
+        file = self.write("d true\n")
+        lock_fd = runmaker4.open_lock_file_of(str(file))
+        self.addCleanup(os.close, lock_fd)
+        with locked(lock_fd, runmaker4.PRESENCE_BYTES + 7):
+            ended = self.run_script(RUNSET, "runs.txt", "--add", "echo a")
+            self.assertEqual(ended.err, b"runset4.py: runs.txt: 1 line added\n")
+        ended = self.run_script(RUNSET, "runs.txt", "--add", "echo a")
+        self.assertEqual(ended.err, as_bytes(f"runset4.py: runs.txt: 1 line added{IDLE}\n"))
+        with mock.patch.object(runmaker4.LockTable, "presence_locks", lambda _: None):
+            said: list[str] = []
+            job_file = runmaker4.JobFile(str(file), say=said.append)
+            runset4.add_and_report(runset4.parse_options([str(file), "--add", "echo a"]), job_file)
+        self.assertEqual(said, ["1 line added"])
 
     def test_jobs_that_are_added_below_the_end_are_said(self) -> None:
         added = ("--add", "echo a"), ("--add-list", "list"), ("--add-tests", "tests"), ("--add-jobs", "queue")
@@ -573,10 +590,10 @@ class Tables(ImportCase):
         self.write("#notes#\n\na.dat\n# b\n", "list")
         fill = "runs.txt", "--add-list", "list", "--template", "wc {}"
         self.assertEqual(self.run_script(RUNSET, *fill).err,
-                         b"runset4.py: runs.txt: 3 lines added, 1 blank\n")
+                         as_bytes(f"runset4.py: runs.txt: 3 lines added, 1 blank{IDLE}\n"))
         self.assertEqual(self.read(), b". wc '#notes#'\n. wc a.dat\n. wc '# b'\n")
-        self.assertEqual(self.run_script(RUNSET, *fill).err,
-                         b"runset4.py: runs.txt: 3 lines added, 1 blank (3 equal ones in the file already)\n")
+        self.assertEqual(self.run_script(RUNSET, *fill).err, as_bytes(
+            f"runset4.py: runs.txt: 3 lines added, 1 blank (3 equal ones in the file already){IDLE}\n"))
 
     def test_a_dash_as_the_file_prints_the_lines(self) -> None:
         self.write("1\n2\n", "list")
@@ -593,6 +610,51 @@ class Tables(ImportCase):
             self.assertAllRefused({("--add-list", "list"): words})
         self.write("if test -e a; then echo a; fi\ndone-with-it\n", "list")
         self.assertAdds(". if test -e a; then echo a; fi\n. done-with-it\n", "--add-list", "list")
+
+
+class OnlyNewJobs(ImportCase):
+    """--add-list --new adds what the file lacks, as the file means its commands."""
+
+    def test_a_table_that_has_grown_adds_its_new_rows(self) -> None:
+        add = "runs.txt", "--add-list", "t.csv", "--new", "--template", "sim {n}"
+        self.write("n\n1\n2\n2\n", "t.csv")
+        for text, said in (("", "3 lines added"), ("", "0 lines added (3 equal ones in the file already)"),
+                           ("3\n2\n", "2 lines added (3 equal ones in the file already)")):
+            with open(self.dir / "t.csv", "a") as table:
+                table.write(text)
+            ended = self.run_script(RUNSET, *add)
+            self.assertEqual(ended.err, as_bytes(f"runset4.py: runs.txt: {said}{IDLE}\n"))
+        self.assertEqual(self.read(), b". sim 1\n. sim 2\n. sim 2\n. sim 3\n. sim 2\n")
+
+    def test_jobs_in_any_state_are_there_and_other_lines_are_not(self) -> None:
+        before = "".join(f"{state}{blank}echo {state}{end}" for state, blank, end in zip(
+            ".rd!ecxQ", "  \t     ", ("\n", "\r\n", *"\n\n\n\n\n", "")))
+        self.write(f"\ufeff# echo a\n/ echo b\n{before}")
+        self.write("".join(f"echo {word}\n" for word in (*".rd!ecxQ", "a", "b")) + " echo d\n", "list")
+        self.assertAdds(f"\ufeff# echo a\n/ echo b\n{before}\n. echo a\n. echo b\n.  echo d\n",
+                        "--add-list", "list", "--new")
+
+    def test_directives_stay_with_new_jobs(self) -> None:
+        self.write("d a\n. #RUN slots=2\n")
+        self.write("a\n#RUN slots=2\n", "list")
+        self.assertAdds("d a\n. #RUN slots=2\n", "--add-list", "list", "--new")
+        self.write("#RUN slots=2\na\n#RUN barrier\nb\n", "list")
+        for _ in range(2):
+            self.assertAdds("d a\n. #RUN slots=2\n#RUN slots=2\n#RUN barrier\n. b\n",
+                            "--add-list", "list", "--new")
+
+    def test_calls_at_the_same_time_add_a_row_once(self) -> None:
+        self.write("".join(f"echo {number}\n" for number in range(500)), "list")
+        for _, ended in self.run_all([(RUNSET, "-q", "runs.txt", "--add-list", "list", "--new")] * 4):
+            self.assertEqual(ended.code, 0)
+        self.assertEqual(self.read(), b"".join(b". echo %d\n" % number for number in range(500)))
+
+    def test_it_requires_a_list_and_a_file(self) -> None:
+        self.assertAllRefused({("--new", "--add", "a"): "--new requires --add-list",
+                               ("--new",): "give exactly one of"})
+        self.write("a\n", "list")
+        ended = self.run_script(RUNSET, "-", "--add-list", "list", "--new")
+        self.assertRefused(ended, "--new require a file")
 
 
 class Sweeps(ImportCase):
