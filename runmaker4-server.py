@@ -214,8 +214,8 @@ MIN_DESCRIPTORS = 500           # some 20 for the server, 400 for strangers, the
 MAX_BATCH_LINES = 32            # lines claimed before other work follows: `e` if the server is killed then
 MAX_PREFETCHED_LINES = 16       # sent before a request: Client.slots_to_fill
 SHORT_JOB_SECONDS = 0.1         # from sending a line to the result of a short job
-POLL_SECONDS = 0.1              # at least, between scans of a local file, while clients wait
-MAX_OFFERS_PER_SECOND = 20_000  # to clients that wait
+POLL_SECONDS = 0.1              # between scans of a local file, while clients wait
+OFFER_SECONDS = 5e-5            # pause for each client that gets nothing; an offer takes some 3 us
 MAX_REPORTED_BYTES = 1 << 25    # jobs that a client may report
 MAX_JOBS_BYTES = 128 << 10      # several jobs in a message
 ACKNOWLEDGE_SECONDS = 0.01      # in which events are gathered
@@ -1129,8 +1129,8 @@ class ClientLink(Link, asyncio.Protocol):
         if client and "n" in message.fields:
             self._sessions.receive_event(client, kind, message)
         elif kind == "ping":
-            self.send(type="pong", request=message.integer("request"),
-                      retry=to_text(client.retry if client else b""))
+            self.post(dict(type="pong", request=message.integer("request"),
+                           retry=to_text(client.retry if client else b"")))
         elif kind == "claim" and client:
             client.on_claim_message(message)
             self._dispatcher.enqueue_client(client)
@@ -2248,6 +2248,7 @@ class Dispatcher:
         self._reserved: set[Client] = set()     # for groups whose hosts are connected, but some are busy
         self.say_once = functools.lru_cache(maxsize=None)(sessions.say)     # prints each text once
         self._groups_paused_until = 0.0         # boottime()
+        self._next_offers_at = 0.0              # the same
         self.is_claiming = False                # the file executor does so
 
     def enqueue_client(self, client: Client) -> None:
@@ -2269,7 +2270,8 @@ class Dispatcher:
                 if client.exits_without_jobs and not client.follow      # those wait for the `closing`
             })
         sessions = self._sessions
-        if self.is_claiming or not (self.waiting_clients or walks_on):
+        is_too_early = self.is_claiming or boottime() < self._next_offers_at
+        if is_too_early or not (self.waiting_clients or walks_on):
             return
         if sessions.records.is_behind(Writer.HIGH_BACKLOG):
             return
@@ -2312,6 +2314,8 @@ class Dispatcher:
             self.send_jobs(client, assignments)
         if batch.no_job is not None:
             self._on_no_job(batch.no_job)
+            if not batch.must_continue:
+                self._next_offers_at = boottime() + OFFER_SECONDS * len(self.waiting_clients)
         self._claim_or_reserve_groups(batch)
         if batch.must_continue or (batch.jobs and self.waiting_clients):
             self._sessions.loop.call_soon(self.hand_out_lines, batch.must_continue)
@@ -2472,9 +2476,10 @@ class Dispatcher:
         self.hand_out_soon(group_pause_seconds=0.0 if can_start else 1.0)
 
     def hand_out_soon(self, group_pause_seconds: float = 0.0) -> None:
-        """Hand out lines in the next turn of the event loop; after a failed group, groups pause."""
-        self._groups_paused_until = max(self._groups_paused_until, boottime() + group_pause_seconds)
-        self._sessions.loop.call_soon(self.hand_out_lines, False)
+        """Hand out lines as soon as they may be offered; after a failed group, groups pause."""
+        now = boottime()
+        self._groups_paused_until = max(self._groups_paused_until, now + group_pause_seconds)
+        self._sessions.loop.call_later(self._next_offers_at - now, self.hand_out_lines, False)
 
 
 # ======== The server ========================================================================================
@@ -2709,9 +2714,7 @@ class Server(Program):
         # each poll on a network file system is a round trip
         poll_seconds = max(POLL_SECONDS, self.claims.interval / 5 if self.mount.network else 0)
         while True:
-            # to offer lines to 10,000 clients takes some 30 ms
-            pause_seconds = len(self.dispatcher.waiting_clients) / MAX_OFFERS_PER_SECOND
-            await wait_for_event(self.lifetime.may_end, max(poll_seconds, pause_seconds))
+            await wait_for_event(self.lifetime.may_end, poll_seconds)
             self.lifetime.may_end.clear()
             # also lets clients exit while the server drains
             self.dispatcher.hand_out_lines(self.options.exit_when_done and not self.sessions.assignments)

@@ -10161,8 +10161,7 @@ class Link:
             self.flush()
             self.transport.close()          # once the refusal is written
             return
-        if not was_authenticated:
-            self.flush()
+        self.flush()                        # all answers together, in one record of TLS
 
     def connection_lost(self, error: Exception | None) -> None:
         why = error_text(error) if isinstance(error, OSError) else "the connection was closed"

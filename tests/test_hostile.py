@@ -525,6 +525,25 @@ class LyingServers(TcpCase):
             self.assertEqual(self.stop(client).code, 143)
         self.assertEqual(len(list(self.dir.glob("runs.*"))), 2)
 
+    def test_no_job_of_a_slow_server_starts_before_an_answer_that_is_new(self) -> None:
+        """The line can be another runner's by the time at which the answer to an old request comes."""
+        grace, early = 2.0, []
+
+        def serve(peer: Peer) -> None:
+            self.welcome(peer, grace=grace)
+            claim = peer.hear("claim")
+            time.sleep(grace / 2)
+            peer.say(dict(type="jobs", request=claim["request"], jobs=[{**self.JOB, "text": f" {UP}"}]))
+            heard_at = runmaker4.boottime()
+            while (ping := peer.hear("ping"))["request"] < heard_at * 1e6 + 300_000:
+                pass
+            early.append(self.exists("up.1"))
+            peer.say(dict(type="pong", request=ping["request"], retry="")).hear("finish")
+
+        with FakeServer(serve) as server:
+            self.start_client(server, up=(1,)).kill()
+        self.assertEqual(early, [False])
+
     def test_a_server_that_never_acknowledges_output_slows_the_job_and_costs_no_memory(self) -> None:
         text = f" {UP}; head -c 300M /dev/zero; echo ended >ended"
         sizes: list[int] = []

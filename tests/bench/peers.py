@@ -3,6 +3,8 @@ seen.
 
     peers.py load PORT JOBS     8 connections that claim jobs and say at once that they are done: the seconds
     peers.py idle PORT CLIENTS  clients that wait: "ready" when all do, then the time at which each job came
+    peers.py come PORT CLIENTS  clients that dial together: their dials when each has a job, "lost" when the
+                                server is gone, "ended" when all are back at the next, with their jobs ended
     peers.py first FILE         the seconds from the start of a server of this file until it hands out a job
     peers.py proxy PORT DELAY   passes everything on, DELAY seconds later: the port that it listens on
 
@@ -12,9 +14,11 @@ processes.
 
 import asyncio
 import collections
+import contextlib
 import itertools
 import os
 import pathlib
+import random
 import re
 import secrets
 import subprocess
@@ -37,12 +41,14 @@ class Client(asyncio.Protocol):
     """A client that speaks the protocol, claims jobs, runs nothing and says at once that they are done."""
     PING = 5.0
 
-    def __init__(self, slots: int, seen: Callable[["Client", dict[str, Any]], None], runs: bool) -> None:
-        """seen: called with every message; runs: it says that it runs the jobs that it gets."""
+    def __init__(self, slots: int, seen: Callable[["Client", dict[str, Any]], None], runs: bool,
+                 had: Sequence[dict[str, Any]] = ()) -> None:
+        """seen: called with every message; runs: it says that it runs what it gets; had: jobs of before."""
         token = (pathlib.Path(os.environ["HOME"]) / ".runmaker4.token").read_text().strip()
         self.channel = runmaker4.ClientChannel(token, CONTEXT)
         self.slots, self.seen, self.runs = slots, seen, runs
-        self.gone = asyncio.Event()
+        self.had = had
+        self.greeted, self.gone = asyncio.Event(), asyncio.Event()
         self.events = self.acknowledged = 0
         self.requests = itertools.count(1)
 
@@ -56,6 +62,10 @@ class Client(asyncio.Protocol):
         proven = self.channel.is_authenticated
         messages = self.channel.receive(data)
         if self.channel.is_authenticated and not proven:
+            self.greeted.set()
+            for job in self.had:
+                held = {name: job[name] for name in ("id", "number", "text")}
+                self.send("have", jobs=[{**held, "result": None}])
             self.send("hello", client=secrets.token_hex(8), name="bench", pid=os.getpid(), slots=self.slots,
                       memory=0, retry="", follow=False, directory="/")
         for message in messages:
@@ -69,7 +79,7 @@ class Client(asyncio.Protocol):
     def take(self, message: dict[str, Any]) -> None:
         """Do what a client does."""
         kind = message["type"]
-        if kind == "welcome":
+        if kind == "welcome" and not self.had:
             self.claim(self.slots)
         elif kind == "jobs" and self.runs:
             for job in message["jobs"]:
@@ -104,9 +114,9 @@ class Client(asyncio.Protocol):
 
 
 async def connect(port: int, slots: int, seen: Callable[[Client, dict[str, Any]], None],
-                  runs: bool = True) -> Client:
+                  runs: bool = True, had: Sequence[dict[str, Any]] = ()) -> Client:
     _, client = await asyncio.get_running_loop().create_connection(
-        lambda: Client(slots, seen, runs), HOST, port
+        lambda: Client(slots, seen, runs, had), HOST, port
     )
     return client
 
@@ -141,6 +151,44 @@ async def idle(port: int, count: int) -> None:
     for number in range(count):
         client = await connect(port, 1, seen)
         asyncio.get_running_loop().call_later(Client.PING * (1 + number / count), client.keep_alive)
+    await asyncio.Event().wait()
+
+
+async def come(port: int, count: int) -> None:
+    dials, jobs = 0, dict[Client, dict[str, Any]]()
+    acknowledged = asyncio.Semaphore(0)
+
+    async def dial(seen: Callable[[Client, dict[str, Any]], None], *had: dict[str, Any]) -> Client:
+        """Dial until a server has heard who we are."""
+        nonlocal dials
+        while True:
+            dials += 1
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                client = await asyncio.wait_for(connect(port, 1, seen, runs=False, had=had), 10)
+                await asyncio.wait_for(client.greeted.wait(), 10)
+                return client
+            await asyncio.sleep(random.uniform(0.5, 1))
+
+    def seen(client: Client, message: dict[str, Any]) -> None:
+        if message["type"] == "jobs":
+            jobs[client], = message["jobs"]
+
+    def seen_back(client: Client, message: dict[str, Any]) -> None:
+        if message["type"] == "welcome":
+            client.event("finish", id=client.had[0]["id"], state="d", how="exit 0", cause="")
+        elif message["type"] == "ack":
+            acknowledged.release()
+
+    clients = await asyncio.gather(*(dial(seen) for _ in range(count)))
+    while len(jobs) < count:
+        await asyncio.sleep(0.05)
+    print(dials, flush=True)
+    await asyncio.gather(*(client.gone.wait() for client in clients))
+    print("lost", flush=True)
+    await asyncio.gather(*(dial(seen_back, jobs[client]) for client in clients))
+    for _ in clients:
+        await acknowledged.acquire()
+    print("ended", flush=True)
     await asyncio.Event().wait()
 
 
@@ -203,6 +251,7 @@ async def proxy(port: int, delay: float) -> None:
 KINDS: dict[str, tuple[Callable[..., Coroutine[Any, Any, None]], Sequence[Callable[[str], object]]]] = {
     "load": (load, (int, int)),
     "idle": (idle, (int, int)),
+    "come": (come, (int, int)),
     "first": (first, (str,)),
     "proxy": (proxy, (int, float)),
 }

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import select
+import signal
 import statistics
 import subprocess
 import sys
@@ -171,6 +172,28 @@ def tcp_idle(bench: Bench) -> list[Row]:
     ]
 
 
+def tcp_many(bench: Bench) -> list[Row]:
+    """what it costs a server that clients come together, and come back to the next server together"""
+    clients = bench.size(2000)
+    bench.file("runs.txt", (b". true\n", clients))
+    with serving(bench) as (pid, port), peer(bench, "come", port, clients) as line:
+        dials = float(line()) / clients             # all have a job
+        milliseconds = 1000 * cpu_seconds(pid) / clients
+        os.kill(pid, signal.SIGKILL)
+        line()                                      # they have noticed
+        with serving(bench, "--port", str(port)) as (next_pid, _):
+            line()                                  # all are back, and have ended their jobs
+            milliseconds_back = 1000 * cpu_seconds(next_pid) / clients
+    never_sent = clients - bench.count("runs.txt", b"d ")
+    return [
+        Row(f"{clients} clients dial at once: dials, and CPU of the server, for each until it has a job",
+            f"{dials:.2f}, {milliseconds:.2f} ms", "<= 1.5, <= 2.5 ms", dials <= 1.5 and milliseconds <= 2.5),
+        Row("after `kill -9`: CPU of the next server for each, until the job has ended; lines lost",
+            f"{milliseconds_back:.2f} ms, {never_sent}", "<= 4 ms, 0",
+            milliseconds_back <= 4 and not never_sent),
+    ]
+
+
 def tcp_delay(bench: Bench) -> list[Row]:
     """jobs per second at 20 ms round trip, against none"""
     count = bench.size(2000)
@@ -230,4 +253,4 @@ def tcp_start(bench: Bench) -> list[Row]:
     return rows
 
 
-ROWS = (tcp_jobs, tcp_list, tcp_claims, tcp_idle, tcp_delay, tcp_output, tcp_start)
+ROWS = (tcp_jobs, tcp_list, tcp_claims, tcp_idle, tcp_many, tcp_delay, tcp_output, tcp_start)
