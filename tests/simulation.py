@@ -670,6 +670,7 @@ class Setter:
 
     def __init__(self, host: Host) -> None:
         self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
+        self.file.patience = self.file.MUTEX_SECONDS        # as change_lines() waits for what is locked
         self.lines = self.file.scan_lines
 
     def set_state(self, line: Any, state: bytes) -> None:
