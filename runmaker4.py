@@ -2645,6 +2645,7 @@ class JobReader(Opened):
     # MooseFS takes 30 s to save a file in place if two hosts write to it
     MAX_SAVE_SECONDS = 60.0
     MAX_NAMED = 9                     # lines that a summary names
+    NEAR_BYTES = 1 << 14                # above a line: equal lines that run are mostly there
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
                  clock: Callable[[], float] = boottime) -> None:
@@ -2836,27 +2837,30 @@ class JobReader(Opened):
             job_locks = self.lock_table.count_job_locks(line.command)
             if not job_locks:
                 return False
-            if not self._has_running_lines(line.command, at_least=job_locks + 1):
+            if not self._has_running_lines(line.command, job_locks + 1, line.offset):
                 return True
         return False
 
-    def can_run_another_copy(
-        self, command: bytes, for_orphan: bool = False, claimed: Iterable[Line] = ()
-    ) -> bool:
+    def can_run_another_copy(self, command: bytes, for_orphan: bool = False, near: int = 0) -> bool:
         """Return True if, with one more copy of a command, no more copies live than lines are `r`.
 
         The new copy brings a line `r`, so there must be one for each living copy.  for_orphan: the line of
-        the new copy is `r` already, so one more is needed.  claimed: all lines that this process has claimed.
+        the new copy is `r` already, so one more is needed.  near: the offset of that line.
         """
         living_copies = self.lock_table.count_job_locks(command)
         needed_lines = living_copies + 1 if for_orphan else living_copies
-        return not living_copies or self._has_running_lines(command, needed_lines, claimed)
+        return not living_copies or self._has_running_lines(command, needed_lines, near)
 
-    def _has_running_lines(self, command: bytes, at_least: int, claimed: Iterable[Line] = ()) -> bool:
-        """Return True if at least so many lines of a command are `r`."""
-        # Equal lines are claimed from the top, so most of the `r` are below our first line of the command
-        first = next((line for line in claimed if line.command == command), None)
-        middle = first.offset if first and self.state_at(first) is not None else self.start
+    def _has_running_lines(self, command: bytes, at_least: int, near: int) -> bool:
+        """Return True if at least so many lines of a command are `r`.  near: where most of them probably are.
+
+        Equal lines are claimed from the top, so the others that run are a little above the next one, or below
+        it: begin there.  Each line is looked at once, wherever that is.
+        """
+        middle = self.start
+        above = near - self.NEAR_BYTES
+        if above > 0 and (newline := self.reader.pread(BLOCK, above).find(b"\n")) >= 0:
+            middle = above + newline + 1        # there a line begins
         count = count_running_lines(self.reader, middle, math.inf, command, at_least)
         if count < at_least:
             count += count_running_lines(self.reader, self.start, middle, command, at_least - count)
@@ -3112,13 +3116,11 @@ class JobFile(JobReader):
                 self.write(line, attempt.new_state)
             return attempt
 
-    def check_claimable(
-        self, line: Line, settings: JobSettings, needs_room: bool, claimed: Iterable[Line] = ()
-    ) -> Attempt:
+    def check_claimable(self, line: Line, settings: JobSettings, needs_room: bool) -> Attempt:
         """Read a line again; return in `check` of an Attempt that it can be claimed (OPEN), or why not.
 
         Raises FileChangedError if the line, or the directive with its settings, is not at its offset.
-        needs_room: also require can_run_another_copy(), which takes `claimed`.
+        needs_room: also require can_run_another_copy().
         """
         assert self.lock_table.has_mutex(line.command)
         self.check_writable()
@@ -3134,7 +3136,7 @@ class JobFile(JobReader):
             return Attempt(LineCheck.CHANGED, data)       # since it was found
         if not committed:
             return Attempt(LineCheck.APPENDING, data)
-        if needs_room and not self.can_run_another_copy(line.command, is_orphan, claimed):
+        if needs_room and not self.can_run_another_copy(line.command, is_orphan, line.offset):
             return Attempt(LineCheck.NO_JOB_LOCK, data)
         return Attempt(LineCheck.OPEN, data)
 
@@ -3327,7 +3329,7 @@ class JobQueue:
                     jobs = self._find_due_jobs(line) if job_lock else []
                     with self.file.reading_once([line, *jobs]) if jobs else contextlib.nullcontext():
                         jobs = list(filter(self._is_running_here, jobs))
-                        attempt = self.file.check_claimable(line, settings, not job_lock, self.claimed)
+                        attempt = self.file.check_claimable(line, settings, needs_room=not job_lock)
                     if jobs:
                         self._write_due_results(jobs)
                 if attempt.check is LineCheck.OPEN:

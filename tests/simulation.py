@@ -1225,7 +1225,7 @@ def explore(seed: int) -> str:
 def play(world: History) -> str:
     """Have all that happen, and a last runner look at what is left; what was broken, or ''."""
     MACHINE.world = world
-    CORE.Scan.MIN_CHUNK_SIZE = world.chunk_size
+    CORE.Scan.MIN_CHUNK_SIZE = CORE.JobReader.NEAR_BYTES = world.chunk_size
     world.run(HANDS)
     if world.violation:
         return world.violation
@@ -1424,12 +1424,22 @@ def room(new: int, orphan: int) -> Callable[[], Patches]:
     """Who counts so many lines too many for a new line, or for an orphan."""
     too_many_new, too_many_orphans = new, orphan
 
-    def has_room(self: Any, command: bytes, orphan: bool = False, claimed: Any = ()) -> bool:
+    def has_room(self: Any, command: bytes, orphan: bool = False, near: int = 0) -> bool:
         job_locks = self.lock_table.count_job_locks(command)
         least = job_locks + orphan - (too_many_orphans if orphan else too_many_new)
-        return not job_locks or least <= 0 or self._has_running_lines(command, least)
+        return not job_locks or least <= 0 or bool(self._has_running_lines(command, least, near))
 
     return lambda: [(FILE, "can_run_another_copy", has_room)]
+
+
+def equal_lines_counted(above: float) -> Callable[[], Patches]:
+    """Who counts the equal lines that run from a line on, and then from the top up to the offset `above`."""
+    def has_running_lines(self: Any, command: bytes, at_least: int, near: int) -> bool:
+        parts = (max(near, self.start), math.inf), (self.start, above)
+        found = [CORE.count_running_lines(self.reader, *part, command, at_least) for part in parts]
+        return bool(sum(found) >= at_least)
+
+    return lambda: [(FILE, "_has_running_lines", has_running_lines)]
 
 
 def job_locks_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]:
@@ -1489,6 +1499,8 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "room for one too few": room(-1, 0),
     "one orphan too many": lambda: [*room(0, 1)(), *orphan_by_its_own_seat()],
     "one orphan too few": room(0, -1),
+    "equal lines below counted twice": equal_lines_counted(math.inf),
+    "equal lines above not counted": equal_lines_counted(0),
     "no room, and taken": one(FILE, "can_run_another_copy", lambda *args, **named: True),
     "orphan by its own job lock": orphan_by_its_own_seat,
     "second lock file": one(CORE, "lock_file_of", lambda path: LOCK_FILE + MACHINE.world.me.host.name),

@@ -725,6 +725,46 @@ class ManyRunners(JobFileCase):
             self.assertEqual(file.lock_table.presence_locks(), {99 * number for number in range(9)})
 
 
+    def test_who_claims_one_of_many_equal_lines_reads_little_of_the_file(self) -> None:
+        """Others are a little above; far below or above it are only lines that have finished."""
+        for above, below in (40_000, 0), (0, 40_000), (40_000, 40_000), (3, 3):
+            with self.subTest(above=above, below=below):
+                text = b"d a\n" * above + b". a\n" * 9 + b"d a\n" * below
+                first = self.queue_on(text)
+                other = runmaker4.JobQueue(self.another(first.file))
+                for queue in first, other:
+                    queue.reopen_if_replaced()
+                lines = [*first.file.scan_lines(b".")]
+                for line in lines[:4]:
+                    self.assertTrue(first.claim(line).job)
+                read, pread = [0], runmaker4.Reader.pread
+
+                def counted(reader: runmaker4.Reader, size: int, offset: int) -> bytes:
+                    data = pread(reader, size, offset)
+                    read[0] += len(data)
+                    return data
+
+                with mock.patch.object(runmaker4.Reader, "pread", counted):
+                    self.assertTrue(other.claim(lines[4]).job)
+                self.assertLess(read[0], 60_000)
+                for queue in first, other:
+                    for job in [*queue.claimed]:
+                        queue.release_job(job)
+
+    def test_equal_lines_are_counted_once_each_wherever_the_next_one_is(self) -> None:
+        draws = random.Random(2)
+        for case in range(200):
+            texts = draws.choices((b". a", b"r a", b"r\ta\r", b"d a", b"r b", b"# r a", b""), k=30)
+            file = self.queue_on(draws.choice((b"", b"\xef\xbb\xbf")) + b"\n".join(texts)).file
+            file.NEAR_BYTES = draws.choice((0, 1, 16, 1000))
+            file.open_to_write()
+            running = sum(text in (b"r a", b"r\ta\r") for text in texts)
+            near = draws.randrange(200)
+            with self.subTest(case=case, texts=texts, near=near):
+                self.assertTrue(file._has_running_lines(b"a", running, near))
+                self.assertFalse(file._has_running_lines(b"a", running + 1, near))
+
+
 class RetriesOfMany(JobFileCase):
     """What -r and --resume mean is made new once, from the top, before the first claim."""
 
