@@ -29,16 +29,16 @@ def count(scripts: pathlib.Path, jobs: int, runners: int, slots: int, millisecon
     return run(scripts, lines, runners, [f"-j{slots}"], milliseconds / 1000, SHORT_SECONDS)
 
 
-def earlier(bench: Bench) -> dict[str, pathlib.Path]:
-    """The directory of the runner of BEFORE, if this repository has that commit."""
-    command = ["git", "show", f"{BEFORE}:runmaker4.py"]
+def earlier(bench: Bench, commit: str = BEFORE) -> dict[str, pathlib.Path]:
+    """The directory of the runner of a commit, if this repository has that."""
+    command = ["git", "show", f"{commit}:runmaker4.py"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     if shown.returncode:
         return {}
-    directory = bench.dir / BEFORE
+    directory = bench.dir / commit
     directory.mkdir(exist_ok=True)
     (directory / "runmaker4.py").write_bytes(shown.stdout)
-    return {BEFORE: directory}
+    return {commit: directory}
 
 
 def rows(bench: Bench, runners: int, slots: int, milliseconds: int, most: float) -> list[Row]:
@@ -68,7 +68,22 @@ def counted(bench: Bench) -> list[Row]:
     return [*rows(bench, 1, 2, 1, 6.5), *rows(bench, 4, 1, 2, 9.5)]
 
 
-ROWS = (counted,)
+def failed(bench: Bench) -> list[Row]:
+    """operations per job of runners with -r that begin at once on the same failed lines"""
+    jobs = bench.size(1000)
+    lines = "".join(f"! true {number}\n" for number in range(jobs))
+
+    def operations(scripts: pathlib.Path) -> float:
+        return run(scripts, lines, 4, ["-j1", "-r"], 0.002, SHORT_SECONDS).total / jobs
+
+    found = bench.interleave({name: functools.partial(operations, scripts) for name, scripts in
+                              {"ours": ROOT, **earlier(bench, "73f7234")}.items()})
+    before = "".join(f", with {name} {spread(counts, 2)}" for name, counts in found.items() if name != "ours")
+    return [Row(f"{jobs} failed `true`, 4 x `-r -j1`, 2 ms: operations per job",
+                spread(found["ours"], 2) + before, "<= 8.5", statistics.median(found["ours"]) <= 8.5)]
+
+
+ROWS = counted, failed
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -173,7 +174,7 @@ def run(scripts: pathlib.Path, jobs: str, runners: int, options: Sequence[str], 
                                      str(short_seconds), "-q", *options, file], stderr=subprocess.PIPE)
                    for path in counts]
         said = [runner.communicate()[1].decode() for runner in started]
-        assert file.read_text() == jobs.replace(". ", "d "), said
+        assert file.read_text() == re.sub("(?m)^[.!] ", "d ", jobs), said
         results = [json.loads(path.read_text()) for path in counts]
     operations: Counter[str] = Counter()
     for result in results:
