@@ -19,6 +19,7 @@ import tempfile
 import time
 import unittest
 import zipfile
+from collections.abc import Sequence
 from typing import Any, Optional
 
 from tests.rigs import REAL, lacking
@@ -222,10 +223,17 @@ class Shown(PackagingCase):
                 with self.subTest(shell=shell, typed=typed):
                     self.assertEqual(self.complete(shell, typed)[-1].removeprefix("below/"), ".runs.old")
 
-    def make_home(self) -> None:
+    def test_the_options_of_scripts_that_were_copied_are_completed(self) -> None:
+        (self.dir / "directory").mkdir()
+        self.make_home(SCRIPTS)
+        for shell in SHELLS:
+            with self.subTest(shell=shell):
+                self.assertEqual(self.complete(shell, "runwait4.py --outd\tdi\t"), ["--outdir", "directory"])
+
+    def make_home(self, commands: Sequence[str] = COMMANDS) -> None:
         """Commands that only say what they were given, and shells that know where completions are."""
         (self.dir / "bin").mkdir()
-        for name in COMMANDS:
+        for name in commands:
             self.write('#!/bin/sh\nprintf "%s\\n" "$@" >said.new && mv said.new said\n', f"bin/{name}").chmod(
                 0o755
             )

@@ -318,7 +318,10 @@ def made() -> dict[str, str]:
         files[f"bash-completion/completions/{name}.py"] = f'. "${{BASH_SOURCE[0]%.py}}"     # {MADE}\n'
         files[f"zsh/site-functions/_{name}"] = zsh(script)
         files[f"fish/vendor_completions.d/{name}.fish"] = fish(script)
-        files[f"fish/vendor_completions.d/{name}.py.fish"] = f"complete -c {name}.py -w {name}     # {MADE}\n"
+        # -w alone: fish would not load the completion of a name that is no command
+        files[f"fish/vendor_completions.d/{name}.py.fish"] = (
+            f"source (status dirname)/{name}.fish     # {MADE}\ncomplete -c {name}.py -w {name}\n"
+        )
     return files
 
 

@@ -1,1 +1,2 @@
-complete -c runmaker4-client.py -w runmaker4-client     # made by docs/install/make.py
+source (status dirname)/runmaker4-client.fish     # made by docs/install/make.py
+complete -c runmaker4-client.py -w runmaker4-client
