@@ -439,7 +439,8 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     # what the project's rules name
     "PROGRAM: what is wrong (what to do)", "mypy --strict", "type: ignore",
     # parts of commands, and names of what is asked for
-    "python3 -u", "echo a &&", "else echo b", "env -i setsid", "cp -r docs/install/share/. ~/.local/share",
+    "python3 -u", "echo a &&", ".echo b", "else echo b", "env -i setsid",
+    "cp -r docs/install/share/. ~/.local/share",
     "runmaker4.py -j2", "simulate | tee log", "set -o pipefail", "server &", "[[ ]]", "CMD bash -c JOB",
     "sim &> log", "sim > log 2>&1", "set -e", "ulimit -n", "chmod 600", "barrier check",
     "ssh -tt \"$SLAVE_IP\"", "tail -f", "tail -F runs.txt.out/7.out", "kill -9",

@@ -15,7 +15,7 @@ from typing import Any
 import runmaker4
 import runset4
 from docs.install import make
-from tests.support import GATE, ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, wait_until
+from tests.support import GATE, ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, RunCase, wait_until
 from tests.tcp import TcpCase
 from tests.test_documents import MESSAGES
 
@@ -69,6 +69,18 @@ def variables_read() -> set[str]:
         for key in keys:
             found.update(texts(key))
     return found
+
+
+class JobFile(RunCase):
+    """What is in a file, besides jobs."""
+
+    def test_a_line_that_it_calls_no_comment_is_reported_and_gives_exit_status_1(self) -> None:
+        text = (ROOT / "docs/reference.md").read_text()
+        example, = re.findall(r"No runner runs any other line, such as `([^`]+)`", text)
+        self.write(f"# a comment\n/ none\n\n \n. true\n{example}\n")
+        ended = self.run_script(RUNMAKER, "-q", "runs.txt")
+        self.assertEqual(ended.code, 1)
+        self.assertIn(b"line 6 is neither", ended.err)
 
 
 class Tables(unittest.TestCase):
