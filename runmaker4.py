@@ -3844,7 +3844,8 @@ def check_lock_file(file: JobFile) -> None:
         except OSError as error:
             remedy = LOCK_REMEDIES.get(
                 error.errno or 0,
-                "jobs are locked in this file: create an empty file of this name that all users may write",
+                f"jobs are locked in this file: if it is root's, sudo chown --reference={path} {lock_path}; "
+                "if there is none, create an empty file of this name that all users may write",
             )
             raise UsageError(f"{lock_path}: {error_text(error)} ({remedy})") from None
         # Users of a removed lock file switch to the new one within a moment: EBUSY

@@ -178,6 +178,12 @@ class LockTable(RunCase):
         ended = self.run_script(RUNMAKER, "-q", "runs.txt")
         self.assertEqual((ended.code, self.states()), (0, "d"), ended.err)
 
+    def test_the_owner_is_told_how_to_get_one_of_root(self) -> None:
+        bound = self.bound_by_permissions()
+        lock_table(self.path).touch()
+        lock_table(self.path).chmod(0o000)
+        self.assertAllRefuse("if it is root's, sudo chown --reference=runs.txt .runs.txt.lock", **bound)
+
     def test_who_may_write_the_file_may_use_it_and_nobody_else_also_after_chmod(self) -> None:
         for mode, wanted in (0o644, 0o600), (0o664, 0o660), (0o666, 0o666), (0o640, 0o600):
             with self.subTest(mode=oct(mode)):
