@@ -121,6 +121,7 @@ MAX_CONNECT_SECONDS = 10.0      # of an attempt
 MAX_QUEUED_SECONDS = 1.0        # then a job without a slot is given back
 MAX_COUNT_SECONDS = 30.0        # for a server to count the file: with orphans it scans three times
 HANDSHAKE_POLL_SECONDS = 0.2
+SILENCE_SECONDS = 300.0         # without a server, until an idle client reports that a second time
 STATES = ("new", "running", "done", "failed", "error", "held")
 FOREVER = 1e9                   # seconds: only an event ends the wait
 
@@ -425,7 +426,8 @@ class Complaint(enum.IntEnum):
     """The gravest report since the server was lost: each is made once."""
     NOTHING = 0
     LOSS = 1
-    REFUSAL = 2                         # why a server refuses us
+    SILENCE = 2                         # and no server has answered for SILENCE_SECONDS
+    REFUSAL = 3                         # why a server refuses us
 
 
 class ServerLink(Link, asyncio.Protocol):
@@ -478,7 +480,7 @@ class LinkLife:
         self.link: ServerLink | None = None
         self.file = ""                              # the job file of the last server
         self.file_id = ""                           # its file id; "": no server has accepted us yet
-        self._down_since = boottime()               # when the last link in use was lost
+        self.down_since = boottime()               # when the last link in use was lost
         self._grace = 60.0                          # seconds for which the server keeps our lines
         self._server_alive_at = -FOREVER            # when the last answered request was sent
         self._next_pause = 0.1                      # to the next attempt, in seconds
@@ -521,12 +523,12 @@ class LinkLife:
     def on_lost(self, complaint: Complaint) -> bool:
         """Change the state after a lost link or a failed attempt; return True if it must be reported.
 
-        A loss is reported once, and a refusal once more, because it names a remedy.
+        A loss is reported once, a long silence and a refusal once more, because they name a remedy.
         """
         if not self.wants_server:
             return False
         if self.link:
-            self._down_since = boottime()
+            self.down_since = boottime()
         self.link = None
         must_report = complaint > self.reported_complaint
         self.reported_complaint = max(self.reported_complaint, complaint)
@@ -574,7 +576,7 @@ class LinkLife:
         """Wait for the next attempt; return the seconds without a server if we give up, else None."""
         if not self.wants_server:
             return None
-        seconds_down = boottime() - self._down_since
+        seconds_down = boottime() - self.down_since
         if seconds_down >= self._give_up_seconds:
             self.conclude()
             return seconds_down
@@ -590,7 +592,7 @@ class LinkLife:
 
     def _seconds_left(self) -> float:
         """Return the seconds until the client gives up; at least 0.5, enough for an attempt."""
-        return max(self._give_up_seconds - (boottime() - self._down_since), 0.5)
+        return max(self._give_up_seconds - (boottime() - self.down_since), 0.5)
 
 
 class Requests:
@@ -939,6 +941,11 @@ class Connection:
         if must_report:
             unfinished = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
             self._say(f"{why}{unfinished}; trying again")
+        seconds_down = boottime() - self.link_life.down_since
+        # results that are not handed in are worth the wait
+        if seconds_down > SILENCE_SECONDS and not self._jobs and self.link_life.on_lost(Complaint.SILENCE):
+            since = time.ctime(time.time() - seconds_down)
+            self._say(f"no server has answered since {since}; trying again (only --give-up T limits that)")
         jobs_ahead = self._jobs_ahead
         self._jobs_ahead = {}
         for job in jobs_ahead.values():

@@ -728,6 +728,22 @@ class WithoutServer(LossCase):
         self.assertEqual(client.err.count(b"wrong token"), 1, client.err)
         self.assertEqual(client.err.count(b"trying again"), 2, client.err)
 
+    def test_an_idle_client_says_once_that_no_server_has_answered_for_long_and_what_ends_it(self) -> None:
+        self.PATCH = f"{EAGER}__import__('runmaker4-client').SILENCE_SECONDS = {SHORT}"
+        server = self.serve(JOB)
+        busy = self.connect(server)
+        idle = self.connect(server, "--follow", up=(), name="carol")
+        self.wait_clients(server, 2)
+        server.kill()
+        said = self.wait_said(idle, "no server has answered since", "--give-up")
+        self.assertRegex(said, rb" since \w{3} \w{3} [\d ]\d \d\d:\d\d:\d\d \d{4};")
+        time.sleep(2 * SHORT)                   # for more attempts
+        self.serve_again(server.port)
+        for client in busy, idle:
+            self.wait_said(client, "connected again")
+            self.assertEqual(client.err.count(b"no server has answered since"), int(client is idle),
+                             client.err)
+
     def early_client(self, *options: object) -> tuple[int, Program]:
         """A client that was started before its server, and the port where it looks for it."""
         with socket.create_server((self.HOST, 0)) as other:
