@@ -22,7 +22,9 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
 
 import argparse
+import bisect
 import contextlib
+import difflib
 import errno
 import fcntl
 import fnmatch
@@ -34,7 +36,7 @@ import shlex
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, NamedTuple
 
@@ -691,8 +693,8 @@ def kill_unsupervised(jobs: Iterable[Shell]) -> list[list[int]]:
 
 # ======== Editing ===========================================================================================
 # A person edits a copy, and we merge the changes into the live file, all or nothing.  The person sees refused
-# changes and can fix the copy ("What now?", as visudo asks).  Meanwhile other processes can change states and
-# append lines; after any other change nothing is written.
+# changes and can fix the copy, or write the others ("What now?", as visudo asks).  Meanwhile other processes
+# can change states, and other people any lines but those that this person has changed.
 #
 # While we merge and write, we hold the append lock, and all of the lock file except the job locks of running
 # jobs.  So no line can be claimed, finished or set, and a process that locks a command mutex afterwards opens
@@ -701,6 +703,7 @@ def kill_unsupervised(jobs: Iterable[Shell]) -> list[list[int]]:
 
 NOTHING_CHANGED = ("nothing was changed (if the editor opens another window, make it wait, for example "
                    "EDITOR='code --wait')")
+MAX_LINES_TO_MATCH = 10_000         # of more lines, between two changes all count as changed
 MAX_MUTEX_WAIT_SECONDS = 10.0       # for processes that hold a command mutex
 
 
@@ -743,12 +746,7 @@ class OldLine(NamedTuple):
     current: bytes      # in the file now: perhaps in another state
 
 
-class NewLine(NamedTuple):
-    number: int         # in the person's copy, from 1
-    text: bytes
-
-
-def merge_equal_lines(old: Sequence[OldLine], new: Sequence[NewLine]) -> list[bytes]:
+def merge_equal_lines(old: Sequence[OldLine], new_texts: list[bytes], edited: Sequence[bytes]) -> list[bytes]:
     """Return the merged lines with one merge_key(), in order: job lines that differ only in the state.
 
     Raises EditRefusedError if the line is new and invalid (the state does not matter, so checking the first
@@ -756,23 +754,22 @@ def merge_equal_lines(old: Sequence[OldLine], new: Sequence[NewLine]) -> list[by
     from a running job.
     """
     old_texts = [line.text for line in old]
-    new_texts = [line.text for line in new]
     current = [line.current for line in old]
     if new_texts == old_texts:
         return current
     if not old:
-        number, text = new[0]
+        text = new_texts[0]
         try:
             if is_directive(text):
                 parse_directive(text[1:])
             elif is_job(text):
                 job_line(text[2:])
         except ValueError as error:
-            raise EditRefusedError(f"line {number} of the copy: {error}") from None
+            raise EditRefusedError(f"line {edited.index(text) + 1} of the copy: {error}") from None
     # merge only what the person has changed
     start, equal_at_end = common_ends(old_texts, new_texts)
     old_end = len(old) - equal_at_end
-    new_end = len(new) - equal_at_end
+    new_end = len(new_texts) - equal_at_end
     replaced, replacing = current[start:old_end], new_texts[start:new_end]
     added_running = sum(map(is_running_line, replacing)) - sum(map(is_running_line, replaced))
     has_conflict = replaced not in (old_texts[start:old_end], replacing)
@@ -786,63 +783,94 @@ def merge_equal_lines(old: Sequence[OldLine], new: Sequence[NewLine]) -> list[by
             f"line {refused.number}: {why}; '{display_text(refused.current[2:80])}' was changed or deleted"
         )
     if added_running > 0:
-        number = next(line.number for line in new[start:new_end] if is_running_line(line.text))
+        number = edited.index(next(filter(is_running_line, replacing))) + 1
         raise EditRefusedError(
             f"line {number} of the copy: is r, but not running (only runners set r; . is new)"
         )
     return [*current[:start], *replacing, *current[old_end:]]
 
 
-LINES_MOVED = (
-    "another process has moved, changed or removed lines (edit the file again, and copy your changes "
-    "from the copy)"
-)
+def find_changes(
+    old: Sequence[bytes], new: Sequence[bytes], lines: Sequence[bytes]
+) -> Iterator[tuple[int, int, Sequence[bytes]]]:
+    """Yield the changes that make `new` of `old`: the old lines [start, end), and those instead of them.
+
+    lines: what `new` stands for.
+    """
+    # unless lines were moved, compare one by one
+    if len(old) == len(new) and sum(map(operator.eq, old, new)) >= len({*old}.intersection(new)):
+        for index, line in enumerate(lines):
+            if old[index] != new[index]:
+                yield index, index + 1, [line]
+        return
+    first, equal_at_end = common_ends(old, new)
+    middle = slice(first, -equal_at_end or None)
+    # difflib takes n^2 steps if there are many changes, and runners wait
+    if len(lines[middle]) > MAX_LINES_TO_MATCH:
+        yield first, len(old) - equal_at_end, lines[middle]
+        return
+    matcher = difflib.SequenceMatcher(None, old[middle], new[middle], autojunk=False)
+    for tag, start, end, new_start, new_end in matcher.get_opcodes():
+        if tag != "equal":
+            yield first + start, first + end, lines[first + new_start:first + new_end]
 
 
 def merge(
-    base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes]
-) -> tuple[list[bytes], list[str]]:
-    """Merge a person's changes into a job file; return the merged lines, and messages about refused changes.
+    base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes],
+    left_out: Set[bytes] = frozenset(),
+) -> tuple[list[bytes], dict[bytes, str]]:
+    """Merge a person's changes into a job file; return the merged lines, and the refused changes.
 
-    base: the lines that the person got.  edited: in the person's copy.  current: in the file now, in which
-    other processes can have changed states and appended lines.
+    base: the lines that the person got.  edited: in the person's copy.  current: in the file now.
+    left_out: merge_key() of lines; leave out the person's changes of these.
 
-    The result has the lines of `edited`, in that order, and the appended ones.  If the person has only
-    appended lines and changed states, the others' lines come first, and so keep their offsets.  Lines that
-    differ only in the state are matched, and have the state of `current` unless the person has changed it.
-    If any change is refused, no lines are returned.
+    First make other people's changes in `base`, and these and the person's in `edited`; refuse changes of the
+    same lines.  Where both have added lines, the others' come first, and so keep their offsets.  Then lines
+    that differ only in the state are matched, and have the state of `current` unless the person has changed
+    it.  If any change is refused, return no lines, but a message by the merge_key() of a line of each.
     """
-    base_count = len(base)
-    base_keys = [*map(merge_key, base)]
-    if base_keys != [*map(merge_key, current[:base_count])]:
-        return [], [LINES_MOVED]
-    equal_at_start, equal_at_end = common_ends(base, edited)
-    base_end = base_count - equal_at_end
-    changed_indexes = range(equal_at_start, len(edited) - equal_at_end)
-    old_by_key: defaultdict[bytes, list[OldLine]] = defaultdict(list)
-    new_by_key: defaultdict[bytes, list[NewLine]] = defaultdict(list)
-    for index in range(equal_at_start, base_end):
-        old_by_key[base_keys[index]].append(OldLine(index + 1, base[index], current[index]))
-    for index in changed_indexes:
-        new_by_key[merge_key(edited[index])].append(NewLine(index + 1, edited[index]))
-    merged_by_key: dict[bytes, Iterator[bytes]] = {}
-    refusals: list[str] = []
-    for key in {**old_by_key, **new_by_key}:
-        try:
-            merged_by_key[key] = iter(merge_equal_lines(old_by_key[key], new_by_key[key]))
-        except EditRefusedError as error:
-            refusals.append(str(error))
+    refusals: dict[bytes, str] = {}
+    others = [*find_changes([*map(merge_key, base)], [*map(merge_key, current)], current)]
+    starts = [*(start for start, _, _ in others), len(base)]
+    ends = [end for _, end, _ in others]
+    changes = [(start, end, False, lines) for start, end, lines in others]
+    for start, end, lines in find_changes(base, edited, edited):
+        keys = {*map(merge_key, [*base[start:end], *lines])}
+        if keys & left_out:
+            # a line that was moved is in two changes: by one alone it would be lost, or there twice
+            refusals.update(dict.fromkeys(keys - left_out, "other lines were changed together with those"))
+        elif starts[bisect.bisect(ends, start)] < end:
+            refusals[keys.pop()] = (
+                f"'{display_text(base[start][:80])}' was changed or moved by another user as well (edit the "
+                "file again, and copy your change from the copy)"
+            )
+        else:
+            changes.append((start, end, True, lines))
     if refusals:
         return [], refusals
-    merged = [
-        *current[:equal_at_start],
-        *(next(merged_by_key[merge_key(edited[index])]) for index in changed_indexes),
-        *current[base_end:base_count],
-    ]
-    has_only_new_lines_at_end = base_keys == [*map(merge_key, merged[:base_count])]
-    insert_index = base_count if has_only_new_lines_at_end else len(merged)
-    merged[insert_index:insert_index] = current[base_count:]
-    return merged, []
+    old, new = [*base], [*base]
+    for start, end, is_own, lines in sorted(changes, reverse=True):
+        new[start:end] = lines
+        if not is_own:
+            old[start:end] = lines
+    equal_at_start, equal_at_end = common_ends(old, new)
+    changed = new[equal_at_start:len(new) - equal_at_end]
+    old_by_key: defaultdict[bytes, list[OldLine]] = defaultdict(list)
+    new_by_key: defaultdict[bytes, list[bytes]] = defaultdict(list)
+    for index in range(equal_at_start, len(old) - equal_at_end):
+        old_by_key[merge_key(old[index])].append(OldLine(index + 1, old[index], current[index]))
+    for line in changed:
+        new_by_key[merge_key(line)].append(line)
+    merged_by_key: dict[bytes, Iterator[bytes]] = {}
+    for key in {**old_by_key, **new_by_key}:
+        try:
+            merged_by_key[key] = iter(merge_equal_lines(old_by_key[key], new_by_key[key], edited))
+        except EditRefusedError as error:
+            refusals[key] = str(error)
+    if refusals:
+        return [], refusals
+    merged = [next(merged_by_key[merge_key(line)]) for line in changed]
+    return [*current[:equal_at_start], *merged, *current[len(old) - equal_at_end:]], {}
 
 
 def can_write_in_place(merged: Sequence[bytes], current: Sequence[bytes]) -> bool:
@@ -866,7 +894,7 @@ def summarize_changes(merged: Sequence[bytes], current: Sequence[bytes]) -> str:
     changed_states = sum((Counter(merged) - Counter(current)).values()) - added
     counts = (changed_states, "state", "set"), (added, "line", "added"), (removed, "line", "removed")
     phrases = [f"{plural(count, word)} {verb}" for count, word, verb in counts if count]
-    return ", ".join(phrases) or "lines were moved"
+    return ", ".join(phrases) or ("nothing was changed" if merged == current else "lines were moved")
 
 
 def read_to_end(file: Reader, start_offset: int = 0) -> bytes:
@@ -916,10 +944,13 @@ def hold_all_locks(file: JobFile) -> Iterator[int]:
         file.lock_table.close_job_lock(fd)
 
 
-def apply_edit(file: JobFile, base: bytes, edited: bytes, quiet: bool = False) -> list[str]:
+def apply_edit(
+    file: JobFile, base: bytes, edited: bytes, quiet: bool = False, partly: bool = False
+) -> list[str]:
     """Merge an edited copy into the file, and print the changes; return the refused changes.
 
-    If any is refused, nothing is written.  Raises OSError (ESTALE: the file was replaced or removed).
+    If any is refused, nothing is written; partly: only the others are.  Raises OSError (ESTALE: the file was
+    replaced or removed).
     """
     file.open_to_write()
     with append_lock(file), hold_all_locks(file) as lock_fd:
@@ -927,9 +958,14 @@ def apply_edit(file: JobFile, base: bytes, edited: bytes, quiet: bool = False) -
         fd = file.fd
         contents = read_to_end(file.reader)
         current = split_lines(contents)
-        merged, refusals = merge(split_lines(base), split_lines(edited), current)
-        if refusals:
-            return refusals
+        refused: dict[bytes, str] = {}
+        while True:
+            merged, refusals = merge(split_lines(base), split_lines(edited), current, refused.keys())
+            refused.update(refusals)
+            if not refusals:
+                break
+            if not partly:
+                return [*refused.values()]
         if can_write_in_place(merged, current):
             check_locks_held(file, lock_fd)
             _write_in_place(file, fd, merged, contents)
@@ -939,7 +975,7 @@ def apply_edit(file: JobFile, base: bytes, edited: bytes, quiet: bool = False) -
     # without the locks, because a write to a terminal can block
     if not quiet:
         file.say(summarize_changes(merged, current))
-    return []
+    return [*refused.values()]
 
 
 def check_locks_held(file: JobFile, lock_fd: int) -> None:
@@ -1028,8 +1064,9 @@ def edit(file: JobFile, quiet: bool) -> int:
     copy_path = os.path.join(folder, os.path.basename(file.path))
     with open(copy_path, "xb") as copy:
         copy.write(base)
+    answer = "e"
     while True:
-        failure = run_editor(copy_path)
+        failure = run_editor(copy_path) if answer == "e" else ""
         edited = b""                            # also if the copy was removed
         with contextlib.suppress(FileNotFoundError), open(copy_path, "rb") as copy:
             edited = copy.read()
@@ -1037,6 +1074,7 @@ def edit(file: JobFile, quiet: bool) -> int:
             shutil.rmtree(folder, ignore_errors=True)
             file.say(failure or NOTHING_CHANGED)
             return 1 if failure else 0
+        what_now = "(e)dit again, e(x)it"
         if failure:
             refusals = [failure]
         elif not edited.strip():
@@ -1044,8 +1082,9 @@ def edit(file: JobFile, quiet: bool) -> int:
         elif b"\0" in edited and b"\0" not in base:
             refusals = ["the copy contains NULs (save it as UTF-8)"]
         else:
+            what_now = "(e)dit again, (w)rite the other changes, e(x)it"
             try:
-                refusals = apply_edit(file, base, edited, quiet)
+                refusals = apply_edit(file, base, edited, quiet, partly=answer == "w")
             except (UsageError, OSError):
                 file.say(f"the copy is kept: {copy_path}")
                 raise
@@ -1054,12 +1093,12 @@ def edit(file: JobFile, quiet: bool) -> int:
             return 0
         for why in refusals:
             file.say(why)
-        file.say(f"nothing was written; the copy is kept: {copy_path}")
-        answer = ""
-        if os.isatty(0) and os.isatty(2):
-            with contextlib.suppress(EOFError):
-                answer = input("What now? (e)dit again, e(x)it: ")
-        if not answer.strip().lower().startswith("e"):
+        file.say(f"{'not all' if answer == 'w' else 'nothing'} was written; the copy is kept: {copy_path}")
+        if answer == "w" or not (os.isatty(0) and os.isatty(2)):
+            return 1
+        with contextlib.suppress(EOFError):
+            answer = input(f"What now? {what_now}: ").strip().lower()[:1]
+        if f"({answer})" not in what_now or answer == "x":
             return 1
 
 

@@ -5,6 +5,7 @@ import re
 import signal
 import threading
 import unittest
+from collections import Counter
 from typing import Any
 from unittest import mock
 
@@ -12,6 +13,7 @@ import runmaker4
 import runset4
 from tests import marks
 from tests.support import FULL, GATE, RUNMAKER, RUNSET, WAITING, Ended, RunCase, wait_until
+from tests.terminal import Terminal
 
 JOBS, EDITS, RUNNERS = (800, 80, 4) if FULL else (200, 6, 4)
 PAUSE = 1.0 if FULL else 0.2           # seconds that a job takes: some are left when the last edit is made
@@ -73,13 +75,74 @@ class Merging(EditCase):
         self.assertRefuses(ended, b"line 3: has changed since: the state is d now")
         self.assertEqual(self.read(), b"d a\n# note\nd a\n! a\n")
 
-    def test_if_others_have_done_more_than_set_states_and_append_nothing_is_written(self) -> None:
-        for live in "# note\n. a\n. b\n", ". b\n. a\n", ". a\n", ". a\n. bb\n":
-            with self.subTest(live):
+    def test_lines_that_only_one_of_two_people_has_changed_are_merged(self) -> None:
+        for mine, theirs, merged in (
+            # changed, one beside the other
+            (". a\n. bb\n. c\n", ". a\n. b\n. cc\n", ". a\n. bb\n. cc\n"),
+            ("x a\n. b\n. c\n", ". a\nx b\n. cc\n", "x a\nx b\n. cc\n"),
+            # added, also where the other has changed or added
+            ("#RUN timeout=9s\n. a\n. b\n. c\n. d\n", ". a\n. bb\n. c\n. z\n",
+             "#RUN timeout=9s\n. a\n. bb\n. c\n. z\n. d\n"),
+            ("# mine\n. a\n. b\n. c\n", ". theirs\n. a\n. bb\n. c\n", ". theirs\n# mine\n. a\n. bb\n. c\n"),
+            # deleted
+            (". b\n. c\n", ". a\n. b\n", ". b\n"),
+            # moved
+            (". c\n. a\n. b\n", ". a\n. bb\n. c\n", ". c\n. a\n. bb\n"),
+            (". a\n. b\n. cc\n", ". b\n. a\n. c\n", ". b\n. a\n. cc\n"),
+        ):
+            with self.subTest(mine=mine, theirs=theirs):
+                self.write(". a\n. b\n. c\n")
+                ended = self.edit(f"open('runs.txt', 'w').write({theirs!r}); text = {mine!r}")
+                self.assertEqual((ended.code, self.read().decode()), (0, merged), ended.err)
+
+    def test_a_line_that_both_have_changed_is_refused_and_nothing_is_written(self) -> None:
+        for mine, theirs in (
+            (". aa\n. b\n. c\n", ". a2\n. b\n"),
+            (". b\n. c\n", ". aa\n. b\n"),
+            (". aa\n. b\n. c\n", ". b\n"),
+            ("x a\n. b\n. c\n", ". aa\n. b\n"),
+            (". b\n. a\n. c\n", ". aa\n. bb\n"),
+        ):
+            with self.subTest(mine=mine, theirs=theirs):
                 self.write(". a\n. b\n")
-                ended = self.edit(f"open('runs.txt', 'w').write({live!r}); text += '. c\\n'")
-                self.assertRefuses(ended, b"another process has moved, changed or removed lines")
-                self.assertEqual(self.read().decode(), live)
+                ended = self.edit(f"open('runs.txt', 'w').write({theirs!r}); text = {mine!r}")
+                self.assertRefuses(ended, b"' was changed or moved by another user as well (edit")
+                self.assertEqual(self.read().decode(), theirs)
+
+    def test_of_any_two_changes_each_counts_once_or_not_at_all(self) -> None:
+        """None makes a line twice, loses one or touches one that runs; what is left out stays as it was."""
+        for seed in range(20_000 if FULL else 400):
+            draws = random.Random(seed)
+            base = [b"%c %d" % (draws.choice(b"...dr"), draws.randrange(8))
+                    for _ in range(draws.randrange(9))]
+            mine, theirs = (self.changed(draws, base) for _ in range(2))
+            theirs = [draws.choice((line, line, b"r" + line[1:])) for line in theirs]
+            before, my_keys, their_keys = (Counter(map(runset4.merge_key, lines))
+                                           for lines in (base, mine, theirs))
+            left_out: dict[bytes, str] = {}
+            refusals = {b"": ""}
+            while refusals:
+                merged, refusals = runset4.merge(base, mine, theirs, left_out.keys())
+                left_out.update(refusals)
+            for key, count in Counter(map(runset4.merge_key, merged)).items():
+                with self.subTest(seed=seed, key=key):
+                    both = my_keys[key] + their_keys[key] - before[key]
+                    self.assertIn(count, {both, their_keys[key]} if left_out else {both})
+            with self.subTest(seed=seed):
+                self.assertEqual(*(sorted(filter(runset4.is_running_line, lines))
+                                   for lines in (merged, theirs)))
+                lost = set(their_keys) - set(map(runset4.merge_key, merged))
+                self.assertEqual([key for key in lost if my_keys[key] >= before[key]], [])
+
+    @staticmethod
+    def changed(draws: random.Random, lines: list[bytes]) -> list[bytes]:
+        """What a person makes of these lines: some are deleted, moved, added or changed."""
+        lines = lines[:]
+        for _ in range(draws.randrange(4)):
+            line = lines.pop(draws.randrange(len(lines))) if lines else b". 0"
+            lines[draws.randrange(len(lines) + 1):0] = draws.choice(
+                ([], [line], [line, b"x 9"], [b"%c%s" % (draws.choice(b".dx"), line[1:])]))
+        return lines
 
     def test_equal_lines_are_told_apart_by_their_order(self) -> None:
         for made, live, expected in (
@@ -260,6 +323,33 @@ class Shared(EditCase):
 
 class Running(EditCase):
     """Real runners."""
+
+    def test_changes_of_other_lines_can_be_written_though_some_run(self) -> None:
+        runner = self.start_to_gate(f". {GATE}\n. echo b\n. echo c\n")
+        terminal = Terminal(0)
+        self.addCleanup(terminal.close)
+        editor = {"EDITOR": "sed -i 's/$/ # new/; 2s/b/B/'", "VISUAL": "", "TMPDIR": str(self.dir)}
+        editing = self.start(RUNSET, "--edit", "runs.txt", env=editor,
+                             stdin=terminal.slave, stdout=terminal.slave, stderr=terminal.slave)
+        said = ""
+
+        def has_asked() -> bool:
+            nonlocal said
+            said += terminal.unread()
+            return said.endswith("What now? (e)dit again, (w)rite the other changes, e(x)it: ")
+
+        wait_until(has_asked, what="it asks")
+        before = self.read()
+        self.assertIn(b". echo b\n. echo c\n", before)
+        os.write(terminal.master, b"w\n")
+        self.assertEqual(editing.wait(60), 1)
+        self.assertIn(b"\n. echo B # new\n. echo c # new\n", self.read())
+        self.assertEqual(before.splitlines()[0], self.read().splitlines()[0])
+        said += terminal.unread()
+        self.assertIn("not all was written; the copy is kept: ", said)
+        self.assertEqual(said.count("line 1: is r (--cancel it first)"), 2)
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
 
     def test_a_running_line_is_not_changed_but_moves_and_runners_are_not_waited_for(self) -> None:
         runner = self.start_to_gate(f". {GATE}\n. echo b\n")
