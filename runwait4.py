@@ -1780,8 +1780,10 @@ class RunStats:
         if run.cpu is not None:
             self.cpu_seconds += run.cpu
             self.seconds_with_known_cpu += run.seconds
-        self.largest_memory = max(self.largest_memory, run.memory or 0)
-        self.largest_upper_bound = max(self.largest_upper_bound, run.memory_below or 0)
+        if run.memory and run.memory > self.largest_memory:
+            self.largest_memory = run.memory
+        if run.memory_below and run.memory_below > self.largest_upper_bound:
+            self.largest_upper_bound = run.memory_below
         self.too_little += run.cause in ("memory", "oom")
 
     def json_fields(self) -> dict[str, Any]:
@@ -1820,6 +1822,7 @@ def read_stats(outdir: str) -> dict[str, Any]:
     hosts: defaultdict[str, RunStats] = defaultdict(RunStats)
     groups: defaultdict[str, RunStats] = defaultdict(RunStats)
     common_words: dict[str, list[str]] = {}     # by group
+    group_of = functools.lru_cache(functools.partial(NUMBER_PATTERN.sub, PLACEHOLDER))
     without_end = 0
     with contextlib.closing(journal):
         for run in journal.start_pass():
@@ -1827,12 +1830,13 @@ def read_stats(outdir: str) -> dict[str, Any]:
                 without_end += 1
                 continue
             words = [*to_text(run.command).split(), ""]     # "": the end of the command
-            group = NUMBER_PATTERN.sub(PLACEHOLDER, words[0])
+            group = group_of(words[0])
             if group not in groups and len(groups) >= MAX_GROUPS:
                 group = PLACEHOLDER
-            pairs = zip(common_words.get(group, words), words)
-            equal_pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
-            common_words[group] = [word for word, _ in equal_pairs]
+            common = common_words.setdefault(group, words)
+            if words[:len(common)] != common:
+                equal_pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(common, words))
+                common_words[group] = [word for word, _ in equal_pairs]
             for stats in total, hosts[run.host], groups[group]:
                 stats.add(run)
     if not hosts:
@@ -2476,6 +2480,7 @@ def wait_and_write_report(options: argparse.Namespace, argv: Sequence[str]) -> i
 
 def run_with_options(argv: Sequence[str]) -> int:
     """Do what the options say; return the exit status."""
+    gc.disable()        # it would take a quarter of the time; no view makes cycles
     options = parse_options(argv)
     if options.check_locks is not None:
         return check_locks(options.check_locks)
@@ -2525,7 +2530,6 @@ def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
     Return the exit status: 1 if no runner will start the new jobs; with --use-exit-status also if jobs are
     neither done nor held, or a held one still runs.
     """
-    gc.disable()        # it would take a quarter of the time; no view makes cycles
     watcher = Watcher(options.file)
     if options.output:
         return print_output(watcher, options)
