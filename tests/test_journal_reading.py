@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, Optional
 import runmaker4
 import runwait4
 from tests.journal import BEGAN, end, pair, start
-from tests.support import FULL, Case, as_bytes
+from tests.support import FULL, RUNMAKER, Case, as_bytes
 from tests.values import present
+from tests.wire import NO_NUMBERS, STRANGE
 
 
 def open_descriptors() -> set[int]:
@@ -131,6 +132,16 @@ class Runs(JournalCase):
             self.assertLess(peak(6000), 1.2 * peak(2000))
 
 
+    def test_no_end_that_a_runner_writes_is_checked_field_by_field(self) -> None:
+        self.write("#RUN memory=100M\n. echo 'a\\b'; echo \\\"é >&2; false\n#RUN\n. echo a; sleep 1.1\n. kill $$\n"
+                   "#RUN timeout=0.1\n. sleep 9\n. a\0\n")
+        self.run_script(RUNMAKER, "-q", "--outdir", "out", "runs.txt")
+        with unittest.mock.patch.object(runwait4.RunFields, "__init__", self.fail):
+            runs, said = self.runs()
+        self.assertEqual(({(run.line, run.state) for run in runs}, said),
+                         ({(2, "!"), (4, "d"), (5, "!"), (7, "!"), (8, "e")}, []))
+
+
 class Trouble(JournalCase):
     """What makes no sense is skipped, and said once."""
 
@@ -188,6 +199,34 @@ class Trouble(JournalCase):
         runs, (said,) = self.runs()
         self.assertEqual([run.run for run in runs], ["node1-4711-1"])
         self.assertRegex(said, rf"out/journal: {len(odd)} lines skipped: .* \(lines 2, 3, 4, .*, \.\.\.\)$")
+
+    def test_an_end_as_it_is_written_is_checked_like_any_other(self) -> None:
+        """With a blank in front, it is JSON that no runner writes."""
+        fields = {
+            "time": BEGAN + 1, "event": "end", "run": "node1-4711-1", "line": 3, "command": "true",
+            "host": "node1", "slot": "1", "pid": 4712, "runner": 1783855833, "directory": "/home/me",
+            "promised": 1 << 20, "files": ["3.out", "3.err"], "state": "d", "exit": 0, "signal": 0, "cause": "",
+            "seconds": 0.5, "cpu": 0.4, "memory": 1 << 20, "memory_below": None, "bytes": 6, "why": "stopped",
+            "stdout": "3.5\n", "stderr": ""}
+        values = [*STRANGE, *NO_NUMBERS, *(str(1 << bits) for bits in (8, 31, 59)), *r"""
+            1 01 1. .5 -0 1e1 255 9999999999.5 99999999999.5 "d" "x" "dd" "\u00e9" "\ud7ff" "\ud83d\ude00" "\uD800"
+            "a\tb" "\/" "\\n" "\"" "\x" "\u12" ["a"] ["a","b"] ["a",1] ["\ud800"] ["\""]""".split(),
+            '"\t"', '["a", "b"]', '"a", "b": "c"', '1, "exit": 3']
+        lines = []
+        for name in fields:
+            parts = [f'"{other}": %s' % (json.dumps(value) if other != name else "%s")
+                     for other, value in fields.items()]
+            body = "{%s}" % ", ".join(parts)
+            lines += [(body % value).encode() for value in (json.dumps(fields[name]), *values)]
+            lines.append(("{%s}" % ", ".join(part for part in parts if "%s" not in part)).encode())
+        self.assertGreater(sum(bool(runwait4.PLAIN_END.fullmatch(line.decode())) for line in lines), 50)
+        for line in lines:
+            pairs = []
+            for form in line, b" " + line:
+                invalid: set[int] = set()
+                runs = runwait4.read_runs([(1, form)], invalid)
+                pairs.append(([(vars(run), [*map(type, vars(run).values())]) for run in runs], invalid))
+            self.assertEqual(*pairs, line)
 
     def test_lines_that_are_too_long(self) -> None:
         """However they lie in the blocks that are read at a time."""
