@@ -578,8 +578,8 @@ class JournalReader:
         self.invalid_positions: set[int] = set()    # found by passes
         # What read_on() has found: 16 bytes a line, and the runs of any command are found without a pass
         self._ends = array("Q", [0])                # offsets: line N is between _ends[N - 1] and _ends[N]
-        self._hashes = array("q")                   # of the command of each line, as JSON
-        self._incomplete: set[bytes] = set()        # commands, as JSON, with incomplete output
+        self._hashes = array("q")                   # of the command of each line
+        self.incomplete_commands: set[bytes] = set()            # of runs with incomplete output
         mount = find_mount(self.path)
         try:
             if mount.network:
@@ -620,30 +620,29 @@ class JournalReader:
                 command = line                      # no pass reads it
             elif head := match_head(line):
                 command = head["command"]
+                if b"\\" in command:
+                    with contextlib.suppress(*INVALID_LINE_ERRORS):     # a pass will find it
+                        command = to_bytes(json.loads(b'"%b"' % command))
                 if b'"incomplete"' in line:
-                    self._incomplete.add(command)
+                    self.incomplete_commands.add(command)
             if end:
                 self._ends.append(end)
                 self._hashes.append(hash(command))
 
-    def incomplete_commands(self) -> set[bytes]:
-        """Return the commands of the runs with incomplete output that read_on() has found."""
-        return {to_bytes(json.loads(command)) for command in self._incomplete}
-
     def runs_of(self, commands: Iterable[bytes]) -> Iterator[RunRecord]:
         """Return an iterator over the runs of these commands, and a few others, that read_on() has found."""
-        encode = json_encoder()
-        wanted = {hash(encode(to_text(command)).encode()) for command in commands} | {hash(self.OTHER)}
+        wanted = {*map(hash, commands), hash(self.OTHER)}
         # a look at all hashes takes less time than a search for each of many commands
         numbers = itertools.compress(itertools.count(1), map(wanted.__contains__, self._hashes))
         return read_runs(self._numbered_lines(numbers), self.invalid_positions)
 
     def _numbered_lines(self, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
-        data, offset = b"", 0
+        ends, data, offset, data_end = self._ends, b"", 0, 0
         for number in numbers:
-            start, end = self._ends[number - 1:number + 1]
-            if end > offset + len(data):
+            start, end = ends[number - 1], ends[number]
+            if end > data_end:
                 data, offset = self._read(max(self.READ_BYTES, end - start), start), start
+                data_end = offset + len(data)
             yield number, data[start - offset:end - offset - 1]
 
     def lines(self, start_offset: int) -> Iterator[tuple[bytes, int]]:
@@ -682,7 +681,7 @@ MAX_REMEMBERED_RUNS = 50_000            # finished ones: an end can be logged tw
 # The head of a line as runmaker4 writes it.  The command is JSON
 EVENT_HEAD = re.compile(
     rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(?P<event>start|end)", '
-    rb'"run": "(?P<run>[^"\\]*)", "line": \d+, "command": (?P<command>"[^"\\]*(?:\\.[^"\\]*)*"), '
+    rb'"run": "(?P<run>[^"\\]*)", "line": \d+, "command": "(?P<command>[^"\\]*(?:\\.[^"\\]*)*)", '
 )
 
 
@@ -1621,7 +1620,7 @@ def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
 def rows_of_bad_lines(observation: Observation) -> Iterator[Row]:
     """Yield the rows of lines that are failed or in error, and of those whose last output is incomplete."""
     observation.log.read_on()
-    incomplete_commands = observation.log.incomplete_commands()
+    incomplete_commands = observation.log.incomplete_commands
     states = None if incomplete_commands else FAILED + ERROR + RUNNING
     for lines in batches_of_lines(observation.watcher, states):
         wanted = [line for line in lines
