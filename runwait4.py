@@ -1889,6 +1889,7 @@ def read_stats(outdir: str) -> dict[str, Any]:
     common_words: dict[str, list[str]] = {}     # by group
     group_of = functools.lru_cache(functools.partial(NUMBER_PATTERN.sub, PLACEHOLDER))
     without_end = 0
+    too_little_lines: set[int] = set()          # their numbers when they ran
     with contextlib.closing(journal):
         for run in journal.start_pass():
             if not run.has_ended:
@@ -1904,6 +1905,8 @@ def read_stats(outdir: str) -> dict[str, Any]:
                 common_words[group] = [word for word, _ in equal_pairs]
             for stats in total, hosts[run.host], groups[group]:
                 stats.add(run)
+            if run.cause in ("memory", "oom"):
+                too_little_lines.add(run.line)
     if not hosts:
         raise UsageError(f"{journal.path}: no finished runs (nothing to count)")
     commands = []
@@ -1918,6 +1921,7 @@ def read_stats(outdir: str) -> dict[str, Any]:
         "all": total.json_fields(),
         "commands": commands,
         "without_end": without_end,
+        "too_little_lines": sorted(too_little_lines),
     }
 
 
@@ -1940,6 +1944,8 @@ def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
     yield from format_rows("command", groups[:SHOWN_GROUPS])
     if len(groups) > SHOWN_GROUPS:
         yield f"and {plural(len(groups) - SHOWN_GROUPS, 'command')} more, which took less memory"
+    if numbers := stats["too_little_lines"]:
+        yield f"too little memory: {name_lines(numbers)} (the numbers when they ran)"
     if count := stats["without_end"]:
         yield f"{plural(count, 'run')} without an end: running, or lost"
 

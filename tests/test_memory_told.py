@@ -128,6 +128,8 @@ class Stats(JournalCase, MemoryCase):
         for row in stats["all"], *stats["commands"]:
             self.assertEqual((row["too_little"], row["memory"], row["memory_below"]), (2, 60 * MIB, 64 * MIB))
         self.assertEqual([host["too_little"] for host in stats["hosts"]], [1, 1])
-        head, row = self.told("--stats").partition("\n\n")[2].splitlines()
+        self.assertEqual(stats["too_little_lines"], [7, 8])
+        head, row, named = self.told("--stats").partition("\n\n")[2].splitlines()
+        self.assertEqual(named, "too little memory: lines 7, 8 (the numbers when they ran)")
         self.assertEqual(head.split(), "command runs median 90% longest CPU memory too little".split())
         self.assertRegex(row, r"^job … +32 .* 60M +2$")
