@@ -554,8 +554,11 @@ class Throttle:
     """
     MAX_WAITING_SECONDS = 0.15
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, max_waiting_seconds: float = MAX_WAITING_SECONDS
+    ) -> None:
         self.clock = clock
+        self._max_waiting_seconds = max_waiting_seconds
         self._started_at = -math.inf            # the task has not run
         self._part_started_at = 0.0
         self._part_cpu_started_at = 0.0
@@ -577,7 +580,7 @@ class Throttle:
     def pause_seconds(self, factor: float) -> float:
         """Return the seconds to pause after the task: `factor` times its CPU time and a part of its waits."""
         waiting_seconds = max(self._seconds - self._cpu_seconds, 0.0)
-        return factor * (self._cpu_seconds + min(waiting_seconds, self.MAX_WAITING_SECONDS))
+        return factor * (self._cpu_seconds + min(waiting_seconds, self._max_waiting_seconds))
 
     def seconds_until_due(self, factor: float, min_seconds: float = 0.0) -> float:
         """Return the seconds until another run is due; 0: it is due now.
@@ -5473,16 +5476,17 @@ class ProcessStat(NamedTuple):
 
 
 class ProcessTable:
-    """All living processes (proc(5)), by parent, session, job tag (JOB_TAG_VARIABLE), and job lock."""
+    """Living processes (proc(5)), by parent, session, job tag (JOB_TAG_VARIABLE), and job lock."""
     TAG_ENTRY = re.compile(rb"(?:^|\0)" + JOB_TAG_VARIABLE + rb"=([^\0]*)")
 
-    def __init__(self) -> None:
+    def __init__(self, names: Iterable[str] | None = None) -> None:
+        """names: of the processes in /proc; None: all."""
         self.processes: dict[int, ProcessStat] = {}     # by pid
         self.children: dict[int, list[int]] = {}        # by the pid of the parent
         self.sessions: dict[int, list[int]] = {}        # by session number
         # by the tag of each of their jobs; those that have left the environment by the job lock
         self.tagged: dict[bytes, list[int]] = {}
-        for pid_text in filter(str.isdigit, os.listdir("/proc")):
+        for pid_text in filter(str.isdigit, os.listdir("/proc") if names is None else names):
             with contextlib.suppress(OSError):      # it has exited, or hides its tags: of another user
                 process = ProcessStat.read(pid_text)
                 if process.is_alive:
@@ -7950,7 +7954,7 @@ class JobTask:
         self.run = self._new_run()      # the last run, perhaps not started yet
         # of that run:
         self.run_result: RunResult | None = None        # None: not finished
-        self._shell: Child | None = None        # from start to finish
+        self.shell: Child | None = None         # from start to finish
         self._gate_fd: int | None = None        # our end of its pipe
         self._kill_task: asyncio.Future[list[int]] | None = None    # kills the processes
         self._oom_kills = 0             # the count of OomKills at the start
@@ -8051,11 +8055,11 @@ class JobTask:
 
     def _kill_processes(self, cause: str) -> None:
         """Kill the processes of the run.  `cause` becomes the result if the shell still runs."""
-        assert self._shell
+        assert self.shell
         if not self._kill_task:
             if self.phase is Phase.RUNNING:
                 self.run.cause = cause
-            self._kill_task = spawn_task(self._runner.processes.kill_tree(self._shell, self._on_undying))
+            self._kill_task = spawn_task(self._runner.processes.kill_tree(self.shell, self._on_undying))
             self._wake_event.set()
 
     def _on_undying(self, pids: list[int]) -> bool:
@@ -8075,8 +8079,8 @@ class JobTask:
         A run that lacked memory is no failure if memory= lists a larger size: that is tried next.
         """
         failures = 0
-        while self._shell:                      # None: start() has started none
-            await self._follow_run(self._shell)
+        while self.shell:                      # None: start() has started none
+            await self._follow_run(self.shell)
             has_stopped_at_gate = self.phase is Phase.SETTLING
             was_killed_for_good = self.run.cause not in ("", *FAILURE_CAUSES)
             if has_stopped_at_gate or self.state == DONE or was_killed_for_good or not self._can_start:
@@ -8251,7 +8255,7 @@ class JobTask:
         except (OSError, ValueError):
             close_all(*read_ends.values(), *write_ends.values())
             raise
-        run.shell = self._shell = child
+        run.shell = self.shell = child
         run.streams = tuple(Stream(name, read_ends.pop(name)) for name in stream_names)
         self._gate_fd = write_ends.pop(b"gate", None)
         close_all(*read_ends.values(), *write_ends.values())    # the ends of the shell
@@ -8308,7 +8312,7 @@ class JobTask:
                 del self._runner.runs[self.run]
                 self._kill_processes("stopped")
                 await asyncio.wait([self._kill_task or shell.exited])
-            self._shell = None
+            self.shell = None
 
     async def _wait_for_result(self, shell: Child) -> None:
         """Wait until the shell exits, read the remaining output, and report the result of the run."""
@@ -8376,8 +8380,8 @@ class JobTask:
 
     def measure_memory(self, table: ProcessTable) -> int:
         """Return the bytes of memory that the processes of the run use, and record the peak."""
-        assert self._shell
-        used_bytes = int(table.measure_memory(self._shell, self.run.requested_memory))
+        assert self.shell
+        used_bytes = int(table.measure_memory(self.shell, self.run.requested_memory))
         self.run.peak = max(self.run.peak, used_bytes)
         return used_bytes
 
@@ -8407,6 +8411,7 @@ class Runner:
     MAX_ANSWER_SECONDS = 2.0            # after a kill signal, for an answer
     MIN_MEASURING_PAUSE = 1.0           # seconds between two measurements of memory
     MEASURING_PAUSE_FACTOR = 99         # a pause takes so many times the CPU time of a measurement
+    READ_AGAIN = 2000                   # measurements in which each process of the host is read again
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
                  host: bytes, options: argparse.Namespace, say: Say, runner_stats: RunnerStats,
@@ -8574,10 +8579,16 @@ class Runner:
                 sink.on_tick()
 
     async def _watch_memory(self) -> None:
-        """Kill runs that use more memory than requested at two measurements in a row."""
+        """Kill runs that use more memory than requested at two measurements in a row.
+
+        To read all processes of a large host takes too long, and one that starts outside of these runs stays
+        outside.  So read the processes of these runs, and once each new one.  Read a few others as well: a
+        process can have the number of one that has exited, and shows no tag during execve(2).
+        """
         exceeding: set[Run] = set()         # at the last measurement
+        others = {*os.listdir("/proc")}     # no job has started yet
         throttle = Throttle(self.loop.time)
-        while True:
+        for count in itertools.count():
             await asyncio.sleep(
                 throttle.seconds_until_due(self.MEASURING_PAUSE_FACTOR, self.MIN_MEASURING_PAUSE)
             )
@@ -8585,10 +8596,17 @@ class Runner:
                 task for task in self.tasks.values()
                 if task.phase is Phase.RUNNING and task.run.requested_memory and not task.run.cause
             ]
-            throttle = Throttle(self.loop.time)
+            # on a busy host a measurement waits for a CPU, which costs nothing
+            throttle = Throttle(self.loop.time, max_waiting_seconds=0.0)
             with throttle:
+                known = others
+                others = {*os.listdir("/proc")}
                 if tasks:
-                    table = ProcessTable()
+                    table = ProcessTable(name for name in others if name not in known
+                                         or hash(name) % self.READ_AGAIN == count % self.READ_AGAIN)
+                    for task in tasks:
+                        if task.shell:
+                            others.difference_update(map(str, table.job_processes(task.shell)))
                     tasks = [task for task in tasks if task.measure_memory(table) > task.run.requested_memory]
             for task in tasks:
                 if task.run in exceeding:

@@ -32,6 +32,27 @@ HOLD = ("import os, sys, time; data = b'x' * (int(sys.argv[1]) << 20)\n"
         "open('held.' + os.environ['JOB_ID'], 'w'); time.sleep(float(sys.argv[2]))")
 
 
+# Until a job is killed, it takes long to read a process that was there before, and its own waits for a CPU
+LARGE_HOST = """
+import os, runmaker4, time
+before, is_slow = set(os.listdir("/proc")), True
+read, kill_tree = runmaker4.ProcessStat.read, runmaker4.TreeKiller.kill_tree
+def read_slowly(pid):
+    if is_slow and pid in before:
+        end = time.thread_time() + 0.05
+        while time.thread_time() < end:
+            pass
+    elif is_slow:
+        time.sleep(0.15)
+    return read(pid)
+def kill_fast(*args):
+    global is_slow
+    is_slow = False
+    return kill_tree(*args)
+runmaker4.ProcessStat.read, runmaker4.TreeKiller.kill_tree = read_slowly, kill_fast
+"""
+
+
 class Sizes(unittest.TestCase):
     """Sizes, as directives and options give them, and what there is of memory and slots."""
 
@@ -170,6 +191,14 @@ class Kept(WatchedCase):
         ended = self.run_jobs("--memory=1G")
         self.assertEqual((ended.code, self.states()), (1, "!"))
         self.assertRegex(ended.out.decode(), r"took 1[5-9][0-9](\.[0-9])?M of 150M")
+
+    def test_a_host_with_many_processes_and_a_queue_for_its_cpus_holds_up_no_measurement(self) -> None:
+        """Nor does it hide a process that has left session and environment."""
+        leaving = 'env -i JOB_ID=2 PATH="$PATH" setsid python3 hold.py 150 30'
+        self.write(f"#RUN memory=100M\n. sleep 0.3; {leaving} & wait\n")
+        ended = self.run_jobs("--memory=1G", patch=LARGE_HOST)
+        self.assertEqual((ended.code, self.states()), (1, "!"))
+        self.assertRegex(ended.out.decode(), r"took 1[0-9][0-9](\.[0-9])?M of 100M")
 
     def test_pages_that_its_processes_share_count_once(self) -> None:
         self.write("import os, time\ndata = b'x' * (60 << 20)\n"
