@@ -685,7 +685,7 @@ EVENT_HEAD = re.compile(
 )
 
 
-# An `end` as runmaker4 writes it.  It is JSON, each of its fields is valid, and there is no other; to find that out
+# An `end` as runmaker4 writes it.  It is JSON, with valid fields and no others; to find that out
 # takes a quarter of the time of json.loads() and RunFields(), which check any other line
 PLAIN_END = re.compile(re.sub("<([a-z]+)>", lambda match: {
     "text": r'[^"\\\0-\x1f]*',
