@@ -2536,19 +2536,6 @@ def wait_for_jobs(
     return last_counts
 
 
-def wait_and_write_report(options: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Write the report; with --progress repeatedly while waiting.  Return 1 if no runner will start the new
-    jobs.
-    """
-    exit_on(signal.SIGINT, signal.SIGTERM)
-    watcher = Watcher(options.file)
-    reporter = Reporter(options, watcher, argv)
-    if options.progress:
-        wait_for_jobs(watcher, with_progress=True, message_after_poll=reporter.write_page_if_due)
-    reporter.write_page()
-    return 1 if watcher.stop_reason else 0
-
-
 def run_with_options(argv: Sequence[str]) -> int:
     """Do what the options say; return the exit status."""
     gc.disable()        # it would take a quarter of the time; no view makes cycles
@@ -2565,7 +2552,13 @@ def run_with_options(argv: Sequence[str]) -> int:
         if options.timeline is not None:
             write_timeline(options)
         elif options.report is not None:
-            exit_status = wait_and_write_report(options, argv)
+            exit_on(signal.SIGINT, signal.SIGTERM)
+            watcher = Watcher(options.file)
+            reporter = Reporter(options, watcher, argv)
+            if options.progress:
+                wait_for_jobs(watcher, with_progress=True, message_after_poll=reporter.write_page_if_due)
+            reporter.write_page()
+            exit_status = 1 if watcher.stop_reason else 0       # 1: no runner will start the new jobs
         elif not options.stats:
             exit_status = print_or_wait_for_jobs(options)
     except BrokenPipeError:
