@@ -333,7 +333,7 @@ class RemoteJob(Job):
             text=item.job_text("text"),
             key=item.text("id", 16),
             settings=JobSettings(
-                timeout=item.seconds_or_none("timeout"),
+                timeout=None if item.fields.get("timeout", 0) is None else item.seconds("timeout"),
                 needs=needs,
                 larger_needs=tuple(larger_needs),
                 shell=os.fsdecode(item.data("shell")),

@@ -2023,10 +2023,6 @@ class Job(Line):
         return self.tracking is Tracking.CANCELLED
 
     @property
-    def is_deleted(self) -> bool:
-        return self.tracking in (Tracking.GONE, Tracking.DELETED)
-
-    @property
     def length(self) -> int:
         return 1 + len(self.text) + self.is_complete
 
@@ -3985,25 +3981,18 @@ class Above:
             return Block(Why.WAITS, directive)
         is_barrier_check = self.scope.check
         if is_barrier_check:
-            bad_line = find_bad_line_above(directive, file, bad_states, self.checked_offset)
+            # Only a scan from the top knows line numbers.  Mostly a shorter scan shows that none is needed.
+            unchecked_start = max(self.checked_offset, file.start)
+            bad_line = _first_line_between(unchecked_start, directive, file, bad_states)
             if bad_line:
+                bad_line = _first_line_between(file.start, directive, file, bad_states)
+            if bad_line:                        # also in the second scan: the state can have changed
                 what_happened = "failed" if bad_line.state == FAILED else "ended in error"
                 return Block(Why.STOPPED, directive,
                              f"line {bad_line.number} {what_happened}, and the #RUN barrier check in line "
                              f"{directive.number} stops the jobs below it")
             self.checked_offset = directive.offset
         return None
-
-
-def find_bad_line_above(
-    barrier: Line, file: JobReader, bad_states: bytes, checked_offset: int
-) -> Line | None:
-    """Return the first line above a barrier that is in one of `bad_states`; or None."""
-    # Only a scan from the top knows line numbers.  Mostly a shorter scan shows that none is needed.
-    unchecked_start = max(checked_offset, file.start)
-    if not _first_line_between(unchecked_start, barrier, file, bad_states):
-        return None
-    return _first_line_between(file.start, barrier, file, bad_states)
 
 
 def _first_line_between(start: int, barrier: Line, file: JobReader, states: bytes) -> Line | None:
@@ -6037,9 +6026,8 @@ def available_memory() -> float:
 AUTO = "auto"                       # --walltime auto
 
 
-def slurm_margin(kill_after: float | None) -> float:
-    """Return the seconds between the end of the jobs and that of the runner's Slurm job."""
-    return 30.0 + (kill_after or 0.0)
+# Between the end of the jobs (with --kill-after of the last SIGKILL) and that of the runner's Slurm job.
+SLURM_MARGIN_SECONDS = 30.0
 
 
 def slurm_seconds_left(kill_after: float | None) -> float:
@@ -6051,7 +6039,7 @@ def slurm_seconds_left(kill_after: float | None) -> float:
             f"--walltime auto: SLURM_JOB_END_TIME {problem} (give a time, such as --walltime 2h)"
         )
     kill_time = math.inf if text == "NONE" else float(text)
-    return kill_time - slurm_margin(kill_after) - time.time()
+    return kill_time - SLURM_MARGIN_SECONDS - (kill_after or 0.0) - time.time()
 
 
 def allow_descriptors(needed: int, user: str = "so many jobs need",
@@ -6138,14 +6126,9 @@ class Writer:
             self.timer = None
         data = bytes(self.gathered)
         self.gathered.clear()
-        self.executor.post(self._write_chunks, [data], size=len(data))
+        self.executor.post(self.write_chunks, [data], size=len(data))
 
-    def write_chunks(self, size: int, chunks: Iterable[bytes]) -> None:
-        """Write chunks, each produced only when it is written.  size: bytes in all."""
-        self.flush()
-        self.executor.post(self._write_chunks, chunks, size=size)
-
-    def _write_chunks(self, chunks: Iterable[bytes]) -> None:
+    def write_chunks(self, chunks: Iterable[bytes]) -> None:
         """Write chunks, in the thread if there is one."""
         try:
             for chunk in chunks:
@@ -6656,8 +6639,10 @@ class Plain(Sink):
         """Print the output of a job, and forget the job."""
         self.finished.discard(job)
         for name, output in self.pending.pop(job, {}).items():
-            writer = self.writers[name]
-            writer.write_chunks(output.tell(), self._read_pieces(job, output, writer.loop))
+            writer, size = self.writers[name], output.tell()
+            writer.flush()
+            # each piece is read only when it is written
+            writer.executor.post(writer.write_chunks, self._read_pieces(job, output, writer.loop), size=size)
 
     def _read_pieces(self, job: Job, output: Any, loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
         """Yield the contents of a temporary file from the start, in the writer's thread, and close it."""
@@ -7742,15 +7727,6 @@ class Pump:
     def backlog(self) -> int:
         return max(writer.backlog for writer in self._writers)
 
-    @staticmethod
-    def has_writers(run: Run) -> bool:
-        """Return True if a process still holds a pipe of the run."""
-        poll = select.poll()
-        fds = [stream.fd for stream in run.streams if stream.fd is not None]
-        for fd in fds:
-            poll.register(fd, 0)                # poll(2) always reports HUP: no process can write
-        return len(poll.poll(0)) < len(fds)
-
     def finish_reading(self, run: Run) -> None:
         """Read the remaining data of a run that has ended, and close the pipes.
 
@@ -7833,16 +7809,12 @@ class StopSignals:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         # when each signal came (loop's time), and True if all jobs had to be killed by then
-        self._signals: list[tuple[float, bool]] = []
+        self.received: list[tuple[float, bool]] = []
         self._came = asyncio.Event()        # set for those who wait, and cleared at once
-
-    @property
-    def any_came(self) -> bool:
-        return bool(self._signals)
 
     def add_signal(self, kills_jobs: bool) -> None:
         """Record a signal that came now.  kills_jobs: the runner kills all jobs."""
-        self._signals.append((self._loop.time(), kills_jobs))
+        self.received.append((self._loop.time(), kills_jobs))
         self._came.set()
         self._came.clear()
 
@@ -7863,7 +7835,7 @@ class StopSignals:
         while not any(
             -self.TOGETHER_SECONDS <= came_at - exited_at <= max_wait
             and (kills_jobs or died_of_signal)
-            for came_at, kills_jobs in self._signals
+            for came_at, kills_jobs in self.received
         ):
             seconds_left = exited_at + max_wait - self._loop.time()
             if seconds_left <= 0:
@@ -7973,7 +7945,8 @@ class JobTask:
 
     @property
     def _can_start(self) -> bool:
-        return not (self._runner.draining or self.cause or self.job.is_deleted)
+        is_deleted = self.job.tracking in (Tracking.GONE, Tracking.DELETED)
+        return not (self._runner.draining or self.cause or is_deleted)
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -8240,7 +8213,9 @@ class JobTask:
                 read_ends[name], write_ends[name] = os.pipe()
                 if write_ends[name] >= limit:
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            shell, command = self._shell_and_command()
+            shell, command = self.job.settings.shell, self.job.command
+            if wrapper := self._runner.options.runner:          # it is written for /bin/sh
+                shell, command = SHELL, wrap_in_runner(os.fsencode(wrapper), shell, command)
             self._record_start()
             child = self._runner.processes.start(
                 shell,
@@ -8276,14 +8251,6 @@ class JobTask:
         if self.run.requested_memory:
             environ[b"RUNMAKER4_MEMORY"] = b"%d" % self.run.requested_memory
         return environ
-
-    def _shell_and_command(self) -> tuple[str, bytes]:
-        """Return the shell to start and the command for it: the job's, wrapped in --runner if given."""
-        settings, wrapper = self.job.settings, self._runner.options.runner
-        if not wrapper:
-            return settings.shell, self.job.command
-        # --runner is written for /bin/sh
-        return SHELL, wrap_in_runner(os.fsencode(wrapper), settings.shell, self.job.command)
 
     # -- one run ---------------------------------------------------------------------------------------------
 
@@ -8365,7 +8332,11 @@ class JobTask:
         with reading counts, so a slow console or an unreachable server loses no output.
         """
         pump, run, loop = self._runner.pump, self.run, self._runner.loop
-        if not pump.has_writers(run):
+        poll = select.poll()
+        fds = [stream.fd for stream in run.streams if stream.fd is not None]
+        for fd in fds:
+            poll.register(fd, 0)                # poll(2) always reports HUP: no process can write
+        if len(poll.poll(0)) == len(fds):
             return
         pump.watch(run)
         seconds_left = pump.MAX_READING_SECONDS
@@ -9397,7 +9368,7 @@ class Program:
 
 class RunnerProgram(Program):
     """The common part of runmaker4.py and runmaker4-client.py."""
-    MAX_HIRE_SECONDS = 15       # a part of slurm_margin()
+    MAX_HIRE_SECONDS = 15       # a part of SLURM_MARGIN_SECONDS
 
     def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
         super().__init__(prog, label, options)
@@ -9450,7 +9421,7 @@ class RunnerProgram(Program):
         """With --walltime auto report if no time is left."""
         seconds = self.seconds_left()
         if self.options.walltime == AUTO and seconds is not None and seconds <= 0:
-            margin = human_time(slurm_margin(self.options.kill_after))
+            margin = human_time(SLURM_MARGIN_SECONDS + (self.options.kill_after or 0.0))
             self.say(f"Slurm ends this job within the margin of {margin}: no job is started")
 
     def console_sinks(self, file: JobReader | None, with_output: bool, is_recorded: bool) -> list[Sink]:
@@ -9525,7 +9496,7 @@ class RunnerProgram(Program):
         """
         runner, stats = self.runner, self.runner_stats
         has_lines_left = summary.jobs_left or (self.retry and stats.results[ERROR])
-        if not (runner.is_out_of_time and has_lines_left) or runner.signals.any_came:
+        if not (runner.is_out_of_time and has_lines_left) or runner.signals.received:
             return
         if not stats.results[DONE] and (self.options.retry or not stats.results[FAILED]):
             return self.say("--hire: this runner has finished no line, and hires no successor")
@@ -9790,9 +9761,6 @@ class Message:
         if not is_time(value):
             raise WireError(f"{name}: not a valid time")
         return float(value)
-
-    def seconds_or_none(self, name: str) -> float | None:
-        return None if self.fields.get(name, 0) is None else self.seconds(name)
 
     def boolean(self, name: str) -> bool:
         value = self.fields.get(name)
