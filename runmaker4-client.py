@@ -984,8 +984,13 @@ class Connection:
             self.link_life.on_answer(request_number)
             if self._jobs_ahead:
                 self._wake_runner()
-        elif kind == "fault":
-            self._on_fault(message)
+        elif kind == "fault":           # the server cannot write the result of a job
+            job = self._jobs.get(message.text("id"))
+            is_cancelled, error = message.boolean("cancelled"), message.text("text", 1000)
+            if job:
+                if is_cancelled:
+                    job.tracking = Tracking.CANCELLED
+                self._on_unwritten(job, error)
         elif kind == "lost":            # to another runner
             self._on_job_lost(message.text("id"))
         elif kind == "go":              # all jobs of a group are ready
@@ -1046,15 +1051,6 @@ class Connection:
             link.request("ping")
         self._requests.forget_no_job()          # an earlier answer is outdated
         self._wake_runner()
-
-    def _on_fault(self, message: Message) -> None:
-        """Report that the server cannot write the result of a job."""
-        job = self._jobs.get(message.text("id"))
-        is_cancelled, error = message.boolean("cancelled"), message.text("text", 1000)
-        if job:
-            if is_cancelled:
-                job.tracking = Tracking.CANCELLED
-            self._on_unwritten(job, error)
 
     def on_ready_to_start(self, job: Job) -> None:
         """Report that a job of a group is ready; `go` follows when all are."""

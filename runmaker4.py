@@ -4012,16 +4012,6 @@ def no_group_message(line: Line, settings: JobSettings) -> str:
     )
 
 
-def describe_awaited_job(line: Line, settings: JobSettings) -> str:
-    """Return 'line 3', or 'line 3, which waits for host bob (...)'."""
-    if settings.together:
-        return (f"line {line.number}, which is of the group {printable(settings.together)} "
-                f"({settings.where})")
-    if line.state == RUNNING or settings.suits_all:
-        return f"line {line.number}"
-    return f"line {line.number}, which waits for {settings}"
-
-
 @dataclass(eq=False, repr=False)
 class PendingGroup:
     """The new jobs of a group that a walk has found, with settings."""
@@ -4968,10 +4958,16 @@ def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
     block has a message.
     """
     is_waiting_barrier = block.why is Why.WAITS
-    if not is_waiting_barrier or not above.unfinished:
+    awaited, settings = above.unfinished, above.unfinished_settings
+    if not is_waiting_barrier or not awaited:
         return BlockReason(block.text, stops=block.why is Why.STOPPED)
-    return BlockReason(f"line {line.number} waits at the #RUN barrier in line {block.line.number} for "
-                 f"{describe_awaited_job(above.unfinished, above.unfinished_settings)}")
+    text = (f"line {line.number} waits at the #RUN barrier in line {block.line.number} "
+            f"for line {awaited.number}")
+    if settings.together:
+        text += f", which is of the group {printable(settings.together)} ({settings.where})"
+    elif awaited.state != RUNNING and not settings.suits_all:
+        text += f", which waits for {settings}"         # such as 'host bob (...)'
+    return BlockReason(text)
 
 
 def _reason_command_waits(file: JobReader, command: bytes) -> str:
@@ -8184,11 +8180,16 @@ class JobTask:
         except ValueError:
             return "the command contains a NUL byte", False
         except OSError as error:
+            why = error_text(error)
             if error.errno in self.BUSY_ERRORS:
-                return error_text(error), True
+                return why, True
             if error.errno == errno.E2BIG:
                 return "environment, or --runner and command, are too long", False
-            return shell_error(error, self._runner.host) if error.filename else error_text(error), False
+            if error.filename:                  # for example 'no fish on alice'
+                shell = os.fsdecode(error.filename)
+                is_there = os.path.exists(shell) if "/" in shell else shutil.which(shell)
+                why = f"{shell}: {why}" if is_there else f"no {shell} on {os.fsdecode(self._runner.host)}"
+            return why, False
         finally:
             self._runner.executor.post(close_all, *lock_fds)
 
@@ -8756,13 +8757,6 @@ class Runner:
             return f"{result.code} within a second"
         is_of_ssh = result.code == self.SSH_FAILED and ssh_words(self.options.runner or "")
         return "255 from ssh" if is_of_ssh else ""
-
-
-def shell_error(error: OSError, host: bytes) -> str:
-    """Return why a shell cannot be started, for example 'no fish on alice'."""
-    shell = os.fsdecode(error.filename)
-    is_there = os.path.exists(shell) if "/" in shell else shutil.which(shell)
-    return f"{shell}: {error_text(error)}" if is_there else f"no {shell} on {os.fsdecode(host)}"
 
 
 def ssh_words(runner: str) -> list[str]:
