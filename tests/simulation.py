@@ -1543,7 +1543,8 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "edited without the command mutexes": one(
         SETTER, "hold_all_locks", lambda file: nullcontext(file.lock_table.fd)),
     "states as the person read them": one(
-        SETTER, "merge", lambda base, theirs, live, plain=SETTER.merge: plain(base, theirs, base)),
+        SETTER, "merge", lambda base, theirs, live, *more, plain=SETTER.merge: (
+            plain(base, theirs, base, *more))),
     "alone though others claim": one(LOCK_TABLES, "is_only_claimer", lambda self: True),
     "alone since before others came": one(
         LOCK_TABLES, "lengthen_lock_file", lambda self, plain=LOCK_TABLES.lengthen_lock_file: (

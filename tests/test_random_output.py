@@ -46,7 +46,9 @@ class TheProof(unittest.TestCase):
             ("the journal lacks a run", lambda journal: halves(journal)[1]),
             ("late, and an older run that ended in the same state is given",
              lambda journal: halves(journal)[0]),
-            ("recorded, and an older run is given", lambda journal: b"".join(halves(journal)[::-1])),
+            # by a clock that is a year late: the clocks cannot tell the order
+            ("recorded, and an older run is given",
+             lambda journal: halves(journal)[1].replace(b'"time": 1', b'"time": ') + halves(journal)[0]),
             ("output is cut or changed", lambda journal: journal.replace(b"3.14", b"3.1")),
         ):
             with self.subTest(kind):
