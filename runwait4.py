@@ -529,23 +529,53 @@ def refuse_special_file(path: str, hint: str) -> None:
 
 class RunRecord(RunFields):
     """One run in a journal.  An Observation sets `state` and perhaps `cause` without an end."""
+    # in half the memory of an object with a dictionary
+    __slots__ = (*(name for name, *_ in START + END), "position", "ended", "began")
+    position: int               # in the journal, of the line
+    ended: float | None
+    began: float
 
-    def __init__(self, position: int, event: dict[str, Any], is_plain: bool = False) -> None:
-        """Read a `start` or `end` event.  position: in the journal, of its line.  Raises WireError.
-
-        is_plain: it has the fields of a PLAIN_END.
-        """
-        has_end = is_plain or event["event"] == "end"
-        if is_plain:
-            self.__dict__ = event
-        else:
-            super().__init__(event, START + END if has_end else START)
+    def __init__(self, position: int, event: Mapping[str, Any]) -> None:
+        """Read a `start` or `end` event.  Raises WireError."""
+        for name, _, default in END:
+            setattr(self, name, default)
+        has_end = event["event"] == "end"
+        super().__init__(event, START + END if has_end else START)
         self.command = to_bytes(event["command"])
         self.position = position
         self.ended = self.time if has_end else None
         self.began = self.time - (self.seconds or 0.0)
         if self.began < 0 or (has_end and self.seconds is None):
             raise WireError("invalid times")
+
+    @classmethod
+    def from_plain_end(cls, position: int, match: re.Match[str]) -> RunRecord:
+        """Return the run of a PLAIN_END."""
+        run = cls.__new__(cls)
+        run.position = position
+        (time, run.run, line, command, run.host, run.slot, pid, runner, run.directory, promised, files,
+         run.state, exit_code, signal_number, run.cause, seconds, cpu, memory, memory_below, size, why,
+         stdout, stderr) = match.groups("")
+        run.time = run.ended = float(time)
+        run.line = int(line)
+        run.command = unescaped(command).encode()
+        run.pid = int(pid)
+        run.runner = int(runner) if runner else None
+        run.promised = int(promised) if promised else None
+        run.files = files.split('", "') if files else []
+        run.exit = int(exit_code)
+        run.signal = int(signal_number)
+        run.seconds = float(seconds)
+        run.began = run.time - run.seconds
+        run.cpu = float(cpu) if cpu else None
+        run.memory = int(memory) if memory else None
+        run.memory_below = int(memory_below) if memory_below else None
+        run.bytes = int(size)
+        run.why = why and unescaped(why)
+        run.stdout = stdout and unescaped(stdout)
+        run.stderr = stderr and unescaped(stderr)
+        run.incomplete = False
+        return run
 
     @property
     def has_ended(self) -> bool:
@@ -710,38 +740,6 @@ def unescaped(text: str) -> str:
     return json.loads(f'"{text}"') if "\\" in with_newlines else with_newlines
 
 
-def fields_of_end(match: re.Match[str]) -> dict[str, Any]:
-    """Return the fields of a PLAIN_END."""
-    (time, run, line, command, host, slot, pid, runner, directory, promised, files, state, exit_code,
-     signal_number, cause, seconds, cpu, memory, memory_below, size, why, stdout, stderr) = match.groups("")
-    return {
-        "time": float(time),
-        "run": run,
-        "slot": slot,
-        "pid": int(pid),
-        "promised": int(promised) if promised else None,
-        "line": int(line),
-        "command": unescaped(command),
-        "host": host,
-        "runner": int(runner) if runner else None,
-        "directory": directory,
-        "files": files.split('", "') if files else [],
-        "state": state,
-        "exit": int(exit_code),
-        "signal": int(signal_number),
-        "cause": cause,
-        "seconds": float(seconds),
-        "cpu": float(cpu) if cpu else None,
-        "memory": int(memory) if memory else None,
-        "memory_below": int(memory_below) if memory_below else None,
-        "bytes": int(size),
-        "why": why and unescaped(why),
-        "stdout": stdout and unescaped(stdout),
-        "stderr": stderr and unescaped(stderr),
-        "incomplete": False,
-    }
-
-
 def match_head(line: bytes) -> re.Match[bytes] | None:
     """Return the first fields of an event; None: decode the line."""
     # commands are compared as runmaker4 writes them: in ASCII
@@ -764,7 +762,7 @@ def read_runs(lines: Iterable[tuple[int, bytes]], invalid_positions: set[int]) -
         """Return the run of a start or end; None for another event, or if the line is invalid: note that."""
         try:
             if line.isascii() and (match := PLAIN_END.fullmatch(line.decode())):
-                run = RunRecord(position, fields_of_end(match), is_plain=True)
+                run = RunRecord.from_plain_end(position, match)
             else:
                 event = json.loads(line)
                 if event["event"] not in ("start", "end"):
