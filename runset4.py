@@ -703,7 +703,7 @@ def kill_unsupervised(jobs: Iterable[Shell]) -> list[list[int]]:
 
 NOTHING_CHANGED = ("nothing was changed (if the editor opens another window, make it wait, for example "
                    "EDITOR='code --wait')")
-MAX_LINES_TO_MATCH = 10_000         # of more lines, between two changes all count as changed
+MAX_LINES_TO_MATCH = 10_000         # more lines, from the first to the last change, are one change
 MAX_MUTEX_WAIT_SECONDS = 10.0       # for processes that hold a command mutex
 
 
@@ -749,9 +749,9 @@ class OldLine(NamedTuple):
 def merge_equal_lines(old: Sequence[OldLine], new_texts: list[bytes], edited: Sequence[bytes]) -> list[bytes]:
     """Return the merged lines with one merge_key(), in order: job lines that differ only in the state.
 
-    Raises EditRefusedError if the line is new and invalid (the state does not matter, so checking the first
-    suffices); if another process has set a different state; or if the person makes a line `r`, or takes `r`
-    from a running job.
+    edited: the person's copy, for messages.  Raises EditRefusedError if the line is new and invalid (the
+    state does not matter, so checking the first suffices); if another process has set a different state; or
+    if the person makes a line `r`, or takes `r` from a running job.
     """
     old_texts = [line.text for line in old]
     current = [line.current for line in old]
@@ -795,24 +795,23 @@ def find_changes(
 ) -> Iterator[tuple[int, int, Sequence[bytes]]]:
     """Yield the changes that make `new` of `old`: the old lines [start, end), and those instead of them.
 
-    lines: what `new` stands for.
+    lines: what `new` stands for.  Equal numbers of lines are changes of one line each.
     """
-    # unless lines were moved, compare one by one
-    if len(old) == len(new) and sum(map(operator.eq, old, new)) >= len({*old}.intersection(new)):
-        for index, line in enumerate(lines):
-            if old[index] != new[index]:
-                yield index, index + 1, [line]
-        return
     first, equal_at_end = common_ends(old, new)
     middle = slice(first, -equal_at_end or None)
+    old, new, lines = old[middle], new[middle], lines[middle]
+    opcodes = [("", 0, len(old), 0, len(new))]
+    has_moved = len(old) != len(new) or sum(map(operator.eq, old, new)) < len({*old}.intersection(new))
     # difflib takes n^2 steps if there are many changes, and runners wait
-    if len(lines[middle]) > MAX_LINES_TO_MATCH:
-        yield first, len(old) - equal_at_end, lines[middle]
-        return
-    matcher = difflib.SequenceMatcher(None, old[middle], new[middle], autojunk=False)
-    for tag, start, end, new_start, new_end in matcher.get_opcodes():
-        if tag != "equal":
-            yield first + start, first + end, lines[first + new_start:first + new_end]
+    if has_moved and len(new) <= MAX_LINES_TO_MATCH:
+        opcodes[:] = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    for _, start, end, new_start, new_end in opcodes:
+        if end - start == new_end - new_start:
+            for index, line in enumerate(lines[new_start:new_end], start):
+                if old[index] != new[index - start + new_start]:
+                    yield first + index, first + index + 1, [line]
+        else:
+            yield first + start, first + end, lines[new_start:new_end]
 
 
 def merge(
@@ -838,7 +837,9 @@ def merge(
         keys = {*map(merge_key, [*base[start:end], *lines])}
         if keys & left_out:
             # a line that was moved is in two changes: by one alone it would be lost, or there twice
-            refusals.update(dict.fromkeys(keys - left_out, "other lines were changed together with those"))
+            refusals.update(
+                (key, f"'{display_text(key.strip()[:80])}' is left out, too") for key in keys - left_out
+            )
         elif starts[bisect.bisect(ends, start)] < end:
             refusals[keys.pop()] = (
                 f"'{display_text(base[start][:80])}' was changed or moved by another user as well (edit the "
@@ -1096,6 +1097,7 @@ def edit(file: JobFile, quiet: bool) -> int:
         file.say(f"{'not all' if answer == 'w' else 'nothing'} was written; the copy is kept: {copy_path}")
         if answer == "w" or not (os.isatty(0) and os.isatty(2)):
             return 1
+        answer = ""
         with contextlib.suppress(EOFError):
             answer = input(f"What now? {what_now}: ").strip().lower()[:1]
         if f"({answer})" not in what_now or answer == "x":

@@ -324,13 +324,13 @@ class Shared(EditCase):
 class Running(EditCase):
     """Real runners."""
 
-    def test_changes_of_other_lines_can_be_written_though_some_run(self) -> None:
-        runner = self.start_to_gate(f". {GATE}\n. echo b\n. echo c\n")
+    def answer(self, answer: bytes, editor: str) -> str:
+        """Let an editor change lines of which one runs, answer what now, and return what was said."""
         terminal = Terminal(0)
         self.addCleanup(terminal.close)
-        editor = {"EDITOR": "sed -i 's/$/ # new/; 2s/b/B/'", "VISUAL": "", "TMPDIR": str(self.dir)}
-        editing = self.start(RUNSET, "--edit", "runs.txt", env=editor,
-                             stdin=terminal.slave, stdout=terminal.slave, stderr=terminal.slave)
+        editing = self.start(RUNSET, "--edit", "runs.txt", stdin=terminal.slave, stdout=terminal.slave,
+                             stderr=terminal.slave,
+                             env={"EDITOR": editor, "VISUAL": "", "TMPDIR": str(self.dir)})
         said = ""
 
         def has_asked() -> bool:
@@ -339,15 +339,25 @@ class Running(EditCase):
             return said.endswith("What now? (e)dit again, (w)rite the other changes, e(x)it: ")
 
         wait_until(has_asked, what="it asks")
-        before = self.read()
-        self.assertIn(b". echo b\n. echo c\n", before)
-        os.write(terminal.master, b"w\n")
+        os.write(terminal.master, answer)
         self.assertEqual(editing.wait(60), 1)
-        self.assertIn(b"\n. echo B # new\n. echo c # new\n", self.read())
-        self.assertEqual(before.splitlines()[0], self.read().splitlines()[0])
-        said += terminal.unread()
-        self.assertIn("not all was written; the copy is kept: ", said)
+        return said + terminal.unread()
+
+    def test_changes_of_other_lines_can_be_written_though_some_run(self) -> None:
+        runner = self.start_to_gate(f". {GATE}\n. echo b\n. echo c\n. echo d\n")
+        before = self.read()
+        first = before[:before.index(b"\n") + 1]
+        for answer in b"x\n", b"\n", b"\4":
+            self.answer(answer, "sed -i 's/$/ # new/'")
+            self.assertEqual(self.read(), before)
+        said = self.answer(b"w\n", "sed -i 's/$/ # new/; 3s/$/er/'")
+        self.assertEqual(self.read(), first + b". echo b # new\n. echo c # newer\n. echo d # new\n")
         self.assertEqual(said.count("line 1: is r (--cancel it first)"), 2)
+        self.assertIn("not all was written; the copy is kept: ", said)
+        # the last line is moved into the place of the running one: it would be lost if only that stayed
+        said = self.answer(b"w\n", "sed -i '1s/.*/. echo d # new/; 2s/b/B/; 4d'")
+        self.assertEqual(self.read(), first + b". echo B # new\n. echo c # newer\n. echo d # new\n")
+        self.assertIn("'echo d # new' is left out, too", said)
         self.open_gate()
         self.assertEqual(self.finish(runner).code, 0)
 
