@@ -486,8 +486,9 @@ class InABrowser(ReportCase):
 
     def test_a_click_on_a_heading_sorts_by_it_and_unknown_values_come_last(self) -> None:
         self.write("! a\n! b\n! c\n! d\n")
-        self.journal(end(1, 1, "a", took=10, host="node10"), end(2, 2, "b", took=9, host="node9"),
-                     end(3, 3, "c", took=0.5, host="node1", memory=None))
+        self.journal(end(1, 1, "a", took=10, state="!", host="node10"),
+                     end(2, 2, "b", took=9, state="!", host="node9"),
+                     end(3, 3, "c", took=0.5, state="!", host="node1", memory=None))
         told = self.told("""
             return ["Line", "Time", "Host", "Memory"].map(name => [0, 1].map(() => {
               [...document.querySelectorAll("th button")].find(button => button.textContent == name).click();
