@@ -808,7 +808,7 @@ class Assignment:
         if line_result.state == ERROR and stage is Stage.STOPPED:
             line_result = STOPPED
         if line_result.state in (NEW, ERROR) and self.is_cancelled:
-            line_result = LineResult(CANCELLED, "cancelled")
+            line_result = LineResult(CANCELLED, "cancelled", loses_host=line_result == VANISHED)
         self.result = replace(line_result, event=proposed_result.event)
         return self.result
 
@@ -2094,10 +2094,10 @@ class Claims(Cursor):
         except OSError as error:
             self.queue.close_if_locks_lost(error)
             reclaimed.doubt = error_text(error)
-        jobs = {claimed.offset: claimed for claimed in reclaimed.jobs.values()}
-        for claimed in jobs.values():
+        for claimed in reclaimed.jobs.values():
             claimed.state = NEW                 # unknown
             claimed.consumer = consumer
+        jobs = {claimed.offset: claimed for claimed in reclaimed.jobs.values()}
         if jobs and self._ordinals:
             with contextlib.suppress(OSError):
                 for line in Scan(self.file.reader, self.file.start, RUNNING, counted=Counter()):
