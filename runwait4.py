@@ -906,7 +906,7 @@ class RunOutput:
 # set the state, and the line has no recorded run: what an earlier run has printed is not its output.
 
 
-MAX_GATHER_SECONDS = 20.0       # more than a runner gathers records, and less than a wrong clock is wrong
+MAX_GATHER_SECONDS = 2.0        # mostly longer than a runner gathers; clocks that are wrong differ by more
 K = TypeVar("K")
 
 
@@ -916,7 +916,9 @@ def add_if_later(last_runs: dict[K, RunRecord], key: K, run: RunRecord) -> None:
     Call it in the order of the journal.
     """
     previous = last_runs.get(key)
-    if not previous or not 0 < previous.time - run.time < MAX_GATHER_SECONDS:
+    # what one program writes is in order
+    if (not previous or previous.runner == run.runner
+            or not 0 < previous.time - run.time < MAX_GATHER_SECONDS):
         last_runs[key] = run
 
 
@@ -1489,7 +1491,7 @@ def format_peak(peak: int | None, upper_bound: int | None) -> str:
 
 MAX_LINES = 50_000              # in memory at once
 # of a line that has finished
-NO_RECORDED_RUN = "no recorded run: set by hand, or its record was not kept"
+NO_RECORDED_RUN = "no recorded run: set by hand, stopped between tries, or its record was not kept"
 
 
 def batches_of_lines(watcher: Watcher, states: bytes | None) -> Iterator[list[Line]]:
@@ -1815,7 +1817,8 @@ def print_output(watcher: Watcher, options: argparse.Namespace) -> int:
     if output.unfitting_lines:
         say(f"{watcher.path}: --template does not fit, or fits in several ways: "
             f"{name_lines(output.unfitting_lines)} (their values are empty)")
-    return 1 if output.lost_lines or output.unfinished_lines or output.fits_nothing else 0
+    fits_nothing = output.unfitting_lines and output.fits_nothing
+    return 1 if output.lost_lines or output.unfinished_lines or fits_nothing else 0
 
 
 # ======== Statistics ========================================================================================

@@ -358,10 +358,6 @@ class Told(NamedTuple):
     exit: int           # no other run has it
     began: float
 
-    @property
-    def time(self) -> float:
-        return self.began + 1.5 * self.has_ended
-
 
 class Random(JournalCase):
     """Random journals: equal commands, moved lines, retries, ends that are lost or come twice, cut lines."""
@@ -433,15 +429,8 @@ class Random(JournalCase):
         return of
 
     def last(self, lines: list[runmaker4.Line], told: Collection[Told]) -> dict[int, Optional[Told]]:
-        """The last run of each line: the one told last, unless clocks say that it was told a moment late."""
-        found: dict[int, Optional[Told]] = {}
-        for number, runs in self.by_line(lines, told).items():
-            last = None
-            for run in runs:
-                if last is None or not 0 < last.time - run.time < 20:
-                    last = run
-            found[number] = last
-        return found
+        """The last run of each line: the one told last."""
+        return {number: runs[-1] if runs else None for number, runs in self.by_line(lines, told).items()}
 
     def recorded(self, line: runmaker4.Line, last: dict[int, Optional[Told]]) -> Optional[Told]:
         """The last run of a line that is failed or in error, if it ended so, or has no end."""

@@ -258,6 +258,11 @@ class Backwards(OutputCase):
                                  ("a_b", "c"), ("1", "2_3"), nothing])
         self.assertEqual(self.objects("--template", "sim {a} {a}_{b}", err=fits_not)[1]["a"], None)
 
+    def test_a_file_without_jobs_is_a_table_without_rows(self) -> None:
+        self.write("# none\n")
+        self.journal()
+        self.assertEqual(len(self.table("--template", "sim {a}")), 1)
+
     def test_a_template_that_fits_no_line_is_named(self) -> None:
         self.write(". sim 1 2\n. sim 3 4\n")
         self.journal()

@@ -73,7 +73,7 @@ class Lost(ViewCase):
 
 class TheRunThatCounts(ViewCase):
     """The last run of a line, if it ended in the line's state; otherwise the line has no recorded run."""
-    NONE = "no recorded run: set by hand, or its record was not kept"
+    NONE = "no recorded run: set by hand, stopped between tries, or its record was not kept"
 
     def output(self, *options: str) -> tuple[int, bytes, bytes]:
         ended = self.runwait("--output", *options, "--outdir", "out", "runs.txt")
@@ -96,14 +96,15 @@ class TheRunThatCounts(ViewCase):
 
     def test_a_runner_appends_later_what_has_ended_earlier(self) -> None:
         self.write("d a\n")
-        early, late = (end(took, 1, "a", BEGAN, took=took, state=state, files=[], stdout=state)
-                       for took, state in ((1.0, "!"), (1.5, "d")))
+        early, late = (end(took, 1, "a", BEGAN, took=took, state=state, files=[], stdout=state, runner=runner)
+                       for took, state, runner in ((1.0, "!", 1), (1.5, "d", 2)))
         self.journal(late, early)
         self.assertEqual(self.output(), (0, b"d", b""))
         self.assertEqual(self.page().others("is_last"),
                          [[1, "exit 0", True], [1, "exit 3 (now done)", False]])
-        self.journal(end(2, 1, "a", BEGAN + 3600, state="!", files=[]), late)       # by a clock that is wrong
-        self.assertEqual(self.output(), (0, b"d", b""))
+        for seconds, runner in (3600, 1), (5, 1), (1, 2):       # by a clock that is wrong, or has been set
+            self.journal(end(2, 1, "a", BEGAN + seconds, state="!", files=[], runner=runner), late)
+            self.assertEqual(self.output(), (0, b"d", b""))
 
     def test_the_line_has_finished_in_another_state(self) -> None:
         path = self.write("d a\n! b\ne c\nd d\nr e\n")
