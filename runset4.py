@@ -704,6 +704,7 @@ def kill_unsupervised(jobs: Iterable[Shell]) -> list[list[int]]:
 NOTHING_CHANGED = ("nothing was changed (if the editor opens another window, make it wait, for example "
                    "EDITOR='code --wait')")
 MAX_LINES_TO_MATCH = 10_000         # more lines, from the first to the last change, are one change
+MAX_PAIRS_TO_MATCH = 1_000_000      # the same for pairs of equal lines in the old and the new lines
 MAX_MUTEX_WAIT_SECONDS = 10.0       # for processes that hold a command mutex
 
 
@@ -802,8 +803,10 @@ def find_changes(
     old, new, lines = old[middle], new[middle], lines[middle]
     opcodes = [("", 0, len(old), 0, len(new))]
     has_moved = len(old) != len(new) or sum(map(operator.eq, old, new)) < len({*old}.intersection(new))
-    # difflib takes n^2 steps if there are many changes, and runners wait
-    if has_moved and len(new) <= MAX_LINES_TO_MATCH:
+    # difflib takes n^2 steps if there are many changes, or looks at each pair, and runners wait
+    counts = Counter(new)
+    pair_count = sum(counts[line] for line in old)
+    if has_moved and len(new) <= MAX_LINES_TO_MATCH and pair_count <= MAX_PAIRS_TO_MATCH:
         opcodes[:] = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     for _, start, end, new_start, new_end in opcodes:
         if end - start == new_end - new_start:
@@ -1356,7 +1359,7 @@ def read_rows(source: Source, colsep: str | re.Pattern[bytes] | None) -> Iterato
                 raise csv.Error('a " joins several rows')
             text = "".join(lines).rstrip("\r\n")
             lines.clear()
-            columns = [to_bytes(value if quote_mark else value.strip())
+            columns = [to_bytes(value) if quote_mark else to_bytes(value).strip()
                        for value, quote_mark in zip(row, re.findall(cell, text))]
             yield to_bytes(text), columns if any(columns) else []
     except csv.Error as error:

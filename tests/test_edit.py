@@ -217,6 +217,19 @@ class Merging(EditCase):
         self.assertEqual((ended.code, self.read(), mode), (0, b". b\n", 0o640), ended.err)
 
 
+class Costs(unittest.TestCase):
+    """No edit holds up the runners: what would take long to match is one change."""
+
+    def test_many_equal_lines_are_not_matched_one_by_one(self) -> None:
+        for count, changes in (900, 2), (2000, 1):
+            old = [b". true"] * count
+            new = [b". a", *old, b". b"]
+            new[count // 2] = b". c"
+            found = list(runset4.find_changes([b". b", *old], new, new))
+            with self.subTest(count):
+                self.assertEqual(len(found) > 1, changes > 1, found)
+
+
 class Locked(EditCase):
     """Jobs that have not ended, though their lines say something else."""
 

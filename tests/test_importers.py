@@ -570,6 +570,12 @@ class Tables(ImportCase):
                                         "--template", "n {name} {n}")
                 self.assertEqual(ended.out, b". n ' x ' 1\n. n ' a\"b' '2 '\n. n y 3\n")
 
+    def test_blanks_of_other_scripts_are_values(self) -> None:
+        """A row of them is no blank one, in a table as in a list."""
+        self.write("name,v\n\u3000,\na\u00a0,1\n", "t.csv")
+        self.assertAdds(". n '\u3000' ''\n. n 'a\u00a0' 1\n",
+                        "--add-list", "t.csv", "--template", "n {name} {v}")
+
     def test_a_name_can_be_a_number_or_a_hash(self) -> None:
         self.write("#,0,1,2,b\n17,a,day1,day2,x/y.z\n", "t.csv")
         fill = "--add-list", "t.csv", "--template"
