@@ -1780,7 +1780,7 @@ SHELL_CODE = rb"""(?:
 MISREAD = {
     # a & with nothing behind it but redirections and a comment
     SHELL_CODE + rb"""&(?![&>])[!|]?
-        (?: \s*\d*(?:<>|[<>]&|>[>|]?|<)\s*
+        (?: (?:\s*|(?:\s+|(?<=&))\d+)(?:<>|[<>]&|>[>|]?|<)\s*
             (?: [^\s'"\\;&|()<>`\#] | \\. | '[^']*' | "[^"]*" | (?<=[^\s<>])\# )+ )*
         \s*(?:(?<=[\s&])\#.*)?\s*\Z""":
         ("no shell", "ends in &, so it is done at once, and later output can be lost (omit the &: -j runs "
@@ -3822,7 +3822,8 @@ def check_lock_file(file: JobFile) -> None:
         raise UsageError(
             f"{path}: no open-file-description locks on this system (requires Linux 3.15 or newer)"
         )
-    if os.path.exists(path) and os.stat(path).st_nlink > 1:
+    info = stat_or_none(path)           # None: with --follow, or an editor replaces it just now
+    if info and info.st_nlink > 1:
         raise UsageError(
             f"{path}: has several names (hard links), and runners of different names would not see each "
             "other (keep one)"
@@ -4073,7 +4074,7 @@ def orphan_hint(host: str | None, runner: int | None) -> str:
             "runmaker4-server.py, its job may live: start the server first")
 
 
-TAIL_BYTES = 1 << 20            # of the journal: mostly enough for all running jobs
+TAIL_BYTES = 1 << 24            # of the journal: mostly enough for all running jobs
 # a run in the journal, of a command as JSON
 LAST_RUN = r'"command": %s, "host": "([^"]*)".*"runner": (\d+)'
 
@@ -5857,7 +5858,7 @@ class Processes(TreeKiller):
         shown = display_text(command[:400])[:100].encode(errors="replace")
         script = b"# %b #\nulimit -Sn %d\n%b%b" % (shown, START_LIMIT, gate, self.SHELL_SCRIPT)
         # ProcessTable finds the processes of a job, and of the jobs around it, by these tags
-        environ = {**self.environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag, **environ}
+        environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
         arguments = shell, b"-c", script, shell, command
         pid = os.posix_spawnp(shell, arguments, environ, file_actions=actions, setsid=True, setsigmask=(),
                               setsigdef=DEFAULT_SIGNALS)
@@ -8580,6 +8581,8 @@ class Runner:
                         if task.shell:
                             others.difference_update(map(str, table.job_processes(task.shell)))
                     tasks = [task for task in tasks if task.measure_memory(table) > task.run.requested_memory]
+                # a shell at a gate can become the program of a run that is measured later
+                others -= {str(task.shell.pid) for task in self.tasks.values() if task.shell}
             for task in tasks:
                 if task.run in exceeding:
                     task.kill_run("memory")
@@ -9643,7 +9646,7 @@ else:
     json = lazy_import("json")
     secrets = lazy_import("secrets")
 
-WIRE_VERSION = 13
+WIRE_VERSION = 14
 PORT = 9998
 MAX_EARLY_FRAME_BYTES = 1 << 10             # JSON, until the other end is authenticated
 MAX_FRAME_BYTES = 1 << 20                   # JSON, from then on

@@ -478,7 +478,8 @@ class History(World):
         lines = [line for _, line in lines_of(self.last.data)]
         failed = [line for line in lines if line[:1] in me.retry.replace(b"r", b"")]
         if any(self.is_left_locked(command_of(line)) for line in failed):
-            return                          # nothing is claimed before all of these are new
+            me.idle_since = 0.0             # nothing is claimed before all of these are new
+            return
         left = [line for line in lines if line[:1] in b".r" and command_of(line) != line
                 and self.balance(command_of(line)) < (line[:1] == b".")
                 and not self.is_left_locked(command_of(line))]

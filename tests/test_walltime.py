@@ -164,8 +164,9 @@ class Hiring(TcpCase):
     def test_a_signal_ends_the_wait_and_what_the_command_has_started(self) -> None:
         self.write(f". true\n{self.TOO_LONG}")
         runner = self.start_program(RUNMAKER, "--walltime", "1h", "--hire", "sleep 100 & echo $! >pid; wait",
-                                    "runs.txt")
+                                    "runs.txt", env={"RUNMAKER4_JOB": "host-1-2-3"})     # itself a successor
         pid = int(self.wait_file("pid"))
+        self.assertRegex(self.read(f"/proc/{pid}/environ"), rb"\0RUNMAKER4_JOB=host-1-2-3,?[^\0]+\0")
         runner.send_signal(signal.SIGINT)
         self.assertIn(b"--hire: killed after a signal: sleep", self.finish(runner).err)
         self.assertFalse(alive(pid))
