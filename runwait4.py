@@ -319,7 +319,7 @@ class Watcher:
         self._poll_seconds = 5.0 if mount.network else 0.2
         # An `end` comes so much later than the state of its line; if several hosts append, later
         self._end_seconds = 1.2 if mount.network else 0.15
-        self._end_patience = 10.0 if mount.network else 2.0     # 0.0: that was in vain
+        self._end_patience = 10.0 if mount.network else 2.0     # seconds left for pauses
         # maximum seconds from a result in the job file to the end of the run in the journal
         self._max_journal_delay = 20.0 if mount.network else 5.0
         self.stop_reason = ""   # why no runner will start the new jobs; "": one can
@@ -403,14 +403,13 @@ class Watcher:
     def await_ends(self) -> Iterator[None]:
         """Pause and yield while ends of runs can be on the way to the log; runners that exit write all.
 
-        The first pause is for lines that were done before, too: that these ran again shows nowhere.
+        The first pause is for lines that were done before, too: that these ran again shows nowhere.  All
+        pauses together are bounded: a view in batches would otherwise follow a runner down the file.
         """
-        deadline = time.monotonic() + self._end_patience
-        while not RunnersAtWork(self.presence_locks()).has_no_runners and self.can_log_be_behind():
-            if time.monotonic() > deadline:
-                self._end_patience = 0.0
-                break
+        while (self._end_patience > 0 and self.can_log_be_behind()
+                and not RunnersAtWork(self.presence_locks()).has_no_runners):
             time.sleep(self._end_seconds)
+            self._end_patience -= self._end_seconds
             yield
 
     def complete_snapshot(self) -> Snapshot:
@@ -1171,7 +1170,7 @@ class Observation:
 
         Wait for the ends of their runs that are on the way to the log.
         """
-        for _ in self.watcher.await_ends():
+        for _ in self.watcher.await_ends() if lines else ():
             rows = self.known_last_rows(lines)
             if not any(row.awaits_end for row in rows):
                 return rows

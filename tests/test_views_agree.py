@@ -161,11 +161,26 @@ class TheRunThatCounts(ViewCase):
         self.hold_presence_lock()
         self.write("d a\n")
         self.journal(start(1, 1, "b"))
-        now = time.monotonic()
         pauses: list[float] = []
-        with mock.patch("runwait4.time.monotonic", lambda: now + sum(pauses)):
-            self.assertIsNone(self.rows_while(pauses.append)[0].run)
+        self.assertIsNone(self.rows_while(pauses.append)[0].run)
         self.assertAlmostEqual(sum(pauses), 2.0, delta=0.2)
+
+    def test_a_view_in_batches_does_not_follow_a_runner_down_the_file(self) -> None:
+        """While it pauses, further lines fail."""
+        self.hold_presence_lock()
+        self.write("! a\n")
+        self.journal(start(1, 1, "b"))
+        lines = ["! a\n"]
+
+        def go_on(_: float) -> None:
+            lines.append("! a\n")
+            self.assertLess(len(lines), 100)
+            self.write("".join(lines))
+        watcher = runwait4.Watcher(str(self.dir / "runs.txt"))
+        options = argparse.Namespace(outdir=str(self.dir / "out"))
+        with runwait4.Observation(watcher, options, self.fail) as observation, \
+                mock.patch("runwait4.time.sleep", go_on), mock.patch("runwait4.MAX_LINES", 1):
+            self.assertLess(len(list(runwait4.rows_of_bad_lines(observation))), 100)
 
     def test_what_was_done_before_is_looked_for_after_a_moment(self) -> None:
         self.hold_presence_lock()
