@@ -9646,7 +9646,7 @@ else:
     json = lazy_import("json")
     secrets = lazy_import("secrets")
 
-WIRE_VERSION = 14
+WIRE_VERSION = 13
 PORT = 9998
 MAX_EARLY_FRAME_BYTES = 1 << 10             # JSON, until the other end is authenticated
 MAX_FRAME_BYTES = 1 << 20                   # JSON, from then on
