@@ -139,6 +139,8 @@ class Runs(JournalCase):
         self.write("#RUN memory=100M\n. echo 'a\\b'; echo \\\"é >&2; false\n#RUN\n. echo a; sleep 1.1\n"
                    ". kill $$\n#RUN timeout=0.1\n. sleep 9\n. a\0\n")
         self.run_script(RUNMAKER, "-q", "--outdir", "out", "runs.txt")
+        journal = self.read("out/journal").splitlines(keepends=True)
+        self.journal(*(line for line in journal if b'"event": "end"' in line))
         with unittest.mock.patch.object(runmaker4.RunFields, "__init__", self.fail):
             runs, said = self.runs()
         self.assertEqual(({(run.line, run.state) for run in runs}, said),
