@@ -1,9 +1,10 @@
 """The rows of the benchmarks that are about what becomes of whole lists and logs."""
 import itertools
+import json
 import sys
 from collections.abc import Iterator
 
-from tests.bench.measure import MB, ROOT, RUNWAIT, Bench, Row, within
+from tests.bench.measure import MB, ROOT, RUNWAIT, Bench, Row, Used, compare, within
 from tests.journal import BEGAN, pair
 
 RUNSET = [sys.executable, str(ROOT / "runset4.py")]
@@ -28,6 +29,52 @@ def write(bench: Bench, name: str, lines: Iterator[bytes]) -> None:
     with open(bench.dir / name, "wb") as file:
         while some := b"".join(itertools.islice(lines, 1000)):
             file.write(some)
+
+
+def short_runs(count: int) -> Iterator[bytes]:
+    """The journal of short jobs, of which one in twenty fails, byte by byte as a runner writes it."""
+    for number in range(1, count + 1):
+        host, seconds, failed = f"node{number % 8}", (2 + number * 7919 % 500) / 1000, number % 20 == 0
+        fields = {
+            "time": round(BEGAN + number / 100 + seconds, 3), "event": "end",
+            "run": f"{host}-4711-{int(BEGAN) * 1000 + number}-{number % 1000}", "line": number,
+            "command": command(number), "host": host, "slot": str(number % 16 + 1),
+            "pid": 4712 + number % 30_000, "runner": 1783855833, "directory": "/home/me/simulation",
+            "files": [], "state": "!" if failed else "d", "exit": 3 if failed else 0, "signal": 0,
+            "cause": "", "seconds": seconds, "cpu": round(0.9 * seconds, 3), "memory": None,
+            "memory_below": 42_000_000 + number % 1000 * 4096, "bytes": 9, "stdout": f"{number / 2:.2f}\n",
+        }
+        if failed:
+            fields["stderr"] = f"no convergence in step {number}\n"
+        yield json.dumps(fields).encode() + b"\n"
+
+
+def views(bench: Bench) -> list[Row]:
+    """CPU and memory of views of a million short runs, against json.loads() of each line"""
+    count = bench.size(1_000_000)
+    (bench.dir / "out").mkdir()
+    write(bench, "out/journal", short_runs(count))
+    states = itertools.cycle("d" * 19 + "!")
+    lines = (f"{next(states)} {command(number)}\n" for number in range(1, count + 1))
+    write(bench, "runs.txt", map(str.encode, lines))
+    parse = "import json\nfor line in open('out/journal', 'rb'): json.loads(line)"
+    calls = {"json": [sys.executable, "-c", parse]}
+    most = {"--output --csv": 3, "--stats": 2.5, "--report out.html": 2.5, "--failed": 1.5}
+    calls.update((option, [*RUNWAIT, "--outdir", "out", *option.split(), "runs.txt"]) for option in most)
+    used: dict[str, list[Used]] = {name: [] for name in calls}
+    for _ in range(bench.rounds):
+        for name, call in calls.items():
+            used[name].append(bench.run(call))
+    bench.remove("out", "out.html", "runs.txt")
+    rows = []
+    for option, bound in most.items():
+        took, parsing = ([1000 * one.cpu for one in used[name]] for name in (option, "json"))
+        what = f"`{option}` of {count:,} short runs, CPU against `json.loads()` of each line"
+        row = compare(what, took, parsing, "ms", most=bound)
+        memory = max(one.memory for one in used[option])
+        rows.append(Row(what, f"{row.measured}; {memory:.0f} MB", f"{row.wanted}, <= 200 MB",
+                        row.reached and memory <= 200))
+    return rows
 
 
 def report(bench: Bench) -> list[Row]:
@@ -86,4 +133,4 @@ def lists(bench: Bench) -> list[Row]:
     return rows
 
 
-ROWS = (lists, timeline, report)
+ROWS = (lists, timeline, report, views)

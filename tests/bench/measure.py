@@ -26,6 +26,7 @@ class Used:
     """What a process took."""
     seconds: float
     memory: float                       # its peak, in MB
+    cpu: float = 0.0                    # seconds
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Bench:
         if process.returncode != code:
             said = self.errors.read_text()[-2000:]
             raise SystemExit(f"exit {process.returncode}: {process.args!r}\n{said}")
-        return Used(time.perf_counter() - began, usage.ru_maxrss * 1024 / MB)
+        return Used(time.perf_counter() - began, usage.ru_maxrss * 1024 / MB, usage.ru_utime + usage.ru_stime)
 
     def run(self, command: list[str], stdin: str = os.devnull) -> Used:
         began = time.perf_counter()
