@@ -2236,13 +2236,13 @@ class Reporter:
         if not report.run_count and not is_live:
             raise UsageError(f"{self.options.outdir}: no runs (nothing to report)")
         with open_replacement(self.path, self.FILE_HEAD) as file:
-            file.write(self._page_html(report, messages, pause).encode())
+            file.writelines(part.encode() for part in self._page(report, messages, pause))
         if not is_live:
             for text in messages:
                 say(text)
 
-    def _page_html(self, report: Report, messages: Sequence[str], pause: float) -> str:
-        """Return the page.  pause: seconds to the next page; 0: this is the last one."""
+    def _page(self, report: Report, messages: Sequence[str], pause: float) -> Iterator[str]:
+        """Yield the parts of the page.  pause: seconds to the next page; 0: this is the last one."""
         failures = FailureGroups()
         group_of = {row: failures.add(row, report.last_lines.get(row.run, ()) if row.run else ())
                     for row in report.failed_rows}
@@ -2250,16 +2250,6 @@ class Reporter:
         rank = {group: number for number, group in enumerate(groups)}
         rank_of = {row: rank[group] for row, group in group_of.items()}
         link_base = find_link_base(self.options.outdir, self.path)
-        rows = [{**report.fields_of_row(row, link_base), "group": rank_of.get(row)}
-                for row in report.rows]
-        data = {
-            "fields": [*rows[0]] if rows else [],
-            "rows": [[*fields.values()] for fields in rows],
-            "counts": {name: report.status[name] for name in Counts._fields},
-            "zone": time.localtime().tm_gmtoff,
-            "made": time.time(),
-            "pause": pause,
-        }
         group_items = [
             f'<li><button type="button"><b>{group.count:,}</b><code>{escape_html(group.words)}</code>'
             f"<small>{escape_html(group.place)}</small></button></li>"
@@ -2280,9 +2270,24 @@ class Reporter:
             "COUNTS": counts_text,
             "STATUS": "\n".join(map(escape_html, [*status_texts, *messages])),
             "GROUPS": "".join(group_items),
-            "DATA": json_encoder()(data).replace("<", "\\u003c"),
         }
-        return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], PAGE)
+        before, after = (re.sub("@([A-Z]+)@", lambda match: parts[match[1]], half)
+                         for half in PAGE.split("@DATA@"))
+        encode = json_encoder()
+        yield before + '{"rows":['
+        fields: dict[str, Any] = {}
+        for row in report.rows:
+            separator = "," if fields else ""
+            fields = {**report.fields_of_row(row, link_base), "group": rank_of.get(row)}
+            yield separator + encode([*fields.values()]).replace("<", "\\u003c")
+        data = {
+            "fields": [*fields],
+            "counts": {name: report.status[name] for name in Counts._fields},
+            "zone": time.localtime().tm_gmtoff,
+            "made": time.time(),
+            "pause": pause,
+        }
+        yield f"],{encode(data)[1:]}{after}"
 
 
 # ======== Checking a directory's locks ======================================================================
