@@ -910,15 +910,15 @@ K = TypeVar("K")
 
 
 def add_if_later(last_runs: dict[K, RunRecord], key: K, run: RunRecord) -> None:
-    """Make a run the last one of a key, unless the last one so far has surely ended later.
-
-    Call it in the order of the journal.
+    """Make a run the last one of a key, unless the last one so far is later in the journal, or has surely ended
+    later.
     """
-    previous = last_runs.get(key)
-    # what one program writes is in order
-    if (not previous or previous.runner == run.runner
-            or not 0 < previous.time - run.time < MAX_GATHER_SECONDS):
-        last_runs[key] = run
+    if previous := last_runs.get(key):
+        first, second = sorted((previous, run), key=operator.attrgetter("position"))
+        # what one program writes is in order
+        is_first_later = first.runner != second.runner and 0 < first.time - second.time < MAX_GATHER_SECONDS
+        run = first if is_first_later else second
+    last_runs[key] = run
 
 
 class LineRuns:
@@ -955,7 +955,6 @@ class LineRuns:
                 if len(logged_numbers) == len(numbers):
                     pairs = zip(sorted(logged_numbers), numbers)
                     self._current_numbers.update(((command, logged), current) for logged, current in pairs)
-                known_runs.sort(key=operator.attrgetter("position"))
             for run in known_runs:
                 add_if_later(self.last_runs, self._line_number(run), run)
 
@@ -1179,12 +1178,16 @@ class Observation:
     def known_last_rows(self, lines: Iterable[Line]) -> list[Row]:
         """Return the same rows as last_rows(), as of now."""
         self.log.read_on()
-        commands = {line.command for line in lines}
-        runs: dict[tuple[object, ...], RunRecord] = {}
-        for run in self.log.runs_of(commands):
-            add_if_later(runs, run.place, run)
-        repeated = {command for command in commands if hash(command) in self._hashes_of_repeated_commands}
-        line_runs = self.match_runs_with_lines(repeated, runs.values(), lines)
+        lines_of = {line.command: line for line in lines}
+        repeated = {command for command in lines_of if hash(command) in self._hashes_of_repeated_commands}
+        runs: dict[object, RunRecord] = {}
+        for run in self.log.runs_of(lines_of):
+            add_if_later(runs, run.place if run.command in repeated else run.command, run)
+        line_runs = self.match_runs_with_lines(
+            repeated, runs.values(), [line for line in lines if line.command in repeated] if repeated else ())
+        # all runs of another command are of its only line
+        line_runs.last_runs.update(
+            (line.number, runs[command]) for command, line in lines_of.items() if command in runs)
         return [self.row_of_line(line, line_runs) for line in lines]
 
     @functools.cached_property
