@@ -910,9 +910,7 @@ K = TypeVar("K")
 
 
 def add_if_later(last_runs: dict[K, RunRecord], key: K, run: RunRecord) -> None:
-    """Make a run the last one of a key, unless the last one so far is later in the journal, or has surely ended
-    later.
-    """
+    """Make a run the last one of a key, unless the one so far is later, in the journal or by the clocks."""
     if previous := last_runs.get(key):
         first, second = sorted((previous, run), key=operator.attrgetter("position"))
         # what one program writes is in order
