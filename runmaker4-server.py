@@ -204,7 +204,6 @@ if TYPE_CHECKING:
 PROG = "runmaker4-server.py"
 MAX_HANDSHAKES = 100            # under way at a time, without stalled ones
 MAX_STALLED = 200               # stalled handshakes without a proof of the token
-MAX_UNAUTHENTICATED = MAX_STALLED + 2 * MAX_HANDSHAKES      # with those that are being closed
 BACKLOG = 4096                  # connections that wait for accept(2); the system can allow fewer
 LOOK_SECONDS = 0.01             # at least, between looks for waiting connections
 STALLED_LOOKS = 20              # in which a handshake normally ends

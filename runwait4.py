@@ -1711,7 +1711,7 @@ class OutputOfLines:
         self._columns = [*self.COLUMNS[:-2], *(template.names if template else ()), *self.COLUMNS[-2:]]
         self.unfinished_lines: list[int] = []   # that as_text() has left out
         self.unfitting_lines: list[int] = []    # whose commands the template cannot have made
-        self.fits_nothing = template is not None
+        self.fits_any = False                   # it can have made the command of a line
         self.lost_lines: dict[int, str] = {}    # why the output of a line is missing, or incomplete
 
     def as_text(self, rows: Iterable[Row]) -> Iterator[bytes]:
@@ -1755,7 +1755,7 @@ class OutputOfLines:
         if None in values:
             self.unfitting_lines.append(row.line.number)
         else:
-            self.fits_nothing = False
+            self.fits_any = True
         return [
             row.line.number,
             row.line_state,
@@ -1817,7 +1817,7 @@ def print_output(watcher: Watcher, options: argparse.Namespace) -> int:
     if output.unfitting_lines:
         say(f"{watcher.path}: --template does not fit, or fits in several ways: "
             f"{name_lines(output.unfitting_lines)} (their values are empty)")
-    fits_nothing = output.unfitting_lines and output.fits_nothing
+    fits_nothing = output.unfitting_lines and not output.fits_any
     return 1 if output.lost_lines or output.unfinished_lines or fits_nothing else 0
 
 

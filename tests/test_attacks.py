@@ -26,6 +26,8 @@ from tests.wire import (
 )
 
 server_module = importlib.import_module("runmaker4-server")
+# with those that are being closed
+MAX_UNAUTHENTICATED = server_module.MAX_STALLED + 2 * server_module.MAX_HANDSHAKES
 KEPT = ("--outdir", "out", "-l", "log", "--joblog", "joblog")
 Message = dict[str, Any]
 Lie = Callable[["Liar"], list[Message]]
@@ -220,7 +222,7 @@ class Crowd(Stage):
             stranger.connect_ex((self.HOST, self.server.port))
             most = max(most, self.descriptors())
         # some are accepted and not counted yet, or dropped and not closed yet
-        self.assertLessEqual(most, before + server_module.MAX_UNAUTHENTICATED + 10)
+        self.assertLessEqual(most, before + MAX_UNAUTHENTICATED + 10)
         self.add(1, "echo one; echo two >&2")
         wait_until(lambda: self.states()[-1] == "d", what="the job is done")
         self.assertEqual((self.read(f"out/{job}.out"), self.read(f"out/{job}.err")), (b"one\n", b"two\n"))
@@ -266,7 +268,7 @@ class Crowd(Stage):
         first = Peer.of(self.server.port, self.server.token)
         first.messages += first.channel.receive(first.pull())
         first.push(first.channel.take_outgoing())       # the proof
-        strangers = self.crowd(server_module.MAX_UNAUTHENTICATED + 50)
+        strangers = self.crowd(MAX_UNAUTHENTICATED + 50)
         wait_until(lambda: sum(stranger.is_closed() for stranger in strangers) > 50, what="some are dropped")
         dropped = [stranger.is_closed() for stranger in strangers]
         self.assertEqual(dropped, sorted(dropped, reverse=True), "the oldest are")
