@@ -734,8 +734,8 @@ class Connection:
 
     def _queue_result(self, job: RemoteJob, result: bytes) -> None:
         job.result = result
-        self.send_event(type="finish", id=job.key, state=to_text(result), how=job.how_it_ended,
-                        lost=job.loses_host)
+        loss = {"lost": True} if job.loses_host else {}         # rare, and of groups alone
+        self.send_event(type="finish", id=job.key, state=to_text(result), how=job.how_it_ended, **loss)
 
     async def check_jobs(self) -> dict[Job, str]:
         """Return no job: a message of the server kills a job at once."""

@@ -1862,7 +1862,8 @@ class Sessions:
         is_returned = state == NEW and not assignment.run
         if not (is_cancelled or is_returned or state in (DONE, FAILED, ERROR)):
             raise WireError("not the end of a job")
-        return LineResult(state, message.text("how", 64), message.boolean("lost"), event_number)
+        loses_host = "lost" in message.fields and message.boolean("lost")
+        return LineResult(state, message.text("how", 64), loses_host, event_number)
 
     # -- acknowledging ---------------------------------------------------------------------------------------
 

@@ -79,7 +79,7 @@ def after_begin(lie: Callable[[Liar], Message]) -> Lie:
 
 def finish(state: str) -> Lie:
     """A job that runs ends in this state."""
-    return after_begin(lambda liar: liar.event(type="finish", state=state, how="", lost=False))
+    return after_begin(lambda liar: liar.event(type="finish", state=state, how=""))
 
 
 def after_hello(*messages: Message) -> Lie:
@@ -176,7 +176,7 @@ class ReturningClient(Stage):
         with Peer.of(self.server.port, self.server.token) as peer:
             lost: list[str] = peer.hello(job, name="liar", client="c" * 16).hear_lost()
             output = dict(type="output", stream="stdout", data="two\n")
-            finish = dict(type="finish", state="d", how="exit 0", lost=False)
+            finish = dict(type="finish", state="d", how="exit 0")
             events: list[Message] = [BEGIN, output, dict(END, received=[4, 0]), finish]
             peer.say(*({**event, "n": number, "id": job["id"]} for number, event in enumerate(events, 1)))
             while peer.hear("ack")["n"] < 4:

@@ -314,7 +314,7 @@ class Insiders(Attack):
                 with self.peer() as peer, contextlib.suppress(Closed):
                     peer.hello({**job, "result": result})
                     self.assertEqual(peer.hear_lost(), [job["id"]])
-                    peer.say(dict(type="finish", n=1, id=job["id"], state="!", how="exit 1", lost=False))
+                    peer.say(dict(type="finish", n=1, id=job["id"], state="!", how="exit 1"))
                     self.ask(peer)
         self.assertEqual([self.stage.states()[job["number"] - 1] for job in (ours, theirs)], ["r", "r"])
 
@@ -362,7 +362,7 @@ class Insiders(Attack):
 
     def test_one_that_ends_its_job_again_and_again(self) -> None:
         peer, job = self.started()
-        end = dict(type="finish", n=3, id=job["id"], state="d", how="exit 0", lost=False)
+        end = dict(type="finish", n=3, id=job["id"], state="d", how="exit 0")
         self.ask(peer.say(end))
         wait_until(lambda: self.stage.states()[job["number"] - 1] == "d", what="the result is written")
         with contextlib.suppress(Closed):
