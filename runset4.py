@@ -1926,7 +1926,11 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
         known_text = f" ({plural(known_count, 'equal one')} in the file already)" if known_count else ""
         idle_text = " (no runner is at work)" if file.has_no_other_users() else ""
         count_text = plural(new_lines.count(b"\n"), "line")
-        file.say(f"{count_text} added{skipped_text}{known_text}{idle_text}")
+        # the command mutex of equal lines is held for all round trips of a claim, so more hosts do not help
+        copies = max(Counter(re.findall(rb"(?m)^\. .*", new_lines)).values(), default=0)
+        equal_text = ("" if copies < 100 else f"; {copies} are equal: on a network file system "
+                      "these start one at a time (append # and a number to each)")
+        file.say(f"{count_text} added{skipped_text}{known_text}{idle_text}{equal_text}")
     say_jobs_below_end(file)
     return 0
 

@@ -318,6 +318,7 @@ RECIPES = {
         Recipe(after="[ $(grep -c '^[.] SLURM_ARRAY_TASK_ID=[0-9]* bash job.sh$' runs.txt) = 1000 ]"),
     "runset4.py --set=new runs.txt 17": Recipe(jobs("d" * 16 + "!"), states="d" * 16 + "."),
     "runset4.py --cancel --all runs.txt": Recipe(jobs("d.!"), states="dc!"),
+    "seq 800 | runset4.py runs.txt --add-list - --template 'work # {}'": Recipe(states="." * 800),
     "seq 1000 | runset4.py runs.txt --add-list - --template 'HQ_TASK_ID={} ./task.sh'":
         Recipe(after="[ $(grep -c '^[.] HQ_TASK_ID=[0-9]* ./task.sh$' runs.txt) = 1000 ]"),
     "printf '# a task per line\\necho a\\n\\necho b; sleep 1\\nfalse\\n' > mywork.tasks":
