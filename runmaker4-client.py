@@ -85,7 +85,7 @@ from runmaker4 import (
     add_background,
     add_general,
     add_running_options,
-    add_time_limit_options,
+    add_limit_options,
     add_verbosity,
     allow_descriptors,
     begin_fields,
@@ -169,18 +169,17 @@ def make_parser() -> Parser:
         help="the host where runmaker4-server.py runs, or HOST:PORT")
     add_running_options(add)
     add("--follow", action="store_true", help="wait for more jobs")
-    add_time_limit_options(parser.add_argument_group("limits").add_argument)
     add = parser.add_argument_group("connection to the server").add_argument
     add("--token", metavar="TOKEN", help="the token of the server, or a file with it [$RUNMAKER4_TOKEN, "
                                          "~/.runmaker4.token, or asked]")
     add("--port", type=integer_between(1, 65535), metavar="N", help=f"the server's port [{PORT}]")
     add("--give-up", type=duration_or_zero, metavar="T",
         help="exit if there is no server for T; 0: at once [never]")
-    add = parser.add_argument_group("output").add_argument
-    add_verbosity(add)
-    add = parser.add_argument_group("hosts and background").add_argument
-    add("--name", type=nonempty, metavar="NAME", help="this host's name (messages, host=) [the node name]")
+    add = parser.add_argument_group("background and hosts").add_argument
     add_background(add)
+    add("--name", type=nonempty, metavar="NAME", help="this host's name (messages, host=) [the node name]")
+    add_limit_options(parser.add_argument_group("limits").add_argument)
+    add_verbosity(parser.add_argument_group("output").add_argument)
     add_general(parser)
     parser.set_defaults(max_failed=0)                      # the server has --max-failed
     return parser

@@ -9003,17 +9003,10 @@ def add_running_options(add: AddArgument) -> None:
         metavar="A,B",
         help="instead of -j: a slot per name (@FILE: one a line)",
     )
-    add(
-        "--slot-errors",
-        type=integer_between(0),
-        default=3,
-        metavar="N",
-        help="retire a slot after N times 126, 127 or ssh's 255 [3]",
-    )
     add("--memory", type=memory_size, metavar="SIZE", help="memory for jobs with memory= (60G) [all]")
 
 
-def add_time_limit_options(add: AddArgument) -> None:
+def add_limit_options(add: AddArgument) -> None:
     add("--timeout", type=duration, metavar="T", help="kill a job that runs longer (90, 90s, 5m, 2h, 1d): !")
     add(
         "--walltime",
@@ -9035,9 +9028,25 @@ def add_time_limit_options(add: AddArgument) -> None:
         help="time from TERM to KILL, when jobs are killed [10s]",
     )
     add("--delay", type=duration, metavar="T", help="start jobs, and tries of --retries, at least T apart")
+    add(
+        "--slot-errors",
+        type=integer_between(0),
+        default=3,
+        metavar="N",
+        help="retire a slot after N times 126, 127 or ssh's 255 [3]",
+    )
 
 
 def add_record_options(add: AddArgument) -> None:
+    add("--outdir", type=check_output_path, metavar="DIR",
+        help="journal, and output in DIR/LINE.out, .err [FILE.out]")
+    add("--no-records", action="store_true", help="keep no journal and no output")
+    add(
+        "--joblog",
+        type=check_output_path,
+        metavar="FILE",
+        help="one line per run of a job, in GNU parallel's format",
+    )
     add("-l", "--logfile", type=check_output_path, metavar="FILE",
         help="the last lines of every job; shared by all hosts")
     add(
@@ -9047,15 +9056,6 @@ def add_record_options(add: AddArgument) -> None:
         default=3,
         metavar="N",
         help="lines of output per record [3]",
-    )
-    add("--outdir", type=check_output_path, metavar="DIR",
-        help="journal, and output in DIR/LINE.out, .err [FILE.out]")
-    add("--no-records", action="store_true", help="keep no journal and no output")
-    add(
-        "--joblog",
-        type=check_output_path,
-        metavar="FILE",
-        help="one line per run of a job, in GNU parallel's format",
     )
 
 
@@ -9103,16 +9103,16 @@ def make_parser() -> Parser:
     add_running_options(add)
     add("--follow", action="store_true", help="wait for more jobs, also for a file to be made")
     add("--dry-run", action="store_true", help="print which jobs would run, and change nothing")
-    add = parser.add_argument_group("limits").add_argument
-    add_time_limit_options(add)
-    add_max_failed(add)
-    add = parser.add_argument_group("output and records").add_argument
-    add_record_options(add)
-    add_verbosity(add)
-    add = parser.add_argument_group("hosts and background").add_argument
+    add = parser.add_argument_group("background and hosts").add_argument
+    add_background(add)
     add("--name", type=nonempty, metavar="NAME", help="this host's name (messages, host=) [the node name]")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
-    add_background(add)
+    add = parser.add_argument_group("limits").add_argument
+    add_limit_options(add)
+    add_max_failed(add)
+    add = parser.add_argument_group("output and records").add_argument
+    add_verbosity(add)
+    add_record_options(add)
     add_general(parser)
     return parser
 
