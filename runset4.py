@@ -256,10 +256,12 @@ def append_locked(fd: int, path: str, mount: Mount, lines: bytes | bytearray) ->
         append_at(fd, lines, *find_append_position(reader, path, mount))
 
 
-def join_new_lines(lines: Generator[bytes, None, None], directives: Iterable[Line]) -> bytearray:
+def join_new_lines(lines: Generator[bytes, None, None], directives: Iterable[Line],
+                   can_be_empty: bool) -> bytearray:
     """Return all new lines.  A ValueError of their maker is a UsageError.
 
     directives: the #RUN lines above the new lines; read if they matter.
+    can_be_empty: no line is no error, as it is none for `xargs -r`.
     """
     new_lines = bytearray()
     shell = ""                          # of the next line; "": the directives were not read yet
@@ -275,7 +277,7 @@ def join_new_lines(lines: Generator[bytes, None, None], directives: Iterable[Lin
             new_lines += line
     except ValueError as error:
         raise UsageError(f"{error}; nothing was added") from None
-    if not new_lines:
+    if not (new_lines or can_be_empty):
         raise UsageError("no jobs (nothing to add)")
     return new_lines
 
@@ -1911,7 +1913,8 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
     skipped: Counter[str] = Counter()
     known_count = 0                     # new jobs that the file has already
     new_lines = join_new_lines(lines_to_add(options, skipped),
-                               file.scan_lines(b"", directives=True) if exists else ())
+                               file.scan_lines(b"", directives=True) if exists else (),
+                               can_be_empty=bool(options.add_list))
     if options.add_list and exists:
         file.reopen_if_replaced()
         _, known_count = without_known_jobs(file.reader, new_lines)
@@ -1925,7 +1928,7 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
         skipped_text = "".join(f", {plural(skipped[kind], kind)}" for kind in skipped)
         known_text = f" ({plural(known_count, 'equal one')} in the file already)" if known_count else ""
         idle_text = " (no runner is at work)" if file.has_no_other_users() else ""
-        count_text = plural(new_lines.count(b"\n"), "line")
+        count_text = plural(new_lines.count(b"\n"), "line") if new_lines or known_count else "no line"
         # the command mutex of equal lines is held for all round trips of a claim, so more hosts do not help
         copies = max(Counter(re.findall(rb"(?m)^\. .*", new_lines)).values(), default=0)
         equal_text = ("" if copies < 100 else f"; {copies} are equal: on a network file system "
@@ -1947,7 +1950,7 @@ def run_command(argv: Sequence[str]) -> int:
     if path == STDOUT and adds_lines:
         if options.add_jobs or options.new:
             raise UsageError("--add-jobs and --new require a file (they add each job once)")
-        print_lines(split_lines(join_new_lines(lines_to_add(options, Counter()), ())))
+        print_lines(split_lines(join_new_lines(lines_to_add(options, Counter()), (), bool(options.add_list))))
         return 0
     try:
         # --list locks nothing, so it works on any file system

@@ -126,13 +126,20 @@ class Lists(ImportCase):
 
     def test_what_cannot_be_a_list_is_refused_whole(self) -> None:
         self.write("echo 1\n\necho a\0b\n", "nul")
-        self.write("# nothing\n\n \t\n", "nothing")
         self.assertAllRefused({
             ("--add-list", "missing"): "missing: no such file",
             ("--add-list", "nul"): "nul: line 3: ",
-            **{("--add-list", name): "no jobs (nothing to add)" for name in ("nothing", "/dev/null", "-")},
             ("--add-list", "nul", "--template", "echo {}\necho"): "--template",
         })
+
+    def test_an_empty_list_adds_no_line_as_with_xargs_r(self) -> None:
+        self.write("# nothing\n\n \t\n", "nothing")
+        for name in "nothing", "/dev/null", "-":
+            ended = self.run_script(RUNSET, "runs.txt", "--add-list", name)
+            self.assertEqual((ended.code, self.read()), (0, b""))
+            self.assertIn(b"runset4.py: runs.txt: no line added", ended.err)
+            ended = self.run_script(RUNSET, "-", "--add-list", name)
+            self.assertEqual((ended.code, ended.out), (0, b""))
 
     def test_what_is_wrong_with_a_list_is_said_with_its_line(self) -> None:
         too_long = "the command is longer than 128 KiB"
