@@ -4980,12 +4980,36 @@ def _reason_command_waits(file: JobReader, command: bytes) -> str:
     return "a copy of the command that is running without a line r"
 
 
+def settings_without_jobs(file: JobReader, directives: Iterable[Line]) -> Iterator[str]:
+    """Yield what became of settings that have no job below them: the next line with settings clears them, or
+    there is none.  Reads a few lines below each directive.
+    """
+    for line in directives:
+        settings = line.text[3:].split()
+        if not any(b"=" in setting for setting in settings):
+            continue                            # it clears settings, or is a barrier
+        below = Scan(file.reader, line.offset, directives=True)
+        below.line_number = line.number - 1
+        below.next()                            # this line
+        successor = next((line for line in below if b"=" in line.text or line.state != DIRECTIVE
+                          or not line.text[3:].strip()), None)
+        if successor is None:
+            yield f"line {line.number} applies to no job (only to jobs added below it)"
+        elif successor.state == DIRECTIVE:
+            repeated = successor.text.split()
+            cleared = b" ".join(setting for setting in settings if setting not in repeated)
+            clears = f"line {successor.number} clears {display_text(cleared)} of " if cleared else ""
+            yield f"{clears}line {line.number}{', which' if cleared else ''} applies to no job"
+
+
 def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line]:
     """Yield the lines that this consumer would run if it were alone.
 
-    Report `memory`, the limit here, if a directive has memory=, and the first job of each group.  Raises
-    UsageError for a command that its shell would misread.
+    Report `memory`, the limit here, if a directive has memory=, the first job of each group, and settings
+    that apply to no job.  Raises UsageError for a command that its shell would misread.
     """
+    for text in settings_without_jobs(file, file.scan_lines(b"", directives=True)):
+        file.say(text)
     say_once = once_per_subject(file.say)
     consumers = Consumers([consumer])
     above = Above()                     # all jobs have run when a barrier is met

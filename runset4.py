@@ -118,6 +118,7 @@ from runmaker4 import (
     printable,
     quote,
     run_main,
+    settings_without_jobs,
     to_bytes,
     to_text,
     warn,
@@ -1891,18 +1892,19 @@ def list_lines(file: JobReader, selection: Selection) -> int:
     return 1 if none_selected or change_counts.refused else 0
 
 
-def say_jobs_below_end(file: JobFile) -> None:
-    """Warn about new jobs below a `#RUN end`, where --follow runners do not see them.  Call it without the
-    append lock: no process must wait.
+def say_jobs_below_end(file: JobFile) -> list[Line]:
+    """Warn about new jobs below a `#RUN end`, where --follow runners do not see them; return all directives.
+    Call it without the append lock: no process must wait.
     """
     try:
-        end_line = next((line for line in file.scan_lines(b"", directives=True)
-                         if NO_DIRECTIVES.with_directive(line).below_end), None)
+        directives = list(file.scan_lines(b"", directives=True))
     except FileNotFoundError:
         raise FileChangedError from None
+    end_line = next((line for line in directives if NO_DIRECTIVES.with_directive(line).below_end), None)
     if end_line and Scan(file.reader, end_line.offset, NEW).next():
         file.say(f"line {end_line.number} is a #RUN end; --follow runners do not run the jobs below it "
                  "(delete it by --edit, then --add '#RUN end')")
+    return directives
 
 
 def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
@@ -1924,7 +1926,16 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
                 new_lines, known_count = without_known_jobs(reader, new_lines)
         if new_lines:
             append_locked(fd, file.real_path, file.mount, new_lines)
+    directives = say_jobs_below_end(file)
     if not options.quiet:
+        new_count = len(re.findall(rb"(?m)^#RUN", new_lines))       # of directives
+        if new_count:
+            for text in settings_without_jobs(file, directives[-1 - new_count:]):
+                file.say(text)
+        above = directives[:len(directives) - new_count]
+        line = functools.reduce(Directives.with_directive, above, NO_DIRECTIVES).settings.line
+        settings = line.text[3:].strip() if line and new_lines.startswith(b". ") else b""
+        settings_text = f", with {display_text(settings)} of line {line.number}" if line and settings else ""
         skipped_text = "".join(f", {plural(skipped[kind], kind)}" for kind in skipped)
         known_text = f" ({plural(known_count, 'equal one')} in the file already)" if known_count else ""
         idle_text = " (no runner is at work)" if file.has_no_other_users() else ""
@@ -1933,8 +1944,7 @@ def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
         copies = max(Counter(re.findall(rb"(?m)^\. .*", new_lines)).values(), default=0)
         equal_text = ("" if copies < 100 else f"; {copies} are equal: on a network file system "
                       "these start one at a time (append # and a number to each)")
-        file.say(f"{count_text} added{skipped_text}{known_text}{idle_text}{equal_text}")
-    say_jobs_below_end(file)
+        file.say(f"{count_text} added{skipped_text}{known_text}{settings_text}{idle_text}{equal_text}")
     return 0
 
 

@@ -15,7 +15,7 @@ from typing import Any, Callable, Optional
 
 import runmaker4
 import runset4
-from tests.support import FULL, RUNSET, Call, Case, RunCase, Text, as_bytes, locked
+from tests.support import FULL, RUNMAKER, RUNSET, Call, Case, RunCase, Text, as_bytes, locked
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
 IDLE = " (no runner is at work)"
@@ -224,6 +224,27 @@ class Said(ImportCase):
                 self.assertEqual((ended.code, ended.err.count(b"\n")), (0, 1))
                 self.assertIn(b"runset4.py: runs.txt: line 2 is a #RUN end; ", ended.err)
                 self.assertIn(".", self.states())
+
+    def test_settings_that_are_for_no_job_are_named(self) -> None:
+        no_job = "applies to no job (only to jobs added below it)"
+        for added, said in (
+                (["#RUN memory=50M"], [f"line 1 {no_job}", "1 line added"]),
+                (["#RUN barrier", "#RUN timeout=1m memory=50M"],
+                 ["line 1 applies to no job", f"line 3 {no_job}",
+                  "2 lines added"]),
+                (["#RUN timeout=1m"],
+                 ["line 4 clears memory=50M of line 3, which applies to no job", f"line 4 {no_job}",
+                  "1 line added"]),
+                (["a", "b"], ["2 lines added, with timeout=1m of line 4"]),
+                (["#RUN", "c"], ["2 lines added"]),
+                (["d"], ["1 line added"])):
+            ended = self.run_script(RUNSET, "runs.txt", "--add", *added)
+            expected = "".join(f"runset4.py: runs.txt: {text}\n" for text in said)
+            self.assertEqual((ended.code, ended.err.decode().replace(IDLE, "")), (0, expected))
+        ended = self.run_script(RUNMAKER, "--dry-run", "runs.txt")
+        self.assertEqual([line.split(b": ")[2] for line in ended.err.splitlines()[:2]],
+                         [b"line 1 applies to no job",
+                          b"line 4 clears memory=50M of line 3, which applies to no job"])
 
     def test_a_file_that_is_gone_when_all_is_appended_may_have_been_replaced(self) -> None:
         file = runmaker4.JobFile(str(self.dir / "none"), say=self.fail)
