@@ -6275,6 +6275,7 @@ class Stream:
     name: bytes                         # b"stdout" or b"stderr"
     fd: int | None                      # None: read to the end
     received: int = 0                   # bytes
+    last: bytes = b""                   # a few of them, for a message
     watched: bool = False
 
 
@@ -7628,6 +7629,7 @@ class RunnerStats:
     bad_lines: list[int] = field(default_factory=list)      # failed or in error
     orphans: list[int] = field(default_factory=list)        # lines of dead runners that we marked `e`
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
+    wrong_directory: str = ""           # where all jobs failed, and where they should run; "": unknown
 
     def add_result(self, job: Job, state: bytes) -> None:
         """Count a job by the state of the line after the run."""
@@ -7699,7 +7701,7 @@ class RunnerStats:
             text += f"; {name_stray(summary.first_stray)}"
         if reasons_command and counts.bad:
             text += f"; {reasons_command} shows why"
-        return text + incomplete
+        return text + self.wrong_directory + incomplete
 
 
 def failure_report_command(options: argparse.Namespace) -> str:
@@ -7732,6 +7734,7 @@ class Pump:
     """
     WATCH_AFTER_SECONDS = 0.01
     MAX_READ_BYTES = 1 << 18
+    LAST_BYTES = 200                    # of a stream, to be kept for a message
     QUIET_SECONDS = 0.3                 # without output; then processes left by a shell print no more
     MAX_READING_SECONDS = 5.0           # of reading after the exit of a shell
 
@@ -7799,6 +7802,7 @@ class Pump:
 
     def _pass_to_sinks(self, run: Run, stream: Stream, data: bytes) -> None:
         stream.received += len(data)
+        stream.last = data[-self.LAST_BYTES:]
         for sink in run.sinks:
             sink.on_output(run, stream, data)
 
@@ -8402,6 +8406,7 @@ class Runner:
     MAX_BACKLOG_BYTES = 1 << 24         # above this no jobs are started
     BROKEN_STATUSES = 126, 127          # of a shell that cannot run the program, or does not find it
     MAX_BROKEN_SECONDS = 1.0            # later, a job has done some work
+    MAX_FAILED_AT_ONCE = 10             # jobs in a directory that is not that of the job file
     SSH_FAILED = 255                    # of ssh(1); seconds or minutes pass if a host does not answer
     MAX_NAMED_COMMAND = 80              # characters of a command in a message
     MAX_RESULT_SECONDS = 10.0           # after a kill signal, to write states
@@ -8449,6 +8454,8 @@ class Runner:
         self.began = self.loop.time()
         self.wall_end = self.began + (math.inf if seconds_left is None else seconds_left)
         self.next_start_at = self.began     # no shell starts before (loop's time)
+        self.home = b""                     # where the jobs should probably run; b"": here
+        self._failed_at_once = 0            # jobs, if none has ended in another way
 
     # -- from start to end -----------------------------------------------------------------------------------
 
@@ -8750,6 +8757,7 @@ class Runner:
         if task.state != NEW:
             if task.cause != "lost":
                 self.runner_stats.add_result(task.job, task.state)
+                self._check_directory(task)
             failures = len(self.runner_stats.bad_lines)
             if 0 < self.options.max_failed <= failures and not self.draining:
                 self.runner_stats.had_errors = True
@@ -8763,6 +8771,22 @@ class Runner:
         self.slots.give_back(task.slots, was_used=task.state != NEW)
         task.slots = ()
         self.changed.set()
+
+    def _check_directory(self, task: JobTask) -> None:
+        """Drain if all of the first jobs fail at once in another directory than that of the job file."""
+        if task.state != FAILED or task.run.duration >= self.MAX_BROKEN_SECONDS:
+            self.home = b""                     # the jobs can run here
+        elif self.home and not self._describe_broken_end(task):         # otherwise the slot is to blame
+            self._failed_at_once += 1
+            if self._failed_at_once == self.MAX_FAILED_AT_ONCE:
+                home = display_text(quote(self.home))
+                place = f"jobs ran in {os.readlink('/proc/self/cwd')}, not in {home}"
+                self.runner_stats.wrong_directory = f"; {place}"
+                output = b"\n".join(stream.last for stream in task.run.streams)
+                last_words = display_text(output.strip().split(b"\n")[-1])
+                self._report_and_drain(
+                    f"the first {self._failed_at_once} jobs failed within a second each: {place} "
+                    f"(cd {home}, then -r; the last said: '{last_words}')")
 
     def _count_broken_jobs(self, task: JobTask) -> None:
         """Count jobs in a row on a slot that a host lacking their program, or out of reach, explains."""
@@ -9607,7 +9631,9 @@ class App(RunnerProgram):
         logfile_sink, outdir_sink, joblog_sink = self._record_sinks
         console = self.console_sinks(reader, not logfile_sink, is_recorded=outdir_sink is not None)
         sinks: list[Sink] = [*console, *filter(None, (logfile_sink, outdir_sink, joblog_sink))]
-        self.make_runner(jobs, sinks, self.executor)
+        runner = self.make_runner(jobs, sinks, self.executor)
+        home = os.fsencode(os.path.realpath(os.path.dirname(self.path)))
+        runner.home = home if home != self.directory else b""
         return await self.run_and_report(jobs)
 
 
