@@ -326,7 +326,6 @@ class RemoteJob(Job):
         needs, *larger_needs = (Resources(slots, memory) for memory in item.items("memory", int) or [0])
         return cls(
             number=item.integer("number"),          # of the line in the server's file
-            ordinal=0,                              # not known
             offset=0,
             state=NEW,
             text=item.job_text("text"),

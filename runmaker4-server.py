@@ -81,7 +81,7 @@ import select
 import socket
 import struct
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
@@ -1940,8 +1940,8 @@ class ReportedJob:
         """Return one job from a client's message `have`.  Raises WireError."""
         has_result = entry.fields.get("result") is not None
         result = entry.state_byte("result") if has_result else None
-        # 0, 0, NEW: the client does not know them
-        line = Line(entry.integer("number"), 0, 0, NEW, entry.job_text("text"))
+        # 0, NEW: the client does not know them
+        line = Line(entry.integer("number"), 0, NEW, entry.job_text("text"))
         return cls(entry.hexadecimal("id", 16), line, result)
 
     @property
@@ -2097,12 +2097,6 @@ class Claims(Cursor):
         for claimed in reclaimed.jobs.values():
             claimed.state = NEW                 # unknown
             claimed.consumer = consumer
-        jobs = {claimed.offset: claimed for claimed in reclaimed.jobs.values()}
-        if jobs and self._ordinals:
-            with contextlib.suppress(OSError):
-                for line in Scan(self.file.reader, self.file.start, RUNNING, counted=Counter()):
-                    if line.offset in jobs:
-                        jobs[line.offset].ordinal = line.ordinal
         return reclaimed
 
     def _reclaim_each(self, reported: Sequence[ReportedJob], may_conclude_lost: bool,
@@ -2615,7 +2609,7 @@ class Server(Program):
             self.path, say=self.say, mount=self.mount, presence_lock=self._presence_lock,
             make_lock_table=functools.partial(SharedLockTable, give_to_keeper=self._keeper.give_locks),
         )
-        self.claims = Claims(ServedQueue(served_file), ordinals=bool(self.stores[0]), serving=True)
+        self.claims = Claims(ServedQueue(served_file), serving=True)
         self.sessions = Sessions(
             self.loop,
             self.executor,

@@ -1269,7 +1269,6 @@ DIRECTIVE_LIKE = rb"#RUN|(?i:[ \t]*#[ \t]*run[ \t]+(?:(?:barrier|end)[ \t\r\n]|[
 class Line:
     """A job line as it was read."""
     number: int             # as in editors, from 1; kept up to date while the line is claimed
-    ordinal: int            # counts job lines only, from 1; 0 if the scan does not count them
     offset: int             # of the state byte
     state: bytes
     text: bytes             # between the state and the newline: separator, command, perhaps \r
@@ -1322,7 +1321,7 @@ class Scan:
                  counted: Counter[bytes] | None = None, check_numbers: bool = False) -> None:
         """Start at the offset `start`, where a line begins.  states: the wanted states; None: all.
 
-        counted: gets the number of job lines in each state, also of unwanted lines; the sum gives ordinals.
+        counted: gets the number of job lines in each state, also of unwanted lines.
         check_numbers: raise FileChangedError if line numbers are found to be wrong.
         """
         self.file = file
@@ -1374,10 +1373,6 @@ class Scan:
         """Go back to a job line, so that next() returns it again; return False if an edit has moved it."""
         self.last = line
         self.line_number = line.number - 1
-        if self.counted is not None:
-            # From now on only the sum, which gives the ordinals, is right
-            self.counted.clear()
-            self.counted[NEW] = line.ordinal - 1
         return self.reread_from(line)
 
     def reread_from(self, last_line: Line, data: bytes | None = None) -> bool:
@@ -1412,12 +1407,11 @@ class Scan:
         self._count_lines_to(state_index)
         is_complete = newline >= 0
         line_end = newline if is_complete else len(self._buffer)
-        ordinal = sum(self.counted.values()) if self.counted else 0
         # A malformed directive can begin with a blank (DIRECTIVE_LIKE)
         state = self._buffer[state_index:state_index + 1].strip(b" \t") or DIRECTIVE
         text = self._buffer[state_index + 1:line_end]
         offset = self._buffer_offset + state_index
-        self.last = Line(self.line_number, ordinal, offset, state, text, is_complete)
+        self.last = Line(self.line_number, offset, state, text, is_complete)
         return self.last
 
     def _count_lines_to(self, stop: int) -> None:
@@ -1514,7 +1508,7 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
             number += 1
             # A look-up is faster than parsing each line
             if whole_line[2:].removesuffix(b"\r") in commands and JOB_LINE.match(b"\n" + whole_line):
-                yield Line(number, 0, offset, whole_line[:1], whole_line[1:], lines.endswith(b"\n"))
+                yield Line(number, offset, whole_line[:1], whole_line[1:], lines.endswith(b"\n"))
             offset += len(whole_line) + 1
 
 
@@ -4205,7 +4199,6 @@ class Walk:
         resuming_consumers: Consumers,
         orphans: Orphans,
         *,
-        ordinals: bool,
         serving: bool,
         after_edit: bool,
     ) -> None:
@@ -4242,11 +4235,7 @@ class Walk:
         self.unstartable_group_job: Line | None = None
         self.unstartable_group_settings = NO_SETTINGS
         self.seconds_until_trusted = 0.0
-        counted: Counter[bytes] | None = Counter() if ordinals else None
-        states = NEW + RUNNING
-        self.scan = Scan(
-            file.reader, file.start, states, counted=counted, check_numbers=True, directives=True
-        )
+        self.scan = Scan(file.reader, file.start, NEW + RUNNING, check_numbers=True, directives=True)
 
     def claim_next(self, consumers: Consumers, pause_at: float) -> Job | Stop:
         """Walk on, and claim the next job that one of these consumers may take; or return why the walk stops.
@@ -4524,7 +4513,7 @@ class Cursor:
     SILENT_SECONDS = 2.0        # then report how many failed lines were made new
     RESET_BYTES = 1 << 16       # of the file: failed lines in it are made new at once
 
-    def __init__(self, queue: JobQueue, consumers: Iterable[Consumer] = (), *, ordinals: bool = False,
+    def __init__(self, queue: JobQueue, consumers: Iterable[Consumer] = (), *,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
         """consumers: claim for these unless claim() gets others.  wait_for_file: the file can be created
         later.  unchecked: the file did not exist to be checked.  serving: for a server.
@@ -4533,7 +4522,6 @@ class Cursor:
         self.file = file = queue.file
         self.say = file.say
         self.clock = file.clock
-        self._ordinals = ordinals
         self._wait_for_file = wait_for_file
         self._serving = serving
         self._is_file_unchecked = unchecked
@@ -4752,7 +4740,7 @@ class Cursor:
         self._leaving_at_start = self._leaving
         resuming_consumers = Consumers(consumer for consumer in self._known if RUNNING in consumer.retry)
         self._walk = Walk(self.queue, consumers, resuming_consumers, self._orphans,
-                          ordinals=self._ordinals, serving=self._serving, after_edit=after_edit)
+                          serving=self._serving, after_edit=after_edit)
         return self._walk
 
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
@@ -6684,15 +6672,17 @@ class Plain(Sink):
 @dataclass(eq=False, repr=False)
 class Record:
     """A record in the log file: the last lines of a run."""
+    number: int
     lines: deque[bytes]
     incomplete_lines: defaultdict[Stream, bytes] = field(default_factory=lambda: defaultdict(bytes))
     changed: bool = True                # since the last write
 
 
 class LogFile(Sink):
-    """The log file: for each job a record of fixed size with a heading and the last lines, 160 bytes each.
+    """The log file: for each line a record of fixed size with a heading and the last lines, 160 bytes each.
 
-    The job with the ordinal k has the k-th record:
+    After a header line, the k-th record is that of the job whose line was number k when the run began.  A
+    comment leaves an empty one:
 
         .-> simulate --seed 7 (in /home/me)
         : stdout (alice,601): step 341
@@ -6700,6 +6690,8 @@ class LogFile(Sink):
         + status (alice,601): exit 3 "simulate --seed 7"
     """
     WIDTH = 160
+    # Up to version 4.0 comments had no record: those files begin with a record, or with NULs
+    HEADER = b"runmaker4 log file 2: the record of line K is the K-th below".ljust(WIDTH) + b"\n"
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
     def __init__(self, path: str, max_lines: int, directory: bytes, executor: FileExecutor,
@@ -6710,11 +6702,10 @@ class LogFile(Sink):
         self.executor = executor
         self.record_bytes = (1 + max_lines) * (self.WIDTH + 1)      # with the heading and newlines
         self.records: dict[Run, Record] = {}
-        heads = b".-> ", bytes(4)               # NULs: the first record is not yet written
-        self.file = RecordFile(path, "log file", 0, heads, executor.say, on_error)
+        self.file = RecordFile(path, "log file", 0, [self.HEADER], executor.say, on_error)
 
     def on_started(self, run: Run) -> None:
-        record = self.records[run] = Record(deque(maxlen=self.max_lines))
+        record = self.records[run] = Record(run.job.number, deque(maxlen=self.max_lines))
         self._add_line(run, record, b"status", b'forked "%s"' % run.job.command)
 
     def on_no_result(self, run: Run) -> None:
@@ -6756,13 +6747,13 @@ class LogFile(Sink):
     def _write_record(self, run: Run, record: Record) -> None:
         """Write the record of a run, padded to the fixed size."""
         record.changed = False
-        if not run.job.ordinal:
-            return                          # the jobs above were not counted: the record has no place
         directory = one_line(run.directory or self._directory)
         lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
         lines += [b""] * (1 + self.max_lines - len(lines))
         data = b"".join(cut_or_pad(line, self.WIDTH) + b"\n" for line in lines)
-        offset = (run.job.ordinal - 1) * self.record_bytes
+        if not self.file.took:          # nothing is written yet; another runner can write only the same
+            self.executor.post(self.file.write, 0, self.HEADER)
+        offset = len(self.HEADER) + (record.number - 1) * self.record_bytes
         self.executor.post(self.file.write, offset, data, size=self.record_bytes)
 
 
@@ -6877,7 +6868,7 @@ class RecordFile:
         """Open or create the file.  Raises UsageError, also if it is of another kind."""
         fd = open_record(path, self._flags)
         if read_head(fd, self.path, len(self._heads[0]), self._mount.network) not in (b"", *self._heads):
-            raise UsageError(f"{self.path}: is not a {self.kind} (give another name)")
+            raise UsageError(f"{self.path}: is not a {self.kind} of this version (give another name)")
         return fd
 
     def append(self, lines: bytes) -> None:
@@ -9622,7 +9613,6 @@ class App(RunnerProgram):
         cursor = Cursor(
             JobQueue(self._file),
             [self._consumer],
-            ordinals=bool(self.options.logfile),        # number the jobs, for places in the log file
             wait_for_file=self.options.follow,
             unchecked=not self._is_checked,             # the file did not exist at the start
         )

@@ -1229,7 +1229,7 @@ class Observation:
         if run.ended is None:
             run.state, run.cause = self.END_UNKNOWN
         text = b" " + run.command           # the part of the line after the state byte
-        line = Line(number=run.line, ordinal=0, offset=0, state=b"", text=text)
+        line = Line(number=run.line, offset=0, state=b"", text=text)
         return Row(line, "", run, is_last=False, seconds_running=None)
 
     def _row(self, line: Line, run: RunRecord | None, is_last: bool) -> Row:

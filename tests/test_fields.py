@@ -74,7 +74,7 @@ class EachField(Case):
         known = sessions.clients["f" * 16] = link.client = server.Client(sessions, "f" * 16)
         known.on_hello(link, read(FROM_CLIENT[0]))
         known.link = link
-        job = runmaker4.Job(1, 1, 0, b"r", b" true")
+        job = runmaker4.Job(1, 0, b"r", b" true")
         assignment = server.Assignment(KEY, known, job, server.Phase.SENT)
         if message["type"] == "ready":
             assignment.member = SimpleNamespace(current=assignment, group=self.link)

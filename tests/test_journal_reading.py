@@ -378,7 +378,7 @@ class Random(JournalCase):
     def make(self, rng: random.Random) -> tuple[list[runmaker4.Line], dict[str, Told], int]:
         """A journal; the job lines, what it tells of each run, and how many entries of it make no sense."""
         commands = [b"a", b"b", b"c"]
-        lines = [runmaker4.Line(number, 0, 0, rng.choice([*self.WORDS]), b" " + rng.choice(commands))
+        lines = [runmaker4.Line(number, 0, rng.choice([*self.WORDS]), b" " + rng.choice(commands))
                  for number in sorted(rng.sample(range(1, 30), rng.randrange(1, 12)))]
         entries: list[bytes] = []
         told: dict[str, Told] = {}
@@ -457,7 +457,7 @@ class Random(JournalCase):
         """One number was read twice, with an edit in between: only the second line is known."""
         self.journal(start(1, 6, b"b"))
         runs, _ = self.runs()
-        lines = [runmaker4.Line(5, 0, 0, state, text) for state, text in ((b"r", b" a"), (b"x", b" b"))]
+        lines = [runmaker4.Line(5, 0, state, text) for state, text in ((b"r", b" a"), (b"x", b" b"))]
         known = runwait4.LineRuns(lines, {5}, runs)
         self.assertFalse(known.is_last_run_certain(lines[0]))
 

@@ -9,7 +9,7 @@ from tests.support import RUNMAKER, Case
 
 def run_of(number: int) -> runmaker4.Run:
     """A run of the job in this line."""
-    job = runmaker4.Job(number=number, ordinal=number, offset=0, state=b".", text=b" CMD")
+    job = runmaker4.Job(number=number, offset=0, state=b".", text=b" CMD")
     return runmaker4.Run(job, ["1"], b"host",
                          streams=(runmaker4.Stream(b"stdout", -1), runmaker4.Stream(b"stderr", -1)))
 

@@ -31,7 +31,7 @@ Sessions = Any
 
 def line(number: int, state: bytes = b"!") -> runmaker4.Line:
     """A line of 10 bytes per number."""
-    return runmaker4.Line(number, 0, 10 * (number - 1), state, b" CMD")
+    return runmaker4.Line(number, 10 * (number - 1), state, b" CMD")
 
 
 class Clock:
@@ -586,7 +586,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         async def come() -> object:
             sessions = self.sessions(lines)
             client = server.Client(sessions, "c" * 16)
-            claim = server.ReportedJob("1" * 16, runmaker4.Line(1, 0, 0, b".", b" echo"), result)
+            claim = server.ReportedJob("1" * 16, runmaker4.Line(1, 0, b".", b" echo"), result)
             sessions.settled_keys.update(dict.fromkeys(known))
             reclaimed = await sessions.recovery.reclaim(client, [claim])
             words = ["SETTLED"] * len(reclaimed.settled) + ["LOST"] * len(reclaimed.lost)
@@ -645,7 +645,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
     def test_the_only_line_of_a_file_that_can_be_half_saved_is_not_taken_yet(self) -> None:
         async def come() -> Any:
             sessions = self.sessions(b"# new\ne echo\n")
-            job = server.ReportedJob("1" * 16, runmaker4.Line(1, 0, 0, b".", b" echo"), b"d")
+            job = server.ReportedJob("1" * 16, runmaker4.Line(1, 0, b".", b" echo"), b"d")
             with mock.patch.object(sessions.claims.file, "seconds_until_trusted", return_value=1.0):
                 return sessions.claims.reclaim_lines(server.Client(sessions, "c" * 16), [job], False)
         reclaimed = asyncio.run(come())
@@ -663,7 +663,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             clients = [server.Client(sessions, f"{number:016x}") for number in (1, 2)]
             with mock.patch.object(self.served.file, "lines_by_command", side_effect=AssertionError):
                 for number, client in enumerate(clients, 1):
-                    line = runmaker4.Line(number, 0, 0, b".", b" echo")
+                    line = runmaker4.Line(number, 0, b".", b" echo")
                     await sessions.recovery.reclaim(client, [server.ReportedJob(client.id, line, None)])
             return [assignment.number for client in clients for assignment in client.assignments.values()]
         self.assertEqual(asyncio.run(come()), [1, 2])
@@ -683,7 +683,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             sessions.interval = 0.05
             where = self.served if hasattr(self.served, function) else self.served.file
             self.client = server.Client(sessions, "c" * 16)
-            lines = [runmaker4.Line(number, 0, 0, b".", b" echo " + word)
+            lines = [runmaker4.Line(number, 0, b".", b" echo " + word)
                      for number, word in enumerate((b"one", b"two", b"three"), 1)]
             jobs = [server.ReportedJob(f"{line.number:016x}", line, None) for line in lines]
             with mock.patch.object(where, function, side_effect=trouble):
@@ -932,7 +932,7 @@ class InMemory(FileCase):
         log = runmaker4.LogFile(str(self.path), 100, b"/", runmaker4.FileExecutor(threaded=False), self.fail)
         self.addCleanup(os.close, log.file.fd)
         run = a_run()
-        run.job = runmaker4.Job(number=1, ordinal=1, offset=0, state=b".", text=b" " + b"c" * 10_000)
+        run.job = runmaker4.Job(number=1, offset=0, state=b".", text=b" " + b"c" * 10_000)
         log.on_started(run)
         for data in b"x" * 60_000 + b"\n", b"y" * 60_000, b"y" * 60_000, b"y\n" + b"z" * 60_000:
             for stream in run.streams:

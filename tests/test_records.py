@@ -25,11 +25,17 @@ class LogCase(Case):
     def run_jobs(self, *options: object, name: str = "alice") -> Ended:
         return self.run_script(RUNMAKER, "--name", name, "-l", "outputs", *options, "runs.txt")
 
-    def record(self, ordinal: int, loglines: int = 3) -> list[bytes]:
+    def log_records(self) -> bytes:
+        """The log below its header."""
+        header, _, records = self.read("outputs").partition(b"\n")
+        self.assertEqual(len(header), WIDTH)
+        return records
+
+    def record(self, number: int, loglines: int = 3) -> list[bytes]:
         """The lines of record k, which stands at a fixed place."""
         size = (1 + loglines) * (WIDTH + 1)
-        data = self.read("outputs")[(ordinal - 1) * size:ordinal * size]
-        self.assertEqual(len(data), size, f"record {ordinal}")
+        data = self.log_records()[(number - 1) * size:number * size]
+        self.assertEqual(len(data), size, f"record {number}")
         lines = [data[start:start + WIDTH + 1] for start in range(0, size, WIDTH + 1)]
         for line in lines:
             self.assertEqual(line[WIDTH:], b"\n", lines)
@@ -38,15 +44,15 @@ class LogCase(Case):
     def header(self, command: str) -> bytes:
         return cut(f".-> {command} (in {self.dir})".encode())
 
-    def assertRecord(self, ordinal: int, command: str, *lines: str, loglines: int = 3) -> None:
+    def assertRecord(self, number: int, command: str, *lines: str, loglines: int = 3) -> None:
         """Record k is the header and these lines (WHO stands for host and process), the rest blank."""
-        record = self.record(ordinal, loglines)
+        record = self.record(number, loglines)
         who = present(re.search(rb"\((\w+,\d+)\)", record[1]))[1].decode()
         wanted = [self.header(command)] + [cut(line.replace("WHO", who).encode()) for line in lines]
         self.assertEqual(record, wanted + [BLANK] * (1 + loglines - len(wanted)))
 
     def assertLogOfLength(self, records: int, loglines: int = 3) -> None:
-        self.assertEqual(len(self.read("outputs")), records * (1 + loglines) * (WIDTH + 1))
+        self.assertEqual(len(self.log_records()), records * (1 + loglines) * (WIDTH + 1))
 
 
 class LogRecords(LogCase):
@@ -82,12 +88,12 @@ class LogRecords(LogCase):
 class LogPlaces(LogCase):
     """Record k stands at a fixed place, whoever writes it and whenever."""
 
-    def test_comments_have_no_record_and_what_never_ran_is_a_hole(self) -> None:
+    def test_comments_and_what_never_ran_are_holes(self) -> None:
         self.write("# comment\n\nprose\n" + "x echo held\nd echo done\n" * 1000 + ". echo last\n")
         self.run_jobs()
         size = 4 * (WIDTH + 1)
-        self.assertEqual(self.read("outputs")[:2000 * size], b"\0" * (2000 * size))
-        self.assertRecord(2001, "echo last", '+ status (WHO): forked "echo last"', ": stdout (WHO): last",
+        self.assertEqual(self.log_records()[:2003 * size], b"\0" * (2003 * size))
+        self.assertRecord(2004, "echo last", '+ status (WHO): forked "echo last"', ": stdout (WHO): last",
                           '+ status (WHO): exit 0 "echo last"')
         self.assertLess(os.stat(self.dir / "outputs").st_blocks * 512, 1000 * size)
 
@@ -123,12 +129,11 @@ class LogPlaces(LogCase):
         wait_until(lambda: self.states().count("r") == 6, 60, "each has jobs")
         self.open_gate()
         self.assertEqual([self.finish(runner).code for runner in runners], [0, 0, 0])
-        for ordinal in range(1, jobs + 1):
-            line = ordinal + 1
-            self.assertRecord(ordinal, command, f": stdout (WHO): start {line}",
+        for line in range(2, jobs + 2):
+            self.assertRecord(line, command, f": stdout (WHO): start {line}",
                               f": stdout (WHO): end {line}", f'+ status (WHO): exit 0 "{command}"')
             self.assertEqual(self.read(f"out/{line}.out"), b"start %d\nend %d\n" % (line, line))
-        self.assertLogOfLength(jobs)
+        self.assertLogOfLength(jobs + 1)
         # each runner may write the header of the job log, which readers skip
         self.assertEqual(len(re.findall(rb"^\d+\t", self.read("joblog"), re.MULTILINE)), jobs)
         self.assertEqual(self.read("out/journal").count(b'"end"'), jobs)
@@ -141,6 +146,27 @@ class LogPlaces(LogCase):
         self.assertRefused(self.run_script(RUNMAKER, "-l", "other.txt", "runs.txt"),
                            "other.txt: is not a log file")
         self.assertEqual(self.read("other.txt"), b". touch never\n")
+
+    def test_a_log_file_in_which_comments_had_no_record_is_refused(self) -> None:
+        """That of line 1 may not have been written."""
+        self.write(". true\n")
+        record = b".-> true (in /)".ljust(WIDTH) + b"\n" + (BLANK + b"\n") * 3
+        for old in record, bytes(len(record)) + record:
+            self.write(old, "outputs")
+            self.assertRefused(self.run_jobs(), "outputs: is not a log file of this version (give another")
+            self.assertEqual((self.states(), self.read("outputs")), (".", old))
+
+    def test_the_number_is_that_of_the_line_when_the_run_began(self) -> None:
+        self.write(f". echo one; {GATE}\n. echo two\n")
+        self.write("", "outputs")
+        runner = self.start(RUNMAKER, "--name", "alice", "-l", "outputs", "runs.txt")
+        wait_until(lambda: b": one" in self.read("outputs"), what="a record")
+        self.write("# new\n" + self.read().decode())
+        wait_until(lambda: self.states()[:1] == "r", what="the runner finds its line")
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual([self.record(number)[0][:12] for number in (1, 3)],
+                         [b".-> echo one", b".-> echo two"])
 
 
 class LogCutting(LogCase):

@@ -70,5 +70,5 @@ class OrderOfTheFile(TcpCase):
             key = self.claim(name)["id"]
             self.peers[name].say(dict(BEGIN, n=number, id=key)).hear("ack")
         self.stop(self.server)
-        commands = re.findall(rb"^\.-> (\w) ", self.read("log"), re.MULTILINE)
+        commands = re.findall(rb"\.-> (\w) ", self.read("log"), re.MULTILINE)
         self.assertEqual(commands, [b"a", b"b", b"c", b"d"])
