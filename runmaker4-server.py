@@ -79,7 +79,6 @@ import resource
 import secrets
 import select
 import socket
-import struct
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Collection, Mapping, Sequence
@@ -185,6 +184,7 @@ from runmaker4 import (
     read_token,
     refuse_as_output,
     run_main,
+    same_user,
     spawn_task,
     tls_context,
     to_bytes,
@@ -223,6 +223,7 @@ MAX_SETTLED_KEYS = 10_000       # finished jobs to remember
 MAX_SLOTS = 1_000_000
 MAX_NAME_CHARS = 200            # at the end of the job file's name, in a welcome
 MAX_REASON_CHARS = 1000         # in `nothing`
+MAX_LOST_NAMES = 8              # in a status
 
 
 def make_parser() -> Parser:
@@ -452,12 +453,6 @@ class ServedQueue(JobQueue):
 # The keeper listens on an abstract socket (unix(7)), which vanishes with it.  Any user can bind any such
 # name, so the name ends in random characters.  The next server finds it in the kernel's list of sockets, and
 # ignores processes of other users.  All sockets are SOCK_SEQPACKET: a message can contain descriptors.
-
-
-def same_user(sock: socket.socket) -> bool:
-    # unix(7), SO_PEERCRED
-    uid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
-    return uid == os.geteuid()
 
 
 def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float) -> None:
@@ -846,7 +841,7 @@ class Client(Consumer):
         self.address = "?"
         self.directory = b""            # where jobs run
         self.link: ClientLink | None = None     # on which it was welcomed; None: there is none, or it is lost
-        self._newest_link: ClientLink | None = None
+        self.newest_link: ClientLink | None = None
         self._hello_came = asyncio.Event()      # until serve_client() has dealt with it
         self.assignments: dict[str, Assignment] = {}    # by key
         self.group_count = 0            # of which it is a host; if any, it gets no other jobs
@@ -915,17 +910,17 @@ class Client(Consumer):
         self.name = name
         self.directory = directory
         self.follow = follow
-        if not self._newest_link:               # otherwise it does not retry failed lines again
+        if not self.newest_link:               # otherwise it does not retry failed lines again
             self.retry = retry
         self.capacity = capacity
         self.free_memory = int(capacity.memory)         # the next `claim` subtracts usage
-        if self._newest_link and self._newest_link.detached.done():
+        if self.newest_link and self.newest_link.detached.done():
             self.sessions.say(f"client {self.where} came back")
-        elif self._newest_link:                 # its link is dead, but we have not noticed
-            self._newest_link.detach()
-            self._newest_link.drop("it has a new connection")
+        elif self.newest_link:                 # its link is dead, but we have not noticed
+            self.newest_link.detach()
+            self.newest_link.drop("it has a new connection")
         self.address = link.address
-        self._newest_link = link
+        self.newest_link = link
         self._hello_came.set()
 
     async def serve_client(self) -> None:
@@ -955,7 +950,7 @@ class Client(Consumer):
                     if assignment.member:                           # also those that were not sent
                         self.sessions.settle(assignment, VANISHED)
                 return self._compare_with_report(set())
-            if link is self._newest_link:
+            if link is self.newest_link:
                 kept_text = self.sessions.kept_text(self.assignments)
                 self.sessions.say(f"client {self.where} is lost: {link.why}{kept_text}")
         if not self.sessions.lifetime.is_exiting:
@@ -966,7 +961,7 @@ class Client(Consumer):
         if not await wait_for_event(self._hello_came, self.sessions.grace):
             return None
         self._hello_came.clear()
-        return self._newest_link
+        return self.newest_link
 
     def _welcome(self, link: ClientLink, reclaimed: Reclaimed) -> None:
         """Answer a `hello`; repeat orders that the client can have missed: to stop jobs, to go on in groups.
@@ -2539,6 +2534,9 @@ class Server(Program):
         self.handle_signals(self._on_stop_signal, self._on_drain_signal)
         if self._keeper.locks_fd >= 0:          # before clients can connect
             await self.sessions.recovery.inherit(self._keeper.locks_fd)
+        await asyncio.start_unix_server(
+            self._tell_of_clients, PresenceLock.SOCKET % self._presence_lock.offset
+        )
         self.executor.post(self.claims.take_presence_lock)
         self._socket.setblocking(False)
         self._strangers: list[ClientLink] = []  # not authenticated at the last look, oldest first
@@ -2557,6 +2555,18 @@ class Server(Program):
         await self._shut_down()
         status = self.lifetime.exit_status              # None: the results decide
         return self.runner_stats.exit_status(self._final_count) if status is None else status
+
+    def _tell_of_clients(self, _: asyncio.StreamReader, asker: asyncio.StreamWriter) -> None:
+        """Tell a `runwait4.py --status` of this user how many clients there are, and which are lost."""
+        if same_user(asker.get_extra_info("socket")):
+            clients = self.sessions.clients.values()
+            lost = [f"{client.name} since {human_time(boottime() - link.last_message_at)}"
+                    for client in clients if (link := client.newest_link) and link.detached.done()]
+            count = len(clients) - len(lost)
+            names = ", ".join(lost[:MAX_LOST_NAMES]) + ", ..." * (len(lost) > MAX_LOST_NAMES)
+            text = f"{count:,} client{'s'[count == 1:]}, {len(lost):,} lost"
+            asker.write(to_bytes(f"{text}: {names}" if lost else text))
+        asker.close()
 
     def _start_accepting(self) -> None:
         if not self.lifetime.is_exiting:

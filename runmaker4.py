@@ -2170,6 +2170,8 @@ class PresenceLock:
     COUNT = 1 << 32
     SERVERS = 1 << 31           # presence locks from here on are for servers
     TRIES = 9                   # in one take(), which must return even if another process locked all bytes
+    # on which a server tells of its clients: an abstract socket (unix(7)), bound before others see the number
+    SOCKET = "\0runmaker4.clients.%d"
 
     def __init__(self, of_server: bool) -> None:
         self._of_server = of_server
@@ -2188,6 +2190,12 @@ class PresenceLock:
             if self.is_held:
                 break
             self.offset = self._draw()
+
+
+def same_user(sock: socket.socket) -> bool:
+    # unix(7), SO_PEERCRED
+    uid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+    return uid == os.geteuid()
 
 
 class OtherUsers(enum.Enum):

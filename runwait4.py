@@ -128,6 +128,7 @@ from runmaker4 import (
     refresh_file,
     refuse_local_locks,
     run_main,
+    same_user,
     stat_or_none,
     stat_single_file,
     to_bytes,
@@ -137,7 +138,7 @@ from runmaker4 import (
     whole_lines,
 )
 
-csv, html, json, secrets = map(lazy_import, ("csv", "html", "json", "secrets"))
+csv, html, json, secrets, socket = map(lazy_import, ("csv", "html", "json", "secrets", "socket"))
 if TYPE_CHECKING:
     import subprocess
 
@@ -1022,6 +1023,20 @@ class RunnersAtWork:
         servers = sum(map(self._is_of_server, self._presence_locks))
         return {"runners": len(self._presence_locks) - servers, "servers": servers}
 
+    def ask_servers(self) -> Iterator[str]:
+        """Yield what each server of this user on this host says of its clients."""
+        for number in filter(self._is_of_server, self._presence_locks or ()):
+            with socket.socket(socket.AF_UNIX) as asker:
+                asker.settimeout(0.5)
+                try:
+                    asker.connect(PresenceLock.SOCKET % number)
+                    if same_user(asker):
+                        yield to_text(asker.recv(1 << 16))
+                except ConnectionRefusedError:
+                    pass                        # it is on another host, or in another network namespace
+                except OSError:
+                    yield "the server on this host does not answer (it is stopped or busy)"
+
 
 # a time so much later than now is of a clock that is wrong
 MAX_FAST_SECONDS = 60.0
@@ -1309,6 +1324,7 @@ def status_summary(status: dict[str, Any]) -> Iterator[str]:
     elif any(numbers_at_work):
         texts = (plural(count, word) for count, word in zip(numbers_at_work, ("runner", "server")) if count)
         yield f"{' and '.join(texts)} at work"
+    yield from map(printable, status.get("clients", ()))
 
 
 def status_table(status: dict[str, Any], columns: float) -> Iterator[str]:
@@ -1394,6 +1410,7 @@ def status_of(observation: Observation) -> dict[str, Any]:
     seconds_left = None
     if rate and not runners_at_work.has_no_runners:
         seconds_left = rate.seconds_left(job_counts.new + job_counts.running, time.time())
+    told = [*runners_at_work.ask_servers()]
     return {
         **job_counts._asdict(),
         "total": job_counts.all + job_counts.held,
@@ -1404,6 +1421,7 @@ def status_of(observation: Observation) -> dict[str, Any]:
         "per_hour": rate and (rate.per_second(time.time()) * 3600 or None),
         "seconds_left": seconds_left,
         "waits": find_wait_reason(observation.watcher, job_counts, runners_at_work, hosts),
+        **({"clients": told} if told else {}),
     }
 
 

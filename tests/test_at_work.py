@@ -2,16 +2,20 @@
 import json
 import os
 import re
+import signal
 import subprocess
+import sys
 import time
 from typing import Any
 
 import runmaker4
+import runwait4
 from tests.journal import end, pair, start
 from tests.support import GATE, ROOT, RUNMAKER, RUNSET, RUNWAIT, RunCase, lock_table, wait_until
 from tests.tcp import TcpCase
 from tests.test_journal_reading import JournalCase
 from tests.test_storm import process_table
+from tests.values import present
 
 
 class AtWorkCase(JournalCase, RunCase):
@@ -238,6 +242,54 @@ class Servers(TcpCase):
         server.kill()
         server.wait()
         self.assertNotIn(b"at work", status())
+
+    def test_it_says_how_many_clients_it_has_and_which_are_lost_or_that_it_does_not_answer(self) -> None:
+        self.write(f". {GATE}\n")
+        server = self.start_server("--outdir", "out", "--grace", "600")
+
+        def status(*options: str) -> bytes:
+            return self.run_script(RUNWAIT, "--status", *options, "--outdir", "out", "runs.txt").out
+
+        lost = self.start_client(server, "--name", "bob", "--follow")
+        self.start_client(server, "--name", "carol", "--follow")
+        self.wait_clients(server, 2)
+        self.wait_states("r")
+        self.assertRegex(status(), rb"\n1 server at work\n2 clients, 0 lost\n *line ")
+        lost.kill()
+        self.wait_said(server, "bob", "is lost")
+        self.assertRegex(status(), rb"\n1 client, 1 lost: bob since \d\S*s\n")
+        told, = json.loads(status("--json"))["clients"]
+        self.assertRegex(told, r"^1 client, 1 lost: bob since ")
+        server.send_signal(signal.SIGSTOP)
+        self.assertIn(b"\nthe server on this host does not answer (it is stopped or busy)\n", status())
+        server.send_signal(signal.SIGCONT)
+        server.kill()
+        self.assertNotIn(b"the server", status())
+
+    # As another user, asks all servers of this host, and answers for one of another host
+    OTHER_USER = """
+import os, socket
+if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)
+ask, answer = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+ask.connect({server!r}); print(ask.recv(99), flush=True)
+answer.bind({other!r}); answer.listen(); print("listens", flush=True); answer.accept()[0].send(b"lies")
+"""
+
+    def test_users_neither_ask_nor_answer_each_other(self) -> None:
+        self.write(f". {GATE}\n")
+        server = self.start_server()
+        wait_until(lambda: b"at work" in self.run_script(RUNWAIT, "--status", "runs.txt").out)
+        number, = present(runwait4.Watcher(str(self.dir / "runs.txt")).presence_locks())
+        is_root = os.geteuid() == 0
+        names = {key: runmaker4.PresenceLock.SOCKET % (number ^ 1 if key == "other" else number)
+                 for key in ("server", "other")}
+        other = self.start(sys.executable, "-c", self.OTHER_USER.format(**names))
+        said = present(other.stdout)
+        self.assertEqual(said.readline(), b"b''\n" if is_root else b"b'0 clients, 0 lost'\n")
+        self.assertEqual(said.readline(), b"listens\n")
+        told = [*runwait4.RunnersAtWork([number ^ 1, number]).ask_servers()]
+        self.assertEqual(told, ["0 clients, 0 lost"] if is_root else ["lies", "0 clients, 0 lost"])
+        self.assertEqual(self.stop(server).code, 143)
 
     def test_a_job_that_the_next_server_has_taken_over_has_one(self) -> None:
         self.write(f". {GATE}\n")
