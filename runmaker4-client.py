@@ -23,8 +23,8 @@ if __name__ == "__main__":      # as in runmaker4.py
 import signal
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
-                                              signal.SIGQUIT))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGXCPU,
+                                              signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 

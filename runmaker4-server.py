@@ -60,8 +60,8 @@ if __name__ == "__main__":      # as in runmaker4.py
 import signal
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
-                                              signal.SIGQUIT))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGXCPU,
+                                              signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -235,9 +235,9 @@ def make_parser() -> Parser:
                  f"    alice$ {PROG} runs.txt\n"
                  f"    bob$   runmaker4-client.py -j4 alice    (asks for the token printed here)",
         notes={
-            "Signals": "INT and TERM stop the server; running jobs are kept for --grace, for the next "
-                       "server on this file.  HUP, USR1 and QUIT (Ctrl-\\) hand out no more jobs and wait "
-                       "for running ones.",
+            "Signals": "INT, TERM, USR2 and XCPU stop the server; running jobs are kept for --grace, for "
+                       "the next server on this file.  HUP, USR1 and QUIT (Ctrl-\\) hand out no more jobs "
+                       "and wait for running ones.",
         },
         statuses={
             "0": "nothing in the file is new, !, e, or r without a runner",
@@ -609,7 +609,7 @@ class KeeperLink:
 #     event                                               SERVING     DRAINING    EXITING
 #     HUP, USR1, QUIT, --exit-when-done, --max-failed,    DRAINING    -           -
 #     an unusable file: drain()
-#     INT, TERM: start_exiting(128 + number)              EXITING     EXITING     hurry()
+#     INT, TERM, USR2, XCPU: start_exiting(128 + number)  EXITING     EXITING     hurry()
 #     a defect: start_exiting(1)                          EXITING     EXITING     -
 #     all is dealt with, and the file is counted:         -           EXITING     -
 #     start_exiting()
@@ -2698,7 +2698,7 @@ class Server(Program):
         self.lifetime.start_exiting(1)
 
     def _on_stop_signal(self, signum: int) -> None:
-        """Handle INT and TERM: exit, and keep jobs for the next server.  A second signal ends all waits."""
+        """Handle KILL_SIGNALS: exit, and keep jobs for the next server.  A second signal ends all waits."""
         if self.lifetime.is_exiting:
             return self.lifetime.hurry()
         kept_text = self.sessions.kept_text(self.sessions.assignments)

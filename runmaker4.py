@@ -99,8 +99,8 @@ if sys.hexversion < 0x03090000:     # otherwise a traceback follows: at tuple[in
 
 # Our parent can send a signal at once.  A blocked signal waits until run_main(), or until there is a handler.
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1,
-                                              signal.SIGQUIT))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGXCPU,
+                                              signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT))
     # Imports and definitions leave no garbage, and a collector would take 5 ms.  run_loop() enables it again.
     gc.disable()
     # asyncio can do without ssl, which would take another 5 ms.  None makes the import of ssl fail (The
@@ -441,17 +441,17 @@ def filled(text: str, width: int, indent: str = "") -> str:
 def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     """Run the main() of a script, and return the exit status.
 
-    Without handlers INT and TERM simply kill us: no job runs yet, and we could be waiting for a file system
+    Without handlers KILL_SIGNALS simply kill us: no job runs yet, and we could be waiting for a file system
     or a server that does not answer.  HUP, USR1 and QUIT remain blocked until they have a handler.
     """
     # No other file may get the number of a closed standard descriptor
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
-    for signum in {signal.SIGINT, signal.SIGTERM}.intersection(signal.sigpending()):
+    for signum in set(KILL_SIGNALS).intersection(signal.sigpending()):
         if signal.getsignal(signum) != signal.SIG_IGN:
             return 128 + signum
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, KILL_SIGNALS)
     try:
         if not os.path.exists("/proc/self/stat"):
             raise UsageError("/proc is not mounted; without it no process of a job can be found (mount it)")
@@ -5726,8 +5726,8 @@ class Signals:
             numbers = set(os.read(self.read_fd, 1 << 16))       # each byte is a signal number
         except BlockingIOError:
             return
-        # SIGCHLD is the largest: a job that ended of a signal that came to us, too, is seen after the signal
-        for number in sorted(numbers & self._handlers.keys()):
+        # SIGCHLD is last: a job that ended of a signal that came to us, too, is seen after the signal
+        for number in sorted(numbers & self._handlers.keys(), key=signal.SIGCHLD.__eq__):
             self._handlers[number]()
 
 
@@ -6220,7 +6220,9 @@ class Terminal(Writer):
         super().flush()
 
 
-KILL_SIGNALS, DRAIN_SIGNALS = (signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
+# USR2 and XCPU are the warnings of Grid Engine (-notify, s_cpu), OAR and LSF that KILL follows
+KILL_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGXCPU
+DRAIN_SIGNALS = signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT
 STOP_SIGNALS = KILL_SIGNALS + DRAIN_SIGNALS     # the runner kills all jobs, or starts no more
 
 
@@ -7873,7 +7875,7 @@ class StopSignals:
 # A JobTask handles one job.  The effect of an event on the job depends only on the phase of the job:
 #
 #                  drain              kill("stopped")      kill("cancelled")    kill("lost")
-#     sent by      HUP, USR1, QUIT;   INT, TERM;           another state was    another runner
+#     sent by      HUP, USR1, QUIT;   INT, TERM, ...;      another state was    another runner
 #                  --max-failed; ...  wall time over; ...  set over the `r`     has taken the line
 #
 #     STARTING     as before          as before*           as set               nothing
@@ -9024,7 +9026,7 @@ def slot_names(text: str) -> str:
 
 
 # Parts of the help of runner and client
-SIGNALS = "INT, TERM kill the jobs (e); HUP, USR1, QUIT (Ctrl-\\) start no more."
+SIGNALS = "INT, TERM, USR2, XCPU kill the jobs (e); HUP, USR1, QUIT (Ctrl-\\) start no more."
 JOB_VARIABLES = ("of a job: JOB_ID (the line), RUNMAKER4_SLOT, SLAVE_IP (the slot), RUNMAKER4_SLOTS (all), "
                  "RUNMAKER4_MEMORY, RUNMAKER4_JOB")
 
@@ -9356,7 +9358,7 @@ class Program:
         raise NotImplementedError
 
     def handle_signals(self, on_kill: Callable[[int], None], on_drain: Callable[[int], None]) -> None:
-        """Make INT and TERM call on_kill(number), and HUP, USR1 and QUIT on_drain(number)."""
+        """Make KILL_SIGNALS call on_kill(number), and DRAIN_SIGNALS on_drain(number)."""
         for handler, numbers in ((on_kill, KILL_SIGNALS), (on_drain, DRAIN_SIGNALS)):
             for number in numbers:
                 if signal.getsignal(number) != signal.SIG_IGN:      # else ignored at the start (nohup)

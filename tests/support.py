@@ -107,8 +107,9 @@ while (got := socket.recv_fds(here, 1 << 20, 3))[0]:
     if asked["session"]:
         os.setsid()
     if asked["script"].startswith("runmaker4"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP,
-                                                  signal.SIGUSR1, signal.SIGQUIT))
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2,
+                                                  signal.SIGXCPU, signal.SIGHUP, signal.SIGUSR1,
+                                                  signal.SIGQUIT))
     sys.argv = asked["argv"]
     if sys.argv[0] != "-c":
         signal.signal(signal.SIGINT, signal.SIG_DFL)

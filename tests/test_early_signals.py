@@ -3,6 +3,7 @@ import os
 import signal
 import socket
 
+import runmaker4
 from tests.support import RUNCLIENT, RUNMAKER, RUNSERVER, Process, wait_until
 from tests.tcp import TcpCase
 from tests.values import present
@@ -33,11 +34,11 @@ class EarlySignal(TcpCase):
 
     def test_no_job_is_started_and_int_and_term_are_the_exit_status(self) -> None:
         self.jobs("true")
-        for number in signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT, signal.SIGINT, signal.SIGTERM:
+        for number in runmaker4.STOP_SIGNALS:
             with self.subTest(number=number):
                 ended = self.run_jobs(env=self.early(number))
                 self.assertEqual(self.states(), ".")
-                if number in (signal.SIGINT, signal.SIGTERM):
+                if number in runmaker4.KILL_SIGNALS:
                     self.assertEqual(ended.code, 128 + number, ended.err)
                 else:
                     self.assertGreaterEqual(ended.code, 0, ended.err)
@@ -72,7 +73,7 @@ class EarlySignal(TcpCase):
 
     def test_a_server_ends_as_it_should(self) -> None:
         self.jobs("true")
-        for number, code in (signal.SIGUSR1, 0), (signal.SIGTERM, 143):
+        for number, code in (signal.SIGUSR1, 0), (signal.SIGTERM, 143), (signal.SIGUSR2, 140):
             with self.subTest(number=number):
                 server = self.start_program(RUNSERVER, "--port", 0, "--host", self.HOST, "runs.txt",
                                             env=self.early(number))
@@ -92,7 +93,8 @@ class EarlySignal(TcpCase):
                 self.assertGreaterEqual(ended.code, 0, ended.err)
                 self.assertIn(f"{number.name}: starting no more jobs".encode(), ended.err)
                 self.assertEqual(self.states(), ".")
-        self.assertEqual(self.run_client(server, env=self.early(signal.SIGTERM)).code, 143)
+        for number in signal.SIGTERM, signal.SIGXCPU:
+            self.assertEqual(self.run_client(server, env=self.early(number)).code, 128 + number)
 
 
 class LongStarts(TcpCase):

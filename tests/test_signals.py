@@ -51,7 +51,7 @@ class SignalCase(RunCase):
 
 
 class Interrupted(SignalCase):
-    """INT and TERM end the jobs, mark them e, and exit with 130 and 143."""
+    """INT, TERM and what batch systems send before KILL end the jobs, and mark them e."""
 
     def check_ended(self, number: signal.Signals, code: int, *options: object) -> None:
         """Two jobs run and one waits when the signal comes; the closing line names the two."""
@@ -68,6 +68,13 @@ class Interrupted(SignalCase):
 
     def test_term_ends_the_jobs_and_exits_143(self) -> None:
         self.check_ended(signal.SIGTERM, 143)
+
+    def test_usr2_does_the_same_and_the_runs_have_an_end(self) -> None:
+        self.check_ended(signal.SIGUSR2, 140)
+        self.assertEqual(self.read("runs.txt.out/journal").count(b'"event": "end"'), 2)
+
+    def test_xcpu_does_the_same(self) -> None:
+        self.check_ended(signal.SIGXCPU, 152)
 
     def test_ctrl_c_reaches_the_runner_alone_and_the_jobs_get_term(self) -> None:
         """What a job prints then is not lost."""
@@ -200,9 +207,9 @@ class IgnoredAtStart(RunCase):
         self.assertEnded(self.finish(runner), 0, "dd")
 
     def test_jobs_start_with_default_signals(self) -> None:
-        names = ("HUP", "INT", "QUIT", "TERM", "PIPE", "USR1", "XFSZ")
+        names = ("HUP", "INT", "QUIT", "TERM", "PIPE", "USR1", "USR2", "XCPU", "XFSZ")
         self.jobs(*[f"sh -c 'kill -{name} $$; :'" for name in names])
-        ended = self.finish(self.start_ignoring("HUP INT QUIT PIPE USR1 XFSZ", f"-j{len(names)}"))
+        ended = self.finish(self.start_ignoring("HUP INT QUIT PIPE USR1 USR2 XCPU XFSZ", f"-j{len(names)}"))
         self.assertEnded(ended, 1, "!" * len(names))
 
 
@@ -270,7 +277,7 @@ class StoppedTogether(SignalCase):
 
         held: it ends before its runner is told; 0: before the runner, which is stopped, can look.
         """
-        runner = self.start_two(f"trap 'exit {code}' INT TERM; while :; do sleep 0.02; done", held=held)
+        runner = self.start_two(f"trap 'exit {code}' INT TERM XCPU; while :; do sleep 0.02; done", held=held)
         if not held:
             runner.send_signal(signal.SIGSTOP)
             runner.send_signal(number)
@@ -285,6 +292,9 @@ class StoppedTogether(SignalCase):
 
     def test_a_job_that_ends_with_0_while_its_runner_is_told_is_interrupted(self) -> None:
         self.check_own_end(signal.SIGINT, code=0, held=0)
+
+    def test_a_signal_with_a_larger_number_than_sigchld_is_handled_before_it(self) -> None:
+        self.check_own_end(signal.SIGXCPU, code=0, held=0)
 
     def test_a_job_that_fails_in_its_own_way_just_before_its_runner_is_told_is_interrupted(self) -> None:
         self.check_own_end(signal.SIGINT, code=3, held=30)
