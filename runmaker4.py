@@ -8277,8 +8277,12 @@ class JobTask:
     def _environ(self) -> dict[bytes, bytes]:
         """Return the job's environment variables: number, slots and memory."""
         names = list(map(os.fsencode, self.run.slots))
-        environ = {b"JOB_ID": b"%d" % self.job.number, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
+        line = b"%d" % self.job.number
+        environ = {b"RUNMAKER4_LINE": line, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                    b"RUNMAKER4_SLOTS": b",".join(names)}
+        # in a job of Grid Engine JOB_ID is that of the batch job: qrsh -inherit, and so mpirun, needs it
+        if "SGE_TASK_ID" not in os.environ:
+            environ[b"JOB_ID"] = line
         if self.run.requested_memory:
             environ[b"RUNMAKER4_MEMORY"] = b"%d" % self.run.requested_memory
         return environ
@@ -9027,8 +9031,8 @@ def slot_names(text: str) -> str:
 
 # Parts of the help of runner and client
 SIGNALS = "INT, TERM, USR2, XCPU kill the jobs (e); HUP, USR1, QUIT (Ctrl-\\) start no more."
-JOB_VARIABLES = ("of a job: JOB_ID (the line), RUNMAKER4_SLOT, SLAVE_IP (the slot), RUNMAKER4_SLOTS (all), "
-                 "RUNMAKER4_MEMORY, RUNMAKER4_JOB")
+JOB_VARIABLES = ("of a job: RUNMAKER4_LINE, JOB_ID (the line), RUNMAKER4_SLOT, SLAVE_IP (the slot), "
+                 "RUNMAKER4_SLOTS (all), RUNMAKER4_MEMORY, RUNMAKER4_JOB")
 
 
 def add_running_options(add: AddArgument) -> None:

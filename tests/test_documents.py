@@ -648,7 +648,8 @@ class Texts(Case):
         for script in SCRIPTS:
             names: list[str] = []
             if script in (RUNMAKER, RUNCLIENT):
-                names += ["JOB_ID", "RUNMAKER4_SLOT", "SLAVE_IP", "RUNMAKER4_JOB", "NO_COLOR"]
+                names += ["RUNMAKER4_LINE", "JOB_ID", "RUNMAKER4_SLOT", "SLAVE_IP", "RUNMAKER4_JOB",
+                          "NO_COLOR"]
             if script in (RUNSERVER, RUNCLIENT):
                 names.append("RUNMAKER4_TOKEN")
             with self.subTest(script=script):

@@ -68,6 +68,13 @@ class Descriptors(RunCase):
             self.run_jobs("-q", env={"MAKEFLAGS": flags, "MFLAGS": mflags})
             self.assertEqual(self.read("flags").decode(), f"{told}\n")
 
+    def test_in_grid_engine_jobs_keep_its_job_id(self) -> None:
+        self.jobs("true", 'echo "$JOB_ID $RUNMAKER4_LINE" >>ids')
+        for env in {"SGE_TASK_ID": "undefined", "JOB_ID": "77"}, {"JOB_ID": "77"}:
+            self.assertEqual(self.run_jobs("-q", env=env).code, 0)
+            self.jobs("true", 'echo "$JOB_ID $RUNMAKER4_LINE" >>ids')
+        self.assertEqual(self.read("ids"), b"77 2\n2 2\n")
+
     # while the shell is started the worker's thread exchanges the job's descriptor, and another file gets its
     # number
     EXCHANGE = """
