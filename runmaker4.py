@@ -52,7 +52,8 @@ The complete protocol by which runners share a file:
      that vi saves after -r has started that line again.  If the runner is dead and an editor wrote `.`, the
      line waits until the copy has exited; then it is new.  An `r` that an editor has saved over a result
      looks like an orphan.  The runner that wrote the result writes it again if the lock file is as long as
-     that runner's first claim has made it: each runner or server that claims lines makes it a byte longer.
+     that runner's first claim has made it: each runner or server that claims lines makes it a byte longer
+    (not on NFSv3: it can hide one that began before).
  6.  Appending (runset4.py --add, append_lock()) holds byte 2^62+1 of the lock file; --edit holds that byte
      and every command mutex (hold_all_locks()).
  7.  Each process of ours that can write the job file holds a shared lock on all of it, and on one byte after
@@ -2612,7 +2613,8 @@ class LockTable(LockTableReader):
         length = os.fstat(self.fd).st_size + 1
         os.ftruncate(self.fd, length)
         is_first_claim = self._length_at_first_claim is OtherUsers.NOT_ASKED
-        if is_first_claim and is_free(self.fd, HERE_BYTE):
+        # NFSv3 may hide that lock of another host (see mark_lock_file_in_use())
+        if is_first_claim and self._mount.kind != "nfs" and is_free(self.fd, HERE_BYTE):
             self._length_at_first_claim = length
         else:
             self._length_at_first_claim = OtherUsers.OTHERS
@@ -2998,6 +3000,7 @@ class JobFile(JobReader):
     # seconds to wait for a command mutex, if there is nothing else to do
     MUTEX_SECONDS = 2.0
     MUTEX_SECONDS_LOCAL = 0.01  # for runners and servers on a local file system
+    PROBE_SECONDS = 10.0        # on NFSv3, for others that start at the same time
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Callable[[], float] = boottime,
                  presence_lock: PresenceLock | None = None,
@@ -3064,7 +3067,13 @@ class JobFile(JobReader):
         bytes_below = USER_BYTES, our_byte
         bytes_above = our_byte + 1, USER_BYTES + USERS
         for start, stop in (bytes_below, bytes_above):
-            if not is_free(fd, start, stop - start):
+            is_unused = is_free(fd, start, stop - start)
+            if is_unused and start < stop and self.mount.kind == "nfs":
+                # On NFSv3 a query shows no shared lock of another host (Linux 6.1.0-56, 6.12.117), but no
+                # exclusive lock is granted beside one.  Nor is it while another process asks in this way.
+                is_unused = keep_trying(functools.partial(lock, fd, start, stop - start), self.PROBE_SECONDS)
+                unlock(fd, start, stop - start)
+            if not is_unused:
                 raise OSError(
                     errno.EBUSY,
                     "is in use with another lock file (use one name for it; or a process without write "

@@ -515,6 +515,15 @@ def peak_memory(pid: int) -> float:
 
 # -- runners and their endings -------------------------------------------------------------------------------
 
+# a runner or script that sees an NFSv3 mount, where a query shows no shared lock of another host
+NFS3 = """
+import fcntl, runmaker4
+def is_free(fd, offset, length=1):
+    query = runmaker4.FLOCK.pack(fcntl.F_RDLCK, 0, offset, length, 0)      # finds exclusive locks
+    return not length or fcntl.F_UNLCK == runmaker4.FLOCK.unpack(
+        fcntl.fcntl(fd, runmaker4.OFD_GETLK, query))[0]
+runmaker4.find_mount, runmaker4.is_free = lambda _: runmaker4.Mount("nfs", frozenset()), is_free
+"""
 UP = ": > up.$JOB_ID"               # a job says that it runs
 WAITING = f"{UP}; {GATE}"           # a job says so, and runs until open_gate() is called
 SLEEPING = f"{UP}; sleep 60"        # a job says so, and must be ended

@@ -9,6 +9,7 @@ from unittest import mock
 import runmaker4
 from tests.support import (
     GATE,
+    NFS3,
     RUNMAKER,
     RUNSERVER,
     RUNSET,
@@ -209,6 +210,10 @@ class LockTable(RunCase):
         with open(self.path, "rb") as reader:
             self.assertTrue(runmaker4.lock(reader.fileno(), runmaker4.USER_BYTES + 5, shared=True))
             self.assertAllRefuse("is in use with another lock file (")
+            patch = f"{NFS3}runmaker4.JobFile.PROBE_SECONDS = 0.1"
+            self.assertRefused(self.finish(self.start_patched(patch, "runs.txt")),
+                               "is in use with another lock file (")
+        self.assertEqual(self.finish(self.start_patched(NFS3, "-q", "runs.txt")).code, 0)
 
     def test_runners_make_one_that_was_removed_again_and_say_so(self) -> None:
         runner = self.start_to_gate(f". {GATE}\n")

@@ -12,6 +12,7 @@ from tests.support import (
     FULL,
     GATE,
     HASTY,
+    NFS3,
     RUNMAKER,
     RUNSET,
     RUNWAIT,
@@ -162,6 +163,15 @@ class BroughtBack(LifeSign):
         self.assertEqual((ended.code, self.states()), (1, "eedd"))
         self.assertIn(b"line 1: is r, but has neither runner nor job; marked e (--resume runs it again)\n",
                       ended.err)
+
+    def test_where_other_claimers_can_be_hidden_it_may_be_a_later_run_too(self) -> None:
+        """On NFSv3, even if they began earlier, and the lock file is not longer."""
+        self.write(f". echo >>marks\n. {GATE}\n")
+        runner = self.start_patched(f"{NFS3}runmaker4.Cursor.MIN_IDLE_SECONDS = 0.1", "-q", "runs.txt")
+        self.wait_states("dr")
+        self.write(f"r echo >>marks\nr {GATE}\n")
+        self.open_gate()
+        self.assertEqual((self.finish(runner).code, self.states()), (1, "ed"))
 
     def test_of_equal_lines_nobody_knows_whose_run_it_was(self) -> None:
         ended = self.save_old_states(again="d echo 1 >>marks\n")
