@@ -6384,13 +6384,16 @@ class ProgressBar:
         self._rate = Rate()
         self._start = clock()
 
-    def line(self, counts: Counts, columns: int) -> str:
-        """Return the longest text that fits, and a bar in the remaining columns."""
+    def line(self, counts: Counts, columns: int, hanging: str = "") -> str:
+        """Return the longest text that fits, and a bar in the remaining columns.
+
+        hanging: shown instead of the rate and the time left.
+        """
         self._rate.add_count(self._clock(), counts.processed)
         bad_jobs = "".join(f", {text}" for text in name_counts(failed=counts.failed, error=counts.error))
         without_rate = f"progress: {counts.processed:3} of {counts.all:3} jobs processed{bad_jobs} []"
         shortest = f"{counts.processed}/{counts.all}{bad_jobs} []"
-        texts = (without_rate + self._estimate(counts), without_rate)
+        texts = (without_rate + (hanging or self._estimate(counts)), without_rate)
         text = next((text for text in texts if len(text) + 8 < columns), shortest)
         width = min(columns - 1 - len(text), self.MAX_BAR_COLUMNS)
         drawn_bar = f"[{bar(counts, width)}]" if width > 0 else ""
@@ -6520,7 +6523,8 @@ class TerminalConsole(LinePrinter):
         self._file_counter = file_counter
         self._bar = bar
         self._colour = colour
-        self._running: set[Job] = set()
+        self._running: dict[Job, float] = {}            # our jobs, and when they began (monotonic)
+        self._longest = 0.0                             # seconds, of our runs that have ended
         self._results: Counter[bytes] = Counter()       # of our jobs, by state
         if bar:
             terminal.status = self._format_status_line
@@ -6530,8 +6534,15 @@ class TerminalConsole(LinePrinter):
 
         Without counts of the file it is, for example, 'progress: 3 done, 1 failed, 2 running'.
         """
-        if self._bar and self._file_counter and self._file_counter.counts:
-            return self._bar.line(self._file_counter.counts, columns)
+        if self._bar and self._file_counter and (counts := self._file_counter.counts):
+            hanging = ""
+            if self._running and not counts.new:
+                job, began = next(iter(self._running.items()))          # the oldest
+                seconds = time.monotonic() - began
+                if sum(self._results.values()) >= 10 and seconds > 5 * self._longest:
+                    times = seconds / max(self._longest, 0.01)
+                    hanging = f" line {job.number} runs {times:.0f} times longer than any before"
+            return self._bar.line(counts, columns, hanging)
         count_texts = name_counts(
             done=self._results[DONE],
             failed=self._results[FAILED],
@@ -6544,7 +6555,7 @@ class TerminalConsole(LinePrinter):
         return text[:columns - 1]
 
     def on_starting(self, run: Run) -> None:
-        self._running.add(run.job)
+        self._running[run.job] = run.started
         self._request_count()
 
     def _request_count(self) -> None:
@@ -6554,6 +6565,7 @@ class TerminalConsole(LinePrinter):
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Print the result of a run: '[3] exit 2 in 0.4s: COMMAND'."""
         self.on_no_result(run)                      # prints incomplete lines
+        self._longest = max(self._longest, run.duration)
         is_done = run_result.state == DONE
         result_text = "done" if is_done else str(run_result)
         if run_result.cause != "timeout":
@@ -6563,7 +6575,7 @@ class TerminalConsole(LinePrinter):
         self._print(self.RED + line[:-1] + self.PLAIN + b"\n" if is_red else line)
 
     def on_job_over(self, job: Job, state: bytes) -> None:
-        self._running.discard(job)
+        self._running.pop(job, None)
         self._results[state] += 1
 
     def on_tick(self) -> None:

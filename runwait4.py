@@ -1295,6 +1295,23 @@ def measure_rate(runs: Iterable[RunRecord], unfinished_lines: Iterable[Line]) ->
     return rate
 
 
+def find_hanging_jobs(runs: Iterable[RunRecord], jobs: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield which of the running jobs take five times longer than each of ten others of its program.
+
+    The program is the first word; others say nothing about a job.
+    """
+    run_times: dict[bytes, list[float]] = defaultdict(list)     # seconds
+    for run in runs:
+        if run.has_ended and run.seconds is not None:
+            run_times[run.command.split()[0]].append(run.seconds)
+    for job in jobs:
+        ended = sorted(run_times[to_bytes(job["command"]).split()[0]])
+        if len(ended) >= 10 and (job["seconds"] or 0.0) > 5 * ended[-1]:
+            times = job["seconds"] / max(ended[len(ended) // 2], 0.01)
+            yield (f"line {job['line']} runs {times:.0f} times longer than the median "
+                   f"(on {job['host']}, slot {job['slot']})")
+
+
 def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
     """Yield a status (of read_status()) as lines of text.  columns: the maximum width."""
     yield from status_summary(status)
@@ -1313,6 +1330,7 @@ def status_summary(status: dict[str, Any]) -> Iterator[str]:
         seconds_left = status["seconds_left"]
         yield f"{per_hour:.{0 if per_hour >= 10 else 1}f} jobs/h lately" + (
             f", {human_time(seconds_left)} left" if seconds_left is not None else "")
+    yield from map(printable, status.get("hanging", ()))
     if why_new_jobs_wait := status["waits"]:
         yield printable(why_new_jobs_wait)
     for hint, count in Counter(job["hint"] for job in status["orphans"]).items():
@@ -1407,8 +1425,9 @@ def status_of(observation: Observation) -> dict[str, Any]:
         earliest = time.time() - observation.MAX_BETWEEN_RUNS_SECONDS
         hosts |= {run.host for run in observation.recent_runs
                   if (run.ended or 0.0) > earliest and not runners_at_work.has_runner_exited(run)}
+    hanging = [] if job_counts.new else [*find_hanging_jobs(observation.recent_runs, jobs)]
     seconds_left = None
-    if rate and not runners_at_work.has_no_runners:
+    if rate and not (runners_at_work.has_no_runners or hanging):
         seconds_left = rate.seconds_left(job_counts.new + job_counts.running, time.time())
     told = [*runners_at_work.ask_servers()]
     return {
@@ -1421,6 +1440,7 @@ def status_of(observation: Observation) -> dict[str, Any]:
         "per_hour": rate and (rate.per_second(time.time()) * 3600 or None),
         "seconds_left": seconds_left,
         "waits": find_wait_reason(observation.watcher, job_counts, runners_at_work, hosts),
+        **({"hanging": hanging} if hanging else {}),
         **({"clients": told} if told else {}),
     }
 

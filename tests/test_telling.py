@@ -102,6 +102,27 @@ class Status(TellingCase):
         seconds_left = self.status("--outdir", "out")["seconds_left"]
         self.assertTrue(waited + 40 - 10 < seconds_left < time.time() - now + 40 + 10, seconds_left)
 
+    def test_a_hanging_job_is_named_in_place_of_a_time_left(self) -> None:
+        now = time.time()
+        self.running()
+
+        def told(count: int, took: float) -> Any:
+            ends = (line for number in range(count)
+                    for line in pair(number, 5 + number, f"{GATE} # {number}", now - 90 + number, took=took))
+            self.journal(*ends, start("a", 1, GATE, now - 100, slot="gpu 2"))
+            found = self.status("--outdir", "out")
+            hanging = found.get("hanging", [])
+            self.assertEqual(found["seconds_left"] is None, bool(hanging))
+            shown = self.told("--status", "--outdir", "out", "runs.txt")
+            self.assertEqual("times longer" in shown, bool(hanging))
+            return hanging
+
+        self.assertEqual((told(10, 30.0), told(9, 1.0)), ([], []))      # that long, or too few, are no hint
+        self.assertRegex(told(10, 1.0)[0],
+                         r"^line 1 runs 10\d times longer than the median \(on node1, slot gpu 2\)$")
+        self.write(self.read() + b". new\n")
+        self.assertEqual(told(10, 1.0), [])
+
     def test_no_age_and_no_rate_are_told_of_a_time_in_the_future(self) -> None:
         self.running(". second")
         now = time.time()

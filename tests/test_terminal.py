@@ -194,6 +194,14 @@ class StatusLine(ConsoleCase):
         self.open_gate()
         self.assertEqual(self.lines_of(terminal, runner)[-1], "[3] done in T: true")
 
+    def test_the_bar_names_a_job_that_hangs_in_place_of_a_time_left(self) -> None:
+        self.jobs(*["true"] * 10, WAITING)
+        terminal = self.terminal(120)
+        runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
+        self.wait_shown(terminal, r"10 of  11 jobs processed \[.*\] line 11 runs \d+ times longer than any before$")
+        self.open_gate()
+        self.assertEqual(self.finish(runner).code, 0)
+
     def test_ctrl_c_fits_behind_the_bar_of_progress(self) -> None:
         """In the last column but one it was broken in two, and the first part of the bar remained."""
         self.jobs(WAITING)
