@@ -73,6 +73,7 @@ from runmaker4 import (
     JobReader,
     Line,
     Mount,
+    Once,
     Parser,
     ProcessTable,
     Reader,
@@ -1754,7 +1755,7 @@ def make_parser() -> Parser:
     add("--add-list", action="append", metavar="LIST",
         help="one job or #RUN directive per line of LIST (-: stdin)")
     add("--new", action="store_true", help="... only the jobs that FILE lacks, in any state")
-    add("--template", type=parse_template, metavar="T",
+    add("--template", action=Once, type=parse_template, metavar="T",
         help="... the command: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
              "{//} directory, {/.} base name without extension, {1} {2/.} {NAME} of columns (NAME: from the "
              "first line), {#} its number")

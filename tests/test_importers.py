@@ -473,8 +473,9 @@ class Columns(ImportCase):
 
     def test_another_separator_is_a_regular_expression(self) -> None:
         self.write("a b, c/d.e ,\r\n\"a\nb\",,\n", "list")
-        self.assertAllRefused({("--add-list", "list", "--colsep", ",", "--template", "n {1}"):
-                               "list: line 3: a value contains a newline"})
+        given = "--add-list", "list", "--colsep", ",", "--template", "n {1}"
+        self.assertAllRefused({given: "list: line 3: a value contains a newline",
+                               (*given, "--template", "m {1}"): "two --template (give one)"})
         self.write("a b, c/d.e ,\r\n", "list")
         template = "n {1} {2/.} {3} {2.} {2//} {2/}"
         self.assertAdds(". n 'a b' d '' c/d c d.e\n",
