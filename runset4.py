@@ -484,7 +484,7 @@ def cancel_line(
     file: JobFile, line: Line, running_lines: Iterable[Line] = ()
 ) -> tuple[bytes | None, bool]:
     """Write c over the `r` or `.` of a line.  Return the state before (None: the line has moved, and was not
-    changed), and True if the job runs, or could: see is_job_running().
+    changed), and True if the job runs, or could.
 
     A living runner sees that the line is not `r`, and kills the job; the caller must kill a job whose runner
     is dead.
@@ -495,7 +495,13 @@ def cancel_line(
     orphans: list[Line] = []
     with hold_mutex(file, line):
         state_now = file.state_at(line)
-        is_running = is_job_running(file, line, state_now)
+        if state_now == RUNNING:
+            is_running = not file.is_orphan(line)
+        else:
+            # A job can run though the line is not `r`, for example after an editor has saved an old `.` over
+            # it.  Each copy holds one job lock.  So if the command has more held job locks than lines `r`, a
+            # copy runs for a line in another state, perhaps this one
+            is_running = bool(state_now) and not file.can_run_another_copy(line.command)
         if is_running:
             for other_line in running_lines:
                 if other_line.offset != line.offset and file.is_orphan(other_line):
@@ -506,20 +512,6 @@ def cancel_line(
     for orphan in orphans:
         file.say(f"line {orphan.number}: {ORPHAN_FOUND}; it is e now")
     return state_now, is_running
-
-
-def is_job_running(file: JobFile, line: Line, state_now: bytes | None) -> bool:
-    """Return True if the job of a line is running, or could be.  The caller holds the command mutex.
-
-    A job can run though the line is not `r`, for example after an editor has saved an old `.` over it.  Each
-    copy holds one job lock.  So if a command has more held job locks than lines `r`, a copy runs for a line
-    in another state, perhaps this one.  state_now: None if the line has moved.
-    """
-    if state_now is None:
-        return False
-    if state_now == RUNNING:
-        return not file.is_orphan(line)
-    return not file.can_run_another_copy(line.command)      # more held job locks than lines `r`
 
 
 def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
