@@ -1096,12 +1096,6 @@ class Row:
         has_ended = self.run is not None and self.run.ended is not None
         return has_ended and self.line_state in FINISHED_LINE_STATES and bool(self.differing_line_state)
 
-    @property
-    def awaits_end(self) -> bool:
-        """Return True if the line has finished, and the end of its run can be on the way to the log."""
-        is_missing = not self.run or self.run.cause == "ending"
-        return is_missing and self.line.state in (DONE, FAILED, ERROR)
-
     def json_job_fields(self) -> dict[str, Any]:
         """Return the --json fields that --status also has.  `seconds` of a running job: up to now."""
         run = self.run
@@ -1184,7 +1178,9 @@ class Observation:
         """
         for _ in self.watcher.await_ends() if lines else ():
             rows = self.known_last_rows(lines)
-            if not any(row.awaits_end for row in rows):
+            # of these a line has finished, and the end of its run can be on the way to the log
+            if not any((not row.run or row.run.cause == "ending") and row.line.state in (DONE, FAILED, ERROR)
+                       for row in rows):
                 return rows
         return self.known_last_rows(lines)
 
