@@ -376,26 +376,23 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=prog,
             usage=f"{prog} {usage}",
-            description=examples,
             add_help=False,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.color = False                      # Python 3.14 would colour a part, 3.15 drop backticks
         self.purpose = purpose
+        self.examples = examples
         self.statuses = statuses
         self.notes = notes
 
     def format_help(self) -> str:
         width = max(shutil.get_terminal_size().columns - 2, 20)
-        usage, _, options = super().format_help().partition("\n\n")
-        parts = [usage, "", filled(self.purpose, width), "", options]
-        for title, text in self.notes.items():
-            parts.append(filled(f"{title}: {text}", width))
-        parts.append("Exit status:")
-        for status, text in self.statuses.items():
-            parts.append(filled(text, width, f"  {status}  "))
-        return "\n".join(parts) + "\n"
+        self.description = f"{filled(self.purpose, width)}\n\n{self.examples}"
+        notes = [filled(f"{title}: {text}", width) for title, text in self.notes.items()]
+        statuses = [filled(text, width, f"  {status}  ") for status, text in self.statuses.items()]
+        self.epilog = "\n".join([*notes, "Exit status:", *statuses])
+        return super().format_help()
 
     def print_help(self, file: Any = None) -> None:
         print_bytes(self.format_help().encode())
@@ -605,8 +602,7 @@ class Throttle:
 # struct flock is short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).
 
 FLOCK = struct.Struct("hhqqi4x")
-OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", 36)
-OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
+OFD_SETLK = fcntl.F_OFD_SETLK
 
 
 def lock(fd: int, offset: int, length: int = 1, shared: bool = False) -> bool:
@@ -635,7 +631,7 @@ def other_lock(fd: int, offset: int, length: int) -> range | None:
     """Return the part of these bytes that another description has locked (of several any one), or None."""
     if not length:
         return None                             # for fcntl(2) a length of 0 means all up to the end
-    answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0))
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0))
     kind, _, start, locked_length, _ = FLOCK.unpack(answer)
     if kind == fcntl.F_UNLCK:
         return None

@@ -138,7 +138,8 @@ from runmaker4 import (
     whole_lines,
 )
 
-csv, html, json, secrets, socket = map(lazy_import, ("csv", "html", "json", "secrets", "socket"))
+csv, html, json, secrets, socket, urls = map(
+    lazy_import, ("csv", "html", "json", "secrets", "socket", "urllib.parse"))
 if TYPE_CHECKING:
     import subprocess
 
@@ -2195,7 +2196,7 @@ class Report:
             "took": "" if fields["seconds"] is None else took(fields["seconds"]),
             "peak": run and run.peak_text,
             "printed": run and size_text(run.bytes),
-            "files": [f"{link_base}/{quote_url(to_bytes(name))}" for name in files if is_file_name(name)],
+            "files": [f"{link_base}/{urls.quote(to_bytes(name))}" for name in files if is_file_name(name)],
             "output": run and "\n".join(self.last_lines.get(run, ())),
         }
 
@@ -2206,12 +2207,7 @@ def find_link_base(directory: str, page: str) -> str:
     relative_path = os.path.relpath(os.path.realpath(directory), page_directory)
     if relative_path.split(os.sep)[0] == os.pardir:
         return ""
-    return f"./{quote_url(os.fsencode(relative_path))}"
-
-
-def quote_url(path: bytes) -> str:
-    """Quote a relative path for a URL: 'a b' becomes 'a%20b'."""
-    return re.sub(b"[^A-Za-z0-9_.~/-]", lambda match: b"%%%02X" % ord(match[0]), path).decode()
+    return f"./{urls.quote(os.fsencode(relative_path))}"
 
 
 def escape_html(text: str) -> str:
