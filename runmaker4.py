@@ -6718,6 +6718,8 @@ class LogFile(Sink):
     """
     WIDTH = 160
     # Up to version 4.0 comments had no record: those files begin with a record, or with NULs
+    # up to WIDTH bytes of a line, which end where a character ends; unless the line is not UTF-8
+    CUT = re.compile(rb"(?s).{156,160}(?![\x80-\xbf])|.{0,160}")
     HEADER = b"runmaker4 log file 2: the record of line K is the K-th below".ljust(WIDTH) + b"\n"
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
@@ -6747,7 +6749,7 @@ class LogFile(Sink):
         *lines, last_part = (record.incomplete_lines[stream] + data).rsplit(b"\n", self.max_lines + 1)
         for line in lines[-self.max_lines:]:
             self._add_line(run, record, stream.name, line)
-        # a record shows no more; see cut_or_pad()
+        # a record shows no more; see CUT
         record.incomplete_lines[stream] = last_part[:self.WIDTH + 4]
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
@@ -6777,22 +6779,11 @@ class LogFile(Sink):
         directory = one_line(run.directory or self._directory)
         lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
         lines += [b""] * (1 + self.max_lines - len(lines))
-        data = b"".join(cut_or_pad(line, self.WIDTH) + b"\n" for line in lines)
+        data = b"".join(self.CUT.findall(line)[0].ljust(self.WIDTH) + b"\n" for line in lines)
         if not self.file.took:          # nothing is written yet; another runner can write only the same
             self.executor.post(self.file.write, 0, self.HEADER)
         offset = len(self.HEADER) + (record.number - 1) * self.record_bytes
         self.executor.post(self.file.write, offset, data, size=self.record_bytes)
-
-
-def cut_or_pad(line: bytes, width: int) -> bytes:
-    """Return a line cut between UTF-8 characters, or padded, to exactly `width` bytes."""
-    if len(line) <= width:
-        return line.ljust(width)
-    for end_offset in range(width, width - 5, -1):
-        is_continuation = line[end_offset] & 0xC0 == 0x80       # not the first byte of a character
-        if not is_continuation:
-            return line[:end_offset].ljust(width)
-    return line[:width]                         # not UTF-8
 
 
 def open_record(path: str, flags: int) -> int:
