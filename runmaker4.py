@@ -838,7 +838,22 @@ def user_name(uid: int) -> str:
 #
 # On a local file system locks and reads do what fcntl(2) and read(2) promise.  On all others a lock excludes
 # other hosts, but this host can answer reads, names and sizes from the cache.  So refresh_file() makes names
-# and sizes current, and a Reader bypasses this host's page cache.
+# and sizes current, and a Reader bypasses this host's page cache:
+#
+#  what is old                    where (for how long)          what makes it current, and who calls it
+#
+#  names and sizes in a           NFS (60 s), FUSE (1 s or      refresh_file(): LockTableReader.refresh()
+#  directory                      more)                         before each look, refresh_under_lock() once a
+#                                                               mutex is locked
+#  pages of a file                NFS, CephFS (no limit),       Reader.pread(): O_DIRECT, or drops the pages
+#                                 FUSE
+#  what a daemon has read for     MooseFS (60 s), JuiceFS (as   Reader.refresh(), a new description:
+#  an open description            long as it is open)           reopen_reader_on_fuse() under each mutex, and
+#                                                               in JobReader.reopen_if_replaced(), so before
+#                                                               each walk and check_jobs()
+#  the size to append at          NFS (until it is locked),     RecordFile._find_position() by utimensat(2);
+#                                 JuiceFS, ceph-fuse (1 s)      write_all() by fstat(2)
+#  files of up to 64 KiB          GlusterFS (1 s)               refresh_file()
 
 MOUNTINFO = "/proc/self/mountinfo"
 # Kinds that only one host can use; fuseblk is FUSE on a disk of this host (ntfs-3g), and only one host can
@@ -2919,6 +2934,8 @@ class JobReader(Opened):
             if not stat.S_ISREG(replacement.st_mode):
                 raise OSError(errno.EINVAL, "is no longer a regular file")
             self._open()
+        else:
+            self.reopen_reader_on_fuse()
         self.lock_table.reopen_if_replaced()
 
     def _open(self) -> None:
@@ -6983,9 +7000,12 @@ class RecordFile:
         If the file was renamed or removed, for example by logrotate, create a new one first, and lock it.
 
         While the size is where our last append ended, the last byte is our newline, and need not be read:
-        others only make the file longer, or cut off again what they could not write in full.  Over a network
-        one GETATTR answers all this: the lock makes it current.
+        others only make the file longer, or cut off again what they could not write in full.  On NFS one
+        GETATTR answers all this: the lock makes it current.
         """
+        if self._mount.is_fuse:             # the answer has the size, also on JuiceFS; it can be refused
+            with contextlib.suppress(OSError):
+                os.utime(self.fd)
         info = stat_or_none(self._real_path)
         if not info or not info.st_nlink or (info.st_dev, info.st_ino) != self._identity:
             os.makedirs(os.path.dirname(self._real_path), exist_ok=True)

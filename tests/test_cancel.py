@@ -63,6 +63,43 @@ class OnTheFile(CancelCase):
         self.assertTrue(b"a user set the state 'x'" in ended.err or b"1 cancelled" in ended.err, ended.err)
 
 
+class OnStaleFuse(CancelCase):
+    """An open description of the file never shows what other hosts write, as on JuiceFS."""
+    STALE = """
+import os, runmaker4
+seen = {}       # what each descriptor of runs.txt shows: what was there when it was opened, and our writes
+def open_file(*args, real=os.open, **named):
+    fd = real(*args, **named)
+    seen.pop(fd, None)
+    if os.readlink(f"/proc/self/fd/{fd}").endswith("/runs.txt"):
+        with open(f"/proc/self/fd/{fd}", "rb") as file:
+            seen[fd] = bytearray(file.read())
+    return fd
+def pread(fd, size, offset, real=os.pread):
+    return bytes(seen[fd][offset:offset + size]) if fd in seen else real(fd, size, offset)
+def preadv(fd, buffers, offset):
+    data = pread(fd, len(buffers[0]), offset)
+    buffers[0][:len(data)] = data
+    return len(data)
+def pwrite(fd, data, offset, real=os.pwrite):
+    for shown in seen.values():
+        shown[offset:offset + len(data)] = data
+    return real(fd, data, offset)
+os.open, os.pread, os.preadv, os.pwrite = open_file, pread, preadv, pwrite
+runmaker4.find_mount = lambda _: runmaker4.Mount("fuse.juicefs", frozenset())
+runmaker4.JobReader.interval = property(lambda file: 0.2, lambda file, seconds: None)
+"""
+
+    def test_a_cancel_and_a_state_that_another_host_sets_are_seen(self) -> None:
+        self.jobs("echo >>ran", SLEEPING)
+        runner = self.start_patched(self.STALE, "-q", "--single-host", "runs.txt")
+        self.wait_states("dr")
+        self.set_state(1, ".")
+        self.set_state(2, "x")
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, self.states(), self.read("ran")), (0, "dx", b"\n\n"), ended.err)
+
+
 class Clients(CancelCase):
     """A client, by way of its server."""
 

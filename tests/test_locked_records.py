@@ -216,6 +216,28 @@ class Waits(RecordFileCase):
                 self.file.append(b"4\n")
                 self.assertEqual(self.path.read_bytes(), b"4\n")
 
+    def test_on_fuse_the_size_is_asked_for_before_each_append(self) -> None:
+        """JuiceFS knows only then what other hosts have appended."""
+        self.make("fuse.juicefs")
+        stat, utime, sizes = os.stat, os.utime, [0]
+
+        def remember(file: Any) -> os.stat_result:
+            info = list(stat(file))
+            info[6] = sizes[0]
+            return os.stat_result(info)
+
+        def ask(fd: int) -> None:
+            utime(fd)
+            sizes[0] = stat(fd).st_size
+
+        with unittest.mock.patch.multiple(os, stat=remember, fstat=remember, utime=ask):
+            self.file.append(b"1\n")
+            sizes[0] = 2
+            with open(self.path, "ab") as other:
+                other.write(b"cut")
+            self.file.append(b"3\n")
+        self.assertEqual(self.path.read_bytes(), b"1\ncut\n3\n")
+
     def test_over_a_network_the_first_record_waits_and_the_next_ones_are_tried_once(self) -> None:
         refusals = {"locked by another process": lambda *args: False, "no locks": self.out_of_locks}
         for text, refuse in refusals.items():
