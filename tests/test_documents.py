@@ -115,6 +115,8 @@ STUBS.update({
     # a simulation: one of them fails, and all take as long as a test wants them to
     "simulate": "while [ -e hold ]; do sleep 0.05; done; echo \"$@\"; [ \"$2\" != 13 ]",
     "sbatch": "echo 1234",                                              # Slurm: it takes a batch job
+    "qrsh": "shift 3; exec sh -c \"$*\"",                               # Grid Engine: -inherit -nostdin HOST
+    "oarsh": "shift; exec sh -c \"$*\"",                                # OAR: HOST
     "srun": "while [ \"${1#-}\" != \"$1\" ]; do shift; done; exec \"$@\"",      # Slurm: a step of one task
     "scancel": "[ \"${*#-b }\" = '-s USR1 1234' ]",                     # Slurm: a signal for a batch job
     "apptainer": "shift 2; exec \"$@\"",                                # a container: exec IMAGE COMMAND
@@ -351,10 +353,24 @@ RECIPES = {
     "for host in alice bob; do ssh $host \"kill \\$(cat '$PWD/pid.$host')\"; done":
         Recipe(jobs("...."), before=WORKER.replace("pid ", "pid.alice ") + "\nsleep 100 & echo $! > pid.bob",
                after=f"wait; rm pid.bob; {GONE}", states="ee.."),
-    "exec runmaker4.py --resume -j $NSLOTS --walltime 7.8h --hire 'qsub worker.sh' runs.txt":
-        Recipe(jobs("e.r"), before="NSLOTS=2", states="ddd"),
-    "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname alice IMAGE "
-    "python3 runmaker4.py -j0 runs.txt": Recipe(jobs(".."), states="dd"),
+    "# worker.sh: four runners, wherever Grid Engine has room; each comes back while lines are left":
+        Recipe(jobs("e.r"), before="export NSLOTS=2 TMPDIR=$PWD", states="ddd"),
+    "# hosts.sh: a runner on each host of one batch job":
+        Recipe(jobs("e."), before="PE_HOSTFILE=hosts", files={"hosts": "alice 2 q U\n"}, states="dd"),
+    "# oar.sh: a runner on four cores of a node; it hires its successor while lines are left":
+        Recipe(jobs("e."), before="OAR_JOB_WALLTIME_SECONDS=999", states="dd"),
+    'for host in $(uniq "$OAR_NODEFILE"); do':
+        Recipe(jobs("e."), before="OAR_NODEFILE=nodes", files={"nodes": "alice\nalice\n"}, states="dd"),
+    "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname c1 IMAGE "
+    "python3 runmaker4.py --kill-after 5s -j0 runs.txt": Recipe(jobs(".."), states="dd"),
+    "runset4.py runs.txt --add-list samples --template 'make -s work/{}.done'":
+        Recipe(files={"samples": "S1\nS2\n", "Makefile": "work/%.done:\n\t@mkdir -p work; : > $@\n"},
+               after="runmaker4.py runs.txt; [ -e work/S2.done ]", states="dd"),
+    "runset4.py runs.txt --add-list samples --template \\": Recipe(
+        files={"samples": "S1\nS2\n", "trim": "#!/bin/sh\n", "align": "#!/bin/sh\n"},
+        after="runmaker4.py runs.txt; runset4.py --set=. runs.txt 1 && runmaker4.py runs.txt", states="dddd",
+    ),
+    "runset4.py --set=x runs.txt 7 104": Recipe(jobs("." * 104), after="[ $(grep -c ^x runs.txt) = 2 ]"),
     "runmaker4.py -j8 --runner 'OMPI_MCA_orte_tmpdir_base=/tmp/mpi.$(id -un).$RUNMAKER4_SLOT' "
     "runs.txt":
         Recipe("#RUN slots=4\n. mpirun -n 4 simulate --grid 1\n. mpirun -n 4 simulate --grid 2\n",
@@ -421,6 +437,9 @@ PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_claimin
             "5 jobs: 1 new, 2 running, 1 done, 0 failed, 0 error, 1 held",
             "12 jobs: 8 new, 4 running, 0 done, 0 failed, 0 error, 0 held",     # tests/test_real_hosts.py
             "line 7: exit 1 on bob, 20:54:54, after 20s, <39.1M",
+            # docs/recipes.md, for podman, systemd and cron
+            "FROM IMAGE", "[Service]", "PATH=/usr/local/bin:/usr/bin:/bin",
+            "0 8 * * *  kill -USR1 $(cat project/pid)",
             "   934 additions by alice nfs4",                                      # tests/test_real_locks.py
             # docs/architecture.md
             "                         job file          lock file (.runs.txt.lock)"}
@@ -434,7 +453,7 @@ ELSEWHERE = {           # commands that others run
 # Programs whose commands users of other tools type, and that nobody runs here
 OTHERS = set("""
 make nq tsp disBatch parallel hq fjd-recruiter fjd-dispatcher cli.py remove_slave NetJobs.py sacct squeue
-scontrol qsub bsub gluster ceph xargs
+scontrol qsub qconf qmod qrsh bsub gluster ceph xargs podman systemctl
 """.split())
 TEXTS = {  # of several words, neither options, comments nor directives, and no commands for our users
     # what the project's rules name
@@ -448,7 +467,8 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "loginctl enable-linger", "source /etc/profile",
     # commands of other tools, which ours replace or are compared with
     "sh ,1a2084aebb8.5117", "conda activate", "python3 -c 'import asyncio, argparse'",
-    "python3 -c 'import argparse'", "runwait4 --status", "runset4 --add", "docker stop", "kill -USR1",
+    "python3 -c 'import argparse'", "runwait4 --status", "runset4 --add", "kill -USR1",
+    "* * * * *", "0 20 * * *",
     "sbatch --array=1-1000 job.sh", "seq 1 5 1000", "scancel 1234_17", "runwait4.py --check-locks DIR",
     "SESSION_SUSTAIN_TIME = 60", "scancel 1234",
     "sh -c 'exec runmaker4-client.py --slots \"$CUDA_VISIBLE_DEVICES\" \"$@\"' sh",
@@ -459,7 +479,7 @@ FOREIGN_OPTIONS = set("""
 --ntasks-per-node --time --quick --query-gpu --format --bind-to --host --hostname --cpus --rm --grid
 --rounds --nodes --ntasks --cpus-per-task --mem-per-cpu --gres --dependency --exact --user --scope
 --parsable --kill-on-invalid-dep --open-mode --a --b --results --retry-failed --halt --time-limit
---no-print-directory
+--no-print-directory --heartbeat --userns --init --now --checkpoint
 """.split())
 
 
