@@ -102,7 +102,7 @@ if sys.hexversion < 0x03090000:     # otherwise a traceback follows: at tuple[in
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGXCPU,
                                               signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT))
-    # Imports and definitions leave no garbage, and a collector would take 5 ms.  run_loop() enables it again.
+    # Imports and definitions leave no garbage, and a collector would take 5 ms.  Program.main() enables it.
     gc.disable()
     # asyncio can do without ssl, which would take another 5 ms.  None makes the import of ssl fail (The
     # Python Language Reference, "The module cache"); the type of sys.modules does not allow None.
@@ -134,7 +134,7 @@ import time
 import warnings
 from _blake2 import blake2b  # hashlib also has it, but takes ten times as long to load
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Awaitable, Collection, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import (
     TYPE_CHECKING,
@@ -9203,22 +9203,6 @@ def as_argument(path: str) -> str:
     return f"./{path}" if path.startswith("-") else path
 
 
-def run_loop(coroutine: Coroutine[Any, Any, int]) -> int:
-    """Run a coroutine like asyncio.run(), but do not wait for a name resolver that hangs."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    gc.enable()
-    try:
-        return loop.run_until_complete(coroutine)
-    finally:
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            loop.run_until_complete(asyncio.wait(tasks))
-        loop.close()
-
-
 def refuse_as_output(path: str) -> None:
     """Raise UsageError if a job file is our stdout or stderr: job output would become jobs."""
     for fd, name in (1, "stdout"), (2, "stderr"):
@@ -9330,7 +9314,19 @@ class Program:
                 if fd > 2:
                     with contextlib.suppress(OSError):          # the descriptor that listed them is closed
                         os.set_inheritable(fd, False)
-            exit_status = run_loop(self._run())
+            # as asyncio.run(), but do not wait for a name resolver that hangs
+            self.loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self.loop)
+            gc.enable()
+            try:
+                exit_status = self.loop.run_until_complete(self._run())
+            finally:
+                tasks = asyncio.all_tasks(self.loop)
+                for task in tasks:
+                    task.cancel()
+                if tasks:
+                    self.loop.run_until_complete(asyncio.wait(tasks))
+                self.loop.close()
         if self.executor.pending:           # a file system does not answer
             exit_without_waiting(exit_status)
         return exit_status
@@ -9342,7 +9338,6 @@ class Program:
 
     async def _run(self) -> int:
         """Set up the event loop and call work().  Return the exit status."""
-        self.loop = asyncio.get_running_loop()
         writer_class = Terminal if os.isatty(1) else Writer
         self.stdout = writer_class(1, self.loop, self._on_stdout_broken, self.on_writer_relieved)
         is_same_file = os.path.sameopenfile(1, 2)   # then one Writer keeps lines from mixing
