@@ -1214,15 +1214,9 @@ class Records:
         streams = [stream for stream in run.streams if stream.name == stream_name] if run else []
         if not run or not run.shell or not streams:
             raise WireError("output of no run, or no stream")
-        self._pass_output(run, streams[0], data)
+        run.add_output(streams[0], data)
         if self._outdir:
             self._outdir.write_output(run)
-
-    @staticmethod
-    def _pass_output(run: Run, stream: Stream, data: bytes) -> None:
-        stream.received += len(data)
-        for sink in run.sinks:
-            sink.on_output(run, stream, data)
 
     def end_run(self, assignment: Assignment, message: Message) -> None:
         """End the records of a run; without a status, it could not be started.  Raises WireError."""
@@ -1241,7 +1235,7 @@ class Records:
             run.shell.cpu, run.shell.memory, run.shell.memory_below = end.cpu, end.memory, end.memory_below
             for stream, text in zip(run.streams, (end.stdout, end.stderr)):
                 if text:
-                    self._pass_output(run, stream, to_bytes(text))
+                    run.add_output(stream, to_bytes(text))
         run.duration, run.cause, run.why = end.seconds or 0.0, cause, end.why
         # a client that lost its server does not send all output again
         for stream, byte_count in zip(run.streams, received):

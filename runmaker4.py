@@ -6288,14 +6288,21 @@ class Run:
         """Return for example b'(alice,601)'."""
         return b"(%s,%d)" % (self.host, self.pid)
 
+    def add_output(self, stream: Stream, data: bytes) -> None:
+        stream.received += len(data)
+        stream.last = data[-Stream.LAST_BYTES:]
+        for sink in self.sinks:
+            sink.on_output(self, stream, data)
+
 
 @dataclass(eq=False, repr=False)
 class Stream:
     """A pipe that a job writes to."""
+    LAST_BYTES = 200                    # of its output, for a message
     name: bytes                         # b"stdout" or b"stderr"
     fd: int | None                      # None: read to the end
     received: int = 0                   # bytes
-    last: bytes = b""                   # a few of them, for a message
+    last: bytes = b""
     watched: bool = False
 
 
@@ -7763,7 +7770,6 @@ class Pump:
     """
     WATCH_AFTER_SECONDS = 0.01
     MAX_READ_BYTES = 1 << 18
-    LAST_BYTES = 200                    # of a stream, to be kept for a message
     QUIET_SECONDS = 0.3                 # without output; then processes left by a shell print no more
     MAX_READING_SECONDS = 5.0           # of reading after the exit of a shell
 
@@ -7790,7 +7796,7 @@ class Pump:
             if stream.fd is not None:
                 unread = fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4))
                 if unread_bytes := int.from_bytes(unread, sys.byteorder):
-                    self._pass_to_sinks(run, stream, os.read(stream.fd, unread_bytes))
+                    run.add_output(stream, os.read(stream.fd, unread_bytes))
                 self._close(stream)
 
     def resume(self) -> None:
@@ -7821,19 +7827,13 @@ class Pump:
         data = os.read(fd, self.MAX_READ_BYTES)
         if not data:
             return self._close(stream)
-        self._pass_to_sinks(run, stream, data)
+        run.add_output(stream, data)
         if self.backlog > Writer.HIGH_BACKLOG and not self.is_paused:
             self.is_paused = True
             for paused_run, event in self.runs.items():
                 for paused_stream in paused_run.streams:
                     self._unwatch(paused_stream)
                 event.set()
-
-    def _pass_to_sinks(self, run: Run, stream: Stream, data: bytes) -> None:
-        stream.received += len(data)
-        stream.last = data[-self.LAST_BYTES:]
-        for sink in run.sinks:
-            sink.on_output(run, stream, data)
 
     def _close(self, stream: Stream) -> None:
         self._unwatch(stream)
