@@ -1248,28 +1248,24 @@ class Observation:
         """Return a row; set the state of a run without an end."""
         seconds_running = None
         if run and run.ended is None:
-            run.state, run.cause = self.find_unended_state(run, line, is_last)
-            if (run.state, run.cause) == self.STILL_RUNNING:
+            # The first condition that holds counts:
+            #
+            #     it is the last run of a line with a running job               running
+            #     it is the last run of an orphan (a line `r` without a job)    lost
+            #     the job file changed a moment ago, and the runner is alive    ending (the end follows)
+            #     it is the last run of a line in error                         lost
+            #     otherwise                                                     unknown
+            if is_last and (line.state == RUNNING or line.number in self._running_numbers):
+                ending = self.LOST if line.number in self.orphan_numbers else self.STILL_RUNNING
+            elif self._can_log_be_behind and not self.runners_at_work.has_runner_exited(run):
+                ending = self.ENDING
+            else:
+                ending = self.LOST if is_last and line.state == ERROR else self.END_UNKNOWN
+            run.state, run.cause = ending
+            if ending == self.STILL_RUNNING:
                 seconds_running = seconds_since(run.began)
         state = ERROR if line.number in self.orphan_numbers else line.state
         return Row(line, LINE_STATES.get(state, "held"), run, is_last, seconds_running)
-
-    def find_unended_state(self, run: RunRecord, line: Line, is_last: bool) -> tuple[str, str]:
-        """Return state and cause of a run of this line if the log has no end of it.
-
-        The first condition that holds counts:
-
-            it is the last run of a line with a running job               running
-            it is the last run of an orphan (a line `r` without a job)    lost
-            the job file changed a moment ago, and the runner is alive    ending (the end will be logged)
-            it is the last run of a line in error                         lost
-            otherwise                                                     unknown
-        """
-        if is_last and (line.state == RUNNING or line.number in self._running_numbers):
-            return self.LOST if line.number in self.orphan_numbers else self.STILL_RUNNING
-        if self._can_log_be_behind and not self.runners_at_work.has_runner_exited(run):
-            return self.ENDING
-        return self.LOST if is_last and line.state == ERROR else self.END_UNKNOWN
 
 
 # ======== Running jobs ======================================================================================
