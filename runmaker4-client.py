@@ -328,7 +328,7 @@ class RemoteJob(Job):
             number=item.integer("number"),          # of the line in the server's file
             offset=0,
             state=NEW,
-            text=item.job_text("text"),
+            text=item.job_text(),
             key=item.text("id", 16),
             settings=JobSettings(
                 timeout=None if item.fields.get("timeout", 0) is None else item.seconds("timeout"),
@@ -978,7 +978,7 @@ class Connection:
             self._on_no_job(message)
         elif kind == "pong":            # the server is alive: queued jobs can start
             request_number = message.integer("request")
-            self._retry = to_text(message.retried_states("retry"))
+            self._retry = to_text(message.retried_states())
             self.link_life.on_answer(request_number)
             if self._jobs_ahead:
                 self._wake_runner()

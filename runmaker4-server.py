@@ -905,7 +905,7 @@ class Client(Consumer):
         name = message.text("name", 255)
         directory = message.data("directory")
         follow = message.boolean("follow")
-        retry = message.retried_states("retry")
+        retry = message.retried_states()
         capacity = Resources(message.integer("slots", MAX_SLOTS), message.integer("memory"))
         self.name = name
         self.directory = directory
@@ -1930,7 +1930,7 @@ class ReportedJob:
         has_result = entry.fields.get("result") is not None
         result = entry.state_byte("result") if has_result else None
         # 0, NEW: the client does not know them
-        line = Line(entry.integer("number"), 0, NEW, entry.job_text("text"))
+        line = Line(entry.integer("number"), 0, NEW, entry.job_text())
         return cls(entry.hexadecimal("id", 16), line, result)
 
     @property

@@ -9811,11 +9811,11 @@ class Message:
     def data(self, name: str) -> bytes:
         return to_bytes(self._string(name, MAX_FRAME_BYTES))
 
-    def job_text(self, name: str) -> bytes:
-        """Return the text of a job line, without the state and the newline."""
-        value = self.data(name)
+    def job_text(self) -> bytes:
+        """Return the `text` of a job line, without the state and the newline."""
+        value = self.data("text")
         if value[:1] not in (b" ", b"\t") or b"\n" in value:
-            raise WireError(f"{name}: no job")
+            raise WireError("text: no job")
         return value
 
     def hexadecimal(self, name: str, digits: int = 32) -> str:
@@ -9850,11 +9850,11 @@ class Message:
             raise WireError(f"{name}: no state")
         return value
 
-    def retried_states(self, name: str) -> bytes:
+    def retried_states(self) -> bytes:
         """Return the states of lines that a client runs again: see Consumer.retry."""
-        value = self.data(name)
+        value = self.data("retry")
         if value not in (b"", RUNNING, ERROR + RUNNING, FAILED + ERROR + RUNNING):
-            raise WireError(f"{name}: not valid states")
+            raise WireError("retry: not valid states")
         return value
 
     def items(self, name: str, kind: type) -> list[Any]:
