@@ -6934,7 +6934,11 @@ class RecordFile:
                 max_seconds = self._prepare_retry(error)
                 now = time.monotonic()
                 if now - failing_since >= max_seconds:
-                    last_size, size = size, self._current_size()
+                    last_size, size = size, -1          # -1: the file is away
+                    with contextlib.suppress(OSError):
+                        # An NFS client asks the server, because the reader has O_DIRECT (fs/nfs/file.c,
+                        # nfs_revalidate_file_size())
+                        size = os.lseek(self._reader.fd, 0, os.SEEK_END)
                     if not max_seconds or size == last_size or now - began >= self.MAX_SECONDS:
                         self._size_when_stuck = size
                         reason = str(error)
@@ -6946,16 +6950,6 @@ class RecordFile:
                     failing_since = now
             # Equally long for all: pauses that grow would let those wait longest who have waited long
             time.sleep(0.02 + 0.06 * os.urandom(1)[0] / 256)
-
-    def _current_size(self) -> int:
-        """Return the size of the file; -1: it is away.
-
-        An NFS client asks the server for it, because the reader has O_DIRECT (fs/nfs/file.c,
-        nfs_revalidate_file_size()).
-        """
-        with contextlib.suppress(OSError):
-            return os.lseek(self._reader.fd, 0, os.SEEK_END)
-        return -1
 
     def _prepare_retry(self, error: OSError | UsageError) -> float:
         """Return for how many seconds to try again after an error.  If the file was away, open it anew."""
