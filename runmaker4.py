@@ -6723,7 +6723,8 @@ class Plain(Sink):
 @dataclass(eq=False, repr=False)
 class Record:
     """A record in the log file: the last lines of a run."""
-    number: int
+    run: Run
+    number: int                         # of its line when it began
     lines: deque[bytes]
     incomplete_lines: defaultdict[Stream, bytes] = field(default_factory=lambda: defaultdict(bytes))
     changed: bool = True                # since the last write
@@ -6758,13 +6759,13 @@ class LogFile(Sink):
         self.file = RecordFile(path, "log file", 0, [self.HEADER], executor.say, on_error)
 
     def on_started(self, run: Run) -> None:
-        record = self.records[run] = Record(run.job.number, deque(maxlen=self.max_lines))
-        self._add_line(run, record, b"status", b'forked "%s"' % run.job.command)
+        record = self.records[run] = Record(run, run.job.number, deque(maxlen=self.max_lines))
+        self._add_line(record, b"status", b'forked "%s"' % run.job.command)
 
     def on_no_result(self, run: Run) -> None:
         record = self.records.pop(run, None)
         if record:
-            self._write_record(run, record)
+            self._write_record(record)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         """Add complete output lines to the record; keep an incomplete one for the next call."""
@@ -6772,7 +6773,7 @@ class LogFile(Sink):
         record.changed = True
         *lines, last_part = (record.incomplete_lines[stream] + data).rsplit(b"\n", self.max_lines + 1)
         for line in lines[-self.max_lines:]:
-            self._add_line(run, record, stream.name, line)
+            self._add_line(record, stream.name, line)
         # a record shows no more; see CUT
         record.incomplete_lines[stream] = last_part[:self.WIDTH + 4]
 
@@ -6781,24 +6782,25 @@ class LogFile(Sink):
         record = self.records.pop(run)
         for stream, incomplete_line in record.incomplete_lines.items():
             if incomplete_line:
-                self._add_line(run, record, stream.name, incomplete_line)
-        self._add_line(run, record, b"status", b'%s "%s"' % (str(run_result).encode(), run.job.command))
-        self._write_record(run, record)
+                self._add_line(record, stream.name, incomplete_line)
+        self._add_line(record, b"status", b'%s "%s"' % (str(run_result).encode(), run.job.command))
+        self._write_record(record)
 
     def on_tick(self) -> None:
         """Write each changed record, unless many bytes wait because the file system does not answer."""
-        for run, record in self.records.items():
+        for record in self.records.values():
             file_system_answers = self.executor.backlog < Writer.HIGH_BACKLOG
             if record.changed and file_system_answers:
-                self._write_record(run, record)
+                self._write_record(record)
 
-    def _add_line(self, run: Run, record: Record, name: bytes, text: bytes) -> None:
+    def _add_line(self, record: Record, name: bytes, text: bytes) -> None:
         """Add a line such as b': stdout (alice,601): text'."""
         shown = text[:self.WIDTH + 4]
-        record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, run.host_and_pid, shown))
+        record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, record.run.host_and_pid, shown))
 
-    def _write_record(self, run: Run, record: Record) -> None:
-        """Write the record of a run, padded to the fixed size."""
+    def _write_record(self, record: Record) -> None:
+        """Write a record, padded to the fixed size."""
+        run = record.run
         record.changed = False
         directory = one_line(run.directory or self._directory)
         lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
