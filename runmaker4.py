@@ -8190,7 +8190,12 @@ class JobTask:
 
     async def start(self) -> None:
         """Start the shell of the run, unless the job must not start.  On failure the state is ERROR."""
-        await self._wait_for_turn()
+        runner = self._runner
+        # Wait until --delay allows a start, and take this turn: no other task can get it meanwhile
+        while self._can_start and (seconds := runner.next_start_at - runner.loop.time()) > 0:
+            await self._wait_until_woken(seconds)
+            await self._wait_until_line_is_ours()
+        runner.next_start_at = runner.loop.time() + (runner.options.delay or 0)
         if not self._is_gated and self._can_start:
             self._announce_start()
         error = command_error(self.job.command)
@@ -8211,14 +8216,6 @@ class JobTask:
             self.run.why = error
             for sink in self.run.sinks:
                 sink.on_no_result(self.run)
-
-    async def _wait_for_turn(self) -> None:
-        """Wait until --delay allows a start, and take this turn: no other task can get it meanwhile."""
-        runner = self._runner
-        while self._can_start and (seconds := runner.next_start_at - runner.loop.time()) > 0:
-            await self._wait_until_woken(seconds)
-            await self._wait_until_line_is_ours()
-        runner.next_start_at = runner.loop.time() + (runner.options.delay or 0)
 
     async def _try_to_start(self) -> tuple[str, bool]:
         """Start the shell, unless the job must not start.
