@@ -8680,7 +8680,10 @@ class Runner:
 
     async def _start_jobs(self) -> None:
         """Start jobs on idle slots until the runner drains or no slot will get a job."""
-        while not self._is_finished():
+        while not self.draining:
+            can_get_slots = self._slot_file and self.options.follow and not self.options.one_only
+            if not (self.tasks or can_get_slots or self.slots.in_service):
+                return
             self.changed.clear()                # before the claim, to miss no event during it
             pause = await self._start_next_job()
             if pause == 0:
@@ -8691,11 +8694,6 @@ class Runner:
             await self.changed.wait()
             if timer:
                 timer.cancel()
-
-    def _is_finished(self) -> bool:
-        """Return True if no slot will get a job again."""
-        may_get_slots = self.tasks or (self._slot_file and self.options.follow and not self.options.one_only)
-        return self.draining or not (may_get_slots or self.slots.in_service)
 
     async def _start_next_job(self) -> float | None:
         """Start the next run of a job that waits for memory; without one, claim and start a job.
