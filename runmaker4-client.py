@@ -126,11 +126,6 @@ STATES = ("new", "running", "done", "failed", "error", "held")
 FOREVER = 1e9                   # seconds: only an event ends the wait
 
 
-def duration_or_zero(text: str) -> float | None:
-    """Return the seconds of a duration such as '5m' or '0'."""
-    return 0.0 if text == "0" else duration(text)
-
-
 # [host]:port or host:port; or a host alone: without colons or brackets, or an IPv6 address
 ADDRESS = re.compile(r"(?:\[([^\[\]]+)\]|([^:]+)):([0-9]{1,5})|([^:\[\]]*|[^\[\]]*:[^\[\]]*:[^\[\]]*)")
 
@@ -173,7 +168,7 @@ def make_parser() -> Parser:
     add("--token", metavar="TOKEN", help="the token of the server, or a file with it [$RUNMAKER4_TOKEN, "
                                          "~/.runmaker4.token, or asked]")
     add("--port", type=integer_between(1, 65535), metavar="N", help=f"the server's port [{PORT}]")
-    add("--give-up", type=duration_or_zero, metavar="T",
+    add("--give-up", type=lambda text: 0.0 if text == "0" else duration(text), metavar="T",
         help="exit if there is no server for T; 0: at once [never]")
     add = parser.add_argument_group("background and hosts").add_argument
     add_background(add)

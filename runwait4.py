@@ -2053,12 +2053,6 @@ def assign_tracks(events: Iterable[Event]) -> list[list[Event]]:
     return tracks
 
 
-def natural_sort_key(name: str) -> list[tuple[int, str]]:
-    """Return a key that sorts node2 before node10."""
-    return [(int(part[:18]), "") if part.isdecimal() and part.isascii() else (0, part)
-            for part in re.split("([0-9]+)", name)]
-
-
 def trace_events(events_by_slot: Mapping[tuple[str, str], Sequence[Event]]) -> Iterator[bytes]:
     """Yield, as JSON, the names of each host and track, and then the events of their runs.
 
@@ -2067,7 +2061,10 @@ def trace_events(events_by_slot: Mapping[tuple[str, str], Sequence[Event]]) -> I
     """
     tracks = [
         (host, f"{slot} ({number})" if number > 1 else slot, track)
-        for host, slot in sorted(events_by_slot, key=lambda names: [*map(natural_sort_key, names)])
+        # node2 comes before node10
+        for host, slot in sorted(events_by_slot, key=lambda names: [
+            [(int(part[:18]), "") if part.isdecimal() and part.isascii() else (0, part)
+             for part in re.split("([0-9]+)", name)] for name in names])
         for number, track in enumerate(assign_tracks(events_by_slot[host, slot]), 1)
     ]
     pid_of_host: dict[str, int] = {}        # the number of its first track
