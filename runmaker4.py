@@ -1504,11 +1504,6 @@ def whole_lines(file: Reader, start: int, stop: float = math.inf) -> Iterator[by
     yield b"".join(incomplete)
 
 
-def lines_of_piece(piece: bytes) -> list[bytes]:
-    """Return the lines of a piece of whole_lines(), without newlines."""
-    return piece.removesuffix(b"\n").split(b"\n")
-
-
 def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
     """Yield the job lines with one of these commands, in any state; the line at `start` has number 1."""
     if not commands:
@@ -1516,7 +1511,7 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
     number = 0
     offset = start
     for lines in whole_lines(file, start):
-        for whole_line in lines_of_piece(lines):
+        for whole_line in lines.removesuffix(b"\n").split(b"\n"):
             number += 1
             # A look-up is faster than parsing each line
             if whole_line[2:].removesuffix(b"\r") in commands and JOB_LINE.match(b"\n" + whole_line):

@@ -108,7 +108,6 @@ from runmaker4 import (
     keep_trying,
     lazy_import,
     line_ranges,
-    lines_of_piece,
     lock,
     lock_file_of,
     memory_text,
@@ -386,7 +385,7 @@ class Watcher:
         """Return the hashes of commands that several lines have; for many lines, they take less memory."""
         self.file.reopen_if_replaced()
         pieces = whole_lines(self.file.reader, self.file.start)
-        lines = itertools.chain.from_iterable(map(lines_of_piece, pieces))
+        lines = itertools.chain.from_iterable(piece.removesuffix(b"\n").split(b"\n") for piece in pieces)
         hashes = sorted(hash(line[2:].rstrip(b"\r")) for line in lines)
         return {first for first, second in zip(hashes, hashes[1:]) if first == second}
 
