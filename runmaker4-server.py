@@ -618,9 +618,9 @@ class KeeperLink:
 
 
 class ServerPhase(enum.Enum):
-    SERVING = enum.auto()
-    DRAINING = enum.auto()              # running jobs finish, no more are handed out
-    EXITING = enum.auto()               # messages of clients are ignored
+    SERVING = "jobs are handed out"
+    DRAINING = "running jobs finish, no more are handed out"
+    EXITING = "messages of clients are ignored"
 
 
 class Lifetime:
@@ -683,11 +683,11 @@ class Lifetime:
 
 
 class Phase(enum.Enum):
-    CLAIMED = enum.auto()
-    SENT = enum.auto()
-    BEGUN = enum.auto()
-    ENDING = enum.auto()
-    OVER = enum.auto()
+    CLAIMED = "claimed"
+    SENT = "sent"
+    BEGUN = "begun"
+    ENDING = "ending"
+    OVER = "over"
 
 
 @dataclass(frozen=True)
@@ -1363,10 +1363,10 @@ class Member:
 
 
 class Stage(enum.Enum):
-    PREPARING = enum.auto()                     # shells start, and wait at the gate
-    RUNNING = enum.auto()
-    STOPPED = enum.auto()                       # too many hosts are lost
-    CALLED_OFF = enum.auto()
+    PREPARING = "shells start, and wait at the gate"
+    RUNNING = "the jobs run"
+    STOPPED = "too many hosts are lost"
+    CALLED_OFF = "called off"
 
 
 class Group:
