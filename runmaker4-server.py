@@ -183,6 +183,7 @@ from runmaker4 import (
     printable,
     read_token,
     refuse_as_output,
+    refused_as,
     run_main,
     same_user,
     spawn_task,
@@ -2825,9 +2826,8 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
     private_key = PRIVATE_KEY + key.to_bytes(32, "big") + CURVE
     pipes = pipe_of_pem(b"CERTIFICATE", certificate), pipe_of_pem(b"EC PRIVATE KEY", private_key)
     try:
-        context.load_cert_chain(*(f"/proc/self/fd/{pipe}" for pipe in pipes))
-    except OSError as error:
-        raise UsageError(f"OpenSSL refuses our certificate: {error_text(error)} (see openssl.cnf)") from None
+        with refused_as("OpenSSL refuses our certificate", " (see openssl.cnf)"):
+            context.load_cert_chain(*(f"/proc/self/fd/{pipe}" for pipe in pipes))
     finally:
         close_all(*pipes)
     certificate_hash = hashlib.sha256(certificate).hexdigest()
@@ -2847,12 +2847,10 @@ def choose_token() -> tuple[str, str]:
     if token_in_environment:
         return token_in_environment, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
     path = token_path()
-    try:
+    with refused_as(path, " (the token must be in this file)"):
         if not os.path.lexists(path):
             create_token_file(path)
         token = read_token(path)
-    except OSError as error:
-        raise UsageError(f"{path}: {error_text(error)} (the token must be in this file)") from None
     # Others can perhaps read output that is not on a terminal, for example a Slurm log.
     return token, f"{token if os.isatty(1) else '(shown on a terminal only)'} (written to {path})"
 

@@ -213,6 +213,15 @@ def error_text(error: OSError) -> str:
     return text[:1].lower() + text[1:]
 
 
+@contextlib.contextmanager
+def refused_as(subject: str, remedy: str = "") -> Iterator[None]:
+    """Make an OSError of a `with` block a UsageError that begins with `subject`, such as a path."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{subject}: {error_text(error)}{remedy}") from None
+
+
 # Control characters, C0 and C1; characters that turn the direction of writing, which could disguise a text
 # (Unicode Standard Annex 9, 2: bidirectional formatting characters); line and paragraph separators; and bytes
 # that are not UTF-8, but C1 for an 8-bit terminal (PEP 383: byte 0x80 is \udc80)
@@ -1589,10 +1598,8 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
     """Open a job file to read it in a `with` block, in which an OSError becomes a UsageError."""
     fd = open_job_file(path, os.O_RDONLY)
     try:
-        with Reader.with_own_fd(fd, network) as file:
+        with refused_as(path), Reader.with_own_fd(fd, network) as file:
             yield file
-    except OSError as error:
-        raise UsageError(f"{path}: {error_text(error)}") from None
     finally:
         os.close(fd)
 
@@ -6831,11 +6838,8 @@ def open_record(path: str, flags: int) -> int:
 
 
 def read_head(fd: int, path: str, size: int, network: bool = False) -> bytes:
-    try:
-        with Reader.with_own_fd(fd, network) as file:
-            return file.pread(size, 0)
-    except OSError as error:
-        raise UsageError(f"{path}: {error_text(error)}") from None
+    with refused_as(path), Reader.with_own_fd(fd, network) as file:
+        return file.pread(size, 0)
 
 
 class RecordFile:
@@ -7599,12 +7603,8 @@ class SlotFile:
         """Read the names.  Raises UsageError if there is none."""
         self.path = path
         self.mount = find_mount(path)
-        try:
+        with refused_as(path, " (expected a file of names, one per line)"):
             self.names = self._read_names()
-        except OSError as error:
-            raise UsageError(
-                f"{path}: {error_text(error)} (expected a file of names, one per line)"
-            ) from None
         self._last_names = self.names
         # later names need more open files than App and client allow for the first ones; jobs get START_LIMIT
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -8929,13 +8929,9 @@ def set_up_process(options: argparse.Namespace, say: Say) -> Iterator[None]:
         ready_fd = go_into_background()
     pid = os.getpid()
     if pid_fd is not None:
-        try:
+        with refused_as(options.pidfile, " (the process number must be written)"):
             os.ftruncate(pid_fd, 0)
             write_all(pid_fd, b"%d\n" % pid)
-        except OSError as error:
-            raise UsageError(
-                f"{options.pidfile}: {error_text(error)} (the process number must be written)"
-            ) from None
     if ready_fd is not None and not getattr(options, "quiet", False):       # a server has no -q
         destination = "nowhere (see --errors)"
         if options.errors:

@@ -118,6 +118,7 @@ from runmaker4 import (
     print_lines,
     printable,
     quote,
+    refused_as,
     run_main,
     settings_without_jobs,
     to_bytes,
@@ -295,17 +296,15 @@ class Source:
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the lines without UTF-8 BOM and newlines."""
-        try:
-            with open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
-                while line := file.readline(self.MAX_LINE_BYTES):
-                    self.line_number += 1
-                    if b"\0" in line:
-                        raise self.error_at_line("contains a NUL (save it as text in UTF-8)")
-                    if len(line) == self.MAX_LINE_BYTES:
-                        raise self.error_at_line("is too long (128 KiB for a command)")
-                    yield (line.removeprefix(UTF8_MARK) if self.line_number == 1 else line).rstrip(b"\n")
-        except OSError as error:
-            raise UsageError(f"{self.name}: {error_text(error)}") from None
+        with refused_as(self.name), \
+                open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
+            while line := file.readline(self.MAX_LINE_BYTES):
+                self.line_number += 1
+                if b"\0" in line:
+                    raise self.error_at_line("contains a NUL (save it as text in UTF-8)")
+                if len(line) == self.MAX_LINE_BYTES:
+                    raise self.error_at_line("is too long (128 KiB for a command)")
+                yield (line.removeprefix(UTF8_MARK) if self.line_number == 1 else line).rstrip(b"\n")
 
     def error_at_line(self, text: object) -> UsageError:
         return UsageError(f"{self.name}: line {self.line_number}: {text}")
@@ -1480,10 +1479,8 @@ def job_files(names: Sequence[str]) -> list[str]:
         if not os.path.isdir(name):
             paths.append(name)
             continue
-        try:
+        with refused_as(printable(name)):
             entries = sorted(os.listdir(name))
-        except OSError as error:
-            raise UsageError(f"{printable(name)}: {error_text(error)}") from None
         found = (os.path.join(name, entry) for entry in entries if entry[0] != "." and entry[-1] != "~")
         paths += filter(os.path.isfile, found)
     if names and not paths:

@@ -126,6 +126,7 @@ from runmaker4 import (
     pwrite_all,
     refresh_file,
     refuse_local_locks,
+    refused_as,
     run_main,
     same_user,
     stat_or_none,
@@ -628,10 +629,8 @@ class JournalReader:
         self.size = os.fstat(fd).st_size        # NFS can report an old one, but reads go beyond
 
     def _read(self, size: int, offset: int) -> bytes:
-        try:
+        with refused_as(self.path):
             return self.file.pread(size, offset)
-        except OSError as error:
-            raise UsageError(f"{self.path}: {error_text(error)}") from None
 
     def start_pass(self, start_offset: int = 0) -> Iterator[RunRecord]:
         """Read the journal once, from `start_offset` to its present end, and yield the runs."""
@@ -2091,15 +2090,10 @@ def to_valid_text(text: str) -> str:
 def refuse_foreign_file(path: str, head: bytes) -> None:
     """Refuse to replace a file unless it is missing, empty, or begins with `head`: then it is ours."""
     refuse_special_file(path, "give another name")
-    try:
-        with open(path, "rb") as file:
-            first_bytes = file.read(len(head))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UsageError(f"{path}: {error_text(error)} (give another name)") from None
-    if first_bytes not in (b"", head):
-        raise UsageError(f"{path}: not written by this option (give another name)")
+    with refused_as(path, " (give another name)"), contextlib.suppress(FileNotFoundError), \
+            open(path, "rb") as file:
+        if file.read(len(head)) not in (b"", head):
+            raise UsageError(f"{path}: not written by this option (give another name)")
 
 
 @contextlib.contextmanager
@@ -2112,15 +2106,14 @@ def open_replacement(path: str, head: bytes) -> Iterator[BinaryIO]:
     temporary = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
     try:
         refuse_foreign_file(path, head)
-        old_info = stat_or_none(path)
-        open_private = functools.partial(os.open, mode=0o600 if old_info else 0o666)
-        with open(temporary, "xb", opener=open_private) as file:
-            if old_info:
-                give_rights(file.fileno(), old_info)
-            yield file
-        os.replace(temporary, target)
-    except OSError as error:
-        raise UsageError(f"{path}: {error_text(error)} (expected a writable file)") from None
+        with refused_as(path, " (expected a writable file)"):
+            old_info = stat_or_none(path)
+            open_private = functools.partial(os.open, mode=0o600 if old_info else 0o666)
+            with open(temporary, "xb", opener=open_private) as file:
+                if old_info:
+                    give_rights(file.fileno(), old_info)
+                yield file
+            os.replace(temporary, target)
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
