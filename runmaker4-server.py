@@ -2861,7 +2861,7 @@ def create_token_file(path: str) -> None:
     The file gets its name when it is complete, so servers that start at the same moment get the same token.
     """
     temporary_path = f"{path}.{secrets.token_hex(4)}"
-    fd = os.open(temporary_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = os.open(temporary_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         write_all(fd, secrets.token_hex(16).encode() + b"\n")
         os.fsync(fd)

@@ -202,6 +202,7 @@ T = TypeVar("T")
 # - Signals.  They are blocked from the first line of a script on, so that none stops it half-way with a
 #   traceback.
 # - Bytes.  Job files and output are bytes, not always text, and kept unchanged.
+# - Descriptors.  Python opens them with O_CLOEXEC (PEP 446): jobs inherit only what they are given.
 
 
 class UsageError(Exception):
@@ -724,7 +725,7 @@ def lock_file_of(path: str) -> str:
 
 
 # O_NONBLOCK: opening a pipe of this name must not wait for the other end
-LOCK_FILE_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+LOCK_FILE_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def open_lock_file(path: str, flags: int, network: bool) -> int:
@@ -942,7 +943,7 @@ def unescaped(field: str) -> str:
 
 
 def open_folder_of(path: str) -> int:
-    return os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
 
 
 def refresh_file(path: str, mount: Mount) -> None:
@@ -1024,7 +1025,7 @@ class Reader(Opened):
         """Return a reader with its own descriptor: on a network, data read through `fd` can be old."""
         if not network:
             return cls(os.dup(fd))
-        return cls(open_direct(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC, network), network)
+        return cls(open_direct(f"/proc/self/fd/{fd}", os.O_RDONLY, network), network)
 
     def __enter__(self) -> Reader:
         return self
@@ -1051,7 +1052,7 @@ class Reader(Opened):
         if mount.is_fuse and self.is_open:
             direct = os.O_DIRECT if self.reading_mode is Reading.DIRECT else 0
             old_fd = self.fd
-            self.fd = os.open(f"/proc/self/fd/{old_fd}", os.O_RDONLY | os.O_CLOEXEC | direct)
+            self.fd = os.open(f"/proc/self/fd/{old_fd}", os.O_RDONLY | direct)
             os.close(old_fd)
 
     @contextlib.contextmanager
@@ -1200,7 +1201,7 @@ def lost_locks(fd: int, offsets: Iterable[int], mount: Mount) -> set[int]:
                 raise
             return set(offsets)
         return set()
-    second_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    second_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
     try:
         return {offset for offset in offsets if is_free(second_fd, offset) or not is_free(fd, offset)}
     finally:
@@ -1216,7 +1217,7 @@ def file_identity_lines(fd: int) -> list[bytes]:
 
 def path_names_fd(path: str, fd: int) -> bool:
     """Return True if a path names this open file.  The answer can come from this host's cache of names."""
-    path_fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    path_fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
         identity = file_identity_lines(path_fd)
         if not identity:
@@ -1576,7 +1577,7 @@ def open_job_file(path: str, flags: int) -> int:
         if not stat.S_ISREG(mode):
             kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
             raise UsageError(f"{path}: is {kind} (expected a job file)")
-        fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(path, flags | os.O_NOFOLLOW)
         try:
             first_line_offset(Reader(fd))              # refuses UTF-16
         except OSError:
@@ -2462,7 +2463,7 @@ class LockTable(LockTableReader):
     def open_job_lock(self) -> int:
         if self._spare_fds:
             return self._spare_fds.pop()
-        fd = open_direct(self.path, os.O_RDWR | os.O_CLOEXEC, self.network)
+        fd = open_direct(self.path, os.O_RDWR, self.network)
         if self._mount.is_nfs:
             self._pipes[fd] = CLOSED
             with contextlib.suppress(OSError):      # without any lock, an NFS client gives its lock state up
@@ -2904,7 +2905,7 @@ class JobReader(Opened):
         info = lstat_no_link(self.real_path)
         if not self.network:
             return info
-        fd = os.open(self.real_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(self.real_path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
             return os.fstat(fd)
         finally:
@@ -2946,7 +2947,7 @@ class JobReader(Opened):
         Raises OSError, and keeps the old one, if the file is UTF-16, or of a user who could not write to the
         old one.
         """
-        fd = os.open(self.real_path, self.ACCESS | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(self.real_path, self.ACCESS | os.O_NOFOLLOW)
         reader = Reader(fd)
         try:
             if self.network:
@@ -5490,7 +5491,7 @@ class ProcessStat(NamedTuple):
     @classmethod
     def read(cls, pid_text: str) -> ProcessStat:
         """Read the fields of a process.  Raises OSError if it has exited."""
-        fd = os.open(f"/proc/{pid_text}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"/proc/{pid_text}/stat", os.O_RDONLY)
         try:
             # the first two fields are the pid and the name, '(NAME)'; the name can contain blanks and )
             state, parent, _, session, *fields = os.read(fd, 4096).rpartition(b")")[2].split()
@@ -5868,7 +5869,7 @@ class Processes(TreeKiller):
         self._own_peak = 0              # of this process's memory so far, when last asked, in KiB
         id_parts = THIS_HOST, os.getpid(), time.time_ns() // 1_000_000
         self._new_tags = (b"%s-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
-        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._null = os.open(os.devnull, os.O_RDWR)
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
         # the token is secret; memory that another runner has allocated to us is not for each job
         hidden = b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY"
@@ -6820,7 +6821,7 @@ def open_record(path: str, flags: int) -> int:
     flags: O_NOFOLLOW refuses a symbolic link.  A dangling one is always refused: another user could choose
     where we create a file.
     """
-    flags |= os.O_CLOEXEC | os.O_NONBLOCK
+    flags |= os.O_NONBLOCK
     try:
         try:
             fd = os.open(path, flags)
@@ -6958,7 +6959,7 @@ class RecordFile:
             return 0.0
         if error.errno in LOCKS_LOST:
             with contextlib.suppress(OSError):      # the next attempt meets the same
-                self._replace_fd(os.open(self._real_path, self._flags | os.O_CLOEXEC | os.O_NONBLOCK))
+                self._replace_fd(os.open(self._real_path, self._flags | os.O_NONBLOCK))
             return self.MAX_AWAY_SECONDS
         return self.MAX_LOCKED_SECONDS if error.errno in (errno.EAGAIN, errno.ENOLCK) else 0.0
 
@@ -7117,7 +7118,7 @@ class OutputFile:
 
 def create_unused(path: str) -> tuple[int, str]:
     """Create an empty file with this path, or the first free one of 'path.~1~', 'path.~2~', ..."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     number = 0
     while True:
         unused_path = f"{path}.~{number}~" if number else path
@@ -7624,7 +7625,7 @@ class SlotFile:
         """Return the names in the file.  Raises OSError, also if there is none."""
         if self.mount.network:
             refresh_file(self.path, self.mount)
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)     # a FIFO would block
+        fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)     # a FIFO would block
         with open(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
@@ -8882,7 +8883,7 @@ def go_into_background() -> int:
 
 def detach(ready_fd: int) -> None:
     """Redirect descriptors 0 to 2 to /dev/null, except regular files, and release the original process."""
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         if not stat.S_ISREG(os.fstat(fd).st_mode):  # a terminal, or a pipe whose reader waits for EOF
             os.dup2(null, fd)
@@ -8909,7 +8910,7 @@ def open_pid_file(path: str) -> int:
 def remove_pid_file(path: str) -> None:
     """Remove the pid file, unless another process has replaced our id."""
     with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(fd, "rb") as file:
             is_ours = file.read(20) == b"%d\n" % os.getpid()
         if is_ours:
@@ -9266,7 +9267,7 @@ class Program:
                 if not is_trusted_replacement(status, stat_or_none(self.options.file) or os.stat("/")):
                     raise UsageError(f"{path}: belongs to {user_name(status.st_uid)} (give another --outdir)")
                 file_status = os.stat(self.options.file)        # with --follow it need not exist yet
-                directory_fd = os.open(path, os.O_DIRECTORY | os.O_CLOEXEC)
+                directory_fd = os.open(path, os.O_DIRECTORY)
                 share_with_writers(directory_fd, file_status)
                 os.close(directory_fd)
             return open_outdir(path, is_default=True)
@@ -10232,7 +10233,7 @@ def token_of_environment() -> str | None:
 
 def read_token(path: str) -> str:
     """Return the token in a file that only we can access.  Raises UsageError, OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):

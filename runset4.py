@@ -198,7 +198,7 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
     if not os.path.lexists(file.path):
         file.lock_table.reopen_if_replaced()    # if it refuses this mount, no job file is left
         file.lock_table.close()                 # the new job file decides who may open it
-        os.close(open_or_make(file.path, os.O_RDWR | os.O_CLOEXEC, 0o666))
+        os.close(open_or_make(file.path, os.O_RDWR, 0o666))
         check_lock_file(file)
     file.open_to_write()
     with append_lock(file):

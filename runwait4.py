@@ -616,7 +616,7 @@ class JournalReader:
             if mount.network:
                 refresh_file(self.path, mount)
             refuse_special_file(self.path, "expected a journal")
-            fd = open_direct(self.path, os.O_RDONLY | os.O_CLOEXEC, mount.network)
+            fd = open_direct(self.path, os.O_RDONLY, mount.network)
         except OSError as error:
             is_missing = isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError))
             if not (may_be_missing and is_missing):
@@ -624,7 +624,7 @@ class JournalReader:
                     f"{self.path}: {error_text(error)} (expected the journal of runmaker4.py: no job was run "
                     "yet, or with --outdir DIR or --no-records)"
                 ) from None
-            fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(os.devnull, os.O_RDONLY)
         self.file = Reader(fd, mount.network)
         self.size = os.fstat(fd).st_size        # NFS can report an old one, but reads go beyond
 
@@ -875,7 +875,7 @@ class RunOutput:
         """
         if is_file_name(name):
             path = os.path.join(self.directory, name)
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
             file = Reader(open_direct(path, flags, self.network), self.network)
             if stat.S_ISREG(os.fstat(file.fd).st_mode):
                 return file
@@ -2382,7 +2382,7 @@ class LockCheck:
 
     def take_row(self) -> None:
         """Lock the byte of a free row by a descriptor that only a child keeps, as long as we live."""
-        fd = os.open(f"/proc/self/fd/{self.lock_fd}", os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(f"/proc/self/fd/{self.lock_fd}", os.O_RDWR)
         try:
             self.row = next((row for row in ROWS if lock(fd, row)), 0)
             if not self.row:
