@@ -514,6 +514,11 @@ def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
         offset += written
 
 
+def is_regular(fd: int) -> bool:
+    """Return True for a descriptor of a regular file."""
+    return stat.S_ISREG(os.fstat(fd).st_mode)
+
+
 def print_bytes(data: bytes | bytearray) -> None:
     try:
         write_all(1, data)
@@ -6131,7 +6136,7 @@ class Writer:
         self.gather_until = -math.inf       # loop's time: no timer writes sooner
         self.closed = False                 # after an error: nothing is written
         self.timer: asyncio.TimerHandle | None = None
-        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        is_file = is_regular(fd)
         self.executor = FileExecutor(not is_file, self._on_written)
 
     @property
@@ -6828,7 +6833,7 @@ def open_record(path: str, flags: int) -> int:
         except FileNotFoundError:
             flags |= os.O_NOFOLLOW
             fd = open_or_make(path, flags, 0o666)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        if not is_regular(fd):
             os.close(fd)
             raise UsageError(f"{path}: not a regular file (give another name)")
         return fd
@@ -7627,7 +7632,7 @@ class SlotFile:
             refresh_file(self.path, self.mount)
         fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)     # a FIFO would block
         with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            if not is_regular(fd):
                 raise OSError(errno.EINVAL, "not a regular file")
             data = file.read(self.MAX_FILE_BYTES + 1)[first_line_offset(Reader(fd)):]
         if len(data) > self.MAX_FILE_BYTES or b"\0" in data:
@@ -8885,7 +8890,7 @@ def detach(ready_fd: int) -> None:
     """Redirect descriptors 0 to 2 to /dev/null, except regular files, and release the original process."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
-        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a terminal, or a pipe whose reader waits for EOF
+        if not is_regular(fd):  # a terminal, or a pipe whose reader waits for EOF
             os.dup2(null, fd)
     os.write(ready_fd, b"+")
     os.close(ready_fd)
@@ -8937,7 +8942,7 @@ def set_up_process(options: argparse.Namespace, say: Say) -> Iterator[None]:
         destination = "nowhere (see --errors)"
         if options.errors:
             destination = f"to {options.errors}"
-        elif stat.S_ISREG(os.fstat(2).st_mode):
+        elif is_regular(2):
             destination = "where stderr goes"
         say(f"process {pid} (kill {pid} stops it, kill -USR1 {pid} lets running jobs finish); messages go "
             f"{destination}")
@@ -9413,7 +9418,7 @@ class Program:
 
     def _on_stderr_broken(self, error: OSError) -> None:
         """Record that a file lacks messages; a reader that has exited misses nothing."""
-        self.runner_stats.had_errors |= stat.S_ISREG(os.fstat(2).st_mode)
+        self.runner_stats.had_errors |= is_regular(2)
 
     def _on_stdout_broken(self, error: OSError) -> None:
         self.say(f"stdout: {error_text(error)}; the jobs go on, but job output is no longer shown")

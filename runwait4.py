@@ -35,7 +35,6 @@ import math
 import operator
 import re
 import shlex
-import stat
 import struct
 import time
 from array import array
@@ -104,6 +103,7 @@ from runmaker4 import (
     give_rights,
     human_time,
     is_free,
+    is_regular,
     job_file_path,
     keep_trying,
     lazy_import,
@@ -877,7 +877,7 @@ class RunOutput:
             path = os.path.join(self.directory, name)
             flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
             file = Reader(open_direct(path, flags, self.network), self.network)
-            if stat.S_ISREG(os.fstat(file.fd).st_mode):
+            if is_regular(file.fd):
                 return file
             file.close()
         raise OSError(errno.EINVAL, "not an output file")
