@@ -216,6 +216,7 @@ MAX_PREFETCHED_LINES = 16       # sent before a request: Client.slots_to_fill
 SHORT_JOB_SECONDS = 0.1         # from sending a line to the result of a short job
 POLL_SECONDS = 0.1              # between scans of a local file, while clients wait
 OFFER_SECONDS = 5e-5            # pause for each client that gets nothing; an offer takes some 3 us
+FEW_OFFERS = 2 * MAX_BATCH_LINES    # are enough while each new line suits all clients
 MAX_REPORTED_BYTES = 1 << 25    # jobs that a client may report
 MAX_JOBS_BYTES = 128 << 10      # several jobs in a message
 ACKNOWLEDGE_SECONDS = 0.01      # in which events are gathered
@@ -1124,8 +1125,9 @@ class ClientLink(Link, asyncio.Protocol):
         if client and "n" in message.fields:
             self._sessions.receive_event(client, kind, message)
         elif kind == "ping":
-            self.post(dict(type="pong", request=message.integer("request"),
-                           retry=to_text(client.retry if client else b"")))
+            # the answers to all messages that were read together are one record of TLS: data_received()
+            self.channel.send(dict(type="pong", request=message.integer("request"),
+                                   retry=to_text(client.retry if client else b"")))
         elif kind == "claim" and client:
             client.on_claim_message(message)
             self._dispatcher.enqueue_client(client)
@@ -1953,6 +1955,7 @@ class ClaimedBatch:
     jobs: list[Job]
     plans: dict[int, GroupPlan]         # of the groups that the walk has met; by the offset of the first job
     no_job: NoJob | None                # None: enough jobs were claimed
+    has_skipped_lines: bool = False     # new ones, that clients to whom nothing was offered can perhaps take
 
     @property
     def must_continue(self) -> bool:
@@ -2001,7 +2004,8 @@ class Claims(Cursor):
         while (consumers.all or not offers) and len(jobs) < MAX_BATCH_LINES:
             result = self.claim(leaving, consumers, all_consumers)
             if isinstance(result, NoJob):
-                return ClaimedBatch(jobs, self._plan_groups(), result)
+                walk = self._walk or self._idle_walk
+                return ClaimedBatch(jobs, self._plan_groups(), result, bool(walk and walk.skipped_new))
             jobs.append(result)
             consumer = result.consumer
             consumer.free -= result.settings.needs
@@ -2198,7 +2202,8 @@ class Recovery:
 #     1. hand_out_lines() starts to claim lines when a client has requested jobs, when a group has started,
 #        ended or was aborted, with --exit-when-done when no client has a line any more, and while clients
 #        wait: every 0.1 s, on a network file system every second.  Only one claim runs at a time.
-#     2. claim_batch() claims lines for all waiting clients, one for each in turn.  After MAX_BATCH_LINES the
+#     2. claim_batch() claims lines for waiting clients, one for each in turn: for the first of them, until a
+#        walk has met lines that do not suit these, then for all of them.  After MAX_BATCH_LINES the
 #        file executor does other work first.
 #     3. _on_batch_claimed() sends the lines.
 #     4. A client that would exit gets `nothing` if a count after the request, and after a walk that found no
@@ -2233,6 +2238,7 @@ class Dispatcher:
         self.say_once = functools.lru_cache(maxsize=None)(sessions.say)     # prints each text once
         self._groups_paused_until = 0.0         # boottime()
         self._next_offers_at = 0.0              # the same
+        self._must_offer_to_all = False         # lines are left that do not suit the first clients in turn
         self.is_claiming = False                # the file executor does so
 
     def enqueue_client(self, client: Client) -> None:
@@ -2260,7 +2266,10 @@ class Dispatcher:
         if sessions.records.is_behind(Writer.HIGH_BACKLOG):
             return
         offers: dict[Client, Resources] = {}
-        for client in self.waiting_clients:
+        # Of thousands that wait, the first in turn will do; those that would exit are all asked
+        waiting = self.waiting_clients
+        asks_all = self._must_offer_to_all or any(client.exits_without_jobs for client in waiting)
+        for client in waiting if asks_all else itertools.islice(waiting, FEW_OFFERS):
             slots = client.slots_to_fill
             if slots and client.can_get_jobs and client not in self._reserved:
                 offers[client] = Resources(slots, client.free_memory)
@@ -2300,6 +2309,7 @@ class Dispatcher:
             self._on_no_job(batch.no_job)
             if not batch.must_continue:
                 self._next_offers_at = boottime() + OFFER_SECONDS * len(self.waiting_clients)
+                self._must_offer_to_all = batch.has_skipped_lines
         self._claim_or_reserve_groups(batch)
         if batch.must_continue or (batch.jobs and self.waiting_clients):
             self._sessions.loop.call_soon(self.hand_out_lines, batch.must_continue)

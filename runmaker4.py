@@ -4265,7 +4265,7 @@ class Walk:
         # new jobs of groups, or jobs of other consumers, were skipped
         self.has_skipped_jobs = False
         # for each Directives.consumer_key the first skipped new job: later consumers begin there
-        self._skipped_new: dict[ConsumerKey, tuple[Line, Directives]] = {}
+        self.skipped_new: dict[ConsumerKey, tuple[Line, Directives]] = {}
         # consumers that had too little free for a job: that job and the needs
         self._waiting_for_capacity: dict[Consumer, tuple[Line, Resources]] = {}
         self.groups: list[PendingGroup] = []
@@ -4350,14 +4350,14 @@ class Walk:
         self.consumers = consumers
         self._only_running_matter = False       # new jobs here can be for these consumers
         skipped = [
-            (line, scope) for line, scope in self._skipped_new.values()
+            (line, scope) for line, scope in self.skipped_new.values()
             if any(consumer not in self._waiting_for_capacity for consumer in consumers.fitting(scope))
         ]
         if not skipped:
             return True
         line, self.above.scope = min(skipped, key=lambda line_and_scope: line_and_scope[0].offset)
-        self._skipped_new = {
-            key: value for key, value in self._skipped_new.items() if value[0].offset < line.offset
+        self.skipped_new = {
+            key: value for key, value in self.skipped_new.items() if value[0].offset < line.offset
         }
         self.groups = [group for group in self.groups
                        if group.jobs and group.jobs[0][0].offset < line.offset]
@@ -4406,7 +4406,7 @@ class Walk:
             if not self._waiting_for_capacity:
                 self._only_running_matter = True        # none may take new jobs up to the next directive
                 self.has_skipped_jobs = True
-            self._skipped_new.setdefault(scope.consumer_key, (line, scope))
+            self.skipped_new.setdefault(scope.consumer_key, (line, scope))
         return None
 
     def _check_running_line(self, line: Line) -> None:

@@ -3,6 +3,7 @@ import asyncio
 import enum
 import importlib
 import unittest
+from collections import Counter, deque
 from typing import Any, Optional
 from unittest import mock
 
@@ -89,6 +90,24 @@ class Cells(LifeCase):
                         life = self.at(state)
                         self.play(life, event)
                         self.assertEqual(state_of(life).name, after.replace("same", state.name).split("/")[0])
+
+    def test_of_thousands_none_starts_jobs_long_after_a_request_that_a_slow_server_has_answered(self) -> None:
+        lives = [self.at(State.IN_USE) for _ in range(2000)]
+        answered = dict.fromkeys(lives, -client.FOREVER)        # when each sent its last answered request
+        requests: deque[tuple[Any, float]] = deque()            # on the way to the server, which is slow
+        may_start = Counter[bool]()
+        for turn in range(200):
+            self.now += 0.5
+            requests += [(life, self.now) for life in lives[turn % 10::10]]     # each has pings, all 5 s
+            for _ in range(1000 if turn > 120 else 120):
+                if requests:
+                    life, sent_at = requests.popleft()
+                    answered[life] = sent_at
+                    life.on_answer(int(sent_at * 1e6))
+            for life in lives:
+                may_start[life.can_start_jobs] += 1
+                self.assertEqual(life.can_start_jobs, self.now - answered[life] < 15.0)
+        self.assertGreater(min(may_start[True], may_start[False]), 10_000)
 
     def test_no_job_may_start_without_a_link_and_an_answer_that_is_new(self) -> None:
         for state in State:

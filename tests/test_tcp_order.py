@@ -56,6 +56,33 @@ class OrderOfTheFile(TcpCase):
         self.assertEqual(self.claims("alice"), [2])
         self.assertEqual(self.states(), "rr.")
 
+    # Few clients make many
+    COUNT_OFFERS = """
+import importlib, sys
+server = importlib.import_module("runmaker4-server")
+server.FEW_OFFERS, claim_batch = 2, server.Claims.claim_batch
+def count_offers(self, offers, *rest):
+    print("offers:", len(offers), file=sys.stderr, flush=True)
+    return claim_batch(self, offers, *rest)
+server.Claims.claim_batch = count_offers
+"""
+
+    def test_of_many_that_wait_only_the_first_are_asked_until_a_line_does_not_suit_them(self) -> None:
+        self.write("# none yet\n")
+        self.server = self.start_server(patch=self.COUNT_OFFERS)
+        peers = [Peer.of(self.server.port, self.server.token) for _ in range(6)]
+        for number, peer in enumerate(peers):
+            self.addCleanup(peer.close)
+            peer.hello(name=f"h{number}", slots=1, follow=True).hear("welcome")
+            peer.say(dict(type="claim", request=number, want=1, last=False), dict(type="ping", request=99))
+            peer.hear("pong")
+        self.append(". for all")
+        self.assertEqual(peers[0].hear("jobs")["request"], 0)
+        self.append("#RUN host=h5\n. for the last\n#RUN\n. for all")
+        self.assertEqual([peers[number].hear("jobs")["request"] for number in (5, 1)], [5, 1])
+        counts = [int(count) for count in re.findall(rb"offers: (\d+)", self.server.err)]
+        self.assertEqual([max(counts[:counts.index(4)]), max(counts)], [2, 4], counts)
+
     def test_a_file_that_is_edited_between_two_claims(self) -> None:
         self.serve_lines("#RUN host=alice", ". a", ". a", "#RUN", *[". c"] * 4)
         self.assertEqual(self.claims("bob"), [5])
