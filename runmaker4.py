@@ -461,8 +461,9 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
             return 128 + signum
     signal.pthread_sigmask(signal.SIG_UNBLOCK, KILL_SIGNALS)
     try:
-        if not os.path.exists("/proc/self/stat"):
-            raise UsageError("/proc is not mounted; without it no process of a job can be found (mount it)")
+        if os.path.realpath("/proc/self") != f"/proc/{os.getpid()}":
+            raise UsageError("/proc is not mounted, or that of another PID namespace; so no process of a job "
+                             "can be found (mount it; unshare has --mount-proc)")
         return main(sys.argv[1:] if argv is None else argv)
     except UsageError as error:
         warn(f"{prog}: {error}")
@@ -3088,12 +3089,13 @@ class JobFile(JobReader):
         bytes_below = USER_BYTES, our_byte
         bytes_above = our_byte + 1, USER_BYTES + USERS
         for start, stop in (bytes_below, bytes_above):
-            is_unused = is_free(fd, start, stop - start)
+            part = fd, start, stop - start
+            is_unused = is_free(*part)
             if is_unused and start < stop and self.mount.kind == "nfs":
                 # On NFSv3 a query shows no shared lock of another host (Linux 6.1.0-56, 6.12.117), but no
                 # exclusive lock is granted beside one.  Nor is it while another process asks in this way.
-                is_unused = keep_trying(functools.partial(lock, fd, start, stop - start), self.PROBE_SECONDS)
-                unlock(fd, start, stop - start)
+                is_unused = keep_trying(functools.partial(lock, *part), self.PROBE_SECONDS)
+                unlock(*part)
             if not is_unused:
                 raise OSError(
                     errno.EBUSY,
@@ -5602,18 +5604,32 @@ class ProcessTable:
         return needing_term
 
 
-def find_runner(job_tag: bytes) -> int | None:
-    """Return the process that has started a job; 0: it is dead; None: it is not of this host.
+def pid_namespace(pid_text: str) -> int:
+    """Return the id of the PID namespace of a process; 0: it has exited, or hides it: of another user."""
+    with contextlib.suppress(OSError):
+        return os.stat(f"/proc/{pid_text}/ns/pid").st_ino
+    return 0
 
-    The number of a dead runner can be that of another process now.
+
+def find_runner(job_tag: bytes) -> int | None:
+    """Return the process that has started a job; 0: it is dead; None: it is not visible from here.
+
+    That is on another host, or in another PID namespace, which need not be below ours (a container with our
+    node name).  There the runner has the number in the tag, and here another; both can be those of other
+    processes.  If its namespace were visible and empty, the job would be dead, too.
     """
-    match = re.fullmatch(rb"(.*)-(\d+)-\d+-\d+", job_tag, re.DOTALL)       # see Processes
+    match = re.fullmatch(rb"(.*)-(\d+)-(\d+)-\d+-\d+", job_tag, re.DOTALL)       # see Processes
     if not match or match[1] != THIS_HOST:
         return None
-    with contextlib.suppress(OSError):
-        if ProcessStat.read(match[2].decode()).is_alive:
-            return int(match[2])
-    return 0
+    names = [match[3].decode()]
+    if int(match[2]) != pid_namespace("self"):
+        names = [name for name in os.listdir("/proc") if pid_namespace(name) == int(match[2])]
+    other_number = rb"(?m)^NSpid:(?!.*\t%b$)" % match[3]     # before Linux 4.1 there is no such line
+    for name in names:
+        with contextlib.suppress(OSError), open(f"/proc/{name}/status", "rb") as file:
+            if not re.search(other_number, file.read()) and ProcessStat.read(name).is_alive:
+                return int(name)
+    return 0 if names else None
 
 
 class Holder(NamedTuple):
@@ -5872,8 +5888,8 @@ class Processes(TreeKiller):
         super().__init__(loop, grace)
         self.running: dict[int, Child] = {}             # by pid
         self._own_peak = 0              # of this process's memory so far, when last asked, in KiB
-        id_parts = THIS_HOST, os.getpid(), time.time_ns() // 1_000_000
-        self._new_tags = (b"%s-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
+        id_parts = THIS_HOST, pid_namespace("self"), os.getpid(), time.time_ns() // 1_000_000
+        self._new_tags = (b"%s-%d-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR)
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
         # the token is secret; memory that another runner has allocated to us is not for each job
@@ -7138,10 +7154,10 @@ def create_unused(path: str) -> tuple[int, str]:
 #
 # FILE.out/journal has a JSON object per line (here broken).  A job prints 100 kB, and runs for two seconds:
 #
-#     {"time": 1795801113.84, "event": "start", "run": "alice-601-1795801113835-3", "line": 3,
+#     {"time": 1795801113.84, "event": "start", "run": "alice-4026531836-601-1795801113835-3", "line": 3,
 #      "command": "simulate 3", "host": "alice", "slot": "1", "pid": 612, "runner": 1783855833,
 #      "directory": "/home/me", "files": ["3.out"]}
-#     {"time": 1795801115.861, "event": "end", "run": "alice-601-1795801113835-3", "line": 3,
+#     {"time": 1795801115.861, "event": "end", "run": "alice-4026531836-601-1795801113835-3", "line": 3,
 #      "command": "simulate 3", "host": "alice", "slot": "1", "pid": 612, "runner": 1783855833,
 #      "directory": "/home/me", "files": ["3.out"], "state": "d", "exit": 0, "signal": 0, "cause": "",
 #      "seconds": 2.021, "cpu": 1.9, "memory": 48234496, "memory_below": null, "bytes": 100000}

@@ -611,8 +611,8 @@ def report_still_running(lines: Iterable[Line], holders: Holders, change_counts:
         else:
             # on FUSE the daemon holds the locks, so the kernel does not name the job's processes
             why = (f"no visible process of this host runs it: use {PROG} --cancel on the right host "
-                   "(runwait4.py --status names it), on FUSE kill it there; a client over TCP kills it when "
-                   "it is back")
+                   "(runwait4.py --status names it), or in its container, on FUSE kill it there; a client "
+                   "over TCP kills it when it is back")
         change_counts.add_refusal(
             line.number,
             f"is {state_text}, but is still running after {MAX_EXIT_WAIT_SECONDS:.0f} s ({why})",

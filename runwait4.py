@@ -100,6 +100,7 @@ from runmaker4 import (
     find_block_reason,
     find_held_job_locks,
     find_mount,
+    find_runner,
     give_rights,
     human_time,
     is_free,
@@ -1308,7 +1309,10 @@ def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
     yield from status_summary(status)
     yield from status_table(status, columns)
     for job in status["jobs"]:
-        if pids := ", ".join(map(str, job["processes"])):
+        if job["processes"] is None:
+            yield (f"line {job['line']}: the runner is dead; the job runs in another container of this host "
+                   "(runset4.py --cancel there ends it)")
+        elif pids := ", ".join(map(str, job["processes"])):
             yield (f"line {job['line']}: the runner is dead; process {pids} keeps it r "
                    "(runset4.py --cancel ends it)")
 
@@ -1410,6 +1414,9 @@ def status_of(observation: Observation) -> dict[str, Any]:
         holders = Holders(observation.watcher.file.lock_table.inode)
         for line, job in unsupervised:
             job["processes"] = holders.pids(line.command)
+            run = rows[line.number].run
+            if run and run.host == os.uname().nodename and find_runner(to_bytes(run.run)) is None:
+                job["processes"] = job["processes"] or None     # hidden in another PID namespace
     hosts = {job["host"] for job in jobs if job["host"] and not job["without_runner"]}
     if job_counts.new:
         # also hosts where a run has just ended and the runner lives: jobs can be too short to be seen

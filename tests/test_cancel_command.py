@@ -1,4 +1,5 @@
 """runset4.py --cancel: c over the state, and a wait for the lock; what cannot be stopped is named."""
+import json
 import os
 import re
 import signal
@@ -6,9 +7,21 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import runmaker4
-from tests.support import GATE, ROOT, RUNMAKER, RUNSET, SLEEPING, WAITING, RunCase, alive, wait_until
+from tests.support import (
+    GATE,
+    ROOT,
+    RUNMAKER,
+    RUNSET,
+    RUNWAIT,
+    SLEEPING,
+    WAITING,
+    RunCase,
+    alive,
+    wait_until,
+)
 from tests.tcp import TcpCase
 from tests.test_life_sign import LifeSign
 
@@ -106,6 +119,49 @@ class OverTcp(TcpCase):
         self.assertIn(b"; a client over TCP kills it when it is back)", ended.err)
         client.send_signal(signal.SIGCONT)
         wait_until(lambda: not self.locked_lines(), what="the job is ended")
+
+
+class InContainer(CancelCase):
+    """The runner is in another PID namespace, where it has the number 2, on a host of the same name."""
+    BOX = "unshare", "-r", "--pid", "--fork", "--kill-child", "--mount-proc"
+
+    def setUp(self) -> None:
+        super().setUp()
+        probe = self.run_script(*self.BOX, "true")
+        if probe.code:
+            self.skipTest(f"no PID namespace (unshare --pid): {probe.err.decode()}")
+        self.jobs(SLEEPING)
+        box = self.start(*self.BOX, "sh", "-c", '"$@" & wait; sleep 60', "sh",
+                         *self.command(RUNMAKER, "runs.txt"))
+        self.wait_up(1, runner=box)
+        wait_until(lambda: b'"start"' in self.read("runs.txt.out/journal"), what="the start is recorded")
+        shell, = self.children(box.pid)
+        self.runner, = self.children(shell)
+
+    @staticmethod
+    def children(pid: int) -> list[int]:
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+    def test_a_runner_that_lives_is_named_by_its_number_here_and_ends_its_job_itself(self) -> None:
+        os.kill(self.runner, signal.SIGSTOP)
+        said = self.cancel(1, code=1, patch=impatient(1.5)).decode()
+        self.assertRegex(said, rf"is still running after 2 s \(process [\d, ]*\b{self.runner}\b")
+        self.assertNotRegex(said, r"is dead|\b2[,\b]")
+        os.kill(self.runner, signal.SIGCONT)
+        wait_until(lambda: not self.locked_lines(), what="it ends its job")
+
+    def test_the_job_of_a_dead_one_is_found_from_here_and_not_from_a_third_namespace(self) -> None:
+        shell, = self.children(self.runner)
+        os.kill(self.runner, signal.SIGKILL)
+        wait_until(lambda: not alive(self.runner))
+        status = RUNWAIT, "--status", "runs.txt"
+        told = self.run_script(*status).out.decode()
+        self.assertRegex(told, rf"line 1: the runner is dead; process {shell}\b[\d, ]* keeps it r ")
+        told, fields = (self.run_script(*self.BOX, *self.command(*status, *more)).out.decode()
+                        for more in ((), ("--json",)))
+        self.assertIn("line 1: the runner is dead; the job runs in another container of this host", told)
+        self.assertIsNone(json.loads(fields)["jobs"][0]["processes"])
+        self.assertIn(f"the runner is dead; killing the job (process {shell})", self.cancel(1).decode())
 
 
 class WithoutRunner(CancelCase, LifeSign):
@@ -266,7 +322,7 @@ runmaker4.LockTable.copy_job_lock = lend_from_64_on
         """A server may have been started with many open descriptors, and as a job."""
         dead = self.start("true")
         dead.wait()
-        tag = f"{os.uname().nodename}-{dead.pid}-2-3"
+        tag = f"{os.uname().nodename}-{runmaker4.pid_namespace('self')}-{dead.pid}-2-3"
         named = "process {} of this host"
         self.check_is_spared("no visible process of this host", inherited=False, RUNMAKER4_JOB=tag)
         self.check_is_spared(named)
@@ -277,6 +333,7 @@ runmaker4.LockTable.copy_job_lock = lend_from_64_on
         self.hold_line(1)
         patch = f"{impatient(0.3)}\nrunset4.Holders._jobs_of = lambda self, command: iter(())"
         self.assertIn(b"line 1: is c, but is still running after 0 s (no visible process of this host runs "
-                      b"it: use runset4.py --cancel on the right host (runwait4.py --status names it), on "
-                      b"FUSE kill it there; a client over TCP kills it when it is back)\n",
+                      b"it: use runset4.py --cancel on the right host (runwait4.py --status names it), or "
+                      b"in its container, on FUSE kill it there; a client over TCP kills it when it is "
+                      b"back)\n",
                       self.cancel(1, code=1, patch=patch))

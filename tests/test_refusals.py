@@ -89,10 +89,11 @@ class Arguments(RefusalCase):
         self.refuse_all([(RUNMAKER,), (RUNWAIT,)], "FILE")
 
     def test_a_host_without_proc(self) -> None:
-        hide = ("import os\nexists = os.path.exists\n"
-                "os.path.exists = lambda path: not str(path).startswith('/proc') and exists(path)")
-        ended = self.finish(self.start_patched(hide, "runs.txt"))
-        self.assertRefused(ended, "/proc is not mounted")
+        """Or with that of another PID namespace: the numbers there are those of other processes."""
+        hide = "import os\nos.path.realpath = lambda path: "
+        for found in "'/proc/self'", "f'/proc/{os.getpid() + 1}'":
+            ended = self.finish(self.start_patched(hide + found, "runs.txt"))
+            self.assertRefused(ended, "/proc is not mounted, or that of another PID namespace")
         self.assertUntouched()
 
 
