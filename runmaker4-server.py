@@ -68,8 +68,6 @@ if __name__ == "__main__":
 import argparse
 import asyncio
 import base64
-import contextlib
-import enum
 import errno
 import fnmatch
 import functools
@@ -82,7 +80,10 @@ import socket
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
 try:
@@ -383,7 +384,7 @@ class SharedLockTable(LockTable):
 
     def drop_locks_without_line(self) -> None:
         for offset in self.locks_without_line:
-            with contextlib.suppress(OSError):          # EIO: the lease was lost, and with it the locks
+            with suppress(OSError):          # EIO: the lease was lost, and with it the locks
                 unlock(self._shared_fd, offset)
         self.locks_without_line = frozenset()
 
@@ -490,7 +491,7 @@ def give_to_next_server(listener: socket.socket, locks_fd: int, grace: float) ->
         seconds = max(0.0, deadline - time.monotonic())
         if poller.poll(1000 * min(seconds, day)):
             new_server, _ = listener.accept()
-            with contextlib.suppress(OSError):  # EPIPE: it has refused to start while the old one lived
+            with suppress(OSError):  # EPIPE: it has refused to start while the old one lived
                 if same_user(new_server):
                     socket.send_fds(new_server, [b"locks"], [locks_fd])
                     return new_server
@@ -535,7 +536,7 @@ class KeeperLink:
         if self.locks_fd >= 0:
             self.give_locks(self.locks_fd)
         if previous_keeper:                 # not sooner: the locks would depend on us alone
-            with previous_keeper, contextlib.suppress(OSError):
+            with previous_keeper, suppress(OSError):
                 previous_keeper.send(b"exit")
 
     def _take_over_locks(self) -> socket.socket | None:
@@ -596,11 +597,11 @@ class KeeperLink:
 
     def give_locks(self, fd: int) -> None:
         self.locks_fd = fd
-        with contextlib.suppress(OSError):              # it was killed
+        with suppress(OSError):              # it was killed
             socket.send_fds(self._keeper_sock, [b"locks"], [fd])
 
     def dismiss_keeper(self) -> None:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self._keeper_sock.send(b"exit")
 
 
@@ -619,7 +620,7 @@ class KeeperLink:
 # If a signal or a defect ends the server, running jobs remain with the keeper, for the next server.
 
 
-class ServerPhase(enum.Enum):
+class ServerPhase(Enum):
     SERVING = "jobs are handed out"
     DRAINING = "running jobs finish, no more are handed out"
     EXITING = "messages of clients are ignored"
@@ -684,7 +685,7 @@ class Lifetime:
 # line.
 
 
-class Phase(enum.Enum):
+class Phase(Enum):
     CLAIMED = "claimed"
     SENT = "sent"
     BEGUN = "begun"
@@ -1365,7 +1366,7 @@ class Member:
 # RUNNING and STOPPED end when all jobs are finished.  In CALLED_OFF no line belongs to the group.
 
 
-class Stage(enum.Enum):
+class Stage(Enum):
     PREPARING = "shells start, and wait at the gate"
     RUNNING = "the jobs run"
     STOPPED = "too many hosts are lost"
@@ -1603,7 +1604,7 @@ class Accountant:
 
     def _scan_file(self, clients: Sequence[Client], throttle: Throttle) -> Summary | None:
         """Count the jobs, perhaps in a thread.  Any new one counts as left for the server."""
-        with throttle, contextlib.suppress(OSError):
+        with throttle, suppress(OSError):
             self._reader.reopen_if_replaced()
             return self._reader.summarize([*clients, EVERYBODY], groups=True)
         return None
@@ -1699,10 +1700,10 @@ class Sessions:
         self.records.flush()
         for assignment, line_result in self._unwritten:
             job = assignment.job
-            write = functools.partial(self.executor.call, self.claims.finish, job, line_result.state)
+            write = partial(self.executor.call, self.claims.finish, job, line_result.state)
             # The first attempt is made at once: later calls of the executor find the state.
             outcome = asyncio.ensure_future(write_with_retries(write, self.interval, self.say, job))
-            outcome.add_done_callback(functools.partial(self._complete_result, assignment, line_result))
+            outcome.add_done_callback(partial(self._complete_result, assignment, line_result))
         self._unwritten.clear()
 
     def _complete_result(
@@ -1982,7 +1983,7 @@ class Claims(Cursor):
 
     def take_presence_lock(self) -> None:
         """Lock the byte that shows that this server runs, before the first client comes."""
-        with contextlib.suppress(OSError):              # the first claim will report it
+        with suppress(OSError):              # the first claim will report it
             self.queue.reopen_if_replaced()
 
     # -- new lines -------------------------------------------------------------------------------------------
@@ -2033,7 +2034,7 @@ class Claims(Cursor):
         for host, jobs in plan.jobs_by_host.items():
             for line, settings in jobs:
                 job: Job | None = None
-                with contextlib.suppress(OSError):
+                with suppress(OSError):
                     job = self.queue.claim(line, clients[host], settings).job
                 if not job:             # the file has changed or cannot be read
                     self.restart_walk()         # from the top; it reports an error that lasts
@@ -2047,7 +2048,7 @@ class Claims(Cursor):
         """Take over the job locks that this descriptor holds; return their number.  Raises OSError."""
         self.queue.reopen_if_replaced()
         self.file.lock_table.inherit_locks(lock_fd)
-        with contextlib.suppress(OSError):      # then each client costs a search
+        with suppress(OSError):      # then each client costs a search
             self._inherited_lines = {(line.number, line.command): line
                                      for line in self.file.scan_lines(RUNNING)
                                      if self.file.lock_table.has_own_lock(line)}
@@ -2155,7 +2156,7 @@ class Recovery:
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise UsageError(f"{sessions.path}: {error_text(error)} (start the server again)") from None
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 unlock(lock_fd, 0, IN_USE_BYTES)        # also for the keeper
             sessions.say(f"{error_text(error)}; the lines of the previous server cannot be taken over")
             return
@@ -2425,7 +2426,7 @@ class Dispatcher:
                 plan.pending.started = True             # walks no longer report it
                 self.is_claiming = True
                 del self._group_plans[offset]
-                on_claimed = functools.partial(self._prepare_or_return_group, plan)
+                on_claimed = partial(self._prepare_or_return_group, plan)
                 claim_group = self._sessions.claims.claim_group
                 self._sessions.executor.call_then(on_claimed, claim_group, plan, clients)
 
@@ -2622,7 +2623,7 @@ class Server(Program):
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.executor)
         served_file = ServedFile(
             self.path, say=self.say, mount=self.mount, presence_lock=self._presence_lock,
-            make_lock_table=functools.partial(SharedLockTable, give_to_keeper=self._keeper.give_locks),
+            make_lock_table=partial(SharedLockTable, give_to_keeper=self._keeper.give_locks),
         )
         self.claims = Claims(ServedQueue(served_file), serving=True)
         self.sessions = Sessions(
@@ -2875,7 +2876,7 @@ def create_token_file(path: str) -> None:
     try:
         write_all(fd, secrets.token_hex(16).encode() + b"\n")
         os.fsync(fd)
-        with contextlib.suppress(FileExistsError):      # another server was faster
+        with suppress(FileExistsError):      # another server was faster
             os.link(temporary_path, path)
     finally:
         os.close(fd)
@@ -2890,7 +2891,7 @@ def listen(host: str | None, port: int) -> socket.socket:
     address_text = f"{host or 'all addresses'}, port {port}"
     try:
         if not host and socket.has_dualstack_ipv6():
-            with contextlib.suppress(PermissionError):
+            with suppress(PermissionError):
                 family = socket.AF_INET6
                 return socket.create_server(("", port), family=family, dualstack_ipv6=True, backlog=BACKLOG)
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

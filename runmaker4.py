@@ -133,9 +133,15 @@ import termios
 import time
 import warnings
 from _blake2 import blake2b  # hashlib also has it, but takes ten times as long to load
+from argparse import ArgumentTypeError, Namespace
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Awaitable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import partial
+from math import inf
+from stat import S_ISREG
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -214,7 +220,7 @@ def error_text(error: OSError) -> str:
     return text[:1].lower() + text[1:]
 
 
-@contextlib.contextmanager
+@contextmanager
 def refused_as(subject: str, remedy: str = "") -> Iterator[None]:
     """Make an OSError of a `with` block a UsageError that begins with `subject`, such as a path."""
     try:
@@ -277,7 +283,7 @@ def duration(text: str) -> float | None:
         seconds = float(match[1]) * UNITS[match[2]]
         if 0 < seconds < 1e9:
             return seconds
-    raise argparse.ArgumentTypeError(
+    raise ArgumentTypeError(
         f"not a duration: '{printable(text)}' (such as 90, 90s, 5m, 2h, 1d or none)"
     )
 
@@ -285,7 +291,7 @@ def duration(text: str) -> float | None:
 def integer_between(least: int, most: int = 1_000_000) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(
+            raise ArgumentTypeError(
                 f"not a whole number from {least} to {most}: '{printable(text)}'"
             )
         return int(text)
@@ -301,7 +307,7 @@ def memory_size(text: str) -> int:
     match = SIZE.fullmatch(text)
     size = int(float(match[1]) * SIZE_UNITS[match[2]]) if match else 0
     if not 0 < size < 1 << 60:
-        raise argparse.ArgumentTypeError(f"not a size: '{printable(text)}' (such as 512M, 4G, 1.5T)")
+        raise ArgumentTypeError(f"not a size: '{printable(text)}' (such as 512M, 4G, 1.5T)")
     return size
 
 
@@ -309,7 +315,7 @@ def growing_sizes(text: str) -> tuple[int, ...]:
     """Return the bytes in '4G,16G,64G', an argparse type."""
     sizes = tuple(map(memory_size, text.split(",")))
     if any(size <= previous for previous, size in zip(sizes, sizes[1:])):
-        raise argparse.ArgumentTypeError(f"not growing: '{printable(text)}' (such as 4G,16G,64G)")
+        raise ArgumentTypeError(f"not growing: '{printable(text)}' (such as 4G,16G,64G)")
     return sizes
 
 
@@ -323,7 +329,7 @@ def line_ranges(text: str) -> list[range]:
         match = LINES.fullmatch(word)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 0 < first <= last:
-            raise argparse.ArgumentTypeError(
+            raise ArgumentTypeError(
                 f"not a line number or FROM-TO: '{printable(text)}' (such as 17, 5-9 or 1,2,5-9; "
                 "one FILE only)"
             )
@@ -372,7 +378,7 @@ SCRIPTS = "runmaker4.py", "runset4.py", "runwait4.py", "runmaker4-server.py", "r
 def find_script_with_option(option: str) -> str:
     """Return the name of a script beside this one whose text adds the option; '' if none does."""
     for name in SCRIPTS:
-        with contextlib.suppress(OSError), open(os.path.join(os.path.dirname(__file__), name), "rb") as file:
+        with suppress(OSError), open(os.path.join(os.path.dirname(__file__), name), "rb") as file:
             if re.search(rf'add\(\s*(?:"-\w", )?"{option}"'.encode(), file.read()):
                 return name
     return ""
@@ -407,7 +413,7 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         print_bytes(self.format_help().encode())
 
-    def parse(self, words: Sequence[str], intermixed: bool = False) -> argparse.Namespace:
+    def parse(self, words: Sequence[str], intermixed: bool = False) -> Namespace:
         """Parse arguments; refuse an unknown option before its value can be taken for FILE.
 
         intermixed: options can stand between the positional arguments.
@@ -430,7 +436,7 @@ class Parser(argparse.ArgumentParser):
 class Once(argparse.Action):
     """Stores the value of an option, and refuses a second one, of which the first would be lost."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object,
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Namespace, values: object,
                  option_string: str | None = None) -> None:
         if getattr(namespace, self.dest) is not None:
             parser.error(f"two {option_string} (give one)")
@@ -487,7 +493,7 @@ def exit_now(status: int) -> None:
 
 
 def warn(text: str) -> None:
-    with contextlib.suppress(OSError):      # stderr is closed or full: there is nowhere to report it
+    with suppress(OSError):      # stderr is closed or full: there is nowhere to report it
         write_all(2, os.fsencode(printable(text)) + b"\n")
 
 
@@ -517,7 +523,7 @@ def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
 
 def is_regular(fd: int) -> bool:
     """Return True for a descriptor of a regular file."""
-    return stat.S_ISREG(os.fstat(fd).st_mode)
+    return S_ISREG(os.fstat(fd).st_mode)
 
 
 def print_bytes(data: bytes | bytearray) -> None:
@@ -552,7 +558,7 @@ def print_lines(lines: Iterable[bytes]) -> int:
 
 
 # Returns the seconds since boot; time.monotonic() would stop during a suspend (clock_gettime(2)).
-boottime = functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+boottime = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
 class Throttle:
@@ -573,7 +579,7 @@ class Throttle:
     ) -> None:
         self.clock = clock
         self._max_waiting_seconds = max_waiting_seconds
-        self._started_at = -math.inf            # the task has not run
+        self._started_at = -inf            # the task has not run
         self._part_started_at = 0.0
         self._part_cpu_started_at = 0.0
         # of the finished parts of the run
@@ -584,7 +590,7 @@ class Throttle:
         """Begin a part of the run, which must end in the same thread: CPU times are per thread."""
         self._part_started_at = self.clock()
         self._part_cpu_started_at = time.thread_time()
-        if self._started_at == -math.inf:
+        if self._started_at == -inf:
             self._started_at = self._part_started_at
 
     def __exit__(self, *_: object) -> None:
@@ -795,7 +801,7 @@ def read_inode_line(fd: int, network: bool) -> bytes:
 def stat_single_file(fd: int) -> os.stat_result:
     """Return the status of an open file; raise OSError unless it is a regular file with one name."""
     info = os.fstat(fd)
-    if not stat.S_ISREG(info.st_mode):
+    if not S_ISREG(info.st_mode):
         raise OSError(errno.EEXIST, "not a regular file")
     if info.st_nlink > 1:
         raise OSError(errno.EEXIST, "has several names (hard links)")
@@ -838,7 +844,7 @@ def share_with_writers(fd: int, model: os.stat_result, mode: int | None = None) 
             shared &= 0o007
     new_mode = (old_mode if mode is None else mode) | shared
     if old_mode != new_mode:
-        with contextlib.suppress(OSError):      # it was removed, or the file system has no modes
+        with suppress(OSError):      # it was removed, or the file system has no modes
             os.fchmod(fd, new_mode)
 
 
@@ -1007,7 +1013,7 @@ class Opened:
         return self.fd != CLOSED
 
 
-class Reading(enum.Enum):
+class Reading(Enum):
     """How a Reader avoids old data in this host's page cache."""
     CACHED = "with pread(2): this host alone uses the file"
     DIRECT = "with O_DIRECT"
@@ -1061,7 +1067,7 @@ class Reader(Opened):
             self.fd = os.open(f"/proc/self/fd/{old_fd}", os.O_RDONLY | direct)
             os.close(old_fd)
 
-    @contextlib.contextmanager
+    @contextmanager
     def reading_once(self, start: int, stop: int) -> Iterator[None]:
         """Read this part now; reads of it in the `with` block then cost nothing.
 
@@ -1122,7 +1128,7 @@ def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
 def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int:
     """Open or create a file.  If two hosts create it at once, MooseFS gives one EEXIST: then try again."""
     for _ in range(MAKING):
-        with contextlib.suppress(FileExistsError):
+        with suppress(FileExistsError):
             return open_direct(path, flags | os.O_CREAT, network, mode)
         time.sleep(0.1)
     return open_direct(path, flags | os.O_CREAT, network, mode)
@@ -1132,7 +1138,7 @@ def give_rights(new: int, old: os.stat_result) -> None:
     """Give a new file the owner, group and mode of an old one, as far as the kernel allows."""
     for owner in old.st_uid, -1:
         # Only root may change the owner; others may only set a group that they are in
-        with contextlib.suppress(PermissionError):
+        with suppress(PermissionError):
             os.fchown(new, owner, old.st_gid)
             break
     os.fchmod(new, stat.S_IMODE(old.st_mode))
@@ -1158,7 +1164,7 @@ def find_append_position(file: Reader, path: str, mount: Mount, header: bytes = 
     """
     size, last_byte = _size_and_last(file)
     if mount.network and not last_byte:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             refresh_file(path, mount)
         size, last_byte = _size_and_last(file)
     if not size:
@@ -1364,7 +1370,7 @@ class Scan:
         self.chunk_size = self.MIN_CHUNK_SIZE      # bytes
         self.last: Line | None = None
         # raise Paused after the first whole chunk past this time (monotonic)
-        self.pause_at = math.inf
+        self.pause_at = inf
 
     def next(self, states: bytes = b"") -> Line | None:
         """Return the next wanted line; None at the end of the file, to which job lines can be added later.
@@ -1495,7 +1501,7 @@ def wanted_lines_pattern(states: bytes | None, directives: bool) -> re.Pattern[b
     return re.compile(rb"\n(" + rb"|".join(beginnings) + rb")")
 
 
-def whole_lines(file: Reader, start: int, stop: float = math.inf) -> Iterator[bytes]:
+def whole_lines(file: Reader, start: int, stop: float = inf) -> Iterator[bytes]:
     """Yield the file between two offsets at which lines begin, in pieces of whole lines.
 
     Only the last piece lacks a newline, and can be empty.
@@ -1580,7 +1586,7 @@ def open_job_file(path: str, flags: int) -> int:
     """Open a job file: a regular file, no symbolic link, not UTF-16.  Raises UsageError."""
     try:
         mode = lstat_no_link(path).st_mode
-        if not stat.S_ISREG(mode):
+        if not S_ISREG(mode):
             kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
             raise UsageError(f"{path}: is {kind} (expected a job file)")
         fd = os.open(path, flags | os.O_NOFOLLOW)
@@ -1600,7 +1606,7 @@ def open_job_file(path: str, flags: int) -> int:
         raise UsageError(f"{path}: {error_text(error)}{remedies.get(error.errno or 0, '')}") from None
 
 
-@contextlib.contextmanager
+@contextmanager
 def job_file(path: str, network: bool) -> Iterator[Reader]:
     """Open a job file to read it in a `with` block, in which an OSError becomes a UsageError."""
     fd = open_job_file(path, os.O_RDONLY)
@@ -1645,7 +1651,7 @@ class Resources(NamedTuple):
 
 
 ONE_SLOT = Resources(1)                 # the needs of a job without slots= and memory=
-UNBOUNDED = Resources(math.inf, math.inf)
+UNBOUNDED = Resources(inf, inf)
 
 
 @dataclass(eq=False, repr=False)
@@ -1864,7 +1870,7 @@ def parse_directive(text: bytes) -> JobSettings | str:
             raise ValueError(f"{name}= has an empty value")
         try:
             values[name] = KNOWN_SETTINGS[name](value)
-        except argparse.ArgumentTypeError as error:
+        except ArgumentTypeError as error:
             raise ValueError(f"{name}= is {error}") from None
     if "together" in values and "host" not in values:
         raise ValueError("together= requires host=")
@@ -2007,7 +2013,7 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # lines at the same time has a separate JobReader.
 
 
-class Tracking(enum.Enum):
+class Tracking(Enum):
     """What we know about the place of a claimed line."""
     FOUND = "the line is at the known offset, as `r`"
     MISSED = "a check, or the result, has not found it"
@@ -2058,7 +2064,7 @@ class NoFile(TemporaryError):
     """The job file does not exist, perhaps for a moment only."""
 
 
-class LineCheck(enum.Enum):
+class LineCheck(Enum):
     """The result of checking a line."""
     OPEN = "the line is as it was found, and can be claimed"
     CHANGED = "the line has another state"
@@ -2158,7 +2164,7 @@ class Summary:
 def close_all(*fds: int | None) -> None:
     for fd in {fd for fd in fds if fd not in (None, CLOSED)}:
         # EIO: the lease was lost, and unsynced writes
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.close(fd)
 
 
@@ -2219,7 +2225,7 @@ def same_user(sock: socket.socket) -> bool:
     return uid == os.geteuid()
 
 
-class OtherUsers(enum.Enum):
+class OtherUsers(Enum):
     """Other users of a lock file, if its length cannot exclude them."""
     NOT_ASKED = "we have claimed no line yet"
     OTHERS = "they do, or can do since the file was reopened"
@@ -2413,11 +2419,11 @@ class LockTable(LockTableReader):
         return True
 
     def expire_lock_check(self) -> None:
-        self._locks_known_at = -math.inf
+        self._locks_known_at = -inf
 
     # -- command mutexes -------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
+    @contextmanager
     def locking(self, offset: int, patience: float, on_locked: Callable[[], None] = lambda: None,
                 length: int = 1) -> Iterator[bool]:
         """Lock bytes from `offset` on for the `with` block, drop this host's cache, and call on_locked().
@@ -2426,7 +2432,7 @@ class LockTable(LockTableReader):
         if the path no longer names this lock file.
         """
         pause = 0.01 if self.network else 0.0005
-        locked = keep_trying(functools.partial(self._lock, offset, length), patience, pause)
+        locked = keep_trying(partial(self._lock, offset, length), patience, pause)
         try:
             if locked:
                 self.refresh_under_lock()
@@ -2437,7 +2443,7 @@ class LockTable(LockTableReader):
             self.locked_now = range(0)
             if locked:
                 # EIO, ESTALE: lost; all writes were synced.  EBADF: close() in the block has unlocked all.
-                with contextlib.suppress(OSError):
+                with suppress(OSError):
                     unlock(self.fd, offset, length)
 
     def refresh_under_lock(self) -> None:
@@ -2472,7 +2478,7 @@ class LockTable(LockTableReader):
         fd = open_direct(self.path, os.O_RDWR, self.network)
         if self._mount.is_nfs:
             self._pipes[fd] = CLOSED
-            with contextlib.suppress(OSError):      # without any lock, an NFS client gives its lock state up
+            with suppress(OSError):      # without any lock, an NFS client gives its lock state up
                 lock(fd, PROBE_BYTES, shared=True)
         return fd
 
@@ -2590,7 +2596,7 @@ class LockTable(LockTableReader):
         has_bucket = self.buckets.pop(job_lock.bucket, None)
         start, length = (job_lock.bucket, BUCKET_SIZE) if has_bucket else (job_lock.offset, 1)
         if not is_job_alive:
-            with contextlib.suppress(OSError):          # EIO, ESTALE: already lost
+            with suppress(OSError):          # EIO, ESTALE: already lost
                 unlock(job_lock.fd, start, length)
         self._keep_or_close(job_lock.fd)
 
@@ -2608,7 +2614,7 @@ class LockTable(LockTableReader):
             offsets[job_lock.fd].append(job_lock.offset)
         lost_fds = [fd for fd in offsets if lost_locks(fd, offsets[fd], self._mount)]
         for fd in lost_fds:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 unlock(fd, 0, 0)
             for offset in offsets[fd]:
                 self.buckets.pop(self.job_locks.pop(offset).bucket, None)
@@ -2740,7 +2746,7 @@ class JobReader(Opened):
             is_first_look = self._tail is None
             needs_no_wait = is_first_look and last_byte == b"\n"
             self._tail = tail
-            self._tail_since = -math.inf if needs_no_wait else now
+            self._tail_since = -inf if needs_no_wait else now
         unchanged_seconds = self.MAX_SAVE_SECONDS if self.is_save_held_up() else self.interval
         wait = self._tail_since + unchanged_seconds - now
         if wait > 0:
@@ -2757,7 +2763,7 @@ class JobReader(Opened):
                 and self.reader.pread(1, self._trusted_size - 1) in (b"", b"\0"))
 
     def summarize(
-        self, consumers: Iterable[Consumer] = (), groups: bool = False, keep_above: float = -math.inf
+        self, consumers: Iterable[Consumer] = (), groups: bool = False, keep_above: float = -inf
     ) -> Summary:
         """Count the open file for consumers that exit, or that ask if they may.
 
@@ -2884,7 +2890,7 @@ class JobReader(Opened):
         above = near - self.NEAR_BYTES
         if above > 0 and (newline := self.reader.pread(BLOCK, above).find(b"\n")) >= 0:
             middle = above + newline + 1        # there a line begins
-        count = count_running_lines(self.reader, middle, math.inf, command, at_least)
+        count = count_running_lines(self.reader, middle, inf, command, at_least)
         if count < at_least:
             count += count_running_lines(self.reader, self.start, middle, command, at_least - count)
         return count >= at_least
@@ -2940,7 +2946,7 @@ class JobReader(Opened):
         """
         self.lock_table.refresh()
         if replacement := self.find_replacement():
-            if not stat.S_ISREG(replacement.st_mode):
+            if not S_ISREG(replacement.st_mode):
                 raise OSError(errno.EINVAL, "is no longer a regular file")
             self._open()
         else:
@@ -2961,7 +2967,7 @@ class JobReader(Opened):
             first_line_offset(reader)
             info = os.fstat(fd)
             if self.is_open:
-                with contextlib.suppress(OSError):      # the file server can have lost it
+                with suppress(OSError):      # the file server can have lost it
                     self._opened_stat = os.fstat(self.fd)       # owner and mode can have changed
             if self._opened_stat and not is_trusted_replacement(info, self._opened_stat):
                 raise OSError(
@@ -3044,7 +3050,7 @@ class JobFile(JobReader):
 
     def sync(self) -> None:
         if self.is_open:
-            with contextlib.suppress(OSError):  # each write was checked; this only brings it to disk sooner
+            with suppress(OSError):  # each write was checked; this only brings it to disk sooner
                 os.fsync(self.fd)
 
     # -- while holding the command mutex ---------------------------------------------------------------------
@@ -3094,7 +3100,7 @@ class JobFile(JobReader):
             if is_unused and start < stop and self.mount.kind == "nfs":
                 # On NFSv3 a query shows no shared lock of another host (Linux 6.1.0-56, 6.12.117), but no
                 # exclusive lock is granted beside one.  Nor is it while another process asks in this way.
-                is_unused = keep_trying(functools.partial(lock, *part), self.PROBE_SECONDS)
+                is_unused = keep_trying(partial(lock, *part), self.PROBE_SECONDS)
                 unlock(*part)
             if not is_unused:
                 raise OSError(
@@ -3264,7 +3270,7 @@ class JobQueue:
         # the open file and lock file, as reopen_if_replaced() has last found them
         self._reader: Reader | None = None      # it has found none
         self._lock_inode = file.lock_table.inode
-        self._searched_at = -math.inf           # (clock)
+        self._searched_at = -inf           # (clock)
         self._last_reading_mode = Reading.CACHED
         # when ENOTCONN first came (clock); None: the file was opened since
         self._cut_off_since: float | None = None
@@ -3285,7 +3291,7 @@ class JobQueue:
             # Reads of this file do not tell that locks were lost before it was opened
             lock_table.drop_lost_job_locks()
             self._reader = self.file.reader
-            self._searched_at = -math.inf       # missing lines can be in this file
+            self._searched_at = -inf       # missing lines can be in this file
             self._cut_off_since = None
             last_mode = self._last_reading_mode
             self._last_reading_mode = self.file.reader.reading_mode
@@ -3388,7 +3394,7 @@ class JobQueue:
         """Write results over lines that were checked, each synced, and remove the jobs from `claimed`."""
         for job in jobs:
             # finish() tries again, and reports why that fails
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 job.unconfirmed_state = self.due[job]
                 self.file.write(job, self.due[job])
                 job.is_written = True
@@ -3414,7 +3420,7 @@ class JobQueue:
                 self.file.write(line, RUNNING)
         except OSError:
             # If the disk is full, no `r` may remain.  After a lost lease one can: it is an orphan.
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 if self.file.state_at(line) == RUNNING:              # an editor can have saved
                     self.file.write(line, line.state)
             self._free_job_lock(job)
@@ -3913,7 +3919,7 @@ def _check_is_no_copy(file: JobFile) -> None:
             f"{lock_table.path}: was copied, perhaps from a backup; what is marked r can still run: "
             f"{name_lines(line.number for line in orphans)} (when it does not, remove this file)"
         )
-    with contextlib.suppress(OSError), open(lock_table.path, "rb+", buffering=0) as lock_file:
+    with suppress(OSError), open(lock_table.path, "rb+", buffering=0) as lock_file:
         lock_file.write(own_line)               # on a full disk it is not: then a copy is not noticed
 
 
@@ -3969,7 +3975,7 @@ class BlockReason(NamedTuple):
 # ---- the lines above a line --------------------------------------------------------------------------------
 
 
-class Why(enum.Enum):
+class Why(Enum):
     """Why jobs below a line may not be claimed for now."""
     WAITS = "a barrier waits for the first unfinished job above it"
     STOPPED = "a barrier check has met a failure; only consumers that follow wait for `#RUN end`"
@@ -4078,7 +4084,7 @@ MAX_RESULTS = 100_000
 # ---- orphans -----------------------------------------------------------------------------------------------
 
 
-class Suspicion(enum.Enum):
+class Suspicion(Enum):
     """How sure it is that a line `r` is an orphan."""
     NONE = "it has a runner, or a job"
     SOME = "it looks like one; if locks can be lost without an error, a later check must find the same"
@@ -4200,7 +4206,7 @@ class Orphans:
         import json
         hint, run = "", LAST_RUN % re.escape(json.dumps(to_text(command)))
         # not blocking: it can be a pipe of another user
-        with contextlib.suppress(OSError), open(
+        with suppress(OSError), open(
                 f"{default_outdir(self._file.path)}/journal", encoding="ascii", errors="replace",
                 opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as journal:
             journal.seek(max(journal.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
@@ -4212,7 +4218,7 @@ class Orphans:
 # ---- one walk ----------------------------------------------------------------------------------------------
 
 
-class Stop(enum.Enum):
+class Stop(Enum):
     """Why a walk stopped without a job."""
     END = "it has met the end of the file"
     CUT = "it has met a last line without a newline, which can be incomplete"
@@ -4402,7 +4408,7 @@ class Walk:
             self._to_pass -= 1
             self.passed.append(line)
         elif consumer:
-            claim = functools.partial(self._queue.claim, line, consumer, settings)
+            claim = partial(self._queue.claim, line, consumer, settings)
             return self._try_change(line, claim).job
         else:
             if not self._waiting_for_capacity:
@@ -4426,7 +4432,7 @@ class Walk:
             can_run_again = (not scope.error and not scope.settings.together
                              and self._resuming_consumers.any_fits(scope))
             state = NEW if can_run_again else ERROR
-            write = functools.partial(self._orphans.write_next_state, line, state)
+            write = partial(self._orphans.write_next_state, line, state)
             attempt = self._try_change(line, write)
             if attempt.new_state == NEW and not self.scan.seek_back(line):
                 raise FileChangedError
@@ -4586,7 +4592,7 @@ class Cursor:
         self._errors_since: float | None = None
         self._waiting_signature: tuple[int, ...] = ()   # of the file, at the last walk without a job
         # when (clock), if the file still has that signature
-        self._report_waiting_at = math.inf
+        self._report_waiting_at = inf
         self._say_once = once_per_subject(file.say)
         self._printed_block = ""
 
@@ -4613,7 +4619,7 @@ class Cursor:
             self._errors_since = None
             if self._is_file_unchecked:
                 self._is_file_unchecked = False         # a file that is there at the start would be refused
-                with contextlib.suppress(UsageError):   # it is gone again
+                with suppress(UsageError):   # it is gone again
                     check_for_strays(self.file.path, self.file.network, self.say, refuse=False)
         except OSError as error:
             result = self._no_job_after_error(error)
@@ -4636,7 +4642,7 @@ class Cursor:
         if self._idle_walk and not self._walk:          # a current walk goes on
             pause = self._seconds_until_walk(self._idle_walk)
             if pause:
-                return NoJob(None if pause == math.inf else pause)
+                return NoJob(None if pause == inf else pause)
         return self._walk_on(consumers)
 
     def _go_on_with_reset(self, consumers: set[Consumer]) -> float | None:
@@ -4720,7 +4726,7 @@ class Cursor:
         can_find_jobs = has_newcomers or self.no_job.retry_after is not None or walk.above.block
         if asks_to_exit or can_find_jobs or self.file.signature() != walk.signature:
             return walk.throttle.seconds_until_due(self.PAUSE_FACTOR)
-        return 0.0 if self._is_overdue(walk) else math.inf      # coarse time stamps can hide a change
+        return 0.0 if self._is_overdue(walk) else inf      # coarse time stamps can hide a change
 
     def _is_overdue(self, walk: Walk) -> bool:
         """Return True if a walk is so old that lines above can have been edited in place."""
@@ -4826,9 +4832,9 @@ class Cursor:
                    if block or walk.above.scope.below_end or not consumer.follow]
         summary = None
         if leaving:
-            with walk.throttle, contextlib.suppress(FileChangedError):
+            with walk.throttle, suppress(FileChangedError):
                 summary = self.file.summarize(
-                    leaving, groups=self._serving, keep_above=check.line.offset if check else math.inf
+                    leaving, groups=self._serving, keep_above=check.line.offset if check else inf
                 )
         if not summary or summary.half_saved:
             return NoJob()
@@ -4879,7 +4885,7 @@ class Cursor:
             self._waiting_signature = signature
             self._report_waiting_at = now + self.MIN_IDLE_SECONDS
         elif now >= self._report_waiting_at:
-            self._report_waiting_at = math.inf  # reported, until the file changes
+            self._report_waiting_at = inf  # reported, until the file changes
             reader = JobReader(self.file.path, say=self.say, mount=self.file.mount, clock=self.clock)
             snapshot = reader.snapshot()
             reader.close_files()
@@ -4921,14 +4927,14 @@ class Cursor:
         now, text = self.clock(), error_text(error)
         patience = self.MAX_ERROR_SECONDS if self.file.network else self.file.MAX_LOOKS * self.interval
         if self._wait_for_file and error.errno == errno.ENOENT:
-            with contextlib.suppress(FileNotFoundError):    # ours is gone, and with it each relative path
+            with suppress(FileNotFoundError):    # ours is gone, and with it each relative path
                 folder = os.path.abspath(os.path.dirname(self.file.real_path))
-                patience = math.inf if os.path.isdir(folder) else self.MAX_FOLDER_SECONDS
-            if patience < math.inf:
+                patience = inf if os.path.isdir(folder) else self.MAX_FOLDER_SECONDS
+            if patience < inf:
                 text = "the directory is gone"
         if self._errors_since is None:
-            self.say(f"{text}; {'waiting for it' if patience == math.inf else 'trying again'}")
-        if self._errors_since is None or patience == math.inf:
+            self.say(f"{text}; {'waiting for it' if patience == inf else 'trying again'}")
+        if self._errors_since is None or patience == inf:
             self._errors_since = now
         if now - self._errors_since >= patience:
             return NoJob(final_error=text)
@@ -4939,7 +4945,7 @@ class Cursor:
 
 
 # an unknown runner with one slot and any amount of memory; of host= only `*` matches
-ANYBODY = Consumer("", capacity=Resources(1, math.inf))
+ANYBODY = Consumer("", capacity=Resources(1, inf))
 
 
 def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReason | None:
@@ -4950,7 +4956,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
     above = Above()
     first_reason: BlockReason | None = None
     # why none of a command can be claimed; '': one can
-    reason_of = functools.lru_cache(maxsize=None)(functools.partial(_reason_command_waits, file))
+    reason_of = functools.lru_cache(maxsize=None)(partial(_reason_command_waits, file))
     only_running = False                # up to the next directive
     scan = file.scan_lines(NEW + RUNNING, directives=True)
     while line := scan.next(RUNNING if only_running else b""):
@@ -5088,7 +5094,7 @@ def spawn_task(work: Awaitable[Any]) -> asyncio.Future[Any]:
 
 async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
     """Wait until an event is set, `seconds` at most (None: no limit).  Return True if it was set."""
-    with contextlib.suppress(asyncio.TimeoutError):
+    with suppress(asyncio.TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
     return event.is_set()
 
@@ -5195,7 +5201,7 @@ class FileExecutor:
             function(*args)
             return
         self.backlog += size
-        self.call(function, *args).add_done_callback(functools.partial(self._on_posted_call_done, size))
+        self.call(function, *args).add_done_callback(partial(self._on_posted_call_done, size))
 
     def _on_posted_call_done(self, size: int, answer: asyncio.Future[object]) -> None:
         self.backlog -= size
@@ -5204,7 +5210,7 @@ class FileExecutor:
 
     async def flush(self, max_seconds: float | None = None) -> None:
         """Wait until all calls and callbacks are done, for `max_seconds` at most (None: no limit)."""
-        with contextlib.suppress(asyncio.TimeoutError):
+        with suppress(asyncio.TimeoutError):
             # calls are made in order, and int() does nothing
             await asyncio.wait_for(self.call(int), max_seconds)
             await asyncio.sleep(0)              # for the callbacks
@@ -5234,7 +5240,7 @@ class FileCounter:
         """Return the number of lines in each state; None: the file is away, or does not exist yet."""
         states: Counter[bytes] = Counter()
         self._throttle = Throttle()
-        with self._throttle, contextlib.suppress(OSError):
+        with self._throttle, suppress(OSError):
             for _ in self._file.scan_lines(RUNNING, states):
                 pass                    # the scan counts
             return Counts(
@@ -5525,7 +5531,7 @@ class ProcessTable:
         # by the tag of each of their jobs; those that have left the environment by the job lock
         self.tagged: dict[bytes, list[int]] = {}
         for pid_text in filter(str.isdigit, os.listdir("/proc") if names is None else names):
-            with contextlib.suppress(OSError):      # it has exited, or hides its tags: of another user
+            with suppress(OSError):      # it has exited, or hides its tags: of another user
                 process = ProcessStat.read(pid_text)
                 if process.is_alive:
                     pid = int(pid_text)
@@ -5550,7 +5556,7 @@ class ProcessTable:
     def _inherited_locks(pid: int) -> Iterator[bytes]:
         """Yield the job locks that a process has inherited; none of another user's or of this process."""
         for fd in LOCK_FD, LOCK_FD + 2:         # see Processes.start()
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
+            with suppress(OSError), open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
                 if pid != os.getpid():
                     yield from EXCLUSIVE_LOCK.findall(file.read())
 
@@ -5606,7 +5612,7 @@ class ProcessTable:
 
 def pid_namespace(pid_text: str) -> int:
     """Return the id of the PID namespace of a process; 0: it has exited, or hides it: of another user."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         return os.stat(f"/proc/{pid_text}/ns/pid").st_ino
     return 0
 
@@ -5626,7 +5632,7 @@ def find_runner(job_tag: bytes) -> int | None:
         names = [name for name in os.listdir("/proc") if pid_namespace(name) == int(match[2])]
     other_number = rb"(?m)^NSpid:(?!.*\t%b$)" % match[3]     # before Linux 4.1 there is no such line
     for name in names:
-        with contextlib.suppress(OSError), open(f"/proc/{name}/status", "rb") as file:
+        with suppress(OSError), open(f"/proc/{name}/status", "rb") as file:
             if not re.search(other_number, file.read()) and ProcessStat.read(name).is_alive:
                 return int(name)
     return 0 if names else None
@@ -5662,7 +5668,7 @@ class Holders:
         self._by_lock: defaultdict[int, list[Holder]] = defaultdict(list)   # by the offset of the job lock
         for name in filter(str.isdigit, os.listdir("/proc")):
             for fd in LOCK_FD, LOCK_FD + 2:     # see Processes.start()
-                with contextlib.suppress(OSError):      # there is none, or it is another user's
+                with suppress(OSError):      # there is none, or it is another user's
                     info = os.stat(f"/proc/{name}/fd/{fd}")
                     if (info.st_dev, info.st_ino) == lock_file:
                         with open(f"/proc/{name}/fdinfo/{fd}", "rb") as file:
@@ -5706,10 +5712,10 @@ def resident_memory(pid: int) -> int:
 
     If that share is unreadable, shared pages do not count.  0: nothing is readable.
     """
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+    with suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
         if share := PSS.search(file.read()):
             return int(share[1]) << 10
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/statm", "rb") as file:
+    with suppress(OSError), open(f"/proc/{pid}/statm", "rb") as file:
         _, resident, shared, *_ = map(int, file.read().split())
         return (resident - shared) * PAGE
     return 0
@@ -5722,7 +5728,7 @@ class OomKills:
 
     def __init__(self) -> None:
         self._count = 0
-        self._read_at = -math.inf       # (monotonic)
+        self._read_at = -inf       # (monotonic)
 
     def recent_count(self) -> int:
         """Return the count of at most MAX_AGE_SECONDS ago: many short jobs start, and few are killed."""
@@ -5779,7 +5785,7 @@ class Signals:
 
 def describe_process(pid: int) -> str:
     """Return for example '601 (dd of root, state D)' (proc(5)); '601' if it has exited."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+    with suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
         pid_and_name, _, fields = display_text(file.read()).rpartition(")")
         return f"{pid_and_name} of {user_name(os.fstat(file.fileno()).st_uid)}, state {fields[1]})"
     return str(pid)
@@ -5795,7 +5801,7 @@ class TreeKiller:
     def __init__(self, loop: asyncio.AbstractEventLoop, grace: float | None) -> None:
         """grace: seconds from TERM to KILL; None: never KILL."""
         self._loop = loop
-        self.grace = math.inf if grace is None else grace
+        self.grace = inf if grace is None else grace
         self.kills_at_once = False
         # all waiting callers share the next reading of the table; None: no caller waits
         self._reading: asyncio.Task[ProcessTable] | None = None
@@ -5813,7 +5819,7 @@ class TreeKiller:
         """
         start = self._loop.time()
         got_term: set[int] = set()
-        killed_at = math.inf
+        killed_at = inf
         empty_readings = 0
         pause = 0.005
         while True:
@@ -5855,7 +5861,7 @@ class TreeKiller:
     @staticmethod
     def _signal(pids: Iterable[int], number: int) -> None:
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+            with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
 
 
@@ -5933,7 +5939,7 @@ class Processes(TreeKiller):
 
     def reap(self) -> None:
         """Collect wait status and resource usage of the children that have exited."""
-        with contextlib.suppress(ChildProcessError):
+        with suppress(ChildProcessError):
             while (waited := os.wait4(-1, os.WNOHANG))[0]:
                 pid, status, usage = waited
                 shell = self.running.pop(pid, None)
@@ -6029,7 +6035,7 @@ def cgroup_texts(name: str) -> Iterator[str]:
     names = [name for name in group.split("/") if name not in ("", "..")]
     for depth in range(len(names), -1, -1):
         path = os.path.join(CGROUP_ROOT, *names[:depth], name)
-        with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+        with suppress(OSError), open(path, encoding="ascii") as file:
             yield file.read()
 
 
@@ -6039,7 +6045,7 @@ def slurm_cpus() -> float:
     Option -c sets it.  Without -c the tasks of a step share the CPUs of a node, and a batch script has all.
     """
     task_cpus = positive_number("SLURM_CPUS_PER_TASK")
-    if task_cpus < math.inf:
+    if task_cpus < inf:
         return task_cpus
     return positive_number("SLURM_CPUS_ON_NODE") / slurm_tasks()
 
@@ -6047,7 +6053,7 @@ def slurm_cpus() -> float:
 def positive_number(name: str) -> float:
     """Return the positive number in an environment variable; infinite if there is none."""
     number = re.fullmatch("[1-9][0-9]{0,17}", os.environ.get(name, ""))
-    return int(number[0]) if number else math.inf
+    return int(number[0]) if number else inf
 
 
 def is_slurm_step() -> bool:
@@ -6101,7 +6107,7 @@ def slurm_seconds_left(kill_after: float | None) -> float:
         raise UsageError(
             f"--walltime auto: SLURM_JOB_END_TIME {problem} (give a time, such as --walltime 2h)"
         )
-    kill_time = math.inf if text == "NONE" else float(text)
+    kill_time = inf if text == "NONE" else float(text)
     return kill_time - SLURM_MARGIN_SECONDS - (kill_after or 0.0) - time.time()
 
 
@@ -6149,7 +6155,7 @@ class Writer:
         self.on_relieved = on_relieved
         self.terminal = os.isatty(fd)
         self.gathered = bytearray()
-        self.gather_until = -math.inf       # loop's time: no timer writes sooner
+        self.gather_until = -inf       # loop's time: no timer writes sooner
         self.closed = False                 # after an error: nothing is written
         self.timer: asyncio.TimerHandle | None = None
         is_file = is_regular(fd)
@@ -6379,7 +6385,7 @@ def bar(counts: Counts, width: int) -> str:
 
 def columns_of(fd: int) -> int:
     """Return the width of a terminal; 80 if it reports none (ssh -tt, serial lines), or was just closed."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         return os.get_terminal_size(fd).columns or 80
     return 80
 
@@ -6945,7 +6951,7 @@ class RecordFile:
         write = self._write_locked if self._mount.network else self._write
         began = time.monotonic()
         size = self._size_when_stuck
-        failing_since = -math.inf               # GlusterFS needs 42 s for its first error
+        failing_since = -inf               # GlusterFS needs 42 s for its first error
         while True:
             try:
                 write(offset, unwritten)
@@ -6958,7 +6964,7 @@ class RecordFile:
                 now = time.monotonic()
                 if now - failing_since >= max_seconds:
                     last_size, size = size, -1          # -1: the file is away
-                    with contextlib.suppress(OSError):
+                    with suppress(OSError):
                         # An NFS client asks the server, because the reader has O_DIRECT (fs/nfs/file.c,
                         # nfs_revalidate_file_size())
                         size = os.lseek(self._reader.fd, 0, os.SEEK_END)
@@ -6979,7 +6985,7 @@ class RecordFile:
         if not self._mount.network or isinstance(error, UsageError):
             return 0.0
         if error.errno in LOCKS_LOST:
-            with contextlib.suppress(OSError):      # the next attempt meets the same
+            with suppress(OSError):      # the next attempt meets the same
                 self._replace_fd(os.open(self._real_path, self._flags | os.O_NONBLOCK))
             return self.MAX_AWAY_SECONDS
         return self.MAX_LOCKED_SECONDS if error.errno in (errno.EAGAIN, errno.ENOLCK) else 0.0
@@ -7028,7 +7034,7 @@ class RecordFile:
         GETATTR answers all this: the lock makes it current.
         """
         if self._mount.is_fuse:             # the answer has the size, also on JuiceFS; it can be refused
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.utime(self.fd)
         info = stat_or_none(self._real_path)
         if not info or not info.st_nlink or (info.st_dev, info.st_ino) != self._identity:
@@ -7143,7 +7149,7 @@ def create_unused(path: str) -> tuple[int, str]:
     number = 0
     while True:
         unused_path = f"{path}.~{number}~" if number else path
-        with contextlib.suppress(FileExistsError):
+        with suppress(FileExistsError):
             fd = os.open(unused_path, flags, 0o666)
             share_with_writers(fd, os.stat(os.path.dirname(path)))
             return fd, unused_path
@@ -7329,7 +7335,7 @@ class Journal:
         # events, encoded together: four times as fast as one by one
         self._starts: dict[str, dict[str, Any]] = {}    # of runs that have not ended, by the run
         self._ends: list[dict[str, Any]] = []
-        self._flushed_at = -math.inf        # (monotonic)
+        self._flushed_at = -inf        # (monotonic)
 
     def add_start(self, event: dict[str, Any]) -> None:
         """Add the `start` event of a run; a second one replaces it."""
@@ -7753,7 +7759,7 @@ class RunnerStats:
         return text + self.wrong_directory + incomplete
 
 
-def failure_report_command(options: argparse.Namespace) -> str:
+def failure_report_command(options: Namespace) -> str:
     """Return the command that shows why jobs failed, for example 'runwait4.py --failed runs.txt'.
 
     '': this program keeps no records, as a client.
@@ -7951,7 +7957,7 @@ class StopSignals:
 # than the interval between two signals that belong together.
 
 
-class Phase(enum.Enum):
+class Phase(Enum):
     """The phases of a job of this runner."""
     STARTING = "slots, job lock and shell are being acquired"
     AT_GATE = "the shell waits until all jobs of the group can begin"
@@ -8029,7 +8035,7 @@ class JobTask:
         """Let the shell of a job in a group start the command, if it waits at the gate (a pipe)."""
         self._runner.processes.reap()           # changes the phase if the shell has died
         if self.phase is Phase.AT_GATE and self._gate_fd is not None:
-            with contextlib.suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
+            with suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
                 os.write(self._gate_fd, b"\n")
             self._record_start()
             self._enter_phase(Phase.RUNNING)
@@ -8459,7 +8465,7 @@ class Runner:
     READ_AGAIN = 2000                   # measurements in which each process of the host is read again
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
-                 host: bytes, options: argparse.Namespace, say: Say, runner_stats: RunnerStats,
+                 host: bytes, options: Namespace, say: Say, runner_stats: RunnerStats,
                  names: Sequence[str], slot_file: SlotFile | None, executor: FileExecutor,
                  memory: float, seconds_left: float | None) -> None:
         """slot_file: None: the names are not from a file.  memory: bytes for all running jobs with memory=.
@@ -8495,7 +8501,7 @@ class Runner:
         self.signals = StopSignals(self.loop)
         self.is_out_of_time = False         # the wall time was the first reason to start no more jobs
         self.began = self.loop.time()
-        self.wall_end = self.began + (math.inf if seconds_left is None else seconds_left)
+        self.wall_end = self.began + (inf if seconds_left is None else seconds_left)
         self.next_start_at = self.began     # no shell starts before (loop's time)
         self.home = b""                     # where the jobs should probably run; b"": here
         self._failed_at_once = 0            # jobs, if none has ended in another way
@@ -8921,7 +8927,7 @@ def open_pid_file(path: str) -> int:
     head = read_head(fd, path, 32)
     if not re.fullmatch(rb"[0-9]{0,19}\s{0,8}", head):
         raise UsageError(f"{path}: is not a pid file: it holds more than a number (give another name)")
-    with contextlib.suppress(OSError):      # on a file system without locks this cannot be checked
+    with suppress(OSError):      # on a file system without locks this cannot be checked
         if not lock(fd, 0):
             number = display_text(head.strip())
             raise UsageError(f"{path}: is the pid file of process {number}, which lives (give another name)")
@@ -8930,7 +8936,7 @@ def open_pid_file(path: str) -> int:
 
 def remove_pid_file(path: str) -> None:
     """Remove the pid file, unless another process has replaced our id."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(fd, "rb") as file:
             is_ours = file.read(20) == b"%d\n" % os.getpid()
@@ -8938,8 +8944,8 @@ def remove_pid_file(path: str) -> None:
             os.unlink(path)
 
 
-@contextlib.contextmanager
-def set_up_process(options: argparse.Namespace, say: Say) -> Iterator[None]:
+@contextmanager
+def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
     """Do what -d, --pidfile and --errors ask for; at the end remove the pid file.  Raises UsageError."""
     errors_fd = pid_fd = ready_fd = None
     if options.errors:
@@ -9017,19 +9023,19 @@ def check_runner_command(text: str) -> str:
     options_at_end = itertools.takewhile(lambda word: word.startswith("-"), reversed(words))
     if any(re.fullmatch("-[a-zA-Z]*c[a-zA-Z]*", option) for option in options_at_end):
         # `bash -c /bin/sh -c JOB` runs /bin/sh without a command: status 0
-        raise argparse.ArgumentTypeError(
+        raise ArgumentTypeError(
             f"'{printable(text)}' ends in -c, and `/bin/sh -c JOB` comes after that, so no job would run "
             "(for bash write #RUN shell=bash above the jobs; after a program that is no shell write env)"
         )
     if words and not re.search(r"[\0\n]", text):
         return text
-    raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}' (such as 'nice -n 19')")
+    raise ArgumentTypeError(f"not a command: '{printable(text)}' (such as 'nice -n 19')")
 
 
 def nonempty(text: str) -> str:
     """Check that an option value is not empty, as "$UNSET" would be."""
     if not text:
-        raise argparse.ArgumentTypeError("is empty (give a value)")
+        raise ArgumentTypeError("is empty (give a value)")
     return text
 
 
@@ -9040,7 +9046,7 @@ def check_output_path(text: str) -> str:
     """
     for path in nonempty(text), os.path.realpath(text):         # the target of a symbolic link
         if match := LOCK_FILE.fullmatch(os.path.basename(path)):
-            raise argparse.ArgumentTypeError(
+            raise ArgumentTypeError(
                 f"'{printable(text)}' is the lock file of {printable(match[1])} (give another name)"
             )
     return text
@@ -9048,7 +9054,7 @@ def check_output_path(text: str) -> str:
 
 def job_file_path(text: str) -> str:
     if match := LOCK_FILE.fullmatch(os.path.basename(nonempty(text))):
-        raise argparse.ArgumentTypeError(
+        raise ArgumentTypeError(
             f"'{printable(text)}' is not a job file, but the lock file of {printable(match[1])}"
         )
     return text
@@ -9057,7 +9063,7 @@ def job_file_path(text: str) -> str:
 def slot_names(text: str) -> str:
     """Check an option value: names such as 'a,b', or @ and a file."""
     if not all(map(str.strip, text.split(","))) or text == "@" or "\n" in text:
-        raise argparse.ArgumentTypeError(f"not a list of names: '{printable(text)}' (A,B,... or @FILE)")
+        raise ArgumentTypeError(f"not a list of names: '{printable(text)}' (A,B,... or @FILE)")
     return text
 
 
@@ -9210,7 +9216,7 @@ def as_argument(path: str) -> str:
 def refuse_as_output(path: str) -> None:
     """Raise UsageError if a job file is our stdout or stderr: job output would become jobs."""
     for fd, name in (1, "stdout"), (2, "stderr"):
-        with contextlib.suppress(OSError):          # the stream is closed, or the file does not exist
+        with suppress(OSError):          # the stream is closed, or the file does not exist
             if os.path.samestat(os.fstat(fd), os.stat(path)):
                 raise UsageError(
                     f"{path}: {name} goes to this file, and output would become jobs (give another file)"
@@ -9226,7 +9232,7 @@ class Program:
     stderr: Writer
     signals: Signals
 
-    def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
+    def __init__(self, prog: str, label: str, options: Namespace) -> None:
         """label: the job file, or the server, for messages."""
         self.prog = prog
         self.label = label
@@ -9256,14 +9262,14 @@ class Program:
             record_paths.append(options.outdir or default_outdir(options.file))
         needs_thread = network or any(find_mount(path).network for path in record_paths if path)
         self.executor = FileExecutor(needs_thread, self.on_writer_relieved, self.say_without_label)
-        on_error = functools.partial(self.in_loop, self._on_error)
+        on_error = partial(self.in_loop, self._on_error)
         # gets the line number of each job whose output is incomplete
-        on_incomplete = functools.partial(self.in_loop, self.runner_stats.incomplete.add)
+        on_incomplete = partial(self.in_loop, self.runner_stats.incomplete.add)
         logfile = outdir = joblog = None
         if options.logfile:
             logfile = LogFile(options.logfile, options.loglines, self.directory, self.executor, on_error)
         if not options.no_records:
-            open_outdir = functools.partial(
+            open_outdir = partial(
                 OutDir,
                 executor=self.executor,
                 on_error=on_error,
@@ -9280,7 +9286,7 @@ class Program:
         """Open FILE.out; None: that failed, and the jobs run without records."""
         path = default_outdir(self.options.file)
         try:
-            with contextlib.suppress(OSError):          # `open_outdir` reports it
+            with suppress(OSError):          # `open_outdir` reports it
                 os.makedirs(path, exist_ok=True)
                 # Another user could read job output, or a link could lead us anywhere.  Root, and users who
                 # can write the job file, are trusted; without a job file, as beside a file of root.
@@ -9316,7 +9322,7 @@ class Program:
             # Jobs inherit no descriptors that we inherited, such as from `flock 9`
             for fd in open_descriptors():
                 if fd > 2:
-                    with contextlib.suppress(OSError):          # the descriptor that listed them is closed
+                    with suppress(OSError):          # the descriptor that listed them is closed
                         os.set_inheritable(fd, False)
             # as asyncio.run(), but do not wait for a name resolver that hangs
             self.loop = asyncio.new_event_loop()
@@ -9393,7 +9399,7 @@ class Program:
         for handler, numbers in ((on_kill, KILL_SIGNALS), (on_drain, DRAIN_SIGNALS)):
             for number in numbers:
                 if signal.getsignal(number) != signal.SIG_IGN:      # else ignored at the start (nohup)
-                    self.signals.handle(number, functools.partial(handler, number))
+                    self.signals.handle(number, partial(handler, number))
         self.signals.dispatch()             # signals that were blocked, before any job is started
 
     async def print_remaining(self, writer: Writer, is_hurried: Callable[[], bool]) -> None:
@@ -9447,7 +9453,7 @@ class RunnerProgram(Program):
     """The common part of runmaker4.py and runmaker4-client.py."""
     MAX_HIRE_SECONDS = 15       # a part of SLURM_MARGIN_SECONDS
 
-    def __init__(self, prog: str, label: str, options: argparse.Namespace) -> None:
+    def __init__(self, prog: str, label: str, options: Namespace) -> None:
         super().__init__(prog, label, options)
         self.slot_file: SlotFile | None = None
         self.slots = self._read_slot_names()
@@ -9464,7 +9470,7 @@ class RunnerProgram(Program):
             if options.walltime is None:        # it would never hire a successor
                 raise UsageError("--hire requires --walltime (--walltime auto in Slurm)")
             tasks = positive_number("SLURM_STEP_NUM_TASKS")        # on all nodes (srun(1))
-            if is_slurm_step() and 1 < tasks < math.inf:
+            if is_slurm_step() and 1 < tasks < inf:
                 raise UsageError(f"--hire: each of the {tasks} tasks of this step would hire (use an array)")
             # sbatch has handed it on to a successor; a job that calls sbatch would submit an array
             os.environ.pop("SBATCH_ARRAY_INX", None)
@@ -9583,7 +9589,7 @@ class RunnerProgram(Program):
             environ[b"SBATCH_ARRAY_INX"] = task
         # Started as a job is, it can be killed as one: nothing that it has started hires later
         hired = runner.processes.start(SHELL, os.fsencode(command), environ, 2, 2, (), lambda status: None)
-        with contextlib.suppress(asyncio.TimeoutError):
+        with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(runner.wait_unless_killed(hired.exited), self.MAX_HIRE_SECONDS)
         if not hired.exited.done():
             runner.processes.kills_at_once = True
@@ -9597,7 +9603,7 @@ class RunnerProgram(Program):
 class App(RunnerProgram):
     """The program runmaker4.py."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: Namespace) -> None:
         super().__init__(PROG, options.file, options)
         self.host = one_line(self.host)         # for records; a client refuses other names
         self.path = options.file
@@ -10194,7 +10200,7 @@ class Link:
         self.flush()
         if not self.transport.is_closing():
             self.closing = True
-            with contextlib.suppress(OSError):      # ENOTCONN: the peer has closed; disconnected() follows
+            with suppress(OSError):      # ENOTCONN: the peer has closed; disconnected() follows
                 self.transport.write_eof()
 
     def drop(self, why: str) -> None:
@@ -10205,7 +10211,7 @@ class Link:
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        with contextlib.suppress(OSError):  # the connection is already closed
+        with suppress(OSError):  # the connection is already closed
             # With Nagle's algorithm a second small frame waits 40 ms for the other end's delayed
             # acknowledgement.  asyncio turns this off only for sockets with proto IPPROTO_TCP; accepted
             # sockets have proto 0.
@@ -10257,7 +10263,7 @@ def read_token(path: str) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
+        if not S_ISREG(info.st_mode):
             raise UsageError(f"{path}: not a regular file")
         if info.st_uid != os.geteuid():
             raise UsageError(f"{path}: belongs to another user (chown it)")

@@ -21,9 +21,7 @@ import signal
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
 
-import argparse
 import bisect
-import contextlib
 import difflib
 import errno
 import fcntl
@@ -35,8 +33,10 @@ import re
 import shlex
 import shutil
 import time
+from argparse import ArgumentTypeError, Namespace
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, NamedTuple
 
@@ -186,7 +186,7 @@ def new_line(text: bytes) -> bytes:
 MAX_APPEND_WAIT_SECONDS = 30.0      # for other processes that append
 
 
-@contextlib.contextmanager
+@contextmanager
 def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
     """Open or create a job file, and keep others from appending in the `with` block; yield the descriptor.
 
@@ -231,7 +231,7 @@ def check_not_replaced(file: JobFile, fd: int) -> None:
         raise FileChangedError
 
 
-@contextlib.contextmanager
+@contextmanager
 def append_lock(file: JobFile) -> Iterator[None]:
     """Hold a job file's append lock, so that only we append; delay INT, TERM and HUP meanwhile."""
     with file.lock_table.locking(APPEND_BYTE, MAX_APPEND_WAIT_SECONDS) as acquired:
@@ -244,7 +244,7 @@ def append_lock(file: JobFile) -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
-@contextlib.contextmanager
+@contextmanager
 def open_to_append(path: str) -> Iterator[int]:
     fd = open_job_file(path, os.O_RDWR | os.O_APPEND)
     try:
@@ -310,7 +310,7 @@ class Source:
         return UsageError(f"{self.name}: line {self.line_number}: {text}")
 
 
-@contextlib.contextmanager
+@contextmanager
 def open_source(path: str) -> Iterator[Source]:
     """Yield a source; a ValueError in the `with` block is a UsageError, at the line that was read last."""
     source = Source(path)
@@ -447,7 +447,7 @@ def change_lines(file: JobFile, lines: Iterable[Line], change: Callable[[Line], 
         exit_on(signal.SIGINT, signal.SIGTERM)
 
 
-@contextlib.contextmanager
+@contextmanager
 def hold_mutex(file: JobFile, line: Line) -> Iterator[None]:
     """Hold the command mutex of a line that can be changed.
 
@@ -581,7 +581,7 @@ def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts
     """
     state = file.state_at(line)
     if state in UNFINISHED_STATES:
-        with contextlib.suppress(BlockingIOError):
+        with suppress(BlockingIOError):
             cancel_line(file, line)
         return True
     if not file.can_run_another_copy(line.command):     # more held job locks than lines `r`
@@ -923,7 +923,7 @@ def lock_free_buckets(fd: int) -> list[int]:
     return mutexes
 
 
-@contextlib.contextmanager
+@contextmanager
 def hold_all_locks(file: JobFile) -> Iterator[int]:
     """Lock all command mutexes, so that no other process writes states; yield the descriptor with the locks.
 
@@ -1039,7 +1039,7 @@ def _replace_file(
             fcntl.fcntl(new_fd, fcntl.F_SETFL, os.O_APPEND)     # other processes can append already
             append_locked(new_fd, path, file.mount, appended)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             os.unlink(temporary_path)
         raise
     finally:
@@ -1067,7 +1067,7 @@ def edit(file: JobFile, quiet: bool) -> int:
     while True:
         failure = run_editor(copy_path) if answer == "e" else ""
         edited = b""                            # also if the copy was removed
-        with contextlib.suppress(FileNotFoundError), open(copy_path, "rb") as copy:
+        with suppress(FileNotFoundError), open(copy_path, "rb") as copy:
             edited = copy.read()
         if edited == base:
             shutil.rmtree(folder, ignore_errors=True)
@@ -1096,7 +1096,7 @@ def edit(file: JobFile, quiet: bool) -> int:
         if answer == "w" or not (os.isatty(0) and os.isatty(2)):
             return 1
         answer = ""
-        with contextlib.suppress(EOFError):
+        with suppress(EOFError):
             answer = input(f"What now? {what_now}: ").strip().lower()[:1]
         if f"({answer})" not in what_now or answer == "x":
             return 1
@@ -1290,7 +1290,7 @@ class TemplateReader:
         """Compile two patterns that match each command that the template can have made.
 
         In one the words take as much as they can, in the other as little.  Raises
-        argparse.ArgumentTypeError, as parse_template().
+        ArgumentTypeError, as parse_template().
         """
         template = parse_template(text)
         self.names: list[str] = []      # of the values: what is between { and }; of {} "value"
@@ -1608,7 +1608,7 @@ def check_value(parse: Callable[[str], object], text: bytes) -> bytes:
     try:
         parse(os.fsdecode(text))
         return text
-    except argparse.ArgumentTypeError as error:
+    except ArgumentTypeError as error:
         raise ValueError(str(error)) from None
 
 
@@ -1635,7 +1635,7 @@ def parse_state(text: str) -> bytes:
     """Return the state that a word or byte names: 'new' and '.' return b'.'."""
     state = STATES.get(text) or os.fsencode(text)
     if len(state) != 1 or state in b"#/" or not b"!" <= state <= b"~":
-        raise argparse.ArgumentTypeError(
+        raise ArgumentTypeError(
             f"not a state: '{display_text(state)}' ({', '.join(STATES)}; or one printable character, not # "
             "or /)"
         )
@@ -1645,7 +1645,7 @@ def parse_state(text: str) -> bytes:
 def parse_settable_state(text: str) -> bytes:
     new_state = parse_state(text)
     if new_state == RUNNING:
-        raise argparse.ArgumentTypeError("only runners set r (. is new)")
+        raise ArgumentTypeError("only runners set r (. is new)")
     return new_state
 
 
@@ -1665,9 +1665,9 @@ def parse_template(text: str) -> bytes:
     try:
         line = new_line(template)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        raise ArgumentTypeError(str(error)) from None
     if is_directive(line):
-        raise argparse.ArgumentTypeError(f"not a command: '{printable(text)}'")
+        raise ArgumentTypeError(f"not a command: '{printable(text)}'")
     # a number needs no quotes, in most places
     quoted = [place[0] for place in PLACEHOLDER.finditer(template) if not is_unquoted(place)
               and (place[0] != b"{#}" or misread_values(template, place[0]).fullmatch(b"1"))]
@@ -1677,7 +1677,7 @@ def parse_template(text: str) -> bytes:
             wrong += [*quoted, b"a value at the end"]
         template += b" {}"
     if wrong:
-        raise argparse.ArgumentTypeError(UNQUOTABLE % display_text(wrong[0]))
+        raise ArgumentTypeError(UNQUOTABLE % display_text(wrong[0]))
     return template
 
 
@@ -1685,11 +1685,11 @@ def parse_separator(text: str) -> str | re.Pattern[bytes]:
     """Return a character, for CSV, or a longer regular expression."""
     if len(text) == 1 and text not in '"\r\n':
         return text
-    with contextlib.suppress(re.error):
+    with suppress(re.error):
         pattern = re.compile(os.fsencode(text))
         if not pattern.search(b"") and not pattern.groups:     # split() returns the groups, too
             return pattern
-    raise argparse.ArgumentTypeError(
+    raise ArgumentTypeError(
         f"not a regular expression for the separator of columns: '{printable(text)}' "
         r"(such as ',', '\t' or '\|')"
     )
@@ -1763,7 +1763,7 @@ def make_parser() -> Parser:
     return parser
 
 
-def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+def parse_options(argv: Sequence[str]) -> Namespace:
     """Return the options, with `sweep`, the `selection` of jobs, and the one `action`, such as "add_list"."""
     parser = make_parser()
     sweep_index = next((index for index, word in enumerate(argv) if word in SWEEP_WORDS), len(argv))
@@ -1794,7 +1794,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> None:
+def check_adding(parser: Parser, options: Namespace, action: str) -> None:
     """Refuse options for new lines that exclude each other."""
     template = options.template
     sweep = options.sweep
@@ -1809,7 +1809,7 @@ def check_adding(parser: Parser, options: argparse.Namespace, action: str) -> No
         parser.error("--colsep requires --add-list, and --template with a column, such as {1} or {NAME}")
 
 
-def lines_to_add(options: argparse.Namespace, skipped: Counter[str]) -> Generator[bytes, None, None]:
+def lines_to_add(options: Namespace, skipped: Counter[str]) -> Generator[bytes, None, None]:
     """Yield the new lines for --add, --add-list, --add-tests or --add-jobs; count what is skipped."""
     if options.sweep:
         template = number_names(options.template, ())
@@ -1832,7 +1832,7 @@ def lines_to_add(options: argparse.Namespace, skipped: Counter[str]) -> Generato
     yield from dict.fromkeys(map(line_of_fjd_file, job_files(options.add_jobs or ())))
 
 
-def change_states(file: JobFile, options: argparse.Namespace) -> int:
+def change_states(file: JobFile, options: Namespace) -> int:
     """Set or cancel the selected lines, and report the changes; return the exit status.
 
     Raises OSError (ESTALE: the file was replaced, and the new one can lack the changes).
@@ -1897,7 +1897,7 @@ def say_jobs_below_end(file: JobFile) -> list[Line]:
     return directives
 
 
-def add_and_report(options: argparse.Namespace, file: JobFile) -> int:
+def add_and_report(options: Namespace, file: JobFile) -> int:
     """Append the requested lines, to a new file if necessary, and print how many; return 0."""
     exists = os.path.lexists(file.path)
     if exists:

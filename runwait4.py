@@ -37,10 +37,13 @@ import re
 import shlex
 import struct
 import time
+from argparse import Namespace
 from array import array
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import inf
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
 
@@ -233,7 +236,7 @@ def parse_template(text: str) -> TemplateReader:
     return template
 
 
-def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+def parse_options(argv: Sequence[str]) -> Namespace:
     parser = make_parser()
     options = parser.parse(argv, intermixed=True)
     check_options(options, parser)
@@ -257,7 +260,7 @@ COMPANIONS = {
 OPTION_NAMES = {"file": "FILE", "line": "LINE", "use_exit_status": "-e", "check_locks": "--check-locks"}
 
 
-def check_options(options: argparse.Namespace, parser: Parser) -> None:
+def check_options(options: Namespace, parser: Parser) -> None:
     given = {name for name, value in vars(options).items() if value}
     actions = given & COMPANIONS.keys()
     for action in sorted(actions):
@@ -337,7 +340,7 @@ class Watcher:
         self,
         states: bytes | None,
         predicate: Callable[[Line], bool] | None = None,
-        last_number: float = math.inf,
+        last_number: float = inf,
     ) -> list[Line]:
         """Return the lines in these states (None: any) that `predicate` accepts, up to a line number."""
         lines = itertools.takewhile(lambda line: line.number <= last_number, self.file.scan_lines(states))
@@ -651,7 +654,7 @@ class JournalReader:
             elif head := match_head(line):
                 command = head["command"]
                 if b"\\" in command:
-                    with contextlib.suppress(*INVALID_LINE_ERRORS):     # a pass will find it
+                    with suppress(*INVALID_LINE_ERRORS):     # a pass will find it
                         command = to_bytes(json.loads(b'"%b"' % command))
                 if b'"incomplete"' in line:
                     self.incomplete_commands.add(command)
@@ -865,7 +868,7 @@ class RunOutput:
         """Set `bytes` of runs without an end to the size of their files."""
         for run in (row.run for row in rows if row.run and row.run.ended is None):
             for name in run.files:
-                with contextlib.suppress(OSError), self._open_output_file(name) as file:
+                with suppress(OSError), self._open_output_file(name) as file:
                     run.bytes += os.fstat(file.fd).st_size
 
     def _open_output_file(self, name: str) -> Reader:
@@ -1134,7 +1137,7 @@ class Observation:
     LOST = "e", "lost"
     END_UNKNOWN = "?", "unknown"
 
-    def __init__(self, watcher: Watcher, options: argparse.Namespace, say: Callable[[str], None]) -> None:
+    def __init__(self, watcher: Watcher, options: Namespace, say: Callable[[str], None]) -> None:
         """Read the job file and the locks, and then open the log."""
         self.watcher = watcher
         locks_before = watcher.presence_locks() or set()
@@ -1365,7 +1368,7 @@ def format_time(timestamp: float) -> str:
 
 def stdout_columns() -> float:
     """Return the maximum length of a line on stdout; infinite without a terminal."""
-    return columns_of(1) - 1 if os.isatty(1) else math.inf
+    return columns_of(1) - 1 if os.isatty(1) else inf
 
 
 def fit_to_width(text: str, columns: float) -> str:
@@ -1382,11 +1385,11 @@ def format_table(
     columns: the maximum width.  right_columns: indexes of right-aligned columns.
     """
     last_column = len(rows[0]) - 1
-    max_width = 18 if columns < math.inf else math.inf      # of a cell
+    max_width = 18 if columns < inf else inf      # of a cell
     widths = [max(len(fit_to_width(row[index], max_width)) for row in rows) for index in range(last_column)]
     widths.append(max(len(row[last_column]) for row in rows) if last_column in right_columns else 0)
     for row in rows:
-        cells = [fit_to_width(cell, width or math.inf) for cell, width in zip(row, widths)]
+        cells = [fit_to_width(cell, width or inf) for cell, width in zip(row, widths)]
         yield fit_to_width("  ".join(cell.rjust(width) if index in right_columns else cell.ljust(width)
                                      for index, (cell, width) in enumerate(zip(cells, widths))), columns)
 
@@ -1577,7 +1580,7 @@ def format_row(row: Row, directory: str, last_lines: Iterable[str], columns: flo
     yield fit_to_width(f"    {to_text(row.line.command)}", columns)
     if row.run:
         details = printable(describe_resources_and_output(row.run, directory))
-        wrap_columns = max(int(columns), 20) if columns < math.inf else len(details) + 4
+        wrap_columns = max(int(columns), 20) if columns < inf else len(details) + 4
         yield filled(details, wrap_columns, "    ")
     for text in last_lines:
         yield fit_to_width(f"  | {text}", min(columns, RunOutput.MAX_COLUMNS))
@@ -1622,7 +1625,7 @@ def describe_resources_and_output(run: RunRecord, directory: str) -> str:
     return ", ".join([*parts, output_text])
 
 
-def print_runs(watcher: Watcher, options: argparse.Namespace) -> Counts:
+def print_runs(watcher: Watcher, options: Namespace) -> Counts:
     """For --failed print the last runs of failed lines, for --show all runs of the named lines.
 
     At the end group the reasons of failed lines if several have one reason.  Return the number of lines by
@@ -1828,7 +1831,7 @@ class OutputOfLines:
         return row.run if is_finished and row.run and row.run.has_ended else None
 
 
-def print_output(watcher: Watcher, options: argparse.Namespace) -> int:
+def print_output(watcher: Watcher, options: Namespace) -> int:
     """Print the output of lines; return 1 if it is not complete."""
     output = OutputOfLines(options.outdir, options.template)
     print_as = output.as_json if options.json else output.as_csv if options.csv else output.as_text
@@ -2097,7 +2100,7 @@ def to_valid_text(text: str) -> str:
 def refuse_foreign_file(path: str, head: bytes) -> None:
     """Refuse to replace a file unless it is missing, empty, or begins with `head`: then it is ours."""
     refuse_special_file(path, "give another name")
-    with refused_as(path, " (give another name)"), contextlib.suppress(FileNotFoundError), \
+    with refused_as(path, " (give another name)"), suppress(FileNotFoundError), \
             open(path, "rb") as file:
         if file.read(len(head)) not in (b"", head):
             raise UsageError(f"{path}: not written by this option (give another name)")
@@ -2122,7 +2125,7 @@ def open_replacement(path: str, head: bytes) -> Iterator[BinaryIO]:
                 yield file
             os.replace(temporary, target)
     finally:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.unlink(temporary)
 
 
@@ -2212,7 +2215,7 @@ class Reporter:
     SHOWN_GROUPS = 20           # of failures
     FILE_HEAD = b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"           # first bytes of PAGE
 
-    def __init__(self, options: argparse.Namespace, watcher: Watcher, argv: Sequence[str]) -> None:
+    def __init__(self, options: Namespace, watcher: Watcher, argv: Sequence[str]) -> None:
         self.path: str = options.report
         self.options = options
         self.watcher = watcher
@@ -2278,7 +2281,7 @@ class Reporter:
             f"<small>{escape_html(group.place)}</small></button></li>"
             for group in groups[:self.SHOWN_GROUPS]
         ]
-        counts_text, *status_texts = status_lines(report.status, math.inf)
+        counts_text, *status_texts = status_lines(report.status, inf)
         if report.run_count > Report.MAX_RUNS:
             status_texts.append(f"the table has the last {Report.MAX_RUNS:,} of {report.run_count:,} runs, "
                                 "and the last run of each failed line")
@@ -2469,7 +2472,7 @@ class LockCheck:
         close_all(self.fd, self.lock_fd)            # before the removal: NFS keeps a file that is open
         if is_last:
             for path in self.path, lock_file_of(self.path):
-                with contextlib.suppress(FileNotFoundError):    # locks do not reach other hosts
+                with suppress(FileNotFoundError):    # locks do not reach other hosts
                     os.unlink(path)
 
 
@@ -2553,7 +2556,7 @@ def wait_for_jobs(
                 runners_at_work = RunnersAtWork(watcher.presence_locks())
                 if reason := find_wait_reason(watcher, job_counts, runners_at_work):
                     message = f"{watcher.path}: {reason}"
-                    last_change = math.inf
+                    last_change = inf
             if message:
                 progress.end_line()
                 say(message)
@@ -2599,7 +2602,7 @@ def run_with_options(argv: Sequence[str]) -> int:
     return exit_status
 
 
-def write_timeline(options: argparse.Namespace) -> None:
+def write_timeline(options: Namespace) -> None:
     """Write the finished runs of the journal as trace events."""
     exit_on(signal.SIGINT, signal.SIGTERM)
     journal = JournalReader(options.outdir, say)
@@ -2616,7 +2619,7 @@ def write_timeline(options: argparse.Namespace) -> None:
         file.write(b"\n]}\n")
 
 
-def print_or_wait_for_jobs(options: argparse.Namespace) -> int:
+def print_or_wait_for_jobs(options: Namespace) -> int:
     """Print the status or the runs of the job file; without such an option, wait for the jobs.
 
     Return the exit status: 1 if no runner will start the new jobs; with --use-exit-status also if jobs are
