@@ -61,6 +61,7 @@ from runmaker4 import (
     SIGNALS,
     ClientChannel,
     Counts,
+    Fields,
     FileExecutor,
     Job,
     JobSettings,
@@ -298,7 +299,7 @@ class Endpoint:
 @dataclass(eq=False)
 class Event:
     """A message that must not be lost, kept until the server has acknowledged it."""
-    message: dict[str, Any]             # of type 'begin', 'output', 'end' or 'finish'; `n` is the number
+    message: Fields             # of type 'begin', 'output', 'end' or 'finish'; `n` is the number
     size: int                           # bytes of output
 
 
@@ -353,7 +354,7 @@ class Outbox:
     def is_empty(self) -> bool:
         return not self._unsent and not self._in_flight
 
-    def add(self, message: dict[str, Any], size: int) -> None:
+    def add(self, message: Fields, size: int) -> None:
         """Queue an event.  size: bytes of output."""
         message["n"] = next(self._numbers)
         self._unsent.append(Event(message, size))

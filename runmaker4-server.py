@@ -111,6 +111,7 @@ from runmaker4 import (
     Consumers,
     Credentials,
     Cursor,
+    Fields,
     FileChangedError,
     FileExecutor,
     Job,
@@ -754,7 +755,7 @@ class Assignment:
         was_sent_recently = self.sent_at > boottime() - RETURN_SECONDS
         return was_sent_recently and self.phase is Phase.SENT and self.client.link is not None
 
-    def make_job_entry(self) -> dict[str, Any]:
+    def make_job_entry(self) -> Fields:
         """Return the job's fields for a `jobs` message."""
         job = self.job
         settings = job.settings
@@ -1543,7 +1544,7 @@ class Everybody(Consumer):
 EVERYBODY = Everybody("")
 
 
-def make_account(summary: Summary | None, client: Client) -> dict[str, Any] | None:
+def make_account(summary: Summary | None, client: Client) -> Fields | None:
     """Return what an exiting client learns of a count, as message fields; None: the file cannot be read."""
     if not summary:
         return None
@@ -2362,7 +2363,7 @@ class Dispatcher:
         self.waiting_clients.pop(client, None)
         if client.requested_slots > 0:
             self.waiting_clients[client] = None
-        entries: list[dict[str, Any]] = []
+        entries: list[Fields] = []
         message_bytes = 0
         for assignment in assignments:
             assignment.mark_sent()

@@ -196,6 +196,7 @@ PROBE_BYTES = BUCKETS_END + 3      # 2^32 bytes from here: the start-up test, an
 PRESENCE_BYTES = PROBE_BYTES + (1 << 32)
 
 Say = Callable[[str], None]     # prints a message of one line, without program and file name
+Fields = dict[str, Any]         # of a JSON object
 Identity = tuple[int, int]      # of a file: device and inode number
 T = TypeVar("T")
 
@@ -7267,7 +7268,7 @@ BEGIN, END = fields_of(BeginFields), fields_of(RunFields)
 START = BEGIN + fields_of(StartFields)
 
 
-def begin_fields(run: Run) -> dict[str, Any]:
+def begin_fields(run: Run) -> Fields:
     """Return the fields of BeginFields."""
     requested = {"promised": run.requested_memory} if run.requested_memory else {}
     run_id = run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())
@@ -7275,7 +7276,7 @@ def begin_fields(run: Run) -> dict[str, Any]:
             "pid": run.pid, **requested}
 
 
-def end_fields(run: Run, run_result: RunResult) -> dict[str, Any]:
+def end_fields(run: Run, run_result: RunResult) -> Fields:
     """Return the fields of an end, without output."""
     reason = {"why": run.why} if run.why else {}
     return {
@@ -7333,16 +7334,16 @@ class Journal:
         self.network = bool(executor.pool)
         self._end_gather_seconds = self.GATHER_SECONDS if self.network else self.END_GATHER_SECONDS
         # events, encoded together: four times as fast as one by one
-        self._starts: dict[str, dict[str, Any]] = {}    # of runs that have not ended, by the run
-        self._ends: list[dict[str, Any]] = []
+        self._starts: dict[str, Fields] = {}    # of runs that have not ended, by the run
+        self._ends: list[Fields] = []
         self._flushed_at = -inf        # (monotonic)
 
-    def add_start(self, event: dict[str, Any]) -> None:
+    def add_start(self, event: Fields) -> None:
         """Add the `start` event of a run; a second one replaces it."""
         self._starts[event["run"]] = event
         self.flush_after(self.GATHER_SECONDS)
 
-    def add_end(self, event: dict[str, Any]) -> None:
+    def add_end(self, event: Fields) -> None:
         self._starts.pop(event["run"], None)
         self._ends.append(event)
         self.flush_after(self._end_gather_seconds)
@@ -7374,7 +7375,7 @@ class Journal:
 @dataclass(eq=False, repr=False)
 class RunEntry:
     """The records of a run that has not ended."""
-    start: dict[str, Any]               # the `start` event
+    start: Fields               # the `start` event
     uses_files: bool                    # in the I/O thread: output is written as it comes
     can_be_short: bool = True           # in the event loop: _use_files() was not posted
     outputs: dict[bytes, OutputFile] = field(default_factory=dict)      # by the name of the stream
@@ -7505,7 +7506,7 @@ class OutDir(Sink):
             entry.start = {**entry.start, "files": file_names}
             self.journal.add_start(entry.start)
 
-    def _write_end(self, entry: RunEntry, result: dict[str, Any]) -> None:
+    def _write_end(self, entry: RunEntry, result: Fields) -> None:
         """Write the `end` event, with short output and the names of files with other output."""
         if result["seconds"] > self.MAX_SHORT_SECONDS:
             self._use_files(entry)
@@ -9784,7 +9785,7 @@ def encode(message: Any) -> bytes:
     return _json_encoder().encode(message).encode("ascii")
 
 
-def decode(frame: bytes) -> dict[str, Any]:
+def decode(frame: bytes) -> Fields:
     """Return the message in a frame.  Raises WireError."""
     try:
         message = _json_decoder().decode(frame.decode("utf-8"))
@@ -9984,21 +9985,21 @@ class Channel:
         self._frames.clear()
         return data
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: Fields) -> None:
         """Add a message to take_outgoing().  Raise ValueError if it is too long or too early."""
         body = encode(message)
         if not self.is_authenticated or len(body) > MAX_FRAME_BYTES:
             raise ValueError("a message too early, or too long")
         self._add_frame(body)
 
-    def receive(self, data: bytes) -> list[dict[str, Any]]:
+    def receive(self, data: bytes) -> list[Fields]:
         """Return the messages that received bytes complete.
 
         After bytes that violate the protocol, raise WireError at each call.
         """
         if self.error:
             raise self.error
-        messages: list[dict[str, Any]] = []
+        messages: list[Fields] = []
         try:
             self._buffer += self.tls.decrypt(data) if self.tls else data
             while not self.is_authenticated:
@@ -10174,7 +10175,7 @@ class Link:
         if self.post(message):
             self.loop.call_soon(self.flush)
 
-    def post(self, message: dict[str, Any]) -> bool:
+    def post(self, message: Fields) -> bool:
         """Send a message within 20 ms; return False if we are closing."""
         if self.closing or self.transport.is_closing():
             return False                    # disconnected() will handle that

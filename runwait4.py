@@ -72,6 +72,7 @@ from runmaker4 import (
     START,
     BlockReason,
     Counts,
+    Fields,
     Holders,
     JobReader,
     Line,
@@ -1099,7 +1100,7 @@ class Row:
         has_ended = self.run is not None and self.run.ended is not None
         return has_ended and self.line_state in FINISHED_LINE_STATES and bool(self.differing_line_state)
 
-    def json_job_fields(self) -> dict[str, Any]:
+    def json_job_fields(self) -> Fields:
         """Return the --json fields that --status also has.  `seconds` of a running job: up to now."""
         run = self.run
         seconds = run.seconds if run and run.ended is not None else self.seconds_running
@@ -1113,7 +1114,7 @@ class Row:
             "seconds": seconds if seconds is None else round(seconds, 3),
         }
 
-    def json_fields(self) -> dict[str, Any]:
+    def json_fields(self) -> Fields:
         """Return all fields for --failed --json and --show --json; None: unknown."""
         run = self.run
         return {
@@ -1290,7 +1291,7 @@ def measure_rate(runs: Iterable[RunRecord], unfinished_lines: Iterable[Line]) ->
     return rate
 
 
-def find_hanging_jobs(runs: Iterable[RunRecord], jobs: Iterable[dict[str, Any]]) -> Iterator[str]:
+def find_hanging_jobs(runs: Iterable[RunRecord], jobs: Iterable[Fields]) -> Iterator[str]:
     """Yield which of the running jobs take five times longer than each of ten others of its program.
 
     The program is the first word; others say nothing about a job.
@@ -1307,7 +1308,7 @@ def find_hanging_jobs(runs: Iterable[RunRecord], jobs: Iterable[dict[str, Any]])
                    f"(on {job['host']}, slot {job['slot']})")
 
 
-def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
+def status_lines(status: Fields, columns: float) -> Iterator[str]:
     """Yield a status (of read_status()) as lines of text.  columns: the maximum width."""
     yield from status_summary(status)
     yield from status_table(status, columns)
@@ -1320,7 +1321,7 @@ def status_lines(status: dict[str, Any], columns: float) -> Iterator[str]:
                    "(runset4.py --cancel ends it)")
 
 
-def status_summary(status: dict[str, Any]) -> Iterator[str]:
+def status_summary(status: Fields) -> Iterator[str]:
     """Yield the lines about the numbers of jobs and runners, the time left, and why new jobs wait."""
     counts_text = ", ".join(f"{status[name]} {name}" for name in Counts._fields)
     yield f"{plural(status['total'], 'job')}: {counts_text}"
@@ -1343,7 +1344,7 @@ def status_summary(status: dict[str, Any]) -> Iterator[str]:
     yield from map(printable, status.get("clients", ()))
 
 
-def status_table(status: dict[str, Any], columns: float) -> Iterator[str]:
+def status_table(status: Fields, columns: float) -> Iterator[str]:
     """Yield the lines of the table of running jobs and orphans, if there are any."""
     rows = []
     for job_list, remark in ("jobs", ""), ("cancelled", "cancelled, still running"), ("orphans", "orphan"):
@@ -1398,14 +1399,14 @@ def say(text: str) -> None:
     warn(f"{PROG}: {text}")
 
 
-def status_of(observation: Observation) -> dict[str, Any]:
+def status_of(observation: Observation) -> Fields:
     """Return what --status shows, as the fields of --status --json."""
     job_counts = count_states(observation.snapshot)
     rows = {row.line.number: row for row in observation.rows_of_running_lines()}
     rate = measure_rate(observation.recent_runs, observation.running_lines) if job_counts.running else None
     runners_at_work = observation.runners_at_work
 
-    def fields_of_lines(lines: Iterable[Line]) -> list[dict[str, Any]]:
+    def fields_of_lines(lines: Iterable[Line]) -> list[Fields]:
         return [status_fields_of_row(rows[line.number], runners_at_work) for line in lines]
 
     jobs = fields_of_lines(observation.snapshot.running)
@@ -1446,7 +1447,7 @@ def status_of(observation: Observation) -> dict[str, Any]:
     }
 
 
-def status_fields_of_row(last_row: Row, runners_at_work: RunnersAtWork) -> dict[str, Any]:
+def status_fields_of_row(last_row: Row, runners_at_work: RunnersAtWork) -> Fields:
     """Return the fields of the status for a running line or an orphan.
 
     If the last run in the log has ended, the current run is not in the log yet, and the fields of a run are
@@ -1891,7 +1892,7 @@ class RunStats:
             self.largest_upper_bound = run.memory_below
         self.too_little += run.cause in ("memory", "oom")
 
-    def json_fields(self) -> dict[str, Any]:
+    def json_fields(self) -> Fields:
         """Return the fields for --stats --json.  At least one run must have been added.
 
         cpu_use: 1.5 if the runs used one and a half CPUs on average.  memory: the largest known peak, in
@@ -1917,7 +1918,7 @@ class RunStats:
 SHOWN_GROUPS = 20
 
 
-def read_stats(outdir: str) -> dict[str, Any]:
+def read_stats(outdir: str) -> Fields:
     """Count the finished runs of a journal, per host and group of commands.
 
     Commands with the same first word, apart from numbers in it, are one group.
@@ -1965,11 +1966,11 @@ def read_stats(outdir: str) -> dict[str, Any]:
     }
 
 
-def stats_lines(stats: dict[str, Any], columns: float) -> Iterator[str]:
+def stats_lines(stats: Fields, columns: float) -> Iterator[str]:
     """Yield statistics (of read_stats()) as lines of text: a table of hosts and one of commands."""
     headings = ["runs", "median", "90%", "longest", "CPU", "memory", "too little"]
 
-    def format_rows(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    def format_rows(name: str, rows: Iterable[Fields]) -> Iterator[str]:
         cells = [[name, *headings]]
         for row in rows:
             times = [took(row[key]) for key in ("median", "p90", "longest")]
@@ -2175,7 +2176,7 @@ class Report:
         shown_runs = itertools.islice(bad_runs, self.MAX_OUTPUTS)
         self.last_lines = {run: output.last_lines(run) for run in shown_runs}
 
-    def fields_of_row(self, row: Row, link_base: str) -> dict[str, Any]:
+    def fields_of_row(self, row: Row, link_base: str) -> Fields:
         """Return what the page's script shows of a row."""
         run = row.run
         files = run.files if run and link_base else []
@@ -2301,7 +2302,7 @@ class Reporter:
                          for half in PAGE.split("@DATA@"))
         encode = json_encoder()
         yield before + '{"rows":['
-        fields: dict[str, Any] = {}
+        fields: Fields = {}
         for row in report.rows:
             separator = "," if fields else ""
             fields = {**report.fields_of_row(row, link_base), "group": rank_of.get(row)}
