@@ -9235,6 +9235,8 @@ class Program:
 
     def __init__(self, prog: str, label: str, options: Namespace) -> None:
         """label: the job file, or the server, for messages."""
+        if options.daemon and os.getpid() == 1:
+            raise UsageError("-d: this is process 1 of a container, with which all others end (leave out -d)")
         self.prog = prog
         self.label = label
         self.options = options

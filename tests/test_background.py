@@ -4,7 +4,7 @@ import shlex
 import signal
 import termios
 
-from tests.support import FULL, RUNMAKER, RUNSET, WAITING, RunCase, alive, wait_until
+from tests.support import FULL, RUNMAKER, RUNSERVER, RUNSET, WAITING, RunCase, alive, wait_until
 from tests.terminal import Terminal, TerminalCase
 
 
@@ -26,6 +26,24 @@ class FileExecutorCase(RunCase):
         wait_until(lambda: not any(map(alive, pids)), what="the workers have left")
         self.assertNotIn(b"Traceback", self.read("errors"))
         self.assertEqual(list(self.dir.glob("pid.*")), [])
+
+
+class OfAContainer(RunCase):
+    """All processes end with process 1 of a PID namespace, so it cannot go into the background."""
+
+    def test_the_first_process_is_refused_and_another_is_not(self) -> None:
+        box = "unshare", "-r", "--pid", "--fork", "--mount-proc"
+        probe = self.run_script(*box, "true")
+        if probe.code:
+            self.skipTest(f"no PID namespace (unshare --pid): {probe.err.decode()}")
+        self.jobs("true")
+        for script in RUNMAKER, RUNSERVER:
+            self.assertRefused(self.run_script(*box, *self.command(script, "-d", "runs.txt")), "leave out -d")
+        self.assertEqual(self.states(), ".")
+        wait = "until grep -q ^d runs.txt; do sleep 0.1; done"
+        ended = self.run_script(*box, "sh", "-c", f'"$@" && {wait}', "sh",
+                                *self.command(RUNMAKER, "-d", "runs.txt"))
+        self.assertEqual((ended.code, self.states()), (0, "d"), ended.err)
 
 
 class HiredAndFired(FileExecutorCase):
