@@ -13,11 +13,12 @@ if sys.argv[1:2] == ["newer"] and sys.argv[2:]:
     newer.enter(sys.argv[2:])
 
 # not before: they compile the scripts, in a directory that is removed at the exit
-from tests.rigs import fs, nfs, slurm, ssh
+from tests.rigs import fs, gridengine, nfs, slurm, ssh
 
 TOOLS = {
     **ssh.TOOLS,
     **slurm.TOOLS,
+    **gridengine.TOOLS,
     **nfs.TOOLS,
     **fs.TOOLS,
     **newer.TOOLS,
