@@ -625,7 +625,7 @@ class Throttle:
 # struct flock is short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).
 
 FLOCK = struct.Struct("hhqqi4x")
-OFD_SETLK = fcntl.F_OFD_SETLK
+OFD_GETLK, OFD_SETLK = fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK
 
 
 def lock(fd: int, offset: int, length: int = 1, shared: bool = False) -> bool:
@@ -654,7 +654,7 @@ def other_lock(fd: int, offset: int, length: int) -> range | None:
     """Return the part of these bytes that another description has locked (of several any one), or None."""
     if not length:
         return None                             # for fcntl(2) a length of 0 means all up to the end
-    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0))
+    answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0))
     kind, _, start, locked_length, _ = FLOCK.unpack(answer)
     if kind == fcntl.F_UNLCK:
         return None
