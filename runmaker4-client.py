@@ -119,6 +119,9 @@ if TYPE_CHECKING:
 PROG = "runmaker4-client.py"
 MAX_PAUSE_SECONDS = 30.0        # between two attempts to connect
 MAX_CONNECT_SECONDS = 10.0      # of an attempt
+# from then to the welcome: thousands of clients wait in the queue of the server's socket, and one that dials
+# again begins at its end
+MAX_WELCOME_SECONDS = 40.0
 MAX_QUEUED_SECONDS = 1.0        # then a job without a slot is given back
 MAX_COUNT_SECONDS = 30.0        # for a server to count the file: with orphans it scans three times
 HANDSHAKE_POLL_SECONDS = 0.2
@@ -541,7 +544,7 @@ class LinkLife:
     async def keep_alive(self, link: ServerLink) -> str:
         """Send pings, drop a silent link, and return the reason when the link is lost.
 
-        Before the welcome send none, but drop the link if the handshake takes too long.
+        Before the welcome send none, but drop the link if that takes too long.
         """
         opened_at = boottime()
         while not link.lost_reason.done():
@@ -556,8 +559,7 @@ class LinkLife:
                     link.drop(f"nothing was heard for {human_time(runmaker4.MAX_SILENT_SECONDS)}")
                 else:
                     link.request("ping")
-            elif self.wants_server and now - opened_at > min(
-                    runmaker4.MAX_HANDSHAKE_SECONDS, self._seconds_left()):
+            elif self.wants_server and now - opened_at > min(MAX_WELCOME_SECONDS, self._seconds_left()):
                 link.drop("no answer")
         error = link.channel.error
         if isinstance(error, OtherFileError):

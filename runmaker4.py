@@ -9744,6 +9744,7 @@ MAX_PIECE_BYTES = 1 << 16                   # of output in a message; JSON can n
 OUTPUT_WINDOW_BYTES = 1 << 18               # of output that a client sends before an acknowledgement
 PING_SECONDS = 5.0                          # between two pings of a client; the server answers each
 MAX_SILENT_SECONDS = 15.0                   # without a frame; then the other end is lost
+KEEPALIVE_SECONDS = 7                       # without a byte; then the kernel asks the other host
 MAX_HANDSHAKE_SECONDS = 10.0                # until the other end must be authenticated
 HEX_128_BITS = re.compile(r"[0-9a-f]{32}")  # token and challenges
 MAX_UNREAD_BYTES = 1 << 24                  # with more unread, the other end is dropped
@@ -10218,7 +10219,12 @@ class Link:
             # With Nagle's algorithm a second small frame waits 40 ms for the other end's delayed
             # acknowledgement.  asyncio turns this off only for sockets with proto IPPROTO_TCP; accepted
             # sockets have proto 0.
-            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # if the server's queue was full (SYN cookies), its host may know nothing of this connection, and
+            # says so when it is asked
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.flush()
 
     def data_received(self, data: bytes) -> None:

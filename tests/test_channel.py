@@ -10,6 +10,7 @@ import os
 import random
 import secrets
 import shutil
+import socket
 import ssl
 import subprocess
 import tempfile
@@ -764,6 +765,20 @@ class Fuzz(ChannelCase):
             found = self.feed(random_, receiver, mutilate(random_, b"".join(frames)))
             self.assertEqual(found, messages[:len(found)])
         self.check(23, 0.3, attack)
+
+
+class Forgotten(unittest.IsolatedAsyncioTestCase):
+
+    async def test_the_kernel_asks_soon_whether_the_other_host_knows_the_connection(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server, \
+                socket.create_connection(server.getsockname()) as sock:
+            transport = mock.Mock(get_extra_info=lambda _: sock, get_write_buffer_size=lambda: 0)
+            end = Line().server
+            assert isinstance(end, runmaker4.Channel)
+            runmaker4.Link(end, asyncio.get_running_loop()).connection_made(transport)
+            self.assertEqual(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1)
+            seconds = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+            self.assertTrue(runmaker4.PING_SECONDS < seconds < runmaker4.MAX_HANDSHAKE_SECONDS, seconds)
 
 
 class Ended(unittest.IsolatedAsyncioTestCase):

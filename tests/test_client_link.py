@@ -1,6 +1,7 @@
 """Promise: what an event means for a client's link depends on one state, as the table of LinkLife says."""
 import asyncio
 import enum
+import functools
 import importlib
 import unittest
 from collections import Counter, deque
@@ -154,6 +155,20 @@ class Pauses(LifeCase):
         self.assertGreaterEqual(gone, 5.0)
         self.assertLess(gone, 6.0)
         self.assertIs(state_of(life), State.OVER)
+
+    def test_in_the_queue_of_a_busy_server_it_waits_for_long_but_no_longer_than_give_up(self) -> None:
+        async def wait(_: object, timeout: float) -> None:
+            self.now += timeout
+
+        for give_up, least, most in (None, 30.0, 60.0), (5.0, 1.0, 5.5):
+            life = self.at(State.DOWN, give_up)
+            begin = life.down_since = self.now
+            link = mock.Mock()
+            link.lost_reason.done = functools.partial(getattr, link.drop, "called")
+            with mock.patch.object(client.asyncio, "wait", wait):
+                asyncio.run(life.keep_alive(link))
+            link.drop.assert_called_once_with("no answer")
+            self.assertTrue(least < self.now - begin < most, self.now - begin)
 
     def test_there_is_none_once_we_leave(self) -> None:
         life = self.at(State.OVER)
