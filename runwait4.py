@@ -25,6 +25,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import argparse
 import bisect
+import codecs
 import contextlib
 import errno
 import fnmatch
@@ -1744,6 +1745,7 @@ def print_lines(texts: Iterable[str]) -> None:
 class OutputOfLines:
     """The stdout of the last run of each line, and what is known of that run."""
     COLUMNS = ("line", "state", "exit", "seconds", "host", "command", "stdout")
+    MAX_PARTS = 256             # of a stdout in memory; a longer one is printed part by part
 
     def __init__(self, directory: str, template: TemplateReader | None) -> None:
         self._output = RunOutput(directory)
@@ -1770,7 +1772,14 @@ class OutputOfLines:
     def as_json(self, rows: Iterable[Row]) -> Iterator[bytes]:
         """Yield an object for each line (JSON Lines)."""
         for row in rows:
-            yield f"{json.dumps(dict(zip(self._columns, self._cells(row))))}\n".encode()
+            cells, parts = self._cells(row)
+            text = json.dumps(dict(zip(self._columns, cells)))
+            if parts:
+                yield text[:-2].encode()        # up to the quote before the empty stdout
+                for piece in codecs.iterdecode(parts, "utf-8", "surrogateescape"):
+                    yield json.dumps(piece)[1:-1].encode()
+                text = '"}'
+            yield f"{text}\n".encode()
 
     def as_csv(self, rows: Iterable[Row]) -> Iterator[bytes]:
         """Yield a table (RFC 4180, but lines end with a newline alone).
@@ -1782,15 +1791,35 @@ class OutputOfLines:
         writer = csv.writer(file, lineterminator="\r\n")
         yield writer.writerow(self._columns)
         for row in rows:
-            *cells, stdout = self._cells(row)
-            yield writer.writerow([*cells, (stdout or "").rstrip("\n")])
+            (*cells, stdout), parts = self._cells(row)
+            text = writer.writerow([*cells, (stdout or "").rstrip("\n")])
+            if parts:
+                yield text[:-1] + b'"'
+                newlines = 0                    # seen, but not yet printed: they can be the last
+                for part in parts:
+                    if content := part.rstrip(b"\n"):
+                        yield from itertools.repeat(b"\n", newlines)
+                        yield content.replace(b'"', b'""')
+                        newlines = 0
+                    newlines += len(part) - len(content)
+                text = b'"\n'
+            yield text
 
-    def _cells(self, row: Row) -> list[Any]:
-        """Return what each column has for a row; None: unknown."""
+    def _cells(self, row: Row) -> tuple[list[Any], Iterator[bytes] | None]:
+        """Return what each column has for a row (None: unknown), and the parts of a long stdout, or None.
+
+        Of a long stdout the column has '', and the caller must read all parts.
+        """
         run = self._finished_run(row)
+        stdout, long_parts = run and run.stdout, None
         # short output is in the journal alone, as text: no file must be opened
-        is_short = run and not (run.files or run.incomplete)
-        stdout = run.stdout if run and is_short else to_text(b"".join(self._stdout(row, run)))
+        if not run or run.files or run.incomplete:
+            parts = self._stdout(row, run)
+            head = [*itertools.islice(parts, self.MAX_PARTS)]
+            if len(head) < self.MAX_PARTS:
+                stdout = to_text(b"".join(head))
+            else:
+                stdout, long_parts = "", itertools.chain(head, parts)
         values = self._template.read(row.line.command) if self._template else ()
         if None in values:
             self.unfitting_lines.append(row.line.number)
@@ -1805,7 +1834,7 @@ class OutputOfLines:
             *values,
             to_text(row.line.command),
             stdout if run else None,
-        ]
+        ], long_parts
 
     def _stdout(self, row: Row, run: RunRecord | None) -> Iterator[bytes]:
         """Yield the parts of the stdout of a finished run; note the row's line if that is not complete."""

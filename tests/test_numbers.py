@@ -13,7 +13,7 @@ from typing import Any
 import runset4
 import runwait4
 from tests.journal import end, pair, start
-from tests.support import GATE, RUNMAKER, RUNSET, RUNWAIT, Ended
+from tests.support import GATE, PYTHON, ROOT, RUNMAKER, RUNSET, RUNWAIT, Ended, program_of
 from tests.test_telling import TellingCase
 
 
@@ -61,6 +61,38 @@ class Whole(OutputCase):
 
     def assertComplained(self, ended: Ended, words: bytes) -> None:
         self.assertEqual((ended.code, ended.err), (1, words))
+
+    def test_a_long_one_is_printed_part_by_part_and_the_table_is_the_same(self) -> None:
+        """Parts of 3 bytes, so that characters and runs of newlines are cut."""
+        self.write("".join(f"d {number}\n" for number in range(30)))
+        self.journal(*(end(number, number + 1, str(number), files=[f"{number}.out"]) for number in range(30)))
+        drawn = random.Random(1)
+        for number in range(30):
+            parts = drawn.choices([b'"', b"\n", b"\r", b",", b"a", b"\xff", "\u20ac".encode(), b"\xf0\x9f",
+                                   "\U0001f600".encode()], k=drawn.randrange(15))
+            (self.dir / f"out/{number}.out").write_bytes(b"".join(parts))
+        words = "--output", "--outdir", "out", "runs.txt"
+        patch = "import runwait4\nrunwait4.BLOCK = 3\nrunwait4.OutputOfLines.MAX_PARTS = "
+        for kind in "--csv", "--json":
+            tables = []
+            for parts_in_memory in 99, 1:
+                program = program_of(RUNWAIT, ROOT / RUNWAIT, f"{patch}{parts_in_memory}")
+                ended = self.run_script(PYTHON, "-c", program, *words, kind)
+                text = ended.out.decode(errors="surrogateescape")
+                tables.append([*csv.reader(io.StringIO(text, newline=""), strict=True)] if kind == "--csv"
+                              else [json.loads(line) for line in text.splitlines()])
+            self.assertEqual(*tables)
+            self.assertGreater(len(tables[0]), 29)
+
+    def test_its_size_does_not_matter(self) -> None:
+        self.write("d a\n")
+        self.journal(end(1, 1, "a", files=["1.out"]))
+        for kind, size in ("--csv", 150 << 20), ("--json", 30 << 20):
+            self.write("", "out/1.out")
+            os.truncate(self.dir / "out/1.out", size)
+            words = self.command(RUNWAIT, "--output", kind, "--outdir", "out", "runs.txt")
+            ended = self.run_script("sh", "-c", 'ulimit -v 250000; "$@" | wc -c', "sh", *words)
+            self.assertGreater(int(ended.out), size, ended.err)
 
     def test_files_of_two_servers_are_one_output(self) -> None:
         self.write("d a\n")
