@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 
-from tests.bench.measure import ROOT, Bench, Row, compare, spread
+from tests.bench.measure import MB, ROOT, Bench, Row, compare, spread
 from tests.rigs.counted import Counted, run
 
 JOBS = 400
@@ -30,14 +30,15 @@ def count(scripts: pathlib.Path, jobs: int, runners: int, slots: int, millisecon
 
 
 def earlier(bench: Bench, commit: str = BEFORE) -> dict[str, pathlib.Path]:
-    """The directory of the runner of a commit, if this repository has that."""
-    command = ["git", "show", f"{commit}:runmaker4.py"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-    if shown.returncode:
-        return {}
+    """The directory of the scripts of a commit for a file, if this repository has that."""
     directory = bench.dir / commit
     directory.mkdir(exist_ok=True)
-    (directory / "runmaker4.py").write_bytes(shown.stdout)
+    for name in "runmaker4.py", "runset4.py":
+        command = ["git", "show", f"{commit}:{name}"]
+        shown = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+        if shown.returncode:
+            return {}
+        (directory / name).write_bytes(shown.stdout)
     return {commit: directory}
 
 
@@ -68,6 +69,38 @@ def counted(bench: Bench) -> list[Row]:
     return [*rows(bench, 1, 2, 1, 6.5), *rows(bench, 4, 1, 2, 9.5)]
 
 
+def waiting(bench: Bench) -> list[Row]:
+    """operations per job of runners that wait for the last jobs of each other"""
+    jobs = bench.size(192)
+    lines = "".join(f". sleep 1 # {number}\n" for number in range(jobs))
+
+    def operations(scripts: pathlib.Path) -> float:
+        return run(scripts, lines, 16, ["-j4"], 0.002).total / jobs
+
+    found = bench.interleave({name: functools.partial(operations, scripts) for name, scripts in
+                              {"ours": ROOT, **earlier(bench, "73f7234")}.items()})
+    before = "".join(f", with {name} {spread(counts, 2)}" for name, counts in found.items() if name != "ours")
+    return [Row(f"{jobs} x `sleep`, 16 x `-j4`, 2 ms: operations per job",
+                spread(found["ours"], 2) + before, "<= 32", statistics.median(found["ours"]) <= 32)]
+
+
+def edited(bench: Bench) -> list[Row]:
+    """memory of --edit that changes one line"""
+    count = bench.size(1_000_000)
+    bench.file("runs.txt", (b"d true --seed 1234567\n", count))
+    size = (bench.dir / "runs.txt").stat().st_size
+
+    def copies(scripts: pathlib.Path) -> float:
+        command = ["env", "EDITOR=sed -i 3s/eed/eeed/", sys.executable, str(scripts / "runset4.py"), "--edit"]
+        return bench.run([*command, "runs.txt"]).memory * MB / size
+
+    found = bench.interleave({name: functools.partial(copies, scripts) for name, scripts in
+                              {"ours": ROOT, **earlier(bench, "73f7234")}.items()})
+    before = "".join(f", with {name} {spread(counts, 1)}" for name, counts in found.items() if name != "ours")
+    return [Row(f"`--edit` of a line in {count:,}: memory, in sizes of the file",
+                spread(found["ours"], 1) + before, "<= 4", statistics.median(found["ours"]) <= 4)]
+
+
 def failed(bench: Bench) -> list[Row]:
     """operations per job of runners with -r that begin at once on the same failed lines"""
     jobs = bench.size(1000)
@@ -83,7 +116,7 @@ def failed(bench: Bench) -> list[Row]:
                 spread(found["ours"], 2) + before, "<= 8.5", statistics.median(found["ours"]) <= 8.5)]
 
 
-ROWS = counted, failed
+ROWS = counted, failed, waiting, edited
 
 
 def main() -> int:
