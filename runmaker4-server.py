@@ -1127,9 +1127,8 @@ class ClientLink(Link, asyncio.Protocol):
         if client and "n" in message.fields:
             self._sessions.receive_event(client, kind, message)
         elif kind == "ping":
-            # the answers to all messages that were read together are one record of TLS: data_received()
-            self.channel.send(dict(type="pong", request=message.integer("request"),
-                                   retry=to_text(client.retry if client else b"")))
+            self.post(dict(type="pong", request=message.integer("request"),
+                           retry=to_text(client.retry if client else b"")))
         elif kind == "claim" and client:
             client.on_claim_message(message)
             self._dispatcher.enqueue_client(client)

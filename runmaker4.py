@@ -9069,9 +9069,10 @@ def slot_names(text: str) -> str:
 
 
 # Parts of the help of runner and client
-SIGNALS = "INT, TERM, USR2, XCPU kill the jobs (e); HUP, USR1, QUIT (Ctrl-\\) start no more."
-JOB_VARIABLES = ("of a job: RUNMAKER4_LINE, JOB_ID (the line), RUNMAKER4_SLOT, SLAVE_IP (the slot), "
-                 "RUNMAKER4_SLOTS (all), RUNMAKER4_MEMORY, RUNMAKER4_JOB")
+SIGNALS = "INT, TERM, USR2, XCPU kill jobs (e); HUP, USR1, QUIT start no more."
+JOB_VARIABLES = ("of a job: JOB_ID, RUNMAKER4_LINE, RUNMAKER4_SLOT, SLAVE_IP (slot), RUNMAKER4_SLOTS (all), "
+                 "RUNMAKER4_MEMORY, RUNMAKER4_JOB")
+
 
 
 def add_running_options(add: AddArgument) -> None:
@@ -10158,6 +10159,7 @@ class Link:
         self.why = ""                       # why the connection was dropped
         self.closing = False                # finish_writing() was called
         self._flush_timer: asyncio.TimerHandle | None = None    # until posted messages are sent
+        self._is_receiving = False          # data_received() sends them
 
     # -- for subclasses --------------------------------------------------------------------------------------
 
@@ -10183,12 +10185,13 @@ class Link:
         if self.closing or self.transport.is_closing():
             return False                    # disconnected() will handle that
         self.channel.send(message)
-        if not self._flush_timer:
+        if not (self._flush_timer or self._is_receiving):
             self._flush_timer = self.loop.call_later(Writer.GATHER_SECONDS, self.flush)
         return True
 
     def flush(self) -> None:
         """Write all pending messages; drop an end that does not read."""
+        self._is_receiving = False
         if self._flush_timer:
             self._flush_timer.cancel()
             self._flush_timer = None
@@ -10229,6 +10232,7 @@ class Link:
 
     def data_received(self, data: bytes) -> None:
         """Handle received bytes; close the connection if they violate the protocol."""
+        self._is_receiving = True
         was_authenticated = self.channel.is_authenticated
         try:
             messages = self.channel.receive(data)
