@@ -2540,9 +2540,11 @@ class Server(Program):
         self.handle_signals(self._on_stop_signal, self._on_drain_signal)
         if self._keeper.locks_fd >= 0:          # before clients can connect
             await self.sessions.recovery.inherit(self._keeper.locks_fd)
-        await asyncio.start_unix_server(
-            self._tell_of_clients, PresenceLock.SOCKET % self._presence_lock.offset
-        )
+        self._status_socket = socket.socket(socket.AF_UNIX)
+        self._status_socket.bind(PresenceLock.SOCKET % self._presence_lock.offset)
+        self._status_socket.listen()
+        self._status_socket.setblocking(False)
+        self.loop.add_reader(self._status_socket, self._tell_of_clients)
         self.executor.post(self.claims.take_presence_lock)
         self._socket.setblocking(False)
         self._strangers: list[ClientLink] = []  # not authenticated at the last look, oldest first
@@ -2562,17 +2564,22 @@ class Server(Program):
         status = self.lifetime.exit_status              # None: the results decide
         return self.runner_stats.exit_status(self._final_count) if status is None else status
 
-    def _tell_of_clients(self, _: asyncio.StreamReader, asker: asyncio.StreamWriter) -> None:
+    def _tell_of_clients(self) -> None:
         """Tell a `runwait4.py --status` of this user how many clients there are, and which are lost."""
-        if same_user(asker.get_extra_info("socket")):
-            clients = self.sessions.clients.values()
-            lost = [f"{client.name} since {human_time(boottime() - link.last_message_at)}"
-                    for client in clients if (link := client.newest_link) and link.detached.done()]
-            count = len(clients) - len(lost)
-            names = ", ".join(lost[:MAX_LOST_NAMES]) + ", ..." * (len(lost) > MAX_LOST_NAMES)
-            text = f"{count:,} client{'s'[count == 1:]}, {len(lost):,} lost"
-            asker.write(to_bytes(f"{text}: {names}" if lost else text))
-        asker.close()
+        with suppress(OSError):         # without a descriptor, it is told later or never; or it waits no more
+            asker, _ = self._status_socket.accept()
+            with asker:
+                if same_user(asker):
+                    clients = self.sessions.clients.values()
+                    lost = [f"{client.name} since {human_time(boottime() - link.last_message_at)}"
+                            for client in clients if (link := client.newest_link) and link.detached.done()]
+                    count = len(clients) - len(lost)
+                    names = ", ".join(lost[:MAX_LOST_NAMES]) + ", ..." * (len(lost) > MAX_LOST_NAMES)
+                    text = f"{count:,} client{'s'[count == 1:]}, {len(lost):,} lost"
+                    asker.send(to_bytes(f"{text}: {names}" if lost else text))
+        # not before the next look: an accept(2) that fails would come again at once
+        self.loop.remove_reader(self._status_socket)
+        self.loop.call_later(LOOK_SECONDS, self.loop.add_reader, self._status_socket, self._tell_of_clients)
 
     def _start_accepting(self) -> None:
         if not self.lifetime.is_exiting:

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -265,6 +266,19 @@ class Servers(TcpCase):
         server.send_signal(signal.SIGCONT)
         server.kill()
         self.assertNotIn(b"the server", status())
+
+    def test_a_server_without_a_descriptor_for_an_answer_goes_on(self) -> None:
+        self.write(f". {GATE}\n")
+        server = self.start_server()
+        wait_until(lambda: b"0 clients" in self.run_script(RUNWAIT, "--status", "runs.txt").out)
+        used = {int(name) for name in os.listdir(f"/proc/{server.pid}/fd")}
+        free = min(set(range(len(used) + 1)) - used)
+        limits = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (free, limits[1]))
+        shown = self.run_script(RUNWAIT, "--status", "runs.txt").out
+        self.assertIn(b"the server on this host does not answer", shown)
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
+        wait_until(lambda: b"0 clients" in self.run_script(RUNWAIT, "--status", "runs.txt").out)
 
     # As another user, asks all servers of this host, and answers for one of another host
     OTHER_USER = """
