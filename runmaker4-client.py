@@ -55,6 +55,7 @@ from runmaker4 import (
     ERROR,
     HEX_128_BITS,
     JOB_VARIABLES,
+    KILL_SIGNALS,
     NEW,
     OUTPUT_WINDOW_BYTES,
     PORT,
@@ -230,7 +231,7 @@ def find_token(token_option: str | None) -> Token:
 
 def ask_for_token() -> str:
     """Return the token that the user types, without echo."""
-    exit_on(signal.SIGINT, signal.SIGTERM)      # by an exception, so that getpass() restores the echo
+    exit_on(*KILL_SIGNALS)      # by an exception, so that getpass() restores the echo
     try:
         token = getpass.getpass("Token (the server prints it): ").strip()
     except EOFError:
@@ -1024,7 +1025,8 @@ class Connection:
         here = self._program.directory
         if is_first_welcome and directory != here:
             report += f"; jobs run in {display_text(here)}, not in the server's {display_text(directory)}"
-            self._runner.home = directory
+            if not self._program.options.retry:     # otherwise the first jobs have failed before
+                self._runner.home = directory
         if not is_first_welcome or not self._program.options.quiet:
             self._say(report)
         # all events after the last that a new server has

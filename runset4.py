@@ -58,12 +58,14 @@ from runmaker4 import (
     FAILED,
     GRACE,
     HELD,
+    KILL_SIGNALS,
     LONGEST_COMMAND,
     MUTEX_OFFSET,
     NEW,
     NO_DIRECTIVES,
     OUR_STATES,
     RUNNING,
+    STOP_SIGNALS,
     UTF8_MARK,
     Child,
     Directives,
@@ -233,11 +235,11 @@ def check_not_replaced(file: JobFile, fd: int) -> None:
 
 @contextmanager
 def append_lock(file: JobFile) -> Iterator[None]:
-    """Hold a job file's append lock, so that only we append; delay INT, TERM and HUP meanwhile."""
+    """Hold a job file's append lock, so that only we append; delay STOP_SIGNALS meanwhile."""
     with file.lock_table.locking(APPEND_BYTE, MAX_APPEND_WAIT_SECONDS) as acquired:
         if not acquired:
             raise OSError(errno.EAGAIN, "another process keeps appending to it")
-        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             yield
         finally:
@@ -444,7 +446,7 @@ def change_lines(file: JobFile, lines: Iterable[Line], change: Callable[[Line], 
                 file.patience = file.MUTEX_SECONDS_LOCAL        # the next one has been locked as long by now
         file.patience = file.MUTEX_SECONDS
         # Not before: while a file system does not answer, they would only act later
-        exit_on(signal.SIGINT, signal.SIGTERM)
+        exit_on(*KILL_SIGNALS)
 
 
 @contextmanager
@@ -1931,9 +1933,10 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
         idle_text = " (no runner is at work)" if file.has_no_other_users() else ""
         count_text = plural(new_lines.count(b"\n"), "line") if new_lines or known_count else "no line"
         # the command mutex of equal lines is held for all round trips of a claim, so more hosts do not help
-        copies = max(Counter(re.findall(rb"(?m)^\. .*", new_lines)).values(), default=0)
-        equal_text = ("" if copies < 100 else f"; {copies} are equal: on a network file system "
-                      "these start one at a time (append # and a number to each)")
+        some_jobs = itertools.islice(re.finditer(rb"(?m)^\. .*", new_lines), 100_000)     # of any number
+        copies = max(Counter(match[0] for match in some_jobs).values(), default=0)
+        equal_text = "" if copies < 100 else ("; 100 or more are equal: on a network file system these start "
+                                              "one at a time (append # and a number to each)")
         file.say(f"{count_text} added{skipped_text}{known_text}{settings_text}{idle_text}{equal_text}")
     return 0
 

@@ -63,6 +63,7 @@ from runmaker4 import (
     END,
     ERROR,
     FAILED,
+    KILL_SIGNALS,
     LOCK_FILE_FLAGS,
     MUTEX_OFFSET,
     NAMED_LINES,
@@ -1300,9 +1301,9 @@ def find_hanging_jobs(runs: Iterable[RunRecord], jobs: Iterable[Fields]) -> Iter
     run_times: dict[bytes, list[float]] = defaultdict(list)     # seconds
     for run in runs:
         if run.has_ended and run.seconds is not None:
-            run_times[run.command.split()[0]].append(run.seconds)
+            run_times[b"".join(run.command.split()[:1])].append(run.seconds)
     for job in jobs:
-        ended = sorted(run_times[to_bytes(job["command"]).split()[0]])
+        ended = sorted(run_times[b"".join(to_bytes(job["command"]).split()[:1])])
         if len(ended) >= 10 and (job["seconds"] or 0.0) > 5 * ended[-1]:
             times = job["seconds"] / max(ended[len(ended) // 2], 0.01)
             yield (f"line {job['line']} runs {times:.0f} times longer than the median "
@@ -2570,7 +2571,7 @@ def wait_for_jobs(
     """
     progress = Progress()
     if with_progress:
-        exit_on(signal.SIGINT, signal.SIGTERM)
+        exit_on(*KILL_SIGNALS)
         progress = TerminalProgress() if os.isatty(1) else PipeProgress()
     last_counts = Counts(0, 0, 0, 0, 0, 0)
     last_change = time.monotonic()      # inf: it has been reported why new jobs wait
@@ -2613,7 +2614,7 @@ def run_with_options(argv: Sequence[str]) -> int:
         if options.timeline is not None:
             write_timeline(options)
         elif options.report is not None:
-            exit_on(signal.SIGINT, signal.SIGTERM)
+            exit_on(*KILL_SIGNALS)
             watcher = Watcher(options.file)
             reporter = Reporter(options, watcher, argv)
             if options.progress:
@@ -2634,7 +2635,7 @@ def run_with_options(argv: Sequence[str]) -> int:
 
 def write_timeline(options: Namespace) -> None:
     """Write the finished runs of the journal as trace events."""
-    exit_on(signal.SIGINT, signal.SIGTERM)
+    exit_on(*KILL_SIGNALS)
     journal = JournalReader(options.outdir, say)
     events_by_slot: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
     with contextlib.closing(journal), open_replacement(options.timeline, TIMELINE_HEAD) as file:

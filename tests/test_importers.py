@@ -115,14 +115,15 @@ class Lists(ImportCase):
         self.assertRefused(ended, "runset4.py: runs.txt: ")
         self.assertEqual(self.read(), as_bytes(before))
 
-    def test_ctrl_c_does_not_cut_it_in_two(self) -> None:
+    def test_no_signal_cuts_it_in_two(self) -> None:
         lines = 1200
         self.write(f"echo {'y' * 1000}\n" * lines, "list")
-        interrupting = "import os, signal\nwrite = os.write\nos.write = lambda fd, data: (" \
-                       "os.kill(os.getpid(), signal.SIGINT), write(fd, data))[1]"
-        adding = self.start_patched(interrupting, "runs.txt", "--add-list", "list", script=RUNSET)
-        self.assertEqual(self.finish(adding).code, 128 + signal.SIGINT)
-        self.assertEqual(self.read(), f". echo {'y' * 1000}\n".encode() * lines)
+        for name, code in ("SIGINT", 128 + signal.SIGINT), ("SIGUSR2", -signal.SIGUSR2):
+            interrupting = "import os, signal\nwrite = os.write\nos.write = lambda fd, data: (" \
+                           f"os.kill(os.getpid(), signal.{name}), write(fd, data))[1]"
+            adding = self.start_patched(interrupting, name, "--add-list", "list", script=RUNSET)
+            self.assertEqual(self.finish(adding).code, code)
+            self.assertEqual(self.read(name), f". echo {'y' * 1000}\n".encode() * lines)
 
     def test_what_cannot_be_a_list_is_refused_whole(self) -> None:
         self.write("echo 1\n\necho a\0b\n", "nul")
