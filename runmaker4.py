@@ -625,7 +625,8 @@ class Throttle:
 # struct flock is short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).
 
 FLOCK = struct.Struct("hhqqi4x")
-OFD_GETLK, OFD_SETLK = fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK
+# <bits/fcntl-linux.h>; a Python that was built with headers before glibc 2.20 does not know these
+OFD_GETLK, OFD_SETLK = getattr(fcntl, "F_OFD_GETLK", 36), getattr(fcntl, "F_OFD_SETLK", 37)
 
 
 def lock(fd: int, offset: int, length: int = 1, shared: bool = False) -> bool:
@@ -5625,13 +5626,14 @@ def find_runner(job_tag: bytes) -> int | None:
     node name).  There the runner has the number in the tag, and here another; both can be those of other
     processes.  If its namespace were visible and empty, the job would be dead, too.
     """
-    match = re.fullmatch(rb"(.*)-(\d+)-(\d+)-\d+-\d+", job_tag, re.DOTALL)       # see Processes
-    if not match or match[1] != THIS_HOST:
+    # see Processes; version 4.0 told no namespace
+    match = re.fullmatch(re.escape(THIS_HOST) + rb"(?:-(\d+))?-(\d+)-\d+-\d+", job_tag)
+    if not match:
         return None
-    names = [match[3].decode()]
-    if int(match[2]) != pid_namespace("self"):
-        names = [name for name in os.listdir("/proc") if pid_namespace(name) == int(match[2])]
-    other_number = rb"(?m)^NSpid:(?!.*\t%b$)" % match[3]     # before Linux 4.1 there is no such line
+    names = [match[2].decode()]
+    if match[1] and int(match[1]) != pid_namespace("self"):
+        names = [name for name in os.listdir("/proc") if pid_namespace(name) == int(match[1])]
+    other_number = rb"(?m)^NSpid:(?!.*\t%b$)" % match[2]     # before Linux 4.1 there is no such line
     for name in names:
         with suppress(OSError), open(f"/proc/{name}/status", "rb") as file:
             if not re.search(other_number, file.read()) and ProcessStat.read(name).is_alive:
@@ -6444,7 +6446,9 @@ class ProgressBar:
         bad_jobs = "".join(f", {text}" for text in name_counts(failed=counts.failed, error=counts.error))
         without_rate = f"progress: {counts.processed:3} of {counts.all:3} jobs processed{bad_jobs} []"
         shortest = f"{counts.processed}/{counts.all}{bad_jobs} []"
-        texts = (without_rate + (hanging or self._estimate(counts)), without_rate)
+        texts = [without_rate + (hanging or self._estimate(counts)), without_rate]
+        if hanging:
+            texts.insert(1, shortest + hanging)
         text = next((text for text in texts if len(text) + 8 < columns), shortest)
         width = min(columns - 1 - len(text), self.MAX_BAR_COLUMNS)
         drawn_bar = f"[{bar(counts, width)}]" if width > 0 else ""
@@ -6606,6 +6610,7 @@ class TerminalConsole(LinePrinter):
         return text[:columns - 1]
 
     def on_starting(self, run: Run) -> None:
+        self._running.pop(run.job, None)        # of an earlier try: the order is that of the starts
         self._running[run.job] = run.started
         self._request_count()
 
@@ -6940,7 +6945,7 @@ class RecordFile:
         """Open or create the file.  Raises UsageError, also if it is of another kind."""
         fd = open_record(path, self._flags)
         if read_head(fd, self.path, len(self._heads[0]), self._mount.network) not in (b"", *self._heads):
-            raise UsageError(f"{self.path}: is not a {self.kind} of this version (give another name)")
+            raise UsageError(f"{self.path}: is not a {self.kind} (give another name)")
         return fd
 
     def append(self, lines: bytes) -> None:
@@ -8821,12 +8826,16 @@ class Runner:
         self.changed.set()
 
     def _check_directory(self, task: JobTask) -> None:
-        """Drain if all of the first jobs fail at once in another directory than that of the job file."""
+        """Drain if all of the first jobs fail at once in another directory than that of the job file.
+
+        Those that started before the last one that failed have ended, too: none works that takes longer.
+        """
         if task.state != FAILED or task.run.duration >= self.MAX_BROKEN_SECONDS:
             self.home = b""                     # the jobs can run here
-        elif self.home and not self._describe_broken_end(task):         # otherwise the slot is to blame
+        elif self.home and not (self._describe_broken_end(task) or self.draining):     # not the slot's fault
             self._failed_at_once += 1
-            if self._failed_at_once == self.MAX_FAILED_AT_ONCE:
+            if self._failed_at_once >= self.MAX_FAILED_AT_ONCE and all(
+                    run.started >= task.run.started for run in self.runs):
                 home = display_text(quote(self.home))
                 place = f"jobs ran in {os.readlink('/proc/self/cwd')}, not in {home}"
                 self.runner_stats.wrong_directory = f"; {place}"
@@ -9673,8 +9682,10 @@ class App(RunnerProgram):
         console = self.console_sinks(reader, not logfile_sink, is_recorded=outdir_sink is not None)
         sinks: list[Sink] = [*console, *filter(None, (logfile_sink, outdir_sink, joblog_sink))]
         runner = self.make_runner(jobs, sinks, self.executor)
-        home = os.fsencode(os.path.realpath(os.path.dirname(self.path)))
-        runner.home = home if home != self.directory else b""
+        home = os.path.realpath(os.path.dirname(self.path))
+        # with -r, the first jobs have failed before
+        if not (self.options.retry or (os.path.isdir(home) and os.path.samefile(home, "."))):
+            runner.home = os.fsencode(home)
         return await self.run_and_report(jobs)
 
 

@@ -95,6 +95,12 @@ class Cancel(CancelCase):
         self.hold_line(1)
         self.assertIn(b"line 1: is c, but is still running", self.cancel(1, code=1, patch=impatient(0.3)))
 
+    def test_a_runner_of_version_4_0_has_no_namespace_in_its_tag(self) -> None:
+        for number, found in (os.getpid(), os.getpid()), (2 ** 22 + 1, 0):      # larger than any (proc(5))
+            tag = b"%s-%d-1795801113835-3" % (runmaker4.THIS_HOST, number)
+            self.assertEqual(runmaker4.find_runner(tag), found)
+        self.assertIsNone(runmaker4.find_runner(b"x-1-1-1"))
+
     def test_a_real_job_is_ended_and_others_go_on(self) -> None:
         self.jobs(SLEEPING, GATE)
         runner = self.start_jobs("-j2")

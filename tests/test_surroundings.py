@@ -12,10 +12,10 @@ from tests.support import HASTY, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, Ended, Run
 class Directory(RunCase):
     """A runner in another directory than the job file's takes no more jobs if the first ten fail at once."""
 
-    def run_elsewhere(self, *commands: str, directory: str = "elsewhere") -> Ended:
+    def run_elsewhere(self, *commands: str, options: Sequence[str] = ()) -> Ended:
         (self.dir / "elsewhere").mkdir(exist_ok=True)
         self.jobs(*commands)
-        return self.run_script(RUNMAKER, "-q", self.dir / "runs.txt", cwd=self.dir / directory)
+        return self.run_script(RUNMAKER, "-q", *options, self.dir / "runs.txt", cwd=self.dir / "elsewhere")
 
     def test_it_names_the_directory_and_what_the_last_job_said(self) -> None:
         ended = self.run_elsewhere(*(f"cat table{number}" for number in range(1, 31)))
@@ -32,6 +32,11 @@ class Directory(RunCase):
         for works in "true", "sleep 1.1; false":
             ended = self.run_elsewhere(*["false"] * 8, works, *["false"] * 12)
             self.assertNotIn(".", self.states(), ended.err)
+        # those that go on when ten have failed, and began before
+        ended = self.run_elsewhere(*["sleep 1.5"] * 10, *["false"] * 12, "true", options=["-j20"])
+        self.assertEqual(self.states(), "d" * 10 + "!" * 12 + "d", ended.err)
+        ended = self.run_elsewhere(*["false"] * 12, options=["-r"])     # these can have failed before
+        self.assertEqual(self.states(), "!" * 12, ended.err)
         (self.dir / "link").symlink_to(".")
         self.jobs(*["false"] * 12)
         self.run_script(RUNMAKER, "-q", "link/runs.txt")

@@ -196,9 +196,9 @@ class StatusLine(ConsoleCase):
 
     def test_the_bar_names_a_job_that_hangs_in_place_of_a_time_left(self) -> None:
         self.jobs(*["true"] * 10, WAITING)
-        terminal = self.terminal(120)
+        terminal = self.terminal(80)
         runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
-        self.wait_shown(terminal, r"10 of  11 jobs processed \[.*\] line 11 runs \d+ times longer than ")
+        self.wait_shown(terminal, r"^10/11 \[.*\] line 11 runs \d+ times longer than any before$")
         self.open_gate()
         self.assertEqual(self.finish(runner).code, 0)
 
