@@ -498,7 +498,7 @@ def warn(text: str) -> None:
         write_all(2, os.fsencode(printable(text)) + b"\n")
 
 
-def write_all(fd: int, data: bytes | bytearray) -> None:
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
     """Write all data.  A descriptor that appends does so behind what other hosts have appended by now."""
     view = memoryview(data)
     while view:

@@ -724,6 +724,24 @@ def split_lines(data: bytes | bytearray) -> list[bytes]:
     return lines if lines[-1] else lines[:-1]       # b"" comes after the last newline
 
 
+def changed_part(old: bytes | bytearray, new: bytes | bytearray) -> tuple[int, int]:
+    """Return the offsets in `old` before and after which `new` has the same lines.
+
+    Only the lines between are split and merged: a list of lines takes several times as much memory as the
+    file.  The part begins with the newline before its first line: so split_lines() removes no mark there.
+    """
+    view, most, equal = memoryview(new), min(len(old), len(new)), [0, 0]
+    for bit in reversed(range(most.bit_length())):
+        for at_end, equal_size in enumerate(equal):
+            size = equal_size + (1 << bit)
+            is_equal = old.endswith(view[-size:]) if at_end else old.startswith(view[:size])
+            if size <= most and is_equal:
+                equal[at_end] = size
+    start = max(old.rfind(b"\n", 0, equal[0]), 0)
+    # the first line of the equal ones can have another beginning in `new`
+    return start, old.find(b"\n", len(old) - min(equal[1], most - start)) + 1 or len(old)
+
+
 def count_equal_at_start(lines: Iterable[bytes], other_lines: Iterable[bytes]) -> int:
     return sum(itertools.takewhile(bool, map(operator.eq, lines, other_lines)))
 
@@ -898,11 +916,11 @@ def summarize_changes(merged: Sequence[bytes], current: Sequence[bytes]) -> str:
     return ", ".join(phrases) or ("nothing was changed" if merged == current else "lines were moved")
 
 
-def read_to_end(file: Reader, start_offset: int = 0) -> bytes:
+def read_to_end(file: Reader, start_offset: int = 0) -> bytearray:
     data = bytearray()
     while chunk := file.pread(BLOCK, start_offset + len(data)):
         data += chunk
-    return bytes(data)
+    return data
 
 
 def lock_free_buckets(fd: int) -> list[int]:
@@ -946,7 +964,7 @@ def hold_all_locks(file: JobFile) -> Iterator[int]:
 
 
 def apply_edit(
-    file: JobFile, base: bytes, edited: bytes, quiet: bool = False, partly: bool = False
+    file: JobFile, base: bytes | bytearray, edited: bytes, quiet: bool = False, partly: bool = False
 ) -> list[str]:
     """Merge an edited copy into the file, and print the changes; return the refused changes.
 
@@ -957,22 +975,36 @@ def apply_edit(
     with append_lock(file), hold_all_locks(file) as lock_fd:
         file.check_writable()
         fd = file.fd
+        own_start, own_stop = start, stop = changed_part(base, edited)
+        own_part = edited[start:stop + len(edited) - len(base)]
+        del edited                              # two copies of the file at once are enough
         contents = read_to_end(file.reader)
-        current = split_lines(contents)
+        others_start, others_stop = changed_part(base, contents)
+        if start <= others_stop and others_start <= stop:       # else no other person has changed this part
+            start, stop = min(start, others_start), max(stop, others_stop)
+        grown = len(contents) - len(base)
         refused: dict[bytes, str] = {}
         while True:
-            merged, refusals = merge(split_lines(base), split_lines(edited), current, refused.keys())
+            first, last = start + grown * (others_stop < start), stop + grown * (others_start <= stop)
+            current = split_lines(contents[first:last])
+            edited_part = base[start:own_start] + own_part + base[own_stop:stop]
+            merged, refusals = merge(
+                split_lines(base[start:stop]), split_lines(edited_part), current, refused.keys())
+            if refusals and stop - start < len(base):
+                start, stop = 0, len(base)      # messages have line numbers
+                continue
             refused.update(refusals)
             if not refusals:
                 break
             if not partly:
                 return [*refused.values()]
-        if can_write_in_place(merged, current):
+        offset = first or len(UTF8_MARK) * contents.startswith(UTF8_MARK)
+        if can_write_in_place(merged, current) and (last == len(contents) or len(merged) == len(current)):
             check_locks_held(file, lock_fd)
-            _write_in_place(file, fd, merged, contents)
+            _write_in_place(file, fd, merged, current, offset)
             check_not_replaced(file, fd)
         else:
-            _replace_file(file, fd, lock_fd, merged, contents)
+            _replace_file(file, fd, lock_fd, merged, contents, offset, last)
     # without the locks, because a write to a terminal can block
     if not quiet:
         file.say(summarize_changes(merged, current))
@@ -988,16 +1020,18 @@ def check_locks_held(file: JobFile, lock_fd: int) -> None:
         raise OSError(errno.EIO, "the locks were lost")
 
 
-def _write_in_place(file: JobFile, fd: int, merged: Sequence[bytes], old_contents: bytes) -> None:
-    """Append the new lines, then write the changed states.  merged: the lines as they will be."""
-    current = split_lines(old_contents)
+def _write_in_place(
+    file: JobFile, fd: int, merged: Sequence[bytes], current: Sequence[bytes], offset: int
+) -> None:
+    """Append the new lines, then write the changed states.  merged: the lines from the offset on, as they
+    will be.
+    """
     appended = b"".join(line + b"\n" for line in merged[len(current):])
     if appended:
         with open_to_append(file.real_path) as append_fd:
             check_not_replaced(file, append_fd)
             lock_all(append_fd)
             append_locked(append_fd, file.real_path, file.mount, appended)
-    offset = len(UTF8_MARK) if old_contents.startswith(UTF8_MARK) else 0
     for line, old_line in zip(merged, current):
         if line != old_line:
             os.pwrite(fd, line[:1], offset)
@@ -1006,14 +1040,14 @@ def _write_in_place(file: JobFile, fd: int, merged: Sequence[bytes], old_content
 
 
 def _replace_file(
-    file: JobFile, old_fd: int, lock_fd: int, lines: Sequence[bytes], old_contents: bytes
+    file: JobFile, old_fd: int, lock_fd: int, lines: Sequence[bytes], old_contents: bytearray, start: int,
+    stop: int
 ) -> None:
-    """Replace the file by a rename; the new one has these lines and the same owner rights.  UsageError:
-    others would lose write access.
+    """Replace the file by a rename; the new one has these lines instead of old_contents[start:stop], and the
+    same owner rights.  UsageError: others would lose write access.
     """
     old_info = os.fstat(old_fd)
     path = file.real_path
-    bom = UTF8_MARK if old_contents.startswith(UTF8_MARK) else b""
     folder, name = os.path.split(path)
     new_fd, temporary_path = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
@@ -1023,7 +1057,11 @@ def _replace_file(
                 f"{file.path}: other users could not write to a new file of yours (change only states, and "
                 "add lines at the end)"
             )
-        write_all(new_fd, bom + b"".join(line + b"\n" for line in lines))
+        with memoryview(old_contents) as old:           # which copies nothing
+            for part in old[:start], b"".join(line + b"\n" for line in lines), old[stop:]:
+                write_all(new_fd, part)
+        if stop < len(old_contents) and not old_contents.endswith(b"\n"):
+            write_all(new_fd, b"\n")
         os.fsync(new_fd)
         # if the locks are lost after this check, the rename can put old states back, no worse
         check_locks_held(file, lock_fd)
@@ -1078,14 +1116,15 @@ def edit(file: JobFile, quiet: bool) -> int:
         what_now = "(e)dit again, e(x)it"
         if failure:
             refusals = [failure]
-        elif not edited.strip():
+        elif not edited or edited.isspace():
             refusals = ["the copy is empty"]
         elif b"\0" in edited and b"\0" not in base:
             refusals = ["the copy contains NULs (save it as UTF-8)"]
         else:
             what_now = "(e)dit again, (w)rite the other changes, e(x)it"
+            copies, edited = [edited], b""      # apply_edit() frees it
             try:
-                refusals = apply_edit(file, base, edited, quiet, partly=answer == "w")
+                refusals = apply_edit(file, base, copies.pop(), quiet, partly=answer == "w")
             except (UsageError, OSError):
                 file.say(f"the copy is kept: {copy_path}")
                 raise

@@ -4,6 +4,7 @@ import random
 import re
 import signal
 import threading
+import tracemalloc
 import unittest
 from collections import Counter
 from typing import Any
@@ -143,6 +144,49 @@ class Merging(EditCase):
             lines[draws.randrange(len(lines) + 1):0] = draws.choice(
                 ([], [line], [line, b"x 9"], [b"%c%s" % (draws.choice(b".dx"), line[1:])]))
         return lines
+
+    def test_merging_a_part_of_the_file_does_what_merging_all_of_it_does(self) -> None:
+        for seed in range(10_000 if FULL else 300):
+            draws = random.Random(seed)
+            kinds = b". %d", b"d %d", b"r %d", b"# %d", runmaker4.UTF8_MARK + b". %d"
+            base = [draws.choice(kinds) % draws.randrange(9) for _ in range(1 + draws.randrange(12))]
+            mark = draws.choice((b"", runmaker4.UTF8_MARK))
+            # if this last line had no newline, it could count as the one before or after an equal one
+            texts = [mark + b"".join(line + b"\n" for line in base)]
+            texts += [mark + b"\n".join(self.changed(draws, base)) + draws.choice((b"", b"\n"))
+                      for _ in range(2)]
+            partly = draws.random() < 0.3
+            with mock.patch.object(runset4, "changed_part", lambda old, new: (0, len(old))):
+                expected = self.applied(texts, partly)
+            with self.subTest(seed=seed):
+                self.assertEqual(self.applied(texts, partly), expected)
+
+    def applied(self, texts: list[bytes], partly: bool) -> tuple[object, ...]:
+        """What apply_edit() makes of a file, refuses and says; and whether it is a new file."""
+        said: list[str] = []
+        base, edited, live = texts
+        path = self.dir / "parts.txt"
+        path.write_bytes(live)
+        file = runmaker4.JobFile(str(path), say=said.append)
+        refused = runset4.apply_edit(file, base, edited, partly=partly)
+        is_new = file.find_replacement() is not None
+        file.close_files()
+        return path.read_bytes(), refused, said, is_new
+
+    def test_a_change_of_one_line_takes_the_memory_of_few_copies_of_the_file(self) -> None:
+        """Also if another person has changed a line far away."""
+        line = ". true --seed %09d\n"
+        text = "".join(line % number for number in range(300_000))
+        base, edited = text.encode(), text.replace("000123456", "x", 1).encode()
+        path = self.dir / "runs.txt"
+        path.write_text(text.replace("000000007", "y", 1))
+        file = runmaker4.JobFile(str(path), say=lambda text: None)
+        self.addCleanup(file.close_files)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        self.assertEqual(runset4.apply_edit(file, base, edited), [])
+        self.assertLess(tracemalloc.get_traced_memory()[1], 1.5 * len(base))
+        self.assertEqual(path.read_text(), text.replace("000123456", "x", 1).replace("000000007", "y", 1))
 
     def test_equal_lines_are_told_apart_by_their_order(self) -> None:
         for made, live, expected in (
