@@ -153,7 +153,7 @@ class LogPlaces(LogCase):
         record = b".-> true (in /)".ljust(WIDTH) + b"\n" + (BLANK + b"\n") * 3
         for old in record, bytes(len(record)) + record:
             self.write(old, "outputs")
-            self.assertRefused(self.run_jobs(), "outputs: is not a log file of this version (give another")
+            self.assertRefused(self.run_jobs(), "outputs: is not a log file (give another")
             self.assertEqual((self.states(), self.read("outputs")), (".", old))
 
     def test_the_number_is_that_of_the_line_when_the_run_began(self) -> None:
