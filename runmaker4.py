@@ -4868,7 +4868,8 @@ class Cursor:
         problem = block.text if block else ""
         is_stopped = block is not None and block.why is Why.STOPPED
         if is_stopped and not (summary and any(consumer.follow for consumer in summary.with_jobs)):
-            problem = ""                        # the runners exit because of it, and then report it
+            # the runners exit because of it, and then report it; or the count failed, and another follows
+            problem = self._printed_block
         if problem and problem != self._printed_block:
             self.say(problem)
         self._printed_block = problem
