@@ -210,9 +210,11 @@ class LeavingServer(TcpCase):
     """A server's end is told to its clients with what the file holds; nobody takes it for a failure."""
 
     def test_when_all_is_done_all_exit_with_0(self) -> None:
-        self.jobs(*["true"] * 20)
+        self.jobs(GATE, *["true"] * 19)
         server = self.start_server("--exit-when-done")
         clients = [self.start_client(server, "-q", "-j2", *options) for options in ((), ("--follow",))]
+        self.wait_clients(server, 2)        # one that comes later finds no server
+        self.open_gate()
         ended = [self.finish(program) for program in (server, *clients)]
         self.assertEqual([one.code for one in ended], [0, 0, 0])
         self.assertEqual(closing(ended[0]), "20 done in T")
