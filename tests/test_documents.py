@@ -364,8 +364,8 @@ RECIPES = {
     "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname c1 IMAGE "
     "python3 runmaker4.py --kill-after 5s -j0 runs.txt": Recipe(jobs(".."), states="dd"),
     "runset4.py runs.txt --add-list samples --template 'make -s work/{}.done'":
-        Recipe(files={"samples": "S1\nS2\n", "Makefile": "work/%.done:\n\t@mkdir -p work; : > $@\n"},
-               after="runmaker4.py runs.txt; [ -e work/S2.done ]", states="dd"),
+        Recipe(files={"samples": "S1\nS2\n", "make": "#!/bin/sh\nmkdir -p work; : > $2\n"},     # for -s FILE
+               after="PATH=$PWD:$PATH runmaker4.py runs.txt; [ -e work/S2.done ]", states="dd"),
     "runset4.py runs.txt --add-list samples --template \\": Recipe(
         files={"samples": "S1\nS2\n", "trim": "#!/bin/sh\n", "align": "#!/bin/sh\n"},
         after="runmaker4.py runs.txt; runset4.py --set=. runs.txt 1 && runmaker4.py runs.txt", states="dddd",
