@@ -8,6 +8,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 
 from tests.bench.measure import MB, ROOT, Bench, Row, compare, spread
 from tests.rigs.counted import Counted, run
@@ -69,6 +70,18 @@ def counted(bench: Bench) -> list[Row]:
     return [*rows(bench, 1, 2, 1, 6.5), *rows(bench, 4, 1, 2, 9.5)]
 
 
+def row_beside(bench: Bench, what: str, measure: Callable[[pathlib.Path], float], most: float) -> Row:
+    """Measure our scripts, and beside them those of 73f7234 if the repository has that commit.
+
+    measure: of the scripts in this directory; must be at most `most`.
+    """
+    found = bench.interleave({name: functools.partial(measure, scripts) for name, scripts in
+                              {"ours": ROOT, **earlier(bench, "73f7234")}.items()})
+    ours = found.pop("ours")
+    before = "".join(f", with {name} {spread(figures, 2)}" for name, figures in found.items())
+    return Row(what, spread(ours, 2) + before, f"<= {most:g}", statistics.median(ours) <= most)
+
+
 def waiting(bench: Bench) -> list[Row]:
     """operations per job of runners that wait for the last jobs of each other"""
     jobs = bench.size(192)
@@ -77,11 +90,7 @@ def waiting(bench: Bench) -> list[Row]:
     def operations(scripts: pathlib.Path) -> float:
         return run(scripts, lines, 16, ["-j4"], 0.002).total / jobs
 
-    found = bench.interleave({name: functools.partial(operations, scripts) for name, scripts in
-                              {"ours": ROOT, **earlier(bench, "73f7234")}.items()})
-    before = "".join(f", with {name} {spread(counts, 2)}" for name, counts in found.items() if name != "ours")
-    return [Row(f"{jobs} x `sleep`, 16 x `-j4`, 2 ms: operations per job",
-                spread(found["ours"], 2) + before, "<= 32", statistics.median(found["ours"]) <= 32)]
+    return [row_beside(bench, f"{jobs} x `sleep`, 16 x `-j4`, 2 ms: operations per job", operations, 32)]
 
 
 def edited(bench: Bench) -> list[Row]:
@@ -94,11 +103,7 @@ def edited(bench: Bench) -> list[Row]:
         command = ["env", "EDITOR=sed -i 3s/eed/eeed/", sys.executable, str(scripts / "runset4.py"), "--edit"]
         return bench.run([*command, "runs.txt"]).memory * MB / size
 
-    found = bench.interleave({name: functools.partial(copies, scripts) for name, scripts in
-                              {"ours": ROOT, **earlier(bench, "73f7234")}.items()})
-    before = "".join(f", with {name} {spread(counts, 1)}" for name, counts in found.items() if name != "ours")
-    return [Row(f"`--edit` of a line in {count:,}: memory, in sizes of the file",
-                spread(found["ours"], 1) + before, "<= 4", statistics.median(found["ours"]) <= 4)]
+    return [row_beside(bench, f"`--edit` of a line in {count:,}: memory, in sizes of the file", copies, 4)]
 
 
 def failed(bench: Bench) -> list[Row]:
@@ -109,11 +114,8 @@ def failed(bench: Bench) -> list[Row]:
     def operations(scripts: pathlib.Path) -> float:
         return run(scripts, lines, 4, ["-j1", "-r"], 0.002, SHORT_SECONDS).total / jobs
 
-    found = bench.interleave({name: functools.partial(operations, scripts) for name, scripts in
-                              {"ours": ROOT, **earlier(bench, "73f7234")}.items()})
-    before = "".join(f", with {name} {spread(counts, 2)}" for name, counts in found.items() if name != "ours")
-    return [Row(f"{jobs} failed `true`, 4 x `-r -j1`, 2 ms: operations per job",
-                spread(found["ours"], 2) + before, "<= 8.5", statistics.median(found["ours"]) <= 8.5)]
+    what = f"{jobs} failed `true`, 4 x `-r -j1`, 2 ms: operations per job"
+    return [row_beside(bench, what, operations, 8.5)]
 
 
 ROWS = counted, failed, waiting, edited
