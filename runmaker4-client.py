@@ -1025,8 +1025,7 @@ class Connection:
         here = self._program.directory
         if is_first_welcome and directory != here:
             report += f"; jobs run in {display_text(here)}, not in the server's {display_text(directory)}"
-            if not self._program.options.retry:     # otherwise the first jobs have failed before
-                self._runner.home = directory
+            self._runner.home = directory
         if not is_first_welcome or not self._program.options.quiet:
             self._say(report)
         # all events after the last that a new server has

@@ -175,6 +175,7 @@ from runmaker4 import (
     job_lock_offsets,
     lock,
     name_lines,
+    name_some,
     one_line,
     open_descriptors,
     open_job_file,
@@ -227,7 +228,6 @@ MAX_SETTLED_KEYS = 10_000       # finished jobs to remember
 MAX_SLOTS = 1_000_000
 MAX_NAME_CHARS = 200            # at the end of the job file's name, in a welcome
 MAX_REASON_CHARS = 1000         # in `nothing`
-MAX_LOST_NAMES = 8              # in a status
 
 
 def make_parser() -> Parser:
@@ -2574,9 +2574,8 @@ class Server(Program):
                     lost = [f"{client.name} since {human_time(boottime() - link.last_message_at)}"
                             for client in clients if (link := client.newest_link) and link.detached.done()]
                     count = len(clients) - len(lost)
-                    names = ", ".join(lost[:MAX_LOST_NAMES]) + ", ..." * (len(lost) > MAX_LOST_NAMES)
                     text = f"{count:,} client{'s'[count == 1:]}, {len(lost):,} lost"
-                    asker.send(to_bytes(f"{text}: {names}" if lost else text))
+                    asker.send(to_bytes(f"{text}: {name_some(lost)}" if lost else text))
         # not before the next look: an accept(2) that fails would come again at once
         self.loop.remove_reader(self._status_socket)
         self.loop.call_later(LOOK_SECONDS, self.loop.add_reader, self._status_socket, self._tell_of_clients)

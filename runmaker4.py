@@ -359,17 +359,18 @@ def plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-NAMED_LINES = 8                 # at most, in a message
+NAMED_LINES = 8                 # at most, in a message; and hosts
+
+
+def name_some(names: Sequence[object]) -> str:
+    """Return '3, 5, 7, ...', with NAMED_LINES names at most."""
+    return ", ".join([*map(str, names[:NAMED_LINES]), *["..."] * (len(names) > NAMED_LINES)])
 
 
 def name_lines(numbers: Iterable[int]) -> str:
     """Return 'line 3', or 'lines 3, 5, 7, ...'."""
     lines = sorted(numbers)
-    names = [str(line) for line in lines[:NAMED_LINES]]
-    if len(lines) > NAMED_LINES:
-        names.append("...")
-    word = "lines" if len(lines) > 1 else "line"
-    return f"{word} {', '.join(names)}"
+    return f"{'lines' if len(lines) > 1 else 'line'} {name_some(lines)}"
 
 
 OPTION = re.compile("--[a-z][a-z-]+|-[a-zA-Z]")
@@ -1528,6 +1529,11 @@ def whole_lines(file: Reader, start: int, stop: float = inf) -> Iterator[bytes]:
     yield b"".join(incomplete)
 
 
+def lines_of_piece(piece: bytes) -> list[bytes]:
+    """Return the lines of a piece of whole_lines(), without newlines."""
+    return piece.removesuffix(b"\n").split(b"\n")
+
+
 def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
     """Yield the job lines with one of these commands, in any state; the line at `start` has number 1."""
     if not commands:
@@ -1535,7 +1541,7 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
     number = 0
     offset = start
     for lines in whole_lines(file, start):
-        for whole_line in lines.removesuffix(b"\n").split(b"\n"):
+        for whole_line in lines_of_piece(lines):
             number += 1
             # A look-up is faster than parsing each line
             if whole_line[2:].removesuffix(b"\r") in commands and JOB_LINE.match(b"\n" + whole_line):
@@ -1676,8 +1682,7 @@ class JobSettings:
         elif len(self.hosts) == 1:
             names = f"host {self.hosts[0]}"
         else:
-            ellipsis = ", ..." if len(self.hosts) > 8 else ""
-            names = f"one of the hosts {', '.join(self.hosts[:8])}{ellipsis}"
+            names = f"one of the hosts {name_some(self.hosts)}"
         needs = "" if self.needs == ONE_SLOT else f" with {self.needs} or more"
         return printable(f"{names}{needs} ({self.where})")
 
@@ -5022,8 +5027,7 @@ def settings_without_jobs(file: JobReader, directives: Iterable[Line]) -> Iterat
     there is none.  Reads a few lines below each directive.
     """
     for line in directives:
-        settings = line.text[3:].split()
-        if not any(b"=" in setting for setting in settings):
+        if b"=" not in line.text:
             continue                            # it clears settings, or is a barrier
         below = Scan(file.reader, line.offset, directives=True)
         below.line_number = line.number - 1
@@ -5034,9 +5038,11 @@ def settings_without_jobs(file: JobReader, directives: Iterable[Line]) -> Iterat
             yield f"line {line.number} applies to no job (only to jobs added below it)"
         elif successor.state == DIRECTIVE:
             repeated = successor.text.split()
-            cleared = b" ".join(setting for setting in settings if setting not in repeated)
-            clears = f"line {successor.number} clears {display_text(cleared)} of " if cleared else ""
-            yield f"{clears}line {line.number}{', which' if cleared else ''} applies to no job"
+            cleared = b" ".join(setting for setting in line.text[3:].split() if setting not in repeated)
+            subject = f"line {line.number}"
+            if cleared:
+                subject = f"line {successor.number} clears {display_text(cleared)} of {subject}, which"
+            yield f"{subject} applies to no job"
 
 
 def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line]:
@@ -6429,6 +6435,10 @@ class Rate:
         return max(unfinished / rate, now - self._changes[-1][0]) if rate else None
 
 
+# A job hangs if it runs HANGING_FACTOR times longer than the longest of MIN_ENDED or more that have ended
+HANGING_FACTOR, MIN_ENDED = 5, 10
+
+
 class ProgressBar:
     """A status line as wide as fits: a bar, the recent rate and the time left; at the end the time taken."""
     MAX_BAR_COLUMNS = 60
@@ -6595,7 +6605,7 @@ class TerminalConsole(LinePrinter):
             if self._running and not counts.new:
                 job, began = next(iter(self._running.items()))          # the oldest
                 seconds = time.monotonic() - began
-                if sum(self._results.values()) >= 10 and seconds > 5 * self._longest:
+                if sum(self._results.values()) >= MIN_ENDED and seconds > HANGING_FACTOR * self._longest:
                     times = seconds / max(self._longest, 0.01)
                     hanging = f" line {job.number} runs {times:.0f} times longer than any before"
             return self._bar.line(counts, columns, hanging)
@@ -8833,7 +8843,9 @@ class Runner:
         """
         if task.state != FAILED or task.run.duration >= self.MAX_BROKEN_SECONDS:
             self.home = b""                     # the jobs can run here
-        elif self.home and not (self._describe_broken_end(task) or self.draining):     # not the slot's fault
+        elif self.home and not (
+                self.options.retry              # then the first jobs have failed before
+                or self._describe_broken_end(task) or self.draining):       # not the slot's fault
             self._failed_at_once += 1
             if self._failed_at_once >= self.MAX_FAILED_AT_ONCE and all(
                     run.started >= task.run.started for run in self.runs):

@@ -63,8 +63,10 @@ from runmaker4 import (
     END,
     ERROR,
     FAILED,
+    HANGING_FACTOR,
     KILL_SIGNALS,
     LOCK_FILE_FLAGS,
+    MIN_ENDED,
     MUTEX_OFFSET,
     NAMED_LINES,
     NEW,
@@ -115,6 +117,7 @@ from runmaker4 import (
     keep_trying,
     lazy_import,
     line_ranges,
+    lines_of_piece,
     lock,
     lock_file_of,
     memory_text,
@@ -393,7 +396,7 @@ class Watcher:
         """Return the hashes of commands that several lines have; for many lines, they take less memory."""
         self.file.reopen_if_replaced()
         pieces = whole_lines(self.file.reader, self.file.start)
-        lines = itertools.chain.from_iterable(piece.removesuffix(b"\n").split(b"\n") for piece in pieces)
+        lines = itertools.chain.from_iterable(map(lines_of_piece, pieces))
         hashes = sorted(hash(line[2:].rstrip(b"\r")) for line in lines)
         return {first for first, second in zip(hashes, hashes[1:]) if first == second}
 
@@ -1304,7 +1307,7 @@ def find_hanging_jobs(runs: Iterable[RunRecord], jobs: Iterable[Fields]) -> Iter
             run_times[b"".join(run.command.split()[:1])].append(run.seconds)
     for job in jobs:
         ended = sorted(run_times[b"".join(to_bytes(job["command"]).split()[:1])])
-        if len(ended) >= 10 and (job["seconds"] or 0.0) > 5 * ended[-1]:
+        if len(ended) >= MIN_ENDED and (job["seconds"] or 0.0) > HANGING_FACTOR * ended[-1]:
             times = job["seconds"] / max(ended[len(ended) // 2], 0.01)
             yield (f"line {job['line']} runs {times:.0f} times longer than the median "
                    f"(on {job['host']}, slot {job['slot']})")
