@@ -1964,7 +1964,9 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
             for text in settings_without_jobs(file, directives[-1 - new_count:]):
                 file.say(text)
         above = directives[:len(directives) - new_count]
-        line = functools.reduce(Directives.with_directive, above, NO_DIRECTIVES).settings.line
+        # the last directive with settings decides; after a malformed one there are none
+        scopes = map(NO_DIRECTIVES.with_directive, reversed(above))
+        line = next((scope.settings.line for scope in scopes if scope.settings.line or scope.error), None)
         settings = line.text[3:].strip() if line and new_lines.startswith(b". ") else b""
         settings_text = f", with {display_text(settings)} of line {line.number}" if line and settings else ""
         skipped_text = "".join(f", {plural(skipped[kind], kind)}" for kind in skipped)
