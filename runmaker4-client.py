@@ -10,13 +10,22 @@ client stops reading the pipes of the jobs.
 
 The client gives back a job that gets no slot within a second.  The protocol is described in
 runmaker4-server.py.
+
+The sections; begin at ClientProgram.work(), Connection.claim() and Connection.stay_connected():
+
+    The token               from an option, the environment or a file
+    Dialling                Endpoint: the first connection, before the event loop, and why one fails
+    What the server must learn      Event; Outbox, which keeps each until the server has acknowledged it
+    The connection          LinkLife, a table of states and events; Requests; Connection, the `Jobs` of Runner
+    What the server is told of runs     ServerSink, which makes events of output and results
+    The program             ClientProgram makes and connects the parts
 """
 from __future__ import annotations
 
 import os
 import sys
 
-if __name__ == "__main__":      # as in runmaker4.py
+if __name__ == "__main__":      # "Starting fast" in runmaker4.py
     library = os.path.dirname(os.__file__)
     sys.path[:0] = library, f"{library}/lib-dynload", os.path.dirname(os.path.realpath(__file__))
 

@@ -3,8 +3,26 @@
 
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
-The server claims lines with the locks of runmaker4.py, so both can work on one file together.  Handshake and
-frames are described there ("The wire").  Then follow:
+A line's life.  A client asks for jobs.  Claims, a Cursor in the file executor, claims a line for it with the
+locks of runmaker4.py, so runners and servers can work on one file together; a keeper holds the locks, too.
+The line is an Assignment until the client's events have brought the result, which is recorded (Records) and
+written to the line.
+
+The sections, most with a table; begin at Server.work(), Dispatcher.hand_out_lines() and
+Sessions.receive_event():
+
+    The job file of a server, The keeper        job locks that outlive the server
+    The life of the server                      Lifetime: serving, draining, exiting
+    Lines that clients have                     Assignment: a line from the claim to the result
+    Clients and connections                     Client, which outlives its ClientLinks
+    Records, Groups, Counting                   runs of clients; jobs that start together; counts of the file
+    Sessions                                    what each message of a client does
+    Recovery                                    Claims; the jobs that a client brings back
+    Handing out                                 Dispatcher: which client gets the next line
+    The server                                  Server makes and connects the parts
+    The certificate, Token and sockets          what the server needs before the first client
+
+Handshake and frames are described in runmaker4.py ("The wire").  Then follow:
 
     client                                              server
     have       jobs from an earlier connection
@@ -53,7 +71,7 @@ from __future__ import annotations
 import os
 import sys
 
-if __name__ == "__main__":      # as in runmaker4.py
+if __name__ == "__main__":      # "Starting fast" in runmaker4.py
     library = os.path.dirname(os.__file__)
     sys.path[:0] = library, f"{library}/lib-dynload", os.path.dirname(os.path.realpath(__file__))
 

@@ -14,70 +14,42 @@ in place.  Any number of runners, on any number of hosts, can work on one file a
     e  error: it did not run to its end (we ended it, its runner or host died), or it could not be started
     any other byte: held (x by convention), never run; written over an r it cancels the job
 
-The complete protocol by which runners share a file:
+A job's life.  The first line `.` that the runner may run (Walk) gets an `r`, while a byte of the lock file
+beside it, `.runs.txt.lock`, is locked for the command (JobQueue.claim()).  /bin/sh inherits that lock
+(JobTask, Processes.start()).  So it is held as long as the runner or the job lives: it is the life sign, and
+there are no heartbeats and no time limits.  An `r` whose lock is free has neither: an orphan.  When the job
+has ended, its output and result go to console, logs and journal (Sink); then `d`, `!` or `e` replaces the
+`r`, and the lock is freed (JobQueue.finish()).  A runner exits when a walk through the whole file finds no
+line for it.  If the file has one line of a command, no second copy of the command starts while one lives,
+however the file is edited.
 
- 1.  Locks belong to commands.  Next to the real job file NAME is the lock file `.NAME.lock`, which no editor
-     knows.  Never delete it while jobs run.  Each command hashes to a bucket of 2^16 bytes in it: 65,535 job
-     locks, and after them the command mutex.  A job lock is locked as long as a copy of the command or the
-     runner of that copy lives.  The command mutex is locked while the state of a line of this command is
-     written.  All of these are open-file-description record locks.
- 2.  Claim a line that is new (JobQueue.claim()): lock the command mutex.  The path must still name this file,
-     and the line, which is read again, must be unchanged and complete.  Count the held job locks h, and the
-     lines R of this command that are `r`.  The line can be claimed if h <= R.  Open the lock file once more,
-     and lock a free job lock through that descriptor: the one of the line's number if that is free.  Write
-     `r`; unlock the command mutex.  (A server takes back the `r` of a job that a client still has in the same
-     way, if h < R: ServedQueue.reclaim_line().)  A runner of short jobs on NFS first tries to lock the whole
-     bucket through that descriptor (LockTable.take_bucket()).  If that is granted, it has the command mutex,
-     and h = 0.  It unlocks all but the job lock (trim_bucket()) 0.1 s after the claim, or if it needs the
-     mutex for anything but the result, or cannot write that.  With -r a runner first (Cursor,
-     JobFile.make_new()) writes `.` over all failed lines, with --resume over those in error, each while
-     holding the command mutex, after the same checks of path and line; or over many at once, while holding
-     one lock over all buckets and the append byte.
- 3.  Start the job (Processes.start()) with a copy of that descriptor.  Runner and job now hold the job lock
-     together (and with a whole bucket the mutex): it is free only when both are gone.  It is the life sign;
-     there are no heartbeats and no time limits.  On NFS the job also inherits the end of a pipe.  If no
-     process has that when the lock is freed, the runner uses the description again for another job.
- 4.  When the job has finished (JobQueue.finish()): lock the command mutex, unless the whole bucket is still
-     locked; verify path and line; write the new state over the `r`; while holding the mutex, free the job
-     lock, or all of the bucket in one call.  A claim that has locked a bucket also does this for at most two
-     jobs whose buckets are still locked.  It reads all these lines at once, after the last of the locks; then
-     it writes each result, syncs it and frees that bucket; last it writes its `r`, if the line is still new.
- 5.  A line `r` is an orphan (JobReader.is_orphan()) if its own job lock is free and h < R.  One check is
-     enough.  Where locks can be lost without an error, two checks 15 s apart are needed, so that a living
-     runner has locked its job lock again by then.  A runner that finds an orphan (Orphans) writes `e` over
-     it, while holding the command mutex; with --resume or -r it writes `.`, so that the line is claimed like
-     any new line.  If an editor overwrites an `r` with `.`, because it had read the file before, the line's
-     runner makes it `r` again (JobQueue.check_jobs()) within a second, on a network file system within a few;
-     until then no runner can claim the line.  Any other state over an `r` cancels the job, even an old `!`
-     that vi saves after -r has started that line again.  If the runner is dead and an editor wrote `.`, the
-     line waits until the copy has exited; then it is new.  An `r` that an editor has saved over a result
-     looks like an orphan.  The runner that wrote the result writes it again if the lock file is as long as
-     that runner's first claim has made it: each runner or server that claims lines makes it a byte longer
-    (not on NFSv3: it can hide one that began before).
- 6.  Appending (runset4.py --add, append_lock()) holds byte 2^62+1 of the lock file; --edit holds that byte
-     and every command mutex (hold_all_locks()).
- 7.  Each process of ours that can write the job file holds a shared lock on all of it, and on one byte after
-     that range (JobFile.mark_lock_file_in_use()); the offset of this byte identifies the lock file.
- 8.  On a network file system a host's cache can be old.  So a process that has locked command mutexes drops
-     the cache (refresh_file()) before it reads.  It reads with O_DIRECT (Reader), on FUSE also through a new
-     description (reopen_reader_on_fuse()).  It syncs each write.  On NFS the description that it reads
-     through also has the shared lock of step 7: so a read fails once this host has lost its locks.
+The sections, each of which uses almost only those above it; begin at App.work() and Runner._start_jobs():
 
-So if the file has one line of a command, no second copy of the command starts while one lives, however the
-file is edited.  The section "The job file" below has the proof; "Assumptions" lists when it does not hold.
-
-Lines that begin with "#RUN" are directives: which hosts get the jobs below, a time limit, and which jobs must
-finish before.  They are not part of the protocol: each runner reads them before it claims.
-
-Assumptions: the file system shares record locks between all hosts that use the file (`check_mount` and
-`refuse_local_locks` refuse the exceptions), and no user or program removes the lock file; editors may replace
-or rewrite the file, but programs other than ours do not write to it between the read and the writes of a
-step 2 or 4 (microseconds; on a network some round trips); jobs keep descriptor 64 open, or have a shell that
-does.
-
-The file reads top-down; after main() follows the wire, which only server and client need.  `Runner` leaves
-the job file, or the connection to a server, to `Jobs`; `JobQueue` knows nothing of processes.
+    Starting fast           what comes before the first import of a script, and why
+    Basics                  errors, texts, sizes, the options' parser; run_main(), which calls each main()
+    Record locks            to lock a byte; the bytes of a lock file
+    File systems            mounts; Reader, which reads what other hosts have written; lost locks
+    Job lines and           Line; Scan, from one line to the next; the settings of #RUN lines
+      directives
+    The job file            the protocol by which runners share a file, with its proof; LockTable, JobReader,
+                            JobFile, and JobQueue with the lines that this process has claimed
+    Finding work            Walk, Cursor: which line is the next, when to look again, who may exit; Orphans
+    The executor            calls files, if need be in a thread; FileJobs, as a Runner sees the job file
+    Processes               shells, signals, and the end of a process tree
+    The allocation          CPUs, memory and time that this process may use
+    Output                  the sinks: console, log, job log, and the output directory with the journal
+    Slots                   which are idle, busy or out of service
+    The runner              Runner, which knows slots and signals, and a JobTask with a phase for each job
+    Background              -d and --pidfile
+    Command line            the options; App makes and connects the parts; the calls from main() to the loop
+    The wire                what server and client share: messages, proofs of the token, TLS
 """
+# ======== Starting fast =====================================================================================
+#
+# A user's script can start ours a thousand times.  So each loads only what it needs, and when runmaker4.py is
+# the script, what is below `exit_now(main())` is not even defined.  Here run_main() does not yet report what
+# goes wrong: neither a signal nor an old Python may cause a traceback.
+
 from __future__ import annotations
 
 import os
@@ -177,6 +149,16 @@ else:
     asyncio = lazy_import("asyncio")
     socket = lazy_import("socket")
 
+# ======== Basics ============================================================================================
+#
+# run_main() calls the main() of a script:
+#
+# - Errors.  An error that the user can fix is raised as a UsageError.
+# - Signals.  They are blocked from the first line of a script on, so that none stops it half-way with a
+#   traceback.
+# - Bytes.  Job files and output are bytes, not always text, and kept unchanged.
+# - Descriptors.  Python opens them with O_CLOEXEC (PEP 446): jobs inherit only what they are given.
+
 VERSION = "4.1"
 NEW = b"."
 RUNNING = b"r"
@@ -187,29 +169,10 @@ CANCELLED = b"c"                # as any other state: no runner runs the line
 HELD = b"x"                     # by convention; represents any other state
 OUR_STATES = NEW + RUNNING + DONE + FAILED + ERROR + CANCELLED + HELD
 
-# Bytes of a lock file after all buckets.  The first only marks the end: older versions lock it in journals.
-BUCKETS_END = 1 << 62
-APPEND_BYTE = BUCKETS_END + 1      # locked exclusively to append
-HERE_BYTE = BUCKETS_END + 2        # shared by all processes that can claim lines or set states
-PROBE_BYTES = BUCKETS_END + 3      # 2^32 bytes from here: the start-up test, and pulses, one byte each
-# 2^32 bytes from here: presence locks of runners, and then of servers
-PRESENCE_BYTES = PROBE_BYTES + (1 << 32)
-
 Say = Callable[[str], None]     # prints a message of one line, without program and file name
 Fields = dict[str, Any]         # of a JSON object
 Identity = tuple[int, int]      # of a file: device and inode number
 T = TypeVar("T")
-
-
-# ======== Basics ============================================================================================
-#
-# run_main() calls the main() of a script:
-#
-# - Errors.  An error that the user can fix is raised as a UsageError.
-# - Signals.  They are blocked from the first line of a script on, so that none stops it half-way with a
-#   traceback.
-# - Bytes.  Job files and output are bytes, not always text, and kept unchanged.
-# - Descriptors.  Python opens them with O_CLOEXEC (PEP 446): jobs inherit only what they are given.
 
 
 class UsageError(Exception):
@@ -707,6 +670,13 @@ def lock_probe(fd: int) -> int:
 JOB_LOCKS_PER_BUCKET = (1 << 16) - 1
 MUTEX_OFFSET = JOB_LOCKS_PER_BUCKET            # of the command mutex in a bucket
 BUCKET_SIZE = JOB_LOCKS_PER_BUCKET + 1         # bytes
+# Bytes of a lock file after all buckets.  The first only marks the end: older versions lock it in journals.
+BUCKETS_END = 1 << 62
+APPEND_BYTE = BUCKETS_END + 1      # locked exclusively to append
+HERE_BYTE = BUCKETS_END + 2        # shared by all processes that can claim lines or set states
+PROBE_BYTES = BUCKETS_END + 3      # 2^32 bytes from here: the start-up test, and pulses, one byte each
+# 2^32 bytes from here: presence locks of runners, and then of servers
+PRESENCE_BYTES = PROBE_BYTES + (1 << 32)
 
 
 @functools.lru_cache(1000)
@@ -1973,7 +1943,31 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 
 # ======== The job file ======================================================================================
 #
-# The docstring at the top has the protocol.  Invariants that follow from it:
+# The complete protocol by which runners share a file has eight steps.  A step is described where it is done:
+#
+#     1  locks belong to commands             below
+#     2  claim a new line                     JobQueue.claim(), LockTable.take_bucket(), JobFile.make_new()
+#     3  start the job                        LockTable.copy_job_lock()
+#     4  write the result                     JobQueue.finish()
+#     5  find orphans, repair edits           JobReader.is_orphan(), JobQueue.check_jobs()
+#     6  append lines, edit the file          append_lock() and hold_all_locks() of runset4.py
+#     7  agree on one lock file               JobFile.mark_lock_file_in_use()
+#     8  read no old data                     JobFile.command_mutex()
+#
+# Step 1.  Next to the real job file NAME is the lock file `.NAME.lock`, which no editor knows.  Never delete
+# it while jobs run.  Each command hashes to a bucket of 2^16 bytes in it: 65,535 job locks, and after them
+# the command mutex.  A job lock is locked as long as a copy of the command or the runner of that copy lives.
+# The command mutex is locked while the state of a line of this command is written.  All of these are
+# open-file-description record locks.
+#
+# Assumptions: the file system shares record locks between all hosts that use the file (check_mount() and
+# refuse_local_locks() refuse the exceptions), and no user or program removes the lock file; editors may
+# replace or rewrite the file, but programs other than ours do not write to it between the read and the
+# writes of a step 2 or 4 (microseconds; on a network some round trips); jobs keep descriptor 64 open, or
+# have a shell that does.  Lines that begin with "#RUN" are not part of the protocol: each runner reads them
+# before it claims.
+#
+# Invariants that follow from it:
 #
 #     I1  A job lock is locked before its `r` is written, and freed after that `r` was overwritten.
 #     I2  A process writes the state of a line only while holding the command mutex.  So no process of ours
@@ -2495,6 +2489,11 @@ class LockTable(LockTableReader):
     def copy_job_lock(self, fd: int) -> tuple[int, ...]:
         """Return descriptors for a job to inherit, which the caller closes: a copy, and the end of a pipe.
 
+        Step 3: The job starts with a copy of the job lock's descriptor.  Runner and job now hold the job lock
+        together (and with a whole bucket the mutex): it is free only when both are gone.  On NFS the job also
+        inherits the end of a pipe.  If no process has that when the lock is freed, the runner uses the
+        description again for another job.
+
         A copy, because the I/O thread can close the original at any time.  All tries of a job share a pipe:
         with one for each, a job that fails again and again would take all descriptors.
         """
@@ -2547,6 +2546,10 @@ class LockTable(LockTableReader):
         """Lock all of a command's bucket for a job: so no copy lives, and nobody else has the command mutex.
 
         Return None if another description has any of it locked, or if it could not be trimmed.
+
+        Step 2, for short jobs on NFS: this comes before the command mutex is locked alone.  If it is granted,
+        the runner has the mutex, and h = 0.  It unlocks all but the job lock (trim_bucket()) 0.1 s after the
+        claim, or if it needs the mutex for anything but the result, or cannot write that.
         """
         if self.can_trim is False:
             return None
@@ -2846,6 +2849,16 @@ class JobReader(Opened):
         """Return True if a line `r` is an orphan: it has neither a runner nor a job any more.
 
         The answer is a hint; change_state() checks again while holding the command mutex.
+
+        Step 5: A line `r` is an orphan if its own job lock is free and h < R.  One check is enough.  Where
+        locks can be lost without an error, two checks 15 s apart are needed (Orphans), so that a living
+        runner has locked its job lock again by then.  A runner that finds an orphan writes `e` over it, while
+        holding the command mutex; with --resume or -r it writes `.`, so that the line is claimed like any new
+        line.
+
+        An `r` that an editor has saved over a result looks like an orphan.  The runner that wrote the result
+        writes it again if the lock file is as long as that runner's first claim has made it: each runner or
+        server that claims lines makes it a byte longer (not on NFSv3: it can hide one that began before).
         """
         lock_table = self.lock_table
         if lock_table.is_unreadable:
@@ -3068,6 +3081,12 @@ class JobFile(JobReader):
 
         Yield False if another process holds it for `patience` seconds.  job_lock: if it has all of the bucket
         locked, use that mutex, and leave it locked.
+
+        Step 8: On a network file system a host's cache can be old.  So a process that has locked command
+        mutexes drops the cache (refresh_file()) before it reads.  It reads with O_DIRECT (Reader), on FUSE
+        also through a new description (reopen_reader_on_fuse()).  It syncs each write.  On NFS the
+        description that it reads through also has the shared lock of step 7: so a read fails once this host
+        has lost its locks.
         """
         lock_table, bucket = self.lock_table, bucket_of(command)
         if job_lock and lock_table.buckets.get(bucket) is job_lock:
@@ -3079,6 +3098,9 @@ class JobFile(JobReader):
 
     def mark_lock_file_in_use(self) -> None:
         """Show other processes which lock file we use, by a lock on a byte of the job file.
+
+        Step 7: Each process of ours that can write the job file holds a shared lock on all of it, and on one
+        byte after that range; the offset of this byte identifies the lock file.
 
         The inode number of the lock file selects the byte.  So processes that use two lock files, because
         the job file has two names, notice each other: this raises OSError(EBUSY).
@@ -3214,6 +3236,10 @@ class JobFile(JobReader):
 
         Return False, and write nothing, if another process has a mutex or a job lock, or appends.  Raises
         FileChangedError if a line has moved.
+
+        Before step 2 a runner with -r does this to all failed lines, one with --resume to those in error
+        (Cursor._make_failed_lines_new()).  If this is refused, it writes each while holding the command
+        mutex, after the same checks of path and line as for a claim.
 
         One lock over all buckets includes the mutex of each command, so I2 holds for each line; it also
         includes the append byte, so it does not meet --edit, which locks bucket by bucket.  The bytes between
@@ -3361,8 +3387,16 @@ class JobQueue:
 
         Raises FileChangedError if the line or the file moved.
 
-        If all of the bucket could be locked, no copy of the command lives, and the results that are due near
-        the line are written, too.  Otherwise lock only the mutex: of equal lines others can be running.
+        Step 2: Lock the command mutex.  The path must still name this file, and the line, which is read
+        again, must be unchanged and complete.  Count the held job locks h, and the lines R of this command
+        that are `r`.  The line can be claimed if h <= R.  Open the lock file once more, and lock a free job
+        lock through that descriptor: the one of the line's number if that is free.  Write `r`; unlock the
+        command mutex.  (A server takes back the `r` of a job that a client still has in the same way, if
+        h < R: ServedQueue.reclaim_line().)
+
+        If all of the bucket could be locked (take_bucket()), no copy of the command lives, and the results
+        that are due near the line are written, too.  Otherwise lock only the mutex: of equal lines others can
+        be running.
         """
         lock_table = self.file.lock_table
         job_lock = None
@@ -3398,7 +3432,12 @@ class JobQueue:
         return list(itertools.islice(near, self.MAX_DUE))
 
     def _write_due_results(self, jobs: Iterable[Job]) -> None:
-        """Write results over lines that were checked, each synced, and remove the jobs from `claimed`."""
+        """Write results over lines that were checked, each synced, and remove the jobs from `claimed`.
+
+        Step 4, within a claim that has locked a bucket, for at most MAX_DUE jobs whose buckets are still
+        locked.  The claim reads all these lines at once, after the last of the locks.  Then this writes each
+        result, syncs it and frees that bucket; last the claim writes its `r`, if that line is still new.
+        """
         for job in jobs:
             # finish() tries again, and reports why that fails
             with suppress(OSError):
@@ -3441,6 +3480,10 @@ class JobQueue:
         """Write the result of a job over its `r`, and remove the job from `claimed`.
 
         Return '', or why the result will never be written.  Raises TemporaryError: try again.
+
+        Step 4: When the job has finished, lock the command mutex, unless the whole bucket is still locked;
+        verify path and line; write the new state over the `r`; while holding the mutex, free the job lock, or
+        all of the bucket in one call.  Of short jobs on NFS, the next claim does this (_write_due_results()).
 
         state: CANCELLED: a user has cancelled the job; the line keeps the user's state.
         """
@@ -3558,6 +3601,12 @@ class JobQueue:
         self._free_job_lock(job)
 
     # -- checking claimed lines ------------------------------------------------------------------------------
+    #
+    # Step 5: If an editor overwrites an `r` with `.`, because it had read the file before, the line's runner
+    # makes it `r` again within a second, on a network file system within a few; until then no runner can
+    # claim the line.  Any other state over an `r` cancels the job, even an old `!` that vi saves after -r has
+    # started that line again.  If the runner is dead and an editor wrote `.`, the line waits until the copy
+    # has exited; then it is new.
     #
     # A claimed line is astray if it is not at its offset as `r`, or if the job lock was lost.  Then
     # _reconcile_command() puts all our jobs of the command in order, while holding the command mutex.

@@ -2,7 +2,17 @@
 """runset4 - write a job file of runmaker4: set states, list jobs, add jobs, import jobs of other tools.
 
 A state is set while holding the mutex of the line's command, so running jobs and runners are not disturbed.
-Lines are appended all or none, under the append lock.  runmaker4.py explains the locks.
+Lines are appended all or none, under the append lock.  "The job file" in runmaker4.py explains the locks.
+
+The sections; begin at run_command(), which does the action of the command line:
+
+    Appending       the append lock; lines are made first, then appended, all or none
+    States          Selection: the lines that an action is for; --set and --cancel
+    Editing         merges a person's copy into the live file
+    Lists           lines from a list of values and a template
+    Job files       imports directories of fjd
+    Tests           imports configurations of NetJobs
+    Command line    the options, and run_command()
 
 Each import yields the lines to append, and raises ValueError; open_source() makes a UsageError of that, with
 the number of the line.
@@ -12,7 +22,7 @@ from __future__ import annotations
 import os
 import sys
 
-if __name__ == "__main__":      # as in runmaker4.py
+if __name__ == "__main__":      # "Starting fast" in runmaker4.py
     library = os.path.dirname(os.__file__)
     sys.path[:0] = library, f"{library}/lib-dynload", os.path.dirname(os.path.realpath(__file__))
 
@@ -235,7 +245,10 @@ def check_not_replaced(file: JobFile, fd: int) -> None:
 
 @contextmanager
 def append_lock(file: JobFile) -> Iterator[None]:
-    """Hold a job file's append lock, so that only we append; delay STOP_SIGNALS meanwhile."""
+    """Hold a job file's append lock, so that only we append; delay STOP_SIGNALS meanwhile.
+
+    Step 6 of the protocol: appending holds APPEND_BYTE of the lock file.
+    """
     with file.lock_table.locking(APPEND_BYTE, MAX_APPEND_WAIT_SECONDS) as acquired:
         if not acquired:
             raise OSError(errno.EAGAIN, "another process keeps appending to it")
@@ -946,6 +959,8 @@ def lock_free_buckets(fd: int) -> list[int]:
 @contextmanager
 def hold_all_locks(file: JobFile) -> Iterator[int]:
     """Lock all command mutexes, so that no other process writes states; yield the descriptor with the locks.
+
+    Step 6 of the protocol: --edit holds them, and the append lock.
 
     Raises OSError(EAGAIN) if a process keeps a mutex.
     """

@@ -5,16 +5,24 @@ runs.
 runwait4.py never writes to the file.  A line `r` whose job lock is not held is an orphan, and counts as
 error.  Most functions can raise UsageError, which ends the program with a message of one line.
 
-The sections, top-down: the command line, waiting, progress, the journal, job output, matching runs to lines,
-who is at work, observations, running jobs, runs of lines, statistics, the timeline, the report,
-checking a directory's locks, the program, the page of the report.
+The sections; begin at run_with_options() in The program:
+
+    The command line, Waiting, Progress     the options; Watcher, which polls the file
+    The journal, Job output                 JournalReader, RunOutput: what runners have recorded
+    Matching runs to lines                  which run is a line's last
+    Who is at work                          runners, by their presence locks
+    Observations                            file, locks and journal, read once, in an order that is right
+    Running jobs, Runs of lines, Output of lines, Statistics, The timeline, The report
+                                            the views, each on its own
+    Checking a directory's locks            --check-locks, which uses no job file
+    The program, The page of the report     what each option calls; HTML and script of --report
 """
 from __future__ import annotations
 
 import os
 import sys
 
-if __name__ == "__main__":      # as in runmaker4.py
+if __name__ == "__main__":      # "Starting fast" in runmaker4.py
     library = os.path.dirname(os.__file__)
     sys.path[:0] = library, f"{library}/lib-dynload", os.path.dirname(os.path.realpath(__file__))
 
