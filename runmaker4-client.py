@@ -11,7 +11,7 @@ client stops reading the pipes of the jobs.
 The client gives back a job that gets no slot within a second.  The protocol is described in
 runmaker4-server.py.
 
-The sections; begin at ClientProgram.work(), Connection.claim() and Connection.stay_connected():
+The sections; begin at ClientProgram.connect_parts(), Connection.claim() and stay_connected():
 
     The token               from an option, the environment or a file
     Dialling                Endpoint: the first connection, before the event loop, and why one fails
@@ -1195,8 +1195,8 @@ class ClientProgram(RunnerProgram):
         self._endpoint = Endpoint(options.server, options.port, find_token(options.token), context)
         super().__init__(PROG, options.server, options)
 
-    def main(self) -> int:
-        """Try to connect once, then run jobs; return the exit status."""
+    def check_and_open(self) -> None:
+        """Check what the jobs need, and try to connect once.  Raises UsageError."""
         if self.slot_file:
             self.executor = FileExecutor(self.slot_file.mount.network, self.on_writer_relieved)
         # both ends of two pipes for each job
@@ -1208,7 +1208,6 @@ class ClientProgram(RunnerProgram):
                 "other users of this host can see the token in the list of processes (give --token a file, "
                 "or set $RUNMAKER4_TOKEN)"
             )
-        return super().main()                   # runs work(), in the background with -d
 
     def _try_to_connect(self) -> Complaint:
         """Connect once; return LOSS if no server answers yet.  Raises UsageError if waiting cannot help."""
@@ -1230,7 +1229,7 @@ class ClientProgram(RunnerProgram):
             self.say(f"{why}; trying again")
             return Complaint.LOSS
 
-    async def work(self) -> int:
+    async def connect_parts(self) -> int:
         """Run the server's jobs, and stay connected.  Return 2 instead of 1 if no server ever accepted us."""
         self.loop.set_default_executor(runmaker4.thread_pool())     # for the names of servers
         # the same for all servers
@@ -1252,8 +1251,14 @@ class ClientProgram(RunnerProgram):
             self.runner.kill_jobs()
 
 
+def run_client(words: Sequence[str]) -> int:
+    program = ClientProgram(words)
+    program.check_and_open()
+    return program.in_background()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_main(PROG, lambda words: ClientProgram(words).main(), argv)
+    return run_main(PROG, run_client, argv)
 
 
 if __name__ == "__main__":

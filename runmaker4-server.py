@@ -8,7 +8,7 @@ locks of runmaker4.py, so runners and servers can work on one file together; a k
 The line is an Assignment until the client's events have brought the result, which is recorded (Records) and
 written to the line.
 
-The sections, most with a table; begin at Server.work(), Dispatcher.hand_out_lines() and
+The sections, most with a table; begin at Server.connect_parts(), Dispatcher.hand_out_lines() and
 Sessions.receive_event():
 
     The job file of a server, The keeper        job locks that outlive the server
@@ -2522,8 +2522,8 @@ class Server(Program):
 
     # -- from start to end -----------------------------------------------------------------------------------
 
-    def main(self) -> int:
-        """Check and open everything that can fail, then serve.  Raises UsageError."""
+    def check_and_open(self) -> None:
+        """Check and open everything that can fail.  Raises UsageError."""
         allow_descriptors(MIN_DESCRIPTORS, "a server needs", "raise ulimit -Hn")
         context = tls_context(server_side=True)
         self._presence_lock = PresenceLock(of_server=True)
@@ -2549,9 +2549,8 @@ class Server(Program):
         self._credentials = make_credentials(context, file_id)
         print_bytes(os.fsencode(f"Token for runmaker4-client.py: {token_text}\n"))
         self.say(f"serving on port {self.port}")
-        return super().main()
 
-    async def work(self) -> int:
+    async def connect_parts(self) -> int:
         """Serve clients until a signal, a defect or the end of all work; return the exit status."""
         self.lifetime = Lifetime(self.loop)
         self._make_components()
@@ -2929,8 +2928,14 @@ def listen(host: str | None, port: int) -> socket.socket:
         raise UsageError(f"{address_text}: {error_text(error)} ({hint})") from None
 
 
+def run_server(words: Sequence[str]) -> int:
+    server = Server(words)
+    server.check_and_open()
+    return server.in_background()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_main(PROG, lambda words: Server(words).main(), argv)
+    return run_main(PROG, run_server, argv)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ has ended, its output and result go to console, logs and journal (Sink); then `d
 line for it.  If the file has one line of a command, no second copy of the command starts while one lives,
 however the file is edited.
 
-The sections, each of which uses almost only those above it; begin at App.work() and Runner._start_jobs():
+The sections, each of which uses almost only those above it.  Begin at App.connect_parts() and
+Runner._start_jobs():
 
     Starting fast           what comes before the first import of a script, and why
     Basics                  errors, texts, sizes, the options' parser; run_main(), which calls each main()
@@ -74,7 +75,8 @@ if sys.hexversion < 0x03090000:     # otherwise a traceback follows: at tuple[in
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGXCPU,
                                               signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT))
-    # Imports and definitions leave no garbage, and a collector would take 5 ms.  Program.main() enables it.
+    # Imports and definitions leave no garbage, and a collector would take 5 ms.  Program.in_background()
+    # enables it.
     gc.disable()
     # asyncio can do without ssl, which would take another 5 ms.  None makes the import of ssl fail (The
     # Python Language Reference, "The module cache"); the type of sys.modules does not allow None.
@@ -5712,9 +5714,9 @@ class Holders:
     else:
 
     - A job's processes have the description only by inheritance: execve(2) leaves the descriptor open.  It
-      closes those of runners and servers (Program.main()); a keeper has only the first few descriptors.  So
-      such a process descends from the job's shell, as do all of that session, all with the job's tag, and all
-      their children.  At least one must carry the tag.
+      closes those of runners and servers (Program.in_background()); a keeper has only the first few
+      descriptors.  So such a process descends from the job's shell, as do all of that session, all with the
+      job's tag, and all their children.  At least one must carry the tag.
     - The tag names the process that has started the job.  While that is alive, it must kill the job.
     - Signals are sent at once after each scan.  If a process exits in between, the kernel gives that PID to
       another process only after all other PIDs (32,768 at least).
@@ -9391,8 +9393,11 @@ class Program:
                 raise UsageError(f"{path}: is also {uses[real_path]} (give another name)")
             uses[real_path] = use
 
-    def main(self) -> int:
-        """Do the work of this program, with -d in the background.  Return the exit status."""
+    def in_background(self) -> int:
+        """Go into the background with -d, and do the work of this program in an event loop.
+
+        Return the exit status.
+        """
         with set_up_process(self.options, self.say):
             # Jobs inherit no descriptors that we inherited, such as from `flock 9`
             for fd in open_descriptors():
@@ -9404,7 +9409,7 @@ class Program:
             asyncio.set_event_loop(self.loop)
             gc.enable()
             try:
-                exit_status = self.loop.run_until_complete(self._run())
+                exit_status = self.loop.run_until_complete(self._in_event_loop())
             finally:
                 tasks = asyncio.all_tasks(self.loop)
                 for task in tasks:
@@ -9421,8 +9426,8 @@ class Program:
         if self.executor.pending:
             self.say("a file system does not answer, or records are locked (some can be missing)")
 
-    async def _run(self) -> int:
-        """Set up the event loop and call work().  Return the exit status."""
+    async def _in_event_loop(self) -> int:
+        """Set up what needs the event loop, and call connect_parts().  Return the exit status."""
         writer_class = Terminal if os.isatty(1) else Writer
         self.stdout = writer_class(1, self.loop, self._on_stdout_broken, self.on_writer_relieved)
         is_same_file = os.path.sameopenfile(1, 2)   # then one Writer keeps lines from mixing
@@ -9433,13 +9438,14 @@ class Program:
         self._is_loop_running = True
         self.loop.set_exception_handler(self._end_after_defect)
         try:
-            return await self.work()
+            return await self.connect_parts()
         finally:
             # last in the loop: on Python 3.9 an answer to a closed loop causes a traceback
             await self.executor.flush(self.MAX_CLOSING_SECONDS)
             self.signals.ignore_from_now_on()
 
-    async def work(self) -> int:
+    async def connect_parts(self) -> int:
+        """Connect the parts of this program, and let them work.  Return the exit status."""
         raise NotImplementedError
 
     def _end_after_defect(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -9698,14 +9704,8 @@ class App(RunnerProgram):
         if self._is_checked:
             check_job_file(self.path, self._mount.network, self.say)
 
-    def main(self) -> int:
-        """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status."""
-        options = self.options
-        self.check_slurm_time_limit()
-        if options.dry_run:
-            if os.path.lexists(self.path):      # with --follow the file need not exist yet
-                self._print_dry_run()
-            return 0
+    def check_and_open(self) -> None:
+        """Check what the jobs need, and open the files for records.  Raises UsageError."""
         # Of a job: the lock, and an end of each pipe, all twice while it starts; perhaps two files
         allow_descriptors(len(open_descriptors()) + 28 + len(self.slots) * 8)
         inputs, needs_thread = [self.path], self._mount.network
@@ -9713,9 +9713,8 @@ class App(RunnerProgram):
             inputs.append(self.slot_file.path)
             needs_thread |= self.slot_file.mount.network
         self._record_sinks = self.open_record_files(needs_thread, self._presence_lock, *inputs)
-        return super().main()
 
-    def _print_dry_run(self) -> None:
+    def print_dry_run(self) -> None:
         """Print the jobs that would run, and report the memory if a directive has memory=.
 
         Raises UsageError, BrokenPipeError.
@@ -9730,7 +9729,7 @@ class App(RunnerProgram):
         except OSError as error:
             raise UsageError(f"{self.path}: {error_text(error)}") from None
 
-    async def work(self) -> int:
+    async def connect_parts(self) -> int:
         """Connect job file, outputs and runner, and run the jobs.  Return the exit status."""
         cursor = Cursor(
             JobQueue(self._file),
@@ -9751,9 +9750,32 @@ class App(RunnerProgram):
         return await self.run_and_report(jobs)
 
 
+# From main() to the loop that starts the jobs, each calls the next (client and server begin in the same way):
+#
+#     main(), run_main()              standard descriptors, signals; a UsageError becomes one line
+#     run_app()                       App() refuses options and files; check_and_open() all that can fail
+#     Program.in_background()         -d, --pidfile and --errors; the event loop
+#     Program._in_event_loop()        writers for stdout and stderr
+#     App.connect_parts()             Cursor, JobQueue, sinks and Runner
+#     RunnerProgram.run_and_report()  the closing line and the exit status, once run() has returned
+#     Runner.run()                    what else goes on while jobs run, such as the check of their lines
+#     Runner._start_jobs()            the loop; _start_next_job() claims, _start_claimed_job() starts a shell
+
+def run_app(words: Sequence[str]) -> int:
+    """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status."""
+    app = App(make_parser().parse(words))
+    app.check_slurm_time_limit()
+    if app.options.dry_run:
+        if os.path.lexists(app.path):           # with --follow the file need not exist yet
+            app.print_dry_run()
+        return 0
+    app.check_and_open()
+    return app.in_background()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run runmaker4.py with these arguments (None: sys.argv)."""
-    return run_main(PROG, lambda words: App(make_parser().parse(words)).main(), argv)
+    return run_main(PROG, run_app, argv)
 
 
 if __name__ == "__main__":
