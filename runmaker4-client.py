@@ -614,7 +614,7 @@ class Requests:
         self._offered_memory = 0
         # of the claim that announced: if there is no job, we exit
         self._exit_request: int | None = None
-        self.no_job = NoJob(FOREVER)
+        self.no_job = NoJob()
 
     def make_hello(self, slots: int, free_memory: float) -> dict[str, int]:
         """Return fields of a `hello`: slots in service, bytes of memory."""
@@ -653,7 +653,7 @@ class Requests:
 
     def forget_no_job(self) -> None:
         self._exit_request = None
-        self.no_job = NoJob(FOREVER)
+        self.no_job = NoJob()
 
     def on_lost(self) -> None:
         self._pending_slots = 0
@@ -701,7 +701,7 @@ class Connection:
         # the first job waits until it fits, and the others wait for it: only report our memory
         if first_job and not free.holds(first_job.settings.needs):
             self._request_jobs(free._replace(slots=0))
-            return NoJob(retry_after=FOREVER)       # the end of a job wakes the runner
+            return NoJob()                          # the end of a job wakes the runner
         if first_job and self.link_life.can_start_jobs:
             del self._jobs_ahead[first_job.key]
             self._jobs[first_job.key] = first_job
@@ -1071,7 +1071,7 @@ class Connection:
         request_number = message.integer("request")
         # with jobs ahead, these have arrived since the request
         self._requests.on_no_job(request_number, NoJob(
-            FOREVER, may_exit=not self._jobs_ahead, why_left=message.text("left", 1000),
+            may_exit=not self._jobs_ahead, why_left=message.text("left", 1000),
             summary=self._read_summary(message),
         ))
         self.link_life.on_answer(request_number)

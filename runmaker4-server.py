@@ -113,6 +113,7 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 from runmaker4 import (
+    AGAIN,
     BEGIN,
     CANCELLED,
     DONE,
@@ -1978,7 +1979,7 @@ class ClaimedBatch:
 
     @property
     def must_continue(self) -> bool:
-        return self.no_job is not None and self.no_job.was_interrupted
+        return self.no_job is not None and self.no_job.retry_after == AGAIN
 
 
 class Claims(Cursor):

@@ -4584,25 +4584,31 @@ class Walk:
 # ---- when to walk ------------------------------------------------------------------------------------------
 
 
+# NoJob.retry_after, if it is not seconds
+WAIT = None                     # until something changes
+AGAIN = 0.0                     # at once: only the time slice is over
+NOBODY_EXITS: Mapping[Consumer, str] = {}
+
+
 @dataclass(frozen=True)
 class NoJob:
-    """Why a claim found no job.  In a condition it is false; a Job is true."""
-    retry_after: float | None = None    # seconds until there can be a job; None: something must change
+    """Why no job was claimed, for a runner, or a Cursor.  In a condition it is false; a Job is true."""
+    retry_after: float | None = WAIT    # seconds until there can be a job
     final_error: str = ""               # why nothing can be claimed any more
-    # of a Cursor: who may exit, and why jobs are left that it could run; '': none are
-    exits: Mapping[Consumer, str] = field(default_factory=dict)
-    summary: Summary | None = None      # of that count; incomplete if nobody may exit
-    # of `Jobs`: the same for its runner
-    may_exit: bool = False
-    why_left: str = ""
-
-    @property
-    def was_interrupted(self) -> bool:
-        """Return True if the time slice is over: claim again at once."""
-        return self.retry_after == 0.0
+    may_exit: bool = False              # the runner; of `Jobs`
+    why_left: str = ""                  # jobs that it could run; '': none are
+    summary: Summary | None = None      # of a count that lets consumers exit; incomplete if nobody may
+    exits = NOBODY_EXITS                # without a count, see below
 
     def __bool__(self) -> bool:
         return False
+
+
+@dataclass(frozen=True)
+class CountedNoJob(NoJob):
+    """The NoJob of a Cursor that has counted the file: it answers all consumers that ask to exit."""
+    # who may, and why jobs are left that it could run; '': none are
+    exits: Mapping[Consumer, str] = field(default_factory=dict)
 
 
 class Cursor:
@@ -4632,8 +4638,8 @@ class Cursor:
         self.interval = file.interval
         self.consumers = Consumers(consumers)            # of the last claim
         self._leaving: frozenset[Consumer] = frozenset()    # of the last claim
-        self._leaving_at_start: frozenset[Consumer] = frozenset()   # of the walk
-        self._kept: frozenset[Consumer] = frozenset()       # of those, as the last idle walk and count say
+        # of those: whom the walk under way answers, or the last idle walk and count have kept
+        self._answered: frozenset[Consumer] = frozenset()
         self._results = Results()
         self._orphans = Orphans(file, self._results)
         self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
@@ -4645,8 +4651,7 @@ class Cursor:
         self._refused_walks = 0     # successive, that had `claimable_soon`
         self.no_job = NoJob()
         self.inode = file.inode                 # of the file of the walk
-        # the last claim paused in the middle of a walk
-        self.sliced = False
+        self._is_sliced = False                 # the last claim paused in the middle of the walk
         self._errors_since: float | None = None
         self._waiting_signature: tuple[int, ...] = ()   # of the file, at the last walk without a job
         # when (clock), if the file still has that signature
@@ -4667,7 +4672,7 @@ class Cursor:
               known: Collection[Consumer] = ()) -> Job | NoJob:
         """Claim the next job for the first of the consumers that may take it; or return why there is none.
 
-        leaving: those that have no job, and exit if they may: NoJob.exits.  consumers: as for
+        leaving: those that have no job, and exit if they may: CountedNoJob.  consumers: as for
         Walk.claim_next().  known: all, also those that want jobs later; empty: no others.
         """
         result: Job | NoJob
@@ -4695,12 +4700,12 @@ class Cursor:
         self._restart_if_replaced()
         wait = self._go_on_with_reset(self._to_reset) if self._to_reset else None
         if wait is not None:
-            return NoJob(retry_after=wait)
+            return NoJob(wait)
         self._to_reset = set()
         if self._idle_walk and not self._walk:          # a current walk goes on
-            pause = self._seconds_until_walk(self._idle_walk)
-            if pause:
-                return NoJob(None if pause == inf else pause)
+            wait = self._seconds_until_walk(self._idle_walk)
+            if wait != 0.0:
+                return NoJob(wait)
         return self._walk_on(consumers)
 
     def _go_on_with_reset(self, consumers: set[Consumer]) -> float | None:
@@ -4775,16 +4780,16 @@ class Cursor:
         for consumer in consumers.all:
             consumer.retry = RUNNING
 
-    def _seconds_until_walk(self, walk: Walk) -> float:
-        """Return the seconds until another walk is due after `walk`, which found no job; inf: none is."""
-        asks_to_exit = not self._leaving <= self._kept
+    def _seconds_until_walk(self, walk: Walk) -> float | None:
+        """Return the seconds until another walk is due after `walk`, which found no job; WAIT: none is."""
+        asks_to_exit = not self._leaving <= self._answered
         has_newcomers = not self.consumers.all.keys() <= walk.consumers.all.keys()
         if (asks_to_exit and not self._serving) or (has_newcomers and walk.has_skipped_jobs):
             return 0.0
-        can_find_jobs = has_newcomers or self.no_job.retry_after is not None or walk.above.block
+        can_find_jobs = has_newcomers or self.no_job.retry_after is not WAIT or walk.above.block
         if asks_to_exit or can_find_jobs or self.file.signature() != walk.signature:
             return walk.throttle.seconds_until_due(self.PAUSE_FACTOR)
-        return 0.0 if self._is_overdue(walk) else inf      # coarse time stamps can hide a change
+        return 0.0 if self._is_overdue(walk) else WAIT     # coarse time stamps can hide a change
 
     def _is_overdue(self, walk: Walk) -> bool:
         """Return True if a walk is so old that lines above can have been edited in place."""
@@ -4801,7 +4806,7 @@ class Cursor:
         else changed is for the walk that follows one with a claim.
         """
         was_edited = False
-        if self._walk and not self.sliced:
+        if self._walk and not self._is_sliced:
             scan = self._walk.scan
             # the walk goes back to a line that it has passed, and reads from there
             if scan.last and not self._walk.passed and (
@@ -4809,12 +4814,12 @@ class Cursor:
                 was_edited = not scan.reread_from(scan.last)
             if was_edited or self._is_overdue(self._walk):
                 self._walk = None
-        self.sliced = False
         pause_at = time.monotonic() + self.SLICE
         while True:
             walk = self._walk or self._begin_walk(consumers, was_edited)
             with walk.throttle:
                 result = walk.claim_next(consumers, pause_at)
+            self._is_sliced = result is Stop.SLICED
             if isinstance(result, Job):
                 last_result = self._results.pop(result.command, None)
                 if last_result and last_result.number == result.number:
@@ -4825,23 +4830,22 @@ class Cursor:
                         "saved an old state; further lines are not reported)",
                     )
                 return result
-            if result is Stop.SLICED:
-                self.sliced = True
-                return NoJob(retry_after=0.0)
+            if self._is_sliced:
+                return NoJob(AGAIN)
             if result is Stop.SHORT:
-                return NoJob()
+                return NoJob(WAIT)
             self._walk = None
             was_edited = result is Stop.RESTART
             # Since the walk began, the last job of one that asks to exit can have ended, and opened a barrier
-            has_asked_since = not self._leaving <= self._leaving_at_start
-            if not (was_edited or walk.needs_another_walk or has_asked_since):
+            asks_to_exit = not self._leaving <= self._answered
+            if not (was_edited or walk.needs_another_walk or asks_to_exit):
                 return self._end_walk(walk, result)
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
         """Begin to search the file for new jobs, from the top of the file that the path names now."""
         self.queue.reopen_if_replaced()
         self._restart_if_replaced()
-        self._leaving_at_start = self._leaving
+        self._answered = self._leaving
         resuming_consumers = Consumers(consumer for consumer in self._known if RUNNING in consumer.retry)
         self._walk = Walk(self.queue, consumers, resuming_consumers, self._orphans,
                           serving=self._serving, after_edit=after_edit)
@@ -4868,9 +4872,9 @@ class Cursor:
         if walk.claimable_soon:
             intervals = self.FIRST_RETRY_INTERVALS if self._refused_walks == 1 else 1
             waits.append(self.interval * intervals)
-        retry_after = max(min(waits), walk.throttle.pause_seconds(self.PAUSE_FACTOR)) if waits else None
-        no_job = NoJob(retry_after) if waits else self._find_exits(walk)
-        self._kept = self._leaving - no_job.exits.keys()
+        no_job = self._find_exits(walk) if not waits else NoJob(
+            max(min(waits), walk.throttle.pause_seconds(self.PAUSE_FACTOR)))
+        self._answered = self._leaving - no_job.exits.keys()
         self._report_obstacles(walk, no_job.summary)
         self._report_if_idle(walk.signature)
         return no_job
@@ -4895,11 +4899,11 @@ class Cursor:
                     leaving, groups=self._serving, keep_above=check.line.offset if check else inf
                 )
         if not summary or summary.half_saved:
-            return NoJob()
+            return NoJob(WAIT)
         exits = {consumer: check.text if check and consumer in summary.with_jobs else ""
                  for consumer in summary.with_jobs | summary.without_jobs
                  if summary.has_end or not consumer.follow}
-        return NoJob(exits=exits, summary=summary)
+        return CountedNoJob(summary=summary, exits=exits)
 
     def _restart_if_replaced(self) -> None:
         """Drop the current walk if the job file was opened again or replaced.
@@ -4997,7 +5001,7 @@ class Cursor:
             self._errors_since = now
         if now - self._errors_since >= patience:
             return NoJob(final_error=text)
-        return NoJob(retry_after=self.interval)
+        return NoJob(self.interval)
 
 
 # ---- reasons to wait, and the dry run ----------------------------------------------------------------------
@@ -8793,11 +8797,11 @@ class Runner:
         """
         if self.pump.backlog > self.MAX_BACKLOG_BYTES:          # job output is written too slowly
             return 1.0
-        unwritten = sum(task.phase is Phase.SETTLING for task in self.tasks.values())
-        if unwritten > self.slots.in_service:                   # results are written too slowly
+        phases = [task.phase for task in self.tasks.values()]
+        if phases.count(Phase.SETTLING) > self.slots.in_service:        # results are written too slowly
             return None
-        growing_task = next((task for task in self.tasks.values() if task.phase is Phase.GROWING), None)
-        if growing_task:                # no other job may take the memory that this one waits for
+        if Phase.GROWING in phases:     # no other job may take the memory that this one waits for
+            growing_task = [*self.tasks.values()][phases.index(Phase.GROWING)]
             return 0.0 if growing_task.restart_if_memory_is_free(self._free_resources()) else None
         if not self.slots.idle:
             return None
