@@ -2010,10 +2010,17 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # FileChangedError, which unlocks a mutex that this change has locked.  No process calls reopen_if_replaced()
 # in the middle of a state change.
 #
-# reopen_if_replaced() opens the file and the lock file that the path names now.  If the lock file is a new
-# one, a JobQueue frees its job locks and buckets in the old one, locks the job locks of claimed jobs in the
-# new one, and then marks that as in use.  So only a JobQueue may do that for its JobFile; code that counts
-# lines at the same time has a separate JobReader.
+# The path can name new files at any time.  Each of these opens them, and does more than the one above it:
+#
+#     LockTableReader.open_current()      opens the lock file
+#     JobReader.reopen_if_replaced()      opens the job file, too: for all who only read
+#     JobFile.open_to_write()             and marks the lock file as in use: for runset4.py, which has no jobs
+#     JobQueue.reopen_if_replaced()       and repairs locks.  If the lock file is a new one, it frees its job
+#                                         locks and buckets in the old one, locks the job locks of claimed
+#                                         jobs in the new one, and marks that as in use last.
+#
+# So only a JobQueue may do that for its JobFile; code that counts lines at the same time has a separate
+# JobReader.
 
 
 class Tracking(Enum):
@@ -2037,8 +2044,9 @@ class Job(Line):
     consumer: Consumer = NOBODY
     # the last result that we tried to write; the file can have it despite an error; b"": none
     unconfirmed_state: bytes = b""
-    joins_claim: bool = False           # the claim of the next job can write the result (JobQueue.claim())
-    is_written: bool = False            # a claim has written the result
+    # of short jobs on NFS: see above JobQueue.claim()
+    joins_claim: bool = False           # the next claim can write the result, if that is `d`
+    is_written: bool = False            # it has
     gated: bool = False                 # the shell waits until open_gate() lets the job begin
     outlives_runner: bool = False       # processes that could not be killed live, and the runner exits
 
@@ -2268,7 +2276,7 @@ class LockTableReader(Opened):
         except FileNotFoundError:
             return False
 
-    def reopen_if_replaced(self) -> None:
+    def open_current(self) -> None:
         """Open the lock file that the path names now, unless it is open."""
         if self.is_open and self.is_current():
             return
@@ -2332,6 +2340,34 @@ class LockTableReader(Opened):
         for locked in other_locks(self.fd, PRESENCE_BYTES, PresenceLock.COUNT):
             if len(locked) == 1:                # a longer range is locked by another program
                 yield locked.start - PRESENCE_BYTES
+
+
+# The life of our locks.  A host that is cut off from a network file system loses its locks, and no call tells
+# it at that moment.
+#
+#     HELD    as far as is known, LockTable.fd, JobFile.fd and each JobLock have their locks
+#     LOST    one has not, and this process does not know it yet
+#     CLOSED  it does: job file and lock file are closed.  Lost job locks are forgotten (Job.job_lock: None),
+#             by the next reopen_if_replaced() at the latest; others are still held
+#
+#     event                                       HELD        LOST                 CLOSED
+#     to lock a mutex, to write a state:          it is       OSError(EIO)         FileChangedError
+#       check_still_has_locks(); it believes the  done
+#       last answer for `interval` seconds
+#     the same for an orphan: it believes none    it is one   OSError(EIO)         -
+#       after expire_lock_check()
+#     a call fails with one of LOCKS_LOST:        CLOSED      CLOSED               CLOSED
+#       JobQueue.close_if_locks_lost()
+#     check_jobs(), or a result whose line is     HELD        CLOSED               CLOSED
+#       gone: JobQueue._drop_lost_job_locks()
+#     to write a result: _is_running_here()       written     as if the line had   the same
+#                                                             moved
+#     another run of a job: still_has()           it starts   it waits             it waits, if without lock
+#     JobQueue.reopen_if_replaced()               HELD        LOST                 HELD: a job without lock
+#                                                                                  gets one; if no line is
+#                                                                                  left for it, it is "lost"
+#     the same, and the lock file is another      HELD: all job locks are freed in the old one, and locked in
+#                                                 the new one
 
 
 class LockTable(LockTableReader):
@@ -2973,7 +3009,7 @@ class JobReader(Opened):
             self._open()
         else:
             self.reopen_reader_on_fuse()
-        self.lock_table.reopen_if_replaced()
+        self.lock_table.open_current()
 
     def _open(self) -> None:
         """Open the job file that the path names now, and close the old one.
@@ -3298,7 +3334,7 @@ class JobQueue:
         self.claimed: dict[Job, None] = {}
         # jobs that are "lost" to others or "cancelled"; the next check_jobs() returns them
         self._jobs_to_kill: dict[Job, str] = {}
-        self.due: dict[Job, bytes] = {}         # results that the next claim can write, too
+        self.due: dict[Job, bytes] = {}         # results that a claim can write, too: see above claim()
         # Among so many new lines a runner chooses the next: MAX_SPREAD each time that another process has the
         # line that it wants, one less after each claim
         self.spread = 1
@@ -3316,8 +3352,8 @@ class JobQueue:
     def reopen_if_replaced(self) -> None:
         """Open the job file and the lock file that the path names now, unless they are open.
 
-        Lock a job lock again for each claimed job that has none.  Raises OSError(EBUSY) if another process
-        uses another lock file: then no new line may be claimed.
+        Repair the locks: lock a job lock again for each claimed job that has none.  Raises OSError(EBUSY) if
+        another process uses another lock file: then no new line may be claimed.
         """
         lock_table = self.file.lock_table
         self.file.reopen_if_replaced()
@@ -3383,6 +3419,29 @@ class JobQueue:
             return False
 
     # -- claiming a line -------------------------------------------------------------------------------------
+    #
+    # Short jobs on NFS, where each call is a round trip.  Once SHORT_JOBS jobs in a row have ended within
+    # SHORT_SECONDS of their claims, FileJobs expects that of the next, too (Consumer.runs_short_jobs).  Then
+    # a claim locks all of the bucket, and the next one writes the result:
+    #
+    #       ms   the job of line 1                            the job of line 2
+    #        0   claim() locks the bucket and writes `r`
+    #        5   the shell starts
+    #       20   it exits with 0.  JobTask gives its slot
+    #            back (`joins_claim`), and FileJobs.finish()
+    #            adds the result to those that are due
+    #       20                                                FileJobs.claim() takes all that is due along
+    #       21                                                claim() locks the bucket, and reads both lines
+    #       22   `d` is written, the bucket unlocked, and
+    #            `is_written` set (_write_due_results())
+    #       23                                                `r` is written
+    #       24   finish() returns, and writes nothing         the shell starts
+    #
+    # What is due belongs to FileJobs, in the event loop, until a claim has taken it into the I/O thread
+    # (`due`).  If no claim comes within SHORT_SECONDS, or it does not write the result, FileJobs.finish()
+    # writes it as that of any other job.  So it does at once for any result but `d`: after that perhaps no
+    # more jobs may start.  The bucket of a job that runs for longer than SHORT_SECONDS is trimmed, and its
+    # result joins no claim.
 
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
         """Claim a line for a consumer: lock a job lock and write `r`, if the line has not changed.
@@ -4612,7 +4671,43 @@ class CountedNoJob(NoJob):
 
 
 class Cursor:
-    """Finds and claims the next line for one consumer or, at a server, for many."""
+    """Finds and claims the next line for one consumer or, at a server, for many.
+
+    It is in one of these states:
+
+        RESET   failed lines of consumers in `_to_reset` are being made new; nothing is claimed
+        TOP     there is no walk
+        WALK    `_walk` has claimed a job, or all consumers that are here have too little free
+        SLICED  `_walk` has paused between two reads of the file (`_is_sliced`)
+        IDLE    `_idle_walk` has found no job
+
+    The first row that holds decides what a claim does.  "anew": a walk begins at the top; "on": `_walk` goes
+    on; "pause": a walk begins anew once PAUSE_FACTOR times the length of the last is over; until then, and
+    for "wait", the answer is a NoJob.
+
+        a claim finds                                           TOP     WALK    SLICED  IDLE
+        the path names another file, or it was opened again     anew    anew    anew    anew
+        consumers with --retry or --resume have come            RESET   RESET   RESET   RESET
+        the line of the last claim has moved, if it is read     -       anew    -       -
+        the walk is overdue (_is_overdue())                     -       anew    on      anew *
+        one asks to exit, and was not answered (`_answered`)    anew    on      on      anew; server: pause
+        one has come, and jobs were skipped                     anew    on      on      anew
+        one has come, a block was met, the last answer had a    anew    on      on      pause
+          time, or the file has changed since
+        none of these                                           anew    on      on      wait
+
+        the walk                                                the next state
+        claims a job                                            WALK, and a Job is returned
+        meets a job for which all have too little free          WALK, and WAIT
+        has used its SLICE                                      SLICED, and AGAIN
+        meets an edit                                           anew, at once
+        ends: it began after an edit, it has claimed a job,     anew, at once
+          or one has asked to exit since it began
+        ends otherwise                                          IDLE, and a time, or who may exit: _end_walk()
+        raises OSError                                          TOP: _no_job_after_error()
+
+    * checked after the rows below it: a file system with coarse time stamps can hide a change.
+    """
     MAX_ERROR_SECONDS = 30.0    # for errors of a network file system
     MAX_FOLDER_SECONDS = 60.0   # without the directory of the file, with --follow
     MIN_IDLE_SECONDS = 30.0     # without any change: then report that new jobs wait
@@ -4798,8 +4893,8 @@ class Cursor:
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
         """Continue the current walk until it claims a job or has to stop; begin another when that is due.
 
-        A walk ends if an edit has moved its current line, or if it is overdue; but not if the last claim
-        paused only to let other calls be made (`sliced`), after SLICE seconds.
+        A walk that has only paused to let other calls be made does not end: it would never come to the end of
+        a long file.
 
         The lines below the current one are read again if others can have claimed them since.  If we meet no
         others, that would cost more than the claim that old lines can cost: it reads its line again.  What
@@ -5353,9 +5448,8 @@ class Jobs(Protocol):
 
 class FileJobs:
     """The `Jobs` of a runner on the shared file: a `FileExecutor` calls a cursor and a queue."""
-    # On NFS, once this many jobs in a row ended within so many seconds of their claims, the next ones have
-    # all of a bucket locked, for so long at most.  If the runner is killed then, the mutex of a longer job
-    # stays locked until that ends.  Other network file systems can merge or split locks wrongly.
+    # See above JobQueue.claim().  If the runner is killed in this time, the mutex of a longer job stays
+    # locked until that ends.  Only on NFS: other network file systems can merge or split locks wrongly.
     SHORT_JOBS = 8
     SHORT_SECONDS = 0.1
 
@@ -5370,7 +5464,7 @@ class FileJobs:
         self.poll = 5.0 if cursor.file.network else 0.25
         self._short_jobs = 0                    # that ended in a row
         self._trims: dict[Job, asyncio.TimerHandle] = {}        # of jobs on NFS that can be short
-        self._due: dict[Job, bytes] = {}        # results that wait for the next claim
+        self._due: dict[Job, bytes] = {}        # results for the next claim
         self._next_claim = asyncio.Event()      # set once it is in the executor
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
@@ -5419,8 +5513,8 @@ class FileJobs:
         """Do nothing: only a server starts groups."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Write a result as Jobs.finish().  That of a short job that has its bucket waits for the next claim,
-        which comes at once unless the runner must wait.
+        """Write a result as Jobs.finish().  That of a short job waits for the next claim, which comes at once
+        unless the runner must wait.
         """
         if job in self._trims:
             self._trims.pop(job).cancel()
@@ -8233,7 +8327,7 @@ class JobTask:
             self.state = CANCELLED                   # even if the job has just ended by itself
         for sink in self.run.sinks:
             sink.on_job_over(job, self.state)
-        if job.joins_claim and self.state == DONE:      # after other results perhaps no more jobs may start
+        if job.joins_claim and self.state == DONE:      # the next claim writes that
             runner.release_slots(self)
         if self.cause == "lost":
             return

@@ -208,7 +208,7 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
     """
     deadline = time.monotonic() + MAX_APPEND_WAIT_SECONDS
     if not os.path.lexists(file.path):
-        file.lock_table.reopen_if_replaced()    # if it refuses this mount, no job file is left
+        file.lock_table.open_current()          # if it refuses this mount, no job file is left
         file.lock_table.close()                 # the new job file decides who may open it
         os.close(open_or_make(file.path, os.O_RDWR, 0o666))
         check_lock_file(file)
