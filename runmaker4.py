@@ -2439,15 +2439,15 @@ class LockTable(LockTableReader):
 
     def check_still_has_locks(self) -> None:
         """Raise OSError(EIO) if this host has lost its locks, so that another can hold our command mutex."""
-        if self.network and not self.still_has_locks():
+        if not self.still_has_locks():
             raise OSError(errno.EIO, "the locks were lost")
 
     def still_has_locks(self) -> bool:
         """Return False if this host has lost the locks on `fd`, because it was cut off for too long.
 
-        Call it only on a network file system.  After an answer True, ask that again only after `interval`.
+        After an answer True, ask a network file system again only after `interval`.
         """
-        if not self.is_open:
+        if not self.network or not self.is_open:
             return True
         now = self.clock()
         if now - self._locks_known_at <= self.interval:
@@ -3746,7 +3746,7 @@ class JobQueue:
 
         On the job file that is the in-use lock alone; on the lock file, also the job locks of our jobs.
         """
-        if self.file.network and not self.file.lock_table.still_has_locks():
+        if not self.file.lock_table.still_has_locks():
             self.file.close_files()
         if self.file.lock_table.drop_lost_job_locks():
             self._forget_job_locks()
@@ -4745,7 +4745,7 @@ class Cursor:
         self._idle_walk: Walk | None = None     # the last one, if no other is due
         self._refused_walks = 0     # successive, that had `claimable_soon`
         self.no_job = NoJob()
-        self.inode = file.inode                 # of the file of the walk
+        self._reader = file.reader              # of the walk
         self._is_sliced = False                 # the last claim paused in the middle of the walk
         self._errors_since: float | None = None
         self._waiting_signature: tuple[int, ...] = ()   # of the file, at the last walk without a job
@@ -5005,12 +5005,9 @@ class Cursor:
 
         Replacing is ordinary: --edit and most editors save that way.
         """
-        new_inode = self.file.inode
-        was_reopened = self._walk is not None and self._walk.scan.file is not self.file.reader
-        if new_inode != self.inode or was_reopened:
+        if self._reader is not self.file.reader or not self.file.is_open:       # the next walk opens it
+            self._reader = self.file.reader
             self.restart_walk()
-            if new_inode is not None:       # None: the file is closed, and the next walk opens it
-                self.inode = new_inode
 
     def restart_walk(self) -> None:
         self._walk = self._idle_walk = self._reset = None
