@@ -9137,6 +9137,18 @@ def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
             destination = "where stderr goes"
         say(f"process {pid} (kill {pid} stops it, kill -USR1 {pid} lets running jobs finish); messages go "
             f"{destination}")
+    if slots := getattr(options, "slots", None):        # -j gives numbers, which name nothing
+        # The kernel lists an abstract socket (unix(7)) until we die.  A hidden list, or a name over 107
+        # bytes, costs only the message.
+        mark = socket.socket(socket.AF_UNIX)
+        with suppress(OSError), open("/proc/net/unix", encoding="utf-8", errors="replace") as sockets:
+            for other, names in re.findall("@runmaker4.slots-(\\d+-)(.+)", sockets.read()):
+                # the runner whose job we are, or that has hired us, is in our tag: it gave us the slot
+                shared = {*names.split(",")} & {*slots.split(",")}
+                if shared and f"-{other}" not in os.environ.get("RUNMAKER4_JOB", ""):
+                    say(f"a runner with the slot {min(shared)} is at work on this host "
+                        f"(process {other[:-1]})")
+            mark.bind(f"\0runmaker4.slots-{pid}-{slots}"[:100])
     if errors_fd is not None:
         os.dup2(errors_fd, 2)           # not earlier: messages of the start go to the original stderr
     if ready_fd is not None:
@@ -9633,6 +9645,8 @@ class RunnerProgram(Program):
         super().__init__(prog, label, options)
         self.slot_file: SlotFile | None = None
         self.slots = self._read_slot_names()
+        if options.slots:
+            options.slots = ",".join(self.slots)        # as a file has them at the start
         self.memory = options.memory or available_memory()
         self.host = os.fsencode(options.name or os.uname().nodename)
         self.retry = b""                        # as Consumer.retry
