@@ -71,6 +71,7 @@ from runmaker4 import (
     KILL_SIGNALS,
     LONGEST_COMMAND,
     MUTEX_OFFSET,
+    NAMED_LINES,
     NEW,
     NO_DIRECTIVES,
     OUR_STATES,
@@ -368,6 +369,7 @@ class ChangeCounts:
     file: JobReader
     changed: Counter[bytes] = field(default_factory=Counter)    # by the state before the change
     refused: int = 0
+    first_cancelled: list[Line] = field(default_factory=list)
 
     def add_refusal(self, number: int, why: str) -> None:
         self.file.say(f"line {number}: {why}")
@@ -556,6 +558,8 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
                 change_counts.add_refusal(line.number, why)
             return
         change_counts.changed[state_now] += 1
+        if len(change_counts.first_cancelled) < NAMED_LINES:
+            change_counts.first_cancelled.append(line)
         if is_running:
             awaited.append(replace(line, state=state_now))
         if state_now not in UNFINISHED_STATES:
@@ -1912,6 +1916,8 @@ def change_states(file: JobFile, options: Namespace) -> int:
     finally:
         summary = change_counts.summary(state)
         if summary and not options.quiet:
+            for line in change_counts.first_cancelled:      # the summary has the count
+                file.say(f"line {line.number}: cancelled: {display_text(line.command)}")
             file.say(summary)
     if not summary and not change_counts.refused:
         file.say(no_match_text(options.selection.pattern))

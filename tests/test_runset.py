@@ -98,7 +98,7 @@ class SettingStates(RunsetCase):
                               "1 line: e -> x (held)",
             "--set=n 1": "1 line: . -> n (held)",
             "--set=. 5": "1 line: x (held) -> .",
-            "--cancel 1": "1 line: . -> c (cancelled)",
+            "--cancel 1": "line 1: cancelled: echo a\nrunset4.py: runs.txt: 1 line: . -> c (cancelled)",
         }
         for words, said in calls.items():
             for quiet in (), ("-q",):
@@ -107,6 +107,13 @@ class SettingStates(RunsetCase):
                     ended = self.run_script(RUNSET, *quiet, "runs.txt", *words.split())
                     self.assertEqual((ended.code, ended.out, ended.err),
                                      (0, b"", b"" if quiet else as_bytes(f"runset4.py: runs.txt: {said}\n")))
+
+    def test_of_many_lines_that_are_cancelled_it_names_eight(self) -> None:
+        self.write("".join(f". echo {number}\n" for number in range(1, 13)))
+        ended = self.run_script(RUNSET, "--cancel", "--all", "runs.txt")
+        said = [f"line {number}: cancelled: echo {number}" for number in range(1, 9)]
+        self.assertEqual(ended.err.decode().replace("runset4.py: runs.txt: ", "").splitlines(),
+                         [*said, "12 lines: . -> c (cancelled)"])
 
     def test_the_words_of_the_status_mean_their_states(self) -> None:
         for words, after in {
@@ -159,20 +166,24 @@ class Locked(RunCase):
         self.assertEqual((ended.code, ended.err.decode()), (code, said))
         runmaker4.unlock(self.lock_file, 0, 0)
 
+    def named(self, option: str, *numbers: int) -> list[str]:
+        """What --cancel says of these lines."""
+        return [f"line {n}: cancelled: echo {'abbcd'[n - 1]}" for n in numbers if option == "--cancel"]
+
     def test_all_others_are_changed_and_both_are_counted(self) -> None:
         for option, state in ("--set=held", "x (held)"), ("--cancel", "c (cancelled)"):
             with self.subTest(option):
                 why = (": keeps being added, claimed or edited, or a job whose runner was killed or "
                        "suspended has it locked (wait for it; lslocks names it)")
                 self.assertSaid(self.start_change(option, 0.2), 1, *(f"line {n}{why}" for n in (2, 3, 4)),
-                                f"2 lines: . -> {state}, 3 lines: refused")
+                                *self.named(option, 1, 5), f"2 lines: . -> {state}, 3 lines: refused")
 
     def test_what_is_unlocked_in_time_is_changed_too(self) -> None:
         for option, state in ("--set=held", "x (held)"), ("--cancel", "c (cancelled)"):
             with self.subTest(option):
                 process = self.start_change(option, 30)
                 runmaker4.unlock(self.lock_file, 0, 0)
-                self.assertSaid(process, 0, f"5 lines: . -> {state}")
+                self.assertSaid(process, 0, *self.named(option, 1, 5, 2, 3, 4), f"5 lines: . -> {state}")
 
     def test_an_interrupt_while_it_waits_leaves_the_count_of_what_was_changed(self) -> None:
         for option, state in ("--set=held", "x (held)"), ("--cancel", "c (cancelled)"):
@@ -181,7 +192,7 @@ class Locked(RunCase):
                 status = pathlib.Path(f"/proc/{process.pid}/status")
                 wait_until(lambda: re.search("SigCgt:.*[2367abef]\n", status.read_text()), what="it waits")
                 process.send_signal(signal.SIGINT)
-                self.assertSaid(process, 130, f"2 lines: . -> {state}")
+                self.assertSaid(process, 130, *self.named(option, 1, 5), f"2 lines: . -> {state}")
 
 
 class Selecting(RunsetCase):
