@@ -541,12 +541,26 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     """Cancel the selected jobs, wait until running ones have exited, and report what happened.
 
     A line that the user has named is cancelled also in another state than `r` and `.`, if its job runs.
+
+    JOB_ID and the names of output files have the number of the start.  So where only a number is given, and
+    a running job of another line had that number at its start, the line is refused: it can be the wrong one.
     """
     awaited: list[Line] = []
-    running_by_command = lines_by_command(file.scan_lines(RUNNING))
+    running_lines = [*file.scan_lines(RUNNING)]
+    running_by_command = lines_by_command(running_lines)
+    is_held = file.lock_table.is_held
+    # a job is started with the job lock of the line's number, and keeps it
+    moved = [line for line in running_lines if not is_held(own_job_lock_offset(line))]
 
     def cancel(line: Line) -> None:
         if line.state not in UNFINISHED_STATES and not selection.names_jobs:
+            return
+        if selection.ranges and selection.pattern is None and any(
+            other.command != line.command and is_held(own_job_lock_offset(replace(other, number=line.number)))
+            for other in moved
+        ):
+            change_counts.add_refusal(line.number, "another running job had this number when it was started "
+                                                   "(add --match COMMAND to cancel this one)")
             return
         state_now, is_running = cancel_line(file, line, running_by_command.get(line.command, ()))
         if state_now is None or not (is_running or state_now in UNFINISHED_STATES):     # nothing to cancel

@@ -71,6 +71,24 @@ class Cancel(CancelCase):
             self.assertIn(words, said)
         self.assertEqual(self.states(), "dc")
 
+    def test_a_number_that_another_running_job_had_at_its_start_takes_the_command(self) -> None:
+        self.write("r echo a\nr echo b\n. echo c\n")
+        self.hold(1)
+        self.hold(2)
+        self.write("# inserted\nr echo a\nr echo b\n. echo c\n")
+        self.assertIn(b"line 2: another running job had this number", self.cancel(2, code=1))
+        self.assertEqual(self.states(), "rr.")
+        self.assertEqual(self.cancel(2, "--match", "echo a"), b"")
+        self.assertEqual(self.cancel(3, 4), b"")            # no other job had these
+        self.assertEqual(self.states(), "ccc")
+
+    def test_a_new_line_at_the_number_of_a_running_one_is_left_alone(self) -> None:
+        self.write("r echo a\n")
+        self.hold(1)
+        self.write(". echo new\nr echo a\n")
+        self.assertIn(b"line 1: another running job had this number", self.cancel(1, code=1))
+        self.assertEqual((self.states(), self.cancel("--all"), self.states()), (".r", b"", "cc"))
+
     def test_a_range_may_reach_further_than_any_file(self) -> None:
         self.write(". echo a\n. echo b\n")
         self.assertEqual(self.cancel("2-99999999999999999999"), b"")

@@ -320,6 +320,13 @@ RECIPES = {
         Recipe(after="[ $(grep -c '^[.] SLURM_ARRAY_TASK_ID=[0-9]* bash job.sh$' runs.txt) = 1000 ]"),
     "runset4.py --set=new runs.txt 17": Recipe(jobs("d" * 16 + "!"), states="d" * 16 + "."),
     "runset4.py --cancel --all runs.txt": Recipe(jobs("d.!"), states="dc!"),
+    "runwait4.py --show '*' --json runs.txt | python3 -c 'import json, subprocess, sys": Recipe(
+        ". echo loss 0; exec sleep 60\n. echo loss nan; exec sleep 60\n. echo loss 1; exec sleep 60\n",
+        before="runmaker4.py -d -j3 --errors errors runs.txt\n"
+               "until grep -q 2.out runs.txt.out/journal; do sleep 0.1; done\n"
+               "EDITOR=\"sed -i '1i #RUN timeout=1h'\" runset4.py --edit runs.txt",
+        after="[ $(grep -c ^r runs.txt) = 2 ] && grep '^c echo loss nan' runs.txt\n"
+              "runset4.py --cancel --all runs.txt", states="ccc"),
     "seq 800 | runset4.py runs.txt --add-list - --template 'work # {}'": Recipe(states="." * 800),
     "seq 1000 | runset4.py runs.txt --add-list - --template 'HQ_TASK_ID={} ./task.sh'":
         Recipe(after="[ $(grep -c '^[.] HQ_TASK_ID=[0-9]* ./task.sh$' runs.txt) = 1000 ]"),
