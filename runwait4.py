@@ -1468,7 +1468,7 @@ def status_fields_of_row(last_row: Row, runners_at_work: RunnersAtWork) -> Field
     between two tries.
     """
     run = last_row.run
-    fields = last_row.json_job_fields()
+    fields = {**last_row.json_job_fields(), **({"files": run.files} if run and run.files else {})}
     without_runner = runners_at_work.has_runner_exited(run)
     if run and run.ended is not None:
         fields = replace(last_row, run=None).json_job_fields()

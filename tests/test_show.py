@@ -93,6 +93,7 @@ class Runs(ShowCase):
         (run,) = self.rows(1)
         self.assertEqual((run["outcome"], run["end"], run["exit"], run["bytes"], run["files"]),
                          ("running", None, None, 6, ["1.out"]))
+        self.assertEqual(self.status("--outdir", "out")["jobs"][0]["files"], ["1.out"])
         self.assertGreater(run["seconds"], 0)
 
     def test_a_cancelled_one_that_lives_still_runs(self) -> None:
