@@ -129,7 +129,7 @@ STUBS.update({
     "ssh": "[ \"$1\" = -f ] && exit; shift; exec sh -c \"$*\"",
     # a mail that says something
     "mail": "grep -q '1 done' && echo \"$2\" > mail",
-    "scp": "test -s .runmaker4.token",                                  # a host: its file is here already
+    "scp": "test -s \"${2#alice:}\"",                                   # a host: its file is here already
     # --query-gpu=index: a host with two GPUs
     "nvidia-smi": "seq 0 1",
     # MPI: -n NUMBER [--host HOSTS]
@@ -283,6 +283,8 @@ RECIPES = {
     "kill $(cat pid)": Recipe(jobs("..."), before=WORKER, after=GONE, states="ee."),
     "python3 runmaker4-server.py runs.txt": Recipe(jobs(".."), until="grep -q 'serving on' .printed"),
     "python3 runmaker4-client.py -j2 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
+    "scp -p alice:.runmaker4.token ~":
+        Recipe(jobs("."), before=SERVER, after="runmaker4-client.py alice", states="d"),
     "grep -m1 '^\"\"\"' tests/test_*.py": Recipe(before=CHECKOUT),
     UNITTEST: Recipe(before=CHECKOUT, instead=ONE_TEST),
     'runwait4.py -e runs.txt; runwait4.py --status runs.txt | '
