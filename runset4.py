@@ -68,6 +68,7 @@ from runmaker4 import (
     FAILED,
     GRACE,
     HELD,
+    JOB_LOCKS_PER_BUCKET,
     KILL_SIGNALS,
     LONGEST_COMMAND,
     MUTEX_OFFSET,
@@ -97,6 +98,7 @@ from runmaker4 import (
     add_general,
     append_at,
     as_argument,
+    bucket_of,
     check_for_strays,
     check_lock_file,
     check_mount,
@@ -125,6 +127,7 @@ from runmaker4 import (
     open_job_file,
     open_or_make,
     other_lock,
+    other_locks,
     own_job_lock_offset,
     parse_directive,
     plural,
@@ -548,17 +551,19 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     awaited: list[Line] = []
     running_lines = [*file.scan_lines(RUNNING)]
     running_by_command = lines_by_command(running_lines)
-    is_held = file.lock_table.is_held
-    # a job is started with the job lock of the line's number, and keeps it
-    moved = [line for line in running_lines if not is_held(own_job_lock_offset(line))]
+    command_by_first_number = {}        # of running lines that have moved, and are not selected
+    if selection.ranges and selection.pattern is None and file.lock_table.is_open:
+        for line in running_lines:
+            # a job is started with the job lock of the line's number, and keeps it
+            if not (file.lock_table.is_held(own_job_lock_offset(line))
+                    or any(line.number in span for span in selection.ranges)):
+                for locked in other_locks(file.lock_table.fd, bucket_of(line.command), JOB_LOCKS_PER_BUCKET):
+                    command_by_first_number.update((offset & MUTEX_OFFSET, line.command) for offset in locked)
 
     def cancel(line: Line) -> None:
         if line.state not in UNFINISHED_STATES and not selection.names_jobs:
             return
-        if selection.ranges and selection.pattern is None and any(
-            other.command != line.command and is_held(own_job_lock_offset(replace(other, number=line.number)))
-            for other in moved
-        ):
+        if command_by_first_number.get(line.number % JOB_LOCKS_PER_BUCKET, line.command) != line.command:
             change_counts.add_refusal(line.number, "another running job had this number when it was started "
                                                    "(add --match COMMAND to cancel this one)")
             return

@@ -79,8 +79,16 @@ class Cancel(CancelCase):
         self.assertIn(b"line 2: another running job had this number", self.cancel(2, code=1))
         self.assertEqual(self.states(), "rr.")
         self.assertEqual(self.cancel(2, "--match", "echo a"), b"")
-        self.assertEqual(self.cancel(3, 4), b"")            # no other job had these
+        self.assertEqual(self.cancel("3-4"), b"")           # no other job had these
         self.assertEqual(self.states(), "ccc")
+
+    def test_a_range_with_both_lines_takes_no_command(self) -> None:
+        self.write("r echo a\nr echo b\n")
+        self.hold(1)
+        self.hold(2)
+        self.write("# inserted\nr echo a\nr echo b\n")
+        self.assertEqual(self.cancel("1-9"), b"")
+        self.assertEqual(self.states(), "cc")
 
     def test_a_new_line_at_the_number_of_a_running_one_is_left_alone(self) -> None:
         self.write("r echo a\n")
