@@ -386,7 +386,7 @@ class Outbox:
 
     def acknowledge(self, last_number: int) -> list[Event]:
         """Remove and return the events up to this number."""
-        acknowledged: list[Event] = []
+        acknowledged = []
         while self._in_flight and self._in_flight[0].message["n"] <= last_number:
             event = self._in_flight.popleft()
             self._in_flight_bytes -= event.size
@@ -800,7 +800,7 @@ class Connection:
         has written that: until then it counts them as running.
         """
         started = boottime()
-        asked_link: ServerLink | None = None
+        asked_link = None
         while not self._summary.done() and self.link_life.wants_server:
             self._return_queued_jobs()
             link = self.link_life.link

@@ -2052,7 +2052,7 @@ class Claims(Cursor):
         claimed: dict[str, list[Job]] = {host: [] for host in plan.jobs_by_host}
         for host, jobs in plan.jobs_by_host.items():
             for line, settings in jobs:
-                job: Job | None = None
+                job = None
                 with suppress(OSError):
                     job = self.queue.claim(line, clients[host], settings).job
                 if not job:             # the file has changed or cannot be read
@@ -2093,7 +2093,7 @@ class Claims(Cursor):
         """
         reclaimed = Reclaimed()
         try:
-            others: list[ReportedJob] = []
+            others = []
             for job in reported:
                 # most jobs of a dead server: its other clients need not wait for a search of the file
                 line = self._inherited_lines.get((job.line.number, job.line.command))
@@ -2460,7 +2460,7 @@ class Dispatcher:
         clients = [client for client in free if not (plan.pending.below_end and client.follow)]
         matching = {host: [client for client in clients if client.matches_host(host)]
                     for host in plan.jobs_by_host}
-        chosen: dict[str, Client] = {}
+        chosen = {}
         for host in sorted(matching, key=lambda host: sum(slots[client] for client in matching[host])):
             client = next((client for client in matching[host] if free[client] > 0), None)
             if not client:

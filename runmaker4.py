@@ -504,7 +504,7 @@ def print_bytes(data: bytes | bytearray) -> None:
 
 def once_per_subject(say: Say) -> Callable[[str, str], None]:
     """Return a function that prints the first text of each subject."""
-    subjects: set[str] = set()
+    subjects = set()
 
     def say_once(subject: str, text: str) -> None:
         if subject not in subjects:
@@ -1837,7 +1837,7 @@ def parse_directive(text: bytes) -> JobSettings | str:
         raise ValueError("looks like a directive, but is none (write #RUN, a blank, and the settings)")
     if " ".join(words) in KNOWN_DIRECTIVES:
         return " ".join(words)
-    values: dict[str, Any] = {}
+    values = {}
     for word in words:
         name, equals, value = word.partition("=")
         if name not in KNOWN_SETTINGS or not equals:
@@ -2823,7 +2823,7 @@ class JobReader(Opened):
         bad_lines: list[int] = []
         can_retry = False
         remaining = Consumers(consumers)        # for which no new job was met yet
-        with_jobs: set[Consumer] = set()
+        with_jobs = set()
         scan = Scan(self.reader, self.start, counted=snapshot.states, directives=True)
         while True:
             is_grouped = scope.settings.together != ""
@@ -3718,7 +3718,7 @@ class JobQueue:
         astray = []
         size = self.file.size()
         # after the file was replaced, two jobs can seem to have the same line
-        used_offsets: set[int] = set()
+        used_offsets = set()
         for job in self.claimed:
             if job.cancelled or self._is_result_written(job):
                 continue                        # it needs no line `r`
@@ -3764,7 +3764,7 @@ class JobQueue:
         for job in self.claimed:
             if job.command in our_jobs:
                 our_jobs[job.command].append(job)
-        missing: dict[Job, bytes] = {}
+        missing = {}
         for command, known_lines in self.file.lines_by_command(our_jobs).items():
             with self.file.command_mutex(command, self.file.patience) as locked:
                 if locked:
@@ -4492,7 +4492,7 @@ class Walk:
 
     def _release_consumers(self, consumers: Mapping[Consumer, None]) -> None:
         """End the wait of each consumer that now has enough, or whose job's line has changed."""
-        state_at_offset: dict[int, bytes | None] = {}
+        state_at_offset = {}
         for consumer in self._waiting_for_capacity.keys() & consumers.keys():
             line, needs = self._waiting_for_capacity[consumer]
             if line.offset not in state_at_offset:
@@ -5109,7 +5109,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
     hosts: those with a runner.
     """
     above = Above()
-    first_reason: BlockReason | None = None
+    first_reason = None
     # why none of a command can be claimed; '': one can
     reason_of = functools.lru_cache(maxsize=None)(partial(_reason_command_waits, file))
     only_running = False                # up to the next directive
@@ -5753,7 +5753,7 @@ class ProcessTable:
         Those are new children of a process that got TERM, or of another clean-up process.
         pids: each parent before the children.
         """
-        needing_term: list[int] = []
+        needing_term = []
         spared_parents = set(got_term)
         for pid in pids:
             if pid in got_term:
@@ -8444,8 +8444,8 @@ class JobTask:
         # No job keeps one of the last numbers: results, records (two files of each job) and kills need them.
         # So the jobs that run can end, and free descriptors, whatever others wait for them.
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8 - 2 * len(self._runner.tasks)
-        read_ends: dict[bytes, int] = {}
-        write_ends: dict[bytes, int] = {}
+        read_ends = {}
+        write_ends = {}
         try:
             for name in [*stream_names, b"gate"] if has_gate else stream_names:
                 read_ends[name], write_ends[name] = os.pipe()
@@ -8801,7 +8801,7 @@ class Runner:
         outside.  So read the processes of these runs, and once each new one.  Read a few others as well: a
         process can have the number of one that has exited, and shows no tag during execve(2).
         """
-        exceeding: set[Run] = set()         # at the last measurement
+        exceeding = set()         # at the last measurement
         others = {*os.listdir("/proc")}     # no job has started yet
         throttle = Throttle(self.loop.time)
         for count in itertools.count():
@@ -9850,7 +9850,7 @@ class App(RunnerProgram):
         jobs = FileJobs(cursor, reader, self.executor, self._consumer)
         logfile_sink, outdir_sink, joblog_sink = self._record_sinks
         console = self.console_sinks(reader, not logfile_sink, is_recorded=outdir_sink is not None)
-        sinks: list[Sink] = [*console, *filter(None, (logfile_sink, outdir_sink, joblog_sink))]
+        sinks = [*console, *filter(None, (logfile_sink, outdir_sink, joblog_sink))]
         runner = self.make_runner(jobs, sinks, self.executor)
         home = os.path.realpath(os.path.dirname(self.path))
         # with -r, the first jobs have failed before

@@ -380,7 +380,7 @@ class ChangeCounts:
 
     def summary(self, state: bytes) -> str:
         """Return '2 lines: ! -> ., 1 line: x (held) -> ., 1 line: refused'."""
-        phrases: list[str] = []
+        phrases = []
         for old_state, count in self.changed.items():
             if count:           # 0: recheck_cancelled_job() has taken the change back
                 old_text = display_text(describe_state(old_state))
@@ -511,7 +511,7 @@ def cancel_line(
     If the job runs, write e over the orphans among running_lines (the lines `r` of this command): otherwise
     each would seem to have a running copy, and the cancelled copy would seem to have exited.
     """
-    orphans: list[Line] = []
+    orphans = []
     with hold_mutex(file, line):
         state_now = file.state_at(line)
         if state_now == RUNNING:
@@ -534,7 +534,7 @@ def cancel_line(
 
 
 def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
-    grouped: defaultdict[bytes, list[Line]] = defaultdict(list)
+    grouped = defaultdict(list)
     for line in lines:
         grouped[line.command].append(line)
     return grouped
@@ -548,7 +548,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     JOB_ID and the names of output files have the number of the start.  So where only a number is given, and
     a running job of another line had that number at its start, the line is refused: it can be the wrong one.
     """
-    awaited: list[Line] = []
+    awaited = []
     running_lines = [*file.scan_lines(RUNNING)]
     running_by_command = lines_by_command(running_lines)
     command_by_first_number = {}        # of running lines that have moved, and are not selected
@@ -597,7 +597,7 @@ def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeC
     """
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
     next_scan = 0.0                     # to search for jobs without a runner
-    first_holders: Holders | None = None
+    first_holders = None
     while awaited and time.monotonic() < deadline:
         if time.monotonic() >= next_scan:
             holders = Holders(file.lock_table.inode)
@@ -664,7 +664,7 @@ def kill_unsupervised_jobs(
 
     Count a line as refused if a process of the job cannot be killed: it can live on without the job lock.
     """
-    jobs_to_kill: dict[int, Shell] = {}         # by line number
+    jobs_to_kill = {}                   # by line number
     for command, equal_lines in lines_by_command(lines).items():
         unsupervised = holders.unsupervised_jobs(command)
         if not unsupervised:
@@ -910,13 +910,13 @@ def merge(
             old[start:end] = lines
     equal_at_start, equal_at_end = common_ends(old, new)
     changed = new[equal_at_start:len(new) - equal_at_end]
-    old_by_key: defaultdict[bytes, list[OldLine]] = defaultdict(list)
-    new_by_key: defaultdict[bytes, list[bytes]] = defaultdict(list)
+    old_by_key = defaultdict(list)
+    new_by_key = defaultdict(list)
     for index in range(equal_at_start, len(old) - equal_at_end):
         old_by_key[merge_key(old[index])].append(OldLine(index + 1, old[index], current[index]))
     for line in changed:
         new_by_key[merge_key(line)].append(line)
-    merged_by_key: dict[bytes, Iterator[bytes]] = {}
+    merged_by_key = {}
     for key in {**old_by_key, **new_by_key}:
         try:
             merged_by_key[key] = iter(merge_equal_lines(old_by_key[key], new_by_key[key], edited))
@@ -965,7 +965,7 @@ def lock_free_buckets(fd: int) -> list[int]:
     A bucket (65,535 bytes for job locks, then the command mutex) is in use if another process has a lock in
     it; there lock nothing, because a process that holds a mutex counts the job locks.
     """
-    mutexes: list[int] = []
+    mutexes = []
     ranges_to_lock = [(0, BUCKETS_END)]
     while ranges_to_lock:
         start, stop = ranges_to_lock.pop()
@@ -1416,7 +1416,7 @@ def read_rows(source: Source, colsep: str | re.Pattern[bytes] | None) -> Iterato
             columns = [*map(bytes.strip, colsep.split(line) if colsep else line.split())]
             yield line, columns if any(columns) else []
         return
-    lines: list[str] = []           # of the row
+    lines = []                      # of the row
 
     def text_line(line: bytes) -> str:
         lines.append(to_text(line) + "\n")
@@ -1553,7 +1553,7 @@ def line_of_fjd_file(path: str) -> bytes:
 
 def job_files(names: Sequence[str]) -> list[str]:
     """Return these paths; of a directory those of its files that are neither hidden nor backups (NAME~)."""
-    paths: list[str] = []
+    paths = []
     for name in names:
         if not os.path.isdir(name):
             paths.append(name)

@@ -388,8 +388,8 @@ class Watcher:
         locked_ranges = find_held_job_locks(self.file.lock_table.fd)
         buckets = {locked.start & ~MUTEX_OFFSET for locked in locked_ranges}
         running = Counter(line.command for line in snapshot.running + snapshot.orphans)
-        left_over: dict[bytes, int] = {}        # job locks of held lines, by command
-        cancelled: list[Line] = []
+        left_over = {}        # job locks of held lines, by command
+        cancelled = []
         for line in self.file.scan_lines(held_states) if buckets else ():
             command = line.command
             if command not in left_over and bucket_of(command) in buckets:
@@ -1309,7 +1309,7 @@ def find_hanging_jobs(runs: Iterable[RunRecord], jobs: Iterable[Fields]) -> Iter
 
     The program is the first word; others say nothing about a job.
     """
-    run_times: dict[bytes, list[float]] = defaultdict(list)     # seconds
+    run_times = defaultdict(list)     # seconds
     for run in runs:
         if run.has_ended and run.seconds is not None:
             run_times[b"".join(run.command.split()[:1])].append(run.seconds)
@@ -1971,7 +1971,7 @@ def read_stats(outdir: str) -> Fields:
     common_words: dict[str, list[str]] = {}     # by group
     group_of = functools.lru_cache(functools.partial(NUMBER_PATTERN.sub, PLACEHOLDER))
     without_end = 0
-    too_little_lines: set[int] = set()          # their numbers when they ran
+    too_little_lines = set()          # their numbers when they ran
     with contextlib.closing(journal):
         for run in journal.start_pass():
             if not run.has_ended:
@@ -2648,7 +2648,7 @@ def write_timeline(options: Namespace) -> None:
     """Write the finished runs of the journal as trace events."""
     exit_on(*KILL_SIGNALS)
     journal = JournalReader(options.outdir, say)
-    events_by_slot: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
+    events_by_slot = defaultdict(list)
     with contextlib.closing(journal), open_replacement(options.timeline, TIMELINE_HEAD) as file:
         for run in journal.start_pass():
             if run.seconds is not None:
