@@ -273,8 +273,7 @@ class Endpoint:
         with socket.create_connection((self.host, self.port), timeout=seconds) as sock:
             while not channel.is_authenticated:
                 sock.settimeout(max(deadline - boottime(), 0.01))
-                data = sock.recv(1 << 16)
-                if not data:
+                if not (data := sock.recv(1 << 16)):
                     raise ConnectionResetError("the server has closed the connection")
                 channel.receive(data)
                 sock.sendall(channel.take_outgoing())
@@ -723,8 +722,7 @@ class Connection:
 
     async def finish(self, job: Job, state: bytes) -> str:
         """Queue the event that a job has finished, if it is still ours."""
-        remote_job = self.our_job(job)
-        if not remote_job:
+        if not (remote_job := self.our_job(job)):
             return ""
         if state == NEW:
             self._give_back(remote_job)
@@ -754,8 +752,7 @@ class Connection:
         """
         self._return_queued_jobs()
         await self._wait_for_acknowledgements(runner)
-        unwritten = [job.number for job in self._jobs.values()]
-        if unwritten:
+        if unwritten := [job.number for job in self._jobs.values()]:
             self._say(f"the results of {plural(len(unwritten), 'job')} could not be sent to the server")
             self._program.runner_stats.unwritten_lines += unwritten
         if runner.exit_summary and not self._summary.done():
@@ -828,8 +825,7 @@ class Connection:
 
     def _return_queued_job(self, key: str) -> bool:
         """Give a job back if it still waits for a slot."""
-        job = self._jobs_ahead.pop(key, None)
-        if job:
+        if job := self._jobs_ahead.pop(key, None):
             self._give_back(job)
             # a slot can be free: while this job waited, claim() returned no later one
             self._wake_runner()
@@ -856,8 +852,7 @@ class Connection:
         self._send_queued_events()
 
     def _send_queued_events(self) -> None:
-        link = self.link_life.link
-        if link:
+        if link := self.link_life.link:
             self._outbox.send(link)
 
     def _on_acknowledged(self, events: Iterable[Event]) -> None:
@@ -1000,8 +995,7 @@ class Connection:
         elif kind == "lost":            # to another runner
             self._on_job_lost(message.text("id"))
         elif kind == "go":              # all jobs of a group are ready
-            job = self._jobs.get(message.text("id"))
-            if job:
+            if job := self._jobs.get(message.text("id")):
                 self._runner.open_gate(job)
         elif kind == "stop":            # a running job, or one that waits for a slot; ended ones are ignored
             key = message.text("id")
@@ -1158,8 +1152,7 @@ class ServerSink(Sink):
             self._send_event(run, "output", len(chunk), stream=to_text(name), data=to_text(chunk))
 
     def _set_ending(self, run: Run, how_it_ended: str, loses_host: bool) -> None:
-        job = self._connection.our_job(run.job)
-        if job:
+        if job := self._connection.our_job(run.job):
             job.how_it_ended, job.loses_host = how_it_ended, loses_host
 
     def _send_end(self, run: Run, run_result: RunResult) -> None:
@@ -1176,8 +1169,7 @@ class ServerSink(Sink):
         )
 
     def _send_event(self, run: Run, kind: str, size: int = 0, /, **fields: Any) -> None:
-        job = self._connection.our_job(run.job)
-        if job:
+        if job := self._connection.our_job(run.job):
             self._connection.send_event(size, type=kind, id=job.key, **fields)
 
 

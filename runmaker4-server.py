@@ -1243,8 +1243,7 @@ class Records:
 
     def end_run(self, assignment: Assignment, message: Message) -> None:
         """End the records of a run; without a status, it could not be started.  Raises WireError."""
-        run = assignment.run
-        if not run:
+        if not (run := assignment.run):
             raise WireError("the end of no run")
         # read all first: after a WireError, abandon_run() must find the run as it was
         end = RunFields(message.fields, END)
@@ -1274,8 +1273,7 @@ class Records:
     @staticmethod
     def abandon_run(assignment: Assignment) -> None:
         """End the records of the current run, if any, without a result."""
-        run = assignment.detach_run()
-        if run:
+        if run := assignment.detach_run():
             run.cause = "cancelled" if assignment.is_cancelled else "lost"
             run.duration = max(time.time() - run.started_at, 0.0)
             for sink in run.sinks:
@@ -1700,8 +1698,7 @@ class Sessions:
 
         The client has the line until that is done, or has failed for good: _complete_result().
         """
-        line_result = assignment.decide_result(proposed_result)
-        if not line_result:
+        if not (line_result := assignment.decide_result(proposed_result)):
             return
         client = assignment.client
         was_short = line_result.state == DONE and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
@@ -2149,8 +2146,7 @@ class Claims(Cursor):
             if not own_line and len(lines) == 1 and is_whole_file:
                 own_line = lines[0]
                 own_states = own_states.replace(NEW, b"")
-            job = self.queue.reclaim_line(own_line, running_lines[command], own_states)
-            if job:
+            if job := self.queue.reclaim_line(own_line, running_lines[command], own_states):
                 reclaimed.jobs[reported_job.key] = job
             elif not is_whole_file:
                 raise TemporaryError("the file can be half saved")
@@ -2368,8 +2364,7 @@ class Dispatcher:
 
     def is_startable(self, assignment: Assignment) -> bool:
         """Return True if a client can start the job; otherwise print why not."""
-        error = command_error(assignment.job.command)
-        if error:
+        if error := command_error(assignment.job.command):
             self._sessions.say(f"line {assignment.number}: cannot be started: {error}")
         return not error
 
@@ -2462,8 +2457,7 @@ class Dispatcher:
                     for host in plan.jobs_by_host}
         chosen = {}
         for host in sorted(matching, key=lambda host: sum(slots[client] for client in matching[host])):
-            client = next((client for client in matching[host] if free[client] > 0), None)
-            if not client:
+            if not (client := next((client for client in matching[host] if free[client] > 0), None)):
                 return {}
             chosen[host] = client
             free[client] -= 1
@@ -2878,8 +2872,7 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
 
 def choose_token() -> tuple[str, str]:
     """Return the token, and a text about it for the first line of output.  Raises UsageError."""
-    token_in_environment = token_of_environment()
-    if token_in_environment:
+    if token_in_environment := token_of_environment():
         return token_in_environment, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
     path = token_path()
     with refused_as(path, " (the token must be in this file)"):

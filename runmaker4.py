@@ -244,8 +244,7 @@ def duration(text: str) -> float | None:
     """Return the seconds in '90', '5m', '1.5h' or '1d'; None for 'none' (no limit); an argparse type."""
     if text == "none":
         return None
-    match = DURATION.fullmatch(text)
-    if match:
+    if match := DURATION.fullmatch(text):
         seconds = float(match[1]) * UNITS[match[2]]
         if 0 < seconds < 1e9:
             return seconds
@@ -1206,8 +1205,7 @@ def path_names_fd(path: str, fd: int) -> bool:
     """Return True if a path names this open file.  The answer can come from this host's cache of names."""
     path_fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
-        identity = file_identity_lines(path_fd)
-        if not identity:
+        if not (identity := file_identity_lines(path_fd)):
             return os.path.sameopenfile(path_fd, fd)            # this asks an NFS server
         return identity == file_identity_lines(fd)
     finally:
@@ -1354,10 +1352,9 @@ class Scan:
         """
         pattern = wanted_lines_pattern(states or self._states, self._directives)
         while True:
-            match = pattern.search(self._buffer, self._position)
-            if match:
-                state_index = match.start() + 1         # a match begins with the newline before the line
-                return self._parse_line_at(state_index)
+            if match := pattern.search(self._buffer, self._position):
+                # a match begins with the newline before the line
+                return self._parse_line_at(match.start() + 1)
             if not self._read_chunk():
                 return None
 
@@ -1914,8 +1911,7 @@ def check_for_strays(
 def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_states: bytes | None) -> None:
     """Do what check_for_strays() does, with an open file."""
     has_job = Scan(file, first_line_offset(file), states=job_states).next() is not None
-    number = find_stray(file, STRAY if has_job else STRAY_WITHOUT_JOBS)
-    if not number:
+    if not (number := find_stray(file, STRAY if has_job else STRAY_WITHOUT_JOBS)):
         return
     if has_job or not refuse:
         say(f"{name_stray(number)} ({JOB_OR_COMMENT})")
@@ -1932,10 +1928,8 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
     """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job; report strays."""
     with job_file(path, network) as file:
         check_file_for_strays(file, path, say, refuse=True, job_states=OUR_STATES)
-        directives_only = b""
-        for directive in Scan(file, first_line_offset(file), states=directives_only, directives=True):
-            why_malformed = NO_DIRECTIVES.with_directive(directive).error
-            if why_malformed:
+        for directive in Scan(file, first_line_offset(file), states=b"", directives=True):
+            if why_malformed := NO_DIRECTIVES.with_directive(directive).error:
                 raise UsageError(f"{path}: {why_malformed}")
         # No longer at the path, if an editor has saved since: the walk opens the new file
         size = os.fstat(file.fd).st_size
@@ -5780,8 +5774,7 @@ def find_runner(job_tag: bytes) -> int | None:
     processes.  If its namespace were visible and empty, the job would be dead, too.
     """
     # see Processes; version 4.0 told no namespace
-    match = re.fullmatch(re.escape(THIS_HOST) + rb"(?:-(\d+))?-(\d+)-\d+-\d+", job_tag)
-    if not match:
+    if not (match := re.fullmatch(re.escape(THIS_HOST) + rb"(?:-(\d+))?-(\d+)-\d+-\d+", job_tag)):
         return None
     names = [match[2].decode()]
     if match[1] and int(match[1]) != pid_namespace("self"):
@@ -6641,8 +6634,7 @@ class Lines:
             self.was_cut = False
             if data.startswith(b"\n"):      # this newline was added already
                 data = data[1:]
-        end_offset = data.rfind(b"\n") + 1
-        if not end_offset:
+        if not (end_offset := data.rfind(b"\n") + 1):
             self.incomplete_line += data
             self.was_cut = len(self.incomplete_line) >= self.MAX_PIECE_BYTES
             return self.take_incomplete_line() if self.was_cut else b""
@@ -6956,8 +6948,7 @@ class LogFile(Sink):
         self._add_line(record, b"status", b'forked "%s"' % run.job.command)
 
     def on_no_result(self, run: Run) -> None:
-        record = self.records.pop(run, None)
-        if record:
+        if record := self.records.pop(run, None):
             self._write_record(record)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
@@ -7518,8 +7509,7 @@ class Journal:
 
     def flush(self) -> None:
         """Append the gathered events to the journal, starts first."""
-        events = [*self._starts.values(), *self._ends]
-        if events:
+        if events := [*self._starts.values(), *self._ends]:
             data = "".join(f"{self._encode(event)}\n" for event in events).encode()
             self._starts.clear()
             self._ends.clear()
@@ -7651,8 +7641,7 @@ class OutDir(Sink):
 
     def _store(self, entry: RunEntry, stream_name: bytes, path: str, data: bytes) -> None:
         """Keep a piece of output, or write it to a file if there is too much for the journal."""
-        output = entry.outputs.get(stream_name)
-        if not output:
+        if not (output := entry.outputs.get(stream_name)):
             output = entry.outputs[stream_name] = OutputFile(path, self.journal.network, self._on_error)
         output.text += data
         if entry.uses_files or len(output.text) > self.MAX_SHORT_BYTES:
@@ -8006,8 +7995,7 @@ class Pump:
         """Read from a pipe, or close it at end of file; pause all reading if the backlog is large."""
         if run in self.runs:                # not after a defect in the task of the job
             self.runs[run].set()
-        data = os.read(fd, self.MAX_READ_BYTES)
-        if not data:
+        if not (data := os.read(fd, self.MAX_READ_BYTES)):
             return self._close(stream)
         run.add_output(stream, data)
         if self.backlog > Writer.HIGH_BACKLOG and not self.is_paused:
@@ -10130,8 +10118,7 @@ class Tls:
         try:
             self._connection.do_handshake()             # does nothing once complete
             while self._received.pending:
-                chunk = self._connection.read(self.MAX_RECORD_BYTES)
-                if not chunk:
+                if not (chunk := self._connection.read(self.MAX_RECORD_BYTES)):
                     raise WireError("TLS was closed")   # our ends never do that
                 text += chunk
         except ssl.SSLWantReadError:                    # the next record is not complete
@@ -10211,8 +10198,7 @@ class Channel:
         try:
             self._buffer += self.tls.decrypt(data) if self.tls else data
             while not self.is_authenticated:
-                message = self._take_next_step()
-                if not message:
+                if not (message := self._take_next_step()):
                     return messages
                 try:
                     self._take_next_step = self._handshake.send(message)

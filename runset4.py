@@ -551,7 +551,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     awaited = []
     running_lines = [*file.scan_lines(RUNNING)]
     running_by_command = lines_by_command(running_lines)
-    command_by_first_number = {}        # of running lines that have moved, and are not selected
+    command_by_first_number: dict[int, bytes] = {}        # of running lines that have moved, and are not selected
     if selection.ranges and selection.pattern is None and file.lock_table.is_open:
         for line in running_lines:
             # a job is started with the job lock of the line's number, and keeps it
@@ -642,8 +642,7 @@ def report_still_running(lines: Iterable[Line], holders: Holders, change_counts:
         state_text = display_text(CANCELLED if line.state in UNFINISHED_STATES else line.state)
         pids = holders.pids(line.command)
         sessions = (table.sessions.get(pid, []) for pid in pids)
-        living = table.processes.keys() & {*pids, *itertools.chain.from_iterable(sessions)}
-        if living:
+        if living := table.processes.keys() & {*pids, *itertools.chain.from_iterable(sessions)}:
             names = ", ".join(map(str, sorted(living)))
             why = f"process {names} of this host runs it, or should kill it"
         else:
@@ -666,8 +665,7 @@ def kill_unsupervised_jobs(
     """
     jobs_to_kill = {}                   # by line number
     for command, equal_lines in lines_by_command(lines).items():
-        unsupervised = holders.unsupervised_jobs(command)
-        if not unsupervised:
+        if not (unsupervised := holders.unsupervised_jobs(command)):
             continue
         for line, job in zip(equal_lines, choose_jobs_to_kill(file, equal_lines, unsupervised)):
             file.say(f"line {line.number}: the runner is dead; killing the job (process {job.pid})")
@@ -1064,8 +1062,7 @@ def _write_in_place(
     """Append the new lines, then write the changed states.  merged: the lines from the offset on, as they
     will be.
     """
-    appended = b"".join(line + b"\n" for line in merged[len(current):])
-    if appended:
+    if appended := b"".join(line + b"\n" for line in merged[len(current):]):
         with open_to_append(file.real_path) as append_fd:
             check_not_replaced(file, append_fd)
             lock_all(append_fd)
@@ -1463,8 +1460,7 @@ def command_lines(source: Source, skipped: Counter[str]) -> Iterator[bytes]:
     for line in source:
         refuse_foreign(line, source.line_number)
         refuse_carriage_return(line)
-        text = line.lstrip()
-        if not text:
+        if not (text := line.lstrip()):
             skipped["blank"] += 1
         elif text.startswith(b"#") and not is_directive(line):
             skipped["comment"] += 1
@@ -1542,8 +1538,7 @@ def line_of_fjd_file(path: str) -> bytes:
     except configparser.Error as error:
         raise UsageError(f"{source.name}: {' '.join(str(error).split())}") from None
     values = [config.get(section, "executable", fallback="") for section in FJD_SECTIONS]
-    executable = next(filter(None, values), "")
-    if not executable:
+    if not (executable := next(filter(None, values), "")):
         raise UsageError(f"{source.name}: missing executable= in [{'] or ['.join(FJD_SECTIONS)}]")
     try:
         return job_line(b"%b %b" % (to_bytes(executable), quote(os.path.abspath(os.fsencode(path)))))
@@ -1696,8 +1691,7 @@ def lines_of_tests(source: Source) -> Iterator[bytes]:
     lines = (line for line in map(bytes.strip, source) if line[:1] not in b"#")     # b"" is in it, too
     has_tests = False
     for line in lines:
-        label = TEST_LABEL.fullmatch(line)
-        if not label:
+        if not (label := TEST_LABEL.fullmatch(line)):
             raise ValueError(f"not the label of a test: '{display_text(line[:80])}' (such as 'LABEL:')")
         yield from lines_of_test(label[1], source, lines)
         has_tests = True
