@@ -551,7 +551,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     awaited = []
     running_lines = [*file.scan_lines(RUNNING)]
     running_by_command = lines_by_command(running_lines)
-    command_by_first_number: dict[int, bytes] = {}        # of running lines that have moved, and are not selected
+    command_by_first_number: dict[int, bytes] = {}  # of running lines that have moved, and are not selected
     if selection.ranges and selection.pattern is None and file.lock_table.is_open:
         for line in running_lines:
             # a job is started with the job lock of the line's number, and keeps it
@@ -1504,18 +1504,15 @@ def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[byt
 
 def parse_sweep(words: Sequence[str]) -> list[list[bytes]]:
     """Return the values after each `:::`: for '::: a b ::: x' [[b'a', b'b'], [b'x']]."""
-    sources: list[list[bytes]] = []
     for word in words:
         if word in SWEEP_WORDS[1:]:
             raise UsageError(
                 f"{word} is not supported (for linked values, or values from a file: --add-list FILE "
                 "--template T)"
             )
-        if word == ":::":
-            sources.append([])
-        else:
-            sources[-1].append(os.fsencode(word))
-    if not all(sources):
+    sources = [[*map(os.fsencode, values)]
+               for is_mark, values in itertools.groupby(words, ":::".__eq__) if not is_mark]
+    if len(sources) < words.count(":::"):
         raise UsageError("give a value after each ::: (see --help)")
     return sources
 
