@@ -2,27 +2,22 @@
 import contextlib
 import importlib
 import os
-import random
 import signal
 import socket
 import time
 from typing import Any, Callable
 
 import runmaker4
-from tests.support import ALL, FULL, WAITING, wait_until
+from tests.support import WAITING, wait_until
 from tests.test_hostile import Stage
 from tests.wire import (
     BEGIN,
     END,
-    FROM_CLIENT,
     HAVE,
     HELLO,
     Closed,
     Peer,
-    fields_of,
-    mutilate,
     new_key,
-    spoiled,
 )
 
 server_module = importlib.import_module("runmaker4-server")
@@ -304,48 +299,4 @@ threading.Thread(target=use_up, daemon=True).start()
         Peer.of(self.server.port, self.server.token).prove().close()
         for peer in peers:
             peer.close()
-        self.close()
-
-
-class Mutations(Stage):
-    """Messages with something changed in each, of a client that knows the token, end its own connection."""
-    COUNT = 100_000 if ALL else 20_000 if FULL else 300
-    JOBS = "#RUN host=liar\n" + ". : a job\n" * 50 + "#RUN\n"
-    FIELDS = fields_of(FROM_CLIENT)
-    TOGETHER = 8                            # messages on a connection
-    PING = b'{"type": "ping", "request": 99}'
-
-    def come(self, peer: Peer) -> str:
-        """Say hello; the key of a job that is begun, perhaps."""
-        peer.hello(name="liar", retry="!er").hear("welcome")
-        peer.say(CLAIM, dict(type="ping", request=1)).hear("pong")
-        jobs: list[Message] = next((heard["jobs"] for heard in peer.messages if heard["type"] == "jobs"), [])
-        return jobs[0]["id"] if jobs else new_key()
-
-    def say_mutated(self, peer: Peer, draws: random.Random) -> int:
-        """Say some mutated messages; how many were read before the server has ended the connection."""
-        pongs = 0
-        with contextlib.suppress(Closed):
-            peer.prove()
-            key = self.come(peer) if draws.random() < 0.9 else new_key()
-            for number in range(1, self.TOGETHER + 1):
-                message, field = draws.choice(self.FIELDS)
-                if "n" in message:
-                    message = {**message, "n": number, "id": key}
-                body = spoiled(draws, message, field).encode()
-                peer.put(body if draws.random() < 0.9 else mutilate(draws, body), self.PING)
-            peer.end()
-            while True:
-                pongs += peer.hear("pong")["request"] == 99
-        return pongs
-
-    def test_they_end_no_server_and_disturb_no_client(self) -> None:
-        self.open(*KEPT, text=self.JOBS)
-        draws = random.Random(41)
-        taken = refused = 0
-        while taken + refused < self.COUNT:
-            with Peer.of(self.server.port, self.server.token) as peer:
-                pongs = self.say_mutated(peer, draws)
-            taken, refused = taken + pongs, refused + (pongs < self.TOGETHER)
-        self.assertGreater(min(taken, refused), 0)
         self.close()

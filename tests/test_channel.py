@@ -43,7 +43,6 @@ from tests.wire import (
     fields_of,
     frame,
     garbage,
-    mutilate,
     pieces,
     plain,
     read_plain,
@@ -754,17 +753,6 @@ class Fuzz(ChannelCase):
             self.assertEqual(self.feed(random_, end, data), [])
             self.assertEqual(end.is_authenticated, before)
         self.check(21, 0.3, attack)
-
-    def test_mutilated_sessions(self) -> None:
-        def attack(random_: random.Random) -> None:
-            sender, receiver = random_.choice(list(proven().directions()))
-            messages = [random_.choice(FROM_CLIENT + FROM_SERVER) for _ in range(random_.randrange(1, 5))]
-            frames = frames_of(sender, *messages)
-            if random_.random() < 0.5:
-                random_.shuffle(frames)
-            found = self.feed(random_, receiver, mutilate(random_, b"".join(frames)))
-            self.assertEqual(found, messages[:len(found)])
-        self.check(23, 0.3, attack)
 
 
 class Forgotten(unittest.IsolatedAsyncioTestCase):

@@ -220,24 +220,6 @@ def pieces(random_: random.Random, data: bytes, longest: int = 40) -> Iterator[b
         data = data[size:]
 
 
-def mutilate(random_: random.Random, data: bytes) -> bytes:
-    """The data with a few bits turned, pieces left out, doubled, moved or put in."""
-    for _ in range(random_.randrange(1, 4)):
-        at, to = sorted(random_.randrange(len(data) + 1) for _ in range(2))
-        part = data[at:to]
-        ways: list[Callable[[], bytes]] = [
-            lambda: data[:at] + bytes([random_.randrange(256)]) + data[at + 1:],
-            lambda: data[:at] + bytes([(data + b"\0")[at] ^ 1 << random_.randrange(8)]) + data[at + 1:],
-            lambda: data[:at] + data[to:],
-            lambda: data[:to] + part + data[to:],
-            lambda: data[to:] + data[:to],
-            lambda: data[:at] + random_.randbytes(random_.randrange(9)) + data[at:],
-            lambda: data[:at],
-        ]
-        data = random_.choice(ways)()
-    return data
-
-
 def garbage(random_: random.Random, depth: int = 3) -> str:
     """A JSON text of any shape; now and then it is none."""
     kind = random_.randrange(20)
@@ -307,19 +289,6 @@ def new_key() -> str:
 def fields_of(messages: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
     """Every field of every message, and one that is in none."""
     return [(message, field) for message in messages for field in [*message, "unknown"]]
-
-
-def spoiled(random_: random.Random, message: dict[str, Any], field: str) -> str:
-    """A message as JSON, with any value in this field (or in one of the objects in it), or without it."""
-    texts = {name: json.dumps(value) for name, value in message.items()}
-    value = message.get(field)
-    if isinstance(value, list) and value and isinstance(value[0], dict) and random_.random() < 0.5:
-        texts[field] = "[%s]" % spoiled(random_, value[0], random_.choice([*value[0]]))
-    elif random_.random() < 0.1:
-        texts.pop(field, "")
-    else:
-        texts[field] = garbage(random_)
-    return "{%s}" % ", ".join(f'"{name}": {text}' for name, text in texts.items())
 
 
 def wrong_versions(value: Any) -> Iterator[str]:
