@@ -6,17 +6,13 @@ import signal
 import subprocess
 import time
 import unittest
-from collections import Counter
 from typing import Any, Callable
 
 from tests import test_bytes, test_claiming, test_file_trouble, test_life_sign, test_options, test_signals
 from tests.support import (
-    ALL,
     FULL,
-    GATE,
     RUNMAKER,
     RUNSERVER,
-    RUNSET,
     UP,
     WAITING,
     Ended,
@@ -26,7 +22,7 @@ from tests.support import (
     wait_until,
     without,
 )
-from tests.tcp import SERVING, OverTcp, Program, Server, TcpCase
+from tests.tcp import SERVING, OverTcp, Server, TcpCase
 from tests.test_bytes import TOO_LONG
 from tests.wire import Peer, release
 
@@ -525,56 +521,3 @@ class ServerSignals(TcpCase):
     def test_a_job_that_fails_after_usr1_makes_the_exit_status_1(self) -> None:
         server = self.start_draining(signal.SIGUSR1, WAITING, f"{WAITING}; exit 3", "touch never")
         self.assertDrained(server, 1, "d!.")
-
-
-# -- many on one file ----------------------------------------------------------------------------------------
-
-class MixedWork(TcpCase):
-    """Clients, runners on the file and runset4.py share one file: each job is started exactly once."""
-
-    JOBS, ADDED, CLIENTS, RUNNERS = (
-        (5000, 500, 20, 2) if ALL else (2000, 200, 10, 2) if FULL else (300, 30, 4, 1)
-    )
-
-    def start_all(self, server: Server) -> list[Program]:
-        """Clients, which are connected by then, and runners; all of them wait for more."""
-        clients = [self.start_client(server, "-j4", "-q", "--follow", "--name", f"client-{number}")
-                   for number in range(self.CLIENTS)]
-        runners = [self.start_program(RUNMAKER, "-j2", "-q", "--follow", "runs.txt")
-                   for _ in range(self.RUNNERS)]
-        self.wait_clients(server, self.CLIENTS)
-        return clients + runners
-
-    def test_each_job_is_started_once_and_every_state_is_right(self) -> None:
-        job = "until [ -e begin ]; do sleep 0.05; done; echo $JOB_ID >> marks; sleep 0.01"
-        self.jobs(GATE)                     # so that nobody is done before all is in the file
-        server = self.start_server("--exit-when-done")
-        started = self.start_all(server)
-        with open(self.dir / "runs.txt", "ab", buffering=0) as file:
-            file.write(f". {job}\n".encode() * self.JOBS)
-        slots = 4 * self.CLIENTS + 2 * self.RUNNERS
-        wait_until(lambda: self.states().count("r") >= slots, 120, "everybody has jobs")
-        self.write("", "begin")
-        self.wait_file("marks", 60)
-        added = self.run_script(RUNSET, "-q", "runs.txt", "--add", *[job] * self.ADDED)
-        self.assertEqual((added.code, added.err), (0, b""))
-        lines = 1 + self.JOBS + self.ADDED
-        wait_until(lambda: self.read("marks").count(b"\n") >= lines - 1, 600, "all jobs have run")
-        self.open_gate()
-        for runner in started[self.CLIENTS:]:
-            runner.send_signal(signal.SIGHUP)
-
-        ended = [self.finish(program) for program in started]
-        self.assertEqual([end.code for end in ended], [0] * len(ended), [end.err for end in ended])
-        self.assertEqual(self.finish(server).code, 0)
-        self.assertEqual(Counter(self.read("marks").split()),
-                         Counter(b"%d" % line for line in range(2, lines + 1)))
-        self.assertEqual((self.states(), self.locked_lines()), ("d" * lines, []))
-        done = [self.done(program) for program in started]
-        self.assertEqual(sum(done), lines)
-        self.assertEqual(self.done(server), sum(done[:self.CLIENTS]))
-        self.assertGreater(min(done[:self.CLIENTS]), 0, "a client was left out")
-
-    def done(self, program: Program) -> int:
-        """How many jobs are done, as its closing line says."""
-        return int((re.search(rb"(\d+) done", program.err.splitlines()[-1]) or [b"", b"0"])[1])
