@@ -88,12 +88,6 @@ class PlainLists(RunCase):
             with self.subTest(call=call):
                 self.assertRefused(ended, "no jobs, and not a text file (a job is '. COMMAND')\n")
 
-    def test_plain_lines_between_jobs_are_said_and_are_no_success(self) -> None:
-        self.write(". true\n./forgotten\n")
-        ended = self.run_jobs("-q")
-        self.assertEqual((ended.code, self.states()), (1, "d"))
-        self.assertIn(b"line 2 is neither a job nor a comment", ended.err)
-
     def test_a_pipe_has_no_other_name(self) -> None:
         (self.dir / "runs.txt").symlink_to("/proc/1/fd/pipe:[4711]")
         ended = self.run_script(RUNMAKER, "runs.txt")

@@ -134,15 +134,6 @@ class Trouble(JournalCase):
         self.assertRefused(self.run_jobs("--outdir", "out"), "out/journal", "directory")
         self.assertEqual(self.states(), ".")
 
-    def test_a_full_disk_is_said_and_the_jobs_go_on(self) -> None:
-        self.jobs("true", "true")
-        full = ("import errno, runmaker4\n"
-                "def put(*args): raise OSError(errno.ENOSPC, 'No space left on device')\n"
-                "runmaker4.RecordFile._write = put")
-        ended = self.finish(self.start_patched(full, "--outdir", "out", "runs.txt"))
-        self.assertEqual((self.states(), ended.code), ("dd", 1))
-        self.assertComplains(ended, "no space left", "journal is incomplete")
-
     def test_a_disk_that_is_full_only_once_output_is_synced_is_said_on_a_network_file_system(self) -> None:
         self.jobs("echo lost")
         full = ("import errno, os, runmaker4\n"

@@ -2,7 +2,6 @@
 import os
 import signal
 import subprocess
-import sys
 import unittest
 from typing import Any, Callable
 
@@ -23,8 +22,6 @@ from tests.support import (
     printed,
     wait_until,
 )
-
-CLOSES_DESCRIPTORS = "import os; os.closerange(3, 999); os.system(os.environ['WAITS'])"
 
 
 class LifeSign(RunCase):
@@ -235,28 +232,7 @@ class Orphans(LifeSign):
 
 
 class WhoHoldsTheLock(LifeSign):
-    """Whatever a job does with its shell and its descriptors, its line is locked until it ends."""
-    WAITS = f"touch ready.$JOB_ID; {GATE}"
-    JOBS = [WAITS,
-            f'"{sys.executable}" -c "{CLOSES_DESCRIPTORS}"',
-            f"exec 3>three 9>nine; {WAITS}; echo 3 >&3",
-            f"exec sh -c '{WAITS}'",
-            f"({WAITS}) & wait"]
-
-    def test_jobs_of_a_killed_runner_keep_their_lines_until_they_end(self) -> None:
-        self.write("".join(f". {command}\n" for command in self.JOBS))
-        runner = self.start_runner(f"-j{len(self.JOBS)}", env={"WAITS": self.WAITS})
-        lines = list(range(1, len(self.JOBS) + 1))
-        for line in lines:
-            wait_until((self.dir / f"ready.{line}").exists, what=f"job {line} is ready")
-        self.kill(runner)
-        self.assertEqual(self.locked_lines(), lines)
-        ended = self.run_script(RUNMAKER, "--resume", "runs.txt")
-        self.assertEqual((ended.code, ended.out), (1, b""), ended.err)
-        self.assertIn(b" running", ended.err)
-        self.assertEqual(self.locked_lines(), lines)
-        self.end_job()
-        self.assertEqual(self.states(), "r" * len(lines))
+    """A line is locked until the shell of its job ends, whatever that leaves (in each shell: test_shell)."""
 
     def test_the_line_is_done_and_free_while_the_process_lives(self) -> None:
         """A job is done when its shell is."""

@@ -7,7 +7,7 @@ import shutil
 import time
 import unittest
 
-from tests.support import FULL, GATE, RUNMAKER, Case, Ended, console_lines, wait_until
+from tests.support import GATE, RUNMAKER, Case, Ended, console_lines, wait_until
 from tests.values import present
 
 WIDTH = 160                             # bytes of a line of the log file, without its newline
@@ -119,27 +119,6 @@ class LogPlaces(LogCase):
         self.assertIn(b"+ status (bob,", again[1])
         self.assertEqual((again[3], self.record(2)), (BLANK, second))
 
-    def test_several_runners_share_the_file_and_the_output_directory(self) -> None:
-        jobs = 60
-        command = f"echo start $JOB_ID; sleep 0.0$((JOB_ID % 7)); echo end $JOB_ID; {GATE}"
-        self.write("# shared\n" + f". {command}\n" * jobs)
-        names = ["alice", "bob", "carol"]
-        records = "-l", "outputs", "--outdir", "out", "--joblog", "joblog"
-        runners = [self.start(RUNMAKER, "-j2", "--name", name, *records, "runs.txt") for name in names]
-        wait_until(lambda: self.states().count("r") == 6, 60, "each has jobs")
-        self.open_gate()
-        self.assertEqual([self.finish(runner).code for runner in runners], [0, 0, 0])
-        for line in range(2, jobs + 2):
-            self.assertRecord(line, command, f": stdout (WHO): start {line}",
-                              f": stdout (WHO): end {line}", f'+ status (WHO): exit 0 "{command}"')
-            self.assertEqual(self.read(f"out/{line}.out"), b"start %d\nend %d\n" % (line, line))
-        self.assertLogOfLength(jobs + 1)
-        # each runner may write the header of the job log, which readers skip
-        self.assertEqual(len(re.findall(rb"^\d+\t", self.read("joblog"), re.MULTILINE)), jobs)
-        self.assertEqual(self.read("out/journal").count(b'"end"'), jobs)
-        hosts = re.findall(rb"\+ status \((\w+),\d+\)", self.read("outputs"))
-        self.assertEqual({host.decode() for host in hosts}, set(names))
-
     def test_a_file_that_is_no_log_file_is_refused(self) -> None:
         self.write(". touch never\n", "other.txt")
         self.write(". true\n")
@@ -196,33 +175,6 @@ class LogCutting(LogCase):
         self.assertTrue(last.startswith(b"+ status"))
 
 
-@unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
-class LogWhileRunning(LogCase):
-    """The record is rewritten as the job runs, at most once a second."""
-
-    def test_the_record_shows_what_a_running_job_printed_so_far(self) -> None:
-        wait = "until [ -e {} ]; do sleep 0.02; done"
-        command = f"echo first; {wait.format('go')}; echo second; {wait.format('end')}"
-        forked, first, second = (f'+ status (WHO): forked "{command}"', ": stdout (WHO): first",
-                                 ": stdout (WHO): second")
-        self.write(f". {command}\n")
-        runner = self.start(RUNMAKER, "--name", "alice", "-l", "outputs", "runs.txt")
-        self.wait_output(b"first")
-        self.assertRecord(1, command, forked, first)
-        self.write("", "go")
-        self.wait_output(b"second")
-        self.assertRecord(1, command, forked, first, second)
-        self.assertEqual(self.states(), "r")
-        self.write("", "end")
-        self.assertEqual(self.finish(runner).code, 0)
-        self.assertRecord(1, command, first, second, f'+ status (WHO): exit 0 "{command}"')
-
-    def wait_output(self, text: bytes) -> None:
-        log = self.dir / "outputs"
-        wait_until(lambda: log.exists() and b"): " + text + b" " in log.read_bytes(),
-                   what=f"{text!r} is in the log")
-
-
 class OutputDirectory(Case):
     """--outdir DIR: everything a job prints, one file per stream; older ones are kept."""
 
@@ -261,16 +213,6 @@ class OutputDirectory(Case):
         self.assertEqual([found.pop(name) for name in ("1.out", "1.out.~1~", "1.out.~7~")],
                          [b"old 1.out", b"old 1.out.~1~", b"old 1.out.~7~"])
         self.assertEqual(list(found.values()), [b"new\n"])
-
-    def test_the_files_grow_while_the_job_runs(self) -> None:
-        self.write(". echo a; echo b >&2; until [ -e go ]; do sleep 0.02; done; echo c\n")
-        runner = self.start(RUNMAKER, "--outdir", "out", "runs.txt")
-        self.assertEqual(self.wait_file("out/1.out"), b"a\n")
-        self.assertEqual(self.wait_file("out/1.err"), b"b\n")
-        self.assertEqual(self.states(), "r")
-        self.write("", "go")
-        self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual(self.read("out/1.out"), b"a\nc\n")
 
 
 class JobLog(Case):

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import unittest
 from concurrent import futures
@@ -150,9 +151,11 @@ class Bash(ShellCase):
 
     def test_jobs_of_a_killed_runner_keep_their_lines_until_they_end(self) -> None:
         wait = f"touch ready.$JOB_ID; {GATE}"
-        jobs = wait, f"exec 3>three 9>nine; {wait}", f"exec sh -c '{wait}'", f"({wait}) & wait", f"({wait})"
+        closes = "import os; os.closerange(3, 999); os.system(os.environ['WAIT'])"
+        jobs = (wait, f"exec 3>three 9>nine; {wait}; echo 3 >&3", f"exec sh -c '{wait}'", f"({wait}) & wait",
+                f"({wait})", f'"{sys.executable}" -c "{closes}"')
         self.lines(f"#RUN shell={self.SHELL}", *(f". {job}" for job in jobs))
-        runner = self.start(RUNMAKER, f"-j{len(jobs)}", "runs.txt")
+        runner = self.start(RUNMAKER, f"-j{len(jobs)}", "runs.txt", env={"WAIT": wait})
         lines = list(range(2, len(jobs) + 2))
         for line in lines:
             wait_until((self.dir / f"ready.{line}").exists, what=f"job {line} is ready")
