@@ -442,7 +442,7 @@ JOB_FILES = {
         f"{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
         "for host in alice bob carol; do runmaker4-client.py --follow --name $host localhost & done; wait",
 }
-PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_claiming.py
+PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/test_output.py
             "5 jobs: 1 new, 2 running, 1 done, 0 failed, 0 error, 1 held",
             "12 jobs: 8 new, 4 running, 0 done, 0 failed, 0 error, 0 held",     # tests/test_real_hosts.py
             "line 7: exit 1 on bob, 20:54:54, after 20s, <39.1M",

@@ -102,13 +102,6 @@ class Whole(OutputCase):
             self.write(text, f"out/{name}")
         self.assertEqual(self.output().out, b"first\nsecond\nand the rest\n")
 
-    def test_the_last_run_of_lines_that_have_moved_or_are_equal(self) -> None:
-        self.write("d new\nd b\nd same\nd a\nd same\n")
-        self.journal(*(end(name, line, command, files=[], stdout=f"{name}\n")
-                       for name, line, command in (("a1", 1, "a"), ("b", 2, "b"), ("s1", 2, "same"),
-                                                   ("s2", 4, "same"), ("a2", 3, "a"), ("n", 1, "new"))))
-        self.assertEqual(self.output().out, b"n\nb\ns1\na2\ns2\n")
-
     def test_lines_are_selected_as_with_show(self) -> None:
         self.write("d a\nd b\n! bc\nd c\n")
         self.journal(*(end(line, line, name, files=[], stdout=f"{name}\n")

@@ -231,31 +231,6 @@ class Present(ViewCase):
                 self.assertEqual(self.status("--outdir", "out")["waits"].partition(" (")[0], waits)
 
 
-class EqualLines(ViewCase):
-    """Equal lines keep their runs whatever is put in above them."""
-
-    def check(self, *numbers: int) -> None:
-        """The third of four equal lines, which have these numbers now, has failed as the third."""
-        lines = ["# none"] * max(numbers)
-        for place, number in enumerate(numbers):
-            lines[number - 1] = f"{'d!'[place == 2]} a"
-        self.write("".join(f"{line}\n" for line in lines))
-        self.journal(*[end(number, number, "a", BEGAN + number, state="d!"[number == 3])
-                       for number in (1, 2, 3, 4)])
-        self.assertEqual(self.outcomes("--failed"), [(numbers[2], "failed", "")])
-        self.assertEqual(self.outcomes("--show", "a"), [
-            (number, ("done", "failed")[place == 2], "") for place, number in enumerate(numbers)])
-        page = self.page()
-        self.assertEqual(page.failed("old_line"), [[numbers[2], "exit 3", 3]])
-        self.assertEqual(page.others(), [[number, "exit 0"] for number in numbers if number != numbers[2]])
-
-    def test_a_line_was_put_in_above(self) -> None:
-        self.check(2, 3, 4, 5)
-
-    def test_lines_were_put_in_between(self) -> None:
-        self.check(1, 4, 7, 8)
-
-
 class AnyLocale(ViewCase):
     """A journal is bytes: what a runner writes in one locale is read in any other."""
     LOCALES = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONUTF8": "1"}
@@ -287,10 +262,3 @@ class OnThePage(ViewCase):
         self.write("its last words\n", "out/1.out")
         self.assertEqual(self.page().failed("printed", "files", "command", "output"),
                          [[1, "lost", "15 B", ["./out/1.out"], "a", "its last words"]])
-
-    def test_the_state_of_a_line_that_its_last_run_has_not_left(self) -> None:
-        os.utime(self.write("! a\nr b\n"), (BEGAN, BEGAN))
-        self.journal(*pair(1, 1, "a"), end(2, 2, "b", state="!"), start(3, 2, "b", BEGAN + 9))
-        page = self.page()
-        self.assertEqual(page.failed(), [[1, "failed"], [2, "lost"]])
-        self.assertEqual(page.others(), [[1, "exit 0 (now failed)"], [2, "exit 3 (now error)"]])
