@@ -3416,7 +3416,7 @@ class JobQueue:
     #
     # Short jobs on NFS, where each call is a round trip.  Once SHORT_JOBS jobs in a row have ended within
     # SHORT_SECONDS of their claims, FileJobs expects that of the next, too (Consumer.runs_short_jobs).  Then
-    # a claim locks all of the bucket, and the next one writes the result:
+    # a claim locks all of the bucket, and the next one writes the result, for example:
     #
     #       ms   the job of line 1                            the job of line 2
     #        0   claim() locks the bucket and writes `r`
@@ -4669,7 +4669,7 @@ class Cursor:
 
     It is in one of these states:
 
-        RESET   failed lines of consumers in `_to_reset` are being made new; nothing is claimed
+        RESET   failed lines of consumers in `_to_reset` are being made new; until then nothing is claimed
         TOP     there is no walk
         WALK    `_walk` has claimed a job, or all consumers that are here have too little free
         SLICED  `_walk` has paused between two reads of the file (`_is_sliced`)
@@ -4680,9 +4680,10 @@ class Cursor:
     for "wait", the answer is a NoJob.
 
         a claim finds                                           TOP     WALK    SLICED  IDLE
-        the path names another file, or it was opened again     anew    anew    anew    anew
         consumers with --retry or --resume have come            RESET   RESET   RESET   RESET
-        the line of the last claim has moved, if it is read     -       anew    -       -
+        the path names another file, or it was opened again     anew    anew    anew    anew
+        the last line has moved (it is read only if lines       -       anew    -       -
+          below can have changed: _walk_on())
         the walk is overdue (_is_overdue())                     -       anew    on      anew *
         one asks to exit, and was not answered (`_answered`)    anew    on      on      anew; server: pause
         one has come, and jobs were skipped                     anew    on      on      anew
