@@ -330,6 +330,8 @@ class RemoteJob(Job):
     def from_message(cls, item: Message) -> RemoteJob:
         """Return a job from an item of a `jobs` message.  Raises WireError."""
         slots = item.integer("slots", 100_000)
+        timeout = item.fields.get("timeout", 0)
+        is_percent = isinstance(timeout, float) and timeout < 0
         # further amounts apply after a run without enough memory
         needs, *larger_needs = (Resources(slots, memory) for memory in item.items("memory", int) or [0])
         return cls(
@@ -339,7 +341,7 @@ class RemoteJob(Job):
             text=item.job_text(),
             key=item.text("id", 16),
             settings=JobSettings(
-                timeout=None if item.fields.get("timeout", 0) is None else item.seconds("timeout"),
+                timeout=timeout if timeout is None or is_percent else item.seconds("timeout"),
                 needs=needs,
                 larger_needs=tuple(larger_needs),
                 shell=os.fsdecode(item.data("shell")),
@@ -683,6 +685,8 @@ class Connection:
         # the summary of the server's file; None: the server has none
         self._summary: asyncio.Future[Summary | None] = self.loop.create_future()
         self._runner = program.make_runner(self, [ServerSink(self), *program.console], self._outbox)
+        self._median = 0.0                          # of the server's runs, as the last `pong` has it
+        self._runner.read_median = lambda: self._median
 
     # -- as a Runner sees it ---------------------------------------------------------------------------------
 
@@ -982,6 +986,8 @@ class Connection:
         elif kind == "pong":            # the server is alive: queued jobs can start
             request_number = message.integer("request")
             self._retry = to_text(message.retried_states())
+            if "median" in message.fields:
+                self._median = message.seconds("median")
             self.link_life.on_answer(request_number)
             if self._jobs_ahead:
                 self._wake_runner()

@@ -32,7 +32,8 @@ Handshake and frames are described in runmaker4.py ("The wire").  Then follow:
                and memory; the number of all slots      nothing    there are none: the answer to `last`,
                (last: the client exits without jobs)               after another scan
     ping       every five seconds                       pong       and which failed lines the client retries
-                                                                   (-r, --resume)
+                                                                   (-r, --resume); the median time of the
+                                                                   clients' runs that ended well
     ready      the shell of a job waits at the gate     go         the job begins
                                                         stop       kill this job, or do not begin it
     begin, output, end: of a run; finish: of a job,     ack        all events up to this number are dealt
@@ -1147,7 +1148,8 @@ class ClientLink(Link, asyncio.Protocol):
             self._sessions.receive_event(client, kind, message)
         elif kind == "ping":
             self.post(dict(type="pong", request=message.integer("request"),
-                           retry=to_text(client.retry if client else b"")))
+                           retry=to_text(client.retry if client else b""),
+                           median=runmaker4.median(self._sessions.records.good_seconds)))
         elif kind == "claim" and client:
             client.on_claim_message(message)
             self._dispatcher.enqueue_client(client)
@@ -1204,6 +1206,7 @@ class Records:
         self._console = console
         self._executor = executor
         self._print_sink = Console(console, with_output=True) if console else None
+        self.good_seconds: deque[float] = deque(maxlen=500)     # of the last runs that ended well
 
     def is_behind(self, limit: int) -> bool:
         """Return True if more than `limit` bytes wait to be written to the disk or the terminal."""
@@ -1259,6 +1262,8 @@ class Records:
                 if text:
                     run.add_output(stream, to_bytes(text))
         run.duration, run.cause, run.why = end.seconds or 0.0, cause, end.why
+        if end.state == "d":
+            self.good_seconds.append(run.duration)
         # a client that lost its server does not send all output again
         for stream, byte_count in zip(run.streams, received):
             stream.received = byte_count

@@ -236,21 +236,27 @@ def quote(word: bytes) -> bytes:
     return os.fsencode(shlex.quote(os.fsdecode(word)))
 
 
-DURATION = re.compile(r"(\d+\.?\d*|\.\d+)([smhd]?)", re.ASCII)
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+DURATION = re.compile(r"(\d+\.?\d*|\.\d+)([smhd%]?)", re.ASCII)
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "%": -1}
 
 
-def duration(text: str) -> float | None:
-    """Return the seconds in '90', '5m', '1.5h' or '1d'; None for 'none' (no limit); an argparse type."""
+def duration(text: str, least: float = 0.0) -> float | None:
+    """Return the seconds in '90', '5m', '1.5h' or '1d'; None for 'none' (no limit); an argparse type.
+
+    least: negative: also a percentage, such as -300.0 for '300%'.
+    """
     if text == "none":
         return None
     if match := DURATION.fullmatch(text):
         seconds = float(match[1]) * UNITS[match[2]]
-        if 0 < seconds < 1e9:
+        if least < seconds < 1e9 and seconds:
             return seconds
     raise ArgumentTypeError(
-        f"not a duration: '{printable(text)}' (such as 90, 90s, 5m, 2h, 1d or none)"
+        f"not a duration: '{printable(text)}' (such as 90, 90s, 5m, 2h, 1d or none; a timeout also 300%)"
     )
+
+
+time_limit = partial(duration, least=-1e6)
 
 
 def integer_between(least: int, most: int = 1_000_000) -> Callable[[str], int]:
@@ -1635,7 +1641,9 @@ UNBOUNDED = Resources(inf, inf)
 class JobSettings:
     """The settings that a directive gives the jobs below it."""
     line: Line | None = None            # the directive; None: there is none
-    timeout: float | None = 0.0         # seconds; None: no limit; 0: the option of the runner counts
+    # seconds; None: no limit; 0: the option of the runner counts; negative: percent of the median of the runs
+    # of the file that ended well, if there are MIN_ENDED, and MIN_PERCENT_SECONDS at least
+    timeout: float | None = 0.0
     hosts: tuple[str, ...] = ()         # names and patterns, in lower case; (): any host
     together: str = ""                  # the name of a group; "": no group
     min_hosts: int | None = None        # of the group; None: all
@@ -1809,7 +1817,7 @@ def why_misread(command: bytes, shell: str) -> str:
 KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
 # and how their values are parsed: as argparse types, or with a ValueError that names the setting
 KNOWN_SETTINGS: Mapping[str, Callable[[str], Any]] = {
-    "timeout": duration,
+    "timeout": time_limit,
     "host": host_patterns,
     "together": str,
     "min-hosts": lambda text: None if text == "all" else integer_between(0)(text),
@@ -6445,6 +6453,7 @@ class Run:
     why: str = ""                       # why it could not be started, or killed; "": neither
     requested_memory: int = 0           # bytes, by memory=; 0: none
     peak: int = 0                       # the most bytes of memory seen in use by all processes
+    limit: float = 0.0                  # seconds of a timeout in percent that it has exceeded; 0.0: none
 
     @property
     def slot(self) -> str:
@@ -6577,6 +6586,13 @@ class Rate:
 
 # A job hangs if it runs HANGING_FACTOR times longer than the longest of MIN_ENDED or more that have ended
 HANGING_FACTOR, MIN_ENDED = 5, 10
+MIN_PERCENT_SECONDS = 10.0              # no timeout in percent is shorter
+
+
+def median(run_times: Iterable[float]) -> float:
+    """Return the median of times in seconds; 0.0 if there are fewer than MIN_ENDED."""
+    in_order = sorted(run_times)
+    return in_order[len(in_order) // 2] if len(in_order) >= MIN_ENDED else 0.0
 
 
 class ProgressBar:
@@ -7020,9 +7036,9 @@ def open_record(path: str, flags: int) -> int:
         raise UsageError(f"{path}: {error_text(error)} (it must be a file that can be written)") from None
 
 
-def read_head(fd: int, path: str, size: int, network: bool = False) -> bytes:
+def read_part(fd: int, path: str, size: int, network: bool = False, offset: int = 0) -> bytes:
     with refused_as(path), Reader.with_own_fd(fd, network) as file:
-        return file.pread(size, 0)
+        return file.pread(size, offset)
 
 
 class RecordFile:
@@ -7093,7 +7109,7 @@ class RecordFile:
     def _open(self, path: str) -> int:
         """Open or create the file.  Raises UsageError, also if it is of another kind."""
         fd = open_record(path, self._flags)
-        if read_head(fd, self.path, len(self._heads[0]), self._mount.network) not in (b"", *self._heads):
+        if read_part(fd, self.path, len(self._heads[0]), self._mount.network) not in (b"", *self._heads):
             raise UsageError(f"{self.path}: is not a {self.kind} (give another name)")
         return fd
 
@@ -7463,6 +7479,8 @@ class Journal:
     GATHER_SECONDS = 1.0                # for which events are gathered
     END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
     MAX_GATHER_SECONDS = 8.0            # if appends take long: less than readers wait for an `end` (Watcher)
+    GOOD_END = re.compile(rb'"state": "d", "exit": 0, "signal": 0, "cause": "", "seconds": ([0-9.]+)')
+    MEDIAN_BYTES = 1 << 18              # the last ones: 30 runs at least if their commands are short
 
     def __init__(self, folder: str, executor: FileExecutor, on_error: Say,
                  on_incomplete: Callable[[int], None], may_be_shared: bool) -> None:
@@ -7516,6 +7534,14 @@ class Journal:
             self._ends.clear()
             self._file.append(data)
             self._flushed_at = time.monotonic()
+
+    def median(self) -> float:
+        """Return the median() of the last runs that ended well, by all runners."""
+        fd, size = self._file.fd, self.MEDIAN_BYTES
+        with suppress(OSError, UsageError):         # a file server that is away: a later look finds more
+            ends = read_part(fd, "", size, self.network, max(os.fstat(fd).st_size - size, 0))
+            return median(map(float, self.GOOD_END.findall(ends)))
+        return 0.0
 
     def _on_lost(self, lines: bytes) -> None:
         """Report the runs whose output was only in these lines."""
@@ -8535,7 +8561,7 @@ class JobTask:
             run.cause = "stopped"               # gives `e`, without a retry
         if run.peak:                            # of the processes together
             shell.memory, shell.memory_below = max(shell.memory or 0, run.peak), None
-        limit = run.requested_memory if run.cause == "memory" else timeout or 0.0
+        limit = run.requested_memory if run.cause == "memory" else run.limit or timeout or 0.0
         # a cancelled job counts as killed by SIGTERM, however the shell reacted
         self.run_result = RunResult(
             signal.SIGTERM if run.cause == "cancelled" else status, run.cause, limit, shell.memory or 0
@@ -8545,16 +8571,28 @@ class JobTask:
             sink.on_ended(run, self.run_result)
 
     async def _kill_after_timeout(self, timeout: float) -> None:
-        """Kill the run after `timeout` seconds, less the time in which the runner was stopped.
+        """Kill the run after a timeout, less the time in which the runner was stopped.
 
         A batch system or a paused virtual machine mostly stops the job as well.  So a pause that takes
         longer counts as two seconds at most.  If only the runner was stopped, the job gets more time.
+
+        With a timeout in percent look again while the run lasts: ten others can have ended since it started,
+        and the median can have changed.
         """
-        while timeout > 0:
-            paused_at = self._runner.loop.time()
-            await asyncio.sleep(min(timeout, 1.0))
-            timeout -= min(self._runner.loop.time() - paused_at, 2.0)
+        runner, age, median = self._runner, 0.0, 0.0
+        limit = timeout if timeout > 0 else MIN_PERCENT_SECONDS
+        while age < limit:
+            paused_at = runner.loop.time()
+            await asyncio.sleep(min(limit - age, 1.0))
+            age += min(runner.loop.time() - paused_at, 2.0)
+            if timeout < 0 and age >= limit:
+                median = await runner.executor.call(runner.read_median) or inf
+                limit = min(max(-timeout / 100 * median, MIN_PERCENT_SECONDS), 1.5 * age)
         self.kill_run("timeout")
+        if timeout < 0 and self.run.cause == "timeout":
+            self.run.why = f"{-timeout:.12g}% of the median {human_time(median)}, at least 10s"
+            self._say(f"timeout after {human_time(limit)}: {self.run.why}")
+            self.run.limit = limit
 
     async def _read_remaining_output(self) -> None:
         """Read the output of processes that outlive the shell, for a while.
@@ -8655,6 +8693,8 @@ class Runner:
         self.began = self.loop.time()
         self.wall_end = self.began + (inf if seconds_left is None else seconds_left)
         self.next_start_at = self.began     # no shell starts before (loop's time)
+        # for the executor: as Journal.median(); float, which returns 0.0: without records
+        self.read_median: Callable[[], float] = float
         self.home = b""                     # where the jobs should probably run; b"": here
         self._failed_at_once = 0            # jobs, if none has ended in another way
 
@@ -8913,6 +8953,8 @@ class Runner:
             return 0.0
         if why := why_misread(job.command, job.settings.shell):
             self._say_once(why, f"line {job.number}: {why}")
+        if self.read_median is float and (self.timeout_of(job) or 0.0) < 0:
+            self._say_once("timeout", f"line {job.number}: no timeout: without records there is no median")
         await task.start()
         job_run = spawn_task(self._run_to_end(task))
         self._job_runs.add(job_run)
@@ -9082,7 +9124,7 @@ def open_pid_file(path: str) -> int:
     Refuse a file that holds more than a number, or belongs to a live process.
     """
     fd = open_record(path, os.O_RDWR | os.O_NOFOLLOW)
-    head = read_head(fd, path, 32)
+    head = read_part(fd, path, 32)
     if not re.fullmatch(rb"[0-9]{0,19}\s{0,8}", head):
         raise UsageError(f"{path}: is not a pid file: it holds more than a number (give another name)")
     with suppress(OSError):      # on a file system without locks this cannot be checked
@@ -9269,7 +9311,7 @@ def add_running_options(add: AddArgument) -> None:
 
 
 def add_limit_options(add: AddArgument) -> None:
-    add("--timeout", type=duration, metavar="T", help="kill a job that runs longer (90, 90s, 5m, 2h, 1d): !")
+    add("--timeout", type=time_limit, metavar="T", help="kill a job after T: ! (5m, 2h; 300%% of the median)")
     add(
         "--walltime",
         type=lambda text: AUTO if text == AUTO else duration(text),
@@ -9841,6 +9883,8 @@ class App(RunnerProgram):
         console = self.console_sinks(reader, not logfile_sink, is_recorded=outdir_sink is not None)
         sinks = [*console, *filter(None, (logfile_sink, outdir_sink, joblog_sink))]
         runner = self.make_runner(jobs, sinks, self.executor)
+        if outdir_sink:
+            runner.read_median = outdir_sink.journal.median
         home = os.path.realpath(os.path.dirname(self.path))
         # with -r, the first jobs have failed before
         if not (self.options.retry or (os.path.isdir(home) and os.path.samefile(home, "."))):

@@ -13,7 +13,8 @@ from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase
 from tests.values import present
 
 NUMBERS = ("--jobs=x", "--jobs=-1", "--jobs=1.5", "--jobs=", "--retries=x", "--retries=-1", "--loglines=x",
-           "--timeout=5y", "--walltime=soon")
+           "--timeout=5y", "--walltime=soon", "--walltime=300%", "--timeout=0%", "--timeout=-5%",
+           "--timeout=x%", "--timeout=300%%")
 
 
 class RefusalCase(RunCase):

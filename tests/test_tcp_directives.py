@@ -72,7 +72,8 @@ class Settings(DirectivesOverTcp, test_directives.Settings):
     """They hold for what the server hands out."""
 
 
-@ordinarily("test_it_beats_the_option")
+@ordinarily("test_it_beats_the_option",
+            "test_percent_are_of_the_median_once_ten_runs_of_the_file_have_ended_well")
 class Timeouts(DirectivesOverTcp, test_directives.Timeouts):
     """timeout=: how long a client lets the jobs below run, whatever its --timeout says."""
 
