@@ -1149,7 +1149,7 @@ class ClientLink(Link, asyncio.Protocol):
         elif kind == "ping":
             self.post(dict(type="pong", request=message.integer("request"),
                            retry=to_text(client.retry if client else b""),
-                           median=runmaker4.median(self._sessions.records.good_seconds)))
+                           median=self._sessions.records.median))
         elif kind == "claim" and client:
             client.on_claim_message(message)
             self._dispatcher.enqueue_client(client)
@@ -1206,7 +1206,8 @@ class Records:
         self._console = console
         self._executor = executor
         self._print_sink = Console(console, with_output=True) if console else None
-        self.good_seconds: deque[float] = deque(maxlen=500)     # of the last runs that ended well
+        self._good_seconds: deque[float] = deque(maxlen=100)    # of the last runs that ended well
+        self.median = 0.0                       # of these; of a timeout in percent: each pong tells it
 
     def is_behind(self, limit: int) -> bool:
         """Return True if more than `limit` bytes wait to be written to the disk or the terminal."""
@@ -1263,7 +1264,8 @@ class Records:
                     run.add_output(stream, to_bytes(text))
         run.duration, run.cause, run.why = end.seconds or 0.0, cause, end.why
         if end.state == "d":
-            self.good_seconds.append(run.duration)
+            self._good_seconds.append(run.duration)
+            self.median = runmaker4.median(self._good_seconds)
         # a client that lost its server does not send all output again
         for stream, byte_count in zip(run.streams, received):
             stream.received = byte_count

@@ -77,6 +77,11 @@ def shown(actions: list[argparse.Action]) -> list[argparse.Action]:
     return [action for action in actions if action.help != argparse.SUPPRESS]
 
 
+def help_of(action: argparse.Action) -> str:
+    """As --help prints it."""
+    return str(action.help).replace("%%", "%")
+
+
 def takes(action: argparse.Action) -> str:
     """The metavar of an option's argument; '' if it takes none."""
     return "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
@@ -155,7 +160,7 @@ def zsh(script: Script) -> str:
 
     specs = []
     for action in script.options():
-        names, text = action.option_strings, re.sub(r"([][:\\])", r"\\\1", str(action.help))
+        names, text = action.option_strings, re.sub(r"([][:\\])", r"\\\1", help_of(action))
         value = argument(action) if takes(action) else ""
         sign = {True: "=", False: "+"} if value else {True: "", False: ""}
         forms = [name + sign[name.startswith("--")] for name in names]
@@ -178,7 +183,7 @@ def fish(script: Script) -> str:
         names = "".join(f" -l {name[2:]}" if name.startswith("--") else f" -s {name[1:]}"
                         for name in action.option_strings)
         value = (actions.get(kind(action)) or f" -xa '{words(action)}'") if takes(action) else ""
-        text = re.sub(r"(['\\])", r"\\\1", str(action.help))
+        text = re.sub(r"(['\\])", r"\\\1", help_of(action))
         lines.append(f"complete -c {script.name}{names}{value} -d '{text}'")
     return "\n".join(lines) + "\n"
 
@@ -254,7 +259,7 @@ def options(parser: Parser) -> str:
         for action in shown(group._group_actions):
             value = takes(action) and f"\\fI{literal(takes(action))}\\fR"
             names = [f"\\fB{literal(name)}\\fR" + (value and f" {value}") for name in action.option_strings]
-            text += [".TP", ", ".join(names) or value, prose(str(action.help))]
+            text += [".TP", ", ".join(names) or value, prose(help_of(action))]
     return "\n".join(text)
 
 

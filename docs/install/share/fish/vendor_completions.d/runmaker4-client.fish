@@ -16,7 +16,7 @@ complete -c runmaker4-client -s d -l daemon -d 'go into the background (start er
 complete -c runmaker4-client -l pidfile -rF -d 'write the process ID to FILE'
 complete -c runmaker4-client -l errors -rF -d 'append messages to FILE instead of stderr'
 complete -c runmaker4-client -l name -x -d 'this host\'s name (messages, host=) [the node name]'
-complete -c runmaker4-client -l timeout -x -d 'kill a job after T: ! (5m, 2h; 300%% of the median)'
+complete -c runmaker4-client -l timeout -x -d 'kill a job after T: ! (5m, 2h; 300% of the median)'
 complete -c runmaker4-client -l walltime -x -d 'kill the jobs and exit after T (auto: before Slurm)'
 complete -c runmaker4-client -l hire -x -d 'start a successor by CMD when --walltime is over'
 complete -c runmaker4-client -l kill-after -x -d 'time from TERM to KILL, when jobs are killed [10s]'
