@@ -2813,12 +2813,14 @@ class JobReader(Opened):
                 and self.reader.pread(1, self._trusted_size - 1) in (b"", b"\0"))
 
     def summarize(
-        self, consumers: Iterable[Consumer] = (), groups: bool = False, keep_above: float = -inf
+        self, consumers: Iterable[Consumer] = (), groups: bool = False, keep_above: float = -inf,
+        looks: bool = True
     ) -> Summary:
         """Count the open file for consumers that exit, or that ask if they may.
 
         groups: they also run jobs with together=.  keep_above: a new job before this offset keeps a consumer
-        that could run it; once all are kept, the count ends, and is incomplete.
+        that could run it; once all are kept, the count ends, and is incomplete.  looks: for orphans; False:
+        lines `r` count as running.
         """
         snapshot = Snapshot(Counter())
         scope = NO_DIRECTIVES
@@ -2844,7 +2846,7 @@ class JobReader(Opened):
                         with_jobs.add(consumer)
                 if line.offset < keep_above and not remaining.all:
                     return Summary(count_states(snapshot))
-            elif line.state == RUNNING and not self.is_orphan(line):
+            elif line.state == RUNNING and not (looks and self.is_orphan(line)):
                 snapshot.running.append(line)
             else:
                 if line.state == RUNNING:
@@ -4376,6 +4378,8 @@ class Walk:
         self._resuming_consumers = resuming_consumers
         self._orphans = orphans
         self._starts_groups = serving
+        self.among: float = 0       # look for orphans at some two of so many lines `r`; 0: at all
+        self.running_count = 0                  # lines `r` of other processes that were met
         self.throttle = Throttle(file.clock)    # its claims, without the pauses between
         self.signature = file.signature()       # at the start
         # another walk follows: this one has claimed a job, or the file is being edited
@@ -4545,7 +4549,9 @@ class Walk:
         """
         scope = self.above.scope
         suspicion = Suspicion.NONE
-        if not self.needs_another_walk:         # that checks it, too
+        self.running_count += not self._file.lock_table.is_ours(own_job_lock_offset(line))
+        # another walk checks it, too
+        if not self.needs_another_walk and os.urandom(1)[0] * self.among < 2 * 256:
             suspicion = self._orphans.check_orphan(line)
         if suspicion is Suspicion.PROVED:
             can_run_again = (not scope.error and not scope.settings.together
@@ -4940,13 +4946,21 @@ class Cursor:
                 return self._end_walk(walk, result)
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
-        """Begin to search the file for new jobs, from the top of the file that the path names now."""
+        """Begin to search the file for new jobs, from the top of the file that the path names now.
+
+        On NFS each look at a line `r` is a round trip, and all idle runners could look at those of all
+        others.  So one that neither asks to exit nor runs orphans again looks only at a few of them, and at
+        none in its first idle walk.  Nobody exits before all were looked at, by the walk and by the count.
+        """
         self.queue.reopen_if_replaced()
         self._restart_if_replaced()
-        self._answered = self._leaving
         resuming_consumers = Consumers(consumer for consumer in self._known if RUNNING in consumer.retry)
         self._walk = Walk(self.queue, consumers, resuming_consumers, self._orphans,
                           serving=self._serving, after_edit=after_edit)
+        is_idle = self._leaving <= self._answered and not resuming_consumers.all
+        if is_idle and self.file.mount.is_nfs and not self._serving:
+            self._walk.among = (self._idle_walk and self._idle_walk.running_count) or inf
+        self._answered = self._leaving
         return self._walk
 
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
@@ -4973,6 +4987,8 @@ class Cursor:
         no_job = self._find_exits(walk) if not waits else NoJob(
             max(min(waits), walk.throttle.pause_seconds(self.PAUSE_FACTOR)))
         self._answered = self._leaving - no_job.exits.keys()
+        if no_job.exits and walk.among:         # the next walk looks at all
+            no_job = NoJob(AGAIN)
         self._report_obstacles(walk, no_job.summary)
         self._report_if_idle(walk.signature)
         return no_job
@@ -4994,7 +5010,8 @@ class Cursor:
         if leaving:
             with walk.throttle, suppress(FileChangedError):
                 summary = self.file.summarize(
-                    leaving, groups=self._serving, keep_above=check.line.offset if check else inf
+                    leaving, groups=self._serving, keep_above=check.line.offset if check else inf,
+                    looks=not walk.among
                 )
         if not summary or summary.half_saved:
             return NoJob(WAIT)

@@ -516,13 +516,27 @@ class History(World):
             data = data.partition(b"#RUN host=one")[0]
         return {command_of(line) for _, line in lines_of(data) if line[:2] == b". "}
 
-    def check_exit(self, me: Process, new_before: set[bytes], step: int) -> None:
-        """Check that no line that this runner may take was new from that step until it may exit; where nobody
-        edits, and a read without the command mutex sees what other hosts have written.
+    def orphans(self) -> set[bytes]:
+        """The commands that have more lines `r` than job locks are held."""
+        data = bytes(self.names[PATH].data) if PATH in self.names else b""
+        return {command_of(line) for _, line in lines_of(data)
+                if line[:1] == b"r" and self.balance(command_of(line)) < 0}
+
+    def check_exit(self, me: Process, new_before: set[bytes], orphans_before: set[bytes], step: int) -> None:
+        """Check that no line that this runner may take was new from that step until it may exit, and none an
+        orphan that it does not count; where nobody edits, and a read without the command mutex sees what
+        other hosts have written.
         """
-        for command in new_before & self.new_commands(me) if not (self.edits or me.host.fuse) else ():
+        if self.edits or me.host.fuse:
+            return
+        for command in new_before & self.new_commands(me):
             if self.made_new.get(command, 0) < step:
                 self.fail(f"may exit, and {command!r} is new")
+        # -r and --resume lock all buckets: then somebody is changing lines
+        resets = any(isinstance(actor, Process) and actor.retry for actor in self.actors)
+        orphans = orphans_before & self.orphans() if not resets else ()
+        if orphans and not me.product.cursor.no_job.summary.orphans:
+            self.fail(f"may exit, and {orphans} are orphans")
 
     def tried_since(self, time: float) -> set[bytes]:
         """The commands that ran, or had no result yet, at some time since then."""
@@ -729,7 +743,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
                 settle_run(world, me, product, run)
             look_for_more = world.now
         if not leaving and len(me.runs) - len(due) < slots and world.now >= look_for_more:
-            new_before, step = world.new_commands(me), world.steps
+            new_before, orphans_before, step = world.new_commands(me), world.orphans(), world.steps
             job = operation(world, me, product.claim, not me.runs, {run.job: run.result for run in due})
             if job:
                 start_run(world, me, product, job)
@@ -744,7 +758,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
             world.check_idle(me)
             again = product.again
             if product.may_exit:
-                world.check_exit(me, new_before, step)
+                world.check_exit(me, new_before, orphans_before, step)
             leaving = bool(product.failed) or product.may_exit
             look_for_more = world.now + (product.poll if again is None else min(product.poll, again))
         times = [min(max(run.until, run.settle_at), trims.get(run, math.inf)) for run in me.runs]
@@ -1570,8 +1584,10 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "claimed before all are new": one(CORE.Cursor, "_go_on_with_reset", (
         lambda self, consumers, plain=CORE.Cursor._go_on_with_reset: plain(self, consumers) and None)),
     "exit though lines wait at a barrier": one(
-        FILE, "summarize", lambda self, consumers=(), groups=False, keep_above=0, plain=FILE.summarize: (
-            plain(self, consumers, groups))),
+        FILE, "summarize", lambda self, consumers, groups, keep_above, looks, plain=FILE.summarize: (
+            plain(self, consumers, groups, looks=looks))),
+    "exit and not all were looked at": one(CORE.Cursor, "_find_exits", (
+        lambda self, walk, plain=CORE.Cursor._find_exits: (plain(self, walk), setattr(walk, "among", 0))[0])),
     "half a line left": one(MACHINE, "ftruncate", lambda fd, size: None),
 }
 

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import functools
 import importlib
+import itertools
 import json
 import math
 import os
@@ -469,6 +470,33 @@ class Looks(JobFileCase):
             with mock.patch.object(time, "thread_time", side_effect=[5.0, 5.0 + worked]), throttle:
                 clock.now += seconds
             self.assertAlmostEqual(throttle.pause_seconds(20), rest)
+
+    def test_an_idle_runner_on_nfs_looks_at_a_few_of_the_lines_that_have_long_been_running(self) -> None:
+        jobs = self.jobs(b"r a\n" * 256, mount=runmaker4.Mount("nfs4", frozenset()))
+        draws = itertools.cycle(range(256))
+        with mock.patch.object(jobs.file, "is_orphan", return_value=False) as looks, mock.patch.object(
+                os, "urandom", lambda count: bytes([next(draws)] * count)):
+            for walks, count in (1, 0), (2, 2), (3, 4):
+                self.assertFalse(jobs.claim())
+                self.assertEqual(looks.call_count, count, walks)
+                self.clock.now += 60.0
+            self.assertFalse(jobs.claim(jobs.consumers.all))    # it asks to exit
+            self.assertGreaterEqual(looks.call_count, 4 + 256)
+
+    def test_nobody_exits_on_nfs_before_all_running_lines_were_looked_at(self) -> None:
+        jobs = self.jobs(b"r a\n#RUN barrier\n. b\nr c\n", mount=runmaker4.Mount("nfs4", frozenset()))
+        lock_file = runmaker4.open_lock_file_of(str(self.path))
+        self.addCleanup(os.close, lock_file)
+        self.assertTrue(runmaker4.lock(lock_file, runmaker4.bucket_of(b"a") + 1))
+        for _ in range(2):                              # the new line keeps it
+            self.assertFalse(jobs.claim(jobs.consumers.all))
+            self.assertEqual(jobs.no_job.exits, {})
+            self.clock.now += 60.0
+        self.path.write_bytes(b"r a\n#RUN barrier\nx b\nr c\n")
+        while not jobs.no_job.exits:
+            self.assertFalse(jobs.claim(jobs.consumers.all))
+            self.clock.now += 0.1
+        self.assertEqual(present(jobs.no_job.summary).orphans, 1)
 
     def test_nothing_is_locked_or_made(self) -> None:
         self.path.write_bytes(b"r a\n. b\n")
