@@ -535,7 +535,7 @@ class History(World):
         # -r and --resume lock all buckets: then somebody is changing lines
         resets = any(isinstance(actor, Process) and actor.retry for actor in self.actors)
         orphans = orphans_before & self.orphans() if not resets else ()
-        if orphans and not me.product.cursor.no_job.summary.orphans:
+        if orphans and me.product and not me.product.cursor.no_job.summary.orphans:
             self.fail(f"may exit, and {orphans} are orphans")
 
     def tried_since(self, time: float) -> set[bytes]:
@@ -1474,6 +1474,13 @@ def job_locks_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]
     return lambda: [(QUEUE, "_reconcile_command", reconcile)]
 
 
+def exits_unseen(self: Any, walk: Any, plain: Any = CORE.Cursor._find_exits) -> Any:
+    """Those who may exit, and no other walk is to look at what this one did not."""
+    exits = plain(self, walk)
+    walk.among = 0
+    return exits
+
+
 PLANTED: dict[str, Callable[[], Patches]] = {
     "no command mutex": one(LOCK_TABLES, "_lock", lambda self, at, length, plain=LOCK_TABLES._lock: (
         at % BUCKET == BUCKET - 1 or plain(self, at, length))),
@@ -1586,8 +1593,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "exit though lines wait at a barrier": one(
         FILE, "summarize", lambda self, consumers, groups, keep_above, looks, plain=FILE.summarize: (
             plain(self, consumers, groups, looks=looks))),
-    "exit and not all were looked at": one(CORE.Cursor, "_find_exits", (
-        lambda self, walk, plain=CORE.Cursor._find_exits: (plain(self, walk), setattr(walk, "among", 0))[0])),
+    "exit and not all were looked at": one(CORE.Cursor, "_find_exits", exits_unseen),
     "half a line left": one(MACHINE, "ftruncate", lambda fd, size: None),
 }
 
