@@ -4378,8 +4378,9 @@ class Walk:
         self._resuming_consumers = resuming_consumers
         self._orphans = orphans
         self._starts_groups = serving
-        self.among: float = 0       # look for orphans at some two of so many lines `r`; 0: at all
+        self.look_share = 1.0                   # of the lines `r`: is one an orphan?
         self.running_count = 0                  # lines `r` of other processes that were met
+        self.has_suspects = False               # one may be an orphan
         self.throttle = Throttle(file.clock)    # its claims, without the pauses between
         self.signature = file.signature()       # at the start
         # another walk follows: this one has claimed a job, or the file is being edited
@@ -4551,8 +4552,9 @@ class Walk:
         suspicion = Suspicion.NONE
         self.running_count += not self._file.lock_table.is_ours(own_job_lock_offset(line))
         # another walk checks it, too
-        if not self.needs_another_walk and os.urandom(1)[0] * self.among < 2 * 256:
+        if not self.needs_another_walk and os.urandom(1)[0] < 256 * self.look_share:
             suspicion = self._orphans.check_orphan(line)
+            self.has_suspects |= suspicion is not Suspicion.NONE
         if suspicion is Suspicion.PROVED:
             can_run_again = (not scope.error and not scope.settings.together
                              and self._resuming_consumers.any_fits(scope))
@@ -4949,17 +4951,18 @@ class Cursor:
         """Begin to search the file for new jobs, from the top of the file that the path names now.
 
         On NFS each look at a line `r` is a round trip, and all idle runners could look at those of all
-        others.  So one that neither asks to exit nor runs orphans again looks only at a few of them, and at
-        none in its first idle walk.  Nobody exits before all were looked at, by the walk and by the count.
+        others.  So one that neither asks to exit nor runs orphans again looks only at some two of them, and
+        at none in its first idle walk.  If one may be an orphan, the next walk looks at all: a host that dies
+        leaves many.  Nobody exits before all were looked at, by the walk and by the count.
         """
         self.queue.reopen_if_replaced()
         self._restart_if_replaced()
         resuming_consumers = Consumers(consumer for consumer in self._known if RUNNING in consumer.retry)
         self._walk = Walk(self.queue, consumers, resuming_consumers, self._orphans,
                           serving=self._serving, after_edit=after_edit)
-        is_idle = self._leaving <= self._answered and not resuming_consumers.all
-        if is_idle and self.file.mount.is_nfs and not self._serving:
-            self._walk.among = (self._idle_walk and self._idle_walk.running_count) or inf
+        last, is_idle = self._idle_walk, self._leaving <= self._answered and not resuming_consumers.all
+        if is_idle and self.file.mount.is_nfs and not (self._serving or (last and last.has_suspects)):
+            self._walk.look_share = 2 / max(last.running_count, 2) if last else 0.0
         self._answered = self._leaving
         return self._walk
 
@@ -4987,7 +4990,7 @@ class Cursor:
         no_job = self._find_exits(walk) if not waits else NoJob(
             max(min(waits), walk.throttle.pause_seconds(self.PAUSE_FACTOR)))
         self._answered = self._leaving - no_job.exits.keys()
-        if no_job.exits and walk.among:         # the next walk looks at all
+        if no_job.exits and walk.look_share < 1.0:      # the next walk looks at all
             no_job = NoJob(AGAIN)
         self._report_obstacles(walk, no_job.summary)
         self._report_if_idle(walk.signature)
@@ -5011,7 +5014,7 @@ class Cursor:
             with walk.throttle, suppress(FileChangedError):
                 summary = self.file.summarize(
                     leaving, groups=self._serving, keep_above=check.line.offset if check else inf,
-                    looks=not walk.among
+                    looks=walk.look_share == 1.0
                 )
         if not summary or summary.half_saved:
             return NoJob(WAIT)

@@ -1477,7 +1477,7 @@ def job_locks_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]
 def exits_unseen(self: Any, walk: Any, plain: Any = CORE.Cursor._find_exits) -> Any:
     """Those who may exit, and no other walk is to look at what this one did not."""
     exits = plain(self, walk)
-    walk.among = 0
+    walk.look_share = 1.0
     return exits
 
 

@@ -473,15 +473,20 @@ class Looks(JobFileCase):
 
     def test_an_idle_runner_on_nfs_looks_at_a_few_of_the_lines_that_have_long_been_running(self) -> None:
         jobs = self.jobs(b"r a\n" * 256, mount=runmaker4.Mount("nfs4", frozenset()))
-        draws = itertools.cycle(range(256))
-        with mock.patch.object(jobs.file, "is_orphan", return_value=False) as looks, mock.patch.object(
-                os, "urandom", lambda count: bytes([next(draws)] * count)):
+        draws, none = itertools.cycle(range(256)), runmaker4.Suspicion.NONE
+        with mock.patch.object(runmaker4.Orphans, "check_orphan", return_value=none) as looks, \
+                mock.patch.object(os, "urandom", lambda count: bytes([next(draws)] * count)):
             for walks, count in (1, 0), (2, 2), (3, 4):
                 self.assertFalse(jobs.claim())
                 self.assertEqual(looks.call_count, count, walks)
                 self.clock.now += 60.0
+            looks.side_effect = [runmaker4.Suspicion.SOME] + [none] * 1000
+            for count in 6, 6 + 256, 6 + 256 + 2:
+                self.assertFalse(jobs.claim())
+                self.assertEqual(looks.call_count, count)
+                self.clock.now += 60.0
             self.assertFalse(jobs.claim(jobs.consumers.all))    # it asks to exit
-            self.assertGreaterEqual(looks.call_count, 4 + 256)
+            self.assertGreaterEqual(looks.call_count, 6 + 256 + 2 + 256)
 
     def test_nobody_exits_on_nfs_before_all_running_lines_were_looked_at(self) -> None:
         jobs = self.jobs(b"r a\n#RUN barrier\n. b\nr c\n", mount=runmaker4.Mount("nfs4", frozenset()))
