@@ -442,6 +442,11 @@ class Case(unittest.TestCase):
         out, err = process.communicate(timeout=timeout)
         return self.as_ended(process.wait(), out or b"", err or b"")
 
+    def stop(self, process: Process, number: signal.Signals = signal.SIGTERM, timeout: float = 60) -> Ended:
+        """Send a signal, and wait for the end; how it ended."""
+        process.send_signal(number)
+        return self.finish(process, timeout)
+
     def as_ended(self, code: int, out: bytes, err: bytes) -> Ended:
         self.assertNotIn(b"Traceback", err)
         return Ended(code, out, err)

@@ -21,7 +21,6 @@ from tests.support import (
     RUNMAKER,
     RUNSERVER,
     Ended,
-    Process,
     RunCase,
     as_bytes,
     marked,
@@ -184,11 +183,6 @@ class TcpCase(RunCase):
     def run_client(self, server: Listening, *options: object, host: str = "", timeout: float = 60,
                    **settings: Any) -> Ended:
         return self.finish(self.start_client(server, *options, host=host, **settings), timeout)
-
-    def stop(self, program: Process, number: signal.Signals = signal.SIGTERM, timeout: float = 60) -> Ended:
-        """Send a signal, and wait for the end."""
-        program.send_signal(number)
-        return self.finish(program, timeout)
 
     # -- looking --------------------------------------------------------------------------------------------
 

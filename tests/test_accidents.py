@@ -59,8 +59,7 @@ class RestoredLockFile(RunCase):
         self.restore()                          # its runner locks the copy
         wait_until(lambda: self.locked_lines() == [2], what="the job is locked in the copy")
         self.assertEqual((self.run_jobs("-q").code, self.states()), (0, "dr"))
-        runner.send_signal(signal.SIGINT)
-        self.finish(runner)
+        self.stop(runner, signal.SIGINT)
 
 
 class Edits(RunCase):

@@ -147,8 +147,7 @@ class NoFile(RunCase):
     def test_a_file_that_never_came_has_nothing_left(self) -> None:
         runner = self.start(RUNMAKER, "--follow", "-q", "runs.txt", stderr=subprocess.PIPE)
         self.assertIn(b"waiting for it", present(runner.stderr).readline())
-        runner.send_signal(signal.SIGHUP)
-        ended = self.finish(runner)
+        ended = self.stop(runner, signal.SIGHUP)
         self.assertEqual((ended.code, closing(ended)), (0, "nothing to do"))
 
     HANGING = """
@@ -201,8 +200,7 @@ class LateJobs(TcpCase):
         with FakeServer(serve) as server:
             client = self.start_client(server, "-q")
             self.assertTrue(has_claimed.wait(20))
-            client.send_signal(signal.SIGHUP)
-            ended = self.finish(client)
+            ended = self.stop(client, signal.SIGHUP)
         self.assertEqual((ended.code, closing(ended)), (1, "nothing done; in all 1 new"))
 
 
@@ -275,7 +273,6 @@ class LeavingServer(TcpCase):
         self.assertEqual((alice.code, closing(alice)), (0, "1 done in T; in all 1 done, 1 new"))
         self.write("#RUN host=bob\n. : >up.2; sleep 60\n. true\n")
         bob = self.start_client(server, "-q", "--name=bob", up=[2])
-        bob.send_signal(signal.SIGINT)
-        ended = self.finish(bob)
+        ended = self.stop(bob, signal.SIGINT)
         self.assertEqual((ended.code, closing(ended)), (
             130, "0 done, 1 error in T (line 2); in all 1 error, 1 new; -r runs them again"))

@@ -72,14 +72,12 @@ class BigJobs(TcpCase):
             runner = self.start_patched("import runmaker4\nrunmaker4.Cursor.MIN_IDLE_SECONDS = 0.2",
                                         "--follow", "-j2", "runs.txt", stderr=told)
         wait_until(lambda: b": 1 new job waits: " in self.read("told"), what="that is said")
-        runner.send_signal(signal.SIGHUP)
-        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(self.stop(runner, signal.SIGHUP).code, 0)
 
     def test_a_stop_while_a_big_job_waits_leaves_it_new(self) -> None:
         self.write(f". {WAIT}\n#RUN slots=2\n. true\n")
         runner = self.start_jobs("-j2")
-        runner.send_signal(signal.SIGTERM)
-        self.assertEqual((self.finish(runner).code, self.states()), (143, "e."))
+        self.assertEqual((self.stop(runner).code, self.states()), (143, "e."))
 
     def test_big_jobs_follow_each_other_at_once(self) -> None:
         self.before = self.write("#RUN slots=2\n" + ". true\n" * 40).read_bytes()
@@ -114,8 +112,7 @@ class BigJobs(TcpCase):
         wait_until(lambda: self.read("slots") == b"1", what="it knows of one slot only")
         self.append("#RUN slots=2", ". true", "#RUN", ". true")
         self.wait_states("dd.d")                # it takes what is below
-        runner.send_signal(signal.SIGTERM)
-        self.assertEqual(self.finish(runner).code, 143)
+        self.assertEqual(self.stop(runner).code, 143)
 
     def test_a_client_that_waits_takes_a_big_job_when_there_are_names_for_it(self) -> None:
         self.write("a\n", "names.txt")

@@ -1,7 +1,6 @@
 """Promise: another state over the `r` of a running line ends its job, and stays."""
 import json
 import os
-import signal
 
 from tests.support import HASTY, SLEEPING, Ended, wait_until
 from tests.tcp import TcpCase
@@ -116,8 +115,7 @@ class Clients(CancelCase):
         self.jobs(SLEEPING, "true")
         server = self.start_server()
         client = self.start_client(server, up=[1])
-        server.send_signal(signal.SIGTERM)
-        self.finish(server)
+        self.stop(server)
         self.set_state(1, "x")
         again = self.start_server("--port", server.port)
         ended = self.finish(client)

@@ -238,8 +238,7 @@ class Hosts(CheckCase):
     def test_a_host_that_is_interrupted_when_all_was_seen(self) -> None:
         interrupted, other = self.start_check("a"), self.start_check("b")
         self.wait_enough(interrupted, other)
-        interrupted.send_signal(signal.SIGINT)
-        self.assertEqual(self.finish(interrupted).code, 130)
+        self.assertEqual(self.stop(interrupted, signal.SIGINT).code, 130)
         self.wait_enough(other)
         self.end()
         self.assertHolds(self.finish(other), 0, "ab")
@@ -276,8 +275,7 @@ class Hosts(CheckCase):
     def test_ctrl_c_acts_while_a_call_hangs(self) -> None:
         checker = self.start_check("a", patch=HANGING)
         wait_until(lambda: os.listdir(self.folder), 20, "the check has started")
-        checker.send_signal(signal.SIGINT)
-        self.assertEqual(self.finish(checker).code, 130)
+        self.assertEqual(self.stop(checker, signal.SIGINT).code, 130)
 
     def test_a_directory_that_vanishes(self) -> None:
         checker = self.start_adding()

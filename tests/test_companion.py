@@ -123,8 +123,7 @@ class LockTable(RunCase):
         self.assertIn(b"lock file .runs.txt.lock: not a regular file; trying again", said)
         lock_table(self.path).unlink()
         self.wait_states("d")
-        runner.terminate()
-        self.finish(runner)
+        self.stop(runner)
 
     def test_where_it_cannot_be_made_an_empty_file_will_do(self) -> None:
         bound = self.bound_by_permissions()

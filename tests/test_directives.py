@@ -366,8 +366,7 @@ class Checks(DirectiveCase):
         self.assertEqual((runner.poll(), self.states()), (None, "!.."))
         self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", "1").code, 0)
         self.wait_states("xdd")
-        runner.send_signal(signal.SIGHUP)
-        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(self.stop(runner, signal.SIGHUP).code, 0)
         self.assertTold("line 1", "barrier check", "line 2")
 
 

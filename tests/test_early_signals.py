@@ -101,8 +101,7 @@ class LongStarts(TcpCase):
     """What takes long before anything has been started: Ctrl-C ends it at once."""
 
     def assertEndsAtOnce(self, program: Process, number: signal.Signals) -> None:
-        program.send_signal(number)
-        self.assertIn(self.finish(program).code, (-number, 128 + number))
+        self.assertIn(self.stop(program, number).code, (-number, 128 + number))
 
     def test_a_client_whose_server_is_silent(self) -> None:
         with socket.create_server((self.HOST, 0)) as silent:

@@ -449,6 +449,5 @@ class Running(EditCase):
         wait_until(lambda: not set(self.states()) & set(".r"), 900, "all jobs have ended")
         self.assertEqual(self.states(), "d" * JOBS)
         for runner in runners:
-            runner.terminate()
-            self.finish(runner)
+            self.stop(runner)
         self.assertEqual(marks.problems(self.read("marks"), JOBS, {runner.pid for runner in runners}), [])

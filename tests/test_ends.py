@@ -88,8 +88,7 @@ class Trees(RunCase):
 
     def test_int_ends_every_part_of_a_job_and_does_not_wait_for_kill(self) -> None:
         runner = self.start_all(TREES, "--kill-after=none")
-        runner.send_signal(signal.SIGINT)
-        self.assertEnded(self.finish(runner), 130, "e" * len(TREES))
+        self.assertEnded(self.stop(runner, signal.SIGINT), 130, "e" * len(TREES))
         self.assertFalse(self.exists("never"))
 
     def test_a_process_whose_first_thread_has_ended_is_ended_too(self) -> None:
@@ -103,8 +102,7 @@ class Trees(RunCase):
         wait_until(lambda: not alive(pid), what="it looks dead")
         threads = pathlib.Path(f"/proc/{pid}/task")
         self.assertEqual(len(list(threads.iterdir())), 2)
-        runner.send_signal(signal.SIGINT)
-        self.assertEnded(self.finish(runner), 130, "e")
+        self.assertEnded(self.stop(runner, signal.SIGINT), 130, "e")
         wait_until(lambda: not threads.exists() or len(list(threads.iterdir())) == 1, what="it is gone")
 
     def test_the_command_after_the_one_that_runs_is_not_begun(self) -> None:
@@ -113,8 +111,7 @@ class Trees(RunCase):
         self.jobs(*[f"{SLEEPING}; touch never"] * jobs)
         runner = self.start_jobs("-j", jobs, up=range(1, jobs + 1),
                                  preexec_fn=lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}))
-        runner.send_signal(signal.SIGINT)
-        self.assertEnded(self.finish(runner), 130, "e" * jobs)
+        self.assertEnded(self.stop(runner, signal.SIGINT), 130, "e" * jobs)
         self.assertFalse(self.exists("never"))
 
     def test_a_timeout_ends_every_part_of_a_job_and_the_next_job_runs(self) -> None:
@@ -124,15 +121,13 @@ class Trees(RunCase):
 
     def test_after_int_jobs_that_ignore_term_are_killed(self) -> None:
         runner = self.start_all(DEAF, "--kill-after=0.5")
-        runner.send_signal(signal.SIGINT)
-        self.assertEnded(self.finish(runner), 130, "e" * len(DEAF))
+        self.assertEnded(self.stop(runner, signal.SIGINT), 130, "e" * len(DEAF))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes 10 s")
     def test_kill_comes_ten_seconds_after_term(self) -> None:
         runner = self.start_all(DEAF)
         start = time.monotonic()
-        runner.send_signal(signal.SIGTERM)
-        self.assertEnded(self.finish(runner), 143, "e" * len(DEAF))
+        self.assertEnded(self.stop(runner), 143, "e" * len(DEAF))
         self.assertGreater(time.monotonic() - start, 9.9)
 
     def test_what_a_job_starts_after_its_term_is_left_alone_until_kill(self) -> None:
@@ -140,8 +135,7 @@ class Trees(RunCase):
         self.write(GOES_ON, "job.py")
         self.jobs(f'exec "{sys.executable}" job.py')
         runner = self.start_jobs("--kill-after=none")
-        runner.send_signal(signal.SIGINT)
-        self.assertEnded(self.finish(runner), 130, "e")
+        self.assertEnded(self.stop(runner, signal.SIGINT), 130, "e")
         self.assertEqual(self.read("ends").split(), [b"-15", b"0", b"0"])
 
     def test_a_part_without_its_environment_is_ended(self) -> None:
@@ -152,8 +146,7 @@ class Trees(RunCase):
                   f"env -i sh -c 'sleep 60 & echo $! > pid.2'; {SLEEPING}")
         runner = self.start_jobs("-j2", up=[1, 2])
         parts = [int(self.wait_file(f"pid.{line}")) for line in (1, 2)]
-        runner.send_signal(signal.SIGTERM)
-        self.assertEnded(self.finish(runner), 143, "ee")
+        self.assertEnded(self.stop(runner), 143, "ee")
         wait_until(lambda: not any(map(alive, parts)), what="the parts have ended")
 
     def test_jobs_of_a_runner_within_a_job_are_ended_although_that_runner_is_dead(self) -> None:
@@ -163,8 +156,7 @@ class Trees(RunCase):
         self.jobs(f"{inner} & {UP}; {kill}; sleep 60")
         runner = self.start_jobs()
         wait_until(lambda: self.exists("dead"), 20, "the inner runner is dead")
-        runner.send_signal(signal.SIGINT)
-        self.assertEqual((self.finish(runner).code, self.states()), (130, "e"))
+        self.assertEqual((self.stop(runner, signal.SIGINT).code, self.states()), (130, "e"))
         self.assertNobodyLeft()
 
 
@@ -194,8 +186,7 @@ runmaker4.ProcessTable.__init__ = count
 
     def test_int(self) -> None:
         runner = self.start_counted()
-        runner.send_signal(signal.SIGINT)
-        self.assertFewReadings(self.finish(runner), 130, "e" * self.COUNT)
+        self.assertFewReadings(self.stop(runner, signal.SIGINT), 130, "e" * self.COUNT)
 
     def test_timeout(self) -> None:
         runner = self.start_counted("--timeout=1")

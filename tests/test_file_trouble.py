@@ -97,8 +97,7 @@ runmaker4.check_file_for_strays = check_late
         self.wait_states("d")
         self.replace(b"d touch first\n. touch second\n")
         self.wait_states("dd")
-        runner.terminate()
-        self.assertEnded(self.finish(runner), 143, "dd")
+        self.assertEnded(self.stop(runner), 143, "dd")
 
 
 class Spoiled(FileCase):
@@ -165,8 +164,7 @@ class Directory(RunCase):
         self.write("d true\n. echo back\n", "away/runs.txt")
         away.rename(there)
         wait_until(lambda: self.read("there/runs.txt") == b"d true\nd echo back\n", what="it is done")
-        runner.terminate()
-        self.finish(runner)
+        self.stop(runner)
 
 
 class SavedInPlace(TcpCase):

@@ -1,6 +1,5 @@
 """Promise: a file that is not ours is not written, emptied or removed, whatever its name or a link says."""
 import os
-import signal
 import subprocess
 
 from tests.support import RUNMAKER, RUNSERVER, RUNWAIT, WAITING, RunCase, deadline
@@ -175,8 +174,7 @@ class JobFiles(RunCase):
                 self.assertEqual(self.read(), theirs)
                 os.rename(self.dir / "kept", self.path)
                 self.wait_states("dd")
-                runner.send_signal(signal.SIGTERM)
-                self.finish(runner)
+                self.stop(runner)
                 self.assertFalse(self.exists("theirs"))
 
     def wait_for_word(self, runner: subprocess.Popen[bytes], words: bytes) -> None:

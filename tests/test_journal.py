@@ -85,8 +85,7 @@ class Runs(JournalCase):
     def test_what_a_runner_ends_as_it_is_told_to_leave_was_stopped(self) -> None:
         self.jobs(SLEEPING)
         runner = self.start_jobs("--outdir", "out")
-        runner.send_signal(signal.SIGTERM)
-        self.finish(runner)
+        self.stop(runner)
         self.assertEqual([(end["state"], end["cause"]) for end in self.entries("end")], [("e", "stopped")])
 
     def test_the_start_of_a_run_that_ends_before_the_next_write_is_left_out(self) -> None:
@@ -102,8 +101,7 @@ class Runs(JournalCase):
         runner = self.start_jobs("--outdir", "out", up=[2])
         wait_until(lambda: [entry["line"] for entry in self.entries("start")] == [1, 2],
                    what="both starts are written")
-        runner.send_signal(signal.SIGINT)
-        self.finish(runner)
+        self.stop(runner, signal.SIGINT)
 
     def test_of_a_run_that_goes_on_the_start_names_the_files(self) -> None:
         self.jobs(f"echo one; echo two >&2; {SLEEPING}")
@@ -112,8 +110,7 @@ class Runs(JournalCase):
         wait_until(lambda: any(entry.get("files") == both for entry in self.entries("start")),
                    what="the start names both")
         self.assertEqual(len({entry["run"] for entry in self.entries()}), 1)
-        runner.send_signal(signal.SIGINT)
-        self.finish(runner)
+        self.stop(runner, signal.SIGINT)
 
     def test_a_cut_last_line_stays_alone(self) -> None:
         self.jobs("true")

@@ -273,8 +273,7 @@ class EditedFile(LifeSign):
                 save(text + b". echo >>passed%d\n" % number)
                 other = self.start(RUNMAKER, "--resume", "--follow", "runs.txt")
                 self.wait_file(f"passed{number}")       # so it has come past the job's line
-                other.terminate()
-                self.finish(other)
+                self.stop(other)
                 self.assertEqual(self.runs(), 1)
                 (self.dir / f"passed{number}").unlink()
         self.end_job()

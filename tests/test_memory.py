@@ -4,7 +4,6 @@ import pathlib
 import random
 import re
 import shlex
-import signal
 import time
 import unittest
 from typing import Any, Callable, Optional
@@ -345,8 +344,7 @@ class Clients(TcpCase):
         big = self.start_client(server, "--slots=big", "--memory=600M")
         self.assertEqual((self.finish(big).code, self.states()), (0, "ddd"))
         self.assertEqual(self.read("taken"), b"big\n" * 3)
-        small.send_signal(signal.SIGTERM)
-        self.finish(small)
+        self.stop(small)
 
     def test_a_server_gives_nothing_to_a_client_that_does_not_fit_beside_a_grown_job(self) -> None:
         self.write("#RUN memory=60M,800M\n. echo >>runs; [ $(wc -l <runs) = 2 ] || python3 hold.py 80 60; "

@@ -143,8 +143,7 @@ class LookAlikes(MisreadCase):
         self.assertFalse(self.exists("ran"))
         self.write(self.read().replace(b"# run", b"#RUN"))
         wait_until(lambda: self.exists("ran"), what="it is mended")
-        runner.send_signal(signal.SIGHUP)
-        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual(self.stop(runner, signal.SIGHUP).code, 0)
 
     def test_they_are_found_wherever_a_read_ends(self) -> None:
         text = b"\n        #        RUN barrier\n"

@@ -69,8 +69,7 @@ runmaker4.JobFile.make_new = make_new_and_pause
         states = Counter(self.states())
         self.assertEqual((states["r"], states["!"] + states["."]), (1, 20_000))
         self.assertGreater(states["!"], 10_000)
-        other.send_signal(signal.SIGINT)
-        self.finish(other)
+        self.stop(other, signal.SIGINT)
 
     def test_one_only_runs_one_job_per_slot(self) -> None:
         for options, ran in (("-1",), "1"), (("--one-only", "-j2"), "1 2"):
@@ -116,8 +115,7 @@ asyncio.BaseEventLoop.call_later = note_and_call
         self.wait_states("d" * 4)
         pauses = map(float, self.read("pauses").split())
         self.assertLessEqual(max(pause for pause in pauses if pause != client.FOREVER), 0.5)
-        runner.send_signal(signal.SIGINT)
-        self.assertEnded(self.finish(runner), 130, "d" * 4)
+        self.assertEnded(self.stop(runner, signal.SIGINT), 130, "d" * 4)
 
     def test_one_only_with_follow_waits_for_one_job(self) -> None:
         self.jobs()
@@ -186,8 +184,7 @@ class KillAfter(RunCase):
         """End a job that takes so many seconds to leave; whether it came to that."""
         self.jobs(f"trap 'sleep {pause}; touch checkpoint; exit' TERM; {UP}; while :; do sleep 0.02; done")
         runner = self.start_jobs("--kill-after", kill_after)
-        runner.send_signal(signal.SIGTERM)
-        self.assertEnded(self.finish(runner), 143, "e")
+        self.assertEnded(self.stop(runner), 143, "e")
         return self.exists("checkpoint")
 
     def test_a_job_has_that_long_and_no_longer(self) -> None:
@@ -219,8 +216,7 @@ class Delay(RunCase):
         self.jobs(f"{UP}; false")
         runner = self.start_jobs("--delay=1h", "--retries=1")
         wait_until(lambda: b'"exit": 1' in self.read("runs.txt.out/journal"), what="the first try has ended")
-        runner.send_signal(signal.SIGQUIT)
-        self.assertEnded(self.finish(runner), 1, "!")
+        self.assertEnded(self.stop(runner, signal.SIGQUIT), 1, "!")
 
 
 class DryRun(RunCase):

@@ -194,8 +194,7 @@ class Plain(RunCase):
         self.write(f". echo a; {SLEEPING}\n. echo b\n")
         runner = self.start(RUNMAKER, "-j2", "--plain", "-k", "runs.txt")
         wait_until(lambda: self.states() == "rd", what="the second has ended")
-        runner.send_signal(signal.SIGINT)
-        self.assertEqual(self.finish(runner).out, b"a\nb\n")
+        self.assertEqual(self.stop(runner, signal.SIGINT).out, b"a\nb\n")
 
     def test_k_alone_is_refused(self) -> None:
         self.write(". true\n")
@@ -372,8 +371,7 @@ runmaker4.Runner.MAX_RESULT_SECONDS = 0.2
         runner = self.start_patched(self.NO_ROOM, "-j3", "runs.txt")
         self.wait_up(1, 3, runner=runner)
         self.wait_states("rdr")
-        runner.send_signal(signal.SIGTERM)
-        ended = self.finish(runner)
+        ended = self.stop(runner)
         self.assertEnded(ended, 143, "rdr")
         closing = ended.err.decode().splitlines()[-1]
         self.assertRegex(closing, r"\(lines 1, 3\); in all 1 done, 2 running; -r runs them again$")
@@ -399,8 +397,7 @@ runmaker4.Runner.MAX_RESULT_SECONDS = runmaker4.Runner.MAX_ANSWER_SECONDS = 0.2
                 runner = self.start_patched(self.STUCK, *options, "runs.txt")
                 self.wait_up(1, runner=runner)
                 self.write("", "stuck")
-                runner.send_signal(signal.SIGTERM)
-                ended = self.finish(runner)
+                ended = self.stop(runner)
                 self.assertEqual(ended.code, 143)
                 self.assertIn(b"1 not written down", ended.err)
                 for name in "stuck", "up.1":

@@ -303,8 +303,7 @@ class Content(ReportCase):
             self.assertEqual((page.failed(), page.groups), ([], []))
             if runner.poll() is not None:
                 break
-        runner.terminate()
-        self.finish(runner)
+        self.stop(runner)
 
     def test_of_many_runs_the_last_are_there_and_the_last_ones_of_all_failed_lines(self) -> None:
         self.write("! a\n! b\nd c\n")

@@ -310,8 +310,7 @@ class BesideRunners(RunsetCase, RunCase):
         self.assertQuiet("runs.txt", "--add", "echo a >>marks", " echo a >>marks")
         runner = self.start(RUNMAKER, "-q", "runs.txt")
         self.wait_states("cc.d")
-        runner.terminate()
-        self.finish(runner)
+        self.stop(runner)
         self.assertEqual((self.states(), self.read("marks")), ("cc.d", b"a\n"))
 
 

@@ -100,8 +100,7 @@ class Waiting(RunwaitCase):
             with self.subTest(signal=number):
                 waiter = self.start(RUNWAIT, "--progress", "runs.txt")
                 self.first_line(waiter)
-                waiter.send_signal(number)
-                ended = self.finish(waiter)
+                ended = self.stop(waiter, number)
                 self.assertIn(ended.code, (128 + number, -number))
                 self.assertEqual(ended.err, b"")
 

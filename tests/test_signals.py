@@ -57,8 +57,7 @@ class Interrupted(SignalCase):
         """Two jobs run and one waits when the signal comes; the closing line names the two."""
         self.jobs(SLEEPING, SLEEPING, "touch never")
         runner = self.start_jobs("-j2", *options, up=[1, 2])
-        runner.send_signal(number)
-        ended = self.finish(runner)
+        ended = self.stop(runner, number)
         self.assertEnded(ended, code, "ee.")
         self.assertRegex(ended.err.splitlines()[-1], rb"^runmaker4\.py: runs\.txt: .*lines 1, 2\b")
 
@@ -100,8 +99,7 @@ class Interrupted(SignalCase):
         runner = self.start_jobs("-j2", "--kill-after", "1h", up=[1, 2])
         runner.send_signal(signal.SIGINT)
         wait_until(lambda: self.exists("term.1") and self.exists("term.2"), what="the jobs got TERM")
-        runner.send_signal(signal.SIGINT)
-        ended = self.finish(runner)
+        ended = self.stop(runner, signal.SIGINT)
         self.assertEnded(ended, 130, "ee")
         self.assertIn(b": SIGINT: killing 2 jobs (Ctrl-C again: at once)\n", ended.err)
 
@@ -117,8 +115,7 @@ class Interrupted(SignalCase):
             with self.subTest(seed=seed):
                 runner = self.start_amid()
                 time.sleep(random.Random(seed).uniform(0, 0.1))
-                runner.send_signal(signal.SIGINT)
-                states = self.check_amid(self.finish(runner), 130)
+                states = self.check_amid(self.stop(runner, signal.SIGINT), 130)
                 self.assertLessEqual(states.count("e"), 3)
 
     def test_nothing_is_cut_short_when_hup_comes_amid_short_jobs(self) -> None:
@@ -185,8 +182,7 @@ class Drained(RunCase):
         self.jobs(SLEEPING, "touch never")
         runner = self.start_jobs()
         runner.send_signal(signal.SIGHUP)
-        runner.send_signal(signal.SIGINT)
-        self.assertEnded(self.finish(runner), 130, "e.")
+        self.assertEnded(self.stop(runner, signal.SIGINT), 130, "e.")
 
 
 class IgnoredAtStart(RunCase):

@@ -141,8 +141,7 @@ class BlockedSignals(RunCase):
     def test_term_ends_the_jobs(self) -> None:
         self.jobs(SLEEPING, "true")
         runner = self.start_blocking(up=[1])
-        runner.send_signal(signal.SIGTERM)
-        self.assertEnded(self.finish(runner), 143, "e.")
+        self.assertEnded(self.stop(runner), 143, "e.")
 
 
 class LostDirectory(RunCase):

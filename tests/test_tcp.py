@@ -210,8 +210,7 @@ class Delay(OverTcp, test_options.Delay):
         waiting = self.start_jobs("-j2", "--delay=1h")
         self.wait_states("d.")
         self.assertEnded(self.run_jobs(), 0, "dd")
-        waiting.send_signal(signal.SIGTERM)
-        self.finish(waiting)
+        self.stop(waiting)
 
     def test_a_group_starts_though_its_shells_start_apart(self) -> None:
         self.before = self.write("#RUN together=g host=alice\n" + f". {UP}\n" * 3).read_bytes()

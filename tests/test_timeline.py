@@ -267,8 +267,7 @@ class Refused(TimelineCase):
                 with deadline(drawing):
                     present(drawing.stdout).readline()
                 self.assertEqual(len(os.listdir(self.dir)), 2)
-                drawing.send_signal(number)
-                ended = self.finish(drawing)
+                ended = self.stop(drawing, number)
                 self.assertEqual((ended.code, ended.err), (128 + number, b""))
                 self.assertNothingLeft("out")
 

@@ -167,8 +167,7 @@ class Hiring(TcpCase):
                                     "runs.txt", env={"RUNMAKER4_JOB": "host-1-2-3"})     # itself a successor
         pid = int(self.wait_file("pid"))
         self.assertRegex(self.read(f"/proc/{pid}/environ"), rb"\0RUNMAKER4_JOB=host-1-2-3,?[^\0]+\0")
-        runner.send_signal(signal.SIGINT)
-        self.assertIn(b"--hire: killed after a signal: sleep", self.finish(runner).err)
+        self.assertIn(b"--hire: killed after a signal: sleep", self.stop(runner, signal.SIGINT).err)
         self.assertFalse(alive(pid))
 
     def test_a_task_of_an_array_hires_one_task(self) -> None:
