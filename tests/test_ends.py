@@ -285,8 +285,7 @@ class TooManyFailures(RunCase):
         self.jobs(WAITING, "exit 1")
         runner = self.start_jobs("--max-failed", 1)
         self.assertEqual(self.run_jobs().code, 1)
-        with open(self.dir / "runs.txt", "ab") as file:
-            file.write(b". true\n")
+        self.append(". true")
         self.open_gate()
         self.assertEqual((self.finish(runner).code, self.states()), (1, "d!d"))
 

@@ -151,8 +151,7 @@ class BroughtBack(LifeSign):
     def test_where_another_runner_has_claimed_lines_it_may_be_a_later_run_that_was_lost(self) -> None:
         """So the line becomes e."""
         def claim() -> None:
-            with open(self.dir / "runs.txt", "ab") as file:
-                file.write(b". true\n")
+            self.append(". true")
             self.run_jobs("-q")
             self.wait_states("d!rd")
 

@@ -100,18 +100,13 @@ def note_and_call(loop, seconds, callback, *args, **named):
 asyncio.BaseEventLoop.call_later = note_and_call
 """
 
-    def add_line(self, command: str) -> None:
-        with open(self.dir / "runs.txt", "a") as file:
-            file.write(f". {command}\n")
-        self.before += f". {command}\n".encode()
-
     def test_follow_starts_a_new_job_within_half_a_second(self) -> None:
         self.jobs("true")
         self.write(f"{server.POLL_SECONDS}\n", "pauses")        # a client waits for its server
         runner = self.start_patched(self.NOTED, "--follow", "runs.txt")
         for count in range(1, 4):
             self.wait_states("d" * count)
-            self.add_line("true")
+            self.append(". true")
         self.wait_states("d" * 4)
         pauses = map(float, self.read("pauses").split())
         self.assertLessEqual(max(pause for pause in pauses if pause != client.FOREVER), 0.5)
@@ -120,14 +115,14 @@ asyncio.BaseEventLoop.call_later = note_and_call
     def test_one_only_with_follow_waits_for_one_job(self) -> None:
         self.jobs()
         runner = self.start(RUNMAKER, "-1", "--follow", "runs.txt")
-        self.add_line("touch first")
-        self.add_line("touch never")
+        self.append(". touch first")
+        self.append(". touch never")
         self.assertEnded(self.finish(runner), 0, "d.")
 
     def test_a_free_slot_takes_a_new_job_while_others_run(self) -> None:
         self.jobs(WAITING)
         runner = self.start_jobs("-j2")
-        self.add_line("touch second")
+        self.append(". touch second")
         self.wait_states("rd")
         self.open_gate()
         self.assertEnded(self.finish(runner), 0, "dd")

@@ -24,7 +24,6 @@ from tests.support import (
     Ended,
     RunCase,
     Text,
-    as_bytes,
     program_of,
     wait_until,
 )
@@ -49,10 +48,6 @@ class SlotCase(RunCase):
         """Change the names as most editors do: write another file, and rename it."""
         self.write(text, "names.new")
         os.replace(self.dir / "names.new", self.dir / "names")
-
-    def add_jobs(self, *commands: str) -> None:
-        with open(self.dir / "runs.txt", "ab") as file:
-            file.write(as_bytes("".join(f". {command}\n" for command in commands)))
 
     def start_on_names(self, *options: object, up: Sequence[int] = (), file: str = "runs.txt",
                        **settings: Any) -> subprocess.Popen[bytes]:
@@ -211,13 +206,13 @@ class FollowedNames(SlotCase):
             return [line for line in self.read("stderr").splitlines() if b"names" in line]
 
         wait_until(about, what="it is said that the names are gone")
-        self.add_jobs(*[SHORT] * 4, HELD)
+        self.append(*[f". {SHORT}"] * 4, f". {HELD}")
         self.wait_up(6)
         self.assertEqual({name for name, _ in self.used()[1:]}, {"a", "b"} - {self.name_of(1)})
         if FULL:
             time.sleep(2 * AT_LEAST)
         self.assertEqual(len(about()), 1, about())
-        self.add_jobs(HELD)
+        self.append(f". {HELD}")
         self.replace_names("a\nb\nc\n")
         self.assertEqual(self.name_of(7), "c")
         self.open_gate()

@@ -119,8 +119,7 @@ class FileId(LossCase):
     def test_the_next_server_has_the_same_whatever_was_done_to_the_lines(self) -> None:
         self.jobs("true")
         first = self.id_of()
-        with open(self.dir / "runs.txt", "ab") as file:
-            file.write(b". another\n")
+        self.append(". another")
         self.assertEqual(self.id_of(), first)
         os.replace(self.write(". an editor's copy\n", "copy"), self.dir / "runs.txt")
         self.assertEqual(self.id_of(str(self.dir / "runs.txt")), first)

@@ -477,8 +477,7 @@ class SilentConnection(LossCase):
         self.wait_states("d")
         proxy.freeze(TO_SERVER)
         # at once: it must be started within half the grace
-        with open(self.dir / "runs.txt", "ab") as file:
-            file.write(f". {JOB}\n".encode())
+        self.append(f". {JOB}")
         self.wait_states("dr")
         self.connect(server, "--follow", name="carol", up=())
         self.wait_said(server, "client bob (127.0.0.1) is lost")

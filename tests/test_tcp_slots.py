@@ -19,7 +19,7 @@ class FollowedNames(OverTcp, test_slots.FollowedNames):
         self.names("a\n")
         client = self.start_on_names(up=[1])
         self.names("a\nb\n")
-        self.add_jobs("true")
+        self.append(". true")
         self.wait_states("rd")                  # on b
         self.append("#RUN slots=2", ". echo $RUNMAKER4_SLOTS > taken")
         self.open_gate()

@@ -395,14 +395,6 @@ class Claims(FileCase):
                 after[number - 1] = line[:at] + new + line[at + 1:]
         return b"\n".join(after)
 
-    def test_a_released_job_is_new(self) -> None:
-        self.path.write_bytes(b". a\ne b\n")
-        jobs = self.jobs(b"e")
-        for job in [job_of(jobs.claim()), job_of(jobs.claim())]:
-            self.assertEqual(jobs.finish(job, b"."), "")
-        self.assertEqual(self.path.read_bytes(), b". a\n. b\n")
-        self.assertEqual([job_of(jobs.claim()).number, job_of(jobs.claim()).number], [1, 2])
-
 
 class Snapshots(FileCase):
     """A look at a file counts each job once, whatever happens meanwhile."""
