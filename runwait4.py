@@ -2777,6 +2777,7 @@ td b { font-weight: 600; }
 td.result { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; }
 td.host, td.slot { max-width: 10rem; overflow: hidden; text-overflow: ellipsis; }
 td.what { width: 45%; min-width: 16rem; white-space: pre-wrap; unicode-bidi: isolate; }
+.option { display: inline-block; max-width: 100%; }
 td.what i { font-style: normal; color: var(--dim); }
 td.what q { display: block; quotes: none; margin: .15rem 0; padding-left: .6rem;
   border-left: 3px solid var(--line);
@@ -2835,6 +2836,8 @@ for (const run of runs) run.use = run.cpu !== null && run.seconds ? run.cpu / ru
 const outcome = run => run.outcome ?? run.state;
 const isBad = run => run.kind == "failed" || run.kind == "error";
 const number = n => n.toLocaleString("en-US");
+const parts = text =>               // no line break within an option
+  text.split(/(?<!\S)(-\S+)/).map((part, i) => i % 2 ? make("span", part, "option") : part);
 const naturally = new Intl.Collator("en", {numeric: true}).compare;
 const groups = [...document.querySelectorAll("#groups button")];
 const wordsOf = button => button.querySelector("code").textContent;
@@ -2883,7 +2886,7 @@ function compare(a, b) {            // unknown values come last
 function fill() {
   const found = runs.filter(isFound).sort(compare);
   const words = view.words ? `: ${view.words}` : "";
-  get("hits").textContent = `${number(found.length)} of ${number(runs.length)}${words}`;
+  get("hits").replaceChildren(...parts(`${number(found.length)} of ${number(runs.length)}${words}`));
   get("clear").hidden = found.length == runs.length;
   for (const body of [...get("table").tBodies]) body.remove();
   get("table").append(...found.slice(0, shown).map(rowOf));
@@ -2903,12 +2906,15 @@ function rowOf(run) {
   }
   const what = make("td", "", "what");
   if (run.old_line && run.old_line != run.line) what.append(make("i", `line ${run.old_line} when it ran: `));
-  what.append(run.command);
+  what.append(...parts(run.command));
   for (const href of run.files) {
     const name = href.slice(href.lastIndexOf("/") + 1);
     what.append(" ", Object.assign(make("a", name.slice(name.indexOf(".") + 1)), {href, title: name}));
   }
-  if (run.output) what.append(make("q", run.output));
+  if (run.output) {
+    what.append(make("q"));
+    what.lastChild.append(...parts(run.output));
+  }
   body.append(row);
   if (narrow.matches) {
     what.colSpan = columns.length - 1;
@@ -3079,6 +3085,7 @@ for (const button of groups) button.onclick = () => {
   change({text: "", kind: "", host: "", words: view.words == wordsOf(button) ? "" : wordsOf(button)});
   if (view.words) get("runs").scrollIntoView();
 };
+for (const code of document.querySelectorAll("code")) code.replaceChildren(...parts(code.textContent));
 get("slots").onpointermove = get("slots").onpointerdown = point;
 get("time").hidden = !started.length; get("runs").hidden = !runs.length;
 summarize(); restore(); fill(); draw(); update();
