@@ -1360,15 +1360,17 @@ def status_summary(status: Fields) -> Iterator[str]:
 def status_table(status: Fields, columns: float) -> Iterator[str]:
     """Yield the lines of the table of running jobs and orphans, if there are any."""
     rows = []
-    for job_list, remark in ("jobs", ""), ("cancelled", "cancelled, still running"), ("orphans", "orphan"):
-        for job in status[job_list]:
-            note = remark
-            if job["without_runner"] and job_list != "orphans":
-                note = f"{remark or 'still running'} without a runner"
-            start = "-" if job["start"] is None else format_time(job["start"])
-            elapsed = "-" if job["seconds"] is None else human_time(job["seconds"])
-            command = f"({note}) {job['command']}" if note else job["command"]
-            rows.append([str(job["line"]), job["host"] or "-", job["slot"] or "-", start, elapsed, command])
+    remarks = ("jobs", ""), ("cancelled", "cancelled, still running"), ("orphans", "orphan")
+    jobs = [(job, remark) for job_list, remark in remarks for job in status[job_list]]
+    commands = without_common_beginning([job["command"] for job, _ in jobs], columns)
+    for (job, remark), command in zip(jobs, commands):
+        note = remark
+        if job["without_runner"] and note != "orphan":
+            note = f"{remark or 'still running'} without a runner"
+        start = "-" if job["start"] is None else format_time(job["start"])
+        elapsed = "-" if job["seconds"] is None else human_time(job["seconds"])
+        noted_command = f"({note}) {command}" if note else command
+        rows.append([str(job["line"]), job["host"] or "-", job["slot"] or "-", start, elapsed, noted_command])
     headings = ["line", "host", "slot", "since", "for", "command"]
     if rows:
         yield from format_table([headings, *rows], columns, right_columns=(0, 4))
@@ -1378,6 +1380,9 @@ def format_time(timestamp: float) -> str:
     """Return '14:03:22' today, otherwise 'Nov 20 14:03'."""
     local, today = time.localtime(timestamp), time.localtime()
     return time.strftime("%H:%M:%S" if local[:3] == today[:3] else "%b %d %H:%M", local)
+
+
+PAGE_COLUMNS = 10_000           # of the page, which scrolls
 
 
 def stdout_columns() -> float:
@@ -1391,6 +1396,24 @@ def fit_to_width(text: str, columns: float) -> str:
     return text if len(text) <= columns else f"{text[:max(int(columns) - 3, 0)]}..."
 
 
+# The words that two lines have in common at their start: five characters at least, no part of a word or of a
+# quoted text, no option (--seed) without its value, and not all of a line
+BEGINNING = re.compile(r"""(\s*(?:(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s+){0,99}"""
+                       r"""(?!-)(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s+(?<=.{5}))\S.*\n\1\S""")
+
+
+def without_common_beginning(commands: Sequence[str], columns: float) -> Sequence[str]:
+    """Return the commands with '... ' instead of the words with which all begin, if there are several.
+
+    columns: infinite where programs can read them, which get whole commands.
+    """
+    # what the first and the last in order have in common, all have
+    extremes = f"{min(commands)}\n{max(commands)}" if len(commands) > 1 and columns < inf else ""
+    if common := BEGINNING.match(extremes):
+        return [f"... {command[common.end(1):]}" for command in commands]
+    return commands
+
+
 def format_table(
     rows: Sequence[Sequence[str]], columns: float, right_columns: Collection[int]
 ) -> Iterator[str]:
@@ -1399,7 +1422,7 @@ def format_table(
     columns: the maximum width.  right_columns: indexes of right-aligned columns.
     """
     last_column = len(rows[0]) - 1
-    max_width = 18 if columns < inf else inf      # of a cell
+    max_width = 18 if columns < PAGE_COLUMNS else inf       # of a cell
     widths = [max(len(fit_to_width(row[index], max_width)) for row in rows) for index in range(last_column)]
     widths.append(max(len(row[last_column]) for row in rows) if last_column in right_columns else 0)
     for row in rows:
@@ -1580,8 +1603,10 @@ def find_lines(selection: str, watcher: Watcher) -> list[Line]:
     return lines
 
 
-def format_row(row: Row, directory: str, last_lines: Iterable[str], columns: float) -> Iterator[str]:
-    """Yield a row as lines of text.  last_lines: of the output of the run."""
+def format_row(
+    row: Row, command: str, directory: str, last_lines: Iterable[str], columns: float
+) -> Iterator[str]:
+    """Yield a row as lines of text.  command: as shown.  last_lines: of the output of the run."""
     known = NO_RECORDED_RUN if row.line_state in FINISHED_LINE_STATES else "no run in the journal"
     result = f"{row.line_state}; {known}"
     if row.run:
@@ -1591,7 +1616,7 @@ def format_row(row: Row, directory: str, last_lines: Iterable[str], columns: flo
         if row.is_last and row.differing_line_state:
             result = f"{row.differing_line_state}; last run: {result}"
     yield fit_to_width(f"line {row.line.number}: {result}", columns)
-    yield fit_to_width(f"    {to_text(row.line.command)}", columns)
+    yield fit_to_width(f"    {command}", columns)
     if row.run:
         details = printable(describe_resources_and_output(row.run, directory))
         wrap_columns = max(int(columns), 20) if columns < inf else len(details) + 4
@@ -1650,17 +1675,20 @@ def print_runs(watcher: Watcher, options: Namespace) -> Counts:
     columns = stdout_columns()
     before_row = '{"runs": ['
     with Observation(watcher, options, say) as observation:
-        for row in (rows_of_bad_lines(observation) if options.failed
-                    else observation.rows_of_all_runs(find_lines(options.show, watcher))):
-            output.measure([row])
-            if options.json:
-                print_bytes((before_row + json.dumps(row.json_fields())).encode())
-                before_row = ", "
-                continue
-            last_lines = output.last_lines(row.run) if row.run else []
-            if row.is_last and row.line_state in BAD_LINE_STATES:
-                groups.add(row, last_lines)
-            print_lines(format_row(row, output.directory, last_lines, columns))
+        for rows in (rows_of_bad_lines(observation) if options.failed
+                     else [observation.rows_of_all_runs(find_lines(options.show, watcher))]):
+            commands = without_common_beginning([to_text(row.line.command) for row in rows],
+                                                columns if options.failed else inf)
+            for row, command in zip(rows, commands):
+                output.measure([row])
+                if options.json:
+                    print_bytes((before_row + json.dumps(row.json_fields())).encode())
+                    before_row = ", "
+                    continue
+                last_lines = output.last_lines(row.run) if row.run else []
+                if row.is_last and row.line_state in BAD_LINE_STATES:
+                    groups.add(row, last_lines)
+                print_lines(format_row(row, command, output.directory, last_lines, columns))
     if options.json:
         print_lines([before_row.lstrip(", ") + "]}"])
     largest_first = groups.largest_first()
@@ -1670,8 +1698,11 @@ def print_runs(watcher: Watcher, options: Namespace) -> Counts:
     return count_states(observation.snapshot)
 
 
-def rows_of_bad_lines(observation: Observation) -> Iterator[Row]:
-    """Yield the rows of lines that are failed or in error, and of those whose last output is incomplete."""
+def rows_of_bad_lines(observation: Observation) -> Iterator[list[Row]]:
+    """Yield the rows of lines that are failed or in error, and of those whose last output is incomplete.
+
+    In batches, which bound the memory.
+    """
     observation.log.read_on()
     incomplete_commands = observation.log.incomplete_commands
     states = None if incomplete_commands else FAILED + ERROR + RUNNING
@@ -1679,9 +1710,8 @@ def rows_of_bad_lines(observation: Observation) -> Iterator[Row]:
         wanted = [line for line in lines
                   if line.state in (FAILED, ERROR) or line.number in observation.orphan_numbers
                   or line.command in incomplete_commands]
-        for row in observation.last_rows(wanted):
-            if row.line_state in BAD_LINE_STATES or (row.run and row.run.incomplete):
-                yield row
+        yield [row for row in observation.last_rows(wanted)
+               if row.line_state in BAD_LINE_STATES or (row.run and row.run.incomplete)]
 
 
 # a number in a command or in output
@@ -2323,7 +2353,7 @@ class Reporter:
             f"<small>{escape_html(group.place)}</small></button></li>"
             for group in groups[:self.SHOWN_GROUPS]
         ]
-        counts_text, *status_texts = status_lines(report.status, inf)
+        counts_text, *status_texts = status_lines(report.status, PAGE_COLUMNS)
         if report.run_count > Report.MAX_RUNS:
             status_texts.append(f"the table has the last {Report.MAX_RUNS:,} of {report.run_count:,} runs, "
                                 "and the last run of each failed line")
@@ -2338,6 +2368,7 @@ class Reporter:
             "COUNTS": counts_text,
             "STATUS": "\n".join(map(escape_html, [*status_texts, *messages])),
             "GROUPS": "".join(group_items),
+            "BEGINNING": BEGINNING.pattern,
         }
         before, after = (re.sub("@([A-Z]+)@", lambda match: parts[match[1]], half)
                          for half in PAGE.split("@DATA@"))
@@ -2853,7 +2884,7 @@ const columns = [                   // heading, field to sort by, CSS class, con
 const view = {text: "", kind: runs.some(isBad) ? "to fix" : "", host: "",
   words: "", sort: "start", up: false};
 const narrow = matchMedia("(max-width: 700px)");
-let shown = PART, typed = -1e9;
+let shown = PART, typed = -1e9, left = 0;   // left: characters of commands that are left out
 
 const started = runs.filter(run => run.start !== null);
 const first = started.reduce((least, run) => Math.min(least, run.start), Infinity);
@@ -2889,6 +2920,9 @@ function fill() {
   get("hits").replaceChildren(...parts(`${number(found.length)} of ${number(runs.length)}${words}`));
   get("clear").hidden = found.length == runs.length;
   for (const body of [...get("table").tBodies]) body.remove();
+  const commands = found.slice(0, shown).map(run => run.command).sort();
+  const ends = `${commands[0]}\n${commands.at(-1)}`;
+  left = commands.length > 1 ? /^@BEGINNING@/.exec(ends)?.[1].length ?? 0 : 0;
   get("table").append(...found.slice(0, shown).map(rowOf));
   get("more").hidden = found.length <= shown;
   get("more").textContent = `Show ${number(Math.min(PART, found.length - shown))} more`;
@@ -2906,7 +2940,8 @@ function rowOf(run) {
   }
   const what = make("td", "", "what");
   if (run.old_line && run.old_line != run.line) what.append(make("i", `line ${run.old_line} when it ran: `));
-  what.append(...parts(run.command));
+  what.append(...parts(left ? `... ${run.command.slice(left)}` : run.command));
+  what.title = left ? run.command : "";
   for (const href of run.files) {
     const name = href.slice(href.lastIndexOf("/") + 1);
     what.append(" ", Object.assign(make("a", name.slice(name.indexOf(".") + 1)), {href, title: name}));

@@ -559,6 +559,27 @@ class InABrowser(ReportCase):
                 self.assertEqual(told, [True, True, True, 10, width > 700])
 
     @spared
+    def test_a_common_beginning_is_left_out_and_no_line_ends_within_an_option(self) -> None:
+        option = f"--learning-rate-{'of-' * 6}layers"
+        ends = [end(number, number, f"simulate --name 'a b' {option} {number} {option}",
+                    BEGAN + number, state="!", files=[f"{number}.err"]) for number in (1, 2)]
+        self.write(f"unrecognized: {option} --mode", "out/1.err")
+        self.write(f"! {'! '.join(json.loads(line)['command'] + chr(10) for line in ends)}")
+        self.journal(*ends)
+        for width in 500, 800, 1400:
+            with self.subTest(width):
+                shown, heights, found = self.told("""
+                    const cells = [...document.querySelectorAll("td.what")];
+                    const options = [...document.querySelectorAll("span.option")];
+                    type("name");
+                    return [cells.map(cell => [cell.firstChild.nodeValue, cell.textContent, cell.title]),
+                      options.map(span => span.offsetHeight), get("hits").textContent];""", width)
+                self.assertEqual([cell[1].split(" err")[0] for cell in shown],
+                                 [f"... {option} {number} {option}" for number in (2, 1)])
+                self.assertEqual(shown[0][2], f"simulate --name 'a b' {option} 2 {option}")
+                self.assertEqual((len(heights), max(heights) < 30, found), (10, True, "2 of 2"))
+
+    @spared
     def test_without_scripts_the_status_and_the_reasons_are_read(self) -> None:
         self.campaign()
         self.assertEqual(self.report().code, 0)

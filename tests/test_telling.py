@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import runmaker4
+import runwait4
 from tests.journal import BEGAN, end, pair, start
 from tests.support import GATE, RUNWAIT, Ended, RunCase, wait_until
 from tests.terminal import Terminal
@@ -213,6 +214,45 @@ class Status(TellingCase):
         self.assertEqual(self.status()["waits"], f"line 2 waits for {bob}")
         self.write("#RUN host=\33bob\n. a\n")
         self.assertNotIn("\33", self.told("--status", "runs.txt"))
+
+
+class CommonBeginning(TellingCase):
+    """For readers "..." stands for the words with which all shown commands begin; programs get all."""
+
+    def test_where_it_ends(self) -> None:
+        whole = object()
+        table: dict[tuple[str, ...], object] = {
+            ("train.py --lr 0.1 'a b'", "train.py --lr 0.2"): ["... --lr 0.1 'a b'", "... --lr 0.2"],
+            ("cd x && ./sim -v 12", "cd x && ./sim -v 13"): ["... -v 12", "... -v 13"],
+            ("simulate 12", "simulate 13"): ["... 12", "... 13"],
+            ("simulate 'a b' c", "simulate 'a c' c"): ["... 'a b' c", "... 'a c' c"],
+            (r"simulate a\ b", r"simulate a\ c"): [r"... a\ b", r"... a\ c"],
+            ("simulate a", "simulate a b", "simulate a"): ["... a", "... a b", "... a"],
+            ("simulate 1", "simulate "): whole, ("simulate", "simulate 2"): whole,
+            ("run 1", "run 2"): whole, ("'my program' 1", "'my programs' 2"): whole,
+            ("simulate --seed 1",): whole, (): whole, ("simulate 1", "./simulate 1"): whole}
+        for commands, shown in table.items():
+            with self.subTest(commands=commands):
+                self.assertEqual(runwait4.without_common_beginning(commands, 80),
+                                 commands if shown is whole else shown)
+
+    def test_it_is_left_out_on_a_terminal_only(self) -> None:
+        lines = [f"python3 simulate.py --seed {seed} --name 'two blanks'" for seed in range(1, 5)]
+        self.write(f"! {lines[0]}\n! {lines[1]}\nr {lines[2]}\nr {lines[3]}\n")
+        self.hold_line(3)
+        self.journal(*(end(seed, seed, lines[seed - 1], state="!", files=[]) for seed in (1, 2)))
+        running = "(still running without a runner) ", "(orphan) "
+        for view, first, notes in ("--failed", 1, ("", "")), ("--status", 3, running):
+            with self.subTest(view):
+                call = view, "--outdir", "out", "runs.txt"
+                shown = "\n".join(self.at_terminal(100, *call))
+                for number, note in enumerate(notes, first):
+                    self.assertIn(f"  {note}... --seed {number} --name 'two blanks'\n", f"{shown}\n")
+                    self.assertIn(f"  {note}{lines[number - 1]}\n", self.told(*call))
+                self.assertNotIn("python3", shown)
+                self.assertIn(lines[first - 1], "".join(self.at_terminal(1000, *call, "--json")))
+        self.assertEqual(self.runwait("--report", "page", "--outdir", "out", "runs.txt").code, 0)
+        self.assertIn("(orphan) ... --seed 4 --name", self.read("page").decode())
 
 
 class Failed(TellingCase, RunCase):
