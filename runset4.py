@@ -68,7 +68,6 @@ from runmaker4 import (
     FAILED,
     GRACE,
     HELD,
-    JOB_LOCKS_PER_BUCKET,
     KILL_SIGNALS,
     LONGEST_COMMAND,
     MUTEX_OFFSET,
@@ -98,7 +97,6 @@ from runmaker4 import (
     add_general,
     append_at,
     as_argument,
-    bucket_of,
     check_for_strays,
     check_lock_file,
     check_mount,
@@ -111,6 +109,7 @@ from runmaker4 import (
     exit_on,
     find_append_position,
     find_command_lines,
+    find_held_job_locks,
     first_line_offset,
     give_rights,
     identity_of,
@@ -127,7 +126,6 @@ from runmaker4 import (
     open_job_file,
     open_or_make,
     other_lock,
-    other_locks,
     own_job_lock_offset,
     parse_directive,
     plural,
@@ -549,21 +547,17 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     a running job of another line had that number at its start, the line is refused: it can be the wrong one.
     """
     awaited = []
-    running_lines = [*file.scan_lines(RUNNING)]
-    running_by_command = lines_by_command(running_lines)
-    command_by_first_number: dict[int, bytes] = {}  # of running lines that have moved, and are not selected
-    if selection.ranges and selection.pattern is None and file.lock_table.is_open:
-        for line in running_lines:
-            # a job is started with the job lock of the line's number, and keeps it
-            if not (file.lock_table.is_held(own_job_lock_offset(line))
-                    or any(line.number in span for span in selection.ranges)):
-                for locked in other_locks(file.lock_table.fd, bucket_of(line.command), JOB_LOCKS_PER_BUCKET):
-                    command_by_first_number.update((offset & MUTEX_OFFSET, line.command) for offset in locked)
+    running_by_command = lines_by_command(file.scan_lines(RUNNING))
+    # a range is not from there
+    numbers = {span[0] for span in selection.ranges if span[0] == span[-1] and selection.pattern is None}
+    # how many jobs were started with each number: they keep the job lock of that
+    started = Counter(locked.start & MUTEX_OFFSET for locked in find_held_job_locks(file.lock_table.fd))
 
     def cancel(line: Line) -> None:
         if line.state not in UNFINISHED_STATES and not selection.names_jobs:
             return
-        if command_by_first_number.get(line.number % JOB_LOCKS_PER_BUCKET, line.command) != line.command:
+        job_lock = own_job_lock_offset(line)
+        if line.number in numbers and started[job_lock & MUTEX_OFFSET] > file.lock_table.is_held(job_lock):
             change_counts.add_refusal(line.number, "another running job had this number when it was started "
                                                    "(add --match COMMAND to cancel this one)")
             return

@@ -1397,9 +1397,10 @@ def fit_to_width(text: str, columns: float) -> str:
 
 
 # The words that two lines have in common at their start: five characters at least, no part of a word or of a
-# quoted text, no option (--seed) without its value, and not all of a line
+# quoted text, no option (--seed) without its value; if the lines differ, and neither is only that
 BEGINNING = re.compile(r"""(\s*(?:(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s+){0,99}"""
-                       r"""(?!-)(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s+(?<=.{5}))\S.*\n\1\S""")
+                       r"""(?!-)(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s+(?<=.{5}))"""
+                       r"""(\S.*)\n\1(?!\2$)\S""")
 
 
 def without_common_beginning(commands: Sequence[str], columns: float) -> Sequence[str]:
@@ -1408,10 +1409,8 @@ def without_common_beginning(commands: Sequence[str], columns: float) -> Sequenc
     columns: infinite where programs can read them, which get whole commands.
     """
     # what the first and the last in order have in common, all have
-    extremes = f"{min(commands)}\n{max(commands)}" if len(commands) > 1 and columns < inf else ""
-    if common := BEGINNING.match(extremes):
-        return [f"... {command[common.end(1):]}" for command in commands]
-    return commands
+    common = columns < inf and BEGINNING.match(f"{min(commands, default='')}\n{max(commands, default='')}")
+    return [f"... {command[common.end(1):]}" for command in commands] if common else commands
 
 
 def format_table(
@@ -2922,7 +2921,7 @@ function fill() {
   for (const body of [...get("table").tBodies]) body.remove();
   const commands = found.slice(0, shown).map(run => run.command).sort();
   const ends = `${commands[0]}\n${commands.at(-1)}`;
-  left = commands.length > 1 ? /^@BEGINNING@/.exec(ends)?.[1].length ?? 0 : 0;
+  left = /^@BEGINNING@/.exec(ends)?.[1].length ?? 0;
   get("table").append(...found.slice(0, shown).map(rowOf));
   get("more").hidden = found.length <= shown;
   get("more").textContent = `Show ${number(Math.min(PART, found.length - shown))} more`;

@@ -230,7 +230,8 @@ class CommonBeginning(TellingCase):
             ("simulate a", "simulate a b", "simulate a"): ["... a", "... a b", "... a"],
             ("simulate 1", "simulate "): whole, ("simulate", "simulate 2"): whole,
             ("run 1", "run 2"): whole, ("'my program' 1", "'my programs' 2"): whole,
-            ("simulate --seed 1",): whole, (): whole, ("simulate 1", "./simulate 1"): whole}
+            ("simulate --seed 1",): whole, ("simulate --seed 1",) * 2: whole, (): whole,
+            ("simulate 1", "./simulate 1"): whole}
         for commands, shown in table.items():
             with self.subTest(commands=commands):
                 self.assertEqual(runwait4.without_common_beginning(commands, 80),
