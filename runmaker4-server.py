@@ -2550,7 +2550,8 @@ class Server(Program):
         file_id = hashlib.sha256(os.fsencode(os.path.realpath(self.path))).hexdigest()[:32]
         self._credentials = make_credentials(context, file_id)
         print_bytes(os.fsencode(f"Token for runmaker4-client.py: {token_text}\n"))
-        self.say(f"serving on port {self.port}")
+        self.task = f"serving on port {self.port}"
+        self.say(self.task)
 
     async def connect_parts(self) -> int:
         """Serve clients until a signal, a defect or the end of all work; return the exit status."""

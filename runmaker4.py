@@ -6321,6 +6321,7 @@ class Writer:
     HIGH_BACKLOG = 1 << 20                      # bytes; above, it is not read
     GATHER_SECONDS = 0.02               # for which lines are gathered
     MAX_GATHERED_BYTES = 1 << 18        # more is written at once
+    path = ""                           # of a MessageLog
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
                  on_relieved: Callable[[], None] = lambda: None) -> None:
@@ -6392,6 +6393,30 @@ class Writer:
         """Write everything, waiting for `max_seconds` at most."""
         self.flush()
         await self.executor.flush(max_seconds)
+
+
+class MessageLog(Writer):
+    """The file of --errors as descriptor 2.  Each line begins with the local time.
+
+    Each write opens the path anew, since it can be renamed or removed, for example by logrotate.  While it
+    cannot be opened, lines go to the old file.  After an error, such as a full disk, later lines are written
+    again.
+    """
+
+    def write(self, data: bytes) -> None:
+        now = time.strftime("%Y-%m-%dT%H:%M:%S ").encode()
+        super().write(b"".join(now + line for line in data.splitlines(keepends=True)))
+
+    def write_chunks(self, chunks: Iterable[bytes]) -> None:
+        """Write chunks to the file that the path names now."""
+        with suppress(UsageError):
+            fd = open_record(self.path, os.O_WRONLY | os.O_APPEND)
+            os.dup2(fd, self.fd)
+            os.close(fd)
+        super().write_chunks(chunks)
+
+    def _close(self, error: OSError) -> None:
+        self.on_broken(error)       # `closed` would drop all later lines
 
 
 class Terminal(Writer):
@@ -9397,7 +9422,7 @@ def add_verbosity(add: AddArgument) -> None:
 def add_background(add: AddArgument) -> None:
     add("-d", "--daemon", action="store_true", help="go into the background (start errors come first)")
     add("--pidfile", type=check_output_path, metavar="FILE", help="write the process ID to FILE")
-    add("--errors", type=check_output_path, metavar="FILE", help="append messages to FILE instead of stderr")
+    add("--errors", type=check_output_path, metavar="FILE", help="append messages, with times, to FILE")
 
 
 def add_general(parser: Parser) -> None:
@@ -9460,6 +9485,7 @@ class Program:
     """The common part of runner, server and client."""
     MAX_MESSAGES_OF_A_KIND = 10
     MAX_CLOSING_SECONDS = 1.0           # for unfinished calls of the executor when the program exits
+    task: str                           # '-j8 on runs.txt', for the log of --errors
     loop: asyncio.AbstractEventLoop
     stdout: Writer
     stderr: Writer
@@ -9591,12 +9617,20 @@ class Program:
         is_same_file = os.path.sameopenfile(1, 2)   # then one Writer keeps lines from mixing
         self.stderr = self.stdout
         if not is_same_file:
-            self.stderr = Writer(2, self.loop, self._on_stderr_broken, self.on_writer_relieved)
+            stderr_class = MessageLog if self.options.errors else Writer
+            self.stderr = stderr_class(2, self.loop, self._on_stderr_broken, self.on_writer_relieved)
+            self.stderr.path = self.options.errors
         self.signals = Signals(self.loop)
         self._is_loop_running = True
         self.loop.set_exception_handler(self._end_after_defect)
+        if self.options.errors:                     # elsewhere it was said, or is plain to see
+            self.say(f"process {os.getpid()}, {self.task}")
         try:
             return await self.connect_parts()
+        except UsageError as error:                 # a server that came late has refused us
+            self.say_without_label(str(error))
+            await self.stderr.drain(2.0)
+            return 2
         finally:
             # last in the loop: on Python 3.9 an answer to a closed loop causes a traceback
             await self.executor.flush(self.MAX_CLOSING_SECONDS)
@@ -9696,6 +9730,7 @@ class RunnerProgram(Program):
         super().__init__(prog, label, options)
         self.slot_file: SlotFile | None = None
         self.slots = self._read_slot_names()
+        self.task = f"-j{len(self.slots)} on {label}"
         if options.slots:
             options.slots = ",".join(self.slots)        # as a file has them at the start
         self.memory = options.memory or available_memory()
@@ -9802,7 +9837,8 @@ class RunnerProgram(Program):
         seconds = self.loop.time() - runner.began
         exit_status = 128 + runner.kill_signal if was_killed() else self.runner_stats.exit_status(summary)
         is_all_done = not exit_status and summary is not None and not summary.counts.new
-        if not (self.options.plain and is_all_done):        # --plain: only output, if all is well
+        # --plain: only output, if all is well
+        if self.options.errors or not (self.options.plain and is_all_done):
             why = failure_report_command(self.options)
             self.say(self.runner_stats.closing_line(summary, seconds, retry="-r", reasons_command=why))
         if self.options.hire and summary:

@@ -7,6 +7,8 @@ import termios
 from tests.support import FULL, RUNMAKER, RUNSERVER, RUNSET, WAITING, RunCase, alive, wait_until
 from tests.terminal import Terminal, TerminalCase
 
+TIME = rb"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d "
+
 
 class FileExecutorCase(RunCase):
 
@@ -60,7 +62,20 @@ class HiredAndFired(FileExecutorCase):
         self.change("runs.txt", "--add", "#RUN end")
         self.wait_gone(worker)
         said = self.read("errors").splitlines()
-        self.assertTrue(said[-1].startswith(b"runmaker4.py: runs.txt: 3 done, 1 failed"), said)
+        self.assertRegex(said[0], TIME + b"runmaker4.py: runs.txt: process %d, -j4 on runs.txt$" % worker)
+        self.assertRegex(said[-1], TIME + b"runmaker4.py: runs.txt: 3 done, 1 failed")
+
+    def test_the_messages_go_on_in_a_new_file_once_the_old_one_is_renamed(self) -> None:
+        worker = self.hire()
+        wait_until(lambda: b"waiting for it" in self.read("errors"), what="the first messages are written")
+        os.rename(self.dir / "errors", self.dir / "errors.1")
+        self.change("runs.txt", "--add", "true")
+        self.wait_states("d")
+        os.kill(worker, signal.SIGUSR1)
+        self.wait_gone(worker)
+        self.assertEqual((self.read("errors.1") + self.read("errors")).count(b"1 done in"), 1)
+        for line in self.read("errors").splitlines():
+            self.assertRegex(line, TIME + rb"runmaker4\.py: runs\.txt: (SIGUSR1: |1 done in )")
 
     def test_a_file_of_plain_commands_that_comes_late_is_named(self) -> None:
         worker = self.hire()

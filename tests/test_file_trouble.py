@@ -312,9 +312,14 @@ class FullDisk(FileCase):
                 b"runs.txt.out/journal: file too large (the journal is incomplete; the jobs go on)"])
 
     def test_messages_that_find_no_room_are_an_error(self) -> None:
-        self.jobs("true")
-        ended = self.run_jobs("--no-records", "-q", "--errors", "errors", preexec_fn=self.no_more(30))
-        self.assertEnded(ended, 1, "d")
+        self.jobs(WAITING)
+        full = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (30, resource.RLIM_INFINITY))
+        runner = self.start_jobs("--no-records", "-q", "--errors", "errors", preexec_fn=full)
+        wait_until(lambda: len(self.read("errors")) == 30, what="the first message finds no room")
+        resource.prlimit(runner.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        self.open_gate()
+        self.assertEnded(self.finish(runner), 1, "d")
+        self.assertIn(b" runmaker4.py: runs.txt: 1 done in ", self.read("errors"))      # once there was room
 
     def test_an_output_directory_that_becomes_a_file(self) -> None:
         self.wait_at_gate("echo second", options=["--outdir", "out"])

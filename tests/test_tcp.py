@@ -226,8 +226,8 @@ class Background(OverTcp, test_options.Background):
         pid = self.start_daemon()
         self.open_gate()
         self.wait_gone(pid)
-        said, = self.read("errors").splitlines()[1:]    # after which file it is
-        self.assertRegex(said, rb"\Arunmaker4-client\.py: 127\.0\.0\.1: 1 done, 1 failed in ")
+        said, = self.read("errors").splitlines()[2:]    # after its process, and which file it is
+        self.assertRegex(said, rb"\A[-\d]+T[:\d]+ runmaker4-client\.py: 127\.0\.0\.1: 1 done, 1 failed in ")
 
     def test_a_wrong_token_is_reported_before_it_goes_into_the_background(self) -> None:
         self.jobs("touch never")

@@ -259,7 +259,7 @@ class RefusedClients(RefusalCase):
                 "server printed names the file with the right one; give it with --token)\n")
         self.assertEqual((ended.code, ended.err.splitlines(keepends=True)[1:]), (2, [said.encode()]))
         wait_until(lambda: not self.exists("pid"), what="the other one is gone, too")
-        self.assertEqual(self.read("errors"), said.encode())
+        self.assertRegex(self.read("errors"), rb"process \d+, -j1 on .*\n\S+ " + re.escape(said.encode()))
 
     def test_a_wrong_token_whose_refusal_gets_lost_on_its_way(self) -> None:
         """Each of several clients dials again until it is told."""
@@ -455,6 +455,7 @@ class Background(TcpCase):
         self.assertEqual((client.code, self.states()), (0, "d"), client.err)
         os.kill(pid, signal.SIGTERM)
         self.assertNobodyLeft()
+        self.assertIn(b"process %d, serving on port " % pid, self.read("errors").splitlines()[0])
         self.assertIn(b"1 done in", self.read("errors").splitlines()[-1])
 
     def test_what_is_wrong_is_said_before(self) -> None:

@@ -14,6 +14,6 @@ complete -c runmaker4-server -s n -l loglines -x -d 'lines of output per record 
 complete -c runmaker4-server -l print -d 'print the job output of all clients'
 complete -c runmaker4-server -s d -l daemon -d 'go into the background (start errors come first)'
 complete -c runmaker4-server -l pidfile -rF -d 'write the process ID to FILE'
-complete -c runmaker4-server -l errors -rF -d 'append messages to FILE instead of stderr'
+complete -c runmaker4-server -l errors -rF -d 'append messages, with times, to FILE'
 complete -c runmaker4-server -l version -d 'print the version'
 complete -c runmaker4-server -s h -l help -d 'print this help'

@@ -12,7 +12,7 @@ complete -c runmaker4 -l follow -d 'wait for more jobs, also for a file to be ma
 complete -c runmaker4 -l dry-run -d 'print which jobs would run, and change nothing'
 complete -c runmaker4 -s d -l daemon -d 'go into the background (start errors come first)'
 complete -c runmaker4 -l pidfile -rF -d 'write the process ID to FILE'
-complete -c runmaker4 -l errors -rF -d 'append messages to FILE instead of stderr'
+complete -c runmaker4 -l errors -rF -d 'append messages, with times, to FILE'
 complete -c runmaker4 -l name -x -d 'this host\'s name (messages, host=) [the node name]'
 complete -c runmaker4 -l single-host -d 'no other host uses the file: any file system will do'
 complete -c runmaker4 -l timeout -x -d 'kill a job after T: ! (5m, 2h; 300% of the median)'
