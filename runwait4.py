@@ -1360,17 +1360,18 @@ def status_summary(status: Fields) -> Iterator[str]:
 def status_table(status: Fields, columns: float) -> Iterator[str]:
     """Yield the lines of the table of running jobs and orphans, if there are any."""
     rows = []
-    remarks = ("jobs", ""), ("cancelled", "cancelled, still running"), ("orphans", "orphan")
-    jobs = [(job, remark) for job_list, remark in remarks for job in status[job_list]]
-    commands = without_common_beginning([job["command"] for job, _ in jobs], columns)
-    for (job, remark), command in zip(jobs, commands):
-        note = remark
-        if job["without_runner"] and note != "orphan":
-            note = f"{remark or 'still running'} without a runner"
-        start = "-" if job["start"] is None else format_time(job["start"])
-        elapsed = "-" if job["seconds"] is None else human_time(job["seconds"])
-        noted_command = f"({note}) {command}" if note else command
-        rows.append([str(job["line"]), job["host"] or "-", job["slot"] or "-", start, elapsed, noted_command])
+    job_lists = {"jobs": "", "cancelled": "cancelled, still running", "orphans": "orphan"}
+    commands = [job["command"] for job_list in job_lists for job in status[job_list]]
+    shown_commands = iter(without_common_beginning(commands, columns))
+    for job_list, remark in job_lists.items():
+        for job in status[job_list]:
+            note = remark
+            if job["without_runner"] and job_list != "orphans":
+                note = f"{remark or 'still running'} without a runner"
+            start = "-" if job["start"] is None else format_time(job["start"])
+            elapsed = "-" if job["seconds"] is None else human_time(job["seconds"])
+            command = f"({note}) {next(shown_commands)}" if note else next(shown_commands)
+            rows.append([str(job["line"]), job["host"] or "-", job["slot"] or "-", start, elapsed, command])
     headings = ["line", "host", "slot", "since", "for", "command"]
     if rows:
         yield from format_table([headings, *rows], columns, right_columns=(0, 4))
