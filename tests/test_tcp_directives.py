@@ -4,7 +4,7 @@ import signal
 from typing import Any
 
 from tests import test_directives
-from tests.support import FULL, HASTY, RUNMAKER, RUNSERVER, WAITING, Process, wait_until
+from tests.support import FULL, HASTY, RUNMAKER, RUNSERVER, WAITING, Process, wait_until, without
 from tests.tcp import OverTcp, Program, Server, TcpCase
 from tests.test_directives import RAN, DirectiveCase, spared
 from tests.test_storm import send
@@ -33,24 +33,11 @@ class Malformed(TcpCase):
             with self.subTest(directive=directive):
                 self.assertRefused(ended, f"runmaker4-server.py: {name}: line 3: ")
 
-    ENDS = ((". true\n#RUN", "-j2", 0, "d"), (". false\n#RUN barrier check", "-q", 1, "!"),
-            (". true\n. false", "-r", 1, "d!"), (". true\n#RUN host=bob\n. x", "--name=alice", 0, "d."),
-            (". true\n#RUN end", "--follow", 0, "d"))
 
-    @spared
-    def test_a_last_line_without_a_newline_keeps_nobody_for_ever(self) -> None:
-        started = []
-        for number, (text, option, *_) in enumerate(self.ENDS):
-            self.write(text, f"{number}.txt")
-            server = self.start_server(*["--exit-when-done"] * (option == "-r"), file=f"{number}.txt")
-            started.append((server, self.start_client(server, option)))
-        for number, (text, option, code, states) in enumerate(self.ENDS):
-            with self.subTest(text=text, option=option):
-                server, client = started[number]
-                self.assertEqual(self.finish(client).code, code, client.err)
-                if option == "-r":
-                    self.assertEqual(self.finish(server).code, code, server.err)
-                self.assertEqual(self.states(f"{number}.txt"), states)
+@ordinarily()
+@without("test_what_is_written_behind_the_reader_counts_as_a_whole")     # by a file of that runner
+class LastLines(DirectivesOverTcp, test_directives.LastLines):
+    """A last line without a newline keeps no client for ever."""
 
 
 @ordinarily()
