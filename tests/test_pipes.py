@@ -4,7 +4,7 @@ import unittest
 from collections.abc import Sequence
 
 from tests.journal import end
-from tests.support import RUNMAKER, RUNSET, RUNWAIT, Case, Ended, deadline
+from tests.support import RUNMAKER, RUNSET, RUNWAIT, Case, Ended, deadline, unread, wait_until
 from tests.values import present
 
 PRINTING = ((RUNSET, "--list"), (RUNWAIT, "--status"), (RUNWAIT, "--progress"), (RUNMAKER, "--dry-run", "-r"),
@@ -71,3 +71,19 @@ class StandardOutput(Case):
         before = self.read()
         self.run_by_shell("<&- >&- 2>&-", *PRINTING[:4], (RUNSET, "--set=q", "--state=z"))
         self.assertEqual(self.read(), before)
+
+    def test_a_list_that_is_paged_slowly_comes_to_its_end(self) -> None:
+        """Though the file is edited meanwhile."""
+        count = 30_000
+        jobs = (f"d true\nd echo done\n# comment\n. echo job {number}\n" for number in range(count))
+        self.write("".join(jobs))
+        lister = self.start(RUNSET, "--list", "--state=.", "runs.txt")
+        wait_until(lambda: unread(present(lister.stdout)) > 32_000, what="the pipe is full")
+        text = b"# a note\n" + self.read()
+        with open(self.dir / "runs.txt", "r+b", buffering=0) as file:       # never empty, not for a moment
+            file.write(text)
+        ended = self.finish(lister)
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        # the one at the place of the edit may come twice
+        self.assertIn(ended.out.count(b"\n"), (count, count + 1))
+        self.assertTrue(ended.out.endswith(b" . echo job %d\n" % (count - 1)))

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import termios
 import time
 import unittest
 from typing import Any
@@ -272,6 +273,8 @@ class ProgressOnATerminal(TerminalCase, RunwaitCase):
         terminal = self.terminal(80)
         watcher = self.watch(terminal)
         self.wait_shown(terminal, r"\b2\b.*\b4\b")
+        # nothing that has to be undone: kill -9 and Ctrl-Z do no harm
+        self.assertEqual((terminal.screen.modes, termios.tcgetattr(terminal.slave)), ({}, terminal.settings))
         os.write(terminal.master, b"\x03")
         self.assertIn(watcher.wait(60), (130, -signal.SIGINT))
         self.assertLeftClean(terminal)
