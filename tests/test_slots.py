@@ -129,6 +129,8 @@ class SharedNames(SlotCase):
         self.jobs(HELD, f"{PYTHON} {SCRIPTS_AT / RUNMAKER} -q --slots $RUNMAKER4_SLOT inner.txt 2>said")
         self.write(". true\n", "inner.txt")
         runner = self.start_jobs("--slots", f"{self.mark}-a, {shared}", up=[1])
+        self.wait_states("rd")
+        self.assertNotIn(b"on this host", self.read("said"))        # its slot is that of the runner around it
         self.names(f"{own}\n{shared}\n")
         self.assertEqual(self.warnings("--slots", "@names"),
                          b"runmaker4.py: other.txt: a runner with the slot %b is at work on this host "
@@ -136,7 +138,6 @@ class SharedNames(SlotCase):
         self.assertEqual(self.warnings("--slots", own) + self.warnings("-j2"), b"")
         self.open_gate()
         self.assertEnded(self.finish(runner), 0, "dd")
-        self.assertNotIn(b"on this host", self.read("said"))        # its slot is that of the runner around it
         self.assertEqual(self.warnings("--slots", shared), b"")
 
 
