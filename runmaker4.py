@@ -191,6 +191,8 @@ def refused_as(subject: str, remedy: str = "") -> Iterator[None]:
     """Make an OSError of a `with` block a UsageError that begins with `subject`, such as a path."""
     try:
         yield
+    except BrokenPipeError:                     # from stdout: run_main() handles it
+        raise
     except OSError as error:
         raise UsageError(f"{subject}: {error_text(error)}{remedy}") from None
 
@@ -499,12 +501,8 @@ def is_regular(fd: int) -> bool:
 
 
 def print_bytes(data: bytes | bytearray) -> None:
-    try:
+    with refused_as("stdout"):
         write_all(1, data)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UsageError(f"stdout: {error_text(error)}") from None
 
 
 def once_per_subject(say: Say) -> Callable[[str, str], None]:
@@ -9917,13 +9915,9 @@ class App(RunnerProgram):
         """
         file = JobReader(self.path, say=self.say, mount=self._mount)
         jobs = dry_run(file, self._consumer, self.memory)
-        try:
+        with refused_as(self.path):
             max_jobs = len(self.slots) if self.options.one_only else None
             print_lines(map(bytes, itertools.islice(jobs, max_jobs)))
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise UsageError(f"{self.path}: {error_text(error)}") from None
 
     async def connect_parts(self) -> int:
         """Connect job file, outputs and runner, and run the jobs.  Return the exit status."""
