@@ -9212,17 +9212,16 @@ def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
         say(f"process {pid} (kill {pid} stops it, kill -USR1 {pid} lets running jobs finish); messages go "
             f"{destination}")
     if slots := getattr(options, "slots", None):        # -j gives numbers, which name nothing
-        # The kernel lists an abstract socket (unix(7)) until we die.  A hidden list, or a name over 107
-        # bytes, costs only the message.
-        mark = socket.socket(socket.AF_UNIX)
+        # The kernel lists an abstract socket (unix(7)) until we die.  Another directory is mostly another
+        # project.  A hidden list, or a name over 107 bytes, costs only the message.
+        mark, folder = socket.socket(socket.AF_UNIX), os.stat(".").st_ino
         with suppress(OSError), open("/proc/net/unix", encoding="utf-8", errors="replace") as sockets:
-            for other, names in re.findall("@runmaker4.slots-(\\d+-)(.+)", sockets.read()):
+            for other, names in re.findall(f"@runmaker4.slots-{folder}-(\\d+)-(.+)", sockets.read()):
                 # the runner whose job we are, or that has hired us, is in our tag: it gave us the slot
                 shared = {*names.split(",")} & {*slots.split(",")}
-                if shared and f"-{other}" not in os.environ.get("RUNMAKER4_JOB", ""):
-                    say(f"a runner with the slot {min(shared)} is at work on this host "
-                        f"(process {other[:-1]})")
-            mark.bind(f"\0runmaker4.slots-{pid}-{slots}"[:100])
+                if shared and f"-{other}-" not in os.environ.get("RUNMAKER4_JOB", ""):
+                    say(f"a runner with the slot {min(shared)} is at work on this host (process {other})")
+            mark.bind(f"\0runmaker4.slots-{folder}-{pid}-{slots}"[:100])
     if errors_fd is not None:
         os.dup2(errors_fd, 2)           # not earlier: messages of the start go to the original stderr
     if ready_fd is not None:

@@ -117,7 +117,7 @@ class NamedSlots(SlotCase):
 
 
 class SharedNames(SlotCase):
-    """Who starts learns that another runner on this host has one of the names, whatever the files are."""
+    """Who starts learns that a runner in this directory has one of the names, whatever the files are."""
 
     def warnings(self, *options: object) -> bytes:
         self.write(". true\n", "other.txt")
