@@ -4250,6 +4250,7 @@ class Orphans:
         self._results = results
         self.lines = OrphanLines([], [])
         self._reported = 0
+        self.last_found_at = -inf       # clock; of a line that may be one, too
         # when (clock) a line was first seen without a lock: see check_orphan()
         self._unlocked_since: dict[tuple[int, int, bytes], float] = {}
 
@@ -4378,7 +4379,6 @@ class Walk:
         self._starts_groups = serving
         self.look_share = 1.0                   # of the lines `r`: is one an orphan?
         self.running_count = 0                  # lines `r` of other processes that were met
-        self.has_suspects = False               # one may be an orphan
         self.throttle = Throttle(file.clock)    # its claims, without the pauses between
         self.signature = file.signature()       # at the start
         # another walk follows: this one has claimed a job, or the file is being edited
@@ -4552,7 +4552,8 @@ class Walk:
         # another walk checks it, too
         if not self.needs_another_walk and os.urandom(1)[0] < 256 * self.look_share:
             suspicion = self._orphans.check_orphan(line)
-            self.has_suspects |= suspicion is not Suspicion.NONE
+            if suspicion is not Suspicion.NONE:
+                self._orphans.last_found_at = self._file.clock()
         if suspicion is Suspicion.PROVED:
             can_run_again = (not scope.error and not scope.settings.together
                              and self._resuming_consumers.any_fits(scope))
@@ -4720,6 +4721,7 @@ class Cursor:
     MAX_ERROR_SECONDS = 30.0    # for errors of a network file system
     MAX_FOLDER_SECONDS = 60.0   # without the directory of the file, with --follow
     MIN_IDLE_SECONDS = 30.0     # without any change: then report that new jobs wait
+    LOOK_AT_ALL_SECONDS = 60.0  # running lines, after an orphan: see _begin_walk()
     PAUSE_FACTOR = 20           # times the length of a walk: from its start to the next
     LONG_PAUSE_FACTOR = 100     # the same, while the file looks unchanged or a walk goes on, claim by claim
     FIRST_RETRY_INTERVALS = 0.05    # until the second walk for lines that can be claimable soon
@@ -4950,8 +4952,8 @@ class Cursor:
 
         On NFS each look at a line `r` is a round trip, and all idle runners could look at those of all
         others.  So one that neither asks to exit nor runs orphans again looks only at some two of them, and
-        at none in its first idle walk.  If one may be an orphan, the next walk looks at all: a host that dies
-        leaves many.  Nobody exits before all were looked at, by the walk and by the count.
+        at none in its first idle walk.  If one may be an orphan, walks look at all for a minute: a host that
+        dies leaves many.  Nobody exits before all were looked at, by the walk and by the count.
         """
         self.queue.reopen_if_replaced()
         self._restart_if_replaced()
@@ -4959,7 +4961,8 @@ class Cursor:
         self._walk = Walk(self.queue, consumers, resuming_consumers, self._orphans,
                           serving=self._serving, after_edit=after_edit)
         last, is_idle = self._idle_walk, self._leaving <= self._answered and not resuming_consumers.all
-        if is_idle and self.file.mount.is_nfs and not (self._serving or (last and last.has_suspects)):
+        if (is_idle and self.file.mount.is_nfs and not self._serving
+                and self.file.clock() - self._orphans.last_found_at > self.LOOK_AT_ALL_SECONDS):
             self._walk.look_share = 2 / max(last.running_count, 2) if last else 0.0
         self._answered = self._leaving
         return self._walk
