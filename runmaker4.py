@@ -9567,15 +9567,12 @@ class Program:
     def _check_paths_differ(self, inputs: Iterable[str]) -> None:
         """Raise UsageError if an output file is also an input or another output."""
         options = self.options
-        output_paths = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
-        paths_and_uses = [(path, "read") for path in inputs]
-        paths_and_uses += [(path, "written by another option") for path in output_paths]
-        uses: dict[str, str] = {}
-        for path, use in paths_and_uses:
+        uses = {os.path.realpath(path): "read" for path in inputs}
+        for path in filter(None, (options.logfile, options.joblog, options.errors, options.pidfile)):
             real_path = os.path.realpath(path)
             if real_path in uses:
                 raise UsageError(f"{path}: is also {uses[real_path]} (give another name)")
-            uses[real_path] = use
+            uses[real_path] = "written by another option"
 
     def in_background(self) -> int:
         """Go into the background with -d, and do the work of this program in an event loop.
