@@ -31,7 +31,7 @@ Handshake and frames are described in runmaker4.py ("The wire").  Then follow:
     claim      a request for jobs: additional slots     jobs       some; a few ahead if the jobs are short
                and memory; the number of all slots      nothing    there are none: the answer to `last`,
                (last: the client exits without jobs)               after another scan
-    ping       every five seconds                       pong       and which failed lines the client retries
+    ping       every six seconds                        pong       and which failed lines the client retries
                                                                    (-r, --resume); the median time of the
                                                                    clients' runs that ended well
     ready      the shell of a job waits at the gate     go         the job begins
