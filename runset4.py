@@ -370,7 +370,7 @@ class ChangeCounts:
     file: JobReader
     changed: Counter[bytes] = field(default_factory=Counter)    # by the state before the change
     refused: int = 0
-    first_cancelled: list[Line] = field(default_factory=list)
+    names_left: int = 0                 # of cancelled jobs to name; the summary has the count
 
     def add_refusal(self, number: int, why: str) -> None:
         self.file.say(f"line {number}: {why}")
@@ -550,8 +550,10 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     running_by_command = lines_by_command(file.scan_lines(RUNNING))
     # a range is not from there
     numbers = {span[0] for span in selection.ranges if span[0] == span[-1] and selection.pattern is None}
-    # how many jobs were started with each number: they keep the job lock of that
-    started = Counter(locked.start & MUTEX_OFFSET for locked in find_held_job_locks(file.lock_table.fd))
+    # how many jobs were started with each number: they keep the job lock of that.  A server has one
+    # description for many, so the kernel joins those of equal commands.
+    held = find_held_job_locks(file.lock_table.fd) if numbers else ()
+    started = Counter(offset & MUTEX_OFFSET for locked in held for offset in locked)
 
     def cancel(line: Line) -> None:
         if line.state not in UNFINISHED_STATES and not selection.names_jobs:
@@ -571,8 +573,9 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
                 change_counts.add_refusal(line.number, why)
             return
         change_counts.changed[state_now] += 1
-        if len(change_counts.first_cancelled) < NAMED_LINES:
-            change_counts.first_cancelled.append(line)
+        if change_counts.names_left:
+            change_counts.names_left -= 1
+            file.say(f"line {line.number}: cancelled: {display_text(line.command)}")
         if is_running:
             awaited.append(replace(line, state=state_now))
         if state_now not in UNFINISHED_STATES:
@@ -1901,7 +1904,7 @@ def change_states(file: JobFile, options: Namespace) -> int:
 
     Raises OSError (ESTALE: the file was replaced, and the new one can lack the changes).
     """
-    change_counts = ChangeCounts(file)
+    change_counts = ChangeCounts(file, names_left=0 if options.quiet else NAMED_LINES)
     state: bytes = CANCELLED if options.cancel else options.set
 
     def change(line: Line) -> None:
@@ -1920,8 +1923,6 @@ def change_states(file: JobFile, options: Namespace) -> int:
     finally:
         summary = change_counts.summary(state)
         if summary and not options.quiet:
-            for line in change_counts.first_cancelled:      # the summary has the count
-                file.say(f"line {line.number}: cancelled: {display_text(line.command)}")
             file.say(summary)
     if not summary and not change_counts.refused:
         file.say(no_match_text(options.selection.pattern))

@@ -97,6 +97,12 @@ class Cancel(CancelCase):
         self.assertIn(b"line 1: another running job had this number", self.cancel(1, code=1))
         self.assertEqual((self.states(), self.cancel("--all"), self.states()), (".r", b"", "cc"))
 
+    def test_the_kernel_joins_the_locks_that_a_server_has_of_equal_commands(self) -> None:
+        self.write("r echo a\nr echo a\n")
+        self.assertTrue(runmaker4.lock(self.hold_line(1), runmaker4.bucket_of(b"echo a") + 2))
+        self.write("r echo a\n. echo new\nr echo a\n")
+        self.assertIn(b"line 2: another running job had this number", self.cancel(2, code=1))
+
     def test_a_range_may_reach_further_than_any_file(self) -> None:
         self.write(". echo a\n. echo b\n")
         self.assertEqual(self.cancel("2-99999999999999999999"), b"")

@@ -175,8 +175,8 @@ class Locked(RunCase):
             with self.subTest(option):
                 why = (": keeps being added, claimed or edited, or a job whose runner was killed or "
                        "suspended has it locked (wait for it; lslocks names it)")
-                self.assertSaid(self.start_change(option, 0.2), 1, *(f"line {n}{why}" for n in (2, 3, 4)),
-                                *self.named(option, 1, 5), f"2 lines: . -> {state}, 3 lines: refused")
+                self.assertSaid(self.start_change(option, 0.2), 1, *self.named(option, 1, 5), *(
+                    f"line {n}{why}" for n in (2, 3, 4)), f"2 lines: . -> {state}, 3 lines: refused")
 
     def test_what_is_unlocked_in_time_is_changed_too(self) -> None:
         for option, state in ("--set=held", "x (held)"), ("--cancel", "c (cancelled)"):
