@@ -1397,10 +1397,11 @@ def fit_to_width(text: str, columns: float) -> str:
     return text if len(text) <= columns else f"{text[:max(int(columns) - 3, 0)]}..."
 
 
-# The words that two lines have in common at their start: five characters at least, no part of a word or of a
-# quoted text, no option (--seed) without its value; if the lines differ, and neither is only that
+# The words that two lines have in common at their start: no part of a word or of a quoted text, no option
+# (--seed) without its value; if the lines differ, and neither is only that.  Also for browsers: no lookbehind
+MIN_BEGINNING = 5                       # characters; less is not worth the dots
 BEGINNING = re.compile(r"""(\s*(?:(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s+){0,99}"""
-                       r"""(?!-)(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s+(?<=.{5}))"""
+                       r"""(?!-)(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s+)"""
                        r"""(\S.*)\n\1(?!\2$)\S""")
 
 
@@ -1411,7 +1412,9 @@ def without_common_beginning(commands: Sequence[str], columns: float) -> Sequenc
     """
     # what the first and the last in order have in common, all have
     common = columns < inf and BEGINNING.match(f"{min(commands, default='')}\n{max(commands, default='')}")
-    return [f"... {command[common.end(1):]}" for command in commands] if common else commands
+    if common and common.end(1) >= MIN_BEGINNING:
+        return [f"... {command[common.end(1):]}" for command in commands]
+    return commands
 
 
 def format_table(
@@ -2369,6 +2372,7 @@ class Reporter:
             "STATUS": "\n".join(map(escape_html, [*status_texts, *messages])),
             "GROUPS": "".join(group_items),
             "BEGINNING": BEGINNING.pattern,
+            "LEAST": str(MIN_BEGINNING),
         }
         before, after = (re.sub("@([A-Z]+)@", lambda match: parts[match[1]], half)
                          for half in PAGE.split("@DATA@"))
@@ -2868,7 +2872,7 @@ const outcome = run => run.outcome ?? run.state;
 const isBad = run => run.kind == "failed" || run.kind == "error";
 const number = n => n.toLocaleString("en-US");
 const parts = text =>               // no line break within an option
-  text.split(/(?<!\S)(-\S+)/).map((part, i) => i % 2 ? make("span", part, "option") : part);
+  text.split(/(^|\s)(-\S+)/).map((part, i) => i % 3 == 2 ? make("span", part, "option") : part);
 const naturally = new Intl.Collator("en", {numeric: true}).compare;
 const groups = [...document.querySelectorAll("#groups button")];
 const wordsOf = button => button.querySelector("code").textContent;
@@ -2923,6 +2927,7 @@ function fill() {
   const commands = found.slice(0, shown).map(run => run.command).sort();
   const ends = `${commands[0]}\n${commands.at(-1)}`;
   left = /^@BEGINNING@/.exec(ends)?.[1].length ?? 0;
+  if (left < @LEAST@) left = 0;
   get("table").append(...found.slice(0, shown).map(rowOf));
   get("more").hidden = found.length <= shown;
   get("more").textContent = `Show ${number(Math.min(PART, found.length - shown))} more`;
