@@ -2346,7 +2346,7 @@ class LockTableReader(Opened):
 # it at that moment.
 #
 #     HELD    as far as is known, LockTable.fd, JobFile.fd and each JobLock have their locks
-#     LOST    one has not, and this process does not know it yet
+#     LOST    LockTable.fd has not, and this process does not know it yet
 #     CLOSED  it does: job file and lock file are closed.  Lost job locks are forgotten (Job.job_lock: None),
 #             by the next reopen_if_replaced() at the latest; others are still held
 #
@@ -4550,7 +4550,7 @@ class Walk:
         suspicion = Suspicion.NONE
         self.running_count += not self._file.lock_table.is_ours(own_job_lock_offset(line))
         # another walk checks it, too
-        if not self.needs_another_walk and os.urandom(1)[0] < 256 * self.look_share:
+        if not self.needs_another_walk and int.from_bytes(os.urandom(4), "big") < self.look_share * 2**32:
             suspicion = self._orphans.check_orphan(line)
             if suspicion is not Suspicion.NONE:
                 self._orphans.last_found_at = self._file.clock()
@@ -4696,14 +4696,14 @@ class Cursor:
 
         a claim finds                                           TOP     WALK    SLICED  IDLE
         consumers with --retry or --resume have come            RESET   RESET   RESET   RESET
-        the path names another file, or it was opened again     anew    anew    anew    anew
+        the file was opened again, or is closed                 anew    anew    anew    anew
         the last line has moved (it is read only if lines       -       anew    -       -
           below can have changed: _walk_on())
         the walk is overdue (_is_overdue())                     -       anew    on      anew *
-        one asks to exit, and was not answered (`_answered`)    anew    on      on      anew; server: pause
         one has come, and jobs were skipped                     anew    on      on      anew
+        one asks to exit, and was not answered (`_answered`)    anew    on      on      anew; server: pause
         one has come, a block was met, the last answer had a    anew    on      on      pause
-          time, or the file has changed since
+          time, or the file has changed since, or is another
         none of these                                           anew    on      on      wait
 
         the walk                                                the next state
@@ -6322,7 +6322,7 @@ class Writer:
     HIGH_BACKLOG = 1 << 20                      # bytes; above, it is not read
     GATHER_SECONDS = 0.02               # for which lines are gathered
     MAX_GATHERED_BYTES = 1 << 18        # more is written at once
-    path = ""                           # of a MessageLog
+    needs_thread = False                # also for a regular file
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
                  on_relieved: Callable[[], None] = lambda: None) -> None:
@@ -6338,8 +6338,7 @@ class Writer:
         self.gather_until = -inf       # loop's time: no timer writes sooner
         self.closed = False                 # after an error: nothing is written
         self.timer: asyncio.TimerHandle | None = None
-        is_file = is_regular(fd)
-        self.executor = FileExecutor(not is_file, self._on_written)
+        self.executor = FileExecutor(self.needs_thread or not is_regular(fd), self._on_written)
 
     @property
     def backlog(self) -> int:
@@ -6399,10 +6398,12 @@ class Writer:
 class MessageLog(Writer):
     """The file of --errors as descriptor 2.  Each line begins with the local time.
 
-    Each write opens the path anew, since it can be renamed or removed, for example by logrotate.  While it
-    cannot be opened, lines go to the old file.  After an error, such as a full disk, later lines are written
-    again.
+    Each write opens the path anew, since it can be renamed or removed, for example by logrotate; on NFS that
+    can block.  While it cannot be opened, lines go to the old file.  After an error, such as a full disk,
+    later lines are written again.
     """
+    needs_thread = True
+    path: str
 
     def write(self, data: bytes) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%S ").encode()
@@ -7526,7 +7527,8 @@ class Journal:
     END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
     MAX_GATHER_SECONDS = 8.0            # if appends take long: less than readers wait for an `end` (Watcher)
     GOOD_END = re.compile(rb'"state": "d", "exit": 0, "signal": 0, "cause": "", "seconds": ([0-9.]+)')
-    MEDIAN_BYTES = 1 << 18              # the last ones: 30 runs at least if their commands are short
+    MEDIAN_BYTES = 1 << 18              # of the last runs; more if too few of them ended well
+    MAX_MEDIAN_BYTES = 1 << 26
 
     def __init__(self, folder: str, executor: FileExecutor, on_error: Say,
                  on_incomplete: Callable[[int], None], may_be_shared: bool) -> None:
@@ -7585,8 +7587,12 @@ class Journal:
         """Return the median() of the last runs that ended well, by all runners."""
         fd, size = self._file.fd, self.MEDIAN_BYTES
         with suppress(OSError, UsageError):         # a file server that is away: a later look finds more
-            ends = read_part(fd, "", size, self.network, max(os.fstat(fd).st_size - size, 0))
-            return median(map(float, self.GOOD_END.findall(ends)))
+            while True:
+                start = max(os.fstat(fd).st_size - size, 0)
+                seconds = self.GOOD_END.findall(read_part(fd, "", size, self.network, start))
+                if len(seconds) >= MIN_ENDED or not start or size >= self.MAX_MEDIAN_BYTES:
+                    return median(map(float, seconds))
+                size *= 4
         return 0.0
 
     def _on_lost(self, lines: bytes) -> None:
@@ -9216,15 +9222,15 @@ def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
             f"{destination}")
     if slots := getattr(options, "slots", None):        # -j gives numbers, which name nothing
         # The kernel lists an abstract socket (unix(7)) until we die.  Another directory is mostly another
-        # project.  A hidden list, or a name over 107 bytes, costs only the message.
+        # project.  A hidden list costs only the message, a name over 107 bytes some slots of it.
         mark, folder = socket.socket(socket.AF_UNIX), os.stat(".").st_ino
         with suppress(OSError), open("/proc/net/unix", encoding="utf-8", errors="replace") as sockets:
+            mark.bind((f"\0runmaker4.slots-{folder}-{pid}-{slots},"[:107]).rpartition(",")[0])
             for other, names in re.findall(f"@runmaker4.slots-{folder}-(\\d+)-(.+)", sockets.read()):
                 # the runner whose job we are, or that has hired us, is in our tag: it gave us the slot
                 shared = {*names.split(",")} & {*slots.split(",")}
-                if shared and f"-{other}-" not in os.environ.get("RUNMAKER4_JOB", ""):
+                if shared and f"-{other}-" not in f"{os.environ.get('RUNMAKER4_JOB')}-{pid}-":
                     say(f"a runner with the slot {min(shared)} is at work on this host (process {other})")
-            mark.bind(f"\0runmaker4.slots-{folder}-{pid}-{slots}"[:100])
     if errors_fd is not None:
         os.dup2(errors_fd, 2)           # not earlier: messages of the start go to the original stderr
     if ready_fd is not None:
@@ -9616,7 +9622,8 @@ class Program:
         if not is_same_file:
             stderr_class = MessageLog if self.options.errors else Writer
             self.stderr = stderr_class(2, self.loop, self._on_stderr_broken, self.on_writer_relieved)
-            self.stderr.path = self.options.errors
+            if isinstance(self.stderr, MessageLog):     # of a symbolic link, the target is rotated
+                self.stderr.path = os.path.realpath(self.options.errors)
         self.signals = Signals(self.loop)
         self._is_loop_running = True
         self.loop.set_exception_handler(self._end_after_defect)

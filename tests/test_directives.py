@@ -264,7 +264,8 @@ class Timeouts(DirectiveCase):
         status = [text for text in printed(console_lines(ended.out), "status") if text.startswith(b"timeout")]
         self.assertEqual(status, [b'timeout after 0.1s "sleep 20"', b'timeout after 0.2s "sleep 30"'])
 
-    PERCENT = "import runmaker4\nrunmaker4.MIN_PERCENT_SECONDS = runmaker4.PING_SECONDS = 0.3\n"
+    PERCENT = "import runmaker4\nrunmaker4.MIN_PERCENT_SECONDS = runmaker4.PING_SECONDS = 0.3\n" \
+              "runmaker4.Journal.MEDIAN_BYTES = 500\n"
 
     def test_percent_are_of_the_median_once_ten_runs_of_the_file_have_ended_well(self) -> None:
         self.lines("#RUN timeout=300%", ". sleep 60", *[". sleep 0.2"] * 10)

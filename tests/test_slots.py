@@ -135,7 +135,9 @@ class SharedNames(SlotCase):
         self.assertEqual(self.warnings("--slots", "@names"),
                          b"runmaker4.py: other.txt: a runner with the slot %b is at work on this host "
                          b"(process %d)" % (shared.encode(), runner.pid))
-        self.assertEqual(self.warnings("--slots", own) + self.warnings("-j2"), b"")
+        many = ",".join(f"{own}{number}" for number in range(99))      # longer than what is listed
+        for options in ("--slots", own), ("--slots", many), ("-j2",):
+            self.assertEqual(self.warnings(*options), b"")
         self.open_gate()
         self.assertEnded(self.finish(runner), 0, "dd")
         self.assertEqual(self.warnings("--slots", shared), b"")
