@@ -1710,8 +1710,8 @@ class Sessions:
         client = assignment.client
         was_short = line_result.state == DONE and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
         client.short_jobs_in_row = client.short_jobs_in_row + 1 if was_short else 0
-        if not self._unwritten:         # int() does nothing: results that come before its answer are a batch
-            self.executor.call_then(lambda _: self.write_results(), int)
+        if not self._unwritten:         # those that come before it is called are a batch
+            self.executor.then(self.write_results)
         self._unwritten.append((assignment, line_result))
 
     def write_results(self) -> None:
@@ -1909,12 +1909,12 @@ class Sessions:
                     for client in self._unacknowledged]
         self._unacknowledged.clear()
 
-        def on_written(_: object) -> None:
+        def on_written() -> None:
             for client, last_event, output_bytes in received:
                 client.written_bytes = output_bytes
                 client.acknowledge(last_event)
 
-        self.executor.call_then(on_written, int)        # which does nothing, after all earlier calls
+        self.executor.then(on_written)
 
     def flush_records(self) -> None:
         """Write gathered records, and acknowledge them.  Called about once a second."""
@@ -2847,7 +2847,10 @@ def multiply_base(factor: int) -> bytes:
 
 
 def pipe_of_pem(label: bytes, data: bytes) -> int:
-    """Return the read end of a pipe with this data as PEM."""
+    """Return the read end of a pipe with this data as PEM, for OpenSSL, which takes only the names of files.
+
+    It has less than 4 KiB, which any pipe holds, so writing cannot block.  The caller closes it.
+    """
     read_fd, write_fd = os.pipe()
     text = base64.encodebytes(data)
     write_all(write_fd, b"-----BEGIN %b-----\n%b-----END %b-----\n" % (label, text, label))

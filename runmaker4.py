@@ -5130,7 +5130,8 @@ ANYBODY = Consumer("", capacity=Resources(1, inf))
 def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReason | None:
     """Return why no runner can take any of the new jobs; None: one can, or no job is new.
 
-    hosts: those with a runner.
+    This is for runwait4.py, which sees all runners; a runner only reports that jobs wait
+    (Cursor._report_if_idle()).  hosts: those with a runner.
     """
     above = Above()
     first_reason = None
@@ -5253,7 +5254,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
 # An event loop must not wait for a file system.  So every file operation goes through a FileExecutor.  On a
 # local file system it makes each call at once; on a network file system one thread makes all calls.  Calls
 # keep their order, so the start of a job is recorded before the end.  A caller that needs the answer uses
-# call() or call_then(); one that does not, post().
+# call() or call_then(); one that does not, post().  then() waits for all earlier calls.
 #
 # A record that another process has locked holds up the thread for a while: see RecordFile.
 
@@ -5371,6 +5372,10 @@ class FileExecutor:
             **kwargs: P.kwargs) -> None:
         """Make a call, and later, in the event loop, call on_answer() with the answer."""
         self.call(function, *args, **kwargs).add_done_callback(lambda answer: on_answer(answer.result()))
+
+    def then(self, on_done: Callable[[], object]) -> None:
+        """Call on_done() in the event loop once all earlier calls are made."""
+        self.call(int).add_done_callback(lambda _: on_done())
 
     def post(self, function: Callable[..., object], *args: Any, size: int = 0) -> None:
         """Make a call that handles all errors itself, and ignore the answer.
@@ -6452,10 +6457,10 @@ class Terminal(Writer):
         """Let jobs go on although the terminal has not accepted what is in the queue."""
         self.flush()
         self.ignored = self.executor.backlog
-        self.executor.call_then(self._end_ignoring, int)        # once all that is written
+        self.executor.then(self._end_ignoring)
         self.on_relieved()
 
-    def _end_ignoring(self, _: int) -> None:
+    def _end_ignoring(self) -> None:
         self.ignored = 0
 
     def flush(self) -> None:
