@@ -3251,13 +3251,14 @@ class JobFile(JobReader):
     def check_committed(self, line: Line) -> bool:
         """Return True if a line is committed: no append is in progress that could cut it off after an error.
 
-        On a network file system each check is a round trip, so remember the size.  NFS can know an older,
+        Remember the size: otherwise no line could be claimed during an append, and lines below those that
+        were refused would start first; and on a network each check is a round trip.  NFS can know an older,
         smaller size; then the line waits.  If an editor shortens the file, and the disk is full when lines
         are appended again, this can return True for a line that is cut off.  A line without its end can be
         half appended after such an edit, so it is checked each time.
         """
         assert self.lock_table.has_mutex(line.command)
-        if self.network and line.is_complete and self._committed_reader_and_size:
+        if line.is_complete and self._committed_reader_and_size:
             reader, committed_size = self._committed_reader_and_size
             if reader is self.reader and line.offset < committed_size:
                 return True

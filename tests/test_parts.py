@@ -266,7 +266,20 @@ class EditedInPlace(JobFileCase):
 
 
 class AppendedAfterTruncation(JobFileCase):
-    """An append makes a file longer that somebody has made shorter in place."""
+    """An append makes a file longer, also one that somebody has made shorter in place."""
+
+    def test_lines_above_an_append_are_claimed_meanwhile_and_in_order(self) -> None:
+        cursor = self.jobs(b". a\n. b\n. c\n")
+        self.assertEqual(job_of(cursor.claim()).command, b"a")
+        locks = self.another(cursor.file).lock_table.fd
+        with locked(locks, runmaker4.APPEND_BYTE):
+            with open(self.path, "ab") as file:
+                file.write(b". d\n")
+            self.assertEqual(job_of(cursor.claim()).command, b"b")
+            self.assertEqual(job_of(cursor.claim()).command, b"c")
+            self.assertFalse(cursor.claim())
+        self.clock.now += 60.0
+        self.assertEqual(job_of(cursor.claim()).command, b"d")
 
     def test_half_a_line_waits_for_the_end_of_the_append(self) -> None:
         for mount in runmaker4.LOCAL, runmaker4.Mount("nfs4", frozenset()):
