@@ -232,6 +232,8 @@ RECIPES = {
     "cat > runs.txt << 'END'": Recipe(states="ddd", typed=True),
     "runmaker4.py -d -j0 --pidfile pid --errors errors runs.txt":
         Recipe(jobs(".."), after="runwait4.py -e runs.txt; test -s runs.txt.out/journal", states="dd"),
+    "runmaker4-server.py -d --pidfile pid --errors errors runs.txt >/dev/null":
+        Recipe(jobs("."), after="until grep 'serving on' errors; do sleep 0.05; done; kill $(cat pid)"),
     r"printf 'a,b\n3,14\n15,92\n' > params.csv": Recipe(),
     "runwait4.py --output runs.txt": JOURNAL,
     "runwait4.py --output --csv runs.txt": JOURNAL,
