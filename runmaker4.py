@@ -9579,12 +9579,15 @@ class Program:
     def _check_paths_differ(self, inputs: Iterable[str]) -> None:
         """Raise UsageError if an output file is also an input or another output."""
         options = self.options
-        uses = {os.path.realpath(path): "read" for path in inputs}
-        for path in filter(None, (options.logfile, options.joblog, options.errors, options.pidfile)):
+        output_paths = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
+        paths_and_uses = [(path, "read") for path in inputs]
+        paths_and_uses += [(path, "written by another option") for path in output_paths]
+        uses: dict[str, str] = {}
+        for path, use in paths_and_uses:
             real_path = os.path.realpath(path)
             if real_path in uses:
                 raise UsageError(f"{path}: is also {uses[real_path]} (give another name)")
-            uses[real_path] = "written by another option"
+            uses[real_path] = use
 
     def in_background(self) -> int:
         """Go into the background with -d, and do the work of this program in an event loop.
