@@ -517,10 +517,13 @@ class History(World):
         return {command_of(line) for _, line in lines_of(data) if line[:2] == b". "}
 
     def orphans(self) -> set[bytes]:
-        """The commands that have more lines `r` than job locks are held."""
+        """The commands that have more lines `r` than job locks are held; not those whose mutex somebody has
+        locked, perhaps with all job locks: that process is to find the orphan before it exits.
+        """
         data = bytes(self.names[PATH].data) if PATH in self.names else b""
         return {command_of(line) for _, line in lines_of(data)
-                if line[:1] == b"r" and self.balance(command_of(line)) < 0}
+                if line[:1] == b"r" and self.balance(command_of(line)) < 0} - {
+                    command for _, command in self.entered}
 
     def check_exit(self, me: Process, new_before: set[bytes], orphans_before: set[bytes], step: int) -> None:
         """Check that no line that this runner may take was new from that step until it may exit, and none an
