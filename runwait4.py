@@ -1263,6 +1263,9 @@ class Observation:
     def _row(self, line: Line, run: RunRecord | None, is_last: bool) -> Row:
         """Return a row; set the state of a run without an end."""
         seconds_running = None
+        if (run and run.cause == "lost" and is_last and line.number in self._running_numbers
+                and line.number not in self.orphan_numbers and not self._can_log_be_behind):
+            run.ended = run.seconds = None      # its server has exited, and its job goes on at the client
         if run and run.ended is None:
             # The first condition that holds counts:
             #
