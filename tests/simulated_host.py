@@ -741,7 +741,8 @@ class Machine:
         return []
 
     def urandom(self, size: int) -> bytes:
-        number: int = next(self.world.numbers)      # a share of 2^32 is a share of these: the first byte varies
+        number: int = next(self.world.numbers)
+        # the first byte varies: a share of 2^32 is a share of these
         return (number % (1 << 8 * size)).to_bytes(size, "little")
 
     def dup(self, fd: int) -> int:
