@@ -9636,7 +9636,8 @@ class Program:
         self.signals = Signals(self.loop)
         self._is_loop_running = True
         self.loop.set_exception_handler(self._end_after_defect)
-        if self.options.errors:                     # elsewhere it was said, or is plain to see
+        # elsewhere it was said, or is plain to see; with --plain, job output goes there
+        if self.options.errors and not getattr(self.options, "plain", False):
             self.say(f"process {os.getpid()}, {self.task}")
         try:
             return await self.connect_parts()
@@ -9850,8 +9851,7 @@ class RunnerProgram(Program):
         seconds = self.loop.time() - runner.began
         exit_status = 128 + runner.kill_signal if was_killed() else self.runner_stats.exit_status(summary)
         is_all_done = not exit_status and summary is not None and not summary.counts.new
-        # --plain: only output, if all is well
-        if self.options.errors or not (self.options.plain and is_all_done):
+        if not (self.options.plain and is_all_done):        # --plain: only output, if all is well
             why = failure_report_command(self.options)
             self.say(self.runner_stats.closing_line(summary, seconds, retry="-r", reasons_command=why))
         if self.options.hire and summary:

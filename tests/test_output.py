@@ -147,6 +147,11 @@ class Plain(RunCase):
         self.write(text)
         return self.run_script(RUNMAKER, "-j2", "--plain", *options, "runs.txt")
 
+    def test_a_file_of_messages_has_the_stderr_of_jobs_and_no_line_of_ours_if_all_is_well(self) -> None:
+        self.write(". echo a >&2\n")
+        ended = self.run_script(RUNMAKER, "--plain", "--errors", "errors", "runs.txt")
+        self.assertEqual((ended.code, self.read("errors")), (0, b"a\n"), ended.err)
+
     def test_each_job_s_output_comes_together_when_it_has_ended(self) -> None:
         self.assertEqual(self.run_plain(self.JOBS), Ended(0, b"b\na\naa", b"bb\na\n"))
 
