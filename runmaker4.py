@@ -3252,20 +3252,21 @@ class JobFile(JobReader):
         """Return True if a line is committed: no append is in progress that could cut it off after an error.
 
         Remember the size: otherwise no line could be claimed during an append, and lines below those that
-        were refused would start first; and on a network each check is a round trip.  NFS can know an older,
-        smaller size; then the line waits.  If an editor shortens the file, and the disk is full when lines
-        are appended again, this can return True for a line that is cut off.  A line without its end can be
-        half appended after such an edit, so it is checked each time.
+        were refused would start first.  On a network file system each check is a round trip, so a line within
+        that size is not checked again; NFS can know an older, smaller one, and then the line waits.  If an
+        editor shortens the file, and the disk is full when lines are appended again, this can return True for
+        a line that is cut off.  A line without its end can be half appended after such an edit, so it is
+        checked each time.
         """
         assert self.lock_table.has_mutex(line.command)
-        if line.is_complete and self._committed_reader_and_size:
-            reader, committed_size = self._committed_reader_and_size
-            if reader is self.reader and line.offset < committed_size:
-                return True
+        reader, committed_size = self._committed_reader_and_size or (None, 0)
+        was_committed = line.is_complete and reader is self.reader and line.offset < committed_size
+        if self.network and was_committed:
+            return True
         size = self.size()
         # Check the append lock first: if it is free, the size includes all appended lines
         if self.lock_table.is_appended_to():
-            return False
+            return was_committed
         self.lock_table.refresh()
         if self.size() != size:
             return False
@@ -8903,7 +8904,10 @@ class Runner:
             throttle = Throttle(self.loop.time, max_waiting_seconds=0.0)
             with throttle:
                 known = others
-                others = {*os.listdir("/proc")}
+                try:
+                    others = {*os.listdir("/proc")}
+                except OSError:                         # no descriptor is free for a moment
+                    continue
                 if tasks:
                     table = ProcessTable(name for name in others if name not in known
                                          or hash(name) % self.READ_AGAIN == count % self.READ_AGAIN)
