@@ -128,6 +128,7 @@ from runmaker4 import (
     lines_of_piece,
     lock,
     lock_file_of,
+    median,
     memory_text,
     mount_error,
     name_lines,
@@ -1317,9 +1318,9 @@ def find_hanging_jobs(runs: Iterable[RunRecord], jobs: Iterable[Fields]) -> Iter
         if run.has_ended and run.seconds is not None:
             run_times[b"".join(run.command.split()[:1])].append(run.seconds)
     for job in jobs:
-        ended = sorted(run_times[b"".join(to_bytes(job["command"]).split()[:1])])
-        if len(ended) >= MIN_ENDED and (job["seconds"] or 0.0) > HANGING_FACTOR * ended[-1]:
-            times = job["seconds"] / max(ended[len(ended) // 2], 0.01)
+        ended = run_times[b"".join(to_bytes(job["command"]).split()[:1])]
+        if len(ended) >= MIN_ENDED and (job["seconds"] or 0.0) > HANGING_FACTOR * max(ended):
+            times = job["seconds"] / max(median(ended), 0.01)
             yield (f"line {job['line']} runs {times:.0f} times longer than the median "
                    f"(on {job['host']}, slot {job['slot']})")
 
