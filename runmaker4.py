@@ -4262,6 +4262,8 @@ class Orphans:
         Raises OSError(EIO) if our own locks are lost.
         """
         looks_orphaned = self._file.is_orphan(line)
+        if looks_orphaned:
+            self.last_found_at = self._file.clock()
         if not self._file.mount.forgets_locks:
             return Suspicion.PROVED if looks_orphaned else Suspicion.NONE
         lock_table = self._file.lock_table
@@ -4552,10 +4554,9 @@ class Walk:
         suspicion = Suspicion.NONE
         self.running_count += not self._file.lock_table.is_ours(own_job_lock_offset(line))
         # another walk checks it, too
-        if not self.needs_another_walk and int.from_bytes(os.urandom(4), "big") < self.look_share * 2**32:
+        if not self.needs_another_walk and (
+                self.look_share == 1.0 or int.from_bytes(os.urandom(4), "big") < self.look_share * 2**32):
             suspicion = self._orphans.check_orphan(line)
-            if suspicion is not Suspicion.NONE:
-                self._orphans.last_found_at = self._file.clock()
         if suspicion is Suspicion.PROVED:
             can_run_again = (not scope.error and not scope.settings.together
                              and self._resuming_consumers.any_fits(scope))
