@@ -55,9 +55,13 @@ class GridEngine(RunCase):
     def wait_running(self, count: int) -> None:
         wait_until(lambda: self.states().count("r") == count, 30, f"{count} lines run")
 
-    def wait_over(self, timeout: float = 60) -> None:
-        """Wait until Grid Engine has no job."""
-        wait_until(lambda: not self.cluster.run("qstat"), timeout, f"no job is left: {self.states()}")
+    def wait_over(self) -> None:
+        """Wait until Grid Engine has no job; a failure says what each had come to by then."""
+        try:
+            wait_until(lambda: not self.cluster.run("qstat"), 180, "no job is left")
+        except AssertionError as error:
+            left = self.cluster.run("qstat", "-f", "-g", "t")
+            raise AssertionError(f"{error}: {self.states()}\n{left}\n{self.said()}") from error
 
     def said(self) -> str:
         return "".join(path.read_text() for path in self.dir.glob("*.sh.o*"))
