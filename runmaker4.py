@@ -10594,6 +10594,7 @@ def read_token(path: str) -> str:
         os.close(fd)
     if not HEX_128_BITS.fullmatch(text):
         raise UsageError(
-            f"{path}: contains no token (32 hexadecimal digits; remove it, and a server makes one)"
+            f"{path}: contains no token (32 hexadecimal digits; a client needs a copy of the server's, and a "
+            "server makes one if you remove this file)"
         )
     return text

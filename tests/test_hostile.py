@@ -628,7 +628,7 @@ io.open = builtins.open = watched(io.open)
 
     def test_a_file_that_others_could_use_or_that_holds_no_token(self) -> None:
         for text, mode, word in ((TOKEN, 0o640, "permissions 0640"), (TOKEN, 0o620, "permissions 0620"),
-                                 ("hello\n", 0o600, "no token"), ("", 0o600, "no token")):
+                                 ("hello\n", 0o600, "no token"), ("", 0o600, "copy of the server's")):
             with self.subTest(text=text, mode=oct(mode)):
                 self.write(text, self.NAME).chmod(mode)
                 self.refuse(word)
