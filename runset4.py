@@ -942,7 +942,10 @@ def summarize_changes(merged: Sequence[bytes], current: Sequence[bytes]) -> str:
     added = sum((new_counts - old_counts).values())
     removed = sum((old_counts - new_counts).values())
     changed_states = sum((Counter(merged) - Counter(current)).values()) - added
-    counts = (changed_states, "state", "set"), (added, "line", "added"), (removed, "line", "removed")
+    # if a line had moved, more places would differ
+    in_place = added == removed == sum(map(operator.ne, merged, current)) - changed_states
+    counts = ((changed_states, "state", "set"), (added, "line", "changed" if in_place else "added"),
+              (0 if in_place else removed, "line", "removed"))
     phrases = [f"{plural(count, word)} {verb}" for count, word, verb in counts if count]
     return ", ".join(phrases) or ("nothing was changed" if merged == current else "lines were moved")
 

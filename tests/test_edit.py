@@ -62,6 +62,8 @@ class Merging(EditCase):
                          "lines were moved")
         self.assertEdits(four, "text = text.replace('d b', 'd b\\n#RUN timeout=5s\\n. b2')",
                          ". a\nd b\n#RUN timeout=5s\n. b2\n. c\n! d\n", "2 lines added")
+        self.assertEdits(four, "text = text.replace('! d', '. dd').replace('. a', '. aa')",
+                         ". aa\nd b\n. c\n. dd\n", "2 lines changed")
 
     def test_states_and_lines_that_came_meanwhile_stay(self) -> None:
         self.assertEdits(". a\n. b\n", "live = open('runs.txt', 'r+'); live.write('d'); live.close()\n"
