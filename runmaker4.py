@@ -780,7 +780,7 @@ def stat_single_file(fd: int) -> os.stat_result:
     """Return the status of an open file; raise OSError unless it is a regular file with one name."""
     info = os.fstat(fd)
     if not S_ISREG(info.st_mode):
-        raise OSError(errno.EEXIST, "not a regular file")
+        raise OSError(errno.EEXIST, "is a directory" if stat.S_ISDIR(info.st_mode) else "not a regular file")
     if info.st_nlink > 1:
         raise OSError(errno.EEXIST, "has several names (hard links)")
     return info

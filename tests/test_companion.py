@@ -70,19 +70,16 @@ class LockTable(RunCase):
         ended = self.run_script(*mount, *self.command(RUNMAKER, "runs.txt"))
         self.assertRefused(ended, "mount point", "mount the directory")
 
-    def test_a_companion_that_is_no_file_is_refused(self) -> None:
-        lock_table(self.path).mkdir()
-        self.assertAllRefuse(".runs.txt.lock", "is a directory")
-
-    def test_a_pipe_or_a_file_of_contents_by_its_name_is_refused_and_left_as_it_is(self) -> None:
+    def test_a_pipe_a_directory_or_a_file_of_contents_by_its_name_is_refused_and_left_as_it_is(self) -> None:
         words = {"mkfifo -m 600": "not a regular file", "umask 77; echo private >": "is a file with contents",
-                 "touch other; chmod 600 other; ln other": "has several names"}
+                 "touch other; chmod 600 other; ln other": "has several names",
+                 "mkdir -m 600": "is a directory"}
         for number, make in enumerate(words):
             self.write(". echo ran >>ran\n", f"{number}").chmod(0o666)
             subprocess.run([f"{make} .{number}.lock"], shell=True, cwd=self.dir, check=True)
         before = sorted(os.listdir(self.dir))
         users = *self.USERS, (RUNWAIT, "--status"), (RUNMAKER, "--dry-run")
-        said = dict(zip("012", words.values()))
+        said = dict(zip("0123", words.values()))
         for call, ended in self.run_all((*call, name) for call in users for name in said):
             with self.subTest(call):
                 self.assertRefused(ended, f".{call[-1]}.lock", said[call[-1]])
