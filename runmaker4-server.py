@@ -2585,7 +2585,7 @@ class Server(Program):
         return self.runner_stats.exit_status(self._final_count) if status is None else status
 
     def _tell_of_clients(self) -> None:
-        """Tell a `runwait4.py --status` of this user how many clients there are, and which are lost."""
+        """Tell a --status of this user if we drain, how many clients there are, and which are lost."""
         with suppress(OSError):         # without a descriptor, it is told later or never; or it waits no more
             asker, _ = self._status_socket.accept()
             with asker:
@@ -2594,7 +2594,8 @@ class Server(Program):
                     lost = [f"{client.name} since {human_time(boottime() - link.last_message_at)}"
                             for client in clients if (link := client.newest_link) and link.detached.done()]
                     count = len(clients) - len(lost)
-                    text = f"{count:,} client{'s'[count == 1:]}, {len(lost):,} lost"
+                    text = (f"{'the server drains: ' * (not self.lifetime.is_serving)}"
+                            f"{count:,} client{'s'[count == 1:]}, {len(lost):,} lost")
                     asker.send(to_bytes(f"{text}: {name_some(lost)}" if lost else text))
         # not before the next look: an accept(2) that fails would come again at once
         self.loop.remove_reader(self._status_socket)

@@ -13,6 +13,7 @@ from tests.support import (
     FULL,
     RUNMAKER,
     RUNSERVER,
+    RUNWAIT,
     UP,
     WAITING,
     Ended,
@@ -519,4 +520,6 @@ class ServerSignals(TcpCase):
 
     def test_a_job_that_fails_after_usr1_makes_the_exit_status_1(self) -> None:
         server = self.start_draining(signal.SIGUSR1, WAITING, f"{WAITING}; exit 3", "touch never")
+        status = self.run_script(RUNWAIT, "--status", "runs.txt").out
+        self.assertIn(b"\nthe server drains: 2 clients, 0 lost\n", status)
         self.assertDrained(server, 1, "d!.")
