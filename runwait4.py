@@ -2777,11 +2777,11 @@ small, .hint { color: var(--dim); font-size: .85rem; }
 .place { color: var(--dim); }
 b.failed { color: var(--failed); } b.error { color: var(--error); } b.done { color: var(--done); }
 #bar { display: flex; gap: 2px; height: 1rem; margin: 1rem 0 .6rem; border-radius: 5px; overflow: hidden; }
-#bar:empty, #legend:empty, ol:empty, section:has(ol:empty) { display: none; }
+#bar:empty, .legend:empty, ol:empty, section:has(ol:empty) { display: none; }
 #bar span { min-width: 3px; }
-#legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; margin: 0; padding: 0; list-style: none; }
-#legend i { display: inline-block; width: .75rem; height: .75rem; border-radius: 2px; margin-right: .4rem; }
-#legend b { margin-right: .3rem; }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; margin: 0; padding: 0; list-style: none; }
+.legend i { display: inline-block; width: .75rem; height: .75rem; border-radius: 2px; margin-right: .4rem; }
+.legend b { margin-right: .3rem; }
 button, select, input { font: inherit; font-size: .87rem; color: inherit; background: var(--shade);
   padding: .25rem .55rem;
   border: 1px solid var(--line); border-radius: 5px; max-width: 100%; }
@@ -2839,7 +2839,7 @@ a { color: var(--done); }
 <header>
 <p><span class="file">@TITLE@</span> <code class="place">@PLACE@</code></p>
 <h1 id="headline">@COUNTS@</h1>
-<div id="bar" aria-hidden="true"></div><ul id="legend"></ul>
+<div id="bar" aria-hidden="true"></div><ul id="legend" class="legend"></ul>
 <pre>@STATUS@</pre>
 </header>
 <main>
@@ -2848,7 +2848,7 @@ a { color: var(--done); }
 <section id="time" hidden><h2>Slots over time</h2>
 <canvas id="slots" role="img"
   aria-label="The runs of each slot over time; the table has the same runs"></canvas>
-<code id="tip" aria-hidden="true"></code></section>
+<ul id="colours" class="legend"></ul><code id="tip" aria-hidden="true"></code></section>
 </div>
 <section id="runs" hidden><h2>Runs</h2>
 <div id="search" role="search">
@@ -3083,7 +3083,16 @@ function update() {                 // load the next page; report it when none i
   setInterval(() => { if (performance.now() - typed > 5000) location.reload(); }, data.pause * 1000);
 }
 
-function summarize() {              // the headline, the bar and its legend
+function explain(legend, name, count) {     // add an entry, and return its colour
+  const entry = make("li"), sample = make("i"),
+    colour = `var(--${name.replace(" ", "-")}, var(--unknown))`;
+  sample.style.background = colour;
+  entry.append(sample, make("b", number(count)), name);
+  get(legend).append(entry);
+  return colour;
+}
+
+function summarize() {              // the headline, the bar and the legends
   const {failed, error} = data.counts,
     total = Object.values(data.counts).reduce((sum, count) => sum + count, 0);
   const state = failed ? "failed" : error ? "error" : "done",
@@ -3092,13 +3101,14 @@ function summarize() {              // the headline, the bar and its legend
     ` of ${number(total)} ${total == 1 ? "job" : "jobs"} ${how}`);
   const states = ["done", "failed", "error", "running", "held", "new"];
   for (const state of states.filter(state => data.counts[state])) {
-    const part = make("span"), entry = make("li"), sample = make("i");
+    const part = make("span");
     part.style.flex = data.counts[state];
-    part.style.background = sample.style.background = `var(--${state})`;
-    entry.append(sample, make("b", number(data.counts[state])), state);
+    part.style.background = explain("legend", state, data.counts[state]);
     get("bar").append(part);
-    get("legend").append(entry);
   }
+  const ends = new Map();           // of the runs in the picture
+  for (const run of started) ends.set(outcome(run), (ends.get(outcome(run)) || 0) + 1);
+  for (const [end, count] of [...ends].sort(([, a], [, b]) => b - a)) explain("colours", end, count);
   const sizes = [];                 // of all groups, the largest first
   for (const run of runs) if (run.group !== null) sizes[run.group] = (sizes[run.group] || 0) + 1;
   groups.forEach((button, i) => button.style.setProperty("--share", `${100 * sizes[i] / sizes[0]}%`));

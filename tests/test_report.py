@@ -427,6 +427,7 @@ class InABrowser(ReportCase):
                      journal_end(2000, state="c", exit=-1, signal=15, cause="cancelled"))
         self.assertEqual(self.report().code, 0)
         text = self.browse('click("#groups button"); type("img")')
+        self.assertIn("1,998done1failed1cancelled", words(text))        # the legend of the picture
         self.assertIn(f"<title>runs.txt – {HERE}:", text)
         self.assertRegex(text, '<h1 id="headline"><b class="failed">1</b> of 1 job failed</h1>')
         self.assertIn(">1 of 2,000: &lt;/script&gt;&lt;img src=x", text)
