@@ -1446,7 +1446,8 @@ def status_of(observation: Observation) -> Fields:
     """Return what --status shows, as the fields of --status --json."""
     job_counts = count_states(observation.snapshot)
     rows = {row.line.number: row for row in observation.rows_of_running_lines()}
-    rate = measure_rate(observation.recent_runs, observation.running_lines) if job_counts.running else None
+    runs = observation.recent_runs
+    rate = measure_rate(runs, observation.running_lines) if job_counts.running else None
     runners_at_work = observation.runners_at_work
 
     def fields_of_lines(lines: Iterable[Line]) -> list[Fields]:
@@ -1468,13 +1469,14 @@ def status_of(observation: Observation) -> Fields:
     if job_counts.new:
         # also hosts where a run has just ended and the runner lives: jobs can be too short to be seen
         earliest = time.time() - observation.MAX_BETWEEN_RUNS_SECONDS
-        hosts |= {run.host for run in observation.recent_runs
+        hosts |= {run.host for run in runs
                   if (run.ended or 0.0) > earliest and not runners_at_work.has_runner_exited(run)}
-    hanging = [] if job_counts.new else [*find_hanging_jobs(observation.recent_runs, jobs)]
+    hanging = [] if job_counts.new else [*find_hanging_jobs(runs, jobs)]
     seconds_left = None
     if rate and not (runners_at_work.has_no_runners or hanging):
         seconds_left = rate.seconds_left(job_counts.new + job_counts.running, time.time())
     told = [*runners_at_work.ask_servers()]
+    over_tcp = any((run.runner or 0) >= PresenceLock.SERVERS for run in runs)
     return {
         **job_counts._asdict(),
         "total": job_counts.all + job_counts.held,
@@ -1484,7 +1486,7 @@ def status_of(observation: Observation) -> Fields:
         **runners_at_work.count_by_kind(),
         "per_hour": rate and (rate.per_second(time.time()) * 3600 or None),
         "seconds_left": seconds_left,
-        "waits": find_wait_reason(observation.watcher, job_counts, runners_at_work, hosts),
+        "waits": find_wait_reason(observation.watcher, job_counts, runners_at_work, hosts, over_tcp),
         **({"hanging": hanging} if hanging else {}),
         **({"clients": told} if told else {}),
     }
@@ -1509,15 +1511,20 @@ def status_fields_of_row(last_row: Row, runners_at_work: RunnersAtWork) -> Field
 
 
 def find_wait_reason(
-    watcher: Watcher, job_counts: Counts, runners_at_work: RunnersAtWork, hosts: Collection[str] = ()
+    watcher: Watcher, job_counts: Counts, runners_at_work: RunnersAtWork, hosts: Collection[str] = (),
+    over_tcp: bool = False
 ) -> str:
-    """Return why new jobs wait, for example for a runner; '' if none is new, or a runner can take one."""
+    """Return why new jobs wait, for example for a runner; '' if none is new, or a runner can take one.
+
+    over_tcp: a server has handed out jobs of the file.
+    """
     if not job_counts.new:
         return ""
     if block_reason := watcher.block_reason(hosts):
         return block_reason.text
     if runners_at_work.has_no_runners:
-        return f"{job_counts.new} new, but no runner (start runmaker4.py)"
+        return (f"{job_counts.new} new, but no runner (start runmaker4.py"
+                f"{' or runmaker4-server.py' * over_tcp})")
     return ""
 
 

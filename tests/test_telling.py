@@ -221,6 +221,9 @@ class Status(TellingCase):
                 self.write(text)
                 self.assertEqual(self.status()["waits"], trouble)
                 self.assertIn(f"\n{trouble}\n", self.told("--status", "runs.txt"))
+        self.journal(end(1, 1, runner=runmaker4.PresenceLock.SERVERS))      # over TCP
+        self.assertEqual(self.status("--outdir", "out")["waits"],
+                         "1 new, but no runner (start runmaker4.py or runmaker4-server.py)")
         self.write("#RUN hots=bob\n. a\n")
         self.assertIn("; the jobs below it wait", self.status()["waits"])
         self.write("#RUN host=bob\n. a\n#RUN hots=bob\n")
