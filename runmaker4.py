@@ -101,7 +101,6 @@ import resource
 import select
 import shlex
 import shutil
-import stat
 import struct
 import termios
 import time
@@ -115,7 +114,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from math import inf
-from stat import S_ISREG
+from stat import S_IMODE, S_ISDIR, S_ISLNK, S_ISREG, S_ISVTX, S_IWGRP, S_IWOTH
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -780,7 +779,7 @@ def stat_single_file(fd: int) -> os.stat_result:
     """Return the status of an open file; raise OSError unless it is a regular file with one name."""
     info = os.fstat(fd)
     if not S_ISREG(info.st_mode):
-        raise OSError(errno.EEXIST, "is a directory" if stat.S_ISDIR(info.st_mode) else "not a regular file")
+        raise OSError(errno.EEXIST, "is a directory" if S_ISDIR(info.st_mode) else "not a regular file")
     if info.st_nlink > 1:
         raise OSError(errno.EEXIST, "has several names (hard links)")
     return info
@@ -791,9 +790,9 @@ def is_trusted_replacement(new: os.stat_result, old: os.stat_result) -> bool:
 
     Its owner must be us, root, the old owner, or a user who could have written to the old file.
     """
-    if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & stat.S_IWOTH:
+    if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & S_IWOTH:
         return True
-    return bool(old.st_mode & stat.S_IWGRP) and new.st_gid == old.st_gid
+    return bool(old.st_mode & S_IWGRP) and new.st_gid == old.st_gid
 
 
 def stat_or_none(path: str) -> os.stat_result | None:
@@ -810,10 +809,10 @@ def share_with_writers(fd: int, model: os.stat_result, mode: int | None = None) 
     mode: for all other users; None: as it is.
     """
     status = os.fstat(fd)
-    old_mode = stat.S_IMODE(status.st_mode)     # with setgid
-    writers = 0 if model.st_mode & stat.S_ISVTX else model.st_mode & 0o022
+    old_mode = S_IMODE(status.st_mode)     # with setgid
+    writers = 0 if model.st_mode & S_ISVTX else model.st_mode & 0o022
     shared = 3 * writers                        # w and r
-    if stat.S_ISDIR(status.st_mode):
+    if S_ISDIR(status.st_mode):
         shared |= writers >> 1                  # and x
     if writers and status.st_gid != model.st_gid:
         try:
@@ -1119,7 +1118,7 @@ def give_rights(new: int, old: os.stat_result) -> None:
         with suppress(PermissionError):
             os.fchown(new, owner, old.st_gid)
             break
-    os.fchmod(new, stat.S_IMODE(old.st_mode))
+    os.fchmod(new, S_IMODE(old.st_mode))
 
 
 # ---- appending ---------------------------------------------------------------------------------------------
@@ -1555,7 +1554,7 @@ def lstat_no_link(path: str) -> os.stat_result:
     The lock file is named after the path, so runners would not see the locks of users of a link.
     """
     info = os.lstat(path)
-    if stat.S_ISLNK(info.st_mode):
+    if S_ISLNK(info.st_mode):
         target = os.path.realpath(path)
         is_pipe = target.startswith("/proc/")       # of <(...); nothing has this name
         remedy = "name a regular file" if is_pipe else f"name the file itself: {target}"
@@ -1568,7 +1567,7 @@ def open_job_file(path: str, flags: int) -> int:
     try:
         mode = lstat_no_link(path).st_mode
         if not S_ISREG(mode):
-            kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+            kind = "a directory" if S_ISDIR(mode) else "not a regular file"
             raise UsageError(f"{path}: is {kind} (expected a job file)")
         fd = os.open(path, flags | os.O_NOFOLLOW)
         try:
@@ -7554,7 +7553,7 @@ class Journal:
         self._file = RecordFile(path, "journal", flags, [b"{"], executor.say, on_error, self._on_lost)
         share_with_writers(self._file.fd, os.stat(folder))
         info = os.fstat(self._file.fd)
-        if info.st_uid not in (os.geteuid(), 0) and info.st_mode & stat.S_IWOTH and not may_be_shared:
+        if info.st_uid not in (os.geteuid(), 0) and info.st_mode & S_IWOTH and not may_be_shared:
             raise UsageError(
                 f"{path}: belongs to {user_name(info.st_uid)}, and all may write to it "
                 "(give another --outdir)"
