@@ -261,6 +261,7 @@ time_limit = partial(duration, least=-1e6)
 
 
 def integer_between(least: int, most: int = 1_000_000) -> Callable[[str], int]:
+    """Return an argparse type: a whole number, with both limits allowed."""
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
             raise ArgumentTypeError(
@@ -372,10 +373,11 @@ class Parser(argparse.ArgumentParser):
         self.color = False                      # Python 3.14 would colour a part, 3.15 drop backticks
         self.purpose = purpose
         self.examples = examples
-        self.statuses = statuses
-        self.notes = notes
+        self.statuses = statuses  # by exit status: what it means
+        self.notes = notes  # by title: a paragraph below the options
 
     def format_help(self) -> str:
+        # argparse breaks no lines in these parts, because of the examples; the options have the same width
         width = max(shutil.get_terminal_size().columns - 2, 20)
         self.description = f"{filled(self.purpose, width)}\n\n{self.examples}"
         notes = [filled(f"{title}: {text}", width) for title, text in self.notes.items()]
@@ -430,6 +432,8 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
 
     Without handlers KILL_SIGNALS simply kill us: no job runs yet, and we could be waiting for a file system
     or a server that does not answer.  HUP, USR1 and QUIT remain blocked until they have a handler.
+
+    argv: None: the arguments of this process.
     """
     # No other file may get the number of a closed standard descriptor
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -519,6 +523,7 @@ def once_per_subject(say: Say) -> Callable[[str, str], None]:
 def print_lines(lines: Iterable[bytes]) -> int:
     """Print many lines, and return how many."""
     count = 0
+    # control characters, which a command in a job file can have, must not reach a terminal
     printed_lines = map(one_line, lines) if os.isatty(1) else iter(lines)
     while batch := list(itertools.islice(printed_lines, 1000)):
         print_bytes(b"\n".join(batch) + b"\n")
@@ -549,9 +554,10 @@ class Throttle:
         self.clock = clock
         self._max_waiting_seconds = max_waiting_seconds
         self._started_at = -inf            # the task has not run
+        # of the part that runs, or ran last
         self._part_started_at = 0.0
         self._part_cpu_started_at = 0.0
-        # of the finished parts of the run
+        # seconds, of the finished parts of the run
         self._seconds = 0.0
         self._cpu_seconds = 0.0
 
@@ -603,6 +609,8 @@ def lock(fd: int, offset: int, length: int = 1, shared: bool = False) -> bool:
     Never lock bytes twice in the same way with one description.  The CephFS server merges the two locks into
     one with a 32-bit end (src/mds/flock.cc, adjust_locks()).  Seen on CephFS 16.2: of [0, 2^32 + 5)
     the first five bytes remained.
+
+    shared: others can lock the bytes in this way, too.
     """
     kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
     try:
@@ -721,6 +729,7 @@ def open_lock_file(path: str, flags: int, network: bool) -> int:
     try:
         return open_direct(path, flags | LOCK_FILE_FLAGS, network)
     except OSError as error:
+        # O_NOFOLLOW: by a link, another user could choose the file that we create or lock
         if error.errno == errno.ELOOP:
             raise OSError(error.errno, "is a symbolic link") from None
         raise
@@ -740,7 +749,7 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
         fd = open_or_make(lock_path, os.O_RDWR | LOCK_FILE_FLAGS, 0o600, network)
     try:
         lock_status = stat_lock_file(fd, network)
-        file_status = stat_or_none(path)
+        file_status = stat_or_none(path)  # None: the file does not exist yet, or is just being replaced
         if lock_status.st_uid not in (os.geteuid(), 0, file_status.st_uid if file_status else 0):
             raise OSError(
                 errno.EPERM,
@@ -1001,7 +1010,10 @@ class Reader(Opened):
     """An open file; reads return the current contents, not old pages of this host's cache."""
 
     def __init__(self, fd: int = CLOSED, network: bool = False) -> None:
-        """On a network file system, open_direct() has opened `fd`."""
+        """On a network file system, open_direct() has opened `fd`.
+
+        network: reads must not come from this host's cache.
+        """
         self.fd = fd
         self._window = 0, 0, b""           # what reading_once() has read: from, to, the data
         self.reading_mode = Reading.CACHED
@@ -1057,7 +1069,10 @@ class Reader(Opened):
             self._window = 0, 0, b""
 
     def pread(self, size: int, offset: int) -> bytes:
-        """Return `size` bytes from an offset on; fewer only at the end of the file."""
+        """Return `size` bytes from an offset on; fewer only at the end of the file.
+
+        What reading_once() has read comes from memory.
+        """
         start, stop, data = self._window
         if start <= offset and offset + size <= stop:
             return data[offset - start:offset + size - start]
@@ -1072,6 +1087,7 @@ class Reader(Opened):
             fcntl.fcntl(self.fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
             self.reading_mode = Reading.DROPPED
         if self.reading_mode is Reading.DROPPED:
+            # otherwise pread(2) could return old pages of this host's cache
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         return os.pread(self.fd, size, offset)
 
@@ -1208,6 +1224,7 @@ def path_names_fd(path: str, fd: int) -> bool:
     """Return True if a path names this open file.  The answer can come from this host's cache of names."""
     path_fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
+        # as /proc has it: stat(2) would ask an NFS server
         if not (identity := file_identity_lines(path_fd)):
             return os.path.sameopenfile(path_fd, fd)            # this asks an NFS server
         return identity == file_identity_lines(fd)
@@ -1254,7 +1271,10 @@ def refuse_local_locks(fd: int, mount: Mount) -> None:
 
 
 def check_mount(path: str, single_host: bool) -> Mount:
-    """Return the mount of a path; raise UsageError if locks there are known not to exclude other hosts."""
+    """Return the mount of a path; raise UsageError if locks there are known not to exclude other hosts.
+
+    single_host: accept any mount: no other host uses the file.
+    """
     mount = find_mount(path)
     if single_host:
         return mount
@@ -1332,7 +1352,8 @@ class Scan:
         """Start at the offset `start`, where a line begins.  states: the wanted states; None: all.
 
         counted: gets the number of job lines in each state, also of unwanted lines.
-        check_numbers: raise FileChangedError if line numbers are found to be wrong.
+        check_numbers: raise FileChangedError if line numbers are found to be wrong.  directives: also find
+        #RUN lines.
         """
         self.file = file
         self._checks_numbers = check_numbers
@@ -1344,7 +1365,7 @@ class Scan:
         self.line_number = 0    # of the last line that begins at or before this position; 0: none does
         self.counted = counted
         self.chunk_size = self.MIN_CHUNK_SIZE      # bytes
-        self.last: Line | None = None
+        self.last: Line | None = None              # found by next(); None: none yet
         # raise Paused after the first whole chunk past this time (monotonic)
         self.pause_at = inf
 
@@ -1465,7 +1486,10 @@ class Scan:
 
 @functools.cache
 def wanted_lines_pattern(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
-    """Return a pattern for the newline before a job line in these states (None: all) and the line's start."""
+    """Return a pattern for the newline before a job line in these states (None: all) and the line's start.
+
+    directives: or the newline before a #RUN line, or one that looks like it.
+    """
     beginnings = []
     if states is None:
         beginnings.append(rb"[^#/ \t\n][ \t]")
@@ -1563,7 +1587,10 @@ def lstat_no_link(path: str) -> os.stat_result:
 
 
 def open_job_file(path: str, flags: int) -> int:
-    """Open a job file: a regular file, no symbolic link, not UTF-16.  Raises UsageError."""
+    """Open a job file: a regular file, no symbolic link, not UTF-16.  Raises UsageError.
+
+    flags: the access mode, perhaps O_APPEND.
+    """
     try:
         mode = lstat_no_link(path).st_mode
         if not S_ISREG(mode):
@@ -1887,7 +1914,10 @@ JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
 
 def find_stray(file: Reader, stray: re.Pattern[bytes]) -> int:
-    """Return the line number of the first stray; 0: none."""
+    """Return the line number of the first stray; 0: none.
+
+    stray: STRAY or STRAY_WITHOUT_JOBS, which begin with the newline before such a line.
+    """
     lines_above = 0
     for lines in whole_lines(file, first_line_offset(file)):
         text = b"\n" + lines                   # so each line begins with a newline
@@ -1920,6 +1950,7 @@ def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_s
         return
     if has_job or not refuse:
         say(f"{name_stray(number)} ({JOB_OR_COMMENT})")
+    # without NULs it can be a list of commands
     elif b"\0" not in file.pread(4096, 0):
         raise UsageError(
             f"{path}: no jobs; line {number} is plain text (a job is '. COMMAND'; runset4.py NEW --add-list "
@@ -1932,6 +1963,7 @@ def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_s
 def check_job_file(path: str, network: bool, say: Say) -> None:
     """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job; report strays."""
     with job_file(path, network) as file:
+        # a byte of another state is mostly a word of a plain list, such as `R CMD BATCH`
         check_file_for_strays(file, path, say, refuse=True, job_states=OUR_STATES)
         for directive in Scan(file, first_line_offset(file), states=b"", directives=True):
             if why_malformed := NO_DIRECTIVES.with_directive(directive).error:
@@ -2135,6 +2167,7 @@ def name_counts(**numbers: int) -> list[str]:
 
 
 def count_states(snapshot: Snapshot) -> Counts:
+    # orphans are `r` in the file, so their number comes from the lists
     states = snapshot.states
     return Counts(
         states[NEW],
@@ -2162,7 +2195,7 @@ class Summary:
     without_jobs: frozenset[Consumer] = frozenset()     # none is left for these
 
     def describe(self, with_lines: bool) -> str:
-        """Return '31 done, 2 failed (lines 3, 5), 9 new'."""
+        """Return '31 done, 2 failed (lines 3, 5), 9 new'.  with_lines: with the numbers of the bad lines."""
         counted = self.counts
         processed = name_counts(done=counted.done, failed=counted.failed, error=counted.error)
         if counted.bad and self.bad_lines and with_lines:     # counts and lines are of different moments
@@ -2245,11 +2278,11 @@ class LockTableReader(Opened):
     """The lock file of a job file, for queries through `fd`."""
 
     def __init__(self, file: str, mount: Mount, say: Say) -> None:
-        self._file = file
+        self._file = file  # path of the job file
         self._mount = mount
         self.network = mount.network
         self.say = say
-        self.path = lock_file_of(file)
+        self.path = lock_file_of(file)  # of the lock file
         # CLOSED also: unreadable, or the lock file does not exist
         self.fd = CLOSED
         self.inode: Identity | None = None      # kept by close(); None: no lock file was opened
@@ -2276,7 +2309,10 @@ class LockTableReader(Opened):
             return False
 
     def open_current(self) -> None:
-        """Open the lock file that the path names now, unless it is open."""
+        """Open the lock file that the path names now, unless it is open.
+
+        After an error the old one stays open.
+        """
         if self.is_open and self.is_current():
             return
         old_fd = self.fd
@@ -2392,7 +2428,10 @@ class LockTable(LockTableReader):
     """
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
                  presence_lock: PresenceLock | None = None) -> None:
-        """interval: the seconds for which an answer True of still_has_locks() holds."""
+        """interval: the seconds for which an answer True of still_has_locks() holds.
+
+        presence_lock: None: this process takes no jobs.
+        """
         super().__init__(file, mount, say)
         self.clock = clock
         self.interval = interval
@@ -2414,6 +2453,7 @@ class LockTable(LockTableReader):
         self._length_at_first_claim: int | OtherUsers = OtherUsers.NOT_ASKED
 
     def _open(self) -> tuple[int, Identity]:
+        """Open or create the lock file; lock HERE_BYTE, the pulse and the presence lock on it."""
         opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)
         try:
@@ -2429,6 +2469,7 @@ class LockTable(LockTableReader):
         except OSError:
             os.close(fd)
             raise
+        # no further job may get a description of the previous lock file
         close_all(*self._spare_fds, *self._pipes.values())
         self._spare_fds, self._pipes = [], {}
         self._locks_known_at = opened_at
@@ -2469,7 +2510,7 @@ class LockTable(LockTableReader):
         Yield False if another process has any of them locked for `patience` seconds.  Raises FileChangedError
         if the path no longer names this lock file.
         """
-        pause = 0.01 if self.network else 0.0005
+        pause = 0.01 if self.network else 0.0005  # seconds to the second try
         locked = keep_trying(partial(self._lock, offset, length), patience, pause)
         try:
             if locked:
@@ -2511,6 +2552,7 @@ class LockTable(LockTableReader):
         return offset in self.job_locks
 
     def open_job_lock(self) -> int:
+        """Return a descriptor for the lock of one job: of a new open file description, or of a spare one."""
         if self._spare_fds:
             return self._spare_fds.pop()
         fd = open_direct(self.path, os.O_RDWR, self.network)
@@ -2569,6 +2611,7 @@ class LockTable(LockTableReader):
         preferred = own_job_lock_offset(line)
         fd = self.open_job_lock()
         try:
+            # from the line's own on, and around the end of the bucket
             for offset in itertools.chain(range(preferred, offsets.stop), range(offsets.start, preferred)):
                 if not self.is_ours(offset) and lock(fd, offset):
                     job_lock = JobLock(fd, offset)
@@ -2662,7 +2705,7 @@ class LockTable(LockTableReader):
         lost_fds = [fd for fd in offsets if lost_locks(fd, offsets[fd], self._mount)]
         for fd in lost_fds:
             with suppress(OSError):
-                unlock(fd, 0, 0)
+                unlock(fd, 0, 0)  # all bytes
             for offset in offsets[fd]:
                 self.buckets.pop(self.job_locks.pop(offset).bucket, None)
             self.discard(fd)
@@ -2694,7 +2737,7 @@ class LockTable(LockTableReader):
         self._lengthened = True
 
     def is_only_claimer(self) -> bool:
-        """Return True if certainly no other process has claimed since."""
+        """Return True if certainly no other process has claimed since our first claim."""
         assert self.locked_now
         return self._lengthened and self._length_at_first_claim == os.fstat(self.fd).st_size
 
@@ -2828,6 +2871,7 @@ class JobReader(Opened):
         scan = Scan(self.reader, self.start, counted=snapshot.states, directives=True)
         while True:
             is_grouped = scope.settings.together != ""
+            # so many are named; and one that -r would run again is enough
             wants_bad = len(bad_lines) < self.MAX_NAMED or not (can_retry or is_grouped)
             wants_new = remaining.any_fits(scope) and (groups or not is_grouped)
             # A scan for directives and lines `r`, which are few, quickly skips other lines
@@ -3092,6 +3136,7 @@ class JobFile(JobReader):
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Callable[[], float] = boottime,
                  presence_lock: PresenceLock | None = None,
                  make_lock_table: Callable[..., LockTable] = LockTable) -> None:
+        """presence_lock: None: this process takes no jobs.  make_lock_table: a server has its own class."""
         super().__init__(path, say=say, mount=mount, clock=clock)
         self.lock_table = make_lock_table(
             self.real_path, mount, say=say, clock=clock, interval=self.interval, presence_lock=presence_lock
@@ -3317,6 +3362,7 @@ class JobFile(JobReader):
         pwrite_all(self.fd, data, offset)
         if self.network:
             os.fsync(self.fd)                   # reports a server that is full or lost
+            # if locks were lost meanwhile, another host could have changed the line before this write
             self.lock_table.check_still_has_locks()
 
 
@@ -3709,6 +3755,7 @@ class JobQueue:
         except OSError as error:
             # The file is missing or cannot be read now.  Another check follows; finish() reports it.
             self.close_if_locks_lost(error)
+        # each of our job locks belongs to one claimed job
         assert self.file.lock_table.job_locks == {
             job.job_lock.offset: job.job_lock for job in self.claimed if job.job_lock
         }
@@ -3844,7 +3891,7 @@ class JobQueue:
 
         by_offset: all lines of the command.  unused_running: those that are `r` and that none of our jobs
         has; a returned line is removed from it.  locks_of_others: job locks of the command in other
-        processes.
+        processes.  Return None if none of these exists.
         """
         # Each of these locks stands for one line `r` of another process.  If more lines are `r`, one is ours.
         if unused_running and len(unused_running) > locks_of_others:
@@ -4064,6 +4111,7 @@ class Consumers:
 
     def __init__(self, consumers: Iterable[Consumer]) -> None:
         self.all = dict.fromkeys(consumers)
+        # by Directives.consumer_key; can contain consumers that were removed from `all` since
         self.fitting_by_key: dict[ConsumerKey, set[Consumer]] = {}
 
     def fitting(self, scope: Directives) -> Iterator[Consumer]:
@@ -4248,9 +4296,9 @@ class Orphans:
 
     def __init__(self, file: JobFile, results: Results) -> None:
         self._file = file
-        self._results = results
+        self._results = results  # shared with the Cursor
         self.lines = OrphanLines([], [])
-        self._reported = 0
+        self._reported = 0              # so many lines
         self.last_found_at = -inf       # clock; of a line that may be one, too
         # when (clock) a line was first seen without a lock: see check_orphan()
         self._unlocked_since: dict[tuple[int, int, bytes], float] = {}
@@ -4334,7 +4382,7 @@ class Orphans:
                 opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as journal:
             journal.seek(max(journal.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
             for host, runner in re.findall(run, journal.read(TAIL_BYTES)):
-                hint = orphan_hint(host, int(runner))
+                hint = orphan_hint(host, int(runner))  # the last one counts
         return hint
 
 
@@ -4387,7 +4435,7 @@ class Walk:
         # another walk follows: this one has claimed a job, or the file is being edited
         self.needs_another_walk = after_edit
         self.above = Above()
-        # up to the next directive
+        # up to the next directive no new job is for these consumers
         self._only_running_matter = False
         # a line can soon be claimable: another runner had just taken it or held the command mutex, it may be
         # an orphan, or lines are being appended
@@ -4405,7 +4453,7 @@ class Walk:
         # the first job of a group, if this process starts no groups
         self.unstartable_group_job: Line | None = None
         self.unstartable_group_settings = NO_SETTINGS
-        self.seconds_until_trusted = 0.0
+        self.seconds_until_trusted = 0.0  # for which the end of the file can be half saved
         self.scan = Scan(file.reader, file.start, NEW + RUNNING, check_numbers=True, directives=True)
 
     def claim_next(self, consumers: Consumers, pause_at: float) -> Job | Stop:
@@ -4420,6 +4468,7 @@ class Walk:
                 self._release_consumers(consumers.all)
             if consumers is not self.consumers and not self._continue_for_consumers(consumers):
                 return Stop.RESTART
+            # there seem to be fewer others than lines that were left to them
             if len(self.passed) >= self._queue.spread:
                 self._go_back_to_passed()
             while True:
@@ -4455,9 +4504,10 @@ class Walk:
             return Stop.RESTART
 
     def _choose_among(self, count: int) -> None:
-        """Choose one of the next new lines at random, and pass those above it, up to a directive.
+        """Choose one of the next `count` new lines at random, and pass those above it, up to a directive.
 
-        Otherwise all runners would try the same line, which costs each a round trip on a network.
+        Otherwise all runners would try the same line, which costs each a round trip on a network.  On a local
+        file system, and at a server, take the first.
         """
         is_runner_on_network = self._file.network and not self._starts_groups
         self._to_pass = os.urandom(1)[0] % count if is_runner_on_network else 0
@@ -4760,6 +4810,7 @@ class Cursor:
         self.no_job = NoJob()
         self._reader = file.reader              # of the walk
         self._is_sliced = False                 # the last claim paused in the middle of the walk
+        # when (clock) the errors in a row began; while a file may be waited for without end: the last one
         self._errors_since: float | None = None
         self._waiting_signature: tuple[int, ...] = ()   # of the file, at the last walk without a job
         # when (clock), if the file still has that signature
@@ -4861,6 +4912,7 @@ class Cursor:
                 ):
                     lines.append(line)
                     self._results.pop(line.command, None)
+            # all at once is the next try; otherwise the first line alone
             tries_all = True
             while lines:
                 if tries_all and self.file.make_new(lines):
@@ -4956,6 +5008,8 @@ class Cursor:
         others.  So one that neither asks to exit nor runs orphans again looks only at some two of them, and
         at none in its first idle walk.  If one may be an orphan, walks look at all for a minute: a host that
         dies leaves many.  Nobody exits before all were looked at, by the walk and by the count.
+
+        after_edit: an edit has ended the walk before.
         """
         self.queue.reopen_if_replaced()
         self._restart_if_replaced()
@@ -5041,7 +5095,10 @@ class Cursor:
     # -- messages --------------------------------------------------------------------------------------------
 
     def _report_obstacles(self, walk: Walk, summary: Summary | None) -> None:
-        """Report, once, why jobs cannot start: a problem in the file, or a group that needs a server."""
+        """Report, once, why jobs cannot start: a problem in the file, or a group that needs a server.
+
+        summary: of the count after the walk; None: there was none, or it failed.
+        """
         block = walk.above.block
         problem = block.text if block else ""
         is_stopped = block is not None and block.why is Why.STOPPED
@@ -5067,6 +5124,7 @@ class Cursor:
             self._report_waiting_at = now + self.MIN_IDLE_SECONDS
         elif now >= self._report_waiting_at:
             self._report_waiting_at = inf  # reported, until the file changes
+            # a reader of its own: only the queue may open another file in `self.file`
             reader = JobReader(self.file.path, say=self.say, mount=self.file.mount, clock=self.clock)
             snapshot = reader.snapshot()
             reader.close_files()
@@ -5206,6 +5264,7 @@ def settings_without_jobs(file: JobReader, directives: Iterable[Line]) -> Iterat
         below = Scan(file.reader, line.offset, directives=True)
         below.line_number = line.number - 1
         below.next()                            # this line
+        # behind RUN; a #RUN alone clears all settings
         successor = next((line for line in below if b"=" in line.text or line.state != DIRECTIVE
                           or not line.text[3:].strip()), None)
         if successor is None:
@@ -5293,6 +5352,8 @@ def write_with_retries(
 
     interval: seconds after which to report that another process keeps the command locked; other reasons are
     reported at once.
+
+    Return the result of write(): '', or the permanent error.
     """
     first_attempt = write()
     if isinstance(first_attempt, asyncio.Future) and first_attempt.done() and not first_attempt.exception():
@@ -5305,6 +5366,8 @@ async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Aw
     """Await an attempt to write a result; make another while it raises TemporaryError.
 
     Return the permanent error, or ''.
+
+    interval, say: as for write_with_retries().
     """
     waited, pause = 0.0, FIRST_RETRY_SECONDS
     is_reported = False
@@ -5330,6 +5393,8 @@ def thread_pool(size: int | None = None) -> futures.ThreadPoolExecutor:
     blocks all, and a SIGCHLD would go to a thread here.  That would wait for the GIL then, and the main
     thread would wake it at each system call: 10 % of the CPU time of a short job.  TTOU remains, which stops
     a program in the background that writes to a terminal with `stty tostop`.
+
+    size: of threads at most; None: as many as Python chooses.
     """
     from concurrent import futures  # which asyncio has loaded
     blocked = signal.valid_signals() - {signal.SIGTTOU}
@@ -5357,7 +5422,10 @@ class FileExecutor:
         self.pending: set[futures.Future[Any]] = set()
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Make a call now, or put it into the thread's queue."""
+        """Make a call now, or put it into the thread's queue; return the future answer.
+
+        Of a call that is made now, the answer can have a TemporaryError; any other exception is raised here.
+        """
         if self.pool:
             future = self.pool.submit(function, *args, **kwargs)
             self.pending.add(future)
@@ -5485,23 +5553,26 @@ class FileJobs:
         self._cursor = cursor
         self._queue = cursor.queue
         self._file = cursor.file
-        self._reader = reader
+        self._reader = reader  # for counts: only the queue may reopen its own file
         self.executor = executor
         self._consumer = consumer
         self.interval = cursor.interval
-        self.poll = 5.0 if cursor.file.network else 0.25
+        self.poll = 5.0 if cursor.file.network else 0.25  # seconds
         self._short_jobs = 0                    # that ended in a row
         self._trims: dict[Job, asyncio.TimerHandle] = {}        # of jobs on NFS that can be short
         self._due: dict[Job, bytes] = {}        # results for the next claim
         self._next_claim = asyncio.Event()      # set once it is in the executor
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
+        # results that finish() holds back for this claim
         due, self._due = self._due, {}
         is_short = self._short_jobs >= self.SHORT_JOBS
         call = self.executor.call(self._claim, exits_if_none, free, capacity, is_short, due)
+        # they are on the way, so finish() stops waiting
         self._next_claim.set()
         self._next_claim = asyncio.Event()
         result = await call
+        # unless the job ends before, its bucket is trimmed then
         if self._file.mount.is_nfs and isinstance(result, Job):
             loop = asyncio.get_running_loop()
             self._trims[result] = loop.call_later(self.SHORT_SECONDS, self._on_long_job, result)
@@ -5509,9 +5580,10 @@ class FileJobs:
 
     def _claim(self, exits_if_none: bool, free: Resources, capacity: Resources, is_short: bool,
                due: dict[Job, bytes]) -> Job | NoJob:
-        """Claim a job that fits these resources, and is probably short.  Called in the executor.
+        """Claim a job that fits these resources.  Called in the executor.
 
-        due: results that the claim can write, too.
+        exits_if_none: as in Jobs.  is_short: the job will probably be short.  due: results that the claim can
+        write, too.
         """
         if capacity != self._consumer.capacity:
             self._consumer.capacity = capacity
@@ -5548,6 +5620,7 @@ class FileJobs:
             self._trims.pop(job).cancel()
             self._short_jobs += 1
             if job.joins_claim and state == DONE:
+                # claim() takes it along, and sets `is_written`; if no claim comes, it is written below
                 self._due[job] = state
                 await wait_for_event(self._next_claim, self.SHORT_SECONDS)
                 self._due.pop(job, None)
@@ -5668,7 +5741,7 @@ class Child(Shell):
                  on_exit: Callable[[int], None] = lambda status: None) -> None:
         super().__init__(pid, job_tag)
         self.exited = exited            # the wait status (waitpid(2))
-        self._exit_callback = on_exit
+        self._exit_callback = on_exit   # called once, with the wait status
         self.session_ended = False      # True: since the exit no process of the session lives
         self.tags = {job_tag}           # and the job lock, once a process of the job was seen with it
 
@@ -5851,6 +5924,7 @@ class Holders:
     )
 
     def __init__(self, lock_file: Identity | None) -> None:
+        # lock_file: None: there is none, so no process has its locks
         self._by_lock: defaultdict[int, list[Holder]] = defaultdict(list)   # by the offset of the job lock
         for name in filter(str.isdigit, os.listdir("/proc")):
             for fd in LOCK_FD, LOCK_FD + 2:     # see Processes.start()
@@ -5960,6 +6034,7 @@ class Signals:
             signal.signal(number, signal.SIG_IGN)
 
     def dispatch(self) -> None:
+        # called by the loop when the pipe has data, and once by handle_signals() for signals that came before
         try:
             numbers = set(os.read(self.read_fd, 1 << 16))       # each byte is a signal number
         except BlockingIOError:
@@ -5988,7 +6063,7 @@ class TreeKiller:
         """grace: seconds from TERM to KILL; None: never KILL."""
         self._loop = loop
         self.grace = inf if grace is None else grace
-        self.kills_at_once = False
+        self.kills_at_once = False  # True: without the grace, after a second INT
         # all waiting callers share the next reading of the table; None: no caller waits
         self._reading: asyncio.Task[ProcessTable] | None = None
         self._throttle = Throttle()     # of the last reading
@@ -6033,6 +6108,7 @@ class TreeKiller:
                 got_term.update(pids)
                 self._signal(pids, signal.SIGTERM)
                 self._signal(pids, signal.SIGCONT)      # not before all have got TERM
+            # twice, because during execve(2) a process shows no tag
             await asyncio.sleep(0.02 if empty_readings else pause)
             pause = min(2 * pause, 0.1)
 
@@ -6083,6 +6159,7 @@ class Processes(TreeKiller):
         id_parts = THIS_HOST, pid_namespace("self"), os.getpid(), time.time_ns() // 1_000_000
         self._new_tags = (b"%s-%d-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR)
+        # below a low limit of open files, with numbers left for the other copies (start())
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
         # the token is secret; memory that another runner has allocated to us is not for each job
         hidden = b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY"
@@ -6100,7 +6177,7 @@ class Processes(TreeKiller):
 
         shell: a path, or a name to look up in our own PATH.  out_fd, err_fd: None: /dev/null.  lock_fds: of
         Jobs.copy_lock_fds().  gate_fd: the shell first reads a line from there, and exits at end
-        of file.
+        of file.  environ: variables besides ours.
         """
         job_tag = next(self._new_tags)
         copies = list(zip((gate_fd, out_fd, err_fd), range(3)))         # of our descriptors, to those numbers
@@ -6286,7 +6363,10 @@ SLURM_MARGIN_SECONDS = 30.0
 
 
 def slurm_seconds_left(kill_after: float | None) -> float:
-    """Return the seconds until jobs must end; infinite without a limit.  Raises UsageError."""
+    """Return the seconds until jobs must end; infinite without a limit.  Raises UsageError.
+
+    kill_after: seconds from TERM to KILL; None: no KILL.
+    """
     text = os.environ.get("SLURM_JOB_END_TIME", "")
     if not re.fullmatch("NONE|[1-9][0-9]{8,10}", text):         # squeue prints NONE for no limit
         problem = f"is not a time: '{printable(text)}'" if text else "is not set"
@@ -6299,7 +6379,10 @@ def slurm_seconds_left(kill_after: float | None) -> float:
 
 def allow_descriptors(needed: int, user: str = "so many jobs need",
                       remedy: str = "lower -j, or raise ulimit -Hn") -> None:
-    """Raise the soft limit of open files.  Raises UsageError if the hard limit is lower."""
+    """Raise the soft limit of open files.  Raises UsageError if the hard limit is lower.
+
+    needed: files that this process will have open.  user, remedy: for the message.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
@@ -6341,10 +6424,10 @@ class Writer:
         self.on_broken = on_broken
         self.on_relieved = on_relieved
         self.terminal = os.isatty(fd)
-        self.gathered = bytearray()
+        self.gathered = bytearray()    # not yet in the executor
         self.gather_until = -inf       # loop's time: no timer writes sooner
         self.closed = False                 # after an error: nothing is written
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.TimerHandle | None = None  # calls flush(); None: it is not set
         self.executor = FileExecutor(self.needs_thread or not is_regular(fd), self._on_written)
 
     @property
@@ -6376,6 +6459,7 @@ class Writer:
         self.on_relieved()
 
     def flush(self) -> None:
+        # post the gathered data, as one write
         if self.timer:
             self.timer.cancel()
             self.timer = None
@@ -6418,7 +6502,7 @@ class MessageLog(Writer):
 
     def write_chunks(self, chunks: Iterable[bytes]) -> None:
         """Write chunks to the file that the path names now."""
-        with suppress(UsageError):
+        with suppress(UsageError):  # then to the old one
             fd = open_record(self.path, os.O_WRONLY | os.O_APPEND)
             os.dup2(fd, self.fd)
             os.close(fd)
@@ -6661,7 +6745,7 @@ class ProgressBar:
     def line(self, counts: Counts, columns: int, hanging: str = "") -> str:
         """Return the longest text that fits, and a bar in the remaining columns.
 
-        hanging: shown instead of the rate and the time left.
+        hanging: shown instead of the rate and the time left.  '': no job hangs.
         """
         self._rate.add_count(self._clock(), counts.processed)
         bad_jobs = "".join(f", {text}" for text in name_counts(failed=counts.failed, error=counts.error))
@@ -6670,6 +6754,7 @@ class ProgressBar:
         texts = [without_rate + (hanging or self._estimate(counts)), without_rate]
         if hanging:
             texts.insert(1, shortest + hanging)
+        # a text must leave 8 columns for the bar
         text = next((text for text in texts if len(text) + 8 < columns), shortest)
         width = min(columns - 1 - len(text), self.MAX_BAR_COLUMNS)
         drawn_bar = f"[{bar(counts, width)}]" if width > 0 else ""
@@ -6725,7 +6810,7 @@ class LinePrinter(Sink):
 
     def __init__(self, writer: Writer, with_output: bool) -> None:
         self.writer = writer
-        self._with_output = with_output
+        self._with_output = with_output  # False: only results
         self._lines: defaultdict[Stream, Lines] = defaultdict(Lines)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
@@ -6789,7 +6874,7 @@ class TerminalConsole(LinePrinter):
     def __init__(self, terminal: Terminal, with_output: bool, file_counter: FileCounter | None,
                  bar: ProgressBar | None, colour: bool, is_recorded: bool) -> None:
         """file_counter: None: a server has the file.  bar: None: no status line.  is_recorded: all that is
-        printed is also in an output directory.
+        printed is also in an output directory.  with_output: also print job output.
         """
         super().__init__(terminal, with_output)
         self._is_recorded = is_recorded
@@ -6857,7 +6942,7 @@ class TerminalConsole(LinePrinter):
     def on_tick(self) -> None:
         self._request_count()
         is_full = self._is_recorded and self.writer.backlog > Writer.HIGH_BACKLOG
-        self._full_seconds = self._full_seconds + 1 if is_full else 0
+        self._full_seconds = self._full_seconds + 1 if is_full else 0  # a tick is a second
         if self._full_seconds > self.MAX_FULL_SECONDS:
             self.writer.ignore_backlog()
         if not self.writer.ignored:
@@ -6938,12 +7023,13 @@ class Plain(Sink):
                 self._on_loss(run.job, error)
 
     def on_job_over(self, job: Job, state: bytes) -> None:
-        """Print all output of a job; with in_order, after all jobs that started before."""
+        """Print a job's output; with in_order, that of all finished jobs before the first unfinished one."""
+        # a job that was never started is not pending
         if job in self.pending:
             self.finished.add(job)
         printable = [job]
         if self.in_order:
-            # all jobs before the first unfinished one; a list, because _print_job() changes `pending`
+            # a list, because _print_job() changes `pending`
             printable = list(itertools.takewhile(self.finished.__contains__, self.pending))
         for next_job in printable:
             self._print_job(next_job)
@@ -6957,6 +7043,7 @@ class Plain(Sink):
         self.finished.discard(job)
         for name, output in self.pending.pop(job, {}).items():
             writer, size = self.writers[name], output.tell()
+            # what was written before comes first
             writer.flush()
             # each piece is read only when it is written
             writer.executor.post(writer.write_chunks, self._read_pieces(job, output, writer.loop), size=size)
@@ -7006,7 +7093,10 @@ class LogFile(Sink):
 
     def __init__(self, path: str, max_lines: int, directory: bytes, executor: FileExecutor,
                  on_error: Say) -> None:
-        """max_lines: of output, per record.  directory: where jobs run.  Raises UsageError."""
+        """max_lines: of output, per record.  directory: where jobs run.  Raises UsageError.
+
+        on_error: gets a message for each record that is given up.
+        """
         self.max_lines = max_lines
         self._directory = directory
         self.executor = executor
@@ -7026,6 +7116,7 @@ class LogFile(Sink):
         """Add complete output lines to the record; keep an incomplete one for the next call."""
         record = self.records[run]
         record.changed = True
+        # split off only as many lines from the end as the record has room for
         *lines, last_part = (record.incomplete_lines[stream] + data).rsplit(b"\n", self.max_lines + 1)
         for line in lines[-self.max_lines:]:
             self._add_line(record, stream.name, line)
@@ -7073,6 +7164,7 @@ def open_record(path: str, flags: int) -> int:
     flags: O_NOFOLLOW refuses a symbolic link.  A dangling one is always refused: another user could choose
     where we create a file.
     """
+    # so that a pipe of this name does not block
     flags |= os.O_NONBLOCK
     try:
         try:
@@ -7134,7 +7226,8 @@ class RecordFile:
         """Open or create the file.  Raises UsageError.
 
         kind: for messages, such as 'journal'.  heads: with which such a file can begin.  on_lost: gets the
-        lines of each record that is given up.  header: of an empty file.
+        lines of each record that is given up.  header: of an empty file.  flags: of open(2), without the
+        access mode.  on_error: gets a message for each such record.
         """
         self.path = path
         # the directory can be reached by a symbolic link, which can change
@@ -7176,7 +7269,7 @@ class RecordFile:
         write = self._write_locked if self._mount.network else self._write
         began = time.monotonic()
         size = self._size_when_stuck
-        failing_since = -inf               # GlusterFS needs 42 s for its first error
+        failing_since = -inf               # set by the first error: GlusterFS needs 42 s for that
         while True:
             try:
                 write(offset, unwritten)
@@ -7187,6 +7280,7 @@ class RecordFile:
             except (OSError, UsageError) as error:
                 max_seconds = self._prepare_retry(error)
                 now = time.monotonic()
+                # go on after so many seconds only if the file has grown: then others append in turn
                 if now - failing_since >= max_seconds:
                     last_size, size = size, -1          # -1: the file is away
                     with suppress(OSError):
@@ -7293,6 +7387,7 @@ class JobLog(Sink):
     HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
     def __init__(self, path: str, executor: FileExecutor, on_error: Say) -> None:
+        # on_error: gets a message for each line that is lost
         self.executor = executor
         self.file = RecordFile(
             path,
@@ -7313,7 +7408,7 @@ class JobLog(Sink):
             run.host,
             run.started_at,
             run.duration,
-            run.streams[0].received,
+            run.streams[0].received,  # of stdout
             -1 if run_result.cause == "timeout" else code,
             run_result.signal,
             run.job.command.replace(b"\t", b" "),
@@ -7329,6 +7424,7 @@ class OutputFile:
     """
 
     def __init__(self, path: str, network: bool, on_error: Say) -> None:
+        # path: the preferred one.  on_error: gets a message if output is lost.
         self.text = bytearray()         # that is not in the file
         self.has_failed = False         # True: no more writes
         self._path = path
@@ -7341,6 +7437,7 @@ class OutputFile:
         return "" if self._fd is None else os.path.basename(self._path)
 
     def write_text(self) -> None:
+        """Append `text` to the file, which is created now if need be, and empty it.  Never raises OSError."""
         try:
             if self.text and not self.has_failed:
                 if self._fd is None:
@@ -7369,7 +7466,10 @@ class OutputFile:
 
 
 def create_unused(path: str) -> tuple[int, str]:
-    """Create an empty file with this path, or the first free one of 'path.~1~', 'path.~2~', ..."""
+    """Create an empty file with this path, or the first free one of 'path.~1~', 'path.~2~', ...
+
+    Return descriptor and path.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     number = 0
     while True:
@@ -7591,7 +7691,7 @@ class Journal:
             self._flushed_at = time.monotonic()
 
     def median(self) -> float:
-        """Return the median() of the last runs that ended well, by all runners."""
+        """Return the median() of the last runs of all runners that ended well, in seconds; 0.0: too few."""
         fd, size = self._file.fd, self.MEDIAN_BYTES
         with suppress(OSError, UsageError):         # a file server that is away: a later look finds more
             while True:
@@ -7646,6 +7746,8 @@ class OutDir(Sink):
 
         on_incomplete: gets the line number of each run whose output is incomplete.  directory: where jobs
         run.  is_default: it is FILE.out, has short output in the journal, and a trusted owner.
+
+        presence_lock: which the journal records with each run; None: unknown.
         """
         self.executor = executor
         self._path = os.path.realpath(path)         # a symbolic link in it can change
@@ -7679,8 +7781,10 @@ class OutDir(Sink):
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Write the `end` event."""
+        # a run that could not be started has none
         entry = self._entries.pop(run, None) or self._new_entry(run)
         self.executor.post(self._write_end, entry, end_fields(run, run_result))
+        # on a network file system the next on_tick() flushes
         if not (self.journal.network or self._flush_timer):
             loop = asyncio.get_running_loop()
             self._flush_timer = loop.call_later(self.journal.END_GATHER_SECONDS, self.flush)
@@ -7690,6 +7794,7 @@ class OutDir(Sink):
         for run in self._entries:
             if now - run.started > self.MAX_SHORT_SECONDS:
                 self.write_output(run)
+        # also starts, for which no end may follow soon
         self.executor.post(self.journal.flush_after, 0.0)
 
     def flush(self) -> None:
@@ -7785,7 +7890,7 @@ class Slots:
     def set_names(self, names: Iterable[str]) -> None:
         """Make one slot for each name; slots with other names get no more jobs.
 
-        A broken name is usable again if it was removed or comes back.
+        A broken name is usable again once it was missing from the names.
         """
         old, self._listed = self._listed, Counter(names)
         self._ranks = {name: rank for rank, name in enumerate(self._listed)}
@@ -7848,7 +7953,7 @@ class Slots:
     def add_end(self, name: str, broken_end: str) -> list[str]:
         """Record how a job ended that probably could not run; '': any other end.
 
-        Return the ends of all such jobs in a row if that takes the name out of service.
+        Return the ends of all such jobs in a row if that takes the name out of service; [] otherwise.
         """
         if self._is_broken(name):
             return []
@@ -7962,9 +8067,11 @@ class RunnerStats:
         """Return the last line that we print, such as '3 done, 1 failed in 12s (line 4); -r runs them again'.
 
         summary: None: the file's state is unknown.  reasons_command: shows why jobs failed; '': none.
+        seconds: since the start.
         """
         own_bad_lines = {*self.bad_lines, *self.unwritten_lines, *self.orphans}
         error_count = self.results[ERROR] + len(self.orphans)
+        # as the file would be counted if it had only our jobs
         own = Counts(0, 0, self.results[DONE], self.results[FAILED], error_count, self.results[CANCELLED])
         did_nothing = not (own.done or own.held or own_bad_lines)
         if did_nothing:
@@ -8032,6 +8139,7 @@ class Pump:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
                  on_resumed: Callable[[], None]) -> None:
+        # writers: of the console and of files.  on_resumed: called when a pause ends
         self._loop = loop
         self._writers = writers
         self._on_resumed = on_resumed
@@ -8057,7 +8165,10 @@ class Pump:
                 self._close(stream)
 
     def resume(self) -> None:
-        """Read job output again if all backlogs are below LOW_BACKLOG."""
+        """Read job output again if all backlogs are below LOW_BACKLOG.
+
+        Called after each write of a thread.
+        """
         if self.is_paused and self.backlog < Writer.LOW_BACKLOG:
             self.is_paused = False
             for run, event in self.runs.items():
@@ -8269,7 +8380,10 @@ class JobTask:
             self._forbid_start("refused")
 
     def open_gate(self) -> None:
-        """Let the shell of a job in a group start the command, if it waits at the gate (a pipe)."""
+        """Let the shell of a job in a group start the command, if it waits at the gate (a pipe).
+
+        Called when the server has sent `go`.
+        """
         self._runner.processes.reap()           # changes the phase if the shell has died
         if self.phase is Phase.AT_GATE and self._gate_fd is not None:
             with suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
@@ -8308,6 +8422,7 @@ class JobTask:
         """Record the exit of the shell, and enter the next phase.  status: the wait status."""
         run = self.run
         run.duration = self._runner.loop.time() - run.started
+        # the command was never run, so there is no result
         if self.phase is Phase.AT_GATE:
             self._enter_phase(Phase.SETTLING)
             return
@@ -8346,7 +8461,10 @@ class JobTask:
             self._wake_event.set()
 
     def _on_undying(self, pids: list[int]) -> bool:
-        """Enter UNDYING, and name the first process, once.  Return True if the runner exits without them."""
+        """Enter UNDYING, and name the first process, once.  Return True if the runner exits without them.
+
+        Called now and then by kill_tree() while processes outlive KILL.
+        """
         if self.phase is not Phase.UNDYING:
             self.run.why = f"could not be killed: process {describe_process(pids[0])}"
             self._say(f"{self.run.why}; the job runs until that exits, or this runner")
@@ -8419,7 +8537,9 @@ class JobTask:
     # -- running again ---------------------------------------------------------------------------------------
 
     async def _wait_for_more_memory(self) -> bool:
-        """Wait until the job can run with more memory.  Return False if it must not."""
+        """Wait until more memory is free, after a run that lacked some.  Return False if the job must not
+        run.
+        """
         needs = self._larger_needs.pop(0)
         if needs.memory > self._runner.memory:
             size, available = memory_text(needs.memory), memory_text(self._runner.memory)
@@ -8432,6 +8552,7 @@ class JobTask:
         self._runner.changed.set()              # the memory of the last run is free
         while self.phase is Phase.GROWING and self._can_start:
             await self._wait_until_woken(None)
+        # while it waited, the job lock can have been lost, and the wall time can have become too short
         await self._wait_until_line_is_ours()
         return self._can_start and self._runner.admit_or_drain(self.job)
 
@@ -8456,6 +8577,7 @@ class JobTask:
             await self._wait_until_woken(seconds)
             await self._wait_until_line_is_ours()
         runner.next_start_at = runner.loop.time() + (runner.options.delay or 0)
+        # that of a gated job is announced when it passes the gate
         if not self._is_gated and self._can_start:
             self._announce_start()
         error = command_error(self.job.command)
@@ -8463,7 +8585,7 @@ class JobTask:
         while not error and self._can_start:
             error, is_temporary = await self._try_to_start()
             if is_temporary:
-                if pause == 0.1:
+                if pause == 0.1:  # the first time
                     self._say(f"cannot be started: {error}; trying again")
                 error = ""
                 await self._wait_until_woken(pause)
@@ -8552,6 +8674,7 @@ class JobTask:
         """Record the start time of the run and the count of OOM kills so far."""
         self.run.started_at = time.time()
         self.run.started = self._runner.loop.time()
+        # start() has reserved the turn before the shell was started
         self._runner.next_start_at = self.run.started + (self._runner.options.delay or 0)
         self._oom_kills = self._runner.oom_kills.recent_count()
 
@@ -8559,6 +8682,7 @@ class JobTask:
         """Return the job's environment variables: number, slots and memory."""
         names = list(map(os.fsencode, self.run.slots))
         line = b"%d" % self.job.number
+        # SLAVE_IP and JOB_ID: for job scripts of the cluster scheduler (docs/coming-from.md)
         environ = {b"RUNMAKER4_LINE": line, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                    b"RUNMAKER4_SLOTS": b",".join(names)}
         # in a job of Grid Engine JOB_ID is that of the batch job: qrsh -inherit, and so mpirun, needs it
@@ -8613,6 +8737,7 @@ class JobTask:
         was_interrupted = await runner.signals.find_out_if_interrupted(preliminary_result, run)
         if self._kill_task:                     # also kills the processes that the shell left
             await self._kill_task
+        # until now a timeout also ends processes that the shell left
         if timer:
             timer.cancel()
         runner.pump.finish_reading(run)
@@ -8646,6 +8771,7 @@ class JobTask:
             age += min(runner.loop.time() - paused_at, 2.0)
             if timeout < 0 and age >= limit:
                 median = await runner.executor.call(runner.read_median) or inf
+                # look again when the run is half as old again, at the latest
                 limit = min(max(-timeout / 100 * median, MIN_PERCENT_SECONDS), 1.5 * age)
         self.kill_run("timeout")
         if timeout < 0 and self.run.cause == "timeout":
@@ -8718,7 +8844,7 @@ class Runner:
                  names: Sequence[str], slot_file: SlotFile | None, executor: FileExecutor,
                  memory: float, seconds_left: float | None) -> None:
         """slot_file: None: the names are not from a file.  memory: bytes for all running jobs with memory=.
-        seconds_left: until all jobs are killed; None: no limit.
+        seconds_left: until all jobs are killed; None: no limit.  names: of the slots.
         """
         self.jobs = jobs
         self.processes = processes
@@ -8731,20 +8857,20 @@ class Runner:
         self.executor = executor
         self.slots = Slots(options.one_only, options.slot_errors)
         self.slots.set_names(names)
-        self._starting_jobs: asyncio.Future[None] | None = None
+        self._starting_jobs: asyncio.Future[None] | None = None  # _start_jobs(); None: run() was not called
         self.tasks: dict[Job, JobTask] = {}     # of claimed jobs
         self._job_runs: set[asyncio.Future[None]] = set()   # a _run_to_end() for each
         self._say_once = once_per_subject(say)
         self.loop = asyncio.get_running_loop()
         self.runner_stats = runner_stats
-        self.changed = asyncio.Event()
+        self.changed = asyncio.Event()  # wakes _start_jobs()
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs          # that have started and not finished
         self.oom_kills = OomKills()
         self._why_jobs_left = ""            # '': none are, or another reason shows it
         # the count that lets it exit, if that also is right for slots out of service
         self.exit_summary: Summary | None = None
-        self.claim_error = ""
+        self.claim_error = ""  # why nothing can be claimed any more; "": nothing is known
         self._exit_step = ExitStep.NONE
         self.kill_signal = 0                # made the runner kill all jobs; 0: none did
         self.signals = StopSignals(self.loop)
@@ -8768,6 +8894,7 @@ class Runner:
         await asyncio.wait([self._starting_jobs])
         if self._job_runs:
             await asyncio.wait(self._job_runs)
+        # some never return
         for chore in chores:
             chore.cancel()
         if not self.kill_signal:
@@ -8863,6 +8990,7 @@ class Runner:
 
     async def _exit_if_results_hang(self) -> None:
         """Exit even if a file system that does not answer holds up results."""
+        # killing takes its own time; MAX_RESULT_SECONDS are only for writing states
         while self.runs:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.MAX_RESULT_SECONDS)
@@ -8926,7 +9054,7 @@ class Runner:
 
     async def _poll_slot_file(self) -> None:
         """Poll the slot file, and make slots for its names after a change."""
-        while self._slot_file:
+        while self._slot_file:  # None: the names are not from a file
             await asyncio.sleep(self._slot_file.INTERVAL)
             try:
                 names = await self.executor.call(self._slot_file.reload_names)
@@ -8962,7 +9090,7 @@ class Runner:
             if not (self.tasks or can_get_slots or self.slots.in_service):
                 return
             self.changed.clear()                # before the claim, to miss no event during it
-            pause = await self._start_next_job()
+            pause = await self._start_next_job()  # seconds; None: until `changed`
             if pause == 0:
                 await asyncio.sleep(0)          # handle signals and the job just started
                 continue
@@ -9015,6 +9143,7 @@ class Runner:
             return 0.0
         if why := why_misread(job.command, job.settings.shell):
             self._say_once(why, f"line {job.number}: {why}")
+        # float: there is no journal to read the run times from
         if self.read_median is float and (self.timeout_of(job) or 0.0) < 0:
             self._say_once("timeout", f"line {job.number}: no timeout: without records there is no median")
         await task.start()
@@ -9033,6 +9162,7 @@ class Runner:
 
         If the timeout is longer than the remaining wall time, report that and drain.
         """
+        # one in percent is negative, so it always fits
         timeout = self.timeout_of(job) or 0.0
         seconds_left = self.wall_end - self.loop.time()
         if timeout > seconds_left and not self.draining:
@@ -9111,7 +9241,7 @@ class Runner:
     def _describe_broken_end(self, task: JobTask) -> str:
         """Return for example '127 within a second' if the job probably could not run; otherwise ''."""
         result = task.run_result
-        if not result or result.cause:
+        if not result or result.cause:  # not run, or killed
             return ""
         if result.code in self.BROKEN_STATUSES and task.run.duration < self.MAX_BROKEN_SECONDS:
             return f"{result.code} within a second"
@@ -9154,6 +9284,8 @@ def go_into_background() -> int:
 
     The original process waits for detach(); if we exit before, it exits with status 2.  Without this wait,
     the exit of a session leader (ssh -t) would send us SIGHUP before we have left that session.
+
+    Return the descriptor for detach().
     """
     read_fd, ready_fd = os.pipe()
     # a child does not inherit pending signals, which are for the process that runs the jobs
@@ -9171,7 +9303,10 @@ def go_into_background() -> int:
 
 
 def detach(ready_fd: int) -> None:
-    """Redirect descriptors 0 to 2 to /dev/null, except regular files, and release the original process."""
+    """Redirect descriptors 0 to 2 to /dev/null, except regular files, and release the original process.
+
+    ready_fd: of go_into_background().
+    """
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         if not is_regular(fd):  # a terminal, or a pipe whose reader waits for EOF
@@ -9183,7 +9318,8 @@ def detach(ready_fd: int) -> None:
 def open_pid_file(path: str) -> int:
     """Open or create the pid file, and lock it until we exit.
 
-    Refuse a file that holds more than a number, or belongs to a live process.
+    Refuse a file that holds more than a number, or belongs to a live process.  The lock lasts as long as the
+    returned descriptor is open.
     """
     fd = open_record(path, os.O_RDWR | os.O_NOFOLLOW)
     head = read_part(fd, path, 32)
@@ -9210,6 +9346,7 @@ def remove_pid_file(path: str) -> None:
 def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
     """Do what -d, --pidfile and --errors ask for; at the end remove the pid file.  Raises UsageError."""
     errors_fd = pid_fd = ready_fd = None
+    # while errors still reach the terminal
     if options.errors:
         errors_fd = open_record(options.errors, os.O_WRONLY | os.O_APPEND)
     if options.pidfile:
@@ -9348,6 +9485,7 @@ JOB_VARIABLES = ("of a job: JOB_ID, RUNMAKER4_LINE, RUNMAKER4_SLOT, SLAVE_IP (sl
 
 
 def add_running_options(add: AddArgument) -> None:
+    # of runner and client
     add("-j", "--jobs", type=integer_between(0, 100_000), metavar="N",
         help="run N jobs at once, 0: one per CPU of this process")
     add("-r", "--retry", action="store_true", help="as --resume; also run failed jobs (!) again")
@@ -9372,6 +9510,7 @@ def add_running_options(add: AddArgument) -> None:
 
 
 def add_limit_options(add: AddArgument) -> None:
+    # of runner and client
     add("--timeout", type=time_limit, metavar="T", help="kill a job after T: ! (5m, 2h; 300%% of the median)")
     add(
         "--walltime",
@@ -9403,6 +9542,7 @@ def add_limit_options(add: AddArgument) -> None:
 
 
 def add_record_options(add: AddArgument) -> None:
+    # of runner and server
     add("--outdir", type=check_output_path, metavar="DIR",
         help="journal, and output in DIR/LINE.out, .err [FILE.out]")
     add("--no-records", action="store_true", help="keep no journal and no output")
@@ -9448,6 +9588,7 @@ def add_general(parser: Parser) -> None:
 
 
 def make_parser() -> Parser:
+    # docs/install/make.py also calls this, for the man page and the completion
     parser = Parser(
         PROG,
         purpose="Run the jobs of a text file on any number of hosts.  A job is a line '. COMMAND'; the dot "
@@ -9515,7 +9656,7 @@ class Program:
         self.label = label
         self.options = options
         self._is_loop_running = False   # True: the attributes declared above exist
-        self.executor = FileExecutor(False, self.on_writer_relieved)
+        self.executor = FileExecutor(False, self.on_writer_relieved)  # until open_record_files()
         self.runner_stats = RunnerStats()
         self._errors: set[str] = set()      # reported by _on_error()
         self.defects = 0            # unhandled exceptions
@@ -9528,7 +9669,8 @@ class Program:
                     *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
         """Open the files for -l, --outdir and --joblog; None: the option was not given.
 
-        presence_lock: tells readers of the journal if this process lives.
+        presence_lock: tells readers of the journal if this process lives.  inputs: files that are read, which
+        no record may overwrite.  network: calls for the job file, or a file of slots, can block.
         """
         options = self.options
         if options.no_records and options.outdir:
@@ -9746,12 +9888,12 @@ class RunnerProgram(Program):
 
     def __init__(self, prog: str, label: str, options: Namespace) -> None:
         super().__init__(prog, label, options)
-        self.slot_file: SlotFile | None = None
+        self.slot_file: SlotFile | None = None  # None: no --slots @FILE
         self.slots = self._read_slot_names()
         self.task = f"-j{len(self.slots)} on {label}"
         if options.slots:
             options.slots = ",".join(self.slots)        # as a file has them at the start
-        self.memory = options.memory or available_memory()
+        self.memory = options.memory or available_memory()  # bytes, for all running jobs together
         self.host = os.fsencode(options.name or os.uname().nodename)
         self.retry = b""                        # as Consumer.retry
         if options.retry:
@@ -9802,7 +9944,10 @@ class RunnerProgram(Program):
             self.say(f"Slurm ends this job within the margin of {margin}: no job is started")
 
     def console_sinks(self, file: JobReader | None, with_output: bool, is_recorded: bool) -> list[Sink]:
-        """Return the sinks that print results and output.  file: None: the server has the job file."""
+        """Return the sinks that print results and output.  file: None: the server has the job file.
+
+        is_recorded: as for TerminalConsole.  with_output: False: -l has the job output.
+        """
         options, is_dumb = self.options, os.environ.get("TERM") in (None, "", "dumb")
         if options.plain:
             writers = {b"stdout": self.stdout, b"stderr": self.stderr}
@@ -9824,6 +9969,7 @@ class RunnerProgram(Program):
         self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, options, self.say,
                                       self.runner_stats, self.slots, self.slot_file, self.executor,
                                       self.memory, self.seconds_left())
+        # last: signals that waited are handled at once, by this runner
         self.handle_signals(runner.on_kill_signal, runner.on_drain_signal)
         return runner
 
@@ -9842,6 +9988,7 @@ class RunnerProgram(Program):
             if self.options.jobs is None and not self.options.slots and not self.options.one_only:
                 self.say("one job at a time (-j0: one per CPU)")
         await runner.run()
+        # they post or print what they have gathered; flush() below waits for the posts
         for sink in runner.sinks:
             sink.on_exit()
         summary = await jobs.sync_and_summarize(runner)
@@ -9859,6 +10006,7 @@ class RunnerProgram(Program):
             why = failure_report_command(self.options)
             self.say(self.runner_stats.closing_line(summary, seconds, retry="-r", reasons_command=why))
         if self.options.hire and summary:
+            # before what the command prints
             await self.stderr.drain(2.0)
             await self._hire_successor(summary)
         await self.print_remaining(self.stderr, was_killed)
@@ -9898,6 +10046,7 @@ class App(RunnerProgram):
     """The program runmaker4.py."""
 
     def __init__(self, options: Namespace) -> None:
+        # refuse what can be refused without opening records; --dry-run goes no further
         super().__init__(PROG, options.file, options)
         self.host = one_line(self.host)         # for records; a client refuses other names
         self.path = options.file
@@ -9919,7 +10068,8 @@ class App(RunnerProgram):
 
     def check_and_open(self) -> None:
         """Check what the jobs need, and open the files for records.  Raises UsageError."""
-        # Of a job: the lock, and an end of each pipe, all twice while it starts; perhaps two files
+        # Of a job: the lock, and an end of each pipe, all twice while it starts; perhaps two files.  28: for
+        # the program itself
         allow_descriptors(len(open_descriptors()) + 28 + len(self.slots) * 8)
         inputs, needs_thread = [self.path], self._mount.network
         if self.slot_file:
@@ -9946,7 +10096,7 @@ class App(RunnerProgram):
             wait_for_file=self.options.follow,
             unchecked=not self._is_checked,             # the file did not exist at the start
         )
-        reader = JobReader(self.path, say=self.say, mount=self._mount)
+        reader = JobReader(self.path, say=self.say, mount=self._mount)  # for counts
         jobs = FileJobs(cursor, reader, self.executor, self._consumer)
         logfile_sink, outdir_sink, joblog_sink = self._record_sinks
         console = self.console_sinks(reader, not logfile_sink, is_recorded=outdir_sink is not None)
@@ -10207,7 +10357,7 @@ def tls_context(server_side: bool) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.maximum_version = ssl.TLSVersion.TLSv1_3
     if server_side:
-        context.num_tickets = 0
+        context.num_tickets = 0  # no session is ever resumed
     else:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -10354,6 +10504,7 @@ class Channel:
 
     def _start_tls(self, server_side: bool) -> None:
         """Decrypt all bytes after the last step, and encrypt all further frames."""
+        # the frames of the last step are sent unencrypted
         self._clear_text = self.take_outgoing()
         self.tls = Tls(self._context, server_side)
         self._buffer[:] = self.tls.decrypt(bytes(self._buffer))
@@ -10401,6 +10552,7 @@ class ServerChannel(Channel):
 
     def _refuse(self, cause: str) -> NoReturn:
         self._add_handshake_message(error=cause)
+        # receive() drops all frames after an error, but this one must reach the client
         self._clear_text = self.take_outgoing()
         raise RefusedError(self.REFUSALS[cause])
 
@@ -10458,7 +10610,7 @@ class Link:
     def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
         self.channel = channel
         self.loop = loop
-        self.transport: Any = None
+        self.transport: Any = None         # None until connection_made()
         self.last_message_at = boottime()  # at first, when the Link was made
         self.why = ""                       # why the connection was dropped
         self.closing = False                # finish_writing() was called
@@ -10566,7 +10718,7 @@ def token_path() -> str:
 
 
 def token_of_environment() -> str | None:
-    """Return the token in $RUNMAKER4_TOKEN; None if it is unset or empty."""
+    """Return the token in $RUNMAKER4_TOKEN; None if it is unset or empty.  Raises UsageError."""
     token = os.environ.get("RUNMAKER4_TOKEN")
     if token and not HEX_128_BITS.fullmatch(token):
         raise UsageError(
