@@ -251,6 +251,7 @@ MAX_REASON_CHARS = 1000         # in `nothing`
 
 
 def make_parser() -> Parser:
+    # docs/install/make.py also calls this, for the man page and the completion
     parser = Parser(
         PROG,
         purpose="Hand out the jobs of a text file to hosts that do not share the file system.",
@@ -495,6 +496,7 @@ def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float
             close_all(locks_fd)
             locks_fd = fds[0]
             continue
+        # any message without a descriptor is `exit`; b"": the server is dead
         may_exit = message or locks_fd < 0
         new_server = None if may_exit else give_to_next_server(listener, locks_fd, grace)
         if not new_server:
@@ -537,7 +539,8 @@ class KeeperLink:
         file = b"%d %d %b" % (folder_info.st_dev, folder_info.st_ino, name)
         # of all keepers of this file, without the NUL; random characters follow
         self.address_start = b"runmaker4." + hashlib.sha256(file).hexdigest()[:32].encode()
-        self._grace = grace
+        self._grace = grace  # seconds
+        # the keeper inherits _keeper_end
         self._keeper_sock, self._keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.locks_fd = -1                  # -1: none yet
 
@@ -783,12 +786,12 @@ class Assignment:
             id=self.key,
             number=job.number,
             text=to_text(job.text),
-            timeout=settings.timeout,
+            timeout=settings.timeout,  # seconds, as in JobSettings
             slots=settings.needs.slots,
-            memory=[needs.memory for needs in (settings.needs, *settings.larger_needs)],
+            memory=[needs.memory for needs in (settings.needs, *settings.larger_needs)],  # bytes
             shell=to_text(os.fsencode(settings.shell)),
             group=bool(settings.together),
-            hold=self.is_gated,
+            hold=self.is_gated,  # it waits at the gate for `go`
         )
 
     def mark_sent(self) -> None:
@@ -861,11 +864,11 @@ class Client(Consumer):
     def __init__(self, sessions: Sessions, id: str) -> None:
         super().__init__("?", capacity=Resources(0))
         self.sessions = sessions
-        self.id = id
+        self.id = id  # drawn by the client when it starts, so the same on each link
         self.address = "?"
         self.directory = b""            # where jobs run
         self.link: ClientLink | None = None     # on which it was welcomed; None: there is none, or it is lost
-        self.newest_link: ClientLink | None = None
+        self.newest_link: ClientLink | None = None  # of the last `hello`; None: none came
         self._hello_came = asyncio.Event()      # until serve_client() has dealt with it
         self.assignments: dict[str, Assignment] = {}    # by key
         self.group_count = 0            # of which it is a host; if any, it gets no other jobs
@@ -1011,7 +1014,10 @@ class Client(Consumer):
             member.group.on_client_back(member)
 
     def _compare_with_report(self, reported_keys: set[str]) -> None:
-        """Mark the jobs as begun that the client has reported, and settle the others that were sent to it."""
+        """Mark the jobs as begun that the client has reported, and settle the others that were sent to it.
+
+        Called for each new link, and after `bye` without keys.
+        """
         for assignment in self.assignments.values():
             member = assignment.member
             if assignment.phase not in (Phase.SENT, Phase.BEGUN):
@@ -1038,10 +1044,13 @@ class Client(Consumer):
             grace = human_time(sessions.grace)
             sessions.say(f"client {self.where} did not come back within {grace}; {name_lines(running_lines)} "
                          "given up (if a client was killed, its jobs may still run)")
+        # of the others the results are being written
         for assignment in undecided:
+            # the line keeps the user's state
             if assignment.is_cancelled:
                 sessions.settle(assignment, VANISHED)
             else:
+                # the line stays `r`, without a job lock
                 sessions.remove_assignment(assignment, VANISHED)
                 sessions.executor.post(sessions.claims.abandon, assignment.job)
 
@@ -1198,7 +1207,10 @@ class Records:
 
     def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], console: Writer | None,
                  executor: FileExecutor) -> None:
-        """stores: of -l, output directory and --joblog.  console: of --print."""
+        """stores: of -l, output directory and --joblog.  console: of --print.
+
+        None: the option was not given.
+        """
         log, outdir, joblog = stores
         self.log = log
         self._outdir = outdir
@@ -1242,6 +1254,7 @@ class Records:
         if not run or not run.shell or not streams:
             raise WireError("output of no run, or no stream")
         run.add_output(streams[0], data)
+        # short output comes with the `end`: this run is not short any more
         if self._outdir:
             self._outdir.write_output(run)
 
@@ -1279,7 +1292,7 @@ class Records:
 
     @staticmethod
     def abandon_run(assignment: Assignment) -> None:
-        """End the records of the current run, if any, without a result."""
+        """End the records of the current run, if any, without a result.  Called when no `end` can come."""
         if run := assignment.detach_run():
             run.cause = "cancelled" if assignment.is_cancelled else "lost"
             run.duration = max(time.time() - run.started_at, 0.0)
@@ -1402,11 +1415,12 @@ class Group:
 
     def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, pending: PendingGroup,
                  assignments: dict[str, list[Assignment]]) -> None:
-        """assignments: by entry of host=, all of one client."""
+        """assignments: by entry of host=, all of one client.  pending: the group as a walk has found it."""
         self._dispatcher = dispatcher
         self._sessions = sessions
         self._stdout = stdout
         self._name = pending.name
+        # the directive of the first job decides
         min_hosts = pending.jobs[0][1].min_hosts
         self._members: list[Member] = []
         for host, jobs in assignments.items():
@@ -1414,12 +1428,13 @@ class Group:
             self._members.append(member)
             for assignment in jobs:
                 assignment.member = member
+        # None: all must remain
         self._min_hosts = len(self._members) if min_hosts is None else min(min_hosts, len(self._members))
         self.stage = Stage.PREPARING
         self._result_lines: list[tuple[int, bytes]] = []        # line number, text
 
     def prepare(self) -> None:
-        """Send each host the first of its jobs; the others follow as the host reports that one is ready."""
+        """Send each host the first of its jobs, to hold at the gate; the next follows when it has ended."""
         loop = self._sessions.loop
         self._prepare_timer = loop.call_later(self.MAX_PREPARING_SECONDS, self._on_prepare_timeout)
         for member in self._members:
@@ -1441,6 +1456,7 @@ class Group:
         self._prepare_timer.cancel()
         for member in self._members:
             if member.current and not member.is_lost:
+                # from now on, `sent_at` is the time of `go`
                 member.current.mark_sent()
                 member.current.mark_begun()
                 member.current.send_message("go")
@@ -1455,7 +1471,7 @@ class Group:
         self.abort()
 
     def abort(self) -> None:
-        """Call the group off if no job has begun: all lines become `.`."""
+        """Call the group off if no job has begun: all lines become `.`.  Do nothing if the jobs run."""
         if self.stage is not Stage.PREPARING:
             return
         self.stage = Stage.CALLED_OFF
@@ -1627,7 +1643,10 @@ class Accountant:
             await asyncio.sleep(self._reader.interval)
 
     def _scan_file(self, clients: Sequence[Client], throttle: Throttle) -> Summary | None:
-        """Count the jobs, perhaps in a thread.  Any new one counts as left for the server."""
+        """Count the jobs, perhaps in a thread.  Any new one counts as left for the server.
+
+        None: it cannot be read.
+        """
         with throttle, suppress(OSError):
             self._reader.reopen_if_replaced()
             return self._reader.summarize([*clients, EVERYBODY], groups=True)
@@ -1746,6 +1765,7 @@ class Sessions:
             self.runner_stats.add_unwritten(assignment.job)
             assignment.send_message("fault", text=error[:200], cancelled=assignment.is_cancelled)
         elif line_result.event:
+            # a client repeats a result that was not acknowledged
             self.settled_keys[assignment.key] = None
             if len(self.settled_keys) > MAX_SETTLED_KEYS:
                 self.settled_keys.popitem(last=False)
@@ -1813,6 +1833,7 @@ class Sessions:
             raise WireError("one job twice")
         client_id = message.hexadecimal("client", 16)
         client = self.clients.get(client_id) or Client(self, client_id)
+        # before a new client is kept, because this can raise WireError
         client.on_hello(link, message)
         if client_id not in self.clients:
             self.say(f"client {client.where} came")
@@ -1878,6 +1899,7 @@ class Sessions:
         is_returned = state == NEW and not assignment.run
         if not (is_cancelled or is_returned or state in (DONE, FAILED, ERROR)):
             raise WireError("not the end of a job")
+        # of a group: the job had a timeout, or was not started
         loses_host = "lost" in message.fields and message.boolean("lost")
         return LineResult(state, message.text("how", 64), loses_host, event_number)
 
@@ -2051,7 +2073,7 @@ class Claims(Cursor):
     def claim_group(self, plan: GroupPlan, clients: Mapping[str, Consumer]) -> dict[str, list[Job]]:
         """Claim the lines of a group, up to the first failure; return the jobs, by entry of host=.
 
-        clients: also by entry of host=.
+        clients: also by entry of host=.  If some are missing, the caller gives these back.
         """
         claimed: dict[str, list[Job]] = {host: [] for host in plan.jobs_by_host}
         for host, jobs in plan.jobs_by_host.items():
@@ -2123,6 +2145,8 @@ class Claims(Cursor):
 
         All others are lost.  Raises TemporaryError if the file could be half saved, so a missing line proves
         nothing, and OSError; then the jobs without an answer are asked again.
+
+        may_conclude_lost: as for reclaim_lines().
         """
         self.queue.reopen_if_replaced()
         signature = self.file.signature()
@@ -2254,7 +2278,7 @@ class Dispatcher:
         # last: the one served last
         self.waiting_clients: dict[Client, None] = {}
         self._leaving: set[Client] = set()      # exit if the claim under way lets them
-        self._next_claim: asyncio.TimerHandle | None = None
+        self._next_claim: asyncio.TimerHandle | None = None  # calls hand_out_lines() when a walk is due
         # wait for hosts; by the offset of the first job
         self._group_plans: dict[int, GroupPlan] = {}
         self._reserved: set[Client] = set()     # for groups whose hosts are connected, but some are busy
@@ -2494,6 +2518,7 @@ class Dispatcher:
         """Hand out lines as soon as they may be offered; after a failed group, groups pause."""
         now = boottime()
         self._groups_paused_until = max(self._groups_paused_until, now + group_pause_seconds)
+        # False: there can be new jobs only if a client waits
         self._sessions.loop.call_later(self._next_offers_at - now, self.hand_out_lines, False)
 
 
@@ -2506,6 +2531,7 @@ class Dispatcher:
 class Server(Program):
 
     def __init__(self, argv: Sequence[str]) -> None:
+        # refuse what can be refused before anything is opened for good: see check_and_open()
         parser = make_parser()
         options: argparse.Namespace = parser.parse(argv)
         if options.grace is None:
@@ -2533,6 +2559,7 @@ class Server(Program):
         # the socket, and as many waiting connections as the system allows
         _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+        # before the keeper: with a port in use, the previous server's locks stay where they are
         self._socket = listen(self.options.host, self.options.port)
         self.port = self._socket.getsockname()[1]
         self._token, token_text = choose_token()
@@ -2565,6 +2592,7 @@ class Server(Program):
         self._status_socket.listen()
         self._status_socket.setblocking(False)
         self.loop.add_reader(self._status_socket, self._tell_of_clients)
+        # from now on, runwait4.py --status counts this server
         self.executor.post(self.claims.take_presence_lock)
         self._socket.setblocking(False)
         self._strangers: list[ClientLink] = []  # not authenticated at the last look, oldest first
@@ -2838,7 +2866,10 @@ def add_points(point: tuple[int, int], other_point: tuple[int, int]) -> tuple[in
 
 
 def multiply_base(factor: int) -> bytes:
-    """Return `factor` (1 to ORDER - 1) times BASE: two numbers of 32 bytes each."""
+    """Return `factor` (1 to ORDER - 1) times BASE: two numbers of 32 bytes each.
+
+    Double for each further bit, and add BASE for each 1.
+    """
     point = BASE
     for bit in f"{factor:b}"[1:]:
         point = add_points(point, point)
@@ -2920,6 +2951,7 @@ def listen(host: str | None, port: int) -> socket.socket:
     address_text = f"{host or 'all addresses'}, port {port}"
     try:
         if not host and socket.has_dualstack_ipv6():
+            # if the system does not allow IPv6: IPv4, below
             with suppress(PermissionError):
                 family = socket.AF_INET6
                 return socket.create_server(("", port), family=family, dualstack_ipv6=True, backlog=BACKLOG)
