@@ -157,6 +157,7 @@ def server_address(text: str) -> tuple[str, int | None]:
 
 
 def make_parser() -> Parser:
+    # docs/install/make.py also calls this, for the man page and the completion
     parser = Parser(
         PROG,
         purpose="Run jobs that runmaker4-server.py hands out over TCP.",
@@ -195,6 +196,7 @@ def make_parser() -> Parser:
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the options; `server` and `port` are what to dial."""
     parser = make_parser()
     options = parser.parse(argv)
     host, port = options.server
@@ -216,7 +218,10 @@ class Token(NamedTuple):
 
 
 def find_token(token_option: str | None) -> Token:
-    """Return the first of --token (a token or file), $RUNMAKER4_TOKEN, the token file and user's input."""
+    """Return the first of --token (a token or file), $RUNMAKER4_TOKEN, the token file and user's input.
+
+    token_option: None: not given.
+    """
     if token_option is None:
         if from_environment := token_of_environment():
             return Token(from_environment, "$RUNMAKER4_TOKEN")
@@ -267,7 +272,10 @@ class Endpoint:
         return ClientChannel(self.token.text, self.context, file_id)
 
     def try_to_connect(self, seconds: float) -> None:
-        """Connect, authenticate both ends, and close the connection.  Raises OSError, WireError."""
+        """Connect, authenticate both ends, and close the connection.  Raises OSError, WireError.
+
+        seconds: for all of this.
+        """
         deadline = boottime() + seconds
         channel = self.open_channel()
         with socket.create_connection((self.host, self.port), timeout=seconds) as sock:
@@ -330,6 +338,7 @@ class RemoteJob(Job):
     def from_message(cls, item: Message) -> RemoteJob:
         """Return a job from an item of a `jobs` message.  Raises WireError."""
         slots = item.integer("slots", 100_000)
+        # null: no limit; negative: in percent; as in JobSettings
         timeout = item.fields.get("timeout", 0)
         is_percent = isinstance(timeout, float) and timeout < 0
         # further amounts apply after a run without enough memory
@@ -397,9 +406,11 @@ class Outbox:
     def replay(self, to_repeat: Iterable[Event], last_number: int) -> list[Event]:
         """Make all events unsent for a new connection; remove and return those that the server has.
 
-        to_repeat: acknowledged events that another server needs.
+        to_repeat: acknowledged events that another server needs.  last_number: of the last event that it has
+        dealt with.
         """
         in_order = sorted(to_repeat, key=lambda event: int(event.message["n"]))
+        # acknowledge() takes events from those in flight
         self._in_flight = deque([*in_order, *self._in_flight, *self._unsent])
         acknowledged = self.acknowledge(last_number)
         self._unsent = self._in_flight
@@ -479,7 +490,10 @@ class LinkLife:
     """
 
     def __init__(self, endpoint: Endpoint, give_up: float | None, reported_complaint: Complaint) -> None:
-        """give_up: exit after these seconds without a server; None: never."""
+        """give_up: exit after these seconds without a server; None: never.
+
+        reported_complaint: by the attempt before the event loop.
+        """
         self._endpoint = endpoint
         self._give_up_seconds = FOREVER if give_up is None else give_up
         self.reported_complaint = reported_complaint        # since the last welcome
@@ -509,7 +523,10 @@ class LinkLife:
         return self.link is not None and request_age < max_age
 
     def on_welcome(self, link: ServerLink, file: str, grace: float) -> str:
-        """Use a link after the welcome; return a message such as 'serving runs.txt'."""
+        """Use a link after the welcome; return a message such as 'serving runs.txt'.
+
+        grace: seconds for which the server keeps our lines without us.
+        """
         file_id = link.channel.file_id
         message = f"serving {file}"
         if self.was_accepted:
@@ -543,9 +560,13 @@ class LinkLife:
         return must_report
 
     async def connect(self, connection: Connection, file_id: str) -> ServerLink:
-        """Dial; return a new link.  Raises OSError, asyncio.TimeoutError."""
+        """Dial; return a new link.  Raises OSError, asyncio.TimeoutError.
+
+        file_id: which the server must prove; '': any.
+        """
         endpoint = self._endpoint
         link = ServerLink(connection, endpoint.open_channel(file_id))
+        # the next address of a host is tried after 0.25 s (RFC 8305)
         connecting = connection.loop.create_connection(
             lambda: link, endpoint.host, endpoint.port, happy_eyeballs_delay=0.25
         )
@@ -627,7 +648,7 @@ class Requests:
         """Send a `claim`, unless nothing has changed.  free: without the needs of jobs that have arrived.
 
         `want` and `memory` add to earlier claims; memory can be negative.  exits_if_none is repeated until a
-        claim is answered.
+        claim is answered.  slots: in service.
         """
         wanted_slots = max(int(free.slots) - self._pending_slots, 0)
         more_memory = int(min(max(free.memory, 0), runmaker4.MAX_INTEGER)) - self._offered_memory
@@ -668,11 +689,12 @@ class Connection:
     poll = FOREVER                      # _wake_runner() wakes the runner
 
     def __init__(self, program: ClientProgram, endpoint: Endpoint, reported_complaint: Complaint) -> None:
+        # reported_complaint: as for LinkLife
         self._program = program
         self.loop = program.loop
         self._say = program.say
-        self._endpoint = endpoint
-        self._id = secrets.token_hex(8)
+        self._endpoint = endpoint  # for messages about it
+        self._id = secrets.token_hex(8)  # of this client, for all servers and links
         self.link_life = LinkLife(endpoint, program.options.give_up, reported_complaint)
         self._requests = Requests()
         # the states of lines that the server must still run again for us: see Consumer.retry
@@ -698,7 +720,7 @@ class Connection:
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> RemoteJob | NoJob:
         """Return a job that the server has sent, and ask for more; a NoJob if none can start now.
 
-        Arriving jobs wake the runner, which claims again.
+        Arriving jobs wake the runner, which claims again.  exits_if_none: as in runmaker4.Jobs.
         """
         first_job = next(iter(self._jobs_ahead.values()), None)
         # the first job waits until it fits, and the others wait for it: only report our memory
@@ -725,7 +747,10 @@ class Connection:
         return self.our_job(job) is not None and self.link_life.can_start_jobs
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Queue the event that a job has finished, if it is still ours."""
+        """Queue the event that a job has finished, if it is still ours.
+
+        Return '': an error comes later, as `fault`.
+        """
         if not (remote_job := self.our_job(job)):
             return ""
         if state == NEW:
@@ -759,6 +784,7 @@ class Connection:
         if unwritten := [job.number for job in self._jobs.values()]:
             self._say(f"the results of {plural(len(unwritten), 'job')} could not be sent to the server")
             self._program.runner_stats.unwritten_lines += unwritten
+        # the answer that let the runner exit had a summary
         if runner.exit_summary and not self._summary.done():
             self._summary.set_result(runner.exit_summary)
         await runner.wait_unless_killed(self._request_summary())
@@ -819,7 +845,10 @@ class Connection:
     # -- asking for jobs -------------------------------------------------------------------------------------
 
     def _request_jobs(self, free: Resources, exits_if_none: bool = False) -> None:
-        """Ask for jobs for free slots, less those ahead or under way, and report our free memory."""
+        """Ask for jobs for free slots, less those ahead or under way, and report our free memory.
+
+        exits_if_none: announce that we exit if there is no job.
+        """
         link = self.link_life.link
         if not link or self._runner.draining:
             return
@@ -1023,7 +1052,7 @@ class Connection:
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
         """Use a link, because the server accepts us; send the events that the server lacks.
 
-        Kill jobs that other runners have taken over; forget jobs whose results are written.
+        Forget jobs whose results are written.  A `lost` follows for each job that another runner has.
         """
         file = message.text("file", 1000)
         grace = max(message.seconds("grace"), 0.1)
@@ -1050,6 +1079,7 @@ class Connection:
         for job in arrived:
             self._jobs_ahead[job.key] = job         # it can come twice
             self._requests.on_job(job)
+        # those that still have no slot then go back
         self.loop.call_later(MAX_QUEUED_SECONDS, self._return_late_jobs, arrived)
         self.link_life.on_answer(request_number)
         # If the answered request is too old, the server can have given the jobs to others since.  The answer
@@ -1124,7 +1154,7 @@ class ServerSink(Sink):
         self._send_end(run, run.no_result)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        """Report output, in pieces of a size that a message can have."""
+        """Hold output while the run is short; once it is not, report all output at once."""
         held_output = self._held_output.get(run)
         if held_output is None:
             return self._send_output(run, stream.name, data)
@@ -1134,8 +1164,7 @@ class ServerSink(Sink):
             self._send_held_output(run)
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Report the end of a run, unless the start was not reported; note a cause of failure for the job's
-        result.
+        """Report the end of a run, with output that is still held; note how it ended for the job's `finish`.
         """
         self._set_ending(run, str(run_result), run_result.cause == "timeout")
         if run in self._held_output and run.duration > OutDir.MAX_SHORT_SECONDS:
@@ -1162,6 +1191,7 @@ class ServerSink(Sink):
             job.how_it_ended, job.loses_host = how_it_ended, loses_host
 
     def _send_end(self, run: Run, run_result: RunResult) -> None:
+        # only a short run still has any; the server puts it into the journal
         held_output = self._held_output.pop(run, {})
         output = {to_text(name): to_text(bytes(held)) for name, held in held_output.items()}
         self._send_event(
@@ -1190,14 +1220,16 @@ class ClientProgram(RunnerProgram):
     def __init__(self, argv: Sequence[str]) -> None:
         options = parse_options(argv)
         context = tls_context(server_side=False)
+        # this can refuse, and the next can ask the user
         self._endpoint = Endpoint(options.server, options.port, find_token(options.token), context)
         super().__init__(PROG, options.server, options)
 
     def check_and_open(self) -> None:
         """Check what the jobs need, and try to connect once.  Raises UsageError."""
+        # a file of slots can be on a file system that blocks; a client keeps no records
         if self.slot_file:
             self.executor = FileExecutor(self.slot_file.mount.network, self.on_writer_relieved)
-        # both ends of two pipes for each job
+        # both ends of two pipes for each job; 28 for the program itself
         allow_descriptors(len(open_descriptors()) + 28 + 4 * len(self.slots))
         self.check_slurm_time_limit()
         self._reported_complaint = self._try_to_connect()
@@ -1211,6 +1243,7 @@ class ClientProgram(RunnerProgram):
         """Connect once; return LOSS if no server answers yet.  Raises UsageError if waiting cannot help."""
         host = self._endpoint.host
         try:
+            # 0: one attempt, and then no wait
             give_up = self.options.give_up or MAX_CONNECT_SECONDS
             self._endpoint.try_to_connect(min(give_up, MAX_CONNECT_SECONDS))
             return Complaint.NOTHING
