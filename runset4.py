@@ -444,7 +444,8 @@ LEFT_LOCKED = "a job whose runner was killed or suspended has it locked (wait fo
 def change_lines(file: JobFile, lines: Iterable[Line], change: Callable[[Line], None],
                  change_counts: ChangeCounts) -> None:
     """Call change() for each line.  Those that other processes keep locked hold up no other: they are tried
-    again once all others are changed.  From then on INT and TERM raise SystemExit.
+    again once all others are changed.  From then on INT and TERM raise SystemExit.  change() raises
+    BlockingIOError for such a line.
     """
     locked: list[Line] = []
     file.patience = 0.0
@@ -556,6 +557,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     started = Counter(offset & MUTEX_OFFSET for locked in held for offset in locked)
 
     def cancel(line: Line) -> None:
+        # in a state in which no job should run: only if the user has named the line
         if line.state not in UNFINISHED_STATES and not selection.names_jobs:
             return
         job_lock = own_job_lock_offset(line)
@@ -594,7 +596,7 @@ def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeC
     """
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
     next_scan = 0.0                     # to search for jobs without a runner
-    first_holders = None
+    first_holders = None                # of the first scan: later ones can lack processes that have exited
     while awaited and time.monotonic() < deadline:
         if time.monotonic() >= next_scan:
             holders = Holders(file.lock_table.inode)
@@ -713,6 +715,7 @@ def kill_unsupervised(jobs: Iterable[Shell]) -> list[list[int]]:
         exited.set_result(0)            # not our child, so we cannot wait; the session is watched
         killer = TreeKiller(loop, GRACE)
         children = (Child(job.pid, job.job_tag, exited) for job in jobs)
+        # True: do not wait for processes that outlive KILL
         return await asyncio.gather(*(killer.kill_tree(child, lambda pids: True) for child in children))
 
     undying: list[list[int]] = asyncio.run(kill_all())
@@ -762,6 +765,7 @@ def changed_part(old: bytes | bytearray, new: bytes | bytearray) -> tuple[int, i
     file.  The part begins with the newline before its first line: so split_lines() removes no mark there.
     """
     view, most, equal = memoryview(new), min(len(old), len(new)), [0, 0]
+    # by binary search: so many bytes are equal at the start, and at the end
     for bit in reversed(range(most.bit_length())):
         for at_end, equal_size in enumerate(equal):
             size = equal_size + (1 << bit)
@@ -879,6 +883,7 @@ def merge(
     """
     refusals: dict[bytes, str] = {}
     others = [*find_changes([*map(merge_key, base)], [*map(merge_key, current)], current)]
+    # of the others' changes, in lines of `base`
     starts = [*(start for start, _, _ in others), len(base)]
     ends = [end for _, end, _ in others]
     changes = [(start, end, False, lines) for start, end, lines in others]
@@ -898,6 +903,7 @@ def merge(
             changes.append((start, end, True, lines))
     if refusals:
         return [], refusals
+    # old: `base` with the others' changes; new: with the person's, too
     old, new = [*base], [*base]
     for start, end, is_own, lines in sorted(changes, reverse=True):
         new[start:end] = lines
@@ -941,6 +947,7 @@ def summarize_changes(merged: Sequence[bytes], current: Sequence[bytes]) -> str:
     new_counts = Counter(map(merge_key, merged))
     added = sum((new_counts - old_counts).values())
     removed = sum((old_counts - new_counts).values())
+    # a line with another state counts as new here, but its merge_key() is an old one
     changed_states = sum((Counter(merged) - Counter(current)).values()) - added
     # if a line had moved, more places would differ
     in_place = added == removed == sum(map(operator.ne, merged, current)) - changed_states
@@ -1011,6 +1018,7 @@ def apply_edit(
     with append_lock(file), hold_all_locks(file) as lock_fd:
         file.check_writable()
         fd = file.fd
+        # own_start, own_stop: what the person has changed; start, stop: with what others have, too
         own_start, own_stop = start, stop = changed_part(base, edited)
         own_part = edited[start:stop + len(edited) - len(base)]
         del edited                              # two copies of the file at once are enough
@@ -1018,9 +1026,10 @@ def apply_edit(
         others_start, others_stop = changed_part(base, contents)
         if start <= others_stop and others_start <= stop:       # else no other person has changed this part
             start, stop = min(start, others_start), max(stop, others_stop)
-        grown = len(contents) - len(base)
+        grown = len(contents) - len(base)  # by others, in bytes
         refused: dict[bytes, str] = {}
         while True:
+            # where that part is now, if others have changed the lines above
             first, last = start + grown * (others_stop < start), stop + grown * (others_start <= stop)
             current = split_lines(contents[first:last])
             edited_part = base[start:own_start] + own_part + base[own_stop:stop]
@@ -1062,6 +1071,7 @@ def _write_in_place(
     """Append the new lines, then write the changed states.  merged: the lines from the offset on, as they
     will be.
     """
+    # first, because only this can lack space
     if appended := b"".join(line + b"\n" for line in merged[len(current):]):
         with open_to_append(file.real_path) as append_fd:
             check_not_replaced(file, append_fd)
@@ -1138,7 +1148,7 @@ def edit(file: JobFile, quiet: bool) -> int:
     copy_path = os.path.join(folder, os.path.basename(file.path))
     with open(copy_path, "xb") as copy:
         copy.write(base)
-    answer = "e"
+    answer = "e"  # the first letter of what the person types
     while True:
         failure = run_editor(copy_path) if answer == "e" else ""
         edited = b""                            # also if the copy was removed
@@ -1185,6 +1195,7 @@ def run_editor(copy_path: str) -> str:
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     old_handler = signal.signal(signal.SIGINT, lambda *_: None)     # Ctrl-C is for the editor
     try:
+        # by a shell, because the variable can also have arguments
         exit_code = subprocess.run(["sh", "-c", f'exec {editor} "$1"', "sh", copy_path]).returncode
     finally:
         signal.signal(signal.SIGINT, old_handler)
@@ -1236,9 +1247,10 @@ def fill_template(
     """Return a command: a template with quoted values, as in GNU parallel: 'convert {} {.}.png'.
 
     all_values: for {} {.} {/} {//} {/.}, for example the line of a list.  columns: for {1} {1.} {2/} ...
-    Raises ValueError if a column is missing.
+    Raises ValueError if a column is missing.  number: for {#}.
     """
     def value_of(placeholder: re.Match[bytes]) -> bytes:
+        # called by re.sub(), below: what replaces a placeholder
         name = placeholder["name"]
         values = all_values
         if name.isdigit():
@@ -1335,6 +1347,7 @@ def number_names(template: bytes, first_row: Sequence[bytes], has_header: bool =
     Raises ValueError for a name that is not, or twice, in the first row, and for one of these within quotes.
     """
     def number_of(placeholder: re.Match[bytes]) -> bytes:
+        # called by re.sub(), below: what replaces a placeholder
         name = placeholder["name"]
         is_place = is_unquoted(placeholder)
         is_number = NUMBERED.fullmatch(placeholder[0])
@@ -1434,7 +1447,7 @@ def read_rows(source: Source, colsep: str | re.Pattern[bytes] | None) -> Iterato
                        for value, quote_mark in zip(row, re.findall(cell, text))]
             yield to_bytes(text), columns if any(columns) else []
     except csv.Error as error:
-        source.line_number -= len(lines) - 1
+        source.line_number -= len(lines) - 1  # the first one of the row
         raise ValueError(
             f"not CSV: {error} (if a \" is text: --colsep with a regular expression, such as '\\t' or '[,]')"
         ) from None
@@ -1474,7 +1487,10 @@ def command_lines(source: Source, skipped: Counter[str]) -> Iterator[bytes]:
 
 def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[bytes] | None,
                    skipped: Counter[str]) -> Iterator[bytes]:
-    """Yield a line for each directive, and for each row of values; skip, and count, blank lines."""
+    """Yield a line for each directive, and for each row of values; skip, and count, blank lines.
+
+    colsep: as for read_rows().
+    """
     has_header = not all(NUMBERED.fullmatch(place[0]) for place in places_of(template))
     is_regular = has_header or isinstance(colsep, str)      # each row has as many columns as the first
     width = 0                                               # of the first row; 0: none yet
@@ -1757,6 +1773,7 @@ def parse_separator(text: str) -> str | re.Pattern[bytes]:
         return text
     with suppress(re.error):
         pattern = re.compile(os.fsencode(text))
+        # one that matches nothing would split between all characters
         if not pattern.search(b"") and not pattern.groups:     # split() returns the groups, too
             return pattern
     raise ArgumentTypeError(
@@ -1779,6 +1796,7 @@ Run failed jobs again, cancel one, edit while jobs run, add, hold:
 
 
 def make_parser() -> Parser:
+    # docs/install/make.py also calls this, for the man page and the completion
     parser = Parser(
         PROG,
         purpose="Write a job file, also while jobs run: set states, cancel, edit, list, add.",
@@ -1872,6 +1890,7 @@ def check_adding(parser: Parser, options: Namespace, action: str) -> None:
         parser.error("::: requires --add --template T before it")
     if template and not (sweep or action == "add_list"):
         parser.error("--template requires --add-list, or --add and :::")
+    # {} and {#} need no columns
     has_columns = template and any(place["name"] not in (b"", b"#") for place in places_of(template))
     if options.new and action != "add_list":
         parser.error("--new requires --add-list")
@@ -1899,6 +1918,7 @@ def lines_to_add(options: Namespace, skipped: Counter[str]) -> Generator[bytes, 
     for path in options.add_tests or ():
         with open_source(path) as source:
             yield from lines_of_tests(source)
+    # each file once, however often it is named
     yield from dict.fromkeys(map(line_of_fjd_file, job_files(options.add_jobs or ())))
 
 
@@ -1924,6 +1944,7 @@ def change_states(file: JobFile, options: Namespace) -> int:
             if change_counts.changed:
                 check_not_replaced(file, file.fd)
     finally:
+        # also after a signal or an error: report what was done
         summary = change_counts.summary(state)
         if summary and not options.quiet:
             file.say(summary)
@@ -1977,6 +1998,7 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
     new_lines = join_new_lines(lines_to_add(options, skipped),
                                file.scan_lines(b"", directives=True) if exists else (),
                                can_be_empty=bool(options.add_list))
+    # only to report how many: without --new, equal lines are added
     if options.add_list and exists:
         file.reopen_if_replaced()
         _, known_count = without_known_jobs(file.reader, new_lines)
@@ -1990,6 +2012,7 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
     if not options.quiet:
         new_count = len(re.findall(rb"(?m)^#RUN", new_lines))       # of directives
         if new_count:
+            # with the last one above, which the new ones can clear
             for text in settings_without_jobs(file, directives[-1 - new_count:]):
                 file.say(text)
         above = directives[:len(directives) - new_count]
