@@ -174,6 +174,7 @@ T = TypeVar("T")
 
 
 def make_parser() -> Parser:
+    # docs/install/make.py also calls this, for the man page and the completion
     parser = Parser(
         PROG,
         purpose="Look at a job file: wait, show progress, failures and output, draw finished runs.  Held "
@@ -255,6 +256,7 @@ def parse_options(argv: Sequence[str]) -> Namespace:
     parser = make_parser()
     options = parser.parse(argv, intermixed=True)
     check_options(options, parser)
+    # --check-locks has neither; without FILE, --timeline and --stats have --outdir
     if options.outdir is None and options.file is not None:
         options.outdir = default_outdir(options.file)
     return options
@@ -276,6 +278,7 @@ OPTION_NAMES = {"file": "FILE", "line": "LINE", "use_exit_status": "-e", "check_
 
 
 def check_options(options: Namespace, parser: Parser) -> None:
+    """Refuse options that exclude each other, or lack one that they require."""
     given = {name for name, value in vars(options).items() if value}
     actions = given & COMPANIONS.keys()
     for action in sorted(actions):
@@ -337,10 +340,10 @@ class Watcher:
         self.path = path
         mount = find_mount(path)
         self.file = JobReader(path, say=lambda text: say(f"{path}: {text}"), mount=mount)
-        self._poll_seconds = 5.0 if mount.network else 0.2
+        self._poll_seconds = 5.0 if mount.network else 0.2  # from one poll to the next, at least
         # An `end` comes so much later than the state of its line; if several hosts append, later
         self._end_seconds = 1.2 if mount.network else 0.15
-        self._end_patience = 10.0 if mount.network else 2.0     # seconds left for pauses
+        self._end_patience = 10.0 if mount.network else 2.0     # seconds left for all pauses of await_ends()
         # maximum seconds from a result in the job file to the end of the run in the journal
         self._max_journal_delay = 20.0 if mount.network else 5.0
         self.stop_reason = ""   # why no runner will start the new jobs; "": one can
@@ -557,6 +560,7 @@ class RunRecord(RunFields):
 
     def __init__(self, position: int, event: Mapping[str, Any]) -> None:
         """Read a `start` or `end` event.  Raises WireError."""
+        # which a `start` lacks
         for name, _, default in END:
             setattr(self, name, default)
         has_end = event["event"] == "end"
@@ -570,9 +574,10 @@ class RunRecord(RunFields):
 
     @classmethod
     def from_plain_end(cls, position: int, match: re.Match[str]) -> RunRecord:
-        """Return the run of a PLAIN_END."""
+        """Return the run of a PLAIN_END.  The pattern has checked all fields."""
         run = cls.__new__(cls)
         run.position = position
+        # "": a field that is null or missing
         (time, run.run, line, command, run.host, run.slot, pid, runner, run.directory, promised, files,
          run.state, exit_code, signal_number, run.cause, seconds, cpu, memory, memory_below, size, why,
          stdout, stderr) = match.groups("")
@@ -661,6 +666,7 @@ class JournalReader:
         """Note which commands the lines up to the present end have."""
         first_number = len(self._ends)
         self.invalid_positions.discard(first_number)    # perhaps it is complete now
+        # -1: lines() begins after the first newline that it meets
         for number, (line, end) in enumerate(self.lines(max(self._ends[-1] - 1, 0)), first_number):
             command = self.OTHER
             if line == self.INVALID_LINE:
@@ -685,6 +691,7 @@ class JournalReader:
         return read_runs(self._numbered_lines(numbers), self.invalid_positions)
 
     def _numbered_lines(self, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+        """Yield these lines, by ascending numbers; one read brings several that are near each other."""
         ends, data, offset, data_end = self._ends, b"", 0, 0
         for number in numbers:
             start, end = ends[number - 1], ends[number]
@@ -850,6 +857,7 @@ class RunOutput:
             if lines := self._last_lines_of(to_bytes(short_output)):
                 return lines
         errors = []
+        # files of stderr first
         latest_first = run.files[::-1]
         for name in sorted(latest_first, key=lambda name: ".err" not in name):
             try:
@@ -964,7 +972,7 @@ class LineRuns:
         # line numbers by command and logged number.  If a command was logged with 3 and 5, and has the lines
         # 4 and 6 now: {(command, 3): 4, (command, 5): 6}
         self._current_numbers: dict[tuple[bytes, int], int] = {}
-        self.last_runs: dict[int, RunRecord] = {}
+        self.last_runs: dict[int, RunRecord] = {}  # by line number
         for command, known_runs in runs_of.items():
             numbers = self._numbers_of[command]
             if len(known_runs) > 1:
@@ -1012,7 +1020,7 @@ class LineRuns:
 
 class RunnersAtWork:
     def __init__(self, presence_locks: Collection[int] | None) -> None:
-        self._presence_locks = presence_locks
+        self._presence_locks = presence_locks  # None: unknown
 
     def has_runner_exited(self, run: RunRecord | None) -> bool:
         """Return True if the runner that started a run, or the server that assigned it, has surely exited.
@@ -1115,7 +1123,10 @@ class Row:
         return has_ended and self.line_state in FINISHED_LINE_STATES and bool(self.differing_line_state)
 
     def json_job_fields(self) -> Fields:
-        """Return the --json fields that --status also has.  `seconds` of a running job: up to now."""
+        """Return the --json fields that --status also has.  `seconds` of a running job: up to now.
+
+        None: unknown.
+        """
         run = self.run
         seconds = run.seconds if run and run.ended is not None else self.seconds_running
         return {
@@ -1155,6 +1166,7 @@ class Observation:
     def __init__(self, watcher: Watcher, options: Namespace, say: Callable[[str], None]) -> None:
         """Read the job file and the locks, and then open the log."""
         self.watcher = watcher
+        # twice, because runners can exit or start while the file is read
         locks_before = watcher.presence_locks() or set()
         self.snapshot = watcher.complete_snapshot()
         self.cancelled_lines = watcher.cancelled_lines(self.snapshot)
@@ -1185,6 +1197,7 @@ class Observation:
         lines = self.running_lines
         commands = {line.command for line in lines}
         line_runs = self.match_runs_with_lines(commands, self.recent_runs if lines else ())
+        # a run before that part could belong to one of these lines
         if self.log.size > self.TAIL_BYTES and not all(map(line_runs.is_last_run_certain, lines)):
             return self.known_last_rows(lines)
         return [self.row_of_line(line, line_runs) for line in lines]
@@ -1203,7 +1216,10 @@ class Observation:
         return self.known_last_rows(lines)
 
     def known_last_rows(self, lines: Iterable[Line]) -> list[Row]:
-        """Return the same rows as last_rows(), as of now."""
+        """Return the same rows as last_rows(), as of now.
+
+        All runs of a command with one line are that line's; for others, match runs with lines.
+        """
         self.log.read_on()
         lines_of = {line.command: line for line in lines}
         repeated = {command for command in lines_of if hash(command) in self._hashes_of_repeated_commands}
@@ -1222,8 +1238,9 @@ class Observation:
         return self.watcher.hashes_of_repeated_commands()
 
     def rows_of_all_runs(self, lines: Sequence[Line]) -> list[Row]:
-        """Return rows of all runs of these lines, which were just read, in the order of the file and of the
-        log; at last one of a line alone if no run counts.
+        """Return rows of all runs of these lines, which were just read, in the order of file and log.
+
+        A line of which no run counts also has a row without a run, as its last.
         """
         unrecorded_rows = [row for row in self.last_rows(lines) if not row.run]     # waits for ends
         commands = {line.command for line in lines}
@@ -1253,16 +1270,22 @@ class Observation:
         """Return the row of a run.  A removed line is as it was then."""
         if line := line_runs.line_of(run):
             row = self._row(line, run, line_runs.is_last(run, line))
+            # of a line that has finished in another state, no run counts
             row.is_last = row.is_last and not row.is_contradicted
             return row
+        # the line is gone, which alone could tell
         if run.ended is None:
             run.state, run.cause = self.END_UNKNOWN
         text = b" " + run.command           # the part of the line after the state byte
+        # offset and state are unknown
         line = Line(number=run.line, offset=0, state=b"", text=text)
         return Row(line, "", run, is_last=False, seconds_running=None)
 
     def _row(self, line: Line, run: RunRecord | None, is_last: bool) -> Row:
-        """Return a row; set the state of a run without an end."""
+        """Return a row; set the state of a run without an end.
+
+        is_last: no other run of the line is later.
+        """
         seconds_running = None
         if (run and run.cause == "lost" and is_last and line.number in self._running_numbers
                 and line.number not in self.orphan_numbers and not self._can_log_be_behind):
@@ -1326,7 +1349,10 @@ def find_hanging_jobs(runs: Iterable[RunRecord], jobs: Iterable[Fields]) -> Iter
 
 
 def status_lines(status: Fields, columns: float) -> Iterator[str]:
-    """Yield a status (of read_status()) as lines of text.  columns: the maximum width."""
+    """Yield a status (of status_of()) as lines of text.  columns: the maximum width.
+
+    `processes` of a job: None: in another container; []: it has a runner, or none is visible.
+    """
     yield from status_summary(status)
     yield from status_table(status, columns)
     for job in status["jobs"]:
@@ -1339,7 +1365,10 @@ def status_lines(status: Fields, columns: float) -> Iterator[str]:
 
 
 def status_summary(status: Fields) -> Iterator[str]:
-    """Yield the lines about the numbers of jobs and runners, the time left, and why new jobs wait."""
+    """Yield the lines about the numbers of jobs and runners, the time left, and why new jobs wait.
+
+    status: of status_of().
+    """
     counts_text = ", ".join(f"{status[name]} {name}" for name in Counts._fields)
     yield f"{plural(status['total'], 'job')}: {counts_text}"
     if per_hour := status["per_hour"]:
@@ -1362,7 +1391,10 @@ def status_summary(status: Fields) -> Iterator[str]:
 
 
 def status_table(status: Fields, columns: float) -> Iterator[str]:
-    """Yield the lines of the table of running jobs and orphans, if there are any."""
+    """Yield the lines of the table of running jobs and orphans, if there are any.
+
+    status: of status_of().  columns: the maximum width.
+    """
     rows = []
     job_lists = {"jobs": "", "cancelled": "cancelled, still running", "orphans": "orphan"}
     commands = [job["command"] for job_list in job_lists for job in status[job_list]]
@@ -1473,6 +1505,7 @@ def status_of(observation: Observation) -> Fields:
                   if (run.ended or 0.0) > earliest and not runners_at_work.has_runner_exited(run)}
     hanging = [] if job_counts.new else [*find_hanging_jobs(runs, jobs)]
     seconds_left = None
+    # a job that hangs can take any time
     if rate and not (runners_at_work.has_no_runners or hanging):
         seconds_left = rate.seconds_left(job_counts.new + job_counts.running, time.time())
     told = [*runners_at_work.ask_servers()]
@@ -1497,7 +1530,7 @@ def status_fields_of_row(last_row: Row, runners_at_work: RunnersAtWork) -> Field
 
     If the last run in the log has ended, the current run is not in the log yet, and the fields of a run are
     None.  But if that run was unsuccessful and the runner is alive, return host and slot: a runner keeps them
-    between two tries.
+    between two tries.  status_of() sets `processes`.
     """
     run = last_row.run
     fields = {**last_row.json_job_fields(), **({"files": run.files} if run and run.files else {})}
@@ -1516,7 +1549,7 @@ def find_wait_reason(
 ) -> str:
     """Return why new jobs wait, for example for a runner; '' if none is new, or a runner can take one.
 
-    over_tcp: a server has handed out jobs of the file.
+    hosts: those that have runners, as far as known.  over_tcp: a server has handed out jobs of the file.
     """
     if not job_counts.new:
         return ""
@@ -1538,6 +1571,7 @@ def describe_result(run: RunRecord) -> str:
     """Return how a run ended: 'exit 3', 'signal 9 (SIGKILL)', 'took 5.1G of 4G', 'lost', ..."""
     if run.cause == "memory" and run.promised:
         return f"took {run.peak_text or 'more'}"
+    # a cause says it all, but `oom` does not tell how the job ended
     if run.cause and run.cause != "oom":
         return run.cause
     if run.seconds is None:
@@ -1620,7 +1654,10 @@ def find_lines(selection: str, watcher: Watcher) -> list[Line]:
 def format_row(
     row: Row, command: str, directory: str, last_lines: Iterable[str], columns: float
 ) -> Iterator[str]:
-    """Yield a row as lines of text.  command: as shown.  last_lines: of the output of the run."""
+    """Yield a row as lines of text.  command: as shown.  last_lines: of the output of the run.
+
+    directory: of the files with output.
+    """
     known = NO_RECORDED_RUN if row.line_state in FINISHED_LINE_STATES else "no run in the journal"
     result = f"{row.line_state}; {known}"
     if row.run:
@@ -1651,6 +1688,7 @@ def describe_run(run: RunRecord) -> str:
         parts.append(f"began {format_time(run.began)}")
     if run.peak_text and run.peak_text not in result:
         parts.append(run.peak_text)
+    # without a process, describe_result() has it
     if run.why and run.pid:
         parts.append(printable(run.why))
     return ", ".join(parts)
@@ -1687,6 +1725,7 @@ def print_runs(watcher: Watcher, options: Namespace) -> Counts:
     output = RunOutput(options.outdir, max_lines=3 if options.failed else 10)
     groups = FailureGroups()
     columns = stdout_columns()
+    # one JSON object, printed piece by piece
     before_row = '{"runs": ['
     with Observation(watcher, options, say) as observation:
         for rows in (rows_of_bad_lines(observation) if options.failed
@@ -1719,6 +1758,7 @@ def rows_of_bad_lines(observation: Observation) -> Iterator[list[Row]]:
     """
     observation.log.read_on()
     incomplete_commands = observation.log.incomplete_commands
+    # RUNNING: orphans count as in error
     states = None if incomplete_commands else FAILED + ERROR + RUNNING
     for lines in batches_of_lines(observation.watcher, states):
         wanted = [line for line in lines
@@ -1773,9 +1813,11 @@ class FailureGroups:
             alike = NUMBER_PATTERN.sub(PLACEHOLDER, words)
         cause = run.cause if run else ""
         key = cause, "" if cause else alike
+        # one more for all the rest
         if key not in self._groups and len(self._groups) >= MAX_GROUPS:
             key = "", PLACEHOLDER
         group = self._groups.setdefault(key, FailureGroup(words, 0, [], set()))
+        # the lines differ in numbers: the words get placeholders
         if group.words != words:
             group.words = "".join(key)
         group.count += 1
@@ -1805,7 +1847,7 @@ class OutputOfLines:
 
     def __init__(self, directory: str, template: TemplateReader | None) -> None:
         self._output = RunOutput(directory)
-        self._template = template
+        self._template = template  # None: no columns for values
         self._columns = [*self.COLUMNS[:-2], *(template.names if template else ()), *self.COLUMNS[-2:]]
         self.unfinished_lines: list[int] = []   # that as_text() has left out
         self.unfitting_lines: list[int] = []    # whose commands the template cannot have made
@@ -1813,7 +1855,7 @@ class OutputOfLines:
         self.lost_lines: dict[int, str] = {}    # why the output of a line is missing, or incomplete
 
     def as_text(self, rows: Iterable[Row]) -> Iterator[bytes]:
-        """Yield the stdout of done lines."""
+        """Yield the stdout of done lines; note the numbers of the others, except held ones, for a message."""
         previous = b"\n"
         for row in rows:
             if row.line_state == "done":
@@ -1830,6 +1872,7 @@ class OutputOfLines:
         for row in rows:
             cells, parts = self._cells(row)
             text = json.dumps(dict(zip(self._columns, cells)))
+            # of a stdout that is too long for the memory
             if parts:
                 yield text[:-2].encode()        # up to the quote before the empty stdout
                 for piece in codecs.iterdecode(parts, "utf-8", "surrogateescape"):
@@ -1955,12 +1998,12 @@ class RunStats:
     """Statistics of the runs of a host, of similar commands, or of all runs."""
 
     def __init__(self) -> None:
-        self.seconds = array("d")
-        # of the runs with known CPU time
+        self.seconds = array("d")  # of each run
+        # seconds, of the runs with known CPU time
         self.cpu_seconds = self.seconds_with_known_cpu = 0.0
         # bytes; 0: unknown
         self.largest_memory = 0
-        self.largest_upper_bound = 0    # of unmeasured peaks
+        self.largest_upper_bound = 0    # bytes, of peaks that could not be measured; 0: none
         self.too_little = 0             # runs that were killed for lack of memory
 
     def add(self, run: RunRecord) -> None:
@@ -2012,7 +2055,7 @@ def read_stats(outdir: str) -> Fields:
     total = RunStats()
     hosts: defaultdict[str, RunStats] = defaultdict(RunStats)
     groups: defaultdict[str, RunStats] = defaultdict(RunStats)
-    common_words: dict[str, list[str]] = {}     # by group
+    common_words: dict[str, list[str]] = {}     # by group: with which all its commands begin
     group_of = functools.lru_cache(functools.partial(NUMBER_PATTERN.sub, PLACEHOLDER))
     without_end = 0
     too_little_lines = set()          # their numbers when they ran
@@ -2023,6 +2066,7 @@ def read_stats(outdir: str) -> Fields:
                 continue
             words = [*to_text(run.command).split(), ""]     # "": the end of the command
             group = group_of(words[0])
+            # one more for all the rest
             if group not in groups and len(groups) >= MAX_GROUPS:
                 group = PLACEHOLDER
             common = common_words.setdefault(group, words)
@@ -2041,6 +2085,7 @@ def read_stats(outdir: str) -> Fields:
         *words, last_word = common_words[group] or [group]
         shown_words = words if last_word == "" else [*words, last_word, PLACEHOLDER]
         commands.append({"command": printable(" ".join(shown_words)), **stats.json_fields()})
+    # those with most memory first
     commands.sort(key=lambda row: -max(row["memory"] or 0, row["memory_below"] or 0))
     return {
         "hosts": [{"host": name, **hosts[name].json_fields()} for name in sorted(hosts)],
@@ -2056,6 +2101,7 @@ def stats_lines(stats: Fields, columns: float) -> Iterator[str]:
     headings = ["runs", "median", "90%", "longest", "CPU", "memory", "too little"]
 
     def format_rows(name: str, rows: Iterable[Fields]) -> Iterator[str]:
+        # name: heading of the first column, and its key in each row
         cells = [[name, *headings]]
         for row in rows:
             times = [took(row[key]) for key in ("median", "p90", "longest")]
@@ -2111,7 +2157,7 @@ def encode_fields(fields: Mapping[str, Any]) -> bytes:
 
 
 def trace_event(run: RunRecord, seconds: float) -> Event:
-    """Return the event of a run, with exit status as in GNU parallel."""
+    """Return the event of a run, with exit status as in GNU parallel.  seconds: the duration."""
     command, state = run.command.decode(errors="replace"), STATE_NAMES[run.state]
     exit_status = -1 if run.cause == "timeout" else 128 + run.signal if run.signal else run.exit
     other_fields = {
@@ -2196,14 +2242,14 @@ def refuse_foreign_file(path: str, head: bytes) -> None:
 def open_replacement(path: str, head: bytes) -> Iterator[BinaryIO]:
     """Open a temporary file, which replaces our file `path` at the end of the block, with the same rights.
 
-    Remove it after an error.  See refuse_foreign_file().
+    Remove it after an error.  See refuse_foreign_file().  head: with which each file of this kind begins.
     """
     target = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
     try:
         refuse_foreign_file(path, head)
         with refused_as(path, " (expected a writable file)"):
-            old_info = stat_or_none(path)
+            old_info = stat_or_none(path)  # None: there is none yet
             open_private = functools.partial(os.open, mode=0o600 if old_info else 0o666)
             with open(temporary, "xb", opener=open_private) as file:
                 if old_info:
@@ -2246,6 +2292,7 @@ class Report:
         for run in journal_pass:
             self.run_count += 1
             recent_runs.append(run)
+            # with last runs of failed and running lines, which can be older than the recent ones
             if run.command in commands:
                 add_if_later(last_runs, run.place, run)
         commands.update(run.command for run in recent_runs)
@@ -2262,7 +2309,7 @@ class Report:
         self.last_lines = {run: output.last_lines(run) for run in shown_runs}
 
     def fields_of_row(self, row: Row, link_base: str) -> Fields:
-        """Return what the page's script shows of a row."""
+        """Return what the page's script shows of a row.  link_base: of find_link_base(); '': no links."""
         run = row.run
         files = run.files if run and link_base else []
         fields = row.json_fields()
@@ -2338,11 +2385,13 @@ class Reporter:
         invalid lines in the journal; all pages show them.
         """
         start = time.monotonic()
+        # a later page has the ends that are on the way
         for _ in () if is_live else self.watcher.await_ends():
             pass
         messages: list[str] = []
         with Observation(self.watcher, self.options, messages.append) as observation:
             report = Report(observation, RunOutput(self.options.outdir))
+        # pages take a twentieth of the time at most
         pause = max(self.MIN_PAGE_SECONDS, 20 * (time.monotonic() - start)) if is_live else 0.0
         self._next_page_time = start + pause
         if not report.run_count and not is_live:
@@ -2393,6 +2442,7 @@ class Reporter:
         for row in report.rows:
             separator = "," if fields else ""
             fields = {**report.fields_of_row(row, link_base), "group": rank_of.get(row)}
+            # `<` could end the element of the script
             yield separator + encode([*fields.values()]).replace("<", "\\u003c")
         data = {
             "fields": [*fields],
@@ -2486,6 +2536,7 @@ class LockCheck:
             if not self.row:
                 raise OSError(errno.EUSERS, f"more than {len(ROWS)} hosts at once")
             self.trims_right = not self.mount.is_nfs or self.trim(fd)
+            # it exits at the end of its stdin, so with us at the latest
             self.child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[fd])
             refuse_local_locks(fd, self.mount)
         finally:
@@ -2528,15 +2579,20 @@ class LockCheck:
         return is_right
 
     def add(self) -> bool:
-        """Add one to our row and to the total.  Return False if an addition was lost."""
+        """Add one to our row and to the total.  Return False if an addition was lost.
+
+        The caller has locked SUM_LOCK.
+        """
         rows = self.read_rows()
         if not self.first_rows:
             if self.find_locked_rows() == {self.row}:
                 rows = [(0, b"")] * len(rows)       # not what a killed check has left
             self.first_rows = list(rows)
         is_sum_right = rows[0][0] == sum(count for count, _ in rows[1:])
+        # our row must be as we have written it
         is_right = is_sum_right and (not self.rows or rows[self.row] == self.rows[self.row])
         pause()                                     # for hosts that the lock does not exclude
+        # 0: the other hosts find the error, too
         rows[0] = rows[0][0] + 1 if is_right else 0, b"all"
         rows[self.row] = rows[self.row][0] + 1, self.label
         pwrite_all(self.fd, b"".join(ROW.pack(*row) for row in rows), 0)
@@ -2671,6 +2727,7 @@ def run_with_options(argv: Sequence[str]) -> int:
         if options.timeline is not None:
             write_timeline(options)
         elif options.report is not None:
+            # by an exception, so that a page that is half written is removed
             exit_on(*KILL_SIGNALS)
             watcher = Watcher(options.file)
             reporter = Reporter(options, watcher, argv)
@@ -2691,9 +2748,10 @@ def run_with_options(argv: Sequence[str]) -> int:
 
 
 def write_timeline(options: Namespace) -> None:
-    """Write the finished runs of the journal as trace events."""
+    """Write the finished runs of the journal as trace events, one a line, to --timeline."""
     exit_on(*KILL_SIGNALS)
     journal = JournalReader(options.outdir, say)
+    # by host and slot; trace_events() makes tracks of runs that overlap
     events_by_slot = defaultdict(list)
     with contextlib.closing(journal), open_replacement(options.timeline, TIMELINE_HEAD) as file:
         for run in journal.start_pass():
