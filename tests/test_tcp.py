@@ -115,7 +115,8 @@ class LikeARunner(TcpCase):
         (self.dir / "elsewhere").mkdir()
         self.jobs(*(f"cat table{number}" for number in range(30)))
         server = self.start_server()
-        ended = self.run_client(server, cwd=self.dir / "elsewhere")
+        ended = self.run_client(server, cwd=self.dir / "elsewhere",
+                                patch="import runmaker4; runmaker4.Runner.MAX_BROKEN_SECONDS = 60.0")
         self.assertEqual((ended.code, self.states()), (1, "!" * 10 + "." * 20), ended.err)
         self.assertIn(b"the last said: 'cat: table9: No such file or directory'", ended.err)
         closing = ended.err.decode().splitlines()[-1]
