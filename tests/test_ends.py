@@ -116,6 +116,7 @@ class Trees(RunCase):
 
     def test_a_timeout_ends_every_part_of_a_job_and_the_next_job_runs(self) -> None:
         runner = self.start_all([*TREES, f"{UP}; true"], "--timeout", "1")
+        self.wait_states("r" * len(TREES) + "d")
         self.write("", "late")
         self.assertEnded(self.finish(runner), 1, "!" * len(TREES) + "d")
 
