@@ -418,9 +418,10 @@ class Together(DirectiveCase):
 
 class Changes(DirectiveCase):
     """Directives that are appended, edited or removed hold for the jobs not yet claimed."""
-    # each look at the lines that run adds to a file
+    # Each look at the lines that run adds to a file.  A walk is overdue after a second, also if it is slow
     LOOKS = """
 import runmaker4
+runmaker4.Cursor.LONG_PAUSE_FACTOR = 0
 check_jobs = runmaker4.JobQueue.check_jobs
 def check_and_count(queue):
     found = check_jobs(queue)
