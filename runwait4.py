@@ -1295,11 +1295,13 @@ class Observation:
             #
             #     it is the last run of a line with a running job               running
             #     it is the last run of an orphan (a line `r` without a job)    lost
+            #     the line had a running job, and has finished meanwhile        ending (the end follows)
             #     the job file changed a moment ago, and the runner is alive    ending (the end follows)
             #     it is the last run of a line in error                         lost
             #     otherwise                                                     unknown
             if is_last and (line.state == RUNNING or line.number in self._running_numbers):
-                ending = self.LOST if line.number in self.orphan_numbers else self.STILL_RUNNING
+                ending = (self.LOST if line.number in self.orphan_numbers
+                          else self.ENDING if line.state in (DONE, FAILED, ERROR) else self.STILL_RUNNING)
             elif self._can_log_be_behind and not self.runners_at_work.has_runner_exited(run):
                 ending = self.ENDING
             else:

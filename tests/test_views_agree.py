@@ -135,11 +135,13 @@ class TheRunThatCounts(ViewCase):
             [1, "exit 3 (now done)", False], [2, "exit 0 (now failed)", False],
             [3, "exit 3 (now error)", False], [5, "exit 3 (now error)", False]])
 
-    def rows_while(self, on_pause: Callable[[float], None]) -> list[runwait4.Row]:
+    def rows_while(self, on_pause: Callable[[float], object],
+                   on_snapshot: Callable[[], object] = list) -> list[runwait4.Row]:
         """The last rows of runs.txt, a file that has just changed while a runner is at work."""
         options = argparse.Namespace(outdir=str(self.dir / "out"))
         watcher = runwait4.Watcher(str(self.dir / "runs.txt"))
         with runwait4.Observation(watcher, options, self.fail) as observation:
+            on_snapshot()
             lines = watcher.select_lines(None)
             with mock.patch("runwait4.time.sleep", on_pause):
                 return observation.last_rows(lines)
@@ -156,6 +158,17 @@ class TheRunThatCounts(ViewCase):
                     file.write(data)
             (first, _) = self.rows_while(append)
             self.assertEqual((first.run and first.run.began, first.is_last), (BEGAN + 9, True))
+
+    def test_the_line_finishes_after_the_running_ones_were_read(self) -> None:
+        self.hold_presence_lock()
+        os.utime(self.write("r a\n"), (BEGAN, BEGAN))
+        self.hold_line(1)
+        began = start(1, 1, "a", runner=PRESENT)
+        self.journal(began)
+
+        pauses = iter((list, list, lambda: self.journal(began, end(1, 1, "a", state="!"))))
+        (row,) = self.rows_while(lambda _: next(pauses)(), lambda: self.set_state(1, "!"))
+        self.assertEqual(row.run and row.run.state, "!")
 
     def test_an_end_that_never_comes_is_waited_for_once(self) -> None:
         self.hold_presence_lock()
