@@ -409,7 +409,7 @@ class Watcher:
         self.file.reopen_if_replaced()
         pieces = whole_lines(self.file.reader, self.file.start)
         lines = itertools.chain.from_iterable(map(lines_of_piece, pieces))
-        hashes = sorted(hash(line[2:].rstrip(b"\r")) for line in lines)
+        hashes = sorted(hash(line[2:].removesuffix(b"\r")) for line in lines)
         return {first for first, second in zip(hashes, hashes[1:]) if first == second}
 
     @retry_while_missing

@@ -94,6 +94,11 @@ class TheRunThatCounts(ViewCase):
                 rows = sorted(self.page().rows, key=lambda row: row["start"])
                 self.assertEqual([row["is_last"] for row in rows if row["line"] == 2], [False, True])
 
+    def test_equal_commands_that_end_in_a_carriage_return(self) -> None:
+        self.write("d a\r\r\nd a\r\r\n")
+        self.journal(*(end(number, number, "a\r", files=[], stdout=f"{number}\n") for number in (1, 2)))
+        self.assertEqual(self.output(), (0, b"1\n2\n", b""))
+
     def test_a_runner_appends_later_what_has_ended_earlier(self) -> None:
         self.write("d a\n")
         early, late = (end(took, 1, "a", BEGAN, took=took, state=state, files=[], stdout=state, runner=runner)
