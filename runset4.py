@@ -589,7 +589,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     wait_for_exit(file, awaited, change_counts)
 
 
-def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeCounts) -> None:
+def wait_for_exit(file: JobFile, awaited: list[Line], change_counts: ChangeCounts) -> None:
     """Wait until these cancelled jobs have exited; report those that take too long.
 
     Meanwhile kill those on this host whose runners are dead.  awaited: with the states before the c.
@@ -605,29 +605,22 @@ def wait_for_exit(file: JobFile, awaited: Sequence[Line], change_counts: ChangeC
             next_scan = time.monotonic() + 1.0
         time.sleep(0.05)
         file.open_to_write()
-        awaited = [line for line in awaited if recheck_cancelled_job(file, line, change_counts)]
+        checked, awaited = awaited, []
+        for line in checked:
+            state = file.state_at(line)
+            if state in UNFINISHED_STATES:      # an editor has saved an old `r` or `.` over the c
+                with suppress(BlockingIOError):
+                    cancel_line(file, line)
+                awaited.append(line)
+            elif not file.can_run_another_copy(line.command):   # more held job locks than lines `r`
+                awaited.append(line)
+            # the job has exited.  line.state: before the c; a line that was neither `r` nor `.` keeps it
+            elif state not in (CANCELLED, line.state):
+                change_counts.changed[line.state] -= 1
+                change_counts.add_refusal(line.number,
+                                          "has moved or changed since (look, and run this again)")
     if awaited and first_holders:
         report_still_running(awaited, first_holders, change_counts)
-
-
-def recheck_cancelled_job(file: JobFile, line: Line, change_counts: ChangeCounts) -> bool:
-    """Return True if a cancelled job can still be running; then the caller checks again later.
-
-    The job has exited when the command has no more held job locks than lines `r`.  If the line is not c then,
-    count it as refused.  If an editor has saved an old `r` or `.` over the c, cancel the job again.
-    """
-    state = file.state_at(line)
-    if state in UNFINISHED_STATES:
-        with suppress(BlockingIOError):
-            cancel_line(file, line)
-        return True
-    if not file.can_run_another_copy(line.command):     # more held job locks than lines `r`
-        return True
-    # line.state: before the c; a line that was neither `r` nor `.` keeps it
-    if state not in (CANCELLED, line.state):
-        change_counts.changed[line.state] -= 1
-        change_counts.add_refusal(line.number, "has moved or changed since (look, and run this again)")
-    return False
 
 
 def report_still_running(lines: Iterable[Line], holders: Holders, change_counts: ChangeCounts) -> None:
@@ -658,7 +651,8 @@ def report_still_running(lines: Iterable[Line], holders: Holders, change_counts:
 def kill_unsupervised_jobs(
     file: JobFile, lines: Sequence[Line], holders: Holders, change_counts: ChangeCounts
 ) -> None:
-    """Kill those of these cancelled jobs that run on this host and whose runners are dead.
+    """Kill those of these cancelled jobs that run on this host and whose runners are dead, as a runner would:
+    TERM, after GRACE seconds KILL.
 
     Count a line as refused if a process of the job cannot be killed: it can live on without the job lock.
     """
@@ -669,7 +663,18 @@ def kill_unsupervised_jobs(
         for line, job in zip(equal_lines, choose_jobs_to_kill(file, equal_lines, unsupervised)):
             file.say(f"line {line.number}: the runner is dead; killing the job (process {job.pid})")
             jobs_to_kill[line.number] = job
-    for number, undying in zip(jobs_to_kill, kill_unsupervised(jobs_to_kill.values())):
+
+    async def kill_all() -> Any:
+        """Return the processes of each job that cannot be killed."""
+        loop = asyncio.get_running_loop()
+        exited = loop.create_future()
+        exited.set_result(0)            # not our child, so we cannot wait; the session is watched
+        killer = TreeKiller(loop, GRACE)
+        children = (Child(job.pid, job.job_tag, exited) for job in jobs_to_kill.values())
+        # True: do not wait for processes that outlive KILL
+        return await asyncio.gather(*(killer.kill_tree(child, lambda pids: True) for child in children))
+
+    for number, undying in zip(jobs_to_kill, asyncio.run(kill_all())):
         if undying:
             change_counts.add_refusal(number, f"could not be killed: process {describe_process(undying[0])}")
 
@@ -702,24 +707,6 @@ def choose_jobs_to_kill(
     # each line that is still `r` has a job that must live, whichever it is
     max_kills = min(max(copy_count - len(running_lines), 0), len(lines))
     return [unsupervised_jobs[job_lock] for job_lock in own_first[:max_kills]]
-
-
-def kill_unsupervised(jobs: Iterable[Shell]) -> list[list[int]]:
-    """Kill these jobs as a runner would: TERM, after GRACE seconds KILL.
-
-    Return the processes of each job that cannot be killed.
-    """
-    async def kill_all() -> Any:
-        loop = asyncio.get_running_loop()
-        exited = loop.create_future()
-        exited.set_result(0)            # not our child, so we cannot wait; the session is watched
-        killer = TreeKiller(loop, GRACE)
-        children = (Child(job.pid, job.job_tag, exited) for job in jobs)
-        # True: do not wait for processes that outlive KILL
-        return await asyncio.gather(*(killer.kill_tree(child, lambda pids: True) for child in children))
-
-    undying: list[list[int]] = asyncio.run(kill_all())
-    return undying
 
 
 # ======== Editing ===========================================================================================
@@ -964,26 +951,6 @@ def read_to_end(file: Reader, start_offset: int = 0) -> bytearray:
     return data
 
 
-def lock_free_buckets(fd: int) -> list[int]:
-    """Lock all unused buckets of a lock file; return the offsets of the command mutexes of the others.
-
-    A bucket (65,535 bytes for job locks, then the command mutex) is in use if another process has a lock in
-    it; there lock nothing, because a process that holds a mutex counts the job locks.
-    """
-    mutexes = []
-    ranges_to_lock = [(0, BUCKETS_END)]
-    while ranges_to_lock:
-        start, stop = ranges_to_lock.pop()
-        if start < stop and not lock(fd, start, stop - start):
-            held_range = other_lock(fd, start, stop - start)
-            held_offset = held_range.start if held_range else start     # None: just unlocked
-            command_mutex = held_offset | MUTEX_OFFSET      # the last of 2^16 bytes of that bucket
-            bucket_start = command_mutex - MUTEX_OFFSET
-            mutexes.append(command_mutex)
-            ranges_to_lock += [(start, bucket_start), (command_mutex + 1, stop)]
-    return mutexes
-
-
 @contextmanager
 def hold_all_locks(file: JobFile) -> Iterator[int]:
     """Lock all command mutexes, so that no other process writes states; yield the descriptor with the locks.
@@ -995,7 +962,20 @@ def hold_all_locks(file: JobFile) -> Iterator[int]:
     fd = file.lock_table.open_job_lock()
     deadline = time.monotonic() + MAX_MUTEX_WAIT_SECONDS
     try:
-        mutexes_to_lock = lock_free_buckets(fd)
+        # Lock all unused buckets.  A bucket (65,535 bytes for job locks, then the command mutex) is in use if
+        # another process has a lock in it; there lock only the mutex, because a process that holds one counts
+        # the job locks.
+        mutexes_to_lock = []
+        ranges_to_lock = [(0, BUCKETS_END)]
+        while ranges_to_lock:
+            start, stop = ranges_to_lock.pop()
+            if start < stop and not lock(fd, start, stop - start):
+                held_range = other_lock(fd, start, stop - start)
+                held_offset = held_range.start if held_range else start     # None: just unlocked
+                command_mutex = held_offset | MUTEX_OFFSET      # the last of 2^16 bytes of that bucket
+                bucket_start = command_mutex - MUTEX_OFFSET
+                mutexes_to_lock.append(command_mutex)
+                ranges_to_lock += [(start, bucket_start), (command_mutex + 1, stop)]
         for command_mutex in mutexes_to_lock:
             if not keep_trying(functools.partial(lock, fd, command_mutex), deadline - time.monotonic()):
                 raise OSError(errno.EAGAIN, f"another process keeps changing it, or {LEFT_LOCKED}")
@@ -1559,22 +1539,6 @@ def line_of_fjd_file(path: str) -> bytes:
         raise UsageError(f"{source.name}: {error}") from None
 
 
-def job_files(names: Sequence[str]) -> list[str]:
-    """Return these paths; of a directory those of its files that are neither hidden nor backups (NAME~)."""
-    paths = []
-    for name in names:
-        if not os.path.isdir(name):
-            paths.append(name)
-            continue
-        with refused_as(printable(name)):
-            entries = sorted(os.listdir(name))
-        found = (os.path.join(name, entry) for entry in entries if entry[0] != "." and entry[-1] != "~")
-        paths += filter(os.path.isfile, found)
-    if names and not paths:
-        raise UsageError(f"{printable(names[0])}: no job files (nothing to add)")
-    return paths
-
-
 def without_known_jobs(file: Reader, new_lines: bytearray) -> tuple[bytearray, int]:
     """Return the new lines without the jobs that the file has already, in any state, and how many these are.
 
@@ -1878,12 +1842,6 @@ def parse_options(argv: Sequence[str]) -> Namespace:
         parser.error(f"{option} requires lines, --state, --match or --all")
     if action in (*ADD_ACTIONS, "edit") and has_selection:
         parser.error(f"{option} takes no selection of lines")
-    check_adding(parser, options, action)
-    return options
-
-
-def check_adding(parser: Parser, options: Namespace, action: str) -> None:
-    """Refuse options for new lines that exclude each other."""
     template = options.template
     sweep = options.sweep
     if sweep and (action != "add" or options.add or not template):
@@ -1896,6 +1854,7 @@ def check_adding(parser: Parser, options: Namespace, action: str) -> None:
         parser.error("--new requires --add-list")
     if options.colsep and not (action == "add_list" and has_columns):
         parser.error("--colsep requires --add-list, and --template with a column, such as {1} or {NAME}")
+    return options
 
 
 def lines_to_add(options: Namespace, skipped: Counter[str]) -> Generator[bytes, None, None]:
@@ -1918,8 +1877,20 @@ def lines_to_add(options: Namespace, skipped: Counter[str]) -> Generator[bytes, 
     for path in options.add_tests or ():
         with open_source(path) as source:
             yield from lines_of_tests(source)
+    paths = []
+    for path in options.add_jobs or ():
+        if not os.path.isdir(path):
+            paths.append(path)
+            continue
+        with refused_as(printable(path)):
+            entries = sorted(os.listdir(path))
+        # neither hidden files nor backups (NAME~)
+        found = (os.path.join(path, entry) for entry in entries if entry[0] != "." and entry[-1] != "~")
+        paths += filter(os.path.isfile, found)
+    if options.add_jobs and not paths:
+        raise UsageError(f"{printable(options.add_jobs[0])}: no job files (nothing to add)")
     # each file once, however often it is named
-    yield from dict.fromkeys(map(line_of_fjd_file, job_files(options.add_jobs or ())))
+    yield from dict.fromkeys(map(line_of_fjd_file, paths))
 
 
 def change_states(file: JobFile, options: Namespace) -> int:
