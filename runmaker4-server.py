@@ -1514,10 +1514,17 @@ class Group:
         if was_preparing and line_result.state != ERROR:
             return self.abort()
         member.jobs.remove(assignment)
-        self._add_result(member, assignment, line_result)
+        # the result line: host, how the job ended, elapsed time, command
+        elapsed = human_time(boottime() - assignment.sent_at) if assignment.sent_at else ""
+        # as on the console: a terminal gets no control characters
+        command = one_line(assignment.job.command) if self._stdout.terminal else assignment.job.command
+        host = os.fsencode(printable(member.host))
+        ending = os.fsencode(line_result.how_ended)
+        text = b"  %-20s %-20s %8s  %s\n" % (host, ending, elapsed.encode(), command)
+        self._result_lines.append((assignment.number, text))
         if was_preparing or line_result.loses_host:
             member.is_lost = True
-        host_count = sum(not host.is_lost for host in self._members)
+        host_count = sum(not other.is_lost for other in self._members)
         if self.stage is not Stage.STOPPED and host_count < self._min_hosts:
             self._stop_group()
         elif self.stage is Stage.PREPARING:     # this host is lost
@@ -1525,7 +1532,7 @@ class Group:
             self._start_if_ready()
         elif not member.current:
             self._send_first(member)
-        if not any(host.jobs for host in self._members):
+        if not any(other.jobs for other in self._members):
             self._finish()
 
     def _stop_group(self) -> None:
@@ -1541,16 +1548,6 @@ class Group:
         for assignment in member.jobs:
             if assignment.phase is Phase.CLAIMED:
                 self._sessions.settle(assignment, STOPPED)
-
-    def _add_result(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
-        """Add a result line: host, how the job ended, elapsed time, command."""
-        elapsed = human_time(boottime() - assignment.sent_at) if assignment.sent_at else ""
-        # as on the console: a terminal gets no control characters
-        command = one_line(assignment.job.command) if self._stdout.terminal else assignment.job.command
-        host = os.fsencode(printable(member.host))
-        ending = os.fsencode(line_result.how_ended)
-        text = b"  %-20s %-20s %8s  %s\n" % (host, ending, elapsed.encode(), command)
-        self._result_lines.append((assignment.number, text))
 
     def _finish(self) -> None:
         """Print a line about the group, then one about each job, in the order of the file; free the hosts."""
@@ -1848,44 +1845,43 @@ class Sessions:
     # -- events ----------------------------------------------------------------------------------------------
 
     def receive_event(self, client: Client, kind: str, message: Message) -> None:
-        """Apply an event, unless it came before.  Raises WireError; the event still counts as received."""
+        """Apply an event, unless it came before; ignore that of a settled or lost line.
+
+        Raises WireError; the event still counts as received.
+        """
         event_number = message.integer("n")
         if event_number <= client.newest_event:
             return
         client.newest_event = event_number
         try:
-            self._apply_event(client, kind, message, event_number)
+            assignment = client.assignments.get(message.text("id", 16))
+            if assignment is None or not assignment.is_undecided:
+                return
+            if assignment.phase is Phase.CLAIMED:
+                raise WireError("it was not given that job")
+            if kind == "finish":
+                self.settle(assignment, self._read_result(assignment, message, event_number))
+            elif kind == "begin":
+                has_process = message.integer("pid") > 0
+                if has_process and assignment.is_gated:
+                    raise WireError("that job must wait at the gate")
+                self.records.begin_run(assignment, message)
+                if has_process:
+                    assignment.mark_begun()
+            elif kind == "output":
+                client.output_bytes += len(message.data("data"))
+                if client.unwritten_bytes > OUTPUT_WINDOW_BYTES:
+                    raise WireError("more output than the window allows")
+                self.records.add_output(assignment, message)
+            elif kind == "end":
+                self.records.end_run(assignment, message)
+            else:
+                raise WireError(f"an unknown message {kind!a}")
         except WireError as error:
             self.on_error(f"client {client.where}: invalid event '{kind}', not handled: {error}")
             raise
         finally:
             self.acknowledge_soon(client)
-
-    def _apply_event(self, client: Client, kind: str, message: Message, event_number: int) -> None:
-        """Apply an event; ignore that of a settled or lost line.  Raises WireError."""
-        assignment = client.assignments.get(message.text("id", 16))
-        if assignment is None or not assignment.is_undecided:
-            return
-        if assignment.phase is Phase.CLAIMED:
-            raise WireError("it was not given that job")
-        if kind == "finish":
-            self.settle(assignment, self._read_result(assignment, message, event_number))
-        elif kind == "begin":
-            has_process = message.integer("pid") > 0
-            if has_process and assignment.is_gated:
-                raise WireError("that job must wait at the gate")
-            self.records.begin_run(assignment, message)
-            if has_process:
-                assignment.mark_begun()
-        elif kind == "output":
-            client.output_bytes += len(message.data("data"))
-            if client.unwritten_bytes > OUTPUT_WINDOW_BYTES:
-                raise WireError("more output than the window allows")
-            self.records.add_output(assignment, message)
-        elif kind == "end":
-            self.records.end_run(assignment, message)
-        else:
-            raise WireError(f"an unknown message {kind!a}")
 
     @staticmethod
     def _read_result(assignment: Assignment, message: Message, event_number: int) -> LineResult:
@@ -2920,27 +2916,21 @@ def choose_token() -> tuple[str, str]:
     path = token_path()
     with refused_as(path, " (the token must be in this file)"):
         if not os.path.lexists(path):
-            create_token_file(path)
+            # no other user can ever read the new file.  It gets its name when it is complete, so servers that
+            # start at the same moment get the same token
+            temporary_path = f"{path}.{secrets.token_hex(4)}"
+            fd = os.open(temporary_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                write_all(fd, secrets.token_hex(16).encode() + b"\n")
+                os.fsync(fd)
+                with suppress(FileExistsError):      # another server was faster
+                    os.link(temporary_path, path)
+            finally:
+                os.close(fd)
+                os.unlink(temporary_path)
         token = read_token(path)
     # Others can perhaps read output that is not on a terminal, for example a Slurm log.
     return token, f"{token if os.isatty(1) else '(shown on a terminal only)'} (written to {path})"
-
-
-def create_token_file(path: str) -> None:
-    """Write a new token to a new file that no other user can ever read.  Raises OSError.
-
-    The file gets its name when it is complete, so servers that start at the same moment get the same token.
-    """
-    temporary_path = f"{path}.{secrets.token_hex(4)}"
-    fd = os.open(temporary_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        write_all(fd, secrets.token_hex(16).encode() + b"\n")
-        os.fsync(fd)
-        with suppress(FileExistsError):      # another server was faster
-            os.link(temporary_path, path)
-    finally:
-        os.close(fd)
-        os.unlink(temporary_path)
 
 
 def listen(host: str | None, port: int) -> socket.socket:
