@@ -232,7 +232,14 @@ def find_token(token_option: str | None) -> Token:
         if token_option is not None:
             return Token(read_token(token_option), "--token")
         if not os.path.lexists(path) and os.isatty(0):
-            return Token(ask_for_token(), "the terminal")
+            exit_on(*KILL_SIGNALS)      # by an exception, so that getpass() restores the echo
+            try:
+                typed = getpass.getpass("Token (the server prints it): ").strip()
+            except EOFError:
+                typed = ""
+            if not HEX_128_BITS.fullmatch(typed):
+                raise UsageError("not a token (32 hexadecimal digits)")
+            return Token(typed, "the terminal")
         return Token(read_token(path), path)
     except UsageError as problem:
         raise UsageError(f"token: {problem}") from None
@@ -241,18 +248,6 @@ def find_token(token_option: str | None) -> Token:
         if token_option is not None:
             why = "--token: neither a token (32 hexadecimal digits) nor a file that can be read"
         raise UsageError(why) from None
-
-
-def ask_for_token() -> str:
-    """Return the token that the user types, without echo."""
-    exit_on(*KILL_SIGNALS)      # by an exception, so that getpass() restores the echo
-    try:
-        token = getpass.getpass("Token (the server prints it): ").strip()
-    except EOFError:
-        token = ""
-    if not HEX_128_BITS.fullmatch(token):
-        raise UsageError("not a token (32 hexadecimal digits)")
-    return token
 
 
 # ======== Dialling ==========================================================================================
@@ -1232,21 +1227,13 @@ class ClientProgram(RunnerProgram):
         # both ends of two pipes for each job; 28 for the program itself
         allow_descriptors(len(open_descriptors()) + 28 + 4 * len(self.slots))
         self.check_slurm_time_limit()
-        self._reported_complaint = self._try_to_connect()
-        if HEX_128_BITS.fullmatch(self.options.token or ""):
-            self.say(
-                "other users of this host can see the token in the list of processes (give --token a file, "
-                "or set $RUNMAKER4_TOKEN)"
-            )
-
-    def _try_to_connect(self) -> Complaint:
-        """Connect once; return LOSS if no server answers yet.  Raises UsageError if waiting cannot help."""
+        # connect once: against some errors waiting cannot help
         host = self._endpoint.host
+        self._reported_complaint = Complaint.NOTHING
         try:
             # 0: one attempt, and then no wait
             give_up = self.options.give_up or MAX_CONNECT_SECONDS
             self._endpoint.try_to_connect(min(give_up, MAX_CONNECT_SECONDS))
-            return Complaint.NOTHING
         except UnicodeError:
             raise UsageError(f"{host}: unknown host: not a host name") from None
         except WireError as error:
@@ -1258,7 +1245,12 @@ class ClientProgram(RunnerProgram):
             if is_unknown or self.options.give_up == 0:
                 raise UsageError(f"{host}: {'unknown host: ' * is_unknown}{why}") from None
             self.say(f"{why}; trying again")
-            return Complaint.LOSS
+            self._reported_complaint = Complaint.LOSS
+        if HEX_128_BITS.fullmatch(self.options.token or ""):
+            self.say(
+                "other users of this host can see the token in the list of processes (give --token a file, "
+                "or set $RUNMAKER4_TOKEN)"
+            )
 
     async def connect_parts(self) -> int:
         """Run the server's jobs, and stay connected.  Return 2 instead of 1 if no server ever accepted us."""
