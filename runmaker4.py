@@ -908,7 +908,7 @@ LOCAL = Mount("", frozenset())
 
 def find_mount(path: str) -> Mount:
     """Return the mount of a path, from /proc/self/mountinfo (proc(5)); LOCAL if that is unreadable."""
-    mount = LOCAL
+    longest_point, its_line = LOCAL.point, ""
     try:
         path = os.path.realpath(path) + "/"
         # In names only blank, tab, newline and backslash are escaped; only a newline ends a line here
@@ -916,23 +916,21 @@ def find_mount(path: str) -> Mount:
             for line in mounts:
                 point = unescaped(line.split(" ")[4])
                 # The longest mount point counts, and of several mounts there the last
-                if len(point) >= len(mount.point) and path.startswith(point.rstrip("/") + "/"):
-                    mount = parse_mount(line)
+                if len(point) >= len(longest_point) and path.startswith(point.rstrip("/") + "/"):
+                    longest_point, its_line = point, line
     except OSError:
         pass                            # not Linux, or no current directory: no mount will be refused
-    return mount
-
-
-def parse_mount(line: str) -> Mount:
-    """Parse a line such as '36 35 98:0 / /mnt rw,noatime - ext4 /dev/sda rw'."""
-    mount, _, system = line.rstrip("\n").partition(" - ")
-    point, options = mount.split(" ")[4:6]
+    if not its_line:
+        return LOCAL
+    # such as '36 35 98:0 / /mnt rw,noatime - ext4 /dev/sda rw'
+    mount, _, system = its_line.rstrip("\n").partition(" - ")
+    options = mount.split(" ")[5]
     kind, source, super_options = system.split(" ")[:3]         # the source can be empty
     source = unescaped(source)
     if kind == "fuse" and "#" in source:                        # as mfsmount does: mfs#10.0.0.1:9421
         kind = f"fuse.{source.partition('#')[0]}"
     every_option = {*options.split(","), *super_options.split(",")}
-    return Mount(kind, frozenset(every_option), unescaped(point))
+    return Mount(kind, frozenset(every_option), longest_point)
 
 
 def unescaped(field: str) -> str:
@@ -2636,7 +2634,16 @@ class LockTable(LockTableReader):
         self._check_can_lock()
         job_lock = JobLock(self.open_job_lock(), own_job_lock_offset(line))
         try:
-            taken = lock(job_lock.fd, job_lock.bucket, BUCKET_SIZE) and self._allows_trim(job_lock)
+            taken = lock(job_lock.fd, job_lock.bucket, BUCKET_SIZE)
+            if taken and self.can_trim is None:
+                # A server may refuse to unlock a part of a bucket (NFS4ERR_LOCK_RANGE, which the client
+                # reports as EIO; RFC 8881, 18.12.3).  Test it, once, with a byte that nobody needs.
+                try:
+                    unlock(job_lock.fd, job_lock.bucket + (job_lock.offset == job_lock.bucket))
+                    self.can_trim = True
+                except OSError:
+                    taken = self.can_trim = False
+                    unlock(job_lock.fd, job_lock.bucket, BUCKET_SIZE)
         except OSError:
             self.close_job_lock(job_lock.fd)
             raise
@@ -2645,21 +2652,6 @@ class LockTable(LockTableReader):
             return None
         self.job_locks[job_lock.offset] = self.buckets[job_lock.bucket] = job_lock
         return job_lock
-
-    def _allows_trim(self, job_lock: JobLock) -> bool:
-        """Return True if the server unlocks a part of a bucket; otherwise unlock all of this one.
-
-        Test it, once, with a byte that nobody needs.  A server may refuse that (NFS4ERR_LOCK_RANGE, which the
-        client reports as EIO; RFC 8881, 18.12.3).
-        """
-        if self.can_trim is None:
-            try:
-                unlock(job_lock.fd, job_lock.bucket + (job_lock.offset == job_lock.bucket))
-                self.can_trim = True
-            except OSError:
-                self.can_trim = False
-                unlock(job_lock.fd, job_lock.bucket, BUCKET_SIZE)
-        return self.can_trim
 
     def trim_bucket(self, bucket: int) -> None:
         """If a job has locked all of a bucket, unlock all but the job lock, and last the mutex."""
@@ -3747,7 +3739,19 @@ class JobQueue:
             self._drop_lost_job_locks()
             self.reopen_if_replaced()
             now = self.file.clock()
-            astray = self._find_astray_jobs()
+            # our jobs whose line is not at its offset as `r`
+            astray = []
+            size = self.file.size()
+            # after the file was replaced, two jobs can seem to have the same line
+            used_offsets = set()
+            for job in self.claimed:
+                if job.cancelled or self._is_result_written(job):
+                    continue                    # it needs no line `r`
+                if job.offset not in used_offsets and self.file.state_at(job) == RUNNING:
+                    job.mark_found(size)
+                    used_offsets.add(job.offset)
+                else:
+                    astray.append(job)
             if any(self._is_search_due(job, now) for job in astray):
                 for job, state in self._reconcile_commands(astray).items():
                     self._on_line_missing(job, state)
@@ -3762,22 +3766,6 @@ class JobQueue:
         to_kill = self._jobs_to_kill
         self._jobs_to_kill = {}
         return to_kill
-
-    def _find_astray_jobs(self) -> list[Job]:
-        """Return the claimed jobs whose line is not at its offset as `r`; mark the others as found."""
-        astray = []
-        size = self.file.size()
-        # after the file was replaced, two jobs can seem to have the same line
-        used_offsets = set()
-        for job in self.claimed:
-            if job.cancelled or self._is_result_written(job):
-                continue                        # it needs no line `r`
-            if job.offset not in used_offsets and self.file.state_at(job) == RUNNING:
-                job.mark_found(size)
-                used_offsets.add(job.offset)
-            else:
-                astray.append(job)
-        return astray
 
     def _is_search_due(self, job: Job, now: float) -> bool:
         """Return True if it is time to search the file for the line of an astray job.
@@ -3819,24 +3807,16 @@ class JobQueue:
             with self.file.command_mutex(command, self.file.patience) as locked:
                 if locked:
                     self.file.check_at_path()
-                    lines = self._reread_lines(command, known_lines)
+                    # The lines now: a few known ones one by one, each a round trip on a network file system;
+                    # otherwise from the whole file
+                    lines = []
+                    if len(known_lines) <= self.MAX_SINGLE_READS:
+                        lines = [replace(line, state=state) for line in known_lines
+                                 if (state := self.file.state_at(line))]
+                    if len(lines) < len(known_lines):
+                        lines = list(find_command_lines(self.file.reader, self.file.start, {command}))
                     missing.update(self._reconcile_command(command, our_jobs[command], lines))
         return missing
-
-    def _reread_lines(self, command: bytes, known_lines: Sequence[Line]) -> list[Line]:
-        """Return the current lines of a command.
-
-        Read a few known lines one by one, each a round trip on a network file system; otherwise the whole
-        file.
-        """
-        assert self.file.lock_table.has_mutex(command)
-        if len(known_lines) <= self.MAX_SINGLE_READS:
-            reread = [
-                replace(line, state=state) for line in known_lines if (state := self.file.state_at(line))
-            ]
-            if len(reread) == len(known_lines):
-                return reread
-        return list(find_command_lines(self.file.reader, self.file.start, {command}))
 
     def _reconcile_command(
         self, command: bytes, our_jobs: Sequence[Job], lines: Iterable[Line]
@@ -4329,7 +4309,7 @@ class Orphans:
         return Suspicion.PROVED
 
     def write_next_state(self, line: Line, state: bytes) -> Attempt:
-        """Write over the `r` of an orphan, and report what was written.
+        """Write over the `r` of an orphan, and report what was written; only for the first MAX_REPORTED.
 
         That is the result of the last run, if it was here and is certain; otherwise `state`.
         Attempt.new_state b"": nothing was written.  Raises FileChangedError.
@@ -4340,8 +4320,18 @@ class Orphans:
             self.lines.finished.append(line.number)
         elif attempt.new_state == ERROR:
             self.lines.marked.append(line.number)
-        if attempt.new_state:
-            self._report_new_state(line, attempt.new_state)
+        if attempt.new_state and self._reported < self.MAX_REPORTED:
+            self._reported += 1
+            text = f"is r, but {self._hint(line.command) or 'has neither runner nor job'}; "
+            if attempt.new_state == NEW:
+                text += "is new again"
+            elif attempt.new_state == ERROR:
+                text += "marked e (--resume runs it again)"
+            else:                       # the result was known, so an editor has written the `r`
+                result = display_text(attempt.new_state)
+                text = f"an editor restored an old r; it is {result} again, the result of the run here"
+            ending = "; further lines are not reported" if self._reported == self.MAX_REPORTED else ""
+            self._file.say(f"line {line.number}: {text}{ending}")
         return attempt
 
     def _known_result(self, line: Line) -> bytes:
@@ -4355,22 +4345,6 @@ class Orphans:
         equal_lines = find_command_lines(self._file.reader, self._file.start, {line.command})
         is_only_line = len(list(itertools.islice(equal_lines, 2))) == 1
         return result.state if is_only_line else b""
-
-    def _report_new_state(self, line: Line, state: bytes) -> None:
-        """Report the new state of a line `r` that was an orphan; only for the first MAX_REPORTED."""
-        self._reported += 1
-        if self._reported > self.MAX_REPORTED:
-            return
-        text = f"is r, but {self._hint(line.command) or 'has neither runner nor job'}; "
-        if state == NEW:
-            text += "is new again"
-        elif state == ERROR:
-            text += "marked e (--resume runs it again)"
-        else:                       # the result was known, so an editor has written the `r`
-            result = display_text(state)
-            text = f"an editor restored an old r; it is {result} again, the result of the run here"
-        ending = "; further lines are not reported" if self._reported == self.MAX_REPORTED else ""
-        self._file.say(f"line {line.number}: {text}{ending}")
 
     def _hint(self, command: bytes) -> str:
         """Return orphan_hint() of the last run of a command in FILE.out; '' also if it has none."""
@@ -4575,7 +4549,16 @@ class Walk:
             self.has_skipped_jobs = True
             self._only_running_matter = not self._starts_groups
             if self._starts_groups:             # collect it, to start all jobs together
-                self._add_to_group(line)
+                group = self._current_group()
+                group.jobs.append((line, settings))
+                if len(group.jobs) > PendingGroup.MAX_GROUP_JOBS:       # block it and all below
+                    group.cannot_start_yet = True
+                    self.above.block = Block(
+                        Why.INVALID,
+                        line,
+                        f"line {line.number}: the group {printable(group.name)} has more than "
+                        f"{PendingGroup.MAX_GROUP_JOBS:,} jobs; it and the jobs below wait",
+                    )
             elif not self.unstartable_group_job:
                 self.unstartable_group_job = line
                 self.unstartable_group_settings = settings
@@ -4667,19 +4650,6 @@ class Walk:
             scope = self.above.scope
             self.groups.append(PendingGroup(scope.settings.together, scope.below_end))
         return self.groups[-1]
-
-    def _add_to_group(self, line: Line) -> None:
-        """Add a new job to the current group.  If it has too many, block it and all below."""
-        group = self._current_group()
-        group.jobs.append((line, self.above.scope.settings))
-        if len(group.jobs) > PendingGroup.MAX_GROUP_JOBS:
-            group.cannot_start_yet = True
-            self.above.block = Block(
-                Why.INVALID,
-                line,
-                f"line {line.number}: the group {printable(group.name)} has more than "
-                f"{PendingGroup.MAX_GROUP_JOBS:,} jobs; it and the jobs below wait",
-            )
 
     def end_group(self, waits: bool = False) -> None:
         """Mark the last group as complete.  waits: it cannot be started."""
