@@ -6332,21 +6332,6 @@ AUTO = "auto"                       # --walltime auto
 SLURM_MARGIN_SECONDS = 30.0
 
 
-def slurm_seconds_left(kill_after: float | None) -> float:
-    """Return the seconds until jobs must end; infinite without a limit.  Raises UsageError.
-
-    kill_after: seconds from TERM to KILL; None: no KILL.
-    """
-    text = os.environ.get("SLURM_JOB_END_TIME", "")
-    if not re.fullmatch("NONE|[1-9][0-9]{8,10}", text):         # squeue prints NONE for no limit
-        problem = f"is not a time: '{printable(text)}'" if text else "is not set"
-        raise UsageError(
-            f"--walltime auto: SLURM_JOB_END_TIME {problem} (give a time, such as --walltime 2h)"
-        )
-    kill_time = inf if text == "NONE" else float(text)
-    return kill_time - SLURM_MARGIN_SECONDS - (kill_after or 0.0) - time.time()
-
-
 def allow_descriptors(needed: int, user: str = "so many jobs need",
                       remedy: str = "lower -j, or raise ulimit -Hn") -> None:
     """Raise the soft limit of open files.  Raises UsageError if the hard limit is lower.
@@ -6721,7 +6706,15 @@ class ProgressBar:
         bad_jobs = "".join(f", {text}" for text in name_counts(failed=counts.failed, error=counts.error))
         without_rate = f"progress: {counts.processed:3} of {counts.all:3} jobs processed{bad_jobs} []"
         shortest = f"{counts.processed}/{counts.all}{bad_jobs} []"
-        texts = [without_rate + (hanging or self._estimate(counts)), without_rate]
+        now = self._clock()
+        estimate = ""                   # the rate is unknown
+        if counts.processed == counts.all and (finished_at := self._rate.last_change) is not None:
+            estimate = f" took {human_time(finished_at - self._start)}"
+        elif (seconds_left := self._rate.seconds_left(counts.all - counts.processed, now)) is not None:
+            rate = self._rate.per_second(now)
+            rate_text = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
+            estimate = f" {rate_text}, {human_time(seconds_left)} left"
+        texts = [without_rate + (hanging or estimate), without_rate]
         if hanging:
             texts.insert(1, shortest + hanging)
         # a text must leave 8 columns for the bar
@@ -6729,18 +6722,6 @@ class ProgressBar:
         width = min(columns - 1 - len(text), self.MAX_BAR_COLUMNS)
         drawn_bar = f"[{bar(counts, width)}]" if width > 0 else ""
         return text.replace("[]", drawn_bar)[:max(columns - 1, 0)]
-
-    def _estimate(self, counts: Counts) -> str:
-        """Return ' 1.2/s, 3m 20s left'; at the end ' took 4m 07s'; '' if the rate is unknown."""
-        if counts.processed == counts.all and (finished_at := self._rate.last_change) is not None:
-            return f" took {human_time(finished_at - self._start)}"
-        now = self._clock()
-        seconds_left = self._rate.seconds_left(counts.all - counts.processed, now)
-        if seconds_left is None:
-            return ""
-        rate = self._rate.per_second(now)
-        rate_text = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
-        return f" {rate_text}, {human_time(seconds_left)} left"
 
 
 # ---- the console -------------------------------------------------------------------------------------------
@@ -8867,11 +8848,9 @@ class Runner:
         # some never return
         for chore in chores:
             chore.cancel()
-        if not self.kill_signal:
-            self._report_why_jobs_remain()
-
-    def _report_why_jobs_remain(self) -> None:
-        """Report why the runner exits although jobs remain."""
+        if self.kill_signal:
+            return
+        # why the runner exits although jobs remain
         if self.claim_error:
             self.say(f"{self.claim_error} (no more jobs were started)")
             self.runner_stats.had_errors = True
@@ -9165,7 +9144,15 @@ class Runner:
             if 0 < self.options.max_failed <= failures and not self.draining:
                 self.runner_stats.had_errors = True
                 self._report_and_drain(too_many_failures(failures))
-            self._count_broken_jobs(task)
+            # jobs in a row on a slot that a host lacking their program, or out of reach, explains
+            ends = self.slots.add_end(task.run.slot, self._describe_broken_end(task))
+            if ends:
+                command = display_text(task.job.command)[:self.MAX_NAMED_COMMAND]
+                self.say(
+                    f"slot {task.run.slot}: {plural(len(ends), 'job')} in a row ended with "
+                    f"{' or '.join(dict.fromkeys(ends))}; it gets no more (the last: on "
+                    f"{display_text(self.host)} in {os.readlink('/proc/self/cwd')}: {command})"
+                )
         self.release_slots(task)
         del self.tasks[task.job]
 
@@ -9196,17 +9183,6 @@ class Runner:
                 self._report_and_drain(
                     f"the first {self._failed_at_once} jobs failed within a second each: {place} "
                     f"(cd {home}, then -r; the last said: '{last_words}')")
-
-    def _count_broken_jobs(self, task: JobTask) -> None:
-        """Count jobs in a row on a slot that a host lacking their program, or out of reach, explains."""
-        ends = self.slots.add_end(task.run.slot, self._describe_broken_end(task))
-        if ends:
-            command = display_text(task.job.command)[:self.MAX_NAMED_COMMAND]
-            self.say(
-                f"slot {task.run.slot}: {plural(len(ends), 'job')} in a row ended with "
-                f"{' or '.join(dict.fromkeys(ends))}; it gets no more (the last: on "
-                f"{display_text(self.host)} in {os.readlink('/proc/self/cwd')}: {command})"
-            )
 
     def _describe_broken_end(self, task: JobTask) -> str:
         """Return for example '127 within a second' if the job probably could not run; otherwise ''."""
@@ -9302,16 +9278,6 @@ def open_pid_file(path: str) -> int:
     return fd
 
 
-def remove_pid_file(path: str) -> None:
-    """Remove the pid file, unless another process has replaced our id."""
-    with suppress(OSError):
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(fd, "rb") as file:
-            is_ours = file.read(20) == b"%d\n" % os.getpid()
-        if is_ours:
-            os.unlink(path)
-
-
 @contextmanager
 def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
     """Do what -d, --pidfile and --errors ask for; at the end remove the pid file.  Raises UsageError."""
@@ -9356,7 +9322,12 @@ def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
         yield
     finally:
         if pid_fd is not None:
-            remove_pid_file(options.pidfile)
+            with suppress(OSError):
+                fd = os.open(options.pidfile, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                with open(fd, "rb") as file:
+                    is_ours = file.read(20) == b"%d\n" % pid
+                if is_ours:             # otherwise another process has replaced our id
+                    os.unlink(options.pidfile)
 
 
 def fork_quietly() -> int:
@@ -9645,7 +9616,16 @@ class Program:
         options = self.options
         if options.no_records and options.outdir:
             raise UsageError("--no-records and --outdir exclude each other")
-        self._check_paths_differ(inputs)
+        # no output file may also be an input or another output
+        output_paths = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
+        paths_and_uses = [(path, "read") for path in inputs]
+        paths_and_uses += [(path, "written by another option") for path in output_paths]
+        uses: dict[str, str] = {}
+        for path, use in paths_and_uses:
+            real_path = os.path.realpath(path)
+            if real_path in uses:
+                raise UsageError(f"{path}: is also {uses[real_path]} (give another name)")
+            uses[real_path] = use
         record_paths = [options.logfile, options.joblog]
         if not options.no_records:
             record_paths.append(options.outdir or default_outdir(options.file))
@@ -9691,19 +9671,6 @@ class Program:
             self.runner_stats.had_errors = True
             self.say(f"{error}; the jobs run without records")
             return None
-
-    def _check_paths_differ(self, inputs: Iterable[str]) -> None:
-        """Raise UsageError if an output file is also an input or another output."""
-        options = self.options
-        output_paths = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
-        paths_and_uses = [(path, "read") for path in inputs]
-        paths_and_uses += [(path, "written by another option") for path in output_paths]
-        uses: dict[str, str] = {}
-        for path, use in paths_and_uses:
-            real_path = os.path.realpath(path)
-            if real_path in uses:
-                raise UsageError(f"{path}: is also {uses[real_path]} (give another name)")
-            uses[real_path] = use
 
     def in_background(self) -> int:
         """Go into the background with -d, and do the work of this program in an event loop.
@@ -9859,10 +9826,18 @@ class RunnerProgram(Program):
     def __init__(self, prog: str, label: str, options: Namespace) -> None:
         super().__init__(prog, label, options)
         self.slot_file: SlotFile | None = None  # None: no --slots @FILE
-        self.slots = self._read_slot_names()
-        self.task = f"-j{len(self.slots)} on {label}"
         if options.slots:
+            if options.jobs is not None:
+                raise UsageError("give only one of -j and --slots")
+            self.slots: Sequence[str] = [name.strip() for name in options.slots.split(",")]
+            if options.slots.startswith("@"):
+                self.slot_file = SlotFile(options.slots[1:])
+                self.slots = self.slot_file.names
             options.slots = ",".join(self.slots)        # as a file has them at the start
+        else:
+            count = 1 if options.jobs is None else options.jobs or available_cpus()
+            self.slots = [str(number) for number in range(1, count + 1)]
+        self.task = f"-j{len(self.slots)} on {label}"
         self.memory = options.memory or available_memory()  # bytes, for all running jobs together
         self.host = os.fsencode(options.name or os.uname().nodename)
         self.retry = b""                        # as Consumer.retry
@@ -9884,27 +9859,19 @@ class RunnerProgram(Program):
             raise UsageError("--plain prints to stdout, and -d has none (see runwait4.py --show)")
         options.quiet |= options.plain
 
-    def _read_slot_names(self) -> Sequence[str]:
-        """Return the names of the slots, and set `slot_file`."""
-        count = self.options.jobs
-        names = self.options.slots
-        if not names:
-            if count is None:                   # no -j
-                count = 1
-            elif count == 0:
-                count = available_cpus()
-            return [str(number) for number in range(1, count + 1)]
-        if count is not None:
-            raise UsageError("give only one of -j and --slots")
-        if not names.startswith("@"):
-            return [name.strip() for name in names.split(",")]
-        self.slot_file = SlotFile(names[1:])
-        return self.slot_file.names
-
     def seconds_left(self) -> float | None:
-        """Return the seconds until all jobs must end; None: no limit."""
+        """Return the seconds until all jobs must end; None, or infinite in Slurm: no limit.  UsageError."""
         walltime: float | str | None = self.options.walltime
-        return slurm_seconds_left(self.options.kill_after) if isinstance(walltime, str) else walltime
+        if not isinstance(walltime, str):
+            return walltime
+        text = os.environ.get("SLURM_JOB_END_TIME", "")
+        if not re.fullmatch("NONE|[1-9][0-9]{8,10}", text):     # squeue prints NONE for no limit
+            problem = f"is not a time: '{printable(text)}'" if text else "is not set"
+            raise UsageError(
+                f"--walltime auto: SLURM_JOB_END_TIME {problem} (give a time, such as --walltime 2h)"
+            )
+        kill_time = inf if text == "NONE" else float(text)
+        return kill_time - SLURM_MARGIN_SECONDS - (self.options.kill_after or 0.0) - time.time()
 
     def check_slurm_time_limit(self) -> None:
         """With --walltime auto report if no time is left."""
