@@ -82,6 +82,7 @@ from runmaker4 import (
     RUNNING,
     SIZE_UNITS,
     START,
+    STRAY,
     BlockReason,
     Counts,
     Fields,
@@ -117,6 +118,7 @@ from runmaker4 import (
     find_held_job_locks,
     find_mount,
     find_runner,
+    find_stray,
     give_rights,
     human_time,
     is_free,
@@ -2771,7 +2773,7 @@ def print_or_wait_for_jobs(options: Namespace) -> int:
     """Print the status or the runs of the job file; without such an option, wait for the jobs.
 
     Return the exit status: 1 if no runner will start the new jobs; with --use-exit-status also if jobs are
-    neither done nor held, or a held one still runs.
+    neither done nor held, a held one still runs, or a line is no job.
     """
     watcher = Watcher(options.file)
     if options.output:
@@ -2787,9 +2789,10 @@ def print_or_wait_for_jobs(options: Namespace) -> int:
         job_counts = wait_for_jobs(watcher, options.progress)
         if watcher.stop_reason:
             return 1
-    are_all_done = job_counts.done == job_counts.all and not (
-        job_counts.held and watcher.cancelled_lines(watcher.complete_snapshot()))
-    return 1 if options.use_exit_status and not are_all_done else 0
+    return 1 if options.use_exit_status and (
+        job_counts.done < job_counts.all
+        or (job_counts.held and watcher.cancelled_lines(watcher.complete_snapshot()))
+        or find_stray(watcher.file.reader, STRAY)) else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

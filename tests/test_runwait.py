@@ -153,7 +153,8 @@ class Status(RunwaitCase):
         self.finish(runner)
 
     def test_the_exit_status_is_set_without_waiting_where_that_is_wished(self) -> None:
-        texts = ("", 0), ("d a\nx b\n", 0), ("d a\n. b\n", 1), ("! a\n", 1), ("e a\n", 1), ("r orphan\n", 1)
+        texts = (("", 0), ("d a\nx b\n", 0), ("d a\n.b\n", 1), ("d a\n. b\n", 1), ("! a\n", 1), ("e a\n", 1),
+                 ("r orphan\n", 1))
         for number, (text, _) in enumerate(texts):
             self.write(text, f"{number}.txt")
         for options, codes in (("-e",), [code for _, code in texts]), ((), [0] * len(texts)):
@@ -172,6 +173,8 @@ class Status(RunwaitCase):
         self.assertRefused(self.runwait("--stats", "--outdir", "out", "-e"), "--stats and -e")
 
     def test_the_exit_status_tells_with_e_whether_all_is_done(self) -> None:
+        self.write("d true\n.true\n", "stray")
+        self.assertEqual(self.run_script(RUNWAIT, "-e", "stray").code, 1)
         names = ("all-dd", "all-dx", "all-", "not-d!", "not-de")
         for name in names:
             self.write("".join(f"{state} true\n" for state in name.partition("-")[2]), name)
