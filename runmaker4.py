@@ -10134,10 +10134,11 @@ WIRE_VERSION = 13
 PORT = 9998
 MAX_EARLY_FRAME_BYTES = 1 << 10             # JSON, until the other end is authenticated
 MAX_FRAME_BYTES = 1 << 20                   # JSON, from then on
-MAX_PIECE_BYTES = 1 << 16                   # of output in a message; JSON can need six for each
+# of output in a message; JSON can need six for each.  Each must be acknowledged before MAX_SILENT_SECONDS
+MAX_PIECE_BYTES = 1 << 14
 OUTPUT_WINDOW_BYTES = 1 << 18               # of output that a client sends before an acknowledgement
 PING_SECONDS = 6.0                          # between two pings of a client; the server answers each
-MAX_SILENT_SECONDS = 15.0                   # without a frame; then the other end is lost
+MAX_SILENT_SECONDS = 15.0                   # without a byte; then the other end is lost
 KEEPALIVE_SECONDS = 7                       # without a byte; then the kernel asks the other host
 MAX_HANDSHAKE_SECONDS = 10.0                # until the other end must be authenticated
 HEX_128_BITS = re.compile(r"[0-9a-f]{32}")  # token and challenges
@@ -10631,7 +10632,7 @@ class Link:
             messages = self.channel.receive(data)
             if self.channel.is_authenticated and not was_authenticated:
                 self.on_authenticated()
-            if messages:
+            if self.channel.is_authenticated:       # also within a message that takes long on a slow network
                 self.last_message_at = boottime()
             for message in messages:
                 self.handle(Message(message))

@@ -2,6 +2,7 @@
 import contextlib
 import socket
 import threading
+import time
 from typing import Callable
 
 TO_SERVER, TO_CLIENT = "to the server", "to the client"
@@ -21,6 +22,7 @@ class Proxy:
         self.open: dict[str, threading.Event] = {way: threading.Event() for way in BOTH}
         self.sockets: set[socket.socket] = set()
         self.is_cut = False
+        self.bytes_per_second = 0               # each way; 0: as fast as it can
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
         self.thaw()
@@ -87,7 +89,9 @@ class Proxy:
         """Forward what comes from one end, and then its end."""
         try:
             while True:
-                data = source.recv(1 << 16)
+                rate = self.bytes_per_second
+                data = source.recv(rate // 10 or 1 << 16)
+                time.sleep(len(data) / rate if rate else 0)
                 self.open[way].wait()
                 if not data:
                     return self._end(source, sink)

@@ -453,6 +453,14 @@ class SilentConnection(LossCase):
         self.assertNotIn(b"lost", server.err)
         self.assertEqual(SERVING.sub(b"", client.err).count(b"\n"), 1, client.err)
 
+    def test_a_command_and_output_that_take_longer_than_that_are_no_silence(self) -> None:
+        server = self.serve(f"seq 20000 # {'x' * 80_000}")
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        proxy.bytes_per_second = 40_000
+        self.assertClientEnded(self.run_client(server, "--port", proxy.port), 0, "d")
+        self.assertNotIn(b"lost", server.err)
+
     def check_silence(self, *ways: str) -> None:
         """The client is lost through silence, and comes back, with its job and its results."""
         server = self.serve(JOB, LATER)
