@@ -892,6 +892,8 @@ class RunOutput:
     def measure(self, rows: Iterable[Row]) -> None:
         """Set `bytes` of runs without an end to the size of their files."""
         for run in (row.run for row in rows if row.run and row.run.ended is None):
+            if run.files:
+                run.bytes = 0               # a server that has exited has counted them, too
             for name in run.files:
                 with suppress(OSError), self._open_output_file(name) as file:
                     run.bytes += os.fstat(file.fd).st_size

@@ -161,14 +161,16 @@ class Status(TellingCase):
     def test_a_job_that_goes_on_without_its_server_is_still_running_where_it_was(self) -> None:
         self.write("r lost\n")
         self.hold_line(1)
-        self.journal(*pair("a", 1, "lost", state="e", cause="lost", took=2.0, host="h1", slot="2"))
+        self.journal(*pair("a", 1, "lost", state="e", cause="lost", took=2.0, host="h1", slot="2",
+                           files=["1.out"], bytes=3))
+        self.write("hi\n", "out/1.out")
         for age, host in (60, "h1"), (0, None):     # the start of another run can follow
             os.utime(self.dir / "runs.txt", (time.time() - age,) * 2)
             (job,) = self.status("--outdir", "out")["jobs"]
             self.assertEqual((job["host"], job["slot"]), (host, host and "2"))
         os.utime(self.dir / "runs.txt", (0, 0))
         (run,) = json.loads(self.told("--show", "1", "--json", "--outdir", "out", "runs.txt"))["runs"]
-        self.assertEqual((run["outcome"], run["cause"], run["end"]), ("running", "", None))
+        self.assertEqual((run["outcome"], run["cause"], run["end"], run["bytes"]), ("running", "", None, 3))
         self.assertIn("line 1: running on h1", self.told("--show", "1", "--outdir", "out", "runs.txt"))
 
     def test_only_what_a_runner_of_this_host_ran_is_said_to_be_dead(self) -> None:
