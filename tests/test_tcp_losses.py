@@ -508,7 +508,8 @@ class SilentConnection(LossCase):
 
     def test_a_client_that_wakes_up_starts_nothing_that_another_has_run_meanwhile(self) -> None:
         """Jobs that were handed out to it are on their way when it falls asleep."""
-        server = self.serve(*["echo $JOB_ID $PPID >>ran; sleep 0.02"] * 500, grace=0.3)
+        # a busy client that is lost for a moment comes back within this grace
+        server = self.serve(*["echo $JOB_ID $PPID >>ran; sleep 0.02"] * 500, grace=3)
         client = self.connect(server, "-j4", up=())
         wait_until(lambda: self.states().count("d") > 100, what="some are done")
         client.send_signal(signal.SIGSTOP)
