@@ -223,13 +223,3 @@ class Cancelled(RunCase):
                 self.assertEqual((ended.code, self.states()), (0, "c"), ended.err)
                 self.assertIn(b"1 cancelled", ended.err)
                 (self.dir / "up.1").unlink()
-
-    def test_what_was_held_is_released_alone(self) -> None:
-        self.write(". one\n. two\n. three\n")
-        self.run_script(RUNSET, "--cancel", "runs.txt", "1")
-        self.run_script(RUNSET, "--set=held", "runs.txt", "2-3")
-        self.assertEqual(self.states(), "cxx")
-        self.run_script(RUNSET, "--set=new", "--state=held", "runs.txt")
-        self.assertEqual(self.states(), "c..")
-        listed = self.run_script(RUNSET, "--list", "--state=cancelled", "runs.txt")
-        self.assertEqual(listed.out, b"1 c (cancelled) one\n")

@@ -8,7 +8,6 @@ from typing import Any
 
 from tests.support import FULL, GATE, HASTY, RUNMAKER, WAITING, Ended, Process, RunCase, wait_until
 from tests.tcp import OverTcp, TcpCase
-from tests.test_ends import LATER
 from tests.values import present
 from tests.wire import JOBS, TOKEN, WELCOME, FakeServer, Peer
 
@@ -99,19 +98,6 @@ class OfTheFile(RunCase):
         self.assertEqual((ended.code, closing(ended)), (0, "1 done in T; in all 1 done, 1 running"))
         self.open_gate()
         self.assertEqual(self.finish(other).code, 1)
-
-    def test_a_batch_job_that_is_drained_does_not_look_completed(self) -> None:
-        self.jobs(WAITING, "true", "true")
-        ended = drain(self, self.start(RUNMAKER, "-q", "--resume", "runs.txt"), signal.SIGUSR1)
-        self.assertEnded(ended, 1, "d..")
-        self.assertEqual(closing(ended), "1 done in T; in all 1 done, 2 new")
-
-    def test_wall_time_that_is_over_leaves_work_to_be_done(self) -> None:
-        self.jobs(": >later", "sleep 60")
-        runner = self.start_patched(LATER, "-q", "--walltime=1h", "--timeout=30m", "runs.txt")
-        ended = self.finish(runner)
-        self.assertEqual((ended.code, self.states()), (1, "d."))
-        self.assertEqual(closing(ended), "1 done in T; in all 1 done, 1 new")
 
     def test_a_drained_runner_knows_what_dead_ones_have_left(self) -> None:
         self.write(f". {WAITING}\nr a\n#RUN host=nobody\nr b\n")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import runmaker4
 from tests.support import (
-    GATE,
     ROOT,
     RUNMAKER,
     RUNSET,
@@ -132,15 +131,6 @@ class Cancel(CancelCase):
             tag = b"%s-%d-1795801113835-3" % (runmaker4.THIS_HOST, number)
             self.assertEqual(runmaker4.find_runner(tag), found)
         self.assertIsNone(runmaker4.find_runner(b"x-1-1-1"))
-
-    def test_a_real_job_is_ended_and_others_go_on(self) -> None:
-        self.jobs(SLEEPING, GATE)
-        runner = self.start_jobs("-j2")
-        self.cancel(1)
-        self.open_gate()
-        self.assertEqual(self.finish(runner).code, 0)
-        self.assertEqual(self.states(), "cd")
-        self.assertNobodyLeft()
 
 
 class OverTcp(TcpCase):

@@ -222,13 +222,6 @@ class Edited(FileCase):
         self.rewrite(above + 2 * self.running)
         self.assertEnded(self.go_on(), 0, "ddd")
 
-    def test_a_state_that_was_set_by_hand_is_left_alone_and_that_is_said(self) -> None:
-        self.wait_at_gate("touch second")
-        self.rewrite(b"x" + self.running[1:] + b". touch second\n")
-        ended = self.go_on()
-        self.assertComplains(ended, "line 1")
-        self.assertEnded(ended, 0, "xd")
-
     def test_a_waiting_job_runs_as_it_now_stands(self) -> None:
         self.wait_at_gate("touch old", "echo third >> third")
         self.rewrite(self.running + b". touch a-new-and-longer-name\n. echo third >> third\n")

@@ -78,13 +78,6 @@ runmaker4.JobFile.make_new = make_new_and_pause
                 self.assertEqual(" ".join(sorted(lines)), ran)
                 self.assertEnded(self.ended, 0, "d" * len(lines) + "." * (5 - len(lines)))
 
-    def test_nothing_to_do_is_said_and_no_error_if_all_is_done(self) -> None:
-        for states, code in ("", 0), ("dx", 0), ("dx!e", 1):
-            with self.subTest(states=states):
-                self.run_states(states)
-                self.assertEnded(self.ended, code, states)
-                self.assertIn(b"nothing to do", self.ended.err)
-
 
 class Waiting(RunCase):
     """--follow waits for jobs and for the file; other runners look for new jobs as long as theirs run."""

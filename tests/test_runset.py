@@ -125,8 +125,11 @@ class SettingStates(RunsetCase):
                 self.write(FOUR + "x echo e\n")
                 self.assertQuiet("runs.txt", *words)
                 self.assertEqual(self.states(), after)
-        self.write(". a\nr b\n")
+        self.write(". a\nr b\nc c\nx d\n")
         self.assertLists(b"2 r b\n", "--state=running")
+        self.assertLists(b"3 c (cancelled) c\n", "--state=cancelled")
+        self.assertQuiet("--set=new", "--state=held", "runs.txt")
+        self.assertEqual(self.states(), ".rc.")
 
     def test_a_word_is_never_read_as_letters(self) -> None:
         self.write(FOUR)

@@ -298,7 +298,7 @@ class Replaced(OverTcp, test_file_trouble.Replaced):
     """The job file is replaced under a server whose clients run jobs."""
 
 
-@ordinarily("test_a_state_that_was_set_by_hand_is_left_alone_and_that_is_said")
+@ordinarily("test_a_waiting_job_runs_as_it_now_stands")
 class Edited(OverTcp, test_file_trouble.Edited):
     """The job file is edited in place under a server whose clients run jobs."""
 
@@ -446,15 +446,6 @@ class Serving(TcpCase):
         self.open_gate()
         self.assertEqual((self.finish(runner).code, self.finish(other).code), (0, 0))
         self.assertEqual(self.states(), "ddd")
-
-    def test_lines_behind_a_long_job_are_left_to_others(self) -> None:
-        self.jobs(WAITING, *["true"] * 4)
-        server = self.start_server()
-        busy = self.start_client(server, up=[1])
-        self.assertEqual(self.run_client(server).code, 0)
-        self.assertEqual(self.states(), "rdddd")
-        self.open_gate()
-        self.assertClientEnded(self.finish(busy), 0, "ddddd")
 
     # a pause of any length over a tenth of a second, such as those between two looks of a server, is forever
     NO_LOOKS = """
