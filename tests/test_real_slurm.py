@@ -16,6 +16,7 @@ import re
 import signal
 import subprocess
 import unittest
+from collections.abc import Sequence
 from typing import Optional
 
 from tests.rigs import PATH, REAL
@@ -115,6 +116,17 @@ class SlurmCase(RunCase):
         except AssertionError as error:
             raise AssertionError(f"{error}{self.said()[-3000:]}\n{self.read().decode()}") from None
 
+    def check_drained(self, states: str, ends: Sequence[str], scancel: Sequence[str], *script: str) -> None:
+        """Two runners or clients with two jobs each, which get USR1, start nothing more."""
+        self.jobs(*[WAITING] * 6)
+        job = self.submit(*script)
+        wait_until(lambda: len([*self.dir.glob("up.*")]) == 4, 30, "four jobs run")
+        self.slurm("scancel", *scancel, "-s", "USR1", job)
+        wait_until(lambda: self.said().count("SIGUSR1") == 2, what="both were told")
+        self.open_gate()
+        self.wait_slurm(job, *ends)
+        self.assertEqual(sorted(self.states()), sorted(states))
+
     def said(self) -> str:
         return "".join(path.read_text(errors="replace") for path in self.dir.glob("slurm-*.out"))
 
@@ -151,22 +163,23 @@ class Ends(SlurmCase):
         self.wait_slurm(job, "COMPLETED")
         self.assertEqual(set(self.states()), {"d"}, self.said())
 
-    def test_cancelled_workers_end_their_jobs_and_the_next_ones_run_them_again(self) -> None:
+    def check_cancelled(self, tasks: int, name: str, *options: str) -> None:
+        """Two runners or clients with two jobs each, in a batch job of so many tasks, end them."""
         self.jobs(*[f"{WAITING}; true"] * 6)
-        job = self.submit("workers.sh", "--array=0-1")
+        job = self.submit(name, *options)
         self.wait_running(4)
         self.slurm("scancel", job)
-        self.wait_slurm(job, "CANCELLED", "CANCELLED")
+        self.wait_slurm(job, *["CANCELLED"] * tasks)
+        if tasks == 1:
+            self.wait_states("eeee..")
         self.assertEqual(sorted(self.states()), sorted("eeee.."))
+
+    def test_cancelled_workers_end_their_jobs_and_the_next_ones_run_them_again(self) -> None:
+        self.check_cancelled(2, "workers.sh", "--array=0-1")
         self.go_on()
 
     def test_cancelled_nodes_end_their_jobs(self) -> None:
-        self.jobs(*[f"{WAITING}; true"] * 6)
-        job = self.submit("nodes.sh")
-        self.wait_running(4)
-        self.slurm("scancel", job)
-        self.wait_slurm(job, "CANCELLED")
-        self.wait_states("eeee..")
+        self.check_cancelled(1, "nodes.sh")
         self.go_on()
 
     def test_preempted_workers_end_their_jobs(self) -> None:
@@ -198,12 +211,7 @@ class Ends(SlurmCase):
         self.wait_slurm(job, "COMPLETED")
 
     def test_cancelled_clients_of_a_server_end_their_jobs(self) -> None:
-        self.jobs(*[f"{WAITING}; true"] * 6)
-        job = self.submit("served.sh")
-        self.wait_up(1, 2, 3, 4)
-        self.slurm("scancel", job)
-        self.wait_slurm(job, "CANCELLED")
-        self.wait_states("eeee..")
+        self.check_cancelled(1, "served.sh")
         self.open_gate()
         job = self.submit("served.sh")
         self.wait_slurm(job, "COMPLETED")
@@ -284,24 +292,10 @@ class Ends(SlurmCase):
         self.wait_slurm(job, "COMPLETED")
 
     def test_drained_workers_let_their_jobs_end(self) -> None:
-        self.jobs(*[WAITING] * 6)
-        job = self.submit("workers.sh", "--array=0-1")
-        self.wait_running(4)
-        self.slurm("scancel", "-b", "-s", "USR1", job)
-        wait_until(lambda: self.said().count("SIGUSR1") == 2, what="both were told")
-        self.open_gate()
-        self.wait_slurm(job, "FAILED", "FAILED")
-        self.assertEqual(sorted(self.states()), sorted("dddd.."))
+        self.check_drained("dddd..", ["FAILED"] * 2, ["-b"], "workers.sh", "--array=0-1")
 
     def test_drained_nodes_let_their_jobs_end_where_these_do_not_hear_it(self) -> None:
-        self.jobs(*[WAITING] * 6)
-        job = self.submit("nodes.sh")
-        self.wait_up(1, 2, 3, 4)
-        self.slurm("scancel", "-s", "USR1", job)
-        wait_until(lambda: self.said().count("SIGUSR1") == 2, what="both were told")
-        self.open_gate()
-        self.wait_slurm(job, "FAILED")
-        self.assertEqual(sorted(self.states()), sorted("dddd.." if self.proctrack == "cgroup" else "eeee.."))
+        self.check_drained("dddd.." if self.proctrack == "cgroup" else "eeee..", ["FAILED"], [], "nodes.sh")
 
 
 @unittest.skipIf(SlurmCase.proctrack == "linuxproc", "that is how all tests are run here")
@@ -360,14 +354,7 @@ class Recipes(SlurmCase):
         self.assertEqual(["runs.txt" in listed for _, listed in texts], [True, True, False, False])
 
     def test_drained_clients_of_a_server_let_their_jobs_end(self) -> None:
-        self.jobs(*[WAITING] * 6)
-        job = self.submit("served.sh")
-        self.wait_up(1, 2, 3, 4)
-        self.slurm("scancel", "-s", "USR1", job)
-        wait_until(lambda: self.said().count("SIGUSR1") == 2, what="both were told")
-        self.open_gate()
-        self.wait_slurm(job, "FAILED")
-        self.assertEqual(sorted(self.states()), sorted("dddd.."))
+        self.check_drained("dddd..", ["FAILED"], [], "served.sh")
 
     def hire(self, *options: str, text: str = "") -> str:
         """Submit workers.sh, whose successors have a minute, too; the number of the batch job."""
