@@ -619,20 +619,14 @@ def wait_for_exit(file: JobFile, awaited: list[Line], change_counts: ChangeCount
                 change_counts.changed[line.state] -= 1
                 change_counts.add_refusal(line.number,
                                           "has moved or changed since (look, and run this again)")
-    if awaited and first_holders:
-        report_still_running(awaited, first_holders, change_counts)
-
-
-def report_still_running(lines: Iterable[Line], holders: Holders, change_counts: ChangeCounts) -> None:
-    """Report that these cancelled jobs have not exited, and why; count the lines as refused.
-
-    holders: when the jobs were cancelled.  A process of another user shows no lock, but it is in the session
-    of the shell, which can be dead now.
-    """
+    if not awaited or not first_holders:
+        return
+    # Report why these have not exited, and count them as refused.  A process of another user shows no lock,
+    # but it is in the session of the shell, which held one when the jobs were cancelled, and can be dead now.
     table = ProcessTable()
-    for line in lines:
+    for line in awaited:
         state_text = display_text(CANCELLED if line.state in UNFINISHED_STATES else line.state)
-        pids = holders.pids(line.command)
+        pids = first_holders.pids(line.command)
         sessions = (table.sessions.get(pid, []) for pid in pids)
         if living := table.processes.keys() & {*pids, *itertools.chain.from_iterable(sessions)}:
             names = ", ".join(map(str, sorted(living)))
