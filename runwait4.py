@@ -1337,17 +1337,20 @@ def measure_rate(runs: Iterable[RunRecord], unfinished_lines: Iterable[Line]) ->
     return rate
 
 
-def find_hanging_jobs(runs: Iterable[RunRecord], jobs: Iterable[Fields]) -> Iterator[str]:
-    """Yield which of the running jobs take five times longer than each of ten others of its program.
+@functools.lru_cache
+def program_of(command: str) -> str:
+    """Return the first word of a command, without the numbers in it: others say nothing about a job."""
+    return NUMBER_PATTERN.sub(PLACEHOLDER, "".join(command.split(maxsplit=1)[:1]))
 
-    The program is the first word; others say nothing about a job.
-    """
+
+def find_hanging_jobs(runs: Iterable[RunRecord], jobs: Iterable[Fields]) -> Iterator[str]:
+    """Yield which of the running jobs take five times longer than each of ten others of its program_of()."""
     run_times = defaultdict(list)     # seconds
     for run in runs:
         if run.has_ended and run.seconds is not None:
-            run_times[b"".join(run.command.split()[:1])].append(run.seconds)
+            run_times[program_of(to_text(run.command))].append(run.seconds)
     for job in jobs:
-        ended = run_times[b"".join(to_bytes(job["command"]).split()[:1])]
+        ended = run_times[program_of(job["command"])]
         if len(ended) >= MIN_ENDED and (job["seconds"] or 0.0) > HANGING_FACTOR * max(ended):
             times = job["seconds"] / max(median(ended), 0.01)
             yield (f"line {job['line']} runs {times:.0f} times longer than the median "
@@ -2053,16 +2056,12 @@ SHOWN_GROUPS = 20
 
 
 def read_stats(outdir: str) -> Fields:
-    """Count the finished runs of a journal, per host and group of commands.
-
-    Commands with the same first word, apart from numbers in it, are one group.
-    """
+    """Count the finished runs of a journal, per host and program_of()."""
     journal = JournalReader(outdir, say)
     total = RunStats()
     hosts: defaultdict[str, RunStats] = defaultdict(RunStats)
     groups: defaultdict[str, RunStats] = defaultdict(RunStats)
     common_words: dict[str, list[str]] = {}     # by group: with which all its commands begin
-    group_of = functools.lru_cache(functools.partial(NUMBER_PATTERN.sub, PLACEHOLDER))
     without_end = 0
     too_little_lines = set()          # their numbers when they ran
     with contextlib.closing(journal):
@@ -2071,7 +2070,7 @@ def read_stats(outdir: str) -> Fields:
                 without_end += 1
                 continue
             words = [*to_text(run.command).split(), ""]     # "": the end of the command
-            group = group_of(words[0])
+            group = program_of(words[0])
             # one more for all the rest
             if group not in groups and len(groups) >= MAX_GROUPS:
                 group = PLACEHOLDER
