@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# CPython 3.11.2, GNU time 1.9 (Debian 12), on Linux.  A notebook that holds a large table starts programs by subprocess and asks for their
+# peak memory: os.wait4(), or getrusage(RUSAGE_CHILDREN).ru_maxrss.  Guess: that is what the program used, since exec gives it a new
+# address space.  Seen: the peak of the process before exec counts, and that is the memory of the notebook, with vfork (subprocess) as
+# with fork, and also if the table was freed long ago.  So each program seems to need at least as much as the notebook ever had, and batch
+# jobs ask for that.  `time -f %M` in front of the program gives its own peak.
+#   peak of `true`, started from 300 MB:  subprocess: over 300 MB,  fork: over 300 MB,  after the 300 MB are freed: over 300 MB
+#   by time: under 50 MB
+set -euo pipefail
+dir=$(mktemp -d); trap 'rm -rf "$dir"' EXIT
+cd "$dir"
+version=3.11.2-6+deb12u9
+apt-get -q download python3.11-minimal=$version libpython3.11-minimal=$version libpython3.11-stdlib=$version time=1.9-0.2 \
+    >/dev/null 2>&1 || exit 2
+for package in ./*.deb; do dpkg -x "$package" root; done
+cat >peak.py <<'PY'
+import os, subprocess, sys
+table = bytearray(b"x") * (300 << 20)
+
+def peak(pid):
+    return os.wait4(pid, 0)[2].ru_maxrss >> 10      # in MB
+
+def forked():
+    pid = os.fork()
+    if not pid:
+        os.execvp("true", ["true"])
+    return pid
+
+peaks = [peak(subprocess.Popen(["true"]).pid), peak(forked())]
+del table
+peaks.append(peak(subprocess.Popen(["true"]).pid))
+own = int(subprocess.run(["root/usr/bin/time", "-f", "%M", "true"], stderr=subprocess.PIPE).stderr) >> 10
+print(*peaks, own)
+sys.exit(min(peaks) < 300 or own > 50)
+PY
+PYTHONHOME=$dir/root/usr root/usr/bin/python3.11 peak.py
