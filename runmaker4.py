@@ -9274,7 +9274,8 @@ def open_pid_file(path: str) -> int:
     with suppress(OSError):      # on a file system without locks this cannot be checked
         if not lock(fd, 0):
             number = display_text(head.strip())
-            raise UsageError(f"{path}: is the pid file of process {number}, which lives (give another name)")
+            raise UsageError(f"{path}: is the pid file of process {number}, which lives "
+                             "(stop it, or give another name)")
     return fd
 
 
