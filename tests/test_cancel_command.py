@@ -289,18 +289,15 @@ runmaker4.LockTable.copy_job_lock = lend_from_64_on
         self.assertEqual(alive(kept), ended.code == 1, ended.err)
         self.assertEqual(f"{lost}".encode() in ended.err, ended.code == 1)
 
-    def test_a_line_that_has_moved(self) -> None:
-        self.start_and_lose(SLEEPING)
-        self.write(b"# a note\n" + self.read())
-        self.assertEndedHere(self.cancel(2), 2)
-        self.assertNobodyLeft()
-
-    def test_a_line_over_whose_r_an_editor_has_saved(self) -> None:
-        self.start_and_lose(SLEEPING)
-        self.write(f". {SLEEPING}\n")
-        self.assertEndedHere(self.cancel(1), 1)
-        self.assertEqual(self.states(), "c")
-        self.assertNobodyLeft()
+    def test_a_line_that_has_moved_or_over_whose_r_an_editor_has_saved(self) -> None:
+        for text, line in (f"# a note\nr {SLEEPING}\n", 2), (f". {SLEEPING}\n", 1):
+            with self.subTest(text):
+                self.start_and_lose(SLEEPING)
+                self.write(text)
+                self.assertEndedHere(self.cancel(line), line)
+                self.assertEqual(self.states(), "c")
+                self.assertNobodyLeft()
+                (self.dir / "up.1").unlink()
 
     def test_jobs_whose_runner_lives_are_left_to_it(self) -> None:
         """It is stopped, and does nothing: so its job goes on, and is named."""

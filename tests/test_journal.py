@@ -96,20 +96,14 @@ class Runs(JournalCase):
         self.assertWhole()
         self.assertEqual([len(self.entries(event)) for event in ("start", "end")], [1, 20])
 
-    def test_a_start_is_there_after_a_second_while_the_job_runs(self) -> None:
-        self.jobs("true", SLEEPING)
+    def test_a_start_is_there_after_a_second_while_the_job_runs_and_names_its_files(self) -> None:
+        self.jobs("true", f"echo one; echo two >&2; {SLEEPING}")
         runner = self.start_jobs("--outdir", "out", up=[2])
-        wait_until(lambda: [entry["line"] for entry in self.entries("start")] == [1, 2],
-                   what="both starts are written")
-        self.stop(runner, signal.SIGINT)
-
-    def test_of_a_run_that_goes_on_the_start_names_the_files(self) -> None:
-        self.jobs(f"echo one; echo two >&2; {SLEEPING}")
-        runner = self.start_jobs("--outdir", "out", up=[1])
-        both = ["1.out", "1.err"]
+        both = ["2.out", "2.err"]
         wait_until(lambda: any(entry.get("files") == both for entry in self.entries("start")),
                    what="the start names both")
-        self.assertEqual(len({entry["run"] for entry in self.entries()}), 1)
+        self.assertEqual([entry["line"] for entry in self.entries("start")][:2], [1, 2])
+        self.assertEqual(len({entry["run"] for entry in self.entries()}), 2)
         self.stop(runner, signal.SIGINT)
 
     def test_a_cut_last_line_stays_alone(self) -> None:

@@ -152,10 +152,8 @@ class Plain(RunCase):
         ended = self.run_script(RUNMAKER, "--plain", "--errors", "errors", "runs.txt")
         self.assertEqual((ended.code, self.read("errors")), (0, b"a\n"), ended.err)
 
-    def test_each_job_s_output_comes_together_when_it_has_ended(self) -> None:
+    def test_each_job_s_output_comes_together_and_with_k_in_the_order_of_the_file(self) -> None:
         self.assertEqual(self.run_plain(self.JOBS), Ended(0, b"b\na\naa", b"bb\na\n"))
-
-    def test_with_k_it_comes_in_the_order_of_the_file(self) -> None:
         self.assertEqual(self.run_plain(self.JOBS, "-k"), Ended(0, b"a\naab\n", b"a\nbb\n"))
 
     def test_only_the_last_try_of_a_job_is_printed_and_at_its_place(self) -> None:

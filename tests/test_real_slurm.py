@@ -468,21 +468,17 @@ class Memory(SlurmCase):
         self.wait_slurm(job, "COMPLETED")
         return set(self.SAYS.findall((self.dir / f"slurm-{job}.out").read_text()))
 
-    def test_a_batch_script_has_all_of_the_batch_job_on_its_node(self) -> None:
-        for options, size in ((["--mem=300M"], "300M"), (["--mem=300M", "--ntasks=2", "--nodes=2"], "300M"),
-                              (["--mem-per-cpu=150M", "--cpus-per-task=2"], "300M"),
-                              (["--mem-per-cpu=50M", "--cpus-per-task=2", "--ntasks=3"], "300M")):
-            with self.subTest(options=options):
-                self.assertEqual(self.has(f"exec {self.ASK}", *options), {size})
-
-    def test_the_tasks_of_a_step_share_what_their_node_has(self) -> None:
-        for options, step, size in ((["--mem=300M", "--ntasks=2", "--nodes=2"], "-n2", "300M"),
-                                    (["--mem=300M", "--ntasks=2"], "-n2", "150M"),
-                                    (["--mem-per-cpu=150M", "--ntasks=4"], "-n4", "150M"),
-                                    (["--mem-per-cpu=150M", "--ntasks=4", "--cpus-per-task=2"], "-n2 -c2",
-                                     "300M")):
+    def test_a_batch_script_has_all_of_the_batch_job_on_its_node_and_tasks_of_a_step_share_it(self) -> None:
+        for options, step, size in (("--mem=300M", "exec", 300),
+                                    ("--mem=300M --ntasks=2 --nodes=2", "exec", 300),
+                                    ("--mem-per-cpu=150M --cpus-per-task=2", "exec", 300),
+                                    ("--mem-per-cpu=50M --cpus-per-task=2 --ntasks=3", "exec", 300),
+                                    ("--mem=300M --ntasks=2 --nodes=2", "srun -n2", 300),
+                                    ("--mem=300M --ntasks=2", "srun -n2", 150),
+                                    ("--mem-per-cpu=150M --ntasks=4", "srun -n4", 150),
+                                    ("--mem-per-cpu=150M --ntasks=4 --cpus-per-task=2", "srun -n2 -c2", 300)):
             with self.subTest(options=options, step=step):
-                self.assertEqual(self.has(f"srun {step} {self.ASK}", *options), {size})
+                self.assertEqual(self.has(f"{step} {self.ASK}", *options.split()), {f"{size}M"})
 
     def test_of_all_memory_of_a_node_slurm_says_nothing(self) -> None:
         without = self.run_script(RUNMAKER, "--dry-run", "runs.txt").err.decode()
