@@ -431,15 +431,10 @@ def check_and_count(queue):
 runmaker4.JobQueue.check_jobs = check_and_count
 """
 
-    def start_robert(self, *options: str) -> subprocess.Popen[bytes]:
-        """A runner of this name, which is in its first job."""
-        runner = self.start_hasty("--name", "robert", *options, "runs.txt")
-        self.wait_up(1, runner=runner)
-        return runner
-
     def test_appended_ones_hold_for_the_lines_below(self) -> None:
         self.lines(f". {WAITING}", ". true")
-        runner = self.start_robert()
+        runner = self.start_hasty("--name", "robert", "runs.txt")
+        self.wait_up(1, runner=runner)
         self.append("#RUN host=nobody", ". touch never", "#RUN host=robert timeout=0.1", ". sleep 9")
         self.open_gate()
         self.assertLeft(runner, 1, "dd.!")

@@ -97,14 +97,10 @@ def anchors(document: str) -> list[str]:
     return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
-def read_messages() -> list[str]:
-    """Return the messages that docs/messages.md explains; `...` replaces numbers and names."""
-    text = (ROOT / "docs/messages.md").read_text().partition("## Messages\n")[2]
-    shown = re.findall(r"^\| (.*?) \| ", text.partition("\n## ")[0], re.MULTILINE)
-    return re.findall("`([^`]+)`", " ".join(shown))
-
-
-MESSAGES = read_messages()              # tests/test_reference.py compares them with the code
+# The messages that docs/messages.md explains; `...` replaces numbers and names.  tests/test_reference.py
+# compares them with the code
+TABLE = (ROOT / "docs/messages.md").read_text().partition("## Messages\n")[2].partition("\n## ")[0]
+MESSAGES = re.findall("`([^`]+)`", " ".join(re.findall(r"^\| (.*?) \| ", TABLE, re.MULTILINE)))
 
 
 # -- what the commands meet ----------------------------------------------------------------------------------

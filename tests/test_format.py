@@ -59,11 +59,6 @@ def stray(data: bytes) -> list[int]:
             and not line.lstrip(b" \t\r\f\v").startswith(b"#")]
 
 
-def noise(random_: random.Random) -> bytes:
-    """Any bytes at all."""
-    return random_.randbytes(random_.randrange(2000))
-
-
 def near_misses(random_: random.Random) -> bytes:
     """Bytes that mean something, in any order."""
     alphabet = b".rd!ex#/ \t\r\n\n\n\0\xff\xef\xbb\xbf\xc3\xa9ab'"
@@ -99,7 +94,8 @@ class RandomBytes(Case):
     def setUp(self) -> None:
         super().setUp()
         random_ = random.Random(4)
-        makers: list[Callable[[random.Random], bytes]] = [noise, near_misses, job_lines]
+        makers: list[Callable[[random.Random], bytes]] = [
+            lambda random_: random_.randbytes(random_.randrange(2000)), near_misses, job_lines]
         self.files = {}
         for number in range(FILES):
             data = makers[number % len(makers)](random_)

@@ -426,14 +426,6 @@ class HeldUp(JobFileCase):
 class Looks(JobFileCase):
     """How often a runner looks, by a made-up clock, and that who only looks disturbs nobody."""
 
-    def locked_job(self) -> runmaker4.Cursor:
-        """A file whose only line is new, while a copy of its job lives, as an editor may leave it."""
-        jobs = self.jobs(b". a\n")
-        self.holder = runmaker4.open_lock_file_of(str(self.path))
-        self.addCleanup(os.close, self.holder)
-        self.assertTrue(runmaker4.lock(self.holder, runmaker4.bucket_of(b"a") + 7))
-        return jobs
-
     def looks(self, jobs: runmaker4.Cursor, seconds: float) -> Iterator[float]:
         """Look as often as `again` says: the pauses."""
         end = self.clock.now + seconds
@@ -454,11 +446,15 @@ class Looks(JobFileCase):
         self.assertEqual(job_of(jobs.claim()).number, 3)
 
     def test_a_new_line_that_stays_locked_is_looked_at_once_a_second_until_it_is_free(self) -> None:
-        jobs = self.locked_job()
+        jobs = self.jobs(b". a\n")
+        holder = runmaker4.open_lock_file_of(str(self.path))
+        self.addCleanup(os.close, holder)
+        # a copy of its job lives, as an editor may leave it
+        self.assertTrue(runmaker4.lock(holder, runmaker4.bucket_of(b"a") + 7))
         pauses = list(self.looks(jobs, 20))
         self.assertLess(pauses[0], 0.2)                 # it may have been locked for a moment only
         self.assertTrue(10 <= len(pauses) <= 25, pauses)
-        runmaker4.unlock(self.holder, runmaker4.bucket_of(b"a") + 7)
+        runmaker4.unlock(holder, runmaker4.bucket_of(b"a") + 7)
         self.assertEqual(job_of(jobs.claim()).number, 1)
 
     def test_an_end_that_has_changed_is_believed_when_it_has_stayed_so_for_a_second(self) -> None:

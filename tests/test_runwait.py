@@ -44,14 +44,11 @@ class RunwaitCase(RunCase):
 class Waiting(RunwaitCase):
     """It waits for what is new or running, whoever runs it, and for nothing else."""
 
-    def assertStillWaiting(self, waiter: subprocess.Popen[bytes], seconds: float = 0.4) -> None:
-        with self.assertRaises(subprocess.TimeoutExpired):
-            waiter.wait(seconds)
-
     def test_it_waits_until_the_last_job_has_ended(self) -> None:
         runner = self.runner_at_gate(f". {GATE}", ". true")
         waiter = self.start(RUNWAIT, "runs.txt")
-        self.assertStillWaiting(waiter)
+        with self.assertRaises(subprocess.TimeoutExpired):
+            waiter.wait(0.4)
         self.open_gate()
         self.assertQuietEnd(self.finish(waiter))
         self.assertEqual(self.states(), "dd")

@@ -2,7 +2,6 @@
 import json
 import os
 import re
-import subprocess
 from typing import Any
 
 from tests.journal import BEGAN, end, pair, start
@@ -30,10 +29,6 @@ class ShowCase(TellingCase):
     def ran(self, *options: object) -> Ended:
         """Run runs.txt to its end, with out/."""
         return self.run_script(RUNMAKER, "-q", "--outdir", "out", *options, "runs.txt")
-
-    def at_work(self, *lines: str, options: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-        """A real runner, one of whose jobs is at the gate, with out/."""
-        return self.start_to_gate("".join(f"{line}\n" for line in lines), "--outdir", "out", *options)
 
     def wait_journal(self, what: bytes, count: int = 1) -> None:
         wait_until(lambda: self.read("out/journal").count(what) >= count, what=f"{what!r} in the journal")
@@ -84,7 +79,7 @@ class Runs(ShowCase):
         self.assertRegex(self.shown(5), r"\n    slot 1, process 4712, output unknown\n$")
 
     def test_one_that_runs_is_told_so_far(self) -> None:
-        self.at_work(f". echo hello; {GATE}")
+        self.start_to_gate(f". echo hello; {GATE}\n", "--outdir", "out")
         self.addCleanup(self.open_gate)
         self.wait_journal(b'"start"')
         self.wait_journal(b'"files"')

@@ -1,4 +1,5 @@
 """Servers, clients and jobs killed at random: no job is lost, and none runs twice at the same time."""
+import functools
 import random
 import signal
 import time
@@ -35,15 +36,10 @@ class TcpStorm(test_storm.KillCase, TcpCase):
         def reached() -> object:
             for _ in range(CLIENTS - len(self.clients)):
                 slots = self.random.randint(1, 4)
-                self.clients.append(self.start_storm_client(slots, "-q", "--resume", "--follow"))
+                self.clients.append(
+                    self.start_client(self.server, f"-j{slots}", "-q", "--resume", "--follow"))
             return condition()
         wait_until(reached, PATIENCE)
-
-    def start_storm_client(self, slots: int, *options: object) -> Program:
-        return self.start_client(self.server, f"-j{slots}", *options)
-
-    def write_jobs(self) -> None:
-        self.jobs(*[marks.command(number, 0.03) for number in range(1, JOBS + 1)])
 
     def kill_client(self, with_jobs: bool) -> None:
         """kill -9 a client as the other storm does a runner."""
@@ -57,18 +53,14 @@ class TcpStorm(test_storm.KillCase, TcpCase):
         time.sleep(self.random.uniform(0, 0.5))
         self.start_storm_server(self.server.port)
 
-    def plan(self) -> list[Callable[[], None]]:
-        """All that is going to happen, in a random order."""
-        clients = [lambda: self.kill_client(True), lambda: self.kill_client(False)] * (CLIENT_KILLS // 2)
-        events = clients + [self.kill_server] * SERVER_KILLS
-        self.random.shuffle(events)
-        return events
-
     def test_no_job_is_lost_and_none_runs_twice_at_once(self) -> None:
-        self.write_jobs()
+        self.jobs(*[marks.command(number, 0.03) for number in range(1, JOBS + 1)])
         self.write("", "marks")
         self.start_storm_server()
-        events = self.plan()
+        kills: list[Callable[[], None]] = [
+            functools.partial(self.kill_client, with_jobs) for with_jobs in (True, False)]
+        events = kills * (CLIENT_KILLS // 2) + [self.kill_server] * SERVER_KILLS
+        self.random.shuffle(events)
         times = sorted(self.random.sample(range(1, JOBS * 9 // 10), len(events)))
         for done, event in zip(times, events):
             self.keep_clients_until(lambda: self.done() >= done)

@@ -305,14 +305,6 @@ class BlockedByACheck(RunCase):
         self.assertEqual(ended.err.count(b"\n"), 1)
         return ended
 
-    def start_looking(self, *names: str) -> list[subprocess.Popen[bytes]]:
-        """Start to wait for the jobs of files, each of which has been looked at once."""
-        waiters = [self.start(RUNWAIT, "--progress", name) for name in names]
-        for waiter in waiters:
-            with deadline(waiter):
-                present(waiter.stdout).readline()
-        return waiters
-
     def assertWait(self, *waiters: subprocess.Popen[bytes]) -> None:
         """None of them comes to an end within the time of two more looks."""
         end = time.monotonic() + 0.5
@@ -337,10 +329,14 @@ class BlockedByACheck(RunCase):
         for number, text in enumerate(texts):
             self.write(text, str(number))
         runner = self.start_to_gate(f"! a\n. {GATE}\n#RUN barrier check\n. b\n")
-        waiter, *waiters = self.start_looking("runs.txt", *map(str, range(len(texts))))
-        self.assertWait(waiter, *waiters)
+        waiters = [self.start(RUNWAIT, "--progress", name)
+                   for name in ("runs.txt", *map(str, range(len(texts))))]
+        for waiter in waiters:
+            with deadline(waiter):
+                present(waiter.stdout).readline()       # it has looked once
+        self.assertWait(*waiters)
         self.open_gate()
-        self.assertBlocked(waiter, 1, 3)
+        self.assertBlocked(waiters[0], 1, 3)
         self.assertEqual((self.finish(runner).code, self.states()), (1, "!d."))
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")

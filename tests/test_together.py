@@ -139,7 +139,6 @@ class GroupCase(LossCase):
                 self.assertIn(line, lines)
         self.assertOnlyStatesChanged()
 
-
     def said(self, server: Server, group: str, rows: int) -> list[str]:
         """Wait until the server has printed the results of a group: the heading and so many lines."""
         def found() -> Optional[list[str]]:
@@ -763,9 +762,6 @@ class Storm(GroupCase):
         for line in server.out.decode().splitlines():
             if line[0] == " " and " exit 0 " not in line:
                 self.assertRegex(line, r"^ +\w+ +(vanished|stopped) ")
-
-
-# -- beside and around ---------------------------------------------------------------------------------------
 
 
 # -- NetJobs -------------------------------------------------------------------------------------------------
