@@ -1062,24 +1062,14 @@ def make_world(seed: int) -> History:
     world.done.update(command_of(line) for _, line in lines_of(world.last.data) if line[:1] == b"d")
     local = Host("one", "")
     hosts = [Host(name, world.kind) if world.kind else local for name in ("one", "two", "three")]
-    if random.Random(f"left? {seed}").random() < 0.1:
-        leave_alive(world, hosts)
-        return world
-    if world.kind and random.Random(f"orphans? {seed}").random() < 0.1:
-        take_orphans(world, hosts)
-        return world
-    if world.kind and random.Random(f"answers? {seed}").random() < 0.05:
-        lose_answers(world, hosts)
-        return world
-    if world.kind == "fuse.glusterfs" and random.Random(f"brick? {seed}").random() < 0.1:
-        lose_brick(world, hosts)
-        return world
-    if world.takes_buckets and random.Random(f"short? {seed}").random() < 0.15:
-        run_short_jobs(world, hosts)
-        return world
-    if random.Random(f"failed? {seed}").random() < 0.05:
-        run_failed_again(world, hosts)
-        return world
+    for name, can_be, share, make in (
+            ("left", True, 0.1, leave_alive), ("orphans", world.kind, 0.1, take_orphans),
+            ("answers", world.kind, 0.05, lose_answers),
+            ("brick", world.kind == "fuse.glusterfs", 0.1, lose_brick),
+            ("short", world.takes_buckets, 0.15, run_short_jobs), ("failed", True, 0.05, run_failed_again)):
+        if can_be and random.Random(f"{name}? {seed}").random() < share:
+            make(world, hosts)
+            return world
     if world.kind and draws.random() < 0.3:
         runners, blows = make_runners(world, hosts[:2], (b"er",), (2.0, 5.0)), ["cut"]
     else:

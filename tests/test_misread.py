@@ -66,12 +66,9 @@ class PlainCommands(MisreadCase):
     def test_what_has_no_such_line_is_none(self) -> None:
         for text in ("", "\n", "\r\n \t\r\n", "# a\n  # b\n\t#c", "/ a\n//b\n/* c */\n/\n",
                      "#RUN barrier\n#RUN end\n", "x echo a\n", b"\xef\xbb\xbf# a\n", b"\xef\xbb\xbf",
-                     "#" * 10_000, " " * 10_000 + "\n"):
+                     "#" * 10_000, " " * 10_000 + "\n", "# a\n."):     # the last line is being written
             with self.subTest(text=text[:20]):
                 self.assertEqual(self.said(runmaker4.check_for_strays, text), [])
-
-    def test_the_first_byte_of_a_line_that_is_being_written_is_none(self) -> None:
-        self.assertEqual(self.said(runmaker4.check_for_strays, "# a\n."), [])
 
     def test_jobs_can_be_added_to_it(self) -> None:
         self.write("echo a\n")
