@@ -879,15 +879,22 @@ class RunOutput:
         return [printable(to_text(line[:4 * self.MAX_COLUMNS])) for line in lines]
 
     def read_stdout(self, run: RunRecord) -> Iterator[bytes]:
-        """Yield the parts of a run's complete stdout.  Raises OSError."""
+        """Yield the parts of a run's complete stdout.
+
+        Raises OSError, also if the files have not the size of what it has printed: a crash can cut one, and a
+        later run gets the name of one that was removed.
+        """
+        size = len(to_bytes(run.stdout + run.stderr))
         for name in run.files:
-            if ".err" not in name:
-                with self._open_output_file(name) as file:
-                    offset = 0
-                    while data := file.pread(BLOCK, offset):
-                        yield data
-                        offset += len(data)
+            with self._open_output_file(name) as file:
+                size += os.fstat(file.fd).st_size
+                offset = 0
+                while ".err" not in name and (data := file.pread(BLOCK, offset)):
+                    yield data
+                    offset += len(data)
         yield to_bytes(run.stdout)
+        if run.files and size != run.bytes and not run.incomplete:
+            raise OSError(errno.EIO, "its files are of another size than what it has printed")
 
     def measure(self, rows: Iterable[Row]) -> None:
         """Set `bytes` of runs without an end to the size of their files."""

@@ -125,6 +125,15 @@ class Whole(OutputCase):
                                          b"4 (no such file or directory; see --show LINE)\n")
             self.assertIn(b"part\nfine\n" if not options else b"fine", ended.out)
 
+    def test_a_file_that_was_cut_or_is_of_another_run(self) -> None:
+        self.write("d a\nd b\nd c\n")
+        self.journal(*(end(line, line, name, files=["1.out", "1.err"], bytes=size)
+                       for line, name, size in ((1, "a", 7), (2, "b", 6), (3, "c", 9))))
+        self.write("out\n", "out/1.out")
+        self.write("er\n", "out/1.err")
+        self.assertComplained(self.output(), b"runwait4.py: runs.txt: the output is not complete: lines 2, 3 "
+                              b"(its files are of another size than what it has printed; see --show LINE)\n")
+
     def test_a_line_that_is_done_after_the_journal_was_opened(self) -> None:
         self.write(". a\n")
         self.journal(end(0, 7, "other"))
