@@ -1815,8 +1815,9 @@ class Sessions:
     @staticmethod
     def abort_unstarted_groups(assignments: dict[str, Assignment]) -> None:
         """Call off the groups of these jobs that have not started."""
-        for group in {assignment.group for assignment in assignments.values() if assignment.group}:
-            group.abort()               # sets `assignment.member` of each unstarted job to None
+        for assignment in assignments.values():
+            if assignment.group:
+                assignment.group.abort()        # sets `assignment.member` of each unstarted job to None
 
     def kept_text(self, assignments: dict[str, Assignment]) -> str:
         """Return a text for a message: '; lines 3, 5 kept for 60s'; '' if there are none."""
@@ -2758,9 +2759,13 @@ class Server(Program):
         """Handle KILL_SIGNALS: exit, and keep jobs for the next server.  A second signal ends all waits."""
         if self.lifetime.is_exiting:
             return self.lifetime.hurry()
+        for assignment in self.sessions.assignments.values():
+            if assignment.phase is Phase.CLAIMED:       # of a group: the next server could start it no more
+                assignment.member = None
+                self.sessions.settle(assignment, RETURNED)
         kept_text = self.sessions.kept_text(self.sessions.assignments)
-        name = signal.Signals(signum).name
-        self.say(f"{name}: stopping{kept_text}" + (", for the next server" if kept_text else ""))
+        self.say(f"{signal.Signals(signum).name}: stopping{kept_text}"
+                 + (", for the next server" if kept_text else ""))
         self.lifetime.start_exiting(128 + signum)
 
     def _on_drain_signal(self, signum: int) -> None:

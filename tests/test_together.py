@@ -728,6 +728,17 @@ class ServerDies(GroupCase):
         self.assertAtMostOnce()
         self.assertEqual((self.states()[:2], len(self.states())), ("dd", 4))
 
+    def test_a_signal_gives_back_what_no_client_has_been_told_of(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice,bob", f". {HOLDS}", f". {HOLDS}", f". {RAN}",
+                                  f". {RAN}")
+        self.join_all(server, "alice", "bob")
+        self.wait_up(2, 3)
+        self.assertIn(b"; lines 2, 3 kept", self.stop(server).err)
+        self.assertEqual(self.states(), "rr..")
+        self.serve_again(server.port)
+        self.open_gate()
+        self.assertEachRanOnce("dddd", "2 alice", "3 bob", "4 alice", "5 bob")
+
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_again_and_again(self) -> None:
         server = self.serve_lines(*groups(12, f"{RAN}; sleep 0.1"))
