@@ -775,7 +775,16 @@ class Connection:
         Jobs without a slot are given back, and unacknowledged results count as unwritten.
         """
         self._return_queued_jobs()
-        await self._wait_for_acknowledgements(runner)
+        started = boottime()
+        # Wait until the server has acknowledged all events, or there will be no server; after a kill signal,
+        # the end of the wall time or a defect, at most MAX_RESULT_SECONDS
+        while not self._outbox.is_empty and self.link_life.wants_server:
+            must_hurry = runner.exits_early or self._program.defects
+            is_late = boottime() - started > runner.MAX_RESULT_SECONDS
+            has_second_signal = runner.processes.kills_at_once      # a second Ctrl-C ends the wait
+            if must_hurry and (has_second_signal or is_late):
+                break
+            await self._wait_for_progress()
         if unwritten := [job.number for job in self._jobs.values()]:
             self._say(f"the results of {plural(len(unwritten), 'job')} could not be sent to the server")
             self._program.runner_stats.unwritten_lines += unwritten
@@ -790,21 +799,6 @@ class Connection:
             link.flush()
             link.transport.close()
         return self._summary.result() if self._summary.done() else None
-
-    async def _wait_for_acknowledgements(self, runner: Runner) -> None:
-        """Wait until the server has acknowledged all events, or there will be no server.
-
-        After a kill signal, the end of the wall time or a defect, wait at most runner.MAX_RESULT_SECONDS; a
-        second Ctrl-C ends the wait.
-        """
-        started = boottime()
-        while not self._outbox.is_empty and self.link_life.wants_server:
-            must_hurry = runner.exits_early or self._program.defects
-            is_late = boottime() - started > runner.MAX_RESULT_SECONDS
-            has_second_signal = runner.processes.kills_at_once
-            if must_hurry and (has_second_signal or is_late):
-                return
-            await self._wait_for_progress()
 
     @property
     def _has_unstarted_jobs(self) -> bool:
