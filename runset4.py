@@ -1492,21 +1492,6 @@ def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[byt
         yield job_line(command)
 
 
-def parse_sweep(words: Sequence[str]) -> list[list[bytes]]:
-    """Return the values after each `:::`: for '::: a b ::: x' [[b'a', b'b'], [b'x']]."""
-    for word in words:
-        if word in SWEEP_WORDS[1:]:
-            raise UsageError(
-                f"{word} is not supported (for linked values, or values from a file: --add-list FILE "
-                "--template T)"
-            )
-    sources = [[*map(os.fsencode, values)]
-               for is_mark, values in itertools.groupby(words, ":::".__eq__) if not is_mark]
-    if len(sources) < words.count(":::"):
-        raise UsageError("give a value after each ::: (see --help)")
-    return sources
-
-
 # ======== Job files =========================================================================================
 #
 # fjd has one file per job, which names an executable, whose argument is the path of the file.  The job
@@ -1818,7 +1803,18 @@ def parse_options(argv: Sequence[str]) -> Namespace:
         start = words.index("--") + 1
         words[start:] = map(as_argument, words[start:])
     options = parser.parse(words, intermixed=True)
-    options.sweep = parse_sweep(argv[sweep_index:])
+    # the values after each `:::`: for '::: a b ::: x' [[b'a', b'b'], [b'x']]
+    sweep_words = argv[sweep_index:]
+    for word in sweep_words:
+        if word in SWEEP_WORDS[1:]:
+            raise UsageError(
+                f"{word} is not supported (for linked values, or values from a file: --add-list FILE "
+                "--template T)"
+            )
+    sweep = options.sweep = [[*map(os.fsencode, values)] for is_mark, values
+                             in itertools.groupby(sweep_words, ":::".__eq__) if not is_mark]
+    if len(sweep) < sweep_words.count(":::"):
+        raise UsageError("give a value after each ::: (see --help)")
     ranges = [*itertools.chain.from_iterable(options.lines)]
     pattern = None if options.match is None else os.fsencode(options.match)
     options.selection = Selection(ranges, b"".join(options.state or ()), pattern)
@@ -1837,7 +1833,6 @@ def parse_options(argv: Sequence[str]) -> Namespace:
     if action in (*ADD_ACTIONS, "edit") and has_selection:
         parser.error(f"{option} takes no selection of lines")
     template = options.template
-    sweep = options.sweep
     if sweep and (action != "add" or options.add or not template):
         parser.error("::: requires --add --template T before it")
     if template and not (sweep or action == "add_list"):
