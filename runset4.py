@@ -380,7 +380,7 @@ class ChangeCounts:
         """Return '2 lines: ! -> ., 1 line: x (held) -> ., 1 line: refused'."""
         phrases = []
         for old_state, count in self.changed.items():
-            if count:           # 0: recheck_cancelled_job() has taken the change back
+            if count:           # 0: wait_for_exit() has taken the change back
                 old_text = display_text(describe_state(old_state))
                 new_text = display_text(describe_state(state))
                 phrases.append(f"{plural(count, 'line')}: {old_text} -> {new_text}")
