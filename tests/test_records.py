@@ -119,18 +119,11 @@ class LogPlaces(LogCase):
         self.assertIn(b"+ status (bob,", again[1])
         self.assertEqual((again[3], self.record(2)), (BLANK, second))
 
-    def test_a_file_that_is_no_log_file_is_refused(self) -> None:
-        self.write(". touch never\n", "other.txt")
-        self.write(". true\n")
-        self.assertRefused(self.run_script(RUNMAKER, "-l", "other.txt", "runs.txt"),
-                           "other.txt: is not a log file")
-        self.assertEqual(self.read("other.txt"), b". touch never\n")
-
-    def test_a_log_file_in_which_comments_had_no_record_is_refused(self) -> None:
+    def test_a_file_that_is_no_log_file_or_one_in_which_comments_had_no_record_is_refused(self) -> None:
         """That of line 1 may not have been written."""
         self.write(". true\n")
         record = b".-> true (in /)".ljust(WIDTH) + b"\n" + (BLANK + b"\n") * 3
-        for old in record, bytes(len(record)) + record:
+        for old in b". touch never\n", record, bytes(len(record)) + record:
             self.write(old, "outputs")
             self.assertRefused(self.run_jobs(), "outputs: is not a log file (give another")
             self.assertEqual((self.states(), self.read("outputs")), (".", old))

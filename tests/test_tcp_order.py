@@ -3,7 +3,7 @@ import re
 from typing import Any
 
 from tests.tcp import Server, TcpCase
-from tests.wire import BEGIN, Peer
+from tests.wire import Peer
 
 
 class OrderOfTheFile(TcpCase):
@@ -89,13 +89,3 @@ server.Claims.claim_batch = count_offers
         text = self.read()
         (self.dir / "runs.txt").write_bytes(b"# above\n" + text)
         self.assertEqual(self.claims("alice", "bob", "alice"), [3, 7, 4])
-
-    def test_records_have_their_places(self) -> None:
-        self.write("#RUN host=alice\n. a\n. b\n#RUN\n# none\n. c\n. d\n")
-        self.server = self.start_server("-l", "log", "-n1")
-        for number, name in enumerate(("bob", "alice", "bob", "alice"), 1):
-            key = self.claim(name)["id"]
-            self.peers[name].say(dict(BEGIN, n=number, id=key)).hear("ack")
-        self.stop(self.server)
-        commands = re.findall(rb"\.-> (\w) ", self.read("log"), re.MULTILINE)
-        self.assertEqual(commands, [b"a", b"b", b"c", b"d"])
