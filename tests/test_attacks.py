@@ -10,15 +10,7 @@ from typing import Any, Callable
 import runmaker4
 from tests.support import WAITING, wait_until
 from tests.test_hostile import Stage
-from tests.wire import (
-    BEGIN,
-    END,
-    HAVE,
-    HELLO,
-    Closed,
-    Peer,
-    new_key,
-)
+from tests.wire import BEGIN, END, HAVE, HELLO, Closed, Peer, new_key
 
 server_module = importlib.import_module("runmaker4-server")
 # with those that are being closed

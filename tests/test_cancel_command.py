@@ -10,17 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import runmaker4
-from tests.support import (
-    ROOT,
-    RUNMAKER,
-    RUNSET,
-    RUNWAIT,
-    SLEEPING,
-    WAITING,
-    RunCase,
-    alive,
-    wait_until,
-)
+from tests.support import ROOT, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, WAITING, RunCase, alive, wait_until
 from tests.tcp import TcpCase
 from tests.test_life_sign import LifeSign
 

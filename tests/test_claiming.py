@@ -1,4 +1,4 @@
-"""A line is claimed by exactly one runner: the quick start, many runners on one file, and classic locks."""
+"""A line is claimed by exactly one runner, however many there are, and however they retry."""
 import re
 import signal
 import subprocess
@@ -7,7 +7,6 @@ from collections import Counter
 from tests.support import (
     ALL,
     FULL,
-    GATE,
     RUNMAKER,
     RUNSET,
     RUNWAIT,
@@ -18,19 +17,6 @@ from tests.support import (
     console_lines,
     printed,
 )
-
-
-class QuickStart(RunCase):
-    """What the README shows first, with two runners."""
-
-    def test_each_job_is_run_once_and_both_have_some(self) -> None:
-        self.jobs(*[f"echo {letter}; {GATE}; echo {letter.upper()}" for letter in "abcd"])
-        runners = [self.start(RUNMAKER, "-j2", "runs.txt") for _ in range(2)]
-        self.wait_states("rrrr")
-        self.open_gate()
-        for ended in map(self.finish, runners):
-            self.assertEnded(ended, 0, "dddd")
-            self.assertEqual(len(console_lines(ended.out)), 2 * 5)      # their form: test_output
 
 
 class ManyRunners(Case):
