@@ -39,7 +39,8 @@ class Cancel(CancelCase):
         fd = self.hold_line(number)
 
         def runner() -> None:
-            wait_until(lambda: self.states()[number - 1] == "c", 60)
+            # the file is empty for a moment while the test writes it anew
+            wait_until(lambda: self.states()[number - 1:number] == "c", 60)
             time.sleep(0.3)
             runmaker4.unlock(fd, 0, 0)
         thread = threading.Thread(target=runner)
