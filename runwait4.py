@@ -881,20 +881,23 @@ class RunOutput:
     def read_stdout(self, run: RunRecord) -> Iterator[bytes]:
         """Yield the parts of a run's complete stdout.
 
-        Raises OSError, also if the files have not the size of what it has printed: a crash can cut one, and a
-        later run gets the name of one that was removed.
+        Raises OSError, also if the files are not as long as what the run has printed: a crash can cut one,
+        and a later run gets the name of one that was removed.  Without a file of stderr this is unknown.
         """
         size = len(to_bytes(run.stdout + run.stderr))
         for name in run.files:
-            with self._open_output_file(name) as file:
-                size += os.fstat(file.fd).st_size
-                offset = 0
-                while ".err" not in name and (data := file.pread(BLOCK, offset)):
-                    yield data
-                    offset += len(data)
+            if ".err" not in name:
+                with self._open_output_file(name) as file:
+                    offset = 0
+                    while data := file.pread(BLOCK, offset):
+                        yield data
+                        offset += len(data)
+                size += offset
         yield to_bytes(run.stdout)
-        if run.files and size != run.bytes and not run.incomplete:
-            raise OSError(errno.EIO, "its files are of another size than what it has printed")
+        with suppress(FileNotFoundError):
+            size += sum(self._size_of(name) for name in run.files if ".err" in name)
+            if run.files and size != run.bytes and not run.incomplete:
+                raise OSError(errno.EIO, "its files are of another size than what it has printed")
 
     def measure(self, rows: Iterable[Row]) -> None:
         """Set `bytes` of runs without an end to the size of their files."""
@@ -902,8 +905,12 @@ class RunOutput:
             if run.files:
                 run.bytes = 0               # a server that has exited has counted them, too
             for name in run.files:
-                with suppress(OSError), self._open_output_file(name) as file:
-                    run.bytes += os.fstat(file.fd).st_size
+                with suppress(OSError):
+                    run.bytes += self._size_of(name)
+
+    def _size_of(self, name: str) -> int:
+        with self._open_output_file(name) as file:
+            return os.fstat(file.fd).st_size
 
     def _open_output_file(self, name: str) -> Reader:
         """Open an output file, a regular file in `directory`.  Raises OSError.
@@ -1304,9 +1311,9 @@ class Observation:
         if run and run.ended is None:
             # The first condition that holds counts:
             #
-            #     it is the last run of a line with a running job               running
             #     it is the last run of an orphan (a line `r` without a job)    lost
             #     the line had a running job, and has finished meanwhile        ending (the end follows)
+            #     it is the last run of a line with a running job               running
             #     the job file changed a moment ago, and the runner is alive    ending (the end follows)
             #     it is the last run of a line in error                         lost
             #     otherwise                                                     unknown
@@ -1344,20 +1351,22 @@ def measure_rate(runs: Iterable[RunRecord], unfinished_lines: Iterable[Line]) ->
     return rate
 
 
-@functools.lru_cache
-def program_of(command: str) -> str:
-    """Return the first word of a command, without the numbers in it: others say nothing about a job."""
-    return NUMBER_PATTERN.sub(PLACEHOLDER, "".join(command.split(maxsplit=1)[:1]))
+def program_of(command: bytes) -> bytes:
+    """Return the first word of a command that is no assignment, such as `n=3;` or `SEED=3`; or ''."""
+    return next((word for word in command.split() if b"=" not in word), b"")
 
 
 def find_hanging_jobs(runs: Iterable[RunRecord], jobs: Iterable[Fields]) -> Iterator[str]:
-    """Yield which of the running jobs take five times longer than each of ten others of its program_of()."""
+    """Yield which of the running jobs take five times longer than each of ten others of its program_of().
+
+    Others say nothing about a job.
+    """
     run_times = defaultdict(list)     # seconds
     for run in runs:
         if run.has_ended and run.seconds is not None:
-            run_times[program_of(to_text(run.command))].append(run.seconds)
+            run_times[program_of(run.command)].append(run.seconds)
     for job in jobs:
-        ended = run_times[program_of(job["command"])]
+        ended = run_times[program_of(to_bytes(job["command"]))]
         if len(ended) >= MIN_ENDED and (job["seconds"] or 0.0) > HANGING_FACTOR * max(ended):
             times = job["seconds"] / max(median(ended), 0.01)
             yield (f"line {job['line']} runs {times:.0f} times longer than the median "
@@ -2063,12 +2072,16 @@ SHOWN_GROUPS = 20
 
 
 def read_stats(outdir: str) -> Fields:
-    """Count the finished runs of a journal, per host and program_of()."""
+    """Count the finished runs of a journal, per host and group of commands.
+
+    Commands with the same first word, apart from numbers in it, are one group.
+    """
     journal = JournalReader(outdir, say)
     total = RunStats()
     hosts: defaultdict[str, RunStats] = defaultdict(RunStats)
     groups: defaultdict[str, RunStats] = defaultdict(RunStats)
     common_words: dict[str, list[str]] = {}     # by group: with which all its commands begin
+    group_of = functools.lru_cache(functools.partial(NUMBER_PATTERN.sub, PLACEHOLDER))
     without_end = 0
     too_little_lines = set()          # their numbers when they ran
     with contextlib.closing(journal):
@@ -2077,7 +2090,7 @@ def read_stats(outdir: str) -> Fields:
                 without_end += 1
                 continue
             words = [*to_text(run.command).split(), ""]     # "": the end of the command
-            group = program_of(words[0])
+            group = group_of(words[0])
             # one more for all the rest
             if group not in groups and len(groups) >= MAX_GROUPS:
                 group = PLACEHOLDER

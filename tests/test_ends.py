@@ -291,6 +291,18 @@ class TooManyFailures(RunCase):
         self.assertEqual((self.finish(runner).code, self.states()), (1, "d!d"))
 
 
+class CutOff(RunCase):
+    """A command that is cut off is one that fails; what the runner adds does not complete it."""
+
+    def test_a_command_without_its_end_fails(self) -> None:
+        self.jobs("true &&", "echo lost |", "f()", "cat <<END", "if true; then", "(true")
+        self.assertEnded(self.run_jobs("-q"), 1, "!!!!!!")
+
+    def test_commands_that_look_as_if_they_were_cut_off_do_not(self) -> None:
+        self.jobs("true \\", "# nothing but a comment", "sleep 0 &", "{ true; }", "-n 2>/dev/null; true")
+        self.assertEnded(self.run_jobs("-q"), 0, "ddddd")
+
+
 class Limits(RunCase):
     """--timeout ends a job that runs too long, --walltime all, and nothing begins that would not fit."""
 

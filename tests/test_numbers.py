@@ -134,6 +134,12 @@ class Whole(OutputCase):
         self.assertComplained(self.output(), b"runwait4.py: runs.txt: the output is not complete: lines 2, 3 "
                               b"(its files are of another size than what it has printed; see --show LINE)\n")
 
+    def test_a_file_of_stderr_that_was_removed_is_not_missed(self) -> None:
+        self.write("d a\n")
+        self.journal(end(1, 1, "a", files=["1.err", "1.out"], bytes=7))
+        self.write("out\n", "out/1.out")
+        self.assertEqual((self.output().code, self.output().out), (0, b"out\n"))
+
     def test_a_line_that_is_done_after_the_journal_was_opened(self) -> None:
         self.write(". a\n")
         self.journal(end(0, 7, "other"))

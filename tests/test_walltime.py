@@ -51,6 +51,12 @@ class Limits(RunCase):
             self.assertEqual((ended.code, self.states()), (code, state), ended.err)
             self.assertComplains(ended, "no job is started")
 
+    def test_jobs_are_ended_at_the_wall_time(self) -> None:
+        self.jobs(SLEEPING, "touch never")
+        soon = "import os, time; os.environ['SLURM_JOB_END_TIME'] = str(int(time.time()) + 36)"
+        runner = self.start_patched(soon, "--walltime", "auto", "--kill-after", "0.3", "runs.txt")
+        self.assertEnded(self.finish(runner), 1, "e.")
+
 
 class Refusals(TcpCase):
     """What is not understood is no reason to run without a limit."""
