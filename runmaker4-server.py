@@ -905,10 +905,12 @@ class Client(Consumer):
 
     @property
     def slots_to_fill(self) -> int:
-        """Return the slots for which the client may get jobs, also jobs ahead, several in a message.
+        """Return for how many slots the client may get jobs now: those it has asked for, and jobs ahead.
 
-        It gets one ahead for four short jobs in a row: behind a longer job, it gives waiting jobs back after
-        a second.  With --max-failed it gets none, as it starts all that it has after the limit is reached.
+        While its jobs are short, it gets jobs for which it has not asked, so that none of its slots waits for
+        a round trip: one for four short jobs in a row, MAX_PREFETCHED_LINES at most.  If a longer job comes,
+        the client gives the jobs behind that back after a second.  With --max-failed it gets none ahead: the
+        client would start them although the limit is reached.
         """
         requested = min(self.requested_slots, self.line_allowance)
         if requested <= 0:
@@ -984,7 +986,7 @@ class Client(Consumer):
             self._abandon_lines()
 
     async def _next_link(self) -> ClientLink | None:
-        """Wait for the next hello; return its link, or None after the grace."""
+        """Wait for a `hello`; return the newest link, as several can have come; None after the grace."""
         if not await wait_for_event(self._hello_came, self.sessions.grace):
             return None
         self._hello_came.clear()
@@ -1376,7 +1378,7 @@ class Member:
 
     @property
     def is_ready(self) -> bool:
-        """Return True if the first job can begin: the shell is at the gate, the client connected."""
+        """Return True if the first job can begin: its shell waits at the gate, the client is connected."""
         waits = self.is_at_gate and self.current is not None and self.current.phase is Phase.SENT
         return waits and self.client.link is not None
 
@@ -1863,7 +1865,7 @@ class Sessions:
             if kind == "finish":
                 self.settle(assignment, self._read_result(assignment, message, event_number))
             elif kind == "begin":
-                has_process = message.integer("pid") > 0
+                has_process = message.integer("pid") > 0        # 0: it could not be started
                 if has_process and assignment.is_gated:
                     raise WireError("that job must wait at the gate")
                 self.records.begin_run(assignment, message)
@@ -2087,7 +2089,11 @@ class Claims(Cursor):
     # -- lines of the server before us, and of clients that come back ----------------------------------------
 
     def inherit(self, lock_fd: int) -> int:
-        """Take over the job locks that this descriptor holds; return their number.  Raises OSError."""
+        """Take over the job locks of a dead server, which this descriptor holds; return how many.
+
+        Their lines are `r`, and are found here once, so that each client that comes back need not search the
+        file for its own: reclaim_lines().  Raises OSError.
+        """
         self.queue.reopen_if_replaced()
         self.file.lock_table.inherit_locks(lock_fd)
         with suppress(OSError):      # then each client costs a search
@@ -2333,6 +2339,10 @@ class Dispatcher:
         A line that cannot be started becomes `e`.  If the client is lost, or the server drains, the line
         becomes `.` again.  In between, claim a group or reserve clients for groups, and let clients exit that
         can get no job.
+
+        Without a job for all who wait, the next search comes after OFFER_SECONDS for each of them, so that
+        thousands of idle clients do not keep the server busy.  It asks for all of them if this one has
+        skipped lines: those can suit a client to whom nothing was offered.
         """
         self.is_claiming = False
         to_send: dict[Client, list[Assignment]] = {}

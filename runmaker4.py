@@ -285,7 +285,7 @@ def memory_size(text: str) -> int:
 
 
 def growing_sizes(text: str) -> tuple[int, ...]:
-    """Return the bytes in '4G,16G,64G', an argparse type."""
+    """Return the bytes in '4G,16G,64G': a job that had too little memory runs again with the next."""
     sizes = tuple(map(memory_size, text.split(",")))
     if any(size <= previous for previous, size in zip(sizes, sizes[1:])):
         raise ArgumentTypeError(f"not growing: '{printable(text)}' (such as 4G,16G,64G)")
@@ -3155,8 +3155,9 @@ class JobFile(JobReader):
                       job_lock: JobLock | None = None) -> contextlib.AbstractContextManager[bool]:
         """Lock the mutex of a command for the `with` block, and make reads of the file current.
 
-        Yield False if another process holds it for `patience` seconds.  job_lock: if it has all of the bucket
-        locked, use that mutex, and leave it locked.
+        Yield False if another process holds it for `patience` seconds.  job_lock: if it has all locks of the
+        command (its bucket), use that mutex, and leave it locked.  Another job that has them gives the mutex
+        back first (trim_bucket()).
 
         Step 8: On a network file system a host's cache can be old.  So a process that has locked command
         mutexes drops the cache (refresh_file()) before it reads.  It reads with O_DIRECT (Reader), on FUSE
@@ -3976,7 +3977,8 @@ class JobQueue:
     def _is_line_deleted(self, job: Job) -> bool:
         """Return True if the file is shorter by a job's line than when it was last found.
 
-        Without this check the job of a deleted line would count as cancelled if an equal line is done.
+        Without this check the job of a deleted line would count as cancelled if an equal line is done.  It
+        is a hint: after further edits the size tells nothing, and the answer is False.
         """
         if job.tracking is not Tracking.FOUND:
             return job.tracking is Tracking.DELETED
@@ -6495,7 +6497,11 @@ class Terminal(Writer):
             self.flush()
 
     def ignore_backlog(self) -> None:
-        """Let jobs go on although the terminal has not accepted what is in the queue."""
+        """Let jobs go on although the terminal has not accepted what was printed so far.
+
+        Count that as no backlog until all of it is written; TerminalConsole skips what follows meanwhile.
+        flush() comes first: what was only gathered belongs to it.
+        """
         self.flush()
         self.ignored = self.executor.backlog
         self.executor.then(self._end_ignoring)
@@ -6961,7 +6967,7 @@ class Plain(Sink):
         self.pending[run.job] = {}
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        """Keep the output until the job is over."""
+        """Keep the output until the job is over: it is that of the last try, and not mixed with others'."""
         outputs = self.pending[run.job]
         if stream.name not in outputs:
             import tempfile
@@ -6969,7 +6975,7 @@ class Plain(Sink):
         try:
             outputs[stream.name].write(data)
         except OSError as error:
-            # without a descriptor for a temporary file the output stays in memory, and no job can start
+            # without a descriptor for a temporary file the output stays in memory, and no other job can start
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 self._on_loss(run.job, error)
 
@@ -9133,7 +9139,8 @@ class Runner:
     async def _run_to_end(self, task: JobTask) -> None:
         """Run a started job until it is settled, count it, and release the slots.
 
-        After an exception (a defect) the slots stay busy, so the loop starts no other job there.
+        Its end can be one too many: for --max-failed, for the directory, or for its slot.  After an exception
+        (a defect) the slots stay busy, so the loop starts no other job there.
         """
         await task.run_until_settled()
         if task.state != NEW:
@@ -9144,7 +9151,7 @@ class Runner:
             if 0 < self.options.max_failed <= failures and not self.draining:
                 self.runner_stats.had_errors = True
                 self._report_and_drain(too_many_failures(failures))
-            # jobs in a row on a slot that a host lacking their program, or out of reach, explains
+            # jobs in a row whose host seems to lack the program, or to be out of reach: its slot is to blame
             ends = self.slots.add_end(task.run.slot, self._describe_broken_end(task))
             if ends:
                 command = display_text(task.job.command)[:self.MAX_NAMED_COMMAND]
@@ -9394,7 +9401,7 @@ def nonempty(text: str) -> str:
 def check_output_path(text: str) -> str:
     """Check an option value: an output file, which is not a lock file.
 
-    Every program refuses a lock file with contents, and its job file.
+    If we wrote to one, every program would refuse it from then on, and its job file.
     """
     for path in nonempty(text), os.path.realpath(text):         # the target of a symbolic link
         if match := LOCK_FILE.fullmatch(os.path.basename(path)):
