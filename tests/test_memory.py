@@ -394,7 +394,10 @@ class HandingOut(test_parts.JobFileCase):
             return cursors[0]
         file = runmaker4.JobFile(str(self.path), say=lambda said: None, clock=self.clock)
         self.addCleanup(file.close_files)
-        return runmaker4.Cursor(runmaker4.JobQueue(file), [] if shared else [consumer], serving=shared)
+        queue = runmaker4.JobQueue(file)
+        # in full size a thousand: select(2) takes no descriptor from 1024 on, in whatever test comes next
+        self.addCleanup(runmaker4.close_all, *queue._reserve)
+        return runmaker4.Cursor(queue, [] if shared else [consumer], serving=shared)
 
     def test_runners_on_one_file_and_clients_of_one_server(self) -> None:
         for seed in range(self.SEEDS):
