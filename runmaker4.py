@@ -907,7 +907,11 @@ LOCAL = Mount("", frozenset())
 
 
 def find_mount(path: str) -> Mount:
-    """Return the mount of a path, from /proc/self/mountinfo (proc(5)); LOCAL if that is unreadable."""
+    """Return the mount of a path, from /proc/self/mountinfo (proc(5)); LOCAL if that is unreadable.
+
+    The kind of file system decides whether locks there exclude other hosts (mount_error()), and whether reads
+    must bypass this host's cache.
+    """
     longest_point, its_line = LOCAL.point, ""
     try:
         path = os.path.realpath(path) + "/"
@@ -944,6 +948,8 @@ def open_folder_of(path: str) -> int:
 
 def refresh_file(path: str, mount: Mount) -> None:
     """Drop this host's cache of all files in the folder of this file: names, sizes, contents of small files.
+
+    Only after this does a look-up show a file that another host has renamed or written:
 
     - NFS asks the server for names when the directory is opened, and for a size at each lock.
     - FUSE keeps names and sizes as long as the daemon allows (GlusterFS: 1 s).  A listing refreshes them for
@@ -1090,12 +1096,12 @@ class Reader(Opened):
         return os.pread(self.fd, size, offset)
 
     def _read_blocks(self, size: int, offset: int) -> bytes:
-        """Do pread() with O_DIRECT: read whole blocks into page-aligned memory."""
+        """Do pread() with O_DIRECT, which needs whole blocks and aligned memory: mmap() gives whole pages."""
         skipped = offset % BLOCK
         first_block = offset - skipped
         blocks = -(-(skipped + size) // BLOCK)          # rounded up
         total = blocks * BLOCK
-        memory = memoryview(mmap.mmap(-1, max(total, BLOCK)))
+        memory = memoryview(mmap.mmap(-1, max(total, BLOCK)))       # not 0 bytes, which mmap() refuses
         bytes_read = 0
         while bytes_read < total:
             count = os.preadv(self.fd, [memory[bytes_read:total]], first_block + bytes_read)
@@ -1126,7 +1132,8 @@ def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int
 
 
 def give_rights(new: int, old: os.stat_result) -> None:
-    """Give a new file the owner, group and mode of an old one, as far as the kernel allows."""
+    """Give a new file the owner, group and mode of the old one that it replaces, as far as the kernel allows.
+    """
     for owner in old.st_uid, -1:
         # Only root may change the owner; others may only set a group that they are in
         with suppress(PermissionError):
@@ -1147,10 +1154,11 @@ def _size_and_last(file: Reader) -> tuple[int, bytes]:
 def find_append_position(file: Reader, path: str, mount: Mount, header: bytes = b"") -> tuple[int, bytes]:
     """Return the size of a file, and the bytes to write before the next line that is appended.
 
-    These are `header` for an empty file, and a newline if the last line has none.
+    These are `header` for an empty file, and a newline if the last line has none: otherwise the new line
+    would become part of that.
 
-    On a network file system this host can have an older state cached.  An older size is harmless: a line
-    ended there, with a newline.  If the file seems empty, drop the cache and read once more.  If that fails,
+    On a network file system this host can know an older size.  That is harmless if an append has ended there,
+    because that wrote a newline.  If the file seems empty, drop the cache and read once more.  If that fails,
     the file can get a superfluous empty line, or a second header.
     """
     size, last_byte = _size_and_last(file)
@@ -1166,8 +1174,9 @@ def find_append_position(file: Reader, path: str, mount: Mount, header: bytes = 
 def append_at(fd: int, lines: bytes | bytearray, size: int, separator: bytes) -> None:
     """Append lines to a file, all or none, and sync: a network file system reports errors only then.
 
-    After an error cut the new bytes off again, if they surely are still the end of the file.  The caller has
-    the append lock, has opened `fd` with O_APPEND, and since then has found size and separator.
+    After an error, cut the new bytes off again, so that no part of a line remains; but not if another process
+    can have appended since.  The caller has opened `fd` with O_APPEND, and holds the append lock.
+    size, separator: of find_append_position(), called under that lock.
     """
     written = 0
     try:
@@ -1193,8 +1202,10 @@ def append_at(fd: int, lines: bytes | bytearray, size: int, separator: bytes) ->
 def lost_locks(fd: int, offsets: Iterable[int], mount: Mount) -> set[int]:
     """Return the offsets at which this descriptor, which had locked them all, has no lock now.
 
-    The host was cut off for too long.  On NFS a read fails then.  Elsewhere a query tells: it ignores the
-    locks of the querying description, so a second one must find our lock, and `fd` must find none.
+    A network file system frees the locks of a host that was cut off for too long.  On NFS, a read through
+    `fd` fails then, and all locks count as lost.  Elsewhere, query each offset twice.  A query ignores the
+    locks of its own description.  So a query through a second description must find our lock, and one through
+    `fd` must find no other.
     """
     if not mount.forgets_locks:
         try:
@@ -1219,7 +1230,10 @@ def file_identity_lines(fd: int) -> list[bytes]:
 
 
 def path_names_fd(path: str, fd: int) -> bool:
-    """Return True if a path names this open file.  The answer can come from this host's cache of names."""
+    """Return True if a path names this open file.
+
+    The answer can come from this host's cache of names, unless refresh_file() was called before.
+    """
     path_fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
         # as /proc has it: stat(2) would ask an NFS server
@@ -1231,7 +1245,10 @@ def path_names_fd(path: str, fd: int) -> bool:
 
 
 def mount_error(mount: Mount) -> str:
-    """Return why locks on this mount do not exclude other hosts; '' if no reason is known."""
+    """Return why locks on this mount do not exclude other hosts; '' if no reason is known.
+
+    Programs refuse such a mount at the start (check_mount()): two runners would run the same jobs.
+    """
     kind = mount.kind
     options = mount.options
     if kind == "nfs":                       # version 3 or older; version 4 is nfs4, and ignores these options
@@ -1384,7 +1401,11 @@ class Scan:
         return iter(self.next, None)
 
     def skip_to(self, number: int) -> None:
-        """Go down to the line with this number, or to the end of the file, so that next() begins there."""
+        """Go down to the line with this number, or to the end of the file, so that next() begins there.
+
+        This only counts newlines: runset4.py uses it to select lines by number.
+        """
+        # the line begins below the buffer
         while self.line_number + self._buffer.count(b"\n", self._position) < number:
             self._count_lines_to(len(self._buffer))
             if not self._read_chunk():
@@ -1406,8 +1427,9 @@ class Scan:
     def reread_from(self, last_line: Line, data: bytes | None = None) -> bool:
         """Read the file again from the line that next() has returned last, so that next() sees no old data.
 
-        data: what the caller has just read from there, and checked: the line and more; None: read it.  Return
-        True if the line is still there, in any state.
+        Return True if the line is still there, in any state; if not, the line numbers can be wrong, and
+        callers begin a new scan.  data: what the caller has just read from there, and checked: the line and
+        more; None: read it.
         """
         self.chunk_size = self.MIN_CHUNK_SIZE
         was_checked = data is not None
@@ -1453,7 +1475,7 @@ class Scan:
     def _read_chunk(self) -> bool:
         """Add the next chunk of the file.  Return False at the end of the file.
 
-        When Paused is raised, the chunk is in the buffer.
+        When Paused is raised, the chunk is in the buffer, and next() can be called again.
         """
         data = self.file.pread(self.chunk_size, self._buffer_offset + len(self._buffer))
         # A match can begin in one chunk and end in the next; at the end of the file count all but a line that
@@ -1529,7 +1551,10 @@ def lines_of_piece(piece: bytes) -> list[bytes]:
 
 
 def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
-    """Yield the job lines with one of these commands, in any state; the line at `start` has number 1."""
+    """Yield the job lines with one of these commands, in any state; the line at `start` has number 1.
+
+    For example, find the line of a running job that an edit has moved.
+    """
     if not commands:
         return
     number = 0
@@ -1546,7 +1571,8 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
 def count_running_lines(file: Reader, start: int, stop: float, command: bytes, limit: int) -> int:
     """Count the lines `r` of a command between two offsets at which lines begin; stop once there are `limit`.
 
-    Search without parsing, because hundreds can be `r`.
+    The caller only needs to know if there are so many.  Search without parsing, because hundreds of equal
+    lines can be `r`.
     """
     matches = [b"\nr%b%b%b" % (blank, command, newline)
                for blank in (b" ", b"\t") for newline in (b"\n", b"\r\n")]
@@ -1564,7 +1590,8 @@ def first_line_offset(file: Reader) -> int:
     """Return the offset of the first line: 3 after a UTF-8 byte-order mark, otherwise 0; refuse UTF-16."""
     head = file.pread(BLOCK, 0)
     low, high = sorted([head[::2].count(0), head[1::2].count(0)])
-    is_like_utf16 = len(head) > 3 and not low and 4 * high > len(head)      # every other byte is NUL
+    # without a mark: NULs only among every other byte, and more than half of these
+    is_like_utf16 = len(head) > 3 and not low and 4 * high > len(head)
     if is_like_utf16 or head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise OSError(errno.EILSEQ, "is UTF-16 (save it as UTF-8)")
     return 3 if head.startswith(UTF8_MARK) else 0
@@ -1675,7 +1702,7 @@ class JobSettings:
     shell: str = SHELL                  # a name or path
 
     def __str__(self) -> str:
-        """Return 'host bob with 4 slots or more (#RUN in line 4)'."""
+        """Return what a job waits for: 'host bob with 4 slots or more (#RUN in line 4)'."""
         if not self.hosts:
             names = "a runner"
         elif len(self.hosts) == 1:
@@ -1825,7 +1852,11 @@ MISREAD = {
 
 
 def why_misread(command: bytes, shell: str) -> str:
-    """Return what a command does in this shell that its author will not expect, and a remedy; '': nothing."""
+    """Return what a command does in this shell that its author will not expect, and a remedy; '': nothing.
+
+    A dry run refuses such a command, and so does runset4.py when it adds lines.  A runner reports it, and
+    runs it.
+    """
     if is_continued(command):
         return "ends in \\, but the next line is another job (write a command in one line)"
     if re.search(rb"(?<![&<>;])&(?!&)", command):       # a & that is no part of && or >&
@@ -1857,7 +1888,8 @@ SETTINGS_ARE = (
 def parse_directive(text: bytes) -> JobSettings | str:
     """Return what a directive says: settings, or one of KNOWN_DIRECTIVES.  Raises ValueError.
 
-    text: Line.text, which begins with `RUN`.
+    Cached, because each walk from the top meets the same directives.  text: Line.text, which should begin
+    with `RUN`.
     """
     name, *words = [os.fsdecode(word) for word in re.split(rb"[ \t]+", text.rstrip(b" \t\r"))]
     if name != "RUN":
@@ -1934,21 +1966,22 @@ def check_for_strays(
 ) -> None:
     """Report the first line that is neither a job nor a comment (a stray): no runner will run it.
 
-    refuse: raise UsageError if there is no job in `job_states` (None: in any); perhaps the file is a plain
-    list of commands, of which some look like jobs: `( cd a; b )`, `R CMD BATCH`.
+    refuse: raise UsageError if the file has a stray, and no line is a job in one of `job_states` (None: in
+    any state).  Then it is probably a plain list of commands, of which some look like jobs: `( cd a; b )`,
+    `R CMD BATCH`.
     """
     with job_file(path, network) as file:
         check_file_for_strays(file, path, say, refuse, job_states)
 
 
 def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_states: bytes | None) -> None:
-    """Do what check_for_strays() does, with an open file."""
+    """Report the first stray of an open file, or refuse the file: see check_for_strays()."""
     has_job = Scan(file, first_line_offset(file), states=job_states).next() is not None
     if not (number := find_stray(file, STRAY if has_job else STRAY_WITHOUT_JOBS)):
         return
     if has_job or not refuse:
         say(f"{name_stray(number)} ({JOB_OR_COMMENT})")
-    # without NULs it can be a list of commands
+    # without NULs it can be a list of commands, so name the command that converts it
     elif b"\0" not in file.pread(4096, 0):
         raise UsageError(
             f"{path}: no jobs; line {number} is plain text (a job is '. COMMAND'; runset4.py NEW --add-list "
@@ -1959,14 +1992,18 @@ def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_s
 
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
-    """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job; report strays."""
+    """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job; report strays.
+
+    Runners and servers call it at the start.  A directive that becomes malformed later makes the jobs below
+    it wait (Directives.error).
+    """
     with job_file(path, network) as file:
         # a byte of another state is mostly a word of a plain list, such as `R CMD BATCH`
         check_file_for_strays(file, path, say, refuse=True, job_states=OUR_STATES)
         for directive in Scan(file, first_line_offset(file), states=b"", directives=True):
             if why_malformed := NO_DIRECTIVES.with_directive(directive).error:
                 raise UsageError(f"{path}: {why_malformed}")
-        # No longer at the path, if an editor has saved since: the walk opens the new file
+        # If an editor has saved meanwhile, this is the old file; the first walk opens the new one
         size = os.fstat(file.fd).st_size
         if size and file.pread(1, size - 1) != b"\n":
             say("the last line has no newline, so what >> appends becomes part of it (add one: echo >>FILE)")
