@@ -2289,7 +2289,10 @@ class PresenceLock:
         return self.SERVERS + drawn if self._of_server else drawn
 
     def take(self, fd: int) -> None:
-        """Lock the byte through `fd`; if it is taken, draw another."""
+        """Lock the byte through `fd`; if it is taken, draw another.
+
+        Without success, is_held is False, and JobQueue.reopen_if_replaced() tries again.
+        """
         for _ in range(self.TRIES):
             self.is_held = lock(fd, PRESENCE_BYTES + self.offset)
             if self.is_held:
@@ -2332,7 +2335,10 @@ class LockTableReader(Opened):
             refresh_file(self._file, self._mount)
 
     def is_current(self) -> bool:
-        """Return True if the path still names the open lock file, or no file if none is open."""
+        """Return True if the path still names the open lock file, or no file if none is open.
+
+        Otherwise users of the file lock bytes of another lock file, and locks of the open one prove nothing.
+        """
         if not self.is_open:
             return not os.path.lexists(self.path)
         try:
@@ -2346,7 +2352,7 @@ class LockTableReader(Opened):
     def open_current(self) -> None:
         """Open the lock file that the path names now, unless it is open.
 
-        After an error the old one stays open.
+        After an error the old one stays open, so that its locks remain.
         """
         if self.is_open and self.is_current():
             return
@@ -2367,7 +2373,7 @@ class LockTableReader(Opened):
             return CLOSED, None
         except PermissionError:
             self.is_unreadable = True
-            if not was_hidden:
+            if not was_hidden:                  # otherwise it was reported before
                 self.say("cannot tell whether jobs marked r are still running: no permission to read "
                          f"{self.path}")
             return CLOSED, None
@@ -2520,7 +2526,8 @@ class LockTable(LockTableReader):
     def still_has_locks(self) -> bool:
         """Return False if this host has lost the locks on `fd`, because it was cut off for too long.
 
-        After an answer True, ask a network file system again only after `interval`.
+        A local file system loses none.  After an answer True, ask a network file system again only after
+        `interval`: each time costs a round trip.
         """
         if not self.network or not self.is_open:
             return True
@@ -2587,13 +2594,18 @@ class LockTable(LockTableReader):
         return offset in self.job_locks
 
     def open_job_lock(self) -> int:
-        """Return a descriptor for the lock of one job: of a new open file description, or of a spare one."""
+        """Return a descriptor for the lock of one job: of a new open file description, or of a spare one.
+
+        Not `fd`, which has all other locks of this process: a job that inherited it would keep them.
+        """
         if self._spare_fds:
             return self._spare_fds.pop()
         fd = open_direct(self.path, os.O_RDWR, self.network)
         if self._mount.is_nfs:
             self._pipes[fd] = CLOSED
-            with suppress(OSError):      # without any lock, an NFS client gives its lock state up
+            # never unlocked: without any lock, an NFS client gives its lock state up, and a spare description
+            # would need more round trips for the next lock
+            with suppress(OSError):
                 lock(fd, PROBE_BYTES, shared=True)
         return fd
 
@@ -2624,9 +2636,10 @@ class LockTable(LockTableReader):
             raise
 
     def _keep_or_close(self, fd: int) -> None:
-        """Keep a description without locks for the next job, if no process has it: its pipe has ended.
+        """Keep a description without locks for the next job, if no other process has it; otherwise close it.
 
-        Otherwise close it.  A process that a job has left would hold the lock of the next job, too.
+        A process that a job has left would hold the lock of the next job, too.  Each process that inherited
+        the description also has the write end of its pipe: end of file means that none of them lives.
         """
         try:
             is_unused = fd in self._pipes and (
@@ -2640,7 +2653,10 @@ class LockTable(LockTableReader):
             self.close_job_lock(fd)
 
     def take_job_lock(self, line: Line) -> JobLock:
-        """Lock and return a free job lock, preferably the line's own."""
+        """Lock and return a free job lock of the command.
+
+        Take the line's own if it is free: it shows which of several equal lines is running.
+        """
         assert self.has_mutex(line.command)
         offsets = job_lock_offsets(line.command)
         preferred = own_job_lock_offset(line)
@@ -2648,6 +2664,7 @@ class LockTable(LockTableReader):
         try:
             # from the line's own on, and around the end of the bucket
             for offset in itertools.chain(range(preferred, offsets.stop), range(offsets.start, preferred)):
+                # all job locks of a server are on one description, which could lock its own again
                 if not self.is_ours(offset) and lock(fd, offset):
                     job_lock = JobLock(fd, offset)
                     self.job_locks[offset] = job_lock
@@ -2658,9 +2675,11 @@ class LockTable(LockTableReader):
             raise
 
     def take_bucket(self, line: Line) -> JobLock | None:
-        """Lock all of a command's bucket for a job: so no copy lives, and nobody else has the command mutex.
+        """Try to lock all of a command's bucket for a job, in one call.
 
-        Return None if another description has any of it locked, or if it could not be trimmed.
+        Success proves that no copy of the command lives, and that no other process has the mutex.  Return
+        None if another description has any of it locked, or if the server cannot unlock a part (can_trim):
+        then claim() locks the mutex alone.
 
         Step 2, for short jobs on NFS: this comes before the command mutex is locked alone.  If it is granted,
         the runner has the mutex, and h = 0.  It unlocks all but the job lock (trim_bucket()) 0.1 s after the
@@ -2691,7 +2710,10 @@ class LockTable(LockTableReader):
         return job_lock
 
     def trim_bucket(self, bucket: int) -> None:
-        """If a job has locked all of a bucket, unlock all but the job lock, and last the mutex."""
+        """If a job has locked all of a bucket, unlock all but the job lock: others can lock the mutex again.
+
+        The mutex is unlocked last: until then no other process decides by the number of held job locks.
+        """
         if bucket not in self.buckets:
             return
         fd, offset = self.buckets[bucket]
@@ -2704,10 +2726,10 @@ class LockTable(LockTableReader):
             self.can_trim = None
 
     def free_job_lock(self, job_lock: JobLock, is_job_alive: bool = False) -> None:
-        """Close a job lock.  Unlock it first: processes that the job left can have the description open.
+        """Unlock and close a job lock.  To close it is not enough: processes that the job left can have it.
 
-        is_job_alive: processes that could not be killed outlive this runner, and keep the lock if they have
-        it, as if the runner had died after it wrote the result.
+        is_job_alive: this runner exits before processes that it could not kill.  Then do not unlock it: those
+        that inherited it keep it, as if the runner had died after it wrote the result.
         """
         if is_job_alive:
             self.trim_bucket(job_lock.bucket)
@@ -2748,6 +2770,8 @@ class LockTable(LockTableReader):
     def lengthen_lock_file(self) -> None:
         """Make the lock file one byte longer, once, so that others notice that we claim lines from now on.
 
+        A runner that asks is_only_claimer() learns from the length if others can have run its commands.
+
         While the length is as we made it, no runner has begun to claim since.  A runner that began before us
         still has HERE_BYTE locked, which we record as OTHERS; if it has lost that lock, it must call this
         again before it claims.  A runner that begins now locks HERE_BYTE first: we see that lock, or it makes
@@ -2766,7 +2790,10 @@ class LockTable(LockTableReader):
         self._lengthened = True
 
     def is_only_claimer(self) -> bool:
-        """Return True if certainly no other process has claimed since our first claim."""
+        """Return True if certainly no other process has claimed since our first claim.
+
+        Then the last run of a command was here, and the result can be written again (change_state()).
+        """
         assert self.locked_now
         return self._lengthened and self._length_at_first_claim == os.fstat(self.fd).st_size
 
@@ -2856,7 +2883,7 @@ class JobReader(Opened):
 
         An editor that saves in place empties the file first, and another process can be in the middle of the
         last line.  So size and last byte must stay the same for a while, unless the file ends with a newline
-        when first read.
+        when first read.  Until then no runner exits because it finds no job.
         """
         now = self.clock()
         last_byte = self.reader.pread(1, max(size - 1, 0))
@@ -2887,9 +2914,10 @@ class JobReader(Opened):
     ) -> Summary:
         """Count the open file for consumers that exit, or that ask if they may.
 
-        groups: they also run jobs with together=.  keep_above: a new job before this offset keeps a consumer
-        that could run it; once all are kept, the count ends, and is incomplete.  looks: for orphans; False:
-        lines `r` count as running.
+        keep_above: a consumer that could run a new job before this offset may not exit, and is in neither set
+        of the result.  Once that is so for all, the count ends, and is incomplete.  groups: the consumers
+        also run jobs with together=.  looks: for orphans, which costs a query per line `r`; False: all of
+        these count as running.
         """
         snapshot = Snapshot(Counter())
         scope = NO_DIRECTIVES
@@ -2900,7 +2928,7 @@ class JobReader(Opened):
         scan = Scan(self.reader, self.start, counted=snapshot.states, directives=True)
         while True:
             is_grouped = scope.settings.together != ""
-            # so many are named; and one that -r would run again is enough
+            # MAX_NAMED bad lines are named; and one that -r would run again is enough for `can_retry`
             wants_bad = len(bad_lines) < self.MAX_NAMED or not (can_retry or is_grouped)
             wants_new = remaining.any_fits(scope) and (groups or not is_grouped)
             # A scan for directives and lines `r`, which are few, quickly skips other lines
@@ -3005,8 +3033,9 @@ class JobReader(Opened):
     def can_run_another_copy(self, command: bytes, for_orphan: bool = False, near: int = 0) -> bool:
         """Return True if, with one more copy of a command, no more copies live than lines are `r`.
 
-        The new copy brings a line `r`, so there must be one for each living copy.  for_orphan: the line of
-        the new copy is `r` already, so one more is needed.  near: the offset of that line.
+        Otherwise an edit has overwritten an `r`, and a claim could start a second copy of that job.  The new
+        copy brings a line `r`, so there must be one for each living copy.  for_orphan: the line of the new
+        copy is `r` already, so one more is needed.  near: the offset of that line.
         """
         living_copies = self.lock_table.count_job_locks(command)
         needed_lines = living_copies + 1 if for_orphan else living_copies
@@ -3064,7 +3093,9 @@ class JobReader(Opened):
     def find_replacement(self) -> os.stat_result | None:
         """Return stat(2) of the file at the path; None: it is the open file.
 
-        Call LockTable.refresh() first, or lock the command mutex.
+        Most editors replace the file when they save.  Then reopen_if_replaced() opens the new one, and
+        check_at_path() keeps us from writing to the old one.  Call LockTable.refresh() first, or lock the
+        command mutex.
         """
         if self.network and self.is_open and path_names_fd(self.real_path, self.fd):
             return None                         # as this host knows without asking a server
@@ -3074,7 +3105,8 @@ class JobReader(Opened):
     def reopen_if_replaced(self) -> None:
         """Open the job file and the lock file that the path names now, unless they are open.
 
-        Raises OSError(EPERM) if the new job file belongs to a user who could not write to the old one.
+        This comes before each scan, because an editor can have replaced the file.  Raises OSError(EPERM) if
+        the new job file belongs to a user who could not write to the old one.
         """
         self.lock_table.refresh()
         if replacement := self.find_replacement():
@@ -3224,7 +3256,7 @@ class JobFile(JobReader):
         if inode is None or self._marked_in_use == (self.reader, inode):
             return
         self._marked_in_use = None
-        # The pulse in a new lock file shows the loss only of locks that were taken after it
+        # lock it again: the pulse in a new lock file shows only the loss of locks that were taken after it
         unlock(fd, 0, IN_USE_BYTES)
         try:
             lock_all(fd)
@@ -3281,7 +3313,8 @@ class JobFile(JobReader):
     def change_state(self, line: Line, state: bytes, own_last_result: bytes = b"") -> Attempt:
         """Write `state` over the state of an orphan (a line `r` without a job) or a finished line.
 
-        Raises FileChangedError if the line has moved.
+        Return what was written in `new_state` of an Attempt; b"": nothing, and `check` says why.  Raises
+        FileChangedError if the line has moved.
 
         own_last_result: the result of this process's last run of an orphan's command; b"": none.  An editor
         can have saved an old `r` over it.  So write it instead of `state`, unless another process can have
@@ -3487,7 +3520,7 @@ class JobQueue:
         return self.file.lock_table.copy_job_lock(job.job_lock.fd) if job.job_lock else ()
 
     def still_has(self, job: Job) -> bool:
-        """Return True if we certainly still hold a job's job lock."""
+        """Return True if we certainly still hold a job's job lock: only then may the job run again here."""
         if not job.job_lock:
             return False
         try:
@@ -3540,6 +3573,7 @@ class JobQueue:
         """
         lock_table = self.file.lock_table
         job_lock = None
+        # not beside an equal job of ours, which has a job lock in this bucket
         if consumer.runs_short_jobs and all(job.command != line.command for job in self.claimed):
             job_lock = lock_table.take_bucket(line)
         attempt = Attempt(LineCheck.LOCKED)
@@ -3556,7 +3590,7 @@ class JobQueue:
                     lock_table.lengthen_lock_file()
                     attempt.job = self._lock_and_mark(line, consumer, settings, job_lock)
                     self.spread = max(self.spread - 1, 1)
-                else:
+                else:                           # another process was faster: choose among more lines
                     self.spread = self.MAX_SPREAD
                 return attempt
         finally:
@@ -3564,7 +3598,10 @@ class JobQueue:
                 lock_table.free_job_lock(job_lock)
 
     def _find_due_jobs(self, line: Line) -> list[Job]:
-        """Return the jobs near a line whose results are due, and whose mutexes are locked since their claims.
+        """Return finished jobs near a line whose results this claim can write, too (MAX_DUE at most).
+
+        The mutex of each is locked since the job was claimed.  After a failed attempt to write the result,
+        finish() writes it.
         """
         buckets = self.file.lock_table.buckets
         near = (job for job in self.due if job.job_lock and job.job_lock.bucket in buckets
@@ -3697,7 +3734,7 @@ class JobQueue:
     def _search_and_write(self, job: Job, state: bytes) -> str:
         """Write a result although the job's line is no longer at the known offset as `r`.
 
-        An edit has moved or removed the line, or somebody has set another state.  So search the file for the
+        An edit has moved or removed the line, or a user has set another state.  So search the file for the
         line of this job.  Return '', or why the result will never be written.  Raises TemporaryError if an
         editor could still be saving.
         """
@@ -3808,7 +3845,8 @@ class JobQueue:
     def _is_search_due(self, job: Job, now: float) -> bool:
         """Return True if it is time to search the file for the line of an astray job.
 
-        To read a long file each second would cost half a core.
+        To read a long file each second would cost half a core.  So the longer the line is missing, the longer
+        are the pauses between two searches.
         """
         # FOUND: not missing until now.  CHANGED_ONCE: this search decides if the job is cancelled.
         if job.tracking in (Tracking.FOUND, Tracking.CHANGED_ONCE):
@@ -3818,9 +3856,10 @@ class JobQueue:
         return now - self._searched_at >= pause
 
     def _drop_lost_job_locks(self) -> None:
-        """If this host has lost locks, close the job file and the lock file, to be opened again.
+        """If this host has lost locks, close the job file and the lock file; reopen_if_replaced() follows.
 
-        On the job file that is the in-use lock alone; on the lock file, also the job locks of our jobs.
+        Another runner can then have claimed lines of our jobs.  So forget lost job locks: such a job gets one
+        again, or is lost (_take_back_job_locks()).
         """
         if not self.file.lock_table.still_has_locks():
             self.file.close_files()
@@ -3904,7 +3943,7 @@ class JobQueue:
 
         1. A line `r` that belongs to no other job: an edit has moved the job's line.
         2. The line at the job's offset, or the only line of the command, in another state than `r`:
-           somebody has overwritten the `r`.
+           a user or an editor has overwritten the `r`.
         3. Any new line of the command.
 
         by_offset: all lines of the command.  unused_running: those that are `r` and that none of our jobs
@@ -3924,6 +3963,7 @@ class JobQueue:
     def _take_back_job_locks(self, our_jobs: Iterable[Job], spare_lines: int) -> None:
         """Lock a job lock again for each job that lost it, or give up the job as "lost".
 
+        Another runner has claimed the line of a lost job; check_jobs() returns that job, to be killed.
         spare_lines: the lines `r` of the command minus the held job locks: so many can be ours.
         """
         for job in our_jobs:
@@ -3970,7 +4010,10 @@ class JobQueue:
             job.absent_since = self.file.clock()
 
     def _is_gone(self, job: Job) -> bool:
-        """Return True if a job's line has been missing for longer than an editor takes to save."""
+        """Return True if a job's line has been missing for longer than an editor takes to save.
+
+        Then it counts as removed: the job runs on, and the result is only reported.
+        """
         max_absence = (self.file.MAX_LOOKS - 1) * self.file.interval
         if self.file.is_save_held_up():
             max_absence = self.file.MAX_SAVE_SECONDS
@@ -4039,8 +4082,8 @@ LOCK_REMEDIES = {
 def check_lock_file(file: JobFile) -> None:
     """Check before the first job that all users of a job file will use one lock file, and that locks work.
 
-    Leave both files open: on NFS, opening them costs some 20 round trips.  Without a job file only look at
-    the mount: the lock file gets its owner and group from the job file.
+    Leave both files open: on NFS, opening them costs some 20 round trips.  If the job file does not exist,
+    make no lock file, which gets its owner and group from the job file.
     """
     path, mount = file.path, file.mount
     lock_path = lock_file_of(path)
@@ -4091,9 +4134,11 @@ def check_lock_file(file: JobFile) -> None:
 
 
 def _check_is_no_copy(file: JobFile) -> None:
-    """Write the inode of the lock file to it.  Raise UsageError if it is a copy that hides jobs.
+    """Raise UsageError if the lock file is a copy, and lines are `r` without a lock.
 
-    A line `r` without a lock is in doubt: its job can hold a lock of the original.
+    Jobs can hold locks of the original, for example after a backup was put back.  So a line that looks like
+    an orphan is in doubt.  The first line of a lock file is the inode number that it had then.  If that is
+    missing, or such a copy hides no job, write the present one.
     """
     lock_table = file.lock_table
     own_line = b"%20d\n" % os.fstat(lock_table.fd).st_ino
