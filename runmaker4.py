@@ -4370,7 +4370,8 @@ class Orphans:
     def check_orphan(self, line: Line) -> Suspicion:
         """Return how certain it is that the runner and job of a line `r` have died.
 
-        Raises OSError(EIO) if our own locks are lost.
+        SOME: a later walk must check the line again, as its runner can have lost locks without an error and
+        lock them again.  Raises OSError(EIO) if our own locks are lost.
         """
         looks_orphaned = self._file.is_orphan(line)
         if looks_orphaned:
@@ -4393,10 +4394,10 @@ class Orphans:
         return Suspicion.PROVED
 
     def write_next_state(self, line: Line, state: bytes) -> Attempt:
-        """Write over the `r` of an orphan, and report what was written; only for the first MAX_REPORTED.
+        """Write the next state over the `r` of an orphan, and report it, unless MAX_REPORTED others were.
 
-        That is the result of the last run, if it was here and is certain; otherwise `state`.
-        Attempt.new_state b"": nothing was written.  Raises FileChangedError.
+        The next state is the result of the command's last run, if that was here and is certain; otherwise
+        `state`.  Attempt.new_state b"": nothing was written.  Raises FileChangedError.
         """
         known_result = self._known_result(line)
         attempt = self._file.change_state(line, state, known_result)
@@ -4421,7 +4422,8 @@ class Orphans:
     def _known_result(self, line: Line) -> bytes:
         """Return the result of the last run of an orphan's command here; b'': none.
 
-        Also b'' if another line has the same command, whose result that can be.
+        An editor can have saved an old `r` over that result, and the job must not run again.  Also b'' if
+        another line has the same command, whose result that can be.
         """
         result = self._results.get(line.command)
         if not result:
@@ -4431,7 +4433,10 @@ class Orphans:
         return result.state if is_only_line else b""
 
     def _hint(self, command: bytes) -> str:
-        """Return orphan_hint() of the last run of a command in FILE.out; '' also if it has none."""
+        """Return how the job of an orphan can still live: orphan_hint() of the command's last recorded run.
+
+        '': it is dead, or FILE.out has no run of it.
+        """
         import json
         hint, run = "", LAST_RUN % re.escape(json.dumps(to_text(command)))
         # not blocking: it can be a pipe of another user
@@ -4585,8 +4590,8 @@ class Walk:
         """Continue the walk for other consumers, such as the clients of a server that request jobs now.
 
         Go back to the first skipped line that one may take, and forget what the walk met from there on.
-        Return False if an edit has moved it.  Consumers that wait for slots or memory were present when it
-        was met.
+        Return False if an edit has moved it: then a new walk begins.  A consumer that waits for slots or
+        memory does not count: it was already present when the line was skipped.
         """
         self.consumers = consumers
         self._only_running_matter = False       # new jobs here can be for these consumers
@@ -4607,7 +4612,10 @@ class Walk:
     # -- consumers with too little free ----------------------------------------------------------------------
 
     def _release_consumers(self, consumers: Mapping[Consumer, None]) -> None:
-        """End the wait of each consumer that now has enough, or whose job's line has changed."""
+        """End the wait of each consumer that now has enough for its job, or whose job's line has changed.
+
+        Such a consumer could take no other job meanwhile (_choose_consumer()).
+        """
         state_at_offset = {}
         for consumer in self._waiting_for_capacity.keys() & consumers.keys():
             line, needs = self._waiting_for_capacity[consumer]
@@ -4669,7 +4677,7 @@ class Walk:
         scope = self.above.scope
         suspicion = Suspicion.NONE
         self.running_count += not self._file.lock_table.is_ours(own_job_lock_offset(line))
-        # another walk checks it, too
+        # not if another walk follows, which checks the line: on a network each check is a round trip
         if not self.needs_another_walk and (
                 self.look_share == 1.0 or int.from_bytes(os.urandom(4), "big") < self.look_share * 2**32):
             suspicion = self._orphans.check_orphan(line)
@@ -4736,7 +4744,10 @@ class Walk:
         return self.groups[-1]
 
     def end_group(self, waits: bool = False) -> None:
-        """Mark the last group as complete.  waits: it cannot be started."""
+        """Mark the last group as complete: the walk has met all its lines, so a server can start it.
+
+        waits: it cannot be started yet, because it is unknown if these are all of its lines.
+        """
         if self.groups and not self.groups[-1].is_complete:
             self.groups[-1].is_complete = True
             if waits:
@@ -4904,7 +4915,10 @@ class Cursor:
         return result
 
     def _walk_if_due(self, consumers: Consumers, known: Collection[Consumer]) -> Job | NoJob:
-        """Walk on to the next job and claim it; a NoJob if no walk is due."""
+        """Walk on to the next job and claim it; a NoJob if no walk is due.
+
+        First make the failed lines new that consumers with --retry or --resume run again.
+        """
         self.consumers = consumers
         known = known or consumers.all
         if known is not self._known:            # in a batch of claims they are the same 10,000 clients
@@ -4922,9 +4936,10 @@ class Cursor:
         return self._walk_on(consumers)
 
     def _go_on_with_reset(self, consumers: set[Consumer]) -> float | None:
-        """Make failed lines new for SLICE seconds.  Return the seconds until the next call; None: all are.
+        """Make failed lines new for SLICE seconds.  Return the seconds until the next call.
 
-        If consumers have come or gone, begin again at the top.
+        None: all are new; until then the caller claims nothing.  If consumers have come or gone, begin again
+        at the top.
         """
         pause_at = time.monotonic() + self.SLICE
         if not self._reset or self._retrying != consumers:
@@ -4995,18 +5010,25 @@ class Cursor:
             consumer.retry = RUNNING
 
     def _seconds_until_walk(self, walk: Walk) -> float | None:
-        """Return the seconds until another walk is due after `walk`, which found no job; WAIT: none is."""
+        """Return the seconds until another walk is due after `walk`, which found no job.
+
+        WAIT: none is, until the file or the consumers change.
+        """
         asks_to_exit = not self._leaving <= self._answered
         has_newcomers = not self.consumers.all.keys() <= walk.consumers.all.keys()
         if (asks_to_exit and not self._serving) or (has_newcomers and walk.has_skipped_jobs):
             return 0.0
+        # even if the file is as it was
         can_find_jobs = has_newcomers or self.no_job.retry_after is not WAIT or walk.above.block
         if asks_to_exit or can_find_jobs or self.file.signature() != walk.signature:
             return walk.throttle.seconds_until_due(self.PAUSE_FACTOR)
         return 0.0 if self._is_overdue(walk) else WAIT     # coarse time stamps can hide a change
 
     def _is_overdue(self, walk: Walk) -> bool:
-        """Return True if a walk is so old that lines above can have been edited in place."""
+        """Return True if a walk is so old that lines above can have been edited in place.
+
+        A walk does not see such an edit.  LONG_PAUSE_FACTOR: so walks take a hundredth of the time at most.
+        """
         return not walk.throttle.seconds_until_due(self.LONG_PAUSE_FACTOR, self.interval)
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
@@ -5015,9 +5037,9 @@ class Cursor:
         A walk that has only paused to let other calls be made does not end: it would never come to the end of
         a long file.
 
-        The lines below the current one are read again if others can have claimed them since.  If we meet no
-        others, that would cost more than the claim that old lines can cost: it reads its line again.  What
-        else changed is for the walk that follows one with a claim.
+        Between two calls other runners can have claimed the lines below.  So read these again, unless we have
+        met no other runner, and another walk follows anyway.  Then old lines do no harm: each claim reads its
+        line again, and the next walk meets all other changes.
         """
         was_edited = False
         if self._walk and not self._is_sliced:
@@ -5110,10 +5132,10 @@ class Cursor:
     def _find_exits(self, walk: Walk) -> NoJob:
         """Count the file after a walk that has found no job, for the consumers that ask to exit.
 
-        One stays as long as a new line suits it, unless that is below a failed check, which the walk has
-        met; with --follow also until there is a `#RUN end`.  So a line that came back after the walk keeps
-        it, and is claimed by the next.  One that comes back after the count is of a runner that lives, or
-        an orphan.
+        A consumer stays as long as a new line suits it, unless that line is below a failed barrier check.
+        With --follow it also stays until there is a `#RUN end`.  The count is later than the walk: if a line
+        became new in between, the consumer stays, and the next walk claims the line.  A line that becomes new
+        after the count is that of a runner that lives, or of an orphan.
         """
         block = walk.above.block
         check = block if block and block.why is Why.STOPPED else None
@@ -5195,6 +5217,8 @@ class Cursor:
     def finish(self, job: Job, state: bytes) -> str:
         """Write the result of a job, and remember it.  Return '', or why it will never be written.
 
+        If an editor saves an old `r` over the result, the line gets it again (Orphans._known_result()).
+
         state: NEW gives up a job that was not started; one that a user has cancelled keeps the user's state.
         Raises TemporaryError: try again.
         """
@@ -5251,7 +5275,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
     first_reason = None
     # why none of a command can be claimed; '': one can
     reason_of = functools.lru_cache(maxsize=None)(partial(_reason_command_waits, file))
-    only_running = False                # up to the next directive
+    only_running = False                # True: all new jobs up to the next directive wait for the same
     scan = file.scan_lines(NEW + RUNNING, directives=True)
     while line := scan.next(RUNNING if only_running else b""):
         if line.state == DIRECTIVE:
@@ -5309,8 +5333,10 @@ def _reason_command_waits(file: JobReader, command: bytes) -> str:
 
 
 def settings_without_jobs(file: JobReader, directives: Iterable[Line]) -> Iterator[str]:
-    """Yield what became of settings that have no job below them: the next line with settings clears them, or
-    there is none.  Reads a few lines below each directive.
+    """Yield a message for each directive whose settings apply to no job.
+
+    The next directive clears them, or no job is below.  A dry run reports that, and runset4.py after it has
+    added lines.  Reads a few lines below each directive.
     """
     for line in directives:
         if b"=" not in line.text:
@@ -5389,7 +5415,7 @@ def spawn_task(work: Awaitable[Any]) -> asyncio.Future[Any]:
 
 
 async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
-    """Wait until an event is set, `seconds` at most (None: no limit).  Return True if it was set."""
+    """Wait until an event is set, `seconds` at most (None: no limit).  Return True if it is set."""
     with suppress(asyncio.TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
     return event.is_set()
@@ -5478,7 +5504,8 @@ class FileExecutor:
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Make a call now, or put it into the thread's queue; return the future answer.
 
-        Of a call that is made now, the answer can have a TemporaryError; any other exception is raised here.
+        If the call is made now, a TemporaryError becomes the answer, as from the thread, for those who await
+        it and try again.  Any other exception is raised here.
         """
         if self.pool:
             future = self.pool.submit(function, *args, **kwargs)
@@ -5539,7 +5566,10 @@ class FileCounter:
         self._throttle = Throttle()
 
     def request_count_if_due(self) -> None:
-        """Start a count of the file, in the executor, unless one is in progress or the last is recent."""
+        """Start a count of the file, in the executor, unless one is in progress or the last is recent.
+
+        `counts` has the result later.  The status line of a terminal shows it.
+        """
         min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
         if not self._is_counting and not self._throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds):
             self._is_counting = True
@@ -5550,8 +5580,9 @@ class FileCounter:
         states: Counter[bytes] = Counter()
         self._throttle = Throttle()
         with self._throttle, suppress(OSError):
+            # the scan counts all lines, and stops only at lines `r`, which are few
             for _ in self._file.scan_lines(RUNNING, states):
-                pass                    # the scan counts
+                pass
             return Counts(
                 states[NEW], states[RUNNING], states[DONE], states[FAILED], states[ERROR], held_in(states)
             )
@@ -5667,8 +5698,10 @@ class FileJobs:
         """Do nothing: only a server starts groups."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Write a result as Jobs.finish().  That of a short job waits for the next claim, which comes at once
-        unless the runner must wait.
+        """Write a result as Jobs.finish().
+
+        On NFS, the result of a short job waits for the next claim, which writes it with fewer round trips.
+        The claim comes at once, unless the runner must wait.
         """
         if job in self._trims:
             self._trims.pop(job).cancel()
@@ -5707,10 +5740,12 @@ class FileJobs:
         return replace(summary, jobs_left=summary.jobs_left or has_unsupervised_jobs)
 
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
-        """Sync the file, and summarize it until it is not about to change, unless the count that lets us exit
-        answers all: jobs that run are those of other users of the file.
+        """Sync the file, and return a summary for the closing line and the exit status.
 
-        With --follow, a file that never came has no jobs.  None: the file cannot be read, which is reported.
+        The count that let the runner exit is enough, unless the file can change soon, or lines are `r` that
+        no other process can run.  Otherwise count until the file is not about to change, MAX_LOOKS times at
+        most.  With --follow, a file that never came has no jobs.  None: the file cannot be read, which is
+        reported.
         """
         if not runner.kill_signal:
             await self.executor.call(self._file.sync)
