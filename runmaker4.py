@@ -5872,7 +5872,7 @@ class ProcessTable:
     TAG_ENTRY = re.compile(rb"(?:^|\0)" + JOB_TAG_VARIABLE + rb"=([^\0]*)")
 
     def __init__(self, names: Iterable[str] | None = None) -> None:
-        """names: of the processes in /proc; None: all."""
+        """Read the processes with these names in /proc; None: all, which takes long on a large host."""
         self.processes: dict[int, ProcessStat] = {}     # by pid
         self.children: dict[int, list[int]] = {}        # by the pid of the parent
         self.sessions: dict[int, list[int]] = {}        # by session number
@@ -5933,18 +5933,20 @@ class ProcessTable:
     def measure_memory(self, shell: Child, requested: float) -> float:
         """Return the resident memory of a job, in bytes.  Below 3/4 of `requested` it is an upper bound.
 
-        The table counts shared pages once for each process, and the kernel adds up counters late, by some MB.
-        Reading the exact share of each process takes a while.
+        The first sum counts shared pages once for each process, and the kernel adds up counters late, by some
+        MB.  That is enough if it is far below the limit.  Otherwise read the exact share of each process,
+        which takes a while.
         """
         pids = self.job_processes(shell)
         upper_bound = sum(self.processes[pid].resident_pages for pid in pids) * PAGE
         return upper_bound if upper_bound < requested * 0.75 else float(sum(map(resident_memory, pids)))
 
     def needing_term(self, pids: Iterable[int], got_term: Collection[int]) -> list[int]:
-        """Return the processes of a job that must still get TERM: no clean-up processes.
+        """Return the processes of a job that must still get TERM: all but clean-up processes.
 
-        Those are new children of a process that got TERM, or of another clean-up process.
-        pids: each parent before the children.
+        A clean-up process is a new child of a process that got TERM, or of another clean-up process, for
+        example a command of a trap.  It gets no TERM, so that it can do its work until the grace is over.
+        pids: each parent before the children.  got_term: the processes that have got TERM.
         """
         needing_term = []
         spared_parents = set(got_term)
@@ -5968,9 +5970,10 @@ def pid_namespace(pid_text: str) -> int:
 def find_runner(job_tag: bytes) -> int | None:
     """Return the process that has started a job; 0: it is dead; None: it is not visible from here.
 
-    That is on another host, or in another PID namespace, which need not be below ours (a container with our
-    node name).  There the runner has the number in the tag, and here another; both can be those of other
-    processes.  If its namespace were visible and empty, the job would be dead, too.
+    `runset4.py --cancel` kills a job itself only if that process is dead.  None: it is on another host, or in
+    another PID namespace, which need not be below ours (a container with our node name).  There the runner
+    has the number in the tag, and here another; both can be those of other processes.  If that namespace
+    were visible and empty, the job would be dead, too.
     """
     # see Processes; version 4.0 told no namespace
     if not (match := re.fullmatch(re.escape(THIS_HOST) + rb"(?:-(\d+))?-(\d+)-\d+-\d+", job_tag)):
@@ -6037,13 +6040,16 @@ class Holders:
                 yield job_lock, holders, tags[-1]
 
     def pids(self, command: bytes) -> list[int]:
-        """Return the processes of the jobs of a command, and their living runners."""
+        """Return the processes of the jobs of a command, and their living runners, to name them to a user."""
         jobs = list(self._jobs_of(command))
         pids = {holder.pid for _, holders, _ in jobs for holder in holders}
         return sorted(pids.union(filter(None, (find_runner(tag) for _, _, tag in jobs))))
 
     def unsupervised_jobs(self, command: bytes) -> dict[int, Shell]:
-        """Return the jobs of a command whose runners are dead, by the offset of the job lock."""
+        """Return the jobs of a command whose runners are dead, by the offset of the job lock.
+
+        Only these may `runset4.py --cancel` kill: a living runner kills its own.
+        """
         jobs = {}
         for job_lock, holders, tag in self._jobs_of(command):
             if find_runner(tag) == 0:
@@ -6202,9 +6208,12 @@ class TreeKiller:
             pause = min(2 * pause, 0.1)
 
     async def _read_after_pause(self) -> ProcessTable:
-        """Read the table, after a pause twice as long as the last reading took."""
+        """Read the table, after a pause twice as long as the last reading took.
+
+        All who wait for it share the answer: many jobs can be killed at once, and one reading takes long.
+        """
         await asyncio.sleep(self._throttle.seconds_until_due(3))
-        self._reading = None
+        self._reading = None            # a caller that comes during this reading gets the next one
         self._throttle = Throttle()
         with self._throttle:
             return ProcessTable()
@@ -6290,7 +6299,10 @@ class Processes(TreeKiller):
         return child
 
     def reap(self) -> None:
-        """Collect wait status and resource usage of the children that have exited."""
+        """Collect wait status and resource usage of the children that have exited.
+
+        Called on SIGCHLD, and before a decision that depends on whether a shell has exited (JobTask.kill()).
+        """
         with suppress(ChildProcessError):
             while (waited := os.wait4(-1, os.WNOHANG))[0]:
                 pid, status, usage = waited
@@ -6424,7 +6436,10 @@ def slurm_tasks() -> int:
 
 
 def available_memory() -> float:
-    """Return the memory that this process can use, in bytes."""
+    """Return the memory that this process can use, in bytes: the least of all known limits.
+
+    All running jobs with memory= share it, unless --memory gives another amount.
+    """
     # Slurm gives it per node or per CPU, in MiB; 0 means the whole node.  Only a step (srun) has tasks, which
     # share the memory of a node; a batch script can use all that the Slurm job has there, regardless of -c.
     cpus = slurm_cpus() if is_slurm_step() else positive_number("SLURM_CPUS_ON_NODE")
@@ -6455,7 +6470,8 @@ def allow_descriptors(needed: int, user: str = "so many jobs need",
                       remedy: str = "lower -j, or raise ulimit -Hn") -> None:
     """Raise the soft limit of open files.  Raises UsageError if the hard limit is lower.
 
-    needed: files that this process will have open.  user, remedy: for the message.
+    Called at the start of a program, before descriptors can run out.  needed: files that this process will
+    have open.  user, remedy: for the message.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -6628,7 +6644,11 @@ class Terminal(Writer):
         self.ignored = 0
 
     def flush(self) -> None:
-        """Erase the status line, print the gathered data, and, if due, redraw the line."""
+        """Erase the status line, print the gathered data, and draw the line again.
+
+        Draw none in the background, while an earlier write is not done, or, with data, within
+        MIN_DRAWING_PAUSE after the last one.
+        """
         try:
             may_draw = os.tcgetpgrp(self.fd) == os.getpgrp()    # no shell has put us into the background
         except OSError:                     # not our controlling terminal: no shell does that
@@ -6837,6 +6857,7 @@ class ProgressBar:
             rate = self._rate.per_second(now)
             rate_text = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
             estimate = f" {rate_text}, {human_time(seconds_left)} left"
+        # the first that fits is shown
         texts = [without_rate + (hanging or estimate), without_rate]
         if hanging:
             texts.insert(1, shortest + hanging)
@@ -6859,7 +6880,10 @@ class Lines:
         self.was_cut = False            # a newline was added to a part of a long line
 
     def feed(self, data: bytes) -> bytes:
-        """Add data, and return all complete lines so far."""
+        """Add data, and return all complete lines so far; b"": none is complete.
+
+        Return a part of a line that is longer than MAX_PIECE_BYTES, with a newline, as if it were complete.
+        """
         if self.was_cut and data:
             self.was_cut = False
             if data.startswith(b"\n"):      # this newline was added already
@@ -6966,7 +6990,8 @@ class TerminalConsole(LinePrinter):
     def _format_status_line(self, columns: int) -> str:
         """Return the status line, of at most `columns` - 1 characters; "": none yet.
 
-        Without counts of the file it is, for example, 'progress: 3 done, 1 failed, 2 running'.
+        Without counts of the file it is, for example, 'progress: 3 done, 1 failed, 2 running'.  Once no job
+        is new, name our oldest job if it hangs (HANGING_FACTOR).
         """
         if self._bar and self._file_counter and (counts := self._file_counter.counts):
             hanging = ""
@@ -7018,7 +7043,7 @@ class TerminalConsole(LinePrinter):
         is_full = self._is_recorded and self.writer.backlog > Writer.HIGH_BACKLOG
         self._full_seconds = self._full_seconds + 1 if is_full else 0  # a tick is a second
         if self._full_seconds > self.MAX_FULL_SECONDS:
-            self.writer.ignore_backlog()
+            self.writer.ignore_backlog()    # until then the backlog has stopped the reading of job output
         if not self.writer.ignored:
             self._report_skipped()
         if self._bar:
@@ -7226,7 +7251,8 @@ class LogFile(Sink):
         lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
         lines += [b""] * (1 + self.max_lines - len(lines))
         data = b"".join(self.CUT.findall(line)[0].ljust(self.WIDTH) + b"\n" for line in lines)
-        if not self.file.took:          # nothing is written yet; another runner can write only the same
+        # 0.0: we have written nothing yet, so the header can be missing; all runners write the same one
+        if not self.file.took:
             self.executor.post(self.file.write, 0, self.HEADER)
         offset = len(self.HEADER) + (record.number - 1) * self.record_bytes
         self.executor.post(self.file.write, offset, data, size=self.record_bytes)
@@ -7374,7 +7400,10 @@ class RecordFile:
             time.sleep(0.02 + 0.06 * os.urandom(1)[0] / 256)
 
     def _prepare_retry(self, error: OSError | UsageError) -> float:
-        """Return for how many seconds to try again after an error.  If the file was away, open it anew."""
+        """Return for how many seconds to try again after an error; 0.0: give the record up at once.
+
+        If the file was away, open it again.
+        """
         if not self._mount.network or isinstance(error, UsageError):
             return 0.0
         if error.errno in LOCKS_LOST:
@@ -7384,7 +7413,10 @@ class RecordFile:
         return self.MAX_LOCKED_SECONDS if error.errno in (errno.EAGAIN, errno.ENOLCK) else 0.0
 
     def _write(self, offset: int, record: bytearray) -> None:
-        """Write a record; after an error only the lines that are not in the file remain in it."""
+        """Write a record without a lock.
+
+        After an error, remove from `record` the lines that are in the file: only the others are lost.
+        """
         if offset != APPEND_BYTE:
             return pwrite_all(self.fd, record, offset)
         _, header_or_newline = self._find_position()
@@ -7542,7 +7574,7 @@ class OutputFile:
 def create_unused(path: str) -> tuple[int, str]:
     """Create an empty file with this path, or the first free one of 'path.~1~', 'path.~2~', ...
 
-    Return descriptor and path.
+    So no run writes to the output file of another, on any host.  Return descriptor and path.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     number = 0
@@ -7667,7 +7699,7 @@ START = BEGIN + fields_of(StartFields)
 
 
 def begin_fields(run: Run) -> Fields:
-    """Return the fields of BeginFields."""
+    """Return what the host of a run tells at the start, for the journal or a client's `begin` message."""
     requested = {"promised": run.requested_memory} if run.requested_memory else {}
     run_id = run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())
     return {"time": round(run.started_at, 3), "run": to_text(run_id), "slot": printable(run.slot)[:255],
@@ -7675,7 +7707,10 @@ def begin_fields(run: Run) -> Fields:
 
 
 def end_fields(run: Run, run_result: RunResult) -> Fields:
-    """Return the fields of an end, without output."""
+    """Return what the host of a run tells at the end, for the journal or a client's `end` message.
+
+    Output is not among these fields: callers add that of a short run.
+    """
     reason = {"why": run.why} if run.why else {}
     return {
         "time": round(run.started_at + run.duration, 3),
@@ -7765,7 +7800,10 @@ class Journal:
             self._flushed_at = time.monotonic()
 
     def median(self) -> float:
-        """Return the median() of the last runs of all runners that ended well, in seconds; 0.0: too few."""
+        """Return the median() of the last runs of all runners that ended well, in seconds; 0.0: too few.
+
+        A timeout in percent is a share of it.  Read from the end, and more only if that has too few runs.
+        """
         fd, size = self._file.fd, self.MEDIAN_BYTES
         with suppress(OSError, UsageError):         # a file server that is away: a later look finds more
             while True:
@@ -7974,7 +8012,8 @@ class Slots:
         self._update()
 
     def _update(self) -> None:
-        """Find out anew which slots are in service, and which are idle."""
+        """Find out again which slots are in service, and which are idle, after names or usable slots changed.
+        """
         usable = {name: self._count_usable(name) for name in self._listed}
         self.in_service = sum(usable.values())
         # sorted lists are heaps
